@@ -1,0 +1,20 @@
+"""IDInit, the mathematical reference: identity-like weights for any shape, in any framework.
+
+[P] "IDInit: A Universal and Stable Initialization Method for Neural Network Training"
+(ICLR 2025, arXiv 2503.04626).
+
+Examples
+--------
+>>> import idinit_ref as ir
+>>> ir.idi((2, 3))
+array([[1., 0., 0.],
+       [0., 1., 0.]])
+"""
+
+from . import errors
+from .pattern import Role
+from .plan import Plan, idi, idiz, plan
+
+__all__ = ["Plan", "Role", "__version__", "errors", "idi", "idiz", "plan"]
+
+__version__ = "0.1.0"

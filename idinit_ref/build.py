@@ -1,0 +1,189 @@
+"""Entries into an array of any namespace. Nothing here knows what it writes.
+
+Three ways in, one result. Arrays that can be written to (NumPy, PyTorch, CuPy, array-api-strict)
+are filled with zeros and then written in strided slices, with no temporary at all. Under a JAX
+trace the array is a broadcast comparison, which XLA fuses. Other immutable arrays are written in
+NumPy and moved (JAX), or made chunk by chunk when asked for (dask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+from array_api_compat import numpy as numpy_namespace
+from numpy.typing import NDArray
+
+from .dtypes import Format, format_of
+from .errors import DTypeError, OptionError, OptionTypeError, message
+
+__all__ = ["Match", "Run", "Target", "positions", "resolve", "select", "write"]
+
+
+class Run(NamedTuple):
+    """Equal entries at ``start + sum(k_d * step_d)`` for all k_d < count_d."""
+
+    value: float
+    start: int
+    dims: tuple[tuple[int, int], ...]  # (count, step), each
+
+
+class Match(NamedTuple):
+    """Equal entries where two broadcastable integer arrays agree."""
+
+    value: float
+    rows: Any
+    columns: Any
+
+
+class Target(NamedTuple):
+    """Where a weight is to be: namespace, dtype with its format, device, and how to make it."""
+
+    xp: Any
+    dtype: Any
+    format: Format
+    device: Any
+    way: str  # "write", "trace", "move" or "chunks"
+
+
+def _namespace(xp: Any) -> Any:
+    """Return the array namespace of a module, of an array, or NumPy's for None."""
+    if xp is None:
+        return numpy_namespace
+    try:
+        sample = xp if array_api_compat.is_array_api_obj(xp) else xp.empty((0,))
+        return array_api_compat.array_namespace(sample)
+    except (AttributeError, TypeError) as problem:
+        raise OptionTypeError(
+            message(
+                "xp",
+                xp,
+                "it should be an array namespace or an array of one",
+                "pass numpy, torch, jax.numpy, cupy, dask.array or array_api_strict "
+                "(the module, not its name)",
+            )
+        ) from problem
+
+
+def resolve(xp: Any, dtype: Any, device: Any) -> Target:
+    """Find namespace, dtype and device by making one scalar; DTypeError for an unfit dtype."""
+    xp = _namespace(xp)
+    if xp is numpy_namespace and device in (None, "cpu"):
+        probe = np.zeros((), dtype=_numpy_dtype(dtype))
+        return Target(xp, probe.dtype, format_of(probe.dtype), device, "write")
+    try:
+        probe = xp.zeros((), dtype=dtype, device=device)
+    except (ValueError, RuntimeError, AssertionError) as problem:
+        raise OptionError(
+            message(
+                "device",
+                device,
+                f"{xp.__name__} should reach it, and said: {str(problem).splitlines()[0]}",
+                "pass a device of that namespace, or leave device out",
+            )
+        ) from problem
+    except TypeError as problem:
+        raise DTypeError(
+            message(
+                "dtype",
+                dtype,
+                f"{xp.__name__} should know it, and said: {problem}",
+                "pass one of that namespace's own floating or complex dtypes",
+            )
+        ) from problem
+    if array_api_compat.is_dask_namespace(xp):
+        way = "chunks"
+    elif array_api_compat.is_writeable_array(probe):
+        way = "write"
+    else:
+        way = "trace" if _is_traced(probe) else "move"
+    return Target(xp, probe.dtype, format_of(probe.dtype), device, way)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except TypeError as problem:
+        raise DTypeError(
+            message(
+                "dtype",
+                dtype,
+                f"NumPy should know it, and said: {problem}",
+                "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp=",
+            )
+        ) from problem
+
+
+def _is_traced(scalar: Any) -> bool:
+    """Whether an array has no value yet, as under jax.jit."""
+    try:
+        bool(scalar)
+    except TypeError:
+        return True
+    return False
+
+
+def is_writable(array: Any) -> bool:
+    """Whether an array can be written to in place."""
+    return array_api_compat.is_writeable_array(array) and not array_api_compat.is_dask_array(array)
+
+
+def like(array: Any, values: NDArray[np.float64]) -> Any:
+    """Return values in the namespace and dtype, and on the device, of another array."""
+    xp, device = array_api_compat.array_namespace(array), array_api_compat.device(array)
+    return xp.asarray(values, dtype=array.dtype, device=device)
+
+
+def zeros(target: Target, shape: tuple[int, ...]) -> Any:
+    """Return zeros where a target says."""
+    return target.xp.zeros(shape, dtype=target.dtype, device=target.device)
+
+
+def write(flat: Any, runs: Iterable[Run]) -> None:
+    """Write runs into a flat array that can be written to: one strided slice at a time."""
+    for value, start, dims in runs:
+        outer = sorted(dim for dim in dims if dim[0] > 1)
+        count, step = outer.pop() if outer else (1, 1)  # the longest is one slice
+        for ks in product(*(range(c) for c, _ in outer)):
+            first = start + sum(k * s for k, (_, s) in zip(ks, outer, strict=True))
+            flat[first : first + (count - 1) * step + 1 : step] = value
+
+
+def positions(runs: Iterable[Run]) -> Iterator[tuple[float, NDArray[np.int64]]]:
+    """Yield each run's value and flat positions."""
+    for value, start, dims in runs:
+        place = np.asarray([start], dtype=np.int64)
+        for count, step in dims:
+            place = (place[:, None] + np.arange(count, dtype=np.int64) * step).reshape(-1)
+        yield value, place
+
+
+def select(target: Target, shape: tuple[int, ...], matches: Iterable[Match]) -> Any:
+    """Return zeros with the matches in them, as one expression that a compiler can fuse."""
+    xp, out = target.xp, zeros(target, shape)
+    for value, rows, columns in matches:
+        out = xp.where(rows == columns, xp.asarray(value, dtype=target.dtype), out)
+    return out
+
+
+def move(target: Target, array: NDArray[Any]) -> Any:
+    """Return a NumPy array's values where a target says."""
+    return target.xp.asarray(array, dtype=target.dtype, device=target.device)
+
+
+def chunks(
+    target: Target, shape: tuple[int, ...], block: Callable[[tuple[slice, ...]], NDArray[Any]]
+) -> Any:
+    """Return a lazy dask array whose chunks are made by ``block(slices)``, each when needed."""
+    like = zeros(target, shape)
+
+    def chunk(part: Any, block_info: Any = None) -> Any:
+        where = block_info[0]["array-location"]
+        return block(tuple(slice(a, b) for a, b in where)).reshape(part.shape)
+
+    return target.xp.map_blocks(
+        chunk, like, dtype=target.dtype, meta=np.empty((0,) * len(shape), target.dtype)
+    )

@@ -1,0 +1,61 @@
+"""What goes wrong, in one family: every message has the value, the expectation and the cure.
+
+Examples
+--------
+>>> import idinit_ref as ir
+>>> try:
+...     ir.idi((4, -3))
+... except ir.errors.ShapeError as problem:
+...     print(problem)
+shape = (4, -3), but every axis should be an integer >= 0; axis 1 is -3; write its true length
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DTypeError",
+    "IDInitError",
+    "IndexingError",
+    "LayoutError",
+    "OptionError",
+    "OptionTypeError",
+    "RoundingError",
+    "ShapeError",
+]
+
+
+class IDInitError(Exception):
+    """The base of all errors that this project raises on purpose."""
+
+
+class ShapeError(IDInitError, ValueError):
+    """A shape that no weight can have."""
+
+
+class LayoutError(IDInitError, ValueError):
+    """A layout that does not fit the shape, or groups and blocks that do not divide it."""
+
+
+class OptionError(IDInitError, ValueError):
+    """An option of the right type with a value outside its range."""
+
+
+class OptionTypeError(IDInitError, TypeError):
+    """An option of the wrong type."""
+
+
+class IndexingError(IDInitError, IndexError):
+    """An index that is not one slice of step 1 for each axis."""
+
+
+class DTypeError(IDInitError, TypeError):
+    """A dtype that cannot hold an IDInit weight."""
+
+
+class RoundingError(IDInitError, ValueError):
+    """An entry that the dtype would round to zero or to infinity."""
+
+
+def message(name: str, got: object, should: str, cure: str) -> str:
+    """Return ``name = got, but should; cure``: the one form of every message here."""
+    return f"{name} = {got!r}, but {should}; {cure}"

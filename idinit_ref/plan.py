@@ -1,0 +1,811 @@
+"""The public face of one weight: validates everything, then asks pattern, layout and build."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import copysign, isfinite, prod
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import build as _build
+from .dtypes import FORMATS, Format, round_array, round_value
+from .errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
+from .layout import DEFAULT_LAYOUTS, Box, Layout, Sheet, Taps, strides_of
+from .pattern import Role, Term, Wide, idi_terms, idiz_terms
+
+__all__ = ["Plan", "idi", "idiz", "plan"]
+
+_TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One weight, decided but not yet made: pure integers, cheap at any size, hashable.
+
+    Made by :func:`plan`, which supplies the defaults. Building it twice, on any device, in any
+    namespace, whole or in blocks, gives the same bits (spec section 5).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The stored shape.
+    role : {"transit", "zero"}
+        IDI_tau (section 1) or IDIZ_eps (section 2).
+    gain : float
+        tau, the value of IDI's entries; any finite non-zero real. For ``role="transit"``.
+    eps : float
+        The value of IDIZ's entries; any finite non-zero real. For ``role="zero"``.
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What IDI does with a wide matrix.
+    layout : str
+        A letter for each axis (section 4).
+    groups : int
+        Groups of a convolution.
+    transposed : bool
+        Whether the I axis holds all inputs and the O axis the outputs per group.
+    blocks : tuple of int, optional
+        Sizes that cut the O axis into matrices of their own.
+    taps : {"channel_major", "spatial_major", "center"}
+        How a kernel becomes a matrix (section 3).
+    tap : tuple of int, optional
+        The tap of ``taps="center"``, in the order D, H, W.
+    loosen : float
+        Standard deviation s of the noise added to IDI; 0 for none.
+    seed : int
+        The seed of that noise, 0 <= seed < 2**64.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        If anything does not fit; nothing is made then.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> p = ir.plan((1_000_000, 1_000_000), "zero")
+    >>> p.nnz
+    2000000
+    >>> p.block((slice(0, 2), slice(0, 3)))
+    array([[ 1.e-06, -1.e-06,  0.e+00],
+           [ 0.e+00,  1.e-06, -1.e-06]])
+    """
+
+    shape: tuple[int, ...]
+    role: Role = "transit"
+    gain: float = 1.0
+    eps: float = 1e-6
+    wide: Wide = "truncate"
+    layout: str = cast("str", None)
+    groups: int = 1
+    transposed: bool = False
+    blocks: tuple[int, ...] | None = None
+    taps: Taps = "channel_major"
+    tap: tuple[int, ...] | None = None
+    loosen: float = 0.0
+    seed: int = 0
+    _layout: Layout = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        def settle(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        settle("shape", _sizes("shape", self.shape, ShapeError))
+        _choice("role", self.role, get_args(Role))
+        _choice("wide", self.wide, get_args(Wide))
+        _choice("taps", self.taps, get_args(Taps))
+        settle("gain", _real("gain", self.gain))
+        settle("eps", _real("eps", self.eps))
+        settle("loosen", _real("loosen", self.loosen, zero=True))
+        settle("groups", _integer("groups", self.groups, low=1))
+        settle("seed", _integer("seed", self.seed, low=0, high=2**64))
+        if not isinstance(self.transposed, (bool, np.bool_)):
+            raise OptionTypeError(
+                message("transposed", self.transposed, "it should be True or False", "write one")
+            )
+        settle("transposed", bool(self.transposed))
+        if self.blocks is not None:
+            settle("blocks", _sizes("blocks", self.blocks, OptionError))
+        if self.tap is not None:
+            settle("tap", _sizes("tap", self.tap, OptionError))
+        settle("layout", _letters(self.layout, self.shape))
+        if self.role == "zero":
+            for name, default in _TRANSIT_OPTIONS.items():
+                if getattr(self, name) != default:
+                    raise OptionError(
+                        message(
+                            name,
+                            getattr(self, name),
+                            "IDIZ (role 'zero') has no such option",
+                            "leave it out, or use role='transit'",
+                        )
+                    )
+        elif self.eps != 1e-6:
+            raise OptionError(
+                message(
+                    "eps",
+                    self.eps,
+                    "IDI (role 'transit') has no such option",
+                    "leave it out, or use role='zero'",
+                )
+            )
+        settle(
+            "_layout",
+            Layout(
+                self.shape,
+                self.layout,
+                self.groups,
+                self.transposed,
+                self.blocks,
+                self.taps,
+                self.tap,
+            ),
+        )
+
+    # What it holds --------------------------------------------------------------------------
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int, int], ...]:
+        """The matrices (m, n, copies) that the weight is made of, in the order of its outputs.
+
+        >>> import idinit_ref as ir
+        >>> ir.plan((12, 2, 3, 3), groups=4).matrices
+        ((3, 18, 4),)
+        """
+        at = self._layout
+        return tuple((p.m, at.columns, p.copies * at.copies) for p in at.pieces)
+
+    @property
+    def nnz(self) -> int:
+        """How many entries are not zero (all of a matrix's when it is loosened)."""
+        return sum(
+            copies * (m * n if self.loosen else sum(t.count for t in self._terms(m)))
+            for m, n, copies in self.matrices
+        )
+
+    def _terms(self, m: int) -> tuple[Term, ...]:
+        if self.role == "transit":
+            return idi_terms(m, self._layout.columns, self.gain, self.wide)
+        return idiz_terms(m, self._layout.columns, self.eps)
+
+    def entries(
+        self, index: tuple[slice, ...] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the non-zeros of the weight, or of a block of it, in float64.
+
+        Parameters
+        ----------
+        index : tuple of slice, optional
+            One slice of step 1 for each axis; the whole weight if left out.
+
+        Returns
+        -------
+        positions : numpy.ndarray of int64, shape (k,)
+            Their flat, row-major positions in that block, in rising order.
+        values : numpy.ndarray of float64, shape (k,)
+            Their values before any rounding.
+
+        Raises
+        ------
+        IndexingError
+            If the index is not of that form.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> positions, values = ir.plan((2, 4), "zero").entries()
+        >>> positions.tolist(), values.tolist()
+        ([0, 2, 5, 7], [1e-06, -1e-06, 1e-06, -1e-06])
+        """
+        box = self._box(index)
+        strides = strides_of([len(span) for span in box])
+        if self.loosen:
+            found = [
+                (np.arange(at.start, at.stop, at.step), row)
+                for at, row in self._loosened(box, strides)
+            ]
+        else:
+            found = [
+                (place, np.full(place.size, value))
+                for value, place in _build.positions(self._runs(box, strides, None))
+            ]
+        if not found:
+            return np.empty(0, np.int64), np.empty(0, np.float64)
+        places = np.concatenate([place for place, _ in found])
+        values = np.concatenate([value for _, value in found])
+        order = np.argsort(places)
+        return places[order], values[order]
+
+    # Arrays ---------------------------------------------------------------------------------
+
+    def build(self, xp: Any = None, dtype: Any = None, device: Any = None) -> Any:
+        """Make the whole weight.
+
+        Parameters
+        ----------
+        xp : namespace, optional
+            numpy (the default), torch, jax.numpy, cupy, dask.array, array_api_strict, any other
+            array API namespace, or an array of one.
+        dtype : dtype of that namespace, optional
+            Real floating or complex; the namespace's default floating dtype if left out.
+        device : device of that namespace, optional
+            Where the result is to lie.
+
+        Returns
+        -------
+        array
+            Of the plan's shape. Every entry is the float64 one rounded once, to nearest even.
+
+        Raises
+        ------
+        DTypeError
+            If the dtype is not real floating or complex, or not of that namespace.
+        RoundingError
+            If an entry would become 0 or infinite in that dtype.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((3, 2), gain=2).build(dtype="float32")
+        array([[2., 0.],
+               [0., 2.],
+               [2., 0.]], dtype=float32)
+        """
+        return self._array(self._box(None), _build.resolve(xp, dtype, device))
+
+    def block(
+        self, index: tuple[slice, ...], xp: Any = None, dtype: Any = None, device: Any = None
+    ) -> Any:
+        """Make a part of the weight, equal to ``build()[index]`` at the cost of that part.
+
+        Parameters
+        ----------
+        index : tuple of slice
+            One slice of step 1 for each axis.
+        xp, dtype, device
+            As in :meth:`build`.
+
+        Returns
+        -------
+        array
+            The block. (A loosened row's noise is drawn whole, so there it costs its whole rows.)
+
+        Raises
+        ------
+        IndexingError
+            If the index is not of that form.
+        DTypeError, RoundingError
+            As in :meth:`build`.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((6, 3)).block((slice(2, 4), slice(0, 3)))
+        array([[0., 0., 1.],
+               [1., 0., 0.]])
+        """
+        return self._array(self._box(index), _build.resolve(xp, dtype, device))
+
+    def check(self, dtype: Any) -> None:
+        """Raise what :meth:`build` would raise for a dtype, and make nothing.
+
+        Parameters
+        ----------
+        dtype : dtype of any framework
+            The dtype that the weight would have.
+
+        Raises
+        ------
+        DTypeError, RoundingError
+            As in :meth:`build`.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((3, 3), "zero").check("bfloat16")
+        """
+        self._rounded(_build.format_of(dtype))
+
+    def write(self, flat: Any, strides: Sequence[int] | None = None) -> None:
+        """Write the non-zeros into memory that is already zero.
+
+        Parameters
+        ----------
+        flat : array, shape (k,)
+            A one-dimensional array of any namespace that can be written to: the memory of a
+            weight of this shape, from its first element on.
+        strides : sequence of int, optional
+            Elements between neighbours on each axis; row-major if left out.
+
+        Raises
+        ------
+        ShapeError
+            If the array is too short, or the strides are not one positive number for each axis.
+        DTypeError, RoundingError
+            As in :meth:`build`; nothing is written then.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> stored_by_columns = np.zeros(6)
+        >>> ir.plan((2, 3)).write(stored_by_columns, strides=(1, 2))
+        >>> stored_by_columns.reshape(3, 2).T
+        array([[1., 0., 0.],
+               [0., 1., 0.]])
+        """
+        steps = strides_of(self.shape) if strides is None else tuple(strides)
+        if len(steps) != len(self.shape) or any(step < 0 for step in steps):
+            raise ShapeError(
+                message(
+                    "strides",
+                    steps,
+                    f"there should be one number >= 0 for each axis of shape {self.shape}",
+                    "count in elements, not in bytes",
+                )
+            )
+        last = sum((size - 1) * step for size, step in zip(self.shape, steps, strict=True))
+        if prod(self.shape) and last >= flat.shape[0]:
+            raise ShapeError(
+                message(
+                    "flat",
+                    tuple(flat.shape),
+                    f"a weight of shape {self.shape} with strides {steps} needs {last + 1} elements",
+                    "pass a view of all its memory",
+                )
+            )
+        if not _build.is_writable(flat):
+            raise OptionTypeError(
+                message(
+                    "flat",
+                    type(flat),
+                    "it should be an array that can be written to",
+                    "use build() or block(), which return a new array",
+                )
+            )
+        self._fill(flat, self._box(None), steps, _build.format_of(flat.dtype))
+
+    # Inside ---------------------------------------------------------------------------------
+
+    def _box(self, index: tuple[slice, ...] | None) -> Box:
+        if index is None:
+            return tuple(range(size) for size in self.shape)
+        if not isinstance(index, tuple) or len(index) != len(self.shape):
+            raise IndexingError(
+                message(
+                    "index",
+                    index,
+                    f"it should be a tuple of {len(self.shape)} slices, one for each axis of shape "
+                    f"{self.shape}",
+                    "write slice(None) for a whole axis",
+                )
+            )
+        box = []
+        for span, size in zip(index, self.shape, strict=True):
+            if not isinstance(span, slice) or span.step not in (None, 1):
+                raise IndexingError(
+                    message(
+                        "index",
+                        index,
+                        f"{span!r} should be a slice of step 1",
+                        "write slice(i, i + 1) for one place",
+                    )
+                )
+            try:
+                start, stop, _ = span.indices(size)
+            except TypeError as problem:
+                raise IndexingError(
+                    message("index", index, f"{span!r} should have integer ends", "round them")
+                ) from problem
+            box.append(range(start, max(start, stop)))
+        return tuple(box)
+
+    def _array(self, box: Box, target: _build.Target) -> Any:
+        shape = tuple(len(span) for span in box)
+        self._rounded(target.format)
+        if target.way == "write":
+            flat = _build.zeros(target, (prod(shape),))
+            self._fill(flat, box, strides_of(shape), target.format)
+            return target.xp.reshape(flat, shape)
+        if target.way == "trace" and not self.loosen:
+            return _build.select(target, shape, self._matches(target, box))
+        here = _build.resolve(None, np.dtype(target.dtype), None)
+        if target.way == "chunks":
+
+            def block(part: tuple[slice, ...]) -> NDArray[Any]:
+                spans = tuple(span[cut] for span, cut in zip(box, part, strict=True))
+                return cast("NDArray[Any]", self._array(spans, here))
+
+            return _build.chunks(target, shape, block)
+        return _build.move(target, self._array(box, here))
+
+    def _rounded(self, to: Format) -> dict[float, float]:
+        """Return every entry's value as the format holds it, or raise RoundingError."""
+        return _rounded(self, to)
+
+    def _runs(
+        self, box: Box, strides: Sequence[int], rounded: dict[float, float] | None
+    ) -> Iterator[_build.Run]:
+        """Yield where the entries of a box lie, in memory of these strides."""
+        for sheet in self._layout.sheets(box, strides):
+            repeats = tuple((repeat.count, repeat.stride) for repeat in sheet.repeats)
+            for term in self._terms(sheet.m):
+                value = term.value if rounded is None else rounded[term.value]
+                for strip in sheet.strips:
+                    for line in term.lines(sheet.rows, strip.first, strip.step, strip.count):
+                        row = line.row - sheet.rows.start
+                        start = row * sheet.row_stride + line.item * strip.stride
+                        step = line.row_step * sheet.row_stride + line.item_step * strip.stride
+                        yield _build.Run(
+                            value,
+                            sheet.offset + strip.offset + start,
+                            ((line.count, step), *repeats),
+                        )
+
+    def _matches(self, target: _build.Target, box: Box) -> Iterator[_build.Match]:
+        """Yield the entries of a box as comparisons of broadcastable integer arrays."""
+        xp, rounded = target.xp, self._rounded(target.format)
+        output, column = self._layout.row_grid(xp, box), self._layout.column_grid(xp, box)
+        for piece in self._layout.pieces:
+            row = output - piece.start
+            ours = (row >= 0) & (row < piece.m * piece.copies)
+            row = xp.where(ours, row % max(piece.m, 1), -1)
+            for term in self._terms(piece.m):
+                rows, columns = term.keys(xp, row, column)
+                yield _build.Match(rounded[term.value], rows, columns)
+
+    def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
+        rounded = self._rounded(to)
+        if not self.loosen:
+            _build.write(flat, self._runs(box, strides, rounded))
+            return
+        for at, values in self._loosened(box, strides):
+            flat[at] = _build.like(flat, round_array(values, to, "gain + noise"))
+
+    def _loosened(
+        self, box: Box, strides: Sequence[int]
+    ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Yield IDI's rows with their noise (spec section 5), strip by strip."""
+        for sheet in self._layout.sheets(box, strides):
+            for offset, first_row in _copies(sheet):
+                for i in sheet.rows:
+                    r = first_row + i - sheet.rows.start
+                    row = self.loosen * _noise(self.seed, r, self._layout.columns)
+                    for term in self._terms(sheet.m):
+                        for line in term.lines(range(i, i + 1), 0, 1, self._layout.columns):
+                            row[line.item :: line.item_step or 1][: line.count] += term.value
+                    start = offset + (i - sheet.rows.start) * sheet.row_stride
+                    for strip in sheet.strips:
+                        begin = start + strip.offset
+                        end = begin + (strip.count - 1) * strip.stride + 1
+                        yield (
+                            slice(begin, end, max(strip.stride, 1)),
+                            row[strip.first :: strip.step][: strip.count],
+                        )
+
+
+def plan(
+    shape: Sequence[int],
+    role: Role = "transit",
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+) -> Plan:
+    """Decide one weight, and make nothing yet.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The stored shape; zero-size axes are allowed.
+    role : {"transit", "zero"}
+        IDI_tau [P, Eq. 3], or IDIZ_eps for the last weight of a residual branch.
+    gain : float
+        tau, for ``role="transit"``; any finite non-zero real.
+    eps : float
+        For ``role="zero"``; any finite non-zero real.
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What IDI does where there are more columns than rows.
+    layout : str, optional
+        A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
+        axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
+    groups : int
+        Groups of a convolution, each initialised on its own.
+    transposed : bool
+        With groups: the I axis holds all inputs and the O axis the outputs per group, as in
+        PyTorch's transposed convolutions and in Keras' depthwise ones.
+    blocks : sequence of int, optional
+        Sizes that cut the O axis into matrices of their own, as packed q, k, v.
+    taps : {"channel_major", "spatial_major", "center"}
+        How a kernel becomes a matrix: column c*K + s, column s*C + c, or one tap only.
+    tap : sequence of int, optional
+        The tap of ``taps="center"`` in the order D, H, W; (k - 1) // 2 if left out.
+    loosen : float
+        Standard deviation of the noise added to IDI [P, Sec. 3.1.1]; 0 for none.
+    seed : int
+        The seed of that noise.
+
+    Returns
+    -------
+    Plan
+        Frozen, hashable, and cheap at any size.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        If anything does not fit, with the value, the expectation and the cure.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.plan((3, 2)).build()
+    array([[1., 0.],
+           [0., 1.],
+           [1., 0.]])
+    """
+    return Plan(
+        shape=cast("tuple[int, ...]", shape),
+        role=role,
+        gain=gain,
+        eps=eps,
+        wide=wide,
+        layout=cast("str", layout),
+        groups=groups,
+        transposed=transposed,
+        blocks=cast("tuple[int, ...] | None", blocks),
+        taps=taps,
+        tap=cast("tuple[int, ...] | None", tap),
+        loosen=loosen,
+        seed=seed,
+    )
+
+
+def idi(
+    shape: Sequence[int],
+    *,
+    gain: float = 1.0,
+    wide: Wide = "truncate",
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+    xp: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+) -> Any:
+    """Make an identity-preserving weight, IDI_tau: ``W[i, j] = tau if j = i mod n``.
+
+    [P, Eq. 3]; for kernels IDIC_tau [P, Sec. 3.3].
+
+    Parameters
+    ----------
+    shape, gain, wide, layout, groups, transposed, blocks, taps, tap, loosen, seed
+        As in :func:`plan`.
+    xp, dtype, device
+        As in :meth:`Plan.build`.
+
+    Returns
+    -------
+    array, shape `shape`
+        In the namespace, dtype and device that were asked for; NumPy float64 by default.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
+        As in :func:`plan` and :meth:`Plan.build`.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, 3))
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.],
+           [1., 0., 0.]])
+    """
+    return plan(
+        shape,
+        "transit",
+        gain=gain,
+        wide=wide,
+        layout=layout,
+        groups=groups,
+        transposed=transposed,
+        blocks=blocks,
+        taps=taps,
+        tap=tap,
+        loosen=loosen,
+        seed=seed,
+    ).build(xp, dtype, device)
+
+
+def idiz(
+    shape: Sequence[int],
+    *,
+    eps: float = 1e-6,
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    xp: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+) -> Any:
+    """Make a zero-preserving weight, IDIZ_eps: +eps and -eps in every row (spec section 2).
+
+    For the last weight of a residual branch; for kernels IDIZC_eps [P, Sec. 3.3].
+
+    Parameters
+    ----------
+    shape, eps, layout, groups, transposed, blocks, taps, tap
+        As in :func:`plan`.
+    xp, dtype, device
+        As in :meth:`Plan.build`.
+
+    Returns
+    -------
+    array, shape `shape`
+        In the namespace, dtype and device that were asked for; NumPy float64 by default.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
+        As in :func:`plan` and :meth:`Plan.build`.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idiz((3, 3), eps=0.5)
+    array([[ 0.5, -0.5,  0. ],
+           [ 0. ,  0.5, -0.5],
+           [-0.5,  0. ,  0.5]])
+    """
+    return plan(
+        shape,
+        "zero",
+        eps=eps,
+        layout=layout,
+        groups=groups,
+        transposed=transposed,
+        blocks=blocks,
+        taps=taps,
+        tap=tap,
+    ).build(xp, dtype, device)
+
+
+@lru_cache(maxsize=4096)
+def _rounded(plan: Plan, to: Format) -> dict[float, float]:
+    what = "gain" if plan.role == "transit" else "eps"
+    values = {term.value for m, _, _ in plan.matrices for term in plan._terms(m)}
+    if plan.loosen and values:
+        round_value(plan.loosen, to, "loosen")
+    return {value: copysign(round_value(abs(value), to, what), value) for value in values}
+
+
+def _noise(seed: int, row: int, n: int) -> NDArray[np.float64]:
+    """Return row ``row`` of the standard normal noise (spec section 5, loosening)."""
+    key = np.asarray([seed, row], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).standard_normal(n)
+
+
+def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:
+    """Yield the offset and the first global row of each copy of a sheet."""
+    copies = [(sheet.offset, sheet.first_row)]
+    for repeat in sheet.repeats:
+        copies = [
+            (offset + k * repeat.stride, row + k * repeat.rows)
+            for offset, row in copies
+            for k in range(repeat.count)
+        ]
+    yield from copies
+
+
+def _choice(name: str, value: object, options: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in options:
+        raise OptionError(
+            message(name, value, f"it should be one of {', '.join(map(repr, options))}", "pick one")
+        )
+
+
+def _integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    try:
+        number = operator.index(cast("Any", value))
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise OptionTypeError(
+            message(name, value, "it should be an integer", "write a whole number")
+        )
+    if number < low or (high is not None and number >= high):
+        below = "" if high is None else f" and < {high}"
+        raise OptionError(
+            message(name, value, f"it should be an integer >= {low}{below}", "choose one in range")
+        )
+    return number
+
+
+def _sizes(name: str, values: object, error: type[ShapeError | OptionError]) -> tuple[int, ...]:
+    """Return non-negative integers as a tuple; bool and float are no sizes."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise OptionTypeError(
+            message(
+                name,
+                values,
+                "it should be a tuple of integers",
+                f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple",
+            )
+        )
+    out = []
+    for axis, size in enumerate(values):
+        try:
+            out.append(_integer(name, size, low=0))
+        except (OptionError, OptionTypeError) as problem:
+            kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
+            raise (error if isinstance(problem, OptionError) else OptionTypeError)(
+                message(
+                    name,
+                    tuple(values),
+                    f"every axis should be an integer >= 0; axis {axis} is {kind}",
+                    "write its true length",
+                )
+            ) from None
+    return tuple(out)
+
+
+def _real(name: str, value: object, zero: bool = False) -> float:
+    if isinstance(value, (bool, np.bool_, str)) or not hasattr(value, "__float__"):
+        raise OptionTypeError(message(name, value, "it should be a real number", "write a float"))
+    try:
+        number = float(cast("Any", value))
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not isfinite(number) or (number == 0.0 and not zero) or (zero and number < 0):
+        sort = "finite and not negative" if zero else "finite and not 0"
+        cure = (
+            "give a standard deviation, or 0 for none"
+            if zero
+            else "all entries would be zero or meaningless; give a finite non-zero number"
+        )
+        raise OptionError(message(name, value, f"it should be {sort}", cure))
+    return number
+
+
+def _letters(layout: object, shape: tuple[int, ...]) -> str:
+    if layout is not None:
+        if not isinstance(layout, str):
+            raise OptionTypeError(
+                message("layout", layout, "it should be a string of axis letters", "e.g. 'OIHW'")
+            )
+        return layout
+    if len(shape) not in DEFAULT_LAYOUTS:
+        cure = (
+            "a bias is not a weight: set it to 0"
+            if len(shape) < 2
+            else "name the axes with layout=, e.g. 'EOIHW'"
+        )
+        raise ShapeError(
+            message(
+                "shape",
+                shape,
+                f"without a layout it should have 2 to 5 axes, not {len(shape)}",
+                cure,
+            )
+        )
+    return DEFAULT_LAYOUTS[len(shape)]
