@@ -105,7 +105,8 @@ def resolve(xp: Any, dtype: Any, device: Any) -> Target:
 
 def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        return np.dtype(dtype)
+        found: np.dtype[Any] = np.dtype(dtype)
+        return found
     except TypeError as problem:
         raise DTypeError(
             message(

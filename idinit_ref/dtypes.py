@@ -94,7 +94,8 @@ def _nearest(values: NDArray[np.float64], to: Format) -> NDArray[np.float64]:
         return values
     _, exponent = np.frexp(values)
     quantum = np.maximum(exponent - to.precision, to.emin - to.precision + 1)
-    return np.asarray(np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum))
+    with np.errstate(over="ignore"):  # to infinity: the caller refuses it
+        return np.asarray(np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum))
 
 
 def round_array(values: NDArray[np.float64], to: Format, what: str) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ class Strip(NamedTuple):
 
     first: int
     step: int
-    count: int
+    length: int
     offset: int
     stride: int
 
@@ -51,7 +51,7 @@ class Strip(NamedTuple):
 class Repeat(NamedTuple):
     """Alike copies of a sheet: `stride` elements and `rows` rows of the whole weight apart."""
 
-    count: int
+    times: int
     stride: int
     rows: int
 
@@ -137,8 +137,8 @@ def identity_tap(
             message(
                 "padding",
                 tuple(left_padding),
-                f"no tap of the kernel {tuple(kernel)} with dilation {tuple(dilation)} lies at that "
-                "left padding, so none is the identity",
+                f"no tap of the kernel {tuple(kernel)} with dilation {tuple(dilation)} lies at "
+                "that left padding, so none is the identity",
                 "pass tap=... to choose one, or taps='channel_major'",
             )
         )

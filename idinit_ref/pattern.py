@@ -57,7 +57,7 @@ class Line(NamedTuple):
 
     row: int
     item: int
-    count: int
+    length: int
     row_step: int
     item_step: int
 
@@ -72,9 +72,9 @@ class Term(NamedTuple):
     period: int
 
     @property
-    def count(self) -> int:
+    def nnz(self) -> int:
         """The number of its entries."""
-        return sum(at.count for at in self.lines(self.rows, 0, 1, self.columns.stop))
+        return sum(at.length for at in self.lines(self.rows, 0, 1, self.columns.stop))
 
     def keys(self, xp: Any, row: Any, column: Any) -> tuple[Any, Any]:
         """Return integer arrays that agree where this term has its entries, and only there."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import build as _build
-from .dtypes import FORMATS, Format, round_array, round_value
+from .dtypes import Format, format_of, round_array, round_value
 from .errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
 from .layout import DEFAULT_LAYOUTS, Box, Layout, Sheet, Taps, strides_of
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
@@ -163,7 +163,7 @@ class Plan:
     def nnz(self) -> int:
         """How many entries are not zero (all of a matrix's when it is loosened)."""
         return sum(
-            copies * (m * n if self.loosen else sum(t.count for t in self._terms(m)))
+            copies * (m * n if self.loosen else sum(t.nnz for t in self._terms(m)))
             for m, n, copies in self.matrices
         )
 
@@ -308,7 +308,7 @@ class Plan:
         >>> import idinit_ref as ir
         >>> ir.plan((3, 3), "zero").check("bfloat16")
         """
-        self._rounded(_build.format_of(dtype))
+        self._rounded(format_of(dtype))
 
     def write(self, flat: Any, strides: Sequence[int] | None = None) -> None:
         """Write the non-zeros into memory that is already zero.
@@ -353,7 +353,7 @@ class Plan:
                 message(
                     "flat",
                     tuple(flat.shape),
-                    f"a weight of shape {self.shape} with strides {steps} needs {last + 1} elements",
+                    f"shape {self.shape} with strides {steps} needs {last + 1} elements",
                     "pass a view of all its memory",
                 )
             )
@@ -366,7 +366,7 @@ class Plan:
                     "use build() or block(), which return a new array",
                 )
             )
-        self._fill(flat, self._box(None), steps, _build.format_of(flat.dtype))
+        self._fill(flat, self._box(None), steps, format_of(flat.dtype))
 
     # Inside ---------------------------------------------------------------------------------
 
@@ -431,18 +431,18 @@ class Plan:
     ) -> Iterator[_build.Run]:
         """Yield where the entries of a box lie, in memory of these strides."""
         for sheet in self._layout.sheets(box, strides):
-            repeats = tuple((repeat.count, repeat.stride) for repeat in sheet.repeats)
+            repeats = tuple((repeat.times, repeat.stride) for repeat in sheet.repeats)
             for term in self._terms(sheet.m):
                 value = term.value if rounded is None else rounded[term.value]
                 for strip in sheet.strips:
-                    for line in term.lines(sheet.rows, strip.first, strip.step, strip.count):
+                    for line in term.lines(sheet.rows, strip.first, strip.step, strip.length):
                         row = line.row - sheet.rows.start
                         start = row * sheet.row_stride + line.item * strip.stride
                         step = line.row_step * sheet.row_stride + line.item_step * strip.stride
                         yield _build.Run(
                             value,
                             sheet.offset + strip.offset + start,
-                            ((line.count, step), *repeats),
+                            ((line.length, step), *repeats),
                         )
 
     def _matches(self, target: _build.Target, box: Box) -> Iterator[_build.Match]:
@@ -476,14 +476,14 @@ class Plan:
                     row = self.loosen * _noise(self.seed, r, self._layout.columns)
                     for term in self._terms(sheet.m):
                         for line in term.lines(range(i, i + 1), 0, 1, self._layout.columns):
-                            row[line.item :: line.item_step or 1][: line.count] += term.value
+                            row[line.item :: line.item_step or 1][: line.length] += term.value
                     start = offset + (i - sheet.rows.start) * sheet.row_stride
                     for strip in sheet.strips:
                         begin = start + strip.offset
-                        end = begin + (strip.count - 1) * strip.stride + 1
+                        end = begin + (strip.length - 1) * strip.stride + 1
                         yield (
                             slice(begin, end, max(strip.stride, 1)),
-                            row[strip.first :: strip.step][: strip.count],
+                            row[strip.first :: strip.step][: strip.length],
                         )
 
 
@@ -692,7 +692,8 @@ def idiz(
 
 @lru_cache(maxsize=4096)
 def _rounded(plan: Plan, to: Format) -> dict[float, float]:
-    what = "gain" if plan.role == "transit" else "eps"
+    folded = plan.wide != "truncate" and any(m < n for m, n, _ in plan.matrices)
+    what = "eps" if plan.role == "zero" else f"gain after {plan.wide}" if folded else "gain"
     values = {term.value for m, _, _ in plan.matrices for term in plan._terms(m)}
     if plan.loosen and values:
         round_value(plan.loosen, to, "loosen")
@@ -712,7 +713,7 @@ def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:
         copies = [
             (offset + k * repeat.stride, row + k * repeat.rows)
             for offset, row in copies
-            for k in range(repeat.count)
+            for k in range(repeat.times)
         ]
     yield from copies
 

@@ -1,0 +1,172 @@
+"""T1 to T7 of the specification, and its section 2, through matrix products.
+
+Products with zeros and ones are exact in floating point, so that most of these hold to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import idinit_ref as ir
+from strategies import matrices
+
+gains = st.floats(-1e3, 1e3).filter(lambda t: abs(t) > 1e-3)
+dyadic = st.sampled_from([1.0, -1.0, 0.5, -2.0, 4.0])
+wides = st.sampled_from(["truncate", "fold_rms", "fold_mean"])
+
+
+def signal(n, seed, columns=None):
+    shape = (n,) if columns is None else (n, columns)
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def integer_covariance(n, seed):
+    """A covariance of small integers: exact in float64."""
+    a = np.random.default_rng(seed).integers(-4, 5, (n, n))
+    return (a @ a.T).astype(float)
+
+
+@given(matrices(), st.integers(0, 99))
+def test_t1_transit(size, seed):
+    m, n = max(size), min(size)
+    x = signal(n, seed)
+    y = ir.idi((m, n)) @ x
+    assert np.array_equal(y[:n], x)
+    assert all(y[i] == x[i % n] for i in range(m))
+
+
+@given(matrices(), st.integers(0, 99), dyadic)
+def test_t2_variance_for_any_covariance(size, seed, tau):
+    m, n = size
+    covariance = integer_covariance(n, seed)
+    w = ir.idi((m, n), gain=tau)
+    variance = np.diag(w @ covariance @ w.T)
+    assert all(variance[i] == tau**2 * covariance[i % n, i % n] for i in range(m))
+
+
+@given(matrices(), gains)
+def test_t2_row_norm(size, tau):
+    norms = [math.hypot(*row) for row in ir.idi(size, gain=tau)]
+    assert norms == [abs(tau)] * size[0]
+
+
+@given(matrices(), gains)
+def test_t3_fold_rms_row_norm(size, tau):
+    """k squares of tau / sqrt(k) add up with k + 2 roundings."""
+    m, n = size
+    norms = np.linalg.norm(ir.idi((m, n), gain=tau, wide="fold_rms"), axis=1)
+    np.testing.assert_allclose(norms, abs(tau), rtol=(n + 2) * 2.0**-52)
+
+
+@given(matrices(), gains)
+def test_t3_fold_rms_variance_needs_uncorrelated_inputs(size, tau):
+    m, n = min(size), max(size)
+    assume(m < n)
+    w = ir.idi((m, n), gain=tau, wide="fold_rms")
+    sigma2 = 4.0
+    uncorrelated = np.diag(w @ (sigma2 * np.eye(n)) @ w.T)
+    np.testing.assert_allclose(uncorrelated, tau**2 * sigma2, rtol=1e-14)
+    equal = np.diag(w @ (sigma2 * np.ones((n, n))) @ w.T)  # all coordinates the same
+    folded = np.array([len(range(i, n, m)) for i in range(m)])
+    np.testing.assert_allclose(equal, tau**2 * sigma2 * folded, rtol=1e-14)
+
+
+@given(matrices(), wides)
+def test_t4_composition(size, wide):
+    m, n = max(size), min(size)
+    product = ir.idi((n, m), wide=wide) @ ir.idi((m, n))
+    if wide == "truncate" or m == n:
+        assert np.array_equal(product, np.eye(n))
+    elif wide == "fold_mean":  # k equal shares 1/k: exact up to their roundings
+        np.testing.assert_allclose(product, np.eye(n), atol=m * 2.0**-53)
+    else:
+        assert not np.allclose(product, np.eye(n))
+
+
+@given(matrices(), gains)
+def test_t5_isometry(size, tau):
+    m, n = max(size), min(size)
+    found = np.linalg.svd(ir.idi((m, n), gain=tau), compute_uv=False)
+    copies = [len(range(j, m, n)) for j in range(n)]
+    expected = sorted((abs(tau) * math.sqrt(c) for c in copies), reverse=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+@given(st.integers(1, 8), st.integers(1, 20), dyadic)
+def test_t5_products_of_square_ones(n, depth, tau):
+    product = np.linalg.multi_dot([np.eye(n), *[ir.idi((n, n), gain=tau)] * depth, np.eye(n)])
+    assert np.array_equal(product, tau**depth * np.eye(n))
+    chi = np.sum(product**2) / n
+    assert (chi == 1) == (abs(tau) == 1)
+
+
+@given(st.integers(1, 8), st.integers(1, 20), st.sampled_from([1.0, 0.5, 2.0]), st.integers(0, 9))
+def test_t6_relu_chain(n, depth, tau, seed):
+    x = y = signal(n, seed)
+    for _ in range(depth):
+        y = np.maximum(ir.idi((n, n), gain=tau) @ y, 0)
+    assert np.array_equal(y, tau**depth * np.maximum(x, 0))
+
+
+def test_t6_the_second_moment():
+    """After the first layer only tau = 1 keeps it; sqrt(2) doubles it at every layer."""
+    x = signal(64, 0, 256)
+    moments = {}
+    for tau in (1.0, math.sqrt(2)):
+        y, found = x, []
+        for _ in range(20):
+            y = np.maximum(ir.idi((64, 64), gain=tau) @ y, 0)
+            found.append(np.mean(y**2))
+        moments[tau] = np.array(found)
+    assert np.all(moments[1.0] == moments[1.0][0])
+    np.testing.assert_allclose(moments[math.sqrt(2)][1:] / moments[math.sqrt(2)][:-1], 2)
+
+
+@given(matrices(), st.integers(0, 99), st.sampled_from([np.tanh, np.sin, np.abs]))
+def test_t7_residual_identity(size, seed, f):
+    width, hidden = size
+    eps = 1e-6
+    x = signal(width, seed)
+    inside = f(ir.idi((hidden, width)) @ x)
+    y = x + ir.idiz((width, hidden), eps=eps) @ inside
+    assert np.all(np.abs(y - x) <= 2 * eps * np.abs(inside).max() + np.spacing(np.abs(x) + 1))
+
+
+@given(matrices(), gains)
+def test_idiz_rows_sum_to_zero_and_are_never_dead(size, eps):
+    m, n = size
+    w = ir.idiz(size, eps=eps)
+    assert np.all(np.any(w != 0, axis=1))
+    assert np.all(np.any(w != 0, axis=0)) == (m >= n or n - m <= m or n == 1)
+    if n == 1:
+        assert w[:, 0].tolist() == [eps * (-1) ** i for i in range(m)]
+    else:
+        assert np.all(w.sum(axis=1) == 0)
+
+
+@given(matrices(), gains)
+def test_idiz_row_norm_and_variance(size, eps):
+    m, n = size
+    w = ir.idiz(size, eps=eps)
+    factor = 1 if n == 1 else 2
+    np.testing.assert_allclose(np.diag(w @ w.T), factor * eps**2, rtol=2.0**-51)
+
+
+@given(matrices())
+def test_idiz_rank(size):
+    m, n = size
+    rank = np.linalg.matrix_rank(ir.idiz(size, eps=1.0))
+    assert rank == (m if m < n else n - 1 if n >= 2 else 1)
+
+
+@given(matrices(), st.integers(0, 2**64 - 1))
+def test_loosening_is_numpy_noise_row_by_row(size, seed):
+    m, n = size
+    noise = ir.idi(size, loosen=0.5, seed=seed) - ir.idi(size)
+    for r in range(m):
+        drawn = np.random.Generator(np.random.Philox(key=[seed, r])).standard_normal(n)
+        np.testing.assert_allclose(noise[r], 0.5 * drawn, atol=1e-15)
