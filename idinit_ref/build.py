@@ -20,7 +20,20 @@ from numpy.typing import NDArray
 from .dtypes import Format, format_of
 from .errors import DTypeError, OptionError, OptionTypeError, message
 
-__all__ = ["Match", "Run", "Target", "positions", "resolve", "select", "write"]
+__all__ = [
+    "Match",
+    "Run",
+    "Target",
+    "chunks",
+    "is_writable",
+    "like",
+    "move",
+    "positions",
+    "resolve",
+    "select",
+    "write",
+    "zeros",
+]
 
 
 class Run(NamedTuple):

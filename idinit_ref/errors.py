@@ -21,6 +21,7 @@ __all__ = [
     "OptionTypeError",
     "RoundingError",
     "ShapeError",
+    "message",
 ]
 
 

@@ -20,7 +20,10 @@ from .errors import LayoutError, OptionError, message
 __all__ = [
     "DEFAULT_LAYOUTS",
     "Box",
+    "Cut",
     "Layout",
+    "Piece",
+    "Repeat",
     "Sheet",
     "Strip",
     "Taps",

@@ -57,7 +57,7 @@ class Plan:
     loosen : float
         Standard deviation s of the noise added to IDI; 0 for none.
     seed : int
-        The seed of that noise, 0 <= seed < 2**64.
+        The seed of that noise, 0 <= seed < 2**63.
 
     Raises
     ------
@@ -102,7 +102,7 @@ class Plan:
         settle("eps", _real("eps", self.eps))
         settle("loosen", _real("loosen", self.loosen, zero=True))
         settle("groups", _integer("groups", self.groups, low=1))
-        settle("seed", _integer("seed", self.seed, low=0, high=2**64))
+        settle("seed", _integer("seed", self.seed, low=0, high=2**63))  # beyond, see _noise
         if not isinstance(self.transposed, (bool, np.bool_)):
             raise OptionTypeError(
                 message("transposed", self.transposed, "it should be True or False", "write one")
@@ -534,7 +534,7 @@ def plan(
     loosen : float
         Standard deviation of the noise added to IDI [P, Sec. 3.1.1]; 0 for none.
     seed : int
-        The seed of that noise.
+        The seed of that noise, 0 <= seed < 2**63.
 
     Returns
     -------
@@ -701,7 +701,11 @@ def _rounded(plan: Plan, to: Format) -> dict[float, float]:
 
 
 def _noise(seed: int, row: int, n: int) -> NDArray[np.float64]:
-    """Return row ``row`` of the standard normal noise (spec section 5, loosening)."""
+    """Return row ``row`` of the standard normal noise (spec section 5, loosening).
+
+    Written as ``Philox(key=[seed, row])`` NumPy would make a float of a seed from 2**63 on and
+    lose its last bits, so such seeds are refused: all who write it either way agree.
+    """
     key = np.asarray([seed, row], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(n)
 

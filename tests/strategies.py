@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ def weights(
     if draw(st.booleans()):
         cuts = draw(st.lists(st.integers(0, size["O"]), max_size=3).map(sorted))
         ends = [0, *cuts, size["O"]]
-        blocks = tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
+        blocks = tuple(b - a for a, b in pairwise(ends))
     options: dict[str, Any] = {
         "layout": letters,
         "groups": groups,
@@ -45,7 +46,7 @@ def weights(
         options["gain"] = draw(st.sampled_from(GAINS))
         options["wide"] = draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
         if loosened and draw(st.booleans()):
-            options |= {"loosen": 0.125, "seed": draw(st.integers(0, 2**64 - 1))}
+            options |= {"loosen": 0.125, "seed": draw(st.integers(0, 2**63 - 1))}
     return tuple(size[c] for c in letters), role, options
 
 

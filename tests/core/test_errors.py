@@ -1,0 +1,167 @@
+"""Bad input: each a clear error with the value, the expectation and the cure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import idinit_ref as ir
+from idinit_ref import errors
+
+ROWS = [
+    # call, error, what the message must say: the value, the expectation, the cure
+    (lambda: ir.idi(5), errors.OptionTypeError, ["shape = 5", "tuple", "shape=(5,)"]),
+    (lambda: ir.idi("44"), errors.OptionTypeError, ["shape = '44'", "tuple"]),
+    (lambda: ir.idi((4, -3)), errors.ShapeError, ["(4, -3)", ">= 0", "axis 1 is -3", "length"]),
+    (lambda: ir.idi((4, True)), errors.OptionTypeError, ["(4, True)", "integer", "a bool"]),
+    (lambda: ir.idi((np.True_, 4)), errors.OptionTypeError, ["integer", "a bool"]),
+    (lambda: ir.idi((4, 2.0)), errors.OptionTypeError, ["(4, 2.0)", "integer", "2.0"]),
+    (lambda: ir.idi((4,)), errors.ShapeError, ["(4,)", "2 to 5 axes", "bias"]),
+    (lambda: ir.idi(()), errors.ShapeError, ["()", "2 to 5 axes"]),
+    (lambda: ir.idi((1,) * 6), errors.ShapeError, ["2 to 5 axes", "layout="]),
+    (lambda: ir.idi((4, 4), layout="OIH"), errors.LayoutError, ["'OIH'", "(4, 4)", "2 axes"]),
+    (lambda: ir.idi((4, 4), layout=""), errors.LayoutError, ["''", "(4, 4)", "2 axes"]),
+    (lambda: ir.idi((4, 4), layout="OO"), errors.LayoutError, ["'OO'", "(4, 4)", "twice"]),
+    (lambda: ir.idi((4, 4), layout="OH"), errors.LayoutError, ["'OH'", "inputs", "missing"]),
+    (lambda: ir.idi((4, 4), layout="WI"), errors.LayoutError, ["'WI'", "outputs", "missing"]),
+    (lambda: ir.idi((4, 4), layout="oi"), errors.LayoutError, ["'oi'", "capital"]),
+    (lambda: ir.idi((4, 4), layout="O1"), errors.LayoutError, ["'1'", "capital"]),
+    (lambda: ir.idi((4, 4), layout=("O", "I")), errors.OptionTypeError, ["layout", "string"]),
+    (
+        lambda: ir.idi((5, 4), groups=2),
+        errors.LayoutError,
+        ["groups = 2", "(5, 4)", "divisor of 5"],
+    ),
+    (
+        lambda: ir.idi((5, 4), groups=2, layout="IO", transposed=True),
+        errors.LayoutError,
+        ["groups = 2", "I axis", "divisor of 5"],
+    ),
+    (lambda: ir.idi((4, 4), groups=0), errors.OptionError, ["groups = 0", ">= 1", "range"]),
+    (lambda: ir.idi((4, 4), groups=True), errors.OptionTypeError, ["groups = True", "integer"]),
+    (lambda: ir.idi((4, 4), groups=2.0), errors.OptionTypeError, ["groups = 2.0", "integer"]),
+    (lambda: ir.idi((4, 4), transposed=1), errors.OptionTypeError, ["transposed = 1", "True"]),
+    (lambda: ir.idi((6, 4), blocks=(3, 2)), errors.LayoutError, ["(3, 2)", "6, not 5", "size"]),
+    (lambda: ir.idi((6, 4), blocks=(7, -1)), errors.OptionError, ["(7, -1)", ">= 0"]),
+    (lambda: ir.idi((6, 4), blocks=3), errors.OptionTypeError, ["blocks = 3", "tuple"]),
+    (lambda: ir.idi((6, 4), blocks=(3, 3.0)), errors.OptionTypeError, ["(3, 3.0)", "integer"]),
+    (lambda: ir.idi((4, 4), wide="fold"), errors.OptionError, ["'fold'", "'truncate'"]),
+    (lambda: ir.idi((4, 4), taps="middle"), errors.OptionError, ["'middle'", "'center'"]),
+    (lambda: ir.plan((4, 4), "one"), errors.OptionError, ["'one'", "'transit', 'zero'"]),
+    (
+        lambda: ir.idi((4, 4, 3), taps="center", tap=(3,)),
+        errors.OptionError,
+        ["tap = (3,)", "inside the kernel (3,)", "k - 1"],
+    ),
+    (lambda: ir.idi((4, 4, 3), taps="center", tap=(-1,)), errors.OptionError, ["(-1,)", ">= 0"]),
+    (
+        lambda: ir.idi((4, 4, 3), taps="center", tap=(1, 1)),
+        errors.OptionError,
+        ["(1, 1)", "1 kernel axes", "order D, H, W"],
+    ),
+    (lambda: ir.idi((4, 4, 3), tap=(1,)), errors.OptionError, ["(1,)", "taps='center'"]),
+    (lambda: ir.idi((4, 4, 3), taps="center", tap=1), errors.OptionTypeError, ["tap = 1", "tuple"]),
+    (lambda: ir.idi((4, 4), gain=0), errors.OptionError, ["gain = 0", "finite and not 0"]),
+    (lambda: ir.idi((4, 4), gain=float("nan")), errors.OptionError, ["nan", "finite"]),
+    (lambda: ir.idi((4, 4), gain=float("inf")), errors.OptionError, ["inf", "finite"]),
+    (lambda: ir.idi((4, 4), gain=10**400), errors.OptionError, ["finite"]),
+    (lambda: ir.idi((4, 4), gain="1"), errors.OptionTypeError, ["gain = '1'", "real"]),
+    (lambda: ir.idi((4, 4), gain=None), errors.OptionTypeError, ["gain = None", "real"]),
+    (lambda: ir.idi((4, 4), gain=True), errors.OptionTypeError, ["gain = True", "real"]),
+    (lambda: ir.idi((4, 4), gain=1j), errors.OptionTypeError, ["gain = 1j", "real"]),
+    (lambda: ir.idiz((4, 4), eps=0.0), errors.OptionError, ["eps = 0.0", "finite and not 0"]),
+    (lambda: ir.idiz((4, 4), eps=-float("inf")), errors.OptionError, ["-inf", "finite"]),
+    (lambda: ir.idiz((4, 4), eps=float("nan")), errors.OptionError, ["nan", "finite"]),
+    (lambda: ir.plan((4, 4), "zero", gain=2.0), errors.OptionError, ["gain = 2.0", "transit"]),
+    (lambda: ir.plan((4, 4), "zero", loosen=0.1), errors.OptionError, ["loosen", "transit"]),
+    (lambda: ir.plan((4, 4), eps=1e-3), errors.OptionError, ["eps = 0.001", "role='zero'"]),
+    (lambda: ir.idi((4, 4), loosen=-1), errors.OptionError, ["loosen = -1", "not negative"]),
+    (lambda: ir.idi((4, 4), seed=-1), errors.OptionError, ["seed = -1", ">= 0"]),
+    (lambda: ir.idi((4, 4), seed=2**63), errors.OptionError, ["seed", str(2**63)]),
+    (lambda: ir.idi((4, 4), seed=1.5), errors.OptionTypeError, ["seed = 1.5", "integer"]),
+    (lambda: ir.idi((4, 4), xp="torch"), errors.OptionTypeError, ["xp = 'torch'", "not its name"]),
+    (lambda: ir.idi((4, 4), xp=3), errors.OptionTypeError, ["xp = 3", "namespace"]),
+    (
+        lambda: ir.idi((4, 4), dtype="float99"),
+        errors.DTypeError,
+        ["'float99'", "NumPy", "ml_dtypes"],
+    ),
+    (
+        lambda: ir.idi((4, 4), dtype=torch.float32),
+        errors.DTypeError,
+        ["torch.float32", "NumPy", "xp="],
+    ),
+    (
+        lambda: ir.idi((4, 4), xp=torch, dtype=np.float32),
+        errors.DTypeError,
+        ["float32", "torch", "own"],
+    ),
+    (lambda: ir.idi((4, 4), device="mars"), errors.OptionError, ["device = 'mars'", "numpy"]),
+    (lambda: ir.idi((4, 4), xp=torch, device="mars"), errors.OptionError, ["'mars'", "torch"]),
+    (
+        lambda: ir.plan((4, 4)).block((slice(0, 4, 2), slice(None))),
+        errors.IndexingError,
+        ["slice(0, 4, 2)", "step 1"],
+    ),
+    (lambda: ir.plan((4, 4)).block((slice(None),)), errors.IndexingError, ["2 slices", "(4, 4)"]),
+    (lambda: ir.plan((4, 4)).block((0, slice(None))), errors.IndexingError, ["slice(i, i + 1)"]),
+    (lambda: ir.plan((4, 4)).block(...), errors.IndexingError, ["Ellipsis", "tuple of 2"]),
+    (
+        lambda: ir.plan((4, 4)).entries((slice(0.5), slice(None))),
+        errors.IndexingError,
+        ["0.5", "integer"],
+    ),
+    (lambda: ir.plan((4, 4)).write(np.zeros(15)), errors.ShapeError, ["(15,)", "16 elements"]),
+    (
+        lambda: ir.plan((4, 4)).write(np.zeros(16), (4,)),
+        errors.ShapeError,
+        ["strides = (4,)", "each axis"],
+    ),
+    (
+        lambda: ir.plan((4, 4)).write(np.zeros(16), (-4, 1)),
+        errors.ShapeError,
+        ["(-4, 1)", "bytes"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "says"), ROWS)
+def test_bad_input(call, error, says):
+    with pytest.raises(error) as caught:
+        call()
+    text = str(caught.value)
+    assert "; " in text, "no cure"
+    for words in says:
+        assert words in text
+
+
+def test_every_error_is_in_the_family_and_is_what_python_would_raise():
+    family = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+    assert all(issubclass(error, errors.IDInitError) for error in family)
+    builtin = (ValueError, TypeError, IndexError)
+    assert all(issubclass(e, builtin) for e in family if e is not errors.IDInitError)
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_write_leaves_the_target_untouched(array):
+    if array == "numpy":
+        import ml_dtypes
+
+        flat = np.full(9, 7.0).astype(ml_dtypes.float8_e4m3fn)
+    else:
+        flat = torch.full((9,), 7.0).to(torch.float8_e4m3fn)
+    with pytest.raises(errors.RoundingError):
+        ir.plan((3, 3), "zero").write(flat)
+    assert all(float(v) == 7.0 for v in flat)
+
+
+def test_write_refuses_what_cannot_be_written_to():
+    import jax.numpy as jnp
+
+    with pytest.raises(errors.OptionTypeError, match=r"flat.*written to.*build\(\)"):
+        ir.plan((3, 3)).write(jnp.zeros(9))
+    whole = np.zeros(9)
+    whole.flags.writeable = False
+    with pytest.raises(errors.OptionTypeError, match="written to"):
+        ir.plan((3, 3)).write(whole)

@@ -1,0 +1,172 @@
+"""A plan is frozen, hashable, pure integers, and cheap at any size."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import pickle
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import by_hand
+import idinit_ref as ir
+from idinit_ref.layout import identity_tap, merge_axes, split_axes
+from strategies import weights
+
+MILLION = 10**6
+
+
+def test_equal_options_make_equal_plans():
+    one = ir.plan([4, 3], gain=2)
+    two = ir.plan((np.int64(4), 3), gain=np.float32(2), layout="OI")
+    assert one == two
+    assert hash(one) == hash(two)
+    assert {one: 1}[two] == 1
+    assert one != ir.plan((4, 3))
+    assert one.shape == (4, 3)
+    assert (one.role, one.layout, one.nnz) == ("transit", "OI", 4)
+
+
+def test_a_plan_is_frozen_and_travels():
+    plan = ir.plan((4, 3, 3, 3), "zero", taps="center")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.gain = 2.0
+    for other in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
+        assert other == plan
+        assert np.array_equal(other.build(), plan.build())
+    other = dataclasses.replace(plan, eps=0.5)
+    assert np.array_equal(other.build(), 0.5e6 * plan.build())
+
+
+def test_repr_shows_the_options():
+    assert "shape=(4, 3), role='transit', gain=2.0" in repr(ir.plan((4, 3), gain=2))
+
+
+@pytest.mark.parametrize(("role", "nnz"), [("transit", MILLION), ("zero", 2 * MILLION)])
+def test_a_million_squared(role, nnz):
+    """Neither the plan, nor its count, nor a block of it costs what the whole would."""
+    tracemalloc.start()
+    try:
+        plan = ir.plan((MILLION, MILLION), role)
+        assert plan.nnz == nnz
+        corner = plan.block((slice(MILLION - 3, MILLION), slice(0, 3)))
+        middle = plan.block((slice(5, 7), slice(5, 8)))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    if role == "transit":
+        assert not corner.any()
+        assert np.array_equal(middle, [[1, 0, 0], [0, 1, 0]])
+    else:
+        assert np.array_equal(corner[-1], [-1e-6, 0, 0])
+        assert np.array_equal(middle[0], [1e-6, -1e-6, 0])
+
+
+def calls(function):
+    """How many Python-level calls a function makes: a cost that no busy machine changes."""
+    made = 0
+
+    def count(frame, event, argument):
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return made
+
+
+def test_the_cost_of_a_plan_does_not_grow_with_its_size():
+    small = calls(lambda: ir.plan((10, 10)))
+    assert calls(lambda: ir.plan((MILLION, MILLION))) == small
+    assert small < 200
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((MILLION, MILLION), {}),
+        ((MILLION, 7), {}),
+        ((7, MILLION), {"wide": "fold_rms"}),
+        ((3, 3, 1000, MILLION), {"layout": "HWIO"}),
+        ((MILLION, 1, 3, 3), {"groups": MILLION}),
+    ],
+    ids=str,
+)
+def test_the_cost_of_a_block_is_that_of_the_block(shape, options):
+    plan = ir.plan(shape, **options)
+    index = tuple(slice(size // 2, size // 2 + 3) for size in shape)
+    plan.block(index)
+    assert calls(lambda: plan.block(index)) < 3000
+
+
+def test_few_strided_writes_fill_a_large_weight():
+    """Never one for each entry: at most about the square root of their number."""
+    for shape, options in [
+        ((4096, 4096), {}),
+        ((65536, 16), {}),
+        ((16, 65536), {"wide": "fold_mean"}),
+        ((4096, 1, 3, 3), {"groups": 4096, "taps": "center"}),
+        ((3, 3, 512, 512), {"layout": "HWIO"}),
+        ((4096, 64), {"blocks": (2048, 1024, 1024)}),
+    ]:
+        plan = ir.plan(shape, **options)
+        assert calls(lambda plan=plan: plan.build()) < 60 * math.isqrt(plan.nnz) + 500
+
+
+@given(weights(loosened=False))
+def test_matrices_say_what_the_weight_is_made_of(weight):
+    shape, role, options = weight
+    plan = ir.plan(shape, role, **options)
+    per_matrix = (
+        np.count_nonzero(by_hand.idi_matrix(m, n, 1.0, options.get("wide", "truncate")))
+        if role == "transit"
+        else np.count_nonzero(by_hand.idiz_matrix(m, n, 1.0))
+        for m, n, _ in plan.matrices
+    )
+    copies = [count for _, _, count in plan.matrices]
+    assert plan.nnz == sum(a * b for a, b in zip(per_matrix, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((0, 3), "OI"), ((3, 0), "OI"), ((0, 0), "IO"), ((4, 3, 0, 2), "OIHW"), ((0, 3, 3), "EOI")],
+)
+@pytest.mark.parametrize("taps", ["channel_major", "center"])
+def test_empty_weights(shape, layout, taps):
+    for role in ("transit", "zero"):
+        plan = ir.plan(shape, role, layout=layout, taps=taps)
+        assert plan.build().shape == shape
+        assert plan.nnz == 0
+        assert plan.entries()[0].shape == (0,)
+
+
+def test_axes_of_one_letter_join_and_part():
+    rng = np.random.default_rng(0)
+    for shape, letters in [((2, 3, 4, 5), "IIOO"), ((2, 3, 4, 5), "OIOE"), ((2, 3, 4), "IOI")]:
+        array = rng.standard_normal(shape)
+        merged, once = merge_axes(shape, letters)
+        assert int(np.prod(merged)) == array.size
+        flat = np.empty(merged)
+        for at in np.ndindex(*shape):
+            place = []
+            for letter in once:
+                axes = [a for a, c in enumerate(letters) if c == letter]
+                place.append(np.ravel_multi_index([at[a] for a in axes], [shape[a] for a in axes]))
+            flat[tuple(place)] = array[at]
+        assert np.array_equal(split_axes(np, flat, shape, letters), array)
+
+
+def test_identity_tap():
+    assert identity_tap((1, 2), (1, 2), (3, 3)) == (1, 1)
+    for padding, dilation, kernel in [((1,), (2,), (3,)), ((3,), (1,), (3,)), ((-1,), (1,), (3,))]:
+        with pytest.raises(ir.errors.OptionError, match=r"padding = .*identity; pass tap="):
+            identity_tap(padding, dilation, kernel)

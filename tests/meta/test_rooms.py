@@ -1,0 +1,73 @@
+"""The rooms of the design: who may import whom, held against the real imports."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "idinit_ref"
+ADAPTERS = sorted((ROOT / "adapters").iterdir())
+
+
+def imported(path):
+    """The top-level modules and the core's own rooms that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level and path.is_relative_to(CORE):
+                base = "idinit_ref." + (node.module or "")
+                found |= {base} if node.module else {base + alias.name for alias in node.names}
+            elif not node.level:
+                found.add(node.module or "")
+    return found
+
+
+def rooms(path):
+    return {name.split(".")[1] for name in imported(path) if name.startswith("idinit_ref.")}
+
+
+def test_there_are_three_adapters():
+    names = [path.name for path in ADAPTERS if path.is_dir()]
+    assert names == ["idinit_ref_jax", "idinit_ref_tensorflow", "idinit_ref_torch"]
+    assert not (ROOT / "adapters" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("room", "may"),
+    [
+        ("errors", set()),
+        ("dtypes", {"errors"}),
+        ("pattern", set()),
+        ("layout", {"errors"}),
+        ("build", {"dtypes", "errors"}),
+        ("plan", {"build", "dtypes", "errors", "layout", "pattern"}),
+    ],
+)
+def test_a_room_imports_only_what_it_may(room, may):
+    assert rooms(CORE / f"{room}.py") <= may
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda p: p.name)
+def test_the_core_imports_no_adapter_and_no_framework(path):
+    tops = {name.split(".")[0] for name in imported(path)}
+    assert not {name for name in tops if name.startswith("idinit_ref_")}
+    assert not tops & {"torch", "jax", "tensorflow", "keras", "flax", "equinox", "cupy", "dask"}
+
+
+@pytest.mark.parametrize("folder", [p for p in ADAPTERS if p.is_dir()], ids=lambda p: p.name)
+def test_adapters_do_not_import_each_other(folder):
+    for path in folder.glob("*.py"):
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert not {t for t in tops if t.startswith("idinit_ref_")} - {folder.name}
+
+
+def test_the_arithmetic_fits_on_one_screen():
+    text = (CORE / "pattern.py").read_text().splitlines()
+    start = next(i for i, line in enumerate(text) if line.startswith("def idi_terms"))
+    stop = next(i for i, line in enumerate(text) if line.startswith("class Line"))
+    assert stop - start <= 45
