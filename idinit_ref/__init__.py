@@ -12,9 +12,10 @@ array([[1., 0., 0.],
 """
 
 from . import errors
+from .export import save
 from .pattern import Role
 from .plan import Plan, idi, idiz, plan
 
-__all__ = ["Plan", "Role", "__version__", "errors", "idi", "idiz", "plan"]
+__all__ = ["Plan", "Role", "__version__", "errors", "idi", "idiz", "plan", "save"]
 
 __version__ = "0.1.0"

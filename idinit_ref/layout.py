@@ -114,7 +114,7 @@ def merge_axes(shape: Sequence[int], letters: str) -> tuple[tuple[int, ...], str
 def split_axes(xp: Any, array: Any, shape: Sequence[int], letters: str) -> Any:
     """Give an array of a merged shape its own shape back, with every axis in its place.
 
-    >>> import numpy as np
+    >>> from array_api_compat import numpy as np
     >>> split_axes(np, np.arange(8).reshape(4, 2), (2, 2, 2), "OIO").tolist()
     [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]
     """

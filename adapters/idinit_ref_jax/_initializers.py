@@ -1,0 +1,411 @@
+"""One weight: initialisers with the calling convention of ``jax.nn.initializers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from operator import index
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from array_api_compat import numpy as numpy_namespace
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
+
+from idinit_ref import Plan, Role, plan
+from idinit_ref.build import resolve
+from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
+from idinit_ref.layout import Taps, merge_axes, split_axes
+from idinit_ref.pattern import Wide
+
+__all__ = ["Initializer", "build", "decide", "idi", "idiz", "make"]
+
+_SPATIAL = "DHW"
+_BATCH = "ABCEFGJKLMNPQRSTUVXYZ"  # the letters that the specification gives no meaning
+_AXES = {"in_axis": (-2,), "out_axis": (-1,), "batch_axis": ()}
+
+
+@dataclass(frozen=True, repr=False)
+class Initializer:
+    """What :func:`idi` and :func:`idiz` return: hashable, and equal where all options are.
+
+    Parameters
+    ----------
+    role : {"transit", "zero"}
+        IDI_tau or IDIZ_eps.
+    options : tuple of (str, object)
+        Every option of :func:`idi` or :func:`idiz`, in order.
+    """
+
+    role: Role
+    options: tuple[tuple[str, Any], ...]
+
+    def __repr__(self) -> str:
+        verb, default = ("idi", idi()) if self.role == "transit" else ("idiz", idiz())
+        usual = dict(default.options)
+        said = [f"{k}={v!r}" for k, v in self.options if v != usual.get(k, v)]
+        return f"{verb}({', '.join(said)})"
+
+    def __call__(
+        self,
+        key: Any,
+        shape: Sequence[int],
+        dtype: Any = None,
+        out_sharding: NamedSharding | PartitionSpec | None = None,
+    ) -> jax.Array:
+        """Make the weight.
+
+        Parameters
+        ----------
+        key : object
+            Ignored, for nothing here is random; None will do.
+        shape : sequence of int
+            The shape of the weight.
+        dtype : dtype, optional
+            Real floating or complex. That of the initialiser if left out, or else JAX's default
+            floating dtype; float64 becomes float32 as everywhere in JAX unless x64 is enabled.
+        out_sharding : NamedSharding or PartitionSpec, optional
+            How the result is to lie on the devices; a PartitionSpec needs ``jax.set_mesh``. Each
+            shard is made on its own. Besides explicit mesh axes, auto ones are served too.
+
+        Returns
+        -------
+        jax.Array, shape `shape`
+            The same bits whole or in shards, eager or under ``jax.jit``.
+
+        Raises
+        ------
+        ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
+            If shape, dtype or sharding do not fit the options; nothing is made then.
+        """
+        del key
+        if not isinstance(out_sharding, (NamedSharding, PartitionSpec, type(None))):
+            raise OptionTypeError(
+                message(
+                    "out_sharding",
+                    out_sharding,
+                    "it should be a NamedSharding, a PartitionSpec or None",
+                    "wrap it: NamedSharding(mesh, PartitionSpec(...))",
+                )
+            )
+        return build(self, shape, dtype, out_sharding)
+
+
+def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str]:
+    """Return the plan of a weight, and a letter for each of its axes.
+
+    Axes of one letter are joined in the plan; `split_axes` with these letters parts them again.
+    """
+    options = dict(init.options)
+    del options["dtype"]
+    axes = {name: options.pop(name) for name in _AXES}
+    letters = options.pop("layout")
+    try:
+        sizes = tuple(map(index, shape))
+    except TypeError:
+        sizes = (-1,)
+    if min(sizes, default=0) < 0:
+        plan(shape)  # the core says what is wrong with it
+    if letters is not None:
+        return plan(sizes, init.role, layout=letters, **options), letters
+    letters = _letters(axes, sizes)
+    joined, layout = merge_axes(sizes, letters)
+    return plan(joined, init.role, layout=layout, **options), letters
+
+
+def build(
+    init: Initializer, shape: Sequence[int], dtype: Any, sharding: Sharding | PartitionSpec | None
+) -> jax.Array:
+    """Make a weight, under any kind of sharding."""
+    decided, letters = decide(init, shape)
+    shape = tuple(map(index, shape))
+    merged = len(decided.shape) < len(shape)
+    target = resolve(jnp, dict(init.options)["dtype"] if dtype is None else dtype, None)
+    traced = target.way == "trace"
+    if sharding is not None:
+        sharding = _fitting(sharding, shape, traced)
+    if traced:
+        out = decided.build(jnp, target.dtype)
+        out = split_axes(jnp, out, shape, letters) if merged else out
+        return cast("jax.Array", out if sharding is None else _constrained(out, sharding))
+    take: Callable[[tuple[slice, ...]], Any] = partial(decided.block, dtype=target.dtype)
+    if merged:
+        whole = decided.build(dtype=target.dtype)
+        take = split_axes(numpy_namespace, whole, shape, letters).__getitem__
+    if sharding is None:
+        return jnp.asarray(take((slice(None),) * len(shape)))
+
+    @cache  # JAX asks again for every copy of a shard
+    def shard(*spans: tuple[int, int]) -> Any:
+        return take(tuple(slice(*span) for span in spans))
+
+    def callback(where: tuple[slice, ...] | None) -> Any:
+        cuts = zip(where or (), shape, strict=True)
+        return shard(*(span.indices(size)[:2] for span, size in cuts))
+
+    return jax.make_array_from_callback(shape, sharding, callback, dtype=target.dtype)
+
+
+def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced: bool) -> Sharding:
+    """Return a sharding that cuts a shape evenly; a PartitionSpec gets the mesh that is set."""
+    given = sharding
+    if isinstance(sharding, PartitionSpec):
+        mesh = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()
+        if mesh.empty:
+            raise OptionError(
+                message(
+                    "out_sharding",
+                    given,
+                    "a PartitionSpec should find a mesh, and none is set",
+                    "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
+                )
+            )
+        sharding = NamedSharding(mesh, sharding)
+    try:
+        sharding.shard_shape(shape)
+    except (ValueError, IndexError) as problem:  # an IndexError if the spec has more axes
+        raise OptionError(
+            message(
+                "out_sharding",
+                given,
+                f"it should cut every axis of shape {shape} evenly, and JAX said: {problem}",
+                "name only mesh axes whose sizes divide the axes of the weight",
+            )
+        ) from problem
+    return sharding
+
+
+def _constrained(array: jax.Array, sharding: Sharding) -> jax.Array:
+    """Return a traced array under a sharding, as the kind of its mesh demands."""
+    mesh = getattr(sharding, "mesh", None)
+    explicit = mesh is not None and AxisType.Explicit in mesh.axis_types
+    place: Any = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
+    return cast("jax.Array", place(array, sharding))
+
+
+def _letters(axes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> str:
+    """Return a layout letter for each axis; inputs share I, and outputs share O."""
+    ndim, batch = len(shape), iter(_BATCH)
+    spatial = ndim - sum(map(len, axes.values()))
+    if len(axes["batch_axis"]) > len(_BATCH) or spatial > len(_SPATIAL):
+        raise ShapeError(
+            message(
+                "shape",
+                shape,
+                f"{axes} should leave at most {len(_SPATIAL)} axes of it for the kernel, and "
+                f"name at most {len(_BATCH)} batch axes",
+                "name the axes of stacked weights in batch_axis, and all axes of the inputs",
+            )
+        )
+    letters: dict[int, str] = {}
+    for name, places in axes.items():
+        for place in places:
+            axis = place % ndim if -ndim <= place < ndim else None
+            if axis is None or axis in letters:
+                raise OptionError(
+                    message(
+                        name,
+                        places,
+                        f"axis {place} should be one of the {ndim} axes of the weight"
+                        if axis is None
+                        else f"axis {place} of {ndim} is named twice in {axes}",
+                        "name every axis once, as inputs, outputs or batch",
+                    )
+                )
+            letters[axis] = {"in_axis": "I", "out_axis": "O"}.get(name) or next(batch)
+    kernel = iter(_SPATIAL[len(_SPATIAL) - spatial :])
+    return "".join(letters.get(axis) or next(kernel) for axis in range(ndim))
+
+
+def _places(name: str, axes: object) -> tuple[int, ...]:
+    try:
+        places = axes if isinstance(axes, Sequence) else (axes,)
+        return tuple(index(cast("Any", place)) for place in places)
+    except TypeError:
+        raise OptionTypeError(
+            message(name, axes, "it should be an integer or a tuple of them", "write -1 or (0, 1)")
+        ) from None
+
+
+def make(
+    role: Role,
+    *,
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    dtype: Any = None,
+    **scalars: Any,
+) -> Initializer:
+    """Return an initialiser, after checking all that can be checked without a shape."""
+    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
+    axes = {name: _places(name, value) for name, value in axes.items()}
+    if layout is not None and axes != _AXES:
+        raise OptionError(
+            message(
+                "layout",
+                layout,
+                f"it names all axes, and so do {axes}",
+                "give either layout, or in_axis, out_axis and batch_axis",
+            )
+        )
+    sample = plan((1, 1), role, taps=taps, **scalars)
+    options = {name: getattr(sample, name) for name in scalars}
+    options |= axes
+    options |= {"layout": layout, "groups": groups, "transposed": transposed}
+    options |= {"blocks": _hashable(blocks), "taps": taps, "tap": _hashable(tap)}
+    # Python's float and complex mean JAX's own default precision, not that of np.dtype(float).
+    as_is = dtype is None or dtype is float or dtype is complex
+    options["dtype"] = dtype if as_is else resolve(None, dtype, None).dtype
+    return Initializer(role, tuple(options.items()))
+
+
+def _hashable(sizes: Sequence[int] | None) -> Any:
+    return tuple(sizes) if isinstance(sizes, Sequence) else sizes
+
+
+def idi(
+    *,
+    gain: float = 1.0,
+    wide: Wide = "truncate",
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Initializer:
+    """Return an initialiser of identity-preserving weights: ``W[i, j] = tau if j = i mod n``.
+
+    IDI_tau [P, Eq. 3], spec section 1; for kernels IDIC_tau [P, Sec. 3.3], spec section 3. It
+    serves wherever one of ``jax.nn.initializers`` does: ``kernel_init=idi()`` in Flax.
+
+    Parameters
+    ----------
+    gain, wide, groups, transposed, blocks, taps, tap, loosen, seed
+        As in :func:`idinit_ref.plan`.
+    in_axis, out_axis, batch_axis : int or sequence of int
+        The axes of the inputs, of the outputs and of stacked weights, as in
+        :func:`jax.nn.initializers.variance_scaling`. Several axes of one kind count as one in
+        row-major order; every batch axis holds independent copies. What is left is the kernel,
+        in order: W, or H and W, or D, H and W.
+    layout : str, optional
+        A letter for each axis instead, as in :func:`idinit_ref.plan`.
+    dtype : dtype, optional
+        The dtype where the call gives none.
+
+    Returns
+    -------
+    callable
+        ``init(key, shape, dtype=dtype, out_sharding=None) -> jax.Array``. It ignores the key; it
+        is hashable, and equal to another of equal options. Under ``jax.jit`` it is a comparison
+        of two index ranges that XLA fuses, with no constant of the weight's size (unless it is
+        loosened).
+
+    Raises
+    ------
+    OptionError, OptionTypeError, DTypeError
+        If an option is out of range; what depends on the shape is raised by the call.
+
+    Notes
+    -----
+    Flax's ``LinearGeneral`` with a `batch_axis` shows its initialiser one flat matrix, in which
+    the stacked weights cannot be told apart; use :func:`idi_layer_` there.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> idi(gain=2)(None, (2, 3), jnp.float32)
+    Array([[2., 0., 2.],
+           [0., 2., 0.]], dtype=float32)
+    >>> idi(gain=2, in_axis=1, out_axis=0)
+    idi(gain=2.0, in_axis=(1,), out_axis=(0,))
+    """
+    return make(
+        "transit",
+        gain=gain,
+        wide=wide,
+        in_axis=in_axis,
+        out_axis=out_axis,
+        batch_axis=batch_axis,
+        layout=layout,
+        groups=groups,
+        transposed=transposed,
+        blocks=blocks,
+        taps=taps,
+        tap=tap,
+        loosen=loosen,
+        seed=seed,
+        dtype=dtype,
+    )
+
+
+def idiz(
+    *,
+    eps: float = 1e-6,
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    dtype: Any = None,
+) -> Initializer:
+    """Return an initialiser of zero-preserving weights: +eps and -eps for every output.
+
+    IDIZ_eps, spec section 2, for the last weight of a residual branch; for kernels IDIZC_eps
+    [P, Sec. 3.3].
+
+    Parameters
+    ----------
+    eps, groups, transposed, blocks, taps, tap
+        As in :func:`idinit_ref.plan`.
+    in_axis, out_axis, batch_axis, layout, dtype
+        As in :func:`idi`.
+
+    Returns
+    -------
+    callable
+        As :func:`idi` does.
+
+    Raises
+    ------
+    OptionError, OptionTypeError, DTypeError
+        As in :func:`idi`.
+
+    Examples
+    --------
+    >>> idiz(eps=0.5)(None, (3, 2))
+    Array([[ 0.5,  0. ],
+           [ 0. ,  0.5],
+           [-0.5, -0.5]], dtype=float32)
+    """
+    return make(
+        "zero",
+        eps=eps,
+        in_axis=in_axis,
+        out_axis=out_axis,
+        batch_axis=batch_axis,
+        layout=layout,
+        groups=groups,
+        transposed=transposed,
+        blocks=blocks,
+        taps=taps,
+        tap=tap,
+        dtype=dtype,
+    )

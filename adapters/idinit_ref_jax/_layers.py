@@ -1,0 +1,328 @@
+"""Layers of ``flax.nnx``: their axes, groups and paddings, and their parameters in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Sharding
+
+from idinit_ref import Plan, Role, plan
+from idinit_ref.errors import OptionError, OptionTypeError, message
+from idinit_ref.layout import Taps, identity_tap
+from idinit_ref.pattern import Wide
+
+from ._initializers import Initializer, build, decide, make
+
+__all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
+
+_KNOWN = "Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention"
+
+
+def layer_plans(
+    layer: Any,
+    role: Role = "transit",
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+) -> dict[str, Plan]:
+    """Decide the weights of one ``flax.nnx`` layer, and make nothing.
+
+    Parameters
+    ----------
+    layer : flax.nnx.Module
+        Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention; its parameters
+        may be abstract (``nnx.eval_shape``).
+    role : {"transit", "zero"}
+        IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`.
+    gain, eps, wide, loosen, seed
+        As in :func:`idinit_ref.plan`. Weight k of an attention layer is loosened by seed + k.
+    taps : {"channel_major", "spatial_major", "center"}, optional
+        How a kernel becomes a matrix (spec section 3). If left out: "center" for a depthwise
+        convolution (one input channel a group), "channel_major" for every other one.
+    tap : sequence of int, optional
+        The tap of "center". If left out, the one through which the layer passes its input
+        unshifted, as its padding and dilation say: output t is input t. ('SAME' of a strided Conv
+        pads by the length of the input; the tap is then that of stride 1. A strided ConvTranspose
+        passes input t to output stride * t.)
+
+    Returns
+    -------
+    dict of str to Plan
+        By the name of the parameter: "kernel", or "query.kernel" and so on. Where a weight has
+        several axes of inputs or of outputs, the plan has the shape in which they are joined,
+        and for LinearGeneral a reshape to the parameter's shape goes back.
+
+    Raises
+    ------
+    ImportError
+        If Flax is not installed.
+    OptionTypeError
+        If the layer is not of a known type.
+    ShapeError, LayoutError, OptionError
+        If the options do not fit the layer, or no tap of it is the identity.
+
+    Examples
+    --------
+    >>> from flax import nnx
+    >>> layer = nnx.Conv(4, 4, (3, 3), feature_group_count=4, rngs=nnx.Rngs(0))
+    >>> p = layer_plans(layer)["kernel"]
+    >>> p.layout, p.groups, p.taps, p.tap
+    ('HWIO', 4, 'center', (1, 1))
+    """
+    found = _weights(
+        layer,
+        role,
+        gain=gain,
+        eps=eps,
+        wide=wide,
+        taps=taps,
+        tap=tap,
+        loosen=loosen,
+        seed=seed,
+    )
+    return {name: decide(init, part.kernel.shape)[0] for name, (part, init) in found.items()}
+
+
+def idi_layer_(
+    layer: Any,
+    *,
+    gain: float = 1.0,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+) -> Any:
+    """Make the weights of one ``flax.nnx`` layer IDI, and its biases 0, in place.
+
+    [P, Eq. 3]; IDIC for kernels [P, Sec. 3.3]. Dtype, sharding and metadata of the parameters
+    stay; abstract parameters get values. Equinox's layers are immutable: see :func:`idi`.
+
+    Parameters
+    ----------
+    layer, gain, wide, taps, tap, loosen, seed
+        As in :func:`layer_plans`.
+
+    Returns
+    -------
+    flax.nnx.Module
+        The same layer.
+
+    Raises
+    ------
+    ImportError, OptionTypeError, ShapeError, LayoutError, OptionError
+        As in :func:`layer_plans`; the layer is untouched then.
+    DTypeError, RoundingError
+        If a parameter's dtype cannot hold the weight; the layer is untouched then.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = idi_layer_(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    >>> layer(jnp.array([5.0, 7.0]))
+    Array([5., 7., 5.], dtype=float32)
+    """
+    options: dict[str, Any] = {"gain": gain, "wide": wide, "loosen": loosen, "seed": seed}
+    _write(_weights(layer, "transit", taps=taps, tap=tap, **options))
+    return layer
+
+
+def idiz_layer_(
+    layer: Any,
+    *,
+    eps: float = 1e-6,
+    taps: Taps | None = None,
+    tap: Sequence[int] | None = None,
+) -> Any:
+    """Make the last weight of one ``flax.nnx`` layer IDIZ, and its biases 0, in place.
+
+    Spec section 2; IDIZC for kernels [P, Sec. 3.3]. The other weights of an attention layer,
+    query, key and value, become IDI.
+
+    Parameters
+    ----------
+    layer, eps, taps, tap
+        As in :func:`layer_plans`.
+
+    Returns
+    -------
+    flax.nnx.Module
+        The same layer.
+
+    Raises
+    ------
+    ImportError, OptionTypeError, ShapeError, LayoutError, OptionError, DTypeError, RoundingError
+        As in :func:`idi_layer_`; the layer is untouched then.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = idiz_layer_(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), eps=0.5)
+    >>> layer(jnp.array([5.0, 7.0]))
+    Array([-1.,  1., -1.], dtype=float32)
+    """
+    _write(_weights(layer, "zero", taps=taps, tap=tap, eps=eps))
+    return layer
+
+
+def _nnx() -> Any:
+    try:
+        from flax import nnx
+    except ImportError as problem:
+        raise ImportError("layers are those of flax.nnx: pip install flax") from problem
+    return nnx
+
+
+def _weights(
+    layer: Any,
+    role: Role,
+    *,
+    taps: Taps | None,
+    tap: Sequence[int] | None,
+    loosen: float = 0.0,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, tuple[Any, Initializer]]:
+    """Return each weight's name, the layer that holds it as `kernel`, and its initialiser."""
+    nnx = _nnx()
+    plan((1, 1), role, loosen=loosen, seed=seed, **options)  # before seed + k, which needs a number
+    parts = {"": layer}
+    if isinstance(layer, nnx.MultiHeadAttention):
+        parts = {f"{name}.": getattr(layer, name) for name in ("query", "key", "value", "out")}
+    found = {}
+    for k, (prefix, part) in enumerate(parts.items()):
+        axes = _axes(nnx, part, taps, tap)
+        if role == "zero" and prefix not in ("", "out."):
+            init = make("transit", **axes)
+        else:
+            own = seed + k if loosen else seed
+            init = make(role, **axes, loosen=loosen, seed=own, **options)
+        found[f"{prefix}kernel"] = part, init
+    return found
+
+
+def _axes(nnx: Any, layer: Any, taps: Taps | None, tap: Sequence[int] | None) -> dict[str, Any]:
+    """Return the options of an initialiser that depend on the kind of layer."""
+    axes: dict[str, Any] = {"taps": taps or "channel_major", "tap": tap}
+    if isinstance(layer, nnx.Linear):
+        return axes
+    if isinstance(layer, nnx.LinearGeneral):
+        batch = len(layer.batch_axis)
+        both = batch + len(layer.in_features)
+        axes |= {"batch_axis": range(batch), "in_axis": range(batch, both)}
+        return axes | {"out_axis": range(both, both + len(layer.out_features))}
+    if isinstance(layer, nnx.Einsum):
+        return axes | _einsum_axes(layer.einsum_str)
+    if isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
+        groups = getattr(layer, "feature_group_count", 1)
+        flipped = getattr(layer, "transpose_kernel", False)
+        if flipped:
+            axes |= {"in_axis": -1, "out_axis": -2}
+        if taps is None and groups == layer.in_features > 1:
+            axes["taps"] = "center"
+        if axes["taps"] == "center" and tap is None:
+            axes["tap"] = _identity(layer, isinstance(layer, nnx.ConvTranspose), flipped)
+        return axes | {"groups": groups}
+    raise OptionTypeError(
+        message(
+            "layer",
+            type(layer),
+            f"it should be {_KNOWN} of flax.nnx",
+            "use idi(...) or idiz(...) as kernel_init; for Equinox, whose modules are immutable, "
+            "put their result in with eqx.tree_at (in_axis=1, out_axis=0)",
+        )
+    )
+
+
+def _einsum_axes(equation: str) -> dict[str, list[int]]:
+    """Return the axes of the kernel, the second operand of an einsum, by where they occur."""
+    operands, result = equation.split("->")
+    inputs, kernel = operands.split(",")
+    found: dict[tuple[bool, bool], list[int]] = {}
+    for axis, letter in enumerate(kernel):
+        found.setdefault((letter in inputs, letter in result), []).append(axis)
+    axes = {"in_axis": found.pop((True, False), []), "out_axis": found.pop((False, True), [])}
+    axes["batch_axis"] = found.pop((True, True), [])
+    twice = len(set(kernel)) < len(kernel)
+    if found or twice or "." in kernel or not axes["in_axis"] or not axes["out_axis"]:
+        raise OptionError(
+            message(
+                "einsum_str",
+                equation,
+                "each axis of its kernel, the second operand, should stand once in it, and in the "
+                "first operand (inputs), in the result (outputs) or in both (batch); there should "
+                "be inputs and outputs",
+                "give its kernel an initialiser: idi(in_axis=..., out_axis=...)",
+            )
+        )
+    return axes
+
+
+def _identity(layer: Any, transposed: bool, flipped: bool) -> tuple[int, ...]:
+    """Return the tap through which a convolution passes its input unshifted.
+
+    A ConvTranspose is a convolution of the input spread by its strides, so this tap too is left
+    padding / dilation. Only `transpose_kernel` flips the kernel, and then the tap with it.
+    """
+    kernel = layer.kernel_size
+    dilation, strides = _each(layer.kernel_dilation, kernel), _each(layer.strides, kernel)
+    if isinstance(layer.padding, str):
+        left = []
+        for k, d, s in zip(kernel, dilation, strides, strict=True):
+            reach = d * (k - 1)
+            rules = {"SAME": reach // 2, "VALID": 0, "CAUSAL": reach, "SAME_LOWER": -(-reach // 2)}
+            rules |= {"CIRCULAR": reach // 2, "REFLECT": reach // 2}
+            if transposed:  # as in jax.lax.conv_transpose; CIRCULAR as in flax.nnx
+                rules = {"SAME": reach if s > reach else (reach + s) // 2, "VALID": reach}
+                rules["CIRCULAR"] = reach - (max(reach + 1 - s, 0) + flipped) // 2
+            if layer.padding.upper() not in rules:
+                raise OptionError(
+                    message(
+                        "padding",
+                        layer.padding,
+                        f"the identity tap is known for {', '.join(rules)} and for numbers",
+                        "pass tap=... to choose one, or taps='channel_major'",
+                    )
+                )
+            left.append(rules[layer.padding.upper()])
+    else:
+        left = [p if isinstance(p, int) else p[0] for p in _each(layer.padding, kernel)]
+    tap = identity_tap(left, dilation, kernel)
+    return tuple(k - 1 - t for k, t in zip(kernel, tap, strict=True)) if flipped else tap
+
+
+def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
+    """Return an option of a convolution for every axis, as Flax reads it: None is 1."""
+    value = 1 if value is None else value
+    return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
+
+
+def _write(weights: dict[str, tuple[Any, Initializer]]) -> None:
+    """Make all weights, and only then put them and zero biases in place."""
+    new = []
+    for layer, init in weights.values():
+        old = layer.kernel.get_value()
+        new.append((layer.kernel, build(init, old.shape, old.dtype, _sharding(old))))
+        if layer.bias is not None:
+            new.append((layer.bias, jnp.zeros_like(layer.bias.get_value())))
+    for parameter, value in new:
+        parameter.set_value(value)
+
+
+def _sharding(old: Any) -> Sharding | None:
+    """Return what the successor of an array has to ask for, to lie where the array lies."""
+    if isinstance(old, jax.core.Tracer):
+        sharding = jax.typeof(old).sharding
+        return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+    # An uncommitted array goes where it is used, and its successor should do so too.
+    return getattr(old, "sharding", None) if getattr(old, "committed", True) else None

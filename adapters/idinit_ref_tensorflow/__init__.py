@@ -1,0 +1,30 @@
+"""IDInit for TensorFlow, and for Keras 3 on any of its backends.
+
+`IDI` and `IDIZ` are Keras initializers; `idi_` and `idiz_` write one variable in place, and
+`idi_layer_` and `idiz_layer_` one built layer. Every number comes from `idinit_ref`.
+
+[P] "IDInit: A Universal and Stable Initialization Method for Neural Network Training"
+(ICLR 2025, arXiv 2503.04626).
+
+Examples
+--------
+>>> import keras
+>>> import idinit_ref_tensorflow as it
+>>> layer = keras.layers.Dense(4, kernel_initializer=it.IDI())
+>>> layer.build((None, 3))
+>>> keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor([[5.0, 6.0, 7.0]])))
+array([[5., 6., 7., 5.]], dtype=float32)
+"""
+
+try:
+    import keras as _  # noqa: F401
+except ImportError as problem:
+    raise ImportError(
+        "idinit_ref_tensorflow needs Keras 3 and one of its backends; "
+        f'pip install "idinit-ref[tensorflow]" brings both (the import said: {problem})'
+    ) from problem
+
+from ._initializers import IDI, IDIZ, idi_, idiz_
+from ._layers import idi_layer_, idiz_layer_, layer_plans
+
+__all__ = ["IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"]

@@ -1,0 +1,27 @@
+"""IDInit for PyTorch: fill tensors and layers in place, as ``torch.nn.init`` does.
+
+Every number comes from `idinit_ref`; nothing here knows a formula.
+
+Examples
+--------
+>>> import torch
+>>> from idinit_ref_torch import idi_, idiz_layer_
+>>> idi_(torch.empty(3, 2))
+tensor([[1., 0.],
+        [0., 1.],
+        [1., 0.]])
+>>> idiz_layer_(torch.nn.Linear(2, 2), eps=0.5).weight.tolist()
+[[0.5, -0.5], [-0.5, 0.5]]
+"""
+
+try:
+    import torch as _torch  # noqa: F401 - asked for here, so that a missing extra is named
+except ImportError as problem:
+    raise ImportError(
+        'idinit_ref_torch needs PyTorch; install it with: pip install "idinit-ref[torch]"'
+    ) from problem
+
+from ._layers import idi_layer_, idiz_layer_, layer_plans
+from ._tensor import idi_, idiz_
+
+__all__ = ["idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"]

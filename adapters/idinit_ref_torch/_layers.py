@@ -1,0 +1,335 @@
+"""One layer, in place: which of its parameters is a weight, and how it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import nn
+
+from idinit_ref import Plan, Role, plan
+from idinit_ref.errors import OptionTypeError, message
+from idinit_ref.layout import Taps, identity_tap
+from idinit_ref.pattern import Wide
+
+from ._tensor import fill_, shape_of
+
+__all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Weight(NamedTuple):
+    """A weight of a layer, the plan's options for it, and whether it makes the layer's output."""
+
+    name: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    last: bool = True
+
+
+class _Parts(NamedTuple):
+    """What a layer consists of; a bias that it lacks may be named."""
+
+    weights: list[_Weight]
+    biases: list[str]
+
+
+def _dense(_: nn.Linear) -> _Parts:
+    return _Parts([_Weight("weight")], ["bias"])
+
+
+def _gpt2(_: nn.Module) -> _Parts:
+    return _Parts([_Weight("weight", {"layout": "IO"})], ["bias"])
+
+
+def _conv(module: Any) -> _Parts:
+    spatial = "DHW"[-len(module.kernel_size) :]
+    options = {
+        "layout": ("IO" if module.transposed else "OI") + spatial,
+        "groups": module.groups,
+        "transposed": module.transposed,
+    }
+    return _Parts([_Weight("weight", options)], ["bias"])
+
+
+def _attention(module: Any) -> _Parts:
+    if module.in_proj_weight is None:
+        into = [_Weight(f"{c}_proj_weight", last=False) for c in "qkv"]
+    else:
+        into = [_Weight("in_proj_weight", {"blocks": (module.embed_dim,) * 3}, last=False)]
+    biases = ["in_proj_bias", "out_proj.bias", "bias_k", "bias_v"]
+    return _Parts([*into, _Weight("out_proj.weight")], biases)
+
+
+def _gates(module: Any, at: str) -> dict[str, Any]:
+    size = module.hidden_size
+    return {"blocks": (size,) * (getattr(module, f"weight_ih{at}").shape[0] // size)}
+
+
+def _recurrent(module: nn.RNNBase) -> _Parts:
+    weights, biases = [], []
+    for layer in range(module.num_layers):
+        last = layer == module.num_layers - 1
+        for way in ("", "_reverse") if module.bidirectional else ("",):
+            at = f"_l{layer}{way}"
+            gated = last and not module.proj_size
+            weights += [
+                _Weight(f"weight_{kind}{at}", _gates(module, at), gated) for kind in ("ih", "hh")
+            ]
+            if module.proj_size:
+                weights.append(_Weight(f"weight_hr{at}", last=last))
+            biases += [f"bias_ih{at}", f"bias_hh{at}"] if module.bias else []
+    return _Parts(weights, biases)
+
+
+def _cell(module: nn.RNNCellBase) -> _Parts:
+    gates = _gates(module, "")
+    return _Parts(
+        [_Weight("weight_ih", gates), _Weight("weight_hh", gates)], ["bias_ih", "bias_hh"]
+    )
+
+
+_CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_KINDS: dict[type[nn.Module], Callable[[Any], _Parts]] = {
+    nn.Linear: _dense,
+    **dict.fromkeys(_CONVOLUTIONS, _conv),
+    nn.MultiheadAttention: _attention,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _recurrent),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), _cell),
+}
+
+
+def _parts(module: Any) -> _Parts:
+    for kind, parts in _KINDS.items():
+        if isinstance(module, kind):
+            return parts(module)
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # of transformers, for GPT-2
+        return _gpt2(module)
+    known = ", ".join(kind.__name__ for kind in _KINDS)
+    raise OptionTypeError(
+        message(
+            "module",
+            type(module),
+            f"it should be one of {known}, or transformers' Conv1D",
+            "pass its layers one by one, or its weights to idi_ or idiz_ with layout=...",
+        )
+    )
+
+
+def _left_padding(module: Any) -> Sequence[int]:
+    if module.padding == "valid":
+        return [0] * len(module.kernel_size)
+    if module.padding == "same":  # PyTorch puts what is odd to the right
+        axes = zip(module.dilation, module.kernel_size, strict=True)
+        return [step * (k - 1) // 2 for step, k in axes]
+    return cast("tuple[int, ...]", module.padding)
+
+
+def _taps(module: nn.Module, taps: Taps | None, tap: Sequence[int] | None) -> dict[str, Any]:
+    """Choose how a kernel is filled: depthwise ones at the tap that passes the input unshifted."""
+    if isinstance(module, _CONVOLUTIONS):
+        if taps is None and module.groups == module.in_channels > 1:
+            taps = "center"
+        if taps == "center" and tap is None:
+            tap = identity_tap(_left_padding(module), module.dilation, module.kernel_size)
+    return {"taps": "channel_major" if taps is None else taps, "tap": tap}
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    try:
+        return module.get_parameter(name)
+    except AttributeError as problem:
+        raise OptionTypeError(
+            message(
+                "module",
+                type(module),
+                f"its {name!r} should be a plain torch.nn.Parameter",
+                "initialise it before weight norm, pruning or another parametrization",
+            )
+        ) from problem
+
+
+def layer_plans(
+    module: nn.Module,
+    role: Role = "transit",
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+) -> dict[str, Plan]:
+    """Decide the weights of one layer, and write nothing.
+
+    Known are Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, MultiheadAttention, LSTM, GRU, RNN
+    and their cells, and the Conv1D of transformers. Packed weights (q, k, v; gates) are cut into
+    their matrices. Spec sections 3, 4 and 6.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        One layer.
+    role : {"transit", "zero"}
+        The layer's. In a layer of several weights, "zero" is the role of those that make its
+        output: the out_proj of attention; in the last layer of a recurrent module weight_hr or,
+        where there is none, all gates. Its other weights are "transit".
+    gain, wide
+        For the weights in role "transit", as in :func:`idi_`.
+    eps : float
+        For the weights in role "zero", as in :func:`idiz_`.
+    taps : {"channel_major", "spatial_major", "center"}, optional
+        How a kernel becomes a matrix (section 3). Left out, it is "center" where each group has
+        one input channel (depthwise), else "channel_major".
+    tap : sequence of int, optional
+        The tap of ``taps="center"`` in the order D, H, W. Left out, it is the layer's identity
+        tap: its left padding divided by its dilation.
+    loosen, seed
+        Of the noise on weights in role "transit"; weight number k has the seed ``seed + k``.
+
+    Returns
+    -------
+    dict of str to Plan
+        By the names that ``module.named_parameters()`` uses, in a fixed order.
+
+    Raises
+    ------
+    OptionTypeError
+        If the layer is of another type, or a weight is no dense parameter of it.
+    ShapeError, LayoutError, OptionError
+        If an option does not fit, the layer is lazy and has not run yet, or its padding leaves it
+        no identity tap.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import layer_plans
+    >>> plans = layer_plans(torch.nn.MultiheadAttention(4, 2), "zero")
+    >>> {name: (p.role, p.blocks) for name, p in plans.items()}
+    {'in_proj_weight': ('transit', (4, 4, 4)), 'out_proj.weight': ('zero', None)}
+    """
+    made = {}
+    for k, (name, stored, last) in enumerate(_parts(module).weights):
+        options = {**_taps(module, taps, tap), **stored}
+        own = role if last else "transit"
+        if own == "transit":
+            options |= {"gain": gain, "wide": wide, "loosen": loosen}
+            options["seed"] = seed + k if loosen else seed
+        else:
+            options["eps"] = eps
+        made[name] = plan(shape_of(_parameter(module, name), name), own, **options)
+    return made
+
+
+def idi_layer_(
+    module: Module,
+    *,
+    gain: float = 1.0,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+) -> Module:
+    """Fill the weights of one layer with IDI_tau and its biases with 0, in place.
+
+    [P, Eq. 3], spec sections 1 and 3; see :func:`layer_plans` for the layers that are known.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        One layer.
+    gain, wide, taps, tap, loosen, seed
+        As in :func:`layer_plans`.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        As in :func:`layer_plans`.
+    DTypeError, RoundingError
+        As in :func:`idi_`. The layer is untouched after every error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import idi_layer_
+    >>> layer = idi_layer_(torch.nn.Linear(2, 3))
+    >>> layer(torch.tensor([5.0, 7.0])).tolist()
+    [5.0, 7.0, 5.0]
+    """
+    return _apply(module, "transit", taps, tap, gain=gain, wide=wide, loosen=loosen, seed=seed)
+
+
+def idiz_layer_(
+    module: Module,
+    *,
+    eps: float = 1e-6,
+    taps: Taps | None = None,
+    tap: Sequence[int] | None = None,
+) -> Module:
+    """Fill the last weights of one layer with IDIZ_eps, others with IDI, biases with 0, in place.
+
+    For the last layer of a residual branch; spec sections 2 and 3. Which weights are the last of
+    a layer that has several is said in :func:`layer_plans`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        One layer.
+    eps, taps, tap
+        As in :func:`layer_plans`.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
+        As in :func:`idi_layer_`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import idiz_layer_
+    >>> idiz_layer_(torch.nn.Conv2d(1, 2, 1), eps=0.25).weight.flatten().tolist()
+    [0.25, -0.25]
+    """
+    return _apply(module, "zero", taps, tap, eps=eps)
+
+
+def _apply(
+    module: Module, role: Role, taps: Taps | None, tap: Sequence[int] | None, **options: Any
+) -> Module:
+    plans = layer_plans(module, role, taps=taps, tap=tap, **options)
+    weights = [(_parameter(module, name), how) for name, how in plans.items()]
+    for weight, how in weights:
+        how.check(weight.dtype)
+    biases = []
+    for name in _parts(module).biases:
+        if attrgetter(name)(module) is not None:
+            biases.append(_parameter(module, name))
+            shape_of(biases[-1], name)
+    for weight, how in weights:
+        fill_(weight, how)
+    with torch.no_grad():
+        for bias in biases:
+            bias.zero_()
+    return module

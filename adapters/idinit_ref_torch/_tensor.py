@@ -1,0 +1,224 @@
+"""One tensor, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from idinit_ref import Plan, plan
+from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
+from idinit_ref.layout import Taps
+from idinit_ref.pattern import Wide
+
+__all__ = ["fill_", "idi_", "idiz_", "shape_of"]
+
+
+def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
+    """Return the shape of a tensor that can be filled in place, or raise for any other."""
+    if not isinstance(tensor, Tensor):
+        raise OptionTypeError(
+            message(
+                name,
+                type(tensor),
+                "it should be a torch.Tensor",
+                "pass a tensor or a parameter; for a layer use idi_layer_ or idiz_layer_",
+            )
+        )
+    if torch.nn.parameter.is_lazy(tensor):
+        raise ShapeError(
+            message(
+                name,
+                type(tensor),
+                "its shape should be known",
+                "run one forward pass through the lazy layer first",
+            )
+        )
+    # Wrappers (DTensor, quantised tensors) would take every write as one to all of their parts.
+    wrapper = type(tensor).__name__ if hasattr(tensor, "__tensor_flatten__") else None
+    unfit = "nested" if tensor.is_nested else wrapper
+    if unfit or tensor.layout is not torch.strided:
+        raise OptionTypeError(
+            message(
+                name,
+                unfit or tensor.layout,
+                "it should be one dense tensor: not sparse, not nested, and no wrapper of other "
+                "tensors, as a sharded one is",
+                "initialise the whole dense tensor first, then convert or shard it",
+            )
+        )
+    shape, strides, reach = tuple(tensor.shape), tensor.stride(), 0
+    if tensor.numel() == 0:
+        return shape
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1 and stride <= reach:
+            raise OptionError(
+                message(
+                    f"{name}.stride()",
+                    strides,
+                    f"in shape {shape} no two places should share memory",
+                    "clone() it first, or fill the tensor that was expanded",
+                )
+            )
+        reach += (size - 1) * stride
+    memory = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if memory <= tensor.storage_offset() + reach:
+        raise OptionError(
+            message(
+                f"{name}.untyped_storage().nbytes()",
+                tensor.untyped_storage().nbytes(),
+                f"shape {shape} in {tensor.dtype} needs more: its memory has been freed",
+                "gather it first, or initialise it before it is sharded",
+            )
+        )
+    return shape
+
+
+def fill_(tensor: Tensor, how: Plan) -> Tensor:
+    """Fill a tensor that `shape_of` has passed; validates the dtype before anything is written."""
+    how.check(tensor.dtype)
+    if tensor.is_meta or tensor.numel() == 0:
+        return tensor
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    extent = 1 + sum((size - 1) * stride for size, stride in steps)
+    with torch.no_grad():
+        tensor.zero_()
+        flat = tensor.as_strided((extent,), (1,), tensor.storage_offset())
+        how.write(flat, tensor.stride())
+    return tensor
+
+
+def idi_(
+    tensor: Tensor,
+    *,
+    gain: float = 1.0,
+    wide: Wide = "truncate",
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
+    """Fill a tensor with IDI_tau, in place: ``W[i, j] = tau if j = i mod n``.
+
+    [P, Eq. 3], spec section 1; for kernels IDIC_tau [P, Sec. 3.3], section 3. Gradients are not
+    recorded, and no random number generator is used or moved. Complex tensors get the imaginary
+    part 0; meta tensors are checked and left alone.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor, 2 to 5 axes (any number with `layout`)
+        Real floating or complex, of any strides that give each place memory of its own.
+    gain : float
+        tau; any finite non-zero real.
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What is done where there are more columns than rows.
+    layout : str, optional
+        A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
+        axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
+    groups, transposed
+        Of a convolution (spec section 4).
+    blocks : sequence of int, optional
+        Sizes that cut the O axis into matrices of their own, as packed q, k, v.
+    taps : {"channel_major", "spatial_major", "center"}
+        How a kernel becomes a matrix (section 3).
+    tap : sequence of int, optional
+        The tap of ``taps="center"`` in the order D, H, W; (k - 1) // 2 if left out.
+    loosen, seed
+        Standard deviation and seed of added noise [P, Sec. 3.1.1]; none by default.
+
+    Returns
+    -------
+    torch.Tensor
+        The same object, with its dtype, device, strides and requires_grad.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        If an option does not fit, or the tensor is no dense one with memory of its own.
+    DTypeError, RoundingError
+        If the dtype is neither real floating nor complex, or would round an entry to 0 or
+        infinity. The tensor is untouched after every error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import idi_
+    >>> idi_(torch.empty(2, 3, dtype=torch.bfloat16), gain=2)
+    tensor([[2., 0., 0.],
+            [0., 2., 0.]], dtype=torch.bfloat16)
+    """
+    how = plan(
+        shape_of(tensor),
+        "transit",
+        gain=gain,
+        wide=wide,
+        layout=layout,
+        groups=groups,
+        transposed=transposed,
+        blocks=blocks,
+        taps=taps,
+        tap=tap,
+        loosen=loosen,
+        seed=seed,
+    )
+    return fill_(tensor, how)
+
+
+def idiz_(
+    tensor: Tensor,
+    *,
+    eps: float = 1e-6,
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "channel_major",
+    tap: Sequence[int] | None = None,
+) -> Tensor:
+    """Fill a tensor with IDIZ_eps, in place: +eps and -eps in every row.
+
+    For the last weight of a residual branch; spec section 2, for kernels IDIZC_eps, section 3.
+    What is kept and what is never touched is as in :func:`idi_`.
+
+    Parameters
+    ----------
+    tensor, layout, groups, transposed, blocks, taps, tap
+        As in :func:`idi_`.
+    eps : float
+        Any finite non-zero real that is not 0 in the tensor's dtype.
+
+    Returns
+    -------
+    torch.Tensor
+        The same object, with its dtype, device, strides and requires_grad.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
+        As in :func:`idi_`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import idiz_
+    >>> idiz_(torch.empty(2, 3), eps=0.5)
+    tensor([[ 0.5000,  0.0000, -0.5000],
+            [ 0.0000,  0.5000, -0.5000]])
+    """
+    how = plan(
+        shape_of(tensor),
+        "zero",
+        eps=eps,
+        layout=layout,
+        groups=groups,
+        transposed=transposed,
+        blocks=blocks,
+        taps=taps,
+        tap=tap,
+    )
+    return fill_(tensor, how)

@@ -1,0 +1,579 @@
+"""Initializers and variables, on whichever backend Keras runs with; and all of it on JAX.
+
+One process has one Keras backend. Everything here holds on all of them, except two sections that
+only TensorFlow or JAX collect; the last test runs both files of this adapter on JAX.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import by_hand
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+import idinit_ref_tensorflow as it
+from idinit_ref import errors
+
+BACKEND = keras.backend.backend()
+KERAS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+FORMATS = {
+    "float32": (24, -126),
+    "float16": (11, -14),
+    "bfloat16": (8, -126),
+    "float8_e4m3fn": (4, -6),
+}
+# Keras (3.15) converts its variables with np.array(), which NumPy 2 wants to pass a copy keyword.
+keras_array = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def expected(shape, role="transit", dtype="float32", layout=None, **options):
+    """Spec by hand, rounded by hand, in Keras' axis order."""
+    exact = by_hand.weight(shape, role, layout=layout or KERAS[len(shape)], **options)
+    known = {value: by_hand.nearest(value, *FORMATS[dtype]) for value in np.unique(exact).tolist()}
+    return np.array([known[value] for value in exact.ravel().tolist()]).reshape(shape)
+
+
+def check(got, want, dtype="float32"):
+    assert keras.backend.standardize_dtype(got.dtype) == dtype
+    assert tuple(got.shape) == want.shape
+    assert np.array_equal(np.asarray(got).astype(np.float64), want)
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def variable(shape=(4, 3), dtype="float32"):
+    return keras.Variable(np.full(shape, 7), dtype=dtype)
+
+
+# The initializers' numbers ------------------------------------------------------------------
+
+sizes = st.integers(1, 5)
+gains = st.floats(0.01, 100).flatmap(lambda x: st.sampled_from([x, -x]))
+taps = st.sampled_from(["channel_major", "spatial_major", "center"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(sizes, min_size=2, max_size=5), gains, taps, st.data())
+def test_idi_is_the_spec_in_keras_axis_order(shape, gain, taps, data):
+    wide = data.draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
+    got = it.IDI(gain, wide=wide, taps=taps)(shape)
+    check(got, expected(tuple(shape), gain=gain, wide=wide, taps=taps))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(sizes, min_size=2, max_size=5), gains, taps)
+def test_idiz_is_the_spec_in_keras_axis_order(shape, eps, taps):
+    got = it.IDIZ(eps, taps=taps)(shape)
+    check(got, expected(tuple(shape), "zero", eps=eps, taps=taps))
+
+
+OPTIONS = [
+    ((3, 6), {"blocks": (2, 4)}),
+    ((6, 3), {"layout": "OI"}),
+    ((2, 3, 4), {"layout": "EIO"}),
+    ((3, 2, 6), {"groups": 3}),
+    ((3, 3, 6, 2), {"groups": 6, "transposed": True, "taps": "center"}),
+    ((3, 2, 2, 4), {"taps": "center", "tap": (2, 1)}),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, ((3, 6), {"loosen": 0.125, "seed": 5})])
+def test_idi_takes_every_option(shape, options):
+    check(it.IDI(0.3, **options)(shape), expected(shape, gain=0.3, **options))
+
+
+@pytest.mark.parametrize(("shape", "options"), OPTIONS)
+def test_idiz_takes_every_option(shape, options):
+    check(it.IDIZ(0.3, **options)(shape), expected(shape, "zero", eps=0.3, **options))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_every_dtype_is_rounded_once_to_nearest_even(dtype):
+    check(it.IDI(1 / 3)((4, 5), dtype=dtype), expected((4, 5), dtype=dtype, gain=1 / 3), dtype)
+    eps = 0.3 if dtype.startswith("float8") else 1e-6
+    check(it.IDIZ(eps)((4, 5), dtype), expected((4, 5), "zero", dtype, eps=eps), dtype)
+
+
+def test_float16_that_float32_would_round_twice():
+    gain = 1 + 2**-11 + 2**-30  # by way of float32 it is a tie, and goes down to 1
+    check(it.IDI(gain)((3, 2), "float16"), (1 + 2**-10) * np.eye(3, 2), "float16")
+
+
+def test_complex_has_no_imaginary_part():
+    got = np.asarray(it.IDI(-0.75)((4, 3), "complex64"))
+    assert got.dtype == np.complex64
+    assert np.array_equal(got, -0.75 * np.eye(4, 3) + 0j)
+
+
+def test_without_a_dtype_it_is_floatx():
+    before = keras.config.floatx()
+    keras.config.set_floatx("float16")
+    try:
+        check(it.IDI()((3, 2)), np.eye(3, 2), "float16")
+    finally:
+        keras.config.set_floatx(before)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 2, 3)])
+def test_empty_weights_are_weights(shape):
+    assert tuple(it.IDI()(shape).shape) == tuple(it.IDIZ()(shape).shape) == shape
+
+
+# The initializers as Keras objects --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        it.IDI(),
+        it.IDI(-0.75, wide="fold_rms", layout="IO", blocks=(1, 2), loosen=0.5, seed=3),
+        it.IDI(np.float32(0.5), groups=np.int64(2), taps="center", tap=(1, 0)),
+        it.IDIZ(),
+        it.IDIZ(0.5, layout="HWIO", transposed=True, groups=2, blocks=[4], taps="spatial_major"),
+    ],
+)
+def test_config_goes_around(made):
+    config = made.get_config()
+    assert json.loads(json.dumps(config)) == config
+    assert type(made).from_config(config).get_config() == config
+    assert made.clone().get_config() == config
+    served = keras.initializers.serialize(made)
+    again = keras.initializers.get(json.loads(json.dumps(served)))
+    assert type(again) is type(made)
+    assert again.get_config() == config
+
+
+def test_config_names_every_argument():
+    config = it.IDI(-0.75, blocks=(1, 2), taps="center", tap=(1, 1), groups=3).get_config()
+    assert config == {
+        "gain": -0.75,
+        "wide": "truncate",
+        "layout": None,
+        "groups": 3,
+        "transposed": False,
+        "blocks": [1, 2],
+        "taps": "center",
+        "tap": [1, 1],
+        "loosen": 0.0,
+        "seed": 0,
+    }
+    assert it.IDIZ(eps=0.5).get_config() == {
+        "eps": 0.5,
+        "layout": None,
+        "groups": 1,
+        "transposed": False,
+        "blocks": None,
+        "taps": "channel_major",
+        "tap": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("named", "gain"),
+    [
+        (it.IDI(gain=2.0), 2.0),
+        (it.IDI, 1.0),
+        ("idinit_ref>IDI", 1.0),
+        ({"class_name": "idinit_ref>IDI", "config": {"gain": 2.0}}, 2.0),
+    ],
+)
+def test_a_layer_takes_it_by_any_name(named, gain):
+    layer = keras.layers.Dense(5, kernel_initializer=named)
+    x = normal(2, 3)
+    y = np.asarray(layer(x))
+    assert np.array_equal(y, np.float32(gain) * x[:, [0, 1, 2, 0, 1]])
+
+
+@keras_array
+def test_a_saved_model_comes_back_whole(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(7, kernel_initializer=it.IDI(gain=-0.75, blocks=(4, 3))),
+            keras.layers.Dense(3, kernel_initializer=it.IDIZ(eps=0.5)),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    want = [expected((3, 7), gain=-0.75, blocks=(4, 3)), expected((7, 3), "zero", eps=0.5)]
+    for old, new, kernel in zip(model.layers, again.layers, want, strict=True):
+        assert type(new.kernel_initializer) is type(old.kernel_initializer)
+        assert new.kernel_initializer.get_config() == old.kernel_initializer.get_config()
+        check(new.kernel, kernel)
+    # And the reloaded initializer still makes the same weights.
+    check(again.layers[0].kernel_initializer((3, 7)), want[0])
+
+
+def test_mixed_precision_keeps_float32_variables():
+    layer = keras.layers.Dense(5, kernel_initializer=it.IDI(1 / 3), dtype="mixed_bfloat16")
+    y = layer(np.ones((2, 3), np.float32))
+    check(layer.kernel, expected((3, 5), gain=1 / 3))
+    check(y, np.full((2, 5), by_hand.nearest(1 / 3, *FORMATS["bfloat16"])), "bfloat16")
+
+
+def test_a_model_with_it_trains():
+    x, y = normal(8, 3), normal(8, 2)
+    model = keras.Sequential(
+        [
+            keras.layers.Dense(4, "tanh", kernel_initializer=it.IDI()),
+            keras.layers.Dense(2, kernel_initializer=it.IDIZ(1e-3)),
+        ]
+    )
+    model.compile("sgd", "mse")
+    before = model.evaluate(x, y, verbose=0)
+    model.fit(x, y, epochs=3, verbose=0)
+    assert model.evaluate(x, y, verbose=0) < before
+
+
+# Theorems of the spec, through Dense layers ------------------------------------------------------
+
+
+def dense(units, made, **options):
+    return keras.layers.Dense(units, kernel_initializer=made, use_bias=False, **options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, st.integers(0, 7), st.integers(-3, 3), st.integers(0, 99))
+def test_t1_and_t2_a_tall_layer_repeats_its_input(n, more, power, seed):
+    m, gain = n + more, 2.0**power
+    x = np.random.default_rng(seed).standard_normal((4, n)).astype(np.float32)
+    y = np.asarray(dense(m, it.IDI(gain))(x))
+    assert np.array_equal(y, gain * x[:, np.arange(m) % n])
+    # Whatever the covariance of x, output i has the variance of tau * x[i mod n].
+    assert np.array_equal(y.var(axis=0), (gain * x).var(axis=0)[np.arange(m) % n])
+
+
+@pytest.mark.parametrize(
+    ("wide", "is_identity"), [("truncate", True), ("fold_mean", True), ("fold_rms", False)]
+)
+def test_t4_wide_after_tall_is_the_identity(wide, is_identity):
+    x = normal(4, 3)
+    y = np.asarray(dense(3, it.IDI(wide=wide))(dense(6, it.IDI())(x)))
+    assert np.array_equal(x, y) == is_identity
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5, 2.0])
+def test_t6_a_chain_of_relu_layers(gain):
+    x = y = normal(4, 5)
+    for _ in range(6):
+        y = dense(5, it.IDI(gain), activation="relu")(y)
+    assert np.array_equal(np.asarray(y), gain**6 * np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("hidden", [3, 5, 8])
+def test_t7_a_residual_block_is_the_identity_at_first(hidden):
+    x, eps = normal(4, 5), 1e-3
+    f = np.asarray(dense(hidden, it.IDI(), activation="tanh")(x))
+    y = np.asarray(dense(5, it.IDIZ(eps))(f))
+    assert np.all(np.abs(y) <= 2 * eps * np.abs(f).max())
+    assert y.any()
+
+
+# Errors of the initializers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "parts"),
+    [
+        ({"gain": 0}, errors.OptionError, ["gain = 0", "finite non-zero"]),
+        ({"gain": "1"}, errors.OptionTypeError, ["gain = '1'", "write a float"]),
+        ({"wide": "fold"}, errors.OptionError, ["wide = 'fold'", "'fold_rms'"]),
+        ({"layout": "OO"}, errors.LayoutError, ["layout = 'OO'", "name every axis once"]),
+        ({"layout": 3}, errors.OptionTypeError, ["layout = 3", "string of axis letters"]),
+        ({"groups": 0}, errors.OptionError, ["groups = 0", ">= 1"]),
+        ({"transposed": 1}, errors.OptionTypeError, ["transposed = 1", "True or False"]),
+        ({"blocks": 5}, errors.OptionTypeError, ["blocks = 5", "blocks=(5,)"]),
+        ({"blocks": (1, -2)}, errors.OptionError, ["blocks = (1, -2)", "axis 1"]),
+        ({"blocks": (1, 2), "groups": 2}, errors.LayoutError, ["groups = 2", "divisor of 3"]),
+        ({"taps": "middle"}, errors.OptionError, ["taps = 'middle'", "'center'"]),
+        ({"tap": (1,)}, errors.OptionError, ["tap = (1,)", "add taps='center'"]),
+        ({"tap": "11", "taps": "center"}, errors.OptionTypeError, ["tap = '11'", "a tuple"]),
+        (
+            {"tap": (1,), "taps": "center", "layout": "HWIO"},
+            errors.OptionError,
+            ["tap = (1,)", "order D, H, W"],
+        ),
+        ({"loosen": -1}, errors.OptionError, ["loosen = -1", "standard deviation"]),
+        ({"seed": 0.5}, errors.OptionTypeError, ["seed = 0.5", "whole number"]),
+    ],
+)
+def test_a_wrong_option_fails_at_construction(options, error, parts):
+    with pytest.raises(error) as caught:
+        it.IDI(**options)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_a_wrong_eps_fails_at_construction():
+    with pytest.raises(errors.OptionError, match=r"eps = nan.* finite non-zero"):
+        it.IDIZ(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "parts"),
+    [
+        (((3,),), errors.ShapeError, ["shape = (3,)", "a bias is not a weight"]),
+        ((3,), errors.OptionTypeError, ["shape = 3", "shape=(3,)"]),
+        (((3, None),), errors.OptionTypeError, ["shape = (3, None)", "true length"]),
+        (((3, 2), "int32"), errors.DTypeError, ["dtype = 'int32'", "choose float64"]),
+        (((3, 2), "foo"), errors.DTypeError, ["dtype = 'foo'", "pass a name such as"]),
+        (((3, 2), None, "OI"), errors.OptionTypeError, ["layout = 'OI'", "IDI(layout='OI')"]),
+    ],
+)
+def test_a_wrong_call_says_so(arguments, error, parts):
+    with pytest.raises(error) as caught:
+        it.IDI()(*arguments)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_eps_that_fp8_cannot_hold_is_refused():
+    with pytest.raises(errors.RoundingError, match=r"eps = 1e-06.*use at least 0\.001953125"):
+        it.IDIZ()((3, 3), "float8_e4m3fn")
+
+
+# Variables in place ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_variable_keeps_its_identity_shape_and_dtype(dtype):
+    kernel = variable((3, 5), dtype)
+    assert it.idi_(kernel, gain=1 / 3) is kernel
+    check(kernel, expected((3, 5), dtype=dtype, gain=1 / 3), dtype)
+    eps = 0.3 if dtype.startswith("float8") else 1e-6
+    assert it.idiz_(kernel, eps=eps) is kernel
+    check(kernel, expected((3, 5), "zero", dtype, eps=eps), dtype)
+
+
+@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, ((3, 6), {"loosen": 0.125, "seed": 5})])
+def test_idi_in_place_takes_every_option(shape, options):
+    check(it.idi_(variable(shape), gain=0.3, **options), expected(shape, gain=0.3, **options))
+
+
+@pytest.mark.parametrize(("shape", "options"), OPTIONS)
+def test_idiz_in_place_takes_every_option(shape, options):
+    want = expected(shape, "zero", eps=0.3, **options)
+    check(it.idiz_(variable(shape), eps=0.3, **options), want)
+
+
+def test_in_place_a_fold():
+    got = it.idi_(variable((5, 2)), wide="fold_rms")
+    check(got, expected((5, 2), wide="fold_rms"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "error", "parts"),
+    [
+        ((4, 3), "int32", {}, errors.DTypeError, ["'int32'", "choose float64"]),
+        ((4,), "float32", {}, errors.ShapeError, ["shape = (4,)", "set it to 0"]),
+        ((4, 3), "float32", {"gain": 0}, errors.OptionError, ["gain = 0", "non-zero"]),
+        ((4, 3), "float32", {"groups": 2}, errors.LayoutError, ["groups = 2", "divisor of 3"]),
+        ((4, 3), "float16", {"gain": 1e6}, errors.RoundingError, ["gain = 1000000.0", "smaller"]),
+    ],
+)
+def test_an_error_leaves_the_variable_alone(shape, dtype, options, error, parts):
+    kernel = variable(shape, dtype)
+    with pytest.raises(error) as caught:
+        it.idi_(kernel, **options)
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert np.all(np.asarray(kernel) == 7)
+
+
+def test_noise_that_overflows_leaves_the_variable_alone():
+    kernel = variable(dtype="float16")
+    with pytest.raises(errors.RoundingError, match=r"gain \+ noise.*float16 is 65504.*smaller"):
+        it.idi_(kernel, loosen=60000.0)
+    assert np.all(np.asarray(kernel) == 7)
+
+
+@pytest.mark.parametrize("change", [it.idi_, it.idiz_])
+def test_what_is_no_variable_is_refused(change):
+    array = np.full((4, 3), 7.0)
+    with pytest.raises(errors.OptionTypeError, match=r"variable = 'ndarray'.*pass layer\.kernel"):
+        change(array)
+    assert np.all(array == 7)
+
+
+def test_a_variable_that_holds_nothing_yet_is_refused():
+    with keras.StatelessScope():
+        late = keras.Variable(keras.initializers.Ones(), shape=(4, 3), name="late")
+        with pytest.raises(errors.OptionError, match=r"variable = 'late'.*StatelessScope"):
+            it.idi_(late)
+    check(late, np.ones((4, 3)))
+
+
+# Packaging -------------------------------------------------------------------------------------
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_keras_the_extra_is_named():
+    done = python("import sys; sys.modules['keras'] = None; import idinit_ref_tensorflow")
+    assert done.returncode != 0
+    assert 'pip install "idinit-ref[tensorflow]"' in done.stderr
+
+
+def test_keras_on_jax_needs_no_tensorflow():
+    code = """
+import sys
+sys.modules["tensorflow"] = None
+import idinit_ref_tensorflow as it, keras
+layer = keras.layers.Dense(5, kernel_initializer=it.IDI())
+layer.build((None, 3))
+it.idi_layer_(it.idiz_layer_(layer))
+it.idi_(layer.kernel, gain=2.0)
+print(keras.ops.convert_to_numpy(keras.ops.sum(layer.kernel)))
+"""
+    done = python(code, KERAS_BACKEND="jax")
+    assert done.stdout.strip() == "10.0", done.stderr
+
+
+# TensorFlow alone ------------------------------------------------------------------------------
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    @pytest.mark.parametrize("dtype", FORMATS)
+    def test_a_tf_variable_keeps_its_identity_shape_and_dtype(dtype):
+        kernel = tf.Variable(tf.cast(tf.fill((3, 5), 7.0), dtype))
+        assert it.idi_(kernel, gain=1 / 3) is kernel
+        check(kernel, expected((3, 5), dtype=dtype, gain=1 / 3), dtype)
+
+    def test_a_complex_tf_variable():
+        kernel = tf.Variable(np.full((3, 5), 7j, np.complex64))
+        assert it.idiz_(kernel, eps=0.5) is kernel
+        assert kernel.dtype == tf.complex64
+        assert np.array_equal(kernel.numpy(), expected((3, 5), "zero", eps=0.5) + 0j)
+
+    def test_a_float64_tf_variable_is_exact():
+        kernel = it.idi_(tf.Variable(np.full((3, 5), 7.0)), gain=1 / 3)
+        assert np.array_equal(kernel.numpy(), by_hand.weight((3, 5), gain=1 / 3, layout="IO"))
+
+    @pytest.mark.parametrize("dtype", ["int32", "string", "qint8"])
+    def test_a_tf_variable_that_cannot_hold_it_is_left_alone(dtype):
+        value = np.full((3, 5), b"7" if dtype == "string" else 7)
+        kernel = tf.Variable(
+            tf.quantization.quantize(value.astype("float32"), 0, 9, tf.qint8).output
+            if dtype == "qint8"
+            else tf.constant(value, dtype)
+        )
+        before = kernel.numpy().tolist()
+        with pytest.raises(errors.DTypeError, match=dtype):
+            it.idi_(kernel)
+        assert kernel.numpy().tolist() == before
+
+    def test_a_tf_dtype_and_a_tf_shape():
+        check(it.IDI()(tf.TensorShape((3, 2)), tf.bfloat16), np.eye(3, 2), "bfloat16")
+
+    def test_inside_a_tf_function():
+        kernel = tf.Variable(tf.fill((3, 5), 7.0))
+        initial = it.IDI(0.5)
+
+        @tf.function
+        def both():
+            it.idi_(kernel, gain=0.25)
+            return initial((3, 5))
+
+        check(both(), expected((3, 5), gain=0.5))
+        check(kernel, expected((3, 5), gain=0.25))
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_a_layer_that_is_built_inside_a_tf_function(compiled):
+        layer = dense(5, it.IDI())
+        x = normal(2, 3)
+        y = tf.function(layer, jit_compile=compiled)(tf.constant(x))
+        assert np.array_equal(y.numpy(), x[:, [0, 1, 2, 0, 1]])
+
+
+# JAX alone -------------------------------------------------------------------------------------
+
+if BACKEND == "jax":
+    import jax
+
+    def split(axis):
+        devices = np.array(jax.devices())
+        names = [None, None]
+        names[axis] = "model"
+        mesh = jax.sharding.Mesh(devices, ("model",))
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names))
+
+    @pytest.mark.parametrize("axis", [0, 1])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_sharding_is_followed(axis, dtype):
+        sharding, shape = split(axis), (8, 12)
+        got = it.IDI(1 / 3)(shape, dtype, layout=sharding)
+        assert got.sharding == sharding
+        assert len(got.addressable_shards) == len(jax.devices())
+        check(got, expected(shape, dtype=dtype, gain=1 / 3), dtype)
+
+    def test_a_distributed_model_is_followed():
+        count = len(jax.devices())
+        mesh = keras.distribution.DeviceMesh((1, count), ("batch", "model"))
+        layouts = keras.distribution.LayoutMap(mesh)
+        layouts["dense.*kernel"] = (None, "model")
+        spread = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+        with spread.scope():
+            layer = dense(12, it.IDIZ(0.5), name="dense_spread")
+            layer.build((None, 8))
+            check(it.IDI()((8, 12), layout=layouts["dense_spread/kernel"]), expected((8, 12)))
+        shards = layer.kernel.value.addressable_shards
+        assert {shard.data.shape for shard in shards} == {(8, 12 // count)}
+        check(layer.kernel, expected((8, 12), "zero", eps=0.5))
+        it.idi_(layer.kernel)
+        check(layer.kernel, expected((8, 12)))
+        assert {shard.data.shape for shard in layer.kernel.value.addressable_shards} == {
+            (8, 12 // count)
+        }
+
+    def test_under_jit():
+        got = jax.jit(lambda x: x @ it.IDI()((3, 5)))(normal(2, 3))
+        assert np.array_equal(got, normal(2, 3)[:, [0, 1, 2, 0, 1]])
+
+
+# All of this adapter on JAX --------------------------------------------------------------------
+
+if BACKEND != "jax":
+
+    def test_everything_holds_on_jax():
+        here = Path(__file__)
+        files = [str(here), str(here.with_name("test_tensorflow_layers.py"))]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+            cwd=here.parents[2],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of many tiny programs, each run once
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        passed = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
+        assert passed is not None, done.stdout[-1000:]  # none skipped, and none failed
+        assert int(passed[1]) >= 300, passed[0]
