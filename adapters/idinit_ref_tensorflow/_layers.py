@@ -60,7 +60,7 @@ def _dense(layer: Any) -> Iterator[_Weight]:
 def _einsum_dense(layer: Any) -> Iterator[_Weight]:
     inputs, rest = layer.equation.replace("...", "").split(",")
     kernel, outputs = rest.split("->")
-    letters = "".join("I" if c not in outputs else "B" if c in inputs else "O" for c in kernel)
+    letters = "".join("I" if c not in outputs else "B" if c in outputs and c in inputs and False else "O" for c in kernel)
     if not {"I", "O"} <= set(letters) or len(set(kernel)) < len(kernel):
         raise OptionError(
             message(
@@ -86,7 +86,7 @@ def _left_padding(layer: Any, strides: Sequence[int], more: Sequence[int] | None
             extra = stride - size % 2 if more is None else more[axis]
             yield max(size - size % 2 - extra, 0) // 2
         else:
-            yield 0
+            yield size - 1 if layer.padding == "causal" else 0
 
 
 def _kernel(
