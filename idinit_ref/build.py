@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
-from array_api_compat import numpy as numpy_namespace
 from numpy.typing import NDArray
 
 from .dtypes import Format, format_of
@@ -63,9 +62,7 @@ class Target(NamedTuple):
 
 
 def _namespace(xp: Any) -> Any:
-    """Return the array namespace of a module, of an array, or NumPy's for None."""
-    if xp is None:
-        return numpy_namespace
+    """Return the array namespace of a module or of an array."""
     try:
         sample = xp if array_api_compat.is_array_api_obj(xp) else xp.empty((0,))
         return array_api_compat.array_namespace(sample)
@@ -83,28 +80,30 @@ def _namespace(xp: Any) -> Any:
 
 def resolve(xp: Any, dtype: Any, device: Any) -> Target:
     """Find namespace, dtype and device by making one scalar; DTypeError for an unfit dtype."""
-    xp = _namespace(xp)
-    if xp is numpy_namespace and device in (None, "cpu"):
-        probe = np.zeros((), dtype=_numpy_dtype(dtype))
-        return Target(xp, probe.dtype, format_of(probe.dtype), device, "write")
+    if (xp is None or xp is np) and device in (None, "cpu"):
+        # NumPy itself: array_api_compat's wrapper of it takes long to import.
+        found = _numpy_dtype(dtype)
+        return Target(np, found, format_of(found), None, "write")
+    xp = _namespace(np.empty(0) if xp is None else xp)
     try:
         probe = xp.zeros((), dtype=dtype, device=device)
-    except (ValueError, RuntimeError, AssertionError) as problem:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
+        said = str(problem).splitlines()[0]
+        if device is None or (isinstance(problem, TypeError) and dtype is not None):
+            raise DTypeError(
+                message(
+                    "dtype",
+                    dtype,
+                    f"{xp.__name__} should know it, and said: {said}",
+                    "pass one of that namespace's own floating or complex dtypes",
+                )
+            ) from problem
         raise OptionError(
             message(
                 "device",
                 device,
-                f"{xp.__name__} should reach it, and said: {str(problem).splitlines()[0]}",
+                f"{xp.__name__} should reach it, and said: {said}",
                 "pass a device of that namespace, or leave device out",
-            )
-        ) from problem
-    except TypeError as problem:
-        raise DTypeError(
-            message(
-                "dtype",
-                dtype,
-                f"{xp.__name__} should know it, and said: {problem}",
-                "pass one of that namespace's own floating or complex dtypes",
             )
         ) from problem
     if array_api_compat.is_dask_namespace(xp):
@@ -153,7 +152,8 @@ def like(array: Any, values: NDArray[np.float64]) -> Any:
 
 def zeros(target: Target, shape: tuple[int, ...]) -> Any:
     """Return zeros where a target says."""
-    return target.xp.zeros(shape, dtype=target.dtype, device=target.device)
+    device = {} if target.device is None else {"device": target.device}
+    return target.xp.zeros(shape, dtype=target.dtype, **device)
 
 
 def write(flat: Any, runs: Iterable[Run]) -> None:

@@ -169,3 +169,11 @@ def test_loosening_is_numpy_noise_row_by_row(size, seed):
     for r in range(m):
         drawn = np.random.Generator(np.random.Philox(key=[seed, r])).standard_normal(n)
         np.testing.assert_allclose(noise[r], 0.5 * drawn, atol=1e-15)
+
+
+@given(st.integers(1, 8), st.integers(0, 99))
+def test_what_does_not_hold_in_a_branch_four_times_as_wide(m, seed):
+    """The documentation's two warnings: unused columns, and copies that cancel."""
+    last, first = ir.idiz((m, 4 * m), eps=0.5), ir.idi((4 * m, m))
+    assert np.flatnonzero(last.any(axis=0)).tolist() == list(range(2 * m))
+    assert not (last @ np.maximum(first @ signal(m, seed), 0)).any()
