@@ -67,7 +67,8 @@ class Initializer:
             floating dtype; float64 becomes float32 as everywhere in JAX unless x64 is enabled.
         out_sharding : NamedSharding or PartitionSpec, optional
             How the result is to lie on the devices; a PartitionSpec needs ``jax.set_mesh``. Each
-            shard is made on its own. Besides explicit mesh axes, auto ones are served too.
+            shard is made on its own (but cut from the whole where several axes count as one).
+            Besides explicit mesh axes, which JAX's own initialisers serve, auto ones do.
 
         Returns
         -------

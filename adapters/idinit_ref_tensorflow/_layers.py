@@ -60,7 +60,7 @@ def _dense(layer: Any) -> Iterator[_Weight]:
 def _einsum_dense(layer: Any) -> Iterator[_Weight]:
     inputs, rest = layer.equation.replace("...", "").split(",")
     kernel, outputs = rest.split("->")
-    letters = "".join("I" if c not in outputs else "B" if c in outputs and c in inputs and False else "O" for c in kernel)
+    letters = "".join("I" if c not in outputs else "B" if c in inputs else "O" for c in kernel)
     if not {"I", "O"} <= set(letters) or len(set(kernel)) < len(kernel):
         raise OptionError(
             message(

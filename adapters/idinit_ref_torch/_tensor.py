@@ -35,7 +35,7 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
                 "run one forward pass through the lazy layer first",
             )
         )
-    # Wrappers (DTensor, quantised tensors) would take every write as one to all of their parts.
+    # A wrapper, as DTensor is, would fill each of its parts as if it were the whole.
     wrapper = type(tensor).__name__ if hasattr(tensor, "__tensor_flatten__") else None
     unfit = "nested" if tensor.is_nested else wrapper
     if unfit or tensor.layout is not torch.strided:

@@ -492,6 +492,10 @@ for kind, mesh in meshes.items():
         assert layer.bias.get_value().sharding.is_equivalent_to(NamedSharding(mesh, P("y")), 1)
         assert layer.kernel.get_metadata("out_sharding") == P("x", "y")
         np.testing.assert_array_equal(layer.kernel.get_value(), ij.idi()(None, (8, 12)))
+        graph, state = nnx.split(layer)
+        traced = jax.make_jaxpr(lambda s: nnx.state(ij.idi_layer_(nnx.merge(graph, s))))(state)
+        assert "sharding_constraint" not in str(traced)  # auto axes are left to the compiler
+        assert ("reshard" in str(traced)) == (kind == AxisType.Explicit)
         nnx.jit(lambda layer: ij.idiz_layer_(layer, eps=0.5) and None)(layer)
         np.testing.assert_array_equal(layer.kernel.get_value(), ij.idiz(eps=0.5)(None, (8, 12)))
         if kind == AxisType.Explicit:

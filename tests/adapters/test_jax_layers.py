@@ -111,6 +111,7 @@ def test_linear_keeps_its_parameters_and_holds_the_by_hand_bits(dtype):
     ):
         assert write() is layer
         assert layer.kernel is kernel_before
+        assert not layer.kernel[...].committed
         assert layer.kernel.get_metadata() == metadata
         assert metadata["note"] == "mine"
         assert layer.kernel[...].dtype == layer.bias[...].dtype == jnp.dtype(dtype)

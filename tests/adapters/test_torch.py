@@ -322,7 +322,6 @@ def test_a_dtype_that_holds_no_weight(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*deprecated")
 def test_a_quantised_tensor():
     refused(
         errors.DTypeError,
