@@ -252,7 +252,7 @@ def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
     tensorflow = sys.modules.get("tensorflow")
     if isinstance(variable, keras.Variable):
         value = variable._value  # stays what is stored, also where Keras casts reads
-        if False:
+        if value is None:
             raise OptionError(
                 message(
                     "variable",
