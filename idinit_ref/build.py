@@ -192,12 +192,12 @@ def chunks(
     target: Target, shape: tuple[int, ...], block: Callable[[tuple[slice, ...]], NDArray[Any]]
 ) -> Any:
     """Return a lazy dask array whose chunks are made by ``block(slices)``, each when needed."""
-    like = zeros(target, shape)
+    empty = zeros(target, shape)
 
     def chunk(part: Any, block_info: Any = None) -> Any:
         where = block_info[0]["array-location"]
         return block(tuple(slice(a, b) for a, b in where)).reshape(part.shape)
 
     return target.xp.map_blocks(
-        chunk, like, dtype=target.dtype, meta=np.empty((0,) * len(shape), target.dtype)
+        chunk, empty, dtype=target.dtype, meta=np.empty((0,) * len(shape), target.dtype)
     )

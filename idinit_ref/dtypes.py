@@ -6,7 +6,7 @@ rounds here, once and to nearest even, and hands every framework a value that it
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,12 @@ def format_of(dtype: object) -> Format:
     >>> format_of(np.dtype("float16")).smallest
     5.960464477539063e-08
     """
-    name = str(dtype).rsplit(".", 1)[-1]
+    name = getattr(dtype, "name", None)  # of NumPy, JAX and TensorFlow
+    if not isinstance(name, str):
+        try:
+            name = np.dtype(cast("Any", dtype)).name
+        except TypeError:
+            name = str(dtype).rsplit(".", 1)[-1]  # of PyTorch, or one that NumPy lacks
     try:
         return FORMATS[name]
     except KeyError:

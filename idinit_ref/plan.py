@@ -6,7 +6,8 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import copysign, isfinite, prod
+from math import isfinite, prod
+from numbers import Real
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from . import build as _build
 from .dtypes import Format, format_of, round_array, round_value
 from .errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
+from .lattice import keys, lines, nnz
 from .layout import DEFAULT_LAYOUTS, Box, Layout, Sheet, Taps, strides_of
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
-__all__ = ["Plan", "idi", "idiz", "plan"]
+__all__ = ["Plan", "either", "idi", "idiz", "plan"]
 
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
 
@@ -88,7 +90,7 @@ class Plan:
     tap: tuple[int, ...] | None = None
     loosen: float = 0.0
     seed: int = 0
-    _layout: Layout = field(init=False, repr=False, compare=False)
+    axes: Layout = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def settle(name: str, value: object) -> None:
@@ -134,7 +136,7 @@ class Plan:
                 )
             )
         settle(
-            "_layout",
+            "axes",
             Layout(
                 self.shape,
                 self.layout,
@@ -156,21 +158,39 @@ class Plan:
         >>> ir.plan((12, 2, 3, 3), groups=4).matrices
         ((3, 18, 4),)
         """
-        at = self._layout
+        at = self.axes
         return tuple((p.m, at.columns, p.copies * at.copies) for p in at.pieces)
 
     @property
     def nnz(self) -> int:
         """How many entries are not zero (all of a matrix's when it is loosened)."""
         return sum(
-            copies * (m * n if self.loosen else sum(t.nnz for t in self._terms(m)))
+            copies * (m * n if self.loosen else sum(map(nnz, self.terms(m))))
             for m, n, copies in self.matrices
         )
 
-    def _terms(self, m: int) -> tuple[Term, ...]:
+    def terms(self, m: int) -> tuple[Term, ...]:
+        """Return the closed form of this weight's matrices of m rows.
+
+        Parameters
+        ----------
+        m : int
+            The rows of one of `matrices`.
+
+        Returns
+        -------
+        tuple of idinit_ref.pattern.Term
+            One for each value, without noise.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((3, 2)).terms(3)
+        (Term(value=1.0, rows=range(0, 3), columns=range(0, 2), shift=0, period=2),)
+        """
         if self.role == "transit":
-            return idi_terms(m, self._layout.columns, self.gain, self.wide)
-        return idiz_terms(m, self._layout.columns, self.eps)
+            return idi_terms(m, self.axes.columns, self.gain, self.wide)
+        return idiz_terms(m, self.axes.columns, self.eps)
 
     def entries(
         self, index: tuple[slice, ...] | None = None
@@ -202,6 +222,7 @@ class Plan:
         ([0, 2, 5, 7], [1e-06, -1e-06, 1e-06, -1e-06])
         """
         box = self._box(index)
+        _countable(tuple(len(span) for span in box))
         strides = strides_of([len(span) for span in box])
         if self.loosen:
             found = [
@@ -319,14 +340,17 @@ class Plan:
             A one-dimensional array of any namespace that can be written to: the memory of a
             weight of this shape, from its first element on.
         strides : sequence of int, optional
-            Elements between neighbours on each axis; row-major if left out.
+            Elements between neighbours on each axis, none of which share memory; row-major if
+            left out.
 
         Raises
         ------
         ShapeError
-            If the array is too short, or the strides are not one positive number for each axis.
+            If the array is not flat or too short, or the strides do not fit.
+        OptionTypeError
+            If the array cannot be written to.
         DTypeError, RoundingError
-            As in :meth:`build`; nothing is written then.
+            As in :meth:`build`; nothing is written on any error.
 
         Examples
         --------
@@ -337,26 +361,9 @@ class Plan:
         array([[1., 0., 0.],
                [0., 1., 0.]])
         """
-        steps = strides_of(self.shape) if strides is None else tuple(strides)
-        if len(steps) != len(self.shape) or any(step < 0 for step in steps):
-            raise ShapeError(
-                message(
-                    "strides",
-                    steps,
-                    f"there should be one number >= 0 for each axis of shape {self.shape}",
-                    "count in elements, not in bytes",
-                )
-            )
-        last = sum((size - 1) * step for size, step in zip(self.shape, steps, strict=True))
-        if prod(self.shape) and last >= flat.shape[0]:
-            raise ShapeError(
-                message(
-                    "flat",
-                    tuple(flat.shape),
-                    f"shape {self.shape} with strides {steps} needs {last + 1} elements",
-                    "pass a view of all its memory",
-                )
-            )
+        steps = strides_of(self.shape)
+        if strides is not None:
+            steps = _sizes("strides", strides, ShapeError, "count in elements, not in bytes")
         if not _build.is_writable(flat):
             raise OptionTypeError(
                 message(
@@ -366,9 +373,27 @@ class Plan:
                     "use build() or block(), which return a new array",
                 )
             )
+        self._check_memory(tuple(flat.shape), steps)
         self._fill(flat, self._box(None), steps, format_of(flat.dtype))
 
     # Inside ---------------------------------------------------------------------------------
+
+    def _check_memory(self, flat: tuple[int, ...], steps: tuple[int, ...]) -> None:
+        """Raise unless flat memory has a place of its own for every entry."""
+        if len(steps) != len(self.shape):
+            should = f"there should be one number for each axis of shape {self.shape}"
+            raise ShapeError(message("strides", steps, should, "count in elements, not in bytes"))
+        if prod(self.shape) == 0:
+            return
+        reach = 0
+        for step, size in sorted(zip(steps, self.shape, strict=True)):
+            if size > 1 and step <= reach:
+                should = f"in shape {self.shape} no two places should share memory"
+                raise ShapeError(message("strides", steps, should, "write to a copy of its own"))
+            reach += (size - 1) * step
+        if len(flat) != 1 or flat[0] <= reach:
+            should = f"shape {self.shape} with strides {steps} needs one axis of {reach + 1} places"
+            raise ShapeError(message("flat", flat, should, "pass a flat view of all its memory"))
 
     def _box(self, index: tuple[slice, ...] | None) -> Box:
         if index is None:
@@ -405,6 +430,7 @@ class Plan:
 
     def _array(self, box: Box, target: _build.Target) -> Any:
         shape = tuple(len(span) for span in box)
+        _countable(shape)
         self._rounded(target.format)
         if target.way == "write":
             flat = _build.zeros(target, (prod(shape),))
@@ -430,12 +456,12 @@ class Plan:
         self, box: Box, strides: Sequence[int], rounded: dict[float, float] | None
     ) -> Iterator[_build.Run]:
         """Yield where the entries of a box lie, in memory of these strides."""
-        for sheet in self._layout.sheets(box, strides):
+        for sheet in self.axes.sheets(box, strides):
             repeats = tuple((repeat.times, repeat.stride) for repeat in sheet.repeats)
-            for term in self._terms(sheet.m):
+            for term in self.terms(sheet.m):
                 value = term.value if rounded is None else rounded[term.value]
                 for strip in sheet.strips:
-                    for line in term.lines(sheet.rows, strip.first, strip.step, strip.length):
+                    for line in lines(term, sheet.rows, strip.first, strip.step, strip.length):
                         row = line.row - sheet.rows.start
                         start = row * sheet.row_stride + line.item * strip.stride
                         step = line.row_step * sheet.row_stride + line.item_step * strip.stride
@@ -448,13 +474,13 @@ class Plan:
     def _matches(self, target: _build.Target, box: Box) -> Iterator[_build.Match]:
         """Yield the entries of a box as comparisons of broadcastable integer arrays."""
         xp, rounded = target.xp, self._rounded(target.format)
-        output, column = self._layout.row_grid(xp, box), self._layout.column_grid(xp, box)
-        for piece in self._layout.pieces:
+        output, column = self.axes.row_grid(xp, box), self.axes.column_grid(xp, box)
+        for piece in self.axes.pieces:
             row = output - piece.start
             ours = (row >= 0) & (row < piece.m * piece.copies)
             row = xp.where(ours, row % max(piece.m, 1), -1)
-            for term in self._terms(piece.m):
-                rows, columns = term.keys(xp, row, column)
+            for term in self.terms(piece.m):
+                rows, columns = keys(term, xp, row, column)
                 yield _build.Match(rounded[term.value], rows, columns)
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
@@ -469,13 +495,13 @@ class Plan:
         self, box: Box, strides: Sequence[int]
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Yield IDI's rows with their noise (spec section 5), strip by strip."""
-        for sheet in self._layout.sheets(box, strides):
+        for sheet in self.axes.sheets(box, strides):
             for offset, first_row in _copies(sheet):
                 for i in sheet.rows:
                     r = first_row + i - sheet.rows.start
-                    row = self.loosen * _noise(self.seed, r, self._layout.columns)
-                    for term in self._terms(sheet.m):
-                        for line in term.lines(range(i, i + 1), 0, 1, self._layout.columns):
+                    row = self.loosen * _noise(self.seed, r, self.axes.columns)
+                    for term in self.terms(sheet.m):
+                        for line in lines(term, range(i, i + 1), 0, 1, self.axes.columns):
                             row[line.item :: line.item_step or 1][: line.length] += term.value
                     start = offset + (i - sheet.rows.start) * sheet.row_stride
                     for strip in sheet.strips:
@@ -690,14 +716,54 @@ def idiz(
     ).build(xp, dtype, device)
 
 
+def either(
+    shape: Sequence[int],
+    role: Role,
+    number: int = 0,
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    loosen: float = 0.0,
+    seed: int = 0,
+    **stored: Any,
+) -> Plan:
+    """Decide weight `number` of a layer, from the options of both roles.
+
+    The adapters' layer calls take options for transit and zero weights together. All of them are
+    validated, and those of `role` are used; a loosened weight has the seed ``seed + number``.
+
+    >>> either((2, 3), "zero", gain=2.0, eps=0.5).eps
+    0.5
+    """
+    noisy = Plan((0, 0), gain=gain, wide=wide, loosen=loosen, seed=seed)
+    zero = Plan((0, 0), "zero", eps=eps)
+    if role == "zero":
+        return plan(shape, role, eps=zero.eps, **stored)
+    seed = noisy.seed + number if noisy.loosen else noisy.seed
+    return plan(shape, role, gain=gain, wide=wide, loosen=loosen, seed=seed, **stored)
+
+
+def _countable(shape: tuple[int, ...]) -> None:
+    if prod(shape) >= 2**63:
+        raise ShapeError(
+            message(
+                "shape",
+                shape,
+                f"{prod(shape):.3g} places are more than an array can count",
+                "ask for a part of it: block(index) or entries(index)",
+            )
+        )
+
+
 @lru_cache(maxsize=4096)
 def _rounded(plan: Plan, to: Format) -> dict[float, float]:
     folded = plan.wide != "truncate" and any(m < n for m, n, _ in plan.matrices)
     what = "eps" if plan.role == "zero" else f"gain after {plan.wide}" if folded else "gain"
-    values = {term.value for m, _, _ in plan.matrices for term in plan._terms(m)}
+    values = dict.fromkeys(term.value for m, _, _ in plan.matrices for term in plan.terms(m))
     if plan.loosen and values:
         round_value(plan.loosen, to, "loosen")
-    return {value: copysign(round_value(abs(value), to, what), value) for value in values}
+    return {value: round_value(value, to, what) for value in values}
 
 
 def _noise(seed: int, row: int, n: int) -> NDArray[np.float64]:
@@ -746,7 +812,12 @@ def _integer(name: str, value: object, low: int, high: int | None = None) -> int
     return number
 
 
-def _sizes(name: str, values: object, error: type[ShapeError | OptionError]) -> tuple[int, ...]:
+def _sizes(
+    name: str,
+    values: object,
+    error: type[ShapeError | OptionError],
+    cure: str = "write its true length",
+) -> tuple[int, ...]:
     """Return non-negative integers as a tuple; bool and float are no sizes."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise OptionTypeError(
@@ -760,26 +831,27 @@ def _sizes(name: str, values: object, error: type[ShapeError | OptionError]) -> 
     out = []
     for axis, size in enumerate(values):
         try:
-            out.append(_integer(name, size, low=0))
+            out.append(_integer(name, size, low=0, high=2**63))
         except (OptionError, OptionTypeError) as problem:
             kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
             raise (error if isinstance(problem, OptionError) else OptionTypeError)(
                 message(
                     name,
                     tuple(values),
-                    f"every axis should be an integer >= 0; axis {axis} is {kind}",
-                    "write its true length",
+                    f"every axis should be an integer >= 0 and < 2**63; axis {axis} is {kind}",
+                    cure,
                 )
             ) from None
     return tuple(out)
 
 
 def _real(name: str, value: object, zero: bool = False) -> float:
-    if isinstance(value, (bool, np.bool_, str)) or not hasattr(value, "__float__"):
-        raise OptionTypeError(message(name, value, "it should be a real number", "write a float"))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        cure = "pass a Python float, known when the plan is made (of an array or tensor: float(x))"
+        raise OptionTypeError(message(name, value, "it should be a real number", cure))
     try:
-        number = float(cast("Any", value))
-    except (TypeError, ValueError, OverflowError):
+        number = float(value)
+    except OverflowError:
         number = float("nan")
     if not isfinite(number) or (number == 0.0 and not zero) or (zero and number < 0):
         sort = "finite and not negative" if zero else "finite and not 0"

@@ -112,7 +112,7 @@ ROWS = [
         errors.IndexingError,
         ["0.5", "integer"],
     ),
-    (lambda: ir.plan((4, 4)).write(np.zeros(15)), errors.ShapeError, ["(15,)", "16 elements"]),
+    (lambda: ir.plan((4, 4)).write(np.zeros(15)), errors.ShapeError, ["(15,)", "16 places"]),
     (
         lambda: ir.plan((4, 4)).write(np.zeros(16), (4,)),
         errors.ShapeError,
@@ -122,6 +122,29 @@ ROWS = [
         lambda: ir.plan((4, 4)).write(np.zeros(16), (-4, 1)),
         errors.ShapeError,
         ["(-4, 1)", "bytes"],
+    ),
+    (lambda: ir.plan((4, 4)).write(np.zeros((16, 4))), errors.ShapeError, ["(16, 4)", "flat view"]),
+    (lambda: ir.plan((4, 4)).write([0.0] * 16), errors.OptionTypeError, ["list", "written to"]),
+    (
+        lambda: ir.plan((4, 4)).write(np.zeros(16), (4, 0)),
+        errors.ShapeError,
+        ["(4, 0)", "share memory", "copy"],
+    ),
+    (
+        lambda: ir.plan((4, 4)).write(np.zeros(16), (1.5, 1)),
+        errors.OptionTypeError,
+        ["strides", "1.5", "bytes"],
+    ),
+    (lambda: ir.plan((4, 4)).write(np.zeros(16), 3), errors.OptionTypeError, ["strides = 3"]),
+    (lambda: ir.idi((2, 2), gain=np.complex64(1 + 5j)), errors.OptionTypeError, ["gain", "real"]),
+    (lambda: ir.idi((2, 2), gain=torch.ones(())), errors.OptionTypeError, ["gain", "float(x)"]),
+    (lambda: ir.idi((2**63, 2)), errors.ShapeError, [str(2**63), "< 2**63", "axis 0"]),
+    (lambda: ir.idi((2**32, 2**31)), errors.ShapeError, ["9.22e+18 places", "block(index)"]),
+    (lambda: ir.plan((2**32, 2**31)).entries(), errors.ShapeError, ["places", "entries(index)"]),
+    (
+        lambda: ir.idiz((2, 3), eps=-1e-9, dtype="float16"),
+        errors.RoundingError,
+        ["eps = -1e-09", "rounds to 0", "float16"],
     ),
 ]
 

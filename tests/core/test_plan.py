@@ -16,6 +16,7 @@ from hypothesis import given
 import by_hand
 import idinit_ref as ir
 from idinit_ref.layout import identity_tap, merge_axes, split_axes
+from idinit_ref.plan import either
 from strategies import weights
 
 MILLION = 10**6
@@ -170,3 +171,18 @@ def test_identity_tap():
     for padding, dilation, kernel in [((1,), (2,), (3,)), ((3,), (1,), (3,)), ((-1,), (1,), (3,))]:
         with pytest.raises(ir.errors.OptionError, match=r"padding = .*identity; pass tap="):
             identity_tap(padding, dilation, kernel)
+
+
+def test_either_takes_the_options_of_both_roles_and_validates_all():
+    both = {"gain": 2.0, "eps": 0.5, "wide": "fold_rms", "loosen": 0.1, "seed": 3}
+    assert either((2, 4), "zero", 5, **both) == ir.plan((2, 4), "zero", eps=0.5)
+    transit = {name: both[name] for name in both if name != "eps"} | {"seed": 8}
+    assert either((2, 4), "transit", 5, **both) == ir.plan((2, 4), **transit)
+    assert either((2, 4), "transit", 5, seed=3).seed == 3
+    assert either((4, 2), "zero", layout="IO").layout == "IO"
+    for role in ("transit", "zero"):
+        for wrong in ({"gain": 0}, {"eps": float("nan")}, {"seed": "a"}, {"wide": "no"}):
+            with pytest.raises(ir.errors.IDInitError, match=next(iter(wrong))):
+                either((2, 4), role, 1, **wrong)
+    with pytest.raises(ir.errors.OptionError, match="role"):
+        either((2, 4), "one")

@@ -175,3 +175,22 @@ def test_noise_that_the_dtype_loses_is_refused():
 def test_a_fold_that_underflows_is_refused():
     with pytest.raises(ir.errors.RoundingError, match="fold_mean"):
         ir.idi((1, 9), gain=5e-324, wide="fold_mean")
+
+
+def test_a_dtype_of_any_framework_is_known():
+    import jax.numpy as jnp
+    import tensorflow as tf
+
+    for dtype in (np.float32, np.dtype("f4"), ">f4", "float32", torch.float32, tf.float32):
+        assert format_of(dtype).name == "float32"
+    for dtype in (jnp.bfloat16, ml_dtypes.bfloat16, torch.bfloat16, tf.bfloat16, "bfloat16"):
+        assert format_of(dtype).name == "bfloat16"
+    assert format_of(float).name == "float64"
+    for dtype in (np.int32, int, torch.int8, tf.int32, "nothing", object(), bool):
+        with pytest.raises(ir.errors.DTypeError, match="real floating or complex"):
+            ir.plan((3, 3)).check(dtype)
+
+
+def test_the_other_byte_order():
+    assert np.array_equal(ir.idiz((3, 4), dtype=">f4"), ir.idiz((3, 4), dtype="f4"))
+    assert ir.idi((3, 4), dtype=">f4").dtype.byteorder == ">"

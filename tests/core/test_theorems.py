@@ -197,7 +197,23 @@ def test_loosening_is_numpy_noise_row_by_row(size, seed):
 
 @given(st.integers(1, 8), st.integers(0, 99))
 def test_what_does_not_hold_in_a_branch_four_times_as_wide(m, seed):
-    """The documentation's two warnings: unused columns, and copies that cancel."""
+    """The documentation's three warnings: unused columns, copies that cancel, no gradient back."""
     last, first = ir.idiz((m, 4 * m), eps=0.5), ir.idi((4 * m, m))
+    x, upstream = signal(m, seed), signal(m, seed + 1)
+    hidden = np.maximum(first @ x, 0)
     assert np.flatnonzero(last.any(axis=0)).tolist() == list(range(2 * m))
-    assert not (last @ np.maximum(first @ signal(m, seed), 0)).any()
+    assert not (last @ hidden).any()
+    to_hidden = (last.T @ upstream) * (hidden > 0)
+    assert not (first.T @ to_hidden).any()
+
+
+@given(st.integers(1, 8), st.integers(0, 99))
+def test_one_step_of_the_last_weight_sets_them_right(m, seed):
+    last, first = ir.idiz((m, 4 * m)), ir.idi((4 * m, m))
+    x, upstream = np.abs(signal(m, seed)) + 0.1, signal(m, seed + 1)
+    hidden = np.maximum(first @ x, 0)
+    last = last - 0.1 * np.outer(upstream, hidden)  # gradient descent on W2 alone
+    to_hidden = last.T @ upstream
+    assert to_hidden.all()
+    assert (first.T @ to_hidden).all()
+    assert (last @ hidden).all()
