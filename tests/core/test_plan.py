@@ -16,6 +16,7 @@ from hypothesis import given
 import by_hand
 import idinit_ref as ir
 from idinit_ref.layout import identity_tap, merge_axes, split_axes
+from idinit_ref.pattern import idi_terms, idiz_terms
 from idinit_ref.plan import either
 from strategies import weights
 
@@ -186,3 +187,10 @@ def test_either_takes_the_options_of_both_roles_and_validates_all():
                 either((2, 4), role, 1, **wrong)
     with pytest.raises(ir.errors.OptionError, match="role"):
         either((2, 4), "one")
+
+
+def test_an_empty_matrix_has_no_terms():
+    for m, n in [(0, 3), (3, 0), (0, 0)]:
+        for wide in ("truncate", "fold_rms", "fold_mean"):
+            assert idi_terms(m, n, 1.0, wide) == ()
+        assert idiz_terms(m, n, 1e-6) == ()
