@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from decimal import Decimal
 from itertools import zip_longest
-from math import ceil, prod
-from pathlib import Path
+from math import ceil, ldexp, prod
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
@@ -23,8 +26,9 @@ from . import __version__, presets
 from .dtypes import Format, format_of, round_array
 from .errors import IDInitError, OptionError, message
 from .export import FLOATS, itemsize, save
+from .lattice import lines, nnz
 from .layout import Layout, Piece, Taps
-from .pattern import Role, Term, Wide, idi_terms, idiz_terms
+from .pattern import Role, Term, Wide
 from .plan import Plan, plan
 from .rules import decide, plans
 
@@ -35,9 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn
+_ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn,
+_NOISY = 2**13  # and one with noise, which is slow to draw, of more than this
 _SVD = 512  # the smaller side of the largest matrix that is decomposed
 _ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a character
+_WIDTH = 40  # the least width; a narrower terminal breaks the lines itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, 2 for an error (one line on stderr), 130 after Ctrl-C, 1 where the
-        reader of the output went away.
+        The exit status: 0, 2 for an error (one line on stderr), 1 where the reader of the output
+        went away, and 128 + its number after SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
     Examples
     --------
@@ -61,16 +67,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     try:
-        try:
-            status = _run(argv)
-        except SystemExit as stop:  # of argparse, and of rich where the pipe is broken
-            status = stop.code if isinstance(stop.code, int) else 1
-        sys.stdout.flush()
+        with _signals():
+            try:
+                status = _run(argv)
+            except SystemExit as stop:  # of argparse, and of rich where the pipe is broken
+                status = stop.code if isinstance(stop.code, int) else 1
+            if sys.stdout is not None:  # None where the shell closed it
+                sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        return _fail("interrupted; no new file was made", 130)
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        return _fail(f"stopped by {number.name}; no unfinished file is left", 128 + number)
     except ImportError as problem:
         if (problem.name or "").partition(".")[0] != "rich":
             raise
@@ -87,17 +96,57 @@ def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     from rich.console import Console
 
-    args.run(args, Console(highlight=False))
+    console = Console(highlight=False)
+    if console.width < _WIDTH:
+        console.width = _WIDTH
+    args.run(args, console)
     return 0
 
 
+def _say(text: str) -> None:
+    if sys.stderr is not None:
+        with suppress(OSError):  # the terminal may be gone
+            print("idinit:", " ".join(text.split()), file=sys.stderr, flush=True)  # noqa: T201
+
+
 def _fail(text: str, status: int = 2) -> int:
-    print("idinit:", " ".join(text.split()), file=sys.stderr)  # noqa: T201
+    _say(text)
     return status
 
 
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP end the work as Ctrl-C does, so that it can clean up.
+
+    What is ignored (under nohup) or has the caller's own handler stays as it is.
+    """
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _: object) -> NoReturn:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # a terminal that closes may send two
+        raise KeyboardInterrupt(number)
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows lacks the last
+                number = getattr(signal, name, None)
+                usual = signal.SIG_DFL, signal.default_int_handler
+                if number is not None and signal.getsignal(number) in usual:
+                    before[number] = signal.getsignal(number)
+                    signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, like all the others."""
+    """Errors in one line, like all the others; -1e-6 and -inf are numbers, not options."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # argparse's lacks them
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
@@ -133,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write a model's weights as safetensors")
     export.set_defaults(run=_export)
     export.add_argument("--preset", required=True, metavar="NAME", help="see: idinit presets")
-    export.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    export.add_argument("--out", required=True, metavar="FILE.safetensors")
     export.add_argument("--dtype", choices=FLOATS, default="float32", help="default float32")
     export.add_argument("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
     export.add_argument("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
@@ -184,7 +233,6 @@ def _show(args: argparse.Namespace, console: Console) -> None:
     given = {k: v for k, v in vars(args).items() if k not in ("run", "size", "dtype")}
     p = plan(args.size, **given)
     p.check(args.dtype)
-    at = Layout(p.shape, p.layout, p.groups, p.transposed, p.blocks, p.taps, p.tap)
     shape = " x ".join(map(str, p.shape))
     name = "IDI" if p.role == "transit" else "IDIZ"
     console.print(
@@ -195,43 +243,40 @@ def _show(args: argparse.Namespace, console: Console) -> None:
         console.print("\n  no entries")
         return
     pieces: dict[int, list[Piece]] = {}
-    for piece in at.pieces:
+    for piece in p.axes.pieces:
         pieces.setdefault(piece.m, []).append(piece)
     for alike in pieces.values():
-        copies = sum(piece.copies for piece in alike) * at.copies
+        copies = sum(piece.copies for piece in alike) * p.axes.copies
         console.print()
-        _show_matrix(p, at, alike[0], copies, format_of(args.dtype), console)
+        _show_matrix(p, alike[0], copies, format_of(args.dtype), console)
 
 
-def _show_matrix(
-    p: Plan, at: Layout, piece: Piece, copies: int, to: Format, console: Console
-) -> None:
+def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Console) -> None:
     """Print one of several alike matrices, and what holds for it."""
     from rich.text import Text
 
-    m, n = piece.m, at.columns
-    terms = idi_terms(m, n, p.gain, p.wide) if p.role == "transit" else idiz_terms(m, n, p.eps)
-    nnz = m * n if p.loosen else sum(term.nnz for term in terms)
-    matrix = _extract(p, at, piece, to) if max(m, n, nnz) <= _ENTRIES else None
+    at, m, n = p.axes, piece.m, p.axes.columns
+    terms = p.terms(m)
+    count = m * n if p.loosen else sum(map(nnz, terms))
+    limit = _NOISY if p.loosen else _ENTRIES
+    matrix = _extract(p, piece, to) if max(m, n, count) <= limit else None
     facts = [("matrix m x n", f"{m:,} x {n:,}{_columns(at)}")]
     if copies > 1:
         note = "; each with noise of its own, the first is shown" if p.loosen else ""
         facts.append(("copies", f"{copies}{note}"))
-    facts.append(("non-zeros", f"{nnz:,} of {m * n:,}"))
+    facts.append(("non-zeros", f"{count:,} of {m * n:,}"))
     width = console.width - 2
     few = matrix if m <= _ROWS and n <= width else None
-    lines = _numbers(few, at, console) if few else []
-    if not lines or max(map(len, lines)) > width:
-        lines = _picture(terms, m, n, console)
+    texts = _numbers(few, at, console) if few else []
+    if not texts or max(map(len, texts)) > width:
+        texts = _picture(terms, m, n, console)
         if p.loosen:
             facts.append(("noise", f"deviation {p.loosen:g}, in every entry; not in the picture"))
-    facts += (
-        _facts(matrix) if matrix else [("the rest", f"not computed (over {_ENTRIES:,} entries)")]
-    )
+    facts += _facts(matrix) if matrix else [("the rest", f"not computed (over {limit:,} entries)")]
     width = max(len(label) for label, _ in facts) + 2
-    lines += [Text(), *(Text.assemble((a.ljust(width), "cyan"), b) for a, b in facts)]
-    for line in lines:
-        console.print(Text("  ").append_text(line) if line else "", soft_wrap=True)
+    texts += [Text(), *(Text.assemble((a.ljust(width), "cyan"), b) for a, b in facts)]
+    for text in texts:
+        console.print(Text("  ").append_text(text) if text else "", soft_wrap=True)
 
 
 def _columns(at: Layout) -> str:
@@ -245,17 +290,20 @@ def _columns(at: Layout) -> str:
     return f", column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
 
 
-def _box(p: Plan, at: Layout, piece: Piece) -> tuple[range, ...]:
+def _box(p: Plan, piece: Piece) -> tuple[range, ...]:
     """Return where the first of some alike matrices lies in the weight."""
+    at = p.axes
     box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
     box[at.o_axis] = range(piece.start, piece.start + piece.m)
     box[at.i_axis] = range(at.channels)
+    for axis, place in zip(at.spatial_axes, at.center or (), strict=False):
+        box[axis] = range(place, place + 1)
     return tuple(box)
 
 
-def _extract(p: Plan, at: Layout, piece: Piece, to: Format) -> _Matrix:
+def _extract(p: Plan, piece: Piece, to: Format) -> _Matrix:
     """Take a matrix out of the stored weight, rounded as a dtype holds it."""
-    box = _box(p, at, piece)
+    at, box = p.axes, _box(p, piece)
     shape = tuple(len(span) for span in box)
     positions, values = p.entries(tuple(slice(span.start, span.stop) for span in box))
     places = np.unravel_index(positions, shape)
@@ -264,8 +312,12 @@ def _extract(p: Plan, at: Layout, piece: Piece, to: Format) -> _Matrix:
     return _Matrix(piece.m, at.columns, places[at.o_axis], columns, rounded)
 
 
-def _value(x: float) -> str:
-    return f"{x:.4g}"
+def _value(x: float, exponent: int = 0) -> str:
+    """Return x * 2**exponent in few digits, even where no float holds it."""
+    try:
+        return f"{ldexp(x, exponent):.4g}"
+    except OverflowError:
+        return f"{Decimal(float(x)) * 2**exponent:.3e}"
 
 
 def _numbers(matrix: _Matrix, at: Layout, console: Console) -> list[Text]:
@@ -281,20 +333,20 @@ def _numbers(matrix: _Matrix, at: Layout, console: Console) -> list[Text]:
     heads = _heads(at) if at.kernel and at.center is None else []
     width = max(map(len, [*texts.values(), *(cell for head in heads for cell in head)]), default=1)
     dot = "·" if _is_utf(console) else "."
-    lines = []
+    out = []
     for title, head in zip(("channel", "tap"), heads, strict=False):
         cells = " ".join(cell.rjust(width) for cell in head)
-        lines.append(Text(f"{title:8}{cells}", "dim"))
+        out.append(Text(f"{title:8}{cells}", "dim"))
     for i in range(matrix.m):
         line = Text(" " * 8 if heads else "")
         for j in range(matrix.n):
             text = texts.get((i, j))
             style = "dim" if text is None else "red" if text.startswith("-") else "bold cyan"
             line.append((text or dot).rjust(width), style).append(" " * (j < matrix.n - 1))
-        lines.append(line)
+        out.append(line)
     if unit != 1.0:
-        lines.append(Text(f"in units of {_value(unit)}", "dim"))
-    return lines
+        out.append(Text(f"in units of {_value(unit)}", "dim"))
+    return out
 
 
 def _heads(at: Layout) -> list[list[str]]:
@@ -327,7 +379,7 @@ def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Te
     across = [range(j * n // w, (j + 1) * n // w) for j in range(w)]
     cells = [[_sign(terms, rows, columns) for columns in across] for rows in down]
     style = {0: "", 1: "cyan", -1: "red"}
-    lines = []
+    drawn = []
     if colour:  # two cells a character
         for upper, lower in zip_longest(cells[::2], cells[1::2], fillvalue=[0] * w):
             line = Text()
@@ -336,16 +388,16 @@ def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Te
                     line.append("▀", f"{style[a]} on {style[b]}")
                 else:
                     line.append(" ▀▄█"[abs(a) + 2 * abs(b)], style[a or b])
-            lines.append(line)
+            drawn.append(line)
         signs = Text.assemble(("█", "cyan"), " positive, ", ("█", "red"), " negative")
     else:
-        lines = [Text("".join(" +-"[sign] for sign in row)) for row in cells]
+        drawn = [Text("".join(" +-"[sign] for sign in row)) for row in cells]
         signs = Text("+ positive, - negative")
     high, wide = ceil(m / h), ceil(n / w)
     size = "one entry" if high == wide == 1 else f"up to {high:,} x {wide:,} entries"
     return [
         Text(frame[0] + frame[4] * w + frame[1], "dim"),
-        *(Text.assemble((frame[5], "dim"), line, (frame[5], "dim")) for line in lines),
+        *(Text.assemble((frame[5], "dim"), line, (frame[5], "dim")) for line in drawn),
         Text(frame[2] + frame[4] * w + frame[3], "dim"),
         Text(f"a cell is {size}: ").append_text(signs),
     ]
@@ -356,7 +408,7 @@ def _sign(terms: Sequence[Term], rows: range, columns: range) -> int:
     there = [
         (abs(term.value), term.value)
         for term in terms
-        if any(term.lines(rows, columns.start, 1, len(columns)))
+        if any(lines(term, rows, columns.start, 1, columns.stop - columns.start))
     ]
     return int(np.sign(max(there)[1])) if there else 0
 
@@ -364,21 +416,24 @@ def _sign(terms: Sequence[Term], rows: range, columns: range) -> int:
 def _facts(matrix: _Matrix) -> list[tuple[str, str]]:
     """Return what holds for a matrix, computed from its entries."""
     m, n, rows, columns, values = matrix
-    norms = np.sqrt(np.bincount(rows, values**2, m))
-    sums = np.bincount(rows, values, m)
+    exponent = int(np.frexp(np.abs(values).max())[1])  # scaled, so that no square overflows
+    scaled = np.ldexp(values, -exponent)
+    norms = np.sqrt(np.bincount(rows, scaled**2, m))
+    sums = np.bincount(rows, scaled, m)
     transit = m >= n and rows.size == m and np.all(values == 1) and np.all(columns == rows % n)
     facts = [
-        ("row norms", _range(norms)),
-        ("row sums", _range(sums)),
+        ("row norms", _range(norms, exponent)),
+        ("row sums", _range(sums, exponent)),
         ("rows sum to 0", "yes, exactly" if not sums.any() else "no"),
         ("exact transit (T1)", f"yes: output i is x[i mod {n}]" if transit else "no"),
     ]
-    s = _singular(matrix)
+    s = _singular(matrix._replace(values=scaled))
     if s is None:
         why = f"not computed (the smaller side is over {_SVD})"
         return [*facts, ("rank, singular values", why)]
     rank = int(np.count_nonzero(s))
-    off = float(np.max(np.abs(s - 1)))
+    with np.errstate(over="ignore"):
+        off = float(np.max(np.abs(np.ldexp(s, exponent) - 1)))
     isometry = "no"
     if off < 1e-6:
         isometry = "yes" if m >= n else "only of its rows (W W^T = I)"
@@ -386,7 +441,7 @@ def _facts(matrix: _Matrix) -> list[tuple[str, str]]:
     return [
         *facts,
         ("rank", f"{rank}{' (full)' if rank == min(m, n) else ''}"),
-        ("singular values", _distinct(s)),
+        ("singular values", _distinct(s, exponent)),
         ("isometry", isometry),
     ]
 
@@ -410,18 +465,18 @@ def _singular(matrix: _Matrix) -> NDArray[np.float64] | None:
     return np.where(s > s[0] * max(m, n) * np.finfo(np.float64).eps, s, 0.0)
 
 
-def _range(values: NDArray[Any]) -> str:
-    low, high = _value(values.min()), _value(values.max())
+def _range(values: NDArray[Any], exponent: int) -> str:
+    low, high = _value(values.min(), exponent), _value(values.max(), exponent)
     return low if low == high else f"{low} .. {high}"
 
 
-def _distinct(s: NDArray[np.float64]) -> str:
+def _distinct(s: NDArray[np.float64], exponent: int) -> str:
     """Return falling numbers with how often each is there; their range if they are many."""
     first = np.flatnonzero(np.append(True, s[:-1] - s[1:] > 1e-9 * s[0]))
     if first.size > 6:
-        return f"{_value(s[0])} .. {_value(s[-1])} ({first.size} distinct)"
+        return f"{_value(s[0], exponent)} .. {_value(s[-1], exponent)} ({first.size} distinct)"
     counts = np.diff(np.append(first, s.size))
-    return ", ".join(f"{_value(s[k])} ({c}x)" for k, c in zip(first, counts, strict=True))
+    return ", ".join(f"{_value(s[k], exponent)} ({c}x)" for k, c in zip(first, counts, strict=True))
 
 
 # idinit export, idinit presets ------------------------------------------------------------------
@@ -435,11 +490,11 @@ def _presets(_: argparse.Namespace, console: Console) -> None:
 
 def _export(args: argparse.Namespace, console: Console) -> None:
     preset = presets.load(args.preset)
-    if args.out.exists() and not args.force:
+    if os.path.lexists(args.out) and not args.force:  # a link that leads nowhere is there, too
         raise OptionError(
             message(
                 "out",
-                str(args.out),
+                args.out,
                 "no such file should be there yet",
                 "choose another name, or add --force to replace it",
             )
@@ -461,7 +516,7 @@ def _export(args: argparse.Namespace, console: Console) -> None:
     source = preset.source
     options = ", ".join(f"{key}={value!r}" for key, value in source["options"].items())
     text = f"""\
-{args.out}: {args.out.stat().st_size:,} bytes, {args.dtype}, {len(made)} tensors
+{args.out}: {os.stat(args.out).st_size:,} bytes, {args.dtype}, {len(made)} tensors
 
 What was left out IDInit does not define; it keeps the model's own initialisation:
 
@@ -469,27 +524,34 @@ What was left out IDInit does not define; it keeps the model's own initialisatio
   from transformers import {source["config"]}, {source["class"]}
 
   model = {source["class"]}({source["config"]}({options}))
-  model.load_state_dict(load_file({str(args.out)!r}), strict=False)
+  model.load_state_dict(load_file({args.out!r}), strict=False)
 """
+    text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
     console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows progress on stderr: a bar on a terminal, after the first second."""
+    """Yield what shows progress on stderr after the first second: a bar, or a line at times."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task("")
-    began = time.monotonic()
+    due = time.monotonic() + 1
     with ExitStack() as stack:
 
         def update(done: int, total: int) -> None:
+            nonlocal due
             bar.update(task, completed=done, total=total)
-            late = time.monotonic() - began > 1
-            if late and bar.console.is_terminal and not bar.live.is_started:
+            if time.monotonic() < due:
+                return
+            if not bar.console.is_interactive:
+                due = time.monotonic() + 5
+                unit, size = ("GB", 1e9) if total >= 1e9 else ("MB", 1e6)
+                _say(f"{done / size:.1f} of {total / size:.1f} {unit}")
+            elif not bar.live.is_started:
                 stack.enter_context(bar)
 
         yield update

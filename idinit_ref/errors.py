@@ -7,7 +7,8 @@ Examples
 ...     ir.idi((4, -3))
 ... except ir.errors.ShapeError as problem:
 ...     print(problem)
-shape = (4, -3), but every axis should be an integer >= 0; axis 1 is -3; write its true length
+shape = (4, -3), but every axis should be an integer >= 0 and < 2**63; axis 1 is -3; write its
+true length
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import FORMATS, Format, round_array
+from .dtypes import FORMATS, Format, format_of, round_array
 from .errors import DTypeError, OptionError, OptionTypeError, message
 from .plan import Plan
 
@@ -50,7 +50,11 @@ DTYPES = {
 FLOATS = tuple(name for name in DTYPES if name in FORMATS)
 """Those of them that hold an IDInit weight."""
 
-_BITS = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}  # bytes; not NumPy's own
+_BITS = {  # not NumPy's own: their bytes, infinity and NaN (e4m3fn has no infinity)
+    "bfloat16": (2, 0x7F80, 0x7FC0),
+    "float8_e4m3fn": (1, 0x7F, 0x7F),
+    "float8_e5m2": (1, 0x7C, 0x7E),
+}
 _BLOCK = 2**19  # elements made at once: 4 MiB in float64, and a few temporaries of that
 
 
@@ -60,7 +64,7 @@ def itemsize(dtype: str) -> int:
     >>> itemsize("float32"), itemsize("bfloat16")
     (4, 2)
     """
-    return _BITS.get(dtype) or np.dtype(dtype).itemsize
+    return _BITS[dtype][0] if dtype in _BITS else np.dtype(dtype).itemsize
 
 
 class _Tensor(NamedTuple):
@@ -76,7 +80,7 @@ class _Tensor(NamedTuple):
 
     def chunks(self) -> Iterator[bytes]:
         """Yield its bytes, row-major and little-endian, block by block."""
-        bits = _BITS.get(self.dtype)
+        bits = self.dtype in _BITS
         for index in _blocks(self.value.shape):
             if isinstance(self.value, Plan):
                 block = self.value.block(index, dtype="float64" if bits else self.dtype)
@@ -85,27 +89,37 @@ class _Tensor(NamedTuple):
             if block.dtype.name != self.dtype:
                 block = self.converted(block)
             elif bits:
-                block = block.view(f"u{bits}")
+                block = block.view(f"u{itemsize(self.dtype)}")
             yield block.astype(block.dtype.newbyteorder("<"), copy=False).tobytes()
 
     def converted(self, block: NDArray[Any]) -> NDArray[Any]:
-        """Return a block in the file's dtype, or in its bits: rounded once, to nearest even."""
-        to, bits = FORMATS[self.dtype], _BITS.get(self.dtype)
-        exact = np.ascontiguousarray(block, dtype=np.float64).reshape(-1)
+        """Return a block in the file's dtype, or in its bits: rounded once, to nearest even.
+
+        NaN and infinities stay what they are, where the dtype has them.
+        """
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            exact = np.ascontiguousarray(block, dtype=np.float64).reshape(-1)
         at = np.flatnonzero(exact.view(np.uint64))  # most are 0, and -0.0 has its sign
-        some = round_array(exact[at], to, self.name)
-        out: NDArray[Any] = np.zeros(block.shape, f"u{bits}" if bits else self.dtype)
-        out.reshape(-1)[at] = _encode(some, to, bits) if bits else some
+        some, to = exact[at], FORMATS[self.dtype]
+        number = ~np.isnan(some) if to.name == "float8_e4m3fn" else np.isfinite(some)
+        some[number] = round_array(some[number], to, self.name)
+        bits = to.name in _BITS
+        out: NDArray[Any] = np.zeros(block.shape, f"u{itemsize(to.name)}" if bits else to.name)
+        out.reshape(-1)[at] = _encode(some, to) if bits else some
         return out
 
 
-def _encode(values: NDArray[np.float64], to: Format, size: int) -> NDArray[Any]:
+def _encode(values: NDArray[np.float64], to: Format) -> NDArray[Any]:
     """Return the bits of values that a binary format of sign, exponent, significand holds."""
-    exponent = np.maximum(np.frexp(values)[1] - 1, to.emin)
-    significand = np.ldexp(np.abs(values), to.precision - 1 - exponent).astype(np.int64)
+    size, infinity, nan = _BITS[to.name]
+    finite = np.where(np.isfinite(values), values, 0.0)
+    exponent = np.maximum(np.frexp(finite)[1] - 1, to.emin)
+    significand = np.ldexp(np.abs(finite), to.precision - 1 - exponent).astype(np.int64)
     number = significand + ((exponent - to.emin).astype(np.int64) << (to.precision - 1))
-    number = np.where(values == 0, 0, number) + (np.signbit(values) * (1 << (8 * size - 1)))
-    return np.asarray(number, dtype=f"u{size}")
+    number[finite == 0] = 0
+    number[np.isinf(values)] = infinity
+    number[np.isnan(values)] = nan
+    return np.asarray(number + (np.signbit(values) * (1 << (8 * size - 1))), dtype=f"u{size}")
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -128,6 +142,7 @@ def _tensor(name: object, value: object, dtype: str | None) -> _Tensor:
         raise OptionError(
             message("name", name, "it should be a string other than '__metadata__'", "rename it")
         )
+    _check_text("name", name)
     if isinstance(value, Plan):
         tensor = _Tensor(name, value, dtype or "float32")
         value.check(tensor.dtype)
@@ -157,6 +172,32 @@ def _tensor(name: object, value: object, dtype: str | None) -> _Tensor:
     return tensor
 
 
+def _check_mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise OptionTypeError(
+            message(
+                name,
+                type(value).__name__,
+                "it should be a mapping with names as its keys",
+                "pass a dict",
+            )
+        )
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise OptionError(
+            message(
+                name,
+                text,
+                "it should be text that UTF-8 holds, without lone surrogates",
+                "decode it with errors='replace', or rename it",
+            )
+        ) from None
+
+
 def save(
     path: str | os.PathLike[str],
     plans_or_arrays: Mapping[str, Plan | NDArray[Any]],
@@ -176,9 +217,11 @@ def save(
     Parameters
     ----------
     path : path
-        Ends in ``.safetensors``. A file of that name is replaced, once the new one is complete.
+        Ends in ``.safetensors``. A file of that name is replaced, once the new one is complete
+        (of a symbolic link, the file that it names); until then it is ``NAME.part-<hex>`` there.
     plans_or_arrays : mapping of str to Plan or numpy.ndarray
-        Every tensor by its name. An array may have any strides.
+        Every tensor by its name. An array may have any strides, and NaN and infinities where the
+        file's dtype has them.
     dtype : dtype, optional
         Of all plans and of all real arrays, rounded once to nearest even: float64, float32,
         float16, bfloat16, float8_e4m3fn, float8_e5m2, or complex64. If left out, plans are
@@ -210,14 +253,24 @@ def save(
     target = Path(path)
     if target.suffix != ".safetensors":
         raise OptionError(
-            message("path", str(path), "its suffix should be .safetensors", "rename the file")
+            message(
+                "path",
+                str(path),
+                "its suffix should be .safetensors",
+                "give a file name that ends so",
+            )
         )
-    to = None if dtype is None else _name(dtype)
+    _check_mapping("plans_or_arrays", plans_or_arrays)
+    to = None if dtype is None else format_of(dtype).name
+    if to is not None and to not in FLOATS:
+        should = f"a safetensors file holds {', '.join(FLOATS)}"
+        raise DTypeError(message("dtype", to, should, "choose one"))
     tensors = [_tensor(name, value, to) for name, value in plans_or_arrays.items()]
     order = list(DTYPES)
     tensors.sort(key=lambda tensor: (-order.index(tensor.dtype), tensor.name))
     head, total, done = _header(tensors, metadata), sum(t.nbytes for t in tensors), 0
-    part = target.with_name(f".idinit-{secrets.token_hex(8)}.part")
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f"{target.name}.part-{secrets.token_hex(8)}")
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -249,22 +302,11 @@ def save(
         ) from problem
 
 
-def _name(dtype: Any) -> str:
-    """Return the name that all frameworks share, of a dtype that a file can hold."""
-    try:
-        name = str(np.dtype(dtype).name)
-    except TypeError:
-        name = str(dtype).rsplit(".", 1)[-1]  # torch.bfloat16, or a name that NumPy lacks
-    if name not in FLOATS:
-        should = f"it should be one of {', '.join(FLOATS)}"
-        raise DTypeError(message("dtype", name, should, "choose one"))
-    return name
-
-
 def _header(tensors: list[_Tensor], more: Mapping[str, str] | None) -> bytes:
     """Return the header's length and JSON, padded so that the data begins at a multiple of 8."""
     from . import __version__  # here, so that the package may import this module
 
+    _check_mapping("metadata", {} if more is None else more)
     about = {
         "format": "pt",
         "idinit_ref": __version__,
@@ -283,6 +325,8 @@ def _header(tensors: list[_Tensor], more: Mapping[str, str] | None) -> bytes:
                     "use json.dumps for anything else",
                 )
             )
+        _check_text("metadata", key)
+        _check_text("metadata", value)
     entries: dict[str, object] = {"__metadata__": about}
     offset = 0
     for tensor in tensors:

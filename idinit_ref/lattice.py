@@ -67,7 +67,17 @@ def nnz(term: Term) -> int:
     >>> nnz(Term(1.0, range(10), range(4), 0, 4))
     10
     """
-    return sum(line.length for line in lines(term, term.rows, 0, 1, term.columns.stop))
+    rows, columns, p = term.rows, term.columns, term.period
+    q, r = divmod(columns.stop - columns.start, p)
+    # Row i has q entries, and one more if its first column lies among the first r: counted as
+    # the numbers x with x mod p < r, in a range.
+    first = term.shift - columns.start
+
+    def before(x: int) -> int:
+        return x // p * r + min(x % p, r)
+
+    more = before(rows.stop + first) - before(rows.start + first)
+    return (rows.stop - rows.start) * q + more
 
 
 def keys(term: Term, xp: Any, row: Any, column: Any) -> tuple[Any, Any]:

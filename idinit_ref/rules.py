@@ -43,8 +43,6 @@ class Rule(NamedTuple):
     unless : str, optional
         What the pattern is to be replaced by to name a sibling: where the model has that tensor
         too, this rule does not apply (a convolution is a branch's last if none follows it).
-    axes : int
-        The least number of axes.
     """
 
     pattern: str
@@ -52,7 +50,6 @@ class Rule(NamedTuple):
     options: Mapping[str, Any] = _NONE
     why: str = ""
     unless: str | None = None
-    axes: int = 0
 
 
 class Decision(NamedTuple):
@@ -102,13 +99,6 @@ RULES: tuple[Rule, ...] = (
     Rule(r"(^|\.)patch_embeddings\.projection\.weight$", "transit", why="patch embedding"),
     Rule(r"(^|\.)pooler\.dense\.weight$", "transit", why="pooler"),
     Rule(r"(^|\.)(lm_head|score|classifier(\.\d+)?)\.weight$", "transit", why="head"),
-    # What else must be a weight: not a vector, and not by its name something to look up.
-    Rule(
-        r"^(?!.*(?i:emb|bias|token)).*\.weight$",
-        "transit",
-        why="generic: no rule knows the name; 2 or more axes and '.weight', so a weight",
-        axes=2,
-    ),
 )
 """The rules for GPT-2, BERT, ViT, ResNet, Llama and what is named like them; first match wins."""
 
@@ -152,7 +142,7 @@ def decide(
     {'layout': 'IO', 'blocks': (768, 768, 768)}
     """
     for rule in rules:
-        if not re.search(rule.pattern, name) or len(shape) < rule.axes:
+        if not re.search(rule.pattern, name):
             continue
         if rule.role not in get_args(Kind):
             raise OptionError(

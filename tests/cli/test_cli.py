@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import io
 import itertools
 import os
 import re
@@ -151,6 +153,9 @@ def test_a_kernel_names_its_column_order_and_the_tap_of_every_column(shown):
     ("line", "expected"),
     [
         ("3 3 --gain -2", [by_hand.idi_matrix(3, 3, -2.0)]),
+        ("3 3 --gain -2e0", [by_hand.idi_matrix(3, 3, -2.0)]),
+        ("5 3 --role zero --eps -5.e-1", [by_hand.idiz_matrix(5, 3, -0.5)]),
+        ("5 3 --role zero --eps -.5E+0", [by_hand.idiz_matrix(5, 3, -0.5)]),
         ("2 4 --wide fold_mean", [by_hand.idi_matrix(2, 4, 1.0, "fold_mean")]),
         ("5 3 --role zero --eps .5", [by_hand.idiz_matrix(5, 3, 0.5)]),
         ("4 1 --role zero --eps .5", [by_hand.idiz_matrix(4, 1, 0.5)]),
@@ -270,6 +275,29 @@ def test_an_isometry_that_a_dtype_disturbs_says_by_how_much(shown):
     assert facts(shown("3 7 --wide fold_rms --dtype bfloat16"))["isometry"] == "no"
 
 
+@pytest.mark.parametrize(
+    ("line", "norms", "sums", "rank", "values"),
+    [
+        ("4 4 --gain 1e300", "1e+300", "1e+300", "4 (full)", "1e+300 (4x)"),
+        ("4 4 --gain -1e-200", "1e-200", "-1e-200", "4 (full)", "1e-200 (4x)"),
+        ("4 4 --gain 5e-324", "4.941e-324", "4.941e-324", "4 (full)", "4.941e-324 (4x)"),
+        ("2 4 --wide fold_mean --gain 1e308",
+         "7.071e+307", "1e+308", "2 (full)", "7.071e+307 (2x)"),
+        ("2 4 --wide fold_rms --gain -1.7e308",
+         "1.7e+308", "-2.404e+308", "2 (full)", "1.7e+308 (2x)"),
+        ("4 4 --role zero --eps 1.7e308",
+         "2.404e+308", "0", "3", "3.400e+308 (1x), 2.404e+308 (2x), 0 (1x)"),
+        ("4 4 --role zero --eps 1e-300",
+         "1.414e-300", "0", "3", "2e-300 (1x), 1.414e-300 (2x), 0 (1x)"),
+    ],
+)  # fmt: skip
+def test_facts_of_the_largest_and_smallest_entries(line, norms, sums, rank, values, shown):
+    found = facts(shown(line))
+    assert [found[k] for k in ("row norms", "row sums", "rank", "singular values", "isometry")] == [
+        norms, sums, rank, values, "no",
+    ]  # fmt: skip
+
+
 def test_nothing_is_claimed_that_was_not_computed(shown):
     found = facts(shown("2000 2000 --role zero"))
     assert found["rank, singular values"] == "not computed (the smaller side is over 512)"
@@ -278,6 +306,16 @@ def test_nothing_is_claimed_that_was_not_computed(shown):
     found = facts(shown("4000000 3"))
     assert found["the rest"] == "not computed (over 2,097,152 entries)"
     assert list(found) == ["matrix m x n", "non-zeros", "the rest"]
+
+
+def test_noise_is_drawn_for_small_matrices_only(shown, monkeypatch):
+    """A row costs tens of microseconds however short it is: a minute for this one."""
+    assert "row norms" in facts(shown("128 64 --loosen .1"))
+    monkeypatch.setattr(ir.Plan, "entries", None)
+    found = facts(shown("1000000 2 --loosen .1"))
+    assert found["the rest"] == "not computed (over 8,192 entries)"
+    assert found["noise"] == "deviation 0.1, in every entry; not in the picture"
+    assert list(found) == ["matrix m x n", "non-zeros", "noise", "the rest"]
 
 
 # show: pictures ----------------------------------------------------------------------------------
@@ -362,6 +400,29 @@ def test_any_size_is_drawn(line, both, shown):
     assert set(picture) - {" "} == ({"+", "-"} if both else {"+"})
 
 
+@pytest.mark.parametrize(
+    ("line", "nnz"),
+    [
+        ("4611686018427387904 4611686018427387904 --role zero", 2**63),
+        ("4 4611686018427387904 4611686018427387904", 4),
+        ("4611686018427387904 4 4611686018427387904 --taps center", 2**62),
+        ("1000000000000000000 1000000001000000000 --role zero", 2 * 10**18),
+        (" ".join(["4611686018427387904"] * 3) + " --wide fold_rms", 2**124),
+    ],
+)
+def test_even_sizes_that_no_array_can_have(line, nnz, idinit):
+    status, out, err = idinit(f"show {line}")
+    assert (status, err) == (0, "")
+    assert "│+" in out
+    assert f"{nnz:,} of " in facts(out)["non-zeros"]
+
+
+def test_the_centre_of_a_kernel_that_no_array_can_have(shown):
+    out = shown("3 2 4611686018427387904 --taps center")
+    assert [matrix.tolist() for matrix in printed(out)] == [by_hand.idi_matrix(3, 2, 1.0)]
+    assert facts(out)["matrix m x n"].startswith(f"3 x 2, at the tap ({2**61 - 1},)")
+
+
 def test_a_large_noisy_matrix_is_drawn_without_its_noise_and_says_so(shown):
     out = shown("50 90 --loosen 0.01")
     assert facts(out)["noise"] == "deviation 0.01, in every entry; not in the picture"
@@ -376,6 +437,16 @@ def test_narrow_terminals_and_other_encodings(columns, encoding):
     run = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, env=env)
     assert (run.returncode, run.stderr) == (0, b"")
     assert "positive" in run.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("columns", [0, 10, 39])
+def test_a_width_that_cannot_be_is_40(columns, idinit, monkeypatch):
+    found = []
+    for width in (columns, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        found.append([idinit(line) for line in ("presets", "show 4 4", "show 50 50")])
+    assert found[0] == found[1]
+    assert "LlamaFo" in found[0][0][1]
 
 
 # export ------------------------------------------------------------------------------------------
@@ -441,20 +512,63 @@ def test_export_is_the_same_every_time_and_replaces_only_by_force(idinit, tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_is_followed_and_one_that_leads_nowhere_is_there_too(idinit, tmp_path):
+    link, real = tmp_path / "link.safetensors", tmp_path / "real"
+    link.symlink_to("real")
+    line = ["export", "--preset", "resnet50", "--dtype", "float16", "--out", str(link)]
+    status, _, err = idinit(line)
+    assert (status, list(tmp_path.iterdir())) == (2, [link])
+    assert "add --force to replace it" in err
+    assert idinit([*line, "--force"])[0] == 0
+    assert os.readlink(link) == "real"
+    assert len(safetensors.torch.load(real.read_bytes())) == 55
+
+
+def test_a_name_that_is_no_text(idinit, tmp_path):
+    path = os.path.join(tmp_path, os.fsdecode(b"\xff.safetensors"))
+    line = ["export", "--preset", "resnet50", "--dtype", "float16", "--out", path]
+    status, out, err = idinit(line)
+    assert (status, err) == (0, "")
+    assert "\\udcff.safetensors: " in out
+    assert os.listdir(os.fsencode(tmp_path)) == [b"\xff.safetensors"]
+
+
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_bar_only_on_a_terminal_and_only_after_a_second(
+def test_progress_only_after_a_second_a_bar_on_a_terminal_and_else_lines(
     slow, terminal, idinit, tmp_path, monkeypatch
 ):
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
-    clock = itertools.count()
+    clock = itertools.count(step=0.5)  # it is asked once or twice an update
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) if slow else 0)
     line = ["export", "--preset", "resnet50", "--dtype", "float8_e5m2", "--eps", "1e-3"]
     status, _, err = idinit([*line, "--out", str(tmp_path / "r.safetensors")])
     assert status == 0
-    assert ("MB" in err) == (slow and terminal)
-    assert (slow and terminal) or err == ""
+    if not slow:
+        assert err == ""
+    elif terminal:
+        assert "MB" in err
+        assert "idinit:" not in err
+    else:
+        done = [re.fullmatch(r"idinit: (\d+\.\d) of 25\.5 MB", t)[1] for t in err.splitlines()]
+        assert 2 < len(done) < next(clock) / 5
+        assert done == sorted(set(done), key=float)
+
+
+def test_nobody_to_read_the_progress_does_not_stop_the_work(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        writes = 0
+
+        def write(self, _):
+            Gone.writes += 1
+            raise BrokenPipeError
+
+    monkeypatch.setattr(cli.time, "monotonic", itertools.count(step=10).__next__)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    words = ["export", "--preset", "resnet50", "--dtype", "float16"]
+    assert cli.main([*words, "--out", str(tmp_path / "r.safetensors")]) == 0
+    assert Gone.writes > 2
 
 
 # How it fails ------------------------------------------------------------------------------------
@@ -466,6 +580,8 @@ def test_a_bar_only_on_a_terminal_and_only_after_a_second(
         ("show 3 -3", "shape = (3, -3), but every axis should be an integer >= 0"),
         ("show 3", "shape = (3,), but without a layout it should have 2 to 5 axes"),
         ("show 3 3 --gain nan", "gain = nan, but it should be finite and not 0"),
+        ("show 3 3 --gain -inf", "gain = -inf, but it should be finite and not 0"),
+        ("show 3 99999999999999999999999", "shape = (3, 99999999999999999999999), but every axis"),
         ("show 3 3 --eps 1", "eps = 1.0, but IDI (role 'transit') has no such option"),
         ("show 3 3 --blocks 1,1", "blocks = (1, 1), but the sizes should add up"),
         ("show 3 3 --layout OX", "layout = 'OX', but for shape (3, 3) the letter 'I'"),
@@ -477,6 +593,7 @@ def test_a_bar_only_on_a_terminal_and_only_after_a_second(
         ("", "the following arguments are required: COMMAND (see idinit --help)"),
         ("export --preset gpt --out a.safetensors", "did you mean 'gpt2'?"),
         ("export --preset gpt2 --out a.bin", "path = 'a.bin', but its suffix should be"),
+        (["export", "--preset", "gpt2", "--out", ""], "path = '', but its suffix should be .safet"),
         ("export --preset gpt2 --out gone/a.safetensors", "No such file or directory"),
         ("export --preset gpt2 --out a.safetensors --dtype int8", "invalid choice: 'int8'"),
         (
@@ -537,18 +654,67 @@ def test_a_broken_pipe_is_quiet(words):
     assert (run.wait(), err) == (1, b"")
 
 
-def test_ctrl_c_leaves_no_file(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "usual"),
+    [("SIGINT", "default_int_handler"), ("SIGTERM", "SIG_DFL"), ("SIGHUP", "SIG_DFL")],
+)
+def test_a_stopped_export_leaves_no_file(number, usual, tmp_path):
     """A real signal while the file is being written."""
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {RUN[2]}"
+    code = f"import signal; signal.signal(signal.{number}, signal.{usual}); {RUN[2]}"
     words = ["export", "--preset", "llama-3-8b", "--out", str(tmp_path / "l.safetensors")]
     run = subprocess.Popen([RUN[0], "-c", code, *words], stderr=subprocess.PIPE, text=True)
     while not any(path.stat().st_size for path in tmp_path.iterdir()):
         assert run.poll() is None
         time.sleep(0.001)
-    run.send_signal(signal.SIGINT)
+    (part,) = tmp_path.iterdir()
+    assert re.fullmatch(r"l\.safetensors\.part-[0-9a-f]+", part.name)
+    run.send_signal(getattr(signal, number))
     _, err = run.communicate()
-    assert (run.returncode, err) == (130, "idinit: interrupted; no new file was made\n")
+    assert run.returncode == 128 + getattr(signal, number)
+    lines = [line for line in err.splitlines() if " GB" not in line]
+    assert lines == [f"idinit: stopped by {number}; no unfinished file is left"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_are_the_callers_again_and_what_it_handles_or_ignores_stays(monkeypatch):
+    during = {}
+
+    def run(_):
+        during.update({number: signal.getsignal(number) for number in numbers})
+        signal.raise_signal(signal.SIGTERM)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    handlers = (signal.SIG_DFL, signal.SIG_IGN, lambda *_: None)
+    before = [signal.signal(n, handler) for n, handler in zip(numbers, handlers, strict=True)]
+    monkeypatch.setattr(cli, "_run", run)
+    try:
+        assert cli.main([]) == 128 + signal.SIGTERM
+        assert [signal.getsignal(number) for number in numbers] == list(handlers)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert [
+        during[number] is handler for number, handler in zip(numbers, handlers, strict=True)
+    ] == [False, True, True]
+
+
+def test_it_runs_in_a_thread_too(capsys):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(cli.main, ["show", "2", "3"]).result() == 0
+    assert "1 · ·" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [("show 10 4", 0, ""), ("presets", 0, ""), ("show 3 -3", 2, "idinit: shape = (3, -3), but")],
+)
+def test_a_closed_output_is_quiet(closed, words, status, text):
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *RUN, *words.split()]
+    run = subprocess.run(line, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == status
+    assert run.stderr.startswith("" if "2" in closed else text)
+    assert run.stderr.count("\n") == (text != "" and "2" not in closed)
 
 
 def test_a_file_that_cannot_be_written(idinit, tmp_path, monkeypatch):
@@ -569,6 +735,6 @@ def test_an_error_of_the_system_names_its_file(idinit, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "/x/y")
 
-    monkeypatch.setattr(cli.Path, "exists", refuse)
+    monkeypatch.setattr(cli.presets, "load", refuse)
     status, _, err = idinit("export --preset gpt2 --out /x/y")
     assert (status, err) == (2, "idinit: /x/y: Permission denied\n")

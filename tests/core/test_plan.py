@@ -12,9 +12,11 @@ import tracemalloc
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
+from idinit_ref.lattice import lines, nnz
 from idinit_ref.layout import identity_tap, merge_axes, split_axes
 from idinit_ref.pattern import idi_terms, idiz_terms
 from idinit_ref.plan import either
@@ -194,3 +196,20 @@ def test_an_empty_matrix_has_no_terms():
         for wide in ("truncate", "fold_rms", "fold_mean"):
             assert idi_terms(m, n, 1.0, wide) == ()
         assert idiz_terms(m, n, 1e-6) == ()
+
+
+def test_counting_costs_nothing_at_any_size():
+    huge = 10**18
+    plan = ir.plan((huge, huge + 10**9), "zero")
+    assert plan.nnz == 2 * huge
+    assert calls(lambda: plan.nnz) < 200
+    assert ir.plan((2**62, 3), "zero").nnz == 2**63
+    assert ir.plan((3, 2**62), wide="fold_rms").nnz == 2**62
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_nnz_counts_the_lines(m, n):
+    terms = [*idi_terms(m, n, 1.0), *idi_terms(m, n, 1.0, "fold_mean"), *idiz_terms(m, n, 1.0)]
+    for term in terms:
+        found = lines(term, term.rows, 0, 1, term.columns.stop)
+        assert nnz(term) == sum(line.length for line in found)

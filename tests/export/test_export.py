@@ -115,6 +115,43 @@ def test_every_finite_value_of_a_narrow_dtype_becomes_its_own_bits(name, file):
     assert content(file)[1] == bits[finite].tobytes()
 
 
+@pytest.mark.parametrize("name", [name for name in FLOATS if name != "complex64"])
+@pytest.mark.parametrize("source", [np.float64, np.float32])
+def test_nan_and_infinity_stay_what_they_are(name, source, file):
+    values = np.array([1.5, np.nan, np.inf, -np.nan, -0.0, -np.inf, 0.0], source)
+    if name == "float8_e4m3fn":  # it has no infinity
+        values = values[~np.isinf(values)]
+    save(file, {"a": values}, dtype=name)
+    assert content(file)[1] == values.astype(getattr(ml_dtypes, name, name)).tobytes()
+
+
+def test_nan_and_infinity_as_complex_numbers(file):
+    save(file, {"a": np.array([np.nan, -np.inf, 2.0])}, dtype="complex64")
+    held = np.frombuffer(content(file)[1], np.complex64)
+    assert np.isnan(held[0].real)
+    assert held[1:].tolist() == [complex(-np.inf, 0), 2 + 0j]
+    assert held[0].imag == 0
+
+
+def test_a_dtype_may_be_of_any_framework(file):
+    import jax.numpy as jnp
+    import tensorflow as tf
+
+    for dtype in (
+        "bfloat16",
+        np.dtype(ml_dtypes.bfloat16),
+        ml_dtypes.bfloat16,
+        torch.bfloat16,
+        jnp.bfloat16,
+        tf.bfloat16,
+    ):
+        save(file, {"a": ir.plan((2, 2))}, dtype=dtype)
+        assert content(file)[0]["a"]["dtype"] == "BF16"
+    for dtype in (np.float32, jnp.float32, tf.float32, torch.float32):
+        save(file, {"a": ir.plan((2, 2))}, dtype=dtype)
+        assert content(file)[0]["a"]["dtype"] == "F32"
+
+
 @given(hnp.arrays(np.float64, 20, elements=st.floats(-400, 400)))
 def test_arrays_are_rounded_to_nearest_even(values):
     for name in ("bfloat16", "float8_e4m3fn", "float16", "float32"):
@@ -308,7 +345,10 @@ def test_a_file_size_limit_of_the_system_leaves_nothing(old):
 
 def test_an_interrupt_leaves_nothing(old):
     def stop(done, _):
-        assert len(list(old.parent.iterdir())) == 2  # the old file, and the new one's part
+        names = sorted(path.name for path in old.parent.iterdir())
+        assert names[0] == old.name
+        assert re.fullmatch(rf"{re.escape(old.name)}\.part-[0-9a-f]+", names[1])
+        assert len(names) == 2
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -362,6 +402,21 @@ def test_a_new_file_replaces_the_old_one_and_has_the_usual_rights(file):
     assert len(list(file.parent.iterdir())) == 2
 
 
+def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
+    store, link = tmp_path / "store", tmp_path / "link.safetensors"
+    store.mkdir()
+    (store / "blob").write_bytes(b"old")
+    link.symlink_to("store/blob")
+    save(
+        link,
+        MADE,
+        progress=lambda *_: next(store.glob("blob.part-*")),  # beside the file, not the link
+    )
+    assert os.readlink(link) == "store/blob"
+    assert set(safetensors.torch.load_file(store / "blob")) == set(MADE)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["blob", link.name, "store"]
+
+
 # Bad input: one test each, before any file is opened ----------------------------------------------
 
 
@@ -379,8 +434,21 @@ def test_a_new_file_replaces_the_old_one_and_has_the_usual_rights(file):
             ir.errors.DTypeError,
             "dtype of a = 'complex64', but as float32 it would lose its imaginary part",
         ),
-        ({}, {"dtype": "int32"}, ir.errors.DTypeError, "dtype = 'int32', but it should be one of"),
-        ({}, {"dtype": "float7"}, ir.errors.DTypeError, "dtype = 'float7', but it should be one"),
+        ({}, {"dtype": "int32"}, ir.errors.DTypeError, "dtype = 'int32', but it should be a"),
+        ({}, {"dtype": "float7"}, ir.errors.DTypeError, "dtype = 'float7', but it should be a"),
+        (
+            {},
+            {"dtype": "float8_e3m4"},
+            ir.errors.DTypeError,
+            "dtype = 'float8_e3m4', but a safetensors file holds float8_e5m2, float8_e4m3fn",
+        ),
+        ([1], {}, ir.errors.OptionTypeError, "plans_or_arrays = 'list', but it should be a ma"),
+        (
+            {"a\udc80": MADE["tall"]},
+            {},
+            ir.errors.OptionError,
+            "name = 'a\\udc80', but it should be text that UTF-8 holds",
+        ),
         (
             {"good": MADE["tall"], "a": ir.plan((3, 3), "zero")},
             {"dtype": "float8_e4m3fn"},
@@ -394,10 +462,28 @@ def test_a_new_file_replaces_the_old_one_and_has_the_usual_rights(file):
             "head = -1000000.0, but the largest value of float16 is 65504.0",
         ),
         (
-            {"a": np.array([np.nan])},
-            {"dtype": "bfloat16"},
+            {"a": np.array([np.nan, -np.inf])},
+            {"dtype": "float8_e4m3fn"},
             ir.errors.RoundingError,
-            "a = nan, but the largest value of bfloat16",
+            "a = -inf, but the largest value of float8_e4m3fn is 448.0",
+        ),
+        (
+            {"a": np.array([np.nan, 1e6])},
+            {"dtype": "float16"},
+            ir.errors.RoundingError,
+            "a = 1000000.0, but the largest value of float16 is 65504.0",
+        ),
+        (
+            {},
+            {"metadata": ["steps"]},
+            ir.errors.OptionTypeError,
+            "metadata = 'list', but it should be a mapping with names as its keys; pass a dict",
+        ),
+        (
+            {},
+            {"metadata": {"by": "\ud800"}},
+            ir.errors.OptionError,
+            "metadata = '\\ud800', but it should be text that UTF-8 holds",
         ),
         (
             {},
@@ -413,8 +499,8 @@ def test_bad_input(made, options, error, text, old, monkeypatch):
         save(old, made, **options)
 
 
-@pytest.mark.parametrize("name", ["model.bin", "model", "model.safetensors.tmp"])
+@pytest.mark.parametrize("name", ["model.bin", "model", "model.safetensors.tmp", ""])
 def test_other_suffixes(name, tmp_path):
-    with pytest.raises(ir.errors.OptionError, match=rf"{name}'.*should be \.safetensors; rename"):
-        save(tmp_path / name, MADE)
+    with pytest.raises(ir.errors.OptionError, match=rf"{name}'.*should be \.safetensors; give a"):
+        save(name and tmp_path / name, MADE)
     assert list(tmp_path.iterdir()) == []
