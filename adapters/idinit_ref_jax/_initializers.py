@@ -103,11 +103,13 @@ def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str]:
     axes = {name: options.pop(name) for name in _AXES}
     letters = options.pop("layout")
     try:
-        sizes = tuple(map(index, shape))
+        sizes = tuple(-1 if isinstance(size, bool) else index(size) for size in shape)
     except TypeError:
         sizes = (-1,)
     if min(sizes, default=0) < 0:
         plan(shape)  # the core says what is wrong with it
+    if letters is None and len(sizes) < 2:
+        plan(sizes)  # as it says of a bias
     if letters is not None:
         return plan(sizes, init.role, layout=letters, **options), letters
     letters = _letters(axes, sizes)
@@ -220,13 +222,25 @@ def _letters(axes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> str:
 
 
 def _places(name: str, axes: object) -> tuple[int, ...]:
+    given = axes if isinstance(axes, Sequence) else (axes,)
     try:
-        places = axes if isinstance(axes, Sequence) else (axes,)
-        return tuple(index(cast("Any", place)) for place in places)
+        places = tuple(index(cast("Any", place)) for place in given)
     except TypeError:
+        places = None
+    if places is None or any(isinstance(place, bool) for place in given):
         raise OptionTypeError(
             message(name, axes, "it should be an integer or a tuple of them", "write -1 or (0, 1)")
-        ) from None
+        )
+    if not places and name != "batch_axis":
+        raise OptionError(
+            message(
+                name,
+                axes,
+                "a weight should have at least one such axis",
+                f"name it: {name}={_AXES[name][0]}",
+            )
+        )
+    return places
 
 
 def make(

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Sharding
 
-from idinit_ref import Plan, Role, plan
-from idinit_ref.errors import OptionError, OptionTypeError, message
+from idinit_ref import Plan, Role
+from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.layout import Taps, identity_tap
 from idinit_ref.pattern import Wide
+from idinit_ref.plan import either
 
 from ._initializers import Initializer, build, decide, make
 
@@ -39,11 +40,17 @@ def layer_plans(
     ----------
     layer : flax.nnx.Module
         Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention; its parameters
-        may be abstract (``nnx.eval_shape``).
+        may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``, for a
+        scan over them): the axes that its parameters have in front are batch axes.
     role : {"transit", "zero"}
-        IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`.
-    gain, eps, wide, loosen, seed
-        As in :func:`idinit_ref.plan`. Weight k of an attention layer is loosened by seed + k.
+        IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`; its
+        other weights are "transit".
+    gain, wide
+        Of the weights in role "transit", as in :func:`idinit_ref.plan`.
+    eps : float
+        Of the weights in role "zero".
+    loosen, seed
+        The noise on weights in role "transit"; weight number k has the seed ``seed + k``.
     taps : {"channel_major", "spatial_major", "center"}, optional
         How a kernel becomes a matrix (spec section 3). If left out: "center" for a depthwise
         convolution (one input channel a group), "channel_major" for every other one.
@@ -67,7 +74,8 @@ def layer_plans(
     OptionTypeError
         If the layer is not of a known type.
     ShapeError, LayoutError, OptionError
-        If the options do not fit the layer, or no tap of it is the identity.
+        If the options do not fit the layer, no tap of it is the identity, or its kernel is not
+        that of such a layer behind the axes of a stack. All options are validated, used or not.
 
     Examples
     --------
@@ -184,56 +192,69 @@ def _nnx() -> Any:
 
 
 def _weights(
-    layer: Any,
-    role: Role,
-    *,
-    taps: Taps | None,
-    tap: Sequence[int] | None,
-    loosen: float = 0.0,
-    seed: int = 0,
-    **options: Any,
+    layer: Any, role: Role, *, taps: Taps | None, tap: Sequence[int] | None, **options: Any
 ) -> dict[str, tuple[Any, Initializer]]:
     """Return each weight's name, the layer that holds it as `kernel`, and its initialiser."""
     nnx = _nnx()
-    plan((1, 1), role, loosen=loosen, seed=seed, **options)  # before seed + k, which needs a number
     parts = {"": layer}
     if isinstance(layer, nnx.MultiHeadAttention):
         parts = {f"{name}.": getattr(layer, name) for name in ("query", "key", "value", "out")}
     found = {}
     for k, (prefix, part) in enumerate(parts.items()):
-        axes = _axes(nnx, part, taps, tap)
-        if role == "zero" and prefix not in ("", "out."):
-            init = make("transit", **axes)
-        else:
-            own = seed + k if loosen else seed
-            init = make(role, **axes, loosen=loosen, seed=own, **options)
+        own = role if prefix in ("", "out.") else "transit"
+        sample = either((0, 0), own, k, **options)
+        used = ("eps",) if own == "zero" else ("gain", "wide", "loosen", "seed")
+        init = make(own, **_axes(nnx, part, taps, tap), **{at: getattr(sample, at) for at in used})
         found[f"{prefix}kernel"] = part, init
     return found
 
 
 def _axes(nnx: Any, layer: Any, taps: Taps | None, tap: Sequence[int] | None) -> dict[str, Any]:
-    """Return the options of an initialiser that depend on the kind of layer."""
-    axes: dict[str, Any] = {"taps": taps or "channel_major", "tap": tap}
+    """Return the options of an initialiser that depend on the kind of layer.
+
+    Axes are counted from the last, for what a kernel has before its own axes is a stack.
+    """
+    options: dict[str, Any] = {"taps": taps or "channel_major", "tap": tap, "batch_axis": ()}
     if isinstance(layer, nnx.Linear):
-        return axes
-    if isinstance(layer, nnx.LinearGeneral):
-        batch = len(layer.batch_axis)
-        both = batch + len(layer.in_features)
-        axes |= {"batch_axis": range(batch), "in_axis": range(batch, both)}
-        return axes | {"out_axis": range(both, both + len(layer.out_features))}
-    if isinstance(layer, nnx.Einsum):
-        return axes | _einsum_axes(layer.einsum_str)
-    if isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
-        groups = getattr(layer, "feature_group_count", 1)
+        shape = layer.in_features, layer.out_features
+    elif isinstance(layer, nnx.LinearGeneral):
+        shape = (*layer.batch_axis.values(), *layer.in_features, *layer.out_features)
+        out = -len(layer.out_features)
+        both = out - len(layer.in_features)
+        options |= {"in_axis": range(both, out), "out_axis": range(out, 0)}
+        options["batch_axis"] = range(-len(shape), both)
+    elif isinstance(layer, nnx.Einsum):
+        shape = layer.kernel_shape
+        options |= _einsum_axes(layer.einsum_str)
+    elif isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
+        shape = layer.kernel_shape
+        options["groups"] = groups = getattr(layer, "feature_group_count", 1)
         flipped = getattr(layer, "transpose_kernel", False)
         if flipped:
-            axes |= {"in_axis": -1, "out_axis": -2}
+            options |= {"in_axis": -1, "out_axis": -2}
         if taps is None and groups == layer.in_features > 1:
-            axes["taps"] = "center"
-        if axes["taps"] == "center" and tap is None:
-            axes["tap"] = _identity(layer, isinstance(layer, nnx.ConvTranspose), flipped)
-        return axes | {"groups": groups}
-    raise OptionTypeError(
+            options["taps"] = "center"
+        if options["taps"] == "center" and tap is None:
+            options["tap"] = _identity(layer, isinstance(layer, nnx.ConvTranspose), flipped)
+    else:
+        raise _unknown(layer)
+    given = tuple(layer.kernel.shape)
+    stack = len(given) - len(shape)
+    if given[max(stack, 0) :] != tuple(shape):
+        raise ShapeError(
+            message(
+                "kernel",
+                given,
+                f"the last axes of this {type(layer).__name__}'s should be {tuple(shape)}, behind "
+                "those of a stack of layers, if any",
+                "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
+            )
+        )
+    return options | {"batch_axis": (*range(stack), *options["batch_axis"])}
+
+
+def _unknown(layer: Any) -> OptionTypeError:
+    return OptionTypeError(
         message(
             "layer",
             type(layer),
@@ -245,11 +266,14 @@ def _axes(nnx: Any, layer: Any, taps: Taps | None, tap: Sequence[int] | None) ->
 
 
 def _einsum_axes(equation: str) -> dict[str, list[int]]:
-    """Return the axes of the kernel, the second operand of an einsum, by where they occur."""
+    """Return the axes of the kernel, the second operand of an einsum, by where they occur.
+
+    They are counted from the last.
+    """
     operands, result = equation.split("->")
     inputs, kernel = operands.split(",")
     found: dict[tuple[bool, bool], list[int]] = {}
-    for axis, letter in enumerate(kernel):
+    for axis, letter in enumerate(kernel, -len(kernel)):
         found.setdefault((letter in inputs, letter in result), []).append(axis)
     axes = {"in_axis": found.pop((True, False), []), "out_axis": found.pop((False, True), [])}
     axes["batch_axis"] = found.pop((True, True), [])

@@ -1,6 +1,7 @@
 """Layers of flax.nnx, by what they compute: real forward passes, with in != out throughout."""
 
 import itertools
+import math
 import sys
 
 import equinox as eqx
@@ -53,49 +54,202 @@ def kernel(layer):
 
 
 # The theorems -------------------------------------------------------------------------------
+#
+# u is half a unit in the last place: what one rounding may change, relatively. Where a docstring
+# says no more, an output is one product plus zeros, so one rounding, and the gain was rounded once
+# before. XLA compiles every shape and dtype anew: sizes are small, and Linear layers get 6 rows.
+
+SIZES = st.integers(1, 5)
+DTYPES = st.sampled_from(["float32", "float16", "bfloat16"])
+POWERS = st.sampled_from([1.0, -1.0, 0.5, -2.0])
+GAINS = POWERS | st.sampled_from([math.sqrt(2), 1 / 3]) | st.floats(0.25, 4) | st.floats(-4, -0.25)
+KERNELS = st.sampled_from([(), (), (3,), (2, 1)])  # () for a Linear layer
+theorem = settings(max_examples=25, deadline=None)
 
 
-@given(n=st.integers(1, 9), m=st.integers(1, 9))
-@settings(max_examples=25, deadline=None)
-def test_t1_a_linear_layer_passes_its_input_on(n, m):
-    x = x_of(4, n)
-    y = ij.idi_layer_(linear(n, m))(x)
-    assert y.shape == (4, m)
-    np.testing.assert_array_equal(y, cycled(x, m))  # a wide one keeps the first m inputs
+def unit(dtype):
+    return 2.0 ** -FORMATS[dtype][0]
 
 
-@pytest.mark.parametrize(("n", "m"), [(3, 8), (8, 3)])
-def test_t2_variance_under_any_covariance(n, m):
-    mixed = x_of(50, n) @ x_of(n, n, seed=1)
-    y = ij.idi_layer_(linear(n, m), gain=-2)(mixed)
-    before, after = np.var(np.float64(mixed), axis=0), np.var(np.float64(y), axis=0)
-    np.testing.assert_array_equal(after, 4 * before[np.arange(m) % n])
+def layer_of(n, m, kernel, dtype, role="transit", **options):
+    """A Linear layer, or a convolution of the identity tap."""
+    start_of = start() | {"param_dtype": dtype}
+    layer = nnx.Conv(n, m, kernel, **start_of) if kernel else nnx.Linear(n, m, **start_of)
+    write = ij.idi_layer_ if role == "transit" else ij.idiz_layer_
+    return write(layer, taps="center" if kernel else None, **options)
 
 
-@pytest.mark.parametrize(
-    ("wide", "holds"), [("truncate", True), ("fold_mean", True), ("fold_rms", False)]
+def signal(n, kernel, dtype):
+    """Integers that every dtype here holds: batch, an axis of 2 for every one of a kernel, n."""
+    return jnp.asarray(np.asarray(x_of(6, *(2,) * len(kernel), n)), dtype)
+
+
+def float64(array):
+    return np.asarray(array).astype(np.float64)
+
+
+def matrix(*layers, dtype):
+    """The matrix of a chain of layers, by passing the identity through it."""
+    n = layers[0].in_features
+    y = jnp.asarray(np.eye(6, n), dtype)
+    for layer in layers:
+        y = layer(y)
+    assert y.dtype == jnp.dtype(dtype)
+    return float64(y).T[:, :n]
+
+
+@given(n=SIZES, m=SIZES, kernel=KERNELS, gain=GAINS, dtype=DTYPES)
+@theorem
+def test_t1_a_layer_passes_its_input_on(n, m, kernel, gain, dtype):
+    """Exactly; of another gain than 1, float64's product, which is exact, rounded once."""
+    x = signal(n, kernel, dtype)
+    y = layer_of(n, m, kernel, dtype, gain=gain)(x)
+    assert y.dtype == jnp.dtype(dtype)
+    assert y.shape == (*x.shape[:-1], m)
+    held = by_hand.nearest(gain, *FORMATS[dtype])
+    want = (held * cycled(float64(x), m)).astype(y.dtype)  # a wide one keeps the first m inputs
+    np.testing.assert_array_equal(float64(y), float64(want))
+    if gain == 1:
+        np.testing.assert_array_equal(float64(y), cycled(float64(x), m))
+
+
+@given(n=SIZES, m=SIZES, gain=GAINS, dtype=DTYPES)
+@theorem
+def test_t2_variance_under_any_covariance(n, m, gain, dtype):
+    """Exact for a power of 2. Else y = gain * x + r with abs(r) <= (2u + u^2) abs(gain * x), so the
+    standard deviations differ by the root mean square of r at most (and float64's roundings).
+    """
+    integers = np.random.default_rng(n).integers
+    x = integers(-9, 10, (6, n)) @ integers(-2, 3, (n, n))
+    y = layer_of(n, m, (), dtype, gain=gain)(jnp.asarray(x, dtype))
+    # Contiguous alike, and so added up in one order.
+    before, after = (np.ascontiguousarray(a) for a in (cycled(float64(x), m), float64(y)))
+    u, exact = unit(dtype), abs(math.frexp(gain)[0]) == 0.5
+    found, want = np.std(after, axis=0), abs(gain) * np.std(before, axis=0)
+    allowed = abs(gain) * np.sqrt(np.mean(before**2, axis=0)) * (2.1 * u + 2.0**-46)
+    assert np.all(np.abs(found - want) <= (0 if exact else allowed))
+
+
+@given(n=SIZES, m=SIZES, gain=GAINS, dtype=DTYPES)
+@theorem
+def test_t2_row_norms(n, m, gain, dtype):
+    """One entry in each row: its norm is the gain as the dtype holds it, exactly."""
+    norms = np.abs(matrix(layer_of(n, m, (), dtype, gain=gain), dtype=dtype)).sum(axis=1)
+    np.testing.assert_array_equal(norms, abs(by_hand.nearest(gain, *FORMATS[dtype])))
+
+
+@given(n=SIZES, m=SIZES, gain=GAINS, dtype=DTYPES)
+@theorem
+def test_t3_fold_rms(n, m, gain, dtype):
+    """Entries are off by u each, so are norms; variances, their squares, by 2u + u^2. The k equal
+    entries of a row add up where their inputs are the same, to k times the variance.
+    """
+    w = matrix(layer_of(n, m, (), dtype, gain=gain, wide="fold_rms"), dtype=dtype)
+    u, sigma2 = unit(dtype), 4.0
+    np.testing.assert_allclose(np.linalg.norm(w, axis=1), abs(gain), rtol=u * 1.01)
+    uncorrelated = np.diag(w @ (sigma2 * np.eye(n)) @ w.T)
+    np.testing.assert_allclose(uncorrelated, gain**2 * sigma2, rtol=2.1 * u)
+    equal = np.diag(w @ (sigma2 * np.ones((n, n))) @ w.T)
+    folded = np.array([max(len(range(i, n, m)), 1) for i in range(m)])
+    np.testing.assert_allclose(equal, gain**2 * sigma2 * folded, rtol=2.1 * u)
+    assert (m < n) == bool(np.any(folded > 1))
+
+
+@given(
+    wide=st.sampled_from(["truncate", "fold_mean", "fold_rms"]),
+    sizes=st.tuples(SIZES, SIZES),
+    dtype=DTYPES,
 )
-def test_t4_wide_after_tall_is_the_identity(wide, holds):
-    x = x_of(4, 3)
-    tall, back = ij.idi_layer_(linear(3, 12)), ij.idi_layer_(linear(12, 3), wide=wide)
-    assert np.array_equal(back(tall(x)), x) is holds
+@theorem
+def test_t4_wide_after_tall_is_the_identity(wide, sizes, dtype):
+    """Exactly for truncate. Of fold_mean, k rounded shares 1/k add up with k roundings."""
+    n, m = min(sizes), max(sizes)
+    tall, back = layer_of(n, m, (), dtype), layer_of(m, n, (), dtype, wide=wide)
+    error = np.abs(matrix(tall, back, dtype=dtype) - np.eye(n)).max()
+    copies = -(-m // n)
+    if wide == "truncate" or m == n:
+        assert error == 0
+    elif wide == "fold_mean":
+        assert error <= 1.1 * (copies + 1) * unit(dtype)
+    else:  # sqrt(k) on the diagonal
+        assert error > 0.4
 
 
-def test_t6_a_chain_of_square_layers_with_relu():
-    x, y = x_of(4, 5), None
-    for _ in range(3):
-        y = nnx.relu(ij.idi_layer_(linear(5, 5), gain=0.5)(x if y is None else y))
-    np.testing.assert_array_equal(y, 0.5**3 * np.maximum(x, 0))
+@given(n=SIZES, m=SIZES, gain=GAINS, dtype=DTYPES)
+@theorem
+def test_t5_singular_values(n, m, gain, dtype):
+    """Of a square or tall layer: the gain that the dtype holds, and float64's roundings."""
+    n, m = min(n, m), max(n, m)
+    held = abs(by_hand.nearest(gain, *FORMATS[dtype]))
+    found = np.linalg.svd(matrix(layer_of(n, m, (), dtype, gain=gain), dtype=dtype))[1]
+    want = sorted((held * math.sqrt(len(range(j, m, n))) for j in range(n)), reverse=True)
+    np.testing.assert_allclose(found, want, rtol=1e-13)
 
 
-@pytest.mark.parametrize("hidden", [3, 8])
-def test_t7_a_residual_block_is_the_identity_up_to_eps(hidden):
-    x, eps = x_of(4, 6), 2.0**-10
-    first, last = ij.idi_layer_(linear(6, hidden)), ij.idiz_layer_(linear(hidden, 6), eps=eps)
-    f = nnx.relu(first(x))
-    branch = np.asarray(last(f))
-    assert 0 < np.max(np.abs(branch)) <= 2 * eps * np.max(np.abs(f))
-    np.testing.assert_allclose(x + branch, x, rtol=0, atol=2 * eps * float(np.max(np.abs(f))))
+@given(n=SIZES, depth=st.integers(1, 4), gain=GAINS, dtype=DTYPES)
+@theorem
+def test_t5_a_product_of_square_layers(n, depth, gain, dtype):
+    """Every layer rounds the gain and the product; where the gain is a power of 2 neither, and
+    singular values of a multiple of I are exact.
+    """
+    product = matrix(*[layer_of(n, n, (), dtype, gain=gain) for _ in range(depth)], dtype=dtype)
+    exact = abs(math.frexp(gain)[0]) == 0.5
+    allowed = 0 if exact else (1 + unit(dtype)) ** (2 * depth) - 1 + 1e-13
+    np.testing.assert_allclose(product, gain**depth * np.eye(n), rtol=allowed, atol=0)
+    found = np.linalg.svd(product, compute_uv=False)
+    np.testing.assert_allclose(found, abs(gain) ** depth, rtol=allowed, atol=0)
+    if exact:
+        chi = np.mean(found**2)
+        assert (chi == 1) == (abs(gain) == 1)
+
+
+@given(n=SIZES, depth=st.integers(1, 4), gain=GAINS.map(abs), dtype=DTYPES)
+@theorem
+def test_t6_a_chain_of_square_layers_with_relu(n, depth, gain, dtype):
+    """Every layer rounds the gain and the product; where the gain is a power of 2, neither."""
+    x = signal(n, (), dtype)
+    y, moments = x, []
+    for _ in range(depth):
+        y = nnx.relu(layer_of(n, n, (), dtype, gain=gain)(y))
+        moments.append(np.mean(float64(y) ** 2))
+    exact = math.frexp(gain)[0] == 0.5
+    allowed = 0 if exact else (1 + unit(dtype)) ** (2 * depth) - 1
+    want = gain**depth * np.maximum(float64(x), 0)
+    np.testing.assert_allclose(float64(y), want, rtol=allowed, atol=0)
+    # Every layer after the first multiplies the second moment by gain^2, sqrt(2) by 2.
+    grown = gain ** (2 * (depth - 1)) * moments[0]
+    allowed = 0 if exact else (1 + unit(dtype)) ** (4 * depth) - 1
+    np.testing.assert_allclose(moments[-1], grown, rtol=allowed, atol=0)
+    assert moments[0] > 0
+    if exact and depth > 1:
+        assert (moments[-1] == moments[0]) == (gain == 1)
+
+
+@given(
+    n=SIZES,
+    hidden=SIZES,
+    kernel=KERNELS,
+    gain=GAINS,
+    eps=st.floats(1e-3, 0.5),
+    f=st.sampled_from([nnx.relu, nnx.tanh, jnp.abs]),
+    dtype=DTYPES,
+)
+@theorem
+def test_t7_a_residual_block_is_the_identity_up_to_eps(n, hidden, kernel, gain, eps, f, dtype):
+    """In the branch eps, a product and a sum are rounded, and each grows by 1 + u at most; adding
+    it to x is one rounding more.
+    """
+    x, u = signal(n, kernel, dtype), unit(dtype)
+    inside = f(layer_of(n, hidden, kernel, dtype, gain=gain)(x))
+    last = layer_of(hidden, n, kernel, dtype, "zero", eps=eps)
+    branch = last(inside)
+    bound = 2 * eps * np.max(np.abs(float64(inside))) * (1 + u) ** 3
+    assert np.max(np.abs(float64(branch))) <= bound
+    moved = np.abs(float64(x + branch) - float64(x))
+    assert np.all(moved <= bound + u * (np.abs(float64(x)) + bound))
+    at = by_hand.nearest(eps, *FORMATS[dtype])  # and the branch is alive: +-eps in every row
+    w = float64(last.kernel[...]).reshape(-1, n)
+    np.testing.assert_array_equal(np.abs(w).max(axis=0), at)
 
 
 # Linear, LinearGeneral, Einsum --------------------------------------------------------------
@@ -302,9 +456,13 @@ def test_attention_projects_by_identities():
 
 def test_only_the_last_weight_of_zero_attention_is_zero():
     layer, x, eps = attention(), x_of(3, 4, 6), 2.0**-10
-    roles = {name: p.role for name, p in ij.layer_plans(layer, "zero", eps=eps).items()}
-    assert roles == {f"{name}.kernel": "transit" for name in ("query", "key", "value")} | {
-        "out.kernel": "zero"
+    plans = ij.layer_plans(layer, "zero", eps=eps, gain=2, loosen=0.5, seed=7)
+    last = plans.pop("out.kernel")
+    assert (last.role, last.eps, last.loosen) == ("zero", eps, 0)
+    found = {name: (p.role, p.gain, p.loosen, p.seed) for name, p in plans.items()}
+    assert found == {
+        f"{name}.kernel": ("transit", 2, 0.5, 7 + k)
+        for k, name in enumerate(("query", "key", "value"))
     }
     y = ij.idiz_layer_(layer, eps=eps)(x)
     assert 0 < np.max(np.abs(y)) <= 2 * eps * np.max(np.abs(x)) * (1 + 1e-5)  # softmax rounds
@@ -319,6 +477,112 @@ def test_loosened_attention_counts_its_seeds():
     for k, (name, shape) in enumerate(shapes.items()):
         want = by_hand.weight(shape, loosen=0.1, seed=40 + k, layout="IO")
         np.testing.assert_array_equal(kernel(getattr(layer, name)).reshape(shape), rounded(want))
+
+
+# Stacks of layers ---------------------------------------------------------------------------
+
+
+def grouped(x):
+    return np.repeat(x, 2, axis=-1)
+
+
+def dense(x):
+    return cycled(x, 5)
+
+
+STACKED = [
+    (lambda **o: nnx.Linear(3, 5, **o), (4, 3), {}, dense),
+    (
+        lambda **o: nnx.LinearGeneral((2, 3), (4, 5), axis=(-2, -1), **o),
+        (7, 2, 3),
+        {},
+        lambda x: cycled(np.reshape(x, (7, 6)), 20).reshape(7, 4, 5),
+    ),
+    (lambda **o: nnx.LinearGeneral(3, 5, batch_axis={0: 2}, **o), (2, 4, 3), {}, dense),
+    (lambda **o: nnx.Einsum("ena,eba->enb", (2, 5, 3), **o), (2, 4, 3), {}, dense),
+    (lambda **o: nnx.Conv(3, 5, (3,), **o), (1, 6, 3), {"taps": "center"}, dense),
+    (lambda **o: nnx.Conv(3, 6, (4, 3), feature_group_count=3, **o), (1, 6, 5, 3), {}, grouped),
+    (
+        lambda **o: nnx.ConvTranspose(3, 5, (3,), transpose_kernel=True, **o),
+        (1, 6, 3),
+        {"taps": "center"},
+        dense,
+    ),
+]
+
+
+def stacked(make, *sizes):
+    """A stack of layers, as Flax makes it for a scan."""
+    for _ in sizes:
+        make = nnx.vmap(make)
+    return make(jax.random.split(jax.random.key(0), sizes))
+
+
+@pytest.mark.parametrize(
+    ("which", "sizes"), [*((k, (2,)) for k in range(len(STACKED))), (0, (2, 3)), (5, (2, 3))]
+)
+def test_every_layer_of_a_stack_passes_its_input_on(which, sizes):
+    make, shape, options, want = STACKED[which]
+
+    def one(key):
+        return make(kernel_init=sevens, bias_init=sevens, rngs=nnx.Rngs(key))
+
+    x, forward = x_of(*sizes, *shape), lambda layer, x: layer(x)
+    for _ in sizes:
+        forward = nnx.vmap(forward)
+    layer = stacked(one, *sizes)
+    assert ij.idi_layer_(layer, **options) is layer
+    if getattr(layer, "bias", None) is not None:
+        assert not np.any(layer.bias[...])
+    y, places = np.asarray(forward(layer, x)), list(np.ndindex(sizes))
+    np.testing.assert_array_equal(y, np.stack([want(x[at]) for at in places]).reshape(y.shape))
+    alone = one(jax.random.key(0))
+    ij.idiz_layer_(ij.idi_layer_(layer, **options), **options)
+    same = kernel(ij.idiz_layer_(alone, **options))
+    np.testing.assert_array_equal(kernel(layer), np.broadcast_to(same, kernel(layer).shape))
+
+
+def test_a_stack_of_attention_layers():
+    def one(key):
+        return attention(rngs=nnx.Rngs(key))
+
+    layer, x, heads = stacked(one, 3), x_of(3, 2, 4, 6), x_of(3, 2, 4, 2, 4)
+    assert ij.layer_plans(layer)["out.kernel"].shape == (3, 8, 5)
+    ij.idi_layer_(layer)
+    value = nnx.vmap(lambda layer, x: layer.value(x))(layer, x)
+    np.testing.assert_array_equal(value, cycled(x, 8).reshape(3, 2, 4, 2, 4))
+    out = nnx.vmap(lambda layer, x: layer.out(x))(layer, heads)
+    np.testing.assert_array_equal(out, np.reshape(heads, (3, 2, 4, 8))[..., :5])
+
+
+def test_a_scan_over_a_stack_and_a_stack_written_inside_vmap():
+    layer, x = stacked(lambda key: nnx.Linear(3, 3, rngs=nnx.Rngs(key)), 4), x_of(2, 3)
+
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+    def chain(x, layer):
+        return layer(x)
+
+    np.testing.assert_array_equal(chain(x, ij.idi_layer_(layer)), x)
+    nnx.vmap(lambda layer: ij.idi_layer_(layer, gain=2) and None)(layer)
+    np.testing.assert_array_equal(chain(x, layer), 16 * x)
+
+
+def test_a_loosened_stack_draws_for_every_layer():
+    layer = stacked(lambda key: nnx.Linear(3, 5, rngs=nnx.Rngs(key)), 2)
+    want = by_hand.weight((2, 3, 5), loosen=0.1, seed=9, layout="EIO")
+    np.testing.assert_array_equal(kernel(ij.idi_layer_(layer, loosen=0.1, seed=9)), rounded(want))
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 2, 5), (3, 4)])
+def test_a_kernel_that_is_none_of_its_layer_is_refused(shape):
+    """Too few axes; a stack along another axis than the first; another layer's."""
+    layer = linear(3, 5)
+    layer.kernel.set_value(jnp.asarray(np.full(shape, 7), jnp.float32))
+    text = rf"kernel = \({shape[0]},.*Linear's should be \(3, 5\).*leading axes: nnx.vmap"
+    with pytest.raises(errors.ShapeError, match=text):
+        ij.idi_layer_(layer)
+    assert np.all(np.asarray(layer.kernel[...]) == 7)
+    assert np.all(np.asarray(layer.bias[...]) == 7)
 
 
 # Where layers live --------------------------------------------------------------------------
@@ -370,8 +634,15 @@ WRONG = [
         r"equinox.*eqx.tree_at \(in_axis=1",
     ),
     (lambda: ij.layer_plans(linear(2, 3), "zer"), errors.OptionError, r"role = 'zer'"),
-    (lambda: ij.layer_plans(linear(2, 3), eps=0.1), errors.OptionError, r"eps = 0.1"),
-    (lambda: ij.layer_plans(attention(), "zero", gain=2), errors.OptionError, r"gain = 2"),
+    (lambda: ij.layer_plans(linear(2, 3), eps=0), errors.OptionError, r"eps = 0.*not 0"),
+    (lambda: ij.layer_plans(linear(2, 3), "zero", gain=0), errors.OptionError, r"gain = 0"),
+    (lambda: ij.layer_plans(linear(2, 3), "zero", wide="no"), errors.OptionError, r"wide = 'no'"),
+    (lambda: ij.layer_plans(linear(2, 3), "zero", seed=-1), errors.OptionError, r"seed = -1"),
+    (
+        lambda: ij.layer_plans(linear(2, 3), gain=jnp.float32(2)),
+        errors.OptionTypeError,
+        r"gain = Array\(2.*Python float",
+    ),
     (
         lambda: ij.idi_layer_(attention(), loosen=0.1, seed="a"),
         errors.OptionTypeError,
