@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 from array_api_compat import numpy as xp
 
-from idinit_ref import Plan, Role, plan
+from idinit_ref import Plan, Role
 from idinit_ref.errors import OptionError, OptionTypeError, message
 from idinit_ref.layout import Taps, identity_tap, merge_axes, split_axes
 from idinit_ref.pattern import Wide
+from idinit_ref.plan import either
 
 from ._initializers import shape_and_dtype
 
@@ -34,16 +35,19 @@ class _Weight(NamedTuple):
     dilation: tuple[int, ...] = ()
     last: bool = True  # whether it is among the layer's last weights
 
-    def plan(self, role: Role, taps: Taps | None, tap: Sequence[int] | None, **values: Any) -> Plan:
-        """Decide it, from values that fit the role."""
+    def plan(
+        self, role: Role, number: int, taps: Taps | None, tap: Sequence[int] | None, **values: Any
+    ) -> Plan:
+        """Decide it, from the values of both roles."""
         shape, _ = shape_and_dtype(self.variable)
         taps = self.taps if taps is None else taps
         if taps == "center" and tap is None:
             tap = identity_tap(self.left_padding, self.dilation, shape[: len(self.dilation)])
         shape, layout = merge_axes(shape, self.letters)
-        return plan(
+        return either(
             shape,
             role,
+            number,
             layout=layout,
             groups=self.groups,
             transposed=self.transposed,
@@ -201,21 +205,11 @@ def _weights(layer: Any) -> Iterator[_Weight]:
 
 
 def _decide(
-    layer: Any,
-    role: Role,
-    taps: Taps | None,
-    tap: Sequence[int] | None,
-    *,
-    eps: float = 1e-6,
-    loosen: float = 0.0,
-    seed: int = 0,
-    **values: Any,
+    layer: Any, role: Role, taps: Taps | None, tap: Sequence[int] | None, **values: Any
 ) -> Iterator[tuple[_Weight, Plan]]:
     for k, weight in enumerate(_weights(layer)):
         own: Role = role if weight.last else "transit"
-        noise = {"loosen": loosen, "seed": seed + k if loosen and k else seed}
-        its = {"eps": eps} if own == "zero" else {**values, **noise}
-        yield weight, weight.plan(own, taps, None if k else tap, **its)
+        yield weight, weight.plan(own, k, taps, None if k else tap, **values)
 
 
 def _assign(
@@ -248,6 +242,8 @@ def layer_plans(
 ) -> dict[str, Plan]:
     """Decide the weights of a built layer from what the layer knows, and change nothing.
 
+    All options are validated; those of a role that none of its weights has are not used.
+
     Parameters
     ----------
     layer : keras.layers.Layer
@@ -276,7 +272,7 @@ def layer_plans(
     Raises
     ------
     OptionTypeError
-        If the layer is of another kind.
+        If the layer is of another kind, or an option of another type.
     OptionError
         If it is not built, uses LoRA or quantization, has an equation without inputs or outputs,
         or if no tap of its kernel is the identity; and as in `idinit_ref.plan`.
@@ -303,8 +299,8 @@ def layer_plans(
     >>> decided.shape, decided.layout
     ((3, 8), 'IO')
     """
-    values: dict[str, Any] = {"gain": gain, "eps": eps, "wide": wide}
-    decided = _decide(layer, role, taps, tap, loosen=loosen, seed=seed, **values)
+    values = {"gain": gain, "eps": eps, "wide": wide, "loosen": loosen, "seed": seed}
+    decided = _decide(layer, role, taps, tap, **values)
     return {weight.name: its_plan for weight, its_plan in decided}
 
 

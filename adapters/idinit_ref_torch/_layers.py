@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import nn
 
-from idinit_ref import Plan, Role, plan
+from idinit_ref import Plan, Role
 from idinit_ref.errors import OptionTypeError, message
 from idinit_ref.layout import Taps, identity_tap
 from idinit_ref.pattern import Wide
+from idinit_ref.plan import either
 
 from ._tensor import fill_, shape_of
 
@@ -173,6 +174,8 @@ def layer_plans(
 ) -> dict[str, Plan]:
     """Decide the weights of one layer, and write nothing.
 
+    All options are validated; those of a role that none of its weights has are not used.
+
     Known are Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, MultiheadAttention, LSTM, GRU, RNN
     and their cells, and the Conv1D of transformers. Packed weights (q, k, v; gates) are cut into
     their matrices. Spec sections 3, 4 and 6.
@@ -206,7 +209,7 @@ def layer_plans(
     Raises
     ------
     OptionTypeError
-        If the layer is of another type, or a weight is no dense parameter of it.
+        If the layer or an option is of another type, or a weight is no dense parameter of it.
     ShapeError, LayoutError, OptionError
         If an option does not fit, the layer is lazy and has not run yet, or its padding leaves it
         no identity tap.
@@ -221,14 +224,18 @@ def layer_plans(
     """
     made = {}
     for k, (name, stored, last) in enumerate(_parts(module).weights):
-        options = {**_taps(module, taps, tap), **stored}
-        own = role if last else "transit"
-        if own == "transit":
-            options |= {"gain": gain, "wide": wide, "loosen": loosen}
-            options["seed"] = seed + k if loosen else seed
-        else:
-            options["eps"] = eps
-        made[name] = plan(shape_of(_parameter(module, name), name), own, **options)
+        made[name] = either(
+            shape_of(_parameter(module, name), name),
+            role if last else "transit",
+            k,
+            gain=gain,
+            eps=eps,
+            wide=wide,
+            loosen=loosen,
+            seed=seed,
+            **_taps(module, taps, tap),
+            **stored,
+        )
     return made
 
 

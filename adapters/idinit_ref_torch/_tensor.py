@@ -48,6 +48,16 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
                 "initialise the whole dense tensor first, then convert or shard it",
             )
         )
+    if tensor.is_neg() and tensor.is_complex():
+        raise OptionError(
+            message(
+                name,
+                "lazily negated",
+                f"it should be plain or conjugated, as it is {tensor.dtype}: PyTorch reads and "
+                "writes the sign of 0 there now in one way, now in another",
+                "fill the tensor that it is a view of",
+            )
+        )
     shape, strides, reach = tuple(tensor.shape), tensor.stride(), 0
     if tensor.numel() == 0:
         return shape
@@ -139,7 +149,8 @@ def idi_(
     Raises
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If an option does not fit, or the tensor is no dense one with memory of its own.
+        If an option does not fit, or the tensor is no dense one with memory of its own, or a
+        complex view that negates lazily.
     DTypeError, RoundingError
         If the dtype is neither real floating nor complex, or would round an entry to 0 or
         infinity. The tensor is untouched after every error.

@@ -9,8 +9,6 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import by_hand
 
@@ -19,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from keras import layers as kl
 
-from idinit_ref import errors
+from idinit_ref import errors, plan
 from idinit_ref_tensorflow import idi_layer_, idiz_layer_, layer_plans
 
 BACKEND = keras.backend.backend()
@@ -72,13 +70,12 @@ def repeat(x, channels, axis=-1):
 # Dense and EinsumDense ---------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1.0, -0.5, 4.0]))
-def test_dense(n, m, gain):
+@pytest.mark.parametrize(("n", "m"), [(3, 7), (7, 3), (4, 4)])
+def test_dense(n, m):
     layer = built(kl.Dense(m), n)
-    assert idi_layer_(layer, gain=gain) is layer
+    assert idi_layer_(layer, gain=-0.5) is layer
     x = normal(3, n)
-    assert np.array_equal(run(layer, x), gain * repeat(x, m))
+    assert np.array_equal(run(layer, x), -0.5 * repeat(x, m))
 
 
 def test_dense_bits():
@@ -439,6 +436,49 @@ def test_plans_change_nothing_and_take_every_option():
     assert {name: getattr(decided, name) for name in options} == options
     zero = layer_plans(layer, "zero", eps=0.5)["kernel"]
     assert (zero.role, zero.eps, zero.taps) == ("zero", 0.5, "channel_major")
+    assert untouched(layer)
+
+
+TRANSIT = {"gain": 0.5, "wide": "fold_rms", "loosen": 0.25, "seed": 3}
+
+
+@pytest.mark.parametrize("layer", [kl.Dense(2), kl.Conv1D(2, 3)], ids=lambda layer: layer.name)
+def test_plans_do_not_use_options_of_a_role_that_no_weight_has(layer):
+    built(layer, 4, 3)
+    assert layer_plans(layer, eps=0.5, **TRANSIT) == layer_plans(layer, **TRANSIT)
+    assert layer_plans(layer, "zero", eps=0.5, **TRANSIT) == layer_plans(layer, "zero", eps=0.5)
+
+
+def test_plans_use_the_options_of_both_roles_where_a_layer_has_both():
+    layer = built(kl.SeparableConv1D(4, 3), 8, 3)
+    into, out = layer_plans(layer, "zero", eps=0.5, **TRANSIT).values()
+    assert {name: getattr(into, name) for name in TRANSIT} == TRANSIT
+    assert out == plan((1, 3, 4), "zero", eps=0.5, layout="WIO")
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "words"),
+    [
+        ({"gain": 0}, errors.OptionError, ["gain = 0", "non-zero"]),
+        ({"gain": "1"}, errors.OptionTypeError, ["gain = '1'", "float"]),
+        ({"eps": float("nan")}, errors.OptionError, ["eps = nan", "non-zero"]),
+        ({"eps": None}, errors.OptionTypeError, ["eps = None", "float"]),
+        ({"wide": "fold"}, errors.OptionError, ["wide = 'fold'", "pick one"]),
+        ({"loosen": -1}, errors.OptionError, ["loosen = -1", "standard deviation"]),
+        ({"seed": -1}, errors.OptionError, ["seed = -1", "in range"]),
+        ({"loosen": 0.1, "seed": "a"}, errors.OptionTypeError, ["seed = 'a'", "whole number"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "make", [lambda: kl.Dense(2), lambda: kl.SeparableConv1D(2, 3)], ids=["one", "several"]
+)
+@pytest.mark.parametrize("role", ["transit", "zero"])
+def test_plans_validate_the_options_of_both_roles(make, role, option, error, words):
+    layer = built(make(), 4, 3)
+    with pytest.raises(error) as caught:
+        layer_plans(layer, role, **option)
+    assert all(word in str(caught.value) for word in words), caught.value
     assert untouched(layer)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +19,7 @@ from idinit_ref_torch import idi_layer_, idiz_layer_, layer_plans
 
 EPS = 1e-6
 SIZES = st.integers(1, 12)
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def inputs(*shape, dtype=torch.float32):
@@ -33,56 +37,240 @@ def state(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-# Linear: the theorems -----------------------------------------------------------------------------
+# The theorems, through linear layers and centered convolutions of every dtype -------------------
+
+GAINS = st.sampled_from([1.0, -1.0, -0.5, 4.0]) | st.floats(0.02, 50).flatmap(
+    lambda gain: st.sampled_from([gain, -gain])
+)
+SEEDS = st.integers(0, 99)
 
 
-@given(SIZES, SIZES)
-def test_t1_transit(m, n):
-    """Tall: output i is x[i mod n]. Wide: the first m inputs."""
-    x = inputs(5, n)
-    y = idi_layer_(nn.Linear(n, m))(x)
-    assert torch.equal(y, x[:, [i % n for i in range(m)]])
+class Kind(NamedTuple):
+    """Layers of a dtype: convolutions of a kernel, or linear where there is none."""
+
+    dtype: torch.dtype
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def unit(self):
+        """The distance from 1 to the next number: one rounding errs by half of it."""
+        return torch.finfo(self.dtype).eps
+
+    @property
+    def size(self):
+        return range(4, 4 + len(self.kernel))
+
+    def layer(self, n, m):
+        if not self.kernel:
+            return nn.Linear(n, m, dtype=self.dtype)
+        return CONV[len(self.kernel)](n, m, self.kernel, padding="same", dtype=self.dtype)
+
+    def idi(self, n, m, **options):
+        return idi_layer_(self.layer(n, m), taps="center", **options)
+
+    def signal(self, n, seed, samples=5):
+        """Numbers of both signs, away from 0, so that none becomes subnormal: (samples, n, ...)."""
+        shape = samples, n, *self.size
+        draw = np.random.default_rng(seed).standard_normal
+        numbers = draw(shape) + 1j * draw(shape) if self.dtype.is_complex else draw(shape)
+        numbers += np.sign(numbers) / 16
+        return torch.tensor(numbers, dtype=self.dtype)
+
+    def rounded(self, value):
+        """A number as the dtype holds it, by hand."""
+        held = torch.finfo(self.dtype)
+        return by_hand.nearest(value, 1 - int(math.log2(held.eps)), int(math.log2(held.tiny)))
+
+    def matrix(self, layer, n):
+        """What a linear layer multiplies by: the outputs of unit vectors, as float64 rows."""
+        return exact(layer(torch.eye(n, dtype=self.dtype))).T.real
 
 
-@given(SIZES, SIZES)
-def test_t2_variance(m, n):
-    """Whatever the inputs' covariance; 2 is a power of two, so that nothing is rounded."""
-    x = inputs(50, n) @ inputs(n, n)  # strongly correlated
-    y = idi_layer_(nn.Linear(n, m), gain=2)(x)
+def exact(tensor):
+    return tensor.detach().to(torch.complex128)
+
+
+def power_of_two(gain):
+    return abs(math.frexp(gain)[0]) == 0.5
+
+
+def alike(n, value):
+    return torch.full((n,), value, dtype=torch.float64)
+
+
+def linears():
+    dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
+    return st.sampled_from(dtypes).map(Kind)
+
+
+@st.composite
+def kinds(draw):
+    kind = draw(linears())
+    if kind.dtype.is_complex:  # PyTorch convolves them by three real convolutions, which rounds
+        return kind
+    return kind._replace(kernel=tuple(draw(st.lists(st.sampled_from([1, 3]), max_size=2))))
+
+
+@given(SIZES, SIZES, kinds(), SEEDS, GAINS)
+def test_t1_transit(m, n, kind, seed, gain):
+    """Output i is tau x[i mod n], for a tall layer all inputs and for a wide one the first m.
+
+    Exact: all other products are 0, so that tau x is rounded as it is alone.
+    """
+    x = kind.signal(n, seed)
+    cycle = [i % n for i in range(m)]
+    assert torch.equal(kind.idi(n, m)(x), x[:, cycle])
+    assert torch.equal(kind.idi(n, m, gain=gain)(x), (x * kind.rounded(gain))[:, cycle])
+
+
+@given(SIZES, SIZES, kinds(), SEEDS, GAINS)
+def test_t2_variance(m, n, kind, seed, gain):
+    """Whatever the covariance of x. Exact for powers of two.
+
+    Else y differs from tau x by two roundings, of tau and of y, and a standard deviation moves by
+    at most the root mean square of that difference. Float64 adds up to 1000 numbers in pairs.
+    """
+    draw = np.random.default_rng(seed).integers  # whole numbers: halves of them are not subnormal
+    mixed = np.tensordot(draw(-3, 4, (n, n)), draw(-9, 10, (n, 50, *kind.size)), 1)
+    x = torch.tensor(mixed, dtype=kind.dtype).movedim(0, 1)
+    y = exact(kind.idi(n, m, gain=gain)(x))
+    x = exact(x)
     for i in range(m):
-        assert y[:, i].contiguous().var() == 4 * x[:, i % n].contiguous().var()
+        before, after = x[:, i % n].reshape(-1), y[:, i].reshape(-1)
+        if power_of_two(gain):
+            assert after.var() == gain**2 * before.var()
+        else:
+            slack = (1.1 * kind.unit + 1e-14) * before.abs().square().mean().sqrt()
+            assert abs(after.std() / abs(gain) - before.std()) <= slack
 
 
-@given(SIZES, SIZES)
-def test_t4_composition(m, n):
-    """Wide after tall is the identity for truncate and fold_mean."""
+@given(SIZES, SIZES, linears(), GAINS)
+def test_t2_row_norm(m, n, kind, gain):
+    """One entry a row, so that the norm is its absolute value, exactly."""
+    matrix = kind.matrix(kind.idi(n, m, gain=gain), n)
+    assert torch.equal(matrix.abs().sum(1), alike(m, abs(kind.rounded(gain))))
+    assert torch.equal((matrix != 0).sum(1), torch.ones(m).long())
+
+
+@given(SIZES, SIZES, linears(), GAINS)
+def test_t3_fold_rms(m, n, kind, gain):
+    """Rows of norm tau; that of the output's variance where folded inputs are uncorrelated.
+
+    An entry errs by unit / 2, so a row's norm too; the rest are float64's n + 2 roundings. The
+    variance is a square, so twice that; a sum of k equal entries has k - 1 roundings more.
+    """
+    layer = kind.idi(n, m, gain=gain, wide="fold_rms")
+    matrix = kind.matrix(layer, n)
+    rows = alike(m, abs(gain))
+    torch.testing.assert_close(matrix.norm(dim=1), rows, rtol=kind.unit, atol=n * 1e-15)
+    # The coordinates of -e_1 .. -e_n, e_1 .. e_n have no covariance, and the variance 1 / n.
+    basis = torch.cat([torch.eye(n), -torch.eye(n)]).to(kind.dtype)
+    variance = exact(layer(basis)).abs().square().mean(0) * n
+    torch.testing.assert_close(variance, rows**2, rtol=3 * kind.unit, atol=n * 1e-14)
+    # All coordinates the same: k that fold together add up to k times the variance.
+    same = torch.cat([torch.ones(1, n), -torch.ones(1, n)]).to(kind.dtype)
+    variance = exact(layer(same)).abs().square().mean(0)
+    folded = torch.tensor([max(1, len(range(i, n, m))) for i in range(m)])
+    rtol = (n + 2) * kind.unit
+    torch.testing.assert_close(variance, rows**2 * folded, rtol=rtol, atol=n * 1e-14)
+    assert torch.equal((variance - rows**2).abs() > rows**2 / 2, folded > 1)
+
+
+@given(SIZES, SIZES, kinds(), SEEDS)
+def test_t4_composition(m, n, kind, seed):
+    """Wide after tall: the identity for truncate, exactly, and for fold_mean, but not fold_rms.
+
+    A mean of k copies of x rounds 1 / k, k products and k - 1 sums, of which none exceeds x.
+    """
     m, n = max(m, n), min(m, n)
-    tall = idi_layer_(nn.Linear(n, m, dtype=torch.float64))
-    x = inputs(4, n, dtype=torch.float64)
-    truncated = idi_layer_(nn.Linear(m, n, dtype=torch.float64))
-    assert torch.equal(truncated(tall(x)), x)
-    mean = idi_layer_(nn.Linear(m, n, dtype=torch.float64), wide="fold_mean")
-    torch.testing.assert_close(mean(tall(x)), x, rtol=1e-14, atol=0)
-    rms = idi_layer_(nn.Linear(m, n, dtype=torch.float64), wide="fold_rms")
-    assert torch.allclose(rms(tall(x)), x, rtol=1e-9, atol=0) == (m == n)
+    x = kind.signal(n, seed)
+    between = kind.idi(n, m)(x)
+    assert torch.equal(kind.idi(m, n)(between), x)
+    mean = kind.idi(m, n, wide="fold_mean")(between)
+    assert ((exact(mean) - exact(x)).abs() <= m * kind.unit * exact(x).abs()).all()
+    rms = kind.idi(m, n, wide="fold_rms")(between)
+    if m == n:
+        assert torch.equal(mean, x)
+        assert torch.equal(rms, x)
+    else:  # input 0 has at least two copies, so at least sqrt(2) comes back of it
+        assert (exact(rms)[:, 0].abs() >= 1.2 * exact(x)[:, 0].abs()).all()
 
 
-@pytest.mark.parametrize("tau", [1.0, 2.0])
-def test_t6_relu_chain(tau):
-    length, x = 6, inputs(7, 5)
-    layers = [part for _ in range(length) for part in (nn.Linear(5, 5), nn.ReLU())]
-    for layer in layers[::2]:
-        idi_layer_(layer, gain=tau)
-    assert torch.equal(nn.Sequential(*layers)(x), tau**length * x.relu())
+@given(SIZES, SIZES, linears(), GAINS)
+def test_t5_isometry(m, n, kind, gain):
+    """The matrix holds the rounded tau exactly: the tolerance is that of the decomposition."""
+    m, n = max(m, n), min(m, n)
+    found = torch.linalg.svdvals(kind.matrix(kind.idi(n, m, gain=gain), n))
+    copies = torch.tensor([len(range(j, m, n)) for j in range(n)]).double()  # falling
+    tau = abs(kind.rounded(gain))
+    torch.testing.assert_close(found, tau * copies.sqrt(), rtol=1e-13, atol=0)
 
 
-@given(SIZES, SIZES)
-def test_t7_residual_identity(width, hidden):
-    x = inputs(6, width, dtype=torch.float64)
-    first = idi_layer_(nn.Linear(width, hidden, dtype=torch.float64))
-    second = idiz_layer_(nn.Linear(hidden, width, dtype=torch.float64))
-    branch = first(x).relu()
-    assert (x + second(branch) - x).abs().max() <= 2 * EPS * branch.abs().max() + 1e-15
+@given(
+    st.integers(1, 8),
+    st.integers(1, 6),
+    linears(),
+    st.sampled_from([1.0, -1.0]) | st.floats(0.5, 2),
+)
+def test_t5_products_of_square_layers(n, depth, kind, gain):
+    """A multiple p of the identity, exactly; p has one rounding for each layer."""
+    product = kind.matrix(nn.Sequential(*[kind.idi(n, n, gain=gain) for _ in range(depth)]), n)
+    p, tau = product[0, 0].item(), kind.rounded(gain)
+    assert torch.equal(product, p * torch.eye(n).double())
+    assert abs(p - tau**depth) <= depth * kind.unit * abs(tau) ** depth
+    values = torch.linalg.svdvals(product)
+    torch.testing.assert_close(values, alike(n, abs(p)), rtol=1e-13, atol=0)
+    assert (p**2 == 1) == (abs(tau) == 1)  # chi
+
+
+@given(
+    st.integers(1, 8),
+    st.integers(1, 6),
+    kinds().filter(lambda kind: not kind.dtype.is_complex),
+    SEEDS,
+    st.sampled_from([1.0, 0.5, 2.0, 2**0.5]) | st.floats(0.5, 2),
+)
+def test_t6_relu_chain(n, depth, kind, seed, gain):
+    """Exact for powers of two; else each layer rounds once, which makes unit / 2."""
+    x = kind.signal(n, seed)
+    x[0] = x[0].abs()  # some of it goes through
+    y, tau, moments = x, kind.rounded(gain), []
+    for _ in range(depth):
+        y = kind.idi(n, n, gain=gain)(y).relu()
+        moments.append(exact(y).abs().square().mean().item())
+    wanted = tau**depth * exact(x.relu())
+    slack = 0 if power_of_two(gain) else depth * kind.unit
+    assert ((exact(y) - wanted).abs() <= slack * wanted.abs()).all()
+    # The second moment goes as tau^2 from layer to layer: only tau = 1 keeps it.
+    growth = moments[-1] / moments[0]
+    assert growth == pytest.approx(tau ** (2 * depth - 2), rel=2 * slack + 1e-13)
+    assert (growth == 1) == (tau == 1 or depth == 1)
+
+
+@given(
+    SIZES,
+    SIZES,
+    kinds(),
+    SEEDS,
+    st.sampled_from([torch.tanh, torch.sin, torch.abs]),
+    st.sampled_from([1e-6, -(2.0**-13)]) | st.floats(1e-4, 1),
+)
+def test_t7_residual_identity(width, hidden, kind, seed, f, eps):
+    """The branch rounds two products and a sum, the addition once more by half a unit of y.
+
+    Both kinds of flattening hold it: every row of any IDIZ has eps and -eps alone. In float16 a
+    product may be subnormal, which errs by half of the smallest number.
+    """
+    x = kind.signal(width, seed)
+    inside = f(kind.idi(width, hidden)(x)).to(kind.dtype)
+    least = torch.finfo(kind.dtype).tiny * kind.unit
+    bound = 2 * abs(kind.rounded(eps)) * exact(inside).abs().max() * (1 + 3 * kind.unit) + least
+    for taps in ("channel_major", "center"):
+        branch = idiz_layer_(kind.layer(hidden, width), eps=eps, taps=taps)(inside)
+        assert exact(branch).abs().max() <= bound
+        y = x + branch
+        moved = (exact(y) - exact(x)).abs()
+        assert (moved <= bound + kind.unit * exact(y).abs()).all()
 
 
 class Residual(nn.Module):
@@ -128,7 +316,6 @@ def test_true_zeros_would_leave_the_branch_without_a_gradient():
 
 # Convolutions -------------------------------------------------------------------------------------
 
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 SIDE = 9
 
@@ -468,6 +655,43 @@ def test_plans_are_those_of_the_core_and_write_nothing():
         "weight": plan((6, 2, 3, 5), "zero", eps=0.5, groups=2)
     }
     assert all(torch.equal(before[name], now) for name, now in layer.state_dict().items())
+
+
+TRANSIT = {"gain": 0.5, "wide": "fold_rms", "loosen": 0.25, "seed": 3}
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.LSTM(2, 3), nn.Conv1d(3, 2, 3)], ids=str)
+def test_plans_do_not_use_options_of_a_role_that_no_weight_has(layer):
+    assert layer_plans(layer, eps=0.5, **TRANSIT) == layer_plans(layer, **TRANSIT)
+    assert layer_plans(layer, "zero", eps=0.5, **TRANSIT) == layer_plans(layer, "zero", eps=0.5)
+
+
+def test_plans_use_the_options_of_both_roles_where_a_layer_has_both():
+    into, out = layer_plans(nn.MultiheadAttention(4, 2), "zero", eps=0.5, **TRANSIT).values()
+    assert {name: getattr(into, name) for name in TRANSIT} == TRANSIT
+    assert out == plan((4, 4), "zero", eps=0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "words"),
+    [
+        ({"gain": 0}, errors.OptionError, ["gain = 0", "non-zero"]),
+        ({"gain": "1"}, errors.OptionTypeError, ["gain = '1'", "float"]),
+        ({"eps": float("nan")}, errors.OptionError, ["eps = nan", "non-zero"]),
+        ({"eps": None}, errors.OptionTypeError, ["eps = None", "float"]),
+        ({"wide": "fold"}, errors.OptionError, ["wide = 'fold'", "pick one"]),
+        ({"loosen": -1}, errors.OptionError, ["loosen = -1", "standard deviation"]),
+        ({"seed": -1}, errors.OptionError, ["seed = -1", "in range"]),
+        ({"loosen": 0.1, "seed": "a"}, errors.OptionTypeError, ["seed = 'a'", "whole number"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.LSTM(2, 2)], ids=str)
+@pytest.mark.parametrize("role", ["transit", "zero"])
+def test_plans_validate_the_options_of_both_roles(layer, role, option, error, words):
+    with pytest.raises(error) as caught:
+        layer_plans(layer, role, **option)
+    assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_each_weight_of_a_layer_is_loosened_by_a_seed_of_its_own():
