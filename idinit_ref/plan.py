@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isfinite, prod
-from numbers import Real
+from math import prod
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -17,7 +15,8 @@ from . import build as _build
 from .dtypes import Format, format_of, round_array, round_value
 from .errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
 from .lattice import keys, lines, nnz
-from .layout import DEFAULT_LAYOUTS, Box, Layout, Sheet, Taps, strides_of
+from .layout import Box, Layout, Sheet, Taps, strides_of
+from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
 __all__ = ["Plan", "either", "idi", "idiz", "plan"]
@@ -96,25 +95,25 @@ class Plan:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        settle("shape", _sizes("shape", self.shape, ShapeError))
-        _choice("role", self.role, get_args(Role))
-        _choice("wide", self.wide, get_args(Wide))
-        _choice("taps", self.taps, get_args(Taps))
-        settle("gain", _real("gain", self.gain))
-        settle("eps", _real("eps", self.eps))
-        settle("loosen", _real("loosen", self.loosen, zero=True))
-        settle("groups", _integer("groups", self.groups, low=1))
-        settle("seed", _integer("seed", self.seed, low=0, high=2**63))  # beyond, see _noise
+        settle("shape", sizes("shape", self.shape, ShapeError))
+        choice("role", self.role, get_args(Role))
+        choice("wide", self.wide, get_args(Wide))
+        choice("taps", self.taps, get_args(Taps))
+        settle("gain", real("gain", self.gain))
+        settle("eps", real("eps", self.eps))
+        settle("loosen", real("loosen", self.loosen, zero=True))
+        settle("groups", integer("groups", self.groups, low=1))
+        settle("seed", integer("seed", self.seed, low=0, high=2**63))  # beyond, see _noise
         if not isinstance(self.transposed, (bool, np.bool_)):
             raise OptionTypeError(
                 message("transposed", self.transposed, "it should be True or False", "write one")
             )
         settle("transposed", bool(self.transposed))
         if self.blocks is not None:
-            settle("blocks", _sizes("blocks", self.blocks, OptionError))
+            settle("blocks", sizes("blocks", self.blocks, OptionError))
         if self.tap is not None:
-            settle("tap", _sizes("tap", self.tap, OptionError))
-        settle("layout", _letters(self.layout, self.shape))
+            settle("tap", sizes("tap", self.tap, OptionError))
+        settle("layout", letters(self.layout, self.shape))
         if self.role == "zero":
             for name, default in _TRANSIT_OPTIONS.items():
                 if getattr(self, name) != default:
@@ -222,7 +221,7 @@ class Plan:
         ([0, 2, 5, 7], [1e-06, -1e-06, 1e-06, -1e-06])
         """
         box = self._box(index)
-        _countable(tuple(len(span) for span in box))
+        countable(tuple(len(span) for span in box))
         strides = strides_of([len(span) for span in box])
         if self.loosen:
             found = [
@@ -363,7 +362,7 @@ class Plan:
         """
         steps = strides_of(self.shape)
         if strides is not None:
-            steps = _sizes("strides", strides, ShapeError, "count in elements, not in bytes")
+            steps = sizes("strides", strides, ShapeError, "count in elements, not in bytes")
         if not _build.is_writable(flat):
             raise OptionTypeError(
                 message(
@@ -430,7 +429,7 @@ class Plan:
 
     def _array(self, box: Box, target: _build.Target) -> Any:
         shape = tuple(len(span) for span in box)
-        _countable(shape)
+        countable(shape)
         self._rounded(target.format)
         if target.way == "write":
             flat = _build.zeros(target, (prod(shape),))
@@ -744,18 +743,6 @@ def either(
     return plan(shape, role, gain=gain, wide=wide, loosen=loosen, seed=seed, **stored)
 
 
-def _countable(shape: tuple[int, ...]) -> None:
-    if prod(shape) >= 2**63:
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"{prod(shape):.3g} places are more than an array can count",
-                "ask for a part of it: block(index) or entries(index)",
-            )
-        )
-
-
 @lru_cache(maxsize=4096)
 def _rounded(plan: Plan, to: Format) -> dict[float, float]:
     folded = plan.wide != "truncate" and any(m < n for m, n, _ in plan.matrices)
@@ -786,103 +773,3 @@ def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:
             for k in range(repeat.times)
         ]
     yield from copies
-
-
-def _choice(name: str, value: object, options: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in options:
-        raise OptionError(
-            message(name, value, f"it should be one of {', '.join(map(repr, options))}", "pick one")
-        )
-
-
-def _integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    try:
-        number = operator.index(cast("Any", value))
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, (bool, np.bool_)):
-        raise OptionTypeError(
-            message(name, value, "it should be an integer", "write a whole number")
-        )
-    if number < low or (high is not None and number >= high):
-        below = "" if high is None else f" and < {high}"
-        raise OptionError(
-            message(name, value, f"it should be an integer >= {low}{below}", "choose one in range")
-        )
-    return number
-
-
-def _sizes(
-    name: str,
-    values: object,
-    error: type[ShapeError | OptionError],
-    cure: str = "write its true length",
-) -> tuple[int, ...]:
-    """Return non-negative integers as a tuple; bool and float are no sizes."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise OptionTypeError(
-            message(
-                name,
-                values,
-                "it should be a tuple of integers",
-                f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple",
-            )
-        )
-    out = []
-    for axis, size in enumerate(values):
-        try:
-            out.append(_integer(name, size, low=0, high=2**63))
-        except (OptionError, OptionTypeError) as problem:
-            kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
-            raise (error if isinstance(problem, OptionError) else OptionTypeError)(
-                message(
-                    name,
-                    tuple(values),
-                    f"every axis should be an integer >= 0 and < 2**63; axis {axis} is {kind}",
-                    cure,
-                )
-            ) from None
-    return tuple(out)
-
-
-def _real(name: str, value: object, zero: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        cure = "pass a Python float, known when the plan is made (of an array or tensor: float(x))"
-        raise OptionTypeError(message(name, value, "it should be a real number", cure))
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("nan")
-    if not isfinite(number) or (number == 0.0 and not zero) or (zero and number < 0):
-        sort = "finite and not negative" if zero else "finite and not 0"
-        cure = (
-            "give a standard deviation, or 0 for none"
-            if zero
-            else "all entries would be zero or meaningless; give a finite non-zero number"
-        )
-        raise OptionError(message(name, value, f"it should be {sort}", cure))
-    return number
-
-
-def _letters(layout: object, shape: tuple[int, ...]) -> str:
-    if layout is not None:
-        if not isinstance(layout, str):
-            raise OptionTypeError(
-                message("layout", layout, "it should be a string of axis letters", "e.g. 'OIHW'")
-            )
-        return layout
-    if len(shape) not in DEFAULT_LAYOUTS:
-        cure = (
-            "a bias is not a weight: set it to 0"
-            if len(shape) < 2
-            else "name the axes with layout=, e.g. 'EOIHW'"
-        )
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"without a layout it should have 2 to 5 axes, not {len(shape)}",
-                cure,
-            )
-        )
-    return DEFAULT_LAYOUTS[len(shape)]

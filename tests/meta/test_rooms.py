@@ -46,7 +46,8 @@ def test_there_are_three_adapters():
         ("lattice", {"pattern"}),
         ("layout", {"errors"}),
         ("build", {"dtypes", "errors"}),
-        ("plan", {"build", "dtypes", "errors", "lattice", "layout", "pattern"}),
+        ("options", {"errors", "layout"}),
+        ("plan", {"build", "dtypes", "errors", "lattice", "layout", "options", "pattern"}),
     ],
 )
 def test_a_room_imports_only_what_it_may(room, may):
