@@ -172,6 +172,13 @@ def _tensor(name: object, value: object, dtype: str | None) -> _Tensor:
     return tensor
 
 
+def _path(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        should = "it should be a path as str or os.PathLike"
+        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
+    return Path(path)
+
+
 def _check_mapping(name: str, value: object) -> None:
     if not isinstance(value, Mapping):
         raise OptionTypeError(
@@ -250,7 +257,7 @@ def save(
     ...     [file.name for file in path.parent.iterdir()]
     ['model.safetensors']
     """
-    target = Path(path)
+    target = _path(path)
     if target.suffix != ".safetensors":
         raise OptionError(
             message(

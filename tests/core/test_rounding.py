@@ -149,7 +149,7 @@ def test_longdouble_holds_the_float64_entries():
 
 
 def test_low_precision_eps():
-    """The figures that the guides quote."""
+    """What 1e-6 becomes; in float16 it is a subnormal number."""
     assert float(ir.idiz((2, 2), dtype=ml_dtypes.bfloat16)[0, 0]) == 9.98377799987793e-07
     assert float(ir.idiz((2, 2), dtype="float16")[0, 0]) == 1.0132789611816406e-06
 

@@ -504,3 +504,9 @@ def test_other_suffixes(name, tmp_path):
     with pytest.raises(ir.errors.OptionError, match=rf"{name}'.*should be \.safetensors; give a"):
         save(name and tmp_path / name, MADE)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [3, None, b"model.safetensors"])
+def test_a_path_of_the_wrong_type_is_refused(path):
+    with pytest.raises(ir.errors.OptionTypeError, match=r"path = .*str or os.PathLike; write"):
+        ir.save(path, {"w": ir.plan((2, 2))})
