@@ -1,0 +1,74 @@
+"""The oracle: the reference's properties, run against anyone's implementation.
+
+Needs the extra ``testing`` (Hypothesis). `make_oracle` binds all properties to a callable; each
+check is also a function of an implementation and a plan; the strategies draw weights.
+
+Examples
+--------
+>>> import idinit_ref as ir
+>>> make_oracle(ir.idi, expect=["transit", "rank"], examples=5).run().ok
+True
+"""
+
+from __future__ import annotations
+
+try:
+    import hypothesis as _hypothesis
+except ImportError as problem:
+    raise ImportError(
+        'idinit_ref.testing needs Hypothesis: pip install "idinit-ref[testing]"', name="hypothesis"
+    ) from problem
+
+from ._checks import (
+    PROPERTIES,
+    check_composition,
+    check_determinism,
+    check_device,
+    check_dtype,
+    check_exact,
+    check_groups,
+    check_isometry,
+    check_layout,
+    check_rank,
+    check_residual,
+    check_row_norm,
+    check_transit,
+    check_underflow,
+    check_variance,
+    check_zero_sums,
+)
+from ._oracle import Oracle, make_oracle
+from ._report import Outcome, Report
+from ._strategies import conv_specs, dtypes, layouts, plans, weight_shapes
+from ._subject import Finding
+
+__all__ = [
+    "PROPERTIES",
+    "Finding",
+    "Oracle",
+    "Outcome",
+    "Report",
+    "check_composition",
+    "check_determinism",
+    "check_device",
+    "check_dtype",
+    "check_exact",
+    "check_groups",
+    "check_isometry",
+    "check_layout",
+    "check_rank",
+    "check_residual",
+    "check_row_norm",
+    "check_transit",
+    "check_underflow",
+    "check_variance",
+    "check_zero_sums",
+    "conv_specs",
+    "dtypes",
+    "layouts",
+    "make_oracle",
+    "plans",
+    "weight_shapes",
+]
+
+del _hypothesis

@@ -1,0 +1,695 @@
+"""One function a property: what the specification says of a weight, asked of anyone's.
+
+Each takes an implementation and a plan, calls the one for the other, and raises a `Finding`, an
+AssertionError ``what = got, but should be expected  [call]`` with three lines that repeat it.
+Most let the weight act on a signal, through the framework's own dense layer or convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import wraps
+from math import prod, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtypes import FORMATS, round_array
+from ..errors import OptionError, message
+from ..plan import Plan
+from ..plan import plan as _plan
+from ._subject import Finding, Made, Raised, Subject
+
+__all__ = [
+    "PROPERTIES",
+    "Property",
+    "check_composition",
+    "check_determinism",
+    "check_device",
+    "check_dtype",
+    "check_exact",
+    "check_groups",
+    "check_isometry",
+    "check_layout",
+    "check_rank",
+    "check_residual",
+    "check_row_norm",
+    "check_transit",
+    "check_underflow",
+    "check_variance",
+    "check_zero_sums",
+    "dense",
+    "snippet",
+]
+
+Values = NDArray[Any]
+Check = Callable[..., None]
+
+
+class Property(NamedTuple):
+    """A check, and the weights that it says something of."""
+
+    name: str
+    check: Check  # the public function
+    body: Callable[[Subject, Plan, str | None], None]
+    roles: tuple[str, ...]
+    fit: Callable[[Plan], Plan]  # the nearest plan that the property says something of
+    needs: Callable[[Subject], str | None]  # why an implementation cannot be asked, or None
+
+
+_ALL: dict[str, Property] = {}
+_BOTH = ("transit", "zero")
+
+
+def _property(
+    roles: tuple[str, ...] = _BOTH,
+    fit: Callable[[Plan], Plan] = lambda plan: plan,
+    needs: Callable[[Subject], str | None] = lambda _: None,
+) -> Callable[[Callable[[Subject, Plan, str | None], None]], Check]:
+    """Make the public check of a body, which gets the snippet, and list it."""
+
+    def listed(body: Callable[[Subject, Plan, str | None], None]) -> Check:
+        name = body.__name__.removeprefix("check_")
+
+        @wraps(body)
+        def check(
+            implementation: Any, plan: Plan, *, xp: Any = None, dtype: str | None = None
+        ) -> None:
+            subject = (
+                implementation
+                if isinstance(implementation, Subject)
+                else Subject(implementation, xp)
+            )
+            if plan.role not in roles or fit(plan) != plan:
+                raise OptionError(
+                    message(
+                        "plan",
+                        plan,
+                        f"{name} says nothing of such a weight",
+                        f"try {fit(_in_role(plan, roles))}",
+                    )
+                )
+            why = needs(subject)
+            if why:
+                raise OptionError(message("implementation", subject.name, why, "use other checks"))
+            try:
+                subject.settle(_without_options(plan))
+                body(subject, plan, dtype)
+            except Finding as finding:
+                text = f"{finding}\n\n{snippet(subject, name, plan, dtype)}"
+                finding.args = (text,)
+                raise
+
+        _ALL[name] = Property(name, check, body, roles, fit, needs)
+        return check
+
+    return listed
+
+
+def _in_role(plan: Plan, roles: tuple[Any, ...]) -> Plan:
+    """Return a plan in one of some roles, without the options of the other."""
+    if plan.role in roles:
+        return plan
+    plain: dict[str, Any] = {"gain": 1.0, "eps": 1e-6, "wide": "truncate"}
+    return replace(plan, role=roles[0], loosen=0.0, seed=0, **plain)
+
+
+def _without_options(plan: Plan) -> Plan:
+    return _plan(
+        plan.shape, plan.role, layout=plan.layout, taps=plan.taps, transposed=plan.transposed
+    )
+
+
+def options_of(plan: Plan) -> str:
+    """Return the options of a plan that differ from the defaults, as code."""
+    usual = Plan(plan.shape, plan.role) if 2 <= len(plan.shape) <= 5 else None
+    names = ["gain", "eps", "wide", "groups", "transposed", "blocks", "taps", "tap"]
+    names += ["loosen", "seed"]
+    found = [
+        f", {name}={getattr(plan, name)!r}"
+        for name in names
+        if getattr(plan, name) != Plan.__dataclass_fields__[name].default
+    ]
+    if usual is None or plan.layout != usual.layout:
+        found.insert(0, f", layout={plan.layout!r}")
+    return "".join(found)
+
+
+def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:
+    """Return the three lines that repeat a check."""
+    module = getattr(subject.implementation, "__module__", None)
+    own = getattr(subject.implementation, "__qualname__", "<")
+    if subject.source:
+        module, own = subject.source
+    source = f"from {module} import {own.partition('.')[0]}"
+    if "<" in own or module in (None, "__main__"):
+        own, source = "f", "f = ...  # your implementation"
+    role = "" if plan.role == "transit" else ', "zero"'
+    more = "" if dtype is None else f", dtype={dtype!r}"
+    if subject.xp is not None:
+        more = f", xp={subject.framework.name!r}{more}"
+    return (
+        f"import idinit_ref as ir; from idinit_ref.testing import check_{name}\n"
+        f"{source}\n"
+        f"check_{name}({own}, ir.plan({plan.shape}{role}{options_of(plan)}){more})"
+    )
+
+
+# A weight, seen as its matrices ------------------------------------------------------------------
+
+
+def dense(plan: Plan, dtype: str) -> Values:
+    """Return the reference's weight, as float64 numbers that the dtype holds."""
+    plan.check(np.float64)
+    positions, values = plan.entries()
+    out = np.zeros(prod(plan.shape))
+    out[positions] = round_array(values, FORMATS[dtype], "an entry")
+    return out.reshape(plan.shape)
+
+
+def _copies(plan: Plan, values: Values) -> Iterator[tuple[str, Values]]:
+    """Yield every batch copy of a weight, and the letters of its axes."""
+    letters = "".join(c for c in plan.layout if c in "OIDHW")
+    batch = [axis for axis, c in enumerate(plan.layout) if c not in "OIDHW"]
+    moved = np.moveaxis(values, batch, range(len(batch)))
+    for place in np.ndindex(moved.shape[: len(batch)]):
+        copy = moved[place]
+        if plan.transposed:  # as an ordinary one: all outputs, and the inputs of a group
+            parts = np.split(copy, plan.groups, letters.index("I"))
+            copy = np.concatenate(parts, letters.index("O"))
+        yield letters, copy
+
+
+def _segments(plan: Plan) -> list[range]:
+    """Return the rows of every matrix along all outputs of all groups."""
+    per_group = plan.axes.outputs
+    starts = [
+        (piece.start + k * piece.m, piece.m)
+        for piece in plan.axes.pieces
+        for k in range(piece.copies)
+    ]
+    times = plan.groups if plan.transposed else 1
+    return [
+        range(t * per_group + a, t * per_group + a + m) for t in range(times) for a, m in starts
+    ]
+
+
+def _matrices(plan: Plan, made: Made) -> Iterator[tuple[str, Values]]:
+    """Yield the matrices of a weight, each with its name (spec sections 3 and 4)."""
+    many = len(_segments(plan)) > 1 or any(c not in "OIDHW" for c in plan.layout)
+    for number, (letters, copy) in enumerate(_copies(plan, made.values)):
+        order = [letters.index(c) for c in "OIDHW" if c in letters]
+        outputs, channels, *kernel = np.transpose(copy, order).shape
+        flat = np.transpose(copy, order).reshape(outputs, channels, prod(kernel))
+        if plan.axes.center is not None:
+            tap = np.ravel_multi_index(plan.axes.center, plan.axes.kernel)
+            matrix = flat[:, :, tap]
+        elif plan.taps == "spatial_major":
+            matrix = flat.swapaxes(1, 2).reshape(outputs, channels * prod(kernel))
+        else:
+            matrix = flat.reshape(outputs, channels * prod(kernel))
+        for rows in _segments(plan):
+            name = f"rows {rows.start} to {rows.stop - 1} of copy {number}: " if many else ""
+            yield name, matrix[rows.start : rows.stop]
+
+
+# A weight, seen as a layer -----------------------------------------------------------------------
+
+
+def _apply(subject: Subject, plan: Plan, values: Values, x: Values) -> list[Values]:
+    """Let every batch copy act on a signal (samples, inputs, *space), as a real layer does."""
+    at, out = subject.framework, []
+    for letters, copy in _copies(plan, values):
+        if len(letters) > 2:
+            out.append(at.convolve(x, copy, letters, plan.groups))
+            continue
+        parts = zip(
+            np.split(x, plan.groups, 1),
+            np.split(copy, plan.groups, letters.index("O")),
+            strict=True,
+        )
+        out.append(np.concatenate([at.linear(a, b, letters) for a, b in parts], 1))
+    return out
+
+
+def _inputs(plan: Plan) -> int:
+    return plan.axes.channels * plan.groups
+
+
+def _signal(plan: Plan, samples: int = 4, more: int = 1) -> Values:
+    """Return small integers (samples, inputs, *space), no two alike nearby: products are exact."""
+    space = tuple(k + more for k in plan.axes.kernel)
+    draw = np.random.default_rng(prod(plan.shape) + samples)
+    out = draw.integers(1, 64, (samples, _inputs(plan), *space)).astype(float)
+    out[::2] *= -1
+    return out
+
+
+def _patches(plan: Plan, x: Values) -> Values:
+    """Return what each output sees: (samples, outputs, n, *places), n the columns of its matrix."""
+    samples, groups, channels = len(x), plan.groups, plan.axes.channels
+    kernel = plan.axes.kernel
+    x = x.reshape(samples, groups, channels, *x.shape[2:])
+    if kernel:
+        dims = len(kernel)
+        x = np.lib.stride_tricks.sliding_window_view(x, kernel, tuple(range(3, 3 + dims)))
+        x = np.moveaxis(x, range(3, 3 + dims), range(-dims, 0))  # samples, g, c, taps, places
+        places = x.shape[3 + dims :]
+        x = x.reshape(samples, groups, channels, prod(kernel), *places)
+        if plan.axes.center is not None:
+            x = x[:, :, :, np.ravel_multi_index(plan.axes.center, kernel)]
+        else:
+            x = x if plan.taps == "channel_major" else x.swapaxes(2, 3)
+            x = x.reshape(samples, groups, -1, *places)
+    outputs = plan.axes.outputs * (groups if plan.transposed else 1)
+    return np.repeat(x, outputs // groups, axis=1)
+
+
+def _rows(plan: Plan) -> Iterator[tuple[int, int, int]]:
+    """Yield (output, its row i, the rows m of its matrix)."""
+    for rows in _segments(plan):
+        for i, output in enumerate(rows):
+            yield output, i, len(rows)
+
+
+def _unit(made: Made) -> float:
+    """Return a bound of the relative error of few operations, at most in float32."""
+    return float(2.0 ** (3 - min(made.format.precision, 24)))
+
+
+def _number(made: Made, value: float) -> float:
+    """Return an entry as the dtype holds it."""
+    return _once(np.asarray([value]), made)
+
+
+def _once(value: Values, made: Made) -> float:
+    return float(round_array(value, made.format, "an entry")[0])
+
+
+def _differs(got: Values, should: Values, tolerance: float | Values) -> tuple[int, ...] | None:
+    off = np.argwhere(~(np.abs(got - should) <= tolerance))
+    return tuple(off[0].tolist()) if len(off) else None
+
+
+def _place(name: str, place: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, place))}]"
+
+
+def _n(x: Any) -> str:
+    """Return a number in its shortest form."""
+    value = complex(x)
+    return f"{value.real:.9g}" if value.imag == 0 else f"{value:.9g}"
+
+
+# The checks --------------------------------------------------------------------------------------
+
+
+@_property()
+def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Every entry is the reference's, to the bit, in the dtype that came back (sections 1 to 5)."""
+    made = subject.make(plan, dtype)
+    should = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
+    got = made.values
+    same = (got == should) & (np.signbit(got.real) == np.signbit(should))
+    bad = np.argwhere(~same)
+    if len(bad):
+        place = tuple(bad[0].tolist())
+        short = _n(got[place]), _n(should[place])
+        if short[0] == short[1]:
+            short = repr(got[place].item()), repr(should[place].item())
+        entry = np.asarray([dense(plan, "float64")[place]]).astype(np.float32)
+        if made.format.precision < 24 and got[place] == _once(entry.astype(float), made):
+            short = short[0], f"{short[1]}, rounded once, not by way of float32"
+        raise Finding(_place("W", place), *short, made.call)
+
+
+def _tall(plan: Plan) -> Plan:
+    """Return a plan with at least as many outputs as columns, in every group."""
+    n, pieces = plan.axes.columns, plan.axes.pieces
+    if plan.blocks is None and all(p.m >= n for p in pieces):
+        return plan
+    m = n + plan.axes.outputs // (1 if plan.transposed else plan.groups) - 1
+    shape = list(plan.shape)
+    shape[plan.axes.o_axis] = max(m, 0) * (1 if plan.transposed else plan.groups)
+    return replace(plan, shape=tuple(shape), blocks=None)
+
+
+def _still(plan: Plan) -> Plan:
+    """Return a plan without noise."""
+    return replace(plan, loosen=0.0, seed=0)
+
+
+def _one(plan: Plan) -> Plan:
+    """Return a tall plan with tau = 1 and no noise."""
+    return _tall(replace(_still(plan), gain=1.0))
+
+
+@_property(("transit",), _one)
+def check_transit(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """T1: with m >= n and tau = 1, output i is x[i mod n] exactly, through the real layer."""
+    made = subject.make(plan, dtype)
+    x = _signal(plan)
+    seen = _patches(plan, x)
+    for y in _apply(subject, plan, made.values, x):
+        for output, i, _ in _rows(plan):
+            j = i % seen.shape[2]
+            should = seen[:, output, j]
+            place = _differs(y[:, output], should, 0.0)
+            if place is not None:
+                raise Finding(
+                    f"output {output} of the layer",
+                    _n(y[:, output][place]),
+                    f"input {j} of what it sees, {_n(should[place])}",
+                    made.call,
+                )
+
+
+def _varies(plan: Plan) -> Plan:
+    """Return a plan whose variance is known: without noise, and not averaged."""
+    plan = _still(plan)
+    return replace(plan, wide="truncate") if plan.wide == "fold_mean" else plan
+
+
+@_property(fit=_varies)
+def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """T2: output i has variance tau^2 Var(x[i mod n]) for any covariance of x.
+
+    T3 for a folded wide weight: tau^2 sigma^2 where the inputs are uncorrelated with equal
+    variance sigma^2. IDIZ, likewise: 2 eps^2 sigma^2, and eps^2 sigma^2 for n = 1 (section 2).
+    """
+    made = subject.make(plan, dtype)
+    n = plan.axes.columns
+    white = plan.role == "zero" or any(m < n for _, _, m in _rows(plan)) * (plan.wide != "truncate")
+    if white:  # every coordinate +1 and -1 once, alone
+        size = _inputs(plan) * prod(plan.axes.kernel)
+        unit = np.eye(size).reshape(size, _inputs(plan), *plan.axes.kernel)
+        x = np.concatenate([unit, -unit]) * sqrt(size)
+    else:  # correlated, and each coordinate with a variance of its own
+        x = _signal(plan, 8, 0)
+        x += np.cumsum(x, axis=1) + 3 * x[:, :1]
+    value = _number(made, plan.eps if plan.role == "zero" else plan.gain)
+    entries = 2 if plan.role == "zero" and n > 1 else 1
+    seen = np.var(_patches(plan, x), axis=0)
+    for y in _apply(subject, plan, made.values, x):
+        found = np.var(y, axis=0)
+        for output, i, _ in _rows(plan):
+            if n == 0:
+                continue
+            inputs = np.ones_like(seen[output, 0]) if white else seen[output, i % n]
+            should = entries * value**2 * inputs
+            place = _differs(found[output], should, 4 * _unit(made) * should)
+            if place is not None:
+                factor = "2 eps^2" if entries == 2 else "eps^2" if plan.role == "zero" else "tau^2"
+                kind = "uncorrelated inputs" if white else "correlated inputs"
+                raise Finding(
+                    f"the variance of output {output} for {kind}",
+                    _n(found[output][place]),
+                    f"{factor} times that of its input, {_n(should[place])}",
+                    made.call,
+                )
+
+
+@_property(fit=_still)
+def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Each row has norm |tau| (T2, T3; |tau|/sqrt(k) folded by the mean), or sqrt(2) |eps|."""
+    made = subject.make(plan, dtype)
+    for name, matrix in _matrices(plan, made):
+        m, n = matrix.shape
+        for i in range(m if n else 0):
+            if plan.role == "zero":
+                should = abs(_number(made, plan.eps)) * (sqrt(2) if n > 1 else 1)
+            else:
+                k = len(range(i, n, m)) if plan.wide == "fold_mean" and m < n else 1
+                should = abs(_number(made, plan.gain)) / sqrt(k)
+            got = float(np.linalg.norm(matrix[i] / should)) * should
+            if not abs(got - should) <= _unit(made) * should:
+                raise Finding(f"{name}the norm of row {i}", _n(got), _n(should), made.call)
+
+
+@_property(("zero",), _still)
+def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Every row of IDIZ with n >= 2 sums to 0 exactly, so equal means leave the mean at 0."""
+    made = subject.make(plan, dtype)
+    for name, matrix in _matrices(plan, made):
+        if matrix.shape[1] < 2:
+            continue
+        for i, row in enumerate(matrix):
+            if row.sum() != 0:
+                raise Finding(f"{name}the sum of row {i}", _n(row.sum()), "0", made.call)
+
+
+@_property(fit=_still)
+def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """IDI has full rank; IDIZ has rank m for m < n, n - 1 for m >= n >= 2, and 1 for n = 1."""
+    made = subject.make(plan, dtype)
+    for name, matrix in _matrices(plan, made):
+        m, n = matrix.shape
+        full = min(m, n)
+        should = n - 1 if plan.role == "zero" and m >= n >= 2 else full
+        largest = np.abs(matrix).max(initial=0)
+        tolerance = _unit(made) * max(m, n, 1)
+        rank = int(np.linalg.matrix_rank(matrix / largest, tolerance)) if largest else 0
+        if rank != should:
+            raise Finding(f"{name}the rank", rank, f"{should} (m = {m}, n = {n})", made.call)
+
+
+def _tall_still(plan: Plan) -> Plan:
+    return _tall(_still(plan))
+
+
+@_property(("transit",), _tall_still)
+def check_isometry(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """T5: the singular values are |tau| sqrt(c_j), c_j the copies of input j; |tau| if square."""
+    made = subject.make(plan, dtype)
+    tau = abs(_number(made, plan.gain))
+    for name, matrix in _matrices(plan, made):
+        m, n = matrix.shape
+        got = np.linalg.svd(matrix, compute_uv=False)
+        should = np.array(sorted((tau * sqrt(len(range(j, m, n))) for j in range(n)), reverse=True))
+        place = _differs(got, should, 4 * _unit(made) * tau * sqrt(max(m, 1)))
+        if place is not None:
+            k = place[0]
+            raise Finding(f"{name}singular value {k}", _n(got[k]), _n(should[k]), made.call)
+
+
+def _pair(plan: Plan) -> Plan:
+    """Return the tall matrix, m >= n, of the two that are composed: no groups, a kernel of 1."""
+    at = plan.axes
+    m, n = max(at.outputs, at.inputs), min(at.outputs, at.inputs)
+    sizes = {"O": m, "I": n} | dict.fromkeys("DHW", 1)
+    shape = tuple(sizes.get(c, size) for c, size in zip(plan.layout, plan.shape, strict=True))
+    wide = "truncate" if plan.wide == "fold_rms" else plan.wide
+    return replace(
+        _still(plan),
+        shape=shape,
+        groups=1,
+        transposed=False,
+        blocks=None,
+        tap=None,
+        gain=1.0,
+        wide=wide,
+    )
+
+
+@_property(("transit",), _pair)
+def check_composition(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """T4: a wide(n, m) weight after a tall(m, n) one gives x back, for truncate and fold_mean."""
+    tall = subject.make(plan, dtype)
+    o, i = plan.layout.index("O"), plan.layout.index("I")
+    shape = list(plan.shape)
+    shape[o], shape[i] = shape[i], shape[o]
+    back = replace(plan, shape=tuple(shape))
+    wide = subject.make(back, dtype)
+    x = _signal(plan)
+    inside = _apply(subject, plan, tall.values, x)
+    # fold_mean adds k shares of 1/k, each rounded
+    size = plan.shape[o] * _unit(tall) * 64
+    both = f"{wide.call} after {tall.call}"
+    for copy, h in enumerate(inside):
+        y = _apply(subject, back, wide.values, h)[copy]
+        place = _differs(y, x, size)
+        if place is not None:
+            raise Finding(
+                f"output {place[1]} of a wide layer after a tall one",
+                _n(y[place]),
+                f"input {place[1]}, {_n(x[place])}",
+                both,
+            )
+
+
+@_property(("zero",), _still)
+def check_residual(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """T7: x + W2 f(W1 x) is x up to 2 eps max|f|, W1 the reference's IDI and W2 under test."""
+    made = subject.make(plan, dtype)
+    hidden, outputs = _inputs(plan), max((o for o, _, _ in _rows(plan)), default=-1) + 1
+    x = _signal(replace(plan)) / 16
+    x = np.resize(x, (len(x), outputs, *x.shape[2:]))
+    letters = "OI" + "DHW"[3 - len(plan.axes.kernel) :]
+    ones = (1,) * len(plan.axes.kernel)
+    first = _plan((hidden, outputs, *ones), layout=letters)
+    [h] = _apply(subject, first, first.build(), x)
+    f = np.tanh(h)
+    bound = 2 * abs(_number(made, plan.eps)) * np.abs(f).max(initial=0) * (1 + _unit(made))
+    for y in _apply(subject, plan, made.values, f):
+        place = _differs(y, np.zeros_like(y), bound)
+        if place is not None:
+            raise Finding(
+                f"what the branch adds to output {place[1]}",
+                _n(y[place]),
+                f"at most 2 eps max|f| = {_n(bound)} in size",
+                made.call,
+            )
+
+
+@_property()
+def check_dtype(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Keep the dtype that was asked for; without one, any floating dtype will do."""
+    made = subject.make(plan, dtype)
+    if dtype is not None and made.dtype != dtype:
+        raise Finding("its dtype", made.dtype, dtype, made.call)
+    if made.dtype not in FORMATS:
+        raise Finding("its dtype", made.dtype, "a floating dtype", made.call)
+
+
+def _device_needs(subject: Subject) -> str | None:
+    if subject.style != "array" and not subject.takes("device"):
+        return "it takes no device="
+    return None if subject.framework.devices() else "there is one device only"
+
+
+@_property(needs=_device_needs)
+def check_device(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Lie on the device that was asked for."""
+    for device in subject.framework.devices():
+        made = subject.make(plan, dtype, device)
+        got = subject.framework.device_of(made.raw)
+        if got != str(device):
+            raise Finding("its device", got, device, made.call)
+
+
+@_property()
+def check_determinism(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Two calls give the same bits, whatever the key, in arrays of their own."""
+    first = subject.make(plan, dtype)
+    before = first.values.copy()
+    second = subject.make(plan, dtype, key=1)
+    place = _differs(second.values, before, 0.0)
+    if place is not None:
+        what = f"{_place('W', place)} of a second call"
+        raise Finding(what, _n(second.values[place]), _n(before[place]), first.call)
+    if prod(plan.shape):
+        raw = first.raw
+        try:
+            raw[(0,) * len(plan.shape)] = 7 if before.flat[0] != 7 else 8
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            return  # it cannot be written to
+        again = subject.framework.numpy(second.raw).flat[0]
+        raw[(0,) * len(plan.shape)] = before.flat[0].item()  # it may be kept for later calls
+        if again != before.flat[0]:
+            raise Finding(
+                "the array of a second call",
+                "the same memory as that of the first",
+                "an array of its own",
+                first.call,
+            )
+
+
+def _grouped(plan: Plan) -> Plan:
+    """Return a plan of at least two groups, without blocks and noise."""
+    plan = replace(_still(plan), blocks=None)
+    if plan.groups > 1:
+        return plan
+    axis = plan.axes.i_axis if plan.transposed else plan.axes.o_axis
+    shape = tuple(size * 2 if a == axis else size for a, size in enumerate(plan.shape))
+    return replace(plan, shape=shape, groups=2)
+
+
+@_property(fit=_grouped, needs=lambda s: None if s.takes("groups") else "it takes no groups=")
+def check_groups(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Each group is initialised on its own, alike: it is the weight of one group alone."""
+    made = subject.make(plan, dtype)
+    axis = plan.axes.i_axis if plan.transposed else plan.axes.o_axis
+    parts = np.split(made.values, plan.groups, axis)
+    alone = subject.make(replace(plan, shape=parts[0].shape, groups=1), dtype)
+    for group, part in enumerate(parts):
+        place = _differs(part, alone.values, 0.0)
+        if place is not None:
+            what = f"{_place('W', place)} of group {group}"
+            should = f"{_n(alone.values[place])}, as in {alone.call}"
+            raise Finding(what, _n(part[place]), should, made.call)
+
+
+@_property()
+def check_layout(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """As a layer of the framework, in its stored axis order, it does what the matrix should."""
+    made = subject.make(plan, dtype)
+    x = _signal(plan)
+    seen = _patches(plan, x)
+    stored = made._replace(values=dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
+    segments, matrices = _segments(plan), list(_matrices(plan, stored))
+    for copy, y in enumerate(_apply(subject, plan, made.values, x)):
+        own = matrices[copy * len(segments) : (copy + 1) * len(segments)]
+        for rows, (_, matrix) in zip(segments, own, strict=True):
+            for i, output in enumerate(rows):
+                should = np.tensordot(seen[:, output], matrix[i], (1, 0))
+                size = np.tensordot(np.abs(seen[:, output]), np.abs(matrix[i]), (1, 0))
+                place = _differs(y[:, output], should, 2.0**-20 * size)
+                if place is not None:
+                    raise Finding(
+                        f"output {output} of the layer with its weight in layout {plan.layout}",
+                        _n(y[:, output][place]),
+                        _n(should[place]),
+                        made.call,
+                    )
+
+
+def _tiny(
+    subject: Subject, role: str, dtype: str | None = None
+) -> Iterator[tuple[Any, str, float]]:
+    """Yield (dtype to ask for, option, a value of it that rounds to 0 there)."""
+    option = "eps" if role == "zero" else "gain"
+    names = subject.framework.small_dtypes() if subject.has_dtype else (None,)
+    for name in names if dtype is None else (dtype,):
+        to = FORMATS[name or subject.framework.dtypes()[0]]
+        if subject.takes(option) and to.smallest / 4:
+            yield name, option, to.smallest / 4
+        elif option == "eps" and to.smallest > 2e-6:
+            yield name, option, 1e-6
+
+
+def _underflow_needs(subject: Subject) -> str | None:
+    if any(any(_tiny(subject, role)) for role in subject.roles):
+        return None
+    return "it takes nothing (dtype=, eps=, gain=) that could make an entry round to 0"
+
+
+@_property(needs=_underflow_needs)
+def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Refuse an entry that rounds to 0 in the dtype: the neurons would be dead (section 5)."""
+    plan, at = replace(_still(plan), wide="truncate", gain=1.0, eps=1e-6), subject.framework
+    if prod(plan.shape) == 0:
+        return
+    for name, option, value in _tiny(subject, plan.role, dtype):
+        case = replace(plan, eps=value) if option == "eps" else replace(plan, gain=value)
+        call = subject.call(case, name)
+        try:
+            raw = subject.run(call)
+        except Raised:
+            continue
+        kind = type(raw).__name__
+        if at.owns(raw):
+            kind = "an array" if np.any(at.numpy(raw)) else "an array of zeros"
+            name = at.dtype_of(raw)
+        should = f"an error, since {option} = {value} rounds to 0 in {name}: dead neurons"
+        raise Finding(call.text, kind, should, call)
+
+
+PROPERTIES: tuple[str, ...] = tuple(_ALL)
+"""The names of all properties, in the order in which they are checked."""
+
+
+def properties() -> dict[str, Property]:
+    """Return all properties by name."""
+    return dict(_ALL)

@@ -1,0 +1,225 @@
+"""Why it is wrong: known mistakes, each tried on a few weights of every form.
+
+A mistake is named only where it gives exactly what the implementation gives, on all weights of a
+form (square, tall, wide; matrices and kernels) on which that differs from the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtypes import FORMATS
+from ..layout import SPATIAL, Taps
+from ..pattern import Role, Wide
+from ..plan import Plan
+from ._checks import dense
+from ._subject import Finding, Subject
+
+__all__ = ["diagnose"]
+
+Values = NDArray[Any]
+_SHAPES = ((4, 4), (3, 3), (7, 3), (6, 2), (5, 4), (3, 7), (2, 6), (4, 5), (5, 1), (1, 5), (2, 1))
+_KERNEL = (2, 3, 4)  # one axis is even, and none is like another
+
+
+class _Case(NamedTuple):
+    """A weight, what the implementation makes of it, and what it should."""
+
+    plan: Plan
+    got: Values
+    should: Values
+
+    @property
+    def wrong(self) -> bool:
+        return not np.array_equal(self.got, self.should)
+
+    @property
+    def form(self) -> str:
+        m, n = self.plan.axes.pieces[0].m, self.plan.axes.columns
+        return "square" if m == n else "tall" if m > n else "wide"
+
+
+def diagnose(
+    subject: Subject, roles: Sequence[Role], letters: Sequence[str], *, taps: Taps, wide: Wide
+) -> Iterator[str]:
+    """Yield a line for what is wrong in all weights, or else in each form of them."""
+    for role, layout in product(roles, letters):
+        kernel = any(c in SPATIAL for c in layout)
+        for groups in (1, 2) if kernel and subject.takes("groups") else (1,):
+            what = {"transit": "IDI", "zero": "IDIZ"}[role]
+            what += f" kernel {layout}" if kernel else ""
+            what += f", {groups} groups" if groups > 1 else ""
+            plans = [_plan(layout, m, n, role, taps, wide, groups) for m, n in _SHAPES]
+            try:
+                cases = [_case(subject, plan) for plan in plans]
+            except Finding as finding:
+                yield f"{what}: {str(finding).split('  [', 1)[0]}"
+                continue
+            wrong = [case for case in cases if case.wrong]
+            if not wrong:
+                continue
+            found = _known(cases) or _numbers(wrong)
+            if found:
+                yield f"{what}: {found}"
+                continue
+            for form in dict.fromkeys(case.form for case in wrong):
+                alike = [case for case in wrong if case.form == form]
+                found = _known(alike) or _numbers(alike) or _random(subject, alike[0])
+                yield f"{what}, {form}: {found or 'no known mistake'}"
+
+
+def _case(subject: Subject, plan: Plan) -> _Case:
+    made = subject.make(plan)
+    return _Case(plan, made.values, dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
+
+
+def _plan(layout: str, m: int, n: int, role: Role, taps: Taps, wide: Wide, groups: int) -> Plan:
+    sizes = {"O": m * groups, "I": n} | dict(zip("WHD", _KERNEL, strict=True))
+    shape = tuple(sizes.get(c, 2) for c in layout)
+    more: dict[str, Any] = {"wide": wide} if role == "transit" else {}
+    kernel = any(c in SPATIAL for c in layout)
+    return Plan(
+        shape, role, layout=layout, groups=groups, taps=taps if kernel else "channel_major", **more
+    )
+
+
+def _known(cases: Sequence[_Case]) -> str:
+    """Return the mistake that gives all of them, "" if none does."""
+    for text, mistake in _mistakes(cases[0].plan):
+        try:
+            if all(np.array_equal(case.got, mistake(case.plan)) for case in cases):
+                return text
+        except ValueError:  # it has no such weight
+            continue
+    return ""
+
+
+def _numbers(wrong: Sequence[_Case]) -> str:
+    """Return what is wrong with the numbers where the places are right."""
+    if not any(case.got.any() for case in wrong):
+        return "all zeros"
+    if not all(np.array_equal(case.got != 0, case.should != 0) for case in wrong):
+        return ""
+    entries = [(case.got[case.should != 0], case.should[case.should != 0]) for case in wrong]
+    ratios = np.concatenate([(got / should).real for got, should in entries])
+    if np.ptp(ratios) > 1e-5 * abs(ratios[0]):
+        return "the right places, but other numbers"
+    if abs(ratios[0] - 1) < 1e-5:
+        return "right but for the rounding of its numbers"
+    return f"{ratios[0]:.6g} times what it should be"
+
+
+def _random(subject: Subject, case: _Case) -> str:
+    again = subject.make(case.plan, key=1).values
+    return "" if np.array_equal(case.got, again) else "random: two calls differ"
+
+
+def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
+    """Yield mistakes that people make, as texts and as what they give."""
+
+    def reference(**changes: Any) -> Callable[[Plan], Values]:
+        return lambda p: dense(replace(p, **changes), "float64")
+
+    def entry(
+        rule: Callable[[int, int, int, int], float],
+    ) -> Callable[[Plan], Values]:
+        def make(p: Plan) -> Values:
+            """Fill each matrix of p by a rule of (i, j, m, n), as p lays it out."""
+            out = np.zeros(p.shape)
+            box = tuple(range(size) for size in p.shape)
+            columns = np.broadcast_to(p.axes.column_grid(np, box), p.shape)
+            rows = np.broadcast_to(p.axes.row_grid(np, box), p.shape)
+            m, n = p.axes.pieces[0].m, p.axes.columns
+            for place in np.ndindex(p.shape):
+                if columns[place] >= 0:
+                    out[place] = rule(int(rows[place]) % m, int(columns[place]), m, n)
+            return out
+
+        return make
+
+    swap = plan.layout.translate(str.maketrans("OI", "IO"))
+    if plan.groups == 1:
+        # W[i, j] of the swapped layout is that of the transposed matrix
+        yield (
+            f"right in layout {swap}: its axes O and I are exchanged",
+            lambda p: dense(replace(p, layout=swap), "float64"),
+        )
+    else:
+        yield "the groups are ignored: it is the weight of one group", reference(groups=1)
+    if plan.axes.kernel:
+        for taps in ("channel_major", "spatial_major", "center"):
+            if taps != plan.taps:
+                yield f"right for taps={taps!r}, not {plan.taps!r}", reference(taps=taps)
+        for text, tap in (
+            ("k // 2", tuple(k // 2 for k in plan.axes.kernel)),
+            ("0", (0,) * len(plan.axes.kernel)),
+        ):
+            yield f"at the tap {text} of each axis", reference(taps="center", tap=tap)
+            yield (
+                f"one diagonal at the tap {text} of each axis, and zeros instead of copies",
+                partial(_one_diagonal, tap=tap),
+            )
+    eps = plan.eps
+    if plan.role == "zero":
+
+        def plus(i: int, j: int, n: int) -> bool:
+            return j == i % n
+
+        yield "both entries of a row are positive", lambda p: abs(dense(p, "float64"))
+        yield "only +eps, and no -eps", entry(lambda i, j, m, n: eps * plus(i, j, n))
+        yield (
+            "-eps stands at (i + 1) mod n, as in a tall one",
+            entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == (i + 1) % n))),
+        )
+        yield (
+            "-eps stands at i + 1, and is missing where that is n",
+            entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == i % n + 1))),
+        )
+        yield (
+            "-eps stands at m + i, and is missing where that is beyond n",
+            entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == m + i))),
+        )
+        yield "IDI times eps, not IDIZ", entry(lambda i, j, m, n: eps * (j == i % n))
+        yield "IDI, not IDIZ", entry(lambda i, j, m, n: float(j == i % n))
+    else:
+        for wide in ("truncate", "fold_rms", "fold_mean"):
+            if wide != plan.wide:
+                yield f"right for wide={wide!r}, not {plan.wide!r}", reference(wide=wide)
+        yield (
+            "zeros instead of copies: one diagonal, and nothing below it",
+            entry(lambda i, j, m, n: i == j),
+        )
+        yield "shifted by one: j = (i + 1) mod n", entry(lambda i, j, m, n: j == (i + 1) % n)
+        yield "shifted by one: j = (i - 1) mod n", entry(lambda i, j, m, n: j == (i - 1) % n)
+        yield (
+            "the modulus is n - 1, not n",
+            entry(lambda i, j, m, n: j == i % max(n - 1, 1)),
+        )
+        yield "the modulus is n + 1, not n", entry(lambda i, j, m, n: j == i % (n + 1))
+        yield "the modulus is m, not n", entry(lambda i, j, m, n: j == i % m)
+        yield (
+            "each identity row is repeated before the next one, not the whole identity",
+            entry(lambda i, j, m, n: j == i * n // m),
+        )
+        yield "columns are copied, too: j mod m = i", entry(lambda i, j, m, n: j % m == i)
+        yield "the last columns, not the first", entry(lambda i, j, m, n: j == n - m + i)
+        yield "the rows stand in reverse order", entry(lambda i, j, m, n: j == (m - 1 - i) % n)
+        yield "IDIZ, not IDI", lambda p: dense(Plan(p.shape, "zero", layout=p.layout), "float64")
+
+
+def _one_diagonal(plan: Plan, tap: tuple[int, ...]) -> Values:
+    """Return ones where output = input of one group at a tap, as torch.nn.init.dirac_ has them."""
+    full = dense(replace(plan, taps="center", tap=tap), "float64")
+    channels = plan.axes.channels
+    rows = np.arange(plan.shape[plan.axes.o_axis]) % (plan.axes.outputs // plan.groups)
+    shape = [1] * full.ndim
+    shape[plan.axes.o_axis] = -1
+    kept: Values = np.where(rows.reshape(shape) < channels, full, 0.0)
+    return kept

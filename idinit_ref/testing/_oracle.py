@@ -1,0 +1,481 @@
+"""The oracle: all properties against one implementation, in bounded time, and what came out."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any, cast, get_args
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from ..errors import OptionError, OptionTypeError, message
+from ..layout import SPATIAL, Taps
+from ..options import choice, integer
+from ..pattern import Role, Wide
+from ..plan import Plan
+from ._checks import PROPERTIES, Property, properties, snippet
+from ._diagnosis import diagnose
+from ._report import Outcome, Report
+from ._strategies import plans
+from ._subject import Finding, Subject
+
+__all__ = ["Oracle", "make_oracle"]
+
+_GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
+_EPSILONS = (1e-6, 0.5, -1e-3)
+_FIRST_CALL = 60.0  # seconds; it may load a framework
+
+
+class _Stop(BaseException):
+    """The time is over. Hypothesis lets it through."""
+
+
+def make_oracle(
+    implementation: Callable[..., Any],
+    *,
+    xp: Any = None,
+    layout: str | None = "OI",
+    roles: Sequence[Role] | Role | None = None,
+    conv: str | None = None,
+    taps: Taps = "channel_major",
+    wide: Wide = "truncate",
+    expect: Sequence[str] | None = None,
+    examples: int = 50,
+    seed: int = 0,
+    budget: float = 3.0,
+    name: str | None = None,
+    source: tuple[str, str] | None = None,
+) -> Oracle:
+    """Bind the properties of the specification to an implementation of IDI or IDIZ.
+
+    Parameters
+    ----------
+    implementation : callable
+        ``f(shape)``, which returns an array with gain 1 or eps 1e-6; or ``f(key, shape, dtype)``
+        as in JAX, ``f_(tensor)`` in place as in ``torch.nn.init`` (its first parameter is then
+        called tensor, weight, array, ...), or a class or factory of one of these, as Keras'
+        initializers. Of its other parameters those that have the names of :func:`idinit_ref.plan`
+        (also tau and epsilon), xp, dtype and device are passed, and tested too.
+    xp : module or str, optional
+        The namespace of its arrays: numpy, torch, jax.numpy, tensorflow, ...; found from what
+        it returns if left out.
+    layout : str or None
+        The axis letters of its matrices (spec section 4), or None if it makes no matrices. One
+        with a parameter `layout` is asked for every order of these letters.
+    roles : sequence of {"transit", "zero"}, optional
+        IDI, IDIZ, or both where it has a parameter `role`. If left out: both where it has one,
+        "zero" where it has eps and no gain, and else "transit".
+    conv : str, optional
+        The axis letters of its kernels, "OIHW" or "HWIO", say: kernels are tested too, through the
+        framework's own convolution.
+    taps : {"channel_major", "spatial_major", "center"}
+        How it makes a matrix of a kernel, if it has no parameter `taps`.
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What its IDI does with a wide matrix, if it has no parameter `wide`.
+    expect : sequence of str, optional
+        The properties to check, of `PROPERTIES`; all that can be asked of it if left out.
+    examples : int
+        How many weights to try for each property.
+    seed : int
+        Of the examples: the same seed gives the same ones.
+    budget : float
+        Seconds for each property. A single call that takes longer is a hang.
+    name : str, optional
+        What to call the implementation; its own name if left out.
+    source : tuple of str, optional
+        The module and attribute to import it from, for the snippets.
+
+    Returns
+    -------
+    Oracle
+        Its `run()` gives a `Report`, its `tests()` a class for pytest. Oracles share nothing.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        If the oracle cannot call it, or an option here does not fit.
+    ImportError
+        If the framework named by `xp` is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def mine(shape):
+    ...     return np.eye(*shape)
+    >>> report = make_oracle(mine, expect=["rank", "transit"]).run()
+    >>> [(outcome.property, outcome.verdict) for outcome in report.outcomes]
+    [('transit', 'broken'), ('rank', 'held')]
+    >>> print(report.outcomes[0].message.splitlines()[0])
+    output 1 of the layer = 0, but should be input 0 of what it sees, -33  [mine((2, 1))]
+    """
+    if expect is not None:
+        expect = [expect] if isinstance(expect, str) else list(expect)
+        for each in expect:
+            choice("expect", each, PROPERTIES)
+    if roles is not None:
+        roles = [roles] if isinstance(roles, str) else list(roles)
+        for each in roles:
+            choice("roles", each, get_args(Role))
+    subject = Subject(implementation, xp, name, tuple(roles or ()), source)
+    if len(subject.roles) > 1 and not subject.takes("role"):
+        raise OptionError(
+            message(
+                "roles",
+                subject.roles,
+                f"{subject.name} has no parameter role, so it makes one of them",
+                "test one role at a time",
+            )
+        )
+    choice("taps", taps, get_args(Taps))
+    choice("wide", wide, get_args(Wide))
+    letters = [each for each in (layout, conv) if each is not None]
+    if not letters:
+        raise OptionError(
+            message("layout", None, "there should be matrices or kernels to test", "give conv=...")
+        )
+    for each in letters:
+        Plan((1,) * len(each), layout=each)
+    if conv is not None and not set(conv) & set(SPATIAL):
+        raise OptionError(
+            message("conv", conv, "it should have spatial letters D, H, W", "e.g. 'OIHW'")
+        )
+    integer("examples", examples, low=1)
+    integer("seed", seed, low=0)
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0:
+        raise OptionTypeError(message("budget", budget, "it should be seconds > 0", "e.g. 3.0"))
+    return Oracle(subject, letters, taps, wide, expect, examples, seed, float(budget))
+
+
+class Oracle:
+    """The properties bound to one implementation; made by :func:`make_oracle`.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> oracle = make_oracle(ir.idi, expect=["exact", "rank"], examples=5)
+    >>> oracle.properties
+    ('exact', 'rank')
+    >>> oracle.run().ok
+    True
+    >>> TestMine = oracle.tests()  # in a file test_*.py, for pytest
+    >>> [name for name in dir(TestMine) if name.startswith("test")]
+    ['test_exact', 'test_rank']
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        letters: Sequence[str],
+        taps: Taps,
+        wide: Wide,
+        expect: Sequence[str] | None,
+        examples: int,
+        seed: int,
+        budget: float,
+    ) -> None:
+        self._subject = subject
+        self._letters = letters
+        self._taps: Taps = taps
+        self._wide: Wide = wide
+        self._expect = expect
+        self._examples, self._seed, self._budget = examples, seed, budget
+        self._first: str | None = None  # what was wrong with the first call
+        self._settled = False
+
+    @property
+    def name(self) -> str:
+        """What the implementation is called."""
+        return str(self._subject.name)
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """The names of the properties that `run` goes through."""
+        return tuple(name for name in PROPERTIES if self._expect is None or name in self._expect)
+
+    # Which weights ----------------------------------------------------------------------------
+
+    def _plans(self, role: Role, only: str | None = None) -> st.SearchStrategy[Plan]:
+        """Return the weights that this implementation can be asked for."""
+        takes = self._subject.takes
+        one: dict[str, Any] = {"role": role, "blocks": None, "tap": None, "groups": 1}
+        one |= {"transposed": False, "loosen": 0.0, "seed": 0}
+        if role == "transit":
+            one["gain"] = st.sampled_from(_GAINS) if takes("gain") else 1.0
+            one["wide"] = st.sampled_from(get_args(Wide)) if takes("wide") else self._wide
+            if takes("loosen") and takes("seed"):
+                one["loosen"] = st.sampled_from([0.0, 0.125])
+                one["seed"] = st.integers(0, 2**32)
+        else:
+            one["eps"] = st.sampled_from(_EPSILONS) if takes("eps") else 1e-6
+        if takes("blocks"):
+            del one["blocks"]
+        found = []
+        for letters in self._letters:
+            more = dict(one)
+            kernel = any(c in SPATIAL for c in letters)
+            more["layout"] = letters
+            if takes("layout"):
+                more["layout"] = st.permutations(letters).map("".join)
+            if kernel:
+                more["taps"] = st.sampled_from(get_args(Taps)) if takes("taps") else self._taps
+                if takes("tap"):
+                    del more["tap"]
+            if takes("groups") and (kernel or takes("layout") or letters != "OI"):
+                more["groups"] = st.integers(1, 3)
+                if takes("transposed"):
+                    more["transposed"] = st.booleans()
+            found.append(plans(**more))
+        return st.one_of(found)
+
+    def _cases(self, each: Property) -> st.SearchStrategy[tuple[Plan, str | None]]:
+        subject = self._subject
+        roles = [role for role in subject.roles if role in each.roles]
+        names: list[str | None] = [None]
+        if each.name in ("exact", "dtype") and subject.has_dtype:
+            names += subject.framework.dtypes()
+        weights = st.one_of([self._plans(role) for role in roles]).map(each.fit)
+        return st.tuples(weights, st.sampled_from(names))
+
+    def _why_not(self, each: Property) -> str | None:
+        """Return why the implementation cannot be asked for a property."""
+        if not set(each.roles) & set(self._subject.roles):
+            return f"it is about {'IDI' if each.roles == ('transit',) else 'IDIZ'}"
+        wide = "truncate" if self._subject.takes("wide") else self._wide
+        if (each.name, wide) in _NOT_FOLDED:
+            return f"it does not hold for {wide}"
+        return each.needs(self._subject)
+
+    # Running ----------------------------------------------------------------------------------
+
+    def run(self, listen: Callable[[str, str], None] | None = None) -> Report:
+        """Check every property, each in at most the budget, and say what is wrong.
+
+        Parameters
+        ----------
+        listen : callable, optional
+            Told as ``listen(event, text)`` of what goes on: ("property", its name), ("call", the
+            call that is about to be made), ("outcome", its name).
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        OptionError
+            If a property of `expect` cannot be asked of this implementation.
+        """
+        tell = listen or (lambda *_: None)
+        self._subject.listen = lambda text: tell("call", text)
+        outcomes = []
+        for name in self.properties:
+            tell("property", name)
+            outcomes.append(self.outcome(name))
+            tell("outcome", name)
+        report = Report(self.name, tuple(outcomes))
+        if not report.ok and self._first is None:
+            found: list[str] = []
+            self._within(
+                self._budget,
+                lambda: found.extend(
+                    diagnose(
+                        self._subject,
+                        self._subject.roles,
+                        self._letters,
+                        taps=self._taps,
+                        wide=self._wide,
+                    )
+                ),
+            )
+            report = replace(report, diagnosis=tuple(found))
+        return report
+
+    def outcome(self, name: str) -> Outcome:
+        """Check one property.
+
+        Parameters
+        ----------
+        name : str
+            One of `properties`.
+
+        Returns
+        -------
+        Outcome
+
+        Raises
+        ------
+        OptionError
+            If it is named in `expect` and cannot be asked of this implementation.
+        """
+        choice("property", name, PROPERTIES)
+        each, start = properties()[name], time.monotonic()
+        self._settle()
+        if self._first is not None:
+            return Outcome(name, "broken", 1, time.monotonic() - start, self._first)
+        why = self._why_not(each)
+        if why is not None:
+            if self._expect is not None:
+                raise OptionError(
+                    message(
+                        "expect", name, f"{self.name} cannot be asked for it: {why}", "leave it out"
+                    )
+                )
+            return Outcome(name, "untested", 0, 0.0, why)
+        tried, failures = self._search(each)
+        seconds = time.monotonic() - start
+        if not failures:
+            return Outcome(name, "held", tried, seconds)
+        finding, plan, dtype = min(failures, key=_size)
+        text, code = str(finding), ""
+        if plan is not None:
+            code = snippet(self._subject, name, plan, dtype)
+            text = f"{text}\n\n{code}"
+        return Outcome(
+            name, "broken", tried, seconds, text, _call_in(str(finding)), code, plan, dtype
+        )
+
+    def tests(self) -> type:
+        """Return a class for pytest with one test for each property that can be asked.
+
+        A test raises the AssertionError of the smallest counterexample.
+        """
+
+        def make(name: str) -> Callable[[object], None]:
+            def test(_: object) -> None:
+                outcome = self.outcome(name)
+                if outcome.verdict == "broken":
+                    raise AssertionError(outcome.message)
+
+            test.__name__ = test.__qualname__ = f"test_{name}"
+            test.__doc__ = properties()[name].check.__doc__
+            return test
+
+        self._settle()
+        names = [
+            name
+            for name in self.properties
+            if self._expect or self._first or self._why_not(properties()[name]) is None
+        ]
+        title = "".join(filter(str.isalnum, self.name.title()))
+        return type(f"Test{title}", (), {f"test_{name}": make(name) for name in names})
+
+    def _settle(self) -> None:
+        """Make the first call: it finds the framework, and whether it answers at all."""
+        if self._settled:
+            return
+        self._settled = True
+        letters = self._letters[0]
+        plan = Plan((1,) * len(letters), self._subject.roles[0], layout=letters, taps=self._taps)
+
+        def first() -> None:
+            try:
+                self._subject.settle(plan)
+            except Finding as finding:
+                self._first = str(finding)
+
+        stuck = self._within(max(_FIRST_CALL, self._budget), first)
+        if stuck is not None:
+            self._first = str(stuck)
+
+    def _search(self, each: Property) -> tuple[int, list[tuple[Finding, Plan | None, str | None]]]:
+        """Try examples until the time is over, and return how many, and all that failed."""
+        end = time.monotonic() + self._budget
+        failures: list[tuple[Finding, Plan | None, str | None]] = []
+        tried, current = 0, cast("tuple[Plan | None, str | None]", (None, None))
+
+        def body(case: tuple[Plan, str | None]) -> None:
+            nonlocal tried, current
+            if time.monotonic() > end and tried:
+                raise _Stop
+            tried += 1
+            current = plan, dtype = case
+            try:
+                each.body(self._subject, plan, dtype)
+            except Finding as finding:
+                failures.append((finding, plan, dtype))
+                raise
+
+        search = hypothesis.seed(self._seed)(
+            settings(
+                max_examples=self._examples,
+                database=None,
+                deadline=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+                report_multiple_bugs=False,
+                print_blob=False,
+                derandomize=False,
+            )(hypothesis.given(self._cases(each))(body))
+        )
+
+        def work() -> None:
+            try:
+                search()
+            except Finding:
+                pass
+            except (hypothesis.errors.FlakyFailure, hypothesis.errors.Flaky):
+                if not failures:
+                    raise
+
+        stuck = self._within(self._budget, work)
+        if stuck is not None:
+            failures.append((stuck, *current))
+        return tried, failures
+
+    def _within(self, budget: float, work: Callable[[], None]) -> Finding | None:
+        """Do some work in a thread; return a `Finding` if one call takes longer than the budget.
+
+        The work itself looks at the clock between calls. A call that does not come back is left
+        behind, with an exception sent to its thread.
+        """
+        problem: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except _Stop:
+                pass
+            except BaseException as raised:
+                problem.append(raised)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.05 if thread.ident is None else 0.5 * budget)
+            busy = self._subject.busy
+            if thread.is_alive() and busy is not None and time.monotonic() - busy[1] > budget:
+                text = busy[0]
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(cast("int", thread.ident)), ctypes.py_object(_Stop)
+                )
+                self._subject.busy = None
+                return Finding(text, f"no answer in {budget:g} s", "an array", text)
+        if problem:
+            raise problem[0]
+        return None
+
+
+_NOT_FOLDED = {("variance", "fold_mean"), ("composition", "fold_rms")}
+
+
+def _size(failure: tuple[Finding, Plan | None, str | None]) -> tuple[Any, ...]:
+    """Order failures: the fewest entries, then the squarest, then the fewest options."""
+    _, plan, dtype = failure
+    if plan is None:
+        return (float("inf"),)
+    options = [plan.gain != 1, plan.eps != 1e-6, plan.groups, plan.blocks is not None]
+    options += [plan.loosen != 0, dtype is not None, plan.tap is not None]
+    entries = prod(plan.shape) or 2**62  # an empty weight tells little
+    return entries, max(plan.shape), sum(options), plan.shape
+
+
+def _call_in(text: str) -> str:
+    """Return the call at the end of a message."""
+    first = text.split("\n", 1)[0]
+    return first[first.rindex("  [") + 3 : -1] if first.endswith("]") and "  [" in first else ""

@@ -1,0 +1,173 @@
+"""What an oracle found: as a table, as a dictionary for JSON, and as JUnit XML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from ..plan import Plan
+
+__all__ = ["Outcome", "Report"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one property.
+
+    Parameters
+    ----------
+    property : str
+        Its name.
+    verdict : {"held", "broken", "untested"}
+        "untested" where the implementation cannot be asked.
+    examples : int
+        How many weights were tried, those of the shrinking included.
+    seconds : float
+        How long that took.
+    message : str
+        Where broken, ``what = got, but should be expected  [call]`` and the snippet; where
+        untested, the reason.
+    call : str
+        The call of the smallest counterexample.
+    snippet : str
+        Three lines of Python that repeat it.
+    plan : Plan, optional
+        The weight of the smallest counterexample.
+    dtype : str, optional
+        The dtype that was asked for in it.
+    """
+
+    property: str
+    verdict: Literal["held", "broken", "untested"]
+    examples: int = 0
+    seconds: float = 0.0
+    message: str = ""
+    call: str = ""
+    snippet: str = ""
+    plan: Plan | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of all properties of one implementation.
+
+    Parameters
+    ----------
+    name : str
+        What the implementation is called.
+    outcomes : tuple of Outcome
+        One for each property.
+    diagnosis : tuple of str
+        Known mistakes that give just what the implementation gives.
+
+    Examples
+    --------
+    >>> print(Report("mine", (Outcome("rank", "held", 50, 0.25),)))
+    mine: 1 held, 0 broken, 0 untested
+      rank         held        50 examples  0.2 s
+    """
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    diagnosis: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is broken."""
+        return not self.broken
+
+    @property
+    def broken(self) -> tuple[Outcome, ...]:
+        """The outcomes that are broken."""
+        return tuple(o for o in self.outcomes if o.verdict == "broken")
+
+    def count(self, verdict: str) -> int:
+        """Return how many outcomes have a verdict.
+
+        >>> Report("mine", ()).count("held")
+        0
+        """
+        return sum(o.verdict == verdict for o in self.outcomes)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.count('held')} held, {self.count('broken')} broken, "
+            f"{self.count('untested')} untested"
+        ]
+        for o in self.outcomes:
+            tried = o.message if o.verdict == "untested" else f"{o.examples} examples"
+            time = "" if o.verdict == "untested" else f"  {o.seconds:.1f} s"
+            call = f"  {o.call}" if o.call else ""
+            lines.append(f"  {o.property:12} {o.verdict:9} {tried:>12}{time}{call}")
+        for o in self.broken:
+            lines += ["", f"{o.property}: {o.message}"]
+        if self.diagnosis:
+            lines += ["", "why:", *(f"  {line}" for line in self.diagnosis)]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report in numbers, strings and lists, for JSON.
+
+        >>> Report("mine", ()).to_dict()["ok"]
+        True
+        """
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "diagnosis": list(self.diagnosis),
+            "outcomes": [
+                {
+                    "property": o.property,
+                    "verdict": o.verdict,
+                    "examples": o.examples,
+                    "seconds": round(o.seconds, 6),
+                    "message": o.message,
+                    "call": o.call,
+                    "snippet": o.snippet,
+                    "shape": None if o.plan is None else list(o.plan.shape),
+                    "dtype": o.dtype,
+                }
+                for o in self.outcomes
+            ],
+        }
+
+    def junit(self) -> str:
+        """Return the report as JUnit XML: a test case for each property.
+
+        >>> Report("mine", (Outcome("rank", "held"),)).junit().splitlines()[1].strip()
+        '<testsuite name="mine" tests="1" failures="0" errors="0" skipped="0" time="0.000">'
+        """
+        suites = ElementTree.Element("testsuites")
+        suite = ElementTree.SubElement(
+            suites,
+            "testsuite",
+            name=_legal(self.name),
+            tests=str(len(self.outcomes)),
+            failures=str(self.count("broken")),
+            errors="0",
+            skipped=str(self.count("untested")),
+            time=f"{sum(o.seconds for o in self.outcomes):.3f}",
+        )
+        for o in self.outcomes:
+            case = ElementTree.SubElement(
+                suite,
+                "testcase",
+                classname=_legal(self.name),
+                name=o.property,
+                time=f"{o.seconds:.3f}",
+            )
+            first = _legal(o.message.split("\n", 1)[0])
+            if o.verdict == "broken":
+                ElementTree.SubElement(case, "failure", message=first).text = _legal(o.message)
+            elif o.verdict == "untested":
+                ElementTree.SubElement(case, "skipped", message=first)
+        ElementTree.indent(suites)
+        return ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _legal(text: str) -> str:
+    """Replace what XML cannot hold."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)

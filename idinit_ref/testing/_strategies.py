@@ -1,0 +1,221 @@
+"""Hypothesis strategies for weights: shapes, layouts, kernels, plans and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, get_args
+
+from hypothesis import strategies as st
+
+from ..errors import OptionError, message
+from ..layout import SPATIAL, Taps
+from ..pattern import Role, Wide
+from ..plan import Plan
+from ._frameworks import framework
+
+__all__ = ["conv_specs", "dtypes", "layouts", "plans", "weight_shapes"]
+
+_KERNEL = 3  # the longest side of a kernel
+_COPIES = 2  # the longest batch axis
+_OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "axes"))
+
+
+@st.composite
+def weight_shapes(
+    draw: st.DrawFn,
+    /,
+    *,
+    layout: str | st.SearchStrategy[str] = "OI",
+    largest: int = 8,
+    smallest: int = 1,
+) -> tuple[int, ...]:
+    """Draw shapes of weights: square, tall and wide.
+
+    Parameters
+    ----------
+    layout : str or strategy of str
+        The axis letters. Kernel axes are 1 to 3 long, batch axes 1 or 2.
+    largest, smallest : int
+        Bounds of the axes O and I.
+
+    Returns
+    -------
+    strategy of tuple of int
+        Shrinks to the smallest square weight: (smallest, smallest) with kernel and batch axes
+        of 1. What fails for no square weight shrinks to sides that differ by 1.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(weight_shapes(), lambda shape: shape[0] > shape[1])
+    (2, 1)
+    """
+    letters = draw(layout) if isinstance(layout, st.SearchStrategy) else layout
+    n = draw(st.integers(smallest, largest))
+    m = n + draw(st.integers(smallest - n, largest - n))  # shrinks to 0: a square
+    size = {"O": m, "I": n}
+    for c in letters:
+        if c not in size:
+            size[c] = draw(st.integers(1, _KERNEL if c in SPATIAL else _COPIES))
+    return tuple(size[c] for c in letters)
+
+
+@st.composite
+def layouts(
+    draw: st.DrawFn, /, *, dims: int | st.SearchStrategy[int] | None = None, batch: str = ""
+) -> str:
+    """Draw layouts: the letters O, I, spatial ones and batch axes in any order.
+
+    Parameters
+    ----------
+    dims : int or strategy of int, optional
+        How many spatial axes, 0 to 3; any of these if left out.
+    batch : str
+        Letters of batch axes.
+
+    Returns
+    -------
+    strategy of str
+        Shrinks to "OI", or with `dims` to PyTorch's order: "OIW", "OIHW", "OIDHW"; batch axes
+        come last.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(layouts(), lambda layout: "W" in layout)
+    'OIW'
+    """
+    if dims is None:
+        dims = st.integers(0, 3)
+    count = draw(dims) if isinstance(dims, st.SearchStrategy) else dims
+    return "".join(draw(st.permutations("OI" + SPATIAL[3 - count :] + batch)))
+
+
+def conv_specs(**options: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw kernels, as keywords for :func:`idinit_ref.plan`.
+
+    Parameters
+    ----------
+    **options
+        As in :func:`plans`. If no layout is given, it is one of any order with 1 to 3 spatial axes.
+
+    Returns
+    -------
+    strategy of dict
+        The keys shape, layout, groups, transposed, taps and tap. Shrinks to a kernel of one
+        entry: shape (1, 1, 1), layout "OIW", one group, channel-major taps.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(conv_specs(layout="HWIO"), lambda spec: spec["groups"] == 2)["shape"]
+    (1, 1, 1, 2)
+    """
+    options.setdefault("layout", layouts(dims=st.integers(1, 3)))
+    plain: dict[str, Any] = {"role": "zero", "eps": 1e-6, "blocks": None}
+    names = ("shape", "layout", "groups", "transposed", "taps", "tap")
+    return plans(**plain, **options).map(lambda p: {name: getattr(p, name) for name in names})
+
+
+@st.composite
+def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options: Any) -> Plan:
+    """Draw weights of the specification, each as a `Plan`.
+
+    Parameters
+    ----------
+    largest, smallest : int
+        Bounds of the axes O and I of one group.
+    **options
+        Any of role, gain, eps, wide, layout, groups, transposed, blocks, taps, tap, loosen and
+        seed, as a value or as a strategy of values. What is left out is drawn from all that it
+        can be. What does not concern the weight (gain with role "zero", tap without "center") is
+        ignored.
+
+    Returns
+    -------
+    strategy of Plan
+        Shrinks to ``plan((1, 1))``: the smallest square matrix, IDI, gain 1, no further option.
+
+    Raises
+    ------
+    OptionError
+        If there is no such option.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> find(plans(role="zero"), lambda p: p.nnz == 4).shape
+    (2, 2)
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            cure = f"choose from {', '.join(_OPTIONS)}"
+            raise OptionError(message("options", name, "plans draws no such option", cure))
+
+    def pick(name: str, anything: Callable[[], st.SearchStrategy[Any]]) -> Any:
+        if name in options:
+            given = options[name]
+            return draw(given) if isinstance(given, st.SearchStrategy) else given
+        return draw(anything())
+
+    role = pick("role", lambda: st.sampled_from(get_args(Role)))
+    letters = pick("layout", lambda: st.sampled_from(["", "E", "EX"]).flatmap(_any_layout))
+    kernel = [c for c in SPATIAL if c in letters]
+    shape = list(draw(weight_shapes(layout=letters, largest=largest, smallest=smallest)))
+    transposed = pick("transposed", st.booleans)
+    groups = pick("groups", lambda: st.integers(1, 3))
+    shape[letters.index("I" if transposed else "O")] *= groups
+    found: dict[str, Any] = {"groups": groups, "transposed": transposed}
+    outputs = shape[letters.index("O")]
+    found["blocks"] = pick("blocks", lambda: st.none() | _cuts(outputs))
+    if kernel:
+        found["taps"] = pick("taps", lambda: st.sampled_from(get_args(Taps)))
+        if found["taps"] == "center":
+            sizes = [shape[letters.index(c)] for c in kernel]
+            anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+            found["tap"] = pick("tap", lambda: st.none() | anywhere)
+    if role == "zero":
+        found["eps"] = pick("eps", lambda: st.sampled_from([1e-6, 0.5, -1e-3]))
+    else:
+        found["gain"] = pick("gain", lambda: st.sampled_from([1.0, -0.75, 2.5, 1 / 3, 1e-3]))
+        found["wide"] = pick("wide", lambda: st.sampled_from(get_args(Wide)))
+        found["loosen"] = pick("loosen", lambda: st.sampled_from([0.0, 0.125]))
+        if found["loosen"]:
+            found["seed"] = pick("seed", lambda: st.integers(0, 2**63 - 1))
+    return Plan(tuple(shape), role, layout=letters, **found)
+
+
+def _any_layout(batch: str) -> st.SearchStrategy[str]:
+    return layouts(batch=batch)
+
+
+@st.composite
+def _cuts(draw: st.DrawFn, /, size: int) -> tuple[int, ...]:
+    """Draw sizes that add up to `size`."""
+    cuts = draw(st.lists(st.integers(0, size), max_size=3).map(sorted))
+    return tuple(b - a for a, b in pairwise([0, *cuts, size]))
+
+
+def dtypes(xp: Any) -> st.SearchStrategy[Any]:
+    """Draw the dtypes of a namespace for weights: real floats of 16 bits and more, and complex64.
+
+    Parameters
+    ----------
+    xp : module or str
+        numpy (with bfloat16 if ml_dtypes is installed), torch, jax.numpy, tensorflow, ...
+
+    Returns
+    -------
+    strategy of dtype
+        dtype objects of that namespace; shrinks to its default floating dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hypothesis import find
+    >>> find(dtypes(np), lambda dtype: dtype.itemsize < 8)
+    dtype('float16')
+    """
+    at = framework(xp)
+    return st.sampled_from([at.dtype(name) for name in at.dtypes()])

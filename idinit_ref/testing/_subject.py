@@ -1,0 +1,367 @@
+"""An implementation under test: how it wants to be called, and one call of it, made safe.
+
+How it is called is found from its signature. Whatever it does, raise, return a list, leave NaN,
+becomes a `Finding`; what is wrong with the question itself is an `OptionError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtypes import FORMATS, Format
+from ..errors import OptionError, OptionTypeError, message
+from ..layout import DEFAULT_LAYOUTS
+from ..pattern import Role
+from ..plan import Plan
+from ._frameworks import Framework, framework, framework_of
+
+__all__ = ["Call", "Finding", "Made", "Raised", "Subject"]
+
+_FIRST: dict[str, Literal["key", "array"]] = {
+    **dict.fromkeys(("key", "rng", "prng_key", "rng_key"), "key"),
+    **dict.fromkeys(
+        ("tensor", "weight", "weights", "w", "param", "parameter", "array", "out", "variable"),
+        "array",
+    ),
+    **dict.fromkeys(("matrix", "weight_matrix", "kernel"), "array"),
+}
+_SPELLINGS = {"tau": "gain", "epsilon": "eps"}
+_DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("shape", "axes", "layout")}
+_FIXED = ("role", "wide", "layout", "transposed", "taps", "tap")  # may be its only way
+_OPTIONS = (*_DEFAULTS, "layout", "xp", "dtype", "device")
+_HOW = (
+    "give f(shape), f(key, shape, dtype) as in JAX, f_(tensor) in place as in torch.nn.init, or a "
+    "class or factory of one; wrap anything else: lambda shape: f(*shape)"
+)
+
+
+class Finding(AssertionError):  # noqa: N818
+    """What an implementation got wrong: ``what = got, but should be expected  [call]``."""
+
+    def __init__(self, what: str, got: object, should: object, call: object) -> None:
+        super().__init__(f"{what} = {got}, but should be {should}  [{call}]")
+
+
+class Raised(Finding):
+    """It raised."""
+
+
+class Call(NamedTuple):
+    """A call that is about to be made, as text and as a function."""
+
+    text: str
+    run: Callable[[], Any]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Made(NamedTuple):
+    """What a call returned: the thing itself, its exact numbers, its dtype and its call."""
+
+    raw: Any
+    values: NDArray[Any]
+    dtype: str
+    call: str
+
+    @property
+    def format(self) -> Format:
+        """The numbers that its dtype holds."""
+        return FORMATS.get(self.dtype, FORMATS["float64"])
+
+
+@dataclass
+class Subject:
+    """An implementation and how it is called.
+
+    Parameters
+    ----------
+    implementation
+        The callable.
+    xp
+        Its namespace; found from what it returns if None.
+    name
+        What to call it in texts; its own name if None.
+    roles
+        The roles that it makes; found from its signature if None.
+    source
+        The module and the attribute that it comes from, for the snippets.
+    """
+
+    implementation: Any
+    xp: Any = None
+    name: str | None = None
+    roles: tuple[Role, ...] = ()
+    source: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.implementation):
+            raise OptionTypeError(
+                message("implementation", self.implementation, "it should be callable", _HOW)
+            )
+        if self.name is None:
+            own = getattr(self.implementation, "__name__", type(self.implementation).__name__)
+            self.name = "f" if own == "<lambda>" else own
+        self.listen: Callable[[str], None] = lambda _: None
+        self.busy: tuple[str, float] | None = None  # the call in progress, and since when
+        self._framework = None if self.xp is None else framework(self.xp)
+        self.outer: Mapping[str, inspect.Parameter] = {}
+        signature = self._signature(self.implementation)
+        names = [
+            p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        needed = [
+            p for p in signature if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD
+        ]
+        opaque = any(p.kind is p.VAR_POSITIONAL for p in signature)
+        is_maker = isinstance(self.implementation, type) or (
+            not needed
+            and not opaque
+            and not (names and names[0] in {*_FIRST, "shape", "size", "dims"})
+        )
+        if is_maker:
+            self.outer = self._options(signature)
+            maker = self.implementation
+            self._refuse([p.name for p in needed])
+            try:
+                sample = maker()
+            except Exception as problem:
+                raise OptionError(
+                    message("implementation", maker, f"{self.name}() raised {problem!r}", _HOW)
+                ) from problem
+            if not callable(sample):
+                raise OptionTypeError(
+                    message(
+                        "implementation",
+                        maker,
+                        f"it takes no shape, and {self.name}() returned no callable but "
+                        f"{type(sample).__name__}",
+                        _HOW,
+                    )
+                )
+            signature = self._signature(sample)
+        self._read(signature)
+        if not self.roles:
+            found: Role = "zero" if self.takes("eps") and not self.takes("gain") else "transit"
+            self.roles = ("transit", "zero") if self.takes("role") else (found,)
+
+    def _signature(self, function: Any) -> list[inspect.Parameter]:
+        try:
+            return list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):  # of builtins
+            return [inspect.Parameter("shape", inspect.Parameter.POSITIONAL_ONLY)]
+
+    def _options(self, signature: list[inspect.Parameter]) -> dict[str, inspect.Parameter]:
+        named = {
+            _SPELLINGS.get(p.name, p.name): p for p in signature if p.kind is not p.VAR_KEYWORD
+        }
+        return {name: p for name, p in named.items() if name in _OPTIONS}
+
+    def _read(self, signature: list[inspect.Parameter]) -> None:
+        """Find the style and the options of what takes the shape."""
+        if not signature:
+            raise OptionTypeError(
+                message("implementation", self.implementation, "it should take a shape", _HOW)
+            )
+        first, rest = signature[0], signature[1:]
+        self.style: Literal["shape", "key", "array"] = "shape"
+        if first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+            self.style = _FIRST.get(first.name, "shape")
+        if self.style == "key":
+            rest = rest[1:]
+        self.inner = self._options(rest)
+        required = [
+            p.name
+            for p in rest
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        known = {p.name for p in self.inner.values()}
+        self._refuse([name for name in required if name not in known])
+
+    def _refuse(self, names: list[str]) -> None:
+        if names:
+            raise OptionTypeError(
+                message(
+                    "implementation",
+                    self.implementation,
+                    f"the oracle does not know what to pass for {', '.join(map(repr, names))}",
+                    f"{_HOW}, or bind it with functools.partial",
+                )
+            )
+
+    def takes(self, option: str) -> bool:
+        """Whether its signature has this option."""
+        return option in self.inner or option in self.outer
+
+    @property
+    def has_dtype(self) -> bool:
+        """Whether it can be asked for a dtype."""
+        return self.takes("dtype") or self.style == "array"
+
+    @property
+    def framework(self) -> Framework:
+        """The framework of its arrays; asked of its result where nothing else tells."""
+        if self._framework is None:
+            if self.style == "key":
+                self._framework = framework("jax")
+            elif self.style == "array":
+                module = getattr(self.implementation, "__module__", None) or ""
+                source = vars(sys.modules.get(module, np)).values()
+                loaded = {getattr(v, "__name__", "") for v in source if inspect.ismodule(v)}
+                names = [module.partition(".")[0], *(n.partition(".")[0] for n in loaded)]
+                own = [n for n in names if n in ("torch", "jax", "tensorflow", "keras")]
+                self._framework = framework(own[0] if own else "numpy")
+        return self._framework or framework(np)
+
+    def settle(self, plan: Plan) -> None:
+        """Call it once, to find its framework and to load what it loads at first."""
+        if self._framework is None and self.style == "shape":
+            self._framework = framework_of(self.run(self.call(plan)))
+
+    # One call -------------------------------------------------------------------------------
+
+    def call(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Call:
+        """Return the call that should make the weight of a plan.
+
+        Raises
+        ------
+        OptionError
+            If the plan asks for more than the implementation takes.
+        """
+        values = dict(self._arguments(plan, dtype, device))
+        outer = {self.outer[k].name: v for k, v in values.items() if k in self.outer}
+        inner = {
+            self.inner[k].name: v
+            for k, v in values.items()
+            if k in self.inner and (k not in self.outer or self._must(k))
+        }
+        # What stands before `*` may be positional only.
+        first: list[Any] = [plan.shape]
+        shown = [repr(plan.shape)]
+        if self.style == "key":
+            jax: Any = importlib.import_module("jax")
+            first, shown = [jax.random.key(key), plan.shape], [f"jax.random.key({key})", *shown]
+        at = self.framework
+        if self.style == "array":
+            first, shown = [], [_array_text(at, plan.shape, dtype)]
+        maker = f"{self.name}({_shown(outer)})" if self._is_maker else str(self.name)
+        text = f"{maker}({', '.join(shown)}{', ' * bool(inner)}{_shown(inner)})"
+
+        def run() -> Any:
+            function = self.implementation(**outer) if self._is_maker else self.implementation
+            if self.style != "array":
+                return function(*first, **inner)
+            array = at.empty(plan.shape, dtype, device)
+            returned = function(array, **inner)
+            return array if returned is None else returned
+
+        return Call(text, run)
+
+    @property
+    def _is_maker(self) -> bool:
+        return isinstance(self.implementation, type) or bool(self.outer)
+
+    def _must(self, option: str) -> bool:
+        return self.inner[option].default is inspect.Parameter.empty
+
+    def _arguments(self, plan: Plan, dtype: str | None, device: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the options to pass: what differs from the defaults, and what has none."""
+        for name, default in _DEFAULTS.items():
+            value = getattr(plan, name)
+            if not self.takes(name):
+                if name not in _FIXED and value != default:
+                    raise OptionError(
+                        message(
+                            name, value, f"{self.name} takes no {name}=", "leave it out of the plan"
+                        )
+                    )
+                continue
+            own = self.parameter(name).default
+            if value != (own if name in ("role", "wide", "taps") else default) or (
+                own is inspect.Parameter.empty
+            ):
+                yield name, value
+        if self.takes("layout"):
+            own = self.parameter("layout").default
+            default = DEFAULT_LAYOUTS.get(len(plan.shape))
+            if plan.layout != (own if isinstance(own, str) else default):
+                yield "layout", plan.layout
+        if self.takes("xp") and (self.xp is not None or self._bare("xp")):
+            yield "xp", self.framework.xp
+        if self.takes("dtype"):
+            if dtype is None and self._bare("dtype"):
+                dtype = self.framework.dtypes()[0]
+            if dtype is not None:
+                yield "dtype", self.framework.dtype(dtype)
+        elif dtype is not None and self.style != "array":
+            raise OptionError(
+                message("dtype", dtype, f"{self.name} takes no dtype=", "leave it out")
+            )
+        if device is not None and self.takes("device"):
+            yield "device", device
+
+    def parameter(self, option: str) -> inspect.Parameter:
+        return self.inner.get(option) or self.outer[option]
+
+    def _bare(self, option: str) -> bool:
+        return self.parameter(option).default is inspect.Parameter.empty
+
+    def run(self, call: Call) -> Any:
+        """Make a call and return what it returns; `Raised` if it raises."""
+        self.listen(call.text)
+        self.busy = call.text, time.monotonic()
+        try:
+            return call.run()
+        except (Exception, SystemExit, GeneratorExit) as problem:
+            said = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
+            raise Raised(call.text, said, "an array", call) from problem
+        finally:
+            self.busy = None
+
+    def make(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Made:
+        """Make a weight and read it: the right type and shape, and no NaN, or a `Finding`."""
+        call = self.call(plan, dtype, device, key)
+        raw, at = self.run(call), self.framework
+        if not at.owns(raw):
+            kind = type(raw)
+            got = f"a {kind.__module__}.{kind.__qualname__}".replace("a builtins.", "a ")
+            raise Finding(call.text, got, f"an array of {at.name}", call)
+        if at.shape_of(raw) != plan.shape:
+            raise Finding("its shape", at.shape_of(raw), plan.shape, call)
+        dtype = at.dtype_of(raw)
+        if not at.can_read(raw):
+            return Made(raw, np.zeros(plan.shape), dtype, call.text)
+        try:
+            values = at.numpy(raw)
+        except (TypeError, ValueError):
+            raise Finding("its dtype", dtype, "a floating dtype", call) from None
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            place = tuple(bad[0].tolist())
+            untouched = self.style == "array" and len(bad) == values.size
+            should = "written: the array that was passed in is as it was" if untouched else "finite"
+            raise Finding(f"W{list(place)}", values[place], should, call)
+        return Made(raw, values, dtype, call.text)
+
+
+def _array_text(at: Framework, shape: tuple[int, ...], dtype: str | None) -> str:
+    name = at.name
+    more = "" if dtype is None else f", dtype={name}.{dtype}"
+    if name == "torch":
+        return f"torch.empty({shape}{more})"
+    if name == "tensorflow":
+        return f"tf.Variable(tf.zeros({shape}{more.replace('tensorflow', 'tf')}))"
+    return f"np.empty({shape}{more.replace('numpy', 'np')})"
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={getattr(v, '__name__', None) or repr(v)}" for k, v in options.items())
