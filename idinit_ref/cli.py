@@ -81,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
         return _fail(f"stopped by {number.name}; no unfinished file is left", 128 + number)
     except ImportError as problem:
-        if (problem.name or "").partition(".")[0] != "rich":
+        if (problem.name or "").partition(".")[0] == "rich":
+            return _fail('it needs rich: pip install "idinit-ref[cli]"')
+        if "idinit-ref[" not in str(problem):
             raise
-        return _fail('it needs rich: pip install "idinit-ref[cli]"')
+        return _fail(str(problem))
     except OSError as problem:
         where = f"{problem.filename}: " if problem.filename else ""
         return _fail(where + (problem.strerror or str(problem)))
@@ -99,8 +101,8 @@ def _run(argv: Sequence[str] | None) -> int:
     console = Console(highlight=False)
     if console.width < _WIDTH:
         console.width = _WIDTH
-    args.run(args, console)
-    return 0
+    status: int | None = args.run(args, console)
+    return status or 0
 
 
 def _say(text: str) -> None:
@@ -187,6 +189,28 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
     export.add_argument("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
     export.add_argument("--force", action="store_true", help="replace a file that is there")
+
+    check = commands.add_parser(
+        "check",
+        help="run the reference's properties against an implementation",
+        description="Test an initialiser, with gain 1 or eps 1e-6, and with the options it takes.",
+    )
+    check.set_defaults(run=_check)
+    check.add_argument("target", metavar="package.module:function", help="modules here are found")
+    check.add_argument("--like", choices=("idi", "idiz", "both"), help="what it should be")
+    check.add_argument("--layout", default="OI", help="of its matrices (default OI), or none")
+    check.add_argument("--conv", metavar="LAYOUT", help="of its kernels, OIHW say: tests them too")
+    check.add_argument("--taps", choices=get_args(Taps), default="channel_major")
+    check.add_argument("--wide", choices=get_args(Wide), default="truncate")
+    check.add_argument("--framework", metavar="NAME", help="numpy, torch, jax, tensorflow, ...")
+    check.add_argument("--expect", metavar="A,B", help="these properties alone, e.g. transit,rank")
+    check.add_argument("--examples", type=int, default=50, metavar="N", help="of each (default 50)")
+    check.add_argument("--seed", type=int, default=0, metavar="K", help="of the examples")
+    check.add_argument(
+        "--budget", type=float, default=3.0, metavar="SECONDS", help="for each (default 3)"
+    )
+    check.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    check.add_argument("--json", metavar="FILE", help="write JSON")
 
     listing = commands.add_parser("presets", help="list the models that export knows")
     listing.set_defaults(run=_presets)
@@ -477,6 +501,15 @@ def _distinct(s: NDArray[np.float64], exponent: int) -> str:
         return f"{_value(s[0], exponent)} .. {_value(s[-1], exponent)} ({first.size} distinct)"
     counts = np.diff(np.append(first, s.size))
     return ", ".join(f"{_value(s[k], exponent)} ({c}x)" for k, c in zip(first, counts, strict=True))
+
+
+# idinit check ---------------------------------------------------------------------------------
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    from .testing._command import check  # here, since it needs Hypothesis
+
+    return check(args, console)
 
 
 # idinit export, idinit presets ------------------------------------------------------------------

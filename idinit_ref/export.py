@@ -11,12 +11,12 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from .dtypes import FORMATS, Format, format_of, round_array
 from .errors import DTypeError, OptionError, OptionTypeError, message
 from .plan import Plan
 
-__all__ = ["DTYPES", "FLOATS", "itemsize", "save"]
+__all__ = ["DTYPES", "FLOATS", "itemsize", "save", "whole_file"]
 
 DTYPES = {
     "bool": "BOOL",
@@ -277,11 +277,8 @@ def save(
     tensors.sort(key=lambda tensor: (-order.index(tensor.dtype), tensor.name))
     head, total, done = _header(tensors, metadata), sum(t.nbytes for t in tensors), 0
     target = Path(os.path.realpath(path))
-    part = target.with_name(f"{target.name}.part-{secrets.token_hex(8)}")
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        with open(part, "xb") as file:
+        with whole_file(target) as file:
             file.write(head)
             for tensor in tensors:
                 for chunk in tensor.chunks():
@@ -289,14 +286,7 @@ def save(
                     done += len(chunk)
                     if progress is not None:
                         progress(done, total)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException as problem:
-        with suppress(OSError):
-            part.unlink()
-        if not isinstance(problem, OSError):
-            raise
+    except OSError as problem:
         raise OSError(  # of the same class: Python chooses it by the number
             problem.errno or errno.EIO,
             message(
@@ -307,6 +297,30 @@ def save(
                 "free; nothing was changed",
             ),
         ) from problem
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left then, nor after any other exception.
+    """
+    part = target.with_name(f"{target.name}.part-{secrets.token_hex(8)}")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
 
 
 def _header(tensors: list[_Tensor], more: Mapping[str, str] | None) -> bytes:

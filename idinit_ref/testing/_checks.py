@@ -299,7 +299,7 @@ def _place(name: str, place: tuple[int, ...]) -> str:
 
 def _n(x: Any) -> str:
     """Return a number in its shortest form."""
-    value = complex(x)
+    value = complex(x) + 0  # no -0
     return f"{value.real:.9g}" if value.imag == 0 else f"{value:.9g}"
 
 

@@ -87,7 +87,7 @@ class Framework:
 
     def small_dtypes(self) -> tuple[str, ...]:
         """Return the dtypes in which small entries are lost."""
-        return tuple(name for name in ("float16", *_FP8) if self.dtype(name) is not None)
+        return tuple(name for name in ("float16", "float32", *_FP8) if self.dtype(name) is not None)
 
     def devices(self) -> tuple[Any, ...]:
         """Return the devices to ask for, other than the default one."""
@@ -303,8 +303,10 @@ def framework(xp: Any) -> Framework:
     except ImportError as problem:
         if problem.name and problem.name != top:
             raise
-        extra = f': pip install "idinit-ref[{top}]"' if top in _KNOWN else ""
-        raise ImportError(f"{top} is not installed{extra}", name=top) from problem
+        if top not in _KNOWN:
+            raise _unknown(xp) from problem
+        cure = f'{top} is not installed: pip install "idinit-ref[{top}]"'
+        raise ImportError(cure, name=top) from problem
     if top in _KNOWN:
         return _KNOWN[top](module)
     if not hasattr(module, "__array_namespace_info__"):

@@ -6,7 +6,6 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, cast, get_args
 
@@ -25,11 +24,11 @@ from ._report import Outcome, Report
 from ._strategies import plans
 from ._subject import Finding, Subject
 
-__all__ = ["Oracle", "make_oracle"]
+__all__ = ["FIRST_CALL", "Oracle", "make_oracle"]
 
 _GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
 _EPSILONS = (1e-6, 0.5, -1e-3)
-_FIRST_CALL = 60.0  # seconds; it may load a framework
+FIRST_CALL = 60.0  # seconds; it may load a framework
 
 
 class _Stop(BaseException):
@@ -194,9 +193,31 @@ class Oracle:
         return str(self._subject.name)
 
     @property
+    def listen(self) -> Callable[[str], None]:
+        """What is told of every call that is about to be made, as text."""
+        return self._subject.listen
+
+    @listen.setter
+    def listen(self, listener: Callable[[str], None]) -> None:
+        self._subject.listen = listener
+
+    @property
+    def about(self) -> str:
+        """What is tested, in one line: roles, layouts, framework, and how it is called."""
+        self.settle()
+        roles = " and ".join({"transit": "IDI", "zero": "IDIZ"}[r] for r in self._subject.roles)
+        call = self._subject.call(self._smallest())
+        where = "" if self._first else f", {self._subject.framework.name}"
+        return f"{roles}, layout {' and '.join(self._letters)}{where}; called as {call}"
+
+    @property
     def properties(self) -> tuple[str, ...]:
         """The names of the properties that `run` goes through."""
         return tuple(name for name in PROPERTIES if self._expect is None or name in self._expect)
+
+    def _smallest(self) -> Plan:
+        letters, role = self._letters[0], self._subject.roles[0]
+        return Plan((1,) * len(letters), role, layout=letters, taps=self._taps)
 
     # Which weights ----------------------------------------------------------------------------
 
@@ -272,29 +293,28 @@ class Oracle:
             If a property of `expect` cannot be asked of this implementation.
         """
         tell = listen or (lambda *_: None)
-        self._subject.listen = lambda text: tell("call", text)
+        self.listen = lambda text: tell("call", text)
         outcomes = []
         for name in self.properties:
             tell("property", name)
             outcomes.append(self.outcome(name))
             tell("outcome", name)
-        report = Report(self.name, tuple(outcomes))
-        if not report.ok and self._first is None:
-            found: list[str] = []
-            self._within(
-                self._budget,
-                lambda: found.extend(
-                    diagnose(
-                        self._subject,
-                        self._subject.roles,
-                        self._letters,
-                        taps=self._taps,
-                        wide=self._wide,
-                    )
-                ),
-            )
-            report = replace(report, diagnosis=tuple(found))
-        return report
+        tell("property", "diagnosis")
+        broken = any(outcome.verdict == "broken" for outcome in outcomes)
+        return Report(self.name, tuple(outcomes), self.diagnosis() if broken else ())
+
+    def diagnosis(self) -> tuple[str, ...]:
+        """Return the known mistakes that give just what the implementation gives."""
+        self.settle()
+        found: list[str] = []
+
+        def work() -> None:
+            args = self._subject, self._subject.roles, self._letters
+            found.extend(diagnose(*args, taps=self._taps, wide=self._wide))
+
+        if self._first is None:
+            self._within(self._budget, work)
+        return tuple(found)
 
     def outcome(self, name: str) -> Outcome:
         """Check one property.
@@ -315,7 +335,7 @@ class Oracle:
         """
         choice("property", name, PROPERTIES)
         each, start = properties()[name], time.monotonic()
-        self._settle()
+        self.settle()
         if self._first is not None:
             return Outcome(name, "broken", 1, time.monotonic() - start, self._first)
         why = self._why_not(each)
@@ -356,7 +376,7 @@ class Oracle:
             test.__doc__ = properties()[name].check.__doc__
             return test
 
-        self._settle()
+        self.settle()
         names = [
             name
             for name in self.properties
@@ -365,7 +385,7 @@ class Oracle:
         title = "".join(filter(str.isalnum, self.name.title()))
         return type(f"Test{title}", (), {f"test_{name}": make(name) for name in names})
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Make the first call: it finds the framework, and whether it answers at all."""
         if self._settled:
             return
@@ -379,7 +399,7 @@ class Oracle:
             except Finding as finding:
                 self._first = str(finding)
 
-        stuck = self._within(max(_FIRST_CALL, self._budget), first)
+        stuck = self._within(max(FIRST_CALL, self._budget), first)
         if stuck is not None:
             self._first = str(stuck)
 

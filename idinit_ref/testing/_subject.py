@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ..dtypes import FORMATS, Format
 from ..errors import OptionError, OptionTypeError, message
-from ..layout import DEFAULT_LAYOUTS
 from ..pattern import Role
 from ..plan import Plan
 from ._frameworks import Framework, framework, framework_of
@@ -290,11 +289,9 @@ class Subject:
                 own is inspect.Parameter.empty
             ):
                 yield name, value
-        if self.takes("layout"):
-            own = self.parameter("layout").default
-            default = DEFAULT_LAYOUTS.get(len(plan.shape))
-            if plan.layout != (own if isinstance(own, str) else default):
-                yield "layout", plan.layout
+        # None may mean any framework's own order, so it is named.
+        if self.takes("layout") and plan.layout != self.parameter("layout").default:
+            yield "layout", plan.layout
         if self.takes("xp") and (self.xp is not None or self._bare("xp")):
             yield "xp", self.framework.xp
         if self.takes("dtype"):
@@ -333,7 +330,7 @@ class Subject:
         raw, at = self.run(call), self.framework
         if not at.owns(raw):
             kind = type(raw)
-            got = f"a {kind.__module__}.{kind.__qualname__}".replace("a builtins.", "a ")
+            got = f"an instance of {kind.__module__}.{kind.__qualname__}".replace("builtins.", "")
             raise Finding(call.text, got, f"an array of {at.name}", call)
         if at.shape_of(raw) != plan.shape:
             raise Finding("its shape", at.shape_of(raw), plan.shape, call)

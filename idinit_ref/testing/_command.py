@@ -1,0 +1,331 @@
+"""``idinit check``: the oracle from a shell, with the implementation in a process of its own.
+
+So a crash, or a call that never comes back, is a finding like any other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import IDInitError, OptionError, message
+from ..export import whole_file
+from ._oracle import FIRST_CALL, make_oracle
+from ._report import Outcome, Report
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from rich.console import Console
+
+__all__ = ["check"]
+
+_IMPORT = 120.0  # seconds for the import of the implementation's module
+_GRACE = 5.0  # seconds beyond what the oracle itself bounds
+_LIKE = {"idi": ("transit",), "idiz": ("zero",), "both": ("transit", "zero"), None: None}
+_STYLE = {"held": "green", "broken": "bold red", "untested": "dim"}
+
+
+class _Failed(Exception):  # noqa: N818
+    """The child process ended, or no longer answers."""
+
+
+class _Request(NamedTuple):
+    """What the child needs to make the oracle."""
+
+    target: str
+    options: Mapping[str, Any]
+    path: str
+
+
+def check(args: Namespace, console: Console) -> int:
+    """Run the oracle on what the arguments name, print what it found, and write the files.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of ``idinit check``.
+    console : rich.console.Console
+        Where to print.
+
+    Returns
+    -------
+    int
+        0 if all properties held, 1 if one is broken.
+
+    Raises
+    ------
+    OptionError
+        If there is no such implementation, or the oracle cannot call it.
+    OSError
+        If a file cannot be written.
+    """
+    for path in (args.junit, args.json):
+        if path is not None and not Path(path).resolve().parent.is_dir():
+            should = "its folder should be there"
+            raise OptionError(message("file", path, should, "make the folder first"))
+    layout = None if args.layout == "none" else args.layout
+    options = {
+        "xp": args.framework,
+        "layout": layout,
+        "conv": args.conv,
+        "roles": _LIKE[args.like],
+        "taps": args.taps,
+        "wide": args.wide,
+        "expect": None if args.expect is None else args.expect.split(","),
+        "examples": args.examples,
+        "seed": args.seed,
+        "budget": args.budget,
+    }
+    start = time.monotonic()
+    about, report = _watch(_Request(args.target, options, os.getcwd()))
+    seconds = time.monotonic() - start
+    _print(report, about, seconds, console)
+    if args.json is not None:
+        with whole_file(Path(os.path.realpath(args.json))) as file:
+            text = {**report.to_dict(), "implementation": args.target, "about": about}
+            file.write(json.dumps(text, indent=2).encode() + b"\n")
+    if args.junit is not None:
+        with whole_file(Path(os.path.realpath(args.junit))) as file:
+            file.write(report.junit().encode())
+    return 0 if report.ok else 1
+
+
+def _print(report: Report, about: str, seconds: float, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def say(text: Text | str = "") -> None:
+        if isinstance(text, str):
+            text = Text(text)
+        safe = text.plain.encode(console.encoding, "backslashreplace").decode(console.encoding)
+        text.plain = safe if safe != text.plain else text.plain
+        console.print(text, soft_wrap=True)
+
+    say(Text.assemble((report.name, "bold"), f": {about}"))
+    table = Table(box=box.SIMPLE_HEAD)
+    is_wide = console.width >= 72
+    last = ["smallest counterexample"] if is_wide else []
+    for head in ("property", "verdict", "tried", "time", *last):
+        right = head in ("tried", "time")
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for o in report.outcomes:
+        verdict = Text(o.verdict, _STYLE[o.verdict])
+        asked = o.verdict != "untested"
+        numbers = (str(o.examples), f"{o.seconds:.1f} s") if asked else ("", "")
+        note = Text(o.call) if asked else Text(o.message, "dim")
+        table.add_row(o.property, verdict, *numbers, *([note] if is_wide else []))
+    console.print(table)
+    for o in report.outcomes:
+        if o.verdict == "untested" and not is_wide:
+            say(f"{o.property}: {o.message}")
+    alike: dict[str, list[Outcome]] = {}
+    for o in report.broken:
+        alike.setdefault(o.message.partition("\n\n")[0], []).append(o)
+    for first, outcomes in alike.items():
+        names = ", ".join(o.property for o in outcomes)
+        say(Text.assemble((names, "bold red"), f": {first}"))
+        for line in outcomes[0].snippet.splitlines():
+            say(f"    {line}")
+        say()
+    if report.diagnosis:
+        say(Text("why", "bold"))
+        for line in report.diagnosis:
+            say(f"    {line}")
+        say()
+    verdicts = ("held", "broken", "untested")
+    say(", ".join(f"{report.count(v)} {v}" for v in verdicts) + f" in {seconds:.1f} s")
+
+
+# The parent ------------------------------------------------------------------------------------
+
+
+def _watch(request: _Request) -> tuple[str, Report]:
+    """Run the child, and again for the rest where it died; return what it is, and the report."""
+    done: dict[str, Outcome] = {}
+    name, about = request.target, ""
+    order: tuple[str, ...] = ()
+    diagnosis: tuple[str, ...] = ()
+    with _status() as status:
+        while not order or len(done) < len(order):
+            current = call = ""
+            try:
+                for event, what in _events(request, tuple(done)):
+                    if event == "ready":
+                        name, order = what
+                    elif event == "about":
+                        about = what
+                    elif event == "property":
+                        current, call = what, ""
+                        status(f"{name}: {what}")
+                    elif event == "call":
+                        call = what
+                    elif event == "outcome":
+                        done[what.property] = what
+                    else:
+                        diagnosis = what
+            except _Failed as problem:
+                if not order:
+                    cure = "try to import it in Python"
+                    should = f"importing it and looking at it should work, but {problem}"
+                    raise OptionError(
+                        message("implementation", request.target, should, cure)
+                    ) from None
+                if len(done) == len(order):
+                    break  # all is known but the diagnosis
+                text = f"{call} = {problem}, but should be an array  [{call}]"
+                for each in (current,) if current else order:  # the first call was the last
+                    done[each] = Outcome(each, "broken", 1, 0.0, text, call)
+    return about or f"called as {call}", Report(
+        name, tuple(done[each] for each in order), diagnosis
+    )
+
+
+def _events(request: _Request, done: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Start a child, and yield what it tells.
+
+    `_Failed` if it ends before it is done, or falls silent; its own error if it sends one.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    child = context.Process(target=_child, args=(theirs, request, done), daemon=True)
+    child.start()
+    theirs.close()
+    budget, limit, event = request.options["budget"], _IMPORT, ""
+    try:
+        while event != "done":
+            if not pipe.poll(limit):
+                raise _Failed(f"no answer in {limit:.0f} s")
+            try:
+                event, what = pipe.recv()
+            except EOFError:
+                child.join(_GRACE)
+                raise _Failed(_ended(child.exitcode)) from None
+            if event == "error":
+                raise what
+            if event == "ready":
+                limit = max(FIRST_CALL, budget) + _GRACE
+            elif event == "about":
+                limit = 2 * budget + _GRACE
+            yield event, what
+    finally:
+        child.kill()
+        child.join(_GRACE)
+
+
+def _ended(code: int | None) -> str:
+    """Return what an exit code says."""
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"the process was ended by {signal.Signals(-code).name}"
+    return f"the process ended with exit status {code}"
+
+
+class _status:  # noqa: N801
+    """Show on stderr what is being checked, if somebody looks."""
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        self.status = console.status("starting") if console.is_terminal else None
+        if self.status is None:
+            return lambda _: None
+        self.status.start()
+        return self.status.update
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is not None:
+            self.status.stop()
+
+
+# The child -------------------------------------------------------------------------------------
+
+
+def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
+    """Make the oracle, and tell the parent of everything."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    os.dup2(2, 1)  # what the implementation prints does not belong into the table
+
+    def tell(event: str, what: Any) -> None:
+        with suppress(BrokenPipeError):
+            pipe.send((event, what))
+
+    try:
+        sys.path.insert(0, request.path)
+        implementation, source = _find(request.target)
+        options = dict(request.options)
+        oracle = make_oracle(implementation, **options, source=source)
+        names = [name for name in oracle.properties if name not in done]
+        tell("ready", (oracle.name, oracle.properties))
+        oracle.listen = lambda text: tell("call", text)
+        tell("about", oracle.about)
+        for name in names:
+            tell("property", name)
+            tell("outcome", oracle.outcome(name))
+        tell("property", "diagnosis")
+        tell("done", oracle.diagnosis())
+    except (IDInitError, ImportError) as problem:
+        tell("error", problem)
+    pipe.close()
+    os._exit(0)  # a call that never came back may still be at work
+
+
+def _find(target: str) -> tuple[Any, tuple[str, str]]:
+    """Return what ``package.module:function`` names, and both its parts."""
+    name, colon, path = target.partition(":")
+    if not name or not colon or not path:
+        raise OptionError(
+            message(
+                "implementation",
+                target,
+                "it should be package.module:function",
+                "write the module, a colon, and the function, e.g. torch.nn.init:eye_",
+            )
+        )
+    try:
+        found: Any = importlib.import_module(name)
+    except (Exception, SystemExit) as problem:
+        missing = isinstance(problem, ModuleNotFoundError) and (
+            name == problem.name or name.startswith(f"{problem.name}.")
+        )
+        said = f"{type(problem).__name__}: {problem}"
+        raise OptionError(
+            message(
+                "implementation",
+                target,
+                f"module {name} is not found" if missing else f"importing {name} raised {said}",
+                "look at its name and at the current directory, or install it"
+                if missing
+                else "it should import without an error",
+            )
+        ) from problem
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            names = [n for n, v in vars(found).items() if n[0] != "_" and callable(v)]
+            near = get_close_matches(part, names) or names[:8]
+            kind = "module" if isinstance(found, ModuleType) else "object"
+            raise OptionError(
+                message(
+                    "implementation",
+                    target,
+                    f"the {kind} has no {part!r}",
+                    f"it has {', '.join(near)}" if near else "it has no public names",
+                )
+            ) from None
+    return found, (name, path)

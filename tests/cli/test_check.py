@@ -1,0 +1,204 @@
+"""`idinit check`: what is wrong with an implementation, from a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from idinit_ref import cli
+from idinit_ref.testing import PROPERTIES
+
+MINE = """
+import numpy as np, os, time
+
+print("printed at import")
+
+def good(shape):
+    m, n = shape
+    return np.array([[float(j == i % n) for j in range(n)] for i in range(m)]).reshape(shape)
+
+def padded(shape):
+    print("printed in a call")
+    return np.eye(*shape)
+
+def dies(shape):
+    if shape[0] > shape[1]:
+        os._exit(3)
+    return good(shape)
+
+def segfault(shape):
+    import ctypes
+    ctypes.string_at(0)
+
+def spins(shape):
+    while shape[0] > shape[1]:
+        pass
+    return good(shape)
+
+def sleeps(shape):
+    if shape[0] > shape[1]:
+        time.sleep(1000)
+    return good(shape)
+
+def exits(shape):
+    raise SystemExit(0)
+
+def raises(shape):
+    raise ValueError("no\\nsuch thing \\x07")
+
+def listed(shape):
+    return good(shape).tolist()
+
+def nan(shape):
+    return good(shape) * np.nan
+
+def untouched(tensor):
+    return None
+
+def nothing(shape):
+    return None
+
+def two(m, n):
+    return good((m, n))
+
+number = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def check(capfd):
+    def run(line):
+        status = cli.main(["check", *line.split()])
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def test_a_right_one(check):
+    status, out, _ = check("mine:good --examples 20")
+    assert status == 0
+    assert "broken" not in out.replace("0 broken", "")
+    assert "printed" not in out
+
+
+def test_a_wrong_one_and_its_files(check, here):
+    status, out, _ = check("mine:padded --examples 20 --json out.json --junit out.xml")
+    assert status == 1
+    assert "printed" not in out
+    assert "exact: W[1, 0] = 0, but should be 1  [padded((2, 1))]" in out
+    assert "zeros instead of copies" in out
+    assert "    check_exact(padded, ir.plan((2, 1)))\n" in out
+    found = json.loads((here / "out.json").read_text())
+    assert not found["ok"]
+    assert [o["property"] for o in found["outcomes"]] == list(PROPERTIES)
+    verdicts = [o["verdict"] for o in found["outcomes"]]
+    [suite] = ElementTree.parse(here / "out.xml").getroot()
+    assert suite.get("tests") == str(len(PROPERTIES))
+    assert suite.get("failures") == str(verdicts.count("broken"))
+    assert suite.get("skipped") == str(verdicts.count("untested"))
+    assert len(suite.findall("testcase/failure")) == verdicts.count("broken")
+    summary = f"{verdicts.count('held')} held, {verdicts.count('broken')} broken"
+    assert out.splitlines()[-1].startswith(summary)
+    assert sorted(p.name for p in here.glob("out*")) == ["out.json", "out.xml"]
+
+
+def test_the_snippet_repeats_it(check, here):
+    _, out, _ = check("mine:padded --expect rank,transit --examples 20")
+    [at] = [i for i, line in enumerate(out.splitlines()) if line.startswith("transit: ")]
+    code = textwrap.dedent("\n".join(out.splitlines()[at + 1 : at + 4]))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert out.splitlines()[at].removeprefix("transit: ") in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("dies", "the process ended with exit status 3"),
+        ("spins", "no answer in 0.5 s"),
+        ("sleeps", "no answer in 0.5 s"),
+        ("segfault", "the process was ended by SIGSEGV"),
+        ("exits", "raised SystemExit: 0"),
+        ("raises", "raised ValueError: no"),
+        ("listed", "an instance of list"),
+        ("nothing", "an instance of NoneType"),
+        ("nan", "W[0, 0] = nan, but should be finite"),
+        ("untouched", "the array that was passed in is as it was"),
+    ],
+)
+def test_what_goes_wrong_is_a_finding(check, name, says):
+    line = f"mine:{name} --expect exact,rank --budget 0.5 --junit out.xml"
+    status, out, _ = check(line)
+    assert status == 1
+    assert says in out
+    assert "0 held, 2 broken" in out
+    assert "Traceback" not in out
+    ElementTree.parse("out.xml")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("mine", "it should be package.module:function"),
+        ("nowhere:idi", "module nowhere is not found"),
+        ("broken:idi", "importing broken raised ZeroDivisionError"),
+        ("mine:goood", "the module has no 'goood'; it has good"),
+        ("mine:number", "it should be callable; give f(shape)"),
+        ("mine:two", "does not know what to pass for 'n'"),
+        ("mine:good --expect wrong", "it should be one of 'exact', 'transit'"),
+        ("mine:good --expect groups", "it takes no groups="),
+        ("mine:good --layout OO", "'O' stands in it twice"),
+        ("mine:good --conv OI", "it should have spatial letters"),
+        ("mine:good --like both", "good has no parameter role"),
+        ("mine:good --framework nowhere", "it should be an array namespace"),
+        ("mine:good --framework json", "it should be an array namespace"),
+        ("mine:good --budget 0", "it should be seconds > 0"),
+        ("mine:good --examples 0", "it should be an integer >= 1"),
+        ("mine:good --json nowhere/out.json", "its folder should be there"),
+    ],
+)
+def test_a_wrong_question_gets_one_line(check, line, says):
+    status, out, err = check(line)
+    assert (status, out) == (2, "")
+    [said] = [line for line in err.splitlines() if "printed" not in line]
+    assert said.startswith("idinit: ")
+    assert says in said
+
+
+def test_idiz_by_name(check):
+    assert check("idinit_ref:idiz --examples 5")[0] == 0
+    status, out, _ = check("mine:good --like idiz --examples 5")
+    assert status == 1
+    assert "IDIZ: IDI, not IDIZ" in out
+
+
+def test_through_the_shell_in_a_narrow_pipe(here):
+    """The real process; ASCII and 40 columns."""
+    command = [sys.executable, "-c", "from idinit_ref.cli import main; raise SystemExit(main())"]
+    run = subprocess.run(
+        [*command, "check", "mine:padded", "--examples", "5"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+        check=False,
+    )
+    assert run.returncode == 1
+    assert b"broken" in run.stdout
+    assert b"\x1b[" not in run.stdout
+    assert b"Traceback" not in run.stderr
