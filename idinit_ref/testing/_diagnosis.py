@@ -47,7 +47,13 @@ class _Case(NamedTuple):
 
 
 def diagnose(
-    subject: Subject, roles: Sequence[Role], letters: Sequence[str], *, taps: Taps, wide: Wide
+    subject: Subject,
+    roles: Sequence[Role],
+    letters: Sequence[str],
+    *,
+    taps: Taps,
+    wide: Wide,
+    only: Callable[[Plan], bool] | None = None,
 ) -> Iterator[str]:
     """Yield a line for what is wrong in all weights, or else in each form of them."""
     for role, layout in product(roles, letters):
@@ -56,7 +62,8 @@ def diagnose(
             what = {"transit": "IDI", "zero": "IDIZ"}[role]
             what += f" kernel {layout}" if kernel else ""
             what += f", {groups} groups" if groups > 1 else ""
-            plans = [_plan(layout, m, n, role, taps, wide, groups) for m, n in _SHAPES]
+            every = [_plan(layout, m, n, role, taps, wide, groups) for m, n in _SHAPES]
+            plans = [plan for plan in every if only is None or only(plan)]
             try:
                 cases = [_case(subject, plan) for plan in plans]
             except Finding as finding:

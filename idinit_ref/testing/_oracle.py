@@ -48,6 +48,7 @@ def make_oracle(
     examples: int = 50,
     seed: int = 0,
     budget: float = 3.0,
+    only: Callable[[Plan], bool] | None = None,
     name: str | None = None,
     source: tuple[str, str] | None = None,
 ) -> Oracle:
@@ -85,6 +86,8 @@ def make_oracle(
         Of the examples: the same seed gives the same ones.
     budget : float
         Seconds for each property. A single call that takes longer is a hang.
+    only : callable, optional
+        Whether the implementation is meant for a weight, as ``only(plan)``; others are not tried.
     name : str, optional
         What to call the implementation; its own name if left out.
     source : tuple of str, optional
@@ -148,7 +151,7 @@ def make_oracle(
     integer("seed", seed, low=0)
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0:
         raise OptionTypeError(message("budget", budget, "it should be seconds > 0", "e.g. 3.0"))
-    return Oracle(subject, letters, taps, wide, expect, examples, seed, float(budget))
+    return Oracle(subject, letters, taps, wide, expect, examples, seed, float(budget), only)
 
 
 class Oracle:
@@ -177,6 +180,7 @@ class Oracle:
         examples: int,
         seed: int,
         budget: float,
+        only: Callable[[Plan], bool] | None,
     ) -> None:
         self._subject = subject
         self._letters = letters
@@ -184,6 +188,7 @@ class Oracle:
         self._wide: Wide = wide
         self._expect = expect
         self._examples, self._seed, self._budget = examples, seed, budget
+        self._only = only
         self._first: str | None = None  # what was wrong with the first call
         self._settled = False
 
@@ -261,6 +266,8 @@ class Oracle:
         if each.name in ("exact", "dtype") and subject.has_dtype:
             names += subject.framework.dtypes()
         weights = st.one_of([self._plans(role) for role in roles]).map(each.fit)
+        if self._only is not None:
+            weights = weights.filter(self._only)
         return st.tuples(weights, st.sampled_from(names))
 
     def _why_not(self, each: Property) -> str | None:
@@ -310,7 +317,7 @@ class Oracle:
 
         def work() -> None:
             args = self._subject, self._subject.roles, self._letters
-            found.extend(diagnose(*args, taps=self._taps, wide=self._wide))
+            found.extend(diagnose(*args, taps=self._taps, wide=self._wide, only=self._only))
 
         if self._first is None:
             self._within(self._budget, work)
@@ -466,15 +473,14 @@ class Oracle:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        own = cast("int", thread.ident)
         while thread.is_alive():
-            thread.join(0.05 if thread.ident is None else 0.5 * budget)
-            busy = self._subject.busy
-            if thread.is_alive() and busy is not None and time.monotonic() - busy[1] > budget:
-                text = busy[0]
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(cast("int", thread.ident)), ctypes.py_object(_Stop)
-                )
-                self._subject.busy = None
+            thread.join(0.1 * budget)
+            text, since = self._subject.busy.get(own, ("", time.monotonic()))
+            if thread.is_alive() and time.monotonic() - since > budget:
+                stop = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                stop(ctypes.c_ulong(own), ctypes.py_object(_Stop))
+                thread.join(0.1)
                 return Finding(text, f"no answer in {budget:g} s", "an array", text)
         if problem:
             raise problem[0]

@@ -175,14 +175,16 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
             sizes = [shape[letters.index(c)] for c in kernel]
             anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
             found["tap"] = pick("tap", lambda: st.none() | anywhere)
+    # All are drawn for both roles, so that one role can shrink to the other.
+    eps = pick("eps", lambda: st.sampled_from([1e-6, 0.5, -1e-3]))
+    gain = pick("gain", lambda: st.sampled_from([1.0, -0.75, 2.5, 1 / 3, 1e-3]))
+    wide = pick("wide", lambda: st.sampled_from(get_args(Wide)))
+    loosen = pick("loosen", lambda: st.sampled_from([0.0, 0.125]))
+    seed = pick("seed", lambda: st.integers(0, 2**63 - 1))
     if role == "zero":
-        found["eps"] = pick("eps", lambda: st.sampled_from([1e-6, 0.5, -1e-3]))
+        found["eps"] = eps
     else:
-        found["gain"] = pick("gain", lambda: st.sampled_from([1.0, -0.75, 2.5, 1 / 3, 1e-3]))
-        found["wide"] = pick("wide", lambda: st.sampled_from(get_args(Wide)))
-        found["loosen"] = pick("loosen", lambda: st.sampled_from([0.0, 0.125]))
-        if found["loosen"]:
-            found["seed"] = pick("seed", lambda: st.integers(0, 2**63 - 1))
+        found |= {"gain": gain, "wide": wide, "loosen": loosen, "seed": seed if loosen else 0}
     return Plan(tuple(shape), role, layout=letters, **found)
 
 

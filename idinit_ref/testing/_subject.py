@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -111,7 +112,7 @@ class Subject:
             own = getattr(self.implementation, "__name__", type(self.implementation).__name__)
             self.name = "f" if own == "<lambda>" else own
         self.listen: Callable[[str], None] = lambda _: None
-        self.busy: tuple[str, float] | None = None  # the call in progress, and since when
+        self.busy: dict[int, tuple[str, float]] = {}  # by thread: its call, and since when
         self._framework = None if self.xp is None else framework(self.xp)
         self.outer: Mapping[str, inspect.Parameter] = {}
         signature = self._signature(self.implementation)
@@ -315,14 +316,14 @@ class Subject:
     def run(self, call: Call) -> Any:
         """Make a call and return what it returns; `Raised` if it raises."""
         self.listen(call.text)
-        self.busy = call.text, time.monotonic()
+        self.busy[threading.get_ident()] = call.text, time.monotonic()
         try:
             return call.run()
         except (Exception, SystemExit, GeneratorExit) as problem:
             said = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
             raise Raised(call.text, said, "an array", call) from problem
         finally:
-            self.busy = None
+            self.busy.pop(threading.get_ident(), None)
 
     def make(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Made:
         """Make a weight and read it: the right type and shape, and no NaN, or a `Finding`."""

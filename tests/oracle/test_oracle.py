@@ -1,0 +1,249 @@
+"""The oracle itself: the reference passes, and the oracle is hard to break."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+import sys
+import threading
+import time
+
+import jax
+import keras
+import numpy as np
+import pytest
+import torch
+
+import idinit_ref as ir
+import idinit_ref_jax as irj
+import idinit_ref_tensorflow as irk
+import idinit_ref_torch as irt
+from idinit_ref.errors import OptionError, OptionTypeError
+from idinit_ref.testing import PROPERTIES, Report, check_exact, check_rank, make_oracle
+from oracle.wrong import idi, idiz
+
+KERAS = {"layout": "IO", "conv": "HWIO"}
+ABOUT_IDI = {"transit", "isometry", "composition"}
+ABOUT_IDIZ = {"zero_sums", "residual"}
+
+
+def untested(report):
+    return {outcome.property for outcome in report.outcomes if outcome.verdict == "untested"}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "silent"),
+    [
+        (ir.idi, {"conv": "OIHW"}, ABOUT_IDIZ | {"device"}),
+        (ir.idiz, {"conv": "DHWIO", "layout": "IO"}, ABOUT_IDI | {"device"}),
+        (ir.idi, {"layout": "EOI", "conv": "OIW"}, ABOUT_IDIZ | {"device"}),
+        (ir.idi, {"xp": "torch", "conv": "OIHW"}, ABOUT_IDIZ),
+        (ir.idiz, {"xp": torch, "conv": "IOHW"}, ABOUT_IDI),
+        (ir.idi, {"xp": jax.numpy, "conv": "HWIO"}, ABOUT_IDIZ | {"device"}),
+        (ir.idi, {"xp": "array_api_strict", "conv": "OIW"}, ABOUT_IDIZ),
+        (irt.idi_, {"conv": "OIHW"}, ABOUT_IDIZ),
+        (irt.idiz_, {"conv": "OIDHW"}, ABOUT_IDI),
+        (irj.idi, KERAS, ABOUT_IDIZ | {"device"}),
+        (irj.idiz, KERAS, ABOUT_IDI | {"device"}),
+        (irk.IDI, KERAS, ABOUT_IDIZ | {"device"}),
+        (irk.IDIZ, KERAS, ABOUT_IDI | {"device"}),
+        (irk.idi_, {**KERAS, "xp": "tensorflow"}, ABOUT_IDIZ | {"device"}),
+    ],
+)
+def test_the_reference_passes_all_in_every_framework(make, options, silent):
+    report = make_oracle(make, examples=15, budget=60.0, **options).run()
+    assert report.ok, str(report)
+    assert untested(report) == silent
+
+
+def both(shape, role="transit", tau=1.0, epsilon=1e-6):
+    return idi(shape, tau) if role == "transit" else idiz(shape, epsilon)
+
+
+class Initializer:
+    """As in Keras."""
+
+    def __init__(self, gain=1.0):
+        self.gain = gain
+
+    def __call__(self, shape, dtype=None):
+        return idi(shape, self.gain).astype(dtype or "float32")
+
+
+def factory(gain=1.0):
+    return lambda key, shape, dtype="float32": jax.numpy.asarray(idi(shape, gain), dtype)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "call"),
+    [
+        (lambda shape: idi(shape), {}, "f((1, 1))"),
+        (both, {}, "both((1, 1))"),
+        (functools.partial(both, role="zero"), {"roles": ("zero",), "name": "g"}, "g((1, 1))"),
+        (Initializer, {}, "Initializer()((1, 1))"),
+        (Initializer(), {}, "Initializer((1, 1))"),
+        (factory, {}, "factory()(jax.random.key(0), (1, 1))"),
+        (factory(), {}, "f(jax.random.key(0), (1, 1))"),
+        (lambda shape: np.asfortranarray(idi(shape)), {}, "f((1, 1))"),
+        (lambda shape, *rest, **more: idi(shape), {}, "f((1, 1))"),
+    ],
+)
+def test_how_it_is_called_is_found_from_the_signature(make, options, call):
+    oracle = make_oracle(make, examples=10, **options)
+    broken = {"zero": set(), "transit": {"underflow", "exact"}}[
+        options.get("roles", ["transit"])[0]
+    ]
+    assert {o.property for o in oracle.run().broken} <= {*broken, "underflow"}
+    assert oracle.about.endswith(f"called as {call}")
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "says"),
+    [
+        (3, {}, OptionTypeError, "it should be callable; give f"),
+        (lambda m, n: None, {}, OptionTypeError, "what to pass for 'n'"),
+        (lambda: None, {}, OptionTypeError, "returned no callable but NoneType"),
+        (idi, {"expect": ["exact", "best"]}, OptionError, "'best'"),
+        (idi, {"roles": "both"}, OptionError, "'transit', 'zero'"),
+        (idi, {"layout": None}, OptionError, "give conv="),
+        (idi, {"layout": "OX"}, ir.errors.LayoutError, "'I' \\(inputs\\) is missing"),
+        (idi, {"conv": "OI"}, OptionError, "spatial letters"),
+        (idi, {"xp": 3}, OptionError, "array namespace"),
+        (idi, {"budget": "long"}, OptionTypeError, "seconds > 0"),
+        (idi, {"examples": 0}, OptionError, ">= 1"),
+    ],
+)
+def test_a_wrong_question(make, options, error, says):
+    with pytest.raises(error, match=says):
+        make_oracle(make, **options)
+
+
+def test_an_expected_property_that_cannot_be_asked():
+    with pytest.raises(OptionError, match="it takes no groups="):
+        make_oracle(idi, expect=["groups"]).run()
+    with pytest.raises(OptionError, match="idi takes no groups="):
+        check_exact(idi, ir.plan((2, 1), groups=2))
+    with pytest.raises(OptionError, match="rank says nothing of such a weight"):
+        check_rank(idi, ir.plan((2, 1), loosen=0.5))
+
+
+def test_a_hang_costs_about_its_budget():
+    def hangs(shape):
+        while shape[0] > shape[1]:
+            time.sleep(0.01)
+        return idi(shape)
+
+    start = time.monotonic()
+    report = make_oracle(hangs, expect=["exact"], budget=0.3).run()
+    assert "no answer in 0.3 s" in report.broken[0].message
+    assert time.monotonic() - start < 30
+
+
+def test_an_implementation_of_another_framework():
+    report = make_oracle(idi, xp="torch", expect=["exact"]).run()
+    assert "an instance of numpy.ndarray, but should be an array of torch" in str(report)
+
+
+def test_two_oracles_do_not_meet():
+    """In two threads at once, each with its own verdict."""
+    found = {}
+    oracles = {"right": make_oracle(idi), "wrong": make_oracle(lambda s: np.eye(*s))}
+    threads = [
+        threading.Thread(target=lambda k=k, o=o: found.setdefault(k, o.run()))
+        for k, o in oracles.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {o.property for o in found["right"].broken} == {"underflow", "exact"} - {"exact"} or (
+        found["right"].ok or {o.property for o in found["right"].broken} == {"underflow"}
+    )
+    alone = make_oracle(lambda s: np.eye(*s)).run()
+    assert [o.message for o in found["wrong"].outcomes] == [o.message for o in alone.outcomes]
+
+
+def test_the_same_seed_gives_the_same_examples():
+    def seen(seed):
+        calls = []
+
+        def mine(shape):
+            calls.append(shape)
+            return idi(shape)
+
+        make_oracle(mine, seed=seed, budget=60.0, expect=["exact"]).run()
+        return calls
+
+    assert seen(1) == seen(1) != seen(2)
+
+
+def test_the_class_for_pytest():
+    wrong = make_oracle(lambda s: np.eye(*s), name="my eye").tests()
+    assert wrong.__name__ == "TestMyEye"
+    names = [name for name in vars(wrong) if name.startswith("test_")]
+    assert "test_exact" in names
+    assert "test_groups" not in names
+    with pytest.raises(AssertionError, match=r"W\[1, 0\] = 0, but should be 1"):
+        wrong().test_exact()
+    wrong().test_rank()
+
+
+def test_reports_travel():
+    report = make_oracle(lambda s: np.eye(*s), examples=5).run()
+    assert pickle.loads(pickle.dumps(report)) == report
+    assert json.loads(json.dumps(report.to_dict()))["ok"] is False
+    assert [o.property for o in report.outcomes] == list(PROPERTIES)
+    assert "why:" in str(report)
+    assert Report("x", ()).ok
+
+
+TestReference = make_oracle(ir.idi, examples=5).tests()
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "says"),
+    [
+        (lambda s: idi(s[::-1]).T, {}, "right in layout IO"),
+        (lambda s: np.eye(*s), {}, "zeros instead of copies"),
+        (lambda s: 2 * idi(s), {}, "2 times what it should be"),
+        (lambda s: -idi(s), {}, "-1 times what it should be"),
+        (lambda s: np.zeros(s), {}, "all zeros"),
+        (lambda s: idi(s) * np.random.default_rng().normal(size=s), {}, "random|other numbers"),
+        (lambda s: ir.idi(s, wide="fold_rms"), {}, "wide='fold_rms'"),
+        (lambda s: ir.idi(s, taps="spatial_major"), {"conv": "OIHW"}, "taps='spatial_major'"),
+        (lambda s: ir.idi(s, layout="HWOI"), {"layout": None, "conv": "HWIO"}, "exchanged"),
+        (
+            lambda s, groups=1: ir.idi(s),
+            {"layout": None, "conv": "OIHW"},
+            "2 groups: the groups are ignored",
+        ),
+        (lambda s: ir.idi(s), {"roles": "zero"}, "IDI, not IDIZ"),
+        (lambda s: ir.idiz(s, eps=1e-3), {"roles": "zero"}, "1000 times"),
+        (lambda s: abs(ir.idiz(s)), {"roles": "zero"}, "both entries of a row are positive"),
+        (
+            lambda t: torch.nn.init.dirac_(t),
+            {"xp": "torch", "layout": None, "conv": "OIHW", "taps": "center"},
+            "",
+        ),
+    ],
+)
+def test_the_diagnosis(make, options, says):
+    import re
+
+    report = make_oracle(make, examples=10, **options).run()
+    assert re.search(says, "\n".join(report.diagnosis)), report.diagnosis
+
+
+def test_keras_identity():
+    report = make_oracle(keras.initializers.Identity, layout="IO", examples=20).run()
+    assert {o.property for o in report.broken} >= {"exact", "transit", "row_norm"}
+    assert "zeros instead of copies" in str(report)
+
+
+def test_without_hypothesis():
+    import subprocess
+
+    code = "import sys; sys.modules['hypothesis'] = None; import idinit_ref.testing"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'pip install "idinit-ref[testing]"' in run.stderr
