@@ -209,7 +209,9 @@ def page(reports: dict[str, Report]) -> str:
     """Return oracle.md: a summary, and then each implementation."""
     words = {"held": "yes", "broken": "**no**", "untested": ""}
     packages = ("torch", "keras", "jax", "zero-init", "dks", "anyinit", "idinit-ref")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in packages
+    )
     lines = [
         "# What the oracle says of known implementations",
         "",

@@ -6,7 +6,9 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import prod
+from queue import SimpleQueue
 from typing import Any, cast, get_args
 
 import hypothesis
@@ -462,29 +464,52 @@ class Oracle:
         behind, with an exception sent to its thread.
         """
         problem: list[BaseException] = []
+        done = threading.Event()
 
-        def run() -> None:
+        def task() -> None:
             try:
                 work()
             except _Stop:
                 pass
             except BaseException as raised:
                 problem.append(raised)
+            finally:
+                done.set()
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        own = cast("int", thread.ident)
-        while thread.is_alive():
-            thread.join(0.1 * budget)
-            text, since = self._subject.busy.get(own, ("", time.monotonic()))
-            if thread.is_alive() and time.monotonic() - since > budget:
+        worker = _IDLE.pop() if _IDLE else _Worker()
+        worker.tasks.put(task)
+        while not done.wait(0.1 * budget):
+            text, since = self._subject.busy.get(worker.ident, ("", time.monotonic()))
+            if time.monotonic() - since > budget:
                 stop = ctypes.pythonapi.PyThreadState_SetAsyncExc
-                stop(ctypes.c_ulong(own), ctypes.py_object(_Stop))
-                thread.join(0.1)
+                stop(ctypes.c_ulong(worker.ident), ctypes.py_object(_Stop))
                 return Finding(text, f"no answer in {budget:g} s", "an array", text)
+        _IDLE.append(worker)
         if problem:
             raise problem[0]
         return None
+
+
+class _Worker:
+    """A thread that does one task after the other.
+
+    It is used again, since Hypothesis collects garbage at its first use in every thread, which
+    takes long beside a framework.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        thread = threading.Thread(target=self._work, daemon=True)
+        thread.start()
+        self.ident = cast("int", thread.ident)
+
+    def _work(self) -> None:
+        with suppress(_Stop):  # it may come late
+            while True:
+                self.tasks.get()()
+
+
+_IDLE: list[_Worker] = []
 
 
 _NOT_FOLDED = {("variance", "fold_mean"), ("composition", "fold_rms")}

@@ -130,14 +130,16 @@ def test_an_expected_property_that_cannot_be_asked():
 
 def test_a_hang_costs_about_its_budget():
     def hangs(shape):
-        while shape[0] > shape[1]:
+        while True:
             time.sleep(0.01)
-        return idi(shape)
 
+    make_oracle(idi, expect=["exact"], examples=1).run()  # Hypothesis is warm
     start = time.monotonic()
-    report = make_oracle(hangs, expect=["exact"], budget=0.3).run()
-    assert "no answer in 0.3 s" in report.broken[0].message
-    assert time.monotonic() - start < 30
+    oracle = make_oracle(lambda shape: hangs(shape) if shape[0] > 1 else idi(shape), budget=0.3)
+    report = oracle.run()
+    assert "no answer in 0.3 s" in str(report)
+    assert {o.property for o in report.broken} >= {"exact", "rank"}
+    assert time.monotonic() - start < 60
 
 
 def test_an_implementation_of_another_framework():
@@ -148,7 +150,11 @@ def test_an_implementation_of_another_framework():
 def test_two_oracles_do_not_meet():
     """In two threads at once, each with its own verdict."""
     found = {}
-    oracles = {"right": make_oracle(idi), "wrong": make_oracle(lambda s: np.eye(*s))}
+    options = {"budget": 60.0, "examples": 20}
+    oracles = {
+        "right": make_oracle(lambda s: idi(s), **options),
+        "wrong": make_oracle(lambda s: np.eye(*s), **options),
+    }
     threads = [
         threading.Thread(target=lambda k=k, o=o: found.setdefault(k, o.run()))
         for k, o in oracles.items()
@@ -157,10 +163,8 @@ def test_two_oracles_do_not_meet():
         thread.start()
     for thread in threads:
         thread.join()
-    assert {o.property for o in found["right"].broken} == {"underflow", "exact"} - {"exact"} or (
-        found["right"].ok or {o.property for o in found["right"].broken} == {"underflow"}
-    )
-    alone = make_oracle(lambda s: np.eye(*s)).run()
+    assert found["right"].ok
+    alone = make_oracle(lambda s: np.eye(*s), **options).run()
     assert [o.message for o in found["wrong"].outcomes] == [o.message for o in alone.outcomes]
 
 
