@@ -116,7 +116,7 @@ def make_oracle(
     >>> [(outcome.property, outcome.verdict) for outcome in report.outcomes]
     [('transit', 'broken'), ('rank', 'held')]
     >>> print(report.outcomes[0].message.splitlines()[0])
-    output 1 of the layer = 0, but should be input 0 of what it sees, -33  [mine((2, 1))]
+    output 1 of the layer = 0, but should be input 0 of what it sees, -29  [mine((2, 1))]
     """
     if expect is not None:
         expect = [expect] if isinstance(expect, str) else list(expect)

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import math
 import pickle
-import sys
 import tracemalloc
 
 import numpy as np
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
+from cost import calls
 from idinit_ref.lattice import lines, nnz
 from idinit_ref.layout import identity_tap, merge_axes, split_axes
 from idinit_ref.pattern import idi_terms, idiz_terms
@@ -34,6 +34,19 @@ def test_equal_options_make_equal_plans():
     assert one != ir.plan((4, 3))
     assert one.shape == (4, 3)
     assert (one.role, one.layout, one.nnz) == ("transit", "OI", 4)
+
+
+def test_what_is_left_out_is_as_the_specification_says():
+    for role in ("transit", "zero"):
+        assert ir.plan((3, 4), role) == ir.Plan((3, 4), role) == either((3, 4), role)
+        assert np.array_equal(ir.plan((3, 4), role).build(), by_hand.weight((3, 4), role))
+    assert np.array_equal(ir.idi((3, 4)), by_hand.weight((3, 4)))
+    assert np.array_equal(ir.idiz((3, 4)), by_hand.weight((3, 4), "zero"))
+    noisy = by_hand.weight((3, 4), loosen=0.5)
+    for plan in (ir.plan, ir.Plan, either):
+        role = ("transit",) if plan is either else ()
+        assert np.array_equal(plan((3, 4), *role, loosen=0.5).build(), noisy)
+    assert np.array_equal(ir.idi((3, 4), loosen=0.5), noisy)
 
 
 def test_a_plan_is_frozen_and_travels():
@@ -69,23 +82,6 @@ def test_a_million_squared(role, nnz):
     else:
         assert np.array_equal(corner[-1], [-1e-6, 0, 0])
         assert np.array_equal(middle[0], [1e-6, -1e-6, 0])
-
-
-def calls(function):
-    """How many Python-level calls a function makes: a cost that no busy machine changes."""
-    made = 0
-
-    def count(frame, event, argument):
-        nonlocal made
-        made += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
-    return made
 
 
 def test_the_cost_of_a_plan_does_not_grow_with_its_size():
@@ -151,6 +147,18 @@ def test_empty_weights(shape, layout, taps):
         assert plan.build().shape == shape
         assert plan.nnz == 0
         assert plan.entries()[0].shape == (0,)
+
+
+def test_the_largest_seed():
+    seed = 2**63 - 1
+    assert np.array_equal(
+        ir.idi((3, 4), loosen=0.5, seed=seed), by_hand.weight((3, 4), loosen=0.5, seed=seed)
+    )
+
+
+def test_an_index_may_say_its_step():
+    plan = ir.plan((5, 3))
+    assert np.array_equal(plan.block((slice(1, 4, 1), slice(None))), plan.build()[1:4])
 
 
 def test_axes_of_one_letter_join_and_part():
