@@ -13,9 +13,24 @@ array([[1., 0., 0.],
 
 from . import errors
 from .export import save
+from .graph import Graph, Node, infer_roles
+from .model import Report
 from .pattern import Role
 from .plan import Plan, idi, idiz, plan
 
-__all__ = ["Plan", "Role", "__version__", "errors", "idi", "idiz", "plan", "save"]
+__all__ = [
+    "Graph",
+    "Node",
+    "Plan",
+    "Report",
+    "Role",
+    "__version__",
+    "errors",
+    "idi",
+    "idiz",
+    "infer_roles",
+    "plan",
+    "save",
+]
 
 __version__ = "0.1.0"

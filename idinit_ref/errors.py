@@ -15,6 +15,7 @@ from __future__ import annotations
 
 __all__ = [
     "DTypeError",
+    "GraphError",
     "IDInitError",
     "IndexingError",
     "LayoutError",
@@ -48,6 +49,10 @@ class OptionTypeError(IDInitError, TypeError):
 
 class IndexingError(IDInitError, IndexError):
     """An index that is not one slice of step 1 for each axis."""
+
+
+class GraphError(IDInitError, ValueError):
+    """A computation's graph that is none, or that cannot be traced."""
 
 
 class DTypeError(IDInitError, TypeError):

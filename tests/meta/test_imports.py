@@ -42,12 +42,18 @@ def test_using_the_reference_loads_no_framework():
 @pytest.mark.parametrize(
     ("name", "names"),
     [
-        ("idinit_ref", ["Plan", "Role", "__version__", "errors", "idi", "idiz", "plan", "save"]),
+        (
+            "idinit_ref",
+            [
+                "Graph", "Node", "Plan", "Report", "Role", "__version__", "errors", "idi", "idiz",
+                "infer_roles", "plan", "save",
+            ],
+        ),
         (
             "idinit_ref.errors",
             [
-                "DTypeError", "IDInitError", "IndexingError", "LayoutError", "OptionError",
-                "OptionTypeError", "RoundingError", "ShapeError", "message",
+                "DTypeError", "GraphError", "IDInitError", "IndexingError", "LayoutError",
+                "OptionError", "OptionTypeError", "RoundingError", "ShapeError", "message",
             ],
         ),
         ("idinit_ref_torch", ["idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"]),

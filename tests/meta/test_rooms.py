@@ -48,6 +48,8 @@ def test_there_are_three_adapters():
         ("build", {"dtypes", "errors"}),
         ("options", {"errors", "layout"}),
         ("plan", {"build", "dtypes", "errors", "lattice", "layout", "options", "pattern"}),
+        ("graph", {"errors", "pattern"}),
+        ("model", {"errors", "graph", "layout", "options", "pattern", "plan", "rules"}),
     ],
 )
 def test_a_room_imports_only_what_it_may(room, may):

@@ -1,0 +1,439 @@
+"""A computation as a tiny graph, and from it the role of every weight: spec section 6.
+
+No framework is known here. A tracer of an adapter writes the graph; `infer_roles` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import heappop, heappush
+from typing import Any, Literal, NamedTuple, get_args
+
+from .errors import GraphError, OptionTypeError, message
+from .pattern import Role
+
+__all__ = ["Graph", "Inferred", "Kind", "Node", "Use", "explain_roles", "infer_roles"]
+
+Kind = Literal["input", "parameter", "weight", "add", "other"]
+"""What a node does: starts a signal, is a parameter, is a dense or convolution operation with
+parameters for a weight, adds two tensors elementwise, or anything else."""
+
+Use = Literal["weight", "bias", "embedding", "other"]
+"""What a parameter is for, as its tracer saw."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One tensor of a computation, and where it comes from.
+
+    Parameters
+    ----------
+    name : str
+        Its own name in the graph; a parameter has its name in the model.
+    kind : {"input", "parameter", "weight", "add", "other"}
+        "input" is where a signal starts: a floating input of the model, or a floating tensor made
+        of none (an embedding). "weight" is a dense layer or a convolution. Only its data are its
+        `inputs`; the parameters that its weight is made of are its `weights`. "add" adds its two
+        inputs elementwise.
+    inputs : tuple of str
+        The names of the nodes that it is computed from.
+    shape : tuple of int, optional
+        Of the tensor. An add of tensors whose shapes are not known is no residual add.
+    weights : tuple of str
+        Of a weight operation: the names of its parameters.
+    use : {"weight", "bias", "embedding", "other"}
+        Of a parameter.
+    options : mapping
+        Of a parameter that is a weight: how it is stored, as options of :func:`idinit_ref.plan`
+        (layout, groups, transposed, blocks), and `tap`, the identity tap of its convolution.
+    note : str
+        Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
+    """
+
+    name: str
+    kind: Kind = "other"
+    inputs: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
+    weights: tuple[str, ...] = ()
+    use: Use = "other"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A computation, checked: every node after those that it is computed from.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        In the order of the computation.
+    outputs : sequence of str
+        The names of the nodes that the model returns.
+
+    Raises
+    ------
+    GraphError
+        If a name stands twice, a node is used before it is computed, an add has not two inputs,
+        or a weight operation has no parameter for its weight.
+    OptionTypeError
+        If something else than nodes is given.
+
+    Examples
+    --------
+    >>> Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+    ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+    ...     Node("y", "add", ("x", "h"), (2, 4)),
+    ... ], ["y"]).parameters
+    ('w',)
+    """
+
+    nodes: Sequence[Node]
+    outputs: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        seen: dict[str, Node] = {}
+        for node in self.nodes:
+            if not isinstance(node, Node):
+                raise OptionTypeError(
+                    message("nodes", node, "every one should be a Node", "use ir.Node(...)")
+                )
+            if node.kind not in get_args(Kind):
+                raise _wrong(node, f"kind {node.kind!r} is none of {', '.join(get_args(Kind))}")
+            if node.name in seen:
+                raise _wrong(node, "its name stands twice", "give every node a name of its own")
+            for name in (*node.inputs, *node.weights):
+                if name not in seen:
+                    raise _wrong(
+                        node, f"it uses {name!r}, which is not before it", "list that node first"
+                    )
+            if node.kind == "add" and len(node.inputs) != 2:
+                raise _wrong(node, "it adds two tensors", "write a longer sum as several adds")
+            if (node.kind == "weight") != bool(node.weights):
+                raise _wrong(node, "a weight operation, and no other node, has weights")
+            for name in node.weights:
+                if seen[name].kind != "parameter":
+                    raise _wrong(node, f"its weight {name!r} is no parameter")
+            seen[node.name] = node
+        for name in self.outputs:
+            if name not in seen:
+                raise GraphError(
+                    message("outputs", name, "there is no such node", "name a node of the graph")
+                )
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """The nodes by name."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of all parameters."""
+        return tuple(node.name for node in self.nodes if node.kind == "parameter")
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The names of the parameters that are weights of some operation."""
+        used = {name for node in self.nodes for name in node.weights}
+        return tuple(name for name in self.parameters if name in used)
+
+
+def _wrong(node: Node, should: str, cure: str = "mend the tracer") -> GraphError:
+    return GraphError(message("node", node.name, should, cure))
+
+
+class Inferred(NamedTuple):
+    """The role of a weight, why it has it, and whether it is the last before an output."""
+
+    role: Role
+    why: tuple[str, ...]
+    head: bool = False
+
+
+def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) -> dict[str, Role]:
+    """Find the role of every weight from the computation itself (spec section 6).
+
+    At an elementwise add of two tensors of one shape, where one side (the skip) reaches a common
+    ancestor through no weight and the other side (the branch) holds a weight between them, the
+    branch's last weights are "zero". Where both sides hold weights, the side with fewer of them on
+    its longest path is the skip; a tie is left "transit". All other weights are "transit".
+
+    Parameters
+    ----------
+    graph : Graph
+        A computation; every adapter has a `trace` that makes one.
+    overrides : mapping of str to {"transit", "zero"}, optional
+        Roles that are settled already, by the name of the weight.
+
+    Returns
+    -------
+    dict of str to {"transit", "zero"}
+        Every weight, in the order of the graph. :func:`explain_roles` gives the reasons too.
+
+    Raises
+    ------
+    GraphError
+        If an override names no weight of the graph.
+
+    Examples
+    --------
+    >>> infer_roles(Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w1", "parameter", shape=(8, 4), use="weight"),
+    ...     Node("w2", "parameter", shape=(4, 8), use="weight"),
+    ...     Node("h", "weight", ("x",), (2, 8), weights=("w1",)),
+    ...     Node("relu", "other", ("h",), (2, 8)),
+    ...     Node("f", "weight", ("relu",), (2, 4), weights=("w2",)),
+    ...     Node("y", "add", ("x", "f"), (2, 4)),
+    ... ]))
+    {'w1': 'transit', 'w2': 'zero'}
+    """
+    roles = {name: found.role for name, found in explain_roles(graph).items()}
+    for name, role in (overrides or {}).items():
+        if name not in roles:
+            raise GraphError(
+                message(
+                    "overrides",
+                    name,
+                    f"the graph's weights are {', '.join(roles) or 'none'}",
+                    "name one of them",
+                )
+            )
+        roles[name] = role
+    return roles
+
+
+def explain_roles(graph: Graph) -> dict[str, Inferred]:
+    """Find the role of every weight, and the reasons for it.
+
+    Parameters
+    ----------
+    graph : Graph
+        A computation.
+
+    Returns
+    -------
+    dict of str to Inferred
+        Every weight, in the order of the graph. A weight with several uses is "zero" if it is the
+        last of a branch in one of them, and has a reason for each.
+
+    Examples
+    --------
+    >>> explain_roles(Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+    ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+    ...     Node("y", "add", ("x", "h"), (2, 4)),
+    ... ]))["w"].why
+    ('last of the branch h, which y adds to x',)
+    """
+    search = _Search(graph)
+    heads, ties = search.heads, search.ties
+    uses: dict[str, list[int]] = {}
+    for at, node in enumerate(graph.nodes):
+        for name in node.weights:
+            uses.setdefault(name, []).append(at)
+    found = {}
+    for name in graph.weights:
+        why = [text for at in uses[name] for text in search.claims.get(at, ())]
+        zero = bool(why)
+        if zero and any(at not in search.claims for at in uses[name]):
+            why.append("used elsewhere too, where it would be transit")
+        if not zero:
+            why = [text for at in uses[name] for text in ties.get(at, ())]
+        head = any(at in heads for at in uses[name])
+        role: Role = "zero" if zero else "transit"
+        found[name] = Inferred(role, tuple(dict.fromkeys(why)), head)
+    return found
+
+
+class _Seen(NamedTuple):
+    """How one side of an add reaches a node: over at most so many weights (-1: not at all)."""
+
+    most: int = -1
+    free: bool = False  # also over none
+
+    def over(self, weights: int) -> _Seen:
+        """Return how the side reaches what lies behind so many weights more."""
+        return self if self.most < 0 else _Seen(self.most + weights, self.free and not weights)
+
+    def join(self, other: _Seen) -> _Seen:
+        """Return what two ways give together."""
+        return _Seen(max(self.most, other.most), self.free or other.free)
+
+
+_NEVER, _HERE = _Seen(), _Seen(0, True)
+
+
+class _Frontier:
+    """The nodes that two sides of an add reach, the latest in the computation first.
+
+    So what is known of a node is complete when it is popped.
+    """
+
+    def __init__(self, left: int, right: int) -> None:
+        self.seen = {left: (_HERE, _NEVER), right: (_NEVER, _HERE)}
+        self._heap = sorted([-left, -right])
+        self._open = [1, 1, 2]  # nodes on the heap that left reaches, right reaches, any free
+
+    def _count(self, pair: tuple[_Seen, _Seen], by: int) -> None:
+        left, right = pair
+        self._open[0] += by * (left.most >= 0)
+        self._open[1] += by * (right.most >= 0)
+        self._open[2] += by * (left.free or right.free)
+
+    @property
+    def may_meet(self) -> bool:
+        """Whether there are ways left of both sides."""
+        return self._open[0] > 0 and self._open[1] > 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a way is left that crosses no weight."""
+        return self._open[2] > 0
+
+    def pop(self) -> int:
+        node = -heappop(self._heap)
+        self._count(self.seen[node], -1)
+        return node
+
+    def push(self, node: int, pair: tuple[_Seen, _Seen]) -> None:
+        old = self.seen.get(node)
+        if old is None:
+            heappush(self._heap, -node)
+        else:
+            self._count(old, -1)
+            pair = old[0].join(pair[0]), old[1].join(pair[1])
+        self.seen[node] = pair
+        self._count(pair, 1)
+
+
+class _Edge(NamedTuple):
+    """A way back: to a node, over at most so many weights."""
+
+    to: int
+    weights: int = 0
+
+
+class _Search:
+    """All residual adds of a graph, in the order of the computation.
+
+    Back through a residual add one goes along its skip, or over the whole branch at once to the
+    ancestor. So each branch is walked once, and what a branch takes in besides (a position bias,
+    another model's states) does not make the stream its descendant.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = graph.nodes
+        at = {node.name: number for number, node in enumerate(graph.nodes)}
+        self.outputs = [at[name] for name in graph.outputs]
+        self.claims: dict[int, list[str]] = {}  # of weight operations: why they are zero
+        self.residual: set[int] = set()
+        self._tied: list[tuple[list[int], str]] = []
+        self.back: list[list[_Edge]] = []
+        self._starts: list[int] = []  # the signals that a node comes from, a bit each
+        inputs = 0
+        for number, node in enumerate(graph.nodes):
+            self.back.append([_Edge(at[name]) for name in dict.fromkeys(node.inputs)])
+            starts = 0
+            if node.kind == "input":
+                starts, inputs = 1 << inputs, inputs + 1
+            if node.kind == "add":
+                self._judge(number, at[node.inputs[0]], at[node.inputs[1]])
+            for edge in self.back[number]:
+                starts |= self._starts[edge.to]
+            self._starts.append(starts)
+
+    def _judge(self, add: int, left: int, right: int) -> None:
+        """Decide whether an add is residual, and claim the last weights of its branch."""
+        nodes, shape = self.nodes, self.nodes[add].shape
+        is_even = shape is not None and nodes[left].shape == nodes[right].shape == shape
+        if left == right or not is_even or not self._starts[left] & self._starts[right]:
+            return
+        ahead = _Frontier(left, right)
+        order: list[int] = []  # the nodes between, the latest first
+        found: tuple[list[int], list[int]] = ([], [])  # ancestors, by the side that is the skip
+        meets: list[int] = []  # where both sides meet, but neither is a plain skip
+        met = False
+        while ahead.may_meet and (ahead.is_free or not (met or meets)):
+            node = ahead.pop()
+            a, b = ahead.seen[node]
+            if a.most >= 0 and b.most >= 0:
+                if nodes[node].shape == shape and (a.free or b.free):
+                    met = True  # the nearest ancestor on this way
+                    if a.free and b.most:
+                        found[0].append(node)
+                    if b.free and a.most:
+                        found[1].append(node)
+                    continue
+                meets.append(node)
+            order.append(node)
+            weight = int(nodes[node].kind == "weight")
+            for to, weights in self.back[node]:
+                if self._starts[to]:
+                    ahead.push(to, (a.over(weights + weight), b.over(weights + weight)))
+        if not met and meets:
+            a, b = ahead.seen[meets[0]]
+            if a.most == b.most > 0:
+                for end in (0, 1):
+                    lasts = self._last(order, ahead, [meets[0]], end)
+                    self._tied.append((lasts, f"a tie: {nodes[add].name} adds two branches"))
+            if a.most != b.most:
+                found[a.most > b.most].append(meets[0])
+        for skip in (0, 1):
+            if found[skip]:
+                side, of = nodes[(left, right)[1 - skip]].name, nodes[found[skip][0]].name
+                why = f"last of the branch {side}, which {nodes[add].name} adds to {of}"
+                for last in self._last(order, ahead, found[skip], 1 - skip):
+                    self.claims.setdefault(last, []).append(why)
+        if bool(found[0]) != bool(found[1]):
+            skip = int(bool(found[1]))
+            self.residual.add(add)
+            over = [_Edge(node, ahead.seen[node][1 - skip].most) for node in found[skip]]
+            self.back[add] = [_Edge((left, right)[skip]), *over]
+
+    def _last(
+        self, order: list[int], ahead: _Frontier, ancestors: list[int], side: int
+    ) -> list[int]:
+        """Return the weight operations after some ancestors that a side reaches over no other."""
+        after = set(ancestors)
+        for node in reversed(order):
+            if any(edge.to in after for edge in self.back[node]):
+                after.add(node)
+        return [
+            node
+            for node in order
+            if self.nodes[node].kind == "weight" and ahead.seen[node][side].free and node in after
+        ]
+
+    @property
+    def ties(self) -> dict[int, list[str]]:
+        """Of weight operations: the ties that no enclosing residual add settles."""
+        found: dict[int, list[str]] = {}
+        for lasts, why in self._tied:
+            for last in lasts:
+                if last not in self.claims:
+                    found.setdefault(last, []).append(why)
+        return found
+
+    @property
+    def heads(self) -> set[int]:
+        """The weight operations whose result is returned, over no weight and no residual add."""
+        found: set[int] = set()
+        seen = set(self.outputs)
+        stack = list(self.outputs)
+        while stack:
+            node = stack.pop()
+            if self.nodes[node].kind == "weight":
+                found.add(node)
+            elif node not in self.residual:
+                new = [edge.to for edge in self.back[node] if edge.to not in seen]
+                seen.update(new)
+                stack += new
+        return found

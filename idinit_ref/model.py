@@ -1,0 +1,317 @@
+"""A whole model: what becomes of each of its parameters, decided from its graph (spec section 6).
+
+No framework is known here: the adapters trace, ask `decide`, and write what the `Report` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from .errors import GraphError, IDInitError, OptionError, OptionTypeError, message
+from .graph import Graph, Inferred, Node, explain_roles
+from .layout import SPATIAL, Taps
+from .options import choice
+from .pattern import Wide
+from .plan import Plan, either
+from .rules import Kind
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Entry", "Head", "Override", "Report", "decide"]
+
+Head = Literal["transit", "zero", "keep"]
+Override = Kind | Mapping[str, Any]
+"""A role, or options of `idinit_ref.plan`, `role` among them."""
+
+_STORED = ("layout", "groups", "transposed", "blocks", "tap")
+_CHOSEN = ("role", "gain", "eps", "wide", "taps", "loosen", "seed")
+_STYLES = {"transit": "green", "zero": "bold yellow", "bias": "cyan", "keep": "dim"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter of a model, and what becomes of it.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the model.
+    shape : tuple of int
+        As it is stored.
+    role : {"transit", "zero", "bias", "keep"}
+        IDI, IDIZ, zeros, or left as it is.
+    why : str
+        The reason.
+    plan : Plan, optional
+        Of a weight in role "transit" or "zero".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Kind
+    why: str
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What becomes of every parameter of a model; nothing is skipped in silence.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+        One for each parameter, in the model's order.
+
+    Examples
+    --------
+    >>> print(Report((Entry("proj.weight", (2, 4), "zero", "last of its branch"),)))
+    name         shape   role  why
+    proj.weight  (2, 4)  zero  last of its branch
+    1 parameter: 0 transit, 1 zero, 0 bias, 0 keep
+    """
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """The plan of every weight, by name."""
+        return {entry.name: entry.plan for entry in self.entries if entry.plan is not None}
+
+    @property
+    def roles(self) -> dict[str, Kind]:
+        """The role of every parameter, by name."""
+        return {entry.name: entry.role for entry in self.entries}
+
+    @property
+    def summary(self) -> str:
+        """One line: how many parameters have which role."""
+        roles = list(self.roles.values())
+        counts = ", ".join(f"{roles.count(role)} {role}" for role in get_args(Kind))
+        return f"{len(roles)} parameter{'s' * (len(roles) != 1)}: {counts}"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [(entry.name, str(entry.shape), entry.role, entry.why) for entry in self.entries]
+
+    def __str__(self) -> str:
+        rows = [("name", "shape", "role", "why"), *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
+        return "\n".join([*lines, self.summary])
+
+    def __rich__(self) -> Table:
+        """Return the table in colour, for ``rich.print(report)``."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, caption=self.summary, caption_justify="left")
+        for head in ("name", "shape", "role", "why"):
+            table.add_column(head, overflow="fold")
+        for name, shape, role, why in self._rows():
+            table.add_row(Text(name), Text(shape), Text(role, _STYLES[role]), Text(why))
+        return table
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the report by parameter name, in numbers, strings and lists, for JSON.
+
+        >>> Report((Entry("b", (2,), "bias", "bias"),)).to_dict()
+        {'b': {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}}
+        """
+        return {
+            entry.name: {
+                "shape": list(entry.shape),
+                "role": entry.role,
+                "why": entry.why,
+                "plan": None if entry.plan is None else _options(entry.plan),
+            }
+            for entry in self.entries
+        }
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    names = ("layout", "gain", "eps", "wide", "groups", "transposed", "blocks", "taps", "tap")
+    found = {name: getattr(plan, name) for name in (*names, "loosen", "seed")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def decide(
+    graph: Graph,
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    head: Head = "transit",
+    embeddings: Literal["keep", "transit"] = "keep",
+    overrides: Mapping[str, Override] | None = None,
+) -> Report:
+    """Decide what becomes of every parameter of a traced model (spec section 6).
+
+    Parameters
+    ----------
+    graph : Graph
+        Of the model, from an adapter's `trace`.
+    gain : float
+        tau of the weights in role "transit".
+    eps : float
+        Of the weights in role "zero".
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What is done where a transit weight has more columns than rows.
+    taps : {"channel_major", "spatial_major", "center"}, optional
+        How a kernel becomes a matrix. Left out, it is "center" where each group has one input
+        channel (depthwise), else "channel_major". The centre is the layer's identity tap.
+    head : {"transit", "zero", "keep"}
+        What becomes of the weights whose result the model returns, unless they end a branch.
+    embeddings : {"keep", "transit"}
+        What becomes of embedding tables, and of heads that are tied to them.
+    overrides : mapping of str to role or options, optional
+        Patterns of names as the shell has them (``"*.gate.weight"``), each with a role
+        ("transit", "zero", "bias" for zeros, "keep") or with options of `idinit_ref.plan`
+        (``{"role": "transit", "gain": 0.5}``). All that fit apply, a later one over an earlier.
+
+    Returns
+    -------
+    Report
+        Every parameter, with its plan if it is a weight.
+
+    Raises
+    ------
+    GraphError
+        If the model has no parameters.
+    OptionError, OptionTypeError, ShapeError, LayoutError
+        If an option does not fit, or an override fits no parameter.
+
+    Examples
+    --------
+    >>> from idinit_ref import Node
+    >>> graph = Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+    ...     Node("b", "parameter", shape=(4,), use="bias"),
+    ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+    ...     Node("y", "add", ("x", "h"), (2, 4)),
+    ... ], ["y"])
+    >>> print(decide(graph))
+    name  shape   role  why
+    w     (4, 4)  zero  last of the branch h, which y adds to x
+    b     (4,)    bias  bias
+    2 parameters: 0 transit, 1 zero, 1 bias, 0 keep
+    >>> decide(graph, overrides={"w": "keep"}).roles
+    {'w': 'keep', 'b': 'bias'}
+    """
+    choice("head", head, get_args(Head))
+    choice("embeddings", embeddings, ("keep", "transit"))
+    if taps is not None:
+        choice("taps", taps, get_args(Taps))
+    general: dict[str, Any] = {"gain": gain, "eps": eps, "wide": wide}
+    either((0, 0), "transit", **general)
+    if not graph.parameters:
+        raise GraphError(
+            message("model", "no parameters", "it should have some", "pass the model, not a part")
+        )
+    chosen = _chosen(graph.parameters, overrides or {})
+    inferred = explain_roles(graph)
+    entries = []
+    for name in graph.parameters:
+        node = graph.by_name[name]
+        role, why = _role(node, inferred.get(name), head, embeddings)
+        options = {**general, "taps": taps}
+        for pattern, given in chosen[name]:
+            if "role" in given:
+                why = f"override {pattern!r} (it would be {role}: {why})"
+                role = given["role"]
+            else:
+                why = f"{why}; options of override {pattern!r}"
+            options |= given
+        options.pop("role", None)
+        try:
+            plan = _plan(node, role, options) if role in ("transit", "zero") else None
+        except IDInitError as problem:
+            raise type(problem)(f"of parameter {name!r}: {problem}") from problem
+        entries.append(Entry(name, tuple(node.shape or ()), role, why, plan))
+    return Report(tuple(entries))
+
+
+def _chosen(
+    names: tuple[str, ...], overrides: Mapping[str, Override]
+) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+    """Return the overrides of every parameter, or raise for one that is none or fits nothing."""
+    if not isinstance(overrides, Mapping):
+        raise OptionTypeError(
+            message("overrides", overrides, "it should be a dict by name patterns", "e.g. {'*': …}")
+        )
+    chosen: dict[str, list[tuple[str, Mapping[str, Any]]]] = {name: [] for name in names}
+    for pattern, given in overrides.items():
+        label = f"overrides[{pattern!r}]"
+        options = {"role": given} if isinstance(given, str) else given
+        if not isinstance(options, Mapping):
+            raise OptionTypeError(
+                message(label, given, "it should be a role or a dict of options", "e.g. 'keep'")
+            )
+        for key in options:
+            choice(label, key, (*_CHOSEN, *_STORED))
+        if "role" in options:
+            choice(label, options["role"], get_args(Kind))
+        fit = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        if not fit:
+            near = get_close_matches(pattern, names, 3, 0.0)
+            raise OptionError(
+                message(
+                    "overrides",
+                    pattern,
+                    f"it fits no parameter; the nearest are {', '.join(near)}",
+                    "name a parameter, or write a pattern such as '*.proj.weight'",
+                )
+            )
+        for name in fit:
+            chosen[name].append((pattern, options))
+    return chosen
+
+
+def _role(node: Node, inferred: Inferred | None, head: Head, embeddings: str) -> tuple[Kind, str]:
+    """Return the role of a parameter where no override speaks, and the reason."""
+    if node.note:
+        return "keep", node.note
+    if node.use == "embedding":
+        tied = ", and the head that is tied to it" if inferred else ""
+        return cast("Kind", embeddings), f"embedding{tied}"
+    if node.use == "bias":
+        return "bias", "bias"
+    if inferred is None:
+        return "keep", "neither weight nor bias: IDInit does not define it"
+    if node.shape is not None and len(node.shape) < 2:
+        return "keep", "a vector, which is no matrix of a layer"
+    if inferred.head and inferred.role == "transit":
+        return head, "; ".join(("the head", *inferred.why))
+    return inferred.role, "; ".join(inferred.why) or "weight; no residual branch ends with it"
+
+
+def _plan(node: Node, role: Kind, options: Mapping[str, Any]) -> Plan:
+    stored = {key: value for key, value in node.options.items() if key in _STORED}
+    if node.use == "embedding" and not stored:
+        stored = {"layout": "IO"}  # a row for each input
+    tap = stored.pop("tap", None)
+    merged = {**stored, **options}
+    taps = merged.pop("taps", None)
+    shape = tuple(node.shape or ())
+    letters = merged.get("layout") or ("", "", "OI", "OIW", "OIHW", "OIDHW", "")[min(len(shape), 6)]
+    is_kernel = any(c in SPATIAL for c in letters)
+    if taps is None:
+        taps = "center" if is_kernel and _is_depthwise(shape, letters, merged) else "channel_major"
+    if is_kernel:
+        merged["taps"] = taps
+        if taps == "center" and tap is not None:
+            merged.setdefault("tap", tap)
+    return either(shape, cast("Literal['transit', 'zero']", role), **merged)
+
+
+def _is_depthwise(shape: tuple[int, ...], letters: str, options: Mapping[str, Any]) -> bool:
+    """Whether each group of a convolution has one input channel (spec section 3)."""
+    groups = options.get("groups", 1)
+    size = dict(zip(letters, shape, strict=False)).get("I", 0)
+    return bool(groups > 1 and size == (groups if options.get("transposed") else 1))
