@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import FORMATS, round_array
-from ..errors import OptionError, message
+from ..errors import OptionError, OptionTypeError, message
 from ..plan import Plan
 from ..plan import plan as _plan
 from ._subject import Finding, Made, Raised, Subject
@@ -77,6 +77,10 @@ def _property(
         def check(
             implementation: Any, plan: Plan, *, xp: Any = None, dtype: str | None = None
         ) -> None:
+            if not isinstance(plan, Plan):
+                raise OptionTypeError(
+                    message("plan", plan, "it should be a Plan", "make one with ir.plan(shape)")
+                )
             subject = (
                 implementation
                 if isinstance(implementation, Subject)
@@ -96,6 +100,7 @@ def _property(
                 raise OptionError(message("implementation", subject.name, why, "use other checks"))
             try:
                 subject.settle(_without_options(plan))
+                dtype = None if dtype is None else _named(subject, dtype)
                 body(subject, plan, dtype)
             except Finding as finding:
                 text = f"{finding}\n\n{snippet(subject, name, plan, dtype)}"
@@ -106,6 +111,22 @@ def _property(
         return check
 
     return listed
+
+
+def _named(subject: Subject, dtype: Any) -> str:
+    """Return the name of a dtype that the implementation's framework has."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
+    name = str(getattr(dtype, "__name__", dtype) if name is None else name).rpartition(".")[2]
+    if name not in FORMATS or subject.framework.dtype(name) is None:
+        raise OptionError(
+            message(
+                "dtype",
+                dtype,
+                f"it should be a floating dtype of {subject.framework.name}",
+                "name one, 'float32' say",
+            )
+        )
+    return name
 
 
 def _in_role(plan: Plan, roles: tuple[Any, ...]) -> Plan:
@@ -143,7 +164,10 @@ def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:
     own = getattr(subject.implementation, "__qualname__", "<")
     if subject.source:
         module, own = subject.source
-    source = f"from {module} import {own.partition('.')[0]}"
+    top, dot, rest = own.partition(".")
+    source = f"from {module} import {top}"
+    if top in ("ir", f"check_{name}"):
+        source, own = f"{source} as mine", f"mine{dot}{rest}"
     if "<" in own or module in (None, "__main__"):
         own, source = "f", "f = ...  # your implementation"
     role = "" if plan.role == "transit" else ', "zero"'
@@ -312,8 +336,9 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
     made = subject.make(plan, dtype)
     should = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
     got = made.values
-    same = (got == should) & (np.signbit(got.real) == np.signbit(should))
-    bad = np.argwhere(~same)
+    bad = np.argwhere(got != should)
+    if not len(bad):
+        bad = np.argwhere(np.signbit(got.real) != np.signbit(should))
     if len(bad):
         place = tuple(bad[0].tolist())
         short = _n(got[place]), _n(should[place])
@@ -551,6 +576,9 @@ def check_dtype(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         raise Finding("its dtype", made.dtype, dtype, made.call)
     if made.dtype not in FORMATS:
         raise Finding("its dtype", made.dtype, "a floating dtype", made.call)
+    if dtype is None and made.dtype.startswith("complex"):
+        should = "a real floating dtype, since no complex one was asked for"
+        raise Finding("its dtype", made.dtype, should, made.call)
 
 
 def _device_needs(subject: Subject) -> str | None:
@@ -662,7 +690,7 @@ def _tiny(
 def _underflow_needs(subject: Subject) -> str | None:
     if any(any(_tiny(subject, role)) for role in subject.roles):
         return None
-    return "it takes nothing (dtype=, eps=, gain=) that could make an entry round to 0"
+    return "nothing that it takes (of dtype=, eps=, gain=) makes an entry round to 0"
 
 
 @_property(needs=_underflow_needs)
@@ -680,9 +708,10 @@ def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> N
             continue
         kind = type(raw).__name__
         if at.owns(raw):
-            kind = "an array" if np.any(at.numpy(raw)) else "an array of zeros"
-            name = at.dtype_of(raw)
-        should = f"an error, since {option} = {value} rounds to 0 in {name}: dead neurons"
+            zeros = "" if np.any(at.numpy(raw)) else " of zeros"
+            kind = f"an array{zeros} in {at.dtype_of(raw)}"
+        to = name or at.dtypes()[0]
+        should = f"an error, since {option} = {value} rounds to 0 in {to}: dead neurons"
         raise Finding(call.text, kind, should, call)
 
 

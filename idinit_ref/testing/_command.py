@@ -32,14 +32,19 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_IMPORT = 120.0  # seconds for the import of the implementation's module
+_IMPORT = 60.0  # seconds for the import of the implementation's module
 _GRACE = 5.0  # seconds beyond what the oracle itself bounds
+_SILENT = 2  # so often a child that no longer answers is replaced by another
 _LIKE = {"idi": ("transit",), "idiz": ("zero",), "both": ("transit", "zero"), None: None}
 _STYLE = {"held": "green", "broken": "bold red", "untested": "dim"}
 
 
 class _Failed(Exception):  # noqa: N818
-    """The child process ended, or no longer answers."""
+    """The child process ended."""
+
+
+class _Silent(_Failed):
+    """The child process no longer answers."""
 
 
 class _Request(NamedTuple):
@@ -76,6 +81,8 @@ def check(args: Namespace, console: Console) -> int:
         if path is not None and not Path(path).resolve().parent.is_dir():
             should = "its folder should be there"
             raise OptionError(message("file", path, should, "make the folder first"))
+        if path is not None and Path(path).is_dir():
+            raise OptionError(message("file", path, "it is a folder", "name a file in it"))
     layout = None if args.layout == "none" else args.layout
     options = {
         "xp": args.framework,
@@ -84,7 +91,9 @@ def check(args: Namespace, console: Console) -> int:
         "roles": _LIKE[args.like],
         "taps": args.taps,
         "wide": args.wide,
-        "expect": None if args.expect is None else args.expect.split(","),
+        "expect": None
+        if args.expect is None
+        else [name.strip() for name in args.expect.split(",")],
         "examples": args.examples,
         "seed": args.seed,
         "budget": args.budget,
@@ -121,7 +130,12 @@ def _print(report: Report, about: str, seconds: float, console: Console) -> None
     last = ["smallest counterexample"] if is_wide else []
     for head in ("property", "verdict", "tried", "time", *last):
         right = head in ("tried", "time")
-        table.add_column(head, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            head,
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=head == "property",
+        )
     for o in report.outcomes:
         verdict = Text(o.verdict, _STYLE[o.verdict])
         asked = o.verdict != "untested"
@@ -159,9 +173,11 @@ def _watch(request: _Request) -> tuple[str, Report]:
     name, about = request.target, ""
     order: tuple[str, ...] = ()
     diagnosis: tuple[str, ...] = ()
+    silent = 0
     with _status() as status:
         while not order or len(done) < len(order):
             current = call = ""
+            since = time.monotonic()
             try:
                 for event, what in _events(request, tuple(done)):
                     if event == "ready":
@@ -169,7 +185,7 @@ def _watch(request: _Request) -> tuple[str, Report]:
                     elif event == "about":
                         about = what
                     elif event == "property":
-                        current, call = what, ""
+                        current, call, since = what, "", time.monotonic()
                         status(f"{name}: {what}")
                     elif event == "call":
                         call = what
@@ -187,8 +203,14 @@ def _watch(request: _Request) -> tuple[str, Report]:
                 if len(done) == len(order):
                     break  # all is known but the diagnosis
                 text = f"{call} = {problem}, but should be an array  [{call}]"
+                seconds = time.monotonic() - since
                 for each in (current,) if current else order:  # the first call was the last
-                    done[each] = Outcome(each, "broken", 1, 0.0, text, call)
+                    done[each] = Outcome(each, "broken", 1, seconds, text, call)
+                silent += isinstance(problem, _Silent)
+                if silent >= _SILENT:
+                    why = f"not tried, after {silent} calls without an answer"
+                    for each in order:
+                        done.setdefault(each, Outcome(each, "untested", message=why))
     return about or f"called as {call}", Report(
         name, tuple(done[each] for each in order), diagnosis
     )
@@ -201,14 +223,15 @@ def _events(request: _Request, done: tuple[str, ...]) -> Iterator[tuple[str, Any
     """
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    child = context.Process(target=_child, args=(theirs, request, done), daemon=True)
+    # No daemon: the implementation may have processes of its own.
+    child = context.Process(target=_child, args=(theirs, request, done), daemon=False)
     child.start()
     theirs.close()
     budget, limit, event = request.options["budget"], _IMPORT, ""
     try:
         while event != "done":
             if not pipe.poll(limit):
-                raise _Failed(f"no answer in {limit:.0f} s")
+                raise _Silent(f"no answer in {limit:.0f} s")
             try:
                 event, what = pipe.recv()
             except EOFError:
@@ -320,6 +343,8 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
             names = [n for n, v in vars(found).items() if n[0] != "_" and callable(v)]
             near = get_close_matches(part, names) or names[:8]
             kind = "module" if isinstance(found, ModuleType) else "object"
+            if kind == "module":
+                kind += f" ({getattr(found, '__file__', None) or 'built in'})"
             raise OptionError(
                 message(
                     "implementation",

@@ -72,14 +72,17 @@ def diagnose(
             wrong = [case for case in cases if case.wrong]
             if not wrong:
                 continue
-            found = _known(cases) or _numbers(wrong)
+            found = _random(subject, wrong[0]) or _known(cases)
+            if not found and len(wrong) == len(cases):
+                found = _numbers(wrong)
             if found:
                 yield f"{what}: {found}"
                 continue
             for form in dict.fromkeys(case.form for case in wrong):
-                alike = [case for case in wrong if case.form == form]
-                found = _known(alike) or _numbers(alike) or _random(subject, alike[0])
-                yield f"{what}, {form}: {found or 'no known mistake'}"
+                alike = [case for case in cases if case.form == form]
+                found = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
+                yield f"{what}, {form}: {found or 'not a mistake that the oracle knows'}"
+        yield from _ignored(subject, role, layout, taps, wide)
 
 
 def _case(subject: Subject, plan: Plan) -> _Case:
@@ -97,9 +100,38 @@ def _plan(layout: str, m: int, n: int, role: Role, taps: Taps, wide: Wide, group
     )
 
 
-def _known(cases: Sequence[_Case]) -> str:
+def _ignored(subject: Subject, role: Role, layout: str, taps: Taps, wide: Wide) -> Iterator[str]:
+    """Yield a line for each number that it takes, and does not use as it should."""
+    name, value = ("gain", -2.5) if role == "transit" else ("eps", -0.5)
+    if not subject.takes(name):
+        return
+    plain = _plan(layout, 4, 3, role, taps, wide, 1)
+    changes: dict[str, Any] = {name: value}
+    asked = replace(plain, **changes)
+    try:
+        got, usual = (subject.make(plan).values for plan in (asked, plain))
+    except Finding:
+        return
+    should, sort = dense(asked, "float64"), 1.0 if role == "transit" else plain.eps
+    texts = {
+        f"{name} is ignored": usual,
+        f"the sign of {name} is lost": usual * (abs(value) / sort),
+        f"{name} is squared": usual * (value**2 / sort),
+    }
+    for text, wrong in texts.items():
+        if not np.allclose(got, should, 1e-6, 0) and np.allclose(got, wrong, 1e-6, 0):
+            yield text
+            return
+    zeros = should == 0
+    if np.array_equal(got, should) and np.any(np.signbit(got.real[zeros])):
+        yield f"right but for the sign of its zeros: {name} times 0 is -0 where {name} < 0"
+
+
+def _known(cases: Sequence[_Case], whole: bool = True) -> str:
     """Return the mistake that gives all of them, "" if none does."""
     for text, mistake in _mistakes(cases[0].plan):
+        if not whole and "exchanged" in text:  # the other forms are right
+            continue
         try:
             if all(np.array_equal(case.got, mistake(case.plan)) for case in cases):
                 return text
@@ -190,6 +222,16 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
             entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == i % n + 1))),
         )
         yield (
+            "zeros instead of copies: nothing below the first n rows",
+            entry(
+                lambda i, j, m, n: (
+                    eps * (-1) ** i
+                    if n == 1
+                    else eps * (i < n) * (plus(i, j, n) - (j == (i + 1) % n))
+                )
+            ),
+        )
+        yield (
             "-eps stands at m + i, and is missing where that is beyond n",
             entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == m + i))),
         )
@@ -214,6 +256,10 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
         yield (
             "each identity row is repeated before the next one, not the whole identity",
             entry(lambda i, j, m, n: j == i * n // m),
+        )
+        yield (
+            "each identity row is repeated before the next one, not the whole identity",
+            entry(lambda i, j, m, n: j == i // -(-m // n)),
         )
         yield "columns are copied, too: j mod m = i", entry(lambda i, j, m, n: j % m == i)
         yield "the last columns, not the first", entry(lambda i, j, m, n: j == n - m + i)

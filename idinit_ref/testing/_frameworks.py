@@ -63,6 +63,10 @@ class Framework:
         """Whether an array has values."""
         return True
 
+    def is_writable(self, raw: Any) -> bool:
+        """Whether an array can be written to in place."""
+        return bool(array_api_compat.is_writeable_array(raw))
+
     def numpy(self, raw: Any) -> Values:
         """Return an array's exact values, as float64 or complex128."""
         return _wide(np.asarray(self._moved(raw)))
@@ -253,6 +257,9 @@ class _TensorFlow(Framework):
 
     def dtypes(self) -> tuple[str, ...]:
         return ("float32", *(name for name in _FLOATS if name != "float32"))
+
+    def is_writable(self, raw: Any) -> bool:
+        return True
 
     def devices(self) -> tuple[Any, ...]:
         return ()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import product
 from math import prod
 from queue import SimpleQueue
 from typing import Any, cast, get_args
@@ -24,17 +25,15 @@ from ._checks import PROPERTIES, Property, properties, snippet
 from ._diagnosis import diagnose
 from ._report import Outcome, Report
 from ._strategies import plans
-from ._subject import Finding, Subject
+from ._subject import HOW, Finding, Raised, Stop, Subject
 
 __all__ = ["FIRST_CALL", "Oracle", "make_oracle"]
 
 _GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
 _EPSILONS = (1e-6, 0.5, -1e-3)
+_SHORTEST, _LONGEST = 0.01, 1e5  # seconds
+_LARGE = ((300, 3), (3, 300), (24, 17))  # outputs and inputs beyond what is drawn
 FIRST_CALL = 60.0  # seconds; it may load a framework
-
-
-class _Stop(BaseException):
-    """The time is over. Hypothesis lets it through."""
 
 
 def make_oracle(
@@ -119,13 +118,9 @@ def make_oracle(
     output 1 of the layer = 0, but should be input 0 of what it sees, -29  [mine((2, 1))]
     """
     if expect is not None:
-        expect = [expect] if isinstance(expect, str) else list(expect)
-        for each in expect:
-            choice("expect", each, PROPERTIES)
+        expect = _words("expect", expect, PROPERTIES)
     if roles is not None:
-        roles = [roles] if isinstance(roles, str) else list(roles)
-        for each in roles:
-            choice("roles", each, get_args(Role))
+        roles = cast("list[Role]", _words("roles", roles, get_args(Role)))
     subject = Subject(implementation, xp, name, tuple(roles or ()), source)
     if len(subject.roles) > 1 and not subject.takes("role"):
         raise OptionError(
@@ -143,6 +138,11 @@ def make_oracle(
         raise OptionError(
             message("layout", None, "there should be matrices or kernels to test", "give conv=...")
         )
+    axes: dict[str, object] = {"layout": layout, "conv": conv}
+    for which, value in axes.items():
+        if value is not None and not isinstance(value, str):
+            should = "it should be a string of axis letters, or None"
+            raise OptionTypeError(message(which, value, should, "e.g. 'OIHW'"))
     for each in letters:
         Plan((1,) * len(each), layout=each)
     if conv is not None and not set(conv) & set(SPATIAL):
@@ -151,9 +151,27 @@ def make_oracle(
         )
     integer("examples", examples, low=1)
     integer("seed", seed, low=0)
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0:
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)):
         raise OptionTypeError(message("budget", budget, "it should be seconds > 0", "e.g. 3.0"))
+    if not _SHORTEST <= budget <= _LONGEST:
+        should = f"it should be seconds > 0, from {_SHORTEST} to {_LONGEST:g}"
+        raise OptionError(message("budget", budget, should, "e.g. 3.0"))
+    chooser: object = only
+    if chooser is not None and not callable(chooser):
+        should = "it should be a function of a plan, or None"
+        raise OptionTypeError(message("only", only, should, "e.g. lambda plan: plan.groups == 1"))
     return Oracle(subject, letters, taps, wide, expect, examples, seed, float(budget), only)
+
+
+def _words(name: str, given: object, options: Sequence[str]) -> list[str]:
+    """Return one word or several of some as a list that is not empty."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        given = [given]
+    if not given:
+        raise OptionError(message(name, given, "it should name one at least", "or leave it out"))
+    for each in given:
+        choice(name, each, options)
+    return list(given)
 
 
 class Oracle:
@@ -193,6 +211,7 @@ class Oracle:
         self._only = only
         self._first: str | None = None  # what was wrong with the first call
         self._settled = False
+        self._complex: bool | None = None  # whether it makes complex weights
 
     @property
     def name(self) -> str:
@@ -266,11 +285,41 @@ class Oracle:
         roles = [role for role in subject.roles if role in each.roles]
         names: list[str | None] = [None]
         if each.name in ("exact", "dtype") and subject.has_dtype:
-            names += subject.framework.dtypes()
+            names += [name for name in subject.framework.dtypes() if self._has(name)]
         weights = st.one_of([self._plans(role) for role in roles]).map(each.fit)
         if self._only is not None:
             weights = weights.filter(self._only)
         return st.tuples(weights, st.sampled_from(names))
+
+    def _has(self, dtype: str) -> bool:
+        """Whether to ask for a dtype: complex ones only if they are not refused."""
+        if dtype.startswith("complex") and self._complex is None:
+            try:
+                self._subject.make(self._smallest(), dtype)
+                self._complex = True
+            except Raised:
+                self._complex = False
+            except Finding:
+                self._complex = True
+        return not dtype.startswith("complex") or bool(self._complex)
+
+    def _large(self, each: Property) -> list[Plan]:
+        """Return a few weights larger than those that are drawn."""
+        if each.name not in _OF_LARGE:
+            return []
+        found = []
+        for role in [role for role in self._subject.roles if role in each.roles]:
+            for letters, (m, n) in product(self._letters, _LARGE):
+                kernel = any(c in SPATIAL for c in letters)
+                sizes = {"O": m, "I": n} | dict.fromkeys(SPATIAL, 2)
+                more: dict[str, Any] = {"taps": self._taps} if kernel else {}
+                if role == "transit":
+                    more["wide"] = self._wide
+                shape = tuple(sizes.get(c, 1) for c in letters)
+                plan = each.fit(Plan(shape, role, layout=letters, **more))
+                if plan.shape == shape and (self._only is None or self._only(plan)):
+                    found.append(plan)
+        return found
 
     def _why_not(self, each: Property) -> str | None:
         """Return why the implementation cannot be asked for a property."""
@@ -321,8 +370,12 @@ class Oracle:
             args = self._subject, self._subject.roles, self._letters
             found.extend(diagnose(*args, taps=self._taps, wide=self._wide, only=self._only))
 
-        if self._first is None:
-            self._within(self._budget, work)
+        if self._first is not None:
+            call = self._subject.call(self._smallest())
+            return (
+                f"already the first call went wrong: {call}; if that is no way to call it, {HOW}",
+            )
+        self._within(self._budget, work)
         return tuple(found)
 
     def outcome(self, name: str) -> Outcome:
@@ -345,8 +398,6 @@ class Oracle:
         choice("property", name, PROPERTIES)
         each, start = properties()[name], time.monotonic()
         self.settle()
-        if self._first is not None:
-            return Outcome(name, "broken", 1, time.monotonic() - start, self._first)
         why = self._why_not(each)
         if why is not None:
             if self._expect is not None:
@@ -356,6 +407,11 @@ class Oracle:
                     )
                 )
             return Outcome(name, "untested", 0, 0.0, why)
+        if self._first is not None:
+            seconds = time.monotonic() - start
+            return Outcome(
+                name, "broken", 1, seconds, self._first, _call_in(self._first), "", self._smallest()
+            )
         tried, failures = self._search(each)
         seconds = time.monotonic() - start
         if not failures:
@@ -421,7 +477,7 @@ class Oracle:
         def body(case: tuple[Plan, str | None]) -> None:
             nonlocal tried, current
             if time.monotonic() > end and tried:
-                raise _Stop
+                raise Stop
             tried += 1
             current = plan, dtype = case
             try:
@@ -445,9 +501,18 @@ class Oracle:
 
         def work() -> None:
             try:
+                for plan in self._large(each):
+                    body((plan, None))
+            except Finding:
+                pass
+            try:
                 search()
             except Finding:
                 pass
+            except hypothesis.errors.Unsatisfiable:
+                if not tried:
+                    should = f"no weight that {each.name} is about should be left out by all"
+                    raise OptionError(message("only", self._only, should, "widen it")) from None
             except (hypothesis.errors.FlakyFailure, hypothesis.errors.Flaky):
                 if not failures:
                     raise
@@ -469,7 +534,7 @@ class Oracle:
         def task() -> None:
             try:
                 work()
-            except _Stop:
+            except Stop:
                 pass
             except BaseException as raised:
                 problem.append(raised)
@@ -482,7 +547,7 @@ class Oracle:
             text, since = self._subject.busy.get(worker.ident, ("", time.monotonic()))
             if time.monotonic() - since > budget:
                 stop = ctypes.pythonapi.PyThreadState_SetAsyncExc
-                stop(ctypes.c_ulong(worker.ident), ctypes.py_object(_Stop))
+                stop(ctypes.c_ulong(worker.ident), ctypes.py_object(Stop))
                 return Finding(text, f"no answer in {budget:g} s", "an array", text)
         _IDLE.append(worker)
         if problem:
@@ -504,7 +569,7 @@ class _Worker:
         self.ident = cast("int", thread.ident)
 
     def _work(self) -> None:
-        with suppress(_Stop):  # it may come late
+        with suppress(Stop):  # it may come late
             while True:
                 self.tasks.get()()
 
@@ -512,6 +577,7 @@ class _Worker:
 _IDLE: list[_Worker] = []
 
 
+_OF_LARGE = ("exact", "transit", "row_norm", "layout")
 _NOT_FOLDED = {("variance", "fold_mean"), ("composition", "fold_rms")}
 
 

@@ -24,7 +24,7 @@ from ..pattern import Role
 from ..plan import Plan
 from ._frameworks import Framework, framework, framework_of
 
-__all__ = ["Call", "Finding", "Made", "Raised", "Subject"]
+__all__ = ["HOW", "Call", "Finding", "Made", "Raised", "Stop", "Subject"]
 
 _FIRST: dict[str, Literal["key", "array"]] = {
     **dict.fromkeys(("key", "rng", "prng_key", "rng_key"), "key"),
@@ -38,10 +38,15 @@ _SPELLINGS = {"tau": "gain", "epsilon": "eps"}
 _DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("shape", "axes", "layout")}
 _FIXED = ("role", "wide", "layout", "transposed", "taps", "tap")  # may be its only way
 _OPTIONS = (*_DEFAULTS, "layout", "xp", "dtype", "device")
-_HOW = (
+_WORDS = ("role", "wide", "layout", "taps")  # strings; a flag of that name is something else
+HOW = (
     "give f(shape), f(key, shape, dtype) as in JAX, f_(tensor) in place as in torch.nn.init, or a "
     "class or factory of one; wrap anything else: lambda shape: f(*shape)"
 )
+
+
+class Stop(BaseException):
+    """The time is over. Hypothesis and the implementation's own handlers let it through."""
 
 
 class Finding(AssertionError):  # noqa: N818
@@ -106,7 +111,7 @@ class Subject:
     def __post_init__(self) -> None:
         if not callable(self.implementation):
             raise OptionTypeError(
-                message("implementation", self.implementation, "it should be callable", _HOW)
+                message("implementation", self.implementation, "it should be callable", HOW)
             )
         if self.name is None:
             own = getattr(self.implementation, "__name__", type(self.implementation).__name__)
@@ -134,9 +139,9 @@ class Subject:
             self._refuse([p.name for p in needed])
             try:
                 sample = maker()
-            except Exception as problem:
+            except (Exception, KeyboardInterrupt, SystemExit) as problem:
                 raise OptionError(
-                    message("implementation", maker, f"{self.name}() raised {problem!r}", _HOW)
+                    message("implementation", maker, f"{self.name}() raised {problem!r}", HOW)
                 ) from problem
             if not callable(sample):
                 raise OptionTypeError(
@@ -145,7 +150,7 @@ class Subject:
                         maker,
                         f"it takes no shape, and {self.name}() returned no callable but "
                         f"{type(sample).__name__}",
-                        _HOW,
+                        HOW,
                     )
                 )
             signature = self._signature(sample)
@@ -153,6 +158,8 @@ class Subject:
         if not self.roles:
             found: Role = "zero" if self.takes("eps") and not self.takes("gain") else "transit"
             self.roles = ("transit", "zero") if self.takes("role") else (found,)
+        if self.style == "key":
+            self._framework = framework("jax")
 
     def _signature(self, function: Any) -> list[inspect.Parameter]:
         try:
@@ -162,15 +169,21 @@ class Subject:
 
     def _options(self, signature: list[inspect.Parameter]) -> dict[str, inspect.Parameter]:
         named = {
-            _SPELLINGS.get(p.name, p.name): p for p in signature if p.kind is not p.VAR_KEYWORD
+            _SPELLINGS.get(p.name, p.name): p
+            for p in signature
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
-        return {name: p for name, p in named.items() if name in _OPTIONS}
+        return {
+            name: p
+            for name, p in named.items()
+            if name in _OPTIONS and not (name in _WORDS and isinstance(p.default, (bool, int)))
+        }
 
     def _read(self, signature: list[inspect.Parameter]) -> None:
         """Find the style and the options of what takes the shape."""
         if not signature:
             raise OptionTypeError(
-                message("implementation", self.implementation, "it should take a shape", _HOW)
+                message("implementation", self.implementation, "it should take a shape", HOW)
             )
         first, rest = signature[0], signature[1:]
         self.style: Literal["shape", "key", "array"] = "shape"
@@ -194,7 +207,7 @@ class Subject:
                     "implementation",
                     self.implementation,
                     f"the oracle does not know what to pass for {', '.join(map(repr, names))}",
-                    f"{_HOW}, or bind it with functools.partial",
+                    f"{HOW}, or bind it with functools.partial",
                 )
             )
 
@@ -210,16 +223,13 @@ class Subject:
     @property
     def framework(self) -> Framework:
         """The framework of its arrays; asked of its result where nothing else tells."""
-        if self._framework is None:
-            if self.style == "key":
-                self._framework = framework("jax")
-            elif self.style == "array":
-                module = getattr(self.implementation, "__module__", None) or ""
-                source = vars(sys.modules.get(module, np)).values()
-                loaded = {getattr(v, "__name__", "") for v in source if inspect.ismodule(v)}
-                names = [module.partition(".")[0], *(n.partition(".")[0] for n in loaded)]
-                own = [n for n in names if n in ("torch", "jax", "tensorflow", "keras")]
-                self._framework = framework(own[0] if own else "numpy")
+        if self._framework is None and self.style == "array":
+            module = getattr(self.implementation, "__module__", None) or ""
+            source = vars(sys.modules.get(module, np)).values()
+            loaded = {getattr(v, "__name__", "") for v in source if inspect.ismodule(v)}
+            names = [module.partition(".")[0], *(n.partition(".")[0] for n in loaded)]
+            own = [n for n in names if n in ("torch", "jax", "tensorflow", "keras")]
+            self._framework = framework(own[0] if own else "numpy")
         return self._framework or framework(np)
 
     def settle(self, plan: Plan) -> None:
@@ -252,7 +262,7 @@ class Subject:
             first, shown = [jax.random.key(key), plan.shape], [f"jax.random.key({key})", *shown]
         at = self.framework
         if self.style == "array":
-            first, shown = [], [_array_text(at, plan.shape, dtype)]
+            first, shown = [], [_array_text(at, plan.shape, dtype, device)]
         maker = f"{self.name}({_shown(outer)})" if self._is_maker else str(self.name)
         text = f"{maker}({', '.join(shown)}{', ' * bool(inner)}{_shown(inner)})"
 
@@ -262,7 +272,7 @@ class Subject:
                 return function(*first, **inner)
             array = at.empty(plan.shape, dtype, device)
             returned = function(array, **inner)
-            return array if returned is None else returned
+            return array if at.is_writable(array) else returned
 
         return Call(text, run)
 
@@ -319,7 +329,12 @@ class Subject:
         self.busy[threading.get_ident()] = call.text, time.monotonic()
         try:
             return call.run()
-        except (Exception, SystemExit, GeneratorExit) as problem:
+        except Stop:
+            raise
+        except BaseException as problem:
+            here = threading.current_thread() is threading.main_thread()
+            if isinstance(problem, KeyboardInterrupt) and here:  # somebody's at the keyboard
+                raise
             said = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
             raise Raised(call.text, said, "an array", call) from problem
         finally:
@@ -340,7 +355,10 @@ class Subject:
             return Made(raw, np.zeros(plan.shape), dtype, call.text)
         try:
             values = at.numpy(raw)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError) as problem:
+            if dtype in FORMATS:
+                got = f"an array that cannot be read ({problem})"
+                raise Finding(call.text, got, "a dense array", call) from None
             raise Finding("its dtype", dtype, "a floating dtype", call) from None
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
@@ -351,9 +369,10 @@ class Subject:
         return Made(raw, values, dtype, call.text)
 
 
-def _array_text(at: Framework, shape: tuple[int, ...], dtype: str | None) -> str:
+def _array_text(at: Framework, shape: tuple[int, ...], dtype: str | None, device: Any) -> str:
     name = at.name
     more = "" if dtype is None else f", dtype={name}.{dtype}"
+    more += "" if device is None else f", device={device!r}"
     if name == "torch":
         return f"torch.empty({shape}{more})"
     if name == "tensorflow":

@@ -61,6 +61,26 @@ def nan(shape):
 def untouched(tensor):
     return None
 
+def star(*shape):
+    return np.eye(*shape)
+
+def held(shape):
+    import re
+    if shape[0] > shape[1]:
+        re.match(r"(a+)+$", "a" * 60 + "b")  # holds the interpreter
+    return good(shape)
+
+def pools(shape):
+    import multiprocessing
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(good, (shape,))
+
+def keyed(key, shape, dtype=None):
+    return good(shape)
+
+def interrupts(shape):
+    raise KeyboardInterrupt
+
 def nothing(shape):
     return None
 
@@ -140,6 +160,8 @@ def test_the_snippet_repeats_it(check, here):
         ("listed", "an instance of list"),
         ("nothing", "an instance of NoneType"),
         ("nan", "W[0, 0] = nan, but should be finite"),
+        ("interrupts", "raised KeyboardInterrupt"),
+        ("star", "already the first call went wrong"),
         ("untouched", "the array that was passed in is as it was"),
     ],
 )
@@ -159,7 +181,7 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine", "it should be package.module:function"),
         ("nowhere:idi", "module nowhere is not found"),
         ("broken:idi", "importing broken raised ZeroDivisionError"),
-        ("mine:goood", "the module has no 'goood'; it has good"),
+        ("mine:goood", "has no 'goood'; it has good"),
         ("mine:number", "it should be callable; give f(shape)"),
         ("mine:two", "does not know what to pass for 'n'"),
         ("mine:good --expect wrong", "it should be one of 'exact', 'transit'"),
@@ -172,6 +194,8 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine:good --budget 0", "it should be seconds > 0"),
         ("mine:good --examples 0", "it should be an integer >= 1"),
         ("mine:good --json nowhere/out.json", "its folder should be there"),
+        ("mine:good --json /", "it is a folder; name a file in it"),
+        ("mine:good --budget inf", "from 0.01 to 100000"),
     ],
 )
 def test_a_wrong_question_gets_one_line(check, line, says):
@@ -180,6 +204,34 @@ def test_a_wrong_question_gets_one_line(check, line, says):
     [said] = [line for line in err.splitlines() if "printed" not in line]
     assert said.startswith("idinit: ")
     assert says in said
+
+
+def test_calls_that_hold_the_interpreter(check):
+    """After two of them the rest is not tried: it would take as long again."""
+    status, out, _ = check("mine:held --expect exact,transit,rank,isometry --budget 0.5")
+    assert status == 1
+    assert "0 held, 2 broken, 2 untested" in out
+    assert "no answer in" in out
+    assert "0.0 s" not in out
+
+
+def test_an_implementation_with_processes_of_its_own(check):
+    assert check("mine:pools --expect rank --examples 3 --budget 60")[0] == 0
+
+
+def test_a_key_without_jax(here):
+    code = (
+        "import sys; sys.modules['jax'] = None; from idinit_ref.testing import _command; "
+        "from idinit_ref.testing import make_oracle; import mine; make_oracle(mine.keyed)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'pip install "idinit-ref[jax]"' in run.stderr
+
+
+def test_spaces_between_the_names_of_properties(check):
+    from shlex import split
+
+    assert cli.main(split("check mine:good --expect 'rank, exact' --examples 3")) == 0
 
 
 def test_idiz_by_name(check):

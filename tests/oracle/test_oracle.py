@@ -87,6 +87,8 @@ def factory(gain=1.0):
         (factory(), {}, "f(jax.random.key(0), (1, 1))"),
         (lambda shape: np.asfortranarray(idi(shape)), {}, "f((1, 1))"),
         (lambda shape, *rest, **more: idi(shape), {}, "f((1, 1))"),
+        (lambda shape, gain=1.0, /: idi(shape, gain), {}, "f((1, 1))"),
+        (lambda shape, wide=True: idi(shape), {}, "f((1, 1))"),
     ],
 )
 def test_how_it_is_called_is_found_from_the_signature(make, options, call):
@@ -111,6 +113,13 @@ def test_how_it_is_called_is_found_from_the_signature(make, options, call):
         (idi, {"conv": "OI"}, OptionError, "spatial letters"),
         (idi, {"xp": 3}, OptionError, "array namespace"),
         (idi, {"budget": "long"}, OptionTypeError, "seconds > 0"),
+        (idi, {"budget": float("inf")}, OptionError, "seconds > 0, from 0.01 to 100000"),
+        (idi, {"expect": 5}, OptionError, "expect = 5, but it should be one of 'exact'"),
+        (idi, {"expect": []}, OptionError, "it should name one at least"),
+        (idi, {"roles": 5}, OptionError, "roles = 5, but it should be one of 'transit'"),
+        (idi, {"layout": 5}, OptionTypeError, "layout = 5, but it should be a string of axis"),
+        (idi, {"conv": 3}, OptionTypeError, "conv = 3, but it should be a string of axis"),
+        (idi, {"only": 5}, OptionTypeError, "it should be a function of a plan"),
         (idi, {"examples": 0}, OptionError, ">= 1"),
     ],
 )
@@ -128,6 +137,81 @@ def test_an_expected_property_that_cannot_be_asked():
         check_rank(idi, ir.plan((2, 1), loosen=0.5))
 
 
+def test_a_check_that_cannot_be_asked():
+    with pytest.raises(OptionError, match="no weight that exact is about"):
+        make_oracle(idi, only=lambda plan: False, expect=["exact"]).run()
+    with pytest.raises(OptionTypeError, match=r"plan = \(2, 2\), but it should be a Plan"):
+        check_exact(idi, (2, 2))
+    for dtype in ("nope", "int8"):
+        with pytest.raises(OptionError, match=f"dtype = '{dtype}', but it should be a floating"):
+            check_exact(Initializer, ir.plan((2, 2)), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32")])
+def test_a_dtype_by_name_or_as_it_is(dtype):
+    check_exact(Initializer, ir.plan((2, 2)), dtype=dtype)
+
+
+def test_complex_dtypes_may_be_refused():
+    def real_only(shape, dtype=np.float64):
+        if np.dtype(dtype).kind == "c":
+            raise TypeError("real dtypes only")
+        return idi(shape).astype(dtype)
+
+    def wrong_if_complex(shape, dtype=np.float64):
+        return idi(shape).astype(dtype) * (1 + (np.dtype(dtype).kind == "c"))
+
+    assert make_oracle(real_only, expect=["exact", "dtype"]).run().ok
+    assert not make_oracle(wrong_if_complex, expect=["exact"]).run().ok
+
+
+def test_a_tensor_that_was_not_written_to():
+    def torch_idi_(tensor):
+        return torch.eye(*tensor.shape)
+
+    [outcome] = make_oracle(torch_idi_, xp="torch", expect=["rank"]).run().outcomes
+    assert "the array that was passed in is as it was" in outcome.message
+
+
+def test_a_first_call_that_fails():
+    """What it is not about is still untested, and how to call is said."""
+    report = make_oracle(lambda *shape: np.eye(*shape)).run()
+    assert untested(report) >= ABOUT_IDIZ | {"device", "groups"}
+    assert "already the first call went wrong: f((1, 1))" in report.diagnosis[0]
+    assert "wrap anything else: lambda shape: f(*shape)" in report.diagnosis[0]
+
+
+def test_an_interrupt_in_a_call_is_a_finding():
+    def interrupted(shape):
+        raise KeyboardInterrupt
+
+    report = make_oracle(interrupted, expect=["exact"]).run()
+    assert "raised KeyboardInterrupt" in str(report)
+
+
+def test_underflow_names_the_dtype_that_was_asked_for():
+    def ignores_dtype(shape, gain=1.0, dtype=np.float32):
+        return idi(shape, gain).astype(np.float32)
+
+    [outcome] = make_oracle(ignores_dtype, expect=["underflow"]).run().outcomes
+    assert "an array in float32, but should be an error" in outcome.message
+    assert "rounds to 0 in float16" in outcome.message
+
+
+def test_a_snippet_of_an_implementation_called_ir():
+    def ir_(shape):
+        return np.eye(*shape)
+
+    ir_.__name__ = ir_.__qualname__ = "ir"
+    report = make_oracle(ir_, expect=["exact"], source=("some.module", "ir")).run()
+    assert "from some.module import ir as mine\ncheck_exact(mine, " in str(report)
+
+
+def test_a_sparse_tensor():
+    report = make_oracle(lambda s: torch.eye(*s).to_sparse(), expect=["exact"]).run()
+    assert "but should be a dense array" in str(report)
+
+
 def test_a_hang_costs_about_its_budget():
     def hangs(shape):
         while True:
@@ -138,7 +222,7 @@ def test_a_hang_costs_about_its_budget():
     oracle = make_oracle(lambda shape: hangs(shape) if shape[0] > 1 else idi(shape), budget=0.3)
     report = oracle.run()
     assert "no answer in 0.3 s" in str(report)
-    assert {o.property for o in report.broken} >= {"exact", "rank"}
+    assert {o.property for o in report.broken} >= {"exact", "transit"}
     assert time.monotonic() - start < 60
 
 
@@ -205,11 +289,37 @@ def test_reports_travel():
 TestReference = make_oracle(ir.idi, examples=5).tests()
 
 
+def tiled_both_ways(shape):
+    m, n = shape
+    k = min(m, n)
+    return np.tile(np.eye(k), (-(-m // k), -(-n // k)))[:m, :n]
+
+
+def idiz_padded(shape):
+    out = idiz(shape)
+    out[shape[1] :] *= shape[1] == 1
+    return out + 0.0
+
+
 @pytest.mark.parametrize(
     ("make", "options", "says"),
     [
         (lambda s: idi(s[::-1]).T, {}, "right in layout IO"),
         (lambda s: np.eye(*s), {}, "zeros instead of copies"),
+        (
+            lambda s: np.repeat(np.eye(s[1]), -(-s[0] // s[1]), axis=0)[: s[0]],
+            {},
+            "IDI: each identity row is repeated",
+        ),
+        (tiled_both_ways, {}, "IDI, wide: columns are copied, too"),
+        (lambda s: idi(s) * (1 - 2 * (s[0] == s[1])), {}, "IDI, square: -1 times"),
+        (lambda s, gain=1.0: idi(s), {}, "gain is ignored"),
+        (lambda s, gain=1.0: idi(s, abs(gain)), {}, "the sign of gain is lost"),
+        (lambda s, gain=1.0: idi(s, gain**2), {}, "gain is squared"),
+        (lambda s, gain=1.0: gain * np.array(idi(s)), {}, "but for the sign of its zeros"),
+        (lambda s, eps=1e-6: idiz(s), {}, "eps is ignored"),
+        (idiz_padded, {"roles": "zero"}, "IDIZ, tall: zeros instead of copies"),
+        (lambda s: np.roll(idi(s), 1 + s[0] % 2, 0), {}, "not a mistake that the oracle knows"),
         (lambda s: 2 * idi(s), {}, "2 times what it should be"),
         (lambda s: -idi(s), {}, "-1 times what it should be"),
         (lambda s: np.zeros(s), {}, "all zeros"),

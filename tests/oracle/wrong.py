@@ -269,6 +269,45 @@ def noise_added_to_idiz(shape):
     return idiz(shape) * noise
 
 
+@breaks("dtype")
+def complex_unasked(shape):
+    return idi(shape).astype(complex)
+
+
+def _into(array, out):
+    """Return `out` where `array` should have been written to."""
+    return out.astype(array.dtype)
+
+
+EVERYTHING = {
+    "exact", "transit", "variance", "row_norm", "rank", "isometry", "composition", "dtype",
+    "determinism", "layout",
+}  # fmt: skip
+
+
+@breaks(*EVERYTHING)
+def returned_and_not_written(array):
+    return _into(array, idi(array.shape))
+
+
+# Large ones ------------------------------------------------------------------------------------
+
+
+@breaks("exact", "transit", "row_norm", "layout")
+def rows_counted_in_eight_bits(shape):
+    m, n = shape
+    out = np.zeros(shape)
+    out[np.arange(m), np.arange(m).astype(np.int8) % n if m > 8 else np.arange(m) % n] = 1
+    return np.where(np.arange(m)[:, None] > 127, 0 * out, out) if m > 127 else out
+
+
+@breaks("exact", "row_norm", "layout")
+def right_up_to_twenty(shape):
+    out = idi(shape)
+    out[0] *= max(shape) <= 20 or shape[0] > shape[1]
+    return out
+
+
 # IDIZ --------------------------------------------------------------------------------------------
 
 
