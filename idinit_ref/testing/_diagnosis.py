@@ -81,7 +81,7 @@ def diagnose(
             for form in dict.fromkeys(case.form for case in wrong):
                 alike = [case for case in cases if case.form == form]
                 found = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
-                yield f"{what}, {form}: {found or 'not a mistake that the oracle knows'}"
+                yield f"{what}, {form}: {found or _unknown(alike)}"
         yield from _ignored(subject, role, layout, taps, wide)
 
 
@@ -153,6 +153,18 @@ def _numbers(wrong: Sequence[_Case]) -> str:
     if abs(ratios[0] - 1) < 1e-5:
         return "right but for the rounding of its numbers"
     return f"{ratios[0]:.6g} times what it should be"
+
+
+def _unknown(cases: Sequence[_Case]) -> str:
+    """Return how many entries of a weight are wrong, and the first of them."""
+    case = next(case for case in cases if case.wrong)
+    places = np.argwhere(case.got != case.should)
+    first = tuple(places[0].tolist())
+    got, should = (f"{float(np.real(at[first])):.6g}" for at in (case.got, case.should))
+    return (
+        f"not a mistake that the oracle knows; {len(places)} of {case.got.size} entries of shape "
+        f"{case.plan.shape} are wrong, the first W{list(first)} = {got}, not {should}"
+    )
 
 
 def _random(subject: Subject, case: _Case) -> str:
