@@ -42,7 +42,7 @@ class Entry:
     name : str
         Its name in the model.
     shape : tuple of int
-        As it is stored.
+        As it is stored; of a weight with several axes of inputs or outputs, that of its matrix.
     role : {"transit", "zero", "bias", "keep"}
         IDI, IDIZ, zeros, or left as it is.
     why : str
@@ -212,7 +212,7 @@ def decide(
     either((0, 0), "transit", **general)
     if not graph.parameters:
         raise GraphError(
-            message("model", "no parameters", "it should have some", "pass the model, not a part")
+            message("parameters", (), "the model should have some", "pass the whole model")
         )
     chosen = _chosen(graph.parameters, overrides or {})
     inferred = explain_roles(graph)
@@ -265,7 +265,7 @@ def _chosen(
                     "overrides",
                     pattern,
                     f"it fits no parameter; the nearest are {', '.join(near)}",
-                    "name a parameter, or write a pattern such as '*.proj.weight'",
+                    "name a parameter, or write a pattern with * for any letters",
                 )
             )
         for name in fit:

@@ -1,7 +1,8 @@
 """IDInit for TensorFlow, and for Keras 3 on any of its backends.
 
-`IDI` and `IDIZ` are Keras initializers; `idi_` and `idiz_` write one variable in place, and
-`idi_layer_` and `idiz_layer_` one built layer. Every number comes from `idinit_ref`.
+`IDI` and `IDIZ` are Keras initializers; `idi_` and `idiz_` write one variable in place,
+`idi_layer_` and `idiz_layer_` one built layer, and `init_` a whole model, whose roles it finds from
+the computation (`trace`, `plans`). Every number comes from `idinit_ref`.
 
 [P] "IDInit: A Universal and Stable Initialization Method for Neural Network Training"
 (ICLR 2025, arXiv 2503.04626).
@@ -26,5 +27,18 @@ except ImportError as problem:
 
 from ._initializers import IDI, IDIZ, idi_, idiz_
 from ._layers import idi_layer_, idiz_layer_, layer_plans
+from ._model import init_, plans
+from ._trace import trace
 
-__all__ = ["IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"]
+__all__ = [
+    "IDI",
+    "IDIZ",
+    "idi_",
+    "idi_layer_",
+    "idiz_",
+    "idiz_layer_",
+    "init_",
+    "layer_plans",
+    "plans",
+    "trace",
+]

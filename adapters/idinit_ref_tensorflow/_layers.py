@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -21,7 +22,7 @@ __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 Layer = TypeVar("Layer")
 
 
-class _Weight(NamedTuple):
+class Weight(NamedTuple):
     """One weight of a layer, and what only the layer knows of it."""
 
     name: str
@@ -33,6 +34,8 @@ class _Weight(NamedTuple):
     taps: Taps = "channel_major"  # the default where the caller names none
     left_padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    causal: bool = False  # whether its padding comes in front of the convolution
+    parts: int = 1  # how many weights of one size are packed along its outputs
     last: bool = True  # whether it is among the layer's last weights
 
     def plan(
@@ -56,12 +59,34 @@ class _Weight(NamedTuple):
             **values,
         )
 
+    def stored(self, left: Sequence[int]) -> dict[str, Any]:
+        """Return what a model's plan needs besides the letters, with the padding before it."""
+        facts: dict[str, Any] = {}
+        if self.groups > 1:
+            facts = {"groups": self.groups, "transposed": self.transposed}
+        if self.dilation:
+            padding = self.left_padding if self.causal else padded(self.left_padding, left)
+            kernel = shape_and_dtype(self.variable)[0][: len(self.dilation)]
+            with suppress(OptionError):  # no tap is the identity
+                facts["tap"] = identity_tap(padding, self.dilation, kernel)
+        return facts
 
-def _dense(layer: Any) -> Iterator[_Weight]:
-    yield _Weight("kernel", layer.kernel, "IO", layer.bias)
+
+def padded(padding: Sequence[int], left: Sequence[int]) -> tuple[int, ...]:
+    """Return the left padding on a kernel's axes, with what an operation before it has added.
+
+    >>> padded((1, 1), (0, 2, 3))  # the last axes are the kernel's
+    (3, 4)
+    """
+    more = left[len(left) - len(padding) :] or (0,) * len(padding)
+    return tuple(a + b for a, b in zip(padding, more, strict=True))
 
 
-def _einsum_dense(layer: Any) -> Iterator[_Weight]:
+def _dense(layer: Any) -> Iterator[Weight]:
+    yield Weight("kernel", layer.kernel, "IO", layer.bias)
+
+
+def _einsum_dense(layer: Any) -> Iterator[Weight]:
     inputs, rest = layer.equation.replace("...", "").split(",")
     kernel, outputs = rest.split("->")
     letters = "".join("I" if c not in outputs else "B" if c in inputs else "O" for c in kernel)
@@ -75,7 +100,7 @@ def _einsum_dense(layer: Any) -> Iterator[_Weight]:
                 "leave a kernel that only scales as it is, or write another equation",
             )
         )
-    yield _Weight("kernel", layer.kernel, letters, layer.bias)
+    yield Weight("kernel", layer.kernel, letters, layer.bias)
 
 
 def _left_padding(layer: Any, strides: Sequence[int], more: Sequence[int] | None) -> Iterator[int]:
@@ -100,41 +125,42 @@ def _kernel(
     strides: Sequence[int] | None = None,
     more: Sequence[int] | None = None,
     **facts: Any,
-) -> _Weight:
+) -> Weight:
     """Return a convolution's kernel, whose spatial axes stand first."""
-    return _Weight(
+    return Weight(
         name,
         getattr(layer, name),
         "DHW"[3 - layer.rank :] + letters,
         left_padding=tuple(_left_padding(layer, strides or (1,) * layer.rank, more)),
         dilation=layer.dilation_rate,
+        causal=layer.padding == "causal",
         **facts,
     )
 
 
-def _convolution(layer: Any) -> Iterator[_Weight]:
+def _convolution(layer: Any) -> Iterator[Weight]:
     alone = layer.groups > 1 and layer.kernel.shape[-2] == 1
     taps = "center" if alone else "channel_major"
     yield _kernel(layer, "kernel", "IO", bias=layer.bias, groups=layer.groups, taps=taps)
 
 
-def _transposed_convolution(layer: Any) -> Iterator[_Weight]:
+def _transposed_convolution(layer: Any) -> Iterator[Weight]:
     yield _kernel(layer, "kernel", "OI", layer.strides, layer.output_padding, bias=layer.bias)
 
 
-def _depthwise(layer: Any, name: str, **facts: Any) -> _Weight:
+def _depthwise(layer: Any, name: str, **facts: Any) -> Weight:
     channels = getattr(layer, name).shape[-2]
     return _kernel(layer, name, "IO", groups=channels, transposed=True, taps="center", **facts)
 
 
-def _depthwise_convolution(layer: Any) -> Iterator[_Weight]:
+def _depthwise_convolution(layer: Any) -> Iterator[Weight]:
     yield _depthwise(layer, "kernel", bias=layer.bias)
 
 
-def _separable_convolution(layer: Any) -> Iterator[_Weight]:
+def _separable_convolution(layer: Any) -> Iterator[Weight]:
     first = _depthwise(layer, "depthwise_kernel", last=False)
     yield first
-    yield _Weight(
+    yield Weight(
         "pointwise_kernel",
         layer.pointwise_kernel,
         first.letters,
@@ -144,7 +170,7 @@ def _separable_convolution(layer: Any) -> Iterator[_Weight]:
     )
 
 
-def _attention(layer: Any) -> Iterator[_Weight]:
+def _attention(layer: Any) -> Iterator[Weight]:
     out = layer._output_dense
     gate = getattr(layer, "_gate_dense", None)
     for part in (layer._query_dense, layer._key_dense, layer._value_dense, gate, out):
@@ -153,7 +179,7 @@ def _attention(layer: Any) -> Iterator[_Weight]:
                 yield weight._replace(name=f"{part.name}/{weight.name}", last=part is out)
 
 
-_KNOWN: dict[str, Callable[[Any], Iterator[_Weight]]] = {
+_KNOWN: dict[str, Callable[[Any], Iterator[Weight]]] = {
     "Dense": _dense,
     "EinsumDense": _einsum_dense,
     "Conv1D": _convolution,
@@ -171,9 +197,35 @@ _KNOWN: dict[str, Callable[[Any], Iterator[_Weight]]] = {
 }
 
 
-def _weights(layer: Any) -> Iterator[_Weight]:
+_CELLS = {"LSTMCell": 4, "GRUCell": 3, "SimpleRNNCell": 1}
+
+
+def known_weights(layer: Any) -> list[Weight]:
+    """Return what a layer tells of its weights; nothing if it is not known, or changed them."""
+    if not layer.built or _is_changed(layer):
+        return []
+    for name, parts in _CELLS.items():
+        if isinstance(layer, getattr(keras.layers, name)):
+            kernels = ("kernel", "recurrent_kernel")
+            return [Weight(n, getattr(layer, n), "IO", parts=parts) for n in kernels]
+    names = _names(layer)
+    try:
+        return list(_KNOWN[names[0]](layer)) if names else []
+    except OptionError:  # an equation that is no matrix
+        return []
+
+
+def _names(layer: Any) -> list[str]:
+    return [name for name in _KNOWN if isinstance(layer, getattr(keras.layers, name))]
+
+
+def _is_changed(layer: Any) -> bool:
+    return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
+
+
+def _weights(layer: Any) -> Iterator[Weight]:
     """Return the weights of a layer, in the order in which it uses them."""
-    names = [name for name in _KNOWN if isinstance(layer, getattr(keras.layers, name))]
+    names = _names(layer)
     if not names:
         raise OptionTypeError(
             message(
@@ -192,7 +244,7 @@ def _weights(layer: Any) -> Iterator[_Weight]:
                 "call it once on an input, or call its build(input_shape)",
             )
         )
-    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+    if _is_changed(layer):
         raise OptionError(
             message(
                 "layer",
@@ -206,7 +258,7 @@ def _weights(layer: Any) -> Iterator[_Weight]:
 
 def _decide(
     layer: Any, role: Role, taps: Taps | None, tap: Sequence[int] | None, **values: Any
-) -> Iterator[tuple[_Weight, Plan]]:
+) -> Iterator[tuple[Weight, Plan]]:
     for k, weight in enumerate(_weights(layer)):
         own: Role = role if weight.last else "transit"
         yield weight, weight.plan(own, k, taps, None if k else tap, **values)

@@ -147,7 +147,7 @@ def test_wrong_options(options, error, says):
 
 
 def test_a_model_without_parameters():
-    with pytest.raises(GraphError, match="it should have some; pass the model"):
+    with pytest.raises(GraphError, match="the model should have some; pass the whole model"):
         decide(ir.Graph([ir.Node("x", "input", shape=(2,))]))
 
 

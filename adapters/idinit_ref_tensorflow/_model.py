@@ -1,0 +1,174 @@
+"""A whole Keras model: its plans, and its weights in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from array_api_compat import numpy as xp
+
+from idinit_ref import Plan, Report
+from idinit_ref.errors import IDInitError
+from idinit_ref.layout import Taps, split_axes
+from idinit_ref.model import Head, Override, decide
+from idinit_ref.pattern import Wide
+
+from ._draw import Parameter
+from ._initializers import shape_and_dtype
+from ._trace import traced
+
+__all__ = ["init_", "plans"]
+
+
+def plans(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    head: Head = "transit",
+    embeddings: Literal["keep", "transit"] = "keep",
+    overrides: Mapping[str, Override] | None = None,
+) -> dict[str, Plan]:
+    """Decide the weights of a whole Keras model, and change none (spec section 6).
+
+    Parameters
+    ----------
+    model, example_inputs
+        As in :func:`idinit_ref_tensorflow.trace`.
+    gain, eps, wide, taps, head, embeddings, overrides
+        As in :func:`init_`.
+
+    Returns
+    -------
+    dict of str to Plan
+        By the weight's name. A plan has the weight's shape, except where axes of one kind are
+        joined (EinsumDense and attention: heads and their size).
+
+    Raises
+    ------
+    GraphError, ShapeError, LayoutError, OptionError, OptionTypeError
+        As in :func:`init_`.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from idinit_ref_tensorflow import plans
+    >>> x = keras.Input((4,))
+    >>> y = keras.layers.Dense(4, name="proj")(x)
+    >>> plans(keras.Model(x, x + y))["proj/kernel"].role
+    'zero'
+    """
+    graph = traced(model, example_inputs).graph
+    return decide(
+        graph,
+        gain=gain,
+        eps=eps,
+        wide=wide,
+        taps=taps,
+        head=head,
+        embeddings=embeddings,
+        overrides=overrides,
+    ).plans
+
+
+def init_(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    taps: Taps | None = None,
+    head: Head = "transit",
+    embeddings: Literal["keep", "transit"] = "keep",
+    overrides: Mapping[str, Override] | None = None,
+) -> Report:
+    """Give every weight of a Keras model its IDInit value, in place: all of them, or none.
+
+    Parameters
+    ----------
+    model, example_inputs
+        As in :func:`idinit_ref_tensorflow.trace`.
+    gain : float
+        tau of the weights in role "transit".
+    eps : float
+        Of the weights in role "zero".
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What is done where a transit weight has more columns than rows.
+    taps : {"channel_major", "spatial_major", "center"}, optional
+        How a kernel becomes a matrix. Left out, it is "center" where each group has one input
+        channel (depthwise), else "channel_major". The centre is the layer's identity tap.
+    head : {"transit", "zero", "keep"}
+        What becomes of the weights whose result the model returns, unless they end a branch.
+    embeddings : {"keep", "transit"}
+        What becomes of embedding tables, and of heads that are tied to them.
+    overrides : mapping of str to role or options, optional
+        Patterns of names as the shell has them (``"*/gate/kernel"``), each with a role
+        ("transit", "zero", "bias" for zeros, "keep") or with options of `idinit_ref.plan`
+        (``{"role": "transit", "gain": 0.5}``). All that fit apply, a later one over an earlier.
+
+    Returns
+    -------
+    Report
+        Every parameter, its role and why. Moving statistics and seeds are no parameters.
+
+    Raises
+    ------
+    GraphError
+        If the model cannot be traced, or has no parameters.
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        If an option does not fit, or an override fits no parameter.
+    DTypeError, RoundingError
+        If a parameter cannot hold its values. Nothing is written after any error.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from idinit_ref_tensorflow import init_
+    >>> x = keras.Input((4,))
+    >>> h = keras.layers.Dense(4, activation="relu", name="fc")(x)
+    >>> y = x + keras.layers.Dense(4, name="proj")(h)
+    >>> report = init_(keras.Model(x, y))
+    >>> report.roles
+    {'fc/kernel': 'transit', 'fc/bias': 'bias', 'proj/kernel': 'zero', 'proj/bias': 'bias'}
+    >>> report.summary
+    '4 parameters: 1 transit, 1 zero, 2 bias, 0 keep'
+    """
+    graph, parameters = traced(model, example_inputs)
+    report = decide(
+        graph,
+        gain=gain,
+        eps=eps,
+        wide=wide,
+        taps=taps,
+        head=head,
+        embeddings=embeddings,
+        overrides=overrides,
+    )
+    for entry in report.entries:  # all that could fail, before anything is written
+        if entry.role != "keep":
+            _value(parameters[entry.name], entry.plan, check=True)
+    for entry in report.entries:
+        if entry.role != "keep":
+            parameter = parameters[entry.name]
+            parameter.variable.assign(_value(parameter, entry.plan))
+    return report
+
+
+def _value(parameter: Parameter, plan: Plan | None, check: bool = False) -> Any:
+    """Make what a parameter is to hold, or only try whether it can."""
+    try:
+        shape, dtype = shape_and_dtype(parameter.variable)
+        none = plan or Plan((0, 0))
+        empty = none.block((slice(0, 0),) * len(none.shape), dtype=dtype)
+        if check:
+            return empty
+        if plan is None:
+            return xp.zeros(shape, dtype=empty.dtype)
+        array = plan.build(dtype=dtype)
+        return split_axes(xp, array, shape, parameter.letters) if parameter.letters else array
+    except IDInitError as problem:
+        raise type(problem)(f"of parameter {parameter.name!r}: {problem}") from problem

@@ -1,0 +1,303 @@
+"""A whole Keras model as the core's graph."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from idinit_ref import Graph
+from idinit_ref.errors import GraphError, OptionTypeError, message
+
+from ._draw import Drawing, Parameter
+from ._layers import known_weights
+from ._values import Signal
+
+__all__ = ["trace"]
+
+
+class Traced(NamedTuple):
+    """A graph, and the model's variables by the names of its parameters."""
+
+    graph: Graph
+    parameters: Mapping[str, Parameter]
+
+
+def trace(model: Any, example_inputs: Any = None) -> Graph:
+    """Write down what a Keras model computes, as the core's graph.
+
+    Parameters
+    ----------
+    model : keras.Model or keras.layers.Layer
+        Functional, Sequential or subclassed. On Keras' TensorFlow backend it is read from the
+        concrete function that computes it with ``training=False``; on another one from Keras'
+        own symbolic calls. Nothing is run, and no state changes; an unbuilt model is built.
+    example_inputs : array, tensor, keras.KerasTensor or tf.TensorSpec, or a list or dict of them
+        What the model is called with; only shapes and dtypes are looked at, and a first axis of
+        None is taken to be 2. A tuple, list or dict is given to `call` as one argument, as Keras
+        does; if `call` requires several, as its arguments. A model that knows its inputs
+        (functional, or Sequential with an Input) needs none.
+
+    Returns
+    -------
+    idinit_ref.Graph
+        A parameter is called by its Keras path (``"conv1/kernel"``); where two variables have one
+        path, the later ones get ``" (2)"`` and so on. A kernel with several output or input axes
+        (EinsumDense and attention: heads and their size) stands there as the matrix that it is,
+        with these axes joined into one.
+
+    Raises
+    ------
+    GraphError
+        If the model cannot take these inputs, or does what cannot be traced.
+    OptionTypeError
+        If it is no Keras model or layer.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from idinit_ref_tensorflow import trace
+    >>> x = keras.Input((4,))
+    >>> y = keras.layers.Dense(4, name="proj")(x)
+    >>> graph = trace(keras.Model(x, x + y))
+    >>> graph.parameters
+    ('proj/kernel', 'proj/bias')
+    >>> [node.kind for node in graph.nodes if node.kind in ("input", "weight", "add")]
+    ['input', 'weight', 'add']
+    """
+    return traced(model, example_inputs).graph
+
+
+def traced(model: Any, example_inputs: Any) -> Traced:
+    """Trace a model, and find its variables."""
+    if not isinstance(model, keras.layers.Layer):
+        raise OptionTypeError(
+            message(
+                "model",
+                type(model).__name__,
+                "it should be a keras.Model or a keras.layers.Layer",
+                "wrap the computation in one; for single weights use idi_(variable)",
+            )
+        )
+    arguments = _arguments(model, example_inputs)
+    _build(model, arguments)
+    if keras.backend.backend() == "tensorflow":
+        draw, outputs = _by_function(model, arguments)
+    else:
+        from ._walk import walk
+
+        draw = Drawing(_parameters(model))
+        with _told(arguments):
+            outputs = walk(draw, model, *arguments, _input_names(arguments))
+    used = {n: p for n, p in draw.parameters.items() if not p.state or p.uses - {"other", "bias"}}
+    nodes = [parameter.node() for parameter in used.values()]
+    return Traced(Graph([*nodes, *draw.nodes], outputs), used)
+
+
+# What the model is called with -------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    """Symbolic tensors, as the model is called with them."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def shapes(self) -> Any:
+        """Return the shapes, for messages."""
+        return keras.tree.map_structure(lambda x: x.shape, (self.args, self.kwargs))
+
+
+def _arguments(model: Any, example: Any) -> Arguments:
+    """Return what `call` is given, with every shape known."""
+    if example is None:
+        if isinstance(model, keras.Function):
+            example = model.input
+        elif isinstance(model, keras.Sequential) and model.built:
+            example = model.inputs[0]
+        if example is None:
+            raise GraphError(
+                message(
+                    "example_inputs",
+                    None,
+                    f"the model {model.name!r} does not know its inputs",
+                    "pass an array of the right shape and dtype, or keras.KerasTensor(shape)",
+                )
+            )
+    example = keras.tree.map_structure(_symbol, example)
+    needs = [
+        p.name
+        for p in inspect.signature(model.call).parameters.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty and p.name != "training"
+    ]
+    if len(needs) > 1 and isinstance(example, (tuple, list)):
+        return Arguments(tuple(example), {})
+    if len(needs) > 1 and isinstance(example, dict):
+        return Arguments((), dict(example))
+    return Arguments((example,), {})
+
+
+def _symbol(leaf: Any) -> Any:
+    """Return the shape and dtype of an example."""
+    leaf = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
+    sizes = list(leaf.shape)
+    if sizes and sizes[0] is None:
+        sizes[0] = 2
+    if None in sizes:
+        raise GraphError(
+            message(
+                "example_inputs",
+                tuple(leaf.shape),
+                "every axis but the first should have a size",
+                "pass example inputs with one of the sizes that the model is for",
+            )
+        )
+    return keras.KerasTensor(tuple(sizes), keras.backend.standardize_dtype(leaf.dtype))
+
+
+def _build(model: Any, arguments: Arguments) -> None:
+    """Build a model that is not, by a symbolic call."""
+    if all(layer.built for layer in model._flatten_layers()):
+        return
+    with _told(arguments), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers that are then found not to be built
+        model(*arguments.args, **arguments.kwargs)
+
+
+class _told:  # noqa: N801  # used like a function
+    """Turns any error of a model that is called into one that names the example inputs."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, problem: Any, _: Any) -> None:
+        if isinstance(problem, Exception) and not isinstance(problem, GraphError):
+            said = _said(problem)
+            raise GraphError(
+                message(
+                    "example_inputs",
+                    self.arguments.shapes(),
+                    f"the model should be able to take them, and said: {said}",
+                    "pass what the model is called with",
+                )
+            ) from problem
+
+
+def _said(problem: Exception) -> str:
+    """Return what Keras said, without its frame."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(problem)).split())
+    text = text.split("Error encountered: ")[-1].split(" Arguments received by ")[0]
+    return re.sub(r"^Exception encountered when calling [\w.]+\(\)\. ", "", text)[:300]
+
+
+# Parameters --------------------------------------------------------------------------------------
+
+
+def _parameters(model: Any, more: Any = ()) -> list[Parameter]:
+    """Return the variables that are, or may be, parameters, in the model's order."""
+    layers = model._flatten_layers()
+    told = [weight for layer in layers for weight in known_weights(layer)]
+    known = {id(weight.variable): weight for weight in told}
+    biases = {id(weight.bias) for weight in told}
+    born = {id(variable) for layer in layers for variable in layer._trainable_variables}
+    born |= {id(variable) for variable in more if variable.trainable}
+    found = []
+    names: set[str] = set()
+    for variable in [*model.weights, *more]:
+        path = getattr(variable, "path", None) or variable.name.split(":")[0]
+        name, count = path, 1
+        while name in names:
+            count += 1
+            name = f"{path} ({count})"
+        names.add(name)
+        state = id(variable) not in born
+        found.append(
+            Parameter(
+                name,
+                variable,
+                tuple(variable.shape),
+                _note(variable, state),
+                state,
+                known.get(id(variable)),
+                id(variable) in biases,
+            )
+        )
+    return found
+
+
+def _note(variable: Any, state: bool) -> str:
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if not (keras.backend.is_float_dtype(dtype) or dtype.startswith("complex")):
+        return f"not floating: {dtype}"
+    if state:
+        return "frozen: created with trainable=False"
+    return "" if variable.trainable else "frozen: its trainable is False"
+
+
+# TensorFlow's function graph ---------------------------------------------------------------------
+
+
+def _by_function(model: Any, arguments: Arguments) -> tuple[Drawing, list[str]]:
+    import tensorflow as tf
+
+    from ._function import Reader, is_floating
+
+    flat = keras.tree.flatten(arguments)
+    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in flat]
+
+    def call(*values: Any) -> Any:
+        args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
+        return model(*args, **kwargs, training=False)
+
+    with _told(arguments):
+        graph = tf.function(call, autograph=False).get_concrete_function(*specs).graph
+    parameters = _parameters(model)
+    handles = {id(_raw(p.variable).handle): p.name for p in parameters}
+    more = [variable for variable in graph.variables if id(variable.handle) not in handles]
+    known = {id(v.handle) for v in map(_raw, model.variables)}  # seeds and metrics are none
+    more = [variable for variable in more if id(variable.handle) not in known]
+    parameters = _parameters(model, more) if more else parameters
+    handles = {id(_raw(p.variable).handle): p.name for p in parameters}
+    draw = Drawing(parameters)
+    reader = Reader(draw, handles, _renamer(model))
+    values = reader.captured(graph)
+    for tensor, name in zip(graph.inputs, _input_names(arguments), strict=False):
+        values[tensor.name] = draw.data(name, tuple(tensor.shape), is_floating(tensor))
+    results = reader.run(graph, values)
+    return draw, [value.node for value in results if isinstance(value, Signal)]
+
+
+def _raw(variable: Any) -> Any:
+    return variable._value if isinstance(variable, keras.Variable) else variable
+
+
+def _input_names(arguments: Arguments) -> Iterator[str]:
+    for path, _ in keras.tree.flatten_with_path(tuple(arguments)):
+        words = [str(part) for part in path if isinstance(part, str)]
+        yield ".".join(words) or "input"
+
+
+def _renamer(model: Any) -> Any:
+    """Return what makes ``block/add`` of ``model_1/block_1/add``: scopes by their layers' names."""
+    layers = {layer.name for layer in model._flatten_layers()}
+
+    def name(part: str) -> str:
+        base = re.sub(r"_\d+$", "", part)
+        return base if base in layers else part
+
+    def rename(op: str) -> str:
+        *scopes, last = op.split("/")
+        scopes = [name(scope) for scope in scopes]
+        if scopes and scopes[0] == model.name:
+            scopes = scopes[1:]
+        return "/".join([*scopes, last])
+
+    return rename

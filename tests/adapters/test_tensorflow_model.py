@@ -1,0 +1,860 @@
+"""Whole Keras models: every role by hand, then what the models do. Runs on any backend of Keras.
+
+The last test runs this file on JAX as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import by_hand
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import keras
+import zoo_tensorflow as zoo
+from keras import layers as kl
+from keras import ops
+
+import idinit_ref as ir
+from idinit_ref import errors
+from idinit_ref_tensorflow import init_, plans, trace
+
+BACKEND = keras.backend.backend()
+pytestmark = pytest.mark.filterwarnings(  # Keras (3.15) converts its variables with np.array()
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+NORM = {"*gamma": "keep", "*beta": "keep"}
+FORMER = {
+    "*/embed/embeddings": "keep",
+    "*/n?/gamma": "keep",
+    "*/n?/beta": "keep",
+    "*/out/kernel": "zero",
+    "*/up/kernel": "transit",
+    "*/down/kernel": "zero",
+    "*/head/kernel": "transit",
+    "*/bias": "bias",
+}
+# Patterns of names and roles; every parameter fits exactly one.
+ROLES = {
+    "mlp": {"*/kernel": "transit", "*/bias": "bias"},
+    "transformer": {
+        "?_attention/query/kernel": "transit",
+        "?_attention/key/kernel": "transit",
+        "?_attention/value/kernel": "transit",
+        "?_attention/attention_output/kernel": "zero",
+        "?_up/kernel": "transit",
+        "?_down/kernel": "zero",
+        "head/kernel": "transit",
+        "*/bias": "bias",
+        **NORM,
+    },
+    "grouped_query": {
+        "attention/query/kernel": "transit",
+        "attention/key/kernel": "transit",
+        "attention/value/kernel": "transit",
+        "attention/attention_output/kernel": "zero",
+        "mlp/kernel": "zero",
+        "norm?/scale": "keep",
+        "*/bias": "bias",
+    },
+    "post_norm": {
+        "attention/query/kernel": "transit",
+        "attention/key/kernel": "transit",
+        "attention/value/kernel": "transit",
+        "attention/attention_output/kernel": "zero",
+        "up/kernel": "transit",
+        "down/kernel": "zero",
+        "*/bias": "bias",
+        **NORM,
+    },
+    "subclassed": {**FORMER, "*/[qkv]/kernel": "transit"},
+    "packed": {**FORMER, "*/qkv/kernel": "transit"},
+    "packed_by_reshape": {"qkv/kernel": "transit", "out/kernel": "zero", "*/bias": "bias"},
+    "resnet": {
+        "*/conv1/kernel": "transit",
+        "*/conv2/kernel": "zero",
+        "*/project/kernel": "transit",
+        "*/stem/kernel": "transit",
+        "*/head/kernel": "transit",
+        "*/bias": "bias",
+        **NORM,
+    },
+    "swiglu": {
+        "gate/kernel": "transit",
+        "up/kernel": "transit",
+        "down/kernel": "zero",
+        "norm/scale": "keep",
+        "*/bias": "bias",
+    },
+    "swiglu_packed": {
+        "gate_up/kernel": "transit",
+        "down/kernel": "zero",
+        "norm/scale": "keep",
+        "*/bias": "bias",
+    },
+    # The gate multiplies the branch before its last convolution ...
+    "squeeze_excite": {
+        "conv?/kernel": "transit",
+        "reduce/kernel": "transit",
+        "expand/kernel": "transit",
+        "project/kernel": "zero",
+        "*/bias": "bias",
+    },
+    # ... or at its very end: then both factors end with a last weight.
+    "gate_last": {
+        "conv1/kernel": "zero",
+        "reduce/kernel": "transit",
+        "expand/kernel": "zero",
+        "*/bias": "bias",
+    },
+    "shared": {"both/kernel": "zero", "head/kernel": "transit", "*/bias": "bias"},
+    "tied": {
+        "*/embeddings": "keep",
+        "*/fc/kernel": "transit",
+        "*/proj/kernel": "zero",
+        "*/bias": "bias",
+    },
+    "unet": {"*/kernel": "transit", "*/bias": "bias"},
+    "parallel": {
+        "attention/query/kernel": "transit",
+        "attention/key/kernel": "transit",
+        "attention/value/kernel": "transit",
+        "attention/attention_output/kernel": "zero",
+        "up/kernel": "transit",
+        "down/kernel": "zero",
+        "*/bias": "bias",
+        **NORM,
+    },
+    "depthwise": {
+        "deep/kernel": "transit",
+        "apart/depthwise_kernel": "transit",
+        "apart/pointwise_kernel": "transit",
+        "grouped/kernel": "zero",
+        "*/bias": "bias",
+    },
+    "padded": {
+        "front/kernel": "transit",
+        "causal/kernel": "transit",
+        "dilated/kernel": "transit",
+        "both/kernel": "keep",
+        "*/bias": "bias",
+    },
+    # A GRU adds what its recurrent kernel makes of its state to a part of that state.
+    "recurrent": {
+        "lstm/lstm_cell/kernel": "transit",
+        "lstm/lstm_cell/recurrent_kernel": "transit",
+        "both/*/gru_cell/kernel": "transit",
+        "both/*/gru_cell/recurrent_kernel": "zero",
+        "out/kernel": "zero",
+        "head/kernel": "transit",
+        "*/bias": "bias",
+    },
+    "mixing": {
+        "mixing/up": "transit",
+        "mixing/down": "zero",
+        "mixing/mix": "zero",
+        "mixing/bias": "bias",
+        "mixing/place": "keep",
+        "mixing/scale": "keep",
+    },
+    "ResNet50": {
+        "conv1_conv/kernel": "transit",
+        "conv?_block?_[012]_conv/kernel": "transit",
+        "conv?_block?_3_conv/kernel": "zero",
+        "predictions/kernel": "transit",
+        "*/bias": "bias",
+        **NORM,
+    },
+    # Blocks without an add (a new size, or the first) have no last weight.
+    "MobileNetV2": {
+        "Conv1/kernel": "transit",
+        "*_expand/kernel": "transit",
+        "*_depthwise/kernel": "transit",
+        "expanded_conv_project/kernel": "transit",
+        **dict.fromkeys([f"block_{k}_project/kernel" for k in (1, 3, 6, 10, 13, 16)], "transit"),
+        **dict.fromkeys(
+            [f"block_{k}_project/kernel" for k in (2, 4, 5, 7, 8, 9, 11, 12, 14, 15)], "zero"
+        ),
+        "Conv_1/kernel": "transit",
+        "predictions/kernel": "transit",
+        "*/bias": "bias",
+        **NORM,
+    },
+    "EfficientNetB0": {
+        "stem_conv/kernel": "transit",
+        "*_expand_conv/kernel": "transit",
+        "*_dwconv/kernel": "transit",
+        "*_se_reduce/kernel": "transit",
+        "*_se_expand/kernel": "transit",
+        "block?a_project_conv/kernel": "transit",
+        "block?[b-d]_project_conv/kernel": "zero",
+        "top_conv/kernel": "transit",
+        "predictions/kernel": "transit",
+        "*/bias": "bias",
+        **NORM,
+    },
+    "ConvNeXtTiny": {
+        "*_stem_conv/kernel": "transit",
+        "*_downsampling_conv_?/kernel": "transit",
+        "*_depthwise_conv/kernel": "transit",
+        "*_pointwise_conv_1/kernel": "transit",
+        "*_pointwise_conv_2/kernel": "zero",
+        "*_head_dense/kernel": "transit",
+        "*_layer_scale/variable*": "keep",
+        "*/bias": "bias",
+        **NORM,
+    },
+}
+# What is stored other than as a plain Keras matrix.
+STORED = {
+    "transformer": {"0_attention/query/kernel": {"layout": "IO", "shape": (16, 16)}},
+    "grouped_query": {"attention/key/kernel": {"layout": "IO", "shape": (16, 8)}},
+    "packed": {"transformer/block_0/qkv/kernel": {"blocks": (16, 8, 8)}},
+    "packed_by_reshape": {"qkv/kernel": {"blocks": (16, 16, 16)}},
+    "swiglu_packed": {"gate_up/kernel": {"blocks": (24, 24)}},
+    "unet": {"down1/kernel": {"layout": "HWIO"}, "up/kernel": {"layout": "HWOI"}},
+    "depthwise": {
+        # Its left padding is that of the layer before: 1 row and 2 columns.
+        "deep/kernel": {"groups": 6, "transposed": True, "taps": "center", "tap": (1, 2)},
+        "apart/depthwise_kernel": {"groups": 6, "taps": "center", "tap": (1, 1)},
+        "apart/pointwise_kernel": {"groups": 1, "taps": "channel_major"},
+        "grouped/kernel": {"groups": 2, "taps": "channel_major"},
+    },
+    "recurrent": {
+        "lstm/lstm_cell/kernel": {"blocks": (16,) * 4},
+        "lstm/lstm_cell/recurrent_kernel": {"blocks": (16,) * 4},
+        "both/forward_gru/gru_cell/recurrent_kernel": {"blocks": (8,) * 3},
+    },
+    "mixing": {
+        "mixing/up": {"layout": "OI", "shape": (24, 16)},  # an output axis, then inputs, outputs
+        "mixing/down": {"layout": "BIO", "shape": (3, 8, 16)},
+        "mixing/mix": {"layout": "OI"},
+    },
+    "EfficientNetB0": {"block1a_dwconv/kernel": {"groups": 32, "tap": (1, 1)}},
+    "ConvNeXtTiny": {
+        "ConvNeXtTiny_stage_0_block_0_depthwise_conv/kernel": {"groups": 96, "tap": (3, 3)}
+    },
+}
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def numpy(array):
+    return ops.convert_to_numpy(array)
+
+
+@lru_cache
+def traced(name):
+    if name in zoo.APPLICATIONS:
+        model, example = zoo.application(name), None
+    else:
+        make, example = zoo.MODELS[name]
+        model = make()
+    return model, example, trace(model, example)
+
+
+def arrays(model):
+    return [numpy(v) for v in model.variables]
+
+
+def same(before, model):
+    after = arrays(model)
+    return len(before) == len(after) and all(map(np.array_equal, before, after))
+
+
+@pytest.fixture(autouse=True)
+def _cheap_layers(monkeypatch):
+    """Spare JAX a compilation for the random values of each shape."""
+
+    def values(self, shape, dtype=None, **_):
+        return (0.1 * normal(*shape)).astype(keras.backend.standardize_dtype(dtype))
+
+    for name in ("VarianceScaling", "Orthogonal", "RandomUniform", "TruncatedNormal"):
+        monkeypatch.setattr(getattr(keras.initializers, name), "__call__", values)
+
+
+# Roles and plans -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_every_role(name):
+    model, _, graph = traced(name)
+    found = ir.model.decide(graph).roles
+    variables = {v.path for v in model.trainable_variables}
+    assert set(found) == variables  # moving statistics and seeds are none
+    for parameter, role in found.items():
+        fit = [given for pattern, given in ROLES[name].items() if fnmatchcase(parameter, pattern)]
+        assert len(fit) == 1, (parameter, fit)
+        assert role == fit[0], parameter
+    for pattern in ROLES[name]:
+        assert any(fnmatchcase(parameter, pattern) for parameter in found), pattern
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_how_a_weight_is_stored(name):
+    decided = ir.model.decide(traced(name)[2]).plans
+    for parameter, options in STORED[name].items():
+        found = {key: getattr(decided[parameter], key) for key in options}
+        assert found == options, parameter
+
+
+def test_the_identity_tap_counts_the_padding_before():
+    graph = traced("padded")[2]
+    options = {
+        name: graph.by_name[f"{name}/kernel"].options for name in ("front", "causal", "dilated")
+    }
+    assert {name: found["tap"] for name, found in options.items()} == {
+        "front": (2,),
+        "causal": (2,),
+        "dilated": (1,),
+    }
+    note = graph.by_name["both/kernel"].note
+    assert note.startswith("used in several ways: ")
+    assert "'tap': (1,)" in note
+    assert "'tap': (2,)" in note
+
+
+def test_nothing_else_is_packed():
+    packed = [
+        (name, parameter)
+        for name in ROLES
+        for parameter, decided in ir.model.decide(traced(name)[2]).plans.items()
+        if decided.blocks
+    ]
+    assert sorted({name for name, _ in packed}) == [
+        "packed", "packed_by_reshape", "recurrent", "swiglu_packed"
+    ]  # fmt: skip
+    assert len(packed) == 2 + 1 + 6 + 1
+
+
+def test_the_graph_says_where_everything_is():
+    _, _, graph = traced("subclassed")
+    why = ir.model.decide(graph).to_dict()["transformer/block_1/out/kernel"]["why"]
+    assert re.fullmatch(
+        r"last of the branch block_1/out.*, which block_1/add.* adds to block_0/add.*", why
+    )
+    weights = {node.name for node in traced("transformer")[2].nodes if node.kind == "weight"}
+    assert {"0_attention/query", "1_down", "head"} <= weights
+
+
+@pytest.mark.parametrize("name", ["transformer", "subclassed", "resnet"])
+def test_tracing_changes_nothing(name):
+    model, example, graph = traced(name)
+    layers = model._flatten_layers()
+    before = arrays(model), [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
+    again = trace(model, example)
+    assert again.parameters == graph.parameters
+    assert [node.kind for node in again.nodes] == [node.kind for node in graph.nodes]
+    assert same(before[0], model)
+    assert [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers] == before[1]
+
+
+# Values ------------------------------------------------------------------------------------------
+
+
+def test_init_writes_what_the_plans_say():
+    model = zoo.transformer()
+    report = init_(model, gain=0.5, eps=1e-3)
+    assert report.plans == plans(model, gain=0.5, eps=1e-3)
+    values = {v.path: numpy(v) for v in model.variables}
+    query = by_hand.weight((16, 16), gain=0.5, layout="IO").reshape(16, 4, 4)
+    assert np.array_equal(values["0_attention/query/kernel"], query.astype(np.float32))
+    out = by_hand.weight((16, 16), "zero", eps=1e-3, layout="IO").reshape(4, 4, 16)
+    assert np.array_equal(values["1_attention/attention_output/kernel"], out.astype(np.float32))
+    down = by_hand.weight((32, 16), "zero", eps=1e-3, layout="IO")
+    assert np.array_equal(values["0_down/kernel"], down.astype(np.float32))
+    assert not values["0_attention/query/bias"].any()
+    assert np.all(values["norm/gamma"] == 1)
+    text = str(report)
+    assert all(v.path in text for v in model.variables)
+    assert list(report.to_dict()) == [v.path for v in model.variables]
+
+
+def test_blocks_are_written_each_on_its_own():
+    model = zoo.Transformer((16, 8, 8))
+    init_(model, zoo.IDS)
+    want = by_hand.weight((16, 32), layout="IO", blocks=(16, 8, 8))
+    assert np.array_equal(numpy(model.blocks[1].qkv.kernel), want.astype(np.float32))
+
+
+def test_weights_of_a_layer_of_ones_own():
+    model = zoo.mixing()
+    init_(model)
+    layer = model.get_layer("mixing")
+    want = by_hand.weight((24, 16), layout="OI").reshape(3, 8, 16).transpose(0, 2, 1)
+    assert np.array_equal(numpy(layer.up), want.astype(np.float32))
+
+
+IDENTITIES = [
+    "packed_by_reshape", "swiglu", "swiglu_packed", "squeeze_excite", "gate_last", "parallel",
+    "depthwise", "mixing", "grouped_query",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_a_residual_model_is_the_identity(name):
+    make, example = zoo.MODELS[name]
+    model = make()
+    if name == "mixing":
+        model.get_layer("mixing").place.assign(np.zeros((zoo.LENGTH, zoo.WIDTH)))
+    init_(model, example)
+    x = normal(2, *model.input_shape[1:])
+    y = numpy(model(x))
+    assert np.linalg.norm(y - x) < 1e-4 * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("name", ["subclassed", "packed"])
+def test_every_block_is_the_identity(name):
+    make, example = zoo.MODELS[name]
+    model = make()
+    init_(model, example)
+    x = normal(2, zoo.LENGTH, zoo.WIDTH)
+    for block in model.blocks:
+        y = numpy(block(x))
+        assert 0 < np.linalg.norm(y - x) < 1e-4 * np.linalg.norm(x)
+
+
+def test_a_residual_block_of_convolutions_is_the_identity():
+    model = zoo.ResNet()
+    init_(model, zoo.IMAGES)
+    x = np.abs(normal(2, 4, 4, 16))  # a ReLU comes after the add
+    y = numpy(model.stages[2](x))
+    assert np.linalg.norm(y - x) < 1e-4 * np.linalg.norm(x)
+
+
+def test_a_post_norm_model_only_normalises():
+    model = zoo.post_norm()
+    init_(model)
+    x = normal(2, zoo.LENGTH, zoo.WIDTH)
+    want = numpy(model.get_layer("norm2")(model.get_layer("norm1")(x)))
+    assert np.allclose(numpy(model(x)), want, atol=1e-4)
+
+
+# Options ---------------------------------------------------------------------------------------
+
+
+def test_head_and_embeddings():
+    model, example, _ = traced("subclassed")
+    for head in ("transit", "zero", "keep"):
+        found = plans(model, example, head=head).get("transformer/head/kernel")
+        assert (found.role if found else "keep") == head
+    found = plans(model, example, embeddings="transit")["transformer/embed/embeddings"]
+    assert (found.role, found.layout) == ("transit", "IO")  # a row for each input
+    assert "transformer/embed/embeddings" not in plans(model, example)
+
+
+def test_a_tied_embedding_is_told():
+    _, _, graph = traced("tied")
+    node = graph.by_name["tied/embed/embeddings"]
+    assert node.use == "embedding"
+    assert "tied/embed/embeddings" in graph.weights
+    assert "the head that is tied" in ir.model.decide(graph).entries[0].why
+
+
+def test_overrides():
+    model, _, _ = traced("transformer")
+    found = plans(
+        model,
+        overrides={
+            "*_attention/*/kernel": {"gain": 0.5},
+            "1_*": "keep",
+            "0_up/kernel": {"role": "zero", "eps": 0.5},
+            "norm/gamma": "bias",
+        },
+    )
+    assert found["0_attention/query/kernel"].gain == 0.5
+    assert not any(name.startswith("1_") for name in found)
+    assert (found["0_up/kernel"].role, found["0_up/kernel"].eps) == ("zero", 0.5)
+
+
+def test_general_options_reach_every_weight():
+    model, _, _ = traced("depthwise")
+    found = plans(model, gain=2.0, eps=0.5, wide="fold_rms", taps="center")
+    assert {p.gain for p in found.values() if p.role == "transit"} == {2.0}
+    assert {p.eps for p in found.values() if p.role == "zero"} == {0.5}
+    assert {p.wide for p in found.values() if p.role == "transit"} == {"fold_rms"}
+    assert found["grouped/kernel"].tap == (1, 1)
+
+
+# Frozen, changed, hidden -------------------------------------------------------------------------
+
+
+def small(**options):
+    x = keras.Input((4,))
+    h = kl.Dense(4, "relu", name="fc", **options)(x)
+    return keras.Model(x, x + kl.Dense(4, name="proj")(h))
+
+
+def test_frozen_parameters_are_left_alone_unless_asked_for():
+    model = small()
+    model.get_layer("proj").trainable = False
+    before = numpy(model.get_layer("proj").kernel)
+    report = init_(model)
+    assert report.roles["proj/kernel"] == report.roles["proj/bias"] == "keep"
+    assert report.roles["fc/kernel"] == "transit"
+    assert {e.why for e in report.entries if e.role == "keep"} == {"frozen: its trainable is False"}
+    assert np.array_equal(numpy(model.get_layer("proj").kernel), before)
+    assert init_(model, overrides={"proj/kernel": "zero"}).roles["proj/kernel"] == "zero"
+
+
+def test_a_weight_created_untrainable_is_a_parameter_and_a_counter_is_none():
+    class Fixed(kl.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(4, 4), trainable=False, name="w")
+            self.steps = self.add_weight(shape=(), trainable=False, name="steps")
+
+        def call(self, x):
+            return x + ops.matmul(x, self.w) + 0 * self.steps
+
+    report = init_(Fixed(name="fixed"), np.ones((2, 4), np.float32))
+    assert report.roles == {"fixed/w": "keep"}
+    assert "frozen: created with trainable=False" in str(report)
+
+
+def test_an_unused_parameter_is_reported():
+    class Spare(kl.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(4, 4), name="w")
+            self.spare = self.add_weight(shape=(4, 4), name="spare")
+
+        def call(self, x):
+            return ops.matmul(x, self.w)
+
+    report = init_(Spare(name="s"), np.ones((2, 4)))
+    assert report.roles == {"s/w": "transit", "s/spare": "keep"}
+    assert "not used by the computation" in str(report)
+
+
+def test_equal_paths_get_numbers():
+    class Three(keras.Model):
+        def __init__(self):
+            super().__init__(name="three")
+            self.parts = [kl.Dense(4, name="same") for _ in range(3)]
+
+        def call(self, x):
+            for part in self.parts:
+                x = x + part(x)
+            return x
+
+    model = Three()
+    report = init_(model, np.ones((2, 4)), overrides={"*kernel (2)": "transit"})
+    assert list(report.roles) == [
+        "three/same/kernel", "three/same/bias", "three/same/kernel (2)", "three/same/bias (2)",
+        "three/same/kernel (3)", "three/same/bias (3)",
+    ]  # fmt: skip
+    assert np.array_equal(numpy(model.parts[1].kernel), np.eye(4))
+    assert not np.array_equal(numpy(model.parts[2].kernel), np.eye(4))
+
+
+def test_low_precision_weights_keep_their_dtype():
+    x = keras.Input((4,), dtype="bfloat16")
+    model = keras.Model(x, kl.Dense(4, name="fc", dtype="bfloat16")(x))
+    init_(model, gain=1 / 3)
+    kernel = model.get_layer("fc").kernel
+    assert kernel.dtype == "bfloat16"
+    value = numpy(ops.cast(kernel, "float32"))
+    assert np.array_equal(value, np.eye(4) * by_hand.nearest(1 / 3, 8, -126))
+
+
+# Example inputs ----------------------------------------------------------------------------------
+
+
+class Two(kl.Layer):
+    """Takes two arguments."""
+
+    def build(self, first_shape, second_shape):
+        self.w = self.add_weight(shape=(4, 4), name="w")
+
+    def call(self, first, second):
+        return first + ops.matmul(second, self.w)
+
+
+A = np.ones((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "example", [(A, A), [A, A], {"first": A, "second": A}], ids=["tuple", "list", "dict"]
+)
+def test_several_arguments(example):
+    assert init_(Two(name="two"), example).roles == {"two/w": "transit"}
+
+
+def test_one_argument_with_a_structure():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model({"a": a, "b": b}, a + kl.Dense(4, name="d")(b))
+    for example in (None, {"b": A, "a": A}, {"a": keras.KerasTensor((None, 4)), "b": A}):
+        assert plans(model, example)["d/kernel"].role == "transit"
+    model = keras.Model([a, b], a + kl.Dense(4, name="e")(b))
+    assert plans(model, [A, A])["e/kernel"].role == "transit"
+
+
+def test_a_nested_model_is_entered():
+    x = keras.Input((4,))
+    block = keras.Sequential([kl.Dense(8, "relu", name="up"), kl.Dense(4, name="down")], name="mlp")
+    model = keras.Model(x, keras.Model(x, x + block(x), name="inner")(x))
+    found = plans(model)
+    assert [p.role for p in found.values()] == ["transit", "zero"]
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"example_inputs": np.ones((2, 9), np.float32)}, errors.GraphError, ["(2, 9)", "pass"]),
+        ({"example_inputs": np.ones((2, 3, 4, 5))}, errors.GraphError, ["(2, 3, 4, 5)"]),
+        ({"overrides": {"fc/kernl": "zero"}}, errors.OptionError, ["'fc/kernl'", "fc/kernel"]),
+        ({"overrides": {"fc/kernel": "nought"}}, errors.OptionError, ["nought", "'zero'"]),
+        ({"head": "none"}, errors.OptionError, ["head = 'none'", "'keep'"]),
+        ({"gain": 0}, errors.OptionError, ["gain = 0"]),
+        ({"eps": 1e-60}, errors.RoundingError, ["proj/kernel", "eps = 1e-60"]),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_an_error_leaves_the_model_alone(options, error, words):
+    model = small()
+    before = arrays(model)
+    with pytest.raises(error) as caught:
+        init_(model, **options)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert same(before, model)
+
+
+def test_a_model_without_parameters():
+    x = keras.Input((4,))
+    with pytest.raises(errors.GraphError, match="no parameters"):
+        init_(keras.Model(x, kl.ReLU()(x)))
+
+
+def test_a_model_that_does_not_know_its_inputs():
+    with pytest.raises(errors.GraphError, match=r"example_inputs = None.*pass an array"):
+        init_(zoo.Transformer())
+
+
+def test_an_axis_without_a_size():
+    x = keras.Input((None, 8))
+    with pytest.raises(errors.GraphError, match=r"\(None, None, 8\).*every axis but the first"):
+        trace(keras.Model(x, kl.Dense(8)(x)))
+
+
+def test_wrong_inputs_of_an_unbuilt_model():
+    with pytest.raises(errors.GraphError, match=r"\(2, 8\).*expected min_ndim=4"):
+        init_(zoo.ResNet(), np.ones((2, 8), np.float32))
+
+
+@pytest.mark.parametrize("model", [None, np.ones(3), kl.Dense], ids=["None", "array", "class"])
+def test_what_is_no_model(model):
+    with pytest.raises(errors.OptionTypeError, match=r"a keras\.Model or a keras\.layers\.Layer"):
+        trace(model, A)
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    from idinit_ref_tensorflow import _trace, _walk
+    from idinit_ref_tensorflow._draw import Drawing
+
+    # Two ways, one graph -------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("name", ROLES)
+    def test_keras_own_graph_says_the_same(name):
+        model, example, graph = traced(name)
+        arguments = _trace._arguments(model, example)
+        draw = Drawing(_trace._parameters(model))
+        outputs = _walk.walk(draw, model, *arguments, _trace._input_names(arguments))
+        used = [p for p in draw.parameters.values() if not p.state]
+        walked = ir.Graph([*(p.node() for p in used), *draw.nodes], outputs)
+        for parameter in graph.parameters:
+            assert walked.by_name[parameter] == graph.by_name[parameter]
+        one, other = ir.model.decide(walked), ir.model.decide(graph)
+        assert one.roles == other.roles
+        assert one.plans == other.plans
+
+    # Gradients at step 0 -------------------------------------------------------------------------
+
+    def gradients(model, *inputs):
+        with tf.GradientTape() as tape:
+            y = model(*inputs)
+            loss = tf.reduce_sum(y * tf.constant(normal(*y.shape)))
+        found = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        names = [v.path for v in model.trainable_variables]
+        return {n: numpy(tf.convert_to_tensor(g)) for n, g in zip(names, found, strict=True)}
+
+    def silent(found):
+        return {name for name, gradient in found.items() if not gradient.any()}
+
+    IDS = np.arange(12).reshape(2, 6) % 11
+    # A wide IDIZ after a tall IDI meets copies of one input, which cancel: what feeds the branch
+    # has no gradient at step 0 (docs/mathematics.md).
+    SILENT = {
+        "transformer": {"0_norm2/gamma", "0_norm2/beta", "1_norm2/gamma", "1_norm2/beta"},
+        "subclassed": set(),
+        "resnet": set(),
+        "swiglu": set(),
+        "squeeze_excite": set(),
+    }
+
+    def started(name):
+        make, example = zoo.MODELS[name]
+        model = make()
+        report = init_(model, example)
+        shape = zoo.IMAGES.shape if name == "resnet" else None
+        inputs = IDS if example is zoo.IDS else normal(*(shape or (2, *model.input_shape[1:])))
+        return model, report, inputs
+
+    @pytest.mark.parametrize("name", SILENT)
+    def test_every_parameter_has_a_gradient_at_step_0(name):
+        model, _, inputs = started(name)
+        found = gradients(model, inputs)
+        assert all(np.isfinite(gradient).all() for gradient in found.values())
+        # A softmax does not feel what all keys have in common: in exact arithmetic nothing comes.
+        keys = {name for name in found if re.search(r"(/k|key)/bias$", name)}
+        assert silent(found) - keys == SILENT[name]
+
+    @pytest.mark.parametrize("name", ["subclassed", "swiglu", "resnet"])
+    def test_exact_zeros_silence_the_earlier_weights_of_a_branch(name):
+        model, report, inputs = started(name)
+        zeros = [n for n, role in report.roles.items() if role == "zero"]
+        for variable in model.trainable_variables:
+            if variable.path in zeros:
+                variable.assign(np.zeros(variable.shape))
+        found = silent(gradients(model, inputs))
+        earlier = [n for n in report.roles if re.search(r"(/[qkv]|/up|^up|gate|conv1)/kernel$", n)]
+        assert earlier
+        assert set(earlier) <= found
+        assert not found & set(zeros)
+
+    # What only a function's graph shows ----------------------------------------------------------
+
+    class Raw(kl.Layer):
+        """Bare TensorFlow: variables that Keras does not know, branches, a loop, no layers."""
+
+        def __init__(self):
+            super().__init__(name="raw")
+            self.turned = tf.Variable(tf.ones((4, 4)), name="turned")
+            self.normed = tf.Variable(tf.ones((4, 4)), name="normed")
+            self.scale = tf.Variable(tf.ones((4,)), name="scale")
+            self.kernel = tf.Variable(tf.ones((3, 2, 1, 4)), name="kernel")
+            self.looped = tf.Variable(tf.ones((4, 4)), name="looped")
+            self.steps = tf.Variable(0.0, trainable=False, name="steps")
+
+        def call(self, x):
+            y = tf.matmul(x, self.turned, transpose_b=True) + self.steps
+            y = tf.matmul(y, self.normed / tf.norm(self.normed, axis=0) * self.scale)
+            y = tf.cond(tf.reduce_sum(y) > 0, lambda: tf.nn.relu(y), lambda: y)
+            image = tf.tile(y[:, None, None, :1], [1, 5, 5, 1])
+            y = tf.reduce_mean(tf.nn.conv2d(image, self.kernel, 1, "SAME"), (1, 2))
+
+            def body(k, h):
+                return k + 1, h + tf.matmul(h, self.looped)
+
+            return tf.while_loop(lambda k, _: k < 3, body, (0, x + y))[1]
+
+    def test_bare_tensorflow():
+        model = Raw()
+        report = init_(model, A, taps="center")
+        assert report.roles == {
+            "turned": "transit",
+            "normed": "transit",
+            "scale": "keep",
+            "kernel": "zero",
+            "looped": "zero",
+        }
+        assert report.plans["turned"].layout == "OI"
+        assert (report.plans["kernel"].layout, report.plans["kernel"].tap) == ("HWIO", (1, 0))
+        assert np.array_equal(model.turned.numpy(), np.eye(4))
+
+    def test_lora_is_left_alone():
+        model = small()
+        model.get_layer("proj").enable_lora(2)
+        report = init_(model)
+        assert report.roles == {
+            "fc/kernel": "transit",
+            "fc/bias": "bias",
+            "proj/kernel": "keep",
+            "proj/bias": "bias",
+            "proj/lora_kernel_a": "keep",
+            "proj/lora_kernel_b": "keep",
+        }
+        why = {entry.name: entry.why for entry in report.entries}
+        assert why["proj/kernel"].startswith("frozen")
+        assert why["proj/lora_kernel_a"].startswith("only a part of what")
+
+    def test_a_quantised_weight_is_named_and_refused():
+        model = small()
+        model.get_layer("proj").quantize("int8")
+        before = arrays(model)
+        entry = next(e for e in ir.model.decide(trace(model)).entries if e.name == "proj/kernel")
+        assert (entry.role, entry.why) == ("keep", "not floating: int8")
+        with pytest.raises(errors.DTypeError, match=r"proj/kernel.*int8"):
+            init_(model, overrides={"proj/kernel": "transit"})
+        assert same(before, model)
+
+    def test_mixed_precision():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = small(dtype="mixed_bfloat16")
+        assert init_(model).roles["fc/kernel"] == "transit"
+
+    def test_what_cannot_be_traced_is_named():
+        class Hidden(kl.Layer):
+            def build(self, shape):
+                self.w = self.add_weight(shape=(4, 4), name="w")
+
+            def call(self, x):
+                y = tf.numpy_function(np.matmul, [x, self.w], tf.float32)
+                return x + tf.ensure_shape(y, x.shape)
+
+        with pytest.raises(errors.GraphError, match=r"PyFunc.*cannot be traced.*by hand"):
+            init_(Hidden(), A)
+
+    # JAX -----------------------------------------------------------------------------------------
+
+    def test_everything_holds_on_jax():
+        here = Path(__file__)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here)],
+            cwd=here.parents[2],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of many tiny programs, each run once
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        passed = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
+        assert passed is not None, done.stdout[-1000:]  # none skipped, and none failed
+        assert int(passed[1]) >= 60, passed[0]
+
+else:
+
+    def test_what_keras_does_not_show_is_named():
+        class Hidden(kl.Layer):
+            def build(self, shape):
+                self.w = [self.add_weight(shape=(4, 4), name="w")]
+
+            def call(self, x):
+                return x + ops.matmul(x, ops.transpose(self.w[0]))
+
+        with pytest.raises(errors.GraphError, match=r"not seen where.*TensorFlow backend"):
+            init_(Hidden(), A)
