@@ -47,7 +47,8 @@ class Node:
         Of a parameter.
     options : mapping
         Of a parameter that is a weight: how it is stored, as options of :func:`idinit_ref.plan`
-        (layout, groups, transposed, blocks), and `tap`, the identity tap of its convolution.
+        (layout, groups, transposed, blocks), and `tap`, the identity tap of its convolution. Other
+        keys are the tracer's own.
     note : str
         Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
     """

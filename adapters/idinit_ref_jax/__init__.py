@@ -17,5 +17,16 @@ try:
 except ModuleNotFoundError as problem:
     raise ImportError('idinit_ref_jax needs JAX: pip install "idinit-ref[jax]"') from problem
 from ._layers import idi_layer_, idiz_layer_, layer_plans
+from ._model import init, plans
+from ._trace import trace
 
-__all__ = ["idi", "idi_layer_", "idiz", "idiz_layer_", "layer_plans"]
+__all__ = [
+    "idi",
+    "idi_layer_",
+    "idiz",
+    "idiz_layer_",
+    "init",
+    "layer_plans",
+    "plans",
+    "trace",
+]

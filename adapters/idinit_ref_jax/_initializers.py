@@ -19,7 +19,18 @@ from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.layout import Taps, merge_axes, split_axes
 from idinit_ref.pattern import Wide
 
-__all__ = ["Initializer", "build", "decide", "idi", "idiz", "make"]
+__all__ = [
+    "Initializer",
+    "build",
+    "decide",
+    "idi",
+    "idiz",
+    "in_numpy",
+    "make",
+    "place",
+    "realise",
+    "sharding_of",
+]
 
 _SPATIAL = "DHW"
 _BATCH = "ABCEFGJKLMNPQRSTUVXYZ"  # the letters that the specification gives no meaning
@@ -123,19 +134,52 @@ def build(
     """Make a weight, under any kind of sharding."""
     decided, letters = decide(init, shape)
     shape = tuple(map(index, shape))
-    merged = len(decided.shape) < len(shape)
-    target = resolve(jnp, dict(init.options)["dtype"] if dtype is None else dtype, None)
+    dtype = dict(init.options)["dtype"] if dtype is None else dtype
+    return realise(decided, letters, shape, shape, dtype, sharding)
+
+
+def realise(
+    decided: Plan,
+    letters: str,
+    parted: tuple[int, ...],
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Sharding | PartitionSpec | None,
+) -> jax.Array:
+    """Make the weight of a plan, whose axes are those of a parted shape that share a letter.
+
+    A reshape of the parted shape gives the stored one.
+    """
+    target = resolve(jnp, dtype, None)
     traced = target.way == "trace"
+    merged = decided.shape != shape or len(decided.shape) < len(parted)
     if sharding is not None:
         sharding = _fitting(sharding, shape, traced)
     if traced:
         out = decided.build(jnp, target.dtype)
-        out = split_axes(jnp, out, shape, letters) if merged else out
+        out = split_axes(jnp, out, parted, letters).reshape(shape) if merged else out
         return cast("jax.Array", out if sharding is None else _constrained(out, sharding))
     take: Callable[[tuple[slice, ...]], Any] = partial(decided.block, dtype=target.dtype)
     if merged:
-        whole = decided.build(dtype=target.dtype)
-        take = split_axes(numpy_namespace, whole, shape, letters).__getitem__
+        take = in_numpy(decided, letters, parted, shape, target.dtype).__getitem__
+    return place(take, shape, target.dtype, sharding)
+
+
+def in_numpy(
+    decided: Plan, letters: str, parted: tuple[int, ...], shape: tuple[int, ...], dtype: Any
+) -> Any:
+    """Make the weight of a plan as a NumPy array, as `realise` does."""
+    whole = decided.build(dtype=dtype)
+    return split_axes(numpy_namespace, whole, parted, letters).reshape(shape)
+
+
+def place(
+    take: Callable[[tuple[slice, ...]], Any],
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Sharding | None,
+) -> jax.Array:
+    """Make an array of what `take` gives for each part of it, every shard on its own."""
     if sharding is None:
         return jnp.asarray(take((slice(None),) * len(shape)))
 
@@ -147,7 +191,16 @@ def build(
         cuts = zip(where or (), shape, strict=True)
         return shard(*(span.indices(size)[:2] for span, size in cuts))
 
-    return jax.make_array_from_callback(shape, sharding, callback, dtype=target.dtype)
+    return jax.make_array_from_callback(shape, sharding, callback, dtype=dtype)
+
+
+def sharding_of(old: Any) -> Sharding | None:
+    """Return what the successor of an array has to ask for, to lie where the array lies."""
+    if isinstance(old, jax.core.Tracer):
+        sharding = jax.typeof(old).sharding
+        return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+    # An uncommitted array goes where it is used, and its successor should do so too.
+    return getattr(old, "sharding", None) if getattr(old, "committed", True) else None
 
 
 def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced: bool) -> Sharding:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Sharding
 
 from idinit_ref import Plan, Role
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
@@ -15,7 +13,7 @@ from idinit_ref.layout import Taps, identity_tap
 from idinit_ref.pattern import Wide
 from idinit_ref.plan import either
 
-from ._initializers import Initializer, build, decide, make
+from ._initializers import Initializer, build, decide, make, sharding_of
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 
@@ -336,17 +334,8 @@ def _write(weights: dict[str, tuple[Any, Initializer]]) -> None:
     new = []
     for layer, init in weights.values():
         old = layer.kernel.get_value()
-        new.append((layer.kernel, build(init, old.shape, old.dtype, _sharding(old))))
+        new.append((layer.kernel, build(init, old.shape, old.dtype, sharding_of(old))))
         if layer.bias is not None:
             new.append((layer.bias, jnp.zeros_like(layer.bias.get_value())))
     for parameter, value in new:
         parameter.set_value(value)
-
-
-def _sharding(old: Any) -> Sharding | None:
-    """Return what the successor of an array has to ask for, to lie where the array lies."""
-    if isinstance(old, jax.core.Tracer):
-        sharding = jax.typeof(old).sharding
-        return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-    # An uncommitted array goes where it is used, and its successor should do so too.
-    return getattr(old, "sharding", None) if getattr(old, "committed", True) else None

@@ -1,0 +1,292 @@
+"""A model of Flax, Equinox or plain functions as a graph."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from idinit_ref import Graph
+from idinit_ref.errors import GraphError, OptionTypeError, message
+
+from ._notes import Parameter, is_floating
+from ._walk import graph_of
+
+__all__ = ["Opened", "opened", "trace"]
+
+
+def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Graph:
+    """Write the computation of a model as a graph, and compute nothing.
+
+    Shapes and dtypes are all that is used: the model may be abstract (``nnx.eval_shape``,
+    ``jax.eval_shape``), and so may the inputs (``jax.ShapeDtypeStruct``). The body of a scan is
+    walked once, and a weight with an axis of layers has a batch axis there.
+
+    Parameters
+    ----------
+    model : flax.nnx.Module, equinox.Module or pytree
+        A module, or the parameters of a function: for ``flax.linen``, those that ``init`` gave.
+        Parameters are the ``nnx.Param`` of Flax, the floating arrays of an Equinox module, and
+        the arrays of any other pytree.
+    example_inputs : tuple, dict or array
+        What the model is called with: several arguments, those by name, or a single one.
+    apply_fn : callable, optional
+        ``apply_fn(model, *example_inputs)`` computes the output; left out, the model is called.
+        Batched inputs of an Equinox module need one: ``lambda m, x: jax.vmap(m)(x)``.
+
+    Returns
+    -------
+    idinit_ref.Graph
+        All parameters first, in the order of the model. Where several axes of a weight are inputs,
+        or outputs, they count as one: the node has the shape of the matrix.
+
+    Raises
+    ------
+    GraphError
+        If the model does not take the inputs, cannot be traced by JAX, or gives a parameter to an
+        operation into which nothing can look.
+    OptionTypeError
+        If the model cannot be called.
+
+    Notes
+    -----
+    Dropout and normalisations are traced as in evaluation (``model.eval()`` of a copy in Flax,
+    ``eqx.nn.inference_mode`` in Equinox); the model itself is never changed. What is sown, and
+    state such as ``nnx.BatchStat``, is no parameter.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> def apply(params, x):
+    ...     return x + jax.nn.relu(x @ params["up"]) @ params["down"]
+    >>> shapes = {"up": jax.ShapeDtypeStruct((4, 8), jnp.float32),
+    ...           "down": jax.ShapeDtypeStruct((8, 4), jnp.float32)}
+    >>> graph = trace(shapes, jax.ShapeDtypeStruct((2, 4), jnp.float32), apply)
+    >>> [node.name for node in graph.nodes]
+    ['down', 'up', 'inputs.0', 'up: product', 'up: product: max', 'down: product',
+     'down: product: add']
+    """
+    return opened(model, apply_fn).trace(example_inputs)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model with its arrays taken out.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Of every array that goes into its computation; "" for one that is no parameter.
+    arrays : tuple of array
+        These arrays, or their shapes.
+    call : callable
+        ``call(arrays, args, kwargs)`` computes the output, as in evaluation.
+    rebuild : callable
+        ``rebuild(arrays)`` is the model with other arrays, and its mode as it was.
+    """
+
+    names: tuple[str, ...]
+    arrays: tuple[Any, ...]
+    call: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any]], Any]
+    rebuild: Callable[[Sequence[Any]], Any]
+
+    def trace(self, example_inputs: Any) -> Graph:
+        """Write the graph."""
+        twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
+        if twice:
+            raise GraphError(
+                message(
+                    "model",
+                    twice[0],
+                    "no two parameters should have one name",
+                    "rename a key that has a dot in it",
+                )
+            )
+        args, kwargs = _arguments(example_inputs)
+        leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
+        is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for _, leaf in leaves]
+        inputs = [leaf for (_, leaf), array in zip(leaves, is_array, strict=True) if array]
+        names = [
+            _dotted(path[1:]) for (path, _), array in zip(leaves, is_array, strict=True) if array
+        ]
+
+        def run(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
+            rest = iter(given)
+            full = [
+                next(rest) if array else leaf
+                for (_, leaf), array in zip(leaves, is_array, strict=True)
+            ]
+            args, kwargs = jax.tree_util.tree_unflatten(tree, full)
+            return _returned(self.call(arrays, args, kwargs))
+
+        try:
+            jaxpr = jax.make_jaxpr(run)(list(self.arrays), inputs)
+        except jax.errors.ConcretizationTypeError as problem:
+            raise GraphError(
+                message(
+                    "model",
+                    str(problem).partition("\n")[0],
+                    "its computation should not depend on the values of arrays",
+                    "use jax.lax.cond, jax.lax.while_loop or jnp.where in place of Python's if "
+                    "and while",
+                )
+            ) from problem
+        except Exception as problem:  # whatever the model's own code raises
+            shapes = [(name, tuple(leaf.shape)) for name, leaf in zip(names, inputs, strict=True)]
+            raise GraphError(
+                message(
+                    "example_inputs",
+                    shapes,
+                    f"the model should run on them under jax.jit, and it said: {problem}",
+                    "pass what the model is called with, and an apply_fn where it takes more",
+                )
+            ) from problem
+        if not jaxpr.jaxpr.outvars:
+            raise GraphError(
+                message(
+                    "output",
+                    None,
+                    "the model should return an array, or a pytree of arrays",
+                    "return it from the model, or from apply_fn",
+                )
+            )
+        given: list[Parameter | str] = [
+            Parameter(name, tuple(array.shape), array.dtype) if name else ""
+            for name, array in zip(self.names, self.arrays, strict=True)
+        ]
+        return graph_of(jaxpr, [*given, *(f"inputs.{name}" for name in names)])
+
+
+def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    return (tuple(given) if isinstance(given, (tuple, list)) else (given,)), {}
+
+
+def _is_numeric(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype")
+
+
+def _returned(out: Any) -> list[Any]:
+    """Return the arrays of what a model returns, also out of a dataclass that is no pytree."""
+    found = []
+    for leaf in jax.tree_util.tree_leaves(out):
+        if is_dataclass(leaf) and not _is_numeric(leaf):
+            found += _returned([getattr(leaf, part.name) for part in fields(leaf)])
+        elif _is_numeric(leaf):
+            found.append(leaf)
+    return found
+
+
+def _dotted(path: Sequence[Any]) -> str:
+    """Return a path in a pytree as a name."""
+    parts = []
+    for key in path:
+        found = (getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind))
+        parts.append(str(next(found, key)))
+    return ".".join(parts)
+
+
+def opened(model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
+    """Take the arrays out of a model."""
+    nnx, linen, eqx = map(sys.modules.get, ("flax.nnx", "flax.linen", "equinox"))
+    if apply_fn is not None and not callable(apply_fn):
+        raise OptionTypeError(
+            message(
+                "apply_fn",
+                type(apply_fn),
+                "it should be a function apply_fn(model, *example_inputs), or None",
+                "pass the function by name: apply_fn=...",
+            )
+        )
+    if linen is not None and isinstance(model, linen.Module):
+        raise OptionTypeError(
+            message(
+                "model",
+                type(model),
+                "a module of flax.linen has no parameters of its own",
+                "pass those that its init gave, and apply_fn=module.apply",
+            )
+        )
+    if apply_fn is None and not callable(model):
+        raise OptionTypeError(
+            message(
+                "model",
+                type(model),
+                "it should be a module that can be called",
+                "pass apply_fn=..., a function of the parameters and the inputs",
+            )
+        )
+    if nnx is not None and isinstance(model, nnx.Module):
+        return _opened_nnx(nnx, model, apply_fn)
+    is_eqx = eqx is not None and isinstance(model, eqx.Module)
+    return _opened_tree(model, apply_fn, eqx if is_eqx else None)
+
+
+def _opened_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
+    still = nnx.merge(*nnx.split(model))  # a copy
+    still.eval()
+
+    def parts(module: Any) -> tuple[Any, list[tuple[Any, Any]]]:
+        graphdef, state = nnx.split(module)
+        return graphdef, list(nnx.to_flat_state(state))
+
+    def filled(whole: tuple[Any, list[tuple[Any, Any]]], arrays: Sequence[Any]) -> Any:
+        graphdef, flat = whole
+        pairs = zip(flat, arrays, strict=True)
+        state = nnx.from_flat_state([(path, old.replace(new)) for (path, old), new in pairs])
+        return nnx.merge(graphdef, state)
+
+    own, quiet = parts(model), parts(still)
+
+    def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        module = filled(quiet, arrays)
+        return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
+
+    return Opened(
+        tuple(
+            ".".join(map(str, path)) if isinstance(variable, nnx.Param) else ""
+            for path, variable in own[1]
+        ),
+        tuple(variable.get_value() for _, variable in own[1]),
+        call,
+        lambda arrays: filled(own, arrays),
+    )
+
+
+def _opened_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> Opened:
+    leaves, tree = jax.tree_util.tree_flatten_with_path(model)
+    still = leaves if eqx is None else jax.tree_util.tree_flatten_with_path(
+        eqx.nn.inference_mode(model))[0]  # fmt: skip
+    places = [
+        at for at, (_, leaf) in enumerate(leaves) if hasattr(leaf, "shape") and _is_numeric(leaf)
+    ]
+
+    def is_parameter(array: Any) -> bool:
+        plain = eqx is None and not jnp.issubdtype(array.dtype, jax.dtypes.extended)
+        return plain or is_floating(array.dtype)
+
+    def filled(old: Sequence[tuple[Any, Any]], arrays: Sequence[Any]) -> Any:
+        new = [leaf for _, leaf in old]
+        for at, array in zip(places, arrays, strict=True):
+            new[at] = array
+        return jax.tree_util.tree_unflatten(tree, new)
+
+    def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        filling = filled(still, arrays)
+        return filling(*args, **kwargs) if apply_fn is None else apply_fn(filling, *args, **kwargs)
+
+    return Opened(
+        tuple(
+            (_dotted(leaves[at][0]) or "model") if is_parameter(leaves[at][1]) else ""
+            for at in places
+        ),
+        tuple(leaves[at][1] for at in places),
+        call,
+        lambda arrays: filled(leaves, arrays),
+    )
