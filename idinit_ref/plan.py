@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from math import prod
 from typing import Any, cast, get_args
 
@@ -21,6 +22,7 @@ from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
 __all__ = ["Plan", "either", "idi", "idiz", "plan"]
 
+_FEW = 64  # runs that are remembered for a plan
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
 
 
@@ -485,7 +487,8 @@ class Plan:
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         rounded = self._rounded(to)
         if not self.loosen:
-            _build.write(flat, self._runs(box, strides, rounded))
+            few = _few_runs(self, box, tuple(strides), to)
+            _build.write(flat, self._runs(box, strides, rounded) if few is None else few)
             return
         for at, values in self._loosened(box, strides):
             flat[at] = _build.like(flat, round_array(values, to, "gain + noise"))
@@ -741,6 +744,15 @@ def either(
         return plan(shape, role, eps=zero.eps, **stored)
     seed = noisy.seed + number if noisy.loosen else noisy.seed
     return plan(shape, role, gain=gain, wide=wide, loosen=loosen, seed=seed, **stored)
+
+
+@lru_cache(maxsize=1024)
+def _few_runs(
+    plan: Plan, box: Box, strides: tuple[int, ...], to: Format
+) -> tuple[_build.Run, ...] | None:
+    """Return the runs of a box if there are few: a model has many weights alike."""
+    runs = tuple(islice(plan._runs(box, strides, _rounded(plan, to)), _FEW + 1))
+    return runs if len(runs) <= _FEW else None
 
 
 @lru_cache(maxsize=4096)

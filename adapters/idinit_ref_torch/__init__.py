@@ -22,6 +22,17 @@ except ImportError as problem:
     ) from problem
 
 from ._layers import idi_layer_, idiz_layer_, layer_plans
+from ._model import init_, plans
 from ._tensor import idi_, idiz_
+from ._trace import trace
 
-__all__ = ["idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"]
+__all__ = [
+    "idi_",
+    "idi_layer_",
+    "idiz_",
+    "idiz_layer_",
+    "init_",
+    "layer_plans",
+    "plans",
+    "trace",
+]

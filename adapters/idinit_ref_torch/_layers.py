@@ -18,7 +18,7 @@ from idinit_ref.plan import either
 
 from ._tensor import fill_, shape_of
 
-__all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
+__all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -110,11 +110,20 @@ _KINDS: dict[type[nn.Module], Callable[[Any], _Parts]] = {
 }
 
 
+def _is_gpt2s(module: object) -> bool:
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")  # of transformers
+
+
+def is_layer(module: object) -> bool:
+    """Whether a module is one of the layers that are known here."""
+    return isinstance(module, tuple(_KINDS)) or _is_gpt2s(module)
+
+
 def _parts(module: Any) -> _Parts:
     for kind, parts in _KINDS.items():
         if isinstance(module, kind):
             return parts(module)
-    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # of transformers, for GPT-2
+    if _is_gpt2s(module):
         return _gpt2(module)
     known = ", ".join(kind.__name__ for kind in _KINDS)
     raise OptionTypeError(

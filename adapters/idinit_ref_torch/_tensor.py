@@ -12,7 +12,7 @@ from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.layout import Taps
 from idinit_ref.pattern import Wide
 
-__all__ = ["fill_", "idi_", "idiz_", "shape_of"]
+__all__ = ["fill_", "idi_", "idiz_", "shape_of", "write_"]
 
 
 def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
@@ -88,15 +88,20 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
 def fill_(tensor: Tensor, how: Plan) -> Tensor:
     """Fill a tensor that `shape_of` has passed; validates the dtype before anything is written."""
     how.check(tensor.dtype)
-    if tensor.is_meta or tensor.numel() == 0:
-        return tensor
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    extent = 1 + sum((size - 1) * stride for size, stride in steps)
     with torch.no_grad():
-        tensor.zero_()
-        flat = tensor.as_strided((extent,), (1,), tensor.storage_offset())
-        how.write(flat, tensor.stride())
+        write_(tensor, how)
     return tensor
+
+
+def write_(tensor: Tensor, how: Plan) -> None:
+    """Fill a tensor that has been checked, under no_grad."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return
+    strides = tensor.stride()
+    steps = zip(tensor.shape, strides, strict=True)
+    extent = 1 + sum((size - 1) * stride for size, stride in steps)
+    tensor.zero_()
+    how.write(tensor.as_strided((extent,), (1,), tensor.storage_offset()), strides)
 
 
 def idi_(

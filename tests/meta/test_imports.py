@@ -56,11 +56,25 @@ def test_using_the_reference_loads_no_framework():
                 "OptionError", "OptionTypeError", "RoundingError", "ShapeError", "message",
             ],
         ),
-        ("idinit_ref_torch", ["idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"]),
-        ("idinit_ref_jax", ["idi", "idi_layer_", "idiz", "idiz_layer_", "layer_plans"]),
+        (
+            "idinit_ref_torch",
+            [
+                "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "layer_plans", "plans",
+                "trace",
+            ],
+        ),
+        (
+            "idinit_ref_jax",
+            [
+                "idi", "idi_layer_", "idiz", "idiz_layer_", "init", "layer_plans", "plans", "trace",
+            ],
+        ),
         (
             "idinit_ref_tensorflow",
-            ["IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "layer_plans"],
+            [
+                "IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_",
+                "layer_plans", "plans", "trace",
+            ],
         ),
     ],
 )  # fmt: skip

@@ -1,0 +1,395 @@
+"""A whole model as a graph, from one forward pass without memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
+
+from idinit_ref import Graph, Node
+from idinit_ref.errors import GraphError, IDInitError, OptionTypeError, message
+from idinit_ref.graph import Use as UseOf
+
+from ._geometry import axes_of
+from ._operations import note
+from ._record import Data, Recorder, Signal, Use, is_floating
+
+__all__ = ["trace"]
+
+_PLAIN = {"groups": 1, "transposed": False}
+_CONTAINERS = (dict, OrderedDict, list, set, deque)
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Graph:
+    """Write the graph of a model's computation, from one forward pass in evaluation mode.
+
+    The pass runs on fake tensors, which have shapes but no memory, so models on the meta device
+    and of any size are traced. Where its control flow depends on values, it runs once more on the
+    real parameters, without gradients. The model is left as it was, with its training flags,
+    buffers, attributes and random numbers.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any eager model with its parameters made.
+    example_inputs : torch.Tensor, tuple or mapping
+        What its forward takes: one tensor, positional arguments, or keyword arguments. Real, meta
+        or fake; only shapes and dtypes count, unless the control flow depends on values.
+
+    Returns
+    -------
+    idinit_ref.Graph
+        With every parameter of ``model.named_parameters()``, in that order.
+
+    Raises
+    ------
+    GraphError
+        If the model has no parameters, or its forward pass does not run or cannot be followed.
+    OptionTypeError
+        If the model or the inputs are of another type.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import trace
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+    >>> graph = trace(model, torch.zeros(2, 4))
+    >>> [(node.name, node.kind) for node in graph.nodes]
+    [('0.weight', 'parameter'), ('0.bias', 'parameter'), ('input', 'input'), ('0', 'weight'),
+     ('1: relu', 'other')]
+    """
+    _check(model)
+    args, kwargs = _arguments(example_inputs)
+    try:
+        return _recorded(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
+    except IDInitError:
+        raise
+    except Exception as problem:  # whatever a forward pass may raise
+        tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
+        if any(tensor.is_meta or _is_fake(tensor) for tensor in tensors):
+            raise _failed(args, kwargs, problem) from problem
+    try:
+        return _recorded(model, args, kwargs, None)
+    except IDInitError:
+        raise
+    except Exception as problem:
+        raise _failed(args, kwargs, problem) from problem
+
+
+# Before the pass ----------------------------------------------------------------------------
+
+
+def _check(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        should = "it should be a torch.nn.Module"
+        raise OptionTypeError(message("model", type(model), should, "pass the model itself"))
+    if isinstance(model, torch.jit.ScriptModule):
+        should = "its operations should be visible as they run"
+        raise GraphError(message("model", type(model), should, "pass the eager model"))
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        cure = "pass the whole model, with its layers registered as attributes"
+        raise GraphError(message("model", type(model), "it should have parameters", cure))
+    lazy = [name for name, tensor in parameters.items() if nn.parameter.is_lazy(tensor)]
+    if lazy:
+        should = "the shapes of its parameters should be known"
+        cure = "run one forward pass first: model(*example_inputs)"
+        raise GraphError(message("model", f"lazy {', '.join(lazy)}", should, cure))
+
+
+def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(given, Tensor):
+        return (given,), {}
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    if isinstance(given, (tuple, list)):
+        return tuple(given), {}
+    should = "it should be a tensor, a tuple of arguments, or a dict of keyword arguments"
+    raise OptionTypeError(message("example_inputs", type(given), should, "wrap it in a tuple"))
+
+
+def _failed(args: Any, kwargs: Any, problem: Exception) -> GraphError:
+    said = " ".join(str(problem).split()) or type(problem).__name__
+    shapes = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{tuple(t.shape)}", (args, kwargs))
+    given = ", ".join([*map(str, shapes[0]), *(f"{k}={v}" for k, v in shapes[1].items())])
+    return GraphError(
+        message(
+            "example_inputs",
+            given,
+            f"the model's forward pass should run with them, and said: {said}",
+            "pass what model(...) accepts; if the model is on the meta device and branches on "
+            "values, put it on a real device first",
+        )
+    )
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    return isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+# The pass -----------------------------------------------------------------------------------
+
+
+def _recorded(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None) -> Graph:
+    """Run the model once, on fake tensors or on real ones, and return its graph."""
+    original = dict(model.named_parameters())
+    made: dict[int, Tensor] = {}
+
+    def instead(tensor: Tensor) -> Tensor:
+        """Return what stands for a tensor of the model or of the inputs."""
+        if id(tensor) not in made:
+            is_parameter = isinstance(tensor, nn.Parameter)
+            if fake is None:
+                new = tensor if is_parameter else tensor.detach().clone()
+            else:
+                new = _faked(fake, tensor)
+                new = nn.Parameter(new, requires_grad=False) if is_parameter else new
+            made[id(tensor)] = new
+        return made[id(tensor)]
+
+    owners = {module: name for name, module in model.named_modules()}
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        stack.enter_context(_left_as_it_was(model))
+        for module in owners:
+            module.training = False
+            for place in (module._parameters, module._buffers, vars(module)):
+                for key, tensor in list(place.items()):
+                    if isinstance(tensor, Tensor):
+                        place[key] = instead(tensor)
+        args, kwargs = tree_map_only(Tensor, instead, (args, kwargs))
+        parameters = {name: instead(tensor) for name, tensor in original.items()}
+        recorder = Recorder(note, parameters, owners)
+        for name, tensor in _named(model, args, kwargs):
+            if isinstance(tensor, nn.Parameter) and id(tensor) in recorder._parameters:
+                continue
+            if is_floating(tensor):
+                recorder.start(tensor, name)
+            else:
+                recorder.set(tensor, Data())
+        for module in owners:
+            module.register_forward_pre_hook(recorder.enter, prepend=True)
+            module.register_forward_hook(recorder.leave, always_call=True)
+        if fake is not None:
+            stack.enter_context(fake)
+        stack.enter_context(recorder)
+        out = model(*args, **kwargs)
+        outputs = [
+            state.item.name for t in _results(out) if isinstance(state := recorder.state(t), Signal)
+        ]
+    return _graph(recorder, original, outputs)
+
+
+def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    """Return a tensor of that form without memory, on the CPU wherever the tensor is."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        should = "all tensors of the model should be dense"
+        cure = "trace the model before they are converted"
+        raise GraphError(message("model", f"{tensor.layout} {tensor.dtype}", should, cure))
+    with mode:
+        return torch.empty_strided(
+            tuple(map(int, tensor.shape)), tensor.stride(), dtype=tensor.dtype, device="cpu"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Run single steps without gradients and fused kernels, and give random numbers back."""
+    fast, fused = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    states = random.getstate(), np.random.get_state()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch._C._set_mkldnn_enabled(False)
+        with torch.random.fork_rng(), torch.no_grad(), _disable_current_modes():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(fused)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give every module its attributes back, and these their contents."""
+    modules = list(model.modules())
+    kept = [(vars(module), dict(vars(module))) for module in modules]
+    held = [value for _, old in kept for value in old.values() if type(value) in _CONTAINERS]
+    contents = [(value, type(value)(value)) for value in held]
+    try:
+        yield
+    finally:
+        for now, old in kept:
+            now.clear()
+            now.update(old)
+        for value, content in contents:
+            value.clear()
+            (value.extend if isinstance(value, (list, deque)) else value.update)(content)
+
+
+def _named(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the inputs, under the names of the arguments."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        bound = {**{f"input {k}": value for k, value in enumerate(args)}, **kwargs}
+    for name, value in bound.items():
+        tensors = list(_tensors(value))
+        for k, tensor in enumerate(tensors):
+            yield (name if len(tensors) == 1 else f"{name}.{k}"), tensor
+
+
+def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
+    """Yield the tensors anywhere in a value: containers, dataclasses and other objects."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in seen or callable(value) or isinstance(value, (str, bytes)):
+        return
+    inner: Any = ()
+    if isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, (list, tuple, set, deque)):
+        inner = value
+    elif hasattr(value, "__dict__"):
+        inner = vars(value).values()
+    for each in inner:
+        yield from _tensors(each, (*seen, id(value)))
+
+
+def _results(out: Any) -> list[Tensor]:
+    """Return what a model is for, among what it returns.
+
+    Of a mapping or a dataclass its logits or, where it has none, its first floating tensor; of a
+    tuple the tensors that stand in it themselves, not those of caches.
+    """
+    if isinstance(out, Tensor):
+        return [out]
+    if dataclasses.is_dataclass(out) and not isinstance(out, Mapping):
+        out = {field.name: getattr(out, field.name) for field in dataclasses.fields(out)}
+    if isinstance(out, Mapping):
+        logits = [value for key, value in out.items() if "logits" in str(key)]
+        direct = [value for value in logits or out.values() if isinstance(value, Tensor)]
+        direct = direct if logits else list(filter(is_floating, direct))[:1]
+    elif isinstance(out, (tuple, list)):
+        direct = [value for value in out if isinstance(value, Tensor)]
+    else:
+        direct = []
+    return direct or list(_tensors(out))
+
+
+# After the pass -----------------------------------------------------------------------------
+
+
+def _graph(recorder: Recorder, parameters: Mapping[str, Tensor], outputs: list[str]) -> Graph:
+    shared = _shared(parameters)
+    nodes = []
+    for name, tensor in parameters.items():
+        shape, uses = tuple(map(int, tensor.shape)), recorder.uses.get(name, [])
+        options, odd = _stored(shape, uses)
+        use: UseOf
+        if name in recorder.tables:
+            use = "embedding"
+        elif uses:
+            use = "weight"
+        elif name in recorder.biases - recorder.others:
+            use = "bias"
+        else:
+            use = "other"
+        notes = [
+            ("" if is_floating(tensor) else f"{tensor.dtype}, which is not floating"),
+            (
+                ""
+                if tensor.requires_grad or not is_floating(tensor)
+                else "frozen: requires_grad is False"
+            ),
+            (
+                ""
+                if name in recorder.used
+                else "not used by the computation of these example inputs"
+            ),
+            shared.get(name, ""),
+            odd if use == "weight" else "",
+        ]
+        note = "; ".join(filter(None, notes))
+        nodes.append(Node(name, "parameter", (), shape, (), use, options, note))
+    nodes += [
+        Node(item.name, item.kind, item.inputs, item.shape, item.weights) for item in recorder.items
+    ]
+    return Graph(nodes, list(dict.fromkeys(outputs)))
+
+
+def _shared(parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """Say of parameters that overlap in memory with which."""
+    spans: dict[int, list[tuple[int, int, str]]] = {}
+    for name, tensor in parameters.items():
+        pairs = zip(tensor.shape, tensor.stride(), strict=True)
+        size = tensor.element_size()
+        start = int(tensor.storage_offset()) * size
+        stop = start + (1 + sum((n - 1) * step for n, step in pairs)) * size
+        if tensor.numel():
+            spans.setdefault(tensor.untyped_storage()._cdata, []).append((start, stop, name))
+    found = {}
+    for group in spans.values():
+        group.sort()
+        for (_, stop, one), (start, _, other) in pairwise(group):
+            if start < stop:
+                found[one] = f"shares memory with {other}"
+                found[other] = f"shares memory with {one}"
+    return found
+
+
+def _stored(shape: tuple[int, ...], uses: Sequence[Use]) -> tuple[dict[str, Any], str]:
+    """Return how a weight is stored, and why it should be left alone if that cannot be said."""
+    forms: dict[Any, tuple[str, frozenset[int] | None]] = {}
+    edges: set[int] = set()
+    for use in uses if len(shape) > 1 else ():
+        name = use.dense.item.name
+        if use.how:
+            return (
+                {},
+                f"the weight of {name} is computed from it by {use.how}, so has other entries",
+            )
+        axes = None if use.seen is None else axes_of(use.seen, use.letters, shape)
+        if axes is None:
+            return {}, f"its axes are not those of a matrix in {name}"
+        if not axes.is_wide:
+            return {}, f"{name} uses it for a part of its inputs only"
+        outputs = shape[axes.layout.index("O")]
+        inner = axes.cuts | {axes.rows.start + cut for cut in use.dense.boundaries}
+        if use.options.get("transposed") and use.options["groups"] > 1:
+            inner = frozenset()
+        is_whole = axes.rows == (0, outputs)
+        if not is_whole:
+            edges |= {*axes.rows, *inner} - {0, outputs}
+        form = (axes.layout, tuple(use.options.items()))
+        known, cuts = forms.get(form, (name, None))
+        if is_whole and cuts is not None and cuts != inner:
+            return {}, f"it is cut in different ways in {known} and {name}"
+        forms[form] = known, (inner if is_whole else cuts)
+        if len(forms) > 1:
+            first = next(iter(forms.values()))[0]
+            return {}, f"{first} and {name} read its axes in different ways"
+    if not forms:
+        return {}, ""
+    (layout, options), (name, cuts) = next(iter(forms.items()))
+    if cuts is not None and edges and edges != cuts:
+        return {}, f"{name} uses it as one matrix, another operation in parts"
+    found = {"layout": layout, **{k: v for k, v in options if v != _PLAIN.get(k)}}
+    if cut := sorted(cuts or edges):
+        size = shape[layout.index("O")]
+        ends = [0, *cut, size]
+        found["blocks"] = tuple(b - a for a, b in pairwise(ends))
+    return found, ""

@@ -1,0 +1,726 @@
+"""Whole PyTorch models: every role by hand, and nothing changed but what the report says."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import weight_norm as old_weight_norm
+
+from adapters.zoo_torch import (
+    CASES,
+    IDS,
+    MLP,
+    Attention,
+    ResNet50,
+    SwiGLU,
+    Transformer,
+    image,
+)
+from adapters.zoo_transformers import FULL, MODELS
+from idinit_ref import errors
+from idinit_ref.model import decide
+from idinit_ref_torch import init_, plans, trace
+
+EPS = 1e-6
+
+
+def state(model):
+    """Everything of a model that one could change: by bits, so that NaNs count too."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        "tensors": {
+            name: (id(tensor), tensor.detach().clone().reshape(-1).view(torch.uint8).tolist())
+            for name, tensor in tensors.items()
+        },
+        "training": [module.training for module in model.modules()],
+        "attributes": [
+            {name: id(value) for name, value in vars(module).items()} for module in model.modules()
+        ],
+        "random": (
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+        ),
+    }
+
+
+def rows_that_fit(name, table):
+    return [pattern for pattern in table if fnmatchcase(name, pattern)]
+
+
+def by_hand(names, table):
+    """The roles of a table: every name fits exactly one row, and every row a name."""
+    found = {name: rows_that_fit(name, table) for name in names}
+    assert {name: rows for name, rows in found.items() if len(rows) != 1} == {}
+    assert set(table) == {rows[0] for rows in found.values()}
+    return {name: table[rows[0]] for name, rows in found.items()}
+
+
+@cache
+def graph_of(name):
+    torch.manual_seed(0)
+    case = {**CASES, **MODELS}[name]
+    return trace(case.make(), case.inputs)
+
+
+# Roles and storage, by hand ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*CASES, *MODELS])
+def test_every_role_is_the_one_written_by_hand(name):
+    case = {**CASES, **MODELS}[name]
+    model = case.make()
+    report = decide(graph_of(name))
+    assert list(report.roles) == [key for key, _ in model.named_parameters()]
+    assert report.roles == by_hand(report.roles, case.table)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in {**CASES, **MODELS}.items() if case.options]
+)
+def test_weights_are_read_as_they_are_stored(name):
+    nodes = graph_of(name).by_name
+    for key, options in {**CASES, **MODELS}[name].options.items():
+        assert dict(nodes[key].options) == options, key
+
+
+@pytest.mark.parametrize("name", [*CASES, *MODELS])
+def test_tracing_leaves_a_model_as_it_was(name):
+    case = {**CASES, **MODELS}[name]
+    model = case.make()
+    for number, module in enumerate(model.modules()):
+        module.training = number % 2 == 0
+    before = state(model)
+    trace(model, case.inputs)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_model_without_memory(name):
+    case = FULL[name]
+    with torch.device("meta"):
+        model = case.make()
+    report = decide(trace(model, case.inputs))
+    assert report.roles == by_hand(report.roles, case.table)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e9
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_names_can_be_read():
+    whys = {entry.name: entry.why for entry in decide(graph_of("pre")).entries}
+    assert whys["blocks.1.mlp.2.weight"] == (
+        "last of the branch blocks.1.mlp.2, which blocks.1: add #2 adds to blocks.1: add"
+    )
+    assert graph_of("pre").outputs == ("head",)
+
+
+# What is written --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pre", "post", "lora", "causal", "experts batched", "gru"])
+def test_init_writes_what_the_report_says_and_nothing_else(kind):
+    case = CASES[kind]
+    torch.manual_seed(0)
+    model = case.make()
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    objects = {name: id(tensor) for name, tensor in model.named_parameters()}
+    report = init_(model, case.inputs)
+    after = dict(model.named_parameters())
+    assert {name: id(tensor) for name, tensor in after.items()} == objects
+    for entry in report.entries:
+        if entry.plan is not None:
+            expected = entry.plan.build(xp=torch, dtype=before[entry.name].dtype)
+        else:
+            expected = torch.zeros_like(before[entry.name])
+            expected = before[entry.name] if entry.role == "keep" else expected
+        assert torch.equal(after[entry.name], expected), entry.name
+    assert plans(model, case.inputs) == report.plans
+
+
+def test_packed_weights_are_one_matrix_each():
+    attention = Attention(4)
+    init_(attention, image(1, 3, 4))
+    assert torch.equal(attention.qkv.weight, torch.eye(4).repeat(3, 1))
+
+
+def blocks_move(model, blocks, inputs, norm=lambda block: lambda y: y):
+    """How far each block moves its input, relative to it and up to its last normalisation."""
+    moves = []
+
+    def measure(block, given, y):
+        x = given[0]
+        y = y[0] if isinstance(y, tuple) else y
+        x = norm(block)(x)
+        moves.append(((y - x).norm() / x.norm()).item())
+
+    hooks = [block.register_forward_hook(measure) for block in blocks]
+    with torch.no_grad():
+        model.eval()(**inputs) if isinstance(inputs, Mapping) else model.eval()(inputs)
+    for hook in hooks:
+        hook.remove()
+    return moves
+
+
+@pytest.mark.parametrize("kind", ["pre", "scale", "parallel xam", "parallel amx", "parallel xma"])
+def test_blocks_hardly_move_their_input(kind):
+    torch.manual_seed(0)
+    model = Transformer(kind)
+    init_(model, IDS)
+    moves = blocks_move(model, model.blocks, IDS)
+    assert len(moves) == 2
+    assert max(moves) < 1e-4
+
+
+def test_post_norm_blocks_only_normalise():
+    torch.manual_seed(0)
+    model = Transformer("post")
+    init_(model, IDS)
+    moves = blocks_move(model, model.blocks, IDS, lambda b: lambda x: b.norm2(b.norm1(x)))
+    assert len(moves) == 2
+    assert max(moves) < 1e-4
+
+
+def test_blocks_of_a_resnet_without_projection_hardly_move_their_input():
+    torch.manual_seed(0)
+    model = ResNet50(4)
+    x = torch.randn(1, 3, 32, 32)
+    init_(model, x)
+    blocks = [block for stage in model.stages for block in stage if block.down is None]
+    moves = blocks_move(model, blocks, x)
+    assert len(moves) == 12
+    assert max(moves) < 1e-4
+
+
+# Gradients at step 0 ----------------------------------------------------------------------------
+
+
+def without_gradient(model, ids, target):
+    model.zero_grad()
+    F.cross_entropy(model.train()(ids).flatten(0, 1), target.flatten()).backward()
+    return {
+        name
+        for name, tensor in model.named_parameters()
+        if tensor.grad is None or not tensor.grad.abs().max() > 0
+    }
+
+
+@pytest.mark.parametrize(
+    ("mlp", "silent"),
+    [
+        # 16 -> 32 -> 16: both entries of a row of the last weight meet copies of one input, and
+        # cancel. So the normalisation before gets nothing ("What does not hold").
+        (MLP, {f"blocks.{k}.norm2.{what}" for k in (0, 1) for what in ("weight", "bias")}),
+        (SwiGLU, set()),  # 16 -> 24 -> 16: they meet different inputs
+    ],
+)
+def test_every_parameter_gets_a_gradient_at_step_0_but_what_feeds_a_branch_that_cancels(
+    mlp, silent
+):
+    torch.manual_seed(0)
+    model = Transformer("pre", mlp)
+    init_(model, IDS)
+    target = torch.randint(0, 20, IDS.shape)
+    assert without_gradient(model, IDS, target) == silent
+
+
+def test_exact_zeros_instead_of_eps_leave_the_branch_without_gradient():
+    torch.manual_seed(0)
+    model = Transformer("pre", SwiGLU)
+    init_(model, IDS)
+    last = [name for name, plan in plans(model, IDS).items() if plan.role == "zero"]
+    with torch.no_grad():
+        for name in last:
+            model.get_parameter(name).zero_()
+    target = torch.randint(0, 20, IDS.shape)
+    inside = {"attn.qkv.weight", "attn.qkv.bias", "mlp.gate_up.weight"}
+    norms = {f"norm{k}.{what}" for k in (1, 2) for what in ("weight", "bias")}
+    silent = {f"blocks.{k}.{name}" for k in (0, 1) for name in inside | norms}
+    assert without_gradient(model, IDS, target) == silent
+    assert last == [f"blocks.{k}.{n}.weight" for k in (0, 1) for n in ("attn.proj", "mlp.down")]
+
+
+# Options ----------------------------------------------------------------------------------------
+
+
+def test_options_reach_the_plans():
+    model = Transformer()
+    made = plans(
+        model, IDS, gain=0.5, eps=1e-3, wide="fold_mean", head="zero", embeddings="transit"
+    )
+    assert made["blocks.0.attn.qkv.weight"].gain == 0.5
+    assert made["blocks.0.attn.qkv.weight"].wide == "fold_mean"
+    assert made["blocks.0.attn.proj.weight"].eps == 1e-3
+    assert made["head.weight"].role == "zero"
+    assert (made["wte.weight"].role, made["wte.weight"].layout) == ("transit", "IO")
+    kernels = plans(CASES["resnet50"].make(), CASES["resnet50"].inputs, taps="center")
+    assert kernels["stem.0.weight"].tap == (3, 3)
+
+
+def test_a_head_can_be_kept():
+    report = decide(graph_of("pre"), head="keep")
+    kept = {name for name, role in report.roles.items() if role == "keep"}
+    assert kept - {n for n, r in decide(graph_of("pre")).roles.items() if r == "keep"} == {
+        "head.weight"
+    }
+
+
+def test_overrides():
+    model = Transformer()
+    before = model.blocks[0].attn.qkv.weight.detach().clone()
+    report = init_(
+        model,
+        IDS,
+        overrides={
+            "*.qkv.weight": "keep",
+            "blocks.1.*.2.weight": "transit",
+            "head.weight": {"gain": 2.0},
+        },
+    )
+    assert torch.equal(model.blocks[0].attn.qkv.weight, before)
+    assert torch.equal(model.blocks[1].mlp[2].weight, torch.eye(16, 32))
+    assert torch.equal(model.head.weight[:16], 2 * torch.eye(16))
+    assert "override 'blocks.1.*.2.weight'" in str(report)
+
+
+# Frozen, tied, shared, computed, unused ---------------------------------------------------------
+
+
+def entry(model, inputs, name):
+    return next(e for e in decide(trace(model, inputs)).entries if e.name == name)
+
+
+def test_frozen_parameters_are_left_alone_unless_asked_for():
+    model = Transformer()
+    model.blocks[0].attn.proj.weight.requires_grad_(False)
+    found = entry(model, IDS, "blocks.0.attn.proj.weight")
+    assert (found.role, found.why) == ("keep", "frozen: requires_grad is False")
+    report = init_(model, IDS, overrides={"blocks.0.attn.proj.weight": "zero"})
+    assert report.roles["blocks.0.attn.proj.weight"] == "zero"
+    assert model.blocks[0].attn.proj.weight[0, 0].item() == np.float32(EPS)
+
+
+def test_a_tied_head_is_an_embedding():
+    model = Transformer()
+    model.head.weight = model.wte.weight
+    found = entry(model, IDS, "wte.weight")
+    assert (found.role, found.why) == ("keep", "embedding, and the head that is tied to it")
+    assert "head.weight" not in plans(model, IDS)
+    assert plans(model, IDS, embeddings="transit")["wte.weight"].layout == "OI"
+
+
+def test_layers_that_are_used_twice_keep_one_role():
+    model = Transformer()
+    model.blocks[1] = model.blocks[0]
+    report = decide(trace(model, IDS))
+    assert report.roles["blocks.0.mlp.2.weight"] == "zero"
+    assert report.roles["blocks.0.attn.qkv.weight"] == "transit"
+    assert report.plans["blocks.0.attn.qkv.weight"].blocks == (16, 16, 16)
+
+
+def test_a_parameter_that_operations_read_differently_is_left_alone():
+    found = entry(CASES["tied autoencoder"].make(), image(2, 6), "w")
+    assert found.why == "mm with w and mm with w #2 read its axes in different ways"
+
+
+def test_parameters_that_share_memory_are_left_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = nn.Parameter(model[0].weight.detach()[1:])
+    model[1].bias = None
+    found = entry(model, image(2, 4), "0.weight")
+    assert (found.role, found.why) == ("keep", "shares memory with 1.weight")
+    assert entry(model, image(2, 4), "1.weight").why == "shares memory with 0.weight"
+
+
+def test_parameters_beside_each_other_in_one_memory_are_parameters_as_others():
+    model, memory = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(32)
+    for k in (0, 1):
+        model[k].weight = nn.Parameter(memory[16 * k : 16 * k + 16].view(4, 4))
+    init_(model, image(2, 4))
+    assert torch.equal(memory.view(2, 4, 4), torch.eye(4).repeat(2, 1, 1))
+
+
+def test_parameters_that_are_not_used_are_named():
+    model = Transformer()
+    model.spare = nn.Linear(3, 3)
+    found = entry(model, IDS, "spare.weight")
+    assert (found.role, found.why) == (
+        "keep",
+        "not used by the computation of these example inputs",
+    )
+
+
+class Residual(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return x + self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "names"),
+    [
+        (parametrizations.weight_norm, ["weight.original0", "weight.original1"]),
+        (parametrizations.spectral_norm, ["weight.original"]),
+        (parametrizations.orthogonal, ["weight.original"]),
+    ],
+)
+def test_weights_that_are_computed_are_named_and_left_alone(wrap, names):
+    model = Residual(wrap(nn.Linear(4, 4)))
+    before = state(model)
+    report = init_(model, image(2, 4), overrides={"layer.bias": "keep"})
+    for name in names:
+        found = next(e for e in report.entries if e.name == f"layer.parametrizations.{name}")
+        assert found.role == "keep"
+        assert "is computed from it by" in found.why
+    assert state(model) == before
+
+
+def test_old_weight_norm():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        model = Residual(old_weight_norm(nn.Linear(4, 4)))
+    before = vars(model.layer)["weight"]
+    report = decide(trace(model, image(2, 4)))
+    assert report.roles == {
+        "layer.bias": "bias",
+        "layer.weight_g": "keep",
+        "layer.weight_v": "keep",
+    }
+    assert vars(model.layer)["weight"] is before
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight.to(torch.float64).to(weight.dtype)
+
+
+def test_a_weight_that_is_only_cast_is_that_weight():
+    layer = nn.Linear(4, 4)
+    parametrize.register_parametrization(layer, "weight", Halved())
+    found = entry(Residual(layer), image(2, 4), "layer.parametrizations.weight.original")
+    assert found.role == "zero"
+
+
+class Quantised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+        self.scale, self.last = nn.Parameter(torch.ones(4, 1)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.last(F.linear(x, self.weight * self.scale))
+
+
+def test_quantised_weights_are_named_and_no_override_can_write_them():
+    model = Quantised()
+    found = {e.name: e for e in decide(trace(model, image(2, 4))).entries}
+    assert found["weight"].why == "torch.int8, which is not floating"
+    assert found["scale"].role == "keep"
+    assert found["last.weight"].role == "zero"
+    before = state(model)
+    with pytest.raises(errors.DTypeError, match=r"of parameter 'weight'.*int8"):
+        init_(model, image(2, 4), overrides={"weight": "transit"})
+    with pytest.raises(errors.DTypeError, match=r"of parameter 'weight'.*int8"):
+        init_(model, image(2, 4), overrides={"weight": "bias"})
+    assert state(model) == before
+
+
+def test_complex_models():
+    model = Residual(nn.Linear(4, 4, dtype=torch.complex64))
+    init_(model, torch.zeros(2, 4, dtype=torch.complex64))
+    assert torch.equal(
+        model.layer.weight.real,
+        F.linear(torch.eye(4), EPS * (torch.eye(4) - torch.eye(4).roll(1, 0))),
+    )
+
+
+def test_a_dtype_that_cannot_hold_eps_leaves_the_model_untouched():
+    model = Transformer().to(torch.float8_e5m2)
+    before = state(model)
+    with pytest.raises(errors.IDInitError):
+        init_(model, IDS)
+    assert state(model) == before
+    model = Residual(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))).half()
+    before = state(model)
+    with pytest.raises(errors.RoundingError, match=r"of parameter 'layer.1.weight'"):
+        init_(model, image(2, 4).half(), eps=1e-9)
+    assert state(model) == before
+
+
+# Computations of other kinds --------------------------------------------------------------------
+
+
+class Function(nn.Module):
+    def __init__(self, function, *layers, **parameters):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.function = function
+        for name, tensor in parameters.items():
+            self.register_parameter(name, nn.Parameter(tensor))
+
+    def forward(self, *args, **kwargs):
+        return self.function(self, *args, **kwargs)
+
+
+def buffered(model, x):
+    """Writes results into slices of a buffer, as unrolled models do."""
+    out = torch.empty(2, 3, 4)
+    for k in range(3):
+        out[:, k] = model.layers[0](x[:, k])
+    return x + out
+
+
+def in_place(model, x):
+    h = model.layers[0](x)
+    h.relu_()
+    h.add_(x)
+    return h
+
+
+def by_addmm(model, x):
+    return torch.addmm(x, x, model.w)
+
+
+def by_alpha(model, x):
+    return torch.add(x, model.layers[0](x), alpha=0.5)
+
+
+def twice(model, x):
+    for _ in range(3):
+        x = x + model.layers[0](x)
+    return x
+
+
+def by_einsum(model, x):
+    return x + torch.einsum("bn,mn->bm", x, model.w)
+
+
+def sliced(model, x):
+    """Two rows of one weight at a time."""
+    return x + torch.cat([F.linear(x, part) for part in model.w.chunk(2)], -1)
+
+
+def joined(model, x):
+    return x + F.linear(x, torch.cat([model.v, model.w]))
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "roles"),
+    [
+        (buffered, image(2, 3, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
+        (in_place, image(2, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
+        (by_addmm, image(2, 4), {"w": "zero"}),
+        (by_alpha, image(2, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
+        (twice, image(2, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
+        (by_einsum, image(2, 4), {"w": "zero"}),
+        (sliced, image(2, 4), {"w": "zero"}),
+        (joined, image(2, 4), {"v": "zero", "w": "zero"}),
+    ],
+)
+def test_computations_by_hand(function, x, roles):
+    layers = [nn.Linear(4, 4)] if "layers.0.weight" in roles else []
+    sizes = {"v": (2, 4), "w": (2, 4) if "v" in roles else (4, 4)}
+    given = {name: torch.randn(sizes[name]) for name in roles if name in sizes}
+    report = decide(trace(Function(function, *layers, **given), x))
+    assert report.roles == roles
+    if function is sliced:
+        assert report.plans["w"].blocks == (2, 2)
+
+
+def by_inputs(model, x):
+    """Experts side by side along the inputs: one matrix or many, nobody can tell."""
+    return x + sum(F.linear(x, part) for part in model.w.chunk(2, 1))
+
+
+def by_mask(model, x):
+    return x + F.linear(x, model.w * torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("function", "size", "why"),
+    [
+        (by_inputs, (4, 8), "mm with w uses it for a part of its inputs only"),
+        (by_mask, (4, 4), "the weight of mm with w is computed from it by mul, so has other"),
+    ],
+)
+def test_what_cannot_be_told_is_named_and_left_alone(function, size, why):
+    found = entry(Function(function, w=torch.randn(size)), image(2, 4), "w")
+    assert found.role == "keep"
+    assert why in found.why
+
+
+@dataclass
+class Result:
+    cache: list[torch.Tensor]
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda h, y: y,
+        lambda h, y: (y, {"cache": [h]}),
+        lambda h, y: {"hidden": h, "logits": y},
+        lambda h, y: {"last": y, "hidden": h},
+        lambda h, y: Result([h], y, h),
+    ],
+)
+def test_the_head_is_that_of_the_main_result(result):
+    def function(model, x):
+        h = model.layers[0](x)
+        return result(h, model.layers[1](h))
+
+    model = Function(function, nn.Linear(4, 4), nn.Linear(4, 4))
+    report = decide(trace(model, image(2, 4)), head="keep")
+    assert [name for name, role in report.roles.items() if role == "keep"] == ["layers.1.weight"]
+
+
+def test_branches_on_values_are_followed_on_the_real_model():
+    def branching(model, x):
+        return x + model.layers[0](x) if x.sum() > 0 else x * 2
+
+    model = Function(branching, nn.Linear(4, 4))
+    before = state(model)
+    assert decide(trace(model, torch.ones(2, 4))).roles["layers.0.weight"] == "zero"
+    assert entry(model, -torch.ones(2, 4), "layers.0.weight").why.startswith("not used")
+    assert state(model) == before
+    with pytest.raises(errors.GraphError, match=r"_local_scalar_dense.*put it on a real device"):
+        trace(model.to("meta"), torch.ones(2, 4, device="meta"))
+
+
+def test_state_that_a_forward_pass_changes_is_restored():
+    def stateful(model, x):
+        model.calls += 1
+        model.seen.append(x)
+        model.cache = x
+        model.last = nn.Parameter(x)
+        model.total.add_(1)
+        torch.rand(3), random.random(), np.random.random()
+        y = model.layers[1](model.layers[0](x))
+        return y if model.calls < 0 or (y.sum() > 0 and model.calls < 9) else y + 1
+
+    model = Function(stateful, nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model.calls, model.seen, model.cache = 0, [], None
+    model.register_buffer("total", torch.zeros(1))
+    before = state(model)
+    trace(model, image(2, 4))
+    assert state(model) == before
+    assert (model.calls, model.seen, model.cache) == (0, [], None)
+
+
+def test_a_forward_pass_that_writes_to_a_parameter_is_no_computation():
+    def writing(model, x):
+        model.w.mul_(0.5)
+        return x + x @ model.w
+
+    model = Function(writing, w=torch.randn(4, 4))
+    before = state(model)
+    with pytest.raises(errors.GraphError, match=r"aten.mul_.*should not write to its parameters"):
+        trace(model, image(2, 4))
+    assert state(model) == before
+
+
+def test_inputs_of_every_form():
+    model = Transformer()
+    expected = decide(trace(model, IDS)).roles
+    assert decide(trace(model, (IDS,))).roles == expected
+    assert decide(trace(model, {"ids": IDS})).roles == expected
+    assert decide(trace(model, IDS.to("meta"))).roles == expected
+    assert decide(trace(model.to("meta"), IDS)).roles == expected
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        torch.inference_mode,
+        torch.enable_grad,
+        FakeTensorMode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ],
+)
+def test_the_callers_modes_do_not_matter(around):
+    model = Transformer()
+    with around():
+        report = decide(trace(model, IDS))
+    assert report.roles == decide(graph_of("pre")).roles
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile itself
+def test_compiled_models():
+    model = torch.compile(Transformer())
+    roles = {f"_orig_mod.{name}": role for name, role in decide(graph_of("pre")).roles.items()}
+    assert decide(trace(model, IDS)).roles == roles
+
+
+def test_one_forward_pass_with_meta_parameters_checks_and_writes_nothing():
+    model = Transformer().to("meta")
+    report = init_(model, IDS)
+    assert report.roles["blocks.0.mlp.2.weight"] == "zero"
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "error", "says"),
+    [
+        (torch.zeros(2, 7, dtype=torch.long), {}, errors.GraphError, r"int64\(2, 7\).*said: "),
+        (torch.zeros(2, 6), {}, errors.GraphError, r"float32\(2, 6\).*pass what model"),
+        ({"idz": IDS}, {}, errors.GraphError, r"idz.*unexpected keyword"),
+        ("text", {}, errors.OptionTypeError, "example_inputs.*wrap it in a tuple"),
+        (IDS, {"overrides": {"*.q.weight": "keep"}}, errors.OptionError, r"nearest are.*weight"),
+        (IDS, {"gain": 0}, errors.OptionError, "gain"),
+        (IDS, {"head": "last"}, errors.OptionError, "head"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_the_model_untouched(inputs, options, error, says):
+    model = Transformer()
+    before = state(model)
+    with pytest.raises(error, match=says):
+        init_(model, inputs, **options)
+    assert state(model) == before
+
+
+def test_models_that_cannot_be_traced_are_named():
+    with pytest.raises(errors.GraphError, match="should have parameters"):
+        init_(nn.ReLU(), image(2, 4))
+    with pytest.raises(errors.OptionTypeError, match=r"should be a torch.nn.Module"):
+        trace(lambda x: x, image(2, 4))
+    with pytest.raises(errors.GraphError, match=r"lazy 0.weight.*run one forward pass first"):
+        trace(nn.Sequential(nn.LazyLinear(4)), image(2, 4))
+
+
+@pytest.mark.nightly
+def test_a_model_of_100m_parameters_takes_seconds():
+    import transformers
+
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        init_(model, IDS)
+        times.append(time.perf_counter() - start)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e8
+    assert min(times) < 5
+
+
+def test_inference_tensors_are_refused():
+    with torch.inference_mode():
+        model = nn.Linear(4, 4)
+    with pytest.raises(errors.OptionTypeError, match="inference"):
+        init_(model, image(2, 4))
