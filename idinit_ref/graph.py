@@ -338,10 +338,12 @@ class _Search:
         self.residual: set[int] = set()
         self._tied: list[tuple[list[int], str]] = []
         self.back: list[list[_Edge]] = []
+        self._inputs: list[list[int]] = []
         self._starts: list[int] = []  # the signals that a node comes from, a bit each
         inputs = 0
         for number, node in enumerate(graph.nodes):
-            self.back.append([_Edge(at[name]) for name in dict.fromkeys(node.inputs)])
+            self._inputs.append([at[name] for name in dict.fromkeys(node.inputs)])
+            self.back.append([_Edge(to) for to in self._inputs[number]])
             starts = 0
             if node.kind == "input":
                 starts, inputs = 1 << inputs, inputs + 1
@@ -358,7 +360,6 @@ class _Search:
         if left == right or not is_even or not self._starts[left] & self._starts[right]:
             return
         ahead = _Frontier(left, right)
-        order: list[int] = []  # the nodes between, the latest first
         found: tuple[list[int], list[int]] = ([], [])  # ancestors, by the side that is the skip
         meets: list[int] = []  # where both sides meet, but neither is a plain skip
         met = False
@@ -374,44 +375,64 @@ class _Search:
                         found[1].append(node)
                     continue
                 meets.append(node)
-            order.append(node)
             weight = int(nodes[node].kind == "weight")
             for to, weights in self.back[node]:
                 if self._starts[to]:
                     ahead.push(to, (a.over(weights + weight), b.over(weights + weight)))
+        sides = (left, right)
         if not met and meets:
             a, b = ahead.seen[meets[0]]
             if a.most == b.most > 0:
-                for end in (0, 1):
-                    lasts = self._last(order, ahead, [meets[0]], end)
+                for side in sides:
+                    lasts = self._last(side, [meets[0]])
                     self._tied.append((lasts, f"a tie: {nodes[add].name} adds two branches"))
             if a.most != b.most:
                 found[a.most > b.most].append(meets[0])
         for skip in (0, 1):
             if found[skip]:
-                side, of = nodes[(left, right)[1 - skip]].name, nodes[found[skip][0]].name
-                why = f"last of the branch {side}, which {nodes[add].name} adds to {of}"
-                for last in self._last(order, ahead, found[skip], 1 - skip):
+                branch, of = sides[1 - skip], nodes[found[skip][0]].name
+                why = (
+                    f"last of the branch {nodes[branch].name}, which {nodes[add].name} adds to {of}"
+                )
+                for last in self._last(branch, found[skip]):
                     self.claims.setdefault(last, []).append(why)
         if bool(found[0]) != bool(found[1]):
             skip = int(bool(found[1]))
             self.residual.add(add)
             over = [_Edge(node, ahead.seen[node][1 - skip].most) for node in found[skip]]
-            self.back[add] = [_Edge((left, right)[skip]), *over]
+            self.back[add] = [_Edge(sides[skip]), *over]
 
-    def _last(
-        self, order: list[int], ahead: _Frontier, ancestors: list[int], side: int
-    ) -> list[int]:
+    def _last(self, side: int, ancestors: list[int]) -> list[int]:
         """Return the weight operations after some ancestors that a side reaches over no other."""
-        after = set(ancestors)
-        for node in reversed(order):
-            if any(edge.to in after for edge in self.back[node]):
-                after.add(node)
-        return [
-            node
-            for node in order
-            if self.nodes[node].kind == "weight" and ahead.seen[node][side].free and node in after
-        ]
+        ends, lowest = set(ancestors), min(ancestors)
+        found, after = [], dict.fromkeys(ancestors, True)
+        seen, stack = {side}, [side]
+        while stack:
+            node = stack.pop()
+            if self.nodes[node].kind == "weight":
+                if self._is_after(node, lowest, after):
+                    found.append(node)
+            elif node not in ends:
+                for to, weights in self.back[node]:
+                    if to > lowest and not weights and to not in seen:
+                        seen.add(to)
+                        stack.append(to)
+        return found
+
+    def _is_after(self, node: int, lowest: int, after: dict[int, bool]) -> bool:
+        """Whether a node comes from one of those that `after` has already."""
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            if top in after:
+                stack.pop()
+                continue
+            new = [edge.to for edge in self.back[top] if edge.to >= lowest]
+            missing = [to for to in new if to not in after]
+            stack += missing
+            if not missing:
+                after[top] = any(after[to] for to in new)
+        return after[node]
 
     @property
     def ties(self) -> dict[int, list[str]]:
@@ -425,14 +446,21 @@ class _Search:
 
     @property
     def heads(self) -> set[int]:
-        """The weight operations whose result is returned, over no weight and no residual add."""
+        """The weight operations whose result is returned, over no weight and no residual add.
+
+        Not those that feed another one: a hidden state that is returned besides makes no head.
+        """
+        feeds: set[int] = set()  # what some weight operation is computed from
+        for number in reversed(range(len(self.nodes))):
+            if self.nodes[number].kind == "weight" or number in feeds:
+                feeds.update(self._inputs[number])
         found: set[int] = set()
         seen = set(self.outputs)
         stack = list(self.outputs)
         while stack:
             node = stack.pop()
             if self.nodes[node].kind == "weight":
-                found.add(node)
+                found |= {node} - feeds
             elif node not in self.residual:
                 new = [edge.to for edge in self.back[node] if edge.to not in seen]
                 seen.update(new)

@@ -30,6 +30,7 @@ Override = Kind | Mapping[str, Any]
 
 _STORED = ("layout", "groups", "transposed", "blocks", "tap")
 _CHOSEN = ("role", "gain", "eps", "wide", "taps", "loosen", "seed")
+_REASONS = 2  # that are told of a weight that is used often
 _STYLES = {"transit": "green", "zero": "bold yellow", "bias": "cyan", "keep": "dim"}
 
 
@@ -288,7 +289,9 @@ def _role(node: Node, inferred: Inferred | None, head: Head, embeddings: str) ->
         return "keep", "a vector, which is no matrix of a layer"
     if inferred.head and inferred.role == "transit":
         return head, "; ".join(("the head", *inferred.why))
-    return inferred.role, "; ".join(inferred.why) or "weight; no residual branch ends with it"
+    more = len(inferred.why) - _REASONS
+    why = "; ".join(inferred.why[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
+    return inferred.role, why or "weight; no residual branch ends with it"
 
 
 def _plan(node: Node, role: Kind, options: Mapping[str, Any]) -> Plan:

@@ -139,6 +139,17 @@ def test_a_gate_at_the_end_of_a_branch_is_a_last_weight_too():
     assert net.zeros() == {"C2", "E2"}
 
 
+@pytest.mark.parametrize("kept", ["z * h + (1 - z) * n", "(1 - z) * n + z * h"])
+def test_a_gate_that_both_sides_share(kept):
+    """A highway, and a GRU's update: the gate is at the end of the branch, too."""
+    net = Net()
+    h = net.x()
+    z, n = net.f("z", net.w("wz", h)), net.f("n", net.w("wn", net.f("r", h, net.w("wr", h))))
+    sides = net.f("zh", z, h), net.f("zn", z, n)
+    net.add("y", *sides[:: 1 if kept[0] == "z" else -1])
+    assert net.zeros() == {"WZ", "WN"}
+
+
 def test_a_gate_before_the_end_is_not():
     net = Net()
     x = net.x()
@@ -261,6 +272,16 @@ def test_heads():
     assert {name for name, role in found.items() if role.head} == {"HEAD"}
 
 
+def test_a_hidden_state_that_is_returned_is_no_head():
+    """As keys and values for a cache are, or features, or the statistics of a batch."""
+    net = Net()
+    hidden = net.w("hidden", net.x())
+    mean = net.f("mean", hidden, shape=(4,))
+    net.w("head", hidden)
+    found = explain_roles(Graph(net.nodes, ["head", mean, hidden]))
+    assert {name for name, role in found.items() if role.head} == {"HEAD"}
+
+
 def test_overrides_of_roles():
     net = Net()
     net.block(1, net.x())
@@ -369,10 +390,9 @@ class Paths:
             if longest[0] != longest[1]:
                 ancestors[longest[0] > longest[1]].append(both[-1])
         for skip in (0, 1):
-            for name in ancestors[skip]:
-                for crossed in reached[1 - skip][name]:
-                    if crossed and crossed[0] != "inside a branch":
-                        self.claims.setdefault(crossed[0], set()).add(add.name)
+            for end, crossed in self.ways(sides[1 - skip], set(ancestors[skip])):
+                if end in ancestors[skip] and crossed and crossed[0] != "inside a branch":
+                    self.claims.setdefault(crossed[0], set()).add(add.name)
         if bool(ancestors[0]) != bool(ancestors[1]):
             skip = int(bool(ancestors[1]))
             self.jumps[add.name] = [(sides[skip], 0)] + [

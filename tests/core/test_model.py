@@ -146,6 +146,18 @@ def test_wrong_options(options, error, says):
         decide(GRAPH, **options)
 
 
+def test_of_many_reasons_two_are_told():
+    nodes = [parameter("w", (8, 8)), ir.Node("x0", "input", shape=(2, 8))]
+    for k in range(5):
+        nodes.append(ir.Node(f"h{k}", "weight", (f"x{k}",), (2, 8), weights=("w",)))
+        nodes.append(ir.Node(f"x{k + 1}", "add", (f"x{k}", f"h{k}"), (2, 8)))
+    [entry] = decide(ir.Graph(nodes)).entries
+    assert entry.why == (
+        "last of the branch h0, which x1 adds to x0; "
+        "last of the branch h1, which x2 adds to x1; and 3 more"
+    )
+
+
 def test_a_model_without_parameters():
     with pytest.raises(GraphError, match="the model should have some; pass the whole model"):
         decide(ir.Graph([ir.Node("x", "input", shape=(2,))]))
