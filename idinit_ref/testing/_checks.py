@@ -25,6 +25,7 @@ from ._subject import Finding, Made, Raised, Subject
 __all__ = [
     "PROPERTIES",
     "Property",
+    "both",
     "check_composition",
     "check_determinism",
     "check_device",
@@ -168,7 +169,9 @@ def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:
     source = f"from {module} import {top}"
     if top in ("ir", f"check_{name}"):
         source, own = f"{source} as mine", f"mine{dot}{rest}"
-    if "<" in own or module in (None, "__main__"):
+    bound = getattr(subject.implementation, "__self__", None)
+    is_method = subject.source is None and bound is not None and not isinstance(bound, type)
+    if "<" in own or module in (None, "__main__") or is_method:
         own, source = "f", "f = ...  # your implementation"
     role = "" if plan.role == "transit" else ', "zero"'
     more = "" if dtype is None else f", dtype={dtype!r}"
@@ -321,10 +324,16 @@ def _place(name: str, place: tuple[int, ...]) -> str:
     return f"{name}[{', '.join(map(str, place))}]"
 
 
-def _n(x: Any) -> str:
+def _n(x: Any, digits: int = 9) -> str:
     """Return a number in its shortest form."""
     value = complex(x) + 0  # no -0
-    return f"{value.real:.9g}" if value.imag == 0 else f"{value:.9g}"
+    return f"{value.real:.{digits}g}" if value.imag == 0 else f"{value:.{digits}g}"
+
+
+def both(got: Any, should: Any) -> tuple[str, str]:
+    """Return two numbers in the shortest form that tells them apart."""
+    short = _n(got), _n(should)
+    return short if short[0] != short[1] else (_n(got, 17), _n(should, 17))
 
 
 # The checks --------------------------------------------------------------------------------------
@@ -341,8 +350,8 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         bad = np.argwhere(np.signbit(got.real) != np.signbit(should))
     if len(bad):
         place = tuple(bad[0].tolist())
-        short = _n(got[place]), _n(should[place])
-        if short[0] == short[1]:
+        short = both(got[place], should[place])
+        if short[0] == short[1]:  # but for the sign of a zero
             short = repr(got[place].item()), repr(should[place].item())
         entry = np.asarray([dense(plan, "float64")[place]]).astype(np.float32)
         if made.format.precision < 24 and got[place] == _once(entry.astype(float), made):
@@ -383,12 +392,9 @@ def check_transit(subject: Subject, plan: Plan, dtype: str | None = None) -> Non
             should = seen[:, output, j]
             place = _differs(y[:, output], should, 0.0)
             if place is not None:
-                raise Finding(
-                    f"output {output} of the layer",
-                    _n(y[:, output][place]),
-                    f"input {j} of what it sees, {_n(should[place])}",
-                    made.call,
-                )
+                got, right = both(y[:, output][place], should[place])
+                what = f"output {output} of the layer"
+                raise Finding(what, got, f"input {j} of what it sees, {right}", made.call)
 
 
 def _varies(plan: Plan) -> Plan:
@@ -428,12 +434,9 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> No
             if place is not None:
                 factor = "2 eps^2" if entries == 2 else "eps^2" if plan.role == "zero" else "tau^2"
                 kind = "uncorrelated inputs" if white else "correlated inputs"
-                raise Finding(
-                    f"the variance of output {output} for {kind}",
-                    _n(found[output][place]),
-                    f"{factor} times that of its input, {_n(should[place])}",
-                    made.call,
-                )
+                got, right = both(found[output][place], should[place])
+                what = f"the variance of output {output} for {kind}"
+                raise Finding(what, got, f"{factor} times that of its input, {right}", made.call)
 
 
 @_property(fit=_still)
@@ -450,7 +453,7 @@ def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> No
                 should = abs(_number(made, plan.gain)) / sqrt(k)
             got = float(np.linalg.norm(matrix[i] / should)) * should
             if not abs(got - should) <= _unit(made) * should:
-                raise Finding(f"{name}the norm of row {i}", _n(got), _n(should), made.call)
+                raise Finding(f"{name}the norm of row {i}", *both(got, should), made.call)
 
 
 @_property(("zero",), _still)
@@ -496,7 +499,7 @@ def check_isometry(subject: Subject, plan: Plan, dtype: str | None = None) -> No
         place = _differs(got, should, 4 * _unit(made) * tau * sqrt(max(m, 1)))
         if place is not None:
             k = place[0]
-            raise Finding(f"{name}singular value {k}", _n(got[k]), _n(should[k]), made.call)
+            raise Finding(f"{name}singular value {k}", *both(got[k], should[k]), made.call)
 
 
 def _pair(plan: Plan) -> Plan:
@@ -531,17 +534,14 @@ def check_composition(subject: Subject, plan: Plan, dtype: str | None = None) ->
     inside = _apply(subject, plan, tall.values, x)
     # fold_mean adds k shares of 1/k, each rounded
     size = plan.shape[o] * _unit(tall) * 64
-    both = f"{wide.call} after {tall.call}"
+    calls = f"{wide.call} after {tall.call}"
     for copy, h in enumerate(inside):
         y = _apply(subject, back, wide.values, h)[copy]
         place = _differs(y, x, size)
         if place is not None:
-            raise Finding(
-                f"output {place[1]} of a wide layer after a tall one",
-                _n(y[place]),
-                f"input {place[1]}, {_n(x[place])}",
-                both,
-            )
+            got, right = both(y[place], x[place])
+            what = f"output {place[1]} of a wide layer after a tall one"
+            raise Finding(what, got, f"input {place[1]}, {right}", calls)
 
 
 @_property(("zero",), _still)
@@ -606,7 +606,7 @@ def check_determinism(subject: Subject, plan: Plan, dtype: str | None = None) ->
     place = _differs(second.values, before, 0.0)
     if place is not None:
         what = f"{_place('W', place)} of a second call"
-        raise Finding(what, _n(second.values[place]), _n(before[place]), first.call)
+        raise Finding(what, *both(second.values[place], before[place]), first.call)
     if prod(plan.shape):
         raw = first.raw
         try:
@@ -645,8 +645,8 @@ def check_groups(subject: Subject, plan: Plan, dtype: str | None = None) -> None
         place = _differs(part, alone.values, 0.0)
         if place is not None:
             what = f"{_place('W', place)} of group {group}"
-            should = f"{_n(alone.values[place])}, as in {alone.call}"
-            raise Finding(what, _n(part[place]), should, made.call)
+            got, right = both(part[place], alone.values[place])
+            raise Finding(what, got, f"{right}, as in {alone.call}", made.call)
 
 
 @_property()
@@ -667,8 +667,7 @@ def check_layout(subject: Subject, plan: Plan, dtype: str | None = None) -> None
                 if place is not None:
                     raise Finding(
                         f"output {output} of the layer with its weight in layout {plan.layout}",
-                        _n(y[:, output][place]),
-                        _n(should[place]),
+                        *both(y[:, output][place], should[place]),
                         made.call,
                     )
 

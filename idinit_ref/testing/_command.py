@@ -83,6 +83,9 @@ def check(args: Namespace, console: Console) -> int:
             raise OptionError(message("file", path, should, "make the folder first"))
         if path is not None and Path(path).is_dir():
             raise OptionError(message("file", path, "it is a folder", "name a file in it"))
+    if args.json is not None and args.json == args.junit:
+        should = "it should not be the file of the JUnit XML too"
+        raise OptionError(message("--json", args.json, should, "name two files"))
     layout = None if args.layout == "none" else args.layout
     options = {
         "xp": args.framework,
@@ -134,7 +137,7 @@ def _print(report: Report, about: str, seconds: float, console: Console) -> None
             head,
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=head == "property",
+            no_wrap=head in ("property", "verdict"),
         )
     for o in report.outcomes:
         verdict = Text(o.verdict, _STYLE[o.verdict])
@@ -296,11 +299,13 @@ def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
         tell("ready", (oracle.name, oracle.properties))
         oracle.listen = lambda text: tell("call", text)
         tell("about", oracle.about)
+        outcomes: list[Outcome] = []
         for name in names:
             tell("property", name)
-            tell("outcome", oracle.outcome(name))
+            outcomes.append(oracle.outcome(name))
+            tell("outcome", outcomes[-1])
         tell("property", "diagnosis")
-        tell("done", oracle.diagnosis())
+        tell("done", oracle.diagnosis(outcomes))
     except (IDInitError, ImportError) as problem:
         tell("error", problem)
     pipe.close()
@@ -318,6 +323,12 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
                 "it should be package.module:function",
                 "write the module, a colon, and the function, e.g. torch.nn.init:eye_",
             )
+        )
+    if "/" in name or name.endswith(".py"):
+        module = Path(name).with_suffix("").name
+        should = "it should name a module, not a file"
+        raise OptionError(
+            message("implementation", target, should, f"in its folder, write {module}:{path}")
         )
     try:
         found: Any = importlib.import_module(name)
@@ -341,6 +352,8 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
             found = getattr(found, part)
         except AttributeError:
             names = [n for n, v in vars(found).items() if n[0] != "_" and callable(v)]
+            own = [n for n in names if getattr(vars(found)[n], "__module__", name) == name]
+            names = own or names
             near = get_close_matches(part, names) or names[:8]
             kind = "module" if isinstance(found, ModuleType) else "object"
             if kind == "module":

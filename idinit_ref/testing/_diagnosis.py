@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import FORMATS
+from ..errors import IDInitError
 from ..layout import SPATIAL, Taps
 from ..pattern import Role, Wide
 from ..plan import Plan
-from ._checks import dense
+from ._checks import both, dense
 from ._subject import Finding, Subject
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "explain"]
 
 Values = NDArray[Any]
 _SHAPES = ((4, 4), (3, 3), (7, 3), (6, 2), (5, 4), (3, 7), (2, 6), (4, 5), (5, 1), (1, 5), (2, 1))
@@ -85,8 +86,8 @@ def diagnose(
         yield from _ignored(subject, role, layout, taps, wide)
 
 
-def _case(subject: Subject, plan: Plan) -> _Case:
-    made = subject.make(plan)
+def _case(subject: Subject, plan: Plan, dtype: str | None = None) -> _Case:
+    made = subject.make(plan, dtype)
     return _Case(plan, made.values, dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
 
 
@@ -100,31 +101,66 @@ def _plan(layout: str, m: int, n: int, role: Role, taps: Taps, wide: Wide, group
     )
 
 
+def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
+    """Yield what is wrong with one weight: an option that is not used, or where it shows."""
+    try:
+        case = _case(subject, plan, dtype)
+        if not case.wrong:
+            return
+        for name in ("gain", "eps", "wide", "groups", "blocks", "taps", "tap", "loosen", "layout"):
+            usual: Any = {"layout": None}.get(name, Plan.__dataclass_fields__[name].default)
+            if name == "layout":
+                usual = subject.parameter("layout").default if subject.takes("layout") else None
+            if not subject.takes(name) or getattr(plan, name) == usual:
+                continue
+            try:
+                changes: dict[str, Any] = {name: usual}
+                changes |= {"tap": None} if name == "taps" else {}
+                changes |= {"seed": 0} if name == "loosen" else {}
+                without = replace(plan, **changes)
+            except IDInitError:
+                continue
+            if np.array_equal(case.got, _case(subject, without, dtype).got):
+                yield f"{name} is ignored"
+                return
+    except Finding:
+        return
+    known = _known([case])
+    yield f"{subject.call(plan, dtype)}: {known or _unknown([case])}"
+
+
 def _ignored(subject: Subject, role: Role, layout: str, taps: Taps, wide: Wide) -> Iterator[str]:
-    """Yield a line for each number that it takes, and does not use as it should."""
+    """Yield a line for a number that it takes, and does not use as it should."""
     name, value = ("gain", -2.5) if role == "transit" else ("eps", -0.5)
     if not subject.takes(name):
         return
-    plain = _plan(layout, 4, 3, role, taps, wide, 1)
+    found: dict[str, str] = {}
     changes: dict[str, Any] = {name: value}
-    asked = replace(plain, **changes)
-    try:
-        got, usual = (subject.make(plan).values for plan in (asked, plain))
-    except Finding:
-        return
-    should, sort = dense(asked, "float64"), 1.0 if role == "transit" else plain.eps
-    texts = {
-        f"{name} is ignored": usual,
-        f"the sign of {name} is lost": usual * (abs(value) / sort),
-        f"{name} is squared": usual * (value**2 / sort),
-    }
-    for text, wrong in texts.items():
-        if not np.allclose(got, should, 1e-6, 0) and np.allclose(got, wrong, 1e-6, 0):
-            yield text
+    for m, n in ((3, 3), (4, 3), (3, 4)):
+        plain = _plan(layout, m, n, role, taps, wide, 1)
+        asked = replace(plain, **changes)
+        try:
+            case, usual = _case(subject, asked), _case(subject, plain).got
+        except Finding:
             return
-    zeros = should == 0
-    if np.array_equal(got, should) and np.any(np.signbit(got.real[zeros])):
-        yield f"right but for the sign of its zeros: {name} times 0 is -0 where {name} < 0"
+        unit = 1.0 if role == "transit" else plain.eps
+        texts = {
+            f"{name} is ignored": usual,
+            f"the sign of {name} is lost": usual * (abs(value) / unit),
+            f"{name} is squared": usual * (value**2 / unit),
+            f"{name} is taken for its sign": usual * -1.0,
+        }
+        if not np.allclose(case.got, case.should, 1e-6, 0):
+            known = (t for t, wrong in texts.items() if np.allclose(case.got, wrong, 1e-6, 0))
+            found[case.form] = next(known, "")
+        elif np.array_equal(case.got, case.should) and np.any(
+            np.signbit(case.got.real[case.should == 0])
+        ):
+            text = f"{name} times 0 is -0 where {name} < 0"
+            found[case.form] = f"right but for the sign of its zeros: {text}"
+    if len(found) == 3 and len(set(found.values())) == 1:
+        found = {"": next(iter(found.values()))}
+    yield from (f"{form}: {text}" if form else text for form, text in found.items() if text)
 
 
 def _known(cases: Sequence[_Case], whole: bool = True) -> str:
@@ -160,7 +196,7 @@ def _unknown(cases: Sequence[_Case]) -> str:
     case = next(case for case in cases if case.wrong)
     places = np.argwhere(case.got != case.should)
     first = tuple(places[0].tolist())
-    got, should = (f"{float(np.real(at[first])):.6g}" for at in (case.got, case.should))
+    got, should = both(case.got[first], case.should[first])
     return (
         f"not a mistake that the oracle knows; {len(places)} of {case.got.size} entries of shape "
         f"{case.plan.shape} are wrong, the first W{list(first)} = {got}, not {should}"

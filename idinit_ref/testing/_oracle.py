@@ -22,7 +22,7 @@ from ..options import choice, integer
 from ..pattern import Role, Wide
 from ..plan import Plan
 from ._checks import PROPERTIES, Property, properties, snippet
-from ._diagnosis import diagnose
+from ._diagnosis import diagnose, explain
 from ._report import Outcome, Report
 from ._strategies import plans
 from ._subject import HOW, Finding, Raised, Stop, Subject
@@ -31,6 +31,7 @@ __all__ = ["FIRST_CALL", "Oracle", "make_oracle"]
 
 _GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
 _EPSILONS = (1e-6, 0.5, -1e-3)
+_SEARCH = 0.75  # of the budget; the rest is for the large ones
 _SHORTEST, _LONGEST = 0.01, 1e5  # seconds
 _LARGE = ((300, 3), (3, 300), (24, 17))  # outputs and inputs beyond what is drawn
 FIRST_CALL = 60.0  # seconds; it may load a framework
@@ -247,8 +248,8 @@ class Oracle:
 
     # Which weights ----------------------------------------------------------------------------
 
-    def _plans(self, role: Role, only: str | None = None) -> st.SearchStrategy[Plan]:
-        """Return the weights that this implementation can be asked for."""
+    def _plans(self, role: Role, letters: Sequence[str]) -> st.SearchStrategy[Plan]:
+        """Return the weights of some layouts that this implementation can be asked for."""
         takes = self._subject.takes
         one: dict[str, Any] = {"role": role, "blocks": None, "tap": None, "groups": 1}
         one |= {"transposed": False, "loosen": 0.0, "seed": 0}
@@ -263,17 +264,17 @@ class Oracle:
         if takes("blocks"):
             del one["blocks"]
         found = []
-        for letters in self._letters:
+        for layout in letters:
             more = dict(one)
-            kernel = any(c in SPATIAL for c in letters)
-            more["layout"] = letters
+            kernel = any(c in SPATIAL for c in layout)
+            more["layout"] = layout
             if takes("layout"):
-                more["layout"] = st.permutations(letters).map("".join)
+                more["layout"] = st.permutations(layout).map("".join)
             if kernel:
                 more["taps"] = st.sampled_from(get_args(Taps)) if takes("taps") else self._taps
                 if takes("tap"):
                     del more["tap"]
-            if takes("groups") and (kernel or takes("layout") or letters != "OI"):
+            if takes("groups") and kernel:
                 more["groups"] = st.integers(1, 3)
                 if takes("transposed"):
                     more["transposed"] = st.booleans()
@@ -286,10 +287,15 @@ class Oracle:
         names: list[str | None] = [None]
         if each.name in ("exact", "dtype") and subject.has_dtype:
             names += [name for name in subject.framework.dtypes() if self._has(name)]
-        weights = st.one_of([self._plans(role) for role in roles]).map(each.fit)
+        letters = self._kernels if each.name == "groups" else self._letters
+        weights = st.one_of([self._plans(role, letters) for role in roles]).map(each.fit)
         if self._only is not None:
             weights = weights.filter(self._only)
         return st.tuples(weights, st.sampled_from(names))
+
+    @property
+    def _kernels(self) -> list[str]:
+        return [letters for letters in self._letters if set(letters) & set(SPATIAL)]
 
     def _has(self, dtype: str) -> bool:
         """Whether to ask for a dtype: complex ones only if they are not refused."""
@@ -328,6 +334,8 @@ class Oracle:
         wide = "truncate" if self._subject.takes("wide") else self._wide
         if (each.name, wide) in _NOT_FOLDED:
             return f"it does not hold for {wide}"
+        if each.name == "groups" and self._subject.takes("groups") and not self._kernels:
+            return "groups are of convolutions: ask with conv="
         return each.needs(self._subject)
 
     # Running ----------------------------------------------------------------------------------
@@ -359,16 +367,30 @@ class Oracle:
             tell("outcome", name)
         tell("property", "diagnosis")
         broken = any(outcome.verdict == "broken" for outcome in outcomes)
-        return Report(self.name, tuple(outcomes), self.diagnosis() if broken else ())
+        return Report(self.name, tuple(outcomes), self.diagnosis(outcomes) if broken else ())
 
-    def diagnosis(self) -> tuple[str, ...]:
-        """Return the known mistakes that give just what the implementation gives."""
+    def diagnosis(self, outcomes: Sequence[Outcome] = ()) -> tuple[str, ...]:
+        """Return the known mistakes that give just what the implementation gives.
+
+        Parameters
+        ----------
+        outcomes : sequence of Outcome
+            Of its properties; where no known mistake explains all, the first counterexample among
+            them is looked at.
+
+        Returns
+        -------
+        tuple of str
+        """
         self.settle()
         found: list[str] = []
 
         def work() -> None:
             args = self._subject, self._subject.roles, self._letters
             found.extend(diagnose(*args, taps=self._taps, wide=self._wide, only=self._only))
+            shown = [o for o in outcomes if o.verdict == "broken" and o.plan is not None]
+            if shown and not found:
+                found.extend(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
 
         if self._first is not None:
             call = self._subject.call(self._smallest())
@@ -470,7 +492,7 @@ class Oracle:
 
     def _search(self, each: Property) -> tuple[int, list[tuple[Finding, Plan | None, str | None]]]:
         """Try examples until the time is over, and return how many, and all that failed."""
-        end = time.monotonic() + self._budget
+        end = time.monotonic() + _SEARCH * self._budget
         failures: list[tuple[Finding, Plan | None, str | None]] = []
         tried, current = 0, cast("tuple[Plan | None, str | None]", (None, None))
 
@@ -500,14 +522,10 @@ class Oracle:
         )
 
         def work() -> None:
-            try:
-                for plan in self._large(each):
-                    body((plan, None))
-            except Finding:
-                pass
+            nonlocal end
             try:
                 search()
-            except Finding:
+            except (Finding, Stop):
                 pass
             except hypothesis.errors.Unsatisfiable:
                 if not tried:
@@ -516,6 +534,10 @@ class Oracle:
             except (hypothesis.errors.FlakyFailure, hypothesis.errors.Flaky):
                 if not failures:
                     raise
+            end += (1 - _SEARCH) * self._budget
+            with suppress(Finding):
+                for plan in () if failures else self._large(each):
+                    body((plan, None))
 
         stuck = self._within(self._budget, work)
         if stuck is not None:

@@ -45,6 +45,11 @@ def weight_shapes(
         Shrinks to the smallest square weight: (smallest, smallest) with kernel and batch axes
         of 1. What fails for no square weight shrinks to sides that differ by 1.
 
+    Raises
+    ------
+    OptionError
+        If the layout lacks O or I, or the bounds do not fit.
+
     Examples
     --------
     >>> from hypothesis import find
@@ -52,6 +57,9 @@ def weight_shapes(
     (2, 1)
     """
     letters = draw(layout) if isinstance(layout, st.SearchStrategy) else layout
+    _check("layout", letters, isinstance(letters, str) and {"O", "I"} <= set(letters), "O and I")
+    bounds = smallest, largest
+    _check("smallest, largest", bounds, 0 <= smallest <= largest, "0 <= smallest <= largest")
     n = draw(st.integers(smallest, largest))
     m = n + draw(st.integers(smallest - n, largest - n))  # shrinks to 0: a square
     size = {"O": m, "I": n}
@@ -80,6 +88,11 @@ def layouts(
         Shrinks to "OI", or with `dims` to PyTorch's order: "OIW", "OIHW", "OIDHW"; batch axes
         come last.
 
+    Raises
+    ------
+    OptionError
+        If there are not 0 to 3 spatial axes, or a batch letter names another axis.
+
     Examples
     --------
     >>> from hypothesis import find
@@ -89,6 +102,8 @@ def layouts(
     if dims is None:
         dims = st.integers(0, 3)
     count = draw(dims) if isinstance(dims, st.SearchStrategy) else dims
+    _check("dims", count, count in range(4), "0 to 3 spatial axes")
+    _check("batch", batch, not set(batch) & set("OI" + SPATIAL), "no letter of another axis")
     return "".join(draw(st.permutations("OI" + SPATIAL[3 - count :] + batch)))
 
 
@@ -106,16 +121,26 @@ def conv_specs(**options: Any) -> st.SearchStrategy[dict[str, Any]]:
         The keys shape, layout, groups, transposed, taps and tap. Shrinks to a kernel of one
         entry: shape (1, 1, 1), layout "OIW", one group, channel-major taps.
 
+    Raises
+    ------
+    OptionError
+        If the layout has no spatial axis, or as in :func:`plans`.
+
     Examples
     --------
     >>> from hypothesis import find
     >>> find(conv_specs(layout="HWIO"), lambda spec: spec["groups"] == 2)["shape"]
     (1, 1, 1, 2)
     """
-    options.setdefault("layout", layouts(dims=st.integers(1, 3)))
     plain: dict[str, Any] = {"role": "zero", "eps": 1e-6, "blocks": None}
+    plain["layout"] = layouts(dims=st.integers(1, 3))
     names = ("shape", "layout", "groups", "transposed", "taps", "tap")
-    return plans(**plain, **options).map(lambda p: {name: getattr(p, name) for name in names})
+
+    def spec(p: Plan) -> dict[str, Any]:
+        _check("layout", p.layout, set(p.layout) & set(SPATIAL), "a letter D, H or W")
+        return {name: getattr(p, name) for name in names}
+
+    return plans(**{**plain, **options}).map(spec)
 
 
 @st.composite
@@ -186,6 +211,11 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     else:
         found |= {"gain": gain, "wide": wide, "loosen": loosen, "seed": seed if loosen else 0}
     return Plan(tuple(shape), role, layout=letters, **found)
+
+
+def _check(name: str, value: object, holds: object, should: str) -> None:
+    if not holds:
+        raise OptionError(message(name, value, f"it should have {should}", "mend the call"))
 
 
 def _any_layout(batch: str) -> st.SearchStrategy[str]:

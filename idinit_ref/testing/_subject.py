@@ -13,14 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import FORMATS, Format
 from ..errors import OptionError, OptionTypeError, message
-from ..pattern import Role
+from ..layout import Taps
+from ..pattern import Role, Wide
 from ..plan import Plan
 from ._frameworks import Framework, framework, framework_of
 
@@ -38,7 +39,7 @@ _SPELLINGS = {"tau": "gain", "epsilon": "eps"}
 _DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("shape", "axes", "layout")}
 _FIXED = ("role", "wide", "layout", "transposed", "taps", "tap")  # may be its only way
 _OPTIONS = (*_DEFAULTS, "layout", "xp", "dtype", "device")
-_WORDS = ("role", "wide", "layout", "taps")  # strings; a flag of that name is something else
+_WORDS = {"role": get_args(Role), "wide": get_args(Wide), "taps": get_args(Taps)}
 HOW = (
     "give f(shape), f(key, shape, dtype) as in JAX, f_(tensor) in place as in torch.nn.init, or a "
     "class or factory of one; wrap anything else: lambda shape: f(*shape)"
@@ -174,9 +175,7 @@ class Subject:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
         return {
-            name: p
-            for name, p in named.items()
-            if name in _OPTIONS and not (name in _WORDS and isinstance(p.default, (bool, int)))
+            name: p for name, p in named.items() if name in _OPTIONS and _is_ours(name, p.default)
         }
 
     def _read(self, signature: list[inspect.Parameter]) -> None:
@@ -309,7 +308,10 @@ class Subject:
             if dtype is None and self._bare("dtype"):
                 dtype = self.framework.dtypes()[0]
             if dtype is not None:
-                yield "dtype", self.framework.dtype(dtype)
+                by_name = self.framework.name == "torch" and isinstance(
+                    self.parameter("dtype").default, str
+                )
+                yield "dtype", dtype if by_name else self.framework.dtype(dtype)
         elif dtype is not None and self.style != "array":
             raise OptionError(
                 message("dtype", dtype, f"{self.name} takes no dtype=", "leave it out")
@@ -367,6 +369,15 @@ class Subject:
             should = "written: the array that was passed in is as it was" if untouched else "finite"
             raise Finding(f"W{list(place)}", values[place], should, call)
         return Made(raw, values, dtype, call.text)
+
+
+def _is_ours(name: str, default: object) -> bool:
+    """Whether a parameter of an option's name has a value that the option can have, or none."""
+    if name == "layout" and isinstance(default, str):
+        return bool({"O", "I"} <= set(default))
+    if name in _WORDS and isinstance(default, str):
+        return default in _WORDS[name]
+    return not (name in (*_WORDS, "layout") and isinstance(default, (bool, int)))
 
 
 def _array_text(at: Framework, shape: tuple[int, ...], dtype: str | None, device: Any) -> str:

@@ -195,6 +195,8 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine:good --examples 0", "it should be an integer >= 1"),
         ("mine:good --json nowhere/out.json", "its folder should be there"),
         ("mine:good --json /", "it is a folder; name a file in it"),
+        ("./mine.py:good", "in its folder, write mine:good"),
+        ("mine:good --json out --junit out", "name two files"),
         ("mine:good --budget inf", "from 0.01 to 100000"),
     ],
 )

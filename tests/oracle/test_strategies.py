@@ -71,6 +71,27 @@ def test_dtypes_hold_a_weight(dtype):
     assert ir.idi((2, 2), xp=torch, dtype=dtype).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        weight_shapes(layout="OX"),
+        weight_shapes(layout=3),
+        weight_shapes(smallest=5, largest=3),
+        layouts(dims=7),
+        layouts(batch="O"),
+        conv_specs(layout="OI"),
+        plans(layout="OX"),
+    ],
+)
+def test_bounds_and_letters_are_checked(strategy):
+    with pytest.raises(OptionError, match="it should have"):
+        smallest(strategy)
+
+
+def test_conv_specs_take_a_role():
+    assert smallest(conv_specs(role="transit"))["shape"] == (1, 1, 1)
+
+
 def test_an_unknown_option():
     with pytest.raises(OptionError, match="plans draws no such option"):
         smallest(plans(grouping=2))
