@@ -156,6 +156,14 @@ def test_the_largest_seed():
     )
 
 
+@pytest.mark.parametrize("number", [63, 64, 65, 66])
+def test_weights_of_few_runs_and_of_many(number):
+    """Few are remembered, and many are not; twice, so that what is remembered is used."""
+    plan = ir.plan((number, 3), blocks=(1,) * number)
+    for _ in range(2):
+        assert np.array_equal(plan.build(), [[1.0, 0.0, 0.0]] * number)
+
+
 def test_an_index_may_say_its_step():
     plan = ir.plan((5, 3))
     assert np.array_equal(plan.block((slice(1, 4, 1), slice(None))), plan.build()[1:4])
