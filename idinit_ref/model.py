@@ -222,13 +222,16 @@ def decide(
         node = graph.by_name[name]
         role, why = _role(node, inferred.get(name), head, embeddings)
         options = {**general, "taps": taps}
+        used = []
         for pattern, given in chosen[name]:
             if "role" in given:
                 why = f"override {pattern!r} (it would be {role}: {why})"
                 role = given["role"]
             else:
-                why = f"{why}; options of override {pattern!r}"
+                used.append(f"; options of override {pattern!r}")
             options |= given
+        if role in ("transit", "zero"):
+            why += "".join(used)
         options.pop("role", None)
         try:
             plan = _plan(node, role, options) if role in ("transit", "zero") else None
@@ -249,6 +252,10 @@ def _chosen(
     chosen: dict[str, list[tuple[str, Mapping[str, Any]]]] = {name: [] for name in names}
     for pattern, given in overrides.items():
         label = f"overrides[{pattern!r}]"
+        key: object = pattern
+        if not isinstance(key, str):
+            should = "its keys should be names or patterns of names"
+            raise OptionTypeError(message("overrides", key, should, "write them as strings"))
         options = {"role": given} if isinstance(given, str) else given
         if not isinstance(options, Mapping):
             raise OptionTypeError(
@@ -287,10 +294,10 @@ def _role(node: Node, inferred: Inferred | None, head: Head, embeddings: str) ->
         return "keep", "neither weight nor bias: IDInit does not define it"
     if node.shape is not None and len(node.shape) < 2:
         return "keep", "a vector, which is no matrix of a layer"
-    if inferred.head and inferred.role == "transit":
-        return head, "; ".join(("the head", *inferred.why))
     more = len(inferred.why) - _REASONS
     why = "; ".join(inferred.why[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
+    if inferred.head and inferred.role == "transit":
+        return head, "the head" + (f"; {why}" if why else "")
     return inferred.role, why or "weight; no residual branch ends with it"
 
 

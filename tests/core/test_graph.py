@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import idinit_ref as ir
 from cost import calls
-from idinit_ref.errors import GraphError, OptionTypeError
+from idinit_ref.errors import GraphError, OptionError, OptionTypeError, ShapeError
 from idinit_ref.graph import Graph, Node, _Search, explain_roles, infer_roles
 
 
@@ -289,6 +289,21 @@ def test_overrides_of_roles():
     assert infer_roles(graph, overrides={"B1": "transit"}) == {"A1": "transit", "B1": "transit"}
     with pytest.raises(GraphError, match="the graph's weights are A1, B1; name one of them"):
         infer_roles(graph, overrides={"b1": "transit"})
+    with pytest.raises(OptionError, match="overrides = 'best', but it should be one of"):
+        infer_roles(graph, overrides={"B1": "best"})
+    with pytest.raises(OptionTypeError, match="it should be a Graph"):
+        infer_roles([X])
+
+
+def test_lists_are_as_good_as_tuples():
+    node = Node("h", "weight", ["x"], [2, 4], ["w"])
+    assert node == Node("h", "weight", ("x",), (2, 4), ("w",))
+    assert hash(node)
+    for wrong in ({"inputs": None}, {"inputs": "x"}, {"shape": "ab"}, {"shape": 3}):
+        with pytest.raises(OptionTypeError, match="it should be a tuple"):
+            Node("h", **wrong)
+    with pytest.raises(ShapeError):
+        Node("h", shape=(2, -4))
 
 
 X, P = Node("x", "input", shape=(2, 4)), Node("p", "parameter", shape=(4, 4))
@@ -305,6 +320,11 @@ X, P = Node("x", "input", shape=(2, 4)), Node("p", "parameter", shape=(4, 4))
         ([X, Node("y", "weight", ("x",), weights=("x",))], [], GraphError, "'x' is no parameter"),
         ([X, Node("y", "best", ("x",))], [], GraphError, "kind 'best' is none of input"),
         ([X], ["y"], GraphError, "there is no such node"),
+        ([X], "x", OptionTypeError, "outputs = 'x', but it should be a list"),
+        (None, [], OptionTypeError, "nodes = None, but it should be a list"),
+        ([Node("x", "input", use="wgt")], [], GraphError, "use 'wgt' is none of weight"),
+        ([X, Node("y", "input", ("x",))], [], GraphError, "is computed from nothing"),
+        ([X, Node("p", "parameter", ("x",))], [], GraphError, "is computed from nothing"),
         (["x"], [], OptionTypeError, "every one should be a Node"),
     ],
 )

@@ -113,6 +113,13 @@ def test_options(options, name, plan):
     assert report.roles.keys() == decide(GRAPH).roles.keys()
 
 
+def test_options_say_nothing_of_what_is_no_weight():
+    report = decide(GRAPH, overrides={"*": {"gain": 2.0}})
+    why = {entry.name: entry.why for entry in report.entries}
+    assert why["norm"] == "neither weight nor bias: IDInit does not define it"
+    assert why["head"] == "the head; options of override '*'"
+
+
 def test_an_override_is_named_with_what_it_replaces():
     [entry] = [e for e in decide(GRAPH, overrides={"proj*": "transit"}).entries if e.name[0] == "p"]
     reason = "last of the branch proj, which sum adds to x"
@@ -129,6 +136,7 @@ def test_an_override_is_named_with_what_it_replaces():
         ({"eps": float("nan")}, OptionError, "eps = nan"),
         ({"wide": "fold"}, OptionError, "wide = 'fold'"),
         ({"overrides": ["proj"]}, OptionTypeError, "it should be a dict by name patterns"),
+        ({"overrides": {3: "zero"}}, OptionTypeError, "its keys should be names"),
         ({"overrides": {"proj.wieght": "zero"}}, OptionError, "the nearest are proj.weight"),
         ({"overrides": {"proj*": "none"}}, OptionError, "overrides\\['proj\\*'\\] = 'none'"),
         ({"overrides": {"proj*": 3}}, OptionTypeError, "a role or a dict of options"),

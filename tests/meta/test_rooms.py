@@ -48,7 +48,7 @@ def test_there_are_three_adapters():
         ("build", {"dtypes", "errors"}),
         ("options", {"errors", "layout"}),
         ("plan", {"build", "dtypes", "errors", "lattice", "layout", "options", "pattern"}),
-        ("graph", {"errors", "pattern"}),
+        ("graph", {"errors", "options", "pattern"}),
         ("model", {"errors", "graph", "layout", "options", "pattern", "plan", "rules"}),
     ],
 )
