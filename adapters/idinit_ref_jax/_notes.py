@@ -20,6 +20,7 @@ from ._axes import Stored, View, blocks_of, stored
 __all__ = [
     "CONSTANT",
     "INTEGER",
+    "NUMBER",
     "SIGNAL",
     "Cut",
     "Made",
@@ -30,11 +31,14 @@ __all__ = [
     "Signal",
     "Track",
     "Value",
+    "is_constant",
     "is_floating",
 ]
 
 CONSTANT: Final = "constant"
 """A value that depends neither on the inputs nor on the parameters."""
+NUMBER: Final = "number"
+"""A constant that is one number, or one number everywhere."""
 INTEGER: Final = "integer"
 """A value that depends on the inputs, and is no floating tensor."""
 SIGNAL: Final = "signal"
@@ -59,6 +63,8 @@ class Part(NamedTuple):
 
     view: View | None
     stopped: bool = False  # behind stop_gradient
+    done: str = ""  # what was done to it besides moving, casting and scaling by a number
+    added: bool = False  # to other parameters or constants
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,20 @@ class Made:
         for name, new in other.parts.items():
             old = parts.get(name, new)
             seen = max((old.view, new.view), key=lambda view: -1 if view is None else view.weight)
-            parts[name] = Part(seen, old.stopped and new.stopped)
+            first, second = (old, new) if seen is old.view else (new, old)
+            parts[name] = Part(
+                seen,
+                old.stopped and new.stopped,
+                first.done or second.done,
+                old.added and new.added,
+            )
         return Made(parts)
+
+    def noted(self, done: Callable[[str], str]) -> Made:
+        """Return it with a note of what is done to each part, where there is none yet."""
+        return Made(
+            {name: part._replace(done=part.done or done(name)) for name, part in self.parts.items()}
+        )
 
 
 @dataclass(eq=False)
@@ -156,7 +174,8 @@ class Signal:
     origin: str | None = None  # the node of which it is a part
     shift: tuple[int, ...] = ()  # how far padding has moved it, along each axis
     member: Made | None = None  # one of a stack of matrices, chosen by an input,
-    chosen: str = ""  # and the node that chose it
+    chosen: str = ""  # and the node that chose it; "" if it is scaled by an input
+    is_number: bool = False  # one number everywhere
 
     def spend(self) -> None:
         """Note that the result of an operation is used in one piece."""
@@ -170,7 +189,12 @@ class Signal:
         return tuple(track for track in self.tracks if not track.is_faded)
 
 
-Value = Made | Signal | Literal["constant", "integer", "signal"]
+Value = Made | Signal | Literal["constant", "number", "integer", "signal"]
+
+
+def is_constant(value: Value) -> bool:
+    """Whether a value depends neither on the inputs nor on the parameters."""
+    return value in (CONSTANT, NUMBER)
 
 
 def is_floating(dtype: Any) -> bool:
@@ -186,9 +210,10 @@ class Notes:
         self.nodes: list[Node] = []
         self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
-        self._uses: list[tuple[str, Use, str | None, bool]] = []
+        self._uses: list[tuple[str, Use | Literal["sum"], str | None, bool]] = []
         self._weights: list[tuple[str, Operation, View | None]] = []
         self._scales: dict[str, str] = {}
+        self._done: dict[str, str] = {}  # why the weight of an operation is not the parameter
         self._stops: set[str] = set()
         self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
 
@@ -237,21 +262,28 @@ class Notes:
     def use(self, made: Made, use: Use, node: str | None = None) -> None:
         """Note what parameters are for, and which node takes them."""
         for name, part in made.parts.items():
-            self._uses.append((name, use, node, part.stopped))
+            seen: Use | Literal["sum"] = "sum" if part.added and use == "other" else use
+            self._uses.append((name, seen, node, part.stopped))
 
     def weight(
         self, base: str, made: Made, signal: Signal, shape: Sequence[int], operation: Operation
     ) -> str:
         """Add a weight operation, and return its name."""
         floating = [name for name in made.parts if is_floating(self.parameters[name].dtype)]
-        whole = [name for name in made.parts if name not in floating]
-        first = (floating or whole)[0]
+        whole = [
+            name for name in made.parts if jnp.issubdtype(self.parameters[name].dtype, jnp.integer)
+        ]
+        names = floating or list(made.parts)
+        first = names[0]
         head, _, tail = first.rpartition(".")
         label = head if head and tail in _SELF_NAMED else f"{first}: {base}"
-        name = self.emit("weight", label, (signal.node,), shape, floating or whole)
+        name = self.emit("weight", label, (signal.node,), shape, names)
         operation.name = name
         if whole:
             self._scales |= dict.fromkeys(floating, whole[0])
+        for part_name, part in made.parts.items():
+            if part.done:
+                self._done.setdefault(part_name, part.done)
         self.use(made, "weight", name)
         self._weights += [(name, operation, part.view) for name, part in made.parts.items()]
         return name
@@ -268,7 +300,7 @@ class Notes:
             elif isinstance(value, Made):
                 self.use(value, "other")
         frozen = self._frozen(ends)
-        uses: dict[str, set[Use]] = {name: set() for name in self.parameters}
+        uses: dict[str, set[Use | Literal["sum"]]] = {name: set() for name in self.parameters}
         for name, use, node, _ in self._uses:
             uses[name].add("weight" if node in self._members else use)
         seen: dict[str, list[tuple[Operation, Stored | str]]] = {name: [] for name in uses}
@@ -298,7 +330,7 @@ class Notes:
     def _parameter(
         self,
         given: Parameter,
-        uses: set[Use],
+        uses: set[Use | Literal["sum"]],
         seen: list[tuple[Operation, Stored | str]],
         frozen: bool,
     ) -> Node:
@@ -307,9 +339,11 @@ class Notes:
             use = "embedding"
         elif "weight" in uses:
             use = "weight"
-        elif uses == {"bias"}:
+        elif uses - {"sum"} == {"bias"}:  # a sum is where a state starts at a constant
             use = "bias"
         shape, options, note = _storage(given, seen)
+        if given.name in self._done:
+            note = f"{self._done[given.name]} before its use as a weight: a role is the result's"
         if use == "embedding" or len(given.shape) < 2:
             note = ""
         if given.name in self._scales:

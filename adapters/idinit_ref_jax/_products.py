@@ -10,8 +10,8 @@ from jax.extend.core import JaxprEqn, Literal
 from idinit_ref.layout import SPATIAL
 
 from ._axes import Atom, Stored, View
-from ._notes import CONSTANT, Made, Notes, Operation, Signal, Track, Value, is_floating
-from ._rules import cut, dtype_of, other, result, shape_of
+from ._notes import Made, Notes, Operation, Signal, Track, Value, is_constant, is_floating
+from ._rules import cut, done_by, dtype_of, other, result, shape_of
 
 __all__ = ["convolution", "dot", "lookup"]
 
@@ -29,7 +29,7 @@ def lookup(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
         return other(notes, eqn, given)
     chosen = table.moved(lambda view: _chosen(eqn, view))
     is_matrix = all(p.view is not None and p.view.rank > 1 for p in chosen.parts.values())
-    if all(isinstance(v, Made) or v == CONSTANT for v in given):
+    if all(isinstance(v, Made) or is_constant(v) for v in given):
         if is_matrix:
             return [chosen]
         notes.use(table, "embedding" if is_floating(dtype_of(var)) else "other")
@@ -111,8 +111,9 @@ def dot(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
                     _batch(signal, axis)
                 operation = Operation(size, kinds[side])
                 return [_weight(notes, "product", value, signal, view, operation, var)]
-        ways.append(value.moved(lambda old, new=view: _through(old, new)))  # type: ignore[misc]
-    if ways and len(ways) + given[:2].count(CONSTANT) == 2:
+        done = done_by(eqn, [signal])
+        ways.append(value.noted(done).moved(lambda old, new=view: _through(old, new)))  # type: ignore[misc]
+    if ways and len(ways) + sum(map(is_constant, given[:2])) == 2:
         made = Made({})
         for way in ways:
             made = made.join(way) if isinstance(way, Made) else made
@@ -123,6 +124,8 @@ def dot(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
 def convolution(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
     """Walk a convolution."""
     signal, kernel = given
+    if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
+        kernel = kernel.member  # scaled by an input
     if not isinstance(signal, Signal) or not isinstance(kernel, Made):
         return other(notes, eqn, given)
     params, size, (var,) = eqn.params, shape_of(eqn.invars[1]), eqn.outvars

@@ -5,20 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from ._axes import View
-from ._notes import CONSTANT, INTEGER, Cut, Made, Notes, Part, Signal, Track, Value, is_floating
+from ._notes import (
+    CONSTANT,
+    INTEGER,
+    NUMBER,
+    Cut,
+    Made,
+    Notes,
+    Signal,
+    Track,
+    Value,
+    is_floating,
+)
 
 __all__ = [
-    "add", "concatenate", "cut", "dtype_of", "move", "multiply", "other", "pad", "result", "same",
-    "shape_of", "slice_", "split",
+    "add", "concatenate", "cut", "done_by", "dtype_of", "move", "multiply", "other", "pad",
+    "result", "same", "scale", "scatter_add", "shape_of", "slice_", "split",
 ]  # fmt: skip
 
 _PIECES = {"concatenate", "pad"}
+_DONE = {
+    "mul": "multiplied by", "div": "divided by", "add": "added to", "sub": "subtracted with",
+    "select_n": "masked by", "dot_general": "multiplied as a matrix by",
+}  # fmt: skip
 _PRODUCTS = {"dot_general", "ragged_dot_general", "conv_general_dilated"}
 _MOST = 4  # as many results are followed at once
 
@@ -40,15 +56,42 @@ def other(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
         shape, views = shape_of(eqn.outvars[0]), eqn.primitive.name in _PIECES
         made = Made({})
         for value, var in zip(given, eqn.invars, strict=True):
-            if isinstance(value, Made):
-                spread = _spread(shape_of(var), shape)
-                made = made.join(value if views else value.moved(spread))
+            if isinstance(value, Made) and eqn.primitive.name == "stack":
+                at = eqn.params["axis"]
+                made = made.join(
+                    value.moved(
+                        lambda view, at=at: replace(  # type: ignore[misc]
+                            view, axes=(*view.axes[:at], (), *view.axes[at:])
+                        )
+                    )
+                )
+            elif isinstance(value, Made):
+                rest = [operand for operand in given if operand is not value]
+                moved = value.moved(_spread(shape_of(var), shape)).noted(done_by(eqn, rest))
+                made = made.join(value if views else moved)
         return [made]
     if len(out) == 1 and isinstance(out[0], Signal):
         signals = [value for value in given if isinstance(value, Signal)]
         halves = frozenset().union(*(signal.halves for signal in signals))
         return [replace(out[0], halves=halves, tracks=_faded(eqn, given))]
     return out
+
+
+def done_by(eqn: JaxprEqn, rest: Sequence[Value]) -> Callable[[str], str]:
+    """Return what an operation does to a parameter of one operand, given the other operands."""
+    names = [name for value in rest if isinstance(value, Made) for name in value.parts]
+    kind = eqn.primitive.name
+
+    def done(name: str) -> str:
+        if not rest or kind not in _DONE:
+            return f"changed by {kind}"
+        if name in names:
+            return f"{_DONE[kind]} what is computed from it"
+        if any(isinstance(value, Signal) for value in rest):
+            return f"{_DONE[kind]} what is computed from the inputs"
+        return f"{_DONE[kind]} {', '.join(names) or 'a constant array'}"
+
+    return done
 
 
 def result(notes: Notes, base: str, given: Sequence[Value], var: Any, kind: Any = "other") -> Value:
@@ -76,7 +119,7 @@ def same(notes: Notes, eqn: JaxprEqn, value: Value, source: Any, var: Any) -> Va
     """Walk what changes no number, or only rounds it."""
     stops = eqn.primitive.name == "stop_gradient"
     if isinstance(value, Made) and stops:
-        return Made({name: Part(part.view, True) for name, part in value.parts.items()})
+        return Made({name: part._replace(stopped=True) for name, part in value.parts.items()})
     if isinstance(value, Signal) and (stops or not is_floating(dtype_of(var))):
         out = result(notes, eqn.primitive.name, [value], var)
         if isinstance(out, Signal):
@@ -107,7 +150,44 @@ def add(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
     if is_even and isinstance(a, Signal) and isinstance(b, Made) and _is_bias(b, a.fresh):
         notes.use(b, "bias", a.node)
         return [replace(a, tracks=a.fresh)]
+    out = other(notes, eqn, given)
+    if isinstance(out[0], Made):
+        parts = out[0].parts.items()
+        return [Made({name: part._replace(added=True) for name, part in parts})]
+    return out
+
+
+def scatter_add(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
+    """Walk a scatter-add: of one update as large as what it is added to, it is a sum."""
+    whole, _, update = given
+    window = eqn.params["dimension_numbers"].update_window_dims
+    shape = shape_of(eqn.invars[0])
+    is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
+    if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
+        return add(notes, eqn, [whole, update])
     return other(notes, eqn, given)
+
+
+def scale(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
+    """Walk a product with one number, a quotient by one, or a change of sign."""
+    value, (var,) = given[0], eqn.outvars
+    rest = given[1:]
+    if eqn.primitive.name == "mul" and value == NUMBER:
+        value, rest = rest[0], [value]
+    if rest in ([], [NUMBER]) and shape_of(var) in (shape_of(at) for at in eqn.invars):
+        if isinstance(value, Made):
+            return [value]
+        if isinstance(value, Signal):
+            node = notes.emit("other", eqn.primitive.name, (value.node,), shape_of(var))
+            return [replace(value, node=node, narrow=None, origin=None, picks=False)]
+    out = other(notes, eqn, given)
+    for at in (0, 1) if rest else ():
+        made, by = given[at], given[1 - at]
+        is_scaled = isinstance(by, Signal) and (by.is_number or not shape_of(eqn.invars[1 - at]))
+        if is_scaled and isinstance(made, Made) and isinstance(out[0], Signal):
+            # a norm by power iteration, say, from a state among the inputs
+            return [replace(out[0], member=made.noted(done_by(eqn, [by])))]
+    return out
 
 
 def multiply(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
@@ -117,7 +197,7 @@ def multiply(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
         for operation, half in a.halves:
             if any(operation is of and half != rest for of, rest in b.halves):
                 operation.gated = True
-    return other(notes, eqn, given)
+    return scale(notes, eqn, given)
 
 
 def concatenate(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
@@ -188,6 +268,7 @@ def move(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
     if kind == "broadcast_in_dim":
         spread = [size for size in old if size != 1] != [size for size in new if size != 1]
         narrow = value.node if spread else value.narrow
+        value = replace(value, is_number=value.is_number or prod(old) == 1)
     origin = (value.origin or value.node) if kind == "rev" else None
     new_value = replace(value, node=node, tracks=tracks, narrow=narrow, origin=origin, shift=())
     return [replace(new_value, member=value.member.moved(moved) if value.member else None)]

@@ -143,7 +143,8 @@ class Opened:
                     "example_inputs",
                     shapes,
                     f"the model should run on them under jax.jit, and it said: {problem}",
-                    "pass what the model is called with, and an apply_fn where it takes more",
+                    "pass what the model is called with, and an apply_fn where it takes more; "
+                    "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)",
                 )
             ) from problem
         if not jaxpr.jaxpr.outvars:

@@ -14,6 +14,7 @@ from ._axes import View
 from ._notes import (
     CONSTANT,
     INTEGER,
+    NUMBER,
     SIGNAL,
     Made,
     Notes,
@@ -21,6 +22,7 @@ from ._notes import (
     Part,
     Signal,
     Value,
+    is_constant,
     is_floating,
 )
 from ._products import convolution, dot, lookup
@@ -34,6 +36,8 @@ from ._rules import (
     pad,
     result,
     same,
+    scale,
+    scatter_add,
     shape_of,
     slice_,
     split,
@@ -45,6 +49,7 @@ _SAME = {
     "convert_element_type", "copy", "copy_p", "reduce_precision", "stop_gradient", "name",
     "sharding_constraint", "reshard", "mesh_cast", "device_put", "optimization_barrier", "pvary",
 }  # fmt: skip
+_SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "shard_map", "custom_partitioning",
     "tpu_custom_call",
@@ -87,16 +92,24 @@ def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
 def inside(notes: Notes, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
     """Walk a jaxpr, its arguments given, and return its results."""
     jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-    known: dict[Any, Value] = dict.fromkeys(jaxpr.constvars, CONSTANT)
+    known: dict[Any, Value] = {
+        var: CONSTANT if shape_of(var) else NUMBER for var in jaxpr.constvars
+    }
     known |= dict(zip(jaxpr.invars, given, strict=True))
 
     def read(var: Any) -> Value:
-        return CONSTANT if isinstance(var, Literal) else known[var]
+        return NUMBER if isinstance(var, Literal) else known[var]
 
     for eqn in jaxpr.eqns:
         values = [read(var) for var in eqn.invars]
-        found: Sequence[Value] = [CONSTANT] * len(eqn.outvars)
-        if any(value != CONSTANT for value in values):
+        if all(map(is_constant, values)):
+            spreads = eqn.primitive.name in _SPREAD
+            one = CONSTANT not in values
+            found: Sequence[Value] = [
+                NUMBER if one and (spreads or not shape_of(var)) else CONSTANT
+                for var in eqn.outvars
+            ]
+        else:
             found = step(notes, eqn, values)
         known |= dict(zip(eqn.outvars, found, strict=True))
     return [read(var) for var in jaxpr.outvars]
@@ -161,7 +174,7 @@ def _restack(notes: Notes, value: Value, base: str, var: Any) -> Value:
         return value.moved(lambda view: view.take(0) if base != "stack" else None)
     if isinstance(value, Signal):
         return result(notes, base, [value], var)
-    return value
+    return CONSTANT if value == NUMBER else value
 
 
 def _loop(
@@ -204,7 +217,7 @@ def _bare(value: Value) -> Value:
     if isinstance(value, Signal):
         value.spend()
         return Signal(value.node)
-    return value
+    return CONSTANT if value == NUMBER else value
 
 
 def _widened(old: Value, new: Value) -> Value:
@@ -226,6 +239,9 @@ _RULES: dict[str, Callable[[Notes, JaxprEqn, list[Value]], Sequence[Value]]] = {
     "add": add,
     "add_any": add,
     "mul": multiply,
+    "div": scale,
+    "neg": scale,
+    "scatter-add": scatter_add,
     "concatenate": concatenate,
     "pad": pad,
     "transpose": move,

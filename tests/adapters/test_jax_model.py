@@ -249,6 +249,30 @@ def test_a_scan_over_stacked_layers():
     )
 
 
+def test_a_bias_of_a_cell_that_starts_at_zero():
+    cell = eqx.nn.GRUCell(D, D, key=jax.random.key(0))
+
+    def apply(cell, x):
+        h = jnp.zeros(D)
+        for step in x:
+            h = cell(step, h)
+        return h
+
+    roles = decide(ij.trace(cell, like(3, D), apply)).roles
+    assert roles["bias"] == roles["bias_n"] == "bias"
+
+
+def test_a_spectral_norm_with_a_state_among_the_inputs():
+    keys = jax.random.split(jax.random.key(0))
+    linear = eqx.nn.Linear(D, D, key=keys[0])
+    make = eqx.nn.make_with_state(eqx.nn.SpectralNorm)
+    norm, state = make(linear, weight_name="weight", key=keys[1])
+    graph = ij.trace(norm, (like(D), state), lambda m, x, s: x + m(x, s)[0])
+    assert decide(graph).roles == {"layer.weight": "keep", "layer.bias": "bias"}
+    what = "divided by what is computed from the inputs"
+    assert graph.by_name["layer.weight"].note == done(what)
+
+
 # How weights are stored ---------------------------------------------------------------------
 
 W = {"w": like(D, D)}
@@ -316,6 +340,10 @@ def experts_of_one(params, x, sizes):
 
 def per_image(params, x):
     return jax.vmap(lambda w, x: conv(x, w))(params["w"], x)
+
+
+def done(what):
+    return f"{what} before its use as a weight: a role is the result's"
 
 
 STORED = {
@@ -425,7 +453,7 @@ STORED = {
     ),
     "a sum of weights in a loop": (
         lambda p, x: x @ lax.fori_loop(0, 3, lambda _, w: w + p["w"], jnp.zeros((D, D))), W, X,
-        {"w": ("transit", {"layout": "IO"}, "")},
+        {"w": ("keep", {"layout": "IO"}, done("added to what is computed from it"))},
     ),
     "a reshape across rows": (
         lambda p, x: x @ p["w"].reshape(4, 24), {"w": like(6, D)}, like(2, 8, 4),
@@ -477,14 +505,62 @@ STORED = {
     "low rank inside": (
         lambda p, x: x + x @ (p["w"] + p["a"] @ p["b"]),
         {**W, "a": like(D, 4), "b": like(4, D)}, X,
-        {"w": ("zero", {"layout": "IO"}, ""),
-         "a": ("keep", {}, "it is only a factor of the weight of w: product"),
-         "b": ("keep", {}, "it is only a factor of the weight of w: product")},
+        {"w": ("keep", {"layout": "IO"}, done("added to a, b")),
+         "a": ("keep", {}, done("multiplied as a matrix by b")),
+         "b": ("keep", {}, done("multiplied as a matrix by a"))},
     ),
     "weight norm": (
         lambda p, x: x @ (p["v"] / jnp.linalg.norm(p["v"], axis=0, keepdims=True) * p["g"]),
         {"v": like(D, 8), "g": like(1, 8)}, X,
-        {"v": ("transit", {"layout": "IO"}, ""), "g": ("transit", {"layout": "IO"}, "")},
+        {"v": ("keep", {"layout": "IO"}, done("divided by what is computed from it")),
+         "g": ("keep", {"layout": "IO"}, done("multiplied by v"))},
+    ),
+    "a sum in place": (
+        lambda p, x: x.at[:].add(x @ p["w"]), W, X, {"w": ("zero", {"layout": "IO"}, "")},
+    ),
+    "a sum in place, permuted": (
+        lambda p, x: x.at[np.array([1, 0])].add(x @ p["w"]), W, X,
+        {"w": ("transit", {"layout": "IO"}, "")},
+    ),
+    "weights in a stack": (
+        lambda p, x: mixed(*jnp.einsum("btd,kde->kbte", x, jnp.stack([p["q"], p["k"], p["v"]]))),
+        {"q": like(D, D), "k": like(D, D), "v": like(D, D)}, X,
+        dict.fromkeys("qkv", ("transit", {"layout": "IO"}, "")),
+    ),
+    "a mask": (
+        lambda p, x: x + x @ (p["w"] * p["m"]), {**W, "m": like(D, D)}, X,
+        {"w": ("keep", {"layout": "IO"}, done("multiplied by m")),
+         "m": ("keep", {"layout": "IO"}, done("multiplied by w"))},
+    ),
+    "a mask of bools": (
+        lambda p, x: x @ (p["w"] * p["m"]), {**W, "m": like(D, D, dtype=jnp.bool_)}, X,
+        {"w": ("keep", {"layout": "IO"}, done("multiplied by m")),
+         "m": ("keep", {"layout": "IO"}, "bool: not a floating parameter")},
+    ),
+    "a choice by a mask of bools": (
+        lambda p, x: x @ jnp.where(p["m"], p["w"], 0), {**W, "m": like(D, D, dtype=jnp.bool_)}, X,
+        {"w": ("keep", {"layout": "IO"}, done("masked by m")),
+         "m": ("keep", {"layout": "IO"}, "bool: not a floating parameter")},
+    ),
+    "a constant mask": (
+        lambda p, x: x + x @ (p["w"] * np.tril(np.ones((D, D), "f"))), W, X,
+        {"w": ("keep", {"layout": "IO"}, done("multiplied by a constant array"))},
+    ),
+    "a spectral norm": (
+        lambda p, x: x + x @ (p["w"] / jnp.linalg.norm(p["w"], 2)), W, X,
+        {"w": ("keep", {"layout": "IO"}, done("divided by what is computed from it"))},
+    ),
+    "a standardised weight": (
+        lambda p, x: x + x @ (p["w"] - p["w"].mean(0)), W, X,
+        {"w": ("keep", {"layout": "IO"}, done("subtracted with what is computed from it"))},
+    ),
+    "a weight times a number": (
+        lambda p, x: x + x @ (-p["w"] * 0.5 / jnp.sqrt(8.0)), W, X,
+        {"w": ("zero", {"layout": "IO"}, "")},
+    ),
+    "a bias after a number": (
+        lambda p, x: -(x @ p["w"]) * 0.5 / 3 + p["b"], {**W, "b": like(D)}, X,
+        {"w": ("transit", {"layout": "IO"}, ""), "b": ("bias", {}, "")},
     ),
     "a frozen backbone": (
         lambda p, x: lax.stop_gradient(jnp.tanh(x @ p["w"] + p["b"])) @ p["h"],
@@ -983,6 +1059,13 @@ def test_a_vector_may_go_where_nothing_can_look():
         return jax.pure_callback(lambda x, g: x * g, X, x @ params["w"], params["g"])
 
     assert decide(ij.trace({**W, "g": like(D)}, X, apply)).roles == {"g": "keep", "w": "transit"}
+
+
+@pytest.mark.parametrize("inputs", [[X, X], {"x": X}], ids=["list", "dict"])
+def test_one_list_or_dict_belongs_in_a_tuple(inputs):
+    with pytest.raises(errors.GraphError, match=r"\(\[a, b\],\), \(\{'x': x\},\)"):
+        ij.trace(W, inputs, lambda p, given: jax.tree.leaves(given)[0] @ p["w"])
+    assert ij.trace(W, (inputs,), lambda p, given: jax.tree.leaves(given)[0] @ p["w"]).weights
 
 
 def test_a_model_that_returns_nothing():
