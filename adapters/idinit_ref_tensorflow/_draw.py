@@ -7,73 +7,18 @@ parameter's axes mean is followed from where it is stored to the operation that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
 from math import prod
 from typing import Any, cast
 
 from idinit_ref import Node
 from idinit_ref.errors import OptionError
 from idinit_ref.graph import Use
-from idinit_ref.layout import SPATIAL, identity_tap, merge_axes
+from idinit_ref.layout import SPATIAL, identity_tap
 
-from ._layers import Weight, padded
+from ._layers import padded
+from ._parameter import Parameter
 from ._values import Axes, Data, Made, Shape, Signal, Value, only_made, regroup, reshaped
-
-
-@dataclass
-class Parameter:
-    """A variable of the model, and what is known of it."""
-
-    name: str
-    variable: Any
-    shape: Shape
-    note: str
-    state: bool  # made untrainable: a parameter only if it is used as a weight
-    known: Weight | None  # as its layer knows it
-    is_bias: bool = False  # as its layer says
-    uses: set[Use] = field(default_factory=set)
-    facts: dict[tuple[Any, ...], str] = field(default_factory=dict)  # how stored: by which use
-    cuts: set[tuple[int, int]] = field(default_factory=set)  # of its outputs
-    lost: str = ""  # the operation that it reaches with its axes lost
-
-    @property
-    def letters(self) -> str:
-        """A letter for each stored axis, or "" where they are not known."""
-        return next((key[0] for key in self.facts), "")
-
-    def node(self) -> Node:
-        """Write down what has been seen."""
-        order: tuple[Use, ...] = ("embedding", "weight", "other", "bias")
-        use = next((use for use in order if use in self.uses), None)
-        shape, options, note = self.shape, {}, self.note
-        if use is None:
-            note = note or "not used by the computation of these example inputs"
-        elif "weight" in self.uses and len(shape) > 1:
-            if len(self.facts) > 1:
-                ways = [f"{at} ({key[0]} {dict(key[1:]) or ''})" for key, at in self.facts.items()]
-                note = note or f"used in several ways: {', '.join(ways)}"
-            elif self.lost or not self.facts:
-                note = note or f"only a part of what {self.lost} computes its weight from"
-            else:
-                key = next(iter(self.facts))
-                shape, layout = merge_axes(shape, self.letters)
-                options = {"layout": layout, **dict(key[1:]), **self._blocks(shape, layout)}
-        return Node(
-            self.name, "parameter", (), shape, use=use or "other", options=options, note=note
-        )
-
-    def _blocks(self, shape: Shape, layout: str) -> dict[str, Any]:
-        """Return the cuts of the outputs, if they make them up; of a convolution two halves."""
-        outputs = shape[layout.index("O")]
-        if self.known is not None and self.known.parts > 1:
-            return {"blocks": (outputs // self.known.parts,) * self.known.parts}
-        cuts = sorted(self.cuts)
-        sizes = tuple(stop - start for start, stop in cuts)
-        starts = [0, *(stop for _, stop in cuts)]
-        is_kernel = any(c in SPATIAL for c in layout)
-        if len(cuts) < 2 or starts != [*(start for start, _ in cuts), outputs]:
-            return {}
-        return {"blocks": sizes} if not is_kernel or sizes == (outputs // 2,) * 2 else {}
 
 
 class Drawing:
@@ -95,7 +40,7 @@ class Drawing:
             list(self.nodes),
             dict(self._names),
             {
-                n: (set(p.uses), dict(p.facts), set(p.cuts), p.lost)
+                n: {k: copy(v) for k, v in vars(p).items() if k not in ("variable", "known")}
                 for n, p in self.parameters.items()
             },
         )
@@ -103,9 +48,8 @@ class Drawing:
     def back_to(self, mark: Any) -> None:
         """Take back all that was drawn since a mark."""
         self.nodes, self._names, seen = mark
-        for n, (uses, facts, cuts, lost) in seen.items():
-            p = self.parameters[n]
-            p.uses, p.facts, p.cuts, p.lost = uses, facts, cuts, lost
+        for n, old in seen.items():
+            vars(self.parameters[n]).update(old)
 
     def _draw(self, name: str, kind: Any, inputs: Iterable[str], shape: Any, **more: Any) -> str:
         count = self._names[name] = self._names.get(name, 0) + 1
@@ -128,7 +72,10 @@ class Drawing:
         """Note the use of all the parameters that some values are made of."""
         for value in values:
             for name in value.axes if isinstance(value, Made) else ():
-                self.parameters[name].uses.add(use)
+                if use == "other" and name in cast("Made", value).sums:
+                    self.parameters[name].sums = True  # as the first step of a GRU has it
+                else:
+                    self.parameters[name].uses.add(use)
 
     def other(
         self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
@@ -136,26 +83,37 @@ class Drawing:
         """Draw any operation."""
         signals = [n for value in values for n in _signals(value)]
         if only_made(values):
-            names = [n for value in values for n in cast("Made", value).axes]
-            return Made(shape, dict.fromkeys(names))
+            made = cast("Sequence[Made]", values)
+            names = [n for value in made for n in value.axes]
+            done = next((value.done for value in made if value.done), name)
+            return Made(shape, dict.fromkeys(names), done, _sums(made))
         if not floating:
             return Data(shape, tuple(dict.fromkeys(signals)))
         if not any(isinstance(value, Signal) for value in values):
             self.touch(values, "other")
             return self.start(name, shape)
         self.touch(values, "other")
-        return Signal(self._draw(name, "other", signals, shape), shape)
+        held: dict[str, Axes] = {}
+        for value in values:
+            if isinstance(value, Signal) and value.shape == shape:
+                held |= value.held
+        return Signal(self._draw(name, "other", signals, shape), shape, held=held)
 
     def keep(self, name: str, values: Sequence[Value], shape: Shape | None) -> Value:
-        """Draw an elementwise operation that leaves a weight a weight: its scale, its rounding."""
+        """Draw a scaling or a rounding: by a number, it leaves a weight, or its result, what it is.
+
+        By anything else it does not: a mask, a norm, another parameter.
+        """
         result = self.other(name, values, shape)
-        if not isinstance(result, Made):
+        first, *rest = [v for v in values if not isinstance(v, Made) or v.axes] or [Made(shape)]
+        numbers = [v.shape for v in values if isinstance(v, Made) and not v.axes]
+        if rest or first.shape != shape or any(s is None or prod(s) != 1 for s in numbers):
             return result
-        ways: dict[str, set[Axes]] = {}
-        for value in cast("Sequence[Made]", values):
-            for n, old in value.axes.items():
-                ways.setdefault(n, set()).update([old] if old and value.shape == shape else [])
-        return Made(shape, {n: way.pop() if len(way) == 1 else None for n, way in ways.items()})
+        if isinstance(result, Made):
+            return cast("Made", first)._replace(shape=shape)
+        if isinstance(result, Signal) and isinstance(first, Signal):
+            return first._replace(node=result.node, left=(), picks=False, member=None)
+        return result
 
     # Views ----------------------------------------------------------------------------------
 
@@ -180,8 +138,13 @@ class Drawing:
                 n: None if old is None else reshaped(old, stored[n], groups, shape)
                 for n, old in value.axes.items()
             }
-            return Made(shape, axes)
+            return value._replace(shape=shape, axes=axes)
         places: list[int] = []
+        new_axes = {
+            n: reshaped(old, self.parameters[n].shape, groups, shape)
+            for n, old in value.held.items()
+        }
+        held = {n: axes for n, axes in new_axes.items() if axes is not None}
         left = [0] * len(shape)
         for old, new in groups:
             wide = [axis for axis in old if value.shape[axis] != 1]
@@ -199,7 +162,15 @@ class Drawing:
         if sorted(value.places) != list(value.places):
             places = []
         node = self._draw(name, "other", [value.node], shape)
-        return Signal(node, shape, value.products, tuple(places), left=tuple(left))
+        result = Signal(node, shape, value.products, tuple(places), left=tuple(left), held=held)
+        result = result._replace(picks=value.picks and value.shape[-1:] == shape[-1:])
+        if value.member is None:
+            return result
+        return self._with(result, self.reshape(name, value.member, shape), value.chosen)
+
+    @staticmethod
+    def _with(signal: Signal, member: Value, chosen: str) -> Signal:
+        return signal._replace(member=cast("Made", member), chosen=chosen)
 
     def transpose(self, name: str, value: Value, order: Sequence[int] | None) -> Value:
         """Draw a permutation of axes."""
@@ -208,13 +179,15 @@ class Drawing:
         order = [axis % len(value.shape) for axis in order]
         shape = tuple(value.shape[axis] for axis in order)
         if isinstance(value, Made):
-            return Made(
-                shape,
-                {n: old and tuple(old[axis] for axis in order) for n, old in value.axes.items()},
-            )
+            axes = {n: old and tuple(old[axis] for axis in order) for n, old in value.axes.items()}
+            return value._replace(shape=shape, axes=axes)
         node = self._draw(name, "other", [value.node], shape)
         places = tuple(order.index(axis) for axis in value.places)
-        return Signal(node, shape, value.products, places)
+        held = {n: tuple(old[axis] for axis in order) for n, old in value.held.items()}
+        result = Signal(node, shape, value.products, places, held=held)
+        if value.member is None:
+            return result
+        return self._with(result, self.transpose(name, value.member, order), value.chosen)
 
     def part(
         self,
@@ -228,9 +201,9 @@ class Drawing:
         """Draw a slice: what spans of which axes it takes (None: not known), which axes vanish."""
         if isinstance(value, Made):
             lost = spans is None or (shape is None) or value.shape is None
-            return Made(
-                shape,
-                {
+            return value._replace(
+                shape=shape,
+                axes={
                     n: None
                     if lost or old is None
                     else tuple(at for axis, at in enumerate(old) if axis not in gone)
@@ -254,7 +227,8 @@ class Drawing:
         """Draw a concatenation."""
         if not only_made(values):
             return self.other(name, values, shape)
-        return Made(shape, {n: at for v in values for n, at in cast("Made", v).axes.items()})
+        made = cast("Sequence[Made]", values)
+        return Made(shape, {n: at for v in made for n, at in v.axes.items()}, "", _sums(made))
 
     def pad(
         self, name: str, values: Sequence[Value], shape: Shape | None, left: Sequence[int] | None
@@ -265,11 +239,41 @@ class Drawing:
 
     # Operations -----------------------------------------------------------------------------
 
-    def lookup(self, name: str, values: Sequence[Value], shape: Shape | None) -> Value:
-        """Draw a lookup in a table, which is the first value."""
-        if isinstance(values[0], Made):
-            self.touch(values[:1], "embedding")
-        return self.other(name, values, shape)
+    def lookup(
+        self, name: str, values: Sequence[Value], shape: Shape | None, axis: int | None = None
+    ) -> Value:
+        """Draw a lookup in a table, which is the first value, along an axis if that is known.
+
+        Of a stack it takes a matrix, which may then be the weight of a product (`weight`).
+        """
+        table, *rest = values
+        if not isinstance(table, Made) or only_made(values):
+            if isinstance(table, Made):
+                self.touch([table], "embedding")
+            return self.other(name, values, shape)
+        result = self.other(name, rest, shape)
+        assert isinstance(result, Signal)
+        for n in table.axes:
+            self.parameters[n].looked.add(result.node)
+        if axis is None or None in (shape, table.shape) or len(table.shape or ()) < 3:
+            return result
+        more = ((),) * (len(shape or ()) - len(table.shape or ()) + 1)
+        axes = {n: o and (*o[:axis], *more, *o[axis + 1 :]) for n, o in table.axes.items()}
+        return result._replace(
+            member=Made(shape, axes), chosen=result.node, products=(), picks=False
+        )
+
+    def weights(self, values: Sequence[Value]) -> list[Value]:
+        """Return the operands of a product, with a matrix that was chosen for what it is."""
+        found = list(values)
+        for at, value in enumerate(values[:2]):
+            other = values[1 - at] if len(values) > 1 else value
+            if isinstance(value, Signal) and value.member and isinstance(other, Signal):
+                for n in value.member.axes:
+                    self.parameters[n].chosen.add(value.chosen)
+                found[at] = value.member
+                break
+        return found
 
     def add(self, name: str, left: Value, right: Value, shape: Shape | None) -> Value:
         """Draw an addition of two values."""
@@ -282,7 +286,14 @@ class Drawing:
                 return Signal(node, shape, both, left.places)
             return Signal(node, shape)
         if isinstance(left, Made) and isinstance(right, Made):
-            return self.keep(name, (left, right), shape)
+            made = self.other(name, (left, right), shape)
+            biases = {
+                n
+                for one, more in ((left, right), (right, left))
+                for n in one.axes
+                if more.axes and not one.done
+            }
+            return cast("Made", made)._replace(sums=_sums((left, right)) | biases)
         signal, made = (left, right) if isinstance(left, Signal) else (right, left)
         if not isinstance(signal, Signal) or not isinstance(made, Made):
             return self.other(name, (left, right), shape)
@@ -298,6 +309,10 @@ class Drawing:
             return True
         if not signal.products or made.shape is None or signal.shape is None:
             return False
+        if made.done and any(
+            len(self.parameters[n].shape) > 1 and n not in made.sums for n in made.axes
+        ):
+            return False  # a recurrent kernel times the zeros of the first state
         first = len(signal.shape) - len(made.shape)
         along = {first + axis for axis, size in enumerate(made.shape) if size != 1}
         if signal.places:
@@ -313,18 +328,22 @@ class Drawing:
         shape: Shape | None,
         places: Sequence[int] = (),
         copies: Sequence[int] = (),
+        behind: Sequence[int] = (),
         window: tuple[Sequence[int], Sequence[int]] | None = None,
         **options: Any,
     ) -> Value:
         """Draw a weight operation.
 
         `letters` says what the axes of its weight mean, `places` which axes of the result hold the
-        outputs, in the order of the weight's axes, and `copies` which are batch axes of it.
+        outputs, in the order of the weight's axes, and `copies` which are batch axes of it;
+        `behind` are these axes of the signal.
         `window` is the left padding and the dilation of a convolution, if they are known.
         """
         inputs = [n for value in signals for n in _signals(value)]
         if not made.axes:
             return Signal(self._draw(name, "other", inputs, shape), shape)
+        if window is None and any(isinstance(v, Signal) and v.picks for v in signals):
+            return self.lookup(name, [made, Data(shape)], shape)
         first = next(iter(made.axes))
         name = first.removesuffix("/kernel") if first.endswith("/kernel") else name
         node = self._draw(name, "weight", inputs, shape, weights=tuple(made.axes))
@@ -334,7 +353,7 @@ class Drawing:
             parameter = self.parameters[n]
             parameter.uses.add("weight")
             if axes is None:
-                parameter.lost = node
+                parameter.lost, parameter.done = node, made.done
                 continue
             if parameter.known is not None:
                 stored, facts = parameter.known.letters, parameter.known.stored(left)
@@ -345,7 +364,22 @@ class Drawing:
                 parameter.facts.setdefault((stored, *facts.items()), node)
             else:
                 parameter.lost = node
-        return Signal(node, shape, tuple(made.axes), tuple(places), tuple(copies))
+        for v in signals:
+            for axis in behind if isinstance(v, Signal) else ():
+                for n, at in cast("Signal", v).held.items():
+                    self.parameters[n].batched.update(at[axis])
+        outs = [at for at, c in enumerate(letters) if c == "O"]
+        along = dict(zip(places, outs, strict=False))
+        held = {
+            n: tuple(axes[along[at]] if at in along else () for at in range(len(shape or ())))
+            for n, axes in made.axes.items()
+            if axes is not None and letters
+        }
+        return Signal(node, shape, tuple(made.axes), tuple(places), tuple(copies), held=held)
+
+
+def _sums(values: Iterable[Made]) -> frozenset[str]:
+    return frozenset(n for value in values for n in value.sums)
 
 
 def _signals(value: Value) -> tuple[str, ...]:

@@ -8,13 +8,13 @@ from typing import Any
 from idinit_ref.errors import GraphError, message
 
 from ._draw import Drawing
-from ._values import Data, Made, Shape, Signal, Value, only_made
+from ._values import Data, Made, Shape, Signal, Value, einsum_letters, only_made
 
 _SAME = {"Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot", "EnsureShape"}
 _SAME |= {"ReadVariableOp", "Cast", "CheckNumerics"}
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
-_KEEP = {"Mul", "Div", "RealDiv", "Sub", "Neg", "ClipByValue", "Round", "Maximum", "Minimum"}
-_KEEP |= {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
+_KEEP = {"Mul", "Div", "RealDiv", "Neg", "Round"}
+_ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
@@ -106,7 +106,10 @@ class Reader:
                 else draw.other(name, inputs, shape, False)
             )
         if kind in ("GatherV2", "ResourceGather"):
-            return draw.lookup(name, inputs, shape)
+            static = _static(op.inputs[2]) if kind == "GatherV2" else 0
+            batched = op.get_attr("batch_dims")
+            axis = None if static is None or batched else int(static) % op.inputs[0].shape.rank
+            return draw.lookup(name, inputs, shape, axis)
         if kind in ("Pad", "PadV2", "MirrorPad"):
             padding = _static(op.inputs[1])
             left = None if padding is None else [int(row[0]) for row in padding]
@@ -122,8 +125,16 @@ class Reader:
                     value = _along_channels(value, len(shape or ()))
                 result = draw.add(name, result, value, shape)
             return result
-        if kind in _KEEP and floating:
+        if kind in _KEEP and floating and not ("Div" in kind and _is_constant(inputs[0])):
             return draw.keep(name, inputs, shape)
+        if kind in _ROUND:
+            draw.touch(inputs[1:], "other")
+            return draw.keep(name, inputs[:1], shape)
+        if kind == "OneHot" and floating:
+            result = draw.other(name, inputs, shape)
+            return result._replace(picks=True) if isinstance(result, Signal) else result
+        if "MatMul" in kind or kind == "Einsum":
+            inputs = draw.weights(inputs)
         if not only_made(inputs) and any(isinstance(v, Made) and v.axes for v in inputs):
             return self._product(op, name, inputs, out)
         return draw.other(name, inputs, shape, floating)
@@ -167,7 +178,7 @@ class Reader:
         place = last - 1 if at == 1 else last - 2
         copies = range(last - rank, last - 2)
         return self.draw.product(
-            name, inputs[:at] + inputs[at + 1 : 2], weight, letters, shape, (place,), copies
+            name, inputs[:at] + inputs[at + 1 : 2], weight, letters, shape, (place,), copies, copies
         )
 
     def _einsum(self, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -183,14 +194,20 @@ class Reader:
             raise _cannot(
                 op, f"the axes of its weight in {op.get_attr('equation')!r} are not named"
             )
-        letters = "".join(
-            "I" if c not in result else "B" if c in both[1 - at] else "O" for c in kernel
-        )
+        other = both[1 - at].replace("...", "." * (rest - 1))
+        letters = einsum_letters(kernel, other, result, weight)
         where = {c: result.index(c) for c in kernel if c in result}
         places = [where[c] for c, letter in zip(kernel, letters, strict=True) if letter == "O"]
         copies = [where[c] for c, letter in zip(kernel, letters, strict=True) if letter == "B"]
         return self.draw.product(
-            name, inputs[1 - at : 2 - at], weight, letters, shape, places, copies
+            name,
+            inputs[1 - at : 2 - at],
+            weight,
+            letters,
+            shape,
+            places,
+            copies,
+            [other.index(c) for c in kernel if c in result and c in other],
         )
 
     def _convolution(self, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -300,6 +317,10 @@ def _static(tensor: Any) -> Any:
 
 def _channels_first(op: Any) -> bool:
     return bool(op.get_attr("data_format").decode().startswith("NC"))
+
+
+def _is_constant(value: Value) -> bool:
+    return isinstance(value, Made) and not value.axes
 
 
 def _along_channels(value: Value, rank: int) -> Value:

@@ -202,7 +202,7 @@ _CELLS = {"LSTMCell": 4, "GRUCell": 3, "SimpleRNNCell": 1}
 
 def known_weights(layer: Any) -> list[Weight]:
     """Return what a layer tells of its weights; nothing if it is not known, or changed them."""
-    if not layer.built or _is_changed(layer):
+    if not layer.built or is_changed(layer):
         return []
     for name, parts in _CELLS.items():
         if isinstance(layer, getattr(keras.layers, name)):
@@ -219,8 +219,17 @@ def _names(layer: Any) -> list[str]:
     return [name for name in _KNOWN if isinstance(layer, getattr(keras.layers, name))]
 
 
-def _is_changed(layer: Any) -> bool:
+def is_changed(layer: Any) -> bool:
+    """Whether a layer computes its weight from other variables: LoRA, quantised."""
     return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
+
+
+def quantised_parts(layer: Any) -> list[Any]:
+    """Return what a quantised layer holds instead of a weight: integers, and their scales."""
+    if not getattr(layer, "quantization_mode", None):
+        return []
+    bias = getattr(layer, "bias", None)
+    return [variable for variable in layer._non_trainable_variables if variable is not bias]
 
 
 def _weights(layer: Any) -> Iterator[Weight]:
@@ -244,7 +253,7 @@ def _weights(layer: Any) -> Iterator[Weight]:
                 "call it once on an input, or call its build(input_shape)",
             )
         )
-    if _is_changed(layer):
+    if is_changed(layer):
         raise OptionError(
             message(
                 "layer",

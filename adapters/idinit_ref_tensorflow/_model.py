@@ -13,8 +13,9 @@ from idinit_ref.layout import Taps, split_axes
 from idinit_ref.model import Head, Override, decide
 from idinit_ref.pattern import Wide
 
-from ._draw import Parameter
 from ._initializers import shape_and_dtype
+from ._parameter import Parameter
+from ._restore import as_it_was
 from ._trace import traced
 
 __all__ = ["init_", "plans"]
@@ -61,17 +62,17 @@ def plans(
     >>> plans(keras.Model(x, x + y))["proj/kernel"].role
     'zero'
     """
-    graph = traced(model, example_inputs).graph
-    return decide(
-        graph,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        taps=taps,
-        head=head,
-        embeddings=embeddings,
-        overrides=overrides,
-    ).plans
+    with as_it_was(model):
+        return decide(
+            traced(model, example_inputs).graph,
+            gain=gain,
+            eps=eps,
+            wide=wide,
+            taps=taps,
+            head=head,
+            embeddings=embeddings,
+            overrides=overrides,
+        ).plans
 
 
 def init_(
@@ -122,7 +123,8 @@ def init_(
     ShapeError, LayoutError, OptionError, OptionTypeError
         If an option does not fit, or an override fits no parameter.
     DTypeError, RoundingError
-        If a parameter cannot hold its values. Nothing is written after any error.
+        If a parameter cannot hold its values. After any error nothing is written, and what was
+        not built is not.
 
     Examples
     --------
@@ -137,20 +139,21 @@ def init_(
     >>> report.summary
     '4 parameters: 1 transit, 1 zero, 2 bias, 0 keep'
     """
-    graph, parameters = traced(model, example_inputs)
-    report = decide(
-        graph,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        taps=taps,
-        head=head,
-        embeddings=embeddings,
-        overrides=overrides,
-    )
-    for entry in report.entries:  # all that could fail, before anything is written
-        if entry.role != "keep":
-            _value(parameters[entry.name], entry.plan, check=True)
+    with as_it_was(model):
+        graph, parameters = traced(model, example_inputs)
+        report = decide(
+            graph,
+            gain=gain,
+            eps=eps,
+            wide=wide,
+            taps=taps,
+            head=head,
+            embeddings=embeddings,
+            overrides=overrides,
+        )
+        for entry in report.entries:  # all that could fail, before anything is written
+            if entry.role != "keep":
+                _value(parameters[entry.name], entry.plan, check=True)
     for entry in report.entries:
         if entry.role != "keep":
             parameter = parameters[entry.name]

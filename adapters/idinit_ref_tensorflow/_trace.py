@@ -14,11 +14,15 @@ import numpy as np
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, OptionTypeError, message
 
-from ._draw import Drawing, Parameter
-from ._layers import known_weights
+from ._draw import Drawing
+from ._layers import is_changed, known_weights, quantised_parts
+from ._parameter import Parameter
+from ._restore import as_it_was
 from ._values import Signal
 
 __all__ = ["trace"]
+
+_PART = "a part of a quantised weight"
 
 
 class Traced(NamedTuple):
@@ -36,7 +40,8 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
     model : keras.Model or keras.layers.Layer
         Functional, Sequential or subclassed. On Keras' TensorFlow backend it is read from the
         concrete function that computes it with ``training=False``; on another one from Keras'
-        own symbolic calls. Nothing is run, and no state changes; an unbuilt model is built.
+        own symbolic calls. Nothing is run, and no state changes; an unbuilt model is built,
+        unless there is an error.
     example_inputs : array, tensor, keras.KerasTensor or tf.TensorSpec, or a list or dict of them
         What the model is called with; only shapes and dtypes are looked at, and a first axis of
         None is taken to be 2. A tuple, list or dict is given to `call` as one argument, as Keras
@@ -70,7 +75,8 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
     >>> [node.kind for node in graph.nodes if node.kind in ("input", "weight", "add")]
     ['input', 'weight', 'add']
     """
-    return traced(model, example_inputs).graph
+    with as_it_was(model):
+        return traced(model, example_inputs).graph
 
 
 def traced(model: Any, example_inputs: Any) -> Traced:
@@ -145,6 +151,18 @@ def _arguments(model: Any, example: Any) -> Arguments:
 def _symbol(leaf: Any) -> Any:
     """Return the shape and dtype of an example."""
     leaf = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
+    dtype = "string" if _is_text(leaf) else leaf.dtype
+    try:
+        dtype = keras.backend.standardize_dtype(dtype)
+    except ValueError as problem:
+        raise GraphError(
+            message(
+                "example_inputs",
+                str(leaf.dtype),
+                "every one should be an array of numbers, bools or strings",
+                "pass what the model is called with",
+            )
+        ) from problem
     sizes = list(leaf.shape)
     if sizes and sizes[0] is None:
         sizes[0] = 2
@@ -157,7 +175,16 @@ def _symbol(leaf: Any) -> Any:
                 "pass example inputs with one of the sizes that the model is for",
             )
         )
-    return keras.KerasTensor(tuple(sizes), keras.backend.standardize_dtype(leaf.dtype))
+    return keras.KerasTensor(tuple(sizes), dtype)
+
+
+def _is_text(leaf: Any) -> bool:
+    """Whether an array holds strings: for NumPy of some length, or any objects."""
+    if not isinstance(leaf, (np.ndarray, np.generic)):
+        return False
+    found = leaf.ravel().tolist()
+    is_text = bool(found) and all(isinstance(x, (str, bytes)) for x in found)
+    return leaf.dtype.kind in "US" or (leaf.dtype.kind == "O" and is_text)
 
 
 def _build(model: Any, arguments: Arguments) -> None:
@@ -207,6 +234,13 @@ def _parameters(model: Any, more: Any = ()) -> list[Parameter]:
     told = [weight for layer in layers for weight in known_weights(layer)]
     known = {id(weight.variable): weight for weight in told}
     biases = {id(weight.bias) for weight in told}
+    biases |= {id(getattr(layer, "bias", None)) for layer in layers if is_changed(layer)}
+    parts = {id(variable) for layer in layers for variable in quantised_parts(layer)}
+    normal = {
+        id(getattr(layer, "kernel", None))
+        for layer in layers
+        if isinstance(layer, keras.layers.SpectralNormalization)
+    }
     born = {id(variable) for layer in layers for variable in layer._trainable_variables}
     born |= {id(variable) for variable in more if variable.trainable}
     found = []
@@ -219,12 +253,17 @@ def _parameters(model: Any, more: Any = ()) -> list[Parameter]:
             name = f"{path} ({count})"
         names.add(name)
         state = id(variable) not in born
+        note = _note(variable, state)
+        if id(variable) in parts:
+            note, state = note if note.startswith("not") else _PART, False
+        elif id(variable) in normal:
+            note = note or "spectrally normalised in training, and written back"
         found.append(
             Parameter(
                 name,
                 variable,
                 tuple(variable.shape),
-                _note(variable, state),
+                note,
                 state,
                 known.get(id(variable)),
                 id(variable) in biases,

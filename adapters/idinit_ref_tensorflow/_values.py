@@ -19,6 +19,10 @@ class Signal(NamedTuple):
     places: tuple[int, ...] = ()  # its axes that hold all their outputs, in order
     copies: tuple[int, ...] = ()  # its axes that are batch axes of those parameters
     left: tuple[int, ...] = ()  # the padding at the start of every axis that was just added
+    held: Mapping[str, Axes] = {}  # the stored axes of these along its own, also after a ReLU
+    picks: bool = False  # one-hot: a product with it looks up rows
+    member: Made | None = None  # a matrix of a stack,
+    chosen: str = ""  # and the lookup that chose it
 
 
 class Made(NamedTuple):
@@ -26,6 +30,8 @@ class Made(NamedTuple):
 
     shape: Shape | None
     axes: Mapping[str, Axes | None] = {}
+    done: str = ""  # the first operation that computed something else of them
+    sums: frozenset[str] = frozenset()  # those added as a bias to what is made of parameters
 
 
 class Data(NamedTuple):
@@ -41,6 +47,23 @@ Value = Signal | Made | Data
 def only_made(values: Iterable[Value]) -> bool:
     """Whether some values are made of parameters and constants alone."""
     return all(isinstance(value, Made) for value in values)
+
+
+def einsum_letters(kernel: str, other: str, result: str, made: Made) -> str:
+    """Return what each axis of a weight in an einsum is; one that is no stored axis is a batch.
+
+    >>> einsum_letters("edf", "bted", "btef", Made((3, 4, 8), {"w": ((0,), (1,), (2,))}))
+    'BIO'
+    """
+    ways = [axes for axes in made.axes.values() if axes is not None]
+    return "".join(
+        "I"
+        if c not in result
+        else "B"
+        if c in other or (ways and not any(axes[at] for axes in ways))
+        else "O"
+        for at, c in enumerate(kernel)
+    )
 
 
 def regroup(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -18,7 +18,7 @@ from idinit_ref.errors import GraphError, message
 
 from ._draw import Drawing
 from ._layers import Weight, known_weights
-from ._values import Data, Made, Shape, Signal, Value
+from ._values import Data, Made, Shape, Signal, Value, einsum_letters
 
 _CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
 _CONTROL |= {"VectorizedMap"}
@@ -26,8 +26,8 @@ _RESHAPES = {"Reshape", "ExpandDims", "Squeeze", "Flatten", "Ravel"}
 _SAME = {"Cast", "StopGradient", "Identity", "Copy", "Dropout", "SpatialDropout1D"}
 _SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"}
 _SAME |= {"ActivityRegularization"}
-_PLUS = {"Add", "AddN"}
-_KEEP = {"Multiply", "Divide", "TrueDivide", "Subtract", "Negative", "Clip", "Round"}
+_PLUS = {"Add", "AddN", "Average"}
+_KEEP = {"Multiply", "Divide", "TrueDivide", "Negative", "Round"}
 
 
 class Walker:
@@ -174,7 +174,8 @@ class Walker:
             return self._embedding
         if known_weights(layer) and not layer._layers:
             return self._chain
-        if layer._layers or not type(layer).__module__.startswith("keras."):
+        is_own = not type(layer).__module__.startswith("keras.")
+        if layer._layers or is_own or isinstance(layer, keras.layers.Lambda):
             return None
         return self._operation
 
@@ -254,7 +255,10 @@ class Walker:
     ) -> list[Value]:
         name, kind, draw = self._name(op), type(op).__name__, self.draw
         for variable in getattr(op, "weights", ()):
-            if id(variable) in self.names:
+            name_of = self.names.get(id(variable))
+            if name_of and draw.parameters[name_of].is_bias:
+                draw.touch([self.value(variable)], "bias")  # of a quantised layer
+            elif name_of:
                 values = [*values, self.value(variable)]
         if kind in ("Split", "ArraySplit", "Unstack"):
             return list(self._parts(op, values[0], results))
@@ -277,7 +281,9 @@ class Walker:
             spans, gone = _spans(args[0].shape, args[1])
             return draw.part(name, value, shape, spans, gone, floating)
         if kind == "Take" or kind == "TakeAlongAxis":
-            return draw.lookup(name, values, shape)
+            axis = getattr(op, "axis", None) if kind == "Take" else None
+            at = None if axis is None else axis % len(args[0].shape)
+            return draw.lookup(name, values, shape, at)
         if kind == "Concatenate" and floating:
             return draw.join(name, values, shape)
         if (kind == "Pad" or kind.startswith("ZeroPadding")) and floating:
@@ -286,14 +292,21 @@ class Walker:
             for more in values[1:]:
                 value = draw.add(name, value, more, shape)
             return value
-        if kind in _KEEP and floating:
+        under = "Div" in kind and not _is_array(args[0])  # a number divided by a tensor
+        if kind in _KEEP and floating and not under:
             return draw.keep(name, values, shape)
+        one_hot = kind == "CategoryEncoding" and op.output_mode == "one_hot"
+        if (kind == "OneHot" or one_hot) and floating:
+            found = draw.other(name, values, shape)
+            return found._replace(picks=True) if isinstance(found, Signal) else found
         return self._product(op, kind, name, values, result, args)
 
     def _product(
         self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
     ) -> Value:
         shape, last = _shape(result), len(_shape(result) or ())
+        if kind in ("Matmul", "Einsum"):
+            values = self.draw.weights(values)
         at = next((at for at, v in enumerate(values[:2]) if isinstance(v, Made)), 0)
         made = values[at] if len(values) > 1 else None
         contracts = kind in ("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot")
@@ -314,7 +327,7 @@ class Walker:
             letters = "B" * (rank - 2) + ("IO" if at else "OI")
             copies = range(last - rank, last - 2)
             place = (last - 1 if at else last - 2,)
-            return self.draw.product(name, [other], made, letters, shape, place, copies)
+            return self.draw.product(name, [other], made, letters, shape, place, copies, copies)
         raise _cannot(op, "the axes of its weight are not followed")
 
     def _einsum(
@@ -323,14 +336,17 @@ class Walker:
         inputs, rest = equation.replace(" ", "").split(",")
         kernel, result = rest.split("->")
         result = result.replace("...", "." * (len(shape or ()) - len(result.replace("...", ""))))
-        letters = "".join("I" if c not in result else "B" if c in inputs else "O" for c in kernel)
+        rank = len(getattr(value, "shape", None) or ())
+        inputs = inputs.replace("...", "." * (rank - len(inputs.replace("...", ""))))
+        letters = einsum_letters(kernel, inputs, result, made)
         if "." in kernel or len(set(kernel)) < len(kernel):
             letters = ""
         where = [(c, result.index(k)) for k, c in zip(kernel, letters, strict=False) if c != "I"]
         places, copies = ([at for c, at in where if c == letter] for letter in "OB")
         if not letters:
             made = made._replace(axes=dict.fromkeys(made.axes))
-        return self.draw.product(name, [value], made, letters, shape, places, copies)
+        behind = [inputs.index(c) for c in kernel if c in inputs and c in result]
+        return self.draw.product(name, [value], made, letters, shape, places, copies, behind)
 
     def _parts(self, op: Any, value: Value, results: list[Any]) -> Iterator[Value]:
         is_unstack = type(op).__name__ == "Unstack"
