@@ -84,7 +84,11 @@ def _dense(
         data, weight, letters = states[0], states[1], second
     elif isinstance(states[1], Signal) and isinstance(states[0], Made) and first:
         data, weight, letters = states[1], states[0], first
-    elif isinstance(states[1], Made) and _is_layers_own(recorder, states[0], states[1]):
+    elif (
+        kind not in ("dot", "mv")  # of vectors: a spectral norm's, which no layer computes with
+        and isinstance(states[1], Made)
+        and _is_layers_own(recorder, states[0], states[1])
+    ):
         data, weight, letters = recorder.start(a, recorder.says("input")), states[1], second
         if isinstance(states[0], Made):
             recorder.others.update(states[0].names)

@@ -121,8 +121,9 @@ def _move_made(recorder: Recorder, call: Call, state: Made) -> None:
             return
     for at, out in enumerate(call.results):
         views = tuple((name, seen[at]) for name, seen in parts if seen is not None)
-        how = "" if len(views) == len(parts) else call.name
-        recorder.finish(call, out, state._replace(parts=() if how else views, how=how))
+        is_known = len(views) == len(parts)
+        how = state.how or ("" if is_known else call.name)
+        recorder.finish(call, out, state._replace(parts=views if is_known else (), how=how))
 
 
 def _move_signal(recorder: Recorder, call: Call, state: Signal) -> None:
@@ -170,7 +171,7 @@ def _join(recorder: Recorder, call: Call) -> bool:
     """Write a concatenation of parameters; of anything else it is nothing special."""
     states = [recorder.state(tensor) for tensor in call.given]
     made = [state for state in states if isinstance(state, Made) and state.parts]
-    if len(made) < len(states) or any(state.groups for state in made):
+    if len(made) < len(states) or any(state.groups or state.how for state in made):
         return False
     names = tuple(dict.fromkeys(name for state in made for name in state.names))
     recorder.set(call.results[0], Made(names, tuple(p for state in made for p in state.parts)))
@@ -214,10 +215,20 @@ def _glu(recorder: Recorder, call: Call) -> bool:
 
 
 def _times(recorder: Recorder, call: Call) -> bool:
-    """Write a product: by a number it leaves a result packed, of two halves it is a gate."""
+    """Write a product: by a number it leaves a result packed, of two halves it is a gate.
+
+    A parameter that is scaled by a number, as an equalised learning rate does, keeps its role.
+    """
     states = [recorder.state(tensor) for tensor in call.given]
     signals = [state for state in states if isinstance(state, Signal)]
-    pairs = zip(call.given, states, strict=True)
+    made = [state for state in states if isinstance(state, Made)]
+    pairs = list(zip(call.given, states, strict=True))
+    if len(made) == 1 and not signals and not made[0].lookup and call.name != "clamp":
+        is_scaled = all(t.numel() == 1 and s is None for t, s in pairs if s is not made[0])
+        is_first = call.name == "mul" or recorder.state(call.args[0]) is made[0]
+        if is_scaled and is_first and not call.kwargs:
+            recorder.finish(call, call.results[0], made[0])
+            return True
     numbers = all(t.numel() == 1 and s is None for t, s in pairs if not isinstance(s, Signal))
     if len(signals) == 1 and signals[0].roots and numbers:
         item = recorder.item("other", call.name, signals, call.results[0])
@@ -266,8 +277,10 @@ def _generic(recorder: Recorder, call: Call) -> None:
             recorder.finish(call, out, first)
         elif any(isinstance(state, Data) for state in states):
             recorder.finish(call, out, Signal(recorder.item("input", call.name, (), out)))
-        elif names:
-            recorder.finish(call, out, Made(names, how=how))
+        elif names:  # entry by entry, say: then it is stored as its parameter is
+            parts = [part for state in made for part in state.parts]
+            parts = [(name, seen) for name, seen in parts if seen.shape == out.shape]
+            recorder.finish(call, out, Made(names, tuple(parts), how))
 
 
 _HANDLERS: dict[str, Callable[[Recorder, Call], bool]] = {

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -99,7 +101,8 @@ class Made(NamedTuple):
     """A tensor made of parameters and constants alone.
 
     `parts` are views of the parameters where the entries are theirs, moved or cast; `how` is the
-    operation after which they are not. A lookup may become a weight, or the start of a signal.
+    operation after which they are not, and the places alone still are. A lookup may become a
+    weight, or the start of a signal.
     """
 
     names: tuple[str, ...]
@@ -161,6 +164,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     `note` is what is done after each operation; `parameters` are all parameters by name.
     """
+
+    supports_higher_order_operators = True  # to refuse them by name
 
     def __init__(
         self, note: Any, parameters: Mapping[str, Tensor], owners: Mapping[nn.Module, str]
@@ -311,6 +316,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation, and note it."""
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            name, should = self.says(str(func)), "its operations should be visible as they run"
+            cure = "write the branch or the loop in Python"
+            raise GraphError(message("operation", name, should, cure))
+        apart = _APART.get(func.overloadpacket.__name__.removesuffix("_"))
+        if apart is not None:
+            with self:
+                return _in_place(func, args, kwargs, apart)
+        if torch._C._current_autograd_node() is not None:  # a gradient is no layer's result
+            return func(*args, **kwargs)
         name, written, is_view = _schema(func)
         found = [args[at] if at < len(args) else kwargs.get(key) for at, key in written]
         targets = [t for t in tree_leaves(found) if isinstance(t, Tensor)]
@@ -343,6 +358,40 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _NEVER = (0, None, None)
+
+
+# Several steps in one: a product or quotient and an add, or many adds.
+
+
+def _addcmul(base: Tensor, a: Tensor, b: Tensor, *, value: Any = 1) -> Tensor:
+    return torch.add(base, torch.mul(a, b), alpha=value)
+
+
+def _addcdiv(base: Tensor, a: Tensor, b: Tensor, *, value: Any = 1) -> Tensor:
+    return torch.add(base, torch.div(a, b), alpha=value)
+
+
+def _adds(left: Sequence[Tensor], right: Any, *, alpha: Any = 1) -> list[Tensor]:
+    others = right if isinstance(right, (list, tuple)) else [right] * len(left)
+    return [torch.add(a, b, alpha=alpha) for a, b in zip(left, others, strict=True)]
+
+
+_APART = {"addcmul": _addcmul, "addcdiv": _addcdiv, "_foreach_add": _adds}
+
+
+def _in_place(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], apart: Any) -> Any:
+    """Run the steps of an operation, and write the result to where it belongs."""
+    rest = dict(kwargs)
+    out = rest.pop("out", None)
+    made = apart(*args, **rest)
+    if func.overloadpacket.__name__.endswith("_"):
+        out = args[0]
+    if out is None:
+        return made
+    pairs = zip(out, made, strict=True) if isinstance(made, list) else [(out, made)]
+    for target, new in pairs:
+        target.copy_(new)
+    return None if isinstance(made, list) else out
 
 
 def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import random
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -25,11 +24,11 @@ from idinit_ref.graph import Use as UseOf
 from ._geometry import axes_of
 from ._operations import note
 from ._record import Data, Recorder, Signal, Use, is_floating
+from ._state import left_as_it_was
 
 __all__ = ["trace"]
 
 _PLAIN = {"groups": 1, "transposed": False}
-_CONTAINERS = (dict, OrderedDict, list, set, deque)
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -37,8 +36,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     The pass runs on fake tensors, which have shapes but no memory, so models on the meta device
     and of any size are traced. Where its control flow depends on values, it runs once more on the
-    real parameters, without gradients. The model is left as it was, with its training flags,
-    buffers, attributes and random numbers.
+    real parameters. No gradients are taken but those that the forward pass itself asks for. The
+    model is left as it was, with its training flags, buffers, attributes and random numbers.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     _check(model)
     args, kwargs = _arguments(example_inputs)
     try:
-        return _recorded(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
+        return _followed(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
     except IDInitError:
         raise
     except Exception as problem:  # whatever a forward pass may raise
@@ -81,7 +80,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         if any(tensor.is_meta or _is_fake(tensor) for tensor in tensors):
             raise _failed(args, kwargs, problem) from problem
     try:
-        return _recorded(model, args, kwargs, None)
+        return _followed(model, args, kwargs, None)
     except IDInitError:
         raise
     except Exception as problem:
@@ -95,9 +94,11 @@ def _check(model: object) -> None:
     if not isinstance(model, nn.Module):
         should = "it should be a torch.nn.Module"
         raise OptionTypeError(message("model", type(model), should, "pass the model itself"))
-    if isinstance(model, torch.jit.ScriptModule):
-        should = "its operations should be visible as they run"
-        raise GraphError(message("model", type(model), should, "pass the eager model"))
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            should = "its operations should be visible as they run"
+            given = f"submodule {name}, scripted" if name else type(module)
+            raise GraphError(message("model", given, should, "pass the eager module"))
     parameters = dict(model.named_parameters())
     if not parameters:
         cure = "pass the whole model, with its layers registered as attributes"
@@ -142,34 +143,53 @@ def _is_fake(tensor: Tensor) -> bool:
 # The pass -----------------------------------------------------------------------------------
 
 
-def _recorded(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None) -> Graph:
+def _followed(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None) -> Graph:
+    """Record the model without gradients, or with them if it takes some itself, as forces."""
+    try:
+        return _recorded(model, args, kwargs, fake)
+    except RuntimeError as problem:
+        if "does not require grad" not in str(problem):
+            raise
+    return _recorded(model, args, kwargs, fake, gradients=True)
+
+
+def _recorded(
+    model: nn.Module,
+    args: Any,
+    kwargs: Any,
+    fake: FakeTensorMode | None,
+    gradients: bool = False,
+) -> Graph:
     """Run the model once, on fake tensors or on real ones, and return its graph."""
     original = dict(model.named_parameters())
+    given = {id(t) for t in (*model.parameters(), *model.buffers(), *_tensors((args, kwargs)))}
     made: dict[int, Tensor] = {}
 
     def instead(tensor: Tensor) -> Tensor:
         """Return what stands for a tensor of the model or of the inputs."""
+        if id(tensor) not in given and fake is not None and _is_odd(tensor):
+            return tensor  # what an attribute holds may be unused, or a constant
         if id(tensor) not in made:
             is_parameter = isinstance(tensor, nn.Parameter)
-            if fake is None:
-                new = tensor if is_parameter else tensor.detach().clone()
-            else:
+            if fake is not None:
                 new = _faked(fake, tensor)
                 new = nn.Parameter(new, requires_grad=False) if is_parameter else new
-            made[id(tensor)] = new
+            elif gradients and is_parameter:  # another object, that has a gradient of its own
+                new = nn.Parameter(tensor.detach(), requires_grad=False)
+            else:
+                new = tensor if is_parameter else tensor.detach().clone()
+            if gradients and tensor.requires_grad:
+                new.requires_grad_()
+            made[id(tensor)] = made[id(new)] = new
         return made[id(tensor)]
 
     owners = {module: name for name, module in model.named_modules()}
     with ExitStack() as stack:
-        stack.enter_context(_quiet())
-        stack.enter_context(_left_as_it_was(model))
+        stack.enter_context(_quiet(gradients))
+        args, kwargs = tree_map_only(Tensor, instead, (args, kwargs))
+        stack.enter_context(left_as_it_was([model, args, kwargs], instead))
         for module in owners:
             module.training = False
-            for place in (module._parameters, module._buffers, vars(module)):
-                for key, tensor in list(place.items()):
-                    if isinstance(tensor, Tensor):
-                        place[key] = instead(tensor)
-        args, kwargs = tree_map_only(Tensor, instead, (args, kwargs))
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = Recorder(note, parameters, owners)
         for name, tensor in _named(model, args, kwargs):
@@ -194,7 +214,7 @@ def _recorded(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | N
 
 def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     """Return a tensor of that form without memory, on the CPU wherever the tensor is."""
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+    if _is_odd(tensor):
         should = "all tensors of the model should be dense"
         cure = "trace the model before they are converted"
         raise GraphError(message("model", f"{tensor.layout} {tensor.dtype}", should, cure))
@@ -204,39 +224,25 @@ def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
         )
 
 
+def _is_odd(tensor: Tensor) -> bool:
+    return tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Run single steps without gradients and fused kernels, and give random numbers back."""
+def _quiet(gradients: bool) -> Iterator[None]:
+    """Run single steps without fused kernels, and give random numbers back."""
     fast, fused = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     states = random.getstate(), np.random.get_state()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
-        with torch.random.fork_rng(), torch.no_grad(), _disable_current_modes():
+        with torch.random.fork_rng(), torch.set_grad_enabled(gradients), _disable_current_modes():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(fused)
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give every module its attributes back, and these their contents."""
-    modules = list(model.modules())
-    kept = [(vars(module), dict(vars(module))) for module in modules]
-    held = [value for _, old in kept for value in old.values() if type(value) in _CONTAINERS]
-    contents = [(value, type(value)(value)) for value in held]
-    try:
-        yield
-    finally:
-        for now, old in kept:
-            now.clear()
-            now.update(old)
-        for value, content in contents:
-            value.clear()
-            (value.extend if isinstance(value, (list, deque)) else value.update)(content)
 
 
 def _named(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str, Tensor]]:
@@ -270,24 +276,16 @@ def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
 
 
 def _results(out: Any) -> list[Tensor]:
-    """Return what a model is for, among what it returns.
+    """Return what a model is for: all that it returns, but of transformers' outputs the main one.
 
-    Of a mapping or a dataclass its logits or, where it has none, its first floating tensor; of a
-    tuple the tensors that stand in it themselves, not those of caches.
+    These hold states and losses besides; what counts are their logits, or else the first tensor.
     """
-    if isinstance(out, Tensor):
-        return [out]
-    if dataclasses.is_dataclass(out) and not isinstance(out, Mapping):
-        out = {field.name: getattr(out, field.name) for field in dataclasses.fields(out)}
-    if isinstance(out, Mapping):
+    if any(kind.__name__ == "ModelOutput" for kind in type(out).__mro__):
         logits = [value for key, value in out.items() if "logits" in str(key)]
         direct = [value for value in logits or out.values() if isinstance(value, Tensor)]
-        direct = direct if logits else list(filter(is_floating, direct))[:1]
-    elif isinstance(out, (tuple, list)):
-        direct = [value for value in out if isinstance(value, Tensor)]
-    else:
-        direct = []
-    return direct or list(_tensors(out))
+        if direct:
+            return direct if logits else list(filter(is_floating, direct))[:1]
+    return list(_tensors(out))
 
 
 # After the pass -----------------------------------------------------------------------------
@@ -357,12 +355,10 @@ def _stored(shape: tuple[int, ...], uses: Sequence[Use]) -> tuple[dict[str, Any]
     edges: set[int] = set()
     for use in uses if len(shape) > 1 else ():
         name = use.dense.item.name
-        if use.how:
-            return (
-                {},
-                f"the weight of {name} is computed from it by {use.how}, so has other entries",
-            )
         axes = None if use.seen is None else axes_of(use.seen, use.letters, shape)
+        if use.how:
+            why = f"the weight of {name} is computed from it by {use.how}, so has other entries"
+            return ({} if axes is None else _form(axes.layout, use.options)), why
         if axes is None:
             return {}, f"its axes are not those of a matrix in {name}"
         if not axes.is_wide:
@@ -387,9 +383,13 @@ def _stored(shape: tuple[int, ...], uses: Sequence[Use]) -> tuple[dict[str, Any]
     (layout, options), (name, cuts) = next(iter(forms.items()))
     if cuts is not None and edges and edges != cuts:
         return {}, f"{name} uses it as one matrix, another operation in parts"
-    found = {"layout": layout, **{k: v for k, v in options if v != _PLAIN.get(k)}}
+    found = _form(layout, dict(options))
     if cut := sorted(cuts or edges):
         size = shape[layout.index("O")]
         ends = [0, *cut, size]
         found["blocks"] = tuple(b - a for a, b in pairwise(ends))
     return found, ""
+
+
+def _form(layout: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"layout": layout, **{k: v for k, v in options.items() if v != _PLAIN.get(k)}}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -724,3 +727,204 @@ def test_inference_tensors_are_refused():
         model = nn.Linear(4, 4)
     with pytest.raises(errors.OptionTypeError, match="inference"):
         init_(model, image(2, 4))
+
+
+# What a forward pass may change besides, and what it may be made of -----------------------------
+
+
+class Holder:
+    """A plain object with attributes."""
+
+    k = None
+
+
+class Slotted:
+    __slots__ = ("k",)
+
+
+def remembering(model, x):
+    k = model.layers[0](x)
+    held = model.cache
+    held.k = k if held.k is None else held.k + k
+    model.slotted.k = k
+    held.lists["k"].append(k)
+    model.stats[0] += 1
+    model.pair[0][0] += 1
+    model.nested["k"][0] = model.nested["k"][0] + k
+    model.names.add(len(model.names))
+    model.counts["runs"] += 1
+    model.order.move_to_end("a")
+    model.array += 1
+    torch.rand(3, generator=model.generator)
+    model.python.random(), model.numpy.random()
+    return x + k if not model.by_value or x.sum() > 0 else x
+
+
+@pytest.mark.parametrize("by_value", [False, True])  # True: the real pass follows a failed one
+def test_state_inside_of_objects_and_containers_is_restored(by_value):
+    model = Function(remembering, nn.Linear(4, 4))
+    model.by_value, model.cache, model.slotted = by_value, Holder(), Slotted()
+    model.cache.lists = defaultdict(list)
+    model.slotted.k = None
+    model.stats = [torch.zeros(1)]
+    model.pair = ([torch.zeros(1)],)
+    model.nested, model.names = {"k": [torch.zeros(2, 4)]}, set()
+    model.counts, model.order = Counter(runs=1), OrderedDict(a=1, b=2)
+    model.array, model.generator = np.zeros(2), torch.Generator().manual_seed(1)
+    model.python, model.numpy = random.Random(1), np.random.default_rng(1)
+    drawn = [
+        model.generator.get_state().tolist(),
+        model.python.getstate(),
+        model.numpy.bit_generator.state,
+    ]
+    old = model.stats[0], model.pair[0][0], model.nested["k"][0]
+    assert decide(trace(model, torch.ones(2, 4))).roles["layers.0.weight"] == "zero"
+    assert drawn == [
+        model.generator.get_state().tolist(),
+        model.python.getstate(),
+        model.numpy.bit_generator.state,
+    ]
+    assert model.cache.k is None
+    assert "k" not in vars(model.cache)
+    assert not model.cache.lists
+    assert model.slotted.k is None
+    assert [id(t) for t in (model.stats[0], model.pair[0][0], model.nested["k"][0])] == [
+        id(t) for t in old
+    ]
+    assert [float(t.abs().sum()) for t in old] == [0, 0, 0]
+    assert (model.names, model.counts["runs"], list(model.order)) == (set(), 1, ["a", "b"])
+    assert model.array.tolist() == [0, 0]
+    assert not isinstance(model(torch.ones(2, 4)), torch._subclasses.FakeTensor)
+
+
+def test_an_object_among_the_inputs_is_restored():
+    def function(model, x, held):
+        held.k = model.layers[0](x)
+        return x + held.k
+
+    held = Holder()
+    trace(Function(function, nn.Linear(4, 4)), (image(2, 4), held))
+    assert held.k is None
+
+
+def test_old_spectral_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        last = nn.utils.spectral_norm(nn.Linear(4, 4))
+    model = Residual(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), last))
+    assert decide(trace(model, image(2, 4))).roles == {
+        "layer.0.weight": "transit",
+        "layer.0.bias": "bias",
+        "layer.2.bias": "bias",
+        "layer.2.weight_orig": "keep",
+    }
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda x, y, g: torch.addcmul(x, g, y),
+        lambda x, y, g: x.clone().addcmul_(g, y, value=0.5),
+        lambda x, y, g: torch.addcmul(x, g, y, out=torch.empty(2, 4)),
+        lambda x, y, g: torch.addcdiv(x, y, g),
+        lambda x, y, g: torch._foreach_add([x, x], [y, y])[1],
+        lambda x, y, g: torch._foreach_add_(held := [x.clone()], [y], alpha=2) or held[0],
+    ],
+)
+def test_fused_adds_are_adds(add):
+    model = Function(lambda m, x: add(x, m.layers[0](x), m.g), nn.Linear(4, 4), g=torch.ones(4))
+    roles = decide(trace(model, image(2, 4))).roles
+    assert (roles["layers.0.weight"], roles["g"]) == ("zero", "keep")
+
+
+@dataclass
+class Boxes:
+    boxes: list[torch.Tensor]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda a, b: {"pred_logits": a, "pred_boxes": b},
+        lambda a, b: [a, Boxes([b])],
+        lambda a, b: (a, [[b]]),
+    ],
+)
+def test_every_result_has_a_head(result):
+    def function(model, x):
+        h = model.layers[0](x).relu()
+        return result(model.layers[1](h), model.layers[2](h))
+
+    model = Function(function, *(nn.Linear(4, 4) for _ in range(3)))
+    report = decide(trace(model, image(2, 4)), head="keep")
+    kept = [name for name, role in report.roles.items() if role == "keep"]
+    assert kept == ["layers.1.weight", "layers.2.weight"]
+
+
+def test_operations_that_hide_others_are_named():
+    def by_cond(model, x):
+        return x + torch.cond(x.sum() > 0, model.layers[0], torch.relu, (x,))
+
+    with pytest.raises(errors.GraphError, match=r"'cond'.*write the branch .*in Python"):
+        trace(Function(by_cond, nn.Linear(4, 4)), image(2, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Linear(4, 4))
+    with pytest.raises(errors.GraphError, match=r"submodule layers.0, .*pass the eager module"):
+        trace(Function(by_cond, scripted), image(2, 4))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_gradients_inside_a_forward_pass_are_no_operations_of_layers(inside, device):
+    def forces(model, x):
+        with torch.enable_grad() if inside else nullcontext():
+            x = x.detach().requires_grad_() if inside else x
+            energy = model.layers[0](x).tanh() @ model.layers[1].weight.T
+            return energy, torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+    model = Function(forces, nn.Linear(4, 4), nn.Linear(4, 1, bias=False)).to(device)
+    report = decide(trace(model, image(2, 4).to(device).requires_grad_()))
+    assert report.roles == {
+        "layers.0.weight": "transit",
+        "layers.0.bias": "bias",
+        "layers.1.weight": "transit",
+    }
+
+
+def test_gradients_on_the_real_model_leave_its_own_alone():
+    def meta(model, x):
+        loss = (model.layers[0](x) ** 2).sum()
+        loss.backward()
+        return x + model.layers[0](x) if loss > 0 else x
+
+    model = Function(meta, nn.Linear(4, 4))
+    assert decide(trace(model, torch.ones(2, 4))).roles["layers.0.weight"] == "zero"
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_override_of_a_computed_weight_knows_how_it_is_stored():
+    model = Function(lambda m, x: x + x @ (m.w * m.g), w=torch.randn(4, 4), g=torch.ones(4))
+    graph = trace(model, image(2, 4))
+    assert decide(graph).roles["w"] == "keep"
+    assert decide(graph, overrides={"w": "zero"}).plans["w"].layout == "IO"
+    layer = parametrizations.weight_norm(nn.Conv1d(4, 4, 3, padding=2, groups=4))
+    name = "layer.parametrizations.weight.original1"
+    graph = trace(nn.Sequential(OrderedDict(layer=layer)), image(2, 4, 8))
+    plan = decide(graph, overrides={name: "transit"}).plans[name]
+    assert (plan.groups, plan.taps, plan.tap) == (4, "center", (2,))
+
+
+@pytest.mark.parametrize(
+    "scale", [lambda w: w * 0.5, lambda w: w / 2, lambda w: torch.ones(()) * w]
+)
+def test_a_weight_that_is_scaled_by_a_number_is_that_weight(scale):
+    model = Function(lambda m, x: x + x @ scale(m.w), w=torch.randn(4, 4))
+    plan = plans(model, image(2, 4))["w"]
+    assert (plan.role, plan.layout) == ("zero", "IO")
+
+
+def test_sparse_tensors_that_are_held_somewhere_do_not_disturb():
+    model = Residual(nn.Linear(4, 4))
+    model.held = {"graph": torch.eye(2).to_sparse()}
+    assert decide(trace(model, image(2, 4))).roles["layer.weight"] == "zero"
