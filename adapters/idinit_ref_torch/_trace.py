@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -228,12 +229,17 @@ def _is_odd(tensor: Tensor) -> bool:
     return tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested
 
 
+_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
+
 @contextmanager
 def _quiet(gradients: bool) -> Iterator[None]:
     """Run single steps without fused kernels, and give random numbers back."""
     fast, fused = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     states = random.getstate(), np.random.get_state()
+    told = _LOG.disabled
     try:
+        _LOG.disabled = True  # it prints the traceback of what becomes a GraphError
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
         with torch.random.fork_rng(), torch.set_grad_enabled(gradients), _disable_current_modes():
@@ -241,6 +247,7 @@ def _quiet(gradients: bool) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(fused)
+        _LOG.disabled = told
         random.setstate(states[0])
         np.random.set_state(states[1])
 

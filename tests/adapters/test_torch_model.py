@@ -928,3 +928,10 @@ def test_sparse_tensors_that_are_held_somewhere_do_not_disturb():
     model = Residual(nn.Linear(4, 4))
     model.held = {"graph": torch.eye(2).to_sparse()}
     assert decide(trace(model, image(2, 4))).roles["layer.weight"] == "zero"
+
+
+def test_an_error_is_told_once(capfd):
+    """PyTorch logs the traceback of a shape that does not fit; the error says it already."""
+    with pytest.raises(errors.GraphError, match="shapes cannot be multiplied"):
+        init_(nn.Linear(4, 2), torch.zeros(1, 5))
+    assert capfd.readouterr() == ("", "")
