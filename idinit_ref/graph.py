@@ -185,7 +185,7 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
     its longest path is the skip; a tie is left "transit". All other weights are "transit".
 
     The cost is linear in the residual blocks; k other tensors, added one after the other to a
-    stream of their own, cost k^2 (2 s for 500).
+    stream of their own, cost k^2.
 
     Parameters
     ----------

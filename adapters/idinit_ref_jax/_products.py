@@ -112,7 +112,7 @@ def dot(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
                 operation = Operation(size, kinds[side])
                 return [_weight(notes, "product", value, signal, view, operation, var)]
         done = done_by(eqn, [signal])
-        ways.append(value.noted(done).moved(lambda old, new=view: _through(old, new)))  # type: ignore[misc]
+        ways.append(value.noted(done).moved(lambda old, new=view: _through(old, new)))  # type: ignore[misc]  # mypy sees no type in a default
     if ways and len(ways) + sum(map(is_constant, given[:2])) == 2:
         made = Made({})
         for way in ways:

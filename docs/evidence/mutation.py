@@ -3,7 +3,7 @@
 In an environment with the project and the tool, from the root of a checkout:
 
     pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0
-    python docs/evidence/mutation.py run /tmp/mutation           # half an hour; resumes
+    python docs/evidence/mutation.py run /tmp/mutation           # an hour or so; resumes
     python docs/evidence/mutation.py report /tmp/mutation        # figures, and a check of the page
 
 File names after the folder (``layout.py``) are a part of the work, so that two runs can go side by
