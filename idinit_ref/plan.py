@@ -20,7 +20,7 @@ from .layout import Box, Layout, Sheet, Taps, strides_of
 from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
-__all__ = ["Plan", "either", "idi", "idiz", "plan"]
+__all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal"]
 
 _FEW = 64  # runs that are remembered for a plan
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
@@ -105,7 +105,7 @@ class Plan:
         settle("eps", real("eps", self.eps))
         settle("loosen", real("loosen", self.loosen, zero=True))
         settle("groups", integer("groups", self.groups, low=1))
-        settle("seed", integer("seed", self.seed, low=0, high=2**63))  # beyond, see _noise
+        settle("seed", integer("seed", self.seed, low=0, high=2**63))  # beyond, see standard_normal
         if not isinstance(self.transposed, (bool, np.bool_)):
             raise OptionTypeError(
                 message("transposed", self.transposed, "it should be True or False", "write one")
@@ -501,7 +501,7 @@ class Plan:
             for offset, first_row in _copies(sheet):
                 for i in sheet.rows:
                     r = first_row + i - sheet.rows.start
-                    row = self.loosen * _noise(self.seed, r, self.axes.columns)
+                    row = self.loosen * standard_normal(self.seed, r, self.axes.columns)
                     for term in self.terms(sheet.m):
                         for line in lines(term, range(i, i + 1), 0, 1, self.axes.columns):
                             row[line.item :: line.item_step or 1][: line.length] += term.value
@@ -765,7 +765,7 @@ def _rounded(plan: Plan, to: Format) -> dict[float, float]:
     return {value: round_value(value, to, what) for value in values}
 
 
-def _noise(seed: int, row: int, n: int) -> NDArray[np.float64]:
+def standard_normal(seed: int, row: int, n: int) -> NDArray[np.float64]:
     """Return row ``row`` of the standard normal noise (spec section 5, loosening).
 
     Written as ``Philox(key=[seed, row])`` NumPy would make a float of a seed from 2**63 on and
