@@ -30,6 +30,7 @@ __all__ = [
     "positions",
     "resolve",
     "select",
+    "slices",
     "write",
     "zeros",
 ]
@@ -156,14 +157,20 @@ def zeros(target: Target, shape: tuple[int, ...]) -> Any:
     return target.xp.zeros(shape, dtype=target.dtype, **device)
 
 
-def write(flat: Any, runs: Iterable[Run]) -> None:
-    """Write runs into a flat array that can be written to: one strided slice at a time."""
+def slices(runs: Iterable[Run]) -> Iterator[tuple[slice, float]]:
+    """Yield runs as slices of flat memory with the value of each: what is to be written."""
     for value, start, dims in runs:
         outer = sorted(dim for dim in dims if dim[0] > 1)
         count, step = outer.pop() if outer else (1, 1)  # the longest is one slice
         for ks in product(*(range(c) for c, _ in outer)):
             first = start + sum(k * s for k, (_, s) in zip(ks, outer, strict=True))
-            flat[first : first + (count - 1) * step + 1 : step] = value
+            yield slice(first, first + (count - 1) * step + 1, step), value
+
+
+def write(flat: Any, what: Iterable[tuple[slice, float]]) -> None:
+    """Write slices into a flat array that can be written to."""
+    for at, value in what:
+        flat[at] = value
 
 
 def positions(runs: Iterable[Run]) -> Iterator[tuple[float, NDArray[np.int64]]]:

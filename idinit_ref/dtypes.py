@@ -6,6 +6,7 @@ rounds here, once and to nearest even, and hands every framework a value that it
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -74,6 +75,13 @@ def format_of(dtype: object) -> Format:
     >>> format_of(np.dtype("float16")).smallest
     5.960464477539063e-08
     """
+    try:
+        return _known(dtype)
+    except TypeError:  # of what has no hash, or is no such dtype: raised here
+        return _find(dtype)
+
+
+def _find(dtype: object) -> Format:
     name = getattr(dtype, "name", None)  # of NumPy, JAX and TensorFlow
     if not isinstance(name, str):
         try:
@@ -91,6 +99,9 @@ def format_of(dtype: object) -> Format:
                 "choose float64, float32, float16, bfloat16, an fp8 or a complex one",
             )
         ) from None
+
+
+_known = lru_cache(maxsize=256, typed=True)(_find)
 
 
 def _nearest(values: NDArray[np.float64], to: Format) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -22,7 +22,7 @@ from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
 __all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal"]
 
-_FEW = 64  # runs that are remembered for a plan
+_FEW = 64  # slices that are remembered for a plan
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
 
 
@@ -332,20 +332,30 @@ class Plan:
         """
         self._rounded(format_of(dtype))
 
-    def write(self, flat: Any, strides: Sequence[int] | None = None) -> None:
+    def write(
+        self,
+        flat: Any,
+        strides: Sequence[int] | None = None,
+        index: tuple[slice, ...] | None = None,
+    ) -> None:
         """Write the non-zeros into memory that is already zero.
 
         Parameters
         ----------
         flat : array, shape (k,)
             A one-dimensional array of any namespace that can be written to: the memory of a
-            weight of this shape, from its first element on.
+            weight of this shape, or of the block `index` of one, from its first element on.
         strides : sequence of int, optional
             Elements between neighbours on each axis, none of which share memory; row-major if
             left out.
+        index : tuple of slice, optional
+            One slice of step 1 for each axis: what part of the weight this is (a shard). The
+            whole weight if left out.
 
         Raises
         ------
+        IndexingError
+            If the index is not of that form.
         ShapeError
             If the array is not flat or too short, or the strides do not fit.
         OptionTypeError
@@ -362,9 +372,6 @@ class Plan:
         array([[1., 0., 0.],
                [0., 1., 0.]])
         """
-        steps = strides_of(self.shape)
-        if strides is not None:
-            steps = sizes("strides", strides, ShapeError, "count in elements, not in bytes")
         if not _build.is_writable(flat):
             raise OptionTypeError(
                 message(
@@ -374,27 +381,22 @@ class Plan:
                     "use build() or block(), which return a new array",
                 )
             )
-        self._check_memory(tuple(flat.shape), steps)
-        self._fill(flat, self._box(None), steps, format_of(flat.dtype))
+        length, dtype = tuple(flat.shape), flat.dtype
+        usual = strides is not None and _is_plain(strides) and min(strides, default=0) >= 0
+        if index is None and usual:
+            known = _whole(self, length, cast("tuple[int, ...]", strides), dtype)
+            if known is not None:
+                _build.write(flat, known)
+                return
+        box = self._box(index)
+        shape = tuple(map(len, box))
+        steps = strides_of(shape)
+        if strides is not None:
+            steps = sizes("strides", strides, ShapeError, "count in elements, not in bytes")
+        _check_memory(length, shape, steps)
+        self._fill(flat, box, steps, format_of(dtype))
 
     # Inside ---------------------------------------------------------------------------------
-
-    def _check_memory(self, flat: tuple[int, ...], steps: tuple[int, ...]) -> None:
-        """Raise unless flat memory has a place of its own for every entry."""
-        if len(steps) != len(self.shape):
-            should = f"there should be one number for each axis of shape {self.shape}"
-            raise ShapeError(message("strides", steps, should, "count in elements, not in bytes"))
-        if prod(self.shape) == 0:
-            return
-        reach = 0
-        for step, size in sorted(zip(steps, self.shape, strict=True)):
-            if size > 1 and step <= reach:
-                should = f"in shape {self.shape} no two places should share memory"
-                raise ShapeError(message("strides", steps, should, "write to a copy of its own"))
-            reach += (size - 1) * step
-        if len(flat) != 1 or flat[0] <= reach:
-            should = f"shape {self.shape} with strides {steps} needs one axis of {reach + 1} places"
-            raise ShapeError(message("flat", flat, should, "pass a flat view of all its memory"))
 
     def _box(self, index: tuple[slice, ...] | None) -> Box:
         if index is None:
@@ -485,11 +487,14 @@ class Plan:
                 yield _build.Match(rounded[term.value], rows, columns)
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
-        rounded = self._rounded(to)
         if not self.loosen:
-            few = _few_runs(self, box, tuple(strides), to)
-            _build.write(flat, self._runs(box, strides, rounded) if few is None else few)
+            slices: Iterable[tuple[slice, float]] | None
+            slices = _few_slices(self, box, tuple(strides), to)
+            if slices is None:
+                slices = _build.slices(self._runs(box, strides, self._rounded(to)))
+            _build.write(flat, slices)
             return
+        self._rounded(to)
         for at, values in self._loosened(box, strides):
             flat[at] = _build.like(flat, round_array(values, to, "gain + noise"))
 
@@ -582,21 +587,23 @@ def plan(
            [0., 1.],
            [1., 0.]])
     """
-    return Plan(
-        shape=cast("tuple[int, ...]", shape),
-        role=role,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        layout=cast("str", layout),
-        groups=groups,
-        transposed=transposed,
-        blocks=cast("tuple[int, ...] | None", blocks),
-        taps=taps,
-        tap=cast("tuple[int, ...] | None", tap),
-        loosen=loosen,
-        seed=seed,
-    )
+    given: Any = (
+        shape, role, gain, eps, wide, layout, groups, transposed, blocks, taps, tap, loosen, seed,
+    )  # fmt: skip
+    if type(shape) is tuple and all(map(_is_plain, (shape, blocks, tap))):
+        try:
+            return _remembered(*given)
+        except TypeError:  # of what has no hash, or is an error: raised again below
+            pass
+    return Plan(*given)
+
+
+def _is_plain(numbers: Sequence[int] | None) -> bool:
+    """Whether equal ones are the same: True and 2.0 are no sizes, though equal to 1 and 2."""
+    return numbers is None or (type(numbers) is tuple and {*map(type, numbers)} <= {int})
+
+
+_remembered = lru_cache(maxsize=1024, typed=True)(Plan)
 
 
 def idi(
@@ -747,12 +754,41 @@ def either(
 
 
 @lru_cache(maxsize=1024)
-def _few_runs(
+def _whole(
+    plan: Plan, length: tuple[int, ...], strides: tuple[int, ...], dtype: Any
+) -> tuple[tuple[slice, float], ...] | None:
+    """Return what is to be written for a whole weight if it is little; checks the memory."""
+    _check_memory(length, plan.shape, strides)
+    to = format_of(dtype)
+    return None if plan.loosen else _few_slices(plan, plan._box(None), strides, to)
+
+
+def _check_memory(flat: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]) -> None:
+    """Raise unless flat memory has a place of its own for every entry."""
+    if len(steps) != len(shape):
+        should = f"there should be one number for each axis of shape {shape}"
+        raise ShapeError(message("strides", steps, should, "count in elements, not in bytes"))
+    if prod(shape) == 0:
+        return
+    reach = 0
+    for step, size in sorted(zip(steps, shape, strict=True)):
+        if size > 1 and step <= reach:
+            should = f"in shape {shape} no two places should share memory"
+            raise ShapeError(message("strides", steps, should, "write to a copy of its own"))
+        reach += (size - 1) * step
+    if len(flat) != 1 or flat[0] <= reach:
+        should = f"shape {shape} with strides {steps} needs one axis of {reach + 1} places"
+        raise ShapeError(message("flat", flat, should, "pass a flat view of all its memory"))
+
+
+@lru_cache(maxsize=1024)
+def _few_slices(
     plan: Plan, box: Box, strides: tuple[int, ...], to: Format
-) -> tuple[_build.Run, ...] | None:
-    """Return the runs of a box if there are few: a model has many weights alike."""
-    runs = tuple(islice(plan._runs(box, strides, _rounded(plan, to)), _FEW + 1))
-    return runs if len(runs) <= _FEW else None
+) -> tuple[tuple[slice, float], ...] | None:
+    """Return the slices of a box if there are few: a model has many weights alike."""
+    runs = plan._runs(box, strides, _rounded(plan, to))
+    slices = tuple(islice(_build.slices(runs), _FEW + 1))
+    return slices if len(slices) <= _FEW else None
 
 
 @lru_cache(maxsize=4096)

@@ -88,8 +88,7 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
 def fill_(tensor: Tensor, how: Plan) -> Tensor:
     """Fill a tensor that `shape_of` has passed; validates the dtype before anything is written."""
     how.check(tensor.dtype)
-    with torch.no_grad():
-        write_(tensor, how)
+    write_(tensor.detach(), how)
     return tensor
 
 

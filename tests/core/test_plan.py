@@ -85,8 +85,8 @@ def test_a_million_squared(role, nnz):
 
 
 def test_the_cost_of_a_plan_does_not_grow_with_its_size():
-    small = calls(lambda: ir.plan((10, 10)))
-    assert calls(lambda: ir.plan((MILLION, MILLION))) == small
+    small = calls(lambda: ir.Plan((10, 10)))
+    assert calls(lambda: ir.Plan((MILLION, MILLION))) == small
     assert small < 200
 
 
@@ -229,3 +229,52 @@ def test_nnz_counts_the_lines(m, n):
     for term in terms:
         found = lines(term, term.rows, 0, 1, term.columns.stop)
         assert nnz(term) == sum(line.length for line in found)
+
+
+@pytest.mark.parametrize("strides", [None, "rising"])
+def test_a_part_is_written_as_the_whole_has_it(strides):
+    for shape, role, options in (
+        ((7, 5), "zero", {}),
+        ((4, 9), "transit", {"loosen": 0.5, "seed": 2}),
+        ((6, 4, 3, 2), "transit", {"groups": 2, "gain": 0.5}),
+        ((2, 6, 3), "zero", {"layout": "EIO", "blocks": (1, 2)}),
+    ):
+        plan = ir.plan(shape, role, **options)
+        whole = by_hand.weight(shape, role, **options)
+        index = tuple(slice(size // 3, size) for size in shape)
+        part = whole[index]
+        memory = np.zeros(part.size)
+        if strides is None:
+            plan.write(memory, index=index)
+            assert np.array_equal(memory.reshape(part.shape), part)
+        else:
+            rising = tuple(int(np.prod(part.shape[:axis])) for axis in range(part.ndim))
+            plan.write(memory, rising, index)
+            assert np.array_equal(memory.reshape(part.shape[::-1]).T, part)
+    with pytest.raises(ir.errors.IndexingError, match="a tuple of 2 slices"):
+        ir.plan((2, 2)).write(np.zeros(4), index=(slice(0, 1),))
+    with pytest.raises(ir.errors.ShapeError, match="needs one axis of 2 places"):
+        ir.plan((2, 2)).write(np.zeros(1), index=(slice(0, 1), slice(None)))
+
+
+def test_what_is_remembered_is_asked_for_in_the_right_types():
+    """1, 1.0 and True are equal, and only one of them is a size."""
+    for _ in range(2):
+        assert ir.plan((1, 2), blocks=(1,)).build().tolist() == [[1.0, 0.0]]
+        for shape, options in (
+            ((True, 2), {}),
+            ((1.0, 2), {}),
+            ((1, 2), {"groups": True}),
+            ((1, 2), {"groups": 1.0}),
+            ((1, 2), {"gain": True}),
+            ((1, 2), {"gain": [1.0]}),
+            ((1, 2), {"blocks": (True,)}),
+            ((1, 2), {"transposed": 0}),
+        ):
+            with pytest.raises(ir.errors.OptionTypeError):
+                ir.plan(shape, **options)
+        memory = np.zeros(2)
+        ir.plan((1, 2)).write(memory, (2, 1))
+        for strides in ((2.0, 1), (2, True)):
+            with pytest.raises(ir.errors.OptionTypeError, match="strides = "):
+                ir.plan((1, 2)).write(memory, strides)
