@@ -15,6 +15,7 @@ from idinit_ref.layout import Taps
 from idinit_ref.model import Head, Override, decide
 from idinit_ref.pattern import Wide
 
+from ._sharded import apart
 from ._tensor import shape_of, write_
 from ._trace import trace
 
@@ -138,6 +139,8 @@ def init_(
     bias    (2,)    bias     bias
     2 parameters: 1 transit, 0 zero, 1 bias, 0 keep
     """
+    if isinstance(model, nn.Module):
+        apart(model)
     report = decide(
         trace(model, example_inputs),
         gain=gain,

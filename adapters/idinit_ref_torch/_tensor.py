@@ -12,6 +12,8 @@ from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.layout import Taps
 from idinit_ref.pattern import Wide
 
+from ._sharded import is_sharded, local_of, parts
+
 __all__ = ["fill_", "idi_", "idiz_", "shape_of", "write_"]
 
 
@@ -35,7 +37,10 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
                 "run one forward pass through the lazy layer first",
             )
         )
-    # A wrapper, as DTensor is, would fill each of its parts as if it were the whole.
+    if is_sharded(tensor):
+        shape_of(local_of(tensor, name), f"{name}.to_local()")
+        return tuple(tensor.shape)
+    # Another wrapper of tensors would fill each of its parts as if it were the whole.
     wrapper = type(tensor).__name__ if hasattr(tensor, "__tensor_flatten__") else None
     unfit = "nested" if tensor.is_nested else wrapper
     if unfit or tensor.layout is not torch.strided:
@@ -43,9 +48,9 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
             message(
                 name,
                 unfit or tensor.layout,
-                "it should be one dense tensor: not sparse, not nested, and no wrapper of other "
-                "tensors, as a sharded one is",
-                "initialise the whole dense tensor first, then convert or shard it",
+                "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and "
+                "no other wrapper of tensors",
+                "initialise the dense tensor first, then convert it",
             )
         )
     if tensor.is_neg() and tensor.is_complex():
@@ -93,14 +98,25 @@ def fill_(tensor: Tensor, how: Plan) -> Tensor:
 
 
 def write_(tensor: Tensor, how: Plan) -> None:
-    """Fill a tensor that has been checked, under no_grad."""
+    """Fill a tensor that has been checked, under no_grad; of a sharded one this rank's part."""
     if tensor.is_meta or tensor.numel() == 0:
+        return
+    if is_sharded(tensor):
+        for part, index in parts(tensor):
+            _write(part, how, index)
+    else:
+        _write(tensor, how, None)
+
+
+def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
+    if tensor.numel() == 0:
         return
     strides = tensor.stride()
     steps = zip(tensor.shape, strides, strict=True)
     extent = 1 + sum((size - 1) * stride for size, stride in steps)
     tensor.zero_()
-    how.write(tensor.as_strided((extent,), (1,), tensor.storage_offset()), strides)
+    flat = tensor.as_strided((extent,), (1,), tensor.storage_offset())
+    how.write(flat, strides, index)
 
 
 def idi_(

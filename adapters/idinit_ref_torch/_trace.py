@@ -25,6 +25,7 @@ from idinit_ref.graph import Use as UseOf
 from ._geometry import axes_of
 from ._operations import note
 from ._record import Data, Recorder, Signal, Use, is_floating
+from ._sharded import is_sharded
 from ._state import left_as_it_was
 
 __all__ = ["trace"]
@@ -78,7 +79,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         raise
     except Exception as problem:  # whatever a forward pass may raise
         tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
-        if any(tensor.is_meta or _is_fake(tensor) for tensor in tensors):
+        if any(t.is_meta or _is_fake(t) or is_sharded(t) for t in tensors):
             raise _failed(args, kwargs, problem) from problem
     try:
         return _followed(model, args, kwargs, None)
@@ -191,6 +192,7 @@ def _recorded(
         stack.enter_context(left_as_it_was([model, args, kwargs], instead))
         for module in owners:
             module.training = False
+            _without_communication(module)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = Recorder(note, parameters, owners)
         for name, tensor in _named(model, args, kwargs):
@@ -211,6 +213,15 @@ def _recorded(
             state.item.name for t in _results(out) if isinstance(state := recorder.state(t), Signal)
         ]
     return _graph(recorder, original, outputs)
+
+
+def _without_communication(module: nn.Module) -> None:
+    """Take the hooks of parallel engines away: every parameter is whole here."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            function = getattr(hook, "func", hook)  # of a partial
+            if str(getattr(function, "__module__", "")).startswith("torch.distributed"):
+                del hooks[key]
 
 
 def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:

@@ -384,7 +384,7 @@ def test_nested_tensors(layout):
         errors.OptionTypeError,
         torch.nested.nested_tensor(rows, layout=layout),
         "tensor = 'nested'",
-        "initialise the whole dense tensor first",
+        "initialise the dense tensor first",
     )
 
 
@@ -401,15 +401,18 @@ def mesh():
 
 
 def test_a_sharded_tensor(mesh):
-    """Each shard would be filled as if it were the whole."""
-    from torch.distributed.tensor import Shard, distribute_tensor
+    """On one rank; several are in test_torch_sharded.py."""
+    from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
-    sharded = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])
-    with pytest.raises(errors.OptionTypeError) as caught:
-        idi_(sharded)
-    assert "tensor = 'DTensor'" in str(caught.value)
-    assert "then convert or shard it" in str(caught.value)
-    assert (sharded.to_local() == 1).all()
+    sharded = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
+    assert idi_(sharded, gain=2.0) is sharded
+    assert torch.equal(sharded.to_local(), idi_(torch.empty(4, 3), gain=2.0))
+    partial = DTensor.from_local(torch.ones(4, 4), mesh, [Partial()])
+    with pytest.raises(errors.OptionError) as caught:
+        idi_(partial)
+    assert "tensor.placements = (Partial(sum),)" in str(caught.value)
+    assert "redistribute it first" in str(caught.value)
+    assert (partial.to_local() == 1).all()
 
 
 @pytest.mark.parametrize(

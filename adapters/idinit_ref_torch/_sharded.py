@@ -1,0 +1,124 @@
+"""Which part of a weight a rank holds: DTensors, as tensor and data parallelism make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from torch import Tensor, nn
+
+from idinit_ref.errors import OptionError, message
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+__all__ = ["apart", "is_sharded", "local_of", "parts"]
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is a DTensor; imports nothing distributed for one that is none."""
+    return type(tensor).__module__.startswith("torch.distributed") and hasattr(tensor, "placements")
+
+
+def local_of(tensor: DTensor, name: str) -> Tensor:
+    """Return the memory that this rank holds; raise where it holds no part of the weight.
+
+    The same on every rank, and without any communication.
+    """
+    placements = tensor.placements
+    for placement in placements:
+        if not (placement.is_replicate() or _dim(placement) is not None):
+            raise OptionError(
+                message(
+                    f"{name}.placements",
+                    placements,
+                    "each should be Shard or Replicate: the ranks of a Partial one hold terms of "
+                    "a sum, not entries",
+                    "redistribute it first, e.g. to Replicate()",
+                )
+            )
+    local = tensor.to_local()
+    expected = tuple(sum(map(len, spans)) for spans in _spans(tensor))
+    if tensor.device_mesh.get_coordinate() is not None and tuple(local.shape) != expected:
+        raise OptionError(
+            message(
+                f"{name}.to_local().shape",
+                tuple(local.shape),
+                f"of shape {tuple(tensor.shape)} as {placements} on a mesh of "
+                f"{tuple(tensor.device_mesh.shape)} this rank's part should be {expected}",
+                "make it with distribute_tensor, which cuts it so",
+            )
+        )
+    return local
+
+
+def parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[slice, ...]]]:
+    """Yield pieces of this rank's memory, each with its place in the whole weight.
+
+    One piece, but for parts that are not contiguous in it (a _StridedShard may have several).
+    """
+    if tensor.device_mesh.get_coordinate() is None:  # not in the mesh: it holds nothing
+        return
+    local = tensor.to_local()
+    axes = []
+    for spans in _spans(tensor):
+        start, pairs = 0, []
+        for span in spans:
+            here = slice(start, start := start + len(span))
+            pairs.append((here, slice(span.start, span.stop)))
+        axes.append(pairs)
+    for chosen in product(*axes):
+        yield local[tuple(here for here, _ in chosen)], tuple(there for _, there in chosen)
+
+
+def apart(model: nn.Module) -> None:
+    """Let FSDP2 modules drop what they have gathered: it would be lost with what is written there.
+
+    After a forward pass the outermost one keeps its parameters whole.
+    """
+    for module in model.modules():
+        if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+            module.reshard()  # type: ignore[operator]
+
+
+def _dim(placement: Any) -> int | None:
+    """Return the axis that a placement cuts."""
+    if placement.is_shard() or hasattr(placement, "split_factor"):
+        dim: int = placement.dim
+        return dim
+    return None
+
+
+def _spans(tensor: DTensor) -> list[list[range]]:
+    """Return what this rank holds along each axis, as ranges of the whole one's places."""
+    axes = [[range(size)] if size else [] for size in tensor.shape]
+    at = tensor.device_mesh.get_coordinate()
+    if at is None:
+        return axes
+    for placement, ranks, rank in zip(tensor.placements, tensor.device_mesh.shape, at, strict=True):
+        dim = _dim(placement)
+        if dim is None:
+            continue
+        pieces = getattr(placement, "split_factor", 1)
+        axes[dim] = [
+            span
+            for piece in range(pieces)
+            for span in _chunk(_chunk(axes[dim], pieces, piece), ranks, rank)
+        ]
+    return axes
+
+
+def _chunk(spans: Sequence[range], count: int, number: int) -> list[range]:
+    """Return one of the chunks that torch.chunk makes of some places, its neighbours joined."""
+    total = sum(map(len, spans))
+    size = -(-total // count)
+    low, high = min(number * size, total), min((number + 1) * size, total)
+    out: list[range] = []
+    start = 0
+    for span in spans:
+        cut = span[max(low - start, 0) : max(high - start, 0)]
+        start += len(span)
+        if len(cut):
+            out.append(cut)
+    return out

@@ -1,0 +1,168 @@
+"""What each of N processes checks (test_torch_sharded.py): python sharded_torch.py N FILE."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+from torch.distributed.tensor.placement_types import _StridedShard
+
+import idinit_ref as ir
+import idinit_ref_torch as irt
+
+SHAPES = [(7, 5), (3, 10), (1, 4), (6, 0), (8, 8)]
+KERNELS = [((6, 4, 3, 3), {"groups": 2}), ((4, 6, 3), {"taps": "center", "layout": "OIW"})]
+
+
+def local_part(whole, mesh, placements):
+    """What this rank should hold, cut by the placements' own splitting, one after the other."""
+    for placement, ranks, rank in zip(placements, mesh.shape, mesh.get_coordinate(), strict=True):
+        if not placement.is_replicate():
+            pieces, _ = placement._split_tensor(whole, ranks, with_padding=False, contiguous=True)
+            whole = pieces[rank]
+    return whole
+
+
+def weights(mesh):
+    """Every pair of placements, even and uneven, with parts that are empty or in pieces."""
+    kinds = [Replicate(), Shard(0), Shard(1), _StridedShard(0, split_factor=2)]
+    kinds.append(_StridedShard(1, split_factor=3))
+    made = [(shape, {}) for shape in SHAPES] + KERNELS
+    for placements in itertools.product(kinds, repeat=mesh.ndim):
+        for (shape, options), role in itertools.product(made, ("transit", "zero")):
+            if role == "zero":
+                how, more = irt.idiz_, {**options, "eps": 0.5}
+            else:
+                how, more = irt.idi_, {**options, "loosen": 0.25, "seed": 3}
+            whole = how(torch.empty(shape), **more)
+            local = torch.full_like(local_part(whole, mesh, placements), 9.0)
+            sharded = DTensor.from_local(
+                local, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride()
+            )
+            assert how(sharded, **more) is sharded
+            expected = local_part(whole, mesh, placements)
+            assert torch.equal(sharded.to_local(), expected), (placements, shape, role)
+            if not any(hasattr(placement, "split_factor") for placement in placements):
+                assert torch.equal(sharded.full_tensor(), whole), (placements, shape, role)
+
+
+def refused(mesh):
+    """The same error on every rank, with nothing written."""
+    mine = torch.ones(4, 4)
+    partial = DTensor.from_local(mine, mesh, [Partial()] * mesh.ndim)
+    wrong = DTensor.from_local(
+        mine, mesh, [Shard(0)] * mesh.ndim, run_check=False, shape=(100, 4), stride=(4, 1)
+    )
+    gathered = [distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)] * mesh.ndim) for _ in "ab"]
+    for tensor, text in ((partial, "terms of a sum"), (wrong, "this rank's part should be")):
+        for verb in (irt.idi_, irt.idiz_):
+            with pytest.raises(ir.errors.OptionError, match=text):
+                verb(tensor)
+        assert (mine == 1).all()
+    # In a model: nothing is written, not even what could be.
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[0].weight = nn.Parameter(gathered[0])
+    model[1].weight = nn.Parameter(partial)
+    with pytest.raises(ir.errors.OptionError, match=r"of parameter '1\.weight'"):
+        irt.init_(model, torch.zeros(1, 4))
+    assert (gathered[0].to_local() == 1).all()
+    assert (mine == 1).all()
+    # What PyTorch's own functions do: every part becomes a whole matrix, in silence.
+    nn.init.eye_(gathered[1])
+    assert gathered[1].to_local().shape == (4, 4)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def sharded(kind, ranks):
+    """A model without memory, sharded, and then given memory: as large ones are made."""
+    with torch.device("meta"):
+        model = Net()
+    sizes, names = ((ranks,), ("all",)) if kind != "both" else ((ranks // 2, 2), ("dp", "all"))
+    mesh = init_device_mesh("cpu", sizes, mesh_dim_names=names)
+    if kind != "fsdp":
+        for block in model.blocks:
+            plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+            parallelize_module(block, mesh["all"], plan)
+    if kind != "tensor":
+        for module in (*model.blocks, model):
+            fully_shard(module, mesh=mesh[names[0]])
+    return model.to_empty(device="cpu")
+
+
+def models(ranks):
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+
+    def step(model, optimiser):
+        model(x).square().mean().backward()
+        optimiser.step()
+        return model(x)
+
+    for kind in ("fsdp", "tensor", "both") if ranks == 4 else ("fsdp", "tensor"):
+        whole, model = Net(), sharded(kind, ranks)
+        for module in (*whole.modules(), *model.modules()):
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        told = irt.init_(whole, x, eps=0.1)
+        hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in model.modules()]
+        assert str(irt.init_(model, x, eps=0.1)) == str(told)
+        assert hooks == [(*m._forward_pre_hooks, *m._forward_hooks) for m in model.modules()]
+        for (name, mine), theirs in zip(model.named_parameters(), whole.parameters(), strict=True):
+            full = mine.full_tensor() if isinstance(mine, DTensor) else mine
+            assert torch.equal(full, theirs), (kind, name)
+        optimisers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (model, whole)]
+        assert torch.allclose(model(x), whole(x), atol=1e-6)
+        if kind != "tensor":  # now the outermost module has its parameters gathered
+            assert not isinstance(model.head.weight, DTensor)
+            irt.init_(model, x, eps=0.2)
+            irt.init_(whole, x, eps=0.2)
+            assert torch.allclose(model(x), whole(x), atol=1e-6)
+        stepped = [step(*pair) for pair in zip((model, whole), optimisers, strict=True)]
+        assert torch.allclose(*stepped, atol=1e-5), kind
+
+
+if __name__ == "__main__":
+    rank, ranks, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
+    for sizes in ((ranks,), (2, 2)) if ranks == 4 else ((ranks,),):
+        mesh = init_device_mesh("cpu", sizes)
+        weights(mesh)
+        refused(mesh)
+    models(ranks)
+    dist.destroy_process_group()
+    print("all is well")
