@@ -1,48 +1,30 @@
-"""The command ``idinit``: look at a weight, write a checkpoint. Needs the extra ``cli`` (rich).
+"""The command ``idinit``: look at weights, write checkpoints. Needs the extra ``cli`` (rich).
 
-It asks the core for every number; what it prints as a fact was computed from those numbers.
+Here are its arguments, its signals and its errors; `idinit_ref.commands` does the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from decimal import Decimal
-from itertools import zip_longest
-from math import ceil, ldexp, prod
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import __version__, presets
-from .dtypes import Format, format_of, round_array
-from .errors import IDInitError, OptionError, message
-from .export import FLOATS, itemsize, save
-from .lattice import lines, nnz
-from .layout import Layout, Piece, Taps
-from .pattern import Role, Term, Wide
-from .plan import Plan, plan
-from .rules import decide, plans
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+from . import __version__
+from .commands._terminal import say
+from .errors import IDInitError
+from .layout import Taps
+from .pattern import Role, Wide
+from .storage import FLOATS
 
 __all__ = ["main"]
 
-_ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn,
-_NOISY = 2**13  # and one with noise, which is slow to draw, of more than this
-_SVD = 512  # the smaller side of the largest matrix that is decomposed
-_ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a character
 _WIDTH = 40  # the least width; a narrower terminal breaks the lines itself
 
 
@@ -89,8 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as problem:
         where = f"{problem.filename}: " if problem.filename else ""
         return _fail(where + (problem.strerror or str(problem)))
-    except IDInitError as problem:
+    except (IDInitError, UnicodeError) as problem:
         return _fail(str(problem))
+    except MemoryError:
+        return _fail("the memory is not enough for this")
+    except RecursionError:
+        return _fail("the input is nested too deeply")
     return status
 
 
@@ -101,18 +87,21 @@ def _run(argv: Sequence[str] | None) -> int:
     console = Console(highlight=False)
     if console.width < _WIDTH:
         console.width = _WIDTH
-    status: int | None = args.run(args, console)
+    status: int | None = _command(args.command)(args, console)
     return status or 0
 
 
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        with suppress(OSError):  # the terminal may be gone
-            print("idinit:", " ".join(text.split()), file=sys.stderr, flush=True)  # noqa: T201
+def _command(name: str) -> Any:
+    """Return what runs a command; check is with the oracle, since it needs Hypothesis."""
+    if name == "check":
+        from .testing._command import check
+
+        return check
+    return importlib.import_module(f".commands.{name}", __package__).run
 
 
 def _fail(text: str, status: int = 2) -> int:
-    _say(text)
+    say(text)
     return status
 
 
@@ -155,17 +144,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    def integers(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split(","))
-
     parser = _Parser(prog="idinit", description="IDInit: look at its weights, write checkpoints.")
     parser.add_argument("--version", action="version", version=f"idinit {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for add in (_show, _presets, _rules, _export, _inspect, _diff, _check):
+        add(commands)
+    return parser
+
+
+def _show(commands: Any) -> None:
+    def integers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split(","))
 
     show = commands.add_parser(
         "show", help="print a weight and what holds for it", argument_default=argparse.SUPPRESS
     )
-    show.set_defaults(run=_show)
     show.add_argument("size", type=int, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
     show.add_argument("--role", choices=get_args(Role), help="transit (the default) or zero")
     show.add_argument("--layout", help="a letter for each axis: O, I, D H W; others are batches")
@@ -181,21 +174,96 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--seed", type=int, metavar="K", help="of that noise")
     show.add_argument("--dtype", default="float64", help="round into it first (default float64)")
 
-    export = commands.add_parser("export", help="write a model's weights as safetensors")
-    export.set_defaults(run=_export)
-    export.add_argument("--preset", required=True, metavar="NAME", help="see: idinit presets")
-    export.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+def _presets(commands: Any) -> None:
+    commands.add_parser("presets", help="list the models that are known by name")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    """Add where names and shapes come from, and whose rules say what they are."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--preset", metavar="NAME", help="a model of: idinit presets")
+    source.add_argument("--manifest", metavar="FILE.json", help="names with shapes, as JSON")
+    source.add_argument(
+        "--from", dest="checkpoint", metavar="CHECKPOINT", help="the header of a file or a folder"
+    )
+    parser.add_argument(
+        "--rule",
+        dest="rules",
+        action="append",
+        default=[],
+        metavar="REGEX=ROLE[,OPTION=VALUE...]",
+        help="transit, zero, bias or keep, before the known rules; may be given often",
+    )
+
+
+def _rules(commands: Any) -> None:
+    rules = commands.add_parser("rules", help="show which rule knows which name")
+    _add_source(rules)
+    rules.add_argument("--strict", action="store_true", help="a name that none knows is an error")
+
+
+def _export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a model's weights into a checkpoint",
+        description="Write IDI, IDIZ and zero biases; copy or fill the rest where asked to.",
+    )
+    _add_source(export)
+    export.add_argument(
+        "--out", required=True, metavar="FILE", help=".safetensors, .npz or .weights.h5"
+    )
     export.add_argument("--dtype", choices=FLOATS, default="float32", help="default float32")
     export.add_argument("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
     export.add_argument("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
-    export.add_argument("--force", action="store_true", help="replace a file that is there")
+    export.add_argument(
+        "--wide", choices=get_args(Wide), default="truncate", help="what IDI does if wide"
+    )
+    export.add_argument(
+        "--keep-from", metavar="CHECKPOINT", help="copy what IDInit does not define from it"
+    )
+    export.add_argument(
+        "--fill",
+        dest="fills",
+        action="append",
+        default=[],
+        metavar="PATTERN=RULE",
+        help="zeros, ones, identity, constant:V or normal:STD[:SEED]; may be given often",
+    )
+    export.add_argument("--dialect", metavar="NAME", help="torch, flax, keras, or a FILE.json")
+    export.add_argument(
+        "--shard-size", metavar="SIZE", help="the most bytes of a shard: 5GB, 500MiB, ..."
+    )
+    export.add_argument("--digests", action="store_true", help="store a SHA-256 of each tensor")
+    export.add_argument("--strict", action="store_true", help="nothing may be left out")
+    export.add_argument("--dry-run", action="store_true", help="say what would be written")
+    export.add_argument("--force", action="store_true", help="replace files that are there")
 
+
+def _inspect(commands: Any) -> None:
+    inspect = commands.add_parser("inspect", help="say what every tensor of a checkpoint is")
+    inspect.add_argument("file", metavar="CHECKPOINT")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _diff(commands: Any) -> None:
+    diff = commands.add_parser(
+        "diff",
+        help="compare two checkpoints",
+        description="Exit status: 0 if they are equal, 1 if they differ, 2 for an error.",
+    )
+    diff.add_argument("a", metavar="A")
+    diff.add_argument("b", metavar="B")
+    diff.add_argument("--dialect", metavar="NAME", help="that of B, where A has PyTorch's names")
+    diff.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="run the reference's properties against an implementation",
         description="Test an initialiser, with gain 1 or eps 1e-6, and with the options it takes.",
     )
-    check.set_defaults(run=_check)
     check.add_argument("target", metavar="package.module:function", help="modules here are found")
     check.add_argument("--like", choices=("idi", "idiz", "both"), help="what it should be")
     check.add_argument("--layout", default="OI", help="of its matrices (default OI), or none")
@@ -211,380 +279,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     check.add_argument("--json", metavar="FILE", help="write JSON")
-
-    listing = commands.add_parser("presets", help="list the models that export knows")
-    listing.set_defaults(run=_presets)
-    return parser
-
-
-def _is_utf(console: Console) -> bool:
-    return console.encoding.lower().startswith("utf")
-
-
-def _table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Table:
-    """Return a table whose columns are numbers, to the right, where all of them are."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for head, column in zip(heads, zip(*rows, strict=True), strict=True):
-        words = any(any(map(str.isalpha, cell)) for cell in column)
-        table.add_column(head, justify="left" if words else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-# idinit show ----------------------------------------------------------------------------------
-
-
-class _Matrix(NamedTuple):
-    """The non-zeros of one matrix, taken out of the stored weight."""
-
-    m: int
-    n: int
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-    def dense(self) -> NDArray[np.float64]:
-        out = np.zeros((self.m, self.n))
-        out[self.rows, self.columns] = self.values
-        return out
-
-
-def _show(args: argparse.Namespace, console: Console) -> None:
-    given = {k: v for k, v in vars(args).items() if k not in ("run", "size", "dtype")}
-    p = plan(args.size, **given)
-    p.check(args.dtype)
-    shape = " x ".join(map(str, p.shape))
-    name = "IDI" if p.role == "transit" else "IDIZ"
-    console.print(
-        f"[bold]{name}[/]  {shape}  layout {p.layout}  in {format_of(args.dtype).name}",
-        soft_wrap=True,
-    )
-    if prod(p.shape) == 0:
-        console.print("\n  no entries")
-        return
-    pieces: dict[int, list[Piece]] = {}
-    for piece in p.axes.pieces:
-        pieces.setdefault(piece.m, []).append(piece)
-    for alike in pieces.values():
-        copies = sum(piece.copies for piece in alike) * p.axes.copies
-        console.print()
-        _show_matrix(p, alike[0], copies, format_of(args.dtype), console)
-
-
-def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Console) -> None:
-    """Print one of several alike matrices, and what holds for it."""
-    from rich.text import Text
-
-    at, m, n = p.axes, piece.m, p.axes.columns
-    terms = p.terms(m)
-    count = m * n if p.loosen else sum(map(nnz, terms))
-    limit = _NOISY if p.loosen else _ENTRIES
-    matrix = _extract(p, piece, to) if max(m, n, count) <= limit else None
-    facts = [("matrix m x n", f"{m:,} x {n:,}{_columns(at)}")]
-    if copies > 1:
-        note = "; each with noise of its own, the first is shown" if p.loosen else ""
-        facts.append(("copies", f"{copies}{note}"))
-    facts.append(("non-zeros", f"{count:,} of {m * n:,}"))
-    width = console.width - 2
-    few = matrix if m <= _ROWS and n <= width else None
-    texts = _numbers(few, at, console) if few else []
-    if not texts or max(map(len, texts)) > width:
-        texts = _picture(terms, m, n, console)
-        if p.loosen:
-            facts.append(("noise", f"deviation {p.loosen:g}, in every entry; not in the picture"))
-    facts += _facts(matrix) if matrix else [("the rest", f"not computed (over {limit:,} entries)")]
-    width = max(len(label) for label, _ in facts) + 2
-    texts += [Text(), *(Text.assemble((a.ljust(width), "cyan"), b) for a, b in facts)]
-    for text in texts:
-        console.print(Text("  ").append_text(text) if text else "", soft_wrap=True)
-
-
-def _columns(at: Layout) -> str:
-    """Say how a kernel became a matrix."""
-    if not at.kernel:
-        return ""
-    if at.center is not None:
-        return f", at the tap {at.center}; 0 at the others"
-    taps = prod(at.kernel)
-    order = f"c*{taps} + s" if at.taps == "channel_major" else f"s*{at.channels} + c"
-    return f", column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
-
-
-def _box(p: Plan, piece: Piece) -> tuple[range, ...]:
-    """Return where the first of some alike matrices lies in the weight."""
-    at = p.axes
-    box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
-    box[at.o_axis] = range(piece.start, piece.start + piece.m)
-    box[at.i_axis] = range(at.channels)
-    for axis, place in zip(at.spatial_axes, at.center or (), strict=False):
-        box[axis] = range(place, place + 1)
-    return tuple(box)
-
-
-def _extract(p: Plan, piece: Piece, to: Format) -> _Matrix:
-    """Take a matrix out of the stored weight, rounded as a dtype holds it."""
-    at, box = p.axes, _box(p, piece)
-    shape = tuple(len(span) for span in box)
-    positions, values = p.entries(tuple(slice(span.start, span.stop) for span in box))
-    places = np.unravel_index(positions, shape)
-    columns = np.broadcast_to(at.column_grid(np, box), shape)[places]
-    rounded = round_array(values, to, "an entry")
-    return _Matrix(piece.m, at.columns, places[at.o_axis], columns, rounded)
-
-
-def _value(x: float, exponent: int = 0) -> str:
-    """Return x * 2**exponent in few digits, even where no float holds it."""
-    try:
-        return f"{ldexp(x, exponent):.4g}"
-    except OverflowError:
-        return f"{Decimal(float(x)) * 2**exponent:.3e}"
-
-
-def _numbers(matrix: _Matrix, at: Layout, console: Console) -> list[Text]:
-    """Return the matrix in numbers, a line a row, zeros as dim dots; kernels with their taps."""
-    from rich.text import Text
-
-    sizes = np.unique(np.abs(matrix.values))
-    unit = sizes[0] if sizes.size == 1 and len(_value(sizes[0])) > 3 else 1.0
-    texts = {
-        (i, j): _value(v / unit)
-        for i, j, v in zip(matrix.rows, matrix.columns, matrix.values, strict=True)
-    }
-    heads = _heads(at) if at.kernel and at.center is None else []
-    width = max(map(len, [*texts.values(), *(cell for head in heads for cell in head)]), default=1)
-    dot = "·" if _is_utf(console) else "."
-    out = []
-    for title, head in zip(("channel", "tap"), heads, strict=False):
-        cells = " ".join(cell.rjust(width) for cell in head)
-        out.append(Text(f"{title:8}{cells}", "dim"))
-    for i in range(matrix.m):
-        line = Text(" " * 8 if heads else "")
-        for j in range(matrix.n):
-            text = texts.get((i, j))
-            style = "dim" if text is None else "red" if text.startswith("-") else "bold cyan"
-            line.append((text or dot).rjust(width), style).append(" " * (j < matrix.n - 1))
-        out.append(line)
-    if unit != 1.0:
-        out.append(Text(f"in units of {_value(unit)}", "dim"))
-    return out
-
-
-def _heads(at: Layout) -> list[list[str]]:
-    """Return the channel and the tap of every column, as the layout says."""
-    spans = {axis: range(at.shape[axis]) for axis in at.spatial_axes}
-    spans[at.i_axis] = range(at.channels)
-    grid = at.column_grid(np, tuple(spans.get(axis, range(1)) for axis in range(len(at.shape))))
-    channels, taps = [""] * at.columns, [""] * at.columns
-    for place in np.ndindex(grid.shape):
-        channels[grid[place]] = str(place[at.i_axis])
-        tap = [str(place[axis]) for axis in at.spatial_axes]
-        taps[grid[place]] = ("" if max(at.kernel) <= 10 else ",").join(tap)
-    return [channels, taps]
-
-
-def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Text]:
-    """Return a picture of the matrix in few cells, each with the sign of its largest entry.
-
-    Every cell asks the terms whether they have an entry in it, so any size costs the same.
-    """
-    from rich.text import Text
-
-    frame = "┌┐└┘─│" if _is_utf(console) else "++++-|"
-    colour = _is_utf(console) and console.color_system is not None and not console.no_color
-    scale = max(m / _PIXELS, n / max(console.width - 6, 12))
-    w = min(n, max(ceil(n / scale), 12))
-    h = min(m, max(ceil(m / scale), 12))
-    h = h if colour else ceil(h / 2)  # a character is twice as high as wide
-    down = [range(i * m // h, (i + 1) * m // h) for i in range(h)]
-    across = [range(j * n // w, (j + 1) * n // w) for j in range(w)]
-    cells = [[_sign(terms, rows, columns) for columns in across] for rows in down]
-    style = {0: "", 1: "cyan", -1: "red"}
-    drawn = []
-    if colour:  # two cells a character
-        for upper, lower in zip_longest(cells[::2], cells[1::2], fillvalue=[0] * w):
-            line = Text()
-            for a, b in zip(upper, lower, strict=True):
-                if a and b and a != b:
-                    line.append("▀", f"{style[a]} on {style[b]}")
-                else:
-                    line.append(" ▀▄█"[abs(a) + 2 * abs(b)], style[a or b])
-            drawn.append(line)
-        signs = Text.assemble(("█", "cyan"), " positive, ", ("█", "red"), " negative")
-    else:
-        drawn = [Text("".join(" +-"[sign] for sign in row)) for row in cells]
-        signs = Text("+ positive, - negative")
-    high, wide = ceil(m / h), ceil(n / w)
-    size = "one entry" if high == wide == 1 else f"up to {high:,} x {wide:,} entries"
-    return [
-        Text(frame[0] + frame[4] * w + frame[1], "dim"),
-        *(Text.assemble((frame[5], "dim"), line, (frame[5], "dim")) for line in drawn),
-        Text(frame[2] + frame[4] * w + frame[3], "dim"),
-        Text(f"a cell is {size}: ").append_text(signs),
-    ]
-
-
-def _sign(terms: Sequence[Term], rows: range, columns: range) -> int:
-    """Return the sign of the largest entry in some rows and columns, + of equal ones, 0 of none."""
-    there = [
-        (abs(term.value), term.value)
-        for term in terms
-        if any(lines(term, rows, columns.start, 1, columns.stop - columns.start))
-    ]
-    return int(np.sign(max(there)[1])) if there else 0
-
-
-def _facts(matrix: _Matrix) -> list[tuple[str, str]]:
-    """Return what holds for a matrix, computed from its entries."""
-    m, n, rows, columns, values = matrix
-    exponent = int(np.frexp(np.abs(values).max())[1])  # scaled, so that no square overflows
-    scaled = np.ldexp(values, -exponent)
-    norms = np.sqrt(np.bincount(rows, scaled**2, m))
-    sums = np.bincount(rows, scaled, m)
-    transit = m >= n and rows.size == m and np.all(values == 1) and np.all(columns == rows % n)
-    facts = [
-        ("row norms", _range(norms, exponent)),
-        ("row sums", _range(sums, exponent)),
-        ("rows sum to 0", "yes, exactly" if not sums.any() else "no"),
-        ("exact transit (T1)", f"yes: output i is x[i mod {n}]" if transit else "no"),
-    ]
-    s = _singular(matrix._replace(values=scaled))
-    if s is None:
-        why = f"not computed (the smaller side is over {_SVD})"
-        return [*facts, ("rank, singular values", why)]
-    rank = int(np.count_nonzero(s))
-    with np.errstate(over="ignore"):
-        off = float(np.max(np.abs(np.ldexp(s, exponent) - 1)))
-    isometry = "no"
-    if off < 1e-6:
-        isometry = "yes" if m >= n else "only of its rows (W W^T = I)"
-        isometry += "" if off < 1e-12 else f", to within {off:.1g}"
-    return [
-        *facts,
-        ("rank", f"{rank}{' (full)' if rank == min(m, n) else ''}"),
-        ("singular values", _distinct(s, exponent)),
-        ("isometry", isometry),
-    ]
-
-
-def _singular(matrix: _Matrix) -> NDArray[np.float64] | None:
-    """Return the singular values, largest first, rounding noise set to 0; None if too large.
-
-    Where no two entries share a row, the columns are orthogonal and their norms are the singular
-    values; where none share a column, so are the rows.
-    """
-    m, n, rows, columns, values = matrix
-    if min(m, n) <= _SVD and m * n <= _ENTRIES:
-        s = np.linalg.svd(matrix.dense(), compute_uv=False)
-    elif np.bincount(rows).max() <= 1:
-        s = np.sqrt(np.bincount(columns, values**2, n))
-    elif np.bincount(columns).max() <= 1:
-        s = np.sqrt(np.bincount(rows, values**2, m))
-    else:
-        return None
-    s = np.sort(s)[::-1][: min(m, n)]
-    return np.where(s > s[0] * max(m, n) * np.finfo(np.float64).eps, s, 0.0)
-
-
-def _range(values: NDArray[Any], exponent: int) -> str:
-    low, high = _value(values.min(), exponent), _value(values.max(), exponent)
-    return low if low == high else f"{low} .. {high}"
-
-
-def _distinct(s: NDArray[np.float64], exponent: int) -> str:
-    """Return falling numbers with how often each is there; their range if they are many."""
-    first = np.flatnonzero(np.append(True, s[:-1] - s[1:] > 1e-9 * s[0]))
-    if first.size > 6:
-        return f"{_value(s[0], exponent)} .. {_value(s[-1], exponent)} ({first.size} distinct)"
-    counts = np.diff(np.append(first, s.size))
-    return ", ".join(f"{_value(s[k], exponent)} ({c}x)" for k, c in zip(first, counts, strict=True))
-
-
-# idinit check ---------------------------------------------------------------------------------
-
-
-def _check(args: argparse.Namespace, console: Console) -> int:
-    from .testing._command import check  # here, since it needs Hypothesis
-
-    return check(args, console)
-
-
-# idinit export, idinit presets ------------------------------------------------------------------
-
-
-def _presets(_: argparse.Namespace, console: Console) -> None:
-    found = [presets.load(name) for name in presets.names()]
-    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in found]
-    console.print(_table(rows, ["preset", "model", "tensors", "parameters"]))
-
-
-def _export(args: argparse.Namespace, console: Console) -> None:
-    preset = presets.load(args.preset)
-    if os.path.lexists(args.out) and not args.force:  # a link that leads nowhere is there, too
-        raise OptionError(
-            message(
-                "out",
-                args.out,
-                "no such file should be there yet",
-                "choose another name, or add --force to replace it",
-            )
-        )
-    made = plans(preset.tensors, gain=args.gain, eps=args.eps)
-    with _progress() as progress:
-        save(args.out, made, dtype=args.dtype, progress=progress)
-
-    groups: dict[str, list[int]] = {role: [] for role in ("transit", "zero", "bias")}
-    for name, shape in preset.tensors.items():
-        role, _, why = decide(name, shape, names=preset.tensors)
-        groups.setdefault(f"left out: {why}" if role == "keep" else role, []).append(prod(shape))
-    width = itemsize(args.dtype)
-    rows = []
-    for group, sizes in groups.items():
-        nbytes = "-" if group.startswith("left out") else f"{sum(sizes) * width:,}"
-        rows.append((group, f"{len(sizes):,}", f"{sum(sizes):,}", nbytes))
-    console.print(_table(rows, ["role", "tensors", "entries", "bytes"]))
-    source = preset.source
-    options = ", ".join(f"{key}={value!r}" for key, value in source["options"].items())
-    text = f"""\
-{args.out}: {os.stat(args.out).st_size:,} bytes, {args.dtype}, {len(made)} tensors
-
-What was left out IDInit does not define; it keeps the model's own initialisation:
-
-  from safetensors.torch import load_file
-  from transformers import {source["config"]}, {source["class"]}
-
-  model = {source["class"]}({source["config"]}({options}))
-  model.load_state_dict(load_file({args.out!r}), strict=False)
-"""
-    text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
-    console.print(text, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows progress on stderr after the first second: a bar, or a line at times."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("")
-    due = time.monotonic() + 1
-    with ExitStack() as stack:
-
-        def update(done: int, total: int) -> None:
-            nonlocal due
-            bar.update(task, completed=done, total=total)
-            if time.monotonic() < due:
-                return
-            if not bar.console.is_interactive:
-                due = time.monotonic() + 5
-                unit, size = ("GB", 1e9) if total >= 1e9 else ("MB", 1e6)
-                _say(f"{done / size:.1f} of {total / size:.1f} {unit}")
-            elif not bar.live.is_started:
-                stack.enter_context(bar)
-
-        yield update

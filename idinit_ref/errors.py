@@ -14,6 +14,7 @@ true length
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "DTypeError",
     "GraphError",
     "IDInitError",
@@ -57,6 +58,10 @@ class GraphError(IDInitError, ValueError):
 
 class DTypeError(IDInitError, TypeError):
     """A dtype that cannot hold an IDInit weight."""
+
+
+class CheckpointError(IDInitError, ValueError):
+    """A checkpoint file that is broken, hostile, or not of a format that is read here."""
 
 
 class RoundingError(IDInitError, ValueError):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .errors import OptionError, message
 from .plan import Plan, plan
 
-__all__ = ["RULES", "Decision", "Kind", "Rule", "decide", "plans"]
+__all__ = ["RULES", "Decision", "Kind", "Rule", "decide", "find", "plans"]
 
 Kind = Literal["transit", "zero", "bias", "keep"]
 """What becomes of a tensor: IDI, IDIZ, zeros, or left as it is (IDInit does not define it)."""
@@ -65,12 +65,16 @@ _IO = MappingProxyType({"layout": "IO"})
 RULES: tuple[Rule, ...] = (
     # What IDInit does not define.
     Rule(r"\.(running_mean|running_var|num_batches_tracked)$", "keep", why="batch statistics"),
-    Rule(r"(?i)(^|\.)(ln_\w+|\w*norm\w*)\.(weight|bias)$", "keep", why="normalisation"),
+    Rule(r"(?i)(^|\.)(ln_\w+|\w*norm\w*)\.(weight|bias|gamma|beta)$", "keep", why="normalisation"),
     Rule(
         r"(^|\.)(wte|embed_tokens|(word|token_type)_embeddings)\.weight$", "keep", why="embedding"
     ),
     Rule(r"(^|\.)(wpe\.weight|position_embeddings(\.weight)?)$", "keep", why="position embedding"),
     Rule(r"(^|\.)(cls|mask|distillation)_token$", "keep", why="learned token"),
+    # Buffers that older checkpoints hold: a mask of ones is no bias.
+    Rule(r"\.(attn|attention)\.(masked_)?bias$", "keep", why="attention mask"),
+    Rule(r"(^|\.)position_ids$", "keep", why="position indices"),
+    Rule(r"\.rotary_emb\.inv_freq$", "keep", why="rotary frequencies"),
     Rule(r"(^|\.)bias$", "bias", why="bias"),
     # The last weight of each residual branch.
     Rule(r"\.(attn|crossattention|mlp)\.c_proj\.weight$", "zero", _IO, "last of its branch"),
@@ -101,6 +105,58 @@ RULES: tuple[Rule, ...] = (
     Rule(r"(^|\.)(lm_head|score|classifier(\.\d+)?)\.weight$", "transit", why="head"),
 )
 """The rules for GPT-2, BERT, ViT, ResNet, Llama and what is named like them; first match wins."""
+
+
+def find(
+    name: str, rules: Sequence[Rule] = RULES, *, names: Collection[str] | None = None
+) -> Rule | None:
+    """Return the first rule that fits a name, or None.
+
+    Parameters
+    ----------
+    name, rules, names
+        As in :func:`decide`.
+
+    Returns
+    -------
+    Rule or None
+
+    Raises
+    ------
+    OptionError
+        If the rule's role is unknown, or it needs the sibling names.
+
+    Examples
+    --------
+    >>> find("h.0.attn.c_proj.weight").why
+    'last of its branch'
+    """
+    for rule in rules:
+        if not re.search(rule.pattern, name):
+            continue
+        if rule.role not in get_args(Kind):
+            raise OptionError(
+                message(
+                    "role",
+                    rule.role,
+                    f"the rule {rule.pattern!r} should have one of {', '.join(get_args(Kind))}",
+                    "pick one",
+                )
+            )
+        if rule.unless is not None:
+            if names is None:
+                raise OptionError(
+                    message(
+                        "name",
+                        name,
+                        "whether it is the last of its branch depends on the model's other names",
+                        "pass them as names=, or use plans()",
+                    )
+                )
+            if re.sub(rule.pattern, rule.unless, name) in names:
+                continue
+        return rule
+    return None
 
 
 def decide(
@@ -141,30 +197,8 @@ def decide(
     >>> decide("h.0.attn.c_attn.weight", (768, 2304)).options
     {'layout': 'IO', 'blocks': (768, 768, 768)}
     """
-    for rule in rules:
-        if not re.search(rule.pattern, name):
-            continue
-        if rule.role not in get_args(Kind):
-            raise OptionError(
-                message(
-                    "role",
-                    rule.role,
-                    f"the rule {rule.pattern!r} should have one of {', '.join(get_args(Kind))}",
-                    "pick one",
-                )
-            )
-        if rule.unless is not None:
-            if names is None:
-                raise OptionError(
-                    message(
-                        "name",
-                        name,
-                        "whether it is the last of its branch depends on the model's other names",
-                        "pass them as names=, or use plans()",
-                    )
-                )
-            if re.sub(rule.pattern, rule.unless, name) in names:
-                continue
+    rule = find(name, rules, names=names)
+    if rule is not None:
         why = rule.why or f"rule {rule.pattern}"
         return Decision(rule.role, _options(name, tuple(shape), rule), why)
     near = get_close_matches(name, [rule.pattern for rule in rules], 3, 0.0)

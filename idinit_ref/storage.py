@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any, Protocol, runtime_checkable
@@ -100,23 +101,26 @@ def decode(block: NDArray[Any], dtype: str) -> NDArray[Any]:
     >>> decode(np.array([0x3F80, 0xC000], np.uint16), "bfloat16").tolist()
     [1.0, -2.0]
     """
-    if dtype not in _BITS:
-        return block
+    return _meanings(dtype)[block] if dtype in _BITS else block
+
+
+@lru_cache(maxsize=3)
+def _meanings(dtype: str) -> NDArray[np.float64]:
+    """Return what each bit pattern of a narrow dtype means."""
     size, infinity, _ = _BITS[dtype]
-    to = FORMATS[dtype]
-    sign = 1 << (8 * size - 1)
-    magnitude = block.astype(np.int64) & (sign - 1)
+    to, sign = FORMATS[dtype], 1 << (8 * size - 1)
+    magnitude = np.arange(sign)
     exponent = magnitude >> (to.precision - 1)
     significand = magnitude & ((1 << (to.precision - 1)) - 1)
     significand += (exponent > 0) * (1 << (to.precision - 1))
     power = np.maximum(exponent, 1) - 1 + to.emin - (to.precision - 1)
     out = np.ldexp(significand.astype(np.float64), power)
-    if dtype == "float8_e4m3fn":
-        out[magnitude == infinity] = np.nan
-    else:
-        out[magnitude == infinity] = np.inf
-        out[magnitude > infinity] = np.nan
-    return np.asarray(np.where(block >= sign, -out, out))
+    out[infinity:] = np.nan
+    if dtype != "float8_e4m3fn":
+        out[infinity] = np.inf
+    both = np.concatenate([out, -out])
+    both.flags.writeable = False
+    return both
 
 
 def _encode(values: NDArray[np.float64], to: Format) -> NDArray[Any]:
@@ -163,6 +167,8 @@ def convert(block: NDArray[Any], own: str, to: str, name: str) -> NDArray[Any]:
         lost = "it would lose its imaginary part" if own == "complex64" else "it stays as it is"
         should = f"as {to} {lost}"
         raise DTypeError(message(f"dtype of {name}", own, should, "convert the array first"))
+    if (quick := _quickly(block, own, to)) is not None:
+        return quick
     with np.errstate(invalid="ignore"):  # a signalling NaN
         exact = np.ascontiguousarray(decode(block, own), dtype=np.float64).reshape(-1)
     at = np.flatnonzero(exact.view(np.uint64))  # most are 0, and -0.0 has its sign
@@ -172,6 +178,25 @@ def convert(block: NDArray[Any], own: str, to: str, name: str) -> NDArray[Any]:
     out: NDArray[Any] = np.zeros(block.shape, carrier(to))
     out.reshape(-1)[at] = _encode(some, format_) if to in _BITS else some
     return out
+
+
+def _quickly(block: NDArray[Any], own: str, to: str) -> NDArray[Any] | None:
+    """Return a block in another dtype where NumPy rounds to it once, unless a number overflows."""
+    single = own in ("float32", "float16", "bfloat16")
+    if to in _BITS and not (single and to == "bfloat16"):
+        return None
+    numbers = decode(block, own)
+    with np.errstate(all="ignore"):
+        out = numbers.astype("float32" if to in _BITS else to)
+        if to in _BITS:  # the upper half of a float32, rounded to nearest even
+            u = out.view(np.uint32)
+            is_nan = np.isnan(out)
+            upper = (u + np.uint32(0x7FFF) + ((u >> 16) & np.uint32(1))) >> 16
+            nan = ((u >> 16) & np.uint32(0x8000)) | np.uint32(_BITS[to][2])
+            bits = np.where(is_nan, nan, upper).astype(np.uint16)
+            is_finite = (bits & 0x7F80) != 0x7F80
+            return bits if np.array_equal(is_finite, np.isfinite(out)) else None
+    return out if np.array_equal(np.isfinite(out), np.isfinite(numbers)) else None
 
 
 # Tensors ------------------------------------------------------------------------------------------
@@ -244,9 +269,10 @@ class Held:
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
         """Cut the block out."""
-        block = self.array[index]
+        block = np.asarray(self.array[index])
         if self.dtype in _BITS:  # of ml_dtypes
-            block = block.view(carrier(self.dtype))
+            own = carrier(self.dtype)
+            block = block.view(own.newbyteorder(block.dtype.byteorder)).astype(own, copy=False)
         return convert(block, self.dtype, dtype, "array")
 
 

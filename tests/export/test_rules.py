@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
-from idinit_ref.rules import RULES, Decision, Rule, decide, plans
+from idinit_ref.rules import RULES, Decision, Rule, decide, find, plans
 
 BASIC = {
     "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight": (8, 8, 3, 3),
@@ -59,6 +59,14 @@ BOTTLENECK = BASIC | {"resnet.encoder.stages.0.layers.0.layer.2.convolution.weig
         ("resnet.embedder.embedder.normalization.running_var", (8,), "keep", {}),
         ("resnet.embedder.embedder.normalization.num_batches_tracked", (), "keep", {}),
         ("s.0.layers.0.shortcut.convolution.weight", (8, 4, 1, 1), "transit", {}),
+        # What older checkpoints hold besides: a mask of ones is no bias to be set to 0.
+        ("h.0.attn.bias", (1, 1, 8, 8), "keep", {}),
+        ("transformer.h.0.attn.masked_bias", (), "keep", {}),
+        ("gpt_neox.layers.0.attention.bias", (1, 1, 8, 8), "keep", {}),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", (2,), "keep", {}),
+        ("bert.embeddings.position_ids", (1, 8), "keep", {}),
+        ("bert.embeddings.LayerNorm.gamma", (4,), "keep", {}),
+        ("bert.embeddings.LayerNorm.beta", (4,), "keep", {}),
     ],
 )
 def test_roles_by_name(name, shape, role, options):
@@ -75,6 +83,17 @@ def test_roles_by_name(name, shape, role, options):
 def test_the_last_convolution_of_a_block_is_zero_whichever_block_it_is(tensors, roles):
     assert [decide(k, s, names=tensors).role for k, s in tensors.items()] == roles
     assert [made.role for made in plans(tensors).values()] == roles
+
+
+def test_the_rule_that_decides_can_be_asked_for():
+    assert find("h.0.attn.c_proj.weight").pattern == r"\.(attn|crossattention|mlp)\.c_proj\.weight$"
+    own = Rule("c_proj", "keep")
+    assert find("h.0.attn.c_proj.weight", (own, *RULES)) is own
+    assert find("odd") is None
+    names = list(BOTTLENECK)
+    assert [find(name, names=names).role for name in names] == ["transit", "transit", "zero"]
+    with pytest.raises(ir.errors.OptionError, match="pass them as names="):
+        find(names[1])
 
 
 def test_a_name_that_needs_its_siblings_says_so():

@@ -117,6 +117,31 @@ def test_an_array_of_ml_dtypes_is_a_tensor():
     assert held.read((slice(0, 1),), "bfloat16").tolist() == [0x3FC0]
 
 
+def test_an_array_of_ml_dtypes_in_the_other_byte_order():
+    array = np.array([1.5, -2.0], ml_dtypes.bfloat16)
+    swapped = array.astype(array.dtype.newbyteorder(">"))
+    held = as_tensor("a", swapped)
+    assert held.read((slice(None),), "bfloat16").tolist() == [0x3FC0, 0xC000]
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=30), st.booleans())
+def test_float32_in_every_dtype_is_rounded_once(values, beside_zero):
+    numbers = np.array(values + [0.0] * (2 * len(values) * beside_zero), np.float32)
+    for name in ("bfloat16", "float16", "float8_e5m2", "float64"):
+        limit = float(ml_dtypes.finfo(theirs(name)).max)
+        with np.errstate(all="ignore"):
+            expected = numbers.astype(theirs(name))
+            lost = np.isinf(expected.astype(np.float64)) & np.isfinite(numbers)
+        if lost.any():
+            with pytest.raises(ir.errors.RoundingError, match=re.escape(f"{limit!r}")):
+                convert(numbers, "float32", name, "w")
+            continue
+        found = convert(numbers, "float32", name, "w").view(theirs(name))
+        kept = ~np.isnan(numbers)
+        assert found[kept].tobytes() == expected[kept].tobytes()
+        assert np.isnan(found[~kept].astype(np.float64)).all()
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (3, 2, 5), (7,)])
 def test_noise_is_philox_of_seed_and_row_in_any_block(shape):
     rows = 1 if len(shape) == 1 else shape[0]

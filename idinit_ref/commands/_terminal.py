@@ -1,0 +1,149 @@
+"""What the commands print with: tables, lines and progress, for any terminal and any name."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = [
+    "columns",
+    "is_utf",
+    "json_of",
+    "plain",
+    "print_json",
+    "progress",
+    "say",
+    "show",
+    "table",
+]
+
+
+def is_utf(console: Console) -> bool:
+    """Whether the output takes any character."""
+    return console.encoding.lower().startswith("utf")
+
+
+def plain(text: str, encoding: str = "utf-8") -> str:
+    r"""Return a text in which what no terminal should get is written out.
+
+    >>> print(plain("a\x1b[31m\udcff é"), plain("é", "ascii"))
+    a\x1b[31m\udcff é \xe9
+    """
+    safe = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(safe).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, whatever the text is."""
+    if sys.stderr is not None:
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        with suppress(OSError):  # the terminal may be gone
+            line = plain(" ".join(text.split()), encoding)
+            print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show(console: Console, text: str) -> None:
+    """Print text as it is, without markup and without line breaks of the terminal's width."""
+    lines = (plain(line, console.encoding) for line in text.split("\n"))
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def tensors(count: int) -> str:
+    """Return how many tensors, in words.
+
+    >>> tensors(1), tensors(2000)
+    ('1 tensor', '2,000 tensors')
+    """
+    return f"{count:,} tensor{'s' * (count != 1)}"
+
+
+def table(console: Console, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Table:
+    """Return a table whose columns are numbers, to the right, where all of them are."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD)
+    for head, column in zip(heads, zip(*rows, strict=True), strict=True):
+        words = any(any(map(str.isalpha, cell)) for cell in column)
+        made.add_column(head, justify="left" if words else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(plain(cell, console.encoding)) for cell in row))
+    return made
+
+
+def columns(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
+    """Return rows as lines of text, the columns but the last padded to one width each.
+
+    >>> print(columns([("a", "1 x 2"), ("longer", "3")], ["name", "shape"]))
+    name    shape
+    a       1 x 2
+    longer  3
+    """
+    safe = [[plain(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in list(zip(*safe, strict=True))[:-1]]
+    lines = ("  ".join([*map(str.ljust, row[:-1], widths), row[-1]]) for row in safe)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@contextmanager
+def progress(what: str = "B") -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows progress on stderr after the first second: a bar, or a line at times.
+
+    It is called as ``update(done, in_all)``, in bytes or in what is named.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("")
+    due = time.monotonic() + 1
+    with ExitStack() as stack:
+
+        def update(done: int, total: int) -> None:
+            nonlocal due
+            unit, size = ("G", 1e9) if total >= 1e9 else ("M", 1e6)
+            text = f"{done / size:.1f} of {total / size:.1f} {unit}{what}"
+            bar.update(task, completed=done, total=total, description=text)
+            if time.monotonic() < due:
+                return
+            if not bar.console.is_interactive:
+                due = time.monotonic() + 5
+                say(text)
+            elif not bar.live.is_started:
+                stack.enter_context(bar)
+
+        yield update
+
+
+def json_of(value: Any) -> Any:
+    """Return a finding as JSON holds it: what it lacks, as text.
+
+    >>> json_of({"a": (1, float("nan"), 2j)})
+    {'a': [1, 'nan', '2j']}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): json_of(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_of(part) for part in value]
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float) and isfinite(value):
+        return value
+    return str(value)
+
+
+def print_json(console: Console, value: Any) -> None:
+    """Print it as JSON, in ASCII."""
+    text = json.dumps(json_of(value), indent=1, allow_nan=False)
+    console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,45 @@
+"""``idinit diff``: two checkpoints, tensor by tensor."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ._terminal import print_json, progress, show, tensors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["run"]
+
+
+def run(args: Namespace, console: Console) -> int:
+    """Print what differs, or all of it as JSON; return 0 if nothing does, else 1."""
+    from ..checkpoint import open_checkpoint
+    from ..dialects import load, translate
+    from ..recognise import diff
+
+    dialect = None if args.dialect is None else load(args.dialect)
+    one: Mapping[str, Any] = open_checkpoint(args.a).tensors
+    two = open_checkpoint(args.b).tensors
+    if dialect is not None:
+        one = translate(one, dialect)
+    with progress(" entries") as update:
+        found = list(diff(one, two, update))
+    apart = [difference for difference in found if difference.way != "equal"]
+    if args.json:
+        equal = [difference.name for difference in found if difference.way == "equal"]
+        print_json(
+            console,
+            {"equal": equal, "different": {each.name: asdict(each) for each in apart}},
+        )
+        return int(bool(apart))
+    for difference in apart:
+        show(console, str(difference))
+    if apart:
+        show(console, f"{len(apart)} of {tensors(len(found))} differ")
+    else:
+        show(console, f"{tensors(len(found))}, all equal")
+    return int(bool(apart))

@@ -1,0 +1,242 @@
+"""``idinit export``: a preset, a manifest or a checkpoint's header to weights in files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import sources
+from ..errors import OptionError, message
+from ..export import FilePlan, layout_of, save
+from ..storage import FLOATS, Tensor, itemsize
+from ._terminal import progress, show, table, tensors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["run"]
+
+_TRIAL = 2**25  # bytes that are written to measure how fast a folder takes them
+_UNITS = {"": 1} | {
+    unit: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for unit, base in ((letter + "b", 1000), (letter + "ib", 1024))
+}
+
+
+def run(args: Namespace, console: Console) -> None:
+    """Write the files, or with ``args.dry_run`` say what they would be; say what is in them."""
+    from ..checkpoint import open_checkpoint
+    from ..dialects import load, translate
+
+    source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
+    keep = None if args.keep_from is None else open_checkpoint(args.keep_from)
+    found = sources.assemble(
+        source.tensors,
+        own=[sources.parse_rule(text) for text in args.rules],
+        gain=args.gain,
+        eps=args.eps,
+        wide=args.wide,
+        keep_from=keep,
+        fills=[sources.parse_fill(text) for text in args.fills],
+    )
+    if args.strict:
+        _check_whole(found)
+    inputs = list(source.files)
+    if keep is not None:
+        inputs += [Path(args.keep_from), *keep.files]
+    values = found.values
+    dialect = load(args.dialect or "torch")
+    if args.dialect is not None:
+        values = translate(values, dialect)
+        inputs += [Path(args.dialect)] * args.dialect.endswith(".json")
+    shard = None if args.shard_size is None else _size(args.shard_size)
+    files = layout_of(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
+    _check_free(args.out, [file.path for file in files], inputs, args.force)
+    expected = ""
+    if args.dry_run:
+        expected = _expected(Path(args.out), sum(file.nbytes for file in files))
+    else:
+        with progress() as update:
+            save(
+                args.out,
+                values,
+                dtype=args.dtype,
+                shard_bytes=shard,
+                digests=args.digests,
+                progress=update,
+            )
+    _print_roles(found, args.dtype, console)
+    for file in files:
+        count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
+        if count:
+            text += f", {args.dtype}, {tensors(count)}"
+        show(console, text)
+    if found.unused:
+        show(console, f"not used of {args.keep_from}: {', '.join(found.unused)}")
+    if args.dry_run:
+        show(console, expected)
+        return
+    whole = all(item.value is not None for item in found.items)
+    if not whole:
+        left = "What was left out IDInit does not define; it keeps the model's own initialisation."
+        show(console, "\n" + left)
+    if lines := _loading(files, dialect.name, source.about, whole):
+        show(console, "\n  " + "\n  ".join(lines))
+
+
+def _size(text: str) -> int:
+    """Return the bytes of "5GB" (decimal) or "5GiB" (binary), as Hugging Face writes them."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b?)", text.strip().lower(), re.ASCII)
+    unit = _UNITS.get(found[2] if found else "?") if not found or found[2] != "b" else 1
+    size = int(float(found[1]) * unit) if found and unit and len(found[1]) < 20 else 0
+    if size < 1:
+        should = "it should be a positive number with B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"
+        raise OptionError(message("shard-size", text, should, "write 5GB"))
+    return size
+
+
+def _check_whole(found: sources.Assembly) -> None:
+    out = [item for item in found.items if item.value is None]
+    if out:
+        named = ", ".join(f"{item.name} ({item.why})" for item in out)
+        cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
+        raise OptionError(message("left out", named, "with --strict nothing should be", cure))
+
+
+def _forms(out: str) -> list[Path]:
+    """Return the files there that are a checkpoint of that name, whole or in shards."""
+    target, real = Path(out), Path(os.path.realpath(out))
+    found = [target] if os.path.lexists(target) else []
+    if target.suffix == ".safetensors" and real.parent.is_dir():
+        ends = r"(-\d{5}-of-\d{5}\.safetensors|\.safetensors\.index\.json)"
+        for path in (target, real):  # it may be a link to elsewhere
+            form = re.compile(re.escape(path.stem) + ends)
+            found += sorted(each for each in path.parent.iterdir() if form.fullmatch(each.name))
+    return found
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what two names of one file share, through links too."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: bool) -> None:
+    """Raise if an input would be replaced, or anything else without --force."""
+    there = _forms(out)
+    read: dict[tuple[int, int], Path] = {}
+    for name in inputs:
+        with suppress(OSError):
+            read[_identity(name)] = name
+    for path in dict.fromkeys((*there, *files)):
+        with suppress(OSError):
+            if source := read.get(_identity(path)):
+                should = f"it should be another file than the input {source}"
+                raise OptionError(message("out", str(path), should, "choose another name"))
+    if there and not force:
+        should = "no such file should be there yet"
+        cure = "choose another name, or add --force to replace it"
+        raise OptionError(message("out", str(there[0]), should, cure))
+
+
+def _print_roles(found: sources.Assembly, dtype: str, console: Console) -> None:
+    groups: dict[str, list[tuple[int, int]]] = {role: [] for role in ("transit", "zero", "bias")}
+    for item in found.items:
+        group: str = item.role
+        if item.origin not in ("IDI", "IDIZ", "zeros"):
+            group = f"{item.origin}: {item.why}"
+        entries = prod(item.shape)
+        width = _width(item.value, dtype) if item.value is not None else 0
+        groups.setdefault(group, []).append((entries, entries * width))
+    rows = []
+    for group, sizes in groups.items():
+        entries, nbytes = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
+        written = "-" if group.startswith("left out") else f"{nbytes:,}"
+        rows.append((group, f"{len(sizes):,}", f"{entries:,}", written))
+    console.print(table(console, rows, ["role", "tensors", "entries", "bytes"]))
+
+
+def _width(value: object, dtype: str) -> int:
+    own = value.dtype if isinstance(value, Tensor) else None
+    return itemsize(dtype if own is None or own in FLOATS else own)
+
+
+def _loading(
+    files: Sequence[FilePlan], dialect: str, about: Mapping[str, Any], whole: bool
+) -> list[str]:
+    """Return the lines of Python that load the files, by the framework's own tools."""
+    first, framework = files[0].path, {"torch": "torch", "flax": "flax"}.get(dialect)
+    path = repr(str(first))
+    if dialect == "keras" and first.suffix == ".h5":
+        return [f"model.load_weights({path}{'' if whole else ', skip_mismatch=True'})"]
+    if dialect == "torch" and first.suffix == ".npz":
+        heads = ["import numpy", "import torch"]
+        held = [
+            f"held = {{k: torch.from_numpy(v) for k, v in numpy.load({path}).items()}}",
+        ]
+    elif framework and first.suffix == ".safetensors":
+        heads, held = (
+            [f"from safetensors.{framework} import load_file"],
+            [f"held = load_file({path})"],
+        )
+        if len(files) > 1:
+            each = r"-*-of-\1.safetensors"
+            shards = re.sub(r"-\d{5}-of-(\d{5})\.safetensors$", each, glob.escape(str(first)))
+            heads.insert(0, "from glob import glob")
+            held = ["held = {}", f"for file in glob({shards!r}):", "    held |= load_file(file)"]
+    else:
+        return []
+    if dialect == "flax":
+        end = [
+            "state = nnx.state(model)",
+            "for path, variable in nnx.to_flat_state(state):",
+            "    if (name := '.'.join(map(str, path))) in held:",
+            "        variable.set_value(held[name])",
+            "nnx.update(model, state)",
+        ]
+        return ["from flax import nnx", *heads, "", *held, *end]
+    end = ["model.load_state_dict(held, strict=False)"]
+    if about:
+        options = ", ".join(f"{key}={value!r}" for key, value in about["options"].items())
+        heads.append(f"from transformers import {about['config']}, {about['class']}")
+        end.insert(0, f"model = {about['class']}({about['config']}({options}))")
+    return [*heads, "", *held, *end]
+
+
+def _expected(out: Path, total: int) -> str:
+    """Say how long the files will take, from a short write into their folder."""
+    folder = Path(os.path.realpath(out)).parent
+    size = max(min(total, _TRIAL), 1)
+    start = time.perf_counter()
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # without a name where the system can
+            file.write(bytes(size))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, str(folder)) from problem
+    rate = size / (time.perf_counter() - start)
+    free = shutil.disk_usage(folder).free
+    lacks = "" if free > total else ", WHICH IS NOT ENOUGH"
+    return (
+        f"nothing was written; {total:,} bytes would take about {_duration(total / rate)} "
+        f"({rate / 1e6:,.0f} MB/s, measured now); {free:,} bytes are free there{lacks}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"

@@ -1,0 +1,47 @@
+"""``idinit rules``: which rule knows which name, and which names none knows."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import Counter
+from typing import TYPE_CHECKING, get_args
+
+from .. import sources
+from ..errors import OptionError, message
+from ..rules import Kind
+from ._terminal import columns, show, tensors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["run"]
+
+
+def run(args: Namespace, console: Console) -> None:
+    """Print a line for each tensor, those that no rule knows last."""
+    source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
+    own = [sources.parse_rule(text) for text in args.rules]
+    chosen = sources.choose(source.tensors, own=own)
+    unknown = [name for name, choice in chosen.items() if choice is None]
+    if args.strict and unknown:
+        should = f"no rule knows {'it' if len(unknown) == 1 else f'these {len(unknown)} names'}"
+        raise OptionError(
+            message(
+                "names",
+                ", ".join(unknown),
+                should,
+                "add rules for them (--rule 'REGEX=ROLE')",
+            )
+        )
+    rows = []
+    for name, choice in sorted(chosen.items(), key=lambda pair: pair[1] is None):
+        shape = str(source.tensors[name].shape)
+        if choice is None:
+            rows.append((name, shape, "-", "", "no rule knows it"))
+            continue
+        options = " ".join(f"{key}={value}" for key, value in choice.options.items())
+        rows.append((name, shape, choice.role, options, f"{choice.why} [{choice.by}]"))
+    show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))
+    counts = Counter(choice.role for choice in chosen.values() if choice is not None)
+    roles = ", ".join(f"{counts[role]} {role}" for role in get_args(Kind))
+    show(console, f"{tensors(len(chosen))}: {roles}, {len(unknown)} that no rule knows")

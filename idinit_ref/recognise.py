@@ -1,0 +1,1140 @@
+"""What the tensors of a file hold, recognised from the numbers alone, and how two files differ.
+
+A tensor is read once, in blocks. IDI and IDIZ leave few non-zeros: these are kept, the options are
+read off where they lie, and a plan counts as found only if all of its entries, rounded into the
+stored dtype, are the stored bits, and no other bit is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import pairwise
+from math import frexp, gcd, inf, ldexp, nextafter, prod, sqrt
+from typing import Any, Literal, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dtypes import FORMATS, Format, round_value
+from .errors import IDInitError, RoundingError
+from .layout import DEFAULT_LAYOUTS, SPATIAL
+from .plan import Plan
+from .rules import decide
+from .storage import (
+    BLOCK,
+    FLOATS,
+    Index,
+    Made,
+    Tensor,
+    as_tensor,
+    blocks,
+    carrier,
+    convert,
+    decode,
+    itemsize,
+    stream,
+)
+
+__all__ = ["Difference", "Finding", "Numbers", "diff", "inspect", "recognise"]
+
+Kind = Literal["idi", "idiz", "zero", "constant", "other"]
+Source = Literal["claim", "rules", "pattern"]
+Progress = Callable[[int, int], object]
+
+_KEPT = 3 * 2**23  # bytes of non-zeros that are kept
+_WINDOW = 2**18  # of those that a pattern is read from
+_LEVELS = 64  # different numbers of a plan without noise, at most
+_NOISE = 2**21  # columns of a loosened matrix that are drawn again
+_PACKED = 8  # blocks that are written one by one
+_MANY = 4096  # matrices of different sizes, at most
+_FAR = 1  # options more, at most, of another plan that is worth telling
+
+
+# What is found ------------------------------------------------------------------------------------
+
+
+class Numbers(NamedTuple):
+    """What can be said of any numbers.
+
+    ``low``, ``high``, ``mean`` and ``std`` (of the whole population) are those of the finite
+    numbers, None where there are none; of complex ones, of real and imaginary parts together.
+    """
+
+    size: int
+    nonzero: int
+    nan: int
+    infinite: int
+    low: float | None
+    high: float | None
+    mean: float | None
+    std: float | None
+
+    def __str__(self) -> str:
+        """Return one line."""
+        parts = [f"{self.nonzero / max(self.size, 1):.3g} of {self.size:,} not zero"]
+        if self.mean is not None:
+            parts.append(f"{self.low:.6g} to {self.high:.6g}, mean {self.mean:.3g}")
+            parts.append(f"standard deviation {self.std:.4g}")
+        parts += [f"{self.nan:,} NaN"] if self.nan else []
+        parts += [f"{self.infinite:,} infinite"] if self.infinite else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one tensor holds.
+
+    Parameters
+    ----------
+    kind : {"idi", "idiz", "zero", "constant", "other"}
+        An IDI or IDIZ weight; zeros of either sign, or none at all; one number everywhere; else.
+    plan : Plan, optional
+        Of "idi" and "idiz": a plan whose entries, in the stored dtype, are the stored bits.
+    source : {"claim", "rules", "pattern"}, optional
+        Where its options are from: the file's own claim, the name rules, or the numbers alone.
+    value : number, optional
+        Of "constant".
+    numbers : Numbers, optional
+        Of "other".
+    claim : bool, optional
+        Whether the claim holds; None if there was none, or one of too much noise to be checked.
+    digest : bool, optional
+        Whether the SHA-256 digest is that of the bytes; None if there was none.
+    detail : str
+        All of it in words, but for the kind.
+    """
+
+    kind: Kind
+    plan: Plan | None = None
+    source: Source | None = None
+    value: complex | None = None
+    numbers: Numbers | None = None
+    claim: bool | None = None
+    digest: bool | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+def _words(plan: Plan) -> str:
+    """Return a plan's options in words."""
+    number = f"gain {plan.gain}" if plan.role == "transit" else f"eps {plan.eps}"
+    parts = [plan.layout, number]
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        said = field.name in ("shape", "role", "gain", "eps", "layout")
+        if said or not field.compare or value == field.default:
+            continue
+        if field.name == "blocks" and len(value) > _PACKED:
+            value = f"({', '.join(map(str, value[:3]))}, ... {len(value)} in all)"
+        parts.append("transposed" if value is True else f"{field.name} {value}")
+    return ", ".join(parts)
+
+
+# One pass over the bytes --------------------------------------------------------------------------
+
+
+def _unsigned(dtype: str) -> np.dtype[Any]:
+    return np.dtype(f"<u{itemsize(dtype)}")
+
+
+def _values(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return the numbers that bits mean."""
+    return decode(bits.view(carrier(dtype).newbyteorder("<")), dtype)
+
+
+def _bits_of(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    """Return the bits of float64 numbers, rounded once into a dtype."""
+    rounded = convert(values, "float64", dtype, "an entry")
+    return rounded.astype(rounded.dtype.newbyteorder("<"), copy=False).view(_unsigned(dtype))
+
+
+def _nonzero(bits: NDArray[Any]) -> NDArray[np.intp]:
+    """Return where the bits are not all 0: eight bytes at a time, as most are."""
+    per = 8 // bits.itemsize
+    whole = bits.size // per * per
+    words = np.flatnonzero(bits[:whole].view(np.uint64) != 0)
+    if words.size * per > bits.size // 4:
+        return np.flatnonzero(bits)
+    row, place = np.nonzero(bits[:whole].reshape(-1, per)[words])
+    rest = np.flatnonzero(bits[whole:]) + whole
+    return np.concatenate([words[row] * per + place, rest])
+
+
+class _Tally:
+    """Numbers of an array that is seen in parts: exact counts, merged means and deviations."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.size = self.nonzero = self.nan = self.infinite = self.finite = 0
+        self.low: Any = None
+        self.high: Any = None
+        self.mean = self.squares = 0.0
+        few = itemsize(dtype) <= 2  # all numbers of the dtype are counted, each
+        self.counts = np.zeros(2 ** (8 * itemsize(dtype)), np.int64) if few else None
+
+    def add(self, bits: NDArray[Any]) -> None:
+        if self.counts is not None:
+            self.counts += np.bincount(bits, minlength=self.counts.size)
+        else:
+            self._merge(_values(bits, self.dtype), None)
+
+    def add_zeros(self, times: int) -> None:
+        self._merge(_values(np.zeros(1, _unsigned(self.dtype)), self.dtype), np.array([times]))
+
+    def result(self) -> Numbers:
+        if self.counts is not None:
+            seen = np.flatnonzero(self.counts)
+            values = _values(seen.astype(_unsigned(self.dtype)), self.dtype)
+            self._merge(values, self.counts[seen])
+            self.counts = None
+        some = self.finite > 0
+        return Numbers(
+            self.size,
+            self.nonzero,
+            self.nan,
+            self.infinite,
+            self.low,
+            self.high,
+            self.mean if some else None,
+            sqrt(self.squares / self.finite) if some else None,
+        )
+
+    def _merge(self, values: NDArray[Any], times: NDArray[np.int64] | None) -> None:
+        def many(mask: NDArray[np.bool_]) -> int:
+            return int(np.count_nonzero(mask) if times is None else times[mask].sum())
+
+        self.size += values.size if times is None else int(times.sum())
+        self.nonzero += many(values != 0)
+        values = values.view(np.uint8) if values.dtype.kind == "b" else values
+        finite = np.isfinite(values)
+        if not finite.all():
+            self.nan += many(np.isnan(values))
+            self.infinite += many(np.isinf(values) & ~np.isnan(values))
+            values, times = values[finite], None if times is None else times[finite]
+        if values.dtype.kind == "c":
+            values = np.ascontiguousarray(values).view(np.float32)
+            times = None if times is None else np.repeat(times, 2)
+        count = values.size if times is None else int(times.sum())
+        if count == 0:
+            return
+        low, high = values.min().item(), values.max().item()
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            exact = values.astype(np.float64)
+            mean = float(np.average(exact, weights=times))
+            exact -= mean
+            exact *= exact
+            squares = float(exact.sum() if times is None else (exact * times).sum())
+            apart = np.float64(mean) - self.mean
+            both = self.finite + count
+            self.mean = float(self.mean + apart * (count / both))
+            self.squares = float(
+                self.squares + squares + apart * apart * (self.finite / both * count)
+            )
+        self.finite = both
+
+
+class _Seen:
+    """What is kept of a tensor while it is read: its non-zeros, or a tally if they are many."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.size, self.same = 0, True
+        self.first: NDArray[Any] | None = None  # the first number's bits
+        self.sparse = dtype in FLOATS
+        self.tally = _Tally(dtype)
+        self.place = np.dtype("<u4" if prod(shape) < 2**32 else "<i8")
+        self._places, self._bits = bytearray(), bytearray()
+
+    @property
+    def places(self) -> NDArray[Any]:
+        """Flat positions of the non-zeros that are kept."""
+        return np.frombuffer(self._places, self.place)
+
+    @property
+    def bits(self) -> NDArray[Any]:
+        """Their bits."""
+        return np.frombuffer(self._bits, _unsigned(self.dtype))
+
+    def add(self, bits: NDArray[Any], where: NDArray[np.intp] | None) -> None:
+        if bits.size and self.first is None:
+            self.first = bits[:1].copy()
+        self.same = self.same and bool((bits == self.first).all())
+        if self.sparse and where is not None:
+            some = bits[where]
+            kept = len(self._places) + len(self._bits)
+            kept += some.size * (self.place.itemsize + some.itemsize)
+            if kept <= _KEPT and np.unique(some[:4096]).size <= _LEVELS:
+                self._places += (where + self.size).astype(self.place).data.cast("B")
+                self._bits += some.data.cast("B")
+            else:
+                self.give_up()
+        self.size += bits.size
+        if not self.sparse:
+            self.tally.add(bits)
+
+    def give_up(self) -> None:
+        """Keep no non-zeros any more, only their tally."""
+        if self.sparse:
+            self.tally.add_zeros(self.size - self.bits.size)
+            for start in range(0, self.bits.size, BLOCK):
+                self.tally.add(self.bits[start : start + BLOCK])
+            self.sparse = False
+            self._places, self._bits = bytearray(), bytearray()
+
+
+class _Claim:
+    """A plan that a tensor is said to be, held against its bytes block by block."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str, options: object) -> None:
+        self.plan: Plan | None = None
+        self.wrong: str | None = None
+        self.dtype, self.done, self.checked = dtype, 0, True
+        known = {field.name for field in fields(Plan) if field.init} - {"shape"}
+        if not isinstance(options, Mapping):
+            self.wrong = f"the claim is no plan: {_short(options)}"
+        elif unknown := sorted(map(repr, set(options) - known)):
+            self.wrong = f"the claim is no plan: unknown options {_short(', '.join(unknown))}"
+        else:
+            try:
+                claimed = Plan(shape, **options)
+                claimed.check(dtype)
+            except (IDInitError, TypeError, ValueError, OverflowError) as problem:
+                self.wrong = f"the claim cannot be: {_short(problem)}"
+            else:
+                self.plan = claimed
+                if claimed.loosen and claimed.axes.columns > _NOISE:
+                    self.checked = False
+                    self.wrong = f"the claim is not checked: noise in rows of {_NOISE:,} and more"
+
+    @property
+    def open(self) -> bool:
+        return self.wrong is None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the non-zeros are asked for."""
+        return self.open and self.plan is not None and not self.plan.loosen
+
+    def compare(self, index: Index, bits: NDArray[Any], where: NDArray[np.intp] | None) -> None:
+        if not self.open or self.plan is None:
+            return
+        try:
+            if where is None or self.plan.loosen:
+                made = np.ascontiguousarray(Made(self.plan).read(index, self.dtype)).reshape(-1)
+                made = made.astype(made.dtype.newbyteorder("<"), copy=False).view(bits.dtype)
+                apart = np.flatnonzero(made != bits)
+                at = (int(apart[0]), made[apart[0]]) if apart.size else None
+            else:
+                at = _apart(self.plan, index, self.dtype, where, bits[where])
+        except RoundingError as problem:
+            self.wrong = f"the claim cannot be: {_short(problem)}"
+            return
+        if at is not None:
+            place, planned = at
+            numbers = _values(np.stack([bits[place], planned]).astype(bits.dtype), self.dtype)
+            stored, planned = numbers.tolist()
+            where_ = _index(place + self.done, self.plan.shape)
+            role = "IDI" if self.plan.role == "transit" else "IDIZ"
+            self.wrong = (
+                f"claimed {role} {_words(self.plan)}, but {list(where_)} is {stored!r}, "
+                f"not {planned!r}"
+            )
+        self.done += bits.size
+
+
+def _short(text: object) -> str:
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= 300 else line[:299] + "…"
+
+
+def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(int, np.unravel_index(place, shape))) if shape else ()
+
+
+def _apart(
+    plan: Plan, index: Index, dtype: str, where: NDArray[Any], bits: NDArray[Any]
+) -> tuple[int, Any] | None:
+    """Return the first place of a block that is not as planned, and the planned bits there."""
+    expected, values = plan.entries(index)
+    planned = _bits_of(values, dtype)
+    if np.array_equal(expected, where) and np.array_equal(planned, bits):
+        return None
+    common = min(where.size, expected.size)
+    wrong = (where[:common] != expected[:common]) | (bits[:common] != planned[:common])
+    k = int(np.argmax(wrong)) if wrong.any() else common
+    ours = int(where[k]) if k < where.size else prod(plan.shape)
+    theirs = int(expected[k]) if k < expected.size else prod(plan.shape)
+    return min(ours, theirs), planned[k] if theirs <= ours else np.zeros((), planned.dtype)[()]
+
+
+# Options from where the non-zeros lie -------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def _orders(rank: int) -> tuple[str, ...]:
+    """Return the sensible layouts of a rank: batch axes first, kernel axes first or last."""
+    out: list[str] = []
+    for dims in range(min(rank - 2, len(SPATIAL)), -1, -1):
+        kernel, batch = SPATIAL[len(SPATIAL) - dims :], "EXYZABCFG"[: rank - 2 - dims]
+        if len(batch) == rank - 2 - dims:
+            out += [f"{batch}OI{kernel}", f"{batch}{kernel}IO"] if dims else [f"{batch}OI"]
+            out += [f"{batch}IO{kernel}", f"{batch}{kernel}OI"] if dims else [f"{batch}IO"]
+    return tuple(out)
+
+
+class _Places:
+    """Where the first non-zeros lie, on each axis, and their signs."""
+
+    def __init__(self, seen: _Seen) -> None:
+        self.shape = seen.shape
+        self.at = np.unravel_index(seen.places[:_WINDOW].astype(np.int64), seen.shape)
+        self.negative = np.signbit(_values(seen.bits[:_WINDOW], seen.dtype).real)
+        self.all = seen.bits.size <= _WINDOW
+        self.corner = int(seen.places[0]) == 0
+        self.one_place = {a: int(at[0]) for a, at in enumerate(self.at) if (at == at[0]).all()}
+
+    def options(self) -> Iterator[dict[str, Any]]:
+        """Yield options of plans that may have their non-zeros there."""
+        for letters in _orders(len(self.shape)):
+            axes = {letter: axis for axis, letter in enumerate(letters)}
+            spatial = [axes[c] for c in SPATIAL if c in axes]
+            kernel = [self.shape[axis] for axis in spatial]
+            if self.corner:
+                yield from self._of({"layout": letters}, axes, spatial, kernel)
+                if prod(kernel) > 1 and self.shape[axes["I"]] > 1:
+                    spread = {"layout": letters, "taps": "spatial_major"}
+                    yield from self._of(spread, axes, spatial, kernel)
+            if prod(kernel) > 1 and (self.one_place.keys() >= {*spatial} or not self.all):
+                tap = tuple(int(self.at[axis][0]) for axis in spatial)
+                usual = tap == tuple((k - 1) // 2 for k in kernel)
+                center = {"layout": letters, "taps": "center", "tap": None if usual else tap}
+                yield from self._of(center, axes, spatial, kernel)
+
+    def _of(
+        self, known: dict[str, Any], axes: dict[str, int], spatial: list[int], kernel: list[int]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield those of one layout and one way with the kernel: whole, then cut as it shows."""
+        batch = [axis for c, axis in axes.items() if c not in "OI" + SPATIAL]
+        complete = self.all or (batch[:1] == [0] and bool(self.at[0][-1] > 0))
+        if not complete:
+            yield known
+            return
+        ours = np.ones(self.negative.size, dtype=bool)
+        for axis in batch:
+            ours &= self.at[axis] == 0
+        o, i = self.at[axes["O"]][ours], self.at[axes["I"]][ours]
+        tap, taps = np.zeros_like(o), 1
+        if known.get("taps") != "center":
+            taps = prod(kernel)
+            for axis in spatial:
+                tap = tap * self.shape[axis] + self.at[axis][ours]
+        inputs, heads = self.shape[axes["I"]], np.unique(i[(o == 0) & (tap == 0)])
+        for groups in (g for g in range(1, heads.size + 1) if inputs % g == 0):
+            channels = inputs // groups
+            if not np.isin(np.arange(groups) * channels, heads).all():
+                continue  # every group of inputs begins so
+            inside = i < channels
+            if known.get("taps") == "spatial_major":
+                column = tap[inside] * channels + i[inside]
+            else:
+                column = i[inside] * taps + tap[inside]
+            order = np.lexsort((column, o[inside]))
+            more = {"groups": groups, "transposed": True} if groups > 1 else {}
+            rows = self.shape[axes["O"]]
+            for starts, run in _starts(
+                o[inside][order],
+                column[order],
+                self.negative[ours][inside][order],
+                rows,
+                channels * taps,
+            ):
+                for cut in _cuts(starts, rows, run, bool(spatial), not more):
+                    yield {**known, **more, **cut}
+
+
+def _starts(
+    row: NDArray[Any], column: NDArray[Any], negative: NDArray[Any], rows: int, n: int
+) -> Iterator[tuple[list[int], int]]:
+    """Yield the rows at which the matrices of a weight may begin, and a period inside them.
+
+    Of entries in row-major order. From the first row of a matrix its own rows can be read off
+    where it is wide and filled; where it is not, it goes on as long as each row follows the last.
+    """
+    head = np.flatnonzero(np.diff(row, prepend=-1))
+    if head.size != rows or rows == 0:
+        return
+    count = np.diff(head, append=row.size)
+    first = column[head]
+    second = column[np.minimum(head + 1, row.size - 1)]
+    if (negative == negative[0]).all():  # IDI
+        single = count == 1
+        follows = single[1:] & single[:-1] & (first[1:] == (first[:-1] + 1) % n)
+        found = _walk(first == 0, follows, np.where(single, 0, second))
+        if found:
+            yield found, n
+    if n == 1 and row.size == rows:  # IDIZ: signs take turns
+        found = _walk(negative == negative[0], np.diff(negative), np.zeros(rows, int))
+    elif (count == 2).all() and (negative[head] != negative[head + 1]).all():
+        straight = negative[head] == negative[0]
+        plus, minus = np.where(straight, first, second), np.where(straight, second, first)
+        near = minus == (plus + 1) % n
+        follows = near[1:] & near[:-1] & (plus[1:] == (plus[:-1] + 1) % n)
+        found = _walk(plus == 0, follows, np.where(minus == 1, 0, minus))
+    else:
+        return
+    if found:
+        yield found, 0
+
+
+def _walk(may: NDArray[Any], follows: NDArray[Any], size: NDArray[Any]) -> list[int]:
+    """Return the first rows of the matrices, or none: each is of `size` or goes on as it does."""
+    ends = np.append(np.flatnonzero(~follows) + 1, may.size)
+    end = ends[np.searchsorted(ends, np.arange(may.size), side="right")].tolist()
+    known, allowed = size.tolist(), may.tolist()
+    at, starts = 0, []
+    while at < may.size:
+        if not allowed[at]:
+            return []
+        starts.append(at)
+        at = at + known[at] if known[at] else end[at]
+    return starts if at == may.size else []
+
+
+def _cuts(
+    starts: list[int], rows: int, period: int, is_kernel: bool, may_group: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield options that cut the outputs so that matrices begin at some rows."""
+    if len(starts) == 1:
+        yield {}
+        return
+    edges = [*starts, rows]
+    even = gcd(*edges)
+    parts = rows // even
+    if may_group and (is_kernel or parts > _PACKED):
+        yield {"groups": parts}
+    elif parts <= _MANY:
+        yield {"blocks": (even,) * parts}
+    if parts == len(starts) or len(starts) > _MANY:
+        return
+    if period:  # packed weights: a square one needs no cut, but is better told apart
+        finer = [row for low, high in pairwise(edges) for row in range(low, high, period)]
+        if len(finer) <= _PACKED:
+            yield {"blocks": tuple(b - a for a, b in pairwise([*finer, rows]))}
+    yield {"blocks": tuple(b - a for a, b in pairwise(edges))}
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def _terms(plan: Plan) -> set[float]:
+    return {term.value for m, _, _ in plan.matrices for term in plan.terms(m)}
+
+
+def _shortest(plan: Plan, levels: list[float], dtype: str) -> Plan | None:
+    """Return an IDI plan with the shortest gain that gives the stored numbers, or None."""
+    to, magnitudes = FORMATS[dtype], sorted(map(abs, levels))
+    shares = sorted(_terms(plan))
+    if not shares or len({level > 0 for level in levels}) != 1:
+        return None
+    sign, wanted = (1.0 if levels[0] > 0 else -1.0), set(levels)
+
+    def fits(gain: float) -> Plan | None:
+        made = replace(plan, gain=sign * gain)
+        with suppress(RoundingError):
+            if {round_value(v, to, "gain") for v in _terms(made)} == wanted:
+                return made
+        return None
+
+    # Between the ends of what rounds to a stored number nothing changes: a few spans, mostly one.
+    ends = {end / share for v in magnitudes for share in shares for end in _interval(v, to)}
+    low = max(_interval(magnitudes[k], to)[0] / shares[k] for k in (0, -1))
+    high = min(_interval(magnitudes[k], to)[1] / shares[k] for k in (0, -1))
+    if not 0 < low <= high * (1 + 1e-15):
+        return None
+    edges = [low, *sorted(end for end in ends if low < end < high), max(low, high)]
+    spans = [(a, b) for a, b in pairwise(edges) if a >= b or fits(a + (b - a) / 2)]
+    for digits in range(17):
+        for a, b in spans:
+            gain = float(f"{a + (b - a) / 2:.{digits}e}")
+            if a * (1 - 1e-15) <= gain <= b * (1 + 1e-15) and (made := fits(gain)):
+                return made
+    near = edges[0] + (edges[1] - edges[0]) / 2
+    for _ in range(4):  # a share is rounded itself
+        near = nextafter(near, 0.0)
+    for _ in range(9):
+        if made := fits(near):
+            return made
+        near = nextafter(near, inf)
+    return None
+
+
+def _interval(value: float, to: Format) -> tuple[float, float]:
+    """Return the ends of what rounds to a positive number of a format."""
+    significand, exponent = frexp(value)
+    unit = ldexp(1.0, max(exponent - to.precision, to.emin - to.precision + 1))
+    narrow = significand == 0.5 and exponent - 1 > to.emin  # a power of two
+    return value - unit / (4 if narrow else 2), value + unit / 2
+
+
+def _sized(
+    shape: tuple[int, ...], options: Mapping[str, Any], nnz: int, levels: list[float], dtype: str
+) -> Iterator[Plan]:
+    """Yield the plans of some options that have so many entries of these values."""
+    try:
+        plain = Plan(shape, **options)
+    except IDInitError:
+        return
+    folds = any(m < n for m, n, _ in plain.matrices)
+    for wide in ("truncate", "fold_rms", "fold_mean") if folds else ("truncate",):
+        unit = replace(plain, wide=cast("Any", wide))
+        made = _shortest(unit, levels, dtype) if unit.nnz == nnz else None
+        if made is not None:
+            yield made
+    zero = replace(plain, role="zero")
+    if zero.nnz == nnz and len({abs(level) for level in levels}) == 1:
+        size = _shortest(Plan((1, 1)), [abs(levels[0])], dtype)
+        if size is not None:
+            yield replace(zero, eps=size.gain if levels[0] > 0 else -size.gain)
+
+
+def _cost(plan: Plan) -> int:
+    """Return how many options are not the default ones."""
+    usual = DEFAULT_LAYOUTS.get(len(plan.shape))
+    options = (field for field in fields(plan) if field.name not in ("shape", "role", "layout"))
+    changed = [o.name for o in options if o.compare and getattr(plan, o.name) != o.default]
+    return len(changed) + (plan.layout != usual)
+
+
+def _order(plan: Plan) -> tuple[int, bool, int]:
+    """Return what plans are sorted by: few options first, and usual or short numbers."""
+    return _cost(plan), (plan.gain, plan.eps) != (1.0, 1e-6), len(repr((plan.gain, plan.eps)))
+
+
+def _holds(plan: Plan, seen: _Seen) -> bool:
+    """Whether a plan has exactly the non-zeros that were kept."""
+    places, bits, start = seen.places, seen.bits, 0
+    kind = places.dtype.type
+    for index in blocks(seen.shape):
+        spans = zip(index, seen.shape, strict=True)
+        stop = start + prod(len(range(*span.indices(size))) for span, size in spans)
+        low, high = np.searchsorted(places, np.array([start, stop], kind))
+        where = places[low:high].astype(np.int64) - start
+        if _apart(plan, index, seen.dtype, where, bits[low:high]) is not None:
+            return False
+        start = stop
+    return True
+
+
+def _acts_alike(a: Plan, b: Plan, places: _Places) -> bool:
+    """Whether two plans of one array act alike: as I and O of a symmetric matrix may be swapped."""
+    if (a.groups, a.transposed) != (b.groups, b.transposed):
+        return False
+
+    def seen_from(plan: Plan) -> tuple[list[int], NDArray[Any]]:
+        at = plan.axes
+        axes = [*at.batch_axes, at.o_axis, at.i_axis, *at.spatial_axes]
+        sizes = [plan.shape[axis] for axis in axes]
+        keys = np.ravel_multi_index([places.at[axis] for axis in axes], sizes)
+        return sizes, np.sort(keys * 2 + places.negative)
+
+    (sizes_a, keys_a), (sizes_b, keys_b) = seen_from(a), seen_from(b)
+    return not places.all or (sizes_a == sizes_b and np.array_equal(keys_a, keys_b))
+
+
+def _find(
+    seen: _Seen, name: str | None, names: Collection[str] | None
+) -> tuple[Plan, Source, str] | None:
+    """Return the plan of what was kept, where it is from, and what else is to be said."""
+    if not seen.sparse or not seen.bits.size or len(seen.shape) < 2:
+        return None
+    some = np.unique(seen.bits)
+    if some.size > _LEVELS:
+        return None
+    values = _values(np.concatenate([seen.bits[:1], some]), seen.dtype)
+    if not np.isfinite(values).all() or not values.all() or np.any(values.imag != 0):
+        return None
+    levels = list(dict.fromkeys(values.real.astype(float).tolist()))  # the corner's comes first
+    nnz, shape = seen.bits.size, seen.shape
+    if name is not None:
+        with suppress(IDInitError):
+            role, options, _ = decide(name, shape, names=names)
+            for plan in _sized(shape, options, nnz, levels, seen.dtype):
+                if plan.role == role and _holds(plan, seen):
+                    return plan, "rules", ""
+    if seen.same:  # one number everywhere: constant, unless nothing but it is asked for
+        first = {"layout": _orders(len(shape))[0]}
+        for plan in _sized(shape, first, nnz, levels, seen.dtype):
+            if plan.wide == "truncate" and _holds(plan, seen):
+                return plan, "pattern", ""
+        return None
+    places = _Places(seen)
+    plans = dict.fromkeys(
+        plan
+        for options in places.options()
+        for plan in _sized(shape, options, nnz, levels, seen.dtype)
+    )
+    found: Plan | None = None
+    for plan in sorted(plans, key=_order):  # stable: the commoner layout comes first
+        if found is None:
+            found = plan if _holds(plan, seen) else None
+        elif _cost(plan) > _cost(found) + _FAR:
+            break
+        elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[1] > _order(found)[1]:
+            continue  # a matrix has no groups; every tall one is a fold with an odd gain
+        elif not _acts_alike(found, plan, places) and _holds(plan, seen):
+            return found, "pattern", f"also {_words(plan)}"
+    return None if found is None else (found, "pattern", "")
+
+
+# The public face ----------------------------------------------------------------------------------
+
+
+def recognise(
+    tensor: Tensor,
+    *,
+    name: str | None = None,
+    claim: Mapping[str, Any] | None = None,
+    names: Collection[str] | None = None,
+    digest: str | None = None,
+    progress: Progress | None = None,
+) -> Finding:
+    """Recognise what a tensor holds, from its numbers, in one pass and bounded memory.
+
+    A plan is found only if its entries are the stored bits, everywhere. Where several fit, the
+    claim's comes first, then the one that the name rules say, then the one of fewest options;
+    ``gain`` and ``eps`` are the shortest decimals that round to the stored numbers. Layouts that
+    are tried without a claim have batch axes first, and kernel axes before or after O and I. A
+    loosened weight is recognised by its claim only: its noise has to be made again.
+
+    Parameters
+    ----------
+    tensor : Tensor, Plan or numpy.ndarray
+        Of any shape and any dtype of `idinit_ref.storage`.
+    name : str, optional
+        Its name in the checkpoint, for the rules of `idinit_ref.rules`.
+    claim : mapping, optional
+        Options of `idinit_ref.plan`, less the shape, that it is said to be made with.
+    names : collection of str, optional
+        All names of the checkpoint, for the rules that look at them.
+    digest : str, optional
+        The SHA-256 that its bytes are said to have, in hexadecimal.
+    progress : callable, optional
+        Called as ``progress(bytes_read, bytes_in_all)`` after each block.
+
+    Returns
+    -------
+    Finding
+
+    Raises
+    ------
+    OptionTypeError, DTypeError
+        If it is no tensor, or of a dtype that no checkpoint holds. A claim is never an error.
+    OSError, CheckpointError
+        If reading it fails.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import idinit_ref as ir
+    >>> found = recognise(ir.idiz((64, 16, 3, 3), dtype="float16"))
+    >>> print(found)
+    idiz: OIHW, eps 1e-06
+    >>> found.plan == ir.plan((64, 16, 3, 3), "zero")
+    True
+    >>> print(recognise(np.ones(8)), recognise(np.zeros(3)), sep=", ")
+    constant: 1.0, zero
+    """
+    tensor = as_tensor(name or "tensor", tensor)
+    shape, dtype = tensor.shape, tensor.dtype or "float64"
+    seen = _Seen(shape, dtype)
+    claimed = None if claim is None else _Claim(shape, dtype, claim)
+    sha = None if digest is None else hashlib.sha256()
+    for index, part in zip(blocks(shape), stream(tensor, dtype), strict=True):
+        bits = part.view(_unsigned(dtype))
+        if sha is not None:
+            sha.update(bits.view(np.uint8).data)
+        sparse = seen.sparse or (claimed is not None and claimed.sparse)
+        where = _nonzero(bits) if sparse else None
+        seen.add(bits, where)
+        if claimed is not None:
+            claimed.compare(index, bits, where)
+        if progress is not None:
+            progress(seen.size * itemsize(dtype), prod(shape) * itemsize(dtype))
+    right = None if sha is None or digest is None else sha.hexdigest() == digest.lower()
+    return _conclude(seen, claimed, name, names, right, sha.hexdigest() if sha else "", digest)
+
+
+def _conclude(
+    seen: _Seen,
+    claimed: _Claim | None,
+    name: str | None,
+    names: Collection[str] | None,
+    right: bool | None,
+    sha: str,
+    digest: str | None,
+) -> Finding:
+    """Return what was found, once all was seen."""
+    notes = [] if claimed is None or claimed.wrong is None else [claimed.wrong]
+    if right is False:
+        notes.append(f"SHA-256 is {sha}, not {_short(digest)} as the file says")
+    holds = claimed.open if claimed is not None and claimed.checked else None
+
+    def finding(kind: Kind, detail: str, **more: Any) -> Finding:
+        said = "; ".join(filter(None, [detail, *notes]))
+        return Finding(kind, claim=holds, digest=right, detail=said, **more)
+
+    def planned(plan: Plan, source: Source, note: str) -> Finding:
+        kind: Kind = "idi" if plan.role == "transit" else "idiz"
+        said = "; ".join(filter(None, [_words(plan), note]))
+        return finding(kind, said, plan=plan, source=source)
+
+    if holds and claimed is not None and claimed.plan is not None:
+        return planned(claimed.plan, "claim", "")
+    if seen.first is None:
+        return finding("zero", "no entries")
+    found = _find(seen, name, names)
+    if found is not None:
+        return planned(*found)
+    constant = seen.same
+    if seen.sparse:
+        seen.give_up()
+    numbers = seen.tally.result()
+    value = _values(seen.first, seen.dtype)[0].item()
+    if numbers.nonzero == 0:
+        if constant and np.all(seen.first == 0):
+            return finding("zero", "")
+        return finding("zero", "-0.0" if constant else "0.0 and -0.0")
+    if constant:
+        return finding("constant", repr(value), value=value)
+    return finding("other", str(numbers), numbers=numbers)
+
+
+class _Opened(Protocol):
+    """What `inspect` asks of a checkpoint."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+
+def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Return a JSON object of the metadata; an empty one if it is none."""
+    try:
+        table = json.loads(metadata[key])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def inspect(
+    checkpoint: _Opened, progress: Progress | None = None
+) -> Iterator[tuple[str, Tensor, Finding]]:
+    """Recognise every tensor of a checkpoint, in its order.
+
+    Claims are those of the metadata's ``idinit_ref.plans``, digests those of
+    ``idinit_ref.sha256``; metadata that is not of that form is no claim.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        With ``tensors`` and ``metadata``.
+    progress : callable, optional
+        Called as ``progress(bytes_read, bytes_in_all)`` after each block.
+
+    Yields
+    ------
+    name : str
+    tensor : Tensor
+    finding : Finding
+
+    Raises
+    ------
+    OSError, CheckpointError
+        If reading it fails.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import idinit_ref as ir
+    >>> file = SimpleNamespace(metadata={}, tensors={"a": ir.idi((4, 3)), "b": np.zeros(4)})
+    >>> for name, tensor, finding in inspect(file):
+    ...     print(name, tensor.dtype, finding)
+    a float64 idi: OI, gain 1.0
+    b float64 zero
+    """
+    claims = _table(checkpoint.metadata, "idinit_ref.plans")
+    digests = _table(checkpoint.metadata, "idinit_ref.sha256")
+    tensors = {name: as_tensor(name, tensor) for name, tensor in checkpoint.tensors.items()}
+    total, done = sum(map(_nbytes, tensors.values())), 0
+
+    def read(part: int, _: int) -> None:
+        if progress is not None:
+            progress(done + part, total)
+
+    for name, tensor in tensors.items():
+        digest = digests.get(name)
+        finding = recognise(
+            tensor,
+            name=name,
+            claim=claims.get(name),
+            names=tensors.keys(),
+            digest=digest if isinstance(digest, str) else None,
+            progress=read,
+        )
+        yield name, tensor, finding
+        done += _nbytes(tensor)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return prod(tensor.shape) * itemsize(tensor.dtype or "float64")
+
+
+# Two checkpoints ----------------------------------------------------------------------------------
+
+Way = Literal["equal", "values", "dtype", "shape", "only in a", "only in b"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a tensor of one checkpoint differs from the one of the same name in another.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    way : {"equal", "values", "dtype", "shape", "only in a", "only in b"}
+        "equal": the same bits, but for the payload of a NaN. "values": some bits differ. "dtype":
+        the dtypes differ; the numbers were compared. The others were not read.
+    shapes, dtypes : tuple
+        Those of both; None where there is no tensor, or of any dtype (a plan's).
+    size, count : int
+        Entries in all, and those that differ; a NaN equals a NaN. -0.0 differs from 0.0 unless
+        the dtypes do.
+    largest : number, optional
+        The largest absolute difference; infinite where NaN stands against a number.
+    first : tuple of int, optional
+        The index of the first entry that differs.
+    values : tuple, optional
+        Both numbers there.
+    rounded : {"a", "b"}, optional
+        Which of them, rounded once into the other's dtype, is the other.
+    close : tuple of str
+        Names like it that are only in the other checkpoint.
+    transposed : bool
+        Whether the shapes differ by the order of their axes only.
+    """
+
+    name: str
+    way: Way
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    dtypes: tuple[str | None, str | None]
+    size: int = 0
+    count: int = 0
+    largest: float | None = None
+    first: tuple[int, ...] | None = None
+    values: tuple[complex, complex] | None = None
+    rounded: Literal["a", "b"] | None = None
+    close: tuple[str, ...] = ()
+    transposed: bool = False
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"{self.name}: {self._said()}"
+
+    def _said(self) -> str:
+        if self.way in ("only in a", "only in b"):
+            return self.way + (f"; like {', '.join(self.close)}" if self.close else "")
+        if self.way == "shape":
+            hint = "; the shape is that of the transposed: try --dialect" if self.transposed else ""
+            return f"shape {self.shapes[0]} in a, {self.shapes[1]} in b{hint}"
+        parts = []
+        if self.way == "dtype":
+            parts.append(f"{self.dtypes[0]} in a, {self.dtypes[1]} in b")
+        if self.rounded is not None and self.count:
+            other = self.dtypes[1 if self.rounded == "a" else 0]
+            parts.append(f"equal after rounding {self.rounded} to {other}")
+        if self.count:
+            parts.append(f"{self.count:,} of {self.size:,} differ, by {self.largest:.6g} at most")
+        if self.first is not None and self.values is not None:
+            one, two = self.values
+            parts.append(f"first at {list(self.first)}: {one!r} and {two!r}")
+        else:
+            parts.append("equal" if self.way == "equal" else "the same numbers")
+        return "; ".join(parts)
+
+
+def diff(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Progress | None = None
+) -> Iterator[Difference]:
+    """Compare two checkpoints tensor by tensor, in one pass and bounded memory.
+
+    Parameters
+    ----------
+    a, b : mapping of str to Tensor, Plan or numpy.ndarray
+        Of different dtypes the exact numbers are compared; a plan has the dtype of its partner.
+    progress : callable, optional
+        Called as ``progress(entries_compared, entries_in_all)`` after each block.
+
+    Yields
+    ------
+    Difference
+        One for each name, equal ones too: in the order of `a`, then what is only in `b`.
+
+    Raises
+    ------
+    OptionTypeError, DTypeError, RoundingError
+        If something is no tensor, or a plan does not fit the dtype of its partner.
+    OSError, CheckpointError
+        If reading fails.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> one = {"w": ir.idi((3, 2)), "x": np.zeros(2)}
+    >>> two = {"w": ir.idi((3, 2), gain=2), "y": np.zeros(2)}
+    >>> for difference in diff(one, two):
+    ...     print(difference)
+    w: 3 of 6 differ, by 1 at most; first at [0, 0]: 1.0 and 2.0
+    x: only in a
+    y: only in b
+    """
+    ours = {name: as_tensor(name, tensor) for name, tensor in a.items()}
+    theirs = {name: as_tensor(name, tensor) for name, tensor in b.items()}
+    only_a = {name: t for name, t in ours.items() if name not in theirs}
+    only_b = {name: t for name, t in theirs.items() if name not in ours}
+    pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
+    total, done = sum(prod(x.shape) for x, y in pairs if x.shape == y.shape), 0
+
+    def read(entries: int) -> None:
+        nonlocal done
+        done += entries
+        if progress is not None:
+            progress(done, total)
+
+    for name, one in ours.items():
+        if name in theirs:
+            yield _compare(name, one, theirs[name], read)
+        else:
+            close = _close(name, one.shape, only_b)
+            shapes = (one.shape, None)
+            yield Difference(name, "only in a", shapes, (one.dtype, None), close=close)
+    for name, two in only_b.items():
+        close = _close(name, two.shape, only_a)
+        yield Difference(name, "only in b", (None, two.shape), (None, two.dtype), close=close)
+
+
+def _close(name: str, shape: tuple[int, ...], others: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return names like one: those of tensors of that size, if there are any."""
+    alike = [n for n, t in others.items() if sorted(t.shape) == sorted(shape)] or list(others)
+    return tuple(get_close_matches(name, alike[:200], 3, 0.7))
+
+
+def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -> Difference:
+    shapes, dtypes = (one.shape, two.shape), (one.dtype, two.dtype)
+    if one.shape != two.shape:
+        turned = sorted(one.shape) == sorted(two.shape)
+        return Difference(name, "shape", shapes, dtypes, transposed=turned)
+    x_type = one.dtype or two.dtype or "float64"
+    y_type = two.dtype or x_type
+    rounding = _Rounding(x_type, y_type)
+    size, count, largest = 0, 0, None
+    first: tuple[int, ...] | None = None
+    values: tuple[complex, complex] | None = None
+    for x, y in zip(stream(one, x_type), stream(two, y_type), strict=True):
+        start, size = size, size + x.size
+        read(x.size)
+        some = _either(x, x_type, y, y_type)
+        x, y = x[some], y[some]
+        at, xs, ys = _unequal(x, x_type, y, y_type)
+        if at.size:
+            if first is None:
+                first = _index(start + int(some[at[0]]), one.shape)
+                values = (xs[0].item(), ys[0].item())
+            most = _farthest(xs, ys)
+            count, largest = count + at.size, most if largest is None else max(largest, most)
+        rounding.add(x, y)
+    way: Way = "dtype" if x_type != y_type else "values" if count else "equal"
+    return Difference(
+        name, way, shapes, dtypes, size, count, largest, first, values, rounding.result()
+    )
+
+
+def _either(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArray[np.intp]:
+    """Return where at least one of two flat blocks has bits, and may so differ."""
+    x, y = x.view(_unsigned(x_type)), y.view(_unsigned(y_type))
+    return np.flatnonzero(x != y) if x_type == y_type else np.flatnonzero((x != 0) | (y != 0))
+
+
+def _unequal(
+    x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str
+) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
+    """Return where two flat blocks differ, and both numbers there."""
+    if x_type == y_type:
+        kind = _unsigned(x_type)
+        at = np.flatnonzero(x.view(kind) != y.view(kind))
+        xs, ys = decode(x[at], x_type), decode(y[at], y_type)
+    else:
+        xs, ys = decode(x, x_type), decode(y, y_type)
+        apart = xs != ys
+        for side in (xs, ys):
+            if side.dtype.itemsize == 8 and side.dtype.kind in "iu":
+                wide = np.flatnonzero(np.abs(side.astype(np.float64)) >= 2**53)
+                pairs = zip(xs[wide].tolist(), ys[wide].tolist(), strict=True)
+                apart[wide] = [p != q for p, q in pairs]  # Python compares them exactly
+        at = np.flatnonzero(apart)
+        xs, ys = xs[at], ys[at]
+    kept = (xs == xs) | (ys == ys)  # a NaN equals a NaN
+    return at[kept], xs[kept], ys[kept]
+
+
+def _farthest(xs: NDArray[Any], ys: NDArray[Any]) -> float:
+    """Return the largest absolute difference: exact for integers of one dtype."""
+    if xs.dtype == ys.dtype and xs.dtype.kind in "biu":
+        kind = np.dtype(f"u{xs.itemsize}")
+        wide, near = np.maximum(xs, ys), np.minimum(xs, ys)
+        farthest: int = (wide.view(kind) - near.view(kind)).max().item()
+        return farthest
+    to = np.complex128 if "c" in (xs.dtype.kind, ys.dtype.kind) else np.float64
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.abs(xs.astype(to) - ys.astype(to))
+    return float(np.where(np.isnan(apart), np.inf, apart).max())
+
+
+class _Rounding:
+    """Whether one tensor is the other, rounded once: asked of two floating dtypes."""
+
+    def __init__(self, x_type: str, y_type: str) -> None:
+        floats = set(FLOATS) - {"complex64"}
+        self.types = (x_type, y_type)
+        self.open = x_type != y_type and {x_type, y_type} <= floats
+        self.swap = self.open and FORMATS[x_type].precision < FORMATS[y_type].precision
+
+    def add(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        if not self.open:
+            return
+        (wide, own), (narrow, to) = zip(
+            (y, x) if self.swap else (x, y), self.types[:: -1 if self.swap else 1], strict=True
+        )
+        try:
+            rounded = convert(wide, own, to, "an entry")
+        except RoundingError:
+            self.open = False
+        else:
+            self.open = not _unequal(rounded, to, narrow, to)[0].size
+
+    def result(self) -> Literal["a", "b"] | None:
+        return None if not self.open else "b" if self.swap else "a"

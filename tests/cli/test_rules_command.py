@@ -1,0 +1,109 @@
+"""`idinit rules`: which rule knows which name."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from idinit_ref import presets
+from idinit_ref.rules import RULES, decide
+
+
+def rows(out):
+    """The columns of each line by name, and the last line."""
+    head, *lines, last = out.splitlines()
+    starts = [head.index(word) for word in ("name", "shape", "role", "options", "why")]
+    ends = [*starts[1:], None]
+    cells = [[line[a:b].strip() for a, b in zip(starts, ends, strict=True)] for line in lines]
+    return {cell[0]: cell[1:] for cell in cells}, last
+
+
+@pytest.mark.parametrize("name", ["gpt2", "resnet50", "llama-3-8b"])
+def test_every_name_of_a_preset_has_its_rule(name, idinit):
+    status, out, err = idinit(f"rules --preset {name} --strict")
+    assert (status, err) == (0, "")
+    found, last = rows(out)
+    tensors = presets.load(name).tensors
+    assert list(found) == list(tensors)
+    for tensor, (shape, role, _, why) in found.items():
+        decision = decide(tensor, tensors[tensor], names=tensors)
+        assert (shape, role) == (str(tensors[tensor]), decision.role)
+        reason, pattern = re.fullmatch(r"(.*?) \[(.*)\]", why).groups()
+        assert reason == decision.why
+        assert re.search(pattern, tensor)
+        assert pattern in [rule.pattern for rule in RULES]
+    assert last.startswith(f"{len(tensors)} tensors: ")
+    assert last.endswith(", 0 that no rule knows")
+
+
+@pytest.fixture
+def manifest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tensors = {
+        "odd.weight": [3, 3],
+        "h.0.attn.c_attn.weight": [4, 12],
+        "said": {"shape": [3, 3], "role": "zero", "eps": 0.5},
+        "even.weight": [3, 3],
+    }
+    (tmp_path / "m.json").write_text(json.dumps(tensors))
+
+
+def test_what_no_rule_knows_comes_last_and_is_counted(idinit, manifest):
+    status, out, err = idinit("rules --manifest m.json")
+    assert (status, err) == (0, "")
+    found, last = rows(out)
+    assert list(found) == ["h.0.attn.c_attn.weight", "said", "odd.weight", "even.weight"]
+    assert found["odd.weight"] == ["(3, 3)", "-", "", "no rule knows it"]
+    assert found["said"] == ["(3, 3)", "zero", "eps=0.5", "as m.json says [manifest]"]
+    assert found["h.0.attn.c_attn.weight"][1:3] == ["transit", "layout=IO blocks=(4, 4, 4)"]
+    assert last == "4 tensors: 1 transit, 1 zero, 0 bias, 0 keep, 2 that no rule knows"
+
+
+def test_strict_makes_that_an_error(idinit, manifest):
+    status, out, err = idinit("rules --manifest m.json --strict")
+    assert (status, out) == (2, "")
+    assert "'odd.weight, even.weight', but no rule knows these 2 names" in err
+    status, out, err = idinit("rules --manifest m.json --strict --rule odd=zero")
+    assert (status, out) == (2, "")
+    assert "'even.weight', but no rule knows it" in err
+
+
+def test_own_rules_are_shown(idinit, manifest):
+    line = "rules --manifest m.json --strict --rule ^odd=zero,layout=IO --rule ^even=keep"
+    status, out, err = idinit(line)
+    assert (status, err) == (0, "")
+    found, last = rows(out)
+    assert found["odd.weight"] == ["(3, 3)", "zero", "layout=IO", "rule ^odd [^odd]"]
+    assert found["even.weight"][1] == "keep"
+    assert last == "4 tensors: 1 transit, 2 zero, 0 bias, 1 keep, 0 that no rule knows"
+
+
+def test_of_a_checkpoint(idinit, manifest):
+    tensors = {"lm_head.weight": np.zeros((3, 3), np.int8), "norm.weight": np.zeros(3)}
+    safetensors.numpy.save_file(tensors, "c.safetensors")
+    found, _ = rows(idinit("rules --from c.safetensors")[1])
+    assert found["lm_head.weight"][1:] == ["keep", "", "int8: no real numbers [dtype]"]
+    assert found["norm.weight"][1] == "keep"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("rules", "one of the arguments --preset --manifest --from is required"),
+        ("rules --preset gpt", "did you mean 'gpt2'?"),
+        ("rules --manifest gone.json", "gone.json: No such file or directory"),
+        ("rules --manifest m.json --rule x", "rule = 'x', but it should be REGEX=ROLE"),
+        ("rules --manifest m.json --rule xy=zero", "rule = 'xy', but it fits no tensor"),
+        ("rules --manifest m.json --rule odd=transit,parts=3", "odd.weight should hold 3 square"),
+    ],
+)
+def test_bad_input_is_one_line(line, text, idinit, manifest):
+    status, out, err = idinit(line)
+    assert (status, out) == (2, "")
+    assert err.startswith("idinit: ")
+    assert err.count("\n") == 1
+    assert text in err
