@@ -979,6 +979,12 @@ def test_packed_bytes_that_are_broken(file):
             whole(open_checkpoint(path).tensors["x"])
 
 
+def test_a_packed_array_whose_checksum_differs(file):
+    path = file(with_bytes(PACKED, 16, b"abcd"), "x.npz")
+    with pytest.raises(CheckpointError, match="checksum differs"):
+        whole(open_checkpoint(path).tensors["x"])
+
+
 def test_a_packed_array_that_ends_early(file):
     array = npy_bytes(np.zeros(10_000))
     short = zlib.compress(array[:-800], wbits=-15)
