@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .pattern import Term
 
-__all__ = ["Line", "keys", "lines", "nnz"]
+__all__ = ["Line", "keys", "lines", "nnz", "remainder"]
 
 
 class Line(NamedTuple):
@@ -84,7 +84,16 @@ def keys(term: Term, xp: Any, row: Any, column: Any) -> tuple[Any, Any]:
     """Return integer arrays that agree where a term has its entries, and only there."""
     inside = (row >= term.rows.start) & (row < term.rows.stop)
     across = (column >= term.columns.start) & (column < term.columns.stop)
-    return (
-        xp.where(inside, (row + term.shift) % term.period, -1),
-        xp.where(across, column % term.period, -2),
-    )
+    starts, stops = term.rows.start + term.shift, term.rows.stop + term.shift
+    first = remainder(xp, row + term.shift, range(starts, stops), term.period)
+    second = remainder(xp, column, term.columns, term.period)
+    return xp.where(inside, first, -1), xp.where(across, second, -2)
+
+
+def remainder(xp: Any, number: Any, among: range, period: int) -> Any:
+    """Return integers modulo a period, right for those of a range; divisions are dear."""
+    if among.start >= 0 and among.stop <= period:
+        return number
+    if among.start >= 0 and among.stop <= 2 * period:
+        return xp.where(number < period, number, number - period)
+    return number % period

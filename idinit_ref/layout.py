@@ -449,7 +449,9 @@ class Layout:
 
     def column_grid(self, xp: Any, box: Box) -> Any:
         """Return the matrix column at every place of a box, -1 where it holds none."""
-        channel = self._along(xp, box, self.i_axis) % max(self.channels, 1)
+        channel = self._along(xp, box, self.i_axis)
+        if self.channels < self.inputs:
+            channel = channel % max(self.channels, 1)
         places = [self._along(xp, box, axis) for axis in self.spatial_axes]
         if self.center is not None:
             for place, tap in zip(places, self.center, strict=True):

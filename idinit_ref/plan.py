@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from math import prod
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from . import build as _build
 from .dtypes import Format, format_of, round_array, round_value
 from .errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
-from .lattice import keys, lines, nnz
+from .lattice import keys, lines, nnz, remainder
 from .layout import Box, Layout, Sheet, Taps, strides_of
 from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
 __all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal"]
 
+_KEYS = 2**14  # places that a traced program holds as constants
 _FEW = 64  # slices that are remembered for a plan
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
 
@@ -440,6 +441,9 @@ class Plan:
             self._fill(flat, box, strides_of(shape), target.format)
             return target.xp.reshape(flat, shape)
         if target.way == "trace" and not self.loosen:
+            plain = self._unfolded if shape == self.shape else None
+            if plain is not None:
+                return target.xp.reshape(plain._array(plain._box(None), target), shape)
             return _build.select(target, shape, self._matches(target, box))
         here = _build.resolve(None, np.dtype(target.dtype), None)
         if target.way == "chunks":
@@ -450,6 +454,19 @@ class Plan:
 
             return _build.chunks(target, shape, block)
         return _build.move(target, self._array(box, here))
+
+    @property
+    def _unfolded(self) -> Plan | None:
+        """The same weight with each kernel as a row of a matrix, if that is how it is stored."""
+        at = self.axes
+        inner = (at.i_axis, *at.spatial_axes)
+        rest = range(len(self.shape) - len(inner), len(self.shape))
+        if not at.kernel or at.taps != "channel_major" or inner != tuple(rest):
+            return None
+        if self.transposed and self.groups > 1:
+            return None
+        shape = (*self.shape[: rest.start], prod(self.shape[rest.start :]))
+        return replace(self, shape=shape, layout=self.layout[: rest.start + 1])
 
     def _rounded(self, to: Format) -> dict[float, float]:
         """Return every entry's value as the format holds it, or raise RoundingError."""
@@ -476,15 +493,20 @@ class Plan:
 
     def _matches(self, target: _build.Target, box: Box) -> Iterator[_build.Match]:
         """Yield the entries of a box as comparisons of broadcastable integer arrays."""
-        xp, rounded = target.xp, self._rounded(target.format)
-        output, column = self.axes.row_grid(xp, box), self.axes.column_grid(xp, box)
-        for piece in self.axes.pieces:
+        xp, at, rounded = target.xp, self.axes, self._rounded(target.format)
+        # Few keys beside many entries are counted once, here; many are left to the compiler.
+        size, rows = prod(map(len, box)), len(box[at.o_axis])
+        keyed = rows + size // max(rows, 1)
+        where: Any = np if 4 * keyed < size and keyed < _KEYS else xp
+        output, column = at.row_grid(where, box), at.column_grid(where, box)
+        for piece in at.pieces:
             row = output - piece.start
             ours = (row >= 0) & (row < piece.m * piece.copies)
-            row = xp.where(ours, row % max(piece.m, 1), -1)
+            row = remainder(where, row, range(piece.m * piece.copies), max(piece.m, 1))
+            row = where.where(ours, row, -1)
             for term in self.terms(piece.m):
-                rows, columns = keys(term, xp, row, column)
-                yield _build.Match(rounded[term.value], rows, columns)
+                pair = (xp.asarray(key) for key in keys(term, where, row, column))
+                yield _build.Match(rounded[term.value], *pair)
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         if not self.loosen:

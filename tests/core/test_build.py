@@ -130,7 +130,7 @@ def test_jit_holds_no_constant_of_weight_size():
 
     plan = ir.plan((512, 256, 3, 3), "zero")
     text = jax.jit(lambda: plan.build(jnp)).lower().as_text()
-    assert len(text) < 20_000
+    assert len(text) < 0.02 * 8 * 512 * 256 * 9  # in hexadecimal, a constant is 8 letters long
     compiled = jax.jit(lambda: plan.build(jnp)).lower().compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.01 * 512 * 256 * 9 * 4
 
