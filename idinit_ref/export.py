@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dtypes import format_of
-from .errors import DTypeError, OptionError, OptionTypeError, message
+from .errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
 from .options import integer
 from .plan import Plan
 from .storage import (
@@ -48,9 +48,11 @@ from .storage import (
 
 __all__ = ["FilePlan", "layout_of", "save", "whole_file"]
 
+_AXES = 32
 _COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
 _RARE = 64  # non-zeros that are as rare as that are quicker one by one
 _SHARDS = 99_999  # that names of five digits tell apart
+_VARIABLE = re.compile(r"(.*/)?vars/\d+")  # in Keras' files
 _NO_DIGEST = "0" * 64  # in its place until it is known
 
 
@@ -113,6 +115,9 @@ def _item(name: object, value: object, dtype: str | None, form: _Form) -> _Item:
     """Check one tensor of a mapping, all but an array's values, which take long."""
     name = check_name(name)
     tensor = as_tensor(name, value)
+    if len(tensor.shape) > _AXES:
+        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
+        raise ShapeError(message(f"shape of {name}", tensor.shape, should, "reshape it"))
     own = tensor.dtype
     to = own if own is not None and own not in FLOATS else dtype or own or "float32"
     if isinstance(tensor, Made):
@@ -211,7 +216,7 @@ def save(
 
     Raises
     ------
-    OptionError, OptionTypeError
+    OptionError, OptionTypeError, ShapeError
         If the suffix, a name, a value or another option does not fit.
     DTypeError, RoundingError
         If a dtype is not one of those, or cannot hold a value (spec section 5).
@@ -375,6 +380,7 @@ def _decide(
         should = "its suffix should be .safetensors, .npz or .weights.h5"
         raise OptionError(message("path", str(given), should, "give a file name that ends so"))
     form = _FORMS[path.suffix]
+    keras = path.name.endswith(".weights.h5")
     to = None if dtype is None else format_of(dtype).name
     if to is not None and to not in form.dtypes:
         should = f"{form.what} holds {', '.join(name for name in FLOATS if name in form.dtypes)}"
@@ -385,6 +391,11 @@ def _decide(
         raise OptionError(message("shard_bytes", limit, should, "leave it out"))
     about = _about(metadata)
     items = [_item(*pair, to, form) for pair in _mapping("plans_or_arrays", tensors).items()]
+    odd = [item.name for item in items if keras and not _VARIABLE.fullmatch(item.name)]
+    if odd:
+        should = "in a .weights.h5 file, Keras finds what is named LAYER/vars/NUMBER alone"
+        cure = "translate PyTorch's names (--dialect keras), or name the file .h5"
+        raise OptionError(message("name", odd[0], should, cure))
     shards = [items] if limit is None else _shards(items, limit)
     if len(shards) == 1:
         files, index = [(path, form.order(items))], None
@@ -625,6 +636,10 @@ def _check_npz(items: list[_Item], about: dict[str, str]) -> None:
         if item.name.endswith(".npy"):
             should = "numpy.load would confuse it with another, if it ends in .npy"
             raise OptionError(message("name", item.name, should, "rename it"))
+        size = len(f"{item.name}.npy".encode())
+        if size > _COMMENT:
+            should = f"with .npy it has {size:,} bytes, and an .npz file holds {_COMMENT:,} of it"
+            raise OptionError(message("name", f"{item.name[:60]}...", should, "shorten it"))
     size = len(json.dumps(about).encode())
     if size > _COMMENT:
         should = f"{size:,} bytes are more than the {_COMMENT:,} that an .npz file holds"

@@ -304,6 +304,9 @@ def as_tensor(name: str, value: object) -> Tensor:
     """Return a plan, an array or a tensor as a tensor; raise for anything else."""
     if isinstance(value, Plan):
         return Made(value)
+    if isinstance(value, np.ma.MaskedArray):
+        should = "it should have no mask, which a file cannot hold"
+        raise OptionTypeError(message(name, "MaskedArray", should, "fill it: value.filled(0)"))
     if isinstance(value, np.ndarray):
         value = Held(value)
     if not isinstance(value, Tensor):

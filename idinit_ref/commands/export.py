@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -61,6 +62,8 @@ def run(args: Namespace, console: Console) -> None:
         values = translate(values, dialect)
         inputs += [Path(args.dialect)] * args.dialect.endswith(".json")
     shard = None if args.shard_size is None else _size(args.shard_size)
+    if shard is None and args.force and args.out.endswith(".safetensors"):
+        shard = sys.maxsize  # one file, and no old shards beside it
     files = layout_of(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
     _check_free(args.out, [file.path for file in files], inputs, args.force)
     expected = ""

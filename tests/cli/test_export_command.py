@@ -198,7 +198,7 @@ def test_into_a_keras_model(fill, done, here):
         "--dialect flax --out a.npz",
         "--dialect keras --out a.npz",
         "--dialect keras --out a.safetensors",
-        "--out a.weights.h5",
+        "--out a.h5",
     ],
 )
 def test_no_code_is_printed_where_no_framework_loads_it(more, done, here):
@@ -577,7 +577,7 @@ def test_no_traceback_of_what_can_happen_anywhere(problem, text, idinit, here, m
 
 def test_without_h5py_it_names_the_extra(here):
     code = "import sys; sys.modules['h5py'] = None; from idinit_ref.cli import main; main()"
-    words = ["export", "--manifest", "m.json", "--out", "a.weights.h5"]
+    words = ["export", "--manifest", "m.json", "--out", "a.h5"]
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert run.stdout == ""
     assert 'pip install "idinit-ref[export]"' in run.stderr
@@ -585,7 +585,7 @@ def test_without_h5py_it_names_the_extra(here):
     assert sorted(os.listdir(here)) == ["layers.json", "m.json"]
 
 
-@pytest.mark.parametrize("name", ["l.safetensors", "l.npz", "l.weights.h5"])
+@pytest.mark.parametrize("name", ["l.safetensors", "l.npz", "l.h5"])
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_stopped_export_of_any_format_leaves_no_file(name, number, here):
     """A real signal while 16 GB are being written, in shards where there are some."""
@@ -683,3 +683,11 @@ def test_nobody_to_read_the_progress_does_not_stop_the_work(tmp_path, monkeypatc
     words = ["export", "--preset", "resnet50", "--dtype", "float16"]
     assert cli.main([*words, "--out", str(tmp_path / "r.safetensors")]) == 0
     assert Gone.writes > 2
+
+
+def test_force_leaves_no_shards_of_an_old_checkpoint_beside_the_new_file(done, here):
+    """A loader would take them for a part of it, or for all."""
+    done("export --manifest m.json --out model.safetensors --shard-size 200B")
+    assert len(list(here.glob("model*"))) > 2
+    done("export --manifest m.json --out model.safetensors --force")
+    assert [path.name for path in here.glob("model*")] == ["model.safetensors"]

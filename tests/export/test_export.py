@@ -30,6 +30,7 @@ from hypothesis.extra import numpy as hnp
 import by_hand
 import idinit_ref as ir
 from idinit_ref import export, rules, storage
+from idinit_ref.checkpoint import open_checkpoint
 from idinit_ref.export import layout_of, save
 from idinit_ref.storage import DTYPES, FLOATS
 
@@ -530,7 +531,7 @@ def test_npz_options_that_are_too_long_for_a_comment_are_left_out(tmp_path):
 
 def test_h5_is_what_h5py_reads(tmp_path):
     values = values_of(WITHOUT_BITS)
-    path = tmp_path / "model.weights.h5"
+    path = tmp_path / "model.h5"
     save(path, {**values, **MADE}, metadata={"author": "mé"})
     with h5py.File(path) as file:
         assert dict(file.attrs) == {"author": "mé", "idinit_ref": ir.__version__}
@@ -585,13 +586,13 @@ def test_keras_loads_its_weights(dtype, tmp_path):
 def test_a_missing_h5py_is_named_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r'pip install "idinit-ref\[export\]"'):
-        save(tmp_path / "a.weights.h5", MADE)
+        save(tmp_path / "a.h5", MADE)
     assert list(tmp_path.iterdir()) == []
 
 
 # All formats --------------------------------------------------------------------------------------
 
-NAMES = ["model.safetensors", "model.npz", "model.weights.h5"]
+NAMES = ["model.safetensors", "model.npz", "model.h5"]
 
 
 @pytest.mark.parametrize("digests", [False, True])
@@ -784,7 +785,7 @@ def test_a_disk_that_is_really_full_leaves_the_old_files(name, shard, small_disk
         ("a.safetensors", "bfloat16"),
         ("a.safetensors", "float64"),
         ("a.npz", "float32"),
-        ("a.weights.h5", "bfloat16"),
+        ("a.h5", "bfloat16"),
     ],
 )
 @pytest.mark.parametrize("role", ["transit", "zero"])
@@ -1101,7 +1102,7 @@ def test_a_path_of_the_wrong_type_is_refused(path):
             "dtype of b = 'bfloat16', but an .npz file holds bool, uint8",
         ),
         (
-            "a.weights.h5",
+            "a.h5",
             {"b": np.zeros(2, ml_dtypes.float8_e5m2)},
             {},
             ir.errors.DTypeError,
@@ -1149,3 +1150,37 @@ def test_what_a_format_cannot_hold(name, made, options, error, text, tmp_path, m
         with pytest.raises(error, match=re.escape(text)):
             call(tmp_path / name, made, **options)
     assert snapshot(tmp_path) == {name: b"old"}
+
+
+# What a second reader found ----------------------------------------------------------------------
+
+
+def test_a_masked_array_is_refused(file):
+    with pytest.raises(ir.errors.OptionTypeError, match=r"w = 'MaskedArray', .*value\.filled"):
+        save(file, {"w": np.ma.masked_array(np.arange(3.0), [0, 1, 0])})
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".h5"])
+def test_more_axes_than_every_numpy_has_are_refused(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(ir.errors.ShapeError, match="at most 32 axes"):
+        save(path, {"w": np.zeros((1,) * 33, np.float32)})
+    save(path, {"w": np.zeros((1,) * 32, np.float32)})
+    assert open_checkpoint(path).tensors["w"].shape == (1,) * 32
+
+
+def test_a_name_too_long_for_a_zip_file_is_refused(tmp_path):
+    for long in ("n" * 65_532, "é" * 32_766):
+        with pytest.raises(ir.errors.OptionError, match=r"an \.npz file holds 65,535 of it"):
+            save(tmp_path / "a.npz", {long: np.zeros(1)})
+    save(tmp_path / "a.npz", {"n" * 65_531: np.zeros(1)})
+    assert list(np.load(tmp_path / "a.npz")) == ["n" * 65_531]
+
+
+@pytest.mark.parametrize("name", ["up/kernel", "fc.weight", "vars/a", "vars/0/a", "myvars/0"])
+def test_keras_would_not_find_such_a_name(name, tmp_path):
+    with pytest.raises(ir.errors.OptionError, match="LAYER/vars/NUMBER alone"):
+        save(tmp_path / "a.weights.h5", {"dense/vars/0": np.zeros(2), name: np.zeros(2)})
+    save(tmp_path / "a.h5", {name: np.zeros(2)})
+    assert list(open_checkpoint(tmp_path / "a.h5").tensors) == [name]
