@@ -34,7 +34,7 @@ from .errors import (
     OptionTypeError,
     message,
 )
-from .storage import DTYPES, Index, carrier, check_name, convert, itemsize
+from .storage import DTYPES, HEADER, Index, carrier, check_name, convert, itemsize
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
 
@@ -42,7 +42,6 @@ _Bytes = NDArray[np.uint8]
 _Get = Callable[[int, _Bytes], None]  # fills an array with the bytes from a place on
 _Spans = tuple[range, ...]
 
-_HEADER = 32 * 2**20  # bytes of JSON that are read; 100,000 tensors have a third of that
 _AXES = 32  # NumPy 1's limit
 _PAGE = 2**12  # bytes: a smaller gap is read through, as the disk does
 _PIECE = 2**20  # bytes that are read at once where most of them are cut away
@@ -636,9 +635,9 @@ def _safetensors(path: Path) -> tuple[list[Stored], dict[str, str]]:
         if source.size < 8:
             raise source.wrong("size", source.size, "it should be at least 8 bytes")
         length = int.from_bytes(first, "little")
-        if length > source.size - 8 or length > _HEADER:
+        if length > source.size - 8 or length > HEADER:
             should = (
-                f"it should be at most {_HEADER:,} bytes and at most the rest of the file, "
+                f"it should be at most {HEADER:,} bytes and at most the rest of the file, "
                 f"{source.size - 8:,}"
             )
             raise source.wrong("length of the header", length, should)
@@ -723,8 +722,8 @@ def _in_folder(folder: Path) -> Path:
 def _index(path: Path) -> tuple[list[Stored], dict[str, str], tuple[Path, ...]]:
     """Return the tensors of all shards that an index names."""
     source = _source(path, "the index of a sharded checkpoint")
-    if source.size > _HEADER:
-        raise source.wrong("size", source.size, f"an index has at most {_HEADER:,} bytes")
+    if source.size > HEADER:
+        raise source.wrong("size", source.size, f"an index has at most {HEADER:,} bytes")
     with source.open() as file:
         text = _Json.of(source, file, 0, source.size)
     homes: dict[str, str] | None = None
@@ -820,7 +819,7 @@ def _gathered(metadata: dict[str, str], plans: dict[str, str], digests: dict[str
 # npz ----------------------------------------------------------------------------------------------
 
 _NPY = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_NPY_HEADER = 2**14  # bytes that are looked at; NumPy reads at most 10,000 characters of it
+_NPYHEADER = 2**14  # bytes that are looked at; NumPy reads at most 10,000 characters of it
 
 
 def _npz(path: Path) -> tuple[list[Stored], dict[str, str]]:
@@ -882,7 +881,7 @@ def _member(
 def _array(source: _Source, name: str, member: tuple[_Plain | _Packed, int]) -> Stored:
     """Return the array of a member, by its header."""
     (data, size), shown = member, repr(_short(name))
-    head = np.empty(min(size, _NPY_HEADER), np.uint8)
+    head = np.empty(min(size, _NPYHEADER), np.uint8)
     with data.reading() as get:
         get(0, head)
     stream = io.BytesIO(head.tobytes())

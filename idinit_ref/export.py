@@ -21,19 +21,20 @@ from dataclasses import dataclass, fields
 from io import BytesIO
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .dtypes import format_of
-from .errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
+from .errors import DTypeError, IDInitError, OptionError, OptionTypeError, ShapeError, message
 from .options import integer
 from .plan import Plan
 from .storage import (
     BLOCK,
     DTYPES,
     FLOATS,
+    HEADER,
     Held,
     Made,
     Tensor,
@@ -121,7 +122,10 @@ def _item(name: object, value: object, dtype: str | None, form: _Form) -> _Item:
     own = tensor.dtype
     to = own if own is not None and own not in FLOATS else dtype or own or "float32"
     if isinstance(tensor, Made):
-        tensor.plan.check(to)
+        try:
+            tensor.plan.check(to)
+        except IDInitError as problem:
+            raise type(problem)(f"of tensor {name!r}: {problem}") from problem
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
     if to not in form.dtypes:
@@ -258,6 +262,8 @@ def save(
                 with new(job.target(job.index.path)) as file:
                     file.write(job.index.content)
     except OSError as problem:
+        if problem.filename is not None and not _is_ours(problem.filename, job):
+            raise  # of what was to be read
         size = sum(file.nbytes for file in job.layout(digests))
         raise OSError(  # of the same class: Python chooses it by the number
             problem.errno or errno.EIO,
@@ -269,6 +275,12 @@ def save(
                 "nothing was changed",
             ),
         ) from problem
+
+
+def _is_ours(name: object, job: _Job) -> bool:
+    folder = Path(os.path.realpath(job.path)).parent
+    target = Path(os.fsdecode(cast("Any", name)))
+    return target.parent in (folder, job.path.parent) and target.name.startswith(job.path.stem)
 
 
 def layout_of(
@@ -496,6 +508,8 @@ def _together(
         part = _beside(target, "part")
         parts.append((part, target))
         with open(part, "xb") as file:
+            with suppress(OSError, AttributeError):  # there is none yet, or no rights are known
+                os.fchmod(file.fileno(), os.stat(target).st_mode & 0o777)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -509,7 +523,9 @@ def _together(
 
 
 def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f"{path.name}.{what}-{secrets.token_hex(8)}")
+    """Return a new name in the same folder, of the bytes that a name may have."""
+    end = f".{what}-{secrets.token_hex(8)}"
+    return path.with_name(os.fsdecode(os.fsencode(path.name)[: 255 - len(end)]) + end)
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -590,8 +606,20 @@ def _header(items: list[_Item], about: dict[str, str], digests: dict[str, str]) 
             "data_offsets": (offset, offset := offset + item.nbytes),
         }
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > HEADER:  # more than is read; the plans can be found from the numbers
+        del own["idinit_ref.plans"]
+        entries["__metadata__"] = own | about
+        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _check_safetensors(items: list[_Item], about: dict[str, str]) -> None:
+    size = 150 * len(items) + sum(len(item.name) for item in items) + len(json.dumps(about))
+    if size > HEADER and (size := len(_header(items, about, {}))) > HEADER:
+        should = f"a file's header of {size:,} bytes should have at most {HEADER:,}"
+        cure = "write several files (shard_bytes), or fewer and shorter names and metadata"
+        raise OptionError(message("tensors", len(items), should, cure))
 
 
 def _safetensors_size(items: list[_Item], about: dict[str, str], digests: bool) -> int:
@@ -799,7 +827,7 @@ _FORMS = {
         "a safetensors file",
         list(DTYPES),
         _sorted,
-        lambda items, about: None,
+        _check_safetensors,
         _safetensors_size,
         _write_safetensors,
     ),

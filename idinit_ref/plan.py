@@ -23,6 +23,7 @@ from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 __all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal"]
 
 _KEYS = 2**14  # places that a traced program holds as constants
+_PART = 2**20  # of a row's noise that is drawn at once to be left out
 _FEW = 64  # slices that are remembered for a plan
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
 
@@ -524,13 +525,17 @@ class Plan:
         self, box: Box, strides: Sequence[int]
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Yield IDI's rows with their noise (spec section 5), strip by strip."""
+        columns = self.axes.columns
         for sheet in self.axes.sheets(box, strides):
+            low = min((strip.first for strip in sheet.strips), default=0)
+            ends = [strip.first + strip.step * (strip.length - 1) + 1 for strip in sheet.strips]
+            high = max(ends, default=0)
             for offset, first_row in _copies(sheet):
                 for i in sheet.rows:
                     r = first_row + i - sheet.rows.start
-                    row = self.loosen * standard_normal(self.seed, r, self.axes.columns)
+                    row = self.loosen * standard_normal(self.seed, r, columns, low, high)
                     for term in self.terms(sheet.m):
-                        for line in lines(term, range(i, i + 1), 0, 1, self.axes.columns):
+                        for line in lines(term, range(i, i + 1), low, 1, high - low):
                             row[line.item :: line.item_step or 1][: line.length] += term.value
                     start = offset + (i - sheet.rows.start) * sheet.row_stride
                     for strip in sheet.strips:
@@ -538,7 +543,7 @@ class Plan:
                         end = begin + (strip.length - 1) * strip.stride + 1
                         yield (
                             slice(begin, end, max(strip.stride, 1)),
-                            row[strip.first :: strip.step][: strip.length],
+                            row[strip.first - low :: strip.step][: strip.length],
                         )
 
 
@@ -823,14 +828,32 @@ def _rounded(plan: Plan, to: Format) -> dict[float, float]:
     return {value: round_value(value, to, what) for value in values}
 
 
-def standard_normal(seed: int, row: int, n: int) -> NDArray[np.float64]:
-    """Return row ``row`` of the standard normal noise (spec section 5, loosening).
+_resting: dict[tuple[int, int], tuple[np.random.Generator, int]] = {}  # of one long row, where
+
+
+def standard_normal(
+    seed: int, row: int, n: int, start: int = 0, stop: int | None = None
+) -> NDArray[np.float64]:
+    """Return row ``row`` of the standard normal noise (spec section 5, loosening), or a part of it.
 
     Written as ``Philox(key=[seed, row])`` NumPy would make a float of a seed from 2**63 on and
     lose its last bits, so such seeds are refused: all who write it either way agree.
+
+    The draws cannot be entered in the middle. So a part that begins where the last one has ended
+    goes on from there, and memory is that of the part.
     """
-    key = np.asarray([seed, row], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).standard_normal(n)
+    stop = n if stop is None else stop
+    generator, at = _resting.pop((seed, row), (None, 0))  # atomic: no two threads have the same
+    if generator is None or at > start:
+        key, at = np.asarray([seed, row], dtype=np.uint64), 0
+        generator = np.random.Generator(np.random.Philox(key=key))
+    while at < start:
+        at += generator.standard_normal(min(start - at, _PART)).size
+    drawn = generator.standard_normal(stop - start)
+    if stop < n:
+        _resting.clear()
+        _resting[seed, row] = generator, stop
+    return drawn
 
 
 def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:

@@ -25,6 +25,7 @@ __all__ = [
     "BLOCK",
     "DTYPES",
     "FLOATS",
+    "HEADER",
     "Held",
     "Index",
     "Made",
@@ -72,6 +73,9 @@ _BITS = {  # not NumPy's own: their bytes, infinity and NaN (e4m3fn has no infin
 }
 BLOCK = 2**19
 """Elements that are read at once: 4 MiB in float64."""
+
+HEADER = 2**25
+"""The most bytes of a safetensors header: 100,000 tensors have a third of that."""
 
 
 # Dtypes -------------------------------------------------------------------------------------------
@@ -289,15 +293,21 @@ class Noise:
     dtype: None = None
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Draw the rows of the block."""
+        """Draw the rows of the block, of each what lies between its first and last entry."""
         first, inner = (index[:1], index[1:]) if len(self.shape) > 1 else ((slice(0, 1),), index)
-        whole = self.shape if len(self.shape) > 1 else (1, *self.shape)
-        rows = range(*first[0].indices(whole[0]))
-        n = prod(whole[1:])
-        drawn = [standard_normal(self.seed, r, n).reshape(whole[1:])[inner] for r in rows]
-        block = self.std * np.asarray(drawn, dtype=np.float64)
-        spans = [len(range(*s.indices(k))) for s, k in zip(index, self.shape, strict=True)]
-        return convert(block.reshape(spans), "float64", dtype, "noise")
+        rows, *axes = self.shape if len(self.shape) > 1 else (1, *self.shape)
+        spans = [range(*span.indices(size)) for span, size in zip(inner, axes, strict=True)]
+        sizes = [len(span) for span in spans]
+        chosen = range(*first[0].indices(rows))
+        block = np.empty((len(chosen), *sizes))
+        if block.size:
+            places = np.ravel_multi_index(np.ix_(*spans), axes).reshape(-1)
+            low, high = int(places[0]), int(places[-1]) + 1
+            for k, r in enumerate(chosen):
+                drawn = standard_normal(self.seed, r, prod(axes), low, high)
+                block[k] = self.std * drawn[places - low].reshape(sizes)
+        shape = sizes if len(self.shape) == 1 else block.shape
+        return convert(block.reshape(shape), "float64", dtype, "noise")
 
 
 def as_tensor(name: str, value: object) -> Tensor:

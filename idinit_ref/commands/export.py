@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -59,9 +60,17 @@ def run(args: Namespace, console: Console) -> None:
     values = found.values
     dialect = load(args.dialect or "torch")
     if args.dialect is not None:
-        values = translate(values, dialect)
+        values = translate(
+            {item.name: item.value for item in found.items},
+            dialect,
+            tables=[i.name for i in found.items if re.match("(position )?embedding", i.why)],
+            metadata=None if keep is None else keep.metadata,
+        )
         inputs += [Path(args.dialect)] * args.dialect.endswith(".json")
     shard = None if args.shard_size is None else _size(args.shard_size)
+    if shard is not None and not args.out.endswith(".safetensors"):
+        should = "only a .safetensors checkpoint has shards"
+        raise OptionError(message("shard-size", args.shard_size, should, "leave it out"))
     if shard is None and args.force and args.out.endswith(".safetensors"):
         shard = sys.maxsize  # one file, and no old shards beside it
     files = layout_of(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
@@ -138,6 +147,10 @@ def _identity(path: Path) -> tuple[int, int]:
 def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: bool) -> None:
     """Raise if an input would be replaced, or anything else without --force."""
     there = _forms(out)
+    for path in files:
+        if path.is_dir():
+            should = "it should be the name of a file, and a folder has it"
+            raise OptionError(message("out", str(path), should, "choose another name"))
     read: dict[tuple[int, int], Path] = {}
     for name in inputs:
         with suppress(OSError):
@@ -220,21 +233,24 @@ def _loading(
 def _expected(out: Path, total: int) -> str:
     """Say how long the files will take, from a short write into their folder."""
     folder = Path(os.path.realpath(out)).parent
-    size = max(min(total, _TRIAL), 1)
-    start = time.perf_counter()
     try:
+        free = shutil.disk_usage(folder).free
+        size = max(min(total, _TRIAL, free // 2), 1)  # the disk is others', too
+        start = time.perf_counter()
         with tempfile.TemporaryFile(dir=folder) as file:  # without a name where the system can
             file.write(bytes(size))
             file.flush()
             os.fsync(file.fileno())
     except OSError as problem:
-        raise OSError(problem.errno, problem.strerror, str(folder)) from problem
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(problem.errno, problem.strerror, str(folder)) from problem
+        return f"nothing was written; there is no room for {total:,} bytes"
     rate = size / (time.perf_counter() - start)
-    free = shutil.disk_usage(folder).free
     lacks = "" if free > total else ", WHICH IS NOT ENOUGH"
     return (
-        f"nothing was written; {total:,} bytes would take about {_duration(total / rate)} "
-        f"({rate / 1e6:,.0f} MB/s, measured now); {free:,} bytes are free there{lacks}"
+        f"nothing was written; to write {total:,} bytes would take about "
+        f"{_duration(total / rate)} ({rate / 1e6:,.0f} MB/s, measured now); "
+        f"{free:,} bytes are free there{lacks}"
     )
 
 

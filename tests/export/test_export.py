@@ -1184,3 +1184,74 @@ def test_keras_would_not_find_such_a_name(name, tmp_path):
         save(tmp_path / "a.weights.h5", {"dense/vars/0": np.zeros(2), name: np.zeros(2)})
     save(tmp_path / "a.h5", {name: np.zeros(2)})
     assert list(open_checkpoint(tmp_path / "a.h5").tensors) == [name]
+
+
+def test_a_file_that_is_replaced_keeps_its_rights(file):
+    file.write_bytes(b"private")
+    file.chmod(0o600)
+    save(file, MADE)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_as_long_as_a_file_can_have(tmp_path):
+    for name in ("é" * 121 + ".safetensors", "n" * 243 + ".safetensors"):
+        assert len(name.encode()) >= 254
+        save(tmp_path / name, MADE)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+def test_what_cannot_be_read_is_named_and_not_the_output(tmp_path):
+    source, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save(source, MADE)
+    tensors = open_checkpoint(source).tensors
+    source.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        save(out, tensors)
+    assert caught.value.filename == str(source)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dtype_that_loses_an_entry_names_the_tensor(file):
+    with pytest.raises(ir.errors.RoundingError, match=r"of tensor 'b': eps = 1e-60"):
+        save(file, {"a": ir.plan((2, 2)), "b": ir.plan((2, 2), "zero", eps=1e-60)})
+
+
+def test_a_header_that_nobody_reads_is_not_written(file, monkeypatch):
+    made = {f"{'n' * 100}{k}": MADE["tall"] for k in range(100)}
+    monkeypatch.setattr(export, "HEADER", 25_000)
+    save(file, made)  # without the plans' options
+    assert "idinit_ref.plans" not in content(file)[0]["__metadata__"]
+    assert layout_of(file, made)[0].nbytes == file.stat().st_size
+    monkeypatch.setattr(export, "HEADER", 2_000)
+    with pytest.raises(ir.errors.OptionError, match=r"should have at most 2,000; write several"):
+        save(file, made)
+    save(file, made, shard_bytes=500)
+    assert len(list(file.parent.iterdir())) > 10
+
+
+def test_noise_in_long_rows_takes_the_memory_of_a_block(file):
+    """And is drawn once: 12 times as much would not end in time."""
+    size = 2**22
+    tensors = {
+        "fill": storage.Noise((size,), 0.5, 3),
+        "loose": ir.plan((2, size), loosen=0.5, seed=3),
+    }
+    tracemalloc.start()
+    try:
+        save(file, tensors, dtype="float32")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40e6
+    loaded = safetensors.torch.load_file(file)
+
+    def row(r):
+        key = np.array([3, r], np.uint64)
+        return 0.5 * np.random.Generator(np.random.Philox(key=key)).standard_normal(size)
+
+    assert np.array_equal(loaded["fill"].numpy(), row(0).astype(np.float32))
+    for r in range(2):
+        exact = row(r)
+        exact[r] += 1.0
+        assert np.array_equal(loaded["loose"][r].numpy(), exact.astype(np.float32))
