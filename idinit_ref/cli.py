@@ -230,7 +230,9 @@ def _export(commands: Any) -> None:
         metavar="PATTERN=RULE",
         help="zeros, ones, identity, constant:V or normal:STD[:SEED]; may be given often",
     )
-    export.add_argument("--dialect", metavar="NAME", help="torch, flax, keras, or a FILE.json")
+    export.add_argument(
+        "--dialect", metavar="NAME", help="torch, flax, linen, keras, or a FILE.json"
+    )
     export.add_argument(
         "--shard-size", metavar="SIZE", help="the most bytes of a shard: 5GB, 500MiB, ..."
     )
@@ -241,7 +243,12 @@ def _export(commands: Any) -> None:
 
 
 def _inspect(commands: Any) -> None:
-    inspect = commands.add_parser("inspect", help="say what every tensor of a checkpoint is")
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what every tensor of a checkpoint is",
+        description="Exit status: 0, or 1 if a digest or a claim of the file is wrong, 2 for an "
+        "error.",
+    )
     inspect.add_argument("file", metavar="CHECKPOINT")
     inspect.add_argument("--json", action="store_true", help="print JSON")
 

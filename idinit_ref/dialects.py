@@ -6,7 +6,17 @@ Nothing is made here: a plan becomes a plan of other axes, any other tensor a `V
 
 The framework cannot be seen from a name, so the layers of the model that is to load the file should
 have the attribute names of the PyTorch one; where they have not, rules rename them (`Change`,
-`Items`). A tensor of two or more axes whose layer is not known is an error, never a guess.
+`Items`). A tensor of two or more axes whose layer is not known is an error, never a guess. It is
+known by a plan, or by what the file that it is from says of its plan; by a rule of the dialect; as
+one of the caller's tables; by its name, where `idinit_ref.rules.RULES` know it; or by its bias:
+
+* A matrix with a bias of its first axis is dense, OI, as `torch.nn` has no other layer of that
+  form. (Where it is square, that alone speaks against axes IO, as those of transformers' Conv1D.)
+* A kernel of 4 or 5 axes with such a bias is a convolution, unless its second axis divides its
+  first: then a transposed one of several groups (one group, if it is square) has that form, too.
+* Nothing else is: a matrix without a bias may be an embedding, a kernel without one transposed;
+  with three axes, a bilinear layer or a stack of matrices. A rule says it, if need be for the
+  whole model: ``Change("conv", axes="OIHW")``, ``Change("proj|fc", axes="OI")``.
 """
 
 from __future__ import annotations
@@ -23,7 +33,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from numpy.typing import NDArray
 
-from .errors import LayoutError, OptionError, OptionTypeError, ShapeError, message
+from .errors import IDInitError, LayoutError, OptionError, OptionTypeError, ShapeError, message
 from .layout import DEFAULT_LAYOUTS, SPATIAL
 from .options import choice, integer
 from .plan import Plan
@@ -144,7 +154,8 @@ class Change:
         tensor.
     axes : str, optional
         What the stored axes are (``"IOHW"``: a transposed convolution), or what becomes of them
-        (``"OI->IO"``, as in `rearrange`), whatever the table says.
+        (``"OI->IO"``, as in `rearrange`), whatever the table says. Tensors of another number of
+        axes it does not concern; where a plan says otherwise, it is an error.
     sizes : mapping of str to int
         For axes that are split; of an attention layer N, the number of heads.
     layer : {"Embedding", "LSTMCell"}, optional
@@ -184,8 +195,12 @@ class Change:
                 raise OptionError(message("name", self.name, should, "correct it")) from None
         if self.axes is not None and "->" in _text("axes", self.axes):
             axes_of(self.axes)
-        elif self.axes is not None and not re.fullmatch("[A-Z]+", self.axes):
-            should = "it should be the stored axes, or what becomes of them"
+        elif self.axes is not None and not (
+            re.fullmatch("[A-Z]+", self.axes)
+            and {"O", "I"} <= set(self.axes)
+            and len(set(self.axes)) == len(self.axes)
+        ):
+            should = "it should be the stored axes, O and I among them, or what becomes of them"
             raise OptionError(message("axes", self.axes, should, "e.g. 'IOHW', or 'OI->IO'"))
         sizes: object = self.sizes
         if not isinstance(sizes, Mapping):
@@ -195,6 +210,13 @@ class Change:
             integer(f"sizes[{letter!r}]", size, low=1)
         if self.layer is not None:
             choice("layer", self.layer, ("Embedding", "LSTMCell"))
+
+    @property
+    def ndim(self) -> int | None:
+        """How many axes a tensor has that its axes are of."""
+        if self.axes is None:
+            return None
+        return len(axes_of(self.axes)[0] if "->" in self.axes else self.axes)
 
 
 @dataclass(frozen=True)
@@ -248,6 +270,16 @@ class Items:
         rank = index if self.at is None else sorted(set(self.at)).index(index)
         name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", self.of))
         return name.lower() + (f"_{rank}" if rank else "")
+
+    def fits(self, name: str) -> bool:
+        """Whether it names an entry of a list that is in a tensor's name."""
+        parts = name.split(".")
+        return any(
+            part.isdecimal()
+            and fnmatchcase(".".join(parts[:k]), self.list)
+            and self.entry(int(part)) is not None
+            for k, part in enumerate(parts)
+        )
 
 
 @dataclass(frozen=True)
@@ -454,6 +486,8 @@ class _Item:
     own: str
     name: str
     value: Plan | Tensor
+    said: Plan | None = None  # itself, or as the metadata has it
+    table: bool = False
     axes: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     layer: str | None = None
@@ -481,18 +515,25 @@ class _Item:
 
 
 def translate(
-    tensors: Mapping[str, Plan | NDArray[Any] | Tensor], dialect: str | Dialect
+    tensors: Mapping[str, Plan | NDArray[Any] | Tensor | None],
+    dialect: str | Dialect,
+    *,
+    tables: Collection[str] = (),
+    metadata: Mapping[str, str] | None = None,
 ) -> dict[str, Plan | Tensor]:
     """Say a PyTorch checkpoint in the words of another framework.
 
     Parameters
     ----------
-    tensors : mapping of str to Plan, numpy.ndarray or Tensor
-        By PyTorch or Hugging Face names. What a weight's axes are, a plan says; of other tensors
-        the name (GPT-2's "IO", embeddings) and the rank ("OI", "OIHW"). Where a layer's bias does
-        not fit that, it is an error.
+    tensors : mapping of str to Plan, numpy.ndarray, Tensor or None
+        By PyTorch or Hugging Face names. None is one that the model has, but that is left out.
     dialect : str or Dialect
         As in `load`.
+    tables : collection of str, optional
+        Names of embedding tables, where that is known otherwise (as a traced report knows it).
+    metadata : mapping of str to str, optional
+        Of the file that the tensors are from (``open_checkpoint(...).metadata``): what its
+        ``idinit_ref.plans`` says of a tensor, a plan of its shape, is believed.
 
     Returns
     -------
@@ -502,7 +543,8 @@ def translate(
     Raises
     ------
     OptionError, OptionTypeError, LayoutError, ShapeError, OSError
-        If a tensor's kind is not known, two get one name, a rule does not fit, or as in `load`.
+        If a tensor's kind is not known, two get one name, a Keras layer lacks its first tensors,
+        a rule fits nothing or contradicts a plan, or as in `load`.
 
     Examples
     --------
@@ -515,50 +557,147 @@ def translate(
     """
     if not isinstance(dialect, Dialect):
         dialect = load(dialect)
+    claims = _claims(metadata or {})
     items: dict[str, _Item] = {}
-    for own, value in tensors.items():
+    whole: set[str] = set()  # all names, of what is left out, too
+    used: set[int] = set()
+    for own, given in tensors.items():
         check_name(own)
-        item = _renamed(own, value if isinstance(value, Plan) else as_tensor(own, value), dialect)
-        if item is None:
+        value = given if given is None or isinstance(given, Plan) else as_tensor(own, given)
+        item = _Item(own, own, Made(Plan((0, 0))) if value is None else value)
+        if value is not None:
+            item = replace(item, said=_said(value, claims.get(own)), table=own in tables)
+        renamed = _renamed(item, dialect, used, value is None)
+        if renamed is None:
             continue
-        if item.name in items:
-            raise _twice(item.name, [items[item.name].own, own])
-        items[item.name] = item
+        if renamed.name in items:
+            raise _twice(renamed.name, [items[renamed.name].own, own])
+        whole.add(renamed.name)
+        if value is not None:
+            items[renamed.name] = _agreed(renamed)
+    _check_rules(dialect, used, whole, tensors)
     found: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
     for item in items.values():
-        for name, made, join in _translated(item, items, tensors.keys(), dialect):
-            found.setdefault(check_name(name), []).append((item.own, made, join))
-    return {name: _joined(name, sources) for name, sources in found.items()}
+        for name, part, join in _translated(item, items, whole, tensors.keys(), dialect):
+            found.setdefault(check_name(name), []).append((item.own, part, join))
+    made = {name: _joined(name, sources) for name, sources in found.items()}
+    if dialect.separator == "/":
+        _check_numbers({name: [own for own, _, _ in each] for name, each in found.items()})
+    return made
 
 
-def _renamed(own: str, value: Plan | Tensor, dialect: Dialect) -> _Item | None:
+def _claims(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a file says of its tensors' plans; nothing if it is not of that form."""
+    try:
+        found = json.loads(metadata["idinit_ref.plans"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _said(value: Plan | Tensor, claim: object) -> Plan | None:
+    """Return the plan that says what the axes are."""
+    if isinstance(value, Plan):
+        return value
+    if not isinstance(claim, dict):
+        return None
+    options: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in claim.items()
+    }
+    try:
+        return Plan(value.shape, **options)
+    except (IDInitError, TypeError):  # of another shape, or no plan's options
+        return None
+
+
+def _renamed(item: _Item, dialect: Dialect, used: set[int], left_out: bool) -> _Item | None:
     """Return a tensor with all that the rules say of it, or None if one drops it."""
-    item = _Item(own, own, value)
-    for rule in dialect.rules:
+    for k, rule in enumerate(dialect.rules):
         if isinstance(rule, Items) or not re.search(rule.pattern, item.name):
             continue
         if rule.name is None:
+            used.add(k)
             return None
+        concerned = rule.ndim in (None, item.ndim) or left_out
+        if concerned:
+            used.add(k)
         item = replace(
             item,
             name=check_name(re.sub(rule.pattern, rule.name, item.name)),
-            axes=rule.axes or item.axes,
+            axes=(concerned and rule.axes) or item.axes,
             sizes={**item.sizes, **rule.sizes},
             layer=rule.layer or item.layer,
         )
     return item
 
 
+def _agreed(item: _Item) -> _Item:
+    """Return a tensor, unless a rule says other axes than what is known of it."""
+    before = item.axes.partition("->")[0]
+    layout = item.said.layout if item.said else ""
+    if layout and item.moved and sorted(before) != sorted(layout):
+        return item  # letters of its own, or axes that are split
+    if item.table and not item.said and not item.moved and item.layer != "Embedding":
+        layout = "IO"
+    if item.axes and layout and before != layout:
+        what = "its plan says" if item.said else "it is an embedding table:"
+        should = f"{what} {layout} of {item.own}, shape {item.value.shape}"
+        raise LayoutError(message("axes", item.axes, should, "correct the rule, or its pattern"))
+    return item
+
+
+def _check_rules(
+    dialect: Dialect, used: Collection[int], whole: Collection[str], names: Collection[str]
+) -> None:
+    """Raise if a rule fits nothing."""
+    for k, rule in enumerate(dialect.rules):
+        if isinstance(rule, Items):
+            if dialect.leaves and any(map(rule.fits, whole)):
+                continue
+            label, got, kind = "list", rule.list, "a list's entry"
+            should = f"it fits no entry of a list that {dialect.name} names"
+        elif k in used:
+            continue
+        else:
+            label, got, kind = "pattern", rule.pattern, "a tensor"
+            of = f" of {rule.ndim} axes ({rule.axes})" if rule.axes else ""
+            should = f"it fits no tensor{of}"
+        near = ", ".join(get_close_matches(got, names, 3, 0.0)) or "none"
+        cure = f"name {kind}, or leave the rule out"
+        raise OptionError(message(label, got, f"{should}; the nearest names are {near}", cure))
+
+
+def _check_numbers(found: Mapping[str, list[str]]) -> None:
+    """Raise if a Keras layer would have a tensor, but not the ones before it."""
+    layers: dict[str, dict[int, list[str]]] = {}
+    for name, own in found.items():
+        if match := re.fullmatch(r"(?:(.*)/)?vars/(\d+)", name):
+            layers.setdefault(match[1] or "", {})[int(match[2])] = own
+    for layer, numbers in layers.items():
+        last = max(numbers)
+        if missing := [str(k) for k in range(last) if k not in numbers]:
+            should = (
+                f"before vars/{last} ({', '.join(numbers[last])}) it should have "
+                f"vars/{', vars/'.join(missing)}"
+            )
+            cure = "copy or fill what is missing, or leave out the whole layer"
+            raise OptionError(message("layer", layer, should, cure))
+
+
 def _translated(
-    item: _Item, items: Mapping[str, _Item], names: Collection[str], dialect: Dialect
+    item: _Item,
+    items: Mapping[str, _Item],
+    whole: Collection[str],
+    names: Collection[str],
+    dialect: Dialect,
 ) -> list[tuple[str, Plan | Tensor, str]]:
     """Return what becomes of one tensor: names, tensors, and how they join others of the name."""
     value = item.value
     if not dialect.leaves:
         moved = rearrange(value, item.moved, item.sizes) if item.moved else value
         return [(item.name, moved, "")]
-    kind, path = _kind(item, items, dialect)
-    letters = _letters(item, names) if item.ndim > 1 else ""
+    kind, path = _kind(item, items, whole, names, dialect)
+    letters = _letters(item, kind, items, names) if item.ndim > 1 else ""
     if kind == "kernel" and not item.moved:
         kind = _checked(item, items, letters) if letters else "other"
     own = Leaf(item.leaf) if re.fullmatch(dialect.others, item.leaf) else Leaf("")
@@ -581,7 +720,7 @@ def _translated(
         piece = take(value, axis, cut, part) if cut else value
         end = leaf.name
         if kind != "other":
-            present = (item.sibling(other) in items for other in _before(item.leaf))
+            present = (item.sibling(other) in whole for other in _before(item.leaf))
             end = end.format(part, rank=sum(present))
         words = [leaf.within, *_path(item, path, dialect), end]
         name = dialect.separator.join(word for word in words if word)
@@ -595,7 +734,13 @@ def _before(leaf: str) -> tuple[str, ...]:
     return order[: order.index(leaf)] if leaf in order else ()
 
 
-def _kind(item: _Item, items: Mapping[str, _Item], dialect: Dialect) -> tuple[str, str]:
+def _kind(
+    item: _Item,
+    items: Mapping[str, _Item],
+    whole: Collection[str],
+    names: Collection[str],
+    dialect: Dialect,
+) -> tuple[str, str]:
     """Return which row of the table a tensor has, and its layer's path."""
     path, leaf = item.path, item.leaf
     if leaf == "num_batches_tracked":
@@ -603,13 +748,14 @@ def _kind(item: _Item, items: Mapping[str, _Item], dialect: Dialect) -> tuple[st
     if match := _GATED.fullmatch(leaf):
         if match[3] not in (None, "0") or match[4]:
             end = leaf[match.end(2) :]
+            start, new = ("[.]", "_other.") if path else ("^", "other.")
+            rule = {"pattern": f"{start}([a-z_]+){end}$", "name": rf"{new}\1_l0"}
             raise OptionError(
                 message(
                     "name",
                     item.own,
                     f"a recurrent layer of {dialect.name} has one layer and one direction",
-                    f"rename each to a layer of its own, e.g. {{'pattern': '[.](\\w+){end}$', "
-                    f"'name': '_other.\\\\1_l0'}}",
+                    f"rename each to a layer of its own, e.g. {rule}",
                 )
             )
         recurrent = items.get(item.sibling(leaf.replace("_ih", "_hh").replace("bias", "weight")))
@@ -630,28 +776,40 @@ def _kind(item: _Item, items: Mapping[str, _Item], dialect: Dialect) -> tuple[st
         return _LAYER.get(leaf, "other"), path
     if item.ndim < 2 or _NORM.search(item.own):
         return "scale", path
-    is_table = _TABLE.search(item.own) and item.sibling("bias") not in items
-    if item.layer == "Embedding" or (is_table and item.ndim == 2 and not item.axes):
-        return "embedding", path
-    return "kernel", path
+    return "embedding" if item.ndim == 2 and _is_table(item, whole, names) else "kernel", path
 
 
-def _letters(item: _Item, names: Collection[str]) -> str:
-    """Return what the stored axes are: by the plan, a rule, the name, or the rank."""
-    value = item.value
-    if isinstance(value, Plan):
-        return value.layout
-    if item.moved:
-        return ""
-    letters: str | None = item.axes or None
-    if letters is None and find(item.own, names=names):
-        letters = decide(item.own, value.shape, names=names).options.get("layout")
-    if letters is None:
-        letters = DEFAULT_LAYOUTS.get(item.ndim, "")
-    elif len(letters) != item.ndim or not {"O", "I"} <= set(letters):
-        should = f"it should name the axes of {item.own}, shape {value.shape}"
-        raise LayoutError(message("axes", letters, should, "correct the rule"))
-    return letters
+def _is_table(item: _Item, whole: Collection[str], names: Collection[str]) -> bool:
+    """Whether a 2-D weight is known to be an embedding table."""
+    if item.layer == "Embedding" or item.table:
+        return True
+    if item.axes or item.sibling("bias") in whole:
+        return False
+    if item.said is not None:
+        return item.said.layout == "IO" and bool(_TABLE.search(item.own))
+    rule = find(item.own, names=names)
+    return rule is not None and rule.role == "keep" and "embedding" in rule.why
+
+
+def _letters(item: _Item, kind: str, items: Mapping[str, _Item], names: Collection[str]) -> str:
+    """Return what the stored axes are: by a plan, a rule, the name, or the layer's bias."""
+    if item.said is not None:
+        return item.said.layout
+    if item.axes:
+        return "" if item.moved else item.axes
+    shape, default = item.value.shape, DEFAULT_LAYOUTS.get(item.ndim, "")
+    rule = find(item.own, names=names)
+    if rule is not None and (item.ndim == 2 or re.search("convolution|projection", rule.pattern)):
+        layout: str = decide(item.own, shape, names=names).options.get("layout", default)
+        return layout
+    if kind != "kernel" or not default:
+        return default
+    bias = items.get(item.sibling("bias"))
+    if bias is not None:
+        wrong = bias.value.shape != shape[:1]  # it is an error elsewhere
+        if wrong or item.ndim == 2 or (item.ndim > 3 and shape[1] and shape[0] % shape[1]):
+            return default
+    raise _undecided(item, default)
 
 
 def _checked(item: _Item, items: Mapping[str, _Item], letters: str) -> str:
@@ -660,9 +818,11 @@ def _checked(item: _Item, items: Mapping[str, _Item], letters: str) -> str:
     bias = items.get(item.sibling("bias"))
     size = dict(zip(letters, value.shape, strict=False))
     transposed = letters.startswith("IO") and len(letters) > 2
-    if isinstance(value, Plan):
-        transposed = transposed or value.transposed
-        groups = value.groups if value.transposed else 1
+    if item.said is not None:
+        transposed = transposed or item.said.transposed
+        groups = item.said.groups if item.said.transposed else 1
+    elif transposed and bias is not None and len(bias.value.shape) == 1 and size["O"]:
+        groups = max(bias.value.shape[0] // size["O"], 1)
     if bias is not None and letters and bias.value.shape != (size["O"] * groups,):
         raise LayoutError(
             message(
@@ -670,7 +830,7 @@ def _checked(item: _Item, items: Mapping[str, _Item], letters: str) -> str:
                 value.shape,
                 f"with axes {letters}, {item.own} should have a bias of {size['O'] * groups}, "
                 f"not {bias.value.shape}",
-                "say its axes by a rule, e.g. {'pattern': 'up[.]weight$', 'axes': 'IOHW'}",
+                f"say its axes by a rule, e.g. {_says(item, 'IO' + letters[2:])}",
             )
         )
     if transposed and groups > 1:
@@ -766,3 +926,21 @@ def _unknown(item: _Item, dialect: Dialect) -> OptionError:
     rule = {"pattern": f"{re.escape(item.leaf)}$", "name": name, "axes": f"{letters}->{letters}"}
     should = f"what it is in {dialect.name} cannot be told (shape {item.value.shape})"
     return OptionError(message("name", item.own, should, f"say it by a rule, e.g. {rule}"))
+
+
+def _says(item: _Item, axes: str) -> dict[str, str]:
+    """Return the rule that says a tensor's axes."""
+    return {"pattern": f"^{re.escape(item.own)}$".replace(r"\.", "[.]"), "axes": axes}
+
+
+def _undecided(item: _Item, default: str) -> OptionError:
+    rule, shape = _says(item, default), item.value.shape
+    table = {"pattern": rule["pattern"], "layer": "Embedding"}
+    if item.ndim == 2:
+        should = f"without a bias, whether it is dense or an embedding cannot be told ({shape})"
+        cure = f"say it by a rule, {rule} or {table}"
+    else:
+        should = f"whether it is a convolution, or a transposed one, cannot be told ({shape})"
+        stack = ", 'EOI' a stack of matrices" if item.ndim == 3 else ""
+        cure = f"say it by a rule, e.g. {rule}; 'IO{default[2:]}' is a transposed one{stack}"
+    return OptionError(message("name", item.own, should, cure))

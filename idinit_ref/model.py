@@ -5,8 +5,8 @@ No framework is known here: the adapters trace, ask `decide`, and write what the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -43,13 +43,20 @@ class Entry:
     name : str
         Its name in the model.
     shape : tuple of int
-        As it is stored; of a weight with several axes of inputs or outputs, that of its matrix.
+        As it is stored; what `decide` alone returns has the graph's, that of the matrix.
     role : {"transit", "zero", "bias", "keep"}
         IDI, IDIZ, zeros, or left as it is.
     why : str
         The reason.
     plan : Plan, optional
         Of a weight in role "transit" or "zero".
+    axes : str
+        Where a weight has several axes of inputs, or of outputs: a letter for each stored axis.
+        Those of one letter count as one axis of the plan, in row-major order, so that the plan has
+        the shape of the matrix; "" where it has the stored shape.
+    parted : tuple of int, optional
+        The sizes of these axes where a stored axis holds several of them: a reshape of it gives
+        the stored shape.
     """
 
     name: str
@@ -57,6 +64,56 @@ class Entry:
     role: Kind
     why: str
     plan: Plan | None = None
+    axes: str = ""
+    parted: tuple[int, ...] | None = None
+
+    def stored(
+        self, shape: Sequence[int], letters: str, parted: Sequence[int] | None = None
+    ) -> Entry:
+        """Return the entry of a parameter that is stored in this shape.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            The stored shape.
+        letters : str
+            A letter for each axis, as `idinit_ref.layout.merge_axes` joins them for the plan;
+            "" if they are not known.
+        parted : sequence of int, optional
+            The sizes of these axes, if not those of the stored ones.
+
+        Returns
+        -------
+        Entry
+
+        Examples
+        --------
+        >>> key = Entry("key.kernel", (8, 8), "transit", "", Plan((8, 8), layout="IO"))
+        >>> key = key.stored((8, 2, 4), "IOO")
+        >>> key.shape, key.axes, key.plan.shape
+        ((8, 2, 4), 'IOO', (8, 8))
+        """
+        shape, parts = tuple(shape), tuple(shape if parted is None else parted)
+        if self.plan is None or (parts == shape and len(set(letters)) == len(letters)):
+            return replace(self, shape=shape, axes="", parted=None)
+        named = dict(zip(dict.fromkeys(letters), self.plan.layout, strict=True))  # by an override
+        axes = "".join(named[letter] for letter in letters)
+        return replace(self, shape=shape, axes=axes, parted=None if parts == shape else parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the name in numbers, strings and lists, for JSON.
+
+        ``axes`` and ``parted`` are there only if they say something.
+
+        >>> Entry("b", (2,), "bias", "bias").to_dict()
+        {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}
+        """
+        found: dict[str, Any] = {"shape": list(self.shape), "role": self.role, "why": self.why}
+        if self.axes:
+            found["axes"] = self.axes
+        if self.parted is not None:
+            found["parted"] = list(self.parted)
+        return found | {"plan": None if self.plan is None else _options(self.plan)}
 
 
 @dataclass(frozen=True)
@@ -120,18 +177,12 @@ class Report:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the report by parameter name, in numbers, strings and lists, for JSON.
 
+        It is a manifest for ``idinit export``, too.
+
         >>> Report((Entry("b", (2,), "bias", "bias"),)).to_dict()
         {'b': {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}}
         """
-        return {
-            entry.name: {
-                "shape": list(entry.shape),
-                "role": entry.role,
-                "why": entry.why,
-                "plan": None if entry.plan is None else _options(entry.plan),
-            }
-            for entry in self.entries
-        }
+        return {entry.name: entry.to_dict() for entry in self.entries}
 
 
 def _options(plan: Plan) -> dict[str, Any]:

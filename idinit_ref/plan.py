@@ -772,8 +772,8 @@ def either(
     >>> either((2, 3), "zero", gain=2.0, eps=0.5).eps
     0.5
     """
-    noisy = Plan((0, 0), gain=gain, wide=wide, loosen=loosen, seed=seed)
-    zero = Plan((0, 0), "zero", eps=eps)
+    noisy = plan((0, 0), gain=gain, wide=wide, loosen=loosen, seed=seed)
+    zero = plan((0, 0), "zero", eps=eps)
     if role == "zero":
         return plan(shape, role, eps=zero.eps, **stored)
     seed = noisy.seed + number if noisy.loosen else noisy.seed

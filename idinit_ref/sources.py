@@ -10,10 +10,12 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import accumulate, islice, product
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast, get_args
@@ -23,10 +25,12 @@ from numpy.typing import NDArray
 
 from . import presets
 from .errors import IDInitError, OptionError, OptionTypeError, ShapeError, message
+from .layout import merge_axes
 from .options import choice, countable, sizes
 from .plan import Plan, plan
 from .rules import RULES, Kind, Rule, decide, find
-from .storage import FLOATS, Held, Index, Noise, Tensor, check_name, convert
+from .storage import FLOATS, Held, Index, Made, Noise, Tensor, carrier, check_name, convert
+from .views import rearrange
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -38,16 +42,21 @@ __all__ = [
     "Constant",
     "Fill",
     "Item",
+    "Joined",
     "Source",
     "assemble",
     "choose",
+    "made",
     "parse_fill",
     "parse_rule",
     "read",
+    "some",
 ]
 
 _CAP = 32 * 2**20  # bytes of a manifest
 _AXES = 32  # NumPy 1's limit
+_REASONS = 6  # that a message names
+_NAME = 100  # letters of a name that a message shows
 _PLAN = ("layout", "gain", "eps", "wide", "groups", "transposed", "blocks", "taps", "tap")
 _OPTIONS = (*_PLAN, "loosen", "seed")
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -63,7 +72,7 @@ class Asked(NamedTuple):
     """One tensor of a source: its shape, and what the source itself says of it.
 
     ``role`` and ``options`` (of `idinit_ref.plan`) come from a manifest, ``dtype`` from a
-    checkpoint.
+    checkpoint. ``axes`` and ``parted`` are those of `idinit_ref.model.Entry`.
     """
 
     shape: tuple[int, ...]
@@ -71,6 +80,8 @@ class Asked(NamedTuple):
     options: Mapping[str, Any] = _NONE
     why: str = ""
     dtype: str | None = None
+    axes: str = ""
+    parted: tuple[int, ...] | None = None
 
 
 class Source(NamedTuple):
@@ -96,7 +107,8 @@ def read(
     manifest : path, optional
         A JSON file: ``{name: shape}``, or ``{name: {"shape": ..., "role": ..., ...}}`` with options
         of `idinit_ref.plan` beside them or in ``"plan"``, as `idinit_ref.Report.to_dict` returns
-        it; alone, or as the value of ``"tensors"``.
+        it; alone, or as the value of ``"tensors"``. ``"axes"`` beside them is a letter for each
+        axis, where several axes of inputs or of outputs count as one.
     checkpoint : path, optional
         What `idinit_ref.checkpoint.open_checkpoint` reads; of it the header alone.
 
@@ -175,13 +187,19 @@ def _json(path: Path) -> Any:
     def constant(text: str) -> NoReturn:
         raise wrong(f"JSON has no {text}")
 
+    def whole(text: str) -> int:
+        if len(text) > 20:
+            raise wrong(f"it should hold no integer of {len(text):,} digits")
+        return int(text)
+
     try:
         with open(path, "rb") as file:
             content = file.read(_CAP + 1)
         if len(content) > _CAP:
             raise wrong(f"it should have at most {_CAP:,} bytes")
         text = content.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        hooks: Any = {"object_pairs_hook": unique, "parse_constant": constant}
+        return json.loads(text, parse_int=whole, **hooks)
     except RecursionError:
         raise wrong("it is nested too deeply") from None
     except IDInitError:
@@ -205,6 +223,7 @@ def _asked(name: str, given: object, file: str) -> Asked:
         raise OptionTypeError(message(label, _short(plan), should, 'write {"layout": "IO"}'))
     shape = _sizes(label, more.pop("shape"))
     role = more.pop("role", None)
+    axes, parted = more.pop("axes", None), more.pop("parted", None)
     why = more.pop("why", "" if role is None else f"as {file} says")
     if role is not None:
         choice(f"role of {label}", role, get_args(Kind))
@@ -213,11 +232,46 @@ def _asked(name: str, given: object, file: str) -> Asked:
     options = more | (plan or {})
     for key in options:
         choice(f"option of {label}", key, _OPTIONS)
-    if role in ("bias", "keep") and options:
+    if role in ("bias", "keep") and (options or axes):
         should = f"in role {role!r} it has no options"
-        raise OptionError(message(label, _short(options), should, "leave them out"))
+        raise OptionError(message(label, _short(options or axes), should, "leave them out"))
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return Asked(shape, cast("Kind | None", role), tuples, why)
+    asked = Asked(shape, cast("Kind | None", role), tuples, why)
+    return asked if axes is parted is None else _with_axes(label, asked, axes, parted)
+
+
+def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
+    """Return what a manifest says of a tensor whose axes are not those of its plan."""
+    shape = asked.shape if parted is None else _sizes(label, parted)
+    if not isinstance(axes, str) or re.fullmatch(f"[A-Z]{{{len(shape)}}}", axes) is None:
+        should = f"it should be a capital letter for each axis of {shape}"
+        raise OptionError(message(f"axes of {label}", _short(axes), should, "e.g. 'IOO'"))
+    if _joins(asked.shape, shape) is None:
+        should = f"they should cut the axes of the shape {asked.shape}"
+        cure = "give the sizes of all axes, in order"
+        raise ShapeError(message(f"parted axes of {label}", shape, should, cure))
+    _, joined = merge_axes(shape, axes)
+    layout = asked.options.get("layout", joined)
+    if layout != joined:
+        should = f"the layout of its plan should be {joined!r}, not {_short(layout)!r}"
+        raise OptionError(message(f"axes of {label}", axes, should, "make them agree"))
+    options = {**asked.options, "layout": layout}
+    return asked._replace(options=options, axes=axes, parted=None if parted is None else shape)
+
+
+def _joins(shape: Sequence[int], parted: Sequence[int]) -> list[int] | None:
+    """Return how many of the parted axes make each stored one, or None if they do not."""
+    counts, left = [], list(parted)
+    for size in shape:
+        parts = [left.pop(0)] if left else []
+        while left and prod(parts) != size:
+            parts.append(left.pop(0))
+        if not parts or prod(parts) != size:
+            return None
+        counts.append(len(parts))
+    if prod(left) != 1 or not counts:
+        return None
+    return [*counts[:-1], counts[-1] + len(left)]
 
 
 def _sizes(label: str, value: object) -> tuple[int, ...]:
@@ -317,14 +371,75 @@ class Constant:
         return convert(np.asarray(block), "float64", dtype, "constant")
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Another tensor whose neighbouring axes are joined: a reshape of it.
+
+    Parameters
+    ----------
+    source : Tensor
+        The other one.
+    counts : tuple of int
+        How many of its axes make each axis.
+    """
+
+    source: Tensor
+    counts: tuple[int, ...]
+
+    @property
+    def _sizes(self) -> list[tuple[int, ...]]:
+        """The sizes of the source's axes that make each axis."""
+        sizes = iter(self.source.shape)
+        return [tuple(islice(sizes, count)) for count in self.counts]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The joined axes."""
+        return tuple(map(prod, self._sizes))
+
+    @property
+    def dtype(self) -> str | None:
+        """The source's."""
+        return self.source.dtype
+
+    def read(self, index: Index, dtype: str) -> NDArray[Any]:
+        """Read the boxes of the source that make up the block."""
+        spans = [range(*s.indices(size)) for s, size in zip(index, self.shape, strict=True)]
+        out = np.empty([len(span) for span in spans], carrier(dtype))
+        boxes = [list(_boxes(s, k)) for s, k in zip(spans, self._sizes, strict=True)]
+        at = [[0, *accumulate(prod(map(len, box)) for box in axis)] for axis in boxes]
+        for place in product(*(range(len(axis)) for axis in boxes)):
+            box = [span for axis, k in zip(boxes, place, strict=True) for span in axis[k]]
+            where = tuple(slice(*ends[k : k + 2]) for ends, k in zip(at, place, strict=True))
+            block = self.source.read(tuple(slice(s.start, s.stop) for s in box), dtype)
+            out[where] = block.reshape(out[where].shape)
+        return out
+
+
+def _boxes(span: range, sizes: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
+    """Cut a run of joined axes into boxes of these axes, in order."""
+    inner, at = prod(sizes[1:]), span.start
+    while at < span.stop:
+        place, start = divmod(at, inner)
+        whole = 0 if start else (span.stop - at) // inner
+        if whole:
+            yield (range(place, place + whole), *map(range, sizes[1:]))
+            at += whole * inner
+        else:
+            part = range(start, min(span.stop - place * inner, inner))
+            for rest in _boxes(part, sizes[1:]):
+                yield (range(place, place + 1), *rest)
+            at = place * inner + part.stop
+
+
 class Fill(NamedTuple):
     """A named rule for what IDInit does not define: which tensors, and what they get.
 
     Parameters
     ----------
     pattern : str
-        A tensor's name, a reason why a tensor is left as it is ("normalisation"), or a pattern of
-        names as the shell has them.
+        A tensor's name, a reason why a tensor is left as it is ("normalisation": the source's own,
+        or that of the rules by name), or a pattern of names as the shell has them.
     rule : {"zeros", "ones", "identity", "constant", "normal"}
         What they get.
     value : float
@@ -341,13 +456,14 @@ class Fill(NamedTuple):
     seed: int = 0
     text: str = ""
 
-    def fits(self, name: str, choice: Choice) -> bool:
-        """Whether it is for a tensor: by name for any, else only where IDInit defines nothing."""
+    def fits(self, name: str, reasons: Collection[str]) -> bool:
+        """Whether it is for a tensor: by name for any, else only where IDInit defines nothing.
+
+        Reasons are those to leave the tensor as it is; there are none if it is not left so.
+        """
         if name == self.pattern:
             return True
-        return choice.role == "keep" and (
-            choice.why == self.pattern or fnmatchcase(name, self.pattern)
-        )
+        return any(fnmatchcase(text, self.pattern) for text in reasons and (name, *reasons))
 
     def tensor(self, name: str, asked: Asked) -> Tensor:
         """Return the values for a tensor.
@@ -590,10 +706,11 @@ def assemble(
     if unknown := [name for name, choice in chosen.items() if choice is None]:
         raise _unknown(unknown, tensors[unknown[0]].shape)
     used: dict[str, Fill] = {}
+    reasons = {name: _reasons(name, c, rules, tensors) for name, c in known.items() if fills}
     for fill in fills:
-        fit = [name for name, choice in known.items() if fill.fits(name, choice)]
+        fit = [name for name, why in reasons.items() if fill.fits(name, why)]
         if not fit:
-            raise _fits_nothing("fill", fill.pattern, known)
+            raise _fits_nothing("fill", fill.pattern, known, reasons)
         used |= dict.fromkeys(fit, fill)
     kept = [name for name, c in known.items() if c.role == "keep" and name not in used]
     if keep_from is not None:
@@ -611,18 +728,74 @@ def assemble(
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"
         else:
-            value = _plan(name, asked.shape, chose, general[chose.role])
+            value = made(name, asked, chose, general[chose.role])
             origin = "IDI" if chose.role == "transit" else "IDIZ"
         items.append(Item(name, asked.shape, chose.role, chose.why, origin, value))
     there = () if keep_from is None else keep_from.tensors
     return Assembly(tuple(items), tuple(name for name in there if name not in tensors))
 
 
-def _plan(name: str, shape: tuple[int, ...], choice: Choice, general: Mapping[str, Any]) -> Plan:
+def made(
+    name: str, asked: Asked, choice: Choice, general: Mapping[str, Any] = _NONE
+) -> Plan | Tensor:
+    """Return what a tensor in role "transit" or "zero" becomes.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    asked : Asked
+        The tensor.
+    choice : Choice
+        What becomes of it.
+    general : mapping
+        Options of `idinit_ref.plan` that are not stated.
+
+    Returns
+    -------
+    Plan or Tensor
+        A Tensor where several axes of the stored shape count as one axis of the plan.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        As `idinit_ref.plan` raises them; the tensor is named.
+
+    Examples
+    --------
+    >>> key = Asked((8, 2, 4), "transit", {"layout": "IO"}, axes="IOO")
+    >>> made("key", key, Choice("transit", key.options, "", "manifest")).shape
+    (8, 2, 4)
+    """
+    parted = asked.parted or asked.shape
+    shape = merge_axes(parted, asked.axes)[0] if asked.axes else parted
     try:
-        return plan(shape, cast("Any", choice.role), **{**general, **choice.options})
+        decided = plan(shape, cast("Any", choice.role), **{**general, **choice.options})
     except IDInitError as problem:
         raise type(problem)(f"of tensor {name!r}: {problem}") from problem
+    if not asked.axes:
+        return decided
+    own = {axis: chr(ord("A") + axis) for axis in range(len(parted))}  # a letter for each axis
+    groups: dict[str, str] = {}
+    for axis, letter in enumerate(asked.axes):
+        groups[letter] = groups.get(letter, "") + own[axis]
+    before = "".join(f"({group})" if len(group) > 1 else group for group in groups.values())
+    sizes = {own[axis]: size for axis, size in enumerate(parted)}
+    split = rearrange(decided, f"{before}->{''.join(own.values())}", sizes)
+    counts = tuple(_joins(asked.shape, parted) or ())
+    if len(counts) == len(parted):
+        return split
+    return Joined(Made(split) if isinstance(split, Plan) else split, counts)
+
+
+def _reasons(
+    name: str, choice: Choice, rules: Sequence[Rule], names: Mapping[str, Asked]
+) -> tuple[str, ...]:
+    """Return why a tensor is left as it is: what was chosen says it, and the rules by name."""
+    if choice.role != "keep":
+        return ()
+    rule = find(name, rules, names=names)
+    return (choice.why, *((rule.why,) if rule is not None and rule.role == "keep" else ()))
 
 
 def _unknown(names: Sequence[str], shape: tuple[int, ...]) -> OptionError:
@@ -645,18 +818,39 @@ def _check_kept(names: Sequence[str], tensors: Mapping[str, Asked], there: Check
     parts = []
     if wrong:
         ends = [name for name in there.tensors if name.endswith(f".{wrong[0]}")]
-        near = ends or get_close_matches(wrong[0], there.tensors, 1, 0.0)
+        short = [name for name in there.tensors if len(name) <= _NAME]
+        near = ends or get_close_matches(wrong[0], short, 1, 0.0)
         nearest = f" (nearest to the first: {near[0]})" if near else ""
-        parts.append(f"it lacks {', '.join(wrong)}{nearest}")
+        parts.append(f"it lacks {some(wrong)}{nearest}")
     if other:
-        parts.append(f"other shapes are those of {', '.join(other)}")
+        parts.append(f"other shapes are those of {some(other)}")
     should = f"it should hold all that IDInit does not define; {'; '.join(parts)}"
     cure = "fill them (--fill), or take the names from that same file"
     raise OptionError(message("keep_from", str(there.path), should, cure))
 
 
-def _fits_nothing(label: str, pattern: str, names: Mapping[str, Any]) -> OptionError:
+def some(names: Sequence[str]) -> str:
+    """Return names in one line that ends.
+
+    >>> some(["a", "b"]), some(list("abcdefgh"))
+    ('a, b', 'a, b, c, d, e and 3 more')
+    """
+    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in names[:5]]
+    return ", ".join(shown) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+def _fits_nothing(
+    label: str,
+    pattern: str,
+    names: Mapping[str, Any],
+    reasons: Mapping[str, Sequence[str]] = _NONE,
+) -> OptionError:
     exact = " that IDInit does not define" if label == "fill" else ""
     near = get_close_matches(pattern, names, 3, 0.0)
     should = f"it fits no tensor{exact}; the nearest names are {', '.join(near)}"
+    counts = Counter(why for own in reasons.values() for why in dict.fromkeys(own))
+    if counts:
+        most = [repr(why) for why, _ in counts.most_common(_REASONS)]
+        more = f" and {len(counts) - _REASONS} more" if len(counts) > _REASONS else ""
+        should += f"; the reasons are {', '.join(most)}{more}"
     return OptionError(message(label, pattern, should, "name a tensor, or mend the pattern"))

@@ -280,7 +280,7 @@ def rearrange(
     named = [c for letters in groups for c in letters]
     order = tuple(None if text == "1" else named.index(text[-1]) for text in after)
     flip = tuple(k for k, text in enumerate(after) if text[0] == "~")
-    plain = len(named) == len(shape) and None not in order and not flip
+    plain = all(len(letters) == 1 for letters in groups) and None not in order and not flip
     if plain and order == tuple(range(len(shape))):
         return value
     if plain and isinstance(value, Plan):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -177,8 +176,15 @@ def init(
             arrays[at[entry.name]] = _made(graph, entry, old)
         except IDInitError as problem:
             raise type(problem)(f"of parameter {entry.name!r}: {problem}") from problem
-        entries.append(replace(entry, shape=tuple(old.shape)))
+        entries.append(entry.stored(old.shape, *_axes(graph, entry)))
     return taken.rebuild(arrays), Report(tuple(entries))
+
+
+def _axes(graph: Graph, entry: Entry) -> tuple[str, tuple[int, ...]]:
+    """Return a letter for each axis of a parted shape, and that shape: as `split_axes` takes it."""
+    plain = (entry.shape, "" if entry.plan is None else entry.plan.layout)
+    parted, letters = graph.by_name[entry.name].options.get("parted", plain)
+    return letters, parted
 
 
 def _made(graph: Graph, entry: Entry, old: Any) -> Any:
@@ -204,7 +210,7 @@ def _made(graph: Graph, entry: Entry, old: Any) -> Any:
             return np.zeros_like(old)
         zeros = np.broadcast_to(np.zeros((), old.dtype), shape)
         return place(lambda part: zeros[part], shape, old.dtype, sharding_of(old))
-    parted, letters = graph.by_name[entry.name].options.get("parted", (shape, plan.layout))
+    letters, parted = _axes(graph, entry)
     if is_numpy:
         return in_numpy(plan, letters, parted, shape, old.dtype)
     return realise(plan, letters, parted, shape, old.dtype, sharding_of(old))

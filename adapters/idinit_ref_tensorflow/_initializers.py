@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from math import prod
 from numbers import Integral
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 
 from idinit_ref import Plan, Role, plan
 from idinit_ref.errors import DTypeError, OptionError, OptionTypeError, message
@@ -17,6 +19,10 @@ from idinit_ref.pattern import Wide
 __all__ = ["IDI", "IDIZ", "idi_", "idiz_"]
 
 Variable = TypeVar("Variable")
+
+_IN_TENSORFLOW = ("float16", "float32", "float64")  # and in NumPy without a package more
+_LARGE = 2**18  # entries, of which a copy takes longer than asking
+_ALIGNED = 64  # bytes, as TensorFlow wants its memory
 
 KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 
@@ -80,6 +86,24 @@ def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
     )
 
 
+def _is_eager_cpu() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    tf = sys.modules["tensorflow"]
+    return bool(tf.executing_eagerly() and not tf.config.list_logical_devices("GPU"))
+
+
+def _uncopied(decided: Plan, dtype: str) -> Any:
+    """Make a large weight in memory that TensorFlow takes over, where else it would copy it."""
+    size = prod(decided.shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + _ALIGNED, np.uint8)
+    start = -raw.ctypes.data % _ALIGNED
+    flat = raw[start : start + size].view(dtype)
+    decided.write(flat)
+    capsule = flat.reshape(decided.shape).__dlpack__()
+    return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(capsule)
+
+
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
     """A role, with the options of `idinit_ref.plan`."""
 
@@ -115,6 +139,8 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         decided, name = _plan(shape, self.role, **self._options), _dtype_name(dtype)
         if layout is not None:
             return _sharded(decided, name, layout)
+        if name in _IN_TENSORFLOW and prod(decided.shape) >= _LARGE and _is_eager_cpu():
+            return _uncopied(decided, name)
         return keras.ops.convert_to_tensor(decided.build(dtype=name), dtype=name)
 
     def get_config(self) -> dict[str, Any]:

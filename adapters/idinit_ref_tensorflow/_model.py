@@ -10,7 +10,7 @@ from array_api_compat import numpy as xp
 from idinit_ref import Plan, Report
 from idinit_ref.errors import IDInitError
 from idinit_ref.layout import Taps, split_axes
-from idinit_ref.model import Head, Override, decide
+from idinit_ref.model import Entry, Head, Override, decide
 from idinit_ref.pattern import Wide
 
 from ._initializers import shape_and_dtype
@@ -158,7 +158,11 @@ def init_(
         if entry.role != "keep":
             parameter = parameters[entry.name]
             parameter.variable.assign(_value(parameter, entry.plan))
-    return report
+    return Report(tuple(_stored(entry, parameters[entry.name]) for entry in report.entries))
+
+
+def _stored(entry: Entry, parameter: Parameter) -> Entry:
+    return entry.stored(parameter.shape, parameter.letters)
 
 
 def _value(parameter: Parameter, plan: Plan | None, check: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from idinit_ref.pattern import Wide
 from ._sharded import is_sharded, local_of, parts
 
 __all__ = ["fill_", "idi_", "idiz_", "shape_of", "write_"]
+
+
+_IN_NUMPY = {torch.float16, torch.float32, torch.float64}
 
 
 def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
@@ -66,7 +70,9 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
     shape, strides, reach = tuple(tensor.shape), tensor.stride(), 0
     if tensor.numel() == 0:
         return shape
-    for stride, size in sorted(zip(strides, shape, strict=True)):
+    if tensor.is_contiguous():
+        reach, strides = tensor.numel() - 1, ()
+    for stride, size in sorted(zip(strides, shape, strict=False)):
         if size > 1 and stride <= reach:
             raise OptionError(
                 message(
@@ -113,10 +119,24 @@ def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
         return
     strides = tensor.stride()
     steps = zip(tensor.shape, strides, strict=True)
-    extent = 1 + sum((size - 1) * stride for size, stride in steps)
+    if tensor.is_contiguous():
+        extent = tensor.numel()
+    else:
+        extent = 1 + sum((size - 1) * stride for size, stride in steps)
     tensor.zero_()
     flat = tensor.as_strided((extent,), (1,), tensor.storage_offset())
-    how.write(flat, strides, index)
+    how.write(_in_numpy(flat), strides, index)
+
+
+def _in_numpy(flat: Tensor) -> Any:
+    """Return the same memory as a NumPy array, whose slices cost a sixth, where that can be."""
+    plain = type(flat) is Tensor and flat.dtype in _IN_NUMPY and not flat.is_neg()
+    if plain and flat.device.type == "cpu":
+        try:
+            return flat.numpy()
+        except RuntimeError:  # within a functional transform
+            pass
+    return flat
 
 
 def idi_(

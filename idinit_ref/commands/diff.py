@@ -22,10 +22,11 @@ def run(args: Namespace, console: Console) -> int:
     from ..recognise import diff
 
     dialect = None if args.dialect is None else load(args.dialect)
-    one: Mapping[str, Any] = open_checkpoint(args.a).tensors
+    first = open_checkpoint(args.a)
+    one: Mapping[str, Any] = first.tensors
     two = open_checkpoint(args.b).tensors
     if dialect is not None:
-        one = translate(one, dialect)
+        one = translate(one, dialect, metadata=first.metadata)
     with progress(" entries") as update:
         found = list(diff(one, two, update))
     apart = [difference for difference in found if difference.way != "equal"]

@@ -95,7 +95,7 @@ def run(args: Namespace, console: Console) -> None:
             text += f", {args.dtype}, {tensors(count)}"
         show(console, text)
     if found.unused:
-        show(console, f"not used of {args.keep_from}: {', '.join(found.unused)}")
+        show(console, f"not used of {args.keep_from}: {sources.some(found.unused)}")
     if args.dry_run:
         show(console, expected)
         return
@@ -121,7 +121,7 @@ def _size(text: str) -> int:
 def _check_whole(found: sources.Assembly) -> None:
     out = [item for item in found.items if item.value is None]
     if out:
-        named = ", ".join(f"{item.name} ({item.why})" for item in out)
+        named = sources.some([f"{item.name} ({item.why})" for item in out])
         cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
         raise OptionError(message("left out", named, "with --strict nothing should be", cure))
 

@@ -21,17 +21,20 @@ __all__ = ["run"]
 _KINDS = {"idi": "IDI", "idiz": "IDIZ"}
 
 
-def run(args: Namespace, console: Console) -> None:
-    """Print a line for each tensor, or all of it as JSON."""
+def run(args: Namespace, console: Console) -> int:
+    """Print a line for each tensor, or all of it as JSON; return 1 if the file is wrong, else 0."""
     from ..checkpoint import open_checkpoint
     from ..recognise import inspect
 
     opened = open_checkpoint(args.file)
     with progress() as update:
         found = list(inspect(opened, update))
+    digests = Counter(what.digest for _, _, what in found)
+    claims = sum(what.claim is False for _, _, what in found)
+    status = int(bool(digests[False] or claims))
     if args.json:
         print_json(console, {name: _fields(tensor, what) for name, tensor, what in found})
-        return
+        return status
     rows = []
     for name, tensor, what in found:
         kind = _KINDS.get(what.kind, what.kind)
@@ -41,13 +44,12 @@ def run(args: Namespace, console: Console) -> None:
     counts = Counter(what.kind for _, _, what in found)
     kinds = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in counts.items())
     text = f"{tensors(len(found))}, {opened.nbytes:,} bytes: {kinds or 'none'}"
-    digests = Counter(what.digest for _, _, what in found)
     if digests[True] or digests[False]:
         text += f"; digests: {digests[True]} right, {digests[False]} WRONG"
-    claims = sum(what.claim is False for _, _, what in found)
     if claims:
         text += f"; the file's claims: {claims} WRONG"
     show(console, text)
+    return status
 
 
 def _fields(tensor: Tensor, what: Finding) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def run(args: Namespace, console: Console) -> None:
         raise OptionError(
             message(
                 "names",
-                ", ".join(unknown),
+                sources.some(unknown),
                 should,
                 "add rules for them (--rule 'REGEX=ROLE')",
             )
@@ -39,6 +39,8 @@ def run(args: Namespace, console: Console) -> None:
         if choice is None:
             rows.append((name, shape, "-", "", "no rule knows it"))
             continue
+        if choice.role in ("transit", "zero"):
+            sources.made(name, source.tensors[name], choice)  # options that do not fit are errors
         options = " ".join(f"{key}={value}" for key, value in choice.options.items())
         rows.append((name, shape, choice.role, options, f"{choice.why} [{choice.by}]"))
     show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))

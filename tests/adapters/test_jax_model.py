@@ -1,5 +1,6 @@
 """Whole models in JAX: every expected role is written by hand, and real models are run."""
 
+import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -11,13 +12,15 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.flax
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import idinit_ref as ir
 import idinit_ref_jax as ij
 from adapters import zoo_jax as zoo
-from idinit_ref import errors
+from idinit_ref import errors, sources
 from idinit_ref.model import decide
 
 D = zoo.D
@@ -716,6 +719,72 @@ def test_init_writes_what_the_report_says():
     up = after["blocks.1.mlp.up.kernel"].T
     assert np.array_equal(up, np.tile(np.eye(D), (4, 1)))
     assert report.plans == ij.plans(model, IDS)
+
+
+class SeveralAxes(nnx.Module):
+    """Layers whose kernels have several axes of inputs or outputs, and some packed weights."""
+
+    def __init__(self, rngs):
+        self.attn = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+        self.up = nnx.LinearGeneral(8, (3, 4), rngs=rngs)
+        self.down = nnx.LinearGeneral((3, 4), 8, axis=(-2, -1), rngs=rngs)
+        self.heads = nnx.Einsum("bti,ioh->btoh", (8, 2, 5), (2, 5), rngs=rngs)
+        self.back = nnx.Einsum("btoh,ohi->bti", (2, 5, 8), (8,), rngs=rngs)
+        self.stack = nnx.Param(jnp.ones((3, 64)))
+        self.norm = nnx.LayerNorm(8, rngs=rngs)
+        self.conv = nnx.Conv(8, 4, (3,), feature_group_count=2, rngs=rngs)
+
+    def __call__(self, x):
+        x = x + self.attn(self.norm(x))
+        x = x + self.down(nnx.relu(self.up(x)))
+        x = x + self.back(nnx.relu(self.heads(x)))
+        x = x + jnp.einsum("bti,eio->btoe", x, self.stack[...].reshape(3, 8, 8)).sum(-1)
+        return self.conv(x)
+
+
+def exported(report, path, fills=()):
+    """What Flax's own loader reads of a file that was made of the report alone."""
+    manifest = path / "m.json"
+    manifest.write_text(json.dumps(report.to_dict()))
+    found = sources.assemble(sources.read(manifest=manifest).tensors, fills=fills)
+    ir.save(path / "m.safetensors", found.values)
+    return safetensors.flax.load_file(path / "m.safetensors")
+
+
+@pytest.mark.parametrize("overrides", [None, {"attn.key.kernel": {"layout": "OI"}}])
+def test_what_a_report_exports_loads_and_is_what_init_makes(overrides, tmp_path):
+    x = jnp.linspace(-1, 1, 48).reshape(2, 3, 8)
+    new, report = ij.init(SeveralAxes(nnx.Rngs(0)), None, x, gain=0.7, overrides=overrides)
+    axes = {name: entry["axes"] for name, entry in report.to_dict().items() if "axes" in entry}
+    turned = "OII" if overrides else "IOO"
+    assert axes == {
+        "attn.query.kernel": "IOO", "attn.key.kernel": turned, "attn.value.kernel": "IOO",
+        "attn.out.kernel": "IIO", "up.kernel": "IOO", "down.kernel": "IIO",
+        "heads.kernel": "IOO", "back.kernel": "IIO", "stack": "OIO",
+    }  # fmt: skip
+    entries = {entry.name: entry for entry in report.entries}
+    assert (entries["attn.out.kernel"].shape, entries["attn.out.kernel"].parted) == (
+        (2, 4, 8),
+        None,
+    )
+    assert (entries["stack"].shape, entries["stack"].parted) == ((3, 64), (3, 8, 8))
+    held = exported(report, tmp_path, [sources.parse_fill("norm.*=identity")])
+    expected = values(new)
+    same_bits({name: np.asarray(held[name]) for name in expected}, expected)
+    other = SeveralAxes(nnx.Rngs(1))
+    state = nnx.state(other)
+    for path, variable in nnx.to_flat_state(state):
+        variable.set_value(held[".".join(map(str, path))])
+    nnx.update(other, state)
+    assert np.array_equal(other(x), new(x))
+
+
+def test_a_stored_batch_axis_travels(tmp_path):
+    x = jnp.ones((3, 2, 4))
+    layer = nnx.LinearGeneral(4, (2, 6), batch_axis={0: 3}, rngs=nnx.Rngs(0))
+    new, report = ij.init(layer, None, x)
+    held = exported(report, tmp_path)
+    same_bits({name: np.asarray(held[name]) for name in values(new)}, values(new))
 
 
 def test_init_twice_gives_the_same_bits():

@@ -641,6 +641,19 @@ if BACKEND == "tensorflow":
         kernel = it.idi_(tf.Variable(np.full((3, 5), 7.0)), gain=1 / 3)
         assert np.array_equal(kernel.numpy(), by_hand.weight((3, 5), gain=1 / 3, layout="IO"))
 
+    @pytest.mark.parametrize("dtype", FORMATS)
+    @pytest.mark.parametrize("shape", [(640, 512), (3, 3, 256, 130)])
+    def test_a_large_weight_is_a_tensor_like_any_other(shape, dtype):
+        """TensorFlow takes its memory over; what is made of it can be written to."""
+        got = it.IDIZ(0.5)(shape, dtype)
+        assert isinstance(got, tf.Tensor)
+        check(got, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+        variable = tf.Variable(got)
+        variable.assign(it.IDI()(shape, dtype))
+        check(got, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+        inside = tf.function(lambda: it.IDIZ(0.5)(shape, dtype))()
+        check(inside, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+
     @pytest.mark.parametrize("dtype", ["int32", "string", "qint8"])
     def test_a_tf_variable_that_cannot_hold_it_is_left_alone(dtype):
         value = np.full((3, 5), b"7" if dtype == "string" else 7)

@@ -5,6 +5,7 @@ The last test runs this file on JAX as well.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import by_hand
 
@@ -29,7 +31,8 @@ from keras import layers as kl
 from keras import ops
 
 import idinit_ref as ir
-from idinit_ref import errors
+from idinit_ref import errors, sources
+from idinit_ref.storage import as_tensor
 from idinit_ref_tensorflow import init_, plans, trace
 
 BACKEND = keras.backend.backend()
@@ -384,6 +387,48 @@ def test_init_writes_what_the_plans_say():
     text = str(report)
     assert all(v.path in text for v in model.variables)
     assert list(report.to_dict()) == [v.path for v in model.variables]
+
+
+EXPORTED = ["transformer", "grouped_query", "packed_by_reshape", "mixing", "depthwise"]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_what_a_report_exports_is_what_init_makes(name, tmp_path):
+    make, example = zoo.MODELS[name]
+    model = make()
+    report = init_(model, example, eps=0.5)
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps(report.to_dict()))
+    found = sources.assemble(sources.read(manifest=manifest).tensors)
+    ir.save(tmp_path / "m.safetensors", found.values)
+    held = safetensors.numpy.load_file(tmp_path / "m.safetensors")
+    written = {entry.name: entry for entry in report.entries if entry.role != "keep"}
+    assert set(held) == set(written)
+    axes = {entry.axes for entry in written.values()}
+    assert axes == ({"", "IOO", "IIO"} if name in ("transformer", "grouped_query") else {""})
+    for v in model.variables:
+        if v.path in held:
+            assert written[v.path].shape == tuple(v.shape)
+            assert (held[v.path].dtype, held[v.path].shape) == (np.float32, tuple(v.shape))
+            assert held[v.path].tobytes() == numpy(v).tobytes(), v.path
+            v.assign(held[v.path])
+
+
+def test_what_the_report_of_an_einsum_exports(tmp_path):
+    x = keras.Input((3, 8))
+    up = kl.EinsumDense("bti,ioh->btoh", (3, 4, 5), bias_axes="oh", name="up")
+    down = kl.EinsumDense("btoh,ohi->bti", (3, 8), bias_axes="i", name="down")
+    model = keras.Model(x, x + down(up(x)))
+    report = init_(model, overrides={"down/kernel": {"layout": "OI"}})
+    assert {e.name: (e.shape, e.axes) for e in report.entries} == {
+        "up/kernel": ((8, 4, 5), "IOO"), "up/bias": ((4, 5), ""),
+        "down/kernel": ((4, 5, 8), "OOI"), "down/bias": ((8,), ""),
+    }  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(report.to_dict()))
+    found = sources.assemble(sources.read(manifest=tmp_path / "m.json").tensors).values
+    for v in model.variables:
+        whole = (slice(None),) * len(v.shape)
+        assert np.array_equal(as_tensor(v.path, found[v.path]).read(whole, "float32"), numpy(v))
 
 
 def test_blocks_are_written_each_on_its_own():

@@ -98,11 +98,30 @@ def test_a_changed_byte_is_told(idinit, here):
     content[start] ^= 1
     (here / "a.safetensors").write_bytes(content)
     status, out, err = idinit("inspect a.safetensors")
-    assert (status, err) == (0, "")
+    assert (status, err) == (1, "")
     assert "digests: 5 right, 1 WRONG; the file's claims: 1 WRONG" in out
     row = next(line for line in out.splitlines() if line.startswith("fc1.weight"))
     assert "SHA-256 is" in row
     assert "other" in row
+
+
+@pytest.mark.parametrize("changed", ["digest", "claim"])
+def test_the_status_tells_of_a_wrong_digest_and_of_a_wrong_claim(changed, idinit, here):
+    name = "wte.weight" if changed == "digest" else "fc1.weight"
+    ir.save("b.safetensors", PLANS, digests=changed == "digest")
+    stored = safetensors.numpy.load_file("b.safetensors")[name]
+    content = bytearray((here / "b.safetensors").read_bytes())
+    start = content.index(stored.tobytes())
+    content[start : start + 4] = np.float32(9).tobytes()
+    for line in ("inspect b.safetensors", "inspect b.safetensors --json"):
+        assert idinit(line)[0] == 0
+    (here / "b.safetensors").write_bytes(content)
+    for line in ("inspect b.safetensors", "inspect b.safetensors --json"):
+        status, out, err = idinit(line)
+        assert (status, err) == (1, "")
+    found = json.loads(out)[name]
+    assert found["digest"] is (False if changed == "digest" else None)
+    assert found["claim"] is (None if changed == "digest" else False)
 
 
 def test_any_container(idinit, here):

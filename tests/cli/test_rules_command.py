@@ -99,6 +99,13 @@ def test_of_a_checkpoint(idinit, manifest):
         ("rules --manifest m.json --rule x", "rule = 'x', but it should be REGEX=ROLE"),
         ("rules --manifest m.json --rule xy=zero", "rule = 'xy', but it fits no tensor"),
         ("rules --manifest m.json --rule odd=transit,parts=3", "odd.weight should hold 3 square"),
+        ("rules --manifest m.json --rule odd=zero,eps=0", "of tensor 'odd.weight': eps = 0.0"),
+        (
+            "rules --manifest m.json --strict --rule odd|even=transit,gain=nan",
+            "'odd.weight': gain = nan",
+        ),
+        ("rules --manifest m.json --rule even=transit,blocks=9", "'even.weight': blocks = (9,)"),
+        ("rules --manifest m.json --rule odd=zero,layout=OX", "'odd.weight': layout = 'OX'"),
     ],
 )
 def test_bad_input_is_one_line(line, text, idinit, manifest):

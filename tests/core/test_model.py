@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 import idinit_ref as ir
 from idinit_ref.errors import GraphError, LayoutError, OptionError, OptionTypeError, ShapeError
-from idinit_ref.model import decide
+from idinit_ref.model import Entry, Report, decide
 
 
 def parameter(name, shape, use="weight", note="", **options):
@@ -164,6 +165,27 @@ def test_of_many_reasons_two_are_told():
         "last of the branch h0, which x1 adds to x0; "
         "last of the branch h1, which x2 adds to x1; and 3 more"
     )
+
+
+def test_an_entry_says_how_its_axes_make_the_matrix():
+    plan = ir.plan((8, 12), layout="IO")
+    entry = Entry("w", (8, 12), "transit", "why", plan)
+    same = entry.stored((8, 12), "IO")
+    assert same == entry
+    assert "axes" not in same.to_dict()
+    assert entry.stored((8, 12), "") == entry
+    heads = entry.stored((8, 3, 4), "IOO")
+    assert (heads.shape, heads.axes, heads.parted) == ((8, 3, 4), "IOO", None)
+    assert heads.to_dict()["shape"] == [8, 3, 4]
+    assert heads.to_dict()["axes"] == "IOO"
+    assert "parted" not in heads.to_dict()
+    flat = entry.stored([96], "OIO", [3, 8, 4])
+    assert (flat.to_dict()["shape"], flat.to_dict()["parted"]) == ([96], [3, 8, 4])
+    assert Report((flat,)).to_dict() == {"w": flat.to_dict()}
+    turned = replace(entry, plan=ir.plan((8, 12), layout="OI")).stored((8, 3, 4), "IOO")
+    assert turned.axes == "OII"
+    kept = Entry("w", (8, 12), "keep", "why").stored((8, 3, 4), "IOO")
+    assert (kept.shape, kept.axes) == ((8, 3, 4), "")
 
 
 def test_a_model_without_parameters():

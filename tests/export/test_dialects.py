@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 
 import h5py
 import jax
@@ -11,19 +13,14 @@ import numpy as np
 import pytest
 import torch
 from flax import linen, nnx, traverse_util
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.flax import load_file
 
 import idinit_ref as ir
-from idinit_ref.dialects import (
-    DIALECTS,
-    Change,
-    Dialect,
-    Items,
-    load,
-    translate,
-)
+from idinit_ref.checkpoint import open_checkpoint
+from idinit_ref.cli import main
+from idinit_ref.dialects import DIALECTS, Change, Dialect, Items, load, translate
 from idinit_ref.errors import IDInitError, LayoutError, OptionError, OptionTypeError, ShapeError
 from idinit_ref.storage import Held, Made, blocks, stream
 from idinit_ref.views import Stack, Sum, View, rearrange, take
@@ -126,12 +123,17 @@ def run(layer, *inputs):
 RNGS = nnx.Rngs(0)
 DW = {"pattern": "it[.]weight", "axes": "(CM)1HW->HWCM", "sizes": {"M": 2}}
 UP = {"pattern": "weight", "axes": "IOHW"}
+# One line for a whole model: where its bias does not tell, a convolution may be a transposed one.
+CONV = [{"pattern": "", "axes": "OIHW"}]
+CONV_1D = [{"pattern": "", "axes": "OIW"}]
 CONVS = {
     "1d": (
         lambda: nn.Conv1d(4, 6, 3, stride=2),
         lambda: nnx.Conv(4, 6, (3,), strides=2, padding="VALID", rngs=RNGS),
         lambda: L.Conv1D(6, 3, strides=2),
         (2, 4, 11),
+        CONV_1D,
+        CONV_1D,
     ),
     "2d, same, dilation": (
         lambda: nn.Conv2d(4, 6, (3, 5), padding="same", dilation=2),
@@ -144,12 +146,16 @@ CONVS = {
         lambda: nnx.Conv(4, 6, (3, 2), strides=(2, 1), padding="VALID", use_bias=False, rngs=RNGS),
         lambda: L.Conv2D(6, (3, 2), strides=(2, 1), use_bias=False),
         (2, 4, 9, 8),
+        CONV,
+        CONV,
     ),
     "2d, groups": (
         lambda: nn.Conv2d(4, 6, (3, 2), groups=2),
         lambda: nnx.Conv(4, 6, (3, 2), feature_group_count=2, padding="VALID", rngs=RNGS),
         lambda: L.Conv2D(6, (3, 2), groups=2),
         (2, 4, 9, 8),
+        CONV,
+        CONV,
     ),
     "3d": (
         lambda: nn.Conv3d(3, 5, (2, 3, 1)),
@@ -162,7 +168,7 @@ CONVS = {
         lambda: nnx.Conv(4, 8, (3, 2), feature_group_count=4, padding="VALID", rngs=RNGS),
         lambda: L.DepthwiseConv2D((3, 2), depth_multiplier=2),
         (2, 4, 9, 8),
-        [],
+        CONV,
         [DW],
     ),
     "transposed": (
@@ -197,13 +203,30 @@ def test_convolutions(case, tmp_path):
     close(in_keras(tf(), state, tmp_path, keras_rules, last(x)), wanted)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_dense(bias, tmp_path):
-    model, x = Torch(nn.Linear(4, 6, bias=bias)), batch(3, 4)
+@pytest.mark.parametrize(
+    ("inputs", "bias", "rules"),
+    [(4, True, []), (6, True, []), (4, False, [Change("", axes="OI")])],
+)
+def test_dense(inputs, bias, rules, tmp_path):
+    model, x = Torch(nn.Linear(inputs, 6, bias=bias)), batch(3, inputs)
     state = arrays(model)
     wanted = run(model.it, x)
-    close(in_flax(Flax(nnx.Linear(4, 6, use_bias=bias, rngs=RNGS)), state, tmp_path)(x), wanted)
-    close(in_keras(L.Dense(6, use_bias=bias), state, tmp_path, [], x), wanted)
+    flax = Flax(nnx.Linear(inputs, 6, use_bias=bias, rngs=RNGS))
+    close(in_flax(flax, state, tmp_path, rules)(x), wanted)
+    close(in_keras(L.Dense(6, use_bias=bias), state, tmp_path, rules, x), wanted)
+
+
+@pytest.mark.parametrize("name", ["time_embed", "net.emb", "shared"])
+def test_a_dense_plan_whose_name_looks_like_a_table(name, tmp_path):
+    """Its letters say that it is none."""
+    plan, x = ir.plan((6, 4), loosen=0.3), batch(3, 4)
+    wanted = x @ plan.build(dtype="float32").T
+    rule = Change(f"^{name}", "it")
+    assert list(translate({f"{name}.weight": plan}, "flax")) == [f"{name}.kernel"]
+    state = {f"{name}.weight": plan}
+    flax = Flax(nnx.Linear(4, 6, use_bias=False, rngs=RNGS))
+    close(in_flax(flax, state, tmp_path, [rule])(x), wanted)
+    close(in_keras(L.Dense(6, use_bias=False), state, tmp_path, [rule], x), wanted)
 
 
 def test_embedding_and_its_exceptions(tmp_path):
@@ -212,9 +235,9 @@ def test_embedding_and_its_exceptions(tmp_path):
     rule = Change("it", layer="Embedding")
     close(in_flax(Flax(nnx.Embed(7, 5, rngs=RNGS)), state, tmp_path, [rule])(x), run(model.it, x))
     close(in_keras(L.Embedding(7, 5), state, tmp_path, [rule], x), run(model.it, x))
-    # By name, unless a bias shows that it is dense, or a rule says so.
+    # By a name that idinit_ref.rules know, unless a bias shows that it is dense, or a rule says so.
     table = np.zeros((7, 5))
-    assert list(translate({"tok_embeddings.weight": table}, "flax")) == ["tok_embeddings.embedding"]
+    assert list(translate({"m.wte.weight": table}, "flax")) == ["m.wte.embedding"]
     assert translate({"wte.weight": ir.plan((7, 5), layout="IO")}, "keras")["wte/vars/0"].shape == (
         7,
         5,
@@ -226,6 +249,157 @@ def test_embedding_and_its_exceptions(tmp_path):
     }
     ruled = translate({"emb.weight": table}, FLAX.extended([Change("emb", axes="OI")]))
     assert ruled["emb.kernel"].shape == (5, 7)
+
+
+@pytest.mark.parametrize("name", ["tok", "token_embedder", "embed.0", "tok_embeddings", "shared"])
+def test_a_matrix_without_a_bias_may_be_an_embedding(name, tmp_path):
+    model, x = Torch(nn.Embedding(7, 5)), np.array([[0, 6], [3, 1]])
+    state = {f"{name}.weight": arrays(model)["it.weight"]}
+    with pytest.raises(OptionError, match="dense or an embedding cannot be told") as raised:
+        translate(state, "flax")
+    dense, table = map(ast.literal_eval, re.findall("{.*?}", str(raised.value)))
+    assert translate(state, FLAX.extended([dense]))[f"{name}.kernel"].shape == (5, 7)
+    rename = Change(f"^{name}", "it")
+    flax = Flax(nnx.Embed(7, 5, rngs=RNGS))
+    close(in_flax(flax, state, tmp_path, [table, rename])(x), run(model.it, x))
+    # A traced report knows.
+    made = translate(state, FLAX, tables=[f"{name}.weight"])
+    assert np.array_equal(array(made[f"{name}.embedding"]), state[f"{name}.weight"])
+    tied = {f"{name}.weight": ir.plan((7, 5))}  # a head's axes, but Flax holds it as a table
+    assert translate(tied, FLAX, tables=tied)[f"{name}.embedding"] is tied[f"{name}.weight"]
+    with pytest.raises(LayoutError, match="embedding table: IO"):
+        translate(state, FLAX.extended([Change("", axes="OI")]), tables=state)
+    both = FLAX.extended([Change("", axes="OI"), Change(name, layer="Embedding")])
+    assert list(translate(state, both, tables=state)) == [f"{name}.embedding"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (lambda: nn.ConvTranspose2d(4, 4, 3), "transposed one"),
+        (lambda: nn.ConvTranspose2d(5, 3, 3, bias=False), "transposed one"),
+        (lambda: nn.ConvTranspose2d(4, 4, 3, groups=2), "transposed one"),
+        (lambda: nn.ConvTranspose1d(8, 8, 3, groups=8), "transposed one"),
+        (lambda: nn.ConvTranspose2d(5, 3, 3), "a bias of 5"),
+        (lambda: nn.ConvTranspose3d(3, 5, 3), "a bias of 3"),
+        (lambda: nn.Conv2d(4, 6, 3, bias=False), "transposed one"),
+        (lambda: nn.Bilinear(5, 3, 4), "stack of matrices"),
+        (lambda: nn.Bilinear(5, 3, 4, bias=False), "stack of matrices"),
+        (lambda: nn.Linear(4, 6, bias=False), "dense or an embedding"),
+        (lambda: nn.Embedding(6, 4), "dense or an embedding"),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["flax", "keras"])
+def test_layers_that_cannot_be_told_are_an_error(layer, words, dialect):
+    state = arrays(Torch(layer()))
+    with pytest.raises(IDInitError, match=words) as raised:
+        translate(state, dialect)
+    rule = ast.literal_eval(re.search("{.*?}", str(raised.value))[0])
+    assert len(rule["axes"]) == state["it.weight"].ndim
+    assert len(translate(state, load(dialect).extended([rule]))) == len(state)
+
+
+def test_a_transposed_convolution_of_groups_is_an_error():
+    state = arrays(Torch(nn.ConvTranspose2d(8, 4, 3, groups=2)))
+    with pytest.raises(LayoutError, match="a bias of 8"):
+        translate(state, "flax")
+    with pytest.raises(OptionError, match=r"groups = 2, but it\.weight should have one group"):
+        translate(state, FLAX.extended([UP]))
+
+
+def test_transposed_convolutions_by_the_cure(tmp_path):
+    model, x = Torch(nn.ConvTranspose2d(4, 4, 3)), batch(2, 4, 5, 6)
+    state, wanted = arrays(model), last(run(model.it, x))
+    with pytest.raises(OptionError, match="'IOHW' is a transposed one") as raised:
+        translate(state, "flax")
+    rule = ast.literal_eval(re.search("{.*?}", str(raised.value))[0]) | {"axes": "IOHW"}
+    flax = Flax(nnx.ConvTranspose(4, 4, (3, 3), padding="VALID", rngs=RNGS))
+    close(in_flax(flax, state, tmp_path, [rule])(last(x)), wanted)
+    close(in_keras(L.Conv2DTranspose(4, 3), state, tmp_path, [rule], last(x)), wanted)
+
+
+# What is known of them elsewhere ------------------------------------------------------------------
+
+
+def test_a_file_says_what_its_axes_are(tmp_path):
+    """Arrays of a file that this package wrote are translated as the plans were."""
+    plans = {
+        "up.weight": ir.plan((4, 4, 3, 2), layout="IOHW", transposed=True, loosen=0.1),
+        "out.weight": ir.plan((5, 5), "zero"),
+        "mine.weight": ir.plan((5, 5), layout="IO", loosen=0.1),
+        "tok_embed.weight": ir.plan((7, 5), layout="IO"),
+        "experts.weight": ir.plan((2, 6, 4), layout="EOI"),
+    }
+    ir.save(tmp_path / "a.safetensors", plans)
+    opened = open_checkpoint(tmp_path / "a.safetensors")
+    for dialect in ("flax", "keras"):
+        with pytest.raises(OptionError, match="cannot be told"):
+            translate(opened.tensors, dialect)
+        made = translate(opened.tensors, dialect, metadata=opened.metadata)
+        wanted = translate(plans, dialect)
+        assert made.keys() == wanted.keys()
+        assert all(np.array_equal(array(made[name]), array(wanted[name])) for name in made)
+    grouped = ir.plan((4, 2, 3, 3), layout="IOHW", groups=2, transposed=True)
+    ir.save(tmp_path / "b.safetensors", {"up.weight": grouped})
+    opened = open_checkpoint(tmp_path / "b.safetensors")
+    with pytest.raises(OptionError, match="one group"):
+        translate(opened.tensors, "flax", metadata=opened.metadata)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    ["", "[]", "[" * 10**5, "3", '{"a.weight": 3}', '{"a.weight": {"layout": "EOI"}}',
+     '{"a.weight": {"shape": [6, 4]}}', '{"a.weight": {"layout": ["I", "O"]}}',
+     '{"a.weight": {"odd": 1}}', '{"a.weight": {"axes": 1}}', '{"b.weight": {"layout": "IO"}}'],
+)  # fmt: skip
+def test_what_is_no_claim_says_nothing(claims):
+    given = {"a.weight": np.zeros((6, 4))}
+    with pytest.raises(OptionError, match="cannot be told"):
+        translate(given, "flax", metadata={"idinit_ref.plans": claims})
+
+
+def test_the_command_line_takes_what_is_known(tmp_path, monkeypatch, capsys):
+    """From a traced report the tables, from the metadata of a file the axes."""
+    import idinit_ref_torch as irt
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tok, self.embed = nn.Embedding(7, 5), nn.ModuleList([nn.Embedding(3, 5)])
+            self.up = nn.ConvTranspose1d(5, 5, 2)
+            self.head = nn.Linear(5, 6, bias=False)
+
+        def forward(self, x):
+            return self.head(self.up((self.tok(x) + self.embed[0](x % 3)).mT).mT)
+
+    monkeypatch.chdir(tmp_path)
+    net = Net()
+    report = irt.init_(net, torch.zeros((1, 4), dtype=torch.int64))
+    manifest = report.to_dict() | {"up.weight": {"shape": [5, 5, 2], "role": "keep"}}
+    (tmp_path / "net.json").write_text(json.dumps(manifest))
+    up = ir.plan((5, 5, 2), layout="IOW", transposed=True, loosen=0.3)
+    state = {name: value.detach().numpy() for name, value in net.state_dict().items()}
+    ir.save(tmp_path / "net.safetensors", state | {"up.weight": up})
+    line = "export --manifest net.json --keep-from net.safetensors --dialect flax --out new.npz"
+    assert main(line.split()) == 0, capsys.readouterr().err
+    with np.load(tmp_path / "new.npz") as held:
+        assert np.array_equal(held["tok.embedding"], state["tok.weight"])
+        assert np.array_equal(held["embed.0.embedding"], state["embed.0.weight"])
+        wanted = up.build(dtype="float32").transpose(2, 0, 1)[::-1]
+        assert np.array_equal(held["up.kernel"], wanted)
+        assert held["head.kernel"].shape == (5, 6)
+    # Without what the report and the metadata say, the rules do; diff reads the metadata.
+    rules = [{"pattern": "tok|embed", "layer": "Embedding"}, {"pattern": "head", "axes": "OI"}]
+    (tmp_path / "d.json").write_text(json.dumps({"base": "flax", "rules": rules}))
+    assert main(["diff", "net.safetensors", "new.npz", "--dialect", "flax"]) == 2
+    assert "dense or an embedding" in capsys.readouterr().err
+    ir.save(tmp_path / "part.npz", {"up.kernel": wanted, "up.bias": state["up.bias"]})
+    ir.save(tmp_path / "up.safetensors", {"up.weight": up, "up.bias": state["up.bias"]})
+    assert main(["diff", "up.safetensors", "part.npz", "--dialect", "flax"]) == 0
+    assert main(["diff", "net.safetensors", "new.npz", "--dialect", "d.json"]) in (0, 1)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "only in" not in out
 
 
 NORMS = {
@@ -503,11 +677,29 @@ def test_parameters_of_their_own():
     for name in token:
         with pytest.raises(OptionError, match="what it is in keras cannot be told"):
             translate({name: token[name]}, "keras")
-    rules = [Change("cls_token$", "vars/0"), Change("^scale", "scaling.vars/2")]
+    rules = [Change("cls_token$", "vars/0"), Change("^scale", "scaling.vars/0")]
     assert list(translate(token, KERAS.extended(rules))) == [
         "vit/embeddings/vars/0",
-        "scaling/vars/2",
+        "scaling/vars/0",
     ]
+
+
+def test_a_keras_layer_with_a_gap_is_an_error():
+    """Keras would refuse it, or put each number into the variable before its own."""
+    lstm = arrays(nn.LSTM(3, 4))
+    lacks = {f"rnn.{name}": value for name, value in lstm.items() if "weight_ih" not in name}
+    with pytest.raises(OptionError, match=r"'rnn/cell'.* before vars/2 .*bias_ih_l0.* vars/0;"):
+        translate(lacks, "keras")
+    with pytest.raises(OptionError, match=r"layer = ''.*vars/0, vars/1;"):
+        translate({"scale": np.zeros(2)}, KERAS.extended([Change("scale", "vars/2")]))
+    assert list(translate({"norm.bias": np.zeros(2)}, "keras")) == ["norm/vars/0"]
+    for name in ("norm", "fc"):  # what is left out is there nonetheless
+        with pytest.raises(OptionError, match=rf"layer = '{name}'.*{name}.bias.* vars/0;"):
+            translate({f"{name}.weight": None, f"{name}.bias": np.zeros(2)}, "keras")
+    whole = {"norm.weight": None, "norm.bias": None, "fc.bias": np.zeros(2)}
+    assert list(translate(whole, "keras")) == ["fc/vars/0"]
+    assert list(translate({"a.bias": np.zeros(2), "a.weight": None}, "flax")) == ["a.bias"]
+    assert list(translate({"a.bias": np.zeros(2), "a.weight": None}, "torch")) == ["a.bias"]
 
 
 # What cannot be told is an error ------------------------------------------------------------------
@@ -525,7 +717,10 @@ def test_parameters_of_their_own():
         ({"a.weight_ih_l0": np.zeros((4, 5))}, OptionError, "weight_ih_l0"),
         ({"a.weight_hr_l0": np.zeros((4, 5))}, OptionError, "weight_hr_l0"),
         ({"a.weight": np.zeros((6, 4)), "a.bias": np.zeros(4)}, LayoutError, "a bias of 6"),
-        ({"a.weight": np.zeros((6, 4, 3)), "a.bias": np.zeros(4)}, LayoutError, "'axes': 'IOHW'"),
+        ({"a.weight": np.zeros((6, 4, 3)), "a.bias": np.zeros(4)}, LayoutError, "'axes': 'IOW'"),
+        ({"e.down_proj.weight": np.zeros((2, 3, 4))}, OptionError, "down_proj"),
+        ({"embed.weight": np.zeros((7, 4, 3))}, OptionError, "embed"),
+        ({"a.weight": np.zeros((0, 0, 3, 3)), "a.bias": np.zeros(0)}, OptionError, "transposed"),
         ({"h.attn.c_attn.weight": np.zeros((12, 4))}, OptionError, "side by side"),
         ({"a.in_proj_weight": np.zeros((8, 4))}, ShapeError, "3 equal parts"),
         (
@@ -547,9 +742,6 @@ def test_what_cannot_be_told_is_an_error(tensors, error, text, dialect):
 
 
 def test_the_cure_of_an_unknown_name_is_a_cure():
-    import ast
-    import re
-
     for dialect in (FLAX, KERAS):
         given = {"experts.gate_up_proj": np.arange(24.0).reshape(2, 3, 4)}
         with pytest.raises(OptionError) as raised:
@@ -582,6 +774,7 @@ def test_a_dialect_from_a_file(tmp_path):
         {"pattern": "up[.]weight$", "axes": "IOHW"},
         {"pattern": "old", "name": None},
         {"list": "layers", "class": "MyBlock", "at": [1, 3]},
+        {"pattern": "fc", "axes": "OI"},
     ]
     file.write_text(json.dumps({"base": "keras", "rules": rules}))
     model = {
@@ -620,6 +813,9 @@ def test_a_dialect_from_a_file(tmp_path):
         ('{"base": "keras", "rules": [{"pattern": "x", "axes": "OI->I"}]}', "before and once"),
         ('{"base": "keras", "rules": [{"pattern": "x", "axes": "OO->OO"}]}', "before and once"),
         ('{"base": "keras", "rules": [{"pattern": "x", "axes": "oi"}]}', "the stored axes"),
+        ('{"base": "keras", "rules": [{"pattern": "x", "axes": "OO"}]}', "the stored axes"),
+        ('{"base": "keras", "rules": [{"pattern": "x", "axes": "XO"}]}', "the stored axes"),
+        ('{"base": "keras", "rules": [{"pattern": "x", "axes": "OIHH"}]}', "the stored axes"),
         ('{"base": "keras", "rules": [{"pattern": "x", "axes": 3}]}', "text"),
         ('{"base": "keras", "rules": [{"pattern": "x", "sizes": 3}]}', "letters to sizes"),
         ('{"base": "keras", "rules": [{"pattern": "x", "sizes": {"N": 0}}]}', "an integer >= 1"),
@@ -641,6 +837,92 @@ def test_a_file_that_is_none_is_an_error(text, words, tmp_path):
         load(str(file))
     assert "mine.json" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dialect", ["torch", "flax", "keras"])
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Change("^backbone[.]", ""), r"pattern = '\^backbone\[.\]'.*no tensor; .*a.fc.bias"),
+        (Change("gone", None), "pattern = 'gone'"),
+        (Change("gone", layer="Embedding"), "pattern = 'gone'"),
+        (Change("fc", axes="OIHW"), r"no tensor of 4 axes \(OIHW\)"),
+        (Change("fc", axes="ABC->CAB"), r"no tensor of 3 axes"),
+        (Items("h", "MyBlock"), "list = 'h'.*no entry of a list"),
+        (Items("l", "MyBlock", (3,)), "list = 'l'"),
+    ],
+)
+def test_a_rule_that_fits_nothing_is_an_error(rule, words, dialect):
+    model = {"a.fc.weight": ir.plan((4, 3)), "a.fc.bias": np.zeros(4), "l.0.bias": np.zeros(2)}
+    good = [] if dialect == "torch" else [Items("l", "Dense")]
+    translate(model, load(dialect).extended(good))
+    with pytest.raises(OptionError, match=words):
+        translate(model, load(dialect).extended([rule, *good]))
+
+
+def test_in_torch_lists_have_no_classes():
+    with pytest.raises(OptionError, match=r"list = 'l'.* that torch names"):
+        translate({"l.0.bias": np.zeros(2)}, load("torch").extended([Items("l", "Dense")]))
+
+
+@pytest.mark.parametrize(
+    ("plan", "axes"),
+    [
+        (ir.plan((6, 4)), "IO"),
+        (ir.plan((4, 4), layout="IO"), "OI"),
+        (ir.plan((4, 4, 3, 3)), "IOHW"),
+        (ir.plan((4, 4, 3, 3), layout="IOHW", transposed=True), "OIHW"),
+        (ir.plan((4, 4, 3, 3), layout="IOHW", transposed=True), "OIHW->HWIO"),
+        (ir.plan((2, 4, 4), layout="EOI"), "OIW"),
+    ],
+)
+def test_a_rule_that_contradicts_a_plan_is_an_error(plan, axes, tmp_path):
+    ir.save(tmp_path / "a.safetensors", {"a.weight": plan})
+    opened = open_checkpoint(tmp_path / "a.safetensors")
+    for dialect in ("torch", "flax", "keras"):
+        extended = load(dialect).extended([Change("a", axes=axes)])
+        with pytest.raises(LayoutError, match=f"its plan says {plan.layout} of a.weight"):
+            translate({"a.weight": plan}, extended)
+        with pytest.raises(LayoutError, match=f"its plan says {plan.layout} of a.weight"):
+            translate(opened.tensors, extended, metadata=opened.metadata)
+    agrees = FLAX.extended([Change("a", axes=plan.layout)])
+    assert translate({"a.weight": plan}, agrees) == translate({"a.weight": plan}, "flax")
+
+
+def test_axes_concern_tensors_of_as_many():
+    """So one line says what all convolutions are, and another what all matrices are."""
+    model = {
+        "conv.weight": np.zeros((4, 4, 3, 3)),
+        "conv.bias": np.zeros(4),
+        "conv.proj.weight": np.zeros((6, 4)),
+        "norm.weight": np.zeros(4),
+    }
+    rules = [Change("conv", axes="OIHW"), Change("", axes="OI")]
+    made = translate(model, FLAX.extended(rules))
+    assert {name: value.shape for name, value in made.items()} == {
+        "conv.kernel": (3, 3, 4, 4),
+        "conv.bias": (4,),
+        "conv.proj.kernel": (4, 6),
+        "norm.scale": (4,),
+    }
+    moved = translate(model, DIALECTS["torch"].extended([Change("conv", axes="AB->BA")]))
+    assert moved["conv.proj.weight"].shape == (4, 6)
+
+
+def test_the_cure_of_a_recurrent_layer_at_the_top_is_one():
+    for path in ("", "rnn."):
+        state = {path + name: value for name, value in
+                 arrays(nn.LSTM(3, 4, bidirectional=True)).items()}  # fmt: skip
+        with pytest.raises(OptionError, match="one layer and one direction") as raised:
+            translate(state, "keras")
+        rule = ast.literal_eval(re.search("{.*}", str(raised.value))[0])
+        made = translate(state, KERAS.extended([rule]))
+        other = "rnn_other/cell" if path else "other/cell"
+        first = "rnn/cell" if path else "cell"
+        assert made.keys() == {f"{n}/vars/{k}" for n in (first, other) for k in range(3)}
+        assert np.array_equal(
+            array(made[f"{other}/vars/1"]), state[f"{path}weight_hh_l0_reverse"].T
+        )
 
 
 def test_there_is_no_such_dialect(tmp_path):
@@ -707,6 +989,69 @@ def test_any_block_of_a_view(axes, sizes, by_numpy, data):
         got = view.read(index, "float64")
         assert np.array_equal(got, wanted[index])
         assert got.shape == wanted[index].shape
+
+
+@st.composite
+def rearrangements(draw):
+    """Axes with their sizes, by hand in NumPy: how they are split, where they go."""
+    letters = iter("ABCDEFGHIJKLMNOP")
+    shape, split, before, sizes = [], [], "", {}
+    for _ in range(draw(st.integers(0, 4))):
+        kind = draw(st.sampled_from(["plain", "plain", "one", "split"]))
+        inner = draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
+        if kind == "plain":
+            inner = inner[:1]
+        elif kind == "one":
+            inner = []
+        names = [next(letters) for _ in inner]
+        before += "1" if kind == "one" else f"({''.join(names)})" if kind == "split" else names[0]
+        open_ = draw(st.sampled_from(names)) if kind == "split" else None
+        if kind == "split":
+            sizes |= {n: k for n, k in zip(names, inner, strict=True) if n != open_}
+        shape.append(int(np.prod(inner, dtype=int)))
+        split += list(zip(names, inner, strict=True))
+    order = draw(st.permutations(range(len(split))))
+    new = sorted(draw(st.lists(st.integers(0, len(order)), max_size=2)), reverse=True)
+    flips = [draw(st.booleans()) for _ in order]
+    after = [("~" if flip else "") + split[k][0] for k, flip in zip(order, flips, strict=True)]
+    whole = np.arange(float(np.prod(shape, dtype=int))).reshape(shape)
+    wanted = whole.reshape([size for _, size in split]).transpose(order)
+    wanted = np.flip(wanted, [axis for axis, flip in enumerate(flips) if flip])
+    for place in new:
+        after.insert(place, "1")
+        wanted = np.expand_dims(wanted, place)
+    return whole, f"{before}->{''.join(after)}", sizes, wanted
+
+
+@given(case=rearrangements(), data=st.data())
+@example((np.arange(6.0).reshape(6, 1), "(CM)1->CM", {"M": 2}, np.arange(6.0).reshape(3, 2)), None)
+def test_any_rearrangement(case, data):
+    whole, axes, sizes, wanted = case
+    view = rearrange(Held(whole), axes, sizes)
+    assert view.shape == wanted.shape
+    assert np.array_equal(array(view), wanted)
+    if data is None:
+        return
+    index = tuple(
+        slice(*sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n)))))
+        for n in view.shape
+    )
+    got = view.read(index, "float64")
+    assert got.shape == wanted[index].shape
+    assert np.array_equal(got, wanted[index])
+
+
+def test_depthwise_of_a_plan(tmp_path):
+    """As many axes as before, but one is split and one dropped."""
+    plan, x = ir.plan((8, 1, 3, 2), groups=4, loosen=0.3), batch(2, 4, 9, 8)
+    layer = nn.Conv2d(4, 8, (3, 2), groups=4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(plan.build(dtype="float32")))
+    (made,) = translate({"it.weight": plan}, KERAS.extended([DW])).values()
+    assert made.shape == (3, 2, 4, 2)
+    keras_layer = L.DepthwiseConv2D((3, 2), depth_multiplier=2, use_bias=False)
+    got = in_keras(keras_layer, {"it.weight": plan}, tmp_path, [DW], last(x))
+    close(got, last(run(layer, x)))
 
 
 @given(data=st.data())
@@ -799,6 +1144,7 @@ def test_plans_in_dialects():
         "h.c_fc.weight": ir.plan((4, 12), layout="IO"),
         "fc.weight": ir.plan((6, 4), "zero"),
         "experts.weight": ir.plan((2, 6, 4), layout="EOI"),
+        "rnn.weight_ih_l0": ir.plan((15, 2), blocks=(5, 5, 5)),
         "rnn.weight_hh_l0": ir.plan((15, 5), blocks=(5, 5, 5), loosen=0.1),
     }
     bits = {name: p.build(dtype="float32") for name, p in model.items() if name != "up.bias"}

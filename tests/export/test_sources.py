@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref import model, presets, sources
+from idinit_ref import cli, model, presets, sources
 from idinit_ref.checkpoint import open_checkpoint
 from idinit_ref.errors import CheckpointError, IDInitError, OptionError
 from idinit_ref.rules import RULES, Rule
 from idinit_ref.sources import Asked, assemble, choose, parse_fill, parse_rule, read
-from idinit_ref.storage import DTYPES, Tensor, carrier, decode
+from idinit_ref.storage import DTYPES, Held, Tensor, carrier, decode
 
 SMALL = {
     "wte.weight": (9, 4),
@@ -150,6 +155,157 @@ def test_the_plans_of_a_traced_model_travel(manifest):
     assert [item.why for item in found.items] == [entry.why for entry in report.entries]
 
 
+# Several axes as one ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "back"),
+    [
+        ({"shape": [8, 2, 4], "axes": "IOO"}, lambda m: m.T.reshape(8, 2, 4)),
+        ({"shape": [2, 4, 8], "axes": "IIO"}, lambda m: m.T.reshape(2, 4, 8)),
+        ({"shape": [2, 8, 4], "axes": "OIO"},
+         lambda m: m.reshape(2, 4, 8).transpose(0, 2, 1)),
+        ({"shape": [2, 3, 4], "axes": "IOI"}, lambda m: m.T.reshape(2, 4, 3).transpose(0, 2, 1)),
+        ({"shape": [16, 4], "axes": "OIO", "parted": [2, 8, 4]},
+         lambda m: m.reshape(2, 4, 8).transpose(0, 2, 1).reshape(16, 4)),
+        ({"shape": [64], "axes": "OIO", "parted": [2, 8, 4]},
+         lambda m: m.reshape(2, 4, 8).transpose(0, 2, 1).reshape(64)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("role", ["transit", "zero"])
+def test_axes_of_one_letter_count_as_one(said, back, role, manifest):
+    """The expected weight is a matrix by hand, cut and turned by NumPy."""
+    source = manifest({"w": {**said, "role": role, "plan": {"eps": 0.5} if role == "zero" else {}}})
+    found = assemble(source.tensors).values["w"]
+    sizes = dict.fromkeys("OI", 1)
+    for letter, size in zip(said["axes"], said.get("parted", said["shape"]), strict=True):
+        sizes[letter] *= size
+    options = {"eps": 0.5} if role == "zero" else {}
+    expected = back(by_hand.weight((sizes["O"], sizes["I"]), role, layout="OI", **options))
+    assert found.shape == tuple(said["shape"])
+    assert np.array_equal(numbers(found), expected)
+
+
+def test_blocks_along_axes_of_one_letter(manifest):
+    plan = {"layout": "IO", "blocks": [4, 8]}
+    source = manifest({"w": {"shape": [4, 3, 4], "role": "transit", "axes": "IOO", "plan": plan}})
+    expected = by_hand.weight((4, 12), "transit", layout="IO", blocks=(4, 8)).reshape(4, 3, 4)
+    assert np.array_equal(numbers(assemble(source.tensors).values["w"]), expected)
+
+
+@given(st.data())
+def test_joined_axes_are_a_reshape_and_read_in_parts(data):
+    groups = data.draw(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), max_size=3))
+    sizes = [size for group in groups for size in group]
+    whole = np.arange(prod(sizes), dtype=np.float64)
+    counts = tuple(map(len, groups))
+    joined = sources.Joined(Held(whole.reshape(sizes)), counts)
+    assert joined.shape == tuple(map(prod, groups))
+    index = []
+    for size in joined.shape:
+        start, stop = sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2)))
+        index.append(slice(start, stop))
+    expected = whole.reshape(joined.shape)[tuple(index)]
+    assert np.array_equal(joined.read(tuple(index), "float64"), expected)
+
+
+def test_joined_axes_read_no_more_than_is_asked_for():
+    class Counting(Held):
+        read_so_far = 0
+
+        def read(self, index, dtype):
+            block = super().read(index, dtype)
+            Counting.read_so_far += block.size
+            return block
+
+    joined = sources.Joined(Counting(np.zeros((5, 6, 7, 3))), (3, 1))
+    joined.read((slice(20, 190), slice(1, 3)), "float64")
+    assert Counting.read_so_far == 170 * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"axes": "IO"}, "axes of tensor 'w' = 'IO', but it should be a capital letter for each"),
+        ({"axes": "IoO"}, "axes of tensor 'w' = 'IoO', but it should be a capital letter"),
+        ({"axes": 3}, "axes of tensor 'w' = 3"),
+        ({"parted": [8, 8]}, "axes of tensor 'w' = None"),
+        ({"axes": "IO", "parted": [8, 9]}, "they should cut the axes of the shape (8, 2, 4)"),
+        ({"axes": "IO", "parted": [8, 8]}, "they should cut the axes of the shape (8, 2, 4)"),
+        ({"axes": "IOEO", "parted": [8, 2, 2]}, "it should be a capital letter for each"),
+        ({"axes": "IOO", "parted": [8, 2, -4]}, "parted"),
+        ({"axes": "IOO", "layout": "OI"}, "the layout of its plan should be 'IO', not 'OI'"),
+        ({"axes": "IOO", "role": "bias"}, "in role 'bias' it has no options"),
+        ({"plan": {"axes": "IOO"}}, "option of tensor 'w' = 'axes'"),
+    ],
+)
+def test_axes_that_do_not_fit(more, text, manifest):
+    with pytest.raises(IDInitError) as caught:
+        manifest({"w": {"shape": [8, 2, 4], "role": "transit", **more}})
+    text = text if text != "parted" else "shape of tensor 'w' = (8, 2, -4)"
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_axes_without_outputs_name_the_tensor(manifest):
+    source = manifest({"w": {"shape": [8, 2, 4], "role": "transit", "axes": "IEE"}})
+    with pytest.raises(ir.errors.LayoutError, match=r"of tensor 'w': .*'O' \(outputs\) is missing"):
+        assemble(source.tensors)
+
+
+@pytest.mark.filterwarnings(  # Keras (3.15) converts its variables with np.array()
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+def test_what_the_documentation_says_of_traced_models(tmp_path, monkeypatch, capsys):
+    """Its section's Python and its commands in turn; then the frameworks' own loaders."""
+    import keras
+    import safetensors.flax
+    import safetensors.torch
+    from flax import nnx
+
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    names: dict[str, object] = {}
+    first, *_ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(first, names)  # the imports, and a model of its own
+    section = page.partition("\n## From a traced model\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```(?:python)?\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 8
+    *others, saving, making, exporting, loading = blocks
+    for block in (*others, making, saving, exporting):
+        if block.startswith("idinit "):
+            assert cli.main(shlex.split(block)[1:]) == 0, capsys.readouterr().err
+        else:
+            if block is saving:
+                names |= {"model": names["keras_net"], "idinit_ref_tensorflow": names["irk"]}
+            exec(block, names)
+    net = names["net"]
+    expected = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.load_state_dict(safetensors.torch.load_file("net.safetensors"))
+    assert len(expected) == 7
+    for name, tensor in net.state_dict().items():  # a fresh norm is the identity
+        assert tensor.equal(expected[name]), name
+
+    held = safetensors.flax.load_file("flax_net.safetensors")
+    state = nnx.state(names["flax_net"], (nnx.Param, nnx.BatchStat))
+    paths = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+    assert set(paths) == set(held)
+    for name, variable in paths.items():
+        assert np.array_equal(held[name], variable.get_value()), name
+
+    keras_net = names["keras_net"]
+    before = [np.array(v.value) for v in keras_net.variables]
+    for v in keras_net.variables:
+        v.assign(np.full(v.shape, 7, "float32"))
+    exec(loading, {"model": keras_net, "numpy": np})
+    for v, value in zip(keras_net.variables, before, strict=True):
+        assert np.array_equal(v.value, value), v.path
+    other = keras.models.clone_model(keras_net)
+    other.load_weights("net.weights.h5")
+    for v, value in zip(other.variables, before, strict=True):
+        assert np.array_equal(v.value, value), v.path
+
+
 def test_a_checkpoint_gives_names_shapes_and_dtypes(stored):
     old = stored(
         {
@@ -182,7 +338,7 @@ def test_exactly_one_source(given):
         (b'{"a": {"shape": [2], "shape": [3]}}', "the key 'shape' should be there once"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a": ' * 200_000, "nested too deeply"),
-        (b'{"a": [' + b"9" * 5000 + b", 2]}", "it should be JSON (Exceeds the limit"),
+        (b'{"a": [' + b"9" * 5000 + b", 2]}", "it should hold no integer of 5,000 digits"),
         (b'{"a": [2, 2]}' + b" " * 2**25, "it should have at most 33,554,432 bytes"),
         (b"[]", "manifest = 'list', but it should be an object"),
         (b"3", "manifest = 'int', but it should be an object"),
@@ -621,6 +777,42 @@ def test_every_reason_of_the_rules_is_a_pattern():
         assert [item.origin for item in found.items] == ["filled by zeros", "IDI"]
 
 
+def test_a_reason_of_the_rules_is_a_pattern_whatever_the_manifest_says():
+    """As of a report, which knows no normalisation: a vector is neither weight nor bias."""
+    asked = {
+        "norm.weight": Asked((4,), "keep", why="neither weight nor bias"),
+        "bn.running_var": Asked((4,), "keep", why="buffer"),
+        "wte.weight": Asked((4, 4), "transit", {"layout": "IO"}, "an override"),
+        "odd": Asked((4,), "keep", why="neither weight nor bias"),
+    }
+
+    def filled(*texts):
+        found = assemble(asked, fills=[parse_fill(text) for text in texts])
+        return {item.name: item.origin for item in found.items}
+
+    out = dict.fromkeys(asked, "left out") | {"wte.weight": "IDI"}
+    assert filled("normalisation=identity") == {**out, "norm.weight": "filled by identity"}
+    assert filled("batch statistics=ones", "normalisation=zeros") == {
+        **out, "norm.weight": "filled by zeros", "bn.running_var": "filled by ones"
+    }  # fmt: skip
+    assert filled("neither weight nor bias=ones") == {
+        **out, "norm.weight": "filled by ones", "odd": "filled by ones"
+    }  # fmt: skip
+    with pytest.raises(OptionError) as caught:  # the table is a weight here
+        filled("embedding=normal:1")
+    assert str(caught.value).count("\n") == 0
+    assert (
+        "the reasons are 'neither weight nor bias', 'normalisation', 'buffer', 'batch statistics';"
+        in str(caught.value)
+    )
+
+
+def test_reasons_without_end_are_not_all_named():
+    asked = {f"a{k}": Asked((2,), "keep", why=f"reason {k}") for k in range(9)}
+    with pytest.raises(OptionError, match=r"reasons are 'reason 0', .*'reason 5' and 3 more;"):
+        assemble(asked, fills=[parse_fill("b=zeros")])
+
+
 def test_a_large_manifest_is_quick():
     """A 70B model's 723 tensors; sizes are never looked at."""
     import time
@@ -645,3 +837,27 @@ def test_a_large_manifest_is_quick():
 
 def test_sources_lists_what_it_defines():
     assert sources.__all__ == sorted(sources.__all__)
+
+
+# What a second reader found ----------------------------------------------------------------------
+
+
+def test_a_fill_may_be_a_pattern_of_reasons():
+    asked = sources.read(preset="gpt2").tensors
+    found = sources.assemble(
+        asked, fills=[parse_fill("*embedding=normal:0.02"), parse_fill("norm*tion=identity")]
+    )
+    assert all(item.value is not None for item in found.items)
+    assert {item.origin for item in found.items if "wpe" in item.name} == {"filled by normal:0.02"}
+
+
+def test_names_in_a_message_end(tmp_path):
+    assert sources.some(["n" * 3_000_000]).endswith("n...")
+    assert len(sources.some(["n" * 3_000_000] * 9)) < 600
+
+
+def test_an_integer_of_thousands_of_digits(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text('{"a": [' + "9" * 5000 + "]}")
+    with pytest.raises(OptionError, match="should hold no integer of 5,000 digits"):
+        sources.read(manifest=path)

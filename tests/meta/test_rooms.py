@@ -56,7 +56,20 @@ def test_there_are_three_adapters():
         ("dialects", {"errors", "layout", "options", "plan", "rules", "storage", "views"}),
         ("recognise", {"checkpoint", "dtypes", "errors", "layout", "plan", "rules", "storage"}),
         ("rules", {"errors", "plan"}),
-        ("sources", {"checkpoint", "errors", "options", "plan", "presets", "rules", "storage"}),
+        (
+            "sources",
+            {
+                "checkpoint",
+                "errors",
+                "layout",
+                "options",
+                "plan",
+                "presets",
+                "rules",
+                "storage",
+                "views",
+            },
+        ),
         ("model", {"errors", "graph", "layout", "options", "pattern", "plan", "rules"}),
     ],
 )

@@ -1,0 +1,588 @@
+"""Time weights beside zero fill and beside peers, and write docs/evidence/performance.md.
+
+    pip install -c constraints.txt ".[benchmarks]"
+    python tests/benchmarks/performance.py            # ten minutes at most, on an idle machine
+    python tests/benchmarks/performance.py --quick    # a try of a minute, which prints the page
+
+All in one process. The contestants of a group take turns in every round, in an order that is
+shuffled anew; a ratio is that of two times of the same round, so that a slow moment hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import itertools
+import math
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+import idinit_ref as ir
+
+PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "performance.md"
+FIGURE = PAGE.with_suffix(".svg")
+PACKAGES = (
+    "numpy", "torch", "jax", "keras", "tensorflow-cpu", "zero-init", "anyinit", "idinit-ref",
+)  # fmt: skip
+FIT_FROM = 24  # the slope is that of the times from 2**24 elements on: 64 MB and more
+SMALLEST = 6
+
+Contestants = dict[str, Callable[[], Any]]
+Times = dict[str, list[float]]
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    rounds: int  # at least
+    seconds: float  # more rounds until then, but at most ten times as many
+    shortest: float  # what one time is to take; a shorter call is repeated
+    largest: int  # cost over size goes up to 2**largest elements
+    shrink: int = 1  # by how much every axis is divided
+
+
+FULL = Effort(rounds=20, seconds=2.0, shortest=1e-3, largest=28)
+QUICK = Effort(rounds=3, seconds=0.0, shortest=2e-4, largest=22)
+TINY = Effort(rounds=2, seconds=0.0, shortest=0.0, largest=9, shrink=64)
+
+
+class Claim(NamedTuple):
+    """That ours takes at most `limit` times as long as another; None is no limit."""
+
+    ours: str
+    other: str
+    limit: float | None
+
+
+class Group(NamedTuple):
+    """What takes turns: ways to make one weight."""
+
+    library: str
+    shape: tuple[int, ...]
+    contestants: Callable[..., Contestants]
+    claims: tuple[Claim, ...] = ()
+    peers: tuple[Claim, ...] = ()
+    options: dict[str, Any] = {}  # noqa: RUF012  # never changed
+    needs: str | None = None  # a package of the extra `benchmarks` that is not in `dev`
+
+    @property
+    def weight(self) -> str:
+        """The weight, in words."""
+        words = [f"{key}={value}" for key, value in self.options.items()]
+        return " ".join(["x".join(map(str, self.shape)), *words])
+
+    def start(self, shrink: int = 1) -> Contestants:
+        """Make what is needed, and return all who could take part."""
+        shape = tuple(max(size // shrink, 1) if size > 16 else size for size in self.shape)
+        options = dict(self.options)
+        if "groups" in options:
+            options["groups"] = max(options["groups"] // shrink, 1)
+        everyone = self.contestants(shape, **options)
+        names = dict.fromkeys(
+            name for claim in self.claims + self.peers for name in (claim.other, claim.ours)
+        )
+        return {name: everyone[name] for name in names}
+
+
+# The contestants ------------------------------------------------------------------------------
+
+
+def torch_tensors(shape: tuple[int, ...], groups: int = 1, **options: Any) -> Contestants:
+    """One parameter in memory that has been written before, filled by all in place."""
+    import torch
+
+    import idinit_ref_torch as irt
+
+    weight = torch.nn.Parameter(torch.ones(shape))
+    flat, gains = weight.detach(), itertools.count(2)
+    options |= {"groups": groups}
+    return {
+        "zero_": flat.zero_,
+        "(nn.init.zeros_)": lambda: torch.nn.init.zeros_(weight),
+        "idi_": lambda: irt.idi_(weight, **options),
+        "idiz_": lambda: irt.idiz_(weight, **options),
+        "idi_ (new gain)": lambda: irt.idi_(weight, gain=next(gains), **options),
+        "eye_": lambda: torch.nn.init.eye_(weight),
+        "dirac_": lambda: torch.nn.init.dirac_(weight, groups),
+        "kaiming_normal_": lambda: torch.nn.init.kaiming_normal_(weight),
+        "orthogonal_": lambda: torch.nn.init.orthogonal_(weight),
+    }
+
+
+def torch_layers(shape: tuple[int, ...]) -> Contestants:
+    """One layer without a bias, and a model of that layer only."""
+    import anyinit
+    import torch
+    from zero_init import ZerO_Init
+
+    import idinit_ref_torch as irt
+
+    if len(shape) == 2:
+        layer: torch.nn.Module = torch.nn.Linear(shape[1], shape[0], bias=False)
+    else:
+        layer = torch.nn.Conv2d(shape[1], shape[0], shape[2:], bias=False)
+    model, sample = torch.nn.Sequential(layer), (1, shape[1])
+    return {
+        "idi_layer_": lambda: irt.idi_layer_(layer),
+        "idiz_layer_": lambda: irt.idiz_layer_(layer),
+        "init_": lambda: irt.init_(model, torch.ones(sample)),
+        "zero_init.ZerO_Init": lambda: ZerO_Init(layer),
+        "anyinit.initialize": lambda: anyinit.initialize(model, "analytic", sample),
+    }
+
+
+def numpy_arrays(shape: tuple[int, ...]) -> Contestants:
+    """A new float32 array at every call."""
+
+    def touched(array: np.ndarray) -> np.ndarray:
+        array.reshape(-1)[:: 4096 // array.itemsize] += 0  # one entry of each page
+        return array
+
+    def fill() -> np.ndarray:
+        array = np.empty(shape, np.float32)
+        array.fill(0)
+        return array
+
+    return {
+        "np.empty + fill": fill,
+        "idi": lambda: ir.idi(shape, dtype=np.float32),
+        "idiz": lambda: ir.idiz(shape, dtype=np.float32),
+        "idi + touch": lambda: touched(ir.idi(shape, dtype=np.float32)),
+        "idiz + touch": lambda: touched(ir.idiz(shape, dtype=np.float32)),
+    }
+
+
+def jax_arrays(shape: tuple[int, ...], **options: Any) -> Contestants:
+    """A new float32 array of a compiled function at every call, ready when the clock stops."""
+    import jax
+    import jax.numpy as jnp
+
+    import idinit_ref_jax as irj
+
+    key = jax.random.key(0)
+
+    def compiled(init: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
+        function = jax.jit(lambda key: init(key, shape, jnp.float32))
+        return lambda: function(key).block_until_ready()
+
+    peers = jax.nn.initializers
+    return {
+        "jnp.zeros": compiled(lambda key, shape, dtype: jnp.zeros(shape, dtype)),
+        "idi()": compiled(irj.idi(**options)),
+        "idiz()": compiled(irj.idiz(**options)),
+        "orthogonal()": compiled(peers.orthogonal()),
+        "delta_orthogonal()": compiled(peers.delta_orthogonal()),
+    }
+
+
+def keras_tensors(shape: tuple[int, ...]) -> Contestants:
+    """A new float32 tensor at every call, made eagerly."""
+    import keras
+
+    import idinit_ref_tensorflow as irk
+
+    made = {
+        "Zeros()": keras.initializers.Zeros(),
+        "IDI()": irk.IDI(),
+        "IDIZ()": irk.IDIZ(),
+        "Orthogonal()": keras.initializers.Orthogonal(seed=0),
+    }
+    return {name: lambda init=init: init(shape, "float32") for name, init in made.items()}
+
+
+# The groups -----------------------------------------------------------------------------------
+
+
+def against(other: str, limit: float | None, *ours: str) -> tuple[Claim, ...]:
+    """Return a claim for each of ours."""
+    return tuple(Claim(one, other, limit) for one in ours)
+
+
+def peers(*others: str, ours: tuple[str, ...]) -> tuple[Claim, ...]:
+    """Return what every pair claims: never slower."""
+    return tuple(claim for other in others for claim in against(other, None, *ours))
+
+
+def groups() -> Iterator[Group]:
+    """Yield all groups."""
+    matrices = ((4096, 4096), (8192, 2048), (2048, 8192))
+    kernel, depthwise = (512, 512, 3, 3), (4096, 1, 3, 3)
+    ours = ("idi_", "idiz_")
+    others = peers("eye_", "kaiming_normal_", ours=ours)
+    floor = against("zero_", 1.10, *ours)
+    for shape in matrices:
+        yield Group("PyTorch", shape, torch_tensors, floor, others)
+    convs = peers("dirac_", "kaiming_normal_", ours=ours)
+    floor = against("zero_", 1.20, *ours)
+    yield Group("PyTorch", kernel, torch_tensors, floor, convs)
+    options = {"groups": depthwise[0], "taps": "center"}
+    floor += against("zero_", None, "(nn.init.zeros_)")
+    yield Group("PyTorch", depthwise, torch_tensors, floor, convs, options)
+    small = against("eye_", 5.0, *ours) + against("eye_", None, "idi_ (new gain)")
+    others += peers("orthogonal_", ours=ours)
+    yield Group("PyTorch", (16, 16), torch_tensors, small, others)
+    yield Group("PyTorch", (16, 16, 3, 3), torch_tensors, (), convs)
+    yield Group("PyTorch", (1024, 1024), torch_tensors, (), peers("orthogonal_", ours=ours))
+    layers = ("idi_layer_", "idiz_layer_")
+    for shape in ((4096, 4096), (1024, 512), (64, 64), kernel, (16, 16, 3, 3)):
+        zero = peers("zero_init.ZerO_Init", ours=layers)
+        yield Group("PyTorch layer", shape, torch_layers, (), zero, needs="zero_init")
+    for shape in ((4096, 4096), (64, 64)):
+        found = peers("anyinit.initialize", ours=(*layers, "init_"))
+        yield Group("PyTorch model", shape, torch_layers, (), found, needs="anyinit")
+    numpys = ("idi", "idiz", "idi + touch", "idiz + touch")
+    for shape in (*matrices, kernel):
+        yield Group("NumPy", shape, numpy_arrays, against("np.empty + fill", 1.10, *numpys))
+    jaxs = ("idi()", "idiz()")
+    zeros = against("jnp.zeros", 1.25, *jaxs)
+    for shape in matrices:
+        yield Group("JAX, jit", shape, jax_arrays, zeros)
+    delta = peers("delta_orthogonal()", ours=jaxs)
+    yield Group("JAX, jit", (3, 3, 512, 512), jax_arrays, zeros, delta)
+    yield Group("JAX, jit", (8192, 2048), jax_arrays, zeros, options={"layout": "OI"})
+    yield Group("JAX, jit", kernel, jax_arrays, zeros, options={"layout": "OIHW"})
+    for shape in ((1024, 1024), (16, 16)):
+        yield Group("JAX, jit", shape, jax_arrays, (), peers("orthogonal()", ours=jaxs))
+    kerases = ("IDI()", "IDIZ()")
+    for shape in (*matrices, (3, 3, 512, 512)):
+        yield Group("Keras", shape, keras_tensors, against("Zeros()", 1.5, *kerases))
+    for shape in ((1024, 1024), (16, 16)):
+        yield Group("Keras", shape, keras_tensors, (), peers("Orthogonal()", ours=kerases))
+
+
+GROUPS = tuple(groups())
+
+
+def sizes(largest: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield powers of two, each with a shape of so many elements."""
+    for power in range(SMALLEST, largest + 1):
+        yield power, (2 ** (power - power // 2), 2 ** (power // 2))
+
+
+CURVES: dict[str, tuple[Callable[..., Contestants], tuple[str, ...]]] = {
+    "PyTorch, in place": (torch_tensors, ("zero_", "idi_", "idiz_")),
+    "NumPy, a new array": (numpy_arrays, ("np.empty + fill", "idi + touch", "idiz + touch")),
+}
+
+
+# The clock ------------------------------------------------------------------------------------
+
+
+def once(run: Callable[[], Any], repeats: int) -> float:
+    """Return the seconds that a call takes, results and their freeing included."""
+    loop = itertools.repeat(None, repeats)
+    start = time.perf_counter()
+    for _ in loop:
+        run()
+    return (time.perf_counter() - start) / repeats
+
+
+def measure(contestants: Contestants, effort: Effort, order: random.Random) -> Times:
+    """Let contestants take turns, and return the times of each, round by round."""
+    repeats = {}
+    for name, run in contestants.items():
+        run()  # compiles, remembers a plan, touches memory
+        repeats[name] = min(math.ceil(effort.shortest / once(run, 1)) or 1, 1000)
+    times: Times = {name: [] for name in contestants}
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for number in range(10 * effort.rounds):
+            if number >= effort.rounds and time.perf_counter() - start > effort.seconds:
+                break
+            for name in order.sample(list(contestants), len(contestants)):
+                times[name].append(once(contestants[name], repeats[name]))
+    finally:
+        gc.enable()
+    return times
+
+
+class Ratio(NamedTuple):
+    """Of two contestants' times in the same round: median and quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+
+def ratio(upper: list[float], lower: list[float]) -> Ratio:
+    """Return the quartiles of the rounds' ratios."""
+    found = [a / b for a, b in zip(upper, lower, strict=True)]
+    return Ratio(*statistics.quantiles(found, n=4, method="inclusive"))
+
+
+def slope(curve: dict[int, float]) -> float | None:
+    """Return the exponent of time over size at the large end, by least squares of logarithms."""
+    large = {power: math.log2(seconds) for power, seconds in curve.items() if power >= FIT_FROM}
+    if len(large) < 2:
+        return None
+    return statistics.linear_regression(*zip(*large.items(), strict=True)).slope
+
+
+def run_groups(effort: Effort, chosen: tuple[Group, ...] = GROUPS) -> list[tuple[Group, Times]]:
+    """Measure groups."""
+    order, results = random.Random(0), []
+    for group in chosen:
+        times = measure(group.start(effort.shrink), effort, order)
+        results.append((group, times))
+        said = ", ".join(f"{n} {1e3 * statistics.median(t):.4g}" for n, t in times.items())
+        print(f"{group.library} {group.weight}: {said} ms", file=sys.stderr)
+    return results
+
+
+def run_curves(effort: Effort) -> dict[str, dict[str, dict[int, float]]]:
+    """Measure cost over size: for each title and contestant the median at each power of two."""
+    order, curves = random.Random(1), {}
+    for title, (make, names) in CURVES.items():
+        found: dict[str, dict[int, float]] = {name: {} for name in names}
+        for power, shape in sizes(effort.largest):
+            everyone = make(shape)
+            few = effort._replace(seconds=min(effort.seconds, 0.5))
+            times = measure({name: everyone[name] for name in names}, few, order)
+            for name in names:
+                found[name][power] = statistics.median(times[name])
+            print(f"{title} 2^{power}", file=sys.stderr)
+        curves[title] = found
+    return curves
+
+
+# The page -------------------------------------------------------------------------------------
+
+
+def plot(curves: dict[str, dict[str, dict[int, float]]], file: Path) -> None:
+    """Draw cost over size, both axes logarithmic."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style = {"svg.hashsalt": "performance", "svg.fonttype": "none", "font.size": 10}
+    looks = (("#000000", "-", "o"), ("#0072B2", "--", "s"), ("#D55E00", ":", "^"))
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        panels = figure.subplots(1, len(curves), sharey=True)
+        for panel, (title, found) in zip(panels, curves.items(), strict=True):
+            for (name, curve), (colour, line, marker) in zip(found.items(), looks, strict=True):
+                panel.plot(
+                    [2**power for power in curve],
+                    list(curve.values()),
+                    color=colour,
+                    linestyle=line,
+                    marker=marker,
+                    markersize=4,
+                    fillstyle="none",
+                    label=name,
+                )
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+            panel.set_title(title)
+            panel.set_xlabel("elements (float32, 4 bytes each)")
+            panel.grid(alpha=0.3)
+            panel.legend()
+        panels[0].set_ylabel("time of one call (s)")
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    file.write_text("\n".join(map(str.rstrip, file.read_text().splitlines())) + "\n")
+
+
+def duration(times: list[float]) -> str:
+    """Return a median in a unit that fits."""
+    seconds = statistics.median(times)
+    return f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
+
+
+def number(value: float) -> str:
+    """Return a ratio in three figures or more."""
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def limit_rows(results: list[tuple[Group, Times]]) -> Iterator[str]:
+    """Yield a line for each claim that has a floor."""
+    for group, times in results:
+        for ours, other, limit in group.claims:
+            got = ratio(times[ours], times[other])
+            verdict = "" if limit is None else "kept" if got.median <= limit else "**NOT KEPT**"
+            yield (
+                f"| {group.library} | {group.weight} | {ours} | {other} | {duration(times[ours])} "
+                f"| {duration(times[other])} | {number(got.median)} "
+                f"| {number(got.low)} to {number(got.high)} "
+                f"| {'none' if limit is None else f'{limit:.2f}'} | {verdict} |"
+            )
+
+
+def peer_rows(results: list[tuple[Group, Times]]) -> Iterator[str]:
+    """Yield a line for each peer."""
+    for group, times in results:
+        for ours, other, _ in group.peers:
+            got = ratio(times[other], times[ours])
+            verdict = "faster" if got.low > 1 else "**SLOWER**" if got.high < 1 else "alike"
+            yield (
+                f"| {group.library} | {group.weight} | {ours} | {other} | {duration(times[ours])} "
+                f"| {duration(times[other])} | {number(got.median)} "
+                f"| {number(got.low)} to {number(got.high)} | {verdict} |"
+            )
+
+
+def curve_rows(curves: dict[str, dict[str, dict[int, float]]]) -> Iterator[str]:
+    """Yield a line for each curve."""
+    for title, found in curves.items():
+        for name, curve in found.items():
+            shown = [duration([curve[power]]) for power in shown_powers(curve)]
+            fitted = slope(curve)
+            yield f"| {title} | {name} | {' | '.join(shown)} | " + (
+                "too small |" if fitted is None else f"{fitted:.2f} |"
+            )
+
+
+def shown_powers(curve: dict[int, float]) -> list[int]:
+    """Return the sizes that the table has."""
+    first, last = min(curve), max(curve)
+    return sorted({first, *range(first - first % 4 + 4, last, 4), last})
+
+
+def machine() -> str:
+    """Return processor, cores and memory in words."""
+    file, name = Path("/proc/cpuinfo"), platform.processor()
+    if file.exists():
+        lines = [line for line in file.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].partition(": ")[2] if lines else name
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    return f"{name}, {cores()} cores, {memory:.0f} GB of memory, {system}"
+
+
+def cores() -> int:
+    """Return on how many cores this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version(package: str) -> str:
+    """Return a package's version, without that of its build."""
+    try:
+        return f"{package} {importlib.metadata.version(package).partition('+')[0]}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} (another build)"
+
+
+def page(
+    results: list[tuple[Group, Times]],
+    curves: dict[str, dict[str, dict[int, float]]],
+    effort: Effort,
+    *,
+    load: float,
+    quick: bool,
+    seconds: float,
+) -> str:
+    """Return performance.md."""
+    import torch
+
+    rounds = [len(next(iter(times.values()))) for _, times in results]
+    limits, beside = list(limit_rows(results)), list(peer_rows(results))
+    missed = [row for row in limits if "NOT KEPT" in row]
+    slower = [row for row in beside if "SLOWER" in row]
+    powers = shown_powers(next(iter(next(iter(curves.values())).values())))
+    first = f"2^{min(powers)} to 2^{max(powers)}"
+    lines = [
+        "# How fast is a weight made?",
+        "",
+        "Written by its command, not by hand, on a machine that does nothing else:",
+        "",
+        "```",
+        'pip install -c constraints.txt ".[benchmarks]"',
+        f"python tests/benchmarks/performance.py{' --quick' if quick else ''}",
+        "```",
+        "",
+        f"Machine: {machine()}; load average {load:.1f} when it began. "
+        f"{date.today().isoformat()}, {seconds / 60:.1f} minutes.",
+        f"Threads: PyTorch {torch.get_num_threads()}, NumPy 1, JAX and TensorFlow as many as they "
+        f"like of {cores()} cores.",
+        f"Versions: {', '.join(map(version, PACKAGES))}, Python {platform.python_version()}. "
+        "All weights are float32.",
+        "",
+        "The contestants of a weight take turns in one process, in each round in another order, "
+        f"{min(rounds)} rounds or more.",
+        "A ratio is of two times of the same round: its median, and its quartiles.",
+        "Short calls are repeated until a time is at least "
+        f"{1e3 * effort.shortest:.1f} ms (at most 1000 times).",
+        "Every contestant has run once before, so that plans are remembered and functions",
+        'compiled, except where it says "new gain": there each call has a gain not seen before.',
+        "",
+        "## Beside zero fill",
+        "",
+        f"{len(limits)} ratios, {len(missed)} over their limit.",
+        "",
+        "* PyTorch: all fill the same parameter in place, in memory that has been written before.",
+        "  `(nn.init.zeros_)` is PyTorch's own call that ends in `zero_`: what a call from Python",
+        "  costs.",
+        "* NumPy: all make a new array and drop it. The zeros of a large new array are pages that",
+        "  the system hands out, as zeros, at their first use, so `idi` puts off a part of the",
+        '  work; "+ touch" writes to every page afterwards, and leaves memory as `np.empty` + fill',
+        "  does.",
+        "* JAX: all are functions under `jax.jit` that return a new array; the clock stops when it",
+        "  is ready. Shapes are in JAX's own order (inputs first), except where a layout is named.",
+        "* Keras: all are initialisers on the TensorFlow backend, called eagerly.",
+        "",
+        "| | weight | ours | beside | ours takes | beside takes | ratio | quartiles | limit | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *limits,
+        "",
+        "## Beside other initialisers",
+        "",
+        f'{len(beside)} pairs, ours slower in {len(slower)}. "alike" is where the quartiles lie '
+        "on both sides of 1.",
+        "",
+        "* The random orthogonal ones run on smaller weights: on the ones above they would take",
+        "  minutes.",
+        "* `zero_init.ZerO_Init` makes a Hadamard matrix where outputs outnumber inputs; on larger",
+        "  such layers than 1024x512 it takes many seconds.",
+        "* `anyinit.initialize` takes a model and propagates moments through it; `init_` is what",
+        "  does the like here, and traces the model. The layer calls fill the same weight only.",
+        "",
+        "| | weight | ours | peer | ours takes | peer takes | times faster | quartiles | |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *beside,
+        "",
+        "## Cost over size",
+        "",
+        f"![Time over size, {first} elements](performance.svg)",
+        "",
+        f"Slope: the exponent of size in the time of 2^{FIT_FROM} elements or more (least squares",
+        "of logarithms); 1 is linear. Below some 2^14 elements the call itself is what costs; up",
+        "to some 2^22 caches hold the weight, or NumPy gets memory back that it has just dropped.",
+        "",
+        f"| | | {' | '.join(f'2^{power}' for power in powers)} | slope |",
+        f"|---|---|{'---|' * len(powers)}---|",
+        *curve_rows(curves),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write the page and its figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a try, which prints the page instead")
+    args = parser.parse_args()
+    effort, load, start = QUICK if args.quick else FULL, os.getloadavg()[0], time.perf_counter()
+    results, curves = run_groups(effort), run_curves(effort)
+    took = time.perf_counter() - start
+    text = page(results, curves, effort, load=load, quick=args.quick, seconds=took)
+    if args.quick:
+        print(text)
+        return
+    PAGE.write_text(text)
+    plot(curves, FIGURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The benchmarks run, and the page has what they measure. Nothing here looks at a time."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import performance
+from benchmarks.performance import GROUPS, TINY, Claim, Ratio
+
+ALWAYS = [group for group in GROUPS if group.needs is None]
+
+
+def rows(text):
+    """What the two tables of a page compare: the first four cells of each line."""
+    found = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| .*s \|", text, re.MULTILINE
+    )
+    return [row for row in found if row[2] != "ours" and not re.search(r"\d [mu]s$", row[2])]
+
+
+def expected():
+    """The same, from the groups: first all with a floor, then all peers."""
+    return [
+        (group.library, group.weight, claim.ours, claim.other)
+        for claims in ("claims", "peers")
+        for group in GROUPS
+        for claim in getattr(group, claims)
+    ]
+
+
+def made_up(group):
+    """Times of a group in which ours takes twice as long as any other."""
+    pairs = group.claims + group.peers
+    return {claim.other: [1.0, 1.0] for claim in pairs} | {c.ours: [2.0, 2.0] for c in pairs}
+
+
+def page_of(results, curves):
+    return performance.page(results, curves, TINY, load=0.0, quick=True, seconds=60.0)
+
+
+CURVES = {
+    title: {name: {power: 2.0**power for power in range(6, 25)} for name in names}
+    for title, (_, names) in performance.CURVES.items()
+}
+
+
+def test_the_page_has_every_row_of_the_code_in_order():
+    assert len(expected()) > 100
+    assert rows(performance.PAGE.read_text()) == expected()
+    assert rows(page_of([(group, made_up(group)) for group in GROUPS], CURVES)) == expected()
+
+
+def test_the_page_has_its_figure_and_all_curves():
+    text, figure = performance.PAGE.read_text(), performance.FIGURE.read_text()
+    assert f"]({performance.FIGURE.name})" in text
+    for title, (_, names) in performance.CURVES.items():
+        assert title in figure
+        for name in names:
+            assert f"\n| {title} | {name} | " in text
+            assert name in figure
+
+
+def test_the_limits_are_those_that_were_set():
+    limits = {(g.library, g.weight, c.other, c.limit) for g in GROUPS for c in g.claims if c.limit}
+    linear = ["4096x4096", "8192x2048", "2048x8192"]
+    depthwise = "4096x1x3x3 groups=4096 taps=center"
+    assert limits == {
+        *(("PyTorch", weight, "zero_", 1.10) for weight in linear),
+        *(("PyTorch", weight, "zero_", 1.20) for weight in ("512x512x3x3", depthwise)),
+        ("PyTorch", "16x16", "eye_", 5.0),
+        *(("NumPy", weight, "np.empty + fill", 1.10) for weight in (*linear, "512x512x3x3")),
+        *(("JAX, jit", weight, "jnp.zeros", 1.25) for weight in (*linear, "3x3x512x512")),
+        ("JAX, jit", "8192x2048 layout=OI", "jnp.zeros", 1.25),
+        ("JAX, jit", "512x512x3x3 layout=OIHW", "jnp.zeros", 1.25),
+        *(("Keras", weight, "Zeros()", 1.5) for weight in (*linear, "3x3x512x512")),
+    }
+
+
+@pytest.mark.parametrize("group", ALWAYS, ids=lambda group: f"{group.library} {group.weight}")
+def test_every_group_runs(group):
+    assert len(set(group.claims)) == len(group.claims)
+    assert len(set(group.peers)) == len(group.peers)
+    [(same, times)] = performance.run_groups(TINY, (group,))
+    assert same is group
+    assert {name for c in group.claims + group.peers for name in c[:2]} == set(times)
+    assert all(seconds > 0 for found in times.values() for seconds in found)
+    assert {len(found) for found in times.values()} == {TINY.rounds}
+
+
+def test_cost_over_size_is_measured():
+    curves = performance.run_curves(TINY)
+    assert curves.keys() == performance.CURVES.keys()
+    for found in curves.values():
+        assert all(list(curve) == [6, 7, 8, 9] for curve in found.values())
+
+
+def test_all_take_turns_in_shuffled_order():
+    ran = []
+    contestants = {name: lambda name=name: ran.append(name) for name in "abc"}
+    effort = performance.Effort(rounds=20, seconds=0.0, shortest=0.0, largest=6)
+    times = performance.measure(contestants, effort, random.Random(0))
+    assert ran[:6] == list("aabbcc")  # to warm up, and to see how long one takes
+    turns = ["".join(ran[k : k + 3]) for k in range(6, len(ran), 3)]
+    assert len(turns) == 20
+    assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert len(set(turns)) > 3
+    assert {len(found) for found in times.values()} == {20}
+
+
+def test_verdicts():
+    group = GROUPS[0]._replace(
+        claims=(Claim("a", "z", 1.5), Claim("b", "z", 1.5), Claim("b", "z", None)),
+        peers=(Claim("a", "z", None), Claim("b", "z", None), Claim("z", "b", None)),
+    )
+    times = {"z": [1.0, 2.0, 4.0], "a": [1.0, 3.0, 4.0], "b": [2.0, 4.0, 8.0]}
+    limits = [row.split(" | ")[-4:] for row in performance.limit_rows([(group, times)])]
+    assert limits == [
+        ["1.00", "1.00 to 1.25", "1.50", "kept |"],
+        ["2.00", "2.00 to 2.00", "1.50", "**NOT KEPT** |"],
+        ["2.00", "2.00 to 2.00", "none", " |"],
+    ]
+    found = [row.split(" | ")[-1] for row in performance.peer_rows([(group, times)])]
+    assert found == ["alike |", "**SLOWER** |", "faster |"]
+
+
+def test_a_ratio_is_of_the_same_round():
+    assert performance.ratio([2.0, 20.0, 6.0], [1.0, 10.0, 1.0]) == Ratio(2.0, 2.0, 4.0)
+
+
+def test_the_slope_of_a_line_is_one():
+    assert performance.slope({power: 3e-9 * 2.0**power for power in range(29)}) == (
+        pytest.approx(1.0)
+    )
+    assert performance.slope(dict.fromkeys(range(29), 1.0)) == pytest.approx(0.0)
+    assert performance.slope({performance.FIT_FROM: 1.0}) is None
+
+
+@pytest.mark.nightly
+def test_the_command_prints_the_page(tmp_path):
+    """Needs the extra `benchmarks`; it fails, and is not skipped, without."""
+    command = [sys.executable, "-W", "ignore", str(Path(performance.__file__)), "--quick"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert rows(run.stdout) == expected()
+    performance.plot(CURVES, tmp_path / "figure.svg")
+    assert "elements" in (tmp_path / "figure.svg").read_text()
