@@ -415,8 +415,8 @@ def test_a_dry_run_says_what_then_comes_and_writes_nothing(more, done, here):
     line = f"export --manifest m.json --fill *=ones {more}"
     dry = done(f"{line} --dry-run")
     assert sorted(os.listdir(here)) == before
-    total = re.search(r"nothing was written; to write ([\d,]+) bytes would take about (.*) \(.* MB/s, "
-                      r"measured now\); [\d,]+ bytes are free there\n", dry)  # fmt: skip
+    total = re.search(r"nothing was written; to write ([\d,]+) bytes would take about (.*) "
+                      r"\(.* MB/s, measured now\); [\d,]+ bytes are free there\n", dry)  # fmt: skip
     wet = done(line)
     said = dict(re.findall(r"^(a\S*): ([\d,]+) bytes", dry, re.MULTILINE))
     assert dict(re.findall(r"^(a\S*): ([\d,]+) bytes", wet, re.MULTILINE)) == said
