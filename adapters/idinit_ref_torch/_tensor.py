@@ -131,7 +131,8 @@ def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
 def _in_numpy(flat: Tensor) -> Any:
     """Return the same memory as a NumPy array, whose slices cost a sixth, where that can be."""
     plain = type(flat) is Tensor and flat.dtype in _IN_NUMPY and not flat.is_neg()
-    if plain and flat.device.type == "cpu":
+    seen = torch._C._len_torch_dispatch_stack()  # by a mode, as make_fx, that would miss the write
+    if plain and not seen and flat.device.type == "cpu":
         try:
             return flat.numpy()
         except RuntimeError:  # within a functional transform

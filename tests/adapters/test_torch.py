@@ -306,6 +306,17 @@ def test_fake_tensors_within_their_mode(options):
     assert tensor.shape == (3, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("verb", [idi_, idiz_])
+def test_a_recorded_fill_is_replayed(verb, dtype):
+    """Whatever looks on must see every write, though the fastest are NumPy's."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    recorded = make_fx(lambda tensor: verb(tensor))(torch.empty(3, 2, dtype=dtype))
+    found = recorded(torch.full((3, 2), 7.0, dtype=dtype))
+    assert torch.equal(found, verb(torch.empty(3, 2, dtype=dtype)))
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,251 @@
+"""Fill memory of a GPU beside the same framework's zeros and copies; write docs/evidence/gpu.md.
+
+    python tests/gpu/bandwidth.py
+
+First the checks of checks.py run; a page is written only if all of them hold. Without a GPU the
+page says so and holds no figures, unless it has some already: then it stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the frameworks share a GPU
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import idinit_ref as ir
+import idinit_ref_jax as irj
+import idinit_ref_torch as irt
+from gpu import checks
+from gpu.places import FRAMEWORKS, UNTESTED, Place, why_not
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence" / "gpu.md"
+GIB = 2**30
+SIZES = [1 * GIB, 4 * GIB, 16 * GIB]
+ROUNDS, GOAL = 20, 0.95
+FILLS = [("idi", (1, 1), "transit"), ("idiz", (4, 1), "zero")]  # square, and four times as tall
+NOTHING = "No GPU could be used"
+INSTALL = 'pip install -c constraints.txt -e ".[dev]" "jax[cuda13]" "cupy-cuda13x[ctk]"'
+
+
+class Size(NamedTuple):
+    """What was measured for one size."""
+
+    nbytes: int
+    seconds: dict[str, list[float]]
+
+
+def sizes(shape: tuple[int, int], nbytes: int) -> tuple[int, int]:
+    """A float32 matrix of so many bytes, with sides in that proportion."""
+    rows, columns = shape
+    unit = round((nbytes // 4 / (rows * columns)) ** 0.5)
+    return rows * unit, columns * unit
+
+
+class Work:
+    """The memory of one size, and what is done with it: ``calls`` by name."""
+
+    def __init__(self, place: Place, nbytes: int):
+        self.place, xp = place, place.xp
+        shapes = {name: sizes(shape, nbytes) for name, shape, _ in FILLS}
+        self.nbytes = 4 * shapes["idi"][0] * shapes["idi"][1]
+        self.calls: dict[str, Callable[[], Any]]
+        if place.framework == "jax":
+            self.calls = in_jax(place, shapes)
+            return
+        if place.framework == "torch":
+            import torch
+
+            flat = torch.ones(self.nbytes // 4, device=place.device)
+            other = torch.ones_like(flat)
+            zero, copy = flat.zero_, lambda: flat.copy_(other)
+        else:
+            flat = xp.ones(self.nbytes // 4, dtype=xp.float32)
+            other = xp.ones_like(flat)
+            zero, copy = lambda: flat.fill(0), lambda: xp.copyto(flat, other)
+        self.calls = {"zero": zero}
+        for name, _, role in FILLS:
+            weight = flat.reshape(shapes[name])
+            plan = ir.plan(shapes[name], role)
+            self.calls[name] = filling(place, flat, weight, plan)
+        self.calls["copy"] = copy
+
+    def filled(self, name: str) -> Any:
+        """What a call leaves behind."""
+        return self.calls[name]()
+
+
+def filling(place: Place, flat: Any, weight: Any, plan: ir.Plan) -> Callable[[], Any]:
+    """An in-place fill, as a user writes it."""
+    if place.framework == "torch":
+        verb = {"transit": irt.idi_, "zero": irt.idiz_}[plan.role]
+        return lambda: verb(weight)
+
+    def fill() -> Any:
+        flat.fill(0)
+        plan.write(flat)
+        return weight
+
+    return fill
+
+
+def in_jax(place: Place, shapes: dict[str, tuple[int, int]]) -> dict[str, Callable[[], Any]]:
+    """JAX has no memory to fill in place: new arrays, from compiled programs."""
+    import jax
+    import jax.numpy as jnp
+
+    out: dict[str, Callable[[], Any]] = {}
+    with place.default():
+        given = jax.block_until_ready(jnp.ones(shapes["idi"], jnp.float32))
+        programs = {"zero": lambda: jnp.zeros(shapes["idi"], jnp.float32)}
+        for name, _, role in FILLS:
+            init = {"transit": irj.idi, "zero": irj.idiz}[role](layout="OI")
+            shape = shapes[name]
+            programs[name] = lambda init=init, shape=shape: init(None, shape, jnp.float32)
+        for name, program in programs.items():
+            out[name] = jax.jit(program).lower().compile()
+        copy = jax.jit(jnp.copy).lower(given).compile()
+    out["copy"] = lambda: copy(given)
+    return out
+
+
+def measure(place: Place, nbytes: int, rounds: int = ROUNDS) -> Size:
+    """Time zeros, fills and copies in turn, each round in the other order."""
+    work = Work(place, nbytes)
+    took: dict[str, list[float]] = {name: [] for name in work.calls}
+    for call in work.calls.values():
+        place.seconds(call)  # kernels are compiled and memory is got before
+    for number in range(rounds):
+        names = list(work.calls)
+        for name in names if number % 2 == 0 else reversed(names):
+            place.wait()
+            took[name].append(place.seconds(work.calls[name]))
+    return Size(work.nbytes, took)
+
+
+def free(place: Place) -> None:
+    """Give the memory of a size back."""
+    if place.framework == "torch" and place.gpu:
+        import torch
+
+        torch.cuda.empty_cache()
+    if place.framework == "cupy" and place.gpu:
+        place.xp.get_default_memory_pool().free_all_blocks()
+
+
+def fitting(place: Place) -> list[Size]:
+    """Measure what fits: a size takes its own memory twice."""
+    found = []
+    for nbytes in SIZES:
+        try:
+            found.append(measure(place, nbytes))
+        except Exception as problem:  # each framework has its own error for too little memory
+            if "memory" not in str(problem).lower() and "RESOURCE_EXHAUSTED" not in str(problem):
+                raise
+            print(f"{place}: {nbytes / GIB:g} GiB do not fit", file=sys.stderr)
+            break
+        finally:
+            free(place)
+    return found
+
+
+def page(found: list[tuple[Place, list[Size]]], missing: dict[str, str]) -> str:
+    """Return gpu.md."""
+    lines = [
+        "# On a GPU: the same bits, and how fast?",
+        "",
+        "Written by its command, not by hand, on a machine with a CUDA GPU (or cuda12 in the place",
+        "of cuda13, as its driver has it):",
+        "",
+        "```",
+        INSTALL,
+        "python -m pytest tests/gpu",
+        "python tests/gpu/bandwidth.py",
+        "```",
+        "",
+    ]
+    if not found:
+        lines += [
+            f"**{NOTHING} yet, so this page holds no figures, and {UNTESTED}.** The",
+            "checks of `tests/gpu/checks.py` run on the CPU instead, which proves only the checks:",
+            "",
+        ]
+    for place, measured in found:
+        count = len(checks.CHECKS[place.framework])
+        lines += [
+            f"## {place.describe()}",
+            "",
+            f"All {count} checks of `tests/gpu/checks.py` hold.",
+        ]
+        if place.framework == "jax":
+            lines += ["Compiled programs that make new arrays; wall-clock until they are there."]
+        else:
+            lines += ["In place; by events of the device, which Python runs ahead of."]
+        lines += [
+            "",
+            "| float32 | call | median | GB/s written | of zero's speed | goal |",
+            "|---|---|---|---|---|---|",
+        ]
+        for size in measured:
+            medians = {name: statistics.median(took) for name, took in size.seconds.items()}
+            for name, median in medians.items():
+                speed = medians["zero"] / median
+                judged = name.startswith("idi")
+                goal = ("kept" if speed >= GOAL else "NOT KEPT") if judged else ""
+                lines.append(
+                    f"| {size.nbytes / GIB:.3g} GiB | {name} | {median * 1e3:.3f} ms | "
+                    f"{size.nbytes / median / 1e9:,.0f} | {speed:.3f} | {goal} |"
+                )
+        lines.append("")
+    if found:
+        lines += [
+            f"Medians of {ROUNDS} rounds, in which the calls take turns. `zero` is the framework's",
+            "own fill with zeros and `copy` its copy of another array, which reads as much as it",
+            "writes; `idi` fills a square matrix, `idiz` one that is four times as tall as wide.",
+            f"The goal is {GOAL} of zero's speed.",
+            "",
+        ]
+    lines += [f"* {name}: not run on a GPU: {reason}" for name, reason in missing.items()]
+    lines += ["* tensorflow: not run on a GPU: there are no checks for it"]
+    if found:
+        lines += [
+            "",
+            f"Machine: {platform.system()} {platform.release().split('-')[0]}, "
+            f"Python {platform.python_version()}, idinit-ref {ir.__version__}; "
+            f"{date.today().isoformat()}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check, measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args(arguments)
+    missing = {name: reason for name in FRAMEWORKS if (reason := why_not(name)) is not None}
+    places = [Place(name, gpu=True) for name in FRAMEWORKS if name not in missing]
+    if not places and PAGE.exists() and NOTHING not in PAGE.read_text():
+        raise SystemExit(
+            f"{UNTESTED}: {'; '.join(missing.values())}. {PAGE.name} keeps its figures"
+        )
+    if any(place.framework == "jax" for place in places):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # the checks have float64 too
+    for place in places:
+        for check in checks.CHECKS[place.framework]:
+            check(place)
+            print(f"{place}: {check.__name__} holds", file=sys.stderr)
+    PAGE.write_text(page([(place, fitting(place)) for place in places], missing))
+    print(PAGE.read_text())
+
+
+if __name__ == "__main__":
+    main()
