@@ -37,8 +37,10 @@ __all__ = [
     "check_name",
     "convert",
     "decode",
+    "index_of",
     "itemsize",
     "stream",
+    "unsigned",
 ]
 
 Index = tuple[slice, ...]
@@ -125,6 +127,24 @@ def _meanings(dtype: str) -> NDArray[np.float64]:
     both = np.concatenate([out, -out])
     both.flags.writeable = False
     return both
+
+
+def unsigned(dtype: str) -> np.dtype[Any]:
+    """Return the unsigned integers that hold the bits of a dtype.
+
+    >>> unsigned("float16")
+    dtype('uint16')
+    """
+    return np.dtype(f"<u{itemsize(dtype)}")
+
+
+def index_of(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the index of a row-major place.
+
+    >>> index_of(4, (2, 3))
+    (1, 1)
+    """
+    return tuple(map(int, np.unravel_index(place, shape))) if shape else ()
 
 
 def _encode(values: NDArray[np.float64], to: Format) -> NDArray[Any]:

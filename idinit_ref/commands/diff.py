@@ -19,7 +19,7 @@ def run(args: Namespace, console: Console) -> int:
     """Print what differs, or all of it as JSON; return 0 if nothing does, else 1."""
     from ..checkpoint import open_checkpoint
     from ..dialects import load, translate
-    from ..recognise import diff
+    from ..difference import diff
 
     dialect = None if args.dialect is None else load(args.dialect)
     first = open_checkpoint(args.a)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref.recognise import diff, inspect, recognise
+from idinit_ref.difference import diff
+from idinit_ref.recognise import inspect, recognise
 from idinit_ref.storage import DTYPES, FLOATS, Held, Made
 
 ORDERS = ["OI{}", "IO{}", "{}IO", "{}OI"]

@@ -55,6 +55,7 @@ def test_there_are_three_adapters():
         ("export", {"__version__", "dtypes", "errors", "options", "plan", "storage"}),
         ("dialects", {"errors", "layout", "options", "plan", "rules", "storage", "views"}),
         ("recognise", {"checkpoint", "dtypes", "errors", "layout", "plan", "rules", "storage"}),
+        ("difference", {"dtypes", "errors", "storage"}),
         ("rules", {"errors", "plan"}),
         (
             "sources",
