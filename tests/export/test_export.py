@@ -29,7 +29,7 @@ from hypothesis.extra import numpy as hnp
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref import export, rules, storage
+from idinit_ref import containers, export, rules, storage
 from idinit_ref.checkpoint import open_checkpoint
 from idinit_ref.export import layout_of, save
 from idinit_ref.storage import DTYPES, FLOATS
@@ -505,7 +505,7 @@ def test_npz_is_what_numpy_reads(tmp_path):
 def test_npz_numbers_of_eight_bytes_where_four_are_too_few(tmp_path, monkeypatch):
     """At a limit of 500 bytes instead of 2 GB."""
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 500)
-    monkeypatch.setattr(export, "_ZIP64", 500)
+    monkeypatch.setattr(containers, "_ZIP64", 500)
     values = {f"a{n}": np.arange(n) for n in (0, 40, 43, 44, 45, 46, 47, 48, 60, 100, 1000)}
     path = tmp_path / "model.npz"
     for count in range(len(values) + 1):
@@ -1219,11 +1219,11 @@ def test_a_dtype_that_loses_an_entry_names_the_tensor(file):
 
 def test_a_header_that_nobody_reads_is_not_written(file, monkeypatch):
     made = {f"{'n' * 100}{k}": MADE["tall"] for k in range(100)}
-    monkeypatch.setattr(export, "HEADER", 25_000)
+    monkeypatch.setattr(containers, "HEADER", 25_000)
     save(file, made)  # without the plans' options
     assert "idinit_ref.plans" not in content(file)[0]["__metadata__"]
     assert layout_of(file, made)[0].nbytes == file.stat().st_size
-    monkeypatch.setattr(export, "HEADER", 2_000)
+    monkeypatch.setattr(containers, "HEADER", 2_000)
     with pytest.raises(ir.errors.OptionError, match=r"should have at most 2,000; write several"):
         save(file, made)
     save(file, made, shard_bytes=500)
