@@ -38,7 +38,7 @@ from .layout import DEFAULT_LAYOUTS, SPATIAL
 from .options import choice, integer
 from .plan import Plan
 from .rules import decide, find
-from .storage import Made, Tensor, as_tensor, check_name
+from .storage import Made, Noise, Tensor, as_tensor, check_name
 from .views import Stack, Sum, axes_of, rearrange, take
 
 __all__ = [
@@ -488,6 +488,7 @@ class _Item:
     value: Plan | Tensor
     said: Plan | None = None  # itself, or as the metadata has it
     table: bool = False
+    doubted: bool = False  # that its axes are as the rules by name have them
     axes: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     layer: str | None = None
@@ -576,10 +577,14 @@ def translate(
         if value is not None:
             items[renamed.name] = _agreed(renamed)
     _check_rules(dialect, used, whole, tensors)
+    items = _consistent(items, tensors.keys())
     found: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
     for item in items.values():
         for name, part, join in _translated(item, items, whole, tensors.keys(), dialect):
-            found.setdefault(check_name(name), []).append((item.own, part, join))
+            sources = found.setdefault(check_name(name), [])
+            # The bias of the input comes first, whatever the order of the file.
+            first = join and "_ih" in item.leaf
+            sources.insert(0 if first else len(sources), (item.own, part, join))
     made = {name: _joined(name, sources) for name, sources in found.items()}
     if dialect.separator == "/":
         _check_numbers({name: [own for own, _, _ in each] for name, each in found.items()})
@@ -635,8 +640,8 @@ def _agreed(item: _Item) -> _Item:
     """Return a tensor, unless a rule says other axes than what is known of it."""
     before = item.axes.partition("->")[0]
     layout = item.said.layout if item.said else ""
-    if layout and item.moved and sorted(before) != sorted(layout):
-        return item  # letters of its own, or axes that are split
+    if layout and item.moved and not re.fullmatch("[A-Z]+", before):
+        return item  # axes that are split or dropped
     if item.table and not item.said and not item.moved and item.layer != "Embedding":
         layout = "IO"
     if item.axes and layout and before != layout:
@@ -644,6 +649,21 @@ def _agreed(item: _Item) -> _Item:
         should = f"{what} {layout} of {item.own}, shape {item.value.shape}"
         raise LayoutError(message("axes", item.axes, should, "correct the rule, or its pattern"))
     return item
+
+
+def _consistent(items: Mapping[str, _Item], names: Collection[str]) -> dict[str, _Item]:
+    """Doubt the rules by name for all weights stored as IO, if it is said that one is not so."""
+
+    def by_name(item: _Item) -> bool:
+        rule = None if item.ndim != 2 else find(item.own, names=names)
+        return rule is not None and rule.options.get("layout") == "IO"
+
+    if not any(item.axes.startswith("OI") and by_name(item) for item in items.values()):
+        return dict(items)
+    return {
+        name: replace(item, doubted=item.said is None and not item.axes and by_name(item))
+        for name, item in items.items()
+    }
 
 
 def _check_rules(
@@ -706,7 +726,7 @@ def _translated(
         return []
     stays = item.moved or leaf.axes or kind == "embedding" or _AS_IT_IS.search(item.own)
     if not leaf.name or (item.ndim > 1 and not stays):
-        raise _unknown(item, dialect)
+        raise _unknown(item, items, dialect)
     count = len(leaf.parts or leaf.order) or 1
     axis = max(letters.find("O"), 0)
     size, rest = divmod(value.shape[axis], count) if value.shape else (0, 0)
@@ -769,22 +789,26 @@ def _kind(
     if leaf in ("in_proj_weight", "in_proj_bias"):
         return "attention.in" + "_bias" * leaf.endswith("bias"), path
     above, _, last = path.rpartition(".")
-    packed = f"{above}.in_proj_weight".lstrip(".") in items
+    inner = ("in_proj_weight", "in_proj_bias", "q_proj_weight")
+    beside = {f"{above}.{each}".lstrip(".") for each in inner}
+    packed = any(each in whole or each in names for each in beside)
     if last == "out_proj" and packed and leaf in ("weight", "bias"):
         return "attention.out" + "_bias" * (leaf == "bias"), above
     if leaf != "weight":
         return _LAYER.get(leaf, "other"), path
-    if item.ndim < 2 or _NORM.search(item.own):
+    if item.ndim < 2 or (_NORM.search(item.own) and item.said is None and not item.axes):
         return "scale", path
     return "embedding" if item.ndim == 2 and _is_table(item, whole, names) else "kernel", path
 
 
 def _is_table(item: _Item, whole: Collection[str], names: Collection[str]) -> bool:
     """Whether a 2-D weight is known to be an embedding table."""
-    if item.layer == "Embedding" or item.table:
+    if item.layer == "Embedding":
         return True
     if item.axes or item.sibling("bias") in whole:
         return False
+    if item.table:
+        return True
     if item.said is not None:
         return item.said.layout == "IO" and bool(_TABLE.search(item.own))
     rule = find(item.own, names=names)
@@ -798,9 +822,17 @@ def _letters(item: _Item, kind: str, items: Mapping[str, _Item], names: Collecti
     if item.axes:
         return "" if item.moved else item.axes
     shape, default = item.value.shape, DEFAULT_LAYOUTS.get(item.ndim, "")
+    is_made = not isinstance(item.value, Plan | Noise) and item.value.dtype is None
+    if kind == "kernel" and (is_made or item.doubted):  # of several axes, or said otherwise
+        raise _undecided(item, default)
     rule = find(item.own, names=names)
     if rule is not None and (item.ndim == 2 or re.search("convolution|projection", rule.pattern)):
-        layout: str = decide(item.own, shape, names=names).options.get("layout", default)
+        try:
+            layout: str = decide(item.own, shape, names=names).options.get("layout", default)
+        except OptionError as problem:  # it is not packed as that name is
+            should = str(problem).partition(", but ")[2].partition("; ")[0]
+            cure = f"say its axes by a rule, e.g. {_says(item, default)}"
+            raise OptionError(message(f"shape of {item.own}", shape, should, cure)) from None
         return layout
     if kind != "kernel" or not default:
         return default
@@ -823,14 +855,20 @@ def _checked(item: _Item, items: Mapping[str, _Item], letters: str) -> str:
         groups = item.said.groups if item.said.transposed else 1
     elif transposed and bias is not None and len(bias.value.shape) == 1 and size["O"]:
         groups = max(bias.value.shape[0] // size["O"], 1)
-    if bias is not None and letters and bias.value.shape != (size["O"] * groups,):
+    stacks = [size[c] for c in letters if c not in "OI" + SPATIAL]
+    right = ((size["O"] * groups,), (*stacks, size["O"])) if letters else ()
+    if bias is not None and letters and bias.value.shape not in right:
+        other = ("OI" if letters.startswith("IO") else "IO") + letters[2:]
+        cure = f"say its axes by a rule, e.g. {_says(item, other)}"
+        if item.said is not None or stacks:
+            cure = f"correct its layout {letters}, or the shape of the bias"
         raise LayoutError(
             message(
                 "shape",
                 value.shape,
                 f"with axes {letters}, {item.own} should have a bias of {size['O'] * groups}, "
                 f"not {bias.value.shape}",
-                f"say its axes by a rule, e.g. {_says(item, 'IO' + letters[2:])}",
+                cure,
             )
         )
     if transposed and groups > 1:
@@ -858,7 +896,8 @@ def _placed(
                 "name",
                 item.own,
                 f"attention in {dialect.name} has an axis of heads",
-                "give their number by a rule, e.g. {'pattern': 'attn', 'sizes': {'N': 12}}",
+                "give their number by a rule, e.g. "
+                f"{{'pattern': '^{re.escape(item.own.rpartition('.')[0])}', 'sizes': {{'N': 12}}}}",
             )
         )
     if item.ndim == 2:
@@ -902,16 +941,18 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
     if join == "stack" and len(sources) == 1:
         should = f"{own[0]} should come with the layer's other bias"
         raise OptionError(message("name", name, should, "add it, or leave both out"))
-    if len(sources) == 1:
+    if len(sources) == 1 and not (join == "sum but last" and "_hh" in own[0]):
         return made[0]
     tensors = tuple(Made(value) if isinstance(value, Plan) else value for value in made)
-    if not join or len(tensors) > 2 or tensors[0].shape != tensors[1].shape:
+    if not join or len(tensors) > 2 or tensors[0].shape != tensors[-1].shape:
         raise _twice(name, own)
     if join == "sum but last":
-        size = tensors[1].shape[0]
-        if tensors[1].read((slice(size - size // 3, size),), "float64").any():
-            should = f"the last third of {own[1]} should be 0: Flax's GRUCell has no such bias"
+        size = tensors[-1].shape[0]
+        if tensors[-1].read((slice(size - size // 3, size),), "float64").any():
+            should = f"the last third of {own[-1]} should be 0: Flax's GRUCell has no such bias"
             raise OptionError(message("name", name, should, "set it to 0, or leave it out"))
+        if len(tensors) == 1:
+            return made[0]
     return Stack(tensors) if join == "stack" else Sum(tensors)
 
 
@@ -920,10 +961,13 @@ def _twice(name: str, own: list[str]) -> OptionError:
     return OptionError(message("name", name, should, "rename or drop one of them by a rule"))
 
 
-def _unknown(item: _Item, dialect: Dialect) -> OptionError:
+def _unknown(item: _Item, items: Mapping[str, _Item], dialect: Dialect) -> OptionError:
     letters = "ABCDEFGH"[: item.ndim]
-    name = item.leaf if re.fullmatch(dialect.others, item.leaf) else "vars/0"
-    rule = {"pattern": f"{re.escape(item.leaf)}$", "name": name, "axes": f"{letters}->{letters}"}
+    name = item.leaf
+    if not re.fullmatch(dialect.others, name):
+        beside = [other.leaf for other in items.values() if other.path == item.path]
+        name = f"vars/{beside.index(item.leaf)}"
+    rule = {**_says(item, f"{letters}->{letters}"), "name": item.sibling(name)}
     should = f"what it is in {dialect.name} cannot be told (shape {item.value.shape})"
     return OptionError(message("name", item.own, should, f"say it by a rule, e.g. {rule}"))
 

@@ -65,7 +65,11 @@ _IO = MappingProxyType({"layout": "IO"})
 RULES: tuple[Rule, ...] = (
     # What IDInit does not define.
     Rule(r"\.(running_mean|running_var|num_batches_tracked)$", "keep", why="batch statistics"),
-    Rule(r"(?i)(^|\.)(ln_\w+|\w*norm\w*)\.(weight|bias|gamma|beta)$", "keep", why="normalisation"),
+    Rule(
+        r"(?i)(^|\.)(ln(_\w+)?|bn\d*|\w*norm\w*)\.(weight|bias|gamma|beta)$",
+        "keep",
+        why="normalisation",
+    ),
     Rule(
         r"(^|\.)(wte|embed_tokens|(word|token_type)_embeddings)\.weight$", "keep", why="embedding"
     ),

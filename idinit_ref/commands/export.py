@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _TRIAL = 2**25  # bytes that are written to measure how fast a folder takes them
+_TABLE = re.compile("(position )?embedding(, and the head that is tied to it)?")  # reasons
 _UNITS = {"": 1} | {
     unit: base**power
     for power, letter in enumerate("kmgt", 1)
@@ -63,7 +64,7 @@ def run(args: Namespace, console: Console) -> None:
         values = translate(
             {item.name: item.value for item in found.items},
             dialect,
-            tables=[i.name for i in found.items if re.match("(position )?embedding", i.why)],
+            tables=[item.name for item in found.items if _TABLE.fullmatch(item.why)],
             metadata=None if keep is None else keep.metadata,
         )
         inputs += [Path(args.dialect)] * args.dialect.endswith(".json")
@@ -222,6 +223,8 @@ def _loading(
             "nnx.update(model, state)",
         ]
         return ["from flax import nnx", *heads, "", *held, *end]
+    if not any(name.endswith((".weight", ".bias")) for file in files for name in file.names):
+        return []  # names of another framework
     end = ["model.load_state_dict(held, strict=False)"]
     if about:
         options = ", ".join(f"{key}={value!r}" for key, value in about["options"].items())

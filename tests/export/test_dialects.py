@@ -11,6 +11,7 @@ import jax
 import keras
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from flax import linen, nnx, traverse_util
 from hypothesis import example, given
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.flax import load_file
 
 import idinit_ref as ir
+from idinit_ref import Plan, sources
 from idinit_ref.checkpoint import open_checkpoint
 from idinit_ref.cli import main
 from idinit_ref.dialects import DIALECTS, Change, Dialect, Items, load, translate
@@ -1173,3 +1175,144 @@ def test_a_plan_of_any_size_is_translated_at_once():
     assert view.shape == (1_000_000, 1000, 1000)
     one = view.read((slice(5, 6), slice(0, 1), slice(0, 9)), "bfloat16")
     assert one.tolist() == [[[0, 0, 0, 0, 0, 0x3F80, 0, 0, 0]]]
+
+
+# What a third reader found ------------------------------------------------------------------------
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = torch.nn.GRU(3, 4, batch_first=True)
+
+
+def test_a_file_sorted_by_name_has_the_biases_the_other_way_round(tmp_path):
+    """bias_hh comes before bias_ih in a .safetensors file, and not in a state."""
+    model, path = Recurrent(), tmp_path / "g.safetensors"
+    safetensors.torch.save_file(model.state_dict(), path)
+    stored = open_checkpoint(path).tensors
+    assert list(stored).index("gru.bias_hh_l0") < list(stored).index("gru.bias_ih_l0")
+    held = {name: value.numpy() for name, value in model.state_dict().items()}
+    one, two = (translate(given, "keras") for given in (stored, held))
+    whole = (slice(None), slice(None))
+    for name in two:
+        index = whole[: len(two[name].shape)]
+        assert np.array_equal(one[name].read(index, "float32"), two[name].read(index, "float32"))
+    with torch.no_grad():
+        model.gru.bias_hh_l0[-4:] = 0
+    safetensors.torch.save_file(model.state_dict(), path)
+    stored = open_checkpoint(path).tensors
+    (name,) = (name for name in translate(stored, "flax") if name.endswith("bias"))
+    both = sum(model.gru.state_dict()[f"bias_{end}_l0"].numpy() for end in ("ih", "hh"))
+    assert np.allclose(array(translate(stored, "flax")[name]), both)
+    with torch.no_grad():
+        model.gru.bias_ih_l0[-4:] = 0
+        model.gru.bias_hh_l0[-4:] = 1
+    safetensors.torch.save_file(model.state_dict(), path)
+    stored = open_checkpoint(path).tensors
+    with pytest.raises(OptionError, match=r"last third of gru\.bias_hh_l0 should be 0"):
+        translate(stored, "flax")
+    alone = {name: value for name, value in stored.items() if "bias_ih" not in name}
+    with pytest.raises(OptionError, match=r"last third of gru\.bias_hh_l0 should be 0"):
+        translate(alone, "flax")
+
+
+def test_what_is_made_without_a_plan_of_its_own_axes_is_not_guessed():
+    """A weight of a report whose stored axes hold several of a matrix."""
+    given = {
+        "shape": [8, 8], "role": "transit", "layout": "IO", "blocks": [4, 4],
+        "axes": "IOO", "parted": [8, 2, 4],
+    }  # fmt: skip
+    asked = {"k.weight": sources._asked("k.weight", given, "m.json")}
+    value = sources.assemble(asked).values["k.weight"]
+    assert value.dtype is None
+    with pytest.raises(OptionError, match=r"k\.weight.*say it by a rule"):
+        translate({"k.weight": value, "k.bias": np.zeros(8, "f")}, "flax")
+    made = translate({"k.weight": value}, FLAX.extended([Change("k.weight", axes="IO")]))
+    assert made["k.kernel"].shape == (8, 8)
+
+
+@pytest.mark.parametrize("dialect", ["flax", "keras"])
+def test_the_cure_for_a_norm_of_two_axes_touches_nothing_else(dialect):
+    tensors = {
+        "norm.weight": np.ones((4, 8), "f"),
+        "norm.bias": np.zeros((4, 8), "f"),
+        "fc.weight": ir.plan((8, 4)),
+        "fc.bias": np.zeros(8, "f"),
+    }
+    table = DIALECTS[dialect]
+    for _ in range(2):
+        with pytest.raises(OptionError, match="say it by a rule") as caught:
+            translate(tensors, table)
+        rule = ast.literal_eval(re.search(r"e\.g\. (\{.*\})", str(caught.value))[1])
+        table = table.extended([rule])
+    made = translate(tensors, table)
+    assert len(made) == 4
+    assert {made[name].shape for name in made if "norm" in name} == {(4, 8)}
+    assert [plan.shape for plan in made.values() if isinstance(plan, Plan)] == [(4, 8)]
+    assert [plan.layout for plan in made.values() if isinstance(plan, Plan)] == ["IO"]
+    with pytest.raises(LayoutError, match="its plan says OI"):
+        translate(tensors, DIALECTS[dialect].extended([Change("weight$", axes="AB->AB")]))
+
+
+def test_one_weight_that_is_said_otherwise_makes_its_family_doubtful():
+    """nanoGPT has GPT-2's names with torch.nn.Linear's axes."""
+    tensors = {
+        "h.0.attn.c_proj.weight": np.ones((8, 8), "f"),
+        "h.0.attn.c_proj.bias": np.zeros(8, "f"),
+        "h.0.mlp.c_fc.weight": np.ones((32, 8), "f"),
+        "h.0.mlp.c_fc.bias": np.zeros(32, "f"),
+    }
+    with pytest.raises(LayoutError, match="'axes': 'OI'") as caught:
+        translate(tensors, "flax")
+    rule = ast.literal_eval(re.search(r"e\.g\. (\{.*\})", str(caught.value))[1])
+    with pytest.raises(OptionError, match=r"h\.0\.attn\.c_proj\.weight.*say it by a rule"):
+        translate(tensors, FLAX.extended([rule]))
+    made = translate(tensors, FLAX.extended([Change(r"c_\w+\.weight", axes="OI")]))
+    assert made["h.0.mlp.c_fc.kernel"].shape == (8, 32)
+
+
+def test_packed_weights_that_are_not_packed_have_a_cure_that_works():
+    tensors = {"h.0.attn.c_attn.weight": np.ones((24, 8), "f"), "h.0.attn.c_attn.bias": np.ones(24)}
+    with pytest.raises(OptionError, match="say its axes by a rule") as caught:
+        translate(tensors, "flax")
+    rule = ast.literal_eval(re.search(r"e\.g\. (\{.*\})", str(caught.value))[1])
+    assert translate(tensors, FLAX.extended([rule]))["h.0.attn.c_attn.kernel"].shape == (8, 24)
+
+
+def test_a_stack_of_matrices_may_have_a_stack_of_biases():
+    tensors = {"e.weight": ir.plan((2, 8, 4), layout="EOI"), "e.bias": np.zeros((2, 8), "f")}
+    bias = Change("e[.]bias", "e.bias", axes="EO->EO")
+    assert translate(tensors, FLAX.extended([bias]))["e.kernel"].shape == (2, 4, 8)
+
+
+def test_a_table_has_no_bias(tmp_path, monkeypatch):
+    tensors = {"proj.weight": ir.plan((8, 4)), "proj.bias": np.zeros(8, "f")}
+    assert "proj.kernel" in translate(tensors, "flax", tables=["proj.weight"])
+    monkeypatch.chdir(tmp_path)  # and a reason that begins so is none
+    asked = {"p.weight": {"shape": [8, 4], "role": "transit", "why": "embedding projection"}}
+    (tmp_path / "m.json").write_text(json.dumps(asked))
+    words = "export --manifest m.json --dialect flax --out p.safetensors"
+    assert main(re.split(" ", words)) == 0
+    assert list(open_checkpoint("p.safetensors").tensors) == ["p.kernel"]
+
+
+@pytest.mark.parametrize("left_out", ["in_proj_weight", "in_proj_bias", "q_proj_weight"])
+def test_attention_is_attention_without_its_packed_weight(left_out):
+    tensors = {
+        f"attn.{left_out}": None,
+        "attn.out_proj.weight": np.ones((8, 8), "f"),
+        "attn.out_proj.bias": np.zeros(8, "f"),
+    }
+    heads = KERAS.extended([Change("attn", sizes={"N": 2})])
+    made = translate(tensors, heads)
+    assert made["attn/output_dense/vars/0"].shape == (2, 4, 8)
+
+
+def test_a_dense_layer_may_be_called_norm():
+    tensors = {"norm.weight": ir.plan((8, 4)), "unnormal.weight": np.ones((8, 4), "f")}
+    made = translate(tensors, FLAX.extended([Change("unnormal.weight", axes="OI")]))
+    assert {name: tensor.shape for name, tensor in made.items()} == {
+        "norm.kernel": (4, 8),
+        "unnormal.kernel": (4, 8),
+    }
