@@ -321,6 +321,7 @@ class Stored:
         return convert(self._block(_spans(index, self.shape)), self.dtype, dtype, self.name)
 
     def _block(self, spans: _Spans) -> NDArray[Any]:
+        """Return a block of the stored numbers; how, each kind of file says."""
         raise NotImplementedError
 
 
@@ -468,6 +469,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         tensors, metadata = _hdf5(file)
         files = (file,)
     else:
+        _source(file, "a checkpoint")  # or it is not there at all
         should = "its suffix should be .safetensors, .index.json, .npz or .h5"
         cure = "save it in one of these formats; pickles (.bin, .pt) can run code and are not read"
         raise CheckpointError(message("path", _short(file.name), should, cure))

@@ -79,7 +79,7 @@ def apart(model: nn.Module) -> None:
     """
     for module in model.modules():
         if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
-            module.reshard()  # type: ignore[operator]
+            module.reshard()  # type: ignore[operator]  # nn.Module says Tensor
 
 
 def _dim(placement: Any) -> int | None:

@@ -1368,3 +1368,10 @@ def test_that_the_watch_can_fail(file, watched):
     open_checkpoint(path)
     assert watched
     assert max(at + count for at, count in watched) <= path.stat().st_size - len(DATA)
+
+
+def test_what_is_not_there_is_said_so_whatever_its_suffix(tmp_path):
+    for name in ("gone", "gone.bin", "gone.safetensors", "gone.npz"):
+        with pytest.raises(FileNotFoundError) as caught:
+            open_checkpoint(tmp_path / name)
+        assert caught.value.filename in (tmp_path / name, str(tmp_path / name))
