@@ -459,6 +459,7 @@ def test_paths_that_are_none(tmp_path):
         open_checkpoint(tmp_path / "no.safetensors")
     with pytest.raises(CheckpointError, match="a name that a file can have"):
         open_checkpoint("a\0b.safetensors")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"any")
     with pytest.raises(CheckpointError, match=r"\.bin.*suffix.*pickles"):
         open_checkpoint(tmp_path / "pytorch_model.bin")
     folder = tmp_path / "folder" / "model.safetensors"
