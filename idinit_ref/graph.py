@@ -443,10 +443,12 @@ class _Search:
         seen, stack = {side}, [side]
         while stack:
             node = stack.pop()
+            if node in ends:  # it lies before the branch, though it may be a weight operation
+                continue
             if self.nodes[node].kind == "weight":
                 if self._is_after(node, lowest, after):
                     found.append(node)
-            elif node not in ends and node not in stops:
+            elif node not in stops:
                 for to, weights in self.back[node]:
                     if to > lowest and not weights and to not in seen:
                         seen.add(to)

@@ -465,6 +465,25 @@ def test_many_random_graphs_against_all_paths(graph):
     test_random_graphs_against_all_paths.hypothesis.inner_test(graph)
 
 
+def test_an_ancestor_that_is_a_weight_operation_is_not_of_the_branch():
+    """Two sums of the same two products: of y only W5 is the last weight of a branch."""
+    shape = (2, 4)
+    nodes = [
+        Node("x", "input", shape=shape),
+        *(Node(name, "parameter", shape=(4, 4)) for name in ("W0", "W1", "W5")),
+        Node("w0", "weight", ("x",), shape, weights=("W0",)),
+        Node("w1", "weight", ("x",), shape, weights=("W1",)),
+        Node("one", "add", ("w0", "w1"), shape),
+        Node("two", "add", ("w1", "w0"), shape),
+        Node("w5", "weight", ("one",), shape, weights=("W5",)),
+        Node("twice", "add", ("one", "one"), shape),
+        Node("inner", "add", ("two", "w5"), shape),
+        Node("y", "add", ("twice", "inner"), shape),
+    ]
+    roles = infer_roles(Graph(nodes))
+    assert roles == {"W0": "transit", "W1": "transit", "W5": "zero"}
+
+
 def stack(blocks):
     net = Net()
     nodes, x = [Node("x", "input", shape=(2, 4))], "x"
