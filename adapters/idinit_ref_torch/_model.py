@@ -96,6 +96,7 @@ def init_(
     ----------
     model : torch.nn.Module
         Any eager model with its parameters made; on the meta device it is checked and left alone.
+        Of DTensors (FSDP2, tensor parallelism) each rank fills its parts, without communication.
     example_inputs : torch.Tensor, tuple or mapping
         What its forward takes, as in :func:`trace`.
     gain : float

@@ -22,9 +22,9 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
 
 
 def local_of(tensor: DTensor, name: str) -> Tensor:
-    """Return the memory that this rank holds; raise where it holds no part of the weight.
+    """Return the memory that this rank holds of a weight; raise if it can be no part of it.
 
-    The same on every rank, and without any communication.
+    Without any communication: of Partial placements, which all ranks know, each rank raises.
     """
     placements = tensor.placements
     for placement in placements:

@@ -163,7 +163,8 @@ def idi_(
     Parameters
     ----------
     tensor : torch.Tensor, 2 to 5 axes (any number with `layout`)
-        Real floating or complex, of any strides that give each place memory of its own.
+        Real floating or complex, of any strides that give each place memory of its own. Of a
+        DTensor this rank's part is filled, without communication, from its place in the whole.
     gain : float
         tau; any finite non-zero real.
     wide : {"truncate", "fold_rms", "fold_mean"}
@@ -190,8 +191,8 @@ def idi_(
     Raises
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If an option does not fit, or the tensor is no dense one with memory of its own, or a
-        complex view that negates lazily.
+        If an option does not fit, or the tensor is no dense one with memory of its own, a complex
+        view that negates lazily, or a DTensor whose ranks hold terms of a sum (Partial).
     DTypeError, RoundingError
         If the dtype is neither real floating nor complex, or would round an entry to 0 or
         infinity. The tensor is untouched after every error.
