@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from idinit_ref import Plan, Report
 from idinit_ref.dtypes import format_of
-from idinit_ref.errors import IDInitError, OptionTypeError, message
+from idinit_ref.errors import IDInitError, OptionError, OptionTypeError, message
 from idinit_ref.layout import Taps
 from idinit_ref.model import Head, Override, decide
 from idinit_ref.pattern import Wide
@@ -126,7 +126,8 @@ def init_(
     GraphError, OptionTypeError
         As in :func:`trace`.
     OptionError, ShapeError, LayoutError
-        If an option does not fit, or an override fits no parameter.
+        If an option does not fit, an override fits no parameter, or only some of the weights
+        have memory and others are on the meta device.
     DTypeError, RoundingError
         If a parameter's dtype cannot hold its entries. The model is untouched after every error.
 
@@ -159,6 +160,7 @@ def init_(
             _check(parameters[entry.name], entry.name, entry.plan)
         except IDInitError as problem:
             raise type(problem)(f"of parameter {entry.name!r}: {problem}") from problem
+    _together({entry.name: parameters[entry.name] for entry in written})
     with torch.no_grad():
         for entry in written:
             if entry.plan is None:
@@ -166,6 +168,22 @@ def init_(
             else:
                 write_(parameters[entry.name], entry.plan)
     return report
+
+
+def _together(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a model that has memory for some of its weights only: it would be half-written."""
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty and len(empty) < len(tensors):
+        held = next(name for name in tensors if name not in empty)
+        raise OptionError(
+            message(
+                "model",
+                f"{empty[0]!r} (and {len(empty) - 1} more) on meta, {held!r} on "
+                f"{tensors[held].device}",
+                "all parameters should have memory, or none",
+                "make the rest with to_empty(device=...), or load them first",
+            )
+        )
 
 
 def _check(tensor: Tensor, name: str, plan: Plan | None) -> None:

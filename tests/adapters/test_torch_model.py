@@ -670,6 +670,15 @@ def test_compiled_models():
     assert decide(trace(model, IDS)).roles == roles
 
 
+def test_a_model_that_has_memory_for_a_half_of_its_weights_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+    model[0].to("meta")
+    nn.init.ones_(model[1].weight)
+    with pytest.raises(errors.OptionError, match=r"'0\.weight' .* on meta, '1\.weight' on cpu"):
+        init_(model, torch.zeros(1, 4))
+    assert (model[1].weight == 1).all()
+
+
 def test_one_forward_pass_with_meta_parameters_checks_and_writes_nothing():
     model = Transformer().to("meta")
     report = init_(model, IDS)
