@@ -475,6 +475,23 @@ def version(package: str) -> str:
         return f"{package} (another build)"
 
 
+WHY_NOT = """\
+What keeps a limit from being kept, as far as it was found:
+
+* PyTorch, large: zero fill runs on all threads; the entries, each on a page of its own and half
+  of them in another core's cache, are written by one. A bare strided write of them after
+  `zero_` costs about the same; writing them piece by piece while the memory is fresh does not
+  pay, as each piece needs another call.
+* PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too.
+* JAX in PyTorch's layout: the comparisons that make the entries are cheap beside page faults
+  of a large array, not beside the zero fill of one that fits a cache. Zeros with a scatter into
+  them are faster, but where the result is sharded XLA makes the whole weight on every device,
+  and whether it will be is not known inside of `jax.jit`.
+* Weights of some hundred entries: a Python call, the check of its options and the search for the
+  remembered plan take longer than the fill.
+"""
+
+
 def page(
     results: list[tuple[Group, Times]],
     curves: dict[str, dict[str, dict[int, float]]],
@@ -537,6 +554,7 @@ def page(
         "|---|---|---|---|---|---|---|---|---|---|",
         *limits,
         "",
+        WHY_NOT,
         "## Beside other initialisers",
         "",
         f'{len(beside)} pairs, ours slower in {len(slower)}. "alike" is where the quartiles lie '
