@@ -16,6 +16,7 @@ try:
     from ._initializers import idi, idiz
 except ModuleNotFoundError as problem:
     raise ImportError('idinit_ref_jax needs JAX: pip install "idinit-ref[jax]"') from problem
+from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
 from ._model import init, plans
 from ._trace import trace
@@ -26,6 +27,7 @@ __all__ = [
     "idiz",
     "idiz_layer_",
     "init",
+    "jacobian",
     "layer_plans",
     "plans",
     "trace",

@@ -26,6 +26,7 @@ except ImportError as problem:
     ) from problem
 
 from ._initializers import IDI, IDIZ, idi_, idiz_
+from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
 from ._model import init_, plans
 from ._trace import trace
@@ -38,6 +39,7 @@ __all__ = [
     "idiz_",
     "idiz_layer_",
     "init_",
+    "jacobian",
     "layer_plans",
     "plans",
     "trace",

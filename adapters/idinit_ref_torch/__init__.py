@@ -21,6 +21,7 @@ except ImportError as problem:
         'idinit_ref_torch needs PyTorch; install it with: pip install "idinit-ref[torch]"'
     ) from problem
 
+from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
 from ._model import init_, plans
 from ._tensor import idi_, idiz_
@@ -32,6 +33,7 @@ __all__ = [
     "idiz_",
     "idiz_layer_",
     "init_",
+    "jacobian",
     "layer_plans",
     "plans",
     "trace",

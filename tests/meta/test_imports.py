@@ -60,20 +60,21 @@ def test_using_the_reference_loads_no_framework():
         (
             "idinit_ref_torch",
             [
-                "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "layer_plans", "plans",
-                "trace",
+                "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "jacobian", "layer_plans",
+                "plans", "trace",
             ],
         ),
         (
             "idinit_ref_jax",
             [
-                "idi", "idi_layer_", "idiz", "idiz_layer_", "init", "layer_plans", "plans", "trace",
+                "idi", "idi_layer_", "idiz", "idiz_layer_", "init", "jacobian", "layer_plans",
+                "plans", "trace",
             ],
         ),
         (
             "idinit_ref_tensorflow",
             [
-                "IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_",
+                "IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "jacobian",
                 "layer_plans", "plans", "trace",
             ],
         ),
