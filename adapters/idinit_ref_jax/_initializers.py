@@ -217,10 +217,11 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
                     "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
                 )
             )
-        sharding = NamedSharding(mesh, sharding)
     try:
+        if isinstance(sharding, PartitionSpec):
+            sharding = NamedSharding(mesh, sharding)
         sharding.shard_shape(shape)
-    except (ValueError, IndexError) as problem:  # an IndexError if the spec has more axes
+    except Exception as problem:  # of several kinds, some of JAX alone
         raise OptionError(
             message(
                 "out_sharding",

@@ -81,6 +81,18 @@ def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
     if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
         # Keras hands over the sharding without its devices, inside jax.set_mesh.
         sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
+    try:
+        sharding.shard_shape(decided.shape)
+    except (ValueError, IndexError) as problem:  # an IndexError if it has more axes
+        raise OptionError(
+            message(
+                "layout",
+                sharding,
+                f"it should cut every axis of shape {decided.shape} evenly, and JAX said: "
+                f"{problem}",
+                "name only mesh axes whose sizes divide the axes of the weight",
+            )
+        ) from problem
     return jax.make_array_from_callback(
         decided.shape, sharding, lambda index: decided.block(index, dtype=dtype)
     )

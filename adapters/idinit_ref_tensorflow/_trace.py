@@ -315,7 +315,9 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[Drawing, list[str]]:
 
 
 def _raw(variable: Any) -> Any:
-    return variable._value if isinstance(variable, keras.Variable) else variable
+    raw = variable._value if isinstance(variable, keras.Variable) else variable
+    # Of a mirrored one a copy: under its strategy's scope the whole has no handle.
+    return raw.values[0] if hasattr(raw, "_policy") and hasattr(raw, "values") else raw
 
 
 def _input_names(arguments: Arguments) -> Iterator[str]:

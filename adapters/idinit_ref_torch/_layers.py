@@ -16,7 +16,8 @@ from idinit_ref.layout import Taps, identity_tap
 from idinit_ref.pattern import Wide
 from idinit_ref.plan import either
 
-from ._tensor import fill_, shape_of
+from ._sharded import apart
+from ._tensor import fill_, shape_of, together
 
 __all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans"]
 
@@ -334,15 +335,20 @@ def idiz_layer_(
 def _apply(
     module: Module, role: Role, taps: Taps | None, tap: Sequence[int] | None, **options: Any
 ) -> Module:
+    if isinstance(module, nn.Module):
+        apart(module)
     plans = layer_plans(module, role, taps=taps, tap=tap, **options)
     weights = [(_parameter(module, name), how) for name, how in plans.items()]
     for weight, how in weights:
         how.check(weight.dtype)
+    written = {name: _parameter(module, name) for name in plans}
     biases = []
     for name in _parts(module).biases:
         if attrgetter(name)(module) is not None:
             biases.append(_parameter(module, name))
             shape_of(biases[-1], name)
+            written[name] = biases[-1]
+    together(written)
     for weight, how in weights:
         fill_(weight, how)
     with torch.no_grad():

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from idinit_ref import Plan, Report
 from idinit_ref.dtypes import format_of
-from idinit_ref.errors import IDInitError, OptionError, OptionTypeError, message
+from idinit_ref.errors import IDInitError, OptionTypeError, message
 from idinit_ref.layout import Taps
 from idinit_ref.model import Head, Override, decide
 from idinit_ref.pattern import Wide
 
 from ._sharded import apart
-from ._tensor import shape_of, write_
+from ._tensor import shape_of, together, write_
 from ._trace import trace
 
 __all__ = ["init_", "plans"]
@@ -160,7 +160,7 @@ def init_(
             _check(parameters[entry.name], entry.name, entry.plan)
         except IDInitError as problem:
             raise type(problem)(f"of parameter {entry.name!r}: {problem}") from problem
-    _together({entry.name: parameters[entry.name] for entry in written})
+    together({entry.name: parameters[entry.name] for entry in written})
     with torch.no_grad():
         for entry in written:
             if entry.plan is None:
@@ -168,22 +168,6 @@ def init_(
             else:
                 write_(parameters[entry.name], entry.plan)
     return report
-
-
-def _together(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a model that has memory for some of its weights only: it would be half-written."""
-    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
-    if empty and len(empty) < len(tensors):
-        held = next(name for name in tensors if name not in empty)
-        raise OptionError(
-            message(
-                "model",
-                f"{empty[0]!r} (and {len(empty) - 1} more) on meta, {held!r} on "
-                f"{tensors[held].device}",
-                "all parameters should have memory, or none",
-                "make the rest with to_empty(device=...), or load them first",
-            )
-        )
 
 
 def _check(tensor: Tensor, name: str, plan: Plan | None) -> None:

@@ -75,11 +75,39 @@ def parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[slice, ...]]]:
 def apart(model: nn.Module) -> None:
     """Let FSDP2 modules drop what they have gathered: it would be lost with what is written there.
 
-    After a forward pass the outermost one keeps its parameters whole.
+    After a forward pass the outermost one keeps its parameters whole. OptionError for a part of
+    such a module that is gathered now, and for a model wrapped by the older FSDP, which flattens
+    its parameters and cannot be traced.
     """
-    for module in model.modules():
-        if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
-            module.reshard()  # type: ignore[operator]  # nn.Module says Tensor
+    own: list[nn.Module] = []
+    for name, module in model.named_modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        if "FullyShardedDataParallel" in kinds:
+            raise OptionError(
+                message(
+                    name or "model",
+                    "FullyShardedDataParallel",
+                    "its parameters should have their own shapes",
+                    "initialise it before it is wrapped, or wrap with fully_shard (FSDP2); or pass "
+                    "its inner module within FullyShardedDataParallel.summon_full_params",
+                )
+            )
+        if "FSDPModule" in kinds:
+            module.reshard()
+            own += module.modules()
+    for name, module in model.named_modules():
+        if getattr(module, "_is_fsdp_managed_module", False) and module not in own:
+            for parameter, tensor in module.named_parameters(recurse=False):
+                # The older FSDP marks what is written back when summon_full_params ends.
+                if not (is_sharded(tensor) or hasattr(tensor, "_fsdp_flattened")):
+                    raise OptionError(
+                        message(
+                            f"{name}.{parameter}".lstrip("."),
+                            "gathered",
+                            "what is written to it now would be lost",
+                            "pass the module that was given to fully_shard, or call its reshard()",
+                        )
+                    )
 
 
 def _dim(placement: Any) -> int | None:

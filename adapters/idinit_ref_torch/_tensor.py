@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from idinit_ref.pattern import Wide
 
 from ._sharded import is_sharded, local_of, parts
 
-__all__ = ["fill_", "idi_", "idiz_", "shape_of", "write_"]
+__all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_"]
 
 
 _IN_NUMPY = {torch.float16, torch.float32, torch.float64}
@@ -96,6 +97,22 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
     return shape
 
 
+def together(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights of which only some have memory: the rest would be left out in silence."""
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty and len(empty) < len(tensors):
+        held = next(name for name in tensors if name not in empty)
+        raise OptionError(
+            message(
+                "module",
+                f"{empty[0]!r} (and {len(empty) - 1} more) on meta, {held!r} on "
+                f"{tensors[held].device}",
+                "all parameters should have memory, or none",
+                "make the rest with to_empty(device=...), or load them first",
+            )
+        )
+
+
 def fill_(tensor: Tensor, how: Plan) -> Tensor:
     """Fill a tensor that `shape_of` has passed; validates the dtype before anything is written."""
     how.check(tensor.dtype)
@@ -134,9 +151,11 @@ def _in_numpy(flat: Tensor) -> Any:
     seen = torch._C._len_torch_dispatch_stack()  # by a mode, as make_fx, that would miss the write
     if plain and not seen and flat.device.type == "cpu":
         try:
-            return flat.numpy()
-        except RuntimeError:  # within a functional transform
-            pass
+            array = np.from_dlpack(flat)  # flat.numpy() would forbid to resize it ever after
+        except (RuntimeError, BufferError):  # within a functional transform
+            return flat
+        if array.flags.writeable:  # not with NumPy before 2.1
+            return array
     return flat
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -72,6 +72,17 @@ def refused(mesh):
             with pytest.raises(ir.errors.OptionError, match=text):
                 verb(tensor)
         assert (mine == 1).all()
+    # What only one rank can see is an error there alone: nothing is sent to ask the others.
+    rank, ranks, rows = dist.get_rank(), dist.get_world_size(), 4 * dist.get_world_size() - 1
+    uneven = DTensor.from_local(
+        mine, mesh, [Shard(0)] * mesh.ndim, run_check=False, shape=(rows, 4), stride=(4, 1)
+    )
+    if rank == ranks - 1:
+        with pytest.raises(ir.errors.OptionError, match="this rank's part should be"):
+            irt.idi_(uneven)
+    else:
+        irt.idi_(uneven)
+        mine.fill_(1)
     # In a model: nothing is written, not even what could be.
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     model[0].weight = nn.Parameter(gathered[0])
@@ -123,6 +134,44 @@ def sharded(kind, ranks):
     return model.to_empty(device="cpu")
 
 
+def gathered():
+    """After a forward pass the outermost module is whole; no write to it is lost."""
+    x = torch.ones(2, 5)
+    model = fully_shard(Net())
+    model(x)
+    with pytest.raises(ir.errors.OptionError, match=r"weight = 'gathered'.*lost"):
+        irt.idi_layer_(model.stem)
+    with pytest.raises(ir.errors.OptionError, match="= 'gathered'"):
+        irt.init_(model.blocks[0], torch.ones(2, 6))
+    layer = fully_shard(nn.Linear(5, 6))
+    layer(x)
+    irt.idi_layer_(layer)
+    assert torch.equal(layer.weight.full_tensor(), irt.idi_(torch.empty(6, 5)))
+    model.reshard()
+    irt.idi_layer_(model.stem)
+    assert torch.equal(model.stem.weight.full_tensor(), irt.idi_(torch.empty(6, 5)))
+    # Memory that has been written to can still be dropped and gathered.
+    model.unshard()
+    irt.idi_(model.stem.weight)
+    model.reshard()
+    model(x).sum().backward()
+
+
+def older():
+    """FSDP of before: a wrapped model is refused and unharmed; inside it works."""
+    cpu, x = torch.device("cpu"), torch.ones(2, 5)
+    model = FullyShardedDataParallel(Net(), use_orig_params=True, device_id=cpu)
+    with pytest.raises(ir.errors.OptionError, match="fully_shard"):
+        irt.init_(model, x)
+    model(x)
+    with FullyShardedDataParallel.summon_full_params(model):
+        irt.init_(model.module, x, eps=0.1)
+    whole = Net()
+    irt.init_(whole, x, eps=0.1)
+    assert torch.allclose(model(x), whole(x), atol=1e-6)
+    model(x).sum().backward()
+
+
 def models(ranks):
     x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 
@@ -164,5 +213,7 @@ if __name__ == "__main__":
         weights(mesh)
         refused(mesh)
     models(ranks)
+    gathered()
+    older()
     dist.destroy_process_group()
     print("all is well")

@@ -488,6 +488,15 @@ for spec, text in ((P("x"), "6"), (P(None, None, "x"), "(6, 4)")):
         else:
             raise AssertionError(spec)
 
+with jax.set_mesh(meshes[AxisType.Auto]):
+    for spec in (P("nowhere"), P("x", "x")):
+        try:
+            ij.idi()(None, (4, 4), None, spec)
+        except errors.OptionError as problem:
+            assert "out_sharding" in str(problem), problem
+        else:
+            raise AssertionError(spec)
+
 # Layers keep the sharding of their parameters, eager and traced.
 for kind, mesh in meshes.items():
     with jax.set_mesh(mesh):

@@ -40,6 +40,9 @@ for mirrored, variable in zip(model.variables, plain.variables, strict=True):
     assert all(np.array_equal(copy, variable.numpy()) for copy in copies(mirrored))
 
 with strategy.scope():
+    assert str(irk.init_(model, x, eps=0.5)).count("zero") > 1
+
+with strategy.scope():
     model.compile("sgd", "mse")
 plain.compile("sgd", "mse")
 for net in (model, plain):

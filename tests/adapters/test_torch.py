@@ -494,3 +494,11 @@ def test_a_bias():
 def test_options_are_given_by_name(verb):
     with pytest.raises(TypeError, match="positional"):
         verb(torch.ones(2, 2), 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+def test_memory_that_was_filled_can_be_resized(dtype):
+    """FSDP drops and makes anew the memory of what it has gathered."""
+    tensor = idi_(torch.empty(4, 4, dtype=dtype))
+    assert tensor.untyped_storage().resizable()
+    tensor.resize_(8, 8)
