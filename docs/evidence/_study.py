@@ -1,0 +1,308 @@
+"""How a study is run: cells are measured, remembered, and written as data, figure and page.
+
+A study is a module of this folder with
+
+    TITLE, CLAIM           a heading, and the claim in the words of its owners, with the source
+    cells(quick, rows)     what is to be measured, given what has been; asked until all is there
+    measure(**cell)        one measurement: plain numbers, the same ones each time it is asked
+    verdict(rows)          (holds | holds when ... | does not hold, one line of figures)
+    page(rows)             the tables and the words about them, in Markdown
+    draw(rows, figure)     the picture, into a matplotlib figure
+    check(rows)            asserts the direction of what comes out, not a lucky value
+
+and is run by ``python -m docs.evidence.NAME``. All numbers of its page come from NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from idinit_ref.export import whole_file
+
+FOLDER = Path(__file__).parent
+SHARED = ("_training", "_nets", "_baselines")
+INSTALL = 'pip install -c constraints.txt -e ".[evidence]"'
+
+Row = dict[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What came out, in the words of the first table, and the figures for it."""
+
+    holds: str
+    figure: str
+
+
+# What a study asks for ----------------------------------------------------------------------------
+
+
+def need(module: str) -> Any:
+    """Import a package that only the studies use, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as problem:
+        raise SystemExit(f"{module} cannot be imported ({problem}); {INSTALL}") from problem
+
+
+def pick(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Return the rows with these values."""
+    return [row for row in rows if all(row.get(k) == value for k, value in wanted.items())]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean; NaN of nothing."""
+    known = list(values)
+    return statistics.fmean(known) if known else math.nan
+
+
+def spread(values: Iterable[float], form: str = ".3f") -> str:
+    """Return mean and standard deviation over seeds, as "0.912 ± 0.004"."""
+    known = list(values)
+    if len(known) < 2:
+        return format(mean(known), form)
+    return f"{mean(known):{form}} ± {statistics.stdev(known):{form}}"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
+
+
+def best_rate(rows: Iterable[Row], score: str) -> float:
+    """Return the learning rate with the highest mean score; of equal ones the smallest."""
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["rate"], []).append(row[score])
+    return max(sorted(found), key=lambda rate: mean(found[rate]))
+
+
+def swept(
+    settings: Iterable[Row],
+    rates: Sequence[float],
+    rows: Sequence[Row],
+    *,
+    tune: Sequence[int],
+    seeds: Sequence[int],
+    score: str,
+) -> list[Row]:
+    """Return cells: each setting at each rate with the seeds ``tune``, the best rate with others.
+
+    The rate is chosen and judged on different seeds, so that luck in the choice does not count.
+    A measurement gives ``score``, the higher the better, and a finite one also where it diverged.
+    """
+    cells = []
+    for setting in settings:
+        tuning = [{**setting, "rate": rate, "seed": seed} for rate in rates for seed in tune]
+        cells += tuning
+        known = [row for row in pick(rows, **setting) if row["seed"] in tune]
+        if len(known) == len(tuning):
+            best = best_rate(known, score)
+            cells += [{**setting, "rate": best, "seed": seed} for seed in seeds]
+    return cells
+
+
+def judged(rows: Iterable[Row], seeds: Sequence[int], **setting: Any) -> list[Row]:
+    """Return what :func:`swept` found at a setting's best rate, on the seeds that judge it."""
+    return [row for row in pick(rows, **setting) if row["seed"] in seeds]
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON keeps it, with six digits of a number."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"a study measured {value}, which JSON has no number for; say None")
+        return float(f"{value:.6g}")
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _measure(job: tuple[str, Row]) -> tuple[Row, Row]:
+    """Measure one cell on one thread, so that no result depends on how many there are."""
+    name, cell = job
+    need("torch").set_num_threads(1)
+    begin = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = importlib.import_module(f"docs.evidence.{name}").measure(**cell)
+    row = {key: _plain(value) for key, value in found.items()}
+    return cell, {**cell, **row, "cpu_s": round(time.process_time() - begin, 3)}
+
+
+def _measured(jobs: Sequence[tuple[str, Row]], workers: int) -> Iterator[tuple[Row, Row]]:
+    """Yield measurements as they come, from processes of their own if there are several."""
+    if workers == 1:
+        yield from map(_measure, jobs)
+    else:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            yield from pool.imap_unordered(_measure, jobs)
+
+
+def _source(name: str) -> str:
+    """Return a digest of the code that measures."""
+    files = [FOLDER / f"{module}.py" for module in (name, *SHARED)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _resume(log: Path, head: Row) -> list[tuple[Row, Row]]:
+    """Return what a stopped run of the same code has measured; begin the log anew."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    known: list[tuple[Row, Row]] = []
+    if lines and json.loads(lines[0]) == head:
+        known = [json.loads(line) for line in lines[1:] if line.endswith("]")]
+        print(f"goes on after {len(known)} measurements in {log}", file=sys.stderr)
+    with whole_file(log) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in [head, *known]).encode())
+    return known
+
+
+def run(name: str, *, quick: bool, workers: int = 1, log: Path | None = None) -> list[Row]:
+    """Measure all cells of a study, in the order of its cells; those in the log are known."""
+    study = importlib.import_module(f"docs.evidence.{name}")
+    head = {"study": name, "quick": quick, "source": _source(name)}
+    found = {json.dumps(cell): row for cell, row in (_resume(log, head) if log else [])}
+    while True:
+        cells = {json.dumps(cell): cell for cell in study.cells(quick, list(found.values()))}
+        todo = [(name, cell) for key, cell in cells.items() if key not in found]
+        if not todo:
+            return [found[key] for key in cells]
+        begin = time.monotonic()
+        for number, (cell, row) in enumerate(_measured(todo, workers), 1):
+            found[json.dumps(cell)] = row
+            if log:
+                with log.open("a") as file:
+                    file.write(json.dumps([cell, row]) + "\n")
+                left = (time.monotonic() - begin) / number * (len(todo) - number) / 60
+                _say(f"{name}: {len(found)} of {len(cells)} cells, {left:.1f} minutes left")
+        if log:
+            print(file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    """Show progress: on one line of a terminal, and seldom in a file."""
+    end = "" if sys.stderr.isatty() else "\n"
+    print(f"\r{text:<78}" if not end else text, end=end, file=sys.stderr, flush=True)
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def _machine() -> Row:
+    packages = ("numpy", "torch", "jax", "keras", "scikit-learn", "zero-init", "idinit-ref")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}), {memory / 1e9:.0f} GB of "
+        f"memory, {platform.system()} {platform.release().partition(chr(45))[0]}",
+        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+        + f", Python {platform.python_version()}",
+    }
+
+
+def load(name: str) -> Row | None:
+    """Return what the last full run of a study wrote; None if there was none."""
+    path = FOLDER / f"{name}.json"
+    data: Row | None = json.loads(path.read_text()) if path.exists() else None
+    return data
+
+
+def page(name: str, data: Row) -> str:
+    """Return a study's page: nothing in it but what the study says of its data."""
+    study = importlib.import_module(f"docs.evidence.{name}")
+    rows = data["rows"]
+    holds, figure = study.verdict(rows)
+    minutes = sum(row["cpu_s"] for row in rows) / 60
+    return f"""# {study.TITLE}
+
+Written by its command, not by hand; every number is of [{name}.json]({name}.json):
+
+```
+{INSTALL}
+python -m docs.evidence.{name}
+```
+
+**The claim.** {study.CLAIM}
+
+**What came out.** {holds}: {figure}.
+
+![{study.TITLE}]({name}.svg)
+
+{study.page(rows).strip()}
+
+## The run
+
+{len(rows)} measurements, {minutes:.0f} CPU minutes, each on one thread, on {data["date"]}.
+Machine: {data["machine"]}.
+Versions: {data["versions"]}.
+"""
+
+
+def write(name: str, data: Row, folder: Path) -> None:
+    """Write a study's page, figure and data; each file appears when it is complete."""
+    study = importlib.import_module(f"docs.evidence.{name}")
+    matplotlib = need("matplotlib")
+    matplotlib.use("svg")
+    style = {"svg.hashsalt": name, "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    with matplotlib.rc_context(style):
+        figure = need("matplotlib.figure").Figure(figsize=(8, 4), layout="constrained")
+        study.draw(data["rows"], figure)
+        with whole_file(folder / f"{name}.svg") as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
+    with whole_file(folder / f"{name}.md") as file:
+        file.write(page(name, data).encode())
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in data["rows"])
+    rest = json.dumps({**data, "rows": []}, ensure_ascii=False, indent=1)
+    with whole_file(folder / f"{name}.json") as file:  # one measurement a line
+        file.write((rest.replace('"rows": []', f'"rows": [\n{lines}\n]') + "\n").encode())
+
+
+def main(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run the command of one study."""
+    parser = argparse.ArgumentParser(prog=f"python -m docs.evidence.{name}")
+    parser.add_argument("--quick", action="store_true", help="small, as in CI; writes to --out")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--out", type=Path, help="a folder for page, figure and data")
+    parser.add_argument("--render", action="store_true", help="write the page from the old data")
+    options = parser.parse_args(arguments)
+    if options.quick and options.out is None:
+        parser.error("--quick: its page is no evidence; say with --out FOLDER where it is to be")
+    folder: Path = options.out or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.render:
+        data = load(name)
+        if data is None:
+            parser.error(f"--render: there is no {name}.json yet; run without it")
+    else:
+        need("matplotlib")
+        log = folder / f"{name}.rows.jsonl"
+        try:
+            rows = run(name, quick=options.quick, workers=options.workers, log=log)
+        except KeyboardInterrupt:
+            raise SystemExit(f"\nstopped; the same command goes on from {log}") from None
+        data = {"study": name, "quick": options.quick, "date": f"{datetime.date.today()}"}
+        data |= {**_machine(), "rows": rows}
+    write(name, data, folder)
+    if not options.render:
+        log.unlink()
+    print(folder / f"{name}.md")
+    importlib.import_module(f"docs.evidence.{name}").check(data["rows"])

@@ -1,0 +1,221 @@
+"""Epsilon instead of zero at the end of a branch keeps neurons alive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import idinit_ref_torch as irt
+from docs.evidence import _nets, _study, _training
+from docs.evidence._study import Row, Verdict
+from idinit_ref.diagnostics import gradient_coverage
+from idinit_ref.errors import RoundingError
+
+TITLE = "Exact zero or epsilon"
+CLAIM = (
+    "Exact zeros at the end of a residual branch leave dead neurons; a small epsilon revives "
+    "them ([P], Sec. 3.2)."
+)
+EPS = (0.0, 1e-6, 1e-2)
+PRECISE = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
+RATES = (0.003, 0.03, 0.3)
+TUNE, SEEDS = (100, 101), (0, 1, 2, 3, 4)
+NETS = ("same width", "option A", "option A, gamma 0")
+
+
+class _OptionA(nn.Module):
+    """Every second place of the image, and channels of zeros: He et al. 2015, option A."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :, ::2, ::2], torch.zeros_like(x[:, :, ::2, ::2])], 1)
+
+
+def _net(kind: str) -> nn.Sequential:
+    """Return four residual blocks, the third of which may halve the image."""
+    norm = kind.endswith("gamma 0")
+    model = _nets.resnet(4, 8, norm=norm, stages=1 if kind == "same width" else 2)
+    for block in model:
+        if isinstance(block, _nets.Residual) and not isinstance(block.shortcut, nn.Identity):
+            block.shortcut = _OptionA()
+    return model
+
+
+def cells(quick: bool, rows: list[Row]) -> list[Row]:
+    kinds, sizes = (NETS[1:], (0.0, 1e-6)) if quick else (NETS, EPS)
+    settings = [{"net": kind, "eps": eps} for kind in kinds for eps in sizes]
+    rates, tune, seeds = (RATES[1:], (100,), (0, 1)) if quick else (RATES, TUNE, SEEDS)
+    return _study.swept(settings, rates, rows, tune=tune, seeds=seeds, score="accuracy")
+
+
+def measure(net: str, eps: float, rate: float, seed: int) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    x, y, judge, labels = _training.digits()
+    model = _net(net)
+    irt.init_(model, x[:2], eps=eps or 1e-6)
+    for block in _residuals(model):
+        *_, last = _nets.weighted(block.branch)
+        if eps == 0:
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
+        if isinstance(block.branch[-1], nn.BatchNorm2d):
+            nn.init.zeros_(block.branch[-1].weight)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    found: dict[str, Any] = {}
+    steps = 0
+    for steps, _ in enumerate(
+        _training.train(model, _training.batches(x, y, 32, 1, seed), optimiser), 1
+    ):
+        if steps - 1 in (0, 1, 10):
+            gradients = [p.grad.numpy() for p in model.parameters() if p.grad is not None]
+            seen = gradient_coverage(gradients)
+            found |= {f"zero_{steps - 1}": seen.overall, f"rows_{steps - 1}": seen.overall_rows}
+    same = sum(int((a == b).sum()) for a, b in zip(before, model.parameters(), strict=True))
+    finite = steps == (len(x) // 32)
+    return {
+        "accuracy": _training.accuracy(model, judge, labels) if finite else 0.1,
+        "diverged": int(not finite),
+        **{f"{key}_{k}": found.get(f"{key}_{k}") for key in ("zero", "rows") for k in (0, 1, 10)},
+        "frozen": same / sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _residuals(model: nn.Module) -> list[_nets.Residual]:
+    return [module for module in model.modules() if isinstance(module, _nets.Residual)]
+
+
+def _values(rows: list[Row], key: str, **setting: Any) -> list[float]:
+    found = [row[key] for row in _study.judged(rows, SEEDS, **setting)]
+    return [value for value in found if value is not None]
+
+
+def _kinds(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row["net"] for row in rows))
+
+
+def _better(rows: list[Row], net: str, key: str, sign: int) -> bool:
+    """Return whether eps 1e-6 beats 0 by more than both standard deviations together."""
+    a, b = (_values(rows, key, net=net, eps=eps) for eps in (1e-6, 0.0))
+    noise = sum(float(torch.tensor(values, dtype=torch.float64).std()) for values in (a, b))
+    return sign * (_study.mean(a) - _study.mean(b)) > noise
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    kinds = _kinds(rows)
+    alive = [net for net in kinds if _better(rows, net, "frozen", -1)]
+    right = [net for net in kinds if _better(rows, net, "accuracy", 1)]
+    figure = "; ".join(
+        f"{net}: never moved {_study.mean(_values(rows, 'frozen', net=net, eps=0.0)):.2f} with 0 "
+        f"and {_study.mean(_values(rows, 'frozen', net=net, eps=1e-6)):.2f} with 1e-6, accuracy "
+        f"{_study.mean(_values(rows, 'accuracy', net=net, eps=0.0)):.2f} and "
+        f"{_study.mean(_values(rows, 'accuracy', net=net, eps=1e-6)):.2f}"
+        for net in kinds
+    )
+    both = [net for net in kinds if net in alive and net in right]
+    if len(both) == len(kinds):
+        return Verdict("holds", figure)
+    if both:
+        return Verdict(f"holds when the net is one of ({'; '.join(both)})", figure)
+    if alive:
+        return Verdict(f"holds when only gradients are asked for ({'; '.join(alive)})", figure)
+    return Verdict("does not hold", figure)
+
+
+def _survives(eps: float, dtype: torch.dtype) -> str:
+    try:
+        irt.idiz_(torch.empty(4, 4, dtype=dtype), eps=eps)
+    except RoundingError:
+        return "RoundingError"
+    return "kept"
+
+
+def page(rows: list[Row]) -> str:
+    lines, sweep = [], []
+    sizes = sorted({row["eps"] for row in rows})
+    for net in _kinds(rows):
+        for eps in sizes:
+            known = _study.pick(rows, net=net, eps=eps)
+            best = _study.judged(known, SEEDS)[0]
+            counts = [
+                " / ".join(f"{_study.mean(_values(known, f'{kind}_{k}')):.2f}" for k in (0, 1, 10))
+                for kind in ("zero", "rows")
+            ]
+            score, frozen = (_study.spread(_values(known, key)) for key in ("accuracy", "frozen"))
+            lines.append((net, f"{eps:g}", f"{best['rate']:g}", score, *counts, frozen))
+            rates = sorted({row["rate"] for row in known})
+            tuning = [row for row in known if row["seed"] not in SEEDS]
+            means = [_study.mean(r["accuracy"] for r in _study.pick(tuning, rate=v)) for v in rates]
+            sweep.append((net, f"{eps:g}", *(f"{value:.3f}" for value in means)))
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    kept = [(f"{e:g}", *(_survives(e, dtype) for dtype in dtypes)) for e in PRECISE]
+    head = ("net", "eps", "rate", "accuracy", "parameters 0/1/10", "rows 0/1/10", "never moved")
+    return f"""## Set-up
+
+Digits of 8 x 8, 1,437 to learn from and 360 to judge by; `_nets.resnet` of four blocks, width 8;
+one epoch of batches of 32, SGD with momentum 0.9, constant rate, no weight decay. "same width":
+identity skips, no normalisation. "option A": the third block halves the image and doubles the
+channels; its skip fills the new ones with zeros. "gamma 0": batch normalisation after each
+convolution, the last one of a branch with gamma 0. All by `irt.init_`; eps 0 puts zeros into the
+last weights of branches. Rates {", ".join(f"{rate:g}" for rate in RATES)}; the best of seeds 100
+and 101 is judged on seeds 0 to 4. A seed is an order of batches.
+
+## At the best rate of each
+
+{_study.table(head, lines)}
+Mean ± standard deviation. "parameters", "rows": the fraction whose gradient is exactly 0 at steps
+0, 1 and 10. "never moved": parameters that are after training, bit for bit, what they were.
+
+## Which neurons are dead
+
+With a last weight of exactly 0 that weight itself gets a gradient where its input and what comes
+back to it are not 0; the weights before it get none at step 0 and may from step 1 on. A channel
+that option A fills with zeros is different: what it adds up to is exactly 0, ReLU passes no
+gradient there, and no later kernel that reads it gets any. With gamma 0 and last weights 0 two
+factors are 0 at once: neither has a gradient, and only the shift of the normalisation moves.
+
+## What precisions hold
+
+{_study.table(("eps", "float32", "bfloat16", "float16"), kept)}
+RoundingError: the library refuses an eps that the dtype would round to 0.
+
+## What this cannot show
+
+One data set of small images, four blocks, one epoch, one optimiser. A gradient that is not 0 may
+still be too small to matter: coverage says that a neuron can learn, accuracy whether it did.
+Only the sizes of eps in the first table were trained.
+
+## The sweep
+
+{_study.table(("net", "eps", *(f"{r:g}" for r in sorted({x["rate"] for x in rows}))), sweep)}
+Mean accuracy over the seeds that tune.
+"""
+
+
+def draw(rows: list[Row], figure: Any) -> None:
+    left, right = figure.subplots(1, 2)
+    sizes = sorted({row["eps"] for row in rows})
+    for axes, key, name in ((left, "accuracy", "accuracy"), (right, "frozen", "never moved")):
+        for net in _kinds(rows):
+            found = [_values(rows, key, net=net, eps=eps) for eps in sizes]
+            errors = [float(torch.tensor(values).std()) for values in found]
+            places = range(len(sizes))
+            axes.errorbar(places, list(map(_study.mean, found)), errors, marker="o", label=net)
+        axes.set_xticks(range(len(sizes)), [f"{eps:g}" for eps in sizes])
+        axes.set_xlabel("eps")
+        axes.set_ylabel(name)
+    left.legend()
+
+
+def check(rows: list[Row]) -> None:
+    for net in set(_kinds(rows)) - {"same width"}:
+        zero, some = (_study.mean(_values(rows, "zero_10", net=net, eps=e)) for e in (0.0, 1e-6))
+        assert zero > some + 0.2  # exact zeros still stop gradients at step 10
+        zero, some = (_study.mean(_values(rows, "frozen", net=net, eps=e)) for e in (0.0, 1e-6))
+        assert zero > some + 0.2  # and some of them for good
+
+
+if __name__ == "__main__":
+    _study.main("epsilon")

@@ -1,0 +1,125 @@
+"""Each study in small comes out as in full; its page holds nothing but what its data say."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from docs.evidence import _study, index
+
+FOLDER = _study.FOLDER
+
+
+@pytest.mark.parametrize("name", index.STUDIES)
+def test_a_study_in_small_comes_out_so(name):
+    study = _study.importlib.import_module(f"docs.evidence.{name}")
+    rows = _study.run(name, quick=True)
+    study.check(rows)
+    holds, figure = study.verdict(rows)
+    assert holds.split()[0] in ("holds", "does")
+    assert re.search(r"\d", figure)
+    assert not re.search(r"\bnan\b|\binf\b", study.page(rows))
+
+
+@pytest.mark.parametrize("name", index.STUDIES)
+def test_a_page_is_what_its_data_say(name):
+    study, data = _study.importlib.import_module(f"docs.evidence.{name}"), _study.load(name)
+    assert data is not None
+    assert not data["quick"]
+    assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
+    assert (FOLDER / f"{name}.svg").stat().st_size > 5000
+    study.check(data["rows"])
+
+
+def test_the_first_page_is_what_the_data_say():
+    assert (FOLDER / "index.md").read_text() == index.page()
+
+
+def test_every_study_is_on_the_first_page():
+    studies = {
+        path.stem
+        for path in FOLDER.glob("*.py")
+        if re.search(r"^def verdict\(", path.read_text(), re.MULTILINE)
+    }
+    assert studies == set(index.STUDIES)
+
+
+# The harness --------------------------------------------------------------------------------------
+
+TOY = """
+from docs.evidence import _study
+TITLE, CLAIM = "A toy", "more is more"
+MADE = []
+def cells(quick, rows):
+    settings = [{"method": name} for name in "ab"]
+    return _study.swept(settings, [0.1, 1.0, 10.0], rows, tune=[100], seeds=[0, 1], score="got")
+def measure(method, rate, seed):
+    MADE.append((method, rate, seed))
+    if len(MADE) == STOP:
+        raise KeyboardInterrupt
+    return {"got": -abs(rate - (1.0 if method == "a" else 10.0)) + seed / 1000}
+def verdict(rows):
+    return _study.Verdict("holds", str(len(rows)))
+def page(rows):
+    found = (_study.judged(rows, [0, 1], method=name) for name in "ab")
+    return _study.table("mr", [[row["method"], row["rate"]] for rows in found for row in rows])
+def draw(rows, figure):
+    figure.subplots().plot([row["got"] for row in rows])
+def check(rows):
+    assert rows
+"""
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A study that stops itself at its 8th measurement, the first time."""
+    module = _study.importlib.import_module("types").ModuleType("docs.evidence.toy")
+    exec(f"STOP = 8\n{TOY}", module.__dict__)
+    monkeypatch.setitem(_study.sys.modules, "docs.evidence.toy", module)
+    monkeypatch.setattr(_study, "_source", lambda name: "1")
+    return module
+
+
+def test_a_stopped_study_goes_on_and_writes_all_or_nothing(toy, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    command = ["--out", str(tmp_path), "--workers", "1"]
+    with pytest.raises(SystemExit, match="goes on"):
+        _study.main("toy", command)
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.rows.jsonl"]
+    with (tmp_path / "toy.rows.jsonl").open("a") as log:
+        log.write('[{"method": "a", "ra')  # cut off in the middle of a line
+    _study.main("toy", command)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.json", "toy.md", "toy.svg"]
+    made = [job for number, job in enumerate(toy.MADE, 1) if number != toy.STOP]
+    assert len(made) == len(set(made)) == 2 * 3 + 2 * 2
+    data = json.loads((tmp_path / "toy.json").read_text())
+    best = {(row["method"], row["rate"]) for row in data["rows"] if row["seed"] != 100}
+    assert best == {("a", 1.0), ("b", 10.0)}
+    assert (tmp_path / "toy.md").read_text() == _study.page("toy", data)
+
+
+def test_what_another_code_measured_does_not_count(toy, tmp_path, monkeypatch, capsys):
+    log = tmp_path / "toy.rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        _study.run("toy", quick=False, log=log)
+    monkeypatch.setattr(_study, "_source", lambda name: "2")
+    _study.run("toy", quick=False, log=log)
+    assert len(toy.MADE) == 8 + 10
+
+
+def test_a_number_that_is_none_is_refused(toy):
+    toy.measure = lambda **cell: {"got": float("nan")}
+    with pytest.raises(ValueError, match="say None"):
+        _study.run("toy", quick=True)
+
+
+def test_a_missing_package_gives_the_line_that_installs_it():
+    with pytest.raises(SystemExit, match=r'pip install .*"\.\[evidence\]"'):
+        _study.need("no_such_package")
+
+
+def test_the_rate_of_equal_scores_is_the_smallest():
+    rows = [{"rate": rate, "got": got} for rate, got in ((1.0, 2.0), (0.1, 2.0), (10.0, 1.0))]
+    assert _study.best_rate(rows, "got") == 0.1
