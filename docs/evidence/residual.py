@@ -10,7 +10,7 @@ from docs.evidence import _baselines, _nets, _study, _training
 
 TITLE = "Do Xavier and Kaiming fail residual nets without normalisation?"
 CLAIM = (
-    "Xavier and Kaiming fail residual nets without normalisation; IDInit trains them (issue 7). "
+    "Xavier and Kaiming fail residual nets without normalisation; IDInit trains them. "
     "The claim does not say what to fail is, nor at which depth: here a method trains a net if its "
     "mean accuracy is 0.6 at least, and fails if it is under 0.3 (chance is 0.1)."
 )

@@ -19,7 +19,7 @@ from docs.evidence import _study, _training
 
 TITLE = "Do transformers converge faster?"
 CLAIM = (
-    "Transformers converge faster with IDInit (issue 7). The claim does not say how much, than "
+    "Transformers converge faster with IDInit. The claim does not say how much, than "
     "which other start, or at which learning rate: here it is the loss at equal steps, and the "
     "steps to the loss that GPT-2's default ends with, each method at its best rate."
 )
