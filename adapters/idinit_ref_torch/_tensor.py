@@ -19,7 +19,11 @@ from ._sharded import is_sharded, local_of, parts
 __all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_"]
 
 
-_IN_NUMPY = {torch.float16, torch.float32, torch.float64}
+_IN_NUMPY = {
+    torch.float16: np.dtype(np.float16).str,
+    torch.float32: np.dtype(np.float32).str,
+    torch.float64: np.dtype(np.float64).str,
+}
 
 
 def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
@@ -151,12 +155,26 @@ def _in_numpy(flat: Tensor) -> Any:
     seen = torch._C._len_torch_dispatch_stack()  # by a mode, as make_fx, that would miss the write
     if plain and not seen and flat.device.type == "cpu":
         try:
-            array = np.from_dlpack(flat)  # flat.numpy() would forbid to resize it ever after
-        except (RuntimeError, BufferError):  # within a functional transform
-            return flat
-        if array.flags.writeable:  # not with NumPy before 2.1
-            return array
+            # flat.numpy() would forbid to resize the memory ever after, as FSDP does.
+            return np.asarray(_Memory(flat))
+        except RuntimeError:  # within a functional transform
+            pass
     return flat
+
+
+class _Memory:
+    """What NumPy needs to know of a flat tensor's memory, which it keeps alive."""
+
+    __slots__ = ("__array_interface__", "tensor")
+
+    def __init__(self, flat: Tensor) -> None:
+        self.tensor = flat
+        self.__array_interface__ = {
+            "data": (flat.data_ptr(), False),
+            "shape": (flat.numel(),),
+            "typestr": _IN_NUMPY[flat.dtype],
+            "version": 3,
+        }
 
 
 def idi_(
