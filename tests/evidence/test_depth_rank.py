@@ -11,6 +11,15 @@ from docs.evidence import depth, rank
 from docs.evidence._study import pick
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the studies run; PyTorch's other threads do not flush what is nearly 0, and are slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_the_jacobian_is_the_product_of_weights_and_slopes():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Tanh(), nn.Linear(4, 3)).double()
@@ -73,7 +82,7 @@ def test_the_bound_is_the_number_of_classes_of_units():
 
 @pytest.fixture(scope="module")
 def small():
-    """A run of the two cases that matter most."""
+    """The cases of the quick run, once each."""
     return [
         {"way": way, "rate": 0.1, "seed": seed, **rank.measure(way, 0.1, seed)}
         for way in rank.QUICK
