@@ -16,7 +16,7 @@ from idinit_ref.errors import RoundingError
 TITLE = "Exact zero or epsilon"
 CLAIM = (
     "Exact zeros at the end of a residual branch leave dead neurons; a small epsilon revives "
-    "them ([P], Sec. 3.2)."
+    "them [P]."
 )
 EPS = (0.0, 1e-6, 1e-2)
 PRECISE = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)

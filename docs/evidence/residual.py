@@ -216,8 +216,7 @@ Mean accuracy of the seeds {", ".join(map(str, TUNE))} at each rate.
 * The search has a flaw. It takes a rate at which a run diverged (counted as {CHANCE}) for better
   than one at which a run ends a little under chance, and then tries no smaller rate. So these
   were given up too early, and their accuracy is no proof that they fail:
-  {"; ".join(cut) or "none"}. In the trials before, kaiming and zero rose above chance at 8 blocks
-  at smaller rates than those. The verdict does not rest on it: xavier alone decides at 8 blocks.
+  {"; ".join(cut) or "none"}. The verdict does not rest on it: xavier alone decides at 8 blocks.
 * Two seeds choose a rate badly where results scatter: compare the sweep with the table above.
 * The deeper nets have fewer epochs, so accuracies of different depths cannot be compared, and a
   low one in the deepest net may mean slow as well as stuck.
