@@ -11,14 +11,13 @@ from idinit_ref.export import whole_file
 
 STUDIES = (
     "residual",
+    "depth",
     "convolution",
     "epsilon",
     "rank",
     "linear",
     "transformer",
 )
-
-UNFINISHED = ("depth",)  # written, and not yet run in full
 
 OTHERS = """\
 ## Other pages of measurements
@@ -55,8 +54,7 @@ python -m docs.evidence.index
 ```
 
 A run that was stopped goes on where it was; `--quick --out FOLDER` runs what the tests run.
-Not there yet: plain nets of up to 10,000 layers (`{UNFINISHED[0]}` is written, but has not been run
-in full), the spread between runs, and stability over hyper-parameters.
+Not there yet: the spread between runs, and stability over hyper-parameters.
 [P] is arXiv 2503.04626, [S] is OpenReview qpeAhwxTopw.
 
 {OTHERS}"""
