@@ -38,6 +38,16 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
                     "redistribute it first, e.g. to Replicate()",
                 )
             )
+    for _, axes in getattr(tensor._spec, "shard_order", None) or ():  # private: what makes one is
+        if list(axes) != sorted(axes):
+            raise OptionError(
+                message(
+                    f"{name}._spec.shard_order",
+                    tensor._spec.shard_order,
+                    "each axis should be cut by the axes of the mesh in their order",
+                    "redistribute it to placements without a shard_order first",
+                )
+            )
     local = tensor.to_local()
     expected = tuple(sum(map(len, spans)) for spans in _spans(tensor))
     if tensor.device_mesh.get_coordinate() is not None and tuple(local.shape) != expected:

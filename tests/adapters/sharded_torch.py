@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, ShardOrderEntry, TensorMeta
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -71,6 +72,14 @@ def refused(mesh):
         for verb in (irt.idi_, irt.idiz_):
             with pytest.raises(ir.errors.OptionError, match=text):
                 verb(tensor)
+        assert (mine == 1).all()
+    if mesh.ndim > 1:  # cut by the mesh's last axis first, which placements do not tell
+        order = (ShardOrderEntry(tensor_dim=0, mesh_dims=(1, 0)),)
+        meta = TensorMeta(torch.Size((4 * mesh.size(), 4)), (4, 1), torch.float32)
+        spec = DTensorSpec(mesh, (Shard(0),) * 2, meta, shard_order=order)
+        turned = DTensor(mine, spec, requires_grad=False)
+        with pytest.raises(ir.errors.OptionError, match="in their order"):
+            irt.idi_(turned)
         assert (mine == 1).all()
     # What only one rank can see is an error there alone: nothing is sent to ask the others.
     rank, ranks, rows = dist.get_rank(), dist.get_world_size(), 4 * dist.get_world_size() - 1

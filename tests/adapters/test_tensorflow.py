@@ -711,6 +711,12 @@ if BACKEND == "jax":
         assert len(got.addressable_shards) == len(jax.devices())
         check(got, expected(shape, dtype=dtype, gain=1 / 3), dtype)
 
+    @pytest.mark.parametrize("shape", [(8, 13), (8,), ()])
+    def test_a_layout_that_does_not_fit(shape):
+        with pytest.raises((errors.OptionError, errors.ShapeError)) as caught:
+            it.IDI()(shape, layout=split(1))
+        assert str(shape) in str(caught.value)
+
     def test_a_distributed_model_is_followed():
         count = len(jax.devices())
         mesh = keras.distribution.DeviceMesh((1, count), ("batch", "model"))

@@ -734,6 +734,16 @@ def test_a_layer_on_the_meta_device():
     assert layer.weight_hh_l0.is_meta
 
 
+def test_a_layer_with_memory_for_some_of_its_weights_is_refused():
+    layer = nn.Linear(3, 4)
+    before = layer.weight.detach().clone()
+    layer.bias = nn.Parameter(torch.empty(4, device="meta"))
+    for verb in (idi_layer_, idiz_layer_):
+        with pytest.raises(errors.OptionError, match=r"'bias' .* on meta, 'weight' on cpu"):
+            verb(layer)
+    assert torch.equal(layer.weight, before)
+
+
 def test_a_lazy_layer():
     layer = nn.LazyConv2d(5, 3, padding=1)
     with pytest.raises(errors.ShapeError) as caught:

@@ -529,7 +529,8 @@ def page(
         "",
         "The contestants of a weight take turns in one process, in each round in another order, "
         f"{min(rounds)} rounds or more.",
-        "A ratio is of two times of the same round: its median, and its quartiles.",
+        "A ratio is of two times of the same round: its median, and its quartiles; pytest-"
+        "benchmark and asv time one contestant after the other, and cannot give it.",
         "Short calls are repeated until a time is at least "
         f"{1e3 * effort.shortest:.1f} ms (at most 1000 times).",
         "Every contestant has run once before, so that plans are remembered and functions",
