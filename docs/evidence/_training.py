@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from docs.evidence._study import need
 
-__all__ = ["accuracy", "batches", "digits", "train"]
+__all__ = ["accuracy", "batches", "digits", "learn", "train"]
 
 
 @cache
@@ -67,3 +68,17 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     right = (out.argmax(1) == y) & torch.isfinite(out).all(1)
     model.train()
     return right.float().mean().item()
+
+
+def learn(
+    model: nn.Module, optimiser: torch.optim.Optimizer, *, size: int, epochs: int, seed: int
+) -> dict[str, float]:
+    """Learn the digits in batches of `size`; what diverges has the accuracy and loss of chance."""
+    x, y, judge, labels = digits()
+    steps = sum(1 for _ in train(model, batches(x, y, size, epochs, seed), optimiser))
+    with torch.no_grad():
+        model.eval()
+        loss = nn.functional.cross_entropy(model(judge), labels).item()
+    if steps < len(x) // size * epochs or not math.isfinite(loss):
+        return {"accuracy": 0.1, "loss": math.log(10), "diverged": 1}
+    return {"accuracy": accuracy(model, judge, labels), "loss": loss, "diverged": 0}

@@ -15,7 +15,7 @@ from idinit_ref.diagnostics import gradient_coverage
 TITLE = "How a kernel becomes a matrix"
 CLAIM = (
     "An identical convolution, which places the identity at one tap, degrades; flattening space "
-    "and channels together repairs it ([P], Sec. 3.3)."
+    "and channels together repairs it ([P])."
 )
 TAPS = ("center", "spatial_major", "channel_major")
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)

@@ -1,0 +1,177 @@
+"""The study of how much may be wrong with the learning rate and the weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._study import Row, Verdict, mean, pick, table
+
+TITLE = "Over which learning rates and weight decays does it train?"
+CLAIM = (
+    "IDInit is stable over hyper-parameters: it trains for more learning rates and weight decays "
+    "than other starts do, without warm-up ([P]). Here: the number of pairs of the grid "
+    "where the mean accuracy is 0.6 at least."
+)
+METHODS = ("xavier", "kaiming", "orthogonal", "zero", "fixup", "rezero", "skipinit", "idinit")
+NORMED = ("kaiming", "zero_gamma", "idinit")
+RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+DECAYS = (0.0, 1e-2, 1e-1)
+SEEDS = (0, 1, 2, 3, 4)
+BLOCKS, WIDTH, SIZE, EPOCHS = 8, 8, 64, 3
+TRAINS = 0.6
+
+
+def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
+    pairs = [(False, name) for name in METHODS] + [(True, name) for name in NORMED]
+    rates, decays, seeds = (RATES, DECAYS, SEEDS)
+    if quick:
+        pairs, rates, decays, seeds = [pairs[1], pairs[-4]], RATES[2:5], DECAYS[:2], SEEDS[:1]
+    return [
+        {"norm": norm, "method": name, "rate": rate, "decay": decay, "seed": seed}
+        for norm, name in pairs
+        for rate in rates
+        for decay in decays
+        for seed in seeds
+    ]
+
+
+def measure(norm: bool, method: str, rate: float, decay: float, seed: int) -> Row:
+    torch.manual_seed(seed)
+    net = _nets.resnet(BLOCKS, WIDTH, norm=norm, scalars=_baselines.METHODS[method].scalars)
+    _baselines.apply(method, net, _training.digits()[0][:2])
+    optimiser = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+    return _training.learn(net, optimiser, size=SIZE, epochs=EPOCHS, seed=seed)
+
+
+# What comes out -----------------------------------------------------------------------------------
+
+
+def _starts(rows: Sequence[Row]) -> list[tuple[bool, str]]:
+    return list(dict.fromkeys((row["norm"], row["method"]) for row in rows))
+
+
+def _grid(rows: Sequence[Row], key: str) -> list[float]:
+    return sorted({row[key] for row in rows})
+
+
+def _map(rows: Sequence[Row], norm: bool, method: str) -> list[list[float]]:
+    """Return the mean accuracies: a row for each decay, a column for each rate."""
+    mine = pick(rows, norm=norm, method=method)
+    return [
+        [mean(r["accuracy"] for r in pick(mine, rate=q, decay=d)) for q in _grid(rows, "rate")]
+        for d in _grid(rows, "decay")
+    ]
+
+
+def _area(rows: Sequence[Row], norm: bool, method: str) -> int:
+    return sum(value >= TRAINS for line in _map(rows, norm, method) for value in line)
+
+
+def _label(norm: bool, method: str) -> str:
+    return f"{method}, BN" if norm else method
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    areas = {start: _area(rows, *start) for start in _starts(rows)}
+    whole = len(_grid(rows, "rate")) * len(_grid(rows, "decay"))
+    figure = f"of {whole} pairs train: " + ", ".join(
+        f"{_label(*start)} {area}" for start, area in areas.items()
+    )
+    others = {s: area for s, area in areas.items() if not s[0] and s[1] != "idinit"}
+    wins = [s[1] for s, area in others.items() if areas[False, "idinit"] > area]
+    if len(wins) == len(others):
+        return Verdict("holds", figure)
+    if wins:
+        return Verdict(f"holds when the other start is {', '.join(wins)}", figure)
+    return Verdict("does not hold", figure)
+
+
+def page(rows: Sequence[Row]) -> str:
+    rates, decays = _grid(rows, "rate"), _grid(rows, "decay")
+    lines, maps = [], []
+    for norm, method in _starts(rows):
+        values = _map(rows, norm, method)
+        good = [q for n, q in enumerate(rates) if any(line[n] >= TRAINS for line in values)]
+        mine = pick(rows, norm=norm, method=method)
+        lines.append([
+            _label(norm, method),
+            _area(rows, norm, method),
+            f"{min(good):g} to {max(good):g}" if good else "none",
+            f"{max(map(max, values)):.3f}",
+            f"{mean(value for line in values for value in line):.3f}",
+            f"{sum(row['diverged'] for row in mine)} of {len(mine)}",
+        ])  # fmt: skip
+        maps += [
+            [_label(norm, method), f"{decay:g}", *(f"{value:.2f}" for value in line)]
+            for decay, line in zip(decays, values, strict=True)
+        ]
+    cites = dict.fromkeys(method for _, method in _starts(rows))
+    return f"""## The set-up
+
+A residual net for 8 x 8 digits: {BLOCKS} blocks of x + conv(relu(conv(x))), width {WIDTH}, without
+normalisation; "BN": with batch normalisation after each convolution. SGD with momentum 0.9, its
+weight decay on all parameters, batches of {SIZE}, {EPOCHS} epochs, no schedule, no warm-up, no
+clipping. Each pair of the grid with the seeds {", ".join(map(str, SEEDS))}; nothing is chosen, so
+nothing is tuned: all methods have the same pairs, Fixup's scales at the same rate as the rest.
+What diverges counts as 0.1.
+
+{table(["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites])}
+## How much of the grid trains
+
+{
+        table(
+            ["start", "pairs that train", "rates", "best mean", "mean of all pairs", "diverged"],
+            lines,
+        )
+    }
+"rates": the smallest and the largest at which some weight decay trains.
+
+## All of the grid
+
+{table(["start", "decay", *(f"{rate:g}" for rate in rates)], maps)}
+Mean accuracy over the seeds, at each rate.
+
+## What this cannot show
+
+{
+        EPOCHS
+    } epochs are short: a small rate may be slow and not unstable, and the weight decay has little
+time to act. The area counts the cells of this grid; another grid would give other numbers. One
+depth, one small data set.
+"""
+
+
+def draw(rows: Sequence[Row], figure: Any) -> None:
+    rates, decays = _grid(rows, "rate"), _grid(rows, "decay")
+    starts = _starts(rows)
+    panels = figure.subplots(3, 4, sharex=True, sharey=True).flat
+    for axes in panels:
+        axes.grid(visible=False)
+        axes.set_axis_off()
+    picture = None
+    for axes, start in zip(panels, starts, strict=False):
+        axes.set_axis_on()
+        picture = axes.imshow(_map(rows, *start), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        for n, line in enumerate(_map(rows, *start)):
+            for k, value in enumerate(line):
+                if value >= TRAINS:
+                    axes.plot(k, n, "k.", markersize=3)
+        axes.set_title(f"{_label(*start)}: {_area(rows, *start)}", fontsize=8)
+        axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize=7)
+    figure.supxlabel("learning rate", fontsize=8)
+    figure.supylabel("weight decay", fontsize=8)
+    figure.colorbar(picture, ax=list(figure.axes), label="mean accuracy (dot: trains)")
+
+
+def check(rows: Sequence[Row]) -> None:
+    """A net without norms trains over more of the grid with IDInit than with Kaiming."""
+    assert _area(rows, False, "idinit") > _area(rows, False, "kaiming")
+
+
+if __name__ == "__main__":
+    _study.main("stability")
