@@ -11,7 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from array_api_compat import numpy as numpy_namespace
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, Sharding
 
 from idinit_ref import Plan, Role, plan
 from idinit_ref.build import resolve
@@ -79,7 +79,8 @@ class Initializer:
         out_sharding : NamedSharding or PartitionSpec, optional
             How the result is to lie on the devices; a PartitionSpec needs ``jax.set_mesh``. Each
             shard is made on its own (but cut from the whole where several axes count as one).
-            Besides explicit mesh axes, which JAX's own initialisers serve, auto ones do.
+            Besides explicit mesh axes, which JAX's own initialisers serve, auto ones do. In a
+            traced function JAX itself drops a ``memory_kind``: give it in ``out_shardings``.
 
         Returns
         -------
@@ -156,9 +157,13 @@ def realise(
     if sharding is not None:
         sharding = _fitting(sharding, shape, traced)
     if traced:
-        out = decided.build(jnp, target.dtype)
-        out = split_axes(jnp, out, parted, letters).reshape(shape) if merged else out
-        return cast("jax.Array", out if sharding is None else _constrained(out, sharding))
+
+        def make() -> jax.Array:
+            out = decided.build(jnp, target.dtype)
+            out = split_axes(jnp, out, parted, letters).reshape(shape) if merged else out
+            return cast("jax.Array", out)
+
+        return make() if sharding is None else _constrained(make, sharding)
     take: Callable[[tuple[slice, ...]], Any] = partial(decided.block, dtype=target.dtype)
     if merged:
         take = in_numpy(decided, letters, parted, shape, target.dtype).__getitem__
@@ -206,39 +211,81 @@ def sharding_of(old: Any) -> Sharding | None:
 def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced: bool) -> Sharding:
     """Return a sharding that cuts a shape evenly; a PartitionSpec gets the mesh that is set."""
     given = sharding
-    if isinstance(sharding, PartitionSpec):
-        mesh = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()
-        if mesh.empty:
-            raise OptionError(
-                message(
-                    "out_sharding",
-                    given,
-                    "a PartitionSpec should find a mesh, and none is set",
-                    "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
-                )
+    here = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()
+    mesh: Any = here if isinstance(sharding, PartitionSpec) else getattr(sharding, "mesh", None)
+    if isinstance(mesh, AbstractMesh):  # of what lies on devices already, as typeof says it
+        mesh = here
+    types = () if mesh is None else (*mesh.axis_types, *here.axis_types)
+    if traced and AxisType.Explicit in types and mesh.abstract_mesh != here:
+        raise OptionError(
+            message(
+                "out_sharding",
+                given,
+                f"in a traced function its mesh should be the one that is set, {here}",
+                "enter `with jax.set_mesh(mesh):` with its mesh around the whole",
             )
+        )
+    if mesh is not None and mesh.empty:
+        raise OptionError(
+            message(
+                "out_sharding",
+                given,
+                "it should find a mesh with devices, and none is set",
+                "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
+            )
+        )
+    spec: Any = getattr(sharding, "spec", sharding)
+    if getattr(spec, "unreduced", None):
+        raise OptionError(
+            message(
+                "out_sharding",
+                given,
+                "it should not be unreduced: such devices hold terms of a sum, not entries",
+                "name the axis in the specification, or leave it out",
+            )
+        )
     try:
-        if isinstance(sharding, PartitionSpec):
-            sharding = NamedSharding(mesh, sharding)
-        sharding.shard_shape(shape)
+        if mesh is not None and mesh is here:
+            sharding = NamedSharding(mesh, spec)
+        if isinstance(spec, PartitionSpec) and len(spec) > len(shape):
+            raise IndexError(f"the specification has {len(spec)} axes")
+        cast("Sharding", sharding).shard_shape(shape)
     except Exception as problem:  # of several kinds, some of JAX alone
         raise OptionError(
             message(
                 "out_sharding",
                 given,
                 f"it should cut every axis of shape {shape} evenly, and JAX said: {problem}",
-                "name only mesh axes whose sizes divide the axes of the weight",
+                "name only axes of the mesh, whose sizes divide the axes of the weight",
             )
         ) from problem
-    return sharding
+    return cast("Sharding", sharding)
 
 
-def _constrained(array: jax.Array, sharding: Sharding) -> jax.Array:
-    """Return a traced array under a sharding, as the kind of its mesh demands."""
-    mesh = getattr(sharding, "mesh", None)
-    explicit = mesh is not None and AxisType.Explicit in mesh.axis_types
-    place: Any = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
-    return cast("jax.Array", place(array, sharding))
+def _constrained(make: Callable[[], jax.Array], sharding: Sharding) -> jax.Array:
+    """Return what a traced function makes, under a sharding, as the kind of its mesh demands."""
+    constrain: Any = jax.lax.with_sharding_constraint
+    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
+        return cast("jax.Array", constrain(make(), sharding))
+    mesh, spec = sharding.mesh, sharding.spec
+    explicit = tuple(
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Explicit
+    )
+
+    def shown(part: Any) -> Any:
+        names = part if isinstance(part, tuple) else (part,)
+        return tuple(name for name in names if name in explicit) or None
+
+    # Resharding afterwards would let every device make the whole.
+    jaxs: Any = jax.sharding
+    inside = jaxs.auto_axes(
+        lambda: constrain(make(), spec),
+        axes=explicit,
+        out_sharding=jaxs.PartitionSpec(*map(shown, spec)),
+    )
+    return cast("jax.Array", inside())
 
 
 def _letters(axes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> str:

@@ -66,7 +66,17 @@ def _smallest_shape(layout: Any, blocks: Any, tap: Any) -> tuple[int, ...]:
 
 def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
     """Make a weight shard by shard, as a Keras variable with a layout asks (JAX backend only)."""
-    sharding = getattr(sharding, "backend_layout", sharding)  # of a keras TensorLayout
+    try:
+        sharding = getattr(sharding, "backend_layout", sharding)  # of a keras TensorLayout
+    except ValueError as problem:
+        raise OptionError(
+            message(
+                "layout",
+                sharding,
+                f"it should have a mesh, and Keras said: {problem}",
+                "give it one: TensorLayout(axes, device_mesh)",
+            )
+        ) from problem
     jax = sys.modules.get("jax") if keras.backend.backend() == "jax" else None
     if jax is None or not isinstance(sharding, jax.sharding.Sharding):
         raise OptionTypeError(
@@ -90,7 +100,7 @@ def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
                 sharding,
                 f"it should cut every axis of shape {decided.shape} evenly, and JAX said: "
                 f"{problem}",
-                "name only mesh axes whose sizes divide the axes of the weight",
+                "name only axes of the mesh, whose sizes divide the axes of the weight",
             )
         ) from problem
     return jax.make_array_from_callback(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
     """
     placements = tensor.placements
     for placement in placements:
-        if not (placement.is_replicate() or _dim(placement) is not None):
+        dim = _dim(placement)
+        if not (placement.is_replicate() or dim is not None):
             raise OptionError(
                 message(
                     f"{name}.placements",
@@ -36,6 +38,15 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
                     "each should be Shard or Replicate: the ranks of a Partial one hold terms of "
                     "a sum, not entries",
                     "redistribute it first, e.g. to Replicate()",
+                )
+            )
+        if dim is not None and dim not in range(tensor.ndim):
+            raise OptionError(
+                message(
+                    f"{name}.placements",
+                    placements,
+                    f"each Shard should cut one of the {tensor.ndim} axes",
+                    "make it with distribute_tensor, which says so",
                 )
             )
     for _, axes in getattr(tensor._spec, "shard_order", None) or ():  # private: what makes one is
@@ -50,7 +61,9 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
             )
     local = tensor.to_local()
     expected = tuple(sum(map(len, spans)) for spans in _spans(tensor))
-    if tensor.device_mesh.get_coordinate() is not None and tuple(local.shape) != expected:
+    empty = not (local.numel() or prod(expected))  # which FSDP2 keeps as (0, 0)
+    here = tensor.device_mesh.get_coordinate() is not None
+    if here and not empty and tuple(local.shape) != expected:
         raise OptionError(
             message(
                 f"{name}.to_local().shape",
@@ -68,9 +81,9 @@ def parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[slice, ...]]]:
 
     One piece, but for parts that are not contiguous in it (a _StridedShard may have several).
     """
-    if tensor.device_mesh.get_coordinate() is None:  # not in the mesh: it holds nothing
-        return
     local = tensor.to_local()
+    if tensor.device_mesh.get_coordinate() is None or not local.numel():
+        return  # a rank outside of the mesh holds nothing, too
     axes = []
     for spans in _spans(tensor):
         start, pairs = 0, []
@@ -92,14 +105,16 @@ def apart(model: nn.Module) -> None:
     own: list[nn.Module] = []
     for name, module in model.named_modules():
         kinds = {kind.__name__ for kind in type(module).__mro__}
-        if "FullyShardedDataParallel" in kinds:
+        flat = "FullyShardedDataParallel" in kinds or "_flat_param" in module._parameters
+        if flat:
             raise OptionError(
                 message(
                     name or "model",
                     "FullyShardedDataParallel",
                     "its parameters should have their own shapes",
-                    "initialise it before it is wrapped, or wrap with fully_shard (FSDP2); or pass "
-                    "its inner module within FullyShardedDataParallel.summon_full_params",
+                    "initialise it before it is wrapped, or wrap with fully_shard (FSDP2); or wrap "
+                    "with use_orig_params=True and pass the inner module within "
+                    "FullyShardedDataParallel.summon_full_params",
                 )
             )
         if "FSDPModule" in kinds:
@@ -115,7 +130,8 @@ def apart(model: nn.Module) -> None:
                             f"{name}.{parameter}".lstrip("."),
                             "gathered",
                             "what is written to it now would be lost",
-                            "pass the module that was given to fully_shard, or call its reshard()",
+                            "pass the module that was given to fully_shard, or call its reshard(); "
+                            "the older FullyShardedDataParallel needs use_orig_params=True",
                         )
                     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import nullcontext
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -25,19 +27,19 @@ WEIGHTS = [
 ]
 
 
-def weights(mesh):
+def weights(mesh, dtype=jnp.float32):
     for init, shape, spec, plan in WEIGHTS:
         sharding = NamedSharding(mesh, spec)
-        placed = init(None, shape, jnp.float32, sharding)
+        placed = init(None, shape, dtype, sharding)
         if plan is not None:  # stored as inputs x outputs
-            whole = plan.build(dtype="float32").T
+            whole = plan.build(dtype=dtype).T
             for shard in placed.addressable_shards:
                 assert np.array_equal(shard.data, whole[shard.index])
         largest = max(shard.data.nbytes for shard in placed.addressable_shards)
-        for compiled in (
-            jax.jit(partial(init, None, shape, jnp.float32), out_shardings=sharding),
-            jax.jit(partial(init, None, shape, jnp.float32, sharding)),
-        ):
+        ways = [jax.jit(partial(init, None, shape, dtype, sharding))]
+        if AxisType.Explicit not in mesh.axis_types:  # there an array without one is whole by type
+            ways.append(jax.jit(partial(init, None, shape, dtype), out_shardings=sharding))
+        for compiled in ways:
             program = compiled.lower().compile()
             assert not COLLECTIVE.search(program.as_text())
             memory = program.memory_analysis()
@@ -48,6 +50,39 @@ def weights(mesh):
             ):
                 assert mine.index == shard.index
                 assert np.array_equal(mine.data, shard.data)
+
+
+def meshes(mesh, explicit, mixed):
+    """Auto and explicit axes, together too; what lies on devices says where as well."""
+    init = irj.idi()
+    whole = init(None, (8, 8), jnp.float32)
+    for here in (explicit, mixed):
+        with jax.set_mesh(here):
+            spec = P("x", "y")
+            for got in (
+                init(None, (8, 8), jnp.float32, spec),
+                jax.jit(lambda: init(None, (8, 8), jnp.float32, P("x", "y")))(),
+            ):
+                assert got.sharding == NamedSharding(here, spec)
+                assert np.array_equal(got, whole)
+    with jax.set_mesh(explicit):
+        abstract = jax.typeof(init(None, (8, 8), jnp.float32, P("x"))).sharding
+        got = init(None, (8, 8), jnp.float32, abstract)
+        assert got.sharding.is_equivalent_to(NamedSharding(explicit, P("x")), 2)
+
+    def refused(text, here, sharding, jit):
+        make = partial(init, None, (8, 8), jnp.float32, sharding)
+        place = jax.set_mesh(here) if here else nullcontext()
+        with place, pytest.raises(ir.errors.OptionError, match=text):
+            (jax.jit(make) if jit else make)()
+
+    other = "the one that is set"
+    refused(other, explicit, NamedSharding(mesh, P("x")), jit=True)
+    refused(other, None, NamedSharding(explicit, P("x")), jit=True)
+    refused("find a mesh", None, abstract, jit=False)
+    refused("unreduced", None, NamedSharding(explicit, P("x", unreduced={"y"})), jit=False)
+    refused("has 3 axes", None, NamedSharding(mesh, P("x", None, None)), jit=False)
+    refused("name only axes of the mesh", explicit, P("z"), jit=True)
 
 
 def detectors(mesh):
@@ -99,7 +134,15 @@ if __name__ == "__main__":
     assert len(jax.local_devices()) == 8 // processes
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     weights(mesh)
+    explicit, mixed = (
+        jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit, kind))
+        for kind in (AxisType.Explicit, AxisType.Auto)
+    )
     if processes == 1:
+        for dtype in (jnp.float32, jnp.bfloat16):
+            with jax.set_mesh(explicit):
+                weights(explicit, dtype)
+        meshes(mesh, explicit, mixed)
         detectors(mesh)
     models(mesh)
     print("all is well")

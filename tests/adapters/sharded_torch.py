@@ -68,7 +68,14 @@ def refused(mesh):
         mine, mesh, [Shard(0)] * mesh.ndim, run_check=False, shape=(100, 4), stride=(4, 1)
     )
     gathered = [distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)] * mesh.ndim) for _ in "ab"]
-    for tensor, text in ((partial, "terms of a sum"), (wrong, "this rank's part should be")):
+    beyond = DTensor.from_local(
+        mine, mesh, [Shard(5)] * mesh.ndim, run_check=False, shape=(4, 4), stride=(4, 1)
+    )
+    for tensor, text in (
+        (partial, "terms of a sum"),
+        (wrong, "this rank's part should be"),
+        (beyond, "should cut one of the 2 axes"),
+    ):
         for verb in (irt.idi_, irt.idiz_):
             with pytest.raises(ir.errors.OptionError, match=text):
                 verb(tensor)
@@ -179,6 +186,29 @@ def older():
     irt.init_(whole, x, eps=0.1)
     assert torch.allclose(model(x), whole(x), atol=1e-6)
     model(x).sum().backward()
+    # As it is by default, parameters are views of a flat one: nothing of it can be written to.
+    model = FullyShardedDataParallel(Net(), device_id=cpu)
+    before = model._flat_param.clone()
+    with pytest.raises(ir.errors.OptionError, match="use_orig_params=True"):
+        irt.init_(model.module, x)
+    with (
+        FullyShardedDataParallel.summon_full_params(model),
+        pytest.raises(ir.errors.OptionError, match="use_orig_params=True"),
+    ):
+        irt.init_(model.module, x)
+    assert torch.equal(model._flat_param, before)
+
+
+def empty():
+    """FSDP2 on top of tensor parallelism keeps a part that is empty as (0, 0)."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    model = nn.Sequential(nn.Linear(1, 13, bias=False))
+    parallelize_module(model, mesh["tp"], {"0": RowwiseParallel()})
+    fully_shard(model, mesh=mesh["dp"])
+    irt.idi_(model[0].weight)
+    mine = model[0].weight.to_local()
+    assert mine.numel() == (0 if mesh.get_local_rank("tp") else 7 - mesh.get_local_rank("dp"))
+    assert (mine == 1).all()
 
 
 def models(ranks):
@@ -222,6 +252,8 @@ if __name__ == "__main__":
         weights(mesh)
         refused(mesh)
     models(ranks)
+    if ranks == 4:
+        empty()
     gathered()
     older()
     dist.destroy_process_group()

@@ -717,6 +717,10 @@ if BACKEND == "jax":
             it.IDI()(shape, layout=split(1))
         assert str(shape) in str(caught.value)
 
+    def test_a_layout_without_a_mesh():
+        with pytest.raises(errors.OptionError, match="should have a mesh"):
+            it.IDI()((8, 12), layout=keras.distribution.TensorLayout((None, "model")))
+
     def test_a_distributed_model_is_followed():
         count = len(jax.devices())
         mesh = keras.distribution.DeviceMesh((1, count), ("batch", "model"))
