@@ -79,6 +79,15 @@ def spread(values: Iterable[float], form: str = ".3f") -> str:
     return f"{mean(known):{form}} ± {statistics.stdev(known):{form}}"
 
 
+def stands(ours: Sequence[float], others: Sequence[float]) -> str:
+    """Return "ahead of" or "behind" if means differ by two standard errors, else "level with"."""
+    errors = [statistics.variance(values) / len(values) for values in (ours, others)]
+    difference = mean(ours) - mean(others)
+    if abs(difference) <= 2 * math.sqrt(sum(errors)):
+        return "level with"
+    return "ahead of" if difference > 0 else "behind"
+
+
 def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table."""
     rows = [head, ["---"] * len(head), *lines]

@@ -99,10 +99,9 @@ def _kinds(rows: list[Row]) -> list[str]:
 
 
 def _better(rows: list[Row], net: str, key: str, sign: int) -> bool:
-    """Return whether eps 1e-6 beats 0 by more than both standard deviations together."""
-    a, b = (_values(rows, key, net=net, eps=eps) for eps in (1e-6, 0.0))
-    noise = sum(float(torch.tensor(values, dtype=torch.float64).std()) for values in (a, b))
-    return sign * (_study.mean(a) - _study.mean(b)) > noise
+    """Return whether eps 1e-6 beats 0 by more than two standard errors of the difference."""
+    a, b = ([sign * v for v in _values(rows, key, net=net, eps=eps)] for eps in (1e-6, 0.0))
+    return _study.stands(a, b) == "ahead of"
 
 
 def verdict(rows: list[Row]) -> Verdict:

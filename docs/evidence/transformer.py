@@ -334,23 +334,13 @@ def target(found: dict[str, list[_study.Row]]) -> float:
     return _study.mean(row["curve"][-1] for row in found["gpt2"])
 
 
-def ahead(runs: Sequence[_study.Row], others: Sequence[_study.Row]) -> float:
-    """Return how much lower the loss is than others', in standard deviations of the mean."""
-    variances = [torch.tensor([row["score"] for row in r]).var() / len(r) for r in (runs, others)]
-    return (final(others) - final(runs)) / max(math.sqrt(sum(variances)), 1e-9)
-
-
-def stands(runs: Sequence[_study.Row], others: Sequence[_study.Row]) -> str:
-    """Return how runs stand to others: level within two deviations."""
-    gap = ahead(runs, others)
-    return "ahead of" if gap > 2 else "behind" if gap < -2 else "level with"
-
-
 def compared(rows: Sequence[_study.Row]) -> dict[tuple[str, bool], dict[str, str]]:
     """Return how IDInit stands to each other method in each set-up."""
     return {
         place: {
-            name: stands(found["idinit"], runs) for name, runs in found.items() if name != "idinit"
+            name: _study.stands(*([row["score"] for row in r] for r in (found["idinit"], runs)))
+            for name, runs in found.items()
+            if name != "idinit"
         }
         for place in places(rows)
         for found in [results(rows, *place)]
@@ -471,7 +461,7 @@ def _reading(rows: Sequence[_study.Row]) -> str:
     ]
     return f"""## How to read it
 
-IDInit's final loss beside the others': ahead or behind by more than two standard deviations of the
+IDInit's final loss beside the others': ahead or behind by more than two standard errors of the
 difference of the means, else level.
 
 {_study.table(["IDInit is", *others], lines)}
