@@ -108,9 +108,25 @@ def _methods(rows: list[_study.Row]) -> list[str]:
     return [name for name in METHODS if _study.pick(rows, method=name)]
 
 
+def _scores(rows: list[_study.Row], method: str, blocks: int) -> list[float]:
+    return [row["accuracy"] for row in _study.judged(rows, SEEDS, method=method, blocks=blocks)]
+
+
 def _score(rows: list[_study.Row], method: str, blocks: int) -> float:
-    found = _study.judged(rows, SEEDS, method=method, blocks=blocks)
-    return _study.mean(row["accuracy"] for row in found)
+    return _study.mean(_scores(rows, method, blocks))
+
+
+def _stand(rows: list[_study.Row], how: str) -> str:
+    """Return the methods that stand so to IDInit, and where."""
+    found = [
+        f"{name} ({_score(rows, name, blocks):.2f} beside {_score(rows, 'idinit', blocks):.2f}"
+        f" at {blocks} blocks)"
+        for blocks in _depths(rows)
+        for name in _methods(rows)
+        if name != "idinit"
+        and _study.stands(_scores(rows, name, blocks), _scores(rows, "idinit", blocks)) == how
+    ]
+    return "; ".join(found) or "none"
 
 
 def verdict(rows: list[_study.Row]) -> _study.Verdict:
@@ -167,13 +183,6 @@ def page(rows: list[_study.Row]) -> str:
             sweep.append([blocks, name, ", ".join(f"{_shown(q)}: {means[q]:.2f}" for q in rates)])
     epochs = ", ".join(f"{_study.pick(rows, blocks=b)[0]['epochs']} at {b}" for b in depths)
     start = ", ".join(map(_shown, RATES[START]))
-    ahead = [
-        f"{name} ({_score(rows, name, blocks):.2f} beside {_score(rows, 'idinit', blocks):.2f}"
-        f" at {blocks} blocks)"
-        for blocks in depths
-        for name in methods
-        if _score(rows, name, blocks) > _score(rows, "idinit", blocks)
-    ]
     stuck = _stuck(rows)
     cites = [[name, _baselines.METHODS[name].cite] for name in methods]
     return f"""## The set-up
@@ -213,7 +222,8 @@ Mean accuracy of the seeds {", ".join(map(str, TUNE))} at each rate.
 {_study.table(["blocks", "method", "rate: accuracy"], sweep)}
 ## How to read it
 
-* Better than IDInit: {"; ".join(ahead) or "none"}.
+* Better than IDInit by two standard errors of the difference: {_stand(rows, "ahead of")}.
+* Level with it: {_stand(rows, "level with")}.
 * Learned nothing at any rate down to {_shown(RATES[-1])}: {"; ".join(stuck) or "none"}.
 * Two seeds choose a rate badly where results scatter: compare the sweep with the table above.
 * The deeper nets have fewer epochs, so accuracies of different depths cannot be compared, and a
