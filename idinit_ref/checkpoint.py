@@ -432,6 +432,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Returns
     -------
     Checkpoint
+        Its tensors, of which only the headers were read.
 
     Raises
     ------

@@ -173,6 +173,12 @@ def _show(commands: Any) -> None:
     show.add_argument("--loosen", type=float, metavar="S", help="add noise of this deviation")
     show.add_argument("--seed", type=int, metavar="K", help="of that noise")
     show.add_argument("--dtype", default="float64", help="round into it first (default float64)")
+    show.add_argument(
+        "--plot", metavar="FILE", help="draw it, too, into FILE.svg or FILE.png (needs matplotlib)"
+    )
+    show.add_argument(
+        "--force", action="store_true", default=False, help="replace FILE if it is there"
+    )
 
 
 def _presets(commands: Any) -> None:

@@ -156,6 +156,7 @@ def rank_of_change(
     Returns
     -------
     Change
+        The rank, and the singular values that it was decided from.
 
     Raises
     ------
@@ -244,6 +245,7 @@ def gradient_coverage(
     Returns
     -------
     Coverage
+        How much of each parameter, and of all, has a gradient.
 
     Raises
     ------
@@ -294,7 +296,7 @@ class Correlation(NamedTuple):
     matrix : ndarray of float64, shape (units, units)
         Their correlations over the samples; NaN for a unit that is constant, which has none.
     pairs : ndarray of int64, shape (pairs, 2)
-        The pairs i < j with |rho| > 1 - tol: one unit is the other, but for scale and shift.
+        The pairs i < j with ``|rho| > 1 - tol``: one unit is the other, but for scale and shift.
     constant : ndarray of int64, shape (constant units,)
         The units that are the same for all samples: they say nothing, and are in no pair.
     distinct : int
@@ -317,12 +319,13 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     units : int
         The axis of the units: the last, or 1 for channels in PyTorch's (N, C, H, W).
     tol : float
-        Units count as one if |rho| > 1 - tol. At 1e-6 they differ by less than 0.15% of their
+        Units count as one if ``|rho| > 1 - tol``. At 1e-6 they differ by less than 0.15% of their
         standard deviation.
 
     Returns
     -------
     Correlation
+        The matrix, and the pairs that say the same.
 
     Raises
     ------

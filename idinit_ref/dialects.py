@@ -410,6 +410,7 @@ def load(name: str) -> Dialect:
     Returns
     -------
     Dialect
+        The names and axes that the file describes.
 
     Raises
     ------

@@ -69,5 +69,27 @@ class RoundingError(IDInitError, ValueError):
 
 
 def message(name: str, got: object, should: str, cure: str) -> str:
-    """Return ``name = got, but should; cure``: the one form of every message here."""
+    """Return ``name = got, but should; cure``: the one form of every message here.
+
+    Parameters
+    ----------
+    name : str
+        What it is about: the parameter as the caller wrote it.
+    got : object
+        What was given; shown by its repr.
+    should : str
+        What was expected.
+    cure : str
+        What to do.
+
+    Returns
+    -------
+    str
+        The message.
+
+    Examples
+    --------
+    >>> message("gain", 0, "it should not be 0", "leave it out for 1")
+    'gain = 0, but it should not be 0; leave it out for 1'
+    """
     return f"{name} = {got!r}, but {should}; {cure}"

@@ -40,6 +40,15 @@ class FilePlan(NamedTuple):
     """A file that would be written: its bytes, header included, and its tensors in their order.
 
     The index of a checkpoint in shards is one of them, without tensors.
+
+    Parameters
+    ----------
+    path : Path
+        Where it would be.
+    nbytes : int
+        Its size in bytes.
+    names : tuple of str
+        Its tensors, in the order of the file.
     """
 
     path: Path
@@ -175,7 +184,7 @@ def layout_of(
     Parameters
     ----------
     path, tensors, dtype, shard_bytes, metadata, digests
-        As in :func:`save`.
+        As in :func:`idinit_ref.save`.
 
     Returns
     -------
@@ -185,7 +194,7 @@ def layout_of(
     Raises
     ------
     OptionError, OptionTypeError, DTypeError, RoundingError, ImportError
-        As in :func:`save`, but for the values of arrays, which are not looked at.
+        As in :func:`idinit_ref.save`, but for the values of arrays, which are not looked at.
 
     Examples
     --------
@@ -363,10 +372,31 @@ def _index(path: Path, files: list[tuple[Path, list[Item]]]) -> _Index:
 def whole_file(target: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears under its name only when it is complete.
 
+    Parameters
+    ----------
+    target : Path
+        Its name; what is there is replaced.
+
+    Yields
+    ------
+    BinaryIO
+        The file to write to.
+
     Raises
     ------
     OSError
         If it cannot be written; nothing is left then, nor after any other exception.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_file(folder / "a.txt") as file:
+    ...     _ = file.write(b"whole")
+    ...     (folder / "a.txt").exists()
+    False
+    >>> (folder / "a.txt").read_bytes()
+    b'whole'
     """
     with _together(list) as new, new(target) as file:
         yield file

@@ -197,7 +197,8 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
     Returns
     -------
     dict of str to {"transit", "zero"}
-        Every weight, in the order of the graph. :func:`explain_roles` gives the reasons too.
+        Every weight, in the order of the graph. :func:`idinit_ref.graph.explain_roles` gives the
+        reasons too.
 
     Raises
     ------

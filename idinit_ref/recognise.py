@@ -65,6 +65,13 @@ class Numbers(NamedTuple):
 
     ``low``, ``high``, ``mean`` and ``std`` (of the whole population) are those of the finite
     numbers, None where there are none; of complex ones, of real and imaginary parts together.
+
+    Parameters
+    ----------
+    size, nonzero, nan, infinite : int
+        How many there are.
+    low, high, mean, std : float, optional
+        Of the finite ones.
     """
 
     size: int
@@ -729,6 +736,7 @@ def recognise(
     Returns
     -------
     Finding
+        What it is, and by which numbers.
 
     Raises
     ------

@@ -53,7 +53,17 @@ class Rule(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What becomes of one tensor: its role, the options of its plan, and the reason."""
+    """What becomes of one tensor: its role, the options of its plan, and the reason.
+
+    Parameters
+    ----------
+    role : {"transit", "zero", "bias", "keep"}
+        What it is.
+    options : dict
+        Of :func:`idinit_ref.plan`: layout, blocks, and what else the rule knows.
+    why : str
+        The rule, in words.
+    """
 
     role: Kind
     options: dict[str, Any]
@@ -124,6 +134,7 @@ def find(
     Returns
     -------
     Rule or None
+        The first that fits; None if none does.
 
     Raises
     ------

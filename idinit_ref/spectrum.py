@@ -140,7 +140,7 @@ def singular_values(
     k : int, optional
         How many; None for all min(m, n).
     tol : float
-        Of the iteration: the residual |J^T u - s v| to stop at, relative to the largest value.
+        Of the iteration: the residual ``|J^T u - s v|`` to stop at, relative to the largest value.
     seed : int
         Of the vectors that the iteration starts from.
 
@@ -247,12 +247,12 @@ def _orthonormal(x: Array, basis: Array, rng: np.random.Generator) -> tuple[Arra
 
 
 def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
-    """Return the mean squared singular value of a map, per input: |J|_F^2 / n.
+    """Return the mean squared singular value of a map, per input: ``|J|_F^2 / n``.
 
-    It is the mean of |J v|^2 over directions v of length 1 at the input: how much the map widens
-    small differences. In mean field theory chi of one layer is what keeps, widens or shrinks them
-    through depth, and J of L wide layers has chi^L; there m = n. Where m < n, the n - m directions
-    that J loses count as zeros.
+    It is the mean of ``|J v|^2`` over directions v of length 1 at the input: how much the map
+    widens small differences. In mean field theory chi of one layer is what keeps, widens or shrinks
+    them through depth, and J of L wide layers has chi^L; there m = n. Where m < n, the n - m
+    directions that J loses count as zeros.
 
     Parameters
     ----------

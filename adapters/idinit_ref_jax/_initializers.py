@@ -414,7 +414,7 @@ def idi(
         As in :func:`idinit_ref.plan`.
     in_axis, out_axis, batch_axis : int or sequence of int
         The axes of the inputs, of the outputs and of stacked weights, as in
-        :func:`jax.nn.initializers.variance_scaling`. Several axes of one kind count as one in
+        ``jax.nn.initializers.variance_scaling``. Several axes of one kind count as one in
         row-major order; every batch axis holds independent copies. What is left is the kernel,
         in order: W, or H and W, or D, H and W.
     layout : str, optional

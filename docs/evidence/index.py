@@ -16,7 +16,9 @@ STUDIES = (
     "epsilon",
     "rank",
     "linear",
+    "spread",
     "transformer",
+    "stability",
 )
 
 OTHERS = """\
@@ -54,7 +56,6 @@ python -m docs.evidence.index
 ```
 
 A run that was stopped goes on where it was; `--quick --out FOLDER` runs what the tests run.
-Not there yet: the spread between runs, and stability over hyper-parameters.
 [P] is arXiv 2503.04626, [S] is OpenReview qpeAhwxTopw.
 
 {OTHERS}"""

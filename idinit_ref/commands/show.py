@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from decimal import Decimal
 from itertools import zip_longest
-from math import ceil, ldexp, prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import Format, format_of, round_array
-from ..lattice import lines, nnz
+from ..dtypes import Format, format_of
+from ..errors import OptionError, message
+from ..lattice import nnz
 from ..layout import Layout, Piece
 from ..pattern import Term
 from ..plan import Plan, plan
-from ._terminal import is_utf
+from . import plot
+from ._terminal import is_utf, show
+from .plot import NOISY, Matrix, cells, column_text, different, extract, title_text, value_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,47 +31,33 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn,
-_NOISY = 2**13  # and one with noise, which is slow to draw, of more than this
 _SVD = 512  # the smaller side of the largest matrix that is decomposed
 _ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a character
 
 
-class _Matrix(NamedTuple):
-    """The non-zeros of one matrix, taken out of the stored weight."""
-
-    m: int
-    n: int
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-    def dense(self) -> NDArray[np.float64]:
-        out = np.zeros((self.m, self.n))
-        out[self.rows, self.columns] = self.values
-        return out
-
-
 def run(args: Namespace, console: Console) -> None:
-    """Print a weight of the shape in ``args.size`` and the properties that hold for it."""
-    given = {k: v for k, v in vars(args).items() if k not in ("command", "size", "dtype")}
-    p = plan(args.size, **given)
+    """Print a weight of the shape in ``args.size`` and what holds for it; draw it if asked to."""
+    own = ("command", "size", "dtype", "plot", "force")
+    p = plan(args.size, **{k: v for k, v in vars(args).items() if k not in own})
     p.check(args.dtype)
-    shape = " x ".join(map(str, p.shape))
-    name = "IDI" if p.role == "transit" else "IDIZ"
-    console.print(
-        f"[bold]{name}[/]  {shape}  layout {p.layout}  in {format_of(args.dtype).name}",
-        soft_wrap=True,
-    )
+    path = getattr(args, "plot", None)
+    if path is not None:
+        plot.check(path, force=args.force)
+        with plot.page(path, title=title_text(p)) as figure:
+            plot.draw(p, figure, dtype=args.dtype)
+    elif args.force:
+        should = "it replaces the file of --plot, and there is none"
+        raise OptionError(message("force", True, should, "leave it out, or add --plot FILE"))
+    name, _, rest = title_text(p).partition(" ")
+    console.print(f"[bold]{name}[/] {rest}  in {format_of(args.dtype).name}", soft_wrap=True)
     if prod(p.shape) == 0:
         console.print("\n  no entries")
-        return
-    pieces: dict[int, list[Piece]] = {}
-    for piece in p.axes.pieces:
-        pieces.setdefault(piece.m, []).append(piece)
-    for alike in pieces.values():
-        copies = sum(piece.copies for piece in alike) * p.axes.copies
-        console.print()
-        _show_matrix(p, alike[0], copies, format_of(args.dtype), console)
+    else:
+        for piece, copies in different(p):
+            console.print()
+            _show_matrix(p, piece, copies, format_of(args.dtype), console)
+    if path is not None:
+        show(console, f"\n  picture in {path}")
 
 
 def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Console) -> None:
@@ -77,11 +65,12 @@ def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Consol
     from rich.text import Text
 
     at, m, n = p.axes, piece.m, p.axes.columns
+    kernel = column_text(at)
     terms = p.terms(m)
     count = m * n if p.loosen else sum(map(nnz, terms))
-    limit = _NOISY if p.loosen else _ENTRIES
-    matrix = _extract(p, piece, to) if max(m, n, count) <= limit else None
-    facts = [("matrix m x n", f"{m:,} x {n:,}{_columns(at)}")]
+    limit = NOISY if p.loosen else _ENTRIES
+    matrix = extract(p, piece, to) if max(m, n, count) <= limit else None
+    facts = [("matrix m x n", f"{m:,} x {n:,}{kernel and ', '}{kernel}")]
     if copies > 1:
         note = "; each with noise of its own, the first is shown" if p.loosen else ""
         facts.append(("copies", f"{copies}{note}"))
@@ -100,55 +89,14 @@ def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Consol
         console.print(Text("  ").append_text(text) if text else "", soft_wrap=True)
 
 
-def _columns(at: Layout) -> str:
-    """Say how a kernel became a matrix."""
-    if not at.kernel:
-        return ""
-    if at.center is not None:
-        return f", at the tap {at.center}; 0 at the others"
-    taps = prod(at.kernel)
-    order = f"c*{taps} + s" if at.taps == "channel_major" else f"s*{at.channels} + c"
-    return f", column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
-
-
-def _box(p: Plan, piece: Piece) -> tuple[range, ...]:
-    """Return where the first of some alike matrices lies in the weight."""
-    at = p.axes
-    box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
-    box[at.o_axis] = range(piece.start, piece.start + piece.m)
-    box[at.i_axis] = range(at.channels)
-    for axis, place in zip(at.spatial_axes, at.center or (), strict=False):
-        box[axis] = range(place, place + 1)
-    return tuple(box)
-
-
-def _extract(p: Plan, piece: Piece, to: Format) -> _Matrix:
-    """Take a matrix out of the stored weight, rounded as a dtype holds it."""
-    at, box = p.axes, _box(p, piece)
-    shape = tuple(len(span) for span in box)
-    positions, values = p.entries(tuple(slice(span.start, span.stop) for span in box))
-    places = np.unravel_index(positions, shape)
-    columns = np.broadcast_to(at.column_grid(np, box), shape)[places]
-    rounded = round_array(values, to, "an entry")
-    return _Matrix(piece.m, at.columns, places[at.o_axis], columns, rounded)
-
-
-def _value(x: float, exponent: int = 0) -> str:
-    """Return x * 2**exponent in few digits, even where no float holds it."""
-    try:
-        return f"{ldexp(x, exponent):.4g}"
-    except OverflowError:
-        return f"{Decimal(float(x)) * 2**exponent:.3e}"
-
-
-def _numbers(matrix: _Matrix, at: Layout, console: Console) -> list[Text]:
+def _numbers(matrix: Matrix, at: Layout, console: Console) -> list[Text]:
     """Return the matrix in numbers, a line a row, zeros as dim dots; kernels with their taps."""
     from rich.text import Text
 
     sizes = np.unique(np.abs(matrix.values))
-    unit = sizes[0] if sizes.size == 1 and len(_value(sizes[0])) > 3 else 1.0
+    unit = sizes[0] if sizes.size == 1 and len(value_text(sizes[0])) > 3 else 1.0
     texts = {
-        (i, j): _value(v / unit)
+        (i, j): value_text(v / unit)
         for i, j, v in zip(matrix.rows, matrix.columns, matrix.values, strict=True)
     }
     heads = _heads(at) if at.kernel and at.center is None else []
@@ -166,7 +114,7 @@ def _numbers(matrix: _Matrix, at: Layout, console: Console) -> list[Text]:
             line.append((text or dot).rjust(width), style).append(" " * (j < matrix.n - 1))
         out.append(line)
     if unit != 1.0:
-        out.append(Text(f"in units of {_value(unit)}", "dim"))
+        out.append(Text(f"in units of {value_text(unit)}", "dim"))
     return out
 
 
@@ -184,10 +132,7 @@ def _heads(at: Layout) -> list[list[str]]:
 
 
 def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Text]:
-    """Return a picture of the matrix in few cells, each with the sign of its largest entry.
-
-    Every cell asks the terms whether they have an entry in it, so any size costs the same.
-    """
+    """Return a picture of the matrix in few cells, each with the sign of its largest entry."""
     from rich.text import Text
 
     frame = "┌┐└┘─│" if is_utf(console) else "++++-|"
@@ -196,13 +141,11 @@ def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Te
     w = min(n, max(ceil(n / scale), 12))
     h = min(m, max(ceil(m / scale), 12))
     h = h if colour else ceil(h / 2)  # a character is twice as high as wide
-    down = [range(i * m // h, (i + 1) * m // h) for i in range(h)]
-    across = [range(j * n // w, (j + 1) * n // w) for j in range(w)]
-    cells = [[_sign(terms, rows, columns) for columns in across] for rows in down]
+    signs = np.sign(cells(terms, m, n, (h, w))).astype(int).tolist()
     style = {0: "", 1: "cyan", -1: "red"}
     drawn = []
     if colour:  # two cells a character
-        for upper, lower in zip_longest(cells[::2], cells[1::2], fillvalue=[0] * w):
+        for upper, lower in zip_longest(signs[::2], signs[1::2], fillvalue=[0] * w):
             line = Text()
             for a, b in zip(upper, lower, strict=True):
                 if a and b and a != b:
@@ -210,31 +153,21 @@ def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Te
                 else:
                     line.append(" ▀▄█"[abs(a) + 2 * abs(b)], style[a or b])
             drawn.append(line)
-        signs = Text.assemble(("█", "cyan"), " positive, ", ("█", "red"), " negative")
+        means = Text.assemble(("█", "cyan"), " positive, ", ("█", "red"), " negative")
     else:
-        drawn = [Text("".join(" +-"[sign] for sign in row)) for row in cells]
-        signs = Text("+ positive, - negative")
+        drawn = [Text("".join(" +-"[sign] for sign in row)) for row in signs]
+        means = Text("+ positive, - negative")
     high, wide = ceil(m / h), ceil(n / w)
     size = "one entry" if high == wide == 1 else f"up to {high:,} x {wide:,} entries"
     return [
         Text(frame[0] + frame[4] * w + frame[1], "dim"),
         *(Text.assemble((frame[5], "dim"), line, (frame[5], "dim")) for line in drawn),
         Text(frame[2] + frame[4] * w + frame[3], "dim"),
-        Text(f"a cell is {size}: ").append_text(signs),
+        Text(f"a cell is {size}: ").append_text(means),
     ]
 
 
-def _sign(terms: Sequence[Term], rows: range, columns: range) -> int:
-    """Return the sign of the largest entry in some rows and columns, + of equal ones, 0 of none."""
-    there = [
-        (abs(term.value), term.value)
-        for term in terms
-        if any(lines(term, rows, columns.start, 1, columns.stop - columns.start))
-    ]
-    return int(np.sign(max(there)[1])) if there else 0
-
-
-def _facts(matrix: _Matrix) -> list[tuple[str, str]]:
+def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     """Return what holds for a matrix, computed from its entries."""
     m, n, rows, columns, values = matrix
     exponent = int(np.frexp(np.abs(values).max())[1])  # scaled, so that no square overflows
@@ -267,7 +200,7 @@ def _facts(matrix: _Matrix) -> list[tuple[str, str]]:
     ]
 
 
-def _singular(matrix: _Matrix) -> NDArray[np.float64] | None:
+def _singular(matrix: Matrix) -> NDArray[np.float64] | None:
     """Return the singular values, largest first, rounding noise set to 0; None if too large.
 
     Where no two entries share a row, the columns are orthogonal and their norms are the singular
@@ -287,7 +220,7 @@ def _singular(matrix: _Matrix) -> NDArray[np.float64] | None:
 
 
 def _range(values: NDArray[Any], exponent: int) -> str:
-    low, high = _value(values.min(), exponent), _value(values.max(), exponent)
+    low, high = value_text(values.min(), exponent), value_text(values.max(), exponent)
     return low if low == high else f"{low} .. {high}"
 
 
@@ -295,6 +228,10 @@ def _distinct(s: NDArray[np.float64], exponent: int) -> str:
     """Return falling numbers with how often each is there; their range if they are many."""
     first = np.flatnonzero(np.append(True, s[:-1] - s[1:] > 1e-9 * s[0]))
     if first.size > 6:
-        return f"{_value(s[0], exponent)} .. {_value(s[-1], exponent)} ({first.size} distinct)"
+        return (
+            f"{value_text(s[0], exponent)} .. {value_text(s[-1], exponent)} ({first.size} distinct)"
+        )
     counts = np.diff(np.append(first, s.size))
-    return ", ".join(f"{_value(s[k], exponent)} ({c}x)" for k, c in zip(first, counts, strict=True))
+    return ", ".join(
+        f"{value_text(s[k], exponent)} ({c}x)" for k, c in zip(first, counts, strict=True)
+    )

@@ -64,6 +64,43 @@ _ALL: dict[str, Property] = {}
 _BOTH = ("transit", "zero")
 
 
+def _about(name: str, roles: tuple[str, ...]) -> str:
+    """Return what the docstrings of all checks say alike, and an example."""
+    call = "ir.idi, ir.plan((3, 2))"
+    if roles == ("zero",):
+        call = 'ir.idiz, ir.plan((2, 4), "zero")'
+    call = {
+        "groups": "ir.idi, ir.plan((4, 2, 3, 3), groups=2)",
+        "device": "ir.idi, ir.plan((3, 2)), xp=array_api_strict",
+    }.get(name, call)
+    first = "\n    >>> import array_api_strict" * (name == "device")
+    return f"""
+
+    Parameters
+    ----------
+    implementation : callable
+        Anyone's initialiser, as :func:`idinit_ref.testing.make_oracle` takes it.
+    plan : Plan
+        The weight to ask for.
+    xp : array namespace, optional
+        The framework that it is to use, where its signature does not tell.
+    dtype : str, optional
+        The dtype to ask for; its own default if left out.
+
+    Raises
+    ------
+    Finding
+        An AssertionError, if the property does not hold.
+    OptionError, OptionTypeError
+        If the property says nothing of such a weight, or cannot be asked.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir{first}
+    >>> check_{name}({call})
+    """
+
+
 def _property(
     roles: tuple[str, ...] = _BOTH,
     fit: Callable[[Plan], Plan] = lambda plan: plan,
@@ -108,6 +145,8 @@ def _property(
                 finding.args = (text,)
                 raise
 
+        vars(check).pop("__wrapped__")  # whose signature is another
+        check.__doc__ = f"{body.__doc__}{_about(name, roles)}"
         _ALL[name] = Property(name, check, body, roles, fit, needs)
         return check
 
@@ -441,7 +480,7 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> No
 
 @_property(fit=_still)
 def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
-    """Each row has norm |tau| (T2, T3; |tau|/sqrt(k) folded by the mean), or sqrt(2) |eps|."""
+    """Rows have norm abs(tau) (T2, T3; abs(tau)/sqrt(k) for fold_mean), or sqrt(2) abs(eps)."""
     made = subject.make(plan, dtype)
     for name, matrix in _matrices(plan, made):
         m, n = matrix.shape
@@ -489,7 +528,7 @@ def _tall_still(plan: Plan) -> Plan:
 
 @_property(("transit",), _tall_still)
 def check_isometry(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
-    """T5: the singular values are |tau| sqrt(c_j), c_j the copies of input j; |tau| if square."""
+    """T5: singular values are abs(tau) sqrt(c_j), c_j the copies of input j."""
     made = subject.make(plan, dtype)
     tau = abs(_number(made, plan.gain))
     for name, matrix in _matrices(plan, made):

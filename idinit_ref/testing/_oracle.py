@@ -178,6 +178,13 @@ def _words(name: str, given: object, options: Sequence[str]) -> list[str]:
 class Oracle:
     """The properties bound to one implementation; made by :func:`make_oracle`.
 
+    Parameters
+    ----------
+    subject : Subject
+        The implementation, and how it is called.
+    letters, taps, wide, expect, examples, seed, budget, only
+        As :func:`make_oracle` understood them.
+
     Examples
     --------
     >>> import idinit_ref as ir

@@ -51,7 +51,17 @@ class Stop(BaseException):
 
 
 class Finding(AssertionError):  # noqa: N818
-    """What an implementation got wrong: ``what = got, but should be expected  [call]``."""
+    """What an implementation got wrong: ``what = got, but should be expected  [call]``.
+
+    Parameters
+    ----------
+    what : str
+        The entry, norm, output, ... in question.
+    got, should : object
+        What it is, and what it should be.
+    call : object
+        The call that made the weight.
+    """
 
     def __init__(self, what: str, got: object, should: object, call: object) -> None:
         super().__init__(f"{what} = {got}, but should be {should}  [{call}]")

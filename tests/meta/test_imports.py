@@ -14,6 +14,7 @@ import idinit_ref
 HEAVY = [
     "torch", "jax", "flax", "equinox", "tensorflow", "keras", "hypothesis", "pytest",
     "safetensors", "rich", "ml_dtypes", "scipy", "dask", "cupy", "transformers", "h5py",
+    "matplotlib",
 ]  # fmt: skip
 PROBE = "import sys; {first}import idinit_ref; print([m for m in {heavy} if m in sys.modules])"
 

@@ -1,0 +1,167 @@
+"""What the site needs of Sphinx: formulas without a network, links to names, figures and helps."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import latex2mathml.converter
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+
+MADE = Path(__file__).parent / "_made"
+COMMANDS = ("", "show", "export", "presets", "rules", "inspect", "diff", "check")
+
+
+# Formulas -----------------------------------------------------------------------------------------
+
+
+def _formula(translator: Any, node: nodes.Element, display: str) -> None:
+    translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def _inline(translator: Any, node: nodes.Element) -> None:
+    _formula(translator, node, "inline")
+
+
+def _block(translator: Any, node: nodes.Element) -> None:
+    # Not of the class "math", which the theme cuts to the height of a line.
+    translator.body.append('<div style="margin: 1em 0; padding: 0.3em; overflow-x: auto">')
+    with contextlib.suppress(nodes.SkipNode):
+        _formula(translator, node, "block")
+    translator.body.append("</div>")
+    raise nodes.SkipNode
+
+
+# Names --------------------------------------------------------------------------------------------
+
+
+class Names(SphinxTransform):
+    """Turn `idinit_ref.name` in a text into a link to the reference, where it has that name."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Replace the literals that are dotted names of the packages."""
+        for node in list(self.document.findall(nodes.literal)):
+            name = node.astext()
+            linked = isinstance(node.parent, (pending_xref, nodes.reference))
+            if not linked and re.fullmatch(r"idinit_ref(_\w+)?(\.\w+)+", name):
+                about = {"refdomain": "py", "reftype": "obj", "reftarget": name, "maybe": True}
+                link = pending_xref("", node.deepcopy(), refdoc=self.env.docname, **about)
+                node.replace_self(link)
+
+
+def _unknown(app: Sphinx, env: Any, node: pending_xref, child: nodes.Node) -> nodes.Node | None:
+    """Leave a name that the reference does not have (one of the insides) as it is."""
+    return child if node.get("maybe") else None
+
+
+# What is made before ------------------------------------------------------------------------------
+
+
+def _make(app: Sphinx) -> None:
+    """Draw the figures, and write down what the command says of itself."""
+    gallery = importlib.import_module("docs.gallery_figures")
+    gallery.main([str(MADE)])
+    parts = []
+    for name, caption in gallery.captions().items():
+        title, _, rest = caption.partition("\n")
+        title = title.rstrip(".")
+        parts.append(f"## {title}\n\n{' '.join(rest.split())}\n\n![{title}](_made/{name}.svg)\n")
+    (MADE / "gallery.md").write_text("\n".join(parts))
+    (MADE / "command.md").write_text(_helps())
+    _draw_rooms(MADE / "rooms.svg")
+
+
+def _draw_rooms(target: Path) -> None:
+    """Draw who imports whom, each room above all that it imports; arrows only where none leads."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    text = (MADE.parent / "architecture.md").read_text().split("```text\n")[1].split("```")[0]
+    rooms = {room: set(rest) for room, *rest in map(str.split, text.splitlines())}
+
+    def reach(room: str) -> set[str]:
+        return set().union(*({other} | reach(other) for other in rooms.get(room, ())))
+
+    def level(room: str) -> int:
+        return max((1 + level(other) for other in rooms.get(room, ())), default=0)
+
+    floors: dict[int, list[str]] = {}
+    for room in rooms:
+        floors.setdefault(level(room), []).append(room)
+    at = {
+        room: ((place + 0.5) / len(floor), number)
+        for number, floor in floors.items()
+        for place, room in enumerate(floor)
+    }
+    with rc_context({"svg.hashsalt": "rooms"}):
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        axes = figure.subplots()
+        axes.set_axis_off()
+        axes.set(xlim=(0, 1), ylim=(-0.5, len(floors) - 0.5))
+        for room, (x, y) in at.items():
+            axes.text(x, y, room, ha="center", va="center", zorder=3, bbox={
+                "boxstyle": "round", "facecolor": "#eef3fa", "edgecolor": "#2a5c99"})  # fmt: skip
+            direct = rooms[room] & set(at)
+            for other in direct - set().union(*map(reach, direct)):
+                style = {"arrowstyle": "->", "color": "#777777", "shrinkA": 9, "shrinkB": 9}
+                axes.annotate("", at[other], (x, y), arrowprops=style)
+        figure.savefig(target, metadata={"Date": None})
+
+
+def _helps() -> str:
+    """Return the help of every command."""
+    from idinit_ref.cli import main
+
+    parts = []
+    for name in COMMANDS:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            main([*([name] if name else []), "--help"])
+        title = f"idinit {name}".strip()
+        parts.append(f"## {title}\n\n```text\n{said.getvalue().strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def _rubrics(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Make the heading of a module's examples a rubric, since a page may hold several modules."""
+    if what == "module":
+        for at, line in enumerate(lines[1:]):
+            if line and not line.strip("-"):
+                lines[at : at + 2] = [f".. rubric:: {lines[at]}", ""]
+
+
+def _mend_backlinks(app: Sphinx, problem: Exception | None) -> None:
+    """Lead viewcode's way back from the source to where the reference has a name."""
+    for page in () if problem else Path(app.outdir, "_modules").rglob("*.html"):
+        text = page.read_text()
+
+        def mended(found: re.Match[str], page: Path = page) -> str:
+            target, anchor = found.groups()
+            ids = re.findall(r'id="([\w.]+)"', (page.parent / target).read_text())
+            last = anchor.removeprefix("idinit_ref")
+            near = [name for name in ids if name == anchor or name.endswith(last)]
+            where = f' href="{target}#{anchor if anchor in near else near[0]}"' if near else ""
+            return f'class="viewcode-back"{where}'
+
+        page.write_text(re.sub(r'class="viewcode-back" href="([^"#]+)#([^"]+)"', mended, text))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx."""
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.add_transform(Names)
+    app.connect("autodoc-process-docstring", _rubrics, priority=600)
+    app.connect("missing-reference", _unknown)
+    app.connect("builder-inited", _make)
+    app.connect("build-finished", _mend_backlinks)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,243 @@
+"""The figures of the gallery, drawn by the library: ``python docs/gallery_figures.py FOLDER``.
+
+Each is a function of `FIGURES`, and its docstring is its caption. Nothing is stored: every number
+comes from `idinit_ref`, or from a network that is computed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import idinit_ref as ir
+from idinit_ref.commands.plot import Scale, heat, legend, page
+from idinit_ref.diagnostics import moments, singular_values
+from idinit_ref.pattern import Wide
+
+Floats = NDArray[np.float64]
+
+WIDTH = 64  # of the networks
+WAYS: tuple[Wide, ...] = get_args(Wide)
+STARTS = {  # unlike in lightness, and in line and marker for who sees no colours
+    "IDI": {"color": "#06245c", "linestyle": "-", "marker": "o"},
+    "Kaiming": {"color": "#c65102", "linestyle": "--", "marker": "s"},
+    "orthogonal": {"color": "#7fb2dd", "linestyle": "-.", "marker": "^"},
+}
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def _row(figure: Figure, plans: Sequence[tuple[str, ir.Plan]]) -> list[Axes]:
+    """Draw matrices side by side in cells of one size, and a legend."""
+    scale = Scale.of([plan for _, plan in plans])
+    figure.set_layout_engine("constrained")
+    columns = [max(plan.shape[1], 2) for _, plan in plans]
+    grid = figure.subplots(1, len(plans), width_ratios=columns, squeeze=False)[0]
+    for axes, (title, plan) in zip(grid, plans, strict=True):
+        heat(axes, plan.build(), scale, ticks=(10, 10))
+        axes.set_aspect("equal", anchor="N")
+        axes.set_title(title, fontsize=8.5)
+        axes.set_xlabel("input j")
+    grid[0].set_ylabel("output i")
+    legend(figure, scale, loc="outside lower left", ncols=4, borderaxespad=0.3)
+    return list(grid)
+
+
+def figure1(figure: Figure) -> None:
+    """Identity-like matrices of any shape, as in the text's Figure 1.
+
+    Square: tau I. Tall: identities stacked, the last one cut. Wide: by [P, Eq. 3] one identity, and
+    zeros in the columns that are left.
+    """
+    figure.set_size_inches(6.5, 3.6)
+    shapes = {"square, 7 x 7": (7, 7), "tall, 10 x 4": (10, 4), "wide, 4 x 10": (4, 10)}
+    _row(figure, [(title, ir.plan(shape)) for title, shape in shapes.items()])
+
+
+def wide(figure: Figure) -> None:
+    """IDI in three ways to treat a wide weight.
+
+    A square and a tall one are the same in all three. ``truncate`` leaves columns out, ``fold_rms``
+    keeps the norm of every row, ``fold_mean`` takes the mean of the inputs that share an output.
+    Rows of a fold have 3 or 2 entries: 10 = 4 + 4 + 2.
+    """
+    figure.set_size_inches(9, 2.9)
+    ways = [(f'4 x 10, "{way}"', ir.plan((4, 10), wide=way)) for way in WAYS]
+    _row(figure, [("square, 5 x 5", ir.plan((5, 5))), ("tall, 9 x 4", ir.plan((9, 4))), *ways])
+
+
+def zero(figure: Figure) -> None:
+    """IDIZ, the last weight of a residual branch.
+
+    Every row holds +eps and -eps and sums to 0. For m < n the second entry lies behind the first m
+    columns; for m >= n it is the next one. For n = 1 both would fall on one place: a row has one of
+    them, by turns.
+    """
+    figure.set_size_inches(7.5, 3.6)
+    shapes = {"2m < n": (4, 10), "m < n <= 2m": (6, 9), "m >= n": (10, 4), "n = 1": (10, 1)}
+    _row(figure, [(f"{why}\n{m} x {n}", ir.plan((m, n), "zero")) for why, (m, n) in shapes.items()])
+
+
+def packed(figure: Figure) -> None:
+    """Packed weights: queries, keys and values, and the gates of an LSTM.
+
+    ``blocks`` cuts the outputs into matrices, each initialised on its own; lines part them. Grouped
+    attention has 8 inputs and 8, 4 and 4 outputs here, the LSTM 6 inputs and 4 units. Without
+    ``blocks`` the identity would run on from one into the next: the second picture of each.
+    """
+    figure.set_size_inches(6.5, 4.1)
+    axes = _row(
+        figure,
+        [
+            ("q, k, v\nblocks (8, 4, 4)", ir.plan((16, 8), blocks=(8, 4, 4))),
+            ("no blocks", ir.plan((16, 8))),
+            ("LSTM gates\nblocks (4, 4, 4, 4)", ir.plan((16, 6), blocks=(4, 4, 4, 4))),
+            ("no blocks", ir.plan((16, 6))),
+        ],
+    )
+    for number, ends in ((0, (8, 12)), (2, (4, 8, 12))):
+        for end in ends:
+            axes[number].axhline(end - 0.5, color="#c65102", linewidth=1.2)
+
+
+def _kernels(figure: Figure, role: ir.Role) -> None:
+    figure.set_size_inches(9, 4.0)
+    figure.set_layout_engine("constrained")
+    rules = ("channel_major", "spatial_major", "center")
+    plans = [ir.plan((12, 4, 3, 3), role, taps=rule) for rule in rules]
+    scale = Scale.of(plans)
+    for part, plan in zip(figure.subfigures(1, 3), plans, strict=True):
+        part.suptitle(f'taps="{plan.taps}"', fontsize=9)
+        grid = part.subplots(3, 3, sharex=True, sharey=True)
+        kernel = plan.build()
+        for (a, b), axes in np.ndenumerate(grid):
+            heat(axes, kernel[:, :, a, b], scale, ticks=(3, 4))
+            axes.set_title(f"tap {a}, {b}", fontsize=7, pad=2)
+        part.supxlabel("channel c", fontsize=8)
+        part.supylabel("output i", fontsize=8)
+    legend(figure, scale, loc="outside lower left", borderaxespad=0.3)
+
+
+def kernels(figure: Figure) -> None:
+    """A kernel under the three rules for taps.
+
+    3 x 3, of 12 outputs and 4 channels (IDI), tap by tap. The first two rules fill the flattened 12
+    x 36 matrix, whose columns run over the taps of a channel first, or over the channels of a tap
+    first. ``center`` puts a 12 x 4 matrix at the middle tap: then the convolution passes its inputs
+    unshifted.
+    """
+    _kernels(figure, "transit")
+
+
+def kernels_zero(figure: Figure) -> None:
+    """The same kernel as the last weight of a residual branch (IDIZ).
+
+    Every output has +eps and -eps, at two taps or in two channels, and its entries sum to 0.
+    """
+    _kernels(figure, "zero")
+
+
+# Networks -----------------------------------------------------------------------------------------
+
+
+def _weights(start: str, depth: int, gain: float) -> Iterator[Floats]:
+    """Yield square weights: IDI with tau = 1; the random ones with a gain, always of one seed."""
+    rng = np.random.default_rng(0)
+    for _ in range(depth):
+        noise = rng.standard_normal((WIDTH, WIDTH))
+        if start == "IDI":
+            yield ir.idi((WIDTH, WIDTH))
+        elif start == "Kaiming":
+            yield gain * noise / np.sqrt(WIDTH)
+        else:
+            q, r = np.linalg.qr(noise)
+            yield gain * q * np.sign(np.diag(r))
+
+
+def depth(figure: Figure) -> None:
+    """The second moment of the activations through depth.
+
+    100 layers of width 64, Gaussian inputs, and one draw of the random weights. These have the gain
+    that suits the activation, sqrt(2) with ReLU and 1 without. IDI has tau = 1 in both: it keeps
+    the second moment exactly, once the first ReLU has taken about a half of it (theorems T2 and
+    T6). Without ReLU orthogonal weights keep it, too: one line hides the other.
+    """
+    figure.set_size_inches(8, 3.4)
+    figure.set_layout_engine("constrained")
+    inputs = np.random.default_rng(1).standard_normal((512, WIDTH))
+    grid = figure.subplots(1, 2, sharey=True)
+    for axes, relu in zip(grid, (True, False), strict=True):
+        for start, style in STARTS.items():
+            x, layers = inputs, [inputs]
+            for w in _weights(start, 100, 2**0.5 if relu else 1.0):
+                x = np.maximum(x @ w.T, 0) if relu else x @ w.T
+                layers.append(x)
+            axes.plot(moments(layers).second, label=start, markevery=20, markersize=4, **style)
+        axes.set(title="with ReLU" if relu else "without", xlabel="layer", yscale="log")
+        axes.grid(alpha=0.3)
+    grid[0].set_ylabel("second moment")
+    grid[0].legend(frameon=False)
+
+
+def spectra(figure: Figure) -> None:
+    """Singular values of the Jacobian of a plain ReLU network.
+
+    Width 64, at one Gaussian input. Those that are 0, or cannot be told from it in float64, are
+    counted in the legends: a logarithmic axis has no place for them. With IDI they are 1 or 0 at
+    any depth: the first ReLU stops the negative coordinates, and no other stops any more (theorems
+    T5 and T6). Random weights (gain sqrt(2), one draw) spread them out from layer to layer.
+    """
+    figure.set_size_inches(9, 3.4)
+    figure.set_layout_engine("constrained")
+    inputs = np.random.default_rng(1).standard_normal(WIDTH)
+    grid = figure.subplots(1, 3, sharey=True)
+    for axes, layers in zip(grid, (1, 10, 50), strict=True):
+        for start, style in STARTS.items():
+            x, jacobian = inputs, np.eye(WIDTH)
+            for w in _weights(start, layers, 2**0.5):
+                z = w @ x
+                x, jacobian = np.maximum(z, 0), (z > 0)[:, None] * (w @ jacobian)
+            s = singular_values(jacobian)
+            s = s[s > s[0] * WIDTH * np.finfo(np.float64).eps]  # the others are rounding
+            label = f"{start}, {WIDTH - s.size} are 0"
+            axes.plot(np.arange(1, s.size + 1), s, label=label, markevery=6, markersize=4, **style)
+        title = f"{layers} layer{'s' * (layers > 1)}"
+        axes.set(title=title, xlabel="number, the largest first", yscale="log", xlim=(0, WIDTH + 1))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8, loc="center right")
+    grid[0].set_ylabel("singular value")
+
+
+FIGURES: dict[str, Callable[[Figure], None]] = {
+    each.__name__: each
+    for each in (figure1, wide, zero, kernels, kernels_zero, packed, depth, spectra)
+}
+
+
+def captions() -> dict[str, str]:
+    """Return the caption of every figure, by the name of its file without the suffix."""
+    return {name: inspect.getdoc(draw) or "" for name, draw in FIGURES.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write all of them as SVG."""
+    parser = argparse.ArgumentParser(description="Draw the figures of the gallery as SVG.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="it is made if it is not there")
+    folder = parser.parse_args(arguments).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, caption in captions().items():
+        with page(folder / f"{name}.svg", title=caption.partition("\n")[0]) as figure:
+            FIGURES[name](figure)
+
+
+if __name__ == "__main__":
+    main()

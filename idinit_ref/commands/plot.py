@@ -1,0 +1,869 @@
+"""``idinit show --plot``: a weight as a picture in a file, and the drawing that the gallery uses.
+
+What is drawn comes from a plan's closed form, so that any size can be. Also here: what ``show``
+takes out of a weight as this does. matplotlib is imported where it is used and not before.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from itertools import count, product
+from math import ldexp, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..dtypes import Format, format_of, round_array, round_value
+from ..errors import OptionError, message
+from ..export import whole_file
+from ..lattice import lines
+from ..layout import Layout, Piece
+from ..pattern import Term
+from ..plan import Plan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = [
+    "NOISY",
+    "Matrix",
+    "Scale",
+    "cells",
+    "check",
+    "column_text",
+    "different",
+    "draw",
+    "extract",
+    "heat",
+    "legend",
+    "page",
+    "title_text",
+    "value_text",
+]
+
+Floats = NDArray[np.float64]
+
+NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
+_STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
+_PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # unlike in lightness, too
+_WEAK = 0.45  # the share of a side of the palette that the smallest entry gets
+_FINE = 30  # cells an inch: finer lines are not seen
+_LEGEND = 8  # values that are named; a colour bar shows more
+_SIZES = 6  # matrices of different sizes that are drawn
+_TAPS = 9  # taps that are drawn apart
+_LINE = 0.18  # the height of a line of text, in inches
+
+
+# What show and its picture take out of a weight ---------------------------------------------------
+
+
+class Matrix(NamedTuple):
+    """The non-zeros of one matrix, taken out of the stored weight.
+
+    Parameters
+    ----------
+    m, n : int
+        Outputs (rows) and inputs (columns).
+    rows, columns : ndarray of int64, shape (k,)
+        Where the non-zeros are.
+    values : ndarray of float64, shape (k,)
+        What they are.
+    """
+
+    m: int
+    n: int
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    values: Floats
+
+    def dense(self) -> Floats:
+        """Return all of it, of shape (m, n)."""
+        out = np.zeros((self.m, self.n))
+        out[self.rows, self.columns] = self.values
+        return out
+
+
+def different(p: Plan) -> list[tuple[Piece, int]]:
+    """Return one of each size of a weight's matrices, with how many there are.
+
+    >>> from idinit_ref import plan
+    >>> different(plan((6, 2), blocks=(2, 3, 1)))[1]
+    (Piece(start=2, m=3, copies=1), 1)
+    """
+    pieces: dict[int, list[Piece]] = {}
+    for piece in p.axes.pieces:
+        pieces.setdefault(piece.m, []).append(piece)
+    return [
+        (alike[0], sum(piece.copies for piece in alike) * p.axes.copies)
+        for alike in pieces.values()
+    ]
+
+
+def extract(p: Plan, piece: Piece, to: Format) -> Matrix:
+    """Take the first of some alike matrices out of the stored weight, rounded as a dtype holds it.
+
+    >>> from idinit_ref import plan
+    >>> p = plan((2, 4), "zero", eps=0.5)
+    >>> extract(p, p.axes.pieces[0], format_of("float16")).dense()
+    array([[ 0.5,  0. , -0.5,  0. ],
+           [ 0. ,  0.5,  0. , -0.5]])
+    """
+    at = p.axes
+    box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
+    box[at.o_axis] = range(piece.start, piece.start + piece.m)
+    box[at.i_axis] = range(at.channels)
+    for axis, place in zip(at.spatial_axes, at.center or (), strict=False):
+        box[axis] = range(place, place + 1)
+    shape = tuple(len(span) for span in box)
+    positions, values = p.entries(tuple(slice(span.start, span.stop) for span in box))
+    places = np.unravel_index(positions, shape)
+    columns = np.broadcast_to(at.column_grid(np, tuple(box)), shape)[places]
+    rounded = round_array(values, to, "an entry")
+    return Matrix(piece.m, at.columns, places[at.o_axis], columns, rounded)
+
+
+def cells(
+    terms: Sequence[Term],
+    m: int,
+    n: int,
+    size: tuple[int, int],
+    *,
+    first: int = 0,
+    step: int = 1,
+    sign: int = 1,
+) -> Floats:
+    """Return a matrix in few cells: of each the largest entry, 0 if it has none.
+
+    Every cell asks the terms whether they have an entry in it, so any matrix costs the same.
+
+    Parameters
+    ----------
+    terms : sequence of Term
+        The closed form, of `idinit_ref.plan.Plan.terms`.
+    m, n : int
+        Rows, and the number of columns first, first + step, ...
+    size : (int, int)
+        Cells down and across: 1 to m, and 1 to n.
+    first, step : int
+        Which columns.
+    sign : {1, -1}
+        Of entries of one size, the positive or the negative one is taken.
+
+    Returns
+    -------
+    ndarray of float64, shape ``size``
+
+    Examples
+    --------
+    >>> from idinit_ref import plan
+    >>> cells(plan((10**6, 10**6)).terms(10**6), 10**6, 10**6, (2, 2))
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    h, w = size
+    across = [(j * n // w, (j + 1) * n // w) for j in range(w)]
+    order = sorted(terms, key=lambda term: (-abs(term.value), -sign * term.value))
+    out = np.zeros(size)
+    for i in range(h):
+        rows = range(i * m // h, (i + 1) * m // h)
+        for j, (left, right) in enumerate(across):
+            for term in order:
+                if any(lines(term, rows, first + step * left, step, right - left)):
+                    out[i, j] = term.value
+                    break
+    return out
+
+
+def column_text(at: Layout) -> str:
+    """Say how a kernel became a matrix; "" for what is no kernel.
+
+    >>> from idinit_ref import plan
+    >>> column_text(plan((2, 2, 3)).axes)
+    'column = c*3 + s (channel c, tap s of 3)'
+    """
+    if not at.kernel:
+        return ""
+    if at.center is not None:
+        return f"at the tap {at.center}; 0 at the others"
+    taps = prod(at.kernel)
+    order = f"c*{taps} + s" if at.taps == "channel_major" else f"s*{at.channels} + c"
+    return f"column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
+
+
+def title_text(p: Plan) -> str:
+    """Return a weight's name, shape and layout.
+
+    >>> from idinit_ref import plan
+    >>> title_text(plan((2, 3), "zero"))
+    'IDIZ  2 x 3  layout OI'
+    """
+    name = "IDI" if p.role == "transit" else "IDIZ"
+    return f"{name}  {' x '.join(map(str, p.shape))}  layout {p.layout}"
+
+
+def value_text(x: float, exponent: int = 0) -> str:
+    """Return x * 2**exponent in few digits, even where no float holds it.
+
+    >>> value_text(2 / 3), value_text(1.0, 1024)
+    ('0.6667', '1.798e+308')
+    """
+    try:
+        return f"{ldexp(x, exponent):.4g}"
+    except OverflowError:
+        return f"{Decimal(float(x)) * 2**exponent:.3e}"
+
+
+# Colours ------------------------------------------------------------------------------------------
+
+
+class Scale(NamedTuple):
+    """How values become colours: orange below 0, blue above, on a logarithmic scale on both sides.
+
+    The smallest entry has a colour that is far from that of 0, and the negative colours are lighter
+    than the positive ones, so that signs are told apart without seeing colours.
+
+    Parameters
+    ----------
+    smallest, largest : float
+        The absolute values between which the scale is logarithmic; below it is linear.
+    names : dict of float to str
+        The values that occur and what they are called; none where they are too many to be named.
+
+    Examples
+    --------
+    >>> scale = Scale(1e-6, 1.0, {})
+    >>> [float(scale.position(x).round(3)) for x in (0.0, 1e-6, 1e-3, 1.0, -1.0)]
+    [0.0, 0.45, 0.725, 1.0, -1.0]
+    """
+
+    smallest: float
+    largest: float
+    names: dict[float, str]
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan], dtype: Any = "float64") -> Scale:
+        """Return the scale of some weights, with the names that the formulas give to values.
+
+        >>> from idinit_ref import plan
+        >>> Scale.of([plan((3, 8), wide="fold_mean", gain=6)]).names
+        {2.0: 'tau/3 = 2', 3.0: 'tau/2 = 3'}
+        """
+        to, names = format_of(dtype), {}
+        for p in plans:
+            for m in dict.fromkeys(m for m, n, copies in p.matrices if m * n * copies):
+                for term in p.terms(m):
+                    value = round_value(term.value, to, "an entry")
+                    names[value] = f"{_name(p, term.value)} = {value_text(value)}"
+        sizes = [abs(value) for value in names]
+        return cls(min(sizes), max(sizes), names if len(names) <= _LEGEND else {})
+
+    @classmethod
+    def of_noise(cls, values: Floats) -> Scale:
+        """Return a scale for values among which most are different."""
+        sizes = np.abs(values[values != 0])
+        return cls(float(np.median(sizes)), float(sizes.max()), {})
+
+    @property
+    def weak(self) -> float:
+        """The position of the smallest; near 1 if all are nearly one, which then look alike."""
+        return 1 - (1 - _WEAK) * min(10 * self._decades, 1.0)
+
+    @property
+    def _decades(self) -> float:
+        return float(np.log10(self.largest) - np.log10(self.smallest))
+
+    def position(self, values: ArrayLike) -> Floats:
+        """Return where values lie between the colours: -1 to 1."""
+        v = np.asarray(values, dtype=np.float64)
+        inside = np.clip(v, -self.smallest, self.smallest) / self.smallest
+        above = np.log10(np.maximum(np.abs(v), self.smallest)) - np.log10(self.smallest)
+        share = above / (self._decades or 1.0)
+        return np.asarray(self.weak * inside + (1 - self.weak) * np.sign(v) * share)
+
+    def value(self, positions: ArrayLike) -> Floats:
+        """Return what `position` took there."""
+        at = np.asarray(positions, dtype=np.float64)
+        share = np.maximum(np.abs(at) - self.weak, 0) / (1 - self.weak or 1.0)
+        with np.errstate(over="ignore"):  # by a rounding
+            above = 10 ** (np.log10(self.smallest) + share * self._decades)
+        inside = np.abs(at) / self.weak * self.smallest
+        size = np.where(np.abs(at) <= self.weak, inside, np.minimum(above, self.largest))
+        return np.asarray(np.sign(at) * size)
+
+    def colours(self) -> tuple[Normalize, Colormap]:
+        """Return both of matplotlib."""
+        from matplotlib.colors import FuncNorm, LinearSegmentedColormap
+
+        middle = (0, (1 - _WEAK) / 2, 0.5, (1 + _WEAK) / 2, 1)
+        palette = list(zip(middle, _PALETTE, strict=True))
+        # An odd number, so that 0 has the colour of its own.
+        colours = LinearSegmentedColormap.from_list("idinit", palette, N=513)
+        both = (self.position, self.value)
+        return FuncNorm(both, vmin=-self.largest, vmax=self.largest), colours
+
+
+def _name(p: Plan, value: float) -> str:
+    """Return what the formulas call an entry."""
+    if p.role == "zero":
+        return "+eps" if value == p.eps else "-eps"
+    if value == p.gain:
+        return "tau"
+    if p.wide == "fold_rms":
+        return f"tau/sqrt({round((p.gain / value) ** 2)})"
+    return f"tau/{round(p.gain / value)}"
+
+
+# Drawing ------------------------------------------------------------------------------------------
+
+
+def heat(
+    axes: Axes,
+    values: Floats,
+    scale: Scale,
+    *,
+    lowest: Floats | None = None,
+    shape: tuple[int, int] | None = None,
+    ticks: tuple[int, int] = (6, 6),
+    cell: float = 0.0,
+) -> AxesImage:
+    """Draw a matrix as a heat map, row 0 on top.
+
+    Parameters
+    ----------
+    axes : matplotlib Axes
+        Where to.
+    values : ndarray of float64, shape (h, w)
+        The matrix, or its cells (`cells`).
+    scale : Scale
+        The colours.
+    lowest : ndarray of float64, shape (h, w), optional
+        As values, with the negative of equal entries: a cell where it differs gets two colours.
+    shape : (int, int), optional
+        The entries of the matrix, if they are more than the cells.
+    ticks : (int, int)
+        How many there may be, down and across.
+    cell : float
+        The least side of a cell in inches: entries are written into large ones. 0: they are not.
+
+    Returns
+    -------
+    matplotlib AxesImage
+        Its array is `values`.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> import idinit_ref as ir
+    >>> w = ir.idi((6, 4))
+    >>> image = heat(Figure().subplots(), w, Scale.of([ir.plan(w.shape)]))
+    >>> bool((image.get_array() == w).all())
+    True
+    """
+    from matplotlib.collections import PolyCollection
+
+    h, w = values.shape
+    m, n = shape or values.shape
+    norm, colours = scale.colours()
+    left, right, bottom, top = -0.5, n - 0.5, m - 0.5, -0.5
+    image = axes.imshow(
+        values,
+        cmap=colours,
+        norm=norm,
+        interpolation="none",
+        aspect="auto",
+        extent=(left, right, bottom, top),
+    )
+    high, wide = (bottom - top) / h, (right - left) / w
+    if lowest is not None and (both := np.argwhere(lowest != values)).size:
+        corner = np.array([(0.5, 0), (1, 0), (1, 1), (0.5, 1)]) * (wide, high)  # the right half
+        corners = corner + both[:, None, ::-1] * (wide, high) + np.array([left, top])
+        second = colours(norm(lowest[tuple(both.T)]))
+        axes.add_collection(
+            PolyCollection(corners, facecolors=second, linewidths=0, antialiased=False)
+        )
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    for axis, size, most in ((axes.yaxis, m, ticks[0]), (axes.xaxis, n, ticks[1])):
+        places = _ticks(size, most)
+        axis.set_ticks([float(place) for place in places], [_count(place) for place in places])
+    axes.tick_params(length=2, width=0.5, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.5)
+        spine.set_color("0.4")
+    if (h, w) == (m, n) and max(m, n) <= 40:
+        axes.hlines(np.arange(1, m) - 0.5, left, right, colors="white", linewidth=0.8)
+        axes.vlines(np.arange(1, n) - 0.5, top, bottom, colors="white", linewidth=0.8)
+    if cell >= 0.15 and (h, w) == (m, n):
+        texts = {(i, j): value_text(values[i, j]) for i, j in np.argwhere(values).tolist()}
+        fit = max(map(len, texts.values()), default=0) <= (cell - 0.05) / 0.065
+        for (i, j), text in texts.items():
+            short = text if fit else "+" if values[i, j] > 0 else "\N{MINUS SIGN}"
+            ink = "white" if scale.position(values[i, j]) > 0.7 else "black"
+            axes.text(j, i, short, color=ink, ha="center", va="center", fontsize=7)
+    return image
+
+
+def _ticks(size: int, most: int) -> list[int]:
+    """Return 0 and multiples of 1, 2 or 5 times a power of ten below a size, at most so many."""
+    steps = (factor * 10**power for power in count() for factor in (1, 2, 5))
+    return list(range(0, size, next(step for step in steps if step * most >= size)))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**7 else f"{number:.3g}"
+
+
+def legend(figure: Any, scale: Scale, **where: Any) -> None:
+    """Add a legend that names the values of a scale, and 0.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure, SubFigure or Axes
+        Where to.
+    scale : Scale
+        One with names.
+    **where
+        Of its ``legend``: loc and others.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> figure = Figure()
+    >>> legend(figure, Scale(1.0, 1.0, {1.0: "tau = 1"}), loc="upper left")
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['tau = 1', '0 (no entry)']
+    """
+    from matplotlib.patches import Patch
+
+    norm, colours = scale.colours()
+    named = [*sorted(scale.names.items(), reverse=True), (0.0, "0 (no entry)")]
+    handles = [
+        Patch(facecolor=colours(norm(value)), edgecolor="0.4", linewidth=0.5, label=name)
+        for value, name in named
+    ]
+    options = {"frameon": False, "ncols": 3, "borderpad": 0, "borderaxespad": 0}
+    figure.legend(handles=handles, **(options | where))
+
+
+class _Part(NamedTuple):
+    """One of several alike matrices, ready to be drawn."""
+
+    m: int
+    n: int
+    copies: int
+    terms: tuple[Term, ...]
+    noisy: Floats | None
+
+    def sampled(
+        self, columns: tuple[int, int, int] | None, wide: float, high: float
+    ) -> tuple[Floats, Floats]:
+        """Return cells of the columns (first, step, count), or of zeros; and the lowest ones.
+
+        They are as many as can be seen in a width and a height.
+        """
+        first, step, n = columns or (0, 1, self.n)
+        m = self.m
+        size = min(m, max(int(_FINE * high), 1)), min(n, max(int(_FINE * wide), 1))
+        if columns is None:
+            return np.zeros(size), np.zeros(size)
+        if self.noisy is not None:
+            made = _coarse(self.noisy[:, first : first + step * n : step], size)
+            return made, made
+        known = [term.value for term in self.terms]
+        both = size != (m, n) and min(known) < 0 < max(known)
+        found = [
+            cells(self.terms, m, n, size, first=first, step=step, sign=sign)
+            for sign in ((1, -1) if both else (1,))
+        ]
+        return found[0], found[-1]
+
+
+def _part(p: Plan, piece: Piece, copies: int, to: Format) -> _Part:
+    terms = tuple(
+        term._replace(value=round_value(term.value, to, "an entry")) for term in p.terms(piece.m)
+    )
+    few = p.loosen and piece.m * p.axes.columns <= NOISY
+    noisy = extract(p, piece, to).dense() if few else None
+    return _Part(piece.m, p.axes.columns, copies, terms, noisy)
+
+
+def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:
+    """Return the largest entry of each cell, as `cells`."""
+    (m, n), (h, w) = dense.shape, size
+    down, across = [i * m // h for i in range(h)], [j * n // w for j in range(w)]
+    high = np.maximum.reduceat(np.maximum.reduceat(dense, down, 0), across, 1)
+    low = np.minimum.reduceat(np.minimum.reduceat(dense, down, 0), across, 1)
+    return np.where(high >= -low, high, low)
+
+
+def _panels(at: Layout) -> list[tuple[tuple[int, ...], tuple[int, int, int] | None]]:
+    """Return a kernel's taps, and which columns (first, step, count) of the matrix each holds."""
+    taps, c = prod(at.kernel), at.channels
+    if not 1 < taps <= _TAPS:
+        return []
+    found = []
+    for s, tap in enumerate(product(*map(range, at.kernel))):
+        columns = (s, taps, c) if at.taps == "channel_major" else (s * c, 1, c)
+        if at.center is not None:
+            found.append((tap, (0, 1, c) if tap == at.center else None))
+        else:
+            found.append((tap, columns))
+    return found
+
+
+class _Flow:
+    """What stands on a page from top to bottom, in inches; the page gets the height it needs."""
+
+    def __init__(self, figure: Figure, width: float) -> None:
+        self.figure, self.width, self.y = figure, width, 0.15
+        self._placed: list[tuple[Any, tuple[float, float, float, float]]] = []
+
+    def text(self, text: str, x: float = 0.2, size: float = 9, **style: Any) -> None:
+        """Add text below, broken into lines that fit."""
+        for line in textwrap.wrap(text, int((self.width - x - 0.1) * 72 / (size * 0.6))):
+            made = self.figure.text(0, 0, line, va="top", fontsize=size, **style)
+            self._placed.append((made, (x, self.y, 0, 0)))
+            self.y += size / 50
+
+    def axes(self, x: float, y: float, wide: float, high: float, label: str) -> Axes:
+        """Add axes with their upper left corner there."""
+        made = self.figure.add_axes((0, 0, 1, 1), label=label)
+        self._placed.append((made, (x, y, wide, high)))
+        return made
+
+    def place(self) -> None:
+        """Set the page's size, and put everything in its place."""
+        width, height = self.width, self.y
+        self.figure.set_size_inches(width, height)
+        for made, (x, y, wide, high) in self._placed:
+            if high:
+                made.set_position((x / width, 1 - (y + high) / height, wide / width, high / height))
+            else:
+                made.set_position((x / width, 1 - y / height))
+
+
+_LEFT, _RIGHT, _GAP = 1.0, 0.35, 0.22  # margins beside matrices, and between taps, in inches
+
+
+def _fit(
+    m: int, n: int, room: tuple[float, float], cell: float, least: float
+) -> tuple[float, float]:
+    """Return width and height of a matrix: square cells, unless it would be a mere line then."""
+    w, h = min(room[0], cell * n), min(room[1], cell * m)
+    if h > w * m / n:
+        h = max(w * m / n, min(h, least))
+    if w > h * n / m:
+        w = max(h * n / m, min(w, least))
+    return w, h
+
+
+def _pitch(wide: float) -> float:
+    """Return the distance of taps, so that the words below them have room."""
+    return max(wide, 0.6) + _GAP
+
+
+def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
+    """Draw a weight: its matrix (one of each size, if it has several), and a kernel's taps.
+
+    Sign and size are colours on a symmetric logarithmic scale, whose values a legend names. A
+    matrix of more entries than can be seen is drawn in cells, each with its largest entry.
+
+    Parameters
+    ----------
+    plan : Plan
+        The weight.
+    figure : matplotlib Figure
+        An empty one. It gets the size that the picture needs.
+    dtype : dtype of any framework
+        The values are those that it holds.
+
+    Raises
+    ------
+    DTypeError, RoundingError
+        If the dtype cannot hold the weight.
+
+    Notes
+    -----
+    Sections 1 to 4 of the specification. Noise is drawn in matrices of up to `NOISY` entries; of
+    larger ones the picture says that it is left out.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> import idinit_ref as ir
+    >>> figure = Figure()
+    >>> draw(ir.plan((4, 2, 1, 3), "zero"), figure)
+    >>> [axes.get_label() for axes in figure.axes]
+    ['legend', 'matrix 4 x 6', 'tap (0, 0)', 'tap (0, 1)', 'tap (0, 2)']
+    """
+    plan.check(dtype)
+    to, at = format_of(dtype), plan.axes
+    found = different(plan) if prod(plan.shape) else []
+    parts = [_part(plan, piece, copies, to) for piece, copies in found[:_SIZES]]
+    panels = _panels(at) if parts else []
+    across = prod(at.kernel[1:]) if len(at.kernel) == 3 else prod(at.kernel[-1:])
+    across = across if panels and across <= 5 else 3
+    room = (7.0 - _GAP * (across - 1)) / across
+    sizes = [_fit(part.m, part.n, (7.0, 5.0), 0.4, 2.2) for part in parts]
+    small = [_fit(part.m, at.channels, (room, 2.2), 0.3, 0.9) for part in parts if panels]
+    widest = max([3.8, *(w for w, _ in sizes), *(across * _pitch(w) for w, _ in small)])
+    flow = _Flow(figure, _LEFT + widest + _RIGHT)
+    flow.text(title_text(plan), size=11, weight="bold")
+    flow.text(_about(plan, to, parts))
+    if not parts:
+        flow.text("no entries")
+        flow.place()
+        return
+    noisy = [part.noisy.ravel() for part in parts if part.noisy is not None]
+    scale = Scale.of_noise(np.concatenate(noisy)) if noisy else Scale.of([plan], dtype)
+    _add_legend(flow, scale)
+    for k, part in enumerate(parts):
+        _add_matrix(flow, plan, part, sizes[k], scale)
+        if panels:
+            _add_taps(flow, part, panels, across, small[k], scale)
+    if len(found) > len(parts):
+        flow.text(f"and {len(found) - len(parts):,} matrices of other sizes, which are not drawn")
+    flow.place()
+
+
+def _about(p: Plan, to: Format, parts: Sequence[_Part]) -> str:
+    """Return the options that have a say in what is drawn."""
+    said = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
+    if p.role == "transit" and any(part.m < part.n for part in parts):
+        said.append(f"wide: {p.wide}")
+    if p.axes.kernel:
+        said.append(f"taps: {p.taps}")
+    if p.groups > 1:
+        said.append(f"{p.groups} groups" + " (transposed)" * p.transposed)
+    if p.blocks is not None:
+        said.append(f"blocks: {', '.join(map(str, p.blocks))}")
+    if p.loosen:
+        said.append(f"noise of deviation {p.loosen:g}, seed {p.seed}")
+    return "; ".join([*said, f"in {to.name}"])
+
+
+def _add_legend(flow: _Flow, scale: Scale) -> None:
+    """Add what names the values, or a colour bar where they are too many."""
+    flow.y += 0.08
+    if scale.names:
+        longest = max(12, *map(len, scale.names.values()))
+        columns = max(1, int((flow.width - 0.3) / (0.5 + 0.075 * longest)))
+        rows = -(-(len(scale.names) + 1) // columns)
+        axes = flow.axes(0.2, flow.y, flow.width - 0.3, rows * _LINE, "legend")
+        axes.set_axis_off()
+        legend(axes, scale, loc="upper left", ncols=columns)
+        flow.y += rows * _LINE + 0.12
+        return
+    from matplotlib.cm import ScalarMappable
+
+    norm, colours = scale.colours()
+    axes = flow.axes(_LEFT, flow.y, flow.width - _LEFT - 0.6, 0.14, "values")
+    bar = flow.figure.colorbar(ScalarMappable(norm, colours), cax=axes, orientation="horizontal")
+    sizes = dict.fromkeys((scale.smallest, scale.largest))
+    ticks = [*(-size for size in reversed(sizes)), 0.0, *sizes]
+    bar.set_ticks(ticks, labels=[value_text(tick) for tick in ticks])
+    bar.minorticks_off()
+    axes.tick_params(length=2, width=0.5, labelsize=8)
+    flow.y += 0.38
+    flow.text("linear between the two marks beside 0, logarithmic beyond them", _LEFT, 8)
+    flow.y += 0.12
+
+
+def _add_matrix(flow: _Flow, p: Plan, part: _Part, size: tuple[float, float], scale: Scale) -> None:
+    at, (wide, high) = p.axes, size
+    label = f"matrix {part.m:,} x {part.n:,}"
+    drawn, lowest = part.sampled((0, 1, part.n), wide, high)
+    copies = f", {part.copies:,} copies" if part.copies > 1 else ""
+    if copies and p.loosen:
+        copies += "; each with noise of its own, the first is drawn"
+    flow.text(f"{label}{copies}", weight="bold")
+    if at.center is not None:
+        flow.text(column_text(at))
+    elif prod(at.kernel) > _TAPS:
+        flow.text(f"the {prod(at.kernel):,} taps are not drawn one by one")
+    if p.loosen and part.noisy is None:
+        flow.text(f"noise of deviation {p.loosen:g}, in every entry; not in the picture")
+    flow.text(_coarseness(part.m, part.n, drawn.shape, (drawn != lowest).any()))
+    flow.y += 0.06
+    axes = flow.axes(_LEFT, flow.y, wide, high, label)
+    _add_heat(axes, drawn, lowest, (part.m, part.n), size, scale)
+    _name_rows(axes, high)
+    patch = at.kernel and at.center is None
+    axes.set_xlabel(column_text(at).replace("column", "input j") if patch else "input j")
+    flow.y += high + 0.55
+
+
+def _add_taps(
+    flow: _Flow,
+    part: _Part,
+    panels: Sequence[tuple[tuple[int, ...], tuple[int, int, int] | None]],
+    across: int,
+    size: tuple[float, float],
+    scale: Scale,
+) -> None:
+    """Add a kernel's taps: an outputs x channels map each."""
+    wide, high = size
+    made = [(tap, *part.sampled(columns, wide, high)) for tap, columns in panels]
+    channels = next(columns[2] for _, columns in panels if columns)
+    flow.text("the same, tap by tap", weight="bold")
+    both = any((drawn != lowest).any() for _, drawn, lowest in made)
+    flow.text(_coarseness(part.m, channels, made[0][1].shape, both))
+    for k, (tap, drawn, lowest) in enumerate(made):
+        row, column = divmod(k, across)
+        x, y = _LEFT + column * _pitch(wide), flow.y + 0.17 + row * (high + 0.27)
+        place = ", ".join(map(str, tap))
+        axes = flow.axes(x, y, wide, high, f"tap ({place})")
+        _add_heat(axes, drawn, lowest, (part.m, channels), size, scale)
+        axes.set_title(f"tap {place}", loc="left", fontsize=8, pad=2)
+        if column:
+            axes.tick_params(labelleft=False)
+        else:
+            _name_rows(axes, high)
+        if k + across < len(made):
+            axes.tick_params(labelbottom=False)
+        else:
+            axes.set_xlabel("channel c")
+    flow.y += -(-len(made) // across) * (high + 0.27) + 0.6
+
+
+def _name_rows(axes: Axes, high: float) -> None:
+    """Name the axis down; across, where a low one has no room."""
+    axes.set_ylabel("output i")
+    if high < 0.7:
+        axes.yaxis.label.set(rotation=0, ha="right", va="center")
+
+
+def _coarseness(m: int, n: int, size: tuple[int, ...], both: bool | np.bool) -> str:
+    """Say what a cell is, where it is more than one entry."""
+    if size == (m, n):
+        return ""
+    high, wide = -(-m // size[0]), -(-n // size[1])
+    text = f"each cell is up to {high:,} x {wide:,} entries; it shows the largest entry"
+    return text + ("; one in two colours has both signs" if both else "")
+
+
+def _add_heat(
+    axes: Axes,
+    drawn: Floats,
+    lowest: Floats,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    scale: Scale,
+) -> None:
+    wide, high = size
+    room = 0.16 + 0.075 * len(_count(shape[1] - 1))
+    heat(
+        axes,
+        drawn,
+        scale,
+        lowest=lowest,
+        shape=shape,
+        ticks=(min(max(int(high / 0.2), 1), 12), min(max(int(wide / room), 1), 12)),
+        cell=min(wide / shape[1], high / shape[0]),
+    )
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise if a picture cannot be written there.
+
+    Parameters
+    ----------
+    path : path
+        The file, .svg or .png.
+    force : bool
+        Whether a file that is there may be replaced.
+
+    Raises
+    ------
+    OptionError
+        If it has another suffix, is a folder, its folder is not there, or it is there already; if
+        matplotlib cannot be imported.
+
+    Examples
+    --------
+    >>> from idinit_ref.errors import OptionError
+    >>> try:
+    ...     check("weight.gif")
+    ... except OptionError as problem:
+    ...     print(problem)
+    plot = 'weight.gif', but the name should end in .svg or .png; write weight.svg
+    """
+    target, name = Path(path), os.fspath(path)
+    if target.suffix.lower() not in (".svg", ".png"):
+        cure = f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}"
+        raise OptionError(message("plot", name, "the name should end in .svg or .png", cure))
+    if target.is_dir():
+        should = "it should be the name of a file, and a folder has it"
+        raise OptionError(message("plot", name, should, "choose another name"))
+    if not target.parent.is_dir():
+        should = f"there is no folder {target.parent}"
+        raise OptionError(message("plot", name, should, "make it first, or choose another"))
+    if os.path.lexists(target) and not force:
+        cure = "choose another name, or add --force to replace it"
+        raise OptionError(message("plot", name, "no such file should be there yet", cure))
+    try:
+        import matplotlib as _  # noqa: F401
+    except ImportError as problem:
+        should = f"a picture needs matplotlib, which cannot be imported ({problem})"
+        cure = "pip install matplotlib"
+        raise OptionError(message("plot", name, should, cure)) from problem
+
+
+@contextmanager
+def page(
+    path: str | os.PathLike[str], size: tuple[float, float] = (6.4, 4.8), title: str = ""
+) -> Iterator[Figure]:
+    """Yield a figure that becomes a file at the end: the same bytes for the same drawing.
+
+    Parameters
+    ----------
+    path : path
+        The file, .svg or .png. One that is there is replaced.
+    size : (float, float)
+        Width and height in inches.
+    title : str
+        What the file says of itself to who does not see it.
+
+    Yields
+    ------
+    matplotlib Figure
+        Whatever the user's own matplotlib settings are, those are its defaults.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with page(Path(folder) / "a.png") as figure:
+    ...         _ = figure.subplots().plot([1, 2])
+    ...     (Path(folder) / "a.png").read_bytes()[1:4]
+    b'PNG'
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    target = Path(path)
+    form = target.suffix.lower()[1:]
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=size)
+        yield figure
+        named: dict[str, Any] = {"Title": title} if title else {}
+        lacks = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
+        with whole_file(target) as file:
+            figure.savefig(file, format=form, dpi=150, metadata=named | lacks)

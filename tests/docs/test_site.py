@@ -1,0 +1,141 @@
+"""The site builds strictly, without a network; its links lead somewhere; every name is in it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from numpydoc.validate import validate
+from sphinx.util.inventory import InventoryFile
+
+import idinit_ref
+
+ROOT = Path(__file__).parents[2]
+PUBLIC = [
+    "idinit_ref", "idinit_ref_torch", "idinit_ref_jax", "idinit_ref_tensorflow",
+    *(f"idinit_ref.{name}" for name in (
+        "errors", "diagnostics", "testing", "export", "rules", "dialects", "checkpoint",
+        "recognise", "difference",
+    )),
+]  # fmt: skip
+INSIDE = [
+    f"idinit_ref.{module.name}"
+    for module in pkgutil.iter_modules(idinit_ref.__path__)
+    if module.name not in ("cli", "commands", "presets")
+]
+NAMES = [
+    (module, name)
+    for module in PUBLIC
+    for name in importlib.import_module(module).__all__
+    if name != "__version__"
+]
+
+
+class Page(HTMLParser):
+    """The places of a page, what it links to, and what it loads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.loads = set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.ids.add(given.get("id"))
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if tag in ("img", "script", "iframe", "source", "object") and given.get("src"):
+            self.loads.append(given["src"])
+        if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loads.append(given["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", str(folder)]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    found = {path: Page(path.read_text()) for path in site.rglob("*.html")}
+    assert len(found) > 30
+    return found
+
+
+def test_every_link_inside_leads_somewhere(site, pages):
+    dead = []
+    for path, page in pages.items():
+        for link in [*page.links, *page.loads]:
+            parts = urlsplit(link)
+            if parts.scheme in ("http", "https", "mailto", "data"):
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists():
+                dead.append((path.name, link))
+            elif parts.fragment and target in pages and target.name != "explore.html":
+                dead += [(path.name, link)] * (unquote(parts.fragment) not in pages[target].ids)
+    assert not dead, dead[:10]
+
+
+def test_no_page_needs_a_network(site, pages):
+    assert not [load for page in pages.values() for load in page.loads if "//" in load]
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text()), sheet
+    mathematics = (site / "mathematics.html").read_text()
+    assert mathematics.count("<math") > 100
+    assert "$" not in re.sub(r"<(pre|script|code).*?</\1>", "", mathematics, flags=re.DOTALL)
+    assert not re.search(r"<mi>\\|<mtext>[^<]*\\", mathematics)  # nothing was left as TeX
+
+
+def test_every_page_is_in_the_menu(site):
+    menu = Page((site / "index.html").read_text()).links
+    for path in (ROOT / "docs").rglob("*.md"):
+        name = path.relative_to(ROOT / "docs").with_suffix("")
+        if name.parts[0] not in ("_made", "_build", "index") and name.parts[0] != "reference":
+            assert f"{name}.html" in menu, name
+
+
+def test_every_public_name_is_in_the_reference(site):
+    with (site / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", lambda base, to: base + to)
+    known = {name for kind, names in inventory.items() if kind.startswith("py:") for name in names}
+    for module, name in NAMES:
+        if f"{module}.{name}" not in known:  # then where it is public first of all
+            assert f"idinit_ref.{name}" in known, (module, name)
+            assert getattr(idinit_ref, name) is getattr(importlib.import_module(module), name)
+    # Of the insides each name is there once, where it is made or where it is public.
+    short = {name.rpartition(".")[2] for name in known}
+    for module in INSIDE:
+        assert set(importlib.import_module(module).__all__) - {"__version__"} <= short, module
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_every_parameter_is_described(module, name):
+    item = getattr(importlib.import_module(module), name)
+    if not (inspect.isfunction(item) or inspect.isclass(item)):
+        return
+    found = dict(validate(f"{module}.{name}")["errors"])
+    asked = {"GL08", "PR01", "PR02", "PR07", "RT03"}  # numpydoc's names of what may be missing
+    if inspect.isfunction(item):
+        asked.add("EX01")
+    assert not {code: text for code, text in found.items() if code in asked}
+
+
+def test_a_figure_is_drawn_for_every_page_that_shows_one(site):
+    images = {path.name for path in (site / "_images").iterdir()}
+    assert {"figure1.svg", "wide.svg", "zero.svg", "kernels.svg", "packed.svg", "depth.svg",
+            "spectra.svg", "rooms.svg"} <= images  # fmt: skip
