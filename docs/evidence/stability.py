@@ -148,7 +148,7 @@ depth, one small data set.
 def draw(rows: Sequence[Row], figure: Any) -> None:
     rates, decays = _grid(rows, "rate"), _grid(rows, "decay")
     starts = _starts(rows)
-    panels = figure.subplots(3, 4, sharex=True, sharey=True).flat
+    panels = list(figure.subplots(3, 4, sharex=True, sharey=True).flat)
     for axes in panels:
         axes.grid(visible=False)
         axes.set_axis_off()

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from matplotlib.figure import Figure
 
 from docs.evidence import _study, index
 
@@ -31,6 +32,9 @@ def test_a_page_is_what_its_data_say(name):
     assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
     assert (FOLDER / f"{name}.svg").stat().st_size > 5000
     study.check(data["rows"])
+    figure = Figure()
+    study.draw(data["rows"], figure)
+    assert any(axes.has_data() and axes.get_label() != "<colorbar>" for axes in figure.axes)
 
 
 def test_the_first_page_is_what_the_data_say():
