@@ -237,11 +237,8 @@ def draw(rows: list[Row], figure: Any) -> None:
         errors = [float(torch.tensor(values).std()) for values in found]
         places = [place + (number - 1) * 0.27 for place in range(len(nets))]
         axes.bar(places, list(map(_study.mean, found)), 0.25, yerr=errors, label=taps)
-    axes.set_xticks(
-        range(len(nets)),
-        [_label(n).replace(", ", "\n").replace("st ", "st\n") for n in nets],
-        fontsize=6,
-    )
+    labels = [_label(net).replace(", ", "\n").replace("first ", "first\n") for net in nets]
+    axes.set_xticks(range(len(nets)), labels, fontsize=6)
     axes.set_ylabel("accuracy")
     axes.legend(ncols=3)
 

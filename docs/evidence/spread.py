@@ -183,9 +183,8 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
             at = [place + (number - 1) * 0.25] * len(values)
             label = vary if place == 0 else None
             axes.plot(at, values, "o", ms=4, alpha=0.5, color=f"C{number}", label=label)
-    axes.set_xticks(
-        range(len(starts)), [_label(*s).replace(", ", "\n") for s in starts], fontsize=7
-    )
+    labels = [_label(*start).replace(", ", "\n") for start in starts]
+    axes.set_xticks(range(len(starts)), labels, fontsize=7)
     axes.set_ylabel("accuracy of each run")
     axes.legend(title="drawn anew")
 

@@ -84,7 +84,8 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     others = {s: area for s, area in areas.items() if not s[0] and s[1] != "idinit"}
     wins = [s[1] for s, area in others.items() if areas[False, "idinit"] > area]
     if len(wins) == len(others):
-        return Verdict("holds", figure)
+        margin = areas[False, "idinit"] - max(others.values())
+        return Verdict(f"holds by {margin} of {whole} pairs", figure)
     if wins:
         return Verdict(f"holds when the other start is {', '.join(wins)}", figure)
     return Verdict("does not hold", figure)
