@@ -57,7 +57,7 @@ class Reader:
                 if op.outputs[0].name not in values:
                     raise _cannot(op, "it is an input that nothing was given for")
                 continue
-            inputs = [values[tensor.name] for tensor in op.inputs]
+            inputs = [values[tensor.name] for tensor in _added(op)]
             for tensor, value in zip(op.outputs, self._values(op, inputs), strict=True):
                 values[tensor.name] = value
         return [values[tensor.name] for tensor in graph.outputs]
@@ -313,6 +313,19 @@ def _static(tensor: Any) -> Any:
     from tensorflow import get_static_value
 
     return get_static_value(tensor)
+
+
+def _added(op: Any) -> list[Any]:
+    """Return an operation's inputs; of a sum that Keras writes as a bias, the two terms.
+
+    For samples of one row ``x + y`` is ``bias_add(x, squeeze(y))`` there.
+    """
+    inputs = list(op.inputs)
+    if op.type == "BiasAdd" and inputs[1].op.type == "Squeeze":
+        whole = inputs[1].op.inputs[0]
+        if _shape(whole) is not None and _shape(whole) == _shape(op.outputs[0]):
+            inputs[1] = whole
+    return inputs
 
 
 def _channels_first(op: Any) -> bool:

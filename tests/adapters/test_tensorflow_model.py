@@ -860,6 +860,19 @@ def test_stacked_experts_that_a_later_weight_shows():
 # Adds and biases ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_sum_of_one_sample_is_seen(batch):
+    """For which Keras' own `+` is a bias_add of the squeezed term."""
+    x = inputs = keras.Input((6,))
+    last = []
+    for _ in range(2):
+        last.append(kl.Dense(6))
+        x = x + last[-1](kl.Dense(12, activation="relu")(x))
+    report = init_(keras.Model(inputs, x), np.zeros((batch, 6), "float32"))
+    zero = {name for name, role in report.roles.items() if role == "zero"}
+    assert zero == {f"{layer.name}/kernel" for layer in last}
+
+
 @pytest.mark.parametrize("plus", [kl.Average, lambda: kl.Lambda(lambda t: t[0] + t[1])])
 def test_layers_that_add(plus):
     x = keras.Input((6, 8))
