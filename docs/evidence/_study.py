@@ -81,6 +81,8 @@ def spread(values: Iterable[float], form: str = ".3f") -> str:
 
 def stands(ours: Sequence[float], others: Sequence[float]) -> str:
     """Return "ahead of" or "behind" if means differ by two standard errors, else "level with"."""
+    if min(len(ours), len(others)) < 2:  # nothing is known of the error
+        return "level with"
     errors = [statistics.variance(values) / len(values) for values in (ours, others)]
     difference = mean(ours) - mean(others)
     if abs(difference) <= 2 * math.sqrt(sum(errors)):

@@ -326,8 +326,8 @@ What is lost there no depth makes worse. Kaiming's chi stays near 1 on average o
 at width 64 a single net's falls with depth, as a product of random matrices does.""",
         f"""\
 **tanh.** Each layer shrinks what is not 0, so chi of the identity falls from {tanh[0]:.2g} to
-{tanh[-1]:.2g}: slowly, by a power of depth and not exponentially, but it is no isometry. chi of the
-orthogonal net of gain 1 falls faster. But the identity keeps the few pixels that are near 0, with
+{tanh[-1]:.2g}, slowly at first and faster in the end: it is no isometry. chi of the orthogonal net
+of gain 1 falls alike in every decade. But the identity keeps the few pixels that are near 0, with
 singular values near 1 (up to 1,000 layers), and loses the others, where the orthogonal net mixes
 all and loses them alike.""",
     ]

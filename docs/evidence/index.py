@@ -47,7 +47,7 @@ def page() -> str:
 {table(["claim", "", "what was measured", "study"], lines)}
 Each study is one command; its page says how it was done, what the other methods do under the same
 sweep, and what it cannot show. They are small: digits of 8 x 8 pixels, a text of some megabytes,
-two CPU cores. What they show of a mechanism holds at any size; of accuracies it need not.
+two CPU cores. What they show need not hold for larger ones.
 
 ```
 {INSTALL}

@@ -128,6 +128,16 @@ def verdict(rows: Sequence[Row]) -> Verdict:
             figure += (
                 f"; GD on Gaussian inputs {loss:.1e}, learnt with {right} of {len(some)} seeds"
             )
+            moved = judged(
+                rows,
+                SEEDS,
+                target="negative",
+                optimiser="GD + momentum",
+                data="finite",
+                dtype="float32",
+            )
+            learnt = sum(row["loss"] < LEARNT for row in moved)
+            figure += f" (with momentum: {learnt} of {len(moved)}; mini-batches not tried there)"
             if right:
                 return Verdict(
                     "holds when the inputs are whitened; on Gaussian ones GD alone learns with "

@@ -134,6 +134,7 @@ def verdict(rows: list[_study.Row]) -> _study.Verdict:
     fail = [b for b in depths if all(_score(rows, name, b) < FAILS for name in old)]
     train = [b for b in depths if _score(rows, "idinit", b) >= TRAINS]
     good = [b for b in depths if b in fail and b in train]
+    counts = {b: sum(v >= TRAINS for v in _scores(rows, "idinit", b)) for b in depths}
     figure = "; ".join(
         f"{blocks} blocks: "
         + ", ".join(f"{name} {_score(rows, name, blocks):.2f}" for name in (*old, "idinit"))
@@ -143,6 +144,9 @@ def verdict(rows: list[_study.Row]) -> _study.Verdict:
         return _study.Verdict("holds", figure)
     if good:
         at = ", ".join(map(str, good))
+        seeds = len(_scores(rows, "idinit", good[0]))
+        train = ", ".join(str(counts[blocks]) for blocks in good)
+        figure += f" ({train} of {seeds} seeds of IDInit train there)"
         return _study.Verdict(f"holds when the net has {at} blocks (of {depths} tried)", figure)
     return _study.Verdict("does not hold", figure)
 
@@ -255,6 +259,9 @@ def check(rows: list[_study.Row]) -> None:
         if blocks >= 32:
             for name in ("xavier", "kaiming"):
                 assert _score(rows, "idinit", blocks) > _score(rows, name, blocks) + 0.2
+        if blocks >= 128:
+            assert _score(rows, "idinit", blocks) >= TRAINS
+            assert max(_score(rows, name, blocks) for name in ("xavier", "kaiming")) < FAILS
     if 8 in _depths(rows):  # and Xavier does train a shallow one
         assert _score(rows, "xavier", 8) > TRAINS
 

@@ -124,6 +124,14 @@ def test_a_missing_package_gives_the_line_that_installs_it():
         _study.need("no_such_package")
 
 
+def test_means_are_told_apart_by_two_standard_errors():
+    near, far = [0.5, 0.6, 0.7], [0.9, 1.0, 1.1]  # variance 0.01 each: the error is sqrt(0.02 / 3)
+    assert _study.stands(far, near) == "ahead of"
+    assert _study.stands(near, far) == "behind"
+    assert _study.stands(near, [0.66, 0.76, 0.86]) == "level with"
+    assert _study.stands([0.0], far) == "level with"
+
+
 def test_the_rate_of_equal_scores_is_the_smallest():
     rows = [{"rate": rate, "got": got} for rate, got in ((1.0, 2.0), (0.1, 2.0), (10.0, 1.0))]
     assert _study.best_rate(rows, "got") == 0.1
