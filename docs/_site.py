@@ -153,7 +153,8 @@ def _mend_backlinks(app: Sphinx, problem: Exception | None) -> None:
             where = f' href="{target}#{anchor if anchor in near else near[0]}"' if near else ""
             return f'class="viewcode-back"{where}'
 
-        page.write_text(re.sub(r'class="viewcode-back" href="([^"#]+)#([^"]+)"', mended, text))
+        text = re.sub(r'class="viewcode-back" href="([^"#]+)#([^"]+)"', mended, text)
+        page.write_text(re.sub(r'<li><a href="builtins.html">.*?</a>\s*</li>', "", text))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -79,10 +79,3 @@ def test_steps_to_a_loss() -> None:
     runs = [{"curve": [3.0, 2.0, 2.5, 1.0]}, {"curve": [3.0, 3.0, 3.0, 3.0]}, {"curve": []}]
     assert transformer.reached(runs, 2.0) == [20, None, None]
     assert transformer.reached(runs, 3.0) == [10, 10, None]
-
-
-def test_ahead_is_in_deviations_of_the_mean() -> None:
-    low = [{"score": -1.0}, {"score": -1.2}]
-    high = [{"score": -2.0}, {"score": -2.2}]
-    assert math.isclose(transformer.ahead(low, high), 1 / math.sqrt(0.02 / 2 * 2), rel_tol=1e-6)
-    assert transformer.ahead(high, low) < 0
