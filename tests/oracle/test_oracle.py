@@ -262,8 +262,8 @@ def test_a_hang_costs_about_its_budget():
     make_oracle(idi, expect=["exact"], examples=1).run()  # Hypothesis is warm
     start = time.monotonic()
     make = lambda shape: hangs(shape) if shape[0] > 1 else idi(shape)  # noqa: E731
-    report = make_oracle(make, budget=2.0, expect=["exact", "rank"]).run()
-    assert "no answer in 2 s" in str(report)
+    report = make_oracle(make, budget=5.0, expect=["exact", "rank"]).run()
+    assert "no answer in 5 s" in str(report)
     assert {o.property for o in report.broken} == {"exact", "rank"}
     assert time.monotonic() - start < 60
 
