@@ -322,7 +322,7 @@ class Stored:
 
     def _block(self, spans: _Spans) -> NDArray[Any]:
         """Return a block of the stored numbers; how, each kind of file says."""
-        raise NotImplementedError
+        raise NotImplementedError  # the classes below have it, one for each kind of file
 
 
 def _spans(index: Index, shape: tuple[int, ...]) -> _Spans:
