@@ -40,8 +40,10 @@ def read(name: str, value: Any) -> tuple[Array, float]:
         raise OptionTypeError(message(name, value, "it should be an array", cure))
     try:
         form = format_of(value.dtype)
-    except DTypeError as problem:
-        raise DTypeError(f"of {name}: {problem}") from None
+    except DTypeError:
+        cure = "convert it, such as with np.asarray(value, dtype=float)"
+        should = "it should be real and floating"
+        raise DTypeError(message(f"{name}'s dtype", value.dtype, should, cure)) from None
     if form.name.startswith("complex"):
         cure = "look at its real and imaginary parts each on its own"
         raise DTypeError(message(f"{name}'s dtype", form.name, "it should be real", cure))

@@ -237,7 +237,8 @@ def gradient_coverage(
         One real floating array for each parameter. None, as frameworks give where a parameter has
         no part in the loss, counts as zeros. Sparse gradients of lookups are understood.
     parameters : sequence or mapping, optional
-        The parameters, in the same form: they say how many zeros a None stands for.
+        The parameters, in the same form, by the same names and with the gradients' shapes: they
+        say how many zeros a None stands for. Only those without a gradient are needed.
     outputs : int
         The axis of the neurons: 0 in PyTorch, -1 for kernels of Keras and Flax. Each entry of an
         array with one axis, and a scalar, is a row.
@@ -250,8 +251,9 @@ def gradient_coverage(
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If a gradient is no such array, there is None and no parameter for it, or an array with
-        several axes lacks that axis.
+        If a gradient is no such array, there is None and no parameter for it, a parameter has
+        no gradient of its name or one of another shape, or an array with several axes lacks that
+        axis.
 
     Notes
     -----
@@ -266,8 +268,12 @@ def gradient_coverage(
     overall     0.5           0.25
     """
     known = {} if parameters is None else dict(named("parameters", parameters))
+    given = named("gradients", gradients)
+    if left := [name for name in known if name not in dict(given)]:
+        cure = "pass None as the gradient of a parameter that has none"
+        raise OptionError(message("parameters", left, "they should all be in gradients", cure))
     names, counts = [], []
-    for name, value in named("gradients", gradients):
+    for name, value in given:
         if value is None:
             if getattr(known.get(name), "shape", None) is None:
                 cure = "pass the parameters too: they say how many zeros that is"
@@ -277,6 +283,12 @@ def gradient_coverage(
             alive = np.zeros(shape, dtype=bool)
         else:
             alive = read(f"gradients[{name!r}]", value)[0] != 0
+            shape = tuple(getattr(known.get(name), "shape", alive.shape))
+            if shape != alive.shape:
+                should = f"it should be its parameter's, {shape}"
+                cure = "pass the gradient of that parameter"
+                place = f"gradients[{name!r}]'s shape"
+                raise ShapeError(message(place, alive.shape, should, cure))
         if alive.ndim > 1:
             axis = integer("outputs", outputs, -alive.ndim, alive.ndim)
             alive = np.moveaxis(alive, axis, 0)

@@ -158,7 +158,8 @@ def singular_values(
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
         If it is no such map, k is not in 1 to min(m, n), all are asked for of a map with more than
-        2**26 entries, or the iteration does not settle.
+        2**26 entries, the iteration does not settle, or its products are not those of a matrix
+        and of its transpose.
 
     Notes
     -----
@@ -197,13 +198,17 @@ def _largest(a: Operator | Array, k: int, tol: float, rng: np.random.Generator) 
     block, due = _orthonormal(rng.standard_normal((n, k)), v, rng)[0], 3 * k
     while True:
         v = np.hstack([v, block])
-        new, column = _orthonormal(a @ block, q, rng)
+        image = a @ block
+        new, column = _orthonormal(image, q, rng)
         old, width = q.shape[1], block.shape[1]
         r = np.hstack([np.vstack([r, np.zeros((width, old))]), column])
         q = np.hstack([q, new])
         if v.shape[1] == n:  # the whole space: a = q r v^T
             return _values(r)[:k]
-        block, column = _orthonormal(a.T @ new, v, rng)
+        back = a.T @ new
+        if old == 0:  # later ones may hold nothing but roundings
+            _adjoint(a, block, image, new, back)
+        block, column = _orthonormal(back, v, rng)
         if v.shape[1] < due:
             continue
         due = int(1.1 * v.shape[1])  # a decomposition now and then costs little beside the rest
@@ -215,6 +220,18 @@ def _largest(a: Operator | Array, k: int, tol: float, rng: np.random.Generator) 
         if v.shape[1] >= _BASIS:
             should = f"after {v.shape[1]} vectors the residual is {residual.max() / s[0]:.1e}"
             raise OptionError(message("tol", tol, should, "allow a larger one, or ask for fewer"))
+
+
+def _adjoint(a: Operator | Array, v: Array, av: Array, u: Array, atu: Array) -> None:
+    """Raise unless <u, A v> = <A^T u, v>, but for roundings; costs no product."""
+    if not isinstance(a, Operator):
+        return
+    one, other = (u * av).sum(), (atu * v).sum()
+    size = np.linalg.norm(u) * np.linalg.norm(av) + np.linalg.norm(atu) * np.linalg.norm(v)
+    if abs(one - other) > max(1e-3, 64 * a.precision) * size:
+        should = f"<u, J v> = {one:.6g} and <J^T u, v> = {other:.6g} should be the same"
+        cure = "check that rmatvec is the transpose of matvec, and that both are linear"
+        raise OptionError(message("operator", f"of shape {a.shape}", should, cure))
 
 
 def _orthonormal(x: Array, basis: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -274,7 +291,8 @@ def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If it is no such map, samples < 2, or seed < 0.
+        If it is no such map, samples < 2, seed < 0, or products that are used are not those of
+        a matrix and of its transpose.
 
     Notes
     -----
@@ -306,7 +324,10 @@ def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
     sketch, probes = signs[:, :samples], signs[:, samples:]
     # Most of J^T J lies in a few directions, where it is deep: these are summed exactly, and only
     # the rest is sampled.
-    basis, _ = _orthonormal(tall.T @ (tall @ sketch), np.empty((size, 0)), rng)
+    image = tall @ sketch
+    back = tall.T @ image
+    _adjoint(tall, sketch, image, image, back)
+    basis, _ = _orthonormal(back, np.empty((size, 0)), rng)
     rest = squares(probes - basis @ (basis.T @ probes))
     value, error = squares(basis).sum() + rest.mean(), rest.std(ddof=1) / samples**0.5
     return Estimate(float(value) / n, float(error) / n)

@@ -25,6 +25,9 @@ _IN_NUMPY = {
     torch.float64: np.dtype(np.float64).str,
 }
 
+_ALONE = 2**18
+"""Bytes to which one thread fills sooner than PyTorch, which wakes others from 2^15 items on."""
+
 
 def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
     """Return the shape of a tensor that can be filled in place, or raise for any other."""
@@ -144,9 +147,15 @@ def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
         extent = tensor.numel()
     else:
         extent = 1 + sum((size - 1) * stride for size, stride in steps)
-    tensor.zero_()
     flat = tensor.as_strided((extent,), (1,), tensor.storage_offset())
-    how.write(_in_numpy(flat), strides, index)
+    memory = _in_numpy(flat)
+    if memory is not flat and extent == tensor.numel() and tensor.nbytes <= _ALONE:
+        memory.fill(0)
+        if not tensor.is_inference():  # as zero_ does, for who saved the tensor for a gradient
+            torch.autograd.graph.increment_version(tensor)
+    else:
+        tensor.zero_()
+    how.write(memory, strides, index)
 
 
 def _in_numpy(flat: Tensor) -> Any:

@@ -324,6 +324,20 @@ def test_operators_of_scipy_will_do():
     np.testing.assert_allclose(dg.singular_values(Theirs()), [2, math.sqrt(2)], rtol=1e-15)
 
 
+def test_products_that_are_not_a_transpose_are_found_out():
+    a = np.random.default_rng(0).standard_normal((1200, 1100))
+    for wrong in (a.T * 1.01, a.T[::-1], -a.T):
+        odd = dg.Operator(lambda v: a @ v, lambda u, wrong=wrong: wrong @ u, a.shape)
+        for call in (dg.chi, lambda op: dg.singular_values(op, 2)):
+            with pytest.raises(E.OptionError, match="transpose"):
+                call(odd)
+    single = a.astype(np.float32)  # honest products of another precision than is said: no error
+    honest = dg.Operator(
+        lambda v: single @ v.astype(np.float32), lambda u: single.T @ u.astype(np.float32), a.shape
+    )
+    assert dg.chi(honest).value == pytest.approx(np.sum(a**2) / 1100, rel=0.05)
+
+
 def test_products_of_vectors_and_columns():
     a = np.arange(6.0).reshape(2, 3)
     op = by_products(a)
@@ -607,7 +621,11 @@ REFUSED = [
     (lambda: dg.rank_of_change(*[np.ones((2, 2, 2))] * 2, layout="EOI"), E.OptionError, "batch"),
     (lambda: dg.gradient_coverage([None]), E.OptionError, "parameters too"),
     (lambda: dg.gradient_coverage([None], [None]), E.OptionError, "parameters too"),
-    (lambda: dg.gradient_coverage({"a": None}, {"b": ONE}), E.OptionError, "that name"),
+    (lambda: dg.gradient_coverage({"a": None, "b": ONE}, {"b": ONE}), E.OptionError, "that name"),
+    (lambda: dg.gradient_coverage({"a": ONE}, {"a": ONE, "b": ONE}), E.OptionError, r"\['b'\]"),
+    (lambda: dg.gradient_coverage([ONE], [ONE, ONE]), E.OptionError, "in gradients"),
+    (lambda: dg.gradient_coverage([ONE], [ONE[:1]]), E.ShapeError, "parameter's"),
+    (lambda: dg.gradient_coverage([ONE.astype(int)]), E.DTypeError, "real and floating"),
     (lambda: dg.gradient_coverage([ONE], outputs=2), E.OptionError, "outputs"),
     (lambda: dg.feature_correlation(np.ones(4)), E.ShapeError, "2 axes"),
     (lambda: dg.feature_correlation(ONE), E.ShapeError, "3 samples"),
