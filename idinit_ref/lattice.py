@@ -84,9 +84,10 @@ def keys(term: Term, xp: Any, row: Any, column: Any) -> tuple[Any, Any]:
     """Return integer arrays that agree where a term has its entries, and only there."""
     inside = (row >= term.rows.start) & (row < term.rows.stop)
     across = (column >= term.columns.start) & (column < term.columns.stop)
-    starts, stops = term.rows.start + term.shift, term.rows.stop + term.shift
-    first = remainder(xp, row + term.shift, range(starts, stops), term.period)
-    second = remainder(xp, column, term.columns, term.period)
+    first = remainder(xp, row, term.rows, term.period)
+    start = (term.columns.start - term.shift) % term.period  # of the first column
+    shifted = range(start, start + len(term.columns))
+    second = remainder(xp, column + (start - term.columns.start), shifted, term.period)
     return xp.where(inside, first, -1), xp.where(across, second, -2)
 
 

@@ -505,9 +505,11 @@ class Plan:
             ours = (row >= 0) & (row < piece.m * piece.copies)
             row = remainder(where, row, range(piece.m * piece.copies), max(piece.m, 1))
             row = where.where(ours, row, -1)
-            for term in self.terms(piece.m):
-                pair = (xp.asarray(key) for key in keys(term, where, row, column))
-                yield _build.Match(rounded[term.value], *pair)
+            found = [
+                _build.Match(rounded[term.value], *keys(term, where, row, column))
+                for term in self.terms(piece.m)
+            ]
+            yield from _build.united(found) if where is np else found
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         if not self.loosen:

@@ -131,6 +131,13 @@ def test_empty_weights(shape):
 # Transformations ----------------------------------------------------------------------------
 
 
+def test_a_wide_idiz_compares_once():
+    """+eps and -eps lie in different columns there; each comparison costs as much as the fill."""
+    for shape, compared in (((4608, 512), 1), ((512, 4608), 2), ((512, 512), 2)):
+        traced = jax.make_jaxpr(lambda shape=shape: ij.idiz()(None, shape, jnp.float32))()
+        assert str(traced).count(" eq ") == compared
+
+
 def sizes_of_constants(jaxpr):
     for constant in jaxpr.consts:
         yield np.size(constant)
