@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import idinit_ref as ir
-from idinit_ref.commands.plot import Scale, heat, legend, page
+from idinit_ref.commands._scale import Scale
+from idinit_ref.commands.plot import heat, legend, page
 from idinit_ref.diagnostics import moments, singular_values
 from idinit_ref.pattern import Wide
 

@@ -1,7 +1,7 @@
 """``idinit show --plot``: a weight as a picture in a file, and the drawing that the gallery uses.
 
-What is drawn comes from a plan's closed form, so that any size can be. Also here: what ``show``
-takes out of a weight as this does. matplotlib is imported where it is used and not before.
+What is drawn comes from a plan's closed form, so that any size can be. matplotlib is imported
+where it is used and not before.
 """
 
 from __future__ import annotations
@@ -10,319 +10,35 @@ import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from itertools import count, product
-from math import ldexp, prod
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from ..dtypes import Format, format_of, round_array, round_value
+from ..dtypes import Format, format_of, round_value
 from ..errors import OptionError, message
 from ..export import whole_file
-from ..lattice import lines
 from ..layout import Layout, Piece
 from ..pattern import Term
 from ..plan import Plan
+from ._matrix import Floats, cells, column_text, different, extract, title_text, value_text
+from ._scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = [
-    "NOISY",
-    "Matrix",
-    "Scale",
-    "cells",
-    "check",
-    "column_text",
-    "different",
-    "draw",
-    "extract",
-    "heat",
-    "legend",
-    "page",
-    "title_text",
-    "value_text",
-]
-
-Floats = NDArray[np.float64]
+__all__ = ["NOISY", "check", "draw", "heat", "legend", "page"]
 
 NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 _STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
-_PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # unlike in lightness, too
-_WEAK = 0.45  # the share of a side of the palette that the smallest entry gets
 _FINE = 30  # cells an inch: finer lines are not seen
-_LEGEND = 8  # values that are named; a colour bar shows more
 _SIZES = 6  # matrices of different sizes that are drawn
 _TAPS = 9  # taps that are drawn apart
 _LINE = 0.18  # the height of a line of text, in inches
-
-
-# What show and its picture take out of a weight ---------------------------------------------------
-
-
-class Matrix(NamedTuple):
-    """The non-zeros of one matrix, taken out of the stored weight.
-
-    Parameters
-    ----------
-    m, n : int
-        Outputs (rows) and inputs (columns).
-    rows, columns : ndarray of int64, shape (k,)
-        Where the non-zeros are.
-    values : ndarray of float64, shape (k,)
-        What they are.
-    """
-
-    m: int
-    n: int
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    values: Floats
-
-    def dense(self) -> Floats:
-        """Return all of it, of shape (m, n)."""
-        out = np.zeros((self.m, self.n))
-        out[self.rows, self.columns] = self.values
-        return out
-
-
-def different(p: Plan) -> list[tuple[Piece, int]]:
-    """Return one of each size of a weight's matrices, with how many there are.
-
-    >>> from idinit_ref import plan
-    >>> different(plan((6, 2), blocks=(2, 3, 1)))[1]
-    (Piece(start=2, m=3, copies=1), 1)
-    """
-    pieces: dict[int, list[Piece]] = {}
-    for piece in p.axes.pieces:
-        pieces.setdefault(piece.m, []).append(piece)
-    return [
-        (alike[0], sum(piece.copies for piece in alike) * p.axes.copies)
-        for alike in pieces.values()
-    ]
-
-
-def extract(p: Plan, piece: Piece, to: Format) -> Matrix:
-    """Take the first of some alike matrices out of the stored weight, rounded as a dtype holds it.
-
-    >>> from idinit_ref import plan
-    >>> p = plan((2, 4), "zero", eps=0.5)
-    >>> extract(p, p.axes.pieces[0], format_of("float16")).dense()
-    array([[ 0.5,  0. , -0.5,  0. ],
-           [ 0. ,  0.5,  0. , -0.5]])
-    """
-    at = p.axes
-    box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
-    box[at.o_axis] = range(piece.start, piece.start + piece.m)
-    box[at.i_axis] = range(at.channels)
-    for axis, place in zip(at.spatial_axes, at.center or (), strict=False):
-        box[axis] = range(place, place + 1)
-    shape = tuple(len(span) for span in box)
-    positions, values = p.entries(tuple(slice(span.start, span.stop) for span in box))
-    places = np.unravel_index(positions, shape)
-    columns = np.broadcast_to(at.column_grid(np, tuple(box)), shape)[places]
-    rounded = round_array(values, to, "an entry")
-    return Matrix(piece.m, at.columns, places[at.o_axis], columns, rounded)
-
-
-def cells(
-    terms: Sequence[Term],
-    m: int,
-    n: int,
-    size: tuple[int, int],
-    *,
-    first: int = 0,
-    step: int = 1,
-    sign: int = 1,
-) -> Floats:
-    """Return a matrix in few cells: of each the largest entry, 0 if it has none.
-
-    Every cell asks the terms whether they have an entry in it, so any matrix costs the same.
-
-    Parameters
-    ----------
-    terms : sequence of Term
-        The closed form, of `idinit_ref.plan.Plan.terms`.
-    m, n : int
-        Rows, and the number of columns first, first + step, ...
-    size : (int, int)
-        Cells down and across: 1 to m, and 1 to n.
-    first, step : int
-        Which columns.
-    sign : {1, -1}
-        Of entries of one size, the positive or the negative one is taken.
-
-    Returns
-    -------
-    ndarray of float64, shape ``size``
-
-    Examples
-    --------
-    >>> from idinit_ref import plan
-    >>> cells(plan((10**6, 10**6)).terms(10**6), 10**6, 10**6, (2, 2))
-    array([[1., 0.],
-           [0., 1.]])
-    """
-    h, w = size
-    across = [(j * n // w, (j + 1) * n // w) for j in range(w)]
-    order = sorted(terms, key=lambda term: (-abs(term.value), -sign * term.value))
-    out = np.zeros(size)
-    for i in range(h):
-        rows = range(i * m // h, (i + 1) * m // h)
-        for j, (left, right) in enumerate(across):
-            for term in order:
-                if any(lines(term, rows, first + step * left, step, right - left)):
-                    out[i, j] = term.value
-                    break
-    return out
-
-
-def column_text(at: Layout) -> str:
-    """Say how a kernel became a matrix; "" for what is no kernel.
-
-    >>> from idinit_ref import plan
-    >>> column_text(plan((2, 2, 3)).axes)
-    'column = c*3 + s (channel c, tap s of 3)'
-    """
-    if not at.kernel:
-        return ""
-    if at.center is not None:
-        return f"at the tap {at.center}; 0 at the others"
-    taps = prod(at.kernel)
-    order = f"c*{taps} + s" if at.taps == "channel_major" else f"s*{at.channels} + c"
-    return f"column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
-
-
-def title_text(p: Plan) -> str:
-    """Return a weight's name, shape and layout.
-
-    >>> from idinit_ref import plan
-    >>> title_text(plan((2, 3), "zero"))
-    'IDIZ  2 x 3  layout OI'
-    """
-    name = "IDI" if p.role == "transit" else "IDIZ"
-    return f"{name}  {' x '.join(map(str, p.shape))}  layout {p.layout}"
-
-
-def value_text(x: float, exponent: int = 0) -> str:
-    """Return x * 2**exponent in few digits, even where no float holds it.
-
-    >>> value_text(2 / 3), value_text(1.0, 1024)
-    ('0.6667', '1.798e+308')
-    """
-    try:
-        return f"{ldexp(x, exponent):.4g}"
-    except OverflowError:
-        return f"{Decimal(float(x)) * 2**exponent:.3e}"
-
-
-# Colours ------------------------------------------------------------------------------------------
-
-
-class Scale(NamedTuple):
-    """How values become colours: orange below 0, blue above, on a logarithmic scale on both sides.
-
-    The smallest entry has a colour that is far from that of 0, and the negative colours are lighter
-    than the positive ones, so that signs are told apart without seeing colours.
-
-    Parameters
-    ----------
-    smallest, largest : float
-        The absolute values between which the scale is logarithmic; below it is linear.
-    names : dict of float to str
-        The values that occur and what they are called; none where they are too many to be named.
-
-    Examples
-    --------
-    >>> scale = Scale(1e-6, 1.0, {})
-    >>> [float(scale.position(x).round(3)) for x in (0.0, 1e-6, 1e-3, 1.0, -1.0)]
-    [0.0, 0.45, 0.725, 1.0, -1.0]
-    """
-
-    smallest: float
-    largest: float
-    names: dict[float, str]
-
-    @classmethod
-    def of(cls, plans: Sequence[Plan], dtype: Any = "float64") -> Scale:
-        """Return the scale of some weights, with the names that the formulas give to values.
-
-        >>> from idinit_ref import plan
-        >>> Scale.of([plan((3, 8), wide="fold_mean", gain=6)]).names
-        {2.0: 'tau/3 = 2', 3.0: 'tau/2 = 3'}
-        """
-        to, names = format_of(dtype), {}
-        for p in plans:
-            for m in dict.fromkeys(m for m, n, copies in p.matrices if m * n * copies):
-                for term in p.terms(m):
-                    value = round_value(term.value, to, "an entry")
-                    names[value] = f"{_name(p, term.value)} = {value_text(value)}"
-        sizes = [abs(value) for value in names]
-        return cls(min(sizes), max(sizes), names if len(names) <= _LEGEND else {})
-
-    @classmethod
-    def of_noise(cls, values: Floats) -> Scale:
-        """Return a scale for values among which most are different."""
-        sizes = np.abs(values[values != 0])
-        return cls(float(np.median(sizes)), float(sizes.max()), {})
-
-    @property
-    def weak(self) -> float:
-        """The position of the smallest; near 1 if all are nearly one, which then look alike."""
-        return 1 - (1 - _WEAK) * min(10 * self._decades, 1.0)
-
-    @property
-    def _decades(self) -> float:
-        return float(np.log10(self.largest) - np.log10(self.smallest))
-
-    def position(self, values: ArrayLike) -> Floats:
-        """Return where values lie between the colours: -1 to 1."""
-        v = np.asarray(values, dtype=np.float64)
-        inside = np.clip(v, -self.smallest, self.smallest) / self.smallest
-        above = np.log10(np.maximum(np.abs(v), self.smallest)) - np.log10(self.smallest)
-        share = above / (self._decades or 1.0)
-        return np.asarray(self.weak * inside + (1 - self.weak) * np.sign(v) * share)
-
-    def value(self, positions: ArrayLike) -> Floats:
-        """Return what `position` took there."""
-        at = np.asarray(positions, dtype=np.float64)
-        share = np.maximum(np.abs(at) - self.weak, 0) / (1 - self.weak or 1.0)
-        with np.errstate(over="ignore"):  # by a rounding
-            above = 10 ** (np.log10(self.smallest) + share * self._decades)
-        inside = np.abs(at) / self.weak * self.smallest
-        size = np.where(np.abs(at) <= self.weak, inside, np.minimum(above, self.largest))
-        return np.asarray(np.sign(at) * size)
-
-    def colours(self) -> tuple[Normalize, Colormap]:
-        """Return both of matplotlib."""
-        from matplotlib.colors import FuncNorm, LinearSegmentedColormap
-
-        middle = (0, (1 - _WEAK) / 2, 0.5, (1 + _WEAK) / 2, 1)
-        palette = list(zip(middle, _PALETTE, strict=True))
-        # An odd number, so that 0 has the colour of its own.
-        colours = LinearSegmentedColormap.from_list("idinit", palette, N=513)
-        both = (self.position, self.value)
-        return FuncNorm(both, vmin=-self.largest, vmax=self.largest), colours
-
-
-def _name(p: Plan, value: float) -> str:
-    """Return what the formulas call an entry."""
-    if p.role == "zero":
-        return "+eps" if value == p.eps else "-eps"
-    if value == p.gain:
-        return "tau"
-    if p.wide == "fold_rms":
-        return f"tau/sqrt({round((p.gain / value) ** 2)})"
-    return f"tau/{round(p.gain / value)}"
-
-
-# Drawing ------------------------------------------------------------------------------------------
 
 
 def heat(

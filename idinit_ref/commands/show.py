@@ -21,8 +21,9 @@ from ..layout import Layout, Piece
 from ..pattern import Term
 from ..plan import Plan, plan
 from . import plot
+from ._matrix import Matrix, cells, column_text, different, extract, title_text, value_text
 from ._terminal import is_utf, show
-from .plot import NOISY, Matrix, cells, column_text, different, extract, title_text, value_text
+from .plot import NOISY
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,7 +20,9 @@ from matplotlib.text import Text
 import by_hand
 import idinit_ref as ir
 from docs import gallery_figures
-from idinit_ref.commands.plot import NOISY, Scale, cells, draw, page
+from idinit_ref.commands._matrix import cells
+from idinit_ref.commands._scale import Scale
+from idinit_ref.commands.plot import NOISY, draw, page
 
 SVG = "{http://www.w3.org/2000/svg}"
 

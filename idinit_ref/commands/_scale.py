@@ -1,0 +1,119 @@
+"""How the entries of a weight become colours. matplotlib is imported where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..dtypes import format_of, round_value
+from ..plan import Plan
+from ._matrix import Floats, value_text
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap, Normalize
+
+__all__ = ["Scale"]
+
+_PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # unlike in lightness, too
+_WEAK = 0.45  # the share of a side of the palette that the smallest entry gets
+_LEGEND = 8  # values that are named; a colour bar shows more
+
+
+class Scale(NamedTuple):
+    """How values become colours: orange below 0, blue above, on a logarithmic scale on both sides.
+
+    The smallest entry has a colour that is far from that of 0, and the negative colours are lighter
+    than the positive ones, so that signs are told apart without seeing colours.
+
+    Parameters
+    ----------
+    smallest, largest : float
+        The absolute values between which the scale is logarithmic; below it is linear.
+    names : dict of float to str
+        The values that occur and what they are called; none where they are too many to be named.
+
+    Examples
+    --------
+    >>> scale = Scale(1e-6, 1.0, {})
+    >>> [float(scale.position(x).round(3)) for x in (0.0, 1e-6, 1e-3, 1.0, -1.0)]
+    [0.0, 0.45, 0.725, 1.0, -1.0]
+    """
+
+    smallest: float
+    largest: float
+    names: dict[float, str]
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan], dtype: Any = "float64") -> Scale:
+        """Return the scale of some weights, with the names that the formulas give to values.
+
+        >>> from idinit_ref import plan
+        >>> Scale.of([plan((3, 8), wide="fold_mean", gain=6)]).names
+        {2.0: 'tau/3 = 2', 3.0: 'tau/2 = 3'}
+        """
+        to, names = format_of(dtype), {}
+        for p in plans:
+            for m in dict.fromkeys(m for m, n, copies in p.matrices if m * n * copies):
+                for term in p.terms(m):
+                    value = round_value(term.value, to, "an entry")
+                    names[value] = f"{_name(p, term.value)} = {value_text(value)}"
+        sizes = [abs(value) for value in names]
+        return cls(min(sizes), max(sizes), names if len(names) <= _LEGEND else {})
+
+    @classmethod
+    def of_noise(cls, values: Floats) -> Scale:
+        """Return a scale for values among which most are different."""
+        sizes = np.abs(values[values != 0])
+        return cls(float(np.median(sizes)), float(sizes.max()), {})
+
+    @property
+    def weak(self) -> float:
+        """The position of the smallest; near 1 if all are nearly one, which then look alike."""
+        return 1 - (1 - _WEAK) * min(10 * self._decades, 1.0)
+
+    @property
+    def _decades(self) -> float:
+        return float(np.log10(self.largest) - np.log10(self.smallest))
+
+    def position(self, values: ArrayLike) -> Floats:
+        """Return where values lie between the colours: -1 to 1."""
+        v = np.asarray(values, dtype=np.float64)
+        inside = np.clip(v, -self.smallest, self.smallest) / self.smallest
+        above = np.log10(np.maximum(np.abs(v), self.smallest)) - np.log10(self.smallest)
+        share = above / (self._decades or 1.0)
+        return np.asarray(self.weak * inside + (1 - self.weak) * np.sign(v) * share)
+
+    def value(self, positions: ArrayLike) -> Floats:
+        """Return what `position` took there."""
+        at = np.asarray(positions, dtype=np.float64)
+        share = np.maximum(np.abs(at) - self.weak, 0) / (1 - self.weak or 1.0)
+        with np.errstate(over="ignore"):  # by a rounding
+            above = 10 ** (np.log10(self.smallest) + share * self._decades)
+        inside = np.abs(at) / self.weak * self.smallest
+        size = np.where(np.abs(at) <= self.weak, inside, np.minimum(above, self.largest))
+        return np.asarray(np.sign(at) * size)
+
+    def colours(self) -> tuple[Normalize, Colormap]:
+        """Return both of matplotlib."""
+        from matplotlib.colors import FuncNorm, LinearSegmentedColormap
+
+        middle = (0, (1 - _WEAK) / 2, 0.5, (1 + _WEAK) / 2, 1)
+        palette = list(zip(middle, _PALETTE, strict=True))
+        # An odd number, so that 0 has the colour of its own.
+        colours = LinearSegmentedColormap.from_list("idinit", palette, N=513)
+        both = (self.position, self.value)
+        return FuncNorm(both, vmin=-self.largest, vmax=self.largest), colours
+
+
+def _name(p: Plan, value: float) -> str:
+    """Return what the formulas call an entry."""
+    if p.role == "zero":
+        return "+eps" if value == p.eps else "-eps"
+    if value == p.gain:
+        return "tau"
+    if p.wide == "fold_rms":
+        return f"tau/sqrt({round((p.gain / value) ** 2)})"
+    return f"tau/{round(p.gain / value)}"
