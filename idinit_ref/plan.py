@@ -374,7 +374,8 @@ class Plan:
         array([[1., 0., 0.],
                [0., 1., 0.]])
         """
-        if not _build.is_writable(flat):
+        plain = type(flat) is np.ndarray  # of which array_api_compat's answer takes long
+        if not (flat.flags.writeable if plain else _build.is_writable(flat)):
             raise OptionTypeError(
                 message(
                     "flat",
@@ -384,8 +385,7 @@ class Plan:
                 )
             )
         length, dtype = tuple(flat.shape), flat.dtype
-        usual = strides is not None and _is_plain(strides) and min(strides, default=0) >= 0
-        if index is None and usual:
+        if index is None and strides and _is_plain(strides) and min(strides) >= 0:
             known = _whole(self, length, cast("tuple[int, ...]", strides), dtype)
             if known is not None:
                 _build.write(flat, known)

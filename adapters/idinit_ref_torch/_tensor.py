@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,10 @@ from ._sharded import is_sharded, local_of, parts
 __all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_"]
 
 
-_IN_NUMPY = {
-    torch.float16: np.dtype(np.float16).str,
-    torch.float32: np.dtype(np.float32).str,
-    torch.float64: np.dtype(np.float64).str,
+_IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
 }
 
 _ALONE = 2**18
@@ -139,51 +140,44 @@ def write_(tensor: Tensor, how: Plan) -> None:
 
 
 def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
-    if tensor.numel() == 0:
+    size = tensor.numel()
+    if size == 0:
         return
-    strides = tensor.stride()
-    steps = zip(tensor.shape, strides, strict=True)
-    if tensor.is_contiguous():
-        extent = tensor.numel()
-    else:
-        extent = 1 + sum((size - 1) * stride for size, stride in steps)
-    flat = tensor.as_strided((extent,), (1,), tensor.storage_offset())
-    memory = _in_numpy(flat)
-    if memory is not flat and extent == tensor.numel() and tensor.nbytes <= _ALONE:
+    strides, extent = tensor.stride(), size
+    if not tensor.is_contiguous():
+        steps = zip(tensor.shape, strides, strict=True)
+        extent = 1 + sum((length - 1) * stride for length, stride in steps)
+    memory = _in_numpy(tensor, extent)
+    if memory is not None and extent == size and memory.nbytes <= _ALONE:
         memory.fill(0)
         if not tensor.is_inference():  # as zero_ does, for who saved the tensor for a gradient
             torch.autograd.graph.increment_version(tensor)
     else:
         tensor.zero_()
+    if memory is None:
+        memory = tensor.as_strided((extent,), (1,), tensor.storage_offset())
     how.write(memory, strides, index)
 
 
-def _in_numpy(flat: Tensor) -> Any:
-    """Return the same memory as a NumPy array, whose slices cost a sixth, where that can be."""
-    plain = type(flat) is Tensor and flat.dtype in _IN_NUMPY and not flat.is_neg()
-    seen = torch._C._len_torch_dispatch_stack()  # by a mode, as make_fx, that would miss the write
-    if plain and not seen and flat.device.type == "cpu":
-        try:
-            # flat.numpy() would forbid to resize the memory ever after, as FSDP does.
-            return np.asarray(_Memory(flat))
-        except RuntimeError:  # within a functional transform
-            pass
-    return flat
+def _in_numpy(tensor: Tensor, extent: int) -> Any:
+    """Return the same memory as a NumPy array, whose slices cost a sixth; None if it cannot be.
 
-
-class _Memory:
-    """What NumPy needs to know of a flat tensor's memory, which it keeps alive."""
-
-    __slots__ = ("__array_interface__", "tensor")
-
-    def __init__(self, flat: Tensor) -> None:
-        self.tensor = flat
-        self.__array_interface__ = {
-            "data": (flat.data_ptr(), False),
-            "shape": (flat.numel(),),
-            "typestr": _IN_NUMPY[flat.dtype],
-            "version": 3,
-        }
+    It does not keep the memory alive.
+    """
+    dtype = _IN_NUMPY.get(tensor.dtype)
+    if dtype is None or type(tensor) is not Tensor or tensor.is_neg():
+        return None
+    if tensor.device.type != "cpu":
+        return None
+    if torch._C._len_torch_dispatch_stack():  # a mode, as make_fx, that would miss the write
+        return None
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # within a functional transform
+        return None
+    # tensor.numpy() would forbid to resize the memory ever after, as FSDP does.
+    place: Any = (ctypes.c_char * (extent * dtype.itemsize)).from_address(address)
+    return np.ndarray((extent,), dtype, place)
 
 
 def idi_(

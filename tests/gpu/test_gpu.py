@@ -24,7 +24,7 @@ BOTH = [(place, check) for place in PLACES for check in checks.CHECKS[place.fram
 @pytest.fixture(autouse=True)
 def the_way_of_a_gpu(monkeypatch):
     """PyTorch's memory on the CPU is not written through NumPy here, as none of a GPU can be."""
-    monkeypatch.setattr(irt._tensor, "_IN_NUMPY", frozenset())
+    monkeypatch.setattr(irt._tensor, "_IN_NUMPY", {})
 
 
 @pytest.mark.parametrize(
