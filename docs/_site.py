@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import io
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,11 @@ COMMANDS = ("", "show", "export", "presets", "rules", "inspect", "diff", "check"
 
 
 def _formula(translator: Any, node: nodes.Element, display: str) -> None:
-    translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+    text = latex2mathml.converter.convert(node.astext(), display=display)
+    # Of an absolute value, whose bars are taken for relations.
+    bar = '<mo stretchy="false">&#x0007C;</mo>'
+    text = text.replace(bar, bar.replace("<mo", '<mo lspace="0" rspace="0"'))
+    translator.body.append(text)
     raise nodes.SkipNode
 
 
@@ -43,20 +49,33 @@ def _block(translator: Any, node: nodes.Element) -> None:
 # Names --------------------------------------------------------------------------------------------
 
 
+TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+
+
 class Names(SphinxTransform):
-    """Turn `idinit_ref.name` in a text into a link to the reference, where it has that name."""
+    """Turn `idinit_ref.name` and `tests/file.py::name` in a text into links to where they are."""
 
     default_priority = 400
 
     def apply(self, **kwargs: Any) -> None:
-        """Replace the literals that are dotted names of the packages."""
+        """Replace the literals that are dotted names of the packages, or names of tests."""
         for node in list(self.document.findall(nodes.literal)):
             name = node.astext()
-            linked = isinstance(node.parent, (pending_xref, nodes.reference))
-            if not linked and re.fullmatch(r"idinit_ref(_\w+)?(\.\w+)+", name):
+            if isinstance(node.parent, (pending_xref, nodes.reference)):
+                continue
+            if re.fullmatch(r"idinit_ref(_\w+)?(\.\w+)+", name):
                 about = {"refdomain": "py", "reftype": "obj", "reftarget": name, "maybe": True}
-                link = pending_xref("", node.deepcopy(), refdoc=self.env.docname, **about)
-                node.replace_self(link)
+            elif TEST.fullmatch(name):
+                about = {"refdomain": "std", "reftype": "ref", "reftarget": _label(name)}
+                about["refexplicit"] = True
+            else:
+                continue
+            link = pending_xref("", node.deepcopy(), refdoc=self.env.docname, **about)
+            node.replace_self(link)
+
+
+def _label(test: str) -> str:
+    return nodes.make_id(test)
 
 
 def _unknown(app: Sphinx, env: Any, node: pending_xref, child: nodes.Node) -> nodes.Node | None:
@@ -75,10 +94,35 @@ def _make(app: Sphinx) -> None:
     for name, caption in gallery.captions().items():
         title, _, rest = caption.partition("\n")
         title = title.rstrip(".")
-        parts.append(f"## {title}\n\n{' '.join(rest.split())}\n\n![{title}](_made/{name}.svg)\n")
+        parts.append(f"## {title}\n\n{' '.join(rest.split())}\n\n{_picture(name, title)}\n")
     (MADE / "gallery.md").write_text("\n".join(parts))
     (MADE / "command.md").write_text(_helps())
+    (MADE / "tests.md").write_text(_tests())
     _draw_rooms(MADE / "rooms.svg")
+
+
+def _picture(name: str, title: str) -> str:
+    """Return a figure that leads to itself, where it may be as large as it likes."""
+    return f":::{{image}} _made/{name}.svg\n:alt: {title}\n:target: _images/{name}.svg\n:::\n"
+
+
+def _tests() -> str:
+    """Return the source of every test that a page names."""
+    pages = [page for page in MADE.parent.rglob("*.md") if page.parent != MADE]
+    named = {match.groups() for page in pages for match in TEST.finditer(page.read_text())}
+    parts = []
+    for path, names in itertools.groupby(sorted(named), lambda pair: pair[0]):
+        parts.append(f"## {path}\n")
+        lines = (MADE.parents[1] / path).read_text().splitlines()
+        found = {f.name: f for f in ast.parse("\n".join(lines)).body if hasattr(f, "name")}
+        for _, name in names:
+            test = found[name]
+            first = min([test.lineno, *(each.lineno for each in test.decorator_list)])
+            source = "\n".join(lines[first - 1 : test.end_lineno])
+            parts.append(
+                f"({_label(f'{path}::{name}')})=\n### {name}\n\n```python\n{source}\n```\n"
+            )
+    return "\n".join(parts)
 
 
 def _draw_rooms(target: Path) -> None:

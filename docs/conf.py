@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).parent
+FONTS = Path(find_spec("ziamath").submodule_search_locations[0], "fonts")
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "adapters")]
 
 import idinit_ref  # noqa: E402
@@ -31,5 +33,7 @@ viewcode_line_numbers = True
 html_theme = "furo"
 html_title = f"idinit-ref {release}"
 html_math_renderer = "mathml"
+html_static_path = ["site.css", *map(str, FONTS.glob("STIXTwoMath*.ttf"))]
+html_css_files = ["site.css"]
 html_extra_path = ["explore.html"]
 html_theme_options = {"light_css_variables": {"font-stack": "system-ui, sans-serif"}}

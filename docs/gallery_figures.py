@@ -53,6 +53,18 @@ def _row(figure: Figure, plans: Sequence[tuple[str, ir.Plan]]) -> list[Axes]:
     return list(grid)
 
 
+def start(figure: Figure) -> None:
+    """What a network starts with: IDI everywhere, and IDIZ at the end of each residual branch.
+
+    One symmetric logarithmic scale for tau = 1 and eps = 1e-6: the last weight of a branch holds
+    +eps and -eps in every row, so a branch adds almost nothing, and no neuron of it is dead.
+    """
+    figure.set_size_inches(8.2, 3.6)
+    shapes = {"square, 7 x 7": (7, 7), "tall, 10 x 4": (10, 4), "wide, 4 x 10": (4, 10)}
+    plans = [(title, ir.plan(shape)) for title, shape in shapes.items()]
+    _row(figure, [*plans, ("end of a branch, 7 x 7", ir.plan((7, 7), "zero"))])
+
+
 def figure1(figure: Figure) -> None:
     """Identity-like matrices of any shape, as in the text's Figure 1.
 
@@ -220,7 +232,7 @@ def spectra(figure: Figure) -> None:
 
 FIGURES: dict[str, Callable[[Figure], None]] = {
     each.__name__: each
-    for each in (figure1, wide, zero, kernels, kernels_zero, packed, depth, spectra)
+    for each in (start, figure1, wide, zero, kernels, kernels_zero, packed, depth, spectra)
 }
 
 

@@ -101,6 +101,26 @@ def test_no_page_needs_a_network(site, pages):
     assert not re.search(r"<mi>\\|<mtext>[^<]*\\", mathematics)  # nothing was left as TeX
 
 
+def test_each_theorem_leads_to_its_code_and_to_its_tests(site):
+    text = (site / "mathematics.html").read_text()
+    parts = re.split(r'<section id="', text)
+    theorems = {part[:2]: Page(part).links for part in parts if re.match(r"t\d-", part)}
+    assert sorted(theorems) == [f"t{number}" for number in range(1, 8)]
+    for name, links in theorems.items():
+        assert any(link.startswith("reference/") for link in links), name
+        tests = [link for link in links if link.startswith("named_tests.html#")]
+        assert any(f"test-{name}" in link for link in tests), name
+    assert "::" not in re.sub(r"<a .*?</a>", "", "".join(parts[1:]), flags=re.DOTALL)
+
+
+def test_formulas_are_set_in_a_font_of_mathematics(site):
+    """Chromium needs its table of constants; without it a subscript stays on the line."""
+    style = (site / "_static" / "site.css").read_text()
+    (font,) = re.findall(r'url\("(.*?)"\)', style)
+    assert b"MATH" in (site / "_static" / font).read_bytes()[:1000]
+    assert "_static/site.css" in (site / "mathematics.html").read_text()
+
+
 def test_every_page_is_in_the_menu(site):
     menu = Page((site / "index.html").read_text()).links
     for path in (ROOT / "docs").rglob("*.md"):
@@ -141,4 +161,4 @@ def test_every_parameter_is_described(module, name):
 def test_a_figure_is_drawn_for_every_page_that_shows_one(site):
     images = {path.name for path in (site / "_images").iterdir()}
     assert {"figure1.svg", "wide.svg", "zero.svg", "kernels.svg", "packed.svg", "depth.svg",
-            "spectra.svg", "rooms.svg"} <= images  # fmt: skip
+            "spectra.svg", "start.svg", "rooms.svg"} <= images  # fmt: skip

@@ -1,30 +1,123 @@
-"""README and docs: every Python block runs, every name that they mention exists."""
+"""README and docs: every block runs, every name that they mention exists."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import idinit_ref as ir
+from idinit_ref import cli
+from idinit_ref.dialects import translate
 
 ROOT = Path(__file__).parents[2]
 MADE = re.compile("/_(made|build)/")
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if not MADE.search(str(page))]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(PAGES)]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+
+
+def fences(page, tags=("python",)):
+    """The tag and the text of the fenced blocks with one of these tags, in turn."""
+    found = re.findall(
+        r"^```([\w{}]*)[^\n]*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [(tag, text) for tag, text in found if tag in tags]
 
 
 def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for _, text in fences(page)]
 
 
+# What the commands of the pages are given; a preset is planned and not written: up to 16 GB.
+MLP = [f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
+STAND_INS = {
+    "model/model": ["proj_o.weight", "gate", *MLP],
+    "gpt2/model": MLP,
+    "old/model": MLP,
+    "gpt2": MLP,
+    "b/model": ["up.weight", "up.bias"],
+    "a": ["up.weight", "up.bias"],
+    "model": ["up.weight"],
+}
+MODULE = """
+import numpy as np
+import idinit_ref as ir
+
+idi = my_idi = ir.idi
+
+def my_kernels(shape):
+    return ir.idiz(shape, layout="OI" if len(shape) == 2 else "HWIO")
+"""
+STATUS = {"diff": {0, 1}, "check": {0, 1}, "rules": {0, 2}}  # an answer, here no failure
+
+
+def command(line):
+    """Run a line of the command in this folder."""
+    words = shlex.split(line, comments=True)[1:]
+    if "--preset" in words and words[0] == "export":
+        words += ["--dry-run", "--force"]
+    assert cli.main(words) in STATUS.get(words[0], {0}), line
+
+
+def run_lines(text):
+    for line in text.splitlines():
+        if line.startswith("idinit "):
+            command(line)
+        else:  # installs, and what the rest of the tests is
+            assert re.match(r"(pip install|python3? -m|python \w+/|\.venv/bin/) ?", line), line
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # TensorFlow's own
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """All blocks of a page in turn, as a reader would paste them."""
+def test_blocks_run(page, tmp_path, monkeypatch, capsys):
+    """All blocks of a page in turn, as a reader would paste them; commands in the same folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, tensors in STAND_INS.items():
+        target = Path(f"{name}.safetensors")
+        target.parent.mkdir(exist_ok=True)
+        ir.save(target, {t: np.eye(8)[: 8 if "weight" in t else 1].squeeze() for t in tensors})
+    ir.save("b.weights.h5", translate({"up.weight": np.eye(8), "up.bias": np.zeros(8)}, "keras"))
+    Path("mymodule.py").write_text(MODULE)
+    Path("new").mkdir()
     names: dict[str, object] = {}
-    for number, block in enumerate(blocks(page)):
-        exec(compile(block, f"{page.name}:block {number}", "exec"), names)
+    said = ""
+    for number, (tag, text) in enumerate(fences(page, ("python", "", "output"))):
+        said += capsys.readouterr().out
+        if tag == "output":
+            assert {*text.splitlines()} <= {*said.splitlines()}
+        elif tag == "python":
+            exec(compile(text, f"{page.name}:block {number}", "exec"), names)
+        else:
+            run_lines(text)
+
+
+INSTALLED = {"torch": "torch", "jax": "jax", "tensorflow": "keras tensorflow"}
+ITSELF = {"numpy", "idinit_ref", "idinit_ref_torch", "idinit_ref_jax", "idinit_ref_tensorflow"}
+
+
+@pytest.mark.parametrize("page", ["index.md", *(f"guides/{p.name}" for p in GUIDES)])
+def test_the_line_before_a_block_installs_what_it_imports(page):
+    """Of the start page the line nearest above; of a guide its first."""
+    held: set[str] = set()
+    for tag, text in fences(ROOT / "docs" / page, ("python", "")):
+        if not tag:
+            extras, rest = re.fullmatch(
+                r'pip install -c constraints.txt "\.\[(.*)\]"(.*)\n', text
+            ).groups()
+            held = {
+                name for extra in extras.split(",") for name in INSTALLED.get(extra, "").split()
+            }
+            held |= {name.replace("scikit-learn", "sklearn") for name in rest.split()}
+            continue
+        asked = re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
+        assert {*asked} <= held | ITSELF | {*sys.stdlib_module_names}, text
 
 
 def test_the_readme_has_an_example():
