@@ -281,6 +281,11 @@ class Stored:
         Its axes.
     path : pathlib.Path
         The file that holds its numbers.
+
+    Examples
+    --------
+    >>> Stored("fc.weight", "bfloat16", (4, 3), Path("model.safetensors")).nbytes
+    24
     """
 
     name: str
@@ -290,7 +295,13 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """Its bytes, unpacked."""
+        """Its bytes, unpacked.
+
+        Examples
+        --------
+        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).nbytes
+        48
+        """
         return prod(self.shape) * itemsize(self.dtype)
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
@@ -305,7 +316,9 @@ class Stored:
 
         Returns
         -------
-        numpy.ndarray of carrier(dtype)
+        numpy.ndarray
+            Of the block's shape and that dtype; of one that NumPy lacks (bfloat16, float8), its
+            bits as unsigned integers.
 
         Raises
         ------
@@ -317,6 +330,15 @@ class Stored:
             If the dtype cannot hold the numbers.
         OSError
             If the file cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.npz")
+        ...     np.savez(path, fc=np.eye(2, 3))
+        ...     open_checkpoint(path).tensors["fc"].read((slice(0, 1), slice(None)), "float32")
+        array([[1., 0., 0.]], dtype=float32)
         """
         return convert(self._block(_spans(index, self.shape)), self.dtype, dtype, self.name)
 
@@ -402,6 +424,16 @@ class Checkpoint:
         JSON objects by tensor name, from wherever a format keeps them.
     files : tuple of pathlib.Path
         All that belong to it: an index first, then what holds tensors.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.npz")
+    ...     np.savez(path, fc=np.eye(2, 3))
+    ...     found = open_checkpoint(path)
+    >>> list(found.tensors), found.nbytes, [file.name for file in found.files]
+    (['fc'], 48, ['model.npz'])
     """
 
     path: Path
@@ -411,7 +443,14 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all tensors, unpacked."""
+        """The bytes of all tensors, unpacked.
+
+        Examples
+        --------
+        >>> path = Path("model.npz")
+        >>> Checkpoint(path, {"fc": Stored("fc", "float32", (4, 3), path)}, {}, (path,)).nbytes
+        48
+        """
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 

@@ -49,6 +49,12 @@ class Moments:
         Of the layers.
     mean, variance, second : ndarray of float64, shape (layers,)
         The mean, the variance, and the mean of squares.
+
+    Examples
+    --------
+    >>> found = moments([np.array([1.0, -1.0]), np.array([2.0, 0.0])])
+    >>> found.mean.tolist(), found.variance.tolist(), found.second.tolist()
+    ([0.0, 1.0], [1.0, 1.0], [1.0, 2.0])
     """
 
     names: tuple[str, ...]
@@ -129,6 +135,12 @@ class Change(NamedTuple):
         All of them, the largest first.
     tol : float
         What counts as zero, in the weight's own units.
+
+    Examples
+    --------
+    >>> change = rank_of_change(np.diag([3.0, 2.0, 1.0]), np.eye(3), tol=0.5)
+    >>> change.rank, change.singular_values.tolist(), change.tol
+    (2, [2.0, 1.0, 0.0], 0.5)
     """
 
     rank: int
@@ -208,6 +220,12 @@ class Coverage(NamedTuple):
         The fraction of its rows (neurons) that have no other entries.
     overall, overall_rows : float
         The same of all entries, and of all rows.
+
+    Examples
+    --------
+    >>> found = gradient_coverage({"w": np.array([[0.0, 0.0], [0.0, 2.0]]), "b": np.ones(2)})
+    >>> found.names, found.zero.tolist(), found.overall
+    (('w', 'b'), [0.75, 0.0], 0.5)
     """
 
     names: tuple[str, ...]
@@ -313,6 +331,12 @@ class Correlation(NamedTuple):
         The units that are the same for all samples: they say nothing, and are in no pair.
     distinct : int
         The number of different units: classes of pairs, without the constant ones.
+
+    Examples
+    --------
+    >>> found = feature_correlation(np.array([[0.0, 0.0, 7.0], [1.0, -2.0, 7.0], [3.0, -6.0, 7.0]]))
+    >>> found.matrix[0, :2].round(6).tolist(), found.constant.tolist(), found.distinct
+    ([1.0, -1.0], [2], 1)
     """
 
     matrix: Array

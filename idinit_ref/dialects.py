@@ -73,6 +73,11 @@ class Leaf(NamedTuple):
         What becomes of the two biases of a recurrent layer.
     within : str
         What stands before the layer's name (a Linen collection).
+
+    Examples
+    --------
+    >>> DIALECTS["flax"].leaves["kernel"]
+    Leaf(name='kernel', axes='*IO', parts=(), order=(), join='', within='')
     """
 
     name: str
@@ -213,7 +218,13 @@ class Change:
 
     @property
     def ndim(self) -> int | None:
-        """How many axes a tensor has that its axes are of."""
+        """How many axes a tensor has that its axes are of; None where it says none.
+
+        Examples
+        --------
+        >>> Change("up[.]", axes="IOHW").ndim, Change("fc[.]", axes="OI->IO").ndim
+        (4, 2)
+        """
         if self.axes is None:
             return None
         return len(axes_of(self.axes)[0] if "->" in self.axes else self.axes)
@@ -264,7 +275,24 @@ class Items:
         object.__setattr__(self, "at", tuple(integer("at", k, low=0) for k in self.at))
 
     def entry(self, index: int) -> str | None:
-        """Return the name of an entry, or None if it is of another class."""
+        """Return the name of an entry, or None if it is of another class.
+
+        Parameters
+        ----------
+        index : int
+            Its place in the list.
+
+        Returns
+        -------
+        str or None
+            The class's name in snake case, with its rank in the class from the second one on.
+
+        Examples
+        --------
+        >>> rule = Items("f", "MyBlock", (0, 2))
+        >>> rule.entry(0), rule.entry(1), rule.entry(2)
+        ('my_block', None, 'my_block_1')
+        """
         if self.at is not None and index not in self.at:
             return None
         rank = index if self.at is None else sorted(set(self.at)).index(index)
@@ -272,7 +300,24 @@ class Items:
         return name.lower() + (f"_{rank}" if rank else "")
 
     def fits(self, name: str) -> bool:
-        """Whether it names an entry of a list that is in a tensor's name."""
+        """Return whether it names an entry of a list that is in a tensor's name.
+
+        Parameters
+        ----------
+        name : str
+            The tensor's name, as PyTorch writes it.
+
+        Returns
+        -------
+        bool
+            True if a list that fits the pattern stands in it before the index of such an entry.
+
+        Examples
+        --------
+        >>> rule = Items("f", "Dense", (0, 2))
+        >>> rule.fits("f.2.bias"), rule.fits("f.1.bias"), rule.fits("g.2.bias")
+        (True, False, False)
+        """
         parts = name.split(".")
         return any(
             part.isdecimal()
@@ -301,6 +346,11 @@ class Dialect:
         A regular expression for the last part of names that are not in the table.
     rules : tuple of Change or Items
         What is renamed first.
+
+    Examples
+    --------
+    >>> [(name, dialect.separator) for name, dialect in DIALECTS.items()]
+    [('torch', '.'), ('flax', '.'), ('keras', '/'), ('linen', '.')]
     """
 
     name: str
@@ -321,6 +371,7 @@ class Dialect:
         Returns
         -------
         Dialect
+            A new one; this one stays as it is.
 
         Raises
         ------

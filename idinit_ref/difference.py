@@ -53,6 +53,12 @@ class Difference:
         Names like it that are only in the other checkpoint.
     transposed : bool
         Whether the shapes differ by the order of their axes only.
+
+    Examples
+    --------
+    >>> (found,) = diff({"w": np.zeros(4)}, {"w": np.array([0.0, 1.0, 0.0, -2.0])})
+    >>> found.way, found.count, found.largest, found.first, found.values
+    ('values', 2, 2.0, (1,), (0.0, 1.0))
     """
 
     name: str

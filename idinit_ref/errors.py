@@ -29,43 +29,148 @@ __all__ = [
 
 
 class IDInitError(Exception):
-    """The base of all errors that this project raises on purpose."""
+    """The base of all errors that this project raises on purpose.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> try:
+    ...     ir.idi((4, 3), groups=3)
+    ... except ir.errors.IDInitError as problem:
+    ...     print(type(problem).__name__, isinstance(problem, ValueError))
+    LayoutError True
+    """
 
 
 class ShapeError(IDInitError, ValueError):
-    """A shape that no weight can have."""
+    """A shape that no weight can have.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, -3))
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.ShapeError: shape = (4, -3), but every axis should be an integer >= 0
+    and < 2**63; axis 1 is -3; write its true length
+    """
 
 
 class LayoutError(IDInitError, ValueError):
-    """A layout that does not fit the shape, or groups and blocks that do not divide it."""
+    """A layout that does not fit the shape, or groups and blocks that do not divide it.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, 3), layout="OO")
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.LayoutError: layout = 'OO', but for shape (4, 3) the letter 'O' stands in
+    it twice; name every axis once
+    """
 
 
 class OptionError(IDInitError, ValueError):
-    """An option of the right type with a value outside its range."""
+    """An option of the right type with a value outside its range.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, 3), gain=0)
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.OptionError: gain = 0, but it should be finite and not 0; all entries
+    would be zero or meaningless; give a finite non-zero number
+    """
 
 
 class OptionTypeError(IDInitError, TypeError):
-    """An option of the wrong type."""
+    """An option of the wrong type.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, 3), groups=2.5)
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.OptionTypeError: groups = 2.5, but it should be an integer; write a
+    whole number
+    """
 
 
 class IndexingError(IDInitError, IndexError):
-    """An index that is not one slice of step 1 for each axis."""
+    """An index that is not one slice of step 1 for each axis.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.plan((4, 3)).block((0, 0))
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.IndexingError: index = (0, 0), but 0 should be a slice of step 1; write
+    slice(i, i + 1) for one place
+    """
 
 
 class GraphError(IDInitError, ValueError):
-    """A computation's graph that is none, or that cannot be traced."""
+    """A computation's graph that is none, or that cannot be traced.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.Graph([], ["y"])
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.GraphError: outputs = 'y', but there is no such node; name a node of the
+    graph
+    """
 
 
 class DTypeError(IDInitError, TypeError):
-    """A dtype that cannot hold an IDInit weight."""
+    """A dtype that cannot hold an IDInit weight.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, 3), dtype="int32")
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.DTypeError: dtype = 'int32', but it should be a real floating or complex
+    dtype that holds 0 and both signs; choose float64, float32, float16, bfloat16, an fp8 or a
+    complex one
+    """
 
 
 class CheckpointError(IDInitError, ValueError):
-    """A checkpoint file that is broken, hostile, or not of a format that is read here."""
+    """A checkpoint file that is broken, hostile, or not of a format that is read here.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from idinit_ref.checkpoint import open_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     path.touch()
+    ...     open_checkpoint(path)
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.CheckpointError: size of 'model.safetensors' = 0, but a safetensors file is
+    not empty; download the file again, or write it anew
+    """
 
 
 class RoundingError(IDInitError, ValueError):
-    """An entry that the dtype would round to zero or to infinity."""
+    """An entry that the dtype would round to zero or to infinity.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.idi((4, 3), gain=1e6, dtype="float16")
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.RoundingError: gain = 1000000.0, but the largest value of float16 is
+    65504.0; make it smaller, or choose a dtype of wider range
+    """
 
 
 def message(name: str, got: object, should: str, cure: str) -> str:

@@ -49,6 +49,13 @@ class FilePlan(NamedTuple):
         Its size in bytes.
     names : tuple of str
         Its tensors, in the order of the file.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> (file,) = layout_of("model.npz", {"fc.weight": ir.plan((4, 3))})
+    >>> file.path.name, file.names
+    ('model.npz', ('fc.weight',))
     """
 
     path: Path

@@ -20,7 +20,16 @@ __all__ = ["IdentityGainWarning", "gaussian_gain"]
 
 
 class IdentityGainWarning(UserWarning):
-    """A Gaussian gain that makes a chain of identity weights explode or vanish (theorem T6)."""
+    """A Gaussian gain that makes a chain of identity weights explode or vanish (theorem T6).
+
+    Examples
+    --------
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     gain = gaussian_gain(lambda x: np.maximum(x, 0.0))
+    >>> caught[0].category.__name__, round(gain, 4)
+    ('IdentityGainWarning', 1.4142)
+    """
 
 
 def gaussian_gain(

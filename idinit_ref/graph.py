@@ -52,6 +52,11 @@ class Node:
         keys are the tracer's own.
     note : str
         Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
+
+    Examples
+    --------
+    >>> Node("fc.weight", "parameter", shape=[4, 3], use="weight").shape
+    (4, 3)
     """
 
     name: str
@@ -149,17 +154,43 @@ class Graph:
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
-        """The nodes by name."""
+        """The nodes by name.
+
+        Examples
+        --------
+        >>> Graph([Node("x", "input", shape=(2, 4))]).by_name["x"].shape
+        (2, 4)
+        """
         return {node.name: node for node in self.nodes}
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """The names of all parameters."""
+        """The names of all parameters, in the order of the graph.
+
+        Examples
+        --------
+        >>> Graph([
+        ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+        ...     Node("b", "parameter", shape=(4,), use="bias"),
+        ... ]).parameters
+        ('w', 'b')
+        """
         return tuple(node.name for node in self.nodes if node.kind == "parameter")
 
     @cached_property
     def weights(self) -> tuple[str, ...]:
-        """The names of the parameters that are weights of some operation."""
+        """The names of the parameters that are weights of some operation.
+
+        Examples
+        --------
+        >>> Graph([
+        ...     Node("x", "input", shape=(2, 4)),
+        ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+        ...     Node("b", "parameter", shape=(4,), use="bias"),
+        ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+        ... ]).weights
+        ('w',)
+        """
         used = {name for node in self.nodes for name in node.weights}
         return tuple(name for name in self.parameters if name in used)
 

@@ -137,17 +137,36 @@ class Report:
 
     @property
     def plans(self) -> dict[str, Plan]:
-        """The plan of every weight, by name."""
+        """The plan of every weight, by name.
+
+        Examples
+        --------
+        >>> proj = Entry("proj.weight", (2, 4), "zero", "", Plan((2, 4), "zero"))
+        >>> Report((proj, Entry("proj.bias", (2,), "bias", "bias"))).plans["proj.weight"].role
+        'zero'
+        """
         return {entry.name: entry.plan for entry in self.entries if entry.plan is not None}
 
     @property
     def roles(self) -> dict[str, Kind]:
-        """The role of every parameter, by name."""
+        """The role of every parameter, by name.
+
+        Examples
+        --------
+        >>> Report((Entry("proj.bias", (2,), "bias", "bias"),)).roles
+        {'proj.bias': 'bias'}
+        """
         return {entry.name: entry.role for entry in self.entries}
 
     @property
     def summary(self) -> str:
-        """One line: how many parameters have which role."""
+        """One line: how many parameters have which role.
+
+        Examples
+        --------
+        >>> Report((Entry("proj.bias", (2,), "bias", "bias"),)).summary
+        '1 parameter: 0 transit, 0 zero, 1 bias, 0 keep'
+        """
         roles = list(self.roles.values())
         counts = ", ".join(f"{roles.count(role)} {role}" for role in get_args(Kind))
         return f"{len(roles)} parameter{'s' * (len(roles) != 1)}: {counts}"
@@ -179,6 +198,13 @@ class Report:
 
         It is a manifest for ``idinit export``, too.
 
+        Returns
+        -------
+        dict of str to dict
+            Of every parameter its shape, role, reason, and the options of its plan, or None.
+
+        Examples
+        --------
         >>> Report((Entry("b", (2,), "bias", "bias"),)).to_dict()
         {'b': {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}}
         """

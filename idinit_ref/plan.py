@@ -157,6 +157,8 @@ class Plan:
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
         """The matrices (m, n, copies) that the weight is made of, in the order of its outputs.
 
+        Examples
+        --------
         >>> import idinit_ref as ir
         >>> ir.plan((12, 2, 3, 3), groups=4).matrices
         ((3, 18, 4),)
@@ -166,7 +168,14 @@ class Plan:
 
     @property
     def nnz(self) -> int:
-        """How many entries are not zero (all of a matrix's when it is loosened)."""
+        """How many entries are not zero (all of a matrix's when it is loosened).
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((6, 3)).nnz, ir.plan((6, 3), loosen=0.01).nnz
+        (6, 18)
+        """
         return sum(
             copies * (m * n if self.loosen else sum(map(nnz, self.terms(m))))
             for m, n, copies in self.matrices

@@ -72,6 +72,11 @@ class Numbers(NamedTuple):
         How many there are.
     low, high, mean, std : float, optional
         Of the finite ones.
+
+    Examples
+    --------
+    >>> print(recognise(np.array([0.0, 1.0, 3.0, np.nan])).numbers)
+    0.75 of 4 not zero, 0 to 3, mean 1.33, standard deviation 1.247, 1 NaN
     """
 
     size: int
@@ -116,6 +121,13 @@ class Finding:
         Whether the SHA-256 digest is that of the bytes; None if there was none.
     detail : str
         All of it in words, but for the kind.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> found = recognise(ir.idiz((4, 3), eps=0.5), claim={"role": "zero", "eps": 0.5})
+    >>> found.kind, found.plan.eps, found.source, found.claim
+    ('idiz', 0.5, 'claim', True)
     """
 
     kind: Kind
@@ -859,8 +871,11 @@ def inspect(
     Yields
     ------
     name : str
+        The tensor's name.
     tensor : Tensor
+        The tensor itself.
     finding : Finding
+        What it holds, as of :func:`recognise`.
 
     Raises
     ------

@@ -43,6 +43,12 @@ class Rule(NamedTuple):
     unless : str, optional
         What the pattern is to be replaced by to name a sibling: where the model has that tensor
         too, this rule does not apply (a convolution is a branch's last if none follows it).
+
+    Examples
+    --------
+    >>> mine = Rule("[.]to_out[.]weight$", "zero", {"layout": "IO"}, "my own")
+    >>> decide("block.0.to_out.weight", (4, 8), (mine, *RULES))
+    Decision(role='zero', options={'layout': 'IO'}, why='my own')
     """
 
     pattern: str
@@ -63,6 +69,11 @@ class Decision(NamedTuple):
         Of :func:`idinit_ref.plan`: layout, blocks, and what else the rule knows.
     why : str
         The rule, in words.
+
+    Examples
+    --------
+    >>> decide("lm_head.weight", (6, 4))
+    Decision(role='transit', options={}, why='head')
     """
 
     role: Kind

@@ -71,7 +71,14 @@ class Operator:
 
     @property
     def T(self) -> Operator:  # noqa: N802 - as arrays call it
-        """The transposed map."""
+        """The transposed map: its products are the other's `rmatvec`.
+
+        Examples
+        --------
+        >>> last = Operator(lambda v: v[-1:], lambda u: np.array([0.0, 0.0, *u]), (1, 3))
+        >>> last.T @ np.ones(1)
+        array([0., 0., 1.])
+        """
         return Operator(self.rmatvec, self.matvec, self.shape[::-1], self.precision)
 
     def __matmul__(self, x: Any) -> Array:
@@ -122,6 +129,11 @@ class Estimate(NamedTuple):
     ----------
     value, error : float
         The estimate, and one standard deviation of it.
+
+    Examples
+    --------
+    >>> chi(np.eye(3))
+    Estimate(value=1.0, error=0.0)
     """
 
     value: float

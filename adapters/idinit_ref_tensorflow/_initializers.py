@@ -172,6 +172,12 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         -------
         dict
             The constructor's arguments.
+
+        Examples
+        --------
+        >>> from idinit_ref_tensorflow import IDIZ
+        >>> IDIZ(eps=0.5, layout="HWIO").get_config()["layout"]
+        'HWIO'
         """
         return {
             name: list(value) if isinstance(value, tuple) else value

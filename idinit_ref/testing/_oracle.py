@@ -223,12 +223,29 @@ class Oracle:
 
     @property
     def name(self) -> str:
-        """What the implementation is called."""
+        """What the implementation is called.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> make_oracle(lambda shape: np.eye(*shape), name="mine").name
+        'mine'
+        """
         return str(self._subject.name)
 
     @property
     def listen(self) -> Callable[[str], None]:
-        """What is told of every call that is about to be made, as text."""
+        """What is told of every call that is about to be made, as text; it can be set.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> oracle, calls = make_oracle(ir.idi), []
+        >>> oracle.listen = calls.append
+        >>> oracle.settle()
+        >>> calls
+        ["idi((1, 1), layout='OI')"]
+        """
         return self._subject.listen
 
     @listen.setter
@@ -237,7 +254,14 @@ class Oracle:
 
     @property
     def about(self) -> str:
-        """What is tested, in one line: roles, layouts, framework, and how it is called."""
+        """What is tested, in one line: roles, layouts, framework, and how it is called.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> make_oracle(ir.idi, conv="OIHW").about
+        "IDI, layout OI and OIHW, numpy; called as idi((1, 1), layout='OI')"
+        """
         self.settle()
         roles = " and ".join({"transit": "IDI", "zero": "IDIZ"}[r] for r in self._subject.roles)
         call = self._subject.call(self._smallest())
@@ -246,7 +270,14 @@ class Oracle:
 
     @property
     def properties(self) -> tuple[str, ...]:
-        """The names of the properties that `run` goes through."""
+        """The names of the properties that `run` goes through.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> make_oracle(ir.idi, expect=["rank", "transit"]).properties
+        ('transit', 'rank')
+        """
         return tuple(name for name in PROPERTIES if self._expect is None or name in self._expect)
 
     def _smallest(self) -> Plan:
@@ -359,11 +390,22 @@ class Oracle:
         Returns
         -------
         Report
+            An outcome for each of `properties`; where one is broken, the diagnosis too.
 
         Raises
         ------
         OptionError
             If a property of `expect` cannot be asked of this implementation.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> events = []
+        >>> oracle = make_oracle(ir.idi, expect=["transit", "rank"], examples=5)
+        >>> oracle.run(lambda event, text: events.append((event, text))).ok
+        True
+        >>> [text for event, text in events if event == "outcome"]
+        ['transit', 'rank']
         """
         tell = listen or (lambda *_: None)
         self.listen = lambda text: tell("call", text)
@@ -388,6 +430,13 @@ class Oracle:
         Returns
         -------
         tuple of str
+            A line for each; empty where none is known.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> make_oracle(lambda shape: np.eye(*shape)).diagnosis()
+        ('IDI: zeros instead of copies: one diagonal, and nothing below it',)
         """
         self.settle()
         found: list[str] = []
@@ -418,11 +467,19 @@ class Oracle:
         Returns
         -------
         Outcome
+            Its verdict, and of a broken one the smallest counterexample that was found.
 
         Raises
         ------
         OptionError
             If it is named in `expect` and cannot be asked of this implementation.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> outcome = make_oracle(lambda shape: np.eye(*shape), examples=20).outcome("transit")
+        >>> outcome.verdict, outcome.plan.shape
+        ('broken', (2, 1))
         """
         choice("property", name, PROPERTIES)
         each, start = properties()[name], time.monotonic()
@@ -458,6 +515,19 @@ class Oracle:
         """Return a class for pytest with one test for each property that can be asked.
 
         A test raises the AssertionError of the smallest counterexample.
+
+        Returns
+        -------
+        type
+            The class; its tests take no fixtures.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> TestMine = make_oracle(ir.idi, expect=["rank"], examples=5).tests()
+        >>> TestMine.__name__, [name for name in dir(TestMine) if name.startswith("test")]
+        ('TestIdi', ['test_rank'])
+        >>> TestMine().test_rank()
         """
 
         def make(name: str) -> Callable[[object], None]:
@@ -480,7 +550,20 @@ class Oracle:
         return type(f"Test{title}", (), {f"test_{name}": make(name) for name in names})
 
     def settle(self) -> None:
-        """Make the first call: it finds the framework, and whether it answers at all."""
+        """Make the first call: it finds the framework, and whether it answers at all.
+
+        Whatever needs it calls it; from the second time on it does nothing.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> calls = []
+        >>> oracle = make_oracle(lambda shape: calls.append(shape) or ir.idi(shape))
+        >>> oracle.settle()
+        >>> oracle.settle()
+        >>> calls
+        [(1, 1)]
+        """
         if self._settled:
             return
         self._settled = True

@@ -37,6 +37,11 @@ class Outcome:
         The weight of the smallest counterexample.
     dtype : str, optional
         The dtype that was asked for in it.
+
+    Examples
+    --------
+    >>> Outcome("rank", "untested", message="it is about IDI").message
+    'it is about IDI'
     """
 
     property: str
@@ -76,19 +81,44 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is broken."""
+        """Whether nothing is broken.
+
+        Examples
+        --------
+        >>> Report("mine", (Outcome("rank", "held"), Outcome("device", "untested"))).ok
+        True
+        """
         return not self.broken
 
     @property
     def broken(self) -> tuple[Outcome, ...]:
-        """The outcomes that are broken."""
+        """The outcomes that are broken.
+
+        Examples
+        --------
+        >>> report = Report("mine", (Outcome("rank", "held"), Outcome("exact", "broken")))
+        >>> [outcome.property for outcome in report.broken]
+        ['exact']
+        """
         return tuple(o for o in self.outcomes if o.verdict == "broken")
 
     def count(self, verdict: str) -> int:
         """Return how many outcomes have a verdict.
 
-        >>> Report("mine", ()).count("held")
-        0
+        Parameters
+        ----------
+        verdict : {"held", "broken", "untested"}
+            The verdict; any other word is that of none.
+
+        Returns
+        -------
+        int
+            The number of properties.
+
+        Examples
+        --------
+        >>> Report("mine", (Outcome("rank", "held"), Outcome("exact", "broken"))).count("held")
+        1
         """
         return sum(o.verdict == verdict for o in self.outcomes)
 
@@ -111,6 +141,14 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report in numbers, strings and lists, for JSON.
 
+        Returns
+        -------
+        dict
+            ``name``, ``ok``, ``diagnosis`` and ``outcomes``: of each outcome a dict of its fields,
+            with the plan's shape for the plan, and seconds to the microsecond.
+
+        Examples
+        --------
         >>> Report("mine", ()).to_dict()["ok"]
         True
         """
@@ -137,6 +175,13 @@ class Report:
     def junit(self) -> str:
         """Return the report as JUnit XML: a test case for each property.
 
+        Returns
+        -------
+        str
+            The document, with one test suite; characters that XML cannot hold are "?".
+
+        Examples
+        --------
         >>> Report("mine", (Outcome("rank", "held"),)).junit().splitlines()[1].strip()
         '<testsuite name="mine" tests="1" failures="0" errors="0" skipped="0" time="0.000">'
         """

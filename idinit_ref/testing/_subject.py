@@ -61,6 +61,11 @@ class Finding(AssertionError):  # noqa: N818
         What it is, and what it should be.
     call : object
         The call that made the weight.
+
+    Examples
+    --------
+    >>> print(Finding("entry [0, 0]", 0.5, 1.0, "mine((2, 2))"))
+    entry [0, 0] = 0.5, but should be 1.0  [mine((2, 2))]
     """
 
     def __init__(self, what: str, got: object, should: object, call: object) -> None:
