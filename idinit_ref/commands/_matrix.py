@@ -67,6 +67,7 @@ def extract(p: Plan, piece: Piece, to: Format) -> Matrix:
     """Take the first of some alike matrices out of the stored weight, rounded as a dtype holds it.
 
     >>> from idinit_ref import plan
+    >>> from idinit_ref.dtypes import format_of
     >>> p = plan((2, 4), "zero", eps=0.5)
     >>> extract(p, p.axes.pieces[0], format_of("float16")).dense()
     array([[ 0.5,  0. , -0.5,  0. ],
