@@ -126,39 +126,13 @@ def _tests() -> str:
 
 
 def _draw_rooms(target: Path) -> None:
-    """Draw who imports whom, each room above all that it imports; arrows only where none leads."""
+    """Draw who imports whom, the same bytes each time."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    text = (MADE.parent / "architecture.md").read_text().split("```text\n")[1].split("```")[0]
-    rooms = {room: set(rest) for room, *rest in map(str.split, text.splitlines())}
-
-    def reach(room: str) -> set[str]:
-        return set().union(*({other} | reach(other) for other in rooms.get(room, ())))
-
-    def level(room: str) -> int:
-        return max((1 + level(other) for other in rooms.get(room, ())), default=0)
-
-    floors: dict[int, list[str]] = {}
-    for room in rooms:
-        floors.setdefault(level(room), []).append(room)
-    at = {
-        room: ((place + 0.5) / len(floor), number)
-        for number, floor in floors.items()
-        for place, room in enumerate(floor)
-    }
     with rc_context({"svg.hashsalt": "rooms"}):
-        figure = Figure(figsize=(8, 6), layout="constrained")
-        axes = figure.subplots()
-        axes.set_axis_off()
-        axes.set(xlim=(0, 1), ylim=(-0.5, len(floors) - 0.5))
-        for room, (x, y) in at.items():
-            axes.text(x, y, room, ha="center", va="center", zorder=3, bbox={
-                "boxstyle": "round", "facecolor": "#eef3fa", "edgecolor": "#2a5c99"})  # fmt: skip
-            direct = rooms[room] & set(at)
-            for other in direct - set().union(*map(reach, direct)):
-                style = {"arrowstyle": "->", "color": "#777777", "shrinkA": 9, "shrinkB": 9}
-                axes.annotate("", at[other], (x, y), arrowprops=style)
+        figure = Figure()
+        importlib.import_module("docs._rooms").draw(figure)
         figure.savefig(target, metadata={"Date": None})
 
 
