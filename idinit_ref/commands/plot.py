@@ -37,7 +37,8 @@ NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row o
 _STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
 _FINE = 30  # cells an inch: finer lines are not seen
 _SIZES = 6  # matrices of different sizes that are drawn
-_TAPS = 9  # taps that are drawn apart
+_TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
+_SPARSE = 5  # taps across that leave room for words
 _LINE = 0.18  # the height of a line of text, in inches
 
 
@@ -221,18 +222,35 @@ def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:
     return np.where(high >= -low, high, low)
 
 
-def _panels(at: Layout) -> list[tuple[tuple[int, ...], tuple[int, int, int] | None]]:
-    """Return a kernel's taps, and which columns (first, step, count) of the matrix each holds."""
-    taps, c = prod(at.kernel), at.channels
+class _Panel(NamedTuple):
+    """A tap of a kernel, and where it is drawn."""
+
+    tap: tuple[int, ...]
+    columns: tuple[int, int, int] | None  # of the matrix: first, step, count; None: all are 0
+    row: int
+    column: int
+
+
+def _panels(at: Layout) -> list[_Panel]:
+    """Return a kernel's taps, a row of panels or some for each of its rows; none if too many."""
+    kernel, c = at.kernel, at.channels
+    taps = prod(kernel)
     if not 1 < taps <= _TAPS:
         return []
+    deep = len(kernel) == 3 and prod(kernel[1:]) <= _ACROSS  # then a plane is a row
+    line = taps if max(kernel) == taps else prod(kernel[1:]) if deep else kernel[-1]
+    rows = -(-line // _ACROSS)  # that a line is broken into
+    across = -(-line // rows)
+    if taps // line * rows > _ROWS:
+        return []
     found = []
-    for s, tap in enumerate(product(*map(range, at.kernel))):
+    for s, tap in enumerate(product(*map(range, kernel))):
+        row, column = s // line * rows + s % line // across, s % line % across
         columns = (s, taps, c) if at.taps == "channel_major" else (s * c, 1, c)
         if at.center is not None:
-            found.append((tap, (0, 1, c) if tap == at.center else None))
+            found.append(_Panel(tap, (0, 1, c) if tap == at.center else None, row, column))
         else:
-            found.append((tap, columns))
+            found.append(_Panel(tap, columns, row, column))
     return found
 
 
@@ -267,7 +285,7 @@ class _Flow:
                 made.set_position((x / width, 1 - y / height))
 
 
-_LEFT, _RIGHT, _GAP = 1.0, 0.35, 0.22  # margins beside matrices, and between taps, in inches
+_LEFT, _RIGHT = 1.0, 0.35  # margins beside matrices, in inches
 
 
 def _fit(
@@ -282,9 +300,31 @@ def _fit(
     return w, h
 
 
-def _pitch(wide: float) -> float:
-    """Return the distance of taps, so that the words below them have room."""
-    return max(wide, 0.6) + _GAP
+class _Grid(NamedTuple):
+    """How a kernel's taps stand beside and below each other, in inches."""
+
+    across: int
+    down: int
+
+    @property
+    def sparse(self) -> bool:
+        """Whether there is room for words."""
+        return self.across <= _SPARSE
+
+    @property
+    def room(self) -> tuple[float, float]:
+        """The most of a tap's width and height."""
+        gap, above = self.gaps
+        return 7.0 / self.across - gap, max(min(2.2, 8.0 / self.down - above), 0.4)
+
+    @property
+    def gaps(self) -> tuple[float, float]:
+        """What is free beside a tap, and above it for its name."""
+        return (0.22, 0.27) if self.sparse else (0.1, 0.22)
+
+    def pitch(self, wide: float) -> float:
+        """Return the distance of two beside each other, so that the words have room."""
+        return max(wide, 0.6 if self.sparse else 0.45) + self.gaps[0]
 
 
 def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
@@ -326,12 +366,11 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     found = different(plan) if prod(plan.shape) else []
     parts = [_part(plan, piece, copies, to) for piece, copies in found[:_SIZES]]
     panels = _panels(at) if parts else []
-    across = prod(at.kernel[1:]) if len(at.kernel) == 3 else prod(at.kernel[-1:])
-    across = across if panels and across <= 5 else 3
-    room = (7.0 - _GAP * (across - 1)) / across
+    across = max((panel.column for panel in panels), default=0) + 1
+    grid = _Grid(across, max((panel.row for panel in panels), default=0) + 1)
     sizes = [_fit(part.m, part.n, (7.0, 5.0), 0.4, 2.2) for part in parts]
-    small = [_fit(part.m, at.channels, (room, 2.2), 0.3, 0.9) for part in parts if panels]
-    widest = max([3.8, *(w for w, _ in sizes), *(across * _pitch(w) for w, _ in small)])
+    small = [_fit(part.m, at.channels, grid.room, 0.3, 0.9) for part in parts if panels]
+    widest = max([3.8, *(w for w, _ in sizes), *(grid.across * grid.pitch(w) for w, _ in small)])
     flow = _Flow(figure, _LEFT + widest + _RIGHT)
     flow.text(title_text(plan), size=11, weight="bold")
     flow.text(_about(plan, to, parts))
@@ -345,7 +384,10 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     for k, part in enumerate(parts):
         _add_matrix(flow, plan, part, sizes[k], scale)
         if panels:
-            _add_taps(flow, part, panels, across, small[k], scale)
+            _add_taps(flow, part, panels, grid, small[k], scale)
+        elif prod(at.kernel) > 1:
+            flow.text(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
+            flow.y += 0.12
     if len(found) > len(parts):
         flow.text(f"and {len(found) - len(parts):,} matrices of other sizes, which are not drawn")
     flow.place()
@@ -404,8 +446,6 @@ def _add_matrix(flow: _Flow, p: Plan, part: _Part, size: tuple[float, float], sc
     flow.text(f"{label}{copies}", weight="bold")
     if at.center is not None:
         flow.text(column_text(at))
-    elif prod(at.kernel) > _TAPS:
-        flow.text(f"the {prod(at.kernel):,} taps are not drawn one by one")
     if p.loosen and part.noisy is None:
         flow.text(f"noise of deviation {p.loosen:g}, in every entry; not in the picture")
     flow.text(_coarseness(part.m, part.n, drawn.shape, (drawn != lowest).any()))
@@ -421,34 +461,36 @@ def _add_matrix(flow: _Flow, p: Plan, part: _Part, size: tuple[float, float], sc
 def _add_taps(
     flow: _Flow,
     part: _Part,
-    panels: Sequence[tuple[tuple[int, ...], tuple[int, int, int] | None]],
-    across: int,
+    panels: Sequence[_Panel],
+    grid: _Grid,
     size: tuple[float, float],
     scale: Scale,
 ) -> None:
     """Add a kernel's taps: an outputs x channels map each."""
     wide, high = size
-    made = [(tap, *part.sampled(columns, wide, high)) for tap, columns in panels]
-    channels = next(columns[2] for _, columns in panels if columns)
-    flow.text("the same, tap by tap", weight="bold")
-    both = any((drawn != lowest).any() for _, drawn, lowest in made)
-    flow.text(_coarseness(part.m, channels, made[0][1].shape, both))
-    for k, (tap, drawn, lowest) in enumerate(made):
-        row, column = divmod(k, across)
-        x, y = _LEFT + column * _pitch(wide), flow.y + 0.17 + row * (high + 0.27)
+    made = [part.sampled(panel.columns, wide, high) for panel in panels]
+    channels = next(panel.columns[2] for panel in panels if panel.columns)
+    named = "" if grid.sparse else " (each one's place above it)"
+    flow.text(f"the same, tap by tap{named}", weight="bold")
+    both = any((drawn != lowest).any() for drawn, lowest in made)
+    flow.text(_coarseness(part.m, channels, made[0][0].shape, both))
+    above, taken = grid.gaps[1], {(panel.row, panel.column) for panel in panels}
+    for (tap, _, row, column), (drawn, lowest) in zip(panels, made, strict=True):
+        x, y = _LEFT + column * grid.pitch(wide), flow.y + above - 0.1 + row * (high + above)
         place = ", ".join(map(str, tap))
         axes = flow.axes(x, y, wide, high, f"tap ({place})")
         _add_heat(axes, drawn, lowest, (part.m, channels), size, scale)
-        axes.set_title(f"tap {place}", loc="left", fontsize=8, pad=2)
+        title, height = (f"tap {place}", 8) if grid.sparse else (place, 7)
+        axes.set_title(title, loc="left", fontsize=height, pad=2)
         if column:
             axes.tick_params(labelleft=False)
         else:
             _name_rows(axes, high)
-        if k + across < len(made):
+        if (row + 1, column) in taken:
             axes.tick_params(labelbottom=False)
-        else:
+        elif grid.sparse or not column:
             axes.set_xlabel("channel c")
-    flow.y += -(-len(made) // across) * (high + 0.27) + 0.6
+    flow.y += grid.down * (high + above) + 0.6
 
 
 def _name_rows(axes: Axes, high: float) -> None:

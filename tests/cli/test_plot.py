@@ -101,6 +101,10 @@ def test_the_matrix_is_that_of_the_specification(shape, options, expected):
         ((6, 2, 3), {"groups": 3, "role": "zero"}),
         ((6, 2, 3), {"groups": 3, "transposed": True, "layout": "IOW"}),
         ((4, 2, 1, 2), {"loosen": 0.1}),
+        ((3, 2, 5, 5), {"role": "zero"}),
+        ((6, 1, 7, 7), {}),
+        ((2, 2, 15), {"role": "zero"}),
+        ((2, 2, 3, 3, 3), {"role": "zero"}),
     ],
 )
 def test_a_kernels_panels_hold_its_taps(shape, options, taps):
@@ -121,11 +125,44 @@ def test_a_kernels_panels_hold_its_taps(shape, options, taps):
         assert panel.tolist() == w[(..., *place)].tolist()
 
 
-def test_many_taps_are_not_drawn_apart_and_one_is_the_matrix():
-    figure = drawn((64, 3, 7, 7))
+@pytest.mark.parametrize(
+    ("kernel", "lines"),
+    [
+        ((5, 5), [5] * 5),
+        ((7, 7), [7] * 7),
+        ((11, 11), [11] * 11),
+        ((1, 9), [9]),
+        ((9,), [9]),
+        ((15,), [8, 7]),
+        ((15, 1), [8, 7]),
+        ((2, 15), [8, 7, 8, 7]),
+        ((3, 3, 3), [9] * 3),
+        ((2, 4, 4), [4] * 8),
+    ],
+)
+def test_taps_stand_as_in_the_kernel(kernel, lines):
+    found = [axes for axes in drawn((4, 2, *kernel)).axes if axes.get_label().startswith("tap")]
+    heights = [round(axes.get_position().y0, 6) for axes in found]  # in the order of the taps
+    assert heights == sorted(heights, reverse=True)
+    assert [heights.count(y) for y in dict.fromkeys(heights)] == lines
+    across = [axes.get_position().x0 for axes in found]
+    assert all(a < b for a, b in itertools.pairwise(across[: lines[0]]))
+    assert across[lines[0] :][:1] in ([], across[:1])
+
+
+@pytest.mark.parametrize("taps", ["channel_major", "center"])
+@pytest.mark.parametrize("kernel", [(12, 12), (5, 5, 5), (40, 3), (127,)])
+def test_too_many_taps_are_not_drawn_apart_and_it_says_so(kernel, taps):
+    figure = drawn((4, 3, *kernel), taps=taps)
     assert heats(figure, "tap") == {}
-    assert "the 49 taps are not drawn one by one" in texts(figure)
-    assert heats(drawn((4, 3, 1, 1)), "tap") == {}
+    said = f"the {np.prod(kernel)} taps are too many to be drawn one by one"
+    assert said in texts(figure)
+
+
+def test_one_tap_is_the_matrix():
+    figure = drawn((4, 3, 1, 1))
+    assert heats(figure, "tap") == {}
+    assert not [text for text in texts(figure) if "taps" in text and "one by one" in text]
 
 
 def test_values_are_named():
@@ -316,6 +353,14 @@ def test_the_pixels_of_a_png_have_the_signs_of_the_entries(shape, expected, tmp_
         ((2, 9, 1, 9), {}),
         ((8, 12), {"loosen": 0.01}),
         ((6, 1, 2), {"blocks": (1, 2, 3)}),
+        ((16, 8, 5, 5), {}),
+        ((64, 3, 7, 7), {"role": "zero"}),
+        ((8, 8, 11, 11), {}),
+        ((2048, 2048, 11, 11), {"role": "zero"}),
+        ((1, 4000, 3, 3, 3), {}),
+        ((8, 4, 15), {}),
+        ((4, 4, 3, 5, 5), {}),
+        ((3, 3, 12, 12), {}),
     ],
 )
 def test_no_text_lies_on_another_or_beside_the_page(shape, options):
