@@ -292,3 +292,7 @@ def _check(commands: Any) -> None:
     )
     check.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     check.add_argument("--json", metavar="FILE", help="write JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,6 +21,15 @@ ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-c", "from idinit_ref.cli import main; raise SystemExit(main())"]
 
 
+@pytest.mark.parametrize(("line", "status"), [("show 2 2", 0), ("show 2 -2", 2)])
+def test_python_m_runs_it_too(line, status, idinit):
+    command = [sys.executable, "-m", "idinit_ref.cli", *line.split()]
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (status, *idinit(line)[1:])
+
+
 @pytest.mark.parametrize(("columns", "encoding"), [(5, "utf-8"), (20, "latin-1"), (80, "ascii")])
 def test_narrow_terminals_and_other_encodings(columns, encoding):
     code = "import sys; from idinit_ref.cli import main; [main(a.split()) for a in sys.argv[1:]]"
