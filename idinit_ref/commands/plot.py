@@ -6,6 +6,7 @@ where it is used and not before.
 
 from __future__ import annotations
 
+import errno
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -546,8 +547,8 @@ def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
     Raises
     ------
     OptionError
-        If it has another suffix, is a folder, its folder is not there, or it is there already; if
-        matplotlib cannot be imported.
+        If it has another suffix, is a folder or a device, its folder is not there, or it is there
+        already; if matplotlib cannot be imported.
 
     Examples
     --------
@@ -562,21 +563,36 @@ def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
     if target.suffix.lower() not in (".svg", ".png"):
         cure = f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}"
         raise OptionError(message("plot", name, "the name should end in .svg or .png", cure))
-    if target.is_dir():
+    if os.path.isdir(target):
         should = "it should be the name of a file, and a folder has it"
         raise OptionError(message("plot", name, should, "choose another name"))
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         should = f"there is no folder {target.parent}"
         raise OptionError(message("plot", name, should, "make it first, or choose another"))
+    real = os.path.realpath(target)
+    if os.path.lexists(real) and not os.path.isfile(real):
+        should = "it should be the name of a file, and a device, a pipe or a dead link has it"
+        raise OptionError(message("plot", name, should, "choose another name"))
     if os.path.lexists(target) and not force:
         cure = "choose another name, or add --force to replace it"
         raise OptionError(message("plot", name, "no such file should be there yet", cure))
     try:
-        import matplotlib as _  # noqa: F401
-    except ImportError as problem:
-        should = f"a picture needs matplotlib, which cannot be imported ({problem})"
+        import matplotlib.figure
+        import matplotlib.style  # noqa: F401
+    except Exception as problem:  # a broken one raises anything
+        why = f"{type(problem).__name__}: {problem}"
+        should = f"a picture needs matplotlib, which cannot be imported ({why})"
         cure = "pip install matplotlib"
         raise OptionError(message("plot", name, should, cure)) from problem
+
+
+_PLACE = "its folder should be one that takes new files", "choose a folder that you can write to"
+_ROOM = "there should be room for it", "make room there, or choose another folder"
+_REFUSALS = {
+    errno.ENAMETOOLONG: ("the system should take its name", "choose a shorter one"),
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+}
 
 
 @contextmanager
@@ -588,7 +604,7 @@ def page(
     Parameters
     ----------
     path : path
-        The file, .svg or .png. One that is there is replaced.
+        The file, .svg or .png. One that is there is replaced, of a link the one that it leads to.
     size : (float, float)
         Width and height in inches.
     title : str
@@ -601,7 +617,7 @@ def page(
 
     Raises
     ------
-    OSError
+    OptionError
         If it cannot be written; nothing is left then.
 
     Examples
@@ -623,5 +639,10 @@ def page(
         yield figure
         named: dict[str, Any] = {"Title": title} if title else {}
         lacks = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
-        with whole_file(target) as file:
-            figure.savefig(file, format=form, dpi=150, metadata=named | lacks)
+        try:
+            with whole_file(Path(os.path.realpath(target))) as file:
+                figure.savefig(file, format=form, dpi=150, metadata=named | lacks)
+        except OSError as problem:
+            should, cure = _REFUSALS.get(problem.errno or 0, _PLACE)
+            should += f" ({problem.strerror or problem})"
+            raise OptionError(message("plot", os.fspath(path), should, cure)) from problem

@@ -493,6 +493,34 @@ def test_without_matplotlib_it_says_how_to_get_it(idinit, tmp_path, monkeypatch)
     assert idinit("show 2 2")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("matplotlib.figure", "raise AttributeError('no\\nnumpy.bool8')"),
+        ("matplotlib.figure", "import numpy._of_another_age"),
+        ("matplotlib.style", "raise RuntimeError('a broken style')"),
+        ("matplotlib.style", None),
+    ],
+)
+def test_a_broken_matplotlib_is_one_line_too(name, text, idinit, tmp_path, monkeypatch):
+    folder, part = tmp_path / "matplotlib", name.partition(".")[2]
+    folder.mkdir()
+    for each in ("__init__", "figure", "style"):
+        (folder / f"{each}.py").write_text("class Figure: pass")
+    (folder / f"{part}.py").unlink()
+    if text is not None:
+        (folder / f"{part}.py").write_text(text)
+    for each in [each for each in sys.modules if each.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, each)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, out, err = idinit(f"show 2 2 --plot {tmp_path}/w.svg")
+    for each in [each for each in sys.modules if each.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, each)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "w.svg', but a picture needs matplotlib, which cannot be imported (" in err
+    assert err.endswith("; pip install matplotlib\n")
+
+
 def test_no_picture_loads_no_matplotlib():
     code = (
         "import sys; from idinit_ref import cli; cli.main(['show', '2', '2']); "
@@ -510,9 +538,62 @@ def test_a_write_that_fails_leaves_what_was_there(idinit, tmp_path, monkeypatch)
     (tmp_path / "w.svg").write_text("old")
     status, out, err = idinit(f"show 2 2 --plot {tmp_path}/w.svg --force")
     assert (status, out) == (2, "")
-    assert err == "idinit: No space left on device\n"
+    assert err == (
+        f"idinit: plot = '{tmp_path}/w.svg', but there should be room for it (No space left on "
+        "device); make room there, or choose another folder\n"
+    )
     assert os.listdir(tmp_path) == ["w.svg"]
     assert (tmp_path / "w.svg").read_text() == "old"
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/sys", "ro"])
+def test_a_folder_that_takes_no_file_is_named_with_the_cure(folder, idinit, tmp_path):
+    if folder == "ro":
+        folder = str(tmp_path)
+        os.chmod(folder, 0o500)
+    if not os.path.isdir(folder) or (folder == str(tmp_path) and os.access(folder, os.W_OK)):
+        pytest.skip("there is no such folder, or it is root who asks")
+    status, out, err = idinit(f"show 2 2 --plot {folder}/w.svg")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    start = f"idinit: plot = '{folder}/w.svg', but its folder should be one that takes new files ("
+    assert err.startswith(start)
+    assert err.endswith("); choose a folder that you can write to\n")
+    assert "part" not in err
+
+
+def test_a_name_that_is_too_long(idinit, tmp_path):
+    status, out, err = idinit(f"show 2 2 --plot {tmp_path}/{'x' * 300}.svg")
+    assert (status, out) == (2, "")
+    assert err.endswith(
+        "x.svg', but the system should take its name (File name too long); choose a shorter one\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(idinit, tmp_path):
+    (tmp_path / "old.svg").write_text("old")
+    for link, to in (("link.svg", "old.svg"), ("new.svg", "none.svg")):
+        (tmp_path / link).symlink_to(to)
+        assert idinit(f"show 2 2 --plot {tmp_path / link}")[0] == 2
+        assert idinit(f"show 2 2 --plot {tmp_path / link} --force")[0] == 0
+        assert os.readlink(tmp_path / link) == to
+        assert "<svg" in (tmp_path / to).read_text()
+    assert sorted(os.listdir(tmp_path)) == ["link.svg", "new.svg", "none.svg", "old.svg"]
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "loop"])
+@pytest.mark.parametrize("force", ["", " --force"])
+def test_what_is_no_file_is_left_alone(kind, force, idinit, tmp_path):
+    path = tmp_path / "w.svg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/full" if kind == "device" else "w.svg")
+    before = os.lstat(path)
+    status, out, err = idinit(f"show 2 2 --plot {path}{force}")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "w.svg', but it should be the name of a file, and a device, a pipe or a dead" in err
+    assert os.lstat(path) == before
 
 
 def test_the_help_describes_it(idinit):
