@@ -197,6 +197,18 @@ def test_a_smaller_side_over_128_is_left_out_unless_orthogonal(page):
     assert ask(page, script, [200, 200, {}]) == [1.0] * 200
 
 
+@pytest.mark.parametrize("shape", [(200, 200), (300, 200), (200, 300), (129, 257), (400, 129)])
+def test_the_rank_of_a_large_idiz_is_that_of_its_formula(page, shape):
+    m, n = shape
+    go(page, f"role=zero&m={m}&n={n}")
+    said = page.execute_script(
+        """return [...document.querySelectorAll('dt')].find(
+           term => term.textContent === 'rank').nextElementSibling.textContent"""
+    )
+    rank = int(np.linalg.matrix_rank(ir.idiz(shape)))
+    assert said == f"{rank} of {min(m, n)}" + " (full)" * (rank == min(m, n))
+
+
 def test_depth(page):
     """T6, to the last bit where products are exact; and what the two random ones do on average."""
     x = ask(page, "Array.from(idinit.input(64, 'gaussian', 3))")
@@ -263,12 +275,20 @@ def test_360_pixels_are_enough(page, scheme):
 def test_nothing_is_loaded(page):
     text = PAGE.read_text()
     assert not re.search(r"\w//\w|['\"(]//", text), "an address"
-    assert re.findall(r'(?:src|href)="(?!#|data:,")[^"]*"', text) == []
+    assert re.findall(r'(?:src|href)="(?!#|data:,")[^"]*"', text) == ['href="index.html"']  # of <a>
     assert not re.search(r"@import|\burl\(|\bfetch\(|XMLHttpRequest|\bimport\b *[({'\"]", text)
     assert "default-src 'none'" in text
     for state in STATES[2::3]:
         go(page, state)
         assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_a_link_leads_back_to_the_site(page, tmp_path):
+    (tmp_path / "explore.html").write_text(PAGE.read_text())  # as in the site
+    (tmp_path / "index.html").write_text("<title>the site</title>")
+    page.get((tmp_path / "explore.html").as_uri())
+    page.find_element("link text", "idinit-ref: the documentation").click()
+    assert page.title == "the site"
 
 
 def luminance(colour):
@@ -297,6 +317,32 @@ def test_contrast(page, scheme):
         assert against(name, "zero") >= 3, name
     assert against("third", "card") >= 3
     assert against("edge", "card") >= 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_signs_are_told_apart_without_colours(page, scheme):
+    """By CIE L*, 0 to 100: the negative of two entries of one size is the lighter one."""
+    seen(page, 1200, scheme)
+
+    def lightness(state):
+        go(page, state)
+        settled(page)
+        script = """return [...document.querySelectorAll('#chips span')].map(
+            chip => [chip.textContent.split(' ')[0], chip.firstChild.style.backgroundColor])"""
+        shown = page.execute_script(script)
+        drawn = {",".join(key.split(",")[:3]) for key in colours(page, "map")}
+        out = {}
+        for value, colour in shown:
+            parts = [int(part) for part in re.findall(r"\d+", colour)]
+            assert ",".join(map(str, parts)) in drawn
+            y = luminance("#" + "".join(f"{part:02x}" for part in parts))
+            out[float(value)] = 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+        return out
+
+    for eps in (1e-6, 1.0, 1e-8, 0.01):
+        found = lightness(f"role=zero&m=200&n=200&eps={eps:g}")  # cells of 4 pixels
+        assert found[-eps] > found[eps] + 10
+        assert min(abs(found[-eps] - found[0]), abs(found[eps] - found[0])) > 12
 
 
 def keys(page, *pressed):
@@ -448,7 +494,7 @@ def colours(page, name):
 
 def test_the_canvases_are_drawn(page):
     light = colours(page, "map")
-    assert light["8,76,158,255"] == 10 * 31 * 31  # ten entries of 1, in full blue
+    assert light["6,48,111,255"] == 10 * 31 * 31  # ten entries of 1, in full blue
     go(page, "m=6&n=6&role=zero&k=3")
     for name in ("map", "tapmap"):
         found = colours(page, name)
@@ -458,7 +504,7 @@ def test_the_canvases_are_drawn(page):
     assert len(colours(page, "map")) > 2
     seen(page, 1200, "dark")
     settled(page)
-    assert "124,192,255,255" in colours(page, "map")  # redrawn without being told
+    assert "90,164,238,255" in colours(page, "map")  # redrawn without being told
 
 
 def test_small_matrices_are_tables_and_large_ones_say_what_a_cell_is(page):
@@ -515,7 +561,8 @@ def test_what_is_said(page):
     )
     assert facts["singular values"] == "1.414 (4\u00d7)"
     assert facts["rank"] == "4 of 4 (full)"
-    assert facts["exact transit"].startswith("yes: output i equals x[i mod 4]")
+    transit = "yes: output i equals x[i mod 4] to the last bit (but the sign of a zero), so"
+    assert facts["exact transit"].startswith(transit)
     assert facts["isometry"] == "no, but all lengths are multiplied by one number, 1.414"
     go(page, "n=2&m=2&gain=-1&layers=9")
     assert "IDI from layer 2 on" in text_of(page, "chart-relu")
