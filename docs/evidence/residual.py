@@ -148,7 +148,9 @@ def verdict(rows: list[_study.Row]) -> _study.Verdict:
         seeds = len(_scores(rows, "idinit", good[0]))
         train = ", ".join(str(counts[blocks]) for blocks in good)
         figure += f" ({train} of {seeds} seeds of IDInit train there)"
-        return _study.Verdict(f"holds when the net has {at} blocks (of {depths} tried)", figure)
+        return _study.Verdict(
+            f"holds when the net has {at} blocks (of {', '.join(map(str, depths))})", figure
+        )
     return _study.Verdict("does not hold", figure)
 
 
