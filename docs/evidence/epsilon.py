@@ -205,11 +205,12 @@ def draw(rows: list[Row], figure: Any) -> None:
     left, right = figure.subplots(1, 2)
     sizes = sorted({row["eps"] for row in rows})
     for axes, key, name in ((left, "accuracy", "accuracy"), (right, "frozen", "never moved")):
-        for net in _kinds(rows):
+        for number, net in enumerate(_kinds(rows)):  # beside each other, as some are alike
             found = [_values(rows, key, net=net, eps=eps) for eps in sizes]
-            errors = [float(torch.tensor(values).std()) for values in found]
-            places = range(len(sizes))
-            axes.errorbar(places, list(map(_study.mean, found)), errors, marker="o", label=net)
+            places = [place + 0.08 * number for place in range(len(sizes))]
+            (line,) = axes.plot(places, list(map(_study.mean, found)), label=net)
+            for place, values in zip(places, found, strict=True):
+                axes.plot([place] * len(values), values, ".", color=line.get_color(), markersize=4)
         axes.set_xticks(range(len(sizes)), [f"{eps:g}" for eps in sizes])
         axes.set_xlabel("eps")
         axes.set_ylabel(name)
