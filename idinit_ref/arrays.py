@@ -13,7 +13,7 @@ from .dtypes import format_of
 from .errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
 from .options import real
 
-__all__ = ["EPS", "Array", "eps_of", "mean_square", "named", "positive", "read", "table"]
+__all__ = ["EPS", "Array", "eps_of", "mean_square", "named", "positive", "read", "scaled", "table"]
 
 Array = NDArray[np.float64]
 
@@ -35,9 +35,14 @@ def read(name: str, value: Any) -> tuple[Array, float]:
     >>> read("x", np.float32([1, 2]))
     (array([1., 2.]), 1.1920928955078125e-07)
     """
-    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+    try:
+        fit = hasattr(value, "dtype") and hasattr(value, "shape")
+    except RuntimeError:  # a nested tensor, which has many shapes
+        fit = False
+    if not fit or isinstance(value, np.ma.MaskedArray):
         cure = "pass an array or tensor, such as np.asarray(value, dtype=float)"
-        raise OptionTypeError(message(name, value, "it should be an array", cure))
+        should = "it should be an array, neither masked nor nested"
+        raise OptionTypeError(message(name, type(value).__name__, should, cure))
     try:
         form = format_of(value.dtype)
     except DTypeError:
@@ -67,9 +72,11 @@ def _on_host(value: Any) -> Any:
         return (value if str(value.layout) == "torch.strided" else value.to_dense()).double().cpu()
     if array_api_compat.is_cupy_array(value):
         return value.get()
-    if hasattr(value, "dense_shape"):  # TensorFlow's gradient of a lookup: some rows of a table
+    if hasattr(value, "dense_shape"):  # TensorFlow's sparse ones: entries, or rows of a table
         out = np.zeros([int(size) for size in value.dense_shape])
-        np.add.at(out, np.asarray(value.indices), np.asarray(value.values).astype(np.float64))
+        places = np.asarray(value.indices)
+        at = tuple(places.T) if places.ndim == 2 else places
+        np.add.at(out, at, np.asarray(value.values).astype(np.float64))
         return out
     if hasattr(value, "__array_namespace__") and not isinstance(value, np.ndarray):
         xp = value.__array_namespace__()
@@ -107,6 +114,12 @@ def positive(name: str, value: object, below: float = np.inf) -> float:
         should = "it should be positive" + ("" if np.isinf(below) else f" and below {below:g}")
         raise OptionError(message(name, value, should, "choose one in range"))
     return number
+
+
+def scaled(*arrays: Array) -> tuple[list[Array], int]:
+    """Return arrays times 2**-e, the largest entry in [1/2, 1), and e: sums cannot overflow."""
+    _, e = np.frexp(max(float(np.max(np.abs(array))) for array in arrays))
+    return [np.ldexp(array, -e) for array in arrays], int(e)
 
 
 def mean_square(array: Array) -> float:

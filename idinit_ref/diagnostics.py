@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import EPS, Array, mean_square, named, positive, read, table
+from .arrays import EPS, Array, mean_square, named, positive, read, scaled, table
 from .errors import OptionError, ShapeError, message
 from .gaussian import IdentityGainWarning, gaussian_gain
 from .layout import Layout
@@ -110,13 +110,16 @@ def moments(
     names, rows = [], []
     for name, value in named("activations", activations):
         x, _ = read(f"activations[{name!r}]", value)
+        (small,), e = scaled(x)
         try:
-            centred = x - x.mean(axis, keepdims=True)
+            centred = small - small.mean(axis, keepdims=True)
         except (TypeError, ValueError) as problem:
             should = f"activations[{name!r}] of shape {x.shape} should have it ({problem})"
             raise OptionError(message("axis", axis, should, "name axes of all layers")) from None
         names.append(name)
-        rows.append((float(x.mean()), mean_square(centred), mean_square(x)))
+        with np.errstate(over="ignore", under="ignore"):
+            middle, variance = np.ldexp(small.mean(), e), np.ldexp(mean_square(centred), 2 * e)
+        rows.append((float(middle), float(variance), mean_square(x)))
     mean, variance, second = np.array(rows).T
     return Moments(tuple(names), mean, variance, second)
 
@@ -197,14 +200,18 @@ def rank_of_change(
     if at.batch_axes:
         should = "it should have no batch axes, which hold weights of their own"
         raise OptionError(message("layout", at.letters, should, "ask for each of them"))
+    (after, before), e = scaled(after, before)
     change = np.moveaxis(after - before, at.o_axis, 0).reshape(at.outputs, -1)
     values = singular_values(change)
-    if tol is None:
-        stored = 2 * max(coarse, eps) * max(map(np.linalg.norm, (after.ravel(), before.ravel())))
-        tol = max(float(values[0]) * max(change.shape) * EPS, float(stored))
-    else:
-        tol = positive("tol", tol)
-    return Change(int(np.sum(values > tol)), values, tol)
+    with np.errstate(over="ignore", under="ignore"):
+        if tol is None:
+            norms = map(np.linalg.norm, (after.ravel(), before.ravel()))
+            least = max(values[0] * max(change.shape) * EPS, 2 * max(coarse, eps) * max(norms))
+            tol = float(np.ldexp(least, e))
+        else:
+            tol = positive("tol", tol)
+            least = np.ldexp(tol, -e)
+        return Change(int(np.sum(values > least)), np.ldexp(values, e), tol)
 
 
 class Coverage(NamedTuple):
@@ -298,6 +305,9 @@ def gradient_coverage(
                 should = "it is None, and there is no parameter of that name"
                 raise OptionError(message("gradients", name, should, cure))
             shape = tuple(int(size) for size in known[name].shape)
+            if 0 in shape:
+                should, cure = "it is empty", "leave parameters without entries out"
+                raise ShapeError(message(f"parameters[{name!r}]'s shape", shape, should, cure))
             alive = np.zeros(shape, dtype=bool)
         else:
             alive = read(f"gradients[{name!r}]", value)[0] != 0

@@ -55,7 +55,8 @@ def gaussian_gain(
     Returns
     -------
     float
-        To about 1e-13, also where the activation has kinks or jumps anywhere: intervals, of which
+        To about 1e-13, also where the activation has kinks or jumps anywhere (bumps narrower than
+        about 0.01 may be missed): intervals, of which
         one ends at 0, are halved until both halves agree with the whole. Where the activation
         computes in float32 (JAX, unless told), to about 1e-7. z beyond 13 is left out;
         an activation that grows so fast that this would count is an error.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import EPS, Array, eps_of, mean_square, positive, read
+from .arrays import EPS, Array, eps_of, mean_square, positive, read, scaled
 from .errors import OptionError, OptionTypeError, ShapeError, message
 from .options import integer
 
@@ -198,7 +198,10 @@ def singular_values(
 
 
 def _values(matrix: Array) -> Array:
-    return np.asarray(np.linalg.svd(matrix, compute_uv=False), dtype=np.float64)
+    (small,), e = scaled(matrix)
+    with np.errstate(over="ignore"):  # inf where float64 cannot hold it
+        out: Array = np.ldexp(np.linalg.svd(small, compute_uv=False), e)
+    return out
 
 
 def _largest(a: Operator | Array, k: int, tol: float, rng: np.random.Generator) -> Array:

@@ -16,6 +16,7 @@ and is run by ``python -m docs.evidence.NAME``. All numbers of its page come fro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -24,6 +25,7 @@ import math
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -165,14 +167,19 @@ def _measured(jobs: Sequence[tuple[str, Row]], workers: int) -> Iterator[tuple[R
     if workers == 1:
         yield from map(_measure, jobs)
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        quiet = (signal.SIGINT, signal.SIG_IGN)  # the one that asked is told, and ends them
+        with multiprocessing.get_context("spawn").Pool(workers, signal.signal, quiet) as pool:
             yield from pool.imap_unordered(_measure, jobs)
 
 
 def _source(name: str) -> str:
-    """Return a digest of the code that measures."""
+    """Return a digest of the code that measures, and of what it calls."""
+    root = FOLDER.parents[1]
     files = [FOLDER / f"{module}.py" for module in (name, *SHARED)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    for package in (root / "idinit_ref", root / "adapters" / "idinit_ref_torch"):
+        files += sorted(package.rglob("*.py"))
+    code = b"".join(path.read_bytes() for path in files)
+    return hashlib.sha256(code + json.dumps(_machine()["versions"]).encode()).hexdigest()
 
 
 def _resume(log: Path, head: Row) -> list[tuple[Row, Row]]:
@@ -180,7 +187,9 @@ def _resume(log: Path, head: Row) -> list[tuple[Row, Row]]:
     lines = log.read_text().splitlines() if log.exists() else []
     known: list[tuple[Row, Row]] = []
     if lines and json.loads(lines[0]) == head:
-        known = [json.loads(line) for line in lines[1:] if line.endswith("]")]
+        for line in lines[1:]:
+            with contextlib.suppress(ValueError):  # cut off in the middle
+                known.append(json.loads(line))
         print(f"goes on after {len(known)} measurements in {log}", file=sys.stderr)
     with whole_file(log) as file:
         file.write("".join(json.dumps(line) + "\n" for line in [head, *known]).encode())

@@ -19,7 +19,7 @@ CLAIM = (
 )
 TAPS = ("center", "spatial_major", "channel_major")
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-TUNE, SEEDS = (100, 101), (0, 1, 2, 3, 4)
+TUNE, SEEDS = (100, 101, 102, 103), (0, 1, 2, 3, 4)
 EPOCHS = 2
 NETS = (  # net, depth, norm, IDIZ at the ends of branches, the rule of the first kernel
     ("residual", 8, False, True, "same"),
@@ -33,8 +33,10 @@ NETS = (  # net, depth, norm, IDIZ at the ends of branches, the rule of the firs
     ("plain", 12, False, False, "same"),
     ("residual", 8, False, True, "center"),
     ("residual", 8, False, True, "spatial_major"),
+    ("residual", 32, False, True, "spatial_major"),
+    ("residual", 32, True, True, "spatial_major"),
 )
-QUICK = (NETS[0], NETS[8])
+QUICK = (NETS[2], NETS[8])
 NAMES = ("net", "depth", "norm", "idiz", "stem")
 
 
@@ -45,7 +47,7 @@ def cells(quick: bool, rows: list[Row]) -> list[Row]:
         for net in nets
         for taps in TAPS
     ]
-    rates, tune, seeds = (RATES[4::2], (100,), (0, 1)) if quick else (RATES, TUNE, SEEDS)
+    rates, tune, seeds = (RATES[2:5:2], (100,), (0, 1)) if quick else (RATES, TUNE, SEEDS)
     return _study.swept(settings, rates, rows, tune=tune, seeds=seeds, score="accuracy")
 
 
@@ -139,9 +141,15 @@ def verdict(rows: list[Row]) -> Verdict:
         )
     if any(len(won) == nets for won in some.values()):
         return Verdict("holds", figure)
-    if any(some.values()):
-        where = "; ".join(f"{t}: {', '.join(some[t]) or 'none'}" for t in TAPS[1:])
-        return Verdict(f"holds when the net is one of ({where})", figure)
+    parts = []
+    for kind in dict.fromkeys(net["net"] for net in _groups(rows)):
+        size = sum(net["net"] == kind and net["stem"] == "same" for net in _groups(rows))
+        won = {t: sum(name.startswith(kind) for name in some[t]) for t in TAPS[1:]}
+        if min(won.values()) > size / 2:  # both are ahead in most nets of the kind
+            counts = " and ".join(f"{t} in {won[t]}" for t in won)
+            parts.append(f"{kind}, in most nets ({counts} of {size})")
+    if parts:
+        return Verdict(f"holds when the net is {' or '.join(parts)}", figure)
     return Verdict("does not hold", figure)
 
 
@@ -191,7 +199,7 @@ of batches of 32, SGD with momentum 0.9, constant rate. "residual": `_nets.resne
 convolutions with ReLU, no skip. "IDIZ": the last kernel of each branch; "all transit": none. All
 kernels, the first one too, are flattened as said, but where "first ..." names another rule for
 the first: with one input channel both flattenings make all patches of it, and center copies.
-Rates {", ".join(f"{rate:g}" for rate in RATES)}; the best of seeds 100 and 101 is judged on seeds 0
+Rates {", ".join(f"{rate:g}" for rate in RATES)}; the best of seeds 100 to 103 is judged on seeds 0
 to 4. IDInit is deterministic, so a seed is an order of batches.
 
 ## At the best rate of each
@@ -212,16 +220,15 @@ Better by more than two standard errors of the difference of the means:
 * center than channel_major in: {say(_won(rows, "center", "channel_major"))}.
 * center than spatial_major in: {say(_won(rows, "center", "spatial_major"))}.
 
-{len(spatial)} nets speak for spatial_major as default and {len(channel)} for channel_major, so that
-neither is better in general: channel_major stays, since it is the plain reshape. The mean over the
+Of all nets spatial_major is better than channel_major in {len(spatial)}, worse in {len(channel)}:
+{_default(rows)} The mean over the
 {len(fair)} residual nets whose first kernel has the same rule is {overall[0]:.3f} for center,
 {overall[1]:.3f} for spatial_major and {overall[2]:.3f} for channel_major.
 
 A control: with one input channel, center makes 16 equal channels of it, and a flattening all its
 patches. Nets whose first kernel is the same for all three (and not counted above): better than
 center are spatial_major in {say(_won(rows, "spatial_major", "center", controls=True))};
-channel_major in {say(_won(rows, "channel_major", "center", controls=True))}. A part of what center
-lacks is its first kernel.
+channel_major in {say(_won(rows, "channel_major", "center", controls=True))}. {_control(rows)}
 
 Why: in spatial_major row i takes input channel i mod C at tap i // C. With as many outputs as
 inputs that is the first tap for all rows: every channel moves by one step to the same corner, and
@@ -239,6 +246,37 @@ than of what can be reached.
 {_study.table(("net", "taps", *(f"{rate:g}" for rate in rates)), sweep)}
 Mean accuracy over the seeds that tune.
 """
+
+
+def _default(rows: list[Row]) -> str:
+    """Say which flattening the counts speak for; the default is channel_major."""
+    more = {t: len(_won(rows, t, other)) for t, other in (TAPS[1:], TAPS[:0:-1])}
+    if more["spatial_major"] > more["channel_major"] + 1:
+        return "the default, channel_major, should change."
+    if more["channel_major"] > more["spatial_major"] + 1:
+        return "that speaks for channel_major, the default."
+    return "neither is better in general, and channel_major stays, since it is the plain reshape."
+
+
+def _control(rows: list[Row]) -> str:
+    """Say what is left of center's gap where the first kernel is the same."""
+    parts = []
+    for net in _groups(rows):
+        if net["stem"] != "spatial_major":
+            continue
+        same = {**net, "stem": "same"}
+        gap, left = (
+            _study.mean(_scores(rows, **n, taps="channel_major"))
+            - _study.mean(_scores(rows, **n, taps="center"))
+            for n in (same, net)
+        )
+        parts.append(f"{left:.2f} of {gap:.2f} ({_label(same)})")
+    if not parts:
+        return ""
+    return (
+        "Of channel_major's lead over center there is left, where the first kernel of both\n"
+        f"makes patches: {'; '.join(parts)}."
+    )
 
 
 def draw(rows: list[Row], figure: Any) -> None:
@@ -262,12 +300,15 @@ def check(rows: list[Row]) -> None:
         if row["net"] == "plain" and row["depth"] > 8 and row["taps"] != "center":
             assert row["dead"] > 0.9  # the image has been moved out
             assert row["accuracy"] < 0.3
-    for depth in {row["depth"] for row in rows if row["net"] == "residual"} & {32}:
-        deep = {"net": "residual", "depth": depth, "norm": False, "idiz": True, "stem": "same"}
-        assert _better(rows, "channel_major", "center", deep)
-        assert _better(rows, "spatial_major", "center", deep)
-    easy = {"net": "residual", "depth": 8, "norm": False, "idiz": True}
-    assert _study.mean(_scores(rows, **easy, taps="channel_major")) > 0.2
+    deep = {"net": "residual", "depth": 32, "norm": False, "idiz": True, "stem": "same"}
+    center, *fused = (_study.mean(_scores(rows, **deep, taps=taps)) for taps in TAPS)
+    assert min(fused) > center + 0.05
+    if len(_groups(rows)) > len(QUICK):  # what the choice of the default, in choices.md, says
+        size = sum(net["net"] == "residual" and net["stem"] == "same" for net in _groups(rows))
+        won = {t: [n for n in _won(rows, t, "center") if "residual" in n] for t in TAPS[1:]}
+        assert len(won["channel_major"]) > size / 2
+        assert "should change" not in _default(rows)
+        assert not [n for n in _won(rows, "channel_major", "center") if "plain" in n]
 
 
 if __name__ == "__main__":

@@ -142,8 +142,9 @@ def page(rows: list[Row]) -> str:
                 " / ".join(f"{_study.mean(_values(known, f'{kind}_{k}')):.2f}" for k in (0, 1, 10))
                 for kind in ("zero", "rows")
             ]
+            chance = sum(value < 0.2 for value in _values(known, "accuracy"))
             score, frozen = (_study.spread(_values(known, key)) for key in ("accuracy", "frozen"))
-            lines.append((net, f"{eps:g}", f"{best['rate']:g}", score, *counts, frozen))
+            lines.append((net, f"{eps:g}", f"{best['rate']:g}", score, chance, *counts, frozen))
             rates = sorted({row["rate"] for row in known})
             tuning = [row for row in known if row["seed"] not in SEEDS]
             means = [_study.mean(r["accuracy"] for r in _study.pick(tuning, rate=v)) for v in rates]
@@ -157,7 +158,16 @@ def page(rows: list[Row]) -> str:
     )
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     kept = [(f"{e:g}", *(_survives(e, dtype) for dtype in dtypes)) for e in PRECISE]
-    head = ("net", "eps", "rate", "accuracy", "parameters 0/1/10", "rows 0/1/10", "never moved")
+    head = (
+        "net",
+        "eps",
+        "rate",
+        "accuracy",
+        "at chance",
+        "parameters 0/1/10",
+        "rows 0/1/10",
+        "never moved",
+    )
     return f"""## Set-up
 
 Digits of 8 x 8, 1,437 to learn from and 360 to judge by; `_nets.resnet` of four blocks, width 8;
@@ -171,7 +181,9 @@ of seeds 100 to 103 is judged on seeds 0 to 4. A seed is an order of batches.
 ## At the best rate of each
 
 {_study.table(head, lines)}
-Mean ± standard deviation. "parameters", "rows": the fraction whose gradient is exactly 0 at steps
+Mean ± standard deviation. "at chance": of the {len(SEEDS)} runs, those that end below 0.2, diverged
+or stuck: one of them moves a mean far, at whatever eps it falls. "parameters", "rows": the
+fraction whose gradient is exactly 0 at steps
 0, 1 and 10. "never moved": parameters that are after training, bit for bit, what they were.
 
 ## Which neurons are dead
@@ -181,6 +193,8 @@ back to it are not 0; the weights before it get none at step 0 and may from step
 that option A fills with zeros is different: what it adds up to is exactly 0, ReLU passes no
 gradient there, and no later kernel that reads it gets any. With gamma 0 and last weights 0 two
 factors are 0 at once: neither has a gradient, and only the shift of the normalisation moves.
+An eps frees the one but not the channels that option A fills: with gamma 0 what is added to them is
+exactly 0 again, whatever the weight before it holds, and they never move.
 
 ## What precisions hold
 

@@ -47,7 +47,9 @@ def page() -> str:
 {table(["claim", "", "what was measured", "study"], lines)}
 Each study is one command; its page says how it was done, what the other methods do under the same
 sweep, and what it cannot show. They are small: digits of 8 x 8 pixels, a text of some megabytes,
-two CPU cores. What they show need not hold for larger ones.
+two CPU cores. What they show need not hold for larger ones. "Ahead" and "behind" are differences of
+two standard errors; of five seeds each, about one in twelve such differences is chance, and only
+the study of the spread corrects for how many are asked for.
 
 ```
 {INSTALL}

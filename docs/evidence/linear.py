@@ -121,8 +121,12 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     figure = "negative eigenvalues, relative loss: " + ", ".join(
         f"{n} {v:.1e}" for n, v in found.items()
     )
-    cures = [n for n in names if n != "GD" and found[n] < LEARNT]
-    if found["GD"] < LEARNT:
+    seeds = len(judged(rows, SEEDS, target="negative", init="bartlett", optimiser="GD",
+                       data="whitened", dtype="float32"))  # fmt: skip
+    learnt = {name: _learnt(rows, name, "whitened") for name in names}
+    figure += f" (learnt with {', '.join(map(str, learnt.values()))} of {seeds} seeds)"
+    cures = [n for n in names if n != "GD" and learnt[n] == seeds]
+    if learnt["GD"] > seeds / 2:
         return Verdict("does not hold", f"GD at its best rate does not fail; {figure}")
     if {"GD + momentum", "SGD"} <= set(cures):
         if pick(rows, data="finite"):
@@ -213,8 +217,9 @@ def check(rows: Sequence[Row]) -> None:
     assert easy < LEARNT, easy
     assert hard > max(10 * easy, LEARNT), (easy, hard)
     for name in ("GD + momentum", "SGD"):
-        helped = _loss(rows, target="negative", init="bartlett", optimiser=name)
-        assert helped < LEARNT, (name, helped)
+        setting = {"target": "negative", "init": "bartlett", "optimiser": name, "data": "whitened"}
+        losses = [row["loss"] for row in judged(rows, SEEDS, dtype="float32", **setting)]
+        assert max(losses) < LEARNT, (name, losses)
 
 
 if __name__ == "__main__":

@@ -172,10 +172,14 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         f"(proved: {INPUTS} at most), IDI {plain:.0f} (proved: {STRICT} at most), IDI loosened "
         f"{loose:.0f}, IDI with a folded head {fold:.0f}, Kaiming {random:.0f}"
     )
+    if zero > INPUTS:
+        return Verdict("does not hold", f"zero padding has no limit either; {figure}")
     if plain > 0.8 * random:
         return Verdict("holds", figure)
     if min(fold, loose) > 2 * INPUTS:
-        little = f"; if nothing does, the outputs add their number, {CLASSES}, to D0 at most"
+        little = "; if nothing does, it does not hold"
+        if plain > INPUTS:
+            little = f"; if nothing does, the outputs add their number, {CLASSES}, to D0 at most"
         words = f"holds when something tells the copies of an input apart{little}"
         return Verdict(words, figure)
     return Verdict("does not hold", figure)

@@ -33,7 +33,7 @@ WIDTH, BATCH, MOMENTUM = 8, 64, 0.9
 RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
 START = slice(2, 5)  # the rates that every method is tried at
 TUNE, SEEDS = (100, 101, 102, 103), (0, 1, 2, 3, 4)
-QUICK = ("xavier", "kaiming", "fixup", "idinit")
+QUICK = {"xavier": 0.0003, "kaiming": 0.00001, "fixup": 0.03, "idinit": 0.1}
 CHANCE, TRAINS, FAILS = 0.1, 0.6, 0.3
 
 
@@ -60,10 +60,12 @@ def _asked(known: list[_study.Row]) -> list[float]:
 
 def cells(quick: bool, rows: list[_study.Row]) -> list[_study.Row]:
     found = []
-    if quick:  # one rate, known to be good enough for those that can
-        settings = [{"method": name, "blocks": 32, "epochs": 2} for name in QUICK]
-        rates = {"idinit": 0.1, "fixup": 0.03}
-        return [{**s, "rate": rates.get(s["method"], 0.03), "seed": 0} for s in settings]
+    if quick:  # one rate each, the best of the full study or near it
+        return [
+            {"method": name, "blocks": 32, "epochs": 2, "rate": rate, "seed": seed}
+            for name, rate in QUICK.items()
+            for seed in SEEDS[:2]
+        ]
     for blocks, epochs in EPOCHS.items():
         for name in METHODS:
             setting = {"method": name, "blocks": blocks, "epochs": epochs}
@@ -257,11 +259,11 @@ def draw(rows: list[_study.Row], figure: Any) -> None:
 
 
 def check(rows: list[_study.Row]) -> None:
-    """Deep nets: IDInit is far ahead of Xavier and Kaiming, which is less than the claim says."""
+    """Deep nets: IDInit is ahead of Xavier, and far of Kaiming, which is less than the claim."""
     for blocks in _depths(rows):
         if blocks >= 32:
-            for name in ("xavier", "kaiming"):
-                assert _score(rows, "idinit", blocks) > _score(rows, name, blocks) + 0.2
+            assert _score(rows, "idinit", blocks) > _score(rows, "xavier", blocks)
+            assert _score(rows, "idinit", blocks) > _score(rows, "kaiming", blocks) + 0.2
         if blocks >= 128:
             assert _score(rows, "idinit", blocks) >= TRAINS
             assert max(_score(rows, name, blocks) for name in ("xavier", "kaiming")) < FAILS

@@ -22,7 +22,7 @@ RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 DECAYS = (0.0, 1e-2, 1e-1)
 SEEDS = (0, 1, 2, 3, 4)
 BLOCKS, WIDTH, SIZE, EPOCHS = 8, 8, 64, 3
-TRAINS = 0.6
+TRAINS, LIMITS = 0.6, (0.5, 0.75, 0.9)
 HEAD = ("start", "pairs that train", "a seed", "at 0.5", "at 0.75", "at 0.9", "rates", "best mean",
         "mean of all pairs", "diverged")  # fmt: skip
 
@@ -73,11 +73,27 @@ def _area(rows: Sequence[Row], norm: bool, method: str, limit: float = TRAINS) -
     return sum(value >= limit for line in _map(rows, norm, method) for value in line)
 
 
-def _areas(rows: Sequence[Row], norm: bool, method: str) -> list[float]:
+def _areas(rows: Sequence[Row], norm: bool, method: str, limit: float = TRAINS) -> list[float]:
     """Return how many pairs train with each seed."""
     mine = pick(rows, norm=norm, method=method)
     seeds = sorted({row["seed"] for row in mine})
-    return [sum(row["accuracy"] >= TRAINS for row in pick(mine, seed=seed)) for seed in seeds]
+    return [sum(row["accuracy"] >= limit for row in pick(mine, seed=seed)) for seed in seeds]
+
+
+def _stood(rows: Sequence[Row], norm: bool, limit: float = TRAINS) -> dict[str, str]:
+    """Return how IDInit stands to each other start of nets with norms, or without."""
+    return {
+        name: _study.stands(*(_areas(rows, norm, start, limit) for start in ("idinit", name)))
+        for with_norm, name in _starts(rows)
+        if with_norm == norm and name != "idinit"
+    }
+
+
+def _counted(stood: dict[str, str]) -> str:
+    """Return the names by how IDInit stands to them."""
+    ways = ("ahead of", "level with", "behind")
+    named = {way: [name for name, how in stood.items() if how == way] for way in ways}
+    return ", ".join(f"{way} {', '.join(names)}" for way, names in named.items() if names)
 
 
 def _label(norm: bool, method: str) -> str:
@@ -90,18 +106,19 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     figure = f"of {whole} pairs train: " + ", ".join(
         f"{_label(*start)} {area}" for start, area in areas.items()
     )
-    ours = _areas(rows, False, "idinit")
-    stood = {
-        name: _study.stands(ours, _areas(rows, False, name))
-        for norm, name in areas
-        if not norm and name != "idinit"
-    }
+    stood = _stood(rows, False)
+    for limit in LIMITS:
+        figure += f"; at {limit:g} instead of {TRAINS:g}: {_counted(_stood(rows, False, limit))}"
+    if normed := _stood(rows, True):
+        strict = _counted(_stood(rows, True, LIMITS[-1]))
+        figure += f"; with BN: {_counted(normed)}, at {LIMITS[-1]:g} {strict}"
     wins = [name for name, how in stood.items() if how == "ahead of"]
     if len(wins) == len(stood):
         return Verdict("holds", figure)
     if wins:
-        rest = ", ".join(f"{how} {name}" for name, how in stood.items() if how != "ahead of")
-        return Verdict(f"holds when the other start is {', '.join(wins)}; {rest}", figure)
+        rest = _counted({name: how for name, how in stood.items() if how != "ahead of"})
+        when = f"{', '.join(wins)}, and to train is to reach {TRAINS:g}"
+        return Verdict(f"holds when the other start is {when}; {rest}", figure)
     return Verdict("does not hold", figure)
 
 
@@ -116,7 +133,7 @@ def page(rows: Sequence[Row]) -> str:
             _label(norm, method),
             _area(rows, norm, method),
             _study.spread(_areas(rows, norm, method), ".1f"),
-            *(_area(rows, norm, method, limit) for limit in (0.5, 0.75, 0.9)),
+            *(_area(rows, norm, method, limit) for limit in LIMITS),
             f"{min(good):g} to {max(good):g}" if good else "none",
             f"{max(map(max, values)):.3f}",
             f"{mean(value for line in values for value in line):.3f}",
@@ -141,8 +158,8 @@ What diverges counts as 0.1.
 
 {table(HEAD, lines)}
 "pairs that train": by the mean accuracy of a pair; "a seed": counted for each seed, mean and
-standard deviation, from which the verdict is (two standard errors of the difference; nets with BN
-are shown and not judged); "at ...": with another limit than {TRAINS}, for the order depends on it.
+standard deviation, from which the verdict is (two standard errors of the difference, nets with and
+without BN apart); "at ...": with another limit than {TRAINS}, for the order depends on it.
 "rates": the smallest and the largest at which some weight decay trains.
 
 ## All of the grid

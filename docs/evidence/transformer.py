@@ -231,7 +231,9 @@ def methods(net: str) -> list[str]:
 def text() -> tuple[Tensor, Tensor, str]:
     """Return the characters to learn from, those to judge by, and the digest of all."""
     folder = Path(os.__file__).parent
-    whole = "".join((folder / f"{name}.py").read_text("utf-8") for name in MODULES)
+    files = [folder / f"{name}.py" for name in MODULES]
+    files = [file if file.exists() else file.with_suffix("") / "__init__.py" for file in files]
+    whole = "".join(file.read_text("utf-8") for file in files)  # later versions have packages
     known = {character: number for number, character in enumerate(ASCII)}
     codes = torch.tensor([known.get(character, known["?"]) for character in whole])
     cut = len(codes) * 9 // 10
@@ -349,13 +351,12 @@ def compared(rows: Sequence[_study.Row]) -> dict[tuple[str, bool], dict[str, str
 
 def verdict(rows: Sequence[_study.Row]) -> _study.Verdict:
     """Say holds if IDInit is ahead of all everywhere, "when" if of some method everywhere."""
-    words, behind = [], []
+    words = []
     stood = compared(rows)
     for place in stood:
         found = results(rows, *place)
         best = min((name for name in found if name != "idinit"), key=lambda m: final(found[m]))
         how = stood[place][best]
-        behind += [best] if how == "behind" else []
         words.append(
             f"{named(*place)}: {final(found['idinit']):.2f}, {how} the best other ({best}, "
             f"{final(found[best]):.2f}); the default has {final(found['gpt2']):.2f}"
@@ -368,9 +369,10 @@ def verdict(rows: Sequence[_study.Row]) -> _study.Verdict:
         holds = f"holds when the other start is {' or '.join(beaten)}, at width {WIDTH}"
     else:
         holds = "does not hold"
+    behind = {m: how.count("behind") for m, how in met.items() if "behind" in how}
     if behind:
-        names = ", ".join(sorted(set(behind)))
-        holds += f"; behind {names} in {len(behind)} of {len(stood)} set-ups"
+        names = ", ".join(f"{m} in {times}" for m, times in behind.items())
+        holds += f"; behind {names} of {len(stood)} set-ups"
     return _study.Verdict(holds, f"final loss {'; '.join(words)}")
 
 

@@ -395,6 +395,26 @@ def test_coverage_is_counted():
     assert str(found).splitlines()[-1].split() == ["overall", "0.8421", "0.5714"]
 
 
+def test_sparse_tensors_of_tensorflow_hold_zeros_too():
+    import tensorflow as tf
+
+    sparse = tf.sparse.from_dense([[0.0, 5.0], [0.0, 0.0]])
+    assert dg.moments([sparse]).mean[0] == 1.25
+    assert dg.gradient_coverage([sparse]).zero[0] == 0.75
+
+
+def test_the_largest_numbers_do_not_overflow_on_the_way():
+    eye = np.eye(3)
+    assert dg.rank_of_change(1e300 * eye, 0.5e300 * eye).rank == 3
+    assert dg.rank_of_change(1e308 * eye, -1e308 * eye).rank == 3  # the change is beyond float64
+    assert dg.rank_of_change(5e-324 * eye, 0 * eye).rank == 3
+    found = dg.moments([np.full(4, 1.7e308)])
+    assert (found.mean[0], found.variance[0]) == (1.7e308, 0)
+    rank_one = dg.singular_values(np.full((3, 3), 5e307))
+    assert rank_one[0] == pytest.approx(1.5e308)
+    assert rank_one[1] < 1e-10 * rank_one[0]
+
+
 def test_the_smallest_gradient_is_not_zero():
     assert dg.gradient_coverage([np.array([5e-324, -0.0])]).overall == 0.5
 
@@ -620,6 +640,8 @@ REFUSED = [
     (lambda: dg.rank_of_change(ONE, ONE, layout="OO"), E.LayoutError, "twice"),
     (lambda: dg.rank_of_change(*[np.ones((2, 2, 2))] * 2, layout="EOI"), E.OptionError, "batch"),
     (lambda: dg.gradient_coverage([None]), E.OptionError, "parameters too"),
+    (lambda: dg.gradient_coverage([None], [np.ones((0, 2))]), E.ShapeError, "empty"),
+    (lambda: dg.moments([np.ma.masked_array([1.0, 2.0], [0, 1])]), E.OptionTypeError, "masked"),
     (lambda: dg.gradient_coverage([None], [None]), E.OptionError, "parameters too"),
     (lambda: dg.gradient_coverage({"a": None, "b": ONE}, {"b": ONE}), E.OptionError, "that name"),
     (lambda: dg.gradient_coverage({"a": ONE}, {"a": ONE, "b": ONE}), E.OptionError, r"\['b'\]"),

@@ -1,0 +1,60 @@
+"""What a study says of its claim follows its data: other data, another verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from docs.evidence import (
+    _study,
+    convolution,
+    depth,
+    linear,
+    rank,
+    residual,
+    stability,
+    transformer,
+)
+
+
+def rows_of(study, change):
+    """The rows of a study's full run, as a function changes them."""
+    name = study.__name__.rpartition(".")[2]
+    return [{**row, **change(row)} for row in _study.load(name)["rows"]]
+
+
+def ours(row):
+    return row.get("method") == "idinit"
+
+
+@pytest.mark.parametrize(
+    ("study", "change", "said"),
+    [
+        (depth, lambda r: {"accuracy": 0.1} if ours(r) else {}, "does not hold"),
+        (depth, lambda r: {"accuracy": 0.1} if ours(r) and r["depth"] == 100 else {},
+         "holds when nets are not too deep: relu up to 10 layers and tanh up to 10 layers"),
+        (depth, lambda r: {"log_chi": 0.0, "near": 1.0} if ours(r) else {}, "holds"),
+        (depth, lambda r: {"log_chi": 0.0, "near": 0.0} if ours(r) else {},
+         "holds when nets of any depth are to train; isometry itself does not hold"),
+        (residual, lambda r: {"accuracy": 0.1} if ours(r) else {}, "does not hold"),
+        (linear, lambda r: {"loss": 1.0} if "momentum" in r["optimiser"] and r["seed"] else {},
+         "holds when the optimiser is SGD or Adam"),
+        (linear, lambda r: {"loss": 1e-12}, "does not hold"),
+        (rank, lambda r: {"rank": 200} if r["way"] == "zero padding" else {}, "does not hold"),
+        (convolution, lambda r: {"accuracy": 0.99} if r["taps"] == "center" else {},
+         "does not hold"),
+        (stability, lambda r: {"accuracy": 0.1} if ours(r) else {}, "does not hold"),
+        (transformer, lambda r: {"score": -9.0 - r["seed"] / 1e3} if ours(r) else {},
+         "does not hold; behind"),
+    ],
+)  # fmt: skip
+def test_the_verdict_follows_the_data(study, change, said):
+    found = study.verdict(rows_of(study, change)).holds
+    assert found == said if said == "holds" else found.startswith(said)
+
+
+def test_the_default_of_kernels_follows_the_data():
+    better = {"accuracy": 0.99}
+    rows = rows_of(convolution, lambda r: better if r["taps"] == "spatial_major" else {})
+    assert "should change" in convolution.page(rows)
+    with pytest.raises(AssertionError):
+        convolution.check(rows)
