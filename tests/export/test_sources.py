@@ -270,14 +270,12 @@ def test_what_the_documentation_says_of_traced_models(tmp_path, monkeypatch, cap
     exec(first, names)  # the imports, and a model of its own
     section = page.partition("\n## From a traced model\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```(?:python)?\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 8
-    *others, saving, making, exporting, loading = blocks
-    for block in (*others, making, saving, exporting):
+    assert len(blocks) == 7
+    *others, loading = blocks
+    for block in others:
         if block.startswith("idinit "):
             assert cli.main(shlex.split(block)[1:]) == 0, capsys.readouterr().err
         else:
-            if block is saving:
-                names |= {"model": names["keras_net"], "idinit_ref_tensorflow": names["irk"]}
             exec(block, names)
     net = names["net"]
     expected = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -297,7 +295,7 @@ def test_what_the_documentation_says_of_traced_models(tmp_path, monkeypatch, cap
     before = [np.array(v.value) for v in keras_net.variables]
     for v in keras_net.variables:
         v.assign(np.full(v.shape, 7, "float32"))
-    exec(loading, {"model": keras_net, "numpy": np})
+    exec(loading, names)
     for v, value in zip(keras_net.variables, before, strict=True):
         assert np.array_equal(v.value, value), v.path
     other = keras.models.clone_model(keras_net)
