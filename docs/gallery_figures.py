@@ -66,7 +66,9 @@ def start(figure: Figure) -> None:
 
 
 def figure1(figure: Figure) -> None:
-    """Identity-like matrices of any shape, as in the text's Figure 1.
+    """Identity-like matrices of any shape: what the text's Figure 1 is about, drawn by Eq. 3.
+
+    The figure itself could not be had, so this was not compared with it.
 
     Square: tau I. Tall: identities stacked, the last one cut. Wide: by [P, Eq. 3] one identity, and
     zeros in the columns that are left.

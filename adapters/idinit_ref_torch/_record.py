@@ -159,7 +159,7 @@ def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Writes the nodes of what runs under it.
 
     `note` is what is done after each operation; `parameters` are all parameters by name.
@@ -170,7 +170,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     def __init__(
         self, note: Any, parameters: Mapping[str, Tensor], owners: Mapping[nn.Module, str]
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.items: list[Item] = []
         self.uses: dict[str, list[Use]] = {}
         self.biases: set[str] = set()
@@ -235,12 +235,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         self.set(tensor, state)
         if any(tensor is target for target in call.targets):
             storage = tensor.untyped_storage()
-            held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # of torch
+            held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # torch has no types here
             self._writes[storage._cdata] = (self._now, state, held)
 
     def state(self, tensor: Tensor) -> State:
         """Return what is known of a tensor, after all writes to its memory."""
-        found: tuple[int, State] = self._states.get(tensor, (0, None))  # type: ignore[no-untyped-call]  # of torch
+        found: tuple[int, State] = self._states.get(tensor, (0, None))  # type: ignore[no-untyped-call]  # torch has no types here
         since, state = found
         at, new, _ = self._writes.get(_memory(tensor), (0, None, None)) if self._writes else _NEVER
         if at > since and new is not None:

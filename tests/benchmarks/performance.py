@@ -482,9 +482,9 @@ What keeps a limit from being kept, as far as it was found:
   of them in another core's cache, are written by one. A bare strided write of them after
   `zero_` costs about the same. Tried, and no better: writing them piece by piece while the memory
   is fresh (each piece needs another call); reading them first; PyTorch's own strided fill; one
-  broadcast copy of the periodic pattern over all of the memory (it takes half as long again).
-* PyTorch, convolution: what is left is the Python of a call, whose code and data 9 MB of zeros have
-  pushed out of the caches: an `idi_` of a 16x16 weight, called after `zero_`, takes as long.
+  broadcast copy of the periodic pattern over all of the memory, which is slower.
+* PyTorch, convolution: what is left is, as it seems, the Python of a call, whose code and data the
+  zeros have pushed out of the caches.
 * PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too.
   (One thread fills it: to wake another takes longer.)
 * Weights of some hundred entries: a Python call, the check of its options and the search for the

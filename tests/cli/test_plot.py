@@ -551,8 +551,10 @@ def test_a_folder_that_takes_no_file_is_named_with_the_cure(folder, idinit, tmp_
     if folder == "ro":
         folder = str(tmp_path)
         os.chmod(folder, 0o500)
-    if not os.path.isdir(folder) or (folder == str(tmp_path) and os.access(folder, os.W_OK)):
-        pytest.skip("there is no such folder, or it is root who asks")
+        if os.access(folder, os.W_OK):
+            pytest.skip("root may write into a read-only folder, so there is no such error")
+    if not os.path.isdir(folder):
+        pytest.skip(f"this system has no {folder}, which is a folder of Linux")
     status, out, err = idinit(f"show 2 2 --plot {folder}/w.svg")
     assert (status, out, err.count("\n")) == (2, "", 1)
     start = f"idinit: plot = '{folder}/w.svg', but its folder should be one that takes new files ("
