@@ -20,11 +20,12 @@ from .layout import Box, Layout, Sheet, Taps, strides_of
 from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
-__all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal"]
+__all__ = ["Plan", "bands", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
 
 _KEYS = 2**14  # places that a traced program holds as constants
 _PART = 2**20  # of a row's noise that is drawn at once to be left out
 _FEW = 64  # slices that are remembered for a plan
+_INT = frozenset({int})
 _TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
 
 
@@ -395,7 +396,7 @@ class Plan:
             )
         length, dtype = tuple(flat.shape), flat.dtype
         if index is None and strides and _is_plain(strides) and min(strides) >= 0:
-            known = _whole(self, length, cast("tuple[int, ...]", strides), dtype)
+            known = strips(self, length, cast("tuple[int, ...]", strides), dtype)
             if known is not None:
                 _build.write(flat, known)
                 return
@@ -628,7 +629,7 @@ def plan(
     given: Any = (
         shape, role, gain, eps, wide, layout, groups, transposed, blocks, taps, tap, loosen, seed,
     )  # fmt: skip
-    if type(shape) is tuple and all(map(_is_plain, (shape, blocks, tap))):
+    if _is_plain(shape) and (blocks is tap is None or (_is_plain(blocks) and _is_plain(tap))):
         try:
             return _remembered(*given)
         except TypeError:  # of what has no hash, or is an error: raised again below
@@ -638,7 +639,7 @@ def plan(
 
 def _is_plain(numbers: Sequence[int] | None) -> bool:
     """Whether equal ones are the same: True and 2.0 are no sizes, though equal to 1 and 2."""
-    return numbers is None or (type(numbers) is tuple and {*map(type, numbers)} <= {int})
+    return numbers is None or (type(numbers) is tuple and _INT.issuperset(map(type, numbers)))
 
 
 _remembered = lru_cache(maxsize=1024, typed=True)(Plan)
@@ -792,13 +793,34 @@ def either(
 
 
 @lru_cache(maxsize=1024)
-def _whole(
+def strips(
     plan: Plan, length: tuple[int, ...], strides: tuple[int, ...], dtype: Any
 ) -> tuple[tuple[slice, float], ...] | None:
-    """Return what is to be written for a whole weight if it is little; checks the memory."""
+    """Return what :meth:`Plan.write` writes for a whole weight, in slices of its flat memory.
+
+    Checks all that it checks. None if there are many, which it makes one by one.
+
+    >>> strips(plan((3, 2)), (6,), (2, 1), "float32")
+    ((slice(0, 5, 4), 1.0), (slice(3, 4, 1), 1.0))
+    """
     _check_memory(length, plan.shape, strides)
     to = format_of(dtype)
     return None if plan.loosen else _few_slices(plan, plan._box(None), strides, to)
+
+
+@lru_cache(maxsize=1024)
+def bands(
+    plan: Plan, length: tuple[int, ...], strides: tuple[int, ...], dtype: Any
+) -> tuple[tuple[_build.Band, ...], tuple[tuple[slice, float], ...]] | None:
+    """Return the same as :func:`strips`, in bands and what is left of them; None if none is long.
+
+    >>> made, left = bands(plan((1025, 1025)), (1025**2,), (1025, 1), "float32")
+    >>> made[0].dims, made[0].room, left
+    (((1, 1), (1024, 1026)), 1026, ((slice(1050624, 1051650, 1026), 1.0),))
+    """
+    known = strips(plan, length, strides, dtype)
+    found = None if known is None else _build.bands(known)
+    return found if found and found[0] else None
 
 
 def _check_memory(flat: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]) -> None:

@@ -14,12 +14,18 @@ from idinit_ref.errors import OptionError, message
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["apart", "is_sharded", "local_of", "parts"]
+__all__ = ["PLAIN", "apart", "is_sharded", "local_of", "parts"]
+
+PLAIN = frozenset({Tensor, nn.Parameter})
+"""The types of a tensor that is no subclass'."""
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is a DTensor; imports nothing distributed for one that is none."""
-    return type(tensor).__module__.startswith("torch.distributed") and hasattr(tensor, "placements")
+    kind = type(tensor)
+    if kind in PLAIN:
+        return False
+    return kind.__module__.startswith("torch.distributed") and hasattr(tensor, "placements")
 
 
 def local_of(tensor: DTensor, name: str) -> Tensor:

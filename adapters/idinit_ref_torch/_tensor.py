@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from idinit_ref import Plan, plan
+from idinit_ref.build import Band, write
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.layout import Taps
 from idinit_ref.pattern import Wide
+from idinit_ref.plan import bands, strips
 
-from ._sharded import is_sharded, local_of, parts
+from ._sharded import PLAIN, is_sharded, local_of, parts
 
 __all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_"]
 
@@ -26,12 +29,64 @@ _IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float64: np.dtype(np.float64),
 }
 
+_GRAIN = 2**15
+"""Items beyond which PyTorch copies with all threads."""
+
+_LARGE = 2**24
+"""Bytes from which on entries are worth the threads: each is in a page of its own."""
+
 _ALONE = 2**18
 """Bytes to which one thread fills sooner than PyTorch, which wakes others from 2^15 items on."""
 
 
-def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
+def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
     """Return the shape of a tensor that can be filled in place, or raise for any other."""
+    if type(tensor) not in PLAIN:
+        _check_kind(tensor, name)
+        if is_sharded(tensor):
+            shape_of(local_of(tensor, name), f"{name}.to_local()")
+            return tuple(tensor.shape)
+    # Another wrapper of tensors would fill each of its parts as if it were the whole.
+    wrapper = type(tensor).__name__ if hasattr(tensor, "__tensor_flatten__") else None
+    unfit = "nested" if tensor.is_nested else wrapper
+    if unfit or tensor.layout is not torch.strided:
+        raise OptionTypeError(
+            message(
+                name,
+                unfit or tensor.layout,
+                "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and "
+                "no other wrapper of tensors",
+                "initialise the dense tensor first, then convert it",
+            )
+        )
+    if tensor.is_complex() and tensor.is_neg():
+        raise OptionError(
+            message(
+                name,
+                "lazily negated",
+                f"it should be plain or conjugated, as it is {tensor.dtype}: PyTorch reads and "
+                "writes the sign of 0 there now in one way, now in another",
+                "fill the tensor that it is a view of",
+            )
+        )
+    shape, size = tuple(tensor.shape), tensor.numel()
+    if size == 0:
+        return shape
+    reach = size - 1 if tensor.is_contiguous() else _reach(tensor, name)
+    memory = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if memory <= tensor.storage_offset() + reach:
+        raise OptionError(
+            message(
+                f"{name}.untyped_storage().nbytes()",
+                tensor.untyped_storage().nbytes(),
+                f"shape {shape} in {tensor.dtype} needs more: its memory has been freed",
+                "gather it first, or initialise it before it is sharded",
+            )
+        )
+    return shape
+
+
+def _check_kind(tensor: object, name: str) -> None:
     if not isinstance(tensor, Tensor):
         raise OptionTypeError(
             message(
@@ -50,38 +105,12 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
                 "run one forward pass through the lazy layer first",
             )
         )
-    if is_sharded(tensor):
-        shape_of(local_of(tensor, name), f"{name}.to_local()")
-        return tuple(tensor.shape)
-    # Another wrapper of tensors would fill each of its parts as if it were the whole.
-    wrapper = type(tensor).__name__ if hasattr(tensor, "__tensor_flatten__") else None
-    unfit = "nested" if tensor.is_nested else wrapper
-    if unfit or tensor.layout is not torch.strided:
-        raise OptionTypeError(
-            message(
-                name,
-                unfit or tensor.layout,
-                "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and "
-                "no other wrapper of tensors",
-                "initialise the dense tensor first, then convert it",
-            )
-        )
-    if tensor.is_neg() and tensor.is_complex():
-        raise OptionError(
-            message(
-                name,
-                "lazily negated",
-                f"it should be plain or conjugated, as it is {tensor.dtype}: PyTorch reads and "
-                "writes the sign of 0 there now in one way, now in another",
-                "fill the tensor that it is a view of",
-            )
-        )
+
+
+def _reach(tensor: Tensor, name: str) -> int:
+    """Return how far the last place lies from the first."""
     shape, strides, reach = tuple(tensor.shape), tensor.stride(), 0
-    if tensor.numel() == 0:
-        return shape
-    if tensor.is_contiguous():
-        reach, strides = tensor.numel() - 1, ()
-    for stride, size in sorted(zip(strides, shape, strict=False)):
+    for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1 and stride <= reach:
             raise OptionError(
                 message(
@@ -92,17 +121,7 @@ def shape_of(tensor: object, name: str = "tensor") -> tuple[int, ...]:
                 )
             )
         reach += (size - 1) * stride
-    memory = tensor.untyped_storage().nbytes() // tensor.element_size()
-    if memory <= tensor.storage_offset() + reach:
-        raise OptionError(
-            message(
-                f"{name}.untyped_storage().nbytes()",
-                tensor.untyped_storage().nbytes(),
-                f"shape {shape} in {tensor.dtype} needs more: its memory has been freed",
-                "gather it first, or initialise it before it is sharded",
-            )
-        )
-    return shape
+    return reach
 
 
 def together(tensors: Mapping[str, Tensor]) -> None:
@@ -123,14 +142,49 @@ def together(tensors: Mapping[str, Tensor]) -> None:
 
 def fill_(tensor: Tensor, how: Plan) -> Tensor:
     """Fill a tensor that `shape_of` has passed; validates the dtype before anything is written."""
+    size = tensor.numel()
+    memory = _in_numpy(tensor, size) if size and tensor.is_contiguous() else None
+    if memory is not None:  # as below, in fewer steps: for most weights these are what takes long
+        given = how, memory.shape, tensor.stride(), memory.dtype
+        broad = bands(*given) if memory.nbytes >= _LARGE else None
+        made, known = broad or ((), strips(*given))
+        if known is not None:
+            _clear(tensor, memory)
+            for band in made:
+                _write_band(tensor.detach(), band)
+            write(memory, known)
+            return tensor
     how.check(tensor.dtype)
     write_(tensor.detach(), how)
     return tensor
 
 
+def _write_band(tensor: Tensor, band: Band) -> None:
+    """Write a band into zeros, and some of these again: so many places are copied by all threads.
+
+    A bare strided write is that of one thread, which waits for the memory of each entry.
+    """
+    counts, steps = zip(*band.dims, strict=True)
+    width = max(len(band.values), _GRAIN // prod(counts) + 1)
+    width = width if width <= band.room else len(band.values)
+    view = tensor.as_strided((*counts, width), (*steps, 1), tensor.storage_offset() + band.start)
+    row = [*band.values, *[0.0] * (width - len(band.values))]
+    view.copy_(torch.tensor(row, dtype=tensor.dtype, device="cpu"))
+
+
+def _clear(tensor: Tensor, memory: Any) -> None:
+    """Make a tensor zero whose memory this array is."""
+    if memory.nbytes > _ALONE:
+        tensor.detach().zero_()
+        return
+    memory.fill(0)
+    if not tensor.is_inference():  # as zero_ does, for who saved the tensor for a gradient
+        torch.autograd.graph.increment_version(tensor)
+
+
 def write_(tensor: Tensor, how: Plan) -> None:
     """Fill a tensor that has been checked, under no_grad; of a sharded one this rank's part."""
-    if tensor.is_meta or tensor.numel() == 0:
+    if tensor.is_meta:
         return
     if is_sharded(tensor):
         for part, index in parts(tensor):
@@ -140,18 +194,16 @@ def write_(tensor: Tensor, how: Plan) -> None:
 
 
 def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
-    size = tensor.numel()
+    size = extent = tensor.numel()
     if size == 0:
         return
-    strides, extent = tensor.stride(), size
+    strides = tensor.stride()
     if not tensor.is_contiguous():
         steps = zip(tensor.shape, strides, strict=True)
         extent = 1 + sum((length - 1) * stride for length, stride in steps)
     memory = _in_numpy(tensor, extent)
-    if memory is not None and extent == size and memory.nbytes <= _ALONE:
-        memory.fill(0)
-        if not tensor.is_inference():  # as zero_ does, for who saved the tensor for a gradient
-            torch.autograd.graph.increment_version(tensor)
+    if memory is not None and extent == size:
+        _clear(tensor, memory)
     else:
         tensor.zero_()
     if memory is None:
@@ -165,9 +217,7 @@ def _in_numpy(tensor: Tensor, extent: int) -> Any:
     It does not keep the memory alive.
     """
     dtype = _IN_NUMPY.get(tensor.dtype)
-    if dtype is None or type(tensor) is not Tensor or tensor.is_neg():
-        return None
-    if tensor.device.type != "cpu":
+    if dtype is None or type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():
         return None
     if torch._C._len_torch_dispatch_stack():  # a mode, as make_fx, that would miss the write
         return None

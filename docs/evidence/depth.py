@@ -298,8 +298,8 @@ with the number of layers; the tuning seeds choose it, {SEEDS} judge.
 {table(["layers", "batch", "epochs", "steps", "rates x layers", "tuning seeds"], how)}
 chi is the mean squared singular value of the Jacobian from the input to the last hidden layer, in
 float64, at four test images (its logarithm's mean ± standard deviation where seeds differ); "near
-1" is the fraction of singular values between 1/2 and 2. A net whose gradient is exactly 0 on its first
-batch stays as it is, so its run ends there ("without a gradient", of the judging runs;
+1" is the fraction of singular values between 1/2 and 2. A net whose gradient is exactly 0 on its
+first batch stays as it is, so its run ends there ("without a gradient", of the judging runs;
 numbers below float32's smallest normal one, 1e-38, count as 0: with them each step is much slower).
 A run that diverged has the score of chance, {CHANCE}. orthogonal has gain sqrt(2), orthogonal_1
 gain 1.

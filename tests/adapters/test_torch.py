@@ -13,7 +13,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import by_hand
-from idinit_ref import errors
+from idinit_ref import errors, plan
 from idinit_ref_torch import idi_, idiz_
 from strategies import weights
 
@@ -234,10 +234,37 @@ def test_no_weight_sized_temporary(tensor, options):
         assert allocated(lambda: idi_(tensor, **options)) < tensor.nbytes / 100
 
 
-def allocations(work):
+@pytest.mark.parametrize("role", ["transit", "zero"])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2100, 2050), {}),
+        ((5200, 1100), {}),
+        ((1200, 5000), {}),
+        ((1030, 500, 3, 3), {}),
+        ((3 * 1100, 1400), {"blocks": (1100,) * 3}),
+        ((2100, 2050), {"layout": "IO"}),
+    ],
+)
+def test_what_is_large_is_written_by_all_threads(shape, options, role):
+    size = int(np.prod(shape))
+    memory = torch.full((size + 7,), 7.0)
+    tensor = memory[3 : size + 3].view(shape)
+    names = [event.name for event in recorded(lambda: fill(tensor, role, options))]
+    assert "aten::copy_" in names
+    assert exactly(tensor, plan(shape, role, **options).build(dtype=np.float32))
+    assert memory[:3].tolist() == [7] * 3
+    assert memory[-4:].tolist() == [7] * 4
+
+
+def recorded(work):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
-    return [max(event.self_cpu_memory_usage, 0) for event in seen.events()]
+    return seen.events()
+
+
+def allocations(work):
+    return [0, *(max(event.self_cpu_memory_usage, 0) for event in recorded(work))]
 
 
 def allocated(work):

@@ -84,6 +84,12 @@ class Group(NamedTuple):
         words = [f"{key}={value}" for key, value in self.options.items()]
         return " ".join(["x".join(map(str, self.shape)), *words])
 
+    @property
+    def names(self) -> list[str]:
+        """Who takes part."""
+        pairs = ((claim.other, claim.ours) for claim in self.claims + self.peers)
+        return list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
+
     def start(self, shrink: int = 1) -> Contestants:
         """Make what is needed, and return all who could take part."""
         shape = tuple(max(size // shrink, 1) if size > 16 else size for size in self.shape)
@@ -91,10 +97,7 @@ class Group(NamedTuple):
         if "groups" in options:
             options["groups"] = max(options["groups"] // shrink, 1)
         everyone = self.contestants(shape, **options)
-        names = dict.fromkeys(
-            name for claim in self.claims + self.peers for name in (claim.other, claim.ours)
-        )
-        return {name: everyone[name] for name in names}
+        return {name: everyone[name] for name in self.names}
 
 
 # The contestants ------------------------------------------------------------------------------
@@ -478,13 +481,13 @@ def version(package: str) -> str:
 WHY_NOT = """\
 What keeps a limit from being kept, as far as it was found:
 
-* PyTorch, large: zero fill runs on all threads; the entries, each on a page of its own and half
-  of them in another core's cache, are written by one. A bare strided write of them after
-  `zero_` costs about the same. Tried, and no better: writing them piece by piece while the memory
-  is fresh (each piece needs another call); reading them first; PyTorch's own strided fill; one
-  broadcast copy of the periodic pattern over all of the memory, which is slower.
-* PyTorch, convolution: what is left is, as it seems, the Python of a call, whose code and data the
-  zeros have pushed out of the caches.
+* PyTorch, large: each entry is on a page of its own, and half of them are in another core's cache.
+  They are written by one copy on all threads, which takes some zeros beside each along; the rest is
+  Python, whose code and data the zeros have pushed out of the caches. Tried, and no better: a
+  strided write by one thread; by two threads of Python, which take longer to wake than is won;
+  zeros by `memset` on two of them, in one piece or in several, each followed by its entries; PyTorch's
+  own strided fill; one broadcast copy of the periodic pattern over all of the memory.
+* PyTorch, convolution: what is left is that Python, and twice as many entries for IDIZ.
 * PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too.
   (One thread fills it: to wake another takes longer.)
 * Weights of some hundred entries: a Python call, the check of its options and the search for the
@@ -529,8 +532,10 @@ def page(
         "",
         "The contestants of a weight take turns in one process, in each round in another order, "
         f"{min(rounds)} rounds or more.",
-        "A ratio is of two times of the same round: its median, and its quartiles; pytest-"
-        "benchmark and asv time one contestant after the other, and cannot give it.",
+        "A ratio is of two times of the same round: its median, and its quartiles.",
+        "pytest-benchmark and asv time one contestant after the other, and cannot give it; for",
+        "their other uses the same contestants run under pytest-benchmark, too:",
+        "`python -m pytest tests/benchmarks/timed.py --benchmark-min-rounds=20`.",
         "Short calls are repeated until a time is at least "
         f"{1e3 * effort.shortest:.1f} ms (at most 1000 times).",
         "Every contestant has run once before, so that plans are remembered and functions",

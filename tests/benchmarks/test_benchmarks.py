@@ -142,6 +142,16 @@ def test_the_slope_of_a_line_is_one():
 
 
 @pytest.mark.nightly
+def test_pytest_benchmark_runs_every_contestant():
+    """Once each, and no time is looked at; needs the extra `benchmarks`."""
+    timed = str(Path(__file__).with_name("timed.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-disable", timed]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert f"{sum(len(group.names) for group in GROUPS)} passed" in run.stdout
+
+
+@pytest.mark.nightly
 def test_the_command_prints_the_page(tmp_path):
     """Needs the extra `benchmarks`; it fails, and is not skipped, without."""
     command = [sys.executable, "-W", "ignore", str(Path(performance.__file__)), "--quick"]

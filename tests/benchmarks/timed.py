@@ -1,0 +1,26 @@
+"""The contestants of performance.py under pytest-benchmark: its tables, files and comparisons.
+
+    pip install -c constraints.txt ".[benchmarks]"
+    python -m pytest tests/benchmarks/timed.py --benchmark-min-rounds=20
+
+It times one contestant after the other. Ratios of one round are on performance.py's page.
+"""
+
+import pytest
+
+from benchmarks.performance import GROUPS
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        pytest.param(group, name, id=f"{group.library} {group.weight} {name}")
+        for group in GROUPS
+        for name in group.names
+    ],
+)
+def test_time(benchmark, group, name):
+    benchmark.group = f"{group.library} {group.weight}"
+    run = group.start()[name]
+    run()  # compiles, remembers a plan, touches memory
+    benchmark(run)
