@@ -20,7 +20,7 @@ from .layout import Box, Layout, Sheet, Taps, strides_of
 from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Role, Term, Wide, idi_terms, idiz_terms
 
-__all__ = ["Plan", "bands", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
+__all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
 
 _KEYS = 2**14  # places that a traced program holds as constants
 _PART = 2**20  # of a row's noise that is drawn at once to be left out
@@ -806,21 +806,6 @@ def strips(
     _check_memory(length, plan.shape, strides)
     to = format_of(dtype)
     return None if plan.loosen else _few_slices(plan, plan._box(None), strides, to)
-
-
-@lru_cache(maxsize=1024)
-def bands(
-    plan: Plan, length: tuple[int, ...], strides: tuple[int, ...], dtype: Any
-) -> tuple[tuple[_build.Band, ...], tuple[tuple[slice, float], ...]] | None:
-    """Return the same as :func:`strips`, in bands and what is left of them; None if none is long.
-
-    >>> made, left = bands(plan((1025, 1025)), (1025**2,), (1025, 1), "float32")
-    >>> made[0].dims, made[0].room, left
-    (((1, 1), (1024, 1026)), 1026, ((slice(1050624, 1051650, 1026), 1.0),))
-    """
-    known = strips(plan, length, strides, dtype)
-    found = None if known is None else _build.bands(known)
-    return found if found and found[0] else None
 
 
 def _check_memory(flat: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from numbers import Integral
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ Variable = TypeVar("Variable")
 
 _IN_TENSORFLOW = ("float16", "float32", "float64")  # and in NumPy without a package more
 _LARGE = 2**18  # entries, of which a copy takes longer than asking
+_HUGE = 2**24  # bytes, which take longer than to start threads
 _ALIGNED = 64  # bytes, as TensorFlow wants its memory
 
 KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -116,12 +119,28 @@ def _is_eager_cpu() -> bool:
 
 
 def _uncopied(decided: Plan, dtype: str) -> Any:
-    """Make a large weight in memory that TensorFlow takes over, where else it would copy it."""
+    """Make a large weight in memory that TensorFlow takes over, where else it would copy it.
+
+    Several threads write, as what takes long is the system's zero fill of the pages they come to.
+    """
     size = prod(decided.shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + _ALIGNED, np.uint8)
     start = -raw.ctypes.data % _ALIGNED
     flat = raw[start : start + size].view(dtype)
-    decided.write(flat)
+    rows, *rest = decided.shape
+    alone = size < _HUGE or decided.loosen  # noise is drawn by whole rows of the matrix
+    parts = 1 if alone else os.cpu_count() or 1
+    cuts = [rows * part // parts for part in range(parts + 1)]
+
+    def write(first: int, last: int) -> None:
+        index = (slice(first, last), *(slice(None) for _ in rest))
+        decided.write(flat[first * prod(rest) : last * prod(rest)], index=index)
+
+    if parts == 1:
+        write(0, rows)
+    else:
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(write, cuts, cuts[1:]))
     capsule = flat.reshape(decided.shape).__dlpack__()
     return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(capsule)
 

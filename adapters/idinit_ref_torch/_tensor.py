@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from idinit_ref import Plan, plan
-from idinit_ref.build import Band, write
+from idinit_ref.build import bands
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.layout import Taps
 from idinit_ref.pattern import Wide
-from idinit_ref.plan import bands, strips
+from idinit_ref.plan import strips
 
 from ._sharded import PLAIN, is_sharded, local_of, parts
 
@@ -46,20 +47,14 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
         if is_sharded(tensor):
             shape_of(local_of(tensor, name), f"{name}.to_local()")
             return tuple(tensor.shape)
-    # Another wrapper of tensors would fill each of its parts as if it were the whole.
-    wrapper = type(tensor).__name__ if hasattr(tensor, "__tensor_flatten__") else None
-    unfit = "nested" if tensor.is_nested else wrapper
-    if unfit or tensor.layout is not torch.strided:
-        raise OptionTypeError(
-            message(
-                name,
-                unfit or tensor.layout,
-                "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and "
-                "no other wrapper of tensors",
-                "initialise the dense tensor first, then convert it",
-            )
-        )
-    if tensor.is_complex() and tensor.is_neg():
+        # Another wrapper of tensors would fill each of its parts as if it were the whole.
+        if hasattr(tensor, "__tensor_flatten__") and not tensor.is_nested:
+            raise _not_dense(name, type(tensor).__name__)
+    if tensor.is_nested:
+        raise _not_dense(name, "nested")
+    if tensor.layout is not torch.strided:
+        raise _not_dense(name, tensor.layout)
+    if tensor.is_neg() and tensor.is_complex():
         raise OptionError(
             message(
                 name,
@@ -84,6 +79,18 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
             )
         )
     return shape
+
+
+def _not_dense(name: str, what: object) -> OptionTypeError:
+    return OptionTypeError(
+        message(
+            name,
+            what,
+            "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and no "
+            "other wrapper of tensors",
+            "initialise the dense tensor first, then convert it",
+        )
+    )
 
 
 def _check_kind(tensor: object, name: str) -> None:
@@ -146,40 +153,46 @@ def fill_(tensor: Tensor, how: Plan) -> Tensor:
     memory = _in_numpy(tensor, size) if size and tensor.is_contiguous() else None
     if memory is not None:  # as below, in fewer steps: for most weights these are what takes long
         given = how, memory.shape, tensor.stride(), memory.dtype
-        broad = bands(*given) if memory.nbytes >= _LARGE else None
-        made, known = broad or ((), strips(*given))
+        made, known = _broad(*given) if memory.nbytes >= _LARGE else ((), strips(*given))
         if known is not None:
-            _clear(tensor, memory)
-            for band in made:
-                _write_band(tensor.detach(), band)
-            write(memory, known)
+            plain = _clear(tensor, memory)
+            for sizes, steps, start, row in made:
+                plain.as_strided(sizes, steps, plain.storage_offset() + start).copy_(row)
+            for at, value in known:
+                memory[at] = value
             return tensor
     how.check(tensor.dtype)
     write_(tensor.detach(), how)
     return tensor
 
 
-def _write_band(tensor: Tensor, band: Band) -> None:
-    """Write a band into zeros, and some of these again: so many places are copied by all threads.
+@lru_cache
+def _broad(how: Plan, *memory: Any) -> tuple[list[tuple[Any, Any, int, Tensor]], Any]:
+    """Return what is copied into zeros, as sizes, strides, offset and row; and what is left.
 
-    A bare strided write is that of one thread, which waits for the memory of each entry.
+    A row takes some of the zeros along: so many places are copied by all threads. A bare strided
+    write is that of one thread, which waits for the memory of each entry.
     """
-    counts, steps = zip(*band.dims, strict=True)
-    width = max(len(band.values), _GRAIN // prod(counts) + 1)
-    width = width if width <= band.room else len(band.values)
-    view = tensor.as_strided((*counts, width), (*steps, 1), tensor.storage_offset() + band.start)
-    row = [*band.values, *[0.0] * (width - len(band.values))]
-    view.copy_(torch.tensor(row, dtype=tensor.dtype, device="cpu"))
+    known, made = strips(how, *memory), []
+    if known is not None:
+        found, known = bands(known)
+        for band in found:
+            counts, steps = zip(*band.dims, strict=True)
+            width = max(len(band.values), _GRAIN // prod(counts) + 1)
+            row = np.zeros(width if width <= band.room else len(band.values), memory[-1])
+            row[: len(band.values)] = band.values
+            made.append(((*counts, row.size), (*steps, 1), band.start, torch.from_numpy(row)))
+    return made, known
 
 
-def _clear(tensor: Tensor, memory: Any) -> None:
-    """Make a tensor zero whose memory this array is."""
+def _clear(tensor: Tensor, memory: Any) -> Tensor:
+    """Make a tensor zero whose memory this array is; return it, a large one without gradients."""
     if memory.nbytes > _ALONE:
-        tensor.detach().zero_()
-        return
+        return tensor.detach().zero_()
     memory.fill(0)
     if not tensor.is_inference():  # as zero_ does, for who saved the tensor for a gradient
         torch.autograd.graph.increment_version(tensor)
+    return tensor
 
 
 def write_(tensor: Tensor, how: Plan) -> None:

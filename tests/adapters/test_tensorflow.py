@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 import idinit_ref_tensorflow as it
-from idinit_ref import errors
+from idinit_ref import errors, plan
 
 BACKEND = keras.backend.backend()
 KERAS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -653,6 +653,15 @@ if BACKEND == "tensorflow":
         check(got, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
         inside = tf.function(lambda: it.IDIZ(0.5)(shape, dtype))()
         check(inside, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+
+    @pytest.mark.parametrize("shape", [(1500, 2900), (2900, 1500), (3, 3, 700, 701)])
+    def test_a_huge_weight_is_written_in_parts(shape):
+        layout = "HWIO"[-len(shape) :]
+        for make in (it.IDI(), it.IDIZ(), it.IDI(loosen=0.1, seed=3)):
+            options = {"loosen": 0.1, "seed": 3} if make.get_config().get("loosen") else {}
+            role = "zero" if isinstance(make, it.IDIZ) else "transit"
+            whole = plan(shape, role, layout=layout, **options).build(dtype=np.float32)
+            assert np.array_equal(make(shape, "float32").numpy(), whole)
 
     @pytest.mark.parametrize("dtype", ["int32", "string", "qint8"])
     def test_a_tf_variable_that_cannot_hold_it_is_left_alone(dtype):

@@ -285,7 +285,13 @@ CURVES: dict[str, tuple[Callable[..., Contestants], tuple[str, ...]]] = {
 
 
 def once(run: Callable[[], Any], repeats: int) -> float:
-    """Return the seconds that a call takes, results and their freeing included."""
+    """Return the seconds that a call takes, results and their freeing included.
+
+    After as many that are not counted: threads that slept through a peer's calls are awake then,
+    and each has a core of its own again.
+    """
+    for _ in range(repeats):
+        run()
     loop = itertools.repeat(None, repeats)
     start = time.perf_counter()
     for _ in loop:
@@ -297,7 +303,7 @@ def measure(contestants: Contestants, effort: Effort, order: random.Random) -> T
     """Let contestants take turns, and return the times of each, round by round."""
     repeats = {}
     for name, run in contestants.items():
-        run()  # compiles, remembers a plan, touches memory
+        # The call before the first time compiles, remembers a plan, touches memory.
         repeats[name] = min(math.ceil(effort.shortest / once(run, 1)) or 1, 1000)
     times: Times = {name: [] for name in contestants}
     gc.collect()
@@ -485,9 +491,13 @@ What keeps a limit from being kept, as far as it was found:
   They are written by one copy on all threads, which takes some zeros beside each along; the rest is
   Python, whose code and data the zeros have pushed out of the caches. Tried, and no better: a
   strided write by one thread; by two threads of Python, which take longer to wake than is won;
-  zeros by `memset` on two of them, in one piece or in several, each followed by its entries; PyTorch's
-  own strided fill; one broadcast copy of the periodic pattern over all of the memory.
+  zeros by `memset` on two of them, in one piece or in several, each followed by its entries;
+  PyTorch's own strided fill; one broadcast copy of the periodic pattern over all of the memory.
 * PyTorch, convolution: what is left is that Python, and twice as many entries for IDIZ.
+* JAX, convolution in PyTorch's layout: XLA takes the reshape of the matrix into its loop, whose
+  innermost axis is then 3 long; before it the matrix takes half as long. A barrier between them is
+  gone before XLA joins them. (`jnp.zeros` has two speeds here, with memory that has just been freed
+  and with new pages; what it has in one run says little of the next.)
 * PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too.
   (One thread fills it: to wake another takes longer.)
 * Weights of some hundred entries: a Python call, the check of its options and the search for the
@@ -537,7 +547,8 @@ def page(
         "their other uses the same contestants run under pytest-benchmark, too:",
         "`python -m pytest tests/benchmarks/timed.py --benchmark-min-rounds=20`.",
         "Short calls are repeated until a time is at least "
-        f"{1e3 * effort.shortest:.1f} ms (at most 1000 times).",
+        f"{1e3 * effort.shortest:.1f} ms (at most 1000 times). Before each time come as many calls",
+        "that are not counted: they wake the threads that slept while a peer ran.",
         "Every contestant has run once before, so that plans are remembered and functions",
         'compiled, except where it says "new gain": there each call has a gain not seen before.',
         "",

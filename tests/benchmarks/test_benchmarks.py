@@ -105,8 +105,9 @@ def test_all_take_turns_in_shuffled_order():
     contestants = {name: lambda name=name: ran.append(name) for name in "abc"}
     effort = performance.Effort(rounds=20, seconds=0.0, shortest=0.0, largest=6)
     times = performance.measure(contestants, effort, random.Random(0))
-    assert ran[:6] == list("aabbcc")  # to warm up, and to see how long one takes
-    turns = ["".join(ran[k : k + 3]) for k in range(6, len(ran), 3)]
+    assert ran[::2] == ran[1::2]  # each once to wake up, and then for the clock
+    assert ran[:6:2] == list("abc")  # to see how long one takes
+    turns = ["".join(ran[k : k + 6 : 2]) for k in range(6, len(ran), 6)]
     assert len(turns) == 20
     assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
     assert len(set(turns)) > 3

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import by_hand
 import idinit_ref as ir
 from idinit_ref import build
-from idinit_ref.plan import bands
+from idinit_ref.plan import strips
 from strategies import parts, weights
 
 
@@ -107,7 +107,8 @@ def test_bands_write_what_their_slices_write(made, data):
     [((2048, 2048), "transit", 1), ((5120, 1280), "zero", 1), ((1280, 5120), "zero", 2)],
 )
 def test_bands_of_whole_weights_are_few_and_have_room(shape, role, count):
-    found, left = bands(ir.plan(shape, role), (shape[0] * shape[1],), (shape[1], 1), "float32")
+    memory = (shape[0] * shape[1],), (shape[1], 1), "float32"
+    found, left = build.bands(strips(ir.plan(shape, role), *memory))
     assert len(found) == count
     assert all(band.room >= 1000 for band in found)
     assert sum(len(range(at.start, at.stop, at.step)) for at, _ in left) < 20
