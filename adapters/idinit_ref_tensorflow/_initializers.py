@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from numbers import Integral
 from typing import Any, TypeVar
@@ -24,8 +23,6 @@ Variable = TypeVar("Variable")
 
 _IN_TENSORFLOW = ("float16", "float32", "float64")  # and in NumPy without a package more
 _LARGE = 2**18  # entries, of which a copy takes longer than asking
-_HUGE = 2**24  # bytes, which take longer than to start threads
-_ALIGNED = 64  # bytes, as TensorFlow wants its memory
 
 KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 
@@ -118,31 +115,21 @@ def _is_eager_cpu() -> bool:
     return bool(tf.executing_eagerly() and not tf.config.list_logical_devices("GPU"))
 
 
-def _uncopied(decided: Plan, dtype: str) -> Any:
-    """Make a large weight in memory that TensorFlow takes over, where else it would copy it.
+def _in_zeros(decided: Plan, dtype: str) -> Any:
+    """Make a large weight in TensorFlow's own zeros, which nobody else has seen yet.
 
-    Several threads write, as what takes long is the system's zero fill of the pages they come to.
+    A copy of NumPy's memory takes longer, and so do new pages where TensorFlow has some at hand.
+    None if its memory cannot be reached.
     """
-    size = prod(decided.shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + _ALIGNED, np.uint8)
-    start = -raw.ctypes.data % _ALIGNED
-    flat = raw[start : start + size].view(dtype)
-    rows, *rest = decided.shape
-    alone = size < _HUGE or decided.loosen  # noise is drawn by whole rows of the matrix
-    parts = 1 if alone else os.cpu_count() or 1
-    cuts = [rows * part // parts for part in range(parts + 1)]
-
-    def write(first: int, last: int) -> None:
-        index = (slice(first, last), *(slice(None) for _ in rest))
-        decided.write(flat[first * prod(rest) : last * prod(rest)], index=index)
-
-    if parts == 1:
-        write(0, rows)
-    else:
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(write, cuts, cuts[1:]))
-    capsule = flat.reshape(decided.shape).__dlpack__()
-    return sys.modules["tensorflow"].experimental.dlpack.from_dlpack(capsule)
+    decided.check(dtype)
+    zeros = sys.modules["tensorflow"].zeros(decided.shape, dtype)
+    views = [np.asarray(memoryview(zeros)) for _ in range(2)]
+    address = views[0].ctypes.data
+    if views[1].ctypes.data != address:  # then they are copies
+        return None
+    memory: Any = (ctypes.c_char * views[0].nbytes).from_address(address)
+    decided.write(np.ndarray((views[0].size,), dtype, memory))
+    return zeros
 
 
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
@@ -181,7 +168,9 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         if layout is not None:
             return _sharded(decided, name, layout)
         if name in _IN_TENSORFLOW and prod(decided.shape) >= _LARGE and _is_eager_cpu():
-            return _uncopied(decided, name)
+            made = _in_zeros(decided, name)
+            if made is not None:
+                return made
         return keras.ops.convert_to_tensor(decided.build(dtype=name), dtype=name)
 
     def get_config(self) -> dict[str, Any]:

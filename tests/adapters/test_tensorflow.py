@@ -28,6 +28,7 @@ import keras
 
 import idinit_ref_tensorflow as it
 from idinit_ref import errors, plan
+from idinit_ref_tensorflow import _initializers as initializers
 
 BACKEND = keras.backend.backend()
 KERAS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -644,7 +645,7 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("dtype", FORMATS)
     @pytest.mark.parametrize("shape", [(640, 512), (3, 3, 256, 130)])
     def test_a_large_weight_is_a_tensor_like_any_other(shape, dtype):
-        """TensorFlow takes its memory over; what is made of it can be written to."""
+        """It is written into TensorFlow's zeros; what is made of it can be written to."""
         got = it.IDIZ(0.5)(shape, dtype)
         assert isinstance(got, tf.Tensor)
         check(got, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
@@ -655,13 +656,21 @@ if BACKEND == "tensorflow":
         check(inside, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
 
     @pytest.mark.parametrize("shape", [(1500, 2900), (2900, 1500), (3, 3, 700, 701)])
-    def test_a_huge_weight_is_written_in_parts(shape):
+    def test_a_huge_weight_is_as_numpy_makes_it(shape):
         layout = "HWIO"[-len(shape) :]
         for make in (it.IDI(), it.IDIZ(), it.IDI(loosen=0.1, seed=3)):
             options = {"loosen": 0.1, "seed": 3} if make.get_config().get("loosen") else {}
             role = "zero" if isinstance(make, it.IDIZ) else "transit"
             whole = plan(shape, role, layout=layout, **options).build(dtype=np.float32)
             assert np.array_equal(make(shape, "float32").numpy(), whole)
+        assert not tf.zeros(shape).numpy().any()  # these are still what they were
+
+    def test_zeros_that_cannot_be_written_to(monkeypatch):
+        def copies(tensor):
+            return memoryview(tensor.numpy().copy())
+
+        monkeypatch.setattr(initializers, "memoryview", copies, raising=False)
+        check(it.IDI()((640, 512), "float32"), np.eye(640, 512), "float32")
 
     @pytest.mark.parametrize("dtype", ["int32", "string", "qint8"])
     def test_a_tf_variable_that_cannot_hold_it_is_left_alone(dtype):

@@ -498,8 +498,10 @@ What keeps a limit from being kept, as far as it was found:
   innermost axis is then 3 long; before it the matrix takes half as long. A barrier between them is
   gone before XLA joins them. (`jnp.zeros` has two speeds here, with memory that has just been freed
   and with new pages; what it has in one run says little of the next.)
-* PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too.
-  (One thread fills it: to wake another takes longer.)
+* PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too,
+  and its 4096 entries take as long again as its zeros. (One thread fills it: to wake another takes
+  longer.)
+* NumPy, convolution: to touch every page afterwards is one more call.
 * Weights of some hundred entries: a Python call, the check of its options and the search for the
   remembered plan take longer than the fill.
 """
