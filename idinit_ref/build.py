@@ -233,6 +233,7 @@ def bands(
         found.setdefault(kind, []).append((places.start, min([room, *near])))
     made = []
     for (rows, step, values), alike in found.items():
+        alike.sort()
         starts = [start for start, _ in alike]
         apart = starts[1] - starts[0] if len(starts) > 1 else 1
         if all(b - a == apart for a, b in pairwise(starts)):

@@ -34,7 +34,7 @@ _GRAIN = 2**15
 """Items beyond which PyTorch copies with all threads."""
 
 _LARGE = 2**24
-"""Bytes from which on entries are worth the threads: each is in a page of its own."""
+"""Bytes from which on entries are worth the threads, as they are far from one another."""
 
 _ALONE = 2**18
 """Bytes to which one thread fills sooner than PyTorch, which wakes others from 2^15 items on."""
@@ -50,6 +50,8 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
         # Another wrapper of tensors would fill each of its parts as if it were the whole.
         if hasattr(tensor, "__tensor_flatten__") and not tensor.is_nested:
             raise _not_dense(name, type(tensor).__name__)
+    elif torch._is_functional_tensor(tensor):  # whose memory is not where it seems to be
+        raise _not_dense(name, "in torch.func.functionalize")
     if tensor.is_nested:
         raise _not_dense(name, "nested")
     if tensor.layout is not torch.strided:
@@ -88,7 +90,7 @@ def _not_dense(name: str, what: object) -> OptionTypeError:
             what,
             "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and no "
             "other wrapper of tensors",
-            "initialise the dense tensor first, then convert it",
+            "initialise the dense tensor first, then convert or wrap it",
         )
     )
 
@@ -153,7 +155,8 @@ def fill_(tensor: Tensor, how: Plan) -> Tensor:
     memory = _in_numpy(tensor, size) if size and tensor.is_contiguous() else None
     if memory is not None:  # as below, in fewer steps: for most weights these are what takes long
         given = how, memory.shape, tensor.stride(), memory.dtype
-        made, known = _broad(*given) if memory.nbytes >= _LARGE else ((), strips(*given))
+        broad = memory.nbytes >= _LARGE and not tensor.is_inference()
+        made, known = _broad(*given) if broad else ((), strips(*given))
         if known is not None:
             plain = _clear(tensor, memory)
             for sizes, steps, start, row in made:

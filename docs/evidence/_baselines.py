@@ -126,15 +126,6 @@ def _zero(model: nn.Module, example: Tensor) -> None:
         make(layer)
 
 
-@method("zero_last", "ZerO as above, and 0 in the last weight of each branch")
-def _zero_last(model: nn.Module, example: Tensor) -> None:
-    _zero(model, example)
-    with torch.no_grad():
-        for block in branches(model):
-            *_, last = weighted(block.branch)
-            last.weight.zero_()
-
-
 @method("fixup", "Fixup: Zhang, Dauphin, Ma 2019, rules 1 to 3", scalars=True)
 def _fixup(model: nn.Module, example: Tensor) -> None:
     """Scale a branch's m weights by L^(-1/(2m-2)); the last of a branch and the head are 0."""

@@ -162,6 +162,17 @@ def _measure(job: tuple[str, Row]) -> tuple[Row, Row]:
     return cell, {**cell, **row, "cpu_s": round(time.process_time() - begin, 3)}
 
 
+class MissingError(Exception):
+    """What a process of a pool says before it would end: of an ended one the pool hears nothing."""
+
+
+def _told(job: tuple[str, Row]) -> tuple[Row, Row]:
+    try:
+        return _measure(job)
+    except SystemExit as problem:
+        raise MissingError(problem.code) from None
+
+
 def _measured(jobs: Sequence[tuple[str, Row]], workers: int) -> Iterator[tuple[Row, Row]]:
     """Yield measurements as they come, from processes of their own if there are several."""
     if workers == 1:
@@ -169,7 +180,10 @@ def _measured(jobs: Sequence[tuple[str, Row]], workers: int) -> Iterator[tuple[R
     else:
         quiet = (signal.SIGINT, signal.SIG_IGN)  # the one that asked is told, and ends them
         with multiprocessing.get_context("spawn").Pool(workers, signal.signal, quiet) as pool:
-            yield from pool.imap_unordered(_measure, jobs)
+            try:
+                yield from pool.imap_unordered(_told, jobs)
+            except MissingError as problem:
+                raise SystemExit(str(problem)) from None
 
 
 def _source(name: str) -> str:
@@ -213,13 +227,14 @@ def run(name: str, *, quick: bool, workers: int = 1, log: Path | None = None) ->
                 with log.open("a") as file:
                     file.write(json.dumps([cell, row]) + "\n")
                 left = (time.monotonic() - begin) / number * (len(todo) - number) / 60
-                _say(f"{name}: {len(found)} of {len(cells)} cells, {left:.1f} minutes left")
+                bar = "#" * (20 * len(found) // len(cells))
+                _say(f"{name} [{bar:<20}] {len(found)} of {len(cells)}, {left:.1f} minutes left")
         if log:
             print(file=sys.stderr)
 
 
 def _say(text: str) -> None:
-    """Show progress: on one line of a terminal, and seldom in a file."""
+    """Show progress: on one line of a terminal, on one for each measurement in a file."""
     end = "" if sys.stderr.isatty() else "\n"
     print(f"\r{text:<78}" if not end else text, end=end, file=sys.stderr, flush=True)
 

@@ -450,6 +450,9 @@ def check(rows: Sequence[Row]) -> None:
             assert _score(rows, "relu", depth, "idinit") > _others(rows, "relu", depth)[0] + 0.2
             assert _score(rows, "tanh", depth, "idinit") > 0.3
             assert _score(rows, "tanh", depth, "kaiming") < 0.3
+        if depth >= 1000:
+            other = _scores(rows, "tanh", depth, "orthogonal_1")
+            assert stands(_scores(rows, "tanh", depth, "idinit"), other) == "ahead of"
     if pick(rows, widths="96, 64"):
         for act in ACTIVATIONS:
             mine = _score(rows, act, 100, "idinit", "96, 64")

@@ -44,12 +44,12 @@ def page() -> str:
         lines.append([study.CLAIM, f"**{verdict}**", figure, f"[{study.TITLE}]({name}.md)"])
     return f"""# Are the method's claims true, and when?
 
-{table(["claim", "", "what was measured", "study"], lines)}
+{table(["claim", "verdict", "what was measured", "study"], lines)}
 Each study is one command; its page says how it was done, what the other methods do under the same
 sweep, and what it cannot show. They are small: digits of 8 x 8 pixels, a text of some megabytes,
 two CPU cores. What they show need not hold for larger ones. "Ahead" and "behind" are differences of
-two standard errors; of five seeds each, about one in twelve such differences is chance, and only
-the study of the spread corrects for how many are asked for.
+two standard errors; with five seeds each, about one in twelve pairs of equal methods would differ
+so by chance, and only the study of the spread corrects for how many are asked for.
 
 ```
 {INSTALL}

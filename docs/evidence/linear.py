@@ -216,10 +216,11 @@ def check(rows: Sequence[Row]) -> None:
     )
     assert easy < LEARNT, easy
     assert hard > max(10 * easy, LEARNT), (easy, hard)
-    for name in ("GD + momentum", "SGD"):
+    for name in ("GD + momentum", "SGD", "Adam"):
         setting = {"target": "negative", "init": "bartlett", "optimiser": name, "data": "whitened"}
         losses = [row["loss"] for row in judged(rows, SEEDS, dtype="float32", **setting)]
-        assert max(losses) < LEARNT, (name, losses)
+        if losses or name != "Adam":  # which the quick study leaves out
+            assert max(losses) < LEARNT, (name, losses)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def page(rows: list[_study.Row]) -> str:
                 _study.spread(row["accuracy"] for row in found),
                 f"{sum(row['diverged'] for row in found)} of {len(found)}",
                 f"{len(reached)} of {len(found)}",
-                f"{_study.mean(reached):.1f}" if reached else "-",
+                _study.spread(reached, ".1f") if reached else "-",
             ])  # fmt: skip
             tuned = [r for r in _study.pick(rows, method=name, blocks=blocks) if r["seed"] in TUNE]
             rates = sorted({row["rate"] for row in tuned}, reverse=True)
@@ -222,7 +222,7 @@ def page(rows: list[_study.Row]) -> str:
             result,
         )
     }
-Epochs to 90 % is the mean over the seeds that get there; the test is at the end of each epoch.
+Epochs to 90 % are of the seeds that get there; the test is at the end of each epoch.
 
 ## The whole sweep
 

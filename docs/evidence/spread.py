@@ -75,9 +75,11 @@ def _deviation(rows: Sequence[Row], start: tuple[bool, str], vary: str, key: str
 
 def _chance(rows: Sequence[Row], start: tuple[bool, str], key: str) -> float:
     """Return how likely so different variances are of equal ones: Brown, Forsythe 1974."""
-    ours = _values(rows, (start[0], "idinit"), "both", key)
+    ours, theirs = (_values(rows, s, "both", key) for s in ((start[0], "idinit"), start))
+    if len({*ours}) == len({*theirs}) == 1:  # neither varies
+        return 1.0
     test = _study.need("scipy.stats").levene
-    return float(test(ours, _values(rows, start, "both", key), center="median").pvalue)
+    return float(test(ours, theirs, center="median").pvalue)
 
 
 def _others(rows: Sequence[Row]) -> list[tuple[bool, str]]:
@@ -108,6 +110,8 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     )
     if len(more) == len(_others(rows)):
         return Verdict("holds", figure)
+    if more and not less and 2 * len(more) < len(_others(rows)):
+        return Verdict(f"does not hold, but where the other start is {'; '.join(more)}", figure)
     if more and not less:
         means = ", ".join(
             f"{_label(*start)} {mean(_values(rows, start, 'both', 'accuracy')):.2f}"

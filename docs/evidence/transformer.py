@@ -511,6 +511,10 @@ def check(rows: Sequence[_study.Row]) -> None:
         mine, default = final(found["idinit"]), final(found["gpt2"])
         assert mine < CHANCE - 1, f"{named(*place)}: IDInit ends at {mine}, near chance"
         assert mine < default - 0.05, f"{named(*place)}: IDInit {mine}, the default {default}"
+        steps = [reached(found[name], target(found)) for name in ("idinit", "gpt2")]
+        assert all(step is not None for step in steps[0])
+        late = found["gpt2"][0]["steps"]
+        assert _study.mean(steps[0]) < _study.mean(step or late for step in steps[1])
         assert not any(row["diverged"] for row in found["idinit"]), f"{named(*place)}: diverges"
 
 

@@ -257,6 +257,27 @@ def test_what_is_large_is_written_by_all_threads(shape, options, role):
     assert memory[-4:].tolist() == [7] * 4
 
 
+@pytest.mark.parametrize("role", ["transit", "zero"])
+@pytest.mark.parametrize("shape", [(3072, 4096), (2048, 3072), (2688, 3927), (4096, 1031)])
+def test_large_weights_whose_lines_come_in_another_order(shape, role):
+    tensor = torch.full(shape, 7.0)
+    fill(tensor, role, {})
+    assert exactly(tensor, plan(shape, role).build(dtype=np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (300, 300), (2100, 2050)])
+def test_an_inference_tensor_outside_of_its_mode(shape):
+    with torch.inference_mode():
+        tensor = torch.full(shape, 7.0)
+    assert exactly(idi_(tensor), plan(shape).build(dtype=np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2100, 2050)])
+def test_within_functionalize(shape):
+    with pytest.raises(errors.OptionTypeError, match="functionalize"):
+        torch.func.functionalize(lambda x: idi_(x.clone()))(torch.full(shape, 7.0))
+
+
 def recorded(work):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()

@@ -92,6 +92,7 @@ def test_bands_write_what_their_slices_write(made, data):
         width = data.draw(st.integers(len(band.values), band.room))
         row = [*band.values, *[0.0] * (width - len(band.values))]
         steps = [8 * step for _, step in band.dims]
+        assert min(steps) > 0  # PyTorch has no others
         shape = [*(count for count, _ in band.dims), width]
         np.ndarray(shape, float, memory.data, 8 * band.start, [*steps, 8])[...] = row
         last = band.start + sum((count - 1) * step for count, step in band.dims) + width

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from matplotlib.figure import Figure
@@ -108,6 +111,25 @@ def test_a_stopped_study_goes_on_and_writes_all_or_nothing(toy, tmp_path, capsys
     best = {(row["method"], row["rate"]) for row in data["rows"] if row["seed"] != 100}
     assert best == {("a", 1.0), ("b", 10.0)}
     assert (tmp_path / "toy.md").read_text() == _study.page("toy", data)
+
+
+def test_a_missing_package_ends_a_run_of_several_processes(tmp_path):
+    """And says how to get it, once."""
+    (tmp_path / "sklearn.py").write_text("raise ImportError('there is none')")
+    path = os.pathsep.join(map(str, (tmp_path, FOLDER.parents[1], FOLDER.parents[1] / "adapters")))
+    command = [sys.executable, "-m", "docs.evidence.residual", "--quick", "--workers", "2"]
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.count("pip install") == 1
+    assert "there is none" in run.stderr
+    assert not [*tmp_path.glob("residual.[mjs]*")]
 
 
 def test_what_another_code_measured_does_not_count(toy, tmp_path, monkeypatch, capsys):
