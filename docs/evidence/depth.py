@@ -267,7 +267,7 @@ def page(rows: Sequence[Row]) -> str:
                     if not found:
                         continue
                     start = _start_of(rows, method=name, **setting)
-                    near = f"{mean(row['near'] for row in start):.2f}"
+                    near = spread((row["near"] for row in start), ".2f")
                     score = spread(row["accuracy"] for row in found)
                     still, lost = (sum(row[key] for row in found) for key in ("still", "diverged"))
                     where = [act, f"{depth:,}", widths, name]

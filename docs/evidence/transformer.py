@@ -391,10 +391,12 @@ def page(rows: Sequence[_study.Row]) -> str:
                 [
                     name,
                     f"{runs[0]['rate']:g}",
-                    f"{_study.mean(row['first'] for row in runs):.2f}",
+                    _study.spread((row["first"] for row in runs), ".2f"),
                     _study.spread(middle, ".2f"),
                     _study.spread((-row["score"] for row in runs), ".3f"),
-                    f"{_study.mean(known):.0f} ({len(known)} of {len(runs)})" if known else "never",
+                    f"{_study.spread(known, '.0f')} ({len(known)} of {len(runs)})"
+                    if known
+                    else "never",
                 ]
             )
         third = EVERY * (len(next(iter(found.values()))[0]["curve"]) // 3)

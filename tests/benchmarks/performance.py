@@ -14,6 +14,7 @@ import argparse
 import gc
 import importlib.metadata
 import itertools
+import json
 import math
 import os
 import platform
@@ -34,15 +35,18 @@ import idinit_ref as ir
 from idinit_ref.plan import strips
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "performance.md"
-FIGURE = PAGE.with_suffix(".svg")
+FIGURE, DATA = PAGE.with_suffix(".svg"), PAGE.with_suffix(".json")
 PACKAGES = (
     "numpy", "torch", "jax", "keras", "tensorflow-cpu", "zero-init", "anyinit", "idinit-ref",
 )  # fmt: skip
-FIT_FROM = 24  # the slope is that of the times from 2**24 elements on: 64 MB and more
+FIT_FROM = 26  # the slope is that of the times from 2**26 elements on: 256 MB and more
 SMALLEST = 6
+
+MOST = 10_000  # calls in a time
 
 Contestants = dict[str, Callable[[], Any]]
 Times = dict[str, list[float]]
+Curves = dict[str, dict[str, dict[int, float]]]
 
 
 class Effort(NamedTuple):
@@ -77,7 +81,7 @@ class Group(NamedTuple):
     claims: tuple[Claim, ...] = ()
     peers: tuple[Claim, ...] = ()
     options: dict[str, Any] = {}  # noqa: RUF012  # never changed
-    needs: str | None = None  # a package of the extra `benchmarks` that is not in `dev`
+    needs: str | None = None  # a package that is not in the extra `dev`
 
     @property
     def weight(self) -> str:
@@ -252,7 +256,7 @@ def groups() -> Iterator[Group]:
     layers = ("idi_layer_", "idiz_layer_")
     for shape in ((4096, 4096), (1024, 512), (64, 64), kernel, (16, 16, 3, 3)):
         zero = peers("zero_init.ZerO_Init", ours=layers)
-        yield Group("PyTorch layer", shape, torch_layers, (), zero, needs="zero_init")
+        yield Group("PyTorch layer", shape, torch_layers, (), zero)
     for shape in ((4096, 4096), (64, 64)):
         found = peers("anyinit.initialize", ours=(*layers, "init_"))
         yield Group("PyTorch model", shape, torch_layers, (), found, needs="anyinit")
@@ -314,7 +318,8 @@ def measure(contestants: Contestants, effort: Effort, order: random.Random) -> T
     repeats = {}
     for name, run in contestants.items():
         # The call before the first time compiles, remembers a plan, touches memory.
-        repeats[name] = min(math.ceil(effort.shortest / once(run, 1)) or 1, 1000)
+        repeats[name] = min(math.ceil(effort.shortest / once(run, 1)) or 1, MOST)
+        repeats[name] = min(math.ceil(effort.shortest / once(run, repeats[name])) or 1, MOST)
     times: Times = {name: [] for name in contestants}
     gc.collect()
     gc.disable()
@@ -324,7 +329,7 @@ def measure(contestants: Contestants, effort: Effort, order: random.Random) -> T
             if number >= effort.rounds and time.perf_counter() - start > effort.seconds:
                 break
             for name in order.sample(list(contestants), len(contestants)):
-                times[name].append(once(contestants[name], repeats[name]))
+                times[name].append(float(f"{once(contestants[name], repeats[name]):.4g}"))
     finally:
         gc.enable()
     return times
@@ -363,7 +368,7 @@ def run_groups(effort: Effort, chosen: tuple[Group, ...] = GROUPS) -> list[tuple
     return results
 
 
-def run_curves(effort: Effort) -> dict[str, dict[str, dict[int, float]]]:
+def run_curves(effort: Effort) -> Curves:
     """Measure cost over size: for each title and contestant the median at each power of two."""
     order, curves = random.Random(1), {}
     for title, (make, names) in CURVES.items():
@@ -382,7 +387,7 @@ def run_curves(effort: Effort) -> dict[str, dict[str, dict[int, float]]]:
 # The page -------------------------------------------------------------------------------------
 
 
-def plot(curves: dict[str, dict[str, dict[int, float]]], file: Path) -> None:
+def plot(curves: Curves, file: Path) -> None:
     """Draw cost over size, both axes logarithmic."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -453,7 +458,7 @@ def peer_rows(results: list[tuple[Group, Times]]) -> Iterator[str]:
             )
 
 
-def curve_rows(curves: dict[str, dict[str, dict[int, float]]]) -> Iterator[str]:
+def curve_rows(curves: Curves) -> Iterator[str]:
     """Yield a line for each curve."""
     for title, found in curves.items():
         for name, curve in found.items():
@@ -495,40 +500,57 @@ def version(package: str) -> str:
 
 
 WHY_NOT = """\
-What keeps a limit from being kept, as far as it was found:
+What a ratio is made of, as far as it was found:
 
-* PyTorch, large: each entry is on a page of its own, and half of them are in another core's cache.
-  They are written by one copy on all threads, which takes some zeros beside each along; the rest is
-  Python, whose code and data the zeros have pushed out of the caches. Tried, and no better: a
-  strided write by one thread; by two threads of Python, which take longer to wake than is won;
-  zeros by `memset` on two of them, in one piece or in several, each followed by its entries;
-  PyTorch's own strided fill; one broadcast copy of the periodic pattern over all of the memory.
+* PyTorch, large: `(zero_, entries)` says what the entries cost one thread, without any call. Each
+  is on a page of its own, and half of them are in another core's cache. `idi_` writes them by one
+  copy on all threads, which takes some zeros beside each along; the rest is Python, whose code and
+  data the zeros have pushed out of the caches. Tried, and no better: a strided write by one thread;
+  by two threads of Python, which take longer to wake than is won; zeros by `memset` on two of them,
+  in one piece or in several, each followed by its entries; PyTorch's own strided fill; one broadcast
+  copy of the periodic pattern over all of the memory.
 * PyTorch, convolution: what is left is that Python, and twice as many entries for IDIZ.
-* JAX, convolution in PyTorch's layout: XLA takes the reshape of the matrix into its loop, whose
-  innermost axis is then 3 long; before it the matrix takes half as long. A barrier between them is
-  gone before XLA joins them. (`jnp.zeros` has two speeds here, with memory that has just been freed
-  and with new pages; what it has in one run says little of the next.)
+* JAX, convolutions: `jnp.zeros` has two speeds here, with memory that has just been freed and with
+  new pages; what it has in one run says little of the next. In PyTorch's layout XLA takes the
+  reshape of the matrix into its loop, whose innermost axis is then 3 long; before it the matrix
+  takes half as long. A barrier between them is gone before XLA joins them.
 * PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit, too,
-  and its 4096 entries take as long again as its zeros. (One thread fills it: to wake another takes
-  longer.)
+  and so are its zeros and its 4096 entries without a call, which `zero_` leaves in two caches.
+  (Here one thread fills it, which is sooner than to wake another.)
 * NumPy, convolution: to touch every page afterwards is one more call.
 * Weights of some hundred entries: a Python call, the check of its options and the search for the
   remembered plan take longer than the fill.
 """
 
 
-def page(
-    results: list[tuple[Group, Times]],
-    curves: dict[str, dict[str, dict[int, float]]],
-    effort: Effort,
-    *,
-    load: float,
-    quick: bool,
-    seconds: float,
-) -> str:
-    """Return performance.md."""
+def about(load: float, seconds: float, *, quick: bool) -> dict[str, Any]:
+    """Return what the page says of the run."""
     import torch
 
+    return {
+        "machine": f"{machine()}; load average {load:.1f} when it began. "
+        f"{date.today().isoformat()}, {seconds / 60:.1f} minutes.",
+        "threads": f"PyTorch {torch.get_num_threads()}, NumPy 1, JAX and TensorFlow as many as "
+        f"they like of {cores()} cores.",
+        "versions": f"{', '.join(map(version, PACKAGES))}, Python {platform.python_version()}.",
+        "quick": quick,
+    }
+
+
+def load() -> tuple[list[tuple[Group, Times]], Curves, dict[str, Any]]:
+    """Return what the last run has measured."""
+    data = json.loads(DATA.read_text())
+    curves = {
+        title: {
+            name: {int(power): t for power, t in curve.items()} for name, curve in found.items()
+        }
+        for title, found in data["curves"].items()
+    }
+    return list(zip(GROUPS, data["times"], strict=True)), curves, data["about"]
+
+
+def page(results: list[tuple[Group, Times]], curves: Curves, said: dict[str, Any]) -> str:
+    """Return performance.md."""
     rounds = [len(next(iter(times.values()))) for _, times in results]
     limits, beside = list(limit_rows(results)), list(peer_rows(results))
     missed = [row for row in limits if "NOT KEPT" in row]
@@ -542,15 +564,13 @@ def page(
         "",
         "```",
         'pip install -c constraints.txt ".[benchmarks]"',
-        f"python tests/benchmarks/performance.py{' --quick' if quick else ''}",
+        f"python tests/benchmarks/performance.py{' --quick' if said['quick'] else ''}",
         "```",
         "",
-        f"Machine: {machine()}; load average {load:.1f} when it began. "
-        f"{date.today().isoformat()}, {seconds / 60:.1f} minutes.",
-        f"Threads: PyTorch {torch.get_num_threads()}, NumPy 1, JAX and TensorFlow as many as they "
-        f"like of {cores()} cores.",
-        f"Versions: {', '.join(map(version, PACKAGES))}, Python {platform.python_version()}. "
-        "All weights are float32.",
+        f"Machine: {said['machine']}",
+        f"Threads: {said['threads']}",
+        f"Versions: {said['versions']} All weights are float32.",
+        "Every number is of [performance.json](performance.json).",
         "",
         "The contestants of a weight take turns in one process, in each round in another order, "
         f"{min(rounds)} rounds or more.",
@@ -558,9 +578,9 @@ def page(
         "pytest-benchmark and asv time one contestant after the other, and cannot give it; for",
         "their other uses the same contestants run under pytest-benchmark, too:",
         "`python -m pytest tests/benchmarks/timed.py --benchmark-min-rounds=20`.",
-        "Short calls are repeated until a time is at least "
-        f"{1e3 * effort.shortest:.1f} ms (at most 1000 times). Before each time come as many calls",
-        "that are not counted: they wake the threads that slept while a peer ran.",
+        "Short calls are repeated so often that a time should be at least "
+        f"{1e3 * FULL.shortest:.0f} ms. Before each time come as many",
+        "calls that are not counted: they wake the threads that slept while a peer ran.",
         "Every contestant has run once before, so that plans are remembered and functions",
         'compiled, except where it says "new gain": there each call has a gain not seen before.',
         "",
@@ -606,8 +626,9 @@ def page(
         f"![Time over size, {first} elements](performance.svg)",
         "",
         f"Slope: the exponent of size in the time of 2^{FIT_FROM} elements or more (least squares",
-        "of logarithms); 1 is linear. Below some 2^14 elements the call itself is what costs; up",
-        "to some 2^22 caches hold the weight, or NumPy gets memory back that it has just dropped.",
+        "of logarithms); 1 is linear. Below some 2^14 elements the call itself is what costs. What",
+        "the caches hold, here up to some 2^25, is filled faster; and NumPy gets smaller memory",
+        "back that it has just dropped.",
         "",
         f"| | | {' | '.join(f'2^{power}' for power in powers)} | slope |",
         f"|---|---|{'---|' * len(powers)}---|",
@@ -620,14 +641,21 @@ def main() -> None:
     """Measure, and write the page and its figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a try, which prints the page instead")
+    parser.add_argument("--render", action="store_true", help="write the page from the old data")
     args = parser.parse_args()
-    effort, load, start = QUICK if args.quick else FULL, os.getloadavg()[0], time.perf_counter()
+    if args.render:
+        PAGE.write_text(page(*load()))
+        return
+    effort, busy, start = QUICK if args.quick else FULL, os.getloadavg()[0], time.perf_counter()
     results, curves = run_groups(effort), run_curves(effort)
-    took = time.perf_counter() - start
-    text = page(results, curves, effort, load=load, quick=args.quick, seconds=took)
+    said = about(busy, time.perf_counter() - start, quick=args.quick)
+    text = page(results, curves, said)
     if args.quick:
         print(text)
         return
+    times = [json.dumps(found) for _, found in results]
+    rest = json.dumps({"about": said, "curves": curves, "times": []}, indent=1)
+    DATA.write_text(rest.replace('"times": []', '"times": [\n' + ",\n".join(times) + "\n]") + "\n")
     PAGE.write_text(text)
     plot(curves, FIGURE)
 

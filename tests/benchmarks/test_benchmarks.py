@@ -41,7 +41,7 @@ def made_up(group):
 
 
 def page_of(results, curves):
-    return performance.page(results, curves, TINY, load=0.0, quick=True, seconds=60.0)
+    return performance.page(results, curves, performance.about(0.0, 60.0, quick=True))
 
 
 CURVES = {
@@ -54,6 +54,11 @@ def test_the_page_has_every_row_of_the_code_in_order():
     assert len(expected()) > 100
     assert rows(performance.PAGE.read_text()) == expected()
     assert rows(page_of([(group, made_up(group)) for group in GROUPS], CURVES)) == expected()
+
+
+def test_the_page_is_what_its_data_say():
+    assert performance.PAGE.read_text() == performance.page(*performance.load())
+    assert all(len(times) >= 20 for _, found in performance.load()[0] for times in found.values())
 
 
 def test_the_page_has_its_figure_and_all_curves():
@@ -106,8 +111,8 @@ def test_all_take_turns_in_shuffled_order():
     effort = performance.Effort(rounds=20, seconds=0.0, shortest=0.0, largest=6)
     times = performance.measure(contestants, effort, random.Random(0))
     assert ran[::2] == ran[1::2]  # each once to wake up, and then for the clock
-    assert ran[:6:2] == list("abc")  # to see how long one takes
-    turns = ["".join(ran[k : k + 6 : 2]) for k in range(6, len(ran), 6)]
+    assert ran[:12:2] == list("aabbcc")  # to see how long one takes, then many
+    turns = ["".join(ran[k : k + 6 : 2]) for k in range(12, len(ran), 6)]
     assert len(turns) == 20
     assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
     assert len(set(turns)) > 3
