@@ -507,8 +507,8 @@ What a ratio is made of, as far as it was found:
   copy on all threads, which takes some zeros beside each along; the rest is Python, whose code and
   data the zeros have pushed out of the caches. Tried, and no better: a strided write by one thread;
   by two threads of Python, which take longer to wake than is won; zeros by `memset` on two of them,
-  in one piece or in several, each followed by its entries; PyTorch's own strided fill; one broadcast
-  copy of the periodic pattern over all of the memory.
+  in one piece or in several, each followed by its entries; PyTorch's own strided fill; one copy of
+  the periodic pattern over all of the memory.
 * PyTorch, convolution: what is left is that Python, and twice as many entries for IDIZ.
 * JAX, convolutions: `jnp.zeros` has two speeds here, with memory that has just been freed and with
   new pages; what it has in one run says little of the next. In PyTorch's layout XLA takes the
