@@ -141,7 +141,6 @@ def torch_tensors(shape: tuple[int, ...], groups: int = 1, **options: Any) -> Co
 
 def torch_layers(shape: tuple[int, ...]) -> Contestants:
     """One layer without a bias, and a model of that layer only."""
-    import anyinit
     import torch
     from zero_init import ZerO_Init
 
@@ -152,12 +151,18 @@ def torch_layers(shape: tuple[int, ...]) -> Contestants:
     else:
         layer = torch.nn.Conv2d(shape[1], shape[0], shape[2:], bias=False)
     model, sample = torch.nn.Sequential(layer), (1, shape[1])
+
+    def analytic() -> None:
+        import anyinit
+
+        anyinit.initialize(model, "analytic", sample)
+
     return {
         "idi_layer_": lambda: irt.idi_layer_(layer),
         "idiz_layer_": lambda: irt.idiz_layer_(layer),
         "init_": lambda: irt.init_(model, torch.ones(sample)),
         "zero_init.ZerO_Init": lambda: ZerO_Init(layer),
-        "anyinit.initialize": lambda: anyinit.initialize(model, "analytic", sample),
+        "anyinit.initialize": analytic,
     }
 
 
