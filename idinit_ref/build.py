@@ -204,7 +204,7 @@ def bands(
     lines = [(range(at.start, at.stop, at.step), value) for at, value in what]
     rest = [line for line in lines if len(line[0]) < least]
     todo = {line[0].start: line for line in lines if len(line[0]) >= least}
-    if len({places.step for places, _ in todo.values()}) > 1:
+    if len({places.step for places, _ in todo.values()}) != 1:
         return (), tuple((_slice(places), value) for places, value in lines)
     marks = [(place, 1) for places, _ in rest for place in places]  # where, on how many rows
     marks += [(start, len(places)) for start, (places, _) in todo.items()]

@@ -60,7 +60,7 @@ def other(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
                 at = eqn.params["axis"]
                 made = made.join(
                     value.moved(
-                        lambda view, at=at: replace(  # type: ignore[misc]  # its default
+                        lambda view, at=at: replace(  # type: ignore[misc]  # no type in a default
                             view, axes=(*view.axes[:at], (), *view.axes[at:])
                         )
                     )

@@ -319,6 +319,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="a folder for page, figure and data")
     parser.add_argument("--render", action="store_true", help="write the page from the old data")
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers: {options.workers} processes measure nothing; pass 1 or more")
     if options.quick and options.out is None:
         parser.error("--quick: its page is no evidence; say with --out FOLDER where it is to be")
     folder: Path = options.out or FOLDER

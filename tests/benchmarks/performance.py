@@ -648,6 +648,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a try, which prints the page instead")
     parser.add_argument("--render", action="store_true", help="write the page from the old data")
     args = parser.parse_args()
+    if args.render and not DATA.exists():
+        parser.error(f"--render: there is no {DATA.name} yet; run without it")
     if args.render:
         PAGE.write_text(page(*load()))
         return

@@ -61,6 +61,14 @@ def test_the_page_is_what_its_data_say():
     assert all(len(times) >= 20 for _, found in performance.load()[0] for times in found.values())
 
 
+def test_without_data_there_is_no_page_to_render(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(performance, "DATA", tmp_path / "performance.json")
+    monkeypatch.setattr(sys, "argv", ["performance.py", "--render"])
+    with pytest.raises(SystemExit):
+        performance.main()
+    assert "run without it" in capsys.readouterr().err
+
+
 def test_the_page_has_its_figure_and_all_curves():
     text, figure = performance.PAGE.read_text(), performance.FIGURE.read_text()
     assert f"]({performance.FIGURE.name})" in text

@@ -6,9 +6,16 @@
 It times one contestant after the other. Ratios of one round are on performance.py's page.
 """
 
+from importlib.util import find_spec
+
 import pytest
 
 from benchmarks.performance import GROUPS
+
+if find_spec("pytest_benchmark") is None:
+    raise pytest.UsageError(
+        'needs pytest-benchmark: pip install -c constraints.txt ".[benchmarks]"'
+    )
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,13 @@ def test_a_stopped_study_goes_on_and_writes_all_or_nothing(toy, tmp_path, capsys
     assert (tmp_path / "toy.md").read_text() == _study.page("toy", data)
 
 
+def test_a_run_by_nobody_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        _study.main("spread", ["--quick", "--workers", "0", "--out", str(tmp_path)])
+    assert "pass 1 or more" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_missing_package_ends_a_run_of_several_processes(tmp_path):
     """And says how to get it, once."""
     (tmp_path / "sklearn.py").write_text("raise ImportError('there is none')")
