@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
 import subprocess
@@ -153,6 +154,14 @@ def test_the_slope_of_a_line_is_one():
     )
     assert performance.slope(dict.fromkeys(range(29), 1.0)) == pytest.approx(0.0)
     assert performance.slope({performance.FIT_FROM: 1.0}) is None
+
+
+def test_without_pytest_benchmark_timed_is_refused_in_a_line_but_can_be_imported(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "benchmarks.timed", raising=False)
+    timed = importlib.import_module("benchmarks.timed")
+    with pytest.raises(pytest.UsageError, match=r"pip install .*\[benchmarks\]"):
+        timed.pytest_generate_tests(None)
 
 
 @pytest.mark.nightly
