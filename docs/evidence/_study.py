@@ -35,9 +35,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from docs.evidence._data import FOLDER, load, machine, save
 from idinit_ref.export import whole_file
 
-FOLDER = Path(__file__).parent
 SHARED = ("_training", "_nets", "_baselines")
 INSTALL = 'pip install -c constraints.txt -e ".[evidence]"'
 
@@ -244,20 +244,11 @@ def _say(text: str) -> None:
 
 def _machine() -> Row:
     packages = ("numpy", "torch", "jax", "keras", "scikit-learn", "zero-init", "idinit-ref")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "machine": f"{os.cpu_count()} cores ({platform.machine()}), {memory / 1e9:.0f} GB of "
-        f"memory, {platform.system()} {platform.release().partition(chr(45))[0]}",
+        "machine": machine(),
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in packages)
         + f", Python {platform.python_version()}",
     }
-
-
-def load(name: str) -> Row | None:
-    """Return what the last full run of a study wrote; None if there was none."""
-    path = FOLDER / f"{name}.json"
-    data: Row | None = json.loads(path.read_text()) if path.exists() else None
-    return data
 
 
 def page(name: str, data: Row) -> str:
@@ -303,12 +294,7 @@ def write(name: str, data: Row, folder: Path) -> None:
         study.draw(data["rows"], figure)
         with whole_file(folder / f"{name}.svg") as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
-    with whole_file(folder / f"{name}.md") as file:
-        file.write(page(name, data).encode())
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in data["rows"])
-    rest = json.dumps({**data, "rows": []}, ensure_ascii=False, indent=1)
-    with whole_file(folder / f"{name}.json") as file:  # one measurement a line
-        file.write((rest.replace('"rows": []', f'"rows": [\n{lines}\n]') + "\n").encode())
+    save(name, data, page(name, data), folder)
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> None:
@@ -327,8 +313,6 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if options.render:
         data = load(name)
-        if data is None:
-            parser.error(f"--render: there is no {name}.json yet; run without it")
     else:
         need("matplotlib")
         log = folder / f"{name}.rows.jsonl"

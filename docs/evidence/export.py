@@ -1,8 +1,9 @@
 """Time an export of Llama 3 8B beside `dd`, and write what comes out to export.md beside this file.
 
     pip install -c constraints.txt .
-    python docs/evidence/export.py --folder DIR        # 16 GB free there; ten minutes or so
-    python docs/evidence/export.py --size small        # a try, which prints the page instead
+    python -m docs.evidence.export --folder DIR        # 16 GB free there; ten minutes or so
+    python -m docs.evidence.export --size small        # a try, which prints the page instead
+    python -m docs.evidence.export --render            # writes the page from the old data
 
 On a machine that does nothing else. The two write in turn, each with a final fsync, into the same
 folder, as processes of their own; what the system says of each process is what the page has.
@@ -20,18 +21,19 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import idinit_ref as ir
+from docs.evidence._data import load, machine, save
 from idinit_ref import presets, rules
 from idinit_ref.export import layout_of
 from idinit_ref.storage import carrier
 
-PAGE = Path(__file__).with_suffix(".md")
 BLOCK = 4 * 2**20
 DTYPE = "bfloat16"
+SHARD = 5 * 10**9  # bytes
 SMALL = 40  # tensors
 GOAL, MEMORY, PLANNING = 1.3, 200, 2.0  # times dd, MB, seconds
 
@@ -86,17 +88,18 @@ def large() -> dict[str, tuple[int, ...]]:
     return {**shapes, "model.norm.weight": (8192,), "lm_head.weight": (128256, 8192)}
 
 
-def plan_large() -> str:
-    """Decide all of Llama 3 70B, with headers and index, and say what it took."""
+def plan_large() -> dict[str, float]:
+    """Decide all of Llama 3 70B, with headers and index."""
     start = time.perf_counter()
     tensors = whole(large())
-    files = layout_of("model.safetensors", tensors, dtype=DTYPE, shard_bytes=5 * 10**9)
+    files = layout_of("model.safetensors", tensors, dtype=DTYPE, shard_bytes=SHARD)
     seconds = time.perf_counter() - start
-    total = sum(file.nbytes for file in files)
-    return (
-        f"{len(tensors)} tensors of Llama 3 70B, {total / 1e9:.1f} GB in {len(files) - 1} shards "
-        f"of at most 5 GB: plans, headers and index take {seconds:.2f} s"
-    )
+    return {
+        "tensors": len(tensors),
+        "bytes": sum(file.nbytes for file in files),
+        "shards": len(files) - 1,
+        "seconds": seconds,
+    }
 
 
 def run(command: list[str]) -> Run:
@@ -117,8 +120,8 @@ def run(command: list[str]) -> Run:
     return Run(seconds, used.ru_utime, used.ru_stime, used.ru_maxrss * 1024 / 1e6)
 
 
-def measure(size: str, rounds: int, folder: Path) -> tuple[int, dict[str, list[Run]]]:
-    """Let dd, the export, and the export with digests write in turn; return bytes and runs."""
+def measure(size: str, rounds: int, folder: Path) -> dict[str, Any]:
+    """Let dd, the export, and the export with digests write in turn; return all figures."""
     file = folder / "model.safetensors"
     sizes = {
         name: layout_of(file, model(size), dtype=DTYPE, digests=digests)[0].nbytes
@@ -126,25 +129,34 @@ def measure(size: str, rounds: int, folder: Path) -> tuple[int, dict[str, list[R
     }
     count = round(sizes["export"] / BLOCK)
     sizes["dd"] = count * BLOCK
-    export = [sys.executable, __file__, "--size", size, "--write", str(file)]
+    export = [sys.executable, "-m", "docs.evidence.export", "--size", size, "--write", str(file)]
     commands = {
         "dd": ["dd", "if=/dev/zero", f"of={file}", "bs=4M", f"count={count}", "conv=fsync"],
         "export": export,
         "export with digests": [*export, "--digests"],
     }
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    rows: list[dict[str, Any]] = []
     for number in range(rounds):
         names = list(commands)
         for name in names if number % 2 == 0 else reversed(names):
             os.sync()
-            runs[name].append(run(commands[name]))
+            used = run(commands[name])
             wrong = file.stat().st_size != sizes[name]
             file.unlink()
             if wrong:
                 raise SystemExit(f"{name} wrote a file of another size")
-            last = runs[name][-1]
-            print(f"{name}: {last.seconds:.1f} s, {last.peak:.0f} MB", file=sys.stderr)
-    return sizes["export"], runs
+            rows.append({"writer": name, "round": number, **used._asdict()})
+            print(f"{name}: {used.seconds:.1f} s, {used.peak:.0f} MB", file=sys.stderr)
+    return {
+        "size": size,
+        "date": f"{date.today()}",
+        "machine": f"{machine()}, {file_system(folder)}",
+        "versions": f"Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"idinit-ref {ir.__version__}",
+        "bytes": sizes["export"],
+        "large": plan_large(),
+        "rows": rows,
+    }
 
 
 def file_system(folder: Path) -> str:
@@ -154,8 +166,11 @@ def file_system(folder: Path) -> str:
     return max(inside)[1]
 
 
-def page(size: str, nbytes: int, runs: dict[str, list[Run]], kind: str) -> str:
+def page(data: dict[str, Any]) -> str:
     """Return export.md."""
+    runs: dict[str, list[Run]] = {}
+    for row in data["rows"]:
+        runs.setdefault(row["writer"], []).append(Run(*(row[key] for key in Run._fields)))
     medians = {
         name: Run(*(statistics.median(column) for column in zip(*found, strict=True)))
         for name, found in runs.items()
@@ -165,10 +180,7 @@ def page(size: str, nbytes: int, runs: dict[str, list[Run]], kind: str) -> str:
         each.seconds / dd.seconds for each, dd in zip(runs["export"], runs["dd"], strict=True)
     ]
     peak = max(each.peak for name, found in runs.items() if name != "dd" for each in found)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    start = time.perf_counter()
-    planning = plan_large()
-    took = time.perf_counter() - start
+    size, nbytes, large = data["size"], data["bytes"], data["large"]
 
     def verdict(good: bool) -> str:
         return "kept" if good else "NOT KEPT"
@@ -177,11 +189,12 @@ def page(size: str, nbytes: int, runs: dict[str, list[Run]], kind: str) -> str:
     lines = [
         "# How fast is an export, and how much memory does it take?",
         "",
-        "Written by its command, not by hand, on a machine that did nothing else:",
+        "Written by its command, not by hand, on a machine that did nothing else; every number",
+        "is of [export.json](export.json):",
         "",
         "```",
         "pip install -c constraints.txt .",
-        f"python docs/evidence/export.py{'' if size == 'full' else ' --size ' + size}",
+        f"python -m docs.evidence.export{'' if size == 'full' else ' --size ' + size}",
         "```",
         "",
         f"{what} in {DTYPE}, {nbytes:,} bytes, is written by `ir.save`",
@@ -209,13 +222,12 @@ def page(size: str, nbytes: int, runs: dict[str, list[Run]], kind: str) -> str:
         "Python and NumPy included).",
         f"* A SHA-256 of every tensor (`digests=True`) makes a difference of {digests:+.1f} s;",
         "  another thread makes it while the same bytes are written.",
-        f"* Under {PLANNING:.0f} s: **{verdict(took < PLANNING)}**.",
-        f"  {planning}.",
+        f"* Under {PLANNING:.0f} s: **{verdict(large['seconds'] < PLANNING)}**. "
+        f"{large['tensors']} tensors of Llama 3 70B, {large['bytes'] / 1e9:.1f} GB in",
+        f"  {large['shards']} shards of at most {SHARD / 1e9:.0f} GB: plans, headers and index "
+        f"take {large['seconds']:.2f} s.",
         "",
-        f"Machine: {os.cpu_count()} cores, {memory / 1e9:.0f} GB of memory, {kind}, "
-        f"{platform.system()} {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, idinit-ref {ir.__version__}; "
-        f"{date.today().isoformat()}.",
+        f"Machine: {data['machine']}. {data['versions']}; {data['date']}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -226,20 +238,22 @@ def main() -> None:
     parser.add_argument("--size", choices=["full", "small"], default="full")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", default=".", help="where to write (default: here)")
+    parser.add_argument("--render", action="store_true", help="write the page from the old data")
     parser.add_argument("--write", metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("--digests", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.write:
         ir.save(args.write, model(args.size), dtype=DTYPE, digests=args.digests)
         return
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name).resolve()
-        kind = file_system(folder)
-        text = page(args.size, *measure(args.size, args.rounds, folder), kind)
-    if args.size == "full":
-        PAGE.write_text(text)
+    if args.render:
+        data = load("export")
     else:
-        print(text)
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
+            data = measure(args.size, args.rounds, Path(name).resolve())
+    if data["size"] == "full":
+        save("export", data, page(data))
+    else:
+        print(page(data))
 
 
 if __name__ == "__main__":

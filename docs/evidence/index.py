@@ -6,7 +6,8 @@ import argparse
 import importlib
 from pathlib import Path
 
-from docs.evidence._study import FOLDER, INSTALL, load, table
+from docs.evidence._data import FOLDER, load
+from docs.evidence._study import INSTALL, table
 from idinit_ref.export import whole_file
 
 STUDIES = (
@@ -38,8 +39,6 @@ def page() -> str:
     lines = []
     for name in STUDIES:
         study, data = importlib.import_module(f"docs.evidence.{name}"), load(name)
-        if data is None:
-            raise SystemExit(f"{name} has not been run: python -m docs.evidence.{name}")
         verdict, figure = study.verdict(data["rows"])
         lines.append([study.CLAIM, f"**{verdict}**", figure, f"[{study.TITLE}]({name}.md)"])
     return f"""# Are the method's claims true, and when?

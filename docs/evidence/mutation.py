@@ -3,12 +3,14 @@
 In an environment with the project and the tool, from the root of a checkout:
 
     pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0
-    python docs/evidence/mutation.py run /tmp/mutation           # an hour or so; resumes
-    python docs/evidence/mutation.py report /tmp/mutation        # figures, and a check of the page
+    python -m docs.evidence.mutation run /tmp/mutation       # an hour or so; resumes
+    python -m docs.evidence.mutation report /tmp/mutation    # writes mutation.json and mutation.md
+    python -m docs.evidence.mutation render                  # writes the page from the old data
 
 File names after the folder (``layout.py``) are a part of the work, so that two runs can go side by
-side. `again` in place of `run` tests the survivors once more, after tests were added. `report`
-fails if a survivor has no row with a reason in mutation.md, or a row has no survivor.
+side. `again` in place of `run` tests the survivors once more, after tests were added. The reasons
+in the page's last column are written by hand, and kept; `report` and `render` fail if a survivor
+has none.
 
 The checkout is never changed: the mutants live in a temporary copy of it.
 """
@@ -16,36 +18,30 @@ The checkout is never changed: the mutants live in a temporary copy of it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
+import itertools
 import os
 import re
 import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
+from datetime import date
 from pathlib import Path
+from typing import Any
 
-import cosmic_ray.mutating
-import pytest
-from cosmic_ray import commands, plugins
-from cosmic_ray.config import load_config
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.operators import (
-    binary_operator_replacement,
-    number_replacer,
-    unary_operator_replacement,
-)
-from cosmic_ray.operators.operator import Operator
-from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import TestOutcome
+from docs.evidence._data import FOLDER, load, save
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "evidence" / "mutation.md"
-CONFIG = load_config(str(ROOT / "docs" / "evidence" / "mutation.toml"))
+CONFIG = tomllib.loads((FOLDER / "mutation.toml").read_text())["cosmic-ray"]
+FILES, LIMIT = CONFIG["module-path"], CONFIG["timeout"]  # seconds
 LIBRARIES = ["numpy", "hypothesis", "ml_dtypes", "array_api_strict", "dask.array", "jax", "torch"]
 PYTEST = ["-qx", "-pno:cacheprovider", "-pno:xdist", "-oaddopts=", "--import-mode=importlib"]
 PYTEST += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is there already
@@ -87,6 +83,8 @@ def restricted(operator):
 def augmented(old, new):
     """``a += b`` and its like, which the tool has no operator for."""
 
+    from cosmic_ray.operators.operator import Operator
+
     class Augmented(Operator):
         def mutation_positions(self, node):
             if node.type == "operator" and node.value == old.value + "=":
@@ -106,6 +104,12 @@ def augmented(old, new):
 
 def arithmetic():
     """All operators of the study by name."""
+    from cosmic_ray.operators import (
+        binary_operator_replacement,
+        number_replacer,
+        unary_operator_replacement,
+    )
+
     found = [*binary_operator_replacement.operators(), number_replacer.NumberReplacer]
     found += [o for o in unary_operator_replacement.operators() if "Not" not in o.__name__]
     signs = list(binary_operator_replacement.BinaryOperators)
@@ -119,6 +123,9 @@ def forked(commands, timeout):
 
     So a mutant does not wait for the libraries, which are imported once, here.
     """
+    import pytest
+    from cosmic_ray.work_item import TestOutcome
+
     for line in filter(None, map(str.strip, commands.splitlines())):
         child = os.fork()
         if child == 0:
@@ -143,8 +150,22 @@ def forked(commands, timeout):
     return TestOutcome.SURVIVED, ""
 
 
+def session(folder, path):
+    """The file with what was found of a file of the core, as it is now."""
+    digest = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
+    return folder / f"{Path(path).stem}-{digest[:8]}.sqlite"
+
+
 def run(folder, names, again):
     """Run what is left of the work on some files; a session file for each in the folder."""
+    import cosmic_ray.mutating
+    from cosmic_ray import commands, plugins
+    from cosmic_ray.config import load_config
+    from cosmic_ray.mutating import mutate_and_test
+    from cosmic_ray.work_db import WorkDB, use_db
+    from cosmic_ray.work_item import TestOutcome
+
+    config = load_config(str(FOLDER / "mutation.toml"))
     plugins.OPERATOR_PROVIDERS.clear()
     plugins.OPERATOR_PROVIDERS["arithmetic"] = arithmetic()
     cosmic_ray.mutating.run_tests = forked
@@ -159,28 +180,28 @@ def run(folder, names, again):
         for library in LIBRARIES:
             importlib.import_module(library)
         sys.dont_write_bytecode = False
-        test = CONFIG.test_command, CONFIG.timeout
+        test = CONFIG["test-command"], LIMIT
         outcome, said = forked(*test)
         if outcome is not TestOutcome.SURVIVED:
             sys.exit(f"the tests fail without any mutation: {said}")
         # The tests stay compiled; of two changes in one second Python would see the first alone.
         sys.dont_write_bytecode = True
         shutil.rmtree(copy / "idinit_ref" / "__pycache__", ignore_errors=True)
-        for path in map(Path, CONFIG["module-path"]):
+        for path in map(Path, FILES):
             if names and path.name not in names:
                 continue
-            with use_db(folder / f"{path.stem}.sqlite", WorkDB.Mode.create) as work:
+            with use_db(session(folder, path), WorkDB.Mode.create) as work:
                 if not work.num_work_items:
                     commands.init([path], work, {})
                 for item, result in work.completed_work_items if again else ():
                     if result.test_outcome == "survived":
                         result = mutate_and_test(item.mutations, *test)
                         work.set_result(item.job_id, result)
-                commands.execute(work, CONFIG)
+                commands.execute(work, config)
 
 
 def described(mutation, diff):
-    """A survivor as the page names it: file, line of code, and what became of what."""
+    """A survivor as the page names it: file, number of its line, the line, and its change."""
     row, column = mutation.start_pos
     line = (ROOT / mutation.module_path).read_text().splitlines()[row - 1]
     token = line[column : mutation.end_pos[1]]
@@ -189,48 +210,123 @@ def described(mutation, diff):
     change = f"{token} to {new[column : len(new) - rest].strip() or 'nothing'}"
     if line.count(token) > 1:
         change += f" (no. {line[:column].count(token) + 1})"
-    line, change = (text.replace("|", "\\|") for text in (line.strip(), change))
-    return mutation.module_path.name, line, change
+    return mutation.module_path.name, row, line.strip(), change
 
 
-def rows():
-    """The rows of the page's table of survivors."""
-    for line in PAGE.read_text().splitlines():
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)][1:-1]
-        if len(cells) == 4 and cells[0].endswith(".py") and cells[1].startswith("`"):
-            for change in cells[2].split(", "):
-                yield (cells[0], cells[1].strip("`"), change.strip("`")), cells[3]
+def measured(folder):
+    """All figures, once everything has been run."""
+    from cosmic_ray.work_db import WorkDB, use_db
 
-
-def report(folder):
-    """Print the figures; return whether survivors and reasons agree."""
-    survivors, totals = Counter(), Counter()
-    print("| file | mutants | killed | of these by the time limit | survivors | rate |")
-    print("|---|---|---|---|---|---|")
-
-    def show(name, work, killed, late):
-        rate = f"{killed / work:.1%}"
-        print(f"| {name} | {work} | {killed} | {late} | {work - killed} | {rate} |")
-
-    for path in map(Path, CONFIG["module-path"]):
-        with use_db(folder / f"{path.stem}.sqlite", WorkDB.Mode.open) as work:
+    rows, survivors = [], Counter()
+    for path in map(Path, FILES):
+        if not session(folder, path).exists():
+            sys.exit(f"{path.name}, as it is now, has not been run: begin with run")
+        with use_db(session(folder, path), WorkDB.Mode.open) as work:
             done = work.completed_work_items
             if len(done) != work.num_work_items:
                 sys.exit(f"{path.name}: {len(done)} of {work.num_work_items} done; go on with run")
-        killed = sum(result.test_outcome == "killed" for _, result in done)
         late = sum(result.output == "timeout" for _, result in done)
-        for item, result in done:
-            if result.test_outcome != "killed":
-                survivors[described(item.mutations[0], result.diff)] += 1
-        show(path.name, len(done), killed, late)
-        totals.update(work=len(done), killed=killed, late=late)
-    show("all", **totals)
-    reasons = dict(rows()) if PAGE.exists() else {}
-    for key in sorted(survivors.keys() - reasons.keys()):
-        print(f"no reason: {key} x {survivors[key]}")
-    for key in sorted(reasons.keys() - survivors.keys()):
-        print(f"no survivor: {key}")
-    return survivors.keys() == reasons.keys() and all(reasons.values())
+        lived = [(item, found) for item, found in done if found.test_outcome != "killed"]
+        survivors.update(described(item.mutations[0], found.diff) for item, found in lived)
+        rows.append(
+            {"file": path.name, "mutants": len(done), "survivors": len(lived), "late": late}
+        )
+    log = ["git", "log", "-1", "--format=%h", "--", *FILES]
+    commit = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    order = [Path(path).name for path in FILES]
+    return {
+        "date": f"{date.today()}",
+        "commit": commit.strip(),
+        "rows": rows,
+        "survivors": [
+            {"file": file, "number": number, "line": line, "change": change, "times": times}
+            for (file, number, line, change), times in sorted(
+                survivors.items(), key=lambda item: (order.index(item[0][0]), item[0][1:])
+            )
+        ],
+    }
+
+
+def reasons(text):
+    """Why no test can tell, of each survivor that a page has."""
+    found = {}
+    for row in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)][1:-1]
+        if len(cells) == 4 and cells[0].endswith(".py") and cells[1].startswith("`"):
+            file, line, changes = (cell.strip("`").replace("\\|", "|") for cell in cells[:3])
+            found |= {(file, line, change): cells[3] for change in changes.split(", ")}
+    return found
+
+
+def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
+    """Return mutation.md, with the reasons that are known."""
+    total = {key: sum(row[key] for row in data["rows"]) for key in ("mutants", "survivors", "late")}
+    table = []
+    for row in (*data["rows"], {"file": "all", **total}):
+        killed = row["mutants"] - row["survivors"]
+        table.append(
+            f"| {row['file']} | {row['mutants']} | {killed} | {row['late']} | {row['survivors']} | "
+            f"{killed / row['mutants']:.1%} |"
+        )
+
+    def reason(row):
+        return known.get((row["file"], row["line"], row["change"]), "")
+
+    lived = []
+    for (file, line, why), group in itertools.groupby(
+        data["survivors"], lambda row: (row["file"], row["line"], reason(row))
+    ):
+        changes = ", ".join(dict.fromkeys(row["change"] for row in group))
+        cells = (f"`{text}`".replace("|", "\\|") for text in (line, changes))
+        lived.append(f"| {file} | {' | '.join(cells)} | {why} |")
+    return "\n".join(
+        [
+            "# Do the tests notice a wrong sign?",
+            "",
+            "Every arithmetic operator of the core (`+ - * / // % **`, shifts, bit operators,",
+            "unary minus, and `+=` and its like) was replaced by each of the others, and every",
+            "number raised and lowered by one; after each change the tests of `tests/core` ran,",
+            "until one failed. `lattice` is measured with the four rooms that the specification's",
+            "formulas live in, since it was cut out of `pattern`.",
+            "",
+            "```",
+            'pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0',
+            "python -m docs.evidence.mutation run /tmp/mutation",
+            "python -m docs.evidence.mutation report /tmp/mutation",
+            "```",
+            "",
+            "| file | mutants | killed | of these by the time limit | survivors | rate |",
+            "|---|---|---|---|---|---|",
+            *table,
+            "",
+            f"Of these files as commit {data['commit']} left them, on {data['date']}; every number "
+            "is of [mutation.json](mutation.json).",
+            f"A mutant that asks for more than {MEMORY // 10**9} GB ends there, and one that never "
+            f"ends after {LIMIT:.0f} s, which counts as killed.",
+            "",
+            "## The survivors",
+            "",
+            "What survives changes nothing that a user could see. The last column is written by",
+            "hand.",
+            "",
+            "| file | line | change | why no test can tell |",
+            "|---|---|---|---|",
+            *lived,
+            "",
+        ]
+    )
+
+
+def write(data):
+    """Write data and page; whether every survivor has a reason."""
+    known = reasons((FOLDER / "mutation.md").read_text())
+    save("mutation", data, page(data, known))
+    bare = [
+        row for row in data["survivors"] if not known.get((row["file"], row["line"], row["change"]))
+    ]
+    for row in bare:
+        print(f"no reason: {row['file']}:{row['number']} {row['line']}: {row['change']}")
+    return not bare
 
 
 def main():
@@ -238,7 +334,9 @@ def main():
         case ["run" | "again" as what, folder, *names]:
             run(Path(folder).resolve(), names, what == "again")
         case ["report", folder]:
-            sys.exit(0 if report(Path(folder)) else 1)
+            sys.exit(0 if write(measured(Path(folder))) else 1)
+        case ["render"]:
+            sys.exit(0 if write(load("mutation")) else 1)
         case _:
             sys.exit(__doc__)
 

@@ -1,8 +1,9 @@
 """Run the oracle on known implementations, and write what it finds to oracle.md beside this file.
 
-pip install -c constraints.txt ".[evidence]"
-python docs/evidence/oracle.py            # writes oracle.md
-python docs/evidence/oracle.py --check    # exits 1 if oracle.md says anything else
+pip install -c constraints.txt -e ".[evidence]"
+python -m docs.evidence.oracle             # writes oracle.json and oracle.md
+python -m docs.evidence.oracle --check     # exits 1 if oracle.md says anything else
+python -m docs.evidence.oracle --render    # writes the page from the old data
 """
 
 from __future__ import annotations
@@ -12,16 +13,13 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import anyinit
 import jax
 import keras
 import torch
-from dks.pytorch.parameter_sampling_functions import scaled_uniform_orthogonal_
 from torch import nn
 from zero_init import ZerO_Init
 
@@ -29,10 +27,12 @@ import idinit_ref
 import idinit_ref_jax
 import idinit_ref_tensorflow
 import idinit_ref_torch
+from docs.evidence._data import FOLDER, load, save
+from docs.evidence._study import need
 from idinit_ref import Plan
-from idinit_ref.testing import PROPERTIES, Report, make_oracle
+from idinit_ref.testing import PROPERTIES, make_oracle
 
-PAGE = Path(__file__).with_suffix(".md")
+PACKAGES = ("torch", "keras", "jax", "zero-init", "dks", "anyinit", "idinit-ref")
 VARIANCES = ["variance", "row_norm"]
 
 
@@ -62,13 +62,14 @@ def zero_init(shape: tuple[int, ...]) -> torch.Tensor:
 def dks(shape: tuple[int, ...]) -> torch.Tensor:
     """Let dks' scaled_uniform_orthogonal_ make the weight of a layer."""
     module = layer(shape)
-    return scaled_uniform_orthogonal_(module.weight)
+    owner = need("dks.pytorch.parameter_sampling_functions")
+    return owner.scaled_uniform_orthogonal_(module.weight)
 
 
 def any_init(shape: tuple[int, ...]) -> torch.Tensor:
     """Let anyinit.initialize make the weight of a model of one layer."""
     model = nn.Sequential(layer(shape))
-    anyinit.initialize(model, "analytic", (1, shape[1]))
+    need("anyinit").initialize(model, "analytic", (1, shape[1]))
     return model[0].weight
 
 
@@ -195,53 +196,60 @@ KNOWN = [
 ]
 
 
-def judge(known: Known) -> Report:
+def judge(known: Known) -> dict[str, Any]:
     """Run the oracle on one of them, from one seed."""
     torch.manual_seed(0)
     name = known.options.get("name", getattr(known.make, "__name__", None))
     options = {"budget": 600.0, "examples": 40, **known.options, "name": name}
     report = make_oracle(known.make, **options).run()
     print(f"{known.title}: {report.count('held')} held, {report.count('broken')} broken")
-    return report
+    return {
+        "title": known.title,
+        "claim": known.claim,
+        "verdicts": {outcome.property: outcome.verdict for outcome in report.outcomes},
+        "broken": {outcome.property: outcome.message.splitlines()[0] for outcome in report.broken},
+        "diagnosis": report.diagnosis,
+    }
 
 
-def page(reports: dict[str, Report]) -> str:
+def measure() -> dict[str, Any]:
+    """Judge them all."""
+    versions = (f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in PACKAGES)
+    return {"versions": ", ".join(versions), "rows": [judge(known) for known in KNOWN]}
+
+
+def page(data: dict[str, Any]) -> str:
     """Return oracle.md: a summary, and then each implementation."""
     words = {"held": "yes", "broken": "**no**", "untested": ""}
-    packages = ("torch", "keras", "jax", "zero-init", "dks", "anyinit", "idinit-ref")
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in packages
-    )
     lines = [
         "# What the oracle says of known implementations",
         "",
-        "Written by `python docs/evidence/oracle.py`, which anyone can run, not by hand.",
+        "Written by `python -m docs.evidence.oracle`, which anyone can run, not by hand; all that",
+        "was found is in [oracle.json](oracle.json).",
         "Most of these do not claim to be IDInit: a **no** says where they differ from it,",
         "not that they fail at what they claim. An empty cell was not asked: it says nothing of",
         "that property, or takes no such option. For IDIZ and IDI the properties differ.",
         "",
-        f"Versions: {versions}.",
+        f"Versions: {data['versions']}.",
         "",
         f"| | {' | '.join(PROPERTIES)} |",
         f"|---|{'---|' * len(PROPERTIES)}",
     ]
-    for title, report in reports.items():
-        found = {outcome.property: outcome.verdict for outcome in report.outcomes}
-        cells = [words[found.get(name, "untested")] for name in PROPERTIES]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    for known in KNOWN:
-        report = reports[known.title]
-        lines += ["", f"## {known.title}", "", known.claim, ""]
-        held = [outcome.property for outcome in report.outcomes if outcome.verdict == "held"]
+    for row in data["rows"]:
+        cells = [words[row["verdicts"].get(name, "untested")] for name in PROPERTIES]
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    for row in data["rows"]:
+        lines += ["", f"## {row['title']}", "", row["claim"], ""]
+        held = [name for name, verdict in row["verdicts"].items() if verdict == "held"]
         lines.append(f"Held: {', '.join(held) or 'none'}.")
-        if report.ok:
+        if not row["broken"]:
             continue
         lines += ["", "| broken | smallest counterexample |", "|---|---|"]
-        for outcome in report.broken:
-            first = outcome.message.splitlines()[0].replace("|", "\\|")
-            lines.append(f"| {outcome.property} | {first} |")
-        if report.diagnosis:
-            lines += ["", "It looks like:", "", *(f"* {line}" for line in report.diagnosis)]
+        for name, message in row["broken"].items():
+            first = message.replace("|", "\\|")
+            lines.append(f"| {name} | {first} |")
+        if row["diagnosis"]:
+            lines += ["", "It looks like:", "", *(f"* {line}" for line in row["diagnosis"])]
     return "\n".join(lines) + "\n"
 
 
@@ -249,12 +257,14 @@ def main() -> int:
     """Write the page, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with oracle.md")
+    parser.add_argument("--render", action="store_true", help="write the page from the old data")
     args = parser.parse_args()
-    text = page({known.title: judge(known) for known in KNOWN})
+    data = load("oracle") if args.render else measure()
+    text = page(data)
     if not args.check:
-        PAGE.write_text(text)
+        save("oracle", data, text)
         return 0
-    if text == PAGE.read_text():
+    if text == (FOLDER / "oracle.md").read_text():
         return 0
     print("oracle.md says something else; run without --check", file=sys.stderr)
     return 1

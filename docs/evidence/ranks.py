@@ -1,8 +1,9 @@
 """Plan a 70B-parameter Llama for 1 to 1024 ranks, and write what it takes to ranks.md.
 
     pip install -c constraints.txt -e ".[dev]"
-    python docs/evidence/ranks.py               # ten minutes or so, 5 GB of memory
-    python docs/evidence/ranks.py --size small  # a try, which prints the page instead
+    python -m docs.evidence.ranks               # ten minutes or so, 5 GB of memory
+    python -m docs.evidence.ranks --size small  # a try, which prints the page instead
+    python -m docs.evidence.ranks --render      # writes the page from the old data
 
 On a machine that does nothing else. Each rank is simulated by a process of its own, which is told
 by PyTorch's fake process group that it is that one of so many: no other rank exists, so anything
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
+import math
 import platform
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,10 +41,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import idinit_ref as ir
 import idinit_ref_torch as irt
+from docs.evidence._data import load, machine, save
 from idinit_ref_torch._sharded import parts
 from idinit_ref_torch._tensor import write_
 
-PAGE = Path(__file__).with_suffix(".md")
 RANKS = [2**k for k in range(11)]
 TENSOR = 8  # ranks in a group of tensor parallelism
 SECONDS, MEMORY = 10, 1000  # for one rank's plan; MB
@@ -186,42 +188,63 @@ def simulate(sizes: dict[str, int], all_meshes: list[tuple[int, int]]) -> dict[s
     }
 
 
-def page(size: str, ranks: list[int], many: int) -> str:
-    """Measure, and return ranks.md."""
-    speed, rows, worst = bandwidth(), [], {"seconds": 0.0, "peak": 0.0}
+def measure(size: str, ranks: list[int], many: int) -> dict[str, Any]:
+    """Ask the first and the last of so many ranks, play all of `many`, and return all figures."""
+    rows: list[dict[str, Any]] = []
+    data = {
+        "size": size,
+        "date": f"{date.today()}",
+        "machine": machine(),
+        "versions": f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
+        f"transformers {transformers.__version__}, idinit-ref {ir.__version__}",
+        "speed": bandwidth(),
+        "many": many,
+        "rows": rows,
+    }
     for tensor in (1, TENSOR):
         for count in (count for count in ranks if count >= tensor):
             meshes = (count // tensor, tensor)
-            found = [ask(size, rank, meshes) for rank in sorted({0, count - 1})]
-            most = {key: max(each.get(key, 0) for each in found) for key in found[0]}
-            if count == many:
-                worst = {key: max(most[key], value) for key, value in worst.items()}
-            paper = most["bytes"] / speed
-            real = f"{most['real']:.3f} s" if "real" in most else ""
-            rows.append(
-                f"| {count} | {meshes[0]} x {tensor} | {most['seconds']:.1f} s | "
-                f"{most['processor']:.1f} s | "
-                f"{most['peak']:.0f} MB | {most['peak'] - most['before']:.0f} MB | "
-                f"{most['pieces']:.0f} | {most['entries']:,.0f} | "
-                f"{most['bytes'] / 1e9:.3f} GB | {paper:.3f} s | {real} |"
-            )
-            print(rows[-1], file=sys.stderr)
-    both = [(many, 1), (many // TENSOR, TENSOR)]
-    whole = run(["--simulate", json.dumps(both)], size)
+            for rank in sorted({0, count - 1}):
+                rows.append({"data": meshes[0], "tensor": tensor, "rank": rank})
+                rows[-1] |= ask(size, rank, meshes)
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    data["meshes"] = [(many, 1), (many // TENSOR, TENSOR)]
+    data["whole"] = run(["--simulate", json.dumps(data["meshes"])], size)
+    return data
+
+
+def page(data: dict[str, Any]) -> str:
+    """Return ranks.md."""
+    size, many, both, whole = (data[key] for key in ("size", "many", "meshes", "whole"))
+    rows, worst = [], {"seconds": 0.0, "peak": 0.0}
+    grouped: dict[tuple[int, int], list[dict[str, float]]] = {}
+    for row in data["rows"]:
+        grouped.setdefault((row["data"], row["tensor"]), []).append(row)
+    for meshes, found in grouped.items():
+        most = {key: max(each.get(key, 0) for each in found) for key in found[0]}
+        if math.prod(meshes) == many:
+            worst = {key: max(most[key], value) for key, value in worst.items()}
+        real = f"{most['real']:.3f} s" if "real" in most else ""
+        rows.append(
+            f"| {math.prod(meshes)} | {meshes[0]} x {meshes[1]} | {most['seconds']:.1f} s | "
+            f"{most['processor']:.1f} s | "
+            f"{most['peak']:.0f} MB | {most['peak'] - most['before']:.0f} MB | "
+            f"{most['pieces']:.0f} | {most['entries']:,.0f} | "
+            f"{most['bytes'] / 1e9:.3f} GB | {most['bytes'] / data['speed']:.3f} s | {real} |"
+        )
 
     def verdict(good: bool) -> str:
         return "kept" if good else "NOT KEPT"
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     what = "Llama 3 70B" if size == "full" else "A try, a small Llama,"
     lines = [
         "# What does each rank do, if a model of 70B parameters is sharded?",
         "",
-        "Written by its command, not by hand:",
+        "Written by its command, not by hand; every number is of [ranks.json](ranks.json):",
         "",
         "```",
         'pip install -c constraints.txt -e ".[dev]"',
-        f"python docs/evidence/ranks.py{'' if size == 'full' else ' --size ' + size}",
+        f"python -m docs.evidence.ranks{'' if size == 'full' else ' --size ' + size}",
         "```",
         "",
         f"{what} in bfloat16 as transformers makes it, on the meta device, is cut by FSDP2",
@@ -236,8 +259,8 @@ def page(size: str, ranks: list[int], many: int) -> str:
         "* resident: the peak of the whole process, PyTorch and transformers included; and how far",
         "  it is above what was resident before `init_`.",
         "* parts, entries, bytes: what the rank has to write, and of that how many are not zero.",
-        f"* on paper: the bytes at {speed / 1e9:.1f} GB/s, which `zero_` of 1 GiB reaches here in",
-        "  one thread.",
+        f"* on paper: the bytes at {data['speed'] / 1e9:.1f} GB/s, which `zero_` of 1 GiB reaches",
+        "  here in one thread.",
         "* here: the parts filled on this CPU, where they are at most "
         f"{REAL / 1e9:.0f} GB (median of 3,",
         "  one thread, into memory that is there).",
@@ -262,18 +285,15 @@ def page(size: str, ranks: list[int], many: int) -> str:
         "  CommDebugMode counted no communication in `init_`, on any of these ranks. The SHA-256",
         f"  of these digests is `{whole['digest'][:32]}...`.",
         "",
-        f"Machine: {os.cpu_count()} cores, {memory / 1e9:.0f} GB of memory, "
-        f"{platform.system()} {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
-        f"transformers {transformers.__version__}, idinit-ref {ir.__version__}; "
-        f"{date.today().isoformat()}. Wall-clock is rough where other work goes on.",
+        f"Machine: {data['machine']}. {data['versions']}; {data['date']}. "
+        "Wall-clock is rough where other work goes on.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def run(arguments: list[str], size: str) -> dict[str, object]:
+def run(arguments: list[str], size: str) -> dict[str, Any]:
     """Run this file in a process of its own, and return what it prints."""
-    command = [sys.executable, __file__, "--size", size, *arguments]
+    command = [sys.executable, "-m", "docs.evidence.ranks", "--size", size, *arguments]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
@@ -286,6 +306,7 @@ def main() -> None:
     """Measure and write the page; or, as a process that is measured, be one rank."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(SIZES), default="full")
+    parser.add_argument("--render", action="store_true", help="write the page from the old data")
     for hidden in ("--rank", "--meshes", "--simulate"):
         parser.add_argument(hidden, type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -294,11 +315,11 @@ def main() -> None:
         print(json.dumps(simulate(SIZES[args.size], list(map(tuple, args.simulate)))))
     elif args.rank is not None:
         print(json.dumps(one_rank(SIZES[args.size], args.rank, tuple(args.meshes))))
-    elif args.size == "full":
-        PAGE.write_text(page(args.size, RANKS, 64))
-        print(PAGE.read_text())
+    elif args.size == "small":
+        print(page(measure("small", [1, 8, 16], 16)))
     else:
-        print(page(args.size, [1, 8, 16], 16))
+        data = load("ranks") if args.render else measure("full", RANKS, 64)
+        save("ranks", data, page(data))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ def test_a_study_in_small_comes_out_so(name):
 @pytest.mark.parametrize("name", index.STUDIES)
 def test_a_page_and_its_figure_are_what_their_data_say(name, tmp_path):
     study, data = _study.importlib.import_module(f"docs.evidence.{name}"), _study.load(name)
-    assert data is not None
     assert not data["quick"]
     assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
     study.check(data["rows"])

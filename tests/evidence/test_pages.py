@@ -1,0 +1,88 @@
+"""Pages of measurements that are no studies: each says what its data say, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+
+import pytest
+
+from docs.evidence import _data, index, mutation
+from docs.evidence._data import FOLDER, load, save
+
+
+def text_of(name, data):
+    if name == "mutation":
+        return mutation.page(data, mutation.reasons((FOLDER / "mutation.md").read_text()))
+    return importlib.import_module(f"docs.evidence.{name}").page(data)
+
+
+OTHERS = ("export", "mutation", "oracle", "ranks")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_page_is_what_its_data_say(name, tmp_path):
+    data = load(name)
+    assert data.get("size", "full") == "full"
+    assert (FOLDER / f"{name}.md").read_text() == text_of(name, data)
+    save(name, data, "", tmp_path)
+    assert (tmp_path / f"{name}.json").read_text() == (FOLDER / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_page_shows_what_changes_in_its_data(name):
+    """So that the test above can fail."""
+    data = load(name)
+    text = text_of(name, data)
+    row = data["rows"][0]
+    row |= {key: value * 3 for key, value in row.items() if isinstance(value, (int, float))}
+    row |= {key: {"rank": "held"} for key, value in row.items() if isinstance(value, dict)}
+    assert text_of(name, data) != text
+
+
+def test_every_page_has_its_data():
+    """But for the one that is made of others' data, and the one that has no figure."""
+    pages = {path.stem for path in FOLDER.glob("*.md")}
+    assert pages == {*index.STUDIES, *OTHERS, "performance", "index", "gpu"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == pages - {"index", "gpu"}
+    assert not re.search(r"^\|", (FOLDER / "gpu.md").read_text(), re.MULTILINE)
+
+
+def test_what_was_not_run_has_no_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(_data, "FOLDER", tmp_path)
+    export = importlib.import_module("docs.evidence.export")
+    monkeypatch.setattr(sys, "argv", ["export", "--render"])
+    with pytest.raises(SystemExit, match=r"no export\.json yet: python -m docs\.evidence\.export"):
+        export.main()
+
+
+def test_every_survivor_of_a_mutation_has_its_reason():
+    found = mutation.reasons((FOLDER / "mutation.md").read_text())
+    survivors = load("mutation")["survivors"]
+    assert {(row["file"], row["line"], row["change"]) for row in survivors} == found.keys()
+    assert all(found.values())
+
+
+def test_a_survivor_without_a_reason_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mutation, "FOLDER", tmp_path)
+    monkeypatch.setattr(
+        mutation, "save", lambda name, data, text: (tmp_path / "new").write_text(text)
+    )
+    line = {"file": "a.py", "number": 3, "line": "x | 1", "change": "| to &", "times": 1}
+    data = {
+        "date": "today",
+        "commit": "0000000",
+        "rows": [{"file": "a.py", "mutants": 4, "survivors": 1, "late": 0}],
+        "survivors": [line],
+    }
+    known = {("a.py", "x | 1", "| to &"): "both are bits", ("b.py", "y", "1 to 2"): "gone"}
+    (tmp_path / "mutation.md").write_text(mutation.page(data, known))
+    assert mutation.write(data)
+    assert "both are bits" in (tmp_path / "new").read_text()
+    assert mutation.reasons((tmp_path / "new").read_text()) == {
+        ("a.py", "x | 1", "| to &"): "both are bits"
+    }
+    data["survivors"].append({**line, "change": "1 to 2"})
+    assert not mutation.write(data)
+    assert capsys.readouterr().out == "no reason: a.py:3 x | 1: 1 to 2\n"
