@@ -11,7 +11,8 @@ import pytest
 
 from idinit_ref.testing import PROPERTIES
 
-FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "evidence"
 PAGE = (FOLDER / "oracle.md").read_text()
 
 
@@ -27,6 +28,6 @@ def test_the_page_has_every_property_and_every_implementation():
 @pytest.mark.nightly
 def test_the_command_writes_the_page():
     """Needs the extra `evidence`; it fails, and is not skipped, without."""
-    command = [sys.executable, "-W", "ignore", str(FOLDER / "oracle.py"), "--check"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "ignore", "-m", "docs.evidence.oracle", "--check"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
