@@ -4,13 +4,14 @@ A study is a module of this folder with
 
     TITLE, CLAIM           a heading, and the claim in the words of its owners, with the source
     cells(quick, rows)     what is to be measured, given what has been; asked until all is there
-    measure(**cell)        one measurement: plain numbers, the same ones each time it is asked
+    measure(**cell)        one measurement: plain numbers, the same ones each time on one machine
     verdict(rows)          (holds | holds when ... | does not hold, one line of figures)
     page(rows)             the tables and the words about them, in Markdown
     draw(rows, figure)     the picture, into a matplotlib figure
     check(rows)            asserts the direction of what comes out, not a lucky value
 
-and is run by ``python -m docs.evidence.NAME``. All numbers of its page come from NAME.json.
+and is run by ``python -m docs.evidence.NAME``. What was measured comes from NAME.json alone; so do
+the constants of the module (rates, seeds, epochs): with other ones there is no page of old data.
 """
 
 from __future__ import annotations
@@ -251,15 +252,33 @@ def _machine() -> Row:
     }
 
 
+def settings(name: str) -> Row:
+    """Return the constants of a study that JSON can hold, as it holds them."""
+    found = {}
+    for key, value in vars(importlib.import_module(f"docs.evidence.{name}")).items():
+        if key.isupper() and key != "QUICK" and not isinstance(value, str):  # no words
+            with contextlib.suppress(TypeError):  # what is made of functions
+                found[key] = json.loads(json.dumps(value))
+    return found
+
+
 def page(name: str, data: Row) -> str:
     """Return a study's page: nothing in it but what the study says of its data."""
+    now = settings(name)
+    if other := [
+        key for key in data["settings"] | now if data["settings"].get(key) != now.get(key)
+    ]:
+        raise SystemExit(
+            f"{name}.json was measured with another {' and '.join(other)}; run the study again: "
+            f"python -m docs.evidence.{name}"
+        )
     study = importlib.import_module(f"docs.evidence.{name}")
     rows = data["rows"]
     holds, figure = study.verdict(rows)
     minutes = sum(row["cpu_s"] for row in rows) / 60
     return f"""# {study.TITLE}
 
-Written by its command, not by hand; every number is of [{name}.json]({name}.json):
+Written by its command, not by hand; what was measured is in [{name}.json]({name}.json):
 
 ```
 {INSTALL}
@@ -321,7 +340,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             raise SystemExit(f"\nstopped; the same command goes on from {log}") from None
         data = {"study": name, "quick": options.quick, "date": f"{datetime.date.today()}"}
-        data |= {**_machine(), "rows": rows}
+        data |= {**_machine(), "settings": settings(name), "rows": rows}
     write(name, data, folder)
     if not options.render:
         log.unlink()

@@ -34,7 +34,7 @@ from idinit_ref.storage import carrier
 BLOCK = 4 * 2**20
 DTYPE = "bfloat16"
 SHARD = 5 * 10**9  # bytes
-SMALL = 40  # tensors
+SMALL, ROUNDS = 40, 3  # tensors; at least
 GOAL, MEMORY, PLANNING = 1.3, 200, 2.0  # times dd, MB, seconds
 
 
@@ -189,8 +189,8 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "# How fast is an export, and how much memory does it take?",
         "",
-        "Written by its command, not by hand, on a machine that did nothing else; every number",
-        "is of [export.json](export.json):",
+        "Written by its command, not by hand, on a machine that should do nothing else; what was",
+        "measured is in [export.json](export.json):",
         "",
         "```",
         "pip install -c constraints.txt .",
@@ -236,12 +236,16 @@ def main() -> None:
     """Measure and write the page; or, as a process that is measured, write one file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=["full", "small"], default="full")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", default=".", help="where to write (default: here)")
     parser.add_argument("--render", action="store_true", help="write the page from the old data")
     parser.add_argument("--write", metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("--digests", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.rounds < ROUNDS:
+        parser.error(f"--rounds: a median of {args.rounds} says little; pass {ROUNDS} or more")
+    if not Path(args.folder).is_dir():
+        parser.error(f"--folder: {args.folder} is no folder; pass one with 16 GB free")
     if args.write:
         ir.save(args.write, model(args.size), dtype=DTYPE, digests=args.digests)
         return

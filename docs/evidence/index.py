@@ -56,7 +56,8 @@ python -m docs.evidence.{STUDIES[0]}
 python -m docs.evidence.index
 ```
 
-A run that was stopped goes on where it was; `--quick --out FOLDER` runs what the tests run.
+A run that was stopped goes on where it was; `--quick --out FOLDER` runs what the tests run. The
+same seeds give the same bits on the same machine; on another processor single runs differ.
 [P] is arXiv 2503.04626, [S] is OpenReview qpeAhwxTopw.
 
 {OTHERS}"""

@@ -3,14 +3,15 @@
 In an environment with the project and the tool, from the root of a checkout:
 
     pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0
-    python -m docs.evidence.mutation run /tmp/mutation       # an hour or so; resumes
+    python -m docs.evidence.mutation run /tmp/mutation       # for hours; resumes
     python -m docs.evidence.mutation report /tmp/mutation    # writes mutation.json and mutation.md
     python -m docs.evidence.mutation render                  # writes the page from the old data
 
 File names after the folder (``layout.py``) are a part of the work, so that two runs can go side by
-side. `again` in place of `run` tests the survivors once more, after tests were added. The reasons
-in the page's last column are written by hand, and kept; `report` and `render` fail if a survivor
-has none.
+side. The mutants of a file are made in an order that is drawn by chance, so that a run may be
+stopped at any time, and what was made is a fair part of all. `again` in place of `run` tests the
+survivors once more, after tests were added. The reasons in the page's last column are written by
+hand, and kept; `report` and `render` fail if a survivor has none.
 
 The checkout is never changed: the mutants live in a temporary copy of it.
 """
@@ -18,6 +19,7 @@ The checkout is never changed: the mutants live in a temporary copy of it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import itertools
@@ -30,7 +32,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections import Counter
 from datetime import date
@@ -41,10 +42,13 @@ from docs.evidence._data import FOLDER, load, save
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tomllib.loads((FOLDER / "mutation.toml").read_text())["cosmic-ray"]
-FILES, LIMIT = CONFIG["module-path"], CONFIG["timeout"]  # seconds
+FILES, LIMIT = CONFIG["module-path"], int(CONFIG["timeout"])  # seconds of the processor
 LIBRARIES = ["numpy", "hypothesis", "ml_dtypes", "array_api_strict", "dask.array", "jax", "torch"]
 PYTEST = ["-qx", "-pno:cacheprovider", "-pno:xdist", "-oaddopts=", "--import-mode=importlib"]
 PYTEST += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hypothesis is there already
+# What takes longer to begin and to end than most mutants live.
+PYTEST += [f"-pno:{name}" for name in ("unraisableexception", "anyio", "benchmark", "jaxtyping")]
+LATE = (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM)
 MEMORY = 16_000_000_000  # bytes; it stops mutants that ask for a weight without end
 # The same examples in every run, none kept, and no search for the shortest one.
 PROFILE = """
@@ -118,7 +122,7 @@ def arithmetic():
     }
 
 
-def forked(commands, timeout):
+def forked(commands, timeout=LIMIT):
     """Run each line of pytest's arguments in a fork of this process, until one fails.
 
     So a mutant does not wait for the libraries, which are imported once, here.
@@ -129,23 +133,25 @@ def forked(commands, timeout):
     for line in filter(None, map(str.strip, commands.splitlines())):
         child = os.fork()
         if child == 0:
-            os.setsid()
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
-                os.dup2(nowhere.fileno(), 2)
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             status = 1
-            with contextlib.suppress(BaseException):
+            with contextlib.suppress(BaseException):  # or there would be two of this program
+                os.setsid()
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), 1)
+                    os.dup2(nowhere.fileno(), 2)
+                resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+                resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))  # whatever else runs
+                signal.alarm(20 * LIMIT)  # for what waits without end
                 status = int(pytest.main([*PYTEST, *shlex.split(line)]))
             os._exit(status)
-        end = time.monotonic() + timeout
-        while not (done := os.waitpid(child, os.WNOHANG))[0]:
-            if time.monotonic() > end:
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return TestOutcome.KILLED, "timeout"
-            time.sleep(0.01)
-        if done[1]:
+        try:
+            _, status = os.waitpid(child, 0)
+        except BaseException:  # stopped: the child, which has its own group, hears nothing of it
+            os.killpg(child, signal.SIGKILL)
+            raise
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in LATE:
+            return TestOutcome.KILLED, "timeout"
+        if status:
             return TestOutcome.KILLED, line
     return TestOutcome.SURVIVED, ""
 
@@ -165,6 +171,10 @@ def run(folder, names, again):
     from cosmic_ray.work_db import WorkDB, use_db
     from cosmic_ray.work_item import TestOutcome
 
+    known = [Path(path).name for path in FILES]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"{', '.join(unknown)}: not in the study, which is of {', '.join(known)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     config = load_config(str(FOLDER / "mutation.toml"))
     plugins.OPERATOR_PROVIDERS.clear()
     plugins.OPERATOR_PROVIDERS["arithmetic"] = arithmetic()
@@ -179,9 +189,10 @@ def run(folder, names, again):
         os.chdir(copy)
         for library in LIBRARIES:
             importlib.import_module(library)
+        gc.collect()
+        gc.freeze()  # else each fork would copy what the collector looks at
         sys.dont_write_bytecode = False
-        test = CONFIG["test-command"], LIMIT
-        outcome, said = forked(*test)
+        outcome, said = forked(CONFIG["test-command"])
         if outcome is not TestOutcome.SURVIVED:
             sys.exit(f"the tests fail without any mutation: {said}")
         # The tests stay compiled; of two changes in one second Python would see the first alone.
@@ -195,13 +206,13 @@ def run(folder, names, again):
                     commands.init([path], work, {})
                 for item, result in work.completed_work_items if again else ():
                     if result.test_outcome == "survived":
-                        result = mutate_and_test(item.mutations, *test)
+                        result = mutate_and_test(item.mutations, CONFIG["test-command"], LIMIT)
                         work.set_result(item.job_id, result)
                 commands.execute(work, config)
 
 
 def described(mutation, diff):
-    """A survivor as the page names it: file, number of its line, the line, and its change."""
+    """A survivor as the page names it: number of its line, the line, and its change."""
     row, column = mutation.start_pos
     line = (ROOT / mutation.module_path).read_text().splitlines()[row - 1]
     token = line[column : mutation.end_pos[1]]
@@ -210,40 +221,55 @@ def described(mutation, diff):
     change = f"{token} to {new[column : len(new) - rest].strip() or 'nothing'}"
     if line.count(token) > 1:
         change += f" (no. {line[:column].count(token) + 1})"
-    return mutation.module_path.name, row, line.strip(), change
+    return row, line.strip(), change
 
 
 def measured(folder):
-    """All figures, once everything has been run."""
+    """All figures of what has been run."""
     from cosmic_ray.work_db import WorkDB, use_db
 
-    rows, survivors = [], Counter()
+    dirty = ["git", "status", "--porcelain", "--", *FILES]
+    if changed := subprocess.run(
+        dirty, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout:
+        sys.exit(f"not committed, so that no page could say what was measured:\n{changed}")
+    log = ["git", "log", "-1", "--format=%h", "--", *FILES]
+    commit = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows, survivors = [], []
     for path in map(Path, FILES):
         if not session(folder, path).exists():
             sys.exit(f"{path.name}, as it is now, has not been run: begin with run")
         with use_db(session(folder, path), WorkDB.Mode.open) as work:
-            done = work.completed_work_items
-            if len(done) != work.num_work_items:
-                sys.exit(f"{path.name}: {len(done)} of {work.num_work_items} done; go on with run")
-        late = sum(result.output == "timeout" for _, result in done)
-        lived = [(item, found) for item, found in done if found.test_outcome != "killed"]
-        survivors.update(described(item.mutations[0], found.diff) for item, found in lived)
-        rows.append(
-            {"file": path.name, "mutants": len(done), "survivors": len(lived), "late": late}
+            done, possible = work.completed_work_items, work.num_work_items
+        outcomes = Counter(
+            str(result.test_outcome).rpartition(".")[2].lower() for _, result in done
         )
-    log = ["git", "log", "-1", "--format=%h", "--", *FILES]
-    commit = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    order = [Path(path).name for path in FILES]
+        if strange := outcomes.keys() - {"killed", "survived"}:
+            sys.exit(f"{path.name}: {', '.join(strange)}, which says nothing; delete its session")
+        if not done:
+            sys.exit(f"{path.name}: nothing has been run; go on with run")
+        rows.append(
+            {
+                "file": path.name,
+                "possible": possible,
+                "mutants": len(done),
+                "survivors": outcomes["survived"],
+                "late": sum(result.output == "timeout" for _, result in done),
+            }
+        )
+        lived = (pair for pair in done if pair[1].test_outcome == "survived")
+        found = sorted(described(item.mutations[0], result.diff) for item, result in lived)
+        survivors += [
+            {"file": path.name, "number": number, "line": line, "change": change}
+            for number, line, change in found
+        ]
     return {
         "date": f"{date.today()}",
         "commit": commit.strip(),
+        "limit": LIMIT,
+        "memory": MEMORY,
         "rows": rows,
-        "survivors": [
-            {"file": file, "number": number, "line": line, "change": change, "times": times}
-            for (file, number, line, change), times in sorted(
-                survivors.items(), key=lambda item: (order.index(item[0][0]), item[0][1:])
-            )
-        ],
+        "survivors": survivors,
     }
 
 
@@ -252,42 +278,49 @@ def reasons(text):
     found = {}
     for row in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)][1:-1]
-        if len(cells) == 4 and cells[0].endswith(".py") and cells[1].startswith("`"):
-            file, line, changes = (cell.strip("`").replace("\\|", "|") for cell in cells[:3])
-            found |= {(file, line, change): cells[3] for change in changes.split(", ")}
+        if len(cells) >= 4 and re.fullmatch(r"\w+\.py:\d+", cells[0]):
+            line, changes = (cell[1:-1].replace("\\|", "|") for cell in cells[1:3])
+            why = " | ".join(cells[3:]).replace("\\|", "|")
+            file = cells[0].partition(":")[0]
+            found |= {(file, line, change): why for change in changes.split(", ")}
     return found
 
 
 def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
     """Return mutation.md, with the reasons that are known."""
-    total = {key: sum(row[key] for row in data["rows"]) for key in ("mutants", "survivors", "late")}
+    counts = [key for key in data["rows"][0] if key != "file"]
+    total = {key: sum(row[key] for row in data["rows"]) for key in counts}
     table = []
     for row in (*data["rows"], {"file": "all", **total}):
         killed = row["mutants"] - row["survivors"]
         table.append(
-            f"| {row['file']} | {row['mutants']} | {killed} | {row['late']} | {row['survivors']} | "
-            f"{killed / row['mutants']:.1%} |"
+            f"| {row['file']} | {row['possible']} | {row['mutants']} | {killed} | {row['late']} | "
+            f"{row['survivors']} | {killed / row['mutants']:.1%} |"
         )
 
-    def reason(row):
-        return known.get((row["file"], row["line"], row["change"]), "")
+    def place(row):
+        why = known.get((row["file"], row["line"], row["change"]), "")
+        return f"{row['file']}:{row['number']}", row["line"], why
 
     lived = []
-    for (file, line, why), group in itertools.groupby(
-        data["survivors"], lambda row: (row["file"], row["line"], reason(row))
-    ):
-        changes = ", ".join(dict.fromkeys(row["change"] for row in group))
-        cells = (f"`{text}`".replace("|", "\\|") for text in (line, changes))
-        lived.append(f"| {file} | {' | '.join(cells)} | {why} |")
+    for (where, line, why), group in itertools.groupby(data["survivors"], place):
+        changes = ", ".join(row["change"] for row in group)
+        cells = (cell.replace("|", "\\|") for cell in (f"`{line}`", f"`{changes}`", why))
+        lived.append(f"| {where} | {' | '.join(cells)} |")
+    made = "All of these changes were made."
+    if total["mutants"] < total["possible"]:
+        made = f"{total['mutants']} of these {total['possible']} changes were made, drawn by chance"
+        made += " in each file."
     return "\n".join(
         [
             "# Do the tests notice a wrong sign?",
             "",
             "Every arithmetic operator of the core (`+ - * / // % **`, shifts, bit operators,",
-            "unary minus, and `+=` and its like) was replaced by each of the others, and every",
-            "number raised and lowered by one; after each change the tests of `tests/core` ran,",
-            "until one failed. `lattice` is measured with the four rooms that the specification's",
-            "formulas live in, since it was cut out of `pattern`.",
+            "unary minus, and `+=` and its like) may be replaced by each of the others, and every",
+            "number raised or lowered by one; after each change the tests of `tests/core` ran,",
+            f"until one failed. {made}",
+            "`lattice` is measured with the four rooms that the specification's formulas live in,",
+            "since it was cut out of `pattern`.",
             "",
             "```",
             'pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0',
@@ -295,21 +328,21 @@ def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
             "python -m docs.evidence.mutation report /tmp/mutation",
             "```",
             "",
-            "| file | mutants | killed | of these by the time limit | survivors | rate |",
-            "|---|---|---|---|---|---|",
+            "| file | possible | made | killed | of these by the time limit | survivors | killed |",
+            "|---|---|---|---|---|---|---|",
             *table,
             "",
-            f"Of these files as commit {data['commit']} left them, on {data['date']}; every number "
-            "is of [mutation.json](mutation.json).",
-            f"A mutant that asks for more than {MEMORY // 10**9} GB ends there, and one that never "
-            f"ends after {LIMIT:.0f} s, which counts as killed.",
+            f"Of these files as commit {data['commit']} left them, on {data['date']}; what was "
+            "found is in [mutation.json](mutation.json).",
+            f"A mutant that asks for more than {data['memory'] // 10**9} GB ends there, and one "
+            f"that never ends after {data['limit']} s of the processor, which counts as killed.",
             "",
             "## The survivors",
             "",
             "What survives changes nothing that a user could see. The last column is written by",
             "hand.",
             "",
-            "| file | line | change | why no test can tell |",
+            "| place | line | change | why no test can tell |",
             "|---|---|---|---|",
             *lived,
             "",
@@ -330,7 +363,14 @@ def write(data):
 
 
 def main():
-    match sys.argv[1:]:
+    try:
+        command(sys.argv[1:])
+    except ModuleNotFoundError as problem:
+        sys.exit(f"{problem}: pip install -c constraints.txt -e '.[dev]' cosmic-ray==8.7.0")
+
+
+def command(arguments):
+    match arguments:
         case ["run" | "again" as what, folder, *names]:
             run(Path(folder).resolve(), names, what == "again")
         case ["report", folder]:

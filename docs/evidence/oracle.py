@@ -214,6 +214,8 @@ def judge(known: Known) -> dict[str, Any]:
 
 def measure() -> dict[str, Any]:
     """Judge them all."""
+    for owner in ("dks", "anyinit"):
+        need(owner)
     versions = (f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in PACKAGES)
     return {"versions": ", ".join(versions), "rows": [judge(known) for known in KNOWN]}
 
@@ -224,8 +226,8 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "# What the oracle says of known implementations",
         "",
-        "Written by `python -m docs.evidence.oracle`, which anyone can run, not by hand; all that",
-        "was found is in [oracle.json](oracle.json).",
+        "Written by `python -m docs.evidence.oracle`, which anyone can run, not by hand; what",
+        "it found is in [oracle.json](oracle.json).",
         "Most of these do not claim to be IDInit: a **no** says where they differ from it,",
         "not that they fail at what they claim. An empty cell was not asked: it says nothing of",
         "that property, or takes no such option. For IDIZ and IDI the properties differ.",

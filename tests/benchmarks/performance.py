@@ -14,7 +14,6 @@ import argparse
 import gc
 import importlib.metadata
 import itertools
-import json
 import math
 import os
 import platform
@@ -29,13 +28,16 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
 import numpy as np
 
 import idinit_ref as ir
+from docs.evidence import _data
 from idinit_ref.plan import strips
 
-PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "performance.md"
-FIGURE, DATA = PAGE.with_suffix(".svg"), PAGE.with_suffix(".json")
+PAGE = _data.FOLDER / "performance.md"
+FIGURE = PAGE.with_suffix(".svg")
 PACKAGES = (
     "numpy", "torch", "jax", "keras", "tensorflow-cpu", "zero-init", "anyinit", "idinit-ref",
 )  # fmt: skip
@@ -544,14 +546,19 @@ def about(load: float, seconds: float, *, quick: bool) -> dict[str, Any]:
 
 def load() -> tuple[list[tuple[Group, Times]], Curves, dict[str, Any]]:
     """Return what the last run has measured."""
-    data = json.loads(DATA.read_text())
+    data = _data.load("performance")
     curves = {
         title: {
             name: {int(power): t for power, t in curve.items()} for name, curve in found.items()
         }
         for title, found in data["curves"].items()
     }
-    return list(zip(GROUPS, data["times"], strict=True)), curves, data["about"]
+    for group, row in zip(GROUPS, data["rows"], strict=True):
+        found = row["library"], row["weight"], [*row["times"]]
+        if found != (group.library, group.weight, group.names):
+            raise SystemExit(f"performance.json has no {group.library} {group.weight} where it was")
+    times = [row["times"] for row in data["rows"]]
+    return list(zip(GROUPS, times, strict=True)), curves, data["about"]
 
 
 def page(results: list[tuple[Group, Times]], curves: Curves, said: dict[str, Any]) -> str:
@@ -565,7 +572,7 @@ def page(results: list[tuple[Group, Times]], curves: Curves, said: dict[str, Any
     lines = [
         "# How fast is a weight made?",
         "",
-        "Written by its command, not by hand, on a machine that does nothing else:",
+        "Written by its command, not by hand, on a machine that should do nothing else:",
         "",
         "```",
         'pip install -c constraints.txt ".[benchmarks]"',
@@ -575,7 +582,7 @@ def page(results: list[tuple[Group, Times]], curves: Curves, said: dict[str, Any
         f"Machine: {said['machine']}",
         f"Threads: {said['threads']}",
         f"Versions: {said['versions']} All weights are float32.",
-        "Every number is of [performance.json](performance.json).",
+        "What was measured is in [performance.json](performance.json).",
         "",
         "The contestants of a weight take turns in one process, in each round in another order, "
         f"{min(rounds)} rounds or more.",
@@ -648,8 +655,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a try, which prints the page instead")
     parser.add_argument("--render", action="store_true", help="write the page from the old data")
     args = parser.parse_args()
-    if args.render and not DATA.exists():
-        parser.error(f"--render: there is no {DATA.name} yet; run without it")
     if args.render:
         PAGE.write_text(page(*load()))
         return
@@ -660,10 +665,11 @@ def main() -> None:
     if args.quick:
         print(text)
         return
-    times = [json.dumps(found) for _, found in results]
-    rest = json.dumps({"about": said, "curves": curves, "times": []}, indent=1)
-    DATA.write_text(rest.replace('"times": []', '"times": [\n' + ",\n".join(times) + "\n]") + "\n")
-    PAGE.write_text(text)
+    rows = [
+        {"library": group.library, "weight": group.weight, "times": times}
+        for group, times in results
+    ]
+    _data.save("performance", {"about": said, "curves": curves, "rows": rows}, text)
     plot(curves, FIGURE)
 
 

@@ -62,12 +62,19 @@ def test_the_page_is_what_its_data_say():
     assert all(len(times) >= 20 for _, found in performance.load()[0] for times in found.values())
 
 
-def test_without_data_there_is_no_page_to_render(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(performance, "DATA", tmp_path / "performance.json")
+def test_without_data_there_is_no_page_to_render(monkeypatch, tmp_path):
+    monkeypatch.setattr(performance._data, "FOLDER", tmp_path)
     monkeypatch.setattr(sys, "argv", ["performance.py", "--render"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"no performance\.json yet"):
         performance.main()
-    assert "run without it" in capsys.readouterr().err
+
+
+def test_times_of_another_weight_have_no_page(monkeypatch):
+    data = performance._data.load("performance")
+    data["rows"][:2] = data["rows"][1::-1]
+    monkeypatch.setattr(performance._data, "load", lambda name: data)
+    with pytest.raises(SystemExit, match=r"no PyTorch 4096x4096 where it was"):
+        performance.load()
 
 
 def test_the_page_has_its_figure_and_all_curves():

@@ -33,6 +33,10 @@ def test_a_page_and_its_figure_are_what_their_data_say(name, tmp_path):
     assert not data["quick"]
     assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
     study.check(data["rows"])
+    cells = study.cells(False, data["rows"])  # what the code of today would measure
+    assert [
+        {key: row[key] for key in cell} for cell, row in zip(cells, data["rows"], strict=True)
+    ] == [json.loads(json.dumps(cell)) for cell in cells]
     _study.write(name, data, tmp_path)
     assert (tmp_path / f"{name}.json").read_text() == (FOLDER / f"{name}.json").read_text()
     number = re.compile(r"-?\d+\.\d+")  # of a place, which another machine may round otherwise
@@ -110,6 +114,14 @@ def test_a_stopped_study_goes_on_and_writes_all_or_nothing(toy, tmp_path, capsys
     best = {(row["method"], row["rate"]) for row in data["rows"] if row["seed"] != 100}
     assert best == {("a", 1.0), ("b", 10.0)}
     assert (tmp_path / "toy.md").read_text() == _study.page("toy", data)
+
+
+def test_data_of_other_settings_have_no_page(toy, tmp_path, monkeypatch):
+    toy.RATE = 0.1
+    data = {"settings": _study.settings("toy"), "rows": []}
+    toy.RATE = 0.2
+    with pytest.raises(SystemExit, match=r"toy\.json was measured with another RATE; run"):
+        _study.page("toy", data)
 
 
 def test_a_run_by_nobody_is_refused(tmp_path, capsys):

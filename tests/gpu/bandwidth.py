@@ -9,6 +9,8 @@ page says so and holds no figures, unless it has some already: then it stays as 
 from __future__ import annotations
 
 import argparse
+import itertools
+import operator
 import os
 import platform
 import statistics
@@ -19,20 +21,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the frameworks share a GPU
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path += map(str, Path(__file__).resolve().parents[1:3])
 
 import idinit_ref as ir
 import idinit_ref_jax as irj
 import idinit_ref_torch as irt
+from docs.evidence._data import FOLDER, load, save
 from gpu import checks
 from gpu.places import FRAMEWORKS, UNTESTED, Place, why_not
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence" / "gpu.md"
 GIB = 2**30
 SIZES = [1 * GIB, 4 * GIB, 16 * GIB]
 ROUNDS, GOAL = 20, 0.95
 FILLS = [("idi", (1, 1), "transit"), ("idiz", (4, 1), "zero")]  # square, and four times as tall
-NOTHING = "No GPU could be used"
 INSTALL = 'pip install -c constraints.txt -e ".[dev]" "jax[cuda13]" "cupy-cuda13x[ctk]"'
 
 
@@ -157,8 +158,30 @@ def fitting(place: Place) -> list[Size]:
     return found
 
 
-def page(found: list[tuple[Place, list[Size]]], missing: dict[str, str]) -> str:
+def gathered(found: list[tuple[Place, list[Size]]], missing: dict[str, str]) -> dict[str, Any]:
+    """Return what the page is made of."""
+    return {
+        "date": f"{date.today()}",
+        "machine": f"{platform.system()} {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}, idinit-ref {ir.__version__}",
+        "missing": missing,
+        "rows": [
+            {
+                "place": place.describe(),
+                "framework": place.framework,
+                "checks": len(checks.CHECKS[place.framework]),
+                "nbytes": size.nbytes,
+                "seconds": size.seconds,
+            }
+            for place, measured in found
+            for size in measured
+        ],
+    }
+
+
+def page(data: dict[str, Any]) -> str:
     """Return gpu.md."""
+    found = data["rows"]
     lines = [
         "# On a GPU: the same bits, and how fast?",
         "",
@@ -174,18 +197,18 @@ def page(found: list[tuple[Place, list[Size]]], missing: dict[str, str]) -> str:
     ]
     if not found:
         lines += [
-            f"**{NOTHING} yet, so this page holds no figures, and {UNTESTED}.** The",
+            f"**No GPU could be used yet, so this page holds no figures, and {UNTESTED}.** The",
             "checks of `tests/gpu/checks.py` run on the CPU instead, which proves only the checks:",
             "",
         ]
-    for place, measured in found:
-        count = len(checks.CHECKS[place.framework])
+    head = operator.itemgetter("place", "framework", "checks")
+    for (place, framework, count), measured in itertools.groupby(found, head):
         lines += [
-            f"## {place.describe()}",
+            f"## {place}",
             "",
             f"All {count} checks of `tests/gpu/checks.py` hold.",
         ]
-        if place.framework == "jax":
+        if framework == "jax":
             lines += ["Compiled programs that make new arrays; wall-clock until they are there."]
         else:
             lines += ["In place; by events of the device, which Python runs ahead of."]
@@ -195,32 +218,31 @@ def page(found: list[tuple[Place, list[Size]]], missing: dict[str, str]) -> str:
             "|---|---|---|---|---|---|",
         ]
         for size in measured:
-            medians = {name: statistics.median(took) for name, took in size.seconds.items()}
+            medians = {name: statistics.median(took) for name, took in size["seconds"].items()}
             for name, median in medians.items():
                 speed = medians["zero"] / median
                 judged = name.startswith("idi")
                 goal = ("kept" if speed >= GOAL else "NOT KEPT") if judged else ""
                 lines.append(
-                    f"| {size.nbytes / GIB:.3g} GiB | {name} | {median * 1e3:.3f} ms | "
-                    f"{size.nbytes / median / 1e9:,.0f} | {speed:.3f} | {goal} |"
+                    f"| {size['nbytes'] / GIB:.3g} GiB | {name} | {median * 1e3:.3f} ms | "
+                    f"{size['nbytes'] / median / 1e9:,.0f} | {speed:.3f} | {goal} |"
                 )
         lines.append("")
     if found:
         lines += [
-            f"Medians of {ROUNDS} rounds, in which the calls take turns. `zero` is the framework's",
+            f"Medians of {len(found[0]['seconds']['zero'])} rounds, in which the calls take turns. "
+            "`zero` is the framework's",
             "own fill with zeros and `copy` its copy of another array, which reads as much as it",
             "writes; `idi` fills a square matrix, `idiz` one that is four times as tall as wide.",
-            f"The goal is {GOAL} of zero's speed.",
+            f"The goal is {GOAL} of zero's speed. What was measured is in [gpu.json](gpu.json).",
             "",
         ]
-    lines += [f"* {name}: not run on a GPU: {reason}" for name, reason in missing.items()]
+    lines += [f"* {name}: not run on a GPU: {reason}" for name, reason in data["missing"].items()]
     lines += ["* tensorflow: not run on a GPU: there are no checks for it"]
     if found:
         lines += [
             "",
-            f"Machine: {platform.system()} {platform.release().split('-')[0]}, "
-            f"Python {platform.python_version()}, idinit-ref {ir.__version__}; "
-            f"{date.today().isoformat()}.",
+            f"Machine: {data['machine']}; {data['date']}.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -231,10 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.parse_args(arguments)
     missing = {name: reason for name in FRAMEWORKS if (reason := why_not(name)) is not None}
     places = [Place(name, gpu=True) for name in FRAMEWORKS if name not in missing]
-    if not places and PAGE.exists() and NOTHING not in PAGE.read_text():
-        raise SystemExit(
-            f"{UNTESTED}: {'; '.join(missing.values())}. {PAGE.name} keeps its figures"
-        )
+    if not places and (FOLDER / "gpu.json").exists() and load("gpu")["rows"]:
+        raise SystemExit(f"{UNTESTED}: {'; '.join(missing.values())}. gpu.md keeps its figures")
     if any(place.framework == "jax" for place in places):
         import jax
 
@@ -243,8 +263,9 @@ def main(arguments: list[str] | None = None) -> None:
         for check in checks.CHECKS[place.framework]:
             check(place)
             print(f"{place}: {check.__name__} holds", file=sys.stderr)
-    PAGE.write_text(page([(place, fitting(place)) for place in places], missing))
-    print(PAGE.read_text())
+    data = gathered([(place, fitting(place)) for place in places], missing)
+    save("gpu", data, page(data), FOLDER)
+    print(page(data))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ framework's name is skipped, and says so.
 
 from __future__ import annotations
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
 
 import idinit_ref as ir
 import idinit_ref_torch as irt
+from docs.evidence import _data
 from gpu import bandwidth, checks
 from gpu.places import FRAMEWORKS, UNTESTED, Place, Recorded, why_not
 
@@ -87,13 +90,16 @@ def test_the_benchmark_measures_what_it_says(framework):
     size = bandwidth.measure(place, 2**16, rounds=3)
     assert set(size.seconds) == {"zero", "idi", "idiz", "copy"}
     assert all(len(took) == 3 and min(took) > 0 for took in size.seconds.values())
-    text = bandwidth.page([(place, [size])], dict.fromkeys(FRAMEWORKS, "not here"))
+    data = bandwidth.gathered([(place, [size])], dict.fromkeys(FRAMEWORKS, "not here"))
+    text = bandwidth.page(data)
     assert "of zero" in text
+    assert text.count("| idi |") == text.count("| copy |") == 1
+    assert f"| {statistics.median(size.seconds['zero']) * 1e3:.3f} ms |" in text
     assert all(f"{name}: not run" in text for name in FRAMEWORKS)
 
 
 def test_the_page_without_a_gpu_holds_no_figures():
-    text = bandwidth.page([], dict.fromkeys(FRAMEWORKS, "not here"))
+    text = bandwidth.page(bandwidth.gathered([], dict.fromkeys(FRAMEWORKS, "not here")))
     assert "No GPU could be used" in text
     assert "GB/s" not in text
     assert "|" not in text
@@ -101,15 +107,24 @@ def test_the_page_without_a_gpu_holds_no_figures():
 
 
 def test_a_page_with_figures_is_not_lost_to_a_machine_without_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(bandwidth, "PAGE", tmp_path / "gpu.md")
+    page, data = tmp_path / "gpu.md", tmp_path / "gpu.json"
+    monkeypatch.setattr(bandwidth, "FOLDER", tmp_path)
+    monkeypatch.setattr(_data, "FOLDER", tmp_path)
     monkeypatch.setattr(bandwidth, "why_not", lambda framework: "not here")
     bandwidth.main([])
-    assert "No GPU could be used" in bandwidth.PAGE.read_text()
+    assert "No GPU could be used" in page.read_text()
     bandwidth.main([])
-    bandwidth.PAGE.write_text("figures\n")
+    data.write_text('{"rows": [1]}')
+    page.write_text("figures\n")
     with pytest.raises(SystemExit, match="keeps its figures"):
         bandwidth.main([])
-    assert bandwidth.PAGE.read_text() == "figures\n"
+    assert page.read_text() == "figures\n"
+
+
+def test_the_page_is_what_its_data_say():
+    text = (_data.FOLDER / "gpu.md").read_text()
+    assert text == bandwidth.page(_data.load("gpu"))
+    assert ("GB/s" in text) == bool(_data.load("gpu")["rows"])
 
 
 def test_the_benchmark_s_fills_are_the_weights():
