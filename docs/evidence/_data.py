@@ -29,7 +29,10 @@ def load(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.json"
     if not path.exists():
         raise SystemExit(f"there is no {path.name} yet; a run of the command writes it")
-    data: dict[str, Any] = json.loads(path.read_text())
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as problem:
+        raise SystemExit(f"{path.name} is no JSON ({problem}); a run writes it anew") from None
     return data
 
 

@@ -55,6 +55,13 @@ def test_what_was_not_run_has_no_page(tmp_path, monkeypatch):
         export.main()
 
 
+def test_data_that_were_cut_off_are_refused_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(_data, "FOLDER", tmp_path)
+    (tmp_path / "export.json").write_text('{"rows": [')
+    with pytest.raises(SystemExit, match=r"export\.json is no JSON \(.*\); a run writes it anew"):
+        load("export")
+
+
 def test_every_survivor_of_a_mutation_has_its_reason():
     found = mutation.reasons((FOLDER / "mutation.md").read_text())
     survivors = load("mutation")["survivors"]
