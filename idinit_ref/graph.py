@@ -47,9 +47,10 @@ class Node:
     use : {"weight", "bias", "embedding", "other"}
         Of a parameter.
     options : mapping
-        Of a parameter that is a weight: how it is stored, as options of :func:`idinit_ref.plan`
-        (layout, groups, transposed, blocks), and `tap`, the identity tap of its convolution. Other
-        keys are the tracer's own.
+        Of a parameter that is a weight: how it is stored and used, as options of
+        :func:`idinit_ref.plan`: layout, groups, transposed, blocks, and of a kernel `tap`, the
+        identity tap of its convolution, and `stride`, that of a transposed convolution, whose taps
+        fall apart into phases (spec section 3). Other keys are the tracer's own.
     note : str
         Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
 
