@@ -6,16 +6,17 @@ No framework is known here: the adapters trace, ask `decide`, and write what the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from .errors import GraphError, IDInitError, OptionError, OptionTypeError, message
 from .graph import Graph, Inferred, Node, explain_roles
-from .layout import SPATIAL, Taps
+from .kernel import Taps
+from .layout import DEFAULT_LAYOUTS, SPATIAL
 from .options import choice
-from .pattern import Wide
+from .pattern import Form, Wide
 from .plan import Plan, either
 from .rules import Kind
 
@@ -28,8 +29,8 @@ Head = Literal["transit", "zero", "keep"]
 Override = Kind | Mapping[str, Any]
 """A role, or options of `idinit_ref.plan`, `role` among them."""
 
-_STORED = ("layout", "groups", "transposed", "blocks", "tap")
-_CHOSEN = ("role", "gain", "eps", "wide", "taps", "loosen", "seed")
+_STORED = ("layout", "groups", "transposed", "stride", "blocks", "tap")
+_CHOSEN = ("role", "gain", "eps", "wide", "form", "taps", "loosen", "loosen_at", "seed")
 _REASONS = 2  # that are told of a weight that is used often
 _STYLES = {"transit": "green", "zero": "bold yellow", "bias": "cyan", "keep": "dim"}
 
@@ -212,8 +213,8 @@ class Report:
 
 
 def _options(plan: Plan) -> dict[str, Any]:
-    names = ("layout", "gain", "eps", "wide", "groups", "transposed", "blocks", "taps", "tap")
-    found = {name: getattr(plan, name) for name in (*names, "loosen", "seed")}
+    names = [field.name for field in fields(plan) if field.init]
+    found = {name: getattr(plan, name) for name in names if name not in ("shape", "role")}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
@@ -223,7 +224,8 @@ def decide(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -240,9 +242,11 @@ def decide(
         Of the weights in role "zero".
     wide : {"truncate", "fold_rms", "fold_mean"}
         What is done where a transit weight has more columns than rows.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        How a kernel becomes a matrix. Left out, it is "center" where each group has one input
-        channel (depthwise), else "channel_major". The centre is the layer's identity tap.
+    form : {"pair", "shifted"}
+        How the entries of a wide zero weight are spread.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
+        tap, and in each phase of a transposed convolution.
     head : {"transit", "zero", "keep"}
         What becomes of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
@@ -284,9 +288,8 @@ def decide(
     """
     choice("head", head, get_args(Head))
     choice("embeddings", embeddings, ("keep", "transit"))
-    if taps is not None:
-        choice("taps", taps, get_args(Taps))
-    general: dict[str, Any] = {"gain": gain, "eps": eps, "wide": wide}
+    choice("taps", taps, get_args(Taps))
+    general: dict[str, Any] = {"gain": gain, "eps": eps, "wide": wide, "form": form}
     either((0, 0), "transit", **general)
     if not graph.parameters:
         raise GraphError(
@@ -382,23 +385,11 @@ def _plan(node: Node, role: Kind, options: Mapping[str, Any]) -> Plan:
     stored = {key: value for key, value in node.options.items() if key in _STORED}
     if node.use == "embedding" and not stored:
         stored = {"layout": "IO"}  # a row for each input
-    tap = stored.pop("tap", None)
-    merged = {**stored, **options}
-    taps = merged.pop("taps", None)
     shape = tuple(node.shape or ())
-    letters = merged.get("layout") or ("", "", "OI", "OIW", "OIHW", "OIDHW", "")[min(len(shape), 6)]
-    is_kernel = any(c in SPATIAL for c in letters)
-    if taps is None:
-        taps = "center" if is_kernel and _is_depthwise(shape, letters, merged) else "channel_major"
-    if is_kernel:
-        merged["taps"] = taps
-        if taps == "center" and tap is not None:
-            merged.setdefault("tap", tap)
-    return either(shape, cast("Literal['transit', 'zero']", role), **merged)
-
-
-def _is_depthwise(shape: tuple[int, ...], letters: str, options: Mapping[str, Any]) -> bool:
-    """Whether each group of a convolution has one input channel (spec section 3)."""
-    groups = options.get("groups", 1)
-    size = dict(zip(letters, shape, strict=False)).get("I", 0)
-    return bool(groups > 1 and size == (groups if options.get("transposed") else 1))
+    letters = options.get("layout") or stored.get("layout") or DEFAULT_LAYOUTS.get(len(shape), "")
+    if not any(c in SPATIAL for c in letters):  # a matrix has no taps
+        stored = {key: value for key, value in stored.items() if key not in ("tap", "stride")}
+        options = {key: value for key, value in options.items() if key != "taps"}
+    tap = options.get("tap")
+    plan = either(shape, cast("Literal['transit', 'zero']", role), **{**stored, **options})
+    return plan if tap is None else replace(plan, tap=tap)  # a corner order refuses one

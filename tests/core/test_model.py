@@ -63,7 +63,7 @@ def test_every_parameter_has_a_role_and_a_reason():
     assert report.plans == {
         "qkv.weight": ir.plan((16, 8), layout="OI", blocks=(8, 4, 4)),
         "proj.weight": ir.plan((8, 8), "zero", layout="IO"),
-        "conv": ir.plan((6, 1, 4, 3), layout="OIHW", groups=6, taps="center", tap=(2, 1)),
+        "conv": ir.plan((6, 1, 4, 3), layout="OIHW", groups=6, tap=(2, 1)),
         "head": ir.plan((50, 8)),
     }
 
@@ -80,6 +80,17 @@ def test_every_parameter_has_a_role_and_a_reason():
             {"taps": "channel_major"},
             "conv",
             ir.plan((6, 1, 4, 3), groups=6, taps="channel_major"),
+        ),
+        ({"taps": "center"}, "conv", ir.plan((6, 1, 4, 3), groups=6, taps="center", tap=(2, 1))),
+        (
+            {"form": "shifted", "head": "zero"},
+            "head",
+            ir.plan((50, 8), "zero", form="shifted"),
+        ),
+        (
+            {"overrides": {"conv": {"loosen": 0.1, "loosen_at": "entries"}}},
+            "conv",
+            ir.plan((6, 1, 4, 3), groups=6, tap=(2, 1), loosen=0.1, loosen_at="entries"),
         ),
         ({"overrides": {"proj.weight": "transit"}}, "proj.weight", ir.plan((8, 8), layout="IO")),
         ({"overrides": {"*.weight": "zero"}}, "qkv.weight", "zero"),
@@ -114,6 +125,24 @@ def test_options(options, name, plan):
     assert report.roles.keys() == decide(GRAPH).roles.keys()
 
 
+@pytest.mark.parametrize(
+    ("taps", "tap"),
+    [("outward", (1,)), ("diagonal", (1,)), ("center", (1,)), ("channel_major", None)],
+)
+def test_a_transposed_kernel_has_phases(taps, tap):
+    up = parameter("up", (6, 4, 4), layout="IOW", transposed=True, stride=(2,), tap=(1,))
+    plan = decide(ir.Graph([up]), overrides={"up": "transit"}, taps=taps).plans["up"]
+    where = {"layout": "IOW", "transposed": True, "stride": (2,)}
+    assert plan == ir.plan((6, 4, 4), **where, taps=taps, tap=tap)
+
+
+def test_a_matrix_has_no_taps():
+    """As a kernel of 1 x 1 that an override reads as a matrix with axes of 1."""
+    odd = parameter("w", (6, 4, 1), layout="OIW", tap=(0,), stride=(1,))
+    plan = decide(ir.Graph([odd]), overrides={"w": {"role": "zero", "layout": "OIE"}}).plans["w"]
+    assert plan == ir.plan((6, 4, 1), "zero", layout="OIE")
+
+
 def test_options_say_nothing_of_what_is_no_weight():
     report = decide(GRAPH, overrides={"*": {"gain": 2.0}})
     why = {entry.name: entry.why for entry in report.entries}
@@ -133,6 +162,18 @@ def test_an_override_is_named_with_what_it_replaces():
         ({"head": "none"}, OptionError, "head = 'none', but it should be one of 'transit'"),
         ({"embeddings": "zero"}, OptionError, "'keep', 'transit'"),
         ({"taps": "middle"}, OptionError, "taps = 'middle'"),
+        ({"taps": None}, OptionError, "taps = None"),
+        ({"form": "even"}, OptionError, "form = 'even'"),
+        (
+            {"overrides": {"conv": {"taps": "channel_major", "tap": (1, 1)}}},
+            OptionError,
+            "of parameter 'conv': tap = \\(1, 1\\)",
+        ),
+        (
+            {"overrides": {"head": {"loosen_at": "entries"}}},
+            OptionError,
+            "of parameter 'head': loosen_at = 'entries'",
+        ),
         ({"gain": 0}, OptionError, "gain = 0"),
         ({"eps": float("nan")}, OptionError, "eps = nan"),
         ({"wide": "fold"}, OptionError, "wide = 'fold'"),
