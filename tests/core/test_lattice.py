@@ -44,6 +44,105 @@ def test_lines_are_the_entries(term, rows, first, step, count):
     assert set(found) == expected
 
 
+SIDE = 9
+SQUARE = [*product(range(SIDE), range(SIDE))]
+SPANS = [range(a, b) for a in range(SIDE) for b in range(a + 1, SIDE + 1)]
+
+
+def bits(places):
+    """Places (i, j) of the square as the bits of one integer."""
+    return sum(1 << (SIDE * i + j) for i, j in places)
+
+
+DOWN = [(rows, bits((i, j) for i, j in SQUARE if i in rows)) for rows in SPANS]
+STRIPS = [range(first, SIDE, step) for step in range(1, SIDE + 1) for first in range(step)]
+
+
+def sections():
+    """Strips and columns that meet, and where: each strip from 0 with all columns, each other
+    strip with those columns that begin and end on it."""
+    for strip, columns in product(STRIPS, SPANS):
+        if strip.start == 0 or (columns[0] in strip and columns[-1] in strip):
+            yield strip, columns, bits((i, j) for i, j in SQUARE if j in strip and j in columns)
+
+
+def wrong_lines(term, rows, strip, expected, find=lines):
+    """What lines say of a term, and what they should say; None where that is one.
+
+    A sum of as many powers of two as it has bits is a sum of different ones. So a right sum, of a
+    right number of places, holds each solution exactly once.
+    """
+    total = number = 0
+    first, step = strip.start, strip.step
+    for row, item, length, row_step, item_step in find(term, rows, first, step, len(strip)):
+        place, by = SIDE * row + first + step * item, SIDE * row_step + step * item_step
+        number += length
+        for k in range(length):
+            total += 1 << (place + k * by)
+    if total == expected and number == expected.bit_count():
+        return None
+    found = [
+        (line.row + k * line.row_step, first + step * (line.item + k * line.item_step))
+        for line in find(term, rows, first, step, len(strip))
+        for k in range(line.length)
+    ]
+    wanted = [(i, j) for i, j in SQUARE if expected >> (SIDE * i + j) & 1]
+    return (
+        f"{term} in {rows} and the columns {[*strip]}: the lines hold {sorted(found)}, "
+        f"and the solutions are {wanted}, each once"
+    )
+
+
+def solutions(period, shift):
+    return bits((i, j) for i, j in SQUARE if (j - i - shift) % period == 0)
+
+
+@pytest.mark.parametrize("period", range(1, 8))
+def test_every_small_term(period):
+    """Every shift, rectangle and step within 9 x 9: each solution exactly once."""
+    for shift in range(period):
+        every = solutions(period, shift)
+        for strip, columns, across in sections():
+            here = every & across
+            for rows, down in DOWN:
+                term = Term(1.0, rows, columns, shift, period)
+                wrong = wrong_lines(term, range(SIDE), strip, here & down)
+                assert wrong is None, wrong
+
+
+@pytest.mark.parametrize("period", range(1, 8))
+def test_every_small_meeting_of_rows(period):
+    """The rows of a term and those asked for, all ranges of both; shifts beyond a period."""
+    columns = range(1, SIDE)
+    for shift, step in product((-period - 1, 3 * period + 2), (1, 2, 5)):
+        strip = range(0, SIDE, step)
+        here = solutions(period, shift) & bits((i, j) for i, j in SQUARE if j and j in strip)
+        for (rows, down), (asked, below) in product(DOWN, DOWN):
+            term = Term(1.0, rows, columns, shift, period)
+            wrong = wrong_lines(term, asked, strip, here & down & below)
+            assert wrong is None, wrong
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda found: found[1:], id="one is missing"),
+        pytest.param(lambda found: [*found, found[0]], id="one comes twice"),
+        pytest.param(lambda found: found * 2, id="all come twice"),
+        pytest.param(
+            lambda found: [found[0]._replace(item=found[0].item + 1), *found[1:]],
+            id="one is elsewhere",
+        ),
+    ],
+)
+def test_a_wrong_line_is_found_and_its_term_is_named(spoil):
+    term = Term(1.0, range(2, 7), range(1, 7), 1, 5)
+    of = (term, range(SIDE), range(SIDE))
+    expected = bits((i, j) for i in range(2, 7) for j in range(1, 7) if (j - i) % 5 == 1)
+    assert wrong_lines(*of, expected) is None
+    assert str(term) in wrong_lines(*of, expected, lambda *of: spoil([*lines(*of)]))
+
+
 @settings(max_examples=300)
 @given(terms, spans(), st.integers(0, 9), st.integers(1, 5), st.integers(0, 12))
 def test_lines_are_few(term, rows, first, step, count):
