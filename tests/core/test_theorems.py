@@ -1,11 +1,15 @@
-"""T1 to T7 of the specification, and its section 2, through matrix products.
+"""T1 to T7 and T9 of the mathematics page, and what IDIZ is, through matrix products.
 
 Products with zeros and ones are exact in floating point, so that most of these hold to the bit.
+What holds in a network is in `test_theorems_network.py`, and of kernels in
+`test_theorems_kernels.py`.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from itertools import product
 
 import ml_dtypes
 import numpy as np
@@ -54,6 +58,17 @@ def test_t2_variance_for_any_covariance(size, seed, tau):
     assert all(variance[i] == tau**2 * covariance[i % n, i % n] for i in range(m))
 
 
+@given(st.integers(1, 6), st.integers(0, 99))
+def test_t2_a_random_row_has_the_variance_in_the_mean_alone(n, seed):
+    """Rows of signs +-1: over all of them the mean is exact; row by row only if uncorrelated."""
+    covariance = integer_covariance(n, seed)
+    rows = np.array([*product([-1.0, 1.0], repeat=n)])
+    variances = np.einsum("ri,ij,rj->r", rows, covariance, rows)
+    assert variances.mean() == np.trace(covariance)
+    uncorrelated = not np.any(covariance - np.diag(np.diag(covariance)))
+    assert np.all(variances == np.trace(covariance)) == uncorrelated
+
+
 @given(matrices(), gains)
 def test_t2_row_norm(size, tau):
     norms = [math.hypot(*row) for row in ir.idi(size, gain=tau)]
@@ -68,8 +83,24 @@ def test_t3_fold_rms_row_norm(size, tau):
     np.testing.assert_allclose(norms, abs(tau), rtol=(n + 2) * 2.0**-52)
 
 
+@given(matrices(), gains, st.integers(0, 99))
+def test_t3_fold_rms_variance(size, tau, seed):
+    """Of any covariance, in exact fractions: the mean variance, and a share of the covariances."""
+    m, n = min(size), max(size)
+    covariance = integer_covariance(n, seed)
+    w = ir.idi((m, n), gain=tau, wide="fold_rms")
+    found = np.diag(w @ covariance @ w.T)
+    for i in range(m):
+        folded = range(i, n, m) if m < n else [i]
+        pairs = [(a, b) for a in folded for b in folded if a != b]
+        mean = sum(Fraction(covariance[a, a]) for a in folded) / len(folded)
+        shared = sum((Fraction(covariance[pair]) for pair in pairs), Fraction(0)) / len(folded)
+        largest = tau**2 * n * np.abs(covariance).max()
+        assert abs(found[i] - tau**2 * float(mean + shared)) <= 1e-14 * n * largest
+
+
 @given(matrices(), gains)
-def test_t3_fold_rms_variance_needs_uncorrelated_inputs(size, tau):
+def test_t3_fold_rms_variance_of_uncorrelated_and_of_equal_inputs(size, tau):
     m, n = min(size), max(size)
     assume(m < n)
     w = ir.idi((m, n), gain=tau, wide="fold_rms")
@@ -79,6 +110,14 @@ def test_t3_fold_rms_variance_needs_uncorrelated_inputs(size, tau):
     equal = np.diag(w @ (sigma2 * np.ones((n, n))) @ w.T)  # all coordinates the same
     folded = np.array([len(range(i, n, m)) for i in range(m)])
     np.testing.assert_allclose(equal, tau**2 * sigma2 * folded, rtol=1e-14)
+
+
+@given(gains, st.floats(-0.4, 0.4), st.floats(-0.4, 0.4))
+def test_t3_correlated_inputs_may_have_the_same_variance(tau, a, b):
+    """Three coordinates of variance 1 whose covariances a, b and -a - b cancel."""
+    covariance = np.array([[1, a, b], [a, 1, -a - b], [b, -a - b, 1]])
+    w = ir.idi((1, 3), gain=tau, wide="fold_rms")
+    np.testing.assert_allclose(w @ covariance @ w.T, tau**2, rtol=1e-14)
 
 
 @given(matrices(), wides, dtypes)
@@ -103,6 +142,17 @@ def test_t5_isometry(size, tau):
     np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
+@given(matrices(), gains, wides)
+def test_t5_wide(size, tau, wide):
+    """Each of the m rows has columns of its own, so its norm is a singular value."""
+    m, n = min(size), max(size)
+    found = np.linalg.svd(ir.idi((m, n), gain=tau, wide=wide), compute_uv=False)
+    folded = [len(range(i, n, m)) for i in range(m)]
+    shares = [math.sqrt(k) if wide == "fold_mean" else 1 for k in folded]
+    expected = sorted((abs(tau) / share for share in shares), reverse=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
 @given(st.integers(1, 8), st.integers(1, 7), dyadic, dtypes)
 def test_t5_products_of_square_ones(n, depth, tau, dtype):
     product = np.eye(n, dtype=dtype)
@@ -112,6 +162,21 @@ def test_t5_products_of_square_ones(n, depth, tau, dtype):
     product = product.real.astype(np.float64)
     chi = np.sum(product**2) / n
     assert (chi == 1) == (abs(tau) == 1)
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(4, 6))
+def test_t5_chi_1_is_no_isometry(channels, taps, places):
+    """channel_major on a ring: all singular values are 0 but for those of the kept channels."""
+    kernel = ir.idi((channels, channels, taps), taps="channel_major")
+    layer = np.zeros((channels, places, channels, places))
+    for j, s in product(range(places), range(taps)):
+        layer[:, j, :, (j + s) % places] += kernel[:, :, s]
+    found = np.linalg.svd(layer.reshape(channels * places, -1), compute_uv=False)
+    np.testing.assert_allclose(np.sum(found**2) / found.size, 1, rtol=1e-13)  # chi
+    copies = [len(range(c * taps, min((c + 1) * taps, channels))) for c in range(channels)]
+    expected = sorted(np.repeat(np.sqrt(copies), places), reverse=True)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    assert np.allclose(found, 1, atol=1e-7) == (taps == 1 or channels == 1)
 
 
 @given(
@@ -131,22 +196,78 @@ def test_t6_relu_chain(n, depth, tau, seed, dtype):
     assert np.array_equal(y.astype(np.float64), expected)
 
 
-def test_t6_the_second_moment():
-    """After the first layer only tau = 1 keeps it; sqrt(2) doubles it at every layer."""
-    x = signal(64, 0, 256)
-    moments = {}
-    for tau in (1.0, math.sqrt(2)):
-        y, found = x, []
-        for _ in range(20):
-            y = np.maximum(ir.idi((64, 64), gain=tau) @ y, 0)
-            found.append(np.mean(y**2))
-        moments[tau] = np.array(found)
-    assert np.all(moments[1.0] == moments[1.0][0])
-    np.testing.assert_allclose(moments[math.sqrt(2)][1:] / moments[math.sqrt(2)][:-1], 2)
+@given(st.integers(1, 8), st.integers(1, 9), gains.filter(lambda t: t > 0), st.integers(0, 99))
+def test_t6_the_second_moment(n, depth, tau, seed):
+    """tau^(2 depth) that of relu(x): kept for tau = 1 alone, unless relu(x) is 0."""
+    x = signal(n, seed, 5)
+    for y in (x, -np.abs(x)):
+        start = np.mean(np.maximum(y, 0) ** 2)
+        for _ in range(depth):
+            y = np.maximum(ir.idi((n, n), gain=tau) @ y, 0)
+        np.testing.assert_allclose(np.mean(y**2), tau ** (2 * depth) * start, rtol=1e-13)
+        assert (np.mean(y**2) == start) == (tau == 1 or start == 0)
+
+
+@given(st.integers(1, 8), st.integers(1, 9), st.integers(0, 99))
+def test_t6_kaimings_gain_is_right_for_one_relu_and_wrong_for_a_chain(n, depth, seed):
+    """On inputs x and -x, that is without a preferred sign."""
+    x = signal(n, seed, 5)
+    y = x = np.concatenate([x, -x], axis=1)
+    for layer in range(1, depth + 1):
+        y = np.maximum(ir.idi((n, n), gain=math.sqrt(2)) @ y, 0)
+        np.testing.assert_allclose(np.mean(y**2), 2.0 ** (layer - 1) * np.mean(x**2))
+
+
+FUNCTIONS = st.sampled_from([np.tanh, np.sin, np.abs, np.square, lambda x: 1 / (1 + np.exp(-x))])
+forms = st.sampled_from(["pair", "shifted"])
+
+
+@given(matrices(40), st.integers(0, 99), FUNCTIONS, forms, st.sampled_from([1e-6, -0.25, 3.0]))
+def test_t7_residual_identity(size, seed, f, form, eps):
+    """By the spread of f; the bounds are reached, so nothing smaller holds for every f."""
+    width, hidden = min(size), max(size)
+    values = f(ir.idi((hidden, width)) @ signal(width, seed))
+    w = ir.idiz((width, hidden), eps=eps, form=form)
+    k = np.count_nonzero(w, axis=1).max()  # 2 for a pair
+    spread = np.abs(values).max() if hidden == 1 else np.ptp(values) * math.sqrt(k / 2)
+    assert np.all(np.abs(w @ values) <= abs(eps) * spread * (1 + 1e-14 * k) + 1e-300)
+    if form == "pair":
+        assert spread <= 2 * np.abs(values).max()
+    for row in w:  # f = 1 where the entry is positive, 0 elsewhere: a spread of 1
+        reached = abs(row @ (row > 0)) / abs(eps)
+        even = np.count_nonzero(row) % 2 == 0
+        limit = math.sqrt(np.count_nonzero(row) / 2)
+        if hidden > 1:
+            assert reached <= limit * (1 + 1e-14)
+            assert math.isclose(reached, limit) == even
+
+
+@given(matrices(40), st.integers(0, 99), FUNCTIONS, forms)
+def test_t7_behind_a_norm(size, seed, f, form):
+    """An RMS norm behind W2 divides by the branch's own size: eps is lost for a small e."""
+    width, hidden = min(size), max(size)
+    eps = 1e-6
+    values = f(ir.idi((hidden, width)) @ signal(width, seed))
+    w = ir.idiz((width, hidden), eps=eps, form=form)
+    branch = w @ values
+    spread = np.abs(values).max() if hidden == 1 else np.ptp(values)
+    bound = eps * spread * (math.sqrt(np.count_nonzero(w, axis=1).max() / 2) if hidden > 1 else 1)
+    for e in (1e-4, 1e-12, 1e-20):
+        normed = branch / np.sqrt(np.mean(branch**2) + e)
+        limit = min(math.sqrt(width), bound / math.sqrt(e))
+        assert np.all(np.abs(normed) <= limit * (1 + 1e-12))
+
+
+def test_t7_behind_a_norm_of_small_e_the_branch_is_of_order_one():
+    x = signal(8, 0)
+    branch = ir.idiz((8, 16)) @ np.tanh(np.concatenate([x, x[::-1]]))
+    normed = branch / np.sqrt(np.mean(branch**2) + 1e-20)
+    assert np.abs(branch).max() < 2e-6
+    assert np.abs(normed).max() > 1
 
 
 @given(matrices(), st.integers(0, 99), st.sampled_from([np.tanh, np.sin, np.abs]), dtypes)
-def test_t7_residual_identity(size, seed, f, dtype):
+def test_t7_in_every_dtype(size, seed, f, dtype):
     """In a narrow dtype 2 eps max|f| is less than half a unit of x: then y is x."""
     width, hidden = size
     eps = 2.0**-13  # every dtype here holds it
@@ -186,6 +307,90 @@ def test_idiz_rank(size):
     assert rank == (m if m < n else n - 1 if n >= 2 else 1)
 
 
+@given(st.integers(2, 12), gains)
+def test_t9_square(n, eps):
+    found = np.linalg.svd(ir.idiz((n, n), eps=eps), compute_uv=False)
+    expected = sorted((2 * abs(eps * math.sin(math.pi * k / n)) for k in range(n)), reverse=True)
+    np.testing.assert_allclose(found, expected, atol=1e-14 * n * abs(eps))
+
+
+@given(st.integers(2, 8), st.integers(1, 30), gains)
+def test_t9_tall(n, more, eps):
+    """sqrt(c) times the square's for m = c n; else between those of the c around m / n."""
+    m = n + more
+    found = np.linalg.svd(ir.idiz((m, n), eps=eps), compute_uv=False)
+    square = sorted((2 * abs(eps * math.sin(math.pi * k / n)) for k in range(n)), reverse=True)
+    slack = 1e-13 * m * abs(eps)
+    low, high = math.sqrt(m // n), math.sqrt(-(-m // n))
+    assert np.all(found >= low * np.array(square) - slack)
+    assert np.all(found <= high * np.array(square) + slack)
+
+
+@given(matrices(14), gains)
+def test_t9_wide(size, eps):
+    m, n = min(size), max(size)
+    assume(m < n)
+    found = np.linalg.svd(ir.idiz((m, n), eps=eps), compute_uv=False)
+    met = [len([i for i in range(m) if i % (n - m) == k]) for k in range(min(m, n - m))]
+    expected = [abs(eps) * math.sqrt(1 + c) for c in met] + [abs(eps)] * (m - len(met))
+    np.testing.assert_allclose(found, sorted(expected, reverse=True), rtol=1e-13)
+
+
+@given(st.integers(1, 30), gains)
+def test_t9_one_column(m, eps):
+    (found,) = np.linalg.svd(ir.idiz((m, 1), eps=eps), compute_uv=False)
+    assert math.isclose(found, abs(eps) * math.sqrt(m), rel_tol=1e-14)
+
+
+@st.composite
+def shifted_sizes(draw):
+    m = draw(st.integers(1, 7))
+    return m, draw(st.integers(2 * m, 16 * m + 3))
+
+
+@given(shifted_sizes(), gains)
+def test_shifted_places(size, eps):
+    """One entry a column, one a block of m columns in every row, and its sign turns."""
+    m, n = size
+    w = ir.idiz(size, eps=eps, form="shifted")
+    assert np.all(np.count_nonzero(w, axis=0) == 1)
+    for i, row in enumerate(w):
+        columns = np.flatnonzero(row)
+        assert columns.tolist() == [
+            q * m + r
+            for q in range(-(-n // m))
+            for r in range(m)
+            if (r - i - q) % m == 0 and q * m + r < n
+        ]
+        signs = np.sign(row[columns]) * np.sign(eps)
+        assert signs.tolist() == [(-1) ** q for q in range(len(columns))]
+        assert {*np.abs(row[columns][::2])} | {*np.abs(row[columns][1::2])} == {
+            *np.abs(row[columns])
+        }
+        assert len({*row[columns]}) == 2
+        if len(columns) % 2 == 0:
+            expected = abs(eps) * math.sqrt(2 / len(columns))
+            np.testing.assert_allclose(np.abs(row[columns]), expected, rtol=1e-15)
+
+
+@given(shifted_sizes(), gains)
+def test_shifted_rows_sum_to_zero_with_the_norm_of_a_pair(size, eps):
+    """All singular values are sqrt(2) |eps|: the rows share no column. So the rank is m."""
+    m, n = size
+    w = ir.idiz(size, eps=eps, form="shifted")
+    np.testing.assert_allclose(w.sum(axis=1), 0, atol=1e-14 * n * abs(eps))
+    np.testing.assert_allclose(np.linalg.norm(w, axis=1), math.sqrt(2) * abs(eps), rtol=1e-13)
+    found = np.linalg.svd(w, compute_uv=False)
+    np.testing.assert_allclose(found, [math.sqrt(2) * abs(eps)] * m, rtol=1e-12)
+
+
+@given(matrices(), gains)
+def test_shifted_is_the_pair_where_rows_have_no_second_block(size, eps):
+    m, n = size
+    assume(n < 2 * m or n == 2 * m == 2)
+    assert np.array_equal(ir.idiz(size, eps=eps, form="shifted"), ir.idiz(size, eps=eps))
+
+
 @given(matrices(), st.integers(0, 2**63 - 1))
 def test_loosening_is_numpy_noise_row_by_row(size, seed):
     m, n = size
@@ -195,25 +400,11 @@ def test_loosening_is_numpy_noise_row_by_row(size, seed):
         np.testing.assert_allclose(noise[r], 0.5 * drawn, atol=1e-15)
 
 
-@given(st.integers(1, 8), st.integers(0, 99))
-def test_what_does_not_hold_in_a_branch_four_times_as_wide(m, seed):
-    """The documentation's three warnings: unused columns, copies that cancel, no gradient back."""
-    last, first = ir.idiz((m, 4 * m), eps=0.5), ir.idi((4 * m, m))
-    x, upstream = signal(m, seed), signal(m, seed + 1)
-    hidden = np.maximum(first @ x, 0)
-    assert np.flatnonzero(last.any(axis=0)).tolist() == list(range(2 * m))
-    assert not (last @ hidden).any()
-    to_hidden = (last.T @ upstream) * (hidden > 0)
-    assert not (first.T @ to_hidden).any()
-
-
-@given(st.integers(1, 8), st.integers(0, 99))
-def test_one_step_of_the_last_weight_sets_them_right(m, seed):
-    last, first = ir.idiz((m, 4 * m)), ir.idi((4 * m, m))
-    x, upstream = np.abs(signal(m, seed)) + 0.1, signal(m, seed + 1)
-    hidden = np.maximum(first @ x, 0)
-    last = last - 0.1 * np.outer(upstream, hidden)  # gradient descent on W2 alone
-    to_hidden = last.T @ upstream
-    assert to_hidden.all()
-    assert (first.T @ to_hidden).all()
-    assert (last @ hidden).all()
+@given(matrices(), st.integers(0, 2**63 - 1))
+def test_loosening_of_the_entries_leaves_zeros(size, seed):
+    """The same draws, at the entries that are not 0."""
+    m, n = size
+    everywhere = ir.idi(size, loosen=0.5, seed=seed)
+    entries = ir.idi(size, loosen=0.5, loosen_at="entries", seed=seed)
+    expected = [[everywhere[i, j] if j == i % n else 0.0 for j in range(n)] for i in range(m)]
+    assert np.array_equal(entries, expected)
