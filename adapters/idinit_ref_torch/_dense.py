@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from math import prod
 from typing import Any
 
 from torch import Tensor, nn
 
-from idinit_ref.errors import OptionError
 from idinit_ref.graph import Kind
-from idinit_ref.layout import identity_tap
 
 from ._geometry import axes_of, shadow, spell
-from ._layers import is_layer
+from ._layers import is_layer, taps_of
 from ._record import Call, Data, Dense, Item, Made, Recorder, Root, Signal, State, Use
 
 __all__ = ["DENSE"]
@@ -49,17 +46,23 @@ def _sum_product(recorder: Recorder, call: Call) -> bool:
 
 
 def _convolution(recorder: Recorder, call: Call) -> bool:
-    data, weight, bias, _, padding, dilation, transposed, _, groups = call.args[:9]
+    data, weight, bias, strides, padding, dilation, transposed, _, groups = call.args[:9]
     spatial = "DHW"[-(weight.dim() - 2) :]
-    options: dict[str, Any] = {"groups": groups, "transposed": transposed}
+    axes = len(spatial)
+    steps, pads, spread = (
+        list(given) * (axes if len(given) == 1 else 1) for given in (strides, padding, dilation)
+    )
     state = recorder.state(data)
     extra = state.left if isinstance(state, Signal) else ()
-    axes = len(spatial)
     before = [*extra[:axes], *[0] * (axes - len(extra))][::-1]
-    wide = [list(given) * (axes if len(given) == 1 else 1) for given in (padding, dilation)]
-    left = [a + b for a, b in zip(wide[0], before, strict=True)]
-    with suppress(OptionError):  # no tap of it passes the input on unshifted
-        options["tap"] = identity_tap(left, wide[1], tuple(weight.shape[2:]))
+    if transposed:  # which crops its result by its padding
+        before = [-step * more for step, more in zip(steps, before, strict=True)]
+    left = [pad + more for pad, more in zip(pads, before, strict=True)]
+    options = {
+        "groups": groups,
+        "transposed": transposed,
+        **taps_of(left, spread, weight.shape[2:], steps if transposed else None),
+    }
     letters = ("IO" if transposed else "OI") + spatial
     made = _dense(recorder, letters, data, weight, call.results[0], options)
     if made is not None and bias is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import gcd
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -12,14 +14,14 @@ from torch import nn
 
 from idinit_ref import Plan, Role
 from idinit_ref.errors import OptionTypeError, message
-from idinit_ref.layout import Taps, identity_tap
-from idinit_ref.pattern import Wide
-from idinit_ref.plan import either
+from idinit_ref.kernel import Taps, identity_tap
+from idinit_ref.pattern import Form, Wide
+from idinit_ref.plan import LoosenAt, either
 
 from ._sharded import apart
 from ._tensor import fill_, shape_of, together
 
-__all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans"]
+__all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans", "taps_of"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -47,12 +49,45 @@ def _gpt2(_: nn.Module) -> _Parts:
     return _Parts([_Weight("weight", {"layout": "IO"})], ["bias"])
 
 
+def _left_padding(module: Any) -> Sequence[int]:
+    """Return what a convolution of any padding mode adds before its input."""
+    if module.padding == "valid":
+        return [0] * len(module.kernel_size)
+    if module.padding == "same":  # PyTorch puts what is odd to the right
+        axes = zip(module.dilation, module.kernel_size, strict=True)
+        return [step * (k - 1) // 2 for step, k in axes]
+    return tuple(module.padding)
+
+
+def taps_of(
+    left: Sequence[int],
+    dilation: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Return the identity tap of a kernel and, of a transposed one, the stride of its phases.
+
+    A transposed convolution adds input i times tap t to its output at stride*i + dilation*t - left.
+    """
+    found = {"tap": identity_tap(left, dilation, kernel)}
+    if stride is not None:
+        pairs = zip(stride, dilation, strict=True)
+        found["stride"] = tuple(step // gcd(step, spread) for step, spread in pairs)
+    return found
+
+
 def _conv(module: Any) -> _Parts:
     spatial = "DHW"[-len(module.kernel_size) :]
     options = {
         "layout": ("IO" if module.transposed else "OI") + spatial,
         "groups": module.groups,
         "transposed": module.transposed,
+        **taps_of(
+            _left_padding(module),
+            module.dilation,
+            module.kernel_size,
+            module.stride if module.transposed else None,
+        ),
     }
     return _Parts([_Weight("weight", options)], ["bias"])
 
@@ -137,25 +172,6 @@ def _parts(module: Any) -> _Parts:
     )
 
 
-def _left_padding(module: Any) -> Sequence[int]:
-    if module.padding == "valid":
-        return [0] * len(module.kernel_size)
-    if module.padding == "same":  # PyTorch puts what is odd to the right
-        axes = zip(module.dilation, module.kernel_size, strict=True)
-        return [step * (k - 1) // 2 for step, k in axes]
-    return cast("tuple[int, ...]", module.padding)
-
-
-def _taps(module: nn.Module, taps: Taps | None, tap: Sequence[int] | None) -> dict[str, Any]:
-    """Choose how a kernel is filled: depthwise ones at the tap that passes the input unshifted."""
-    if isinstance(module, _CONVOLUTIONS):
-        if taps is None and module.groups == module.in_channels > 1:
-            taps = "center"
-        if taps == "center" and tap is None:
-            tap = identity_tap(_left_padding(module), module.dilation, module.kernel_size)
-    return {"taps": "channel_major" if taps is None else taps, "tap": tap}
-
-
 def _parameter(module: nn.Module, name: str) -> nn.Parameter:
     try:
         return module.get_parameter(name)
@@ -177,9 +193,11 @@ def layer_plans(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> dict[str, Plan]:
     """Decide the weights of one layer, and write nothing.
@@ -200,15 +218,15 @@ def layer_plans(
         where there is none, all gates. Its other weights are "transit".
     gain, wide
         For the weights in role "transit", as in :func:`idi_`.
-    eps : float
+    eps, form
         For the weights in role "zero", as in :func:`idiz_`.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        How a kernel becomes a matrix (section 3). Left out, it is "center" where each group has
-        one input channel (depthwise), else "channel_major".
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the identity tap, and
+        in each phase of a strided transposed convolution.
     tap : sequence of int, optional
-        The tap of ``taps="center"`` in the order D, H, W. Left out, it is the layer's identity
-        tap: its left padding divided by its dilation.
-    loosen, seed
+        That tap in the order D, H, W. Left out, it is the layer's: its left padding divided by its
+        dilation, or the nearest tap where that is none.
+    loosen, loosen_at, seed
         Of the noise on weights in role "transit"; weight number k has the seed ``seed + k``.
 
     Returns
@@ -221,8 +239,7 @@ def layer_plans(
     OptionTypeError
         If the layer or an option is of another type, or a weight is no dense parameter of it.
     ShapeError, LayoutError, OptionError
-        If an option does not fit, the layer is lazy and has not run yet, or its padding leaves it
-        no identity tap.
+        If an option does not fit, or the layer is lazy and has not run yet.
 
     Examples
     --------
@@ -234,18 +251,21 @@ def layer_plans(
     """
     made = {}
     for k, (name, stored, last) in enumerate(_parts(module).weights):
-        made[name] = either(
+        how = either(
             shape_of(_parameter(module, name), name),
             role if last else "transit",
             k,
             gain=gain,
             eps=eps,
             wide=wide,
+            form=form,
+            taps=taps,
             loosen=loosen,
+            loosen_at=loosen_at,
             seed=seed,
-            **_taps(module, taps, tap),
             **stored,
         )
+        made[name] = how if tap is None else replace(how, tap=cast("tuple[int, ...]", tap))
     return made
 
 
@@ -254,9 +274,10 @@ def idi_layer_(
     *,
     gain: float = 1.0,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Module:
     """Fill the weights of one layer with IDI_tau and its biases with 0, in place.
@@ -267,7 +288,7 @@ def idi_layer_(
     ----------
     module : torch.nn.Module
         One layer.
-    gain, wide, taps, tap, loosen, seed
+    gain, wide, taps, tap, loosen, loosen_at, seed
         As in :func:`layer_plans`.
 
     Returns
@@ -290,14 +311,25 @@ def idi_layer_(
     >>> layer(torch.tensor([5.0, 7.0])).tolist()
     [5.0, 7.0, 5.0]
     """
-    return _apply(module, "transit", taps, tap, gain=gain, wide=wide, loosen=loosen, seed=seed)
+    return _apply(
+        module,
+        "transit",
+        gain=gain,
+        wide=wide,
+        taps=taps,
+        tap=tap,
+        loosen=loosen,
+        loosen_at=loosen_at,
+        seed=seed,
+    )
 
 
 def idiz_layer_(
     module: Module,
     *,
     eps: float = 1e-6,
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
 ) -> Module:
     """Fill the last weights of one layer with IDIZ_eps, others with IDI, biases with 0, in place.
@@ -309,7 +341,7 @@ def idiz_layer_(
     ----------
     module : torch.nn.Module
         One layer.
-    eps, taps, tap
+    eps, form, taps, tap
         As in :func:`layer_plans`.
 
     Returns
@@ -329,15 +361,13 @@ def idiz_layer_(
     >>> idiz_layer_(torch.nn.Conv2d(1, 2, 1), eps=0.25).weight.flatten().tolist()
     [0.25, -0.25]
     """
-    return _apply(module, "zero", taps, tap, eps=eps)
+    return _apply(module, "zero", eps=eps, form=form, taps=taps, tap=tap)
 
 
-def _apply(
-    module: Module, role: Role, taps: Taps | None, tap: Sequence[int] | None, **options: Any
-) -> Module:
+def _apply(module: Module, role: Role, **options: Any) -> Module:
     if isinstance(module, nn.Module):
         apart(module)
-    plans = layer_plans(module, role, taps=taps, tap=tap, **options)
+    plans = layer_plans(module, role, **options)
     weights = [(_parameter(module, name), how) for name, how in plans.items()]
     for weight, how in weights:
         how.check(weight.dtype)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from idinit_ref import Plan, Report
 from idinit_ref.dtypes import format_of
 from idinit_ref.errors import IDInitError, OptionTypeError, message
-from idinit_ref.layout import Taps
+from idinit_ref.kernel import Taps
 from idinit_ref.model import Head, Override, decide
-from idinit_ref.pattern import Wide
+from idinit_ref.pattern import Form, Wide
 
 from ._sharded import apart
 from ._tensor import shape_of, together, write_
@@ -29,7 +29,8 @@ def plans(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -40,7 +41,7 @@ def plans(
     ----------
     model, example_inputs
         As in :func:`trace`.
-    gain, eps, wide, taps, head, embeddings, overrides
+    gain, eps, wide, form, taps, head, embeddings, overrides
         As in :func:`init_`.
 
     Returns
@@ -66,6 +67,7 @@ def plans(
         gain=gain,
         eps=eps,
         wide=wide,
+        form=form,
         taps=taps,
         head=head,
         embeddings=embeddings,
@@ -81,7 +83,8 @@ def init_(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -105,9 +108,11 @@ def init_(
         Of the weights in role "zero".
     wide : {"truncate", "fold_rms", "fold_mean"}
         What is done where a transit weight has more columns than rows.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        How a kernel becomes a matrix. Left out, it is "center" where each group has one input
-        channel (depthwise), else "channel_major".
+    form : {"pair", "shifted"}
+        How the entries of a wide zero weight are spread, as in :func:`idiz_`.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
+        tap, and in each phase of a transposed convolution.
     head : {"transit", "zero", "keep"}
         What becomes of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
@@ -148,6 +153,7 @@ def init_(
         gain=gain,
         eps=eps,
         wide=wide,
+        form=form,
         taps=taps,
         head=head,
         embeddings=embeddings,

@@ -15,9 +15,9 @@ from torch import Tensor
 from idinit_ref import Plan, plan
 from idinit_ref.build import bands
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
-from idinit_ref.layout import Taps
-from idinit_ref.pattern import Wide
-from idinit_ref.plan import strips
+from idinit_ref.kernel import Taps
+from idinit_ref.pattern import Form, Wide
+from idinit_ref.plan import LoosenAt, strips
 
 from ._sharded import PLAIN, is_sharded, local_of, parts
 
@@ -254,10 +254,12 @@ def idi_(
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Tensor:
     """Fill a tensor with IDI_tau, in place: ``W[i, j] = tau if j = i mod n``.
@@ -280,14 +282,18 @@ def idi_(
         axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
     groups, transposed
         Of a convolution (spec section 4).
+    stride : sequence of int, optional
+        Of a transposed convolution, in the order D, H, W: its kernel is that many kernels, one for
+        each place between two inputs (section 3).
     blocks : sequence of int, optional
         Sizes that cut the O axis into matrices of their own, as packed q, k, v.
-    taps : {"channel_major", "spatial_major", "center"}
-        How a kernel becomes a matrix (section 3).
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the identity tap.
     tap : sequence of int, optional
-        The tap of ``taps="center"`` in the order D, H, W; (k - 1) // 2 if left out.
-    loosen, seed
-        Standard deviation and seed of added noise [P, Sec. 3.1.1]; none by default.
+        That tap in the order D, H, W; (k - 1) // 2 if left out.
+    loosen, loosen_at, seed
+        Standard deviation, place ("all", or "entries" for IDI's own) and seed of added noise
+        [P, Sec. 3.1.1]; none by default.
 
     Returns
     -------
@@ -319,10 +325,12 @@ def idi_(
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,
         loosen=loosen,
+        loosen_at=loosen_at,
         seed=seed,
     )
     return fill_(tensor, how)
@@ -332,11 +340,13 @@ def idiz_(
     tensor: Tensor,
     *,
     eps: float = 1e-6,
+    form: Form = "pair",
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
 ) -> Tensor:
     """Fill a tensor with IDIZ_eps, in place: +eps and -eps in every row.
@@ -346,10 +356,12 @@ def idiz_(
 
     Parameters
     ----------
-    tensor, layout, groups, transposed, blocks, taps, tap
+    tensor, layout, groups, transposed, stride, blocks, taps, tap
         As in :func:`idi_`.
     eps : float
         Any finite non-zero real that is not 0 in the tensor's dtype.
+    form : {"pair", "shifted"}
+        How the entries of a wide matrix are spread: two in a row, or one in every column.
 
     Returns
     -------
@@ -373,9 +385,11 @@ def idiz_(
         shape_of(tensor),
         "zero",
         eps=eps,
+        form=form,
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,
