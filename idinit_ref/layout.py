@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .errors import LayoutError, OptionError, message
+from .kernel import CORNER, Phase, Taps, diagonal_column, diagonal_runs, phases
 
 __all__ = [
     "DEFAULT_LAYOUTS",
@@ -26,14 +28,11 @@ __all__ = [
     "Repeat",
     "Sheet",
     "Strip",
-    "Taps",
-    "identity_tap",
     "merge_axes",
     "split_axes",
     "strides_of",
 ]
 
-Taps = Literal["channel_major", "spatial_major", "center"]
 Box = tuple[range, ...]
 """The part of a weight that is asked for: a range of step 1 for each axis."""
 
@@ -42,13 +41,14 @@ SPATIAL = "DHW"
 
 
 class Strip(NamedTuple):
-    """Columns first, first + step, ... of a matrix, `stride` elements apart in memory."""
+    """Columns first, first + step, ... of a matrix of n, `stride` elements apart in memory."""
 
     first: int
     step: int
     length: int
     offset: int
     stride: int
+    n: int
 
 
 class Repeat(NamedTuple):
@@ -123,31 +123,6 @@ def split_axes(xp: Any, array: Any, shape: Sequence[int], letters: str) -> Any:
     return xp.permute_dims(parted, tuple(order.index(axis) for axis in range(len(order))))
 
 
-def identity_tap(
-    left_padding: Sequence[int], dilation: Sequence[int], kernel: Sequence[int]
-) -> tuple[int, ...]:
-    """Return the tap through which a convolution passes its input unshifted (section 3).
-
-    It is the left padding divided by the dilation, on each axis. OptionError where that is no
-    tap of the kernel.
-
-    >>> identity_tap((2, 1), (2, 1), (3, 3))
-    (1, 1)
-    """
-    axes = list(zip(left_padding, dilation, kernel, strict=True))
-    if any(pad % step or not 0 <= pad // step < k for pad, step, k in axes):
-        raise OptionError(
-            message(
-                "padding",
-                tuple(left_padding),
-                f"no tap of the kernel {tuple(kernel)} with dilation {tuple(dilation)} lies at "
-                "that left padding, so none is the identity",
-                "pass tap=... to choose one, or taps='channel_major'",
-            )
-        )
-    return tuple(pad // step for pad, step, _ in axes)
-
-
 def _cut(start: int, stop: int, size: int) -> Iterator[Cut]:
     """Cut [start, stop) at the multiples of size, whole segments together."""
     if start >= stop:
@@ -185,14 +160,17 @@ class Layout:
     taps
         How a kernel becomes a matrix (section 3).
     tap
-        The place of ``taps="center"``, in the order D, H, W; None for (k - 1) // 2.
+        The identity tap, in the order D, H, W; None for (k - 1) // 2.
+    stride
+        The strides of a transposed convolution, in the order D, H, W: each phase of the kernel is
+        a matrix of its own. Negative where the kernel is stored flipped; None for no phases.
 
     Raises
     ------
     LayoutError
         If the letters, groups or blocks do not fit the shape.
     OptionError
-        If the tap lies outside the kernel or is not used.
+        If the tap lies outside the kernel or is not used, or the stride does not fit the kernel.
     """
 
     shape: tuple[int, ...]
@@ -202,10 +180,12 @@ class Layout:
     blocks: tuple[int, ...] | None
     taps: Taps
     tap: tuple[int, ...] | None
+    stride: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_letters()
         self._check_groups_and_blocks()
+        self._check_stride()
         self._check_tap()
 
     def _check_letters(self) -> None:
@@ -262,13 +242,13 @@ class Layout:
     def _check_tap(self) -> None:
         if self.tap is None:
             return
-        if self.taps != "center":
+        if self.taps in CORNER:
             raise OptionError(
                 message(
                     "tap",
                     self.tap,
                     f"taps={self.taps!r} fills the kernel from its first tap on",
-                    "add taps='center', or leave tap out",
+                    "use taps='outward', or leave tap out",
                 )
             )
         kernel = self.kernel
@@ -291,6 +271,22 @@ class Layout:
                     "count every axis from 0 to k - 1",
                 )
             )
+
+    def _check_stride(self) -> None:
+        if self.stride is None:
+            return
+        kernel = self.kernel
+        if len(self.stride) != len(kernel):
+            should = (
+                f"it should have one number for each of the {len(kernel)} kernel axes "
+                f"(layout {self.letters}, kernel {kernel})"
+            )
+            cure = "give them in the order D, H, W" if kernel else "leave it out: this is a matrix"
+            raise OptionError(message("stride", self.stride, should, cure))
+        if 0 in self.stride:
+            should = "it should hold no 0"
+            cure = "give the stride of the transposed convolution on each axis, 1 where it has none"
+            raise OptionError(message("stride", self.stride, should, cure))
 
     # Axes -----------------------------------------------------------------------------------
 
@@ -330,11 +326,15 @@ class Layout:
         return tuple(self.shape[axis] for axis in self.spatial_axes)
 
     @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The taps that hold each of the interleaved matrices, in the order of their columns."""
+        return phases(self.kernel, self.taps, self.tap, self.stride)
+
+    @property
     def center(self) -> tuple[int, ...] | None:
-        """The one tap that holds the matrix, or None where it is spread over all of them."""
-        if self.taps != "center" or not self.kernel:
-            return None
-        return tuple((k - 1) // 2 for k in self.kernel) if self.tap is None else self.tap
+        """The one tap that holds the matrix, or None where it is spread over several."""
+        alone = self.taps == "center" and bool(self.kernel) and len(self.phases) == 1
+        return self.phases[0][0] if alone else None
 
     # Matrices -------------------------------------------------------------------------------
 
@@ -344,10 +344,16 @@ class Layout:
         return self.inputs // self.groups if self.transposed else self.inputs
 
     @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """n, the columns of each phase's matrix: channels times the taps that hold them."""
+        if self.taps in CORNER:
+            return (self.channels * prod(self.kernel),)
+        return tuple(self.channels * len(taps) for taps in self.phases) or (0,)
+
+    @property
     def columns(self) -> int:
-        """n, the columns of the flattened matrix: C * K, or C at the centre."""
-        taps = prod(self.kernel)
-        return self.channels * (min(taps, 1) if self.center is not None else taps)
+        """The columns of a whole row, over all phases."""
+        return sum(self.widths)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
@@ -407,29 +413,43 @@ class Layout:
         """Yield the columns of some channels of one group that lie in the box."""
         count, stride = len(channels), strides[self.i_axis]
         spans = [box[axis] for axis in self.spatial_axes]
+        for phase in self.phases:
+            taps = len(phase)
+            n = self.channels * taps
+            if self.taps in CORNER:
+                whole = self._one_strip(spans, strides, channels)
+                if whole is not None:
+                    yield whole
+                    return
+            for rank, place in enumerate(phase):
+                if not all(p in span for p, span in zip(place, spans, strict=True)):
+                    continue
+                offset = self._offset(place, box, strides)
+                if self.taps == "channel_major":
+                    yield Strip(channels.start * taps + rank, taps, count, offset, stride, n)
+                elif self.taps == "diagonal":
+                    for run in diagonal_runs(rank, self.channels, taps, channels):
+                        channel, step, column, length = run
+                        begin = offset + (channel - channels.start) * stride
+                        yield Strip(column, taps, length, begin, step * stride, n)
+                else:
+                    first = rank * self.channels + channels.start
+                    yield Strip(first, 1, count, offset, stride, n)
+
+    def _one_strip(
+        self, spans: Sequence[range], strides: Sequence[int], channels: range
+    ) -> Strip | None:
+        """Return the whole kernel as one strip, where a corner order follows the memory."""
         steps = [strides[axis] for axis in self.spatial_axes]
-        if self.center is not None:
-            if all(c in span for c, span in zip(self.center, spans, strict=True)):
-                yield Strip(
-                    channels.start, 1, count, self._offset(self.center, box, strides), stride
-                )
-            return
-        taps, by_channel = prod(self.kernel), self.taps == "channel_major"
-        if self._is_even(spans, steps):  # perhaps one strip holds the whole kernel
-            tap = steps[-1] if steps else stride
-            if by_channel and (count == 1 or stride == taps * tap):
-                yield Strip(channels.start * taps, 1, count * taps, 0, tap)
-                return
-            if not by_channel and count == self.channels and tap == count * stride:
-                yield Strip(0, 1, count * taps, 0, stride)
-                return
-        for place in product(*spans):
-            s = sum(p * q for p, q in zip(place, strides_of(self.kernel), strict=True))
-            offset = self._offset(place, box, strides)
-            if by_channel:
-                yield Strip(channels.start * taps + s, taps, count, offset, stride)
-            else:
-                yield Strip(s * self.channels + channels.start, 1, count, offset, stride)
+        if not self._is_even(spans, steps):
+            return None
+        taps, count, stride = prod(self.kernel), len(channels), strides[self.i_axis]
+        n, tap = self.channels * taps, steps[-1] if steps else stride
+        if self.taps == "channel_major" and (count == 1 or stride == taps * tap):
+            return Strip(channels.start * taps, 1, count * taps, 0, tap, n)
+        if self.taps == "spatial_major" and count == self.channels and tap == count * stride:
+            return Strip(0, 1, count * taps, 0, stride, n)
+        return None
 
     def _is_even(self, spans: Sequence[range], steps: Sequence[int]) -> bool:
         """Whether the box holds all taps, and these follow one another at one stride."""
@@ -447,20 +467,31 @@ class Layout:
         """Return the O index at every place of a box, broadcastable to its shape."""
         return self._along(xp, box, self.o_axis)
 
-    def column_grid(self, xp: Any, box: Box) -> Any:
-        """Return the matrix column at every place of a box, -1 where it holds none."""
+    def column_grid(self, xp: Any, box: Box, phase: int = 0) -> Any:
+        """Return one phase's matrix column at every place of a box, -1 where it holds none."""
         channel = self._along(xp, box, self.i_axis)
         if self.channels < self.inputs:
             channel = channel % max(self.channels, 1)
-        places = [self._along(xp, box, axis) for axis in self.spatial_axes]
-        if self.center is not None:
-            for place, tap in zip(places, self.center, strict=True):
-                channel = xp.where(place == tap, channel, -1)
-            return channel
-        s = sum(p * q for p, q in zip(places, strides_of(self.kernel), strict=True))
+        taps = self.phases[phase]
+        rank = xp.asarray(self._ranks(box, taps))
         if self.taps == "channel_major":
-            return channel * prod(self.kernel) + s
-        return channel + s * self.channels
+            return channel * len(taps) + rank
+        if self.taps == "diagonal":
+            column = diagonal_column(channel, rank, max(self.channels, 1), len(taps))
+        else:
+            column = channel + rank * self.channels
+        return column if len(taps) == prod(self.kernel) else xp.where(rank >= 0, column, -1)
+
+    def _ranks(self, box: Box, taps: Phase) -> Any:
+        """Return the rank of every tap of a box in a phase, -1 where the phase has it not."""
+        if not self.kernel:
+            return np.zeros((1,) * len(box), int)
+        table = np.full(self.kernel, -1)
+        table[tuple(np.asarray(taps).reshape(len(taps), -1).T)] = np.arange(len(taps))
+        table = table[tuple(slice(box[a].start, box[a].stop) for a in self.spatial_axes)]
+        stored = np.argsort(self.spatial_axes)
+        shape = [len(span) if a in self.spatial_axes else 1 for a, span in enumerate(box)]
+        return np.transpose(table, stored).reshape(shape)
 
     def _along(self, xp: Any, box: Box, axis: int) -> Any:
         shape = tuple(len(span) if a == axis else 1 for a, span in enumerate(box))

@@ -60,8 +60,9 @@ def sizes(
     values: object,
     error: type[ShapeError | OptionError],
     cure: str = "write its true length",
+    low: int | None = 0,
 ) -> tuple[int, ...]:
-    """Return non-negative integers as a tuple; bool and float are no sizes."""
+    """Return integers from `low` on as a tuple; bool and float are no sizes."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise OptionTypeError(
             message(
@@ -74,14 +75,15 @@ def sizes(
     out = []
     for axis, size in enumerate(values):
         try:
-            out.append(integer(name, size, low=0, high=2**63))
+            out.append(integer(name, size, low=-(2**63) if low is None else low, high=2**63))
         except (OptionError, OptionTypeError) as problem:
             kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
             raise (error if isinstance(problem, OptionError) else OptionTypeError)(
                 message(
                     name,
                     tuple(values),
-                    f"every axis should be an integer >= 0 and < 2**63; axis {axis} is {kind}",
+                    f"every axis should be an integer{' >= 0' if low == 0 else ''} and < 2**63; "
+                    f"axis {axis} is {kind}",
                     cure,
                 )
             ) from None

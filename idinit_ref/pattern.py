@@ -6,13 +6,15 @@ Nothing here has the size of a weight, knows an axis order or a framework.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import sqrt
+from itertools import pairwise
+from math import lcm, sqrt
 from typing import Literal, NamedTuple
 
-__all__ = ["Role", "Term", "Wide", "idi_terms", "idiz_terms"]
+__all__ = ["Form", "Role", "Term", "Wide", "idi_terms", "idiz_terms"]
 
 Role = Literal["transit", "zero"]
 Wide = Literal["truncate", "fold_rms", "fold_mean"]
+Form = Literal["pair", "shifted"]
 
 
 class Term(NamedTuple):
@@ -47,14 +49,42 @@ def idi_terms(m: int, n: int, tau: float, wide: Wide = "truncate") -> tuple[Term
 
 
 @lru_cache(maxsize=4096)
-def idiz_terms(m: int, n: int, eps: float) -> tuple[Term, ...]:
-    """IDIZ_eps of m rows and n columns (spec section 2): +eps and -eps in every row."""
+def idiz_terms(m: int, n: int, eps: float, form: Form = "pair") -> tuple[Term, ...]:
+    """IDIZ_eps of m rows and n columns (spec section 2): +eps and -eps in every row.
+
+    ``form="shifted"`` differs where n >= 2m: there every column has an entry.
+    """
     if m == 0 or n == 0:
         return ()
     if n == 1:  # both would fall on one place: W[i, 0] = eps * (-1)^i, even rows and odd rows
         even = Term(eps, range(m), range(1), shift=0, period=2)
         return even, Term(-eps, range(m), range(1), shift=1, period=2)
+    if form == "shifted" and n >= 2 * m:
+        return _shifted_terms(m, n, eps)
     plus = Term(eps, range(m), range(n), shift=0, period=n)  # j = i mod n
     if m < n:  # j = m + (i mod (n - m)), so j - i = m (mod n - m) in the columns from m on
         return plus, Term(-eps, range(m), range(m, n), shift=m, period=n - m)
     return plus, Term(-eps, range(m), range(n), shift=1, period=n)  # j = (i + 1) mod n
+
+
+def _shifted_terms(m: int, n: int, eps: float) -> tuple[Term, ...]:
+    """IDIZ's shifted form: block q of m columns holds row i at ``q*m + ((i + q) mod m)``.
+
+    The p entries of a row in even blocks are positive, its k - p others negative. What lies
+    ``lcm(2, m)`` blocks further is the same again, so few terms do at any width.
+    """
+    blocks, rest = divmod(n, m)
+    turn = lcm(2, m)
+    short = -blocks % m  # rows short, short + 1, ... reach the last block, which is cut
+    terms = []
+    for q in range(min(blocks + (rest > 0), turn)):
+        cuts = sorted({0, m, short, (short + rest) % m, -q % m})
+        for low, high in pairwise(cuts):
+            k = blocks + ((low + blocks) % m < rest)
+            p = (k + 1) // 2
+            value = eps * sqrt(2 * (k - p) / (p * k))
+            if q % 2:
+                value = -eps * sqrt(2 * p / ((k - p) * k))
+            shift = q * m + (low + q) % m - low
+            terms.append(Term(value, range(low, high), range(n), shift, turn * m))
+    return tuple(terms)

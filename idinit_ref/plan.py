@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from math import prod
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from . import build as _build
 from .dtypes import Format, format_of, round_array, round_value
 from .errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
+from .kernel import CORNER, Taps
 from .lattice import keys, lines, nnz, remainder
-from .layout import Box, Layout, Sheet, Taps, strides_of
+from .layout import Box, Layout, Sheet, Strip, strides_of
 from .options import choice, countable, integer, letters, real, sizes
-from .pattern import Role, Term, Wide, idi_terms, idiz_terms
+from .pattern import Form, Role, Term, Wide, idi_terms, idiz_terms
 
 __all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
 
@@ -26,7 +27,13 @@ _KEYS = 2**14  # places that a traced program holds as constants
 _PART = 2**20  # of a row's noise that is drawn at once to be left out
 _FEW = 64  # slices that are remembered for a plan
 _INT = frozenset({int})
-_TRANSIT_OPTIONS = {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "seed": 0}
+_OPTIONS: dict[Role, dict[str, object]] = {  # of one role alone, and what they are left out
+    "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
+    "zero": {"eps": 1e-6, "form": "pair"},
+}
+_NAMES = {"transit": "IDI", "zero": "IDIZ"}
+
+LoosenAt = Literal["all", "entries"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Plan:
         The value of IDIZ's entries; any finite non-zero real. For ``role="zero"``.
     wide : {"truncate", "fold_rms", "fold_mean"}
         What IDI does with a wide matrix.
+    form : {"pair", "shifted"}
+        How IDIZ fills a matrix of n >= 2m columns: two entries a row, or one in every column.
     layout : str
         A letter for each axis (section 4).
     groups : int
@@ -56,12 +65,16 @@ class Plan:
         Whether the I axis holds all inputs and the O axis the outputs per group.
     blocks : tuple of int, optional
         Sizes that cut the O axis into matrices of their own.
-    taps : {"channel_major", "spatial_major", "center"}
+    stride : tuple of int, optional
+        The strides of a transposed convolution, in the order D, H, W.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (section 3).
     tap : tuple of int, optional
-        The tap of ``taps="center"``, in the order D, H, W.
+        The identity tap, in the order D, H, W.
     loosen : float
         Standard deviation s of the noise added to IDI; 0 for none.
+    loosen_at : {"all", "entries"}
+        Where that noise goes: into whole rows, or into the entries that are not 0.
     seed : int
         The seed of that noise, 0 <= seed < 2**63.
 
@@ -86,13 +99,16 @@ class Plan:
     gain: float = 1.0
     eps: float = 1e-6
     wide: Wide = "truncate"
+    form: Form = "pair"
     layout: str = cast("str", None)
     groups: int = 1
     transposed: bool = False
+    stride: tuple[int, ...] | None = None
     blocks: tuple[int, ...] | None = None
-    taps: Taps = "channel_major"
+    taps: Taps = "outward"
     tap: tuple[int, ...] | None = None
     loosen: float = 0.0
+    loosen_at: LoosenAt = "all"
     seed: int = 0
     axes: Layout = field(init=False, repr=False, compare=False)
 
@@ -103,7 +119,9 @@ class Plan:
         settle("shape", sizes("shape", self.shape, ShapeError))
         choice("role", self.role, get_args(Role))
         choice("wide", self.wide, get_args(Wide))
+        choice("form", self.form, get_args(Form))
         choice("taps", self.taps, get_args(Taps))
+        choice("loosen_at", self.loosen_at, get_args(LoosenAt))
         settle("gain", real("gain", self.gain))
         settle("eps", real("eps", self.eps))
         settle("loosen", real("loosen", self.loosen, zero=True))
@@ -118,45 +136,33 @@ class Plan:
             settle("blocks", sizes("blocks", self.blocks, OptionError))
         if self.tap is not None:
             settle("tap", sizes("tap", self.tap, OptionError))
+        if self.stride is not None:
+            settle("stride", sizes("stride", self.stride, OptionError, low=None))
         settle("layout", letters(self.layout, self.shape))
-        if self.role == "zero":
-            for name, default in _TRANSIT_OPTIONS.items():
-                if getattr(self, name) != default:
-                    raise OptionError(
-                        message(
-                            name,
-                            getattr(self, name),
-                            "IDIZ (role 'zero') has no such option",
-                            "leave it out, or use role='transit'",
-                        )
-                    )
-        elif self.eps != 1e-6:
-            raise OptionError(
-                message(
-                    "eps",
-                    self.eps,
-                    "IDI (role 'transit') has no such option",
-                    "leave it out, or use role='zero'",
-                )
-            )
-        settle(
-            "axes",
-            Layout(
-                self.shape,
-                self.layout,
-                self.groups,
-                self.transposed,
-                self.blocks,
-                self.taps,
-                self.tap,
-            ),
-        )
+        self._check_role()
+        axes = (self.groups, self.transposed, self.blocks, self.taps, self.tap, self.stride)
+        settle("axes", Layout(self.shape, self.layout, *axes))
+
+    def _check_role(self) -> None:
+        """Raise for an option of the other role, or of noise where there is none."""
+        other: Role = "transit" if self.role == "zero" else "zero"
+        for name, default in _OPTIONS[other].items():
+            if getattr(self, name) != default:
+                should = f"{_NAMES[self.role]} (role {self.role!r}) has no such option"
+                cure = f"leave it out, or use role={other!r}"
+                raise OptionError(message(name, getattr(self, name), should, cure))
+        if self.loosen_at != "all" and not self.loosen:
+            should = "there is no noise to place: loosen is 0"
+            cure = "give a standard deviation with loosen=, or leave it out"
+            raise OptionError(message("loosen_at", self.loosen_at, should, cure))
 
     # What it holds --------------------------------------------------------------------------
 
     @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
         """The matrices (m, n, copies) that the weight is made of, in the order of its outputs.
+
+        With a stride each phase of a kernel is one.
 
         Examples
         --------
@@ -165,11 +171,11 @@ class Plan:
         ((3, 18, 4),)
         """
         at = self.axes
-        return tuple((p.m, at.columns, p.copies * at.copies) for p in at.pieces)
+        return tuple((p.m, n, p.copies * at.copies) for p in at.pieces for n in at.widths)
 
     @property
     def nnz(self) -> int:
-        """How many entries are not zero (all of a matrix's when it is loosened).
+        """How many entries are not zero (all of a matrix's when it is loosened everywhere).
 
         Examples
         --------
@@ -177,18 +183,21 @@ class Plan:
         >>> ir.plan((6, 3)).nnz, ir.plan((6, 3), loosen=0.01).nnz
         (6, 18)
         """
+        noisy = self.loosen and self.loosen_at == "all"
         return sum(
-            copies * (m * n if self.loosen else sum(map(nnz, self.terms(m))))
+            copies * (m * n if noisy else sum(map(nnz, self.terms(m, n))))
             for m, n, copies in self.matrices
         )
 
-    def terms(self, m: int) -> tuple[Term, ...]:
-        """Return the closed form of this weight's matrices of m rows.
+    def terms(self, m: int, n: int | None = None) -> tuple[Term, ...]:
+        """Return the closed form of this weight's m x n matrices.
 
         Parameters
         ----------
         m : int
             The rows of one of `matrices`.
+        n : int, optional
+            Its columns; those of the first of `matrices` if left out.
 
         Returns
         -------
@@ -201,9 +210,10 @@ class Plan:
         >>> ir.plan((3, 2)).terms(3)
         (Term(value=1.0, rows=range(0, 3), columns=range(0, 2), shift=0, period=2),)
         """
+        n = self.axes.widths[0] if n is None else n
         if self.role == "transit":
-            return idi_terms(m, self.axes.columns, self.gain, self.wide)
-        return idiz_terms(m, self.axes.columns, self.eps)
+            return idi_terms(m, n, self.gain, self.wide)
+        return idiz_terms(m, n, self.eps, self.form)
 
     def entries(
         self, index: tuple[slice, ...] | None = None
@@ -489,9 +499,9 @@ class Plan:
         """Yield where the entries of a box lie, in memory of these strides."""
         for sheet in self.axes.sheets(box, strides):
             repeats = tuple((repeat.times, repeat.stride) for repeat in sheet.repeats)
-            for term in self.terms(sheet.m):
-                value = term.value if rounded is None else rounded[term.value]
-                for strip in sheet.strips:
+            for strip in sheet.strips:
+                for term in self.terms(sheet.m, strip.n):
+                    value = term.value if rounded is None else rounded[term.value]
                     for line in lines(term, sheet.rows, strip.first, strip.step, strip.length):
                         row = line.row - sheet.rows.start
                         start = row * sheet.row_stride + line.item * strip.stride
@@ -509,17 +519,19 @@ class Plan:
         size, rows = prod(map(len, box)), len(box[at.o_axis])
         keyed = rows + size // max(rows, 1)
         where: Any = np if 4 * keyed < size and keyed < _KEYS else xp
-        output, column = at.row_grid(where, box), at.column_grid(where, box)
+        output = at.row_grid(where, box)
+        columns = [(n, at.column_grid(where, box, k)) for k, n in enumerate(at.widths) if n]
         for piece in at.pieces:
             row = output - piece.start
             ours = (row >= 0) & (row < piece.m * piece.copies)
             row = remainder(where, row, range(piece.m * piece.copies), max(piece.m, 1))
             row = where.where(ours, row, -1)
-            found = [
-                _build.Match(rounded[term.value], *keys(term, where, row, column))
-                for term in self.terms(piece.m)
-            ]
-            yield from _build.united(found) if where is np else found
+            for n, column in columns:
+                found = [
+                    _build.Match(rounded[term.value], *keys(term, where, row, column))
+                    for term in self.terms(piece.m, n)
+                ]
+                yield from _build.united(found) if where is np else found
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         if not self.loosen:
@@ -537,26 +549,48 @@ class Plan:
         self, box: Box, strides: Sequence[int]
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Yield IDI's rows with their noise (spec section 5), strip by strip."""
-        columns = self.axes.columns
-        for sheet in self.axes.sheets(box, strides):
-            low = min((strip.first for strip in sheet.strips), default=0)
-            ends = [strip.first + strip.step * (strip.length - 1) + 1 for strip in sheet.strips]
-            high = max(ends, default=0)
+        noisy = self._noisy
+        for sheet, drawn in zip(
+            self.axes.sheets(box, strides), noisy.sheets(box, strides), strict=True
+        ):
+            places, draws = _columns_in_memory(drawn)
+            if not places.size:
+                continue
+            low, high = int(draws.min()), int(draws.max()) + 1
+            strips = [
+                (strip, np.searchsorted(places, _in_memory(strip, 0, strip.length)))
+                for strip in sheet.strips
+            ]
             for offset, first_row in _copies(sheet):
                 for i in sheet.rows:
                     r = first_row + i - sheet.rows.start
-                    row = self.loosen * standard_normal(self.seed, r, columns, low, high)
-                    for term in self.terms(sheet.m):
-                        for line in lines(term, range(i, i + 1), low, 1, high - low):
-                            row[line.item :: line.item_step or 1][: line.length] += term.value
+                    noise = standard_normal(self.seed, r, noisy.columns, low, high)
+                    row = self.loosen * noise[draws - low]
+                    entries = []
+                    for strip, at in strips:
+                        for term in self.terms(sheet.m, strip.n):
+                            for line in lines(term, range(i, i + 1), *strip[:3]):
+                                items = slice(line.item, None, line.item_step or 1)
+                                row[at[items][: line.length]] += term.value
+                                entries.append((strip, at, line))
                     start = offset + (i - sheet.rows.start) * sheet.row_stride
-                    for strip in sheet.strips:
-                        begin = start + strip.offset
-                        end = begin + (strip.length - 1) * strip.stride + 1
-                        yield (
-                            slice(begin, end, max(strip.stride, 1)),
-                            row[strip.first - low :: strip.step][: strip.length],
-                        )
+                    if self.loosen_at == "entries":
+                        for strip, at, line in entries:
+                            step = line.item_step or 1
+                            where = _places(strip, start, line.item, line.length, step)
+                            yield where, row[at[line.item :: step][: line.length]]
+                    else:
+                        for strip, at in strips:
+                            yield _places(strip, start, 0, strip.length, 1), row[at]
+
+    @property
+    def _noisy(self) -> Layout:
+        """The axes as the noise counts them: the whole kernel, as if stride were 1."""
+        if self.stride is None or all(abs(step) == 1 for step in self.stride):
+            return self.axes
+        return replace(
+            self.axes, stride=None, taps="outward" if self.taps == "center" else self.taps
+        )
 
 
 def plan(
@@ -566,13 +600,16 @@ def plan(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
+    form: Form = "pair",
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Plan:
     """Decide one weight, and make nothing yet.
@@ -589,6 +626,9 @@ def plan(
         For ``role="zero"``; any finite non-zero real.
     wide : {"truncate", "fold_rms", "fold_mean"}
         What IDI does where there are more columns than rows.
+    form : {"pair", "shifted"}
+        What IDIZ does where there are at least twice as many columns as rows: two entries a row,
+        or one in every column.
     layout : str, optional
         A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
         axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
@@ -597,14 +637,24 @@ def plan(
     transposed : bool
         With groups: the I axis holds all inputs and the O axis the outputs per group, as in
         PyTorch's transposed convolutions and in Keras' depthwise ones.
+    stride : sequence of int, optional
+        The strides of a transposed convolution in the order D, H, W. Each phase of its kernel is
+        a matrix of its own. Negative where the kernel is stored flipped. With a dilation d give
+        s / gcd(s, d).
     blocks : sequence of int, optional
         Sizes that cut the O axis into matrices of their own, as packed q, k, v.
-    taps : {"channel_major", "spatial_major", "center"}
-        How a kernel becomes a matrix: column c*K + s, column s*C + c, or one tap only.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix. "outward": from the identity tap on, all channels of a tap
+        together. "diagonal": from there on too, each channel at its own tap. "center": the
+        identity tap alone. "channel_major" and "spatial_major": column c*K + s, or s*C + c, from
+        the first tap on.
     tap : sequence of int, optional
-        The tap of ``taps="center"`` in the order D, H, W; (k - 1) // 2 if left out.
+        The identity tap in the order D, H, W: the left padding divided by the dilation;
+        (k - 1) // 2 if left out.
     loosen : float
         Standard deviation of the noise added to IDI [P, Sec. 3.1.1]; 0 for none.
+    loosen_at : {"all", "entries"}
+        Whether the noise goes into whole rows, or into the entries that are not 0.
     seed : int
         The seed of that noise, 0 <= seed < 2**63.
 
@@ -627,9 +677,10 @@ def plan(
            [1., 0.]])
     """
     given: Any = (
-        shape, role, gain, eps, wide, layout, groups, transposed, blocks, taps, tap, loosen, seed,
+        shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap,
+        loosen, loosen_at, seed,
     )  # fmt: skip
-    if _is_plain(shape) and (blocks is tap is None or (_is_plain(blocks) and _is_plain(tap))):
+    if _is_plain(shape) and _is_plain(blocks) and _is_plain(tap) and _is_plain(stride):
         try:
             return _remembered(*given)
         except TypeError:  # of what has no hash, or is an error: raised again below
@@ -653,10 +704,12 @@ def idi(
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
     xp: Any = None,
     dtype: Any = None,
@@ -668,7 +721,8 @@ def idi(
 
     Parameters
     ----------
-    shape, gain, wide, layout, groups, transposed, blocks, taps, tap, loosen, seed
+    shape, gain, wide, layout, groups, transposed, stride, blocks, taps, tap, loosen, \
+loosen_at, seed
         As in :func:`plan`.
     xp, dtype, device
         As in :meth:`Plan.build`.
@@ -700,10 +754,12 @@ def idi(
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,
         loosen=loosen,
+        loosen_at=loosen_at,
         seed=seed,
     ).build(xp, dtype, device)
 
@@ -712,11 +768,13 @@ def idiz(
     shape: Sequence[int],
     *,
     eps: float = 1e-6,
+    form: Form = "pair",
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     xp: Any = None,
     dtype: Any = None,
@@ -728,7 +786,7 @@ def idiz(
 
     Parameters
     ----------
-    shape, eps, layout, groups, transposed, blocks, taps, tap
+    shape, eps, form, layout, groups, transposed, stride, blocks, taps, tap
         As in :func:`plan`.
     xp, dtype, device
         As in :meth:`Plan.build`.
@@ -755,9 +813,11 @@ def idiz(
         shape,
         "zero",
         eps=eps,
+        form=form,
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,
@@ -772,24 +832,30 @@ def either(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
+    form: Form = "pair",
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
     **stored: Any,
 ) -> Plan:
     """Decide weight `number` of a layer, from the options of both roles.
 
     The adapters' layer calls take options for transit and zero weights together. All of them are
-    validated, and those of `role` are used; a loosened weight has the seed ``seed + number``.
+    validated, and those of `role` are used; a loosened weight has the seed ``seed + number``. The
+    corner orders use no identity tap, so there the layer's `tap` is left out.
 
     >>> either((2, 3), "zero", gain=2.0, eps=0.5).eps
     0.5
     """
-    noisy = plan((0, 0), gain=gain, wide=wide, loosen=loosen, seed=seed)
-    zero = plan((0, 0), "zero", eps=eps)
+    noise: dict[str, Any] = {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
+    noisy = plan((0, 0), gain=gain, wide=wide, **noise)
+    zero = plan((0, 0), "zero", eps=eps, form=form)
+    if stored.get("taps", "outward") in CORNER:
+        stored = stored | {"tap": None}
     if role == "zero":
-        return plan(shape, role, eps=zero.eps, **stored)
-    seed = noisy.seed + number if noisy.loosen else noisy.seed
-    return plan(shape, role, gain=gain, wide=wide, loosen=loosen, seed=seed, **stored)
+        return plan(shape, role, eps=zero.eps, form=form, **stored)
+    noise["seed"] = noisy.seed + number if noisy.loosen else noisy.seed
+    return plan(shape, role, gain=gain, wide=wide, **noise, **stored)
 
 
 @lru_cache(maxsize=1024)
@@ -840,7 +906,7 @@ def _few_slices(
 def _rounded(plan: Plan, to: Format) -> dict[float, float]:
     folded = plan.wide != "truncate" and any(m < n for m, n, _ in plan.matrices)
     what = "eps" if plan.role == "zero" else f"gain after {plan.wide}" if folded else "gain"
-    values = dict.fromkeys(term.value for m, _, _ in plan.matrices for term in plan.terms(m))
+    values = dict.fromkeys(term.value for m, n, _ in plan.matrices for term in plan.terms(m, n))
     if plan.loosen and values:
         round_value(plan.loosen, to, "loosen")
     return {value: round_value(value, to, what) for value in values}
@@ -872,6 +938,29 @@ def standard_normal(
         _resting.clear()
         _resting[seed, row] = generator, stop
     return drawn
+
+
+def _in_memory(strip: Strip, start: int, stop: int) -> NDArray[np.int64]:
+    """Return the places of a strip's columns, from the sheet's row on."""
+    return strip.offset + np.arange(start, stop) * strip.stride
+
+
+def _columns_in_memory(sheet: Sheet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of a row's columns in rising order, and the columns that lie there."""
+    if not sheet.strips:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    places = np.concatenate([_in_memory(strip, 0, strip.length) for strip in sheet.strips])
+    columns = np.concatenate(
+        [strip.first + np.arange(strip.length) * strip.step for strip in sheet.strips]
+    )
+    order = np.argsort(places)
+    return places[order], columns[order]
+
+
+def _places(strip: Strip, start: int, item: int, length: int, step: int) -> slice:
+    """Return where some items of a strip lie in flat memory."""
+    begin, stride = start + strip.offset + item * strip.stride, step * strip.stride
+    return slice(begin, begin + (length - 1) * stride + 1, max(stride, 1))
 
 
 def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:

@@ -41,6 +41,68 @@ def idiz_matrix(m, n, eps):
     return w
 
 
+def shifted_matrix(m, n, eps):
+    """Section 2, form="shifted": the entries of a row one after the other, then their sizes."""
+    if not n >= 2 * m >= 2:
+        return idiz_matrix(m, n, eps)
+    w = [[0.0] * n for _ in range(m)]
+    for i in range(m):
+        where = [(q, q * m + (i + q) % m) for q in range(-(-n // m)) if q * m + (i + q) % m < n]
+        k, p = len(where), math.ceil(len(where) / 2)
+        for q, j in where:
+            if q % 2 == 0:
+                w[i][j] = eps * math.sqrt(2 * (k - p) / (p * k))
+            else:
+                w[i][j] = -eps * math.sqrt(2 * p / ((k - p) * k))
+    return w
+
+
+def phase_taps(kernel, tap, stride):
+    """Section 3: the taps of every phase, in rank order: nearest to its identity tap first."""
+    tap = [(k - 1) // 2 for k in kernel] if tap is None else tap
+    stride = [1] * len(kernel) if stride is None else stride
+    phases = {}
+    for place in itertools.product(*map(range, kernel)):
+        residues = tuple(t % abs(s) for t, s in zip(place, stride, strict=True))
+        phases.setdefault(residues, []).append(place)
+    for residues, places in phases.items():
+        identity = []
+        for axis, (p, s) in enumerate(zip(tap, stride, strict=True)):
+            wanted = [p + r if s > 0 else p - r for r in range(abs(s))]
+            (wanted,) = [t for t in wanted if t % abs(s) == residues[axis]]
+            mine = {place[axis] for place in places}
+            identity.append(min(mine, key=lambda t, wanted=wanted: abs(t - wanted)))
+
+        def distance(place, identity=identity):
+            three = zip(place, identity, stride, strict=True)
+            return sum(((t - t0) // abs(s)) ** 2 for t, t0, s in three)
+
+        phases[residues] = sorted(places, key=lambda place: (distance(place), place))
+    return list(phases.values())
+
+
+def columns_of(kernel, channels, taps, tap, stride):
+    """Section 3: (matrix, its columns, column) for every place and channel that holds one."""
+    corner = taps in ("channel_major", "spatial_major")
+    every = list(itertools.product(*map(range, kernel)))
+    orders = [every] if corner else phase_taps(kernel, tap, stride)
+    held = {}
+    for which, places in enumerate(orders):
+        if taps == "center":
+            places = places[:1]
+        n, k = channels * len(places), len(places)
+        for column in range(n):
+            if taps == "channel_major":
+                c, place = column // k, places[column % k]
+            elif taps == "diagonal":
+                c = column % channels
+                place = places[(column + column // math.lcm(channels, k)) % k]
+            else:
+                c, place = column % channels, places[column // channels]
+            held[place, c] = (which, n, column)
+    return held
+
+
 def weight(
     shape,
     role="transit",
@@ -48,13 +110,16 @@ def weight(
     gain=1.0,
     eps=1e-6,
     wide="truncate",
+    form="pair",
     layout=None,
     groups=1,
     transposed=False,
+    stride=None,
     blocks=None,
-    taps="channel_major",
+    taps="outward",
     tap=None,
     loosen=0.0,
+    loosen_at="all",
     seed=0,
 ):
     """Sections 3 to 5 for one weight, as a float64 NumPy array."""
@@ -63,13 +128,15 @@ def weight(
     spatial = [c for c in "DHW" if c in layout]
     batch = [c for c in layout if c not in "OIDHW"]
     kernel = [size[c] for c in spatial]
-    taps_total = math.prod(kernel)
     channels = size["I"] // groups if transposed else size["I"]
     outputs = size["O"] * groups if transposed else size["O"]
-    centered = taps == "center" and spatial
-    n = channels if centered else channels * taps_total
-    if centered and tap is None:
-        tap = [(k - 1) // 2 for k in kernel]
+    held = columns_of(kernel, channels, taps, tap, stride)
+    # Noise is drawn as if there were no phases.
+    phased = stride is not None and any(abs(s) > 1 for s in stride)
+    plain = columns_of(
+        kernel, channels, "outward" if phased and taps == "center" else taps, tap, None
+    )
+    draws = len(plain)
 
     # The matrix, and the row in it, of every place along the O axis.
     edges = {0, size["O"]}
@@ -87,29 +154,25 @@ def weight(
     for copy, where in enumerate(itertools.product(*(range(size[c]) for c in batch))):
         for o in range(size["O"]):
             i, m = segment[o]
-            if m not in made:
-                made[m] = (
-                    idi_matrix(m, n, gain, wide) if role == "transit" else idiz_matrix(m, n, eps)
-                )
             for g in range(groups if transposed else 1):
-                row = list(made[m][i])
+                noise = np.zeros(draws)
                 if loosen:
                     r = copy * outputs + g * size["O"] + o
-                    noise = np.random.Generator(np.random.Philox(key=[seed, r])).standard_normal(n)
-                    row = [a + loosen * b for a, b in zip(row, noise, strict=True)]
-                for c in range(channels):
-                    for s, place in enumerate(itertools.product(*map(range, kernel))):
-                        if centered:
-                            if list(place) != list(tap):
-                                continue
-                            j = c
-                        elif taps == "spatial_major":
-                            j = s * channels + c
+                    philox = np.random.Philox(key=[seed, r])
+                    noise = loosen * np.random.Generator(philox).standard_normal(draws)
+                for (place, c), (_, n, j) in held.items():
+                    if (m, n) not in made:
+                        if role == "transit":
+                            made[m, n] = idi_matrix(m, n, gain, wide)
                         else:
-                            j = c * taps_total + s
-                        at = dict(zip(batch, where, strict=True)) | {"O": o, "I": g * channels + c}
-                        at |= dict(zip(spatial, place, strict=True))
-                        out[tuple(at[letter] for letter in layout)] = row[j]
+                            make = shifted_matrix if form == "shifted" else idiz_matrix
+                            made[m, n] = make(m, n, eps)
+                    value = made[m, n][i][j]
+                    if loosen_at == "all" or value:
+                        value += noise[plain[place, c][2]]
+                    at = dict(zip(batch, where, strict=True)) | {"O": o, "I": g * channels + c}
+                    at |= dict(zip(spatial, place, strict=True))
+                    out[tuple(at[letter] for letter in layout)] = value
     return out
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+TAPS = ["outward", "diagonal", "center", "channel_major", "spatial_major"]
 GAINS = [1.0, -0.75, 2.5, 1 / 3, 1e-3]
 
 
@@ -34,19 +35,23 @@ def weights(
         "groups": groups,
         "transposed": transposed,
         "blocks": blocks,
-        "taps": draw(st.sampled_from(["channel_major", "spatial_major", "center"])),
+        "taps": draw(st.sampled_from(TAPS)),
     }
     kernel = [size[c] for c in "DHW" if c in letters]
-    if options["taps"] == "center" and kernel and all(kernel) and draw(st.booleans()):
+    if options["taps"] not in TAPS[-2:] and kernel and all(kernel) and draw(st.booleans()):
         options["tap"] = tuple(draw(st.integers(0, k - 1)) for k in kernel)
+    if draw(st.booleans()):
+        options["stride"] = tuple(draw(st.sampled_from([1, 2, 3, -2, -3])) for _ in kernel)
     role = draw(st.sampled_from(["transit", "zero"]))
     if role == "zero":
         options["eps"] = draw(st.sampled_from([1e-6, 0.5, -1e-3]))
+        options["form"] = draw(st.sampled_from(["pair", "shifted"]))
     else:
         options["gain"] = draw(st.sampled_from(GAINS))
         options["wide"] = draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
         if loosened and draw(st.booleans()):
             options |= {"loosen": 0.125, "seed": draw(st.integers(0, 2**63 - 1))}
+            options["loosen_at"] = draw(st.sampled_from(["all", "entries"]))
     return tuple(size[c] for c in letters), role, options
 
 

@@ -11,9 +11,15 @@ import pytest
 
 import by_hand
 import idinit_ref as ir
+from conftest import BACKENDS
 
 CASES = json.loads((Path(__file__).parents[1] / "golden.json").read_text())
-NAMES = ("layout", "groups", "transposed", "blocks", "taps", "tap")
+NAMES = ("layout", "groups", "transposed", "blocks", "taps", "tap", "stride", "form")
+
+
+def name(case):
+    more = [f"{k}={case[k]}" for k in (*NAMES, "wide") if k in case]
+    return "-".join([case["role"], str(case["value"]), str(case["shape"]), *more])
 
 
 def options(case):
@@ -24,10 +30,10 @@ def options(case):
 
 
 def test_the_file_is_whole():
-    assert len(CASES) == 107
+    assert len(CASES) == 234
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['role']}-{c['value']}-{c['shape']}")
+@pytest.mark.parametrize("case", CASES, ids=name)
 def test_golden(case):
     plan = ir.plan(case["shape"], case["role"], **options(case))
     array = plan.build()
@@ -39,8 +45,31 @@ def test_golden(case):
     assert plan.nnz == len(case["entries"])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['role']}-{c['value']}-{c['shape']}")
+@pytest.mark.parametrize("case", CASES, ids=name)
 def test_by_hand_agrees_with_golden(case):
     """The tests' own oracle is held to the same file."""
     array = by_hand.weight(tuple(case["shape"]), case["role"], **options(case))
     assert hashlib.sha256(array.tobytes()).hexdigest() == case["sha256_f64"]
+
+
+EAGER = [backend for backend in BACKENDS if not backend.jit]
+JIT = [backend for backend in BACKENDS if backend.jit]
+
+
+def made(backend, case):
+    plan = ir.plan(case["shape"], case["role"], **options(case))
+    make = lambda: plan.build(backend.xp, backend.dtype("float64"), backend.at())  # noqa: E731
+    return hashlib.sha256(np.ascontiguousarray(backend.numpy(backend.call(make)))).hexdigest()
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+@pytest.mark.parametrize("backend", EAGER, ids=lambda backend: backend.name)
+def test_golden_in_every_namespace(backend, x64, case):
+    assert made(backend, case) == case["sha256_f64"]
+
+
+@pytest.mark.nightly  # JAX compiles each case anew; the digests hold a part of them every day
+@pytest.mark.parametrize("case", CASES, ids=name)
+@pytest.mark.parametrize("backend", JIT, ids=lambda backend: backend.name)
+def test_golden_compiled(backend, x64, case):
+    assert made(backend, case) == case["sha256_f64"]

@@ -17,7 +17,8 @@ import by_hand
 import idinit_ref as ir
 from cost import calls
 from idinit_ref.lattice import lines, nnz
-from idinit_ref.layout import identity_tap, merge_axes, split_axes
+from idinit_ref.kernel import identity_tap
+from idinit_ref.layout import merge_axes, split_axes
 from idinit_ref.pattern import idi_terms, idiz_terms
 from idinit_ref.plan import either
 from strategies import weights
@@ -126,6 +127,7 @@ def test_few_strided_writes_fill_a_large_weight():
 def test_matrices_say_what_the_weight_is_made_of(weight):
     shape, role, options = weight
     plan = ir.plan(shape, role, **options)
+    make = by_hand.shifted_matrix if options.get("form") == "shifted" else by_hand.idiz_matrix
     per_matrix = (
         np.count_nonzero(by_hand.idi_matrix(m, n, 1.0, options.get("wide", "truncate")))
         if role == "transit"
@@ -187,13 +189,17 @@ def test_axes_of_one_letter_join_and_part():
 
 def test_identity_tap():
     assert identity_tap((1, 2), (1, 2), (3, 3)) == (1, 1)
-    for padding, dilation, kernel in [((1,), (2,), (3,)), ((3,), (1,), (3,)), ((-1,), (1,), (3,))]:
-        with pytest.raises(ir.errors.OptionError, match=r"padding = .*identity; pass tap="):
-            identity_tap(padding, dilation, kernel)
+    assert identity_tap((1,), (2,), (3,)) == (0,)  # between two taps: the first
+    assert identity_tap((3,), (1,), (3,)) == (2,)  # beyond the kernel: its last tap
+    assert identity_tap((-1,), (1,), (3,)) == (0,)
 
 
 def test_either_takes_the_options_of_both_roles_and_validates_all():
     both = {"gain": 2.0, "eps": 0.5, "wide": "fold_rms", "loosen": 0.1, "seed": 3}
+    kernel = {"taps": "spatial_major", "tap": (1,), "stride": (2,)}
+    assert either((2, 4, 3), "zero", **kernel) == ir.plan(
+        (2, 4, 3), "zero", taps="spatial_major", stride=(2,)
+    )
     assert either((2, 4), "zero", 5, **both) == ir.plan((2, 4), "zero", eps=0.5)
     transit = {name: both[name] for name in both if name != "eps"} | {"seed": 8}
     assert either((2, 4), "transit", 5, **both) == ir.plan((2, 4), **transit)
