@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import by_hand
 import idinit_ref as ir
 from cost import calls
-from idinit_ref.lattice import lines, nnz
 from idinit_ref.kernel import identity_tap
+from idinit_ref.lattice import lines, nnz
 from idinit_ref.layout import merge_axes, split_axes
 from idinit_ref.pattern import idi_terms, idiz_terms
 from idinit_ref.plan import either
@@ -131,7 +131,7 @@ def test_matrices_say_what_the_weight_is_made_of(weight):
     per_matrix = (
         np.count_nonzero(by_hand.idi_matrix(m, n, 1.0, options.get("wide", "truncate")))
         if role == "transit"
-        else np.count_nonzero(by_hand.idiz_matrix(m, n, 1.0))
+        else np.count_nonzero(make(m, n, 1.0))
         for m, n, _ in plan.matrices
     )
     copies = [count for _, _, count in plan.matrices]
