@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
-from typing import NamedTuple
+from math import gcd, prod
+from typing import Any, NamedTuple
 
-__all__ = ["Atom", "Stored", "View", "blocks_of", "stored"]
+from idinit_ref.kernel import identity_tap
+
+__all__ = ["Atom", "Stored", "View", "blocks_of", "identity", "stored"]
 
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
 
@@ -276,3 +278,37 @@ def blocks_of(
         inner = prod(lengths[depth:])
         ranges.add((start * inner, stop * inner))
     return ranges
+
+
+def identity(
+    left: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    kernel: Sequence[int],
+    flipped: Sequence[bool],
+) -> dict[str, Any]:
+    """Return the identity tap of a convolution and its phases, as `idinit_ref.plan` takes them.
+
+    Parameters
+    ----------
+    left, dilation, kernel : sequence of int
+        Its left padding, and its kernel's dilation and size.
+    strides : sequence of int
+        By how much it spreads its input: more than 1 in a transposed convolution.
+    flipped : sequence of bool
+        Whether the parameter holds the kernel reversed, as ``transpose_kernel=True`` does.
+
+    Returns
+    -------
+    dict
+        `tap`, and `stride` where there is more than one phase. ``jax.lax`` slides the kernel as it
+        is, so output stride * j + r meets input j at tap left - r: a negative stride. Reversed it
+        is a positive one.
+    """
+    tap = identity_tap(left, dilation, kernel)
+    phases = [s // gcd(s, d) for s, d in zip(strides, dilation, strict=True)]
+    axes = list(zip(tap, phases, kernel, flipped, strict=True))
+    found = {"tap": tuple(k - 1 - at if turned else at for at, _, k, turned in axes)}
+    if any(phase > 1 for phase in phases):
+        found["stride"] = tuple(p if turned or p == 1 else -p for _, p, _, turned in axes)
+    return found

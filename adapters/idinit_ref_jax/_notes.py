@@ -11,11 +11,10 @@ from typing import Any, Final, Literal, NamedTuple
 import jax.numpy as jnp
 
 from idinit_ref import Graph, Node
-from idinit_ref.errors import OptionError
 from idinit_ref.graph import Kind, Use
-from idinit_ref.layout import SPATIAL, identity_tap, merge_axes
+from idinit_ref.layout import SPATIAL, merge_axes
 
-from ._axes import Stored, View, blocks_of, stored
+from ._axes import Stored, View, blocks_of, identity, stored
 
 __all__ = [
     "CONSTANT",
@@ -23,6 +22,7 @@ __all__ = [
     "NUMBER",
     "SIGNAL",
     "Cut",
+    "Fold",
     "Made",
     "Notes",
     "Operation",
@@ -113,8 +113,10 @@ class Operation:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[int, ...] | None = None  # padding of a convolution, and so on
+    strides: tuple[int, ...] = ()  # by which a transposed convolution spreads its input
     dilation: tuple[int, ...] = ()
     kernel: tuple[int, ...] = ()
+    space: tuple[int, ...] = ()  # the axes of its result that its kernel moves along
     whole: bool = False  # used in one piece too
     gated: bool = False  # two parts of it meet in a product
     cuts: set[Cut] = field(default_factory=set)
@@ -131,17 +133,12 @@ class Operation:
             return stored(view, self.kinds, shape)
         return found
 
-    def tap(self, flipped: str) -> dict[str, tuple[int, ...]]:
-        """Return the tap that passes the input unshifted, if there is one."""
+    def identity(self, flipped: str) -> dict[str, Any]:
+        """Return the tap of a convolution that passes its input unshifted, and its phases."""
         if self.left is None:
             return {}
-        try:
-            tap = identity_tap(self.left, self.dilation, self.kernel)
-        except OptionError:
-            return {}
-        turned = [letter in flipped for letter in SPATIAL[-len(tap) :]] if tap else []
-        sizes = zip(tap, self.kernel, turned, strict=True)
-        return {"tap": tuple(k - 1 - at if turn else at for at, k, turn in sizes)}
+        turned = [letter in flipped for letter in SPATIAL[len(SPATIAL) - len(self.kernel) :]]
+        return identity(self.left, self.strides, self.dilation, self.kernel, turned)
 
     def parts(self, stored: Stored) -> set[tuple[int, int]]:
         """Return which parts of a weight's outputs are used each on its own; none if it is one."""
@@ -162,6 +159,14 @@ class Track(NamedTuple):
     is_faded: bool = False  # after other elementwise operations: only its axes are known
 
 
+class Fold(NamedTuple):
+    """That the result of a convolution is laid in circles: padded, cut at a period, and summed."""
+
+    track: Track
+    low: tuple[int, ...]  # how far padding has moved it, along each axis
+    axis: int = -1  # the axis that holds the periods
+
+
 @dataclass(frozen=True)
 class Signal:
     """A floating tensor that depends on the inputs of the model."""
@@ -176,6 +181,7 @@ class Signal:
     member: Made | None = None  # one of a stack of matrices, chosen by an input,
     chosen: str = ""  # and the node that chose it; "" if it is scaled by an input
     is_number: bool = False  # one number everywhere
+    fold: Fold | None = None
 
     def spend(self) -> None:
         """Note that the result of an operation is used in one piece."""
@@ -365,7 +371,7 @@ def _storage(
     for operation, how in seen:
         if isinstance(how, Stored):
             shape, layout = merge_axes(how.shape, how.letters)
-            options = {"layout": layout, **operation.options, **operation.tap(how.flipped)}
+            options = {"layout": layout, **operation.options, **operation.identity(how.flipped)}
             key = repr((how.shape, how.letters, options))
             ways.setdefault(key, (operation, how, options))
     if len(ways) > 1:

@@ -147,8 +147,10 @@ def convolution(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
         "",
         {"groups": groups} if groups > 1 else {},
         tuple(low + by * step for (low, _), by, step in left),
+        tuple(params["lhs_dilation"]),
         tuple(params["rhs_dilation"]),
         tuple(size[axis] for axis in space),
+        tuple(numbers.out_spec[2:]),
     )
     view = View(tuple(axes))
     return [_weight(notes, "convolution", kernel, signal, view, operation, var)]

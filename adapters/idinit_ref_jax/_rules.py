@@ -11,12 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from ._axes import View
+from ._axes import Atom, View
 from ._notes import (
     CONSTANT,
     INTEGER,
     NUMBER,
     Cut,
+    Fold,
     Made,
     Notes,
     Signal,
@@ -26,8 +27,8 @@ from ._notes import (
 )
 
 __all__ = [
-    "add", "concatenate", "cut", "done_by", "dtype_of", "move", "multiply", "other", "pad",
-    "result", "same", "scale", "scatter_add", "shape_of", "slice_", "split",
+    "add", "add_up", "concatenate", "cut", "done_by", "dtype_of", "move", "multiply", "other",
+    "pad", "result", "same", "scale", "scatter_add", "shape_of", "slice_", "split",
 ]  # fmt: skip
 
 _PIECES = {"concatenate", "pad"}
@@ -225,7 +226,37 @@ def pad(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
         return [out]
     config = eqn.params["padding_config"]
     shift = _shifted(given[0], [low for low, *_ in config], [1 + gap for *_, gap in config])
-    return [replace(out, shift=shift)]
+    tracks = given[0].fresh
+    fold = Fold(tracks[0], shift) if len(tracks) == 1 and tracks[0].operation.space else None
+    return [replace(out, shift=shift, fold=fold)]
+
+
+def add_up(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
+    """Walk a sum along axes: of the periods of a circle it moves where a convolution began."""
+    (value,), (out,), (var,) = given, other(notes, eqn, given), eqn.outvars
+    fold = value.fold if isinstance(value, Signal) else None
+    if not isinstance(out, Signal) or fold is None or eqn.params["axes"] != (fold.axis,):
+        return [out]
+    operation, view = fold.track.operation, fold.track.view
+    period, where = shape_of(var)[fold.axis], operation.space.index(fold.axis)
+    by = (fold.low[fold.axis] + period // 2) % period - period // 2
+    left = list(operation.left or ())
+    left[where] += by
+    operation.left = tuple(left)
+    axes = list(view.axes)
+    axes[fold.axis] = (Atom(-1, 1, period),)
+    track = fold.track._replace(view=replace(view, axes=tuple(axes)))
+    return [replace(out, tracks=(track,), fold=Fold(track, fold.low))]
+
+
+def _folding(fold: Fold | None, old: Sequence[int], new: Sequence[int]) -> Fold | None:
+    """Return the fold of a reshape that cuts one axis at a period."""
+    if fold is None:
+        return None
+    for axis in fold.track.operation.space:
+        if (*old[:axis], *old[axis + 1 :]) == (*new[:axis], *new[axis + 2 :]):
+            return fold._replace(axis=axis)
+    return None
 
 
 def _shifted(
@@ -270,7 +301,9 @@ def move(notes: Notes, eqn: JaxprEqn, given: list[Value]) -> list[Value]:
         narrow = value.node if spread else value.narrow
         value = replace(value, is_number=value.is_number or prod(old) == 1)
     origin = (value.origin or value.node) if kind == "rev" else None
+    fold = _folding(value.fold, old, new) if kind == "reshape" else None
     new_value = replace(value, node=node, tracks=tracks, narrow=narrow, origin=origin, shift=())
+    new_value = replace(new_value, fold=fold)
     return [replace(new_value, member=value.member.moved(moved) if value.member else None)]
 
 

@@ -28,6 +28,7 @@ from ._notes import (
 from ._products import convolution, dot, lookup
 from ._rules import (
     add,
+    add_up,
     concatenate,
     dtype_of,
     move,
@@ -238,6 +239,7 @@ def _widened(old: Value, new: Value) -> Value:
 _RULES: dict[str, Callable[[Notes, JaxprEqn, list[Value]], Sequence[Value]]] = {
     "add": add,
     "add_any": add,
+    "reduce_sum": add_up,
     "mul": multiply,
     "div": scale,
     "neg": scale,
