@@ -588,8 +588,8 @@ def test_arrow_keys_and_the_pointer_tell_the_entries(page):
     assert text_of(page, "map-at") == "row 2, column 8: -1e-6"
     go(page, "m=5&n=2&k=3")
     page.execute_script("document.getElementById('tapmap').focus()")
-    keys(page, "\ue014", "\ue014", "\ue015")  # into the second panel, one down
-    assert text_of(page, "tapmap-at") == "tap (0, 1), output 1, input 0: 1"
+    keys(page, "\ue014", "\ue014", "\ue015", "\ue015")  # into the second panel, two down
+    assert text_of(page, "tapmap-at") == "tap (0, 1), output 2, input 0: 1"
 
 
 def test_what_is_said(page):
