@@ -44,7 +44,7 @@ def untested(report):
         ),
         (
             lambda s: ir.idiz(s, form="shifted"),
-            {"form": "shifted"},
+            {"form": "shifted", "roles": "zero"},
             ABOUT_IDI | {"device", "groups", "underflow"},
         ),
         (
