@@ -154,7 +154,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        should = f"{text!r}, but it should be whole numbers with commas between; write 2,2"
+        raise argparse.ArgumentTypeError(should) from None
 
 
 def _show(commands: Any) -> None:

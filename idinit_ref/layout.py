@@ -280,8 +280,10 @@ class Layout:
             should = (
                 f"it should have one number for each of the {len(kernel)} kernel axes "
                 f"(layout {self.letters}, kernel {kernel})"
+                if kernel
+                else f"a matrix (layout {self.letters}) has no phases"
             )
-            cure = "give them in the order D, H, W" if kernel else "leave it out: this is a matrix"
+            cure = "give them in the order D, H, W" if kernel else "leave it out"
             raise OptionError(message("stride", self.stride, should, cure))
         if 0 in self.stride:
             should = "it should hold no 0"

@@ -225,7 +225,7 @@ def decide(
     eps: float = 1e-6,
     wide: Wide = "truncate",
     form: Form = "pair",
-    taps: Taps = "outward",
+    taps: Taps | None = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -246,7 +246,7 @@ def decide(
         How the entries of a wide zero weight are spread.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (section 3). The first three start at the layer's identity
-        tap, and in each phase of a transposed convolution.
+        tap, and in each phase of a transposed convolution. None is "outward".
     head : {"transit", "zero", "keep"}
         What becomes of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
@@ -288,6 +288,7 @@ def decide(
     """
     choice("head", head, get_args(Head))
     choice("embeddings", embeddings, ("keep", "transit"))
+    taps = "outward" if taps is None else taps
     choice("taps", taps, get_args(Taps))
     general: dict[str, Any] = {"gain": gain, "eps": eps, "wide": wide, "form": form}
     either((0, 0), "transit", **general)

@@ -135,9 +135,10 @@ class Plan:
         if self.blocks is not None:
             settle("blocks", sizes("blocks", self.blocks, OptionError))
         if self.tap is not None:
-            settle("tap", sizes("tap", self.tap, OptionError))
+            settle("tap", sizes("tap", self.tap, OptionError, "count from 0 to k - 1"))
         if self.stride is not None:
-            settle("stride", sizes("stride", self.stride, OptionError, low=None))
+            cure = "write the strides of the layer as integers"
+            settle("stride", sizes("stride", self.stride, OptionError, cure, low=None))
         settle("layout", letters(self.layout, self.shape))
         self._check_role()
         axes = (self.groups, self.transposed, self.blocks, self.taps, self.tap, self.stride)

@@ -89,6 +89,9 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
         facts += [("" if k else "columns", line) for k, line in enumerate(lines)]
     if alike.copies > 1:
         note = "; each with noise of its own, the first is shown" if p.loosen else ""
+        phases = at.widths.count(n)
+        if phases > 1:
+            note = f", in {phases} phases of this size; the first is shown{note and '; '}{note[2:]}"
         facts.append(("copies", f"{alike.copies}{note}"))
     facts.append(("non-zeros", f"{count:,} of {m * n:,}"))
     width = console.width - 2

@@ -89,6 +89,26 @@ def test_no_model_of_its_published_width_is_dead(name):
     is_alive(name, 1)
 
 
+def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
+    """What `cat([skip, up])` gives to a truncated weight is the skip; folded, it reads both."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    model = zoo.UNet(skip_first=True, learned=True)
+    init_(model, x)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    dead = []
+    for _ in range(len(model.up) + 1):
+        optimizer.zero_grad()
+        dead.append(len(without_gradient(model, x)))
+        optimizer.step()
+    assert dead == sorted(dead, reverse=True)
+    assert len(set(dead)) == len(dead), dead
+    assert dead[-1] == 0, dead
+    init_(model, x, wide="fold_rms")
+    model.zero_grad()
+    assert without_gradient(model, x) == []
+
+
 def test_a_u_net_trains():
     """Which of three classes a place has can be read off two channels of the picture there."""
     draw = torch.Generator().manual_seed(1)

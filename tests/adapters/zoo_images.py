@@ -107,8 +107,9 @@ class UNet(nn.Module):
     Ronneberger 2015, here padded.
     """
 
-    def __init__(self, widths=(8, 16, 32, 64, 64), classes=3, learned=False):
+    def __init__(self, widths=(8, 16, 32, 64, 64), classes=3, learned=False, skip_first=False):
         super().__init__()
+        self.skip_first = skip_first
 
         def two(into, out):
             return nn.Sequential(conv(into, out, 3, 1, 1), conv(out, out, 3, 1, 1))
@@ -127,7 +128,8 @@ class UNet(nn.Module):
             skips.append(x)
         skips.pop()
         for way, up in zip(self.ways, self.up, strict=True):
-            x = up(torch.cat([way(x), skips.pop()], 1))
+            both = [way(x), skips.pop()]
+            x = up(torch.cat(both[::-1] if self.skip_first else both, 1))
         return self.head(x)
 
 

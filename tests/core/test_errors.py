@@ -79,7 +79,7 @@ ROWS = [
     (
         lambda: ir.idi((4, 4), stride=(2,)),
         errors.OptionError,
-        ["stride = (2,)", "0 kernel axes", "leave it out"],
+        ["stride = (2,)", "a matrix (layout OI) has no phases", "leave it out"],
     ),
     (
         lambda: ir.idiz((4, 4, 3, 3), stride=(2, 0)),
@@ -87,7 +87,11 @@ ROWS = [
         ["stride = (2, 0)", "no 0", "transposed convolution"],
     ),
     (lambda: ir.idi((4, 4, 3), stride=2), errors.OptionTypeError, ["stride = 2", "tuple", "(2,)"]),
-    (lambda: ir.idi((4, 4, 3), stride=(1.5,)), errors.OptionTypeError, ["(1.5,)", "integer"]),
+    (
+        lambda: ir.idi((4, 4, 3), stride=(1.5,)),
+        errors.OptionTypeError,
+        ["(1.5,)", "integer", "strides of the layer"],
+    ),
     (lambda: ir.plan((4, 9), form="shifted"), errors.OptionError, ["form = 'shifted'", "'zero'"]),
     (lambda: ir.idiz((4, 9), form="paired"), errors.OptionError, ["'pair', 'shifted'"]),
     (
