@@ -133,7 +133,7 @@ class Framework:
             real, imaginary = parts
             return real + 1j * imaginary
         flipped = [c for c, step in zip(_space(letters), stride, strict=True) if step < 0]
-        w = np.flip(w, tuple(letters.index(c) for c in flipped))
+        w = np.flip(w, tuple(letters.index(c) for c in flipped)).copy()  # no negative strides
         steps = tuple(map(abs, stride))
         kernel = _stored_as(w, letters, "OI" + _space(letters))
         long = zip(x.shape[2:], kernel.shape[2:], steps, strict=True)

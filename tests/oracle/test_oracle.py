@@ -20,7 +20,14 @@ import idinit_ref_jax as irj
 import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
 from idinit_ref.errors import OptionError, OptionTypeError
-from idinit_ref.testing import PROPERTIES, Report, check_exact, check_rank, make_oracle
+from idinit_ref.testing import (
+    PROPERTIES,
+    Report,
+    check_exact,
+    check_rank,
+    check_transit,
+    make_oracle,
+)
 from oracle.wrong import idi, idiz, shifted_idiz
 
 KERAS = {"layout": "IO", "conv": "HWIO"}
@@ -471,3 +478,10 @@ def test_without_hypothesis():
     code = "import sys; sys.modules['hypothesis'] = None; import idinit_ref.testing"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert 'pip install "idinit-ref[testing]"' in run.stderr
+
+
+@pytest.mark.parametrize("xp", [np, torch, jax.numpy], ids=lambda xp: xp.__name__)
+def test_a_kernel_of_one_tap_that_is_stored_flipped(xp):
+    """NumPy calls its reversed view contiguous, and PyTorch takes no negative strides."""
+    plan = ir.plan((1, 1, 1, 1), stride=(1, -2))
+    check_transit(lambda shape: plan.build(xp=xp), plan)
