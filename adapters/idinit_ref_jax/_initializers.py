@@ -16,8 +16,10 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, S
 from idinit_ref import Plan, Role, plan
 from idinit_ref.build import resolve
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
-from idinit_ref.layout import Taps, merge_axes, split_axes
-from idinit_ref.pattern import Wide
+from idinit_ref.kernel import Taps
+from idinit_ref.layout import merge_axes, split_axes
+from idinit_ref.pattern import Form, Wide
+from idinit_ref.plan import LoosenAt
 
 __all__ = [
     "Initializer",
@@ -353,8 +355,9 @@ def make(
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     dtype: Any = None,
     **scalars: Any,
@@ -375,7 +378,8 @@ def make(
     options = {name: getattr(sample, name) for name in scalars}
     options |= axes
     options |= {"layout": layout, "groups": groups, "transposed": transposed}
-    options |= {"blocks": _hashable(blocks), "taps": taps, "tap": _hashable(tap)}
+    options |= {"stride": _hashable(stride), "blocks": _hashable(blocks)}
+    options |= {"taps": taps, "tap": _hashable(tap)}
     # Python's float and complex mean JAX's own default precision, not that of np.dtype(float).
     as_is = dtype is None or dtype is float or dtype is complex
     options["dtype"] = dtype if as_is else resolve(None, dtype, None).dtype
@@ -396,10 +400,12 @@ def idi(
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
     dtype: Any = None,
 ) -> Initializer:
@@ -410,7 +416,7 @@ def idi(
 
     Parameters
     ----------
-    gain, wide, groups, transposed, blocks, taps, tap, loosen, seed
+    gain, wide, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in :func:`idinit_ref.plan`.
     in_axis, out_axis, batch_axis : int or sequence of int
         The axes of the inputs, of the outputs and of stacked weights, as in
@@ -459,10 +465,12 @@ def idi(
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,
         loosen=loosen,
+        loosen_at=loosen_at,
         seed=seed,
         dtype=dtype,
     )
@@ -471,14 +479,16 @@ def idi(
 def idiz(
     *,
     eps: float = 1e-6,
+    form: Form = "pair",
     in_axis: int | Sequence[int] = -2,
     out_axis: int | Sequence[int] = -1,
     batch_axis: int | Sequence[int] = (),
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     dtype: Any = None,
 ) -> Initializer:
@@ -489,7 +499,7 @@ def idiz(
 
     Parameters
     ----------
-    eps, groups, transposed, blocks, taps, tap
+    eps, form, groups, transposed, stride, blocks, taps, tap
         As in :func:`idinit_ref.plan`.
     in_axis, out_axis, batch_axis, layout, dtype
         As in :func:`idi`.
@@ -514,12 +524,14 @@ def idiz(
     return make(
         "zero",
         eps=eps,
+        form=form,
         in_axis=in_axis,
         out_axis=out_axis,
         batch_axis=batch_axis,
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,

@@ -9,14 +9,20 @@ import jax.numpy as jnp
 
 from idinit_ref import Plan, Role
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
-from idinit_ref.layout import Taps, identity_tap
-from idinit_ref.pattern import Wide
-from idinit_ref.plan import either
+from idinit_ref.kernel import Taps
+from idinit_ref.layout import SPATIAL
+from idinit_ref.pattern import Form, Wide
+from idinit_ref.plan import LoosenAt, either
+from idinit_ref.tracing import identity
 
 from ._initializers import Initializer, build, decide, make, sharding_of
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 
+_USED: dict[Role, tuple[str, ...]] = {
+    "transit": ("gain", "wide", "loosen", "loosen_at", "seed"),
+    "zero": ("eps", "form"),
+}
 _KNOWN = "Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention"
 
 
@@ -27,9 +33,11 @@ def layer_plans(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> dict[str, Plan]:
     """Decide the weights of one ``flax.nnx`` layer, and make nothing.
@@ -45,18 +53,17 @@ def layer_plans(
         other weights are "transit".
     gain, wide
         Of the weights in role "transit", as in :func:`idinit_ref.plan`.
-    eps : float
-        Of the weights in role "zero".
-    loosen, seed
-        The noise on weights in role "transit"; weight number k has the seed ``seed + k``.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        How a kernel becomes a matrix (spec section 3). If left out: "center" for a depthwise
-        convolution (one input channel a group), "channel_major" for every other one.
+    eps, form
+        Of the weights in role "zero", as in :func:`idinit_ref.plan`.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (spec section 3). The first three start at the identity tap,
+        and in each phase of a strided ConvTranspose.
     tap : sequence of int, optional
-        The tap of "center". If left out, the one through which the layer passes its input
-        unshifted, as its padding and dilation say: output t is input t. ('SAME' of a strided Conv
-        pads by the length of the input; the tap is then that of stride 1. A strided ConvTranspose
-        passes input t to output stride * t.)
+        That tap in the order D, H, W. If left out, the one through which the layer passes its
+        input unshifted, as its padding and dilation say, or the nearest one. ('SAME' of a strided
+        Conv pads by the length of the input, which is taken to be a multiple of the stride.)
+    loosen, loosen_at, seed
+        The noise on weights in role "transit"; weight number k has the seed ``seed + k``.
 
     Returns
     -------
@@ -72,8 +79,9 @@ def layer_plans(
     OptionTypeError
         If the layer is not of a known type.
     ShapeError, LayoutError, OptionError
-        If the options do not fit the layer, no tap of it is the identity, or its kernel is not
-        that of such a layer behind the axes of a stack. All options are validated, used or not.
+        If the options do not fit the layer, its padding has a name that is not known, or its
+        kernel is not that of such a layer behind the axes of a stack. All options are validated,
+        used or not.
 
     Examples
     --------
@@ -81,7 +89,11 @@ def layer_plans(
     >>> layer = nnx.Conv(4, 4, (3, 3), feature_group_count=4, rngs=nnx.Rngs(0))
     >>> p = layer_plans(layer)["kernel"]
     >>> p.layout, p.groups, p.taps, p.tap
-    ('HWIO', 4, 'center', (1, 1))
+    ('HWIO', 4, 'outward', (1, 1))
+    >>> up = nnx.ConvTranspose(4, 4, (4, 4), (2, 2), transpose_kernel=True, rngs=nnx.Rngs(0))
+    >>> p = layer_plans(up)["kernel"]
+    >>> p.layout, p.stride, p.tap
+    ('HWOI', (2, 2), (1, 1))
     """
     found = _weights(
         layer,
@@ -89,9 +101,11 @@ def layer_plans(
         gain=gain,
         eps=eps,
         wide=wide,
+        form=form,
         taps=taps,
         tap=tap,
         loosen=loosen,
+        loosen_at=loosen_at,
         seed=seed,
     )
     return {name: decide(init, part.kernel.shape)[0] for name, (part, init) in found.items()}
@@ -102,9 +116,10 @@ def idi_layer_(
     *,
     gain: float = 1.0,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Any:
     """Make the weights of one ``flax.nnx`` layer IDI, and its biases 0, in place.
@@ -114,7 +129,7 @@ def idi_layer_(
 
     Parameters
     ----------
-    layer, gain, wide, taps, tap, loosen, seed
+    layer, gain, wide, taps, tap, loosen, loosen_at, seed
         As in :func:`layer_plans`.
 
     Returns
@@ -137,7 +152,8 @@ def idi_layer_(
     >>> layer(jnp.array([5.0, 7.0]))
     Array([5., 7., 5.], dtype=float32)
     """
-    options: dict[str, Any] = {"gain": gain, "wide": wide, "loosen": loosen, "seed": seed}
+    options: dict[str, Any] = {"gain": gain, "wide": wide}
+    options |= {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
     _write(_weights(layer, "transit", taps=taps, tap=tap, **options))
     return layer
 
@@ -146,7 +162,8 @@ def idiz_layer_(
     layer: Any,
     *,
     eps: float = 1e-6,
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
 ) -> Any:
     """Make the last weight of one ``flax.nnx`` layer IDIZ, and its biases 0, in place.
@@ -156,7 +173,7 @@ def idiz_layer_(
 
     Parameters
     ----------
-    layer, eps, taps, tap
+    layer, eps, form, taps, tap
         As in :func:`layer_plans`.
 
     Returns
@@ -177,7 +194,7 @@ def idiz_layer_(
     >>> layer(jnp.array([5.0, 7.0]))
     Array([-1.,  1., -1.], dtype=float32)
     """
-    _write(_weights(layer, "zero", taps=taps, tap=tap, eps=eps))
+    _write(_weights(layer, "zero", taps=taps, tap=tap, eps=eps, form=form))
     return layer
 
 
@@ -190,7 +207,7 @@ def _nnx() -> Any:
 
 
 def _weights(
-    layer: Any, role: Role, *, taps: Taps | None, tap: Sequence[int] | None, **options: Any
+    layer: Any, role: Role, *, taps: Taps, tap: Sequence[int] | None, **options: Any
 ) -> dict[str, tuple[Any, Initializer]]:
     """Return each weight's name, the layer that holds it as `kernel`, and its initialiser."""
     nnx = _nnx()
@@ -201,18 +218,18 @@ def _weights(
     for k, (prefix, part) in enumerate(parts.items()):
         own = role if prefix in ("", "out.") else "transit"
         sample = either((0, 0), own, k, **options)
-        used = ("eps",) if own == "zero" else ("gain", "wide", "loosen", "seed")
+        used = _USED[own]
         init = make(own, **_axes(nnx, part, taps, tap), **{at: getattr(sample, at) for at in used})
         found[f"{prefix}kernel"] = part, init
     return found
 
 
-def _axes(nnx: Any, layer: Any, taps: Taps | None, tap: Sequence[int] | None) -> dict[str, Any]:
+def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[str, Any]:
     """Return the options of an initialiser that depend on the kind of layer.
 
     Axes are counted from the last, for what a kernel has before its own axes is a stack.
     """
-    options: dict[str, Any] = {"taps": taps or "channel_major", "tap": tap, "batch_axis": ()}
+    options: dict[str, Any] = {"taps": taps, "batch_axis": ()}
     if isinstance(layer, nnx.Linear):
         shape = layer.in_features, layer.out_features
     elif isinstance(layer, nnx.LinearGeneral):
@@ -226,14 +243,10 @@ def _axes(nnx: Any, layer: Any, taps: Taps | None, tap: Sequence[int] | None) ->
         options |= _einsum_axes(layer.einsum_str)
     elif isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
         shape = layer.kernel_shape
-        options["groups"] = groups = getattr(layer, "feature_group_count", 1)
-        flipped = getattr(layer, "transpose_kernel", False)
-        if flipped:
+        options["groups"] = getattr(layer, "feature_group_count", 1)
+        if getattr(layer, "transpose_kernel", False):
             options |= {"in_axis": -1, "out_axis": -2}
-        if taps is None and groups == layer.in_features > 1:
-            options["taps"] = "center"
-        if options["taps"] == "center" and tap is None:
-            options["tap"] = _identity(layer, isinstance(layer, nnx.ConvTranspose), flipped)
+        options |= _identity(layer, isinstance(layer, nnx.ConvTranspose), taps)
     else:
         raise _unknown(layer)
     given = tuple(layer.kernel.shape)
@@ -248,7 +261,8 @@ def _axes(nnx: Any, layer: Any, taps: Taps | None, tap: Sequence[int] | None) ->
                 "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
             )
         )
-    return options | {"batch_axis": (*range(stack), *options["batch_axis"])}
+    options["batch_axis"] = (*range(stack), *options["batch_axis"])
+    return options if tap is None else options | {"tap": tap}
 
 
 def _unknown(layer: Any) -> OptionTypeError:
@@ -290,37 +304,52 @@ def _einsum_axes(equation: str) -> dict[str, list[int]]:
     return axes
 
 
-def _identity(layer: Any, transposed: bool, flipped: bool) -> tuple[int, ...]:
-    """Return the tap through which a convolution passes its input unshifted.
+def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:
+    """Return the identity tap and the phases of a convolution, if its taps have an order for them.
 
-    A ConvTranspose is a convolution of the input spread by its strides, so this tap too is left
-    padding / dilation. Only `transpose_kernel` flips the kernel, and then the tap with it.
+    A ConvTranspose is a convolution of the input spread by its strides. Only `transpose_kernel`
+    flips the kernel.
     """
     kernel = layer.kernel_size
     dilation, strides = _each(layer.kernel_dilation, kernel), _each(layer.strides, kernel)
+    spread = strides if transposed else _each(layer.input_dilation, kernel)
+    turned = bool(getattr(layer, "transpose_kernel", False))
     if isinstance(layer.padding, str):
-        left = []
-        for k, d, s in zip(kernel, dilation, strides, strict=True):
-            reach = d * (k - 1)
-            rules = {"SAME": reach // 2, "VALID": 0, "CAUSAL": reach, "SAME_LOWER": -(-reach // 2)}
-            rules |= {"CIRCULAR": reach // 2, "REFLECT": reach // 2}
-            if transposed:  # as in jax.lax.conv_transpose; CIRCULAR as in flax.nnx
-                rules = {"SAME": reach if s > reach else (reach + s) // 2, "VALID": reach}
-                rules["CIRCULAR"] = reach - (max(reach + 1 - s, 0) + flipped) // 2
-            if layer.padding.upper() not in rules:
-                raise OptionError(
-                    message(
-                        "padding",
-                        layer.padding,
-                        f"the identity tap is known for {', '.join(rules)} and for numbers",
-                        "pass tap=... to choose one, or taps='channel_major'",
-                    )
-                )
-            left.append(rules[layer.padding.upper()])
+        axes = zip(kernel, dilation, strides, strict=True)
+        left = [_left(layer, d * (k - 1), s, transposed, turned) for k, d, s in axes]
     else:
         left = [p if isinstance(p, int) else p[0] for p in _each(layer.padding, kernel)]
-    tap = identity_tap(left, dilation, kernel)
-    return tuple(k - 1 - t for k, t in zip(kernel, tap, strict=True)) if flipped else tap
+    if len(kernel) > len(SPATIAL):
+        return {}
+    turn = [turned] * len(kernel)
+    found = identity(left, dilation, kernel, spread, turn, forward=False)
+    layout = SPATIAL[len(SPATIAL) - len(kernel) :] + "OI"
+    kept = either((*kernel, 1, 1), "transit", layout=layout, taps=taps, **found)
+    return {name: getattr(kept, name) for name in found}
+
+
+def _left(layer: Any, reach: int, stride: int, transposed: bool, turned: bool) -> int:
+    """Return the left padding of a named padding, along an axis on which a kernel reaches so far.
+
+    As in `jax.lax`; CIRCULAR and REFLECT as in `flax.nnx`.
+    """
+    more = max(reach + 1 - stride, 0)
+    rules = {"SAME": more // 2, "SAME_LOWER": -(-more // 2), "VALID": 0, "CAUSAL": reach}
+    rules |= {"CIRCULAR": reach // 2, "REFLECT": reach // 2}
+    if transposed:
+        rules = {"SAME": reach if stride > reach else (reach + stride) // 2, "VALID": reach}
+        rules["CIRCULAR"] = reach - (more + turned) // 2
+    name = layer.padding.upper()
+    if name not in rules:
+        raise OptionError(
+            message(
+                "padding",
+                layer.padding,
+                f"the identity tap is known for {', '.join(rules)} and for numbers",
+                "give its kernel an initialiser: idi(tap=...)",
+            )
+        )
+    return rules[name]
 
 
 def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:

@@ -12,9 +12,9 @@ import numpy as np
 from idinit_ref import Graph, Plan, Report
 from idinit_ref.dtypes import format_of
 from idinit_ref.errors import GraphError, IDInitError, message
-from idinit_ref.layout import Taps
+from idinit_ref.kernel import Taps
 from idinit_ref.model import Entry, Head, Override, decide
-from idinit_ref.pattern import Wide
+from idinit_ref.pattern import Form, Wide
 
 from ._initializers import in_numpy, place, realise, sharding_of
 from ._trace import opened
@@ -30,7 +30,8 @@ def plans(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -41,7 +42,7 @@ def plans(
     ----------
     model, example_inputs, apply_fn
         As in :func:`trace`; the model may be abstract.
-    gain, eps, wide, taps, head, embeddings, overrides
+    gain, eps, wide, form, taps, head, embeddings, overrides
         As in :func:`init`.
 
     Returns
@@ -72,6 +73,7 @@ def plans(
         gain=gain,
         eps=eps,
         wide=wide,
+        form=form,
         taps=taps,
         head=head,
         embeddings=embeddings,
@@ -88,7 +90,8 @@ def init(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -113,9 +116,11 @@ def init(
         Of the weights in role "zero".
     wide : {"truncate", "fold_rms", "fold_mean"}
         What is done where a transit weight has more columns than rows.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        How a kernel becomes a matrix. Left out, it is "center" where each group has one input
-        channel (depthwise), else "channel_major".
+    form : {"pair", "shifted"}
+        How the entries of a wide zero weight are spread.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
+        tap, and in each phase of a transposed convolution.
     head : {"transit", "zero", "keep"}
         What becomes of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
@@ -162,6 +167,7 @@ def init(
         gain=gain,
         eps=eps,
         wide=wide,
+        form=form,
         taps=taps,
         head=head,
         embeddings=embeddings,

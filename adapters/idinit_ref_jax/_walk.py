@@ -410,7 +410,9 @@ def _shard_map(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
     out = []
     for value, var, own in zip(inside(draw, body, parts), eqn.outvars, body.outvars, strict=True):
         is_whole = shape_of(var) == shape_of(own)
-        out.append(value if is_whole else draw.result("shards", [value], shape_of(var), _floats(var)))
+        out.append(
+            value if is_whole else draw.result("shards", [value], shape_of(var), _floats(var))
+        )
     return out
 
 

@@ -12,13 +12,12 @@ from math import prod
 from typing import Any, cast
 
 from idinit_ref import Node
-from idinit_ref.errors import OptionError
 from idinit_ref.graph import Use
-from idinit_ref.layout import SPATIAL, identity_tap
+from idinit_ref.layout import SPATIAL
 
-from ._layers import padded
 from ._parameter import Parameter
 from ._values import Axes, Data, Made, Shape, Signal, Value, only_made, regroup, reshaped
+from ._window import Sizes, Window
 
 
 class Drawing:
@@ -329,7 +328,8 @@ class Drawing:
         places: Sequence[int] = (),
         copies: Sequence[int] = (),
         behind: Sequence[int] = (),
-        window: tuple[Sequence[int], Sequence[int]] | None = None,
+        window: Window | None = None,
+        sizes: Sizes | None = None,
         **options: Any,
     ) -> Value:
         """Draw a weight operation.
@@ -337,7 +337,8 @@ class Drawing:
         `letters` says what the axes of its weight mean, `places` which axes of the result hold the
         outputs, in the order of the weight's axes, and `copies` which are batch axes of it;
         `behind` are these axes of the signal.
-        `window` is the left padding and the dilation of a convolution, if they are known.
+        Of a convolution, `window` is how it slides, and `sizes` are those of its input in space,
+        if they are known.
         """
         inputs = [n for value in signals for n in _signals(value)]
         if not made.axes:
@@ -356,10 +357,13 @@ class Drawing:
                 parameter.lost, parameter.done = node, made.done
                 continue
             if parameter.known is not None:
-                stored, facts = parameter.known.letters, parameter.known.stored(left)
+                stored = parameter.known.letters
+                if parameter.sizes is None:  # a shared layer has the tap of its first use
+                    parameter.sizes = parameter.known.sizes if sizes is None else sizes
+                facts = parameter.known.stored(parameter.sizes, left)
             else:
                 stored = _stored(axes, letters, len(parameter.shape))
-                facts = options | _tap(window, left, stored, parameter.shape)
+                facts = options | _slides(window, left, letters, stored)
             if {"I", "O"} <= set(stored):
                 parameter.facts.setdefault((stored, *facts.items()), node)
             else:
@@ -399,19 +403,13 @@ def _stored(axes: Axes | None, letters: str, rank: int) -> str:
     return "".join(found)
 
 
-def _tap(
-    window: tuple[Sequence[int], Sequence[int]] | None,
-    left: Sequence[int],
-    letters: str,
-    shape: Shape,
+def _slides(
+    window: Window | None, left: Sequence[int], letters: str, stored: str
 ) -> dict[str, Any]:
-    """Return the identity tap of a convolution, if it has one."""
-    kernel = [size for c, size in zip(letters, shape, strict=True) if c in SPATIAL]
-    if window is None or not kernel:
+    """Return the identity tap and the phases of a convolution, on the axes that are stored."""
+    spatial = [c for c in letters if c in SPATIAL]
+    kept = [at for at, c in enumerate(spatial) if c in stored]
+    if window is None or not kept:
         return {}
-    rank = len(kernel)
-    padding, dilation = (axes[-rank:] for axes in window)
-    try:
-        return {"tap": identity_tap(padded(padding, left), dilation, kernel)}
-    except OptionError:
-        return {}
+    more = left[len(left) - len(spatial) :] or (0,) * len(spatial)
+    return window.on(kept).stored([more[at] for at in kept])

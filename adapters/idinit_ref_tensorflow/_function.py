@@ -9,6 +9,7 @@ from idinit_ref.errors import GraphError, message
 
 from ._draw import Drawing
 from ._values import Data, Made, Shape, Signal, Value, einsum_letters, only_made
+from ._window import Sizes, Window, same, same_transposed
 
 _SAME = {"Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot", "EnsureShape"}
 _SAME |= {"ReadVariableOp", "Cast", "CheckNumerics"}
@@ -226,19 +227,9 @@ class Reader:
             options = {"groups": channels, "transposed": True} if channels > 1 else {}
         elif op.type in _CONVOLUTIONS and channels != sizes[rank]:
             options = {"groups": channels // sizes[rank], "transposed": False}
-        window = None
-        if op.type in _CONVOLUTIONS and signal.op.type != "SpaceToBatchND":
-            dilation = [op.get_attr("dilations")[axis] for axis in spatial]
-            padding = op.get_attr("padding").decode()
-            if padding == "EXPLICIT":
-                explicit = op.get_attr("explicit_paddings")
-                left = [explicit[2 * axis] for axis in spatial]
-            else:
-                sides = zip(dilation, sizes, strict=False)
-                left = [d * (k - 1) // 2 if padding == "SAME" else 0 for d, k in sides]
-            window = (left, dilation)
+        window, seen = _window(op, signal, tuple(sizes[:rank]), spatial)
         return self.draw.product(
-            name, [value], weight, letters, shape, (place,), window=window, **options
+            name, [value], weight, letters, shape, (place,), window=window, sizes=seen, **options
         )
 
     # Functions ------------------------------------------------------------------------------
@@ -330,6 +321,51 @@ def _added(op: Any) -> list[Any]:
 
 def _channels_first(op: Any) -> bool:
     return bool(op.get_attr("data_format").decode().startswith("NC"))
+
+
+def _window(
+    op: Any, signal: Any, kernel: Shape, spatial: Sequence[int]
+) -> tuple[Window | None, Sizes | None]:
+    """Return how a convolution slides over which sizes, as far as they are known."""
+    source = signal.op
+    while source.type in ("ExpandDims", "Squeeze", "Reshape"):
+        source = source.inputs[0].op
+    if source.type == "SpaceToBatchND":  # a dilated convolution, in pieces of stride 1
+        return _dilated(source, kernel), None
+
+    def of(attribute: str, step: int = 1) -> tuple[int, ...]:
+        values = op.get_attr(attribute)
+        return tuple(values[step * axis] for axis in spatial)
+
+    padding, dilation, strides = op.get_attr("padding"), of("dilations"), of("strides")
+    sizes = tuple(signal.shape[axis] for axis in spatial)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    left = (0,) * len(kernel)
+    if padding == b"EXPLICIT":
+        left = of("explicit_paddings", 2)
+    if op.type not in _TRANSPOSED:
+        left = same(reach, strides, sizes) if padding == b"SAME" else left
+        return Window(kernel, left, dilation), sizes
+    if padding == b"SAME":
+        ends = tuple(op.outputs[0].shape[axis] for axis in spatial)
+        axes = zip(reach, strides, sizes, ends, strict=True)
+        left = tuple(
+            same_transposed(k, s, None if None in (n, end) else end - s * (n - 1) - k % 2)
+            for k, s, n, end in axes
+        )
+    return Window(kernel, left, dilation, strides), sizes
+
+
+def _dilated(pieces: Any, kernel: Shape) -> Window | None:
+    """Return how a dilated convolution slides, from the operation that cuts its input in pieces."""
+    dilation, padding = (_static(tensor) for tensor in pieces.inputs[1:])
+    if dilation is None or padding is None:
+        return None
+    rank = len(kernel)
+    more = rank - len(dilation)  # 1 for an image of one row, -1 where channels stand first
+    left = (0,) * more + tuple(int(row[0]) for row in padding)
+    steps = (1,) * more + tuple(int(d) for d in dilation)
+    return Window(kernel, left[-rank:], steps[-rank:])
 
 
 def _is_constant(value: Value) -> bool:

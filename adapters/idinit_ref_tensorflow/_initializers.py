@@ -14,8 +14,9 @@ import numpy as np
 
 from idinit_ref import Plan, Role, plan
 from idinit_ref.errors import DTypeError, OptionError, OptionTypeError, message
-from idinit_ref.layout import Taps
-from idinit_ref.pattern import Wide
+from idinit_ref.kernel import Taps
+from idinit_ref.pattern import Form, Wide
+from idinit_ref.plan import LoosenAt
 
 __all__ = ["IDI", "IDIZ", "idi_", "idiz_"]
 
@@ -50,7 +51,7 @@ def _dtype_name(dtype: Any) -> str:
         ) from problem
 
 
-def _smallest_shape(layout: Any, blocks: Any, tap: Any) -> tuple[int, ...]:
+def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[int, ...]:
     """Return the smallest shape that fits well-formed options; it has no entries."""
 
     def whole(values: Any) -> list[int]:
@@ -58,7 +59,8 @@ def _smallest_shape(layout: Any, blocks: Any, tap: Any) -> tuple[int, ...]:
         return [max(int(value), 0) for value in listed if isinstance(value, Integral)]
 
     places = whole(tap)
-    letters = layout if isinstance(layout, str) else KERAS_LAYOUTS.get(2 + len(places), "IO")
+    rank = len(places or whole(stride))
+    letters = layout if isinstance(layout, str) else KERAS_LAYOUTS.get(2 + rank, "IO")
     kernel = zip((c for c in "DHW" if c in letters), places, strict=False)
     sizes = {"O": sum(whole(blocks))} | {c: place + 1 for c, place in kernel}
     return tuple(sizes.get(c, 0) for c in letters)
@@ -137,9 +139,10 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
 
     role: Role
 
-    def _settle(self, layout: Any, blocks: Any, tap: Any, **options: Any) -> None:
-        options |= {"layout": layout, "blocks": blocks, "tap": tap}
-        decided = _plan(_smallest_shape(layout, blocks, tap), self.role, **options)
+    def _settle(self, **options: Any) -> None:
+        layout = options["layout"]
+        facts = (options[name] for name in ("stride", "blocks", "tap"))
+        decided = _plan(_smallest_shape(layout, *facts), self.role, **options)
         self._options = {name: getattr(decided, name) for name in options} | {"layout": layout}
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
@@ -201,7 +204,7 @@ class IDI(_Initializer):
 
     Parameters
     ----------
-    gain, wide, groups, transposed, blocks, taps, tap, loosen, seed
+    gain, wide, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in `idinit_ref.plan`.
     layout : str, optional
         A letter for each axis. Keras' own order by rank if left out: "IO", "WIO", "HWIO", "DHWIO".
@@ -213,10 +216,12 @@ class IDI(_Initializer):
 
     Notes
     -----
-    An initializer sees a shape, and not the layer it is for. The defaults fit Dense and Conv1D
-    to Conv3D with one group. Elsewhere say what the axes are (Conv2DTranspose: ``layout="HWOI"``;
-    DepthwiseConv2D of C channels: ``groups=C, transposed=True, taps="center"``), or let
-    :func:`idi_layer_` read it from the built layer, as for EinsumDense and attention.
+    An initializer sees a shape, and not the layer it is for. The defaults fit Dense, and Conv1D
+    to Conv3D with one group and padding "same". Elsewhere say what the axes are: for
+    DepthwiseConv2D of C channels ``groups=C, transposed=True``; for Conv2DTranspose
+    ``layout="HWOI"``, its strides as `stride`, and its left padding as `tap` ((0, 0) for "valid",
+    half of k - s for "same"). Or let :func:`idi_layer_` read all of it from the built layer, as
+    for EinsumDense and attention.
 
     Examples
     --------
@@ -237,10 +242,12 @@ class IDI(_Initializer):
         layout: str | None = None,
         groups: int = 1,
         transposed: bool = False,
+        stride: Sequence[int] | None = None,
         blocks: Sequence[int] | None = None,
-        taps: Taps = "channel_major",
+        taps: Taps = "outward",
         tap: Sequence[int] | None = None,
         loosen: float = 0.0,
+        loosen_at: LoosenAt = "all",
         seed: int = 0,
     ) -> None:
         self._settle(
@@ -249,10 +256,12 @@ class IDI(_Initializer):
             layout=layout,
             groups=groups,
             transposed=transposed,
+            stride=stride,
             blocks=blocks,
             taps=taps,
             tap=tap,
             loosen=loosen,
+            loosen_at=loosen_at,
             seed=seed,
         )
 
@@ -265,7 +274,7 @@ class IDIZ(_Initializer):
 
     Parameters
     ----------
-    eps, groups, transposed, blocks, taps, tap
+    eps, form, groups, transposed, stride, blocks, taps, tap
         As in `idinit_ref.plan`.
     layout : str, optional
         As in :class:`IDI`, whose notes hold here too.
@@ -291,18 +300,22 @@ class IDIZ(_Initializer):
         self,
         eps: float = 1e-6,
         *,
+        form: Form = "pair",
         layout: str | None = None,
         groups: int = 1,
         transposed: bool = False,
+        stride: Sequence[int] | None = None,
         blocks: Sequence[int] | None = None,
-        taps: Taps = "channel_major",
+        taps: Taps = "outward",
         tap: Sequence[int] | None = None,
     ) -> None:
         self._settle(
             eps=eps,
+            form=form,
             layout=layout,
             groups=groups,
             transposed=transposed,
+            stride=stride,
             blocks=blocks,
             taps=taps,
             tap=tap,
@@ -352,10 +365,12 @@ def idi_(
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Variable:
     """Make a variable an identity-preserving weight, in place (IDI_tau, [P, Eq. 3]).
@@ -364,7 +379,7 @@ def idi_(
     ----------
     variable : keras.Variable or tf.Variable
         Of a real floating or complex dtype; its shape and dtype stay.
-    gain, wide, layout, groups, transposed, blocks, taps, tap, loosen, seed
+    gain, wide, layout, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in :class:`IDI`.
 
     Returns
@@ -397,10 +412,12 @@ def idi_(
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,
         loosen=loosen,
+        loosen_at=loosen_at,
         seed=seed,
     )
 
@@ -409,11 +426,13 @@ def idiz_(
     variable: Variable,
     *,
     eps: float = 1e-6,
+    form: Form = "pair",
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
+    stride: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
 ) -> Variable:
     """Make a variable a zero-preserving weight, in place (IDIZ_eps, spec section 2).
@@ -422,7 +441,7 @@ def idiz_(
     ----------
     variable : keras.Variable or tf.Variable
         Of a real floating or complex dtype; its shape and dtype stay.
-    eps, layout, groups, transposed, blocks, taps, tap
+    eps, form, layout, groups, transposed, stride, blocks, taps, tap
         As in :class:`IDIZ`.
 
     Returns
@@ -451,9 +470,11 @@ def idiz_(
         variable,
         "zero",
         eps=eps,
+        form=form,
         layout=layout,
         groups=groups,
         transposed=transposed,
+        stride=stride,
         blocks=blocks,
         taps=taps,
         tap=tap,

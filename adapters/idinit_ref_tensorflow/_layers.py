@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import keras
 from array_api_compat import numpy as xp
 
-from idinit_ref import Plan, Role
+from idinit_ref import Plan, Role, plan
 from idinit_ref.errors import OptionError, OptionTypeError, message
-from idinit_ref.layout import Taps, identity_tap, merge_axes, split_axes
-from idinit_ref.pattern import Wide
-from idinit_ref.plan import either
+from idinit_ref.kernel import Taps
+from idinit_ref.layout import merge_axes, split_axes
+from idinit_ref.pattern import Form, Wide
+from idinit_ref.plan import LoosenAt, either
 
 from ._initializers import shape_and_dtype
+from ._window import Sizes, Window, same, same_transposed
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 
@@ -31,55 +33,32 @@ class Weight(NamedTuple):
     bias: Any = None
     groups: int = 1
     transposed: bool = False
-    taps: Taps = "channel_major"  # the default where the caller names none
-    left_padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
+    window: Callable[[Sizes], Window] | None = None  # of a convolution, by its input's sizes
+    sizes: Sizes = ()  # those that its layer was built for
     causal: bool = False  # whether its padding comes in front of the convolution
     parts: int = 1  # how many weights of one size are packed along its outputs
     last: bool = True  # whether it is among the layer's last weights
 
-    def plan(
-        self, role: Role, number: int, taps: Taps | None, tap: Sequence[int] | None, **values: Any
-    ) -> Plan:
-        """Decide it, from the values of both roles."""
-        shape, _ = shape_and_dtype(self.variable)
-        taps = self.taps if taps is None else taps
-        if taps == "center" and tap is None:
-            tap = identity_tap(self.left_padding, self.dilation, shape[: len(self.dilation)])
-        shape, layout = merge_axes(shape, self.letters)
-        return either(
-            shape,
-            role,
-            number,
-            layout=layout,
-            groups=self.groups,
-            transposed=self.transposed,
-            taps=taps,
-            tap=tap,
-            **values,
-        )
+    def plan(self, role: Role, number: int, tap: Sequence[int] | None, **options: Any) -> Plan:
+        """Decide it, from the options of both roles."""
+        shape, layout = merge_axes(shape_and_dtype(self.variable)[0], self.letters)
+        facts = self.stored(self.sizes)
+        if tap is not None:
+            plan(shape, layout=layout, taps=options["taps"], tap=tap)  # an error where none fits
+            facts["tap"] = tap
+        return either(shape, role, number, layout=layout, **facts, **options)
 
-    def stored(self, left: Sequence[int]) -> dict[str, Any]:
-        """Return what a model's plan needs besides the letters, with the padding before it."""
+    def stored(self, sizes: Sizes, left: Sequence[int] = ()) -> dict[str, Any]:
+        """Return how it is stored and used, besides the letters, as options of a plan.
+
+        `sizes` are those of its input, and `left` is the padding that was put before it.
+        """
         facts: dict[str, Any] = {}
         if self.groups > 1:
             facts = {"groups": self.groups, "transposed": self.transposed}
-        if self.dilation:
-            padding = self.left_padding if self.causal else padded(self.left_padding, left)
-            kernel = shape_and_dtype(self.variable)[0][: len(self.dilation)]
-            with suppress(OptionError):  # no tap is the identity
-                facts["tap"] = identity_tap(padding, self.dilation, kernel)
+        if self.window is not None:
+            facts |= self.window(sizes).stored(() if self.causal else left)
         return facts
-
-
-def padded(padding: Sequence[int], left: Sequence[int]) -> tuple[int, ...]:
-    """Return the left padding on a kernel's axes, with what an operation before it has added.
-
-    >>> padded((1, 1), (0, 2, 3))  # the last axes are the kernel's
-    (3, 4)
-    """
-    more = left[len(left) - len(padding) :] or (0,) * len(padding)
-    return tuple(a + b for a, b in zip(padding, more, strict=True))
 
 
 def _dense(layer: Any) -> Iterator[Weight]:
@@ -103,54 +82,59 @@ def _einsum_dense(layer: Any) -> Iterator[Weight]:
     yield Weight("kernel", layer.kernel, letters, layer.bias)
 
 
-def _left_padding(layer: Any, strides: Sequence[int], more: Sequence[int] | None) -> Iterator[int]:
-    """Yield the left padding on each axis; of a transposed one, that of what it transposes.
-
-    'same' leaves as many places as the input has times the stride, or as output_padding says.
-    """
-    axes = zip(layer.kernel_size, layer.dilation_rate, strides, strict=True)
-    for axis, (k, step, stride) in enumerate(axes):
-        size = step * (k - 1) + 1
-        if layer.padding == "same":
-            extra = stride - size % 2 if more is None else more[axis]
-            yield max(size - size % 2 - extra, 0) // 2
-        else:
-            yield size - 1 if layer.padding == "causal" else 0
+def _window(layer: Any, sizes: Sizes) -> Window:
+    """Return how a convolution slides over an input of these sizes (and of axes before them)."""
+    axes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
+    reach = [d * (k - 1) + 1 for k, d in axes]
+    if layer.padding == "same":
+        left = same(reach, layer.strides, sizes[-layer.rank :])
+    else:
+        left = tuple(k - 1 if layer.padding == "causal" else 0 for k in reach)
+    return Window(layer.kernel_size, left, layer.dilation_rate)
 
 
-def _kernel(
-    layer: Any,
-    name: str,
-    letters: str,
-    strides: Sequence[int] | None = None,
-    more: Sequence[int] | None = None,
-    **facts: Any,
-) -> Weight:
+def _transposed_window(layer: Any, _: Sizes) -> Window:
+    """Return how a transposed convolution slides; the sizes of its input mean nothing for that."""
+    more = layer.output_padding or (None,) * layer.rank
+    left = (0,) * layer.rank
+    if layer.padding == "same":
+        axes = zip(layer.kernel_size, layer.dilation_rate, layer.strides, more, strict=True)
+        left = tuple(same_transposed(d * (k - 1) + 1, s, extra) for k, d, s, extra in axes)
+    return Window(layer.kernel_size, left, layer.dilation_rate, layer.strides)
+
+
+def _built_for(layer: Any) -> Sizes:
+    """Return the sizes of the input that a layer was built for, as far as they are known."""
+    shape = (layer.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, (tuple, list)) or len(shape) != layer.rank + 2:
+        return ()
+    return tuple(shape[2:] if layer.data_format == "channels_first" else shape[1:-1])
+
+
+def _kernel(layer: Any, name: str, letters: str, window: Any = _window, **facts: Any) -> Weight:
     """Return a convolution's kernel, whose spatial axes stand first."""
     return Weight(
         name,
         getattr(layer, name),
         "DHW"[3 - layer.rank :] + letters,
-        left_padding=tuple(_left_padding(layer, strides or (1,) * layer.rank, more)),
-        dilation=layer.dilation_rate,
+        window=partial(window, layer),
+        sizes=_built_for(layer),
         causal=layer.padding == "causal",
         **facts,
     )
 
 
 def _convolution(layer: Any) -> Iterator[Weight]:
-    alone = layer.groups > 1 and layer.kernel.shape[-2] == 1
-    taps = "center" if alone else "channel_major"
-    yield _kernel(layer, "kernel", "IO", bias=layer.bias, groups=layer.groups, taps=taps)
+    yield _kernel(layer, "kernel", "IO", bias=layer.bias, groups=layer.groups)
 
 
 def _transposed_convolution(layer: Any) -> Iterator[Weight]:
-    yield _kernel(layer, "kernel", "OI", layer.strides, layer.output_padding, bias=layer.bias)
+    yield _kernel(layer, "kernel", "OI", _transposed_window, bias=layer.bias)
 
 
 def _depthwise(layer: Any, name: str, **facts: Any) -> Weight:
     channels = getattr(layer, name).shape[-2]
-    return _kernel(layer, name, "IO", groups=channels, transposed=True, taps="center", **facts)
+    return _kernel(layer, name, "IO", groups=channels, transposed=True, **facts)
 
 
 def _depthwise_convolution(layer: Any) -> Iterator[Weight]:
@@ -160,14 +144,7 @@ def _depthwise_convolution(layer: Any) -> Iterator[Weight]:
 def _separable_convolution(layer: Any) -> Iterator[Weight]:
     first = _depthwise(layer, "depthwise_kernel", last=False)
     yield first
-    yield Weight(
-        "pointwise_kernel",
-        layer.pointwise_kernel,
-        first.letters,
-        layer.bias,
-        left_padding=(0,) * layer.rank,
-        dilation=(1,) * layer.rank,
-    )
+    yield Weight("pointwise_kernel", layer.pointwise_kernel, first.letters, layer.bias)
 
 
 def _attention(layer: Any) -> Iterator[Weight]:
@@ -266,19 +243,17 @@ def _weights(layer: Any) -> Iterator[Weight]:
 
 
 def _decide(
-    layer: Any, role: Role, taps: Taps | None, tap: Sequence[int] | None, **values: Any
+    layer: Any, role: Role, tap: Sequence[int] | None, **options: Any
 ) -> Iterator[tuple[Weight, Plan]]:
     for k, weight in enumerate(_weights(layer)):
         own: Role = role if weight.last else "transit"
-        yield weight, weight.plan(own, k, taps, None if k else tap, **values)
+        yield weight, weight.plan(own, k, None if k else tap, **options)
 
 
-def _assign(
-    layer: Layer, role: Role, taps: Taps | None, tap: Sequence[int] | None, **values: Any
-) -> Layer:
+def _assign(layer: Layer, role: Role, tap: Sequence[int] | None, **options: Any) -> Layer:
     """Make everything, then write everything."""
     ready = []
-    for weight, decided in _decide(layer, role, taps, tap, **values):
+    for weight, decided in _decide(layer, role, tap, **options):
         shape, dtype = shape_and_dtype(weight.variable)
         array = split_axes(xp, decided.build(dtype=dtype), shape, weight.letters)
         ready.append((weight.variable, array))
@@ -296,9 +271,11 @@ def layer_plans(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> dict[str, Plan]:
     """Decide the weights of a built layer from what the layer knows, and change nothing.
@@ -313,16 +290,16 @@ def layer_plans(
     role : {"transit", "zero"}
         With "zero" the last weights of a layer of several are IDIZ (the pointwise kernel, the
         output projection), and those before them are transit.
-    gain, wide, loosen, seed
+    gain, wide, loosen, loosen_at, seed
         For the weights that are transit, as in `idinit_ref.plan`. With `loosen`, weight k of a
         layer has the seed ``seed + k``.
-    eps : float
+    eps, form
         For the weights that are zero, as in `idinit_ref.plan`.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        If left out, "center" for kernels with one input channel to a group (depthwise, and
-        grouped with more than one group), else "channel_major".
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix, as in `idinit_ref.plan`. The first three start at the
+        identity tap, of a transposed convolution in each phase.
     tap : sequence of int, optional
-        The tap of ``taps="center"`` in the layer's first weight; the identity tap if left out.
+        The identity tap of the layer's first weight; that of the layer if left out.
 
     Returns
     -------
@@ -335,20 +312,22 @@ def layer_plans(
     OptionTypeError
         If the layer is of another kind, or an option of another type.
     OptionError
-        If it is not built, uses LoRA or quantization, has an equation without inputs or outputs,
-        or if no tap of its kernel is the identity; and as in `idinit_ref.plan`.
+        If it is not built, uses LoRA or quantization, or has an equation without inputs or
+        outputs; and as in `idinit_ref.plan`.
 
     Notes
     -----
-    The identity tap is the left padding divided by the dilation d (spec section 3). The left
-    padding is 0 for 'valid', d (k - 1) for 'causal', and half of d (k - 1), rounded down, for
-    'same'. With 'same' and strides above 1 Keras pads by the length of the input, which no layer
-    knows; the rule of stride 1 stands in there.
+    The identity tap is the left padding divided by the dilation d, or the tap nearest to that
+    (spec section 3). The left padding is 0 for 'valid', d (k - 1) for 'causal', and half of
+    d (k - 1), rounded down, for 'same'. With 'same' and a stride s above 1 Keras pads by the size
+    n of the input: half of max(s (ceil(n/s) - 1) + d (k - 1) + 1 - n, 0). The layer remembers the
+    size that it was built for. Where that is None, the rule of stride 1 stands in. (A whole
+    model, :func:`init_`, takes the size with which it is called.)
 
-    A transposed convolution of stride s has the tap through which output s * i is input i:
-    0 for 'valid'; for 'same' with K = d (k - 1) + 1, half of max(K - s, 0), or of
-    max(K - K % 2 - p, 0) with an `output_padding` p, rounded down and divided by d. TensorFlow
-    and JAX agree in all of this.
+    A transposed convolution of stride s has s phases. Its left padding p is 0 for 'valid'. For
+    'same' with K = d (k - 1) + 1 it is half of max(K - s, 0), or of max(K - K % 2 - q, 0) with an
+    `output_padding` q, rounded down. TensorFlow, JAX and PyTorch agree in all of this, and none
+    of them flips the kernel.
 
     Examples
     --------
@@ -360,8 +339,19 @@ def layer_plans(
     >>> decided.shape, decided.layout
     ((3, 8), 'IO')
     """
-    values = {"gain": gain, "eps": eps, "wide": wide, "loosen": loosen, "seed": seed}
-    decided = _decide(layer, role, taps, tap, **values)
+    decided = _decide(
+        layer,
+        role,
+        tap,
+        gain=gain,
+        eps=eps,
+        wide=wide,
+        form=form,
+        taps=taps,
+        loosen=loosen,
+        loosen_at=loosen_at,
+        seed=seed,
+    )
     return {weight.name: its_plan for weight, its_plan in decided}
 
 
@@ -370,16 +360,17 @@ def idi_layer_(
     *,
     gain: float = 1.0,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Layer:
     """Make a built layer's weights identity-preserving and its biases 0, in place.
 
     Parameters
     ----------
-    layer, gain, wide, taps, tap, loosen, seed
+    layer, gain, wide, taps, tap, loosen, loosen_at, seed
         As in :func:`layer_plans`.
 
     Returns
@@ -399,17 +390,28 @@ def idi_layer_(
     >>> layer = keras.layers.Conv1D(2, 3, padding="same")
     >>> layer.build((None, 4, 2))
     >>> x = keras.ops.reshape(keras.ops.arange(8, dtype="float32"), (1, 4, 2))
-    >>> bool(keras.ops.all(idi_layer_(layer, taps="center")(x) == x))
+    >>> bool(keras.ops.all(idi_layer_(layer)(x) == x))
     True
     """
-    return _assign(layer, "transit", taps, tap, gain=gain, wide=wide, loosen=loosen, seed=seed)
+    return _assign(
+        layer,
+        "transit",
+        tap,
+        gain=gain,
+        wide=wide,
+        taps=taps,
+        loosen=loosen,
+        loosen_at=loosen_at,
+        seed=seed,
+    )
 
 
 def idiz_layer_(
     layer: Layer,
     *,
     eps: float = 1e-6,
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     tap: Sequence[int] | None = None,
 ) -> Layer:
     """Make a built layer the last one of a residual branch, and its biases 0, in place.
@@ -418,7 +420,7 @@ def idiz_layer_(
 
     Parameters
     ----------
-    layer, eps, taps, tap
+    layer, eps, form, taps, tap
         As in :func:`layer_plans` with role "zero".
 
     Returns
@@ -441,4 +443,4 @@ def idiz_layer_(
     >>> keras.ops.convert_to_numpy(idiz_layer_(layer, eps=0.5)(x))
     array([[ 1., -1.]], dtype=float32)
     """
-    return _assign(layer, "zero", taps, tap, eps=eps)
+    return _assign(layer, "zero", tap, eps=eps, form=form, taps=taps)

@@ -9,9 +9,10 @@ from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Report
 from idinit_ref.errors import IDInitError
-from idinit_ref.layout import Taps, split_axes
+from idinit_ref.kernel import Taps
+from idinit_ref.layout import split_axes
 from idinit_ref.model import Entry, Head, Override, decide
-from idinit_ref.pattern import Wide
+from idinit_ref.pattern import Form, Wide
 
 from ._initializers import shape_and_dtype
 from ._parameter import Parameter
@@ -28,7 +29,8 @@ def plans(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -39,7 +41,7 @@ def plans(
     ----------
     model, example_inputs
         As in :func:`idinit_ref_tensorflow.trace`.
-    gain, eps, wide, taps, head, embeddings, overrides
+    gain, eps, wide, form, taps, head, embeddings, overrides
         As in :func:`init_`.
 
     Returns
@@ -68,6 +70,7 @@ def plans(
             gain=gain,
             eps=eps,
             wide=wide,
+            form=form,
             taps=taps,
             head=head,
             embeddings=embeddings,
@@ -82,7 +85,8 @@ def init_(
     gain: float = 1.0,
     eps: float = 1e-6,
     wide: Wide = "truncate",
-    taps: Taps | None = None,
+    form: Form = "pair",
+    taps: Taps = "outward",
     head: Head = "transit",
     embeddings: Literal["keep", "transit"] = "keep",
     overrides: Mapping[str, Override] | None = None,
@@ -99,9 +103,11 @@ def init_(
         Of the weights in role "zero".
     wide : {"truncate", "fold_rms", "fold_mean"}
         What is done where a transit weight has more columns than rows.
-    taps : {"channel_major", "spatial_major", "center"}, optional
-        How a kernel becomes a matrix. Left out, it is "center" where each group has one input
-        channel (depthwise), else "channel_major". The centre is the layer's identity tap.
+    form : {"pair", "shifted"}
+        How the entries of a wide zero weight are spread.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
+        tap, and in each phase of a transposed convolution.
     head : {"transit", "zero", "keep"}
         What becomes of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
@@ -146,6 +152,7 @@ def init_(
             gain=gain,
             eps=eps,
             wide=wide,
+            form=form,
             taps=taps,
             head=head,
             embeddings=embeddings,

@@ -11,6 +11,7 @@ from idinit_ref.layout import SPATIAL, merge_axes
 
 from ._layers import Weight
 from ._values import Shape
+from ._window import Sizes
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Parameter:
     looked: set[str] = field(default_factory=set)  # lookups of it
     chosen: set[str] = field(default_factory=set)  # those of them that chose a matrix of a stack
     batched: set[int] = field(default_factory=set)  # axes that a later weight has as batch axes
+    sizes: Sizes | None = None  # in space, of the input of the convolution that it is a kernel of
     sums: bool = False  # added to what is made of parameters alone
     facts: dict[tuple[Any, ...], str] = field(default_factory=dict)  # how stored: by which use
     cuts: set[tuple[int, int]] = field(default_factory=set)  # of its outputs

@@ -200,7 +200,10 @@ class Walker:
             return self._einsum(layer.equation, self._name(layer), value, made, shape)
         first = getattr(layer, "data_format", None) == "channels_first"
         place = (1 if first else last,)
-        return self.draw.product(self._name(layer), [value], made, weight.letters, shape, place)
+        sizes = _in_space(getattr(value, "shape", None), place[0])
+        return self.draw.product(
+            self._name(layer), [value], made, weight.letters, shape, place, sizes=sizes
+        )
 
     def _embedding(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
@@ -400,6 +403,13 @@ def _is_array(leaf: Any) -> bool:
 
 def _shape(tensor: Any) -> Shape | None:
     return None if None in tensor.shape else tuple(tensor.shape)
+
+
+def _in_space(shape: Shape | None, channels: int) -> Shape | None:
+    """Return the sizes of an image without its samples and channels."""
+    if shape is None:
+        return None
+    return tuple(size for axis, size in enumerate(shape) if axis not in (0, channels))
 
 
 def _is_floating(tensor: Any) -> bool:

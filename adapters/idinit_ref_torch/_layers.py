@@ -65,15 +65,15 @@ def taps_of(
     kernel: Sequence[int],
     stride: Sequence[int] | None = None,
 ) -> dict[str, tuple[int, ...]]:
-    """Return the identity tap of a kernel and, of a transposed one, the stride of its phases.
+    """Return the identity tap of a kernel and, if it falls apart into phases, their stride.
 
     A transposed convolution adds input i times tap t to its output at stride*i + dilation*t - left.
+    So taps reach the same outputs if they differ by a multiple of stride / gcd(stride, dilation).
     """
     found = {"tap": identity_tap(left, dilation, kernel)}
-    if stride is not None:
-        pairs = zip(stride, dilation, strict=True)
-        found["stride"] = tuple(step // gcd(step, spread) for step, spread in pairs)
-    return found
+    pairs = zip(stride or (), dilation, strict=stride is not None)
+    phases = tuple(step // gcd(step, spread) for step, spread in pairs)
+    return found | ({"stride": phases} if any(step > 1 for step in phases) else {})
 
 
 def _conv(module: Any) -> _Parts:

@@ -25,7 +25,10 @@ import idinit_ref as ir
 import idinit_ref_torch as irt
 
 SHAPES = [(7, 5), (3, 10), (1, 4), (6, 0), (8, 8)]
-KERNELS = [((6, 4, 3, 3), {"groups": 2}), ((4, 6, 3), {"taps": "center", "layout": "OIW"})]
+KERNELS = [
+    ((6, 4, 3, 3), {"groups": 2}),
+    ((6, 4, 4), {"layout": "IOW", "transposed": True, "stride": (2,), "tap": (1,)}),
+]
 
 
 def local_part(whole, mesh, placements):

@@ -76,7 +76,7 @@ def layer_of(n, m, kernel, dtype, role="transit", **options):
     start_of = start() | {"param_dtype": dtype}
     layer = nnx.Conv(n, m, kernel, **start_of) if kernel else nnx.Linear(n, m, **start_of)
     write = ij.idi_layer_ if role == "transit" else ij.idiz_layer_
-    return write(layer, taps="center" if kernel else None, **options)
+    return write(layer, taps="center" if kernel else "outward", **options)
 
 
 def signal(n, kernel, dtype):
@@ -331,12 +331,14 @@ def test_einsum_reads_its_axes_from_the_equation():
         ((2, 3), 2, "channel_major"),
         ((2, 1, 3), 2, "spatial_major"),
         ((4, 3), 1, "center"),
+        ((4, 3), 1, "outward"),
+        ((2, 3), 2, "diagonal"),
     ],
 )
 @pytest.mark.parametrize("role", ["transit", "zero"])
 def test_patch_kernels_are_the_by_hand_ones(size, groups, taps, role):
     layer = nnx.Conv(4, 6, size, feature_group_count=groups, padding="VALID", **start())
-    tap = (1,) * len(size) if taps == "center" else None
+    tap = None if taps in ("channel_major", "spatial_major") else (1,) * len(size)
     (ij.idi_layer_ if role == "transit" else ij.idiz_layer_)(layer, taps=taps, tap=tap)
     letters = "DHW"[3 - len(size) :] + "IO"
     want = by_hand.weight(
@@ -345,14 +347,15 @@ def test_patch_kernels_are_the_by_hand_ones(size, groups, taps, role):
     np.testing.assert_array_equal(kernel(layer), rounded(want))
 
 
-def test_the_default_is_channel_major_and_center_for_depthwise():
+def test_the_default_is_outward_for_depthwise_too():
     plain = nnx.Conv(4, 6, (3, 3), feature_group_count=2, **start())
-    depthwise = nnx.Conv(4, 8, (3, 3), feature_group_count=4, **start())
-    single = nnx.Conv(1, 8, (3, 3), **start())
-    plans = [ij.layer_plans(layer)["kernel"] for layer in (plain, depthwise, single)]
-    assert [p.taps for p in plans] == ["channel_major", "center", "channel_major"]
-    assert plans[1].tap == (1, 1)
-    assert ij.layer_plans(depthwise, taps="channel_major")["kernel"].taps == "channel_major"
+    depthwise = nnx.Conv(4, 8, (3, 2), feature_group_count=4, padding=[(2, 0), 0], **start())
+    plans = [ij.layer_plans(layer)["kernel"] for layer in (plain, depthwise)]
+    assert [(p.taps, p.tap, p.stride) for p in plans] == [
+        ("outward", (1, 1), None), ("outward", (2, 0), None)
+    ]  # fmt: skip
+    assert ij.layer_plans(depthwise, tap=(1, 1))["kernel"].tap == (1, 1)
+    assert ij.layer_plans(depthwise, taps="channel_major")["kernel"].tap is None
 
 
 CONV_PADDINGS = [
@@ -363,7 +366,7 @@ TRANSPOSE_PADDINGS = ["SAME", "VALID", "CIRCULAR", 1, [(2, 1)]]
 
 
 def check_identity_tap(layer, stride=1):
-    """The tap that the adapter finds is the identity; where it finds none, there is none."""
+    """The tap that the adapter finds is the identity, or there is none."""
     x, (k,) = x_of(1, 12, 3), layer.kernel_size
 
     def passes():
@@ -371,13 +374,10 @@ def check_identity_tap(layer, stride=1):
         count = min(y.shape[1], 12)
         return count > 0 and np.array_equal(y[:, :count], cycled(x, y.shape[2])[:, :count])
 
-    try:
-        ij.idi_layer_(layer, taps="center")
-    except errors.OptionError:
+    ij.idi_layer_(layer, taps="center")
+    if not passes():
         for tap in range(k):
             assert not (ij.idi_layer_(layer, taps="center", tap=(tap,)) and passes())
-    else:
-        assert passes()
 
 
 @pytest.mark.parametrize("padding", CONV_PADDINGS, ids=repr)
@@ -415,8 +415,9 @@ def test_the_identity_tap_of_a_transposed_convolution(padding, transpose_kernel)
 def test_a_depthwise_convolution_is_the_identity_in_two_dimensions(padding):
     x = x_of(2, 7, 6, 4)
     layer = nnx.Conv(4, 8, (4, 3), feature_group_count=4, padding=padding, **start())
-    np.testing.assert_array_equal(ij.idi_layer_(layer)(x), np.repeat(x, 2, axis=-1))
-    small = ij.idiz_layer_(layer, eps=0.5)(x)
+    np.testing.assert_array_equal(ij.idi_layer_(layer)(x)[..., ::2], x)
+    np.testing.assert_array_equal(ij.idi_layer_(layer, taps="center")(x), np.repeat(x, 2, axis=-1))
+    small = ij.idiz_layer_(layer, eps=0.5, taps="center")(x)
     np.testing.assert_array_equal(small, np.repeat(x, 2, axis=-1) * np.tile([0.5, -0.5], 4))
 
 
@@ -434,8 +435,27 @@ def test_a_convolution_in_three_dimensions():
 def test_a_transposed_patch_kernel_is_the_by_hand_one(transpose_kernel):
     layer = nnx.ConvTranspose(3, 5, (2, 3), transpose_kernel=transpose_kernel, **start())
     letters = "HWOI" if transpose_kernel else "HWIO"
-    want = by_hand.weight(layer.kernel.shape, "zero", layout=letters)
+    tap = (0, 1) if transpose_kernel else (1, 1)
+    want = by_hand.weight(layer.kernel.shape, "zero", layout=letters, tap=tap)
     np.testing.assert_array_equal(kernel(ij.idiz_layer_(layer)), rounded(want))
+
+
+def test_a_strided_transposed_kernel_is_the_by_hand_one():
+    layer = nnx.ConvTranspose(3, 5, (4, 3), (2, 3), **start())
+    options = {"layout": "HWIO", "stride": (-2, -3), "tap": (2, 2)}
+    for taps in ("outward", "diagonal", "center"):
+        want = by_hand.weight(layer.kernel.shape, taps=taps, **options)
+        np.testing.assert_array_equal(kernel(ij.idi_layer_(layer, taps=taps)), rounded(want))
+    want = by_hand.weight(layer.kernel.shape, loosen=0.5, loosen_at="entries", seed=3, **options)
+    ij.idi_layer_(layer, loosen=0.5, loosen_at="entries", seed=3)
+    np.testing.assert_array_equal(kernel(layer), rounded(want))
+
+
+def test_a_shifted_zero_layer_reads_every_input():
+    layer = ij.idiz_layer_(linear(7, 2), form="shifted", eps=0.5)
+    want = by_hand.weight((7, 2), "zero", form="shifted", eps=0.5, layout="IO")
+    np.testing.assert_array_equal(kernel(layer), rounded(want))
+    assert np.all(np.any(kernel(layer), axis=1))
 
 
 # Attention ----------------------------------------------------------------------------------
@@ -501,7 +521,12 @@ STACKED = [
     (lambda **o: nnx.LinearGeneral(3, 5, batch_axis={0: 2}, **o), (2, 4, 3), {}, dense),
     (lambda **o: nnx.Einsum("ena,eba->enb", (2, 5, 3), **o), (2, 4, 3), {}, dense),
     (lambda **o: nnx.Conv(3, 5, (3,), **o), (1, 6, 3), {"taps": "center"}, dense),
-    (lambda **o: nnx.Conv(3, 6, (4, 3), feature_group_count=3, **o), (1, 6, 5, 3), {}, grouped),
+    (
+        lambda **o: nnx.Conv(3, 6, (4, 3), feature_group_count=3, **o),
+        (1, 6, 5, 3),
+        {"taps": "center"},
+        grouped,
+    ),
     (
         lambda **o: nnx.ConvTranspose(3, 5, (3,), transpose_kernel=True, **o),
         (1, 6, 3),
@@ -637,6 +662,12 @@ WRONG = [
     (lambda: ij.layer_plans(linear(2, 3), eps=0), errors.OptionError, r"eps = 0.*not 0"),
     (lambda: ij.layer_plans(linear(2, 3), "zero", gain=0), errors.OptionError, r"gain = 0"),
     (lambda: ij.layer_plans(linear(2, 3), "zero", wide="no"), errors.OptionError, r"wide = 'no'"),
+    (lambda: ij.idiz_layer_(linear(2, 3), form="even"), errors.OptionError, r"form = 'even'"),
+    (
+        lambda: ij.idi_layer_(linear(2, 3), loosen_at="entries"),
+        errors.OptionError,
+        r"loosen_at = 'entries'.*loosen is 0",
+    ),
     (lambda: ij.layer_plans(linear(2, 3), "zero", seed=-1), errors.OptionError, r"seed = -1"),
     (
         lambda: ij.layer_plans(linear(2, 3), gain=jnp.float32(2)),
@@ -656,14 +687,14 @@ WRONG = [
         r"tap = \(3,\).*inside the kernel \(3,\)",
     ),
     (
-        lambda: ij.idi_layer_(conv(padding=3, feature_group_count=4)),
+        lambda: ij.idi_layer_(conv(), taps="channel_major", tap=(1,)),
         errors.OptionError,
-        r"padding = \(3,\).*tap=\.\.\.",
+        r"tap = \(1,\).*first tap.*leave tap out",
     ),
     (
-        lambda: ij.idi_layer_(conv(padding="ODD"), taps="center"),
+        lambda: ij.idi_layer_(conv(padding="ODD")),
         errors.OptionError,
-        r"padding = 'ODD'.*SAME, VALID, CAUSAL.*tap=\.\.\.",
+        r"padding = 'ODD'.*SAME, SAME_LOWER, VALID.*tap=\.\.\.",
     ),
     (
         lambda: ij.idi_layer_(nnx.Conv(4, 4, (1, 1, 1, 1), **start())),

@@ -394,7 +394,21 @@ STORED = {
     ),
     "no tap is the identity": (
         lambda p, x: conv(x, p["w"], [(3, 0), (1, 1)]), {"w": like(3, 3, 3, 4)}, IMAGES,
-        {"w": ("transit", {"layout": "HWIO"}, "")},
+        {"w": ("transit", {"layout": "HWIO", "tap": (2, 1)}, "")},
+    ),
+    "transposed": (
+        lambda p, x: lax.conv_transpose(x, p["w"], (2, 3), "SAME"), {"w": like(3, 4, 3, 4)}, IMAGES,
+        {"w": ("transit", {"layout": "HWIO", "tap": (2, 3), "stride": (-2, -3)}, "")},
+    ),
+    "transposed, its kernel too": (
+        lambda p, x: lax.conv_transpose(x, p["w"], (2, 1), "VALID", transpose_kernel=True),
+        {"w": like(3, 4, 4, 3)}, IMAGES,
+        {"w": ("transit", {"layout": "HWOI", "tap": (0, 0), "stride": (2, 1)}, "")},
+    ),
+    "transposed, with one phase": (
+        lambda p, x: lax.conv_transpose(x, p["w"], (2, 2), "VALID", (2, 2)),
+        {"w": like(3, 3, 3, 4)}, IMAGES,
+        {"w": ("transit", {"layout": "HWIO", "tap": (2, 2)}, "")},
     ),
     "a convolution for each": (
         per_image, {"w": like(3, 3, 3, 4, 8)}, like(3, 2, 8, 8, 4),
@@ -646,6 +660,10 @@ CONVOLUTIONS = {
     "same": (nnx.Conv, {"padding": "SAME"}),
     "valid": (nnx.Conv, {"padding": "VALID"}),
     "causal": (nnx.Conv, {"padding": "CAUSAL", "size": (3,)}),
+    "circular back": (nnx.ConvTranspose, {"padding": "CIRCULAR", "size": (4, 5), "strides": 3}),
+    "unequal": (nnx.ConvTranspose, {"padding": "SAME", "size": (4, 3), "strides": (2, 3)}),
+    "strided same": (nnx.Conv, {"padding": "SAME", "strides": 2}),
+    "far": (nnx.Conv, {"padding": [(9, 9), (0, 5)]}),
     "circular": (nnx.Conv, {"padding": "CIRCULAR"}),
     "reflect": (nnx.Conv, {"padding": "REFLECT", "size": (5, 3)}),
     "even": (nnx.Conv, {"padding": "SAME", "size": (4, 2)}),
@@ -660,7 +678,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize("taps", [None, "center"])
+@pytest.mark.parametrize("taps", ["outward", "center", "spatial_major"])
 def test_a_convolution_gets_the_plan_of_its_layer(name, taps):
     """The layer's own call knows its options; the trace sees only the computation."""
     kind, options = CONVOLUTIONS[name]

@@ -99,7 +99,7 @@ PADS = {
     "the last in front": lambda x: jnp.concatenate([x[:, -2:], x], 1),
     "the first in front": lambda x: jnp.concatenate([x[:, :1], x[:, :1], x], 1),
     "all around": lambda x: jnp.concatenate([x[:, -1:], x, x[:, :1]], 1),
-    "in two steps": lambda x: jnp.pad(jnp.pad(x, ((0, 0), (1, 0), (0, 0))), ((0, 0), (1, 0), (0, 0))),
+    "in two steps": lambda x: by_mode("edge", 1, 0)(by_mode("wrap", 1, 0)(x)),
     "then turned": lambda x: jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (2, 0))).swapaxes(1, 2),
 }  # fmt: skip
 

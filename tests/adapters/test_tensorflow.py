@@ -69,7 +69,7 @@ def variable(shape=(4, 3), dtype="float32"):
 
 sizes = st.integers(1, 5)
 gains = st.floats(0.01, 100).flatmap(lambda x: st.sampled_from([x, -x]))
-taps = st.sampled_from(["channel_major", "spatial_major", "center"])
+taps = st.sampled_from(["outward", "diagonal", "center", "channel_major", "spatial_major"])
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,15 +94,21 @@ OPTIONS = [
     ((3, 2, 6), {"groups": 3}),
     ((3, 3, 6, 2), {"groups": 6, "transposed": True, "taps": "center"}),
     ((3, 2, 2, 4), {"taps": "center", "tap": (2, 1)}),
+    ((3, 2, 2, 4), {"taps": "diagonal", "tap": (2, 1)}),
+    ((4, 3, 2, 3), {"layout": "HWOI", "stride": (2, 3), "tap": (1, 0)}),
+    ((4, 3, 2), {"stride": (-2,)}),
 ]
 
 
-@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, ((3, 6), {"loosen": 0.125, "seed": 5})])
+NOISE = [((3, 6), {"loosen": 0.125, "seed": 5}), ((3, 6), {"loosen": 0.5, "loosen_at": "entries"})]
+
+
+@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, *NOISE])
 def test_idi_takes_every_option(shape, options):
     check(it.IDI(0.3, **options)(shape), expected(shape, gain=0.3, **options))
 
 
-@pytest.mark.parametrize(("shape", "options"), OPTIONS)
+@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, ((7, 3), {"form": "shifted"})])
 def test_idiz_takes_every_option(shape, options):
     check(it.IDIZ(0.3, **options)(shape), expected(shape, "zero", eps=0.3, **options))
 
@@ -148,7 +154,10 @@ def test_empty_weights_are_weights(shape):
         it.IDI(),
         it.IDI(-0.75, wide="fold_rms", layout="IO", blocks=(1, 2), loosen=0.5, seed=3),
         it.IDI(np.float32(0.5), groups=np.int64(2), taps="center", tap=(1, 0)),
+        it.IDI(layout="HWOI", stride=(2, -3), tap=(1, 0), loosen=0.5, loosen_at="entries"),
+        it.IDI(stride=[2]),
         it.IDIZ(),
+        it.IDIZ(form="shifted", stride=(1, 2), taps="diagonal"),
         it.IDIZ(0.5, layout="HWIO", transposed=True, groups=2, blocks=[4], taps="spatial_major"),
     ],
 )
@@ -171,19 +180,23 @@ def test_config_names_every_argument():
         "layout": None,
         "groups": 3,
         "transposed": False,
+        "stride": None,
         "blocks": [1, 2],
         "taps": "center",
         "tap": [1, 1],
         "loosen": 0.0,
+        "loosen_at": "all",
         "seed": 0,
     }
     assert it.IDIZ(eps=0.5).get_config() == {
         "eps": 0.5,
+        "form": "pair",
         "layout": None,
         "groups": 1,
         "transposed": False,
+        "stride": None,
         "blocks": None,
-        "taps": "channel_major",
+        "taps": "outward",
         "tap": None,
     }
 
@@ -488,7 +501,17 @@ def test_t7_a_residual_block_is_the_identity_at_first(width, hidden, kind, seed,
         ({"blocks": (1, -2)}, errors.OptionError, ["blocks = (1, -2)", "axis 1"]),
         ({"blocks": (1, 2), "groups": 2}, errors.LayoutError, ["groups = 2", "divisor of 3"]),
         ({"taps": "middle"}, errors.OptionError, ["taps = 'middle'", "'center'"]),
-        ({"tap": (1,)}, errors.OptionError, ["tap = (1,)", "add taps='center'"]),
+        (
+            {"tap": (1,), "taps": "spatial_major"},
+            errors.OptionError,
+            ["tap = (1,)", "use taps='outward'"],
+        ),
+        ({"stride": (2, 0)}, errors.OptionError, ["stride = (2, 0)", "no 0"]),
+        ({"stride": 2}, errors.OptionTypeError, ["stride = 2", "(2,)"]),
+        ({"stride": (2,), "tap": (1, 1)}, errors.OptionError, ["stride = (2,)", "order D, H, W"]),
+        ({"stride": (2,), "layout": "IO"}, errors.OptionError, ["stride = (2,)", "a matrix"]),
+        ({"loosen_at": "entries"}, errors.OptionError, ["loosen_at = 'entries'", "loosen"]),
+        ({"loosen": 1, "loosen_at": "row"}, errors.OptionError, ["loosen_at = 'row'", "pick one"]),
         ({"tap": "11", "taps": "center"}, errors.OptionTypeError, ["tap = '11'", "a tuple"]),
         (
             {"tap": (1,), "taps": "center", "layout": "HWIO"},
@@ -545,12 +568,15 @@ def test_a_variable_keeps_its_identity_shape_and_dtype(dtype):
     check(kernel, expected((3, 5), "zero", dtype, eps=eps), dtype)
 
 
-@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, ((3, 6), {"loosen": 0.125, "seed": 5})])
+NOISE = [((3, 6), {"loosen": 0.125, "seed": 5}), ((3, 6), {"loosen": 0.5, "loosen_at": "entries"})]
+
+
+@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, *NOISE])
 def test_idi_in_place_takes_every_option(shape, options):
     check(it.idi_(variable(shape), gain=0.3, **options), expected(shape, gain=0.3, **options))
 
 
-@pytest.mark.parametrize(("shape", "options"), OPTIONS)
+@pytest.mark.parametrize(("shape", "options"), [*OPTIONS, ((7, 3), {"form": "shifted"})])
 def test_idiz_in_place_takes_every_option(shape, options):
     want = expected(shape, "zero", eps=0.3, **options)
     check(it.idiz_(variable(shape), eps=0.3, **options), want)

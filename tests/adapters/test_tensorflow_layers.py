@@ -163,6 +163,7 @@ def test_an_equation_that_is_no_matrix_is_refused(equation, out, into):
 
 # Convolutions ----------------------------------------------------------------------------------
 
+TAPS = ["outward", "diagonal", "center", "channel_major", "spatial_major"]
 CONV = {1: kl.Conv1D, 2: kl.Conv2D, 3: kl.Conv3D}
 TRANSPOSE = {1: kl.Conv1DTranspose, 2: kl.Conv2DTranspose, 3: kl.Conv3DTranspose}
 LETTERS = {1: "W", 2: "HW", 3: "DHW"}
@@ -180,29 +181,27 @@ def test_a_centred_convolution_is_the_identity(rank, filters):
 
 
 def check_identity_tap(layer, stride=1):
-    """Try every tap in forward passes: the rule finds the one identity, or says there is none."""
-    x = normal(2, 15, 3)
-    built(layer, 15, 3)
-    found = []
+    """Let every tap act alone on one place: the decided tap moves it least, of two the first."""
+    built(layer, 29, 1)
+    x = np.zeros((1, 29, 1), np.float32)
+    x[0, 14] = 1
+    moves = {}
     for tap in range(layer.kernel_size[0]):
-        y = run(idi_layer_(layer, taps="center", tap=(tap,)), x)[:, ::stride][:, :15]
-        if np.array_equal(y, repeat(x, 5)[:, : y.shape[1]]):
-            found.append((tap,))
-    if found:
-        decided = layer_plans(layer, taps="center")["kernel"]
-        assert [decided.tap] == found
-    else:
-        filled(layer)
-        with pytest.raises(errors.OptionError, match=r"padding = \(\d+,\).*pass tap=\.\.\."):
-            idi_layer_(layer, taps="center")
-        assert untouched(layer)
+        kernel = np.zeros(tuple(layer.kernel.shape))
+        kernel[tap, 0, 0] = 1
+        layer.kernel.assign(kernel)
+        layer.bias.assign(np.zeros(1))
+        (place,) = np.flatnonzero(run(layer, x))
+        moves[tap] = abs(place - 14 * stride)
+    for taps in ("outward", "diagonal", "center"):
+        assert layer_plans(layer, taps=taps)["kernel"].tap == (min(moves, key=moves.get),)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same", "causal"])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 def test_the_identity_tap_of_a_convolution(padding, kernel, dilation):
-    check_identity_tap(kl.Conv1D(5, kernel, padding=padding, dilation_rate=dilation))
+    check_identity_tap(kl.Conv1D(1, kernel, padding=padding, dilation_rate=dilation))
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -210,16 +209,95 @@ def test_the_identity_tap_of_a_convolution(padding, kernel, dilation):
 @pytest.mark.parametrize(("stride", "more"), [(1, None), (2, None), (3, None), (3, 1), (3, 2)])
 def test_the_identity_tap_of_a_transposed_convolution(padding, kernel, stride, more):
     options = {"strides": stride, "padding": padding, "output_padding": more}
-    check_identity_tap(kl.Conv1DTranspose(5, kernel, **options), stride)
+    check_identity_tap(kl.Conv1DTranspose(1, kernel, **options), stride)
 
 
-if BACKEND == "jax":  # TensorFlow's CPU kernels know no dilated transposed convolution
+if BACKEND != "tensorflow":  # TensorFlow's CPU kernels know no dilated transposed convolution
 
     @pytest.mark.parametrize("padding", ["valid", "same"])
     @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
     @pytest.mark.parametrize("dilation", [2, 3])
     def test_the_identity_tap_of_a_dilated_transposed_convolution(padding, kernel, dilation):
-        check_identity_tap(kl.Conv1DTranspose(5, kernel, padding=padding, dilation_rate=dilation))
+        check_identity_tap(kl.Conv1DTranspose(1, kernel, padding=padding, dilation_rate=dilation))
+
+
+# T14: what a kernel of the default order does with the image ------------------------------------
+
+T14 = [
+    kl.Conv1D(9, 4, padding="same"),
+    kl.Conv1D(3, 3, padding="causal", dilation_rate=2),
+    kl.Conv2D(7, (3, 4), padding="same"),
+    kl.Conv2D(3, (4, 4), padding="same"),
+    kl.Conv2D(6, 5, padding="same", dilation_rate=2),
+    kl.Conv3D(3, (2, 1, 3), padding="same"),
+    kl.Conv1DTranspose(6, 4, padding="same"),
+    kl.Conv2DTranspose(3, (3, 2), padding="same"),
+]
+
+
+def shown(layer):
+    return f"{layer.name}-{layer.kernel_size}-{layer.filters}"
+
+
+@pytest.mark.parametrize("layer", T14, ids=shown)
+def test_t14_the_first_outputs_are_the_image(layer):
+    size = SIZES[layer.rank]
+    x = normal(2, *size, 3)
+    y = run(idi_layer_(built(layer, *size, 3)), x)
+    assert np.array_equal(y[..., :3], x)
+    if layer.filters == 3:
+        assert np.array_equal(np.square(y).sum(), np.square(x).sum())
+
+
+@pytest.mark.parametrize(
+    "layer", [kl.Conv1D(2, 4, padding="same"), kl.Conv2D(2, 3, padding="same")], ids=shown
+)
+def test_t14_fewer_outputs_are_the_first_channels(layer):
+    size = SIZES[layer.rank]
+    x = normal(2, *size, 3)
+    assert np.array_equal(run(idi_layer_(built(layer, *size, 3)), x), x[..., :2])
+
+
+def test_t14_more_outputs_are_the_neighbours_all_channels_at_a_time():
+    layer = idi_layer_(built(kl.Conv2D(15, 3, padding="same"), 7, 6, 3))
+    x = normal(2, 7, 6, 3)
+    y = run(layer, x)
+    # Outputs 3g to 3g + 2 are the image, moved by one place: from above, left, right and below.
+    for at, (row, column) in enumerate([(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]):
+        moved = np.zeros_like(x)
+        rows = slice(max(row, 0), 7 + min(row, 0)), slice(max(-row, 0), 7 + min(-row, 0))
+        columns = (
+            slice(max(column, 0), 6 + min(column, 0)),
+            slice(max(-column, 0), 6 + min(-column, 0)),
+        )
+        moved[:, rows[1], columns[1]] = x[:, rows[0], columns[0]]
+        assert np.array_equal(y[..., 3 * at : 3 * at + 3], moved)
+
+
+def test_t14_the_corner_order_keeps_few_channels_and_moves_them():
+    layer = idi_layer_(built(kl.Conv2D(18, 3, padding="same"), 7, 6, 18), taps="channel_major")
+    x = normal(2, 7, 6, 18)
+    y = run(layer, x)
+    assert np.array_equal(y[:, 1:, 1:, 0], x[:, :-1, :-1, 0])
+    kept = {c for c in range(18) if np.any(np.asarray(layer.kernel)[:, :, c])}
+    assert kept == {0, 1}  # of 18 channels a ninth
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel"), [(8, 3), (7, 3), (8, 4), (7, 4), (9, 5), (9, 2)], ids=str
+)
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_strided_convolution_takes_every_place_that_it_stops_at(size, kernel, stride):
+    """With padding "same" the left padding depends on the size of the input."""
+    x = normal(2, size, size + 1, 3)
+    layer = kl.Conv2D(5, kernel, strides=stride, padding="same")
+    y = run(idi_layer_(built(layer, size, size + 1, 3)), x)
+    assert np.array_equal(y[..., :3], x[:, ::stride, ::stride])
+
+
+def test_a_strided_convolution_of_an_unknown_size_has_the_tap_of_stride_one():
+    layer = built(kl.Conv2D(4, (3, 4), strides=2, padding="same"), None, 8, 2)
+    assert layer_plans(layer)["kernel"].tap == (1, 1)
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -228,11 +306,6 @@ def test_a_centred_transposed_convolution_is_the_identity(rank):
     idi_layer_(layer, taps="center")
     x = normal(2, *SIZES[rank], 3)
     assert np.array_equal(run(layer, x), repeat(x, 5))
-
-
-def test_a_strided_convolution_has_the_tap_of_stride_one():
-    layer = built(kl.Conv2D(4, (3, 4), strides=2, padding="same"), 8, 8, 2)
-    assert layer_plans(layer, taps="center")["kernel"].tap == (1, 1)
 
 
 @pytest.mark.parametrize("filters", [4, 8])
@@ -256,17 +329,20 @@ def test_grouped_convolutions_pass_every_group(filters):
     ],
     ids=lambda layer: layer.name,
 )
-def test_depthwise_layers_are_centred_by_default(layer):
+def test_depthwise_layers_pass_the_image_by_default(layer):
     size = SIZES[layer.rank]
     x = normal(2, *size, 4)
     y = run(idi_layer_(built(layer, *size, 4)), x)
     assert np.array_equal(y, x)
 
 
-def test_a_depth_multiplier_copies_each_channel():
+def test_a_depth_multiplier_shows_each_channel_twice():
     layer = idi_layer_(built(kl.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), 5, 6, 3))
     x = normal(2, 5, 6, 3)
-    assert np.array_equal(run(layer, x), np.repeat(x, 2, axis=-1))
+    y = run(layer, x)
+    assert np.array_equal(y[..., ::2], x)
+    assert np.array_equal(y[:, 1:, :, 1::2], x[:, :-1])  # the second is the neighbour's, above
+    assert np.array_equal(run(idi_layer_(layer, taps="center"), x), np.repeat(x, 2, axis=-1))
 
 
 CHANNELS_FIRST = [
@@ -289,13 +365,13 @@ def test_channels_first_changes_no_kernel(layer):
     assert np.array_equal(run(layer, x), x)
 
 
-@pytest.mark.parametrize("taps", ["channel_major", "spatial_major", "center"])
+@pytest.mark.parametrize("taps", TAPS)
 @pytest.mark.parametrize("role", ["transit", "zero"])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_convolution_bits(taps, role, rank):
     value = {"gain": 0.3} if role == "transit" else {"eps": 0.3}
     change = idi_layer_ if role == "transit" else idiz_layer_
-    tap = tuple(k - 1 for k in KERNELS[rank]) if taps == "center" else None
+    tap = None if "major" in taps else tuple(k - 1 for k in KERNELS[rank])
     options = {"taps": taps, "tap": tap, **value}
 
     grouped = change(built(CONV[rank](6, KERNELS[rank], groups=2), *SIZES[rank], 4), **options)
@@ -317,9 +393,22 @@ def test_convolution_bits(taps, role, rank):
         check(deep.bias, np.zeros(6))
 
 
-def test_a_plain_convolution_is_patch_maintaining_by_default():
+def test_a_plain_convolution_is_outward_by_default():
     layer = idi_layer_(built(kl.Conv2D(5, 3, padding="same"), 5, 6, 2))
-    check(layer.kernel, by_hand.weight((3, 3, 2, 5), layout="HWIO"))
+    check(layer.kernel, by_hand.weight((3, 3, 2, 5), layout="HWIO", taps="outward"))
+
+
+def test_noise_can_be_at_the_entries_alone():
+    layer = idi_layer_(built(kl.Conv2D(5, 3), 5, 6, 2), loosen=0.5, loosen_at="entries", seed=3)
+    options = {"loosen": 0.5, "loosen_at": "entries", "seed": 3, "tap": (0, 0)}
+    check(layer.kernel, by_hand.weight((3, 3, 2, 5), layout="HWIO", taps="outward", **options))
+    assert np.count_nonzero(np.asarray(layer.kernel)) == 5
+
+
+def test_the_shifted_form_of_a_zero_layer():
+    layer = idiz_layer_(built(kl.Dense(3), 10), eps=0.5, form="shifted")
+    check(layer.kernel, by_hand.weight((10, 3), "zero", eps=0.5, form="shifted", layout="IO"))
+    assert np.all(np.any(np.asarray(layer.kernel), axis=1))  # every input has an entry
 
 
 # Role zero -------------------------------------------------------------------------------------
@@ -408,7 +497,7 @@ def test_gated_attention_has_one_weight_more():
 def test_a_separable_layer_in_a_residual_branch_has_a_zero_pointwise_kernel():
     layer = built(kl.SeparableConv2D(4, (3, 2), padding="same"), 5, 6, 3)
     idiz_layer_(layer, eps=0.5, tap=(2, 1))
-    depthwise = {"groups": 3, "transposed": True, "taps": "center", "tap": (2, 1)}
+    depthwise = {"groups": 3, "transposed": True, "taps": "outward", "tap": (2, 1)}
     check(layer.depthwise_kernel, by_hand.weight((3, 2, 3, 1), layout="HWIO", **depthwise))
     check(layer.pointwise_kernel, by_hand.weight((1, 1, 3, 4), "zero", eps=0.5, layout="HWIO"))
     check(layer.bias, np.zeros(4))
@@ -435,7 +524,7 @@ def test_plans_change_nothing_and_take_every_option():
     assert (decided.loosen, decided.seed) == (0.5, 3)
     assert {name: getattr(decided, name) for name in options} == options
     zero = layer_plans(layer, "zero", eps=0.5)["kernel"]
-    assert (zero.role, zero.eps, zero.taps) == ("zero", 0.5, "channel_major")
+    assert (zero.role, zero.eps, zero.taps) == ("zero", 0.5, "outward")
     assert untouched(layer)
 
 
@@ -537,8 +626,14 @@ def test_a_quantized_layer_is_refused():
         ({"gain": 0}, errors.OptionError, ["gain = 0", "non-zero"]),
         ({"wide": "fold"}, errors.OptionError, ["wide = 'fold'", "pick one"]),
         ({"taps": "middle"}, errors.OptionError, ["taps = 'middle'", "pick one"]),
-        ({"tap": (1, 1)}, errors.OptionError, ["tap = (1, 1)", "add taps='center'"]),
-        ({"taps": "center", "tap": (3, 0)}, errors.OptionError, ["tap = (3, 0)", "0 to k - 1"]),
+        (
+            {"taps": "channel_major", "tap": (1, 1)},
+            errors.OptionError,
+            ["tap = (1, 1)", "use taps='outward'"],
+        ),
+        ({"tap": (1,)}, errors.OptionError, ["tap = (1,)", "order D, H, W"]),
+        ({"loosen_at": "entries"}, errors.OptionError, ["loosen_at = 'entries'", "loosen"]),
+        ({"tap": (3, 0)}, errors.OptionError, ["tap = (3, 0)", "0 to k - 1"]),
         ({"gain": 1e300}, errors.RoundingError, ["gain = 1e+300", "smaller"]),
         ({"loosen": 3e38}, errors.RoundingError, ["gain + noise", "smaller"]),
     ],

@@ -229,13 +229,13 @@ STORED = {
     "packed": {"transformer/block_0/qkv/kernel": {"blocks": (16, 8, 8)}},
     "packed_by_reshape": {"qkv/kernel": {"blocks": (16, 16, 16)}},
     "swiglu_packed": {"gate_up/kernel": {"blocks": (24, 24)}},
-    "unet": {"down1/kernel": {"layout": "HWIO"}, "up/kernel": {"layout": "HWOI"}},
+    "unet": {"down1/kernel": {"layout": "HWIO"}, "up/kernel": {"layout": "HWOI", "stride": (2, 2)}},
     "depthwise": {
         # Its left padding is that of the layer before: 1 row and 2 columns.
-        "deep/kernel": {"groups": 6, "transposed": True, "taps": "center", "tap": (1, 2)},
-        "apart/depthwise_kernel": {"groups": 6, "taps": "center", "tap": (1, 1)},
-        "apart/pointwise_kernel": {"groups": 1, "taps": "channel_major"},
-        "grouped/kernel": {"groups": 2, "taps": "channel_major"},
+        "deep/kernel": {"groups": 6, "transposed": True, "tap": (1, 2)},
+        "apart/depthwise_kernel": {"groups": 6, "tap": (1, 1)},
+        "apart/pointwise_kernel": {"groups": 1, "tap": None},
+        "grouped/kernel": {"groups": 2, "tap": (1, 1)},
     },
     "recurrent": {
         "lstm/lstm_cell/kernel": {"blocks": (16,) * 4},
@@ -247,7 +247,10 @@ STORED = {
         "mixing/down": {"layout": "BIO", "shape": (3, 8, 16)},
         "mixing/mix": {"layout": "OI"},
     },
-    "EfficientNetB0": {"block1a_dwconv/kernel": {"groups": 32, "tap": (1, 1)}},
+    "EfficientNetB0": {
+        "stem_conv/kernel": {"tap": (0, 0)},  # "valid", and padded behind alone, before it
+        "block1a_dwconv/kernel": {"groups": 32, "tap": (1, 1)},
+    },
     "ConvNeXtTiny": {
         "ConvNeXtTiny_stage_0_block_0_depthwise_conv/kernel": {"groups": 96, "tap": (3, 3)}
     },
@@ -331,6 +334,22 @@ def test_the_identity_tap_counts_the_padding_before():
     assert note.startswith("used in several ways: ")
     assert "'tap': (1,)" in note
     assert "'tap': (2,)" in note
+
+
+def test_a_strided_kernel_has_the_tap_of_the_size_that_it_is_called_with():
+    """Keras' padding "same" puts one place less before pictures of an even size."""
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, kl.Conv2D(4, 3, 2, "same", name="conv")(x))
+    for size, tap in ((8, 0), (7, 1)):
+        found = plans(model, keras.KerasTensor((2, size, size, 3)))["conv/kernel"]
+        assert found.tap == (tap, tap)
+
+
+def test_a_strided_kernel_that_is_used_twice_has_the_tap_of_its_first_use():
+    conv = kl.Conv2D(4, 3, 2, "same", name="conv")
+    for size, tap in ((7, 1), (6, 0)):  # and then 4, or 3
+        x = keras.Input((size, size, 4))
+        assert plans(keras.Model(x, conv(conv(x))))["conv/kernel"].tap == (tap, tap)
 
 
 def test_nothing_else_is_packed():

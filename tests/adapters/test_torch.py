@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 import by_hand
 from idinit_ref import errors, plan
 from idinit_ref_torch import idi_, idiz_
-from strategies import weights
+from strategies import TAPS, weights
 
 FORMATS = {
     torch.float64: (53, -1022),
@@ -160,7 +160,9 @@ def test_views_keep_their_strides_and_neighbours(weight, data):
     [((6, 4, 3, 2), torch.channels_last), ((4, 6, 2, 3, 2), torch.channels_last_3d)],
 )
 @pytest.mark.parametrize(
-    "options", [{}, {"taps": "spatial_major"}, {"taps": "center"}, {"groups": 2}], ids=str
+    "options",
+    [{}, *({"taps": taps} for taps in TAPS[1:]), {"groups": 2}, {"transposed": True}],
+    ids=str,
 )
 @pytest.mark.parametrize("role", ["transit", "zero"])
 def test_channels_last(shape, memory_format, options, role):
@@ -241,7 +243,7 @@ def test_no_weight_sized_temporary(tensor, options):
         ((2100, 2050), {}),
         ((5200, 1100), {}),
         ((1200, 5000), {}),
-        ((1030, 500, 3, 3), {}),
+        ((1100, 1050, 2, 2), {}),
         ((3 * 1100, 1400), {"blocks": (1100,) * 3}),
         ((2100, 2050), {"layout": "IO"}),
     ],
@@ -525,13 +527,27 @@ def test_memory_that_was_freed():
         (idiz_, errors.LayoutError, {"layout": "OIH"}, "layout = 'OIH'"),
         (idiz_, errors.LayoutError, {"groups": 3}, "groups = 3"),
         (idiz_, errors.LayoutError, {"blocks": (1, 2)}, "blocks = (1, 2)"),
-        (idiz_, errors.OptionError, {"tap": (0, 0)}, "tap = (0, 0)"),
+        (idiz_, errors.OptionError, {"taps": "channel_major", "tap": (0, 0)}, "tap = (0, 0)"),
+        (idiz_, errors.OptionError, {"tap": (3, 0)}, "tap = (3, 0)"),
+        (idiz_, errors.OptionError, {"form": "even"}, "form = 'even'"),
+        (idi_, errors.OptionError, {"loosen_at": "entries"}, "loosen_at = 'entries'"),
+        (idi_, errors.OptionError, {"loosen": 0.1, "loosen_at": "rows"}, "loosen_at = 'rows'"),
+        (idi_, errors.OptionError, {"stride": (2,)}, "stride = (2,)"),
+        (idi_, errors.OptionError, {"stride": (2, 0)}, "stride = (2, 0)"),
+        (idi_, errors.OptionTypeError, {"stride": 2}, "stride = 2"),
+        (idiz_, errors.OptionTypeError, {"stride": (2, 0.5)}, "stride = (2, 0.5)"),
+        (idiz_, errors.OptionTypeError, {"stride": (2, True)}, "stride = (2, True)"),
         (idiz_, errors.OptionTypeError, {"transposed": 1}, "transposed = 1"),
     ],
 )
 def test_options_that_do_not_fit(verb, error, options, word):
     tensor = torch.ones(4, 4, 3, 3)
     refused(error, tensor, word, verb=verb, **options)
+
+
+def test_the_stride_of_a_matrix():
+    cure = "leave it out: this is a matrix"
+    refused(errors.OptionError, torch.ones(4, 4), "stride = (2,)", cure, stride=(2,))
 
 
 def test_a_bias():

@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 import by_hand
 from idinit_ref import errors, plan
 from idinit_ref_torch import idi_layer_, idiz_layer_, layer_plans
+from strategies import TAPS
 
 EPS = 1e-6
 SIZES = st.integers(1, 12)
@@ -258,14 +259,14 @@ def test_t6_relu_chain(n, depth, kind, seed, gain):
 def test_t7_residual_identity(width, hidden, kind, seed, f, eps):
     """The branch rounds two products and a sum, the addition once more by half a unit of y.
 
-    Both kinds of flattening hold it: every row of any IDIZ has eps and -eps alone. In float16 a
+    Every order of the taps holds it: every row of any IDIZ has eps and -eps alone. In float16 a
     product may be subnormal, which errs by half of the smallest number.
     """
     x = kind.signal(width, seed)
     inside = f(kind.idi(width, hidden)(x)).to(kind.dtype)
     least = torch.finfo(kind.dtype).tiny * kind.unit
     bound = 2 * abs(kind.rounded(eps)) * exact(inside).abs().max() * (1 + 3 * kind.unit) + least
-    for taps in ("channel_major", "center"):
+    for taps in TAPS:
         branch = idiz_layer_(kind.layer(hidden, width), eps=eps, taps=taps)(inside)
         assert exact(branch).abs().max() <= bound
         y = x + branch
@@ -416,36 +417,35 @@ def test_a_stride_samples_the_input():
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-def test_depthwise_convolutions_are_centered_by_default(kind):
-    layer = kind(4, 8, 3, padding=1, groups=4)
-    assert {p.taps for p in layer_plans(layer).values()} == {"center"}
-    passes(idi_layer_(layer), 2)
+def test_depthwise_convolutions_need_no_rule_of_their_own(kind):
+    passes(idi_layer_(kind(4, 4, 3, padding=1, groups=4)), 2)
     causal = nn.Conv1d(4, 4, 3, padding=2, groups=4)  # as in state-space models, then cropped
     assert layer_plans(causal)["weight"].tap == (2,)
     passes(idi_layer_(causal), 1)
 
 
 @pytest.mark.parametrize(
-    ("layer", "taps"),
+    "layer",
     [
-        (nn.Conv2d(4, 8, 3), "channel_major"),
-        (nn.Conv2d(4, 8, 3, groups=2), "channel_major"),
-        (nn.Conv2d(1, 8, 3), "channel_major"),
-        (nn.ConvTranspose2d(1, 8, 3), "channel_major"),
-        (nn.ConvTranspose2d(4, 8, 3, groups=4), "center"),
-        (nn.Linear(4, 8), "channel_major"),
+        nn.Conv2d(4, 8, 3),
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(1, 8, 3),
+        nn.ConvTranspose2d(4, 8, 3, groups=4),
+        nn.Linear(4, 8),
+        nn.LSTM(4, 8),
     ],
+    ids=str,
 )
-def test_all_others_are_patches_by_default(layer, taps):
-    assert layer_plans(layer)["weight"].taps == taps
+def test_all_go_outward_by_default(layer):
+    assert {how.taps for how in layer_plans(layer).values()} == {"outward"}
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("kind", [CONV, TRANSPOSED], ids=["conv", "transposed"])
-@pytest.mark.parametrize("options", [{}, {"taps": "spatial_major"}], ids=str)
+@pytest.mark.parametrize("taps", TAPS)
 @pytest.mark.parametrize("verb", [idi_layer_, idiz_layer_])
-def test_patches_hold_what_the_specification_says(dims, kind, options, verb):
-    layer = verb(kind[dims](4, 6, (2, 3, 2)[:dims], groups=2), **options)
+def test_patches_hold_what_the_specification_says(dims, kind, taps, verb):
+    layer = verb(kind[dims](4, 6, (2, 3, 2)[:dims], padding=(0, 1, 1)[:dims], groups=2), taps=taps)
     transposed = kind is TRANSPOSED
     want = weight_by_hand(
         layer.weight,
@@ -453,14 +453,15 @@ def test_patches_hold_what_the_specification_says(dims, kind, options, verb):
         layout=("IO" if transposed else "OI") + "DHW"[-dims:],
         groups=2,
         transposed=transposed,
-        **options,
+        taps=taps,
+        tap=(0, 1, 1)[:dims],
     )
     assert torch.equal(layer.weight, want)
     assert not layer.bias.any()
 
 
 def test_an_1x1_convolution_passes_its_input_in_every_way():
-    for taps in ("channel_major", "spatial_major", "center"):
+    for taps in TAPS:
         passes(idi_layer_(nn.Conv2d(3, 7, 1), taps=taps), 2)
         passes(idi_layer_(nn.ConvTranspose2d(3, 7, 1), taps=taps), 2)
 
@@ -470,26 +471,31 @@ def test_a_tap_can_be_chosen():
     x = inputs(1, 3, SIDE)
     assert torch.equal(layer(x)[:, :3, :-1], x[:, :, 1:])
     depthwise = layer_plans(nn.Conv1d(3, 3, 3, padding=5, groups=3), tap=[1])["weight"]
-    assert (depthwise.taps, depthwise.tap) == ("center", (1,))
+    assert (depthwise.taps, depthwise.tap) == ("outward", (1,))
 
 
+@pytest.mark.parametrize("taps", ["outward", "diagonal", "center"])
 @pytest.mark.parametrize(
-    "layer",
+    ("layer", "shift"),
     [
-        nn.Conv1d(3, 5, 3, padding=3),
-        nn.Conv1d(3, 5, 3, padding=1, dilation=2),
-        nn.Conv1d(3, 5, 2, padding="same", dilation=3),
-        nn.ConvTranspose1d(3, 5, 3, padding=1, dilation=2),
+        (nn.Conv1d(3, 2, 3, padding=3), 1),
+        (nn.Conv1d(3, 2, 3, padding=5), 3),
+        (nn.Conv1d(3, 2, 3, padding=1, dilation=2), 1),
+        (nn.Conv1d(3, 2, 3, padding=2, dilation=3), -1),
+        (nn.Conv1d(3, 2, 2, padding="same", dilation=3), 1),
+        (nn.ConvTranspose1d(3, 2, 3, padding=1, dilation=2), -1),
+        (nn.ConvTranspose1d(3, 2, 2, padding=3), -2),
     ],
     ids=str,
 )
-def test_a_padding_without_an_identity_tap(layer):
-    before = state(layer)
-    with pytest.raises(errors.OptionError) as caught:
-        idi_layer_(layer, taps="center")
-    assert "padding = (" in str(caught.value)
-    assert "pass tap=... to choose one" in str(caught.value)
-    assert all(torch.equal(before[name], now) for name, now in layer.state_dict().items())
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_where_no_tap_is_the_identity_it_is_the_nearest(layer, shift, taps):
+    """Output j is input j - shift: by half a dilation at most, or what the padding is too wide."""
+    x = inputs(2, 3, SIDE)
+    y = idi_layer_(layer, taps=taps)(x)
+    kept = [j for j in range(y.shape[2]) if 0 <= j - shift < SIDE]
+    assert len(kept) >= SIDE - 5
+    assert torch.equal(y[:, 0, kept], x[:, 0, [j - shift for j in kept]])
 
 
 @pytest.mark.parametrize(
@@ -648,11 +654,11 @@ def test_a_cell_that_ends_a_branch(kind, gates):
 def test_plans_are_those_of_the_core_and_write_nothing():
     layer = nn.Conv2d(4, 6, (3, 5), padding=(1, 2), groups=2)
     before = state(layer)
-    options = {"gain": 0.5, "wide": "fold_rms", "loosen": 0.25, "seed": 3}
+    options = {"gain": 0.5, "wide": "fold_rms", "loosen": 0.25, "loosen_at": "entries", "seed": 3}
     want = plan((6, 2, 3, 5), layout="OIHW", groups=2, taps="center", tap=(1, 2), **options)
     assert layer_plans(layer, taps="center", **options) == {"weight": want}
-    assert layer_plans(layer, "zero", eps=0.5) == {
-        "weight": plan((6, 2, 3, 5), "zero", eps=0.5, groups=2)
+    assert layer_plans(layer, "zero", eps=0.5, form="shifted") == {
+        "weight": plan((6, 2, 3, 5), "zero", eps=0.5, form="shifted", groups=2, tap=(1, 2))
     }
     assert all(torch.equal(before[name], now) for name, now in layer.state_dict().items())
 
@@ -853,7 +859,15 @@ def test_all_of_a_layer_is_validated_before_any_of_it_is_written(spoil, error, w
         (idi_layer_, {"seed": -1}, errors.OptionError, "seed = -1"),
         (idi_layer_, {"taps": "centre"}, errors.OptionError, "taps = 'centre'"),
         (idiz_layer_, {"eps": 0}, errors.OptionError, "eps = 0"),
-        (idiz_layer_, {"tap": (1, 1)}, errors.OptionError, "tap = (1, 1)"),
+        (idi_layer_, {"loosen_at": "entries"}, errors.OptionError, "loosen_at = 'entries'"),
+        (idiz_layer_, {"form": "even"}, errors.OptionError, "form = 'even'"),
+        (idiz_layer_, {"tap": (1,)}, errors.OptionError, "tap = (1,)"),
+        (
+            idiz_layer_,
+            {"taps": "channel_major", "tap": (1, 1)},
+            errors.OptionError,
+            "tap = (1, 1), but taps='channel_major'",
+        ),
         (idiz_layer_, {"taps": "center", "tap": (3, 0)}, errors.OptionError, "tap = (3, 0)"),
     ],
 )

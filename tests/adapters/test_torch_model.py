@@ -268,8 +268,18 @@ def test_options_reach_the_plans():
     assert made["blocks.0.attn.proj.weight"].eps == 1e-3
     assert made["head.weight"].role == "zero"
     assert (made["wte.weight"].role, made["wte.weight"].layout) == ("transit", "IO")
-    kernels = plans(CASES["resnet50"].make(), CASES["resnet50"].inputs, taps="center")
-    assert kernels["stem.0.weight"].tap == (3, 3)
+    kernels = plans(CASES["resnet50"].make(), CASES["resnet50"].inputs)
+    assert (kernels["stem.0.weight"].taps, kernels["stem.0.weight"].tap) == ("outward", (3, 3))
+
+
+def test_orders_and_forms_reach_the_plans():
+    case = CASES["resnet50"]
+    made = plans(case.make(), case.inputs, taps="center", form="shifted")
+    assert (made["stem.0.weight"].taps, made["stem.0.weight"].tap) == ("center", (3, 3))
+    zeros = [plan for plan in made.values() if plan.role == "zero"]
+    assert {plan.form for plan in zeros} == {"shifted"}
+    made = plans(case.make(), case.inputs, taps="channel_major")
+    assert (made["stem.0.weight"].taps, made["stem.0.weight"].tap) == ("channel_major", None)
 
 
 def test_a_head_can_be_kept():
@@ -922,7 +932,7 @@ def test_an_override_of_a_computed_weight_knows_how_it_is_stored():
     name = "layer.parametrizations.weight.original1"
     graph = trace(nn.Sequential(OrderedDict(layer=layer)), image(2, 4, 8))
     plan = decide(graph, overrides={name: "transit"}).plans[name]
-    assert (plan.groups, plan.taps, plan.tap) == (4, "center", (2,))
+    assert (plan.groups, plan.taps, plan.tap) == (4, "outward", (2,))
 
 
 @pytest.mark.parametrize(

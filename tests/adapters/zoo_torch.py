@@ -479,7 +479,14 @@ CASES: dict[str, Case] = {
             "head.weight": "transit",
             "head.bias": "bias",
         },
-        {"up.0.weight": {"layout": "IOHW", "transposed": True, "tap": (0, 0)}},
+        {
+            "up.0.weight": {
+                "layout": "IOHW",
+                "transposed": True,
+                "tap": (0, 0),
+                "stride": (2, 2),
+            }
+        },
     ),
     "densenet": Case(
         DenseNet,
