@@ -321,7 +321,7 @@ def stored(view: View | None, kinds: Sequence[str], shape: Sequence[int]) -> Sto
     whole: list[_Run] = []  # the O axes that are stored in one piece
     flipped = ""
     for runs, size in zip(_runs(view, kinds, len(shape)), shape, strict=True):
-        kept = [run for run in runs if run.atom.size > 1 or run.letter == "B"] or runs
+        kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
         flipped += "".join(run.letter for run in kept if run.atom.step < 0)
         letters = {run.letter for run in kept}
         if not letters or (size == 1 and letters == {"B"}):

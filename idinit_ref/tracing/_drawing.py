@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from ._axes import View
@@ -53,7 +52,7 @@ class Drawing(Products):
             return self.sum_of(name, (a, b), shape, "added to")
         if b.parts and a.shape == shape and _is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
-            return replace(a, tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+            return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
         return self.sum_of(name, (a, b), shape, "added to")
 
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
@@ -80,14 +79,14 @@ class Drawing(Products):
         if isinstance(value, Signal) and not floating:
             return self.result(name, [value], value.shape, floating)
         if isinstance(value, Data) and floating:
-            return replace(self.start(name, value.shape), picks=mask)
+            return self.start(name, value.shape)._replace(picks=mask)
         return value
 
     def stop(self, name: str, value: Value, floating: bool = True) -> Value:
         """Draw what lets no gradient through."""
         if isinstance(value, Made):
             parts = tuple(part._replace(stopped=True) for part in value.parts)
-            return replace(value, parts=parts)
+            return value._replace(parts=parts)
         if not isinstance(value, Signal):
             return value
         out = self.result(name, [value], value.shape, floating)
@@ -110,7 +109,7 @@ class Drawing(Products):
         if isinstance(value, Signal):
             value.spend()
             return Signal(value.node, value.shape)
-        return replace(value, number=False) if isinstance(value, Made) else value
+        return value._replace(number=False) if isinstance(value, Made) else value
 
     def carried(self, old: Value, new: Value) -> Value | Literal["signal"]:
         """Return what a state is before every turn of a loop that made `new` of `old`.

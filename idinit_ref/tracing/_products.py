@@ -176,7 +176,7 @@ class Products(Moves):
         for signal, made in ((a, b), (b, a)):
             is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
             if is_pair and isinstance(out, Signal) and not out.member:
-                return replace(out, term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
+                return out._replace(term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
         return out
 
     def scale(
@@ -193,8 +193,8 @@ class Products(Moves):
                 return value
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape)
-                return replace(
-                    value, node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
+                return value._replace(
+                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
                 )
         out = self.entrywise(name, values, shape, doing=doing)
         if len(values) == 2 and isinstance(out, Signal):
@@ -203,7 +203,7 @@ class Products(Moves):
                 if single and isinstance(made, Made) and made.parts:
                     # a norm by power iteration, say, from a state among the inputs
                     done = done_by(doing, name, [by])
-                    return replace(out, member=spread(made, shape).noted(done))
+                    return out._replace(member=spread(made, shape).noted(done))
         return out
 
     def sum(self, name: str, value: Value, axes: Sequence[int], shape: Shape | None) -> Value:
@@ -365,7 +365,7 @@ class Products(Moves):
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
         member = chosen if chosen.is_matrix else None
-        return replace(found, member=member, chosen=found.node)
+        return found._replace(member=member, chosen=found.node)
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
@@ -426,4 +426,4 @@ def _folded(out: Signal, fold: Fold, shape: Shape) -> Signal:
     axes = list(view.axes)
     axes[fold.axis] = (Atom.of(-1, period),)
     track = fold.track._replace(view=replace(view, axes=tuple(axes)))
-    return replace(out, tracks=(track,), fold=Fold(track, fold.low))
+    return out._replace(tracks=(track,), fold=Fold(track, fold.low))

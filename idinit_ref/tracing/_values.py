@@ -45,8 +45,7 @@ class Part(NamedTuple):
     added: bool = False  # to other parameters or constants
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A value made of parameters and constants alone: of no parts, a constant."""
 
     shape: Shape | None
@@ -188,8 +187,7 @@ class Term(NamedTuple):
     made: Made
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """A floating tensor that depends on the inputs of the model."""
 
     node: str
@@ -224,8 +222,7 @@ class Signal:
         return self.shift or (0,) * len(self.shape or ())
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """Integers, bools or strings that depend on the model's inputs."""
 
     shape: Shape | None = None
