@@ -50,7 +50,11 @@ PLANS = {
     "packed": ((4, 12), "transit", {"layout": "IO", "blocks": (4, 4, 4)}),
     "conv": ((6, 2, 3, 3), "zero", {"eps": 0.1, "groups": 2}),
     "centre": ((4, 4, 3), "transit", {"taps": "center", "tap": (2,)}),
+    "diagonal": ((7, 2, 3, 3), "transit", {"taps": "diagonal", "tap": (0, 1)}),
+    "phases": ((4, 3, 4, 5), "transit", {"layout": "IOHW", "stride": (2, -3), "tap": (1, 2)}),
+    "shifted": ((3, 11), "zero", {"eps": 0.3, "form": "shifted"}),
     "noise": ((4, 6), "transit", {"loosen": 0.125, "seed": 3}),
+    "noise at entries": ((6, 4), "transit", {"loosen": 0.125, "loosen_at": "entries"}),
     "empty": ((0, 3), "transit", {}),
 }
 MADE = {name: ir.plan(shape, role, **options) for name, (shape, role, options) in PLANS.items()}

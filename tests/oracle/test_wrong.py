@@ -46,6 +46,7 @@ FOLLOW = {
     "isometry": {"variance", "row_norm"},
     "residual": {"row_norm", "variance", "rank", "zero_sums"},
     "groups": {"transit", "variance", "residual", "zero_sums", "rank", "row_norm"},
+    "image": {"transit", "variance"},
 }
 
 
