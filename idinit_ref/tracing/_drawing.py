@@ -50,7 +50,9 @@ class Drawing(Products):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
-        if b.parts and a.shape == shape and _is_bias(b, a.fresh, len(shape or ())):
+        told = all(self.parameters[part.name].is_bias for part in b.parts)
+        along = a.shape == shape and (told or _is_bias(b, a.fresh, len(shape or ())))
+        if b.parts and along:
             self.use(b, "bias", a.node)
             return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
         return self.sum_of(name, (a, b), shape, "added to")

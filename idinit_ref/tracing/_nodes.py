@@ -121,8 +121,10 @@ class Nodes:
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight."""
-        head, _, tail = weight.rpartition(".")
-        return head if head and tail in _SELF_NAMED else f"{weight}: {base}"
+        head, _, tail = weight.replace("/", ".").rpartition(".")
+        if head and tail in _SELF_NAMED:
+            return weight[: len(head)]
+        return f"{weight}: {base}" if self._prefixed else base
 
     # Operations of any kind -----------------------------------------------------------------
 

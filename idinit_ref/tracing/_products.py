@@ -163,8 +163,8 @@ class Products(Moves):
                 continue
             for operation, view, *_ in signal.tracks:
                 for atom in view.axes[axis]:
-                    if atom.axis >= 0 and (atom.step, atom.size) == (1, operation.sizes[atom.axis]):
-                        operation.batched.add(atom.axis)
+                    if atom.axis >= 0 and atom.step > 0 and atom.size == atom.radix:
+                        operation.batched.add((atom.axis, atom.step, atom.size))
 
     def multiply(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a product entry by entry: a scaling, a gate, or half of one of matrices."""
@@ -267,6 +267,7 @@ class Products(Moves):
         spread: Sequence[int] = (),
         crops: bool = False,
         before: Sequence[int] | None = None,
+        sized: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Value:
         """Draw a convolution.
@@ -292,6 +293,8 @@ class Products(Moves):
             frameworks define it; else the spread input is padded by it, as `jax.lax` does.
         before : sequence of int, optional
             The spatial axes of the signal, if not those of the result.
+        sized : bool
+            Whether `left` follows from the size of the signal, as that of a strided convolution.
         options : mapping, optional
             How the kernel is used, as options of :func:`idinit_ref.plan`: groups, transposed.
         """
@@ -316,6 +319,7 @@ class Products(Moves):
             kernel=tuple(sizes[letters.index(c)] for c in SPATIAL if c in letters),
             space=tuple(space),
             forward=crops,
+            sized=sized,
         )
         if shape is None or not letters:
             return self.weigh(name, kernel, signal, operation, Signal("", shape))
@@ -369,7 +373,8 @@ class Products(Moves):
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
-        signal = self.start(self.label("lookup", table.parts[0].name), shape)
+        base = f"{table.parts[0].name}: lookup" if self._prefixed else name
+        signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
 
