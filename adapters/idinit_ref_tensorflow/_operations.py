@@ -113,12 +113,12 @@ def _along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value
 
 
 def _multiply(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    return draw.multiply(name, *inputs, shape)
+    return draw.multiply(name, inputs[0], inputs[1], shape)
 
 
 def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     if len(inputs) == 2 and is_constant(inputs[0]):  # a number divided by what is given
-        return draw.entrywise(name, inputs, shape, doing="divided by")
+        return draw.entrywise(name, inputs, shape)
     return draw.scale(name, inputs, shape, DOING.get(op.type, ""))
 
 
@@ -148,7 +148,7 @@ def _matmul(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
         return draw.other(name, inputs, shape)
     rank = max(ranks)
     sides = []
-    for n, flag, (row, column) in zip(ranks, flags, ("ab", "bc"), strict=True):
+    for n, flag, (row, column) in zip(ranks, flags, (("a", "b"), ("b", "c")), strict=True):
         both = [column, row] if op.get_attr(flag) else [row, column]
         sides.append([*range(rank - n, rank - 2), *both])
     out = [*range(rank - 2), "a", "c"]

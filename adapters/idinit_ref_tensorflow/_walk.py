@@ -268,8 +268,11 @@ class Walker:
         ]
         bias = self.value(layer.cell.bias) if layer.cell.use_bias else None
         value = draw.add(f"{name}: add", parts[0], parts[1], wide)
-        if isinstance(bias, Made):
-            value = draw.add(f"{name}: bias", value, bias._replace(shape=wide), wide)
+        if bias is not None:
+            if len(bias.shape or ()) == 2:  # one for the input, and one for the state
+                bias = draw.part(f"{name}: bias", bias, [(0, 1, 1), (0, wide[1], 1)], (0,))
+            bias = draw.broadcast(f"{name}: bias", bias, wide)
+            value = draw.add(f"{name}: bias", value, bias, wide)
         if weights[0].parts > 1:
             gates = draw.split(f"{name}: gates", value, 1, (layer.cell.units,) * weights[0].parts)
             value = draw.result(f"{name}: gated", gates, state.shape)
@@ -444,7 +447,7 @@ class Walker:
         reach = [d * (k - 1) + 1 for d, k in zip(each[1], kernel.shape, strict=False)]
         left: tuple[int, ...] = (0,) * rank
         if op.padding == "same":
-            left = same(reach, each[0], [signal.shape[axis] for axis in space])
+            left = same(reach, each[0], tuple(signal.shape[axis] for axis in space))
         elif op.padding == "causal":
             left = tuple(k - 1 for k in reach)
         channels = signal.shape[1 if first else -1]

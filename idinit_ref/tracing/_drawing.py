@@ -50,12 +50,31 @@ class Drawing(Products):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
-        told = all(self.parameters[part.name].is_bias for part in b.parts)
-        along = a.shape == shape and (told or _is_bias(b, a.fresh, len(shape or ())))
-        if b.parts and along:
+        if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
             return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
         return self.sum_of(name, (a, b), shape, "added to")
+
+    def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
+        """Whether what is added to the result of a weight varies along its outputs alone.
+
+        A matrix of which only a vector is left, as after a product with zeros, is none.
+        """
+        given = [self.parameters[part.name] for part in made.parts]
+        if all(parameter.is_bias for parameter in given):
+            return True
+        first = rank - len(made.shape or ())
+        for part, parameter in zip(made.parts, given, strict=True):
+            if part.view is None or (part.done and len(parameter.shape) > 1):
+                return False
+            for axis in range(len(part.view.axes)):
+                if part.view.varies(axis) and not all(
+                    track.view.axes[first + axis]
+                    and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
+                    for track in tracks
+                ):
+                    return False
+        return bool(tracks)
 
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
         """Draw an operation whose results are sums of its operands."""
@@ -128,19 +147,3 @@ class Drawing(Products):
         if any(part.name not in names for part in new.parts):
             return joined(old.shape, [old, new]).lost(old.shape)
         return old
-
-
-def _is_bias(made: Made, tracks: Sequence[Track], rank: int) -> bool:
-    """Whether what is added to the result of a weight varies along its outputs alone."""
-    first = rank - len(made.shape or ())
-    for part in made.parts:
-        if part.view is None:
-            return False
-        for axis in range(len(part.view.axes)):
-            if part.view.varies(axis) and not all(
-                track.view.axes[first + axis]
-                and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
-                for track in tracks
-            ):
-                return False
-    return bool(tracks)
