@@ -334,9 +334,14 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
 
 def _unshifted(eps: float, i: int, j: int, m: int, n: int) -> float:
     """Return an entry of a shifted IDIZ whose blocks are left where they are."""
+    if n == 1:
+        return -eps if i % 2 else eps
+    if n < 2 * m:  # no other than a pair
+        minus = m + i % (n - m) if m < n else (i + 1) % n
+        return eps * ((j == i % n) - (j == minus))
     k = len(range(i, n, m))
     p = -(-k // 2)
-    if j % m != i or k < 2:
+    if j % m != i:
         return 0.0
     if j // m % 2:
         return -eps * sqrt(2 * p / ((k - p) * k))

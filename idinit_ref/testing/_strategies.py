@@ -198,10 +198,10 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     found["blocks"] = pick("blocks", lambda: st.none() | _cuts(outputs))
     if kernel:
         found["taps"] = pick("taps", lambda: st.sampled_from(get_args(Taps)))
-        if found["taps"] not in CORNER:
-            sizes = [shape[letters.index(c)] for c in kernel]
-            anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
-            found["tap"] = pick("tap", lambda: st.none() | anywhere)
+        sizes = [shape[letters.index(c)] for c in kernel]
+        anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+        tap = pick("tap", lambda: st.none() | anywhere)  # of all orders, which then shrink alike
+        found["tap"] = None if found["taps"] in CORNER else tap
         steps = st.tuples(*(st.sampled_from(_STRIDES) for _ in kernel))
         found["stride"] = pick("stride", lambda: st.none() | steps)
     # All are drawn for both roles, so that one role can shrink to the other.

@@ -348,8 +348,8 @@ def test_old_forms_of_a_checkpoint_go_when_the_new_one_is_there(file):
     keep = ["model.bin", "my-model.safetensors", "model-1-of-2.safetensors", "model.npz"]
     for name in keep:
         (file.parent / name).write_bytes(b"other")
-    (file.parent / "model-00009-of-00009.safetensors").mkdir()  # no file of a checkpoint
-    keep.append("model-00009-of-00009.safetensors")
+    (file.parent / "model-00099-of-00099.safetensors").mkdir()  # no file of a checkpoint
+    keep.append("model-00099-of-00099.safetensors")
 
     def others():
         return sorted({path.name for path in file.parent.iterdir()} - set(keep))

@@ -44,7 +44,7 @@ def untested(report):
         ),
         (
             lambda s: ir.idiz(s, form="shifted"),
-            {"form": "shifted"},
+            {"form": "shifted", "roles": "zero"},
             ABOUT_IDI | {"device", "groups", "underflow"},
         ),
         (
@@ -392,9 +392,9 @@ def idiz_padded(shape):
             "these are channel_major kernels: right for taps='channel_major', not 'outward'",
         ),
         (
-            lambda s: ir.idi(s, tap=(0, 0)),
-            {"layout": None, "conv": "OIHW"},
-            "it starts at the first tap, not at the identity tap",
+            lambda s: ir.idiz(s, tap=(0, 0)),
+            {"layout": None, "conv": "OIHW", "roles": "zero"},
+            "it starts at the first tap, not at the identity tap|these are spatial_major kernels",
         ),
         (
             lambda s: ir.idiz(s, tap=tuple(k // 2 for k in s[2:])),
