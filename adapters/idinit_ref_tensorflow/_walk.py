@@ -273,13 +273,14 @@ class Walker:
                 bias = draw.part(f"{name}: bias", bias, [(0, 1, 1), (0, wide[1], 1)], (0,))
             bias = draw.broadcast(f"{name}: bias", bias, wide)
             value = draw.add(f"{name}: bias", value, bias, wide)
-        if weights[0].parts > 1:
-            gates = draw.split(f"{name}: gates", value, 1, (layer.cell.units,) * weights[0].parts)
-            value = draw.result(f"{name}: gated", gates, state.shape)
+        units, many = layer.cell.units, weights[0].parts
+        gates = draw.split(f"{name}: gates", value, 1, (units,) * many) if many > 1 else [value]
         if isinstance(layer.cell, keras.layers.GRUCell):  # z * state + (1 - z) * candidate
-            kept = draw.result(f"{name}: kept", [state, value], state.shape)
-            new = draw.result(f"{name}: new", [value], state.shape)
+            kept = draw.result(f"{name}: kept", [state, gates[0]], state.shape)
+            new = draw.result(f"{name}: new", gates[1:], state.shape)
             value = draw.add(f"{name}: update", kept, new, state.shape)
+        else:
+            value = draw.result(f"{name}: gated", gates, state.shape)
         return [
             draw.result(f"{name}: {at}" if at else name, [value], _shape(result))
             for at, result in enumerate(results)
