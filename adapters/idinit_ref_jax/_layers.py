@@ -13,8 +13,8 @@ from idinit_ref.kernel import Taps
 from idinit_ref.layout import SPATIAL
 from idinit_ref.pattern import Form, Wide
 from idinit_ref.plan import LoosenAt, either
+from idinit_ref.tracing import identity
 
-from ._axes import identity
 from ._initializers import Initializer, build, decide, make, sharding_of
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
@@ -321,7 +321,8 @@ def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:
         left = [p if isinstance(p, int) else p[0] for p in _each(layer.padding, kernel)]
     if len(kernel) > len(SPATIAL):
         return {}
-    found = identity(left, spread, dilation, kernel, [turned] * len(kernel))
+    turn = [turned] * len(kernel)
+    found = identity(left, dilation, kernel, spread, turn, forward=False)
     layout = SPATIAL[len(SPATIAL) - len(kernel) :] + "OI"
     kept = either((*kernel, 1, 1), "transit", layout=layout, taps=taps, **found)
     return {name: getattr(kept, name) for name in found}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -13,9 +15,9 @@ import jax.numpy as jnp
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, OptionTypeError, message
+from idinit_ref.tracing import Parameter
 
-from ._notes import Parameter, is_floating
-from ._walk import graph_of
+from ._walk import graph_of, is_floating
 
 __all__ = ["Opened", "opened", "trace"]
 
@@ -109,7 +111,7 @@ class Opened:
             )
         args, kwargs = _arguments(example_inputs)
         leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-        is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for _, leaf in leaves]
+        is_array = [_is_array(leaf) for _, leaf in leaves]
         inputs = [leaf for (_, leaf), array in zip(leaves, is_array, strict=True) if array]
         names = [
             _dotted(path[1:]) for (path, _), array in zip(leaves, is_array, strict=True) if array
@@ -157,7 +159,7 @@ class Opened:
                 )
             )
         given: list[Parameter | str] = [
-            Parameter(name, tuple(array.shape), array.dtype) if name else ""
+            Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
         return graph_of(jaxpr, [*given, *(f"inputs.{name}" for name in names)])
@@ -171,6 +173,22 @@ def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _is_numeric(leaf: Any) -> bool:
     return hasattr(leaf, "dtype")
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and _is_numeric(leaf)
+
+
+def _holds_arrays(leaf: Any, depth: int = 4) -> bool:
+    """Whether an object that is a leaf for JAX has arrays in it."""
+    if not depth or isinstance(leaf, (type, ModuleType)) or inspect.isroutine(leaf):
+        return False
+    inner: Any = getattr(leaf, "__dict__", {}).values()
+    if isinstance(leaf, Mapping):
+        inner = leaf.values()
+    elif isinstance(leaf, (list, tuple, set)):
+        inner = leaf
+    return any(_is_array(part) or _holds_arrays(part, depth - 1) for part in inner)
 
 
 def _returned(out: Any) -> list[Any]:
@@ -264,9 +282,18 @@ def _opened_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> O
     leaves, tree = jax.tree_util.tree_flatten_with_path(model)
     still = leaves if eqx is None else jax.tree_util.tree_flatten_with_path(
         eqx.nn.inference_mode(model))[0]  # fmt: skip
-    places = [
-        at for at, (_, leaf) in enumerate(leaves) if hasattr(leaf, "shape") and _is_numeric(leaf)
-    ]
+    places = [at for at, (_, leaf) in enumerate(leaves) if _is_array(leaf)]
+    for path, leaf in leaves:
+        if not _is_array(leaf) and _holds_arrays(leaf):
+            raise GraphError(
+                message(
+                    "model",
+                    f"{_dotted(path)!r}, a {type(leaf).__name__}",
+                    "JAX sees no array in it, so nothing could be initialised there",
+                    "take the arrays out of it first (of penzai's, unbind_params), or register "
+                    "its class as a pytree: jax.tree_util.register_dataclass",
+                )
+            )
 
     def is_parameter(array: Any) -> bool:
         plain = eqx is None and not jnp.issubdtype(array.dtype, jax.dtypes.extended)

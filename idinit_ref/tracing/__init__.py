@@ -1,0 +1,37 @@
+"""The tracing room, inside: what every adapter's tracer does, and no framework.
+
+A tracer reads its framework's operations in their order and says of each what it is: one call of
+`Drawing`, in names, shapes and axis numbers. The drawing follows where the axes of every parameter
+go, and writes down the core's graph.
+
+Examples
+--------
+>>> from idinit_ref.tracing import Drawing, Parameter
+>>> draw = Drawing([Parameter("w", (4, 3))])
+>>> x = draw.input("x", (2, 3))
+>>> y = draw.product("product", [x, draw.parameter("w")], ["bi", "oi"], "bo", (2, 4))
+>>> draw.graph([y]).by_name["w"].options
+{'layout': 'OI'}
+"""
+
+from ._axes import Atom, Stored, View
+from ._drawing import Drawing
+from ._kernels import identity
+from ._parameter import Parameter
+from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
+
+__all__ = [
+    "Atom",
+    "Data",
+    "Drawing",
+    "Made",
+    "Parameter",
+    "Part",
+    "Signal",
+    "Stored",
+    "Value",
+    "View",
+    "identity",
+    "is_constant",
+    "is_number",
+]

@@ -1,0 +1,446 @@
+"""Inside: where the axes of a parameter go, through moves of every kind, to an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import NamedTuple
+
+__all__ = ["Atom", "Stored", "View", "blocks_of", "stored"]
+
+_BATCH = "LENKPQRSTUVXYZABCFGJM"
+
+
+class Atom(NamedTuple):
+    """A digit of an axis: it counts to `radix`, and places of one axis of a source lie along it.
+
+    There are `size` of them, from the digit `low` on; the first is place `start` of the source's
+    axis, and the others follow `step` apart. In the rest lies something else, which was joined
+    to the source. Axis -1 is none of the source's: one that broadcasting made, say.
+    """
+
+    axis: int
+    step: int
+    size: int
+    start: int
+    low: int
+    radix: int
+
+    @classmethod
+    def of(cls, axis: int, size: int) -> Atom:
+        """Return the digit that is a whole axis."""
+        return cls(axis, 1, size, 0, 0, size)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether places of the source lie along it, and not copies of one."""
+        return self.axis >= 0 and self.size > 1
+
+    def flip(self) -> Atom:
+        """Return it counted from its end."""
+        last = self.start + (self.size - 1) * self.step
+        low = self.radix - self.low - self.size
+        return Atom(self.axis, -self.step, self.size, last, low, self.radix)
+
+    def slice(self, start: int, stop: int, step: int) -> Atom:
+        """Return every step-th digit of a part; of size 0 if no place of the source is there."""
+        radix = len(range(start, stop, step))
+        first = max(0, -((start - self.low) // step))
+        last = min(radix, -((start - self.low - self.size) // step))
+        at = self.start + (start + first * step - self.low) * self.step
+        return Atom(self.axis, self.step * step, max(last - first, 0), at, first, radix)
+
+    def cut(self, inner: int) -> tuple[Atom, Atom] | None:
+        """Return it as two digits, the second of radix `inner`; None where that cannot be said."""
+        axis, step, size, start, low, radix = self
+        if low % inner == size % inner == 0:
+            outer = Atom(axis, step * inner, size // inner, start, low // inner, radix // inner)
+            return outer, Atom(axis, step, inner, 0, 0, inner)
+        at = low // inner
+        if size and at != (low + size - 1) // inner:
+            return None
+        return Atom(-1, 1, 1, 0, at, radix // inner), Atom(
+            axis, step, size, start, low % inner, inner
+        )
+
+
+Axis = tuple[Atom, ...]
+"""The digits of an axis from the slowest to the fastest; none if it has one place only."""
+
+
+@dataclass(frozen=True)
+class View:
+    """An array whose axes are made of those of a source.
+
+    Parameters
+    ----------
+    axes : tuple of tuple of Atom
+        For each axis its digits.
+    fixed : tuple of Atom
+        Digits at one place of which the array stands, as a layer of a stack.
+    """
+
+    axes: tuple[Axis, ...]
+    fixed: Axis = ()
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> View:
+        """Return the view of a whole source.
+
+        >>> View.of((2, 3)).transpose([1, 0]).axes[1]
+        (Atom(axis=0, step=1, size=2, start=0, low=0, radix=2),)
+        """
+        return cls(tuple((Atom.of(axis, size),) for axis, size in enumerate(shape)))
+
+    @property
+    def atoms(self) -> Iterator[Atom]:
+        """All its digits."""
+        for axis in self.axes:
+            yield from axis
+        yield from self.fixed
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the source is left in it."""
+        return any(atom.size == 0 < atom.radix for atom in self.atoms)
+
+    @property
+    def weight(self) -> int:
+        """How many axes of the source it shows."""
+        return len({atom.axis for atom in self.atoms if atom.axis >= 0})
+
+    @property
+    def rank(self) -> int:
+        """How many of its axes have more than one place of the source."""
+        return sum(map(self.varies, range(len(self.axes))))
+
+    def varies(self, axis: int) -> bool:
+        """Whether places of the source lie along an axis."""
+        return any(atom.is_source for atom in self.axes[axis])
+
+    # Moves; None says that an axis cannot be followed ---------------------------------------
+
+    def transpose(self, order: Iterable[int]) -> View:
+        """Return the view with its axes in another order."""
+        return replace(self, axes=tuple(self.axes[axis] for axis in order))
+
+    def flip(self, axes: Iterable[int]) -> View:
+        """Return the view with some axes reversed."""
+        turned = set(axes)
+        new = [
+            tuple(atom.flip() for atom in axis) if place in turned else axis
+            for place, axis in enumerate(self.axes)
+        ]
+        return replace(self, axes=tuple(new))
+
+    def slice(self, axis: int, start: int, stop: int, step: int = 1) -> View | None:
+        """Return the view of a part of one axis."""
+        fixed, atoms = list(self.fixed), list(self.axes[axis])
+        while len(atoms) > 1:
+            run = prod(atom.radix for atom in atoms[1:])
+            if step == 1 and start % run == stop % run == 0:
+                start, stop = start // run, stop // run
+                break
+            at = start // run
+            if not start < stop or at != (stop - 1) // run:
+                return None
+            fixed.append(atoms.pop(0).slice(at, at + 1, 1))
+            start, stop = start - at * run, stop - at * run
+        if atoms:
+            atoms[0] = atoms[0].slice(start, stop, step)
+        elif (start, stop) != (0, 1):
+            return None
+        return View(self._with(axis, tuple(atoms)), tuple(fixed))
+
+    def take(self, axis: int, place: int = 0) -> View | None:
+        """Return the view of one place along an axis, which vanishes."""
+        part = self.slice(axis, place, place + 1)
+        if part is None:
+            return None
+        rest = (*part.axes[:axis], *part.axes[axis + 1 :])
+        return View(rest, (*part.fixed, *part.axes[axis]))
+
+    def expand(self, axis: int) -> View:
+        """Return the view with an axis of size 1 more, before another."""
+        return replace(self, axes=(*self.axes[:axis], (), *self.axes[axis:]))
+
+    def join(self, axis: int, low: int, whole: int) -> View | None:
+        """Return the view where its axis is a part of a longer one, from `low` on."""
+        first, *inner = self.axes[axis] or (Atom.of(-1, 1),)
+        run = prod(atom.radix for atom in inner)
+        if low % run or whole % run:
+            return None
+        first = first._replace(low=first.low + low // run, radix=whole // run)
+        return replace(self, axes=self._with(axis, (first, *inner)))
+
+    def broadcast(self, shape: Sequence[int], places: Sequence[int], old: Sequence[int]) -> View:
+        """Return the view spread to a shape, in which its axes have the given places."""
+        axes: list[Axis] = [(Atom.of(-1, size),) if size != 1 else () for size in shape]
+        fixed = list(self.fixed)
+        for axis, place in enumerate(places):
+            if old[axis] == shape[place]:
+                axes[place] = self.axes[axis]
+            else:
+                fixed += self.axes[axis]
+        return View(tuple(axes), tuple(fixed))
+
+    def reshape(self, old: Sequence[int], new: Sequence[int]) -> View | None:
+        """Return the view in another shape."""
+        if 0 in old:
+            return None
+        axes: list[Axis] = []
+        fixed = list(self.fixed)
+        for before, after in _regroup(old, new):
+            if len(before) == len(after) == 1:
+                axes.append(self.axes[before[0]])
+            elif not before:
+                axes.append(())
+            elif not after:
+                fixed += self.axes[before[0]]
+            else:
+                atoms = [atom for place in before for atom in self.axes[place]]
+                fixed += [atom for atom in atoms if atom.radix == 1]
+                parted = _deal([atom for atom in atoms if atom.radix != 1], [new[k] for k in after])
+                if parted is None:
+                    return None
+                axes += parted
+        return View(tuple(axes), tuple(fixed))
+
+    def _with(self, axis: int, atoms: Axis) -> tuple[Axis, ...]:
+        return (*self.axes[:axis], atoms, *self.axes[axis + 1 :])
+
+
+def _regroup(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield which axes of one shape become which of another by a reshape, in smallest groups.
+
+    >>> list(_regroup((2, 6, 1, 4), (12, 2, 2)))
+    [([0, 1], [0]), ([2], []), ([3], [1, 2])]
+    """
+    i = j = 0
+    while i < len(old) or j < len(new):
+        if i < len(old) and j < len(new) and old[i] == new[j]:
+            yield [i], [j]
+            i, j = i + 1, j + 1
+        elif i < len(old) and old[i] == 1:
+            yield [i], []
+            i += 1
+        elif j < len(new) and new[j] == 1:
+            yield [], [j]
+            j += 1
+        else:
+            first, last = i, j
+            a, b, i, j = old[i], new[j], i + 1, j + 1
+            while a != b:
+                if a < b:
+                    a, i = a * old[i], i + 1
+                else:
+                    b, j = b * new[j], j + 1
+            yield list(range(first, i)), list(range(last, j))
+
+
+def _deal(left: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
+    """Deal digits out to axes of some sizes, and cut them where need be."""
+    dealt = []
+    for need in sizes:
+        axis = []
+        while need > 1:
+            atom = left.pop(0)
+            if atom.radix > need:
+                cut = None if atom.radix % need else atom.cut(atom.radix // need)
+                if cut is None:
+                    return None
+                atom, rest = cut
+                left.insert(0, rest)
+            elif need % atom.radix:
+                return None
+            axis.append(atom)
+            need //= atom.radix
+        dealt.append(tuple(axis))
+    return dealt
+
+
+# How a parameter is stored --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight as its operation sees it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The stored shape, with axes parted that serve two ends.
+    letters : str
+        A letter for each of these axes; those of one letter count as one.
+    outs : tuple of int
+        For each O among them, which axis of the operation's weight it is in, or -1.
+    cut : tuple of int, optional
+        Which part of the first O axis the operation uses, if not all.
+    spans : mapping of int to (int, int)
+        Where along an axis of the operation's weight it begins, and for how long it fills it.
+    flipped : str
+        The letters of axes that the operation sees reversed.
+    """
+
+    shape: tuple[int, ...]
+    letters: str
+    outs: tuple[int, ...] = ()
+    cut: tuple[int, int] | None = None
+    spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    flipped: str = ""
+
+
+class _Run(NamedTuple):
+    """A digit along a stored axis, and the letter and place of the operand's axis that has it."""
+
+    atom: Atom
+    letter: str
+    place: int
+
+
+class _Axis(NamedTuple):
+    """A stored axis or a part of one."""
+
+    size: int
+    letter: str
+    place: int = -1
+
+
+def stored(
+    view: View | None,
+    kinds: Sequence[str],
+    shape: Sequence[int],
+    batched: Collection[tuple[int, int, int]] = (),
+) -> Stored | str:
+    """Return how a parameter is stored, given the letter of every axis of the operand.
+
+    The letter "B" is a batch axis; each gets a letter of its own. `batched` are more of them:
+    digits of axes, by axis, step and size. A string says what is wrong.
+
+    >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
+    'OI'
+    """
+    if view is None:
+        return "its axes cannot be followed to"
+    axes: list[_Axis] = []
+    whole: list[_Run] = []  # the O axes that are stored in one piece
+    flipped = ""
+    for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
+        kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
+        flipped += "".join(run.letter for run in kept if run.atom.step < 0)
+        letters = {run.letter for run in kept}
+        if not letters or (size == 1 and letters == {"B"}):
+            if size != 1:
+                return "it is only a factor of the weight of"
+            axes.append(_Axis(1, "?"))
+        elif len(letters) == 1:
+            letter, place = kept[0].letter, kept[0].place
+            axes.append(_Axis(size, letter, place if len({r.place for r in kept}) == 1 else -1))
+            whole += kept if letter == "O" else []
+        else:
+            parts = _parted(kept, size)
+            if parts is None:
+                return "it is used in parts by"
+            axes += parts
+    axes = _named(axes, view, kinds)
+    for need, meaning in (("O", "outputs"), ("I", "inputs")):
+        if all(axis.letter != need for axis in axes):
+            return f"it has no axis of {meaning} in"
+    outs = tuple(axis.place for axis in axes if axis.letter == "O")
+    cut = None
+    if len(whole) == len(outs) == 1:
+        atom = whole[0].atom
+        full = next(axis.size for axis in axes if axis.letter == "O")
+        if atom.step == 1 and atom.size < full:
+            cut = (atom.start, atom.start + atom.size)
+    sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
+    return Stored(sizes, letters_of, outs, cut, _spans(view, outs), flipped)
+
+
+def _spans(view: View, outs: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Return where a parameter fills an axis without gaps, and for how long."""
+    found = {}
+    for place in set(outs) - {-1}:
+        first, *inner = view.axes[place] or (Atom.of(-1, 1),)
+        run = prod(atom.size for atom in inner)
+        if run == prod(atom.radix for atom in inner):
+            found[place] = (first.low * run, first.size * run)
+    return found
+
+
+def _runs(
+    view: View, kinds: Sequence[str], rank: int, batched: Collection[tuple[int, int, int]]
+) -> list[list[_Run]]:
+    """Return the digits that lie along every stored axis, the slowest first."""
+    found: list[list[_Run]] = [[] for _ in range(rank)]
+    for place, atoms in enumerate(view.axes):
+        step = prod(atom.radix for atom in atoms)
+        for atom in atoms:
+            step //= max(atom.radix, 1)
+            if atom.axis >= 0:
+                letter = "B" if (place, step, atom.radix) in batched else kinds[place]
+                found[atom.axis].append(_Run(atom, letter, place))
+    for atom in view.fixed:
+        if atom.axis >= 0:
+            found[atom.axis].append(_Run(atom, "B", -1))
+    for runs in found:
+        runs.sort(key=lambda run: -abs(run.atom.step))
+    return found
+
+
+def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
+    """Part a stored axis that serves several ends; None if its digits do not make it up."""
+    inner, parts = 1, []
+    for number, run in reversed(list(enumerate(runs))):
+        if abs(run.atom.step) != inner:
+            return None
+        length = run.atom.size if number else size // inner
+        parts.append(_Axis(length, run.letter, run.place))
+        inner *= length
+    return parts[::-1] if inner == size else None
+
+
+def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str]) -> list[_Axis]:
+    """Give every batch axis a letter, and an operation the axis of size 1 that it lacks."""
+    new = list(axes)
+    for at, axis in enumerate(new):
+        if axis.letter == "?":  # of size 1: what is missing, or a batch axis
+            have = {other.letter for other in new}
+            new[at] = axis._replace(letter=next((c for c in "IO" if c not in have), "B"))
+    for place, letter in enumerate(kinds if len(axes) > 1 else ()):
+        missing = letter in "IO" and all(axis.letter != letter for axis in new)
+        if missing and prod(atom.radix for atom in view.axes[place]) == 1:
+            new.append(_Axis(1, letter, place))  # a depthwise kernel stored without it
+    spare = iter(_BATCH)
+    return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
+
+
+def blocks_of(found: Stored, cuts: Iterable[tuple[int, int, int]]) -> set[tuple[int, int]]:
+    """Return where the parts of a weight's outputs begin and end; none if they are no blocks.
+
+    Parameters
+    ----------
+    found : Stored
+        The weight.
+    cuts : iterable of (int, int, int)
+        Parts of the operation's result: the axis of its weight, and from where to where.
+    """
+    lengths = [n for n, letter in zip(found.shape, found.letters, strict=True) if letter == "O"]
+    first, last = found.cut or (0, lengths[0])
+    used, inner = [last - first, *lengths[1:]], prod(lengths[1:])
+    ranges = set()
+    for axis, start, stop in cuts:
+        depth = 0
+        while depth < len(found.outs) and found.outs[depth] == axis:
+            depth += 1
+        begin, own = found.spans.get(axis, (0, 0))
+        if axis in found.outs[depth:] or prod(used[:depth]) != own or not depth:
+            return set()
+        low, high = max(start - begin, 0), min(stop - begin, own)
+        if low < high:
+            rest = prod(lengths[depth:])
+            ranges.add((first * inner + low * rest, first * inner + high * rest))
+    if not ranges and found.cut is not None:
+        return {(first * inner, last * inner)}
+    return ranges

@@ -1,0 +1,149 @@
+"""Inside: the drawing that a tracer makes, call by call, of the operations it meets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ._axes import View
+from ._products import Products
+from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined
+
+__all__ = ["Drawing"]
+
+
+class Drawing(Products):
+    """The graph of a computation while it is drawn, by names, shapes and numbers of axes.
+
+    Examples
+    --------
+    >>> from idinit_ref.tracing import Parameter
+    >>> draw = Drawing([Parameter("w", (3, 3)), Parameter("b", (3,))])
+    >>> x = draw.input("x", (2, 3))
+    >>> h = draw.product("dot", [x, draw.parameter("w")], ["bi", "io"], "bo", (2, 3))
+    >>> h = draw.add("add", h, draw.broadcast("spread", draw.parameter("b"), (2, 3)), (2, 3))
+    >>> y = draw.add("add", x, h, (2, 3))
+    >>> [(node.name, node.use) for node in draw.graph([y]).nodes if node.kind == "parameter"]
+    [('w', 'weight'), ('b', 'bias')]
+    """
+
+    def parameter(self, name: str) -> Made:
+        """Return a parameter as it is stored."""
+        shape = self.parameters[name].shape
+        return Made(shape, (Part(name, View.of(shape)),))
+
+    def constant(self, shape: Shape | None, number: bool = False) -> Made:
+        """Return a constant, perhaps of one number everywhere."""
+        return Made(shape, (), number)
+
+    def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
+        """Return an input of the model."""
+        return self.start(name, shape) if floating else Data(shape)
+
+    # Sums -----------------------------------------------------------------------------------
+
+    def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
+        """Draw a sum of two values, entry by entry."""
+        if isinstance(a, Signal) and isinstance(b, Signal):
+            return self._add(name, a, b, shape)
+        if isinstance(a, Made):
+            a, b = b, a
+        if not isinstance(a, Signal) or not isinstance(b, Made):
+            return self.sum_of(name, (a, b), shape, "added to")
+        if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
+            self.use(b, "bias", a.node)
+            return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+        return self.sum_of(name, (a, b), shape, "added to")
+
+    def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
+        """Whether what is added to the result of a weight varies along its outputs alone.
+
+        A matrix of which only a vector is left, as after a product with zeros, is none.
+        """
+        given = [self.parameters[part.name] for part in made.parts]
+        if all(parameter.is_bias for parameter in given):
+            return True
+        first = rank - len(made.shape or ())
+        for part, parameter in zip(made.parts, given, strict=True):
+            if part.view is None or (part.done and len(parameter.shape) > 1):
+                return False
+            for axis in range(len(part.view.axes)):
+                if part.view.varies(axis) and not all(
+                    track.view.axes[first + axis]
+                    and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
+                    for track in tracks
+                ):
+                    return False
+        return bool(tracks)
+
+    def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
+        """Draw an operation whose results are sums of its operands."""
+        out = self.entrywise(name, values, shape, doing=doing)
+        if isinstance(out, Made):
+            return Made(shape, tuple(part._replace(added=True) for part in out.parts))
+        return out
+
+    def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
+        tracks: tuple[Track, ...] = ()
+        if len(a.fresh) == len(b.fresh) == 1:  # two results in one sum, as the gates of an LSTM
+            tracks = a.fresh + b.fresh
+        else:
+            a.spend()
+            b.spend()
+        node = self.draw("add", name, (a.narrow or a.node, b.narrow or b.node), shape)
+        return Signal(node, shape, tracks, a.halves | b.halves)
+
+    # What changes no number -----------------------------------------------------------------
+
+    def cast(self, name: str, value: Value, floating: bool = True, mask: bool = False) -> Value:
+        """Draw a cast: of a signal to integers, or of data to floats, of a mask say."""
+        if isinstance(value, Signal) and not floating:
+            return self.result(name, [value], value.shape, floating)
+        if isinstance(value, Data) and floating:
+            return self.start(name, value.shape)._replace(picks=mask)
+        return value
+
+    def stop(self, name: str, value: Value, floating: bool = True) -> Value:
+        """Draw what lets no gradient through."""
+        if isinstance(value, Made):
+            parts = tuple(part._replace(stopped=True) for part in value.parts)
+            return value._replace(parts=parts)
+        if not isinstance(value, Signal):
+            return value
+        out = self.result(name, [value], value.shape, floating)
+        if isinstance(out, Signal):
+            self._stops.add(out.node)
+        return out
+
+    # Branches and loops ---------------------------------------------------------------------
+
+    def either(
+        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+    ) -> Value:
+        """Draw a choice between values: nothing, if they are the same."""
+        if all(value == values[0] for value in values):
+            return values[0]
+        return self.result(name, values, shape, floating)
+
+    def enter(self, value: Value) -> Value:
+        """Return a value as it enters a loop, in which it is not what it was after a turn."""
+        if isinstance(value, Signal):
+            value.spend()
+            return Signal(value.node, value.shape)
+        return value._replace(number=False) if isinstance(value, Made) else value
+
+    def carried(self, old: Value, new: Value) -> Value | Literal["signal"]:
+        """Return what a state is before every turn of a loop that made `new` of `old`.
+
+        "signal" is one with no node yet.
+        """
+        if isinstance(old, Signal):
+            return old
+        if isinstance(new, Signal):
+            return "signal"
+        if isinstance(old, Data) or isinstance(new, Data):
+            return Data(old.shape)
+        names = {part.name for part in old.parts}
+        if any(part.name not in names for part in new.parts):
+            return joined(old.shape, [old, new]).lost(old.shape)
+        return old

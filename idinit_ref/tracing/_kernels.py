@@ -1,0 +1,56 @@
+"""Inside: the tap through which a convolution passes its input unshifted, and its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+from typing import Any
+
+from ..kernel import identity_tap
+
+__all__ = ["identity"]
+
+
+def identity(
+    left: Sequence[int],
+    dilation: Sequence[int],
+    kernel: Sequence[int],
+    spread: Sequence[int] = (),
+    flipped: Sequence[bool] = (),
+    forward: bool = True,
+) -> dict[str, Any]:
+    """Return the identity tap of a convolution and its phases, as options of a plan (section 3).
+
+    Parameters
+    ----------
+    left, dilation, kernel : sequence of int
+        Its padding before the start, and its kernel's dilation and size, in the order D, H, W.
+    spread : sequence of int
+        By how much it spreads its input: the strides of a transposed convolution.
+    flipped : sequence of bool
+        Whether the parameter holds the kernel reversed.
+    forward : bool
+        Whether output s*j + r meets input j at tap left + r, as deep learning frameworks define a
+        transposed convolution; in `jax.lax` it does at left - r.
+
+    Returns
+    -------
+    dict
+        `tap`, and `stride` where there is more than one phase: negative if a phase's taps go back.
+
+    >>> identity((1,), (1,), (4,), (2,))
+    {'tap': (1,), 'stride': (2,)}
+    >>> identity((2,), (1,), (4,), (2,), forward=False)
+    {'tap': (2,), 'stride': (-2,)}
+    """
+    turned = flipped or (False,) * len(kernel)
+    tap = identity_tap(left, dilation, kernel)
+    places = zip(tap, kernel, turned, strict=True)
+    found = {"tap": tuple(k - 1 - at if turn else at for at, k, turn in places)}
+    phases = [s // gcd(s, d) for s, d in zip(spread, dilation, strict=bool(spread))]
+    if any(phase > 1 for phase in phases):
+        signs = [1 if turn != forward else -1 for turn in turned]
+        found["stride"] = tuple(
+            phase if phase == 1 else sign * phase for phase, sign in zip(phases, signs, strict=True)
+        )
+    return found

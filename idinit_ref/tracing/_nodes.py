@@ -1,0 +1,266 @@
+"""Inside: the nodes of a graph so far, and what its parameters were seen to be for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from typing import Any, Literal
+
+from ..graph import Graph, Kind, Node, Use
+from ._axes import View
+from ._parameter import Parameter, Seen, node_of
+from ._values import Data, Made, Operation, Shape, Signal, Value, joined, names_of
+
+__all__ = ["Nodes", "done_by", "spread"]
+
+_MOST = 4  # as many results are followed at once
+_SELF_NAMED = {"kernel", "weight", "embedding"}
+_Use = Use | Literal["sum"]
+
+
+class Nodes:
+    """A graph that is being drawn.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        All of the model.
+    stops : str
+        What stops gradients in this framework, for messages.
+    prefixed : bool
+        Whether the name of a node begins with that of the last weight operation before it.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        stops: str = "a stop of gradients",
+        prefixed: bool = True,
+    ) -> None:
+        self.parameters = {given.name: given for given in parameters}
+        self.nodes: list[Node] = []
+        self._stop_name, self._prefixed = stops, prefixed
+        self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
+        self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
+        self._uses: list[tuple[str, _Use, str | None, bool]] = []
+        self._weights: list[tuple[str, Operation, View | None]] = []
+        self._scales: dict[str, str] = {}
+        self._done: dict[str, str] = {}
+        self._met: dict[str, str] = {}
+        self._stops: set[str] = set()
+        self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
+
+    def mark(self) -> Any:
+        """Return all that was drawn so far, for `back_to`.
+
+        >>> draw = Nodes([])
+        >>> mark = draw.mark()
+        >>> draw.back_to(mark)
+        """
+        return {name: copy(value) for name, value in vars(self).items()}
+
+    def back_to(self, mark: Any) -> None:
+        """Take back all that was drawn since a mark."""
+        vars(self).update(mark)
+
+    # What is drawn --------------------------------------------------------------------------
+
+    def draw(
+        self,
+        kind: Kind,
+        base: str,
+        inputs: Iterable[str],
+        shape: Shape | None,
+        weights: Sequence[str] = (),
+    ) -> str:
+        """Add a node, and return its name."""
+        names = tuple(dict.fromkeys(inputs)) if kind != "add" else tuple(inputs)
+        last = max((self._after[name] for name in names), default=(-1, ""))
+        if self._prefixed and kind in ("add", "other") and last[1]:
+            base = f"{last[1]}: {base}"
+        name = base
+        while name in self._taken:
+            self._taken[base] += 1
+            name = f"{base} ({self._taken[base]})"
+        self._taken[name] = 1
+        at = {"weight": len(self.nodes), "input": -1}.get(kind)
+        self._after[name] = last if at is None else (at, name)
+        self.nodes.append(Node(name, kind, names, shape, tuple(weights)))
+        return name
+
+    def start(self, base: str, shape: Shape | None) -> Signal:
+        """Start a signal."""
+        return Signal(self.draw("input", base, (), shape), shape)
+
+    def use(self, made: Made, use: Use, node: str | None = None) -> None:
+        """Note what parameters are for, and which node takes them."""
+        for part in made.parts:
+            seen: _Use = "sum" if part.added and use == "other" else use
+            self._uses.append((part.name, seen, node, part.stopped))
+
+    def weigh(
+        self, base: str, made: Made, signal: Signal, operation: Operation, out: Signal
+    ) -> Signal:
+        """Draw a weight operation; `out` says all of its result but the node."""
+        names = names_of([made])
+        floating = [name for name in names if self.parameters[name].is_floating] or names
+        whole = [name for name in names if self.parameters[name].is_integer]
+        signal.spend()
+        label = self.label(base, floating[0])
+        operation.name = self.draw("weight", label, (signal.node,), out.shape, floating)
+        if whole:
+            self._scales |= dict.fromkeys(floating, whole[0])
+        lost = {part.name for part in made.parts if part.view is None}
+        for part in made.parts:
+            if part.done:
+                self._done.setdefault(part.name, part.done)
+            view = None if part.name in lost else part.view
+            self._weights.append((part.name, operation, view))
+        self.use(made, "weight", operation.name)
+        return _with_node(out, operation.name)
+
+    def label(self, base: str, weight: str) -> str:
+        """Name a weight operation after its weight."""
+        head, _, tail = weight.replace("/", ".").rpartition(".")
+        if head and tail in _SELF_NAMED:
+            return weight[: len(head)]
+        return f"{weight}: {base}" if self._prefixed else base
+
+    # Operations of any kind -----------------------------------------------------------------
+
+    def result(
+        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+    ) -> Value:
+        """Draw what depends on some values, however it does."""
+        signals = [value for value in values if isinstance(value, Signal)]
+        if not signals and not any(isinstance(value, Data) for value in values):
+            return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+        for signal in signals:
+            signal.spend()
+        node = None
+        if floating:
+            kind: Kind = "other" if signals else "input"
+            node = self.draw(kind, name, [signal.node for signal in signals], shape)
+        for value in values:
+            if isinstance(value, Made):
+                self.use(value, "other", node)
+        return Data(shape) if node is None else Signal(node, shape)
+
+    def other(
+        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+    ) -> Value:
+        """Draw an operation of which nothing is known but its name, and what it takes."""
+        out = self.result(name, values, shape, floating)
+        if isinstance(out, Made):
+            return out.noted(done_by("", name, []))
+        for value in values:
+            for part in value.parts if isinstance(value, Made) else ():
+                self._met.setdefault(part.name, name)
+        return out
+
+    def entrywise(
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        doing: str = "",
+    ) -> Value:
+        """Draw an operation on entries, which broadcasts its operands.
+
+        `doing` says in words what it does to one operand with another: "multiplied by".
+        """
+        out = self.result(name, values, shape, floating)
+        if isinstance(out, Made) and out.parts:
+            found = []
+            for value in values:
+                if isinstance(value, Made) and value.parts:
+                    rest = [operand for operand in values if operand is not value]
+                    found.append(spread(value, shape).noted(done_by(doing, name, rest)))
+            return joined(shape, found)
+        if isinstance(out, Signal):
+            signals = [value for value in values if isinstance(value, Signal)]
+            halves = frozenset().union(*(signal.halves for signal in signals))
+            return _faded(out, [s for s in signals if s.shape == shape], halves)
+        return out
+
+    # The graph ------------------------------------------------------------------------------
+
+    def graph(self, outputs: Sequence[Value]) -> Graph:
+        """Return the graph, the parameters first."""
+        ends = []
+        for value in outputs:
+            if isinstance(value, Signal):
+                value.spend()
+                ends.append(value.node)
+            elif isinstance(value, Made):
+                self.use(value, "other")
+        seen = {name: Seen() for name in self.parameters}
+        for name, use, node, _ in self._uses:
+            seen[name].uses.add("weight" if node in self._members else use)
+        for name, operation, view in self._weights:
+            way = operation.stored(view, self.parameters[name].shape)
+            seen[name].ways.append((operation, way))
+        for name, about in seen.items():
+            about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
+            about.scales = self._scales.get(name, "")
+        for name in self._frozen(ends):
+            seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
+        nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
+        return Graph([*nodes, *self.nodes], tuple(dict.fromkeys(ends)))
+
+    def _frozen(self, outputs: Iterable[str]) -> set[str]:
+        """Return the parameters that reach the outputs, but only by way of what stops gradients."""
+        if not self._stops and not any(stopped for *_, stopped in self._uses):
+            return set()
+        reached, free = set(outputs), set(outputs)
+        for node in reversed(self.nodes):
+            if node.name in reached:
+                reached.update(node.inputs)
+                if node.name in free and node.name not in self._stops:
+                    free.update(node.inputs)
+        free -= self._stops
+        seen = [(name, node, stopped) for name, _, node, stopped in self._uses if node in reached]
+        learns = {name for name, node, stopped in seen if node in free and not stopped}
+        learns |= {name for name, _, node, stopped in self._uses if node is None and not stopped}
+        return {name for name, *_ in seen} - learns
+
+
+def spread(value: Made, shape: Shape | None) -> Made:
+    """Return what is made of parameters as an operation on entries broadcasts it."""
+    old = value.shape
+    if old is None or shape is None or len(old) > len(shape):
+        return value.lost(shape)
+    places = range(len(shape) - len(old), len(shape))
+    if any(old[k] not in (1, shape[place]) for k, place in enumerate(places)):
+        return value.lost(shape)
+    return value.moved(shape, lambda view: view.broadcast(shape, places, old))
+
+
+def done_by(doing: str, name: str, rest: Sequence[Value]) -> Callable[[str], str]:
+    """Return what an operation does to a parameter of one operand, given the other operands."""
+    names = names_of(rest)
+
+    def done(own: str) -> str:
+        if not rest or not doing:
+            return f"changed by {name}"
+        if own in names:
+            return f"{doing} what is computed from it"
+        if any(isinstance(value, (Signal, Data)) for value in rest):
+            return f"{doing} what is computed from the inputs"
+        return f"{doing} {', '.join(names) or 'a constant array'}"
+
+    return done
+
+
+def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Signal:
+    """Return a result with the axes that it still has of its operands."""
+    tracks = [track._replace(is_faded=True) for signal in alike for track in signal.tracks]
+    if not tracks and not halves:
+        return out
+    kept = tuple(tracks) if len(tracks) <= _MOST else ()
+    return Signal(out.node, out.shape, kept, halves)
+
+
+def _with_node(signal: Signal, node: str) -> Signal:
+    return Signal(node, signal.shape, signal.tracks)

@@ -1,0 +1,127 @@
+"""Inside: all uses of one parameter, and the node that they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from ..graph import Node, Use
+from ..layout import merge_axes
+from ._axes import Stored
+from ._values import Operation
+
+__all__ = ["Parameter", "Seen", "node_of"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a model: its name, its shape, and its dtype by name.
+
+    `note` says why it is to be left as it is, where its framework says so; "" where it does not.
+    `is_bias` says that its layer calls it one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    note: str = ""
+    is_bias: bool = False
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether it holds real or complex numbers."""
+        return "float" in self.dtype or "complex" in self.dtype
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it holds integers, as quantised weights do."""
+        return "int" in self.dtype
+
+
+@dataclass
+class Seen:
+    """What a tracer has seen of a parameter."""
+
+    uses: set[Use | Literal["sum"]] = field(default_factory=set)
+    ways: list[tuple[Operation, Stored | str]] = field(default_factory=list)
+    done: str = ""  # why the weight of an operation is not the parameter
+    scales: str = ""  # the quantised weight that it is a part of
+    met: str = ""  # an operation that is not known, and takes it
+    frozen: str = ""  # what stops every gradient to it
+
+
+def node_of(given: Parameter, seen: Seen) -> Node:
+    """Write a parameter down.
+
+    >>> node_of(Parameter("b", (3,)), Seen({"bias"})).use
+    'bias'
+    """
+    uses = seen.uses
+    use: Use = "other"
+    if "embedding" in uses:
+        use = "embedding"
+    elif "weight" in uses:
+        use = "weight"
+    elif uses - {"sum"} == {"bias"}:  # a sum is where a state starts at a constant
+        use = "bias"
+    shape, options, note = _storage(given, seen.ways)
+    if use == "other" and seen.met:
+        note = f"it is not known what {seen.met} does with it"
+    if seen.done:
+        note = f"{seen.done} before its use as a weight: a role is the result's"
+    if use == "embedding" or len(given.shape) < 2:
+        note = ""
+    if seen.scales:
+        note = f"a part of the quantised weight {seen.scales}"
+    note = seen.frozen or note
+    if not given.is_floating:
+        note = f"{given.dtype}: not a floating parameter"
+    if not uses:
+        note = "not used by the computation of these example inputs"
+    note = given.note or note
+    return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
+
+
+def _storage(
+    given: Parameter, seen: Sequence[tuple[Operation, Stored | str]]
+) -> tuple[tuple[int, ...], dict[str, Any], str]:
+    """Return the shape of the matrix, how it is stored, and what is wrong with it."""
+    ways: dict[str, tuple[Operation, Stored, dict[str, Any]]] = {}
+    for operation, how in seen:
+        if isinstance(how, Stored):
+            _, layout = merge_axes(how.shape, how.letters)
+            options = {
+                "layout": layout,
+                **operation.options,
+                **operation.identity(how),
+            }
+            fixed = {k: v for k, v in options.items() if k != "tap" or not operation.sized}
+            key = repr((how.shape, how.letters, fixed))
+            ways.setdefault(key, (operation, how, options))
+    if len(ways) > 1:
+        (a, _, x), (b, _, y), *_ = ways.values()
+        note = f"used in two ways that need different plans: by {a.name} {x}, by {b.name} {y}"
+        return given.shape, {}, note
+    if not ways:
+        note = f"{seen[0][1]} {seen[0][0].name}" if seen else ""
+        return given.shape, {}, note
+    _, how, options = next(iter(ways.values()))
+    shape, layout = merge_axes(how.shape, how.letters)
+    parts = [op.parts(way) for op, way in seen if isinstance(way, Stored)]
+    blocks = _blocks(parts, shape[layout.index("O")])
+    if blocks:
+        options["blocks"] = blocks
+    if (shape, layout) != (given.shape, how.letters):
+        options["parted"] = how.shape, how.letters
+    return shape, options, ""
+
+
+def _blocks(parts: Sequence[set[tuple[int, int]]], outputs: int) -> tuple[int, ...] | None:
+    """Return the sizes of a packed weight's blocks, or None if it is no packed one."""
+    ranges = sorted(set().union(*parts))
+    if not all(parts) or len(ranges) < 2 or any(a[1] > b[0] for a, b in pairwise(ranges)):
+        return None
+    ends = sorted({0, outputs, *(end for span in ranges for end in span)})
+    return tuple(b - a for a, b in pairwise(ends))

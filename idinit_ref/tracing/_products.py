@@ -1,0 +1,434 @@
+"""Inside: what has a weight: products, convolutions, and lookups in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..layout import SPATIAL
+from ._axes import Atom, Axis, Stored, View
+from ._moves import Moves
+from ._nodes import done_by, spread
+from ._values import (
+    Data,
+    Fold,
+    Made,
+    Operation,
+    Shape,
+    Signal,
+    Term,
+    Track,
+    Value,
+    is_number,
+    joined,
+    names_of,
+)
+
+__all__ = ["Labels", "Products"]
+
+Labels = Sequence[Hashable]
+"""A label for each axis of an operand, as the letters of an einsum."""
+
+
+class Products(Moves):
+    """A drawing that knows the operations with weights."""
+
+    def product(
+        self,
+        name: str,
+        values: Sequence[Value],
+        labels: Sequence[Labels],
+        out: Labels,
+        shape: Shape | None,
+        grouped: Labels = (),
+    ) -> Value:
+        """Draw a product that sums over some axes, as an einsum writes it.
+
+        Parameters
+        ----------
+        name : str
+            Of the operation.
+        values : sequence of Value
+            Its operands.
+        labels, out : sequence of labels
+            Of the axes of every operand, and of the result.
+        shape : tuple of int, optional
+            Of the result.
+        grouped : labels
+            Those of a stack of matrices, each for a part of the rows of the other operand.
+        """
+        if len(values) == 1:
+            return self.other(name, values, shape)
+        if len(values) > 2:
+            return self._several(name, values, labels, out, shape)
+        a, b = self._chosen(values, labels, out, grouped)
+        for made, signal, at in ((a, b, 0), (b, a, 1)):
+            own, rest = labels[at], labels[1 - at]
+            if not isinstance(made, Made) or not made.parts or not isinstance(signal, Signal):
+                continue
+            kinds = _kinds(own, rest, out, grouped)
+            if signal.picks and "I" in kinds:
+                return self.find(name, made, shape)
+            if len(set(own)) < len(own) or made.shape is None:
+                return self.weigh(name, made, signal, Operation(()), Signal("", shape))
+            if len(out) == len(set(out)):
+                self._batch(signal, rest, own, out)
+                axes = tuple(
+                    _from(label, own, made.shape, shape, at) for at, label in enumerate(out)
+                )
+                operation = Operation(made.shape, kinds)
+                track = Track(operation, View(axes))
+                return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+        if not any(isinstance(value, (Signal, Data)) for value in (a, b)):
+            return self._of_weights(name, (a, b), labels, out, shape)
+        return self.other(name, (a, b), shape)
+
+    def _chosen(
+        self, values: Sequence[Value], labels: Sequence[Labels], out: Labels, grouped: Labels
+    ) -> tuple[Value, Value]:
+        """Return two operands, with a matrix that an input chose of a stack as what it is."""
+        found = list(values)
+        for at in (0, 1):
+            value, rest = found[at], found[1 - at]
+            if not isinstance(value, Signal) or not value.member or not isinstance(rest, Signal):
+                continue
+            kinds = _kinds(labels[at], labels[1 - at], out, grouped)
+            operation = Operation(value.shape or (), kinds)
+            ways = [
+                operation.stored(p.view, self.parameters[p.name].shape) for p in value.member.parts
+            ]
+            if all(isinstance(way, Stored) for way in ways):
+                self._members.add(value.chosen)
+                found[at] = value.member
+                break
+        return found[0], found[1]
+
+    def _several(
+        self,
+        name: str,
+        values: Sequence[Value],
+        labels: Sequence[Labels],
+        out: Labels,
+        shape: Shape | None,
+    ) -> Value:
+        """Draw a product of many as products of two, the signals first, then every weight."""
+        sizes: dict[Hashable, int] = {}
+        for value, own in zip(values, labels, strict=True):
+            sizes |= zip(own, value.shape or (), strict=False)
+        order = sorted(range(len(values)), key=lambda at: not isinstance(values[at], Signal))
+        if any(value.shape is None for value in values):
+            return self.other(name, values, shape)
+        value, have = values[order[0]], list(labels[order[0]])
+        for number, at in enumerate(order[1:], 2):
+            later = {label for rest in order[number:] for label in labels[rest]} | set(out)
+            both = dict.fromkeys((*have, *labels[at]))
+            to = list(out) if number == len(order) else [c for c in both if c in later]
+            size = shape if number == len(order) else tuple(sizes[label] for label in to)
+            value = self.product(name, [value, values[at]], [have, labels[at]], to, size)
+            have = to
+        return value
+
+    def _of_weights(
+        self,
+        name: str,
+        values: Sequence[Value],
+        labels: Sequence[Labels],
+        out: Labels,
+        shape: Shape | None,
+    ) -> Value:
+        """Return a product of what is made of parameters, each with the axes that it keeps."""
+        found = []
+        for at in (0, 1):
+            made, own = values[at], labels[at]
+            if not isinstance(made, Made) or not made.parts:
+                continue
+            noted = made.noted(done_by("multiplied as a matrix by", name, [values[1 - at]]))
+
+            def moved(view: View, own: Labels = own) -> View:
+                sizes = shape or (0,) * len(out)
+                axes: list[Axis] = [
+                    view.axes[own.index(label)] if label in own else (Atom.of(-1, size),)
+                    for label, size in zip(out, sizes, strict=True)
+                ]
+                return View(tuple(axes), view.fixed)
+
+            found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
+        return joined(shape, found)
+
+    def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
+        """Note that a weight has a batch axis where the result of an earlier one has an axis."""
+        for axis, label in enumerate(rest):
+            if label not in own or label not in out:
+                continue
+            for operation, view, *_ in signal.tracks:
+                for atom in view.axes[axis]:
+                    if atom.axis >= 0 and atom.step > 0 and atom.size == atom.radix:
+                        operation.batched.add((atom.axis, atom.step, atom.size))
+
+    def multiply(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
+        """Draw a product entry by entry: a scaling, a gate, or half of one of matrices."""
+        if isinstance(a, Signal) and isinstance(b, Signal):
+            for operation, half in a.halves:
+                if any(operation is of and half != rest for of, rest in b.halves):
+                    operation.gated = True
+        out = self.scale(name, (a, b), shape, "multiplied by")
+        for signal, made in ((a, b), (b, a)):
+            is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
+            if is_pair and isinstance(out, Signal) and not out.member:
+                return out._replace(term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
+        return out
+
+    def scale(
+        self, name: str, values: Sequence[Value], shape: Shape | None, doing: str = ""
+    ) -> Value:
+        """Draw a product with numbers, a quotient by them, or a change of sign.
+
+        By a number it leaves a weight, or its result, what it is; by anything else it does not.
+        """
+        rest = [value for value in values if not is_number(value)]
+        if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
+            (value,) = rest
+            if isinstance(value, Made):
+                return value
+            if isinstance(value, Signal):
+                node = self.draw("other", name, (value.node,), shape)
+                return value._replace(
+                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
+                )
+        out = self.entrywise(name, values, shape, doing=doing)
+        if len(values) == 2 and isinstance(out, Signal):
+            for made, by in (values, values[::-1]):
+                single = isinstance(by, Signal) and (by.is_number or by.shape == ())
+                if single and isinstance(made, Made) and made.parts:
+                    # a norm by power iteration, say, from a state among the inputs
+                    done = done_by(doing, name, [by])
+                    return out._replace(member=spread(made, shape).noted(done))
+        return out
+
+    def sum(self, name: str, value: Value, axes: Sequence[int], shape: Shape | None) -> Value:
+        """Draw a sum along axes: after a product entry by entry it may be one of matrices.
+
+        Of the periods of a circle, in which the result of a convolution is laid, it moves where
+        that began.
+        """
+        signal = value if isinstance(value, Signal) else None
+        if signal is not None and signal.fold and tuple(axes) == (signal.fold.axis,) and shape:
+            out = self.result(name, [value], shape)
+            assert isinstance(out, Signal)
+            return _folded(out, signal.fold, shape)
+        if signal is not None and signal.term is not None and value.shape:
+            found = self._summed(name, signal.term, axes, value.shape, shape)
+            if found is not None:
+                return found
+        out = self.result(name, [value], shape)
+        return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
+
+    def _summed(
+        self, name: str, term: Term, axes: Sequence[int], whole: Shape, shape: Shape | None
+    ) -> Value | None:
+        """Draw a product entry by entry and its sum as the product that they are; None if none."""
+        signal, made = term
+        rank, lost = len(whole), any(part.view is None for part in made.parts)
+        if signal.shape is None or made.shape is None or lost:
+            return None
+        if shape is not None and len(shape) == rank:  # summed axes stay, of size 1
+            return None
+        first, second = rank - len(signal.shape), rank - len(made.shape)
+        wide = [axis for axis in range(first, rank) if axis - first not in signal.spread]
+        ours = [axis for axis in wide if signal.shape[axis - first] == whole[axis]]
+        theirs = [axis for axis in range(second, rank) if made.varies(axis - second)]
+        summed = set(axes) & set(theirs)
+        if not summed or not summed <= set(ours) or set(theirs) <= {*axes, *ours}:
+            return None
+
+        def chosen(view: View) -> View:
+            return View(tuple(view.axes[axis - second] for axis in theirs), view.fixed)
+
+        weight = made.moved(tuple(whole[axis] for axis in theirs), chosen)
+        data = _picked_axes(signal, [axis - first for axis in ours])
+        kept = [axis for axis in range(rank) if axis not in axes]
+        return self.product(name, [data, weight], [ours, theirs], kept, shape)
+
+    # Convolutions ---------------------------------------------------------------------------
+
+    def convolution(
+        self,
+        name: str,
+        signal: Value,
+        kernel: Value,
+        letters: str,
+        shape: Shape | None,
+        *,
+        channels: int,
+        space: Sequence[int],
+        left: Sequence[int] | None,
+        dilation: Sequence[int] = (),
+        spread: Sequence[int] = (),
+        crops: bool = False,
+        before: Sequence[int] | None = None,
+        sized: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> Value:
+        """Draw a convolution.
+
+        Parameters
+        ----------
+        name : str
+            Of the operation.
+        signal, kernel : Value
+            Its data and its kernel.
+        letters : str
+            Of the axes of the kernel; "" where they are not known.
+        shape : tuple of int, optional
+            Of the result.
+        channels, space : int, sequence of int
+            The axes of the result that hold the outputs, and those that the kernel moves along, in
+            the order D, H, W.
+        left, dilation, spread : sequence of int
+            The padding before the start, if it is known, the kernel's dilation, and by how much
+            the input is spread (the stride of a transposed convolution).
+        crops : bool
+            Whether the result of a transposed convolution is cropped by `left`, as deep learning
+            frameworks define it; else the spread input is padded by it, as `jax.lax` does.
+        before : sequence of int, optional
+            The spatial axes of the signal, if not those of the result.
+        sized : bool
+            Whether `left` follows from the size of the signal, as that of a strided convolution.
+        options : mapping, optional
+            How the kernel is used, as options of :func:`idinit_ref.plan`: groups, transposed.
+        """
+        if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
+            kernel = kernel.member  # scaled by an input
+        weight = isinstance(kernel, Made) and bool(kernel.parts)
+        if not isinstance(signal, Signal) or not weight or kernel.shape is None:
+            return self.result(name, [signal, kernel], shape)
+        assert isinstance(kernel, Made)
+        sizes = kernel.shape
+        steps = tuple(spread) or (1,) * len(space)
+        moved = [signal.moved[axis] if signal.shift else 0 for axis in before or space]
+        by = zip(moved, steps, strict=True)
+        more = [-at * step if crops else at * step for at, step in by]
+        operation = Operation(
+            sizes,
+            letters or None,
+            options=options or {},
+            left=None if left is None else tuple(a + b for a, b in zip(left, more, strict=True)),
+            spread=steps,
+            dilation=tuple(dilation) or (1,) * len(space),
+            kernel=tuple(sizes[letters.index(c)] for c in SPATIAL if c in letters),
+            space=tuple(space),
+            forward=crops,
+            sized=sized,
+        )
+        if shape is None or not letters:
+            return self.weigh(name, kernel, signal, operation, Signal("", shape))
+        axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
+        axes[channels] = (Atom.of(letters.index("O"), sizes[letters.index("O")]),)
+        track = Track(operation, View(tuple(axes)))
+        return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
+
+    # Lookups --------------------------------------------------------------------------------
+
+    def lookup(
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        kept: Sequence[int | None] | None = None,
+        floating: bool = True,
+    ) -> Value:
+        """Draw a lookup: of a table it takes rows; of a stack a matrix, which may be a weight.
+
+        Parameters
+        ----------
+        name : str
+            Of the operation.
+        values : sequence of Value
+            The table, and what chooses in it.
+        shape : tuple of int, optional
+            Of the result.
+        kept : sequence of (int or None), optional
+            For each axis of the result the table's axis that it shows in full, or None for one
+            of the chosen places. Of all other axes it takes one place. None if not known.
+        floating : bool
+            Whether the result is a floating tensor.
+        """
+        table, *rest = values
+        if not isinstance(table, Made) or not table.parts:
+            return self.result(name, values, shape, floating)
+        chosen = table.lost(shape)
+        if kept is not None and shape is not None:
+            chosen = table.moved(shape, lambda view: _chosen(view, kept, shape))
+        if not any(isinstance(value, (Signal, Data)) for value in rest):
+            if not names_of(rest) and chosen.is_matrix:
+                return chosen
+            self.use(table, "embedding" if floating else "other")
+            return self.other(name, values, shape, floating)
+        if not floating:
+            return self.result(name, values, shape, floating)
+        found = self.find(name, table, shape)
+        member = chosen if chosen.is_matrix else None
+        return found._replace(member=member, chosen=found.node)
+
+    def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
+        """Draw a lookup in a table by data: a signal starts there."""
+        base = f"{table.parts[0].name}: lookup" if self._prefixed else name
+        signal = self.start(base, shape)
+        self.use(table, "embedding", signal.node)
+        return signal
+
+
+def _kinds(own: Labels, rest: Labels, out: Labels, grouped: Labels) -> str:
+    """Return what each axis of a weight is: summed, shared with the signal, or its own.
+
+    >>> _kinds("edf", "bted", "btef", "")
+    'BIO'
+    """
+    return "".join(
+        "B" if label in grouped else "I" if label not in out else "B" if label in rest else "O"
+        for label in own
+    )
+
+
+def _from(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at: int) -> Axis:
+    """Return what of a weight's axes lies along an axis of the result."""
+    if label in own:
+        axis = list(own).index(label)
+        return (Atom.of(axis, sizes[axis]),)
+    return (Atom.of(-1, 1 if shape is None else shape[at]),)
+
+
+def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:
+    """Return the view of what a lookup takes at some place: it is not known at which."""
+    axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
+    fixed = list(view.fixed)
+    for axis, atoms in enumerate(view.axes):
+        if axis in kept:
+            axes[kept.index(axis)] = atoms
+        else:
+            place = replace(view, fixed=()).take(axis)
+            if place is None:
+                return None
+            fixed += place.fixed
+    return View(tuple(axes), tuple(fixed))
+
+
+def _picked_axes(signal: Signal, axes: Sequence[int]) -> Signal:
+    """Return a signal with some of its axes alone; it is only copied along the others."""
+    shape = tuple((signal.shape or ())[axis] for axis in axes)
+    tracks = tuple(track._replace(view=track.view.transpose(axes)) for track in signal.tracks)
+    return Signal(signal.narrow or signal.node, shape, tracks)
+
+
+def _folded(out: Signal, fold: Fold, shape: Shape) -> Signal:
+    """Return a convolution's result of whose periods the sum was taken."""
+    operation, view = fold.track.operation, fold.track.view
+    period, where = shape[fold.axis], operation.space.index(fold.axis)
+    left = list(operation.left or ())
+    left[where] += (fold.low[fold.axis] + period // 2) % period - period // 2
+    operation.left = tuple(left)
+    axes = list(view.axes)
+    axes[fold.axis] = (Atom.of(-1, period),)
+    track = fold.track._replace(view=replace(view, axes=tuple(axes)))
+    return out._replace(tracks=(track,), fold=Fold(track, fold.low))

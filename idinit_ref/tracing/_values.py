@@ -1,0 +1,253 @@
+"""Inside: what a tensor of a computation is: a signal, made of parameters, or mere data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+from ..layout import SPATIAL
+from ._axes import Stored, View, blocks_of, stored
+from ._kernels import identity
+
+__all__ = [
+    "Cut",
+    "Data",
+    "Fold",
+    "Made",
+    "Operation",
+    "Part",
+    "Piece",
+    "Shape",
+    "Signal",
+    "Term",
+    "Track",
+    "Value",
+    "is_constant",
+    "is_number",
+    "joined",
+    "names_of",
+]
+
+Shape = tuple[int, ...]
+Cut = tuple[int, int, int]
+"""An axis of the weight of an operation, and from where to where."""
+
+
+class Part(NamedTuple):
+    """How a parameter goes into something; no view where its axes are lost."""
+
+    name: str
+    view: View | None
+    stopped: bool = False  # no gradient goes back to it
+    done: str = ""  # what was done to it besides moving, casting and scaling by a number
+    added: bool = False  # to other parameters or constants
+
+
+class Made(NamedTuple):
+    """A value made of parameters and constants alone: of no parts, a constant."""
+
+    shape: Shape | None
+    parts: tuple[Part, ...] = ()
+    number: bool = False  # a constant that is one number everywhere
+
+    def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
+        """Return what becomes of it when the axes of all its parts are moved."""
+        new = []
+        for part in self.parts:
+            view = None if part.view is None else move(part.view)
+            if view is None or not view.is_empty:
+                new.append(part._replace(view=view))
+        return Made(shape, tuple(new), self.number)
+
+    def lost(self, shape: Shape | None) -> Made:
+        """Return what is made of it in a way that nothing follows."""
+        return self.moved(shape, lambda view: None)
+
+    def noted(self, done: Callable[[str], str]) -> Made:
+        """Return it with a note of what is done to each part, where there is none yet."""
+        parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
+        return Made(self.shape, parts, self.number)
+
+    def varies(self, axis: int) -> bool:
+        """Whether its entries may differ along an axis."""
+        return any(part.view is None or part.view.varies(axis) for part in self.parts)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether every part is followed, and shows more than one axis."""
+        return all(part.view is not None and part.view.rank > 1 for part in self.parts)
+
+
+def joined(shape: Shape | None, values: Iterable[Made]) -> Made:
+    """Return what is made of several; of two ways to one parameter, those that show more."""
+    ways: dict[str, list[Part]] = {}
+    for value in values:
+        here: dict[str, list[Part]] = {}
+        for part in value.parts:
+            here.setdefault(part.name, []).append(part)
+        for name, new in here.items():
+            old = ways.get(name)
+            if old is None:
+                ways[name] = new
+                continue
+            first, second = (old, new) if _shown(old) >= _shown(new) else (new, old)
+            stopped = all(part.stopped for part in (*old, *new))
+            added = any(part.added for part in (*old, *new))
+            done = next((part.done for part in (*first, *second) if part.done), "")
+            ways[name] = [Part(name, part.view, stopped, done, added) for part in first]
+    return Made(shape, tuple(part for parts in ways.values() for part in parts))
+
+
+def _shown(parts: Sequence[Part]) -> int:
+    return max(-1 if part.view is None else part.view.weight for part in parts)
+
+
+@dataclass(eq=False)
+class Operation:
+    """A dense layer or convolution; what becomes of its result says whether it is packed.
+
+    Of a convolution, `left` is its padding before the start, `spread` by how much it spreads its
+    input (more than 1 in a transposed one), and `space` the axes of its result that it moves along.
+    """
+
+    sizes: Shape  # of its weight
+    kinds: Sequence[str] | None = None  # the letter of each axis, B for batch; None: unknown
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    left: tuple[int, ...] | None = None
+    spread: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    kernel: tuple[int, ...] = ()
+    space: tuple[int, ...] = ()
+    forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
+    sized: bool = False  # its padding follows from the size of its input: the first use counts
+    whole: bool = False  # used in one piece too
+    gated: bool = False  # two parts of it meet in a product
+    cuts: set[Cut] = field(default_factory=set)
+    batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
+    # digits that a later weight has as batch axes
+
+    def stored(self, view: View | None, shape: Sequence[int]) -> Stored | str:
+        """Return how a parameter is stored that the weight is made of."""
+        if self.kinds is None:
+            return "no layout is known for the weight of"
+        found = stored(view, self.kinds, shape, self.batched)
+        # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
+        if self.batched and (isinstance(found, str) or found.letters[0] in "IO"):
+            return stored(view, self.kinds, shape)
+        return found
+
+    def identity(self, found: Stored) -> dict[str, Any]:
+        """Return the identity tap of a convolution, and its phases, on the axes that are stored."""
+        letters = SPATIAL[len(SPATIAL) - len(self.kernel) :]
+        kept = [at for at, letter in enumerate(letters) if letter in found.letters]
+        if self.left is None or not kept:
+            return {}
+        turned = [letters[at] in found.flipped for at in kept]
+        facts = (self.left, self.dilation, self.kernel, self.spread)
+        left, dilation, kernel, spread = ([fact[at] for at in kept] for fact in facts)
+        return identity(left, dilation, kernel, spread, turned, self.forward)
+
+    def parts(self, found: Stored) -> set[tuple[int, int]]:
+        """Return which parts of a weight's outputs are used each on its own; none if it is one."""
+        if found.cut is None and self.whole:
+            return set()
+        ranges = blocks_of(found, () if self.whole else self.cuts)
+        if self.left is not None and not (self.gated and len({b - a for a, b in ranges}) == 1):
+            return set()  # channels that are split are not for that a packed weight
+        return ranges
+
+
+class Track(NamedTuple):
+    """That a signal is the result of an operation, perhaps after a bias, moves and cuts."""
+
+    operation: Operation
+    view: View
+    is_part: bool = False
+    is_faded: bool = False  # after other elementwise operations: only its axes are known
+
+
+class Fold(NamedTuple):
+    """That the result of a convolution is laid in circles: padded, cut at a period, and summed."""
+
+    track: Track
+    low: tuple[int, ...]  # how far padding has moved it, along each axis
+    axis: int = -1  # the axis that holds the periods
+
+
+class Piece(NamedTuple):
+    """A part of another signal: which, and how far it is moved along every axis, if it is."""
+
+    node: str
+    shift: tuple[int, ...] | None
+
+
+class Term(NamedTuple):
+    """A product, entry by entry, of a signal and what is made of parameters."""
+
+    signal: Signal
+    made: Made
+
+
+class Signal(NamedTuple):
+    """A floating tensor that depends on the inputs of the model."""
+
+    node: str
+    shape: Shape | None = None
+    tracks: tuple[Track, ...] = ()
+    halves: frozenset[tuple[Operation, Cut]] = frozenset()
+    narrow: str | None = None  # the node that was broadcast to this one
+    spread: frozenset[int] = frozenset()  # the axes along which broadcasting copied it
+    picks: bool = False  # one-hot: a product with it looks up rows
+    pieces: tuple[Piece, ...] = ()  # of what it is a part, the nearest first
+    shift: tuple[int, ...] = ()  # how far padding has moved it, along each axis
+    member: Made | None = None  # one of a stack of matrices, chosen by an input,
+    chosen: str = ""  # and the node that chose it; "" if it is scaled by an input
+    is_number: bool = False  # one number everywhere
+    term: Term | None = None
+    fold: Fold | None = None
+
+    def spend(self) -> None:
+        """Note that the result of an operation is used in one piece."""
+        for track in self.tracks:
+            if not (track.is_part or track.is_faded):
+                track.operation.whole = True
+
+    @property
+    def fresh(self) -> tuple[Track, ...]:
+        """Of what it is the result, with nothing but a bias added."""
+        return tuple(track for track in self.tracks if not track.is_faded)
+
+    @property
+    def moved(self) -> tuple[int, ...]:
+        """How far padding has moved it along each axis."""
+        return self.shift or (0,) * len(self.shape or ())
+
+
+class Data(NamedTuple):
+    """Integers, bools or strings that depend on the model's inputs."""
+
+    shape: Shape | None = None
+
+
+Value = Signal | Made | Data
+
+
+def is_constant(value: Value) -> bool:
+    """Whether a value depends neither on the inputs nor on the parameters."""
+    return isinstance(value, Made) and not value.parts
+
+
+def is_number(value: Value) -> bool:
+    """Whether a value is a constant of one number."""
+    if not isinstance(value, Made) or value.parts:
+        return False
+    return value.number or (value.shape is not None and prod(value.shape) == 1)
+
+
+def names_of(values: Iterable[Value]) -> list[str]:
+    """Return the parameters that some values are made of."""
+    parts = (part for value in values if isinstance(value, Made) for part in value.parts)
+    return list(dict.fromkeys(part.name for part in parts))

@@ -1,0 +1,99 @@
+"""What the tracer of Keras follows: joined weights, products in other forms, kernels without axes.
+
+With KERAS_BACKEND=jax or torch the same holds of Keras' own graph.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+from keras import ops
+
+from idinit_ref_tensorflow import init_, trace
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+D = 8
+
+
+class Own(keras.layers.Layer):
+    """Weights of some shapes, and what is computed with them."""
+
+    def __init__(self, compute, **shapes):
+        super().__init__(name="own")
+        self.compute, self.shapes = compute, shapes
+
+    def build(self, shape):
+        for name, size in self.shapes.items():
+            setattr(self, name, self.add_weight(shape=size, name=name))
+
+    def call(self, x):
+        return self.compute(self, x)
+
+
+def report_of(compute, inputs=(2, 5, D), **shapes):
+    x = keras.Input(batch_shape=inputs)
+    return init_(keras.Model(x, Own(compute, **shapes)(x)), np.ones(inputs, np.float32))
+
+
+def roles(compute, **shapes):
+    found = report_of(compute, **shapes).roles
+    return {name.rpartition("/")[2]: role for name, role in found.items()}
+
+
+PRODUCTS = {
+    "tensordot": lambda x, w: ops.tensordot(x, w, 1),
+    "dot": ops.dot,
+    "matmul": ops.matmul,
+    "einsum": lambda x, w: ops.einsum("btd,de->bte", x, w),
+    "multiply and sum": lambda x, w: ops.sum(ops.expand_dims(x, -1) * w, -2),
+    "stacked": lambda x, w: ops.stack([x @ w, x @ w])[0],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_in_any_form_is_a_weight_operation(name):
+    product = PRODUCTS[name]
+    found = roles(lambda s, x: x + product(ops.relu(product(x, s.a)), s.b), a=(D, D), b=(D, D))
+    assert found == {"a": "transit", "b": "zero"}
+
+
+def test_attention_whose_last_product_has_three_operands():
+    def attend(s, x):
+        q, k, v = (ops.einsum("btd,dhk->bthk", x, s.qkv[i]) for i in range(3))
+        scores = ops.softmax(ops.einsum("bqhk,bshk->bhqs", q, k))
+        return x + ops.einsum("bhqs,bshk,hkd->bqd", scores, v, s.o)
+
+    assert roles(attend, qkv=(3, D, 2, 4), o=(2, 4, D)) == {"qkv": "transit", "o": "zero"}
+
+
+@pytest.mark.parametrize("cut", ["slice", "split"])
+def test_weights_joined_and_cut_again_keep_their_own_roles(cut):
+    def two(s, x):
+        both = ops.concatenate([s.up, s.down], axis=1)
+        up, down = (both[:, :D], both[:, D:]) if cut == "slice" else ops.split(both, 2, axis=1)
+        return x + ops.tanh(x @ up) @ down
+
+    assert roles(two, up=(D, D), down=(D, D)) == {"up": "transit", "down": "zero"}
+
+
+def test_a_depthwise_kernel_without_its_axis_of_size_1():
+    def causal(s, x):
+        kernel = ops.expand_dims(ops.transpose(s.kernel), -1)
+        return ops.depthwise_conv(ops.pad(x, [[0, 0], [3, 0], [0, 0]]), kernel, padding="valid")
+
+    inputs = np.random.default_rng(0).integers(-9, 9, (2, 6, D)).astype(np.float32)
+    layer = Own(causal, kernel=(D, 4))
+    assert set(init_(layer, inputs).roles.values()) == {"transit"}
+    assert np.array_equal(keras.ops.convert_to_numpy(layer(inputs)), inputs)
+
+
+def test_every_weight_of_a_stacked_model_is_in_the_graph():
+    layer = Own(lambda s, x: x @ s.w, w=(D, D))
+    graph = trace(layer, np.ones((2, D), np.float32))
+    assert [node.kind for node in graph.nodes if node.weights] == ["weight"]
