@@ -307,10 +307,13 @@ class _Axis(NamedTuple):
     place: int = -1
 
 
-def stored(view: View | None, kinds: Sequence[str], shape: Sequence[int]) -> Stored | str:
+def stored(
+    view: View | None, kinds: Sequence[str], shape: Sequence[int], batch: str = ""
+) -> Stored | str:
     """Return how a parameter is stored, given the letter of every axis of the operand.
 
-    The letter "B" is a batch axis; each gets a letter of its own. A string says what is wrong.
+    The letter "B" is a batch axis; each gets a letter of its own, those of `batch` first. A string
+    says what is wrong.
 
     >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
     'OI'
@@ -337,7 +340,7 @@ def stored(view: View | None, kinds: Sequence[str], shape: Sequence[int]) -> Sto
             if parts is None:
                 return "it is used in parts by"
             axes += parts
-    axes = _named(axes, view, kinds)
+    axes = _named(axes, view, kinds, batch)
     for need, meaning in (("O", "outputs"), ("I", "inputs")):
         if all(axis.letter != need for axis in axes):
             return f"it has no axis of {meaning} in"
@@ -390,7 +393,7 @@ def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
     return parts[::-1] if inner == size else None
 
 
-def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str]) -> list[_Axis]:
+def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) -> list[_Axis]:
     """Give every batch axis a letter, and an operation the axis of size 1 that it lacks."""
     new = list(axes)
     for at, axis in enumerate(new):
@@ -401,7 +404,7 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str]) -> list[_Axi
         missing = letter in "IO" and all(axis.letter != letter for axis in new)
         if missing and prod(atom.radix for atom in view.axes[place]) == 1:
             new.append(_Axis(1, letter, place))  # a depthwise kernel stored without it
-    spare = iter(_BATCH)
+    spare = iter(dict.fromkeys(batch + _BATCH))
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 
 

@@ -64,6 +64,11 @@ class Drawing(Products):
         return out
 
     def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
+        for signal, bias in ((a, b), (b, a)):
+            if bias.chosen and bias.member and signal.shape == shape and _is_stacked(signal):
+                if _is_bias(bias.member, signal.fresh, len(shape or ())):  # one for each expert
+                    self._biases.add(bias.chosen)
+                    return replace(signal, tracks=signal.fresh, pieces=(), term=None)
         tracks: tuple[Track, ...] = ()
         if len(a.fresh) == len(b.fresh) == 1:  # two results in one sum, as the gates of an LSTM
             tracks = a.fresh + b.fresh
@@ -127,6 +132,11 @@ class Drawing(Products):
         if any(part.name not in names for part in new.parts):
             return joined(old.shape, [old, new]).lost(old.shape)
         return old
+
+
+def _is_stacked(signal: Signal) -> bool:
+    """Whether a signal is the result of matrices of a stack, chosen as experts are."""
+    return any(track.operation.each for track in signal.fresh)
 
 
 def _is_bias(made: Made, tracks: Sequence[Track], rank: int) -> bool:

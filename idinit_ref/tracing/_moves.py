@@ -261,6 +261,22 @@ class Moves(Nodes):
         is_circle = len(tracks) == 1 and tracks[0].operation.space
         return replace(out, shift=_shift(shift), fold=Fold(tracks[0], shift) if is_circle else None)
 
+    def write(
+        self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
+    ) -> Value:
+        """Draw that a part of a value is written over, from `low` on along every axis.
+
+        Over a constant that is a padding. Over a signal, what is a part of it itself pads it.
+        """
+        if isinstance(value, Made) and not value.parts:
+            return self.pad(name, part, low, shape)
+        floating = any(isinstance(one, Signal) for one in (value, part))
+        out = self.result(name, [value, part], shape, floating)
+        if isinstance(out, Signal) and isinstance(value, Signal) and isinstance(part, Signal):
+            if any(piece.node == value.node for piece in part.pieces):
+                return replace(out, shift=value.shift)
+        return out
+
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
         """Draw a shift along axes, in which what leaves at one end enters at the other."""
         if value.shape is None or isinstance(value, Data):

@@ -73,16 +73,36 @@ class Products(Moves):
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
-                self._batch(signal, rest, own, out)
-                axes = tuple(
-                    _from(label, own, made.shape, shape, at) for at, label in enumerate(out)
-                )
-                operation = Operation(made.shape, kinds)
-                track = Track(operation, View(axes))
-                return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+                each = bool(grouped) or made is not values[at]
+                return self._dense(name, made, signal, (own, rest, out), kinds, shape, each)
         if not any(isinstance(value, (Signal, Data)) for value in (a, b)):
             return self._of_weights(name, (a, b), labels, out, shape)
         return self.other(name, (a, b), shape)
+
+    def _dense(
+        self,
+        name: str,
+        made: Made,
+        signal: Signal,
+        labels: tuple[Labels, Labels, Labels],
+        kinds: str,
+        shape: Shape | None,
+        each: bool,
+    ) -> Signal:
+        """Draw a product of a signal with a weight, whose labels are the first."""
+        own, rest, out = labels
+        self._batch(signal, rest, own, out)
+        made, own, kinds, apart = _apart(made, own, kinds)
+        sizes = made.shape or ()
+        axes: list[Axis] = []
+        for at, label in enumerate(out):
+            copied = label in own and label in rest and not made.varies(list(own).index(label))
+            here = () if copied else own
+            digits = [_from(part, here, sizes, shape, at) for part in apart.get(label, [label])]
+            axes.append(tuple(atom for digit in digits for atom in digit))
+        operation = Operation(sizes, kinds, each=each)
+        track = Track(operation, View(tuple(axes)))
+        return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
 
     def _chosen(
         self, values: Sequence[Value], labels: Sequence[Labels], out: Labels, grouped: Labels
@@ -92,6 +112,8 @@ class Products(Moves):
         for at in (0, 1):
             value, rest = found[at], found[1 - at]
             if not isinstance(value, Signal) or not value.member or not isinstance(rest, Signal):
+                continue
+            if value.chosen and not value.member.is_matrix:
                 continue
             kinds = _kinds(labels[at], labels[1 - at], out, grouped)
             operation = Operation(value.shape or (), kinds)
@@ -320,7 +342,12 @@ class Products(Moves):
         if shape is None or not letters:
             return self.weigh(name, kernel, signal, operation, Signal("", shape))
         axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
-        axes[channels] = (Atom.of(letters.index("O"), sizes[letters.index("O")]),)
+        outs, ins = letters.index("O"), letters.index("I")
+        axes[channels] = (Atom.of(outs, sizes[outs]),)
+        groups = shape[channels] // sizes[outs] if sizes[outs] else 1
+        if groups > 1:  # of a transposed one, whose groups lie along its inputs
+            group = Atom(ins, sizes[ins] // groups, groups, 0, 0, groups)
+            axes[channels] = (group, *axes[channels])
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
 
@@ -364,8 +391,7 @@ class Products(Moves):
         if not floating:
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
-        member = chosen if chosen.is_matrix else None
-        return replace(found, member=member, chosen=found.node)
+        return replace(found, member=chosen, chosen=found.node)
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
@@ -384,6 +410,36 @@ def _kinds(own: Labels, rest: Labels, out: Labels, grouped: Labels) -> str:
         "B" if label in grouped else "I" if label not in out else "B" if label in rest else "O"
         for label in own
     )
+
+
+def _apart(
+    made: Made, own: Labels, kinds: str
+) -> tuple[Made, Labels, str, Mapping[Hashable, list[Hashable]]]:
+    """Return a weight with an axis for each of those that its axes of outputs are joined of.
+
+    With it its labels, what its axes are, and the new labels by the old ones.
+    """
+    sizes: list[int] = []
+    labels: list[Hashable] = []
+    letters = ""
+    apart: dict[Hashable, list[Hashable]] = {}
+    whole = made.shape or ()
+    for axis, (label, kind, size) in enumerate(zip(own, kinds, whole, strict=True)):
+        ways = {
+            tuple(atom.radix for atom in part.view.axes[axis] if atom.radix > 1)
+            for part in made.parts
+            if part.view is not None
+        }
+        found = next(iter(ways)) if len(ways) == 1 and kind == "O" else ()
+        if len(found) > 1:
+            apart[label] = [(label, digit) for digit in range(len(found))]
+        sizes += found if len(found) > 1 else [size]
+        labels += apart.get(label, [label])
+        letters += kind * max(len(apart.get(label, ())), 1)
+    if not apart:
+        return made, own, kinds, apart
+    new = tuple(sizes)
+    return made.moved(new, lambda view: view.reshape(whole, new)), labels, letters, apart
 
 
 def _from(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at: int) -> Axis:

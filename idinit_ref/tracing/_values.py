@@ -123,20 +123,21 @@ class Operation:
     kernel: tuple[int, ...] = ()
     space: tuple[int, ...] = ()
     forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
+    each: bool = False  # every row of its input has a matrix of a stack
     whole: bool = False  # used in one piece too
     gated: bool = False  # two parts of it meet in a product
     cuts: set[Cut] = field(default_factory=set)
     batched: set[int] = field(default_factory=set)  # axes that a later weight has as batch axes
 
-    def stored(self, view: View | None, shape: Sequence[int]) -> Stored | str:
-        """Return how a parameter is stored that the weight is made of."""
+    def stored(self, view: View | None, shape: Sequence[int], batch: str = "") -> Stored | str:
+        """Return how a parameter is stored that the weight is made of; `batch` as in `stored`."""
         if self.kinds is None:
             return "no layout is known for the weight of"
         kinds = ["B" if at in self.batched else kind for at, kind in enumerate(self.kinds)]
-        found = stored(view, kinds, shape)
+        found = stored(view, kinds, shape, batch)
         # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
         if self.batched and (isinstance(found, str) or found.letters[0] in "IO"):
-            return stored(view, self.kinds, shape)
+            return stored(view, self.kinds, shape, batch)
         return found
 
     def identity(self, flipped: str) -> dict[str, Any]:
