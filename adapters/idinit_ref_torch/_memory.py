@@ -67,7 +67,9 @@ class Place(NamedTuple):
 
     def box(self, part: Place) -> tuple[list[int], list[int]] | None:
         """Return where in it another begins along every axis, and for how long it goes on."""
-        axes = sorted((a for a, n in enumerate(self.shape) if n > 1), key=lambda a: -self.strides[a])
+        axes = sorted(
+            (a for a, n in enumerate(self.shape) if n > 1), key=lambda a: -self.strides[a]
+        )
         low, sizes, rest = [0] * len(self.shape), [1] * len(self.shape), part.offset - self.offset
         inner = self.end - self.offset
         for axis in axes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from idinit_ref.layout import SPATIAL
 from idinit_ref.tracing import Data, Made, Signal, Value
 
+from ._drawing import ModuleDrawing
 from ._memory import Memory, is_floating, shape_of
 
 __all__ = ["ATTENTIONS", "FRESH", "Call", "draw_call"]
@@ -22,7 +22,7 @@ __all__ = ["ATTENTIONS", "FRESH", "Call", "draw_call"]
 class Call:
     """One operation that has run."""
 
-    draw: Any  # the drawing, in which modules name the nodes
+    draw: ModuleDrawing
     name: str
     overload: str
     args: Sequence[Any]
@@ -64,8 +64,8 @@ class Call:
     def of(self, given: Any) -> Value:
         """Return the value of an argument: a tensor or a number."""
         if isinstance(given, Tensor):
-            return self.known.get(id(given)) or self.draw.constant(shape_of(given))  # type: ignore[no-any-return]  # Any
-        return self.draw.constant((), True)  # type: ignore[no-any-return]  # Any
+            return self.known.get(id(given)) or self.draw.constant(shape_of(given))
+        return self.draw.constant((), True)
 
     def operands(self, most: int) -> list[Value]:
         """Return the values of the first arguments that are tensors or numbers."""
@@ -100,16 +100,16 @@ def _all(call: Call, first: Value) -> list[Value]:
 
 
 def _result(call: Call) -> Value:
-    return call.draw.result(call.what, call.values, call.shape, call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.result(call.what, call.values, call.shape, call.floating)
 
 
 def _other(call: Call) -> Value:
-    return call.draw.other(call.what, call.values, call.shape, call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.other(call.what, call.values, call.shape, call.floating)
 
 
 def _entrywise(call: Call) -> Value:
     doing = _DOING.get(call.name, "")
-    return call.draw.entrywise(  # type: ignore[no-any-return]  # Any
+    return call.draw.entrywise(
         call.what, call.operands(3) or call.values, call.shape, call.floating, doing
     )
 
@@ -128,7 +128,7 @@ def _axis(axis: int, rank: int) -> int:
 def _reshape(call: Call) -> Value:
     if call.overload == "dtype":
         return _other(call)
-    return call.draw.reshape(call.what, call.of(call.args[0]), call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.reshape(call.what, call.of(call.args[0]), call.shape)
 
 
 def _transpose(call: Call) -> Value:
@@ -140,7 +140,7 @@ def _transpose(call: Call) -> Value:
     elif rank > 1:
         a, b = call.args[1:3] if len(call.args) > 2 else (-2, -1)
         order[a], order[b] = order[b], order[a]
-    return call.draw.transpose(call.what, value, order)  # type: ignore[no-any-return]  # Any
+    return call.draw.transpose(call.what, value, order)
 
 
 def _spans(value: Value) -> list[tuple[int, int, int]]:
@@ -153,7 +153,7 @@ def _slice(call: Call) -> Value:
     start, stop, step = call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1)
     start, stop, _ = slice(start, stop).indices(spans[axis][1])
     spans[axis] = (start, stop, step)
-    return call.draw.part(call.what, value, spans)  # type: ignore[no-any-return]  # Any
+    return call.draw.part(call.what, value, spans)
 
 
 def _select(call: Call) -> Value:
@@ -161,14 +161,14 @@ def _select(call: Call) -> Value:
     axis = _axis(call.args[1], len(spans))
     at = _axis(int(call.args[2]), spans[axis][1])
     spans[axis] = (at, at + 1, 1)
-    return call.draw.part(call.what, value, spans, (axis,))  # type: ignore[no-any-return]  # Any
+    return call.draw.part(call.what, value, spans, (axis,))
 
 
 def _split(call: Call) -> list[Value]:
     value = call.of(call.args[0])
     axis = _axis(call.arg(2, "dim", 0), len(value.shape or ()))
     sizes = [int(tensor.shape[axis]) for tensor in call.results]
-    return call.draw.split("split", value, axis, sizes)  # type: ignore[no-any-return]  # Any
+    return call.draw.split("split", value, axis, sizes)
 
 
 def _unbind(call: Call) -> list[Value]:
@@ -183,17 +183,17 @@ def _unbind(call: Call) -> list[Value]:
 
 
 def _lose(call: Call) -> Value:
-    return call.draw.part(call.what, call.of(call.args[0]), None, shape=call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.part(call.what, call.of(call.args[0]), None, shape=call.shape)
 
 
 def _expand(call: Call) -> Value:
-    return call.draw.broadcast(call.what, call.of(call.args[0]), call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.broadcast(call.what, call.of(call.args[0]), call.shape)
 
 
 def _flip(call: Call) -> Value:
     value = call.of(call.args[0])
     rank = len(value.shape or ())
-    return call.draw.flip("flip", value, [_axis(axis, rank) for axis in call.args[1]])  # type: ignore[no-any-return]  # Any
+    return call.draw.flip("flip", value, [_axis(axis, rank) for axis in call.args[1]])
 
 
 def _roll(call: Call) -> Value:
@@ -202,7 +202,7 @@ def _roll(call: Call) -> Value:
     if not axes and rank != 1:
         return _lose(call)
     pairs = zip(axes or (0,), call.args[1], strict=True)
-    return call.draw.roll("roll", value, {_axis(axis, rank): by for axis, by in pairs})  # type: ignore[no-any-return]  # Any
+    return call.draw.roll("roll", value, {_axis(axis, rank): by for axis, by in pairs})
 
 
 def _repeat(call: Call) -> Value:
@@ -214,29 +214,29 @@ def _repeat(call: Call) -> Value:
     apart = draw.reshape("repeat", value, tuple(n for size in old for n in (1, size)))
     pairs = zip(times, old, strict=True)
     spread = draw.broadcast("repeat", apart, tuple(n for pair in pairs for n in pair))
-    return draw.reshape("repeat", spread, call.shape)  # type: ignore[no-any-return]  # Any
+    return draw.reshape("repeat", spread, call.shape)
 
 
 def _cast(call: Call) -> Value:
     given = call.args[0]
-    return call.draw.cast("cast", call.of(given), call.floating, given.dtype == torch.bool)  # type: ignore[no-any-return]  # Any
+    return call.draw.cast("cast", call.of(given), call.floating, given.dtype == torch.bool)
 
 
 def _stop(call: Call) -> Value:
-    return call.draw.stop("detach", call.of(call.args[0]), call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.stop("detach", call.of(call.args[0]), call.floating)
 
 
 def _copy(call: Call) -> Value:
     source = call.args[1]
     value = call.draw.cast("cast", call.of(source), call.floating, source.dtype == torch.bool)
-    return call.draw.broadcast("expand", value, call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.broadcast("expand", value, call.shape)
 
 
 def _cat(call: Call) -> Value:
     tensors = [t for t in call.args[0] if t.dim() > 1 or t.numel() or t.dim() == len(call.shape)]
     axis = _axis(call.arg(1, "dim", 0), len(call.shape))
     values = [call.of(tensor) for tensor in tensors]
-    return call.draw.join("cat", values, axis, call.shape, call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.join("cat", values, axis, call.shape, call.floating)
 
 
 def _stack(call: Call) -> Value:
@@ -244,7 +244,7 @@ def _stack(call: Call) -> Value:
     values = [call.of(tensor) for tensor in call.args[0]]
     if not call.floating:
         return _result(call)
-    return call.draw.stack("stack", values, axis, call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.stack("stack", values, axis, call.shape)
 
 
 def _pad(call: Call) -> Value:
@@ -255,7 +255,7 @@ def _pad(call: Call) -> Value:
     low = [0] * len(call.shape)
     for number, by in enumerate(call.args[1][::2], 1):
         low[-number] = by
-    return call.draw.pad("pad", value, low, call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.pad("pad", value, low, call.shape)
 
 
 # Lookups ----------------------------------------------------------------------------------------
@@ -264,12 +264,12 @@ def _pad(call: Call) -> Value:
 def _embedding(call: Call) -> Value:
     table, ids = (call.of(arg) for arg in call.args[:2])
     kept = [*(None for _ in call.shape[:-1]), 1]
-    return call.draw.lookup("lookup", [table, ids], call.shape, kept)  # type: ignore[no-any-return]  # Any
+    return call.draw.lookup("lookup", [table, ids], call.shape, kept)
 
 
 def _bag(call: Call) -> Value:
     table, ids = (call.of(arg) for arg in call.args[:2])
-    return call.draw.lookup("lookup", [table, ids], call.shape, None)  # type: ignore[no-any-return]  # Any
+    return call.draw.lookup("lookup", [table, ids], call.shape, None)
 
 
 def _index(call: Call) -> Value:
@@ -285,7 +285,7 @@ def _index(call: Call) -> Value:
         whole: list[int | None] = [a for a, place in enumerate(places) if place is None]
         first = at[0] if at[-1] - at[0] == len(at) - 1 else 0
         kept = [*whole[:first], *[None] * rank, *whole[first:]]
-    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
 
 
 def _along(call: Call) -> Value:
@@ -295,12 +295,12 @@ def _along(call: Call) -> Value:
     kept: list[int | None] = [None] * rank
     if call.name == "aten::index_select":
         kept = [None if at == _axis(axis, rank) else at for at in range(rank)]
-    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
 
 
 def _take(call: Call) -> Value:
     values = [call.of(arg) for arg in call.args[:2]]
-    return call.draw.lookup("lookup", values, call.shape, None, call.floating)  # type: ignore[no-any-return]  # Any
+    return call.draw.lookup("lookup", values, call.shape, None, call.floating)
 
 
 # Products ---------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def _data(call: Call, given: Tensor, weight: Value) -> Value:
     call.draw.use(value, "other")
     start = call.draw.start("input", value.shape)
     call.memory.set(given, start)
-    return start  # type: ignore[no-any-return]  # Any
+    return start
 
 
 def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, ...]) -> Value:
@@ -330,13 +330,13 @@ def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, .
     data = call.of(a) if len(out) < 2 else _data(call, a, weight)
     grouped = "".join(c for c in right if c == "g")
     what = call.what if call.name not in _SUMS else _SUMS[call.name]
-    return call.draw.product(what, [data, weight], [left, right], out, shape, grouped)  # type: ignore[no-any-return]  # Any
+    return call.draw.product(what, [data, weight], [left, right], out, shape, grouped)
 
 
 def _plus(call: Call, value: Value, bias: Any) -> Value:
     if bias is None:
         return value
-    return call.draw.add("add", value, call.of(bias), call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.add("add", value, call.of(bias), call.shape)
 
 
 def _dense(call: Call) -> Value:
@@ -384,9 +384,9 @@ def _convolution(call: Call) -> Value:
         options=options | ({"transposed": True} if transposed else {}),
     )
     if bias is None:
-        return made  # type: ignore[no-any-return]  # Any
+        return made
     bias = call.draw.reshape("view", call.of(bias), (call.shape[1], *(1,) * rank))
-    return call.draw.add("add", made, bias, call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.add("add", made, bias, call.shape)
 
 
 # Entry by entry ---------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def _add(call: Call) -> Value:
     a, b = call.of(call.args[0]), call.of(call.args[1])
     if not call.floating:
         return _result(call)
-    return call.draw.add("add", a, b, call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.add("add", a, b, call.shape)
 
 
 def _adds(call: Call) -> list[Value]:
@@ -416,14 +416,14 @@ def _add_product(call: Call) -> Value:
         made = draw.multiply("mul", a, b, tuple(shape))
     else:
         made = draw.scale("div", (a, b), tuple(shape), "divided by")
-    return draw.add("add", base, made, call.shape)  # type: ignore[no-any-return]  # Any
+    return draw.add("add", base, made, call.shape)
 
 
 def _multiply(call: Call) -> Value:
     a, b = call.of(call.args[0]), call.of(call.args[1])
     if not call.floating:
-        return call.draw.entrywise("mul", [a, b], call.shape, False, "multiplied by")  # type: ignore[no-any-return]  # Any
-    return call.draw.multiply("mul", a, b, call.shape)  # type: ignore[no-any-return]  # Any
+        return call.draw.entrywise("mul", [a, b], call.shape, False, "multiplied by")
+    return call.draw.multiply("mul", a, b, call.shape)
 
 
 def _scale(call: Call) -> Value:
@@ -432,10 +432,10 @@ def _scale(call: Call) -> Value:
     first, doing = values[0], "divided by" if call.name == "aten::div" else ""
     is_clamped = call.name == "aten::clamp" and not isinstance(first, Signal)
     if is_clamped or not call.floating or call.kwargs.get("rounding_mode"):
-        return call.draw.entrywise(call.what, values, call.shape, call.floating, doing)  # type: ignore[no-any-return]  # Any
+        return call.draw.entrywise(call.what, values, call.shape, call.floating, doing)
     if isinstance(first, Made) and not first.parts:  # a number divided by what is given
-        return call.draw.entrywise(call.what, values, call.shape, True, doing)  # type: ignore[no-any-return]  # Any
-    return call.draw.scale(call.what, values, call.shape, doing)  # type: ignore[no-any-return]  # Any
+        return call.draw.entrywise(call.what, values, call.shape, True, doing)
+    return call.draw.scale(call.what, values, call.shape, doing)
 
 
 def _sum(call: Call) -> Value:
@@ -444,14 +444,20 @@ def _sum(call: Call) -> Value:
     if not call.floating or not isinstance(axes, (list, tuple)):
         return _result(call)
     axes = sorted(_axis(axis, rank) for axis in axes) or range(rank)
-    return call.draw.sum(call.what, value, tuple(axes), call.shape)  # type: ignore[no-any-return]  # Any
+    return call.draw.sum(call.what, value, tuple(axes), call.shape)
 
 
 def _glu(call: Call) -> Value:
     value, draw = call.of(call.args[0]), call.draw
     axis = _axis(call.arg(1, "dim", -1), len(call.shape))
     a, b = draw.split("split", value, axis, [call.shape[axis]] * 2)
-    return draw.multiply("glu", a, draw.entrywise("sigmoid", [b], call.shape), call.shape)  # type: ignore[no-any-return]  # Any
+    return draw.multiply("glu", a, draw.entrywise("sigmoid", [b], call.shape), call.shape)
+
+
+def _normed(call: Call) -> Value:
+    """Draw a weight norm."""
+    values = [call.of(arg) for arg in call.args[:2]]
+    return call.draw.entrywise("weight_norm", values, call.shape, True, "normalised with")
 
 
 def _rounded(call: Call) -> Value:
@@ -500,7 +506,7 @@ FRESH = _names(
 _KNOWN = ATTENTIONS | _names(
     (
         "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit",
-        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm _batch_norm_no_update",
+        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm",
         "_fused_rms_norm batch_norm layer_norm group_norm _softmax _log_softmax _safe_softmax",
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention",
         "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention",
@@ -557,6 +563,7 @@ _TABLE: dict[str, Handler] = {
     **_aten(_scale, "div neg clamp"),
     **_aten(_sum, "sum mean"),
     **_aten(_glu, "glu"),
+    **_aten(_normed, "_weight_norm_interface _weight_norm"),
     **_aten(
         _rounded,
         "fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask "

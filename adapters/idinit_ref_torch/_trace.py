@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
@@ -162,6 +163,9 @@ def _recorded(
     original = dict(model.named_parameters())
     given = {id(t) for t in (*model.parameters(), *model.buffers(), *_tensors((args, kwargs)))}
     made: dict[int, Tensor] = {}
+    labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
+    labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
+    labels |= {id(tensor): f"input {name!r}" for name, tensor in _named(model, args, kwargs)}
 
     def instead(tensor: Tensor) -> Tensor:
         """Return what stands for a tensor of the model or of the inputs."""
@@ -170,7 +174,7 @@ def _recorded(
         if id(tensor) not in made:
             is_parameter = isinstance(tensor, nn.Parameter)
             if fake is not None:
-                new = _faked(fake, tensor)
+                new = _faked(fake, tensor, labels.get(id(tensor), "model"))
                 new = nn.Parameter(new, requires_grad=False) if is_parameter else new
             elif gradients and is_parameter:  # another object, that has a gradient of its own
                 new = nn.Parameter(tensor.detach(), requires_grad=False)
@@ -214,12 +218,19 @@ def _without_communication(module: nn.Module) -> None:
                 del hooks[key]
 
 
-def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+def _faked(mode: FakeTensorMode, tensor: Tensor, label: str) -> Tensor:
     """Return a tensor of that form without memory, on the CPU wherever the tensor is."""
-    if _is_odd(tensor):
-        should = "all tensors of the model should be dense"
-        cure = "trace the model before they are converted"
-        raise GraphError(message("model", f"{tensor.layout} {tensor.dtype}", should, cure))
+    is_parameter = isinstance(tensor, nn.Parameter)
+    if tensor.is_nested or tensor.is_quantized or (is_parameter and _is_odd(tensor)):
+        is_nested, is_input = tensor.is_nested, label.startswith("input ")
+        given = "a nested tensor" if is_nested else f"{tensor.layout} {tensor.dtype}"
+        cure = "initialise the model before it is quantised or converted"
+        if is_nested or is_input:
+            way = "to_padded_tensor(0.0)" if is_nested else "dequantize()"
+            cure = f"pass {'it' if is_input else 'or hold it'} as a plain tensor: tensor.{way}"
+        raise GraphError(message(label, given, "it should be a plain dense tensor", cure))
+    if _is_odd(tensor):  # sparse: data, as indices are
+        return mode.from_tensor(tensor.detach() if tensor.is_meta else tensor.detach().cpu())
     with mode:
         return torch.empty_strided(
             tuple(map(int, tensor.shape)), tensor.stride(), dtype=tensor.dtype, device="cpu"
@@ -231,6 +242,7 @@ def _is_odd(tensor: Tensor) -> bool:
 
 
 _LOG = logging.getLogger("torch._subclasses.fake_tensor")
+_COMPILES_NOT = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
 
 @contextmanager
@@ -239,7 +251,11 @@ def _quiet(gradients: bool) -> Iterator[None]:
     fast, fused = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     states = random.getstate(), np.random.get_state()
     told = _LOG.disabled
+    flex = sys.modules.get("torch.nn.attention.flex_attention")
+    compiles = getattr(flex, _COMPILES_NOT, None)  # not in every version of PyTorch
     try:
+        if compiles is not None:
+            setattr(flex, _COMPILES_NOT, True)
         _LOG.disabled = True  # it prints the traceback of what becomes a GraphError
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
@@ -249,6 +265,8 @@ def _quiet(gradients: bool) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(fused)
         _LOG.disabled = told
+        if compiles is not None:
+            setattr(flex, _COMPILES_NOT, compiles)
         random.setstate(states[0])
         np.random.set_state(states[1])
 

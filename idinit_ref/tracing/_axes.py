@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
+from ..layout import SPATIAL
+
 __all__ = ["Atom", "Stored", "View", "blocks_of", "stored"]
 
+_SUMMED = "I" + SPATIAL
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
 
 
@@ -333,6 +336,8 @@ def stored(
             axes.append(_Axis(1, "?"))
         elif len(letters) == 1:
             letter, place = kept[0].letter, kept[0].place
+            if letter in _SUMMED and prod(run.atom.size for run in kept) < size:
+                return "only a part of its inputs goes into"
             axes.append(_Axis(size, letter, place if len({r.place for r in kept}) == 1 else -1))
             whole += kept if letter == "O" else []
         else:

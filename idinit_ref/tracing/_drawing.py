@@ -65,10 +65,10 @@ class Drawing(Products):
 
     def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
         for signal, bias in ((a, b), (b, a)):
-            if bias.chosen and bias.member and signal.shape == shape and _is_stacked(signal):
-                if _is_bias(bias.member, signal.fresh, len(shape or ())):  # one for each expert
-                    self._biases.add(bias.chosen)
-                    return replace(signal, tracks=signal.fresh, pieces=(), term=None)
+            is_each = bias.chosen and signal.shape == shape and _is_stacked(signal)
+            if is_each and bias.member and _is_bias(bias.member, signal.fresh, len(shape or ())):
+                self._biases.add(bias.chosen)  # one for each expert
+                return replace(signal, tracks=signal.fresh, pieces=(), term=None)
         tracks: tuple[Track, ...] = ()
         if len(a.fresh) == len(b.fresh) == 1:  # two results in one sum, as the gates of an LSTM
             tracks = a.fresh + b.fresh

@@ -270,11 +270,17 @@ class Moves(Nodes):
         """
         if isinstance(value, Made) and not value.parts:
             return self.pad(name, part, low, shape)
+        if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
+            spans = [(at, at + size, 1) for at, size in zip(low, part.shape, strict=True)]
+            under, new = self.part(name, value, spans), self.pad(name, part, low, shape)
+            if isinstance(under, Made) and isinstance(new, Made) and not under.parts:
+                return Made(shape, (*value.parts, *new.parts))
         floating = any(isinstance(one, Signal) for one in (value, part))
         out = self.result(name, [value, part], shape, floating)
-        if isinstance(out, Signal) and isinstance(value, Signal) and isinstance(part, Signal):
-            if any(piece.node == value.node for piece in part.pieces):
-                return replace(out, shift=value.shift)
+        own = part.pieces if isinstance(part, Signal) else ()
+        if isinstance(out, Signal) and isinstance(value, Signal):
+            is_own = any(piece.node == value.node for piece in own)
+            return replace(out, shift=value.shift) if is_own else out
         return out
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
