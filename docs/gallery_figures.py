@@ -21,6 +21,7 @@ import idinit_ref as ir
 from idinit_ref.commands._scale import Scale
 from idinit_ref.commands.plot import heat, legend, page
 from idinit_ref.diagnostics import moments, singular_values
+from idinit_ref.kernel import Taps
 from idinit_ref.pattern import Wide
 
 Floats = NDArray[np.float64]
@@ -102,6 +103,19 @@ def zero(figure: Figure) -> None:
     _row(figure, [(f"{why}\n{m} x {n}", ir.plan((m, n), "zero")) for why, (m, n) in shapes.items()])
 
 
+def shifted(figure: Figure) -> None:
+    """IDIZ of a wide weight in its two forms.
+
+    ``pair`` (the default) has two entries in a row, so the columns beyond the first 2m have none.
+    ``shifted`` has one in every column: block q of m columns is turned by q places, and the signs
+    take turns. Rows sum to 0 and have the same norm in both; no two columns of a block are alike.
+    """
+    figure.set_size_inches(9, 1.9)
+    plans = [(f'3 x {n}, "pair"', ir.plan((3, n), "zero")) for n in (12,)]
+    plans += [(f'3 x {n}, "shifted"', ir.plan((3, n), "zero", form="shifted")) for n in (12, 14)]
+    _row(figure, plans)
+
+
 def packed(figure: Figure) -> None:
     """Packed weights: queries, keys and values, and the gates of an LSTM.
 
@@ -124,41 +138,71 @@ def packed(figure: Figure) -> None:
             axes[number].axhline(end - 0.5, color="#c65102", linewidth=1.2)
 
 
-def _kernels(figure: Figure, role: ir.Role) -> None:
-    figure.set_size_inches(9, 4.0)
+def _taps(figure: Figure, plans: Sequence[tuple[str, ir.Plan]]) -> None:
+    """Draw kernels tap by tap, side by side, and a legend."""
     figure.set_layout_engine("constrained")
-    rules = ("channel_major", "spatial_major", "center")
-    plans = [ir.plan((12, 4, 3, 3), role, taps=rule) for rule in rules]
-    scale = Scale.of(plans)
-    for part, plan in zip(figure.subfigures(1, 3), plans, strict=True):
-        part.suptitle(f'taps="{plan.taps}"', fontsize=9)
-        grid = part.subplots(3, 3, sharex=True, sharey=True)
-        kernel = plan.build()
+    scale = Scale.of([plan for _, plan in plans])
+    parts = figure.subfigures(1, len(plans), squeeze=False)[0]
+    for number, (part, (title, plan)) in enumerate(zip(parts, plans, strict=True)):
+        part.suptitle(title, fontsize=9)
+        at = plan.axes
+        grid = part.subplots(*at.kernel, sharex=True, sharey=True)
+        kernel = np.moveaxis(plan.build(), (at.o_axis, at.i_axis), (0, 1))
         for (a, b), axes in np.ndenumerate(grid):
             heat(axes, kernel[:, :, a, b], scale, ticks=(3, 4))
-            axes.set_title(f"tap {a}, {b}", fontsize=7, pad=2)
+            axes.set_title(f"{a}, {b}", fontsize=7, pad=2)
         part.supxlabel("channel c", fontsize=8)
-        part.supylabel("output i", fontsize=8)
+        if number == 0:
+            part.supylabel("output i", fontsize=8)
     legend(figure, scale, loc="outside lower left", borderaxespad=0.3)
 
 
-def kernels(figure: Figure) -> None:
-    """A kernel under the three rules for taps.
+def _kernels(figure: Figure, role: ir.Role, outputs: int) -> None:
+    figure.set_size_inches(12, 3.6)
+    plans = [ir.plan((outputs, 6, 3, 3), role, taps=order) for order in get_args(Taps)]
+    _taps(figure, [(f'taps="{plan.taps}"', plan) for plan in plans])
 
-    3 x 3, of 12 outputs and 4 channels (IDI), tap by tap. The first two rules fill the flattened 12
-    x 36 matrix, whose columns run over the taps of a channel first, or over the channels of a tap
-    first. ``center`` puts a 12 x 4 matrix at the middle tap: then the convolution passes its inputs
-    unshifted.
+
+def kernels(figure: Figure) -> None:
+    """A kernel in the five orders of its taps.
+
+    3 x 3, of 6 outputs and 6 channels (IDI), tap by tap. ``outward`` (the default) and ``center``
+    are the identity at the middle tap: the convolution passes its inputs unshifted. ``diagonal``
+    keeps every channel, too, and gives each a tap of its own. The other two start at the first tap:
+    ``channel_major`` keeps one channel of nine, and both move the image.
     """
-    _kernels(figure, "transit")
+    _kernels(figure, "transit", 6)
+
+
+def kernels_more(figure: Figure) -> None:
+    """The same with more outputs than channels: 14 of 6.
+
+    ``outward`` goes on to the tap above the middle one, then to the one beside it; ``center`` holds
+    copies of the identity.
+    """
+    _kernels(figure, "transit", 14)
 
 
 def kernels_zero(figure: Figure) -> None:
-    """The same kernel as the last weight of a residual branch (IDIZ).
+    """The first of these kernels as the last weight of a residual branch (IDIZ).
 
     Every output has +eps and -eps, at two taps or in two channels, and its entries sum to 0.
     """
-    _kernels(figure, "zero")
+    _kernels(figure, "zero", 6)
+
+
+def phases(figure: Figure) -> None:
+    """Kernels of transposed convolutions: each phase of the taps is a kernel of its own.
+
+    4 inputs, 4 outputs, taps 0, 0 to 3, 3. With stride 2 and padding 1 every place of the image is
+    there 2 x 2 times, enlarged; without phases three of four places would be 0.
+    """
+    figure.set_size_inches(9, 3.8)
+    shape, layout = (4, 4, 4, 4), "IOHW"
+    plans = [("stride 1: no phases", ir.plan(shape, layout=layout))]
+    plans.append(("stride=(2, 2)", ir.plan(shape, layout=layout, stride=(2, 2))))
+    plans.append(("stride=(4, 2)", ir.plan(shape, layout=layout, stride=(4, 2))))
+    _taps(figure, plans)
 
 
 # Networks -----------------------------------------------------------------------------------------
@@ -234,7 +278,10 @@ def spectra(figure: Figure) -> None:
 
 FIGURES: dict[str, Callable[[Figure], None]] = {
     each.__name__: each
-    for each in (start, figure1, wide, zero, kernels, kernels_zero, packed, depth, spectra)
+    for each in (
+        *(start, figure1, wide, zero, shifted, kernels, kernels_more, kernels_zero),
+        *(phases, packed, depth, spectra),
+    )
 }
 
 

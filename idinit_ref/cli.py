@@ -19,8 +19,9 @@ from typing import Any, NoReturn, get_args
 from . import __version__
 from .commands._terminal import say
 from .errors import IDInitError
-from .layout import Taps
-from .pattern import Role, Wide
+from .kernel import Taps
+from .pattern import Form, Role, Wide
+from .plan import LoosenAt
 from .storage import FLOATS
 
 __all__ = ["main"]
@@ -152,10 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(commands: Any) -> None:
-    def integers(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split(","))
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
+
+def _show(commands: Any) -> None:
     show = commands.add_parser(
         "show", help="print a weight and what holds for it", argument_default=argparse.SUPPRESS
     )
@@ -165,12 +167,21 @@ def _show(commands: Any) -> None:
     show.add_argument("--gain", type=float, help="tau of IDI (default 1)")
     show.add_argument("--eps", type=float, help="eps of IDIZ (default 1e-06)")
     show.add_argument("--wide", choices=get_args(Wide), help="what IDI does with a wide matrix")
-    show.add_argument("--taps", choices=get_args(Taps), help="how a kernel becomes a matrix")
-    show.add_argument("--tap", type=integers, metavar="I,J", help="the tap of --taps center")
+    show.add_argument("--form", choices=get_args(Form), help="what IDIZ does with a wide matrix")
+    show.add_argument(
+        "--taps", choices=get_args(Taps), help="how a kernel becomes a matrix (default outward)"
+    )
+    show.add_argument(
+        "--tap", type=_integers, metavar="I,J", help="the identity tap (default (k - 1) // 2)"
+    )
+    show.add_argument(
+        "--stride", type=_integers, metavar="S,S", help="of a transposed kernel: it has phases"
+    )
     show.add_argument("--groups", type=int, metavar="N")
     show.add_argument("--transposed", action="store_true", help="I holds all inputs of all groups")
-    show.add_argument("--blocks", type=integers, metavar="M,M", help="cut the outputs")
+    show.add_argument("--blocks", type=_integers, metavar="M,M", help="cut the outputs")
     show.add_argument("--loosen", type=float, metavar="S", help="add noise of this deviation")
+    show.add_argument("--loosen-at", choices=get_args(LoosenAt), help="where that noise goes")
     show.add_argument("--seed", type=int, metavar="K", help="of that noise")
     show.add_argument("--dtype", default="float64", help="round into it first (default float64)")
     show.add_argument(
@@ -281,8 +292,12 @@ def _check(commands: Any) -> None:
     check.add_argument("--like", choices=("idi", "idiz", "both"), help="what it should be")
     check.add_argument("--layout", default="OI", help="of its matrices (default OI), or none")
     check.add_argument("--conv", metavar="LAYOUT", help="of its kernels, OIHW say: tests them too")
-    check.add_argument("--taps", choices=get_args(Taps), default="channel_major")
+    check.add_argument("--taps", choices=get_args(Taps), default="outward", help="default outward")
     check.add_argument("--wide", choices=get_args(Wide), default="truncate")
+    check.add_argument("--form", choices=get_args(Form), default="pair", help="default pair")
+    check.add_argument(
+        "--stride", type=_integers, metavar="S,S", help="kernels are for a transposed convolution"
+    )
     check.add_argument("--framework", metavar="NAME", help="numpy, torch, jax, tensorflow, ...")
     check.add_argument("--expect", metavar="A,B", help="these properties alone, e.g. transit,rank")
     check.add_argument("--examples", type=int, default=50, metavar="N", help="of each (default 50)")

@@ -196,7 +196,7 @@ def rank_of_change(
         raise ShapeError(
             message("weight's shape", after.shape, should, "compare a parameter with its own copy")
         )
-    at = Layout(after.shape, letters(layout, after.shape), 1, False, None, "channel_major", None)
+    at = Layout(after.shape, letters(layout, after.shape), 1, False, None, "outward", None)
     if at.batch_axes:
         should = "it should have no batch axes, which hold weights of their own"
         raise OptionError(message("layout", at.letters, should, "ask for each of them"))

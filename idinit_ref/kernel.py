@@ -11,11 +11,24 @@ from itertools import product
 from math import gcd, prod
 from typing import Any, Literal
 
-__all__ = ["CORNER", "Phase", "Taps", "diagonal_column", "diagonal_runs", "identity_tap", "phases"]
+from .errors import ShapeError, message
+
+__all__ = [
+    "CORNER",
+    "Phase",
+    "Taps",
+    "diagonal_column",
+    "diagonal_runs",
+    "identity_tap",
+    "phase_sizes",
+    "phases",
+]
 
 Taps = Literal["outward", "diagonal", "center", "channel_major", "spatial_major"]
 Phase = tuple[tuple[int, ...], ...]
 """Taps that hold the columns of one matrix, the first of them first."""
+
+_MOST = 2**20  # taps that are listed
 
 CORNER = ("channel_major", "spatial_major")
 """The orders that start at the first tap of the kernel, and have no identity tap."""
@@ -38,7 +51,7 @@ def identity_tap(
     return tuple(max(0, min((2 * pad + step - 1) // (2 * step), k - 1)) for pad, step, k in axes)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def phases(
     kernel: tuple[int, ...],
     taps: Taps,
@@ -55,13 +68,37 @@ def phases(
     >>> phases((4,), "outward", (1,), (2,))
     (((2,), (0,)), ((1,), (3,)))
     """
+    if taps != "center" and prod(kernel) > _MOST:
+        should = f"an order of its taps should list at most {_MOST:,}, not {prod(kernel):,}"
+        raise ShapeError(message("kernel", kernel, should, "use taps='center'"))
     if taps in CORNER:
         places = tuple(product(*map(range, kernel)))
         return (places,) if places else ()
+    axes = _axes(kernel, tap, stride)
+    return tuple(_outward(phase, taps == "center") for phase in product(*axes))
+
+
+def phase_sizes(
+    kernel: tuple[int, ...], taps: Taps, stride: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Return how many taps every phase has, in the order of `phases`, which need not list them.
+
+    >>> phase_sizes((5, 4), "outward", (2, 1))
+    (12, 8)
+    """
+    if taps in CORNER:
+        return (prod(kernel),)
+    sizes = product(*([len(part) for part, _ in axis] for axis in _axes(kernel, None, stride)))
+    return tuple(1 if taps == "center" else prod(phase) for phase in sizes)
+
+
+def _axes(
+    kernel: tuple[int, ...], tap: tuple[int, ...] | None, stride: tuple[int, ...] | None
+) -> list[list[tuple[range, int]]]:
+    """Return the classes of the taps of every axis."""
     first = tuple((k - 1) // 2 for k in kernel) if tap is None else tap
     steps = (1,) * len(kernel) if stride is None else stride
-    axes = [_classes(k, p, s) for k, p, s in zip(kernel, first, steps, strict=True)]
-    return tuple(_outward(phase, taps == "center") for phase in product(*axes))
+    return [_classes(k, p, s) for k, p, s in zip(kernel, first, steps, strict=True)]
 
 
 def _classes(size: int, first: int, stride: int) -> list[tuple[range, int]]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import LayoutError, OptionError, message
-from .kernel import CORNER, Phase, Taps, diagonal_column, diagonal_runs, phases
+from .kernel import CORNER, Phase, Taps, diagonal_column, diagonal_runs, phase_sizes, phases
 
 __all__ = [
     "DEFAULT_LAYOUTS",
@@ -346,9 +346,8 @@ class Layout:
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """n, the columns of each phase's matrix: channels times the taps that hold them."""
-        if self.taps in CORNER:
-            return (self.channels * prod(self.kernel),)
-        return tuple(self.channels * len(taps) for taps in self.phases) or (0,)
+        sizes = phase_sizes(self.kernel, self.taps, self.stride)
+        return tuple(self.channels * taps for taps in sizes) or (0,)
 
     @property
     def columns(self) -> int:
@@ -413,14 +412,13 @@ class Layout:
         """Yield the columns of some channels of one group that lie in the box."""
         count, stride = len(channels), strides[self.i_axis]
         spans = [box[axis] for axis in self.spatial_axes]
+        whole = self._one_strip(spans, strides, channels) if self.taps in CORNER else None
+        if whole is not None:
+            yield whole
+            return
         for phase in self.phases:
             taps = len(phase)
             n = self.channels * taps
-            if self.taps in CORNER:
-                whole = self._one_strip(spans, strides, channels)
-                if whole is not None:
-                    yield whole
-                    return
             for rank, place in enumerate(phase):
                 if not all(p in span for p, span in zip(place, spans, strict=True)):
                     continue

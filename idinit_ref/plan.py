@@ -23,7 +23,7 @@ from .pattern import Form, Role, Term, Wide, idi_terms, idiz_terms
 
 __all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
 
-_KEYS = 2**14  # places that a traced program holds as constants
+_KEYS = 2**16  # places that a traced program holds as constants
 _PART = 2**20  # of a row's noise that is drawn at once to be left out
 _FEW = 64  # slices that are remembered for a plan
 _INT = frozenset({int})
@@ -462,9 +462,6 @@ class Plan:
             self._fill(flat, box, strides_of(shape), target.format)
             return target.xp.reshape(flat, shape)
         if target.way == "trace" and not self.loosen:
-            plain = self._unfolded if shape == self.shape else None
-            if plain is not None:
-                return target.xp.reshape(plain._array(plain._box(None), target), shape)
             return _build.select(target, shape, self._matches(target, box))
         here = _build.resolve(None, np.dtype(target.dtype), None)
         if target.way == "chunks":
@@ -475,19 +472,6 @@ class Plan:
 
             return _build.chunks(target, shape, block)
         return _build.move(target, self._array(box, here))
-
-    @property
-    def _unfolded(self) -> Plan | None:
-        """The same weight with each kernel as a row of a matrix, if that is how it is stored."""
-        at = self.axes
-        inner = (at.i_axis, *at.spatial_axes)
-        rest = range(len(self.shape) - len(inner), len(self.shape))
-        if not at.kernel or at.taps != "channel_major" or inner != tuple(rest):
-            return None
-        if self.transposed and self.groups > 1:
-            return None
-        shape = (*self.shape[: rest.start], prod(self.shape[rest.start :]))
-        return replace(self, shape=shape, layout=self.layout[: rest.start + 1])
 
     def _rounded(self, to: Format) -> dict[float, float]:
         """Return every entry's value as the format holds it, or raise RoundingError."""
@@ -526,12 +510,12 @@ class Plan:
             ours = (row >= 0) & (row < piece.m * piece.copies)
             row = remainder(where, row, range(piece.m * piece.copies), max(piece.m, 1))
             row = where.where(ours, row, -1)
-            for n, column in columns:
-                found = [
-                    _build.Match(rounded[term.value], *keys(term, where, row, column))
-                    for term in self.terms(piece.m, n)
-                ]
-                yield from _build.united(found) if where is np else found
+            found = [
+                _build.Match(rounded[term.value], *keys(term, where, row, column))
+                for n, column in columns
+                for term in self.terms(piece.m, n)
+            ]
+            yield from _build.united(found) if where is np else found
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         if not self.loosen:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise, product
 from math import frexp, gcd, inf, ldexp, nextafter, prod, sqrt
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from .dtypes import FORMATS, Format, round_value
 from .errors import IDInitError, RoundingError
+from .kernel import Phase, diagonal_column, phases
+from .lattice import nnz as nnz_of
 from .layout import DEFAULT_LAYOUTS, SPATIAL
 from .plan import Plan
 from .rules import decide
@@ -54,6 +56,8 @@ _LEVELS = 64  # different numbers of a plan without noise, at most
 _NOISE = 2**21  # columns of a loosened matrix that are drawn again
 _PACKED = 8  # blocks that are written one by one
 _MANY = 4096  # matrices of different sizes, at most
+_TAPS = 2**12  # taps of a kernel that is looked for
+_SOME = 16  # identity taps and strides that are tried, at most, of each axis and of the kernel
 _FAR = 1  # options more, at most, of another plan that is worth telling
 
 
@@ -329,7 +333,7 @@ class _Claim:
                 self.wrong = f"the claim cannot be: {_short(problem)}"
             else:
                 self.plan = claimed
-                if claimed.loosen and claimed.axes.columns > _NOISE:
+                if claimed.loosen and prod(shape) and claimed.axes.columns > _NOISE:
                     self.checked = False
                     self.wrong = f"the claim is not checked: noise in rows of {_NOISE:,} and more"
 
@@ -422,20 +426,44 @@ class _Places:
         for letters in _orders(len(self.shape)):
             axes = {letter: axis for axis, letter in enumerate(letters)}
             spatial = [axes[c] for c in SPATIAL if c in axes]
-            kernel = [self.shape[axis] for axis in spatial]
+            kernel = tuple(self.shape[axis] for axis in spatial)
+            if prod(kernel) > _TAPS:
+                continue
+            for known in self._kernels(letters, axes, spatial, kernel):
+                yield from self._of(known, axes, spatial, kernel)
+
+    def _kernels(
+        self, letters: str, axes: dict[str, int], spatial: list[int], kernel: tuple[int, ...]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the ways in which a kernel may hold its matrix, those of one layout."""
+        plain: dict[str, Any] = {"layout": letters}
+        if prod(kernel) == 1:
             if self.corner:
-                yield from self._of({"layout": letters}, axes, spatial, kernel)
-                if prod(kernel) > 1 and self.shape[axes["I"]] > 1:
-                    spread = {"layout": letters, "taps": "spatial_major"}
-                    yield from self._of(spread, axes, spatial, kernel)
-            if prod(kernel) > 1 and (self.one_place.keys() >= {*spatial} or not self.all):
-                tap = tuple(int(self.at[axis][0]) for axis in spatial)
-                usual = tap == tuple((k - 1) // 2 for k in kernel)
-                center = {"layout": letters, "taps": "center", "tap": None if usual else tap}
-                yield from self._of(center, axes, spatial, kernel)
+                yield plain
+            return
+        if self.corner:
+            yield {**plain, "taps": "channel_major"}
+            if self.shape[axes["I"]] > 1:
+                yield {**plain, "taps": "spatial_major"}
+        usual = tuple((k - 1) // 2 for k in kernel)
+        # Row 0 has its first entry in channel 0, at the identity tap: one in each phase.
+        first = np.ones(self.negative.size, dtype=bool)
+        for axis in range(len(self.shape)):
+            if axis not in spatial:
+                first &= self.at[axis] == 0
+        for sign in (False, True):
+            here = first & (self.negative == sign)
+            taps = set(zip(*(self.at[axis][here].tolist() for axis in spatial), strict=True))
+            some = max(2, min(_SOME, _TAPS // prod(kernel)))
+            for steps, tap in islice(_identities(kernel, taps), some):
+                more = {**plain, "tap": None if tap == usual else tap, "stride": steps}
+                for order in ("outward", "diagonal", "center"):
+                    yield {**more, "taps": order}
+        if not self.all:
+            yield from ({**plain, "taps": order} for order in ("outward", "diagonal", "center"))
 
     def _of(
-        self, known: dict[str, Any], axes: dict[str, int], spatial: list[int], kernel: list[int]
+        self, known: dict[str, Any], axes: dict[str, int], spatial: list[int], kernel: Any
     ) -> Iterator[dict[str, Any]]:
         """Yield those of one layout and one way with the kernel: whole, then cut as it shows."""
         batch = [axis for c, axis in axes.items() if c not in "OI" + SPATIAL]
@@ -443,37 +471,88 @@ class _Places:
         if not complete:
             yield known
             return
-        ours = np.ones(self.negative.size, dtype=bool)
+        order = known.get("taps", "outward")
+        phase = phases(kernel, order, known.get("tap"), known.get("stride"))[0]
+        rank = self._ranks(phase, spatial, kernel)
+        ours = rank >= 0
         for axis in batch:
-            ours &= self.at[axis] == 0
-        o, i = self.at[axes["O"]][ours], self.at[axes["I"]][ours]
-        tap, taps = np.zeros_like(o), 1
-        if known.get("taps") != "center":
-            taps = prod(kernel)
-            for axis in spatial:
-                tap = tap * self.shape[axis] + self.at[axis][ours]
-        inputs, heads = self.shape[axes["I"]], np.unique(i[(o == 0) & (tap == 0)])
+            ours = ours & (self.at[axis] == 0)
+        o, i, rank = self.at[axes["O"]][ours], self.at[axes["I"]][ours], rank[ours]
+        taps = len(phase)
+        inputs, heads = self.shape[axes["I"]], np.unique(i[(o == 0) & (rank == 0)])
         for groups in (g for g in range(1, heads.size + 1) if inputs % g == 0):
             channels = inputs // groups
             if not np.isin(np.arange(groups) * channels, heads).all():
                 continue  # every group of inputs begins so
             inside = i < channels
-            if known.get("taps") == "spatial_major":
-                column = tap[inside] * channels + i[inside]
+            if order == "channel_major":
+                column = i[inside] * taps + rank[inside]
+            elif order == "diagonal":
+                column = diagonal_column(i[inside], rank[inside], channels, taps)
             else:
-                column = i[inside] * taps + tap[inside]
-            order = np.lexsort((column, o[inside]))
+                column = rank[inside] * channels + i[inside]
+            sorted_ = np.lexsort((column, o[inside]))
             more = {"groups": groups, "transposed": True} if groups > 1 else {}
             rows = self.shape[axes["O"]]
             for starts, run in _starts(
-                o[inside][order],
-                column[order],
-                self.negative[ours][inside][order],
+                o[inside][sorted_],
+                column[sorted_],
+                self.negative[ours][inside][sorted_],
                 rows,
                 channels * taps,
             ):
                 for cut in _cuts(starts, rows, run, bool(spatial), not more):
                     yield {**known, **more, **cut}
+
+    def _ranks(self, phase: Phase, spatial: list[int], kernel: tuple[int, ...]) -> NDArray[Any]:
+        """Return the rank of each non-zero's tap in a phase, -1 where it is of another."""
+        if not spatial:
+            return np.zeros_like(self.at[0])
+        ranks = np.full(kernel, -1)
+        ranks[tuple(np.array(phase).T)] = np.arange(len(phase))
+        return ranks[tuple(self.at[axis] for axis in spatial)]
+
+
+def _identities(
+    kernel: tuple[int, ...], taps: set[tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...] | None, tuple[int, ...]]]:
+    """Yield strides and identity taps whose phases have their first tap among some.
+
+    The default comes first, then those with as many phases as there are taps, since IDI has one
+    entry for each phase in row 0.
+    """
+    if not taps:
+        return
+    usual = tuple((k - 1) // 2 for k in kernel)
+    each = []
+    for axis, k in enumerate(kernel):
+        there = {tap[axis] for tap in taps}
+        ways: dict[tuple[int, ...], tuple[int, int]] = {}  # by the identity taps of all phases
+        nearest = [p for _, p in sorted((abs(p - usual[axis]), p) for p in there)][:_SOME]
+        for size in sorted({*range(1, min(k, _SOME) + 1), k}):
+            if size > len(there):
+                break
+            for sign, p in product((1, -1), nearest):
+                if size > 1 and p + sign in range(k) and p + sign not in there:
+                    continue
+                found = phases((k,), "center", (p,), (sign * size,))
+                own = tuple(first for ((first,),) in found)
+                if there.issuperset(own):
+                    ways.setdefault(own, (sign * size, p))
+        each.append(list(ways.items()))
+    if prod(map(len, each)) > _MANY:
+        each = [ways[:_SOME] for ways in each]
+    known = []
+    for chosen in product(*each):
+        firsts = set(product(*(those for those, _ in chosen)))
+        if firsts <= taps:
+            steps, tap = zip(*(way for _, way in chosen), strict=True)
+            whole = all(step == 1 for step in steps)
+            more = len(taps) - len(firsts)
+            order = (not (whole and tap == usual), more > 0, not whole, more, tap != usual)
+            known.append(((*order, sum(step < 0 for step in steps)), None if whole else steps, tap))
+    for _, stride, tap in sorted(known, key=lambda each: each[0]):
+        yield stride, tap
 
 
 def _starts(
@@ -505,9 +584,14 @@ def _starts(
         follows = near[1:] & near[:-1] & (plus[1:] == (plus[:-1] + 1) % n)
         found = _walk(plus == 0, follows, np.where(minus == 1, 0, minus))
     else:
-        return
+        found = []
     if found:
         yield found, 0
+    if negative.any() and not negative.all() and (count >= 2).all():  # IDIZ, shifted
+        follows = first[1:] == first[:-1] + 1
+        found = _walk(first == 0, follows, np.zeros(rows, int))
+        if found:
+            yield found, 0
 
 
 def _walk(may: NDArray[Any], follows: NDArray[Any], size: NDArray[Any]) -> list[int]:
@@ -551,21 +635,27 @@ def _cuts(
 
 
 def _terms(plan: Plan) -> set[float]:
-    return {term.value for m, _, _ in plan.matrices for term in plan.terms(m)}
+    return {
+        term.value for m, n, _ in plan.matrices for term in plan.terms(m, n) if nnz_of(term) > 0
+    }
 
 
-def _shortest(plan: Plan, levels: list[float], dtype: str) -> Plan | None:
-    """Return an IDI plan with the shortest gain that gives the stored numbers, or None."""
-    to, magnitudes = FORMATS[dtype], sorted(map(abs, levels))
-    shares = sorted(_terms(plan))
-    if not shares or len({level > 0 for level in levels}) != 1:
+def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan | None:
+    """Return a plan with the shortest gain or eps of a sign that gives the stored numbers, or None.
+
+    The plan that is given has a gain or eps of 1.
+    """
+    to, magnitudes = FORMATS[dtype], sorted(set(map(abs, levels)))
+    shares, wanted = sorted(set(map(abs, _terms(plan)))), set(levels)
+    name = "gain" if plan.role == "transit" else "eps"
+    if not shares:
         return None
-    sign, wanted = (1.0 if levels[0] > 0 else -1.0), set(levels)
 
     def fits(gain: float) -> Plan | None:
-        made = replace(plan, gain=sign * gain)
+        changes: dict[str, Any] = {name: sign * gain}
+        made = replace(plan, **changes)
         with suppress(RoundingError):
-            if {round_value(v, to, "gain") for v in _terms(made)} == wanted:
+            if {round_value(v, to, name) for v in _terms(made)} == wanted:
                 return made
         return None
 
@@ -608,17 +698,25 @@ def _sized(
         plain = Plan(shape, **options)
     except IDInitError:
         return
-    folds = any(m < n for m, n, _ in plain.matrices)
-    for wide in ("truncate", "fold_rms", "fold_mean") if folds else ("truncate",):
-        unit = replace(plain, wide=cast("Any", wide))
-        made = _shortest(unit, levels, dtype) if unit.nnz == nnz else None
+    if len({level > 0 for level in levels}) == 1:
+        folds = any(m < n for m, n, _ in plain.matrices)
+        for wide in ("truncate", "fold_rms", "fold_mean") if folds else ("truncate",):
+            unit = replace(plain, wide=cast("Any", wide))
+            if unit.nnz == nnz:
+                yield from _both(unit, levels, dtype)
+    shifts = any(n >= 2 * m > 0 for m, n, _ in plain.matrices)
+    for form in ("pair", "shifted") if shifts else ("pair",):
+        zero = replace(plain, role="zero", form=cast("Any", form), eps=1.0)
+        if zero.nnz == nnz:
+            yield from _both(zero, levels, dtype)
+
+
+def _both(unit: Plan, levels: list[float], dtype: str) -> Iterator[Plan]:
+    """Yield a plan with the stored numbers, of either sign."""
+    for sign in (1.0, -1.0) if levels[0] > 0 else (-1.0, 1.0):
+        made = _shortest(unit, levels, dtype, sign)
         if made is not None:
             yield made
-    zero = replace(plain, role="zero")
-    if zero.nnz == nnz and len({abs(level) for level in levels}) == 1:
-        size = _shortest(Plan((1, 1)), [abs(levels[0])], dtype)
-        if size is not None:
-            yield replace(zero, eps=size.gain if levels[0] > 0 else -size.gain)
 
 
 def _cost(plan: Plan) -> int:
@@ -629,9 +727,10 @@ def _cost(plan: Plan) -> int:
     return len(changed) + (plan.layout != usual)
 
 
-def _order(plan: Plan) -> tuple[int, bool, int]:
-    """Return what plans are sorted by: few options first, and usual or short numbers."""
-    return _cost(plan), (plan.gain, plan.eps) != (1.0, 1e-6), len(repr((plan.gain, plan.eps)))
+def _order(plan: Plan) -> tuple[int, bool, bool, int]:
+    """Return what plans are sorted by: few options first, no blocks, usual or short numbers."""
+    numbers = plan.gain, plan.eps
+    return _cost(plan), plan.blocks is not None, numbers != (1.0, 1e-6), len(repr(numbers))
 
 
 def _holds(plan: Plan, seen: _Seen) -> bool:
@@ -703,7 +802,9 @@ def _find(
             found = plan if _holds(plan, seen) else None
         elif _cost(plan) > _cost(found) + _FAR:
             break
-        elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[1] > _order(found)[1]:
+        elif plan.stride is not None:
+            continue  # a stack of matrices is also a kernel whose stride is its size
+        elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[2] > _order(found)[2]:
             continue  # a matrix has no groups; every tall one is a fold with an odd gain
         elif not _acts_alike(found, plan, places) and _holds(plan, seen):
             return found, "pattern", f"also {_words(plan)}"
@@ -727,8 +828,9 @@ def recognise(
     A plan is found only if its entries are the stored bits, everywhere. Where several fit, the
     claim's comes first, then the one that the name rules say, then the one of fewest options;
     ``gain`` and ``eps`` are the shortest decimals that round to the stored numbers. Layouts that
-    are tried without a claim have batch axes first, and kernel axes before or after O and I. A
-    loosened weight is recognised by its claim only: its noise has to be made again.
+    are tried without a claim have batch axes first, and kernel axes before or after O and I;
+    kernels have up to 4,096 taps, in every order and with the phases of any stride. A loosened
+    weight is recognised by its claim only: its noise has to be made again.
 
     Parameters
     ----------

@@ -57,8 +57,9 @@ _CAP = 32 * 2**20  # bytes of a manifest
 _AXES = 32  # NumPy 1's limit
 _REASONS = 6  # that a message names
 _NAME = 100  # letters of a name that a message shows
-_PLAN = ("layout", "gain", "eps", "wide", "groups", "transposed", "blocks", "taps", "tap")
-_OPTIONS = (*_PLAN, "loosen", "seed")
+_STORED = ("groups", "transposed", "stride", "blocks", "taps", "tap")
+_PLAN = ("layout", "gain", "eps", "wide", "form", *_STORED)
+_OPTIONS = (*_PLAN, "loosen", "loosen_at", "seed")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _NUMBERS = {"num_batches_tracked": "int64", "position_ids": "int64"}  # no real numbers by name
 _ONES = frozenset({"weight", "scale", "gamma", "running_var", "moving_variance", "var"})
@@ -352,7 +353,7 @@ def _integers(text: str) -> tuple[int, ...]:
 _OF_TEXT: dict[str, Any] = {
     **dict.fromkeys(("gain", "eps", "loosen"), float),
     **dict.fromkeys(("groups", "seed", "parts"), int),
-    **dict.fromkeys(("blocks", "tap"), _integers),
+    **dict.fromkeys(("blocks", "tap", "stride"), _integers),
     "transposed": lambda text: {"true": True, "false": False}[text.lower()],
 }
 

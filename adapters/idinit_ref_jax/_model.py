@@ -64,8 +64,9 @@ def plans(
     ...                                                        rngs=nnx.Rngs(0)))
     >>> x = jax.ShapeDtypeStruct((1, 3, 8), jnp.float32)
     >>> plans(shapes, x, lambda attention, x: x + attention(x))["out.kernel"]
-    Plan(shape=(8, 8), role='zero', gain=1.0, eps=1e-06, wide='truncate', layout='IO', groups=1,
-         transposed=False, blocks=None, taps='channel_major', tap=None, loosen=0.0, seed=0)
+    Plan(shape=(8, 8), role='zero', gain=1.0, eps=1e-06, wide='truncate', form='pair', layout='IO',
+         groups=1, transposed=False, stride=None, blocks=None, taps='outward', tap=None,
+         loosen=0.0, loosen_at='all', seed=0)
     """
     graph = opened(model, apply_fn).trace(example_inputs)
     report = decide(

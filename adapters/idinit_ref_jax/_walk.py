@@ -201,7 +201,7 @@ def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     old, sizes, var = shape_of(eqn.invars[0]), eqn.params["slice_sizes"], eqn.outvars[0]
     numbers, new = eqn.params["dimension_numbers"], shape_of(var)
     fits = all(size in (1, full) for size, full in zip(sizes, old, strict=True))
-    if not fits or getattr(numbers, "operand_batching_dims", ()):
+    if not fits or bool(getattr(numbers, "operand_batching_dims", None)):
         return draw.lookup("gather", given, new, None, _floats(var))
     kept: list[int | None] = [None] * len(new)
     rest = [axis for axis in range(len(old)) if axis not in numbers.collapsed_slice_dims]
@@ -312,6 +312,7 @@ def _convolution(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
         left=[low for low, _ in params["padding"]],
         dilation=params["rhs_dilation"],
         spread=params["lhs_dilation"],
+        sized=max(params["window_strides"]) > 1,
         options={"groups": groups} if groups > 1 else {},
     )
 

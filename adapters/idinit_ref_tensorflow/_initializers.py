@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Iterable, Sequence
-from math import prod
 from numbers import Integral
 from typing import Any, TypeVar
 
 import keras
-import numpy as np
 
 from idinit_ref import Plan, Role, plan
 from idinit_ref.errors import DTypeError, OptionError, OptionTypeError, message
@@ -21,9 +18,6 @@ from idinit_ref.plan import LoosenAt
 __all__ = ["IDI", "IDIZ", "idi_", "idiz_"]
 
 Variable = TypeVar("Variable")
-
-_IN_TENSORFLOW = ("float16", "float32", "float64")  # and in NumPy without a package more
-_LARGE = 2**18  # entries, of which a copy takes longer than asking
 
 KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 
@@ -110,30 +104,6 @@ def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
     )
 
 
-def _is_eager_cpu() -> bool:
-    if keras.backend.backend() != "tensorflow":
-        return False
-    tf = sys.modules["tensorflow"]
-    return bool(tf.executing_eagerly() and not tf.config.list_logical_devices("GPU"))
-
-
-def _in_zeros(decided: Plan, dtype: str) -> Any:
-    """Make a large weight in TensorFlow's own zeros, which nobody else has seen yet.
-
-    A copy of NumPy's memory takes longer, and so do new pages where TensorFlow has some at hand.
-    None if its memory cannot be reached.
-    """
-    decided.check(dtype)
-    zeros = sys.modules["tensorflow"].zeros(decided.shape, dtype)
-    views = [np.asarray(memoryview(zeros)) for _ in range(2)]
-    address = views[0].ctypes.data
-    if views[1].ctypes.data != address:  # then they are copies
-        return None
-    memory: Any = (ctypes.c_char * views[0].nbytes).from_address(address)
-    decided.write(np.ndarray((views[0].size,), dtype, memory))
-    return zeros
-
-
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
     """A role, with the options of `idinit_ref.plan`."""
 
@@ -170,10 +140,6 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         decided, name = _plan(shape, self.role, **self._options), _dtype_name(dtype)
         if layout is not None:
             return _sharded(decided, name, layout)
-        if name in _IN_TENSORFLOW and prod(decided.shape) >= _LARGE and _is_eager_cpu():
-            made = _in_zeros(decided, name)
-            if made is not None:
-                return made
         return keras.ops.convert_to_tensor(decided.build(dtype=name), dtype=name)
 
     def get_config(self) -> dict[str, Any]:

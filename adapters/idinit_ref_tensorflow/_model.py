@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from array_api_compat import numpy as xp
 
-from idinit_ref import Plan, Report
+from idinit_ref import Graph, Plan, Report
 from idinit_ref.errors import IDInitError
 from idinit_ref.kernel import Taps
 from idinit_ref.layout import split_axes
@@ -15,7 +15,6 @@ from idinit_ref.model import Entry, Head, Override, decide
 from idinit_ref.pattern import Form, Wide
 
 from ._initializers import shape_and_dtype
-from ._parameter import Parameter
 from ._restore import as_it_was
 from ._trace import traced
 
@@ -146,7 +145,7 @@ def init_(
     '4 parameters: 1 transit, 1 zero, 2 bias, 0 keep'
     """
     with as_it_was(model):
-        graph, parameters = traced(model, example_inputs)
+        graph, variables = traced(model, example_inputs)
         report = decide(
             graph,
             gain=gain,
@@ -160,29 +159,38 @@ def init_(
         )
         for entry in report.entries:  # all that could fail, before anything is written
             if entry.role != "keep":
-                _value(parameters[entry.name], entry.plan, check=True)
+                _value(graph, entry, variables[entry.name], check=True)
     for entry in report.entries:
         if entry.role != "keep":
-            parameter = parameters[entry.name]
-            parameter.variable.assign(_value(parameter, entry.plan))
-    return Report(tuple(_stored(entry, parameters[entry.name]) for entry in report.entries))
+            variable = variables[entry.name]
+            variable.assign(_value(graph, entry, variable))
+    return Report(
+        tuple(
+            entry.stored(variables[entry.name].shape, *_axes(graph, entry))
+            for entry in report.entries
+        )
+    )
 
 
-def _stored(entry: Entry, parameter: Parameter) -> Entry:
-    return entry.stored(parameter.shape, parameter.letters)
+def _axes(graph: Graph, entry: Entry) -> tuple[str, tuple[int, ...]]:
+    """Return a letter for each axis of a parted shape, and that shape: as `split_axes` takes it."""
+    plain = (entry.shape, "" if entry.plan is None else entry.plan.layout)
+    parted, letters = graph.by_name[entry.name].options.get("parted", plain)
+    return letters, parted
 
 
-def _value(parameter: Parameter, plan: Plan | None, check: bool = False) -> Any:
+def _value(graph: Graph, entry: Entry, variable: Any, check: bool = False) -> Any:
     """Make what a parameter is to hold, or only try whether it can."""
     try:
-        shape, dtype = shape_and_dtype(parameter.variable)
-        none = plan or Plan((0, 0))
+        shape, dtype = shape_and_dtype(variable)
+        none = entry.plan or Plan((0, 0))
         empty = none.block((slice(0, 0),) * len(none.shape), dtype=dtype)
         if check:
             return empty
-        if plan is None:
+        if entry.plan is None:
             return xp.zeros(shape, dtype=empty.dtype)
-        array = plan.build(dtype=dtype)
-        return split_axes(xp, array, shape, parameter.letters) if parameter.letters else array
+        letters, parted = _axes(graph, entry)
+        array = entry.plan.build(dtype=dtype)
+        return xp.reshape(split_axes(xp, array, parted, letters), shape)
     except IDInitError as problem:
-        raise type(problem)(f"of parameter {parameter.name!r}: {problem}") from problem
+        raise type(problem)(f"of parameter {entry.name!r}: {problem}") from problem

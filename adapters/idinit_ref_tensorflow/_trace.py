@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -13,23 +13,29 @@ import numpy as np
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, OptionTypeError, message
+from idinit_ref.tracing import Drawing, Parameter, Value
 
-from ._draw import Drawing
 from ._layers import is_changed, known_weights, quantised_parts
-from ._parameter import Parameter
 from ._restore import as_it_was
-from ._values import Signal
 
 __all__ = ["trace"]
 
 _PART = "a part of a quantised weight"
 
 
+class Held(NamedTuple):
+    """A parameter, the variable that holds it, and whether it was made untrainable."""
+
+    parameter: Parameter
+    variable: Any
+    is_state: bool  # then it is a parameter only if it is used as a weight
+
+
 class Traced(NamedTuple):
     """A graph, and the model's variables by the names of its parameters."""
 
     graph: Graph
-    parameters: Mapping[str, Parameter]
+    variables: Mapping[str, Any]
 
 
 def trace(model: Any, example_inputs: Any = None) -> Graph:
@@ -93,16 +99,31 @@ def traced(model: Any, example_inputs: Any) -> Traced:
     arguments = _arguments(model, example_inputs)
     _build(model, arguments)
     if keras.backend.backend() == "tensorflow":
-        draw, outputs = _by_function(model, arguments)
+        held, graph = _by_function(model, arguments)
     else:
         from ._walk import walk
 
-        draw = Drawing(_parameters(model))
+        held = _parameters(model)
+        draw = _drawing(held)
+        names = {id(one.variable): one.parameter.name for one in held}
         with _told(arguments):
-            outputs = walk(draw, model, *arguments, _input_names(arguments))
-    used = {n: p for n, p in draw.parameters.items() if not p.state or p.uses - {"other", "bias"}}
-    nodes = [parameter.node() for parameter in used.values()]
-    return Traced(Graph([*nodes, *draw.nodes], outputs), used)
+            graph = draw.graph(walk(draw, names, model, *arguments, _input_names(arguments)))
+    states = {one.parameter.name for one in held if one.is_state}
+    nodes = [
+        node
+        for node in graph.nodes
+        if node.name not in states or node.use in ("weight", "embedding")
+    ]
+    parameters = {node.name for node in nodes if node.kind == "parameter"}
+    variables = {one.parameter.name: one.variable for one in held}
+    return Traced(
+        Graph(nodes, graph.outputs), {n: v for n, v in variables.items() if n in parameters}
+    )
+
+
+def _drawing(held: Iterable[Held]) -> Drawing:
+    stops = "tf.stop_gradient or keras.ops.stop_gradient"
+    return Drawing([one.parameter for one in held], stops, prefixed=False)
 
 
 # What the model is called with -------------------------------------------------------------------
@@ -228,11 +249,10 @@ def _said(problem: Exception) -> str:
 # Parameters --------------------------------------------------------------------------------------
 
 
-def _parameters(model: Any, more: Any = ()) -> list[Parameter]:
+def _parameters(model: Any, more: Any = ()) -> list[Held]:
     """Return the variables that are, or may be, parameters, in the model's order."""
     layers = model._flatten_layers()
     told = [weight for layer in layers for weight in known_weights(layer)]
-    known = {id(weight.variable): weight for weight in told}
     biases = {id(weight.bias) for weight in told}
     biases |= {id(getattr(layer, "bias", None)) for layer in layers if is_changed(layer)}
     parts = {id(variable) for layer in layers for variable in quantised_parts(layer)}
@@ -258,17 +278,10 @@ def _parameters(model: Any, more: Any = ()) -> list[Parameter]:
             note, state = note if note.startswith("not") else _PART, False
         elif id(variable) in normal:
             note = note or "spectrally normalised in training, and written back"
-        found.append(
-            Parameter(
-                name,
-                variable,
-                tuple(variable.shape),
-                note,
-                state,
-                known.get(id(variable)),
-                id(variable) in biases,
-            )
-        )
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        is_bias = id(variable) in biases
+        parameter = Parameter(name, tuple(variable.shape), dtype, note, is_bias)
+        found.append(Held(parameter, variable, state))
     return found
 
 
@@ -284,10 +297,11 @@ def _note(variable: Any, state: bool) -> str:
 # TensorFlow's function graph ---------------------------------------------------------------------
 
 
-def _by_function(model: Any, arguments: Arguments) -> tuple[Drawing, list[str]]:
+def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
     import tensorflow as tf
 
-    from ._function import Reader, is_floating
+    from ._function import Reader
+    from ._operations import is_floating
 
     flat = keras.tree.flatten(arguments)
     specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in flat]
@@ -298,20 +312,18 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[Drawing, list[str]]:
 
     with _told(arguments):
         graph = tf.function(call, autograph=False).get_concrete_function(*specs).graph
-    parameters = _parameters(model)
-    handles = {id(_raw(p.variable).handle): p.name for p in parameters}
-    more = [variable for variable in graph.variables if id(variable.handle) not in handles]
+    held = _parameters(model)
+    handles = {id(_raw(one.variable).handle) for one in held}
     known = {id(v.handle) for v in map(_raw, model.variables)}  # seeds and metrics are none
-    more = [variable for variable in more if id(variable.handle) not in known]
-    parameters = _parameters(model, more) if more else parameters
-    handles = {id(_raw(p.variable).handle): p.name for p in parameters}
-    draw = Drawing(parameters)
-    reader = Reader(draw, handles, _renamer(model))
-    values = reader.captured(graph)
+    more = [variable for variable in graph.variables if id(variable.handle) not in handles | known]
+    held = _parameters(model, more) if more else held
+    names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
+    draw = _drawing(held)
+    reader = Reader(draw, names, _renamer(model))
+    values: dict[str, Value] = reader.captured(graph)
     for tensor, name in zip(graph.inputs, _input_names(arguments), strict=False):
-        values[tensor.name] = draw.data(name, tuple(tensor.shape), is_floating(tensor))
-    results = reader.run(graph, values)
-    return draw, [value.node for value in results if isinstance(value, Signal)]
+        values[tensor.name] = draw.input(name, tuple(tensor.shape), is_floating(tensor))
+    return held, draw.graph(reader.run(graph, values))
 
 
 def _raw(variable: Any) -> Any:

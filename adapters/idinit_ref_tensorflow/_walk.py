@@ -7,7 +7,7 @@ tensors, also in place of its variables, and Keras notes what it does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,19 +15,31 @@ import keras
 import numpy as np
 
 from idinit_ref.errors import GraphError, message
+from idinit_ref.tracing import Data, Drawing, Made, Signal, Value
 
-from ._draw import Drawing
 from ._layers import Weight, known_weights
-from ._values import Data, Made, Shape, Signal, Value, einsum_letters
+from ._operations import labels_of
+from ._window import same
+
+Shape = tuple[int, ...]
 
 _CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
 _CONTROL |= {"VectorizedMap"}
 _RESHAPES = {"Reshape", "ExpandDims", "Squeeze", "Flatten", "Ravel"}
-_SAME = {"Cast", "StopGradient", "Identity", "Copy", "Dropout", "SpatialDropout1D"}
+_SAME = {"Cast", "Identity", "Copy", "Dropout", "SpatialDropout1D"}
 _SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"}
 _SAME |= {"ActivityRegularization"}
 _PLUS = {"Add", "AddN", "Average"}
-_KEEP = {"Multiply", "Divide", "TrueDivide", "Negative", "Round"}
+_SCALES = {"Divide", "TrueDivide", "Negative", "Round"}
+_DOING = {
+    "Multiply": "multiplied by", "Divide": "divided by", "TrueDivide": "divided by",
+    "Subtract": "subtracted with", "Where": "masked by",
+}  # fmt: skip
+_PRODUCTS = {"Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"}
+_KNOWN = {
+    "Absolute", "ArgMax", "ArgMin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
+    "Max", "MaxPooling1D", "MaxPooling2D", "Mean", "Min", "Prod", "Softmax", "Std", "Var",
+}  # fmt: skip
 
 
 class Walker:
@@ -37,11 +49,12 @@ class Walker:
     ----------
     drawing : Drawing
         What is written to.
+    names : mapping of int to str
+        The parameters, by the id of their variable.
     """
 
-    def __init__(self, drawing: Drawing) -> None:
-        self.draw = drawing
-        self.names = {id(p.variable): name for name, p in drawing.parameters.items()}
+    def __init__(self, drawing: Drawing, names: Mapping[int, str]) -> None:
+        self.draw, self.names = drawing, names
         self.scopes: list[str] = []
         self.values: dict[int, tuple[Any, Value]] = {}  # with the tensor, so that it lives on
 
@@ -55,7 +68,9 @@ class Walker:
         if isinstance(leaf, keras.KerasTensor):
             return self.values[id(leaf)][1]
         name = self.names.get(id(leaf))
-        return Made(tuple(np.shape(leaf))) if name is None else self.draw.parameter(name)
+        if name is not None:
+            return self.draw.parameter(name)
+        return self.draw.constant(tuple(np.shape(leaf)))
 
     # Calls ----------------------------------------------------------------------------------
 
@@ -187,67 +202,86 @@ class Walker:
             value = self._weigh(layer, weight, value, shape)
             if weight.bias is not None:
                 bias = self.value(weight.bias)
+                if getattr(layer, "data_format", None) == "channels_first":
+                    ones = (1,) * (len(shape or ()) - 2)
+                    bias = self.draw.reshape("bias", bias, (*(bias.shape or ()), *ones))
+                bias = self.draw.broadcast("bias", bias, shape)
                 value = self.draw.add(f"{self._name(layer)}: bias", value, bias, shape)
         if getattr(layer, "activation", None) not in (None, keras.activations.linear):
-            value = self.draw.other(f"{self._name(layer)}: activation", [value], shape)
+            value = self.draw.entrywise(f"{self._name(layer)}: activation", [value], shape)
         return [value]
 
     def _weigh(self, layer: Any, weight: Weight, value: Value, shape: Shape | None) -> Value:
         made = self.value(weight.variable)
-        assert isinstance(made, Made)
-        last = len(shape or ()) - 1
         if isinstance(layer, keras.layers.EinsumDense):
-            return self._einsum(layer.equation, self._name(layer), value, made, shape)
+            return self._einsum(layer.equation, self._name(layer), [value, made], shape)
+        if weight.window is None and not any(c in "DHW" for c in weight.letters):
+            return self._matmul(self._name(layer), [value, made], shape)
+        rank = len(weight.letters) - 2
         first = getattr(layer, "data_format", None) == "channels_first"
-        place = (1 if first else last,)
-        sizes = _in_space(getattr(value, "shape", None), place[0])
-        return self.draw.product(
-            self._name(layer), [value], made, weight.letters, shape, place, sizes=sizes
+        space = [2 + axis if first else 1 + axis for axis in range(rank)]
+        sizes = tuple((value.shape or ())[axis] for axis in space) if value.shape else ()
+        window = weight.window(sizes) if weight.window is not None else None
+        grouped = {"groups": weight.groups, "transposed": weight.transposed}
+        return self.draw.convolution(
+            self._name(layer),
+            value,
+            made,
+            weight.letters,
+            shape,
+            channels=1 if first else rank + 1,
+            space=space,
+            left=(0,) * rank if window is None else window.left,
+            dilation=() if window is None else window.dilation,
+            spread=() if window is None else window.strides,
+            crops=bool(window and window.strides),
+            sized=bool(window and not window.strides and max(layer.strides) > 1),
+            options=grouped if weight.groups > 1 else {},
         )
 
     def _embedding(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
-        shape, table = _shape(results[0]), self.value(layer.embeddings)
+        shape, table, name = _shape(results[0]), self.value(layer.embeddings), self._name(layer)
         reverse = getattr(layer, "reverse_embeddings", None)
         if isinstance(values[0], Data) or not hasattr(layer, "tie_weights"):
-            return [self.draw.lookup(self._name(layer), [table, *values], shape)]
-        made, letters = (table, "OI") if reverse is None else (self.value(reverse), "IO")
-        assert isinstance(made, Made)
-        place = (len(shape or ()) - 1,)
-        return [
-            self.draw.product(f"{self._name(layer)}/reverse", values, made, letters, shape, place)
-        ]
+            return [self.draw.lookup(name, [table, *values], shape)]
+        made = table if reverse is None else self.value(reverse)
+        if reverse is None:
+            made = self.draw.transpose(name, made, [1, 0])
+        return [self._matmul(f"{name}/reverse", [values[0], made], shape)]
 
     def _recurrent(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
         """Draw one step of a recurrent layer, after the first: its state is a signal."""
-        weights = known_weights(layer.cell)
+        weights, name, draw = known_weights(layer.cell), self._name(layer), self.draw
         if not weights:
             raise _cannot(layer, f"what its cell {type(layer.cell).__name__} does is not known")
         wide = (2, weights[0].variable.shape[-1])
-        state = self.draw.start(f"{self._name(layer)}: state", (2, layer.cell.units))
-        parts: list[Value] = []
-        for weight, value in zip(weights, (values[0], state), strict=True):
-            made = self.value(weight.variable)
-            assert isinstance(made, Made)
-            parts.append(self.draw.product(self._name(layer), [value], made, "IO", wide, (1,)))
-        value = self.draw.add(f"{self._name(layer)}: add", parts[0], parts[1], wide)
-        if layer.cell.use_bias:
-            bias = self.value(layer.cell.bias)
-            assert isinstance(bias, Made)
-            value = self.draw.add(
-                f"{self._name(layer)}: bias", value, bias._replace(shape=wide[1:]), wide
-            )
+        state = draw.start(f"{name}: state", (2, layer.cell.units))
+        step = values[0].shape
+        now = draw.result(f"{name}: step", values[:1], step and (2, step[-1]))
+        parts = [
+            self._matmul(name, [value, self.value(weight.variable)], wide)
+            for weight, value in zip(weights, (now, state), strict=True)
+        ]
+        bias = self.value(layer.cell.bias) if layer.cell.use_bias else None
+        value = draw.add(f"{name}: add", parts[0], parts[1], wide)
+        if bias is not None:
+            if len(bias.shape or ()) == 2:  # one for the input, and one for the state
+                bias = draw.part(f"{name}: bias", bias, [(0, 1, 1), (0, wide[1], 1)], (0,))
+            bias = draw.broadcast(f"{name}: bias", bias, wide)
+            value = draw.add(f"{name}: bias", value, bias, wide)
+        if weights[0].parts > 1:
+            gates = draw.split(f"{name}: gates", value, 1, (layer.cell.units,) * weights[0].parts)
+            value = draw.result(f"{name}: gated", gates, state.shape)
         if isinstance(layer.cell, keras.layers.GRUCell):  # z * state + (1 - z) * candidate
-            kept = self.draw.other(f"{self._name(layer)}: kept", [state, value], state.shape)
-            new = self.draw.other(f"{self._name(layer)}: new", [value], state.shape)
-            value = self.draw.add(f"{self._name(layer)}: update", kept, new, state.shape)
+            kept = draw.result(f"{name}: kept", [state, value], state.shape)
+            new = draw.result(f"{name}: new", [value], state.shape)
+            value = draw.add(f"{name}: update", kept, new, state.shape)
         return [
-            self.draw.other(
-                f"{self._name(layer)}: {at}" if at else self._name(layer), [value], _shape(result)
-            )
+            draw.result(f"{name}: {at}" if at else name, [value], _shape(result))
             for at, result in enumerate(results)
         ]
 
@@ -256,13 +290,14 @@ class Walker:
     def _operation(
         self, op: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
-        name, kind, draw = self._name(op), type(op).__name__, self.draw
+        name, kind, draw = self._name(op), _kind(op), self.draw
         for variable in getattr(op, "weights", ()):
-            name_of = self.names.get(id(variable))
-            if name_of and draw.parameters[name_of].is_bias:
-                draw.touch([self.value(variable)], "bias")  # of a quantised layer
-            elif name_of:
-                values = [*values, self.value(variable)]
+            own = self.names.get(id(variable))
+            value = self.value(variable)
+            if own and isinstance(value, Made) and draw.parameters[own].is_bias:
+                draw.use(value, "bias")  # of a quantised layer
+            elif own:
+                values = [*values, value]
         if kind in ("Split", "ArraySplit", "Unstack"):
             return list(self._parts(op, values[0], results))
         if len(results) != 1:
@@ -273,104 +308,192 @@ class Walker:
         self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
     ) -> Value:
         draw, shape, floating = self.draw, _shape(result), _is_floating(result)
-        value = values[0] if values else Made(shape)
-        if kind in _SAME:
-            return draw.cast(name, value, shape, floating)
-        if kind in _RESHAPES:
-            return draw.reshape(name, value, shape, floating)
-        if kind in ("Transpose", "Permute", "Swapaxes", "Moveaxis"):
-            return draw.transpose(name, value, _order(op, kind, len(shape or ())))
-        if kind == "GetItem":
-            spans, gone = _spans(args[0].shape, args[1])
-            return draw.part(name, value, shape, spans, gone, floating)
-        if kind == "Take" or kind == "TakeAlongAxis":
-            axis = getattr(op, "axis", None) if kind == "Take" else None
-            at = None if axis is None else axis % len(args[0].shape)
-            return draw.lookup(name, values, shape, at)
-        if kind == "Concatenate" and floating:
-            return draw.join(name, values, shape)
-        if (kind == "Pad" or kind.startswith("ZeroPadding")) and floating:
-            return draw.pad(name, values, shape, _left(op, kind, len(shape or ())))
-        if kind in _PLUS and floating and len(values) > 1:
+        value = values[0] if values else draw.constant(shape)
+        moved = self._moved(op, kind, name, values, result, args) if values else None
+        if moved is not None:
+            return moved
+        if kind in ("Take", "TakeAlongAxis"):
+            kept = None
+            if kind == "Take" and op.axis is not None and shape is not None:
+                rank = len(args[0].shape)
+                at = op.axis % rank
+                kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
+            return draw.lookup(name, values[:2], shape, kept, floating)
+        if not floating:
+            return draw.entrywise(name, values, shape, False, _DOING.get(kind, ""))
+        if kind in _PLUS and len(values) > 1:
             for more in values[1:]:
-                value = draw.add(name, value, more, shape)
+                wide = draw.broadcast(name, more, shape) if isinstance(more, Made) else more
+                value = draw.add(name, value, wide, shape)
             return value
+        if kind == "Multiply" and len(values) == 2:
+            return draw.multiply(name, values[0], values[1], shape)
         under = "Div" in kind and not _is_array(args[0])  # a number divided by a tensor
-        if kind in _KEEP and floating and not under:
-            return draw.keep(name, values, shape)
+        if kind in _SCALES and not under:
+            return draw.scale(name, values, shape, _DOING.get(kind, ""))
+        if kind == "Sum" and len(values) == 1:
+            rank = len(args[0].shape)
+            axes = range(rank) if op.axis is None else np.ravel(op.axis).tolist()
+            return draw.sum(name, value, [axis % rank for axis in axes], shape)
         one_hot = kind == "CategoryEncoding" and op.output_mode == "one_hot"
-        if (kind == "OneHot" or one_hot) and floating:
-            found = draw.other(name, values, shape)
+        if kind == "OneHot" or one_hot:
+            found = draw.result(name, values, shape)
             return found._replace(picks=True) if isinstance(found, Signal) else found
         return self._product(op, kind, name, values, result, args)
+
+    def _moved(
+        self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
+    ) -> Value | None:
+        """Draw what only moves entries; None if it does more."""
+        draw, value, shape = self.draw, values[0], _shape(result)
+        rank = len(shape or ())
+        if kind == "StopGradient":
+            return draw.stop(name, value, _is_floating(result))
+        if kind in _SAME:
+            return draw.cast(name, value, _is_floating(result), str(args[0].dtype) == "bool")
+        if kind in _RESHAPES:
+            return draw.reshape(name, value, shape)
+        if kind in ("Transpose", "Permute", "Swapaxes", "Moveaxis"):
+            return draw.transpose(name, value, _order(op, kind, rank))
+        if kind == "BroadcastTo":
+            return draw.broadcast(name, value, shape)
+        if kind == "Flip":
+            axes = range(rank) if op.axis is None else np.ravel(op.axis).tolist()
+            return draw.flip(name, value, [axis % rank for axis in axes])
+        if kind == "Roll" and op.axis is not None:
+            pairs = np.broadcast(np.ravel(op.axis), np.ravel(op.shift))
+            return draw.roll(name, value, {int(axis) % rank: int(by) for axis, by in pairs})
+        if kind == "GetItem":
+            spans, gone, plain = _spans(args[0].shape, args[1])
+            part = draw.part(name, value, spans, gone, shape)
+            return part if plain else draw.reshape(name, part, shape)
+        if kind == "Concatenate":
+            return draw.join(name, values, op.axis % rank, shape, _is_floating(result))
+        if kind == "Stack":
+            return draw.stack(name, values, op.axis % rank, shape)
+        if (kind == "Pad" or kind.startswith("ZeroPadding")) and _is_floating(result):
+            return draw.pad(name, value, _left(op, kind, rank), shape)
+        return None
 
     def _product(
         self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
     ) -> Value:
-        shape, last = _shape(result), len(_shape(result) or ())
-        if kind in ("Matmul", "Einsum"):
-            values = self.draw.weights(values)
-        at = next((at for at, v in enumerate(values[:2]) if isinstance(v, Made)), 0)
-        made = values[at] if len(values) > 1 else None
-        contracts = kind in ("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot")
-        if not (contracts or "Conv" in kind) or not isinstance(made, Made) or len(values) != 2:
-            return self.draw.other(name, values, shape, _is_floating(result))
-        other = values[1 - at]
-        if isinstance(other, Made):
-            return self.draw.other(name, values, shape)
-        rank = len(made.shape or ())
-        if not made.axes:
+        shape, draw = _shape(result), self.draw
+        if kind in _PRODUCTS and any(
+            isinstance(v, Made) and not v.parts and v.shape and len(v.shape) > 1 for v in values
+        ):
             raise _cannot(op, "it is not seen where one of its operands comes from")
         if kind == "Einsum":
-            inputs, result = op.subscripts.split("->")
-            pair = inputs.split(",")
-            equation = f"{pair[1 - at]},{pair[at]}->{result}"
-            return self._einsum(equation, name, other, made, shape)
-        if kind in ("Matmul", "Dot") and rank >= 2:
-            letters = "B" * (rank - 2) + ("IO" if at else "OI")
-            copies = range(last - rank, last - 2)
-            place = (last - 1 if at else last - 2,)
-            return self.draw.product(name, [other], made, letters, shape, place, copies, copies)
-        raise _cannot(op, "the axes of its weight are not followed")
+            return self._einsum(op.subscripts, name, values, shape)
+        if kind in ("Matmul", "Dot") and len(values) == 2:
+            return self._matmul(name, values, shape, stacked=kind == "Matmul")
+        if kind in ("Tensordot", "Inner", "Vdot") and len(values) == 2:
+            ranks = [len(value.shape or ()) for value in values]
+            axes = op.axes if kind == "Tensordot" else ([ranks[0] - 1], [ranks[1] - 1])
+            return self._tensordot(name, values, axes, ranks, shape)
+        if kind in ("Conv", "DepthwiseConv") and len(values) == 2:
+            return self._conv(op, kind, name, values, shape)
+        if kind in _KNOWN:
+            return draw.result(name, values, shape)
+        if all(value.shape in ((), shape) or isinstance(value, Made) for value in values):
+            return draw.entrywise(name, values, shape, doing=_DOING.get(kind, ""))
+        return draw.other(name, values, shape)
 
-    def _einsum(
-        self, equation: str, name: str, value: Value, made: Made, shape: Shape | None
+    def _matmul(
+        self, name: str, values: list[Value], shape: Shape | None, stacked: bool = True
     ) -> Value:
-        inputs, rest = equation.replace(" ", "").split(",")
-        kernel, result = rest.split("->")
-        result = result.replace("...", "." * (len(shape or ()) - len(result.replace("...", ""))))
-        rank = len(getattr(value, "shape", None) or ())
-        inputs = inputs.replace("...", "." * (rank - len(inputs.replace("...", ""))))
-        letters = einsum_letters(kernel, inputs, result, made)
-        if "." in kernel or len(set(kernel)) < len(kernel):
-            letters = ""
-        where = [(c, result.index(k)) for k, c in zip(kernel, letters, strict=False) if c != "I"]
-        places, copies = ([at for c, at in where if c == letter] for letter in "OB")
-        if not letters:
-            made = made._replace(axes=dict.fromkeys(made.axes))
-        behind = [inputs.index(c) for c in kernel if c in inputs and c in result]
-        return self.draw.product(name, [value], made, letters, shape, places, copies, behind)
+        """Draw a product of matrices; of stacks of them, as `matmul` has it, or as `dot` does."""
+        ranks = [len(value.shape or ()) for value in values]
+        if shape is None or any(value.shape is None for value in values):
+            return self.draw.other(name, values, shape)
+        if min(ranks) < 2 or not stacked or ranks[1] == 2:
+            axes = ([ranks[0] - 1], [max(ranks[1] - 2, 0)])
+            return self._tensordot(name, values, axes, ranks, shape)
+        rank = max(ranks)
+        sides = [
+            [*range(rank - n, rank - 2), *pair] for n, pair in zip(ranks, ("ab", "bc"), strict=True)
+        ]
+        return self.draw.product(name, values, sides, [*range(rank - 2), *"ac"], shape)
+
+    def _tensordot(
+        self, name: str, values: list[Value], axes: Any, ranks: list[int], shape: Shape | None
+    ) -> Value:
+        if isinstance(axes, int):
+            axes = (range(ranks[0] - axes, ranks[0]), range(axes))
+        first, second = (np.ravel(list(side)).tolist() for side in axes)
+        sides: list[list[Any]] = [[("a", k) for k in range(ranks[0])]]
+        sides.append([("b", k) for k in range(ranks[1])])
+        for a, b in zip(first, second, strict=True):
+            sides[1][b] = sides[0][a]
+        out = [k for k in sides[0] if k not in sides[1]] + [k for k in sides[1] if k[0] == "b"]
+        return self.draw.product(name, values, sides, out, shape)
+
+    def _einsum(self, equation: str, name: str, values: list[Value], shape: Shape | None) -> Value:
+        if any(value.shape is None for value in values):
+            return self.draw.other(name, values, shape)
+        sides, out = labels_of(equation, [len(value.shape or ()) for value in values])
+        return self.draw.product(name, values, sides, out, shape)
+
+    def _conv(
+        self, op: Any, kind: str, name: str, values: list[Value], shape: Shape | None
+    ) -> Value:
+        signal, kernel = values
+        rank = len(kernel.shape or ()) - 2
+        if signal.shape is None or kernel.shape is None or not 0 < rank < 4:
+            return self.draw.other(name, values, shape)
+        first = op.data_format == "channels_first"
+        space = [2 + axis if first else 1 + axis for axis in range(rank)]
+        each = [np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate)]
+        reach = [d * (k - 1) + 1 for d, k in zip(each[1], kernel.shape, strict=False)]
+        left: tuple[int, ...] = (0,) * rank
+        if op.padding == "same":
+            left = same(reach, each[0], tuple(signal.shape[axis] for axis in space))
+        elif op.padding == "causal":
+            left = tuple(k - 1 for k in reach)
+        channels = signal.shape[1 if first else -1]
+        options: dict[str, Any] = {}
+        if kind == "DepthwiseConv":
+            options = {"groups": channels, "transposed": True} if channels > 1 else {}
+        elif channels != kernel.shape[-2]:
+            options = {"groups": channels // kernel.shape[-2]}
+        return self.draw.convolution(
+            name,
+            signal,
+            kernel,
+            "DHW"[3 - rank :] + "IO",
+            shape,
+            channels=1 if first else rank + 1,
+            space=space,
+            left=left,
+            dilation=each[1],
+            sized=max(each[0]) > 1,
+            options=options,
+        )
 
     def _parts(self, op: Any, value: Value, results: list[Any]) -> Iterator[Value]:
         is_unstack = type(op).__name__ == "Unstack"
         axis, start = op.axis % (len(results[0].shape) + is_unstack), 0
         for result in results:
             size = 1 if is_unstack else result.shape[axis]
-            gone = (axis,) if is_unstack else ()
-            spans = {axis: (start, start + size)}
+            spans = None
+            if value.shape is not None:
+                spans = [(0, n, 1) for n in value.shape]
+                spans[axis] = (start, start + size, 1)
             start += size
-            floating = _is_floating(result)
-            yield self.draw.part(self._name(op), value, _shape(result), spans, gone, floating)
+            gone = (axis,) if is_unstack else ()
+            yield self.draw.part(self._name(op), value, spans, gone, _shape(result))
 
 
-def walk(drawing: Drawing, model: Any, args: Any, kwargs: Any, names: Iterable[str]) -> list[str]:
-    """Draw a model; return the nodes that it returns."""
-    walker = Walker(drawing)
+def walk(
+    draw: Drawing, held: Mapping[int, str], model: Any, args: Any, kwargs: Any, names: Iterable[str]
+) -> list[Value]:
+    """Draw a model; return the values that it returns."""
+    walker = Walker(draw, held)
     for leaf, name in zip(keras.tree.flatten((args, kwargs)), names, strict=True):
-        walker.note(leaf, drawing.data(name, tuple(leaf.shape), _is_floating(leaf)))
+        walker.note(leaf, draw.input(name, tuple(leaf.shape), _is_floating(leaf)))
     results = keras.tree.flatten(walker.call(model, *args, **kwargs))
     values = [walker.value(result) for result in results if _is_array(result)]
-    return [value.node for value in values if isinstance(value, Signal)]
+    return [value for value in values if isinstance(value, Signal)]
 
 
 @contextmanager
@@ -405,18 +528,18 @@ def _shape(tensor: Any) -> Shape | None:
     return None if None in tensor.shape else tuple(tensor.shape)
 
 
-def _in_space(shape: Shape | None, channels: int) -> Shape | None:
-    """Return the sizes of an image without its samples and channels."""
-    if shape is None:
-        return None
-    return tuple(size for axis, size in enumerate(shape) if axis not in (0, channels))
-
-
 def _is_floating(tensor: Any) -> bool:
     return "float" in str(tensor.dtype) or "complex" in str(tensor.dtype)
 
 
-def _order(op: Any, kind: str, rank: int) -> list[int] | None:
+def _kind(op: Any) -> str:
+    """Return what an operation is called: its class, and where it is from if not from Keras."""
+    kind = type(op)
+    is_own = kind.__module__.split(".")[0] == "keras"
+    return kind.__name__ if is_own else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _order(op: Any, kind: str, rank: int) -> list[int]:
     if kind == "Transpose":
         return list(op.axes) if op.axes is not None else list(range(rank))[::-1]
     if kind == "Permute":
@@ -430,7 +553,7 @@ def _order(op: Any, kind: str, rank: int) -> list[int] | None:
     return list(np.moveaxis(np.empty(range(rank)), op.source, op.destination).shape)
 
 
-def _left(op: Any, kind: str, rank: int) -> list[int] | None:
+def _left(op: Any, kind: str, rank: int) -> list[int]:
     """Return what a padding adds at the start of every axis."""
     if kind == "Pad":
         width = list(op.pad_width)
@@ -441,22 +564,28 @@ def _left(op: Any, kind: str, rank: int) -> list[int] | None:
     return [0, 0, *left] if first else [0, *left, 0]
 
 
-def _spans(sizes: Shape, key: Any) -> tuple[dict[int, tuple[int, int]] | None, tuple[int, ...]]:
-    """Return what an index takes of which axis, and which axes vanish; None if not known."""
-    keys = list(key) if isinstance(key, (tuple, list)) else [key]
-    if any(k is not Ellipsis and not isinstance(k, (int, slice)) for k in keys):
-        return None, ()
+def _spans(
+    sizes: Shape, key: Any
+) -> tuple[list[tuple[int, int, int]] | None, tuple[int, ...], bool]:
+    """Return what an index takes of every axis, and which vanish; None if not known.
+
+    And whether that is all: else axes of size 1 are put in.
+    """
+    given = list(key) if isinstance(key, (tuple, list)) else [key]
+    keys = [k for k in given if k is not None]
+    if None in sizes or any(k is not Ellipsis and not isinstance(k, (int, slice)) for k in keys):
+        return None, (), True
     if Ellipsis in keys:
         at = keys.index(Ellipsis)
         keys[at : at + 1] = [slice(None)] * (len(sizes) - len(keys) + 1)
-    spans, gone = {}, []
+    spans, gone = [(0, size, 1) for size in sizes], []
     for axis, k in enumerate(keys):
         if isinstance(k, int):
-            spans[axis] = (k % sizes[axis], k % sizes[axis] + 1)
+            spans[axis] = (k % sizes[axis], k % sizes[axis] + 1, 1)
             gone.append(axis)
         else:
             span = range(sizes[axis])[k]
-            if span.step != 1:
-                return None, ()
-            spans[axis] = (span.start, span.stop)
-    return spans, tuple(gone)
+            if span.step < 1:
+                return None, (), True
+            spans[axis] = (span.start, span.stop, span.step)
+    return spans, tuple(gone), len(keys) >= len(given)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor, strided
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from idinit_ref.tracing import Drawing, Signal, Value, is_constant
+
+from ._sharded import PLAIN
 
 __all__ = ["Memory", "is_floating", "shape_of", "storage_of"]
 
@@ -24,9 +25,14 @@ def is_floating(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is made of others and has no memory, as a quantised one may be."""
+    return type(tensor) not in PLAIN and hasattr(tensor, "__tensor_flatten__")
+
+
 def storage_of(tensor: Tensor) -> int:
     """Return which memory a tensor is in; 0 if it is none, as of a sparse one."""
-    if tensor.layout is not strided or is_traceable_wrapper_subclass(tensor):
+    if tensor.layout is not strided or is_wrapper(tensor):
         return 0
     return int(tensor.untyped_storage()._cdata)
 
@@ -124,7 +130,7 @@ class Memory:
     def value(self, tensor: Tensor) -> Value:
         """Return what is known of a tensor, after all writes to its memory."""
         found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # torch has no types here
-        if found is None and is_traceable_wrapper_subclass(tensor):
+        if found is None and is_wrapper(tensor):
             return self._wrapped(tensor)
         since, value = found or (0, None)
         writes = self._writes.get(storage_of(tensor)) if self._writes else None

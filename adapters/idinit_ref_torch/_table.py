@@ -329,7 +329,7 @@ def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, .
     weight = call.of(b)
     data = call.of(a) if len(out) < 2 else _data(call, a, weight)
     grouped = "".join(c for c in right if c == "g")
-    what = call.what if call.name not in _SUMS else _SUMS[call.name]
+    what = _SUMS.get(call.name, call.what)
     return call.draw.product(what, [data, weight], [left, right], out, shape, grouped)
 
 
@@ -411,7 +411,8 @@ def _adds(call: Call) -> list[Value]:
 def _add_product(call: Call) -> Value:
     """Draw a product or quotient, and the sum with it."""
     base, a, b = map(call.of, call.args[:3])
-    draw, shape = call.draw, torch.broadcast_shapes(call.args[1].shape, call.args[2].shape)
+    draw, shapes = call.draw, (call.args[1].shape, call.args[2].shape)
+    shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]  # torch has no types here
     if call.name == "aten::addcmul":
         made = draw.multiply("mul", a, b, tuple(shape))
     else:

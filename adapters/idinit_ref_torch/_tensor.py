@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from torch import Tensor
 
 from idinit_ref import Plan, plan
-from idinit_ref.build import bands
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.kernel import Taps
 from idinit_ref.pattern import Form, Wide
@@ -30,14 +27,8 @@ _IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float64: np.dtype(np.float64),
 }
 
-_GRAIN = 2**15
-"""Items beyond which PyTorch copies with all threads."""
-
-_LARGE = 2**24
-"""Bytes from which on entries are worth the threads, as they are far from one another."""
-
 _ALONE = 2**18
-"""Bytes to which one thread fills sooner than PyTorch, which wakes others from 2^15 items on."""
+"""Up to so many bytes a single-threaded fill is faster than PyTorch's parallel one."""
 
 
 def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
@@ -154,13 +145,9 @@ def fill_(tensor: Tensor, how: Plan) -> Tensor:
     size = tensor.numel()
     memory = _in_numpy(tensor, size) if size and tensor.is_contiguous() else None
     if memory is not None:  # as below, in fewer steps: for most weights these are what takes long
-        given = how, memory.shape, tensor.stride(), memory.dtype
-        broad = memory.nbytes >= _LARGE and not tensor.is_inference()
-        made, known = _broad(*given) if broad else ((), strips(*given))
+        known = strips(how, memory.shape, tensor.stride(), memory.dtype)
         if known is not None:
-            plain = _clear(tensor, memory)
-            for sizes, steps, start, row in made:
-                plain.as_strided(sizes, steps, plain.storage_offset() + start).copy_(row)
+            _clear(tensor, memory)
             for at, value in known:
                 memory[at] = value
             return tensor
@@ -169,33 +156,14 @@ def fill_(tensor: Tensor, how: Plan) -> Tensor:
     return tensor
 
 
-@lru_cache
-def _broad(how: Plan, *memory: Any) -> tuple[list[tuple[Any, Any, int, Tensor]], Any]:
-    """Return what is copied into zeros, as sizes, strides, offset and row; and what is left.
-
-    A row takes some of the zeros along: so many places are copied by all threads. A bare strided
-    write is that of one thread, which waits for the memory of each entry.
-    """
-    known, made = strips(how, *memory), []
-    if known is not None:
-        found, known = bands(known)
-        for band in found:
-            counts, steps = zip(*band.dims, strict=True)
-            width = max(len(band.values), _GRAIN // prod(counts) + 1)
-            row = np.zeros(width if width <= band.room else len(band.values), memory[-1])
-            row[: len(band.values)] = band.values
-            made.append(((*counts, row.size), (*steps, 1), band.start, torch.from_numpy(row)))
-    return made, known
-
-
-def _clear(tensor: Tensor, memory: Any) -> Tensor:
-    """Make a tensor zero whose memory this array is; return it, a large one without gradients."""
+def _clear(tensor: Tensor, memory: Any) -> None:
+    """Make a tensor zero whose memory this array is."""
     if memory.nbytes > _ALONE:
-        return tensor.detach().zero_()
+        tensor.detach().zero_()
+        return
     memory.fill(0)
-    if not tensor.is_inference():  # as zero_ does, for who saved the tensor for a gradient
+    if not tensor.is_inference():  # as zero_ does, for autograd, which may have saved the tensor
         torch.autograd.graph.increment_version(tensor)
-    return tensor
 
 
 def write_(tensor: Tensor, how: Plan) -> None:

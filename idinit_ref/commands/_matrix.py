@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from math import ldexp, prod
+from math import lcm, ldexp
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import Format, round_array
+from ..kernel import CORNER
 from ..lattice import lines
-from ..layout import Layout, Piece
+from ..layout import Layout, Piece, Strip
 from ..pattern import Term
 from ..plan import Plan
 
-__all__ = ["Matrix", "cells", "column_text", "different", "extract", "title_text", "value_text"]
+__all__ = [
+    "Alike",
+    "Matrix",
+    "cells",
+    "column_text",
+    "different",
+    "extract",
+    "title_text",
+    "value_text",
+]
 
 Floats = NDArray[np.float64]
+_TAPS = 4  # of a phase that are named
 
 
 class Matrix(NamedTuple):
@@ -47,44 +58,65 @@ class Matrix(NamedTuple):
         return out
 
 
-def different(p: Plan) -> list[tuple[Piece, int]]:
+class Alike(NamedTuple):
+    """Matrices of one size: where the first of them is, and how many there are."""
+
+    piece: Piece
+    phase: int
+    n: int
+    copies: int
+
+    @property
+    def m(self) -> int:
+        """Their rows."""
+        return self.piece.m
+
+
+def different(p: Plan) -> list[Alike]:
     """Return one of each size of a weight's matrices, with how many there are.
 
     >>> from idinit_ref import plan
     >>> different(plan((6, 2), blocks=(2, 3, 1)))[1]
-    (Piece(start=2, m=3, copies=1), 1)
+    Alike(piece=Piece(start=2, m=3, copies=1), phase=0, n=2, copies=1)
+    >>> [(a.m, a.n, a.copies) for a in different(plan((4, 2, 3, 3), stride=(2, 2)))]
+    [(4, 8, 1), (4, 4, 2), (4, 2, 1)]
     """
-    pieces: dict[int, list[Piece]] = {}
+    found: dict[tuple[int, int], Alike] = {}
     for piece in p.axes.pieces:
-        pieces.setdefault(piece.m, []).append(piece)
-    return [
-        (alike[0], sum(piece.copies for piece in alike) * p.axes.copies)
-        for alike in pieces.values()
-    ]
+        for phase, n in enumerate(p.axes.widths):
+            copies = piece.copies * p.axes.copies
+            first = found.setdefault((piece.m, n), Alike(piece, phase, n, 0))
+            found[piece.m, n] = first._replace(copies=first.copies + copies)
+    return list(found.values())
 
 
-def extract(p: Plan, piece: Piece, to: Format) -> Matrix:
+def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
     """Take the first of some alike matrices out of the stored weight, rounded as a dtype holds it.
 
     >>> from idinit_ref import plan
     >>> from idinit_ref.dtypes import format_of
     >>> p = plan((2, 4), "zero", eps=0.5)
-    >>> extract(p, p.axes.pieces[0], format_of("float16")).dense()
+    >>> extract(p, different(p)[0], format_of("float16")).dense()
     array([[ 0.5,  0. , -0.5,  0. ],
            [ 0. ,  0.5,  0. , -0.5]])
     """
-    at = p.axes
+    at, piece = p.axes, alike.piece
     box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
     box[at.o_axis] = range(piece.start, piece.start + piece.m)
     box[at.i_axis] = range(at.channels)
-    for axis, place in zip(at.spatial_axes, at.center or (), strict=False):
-        box[axis] = range(place, place + 1)
+    if at.taps == "center":
+        for axis, place in zip(at.spatial_axes, at.phases[alike.phase][0], strict=True):
+            box[axis] = range(place, place + 1)
     shape = tuple(len(span) for span in box)
     positions, values = p.entries(tuple(slice(span.start, span.stop) for span in box))
     places = np.unravel_index(positions, shape)
-    columns = np.broadcast_to(at.column_grid(np, tuple(box)), shape)[places]
-    rounded = round_array(values, to, "an entry")
-    return Matrix(piece.m, at.columns, places[at.o_axis], columns, rounded)
+    columns = places[at.i_axis]
+    if at.taps != "center":
+        grid = at.column_grid(np, tuple(box), alike.phase)
+        columns = np.broadcast_to(grid, shape)[places]
+    ours = columns >= 0  # of this phase
+    rounded = round_array(values[ours], to, "an entry")
+    return Matrix(piece.m, alike.n, places[at.o_axis][ours], columns[ours], rounded)
 
 
 def cells(
@@ -93,8 +125,7 @@ def cells(
     n: int,
     size: tuple[int, int],
     *,
-    first: int = 0,
-    step: int = 1,
+    strips: Sequence[Strip] | None = None,
     sign: int = 1,
 ) -> Floats:
     """Return a matrix in few cells: of each the largest entry, 0 if it has none.
@@ -106,11 +137,11 @@ def cells(
     terms : sequence of Term
         The closed form, of `idinit_ref.plan.Plan.terms`.
     m, n : int
-        Rows, and the number of columns first, first + step, ...
+        Rows, and the number of columns that are shown.
     size : (int, int)
         Cells down and across: 1 to m, and 1 to n.
-    first, step : int
-        Which columns.
+    strips : sequence of Strip, optional
+        Which columns these are; `offset` and `stride` count them. All, if left out.
     sign : {1, -1}
         Of entries of one size, the positive or the negative one is taken.
 
@@ -126,33 +157,59 @@ def cells(
            [0., 1.]])
     """
     h, w = size
-    across = [(j * n // w, (j + 1) * n // w) for j in range(w)]
+    strips = [Strip(0, 1, n, 0, 1, n)] if strips is None else strips
+    across = [[_within(s, j * n // w, (j + 1) * n // w) for s in strips] for j in range(w)]
     order = sorted(terms, key=lambda term: (-abs(term.value), -sign * term.value))
     out = np.zeros(size)
     for i in range(h):
         rows = range(i * m // h, (i + 1) * m // h)
-        for j, (left, right) in enumerate(across):
+        for j, parts in enumerate(across):
+            spans = [(s.first, s.step, s.length) for s in parts if s.length > 0]
             for term in order:
-                if any(lines(term, rows, first + step * left, step, right - left)):
+                if any(any(lines(term, rows, *span)) for span in spans):
                     out[i, j] = term.value
                     break
     return out
 
 
-def column_text(at: Layout) -> str:
+def _within(strip: Strip, left: int, right: int) -> Strip:
+    """Return the part of a strip whose columns are shown at the places left to right - 1."""
+    step = max(strip.stride, 1)
+    low = max(0, -((strip.offset - left) // step))
+    high = min(strip.length, -((strip.offset - right) // step))
+    return strip._replace(first=strip.first + low * strip.step, length=high - low)
+
+
+def column_text(at: Layout, phase: int = 0) -> str:
     """Say how a kernel became a matrix; "" for what is no kernel.
 
     >>> from idinit_ref import plan
     >>> column_text(plan((2, 2, 3)).axes)
+    'column = rank*2 + c, ranks by distance from (1,)'
+    >>> column_text(plan((2, 2, 3), taps="channel_major").axes)
     'column = c*3 + s (channel c, tap s of 3)'
     """
     if not at.kernel:
         return ""
-    if at.center is not None:
-        return f"at the tap {at.center}; 0 at the others"
-    taps = prod(at.kernel)
-    order = f"c*{taps} + s" if at.taps == "channel_major" else f"s*{at.channels} + c"
-    return f"column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
+    taps = at.phases[phase]
+    if at.taps in CORNER:
+        order = f"c*{len(taps)} + s" if at.taps == "channel_major" else f"s*{at.channels} + c"
+        return f"column = {order} (channel c, tap s of {' x '.join(map(str, at.kernel))})"
+    named = ", ".join(map(_tap_text, taps[:_TAPS])) + ", ..." * (len(taps) > _TAPS)
+    parts = "" if len(at.phases) == 1 else f"; phase of the taps {named}"
+    if at.taps == "center":
+        others = "the others" if len(at.phases) == 1 else "the others of its phase"
+        return f"at the tap {_tap_text(taps[0])}; 0 at {others}"
+    if at.taps == "diagonal":
+        c, k = max(at.channels, 1), len(taps)
+        order = f"t: channel t mod {c}, rank (t + t // {lcm(c, k)}) mod {k}"
+    else:
+        order = f"rank*{at.channels} + c"
+    return f"column = {order}, ranks by distance from {_tap_text(taps[0])}{parts}"
+
+
+def _tap_text(tap: Sequence[int]) -> str:
+    return str(tuple(tap))
 
 
 def title_text(p: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["Scale"]
 
 _PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # unlike in lightness, too
 _WEAK = 0.45  # the share of a side of the palette that the smallest entry gets
+_SQUARE = 10**4  # the largest denominator under a root that is named
 _LEGEND = 8  # values that are named; a colour bar shows more
 
 
@@ -56,8 +58,8 @@ class Scale(NamedTuple):
         """
         to, names = format_of(dtype), {}
         for p in plans:
-            for m in dict.fromkeys(m for m, n, copies in p.matrices if m * n * copies):
-                for term in p.terms(m):
+            for m, n in dict.fromkeys((m, n) for m, n, copies in p.matrices if m * n * copies):
+                for term in p.terms(m, n):
                     value = round_value(term.value, to, "an entry")
                     names[value] = f"{_name(p, term.value)} = {value_text(value)}"
         sizes = [abs(value) for value in names]
@@ -111,7 +113,13 @@ class Scale(NamedTuple):
 def _name(p: Plan, value: float) -> str:
     """Return what the formulas call an entry."""
     if p.role == "zero":
-        return "+eps" if value == p.eps else "-eps"
+        sign = "+" if (value > 0) == (p.eps > 0) else "-"
+        square = (value / p.eps) ** 2
+        named = Fraction(square).limit_denominator(_SQUARE)
+        root = "" if named == 1 else f"*sqrt({named})"
+        if abs(named - square) > 1e-9 * square:
+            root = f"*{value_text(square**0.5)}"
+        return f"{sign}eps{root}"
     if value == p.gain:
         return "tau"
     if p.wide == "fold_rms":

@@ -21,10 +21,19 @@ import numpy as np
 from ..dtypes import Format, format_of, round_value
 from ..errors import OptionError, message
 from ..export import whole_file
-from ..layout import Layout, Piece
+from ..layout import Layout, Strip, strides_of
 from ..pattern import Term
 from ..plan import Plan
-from ._matrix import Floats, cells, column_text, different, extract, title_text, value_text
+from ._matrix import (
+    Alike,
+    Floats,
+    cells,
+    column_text,
+    different,
+    extract,
+    title_text,
+    value_text,
+)
 from ._scale import Scale
 
 if TYPE_CHECKING:
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["NOISY", "check", "draw", "heat", "legend", "page"]
+__all__ = ["NOISY", "check", "draw", "heat", "legend", "noise_text", "page"]
 
 NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 _STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
@@ -175,43 +184,50 @@ def legend(figure: Any, scale: Scale, **where: Any) -> None:
 class _Part(NamedTuple):
     """One of several alike matrices, ready to be drawn."""
 
-    m: int
-    n: int
-    copies: int
+    alike: Alike
     terms: tuple[Term, ...]
     noisy: Floats | None
 
+    @property
+    def m(self) -> int:
+        return self.alike.m
+
+    @property
+    def n(self) -> int:
+        return self.alike.n
+
     def sampled(
-        self, columns: tuple[int, int, int] | None, wide: float, high: float
+        self, count: int, strips: Sequence[Strip], wide: float, high: float
     ) -> tuple[Floats, Floats]:
-        """Return cells of the columns (first, step, count), or of zeros; and the lowest ones.
+        """Return cells of `count` columns, zeros where no strip has them; and the lowest ones.
 
         They are as many as can be seen in a width and a height.
         """
-        first, step, n = columns or (0, 1, self.n)
         m = self.m
-        size = min(m, max(int(_FINE * high), 1)), min(n, max(int(_FINE * wide), 1))
-        if columns is None:
-            return np.zeros(size), np.zeros(size)
+        size = min(m, max(int(_FINE * high), 1)), min(count, max(int(_FINE * wide), 1))
         if self.noisy is not None:
-            made = _coarse(self.noisy[:, first : first + step * n : step], size)
+            shown = np.zeros((m, count))
+            for s in strips:
+                columns = s.first + s.step * np.arange(s.length)
+                shown[:, s.offset + s.stride * np.arange(s.length)] = self.noisy[:, columns]
+            made = _coarse(shown, size)
             return made, made
         known = [term.value for term in self.terms]
-        both = size != (m, n) and min(known) < 0 < max(known)
+        both = size != (m, count) and min(known) < 0 < max(known)
         found = [
-            cells(self.terms, m, n, size, first=first, step=step, sign=sign)
+            cells(self.terms, m, count, size, strips=strips, sign=sign)
             for sign in ((1, -1) if both else (1,))
         ]
         return found[0], found[-1]
 
 
-def _part(p: Plan, piece: Piece, copies: int, to: Format) -> _Part:
+def _part(p: Plan, alike: Alike, to: Format) -> _Part:
     terms = tuple(
-        term._replace(value=round_value(term.value, to, "an entry")) for term in p.terms(piece.m)
+        term._replace(value=round_value(term.value, to, "an entry"))
+        for term in p.terms(alike.m, alike.n)
     )
-    few = p.loosen and piece.m * p.axes.columns <= NOISY
-    noisy = extract(p, piece, to).dense() if few else None
-    return _Part(piece.m, p.axes.columns, copies, terms, noisy)
+    few = p.loosen and alike.m * alike.n <= NOISY
+    return _Part(alike, terms, extract(p, alike, to).dense() if few else None)
 
 
 def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:
@@ -227,14 +243,15 @@ class _Panel(NamedTuple):
     """A tap of a kernel, and where it is drawn."""
 
     tap: tuple[int, ...]
-    columns: tuple[int, int, int] | None  # of the matrix: first, step, count; None: all are 0
+    phase: int
+    strips: tuple[Strip, ...]  # its columns of the matrix; offsets and strides are channels
     row: int
     column: int
 
 
 def _panels(at: Layout) -> list[_Panel]:
     """Return a kernel's taps, a row of panels or some for each of its rows; none if too many."""
-    kernel, c = at.kernel, at.channels
+    kernel = at.kernel
     taps = prod(kernel)
     if not 1 < taps <= _TAPS:
         return []
@@ -244,15 +261,21 @@ def _panels(at: Layout) -> list[_Panel]:
     across = -(-line // rows)
     if taps // line * rows > _ROWS:
         return []
+    of = {tap: phase for phase, members in enumerate(at.phases) for tap in members}
     found = []
     for s, tap in enumerate(product(*map(range, kernel))):
         row, column = s // line * rows + s % line // across, s % line % across
-        columns = (s, taps, c) if at.taps == "channel_major" else (s * c, 1, c)
-        if at.center is not None:
-            found.append(_Panel(tap, (0, 1, c) if tap == at.center else None, row, column))
-        else:
-            found.append(_Panel(tap, columns, row, column))
+        found.append(_Panel(tap, of.get(tap, 0), _columns(at, tap), row, column))
     return found
+
+
+def _columns(at: Layout, tap: tuple[int, ...]) -> tuple[Strip, ...]:
+    """Return the columns of one tap's channels, in the first group."""
+    spans = dict(zip(at.spatial_axes, tap, strict=True))
+    box = [range(spans.get(axis, 0), spans.get(axis, 0) + 1) for axis in range(len(at.shape))]
+    box[at.i_axis] = range(at.channels)
+    strides = strides_of([len(span) for span in box])  # one channel beside the other
+    return next(iter(at.sheets(tuple(box), strides))).strips
 
 
 class _Flow:
@@ -365,7 +388,7 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     plan.check(dtype)
     to, at = format_of(dtype), plan.axes
     found = different(plan) if prod(plan.shape) else []
-    parts = [_part(plan, piece, copies, to) for piece, copies in found[:_SIZES]]
+    parts = [_part(plan, alike, to) for alike in found[:_SIZES]]
     panels = _panels(at) if parts else []
     across = max((panel.column for panel in panels), default=0) + 1
     grid = _Grid(across, max((panel.row for panel in panels), default=0) + 1)
@@ -384,8 +407,11 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     _add_legend(flow, scale)
     for k, part in enumerate(parts):
         _add_matrix(flow, plan, part, sizes[k], scale)
+        if any(later.m == part.m for later in parts[k + 1 :]):  # another phase of the same rows
+            continue
         if panels:
-            _add_taps(flow, part, panels, grid, small[k], scale)
+            whole = [_part(plan, alike, to) for alike in _phases(plan, part)]
+            _add_taps(flow, whole, panels, grid, small[k], scale)
         elif prod(at.kernel) > 1:
             flow.text(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
             flow.y += 0.12
@@ -394,19 +420,50 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     flow.place()
 
 
+def _phases(p: Plan, part: _Part) -> list[Alike]:
+    """Return the matrices of all phases of a part's rows."""
+    return [part.alike._replace(phase=k, n=n) for k, n in enumerate(p.axes.widths)]
+
+
+def noise_text(p: Plan) -> str:
+    """Say what noise a weight has, and where.
+
+    Parameters
+    ----------
+    p : Plan
+        A loosened one.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
+    'deviation 0.1, in the non-zeros'
+    """
+    where = "in every entry" if p.loosen_at == "all" else "in the non-zeros"
+    return f"deviation {p.loosen:g}, {where}"
+
+
 def _about(p: Plan, to: Format, parts: Sequence[_Part]) -> str:
     """Return the options that have a say in what is drawn."""
     said = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
     if p.role == "transit" and any(part.m < part.n for part in parts):
         said.append(f"wide: {p.wide}")
+    if p.role == "zero" and any(2 * part.m <= part.n for part in parts) and p.form != "pair":
+        said.append(f"form: {p.form}")
     if p.axes.kernel:
         said.append(f"taps: {p.taps}")
+    if len(p.axes.phases) > 1:
+        said.append(f"stride: {', '.join(map(str, p.stride or ()))}")
     if p.groups > 1:
         said.append(f"{p.groups} groups" + " (transposed)" * p.transposed)
     if p.blocks is not None:
         said.append(f"blocks: {', '.join(map(str, p.blocks))}")
     if p.loosen:
-        said.append(f"noise of deviation {p.loosen:g}, seed {p.seed}")
+        said.append(f"noise of {noise_text(p)}, seed {p.seed}")
     return "; ".join([*said, f"in {to.name}"])
 
 
@@ -440,47 +497,48 @@ def _add_legend(flow: _Flow, scale: Scale) -> None:
 def _add_matrix(flow: _Flow, p: Plan, part: _Part, size: tuple[float, float], scale: Scale) -> None:
     at, (wide, high) = p.axes, size
     label = f"matrix {part.m:,} x {part.n:,}"
-    drawn, lowest = part.sampled((0, 1, part.n), wide, high)
-    copies = f", {part.copies:,} copies" if part.copies > 1 else ""
+    drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)], wide, high)
+    copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
     if copies and p.loosen:
         copies += "; each with noise of its own, the first is drawn"
     flow.text(f"{label}{copies}", weight="bold")
-    if at.center is not None:
-        flow.text(column_text(at))
+    columns = column_text(at, part.alike.phase)
+    beside = columns.startswith("column =") and len(columns) <= wide * 16  # below the picture
+    if not beside:
+        flow.text(columns)
     if p.loosen and part.noisy is None:
-        flow.text(f"noise of deviation {p.loosen:g}, in every entry; not in the picture")
+        flow.text(f"noise of {noise_text(p)}; not in the picture")
     flow.text(_coarseness(part.m, part.n, drawn.shape, (drawn != lowest).any()))
     flow.y += 0.06
     axes = flow.axes(_LEFT, flow.y, wide, high, label)
     _add_heat(axes, drawn, lowest, (part.m, part.n), size, scale)
     _name_rows(axes, high)
-    patch = at.kernel and at.center is None
-    axes.set_xlabel(column_text(at).replace("column", "input j") if patch else "input j")
+    axes.set_xlabel(columns.replace("column", "input j", 1) if beside else "input j")
     flow.y += high + 0.55
 
 
 def _add_taps(
     flow: _Flow,
-    part: _Part,
+    parts: Sequence[_Part],
     panels: Sequence[_Panel],
     grid: _Grid,
     size: tuple[float, float],
     scale: Scale,
 ) -> None:
-    """Add a kernel's taps: an outputs x channels map each."""
-    wide, high = size
-    made = [part.sampled(panel.columns, wide, high) for panel in panels]
-    channels = next(panel.columns[2] for panel in panels if panel.columns)
+    """Add a kernel's taps: an outputs x channels map each. `parts` are its phases."""
+    (wide, high), m = size, parts[0].m
+    channels = max(sum(strip.length for strip in panel.strips) for panel in panels)
+    made = [parts[each.phase].sampled(channels, each.strips, wide, high) for each in panels]
     named = "" if grid.sparse else " (each one's place above it)"
     flow.text(f"the same, tap by tap{named}", weight="bold")
     both = any((drawn != lowest).any() for drawn, lowest in made)
-    flow.text(_coarseness(part.m, channels, made[0][0].shape, both))
+    flow.text(_coarseness(m, channels, made[0][0].shape, both))
     above, taken = grid.gaps[1], {(panel.row, panel.column) for panel in panels}
-    for (tap, _, row, column), (drawn, lowest) in zip(panels, made, strict=True):
+    for (tap, *_, row, column), (drawn, lowest) in zip(panels, made, strict=True):
         x, y = _LEFT + column * grid.pitch(wide), flow.y + above - 0.1 + row * (high + above)
         place = ", ".join(map(str, tap))
         axes = flow.axes(x, y, wide, high, f"tap ({place})")
-        _add_heat(axes, drawn, lowest, (part.m, channels), size, scale)
+        _add_heat(axes, drawn, lowest, (m, channels), size, scale)
         title, height = (f"tap {place}", 8) if grid.sparse else (place, 7)
         axes.set_title(title, loc="left", fontsize=height, pad=2)
         if column:

@@ -5,6 +5,7 @@ It asks the core for every number; what it prints as a fact was computed from th
 
 from __future__ import annotations
 
+import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -17,13 +18,22 @@ from numpy.typing import NDArray
 from ..dtypes import Format, format_of
 from ..errors import OptionError, message
 from ..lattice import nnz
-from ..layout import Layout, Piece
+from ..layout import Layout
 from ..pattern import Term
 from ..plan import Plan, plan
 from . import plot
-from ._matrix import Matrix, cells, column_text, different, extract, title_text, value_text
+from ._matrix import (
+    Alike,
+    Matrix,
+    cells,
+    column_text,
+    different,
+    extract,
+    title_text,
+    value_text,
+)
 from ._terminal import is_utf, show
-from .plot import NOISY
+from .plot import NOISY, noise_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,35 +64,40 @@ def run(args: Namespace, console: Console) -> None:
     if prod(p.shape) == 0:
         console.print("\n  no entries")
     else:
-        for piece, copies in different(p):
+        for alike in different(p):
             console.print()
-            _show_matrix(p, piece, copies, format_of(args.dtype), console)
+            _show_matrix(p, alike, format_of(args.dtype), console)
     if path is not None:
         show(console, f"\n  picture in {path}")
 
 
-def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Console) -> None:
+def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
     """Print one of several alike matrices, and what holds for it."""
     from rich.text import Text
 
-    at, m, n = p.axes, piece.m, p.axes.columns
-    kernel = column_text(at)
-    terms = p.terms(m)
-    count = m * n if p.loosen else sum(map(nnz, terms))
+    at, m, n = p.axes, alike.m, alike.n
+    kernel = column_text(at, alike.phase)
+    terms = p.terms(m, n)
+    count = m * n if p.loosen and p.loosen_at == "all" else sum(map(nnz, terms))
     limit = NOISY if p.loosen else _ENTRIES
-    matrix = extract(p, piece, to) if max(m, n, count) <= limit else None
-    facts = [("matrix m x n", f"{m:,} x {n:,}{kernel and ', '}{kernel}")]
-    if copies > 1:
+    matrix = extract(p, alike, to) if max(m, n, count) <= limit else None
+    size = f"{m:,} x {n:,}"
+    beside = console.width - 22 - len(size) - 2  # what is left of the line
+    facts = [("matrix m x n", f"{size}, {kernel}" if 0 < len(kernel) <= beside else size)]
+    if len(kernel) > beside:
+        lines = textwrap.wrap(kernel.removeprefix("column = "), console.width - 22)
+        facts += [("" if k else "columns", line) for k, line in enumerate(lines)]
+    if alike.copies > 1:
         note = "; each with noise of its own, the first is shown" if p.loosen else ""
-        facts.append(("copies", f"{copies}{note}"))
+        facts.append(("copies", f"{alike.copies}{note}"))
     facts.append(("non-zeros", f"{count:,} of {m * n:,}"))
     width = console.width - 2
     few = matrix if m <= _ROWS and n <= width else None
-    texts = _numbers(few, at, console) if few else []
+    texts = _numbers(few, at, alike.phase, console) if few else []
     if not texts or max(map(len, texts)) > width:
         texts = _picture(terms, m, n, console)
         if p.loosen:
-            facts.append(("noise", f"deviation {p.loosen:g}, in every entry; not in the picture"))
+            facts.append(("noise", f"{noise_text(p)}; not in the picture"))
     facts += _facts(matrix) if matrix else [("the rest", f"not computed (over {limit:,} entries)")]
     width = max(len(label) for label, _ in facts) + 2
     texts += [Text(), *(Text.assemble((a.ljust(width), "cyan"), b) for a, b in facts)]
@@ -90,7 +105,7 @@ def _show_matrix(p: Plan, piece: Piece, copies: int, to: Format, console: Consol
         console.print(Text("  ").append_text(text) if text else "", soft_wrap=True)
 
 
-def _numbers(matrix: Matrix, at: Layout, console: Console) -> list[Text]:
+def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[Text]:
     """Return the matrix in numbers, a line a row, zeros as dim dots; kernels with their taps."""
     from rich.text import Text
 
@@ -100,7 +115,7 @@ def _numbers(matrix: Matrix, at: Layout, console: Console) -> list[Text]:
         (i, j): value_text(v / unit)
         for i, j, v in zip(matrix.rows, matrix.columns, matrix.values, strict=True)
     }
-    heads = _heads(at) if at.kernel and at.center is None else []
+    heads = _heads(at, phase) if at.kernel and at.taps != "center" else []
     width = max(map(len, [*texts.values(), *(cell for head in heads for cell in head)]), default=1)
     dot = "·" if is_utf(console) else "."
     out = []
@@ -119,13 +134,16 @@ def _numbers(matrix: Matrix, at: Layout, console: Console) -> list[Text]:
     return out
 
 
-def _heads(at: Layout) -> list[list[str]]:
-    """Return the channel and the tap of every column, as the layout says."""
+def _heads(at: Layout, phase: int) -> list[list[str]]:
+    """Return the channel and the tap of every column of a phase, as the layout says."""
     spans = {axis: range(at.shape[axis]) for axis in at.spatial_axes}
     spans[at.i_axis] = range(at.channels)
-    grid = at.column_grid(np, tuple(spans.get(axis, range(1)) for axis in range(len(at.shape))))
-    channels, taps = [""] * at.columns, [""] * at.columns
+    box = tuple(spans.get(axis, range(1)) for axis in range(len(at.shape)))
+    grid = at.column_grid(np, box, phase)
+    channels, taps = [""] * at.widths[phase], [""] * at.widths[phase]
     for place in np.ndindex(grid.shape):
+        if grid[place] < 0:  # of another phase
+            continue
         channels[grid[place]] = str(place[at.i_axis])
         tap = [str(place[axis]) for axis in at.spatial_axes]
         taps[grid[place]] = ("" if max(at.kernel) <= 10 else ",").join(tap)
@@ -179,7 +197,7 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     facts = [
         ("row norms", _range(norms, exponent)),
         ("row sums", _range(sums, exponent)),
-        ("rows sum to 0", "yes, exactly" if not sums.any() else "no"),
+        ("rows sum to 0", _zero_text(sums, rows, scaled)),
         ("exact transit (T1)", f"yes: output i is x[i mod {n}]" if transit else "no"),
     ]
     s = _singular(matrix._replace(values=scaled))
@@ -199,6 +217,15 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
         ("singular values", _distinct(s, exponent)),
         ("isometry", isometry),
     ]
+
+
+def _zero_text(sums: NDArray[Any], rows: NDArray[Any], values: NDArray[Any]) -> str:
+    """Say whether the rows sum to 0."""
+    if not sums.any():
+        return "yes, exactly"
+    sizes = np.bincount(rows, np.abs(values), sums.size)
+    rounding = np.bincount(rows).max() * np.finfo(np.float64).eps
+    return "yes, up to rounding" if np.all(np.abs(sums) <= rounding * sizes) else "no"
 
 
 def _singular(matrix: Matrix) -> NDArray[np.float64] | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
-from math import prod, sqrt
+from itertools import product
+from math import lcm, prod, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..dtypes import FORMATS, round_array
 from ..errors import OptionError, OptionTypeError, message
+from ..kernel import CORNER
 from ..plan import Plan
 from ..plan import plan as _plan
 from ._subject import Finding, Made, Raised, Subject
@@ -32,9 +34,11 @@ __all__ = [
     "check_dtype",
     "check_exact",
     "check_groups",
+    "check_image",
     "check_isometry",
     "check_layout",
     "check_rank",
+    "check_reach",
     "check_residual",
     "check_row_norm",
     "check_transit",
@@ -71,6 +75,7 @@ def _about(name: str, roles: tuple[str, ...]) -> str:
         call = 'ir.idiz, ir.plan((2, 4), "zero")'
     call = {
         "groups": "ir.idi, ir.plan((4, 2, 3, 3), groups=2)",
+        "image": "ir.idi, ir.plan((2, 3, 4), stride=(2,))",
         "device": "ir.idi, ir.plan((3, 2)), xp=array_api_strict",
     }.get(name, call)
     first = "\n    >>> import array_api_strict" * (name == "device")
@@ -173,8 +178,8 @@ def _in_role(plan: Plan, roles: tuple[Any, ...]) -> Plan:
     """Return a plan in one of some roles, without the options of the other."""
     if plan.role in roles:
         return plan
-    plain: dict[str, Any] = {"gain": 1.0, "eps": 1e-6, "wide": "truncate"}
-    return replace(plan, role=roles[0], loosen=0.0, seed=0, **plain)
+    plain: dict[str, Any] = {"gain": 1.0, "eps": 1e-6, "wide": "truncate", "form": "pair"}
+    return replace(_still(plan), role=roles[0], **plain)
 
 
 def _without_options(plan: Plan) -> Plan:
@@ -186,8 +191,8 @@ def _without_options(plan: Plan) -> Plan:
 def options_of(plan: Plan) -> str:
     """Return the options of a plan that differ from the defaults, as code."""
     usual = Plan(plan.shape, plan.role) if 2 <= len(plan.shape) <= 5 else None
-    names = ["gain", "eps", "wide", "groups", "transposed", "blocks", "taps", "tap"]
-    names += ["loosen", "seed"]
+    names = ["gain", "eps", "wide", "form", "groups", "transposed", "blocks", "taps", "tap"]
+    names += ["stride", "loosen", "loosen_at", "seed"]
     found = [
         f", {name}={getattr(plan, name)!r}"
         for name in names
@@ -262,34 +267,65 @@ def _segments(plan: Plan) -> list[range]:
     ]
 
 
-def _matrices(plan: Plan, made: Made) -> Iterator[tuple[str, Values]]:
-    """Yield the matrices of a weight, each with its name (spec sections 3 and 4)."""
-    many = len(_segments(plan)) > 1 or any(c not in "OIDHW" for c in plan.layout)
-    for number, (letters, copy) in enumerate(_copies(plan, made.values)):
+def _by_columns(plan: Plan, array: Values, axis: int) -> Values:
+    """Join the axes of channels and taps of a phase, taps by rank, to columns (section 3)."""
+    channels, taps = array.shape[axis : axis + 2]
+    shape = (*array.shape[:axis], channels * taps, *array.shape[axis + 2 :])
+    if plan.taps == "channel_major":
+        return array.reshape(shape)
+    if plan.taps != "diagonal":
+        return array.swapaxes(axis, axis + 1).reshape(shape)
+    round_ = lcm(max(channels, 1), max(taps, 1))
+    t = np.arange(channels * taps)
+    places = t % max(channels, 1) * taps + (t + t // round_) % max(taps, 1)
+    out: Values = np.take(array.reshape(shape), places, axis)
+    return out
+
+
+def _whole(plan: Plan, values: Values) -> Iterator[list[Values]]:
+    """Yield every batch copy of a weight, as all rows of its matrices of each phase."""
+    for letters, copy in _copies(plan, values):
         order = [letters.index(c) for c in "OIDHW" if c in letters]
         outputs, channels, *kernel = np.transpose(copy, order).shape
         flat = np.transpose(copy, order).reshape(outputs, channels, prod(kernel))
-        if plan.axes.center is not None:
-            tap = np.ravel_multi_index(plan.axes.center, plan.axes.kernel)
-            matrix = flat[:, :, tap]
-        elif plan.taps == "spatial_major":
-            matrix = flat.swapaxes(1, 2).reshape(outputs, channels * prod(kernel))
-        else:
-            matrix = flat.reshape(outputs, channels * prod(kernel))
-        for rows in _segments(plan):
-            name = f"rows {rows.start} to {rows.stop - 1} of copy {number}: " if many else ""
-            yield name, matrix[rows.start : rows.stop]
+        yield [_by_columns(plan, flat[:, :, places], 1) for places in _phases(plan)]
+
+
+def _phases(plan: Plan) -> list[list[int]]:
+    """Return the taps of each phase by rank, counted in row-major order."""
+    kernel = plan.axes.kernel
+    if 0 in kernel:
+        return [[]]
+    return [[int(np.ravel_multi_index(t, kernel)) if t else 0 for t in p] for p in plan.axes.phases]
+
+
+def _matrices(plan: Plan, made: Made) -> Iterator[tuple[str, Values]]:
+    """Yield the matrices of a weight, each with its name (spec sections 3 and 4)."""
+    parts, phases = _segments(plan), len(_phases(plan))
+    many = len(parts) > 1 or any(c not in "OIDHW" for c in plan.layout)
+    for number, matrices in enumerate(_whole(plan, made.values)):
+        for phase, matrix in enumerate(matrices):
+            for rows in parts:
+                where = f"rows {rows.start} to {rows.stop - 1} of copy {number}" if many else ""
+                where += ", " * (many and phases > 1) + f"phase {phase}" * (phases > 1)
+                yield f"{where}: " if where else "", matrix[rows.start : rows.stop]
 
 
 # A weight, seen as a layer -----------------------------------------------------------------------
 
 
 def _apply(subject: Subject, plan: Plan, values: Values, x: Values) -> list[Values]:
-    """Let every batch copy act on a signal (samples, inputs, *space), as a real layer does."""
-    at, out = subject.framework, []
+    """Let every batch copy act on a signal (samples, inputs, *space), as a real layer does.
+
+    With a stride that is a transposed convolution.
+    """
+    at, out, stride = subject.framework, [], _stride(plan)
     for letters, copy in _copies(plan, values):
         if len(letters) > 2:
-            out.append(at.convolve(x, copy, letters, plan.groups))
+            if stride is None:
+                out.append(at.convolve(x, copy, letters, plan.groups))
+            else:
+                out.append(at.upsample(x, copy, letters, plan.groups, stride))
             continue
         parts = zip(
             np.split(x, plan.groups, 1),
@@ -298,6 +334,11 @@ def _apply(subject: Subject, plan: Plan, values: Values, x: Values) -> list[Valu
         )
         out.append(np.concatenate([at.linear(a, b, letters) for a, b in parts], 1))
     return out
+
+
+def _stride(plan: Plan) -> tuple[int, ...] | None:
+    """Return the stride of the transposed convolution that a kernel is for; None for no such."""
+    return None if plan.taps in CORNER or not plan.axes.kernel else plan.stride
 
 
 def _inputs(plan: Plan) -> int:
@@ -313,24 +354,36 @@ def _signal(plan: Plan, samples: int = 4, more: int = 1) -> Values:
     return out
 
 
-def _patches(plan: Plan, x: Values) -> Values:
-    """Return what each output sees: (samples, outputs, n, *places), n the columns of its matrix."""
+def _patches(plan: Plan, x: Values) -> Iterator[tuple[Values, tuple[slice, ...]]]:
+    """Yield what each output sees of a signal, and which places of the layer's output those are.
+
+    One for each phase: (samples, outputs, n, *places), n the columns of its matrix. Places whose
+    patch reaches beyond the signal are left out.
+    """
     samples, groups, channels = len(x), plan.groups, plan.axes.channels
-    kernel = plan.axes.kernel
-    x = x.reshape(samples, groups, channels, *x.shape[2:])
-    if kernel:
-        dims = len(kernel)
-        x = np.lib.stride_tricks.sliding_window_view(x, kernel, tuple(range(3, 3 + dims)))
-        x = np.moveaxis(x, range(3, 3 + dims), range(-dims, 0))  # samples, g, c, taps, places
-        places = x.shape[3 + dims :]
-        x = x.reshape(samples, groups, channels, prod(kernel), *places)
-        if plan.axes.center is not None:
-            x = x[:, :, :, np.ravel_multi_index(plan.axes.center, kernel)]
-        else:
-            x = x if plan.taps == "channel_major" else x.swapaxes(2, 3)
-            x = x.reshape(samples, groups, -1, *places)
-    outputs = plan.axes.outputs * (groups if plan.transposed else 1)
-    return np.repeat(x, outputs // groups, axis=1)
+    kernel, space = plan.axes.kernel, x.shape[2:]
+    x = x.reshape(samples, groups, channels, *space)
+    stride, outputs = _stride(plan), plan.axes.outputs * (groups if plan.transposed else 1)
+    for places in _phases(plan):
+        seen, where = [], [slice(0)] * len(kernel)
+        for place in places:
+            spans = []
+            for axis, t in enumerate(np.unravel_index(place, kernel) if kernel else ()):
+                k, size = kernel[axis], space[axis]
+                step = 1 if stride is None else abs(stride[axis])
+                last, reach = int(t) // step, (k - 1 - int(t) % step) // step
+                if stride is not None and stride[axis] > 0:  # output s*q + r sees x[q - last]
+                    first, begin = reach - last, step * reach + int(t) % step
+                else:  # a correlation, or a kernel that is stored flipped
+                    first, begin = last, 0 if stride is None else k - 1 - int(t) % step
+                count = size - reach
+                spans.append(slice(first, first + count))
+                where[axis] = slice(begin, begin + (count - 1) * step + 1, step)
+            seen.append(x[(slice(None),) * 3 + tuple(spans)])
+        if not seen:
+            continue
+        columns = _by_columns(plan, np.stack(seen, 3), 2)
+        yield np.repeat(columns, outputs // groups, axis=1), tuple(where)
 
 
 def _rows(plan: Plan) -> Iterator[tuple[int, int, int]]:
@@ -400,7 +453,7 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
 
 def _tall(plan: Plan) -> Plan:
     """Return a plan with at least as many outputs as columns, in every group."""
-    n, pieces = plan.axes.columns, plan.axes.pieces
+    n, pieces = max(plan.axes.widths), plan.axes.pieces
     if plan.blocks is None and all(p.m >= n for p in pieces):
         return plan
     m = n + plan.axes.outputs // (1 if plan.transposed else plan.groups) - 1
@@ -411,7 +464,7 @@ def _tall(plan: Plan) -> Plan:
 
 def _still(plan: Plan) -> Plan:
     """Return a plan without noise."""
-    return replace(plan, loosen=0.0, seed=0)
+    return replace(plan, loosen=0.0, loosen_at="all", seed=0)
 
 
 def _one(plan: Plan) -> Plan:
@@ -424,16 +477,66 @@ def check_transit(subject: Subject, plan: Plan, dtype: str | None = None) -> Non
     """T1: with m >= n and tau = 1, output i is x[i mod n] exactly, through the real layer."""
     made = subject.make(plan, dtype)
     x = _signal(plan)
-    seen = _patches(plan, x)
-    for y in _apply(subject, plan, made.values, x):
+    for y, (seen, where) in product(_apply(subject, plan, made.values, x), _patches(plan, x)):
         for output, i, _ in _rows(plan):
             j = i % seen.shape[2]
-            should = seen[:, output, j]
-            place = _differs(y[:, output], should, 0.0)
+            should, found = seen[:, output, j], y[(slice(None), output, *where)]
+            place = _differs(found, should, 0.0)
             if place is not None:
-                got, right = both(y[:, output][place], should[place])
+                got, right = both(found[place], should[place])
                 what = f"output {output} of the layer"
                 raise Finding(what, got, f"input {j} of what it sees, {right}", made.call)
+
+
+def _upright(plan: Plan) -> Plan:
+    """Return a plan whose first outputs are the image: tau = 1, and an identity tap."""
+    plan = replace(_still(plan), gain=1.0, wide="truncate")
+    if not plan.axes.kernel:
+        letters = "OIW" if len(plan.shape) == 2 else f"{plan.layout}W"
+        plan = replace(plan, shape=(*plan.shape, 3), layout=letters)
+    return plan if plan.taps in ("outward", "center") else replace(plan, taps="outward")
+
+
+@_property(("transit",), _upright)
+def check_image(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """T14, T15: the first outputs of a kernel are the image, unshifted, at every place of it.
+
+    Padded such that the identity tap passes it. With a stride each place is there s times: for
+    outputs whose identity tap is in the kernel.
+    """
+    made = subject.make(plan, dtype)
+    x, stride, kernel = _signal(plan), _stride(plan), plan.axes.kernel
+    tap = plan.tap or tuple((k - 1) // 2 for k in kernel)
+    space = list(zip(x.shape[2:], kernel, tap, strict=True))
+    if stride is None:
+        signal = np.pad(x, [(0, 0), (0, 0), *((p, k - 1 - p) for _, k, p in space)])
+        wanted = [((slice(None),) * len(kernel), x)]
+    else:
+        signal, wanted = x, []
+        for r in np.ndindex(*map(abs, stride)):
+            near = [p + d * (1 if s > 0 else -1) for p, d, s in zip(tap, r, stride, strict=True)]
+            if all(0 <= t < k for t, k in zip(near, kernel, strict=True)):
+                first = [
+                    t if s > 0 else k - 1 - t for t, k, s in zip(near, kernel, stride, strict=True)
+                ]
+                spans = zip(first, x.shape[2:], map(abs, stride), strict=True)
+                where = tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in spans)
+                wanted.append((where, x))
+    channels, per_group = plan.axes.channels, plan.axes.outputs // plan.groups
+    per_group = plan.axes.outputs if plan.transposed else per_group
+    for y, (where, image) in product(_apply(subject, plan, made.values, signal), wanted):
+        for output, i, _ in _rows(plan):
+            if i >= channels:
+                continue
+            channel = output // per_group * channels + i
+            found, should = y[(slice(None), output, *where)], image[:, channel]
+            place = _differs(found, should, 0.0)
+            if place is not None:
+                got, right = both(found[place], should[place])
+                what = f"output {output} of the layer at {list(place[1:])}"
+                raise Finding(
+                    what, got, f"channel {channel} of the image there, {right}", made.call
+                )
 
 
 def _varies(plan: Plan) -> Plan:
@@ -450,8 +553,8 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> No
     variance sigma^2. IDIZ, likewise: 2 eps^2 sigma^2, and eps^2 sigma^2 for n = 1 (section 2).
     """
     made = subject.make(plan, dtype)
-    n = plan.axes.columns
-    white = plan.role == "zero" or any(m < n for _, _, m in _rows(plan)) * (plan.wide != "truncate")
+    folded = any(m < n for _, _, m in _rows(plan) for n in plan.axes.widths)
+    white = plan.role == "zero" or folded * (plan.wide != "truncate")
     if white:  # every coordinate +1 and -1 once, alone
         size = _inputs(plan) * prod(plan.axes.kernel)
         unit = np.eye(size).reshape(size, _inputs(plan), *plan.axes.kernel)
@@ -460,15 +563,15 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> No
         x = _signal(plan, 8, 0)
         x += np.cumsum(x, axis=1) + 3 * x[:, :1]
     value = _number(made, plan.eps if plan.role == "zero" else plan.gain)
-    entries = 2 if plan.role == "zero" and n > 1 else 1
-    seen = np.var(_patches(plan, x), axis=0)
-    for y in _apply(subject, plan, made.values, x):
-        found = np.var(y, axis=0)
+    seen = [(np.var(patches, axis=0), where) for patches, where in _patches(plan, x)]
+    for y, (inputs, where) in product(_apply(subject, plan, made.values, x), seen):
+        found, n = np.var(y[(slice(None), slice(None), *where)], axis=0), inputs.shape[1]
+        entries = 2 if plan.role == "zero" and n > 1 else 1
         for output, i, _ in _rows(plan):
             if n == 0:
                 continue
-            inputs = np.ones_like(seen[output, 0]) if white else seen[output, i % n]
-            should = entries * value**2 * inputs
+            each = np.ones_like(inputs[output, 0]) if white else inputs[output, i % n]
+            should = entries * value**2 * each
             place = _differs(found[output], should, 4 * _unit(made) * should)
             if place is not None:
                 factor = "2 eps^2" if entries == 2 else "eps^2" if plan.role == "zero" else "tau^2"
@@ -497,13 +600,17 @@ def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> No
 
 @_property(("zero",), _still)
 def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
-    """Every row of IDIZ with n >= 2 sums to 0 exactly, so equal means leave the mean at 0."""
+    """Every row of IDIZ with n >= 2 sums to 0, so equal means leave the mean at 0.
+
+    Exactly, but for ``form="shifted"``, whose entries are rounded each on its own.
+    """
     made = subject.make(plan, dtype)
     for name, matrix in _matrices(plan, made):
         if matrix.shape[1] < 2:
             continue
         for i, row in enumerate(matrix):
-            if row.sum() != 0:
+            shifted = plan.form == "shifted" and matrix.shape[1] >= 2 * len(matrix)
+            if abs(row.sum()) > (_unit(made) * abs(row).sum() if shifted else 0.0):
                 raise Finding(f"{name}the sum of row {i}", _n(row.sum()), "0", made.call)
 
 
@@ -520,6 +627,25 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         rank = int(np.linalg.matrix_rank(matrix / largest, tolerance)) if largest else 0
         if rank != should:
             raise Finding(f"{name}the rank", rank, f"{should} (m = {m}, n = {n})", made.call)
+
+
+@_property(fit=_still)
+def check_reach(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+    """Which columns have an entry: all that should, so their inputs reach an output (section 2).
+
+    All of a tall matrix, of a fold, and of a shifted IDIZ; the first m of a truncated IDI, and the
+    first 2m of a wide IDIZ.
+    """
+    made = subject.make(plan, dtype)
+    for name, matrix in _matrices(plan, made):
+        m, n = matrix.shape
+        every = m >= n or (plan.role == "transit" and plan.wide != "truncate" and m > 0)
+        every |= plan.role == "zero" and plan.form == "shifted" and 2 * m <= n and m > 0
+        should = n if every else min(n, 2 * m if plan.role == "zero" else m)
+        got = int(np.count_nonzero((matrix != 0).any(axis=0)))
+        if got != should:
+            what = f"{name}the number of columns with an entry"
+            raise Finding(what, got, f"{should} (m = {m}, n = {n})", made.call)
 
 
 def _tall_still(plan: Plan) -> Plan:
@@ -555,6 +681,7 @@ def _pair(plan: Plan) -> Plan:
         transposed=False,
         blocks=None,
         tap=None,
+        stride=None,
         gain=1.0,
         wide=wide,
     )
@@ -595,14 +722,18 @@ def check_residual(subject: Subject, plan: Plan, dtype: str | None = None) -> No
     first = _plan((hidden, outputs, *ones), layout=letters)
     [h] = _apply(subject, first, first.build(), x)
     f = np.tanh(h)
+    most = [-(-n // m) for _, _, m in _rows(plan) for n in plan.axes.widths if 2 <= 2 * m <= n]
+    entries = max(most, default=2) if plan.form == "shifted" else 2
     bound = 2 * abs(_number(made, plan.eps)) * np.abs(f).max(initial=0) * (1 + _unit(made))
+    bound *= sqrt(max(entries, 2) / 2)
+    bound_name = "2 eps max|f|" if entries <= 2 else "sqrt(2 k) eps max|f|"
     for y in _apply(subject, plan, made.values, f):
         place = _differs(y, np.zeros_like(y), bound)
         if place is not None:
             raise Finding(
                 f"what the branch adds to output {place[1]}",
                 _n(y[place]),
-                f"at most 2 eps max|f| = {_n(bound)} in size",
+                f"at most {bound_name} = {_n(bound)} in size",
                 made.call,
             )
 
@@ -693,20 +824,20 @@ def check_layout(subject: Subject, plan: Plan, dtype: str | None = None) -> None
     """As a layer of the framework, in its stored axis order, it does what the matrix should."""
     made = subject.make(plan, dtype)
     x = _signal(plan)
-    seen = _patches(plan, x)
-    stored = made._replace(values=dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
-    segments, matrices = _segments(plan), list(_matrices(plan, stored))
-    for copy, y in enumerate(_apply(subject, plan, made.values, x)):
-        own = matrices[copy * len(segments) : (copy + 1) * len(segments)]
-        for rows, (_, matrix) in zip(segments, own, strict=True):
-            for i, output in enumerate(rows):
-                should = np.tensordot(seen[:, output], matrix[i], (1, 0))
-                size = np.tensordot(np.abs(seen[:, output]), np.abs(matrix[i]), (1, 0))
-                place = _differs(y[:, output], should, 2.0**-20 * size)
+    stored = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
+    acts, copies = _apply(subject, plan, made.values, x), _whole(plan, stored)
+    for y, matrices in zip(acts, copies, strict=True):
+        for (seen, where), matrix in zip(_patches(plan, x), matrices, strict=True):
+            for output in range(len(matrix)):
+                should = np.tensordot(seen[:, output], matrix[output], (1, 0))
+                size = np.tensordot(np.abs(seen[:, output]), np.abs(matrix[output]), (1, 0))
+                here: Any = (slice(None), output, *where)
+                found = y[here]
+                place = _differs(found, should, 2.0**-20 * size)
                 if place is not None:
                     raise Finding(
                         f"output {output} of the layer with its weight in layout {plan.layout}",
-                        *both(y[:, output][place], should[place]),
+                        *both(found[place], should[place]),
                         made.call,
                     )
 
@@ -734,7 +865,8 @@ def _underflow_needs(subject: Subject) -> str | None:
 @_property(needs=_underflow_needs)
 def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
     """Refuse an entry that rounds to 0 in the dtype: the neurons would be dead (section 5)."""
-    plan, at = replace(_still(plan), wide="truncate", gain=1.0, eps=1e-6), subject.framework
+    plain: dict[str, Any] = {"wide": "truncate", "gain": 1.0, "eps": 1e-6, "form": "pair"}
+    plan, at = replace(_still(plan), **plain), subject.framework
     if prod(plan.shape) == 0:
         return
     for name, option, value in _tiny(subject, plan.role, dtype):

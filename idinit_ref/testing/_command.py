@@ -94,6 +94,8 @@ def check(args: Namespace, console: Console) -> int:
         "roles": _LIKE[args.like],
         "taps": args.taps,
         "wide": args.wide,
+        "form": args.form,
+        "stride": args.stride,
         "expect": None
         if args.expect is None
         else [name.strip() for name in args.expect.split(",")],

@@ -6,19 +6,21 @@ form (square, tall, wide; matrices and kernels) on which that differs from the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from math import sqrt
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import FORMATS
 from ..errors import IDInitError
-from ..layout import SPATIAL, Taps
-from ..pattern import Role, Wide
+from ..kernel import CORNER, Taps
+from ..layout import SPATIAL
+from ..pattern import Form, Role
 from ..plan import Plan
 from ._checks import both, dense
 from ._subject import Finding, Subject
@@ -28,6 +30,10 @@ __all__ = ["diagnose", "explain"]
 Values = NDArray[Any]
 _SHAPES = ((4, 4), (3, 3), (7, 3), (6, 2), (5, 4), (3, 7), (2, 6), (4, 5), (5, 1), (1, 5), (2, 1))
 _KERNEL = (2, 3, 4)  # one axis is even, and none is like another
+_OPTIONS = (
+    "gain", "eps", "wide", "form", "groups", "blocks", "taps", "tap", "stride", "loosen",
+    "loosen_at", "layout",
+)  # fmt: skip
 
 
 class _Case(NamedTuple):
@@ -43,7 +49,7 @@ class _Case(NamedTuple):
 
     @property
     def form(self) -> str:
-        m, n = self.plan.axes.pieces[0].m, self.plan.axes.columns
+        m, n = self.plan.axes.pieces[0].m, max(self.plan.axes.widths)
         return "square" if m == n else "tall" if m > n else "wide"
 
 
@@ -52,8 +58,7 @@ def diagnose(
     roles: Sequence[Role],
     letters: Sequence[str],
     *,
-    taps: Taps,
-    wide: Wide,
+    fixed: Mapping[str, Any],
     only: Callable[[Plan], bool] | None = None,
 ) -> Iterator[str]:
     """Yield a line for what is wrong in all weights, or else in each form of them."""
@@ -63,7 +68,7 @@ def diagnose(
             what = {"transit": "IDI", "zero": "IDIZ"}[role]
             what += f" kernel {layout}" if kernel else ""
             what += f", {groups} groups" if groups > 1 else ""
-            every = [_plan(layout, m, n, role, taps, wide, groups) for m, n in _SHAPES]
+            every = [_plan(layout, m, n, role, fixed, groups) for m, n in _SHAPES]
             plans = [plan for plan in every if only is None or only(plan)]
             try:
                 cases = [_case(subject, plan) for plan in plans]
@@ -83,7 +88,7 @@ def diagnose(
                 alike = [case for case in cases if case.form == form]
                 found = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
                 yield f"{what}, {form}: {found or _unknown(alike)}"
-        yield from _ignored(subject, role, layout, taps, wide)
+        yield from _ignored(subject, role, layout, fixed)
 
 
 def _case(subject: Subject, plan: Plan, dtype: str | None = None) -> _Case:
@@ -91,14 +96,14 @@ def _case(subject: Subject, plan: Plan, dtype: str | None = None) -> _Case:
     return _Case(plan, made.values, dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
 
 
-def _plan(layout: str, m: int, n: int, role: Role, taps: Taps, wide: Wide, groups: int) -> Plan:
+def _plan(layout: str, m: int, n: int, role: Role, fixed: Mapping[str, Any], groups: int) -> Plan:
     sizes = {"O": m * groups, "I": n} | dict(zip("WHD", _KERNEL, strict=True))
     shape = tuple(sizes.get(c, 2) for c in layout)
-    more: dict[str, Any] = {"wide": wide} if role == "transit" else {}
-    kernel = any(c in SPATIAL for c in layout)
-    return Plan(
-        shape, role, layout=layout, groups=groups, taps=taps if kernel else "channel_major", **more
-    )
+    names = ["wide" if role == "transit" else "form"]
+    if any(c in SPATIAL for c in layout):
+        names += ["taps", "stride"]
+    more = {name: fixed[name] for name in names}
+    return Plan(shape, role, layout=layout, groups=groups, **more)
 
 
 def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
@@ -107,7 +112,7 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
         case = _case(subject, plan, dtype)
         if not case.wrong:
             return
-        for name in ("gain", "eps", "wide", "groups", "blocks", "taps", "tap", "loosen", "layout"):
+        for name in _OPTIONS:
             usual: Any = {"layout": None}.get(name, Plan.__dataclass_fields__[name].default)
             if name == "layout":
                 usual = subject.parameter("layout").default if subject.takes("layout") else None
@@ -116,7 +121,7 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
             try:
                 changes: dict[str, Any] = {name: usual}
                 changes |= {"tap": None} if name == "taps" else {}
-                changes |= {"seed": 0} if name == "loosen" else {}
+                changes |= {"seed": 0, "loosen_at": "all"} if name == "loosen" else {}
                 without = replace(plan, **changes)
             except IDInitError:
                 continue
@@ -129,7 +134,7 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
     yield f"{subject.call(plan, dtype)}: {known or _unknown([case])}"
 
 
-def _ignored(subject: Subject, role: Role, layout: str, taps: Taps, wide: Wide) -> Iterator[str]:
+def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for a number that it takes, and does not use as it should."""
     name, value = ("gain", -2.5) if role == "transit" else ("eps", -0.5)
     if not subject.takes(name):
@@ -137,7 +142,7 @@ def _ignored(subject: Subject, role: Role, layout: str, taps: Taps, wide: Wide) 
     found: dict[str, str] = {}
     changes: dict[str, Any] = {name: value}
     for m, n in ((3, 3), (4, 3), (3, 4)):
-        plain = _plan(layout, m, n, role, taps, wide, 1)
+        plain = _plan(layout, m, n, role, fixed, 1)
         asked = replace(plain, **changes)
         try:
             case, usual = _case(subject, asked), _case(subject, plain).got
@@ -221,12 +226,12 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
             """Fill each matrix of p by a rule of (i, j, m, n), as p lays it out."""
             out = np.zeros(p.shape)
             box = tuple(range(size) for size in p.shape)
-            columns = np.broadcast_to(p.axes.column_grid(np, box), p.shape)
-            rows = np.broadcast_to(p.axes.row_grid(np, box), p.shape)
-            m, n = p.axes.pieces[0].m, p.axes.columns
-            for place in np.ndindex(p.shape):
-                if columns[place] >= 0:
-                    out[place] = rule(int(rows[place]) % m, int(columns[place]), m, n)
+            rows, m = np.broadcast_to(p.axes.row_grid(np, box), p.shape), p.axes.pieces[0].m
+            for phase, n in enumerate(p.axes.widths):
+                columns = np.broadcast_to(p.axes.column_grid(np, box, phase), p.shape)
+                for place in np.ndindex(p.shape):
+                    if columns[place] >= 0:
+                        out[place] = rule(int(rows[place]) % m, int(columns[place]), m, n)
             return out
 
         return make
@@ -241,13 +246,19 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
     else:
         yield "the groups are ignored: it is the weight of one group", reference(groups=1)
     if plan.axes.kernel:
-        for taps in ("channel_major", "spatial_major", "center"):
+        if plan.stride is not None:
+            flipped = tuple(-step for step in plan.stride)
+            yield "the stride is ignored: these kernels have no phases", reference(stride=None)
+            yield "right for a kernel that is stored the other way round", reference(stride=flipped)
+        for taps in get_args(Taps):
             if taps != plan.taps:
-                yield f"right for taps={taps!r}, not {plan.taps!r}", reference(taps=taps)
-        for text, tap in (
-            ("k // 2", tuple(k // 2 for k in plan.axes.kernel)),
-            ("0", (0,) * len(plan.axes.kernel)),
-        ):
+                text = f"these are {taps} kernels: right for taps={taps!r}, not {plan.taps!r}"
+                yield text, reference(taps=taps)
+        zero, middle = (0,) * len(plan.axes.kernel), tuple(k // 2 for k in plan.axes.kernel)
+        if plan.taps not in CORNER:
+            yield "it starts at the first tap, not at the identity tap", reference(tap=zero)
+            yield "its identity tap is k // 2 on each axis", reference(tap=middle)
+        for text, tap in (("k // 2", middle), ("0", zero)):
             yield f"at the tap {text} of each axis", reference(taps="center", tap=tap)
             yield (
                 f"one diagonal at the tap {text} of each axis, and zeros instead of copies",
@@ -259,6 +270,11 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
         def plus(i: int, j: int, n: int) -> bool:
             return j == i % n
 
+        for form in get_args(Form):
+            if form != plan.form:
+                yield f"right for form={form!r}, not {plan.form!r}", reference(form=form)
+        if plan.form == "shifted":
+            yield "its blocks are not shifted: column q*m + i", entry(partial(_unshifted, eps))
         yield "both entries of a row are positive", lambda p: abs(dense(p, "float64"))
         yield "only +eps, and no -eps", entry(lambda i, j, m, n: eps * plus(i, j, n))
         yield (
@@ -312,7 +328,24 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
         yield "columns are copied, too: j mod m = i", entry(lambda i, j, m, n: j % m == i)
         yield "the last columns, not the first", entry(lambda i, j, m, n: j == n - m + i)
         yield "the rows stand in reverse order", entry(lambda i, j, m, n: j == (m - 1 - i) % n)
-        yield "IDIZ, not IDI", lambda p: dense(Plan(p.shape, "zero", layout=p.layout), "float64")
+        plain: dict[str, Any] = {"role": "zero", "gain": 1.0, "wide": "truncate"}
+        yield "IDIZ, not IDI", reference(**plain)
+
+
+def _unshifted(eps: float, i: int, j: int, m: int, n: int) -> float:
+    """Return an entry of a shifted IDIZ whose blocks are left where they are."""
+    if n == 1:
+        return -eps if i % 2 else eps
+    if n < 2 * m:  # no other than a pair
+        minus = m + i % (n - m) if m < n else (i + 1) % n
+        return eps * ((j == i % n) - (j == minus))
+    k = len(range(i, n, m))
+    p = -(-k // 2)
+    if j % m != i:
+        return 0.0
+    if j // m % 2:
+        return -eps * sqrt(2 * p / ((k - p) * k))
+    return eps * sqrt(2 * (k - p) / (p * k))
 
 
 def _one_diagonal(plan: Plan, tap: tuple[int, ...]) -> Values:

@@ -120,6 +120,39 @@ class Framework:
             return np.zeros((len(x), w.shape[letters.index("O")], *space))
         return _wide(self._convolve(x, w, letters, groups))
 
+    def upsample(
+        self, x: Values, w: Values, letters: str, groups: int, stride: Sequence[int]
+    ) -> Values:
+        """Apply a stored kernel as a transposed convolution does: no padding.
+
+        The stride is negative where the kernel is stored flipped: it is turned over there, as the
+        layers do that store it so. Outputs are ``(size - 1) * stride + k`` long.
+        """
+        if np.iscomplexobj(w):
+            parts = (self.upsample(x, part, letters, groups, stride) for part in (w.real, w.imag))
+            real, imaginary = parts
+            return real + 1j * imaginary
+        flipped = [c for c, step in zip(_space(letters), stride, strict=True) if step < 0]
+        w = np.flip(w, tuple(letters.index(c) for c in flipped))
+        steps = tuple(map(abs, stride))
+        kernel = _stored_as(w, letters, "OI" + _space(letters))
+        long = zip(x.shape[2:], kernel.shape[2:], steps, strict=True)
+        shape = (len(x), len(kernel), *((size - 1) * step + k for size, k, step in long))
+        if not x.size or not w.size:
+            return np.zeros(shape)
+        split = zip(np.split(x, groups, 1), np.split(kernel, groups), strict=True)
+        return np.concatenate([_wide(self._upsample(a, b, steps)) for a, b in split], 1)
+
+    def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
+        """Add every input into the outputs, tap by tap. The kernel has the axes O, I, space."""
+        long = zip(x.shape[2:], w.shape[2:], steps, strict=True)
+        out = np.zeros((len(x), len(w), *((size - 1) * step + k for size, k, step in long)))
+        for tap in np.ndindex(w.shape[2:]):
+            reach = zip(tap, x.shape[2:], steps, strict=True)
+            where: Any = [slice(t, t + (size - 1) * step + 1, step) for t, size, step in reach]
+            out[(..., *where)] += np.einsum("oi,ni...->no...", w[(..., *tap)], x)
+        return out
+
     def _convolve(self, x: Values, w: Values, letters: str, groups: int) -> Any:
         """Sum over windows: there is no convolution in NumPy or in the standard."""
         kernel = _stored_as(w, letters, "OI" + _space(letters))
@@ -193,6 +226,11 @@ class _Torch(Framework):
         kernel = self.xp.tensor(_stored_as(w, letters, "OI" + space))
         return convolution(self.xp.tensor(x), kernel, groups=groups).numpy()
 
+    def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
+        convolution = getattr(self.xp.nn.functional, f"conv_transpose{len(steps)}d")
+        kernel = self.xp.tensor(np.ascontiguousarray(w.swapaxes(0, 1)))
+        return convolution(self.xp.tensor(x), kernel, stride=steps).numpy()
+
 
 class _JAX(Framework):
     def __init__(self, xp: Any) -> None:
@@ -237,6 +275,19 @@ class _JAX(Framework):
             precision="highest",
         )
 
+    def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
+        space = SPATIAL[len(SPATIAL) - len(steps) :]
+        kernel = self.xp.asarray(np.swapaxes(w, 0, 1))  # I and O are named the other way round
+        return self.jax.lax.conv_transpose(
+            self.xp.asarray(x, dtype=kernel.dtype),
+            kernel,
+            strides=steps,
+            padding=[(k - 1, k - 1) for k in w.shape[2:]],
+            dimension_numbers=("NC" + space, "OI" + space, "NC" + space),
+            transpose_kernel=True,
+            precision="highest",
+        )
+
 
 class _TensorFlow(Framework):
     def owns(self, raw: Any) -> bool:
@@ -276,6 +327,14 @@ class _TensorFlow(Framework):
         # Apart, since not every CPU build has grouped convolutions.
         out = [self.xp.nn.convolution(a, b, padding="VALID").numpy() for a, b in parts]
         return np.moveaxis(np.concatenate(out, -1), -1, 1)
+
+    def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
+        kernel = np.moveaxis(w, (0, 1), (-2, -1)).astype(np.float32)  # space, outputs, inputs
+        long = zip(x.shape[2:], w.shape[2:], steps, strict=True)
+        shape = (len(x), *((size - 1) * step + k for size, k, step in long), len(w))
+        signal = np.moveaxis(x, 1, -1).astype(np.float32)
+        out = self.xp.nn.conv_transpose(signal, kernel, shape, list(steps), padding="VALID")
+        return np.moveaxis(out.numpy(), -1, 1)
 
 
 _KNOWN: dict[str, type[Framework]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
 from math import prod
@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from ..errors import OptionError, OptionTypeError, message
-from ..layout import SPATIAL, Taps
+from ..kernel import CORNER, Taps
+from ..layout import SPATIAL
 from ..options import choice, integer
-from ..pattern import Role, Wide
-from ..plan import Plan
+from ..pattern import Form, Role, Wide
+from ..plan import LoosenAt, Plan
 from ._checks import PROPERTIES, Property, properties, snippet
 from ._diagnosis import diagnose, explain
 from ._report import Outcome, Report
@@ -44,8 +45,10 @@ def make_oracle(
     layout: str | None = "OI",
     roles: Sequence[Role] | Role | None = None,
     conv: str | None = None,
-    taps: Taps = "channel_major",
+    taps: Taps = "outward",
     wide: Wide = "truncate",
+    form: Form = "pair",
+    stride: Sequence[int] | None = None,
     expect: Sequence[str] | None = None,
     examples: int = 50,
     seed: int = 0,
@@ -76,10 +79,15 @@ def make_oracle(
     conv : str, optional
         The axis letters of its kernels, "OIHW" or "HWIO", say: kernels are tested too, through the
         framework's own convolution.
-    taps : {"channel_major", "spatial_major", "center"}
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How it makes a matrix of a kernel, if it has no parameter `taps`.
     wide : {"truncate", "fold_rms", "fold_mean"}
         What its IDI does with a wide matrix, if it has no parameter `wide`.
+    form : {"pair", "shifted"}
+        What its IDIZ does with a wide matrix, if it has no parameter `form`.
+    stride : sequence of int, optional
+        The stride of the transposed convolutions that its kernels are for, in the order D, H, W,
+        if it has no parameter `stride`.
     expect : sequence of str, optional
         The properties to check, of `PROPERTIES`; all that can be asked of it if left out.
     examples : int
@@ -134,6 +142,7 @@ def make_oracle(
         )
     choice("taps", taps, get_args(Taps))
     choice("wide", wide, get_args(Wide))
+    choice("form", form, get_args(Form))
     letters = [each for each in (layout, conv) if each is not None]
     if not letters:
         raise OptionError(
@@ -150,6 +159,11 @@ def make_oracle(
         raise OptionError(
             message("conv", conv, "it should have spatial letters D, H, W", "e.g. 'OIHW'")
         )
+    if stride is not None:
+        if conv is None:
+            should = "it is that of kernels, and there are none to test"
+            raise OptionError(message("stride", stride, should, "give conv=..., too"))
+        stride = Plan((1,) * len(conv), layout=conv, stride=cast("Any", stride)).stride
     integer("examples", examples, low=1)
     integer("seed", seed, low=0)
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
@@ -161,7 +175,12 @@ def make_oracle(
     if chooser is not None and not callable(chooser):
         should = "it should be a function of a plan, or None"
         raise OptionTypeError(message("only", only, should, "e.g. lambda plan: plan.groups == 1"))
-    return Oracle(subject, letters, taps, wide, expect, examples, seed, float(budget), only)
+    fixed = {"taps": taps, "wide": wide, "form": form, "stride": stride}
+    return Oracle(subject, letters, fixed, expect, examples, seed, float(budget), only)
+
+
+def _any_of(words: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(get_args(words))
 
 
 def _words(name: str, given: object, options: Sequence[str]) -> list[str]:
@@ -182,8 +201,8 @@ class Oracle:
     ----------
     subject : Subject
         The implementation, and how it is called.
-    letters, taps, wide, expect, examples, seed, budget, only
-        As :func:`make_oracle` understood them.
+    letters, fixed, expect, examples, seed, budget, only
+        As :func:`make_oracle` understood them; `fixed` holds taps, wide, form and stride.
 
     Examples
     --------
@@ -202,8 +221,7 @@ class Oracle:
         self,
         subject: Subject,
         letters: Sequence[str],
-        taps: Taps,
-        wide: Wide,
+        fixed: Mapping[str, Any],
         expect: Sequence[str] | None,
         examples: int,
         seed: int,
@@ -212,8 +230,7 @@ class Oracle:
     ) -> None:
         self._subject = subject
         self._letters = letters
-        self._taps: Taps = taps
-        self._wide: Wide = wide
+        self._fixed = fixed
         self._expect = expect
         self._examples, self._seed, self._budget = examples, seed, budget
         self._only = only
@@ -282,7 +299,7 @@ class Oracle:
 
     def _smallest(self) -> Plan:
         letters, role = self._letters[0], self._subject.roles[0]
-        return Plan((1,) * len(letters), role, layout=letters, taps=self._taps)
+        return Plan((1,) * len(letters), role, layout=letters, taps=self._fixed["taps"])
 
     # Which weights ----------------------------------------------------------------------------
 
@@ -290,15 +307,18 @@ class Oracle:
         """Return the weights of some layouts that this implementation can be asked for."""
         takes = self._subject.takes
         one: dict[str, Any] = {"role": role, "blocks": None, "tap": None, "groups": 1}
-        one |= {"transposed": False, "loosen": 0.0, "seed": 0}
+        one |= {"transposed": False, "loosen": 0.0, "loosen_at": "all", "seed": 0}
         if role == "transit":
             one["gain"] = st.sampled_from(_GAINS) if takes("gain") else 1.0
-            one["wide"] = st.sampled_from(get_args(Wide)) if takes("wide") else self._wide
+            one["wide"] = _any_of(Wide) if takes("wide") else self._fixed["wide"]
             if takes("loosen") and takes("seed"):
                 one["loosen"] = st.sampled_from([0.0, 0.125])
                 one["seed"] = st.integers(0, 2**32)
+                if takes("loosen_at"):
+                    one["loosen_at"] = _any_of(LoosenAt)
         else:
             one["eps"] = st.sampled_from(_EPSILONS) if takes("eps") else 1e-6
+            one["form"] = _any_of(Form) if takes("form") else self._fixed["form"]
         if takes("blocks"):
             del one["blocks"]
         found = []
@@ -309,7 +329,9 @@ class Oracle:
             if takes("layout"):
                 more["layout"] = st.permutations(layout).map("".join)
             if kernel:
-                more["taps"] = st.sampled_from(get_args(Taps)) if takes("taps") else self._taps
+                more["taps"] = _any_of(Taps) if takes("taps") else self._fixed["taps"]
+                if not takes("stride"):
+                    more["stride"] = self._fixed["stride"]
                 if takes("tap"):
                     del more["tap"]
             if takes("groups") and kernel:
@@ -325,7 +347,7 @@ class Oracle:
         names: list[str | None] = [None]
         if each.name in ("exact", "dtype") and subject.has_dtype:
             names += [name for name in subject.framework.dtypes() if self._has(name)]
-        letters = self._kernels if each.name == "groups" else self._letters
+        letters = self._kernels if each.name in ("groups", "image") else self._letters
         weights = st.one_of([self._plans(role, letters) for role in roles]).map(each.fit)
         if self._only is not None:
             weights = weights.filter(self._only)
@@ -356,9 +378,9 @@ class Oracle:
             for letters, (m, n) in product(self._letters, _LARGE):
                 kernel = any(c in SPATIAL for c in letters)
                 sizes = {"O": m, "I": n} | dict.fromkeys(SPATIAL, 2)
-                more: dict[str, Any] = {"taps": self._taps} if kernel else {}
-                if role == "transit":
-                    more["wide"] = self._wide
+                names = ["taps", "stride"] if kernel else []
+                names.append("wide" if role == "transit" else "form")
+                more = {name: self._fixed[name] for name in names}
                 shape = tuple(sizes.get(c, 1) for c in letters)
                 plan = each.fit(Plan(shape, role, layout=letters, **more))
                 if plan.shape == shape and (self._only is None or self._only(plan)):
@@ -369,11 +391,16 @@ class Oracle:
         """Return why the implementation cannot be asked for a property."""
         if not set(each.roles) & set(self._subject.roles):
             return f"it is about {'IDI' if each.roles == ('transit',) else 'IDIZ'}"
-        wide = "truncate" if self._subject.takes("wide") else self._wide
+        wide = "truncate" if self._subject.takes("wide") else self._fixed["wide"]
         if (each.name, wide) in _NOT_FOLDED:
             return f"it does not hold for {wide}"
         if each.name == "groups" and self._subject.takes("groups") and not self._kernels:
             return "groups are of convolutions: ask with conv="
+        if each.name == "image" and not self._kernels:
+            return "it is about kernels: ask with conv="
+        taps = self._fixed["taps"]
+        if each.name == "image" and taps in CORNER and not self._subject.takes("taps"):
+            return f"it does not hold for {taps}"
         return each.needs(self._subject)
 
     # Running ----------------------------------------------------------------------------------
@@ -443,7 +470,7 @@ class Oracle:
 
         def work() -> None:
             args = self._subject, self._subject.roles, self._letters
-            found.extend(diagnose(*args, taps=self._taps, wide=self._wide, only=self._only))
+            found.extend(diagnose(*args, fixed=self._fixed, only=self._only))
             shown = [o for o in outcomes if o.verdict == "broken" and o.plan is not None]
             if shown and not found:
                 found.extend(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
@@ -568,7 +595,8 @@ class Oracle:
             return
         self._settled = True
         letters = self._letters[0]
-        plan = Plan((1,) * len(letters), self._subject.roles[0], layout=letters, taps=self._taps)
+        taps = self._fixed["taps"]
+        plan = Plan((1,) * len(letters), self._subject.roles[0], layout=letters, taps=taps)
 
         def first() -> None:
             try:
@@ -700,6 +728,7 @@ def _size(failure: tuple[Finding, Plan | None, str | None]) -> tuple[Any, ...]:
         return (float("inf"),)
     options = [plan.gain != 1, plan.eps != 1e-6, plan.groups, plan.blocks is not None]
     options += [plan.loosen != 0, dtype is not None, plan.tap is not None]
+    options += [plan.stride is not None, plan.form != "pair"]
     entries = prod(plan.shape) or 2**62  # an empty weight tells little
     return entries, max(plan.shape), sum(options), plan.shape
 

@@ -9,15 +9,17 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from ..errors import OptionError, message
-from ..layout import SPATIAL, Taps
-from ..pattern import Role, Wide
-from ..plan import Plan
+from ..kernel import CORNER, Taps
+from ..layout import SPATIAL
+from ..pattern import Form, Role, Wide
+from ..plan import LoosenAt, Plan
 from ._frameworks import framework
 
 __all__ = ["conv_specs", "dtypes", "layouts", "plans", "weight_shapes"]
 
 _KERNEL = 3  # the longest side of a kernel
 _COPIES = 2  # the longest batch axis
+_STRIDES = (1, 2, 3, -2)  # negative where the kernel is stored flipped
 _OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "axes"))
 
 
@@ -118,8 +120,8 @@ def conv_specs(**options: Any) -> st.SearchStrategy[dict[str, Any]]:
     Returns
     -------
     strategy of dict
-        The keys shape, layout, groups, transposed, taps and tap. Shrinks to a kernel of one
-        entry: shape (1, 1, 1), layout "OIW", one group, channel-major taps.
+        The keys shape, layout, groups, transposed, taps, tap and stride. Shrinks to a kernel of
+        one entry: shape (1, 1, 1), layout "OIW", one group, taps outward, no stride.
 
     Raises
     ------
@@ -134,7 +136,7 @@ def conv_specs(**options: Any) -> st.SearchStrategy[dict[str, Any]]:
     """
     plain: dict[str, Any] = {"role": "zero", "eps": 1e-6, "blocks": None}
     plain["layout"] = layouts(dims=st.integers(1, 3))
-    names = ("shape", "layout", "groups", "transposed", "taps", "tap")
+    names = ("shape", "layout", "groups", "transposed", "taps", "tap", "stride")
 
     def spec(p: Plan) -> dict[str, Any]:
         _check("layout", p.layout, set(p.layout) & set(SPATIAL), "a letter D, H or W")
@@ -152,10 +154,10 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     largest, smallest : int
         Bounds of the axes O and I of one group.
     **options
-        Any of role, gain, eps, wide, layout, groups, transposed, blocks, taps, tap, loosen and
-        seed, as a value or as a strategy of values. What is left out is drawn from all that it
-        can be. What does not concern the weight (gain with role "zero", tap without "center") is
-        ignored.
+        Any of role, gain, eps, wide, form, layout, groups, transposed, blocks, taps, tap, stride,
+        loosen, loosen_at and seed, as a value or as a strategy of values. What is left out is
+        drawn from all that it can be. What does not concern the weight (gain with role "zero",
+        tap with taps that start at the first one) is ignored.
 
     Returns
     -------
@@ -196,20 +198,25 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     found["blocks"] = pick("blocks", lambda: st.none() | _cuts(outputs))
     if kernel:
         found["taps"] = pick("taps", lambda: st.sampled_from(get_args(Taps)))
-        if found["taps"] == "center":
-            sizes = [shape[letters.index(c)] for c in kernel]
-            anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
-            found["tap"] = pick("tap", lambda: st.none() | anywhere)
+        sizes = [shape[letters.index(c)] for c in kernel]
+        anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+        tap = pick("tap", lambda: st.none() | anywhere)  # of all orders, which then shrink alike
+        found["tap"] = None if found["taps"] in CORNER else tap
+        steps = st.tuples(*(st.sampled_from(_STRIDES) for _ in kernel))
+        found["stride"] = pick("stride", lambda: st.none() | steps)
     # All are drawn for both roles, so that one role can shrink to the other.
     eps = pick("eps", lambda: st.sampled_from([1e-6, 0.5, -1e-3]))
     gain = pick("gain", lambda: st.sampled_from([1.0, -0.75, 2.5, 1 / 3, 1e-3]))
     wide = pick("wide", lambda: st.sampled_from(get_args(Wide)))
+    form = pick("form", lambda: st.sampled_from(get_args(Form)))
     loosen = pick("loosen", lambda: st.sampled_from([0.0, 0.125]))
+    where = pick("loosen_at", lambda: st.sampled_from(get_args(LoosenAt)))
     seed = pick("seed", lambda: st.integers(0, 2**63 - 1))
     if role == "zero":
-        found["eps"] = eps
+        found |= {"eps": eps, "form": form}
     else:
-        found |= {"gain": gain, "wide": wide, "loosen": loosen, "seed": seed if loosen else 0}
+        found |= {"gain": gain, "wide": wide}
+        found |= {"loosen": loosen, "loosen_at": where, "seed": seed} if loosen else {}
     return Plan(tuple(shape), role, layout=letters, **found)
 
 

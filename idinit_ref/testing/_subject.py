@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ..dtypes import FORMATS, Format
 from ..errors import OptionError, OptionTypeError, message
-from ..layout import Taps
-from ..pattern import Role, Wide
-from ..plan import Plan
+from ..kernel import Taps
+from ..pattern import Form, Role, Wide
+from ..plan import LoosenAt, Plan
 from ._frameworks import Framework, framework, framework_of
 
 __all__ = ["HOW", "Call", "Finding", "Made", "Raised", "Stop", "Subject"]
@@ -37,9 +37,17 @@ _FIRST: dict[str, Literal["key", "array"]] = {
 }
 _SPELLINGS = {"tau": "gain", "epsilon": "eps"}
 _DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("shape", "axes", "layout")}
-_FIXED = ("role", "wide", "layout", "transposed", "taps", "tap")  # may be its only way
+_FIXED = (  # may be its only way
+    "role", "wide", "form", "layout", "transposed", "taps", "tap", "stride",
+)  # fmt: skip
 _OPTIONS = (*_DEFAULTS, "layout", "xp", "dtype", "device")
-_WORDS = {"role": get_args(Role), "wide": get_args(Wide), "taps": get_args(Taps)}
+_WORDS = {
+    "role": get_args(Role),
+    "wide": get_args(Wide),
+    "form": get_args(Form),
+    "taps": get_args(Taps),
+    "loosen_at": get_args(LoosenAt),
+}
 HOW = (
     "give f(shape), f(key, shape, dtype) as in JAX, f_(tensor) in place as in torch.nn.init, or a "
     "class or factory of one; wrap anything else: lambda shape: f(*shape)"
@@ -310,7 +318,7 @@ class Subject:
                     )
                 continue
             own = self.parameter(name).default
-            if value != (own if name in ("role", "wide", "taps") else default) or (
+            if value != (own if name in ("role", "wide", "form", "taps") else default) or (
                 own is inspect.Parameter.empty
             ):
                 yield name, value
@@ -392,7 +400,7 @@ def _is_ours(name: str, default: object) -> bool:
         return bool({"O", "I"} <= set(default))
     if name in _WORDS and isinstance(default, str):
         return default in _WORDS[name]
-    return not (name in (*_WORDS, "layout") and isinstance(default, (bool, int)))
+    return not (name in (*_WORDS, "layout", "stride") and isinstance(default, (bool, int)))
 
 
 def _array_text(at: Framework, shape: tuple[int, ...], dtype: str | None, device: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
@@ -311,12 +311,16 @@ class _Axis(NamedTuple):
 
 
 def stored(
-    view: View | None, kinds: Sequence[str], shape: Sequence[int], batch: str = ""
+    view: View | None,
+    kinds: Sequence[str],
+    shape: Sequence[int],
+    batched: Collection[tuple[int, int, int]] = (),
+    batch: str = "",
 ) -> Stored | str:
     """Return how a parameter is stored, given the letter of every axis of the operand.
 
-    The letter "B" is a batch axis; each gets a letter of its own, those of `batch` first. A string
-    says what is wrong.
+    The letter "B" is a batch axis; each gets a letter of its own, those of `batch` first. `batched`
+    are more of them: digits of axes, by axis, step and size. A string says what is wrong.
 
     >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
     'OI'
@@ -326,8 +330,8 @@ def stored(
     axes: list[_Axis] = []
     whole: list[_Run] = []  # the O axes that are stored in one piece
     flipped = ""
-    for runs, size in zip(_runs(view, kinds, len(shape)), shape, strict=True):
-        kept = [run for run in runs if run.atom.size > 1 or run.letter == "B"] or runs
+    for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
+        kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
         flipped += "".join(run.letter for run in kept if run.atom.step < 0)
         letters = {run.letter for run in kept}
         if not letters or (size == 1 and letters == {"B"}):
@@ -371,13 +375,18 @@ def _spans(view: View, outs: Iterable[int]) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _runs(view: View, kinds: Sequence[str], rank: int) -> list[list[_Run]]:
+def _runs(
+    view: View, kinds: Sequence[str], rank: int, batched: Collection[tuple[int, int, int]]
+) -> list[list[_Run]]:
     """Return the digits that lie along every stored axis, the slowest first."""
     found: list[list[_Run]] = [[] for _ in range(rank)]
     for place, atoms in enumerate(view.axes):
+        step = prod(atom.radix for atom in atoms)
         for atom in atoms:
+            step //= max(atom.radix, 1)
             if atom.axis >= 0:
-                found[atom.axis].append(_Run(atom, kinds[place], place))
+                letter = "B" if (place, step, atom.radix) in batched else kinds[place]
+                found[atom.axis].append(_Run(atom, letter, place))
     for atom in view.fixed:
         if atom.axis >= 0:
             found[atom.axis].append(_Run(atom, "B", -1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from ._axes import View
@@ -51,10 +50,31 @@ class Drawing(Products):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
-        if b.parts and a.shape == shape and _is_bias(b, a.fresh, len(shape or ())):
+        if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
-            return replace(a, tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+            return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
         return self.sum_of(name, (a, b), shape, "added to")
+
+    def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
+        """Whether what is added to the result of a weight varies along its outputs alone.
+
+        A matrix of which only a vector is left, as after a product with zeros, is none.
+        """
+        given = [self.parameters[part.name] for part in made.parts]
+        if all(parameter.is_bias for parameter in given):
+            return True
+        first = rank - len(made.shape or ())
+        for part, parameter in zip(made.parts, given, strict=True):
+            if part.view is None or (part.done and len(parameter.shape) > 1):
+                return False
+            for axis in range(len(part.view.axes)):
+                if part.view.varies(axis) and not all(
+                    track.view.axes[first + axis]
+                    and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
+                    for track in tracks
+                ):
+                    return False
+        return bool(tracks)
 
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
         """Draw an operation whose results are sums of its operands."""
@@ -66,9 +86,13 @@ class Drawing(Products):
     def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
         for signal, bias in ((a, b), (b, a)):
             is_each = bias.chosen and signal.shape == shape and _is_stacked(signal)
-            if is_each and bias.member and _is_bias(bias.member, signal.fresh, len(shape or ())):
+            if (
+                is_each
+                and bias.member
+                and self._is_bias(bias.member, signal.fresh, len(shape or ()))
+            ):
                 self._biases.add(bias.chosen)  # one for each expert
-                return replace(signal, tracks=signal.fresh, pieces=(), term=None)
+                return signal._replace(tracks=signal.fresh, pieces=(), term=None)
         tracks: tuple[Track, ...] = ()
         if len(a.fresh) == len(b.fresh) == 1:  # two results in one sum, as the gates of an LSTM
             tracks = a.fresh + b.fresh
@@ -85,14 +109,14 @@ class Drawing(Products):
         if isinstance(value, Signal) and not floating:
             return self.result(name, [value], value.shape, floating)
         if isinstance(value, Data) and floating:
-            return replace(self.start(name, value.shape), picks=mask)
+            return self.start(name, value.shape)._replace(picks=mask)
         return value
 
     def stop(self, name: str, value: Value, floating: bool = True) -> Value:
         """Draw what lets no gradient through."""
         if isinstance(value, Made):
             parts = tuple(part._replace(stopped=True) for part in value.parts)
-            return replace(value, parts=parts)
+            return value._replace(parts=parts)
         if not isinstance(value, Signal):
             return value
         out = self.result(name, [value], value.shape, floating)
@@ -115,7 +139,7 @@ class Drawing(Products):
         if isinstance(value, Signal):
             value.spend()
             return Signal(value.node, value.shape)
-        return replace(value, number=False) if isinstance(value, Made) else value
+        return value._replace(number=False) if isinstance(value, Made) else value
 
     def carried(self, old: Value, new: Value) -> Value | Literal["signal"]:
         """Return what a state is before every turn of a loop that made `new` of `old`.
@@ -137,19 +161,3 @@ class Drawing(Products):
 def _is_stacked(signal: Signal) -> bool:
     """Whether a signal is the result of matrices of a stack, chosen as experts are."""
     return any(track.operation.each for track in signal.fresh)
-
-
-def _is_bias(made: Made, tracks: Sequence[Track], rank: int) -> bool:
-    """Whether what is added to the result of a weight varies along its outputs alone."""
-    first = rank - len(made.shape or ())
-    for part in made.parts:
-        if part.view is None:
-            return False
-        for axis in range(len(part.view.axes)):
-            if part.view.varies(axis) and not all(
-                track.view.axes[first + axis]
-                and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
-                for track in tracks
-            ):
-                return False
-    return bool(tracks)

@@ -23,9 +23,18 @@ class Moves(Nodes):
     """A drawing that knows the moves."""
 
     def move(
-        self, name: str, value: Value, shape: Shape | None, move: _Move, quiet: bool = False
+        self,
+        name: str,
+        value: Value,
+        shape: Shape | None,
+        move: _Move,
+        quiet: bool = False,
+        spreads: bool = False,
     ) -> Value:
-        """Draw a move, given what it does to a view; a quiet one leaves a signal's node."""
+        """Draw a move, given what it does to a view.
+
+        A quiet one leaves a signal's node; `spreads` says that it may copy along axes.
+        """
         if value.shape is None or shape is None:
             move = _lose
         if isinstance(value, Made):
@@ -41,7 +50,7 @@ class Moves(Nodes):
                 track.operation.whole = True
         node = value.node if quiet else self.draw("other", name, (value.node,), shape)
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
-        shift, copied = _moved(value, shape, move)
+        shift, copied = _moved(value, shape, move, spreads)
         return Signal(
             node,
             shape,
@@ -62,7 +71,7 @@ class Moves(Nodes):
         same = value.shape == shape
         out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), same)
         if isinstance(value, Signal) and isinstance(out, Signal) and value.fold and shape:
-            return replace(out, fold=_folding(value.fold, old, shape))
+            return out._replace(fold=_folding(value.fold, old, shape))
         return out
 
     def squeeze(self, name: str, value: Value, axes: Sequence[int]) -> Value:
@@ -79,7 +88,7 @@ class Moves(Nodes):
         """Draw a reversal of axes."""
         out = self.move(name, value, value.shape, lambda view: view.flip(axes))
         if isinstance(out, Signal) and isinstance(value, Signal):
-            return replace(out, pieces=(Piece(value.node, None), *out.pieces))
+            return out._replace(pieces=(Piece(value.node, None), *out.pieces))
         return out
 
     def broadcast(
@@ -91,12 +100,11 @@ class Moves(Nodes):
             return self.move(name, value, shape, _lose)
         at = range(len(shape) - len(old), len(shape)) if places is None else places
         out = self.move(
-            name, value, shape, lambda view: view.broadcast(shape, at, old), old == shape
+            name, value, shape, lambda view: view.broadcast(shape, at, old), old == shape, True
         )
         if isinstance(out, Signal) and isinstance(value, Signal):
             copies = [size for size in old if size != 1] != [size for size in shape if size != 1]
-            return replace(
-                out,
+            return out._replace(
                 narrow=value.node if copies else value.narrow,
                 is_number=value.is_number or prod(old) == 1,
             )
@@ -214,7 +222,7 @@ class Moves(Nodes):
             return Made(shape, _merged(parts, axis))
         if isinstance(out, Signal):
             shift = () if starts is None else _padded(values, axis, starts, sizes)
-            return replace(out, halves=frozenset(halves), shift=shift)
+            return out._replace(halves=frozenset(halves), shift=shift)
         return out
 
     def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
@@ -259,7 +267,7 @@ class Moves(Nodes):
         shift = tuple(by + at * (1 + gap) for by, at, gap in places)
         tracks = value.fresh
         is_circle = len(tracks) == 1 and tracks[0].operation.space
-        return replace(out, shift=_shift(shift), fold=Fold(tracks[0], shift) if is_circle else None)
+        return out._replace(shift=_shift(shift), fold=Fold(tracks[0], shift) if is_circle else None)
 
     def write(
         self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
@@ -280,7 +288,7 @@ class Moves(Nodes):
         own = part.pieces if isinstance(part, Signal) else ()
         if isinstance(out, Signal) and isinstance(value, Signal):
             is_own = any(piece.node == value.node for piece in own)
-            return replace(out, shift=value.shift) if is_own else out
+            return out._replace(shift=value.shift) if is_own else out
         return out
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
@@ -291,7 +299,7 @@ class Moves(Nodes):
             out = self.result(name, [value], value.shape)
             assert isinstance(out, Signal)
             shift = tuple(at + by.get(axis, 0) for axis, at in enumerate(value.moved))
-            return replace(out, shift=_shift(shift))
+            return out._replace(shift=_shift(shift))
         new: Value = value
         for axis, step in by.items():
             size = value.shape[axis]
@@ -315,9 +323,11 @@ def _shift(shift: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _moved(
-    value: Signal, shape: Shape | None, move: _Move
+    value: Signal, shape: Shape | None, move: _Move, spreads: bool
 ) -> tuple[tuple[int, ...], frozenset[int]]:
     """Return by how much padding has moved a signal, and which axes are copies, after a move."""
+    if not value.shift and not value.spread and not spreads:
+        return (), frozenset()
     probe = None if shape is None or value.shape is None else move(View.of(value.shape))
     if probe is None or shape is None:
         return (), frozenset()

@@ -114,17 +114,21 @@ class Nodes:
         operation.name = self.draw("weight", label, (signal.node,), out.shape, floating)
         if whole:
             self._scales |= dict.fromkeys(floating, whole[0])
+        lost = {part.name for part in made.parts if part.view is None}
         for part in made.parts:
             if part.done:
                 self._done.setdefault(part.name, part.done)
-            self._weights.append((part.name, operation, part.view))
+            view = None if part.name in lost else part.view
+            self._weights.append((part.name, operation, view))
         self.use(made, "weight", operation.name)
         return _with_node(out, operation.name)
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight."""
-        head, _, tail = weight.rpartition(".")
-        return head if head and tail in _SELF_NAMED else f"{weight}: {base}"
+        head, _, tail = weight.replace("/", ".").rpartition(".")
+        if head and tail in _SELF_NAMED:
+            return weight[: len(head)]
+        return f"{weight}: {base}" if self._prefixed else base
 
     # Operations of any kind -----------------------------------------------------------------
 

@@ -20,12 +20,14 @@ class Parameter:
     """A parameter of a model: its name, its shape, and its dtype by name.
 
     `note` says why it is to be left as it is, where its framework says so; "" where it does not.
+    `is_bias` says that its layer calls it one.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     note: str = ""
+    is_bias: bool = False
 
     @property
     def is_floating(self) -> bool:
@@ -93,9 +95,10 @@ def _storage(
             options = {
                 "layout": layout,
                 **operation.options,
-                **operation.identity(how.flipped),
+                **operation.identity(how),
             }
-            key = repr((how.shape, how.letters, options))
+            fixed = {k: v for k, v in options.items() if k != "tap" or not operation.sized}
+            key = repr((how.shape, how.letters, fixed))
             ways.setdefault(key, (operation, how, options))
     if len(ways) > 1:
         (a, _, x), (b, _, y), *_ = ways.values()

@@ -185,8 +185,8 @@ class Products(Moves):
                 continue
             for operation, view, *_ in signal.tracks:
                 for atom in view.axes[axis]:
-                    if atom.axis >= 0 and (atom.step, atom.size) == (1, operation.sizes[atom.axis]):
-                        operation.batched.add(atom.axis)
+                    if atom.axis >= 0 and atom.step > 0 and atom.size == atom.radix:
+                        operation.batched.add((atom.axis, atom.step, atom.size))
 
     def multiply(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a product entry by entry: a scaling, a gate, or half of one of matrices."""
@@ -198,7 +198,7 @@ class Products(Moves):
         for signal, made in ((a, b), (b, a)):
             is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
             if is_pair and isinstance(out, Signal) and not out.member:
-                return replace(out, term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
+                return out._replace(term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
         return out
 
     def scale(
@@ -215,8 +215,8 @@ class Products(Moves):
                 return value
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape)
-                return replace(
-                    value, node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
+                return value._replace(
+                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
                 )
         out = self.entrywise(name, values, shape, doing=doing)
         if len(values) == 2 and isinstance(out, Signal):
@@ -225,7 +225,7 @@ class Products(Moves):
                 if single and isinstance(made, Made) and made.parts:
                     # a norm by power iteration, say, from a state among the inputs
                     done = done_by(doing, name, [by])
-                    return replace(out, member=spread(made, shape).noted(done))
+                    return out._replace(member=spread(made, shape).noted(done))
         return out
 
     def sum(self, name: str, value: Value, axes: Sequence[int], shape: Shape | None) -> Value:
@@ -289,6 +289,7 @@ class Products(Moves):
         spread: Sequence[int] = (),
         crops: bool = False,
         before: Sequence[int] | None = None,
+        sized: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Value:
         """Draw a convolution.
@@ -314,6 +315,8 @@ class Products(Moves):
             frameworks define it; else the spread input is padded by it, as `jax.lax` does.
         before : sequence of int, optional
             The spatial axes of the signal, if not those of the result.
+        sized : bool
+            Whether `left` follows from the size of the signal, as that of a strided convolution.
         options : mapping, optional
             How the kernel is used, as options of :func:`idinit_ref.plan`: groups, transposed.
         """
@@ -338,6 +341,7 @@ class Products(Moves):
             kernel=tuple(sizes[letters.index(c)] for c in SPATIAL if c in letters),
             space=tuple(space),
             forward=crops,
+            sized=sized,
         )
         if shape is None or not letters:
             return self.weigh(name, kernel, signal, operation, Signal("", shape))
@@ -391,11 +395,12 @@ class Products(Moves):
         if not floating:
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
-        return replace(found, member=chosen, chosen=found.node)
+        return found._replace(member=chosen, chosen=found.node)
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
-        signal = self.start(self.label("lookup", table.parts[0].name), shape)
+        base = f"{table.parts[0].name}: lookup" if self._prefixed else name
+        signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
 
@@ -482,4 +487,4 @@ def _folded(out: Signal, fold: Fold, shape: Shape) -> Signal:
     axes = list(view.axes)
     axes[fold.axis] = (Atom.of(-1, period),)
     track = fold.track._replace(view=replace(view, axes=tuple(axes)))
-    return replace(out, tracks=(track,), fold=Fold(track, fold.low))
+    return out._replace(tracks=(track,), fold=Fold(track, fold.low))

@@ -45,8 +45,7 @@ class Part(NamedTuple):
     added: bool = False  # to other parameters or constants
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A value made of parameters and constants alone: of no parts, a constant."""
 
     shape: Shape | None
@@ -124,29 +123,33 @@ class Operation:
     space: tuple[int, ...] = ()
     forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
     each: bool = False  # every row of its input has a matrix of a stack
+    sized: bool = False  # its padding follows from the size of its input: the first use counts
     whole: bool = False  # used in one piece too
     gated: bool = False  # two parts of it meet in a product
     cuts: set[Cut] = field(default_factory=set)
-    batched: set[int] = field(default_factory=set)  # axes that a later weight has as batch axes
+    batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
+    # digits that a later weight has as batch axes
 
     def stored(self, view: View | None, shape: Sequence[int], batch: str = "") -> Stored | str:
         """Return how a parameter is stored that the weight is made of; `batch` as in `stored`."""
         if self.kinds is None:
             return "no layout is known for the weight of"
-        kinds = ["B" if at in self.batched else kind for at, kind in enumerate(self.kinds)]
-        found = stored(view, kinds, shape, batch)
+        found = stored(view, self.kinds, shape, self.batched, batch)
         # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
         if self.batched and (isinstance(found, str) or found.letters[0] in "IO"):
-            return stored(view, self.kinds, shape, batch)
+            return stored(view, self.kinds, shape, (), batch)
         return found
 
-    def identity(self, flipped: str) -> dict[str, Any]:
-        """Return the tap of a convolution that passes its input unshifted, and its phases."""
-        if self.left is None:
-            return {}
+    def identity(self, found: Stored) -> dict[str, Any]:
+        """Return the identity tap of a convolution, and its phases, on the axes that are stored."""
         letters = SPATIAL[len(SPATIAL) - len(self.kernel) :]
-        turned = [letter in flipped for letter in letters]
-        return identity(self.left, self.dilation, self.kernel, self.spread, turned, self.forward)
+        kept = [at for at, letter in enumerate(letters) if letter in found.letters]
+        if self.left is None or not kept:
+            return {}
+        turned = [letters[at] in found.flipped for at in kept]
+        facts = (self.left, self.dilation, self.kernel, self.spread)
+        left, dilation, kernel, spread = ([fact[at] for at in kept] for fact in facts)
+        return identity(left, dilation, kernel, spread, turned, self.forward)
 
     def parts(self, found: Stored) -> set[tuple[int, int]]:
         """Return which parts of a weight's outputs are used each on its own; none if it is one."""
@@ -189,8 +192,7 @@ class Term(NamedTuple):
     made: Made
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """A floating tensor that depends on the inputs of the model."""
 
     node: str
@@ -225,8 +227,7 @@ class Signal:
         return self.shift or (0,) * len(self.shape or ())
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """Integers, bools or strings that depend on the model's inputs."""
 
     shape: Shape | None = None

@@ -142,6 +142,20 @@ def test_a_wide_idiz_compares_once():
         assert str(traced).count(" eq ") == compared
 
 
+@pytest.mark.parametrize("layout", ["HWIO", "OIHW"])
+def test_all_phases_of_a_kernel_are_compared_at_once_in_two_axes(layout):
+    """What XLA loops over is then a matrix, and one pass; 4-D loops over a kernel take longer."""
+    init = ij.idiz(layout=layout, stride=(2, -2))
+    shape = (4, 4, 64, 64) if layout == "HWIO" else (64, 64, 4, 4)
+    traced = jax.make_jaxpr(lambda: init(None, shape, jnp.float32))()
+    (compared,) = [eqn for eqn in traced.eqns if eqn.primitive.name == "eq"]
+    assert sorted(compared.outvars[0].aval.shape) == [64, 1024]
+    eager = np.asarray(init(None, shape, jnp.float32))
+    assert (
+        np.asarray(jax.jit(lambda: init(None, shape, jnp.float32))()).tobytes() == eager.tobytes()
+    )
+
+
 def sizes_of_constants(jaxpr):
     for constant in jaxpr.consts:
         yield np.size(constant)

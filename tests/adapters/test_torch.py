@@ -248,12 +248,11 @@ def test_no_weight_sized_temporary(tensor, options):
         ((2100, 2050), {"layout": "IO"}),
     ],
 )
-def test_what_is_large_is_written_by_all_threads(shape, options, role):
+def test_a_large_weight_leaves_the_memory_beside_it_alone(shape, options, role):
     size = int(np.prod(shape))
     memory = torch.full((size + 7,), 7.0)
     tensor = memory[3 : size + 3].view(shape)
-    names = [event.name for event in recorded(lambda: fill(tensor, role, options))]
-    assert "aten::copy_" in names
+    fill(tensor, role, options)
     assert exactly(tensor, plan(shape, role, **options).build(dtype=np.float32))
     assert memory[:3].tolist() == [7] * 3
     assert memory[-4:].tolist() == [7] * 4

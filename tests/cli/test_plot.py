@@ -23,6 +23,8 @@ from docs import gallery_figures
 from idinit_ref.commands._matrix import cells
 from idinit_ref.commands._scale import Scale
 from idinit_ref.commands.plot import NOISY, draw, page
+from idinit_ref.layout import Strip
+from strategies import TAPS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -90,11 +92,18 @@ def test_the_matrix_is_that_of_the_specification(shape, options, expected):
     ]
 
 
-@pytest.mark.parametrize("taps", ["channel_major", "spatial_major", "center"])
+@pytest.mark.parametrize("taps", TAPS)
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
         ((4, 3, 3, 2), {"role": "zero"}),
+        ((3, 20, 3), {"role": "zero", "form": "shifted"}),
+        ((4, 12, 3), {}),
+        ((3, 2, 4, 4), {"layout": "IOHW", "stride": (2, 2)}),
+        ((6, 2, 3, 2), {"layout": "IOHW", "stride": (2, 1), "groups": 2, "transposed": True}),
+        ((5, 3, 2), {"layout": "WIO", "stride": (-3,), "role": "zero"}),
+        ((4, 2, 3), {"stride": (2,), "loosen": 0.1}),
+        ((4, 2, 5), {"stride": (2,), "loosen": 0.1, "loosen_at": "entries"}),
         ((5, 2, 3), {}),
         ((3, 2, 1, 2, 2), {}),
         ((2, 3, 3, 4), {"layout": "HWIO"}),
@@ -150,7 +159,7 @@ def test_taps_stand_as_in_the_kernel(kernel, lines):
     assert across[lines[0] :][:1] in ([], across[:1])
 
 
-@pytest.mark.parametrize("taps", ["channel_major", "center"])
+@pytest.mark.parametrize("taps", ["outward", "diagonal", "channel_major", "center"])
 @pytest.mark.parametrize("kernel", [(12, 12), (5, 5, 5), (40, 3), (127,)])
 def test_too_many_taps_are_not_drawn_apart_and_it_says_so(kernel, taps):
     figure = drawn((4, 3, *kernel), taps=taps)
@@ -174,6 +183,11 @@ def test_values_are_named():
     assert legend((4, 4), "zero") == ["+eps = 1e-06", "-eps = -1e-06"]
     assert legend((4, 4), "zero", eps=-2.0) == ["-eps = 2", "+eps = -2"]
     assert legend((4, 4), "zero", dtype="bfloat16") == ["+eps = 9.984e-07", "-eps = -9.984e-07"]
+    assert legend((2, 4), "zero", form="shifted") == ["+eps = 1e-06", "-eps = -1e-06"]
+    four = ["+eps*sqrt(1/2) = 7.071e-07", "-eps*sqrt(1/2) = -7.071e-07"]
+    assert legend((2, 8), "zero", form="shifted") == four
+    three = ["+eps*sqrt(1/3) = 5.774e-07", "-eps*sqrt(4/3) = -1.155e-06"]
+    assert legend((2, 6), "zero", form="shifted") == three
     assert legend((2, 5), wide="fold_rms") == ["tau/sqrt(2) = 0.7071", "tau/sqrt(3) = 0.5774"]
     assert legend((2, 5), wide="fold_mean") == ["tau/2 = 0.5", "tau/3 = 0.3333"]
 
@@ -193,6 +207,13 @@ def test_titles_name_the_options():
     assert "tau = 0.5; wide: truncate; taps: spatial_major; 2 groups; in float64" in found
     assert "matrix 2 x 27, 2 copies" in found
     assert "input j = s*3 + c (channel c, tap s of 3 x 3)" in found
+    found = " ".join(texts(drawn((4, 3, 3, 3), "zero", form="shifted", stride=(2, 2))))
+    assert "form: shifted; taps: outward; stride: 2, 2; in float64" in found
+    assert "column = rank*3 + c, ranks by distance from (2, 2); phase of the taps" in found
+    said = "noise of deviation 0.5, in the non-zeros, seed 0"
+    assert said in " ".join(texts(drawn((4, 4), loosen=0.5, loosen_at="entries")))
+    found = " ".join(texts(drawn((4, 3, 3, 3), taps="diagonal", tap=(0, 0))))
+    assert "input j = t: channel t mod 3, rank (t + t // 9) mod 9" in found
     assert "at the tap (1, 1); 0 at the others" in texts(drawn((4, 3, 3, 3), taps="center"))
 
 
@@ -224,7 +245,9 @@ def test_cells_are_those_of_the_matrix(m, n, columns, sign):
         )[:, first::step]
         size = max(m // 3, 1), max(w.shape[1] // 2, 1)
         terms = ir.plan((m, n), role, **{"gain" if role == "transit" else "eps": 2.0}).terms(m)
-        found = cells(terms, m, w.shape[1], size, first=first, step=step, sign=sign)
+        count = w.shape[1]
+        strips = [Strip(first, step, count, 0, 1, n)]
+        found = cells(terms, m, count, size, strips=strips, sign=sign)
         assert found.tolist() == (sign * coarse(sign * w, *size)).tolist()
 
 
@@ -265,7 +288,7 @@ def test_a_weight_of_a_trillion_entries():
     assert {text.get_text() for text in figure.axes[1].get_xticklabels()} >= {"0", "200,000"}
 
 
-@pytest.mark.parametrize("shape", [(2**62, 2**62), (10**12, 3), (3, 10**12), (9, 9, 10**15)])
+@pytest.mark.parametrize("shape", [(2**62, 2**62), (10**12, 3), (3, 10**12), (9, 10**15, 9)])
 @pytest.mark.parametrize("role", ["transit", "zero"])
 def test_any_size_is_drawn(shape, role):
     figure = drawn(shape, role)
@@ -400,12 +423,12 @@ def test_an_svg_names_its_axes_and_values(idinit, tmp_path):
     found = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     for said in (
         "IDIZ  64 x 64 x 3 x 3  layout OIHW",
-        "eps = 1e-06; taps: channel_major; in float64",
+        "eps = 1e-06; taps: outward; in float64",
         "+eps = 1e-06",
         "-eps = -1e-06",
         "0 (no entry)",
         "output i",
-        "input j = c*9 + s (channel c, tap s of 3 x 3)",
+        "input j = rank*64 + c, ranks by distance from (1, 1)",
         "channel c",
         "tap 2, 1",
     ):

@@ -103,6 +103,17 @@ def test_show_4_10_zero(shown):
 def test_a_kernel_names_its_column_order_and_the_tap_of_every_column(shown):
     lines = shown("2 2 1 3").splitlines()
     assert lines[2:6] == [
+        "  channel  0  1  0  1  0  1",
+        "  tap     01 01 00 00 02 02",
+        "           1  ·  ·  ·  ·  ·",
+        "           ·  1  ·  ·  ·  ·",
+    ]
+    said = "  matrix m x n        2 x 6, column = rank*2 + c, ranks by distance from (0, 1)"
+    assert said in lines
+    lines = shown("2 2 1 3 --tap 0,2").splitlines()
+    assert lines[3] == "  tap     02 02 01 01 00 00"
+    lines = shown("2 2 1 3 --taps channel_major").splitlines()
+    assert lines[2:6] == [
         "  channel  0  0  0  1  1  1",
         "  tap     00 01 02 00 01 02",
         "           1  ·  ·  ·  ·  ·",
@@ -114,7 +125,56 @@ def test_a_kernel_names_its_column_order_and_the_tap_of_every_column(shown):
     assert "  matrix m x n        2 x 6, column = s*2 + c (channel c, tap s of 1 x 3)" in lines
     out = shown("2 2 3 3 --taps center --tap 0,2")
     assert facts(out)["matrix m x n"] == "2 x 2, at the tap (0, 2); 0 at the others"
-    assert shown("2 1 11").splitlines()[3].split()[1:] == [str(s) for s in range(11)]
+    found = shown("2 1 11").splitlines()[3].split()[1:]
+    assert found == ["5", "4", "6", "3", "7", "2", "8", "1", "9", "0", "10"]
+    lines = shown("2 2 1 3 --taps diagonal").splitlines()
+    assert lines[2:4] == ["  channel  0  1  0  1  0  1", "  tap     01 00 02 01 00 02"]
+    told = facts("\n".join(lines))["columns"]
+    assert told.startswith("t: channel t mod 2, rank (t + t // 6) mod 3, ranks by")
+
+
+def test_phases_are_shown_once_for_each_size_with_their_taps(shown):
+    out = shown("2 2 4 4 --layout IOHW --stride 2,2")
+    assert printed(out) == [pytest.approx(np.asarray(by_hand.idi_matrix(2, 8, 1.0)))]
+    assert out.splitlines()[3] == "  tap     22 22 02 02 20 20 00 00"
+    assert facts(out)["copies"] == "4"
+    out = shown("1 1 3 2 --layout IOHW --stride 2,-1")
+    assert [matrix.shape for matrix in printed(out)] == [(1, 4), (1, 2)]
+    assert [line for line in out.splitlines() if line.startswith("  tap")] == [
+        "  tap     20 00 21 01",
+        "  tap     10 11",
+    ]
+    out = shown("2 2 4 --stride 2 --taps center")
+    assert facts(out)["matrix m x n"] == "2 x 2, at the tap (2,); 0 at the others of its phase"
+
+
+def test_a_shifted_idiz_has_an_entry_in_every_column(shown):
+    out = shown("2 9 --role zero --form shifted --eps 2")
+    expected = by_hand.weight((2, 9), "zero", eps=2.0, form="shifted")
+    np.testing.assert_allclose(printed(out)[0], expected, rtol=1e-3)
+    assert facts(out)["rows sum to 0"] in ("yes, exactly", "yes, up to rounding")
+    assert facts(out)["rank"] == "2 (full)"
+    assert facts(shown("3 17 --role zero --form shifted"))["rows sum to 0"].startswith("yes")
+    with_noise = facts(shown("3 3 --loosen 1e-20"))  # far from 0, and not to be mistaken for it
+    assert with_noise["rows sum to 0"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("4 4 3 3 --stride 2", "stride = (2,), but it should have one number for each of the 2"),
+        ("4 4 3 3 --stride 2,0", "stride = (2, 0), but it should hold no 0; give the stride"),
+        ("4 4 --stride 2", "stride = (2,), but it should have one number for each of the 0"),
+        ("4 4 --form shifted", "form = 'shifted', but IDI (role 'transit') has no such option"),
+        ("4 4 --loosen-at entries", "loosen_at = 'entries', but there is no noise to place"),
+        ("4 4 3 --taps spiral", "argument --taps: invalid choice: 'spiral' (choose from 'outward'"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_one_line(line, said, idinit):
+    status, out, err = idinit(f"show {line}")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"idinit: {said}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -131,6 +191,9 @@ def test_a_kernel_names_its_column_order_and_the_tap_of_every_column(shown):
         ("3 7 --layout IO --blocks 3,4", [by_hand.idi_matrix(m, 3, 1.0) for m in (3, 4)]),
         ("6 2 3 --groups 3 --role zero --eps 2", [by_hand.idiz_matrix(2, 6, 2.0)]),
         ("6 2 3 --groups 3 --transposed --layout IOW", [by_hand.idi_matrix(2, 6, 1.0)]),
+        ("3 2 4 --taps diagonal", [by_hand.idi_matrix(3, 8, 1.0)]),
+        ("3 2 3 --layout IOW --stride 2", [by_hand.idi_matrix(2, n, 1.0) for n in (6, 3)]),
+        ("3 2 3 --layout WIO --stride -2", [by_hand.idi_matrix(3, n, 1.0) for n in (4, 2)]),
         ("5 2 4 --layout EOI", [by_hand.idi_matrix(2, 4, 1.0)]),
         ("3 3 2 4 --layout HWIO --taps center", [by_hand.idi_matrix(4, 2, 1.0)]),
         ("2 3 2 3 --layout HWIO --taps spatial_major", [by_hand.idi_matrix(3, 12, 1.0)]),
@@ -165,6 +228,16 @@ def test_noise_is_shown_as_it_is_stored(shown):
     assert np.allclose(printed(out)[0], first, rtol=1e-3, atol=0)
     assert facts(out)["copies"] == "2; each with noise of its own, the first is shown"
     assert facts(out)["exact transit (T1)"] == "no"
+
+
+def test_noise_in_the_entries_alone_is_shown_as_it_is_stored(shown):
+    out = shown("6 4 --loosen 0.5 --loosen-at entries")
+    expected = by_hand.weight((6, 4), loosen=0.5, loosen_at="entries")
+    np.testing.assert_allclose(printed(out)[0], expected, rtol=1e-3)
+    assert facts(out)["non-zeros"] == "6 of 24"
+    assert "deviation 0.5, in the non-zeros; not in the picture" in facts(
+        shown("300 200 --loosen 0.5 --loosen-at entries")
+    ).get("noise", "")
 
 
 def test_an_empty_weight(shown):
@@ -372,10 +445,10 @@ def test_any_size_is_drawn(line, both, shown):
     ("line", "nnz"),
     [
         ("4611686018427387904 4611686018427387904 --role zero", 2**63),
-        ("4 4611686018427387904 4611686018427387904", 4),
+        ("4 4611686018427387904 4611686018427387904 --layout OIE", 4),
         ("4611686018427387904 4 4611686018427387904 --taps center", 2**62),
         ("1000000000000000000 1000000001000000000 --role zero", 2 * 10**18),
-        (" ".join(["4611686018427387904"] * 3) + " --wide fold_rms", 2**124),
+        (" ".join(["4611686018427387904"] * 3) + " --layout OIE --wide fold_rms", 2**62),
     ],
 )
 def test_even_sizes_that_no_array_can_have(line, nnz, idinit):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
-from idinit_ref.errors import LayoutError, OptionError
-from idinit_ref.kernel import identity_tap
+from idinit_ref.errors import LayoutError, OptionError, ShapeError
+from idinit_ref.kernel import identity_tap, phase_sizes, phases
 from idinit_ref.layout import Layout, _cut, strides_of
 
 
@@ -131,3 +131,22 @@ def test_memory_that_is_enough_and_no_more():
             assert np.array_equal(memory[places], plan.build())
             with pytest.raises(ir.errors.ShapeError, match=f"one axis of {memory.size} places"):
                 plan.write(np.zeros(memory.size - 1), strides)
+
+
+def test_the_sizes_of_phases_need_no_list_of_taps():
+    for kernel, stride, taps in product(
+        [(), (0,), (1,), (4,), (3, 5), (2, 3, 2), (3, 0)], (None, 2, -3), ("outward", "center")
+    ):
+        steps = None if stride is None else (stride,) * len(kernel)
+        listed = phases(kernel, taps, None, steps)
+        assert phase_sizes(kernel, taps, steps) == tuple(map(len, listed)), (kernel, steps)
+
+
+def test_a_kernel_of_too_many_taps_to_list():
+    huge = ir.plan((4, 4, 2**50))
+    assert huge.nnz == 4
+    with pytest.raises(ShapeError, match=r"kernel = \(1125899906842624,\), .*taps='center'"):
+        huge.block((slice(0, 1),) * 3)
+    middle = slice(2**49 - 1, 2**49)
+    one = ir.plan((4, 4, 2**50), taps="center").block((slice(0, 1), slice(0, 1), middle))
+    assert one.item() == 1.0

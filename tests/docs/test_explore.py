@@ -15,10 +15,13 @@ import idinit_ref as ir
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explore.html"
+ORDERS = ["outward", "diagonal", "center", "channel_major", "spatial_major"]
 CASES = json.loads((ROOT / "tests" / "golden.json").read_text())
 BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FIELDS = ["role", "m", "n", "gain", "eps", "wide", "k", "taps", "signal", "layers", "seed"]
+FIELDS = ["role", "m", "n", "gain", "eps", "wide", "form", "k", "taps", "stride"]
+FIELDS += ["signal", "layers", "seed"]
 START = {"m": "10", "n": "4", "k": "0", "gain": "1", "eps": "1e-6", "seed": "0", "layers": "50"}
+START["stride"] = "1"
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +96,15 @@ def covered(case):
 
 
 def options(case):
-    names = {k: case[k] for k in ("role", "wide", "taps", "tap") if k in case}
+    which = ("role", "wide", "form", "taps", "tap", "stride")
+    names = {k: case[k] for k in which if k in case}
     return names | {"gain" if case["role"] == "transit" else "eps": case["value"]}
 
 
 def test_golden(page):
     cases = [case for case in CASES if covered(case)]
-    assert len(cases) == 83
-    assert sum(len(case["layout"]) > 2 for case in cases) == 39
+    assert len(cases) == 185
+    assert sum(len(case["layout"]) > 2 for case in cases) == 130
     asked = []
     for case in cases:
         axes = dict(zip(case["layout"], case["shape"], strict=True))
@@ -121,23 +125,35 @@ def test_golden(page):
         assert same(answer, np.ascontiguousarray(want)), case
 
 
+def random_weight(draw):
+    """Any weight of the page: outputs, inputs, kernel, and options for it and for the library."""
+    m, n = (int(size) for size in draw.integers(1, 65, 2))
+    kernel = [int(k) for k in draw.integers(1, 6, int(draw.integers(0, 4)))]
+    more = {}
+    if kernel:
+        m, n = min(m, 12), min(n, 12)
+        more["taps"] = str(draw.choice(ORDERS))
+        corner = more["taps"].endswith("_major")
+        if draw.random() < 0.5 and not corner:
+            more["tap"] = [int(draw.integers(k)) for k in kernel]
+        if draw.random() < 0.5:
+            more["stride"] = [int(draw.choice([-3, -2, -1, 1, 2, 3])) for _ in kernel]
+    value = float(draw.normal() * 10.0 ** draw.integers(-9, 9))
+    if draw.random() < 0.5:
+        more |= {"gain": value, "wide": str(draw.choice(["truncate", "fold_rms", "fold_mean"]))}
+    else:
+        more |= {"eps": value, "form": str(draw.choice(["pair", "shifted"]))}
+    return m, n, kernel, more
+
+
 def test_random_weights_are_the_libraries(page):
     draw = np.random.default_rng(0)
     asked, wants = [], []
-    for _ in range(120):
-        m, n = (int(size) for size in draw.integers(1, 65, 2))
-        kernel = [int(k) for k in draw.integers(1, 6, int(draw.integers(0, 4)))]
-        taps = str(draw.choice(["channel_major", "spatial_major", "center"])) if kernel else None
-        m, n = (min(m, 12), min(n, 12)) if kernel else (m, n)
-        value = float(draw.normal() * 10.0 ** draw.integers(-9, 9))
-        more = {"taps": taps} if taps else {}
-        if draw.random() < 0.5:
-            more |= {"gain": value, "wide": str(draw.choice(["truncate", "fold_rms", "fold_mean"]))}
-            wants.append(ir.idi((m, n, *kernel), **more))
-        else:
-            more |= {"eps": value}
-            wants.append(ir.idiz((m, n, *kernel), **more))
-        asked.append([m, n, kernel, more | {"role": "transit" if "gain" in more else "zero"}])
+    for _ in range(300):
+        m, n, kernel, more = random_weight(draw)
+        make, role = (ir.idi, "transit") if "gain" in more else (ir.idiz, "zero")
+        wants.append(make((m, n, *kernel), **more))
+        asked.append([m, n, kernel, more | {"role": role}])
     answers = ask(
         page,
         """arguments[0].map(([m, n, size, options]) => size.length
@@ -146,6 +162,35 @@ def test_random_weights_are_the_libraries(page):
     )
     for question, answer, want in zip(asked, answers, wants, strict=True):
         assert same(answer, want), question
+
+
+@pytest.mark.parametrize("taps", ORDERS)
+def test_the_page_shows_the_kernel_that_it_says(page, taps):
+    """Every panel of the kernel, pointed at: the entries of the library's, whose stride is 2."""
+    go(page, f"m=3&n=2&k=4&stride=2&taps={taps}")
+    script = "idinit.kernel(3, 2, [4, 4], {taps: arguments[0], stride: [2, 2]})"
+    want = ir.idi((3, 2, 4, 4), taps=taps, stride=(2, 2))
+    assert same(ask(page, script, taps), want)
+    page.execute_script("document.getElementById('tapmap').focus()")
+    for i, o in ((0, 0), (1, 0), (5, 3), (11, 7)):  # a line of the picture, a place in it
+        page.execute_script("document.getElementById('tapmap').blur()")
+        page.execute_script("document.getElementById('tapmap').focus()")
+        keys(page, "\ue011", *["\ue013"] * 12, *["\ue015"] * i, *["\ue014"] * o)
+        (a, output), (b, channel) = divmod(i, 3), divmod(o, 2)
+        said = f"tap ({a}, {b}), output {output}, input {channel}: {want[output, channel, a, b]:g}"
+        assert text_of(page, "tapmap-at") == said
+
+
+def test_phases_are_told(page):
+    go(page, "m=8&n=8&k=4&stride=2")
+    assert "32 columns = 8 channels \u00d7 4 taps (across), outward" in text_of(page, "what")
+    assert "first of 4 phases" in text_of(page, "what")
+    assert "1 (32\u00d7)" in text_of(page, "chips")  # one of each output in each phase
+    go(page, "m=8&n=8&k=4&stride=2&taps=channel_major")  # which has none
+    assert "128 columns = 8 channels \u00d7 16 taps (across), channel_major." in text_of(
+        page, "what"
+    )
+    assert "phase" not in text_of(page, "what")
 
 
 def matrices():
@@ -255,6 +300,8 @@ STATES = [
     "",
     "m=12&n=16",
     "m=16&n=8&k=3",
+    "m=5&n=5&k=5&stride=3&taps=diagonal",
+    "m=4&n=13&role=zero&form=shifted",
     "m=64&n=64&role=zero",
     "m=500&n=900&k=11",
     "m=4096&n=1&k=2",
@@ -416,6 +463,7 @@ def text_of(page, name):
 
 
 BAD = [("m", "0"), ("m", "-3"), ("m", "1e9"), ("m", ""), ("n", "2.5"), ("k", "12"), ("k", "-1")]
+BAD += [("stride", "0"), ("stride", "-2"), ("stride", "1.5")]
 BAD += [("gain", "0"), ("gain", ""), ("gain", "two"), ("gain", "Infinity"), ("gain", "1e200")]
 BAD += [("gain", "<b>x</b>"), ("seed", "-1"), ("seed", "4294967296")]
 
@@ -448,7 +496,7 @@ def test_a_bad_address_gets_the_messages_too(page):
     for name, value in [("m", "abc"), ("n", "1e9"), ("gain", "0"), ("role", "both")]:
         assert f"is {value}: it should be" in text_of(page, f"{name}-error")
     assert "is 500: it should be a whole number from 1 to 100" in text_of(page, "layers-error")
-    assert "is corner: it should be channel_major" in text_of(page, "taps-error")
+    assert "is corner: it should be outward, diagonal" in text_of(page, "taps-error")
     assert len(rows(page)) == 10
     page.find_element("id", "m").send_keys("3")
     assert text_of(page, "m-error") == ""
@@ -457,7 +505,8 @@ def test_a_bad_address_gets_the_messages_too(page):
 def test_the_address_restores_everything(page):
     want = {
         "role": "transit", "m": "5", "n": "7", "gain": "-0.5", "eps": "1e-3", "wide": "fold_mean",
-        "k": "3", "taps": "spatial_major", "signal": "gaussian", "layers": "7", "seed": "42",
+        "form": "shifted", "k": "3", "taps": "spatial_major", "stride": "2",
+        "signal": "gaussian", "layers": "7", "seed": "42",
     }  # fmt: skip
     go(page, "&".join(f"{name}={value}" for name, value in want.items()))
     script = "return arguments[0].map(name => document.getElementById(name).value)"
@@ -539,8 +588,8 @@ def test_arrow_keys_and_the_pointer_tell_the_entries(page):
     assert text_of(page, "map-at") == "row 2, column 8: -1e-6"
     go(page, "m=5&n=2&k=3")
     page.execute_script("document.getElementById('tapmap').focus()")
-    keys(page, "\ue014", "\ue014", "\ue015")  # into the second panel, one down
-    assert text_of(page, "tapmap-at") == "tap (0, 1), output 1, input 0: 1"
+    keys(page, "\ue014", "\ue014", "\ue015", "\ue015")  # into the second panel, two down
+    assert text_of(page, "tapmap-at") == "tap (0, 1), output 2, input 0: 1"
 
 
 def test_what_is_said(page):

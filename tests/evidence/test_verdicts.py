@@ -49,8 +49,11 @@ def ours(row):
         (epsilon, lambda r: {"frozen": 0.5}, "does not hold"),
         (epsilon, lambda r: {"frozen": 0.0, "accuracy": 0.9 + r["seed"] / 1e4} if r["eps"] else
          {"frozen": 0.5 + r["seed"] / 1e4, "accuracy": 0.1}, "holds"),
-        (convolution, lambda r: {"accuracy": 0.99} if r["taps"] == "center" else {},
+        (convolution, lambda r: {"score": 0.999} if r["taps"] == "center" else {},
          "does not hold"),
+        (convolution, lambda r: {"score": 0.9 if r["taps"] in convolution.FUSED else 0.1}, "holds"),
+        (convolution, lambda r: {"score": 0.9 if r["taps"] == "outward" else 0.1},
+         "holds when the order is outward"),
         (stability, lambda r: {"accuracy": 0.1} if ours(r) else {}, "does not hold"),
         (transformer, lambda r: {"score": -9.0 - r["seed"] / 1e3} if ours(r) else {},
          "does not hold; behind"),
@@ -61,9 +64,14 @@ def test_the_verdict_follows_the_data(study, change, said):
     assert found == said if said == "holds" else found.startswith(said)
 
 
-def test_the_default_of_kernels_follows_the_data():
-    better = {"accuracy": 0.99}
-    rows = rows_of(convolution, lambda r: better if r["taps"] == "spatial_major" else {})
-    assert "should change" in convolution.page(rows)
+@pytest.mark.parametrize(
+    ("taps", "score", "said"),
+    [("outward", 0.999, "The default should be outward**"), ("diagonal", 0.0, "It goes.")],
+    ids=["outward is ahead everywhere", "diagonal is ahead nowhere"],
+)
+def test_the_default_of_kernels_follows_the_data(taps, score, said):
+    rows = rows_of(convolution, lambda r: {"score": score} if r["taps"] == taps else {})
+    assert said in convolution.page(rows)
+    assert said not in convolution.page(rows_of(convolution, lambda r: {}))
     with pytest.raises(AssertionError):
         convolution.check(rows)

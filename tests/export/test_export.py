@@ -50,7 +50,11 @@ PLANS = {
     "packed": ((4, 12), "transit", {"layout": "IO", "blocks": (4, 4, 4)}),
     "conv": ((6, 2, 3, 3), "zero", {"eps": 0.1, "groups": 2}),
     "centre": ((4, 4, 3), "transit", {"taps": "center", "tap": (2,)}),
+    "diagonal": ((7, 2, 3, 3), "transit", {"taps": "diagonal", "tap": (0, 1)}),
+    "phases": ((4, 3, 4, 5), "transit", {"layout": "IOHW", "stride": (2, -3), "tap": (1, 2)}),
+    "shifted": ((3, 11), "zero", {"eps": 0.3, "form": "shifted"}),
     "noise": ((4, 6), "transit", {"loosen": 0.125, "seed": 3}),
+    "noise at entries": ((6, 4), "transit", {"loosen": 0.125, "loosen_at": "entries"}),
     "empty": ((0, 3), "transit", {}),
 }
 MADE = {name: ir.plan(shape, role, **options) for name, (shape, role, options) in PLANS.items()}
@@ -344,8 +348,8 @@ def test_old_forms_of_a_checkpoint_go_when_the_new_one_is_there(file):
     keep = ["model.bin", "my-model.safetensors", "model-1-of-2.safetensors", "model.npz"]
     for name in keep:
         (file.parent / name).write_bytes(b"other")
-    (file.parent / "model-00009-of-00009.safetensors").mkdir()  # no file of a checkpoint
-    keep.append("model-00009-of-00009.safetensors")
+    (file.parent / "model-00099-of-00099.safetensors").mkdir()  # no file of a checkpoint
+    keep.append("model-00099-of-00099.safetensors")
 
     def others():
         return sorted({path.name for path in file.parent.iterdir()} - set(keep))

@@ -21,6 +21,7 @@ import idinit_ref as ir
 from idinit_ref.difference import diff
 from idinit_ref.recognise import inspect, recognise
 from idinit_ref.storage import DTYPES, FLOATS, Held, Made
+from strategies import TAPS
 
 ORDERS = ["OI{}", "IO{}", "{}IO", "{}OI"]
 VALUES = {"float8_e4m3fn": [1.0, -0.75, 0.25], "float8_e5m2": [1.0, -0.75, 0.3]}
@@ -49,13 +50,16 @@ def zoo(draw):
     if draw(st.booleans()):
         cuts = sorted(draw(st.lists(st.integers(0, size["O"]), max_size=3)))
         options["blocks"] = tuple(b - a for a, b in pairwise([0, *cuts, size["O"]]))
-    options["taps"] = draw(st.sampled_from(["channel_major", "spatial_major", "center"]))
-    if options["taps"] == "center" and kernel and draw(st.booleans()):
+    options["taps"] = draw(st.sampled_from(TAPS))
+    if options["taps"] not in TAPS[-2:] and kernel and draw(st.booleans()):
         options["tap"] = tuple(draw(st.integers(0, size[c] - 1)) for c in kernel)
+    if kernel and draw(st.integers(0, 3)) == 0:
+        options["stride"] = tuple(draw(st.sampled_from([1, 2, 3, -2])) for c in kernel)
     dtype = draw(st.sampled_from(FLOATS))
     role = draw(st.sampled_from(["transit", "zero"]))
     if role == "zero":
         options["eps"] = draw(st.sampled_from(VALUES.get(dtype, [1e-6, 0.5, -1e-3])))
+        options["form"] = draw(st.sampled_from(["pair", "shifted"]))
     else:
         options["gain"] = draw(st.sampled_from(VALUES.get(dtype, [1.0, -0.75, 1 / 3, 1e-3])))
         options["wide"] = draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
@@ -172,15 +176,34 @@ def found(array, **more):
         (ir.idi((48, 32), blocks=(32, 8, 8)), "idi: OI, gain 1.0, blocks (32, 8, 8)"),
         (ir.idi((128, 24), blocks=(32,) * 4), "idi: OI, gain 1.0, blocks (32, 32, 32, 32)"),
         (ir.idi((3, 8, 5), layout="EIO"), "idi: EIO, gain 1.0"),
-        (ir.idi((32, 8, 3, 3), groups=4), "idi: OIHW, gain 1.0, groups 4"),
-        (ir.idi((4, 6, 3, 3), taps="center"), "idi: OIHW, gain 1.0, taps center"),
-        (ir.idi((4, 6, 3, 3), taps="center", tap=(2, 0)),
+        (ir.idi((32, 8, 3, 3), groups=4),
+         "idi: OIHW, gain 1.0, groups 4; also OIHW, gain 1.0, taps center"),
+        (ir.idi((32, 8, 3, 3), groups=4, taps="channel_major"),
+         "idi: OIHW, gain 1.0, groups 4, taps channel_major"),
+        (ir.idi((4, 6, 3, 3), taps="center"), "idi: OIHW, gain 1.0"),  # outward is the same
+        (ir.idi((8, 6, 3, 3), taps="center"), "idi: OIHW, gain 1.0, taps center"),
+        (ir.idi((8, 6, 3, 3), taps="center", tap=(2, 0)),
          "idi: OIHW, gain 1.0, taps center, tap (2, 0)"),
+        (ir.idi((8, 6, 3, 3), tap=(2, 0)), "idi: OIHW, gain 1.0, tap (2, 0)"),
+        (ir.idi((8, 6, 3, 3), taps="diagonal"), "idi: OIHW, gain 1.0, taps diagonal"),
+        (ir.idi((8, 6, 3, 3), taps="channel_major"), "idi: OIHW, gain 1.0, taps channel_major"),
+        (ir.idi((8, 5, 4, 4), layout="IOHW", stride=(2, 2)),
+         "idi: IOHW, gain 1.0, stride (2, 2)"),
+        (ir.idiz((8, 5, 4, 4), layout="IOHW", stride=(2, 2), taps="diagonal"),
+         "idiz: IOHW, eps 1e-06, stride (2, 2), taps diagonal"),
+        (ir.idi((8, 5, 4, 4), layout="IOHW", stride=(2, 1)),
+         "idi: IOHW, gain 1.0, stride (2, 1)"),
+        (ir.idi((4, 3, 5), layout="WIO", stride=(-2,)),
+         "idi: WIO, gain 1.0, stride (2,), tap (0,)"),
+        (ir.idiz((3, 17), form="shifted"), "idiz: OI, eps 1e-06, form shifted"),
+        (ir.idiz((3, 5, 3, 3), form="shifted", eps=-0.5, taps="diagonal"),
+         "idiz: OIHW, eps -0.5, form shifted, taps diagonal"),
+        (ir.idiz((17, 3), form="shifted"), "idiz: OI, eps 1e-06"),  # which is no other there
         (ir.idi((3, 3, 4, 6), layout="HWIO"), "idi: HWIO, gain 1.0"),
         (ir.idiz((7, 1, 3, 3), groups=7, taps="center"),
          "idiz: OIHW, eps 1e-06, groups 7, taps center"),
-        (ir.idi((7, 1, 3, 3), groups=7, taps="center"),
-         "idi: OIHW, gain 1.0, taps center; also OIHW, gain 1.0, groups 7, taps center"),
+        (ir.idi((7, 1, 3, 3), groups=7),
+         "idi: OIHW, gain 1.0, groups 7; also OIHW, gain 1.0, taps center"),
         (ir.idi((3, 7), wide="fold_rms"), "idi: OI, gain 1.0, wide fold_rms"),
         (ir.idi((5, 1)), "idi: OI, gain 1.0"),
         (np.ones((4, 4)), "constant: 1.0"),

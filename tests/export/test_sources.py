@@ -125,6 +125,23 @@ def test_a_manifest_says_roles_and_options(manifest):
     assert made["d"] is None
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        ir.plan((4, 3, 4, 4), layout="IOHW", stride=(2, -2), tap=(1, 2)),
+        ir.plan((4, 3, 3), taps="diagonal", tap=(0,)),
+        ir.plan((4, 3, 3), taps="channel_major"),
+        ir.plan((2, 8), "zero", form="shifted", eps=0.5),
+        ir.plan((4, 3), loosen=0.5, loosen_at="entries", seed=7),
+    ],
+    ids=["phases", "diagonal", "channel_major", "shifted", "loosened"],
+)
+def test_every_option_of_a_plan_travels_by_the_manifest(plan, manifest):
+    entry = model.Report((model.Entry("w", plan.shape, plan.role, "why", plan),)).to_dict()
+    found = manifest(entry).tensors
+    assert assemble(found).items[0].value == plan
+
+
 def test_a_tensor_named_tensors_with_a_role(manifest):
     source = manifest({"tensors": {"shape": [3, 3], "role": "zero"}, "odd": [2, 2]})
     assert list(source.tensors) == ["tensors", "odd"]
@@ -420,6 +437,11 @@ def test_an_empty_checkpoint(stored):
         ),
         ("a=zero,eps=2,taps=center,tap=1:1", Rule("a", "zero", {"eps": 2.0, "taps": "center",
                                                                 "tap": (1, 1)})),
+        ("a=transit,stride=2:-1,taps=diagonal", Rule("a", "transit", {"stride": (2, -1),
+                                                                      "taps": "diagonal"})),
+        ("a=zero,form=shifted", Rule("a", "zero", {"form": "shifted"})),
+        ("a=transit,loosen=.5,loosen_at=entries", Rule("a", "transit", {"loosen": 0.5,
+                                                                        "loosen_at": "entries"})),
         ("a=transit,blocks=8:4:4", Rule("a", "transit", {"blocks": (8, 4, 4)})),
         ("a=transit,parts=3,layout=OI", Rule("a", "transit", {"parts": 3, "layout": "OI"})),
     ],

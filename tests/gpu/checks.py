@@ -34,10 +34,17 @@ MORE = [
     ((96, 40), "zero", {"blocks": (64, 16, 16), "eps": 0.25}),
     ((24, 8, 3, 3), "zero", {"eps": 0.5}),
     ((24, 4, 3, 3), "transit", {"groups": 6}),
-    ((32, 1, 3, 3), "transit", {"groups": 32, "taps": "center"}),
+    ((32, 1, 3, 3), "transit", {"groups": 32}),
+    ((32, 4, 3, 3), "transit", {"taps": "center"}),
+    ((24, 8, 3, 3), "zero", {"eps": 0.5, "taps": "channel_major"}),
+    ((20, 6, 3, 3), "transit", {"taps": "diagonal", "tap": (0, 2)}),
+    ((8, 6, 4, 4), "transit", {"layout": "IOHW", "stride": (2, 2)}),
+    ((5, 8, 6), "zero", {"layout": "WIO", "stride": (-2,), "eps": 0.5}),
+    ((6, 40), "zero", {"form": "shifted", "eps": 0.5}),
     ((3, 3, 16, 24), "zero", {"layout": "HWIO", "taps": "spatial_major", "eps": 0.125}),
     ((8, 6, 2, 3, 3), "transit", {"taps": "center", "tap": (0, 1, 2)}),
     ((33, 18), "transit", {"loosen": 0.25, "seed": 3}),
+    ((33, 18), "transit", {"loosen": 0.25, "loosen_at": "entries", "seed": 3}),
 ]
 WEIGHTS = [*digests.CASES, *MORE]
 NUMPY = ["float64", "float32", "float16", "complex64", "complex128"]

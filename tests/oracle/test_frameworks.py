@@ -62,6 +62,35 @@ def test_convolve(at, letters, kernel, groups):
     assert np.array_equal(at.convolve(x, stored * 1j, letters, groups), should * 1j)
 
 
+@pytest.mark.parametrize(
+    ("letters", "kernel", "stride", "groups"),
+    [
+        ("IOW", (4,), (2,), 1),
+        ("WIO", (3,), (-2,), 1),
+        ("IOHW", (2, 3), (3, 2), 2),
+        ("HWIO", (3, 4), (-1, 2), 1),
+        ("DHWIO", (2, 1, 3), (1, 2, -2), 1),
+    ],
+)
+def test_upsample(at, letters, kernel, stride, groups):
+    """Every input is added into stride * place + tap; from the other end if stored flipped."""
+    channels, outputs = 2, 3 * groups
+    x = whole_numbers((2, channels * groups, *(3 for _ in kernel)))
+    w = whole_numbers((outputs, channels, *kernel), 1)
+    spatial = "DHW"[3 - len(kernel) :]
+    stored = np.transpose(w, [("OI" + spatial).index(c) for c in letters])
+    long = tuple(2 * abs(s) + k for k, s in zip(kernel, stride, strict=True))
+    should = np.zeros((2, outputs, *long))
+    for b, o, c in np.ndindex(2, outputs, channels):
+        for place in np.ndindex(x.shape[2:]):
+            for tap in np.ndindex(kernel):
+                parts = zip(place, tap, kernel, stride, strict=True)
+                to = tuple(p * abs(s) + (t if s > 0 else k - 1 - t) for p, t, k, s in parts)
+                should[(b, o, *to)] += w[(o, c, *tap)] * x[(b, o // 3 * channels + c, *place)]
+    assert np.array_equal(at.upsample(x, stored, letters, groups, stride), should)
+    assert np.array_equal(at.upsample(x, stored * 1j, letters, groups, stride), should * 1j)
+
+
 def test_empty_and_numpy(at):
     for name in at.dtypes():
         raw = at.empty((2, 3), name)

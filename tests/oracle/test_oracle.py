@@ -21,10 +21,10 @@ import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
 from idinit_ref.errors import OptionError, OptionTypeError
 from idinit_ref.testing import PROPERTIES, Report, check_exact, check_rank, make_oracle
-from oracle.wrong import idi, idiz
+from oracle.wrong import idi, idiz, shifted_idiz
 
 KERAS = {"layout": "IO", "conv": "HWIO"}
-ABOUT_IDI = {"transit", "isometry", "composition"}
+ABOUT_IDI = {"transit", "image", "isometry", "composition"}
 ABOUT_IDIZ = {"zero_sums", "residual"}
 
 
@@ -37,6 +37,21 @@ def untested(report):
     [
         (ir.idi, {"conv": "OIHW"}, ABOUT_IDIZ | {"device"}),
         (ir.idiz, {"conv": "DHWIO", "layout": "IO"}, ABOUT_IDI | {"device"}),
+        (
+            lambda s: ir.idi(s, layout="IOW", stride=(2,)),
+            {"layout": None, "conv": "IOW", "stride": (2,)},
+            ABOUT_IDIZ | {"device", "groups", "underflow"},
+        ),
+        (
+            lambda s: ir.idiz(s, form="shifted"),
+            {"form": "shifted", "roles": "zero"},
+            ABOUT_IDI | {"device", "groups", "underflow"},
+        ),
+        (
+            functools.partial(ir.idi, taps="diagonal"),
+            {"conv": "OIHW", "taps": "diagonal"},
+            ABOUT_IDIZ | {"device"},
+        ),
         (ir.idi, {"layout": "EOI", "conv": "OIW"}, ABOUT_IDIZ | {"device"}),
         (ir.idi, {"xp": "torch", "conv": "OIHW"}, ABOUT_IDIZ),
         (ir.idiz, {"xp": torch, "conv": "IOHW"}, ABOUT_IDI),
@@ -121,6 +136,10 @@ def test_how_it_is_called_is_found_from_the_signature(make, options, call):
         (idi, {"conv": 3}, OptionTypeError, "conv = 3, but it should be a string of axis"),
         (idi, {"only": 5}, OptionTypeError, "it should be a function of a plan"),
         (idi, {"examples": 0}, OptionError, ">= 1"),
+        (idi, {"taps": "spiral"}, OptionError, "'outward', 'diagonal'"),
+        (idi, {"form": "pear"}, OptionError, "'pair', 'shifted'"),
+        (idi, {"stride": (2,)}, OptionError, "there are none to test; give conv="),
+        (idi, {"conv": "OIHW", "stride": (2,)}, OptionError, "one number for each of the 2"),
     ],
 )
 def test_a_wrong_question(make, options, error, says):
@@ -363,9 +382,46 @@ def idiz_padded(shape):
         (lambda s, loosen=0, seed=0: ir.idi(s), {}, "^loosen is ignored"),
         (lambda s, layout="OI": idi(s), {}, "^layout is ignored"),
         (
-            lambda s, taps="channel_major": ir.idi(s),
+            lambda s, taps="outward": ir.idi(s),
             {"layout": None, "conv": "OIHW"},
             "^taps is ignored",
+        ),
+        (
+            lambda s: ir.idi(s, taps="channel_major"),
+            {"layout": None, "conv": "OIHW"},
+            "these are channel_major kernels: right for taps='channel_major', not 'outward'",
+        ),
+        (
+            lambda s: ir.idiz(s, tap=(0, 0)),
+            {"layout": None, "conv": "OIHW", "roles": "zero"},
+            "it starts at the first tap, not at the identity tap|these are spatial_major kernels",
+        ),
+        (
+            lambda s: ir.idiz(s, tap=tuple(k // 2 for k in s[2:])),
+            {"layout": None, "conv": "OIHW", "roles": "zero"},
+            "its identity tap is k // 2 on each axis",
+        ),
+        (
+            lambda s: ir.idi(s, layout="IOHW"),
+            {"layout": None, "conv": "IOHW", "stride": (2, 2)},
+            "the stride is ignored: these kernels have no phases",
+        ),
+        (
+            lambda s: ir.idi(s, layout="HWIO", stride=(2, 2)),
+            {"layout": None, "conv": "HWIO", "stride": (-2, -2)},
+            "right for a kernel that is stored the other way round",
+        ),
+        (lambda s, stride=None: ir.idi(s), {"layout": None, "conv": "OIW"}, "stride is ignored"),
+        (idiz, {"roles": "zero", "form": "shifted"}, "right for form='pair', not 'shifted'"),
+        (
+            lambda s: ir.idiz(s, form="shifted"),
+            {"roles": "zero"},
+            "right for form='shifted', not 'pair'",
+        ),
+        (
+            lambda s: shifted_idiz(s, lambda q, i, m: q * m + i),
+            {"roles": "zero", "form": "shifted"},
+            "its blocks are not shifted",
         ),
         (lambda s: idi(s) * (np.arange(s[0]) < 10)[:, None], {}, "entries of shape"),
         (lambda s, gain=1.0: idi(s, abs(gain)), {}, "the sign of gain is lost"),

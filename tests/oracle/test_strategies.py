@@ -46,6 +46,11 @@ def test_what_fails_for_no_square_one_shrinks_to_neighbours():
         lambda p: p.taps == "spatial_major" and p.axes.channels > 1,
         lambda p: p.tap is not None and any(p.tap),
         lambda p: p.loosen > 0 and p.seed > 2**40,
+        lambda p: p.loosen_at == "entries",
+        lambda p: p.form == "shifted" and p.axes.columns > 2 * p.axes.outputs > 0,
+        lambda p: p.taps == "diagonal" and p.tap is not None and p.stride is not None,
+        lambda p: len(p.axes.phases) > 2 and p.taps == "outward",
+        lambda p: p.stride is not None and min(p.stride) < 0,
         lambda p: p.role == "zero" and p.layout[0] == "I" and p.layout[-1] == "O",
     ],
 )

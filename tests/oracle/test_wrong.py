@@ -40,12 +40,15 @@ def test_every_check_rejects_two(name):
 
 # T2 for any covariance leaves nothing but the signs of the rows open, so what breaks a norm or a
 # singular value of IDI breaks it as well; the variance of IDIZ for white inputs is its norm; and
-# T7 bounds the sizes of a row.
+# T7 bounds the sizes of a row. Rows that are missing, or there twice, leave columns without an
+# entry.
 FOLLOW = {
     "row_norm": {"variance"},
     "isometry": {"variance", "row_norm"},
-    "residual": {"row_norm", "variance", "rank", "zero_sums"},
+    "residual": {"row_norm", "variance", "rank", "reach", "zero_sums"},
+    "rank": {"reach"},
     "groups": {"transit", "variance", "residual", "zero_sums", "rank", "row_norm"},
+    "image": {"transit", "variance"},
 }
 
 

@@ -23,6 +23,9 @@ ALL: dict[str, Wrong] = {}
 ZERO = {"roles": "zero"}
 CONV = {"layout": None, "conv": "OIHW"}
 CENTER = {**CONV, "taps": "center"}
+CORNER = {**CONV, "taps": "channel_major"}
+PHASES = {"layout": None, "conv": "IOW", "stride": (2,)}
+SHIFTED = {**ZERO, "form": "shifted"}
 
 
 def breaks(*broken, **options):
@@ -76,7 +79,7 @@ def flat(shape, make):
 # IDI, the entries --------------------------------------------------------------------------------
 
 
-@breaks("exact", "transit", "variance", "rank", "isometry", "composition", "layout")
+@breaks("exact", "reach", "transit", "variance", "rank", "isometry", "composition", "layout")
 def modulus_too_small(shape):
     return fill(shape, lambda i, j, m, n: float(j == i % max(n - 1, 1)))
 
@@ -91,7 +94,7 @@ def zero_padded(shape):
     return np.eye(*shape)
 
 
-@breaks("exact", "transit", "variance", "row_norm", "isometry", "layout")
+@breaks("exact", "reach", "transit", "variance", "row_norm", "isometry", "layout")
 def transposed(shape):
     return idi(shape[::-1]).T
 
@@ -154,7 +157,7 @@ def the_last_columns(shape):
     return fill(shape, lambda i, j, m, n: float(j == (i % n if m >= n else n - m + i)))
 
 
-@breaks("exact", "variance", "row_norm", "layout")
+@breaks("exact", "reach", "variance", "row_norm", "layout")
 def averaged_when_wide(shape):
     def rule(i, j, m, n):
         if m >= n:
@@ -169,7 +172,9 @@ def each_row_repeated(shape):
     return fill(shape, lambda i, j, m, n: float(j == (i * n // m if m > n else i % n)))
 
 
-@breaks("exact", "transit", "variance", "row_norm", "rank", "isometry", "composition", "layout")
+@breaks(
+    "exact", "reach", "transit", "variance", "row_norm", "rank", "isometry", "composition", "layout"
+)
 def dead_rows(shape):
     return fill(shape, lambda i, j, m, n: float(j == i % n and i % 3 != 2))
 
@@ -258,7 +263,7 @@ def one_buffer_for_all(shape):
     return out
 
 
-@breaks("exact", "determinism", "transit")
+@breaks("exact", "reach", "determinism", "transit")
 def noise_added(shape):
     return idi(shape) + np.random.default_rng().normal(0, 1e-11, shape)
 
@@ -280,7 +285,7 @@ def _into(array, out):
 
 
 EVERYTHING = {
-    "exact", "transit", "variance", "row_norm", "rank", "isometry", "composition", "dtype",
+    "exact", "transit", "variance", "row_norm", "rank", "reach", "isometry", "composition", "dtype",
     "determinism", "layout",
 }  # fmt: skip
 
@@ -328,7 +333,7 @@ def both_positive_when_even(shape):
     return abs(idiz(shape)) if m >= n and n % 2 == 0 else idiz(shape)
 
 
-@breaks("exact", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "rank", "layout", **ZERO)
 def all_rows_alike(shape):
     def rule(i, j, m, n):
         return idiz((m, n))[0, j] if n > 1 else idiz((m, n))[i, 0]
@@ -336,7 +341,7 @@ def all_rows_alike(shape):
     return fill(shape, rule)
 
 
-@breaks("exact", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "rank", "layout", **ZERO)
 def rows_in_pairs(shape):
     def rule(i, j, m, n):
         return idiz((m, n))[i - i % 2 * (n > 1), j]
@@ -374,19 +379,67 @@ def ten_times_as_large(shape):
     return idiz(shape) * 10
 
 
-@breaks("exact", "row_norm", "variance", "rank", "zero_sums", "residual", "layout", **ZERO)
+@breaks("exact", "reach", "row_norm", "variance", "rank", "zero_sums", "residual", "layout", **ZERO)
 def idi_instead(shape):
     return idi(shape)
 
 
-@breaks("exact", "row_norm", "variance", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "row_norm", "variance", "rank", "layout", **ZERO)
 def all_zero(shape):
     return np.zeros(shape)
 
 
-@breaks("exact", "row_norm", "variance", "zero_sums", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "row_norm", "variance", "zero_sums", "rank", "layout", **ZERO)
 def the_minus_forgotten(shape):
     return fill(shape, lambda i, j, m, n: 1e-6 * (j == i % n))
+
+
+@breaks("exact", "reach", "layout", **ZERO)
+def the_minus_in_one_column(shape):
+    def rule(i, j, m, n):
+        right = idiz((m, n))[i, j]
+        return right if m >= n or j < m else -1e-6 * (j == m)
+
+    return fill(shape, rule)
+
+
+@breaks("exact", "reach", "layout", **ZERO)
+def the_minus_in_the_last_column(shape):
+    def rule(i, j, m, n):
+        right = idiz((m, n))[i, j]
+        return right if m >= n or j < m else -1e-6 * (j == n - 1)
+
+    return fill(shape, rule)
+
+
+@breaks("exact", "reach", "layout", **SHIFTED)
+def a_pair_where_shifted_is_declared(shape):
+    return idiz(shape)
+
+
+def shifted_idiz(shape, column=lambda q, i, m: q * m + (i + q) % m, cut=None):
+    m, n = shape
+    if n < 2 * m or m == 0:
+        return idiz(shape)
+    out = np.zeros(shape)
+    for i in range(m):
+        js = [j for q in range(-(-n // m)) if (j := column(q, i, m)) < n][:cut]
+        k = len(js)
+        p = -(-k // 2)
+        for q, j in enumerate(js):
+            ratio = 2 * p / ((k - p) * k) if q % 2 else 2 * (k - p) / (p * k)
+            out[i, j] = (-1) ** q * 1e-6 * math.sqrt(ratio)
+    return out
+
+
+@breaks("exact", "layout", **SHIFTED)
+def blocks_that_are_not_shifted(shape):
+    return shifted_idiz(shape, lambda q, i, m: q * m + i)
+
+
+@breaks("exact", "reach", "layout", **SHIFTED)
+def shifted_in_two_blocks_alone(shape):
+    return shifted_idiz(shape, cut=2)
 
 
 # What should be refused --------------------------------------------------------------------------
@@ -414,14 +467,106 @@ def clamped(shape, eps=1e-6, dtype=np.float64):
 # Kernels -----------------------------------------------------------------------------------------
 
 
-@breaks("exact", "transit", "variance", "row_norm", "rank", "isometry", "layout", **CENTER)
+def flat_outward(shape):
+    """A kernel by way of its matrix, outward."""
+    c, *kernel = shape[1:]
+    middle = [(k - 1) // 2 for k in kernel]
+    taps = sorted(np.ndindex(*kernel), key=lambda t: math.dist(t, middle))
+    return c, taps, np.zeros(shape)
+
+
+@breaks("exact", "transit", "image", "variance", "layout", **CONV)
+def kernels_from_the_first_tap(shape):
+    """Channel-major where outward is declared: the image moves."""
+    return flat(shape, idi)
+
+
+@breaks("exact", "transit", "image", "variance", "layout", **CONV)
+def outward_from_the_tap_k_over_two(shape):
+    c, _, out = flat_outward(shape)
+    middle = [k // 2 for k in shape[2:]]
+    taps = sorted(np.ndindex(*shape[2:]), key=lambda t: math.dist(t, middle))
+    for i in range(shape[0]):
+        j = i % (c * len(taps))
+        out[(i, j % c, *taps[j // c])] = 1
+    return out
+
+
+@breaks("exact", "transit", "variance", "layout", **CONV)
+def outward_with_rows_of_the_taps_first(shape):
+    """The image is there, but the taps about it come in row-major order."""
+    c, taps, out = flat_outward(shape)
+    taps = [taps[0], *sorted(taps[1:])]
+    for i in range(shape[0]):
+        j = i % (c * len(taps))
+        out[(i, j % c, *taps[j // c])] = 1
+    return out
+
+
+def upsampling(shape, identity):
+    """A kernel (inputs, outputs, k) of stride 2, outward in each phase from a tap."""
+    c, o, k = shape
+    out = np.zeros(shape)
+    for phase in range(min(2, k)):
+        own = range(phase, k, 2)
+        first = min(max(identity(phase, k), own[0]), own[-1])
+        taps = sorted(own, key=lambda t: abs(t - first))
+        for i in range(o):
+            j = i % (c * len(taps))
+            out[j % c, i, taps[j // c]] = 1
+    return out
+
+
+@breaks(
+    "exact",
+    "reach",
+    "rank",
+    "transit",
+    "image",
+    "variance",
+    "row_norm",
+    "isometry",
+    "layout",
+    **PHASES,
+)
+def phases_are_ignored(shape):
+    """Three of four places of an image that is enlarged would be 0."""
+    return flat((shape[1], shape[0], shape[2]), _outward_line).swapaxes(0, 1).copy()
+
+
+def _outward_line(shape):
+    return idi(shape)
+
+
+@breaks("exact", "transit", "image", "variance", "layout", **PHASES)
+def every_phase_from_its_first_tap(shape):
+    return upsampling(shape, lambda phase, k: phase)
+
+
+@breaks("exact", "transit", "image", "variance", "layout", **PHASES)
+def phases_of_a_kernel_that_is_stored_flipped(shape):
+    return upsampling(shape, lambda phase, k: (k - 1) // 2 - ((k - 1) // 2 - phase) % 2)
+
+
+@breaks(
+    "exact",
+    "reach",
+    "transit",
+    "image",
+    "variance",
+    "row_norm",
+    "rank",
+    "isometry",
+    "layout",
+    **CENTER,
+)
 def the_tap_k_over_two(shape):
     out = np.zeros(shape)
     out[:, :, shape[2] // 2, shape[3] // 2] = idi(shape[:2])
     return out
 
 
-@breaks("exact", "transit", "variance", "rank", "isometry", "layout", **CONV)
+@breaks("exact", "reach", "transit", "variance", "rank", "isometry", "layout", **CORNER)
 def the_tap_alone(shape):
     """Channel-maintain where patch-maintain is declared."""
     out = np.zeros(shape)
@@ -429,13 +574,13 @@ def the_tap_alone(shape):
     return out
 
 
-@breaks("exact", "transit", "variance", "layout", **CONV)
+@breaks("exact", "transit", "variance", "layout", **CORNER)
 def spatial_major_columns(shape):
     o, c, h, w = shape
     return idi((o, c * h * w)).reshape(o, h, w, c).transpose(0, 3, 1, 2).copy()
 
 
-@breaks("exact", "transit", "variance", "layout", **CONV)
+@breaks("exact", "transit", "variance", "layout", **CORNER)
 def kernel_turned_over(shape):
     return flat(shape, idi)[:, :, ::-1, ::-1].copy()
 
@@ -448,12 +593,12 @@ def _grouped(one_group):
     return like(one_group, made)
 
 
-@breaks("exact", "transit", "variance", "layout", "groups", **CONV)
+@breaks("exact", "transit", "variance", "layout", "groups", **CORNER)
 def groups_ignored(shape, groups=1):
     return flat(shape, idi)
 
 
-@breaks("exact", "transit", "layout", "groups", **CONV)
+@breaks("exact", "transit", "layout", "groups", **CORNER)
 @_grouped
 def groups_of_other_sign(shape, g):
     return flat(shape, idi) * (1 - 2 * (g % 2)) + 0.0
@@ -461,6 +606,7 @@ def groups_of_other_sign(shape, g):
 
 @breaks(
     "exact",
+    "reach",
     "layout",
     "variance",
     "groups",
@@ -468,7 +614,7 @@ def groups_of_other_sign(shape, g):
     "zero_sums",
     "rank",
     "row_norm",
-    **CONV,
+    **CORNER,
     **ZERO,
 )
 @_grouped
@@ -476,6 +622,6 @@ def one_group_is_not_zero(shape, g):
     return flat(shape, idi if g else idiz)
 
 
-@breaks("exact", "transit", "variance", "row_norm", "isometry", "layout")
+@breaks("exact", "reach", "transit", "variance", "row_norm", "isometry", "layout")
 def layout_ignored(shape, layout="OI"):
     return idi(shape)

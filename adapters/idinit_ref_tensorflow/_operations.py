@@ -1,0 +1,349 @@
+"""What each of TensorFlow's operations is, as a call of the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from idinit_ref.tracing import Drawing, Made, Signal, Value, is_constant
+
+from ._window import Window, same, same_transposed
+
+__all__ = ["DOING", "MOVES", "TABLE", "is_floating", "labels_of", "shape_of", "static"]
+
+Shape = tuple[int, ...]
+
+_SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
+_SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
+_ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
+_MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
+_CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
+_TRANSPOSED = {"Conv2DBackpropInput", "Conv3DBackpropInputV2"}
+DOING = {
+    "Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by", "Sub": "subtracted with",
+    "SelectV2": "masked by", "Select": "masked by",
+}  # fmt: skip
+
+
+# Moves ------------------------------------------------------------------------------------------
+
+
+def _slice(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    spans, gone, ones = _spans(op)
+    value = draw.part(name, inputs[0], spans, gone, shape)
+    return draw.reshape(name, value, shape) if ones else value
+
+
+def _transpose(
+    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
+) -> Value:
+    order = static(op.inputs[1])
+    if order is None:
+        return draw.part(name, inputs[0], None, shape=shape)
+    return draw.transpose(name, inputs[0], [int(axis) for axis in order])
+
+
+def _broadcast(
+    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
+) -> Value:
+    return draw.broadcast(name, inputs[0], shape)
+
+
+def _flip(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    axes = static(op.inputs[1])
+    if axes is None:
+        return draw.part(name, inputs[0], None, shape=shape)
+    return draw.flip(name, inputs[0], [int(axis) % op.inputs[0].shape.rank for axis in axes])
+
+
+def _roll(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    by, axes = static(op.inputs[1]), static(op.inputs[2])
+    if by is None or axes is None:
+        return draw.part(name, inputs[0], None, shape=shape)
+    rank, (by, axes) = op.inputs[0].shape.rank, (list(x.reshape(-1)) for x in (by, axes))
+    steps = {int(axis) % rank: int(step) for axis, step in zip(axes, by, strict=True)}
+    return draw.roll(name, inputs[0], steps)
+
+
+def _join(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    axis = static(op.inputs[-1])
+    rank = op.outputs[0].shape.rank
+    if axis is None or rank is None:
+        return draw.result(name, inputs, shape)
+    return draw.join(name, inputs[:-1], int(axis) % rank, shape)
+
+
+def _pack(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    return draw.stack(name, inputs, op.get_attr("axis") % op.outputs[0].shape.rank, shape)
+
+
+def _pad(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    padding = static(op.inputs[1])
+    if padding is None:
+        return draw.result(name, inputs, shape)
+    return draw.pad(name, inputs[0], [int(row[0]) for row in padding], shape)
+
+
+def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    axis = static(op.inputs[2]) if op.type == "GatherV2" else 0
+    kept = None
+    rank = op.inputs[0].shape.rank if op.type == "GatherV2" else len(inputs[0].shape or ())
+    if axis is not None and not op.get_attr("batch_dims") and shape is not None:
+        at = int(axis) % rank
+        more = len(shape) - rank + 1
+        kept = [*range(at), *[None] * more, *range(at + 1, rank)]
+    return draw.lookup(name, inputs[:2], shape, kept)
+
+
+# Sums and products ------------------------------------------------------------------------------
+
+
+def _add(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    result, *rest = inputs
+    for value in rest:
+        if op.type == "BiasAdd" and _channels_first(op):
+            value = _along_channels(draw, name, value, len(shape or ()))
+        result = draw.add(name, result, _along(draw, name, value, shape), shape)
+    return result
+
+
+def _along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
+    """Return what is made of parameters with all the axes of a sum."""
+    return draw.broadcast(name, value, shape) if isinstance(value, Made) else value
+
+
+def _multiply(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    return draw.multiply(name, inputs[0], inputs[1], shape)
+
+
+def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    if len(inputs) == 2 and is_constant(inputs[0]):  # a number divided by what is given
+        return draw.entrywise(name, inputs, shape)
+    return draw.scale(name, inputs, shape, DOING.get(op.type, ""))
+
+
+def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    for value in inputs[1:]:
+        if isinstance(value, Made):
+            draw.use(value, "other")
+    return draw.scale(name, inputs[:1], shape)
+
+
+def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    axes, rank = static(op.inputs[1]), op.inputs[0].shape.rank
+    if axes is None or rank is None:
+        return draw.result(name, inputs, shape)
+    return draw.sum(name, inputs[0], [int(axis) % rank for axis in axes.reshape(-1)], shape)
+
+
+def _one_hot(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    result = draw.result(name, inputs, shape)
+    return result._replace(picks=True) if isinstance(result, Signal) else result
+
+
+def _matmul(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    flags = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")
+    ranks = [tensor.shape.rank for tensor in op.inputs[:2]]
+    if None in ranks:
+        return draw.other(name, inputs, shape)
+    rank = max(ranks)
+    sides = []
+    for n, flag, (row, column) in zip(ranks, flags, (("a", "b"), ("b", "c")), strict=True):
+        both = [column, row] if op.get_attr(flag) else [row, column]
+        sides.append([*range(rank - n, rank - 2), *both])
+    out = [*range(rank - 2), "a", "c"]
+    return draw.product(name, inputs[:2], sides, out, shape)
+
+
+def _einsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    equation = op.get_attr("equation").decode()
+    ranks = [tensor.shape.rank for tensor in op.inputs]
+    if None in ranks or shape is None:
+        return draw.other(name, inputs, shape)
+    sides, out = labels_of(equation, ranks)
+    return draw.product(name, inputs, sides, out, shape)
+
+
+def labels_of(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """Return the labels of an einsum's operands and result, its ellipses written out.
+
+    >>> labels_of("...a,ab->...b", (3, 2))
+    ([['.2', '.1', 'a'], ['a', 'b']], ['.2', '.1', 'b'])
+    """
+    terms, _, result = equation.replace(" ", "").partition("->")
+
+    def spelt(term: str, rest: int) -> list[str]:
+        head, dots, tail = term.partition("...")
+        return [*head, *(f".{k}" for k in range(rest if dots else 0, 0, -1)), *tail]
+
+    pairs = list(zip(terms.split(","), ranks, strict=True))
+    more = [rank - len(term.replace("...", "")) for term, rank in pairs]
+    sides = [spelt(term, rest) for (term, _), rest in zip(pairs, more, strict=True)]
+    return sides, spelt(result, max(more))
+
+
+def _convolution(
+    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
+) -> Value:
+    crops = op.type in _TRANSPOSED
+    signal, value = op.inputs[2 if crops else 0], inputs[2 if crops else 0]
+    sizes = op.inputs[1].shape.as_list()
+    rank = len(sizes) - 2
+    if None in sizes:
+        return draw.other(name, inputs, shape)
+    place = 1 if _channels_first(op) else rank + 1
+    spatial = [place + 1 + axis if place == 1 else 1 + axis for axis in range(rank)]
+    channels = signal.shape[place]
+    options: dict[str, Any] = {}
+    if op.type == "DepthwiseConv2dNative":
+        options = {"groups": channels, "transposed": True} if channels > 1 else {}
+    elif op.type in _CONVOLUTIONS and channels != sizes[rank]:
+        options = {"groups": channels // sizes[rank], "transposed": False}
+    window = _window(op, signal, tuple(sizes[:rank]), spatial)
+    return draw.convolution(
+        name,
+        value,
+        inputs[1],
+        "DHW"[3 - rank :] + ("OI" if crops else "IO"),
+        shape,
+        channels=place,
+        space=spatial,
+        left=None if window is None else window.left,
+        dilation=() if window is None else window.dilation,
+        spread=() if window is None else window.strides,
+        crops=crops,
+        sized=max(op.get_attr("strides")) > 1 and not crops,
+        options=options,
+    )
+
+
+_Draw = Callable[[Drawing, Any, str, list[Value], Shape | None], Value]
+MOVES: dict[str, _Draw] = {
+    **dict.fromkeys(
+        _SHAPES, lambda draw, op, name, inputs, shape: draw.reshape(name, inputs[0], shape)
+    ),
+    "StridedSlice": _slice,
+    "Slice": _slice,
+    "Transpose": _transpose,
+    "BroadcastTo": _broadcast,
+    "ReverseV2": _flip,
+}
+TABLE: dict[str, _Draw] = {
+    "ConcatV2": _join,
+    "Pack": _pack,
+    "Roll": _roll,
+    **dict.fromkeys(("GatherV2", "ResourceGather"), _lookup),
+    **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
+    **dict.fromkeys(_SUMS, _add),
+    "Mul": _multiply,
+    **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
+    **dict.fromkeys(_ROUND, _round),
+    "Sum": _sum,
+    "OneHot": _one_hot,
+    **dict.fromkeys(_MATMULS, _matmul),
+    "Einsum": _einsum,
+    **dict.fromkeys((*_CONVOLUTIONS, *_TRANSPOSED), _convolution),
+}
+
+
+def shape_of(tensor: Any) -> Shape | None:
+    return tuple(tensor.shape) if tensor.shape.is_fully_defined() else None
+
+
+def is_floating(tensor: Any) -> bool:
+    kind = tensor.dtype
+    return bool(kind.is_floating or kind.is_complex or kind.name == "variant")
+
+
+def static(tensor: Any) -> Any:
+    from tensorflow import get_static_value
+
+    return get_static_value(tensor)
+
+
+def _channels_first(op: Any) -> bool:
+    return bool(op.get_attr("data_format").decode().startswith("NC"))
+
+
+def _window(op: Any, signal: Any, kernel: Shape, spatial: Sequence[int]) -> Window | None:
+    """Return how a convolution slides, as far as it is known."""
+    source = signal.op
+    while source.type in ("ExpandDims", "Squeeze", "Reshape"):
+        source = source.inputs[0].op
+    if source.type == "SpaceToBatchND":  # a dilated convolution, in pieces of stride 1
+        return _dilated(source, kernel)
+
+    def of(attribute: str, step: int = 1) -> tuple[int, ...]:
+        values = op.get_attr(attribute)
+        return tuple(values[step * axis] for axis in spatial)
+
+    padding, dilation, strides = op.get_attr("padding"), of("dilations"), of("strides")
+    sizes = tuple(signal.shape[axis] for axis in spatial)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    left = (0,) * len(kernel)
+    if padding == b"EXPLICIT":
+        left = of("explicit_paddings", 2)
+    if op.type not in _TRANSPOSED:
+        left = same(reach, strides, sizes) if padding == b"SAME" else left
+        return Window(kernel, left, dilation)
+    if padding == b"SAME":
+        ends = tuple(op.outputs[0].shape[axis] for axis in spatial)
+        axes = zip(reach, strides, sizes, ends, strict=True)
+        left = tuple(
+            same_transposed(k, s, None if None in (n, end) else end - s * (n - 1) - k % 2)
+            for k, s, n, end in axes
+        )
+    return Window(kernel, left, dilation, strides)
+
+
+def _dilated(pieces: Any, kernel: Shape) -> Window | None:
+    """Return how a dilated convolution slides, from the operation that cuts its input in pieces."""
+    dilation, padding = (static(tensor) for tensor in pieces.inputs[1:])
+    if dilation is None or padding is None:
+        return None
+    rank = len(kernel)
+    more = rank - len(dilation)  # 1 for an image of one row, -1 where channels stand first
+    left = (0,) * more + tuple(int(row[0]) for row in padding)
+    steps = (1,) * more + tuple(int(d) for d in dilation)
+    return Window(kernel, left[-rank:], steps[-rank:])
+
+
+def _along_channels(draw: Drawing, name: str, value: Value, rank: int) -> Value:
+    """Return a bias whose one axis stands where the channels are, second of all."""
+    if value.shape is None or not isinstance(value, Made):
+        return value
+    return draw.reshape(name, value, (*value.shape, *(1,) * (rank - 2)))
+
+
+def _spans(op: Any) -> tuple[list[tuple[int, int, int]] | None, tuple[int, ...], bool]:
+    """Return what a slice takes of every axis (None: not known), which vanish, if any are new."""
+    sizes = shape_of(op.inputs[0])
+    begin, end = static(op.inputs[1]), static(op.inputs[2])
+    if sizes is None or begin is None or end is None:
+        return None, (), False
+    if op.type == "Slice":
+        pairs = zip(sizes, begin, end, strict=True)
+        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], (), False
+    steps = static(op.inputs[3])
+    masks = [
+        op.get_attr(f"{m}_mask") for m in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    ]
+    spans, gone, axis = [(0, size, 1) for size in sizes], [], 0
+    for at in range(len(begin)):
+        first, last, rest, new, gone_here = (bool(mask >> at & 1) for mask in masks)
+        if rest:
+            axis = len(sizes) - sum(not masks[3] >> k & 1 for k in range(at + 1, len(begin)))
+        if rest or new:
+            continue
+        if gone_here:
+            start = int(begin[at]) % sizes[axis]
+            spans[axis] = (start, start + 1, 1)
+            gone.append(axis)
+        else:
+            key = slice(None if first else begin[at], None if last else end[at], steps[at])
+            span = range(sizes[axis])[key]
+            if span.step < 1:
+                return None, (), False
+            spans[axis] = (span.start, span.stop, span.step)
+        axis += 1
+    return spans, tuple(gone), bool(masks[3])
