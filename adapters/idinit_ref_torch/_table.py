@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,65 +11,11 @@ from torch import Tensor
 from idinit_ref.layout import SPATIAL
 from idinit_ref.tracing import Data, Made, Signal, Value
 
-from ._drawing import ModuleDrawing
-from ._memory import Memory, is_floating, shape_of
+from . import _moves
+from ._call import Call, axis_of, other, result
+from ._memory import is_floating, shape_of
 
 __all__ = ["ATTENTIONS", "FRESH", "Call", "draw_call"]
-
-
-@dataclass
-class Call:
-    """One operation that has run."""
-
-    draw: ModuleDrawing
-    name: str
-    overload: str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    known: Mapping[int, Value]  # of all tensors that are given, by id
-    results: list[Tensor]  # that it returns or has written to
-    pointwise: bool
-    memory: Memory
-
-    @property
-    def what(self) -> str:
-        """Its name for a reader: of PyTorch's own operations without the namespace."""
-        return self.name.removeprefix("aten::").strip("_")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of its first result."""
-        return shape_of(self.results[0])
-
-    @property
-    def floating(self) -> bool:
-        """Whether its first result holds real or complex numbers."""
-        return is_floating(self.results[0])
-
-    @property
-    def values(self) -> list[Value]:
-        """The values of all tensors that it is given."""
-        return list(self.known.values())
-
-    @property
-    def signals(self) -> list[Signal]:
-        """Those that depend on the model's inputs."""
-        return [value for value in self.known.values() if isinstance(value, Signal)]
-
-    def arg(self, at: int, name: str, default: Any = None) -> Any:
-        """Return an argument, by its place or its name."""
-        return self.args[at] if at < len(self.args) else self.kwargs.get(name, default)
-
-    def of(self, given: Any) -> Value:
-        """Return the value of an argument: a tensor or a number."""
-        if isinstance(given, Tensor):
-            return self.known.get(id(given)) or self.draw.constant(shape_of(given))
-        return self.draw.constant((), True)
-
-    def operands(self, most: int) -> list[Value]:
-        """Return the values of the first arguments that are tensors or numbers."""
-        kinds = (Tensor, bool, int, float, complex)
-        return [self.of(arg) for arg in self.args[:most] if isinstance(arg, kinds)]
 
 
 Handler = Callable[[Call], "Value | Sequence[Value]"]
@@ -80,7 +25,7 @@ def draw_call(call: Call) -> Sequence[Value]:
     """Draw an operation, and return a value for each of its results."""
     handler = _TABLE.get(call.name)
     if handler is None:
-        handler = _entrywise if call.pointwise else _result if call.name in _KNOWN else _other
+        handler = _entrywise if call.pointwise else result if call.name in _KNOWN else other
     found = handler(call)
     return _all(call, found) if isinstance(found, (Signal, Made, Data)) else found
 
@@ -99,14 +44,6 @@ def _all(call: Call, first: Value) -> list[Value]:
     return found
 
 
-def _result(call: Call) -> Value:
-    return call.draw.result(call.what, call.values, call.shape, call.floating)
-
-
-def _other(call: Call) -> Value:
-    return call.draw.other(call.what, call.values, call.shape, call.floating)
-
-
 def _entrywise(call: Call) -> Value:
     doing = _DOING.get(call.name, "")
     return call.draw.entrywise(
@@ -116,191 +53,6 @@ def _entrywise(call: Call) -> Value:
 
 def _fresh(call: Call) -> list[Value]:
     return [call.draw.constant(shape_of(tensor)) for tensor in call.results]
-
-
-# Moves ------------------------------------------------------------------------------------------
-
-
-def _axis(axis: int, rank: int) -> int:
-    return axis + rank if axis < 0 else axis
-
-
-def _reshape(call: Call) -> Value:
-    if call.overload == "dtype":
-        return _other(call)
-    return call.draw.reshape(call.what, call.of(call.args[0]), call.shape)
-
-
-def _transpose(call: Call) -> Value:
-    value = call.of(call.args[0])
-    rank = len(value.shape or ())
-    order = list(range(rank))
-    if call.name == "aten::permute":
-        order = [_axis(axis, rank) for axis in call.args[1]]
-    elif rank > 1:
-        a, b = call.args[1:3] if len(call.args) > 2 else (-2, -1)
-        order[a], order[b] = order[b], order[a]
-    return call.draw.transpose(call.what, value, order)
-
-
-def _spans(value: Value) -> list[tuple[int, int, int]]:
-    return [(0, size, 1) for size in value.shape or ()]
-
-
-def _slice(call: Call) -> Value:
-    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
-    axis = _axis(call.arg(1, "dim", 0), len(spans))
-    start, stop, step = call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1)
-    start, stop, _ = slice(start, stop).indices(spans[axis][1])
-    spans[axis] = (start, stop, step)
-    return call.draw.part(call.what, value, spans)
-
-
-def _select(call: Call) -> Value:
-    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
-    axis = _axis(call.args[1], len(spans))
-    at = _axis(int(call.args[2]), spans[axis][1])
-    spans[axis] = (at, at + 1, 1)
-    return call.draw.part(call.what, value, spans, (axis,))
-
-
-def _split(call: Call) -> list[Value]:
-    value = call.of(call.args[0])
-    axis = _axis(call.arg(2, "dim", 0), len(value.shape or ()))
-    sizes = [int(tensor.shape[axis]) for tensor in call.results]
-    return call.draw.split("split", value, axis, sizes)
-
-
-def _unbind(call: Call) -> list[Value]:
-    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
-    axis = _axis(call.arg(1, "dim", 0), len(spans))
-    return [
-        call.draw.part(
-            "unbind", value, [*spans[:axis], (at, at + 1, 1), *spans[axis + 1 :]], (axis,)
-        )
-        for at in range(len(call.results))
-    ]
-
-
-def _lose(call: Call) -> Value:
-    return call.draw.part(call.what, call.of(call.args[0]), None, shape=call.shape)
-
-
-def _expand(call: Call) -> Value:
-    return call.draw.broadcast(call.what, call.of(call.args[0]), call.shape)
-
-
-def _flip(call: Call) -> Value:
-    value = call.of(call.args[0])
-    rank = len(value.shape or ())
-    return call.draw.flip("flip", value, [_axis(axis, rank) for axis in call.args[1]])
-
-
-def _roll(call: Call) -> Value:
-    value, axes = call.of(call.args[0]), call.arg(2, "dims", ())
-    rank = len(value.shape or ())
-    if not axes and rank != 1:
-        return _lose(call)
-    pairs = zip(axes or (0,), call.args[1], strict=True)
-    return call.draw.roll("roll", value, {_axis(axis, rank): by for axis, by in pairs})
-
-
-def _repeat(call: Call) -> Value:
-    value = call.of(call.args[0])
-    if not isinstance(value, Made) or value.shape is None:
-        return _result(call)
-    times, draw = call.args[1], call.draw
-    old = (1,) * (len(times) - len(value.shape)) + value.shape
-    apart = draw.reshape("repeat", value, tuple(n for size in old for n in (1, size)))
-    pairs = zip(times, old, strict=True)
-    spread = draw.broadcast("repeat", apart, tuple(n for pair in pairs for n in pair))
-    return draw.reshape("repeat", spread, call.shape)
-
-
-def _cast(call: Call) -> Value:
-    given = call.args[0]
-    return call.draw.cast("cast", call.of(given), call.floating, given.dtype == torch.bool)
-
-
-def _stop(call: Call) -> Value:
-    return call.draw.stop("detach", call.of(call.args[0]), call.floating)
-
-
-def _copy(call: Call) -> Value:
-    source = call.args[1]
-    value = call.draw.cast("cast", call.of(source), call.floating, source.dtype == torch.bool)
-    return call.draw.broadcast("expand", value, call.shape)
-
-
-def _cat(call: Call) -> Value:
-    tensors = [t for t in call.args[0] if t.dim() > 1 or t.numel() or t.dim() == len(call.shape)]
-    axis = _axis(call.arg(1, "dim", 0), len(call.shape))
-    values = [call.of(tensor) for tensor in tensors]
-    return call.draw.join("cat", values, axis, call.shape, call.floating)
-
-
-def _stack(call: Call) -> Value:
-    axis = _axis(call.arg(1, "dim", 0), len(call.shape))
-    values = [call.of(tensor) for tensor in call.args[0]]
-    if not call.floating:
-        return _result(call)
-    return call.draw.stack("stack", values, axis, call.shape)
-
-
-def _pad(call: Call) -> Value:
-    value = call.of(call.args[0])
-    is_constant = call.name == "aten::constant_pad_nd"
-    if not call.floating or not (is_constant or isinstance(value, Signal)):
-        return _result(call)
-    low = [0] * len(call.shape)
-    for number, by in enumerate(call.args[1][::2], 1):
-        low[-number] = by
-    return call.draw.pad("pad", value, low, call.shape)
-
-
-# Lookups ----------------------------------------------------------------------------------------
-
-
-def _embedding(call: Call) -> Value:
-    table, ids = (call.of(arg) for arg in call.args[:2])
-    kept = [*(None for _ in call.shape[:-1]), 1]
-    return call.draw.lookup("lookup", [table, ids], call.shape, kept)
-
-
-def _bag(call: Call) -> Value:
-    table, ids = (call.of(arg) for arg in call.args[:2])
-    return call.draw.lookup("lookup", [table, ids], call.shape, None)
-
-
-def _index(call: Call) -> Value:
-    """Draw a lookup by tensors of places along some axes."""
-    table, places = call.args[0], list(call.args[1])
-    places += [None] * (table.dim() - len(places))
-    given = [place for place in places if place is not None]
-    at = [axis for axis, place in enumerate(places) if place is not None]
-    values = [call.of(table), *map(call.of, given)]
-    kept: list[int | None] | None = None
-    if all(place.dtype not in (torch.bool, torch.uint8) for place in given):
-        rank = max(place.dim() for place in given)
-        whole: list[int | None] = [a for a, place in enumerate(places) if place is None]
-        first = at[0] if at[-1] - at[0] == len(at) - 1 else 0
-        kept = [*whole[:first], *[None] * rank, *whole[first:]]
-    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
-
-
-def _along(call: Call) -> Value:
-    """Draw a lookup by one tensor of places along one axis."""
-    table, axis, places = call.args[:3]
-    values, rank = [call.of(table), call.of(places)], table.dim()
-    kept: list[int | None] = [None] * rank
-    if call.name == "aten::index_select":
-        kept = [None if at == _axis(axis, rank) else at for at in range(rank)]
-    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
-
-
-def _take(call: Call) -> Value:
-    values = [call.of(arg) for arg in call.args[:2]]
-    return call.draw.lookup("lookup", values, call.shape, None, call.floating)
 
 
 # Products ---------------------------------------------------------------------------------------
@@ -325,7 +77,7 @@ def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, .
     inputs, out = letters.split("->")
     left, right = inputs.split(",")
     if not call.floating:
-        return _result(call)
+        return result(call)
     weight = call.of(b)
     data = call.of(a) if len(out) < 2 else _data(call, a, weight)
     grouped = "".join(c for c in right if c == "g")
@@ -359,7 +111,7 @@ def _linear(call: Call) -> Value:
 def _grouped(call: Call) -> Value:
     a, b = call.args[:2]
     letters = {(2, 3): "ti,gio->to", (3, 3): "bti,bio->bto"}.get((a.dim(), b.dim()))
-    return _other(call) if letters is None else _product(call, a, b, letters, call.shape)
+    return other(call) if letters is None else _product(call, a, b, letters, call.shape)
 
 
 def _convolution(call: Call) -> Value:
@@ -395,7 +147,7 @@ def _convolution(call: Call) -> Value:
 def _add(call: Call) -> Value:
     a, b = call.of(call.args[0]), call.of(call.args[1])
     if not call.floating:
-        return _result(call)
+        return result(call)
     return call.draw.add("add", a, b, call.shape)
 
 
@@ -443,14 +195,14 @@ def _sum(call: Call) -> Value:
     value, axes = call.of(call.args[0]), call.arg(1, "dim")
     rank = len(value.shape or ())
     if not call.floating or not isinstance(axes, (list, tuple)):
-        return _result(call)
-    axes = sorted(_axis(axis, rank) for axis in axes) or range(rank)
+        return result(call)
+    axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
     return call.draw.sum(call.what, value, tuple(axes), call.shape)
 
 
 def _glu(call: Call) -> Value:
     value, draw = call.of(call.args[0]), call.draw
-    axis = _axis(call.arg(1, "dim", -1), len(call.shape))
+    axis = axis_of(call.arg(1, "dim", -1), len(call.shape))
     a, b = draw.split("split", value, axis, [call.shape[axis]] * 2)
     return draw.multiply("glu", a, draw.entrywise("sigmoid", [b], call.shape), call.shape)
 
@@ -529,28 +281,28 @@ _KNOWN = ATTENTIONS | _names(
 _PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 _TABLE: dict[str, Handler] = {
     **dict.fromkeys(FRESH, _fresh),
-    **_aten(_reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze view_copy"),
-    **_aten(_transpose, "t transpose permute numpy_T mT swapaxes"),
-    **_aten(_slice, "slice"),
-    **_aten(_select, "select"),
-    **_aten(_split, "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk"),
-    **_aten(_unbind, "unbind"),
-    **_aten(_lose, "as_strided diagonal unfold real imag _conj _neg_view"),
-    **_aten(_expand, "expand"),
-    **_aten(_flip, "flip"),
-    **_aten(_roll, "roll"),
-    **_aten(_repeat, "repeat"),
-    **_aten(_cast, "clone _to_copy lift_fresh lift alias contiguous"),
-    **_aten(_stop, "detach"),
-    **_aten(_copy, "copy"),
-    **_aten(_cat, "cat"),
-    **_aten(_stack, "stack"),
-    **_aten(_pad, f"constant_pad_nd {_PADS}"),
-    **_aten(_embedding, "embedding"),
-    **_aten(_bag, "_embedding_bag _embedding_bag_forward_only"),
-    **_aten(_index, "index"),
-    **_aten(_along, "index_select gather"),
-    **_aten(_take, "take"),
+    **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze view_copy"),
+    **_aten(_moves.transpose, "t transpose permute numpy_T mT swapaxes"),
+    **_aten(_moves.crop, "slice"),
+    **_aten(_moves.select, "select"),
+    **_aten(_moves.split, "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk"),
+    **_aten(_moves.unbind, "unbind"),
+    **_aten(_moves.lose, "as_strided diagonal unfold real imag _conj _neg_view"),
+    **_aten(_moves.expand, "expand"),
+    **_aten(_moves.flip, "flip"),
+    **_aten(_moves.roll, "roll"),
+    **_aten(_moves.repeat, "repeat"),
+    **_aten(_moves.cast, "clone _to_copy lift_fresh lift alias contiguous"),
+    **_aten(_moves.stop, "detach"),
+    **_aten(_moves.copy, "copy"),
+    **_aten(_moves.cat, "cat"),
+    **_aten(_moves.stack, "stack"),
+    **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
+    **_aten(_moves.embedding, "embedding"),
+    **_aten(_moves.bag, "_embedding_bag _embedding_bag_forward_only"),
+    **_aten(_moves.index, "index"),
+    **_aten(_moves.along, "index_select gather"),
+    **_aten(_moves.take, "take"),
     **_aten(_dense, "mm mv dot bmm"),
     **_aten(_dense_sum, "addmm addmv baddbmm"),
     **_aten(_linear, "linear"),

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -193,6 +194,7 @@ def _recorded(
         for module in owners:
             module.training = False
             _without_communication(module)
+            _unrounded(module)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = Recorder(parameters, owners, _notes(original))
         known = set(map(id, parameters.values()))
@@ -216,6 +218,12 @@ def _without_communication(module: nn.Module) -> None:
             function = getattr(hook, "func", hook)  # of a partial
             if str(getattr(function, "__module__", "")).startswith("torch.distributed"):
                 del hooks[key]
+
+
+def _unrounded(module: nn.Module) -> None:
+    """Let a layer for training in float8 compute with its weight, which it only rounds."""
+    if type(module).__module__.startswith("torchao.float8") and isinstance(module, nn.Linear):
+        module.forward = partial(nn.Linear.forward, module)  # type: ignore[method-assign]  # is undone
 
 
 def _faked(mode: FakeTensorMode, tensor: Tensor, label: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..layout import SPATIAL
 from ._axes import Atom, Axis, Stored, View
+from ._labels import Labels, axis_of, kinds_of, parted
 from ._moves import Moves
 from ._nodes import done_by, spread
 from ._values import (
@@ -25,10 +26,7 @@ from ._values import (
     names_of,
 )
 
-__all__ = ["Labels", "Products"]
-
-Labels = Sequence[Hashable]
-"""A label for each axis of an operand, as the letters of an einsum."""
+__all__ = ["Products"]
 
 
 class Products(Moves):
@@ -67,7 +65,7 @@ class Products(Moves):
             own, rest = labels[at], labels[1 - at]
             if not isinstance(made, Made) or not made.parts or not isinstance(signal, Signal):
                 continue
-            kinds = _kinds(own, rest, out, grouped)
+            kinds = kinds_of(own, rest, out, grouped)
             if signal.picks and "I" in kinds:
                 return self.find(name, made, shape)
             if len(set(own)) < len(own) or made.shape is None:
@@ -92,13 +90,13 @@ class Products(Moves):
         """Draw a product of a signal with a weight, whose labels are the first."""
         own, rest, out = labels
         self._batch(signal, rest, own, out)
-        made, own, kinds, apart = _apart(made, own, kinds)
+        made, own, kinds, apart = parted(made, own, kinds)
         sizes = made.shape or ()
         axes: list[Axis] = []
         for at, label in enumerate(out):
             copied = label in own and label in rest and not made.varies(list(own).index(label))
             here = () if copied else own
-            digits = [_from(part, here, sizes, shape, at) for part in apart.get(label, [label])]
+            digits = [axis_of(part, here, sizes, shape, at) for part in apart.get(label, [label])]
             axes.append(tuple(atom for digit in digits for atom in digit))
         operation = Operation(sizes, kinds, each=each)
         track = Track(operation, View(tuple(axes)))
@@ -115,7 +113,7 @@ class Products(Moves):
                 continue
             if value.chosen and not value.member.is_matrix:
                 continue
-            kinds = _kinds(labels[at], labels[1 - at], out, grouped)
+            kinds = kinds_of(labels[at], labels[1 - at], out, grouped)
             operation = Operation(value.shape or (), kinds)
             ways = [
                 operation.stored(p.view, self.parameters[p.name].shape) for p in value.member.parts
@@ -403,56 +401,6 @@ class Products(Moves):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
-
-
-def _kinds(own: Labels, rest: Labels, out: Labels, grouped: Labels) -> str:
-    """Return what each axis of a weight is: summed, shared with the signal, or its own.
-
-    >>> _kinds("edf", "bted", "btef", "")
-    'BIO'
-    """
-    return "".join(
-        "B" if label in grouped else "I" if label not in out else "B" if label in rest else "O"
-        for label in own
-    )
-
-
-def _apart(
-    made: Made, own: Labels, kinds: str
-) -> tuple[Made, Labels, str, Mapping[Hashable, list[Hashable]]]:
-    """Return a weight with an axis for each of those that its axes of outputs are joined of.
-
-    With it its labels, what its axes are, and the new labels by the old ones.
-    """
-    sizes: list[int] = []
-    labels: list[Hashable] = []
-    letters = ""
-    apart: dict[Hashable, list[Hashable]] = {}
-    whole = made.shape or ()
-    for axis, (label, kind, size) in enumerate(zip(own, kinds, whole, strict=True)):
-        ways = {
-            tuple(atom.radix for atom in part.view.axes[axis] if atom.radix > 1)
-            for part in made.parts
-            if part.view is not None
-        }
-        found = next(iter(ways)) if len(ways) == 1 and kind == "O" else ()
-        if len(found) > 1:
-            apart[label] = [(label, digit) for digit in range(len(found))]
-        sizes += found if len(found) > 1 else [size]
-        labels += apart.get(label, [label])
-        letters += kind * max(len(apart.get(label, ())), 1)
-    if not apart:
-        return made, own, kinds, apart
-    new = tuple(sizes)
-    return made.moved(new, lambda view: view.reshape(whole, new)), labels, letters, apart
-
-
-def _from(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at: int) -> Axis:
-    """Return what of a weight's axes lies along an axis of the result."""
-    if label in own:
-        axis = list(own).index(label)
-        return (Atom.of(axis, sizes[axis]),)
-    return (Atom.of(-1, 1 if shape is None else shape[at]),)
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

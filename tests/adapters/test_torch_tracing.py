@@ -216,6 +216,32 @@ def test_a_nested_input_is_blamed_and_a_way_round_told():
         trace(nn.Sequential(nn.Linear(8, 8)), ragged)
 
 
+class Float8Linear(nn.Linear):
+    """Rounds its weight as torchao's does, under a scale that it computes from the weight."""
+
+    __module__ = "torchao.float8.float8_linear"
+
+    def forward(self, x):
+        scale = 448 / self.weight.abs().max()
+        rounded = (self.weight * scale).to(torch.float8_e4m3fn)
+        return F.linear(x, rounded.to(x.dtype) / scale, self.bias)
+
+
+def test_a_layer_that_trains_in_float8_is_the_layer_that_it_is():
+    def function(model, x):
+        return x + model.layers[1](torch.relu(model.layers[0](x)))
+
+    model = Function(function, Float8Linear(4, 8), Float8Linear(8, 4))
+    kept = dict(vars(model.layers[0]))
+    assert init_(model, torch.zeros(1, 4)).roles == {
+        "layers.0.weight": "transit",
+        "layers.0.bias": "bias",
+        "layers.1.weight": "zero",
+        "layers.1.bias": "bias",
+    }
+    assert vars(model.layers[0]) == kept
+
+
 # Attention that takes functions -----------------------------------------------------------------
 
 
