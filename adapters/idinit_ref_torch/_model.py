@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from array_api_compat import torch as namespace
 from torch import Tensor, nn
 
-from idinit_ref import Plan, Report
+from idinit_ref import Graph, Plan, Report
 from idinit_ref.dtypes import format_of
 from idinit_ref.errors import IDInitError, OptionTypeError, message
 from idinit_ref.kernel import Taps
-from idinit_ref.model import Head, Override, decide
+from idinit_ref.layout import split_axes
+from idinit_ref.model import Entry, Head, Override, decide
 from idinit_ref.pattern import Form, Wide
 
-from ._sharded import apart
+from ._sharded import apart, is_sharded, parts
 from ._tensor import shape_of, together, write_
 from ._trace import trace
 
@@ -148,8 +150,9 @@ def init_(
     """
     if isinstance(model, nn.Module):
         apart(model)
+    graph = trace(model, example_inputs)
     report = decide(
-        trace(model, example_inputs),
+        graph,
         gain=gain,
         eps=eps,
         wide=wide,
@@ -172,8 +175,36 @@ def init_(
             if entry.plan is None:
                 parameters[entry.name].zero_()
             else:
-                write_(parameters[entry.name], entry.plan)
-    return report
+                _write(parameters[entry.name], entry.plan, _parted(graph, entry.name))
+    return Report(tuple(_stored(graph, entry, parameters[entry.name]) for entry in report.entries))
+
+
+def _parted(graph: Graph, name: str) -> tuple[tuple[int, ...], str] | None:
+    """Return the shape of a weight, several of whose axes count as one, and a letter for each."""
+    return graph.by_name[name].options.get("parted")
+
+
+def _stored(graph: Graph, entry: Entry, tensor: Tensor) -> Entry:
+    parted = _parted(graph, entry.name)
+    if parted is None:
+        return entry
+    shape, letters = parted
+    return entry.stored(tuple(map(int, tensor.shape)), letters, shape)
+
+
+def _write(tensor: Tensor, plan: Plan, parted: tuple[tuple[int, ...], str] | None) -> None:
+    """Write a weight; one whose axes are joined is made beside it."""
+    if parted is None or tensor.is_meta:
+        write_(tensor, plan)
+        return
+    whole = torch.empty(plan.shape, dtype=tensor.dtype, device=tensor.device)
+    write_(whole, plan)
+    new = split_axes(namespace, whole, *parted).reshape(tuple(tensor.shape))
+    if is_sharded(tensor):
+        for part, index in parts(tensor):
+            part.copy_(new[index])
+    else:
+        tensor.copy_(new)
 
 
 def _check(tensor: Tensor, name: str, plan: Plan | None) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,19 +20,15 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from idinit_ref import Graph, Node
+from idinit_ref import Graph
 from idinit_ref.errors import GraphError, IDInitError, OptionTypeError, message
-from idinit_ref.graph import Use as UseOf
 
-from ._geometry import axes_of
-from ._operations import note
-from ._record import Data, Recorder, Signal, Use, is_floating
+from ._memory import is_floating
+from ._record import Recorder
 from ._sharded import is_sharded
 from ._state import left_as_it_was
 
 __all__ = ["trace"]
-
-_PLAIN = {"groups": 1, "transposed": False}
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -166,6 +164,9 @@ def _recorded(
     original = dict(model.named_parameters())
     given = {id(t) for t in (*model.parameters(), *model.buffers(), *_tensors((args, kwargs)))}
     made: dict[int, Tensor] = {}
+    labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
+    labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
+    labels |= {id(tensor): f"input {name!r}" for name, tensor in _named(model, args, kwargs)}
 
     def instead(tensor: Tensor) -> Tensor:
         """Return what stands for a tensor of the model or of the inputs."""
@@ -174,7 +175,7 @@ def _recorded(
         if id(tensor) not in made:
             is_parameter = isinstance(tensor, nn.Parameter)
             if fake is not None:
-                new = _faked(fake, tensor)
+                new = _faked(fake, tensor, labels.get(id(tensor), "model"))
                 new = nn.Parameter(new, requires_grad=False) if is_parameter else new
             elif gradients and is_parameter:  # another object, that has a gradient of its own
                 new = nn.Parameter(tensor.detach(), requires_grad=False)
@@ -193,15 +194,13 @@ def _recorded(
         for module in owners:
             module.training = False
             _without_communication(module)
+            _unrounded(module)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
-        recorder = Recorder(note, parameters, owners)
+        recorder = Recorder(parameters, owners, _notes(original))
+        known = set(map(id, parameters.values()))
         for name, tensor in _named(model, args, kwargs):
-            if isinstance(tensor, nn.Parameter) and id(tensor) in recorder._parameters:
-                continue
-            if is_floating(tensor):
-                recorder.start(tensor, name)
-            else:
-                recorder.set(tensor, Data())
+            if id(tensor) not in known:
+                recorder.input(name, tensor)
         for module in owners:
             module.register_forward_pre_hook(recorder.enter, prepend=True)
             module.register_forward_hook(recorder.leave, always_call=True)
@@ -209,10 +208,7 @@ def _recorded(
             stack.enter_context(fake)
         stack.enter_context(recorder)
         out = model(*args, **kwargs)
-        outputs = [
-            state.item.name for t in _results(out) if isinstance(state := recorder.state(t), Signal)
-        ]
-    return _graph(recorder, original, outputs)
+        return recorder.graph(_results(out))
 
 
 def _without_communication(module: nn.Module) -> None:
@@ -224,12 +220,25 @@ def _without_communication(module: nn.Module) -> None:
                 del hooks[key]
 
 
-def _faked(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+def _unrounded(module: nn.Module) -> None:
+    """Let a layer for training in float8 compute with its weight, which it only rounds."""
+    if type(module).__module__.startswith("torchao.float8") and isinstance(module, nn.Linear):
+        module.forward = partial(nn.Linear.forward, module)  # type: ignore[method-assign]  # is undone
+
+
+def _faked(mode: FakeTensorMode, tensor: Tensor, label: str) -> Tensor:
     """Return a tensor of that form without memory, on the CPU wherever the tensor is."""
-    if _is_odd(tensor):
-        should = "all tensors of the model should be dense"
-        cure = "trace the model before they are converted"
-        raise GraphError(message("model", f"{tensor.layout} {tensor.dtype}", should, cure))
+    is_parameter = isinstance(tensor, nn.Parameter)
+    if tensor.is_nested or tensor.is_quantized or (is_parameter and _is_odd(tensor)):
+        is_nested, is_input = tensor.is_nested, label.startswith("input ")
+        given = "a nested tensor" if is_nested else f"{tensor.layout} {tensor.dtype}"
+        cure = "initialise the model before it is quantised or converted"
+        if is_nested or is_input:
+            way = "to_padded_tensor(0.0)" if is_nested else "dequantize()"
+            cure = f"pass {'it' if is_input else 'or hold it'} as a plain tensor: tensor.{way}"
+        raise GraphError(message(label, given, "it should be a plain dense tensor", cure))
+    if _is_odd(tensor):  # sparse: data, as indices are
+        return mode.from_tensor(tensor.detach() if tensor.is_meta else tensor.detach().cpu())
     with mode:
         return torch.empty_strided(
             tuple(map(int, tensor.shape)), tensor.stride(), dtype=tensor.dtype, device="cpu"
@@ -241,6 +250,7 @@ def _is_odd(tensor: Tensor) -> bool:
 
 
 _LOG = logging.getLogger("torch._subclasses.fake_tensor")
+_COMPILES_NOT = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
 
 @contextmanager
@@ -249,7 +259,11 @@ def _quiet(gradients: bool) -> Iterator[None]:
     fast, fused = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     states = random.getstate(), np.random.get_state()
     told = _LOG.disabled
+    flex = sys.modules.get("torch.nn.attention.flex_attention")
+    compiles = getattr(flex, _COMPILES_NOT, None)  # not in every version of PyTorch
     try:
+        if compiles is not None:
+            setattr(flex, _COMPILES_NOT, True)
         _LOG.disabled = True  # it prints the traceback of what becomes a GraphError
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
@@ -259,6 +273,8 @@ def _quiet(gradients: bool) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(fused)
         _LOG.disabled = told
+        if compiles is not None:
+            setattr(flex, _COMPILES_NOT, compiles)
         random.setstate(states[0])
         np.random.set_state(states[1])
 
@@ -306,45 +322,17 @@ def _results(out: Any) -> list[Tensor]:
     return list(_tensors(out))
 
 
-# After the pass -----------------------------------------------------------------------------
+# What the model itself says of its parameters --------------------------------------------------
 
 
-def _graph(recorder: Recorder, parameters: Mapping[str, Tensor], outputs: list[str]) -> Graph:
-    shared = _shared(parameters)
-    nodes = []
-    for name, tensor in parameters.items():
-        shape, uses = tuple(map(int, tensor.shape)), recorder.uses.get(name, [])
-        options, odd = _stored(shape, uses)
-        use: UseOf
-        if name in recorder.tables:
-            use = "embedding"
-        elif uses:
-            use = "weight"
-        elif name in recorder.biases - recorder.others:
-            use = "bias"
-        else:
-            use = "other"
-        notes = [
-            ("" if is_floating(tensor) else f"{tensor.dtype}, which is not floating"),
-            (
-                ""
-                if tensor.requires_grad or not is_floating(tensor)
-                else "frozen: requires_grad is False"
-            ),
-            (
-                ""
-                if name in recorder.used
-                else "not used by the computation of these example inputs"
-            ),
-            shared.get(name, ""),
-            odd if use == "weight" else "",
-        ]
-        note = "; ".join(filter(None, notes))
-        nodes.append(Node(name, "parameter", (), shape, (), use, options, note))
-    nodes += [
-        Node(item.name, item.kind, item.inputs, item.shape, item.weights) for item in recorder.items
-    ]
-    return Graph(nodes, list(dict.fromkeys(outputs)))
+def _notes(parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """Say of parameters why they are to be left as they are."""
+    found = {
+        name: "frozen: requires_grad is False"
+        for name, tensor in parameters.items()
+        if is_floating(tensor) and not tensor.requires_grad
+    }
+    return found | _shared(parameters)
 
 
 def _shared(parameters: Mapping[str, Tensor]) -> dict[str, str]:
@@ -365,49 +353,3 @@ def _shared(parameters: Mapping[str, Tensor]) -> dict[str, str]:
                 found[one] = f"shares memory with {other}"
                 found[other] = f"shares memory with {one}"
     return found
-
-
-def _stored(shape: tuple[int, ...], uses: Sequence[Use]) -> tuple[dict[str, Any], str]:
-    """Return how a weight is stored, and why it should be left alone if that cannot be said."""
-    forms: dict[Any, tuple[str, frozenset[int] | None]] = {}
-    edges: set[int] = set()
-    for use in uses if len(shape) > 1 else ():
-        name = use.dense.item.name
-        axes = None if use.seen is None else axes_of(use.seen, use.letters, shape)
-        if use.how:
-            why = f"the weight of {name} is computed from it by {use.how}, so has other entries"
-            return ({} if axes is None else _form(axes.layout, use.options)), why
-        if axes is None:
-            return {}, f"its axes are not those of a matrix in {name}"
-        if not axes.is_wide:
-            return {}, f"{name} uses it for a part of its inputs only"
-        outputs = shape[axes.layout.index("O")]
-        inner = axes.cuts | {axes.rows.start + cut for cut in use.dense.boundaries}
-        if use.options.get("transposed") and use.options["groups"] > 1:
-            inner = frozenset()
-        is_whole = axes.rows == (0, outputs)
-        if not is_whole:
-            edges |= {*axes.rows, *inner} - {0, outputs}
-        form = (axes.layout, tuple(use.options.items()))
-        known, cuts = forms.get(form, (name, None))
-        if is_whole and cuts is not None and cuts != inner:
-            return {}, f"it is cut in different ways in {known} and {name}"
-        forms[form] = known, (inner if is_whole else cuts)
-        if len(forms) > 1:
-            first = next(iter(forms.values()))[0]
-            return {}, f"{first} and {name} read its axes in different ways"
-    if not forms:
-        return {}, ""
-    (layout, options), (name, cuts) = next(iter(forms.items()))
-    if cuts is not None and edges and edges != cuts:
-        return {}, f"{name} uses it as one matrix, another operation in parts"
-    found = _form(layout, dict(options))
-    if cut := sorted(cuts or edges):
-        size = shape[layout.index("O")]
-        ends = [0, *cut, size]
-        found["blocks"] = tuple(b - a for a, b in pairwise(ends))
-    return found, ""
-
-
-def _form(layout: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"layout": layout, **{k: v for k, v in options.items() if v != _PLAIN.get(k)}}

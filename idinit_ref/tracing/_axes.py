@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
+from ..layout import SPATIAL
+
 __all__ = ["Atom", "Stored", "View", "blocks_of", "stored"]
 
+_SUMMED = "I" + SPATIAL
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
 
 
@@ -312,11 +315,12 @@ def stored(
     kinds: Sequence[str],
     shape: Sequence[int],
     batched: Collection[tuple[int, int, int]] = (),
+    batch: str = "",
 ) -> Stored | str:
     """Return how a parameter is stored, given the letter of every axis of the operand.
 
-    The letter "B" is a batch axis; each gets a letter of its own. `batched` are more of them:
-    digits of axes, by axis, step and size. A string says what is wrong.
+    The letter "B" is a batch axis; each gets a letter of its own, those of `batch` first. `batched`
+    are more of them: digits of axes, by axis, step and size. A string says what is wrong.
 
     >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
     'OI'
@@ -336,6 +340,8 @@ def stored(
             axes.append(_Axis(1, "?"))
         elif len(letters) == 1:
             letter, place = kept[0].letter, kept[0].place
+            if letter in _SUMMED and prod(run.atom.size for run in kept) < size:
+                return "only a part of its inputs goes into"
             axes.append(_Axis(size, letter, place if len({r.place for r in kept}) == 1 else -1))
             whole += kept if letter == "O" else []
         else:
@@ -343,7 +349,7 @@ def stored(
             if parts is None:
                 return "it is used in parts by"
             axes += parts
-    axes = _named(axes, view, kinds)
+    axes = _named(axes, view, kinds, batch)
     for need, meaning in (("O", "outputs"), ("I", "inputs")):
         if all(axis.letter != need for axis in axes):
             return f"it has no axis of {meaning} in"
@@ -401,7 +407,7 @@ def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
     return parts[::-1] if inner == size else None
 
 
-def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str]) -> list[_Axis]:
+def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) -> list[_Axis]:
     """Give every batch axis a letter, and an operation the axis of size 1 that it lacks."""
     new = list(axes)
     for at, axis in enumerate(new):
@@ -412,7 +418,7 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str]) -> list[_Axi
         missing = letter in "IO" and all(axis.letter != letter for axis in new)
         if missing and prod(atom.radix for atom in view.axes[place]) == 1:
             new.append(_Axis(1, letter, place))  # a depthwise kernel stored without it
-    spare = iter(_BATCH)
+    spare = iter(dict.fromkeys(batch + _BATCH))
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 
 

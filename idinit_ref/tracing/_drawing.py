@@ -84,6 +84,15 @@ class Drawing(Products):
         return out
 
     def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
+        for signal, bias in ((a, b), (b, a)):
+            is_each = bias.chosen and signal.shape == shape and _is_stacked(signal)
+            if (
+                is_each
+                and bias.member
+                and self._is_bias(bias.member, signal.fresh, len(shape or ()))
+            ):
+                self._biases.add(bias.chosen)  # one for each expert
+                return signal._replace(tracks=signal.fresh, pieces=(), term=None)
         tracks: tuple[Track, ...] = ()
         if len(a.fresh) == len(b.fresh) == 1:  # two results in one sum, as the gates of an LSTM
             tracks = a.fresh + b.fresh
@@ -147,3 +156,8 @@ class Drawing(Products):
         if any(part.name not in names for part in new.parts):
             return joined(old.shape, [old, new]).lost(old.shape)
         return old
+
+
+def _is_stacked(signal: Signal) -> bool:
+    """Whether a signal is the result of matrices of a stack, chosen as experts are."""
+    return any(track.operation.each for track in signal.fresh)

@@ -269,6 +269,28 @@ class Moves(Nodes):
         is_circle = len(tracks) == 1 and tracks[0].operation.space
         return out._replace(shift=_shift(shift), fold=Fold(tracks[0], shift) if is_circle else None)
 
+    def write(
+        self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
+    ) -> Value:
+        """Draw that a part of a value is written over, from `low` on along every axis.
+
+        Over a constant that is a padding. Over a signal, what is a part of it itself pads it.
+        """
+        if isinstance(value, Made) and not value.parts:
+            return self.pad(name, part, low, shape)
+        if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
+            spans = [(at, at + size, 1) for at, size in zip(low, part.shape, strict=True)]
+            under, new = self.part(name, value, spans), self.pad(name, part, low, shape)
+            if isinstance(under, Made) and isinstance(new, Made) and not under.parts:
+                return Made(shape, (*value.parts, *new.parts))
+        floating = any(isinstance(one, Signal) for one in (value, part))
+        out = self.result(name, [value, part], shape, floating)
+        own = part.pieces if isinstance(part, Signal) else ()
+        if isinstance(out, Signal) and isinstance(value, Signal):
+            is_own = any(piece.node == value.node for piece in own)
+            return out._replace(shift=value.shift) if is_own else out
+        return out
+
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
         """Draw a shift along axes, in which what leaves at one end enters at the other."""
         if value.shape is None or isinstance(value, Data):

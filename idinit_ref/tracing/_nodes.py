@@ -29,6 +29,8 @@ class Nodes:
         What stops gradients in this framework, for messages.
     prefixed : bool
         Whether the name of a node begins with that of the last weight operation before it.
+    batch : str
+        The letters of the layout that batch axes get first.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class Nodes:
         parameters: Iterable[Parameter],
         stops: str = "a stop of gradients",
         prefixed: bool = True,
+        batch: str = "",
     ) -> None:
         self.parameters = {given.name: given for given in parameters}
         self.nodes: list[Node] = []
-        self._stop_name, self._prefixed = stops, prefixed
+        self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
         self._uses: list[tuple[str, _Use, str | None, bool]] = []
@@ -49,6 +52,7 @@ class Nodes:
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
         self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
+        self._biases: set[str] = set()  # and those that chose the bias of a weight
 
     def mark(self) -> Any:
         """Return all that was drawn so far, for `back_to`.
@@ -197,9 +201,10 @@ class Nodes:
                 self.use(value, "other")
         seen = {name: Seen() for name in self.parameters}
         for name, use, node, _ in self._uses:
-            seen[name].uses.add("weight" if node in self._members else use)
+            chosen: _Use = "weight" if node in self._members else use
+            seen[name].uses.add("bias" if node in self._biases else chosen)
         for name, operation, view in self._weights:
-            way = operation.stored(view, self.parameters[name].shape)
+            way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..layout import SPATIAL
 from ._axes import Atom, Axis, Stored, View
+from ._labels import Labels, axis_of, kinds_of, parted
 from ._moves import Moves
 from ._nodes import done_by, spread
 from ._values import (
@@ -25,10 +26,7 @@ from ._values import (
     names_of,
 )
 
-__all__ = ["Labels", "Products"]
-
-Labels = Sequence[Hashable]
-"""A label for each axis of an operand, as the letters of an einsum."""
+__all__ = ["Products"]
 
 
 class Products(Moves):
@@ -67,22 +65,42 @@ class Products(Moves):
             own, rest = labels[at], labels[1 - at]
             if not isinstance(made, Made) or not made.parts or not isinstance(signal, Signal):
                 continue
-            kinds = _kinds(own, rest, out, grouped)
+            kinds = kinds_of(own, rest, out, grouped)
             if signal.picks and "I" in kinds:
                 return self.find(name, made, shape)
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
-                self._batch(signal, rest, own, out)
-                axes = tuple(
-                    _from(label, own, made.shape, shape, at) for at, label in enumerate(out)
-                )
-                operation = Operation(made.shape, kinds)
-                track = Track(operation, View(axes))
-                return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+                each = bool(grouped) or made is not values[at]
+                return self._dense(name, made, signal, (own, rest, out), kinds, shape, each)
         if not any(isinstance(value, (Signal, Data)) for value in (a, b)):
             return self._of_weights(name, (a, b), labels, out, shape)
         return self.other(name, (a, b), shape)
+
+    def _dense(
+        self,
+        name: str,
+        made: Made,
+        signal: Signal,
+        labels: tuple[Labels, Labels, Labels],
+        kinds: str,
+        shape: Shape | None,
+        each: bool,
+    ) -> Signal:
+        """Draw a product of a signal with a weight, whose labels are the first."""
+        own, rest, out = labels
+        self._batch(signal, rest, own, out)
+        made, own, kinds, apart = parted(made, own, kinds)
+        sizes = made.shape or ()
+        axes: list[Axis] = []
+        for at, label in enumerate(out):
+            copied = label in own and label in rest and not made.varies(list(own).index(label))
+            here = () if copied else own
+            digits = [axis_of(part, here, sizes, shape, at) for part in apart.get(label, [label])]
+            axes.append(tuple(atom for digit in digits for atom in digit))
+        operation = Operation(sizes, kinds, each=each)
+        track = Track(operation, View(tuple(axes)))
+        return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
 
     def _chosen(
         self, values: Sequence[Value], labels: Sequence[Labels], out: Labels, grouped: Labels
@@ -93,7 +111,9 @@ class Products(Moves):
             value, rest = found[at], found[1 - at]
             if not isinstance(value, Signal) or not value.member or not isinstance(rest, Signal):
                 continue
-            kinds = _kinds(labels[at], labels[1 - at], out, grouped)
+            if value.chosen and not value.member.is_matrix:
+                continue
+            kinds = kinds_of(labels[at], labels[1 - at], out, grouped)
             operation = Operation(value.shape or (), kinds)
             ways = [
                 operation.stored(p.view, self.parameters[p.name].shape) for p in value.member.parts
@@ -324,7 +344,12 @@ class Products(Moves):
         if shape is None or not letters:
             return self.weigh(name, kernel, signal, operation, Signal("", shape))
         axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
-        axes[channels] = (Atom.of(letters.index("O"), sizes[letters.index("O")]),)
+        outs, ins = letters.index("O"), letters.index("I")
+        axes[channels] = (Atom.of(outs, sizes[outs]),)
+        groups = shape[channels] // sizes[outs] if sizes[outs] else 1
+        if groups > 1:  # of a transposed one, whose groups lie along its inputs
+            group = Atom(ins, sizes[ins] // groups, groups, 0, 0, groups)
+            axes[channels] = (group, *axes[channels])
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
 
@@ -368,8 +393,7 @@ class Products(Moves):
         if not floating:
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
-        member = chosen if chosen.is_matrix else None
-        return found._replace(member=member, chosen=found.node)
+        return found._replace(member=chosen, chosen=found.node)
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
@@ -377,26 +401,6 @@ class Products(Moves):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
-
-
-def _kinds(own: Labels, rest: Labels, out: Labels, grouped: Labels) -> str:
-    """Return what each axis of a weight is: summed, shared with the signal, or its own.
-
-    >>> _kinds("edf", "bted", "btef", "")
-    'BIO'
-    """
-    return "".join(
-        "B" if label in grouped else "I" if label not in out else "B" if label in rest else "O"
-        for label in own
-    )
-
-
-def _from(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at: int) -> Axis:
-    """Return what of a weight's axes lies along an axis of the result."""
-    if label in own:
-        axis = list(own).index(label)
-        return (Atom.of(axis, sizes[axis]),)
-    return (Atom.of(-1, 1 if shape is None else shape[at]),)
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

@@ -122,6 +122,7 @@ class Operation:
     kernel: tuple[int, ...] = ()
     space: tuple[int, ...] = ()
     forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
+    each: bool = False  # every row of its input has a matrix of a stack
     sized: bool = False  # its padding follows from the size of its input: the first use counts
     whole: bool = False  # used in one piece too
     gated: bool = False  # two parts of it meet in a product
@@ -129,14 +130,14 @@ class Operation:
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
 
-    def stored(self, view: View | None, shape: Sequence[int]) -> Stored | str:
-        """Return how a parameter is stored that the weight is made of."""
+    def stored(self, view: View | None, shape: Sequence[int], batch: str = "") -> Stored | str:
+        """Return how a parameter is stored that the weight is made of; `batch` as in `stored`."""
         if self.kinds is None:
             return "no layout is known for the weight of"
-        found = stored(view, self.kinds, shape, self.batched)
+        found = stored(view, self.kinds, shape, self.batched, batch)
         # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
         if self.batched and (isinstance(found, str) or found.letters[0] in "IO"):
-            return stored(view, self.kinds, shape)
+            return stored(view, self.kinds, shape, (), batch)
         return found
 
     def identity(self, found: Stored) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_a_full_model_without_memory(name):
 def test_names_can_be_read():
     whys = {entry.name: entry.why for entry in decide(graph_of("pre")).entries}
     assert whys["blocks.1.mlp.2.weight"] == (
-        "last of the branch blocks.1.mlp.2, which blocks.1: add #2 adds to blocks.1: add"
+        "last of the branch blocks.1.mlp.2, which blocks.1: add (2) adds to blocks.1: add"
     )
     assert graph_of("pre").outputs == ("head",)
 
@@ -345,7 +345,10 @@ def test_layers_that_are_used_twice_keep_one_role():
 
 def test_a_parameter_that_operations_read_differently_is_left_alone():
     found = entry(CASES["tied autoencoder"].make(), image(2, 6), "w")
-    assert found.why == "mm with w and mm with w #2 read its axes in different ways"
+    assert found.why == (
+        "used in two ways that need different plans: "
+        "by mm with w {'layout': 'OI'}, by mm with w (2) {'layout': 'IO'}"
+    )
 
 
 def test_parameters_that_share_memory_are_left_alone():
@@ -385,21 +388,22 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("wrap", "names"),
+    ("wrap", "names", "what"),
     [
-        (parametrizations.weight_norm, ["weight.original0", "weight.original1"]),
-        (parametrizations.spectral_norm, ["weight.original"]),
-        (parametrizations.orthogonal, ["weight.original"]),
+        (parametrizations.weight_norm, ["weight.original0", "weight.original1"], "normalised with"),
+        (parametrizations.spectral_norm, ["weight.original"], "divided by what is computed from"),
+        (parametrizations.orthogonal, ["weight.original"], "subtracted with what is computed from"),
     ],
 )
-def test_weights_that_are_computed_are_named_and_left_alone(wrap, names):
+def test_weights_that_are_computed_are_named_and_left_alone(wrap, names, what):
     model = Residual(wrap(nn.Linear(4, 4)))
     before = state(model)
     report = init_(model, image(2, 4), overrides={"layer.bias": "keep"})
     for name in names:
         found = next(e for e in report.entries if e.name == f"layer.parametrizations.{name}")
         assert found.role == "keep"
-        assert "is computed from it by" in found.why
+        assert found.why.startswith(what)
+        assert found.why.endswith("before its use as a weight: a role is the result's")
     assert state(model) == before
 
 
@@ -441,7 +445,7 @@ class Quantised(nn.Module):
 def test_quantised_weights_are_named_and_no_override_can_write_them():
     model = Quantised()
     found = {e.name: e for e in decide(trace(model, image(2, 4))).entries}
-    assert found["weight"].why == "torch.int8, which is not floating"
+    assert found["weight"].why == "int8: not a floating parameter"
     assert found["scale"].role == "keep"
     assert found["last.weight"].role == "zero"
     before = state(model)
@@ -566,8 +570,8 @@ def by_mask(model, x):
 @pytest.mark.parametrize(
     ("function", "size", "why"),
     [
-        (by_inputs, (4, 8), "mm with w uses it for a part of its inputs only"),
-        (by_mask, (4, 4), "the weight of mm with w is computed from it by mul, so has other"),
+        (by_inputs, (4, 8), "only a part of its inputs goes into mm with w"),
+        (by_mask, (4, 4), "multiplied by a constant array before its use as a weight"),
     ],
 )
 def test_what_cannot_be_told_is_named_and_left_alone(function, size, why):

@@ -631,7 +631,10 @@ CASES: dict[str, Case] = {
         Heads,
         image(2, 3, 8),
         {"into": "transit", "out": "zero"},
-        {"into": {"layout": "EIO"}, "out": {"layout": "IWO"}},
+        {
+            "into": {"layout": "OI", "parted": ((2, 8, 4), "OIO")},
+            "out": {"layout": "IO", "parted": ((2, 4, 8), "IIO")},
+        },
     ),
     "queries": Case(
         Queries,

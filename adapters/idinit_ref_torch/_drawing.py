@@ -1,0 +1,102 @@
+"""The drawing of a PyTorch model: modules name what happens in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from idinit_ref.graph import Kind
+from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value
+
+from ._layers import is_layer
+from ._memory import shape_of
+
+__all__ = ["ModuleDrawing"]
+
+
+class ModuleDrawing(Drawing):
+    """A drawing in which modules name what happens in them."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        owners: Mapping[nn.Module, str],
+        notes: Mapping[str, str],
+    ) -> None:
+        given = [
+            Parameter(name, shape_of(tensor), str(tensor.dtype)[6:], notes.get(name, ""))
+            for name, tensor in parameters.items()
+        ]
+        super().__init__(given, "torch.Tensor.detach", prefixed=False, batch="E")
+        self.running: list[nn.Module] = []
+        self._names = {id(tensor): name for name, tensor in parameters.items()}
+        self._owners = owners
+        self._labelled = ""  # the name that an operation with a weight was given last
+        self._ended = ""  # the weight operation that was drawn last, until its result is moved
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The innermost module that runs."""
+        return self.running[-1] if self.running else None
+
+    @property
+    def path(self) -> str:
+        """Its name in the model."""
+        names = (self._owners.get(module, "") for module in reversed(self.running))
+        return next(filter(None, names), "")
+
+    def says(self, what: str) -> str:
+        """Return a name for what happens in the module that runs."""
+        return f"{self.path}: {what}" if self.path else what
+
+    def owns(self, name: str) -> bool:
+        """Whether a parameter belongs to the innermost module."""
+        kept = {} if self.module is None else self.module._parameters
+        return any(self._names.get(id(tensor)) == name for tensor in kept.values())
+
+    def applies(self, weight: Value) -> bool:
+        """Whether a known layer applies its own weight."""
+        is_made = isinstance(weight, Made) and bool(weight.parts) and is_layer(self.module)
+        return is_made and all(self.owns(part.name) for part in weight.parts)  # type: ignore[union-attr]  # is_made
+
+    # What modules change --------------------------------------------------------------------
+
+    def draw(
+        self,
+        kind: Kind,
+        base: str,
+        inputs: Iterable[str],
+        shape: tuple[int, ...] | None,
+        weights: Sequence[str] = (),
+    ) -> str:
+        """Add a node, named by the module that runs."""
+        if kind == "add" and isinstance(self.module, (nn.RNNBase, nn.RNNCellBase)):
+            kind = "other"  # one dense operation on the input and the state together
+        if base != self._labelled and self.running:
+            base = self.says(base)
+        name = super().draw(kind, base, inputs, shape, weights)
+        self._ended = name if kind == "weight" else ""
+        return name
+
+    def label(self, base: str, weight: str) -> str:
+        """Name an operation after its layer, or else after its weight."""
+        module = self.module
+        owner, _, local = weight.rpartition(".")
+        if module and self.path and self.owns(weight) and len(module._parameters) <= 2:
+            self._labelled = self.path
+        elif owner:
+            self._labelled = owner if local == "weight" else f"{owner}: {local}"
+        else:
+            self._labelled = f"{base} with {local}"
+        return self._labelled
+
+    def reshape(self, name: str, value: Value, shape: tuple[int, ...] | None) -> Value:
+        """Draw a reshape. What ends a layer is its result, with its axes."""
+        ended, self._ended = self._ended, ""
+        if not (isinstance(value, Signal) and ended and value.node == ended):
+            return super().reshape(name, value, shape)
+        self.nodes[-1] = replace(self.nodes[-1], shape=shape)
+        old = value.shape or ()
+        return self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), True)

@@ -1,0 +1,175 @@
+"""What is known of every tensor, after all writes to memory that it shares with others."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, strided
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from idinit_ref.tracing import Drawing, Signal, Value, is_constant
+
+from ._sharded import PLAIN
+
+__all__ = ["Memory", "is_floating", "shape_of", "storage_of"]
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor in plain numbers."""
+    return tuple(map(int, tensor.shape))
+
+
+def is_floating(tensor: Tensor) -> bool:
+    """Whether a tensor holds real or complex numbers."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is made of others and has no memory, as a quantised one may be."""
+    return type(tensor) not in PLAIN and hasattr(tensor, "__tensor_flatten__")
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Return which memory a tensor is in; 0 if it is none, as of a sparse one."""
+    if tensor.layout is not strided or is_wrapper(tensor):
+        return 0
+    return int(tensor.untyped_storage()._cdata)
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in its memory."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Place:
+        """Return the place of a tensor."""
+        return cls(int(tensor.storage_offset()), shape_of(tensor), tuple(map(int, tensor.stride())))
+
+    @property
+    def end(self) -> int:
+        """The first entry after it."""
+        pairs = zip(self.shape, self.strides, strict=True)
+        return self.offset + 1 + sum((size - 1) * step for size, step in pairs)
+
+    def misses(self, other: Place) -> bool:
+        """Whether they have no entry in common, as far as that is easily seen."""
+        a, b = (self, other) if self.offset <= other.offset else (other, self)
+        if a.end <= b.offset:
+            return True
+        if a.strides != b.strides or not all(a.strides):
+            return False
+        rest, above, is_apart = b.offset - a.offset, 0, False
+        for axis in sorted(range(len(a.shape)), key=lambda axis: -a.strides[axis]):
+            by, rest = divmod(rest, a.strides[axis])
+            if above and (by + b.shape[axis]) * a.strides[axis] > above:
+                return False
+            above = a.strides[axis]
+            is_apart = is_apart or by >= a.shape[axis]
+        return is_apart and not rest
+
+    def box(self, part: Place) -> tuple[list[int], list[int]] | None:
+        """Return where in it another begins along every axis, and for how long it goes on."""
+        axes = sorted(
+            (a for a, n in enumerate(self.shape) if n > 1), key=lambda a: -self.strides[a]
+        )
+        low, sizes, rest = [0] * len(self.shape), [1] * len(self.shape), part.offset - self.offset
+        inner = self.end - self.offset
+        for axis in axes:
+            if rest < 0 or inner > self.strides[axis] * self.shape[axis]:
+                return None
+            low[axis], rest = divmod(rest, self.strides[axis])
+            inner = self.strides[axis]
+        ways = {self.strides[axis]: axis for axis in axes}
+        last = -1
+        for size, stride in zip(part.shape, part.strides, strict=True):
+            axis = ways.get(stride, -1) if size > 1 else last
+            if axis < last or (size > 1 and (axis == last or sizes[axis] > 1)):
+                return None
+            if size > 1:
+                sizes[axis], last = size, axis
+        fits = all(a + n <= m for a, n, m in zip(low, sizes, self.shape, strict=True))
+        return (low, sizes) if fits and not rest else None
+
+
+class _Write(NamedTuple):
+    """That a value was written to a place, and when."""
+
+    time: int
+    value: Value
+    place: Place
+
+
+class Memory:
+    """The values of all tensors of a computation."""
+
+    def __init__(self, draw: Drawing) -> None:
+        self._draw = draw
+        self._values = WeakTensorKeyDictionary()
+        self._writes: dict[int, tuple[list[_Write], StorageWeakRef]] = {}
+        self._now = 0
+
+    def set(self, tensor: Tensor, value: Value) -> None:
+        """Set what is known of a tensor."""
+        self._now += 1
+        self._values[tensor] = (self._now, value)
+
+    def write(self, tensor: Tensor, value: Value) -> None:
+        """Set it, and let all that shares its memory know."""
+        self.set(tensor, value)
+        at = storage_of(tensor)
+        if at:
+            # the reference keeps the number of a storage from being given to another
+            held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch has no types here
+            writes, _ = self._writes.setdefault(at, ([], held))
+            writes.append(_Write(self._now, value, Place.of(tensor)))
+
+    def value(self, tensor: Tensor) -> Value:
+        """Return what is known of a tensor, after all writes to its memory."""
+        found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # torch has no types here
+        if found is None and is_wrapper(tensor):
+            return self._wrapped(tensor)
+        since, value = found or (0, None)
+        writes = self._writes.get(storage_of(tensor)) if self._writes else None
+        if writes is not None and writes[0][-1].time > since:
+            value = value or self._draw.constant(shape_of(tensor))
+            for write in writes[0]:
+                if write.time > since:
+                    value = self._after(Place.of(tensor), value, write)
+            self.set(tensor, value)
+        return value or self._draw.constant(shape_of(tensor))
+
+    def _wrapped(self, tensor: Tensor) -> Value:
+        """Return the value of a tensor that is made of others, as quantised ones are."""
+        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]  # a wrapper has it
+        inner = [getattr(tensor, name) for name in names]
+        for part in inner:
+            value = self.value(part)
+            if shape_of(part) == shape_of(tensor) and not is_constant(value):
+                return value
+        values = [value for value in map(self.value, inner) if not is_constant(value)]
+        shape = shape_of(tensor)
+        if not values:
+            return self._draw.constant(shape)
+        return self._draw.other(type(tensor).__name__, values, shape, is_floating(tensor))
+
+    def _after(self, place: Place, value: Value, write: _Write) -> Value:
+        """Return what becomes of a value by a write."""
+        shape, new, draw = place.shape, write.value, self._draw
+        if place == write.place:
+            return new
+        if place.misses(write.place):
+            return value
+        box = place.box(write.place)
+        if box is not None:
+            part = draw.reshape("view", new, tuple(box[1]))
+            return draw.write("write", value, part, box[0], shape)
+        box = write.place.box(place)
+        if box is not None:
+            spans = [(low, low + size, 1) for low, size in zip(*box, strict=True)]
+            return draw.reshape("view", draw.part("slice", new, spans), shape)
+        floating = any(isinstance(one, Signal) for one in (value, new))
+        return draw.result("write", [value, new], shape, floating)

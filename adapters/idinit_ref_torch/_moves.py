@@ -1,0 +1,215 @@
+"""Operations that move entries or look them up, and compute none."""
+
+from __future__ import annotations
+
+import torch
+
+from idinit_ref.tracing import Made, Signal, Value
+
+from ._call import Call, axis_of, other, result
+
+__all__ = [
+    "along",
+    "bag",
+    "cast",
+    "cat",
+    "copy",
+    "crop",
+    "embedding",
+    "expand",
+    "flip",
+    "index",
+    "lose",
+    "pad",
+    "repeat",
+    "reshape",
+    "roll",
+    "select",
+    "split",
+    "stack",
+    "stop",
+    "take",
+    "transpose",
+    "unbind",
+]
+
+
+# Moves ------------------------------------------------------------------------------------------
+
+
+def reshape(call: Call) -> Value:
+    if call.overload == "dtype":
+        return other(call)
+    return call.draw.reshape(call.what, call.of(call.args[0]), call.shape)
+
+
+def transpose(call: Call) -> Value:
+    value = call.of(call.args[0])
+    rank = len(value.shape or ())
+    order = list(range(rank))
+    if call.name == "aten::permute":
+        order = [axis_of(axis, rank) for axis in call.args[1]]
+    elif rank > 1:
+        a, b = call.args[1:3] if len(call.args) > 2 else (-2, -1)
+        order[a], order[b] = order[b], order[a]
+    return call.draw.transpose(call.what, value, order)
+
+
+def _spans(value: Value) -> list[tuple[int, int, int]]:
+    return [(0, size, 1) for size in value.shape or ()]
+
+
+def crop(call: Call) -> Value:
+    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
+    axis = axis_of(call.arg(1, "dim", 0), len(spans))
+    start, stop, step = call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1)
+    start, stop, _ = slice(start, stop).indices(spans[axis][1])
+    spans[axis] = (start, stop, step)
+    return call.draw.part(call.what, value, spans)
+
+
+def select(call: Call) -> Value:
+    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
+    axis = axis_of(call.args[1], len(spans))
+    at = axis_of(int(call.args[2]), spans[axis][1])
+    spans[axis] = (at, at + 1, 1)
+    return call.draw.part(call.what, value, spans, (axis,))
+
+
+def split(call: Call) -> list[Value]:
+    value = call.of(call.args[0])
+    axis = axis_of(call.arg(2, "dim", 0), len(value.shape or ()))
+    sizes = [int(tensor.shape[axis]) for tensor in call.results]
+    return call.draw.split("split", value, axis, sizes)
+
+
+def unbind(call: Call) -> list[Value]:
+    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
+    axis = axis_of(call.arg(1, "dim", 0), len(spans))
+    return [
+        call.draw.part(
+            "unbind", value, [*spans[:axis], (at, at + 1, 1), *spans[axis + 1 :]], (axis,)
+        )
+        for at in range(len(call.results))
+    ]
+
+
+def lose(call: Call) -> Value:
+    return call.draw.part(call.what, call.of(call.args[0]), None, shape=call.shape)
+
+
+def expand(call: Call) -> Value:
+    return call.draw.broadcast(call.what, call.of(call.args[0]), call.shape)
+
+
+def flip(call: Call) -> Value:
+    value = call.of(call.args[0])
+    rank = len(value.shape or ())
+    return call.draw.flip("flip", value, [axis_of(axis, rank) for axis in call.args[1]])
+
+
+def roll(call: Call) -> Value:
+    value, axes = call.of(call.args[0]), call.arg(2, "dims", ())
+    rank = len(value.shape or ())
+    if not axes and rank != 1:
+        return lose(call)
+    pairs = zip(axes or (0,), call.args[1], strict=True)
+    return call.draw.roll("roll", value, {axis_of(axis, rank): by for axis, by in pairs})
+
+
+def repeat(call: Call) -> Value:
+    value = call.of(call.args[0])
+    if not isinstance(value, Made) or value.shape is None:
+        return result(call)
+    times, draw = call.args[1], call.draw
+    old = (1,) * (len(times) - len(value.shape)) + value.shape
+    apart = draw.reshape("repeat", value, tuple(n for size in old for n in (1, size)))
+    pairs = zip(times, old, strict=True)
+    spread = draw.broadcast("repeat", apart, tuple(n for pair in pairs for n in pair))
+    return draw.reshape("repeat", spread, call.shape)
+
+
+def cast(call: Call) -> Value:
+    given = call.args[0]
+    return call.draw.cast("cast", call.of(given), call.floating, given.dtype == torch.bool)
+
+
+def stop(call: Call) -> Value:
+    return call.draw.stop("detach", call.of(call.args[0]), call.floating)
+
+
+def copy(call: Call) -> Value:
+    source = call.args[1]
+    value = call.draw.cast("cast", call.of(source), call.floating, source.dtype == torch.bool)
+    return call.draw.broadcast("expand", value, call.shape)
+
+
+def cat(call: Call) -> Value:
+    tensors = [t for t in call.args[0] if t.dim() > 1 or t.numel() or t.dim() == len(call.shape)]
+    axis = axis_of(call.arg(1, "dim", 0), len(call.shape))
+    values = [call.of(tensor) for tensor in tensors]
+    return call.draw.join("cat", values, axis, call.shape, call.floating)
+
+
+def stack(call: Call) -> Value:
+    axis = axis_of(call.arg(1, "dim", 0), len(call.shape))
+    values = [call.of(tensor) for tensor in call.args[0]]
+    if not call.floating:
+        return result(call)
+    return call.draw.stack("stack", values, axis, call.shape)
+
+
+def pad(call: Call) -> Value:
+    value = call.of(call.args[0])
+    is_constant = call.name == "aten::constant_pad_nd"
+    if not call.floating or not (is_constant or isinstance(value, Signal)):
+        return result(call)
+    low = [0] * len(call.shape)
+    for number, by in enumerate(call.args[1][::2], 1):
+        low[-number] = by
+    return call.draw.pad("pad", value, low, call.shape)
+
+
+# Lookups ----------------------------------------------------------------------------------------
+
+
+def embedding(call: Call) -> Value:
+    table, ids = (call.of(arg) for arg in call.args[:2])
+    kept = [*(None for _ in call.shape[:-1]), 1]
+    return call.draw.lookup("lookup", [table, ids], call.shape, kept)
+
+
+def bag(call: Call) -> Value:
+    table, ids = (call.of(arg) for arg in call.args[:2])
+    return call.draw.lookup("lookup", [table, ids], call.shape, None)
+
+
+def index(call: Call) -> Value:
+    """Draw a lookup by tensors of places along some axes."""
+    table, places = call.args[0], list(call.args[1])
+    places += [None] * (table.dim() - len(places))
+    given = [place for place in places if place is not None]
+    at = [axis for axis, place in enumerate(places) if place is not None]
+    values = [call.of(table), *map(call.of, given)]
+    kept: list[int | None] | None = None
+    if all(place.dtype not in (torch.bool, torch.uint8) for place in given):
+        rank = max(place.dim() for place in given)
+        whole: list[int | None] = [a for a, place in enumerate(places) if place is None]
+        first = at[0] if at[-1] - at[0] == len(at) - 1 else 0
+        kept = [*whole[:first], *[None] * rank, *whole[first:]]
+    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
+
+
+def along(call: Call) -> Value:
+    """Draw a lookup by one tensor of places along one axis."""
+    table, axis, places = call.args[:3]
+    values, rank = [call.of(table), call.of(places)], table.dim()
+    kept: list[int | None] = [None] * rank
+    if call.name == "aten::index_select":
+        kept = [None if at == axis_of(axis, rank) else at for at in range(rank)]
+    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
+
+
+def take(call: Call) -> Value:
+    values = [call.of(arg) for arg in call.args[:2]]
+    return call.draw.lookup("lookup", values, call.shape, None, call.floating)

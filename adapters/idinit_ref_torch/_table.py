@@ -1,0 +1,325 @@
+"""What each PyTorch operation is, by its full name: one call of the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idinit_ref.layout import SPATIAL
+from idinit_ref.tracing import Data, Made, Signal, Value
+
+from . import _moves
+from ._call import Call, axis_of, other, result
+from ._memory import is_floating, shape_of
+
+__all__ = ["ATTENTIONS", "FRESH", "Call", "draw_call"]
+
+
+Handler = Callable[[Call], "Value | Sequence[Value]"]
+
+
+def draw_call(call: Call) -> Sequence[Value]:
+    """Draw an operation, and return a value for each of its results."""
+    handler = _TABLE.get(call.name)
+    if handler is None:
+        handler = _entrywise if call.pointwise else result if call.name in _KNOWN else other
+    found = handler(call)
+    return _all(call, found) if isinstance(found, (Signal, Made, Data)) else found
+
+
+def _all(call: Call, first: Value) -> list[Value]:
+    """Return a value for each result, given the first: statistics of a norm, say, are its."""
+    found = [first]
+    for tensor in call.results[1:]:
+        shape = shape_of(tensor)
+        if isinstance(first, Made):
+            found.append(first.lost(shape))
+        elif isinstance(first, Signal) and is_floating(tensor):
+            found.append(Signal(first.node, shape))
+        else:
+            found.append(Data(shape))
+    return found
+
+
+def _entrywise(call: Call) -> Value:
+    doing = _DOING.get(call.name, "")
+    return call.draw.entrywise(
+        call.what, call.operands(3) or call.values, call.shape, call.floating, doing
+    )
+
+
+def _fresh(call: Call) -> list[Value]:
+    return [call.draw.constant(shape_of(tensor)) for tensor in call.results]
+
+
+# Products ---------------------------------------------------------------------------------------
+
+
+def _data(call: Call, given: Tensor, weight: Value) -> Value:
+    """Return what a layer is applied to: a signal starts where that is made of no data.
+
+    Learned queries and initial states of recurrent layers are such.
+    """
+    value = call.of(given)
+    if not isinstance(value, Made) or not call.draw.applies(weight):
+        return value
+    call.draw.use(value, "other")
+    start = call.draw.start("input", value.shape)
+    call.memory.set(given, start)
+    return start
+
+
+def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, ...]) -> Value:
+    """Draw a product, of which an einsum writes the axes."""
+    inputs, out = letters.split("->")
+    left, right = inputs.split(",")
+    if not call.floating:
+        return result(call)
+    weight = call.of(b)
+    data = call.of(a) if len(out) < 2 else _data(call, a, weight)
+    grouped = "".join(c for c in right if c == "g")
+    what = _SUMS.get(call.name, call.what)
+    return call.draw.product(what, [data, weight], [left, right], out, shape, grouped)
+
+
+def _plus(call: Call, value: Value, bias: Any) -> Value:
+    if bias is None:
+        return value
+    return call.draw.add("add", value, call.of(bias), call.shape)
+
+
+def _dense(call: Call) -> Value:
+    return _product(call, call.args[0], call.args[1], _LETTERS[call.name], call.shape)
+
+
+def _dense_sum(call: Call) -> Value:
+    base, a, b = call.args[:3]
+    made = _product(call, a, b, _LETTERS["aten::" + _SUMS[call.name]], call.shape)
+    return _plus(call, made, base)
+
+
+def _linear(call: Call) -> Value:
+    x, weight = call.args[:2]
+    free = "stuvwxyz"[: x.dim() - 1]
+    letters = f"{free}i,oi->{free}o" if weight.dim() == 2 else f"{free}i,i->{free}"
+    return _plus(call, _product(call, x, weight, letters, call.shape), call.arg(2, "bias"))
+
+
+def _grouped(call: Call) -> Value:
+    a, b = call.args[:2]
+    letters = {(2, 3): "ti,gio->to", (3, 3): "bti,bio->bto"}.get((a.dim(), b.dim()))
+    return other(call) if letters is None else _product(call, a, b, letters, call.shape)
+
+
+def _convolution(call: Call) -> Value:
+    data, weight, bias, strides, padding, dilation, transposed, _, groups = call.args[:9]
+    rank = weight.dim() - 2
+    strides, padding, dilation = (
+        tuple(given) * (rank if len(given) == 1 else 1) for given in (strides, padding, dilation)
+    )
+    options = {"groups": groups} if groups > 1 else {}
+    made = call.draw.convolution(
+        "convolution",
+        _data(call, data, call.of(weight)),
+        call.of(weight),
+        ("IO" if transposed else "OI") + SPATIAL[len(SPATIAL) - rank :],
+        call.shape,
+        channels=1,
+        space=range(2, rank + 2),
+        left=padding,
+        dilation=dilation,
+        spread=strides if transposed else (),
+        crops=transposed,
+        options=options | ({"transposed": True} if transposed else {}),
+    )
+    if bias is None:
+        return made
+    bias = call.draw.reshape("view", call.of(bias), (call.shape[1], *(1,) * rank))
+    return call.draw.add("add", made, bias, call.shape)
+
+
+# Entry by entry ---------------------------------------------------------------------------------
+
+
+def _add(call: Call) -> Value:
+    a, b = call.of(call.args[0]), call.of(call.args[1])
+    if not call.floating:
+        return result(call)
+    return call.draw.add("add", a, b, call.shape)
+
+
+def _adds(call: Call) -> list[Value]:
+    left, right = call.args[:2]
+    others = right if isinstance(right, (list, tuple)) else [right] * len(left)
+    return [
+        call.draw.add("add", call.of(a), call.of(b), shape_of(out))
+        for a, b, out in zip(left, others, call.results, strict=True)
+    ]
+
+
+def _add_product(call: Call) -> Value:
+    """Draw a product or quotient, and the sum with it."""
+    base, a, b = map(call.of, call.args[:3])
+    draw, shapes = call.draw, (call.args[1].shape, call.args[2].shape)
+    shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]  # torch has no types here
+    if call.name == "aten::addcmul":
+        made = draw.multiply("mul", a, b, tuple(shape))
+    else:
+        made = draw.scale("div", (a, b), tuple(shape), "divided by")
+    return draw.add("add", base, made, call.shape)
+
+
+def _multiply(call: Call) -> Value:
+    a, b = call.of(call.args[0]), call.of(call.args[1])
+    if not call.floating:
+        return call.draw.entrywise("mul", [a, b], call.shape, False, "multiplied by")
+    return call.draw.multiply("mul", a, b, call.shape)
+
+
+def _scale(call: Call) -> Value:
+    """Draw a quotient, a change of sign, or a clamp."""
+    values = call.operands(2 if call.name == "aten::div" else 1)
+    first, doing = values[0], "divided by" if call.name == "aten::div" else ""
+    is_clamped = call.name == "aten::clamp" and not isinstance(first, Signal)
+    if is_clamped or not call.floating or call.kwargs.get("rounding_mode"):
+        return call.draw.entrywise(call.what, values, call.shape, call.floating, doing)
+    if isinstance(first, Made) and not first.parts:  # a number divided by what is given
+        return call.draw.entrywise(call.what, values, call.shape, True, doing)
+    return call.draw.scale(call.what, values, call.shape, doing)
+
+
+def _sum(call: Call) -> Value:
+    value, axes = call.of(call.args[0]), call.arg(1, "dim")
+    rank = len(value.shape or ())
+    if not call.floating or not isinstance(axes, (list, tuple)):
+        return result(call)
+    axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
+    return call.draw.sum(call.what, value, tuple(axes), call.shape)
+
+
+def _glu(call: Call) -> Value:
+    value, draw = call.of(call.args[0]), call.draw
+    axis = axis_of(call.arg(1, "dim", -1), len(call.shape))
+    a, b = draw.split("split", value, axis, [call.shape[axis]] * 2)
+    return draw.multiply("glu", a, draw.entrywise("sigmoid", [b], call.shape), call.shape)
+
+
+def _normed(call: Call) -> Value:
+    """Draw a weight norm."""
+    values = [call.of(arg) for arg in call.args[:2]]
+    return call.draw.entrywise("weight_norm", values, call.shape, True, "normalised with")
+
+
+def _rounded(call: Call) -> Value:
+    """Draw what only rounds a weight, as training for quantisation does."""
+    value = call.of(call.args[0])
+    return value if isinstance(value, Made) else _entrywise(call)
+
+
+# The table --------------------------------------------------------------------------------------
+
+
+def _aten(handler: Handler, names: str) -> dict[str, Handler]:
+    return {f"aten::{name}": handler for name in names.split()}
+
+
+_LETTERS = {
+    "aten::mm": "ti,io->to",
+    "aten::mv": "ti,i->t",
+    "aten::dot": "i,i->",
+    "aten::bmm": "bti,bio->bto",
+}
+_SUMS = {"aten::addmm": "mm", "aten::addmv": "mv", "aten::baddbmm": "bmm"}
+_DOING = {
+    "aten::sub": "subtracted with",
+    "aten::rsub": "subtracted with",
+    "aten::where": "masked by",
+    "aten::masked_fill": "masked by",
+}
+ATTENTIONS = {"flex_attention", "flex_attention_backward"}
+"""Operations that take functions, and of which it is known what they do."""
+
+
+def _names(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(f"aten::{name}" for line in names for name in line.split())
+
+
+FRESH = _names(
+    (
+        "zeros_like ones_like full_like empty_like rand_like randn_like randint_like zero fill",
+        "new_zeros new_ones new_full new_empty new_empty_strided normal uniform random",
+        "bernoulli exponential cauchy geometric log_normal",
+    )
+)
+"""Of the tensors given to these only the shape, dtype or device counts."""
+
+_KNOWN = ATTENTIONS | _names(
+    (
+        "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit",
+        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm",
+        "_fused_rms_norm batch_norm layer_norm group_norm _softmax _log_softmax _safe_softmax",
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_attention_math scaled_dot_product_attention",
+        "max min amax amin argmax argmin mean sum prod norm linalg_vector_norm std var std_mean",
+        "var_mean cumsum cumprod cummax cummin logcumsumexp logsumexp all any topk sort argsort",
+        "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d",
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d",
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d",
+        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d",
+        "_upsample_nearest_exact2d upsample_trilinear3d pixel_shuffle pixel_unshuffle",
+        "native_dropout index_add index_put index_copy index_fill scatter scatter_add",
+        "scatter_reduce slice_scatter select_scatter masked_scatter repeat tril triu histc",
+        "_fft_r2c _fft_c2r _fft_c2c im2col col2im _cdist_forward roll repeat_interleave",
+        "view_as_real view_as_complex nonzero unique unique2 _unique2 searchsorted bucketize",
+        "lerp where masked_fill grid_sampler_2d grid_sampler_3d pow stack",
+    )
+)
+_PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
+_TABLE: dict[str, Handler] = {
+    **dict.fromkeys(FRESH, _fresh),
+    **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze view_copy"),
+    **_aten(_moves.transpose, "t transpose permute numpy_T mT swapaxes"),
+    **_aten(_moves.crop, "slice"),
+    **_aten(_moves.select, "select"),
+    **_aten(_moves.split, "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk"),
+    **_aten(_moves.unbind, "unbind"),
+    **_aten(_moves.lose, "as_strided diagonal unfold real imag _conj _neg_view"),
+    **_aten(_moves.expand, "expand"),
+    **_aten(_moves.flip, "flip"),
+    **_aten(_moves.roll, "roll"),
+    **_aten(_moves.repeat, "repeat"),
+    **_aten(_moves.cast, "clone _to_copy lift_fresh lift alias contiguous"),
+    **_aten(_moves.stop, "detach"),
+    **_aten(_moves.copy, "copy"),
+    **_aten(_moves.cat, "cat"),
+    **_aten(_moves.stack, "stack"),
+    **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
+    **_aten(_moves.embedding, "embedding"),
+    **_aten(_moves.bag, "_embedding_bag _embedding_bag_forward_only"),
+    **_aten(_moves.index, "index"),
+    **_aten(_moves.along, "index_select gather"),
+    **_aten(_moves.take, "take"),
+    **_aten(_dense, "mm mv dot bmm"),
+    **_aten(_dense_sum, "addmm addmv baddbmm"),
+    **_aten(_linear, "linear"),
+    **_aten(_grouped, "_grouped_mm"),
+    "transformers::grouped_mm_fallback": _grouped,
+    **_aten(_convolution, "convolution"),
+    **_aten(_add, "add"),
+    **_aten(_adds, "_foreach_add"),
+    **_aten(_add_product, "addcmul addcdiv"),
+    **_aten(_multiply, "mul"),
+    **_aten(_scale, "div neg clamp"),
+    **_aten(_sum, "sum mean"),
+    **_aten(_glu, "glu"),
+    **_aten(_normed, "_weight_norm_interface _weight_norm"),
+    **_aten(
+        _rounded,
+        "fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask "
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    ),
+}

@@ -1,0 +1,281 @@
+"""What only PyTorch's tracer meets: joined parameters, writes in place, operators of others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from adapters.zoo_torch import CASES, image
+from idinit_ref import errors
+from idinit_ref_torch import idi_layer_, init_, trace
+
+
+class Function(nn.Module):
+    """A function of layers, parameters and an input."""
+
+    def __init__(self, function, *layers, **parameters):
+        super().__init__()
+        self.layers, self.function = nn.ModuleList(layers), function
+        for name, tensor in parameters.items():
+            self.register_parameter(name, nn.Parameter(tensor))
+
+    def forward(self, *args):
+        return self.function(self, *args)
+
+
+def reasons(report):
+    return {entry.name: entry.why for entry in report.entries}
+
+
+# Joined, and cut again --------------------------------------------------------------------------
+
+
+def chunks(joined):
+    return joined.chunk(2)
+
+
+def slices(joined):
+    return joined[:4], joined[4:]
+
+
+def views(joined):
+    return joined.view(2, 4, *joined.shape[1:]).unbind(0)
+
+
+def padded(first, second):
+    """The same by memory: both are written into what is empty."""
+    joined = first.new_empty(8, *first.shape[1:])
+    joined[:4], joined[4:] = first, second
+    return joined
+
+
+@pytest.mark.parametrize("join", [lambda a, b: torch.cat([a, b]), padded])
+@pytest.mark.parametrize("cut", [chunks, slices, views])
+def test_parameters_that_are_joined_and_cut_again_are_what_they_were(join, cut):
+    def function(model, x):
+        up, down = model.layers
+        first, last = cut(join(up.weight, down.weight))
+        a, b = cut(join(up.bias, down.bias))
+        return x + F.linear(torch.relu(F.linear(x, first, a)), last, b)
+
+    report = init_(Function(function, nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(3, 4))
+    assert report.roles == {
+        "layers.0.weight": "transit",
+        "layers.0.bias": "bias",
+        "layers.1.weight": "zero",
+        "layers.1.bias": "bias",
+    }
+
+
+# Padding ----------------------------------------------------------------------------------------
+
+
+def wrapped(x):
+    return torch.cat([x[..., -1:], x, x[..., :1]], -1)
+
+
+def rolled(x):
+    return F.pad(x, (0, 2)).roll(1, -1)
+
+
+def written(x):
+    out = x.new_zeros(*x.shape[:2], x.shape[2] + 2)
+    out[..., 1:-1] = x
+    return out
+
+
+def past(x):
+    return torch.cat([x.new_zeros(*x.shape[:2], 2), x], -1)
+
+
+@pytest.mark.parametrize("pad", [wrapped, rolled, written, past, lambda x: F.pad(x, (2, 0))])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_convolution_passes_its_input_through_whatever_pads_it(pad, groups):
+    layer = nn.Conv1d(4, 4, 3, groups=groups, bias=False)
+    model, x = Function(lambda m, x: m.layers[0](pad(x)), layer), torch.randn(1, 4, 8)
+    init_(model, x)
+    assert torch.equal(model(x), x)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_padding_mode_gives_the_tap_of_the_layer(mode, axes):
+    if (mode, axes) == ("reflect", 3):
+        mode = "replicate"
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    layer = kind(4, 4, 3, padding=1, groups=4, padding_mode=mode, bias=False)
+    model, x = nn.Sequential(layer), torch.randn(1, 4, *(6,) * axes)
+    init_(model, x)
+    whole = layer.weight.clone()
+    assert torch.equal(model(x), x)
+    idi_layer_(layer)
+    assert torch.equal(layer.weight, whole)
+
+
+# Writes in place --------------------------------------------------------------------------------
+
+
+def test_a_write_to_one_part_leaves_the_other_parts():
+    def function(model, x):
+        first, second = model.layers[0](x).chunk(2, -1)
+        first.relu_()
+        return x + model.layers[1](first * second)
+
+    model = Function(function, nn.Linear(4, 12), nn.Linear(6, 4))
+    nodes = trace(model, torch.zeros(2, 4)).by_name
+    assert nodes["layers.0.weight"].options == {"layout": "OI", "blocks": (6, 6)}
+    assert not any("write" in name for name in nodes)
+
+
+def test_a_view_of_what_was_written_is_what_was_written():
+    def function(model, x):
+        h = model.layers[0](x)
+        seen = h.view(-1)
+        h.mul_(0).add_(x)
+        return seen.view_as(x) + model.layers[1](x)
+
+    model = Function(function, nn.Linear(4, 4), nn.Linear(4, 4))
+    report = init_(model, torch.ones(2, 4))
+    assert report.roles["layers.1.weight"] == "zero"
+
+
+# Operators of others ----------------------------------------------------------------------------
+
+
+def operator(name, function):
+    made = torch.library.custom_op(name, function, mutates_args=())
+    made.register_fake(lambda x, w: function(x, w))
+    return made
+
+
+def times(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x @ w
+
+
+def differ(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x * w.mean() - w
+
+
+LINEAR, ADD = operator("idinit_case::linear", times), operator("idinit_case::add", differ)
+
+
+def test_an_operator_of_another_namespace_is_not_taken_for_atens():
+    model = Function(lambda m, x: x + LINEAR(x, m.w), w=torch.randn(4, 4))
+    report = init_(model, torch.zeros(1, 4))
+    assert report.roles == {"w": "keep"}
+    assert reasons(report) == {"w": "it is not known what idinit_case::linear does with it"}
+    model = Function(lambda m, x: ADD(x, m.layers[0](x)), nn.Linear(4, 4))
+    assert init_(model, torch.zeros(1, 4)).roles["layers.0.weight"] == "transit"
+
+
+def test_an_override_says_what_such_an_operator_does():
+    model = Function(lambda m, x: x + LINEAR(x, m.w), w=torch.randn(4, 4))
+    report = init_(model, torch.zeros(1, 4), overrides={"w": {"role": "transit", "layout": "IO"}})
+    assert report.roles == {"w": "transit"}
+    assert torch.equal(model.w, torch.eye(4))
+
+
+# Sparse, nested and quantised tensors -----------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+@pytest.mark.parametrize("convert", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+@pytest.mark.parametrize("held", ["input", "buffer", "attribute", "made"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_sparse_tensor_is_data(convert, held, in_place):
+    def function(model, x, given):
+        adjacent = convert(given.clone()) if held == "made" else given
+        adjacent = getattr(model, "adjacent", adjacent)
+        h = model.layers[0](adjacent @ x)
+        if in_place:
+            h = (h * 1).add_(h)
+        return x + adjacent @ model.layers[1](torch.relu(h))
+
+    model, adjacent = Function(function, nn.Linear(4, 8), nn.Linear(8, 4)), torch.eye(10)
+    if held == "buffer":
+        model.register_buffer("adjacent", convert(adjacent))
+    if held == "attribute":
+        model.adjacent = convert(adjacent)
+    given = convert(adjacent) if held == "input" else adjacent
+    report = init_(model, (torch.ones(10, 4), given))
+    assert report.roles == {
+        "layers.0.weight": "transit",
+        "layers.0.bias": "bias",
+        "layers.1.weight": "zero",
+        "layers.1.bias": "bias",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_input_is_blamed_and_a_way_round_told():
+    ragged = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(4, 8)])
+    with pytest.raises(errors.GraphError, match=r"input 'input' .*to_padded_tensor\(0.0\)"):
+        trace(nn.Sequential(nn.Linear(8, 8)), ragged)
+
+
+class Float8Linear(nn.Linear):
+    """Rounds its weight as torchao's does, under a scale that it computes from the weight."""
+
+    __module__ = "torchao.float8.float8_linear"
+
+    def forward(self, x):
+        scale = 448 / self.weight.abs().max()
+        rounded = (self.weight * scale).to(torch.float8_e4m3fn)
+        return F.linear(x, rounded.to(x.dtype) / scale, self.bias)
+
+
+def test_a_layer_that_trains_in_float8_is_the_layer_that_it_is():
+    def function(model, x):
+        return x + model.layers[1](torch.relu(model.layers[0](x)))
+
+    model = Function(function, Float8Linear(4, 8), Float8Linear(8, 4))
+    kept = dict(vars(model.layers[0]))
+    assert init_(model, torch.zeros(1, 4)).roles == {
+        "layers.0.weight": "transit",
+        "layers.0.bias": "bias",
+        "layers.1.weight": "zero",
+        "layers.1.bias": "bias",
+    }
+    assert vars(model.layers[0]) == kept
+
+
+# Attention that takes functions -----------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*flex_attention")
+@pytest.mark.parametrize("kind", ["plain", "masked", "biased"])
+def test_flex_attention_is_one_operation(kind):
+    def function(model, x):
+        q, options = model.layers[0](x)[:, None], {}
+        if kind == "masked":
+            options["block_mask"] = create_block_mask(
+                lambda b, h, i, j: i >= j, None, None, 16, 16, device="cpu"
+            )
+        if kind == "biased":
+            options["score_mod"] = lambda score, b, h, i, j: score + model.bias[i, j]
+        return x + model.layers[1](flex_attention(q, q, q, **options)[:, 0])
+
+    layers = [nn.Linear(8, 8), nn.Linear(8, 8)]
+    model = Function(function, *layers, bias=torch.zeros(16, 16))
+    graph = trace(model, torch.zeros(1, 16, 8))
+    assert sum("flex_attention" in node.name for node in graph.nodes) == 1
+    roles = init_(model, torch.zeros(1, 16, 8)).roles
+    assert (roles["layers.0.weight"], roles["layers.1.weight"]) == ("transit", "zero")
+    assert roles["bias"] == "keep"
+
+
+# Axes that count as one -------------------------------------------------------------------------
+
+
+def test_heads_of_a_weight_are_parts_of_one_matrix():
+    """The values that all heads compute together are the input, of which `out` makes almost 0."""
+    model = CASES["heads"].make()
+    report = init_(model, image(2, 3, 8))
+    x = torch.randn(5, 8)
+    assert torch.equal(torch.einsum("tn,hnd->thd", x, model.into).flatten(1), x)
+    assert float(model.out.detach().abs().max()) == pytest.approx(1e-6)
+    shapes = {entry.name: entry.shape for entry in report.entries}
+    assert shapes == {"into": (2, 8, 4), "out": (2, 4, 8)}
