@@ -141,7 +141,7 @@ class Source:
     def fill(self, file: io.FileIO, at: int, into: Bytes | bytearray) -> None:
         """Read the bytes from a place on, all or an error."""
         file.seek(at)
-        rest = memoryview(into)
+        rest = into.data if isinstance(into, np.ndarray) else memoryview(into)
         while rest:
             count = file.readinto(rest)
             if not count:

@@ -122,7 +122,7 @@ def _decoded(content: bytes | bytearray) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        should = f"from its byte {problem.start} on it should be UTF-8"
+        should = f"it should be JSON: from its byte {problem.start} on it should be UTF-8"
         raise MalformedError("text", problem.reason, should) from None
 
 

@@ -798,7 +798,7 @@ def recognise(
 def _not_decoded(
     tensor: Tensor, why: str, digest: str | None, progress: Progress | None
 ) -> Finding:
-    """Return what is known of a tensor whose numbers cannot be read: are its bytes right?"""
+    """Return what is known of a tensor whose numbers cannot be read, and of its bytes."""
     size, done, sha = nbytes_of(tensor, ""), 0, hashlib.sha256()
     for part in stream(tensor, "") if digest is not None else ():
         sha.update(part.data)

@@ -54,7 +54,7 @@ ACCEPTED = {
     "a space before": f' {{"w":{ONE}}}',
     "lines around": f'\n{{"w":{ONE}}}\t\n ',
     "metadata null": f'{{"__metadata__":null,"w":{ONE}}}',
-    "a name twice": '{"w":{"dtype":"U8","shape":[9],"data_offsets":[0,2]},"w":%s}' % ONE,
+    "a name twice": f'{{"w":{{"dtype":"U8","shape":[9],"data_offsets":[0,2]}},"w":{ONE}}}',
     "metadata with a key twice": f'{{"__metadata__":{{"a":"b","a":"c"}},"w":{ONE}}}',
     "more fields": field('"x":[1,{"a":null}],"y":-0'),
     "a field twice that is not the format's": field('"x":1,"x":2'),
