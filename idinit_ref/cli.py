@@ -271,6 +271,9 @@ def _inspect(commands: Any) -> None:
         "error.",
     )
     inspect.add_argument("file", metavar="CHECKPOINT")
+    inspect.add_argument(
+        "--lenient", action="store_true", help="name what cannot be read, and go on (status 1)"
+    )
     inspect.add_argument("--json", action="store_true", help="print JSON")
 
 

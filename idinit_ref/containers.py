@@ -30,6 +30,7 @@ from .storage import (
     FLOATS,
     HEADER,
     Held,
+    InFile,
     Made,
     Tensor,
     as_tensor,
@@ -37,7 +38,7 @@ from .storage import (
     carrier,
     check_name,
     convert,
-    itemsize,
+    nbytes_of,
     stream,
 )
 
@@ -59,7 +60,7 @@ class Item(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Its bytes in the file."""
-        return prod(self.tensor.shape) * itemsize(self.dtype)
+        return nbytes_of(self.tensor, self.dtype)
 
     @property
     def options(self) -> dict[str, object] | None:
@@ -110,6 +111,12 @@ def item_of(name: object, value: object, dtype: str | None, form: Form) -> Item:
             raise type(problem)(f"of tensor {name!r}: {problem}") from problem
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
+    if isinstance(tensor, InFile) and own not in DTYPES:
+        if form.suffix != ".safetensors" or tensor.form != form.suffix:
+            should = f"its bytes, which are not decoded, mean nothing in {form.what}"
+            cure = "write .safetensors from .safetensors, or convert it first"
+            raise DTypeError(message(f"dtype of {name}", own, should, cure))
+        return Item(name, tensor, to)
     if to not in form.dtypes:
         should = f"{form.what} holds {', '.join(form.dtypes)}"
         cure = "choose one of them with dtype=, or write .safetensors"
@@ -158,6 +165,7 @@ class Form(NamedTuple):
     """A file format: what it holds, and how it is written."""
 
     what: str
+    suffix: str
     dtypes: Sequence[str]
     order: Callable[[list[Item]], list[Item]]
     check: Callable[[list[Item], dict[str, str]], None]
@@ -173,9 +181,12 @@ def _place_holders(items: list[Item], digests: bool) -> dict[str, str]:
 
 
 def _sorted(items: list[Item]) -> list[Item]:
-    """Return tensors in the format's own order: those of wide dtypes first, then by name."""
-    order = list(DTYPES)
-    return sorted(items, key=lambda item: (-order.index(item.dtype), item.name))
+    """Return tensors in the format's own order: those of wide dtypes first, then by name.
+
+    What is not decoded comes last: its bytes need not begin at a multiple of anything.
+    """
+    order = {name: place for place, name in enumerate(DTYPES, 1)}
+    return sorted(items, key=lambda item: (-order.get(item.dtype, 0), item.name))
 
 
 def _header(items: list[Item], about: dict[str, str], digests: dict[str, str]) -> bytes:
@@ -188,7 +199,7 @@ def _header(items: list[Item], about: dict[str, str], digests: dict[str, str]) -
     offset = 0
     for item in items:
         entries[item.name] = {
-            "dtype": DTYPES[item.dtype],
+            "dtype": DTYPES.get(item.dtype, item.dtype),
             "shape": item.tensor.shape,
             "data_offsets": (offset, offset := offset + item.nbytes),
         }
@@ -375,6 +386,9 @@ def _structure(
 def _check_h5(items: list[Item], about: dict[str, str]) -> None:
     names = {item.name for item in items}
     for name in names:
+        if "" in name.split("/"):
+            should = "no part between slashes should be empty, as an .h5 file has it for a folder"
+            raise OptionError(message("name", name, should, "rename it, or use .safetensors"))
         for parent in map(str, PurePosixPath(name).parents):
             if parent in names:
                 should = f"{parent!r} cannot be a tensor and a folder of others in an .h5 file"
@@ -412,12 +426,13 @@ _NUMPY = [name for name in DTYPES if carrier(name).name == name]  # NumPy's own
 FORMS = {
     ".safetensors": Form(
         "a safetensors file",
+        ".safetensors",
         list(DTYPES),
         _sorted,
         _check_safetensors,
         _safetensors_size,
         _write_safetensors,
     ),
-    ".npz": Form("an .npz file", _NUMPY, list, _check_npz, _npz_size, _write_npz),
-    ".h5": Form("an .h5 file", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
+    ".npz": Form("an .npz file", ".npz", _NUMPY, list, _check_npz, _npz_size, _write_npz),
+    ".h5": Form("an .h5 file", ".h5", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
 }

@@ -21,7 +21,6 @@ one of the caller's tables; by its name, where `idinit_ref.rules.RULES` know it;
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 
 from .errors import IDInitError, LayoutError, OptionError, OptionTypeError, ShapeError, message
 from .layout import DEFAULT_LAYOUTS, SPATIAL
+from .metadata import MalformedError, loads, table
 from .options import choice, integer
 from .plan import Plan
 from .rules import decide, find
@@ -482,24 +482,16 @@ def load(name: str) -> Dialect:
         cure = f"did you mean {near[0]}?" if near else "pick one, or write a file"
         should = f"it should be one of {', '.join(DIALECTS)}, or a .json file"
         raise OptionError(message("dialect", name, should, cure))
+    form = 'write {"base": "keras", "rules": [...]}'
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        found = loads(Path(name).read_bytes())
     except OSError as problem:
         should = f"it could not be read ({problem.strerror or problem})"
         raise type(problem)(
             problem.errno, message("dialect", name, should, "check the path")
         ) from problem
-    except UnicodeDecodeError as problem:
-        raise OptionError(
-            message("dialect", name, f"it should be text ({problem})", "use UTF-8")
-        ) from None
-    form = 'write {"base": "keras", "rules": [...]}'
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise OptionError(
-            message("dialect", name, f"it should be JSON ({problem})", form)
-        ) from None
+    except MalformedError as problem:
+        raise OptionError(message("dialect", name, problem.should, form)) from None
     if not isinstance(found, dict) or found.keys() != {"base", "rules"}:
         raise OptionError(message("dialect", name, "it should hold a base and rules", form))
     if not isinstance(found["base"], str) or found["base"] not in DIALECTS:
@@ -610,7 +602,7 @@ def translate(
     """
     if not isinstance(dialect, Dialect):
         dialect = load(dialect)
-    claims = _claims(metadata or {})
+    claims = table((metadata or {}).get("idinit_ref.plans"))
     items: dict[str, _Item] = {}
     whole: set[str] = set()  # all names, of what is left out, too
     used: set[int] = set()
@@ -641,15 +633,6 @@ def translate(
     if dialect.separator == "/":
         _check_numbers({name: [own for own, _, _ in each] for name, each in found.items()})
     return made
-
-
-def _claims(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a file says of its tensors' plans; nothing if it is not of that form."""
-    try:
-        found = json.loads(metadata["idinit_ref.plans"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _said(value: Plan | Tensor, claim: object) -> Plan | None:

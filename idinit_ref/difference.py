@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 
 from .dtypes import FORMATS
 from .errors import RoundingError
-from .storage import FLOATS, Tensor, as_tensor, convert, decode, index_of, stream, unsigned
+from .storage import (
+    FLOATS,
+    Tensor,
+    as_tensor,
+    convert,
+    decode,
+    index_of,
+    nbytes_of,
+    obstacle,
+    stream,
+    unsigned,
+)
 
 __all__ = ["Difference", "diff"]
 
@@ -35,7 +46,8 @@ class Difference:
         Its name.
     way : {"equal", "values", "dtype", "shape", "only in a", "only in b"}
         "equal": the same bits, but for the payload of a NaN. "values": some bits differ. "dtype":
-        the dtypes differ; the numbers were compared. The others were not read.
+        the dtypes differ; the numbers were compared, if they can be read. The others were not
+        read.
     shapes, dtypes : tuple
         Those of both; None where there is no tensor, or of any dtype (a plan's).
     size, count : int
@@ -53,6 +65,9 @@ class Difference:
         Names like it that are only in the other checkpoint.
     transposed : bool
         Whether the shapes differ by the order of their axes only.
+    raw : bool
+        Whether the numbers of one cannot be read: bytes were compared, and `size`, `count`, `first`
+        and `values` are of bytes; of two dtypes nothing was.
 
     Examples
     --------
@@ -73,6 +88,7 @@ class Difference:
     rounded: Literal["a", "b"] | None = None
     close: tuple[str, ...] = ()
     transposed: bool = False
+    raw: bool = False
 
     def __str__(self) -> str:
         """Return one line."""
@@ -87,6 +103,8 @@ class Difference:
         parts = []
         if self.way == "dtype":
             parts.append(f"{self.dtypes[0]} in a, {self.dtypes[1]} in b")
+        if self.raw:
+            return "; ".join([*parts, self._said_of_bytes()])
         if self.rounded is not None and self.count:
             other = self.dtypes[1 if self.rounded == "a" else 0]
             parts.append(f"equal after rounding {self.rounded} to {other}")
@@ -98,6 +116,15 @@ class Difference:
         else:
             parts.append("equal" if self.way == "equal" else "the same numbers")
         return "; ".join(parts)
+
+    def _said_of_bytes(self) -> str:
+        if self.way == "dtype":
+            return "not decoded, not compared"
+        if self.first is None or self.values is None:
+            return "equal"
+        one, two = self.values
+        at = f"first at byte {self.first[0]:,}: {one!r} and {two!r}"
+        return f"not decoded; {self.count:,} of {self.size:,} bytes differ; {at}"
 
 
 def diff(
@@ -171,6 +198,8 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
     if one.shape != two.shape:
         turned = sorted(one.shape) == sorted(two.shape)
         return Difference(name, "shape", shapes, dtypes, transposed=turned)
+    if obstacle(one) or obstacle(two):
+        return _compare_bytes(name, one, two, read)
     x_type = one.dtype or two.dtype or "float64"
     y_type = two.dtype or x_type
     rounding = _Rounding(x_type, y_type)
@@ -194,6 +223,25 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
     return Difference(
         name, way, shapes, dtypes, size, count, largest, first, values, rounding.result()
     )
+
+
+def _compare_bytes(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -> Difference:
+    """Compare what cannot be read as numbers."""
+    shapes, dtypes = (one.shape, two.shape), (one.dtype, two.dtype)
+    read(prod(one.shape))
+    if one.dtype != two.dtype or nbytes_of(one, "") != nbytes_of(two, ""):
+        return Difference(name, "dtype", shapes, dtypes, raw=True)
+    size, count = 0, 0
+    first: tuple[int, ...] | None = None
+    values: tuple[complex, complex] | None = None
+    for x, y in zip(stream(one, ""), stream(two, ""), strict=True):
+        at = np.flatnonzero(x != y)
+        if at.size and first is None:
+            first = (size + int(at[0]),)
+            values = (int(x[at[0]]), int(y[at[0]]))
+        size, count = size + x.size, count + at.size
+    way: Way = "values" if count else "equal"
+    return Difference(name, way, shapes, dtypes, size, count, first=first, values=values, raw=True)
 
 
 def _either(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArray[np.intp]:

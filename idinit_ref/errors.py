@@ -25,6 +25,7 @@ __all__ = [
     "RoundingError",
     "ShapeError",
     "message",
+    "printable",
 ]
 
 
@@ -197,4 +198,27 @@ def message(name: str, got: object, should: str, cure: str) -> str:
     >>> message("gain", 0, "it should not be 0", "leave it out for 1")
     'gain = 0, but it should not be 0; leave it out for 1'
     """
-    return f"{name} = {got!r}, but {should}; {cure}"
+    return printable(f"{name} = {got!r}, but {should}; {cure}")
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which what no terminal should get is written out, as names of strangers.
+
+    Parameters
+    ----------
+    text : str
+        Of any characters.
+
+    Returns
+    -------
+    str
+        One line.
+
+    Examples
+    --------
+    >>> print(printable("a\x1b[31m\udcff é"))
+    a\x1b[31m\udcff é
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,7 +8,6 @@ stored dtype, are the stored bits, and no other bit is set.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -25,10 +24,12 @@ from .errors import IDInitError, RoundingError
 from .kernel import Phase, diagonal_column, phases
 from .lattice import nnz as nnz_of
 from .layout import DEFAULT_LAYOUTS, SPATIAL
+from .metadata import table
 from .plan import Plan
 from .rules import decide
 from .storage import (
     BLOCK,
+    DTYPES,
     FLOATS,
     Index,
     Made,
@@ -40,13 +41,15 @@ from .storage import (
     decode,
     index_of,
     itemsize,
+    nbytes_of,
+    obstacle,
     stream,
     unsigned,
 )
 
 __all__ = ["Finding", "Numbers", "inspect", "recognise"]
 
-Kind = Literal["idi", "idiz", "zero", "constant", "other"]
+Kind = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Source = Literal["claim", "rules", "pattern"]
 Progress = Callable[[int, int], object]
 
@@ -109,8 +112,9 @@ class Finding:
 
     Parameters
     ----------
-    kind : {"idi", "idiz", "zero", "constant", "other"}
+    kind : {"idi", "idiz", "zero", "constant", "other", "not decoded"}
         An IDI or IDIZ weight; zeros of either sign, or none at all; one number everywhere; else.
+        Or its numbers cannot be read.
     plan : Plan, optional
         Of "idi" and "idiz": a plan whose entries, in the stored dtype, are the stored bits.
     source : {"claim", "rules", "pattern"}, optional
@@ -873,6 +877,8 @@ def recognise(
     """
     tensor = as_tensor(name or "tensor", tensor)
     shape, dtype = tensor.shape, tensor.dtype or "float64"
+    if why := obstacle(tensor):
+        return _not_decoded(tensor, why, digest, progress)
     seen = _Seen(shape, dtype)
     claimed = None if claim is None else _Claim(shape, dtype, claim)
     sha = None if digest is None else hashlib.sha256()
@@ -891,6 +897,27 @@ def recognise(
     return _conclude(seen, claimed, name, names, right, sha.hexdigest() if sha else "", digest)
 
 
+def _not_decoded(
+    tensor: Tensor, why: str, digest: str | None, progress: Progress | None
+) -> Finding:
+    """Return what is known of a tensor whose numbers cannot be read, and of its bytes."""
+    size, done, sha = nbytes_of(tensor, ""), 0, hashlib.sha256()
+    for part in stream(tensor, "") if digest is not None else ():
+        sha.update(part.data)
+        done += part.size
+        if progress is not None:
+            progress(done, size)
+    right = None if digest is None else sha.hexdigest() == digest.lower()
+    notes = [f"{size:,} bytes"] if tensor.dtype not in DTYPES else [why, f"{size:,} bytes"]
+    if right is False:
+        notes.append(_wrong_digest(sha.hexdigest(), digest))
+    return Finding("not decoded", digest=right, detail="; ".join(notes))
+
+
+def _wrong_digest(sha: str, digest: object) -> str:
+    return f"SHA-256 is {sha}, not {_short(digest)} as the file says"
+
+
 def _conclude(
     seen: _Seen,
     claimed: _Claim | None,
@@ -903,7 +930,7 @@ def _conclude(
     """Return what was found, once all was seen."""
     notes = [] if claimed is None or claimed.wrong is None else [claimed.wrong]
     if right is False:
-        notes.append(f"SHA-256 is {sha}, not {_short(digest)} as the file says")
+        notes.append(_wrong_digest(sha, digest))
     holds = claimed.open if claimed is not None and claimed.checked else None
 
     def finding(kind: Kind, detail: str, **more: Any) -> Finding:
@@ -946,15 +973,6 @@ class _Opened(Protocol):
     def metadata(self) -> Mapping[str, str]: ...
 
 
-def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    """Return a JSON object of the metadata; an empty one if it is none."""
-    try:
-        table = json.loads(metadata[key])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-    return table if isinstance(table, dict) else {}
-
-
 def inspect(
     checkpoint: _Opened, progress: Progress | None = None
 ) -> Iterator[tuple[str, Tensor, Finding]]:
@@ -994,10 +1012,10 @@ def inspect(
     a float64 idi: OI, gain 1.0
     b float64 zero
     """
-    claims = _table(checkpoint.metadata, "idinit_ref.plans")
-    digests = _table(checkpoint.metadata, "idinit_ref.sha256")
+    claims = table(checkpoint.metadata.get("idinit_ref.plans"))
+    digests = table(checkpoint.metadata.get("idinit_ref.sha256"))
     tensors = {name: as_tensor(name, tensor) for name, tensor in checkpoint.tensors.items()}
-    total, done = sum(map(_nbytes, tensors.values())), 0
+    total, done = sum(nbytes_of(t, t.dtype or "float64") for t in tensors.values()), 0
 
     def read(part: int, _: int) -> None:
         if progress is not None:
@@ -1014,8 +1032,4 @@ def inspect(
             progress=read,
         )
         yield name, tensor, finding
-        done += _nbytes(tensor)
-
-
-def _nbytes(tensor: Tensor) -> int:
-    return prod(tensor.shape) * itemsize(tensor.dtype or "float64")
+        done += nbytes_of(tensor, tensor.dtype or "float64")

@@ -7,7 +7,6 @@ left out; each with its reason. Nothing is invented.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from itertools import accumulate, islice, product
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,11 @@ from numpy.typing import NDArray
 from . import presets
 from .errors import IDInitError, OptionError, OptionTypeError, ShapeError, message
 from .layout import merge_axes
+from .metadata import MalformedError, loads
 from .options import choice, countable, sizes
 from .plan import Plan, plan
 from .rules import RULES, Kind, Rule, decide, find
-from .storage import FLOATS, Held, Index, Made, Noise, Tensor, carrier, check_name, convert
+from .storage import DTYPES, FLOATS, Held, Index, Made, Noise, Tensor, carrier, check_name, convert
 from .views import rearrange
 
 if TYPE_CHECKING:
@@ -174,39 +174,16 @@ def _read_manifest(path: Path) -> dict[str, Asked]:
 
 def _json(path: Path) -> Any:
     """Return what a JSON file holds; raise for what is not exactly JSON, or is twice in it."""
-
-    def wrong(should: str) -> OptionError:
-        return OptionError(message("manifest", str(path), should, "correct the file"))
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-            raise wrong(f"the key {twice!r} should be there once")
-        return made
-
-    def constant(text: str) -> NoReturn:
-        raise wrong(f"JSON has no {text}")
-
-    def whole(text: str) -> int:
-        if len(text) > 20:
-            raise wrong(f"it should hold no integer of {len(text):,} digits")
-        return int(text)
-
     try:
         with open(path, "rb") as file:
-            content = file.read(_CAP + 1)
-        if len(content) > _CAP:
-            raise wrong(f"it should have at most {_CAP:,} bytes")
-        text = content.decode("utf-8-sig")
-        hooks: Any = {"object_pairs_hook": unique, "parse_constant": constant}
-        return json.loads(text, parse_int=whole, **hooks)
-    except RecursionError:
-        raise wrong("it is nested too deeply") from None
-    except IDInitError:
-        raise
-    except ValueError as problem:  # of the name, of UTF-8, of JSON
-        raise wrong(f"it should be JSON ({problem})") from None
+            return loads(file.read(_CAP + 1), cap=_CAP, digits=20)
+    except MalformedError as problem:
+        raise OptionError(
+            message("manifest", str(path), problem.should, "correct the file")
+        ) from None
+    except ValueError as problem:  # of the name
+        should = f"it should be the name of a file ({problem})"
+        raise OptionError(message("manifest", str(path), should, "correct it")) from None
 
 
 def _asked(name: str, given: object, file: str) -> Asked:
@@ -491,9 +468,14 @@ class Fill(NamedTuple):
                 digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
                 return Noise(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
             return Constant(shape, value)
-        kind = np.dtype(own)
+        kind = np.dtype(own if own in DTYPES else "bool")
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        if self.rule == "normal" or not value.is_integer() or not least <= value <= most:
+        if (
+            own not in DTYPES
+            or self.rule == "normal"
+            or not value.is_integer()
+            or not least <= value <= most
+        ):
             raise OptionError(
                 message(
                     "fill",
@@ -614,7 +596,8 @@ def _choose(
         rule = find(name, rules, names=names)
         real = asked.dtype is None or asked.dtype in FLOATS
         if not real and (rule is None or rule.role != "keep"):
-            return Choice("keep", {}, f"{asked.dtype}: no real numbers", "dtype")
+            what = "no real numbers" if asked.dtype in DTYPES else "not decoded"
+            return Choice("keep", {}, f"{asked.dtype}: {what}", "dtype")
         if rule is None:
             return None
     role, options, why = decide(name, asked.shape, (rule,), names=names)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .dtypes import FORMATS, Format, round_array
 from .errors import DTypeError, OptionError, OptionTypeError, message
+from .metadata import CAP
 from .plan import Plan, standard_normal
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "FLOATS",
     "HEADER",
     "Held",
+    "InFile",
     "Index",
     "Made",
     "Noise",
@@ -39,6 +41,9 @@ __all__ = [
     "decode",
     "index_of",
     "itemsize",
+    "natural",
+    "nbytes_of",
+    "obstacle",
     "stream",
     "unsigned",
 ]
@@ -76,8 +81,8 @@ _BITS = {  # not NumPy's own: their bytes, infinity and NaN (e4m3fn has no infin
 BLOCK = 2**19
 """Elements that are read at once: 4 MiB in float64."""
 
-HEADER = 2**25
-"""The most bytes of a safetensors header: 100,000 tensors have a third of that."""
+HEADER = CAP
+"""The most bytes of a safetensors header, as its own reader has it."""
 
 
 # Dtypes -------------------------------------------------------------------------------------------
@@ -230,7 +235,8 @@ def _quickly(block: NDArray[Any], own: str, to: str) -> NDArray[Any] | None:
 class Tensor(Protocol):
     """What can be written to a file: a shape, a dtype, and blocks.
 
-    ``dtype`` is of DTYPES, or None for what is made in any dtype (a plan).
+    ``dtype`` is of DTYPES, or None for what is made in any dtype (a plan); of an `InFile` it may be
+    another.
     ``read(index, dtype)`` returns the block ``[index]``, one slice of step 1 for each axis, as an
     array of ``carrier(dtype)``; it raises as `convert` does.
     """
@@ -248,6 +254,54 @@ class Tensor(Protocol):
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
         """Return a block of it."""
         ...
+
+
+@runtime_checkable
+class InFile(Tensor, Protocol):
+    """A tensor of a file, whose bytes are known even where their numbers are not.
+
+    ``obstacle`` says why its numbers cannot be read, "" if they can; ``form`` is the suffix of
+    files in which these bytes mean the same.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        ...
+
+    @property
+    def obstacle(self) -> str:
+        """Why its numbers cannot be read."""
+        ...
+
+    @property
+    def form(self) -> str:
+        """The suffix of its file."""
+        ...
+
+    def read_bytes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return bytes of it, as they are stored."""
+        ...
+
+
+def obstacle(tensor: Tensor) -> str:
+    """Return why the numbers of a tensor cannot be read, "" if they can.
+
+    >>> obstacle(Noise((2,), 1.0))
+    ''
+    """
+    return tensor.obstacle if isinstance(tensor, InFile) else ""
+
+
+def nbytes_of(tensor: Tensor, dtype: str) -> int:
+    """Return the bytes of a tensor in a dtype; of one that is not decoded, in its own.
+
+    >>> nbytes_of(Noise((2, 3), 1.0), "bfloat16")
+    12
+    """
+    if isinstance(tensor, InFile) and tensor.obstacle:
+        return tensor.nbytes
+    return prod(tensor.shape) * itemsize(dtype)
 
 
 @dataclass(frozen=True)
@@ -348,7 +402,7 @@ def as_tensor(name: str, value: object) -> Tensor:
                 "make it with idinit_ref.plan or numpy.asarray",
             )
         )
-    if value.dtype is not None and value.dtype not in DTYPES:
+    if value.dtype is not None and value.dtype not in DTYPES and not isinstance(value, InFile):
         raise DTypeError(
             message(
                 f"dtype of {name}",
@@ -375,21 +429,45 @@ def blocks(shape: tuple[int, ...]) -> Iterator[Index]:
 
 
 def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
-    """Yield a tensor's numbers in row-major order, contiguous and little-endian, by blocks."""
+    """Yield a tensor's numbers in row-major order, contiguous and little-endian, by blocks.
+
+    Of one whose numbers cannot be read, its bytes.
+    """
+    if isinstance(tensor, InFile) and tensor.obstacle:
+        for start in range(0, tensor.nbytes, 8 * BLOCK):
+            yield tensor.read_bytes(start, min(start + 8 * BLOCK, tensor.nbytes))
+        return
     for index in blocks(tensor.shape):
         block = tensor.read(index, dtype)
         little = block.astype(block.dtype.newbyteorder("<"), copy=False)
         yield np.ascontiguousarray(little).reshape(-1)
 
 
+# Names ------------------------------------------------------------------------------------------
+
+
+def natural(name: str) -> list[object]:
+    """Return a key that sorts names as people count.
+
+    >>> sorted(["h.10", "h.2", "h"], key=natural)
+    ['h', 'h.2', 'h.10']
+    """
+    parts: list[object] = re.split("([0-9]+)", name)
+    for k in range(1, len(parts), 2):  # no int: a name may have a million digits
+        number = str(parts[k]).lstrip("0")
+        parts[k] = (len(number), number)
+    return [*parts, name]
+
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def check_name(name: object) -> str:
-    """Return the name of a tensor, or raise for one that no file should hold.
+    """Return the name of a tensor, or raise for one that is not to be written.
 
     Names are parts joined by "." or "/". One that could lead out of a folder or garble a terminal
-    is refused: control characters, backslashes, and parts of a path that are empty, "." or "..".
+    is refused: control characters, backslashes, and parts of a path that are "." or "..". Files of
+    others hold any names, and are read.
     """
 
     def wrong(should: str) -> OptionError:
@@ -403,6 +481,6 @@ def check_name(name: object) -> str:
         raise wrong("it should be text that UTF-8 holds, without lone surrogates") from None
     if _CONTROL.search(name):
         raise wrong("it should hold no control character")
-    if "\\" in name or {"", ".", ".."} & set(name.split("/")):
-        raise wrong("it should hold no backslash, and no part between slashes be empty, . or ..")
+    if "\\" in name or {".", ".."} & set(name.split("/")):
+        raise wrong("it should hold no backslash, and no part between slashes be . or ..")
     return name

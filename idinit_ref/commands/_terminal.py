@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from ..errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -38,8 +40,7 @@ def plain(text: str, encoding: str = "utf-8") -> str:
     >>> print(plain("a\x1b[31m\udcff é"), plain("é", "ascii"))
     a\x1b[31m\udcff é \xe9
     """
-    safe = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(safe).encode(encoding, "backslashreplace").decode(encoding)
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(text: str) -> None:

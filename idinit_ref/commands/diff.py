@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..storage import natural
 from ._terminal import print_json, progress, show, tensors
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def run(args: Namespace, console: Console) -> int:
     if dialect is not None:
         one = translate(one, dialect, metadata=first.metadata)
     with progress(" entries") as update:
-        found = list(diff(one, two, update))
+        found = sorted(diff(one, two, update), key=lambda each: natural(each.name))
     apart = [difference for difference in found if difference.way != "equal"]
     if args.json:
         equal = [difference.name for difference in found if difference.way == "equal"]

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from .. import sources
 from ..errors import OptionError, message
 from ..export import FilePlan, layout_of, save
-from ..storage import FLOATS, Tensor, itemsize
+from ..plan import Plan
+from ..storage import FLOATS, Tensor, itemsize, nbytes_of
 from ._terminal import progress, show, table, tensors
 
 if TYPE_CHECKING:
@@ -174,8 +175,8 @@ def _print_roles(found: sources.Assembly, dtype: str, console: Console) -> None:
         if item.origin not in ("IDI", "IDIZ", "zeros"):
             group = f"{item.origin}: {item.why}"
         entries = prod(item.shape)
-        width = _width(item.value, dtype) if item.value is not None else 0
-        groups.setdefault(group, []).append((entries, entries * width))
+        nbytes = _nbytes(item.value, dtype) if item.value is not None else 0
+        groups.setdefault(group, []).append((entries, nbytes))
     rows = []
     for group, sizes in groups.items():
         entries, nbytes = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
@@ -184,9 +185,11 @@ def _print_roles(found: sources.Assembly, dtype: str, console: Console) -> None:
     console.print(table(console, rows, ["role", "tensors", "entries", "bytes"]))
 
 
-def _width(value: object, dtype: str) -> int:
-    own = value.dtype if isinstance(value, Tensor) else None
-    return itemsize(dtype if own is None or own in FLOATS else own)
+def _nbytes(value: Plan | Tensor, dtype: str) -> int:
+    if isinstance(value, Plan):
+        return prod(value.shape) * itemsize(dtype)
+    own = value.dtype
+    return nbytes_of(value, dtype if own is None or own in FLOATS else own)
 
 
 def _loading(

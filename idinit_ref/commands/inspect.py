@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..plan import Plan
+from ..storage import natural
 from ._terminal import columns, print_json, progress, show, tensors
 
 if TYPE_CHECKING:
@@ -26,14 +27,17 @@ def run(args: Namespace, console: Console) -> int:
     from ..checkpoint import open_checkpoint
     from ..recognise import inspect
 
-    opened = open_checkpoint(args.file)
+    opened = open_checkpoint(args.file, lenient=args.lenient)
     with progress() as update:
-        found = list(inspect(opened, update))
+        found = sorted(inspect(opened, update), key=lambda each: natural(each[0]))
     digests = Counter(what.digest for _, _, what in found)
     claims = sum(what.claim is False for _, _, what in found)
-    status = int(bool(digests[False] or claims))
+    status = int(bool(digests[False] or claims or opened.findings))
+    outside = sorted((tensor.name for tensor in opened.outside), key=natural)
     if args.json:
-        print_json(console, {name: _fields(tensor, what) for name, tensor, what in found})
+        each = {name: _fields(tensor, what) for name, tensor, what in found}
+        whole = {"tensors": each, "outside": outside, "findings": opened.findings}
+        print_json(console, whole if args.lenient else each)
         return status
     rows = []
     for name, tensor, what in found:
@@ -41,6 +45,10 @@ def run(args: Namespace, console: Console) -> int:
         kind += f": {what.detail}" if what.detail else ""
         rows.append((name, str(tensor.shape), str(tensor.dtype), kind))
     show(console, columns(rows, ["name", "shape", "dtype", "what"]))
+    for name in outside:
+        show(console, f"{name}: in a shard and not in the index, so not of the model")
+    for finding in opened.findings:
+        show(console, f"WRONG: {finding}")
     counts = Counter(what.kind for _, _, what in found)
     kinds = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in counts.items())
     text = f"{tensors(len(found))}, {opened.nbytes:,} bytes: {kinds or 'none'}"
@@ -48,6 +56,8 @@ def run(args: Namespace, console: Console) -> int:
         text += f"; digests: {digests[True]} right, {digests[False]} WRONG"
     if claims:
         text += f"; the file's claims: {claims} WRONG"
+    if opened.findings:
+        text += f"; {len(opened.findings)} more WRONG"
     show(console, text)
     return status
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from .. import sources
 from ..errors import OptionError, message
 from ..rules import Kind
+from ..storage import natural
 from ._terminal import columns, show, tensors
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run(args: Namespace, console: Console) -> None:
             )
         )
     rows = []
-    for name, choice in sorted(chosen.items(), key=lambda pair: pair[1] is None):
+    for name, choice in sorted(chosen.items(), key=lambda p: (p[1] is None, natural(p[0]))):
         shape = str(source.tensors[name].shape)
         if choice is None:
             rows.append((name, shape, "-", "", "no rule knows it"))

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import sys
 import tracemalloc
@@ -32,7 +33,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import idinit_ref as ir
-from idinit_ref import checkpoint
+from idinit_ref import disk
 from idinit_ref.checkpoint import open_checkpoint
 from idinit_ref.errors import (
     CheckpointError,
@@ -114,7 +115,7 @@ def watched(monkeypatch):
         assert (mode, buffering) == ("rb", 0)
         return Watched(path)
 
-    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
+    monkeypatch.setattr(disk, "open", opened, raising=False)
     monkeypatch.setattr(Watched, "log", [])
     return Watched.log
 
@@ -262,8 +263,8 @@ def test_any_block_of_any_array(tmp_path, kind, data):
     tensor = open_checkpoint(tmp_path / name).tensors["x"]
     assert (tensor.shape, tensor.dtype) == (array.shape, array.dtype.name)
     with pytest.MonkeyPatch.context() as patch:  # so that all ways of reading are gone
-        patch.setattr(checkpoint, "_PAGE", data.draw(st.sampled_from([1, 8, 64, 4096])))
-        patch.setattr(checkpoint, "_PIECE", data.draw(st.sampled_from([1, 16, 4096])))
+        patch.setattr(disk, "_PAGE", data.draw(st.sampled_from([1, 8, 64, 4096])))
+        patch.setattr(disk, "_PIECE", data.draw(st.sampled_from([1, 16, 4096])))
         for _ in range(3):
             index = data.draw(parts(array.shape))
             block = tensor.read(index, tensor.dtype)
@@ -460,7 +461,7 @@ def test_paths_that_are_none(tmp_path):
     with pytest.raises(CheckpointError, match="a name that a file can have"):
         open_checkpoint("a\0b.safetensors")
     (tmp_path / "pytorch_model.bin").write_bytes(b"any")
-    with pytest.raises(CheckpointError, match=r"\.bin.*suffix.*pickles"):
+    with pytest.raises(CheckpointError, match=r"\.bin.*a pickle of PyTorch.*suffix.*save_file"):
         open_checkpoint(tmp_path / "pytorch_model.bin")
     folder = tmp_path / "folder" / "model.safetensors"
     folder.mkdir(parents=True)
@@ -480,7 +481,7 @@ def test_no_permission(file, name, monkeypatch):
     def denied(path, *_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(checkpoint, "open", denied, raising=False)  # root may read anything
+    monkeypatch.setattr(disk, "open", denied, raising=False)  # root may read anything
     with pytest.raises(PermissionError, match=name):
         open_checkpoint(file(b"x" * 100, name))
 
@@ -499,6 +500,17 @@ def with_field(key, value):
     return changed(b={**entry(2, 6), key: value})
 
 
+def with_more(text):
+    """A file of whose entries one has a field more."""
+    good = json.dumps(GOOD["b"])[:-1]
+    return pack(f'{{"a":{json.dumps(GOOD["a"])},"b":{good},"more":{text}}}}}'.encode(), DATA)
+
+
+def with_raw(shape):
+    """A file whose one shape is this text."""
+    return pack(b'{"a":{"dtype":"U8","shape":' + shape + b',"data_offsets":[0,0]}}')
+
+
 LONG = "x" * 5000
 HOSTILE = {
     "empty": (b"", ["size", "0", "not empty"]),
@@ -514,65 +526,89 @@ HOSTILE = {
     "npy": (b"\x93NUMPY\x01\x00" + bytes(99), ["single array", "numpy.savez"]),
     "pickle": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j", ["a pickle", "save_file"]),
     "length over the file": (pack(GOOD, DATA, 10**6), ["length of the header", "1000000", "rest"]),
-    "length of 2**64": (pack(GOOD, DATA, 2**64 - 1), [str(2**64 - 1), "at most 33,554,432 bytes"]),
-    "length over the cap": (
-        pack(b"{}" + b" " * (32 * MB)),
-        ["length of the header", "at most 33,554,432 bytes"],
-    ),
+    "length of 2**64": (pack(GOOD, DATA, 2**64 - 1), [str(2**64 - 1), "at most 100,000,000 bytes"]),
     "length cut": (pack(GOOD, DATA, 20), ["JSON at character 20"]),
-    "header of nothing": (pack(b""), ["JSON at character 0", "{ of the header"]),
-    "header after spaces": (pack(b" {}"), ["{ of the header"]),
-    "header of zeros": (bytes(100), ["{ of the header"]),
-    "list": (pack([]), ["{ of the header", "'[]'"]),
-    "trailing": (pack(b"{} x"), ["it should have ended", "'x'"]),
+    "header of nothing": (pack(b""), ["JSON at character 0", "it should be JSON"]),
+    "header of zeros": (bytes(100), ["JSON at character 0", "it should be JSON"]),
+    "list": (pack([]), ["header", "'[]'", "an object"]),
+    "trailing": (pack(b"{} x"), ["JSON at character 3", "'x'"]),
     "not closed": (pack(b'{"a":{'), ["JSON at character 6"]),
-    "no comma": (pack(b'{"a":{} "b":{}}'), ["keys of 'a'", "exactly"]),
-    "comma at the end": (pack(b'{"__metadata__":{},}'), ["a key"]),
+    "no comma": (pack(b'{"a":{} "b":{}}'), ["JSON at character 8", "it should be JSON"]),
+    "comma at the end": (
+        pack(b'{"__metadata__":{},}'),
+        ["JSON at character 19", "it should be JSON"],
+    ),
     "UTF-8": (pack(b'{"\xff":{}}'), ["from its byte 2 on it should be UTF-8"]),
     "UTF-16": (pack("{}".encode("utf-16")), ["UTF-8"]),
-    "BOM": (pack("\ufeff{}".encode()), ["{ of the header"]),
-    "duplicate name": (
-        pack(b'{"a":' + json.dumps(entry(0, 1)).encode() + b',"a":{}}', b"x"),
-        ["once"],
+    "duplicate field": (
+        pack(b'{"a":{"dtype":"U8","dtype":"U8"}}'),
+        ["keys of 'a'", "dtype, dtype", "each once"],
     ),
-    "duplicate field": (pack(b'{"a":{"dtype":"U8","dtype":"U8"}}'), ["'dtype'", "once"]),
-    "duplicate in metadata": (pack(b'{"__metadata__":{"k":"1","k":"2"}}'), ["'k'", "once"]),
-    "duplicate metadata": (pack(b'{"__metadata__":{},"__metadata__":{}}'), ["once"]),
     "NaN": (
         pack(b'{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,0]}}'),
-        ["'NaN]", "integers"],
+        ["'NaN'", "JSON has no NaN"],
     ),
-    "Infinity": (pack(b'{"a":{"shape":[-Infinity]}}'), ["'-Infinity]", "integers >= 0"]),
-    "huge integer": (pack(b'{"a":{"shape":[' + b"9" * 10**6 + b"]}}"), ["integers", "< 2**64"]),
-    "deep": (pack(b'{"a":' + b"[" * 10**6), ["an object, the entry of 'a'"]),
-    "deep objects": (pack(b'{"a":' * 10**5), ["key of 'a'"]),
-    "deep metadata": (pack(b'{"__metadata__":{"a":' + b"[" * 10**6), ["a string"]),
-    "no object": (changed(b=3), ["an object, the entry of 'b'", "'3}"]),
-    "null": (changed(b=None), ["an object, the entry of 'b'"]),
-    "metadata of numbers": (changed(__metadata__={"a": 1}), ["a string"]),
-    "metadata of null": (changed(__metadata__=None), ["the metadata"]),
-    "lone surrogate": (pack(b'{"__metadata__":{"a":"\\ud800"}}'), ["of Unicode"]),
-    "escape": (pack(b'{"\\x":{}}'), ["a string of JSON"]),
-    "raw control": (pack(b'{"a\nb":{}}'), ["a string of JSON"]),
-    "no dtype": (changed(b={"shape": [4], "data_offsets": [2, 6]}), ["keys of 'b'", "exactly"]),
-    "more keys": (with_field("offset", 3), ["key of 'b'", "'offset'"]),
-    "dtype": (with_field("dtype", "F4"), ["dtype of 'b'", "'F4'", "BF16", "convert"]),
-    "dtype of a list": (with_field("dtype", ["U8"]), ["a string, the dtype of 'b'"]),
-    "long dtype": (with_field("dtype", LONG), ["xxx...'"]),
-    "shape": (with_field("shape", 4), ["a list of at most 32 integers"]),
-    "bool": (with_field("shape", [True, 4]), ["'true", "integers >= 0"]),
-    "float": (with_field("shape", [4.0]), ["'4.0]", "integers >= 0"]),
-    "exponent": (pack(b'{"a":{"shape":[4e0]}}'), ["'4e0]", "integers >= 0"]),
-    "leading zero": (pack(b'{"a":{"shape":[04]}}'), ["'04]", "integers >= 0"]),
-    "minus zero": (pack(b'{"a":{"shape":[-0]}}'), ["'-0]", "integers >= 0"]),
-    "negative": (with_field("shape", [-4]), ["'-4]", "integers >= 0"]),
-    "33 axes": (with_field("shape", [1] * 32 + [4]), ["at most 32"]),
-    "shape too large": (with_field("shape", [2**62]), ["data_offsets of 'b'", "bytes apart"]),
-    "shape over 2**63": (with_field("shape", [2**32, 2**32]), ["shape of 'b'", "2**63"]),
-    "nothing, but over": (with_field("shape", [0, 2**40, 2**40]), ["shape of 'b'", "2**63"]),
+    "Infinity": (pack(b'{"a":{"shape":[-Infinity]}}'), ["JSON has no -Infinity"]),
+    "huge integer": (
+        pack(b'{"a":{"shape":[' + b"9" * 10**6 + b"]}}"),
+        ["no integer of 1,000,000 digits"],
+    ),
+    "over the cap": (
+        pack(b"{}" + b" " * 100_000_000),
+        ["length of the header", "at most 100,000,000 bytes"],
+    ),
+    "over, then nothing": (
+        changed(c=entry(6, 6, shape=[2**40, 2**40, 0])),
+        ["shape of 'c'", "2**64 bits"],
+    ),
+    "half a byte": (changed(b=entry(2, 6, "F4", [7])), ["shape of 'b'", "whole bytes"]),
+    "a field of 126 lists": (with_more("[" * 126 + "]" * 126), ["'more' of 'b'", "too deeply"]),
+    "a field of 1e999": (with_more("-1e999"), ["'more' of 'b'", "float64"]),
+    "a field of 400 digits": (with_more("9" * 400), ["'more' of 'b'", "float64"]),
+    "a field that is no text": (with_more('"\\ud800"'), ["'more' of 'b'", "of Unicode"]),
+    "metadata twice": (
+        pack(b'{"__metadata__":{},"__metadata__":{}}'),
+        ["'__metadata__'", "once"],
+    ),
+    "replaced by a right one": (
+        pack(b'{"a":{"dtype":"U8"},"a":' + json.dumps(entry(0, 1)).encode() + b"}", b"x"),
+        ["keys of 'a'"],
+    ),
+    "deep": (pack(b'{"a":' + b"[" * 10**6), ["nested too deeply"]),
+    "deep objects": (pack(b'{"a":' * 10**5), ["nested too deeply"]),
+    "deep metadata": (pack(b'{"__metadata__":{"a":' + b"[" * 10**6), ["nested too deeply"]),
+    "no object": (changed(b=3), ["entry of 'b'", "'3'", "an object"]),
+    "null": (changed(b=None), ["entry of 'b'", "'null'", "an object"]),
+    "metadata of numbers": (
+        changed(__metadata__={"a": 1}),
+        ["__metadata__", "an object of texts, or null"],
+    ),
+    "lone surrogate": (pack(b'{"__metadata__":{"a":"\\ud800"}}'), ["__metadata__", "of texts"]),
+    "escape": (pack(b'{"\\x":{}}'), ["JSON at character 2", "escape"]),
+    "raw control": (pack(b'{"a\nb":{}}'), ["JSON at character 3", "control character"]),
+    "no dtype": (
+        changed(b={"shape": [4], "data_offsets": [2, 6]}),
+        ["keys of 'b'", "'shape, data_offsets'", "each once"],
+    ),
+    "dtype": (with_field("dtype", "F4"), ["data_offsets of 'b'", "2 bytes apart"]),
+    "dtype of a list": (with_field("dtype", ["U8"]), ["dtype of 'b'", "a text"]),
+    "long dtype": (with_field("dtype", LONG), ["dtype of 'b'", "xxx...'", "at most 60"]),
+    "shape": (with_field("shape", 4), ["shape of 'b'", "a list of integers"]),
+    "bool": (with_field("shape", [True, 4]), ["True", "integers >= 0"]),
+    "float": (with_field("shape", [4.0]), ["[4.0]", "integers >= 0"]),
+    "exponent": (with_raw(b"[4e0]"), ["[4.0]", "integers >= 0"]),
+    "leading zero": (pack(b'{"a":{"shape":[04]}}'), ["JSON at character 16", "it should be JSON"]),
+    "minus zero": (with_raw(b"[-0]"), ["[-0.0]", "integers >= 0"]),
+    "negative": (with_field("shape", [-4]), ["[-4]", "integers >= 0"]),
+    "shape too large": (with_field("shape", [2**62]), ["shape of 'b'", "2**64 bits"]),
+    "shape over 2**63": (with_field("shape", [2**32, 2**32]), ["shape of 'b'", "2**64 bits"]),
+    "nothing, but over": (
+        with_field("shape", [0, 2**40, 2**40]),
+        ["data_offsets of 'b'", "0 bytes apart"],
+    ),
     "size": (with_field("shape", [3]), ["data_offsets of 'b'", "(2, 6)", "3 bytes apart"]),
     "one offset": (with_field("data_offsets", [2]), ["data_offsets of 'b'", "two places"]),
-    "three offsets": (with_field("data_offsets", [2, 6, 6]), ["at most 2 integers"]),
+    "three offsets": (with_field("data_offsets", [2, 6, 6]), ["data_offsets of 'b'", "two places"]),
     "backwards": (with_field("data_offsets", [6, 2]), ["(6, 2)", "4 bytes apart"]),
     "outside": (with_field("data_offsets", [4, 8]), ["(4, 8)", "at most 6"]),
     "far outside": (with_field("data_offsets", [2**64 - 5, 2**64 - 1]), ["at most 6"]),
@@ -582,13 +618,7 @@ HOSTILE = {
     "gap before": (pack({"b": entry(2, 6)}, DATA), ["'b'", "at 0"]),
     "more data": (pack(GOOD, DATA + b"g"), ["bytes of data", "= 7", "not 6"]),
     "less data": (pack(GOOD, DATA[:-1]), ["data_offsets of 'b'", "at most 5"]),
-    "path": (changed(**{"../x": entry(6, 6)}), ["name of a tensor", "'../x'"]),
-    "backslash": (changed(**{"..\\x": entry(6, 6)}), ["backslash"]),
-    "control": (changed(**{"x\x1b[2Jy": entry(6, 6)}), ["'x\\x1b[2Jy'", "control character"]),
-    "line": (changed(**{"x\ny": entry(6, 6)}), ["'x\\ny'", "control character"]),
-    "no name": (changed(**{"": entry(6, 6)}), ["name of a tensor", "''", "empty"]),
-    "surrogate name": (pack(b'{"\\udc80":{}}'), ["of Unicode"]),
-    "long name": (changed(**{LONG + "\x00": entry(6, 6)}), ["xxx...'"]),
+    "surrogate name": (pack(b'{"\\udc80":{}}'), ["keys of '\\udc80'"]),
     "long name, wrong": (changed(**{LONG: entry(5, 6)}), ["xxx...'", "at 6"]),
 }
 
@@ -627,6 +657,7 @@ BOMBS = {
     "letters": b'{"__metadata__":{"a":"' + "\U0001f600".encode() * MB,
     "digits": b'{"a":{"shape":[' + b"1" * 3 * MB,
     "spaces": b"{" + b" " * 3 * MB,
+    "keys": b'{"a":{' + b",".join(b'"%x":0' % i for i in range(MB // 4)),
     "a string": b'{"' + b"a" * 3 * MB,
     "names": b"{"
     + b",".join(
@@ -642,7 +673,7 @@ def test_memory_goes_by_the_file(file, what):
     tracemalloc.start()
     try:
         refused(path)
-        assert tracemalloc.get_traced_memory()[1] < 12 * path.stat().st_size + MB
+        assert tracemalloc.get_traced_memory()[1] < 32 * path.stat().st_size + MB
     finally:
         tracemalloc.stop()
 
@@ -730,7 +761,8 @@ def test_a_folder_without(tmp_path):
 
 def test_metadata_of_shards_is_merged(tmp_path):
     homes = {}
-    for i, more in enumerate(["{}", "no JSON", '{"x": [[[[', "[1]", '{"x": 1e999}', None]):
+    tables = ["{}", "no JSON", '{"x": [[[[', "[1]", '{"x": 1e999, "y": "ab"}', "NaN", None]
+    for i, more in enumerate(tables):
         plans = json.dumps({f"t{i}": {"role": "zero", "eps": 0.5}})
         told = {"n": str(i), "idinit_ref.plans": plans, "idinit_ref.sha256": more}
         told = {key: value for key, value in told.items() if value is not None}
@@ -739,9 +771,9 @@ def test_metadata_of_shards_is_merged(tmp_path):
     (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
     told = open_checkpoint(tmp_path).metadata
     assert told["n"] == "0"
-    expected = {f"t{i}": {"role": "zero", "eps": 0.5} for i in range(6)}
+    expected = {f"t{i}": {"role": "zero", "eps": 0.5} for i in range(7)}
     assert json.loads(told["idinit_ref.plans"]) == expected
-    assert set(json.loads(told["idinit_ref.sha256"])) == {"x"}
+    assert json.loads(told["idinit_ref.sha256"]) == {"y": "ab"}  # 1e999 is no digest
 
 
 def shard_called(name):
@@ -758,10 +790,6 @@ def home_of(name, number):
     return change
 
 
-def without(name):
-    return lambda content: content["weight_map"].pop(name)
-
-
 PLAIN = ["plain name of a file beside the index", "file in the weight_map"]
 INDICES_WRONG = {
     "parent": (shard_called("../model-00001-of-00002.safetensors"), PLAIN),
@@ -776,11 +804,10 @@ INDICES_WRONG = {
     "too long": (shard_called("x" * 300), ["missing"]),
     "no shard": (shard_called("model.safetensors.index.json"), ["safetensors", "length of 8"]),
     "not there": (home_of("layer.9", 1), ["'layer.9'", "the tensor should be in it"]),
-    "elsewhere": (home_of("layer.0", 2), ["'layer.0'", "00001", "the index says 'model-00002"]),
-    "not in the map": (without("layer.5"), ["'layer.5'", "nothing of it"]),
-    "number": (shard_called(3), ["a string", "JSON at character"]),
+    "elsewhere": (home_of("layer.0", 2), ["'layer.0'", "00001", "the one that the index says"]),
+    "number": (shard_called(3), ["weight_map", "the file of each tensor"]),
     "no map": (lambda content: content.pop("weight_map"), ["weight_map", "None"]),
-    "list": (lambda content: content.update(weight_map=[]), ["the weight_map"]),
+    "list": (lambda content: content.update(weight_map=[]), ["weight_map", "'[]'", "an object"]),
 }
 
 
@@ -817,17 +844,17 @@ def test_a_broken_shard_is_named(shards):
     [
         (b"", ["not empty"]),
         (b"[]", ["an object"]),
-        (b'{"weight_map": {}', ["a comma, or the end"]),
-        (b'{"weight_map": {}} {}', ["ended"]),
+        (b'{"weight_map": {}', ["JSON at character 17"]),
+        (b'{"weight_map": {}} {}', ["JSON at character 19"]),
         (b'{"weight_map": {}, "weight_map": {}}', ["once"]),
         (b'{"weight_map": {"a": "x", "a": "y"}}', ["'a'", "once"]),
         (b"\xff", ["UTF-8"]),
         (b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
-        (b'{"metadata": ' + b"[" * 10**6, ["at most 65,536 characters"]),
-        (b'{"metadata": ' + b"[]," * 10**6, ["a key"]),
-        (b'{"metadata": [' + b"[]," * 10**6, ["at most 65,536 characters"]),
-        (b'{"metadata": }', ["a value of JSON"]),
-        (b" " * (32 * MB + 1), ["at most 33,554,432 bytes"]),
+        (b'{"metadata": ' + b"[" * 10**6, ["nested too deeply"]),
+        (b'{"metadata": ' + b"[]," * 10**6, ["far more memory"]),
+        (b'{"metadata": [' + b"[]," * 10**6, ["far more memory"]),
+        (b'{"metadata": }', ["JSON at character 13"]),
+        (b" " * 100_000_001, ["at most 100,000,000 bytes"]),
     ],
 )
 def test_a_hostile_index(file, content, words):
@@ -835,7 +862,7 @@ def test_a_hostile_index(file, content, words):
     tracemalloc.start()
     try:
         refused(path, *words)
-        assert tracemalloc.get_traced_memory()[1] < 12 * path.stat().st_size + MB
+        assert tracemalloc.get_traced_memory()[1] < 32 * path.stat().st_size + MB
     finally:
         tracemalloc.stop()
 
@@ -917,17 +944,9 @@ ARCHIVES = {
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
     "cut": (X[:-30], ["BadZipFile"]),
     "cut in front": (X[60:], ["of 'x.npz'"]),
-    "objects": (object_archive(), ["dtype of 'x'", "'object'", "one of bool"]),
-    "bfloat16": (saved(ONES.astype(ml_dtypes.bfloat16)), ["'void16'", "save as .safetensors"]),
-    "complex128": (saved(np.ones(2, complex)), ["'complex128'"]),
-    "strings": (saved(np.array(["a"])), ["'str32'"]),
-    "records": (saved(np.ones(2, "f4,i4")), ["'void64'"]),
-    "times": (saved(np.ones(2, "M8[s]")), ["datetime64"]),
+    "objects": (object_archive(), ["dtype of 'x'", "'object'", "can run code"]),
     "not an array": (archive({"x.txt": b"hi"}), ["'x.txt'", "end in .npy"]),
-    "folder": (archive({"x/": b""}), ["name of a tensor", "'x/'"]),
-    "path": (archive({"../x.npy": npy_bytes(ONES)}), ["'../x'"]),
-    "absolute": (archive({"/x.npy": npy_bytes(ONES)}), ["'/x'"]),
-    "control": (archive({"x\ny.npy": npy_bytes(ONES)}), ["'x\\ny'"]),
+    "folder": (archive({"x/": b""}), ["member", "'x/'", "end in .npy"]),
     "duplicate": (duplicate(), ["'a.npy'", "once"]),
     "same place": (twice(), ["member", "fit before place 0"]),
     "encrypted": (with_bytes(X, 8, b"\x01"), ["encrypted", "decrypt"]),
@@ -947,8 +966,7 @@ ARCHIVES = {
     "bool": (archive({"x.npy": npy_bytes(ONES, shape=(True, 6))}), ["(True, 6)", ">= 0"]),
     "no shape": (archive({"x.npy": npy_bytes(ONES, shape=6)}), ["in 'x' an array"]),
     "large": (archive({"x.npy": npy_bytes(ONES, shape=(2**40,))}), ["bytes of 'x'"]),
-    "absurd": (archive({"x.npy": npy_bytes(ONES, shape=(2**40, 2**40))}), ["shape of 'x'"]),
-    "axes": (archive({"x.npy": npy_bytes(ONES, shape=(1,) * 40 + (6,))}), ["32 axes"]),
+    "absurd": (archive({"x.npy": npy_bytes(ONES, shape=(2**40, 2**40))}), ["bytes of 'x'"]),
     "order": (archive({"x.npy": npy_bytes(ONES, fortran_order=2)}), ["in 'x' an array"]),
     "dtype": (archive({"x.npy": npy_bytes(ONES, descr="\\d")}), ["in 'x' an array"]),
     "code": (
@@ -1161,9 +1179,7 @@ FILES = {
         created(data=np.arange(99), chunks=(9,), scaleoffset=0),
         ["filters [6]", "write it anew"],
     ),
-    "dots": (lambda out: out.create_group(b"a\\b"), ["'a\\\\b'", "backslash"]),
-    "control": (put(1) and (lambda out: out.create_group("a\nb")), ["'a\\nb'", "control"]),
-    "not text": (lambda out: out.create_group(b"a\xff"), ["name of a tensor"]),
+    "not text": (lambda out: out.create_group(b"a\xff"), ["an HDF5 file that can be read"]),
 }
 
 
@@ -1211,13 +1227,13 @@ JSON_VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=5)
-    | st.sampled_from([*CODES, "F4", "F8_E8M0", "C128", "u8"]),
+    | st.sampled_from([*CODES, "F4", "F6_E2M3", "F8_E8M0", "C128", "u8"]),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=6,
 )
-NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 
 
 @st.composite
@@ -1227,9 +1243,11 @@ def headers(draw):
     if draw(st.booleans()):
         header["__metadata__"] = draw(st.dictionaries(st.text(max_size=4), st.text(max_size=9)))
     for name in draw(st.lists(NAMES, max_size=5, unique=True)):
-        code = draw(st.sampled_from(list(CODES)))
+        code = draw(st.sampled_from([*CODES, "F4", "F8_E8M0", "F9"]))
         shape = draw(st.lists(st.integers(0, 3), max_size=3))
-        size = prod(shape) * carrier(CODES[code]).itemsize
+        size = prod(shape) * carrier(CODES[code]).itemsize if code in CODES else prod(shape) // 2
+        if code == "F8_E8M0":
+            size = prod(shape)
         header[name] = entry(place, place := place + size, code, shape)
     return header, draw(st.binary(min_size=place, max_size=place))
 
@@ -1257,13 +1275,58 @@ def mutate(draw, header):
         holder[key] = draw(JSON_VALUES)
 
 
+def odd_text(draw, header):
+    """The header in a form that few write: keys twice, more fields, entries as lists, spaces."""
+    deep = st.integers(120, 130).map(lambda n: "[" * n + "]" * n)
+    values = st.sampled_from(["-0", "1e999", "9" * 400, '"\\ud800"', '"\\ud83d\\ude00"']) | deep
+
+    def some(pairs):
+        pairs = [f"{json.dumps(key)}:{value}" for key, value in pairs]
+        if pairs and draw(st.booleans()):
+            pairs.append(draw(st.sampled_from(pairs)))
+        space = draw(st.sampled_from(["", " ", "\n"]))
+        return "{" + f"{space},{space}".join(draw(st.permutations(pairs))) + "}"
+
+    items = []
+    for name, value in header.items():
+        pairs = [(key, json.dumps(inner)) for key, inner in value.items()]
+        how = draw(st.sampled_from(["list", "plain", "plain", "more", "twice", "null", "code"]))
+        if how == "more":
+            value = draw(values | JSON_VALUES.map(json.dumps))
+            pairs.append((draw(st.sampled_from(["x", "dtype", ""])), value))
+        if how == "code" and name != "__metadata__":
+            pairs[0] = ("dtype", f"{{{pairs[0][1]}:null}}")
+        text = "{" + ",".join(f"{json.dumps(key)}:{inner}" for key, inner in pairs) + "}"
+        if how == "list":
+            text = json.dumps(list(value.values())) if isinstance(value, dict) else text
+        if how == "null" and name == "__metadata__":
+            text = "null"
+        if how == "twice":
+            text = some(pairs)
+        items.append((name, text))
+    ends = st.sampled_from(["", " ", "\n\t", "\ufeff", "\ufeff "])
+    return (draw(ends) + some(items)).encode() + draw(st.sampled_from([b"", b" ", b"\n", b"\0"]))
+
+
 @st.composite
 def files(draw):
     """A file that was valid once."""
     header, data = draw(headers())
     how = draw(
         st.sampled_from(
-            ["order", "json", "json", "offsets", "text", "length", "bytes", "size", "noise"]
+            [
+                "order",
+                "json",
+                "json",
+                "offsets",
+                "text",
+                "length",
+                "bytes",
+                "size",
+                "noise",
+                "odd",
+                "odd",
+            ]
         )
     )
     if how == "noise":
@@ -1281,6 +1344,8 @@ def files(draw):
         for value, moved in zip(entries, offsets, strict=True):
             value["data_offsets"] = moved
     text = json.dumps(header, ensure_ascii=draw(st.booleans())).encode(errors="replace")
+    if how == "odd":
+        text = odd_text(draw, header)
     if how == "text":
         at = draw(st.integers(0, len(text)))
         cut = draw(st.integers(0, 6))
@@ -1299,6 +1364,40 @@ def files(draw):
     return bytes(content)
 
 
+def words_of_own_reader():
+    """The dtypes that the format's own reader knows, as it says itself."""
+    with pytest.raises(safetensors.SafetensorError, match="unknown variant") as caught:
+        safetensors.deserialize(pack({"a": entry(0, 1, "?")}, b"x"))
+    return set(re.findall("`([A-Z0-9_]+)`", str(caught.value)))
+
+
+KNOWN = words_of_own_reader()
+
+
+def own_reader(content):
+    """What the format's own reader says of a file: by name, or None if it refuses it."""
+    try:
+        held = safetensors.deserialize(bytes(content))
+    except safetensors.SafetensorError:
+        return None
+    return {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in held}
+
+
+def known(content, found):
+    """A file in which what we alone accept is made as others accept it: dtypes, and the BOM."""
+    header = {"__metadata__": found.metadata} if found.metadata else {}
+    start = 8 + int.from_bytes(content[:8], "little")
+    odd = content[8:start].startswith(b"\xef\xbb\xbf")
+    for name, tensor in found.tensors.items():
+        code, shape = DTYPES.get(tensor.dtype, tensor.dtype), list(tensor.shape)
+        odd = odd or code not in KNOWN
+        if code not in KNOWN:
+            code, shape = "U8", [tensor.nbytes]
+        header[name] = entry(tensor.skip, tensor.skip + tensor.nbytes, code, shape)
+    assert odd, "no BOM, no unknown dtype, and yet refused"
+    return pack(header, content[start:])
+
+
 def judge(path, content, log):
     """Assert that a file is read rightly, or refused in one line; return whether it was read."""
     path.write_bytes(content)
@@ -1314,26 +1413,27 @@ def judge(path, content, log):
     assert not said or said.isprintable()
     assert len(said) < 600
     assert peak < 20 * len(content) + 100_000
-    if found is not None:
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
-        assert found.metadata == header.pop("__metadata__", {})
-        assert set(found.tensors) == set(header)
-        for name, tensor in found.tensors.items():
-            begin, end = header[name]["data_offsets"]
-            assert 0 <= begin <= end <= len(content) - start
-            block = whole(tensor)
-            assert block.shape == tuple(header[name]["shape"])
-            data = content[start + begin : start + end]
-            if tensor.dtype == "bool":
-                data = bytes(byte != 0 for byte in data)
-            assert bits(block) == data
-        with safetensors.safe_open(path, "np") as theirs:
-            assert set(theirs.keys()) == set(found.tensors)
-            for name, tensor in found.tensors.items():
-                same = theirs.get_slice(name)
-                assert tuple(same.get_shape()) == tensor.shape
-                assert CODES[same.get_dtype()] == tensor.dtype
+    theirs = own_reader(content)
+    if found is None:
+        assert theirs is None, said
+    elif theirs is None:
+        assert own_reader(known(content, found)) is not None
+    else:
+        assert {t.name for t in found.tensors.values()} == set(theirs)
+        for name, (code, shape, data) in theirs.items():
+            tensor = found.tensors[name]
+            assert DTYPES.get(tensor.dtype, tensor.dtype) == code
+            assert tensor.shape == shape
+            if tensor.obstacle:
+                assert tensor.dtype not in DTYPES
+                block = tensor.read_bytes(0, tensor.nbytes)
+            else:
+                block = whole(tensor)
+                assert block.shape == shape
+            assert bits(block) == (bytes(map(bool, data)) if code == "BOOL" else data)
+        path.write_bytes(content)
+        with safetensors.safe_open(path, "np") as same:
+            assert (same.metadata() or {}) == found.metadata
     assert all(at + count <= len(content) for at, count in log)
     return found is not None
 

@@ -1022,7 +1022,7 @@ def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
         ),
         ({"a\nb": MADE["tall"]}, {}, ir.errors.OptionError, "name = 'a\\nb', but it should"),
         ({"a\\b": MADE["tall"]}, {}, ir.errors.OptionError, "should hold no backslash"),
-        ({"a/../b": MADE["tall"]}, {}, ir.errors.OptionError, "no part between slashes be empty"),
+        ({"a/../b": MADE["tall"]}, {}, ir.errors.OptionError, "no part between slashes be . or"),
         (
             {"good": MADE["tall"], "a": ir.plan((3, 3), "zero")},
             {"dtype": "float8_e4m3fn"},

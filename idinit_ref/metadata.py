@@ -1,0 +1,198 @@
+"""JSON of strangers: Python's own parser under a cap, and every fault one `ValueError` of one line.
+
+What comes out is not believed yet: who asks for it checks every value that it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+__all__ = ["CAP", "OWN", "TABLES", "MalformedError", "dump_table", "loads", "table", "unique"]
+
+CAP = 100_000_000
+"""The most bytes of a safetensors header, as its own reader has it; also of an index."""
+
+TABLES = ("idinit_ref.plans", "idinit_ref.sha256")
+"""JSON by tensor name in the metadata of a checkpoint; of shards each has its own."""
+
+OWN = ("idinit_ref.plan", "idinit_ref.sha256")
+"""The same, where each tensor has its own."""
+
+_SMALL = 2**21  # characters whose values take little memory, whatever they are
+_DENSE = 24  # bytes of memory for each character, at most, by the estimate below
+_DIGITS = 4300  # Python's own limit
+_MINUS_ZERO = re.compile(r"-0(?![.\w])")
+
+
+class MalformedError(ValueError):
+    """What is wrong with a JSON text: what was found, where, and what should be there.
+
+    Parameters
+    ----------
+    what : str
+        The place.
+    got : object
+        What is there.
+    should : str
+        What was expected.
+    """
+
+    def __init__(self, what: str, got: object, should: str) -> None:
+        super().__init__(f"{what} is {got!r}, but {should}")
+        self.what, self.got, self.should = what, got, should
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON as a dict; raise if a key is there twice.
+
+    >>> unique([("a", 1), ("b", 2)])
+    {'a': 1, 'b': 2}
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise MalformedError("key of the JSON", twice, f"the key {twice!r} should be there once")
+    return made
+
+
+def loads(
+    content: bytes | bytearray | str,
+    *,
+    cap: int = CAP,
+    objects: Callable[[list[tuple[str, Any]]], Any] = unique,
+    digits: int = _DIGITS,
+) -> Any:
+    """Return what a JSON text holds.
+
+    Parameters
+    ----------
+    content : bytes or str
+        UTF-8, with or without a byte order mark.
+    cap : int
+        The most bytes of it.
+    objects : callable
+        What an object becomes, of its pairs; ``tuple`` keeps them all, in order.
+    digits : int
+        The most digits of an integer.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    MalformedError
+        If it is not JSON, longer than the cap, nested too deeply, or so dense that its values
+        would take far more memory than the text.
+
+    Examples
+    --------
+    >>> loads(b'{"a": [1, 2]}'), loads('{"a": 1, "a": 2}', objects=tuple)
+    ({'a': [1, 2]}, (('a', 1), ('a', 2)))
+    """
+    if len(content) > cap:
+        raise MalformedError("size", len(content), f"it should have at most {cap:,} bytes")
+    text = content.removeprefix("\ufeff") if isinstance(content, str) else _decoded(content)
+    del content
+    if len(text) > _SMALL:
+        _check_dense(text)
+    odd = digits < _DIGITS or ("-0" in text and _MINUS_ZERO.search(text))
+    whole = (lambda number: _integer(number, digits)) if odd else None
+    try:
+        return json.loads(
+            text, object_pairs_hook=objects, parse_constant=_no_number, parse_int=whole
+        )
+    except json.JSONDecodeError as problem:
+        got, should = text[problem.pos : problem.pos + 60], f"it should be JSON ({problem.msg})"
+        raise MalformedError(f"JSON at character {problem.pos}", got, should) from None
+    except RecursionError:
+        raise MalformedError("JSON", text[:60], "it is JSON that is nested too deeply") from None
+    except MalformedError:
+        raise
+    except ValueError:  # Python's own limit
+        longest = max(map(len, re.findall(r"\d{1000,}", text)), default=0)
+        raise _too_long(longest) from None
+
+
+def _decoded(content: bytes | bytearray) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        should = f"it should be JSON: from its byte {problem.start} on it should be UTF-8"
+        raise MalformedError("text", problem.reason, should) from None
+
+
+def _check_dense(text: str) -> None:
+    """Raise if the values would take far more memory than the text: lists of empty lists, say."""
+    values = sum(map(text.count, "[{,"))
+    if 64 * values + 150 * text.count(":") > _DENSE * len(text):
+        should = "its values would take far more memory than the text"
+        raise MalformedError("JSON", text[:60], should)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise MalformedError("JSON", text, f"JSON has no {text}")
+
+
+def _integer(number: str, digits: int) -> float:
+    """Return an integer; -0 is none, as most readers have it."""
+    if len(number) > digits:
+        raise _too_long(len(number))
+    return -0.0 if number == "-0" else int(number)
+
+
+def _too_long(digits: int) -> MalformedError:
+    return MalformedError(
+        "JSON", f"{digits:,} digits", f"it should hold no integer of {digits:,} digits"
+    )
+
+
+def table(text: object) -> dict[str, Any]:
+    """Return an object of JSON that a file's metadata may hold; an empty one if it is none.
+
+    Parameters
+    ----------
+    text : object
+        Anything; what is no text is no table. A value that JSON does not hold is left out.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> table('{"fc.weight": {"role": "zero"}}'), table("hello"), table(None)
+    ({'fc.weight': {'role': 'zero'}}, {}, {})
+    """
+    if not isinstance(text, str):
+        return {}
+    try:
+        found = loads(text, objects=dict)
+    except MalformedError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if _is_json(value)}
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, str | int | None):
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):  # 1e999, or too deep to be written
+        return False
+    return True
+
+
+def dump_table(values: Mapping[str, Any]) -> str:
+    """Return a table as JSON, which `table` reads.
+
+    >>> dump_table({"a": {"role": "zero"}})
+    '{"a": {"role": "zero"}}'
+    """
+    return json.dumps(dict(values), allow_nan=False)

@@ -1,0 +1,149 @@
+"""HDF5 files, Keras' among them: all datasets of numbers that lie in the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .disk import DEFLATE, Faults, Source, Spans, readable, short, source_of
+from .metadata import OWN, TABLES, dump_table, table
+from .storage import DTYPES, carrier, itemsize
+from .stored import Stored
+
+__all__ = ["open_hdf5"]
+
+_CHUNK = 2**26  # bytes of a chunk, which is unpacked as a whole
+_FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf; others load plug-ins
+
+
+@dataclass(slots=True, eq=False)
+class _Dataset(Stored):
+    """A tensor of HDF5."""
+
+    source: Source = field(repr=False)
+
+    def _block(self, spans: Spans) -> NDArray[Any]:
+        own = carrier(self.dtype)
+        with self.source.open(), _h5(self.source) as file:
+            found = file[self.name]
+            index = tuple(slice(span.start, span.stop) for span in spans)
+            block = np.asarray(found[index], found.dtype)
+        if self.dtype == "bool":
+            return np.asarray(block.view(np.uint8) != 0)
+        return block.view(own) if block.dtype.kind == "V" else block.astype(own, copy=False)
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as problem:
+        cure = 'pip install "idinit-ref[export]"'
+        raise ImportError(f"to read .h5 files needs h5py: {cure}") from problem
+    return h5py
+
+
+@contextmanager
+def _h5(source: Source) -> Iterator[Any]:
+    """Open a file of HDF5 that is still the same."""
+    h5py = _h5py()
+    with source.open(), readable(source, "an HDF5 file"), h5py.File(source.path, "r") as file:
+        yield file
+
+
+def _text(found: Any, key: str) -> str | None:
+    """Return an attribute of an HDF5 object, if it is a string; nothing else is read."""
+    if key not in found.attrs:
+        return None
+    kept = found.attrs.get_id(key)
+    if kept.shape != () or _h5py().check_string_dtype(kept.dtype) is None:
+        return None
+    value = found.attrs[key]
+    return value if isinstance(value, str) else None
+
+
+def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+    """Return the datasets of a file, by their paths, and what its attributes tell."""
+    h5py = _h5py()
+    source = source_of(path, "an HDF5 file")
+    tensors: list[Stored] = []
+    told: tuple[dict[str, Any], ...] = ({}, {})
+    with _h5(source) as file:
+        metadata = {key: text for key in file.attrs if (text := _text(file, key)) is not None}
+        waiting, seen = [""], set()
+        while waiting:
+            name = waiting.pop()
+            found = file[name or "/"]
+            if isinstance(found, h5py.Dataset):
+                with faults.around():
+                    tensors.append(_dataset(source, name, found))
+                    _tell(name, found, told)
+                continue
+            place = h5py.h5o.get_info(found.id).addr
+            if not isinstance(found, h5py.Group) or place in seen:
+                should = "it should be a dataset, or a group that is there once"
+                got = type(found).__name__
+                faults.add(source.wrong(f"object {short(name)!r}", got, should))
+                continue
+            seen.add(place)
+            below = []
+            for key in found:
+                child = f"{name}/{key}" if name else key
+                link = found.get(key, getlink=True)
+                if isinstance(link, h5py.HardLink):
+                    below.append(child)
+                    continue
+                got, should = type(link).__name__, "it should be in this file, and no link"
+                faults.add(source.wrong(f"object {short(child)!r}", got, should, "copy it in"))
+            waiting += reversed(below)
+    metadata |= {key: dump_table(each) for key, each in zip(TABLES, told, strict=True) if each}
+    return tensors, metadata
+
+
+def _tell(name: str, found: Any, told: tuple[dict[str, Any], ...]) -> None:
+    """Keep what a dataset's attributes say of its plan and its digest."""
+    plans, digests = told
+    plan, digest = (_text(found, key) for key in OWN)
+    if options := table(plan):
+        plans[name] = options
+    if digest is not None:
+        digests[name] = digest
+
+
+def _dataset(source: Source, name: str, found: Any) -> Stored:
+    """Return a dataset as a tensor, or raise for one that could lead out of the file."""
+    shown, dtype, bits = repr(short(name)), found.dtype.name, f"u{found.dtype.itemsize}"
+    if dtype in ("void8", "void16"):  # bits, whose dtype Keras notes
+        told = _text(found, "dtype")
+        if told in DTYPES and carrier(told) == bits:
+            dtype = told
+    if dtype not in DTYPES or found.dtype.hasobject or found.shape is None:
+        got = f"{dtype} of shape {found.shape}"
+        should = f"it should be an array of one of {', '.join(DTYPES)}"
+        raise source.wrong(f"dataset {shown}", got, should, "remove or convert it first")
+    if found.is_virtual or found.external:
+        got, should = "data of other files", "its numbers should be in this one"
+        raise source.wrong(f"dataset {shown}", got, should, "copy them in")
+    shape = tuple(int(size) for size in found.shape)
+    nbytes, stored = prod(shape) * itemsize(dtype), found.id.get_storage_size()
+    plist = found.id.get_create_plist()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    chunk = prod(found.chunks or ()) * itemsize(dtype)
+    if filters - _FILTERS or (filters and chunk > _CHUNK):
+        got = f"filters {sorted(filters)} on chunks of {chunk:,} bytes"
+        should = f"they should be of {sorted(_FILTERS)}, on at most {_CHUNK:,} bytes"
+        raise source.wrong(f"dataset {shown}", got, should, "write it anew with h5py")
+    begin = found.id.get_offset() or 0
+    if begin + stored > source.size or nbytes > stored * (DEFLATE if filters else 1):
+        got, should = f"{nbytes} bytes out of {stored}", "they should lie in the file"
+        raise source.wrong(f"dataset {shown}", got, should)
+    tensor = _Dataset(name, dtype, shape, source.path, source)
+    if tensor.obstacle:
+        raise source.wrong(f"shape of {shown}", str(shape), tensor.obstacle, "reshape it")
+    return tensor

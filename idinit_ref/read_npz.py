@@ -1,0 +1,127 @@
+"""NumPy's .npz files: ZIP archives of arrays, stored or deflated; only headers are read."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib import format as npy
+
+from .disk import DEFLATE, Faults, Inflater, Packed, Plain, Source, readable, short, source_of
+from .metadata import OWN, TABLES, dump_table, table
+from .storage import DTYPES
+from .stored import Raw
+
+__all__ = ["open_npz"]
+
+_HEADER = 2**14  # bytes that are looked at; NumPy reads at most 10,000 characters of it
+_LOCAL = b"PK\x03\x04"  # before each member
+
+
+def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
+    """Return the arrays of an archive, in its order, and what its comments tell."""
+    kind = "a ZIP archive"
+    source = source_of(path, kind)
+    with source.open() as file:
+        with readable(source, kind), zipfile.ZipFile(file) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+            ends = [*(member.header_offset for member in members[1:]), archive.start_dir]
+            comment = table(archive.comment.decode(errors="replace"))
+        tensors: dict[str, Raw] = {}
+        resting: dict[int, Inflater] = {}
+        told: tuple[dict[str, Any], ...] = ({}, {})
+        for member, end in zip(members, ends, strict=True):
+            with faults.around():
+                name = member.filename.removesuffix(".npy")
+                if name == member.filename or name in tensors:
+                    should = "it should end in .npy, and be there once"
+                    raise source.wrong("member", member.filename, should)
+                tensors[name] = _array(source, name, _member(source, file, member, end, resting))
+                about = table(member.comment.decode(errors="replace"))
+                for key, found in zip(OWN, told, strict=True):
+                    if key in about:
+                        found[name] = about[key]
+    metadata = {key: value for key, value in comment.items() if isinstance(value, str)}
+    metadata |= {key: dump_table(each) for key, each in zip(TABLES, told, strict=True) if each}
+    return list(tensors.values()), metadata
+
+
+def _member(
+    source: Source,
+    file: io.FileIO,
+    member: zipfile.ZipInfo,
+    end: int,
+    resting: dict[int, Inflater],
+) -> tuple[Plain | Packed, int]:
+    """Return the bytes of a member and their count, or raise if they cannot lie there."""
+    what = f"member {short(member.filename)!r}"
+    if member.flag_bits & 1:
+        raise source.wrong(what, "encrypted", "it should be readable", "decrypt it first")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        should, cure = "its compression should be 0 or 8, as NumPy's", "save it with numpy.savez"
+        raise source.wrong(what, member.compress_type, should, cure)
+    begin = max(member.header_offset, 0)  # negative where the archive's own places are wrong
+    head = bytes(source.take(file, begin, 30))
+    if len(head) < 30 or head[:4] != _LOCAL:
+        raise source.wrong(what, head[:4], "it should begin as a member of an archive")
+    sizes = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+    start, packed, size = begin + 30 + sizes, member.compress_size, member.file_size
+    plain = member.compress_type == zipfile.ZIP_STORED
+    if start + packed > end or (packed != size if plain else size > packed * DEFLATE):
+        got, should = f"{size} bytes out of {packed}", f"they should fit before place {end}"
+        raise source.wrong(what, got, should)
+    if plain:
+        return Plain(source, start), size
+    return Packed(source, start, packed, size, member.CRC, resting), size
+
+
+def _array(source: Source, name: str, member: tuple[Plain | Packed, int]) -> Raw:
+    """Return the array of a member, by its header."""
+    (data, size), shown = member, repr(short(name))
+    head = np.empty(min(size, _HEADER), np.uint8)
+    with data.reading() as get:
+        get(0, head)
+    with readable(source, f"in {shown} an array of NumPy"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python 2's headers, and of strange escapes
+        (shape, fortran, dtype), skip = _header(head.tobytes())
+        sizes = [int(n) if type(n) is int and n >= 0 else None for n in shape]
+    if None in sizes:
+        raise source.wrong(f"shape of {shown}", str(shape), "it should be of integers >= 0")
+    if dtype.hasobject:
+        should = "it should be of numbers; objects are pickles, which can run code"
+        raise source.wrong(f"dtype of {shown}", dtype.name, should, "save numbers")
+    nbytes = prod(shape) * dtype.itemsize
+    if skip + nbytes != size:
+        should = f"its member should have {skip + nbytes}"
+        raise source.wrong(f"bytes of {shown}", size, should)
+    little = dtype.newbyteorder("<") == dtype
+    order: Literal["<", ">"] = "<" if little else ">"
+    kind = dtype.name
+    if kind not in DTYPES:  # its bytes alone are known, so their order is a part of it
+        kind = short(f"{kind}{'' if little else ', big-endian'}{', in Fortran order' * fortran}")
+    return Raw(name, kind, shape, source.path, data, skip, nbytes, order, bool(fortran))
+
+
+def _header(head: bytes) -> tuple[tuple[tuple[int, ...], bool, np.dtype[Any]], int]:
+    """Return what the header of an array says, and its length, in any version of the format."""
+    stream = io.BytesIO(head)
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        return npy.read_array_header_1_0(stream), stream.tell()
+    if version == (2, 0):
+        return npy.read_array_header_2_0(stream), stream.tell()
+    if version != (3, 0):
+        raise ValueError(f"format {version[0]}.{version[1]} is not known")
+    # Version 3.0 is 2.0 in UTF-8, for the names of fields: as 2.0 with escapes it says the same.
+    size = int.from_bytes(stream.read(4), "little")
+    text = stream.read(size)
+    if len(text) < size:
+        raise ValueError("its header ends early")
+    escaped = text.decode().encode("latin-1", "backslashreplace")
+    old = io.BytesIO(len(escaped).to_bytes(4, "little") + escaped)
+    return npy.read_array_header_2_0(old), stream.tell()

@@ -1,0 +1,246 @@
+"""Safetensors files: all that the format's own reader accepts, and dtypes that it does not know.
+
+A header is a length of 8 bytes and an object of JSON, with an entry for each tensor; then come the
+data, without gaps. What is accepted was measured on version 0.8 of that reader: spaces around the
+header, a tensor's name twice (the last one counts), more keys in an entry, an entry as a list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import chain
+from math import prod
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
+
+from .disk import Faults, Plain, Source, short, source_of
+from .storage import DTYPES, HEADER, itemsize
+from .stored import Raw
+
+__all__ = ["open_safetensors"]
+
+_Pairs = tuple[tuple[str, Any], ...]  # an object of JSON
+_WORD = 60  # characters of a dtype that nobody knows yet
+_FIELDS = ("dtype", "shape", "data_offsets")
+_DEPTH = 125  # of lists and objects in a key that is not the format's
+_BITS = {code: 8 * itemsize(name) for name, code in DTYPES.items()} | {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8
+}  # fmt: skip
+_NAMES = {code: name for name, code in DTYPES.items()}
+
+
+def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
+    """Return the tensors of a file in the order of its bytes, and its metadata."""
+    source = source_of(path, "a safetensors file")
+    with source.open() as file:
+        first = bytes(source.take(file, 0, 8))
+        if first.isascii() and first.decode().isprintable():  # as a length far too much
+            should = "it should be a safetensors file, which begins with a length of 8 bytes"
+            raise source.wrong("content", first.decode(), should)
+        if source.size < 8:
+            raise source.wrong("size", source.size, "it should be at least 8 bytes")
+        length = int.from_bytes(first, "little")
+        if length > source.size - 8 or length > HEADER:
+            should = (
+                f"it should be at most {HEADER:,} bytes and at most the rest of the file, "
+                f"{source.size - 8:,}"
+            )
+            raise source.wrong("length of the header", length, should)
+        objects = _objects(source, 8 + length)
+        header = source.loads(source.take(file, 8, length), objects=objects)
+    if type(header) is not tuple:
+        raise source.wrong("header", _json(header), "it should be an object of entries")
+    tensors, metadata = _tensors(source, header, 8 + length, faults)
+    del header
+    tensors.sort(key=attrgetter("skip", "size"))
+    place = 0
+    for tensor in tensors:
+        if tensor.skip != place:
+            got, should = (
+                _places(tensor),
+                f"they should begin where the one before ends, at {place}",
+            )
+            faults.add(source.wrong(f"data_offsets of {short(tensor.name)!r}", got, should))
+        place = tensor.skip + tensor.size
+    if place != (data := source.size - 8 - length):
+        should = f"its tensors should have as many, not {place}"
+        faults.add(source.wrong("bytes of data", data, should))
+    return tensors, metadata
+
+
+def _places(tensor: Raw) -> tuple[int, int]:
+    return tensor.skip, tensor.skip + tensor.size
+
+
+def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
+    """Return what makes a tensor of an entry as it is parsed, and of any other object its pairs.
+
+    So a file may have a million tensors: nothing else of them is kept. What is not of the usual
+    form, empty, or wrong, is left to `_fields` and `_check_size`.
+    """
+    plain, data, path = Plain(source, start), source.size - start, source.path
+
+    def made(pairs: list[tuple[str, Any]]) -> Any:
+        try:
+            (a, code), (b, shape), (c, (begin, end)) = pairs
+            if a == "dtype" and b == "shape" and c == "data_offsets" and type(shape) is list:
+                bits = _BITS[code]
+                for size in shape:
+                    if type(size) is not int or size <= 0:
+                        return tuple(pairs)
+                    bits *= size
+                right = type(begin) is type(end) is int and 0 <= begin <= end <= data
+                if right and bits == 8 * (end - begin):
+                    dtype = _NAMES.get(code, code)
+                    return Raw("", dtype, tuple(shape), path, plain, begin, end - begin)
+        except (KeyError, TypeError, ValueError):
+            pass
+        return tuple(pairs)
+
+    return made
+
+
+def _tensors(
+    source: Source, header: _Pairs, start: int, faults: Faults
+) -> tuple[list[Raw], dict[str, str]]:
+    """Return the tensors of a header, and the metadata."""
+    last, data = dict(header), source.size - start
+    if len(last) < len(header):
+        _check_repeated(source, header)
+    metadata = _metadata(source, last.pop("__metadata__", None))
+    plain, tensors = Plain(source, start), []
+    for name, value in last.items():
+        if type(value) is Raw:
+            value.name = name
+            tensors.append(value)
+            continue
+        with faults.around():
+            code, shape, begin, end = _fields(source, name, value)
+            _check_size(source, name, code, shape, (begin, end), data)
+            dtype = _NAMES.get(code, code)
+            tensors.append(Raw(name, dtype, tuple(shape), source.path, plain, begin, end - begin))
+    try:
+        "".join(last).encode()
+    except UnicodeEncodeError:
+        (wrong, *_) = (name for name in last if not _is_text(name))
+        should = "it should be text of Unicode, without lone surrogates"
+        raise source.wrong("name of a tensor", wrong, should) from None
+    return tensors, metadata
+
+
+def _check_repeated(source: Source, header: _Pairs) -> None:
+    """Raise if what a later one of the same name replaces is no entry at all."""
+    if sum(name == "__metadata__" for name, _ in header) > 1:
+        raise source.wrong("key of the header", "__metadata__", "it should be there once")
+    for name, value in header:
+        if name != "__metadata__" and type(value) is not Raw:
+            _fields(source, name, value)
+
+
+def _metadata(source: Source, value: object) -> dict[str, str]:
+    if value is None:
+        return {}
+    right = type(value) is tuple and all(type(text) is str for _, text in value)
+    if not right or not all(_is_text(key) and _is_text(text) for key, text in cast("Any", value)):
+        should = "it should be an object of texts, or null"
+        raise source.wrong("__metadata__", str(value), should)
+    return dict(cast("Any", value))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fields(source: Source, name: str, value: object) -> tuple[str, list[int], int, int]:
+    """Return the fields of an entry in any order, with more keys, or as a list."""
+    shown = repr(short(name))
+    if type(value) is list and len(value) == 3:
+        value = tuple(zip(_FIELDS, value, strict=True))
+    if type(value) is not tuple:
+        raise source.wrong(f"entry of {shown}", _json(value), "it should be an object")
+    keys = [key for key, _ in value if key in _FIELDS]
+    if sorted(keys) != sorted(_FIELDS):
+        should = f"they should be {', '.join(_FIELDS)}, each once"
+        raise source.wrong(f"keys of {shown}", ", ".join(key for key, _ in value), should)
+    for key, more in value:
+        if key not in _FIELDS:
+            _check_more(source, f"key {short(key)!r} of {shown}", [key, more], _DEPTH + 1)
+    fields: dict[str, Any] = dict(value)
+    code, shape, offsets = (fields[key] for key in _FIELDS)
+    if type(code) is tuple and len(code) == 1 and code[0][1] is None:
+        code = code[0][0]  # {"F32": null}, as Rust's serde has it
+    if type(code) is not str or len(code) > _WORD or not _is_text(code):
+        should = f"it should be a text of at most {_WORD} characters"
+        raise source.wrong(f"dtype of {shown}", _json(code), should)
+    if not _are_sizes(shape):
+        should = "it should be a list of integers >= 0 and < 2**64"
+        raise source.wrong(f"shape of {shown}", _json(shape), should)
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        should = "they should be two places, integers >= 0 and < 2**64"
+        raise source.wrong(f"data_offsets of {shown}", _json(offsets), should)
+    return code, shape, offsets[0], offsets[1]
+
+
+def _are_sizes(value: Any) -> bool:
+    return type(value) is list and all(type(n) is int and 0 <= n < 2**64 for n in value)
+
+
+def _json(value: object) -> str:
+    """Return a value as a message shows it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _check_more(source: Source, what: str, value: object, depth: int) -> None:
+    """Raise for what the format's own reader refuses even in a key that it does not ask for."""
+    if isinstance(value, list | tuple | Raw):
+        if depth < (2 if isinstance(value, Raw) else 1):
+            raise source.wrong(what, "...", "it is nested too deeply")
+        if isinstance(value, Raw):  # an object that looks like an entry
+            return
+        for part in value if isinstance(value, list) else chain.from_iterable(value):
+            _check_more(source, what, part, depth - 1)
+    elif isinstance(value, str):
+        if not _is_text(value):
+            raise source.wrong(what, value, "it should be text of Unicode")
+    elif isinstance(value, int | float):
+        try:
+            right = math.isfinite(float(value))
+        except OverflowError:
+            right = False
+        if not right:
+            raise source.wrong(what, str(value), "it should be a number that float64 holds")
+
+
+def _check_size(
+    source: Source, name: str, code: str, shape: list[int], offsets: tuple[int, int], data: int
+) -> None:
+    """Raise for offsets outside of the data, or of another size than shape and dtype say."""
+    bits, size = _BITS.get(code), offsets[1] - offsets[0]
+    if bits is not None:
+        if _overflows(shape, bits):
+            should = "it should have fewer than 2**64 bits"
+            raise source.wrong(f"shape of {short(name)!r}", str(tuple(shape)), should)
+        size, rest = divmod(prod(shape) * bits, 8)
+        if rest:
+            should = f"its entries, of {bits} bits, should fill whole bytes"
+            raise source.wrong(f"shape of {short(name)!r}", str(tuple(shape)), should)
+    if offsets[1] - offsets[0] != size or size < 0 or offsets[1] > data:
+        apart = "in order" if bits is None else f"{size} bytes apart"
+        should = f"they should be two places at most {data} that are {apart}"
+        raise source.wrong(f"data_offsets of {short(name)!r}", offsets, should)
+
+
+def _overflows(shape: list[int], bits: int) -> bool:
+    count = 1
+    for size in (*shape, bits):
+        count *= size
+        if count >= 2**64:
+            return True
+    return False
