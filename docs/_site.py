@@ -136,7 +136,7 @@ def _rooms() -> str:
 
 def _helps() -> str:
     """Return the help of every command."""
-    from idinit_ref.cli import main
+    from idinit_ref.commands.cli import main
 
     parts = []
     for name in COMMANDS:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 import idinit_ref as ir
 from idinit_ref.commands._scale import Scale
 from idinit_ref.commands.plot import heat, legend, page
-from idinit_ref.diagnostics import moments, singular_values
-from idinit_ref.kernel import Taps
-from idinit_ref.pattern import Wide
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.pattern import Wide
+from idinit_ref.diagnostics import moments
+from idinit_ref.diagnostics.spectrum import singular_values
 
 Floats = NDArray[np.float64]
 

@@ -12,11 +12,12 @@ array([[1., 0., 0.],
 """
 
 from . import errors
-from .export import save
-from .graph import Graph, Node, infer_roles
-from .model import Report
-from .pattern import Role
-from .plan import Plan, idi, idiz, plan
+from .core.pattern import Role
+from .core.plan import Plan, idi, idiz, plan
+from .files.writing import save
+from .roles.graph import Graph, Node
+from .roles.report import Report
+from .roles.search import infer_roles
 
 __all__ = [
     "Graph",

@@ -148,7 +148,7 @@ class CheckpointError(IDInitError, ValueError):
     Examples
     --------
     >>> import tempfile, pathlib
-    >>> from idinit_ref.checkpoint import open_checkpoint
+    >>> from idinit_ref.files import open_checkpoint
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "model.safetensors")
     ...     path.touch()

@@ -14,12 +14,12 @@ from array_api_compat import numpy as numpy_namespace
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, Sharding
 
 from idinit_ref import Plan, Role, plan
-from idinit_ref.build import resolve
+from idinit_ref.core.build import resolve
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.layout import merge_axes, split_axes
+from idinit_ref.core.pattern import Form, Wide
+from idinit_ref.core.plan import LoosenAt
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.layout import merge_axes, split_axes
-from idinit_ref.pattern import Form, Wide
-from idinit_ref.plan import LoosenAt
 
 __all__ = [
     "Initializer",

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from idinit_ref.arrays import eps_of
-from idinit_ref.diagnostics import Operator
+from idinit_ref.diagnostics.arrays import eps_of
+from idinit_ref.diagnostics.spectrum import Operator
 from idinit_ref.errors import OptionTypeError, ShapeError, message
 
 __all__ = ["jacobian"]
@@ -49,7 +49,7 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from idinit_ref.diagnostics import singular_values
+    >>> from idinit_ref.diagnostics.spectrum import singular_values
     >>> import idinit_ref_jax as ij
     >>> w = ij.idi()(None, (2, 4), jnp.float32)
     >>> singular_values(ij.jacobian(lambda x: x @ w, jnp.zeros(2))).round(6)

@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from idinit_ref import Plan, Role
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.layout import SPATIAL
+from idinit_ref.core.pattern import Form, Wide
+from idinit_ref.core.plan import LoosenAt, either
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.layout import SPATIAL
-from idinit_ref.pattern import Form, Wide
-from idinit_ref.plan import LoosenAt, either
 from idinit_ref.tracing import identity
 
 from ._initializers import Initializer, build, decide, make, sharding_of

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from idinit_ref import Graph, Plan, Report
-from idinit_ref.dtypes import format_of
+from idinit_ref.core.dtypes import format_of
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.errors import GraphError, IDInitError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.model import Entry, Head, Override, decide
-from idinit_ref.pattern import Form, Wide
+from idinit_ref.roles.decide import Head, Override, decide
+from idinit_ref.roles.report import Entry
 
 from ._initializers import in_numpy, place, realise, sharding_of
 from ._trace import opened

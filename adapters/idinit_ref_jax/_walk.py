@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from idinit_ref import Graph
+from idinit_ref.core.layout import SPATIAL
 from idinit_ref.errors import GraphError, message
-from idinit_ref.layout import SPATIAL
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_constant, is_number
 
 __all__ = ["graph_of", "is_floating"]

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import keras
 
 from idinit_ref import Plan, Role, plan
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.pattern import Form, Wide
+from idinit_ref.core.plan import LoosenAt
 from idinit_ref.errors import DTypeError, OptionError, OptionTypeError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.pattern import Form, Wide
-from idinit_ref.plan import LoosenAt
 
 __all__ = ["IDI", "IDIZ", "idi_", "idiz_"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idinit_ref.arrays import eps_of
-from idinit_ref.diagnostics import Operator
+from idinit_ref.diagnostics.arrays import eps_of
+from idinit_ref.diagnostics.spectrum import Operator
 from idinit_ref.errors import OptionTypeError, ShapeError, message
 
 __all__ = ["jacobian"]
@@ -50,7 +50,7 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
     Examples
     --------
     >>> import keras, tensorflow as tf
-    >>> from idinit_ref.diagnostics import singular_values
+    >>> from idinit_ref.diagnostics.spectrum import singular_values
     >>> from idinit_ref_tensorflow import IDI, jacobian
     >>> layer = keras.layers.Dense(4, kernel_initializer=IDI())
     >>> singular_values(jacobian(layer, tf.zeros((1, 2)))).round(6)

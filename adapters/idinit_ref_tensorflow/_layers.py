@@ -10,11 +10,11 @@ import keras
 from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Role, plan
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.layout import merge_axes, split_axes
+from idinit_ref.core.pattern import Form, Wide
+from idinit_ref.core.plan import LoosenAt, either
 from idinit_ref.errors import OptionError, OptionTypeError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.layout import merge_axes, split_axes
-from idinit_ref.pattern import Form, Wide
-from idinit_ref.plan import LoosenAt, either
 
 from ._initializers import shape_and_dtype
 from ._window import Sizes, Window, same, same_transposed

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from array_api_compat import numpy as xp
 
 from idinit_ref import Graph, Plan, Report
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.layout import split_axes
+from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.errors import IDInitError
-from idinit_ref.kernel import Taps
-from idinit_ref.layout import split_axes
-from idinit_ref.model import Entry, Head, Override, decide
-from idinit_ref.pattern import Form, Wide
+from idinit_ref.roles.decide import Head, Override, decide
+from idinit_ref.roles.report import Entry
 
 from ._initializers import shape_and_dtype
 from ._restore import as_it_was

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import gcd
 from typing import Any, NamedTuple
 
-from idinit_ref.kernel import identity_tap
+from idinit_ref.core.kernel import identity_tap
 
 Sizes = tuple[int | None, ...]
 """Of an input in space; () or None where they are not known."""

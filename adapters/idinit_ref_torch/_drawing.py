@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from idinit_ref.graph import Kind
+from idinit_ref.roles.graph import Kind
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value
 
 from ._layers import is_layer

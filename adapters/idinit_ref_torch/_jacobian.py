@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from idinit_ref.arrays import eps_of
-from idinit_ref.diagnostics import Operator
+from idinit_ref.diagnostics.arrays import eps_of
+from idinit_ref.diagnostics.spectrum import Operator
 from idinit_ref.errors import OptionTypeError, ShapeError, message
 
 __all__ = ["jacobian"]
@@ -52,7 +52,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
     Examples
     --------
     >>> import torch
-    >>> from idinit_ref.diagnostics import singular_values
+    >>> from idinit_ref.diagnostics.spectrum import singular_values
     >>> from idinit_ref_torch import idi_layer_, jacobian
     >>> layer = idi_layer_(torch.nn.Linear(2, 4))
     >>> singular_values(jacobian(layer, torch.zeros(2))).round(6)

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from idinit_ref import Plan, Role
+from idinit_ref.core.kernel import Taps, identity_tap
+from idinit_ref.core.pattern import Form, Wide
+from idinit_ref.core.plan import LoosenAt, either
 from idinit_ref.errors import OptionTypeError, message
-from idinit_ref.kernel import Taps, identity_tap
-from idinit_ref.pattern import Form, Wide
-from idinit_ref.plan import LoosenAt, either
 
 from ._sharded import apart
 from ._tensor import fill_, shape_of, together

@@ -10,12 +10,13 @@ from array_api_compat import torch as namespace
 from torch import Tensor, nn
 
 from idinit_ref import Graph, Plan, Report
-from idinit_ref.dtypes import format_of
+from idinit_ref.core.dtypes import format_of
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.layout import split_axes
+from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.errors import IDInitError, OptionTypeError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.layout import split_axes
-from idinit_ref.model import Entry, Head, Override, decide
-from idinit_ref.pattern import Form, Wide
+from idinit_ref.roles.decide import Head, Override, decide
+from idinit_ref.roles.report import Entry
 
 from ._sharded import apart, is_sharded, parts
 from ._tensor import shape_of, together, write_

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idinit_ref.layout import SPATIAL
+from idinit_ref.core.layout import SPATIAL
 from idinit_ref.tracing import Data, Made, Signal, Value
 
 from . import _moves

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from idinit_ref import Plan, plan
+from idinit_ref.core.kernel import Taps
+from idinit_ref.core.pattern import Form, Wide
+from idinit_ref.core.plan import LoosenAt, strips
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
-from idinit_ref.kernel import Taps
-from idinit_ref.pattern import Form, Wide
-from idinit_ref.plan import LoosenAt, strips
 
 from ._sharded import PLAIN, is_sharded, local_of, parts
 

@@ -38,7 +38,7 @@ def load(name: str) -> dict[str, Any]:
 
 def save(name: str, data: dict[str, Any], page: str, folder: Path = FOLDER) -> None:
     """Write page and data, whose ``rows`` have a line each; a file appears when it is complete."""
-    from idinit_ref.export import whole_file  # late: mutation.py takes it from its copy
+    from idinit_ref.files import whole_file  # late: mutation.py takes it from its copy
 
     form: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False}
     lines = ",\n".join(json.dumps(row, **form) for row in data["rows"])

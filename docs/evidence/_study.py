@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from docs.evidence._data import FOLDER, load, machine, save
-from idinit_ref.export import whole_file
+from idinit_ref.files import whole_file
 
 SHARED = ("_training", "_nets", "_baselines")
 INSTALL = 'pip install -c constraints.txt -e ".[evidence]"'

@@ -16,7 +16,7 @@ import idinit_ref
 import idinit_ref_torch as irt
 from docs.evidence import _nets, _study, _training
 from docs.evidence._study import Row, Verdict
-from idinit_ref.kernel import Taps
+from idinit_ref.core.kernel import Taps
 
 TITLE = "How a kernel becomes a matrix"
 CLAIM = (

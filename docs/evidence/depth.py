@@ -25,7 +25,7 @@ from docs.evidence._study import (
     swept,
     table,
 )
-from idinit_ref.diagnostics import chi, singular_values
+from idinit_ref.diagnostics.spectrum import chi, singular_values
 
 TITLE = "Plain nets of 10 to 10,000 layers"
 CLAIM = (

@@ -27,9 +27,9 @@ import numpy as np
 
 import idinit_ref as ir
 from docs.evidence._data import load, machine, save
-from idinit_ref import presets, rules
-from idinit_ref.export import layout_of
-from idinit_ref.storage import carrier
+from idinit_ref.files import layout_of, presets
+from idinit_ref.files.storage import carrier
+from idinit_ref.roles import names as rules
 
 BLOCK = 4 * 2**20
 DTYPE = "bfloat16"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from docs.evidence._data import FOLDER, load
 from docs.evidence._study import INSTALL, table
-from idinit_ref.export import whole_file
+from idinit_ref.files import whole_file
 
 STUDIES = (
     "residual",

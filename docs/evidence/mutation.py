@@ -197,7 +197,7 @@ def run(folder, names, again):
             sys.exit(f"the tests fail without any mutation: {said}")
         # The tests stay compiled; of two changes in one second Python would see the first alone.
         sys.dont_write_bytecode = True
-        shutil.rmtree(copy / "idinit_ref" / "__pycache__", ignore_errors=True)
+        shutil.rmtree(copy / "idinit_ref" / "core" / "__pycache__", ignore_errors=True)
         for path in map(Path, FILES):
             if names and path.name not in names:
                 continue

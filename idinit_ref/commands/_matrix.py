@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import Format, round_array
-from ..kernel import CORNER
-from ..lattice import lines
-from ..layout import Layout, Piece, Strip
-from ..pattern import Term
-from ..plan import Plan
+from ..core.dtypes import Format, round_array
+from ..core.kernel import CORNER
+from ..core.lattice import lines
+from ..core.layout import Layout, Piece, Strip
+from ..core.pattern import Term
+from ..core.plan import Plan
 
 __all__ = [
     "Alike",
@@ -94,7 +94,7 @@ def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
     """Take the first of some alike matrices out of the stored weight, rounded as a dtype holds it.
 
     >>> from idinit_ref import plan
-    >>> from idinit_ref.dtypes import format_of
+    >>> from idinit_ref.core.dtypes import format_of
     >>> p = plan((2, 4), "zero", eps=0.5)
     >>> extract(p, different(p)[0], format_of("float16")).dense()
     array([[ 0.5,  0. , -0.5,  0. ],
@@ -135,7 +135,7 @@ def cells(
     Parameters
     ----------
     terms : sequence of Term
-        The closed form, of `idinit_ref.plan.Plan.terms`.
+        The closed form, of `idinit_ref.Plan.terms`.
     m, n : int
         Rows, and the number of columns that are shown.
     size : (int, int)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..dtypes import format_of, round_value
-from ..plan import Plan
+from ..core.dtypes import format_of, round_value
+from ..core.plan import Plan
 from ._matrix import Floats, value_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..storage import natural
+from ..files.storage import natural
 from ._terminal import print_json, progress, show, tensors
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ __all__ = ["run"]
 
 def run(args: Namespace, console: Console) -> int:
     """Print what differs, or all of it as JSON; return 0 if nothing does, else 1."""
-    from ..checkpoint import open_checkpoint
-    from ..dialects import load, translate
-    from ..difference import diff
+    from ..files.dialects import load, translate
+    from ..files.difference import diff
+    from ..files.reading import open_checkpoint
 
     dialect = None if args.dialect is None else load(args.dialect)
     first = open_checkpoint(args.a)

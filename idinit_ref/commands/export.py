@@ -17,11 +17,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import sources
+from ..core.plan import Plan
 from ..errors import OptionError, message
-from ..export import FilePlan, layout_of, save
-from ..plan import Plan
-from ..storage import FLOATS, Tensor, itemsize, nbytes_of
+from ..files import sources
+from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
+from ..files.writing import FilePlan, layout_of, save
 from ._terminal import progress, show, table, tensors
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ _UNITS = {"": 1} | {
 
 def run(args: Namespace, console: Console) -> None:
     """Write the files, or with ``args.dry_run`` say what they would be; say what is in them."""
-    from ..checkpoint import open_checkpoint
-    from ..dialects import load, translate
+    from ..files.dialects import load, translate
+    from ..files.reading import open_checkpoint
 
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     keep = None if args.keep_from is None else open_checkpoint(args.keep_from)

@@ -7,15 +7,15 @@ from collections import Counter
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from ..plan import Plan
-from ..storage import natural
+from ..core.plan import Plan
+from ..files.storage import natural
 from ._terminal import columns, print_json, progress, show, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..recognise import Finding
-    from ..storage import Tensor
+    from ..files.recognise import Finding
+    from ..files.storage import Tensor
 
 __all__ = ["run"]
 
@@ -24,8 +24,8 @@ _KINDS = {"idi": "IDI", "idiz": "IDIZ"}
 
 def run(args: Namespace, console: Console) -> int:
     """Print a line for each tensor, or all of it as JSON; return 1 if the file is wrong, else 0."""
-    from ..checkpoint import open_checkpoint
-    from ..recognise import inspect
+    from ..files.reading import open_checkpoint
+    from ..files.recognise import inspect
 
     opened = open_checkpoint(args.file, lenient=args.lenient)
     with progress() as update:

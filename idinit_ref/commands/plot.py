@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..dtypes import Format, format_of, round_value
+from ..core.dtypes import Format, format_of, round_value
+from ..core.layout import Layout, Strip, strides_of
+from ..core.pattern import Term
+from ..core.plan import Plan
 from ..errors import OptionError, message
-from ..export import whole_file
-from ..layout import Layout, Strip, strides_of
-from ..pattern import Term
-from ..plan import Plan
+from ..files.writing import whole_file
 from ._matrix import (
     Alike,
     Floats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from .. import presets
+from ..files import presets
 from ._terminal import table
 
 if TYPE_CHECKING:

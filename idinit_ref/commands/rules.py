@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections import Counter
 from typing import TYPE_CHECKING, get_args
 
-from .. import sources
 from ..errors import OptionError, message
-from ..rules import Kind
-from ..storage import natural
+from ..files import sources
+from ..files.storage import natural
+from ..roles.names import Kind
 from ._terminal import columns, show, tensors
 
 if TYPE_CHECKING:

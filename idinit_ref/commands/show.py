@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import Format, format_of
+from ..core.dtypes import Format, format_of
+from ..core.lattice import nnz
+from ..core.layout import Layout
+from ..core.pattern import Term
+from ..core.plan import Plan, plan
 from ..errors import OptionError, message
-from ..lattice import nnz
-from ..layout import Layout
-from ..pattern import Term
-from ..plan import Plan, plan
 from . import plot
 from ._matrix import (
     Alike,

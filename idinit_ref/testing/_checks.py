@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import FORMATS, round_array
+from ..core.dtypes import FORMATS, round_array
+from ..core.kernel import CORNER
+from ..core.plan import Plan
+from ..core.plan import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
-from ..kernel import CORNER
-from ..plan import Plan
-from ..plan import plan as _plan
 from ._subject import Finding, Made, Raised, Subject
 
 __all__ = [

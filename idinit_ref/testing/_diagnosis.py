@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import FORMATS
+from ..core.dtypes import FORMATS
+from ..core.kernel import CORNER, Taps
+from ..core.layout import SPATIAL
+from ..core.pattern import Form, Role
+from ..core.plan import Plan
 from ..errors import IDInitError
-from ..kernel import CORNER, Taps
-from ..layout import SPATIAL
-from ..pattern import Form, Role
-from ..plan import Plan
 from ._checks import both, dense
 from ._subject import Finding, Subject
 

@@ -16,9 +16,9 @@ import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import FORMATS
+from ..core.dtypes import FORMATS
+from ..core.layout import SPATIAL
 from ..errors import OptionError, message
-from ..layout import SPATIAL
 
 __all__ = ["Framework", "framework", "framework_of"]
 

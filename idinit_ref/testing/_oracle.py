@@ -16,12 +16,12 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
+from ..core.kernel import CORNER, Taps
+from ..core.layout import SPATIAL
+from ..core.options import choice, integer
+from ..core.pattern import Form, Role, Wide
+from ..core.plan import LoosenAt, Plan
 from ..errors import OptionError, OptionTypeError, message
-from ..kernel import CORNER, Taps
-from ..layout import SPATIAL
-from ..options import choice, integer
-from ..pattern import Form, Role, Wide
-from ..plan import LoosenAt, Plan
 from ._checks import PROPERTIES, Property, properties, snippet
 from ._diagnosis import diagnose, explain
 from ._report import Outcome, Report

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from ..plan import Plan
+from ..core.plan import Plan
 
 __all__ = ["Outcome", "Report"]
 

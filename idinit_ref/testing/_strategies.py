@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from ..core.kernel import CORNER, Taps
+from ..core.layout import SPATIAL
+from ..core.pattern import Form, Role, Wide
+from ..core.plan import LoosenAt, Plan
 from ..errors import OptionError, message
-from ..kernel import CORNER, Taps
-from ..layout import SPATIAL
-from ..pattern import Form, Role, Wide
-from ..plan import LoosenAt, Plan
 from ._frameworks import framework
 
 __all__ = ["conv_specs", "dtypes", "layouts", "plans", "weight_shapes"]

@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import FORMATS, Format
+from ..core.dtypes import FORMATS, Format
+from ..core.kernel import Taps
+from ..core.pattern import Form, Role, Wide
+from ..core.plan import LoosenAt, Plan
 from ..errors import OptionError, OptionTypeError, message
-from ..kernel import Taps
-from ..pattern import Form, Role, Wide
-from ..plan import LoosenAt, Plan
 from ._frameworks import Framework, framework, framework_of
 
 __all__ = ["HOW", "Call", "Finding", "Made", "Raised", "Stop", "Subject"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
-from ..layout import SPATIAL
+from ..core.layout import SPATIAL
 
 __all__ = ["Atom", "Stored", "View", "blocks_of", "stored"]
 

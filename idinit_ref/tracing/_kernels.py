@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import gcd
 from typing import Any
 
-from ..kernel import identity_tap
+from ..core.kernel import identity_tap
 
 __all__ = ["identity"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any, Literal
 
-from ..graph import Graph, Kind, Node, Use
+from ..roles.graph import Graph, Kind, Node, Use
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
 from ._values import Data, Made, Operation, Shape, Signal, Value, joined, names_of

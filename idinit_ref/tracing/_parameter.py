@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from ..graph import Node, Use
-from ..layout import merge_axes
+from ..core.layout import merge_axes
+from ..roles.graph import Node, Use
 from ._axes import Stored
 from ._values import Operation
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..layout import SPATIAL
+from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, Stored, View
 from ._labels import Labels, axis_of, kinds_of, parted
 from ._moves import Moves

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
-from ..layout import SPATIAL
+from ..core.layout import SPATIAL
 from ._axes import Stored, View, blocks_of, stored
 from ._kernels import identity
 

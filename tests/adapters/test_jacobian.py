@@ -19,7 +19,7 @@ from torch import nn
 import idinit_ref_jax as ij
 import idinit_ref_tensorflow as itf
 import idinit_ref_torch as it
-from idinit_ref.diagnostics import Operator, chi, singular_values
+from idinit_ref.diagnostics.spectrum import Operator, chi, singular_values
 from idinit_ref.errors import OptionTypeError, ShapeError
 
 

@@ -20,8 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import idinit_ref as ir
 import idinit_ref_jax as ij
 from adapters import zoo_jax as zoo
-from idinit_ref import errors, sources
-from idinit_ref.model import decide
+from idinit_ref import errors
+from idinit_ref.files import sources
+from idinit_ref.roles.decide import decide
 
 D = zoo.D
 

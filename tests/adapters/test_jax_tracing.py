@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import idinit_ref_jax as ij
 from idinit_ref import errors
-from idinit_ref.model import decide
+from idinit_ref.roles.decide import decide
 
 D = 8
 

@@ -31,8 +31,9 @@ from keras import layers as kl
 from keras import ops
 
 import idinit_ref as ir
-from idinit_ref import errors, sources
-from idinit_ref.storage import as_tensor
+from idinit_ref import errors
+from idinit_ref.files import sources
+from idinit_ref.files.storage import as_tensor
 from idinit_ref_tensorflow import init_, plans, trace
 
 BACKEND = keras.backend.backend()
@@ -301,7 +302,7 @@ def _cheap_layers(monkeypatch):
 @pytest.mark.parametrize("name", ROLES)
 def test_every_role(name):
     model, _, graph = traced(name)
-    found = ir.model.decide(graph).roles
+    found = ir.roles.decide.decide(graph).roles
     variables = {v.path for v in model.trainable_variables}
     assert set(found) == variables  # moving statistics and seeds are none
     for parameter, role in found.items():
@@ -314,7 +315,7 @@ def test_every_role(name):
 
 @pytest.mark.parametrize("name", STORED)
 def test_how_a_weight_is_stored(name):
-    decided = ir.model.decide(traced(name)[2]).plans
+    decided = ir.roles.decide.decide(traced(name)[2]).plans
     for parameter, options in STORED[name].items():
         found = {key: getattr(decided[parameter], key) for key in options}
         assert found == options, parameter
@@ -356,7 +357,7 @@ def test_nothing_else_is_packed():
     packed = [
         (name, parameter)
         for name in ROLES
-        for parameter, decided in ir.model.decide(traced(name)[2]).plans.items()
+        for parameter, decided in ir.roles.decide.decide(traced(name)[2]).plans.items()
         if decided.blocks
     ]
     assert sorted({name for name, _ in packed}) == [
@@ -367,7 +368,7 @@ def test_nothing_else_is_packed():
 
 def test_the_graph_says_where_everything_is():
     _, _, graph = traced("subclassed")
-    why = ir.model.decide(graph).to_dict()["transformer/block_1/out/kernel"]["why"]
+    why = ir.roles.decide.decide(graph).to_dict()["transformer/block_1/out/kernel"]["why"]
     assert re.fullmatch(
         r"last of the branch block_1/out.*, which block_1/add.* adds to block_0/add.*", why
     )
@@ -528,7 +529,7 @@ def test_a_tied_embedding_is_told():
     node = graph.by_name["tied/embed/embeddings"]
     assert node.use == "embedding"
     assert "tied/embed/embeddings" in graph.weights
-    assert "the head that is tied" in ir.model.decide(graph).entries[0].why
+    assert "the head that is tied" in ir.roles.decide.decide(graph).entries[0].why
 
 
 def test_overrides():
@@ -971,7 +972,7 @@ if BACKEND == "tensorflow":
         walked = ir.Graph([n for n in walked.nodes if n.name not in states], walked.outputs)
         for parameter in graph.parameters:
             assert walked.by_name[parameter] == graph.by_name[parameter]
-        one, other = ir.model.decide(walked), ir.model.decide(graph)
+        one, other = ir.roles.decide.decide(walked), ir.roles.decide.decide(graph)
         assert one.roles == other.roles
         assert one.plans == other.plans
 
@@ -1098,7 +1099,9 @@ if BACKEND == "tensorflow":
         model = small()
         model.get_layer("proj").quantize("int8")
         before = arrays(model)
-        entry = next(e for e in ir.model.decide(trace(model)).entries if e.name == "proj/kernel")
+        entry = next(
+            e for e in ir.roles.decide.decide(trace(model)).entries if e.name == "proj/kernel"
+        )
         assert (entry.role, entry.why) == ("keep", "not floating: int8")
         with pytest.raises(errors.DTypeError, match=r"proj/kernel.*int8"):
             init_(model, overrides={"proj/kernel": "transit"})

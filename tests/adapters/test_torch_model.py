@@ -34,7 +34,7 @@ from adapters.zoo_torch import (
 )
 from adapters.zoo_transformers import FULL, MODELS
 from idinit_ref import errors
-from idinit_ref.model import decide
+from idinit_ref.roles.decide import decide
 from idinit_ref_torch import init_, plans, trace
 
 EPS = 1e-6

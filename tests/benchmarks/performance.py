@@ -34,7 +34,7 @@ import numpy as np
 
 import idinit_ref as ir
 from docs.evidence import _data
-from idinit_ref.plan import strips
+from idinit_ref.core.plan import strips
 
 PAGE = _data.FOLDER / "performance.md"
 FIGURE = PAGE.with_suffix(".svg")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from idinit_ref import cli
+from idinit_ref.commands import cli
 
 
 @pytest.fixture

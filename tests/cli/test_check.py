@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from idinit_ref import cli
+from idinit_ref.commands import cli
 from idinit_ref.testing import PROPERTIES
 
 MINE = """
@@ -245,7 +245,11 @@ def test_idiz_by_name(check):
 
 def test_through_the_shell_in_a_narrow_pipe(here):
     """The real process; ASCII and 40 columns."""
-    command = [sys.executable, "-c", "from idinit_ref.cli import main; raise SystemExit(main())"]
+    command = [
+        sys.executable,
+        "-c",
+        "from idinit_ref.commands.cli import main; raise SystemExit(main())",
+    ]
     run = subprocess.run(
         [*command, "check", "mine:padded", "--examples", "5"],
         capture_output=True,

@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 import idinit_ref as ir
-from idinit_ref import cli, presets
+from idinit_ref.commands import cli
+from idinit_ref.files import presets
 
 ROOT = Path(__file__).parents[2]
-RUN = [sys.executable, "-c", "from idinit_ref.cli import main; raise SystemExit(main())"]
+RUN = [sys.executable, "-c", "from idinit_ref.commands.cli import main; raise SystemExit(main())"]
 
 
 @pytest.mark.parametrize(("line", "status"), [("show 2 2", 0), ("show 2 -2", 2)])
 def test_python_m_runs_it_too(line, status, idinit):
-    command = [sys.executable, "-m", "idinit_ref.cli", *line.split()]
+    command = [sys.executable, "-m", "idinit_ref.commands.cli", *line.split()]
     run = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}
     )
@@ -32,7 +33,10 @@ def test_python_m_runs_it_too(line, status, idinit):
 
 @pytest.mark.parametrize(("columns", "encoding"), [(5, "utf-8"), (20, "latin-1"), (80, "ascii")])
 def test_narrow_terminals_and_other_encodings(columns, encoding):
-    code = "import sys; from idinit_ref.cli import main; [main(a.split()) for a in sys.argv[1:]]"
+    code = (
+        "import sys; "
+        "from idinit_ref.commands.cli import main; [main(a.split()) for a in sys.argv[1:]]"
+    )
     lines = ["show 3 2", "show 90 90 --role zero", "presets"]
     env = os.environ | {"COLUMNS": str(columns), "PYTHONIOENCODING": encoding}
     run = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, env=env)

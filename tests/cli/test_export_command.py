@@ -22,8 +22,8 @@ import safetensors.torch
 import torch
 
 import by_hand
-from idinit_ref import cli, errors
-from idinit_ref.commands import _terminal
+from idinit_ref import errors
+from idinit_ref.commands import _terminal, cli
 from idinit_ref.commands import export as command
 
 SMALL = {
@@ -323,7 +323,7 @@ def test_strict_names_all_that_would_be_left_out(idinit, here):
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="no such file here")
 def test_a_manifest_may_come_through_a_pipe(here):
-    code = "from idinit_ref.cli import main; raise SystemExit(main())"
+    code = "from idinit_ref.commands.cli import main; raise SystemExit(main())"
     words = ["export", "--manifest", "/dev/stdin", "--out", "a.safetensors"]
     run = subprocess.run(
         [sys.executable, "-c", code, *words], input=json.dumps(LAYERS).encode(), capture_output=True
@@ -575,7 +575,9 @@ def test_no_traceback_of_what_can_happen_anywhere(problem, text, idinit, here, m
 
 
 def test_without_h5py_it_names_the_extra(here):
-    code = "import sys; sys.modules['h5py'] = None; from idinit_ref.cli import main; main()"
+    code = (
+        "import sys; sys.modules['h5py'] = None; from idinit_ref.commands.cli import main; main()"
+    )
     words = ["export", "--manifest", "m.json", "--out", "a.h5"]
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert run.stdout == ""
@@ -589,7 +591,7 @@ def test_without_h5py_it_names_the_extra(here):
 def test_a_stopped_export_of_any_format_leaves_no_file(name, number, here):
     """A real signal while 16 GB are being written, in shards where there are some."""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from idinit_ref.cli import main; raise SystemExit(main())"
+    code += "from idinit_ref.commands.cli import main; raise SystemExit(main())"
     words = ["export", "--preset", "llama-3-8b", "--dtype", "float16", "--out", name]
     words += ["--shard-size", "100MB"] if name.endswith("safetensors") else []
     run = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)

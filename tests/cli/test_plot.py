@@ -23,7 +23,7 @@ from docs import gallery_figures
 from idinit_ref.commands._matrix import cells
 from idinit_ref.commands._scale import Scale
 from idinit_ref.commands.plot import NOISY, draw, page
-from idinit_ref.layout import Strip
+from idinit_ref.core.layout import Strip
 from strategies import TAPS
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -443,7 +443,10 @@ def test_the_same_command_writes_the_same_bytes(idinit, tmp_path):
     line = "show 6 4 3 --role zero --plot "
     (tmp_path / "matplotlibrc").write_text("font.family: monospace\naxes.labelcolor: red\n")
     settings = {"PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "TZ": "X+9"}
-    command = "import sys; from idinit_ref.cli import main; [main(x.split()) for x in sys.argv[1:]]"
+    command = (
+        "import sys; "
+        "from idinit_ref.commands.cli import main; [main(x.split()) for x in sys.argv[1:]]"
+    )
     names = ["b.svg", "b.png"]
     subprocess.run(
         [sys.executable, "-c", command, *(f"{line}{tmp_path / name}" for name in names)],
@@ -546,7 +549,7 @@ def test_a_broken_matplotlib_is_one_line_too(name, text, idinit, tmp_path, monke
 
 def test_no_picture_loads_no_matplotlib():
     code = (
-        "import sys; from idinit_ref import cli; cli.main(['show', '2', '2']); "
+        "import sys; from idinit_ref.commands import cli; cli.main(['show', '2', '2']); "
         "import idinit_ref.commands.plot; print('matplotlib' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from idinit_ref import presets
-from idinit_ref.rules import RULES, decide
+from idinit_ref.files import presets
+from idinit_ref.roles.names import RULES, decide
 
 
 def rows(out):

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref import build
-from idinit_ref.plan import strips
+from idinit_ref.core import build
+from idinit_ref.core.plan import strips
 from strategies import parts, weights
 
 

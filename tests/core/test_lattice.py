@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cost import calls
-from idinit_ref.lattice import keys, lines, nnz
-from idinit_ref.pattern import Term
+from idinit_ref.core.lattice import keys, lines, nnz
+from idinit_ref.core.pattern import Term
 
 
 @st.composite

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
+from idinit_ref.core.kernel import identity_tap, phase_sizes, phases
+from idinit_ref.core.layout import Layout, _cut, strides_of
 from idinit_ref.errors import LayoutError, OptionError, ShapeError
-from idinit_ref.kernel import identity_tap, phase_sizes, phases
-from idinit_ref.layout import Layout, _cut, strides_of
 
 
 def test_a_cut_is_a_partition_at_the_multiples_with_nothing_to_join():

@@ -9,7 +9,7 @@ import pytest
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref.build import resolve
+from idinit_ref.core.build import resolve
 
 NOISE = {"loosen": 0.5, "seed": 5}
 WEIGHTS = [

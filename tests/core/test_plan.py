@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 import by_hand
 import idinit_ref as ir
 from cost import calls
-from idinit_ref.kernel import identity_tap
-from idinit_ref.lattice import lines, nnz
-from idinit_ref.layout import merge_axes, split_axes
-from idinit_ref.pattern import idi_terms, idiz_terms
-from idinit_ref.plan import either
+from idinit_ref.core.kernel import identity_tap
+from idinit_ref.core.lattice import lines, nnz
+from idinit_ref.core.layout import merge_axes, split_axes
+from idinit_ref.core.pattern import idi_terms, idiz_terms
+from idinit_ref.core.plan import either
 from strategies import weights
 
 MILLION = 10**6

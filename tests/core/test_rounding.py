@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref.dtypes import FORMATS, format_of, round_array, round_value
+from idinit_ref.core.dtypes import FORMATS, format_of, round_array, round_value
 
 REAL = [name for name in FORMATS if name.startswith(("float", "bfloat"))]
 NARROW = [name for name in REAL if name not in ("float64", "float96", "float128")]

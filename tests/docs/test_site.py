@@ -25,14 +25,13 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = [
     "idinit_ref", "idinit_ref_torch", "idinit_ref_jax", "idinit_ref_tensorflow",
     *(f"idinit_ref.{name}" for name in (
-        "errors", "diagnostics", "testing", "export", "rules", "dialects", "checkpoint",
-        "recognise", "difference",
+        "errors", "diagnostics", "testing", "files", "roles", "roles.names",
     )),
 ]  # fmt: skip
 INSIDE = [
-    f"idinit_ref.{module.name}"
-    for module in pkgutil.iter_modules(idinit_ref.__path__)
-    if module.name not in ("cli", "commands", "presets")
+    module.name
+    for module in pkgutil.walk_packages(idinit_ref.__path__, "idinit_ref.")
+    if not re.search(r"\.(_|commands|presets)", module.name)
 ]
 NAMES = [
     (module, name)

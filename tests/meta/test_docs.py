@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
-from idinit_ref import cli
-from idinit_ref.dialects import translate
+from idinit_ref.commands import cli
+from idinit_ref.files.dialects import translate
 
 ROOT = Path(__file__).parents[2]
 MADE = re.compile("/_(made|build)/")

@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 
 import idinit_ref as ir
-from docs._rooms import listed
+from docs._rooms import PAGE, listed
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "idinit_ref"
 ADAPTERS = sorted(path for path in (ROOT / "adapters").iterdir() if path.is_dir())
+ROOMS = listed()
+LAYERS = {  # of the page's second list: the modules of a room, each after those that it imports
+    room: modules
+    for room, *modules in map(
+        str.split,
+        PAGE.read_text().split("```text\n")[2].split("```")[0].replace("\n ", " ").splitlines(),
+    )
+}
 
 
 def imported(path):
@@ -26,9 +34,9 @@ def imported(path):
             base = package[: len(package) + 1 - node.level] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             names = {alias.name for alias in node.names}
-            if node.module:
+            if module == "idinit_ref" and names & set(ir.__all__) - {"errors", "__version__"}:
                 found.add(module)
-                names -= set(ir.__all__) if module == "idinit_ref" else names
+                names -= set(ir.__all__) - {"errors"}
             found |= {f"{module}.{name}" for name in names}
     return found
 
@@ -55,18 +63,40 @@ def test_there_are_three_adapters():
     assert not (ROOT / "adapters" / "__init__.py").exists()
 
 
-ROOMS = listed()
-
-
-def test_every_room_is_on_the_page():
-    modules = {path.stem for path in CORE.glob("*.py")} - {"__init__"}
-    folders = {path.parent.name for path in CORE.rglob("__init__.py")}  # the core itself is one
-    assert set(ROOMS) == modules | folders | {path.name for path in ADAPTERS}
+def test_every_room_and_every_module_is_on_the_page():
+    folders = {path.parent.name for path in CORE.glob("*/__init__.py")}
+    assert {path.stem for path in CORE.glob("*.py")} == {"__init__", "errors"}
+    adapters = {path.name for path in ADAPTERS}
+    assert set(ROOMS) == folders | {"errors", "idinit_ref"} | adapters
+    assert set(LAYERS) == folders
+    for folder, modules in LAYERS.items():
+        inside = {path.stem for path in (CORE / folder).glob("*.py")} - {"__init__"}
+        inside |= {path.parent.name for path in (CORE / folder).glob("*/__init__.py")}
+        assert sorted(modules) == sorted(inside)
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_what_the_page_says(room):
     assert rooms(room) == ROOMS[room]
+
+
+def test_every_arrow_leads_to_a_room_above_in_the_list():
+    above = set()
+    for room, others in ROOMS.items():
+        assert others <= above, room
+        above.add(room)
+
+
+@pytest.mark.parametrize("room", LAYERS)
+def test_in_a_room_a_module_imports_only_those_before_it(room):
+    before = set()
+    for module in LAYERS[room]:
+        names = [name.split(".") for path in files(f"{room}/{module}") for name in imported(path)]
+        beside = {parts[2] for parts in names if parts[:2] == ["idinit_ref", room]}
+        assert beside & set(LAYERS[room]) <= before | {module}, module
+        # Nor does it ask its own folder, which may import it.
+        assert beside <= set(LAYERS[room]), module
+        before.add(module)
 
 
 def test_an_import_is_seen_in_any_form(tmp_path, monkeypatch):
@@ -75,28 +105,31 @@ def test_an_import_is_seen_in_any_form(tmp_path, monkeypatch):
     for name in ("idinit_ref/a.py", "idinit_ref/deep/b.py", "adapters/idinit_ref_x/c.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "idinit_ref/a.py").write_text(
-        "from .plan import plan\nfrom . import rules, __version__\n"
+        "from .core.plan import plan\nfrom . import roles, __version__\n"
     )
     (tmp_path / "idinit_ref/deep/b.py").write_text(
-        "from ..errors import message\nfrom .. import sources\nfrom . import _c\n"
-        "from ._d import e\nif e:\n    from ..model import Report\n"
+        "from ..errors import message\nfrom .. import files\nfrom . import _c\n"
+        "from ._d import e\nif e:\n    from ..roles.report import Report\n"
     )
     (tmp_path / "adapters/idinit_ref_x/c.py").write_text(
-        "import os, idinit_ref.dtypes\nfrom idinit_ref import Plan, plan\n"
-        "from idinit_ref import layout\nfrom ._errors import z\nimport idinit_ref_y.z\n"
+        "import os, idinit_ref.core.dtypes\nfrom idinit_ref import Plan, plan\n"
+        "from idinit_ref import files, errors\nfrom ._errors import z\nimport idinit_ref_y.z\n"
     )
-    assert rooms("a") == {"plan", "rules"}
-    assert rooms("deep") == {"errors", "sources", "model"}
-    assert rooms("idinit_ref_x") == {"idinit_ref", "dtypes", "layout", "idinit_ref_y"}
+    assert rooms("a") == {"core", "roles"}
+    assert rooms("deep") == {"errors", "files", "roles"}
+    assert rooms("idinit_ref_x") == {"idinit_ref", "core", "files", "errors", "idinit_ref_y"}
 
 
-def test_the_arithmetic_knows_nothing_of_plans_or_files():
-    def reach(room):
-        return {room}.union(*(reach(other) for other in ROOMS.get(room, ())))
+def test_the_arithmetic_knows_nothing_of_plans():
+    core = {path.stem: imported(path) for path in (CORE / "core").glob("*.py")}
 
-    for room in ("pattern", "lattice", "layout", "build", "dtypes", "options"):
-        assert not reach(room) & {"plan", "graph", "rules", "model", "storage", "export"}
-    assert not reach("plan") & {"graph", "rules", "model", "storage", "export", "diagnostics"}
+    def reach(module):
+        names = {name.split(".")[2] for name in core[module] if name.startswith("idinit_ref.core.")}
+        return {module}.union(*map(reach, names))
+
+    for module in core.keys() - {"plan"}:
+        assert "plan" not in reach(module)
+    assert ROOMS["core"] == {"errors"}
 
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda p: p.name)
@@ -114,7 +147,7 @@ def test_adapters_do_not_import_each_other(folder):
 
 
 def test_the_arithmetic_fits_on_one_screen():
-    text = (CORE / "pattern.py").read_text().splitlines()
+    text = (CORE / "core" / "pattern.py").read_text().splitlines()
     start, stop = (
         next(i for i, line in enumerate(text) if line.startswith(first))
         for first in ("class Term", "def _shifted_terms")  # the form for study is below

@@ -27,7 +27,7 @@ def test_the_wheel(tmp_path):
     assert sorted(tops) == packages
     assert {f"{package}/py.typed" for package in packages} <= files
     presets = ["bert-base", "gpt2", "llama-3-8b", "resnet50", "vit-b-16"]
-    assert {f"idinit_ref/presets/{preset}.json" for preset in presets} <= files
+    assert {f"idinit_ref/files/presets/{preset}.json" for preset in presets} <= files
     always = [line for line in about.splitlines() if line.startswith("Requires-Dist")]
     always = sorted(line.split()[1].split(">")[0] for line in always if "extra ==" not in line)
     assert always == ["array-api-compat", "numpy"]

@@ -1,0 +1,343 @@
+"""Entries into an array of any namespace. Nothing here knows what it writes.
+
+Three ways in, one result. Arrays that can be written to (NumPy, PyTorch, CuPy, array-api-strict)
+are filled with zeros and then written in strided slices, with no temporary at all. Under a JAX
+trace the array is a broadcast comparison, which XLA fuses. Other immutable arrays are written in
+NumPy and moved (JAX), or made chunk by chunk when asked for (dask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, pairwise, product
+from math import prod
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DTypeError, OptionError, OptionTypeError, message
+from .dtypes import Format, format_of
+
+__all__ = [
+    "Band",
+    "Match",
+    "Run",
+    "Target",
+    "bands",
+    "chunks",
+    "is_writable",
+    "like",
+    "merged",
+    "move",
+    "positions",
+    "resolve",
+    "select",
+    "slices",
+    "united",
+    "write",
+    "zeros",
+]
+
+_EXACT = 2**24  # every smaller integer is a float32
+
+
+class Run(NamedTuple):
+    """Equal entries at ``start + sum(k_d * step_d)`` for all k_d < count_d."""
+
+    value: float
+    start: int
+    dims: tuple[tuple[int, int], ...]  # (count, step), each
+
+
+class Band(NamedTuple):
+    """Equal rows of values side by side, at ``start + sum(k_d * step_d)`` for all k_d < count_d.
+
+    The first `room` places of each row hold nothing else.
+    """
+
+    start: int
+    dims: tuple[tuple[int, int], ...]  # (count, step), each
+    values: tuple[float, ...]
+    room: int
+
+
+class Match(NamedTuple):
+    """Entries where two broadcastable integer arrays agree, of one value or of a broadcastable."""
+
+    value: float | NDArray[np.float64]
+    rows: Any
+    columns: Any
+
+
+class Target(NamedTuple):
+    """Where a weight is to be: namespace, dtype with its format, device, and how to make it."""
+
+    xp: Any
+    dtype: Any
+    format: Format
+    device: Any
+    way: str  # "write", "trace", "move" or "chunks"
+
+
+def _namespace(xp: Any) -> Any:
+    """Return the array namespace of a module or of an array."""
+    try:
+        sample = xp if array_api_compat.is_array_api_obj(xp) else xp.empty((0,))
+        return array_api_compat.array_namespace(sample)
+    except (AttributeError, TypeError) as problem:
+        raise OptionTypeError(
+            message(
+                "xp",
+                xp,
+                "it should be an array namespace or an array of one",
+                "pass numpy, torch, jax.numpy, cupy, dask.array or array_api_strict "
+                "(the module, not its name)",
+            )
+        ) from problem
+
+
+def resolve(xp: Any, dtype: Any, device: Any) -> Target:
+    """Find namespace, dtype and device by making one scalar; DTypeError for an unfit dtype."""
+    if (xp is None or xp is np) and device in (None, "cpu"):
+        # NumPy itself: array_api_compat's wrapper of it takes long to import.
+        found = _numpy_dtype(dtype)
+        return Target(np, found, format_of(found), None, "write")
+    xp = _namespace(np.empty(0) if xp is None else xp)
+    try:
+        probe = xp.zeros((), dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
+        said = str(problem).splitlines()[0]
+        if device is None or (isinstance(problem, TypeError) and dtype is not None):
+            raise DTypeError(
+                message(
+                    "dtype",
+                    dtype,
+                    f"{xp.__name__} should know it, and said: {said}",
+                    "pass one of that namespace's own floating or complex dtypes",
+                )
+            ) from problem
+        raise OptionError(
+            message(
+                "device",
+                device,
+                f"{xp.__name__} should reach it, and said: {said}",
+                "pass a device of that namespace, or leave device out",
+            )
+        ) from problem
+    if array_api_compat.is_dask_namespace(xp):
+        way = "chunks"
+    elif array_api_compat.is_writeable_array(probe):
+        way = "write"
+    else:
+        way = "trace" if _is_traced(probe) else "move"
+    return Target(xp, probe.dtype, format_of(probe.dtype), device, way)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+        return found
+    except TypeError as problem:
+        raise DTypeError(
+            message(
+                "dtype",
+                dtype,
+                f"NumPy should know it, and said: {problem}",
+                "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp=",
+            )
+        ) from problem
+
+
+def _is_traced(scalar: Any) -> bool:
+    """Whether an array has no value yet, as under jax.jit."""
+    try:
+        bool(scalar)
+    except TypeError:
+        return True
+    return False
+
+
+def is_writable(array: Any) -> bool:
+    """Whether an array can be written to in place."""
+    return array_api_compat.is_writeable_array(array) and not array_api_compat.is_dask_array(array)
+
+
+def like(array: Any, values: NDArray[np.float64]) -> Any:
+    """Return values in the namespace and dtype, and on the device, of another array."""
+    xp, device = array_api_compat.array_namespace(array), array_api_compat.device(array)
+    return xp.asarray(values, dtype=array.dtype, device=device)
+
+
+def zeros(target: Target, shape: tuple[int, ...]) -> Any:
+    """Return zeros where a target says."""
+    device = {} if target.device is None else {"device": target.device}
+    return target.xp.zeros(shape, dtype=target.dtype, **device)
+
+
+def slices(runs: Iterable[Run]) -> Iterator[tuple[slice, float]]:
+    """Yield runs as slices of flat memory with the value of each: what is to be written."""
+    for value, start, dims in runs:
+        outer = sorted(dim for dim in dims if dim[0] > 1)
+        count, step = outer.pop() if outer else (1, 1)  # the longest is one slice
+        for ks in product(*(range(c) for c, _ in outer)):
+            first = start + sum(k * s for k, (_, s) in zip(ks, outer, strict=True))
+            yield slice(first, first + (count - 1) * step + 1, step), value
+
+
+def write(flat: Any, what: Iterable[tuple[slice, float]]) -> None:
+    """Write slices into a flat array that can be written to."""
+    for at, value in what:
+        flat[at] = value
+
+
+def bands(
+    what: Iterable[tuple[slice, float]], least: int = 2**10
+) -> tuple[tuple[Band, ...], tuple[tuple[slice, float], ...]]:
+    """Return slices of `least` places or more as bands, if they have one step, and what is left.
+
+    A few rows at the end of a band are left out, where there may be no room.
+
+    >>> made, left = bands([(slice(0, 90, 10), 1.0), (slice(1, 80, 10), -1.0)], least=8)
+    >>> made
+    (Band(start=0, dims=((1, 1), (8, 10)), values=(1.0, -1.0), room=10),)
+    >>> left
+    ((slice(80, 90, 10), 1.0),)
+    """
+    lines = [(range(at.start, at.stop, at.step), value) for at, value in what]
+    rest = [line for line in lines if len(line[0]) < least]
+    todo = {line[0].start: line for line in lines if len(line[0]) >= least}
+    if len({places.step for places, _ in todo.values()}) != 1:
+        return (), tuple((_slice(places), value) for places, value in lines)
+    marks = [(place, 1) for places, _ in rest for place in places]  # where, on how many rows
+    marks += [(start, len(places)) for start, (places, _) in todo.items()]
+    found: dict[Any, list[tuple[int, int]]] = {}
+    while todo:
+        # what stands on the left first, to find what is beside it
+        places, value = todo.pop(min(todo, key=lambda start: start % todo[start][0].step))
+        step, values, near = places.step, [value], {}
+        seen = [(*divmod(start - places.start, step), start, count) for start, count in marks]
+        rows = len(places) - 1
+        rows = min([rows, *(row for row, column, *_ in seen if column and rows - 4 <= row < rows)])
+        room = step
+        for row, column, start, count in seen:
+            if column and row < rows and row + count > 0:
+                if row <= 0 and row + count >= rows:
+                    near[column] = start
+                else:
+                    room = min(room, column)
+        while near.get(column := len(values)) in todo:
+            other, more = todo.pop(near.pop(column))
+            values.append(more)
+            first = (places.start + column - other.start) // step
+            rest += [(part, more) for part in (other[:first], other[first + rows :]) if part]
+        rest.append((places[rows:], value))
+        kind = (rows, step, tuple(values))
+        found.setdefault(kind, []).append((places.start, min([room, *near])))
+    made = []
+    for (rows, step, values), alike in found.items():
+        alike.sort()
+        starts = [start for start, _ in alike]
+        apart = starts[1] - starts[0] if len(starts) > 1 else 1
+        if all(b - a == apart for a, b in pairwise(starts)):
+            dims = ((len(starts), apart), (rows, step))
+            made.append(Band(starts[0], dims, values, min(room for _, room in alike)))
+        else:
+            made += [Band(start, ((rows, step),), values, room) for start, room in alike]
+    return tuple(made), tuple((_slice(places), value) for places, value in rest)
+
+
+def _slice(places: range) -> slice:
+    return slice(places.start, places.stop, places.step)
+
+
+def positions(runs: Iterable[Run]) -> Iterator[tuple[float, NDArray[np.int64]]]:
+    """Yield each run's value and flat positions."""
+    for value, start, dims in runs:
+        place = np.asarray([start], dtype=np.int64)
+        for count, step in dims:
+            place = (place[:, None] + np.arange(count, dtype=np.int64) * step).reshape(-1)
+        yield value, place
+
+
+def united(matches: Iterable[Match]) -> list[Match]:
+    """Return matches, those in different columns of the same rows as one: cheaper."""
+    found: list[Match] = []
+    for match in matches:
+        for at, (value, rows, columns) in enumerate(found):
+            if not np.array_equal(rows, match.rows):
+                continue
+            here = np.isin(columns, rows)
+            if not (here & np.isin(match.columns, rows)).any():
+                one = np.array_equal(value, match.value)
+                values = value if one else np.where(here, value, match.value)
+                found[at] = Match(values, rows, np.where(here, columns, match.columns))
+                break
+        else:
+            found.append(match)
+    return found
+
+
+def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int, ...], list[Match]]:
+    """Return a shape and matches with axes joined that follow one another and are used alike.
+
+    Loops over a few long axes are faster than loops over many short ones, as those of a kernel.
+    Where XLA cuts the last axis apart again, it takes twice as long over integers as over floats.
+
+    >>> rows, columns = np.arange(4).reshape(4, 1, 1), np.arange(6).reshape(1, 2, 3)
+    >>> joined, (match,) = merged((4, 2, 3), [Match(1.0, rows, columns)])
+    >>> joined, match.rows.shape, match.columns.shape
+    ((4, 6), (4, 1), (1, 6))
+    """
+    arrays = [part for match in matches for part in match if isinstance(part, np.ndarray)]
+    kinds: list[tuple[bool, ...]] = []
+    for axis, size in enumerate(shape):
+        use = tuple(array.shape[axis] > 1 for array in arrays)
+        kinds.append(use if size > 1 or not kinds else kinds[-1])
+    joined = [list(axes) for _, axes in groupby(range(len(shape)), kinds.__getitem__)]
+
+    inner = tuple(prod(shape[axis] for axis in axes) for axes in joined)
+
+    def fold(part: Any) -> Any:
+        if not isinstance(part, np.ndarray):
+            return part
+        return part.reshape([prod(part.shape[axis] for axis in axes) for axes in joined])
+
+    def key(part: NDArray[Any]) -> Any:
+        exact = inner[-1:] > shape[-1:] and np.abs(part).max(initial=0) < _EXACT
+        return fold(part).astype(np.float32 if exact else part.dtype)
+
+    return inner, [Match(fold(value), key(a), key(b)) for value, a, b in matches]
+
+
+def select(target: Target, shape: tuple[int, ...], matches: Iterable[Match]) -> Any:
+    """Return zeros with the matches in them, as one expression that a compiler can fuse."""
+    xp, found, inner = target.xp, list(matches), shape
+    if all(isinstance(match.columns, np.ndarray) for match in found):
+        inner, found = merged(shape, found)
+    out = zeros(target, inner)
+    for value, rows, columns in found:
+        same = xp.asarray(rows) == xp.asarray(columns)
+        out = xp.where(same, xp.asarray(value, dtype=target.dtype), out)
+    return xp.reshape(out, shape)
+
+
+def move(target: Target, array: NDArray[Any]) -> Any:
+    """Return a NumPy array's values where a target says."""
+    return target.xp.asarray(array, dtype=target.dtype, device=target.device)
+
+
+def chunks(
+    target: Target, shape: tuple[int, ...], block: Callable[[tuple[slice, ...]], NDArray[Any]]
+) -> Any:
+    """Return a lazy dask array whose chunks are made by ``block(slices)``, each when needed."""
+    empty = zeros(target, shape)
+
+    def chunk(part: Any, block_info: Any = None) -> Any:
+        where = block_info[0]["array-location"]
+        return block(tuple(slice(a, b) for a, b in where)).reshape(part.shape)
+
+    return target.xp.map_blocks(
+        chunk, empty, dtype=target.dtype, meta=np.empty((0,) * len(shape), target.dtype)
+    )

@@ -1,0 +1,135 @@
+"""One option at a time: what is accepted, and what is said of anything else."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from math import isfinite, prod
+from numbers import Real
+from typing import Any, cast
+
+import numpy as np
+
+from ..errors import OptionError, OptionTypeError, ShapeError, message
+from .layout import DEFAULT_LAYOUTS
+
+__all__ = ["choice", "countable", "integer", "letters", "real", "sizes"]
+
+
+def countable(shape: tuple[int, ...]) -> None:
+    """Raise for a shape of more places than an array can count."""
+    if prod(shape) >= 2**63:
+        raise ShapeError(
+            message(
+                "shape",
+                shape,
+                f"{prod(shape):.3g} places are more than an array can count",
+                "ask for a part of it: block(index) or entries(index)",
+            )
+        )
+
+
+def choice(name: str, value: object, options: Sequence[str]) -> None:
+    """Raise unless a value is one of some words."""
+    if not isinstance(value, str) or value not in options:
+        raise OptionError(
+            message(name, value, f"it should be one of {', '.join(map(repr, options))}", "pick one")
+        )
+
+
+def integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """Return an integer of a range; a bool or a float is none."""
+    try:
+        number = operator.index(cast("Any", value))
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise OptionTypeError(
+            message(name, value, "it should be an integer", "write a whole number")
+        )
+    if number < low or (high is not None and number >= high):
+        below = "" if high is None else f" and < {high}"
+        raise OptionError(
+            message(name, value, f"it should be an integer >= {low}{below}", "choose one in range")
+        )
+    return number
+
+
+def sizes(
+    name: str,
+    values: object,
+    error: type[ShapeError | OptionError],
+    cure: str = "write its true length",
+    low: int | None = 0,
+) -> tuple[int, ...]:
+    """Return integers from `low` on as a tuple; bool and float are no sizes."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise OptionTypeError(
+            message(
+                name,
+                values,
+                "it should be a tuple of integers",
+                f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple",
+            )
+        )
+    out = []
+    for axis, size in enumerate(values):
+        try:
+            out.append(integer(name, size, low=-(2**63) if low is None else low, high=2**63))
+        except (OptionError, OptionTypeError) as problem:
+            kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
+            raise (error if isinstance(problem, OptionError) else OptionTypeError)(
+                message(
+                    name,
+                    tuple(values),
+                    f"every axis should be an integer{' >= 0' if low == 0 else ''} and < 2**63; "
+                    f"axis {axis} is {kind}",
+                    cure,
+                )
+            ) from None
+    return tuple(out)
+
+
+def real(name: str, value: object, zero: bool = False) -> float:
+    """Return a finite number that is not 0 or, if zero is allowed, not negative."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        cure = "pass a Python float, known when the plan is made (of an array or tensor: float(x))"
+        raise OptionTypeError(message(name, value, "it should be a real number", cure))
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("nan")
+    if not isfinite(number) or (number == 0.0 and not zero) or (zero and number < 0):
+        sort = "finite and not negative" if zero else "finite and not 0"
+        cure = (
+            "give a standard deviation, or 0 for none"
+            if zero
+            else "all entries would be zero or meaningless; give a finite non-zero number"
+        )
+        raise OptionError(message(name, value, f"it should be {sort}", cure))
+    return number
+
+
+def letters(layout: object, shape: tuple[int, ...]) -> str:
+    """Return the axis letters, by rank if there are none."""
+    if layout is not None:
+        if not isinstance(layout, str):
+            raise OptionTypeError(
+                message("layout", layout, "it should be a string of axis letters", "e.g. 'OIHW'")
+            )
+        return layout
+    if len(shape) not in DEFAULT_LAYOUTS:
+        cure = (
+            "a bias is not a weight: set it to 0"
+            if len(shape) < 2
+            else "name the axes with layout=, e.g. 'EOIHW'"
+        )
+        raise ShapeError(
+            message(
+                "shape",
+                shape,
+                f"without a layout it should have 2 to 5 axes, not {len(shape)}",
+                cure,
+            )
+        )
+    return DEFAULT_LAYOUTS[len(shape)]

@@ -1,0 +1,63 @@
+"""Weights in files: written, read, recognised, compared, and said in another framework's words.
+
+The names here are public; the modules are inside. A module is loaded when a name of it is asked
+for, so that `import idinit_ref`, which needs `save` alone, stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dialects import DIALECTS, Change, Dialect, Items, Leaf, load, translate
+    from .difference import Difference, diff
+    from .reading import Checkpoint, Stored, open_checkpoint
+    from .recognise import Finding, Numbers, inspect
+    from .sources import assemble, parse_fill, read
+    from .writing import FilePlan, layout_of, save, whole_file
+
+__all__ = [
+    "DIALECTS",
+    "Change",
+    "Checkpoint",
+    "Dialect",
+    "Difference",
+    "FilePlan",
+    "Finding",
+    "Items",
+    "Leaf",
+    "Numbers",
+    "Stored",
+    "assemble",
+    "diff",
+    "inspect",
+    "layout_of",
+    "load",
+    "open_checkpoint",
+    "parse_fill",
+    "read",
+    "save",
+    "translate",
+    "whole_file",
+]
+
+_HOMES = {
+    "dialects": ("DIALECTS", "Change", "Dialect", "Items", "Leaf", "load", "translate"),
+    "difference": ("Difference", "diff"),
+    "reading": ("Checkpoint", "Stored", "open_checkpoint"),
+    "recognise": ("Finding", "Numbers", "inspect"),
+    "sources": ("assemble", "parse_fill", "read"),
+    "writing": ("FilePlan", "layout_of", "save", "whole_file"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

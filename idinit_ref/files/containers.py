@@ -1,0 +1,438 @@
+"""The three formats of weights in files: what they hold, how large they are, how they are written.
+
+Tensors are streamed one after the other, so that memory is bounded whatever their size.
+The safetensors format is written by hand (8 bytes of header length, JSON, data without gaps),
+because its own writers want every tensor in memory and write wrong bytes for strided ones. Of an
+HDF5 file h5py makes the bytes between the data; NumPy's .npz is a zip of .npy files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from io import BytesIO
+from math import prod
+from pathlib import PurePosixPath
+from typing import IO, Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DTypeError, IDInitError, OptionError, ShapeError, message
+from .storage import (
+    BLOCK,
+    DTYPES,
+    FLOATS,
+    HEADER,
+    Held,
+    InFile,
+    Made,
+    Tensor,
+    as_tensor,
+    blocks,
+    carrier,
+    check_name,
+    convert,
+    nbytes_of,
+    stream,
+)
+
+__all__ = ["FORMS", "Feed", "Form", "Item", "item_of"]
+
+_AXES = 32
+_COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
+_RARE = 64  # non-zeros that are as rare as that are quicker one by one
+_NO_DIGEST = "0" * 64  # in its place until it is known
+
+
+class Item(NamedTuple):
+    """One tensor of a file: its name, what it holds, and its dtype there."""
+
+    name: str
+    tensor: Tensor
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file."""
+        return nbytes_of(self.tensor, self.dtype)
+
+    @property
+    def options(self) -> dict[str, object] | None:
+        """What `idinit_ref.plan` needs besides the shape to make it again; None without a plan."""
+        if not isinstance(self.tensor, Made):
+            return None
+        plan = self.tensor.plan
+        kept = {"role": plan.role, "layout": plan.layout}
+        every = {f.name: (getattr(plan, f.name), f.default) for f in fields(plan) if f.compare}
+        return kept | {k: v for k, (v, usual) in every.items() if k != "shape" and v != usual}
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """Yield its numbers in order, little-endian; each is gone when the next one is made."""
+        plan = self.tensor.plan if isinstance(self.tensor, Made) else None
+        if plan is None or plan.nnz * _RARE > prod(plan.shape):
+            yield from stream(self.tensor, self.dtype)
+            return
+        # One buffer for all, in which only the few non-zeros are written and taken back.
+        buffer = np.zeros(BLOCK, carrier(self.dtype).newbyteorder("<"))
+        for index in blocks(plan.shape):
+            spans = (span.indices(size) for span, size in zip(index, plan.shape, strict=True))
+            at, values = plan.entries(index)
+            buffer[at] = convert(values, "float64", self.dtype, self.name)
+            yield buffer[: prod(stop - start for start, stop, _ in spans)]
+            buffer[at] = 0
+
+    def check(self) -> None:
+        """Raise if the dtype cannot hold one of an array's values."""
+        own = self.tensor.dtype
+        if isinstance(self.tensor, Held) and own is not None and own != self.dtype:
+            for index in blocks(self.tensor.shape):
+                convert(self.tensor.read(index, own), own, self.dtype, self.name)
+
+
+def item_of(name: object, value: object, dtype: str | None, form: Form) -> Item:
+    """Check one tensor of a mapping, all but an array's values, which take long."""
+    name = check_name(name)
+    tensor = as_tensor(name, value)
+    if len(tensor.shape) > _AXES:
+        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
+        raise ShapeError(message(f"shape of {name}", tensor.shape, should, "reshape it"))
+    own = tensor.dtype
+    to = own if own is not None and own not in FLOATS else dtype or own or "float32"
+    if isinstance(tensor, Made):
+        try:
+            tensor.plan.check(to)
+        except IDInitError as problem:
+            raise type(problem)(f"of tensor {name!r}: {problem}") from problem
+    elif own is not None and own != to:
+        convert(np.empty(0, carrier(own)), own, to, name)
+    if isinstance(tensor, InFile) and own not in DTYPES:
+        if form.suffix != ".safetensors" or tensor.form != form.suffix:
+            should = f"its bytes, which are not decoded, mean nothing in {form.what}"
+            cure = "write .safetensors from .safetensors, or convert it first"
+            raise DTypeError(message(f"dtype of {name}", own, should, cure))
+        return Item(name, tensor, to)
+    if to not in form.dtypes:
+        should = f"{form.what} holds {', '.join(form.dtypes)}"
+        cure = "choose one of them with dtype=, or write .safetensors"
+        raise DTypeError(message(f"dtype of {name}", to, should, cure))
+    return Item(name, tensor, to)
+
+
+class Feed:
+    """Puts tensors into files; counts, digests, and tells of what it has put there."""
+
+    def __init__(
+        self,
+        total: int,
+        progress: Callable[[int, int], object] | None,
+        pool: ThreadPoolExecutor | None,
+    ) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+        self.pool = pool  # makes digests while the same bytes are written; none without
+
+    def put(self, file: IO[bytes], item: Item) -> str:
+        """Write a tensor's bytes and return their SHA-256, or "" if none is wanted."""
+        digest, written = hashlib.sha256(), 0
+        for chunk in item.chunks():
+            data = chunk.view(np.uint8).data
+            if self.pool is None:
+                file.write(data)
+            else:
+                digested = self.pool.submit(digest.update, data)
+                file.write(data)
+                digested.result()
+            written += data.nbytes
+            self.done += data.nbytes
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+        if written != item.nbytes:
+            should = f"a tensor of shape {item.tensor.shape} has {item.nbytes:,} bytes"
+            cure = "return all of a block from read()"
+            raise OptionError(message(f"bytes of {item.name}", written, should, cure))
+        return "" if self.pool is None else digest.hexdigest()
+
+
+# Formats ----------------------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """A file format: what it holds, and how it is written."""
+
+    what: str
+    suffix: str
+    dtypes: Sequence[str]
+    order: Callable[[list[Item]], list[Item]]
+    check: Callable[[list[Item], dict[str, str]], None]
+    size: Callable[[list[Item], dict[str, str], bool], int]
+    write: Callable[[BinaryIO, list[Item], dict[str, str], Feed], None]
+
+
+def _place_holders(items: list[Item], digests: bool) -> dict[str, str]:
+    return {item.name: _NO_DIGEST for item in items} if digests else {}
+
+
+# safetensors: length, JSON, data
+
+
+def _sorted(items: list[Item]) -> list[Item]:
+    """Return tensors in the format's own order: those of wide dtypes first, then by name.
+
+    What is not decoded comes last: its bytes need not begin at a multiple of anything.
+    """
+    order = {name: place for place, name in enumerate(DTYPES, 1)}
+    return sorted(items, key=lambda item: (-order.get(item.dtype, 0), item.name))
+
+
+def _header(items: list[Item], about: dict[str, str], digests: dict[str, str]) -> bytes:
+    """Return the header's length and JSON, padded so that the data begins at a multiple of 8."""
+    plans = {i.name: options for i in items if (options := i.options) is not None}
+    own = {"format": "pt", "idinit_ref.plans": json.dumps(plans)}
+    if digests:
+        own["idinit_ref.sha256"] = json.dumps(digests)
+    entries: dict[str, object] = {"__metadata__": own | about}
+    offset = 0
+    for item in items:
+        entries[item.name] = {
+            "dtype": DTYPES.get(item.dtype, item.dtype),
+            "shape": item.tensor.shape,
+            "data_offsets": (offset, offset := offset + item.nbytes),
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > HEADER:  # more than is read; the plans can be found from the numbers
+        del own["idinit_ref.plans"]
+        entries["__metadata__"] = own | about
+        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _check_safetensors(items: list[Item], about: dict[str, str]) -> None:
+    size = 150 * len(items) + sum(len(item.name) for item in items) + len(json.dumps(about))
+    if size > HEADER and (size := len(_header(items, about, {}))) > HEADER:
+        should = f"a file's header of {size:,} bytes should have at most {HEADER:,}"
+        cure = "write several files (shard_bytes), or fewer and shorter names and metadata"
+        raise OptionError(message("tensors", len(items), should, cure))
+
+
+def _safetensors_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
+    head = _header(items, about, _place_holders(items, digests))
+    return len(head) + sum(item.nbytes for item in items)
+
+
+def _write_safetensors(
+    file: BinaryIO, items: list[Item], about: dict[str, str], feed: Feed
+) -> None:
+    file.write(_header(items, about, _place_holders(items, feed.pool is not None)))
+    found = {item.name: feed.put(file, item) for item in items}
+    if feed.pool is not None and items:
+        file.seek(0)
+        file.write(_header(items, about, found))
+
+
+# npz: a zip file, not compressed, of .npy files
+
+
+def _npy_header(item: Item) -> bytes:
+    file = BytesIO()
+    descr = np.lib.format.dtype_to_descr(carrier(item.dtype).newbyteorder("<"))
+    header = {"descr": descr, "fortran_order": False, "shape": item.tensor.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def _comment(item: Item, digest: str) -> bytes:
+    options = item.options
+    about: dict[str, object] = {} if options is None else {"idinit_ref.plan": options}
+    if digest:
+        about["idinit_ref.sha256"] = digest
+    text = json.dumps(about).encode() if about else b""
+    if len(text) > _COMMENT:  # of a plan with thousands of blocks
+        text = json.dumps({"idinit_ref.sha256": digest}).encode() if digest else b""
+    return text
+
+
+def _check_npz(items: list[Item], about: dict[str, str]) -> None:
+    for item in items:
+        if item.name.endswith(".npy"):
+            should = "numpy.load would confuse it with another, if it ends in .npy"
+            raise OptionError(message("name", item.name, should, "rename it"))
+        size = len(f"{item.name}.npy".encode())
+        if size > _COMMENT:
+            should = f"with .npy it has {size:,} bytes, and an .npz file holds {_COMMENT:,} of it"
+            raise OptionError(message("name", f"{item.name[:60]}...", should, "shorten it"))
+    size = len(json.dumps(about).encode())
+    if size > _COMMENT:
+        should = f"{size:,} bytes are more than the {_COMMENT:,} that an .npz file holds"
+        raise OptionError(message("metadata", [*about], should, "shorten it, or use .safetensors"))
+
+
+def _npz_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
+    offset, listing = 0, 0
+    for item in items:
+        name, size = len(f"{item.name}.npy".encode()), len(_npy_header(item)) + item.nbytes
+        wide = 2 * (size > _ZIP64) + (offset > _ZIP64)  # numbers of 8 bytes
+        comment = len(_comment(item, _NO_DIGEST * digests))
+        listing += 46 + name + comment + (4 + 8 * wide if wide else 0)
+        offset += 30 + name + 20 * (size * 1.05 > _ZIP64) + size
+    end = 22 + len(json.dumps(about).encode())
+    if len(items) > 2**16 - 1 or max(offset, listing) > _ZIP64:
+        end += 56 + 20
+    return offset + listing + end
+
+
+def _write_npz(file: BinaryIO, items: list[Item], about: dict[str, str], feed: Feed) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.comment = json.dumps(about).encode()
+        for item in items:
+            info = zipfile.ZipInfo(f"{item.name}.npy")  # of the year 1980, always
+            head = _npy_header(item)
+            info.file_size = len(head) + item.nbytes
+            with archive.open(info, "w") as member:
+                member.write(head)
+                digest = feed.put(member, item)
+            info.comment = _comment(item, digest)
+
+
+# h5: the structure by h5py, the data between by hand
+
+
+class _Structure:
+    """A file for h5py that keeps what is written, and where."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[int, bytes]] = []
+        self.at = self.size = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def write(self, data: Any) -> int:
+        self.written.append((self.at, bytes(data)))
+        self.at += len(data)
+        self.size = max(self.size, self.at)
+        return len(data)
+
+    def read(self, count: int) -> bytes:
+        found = bytearray(count)
+        for start, data in self.written:
+            low, high = max(start, self.at), min(start + len(data), self.at + count)
+            if low < high:
+                found[low - self.at : high - self.at] = data[low - start : high - start]
+        self.at += count
+        return bytes(found)
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self.at if size is None else size
+        return self.size
+
+    def flush(self) -> None:
+        pass
+
+
+def _structure(
+    items: list[Item], about: dict[str, str], digests: dict[str, str]
+) -> tuple[_Structure, list[int | None]]:
+    """Return an HDF5 file without its data, and where the data of each tensor is to be."""
+    try:
+        import h5py
+    except ImportError as problem:
+        cure = 'pip install "idinit-ref[export]"'
+        raise ImportError(f"to write .h5 files needs h5py: {cure}") from problem
+    structure, places = _Structure(), []
+    own = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    own.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a place in the file now
+    own.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    own.set_obj_track_times(False)
+    link = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    link.set_create_intermediate_group(True)
+    link.set_char_encoding(h5py.h5t.CSET_UTF8)
+    with h5py.File(structure, "w") as file:
+        for key, value in about.items():
+            file.attrs[key] = value
+        for item in items:
+            bf16 = item.dtype == "bfloat16"
+            dtype = np.dtype("V2") if bf16 else carrier(item.dtype).newbyteorder("<")
+            dataset = h5py.Dataset(  # create_dataset() would give a scalar no place
+                h5py.h5d.create(
+                    file.id,
+                    item.name.encode(),
+                    h5py.h5t.py_create(dtype, logical=True),
+                    h5py.h5s.create_simple(item.tensor.shape),
+                    own,
+                    link,
+                )
+            )
+            if bf16:
+                dataset.attrs["dtype"] = "bfloat16"
+            options = item.options
+            if options is not None:
+                dataset.attrs["idinit_ref.plan"] = json.dumps(options)
+            if digests:
+                dataset.attrs["idinit_ref.sha256"] = digests[item.name]
+            places.append(dataset.id.get_offset())
+    return structure, places
+
+
+def _check_h5(items: list[Item], about: dict[str, str]) -> None:
+    names = {item.name for item in items}
+    for name in names:
+        if "" in name.split("/"):
+            should = "no part between slashes should be empty, as an .h5 file has it for a folder"
+            raise OptionError(message("name", name, should, "rename it, or use .safetensors"))
+        for parent in map(str, PurePosixPath(name).parents):
+            if parent in names:
+                should = f"{parent!r} cannot be a tensor and a folder of others in an .h5 file"
+                raise OptionError(message("name", name, should, "rename one"))
+    try:
+        _structure([], about, {})
+    except (ValueError, OSError, RuntimeError) as problem:
+        should = f"an .h5 file cannot hold it ({problem})"
+        cure = "shorten it, without NUL characters, or use .safetensors"
+        raise OptionError(message("metadata", [*about], should, cure)) from problem
+
+
+def _h5_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
+    return _structure(items, about, _place_holders(items, digests))[0].size
+
+
+def _write_h5(file: BinaryIO, items: list[Item], about: dict[str, str], feed: Feed) -> None:
+    structure, places = _structure(items, about, _place_holders(items, feed.pool is not None))
+    digests = {}
+    for item, place in zip(items, places, strict=True):
+        if place is not None:
+            file.seek(place)
+        digests[item.name] = feed.put(file, item)
+    if feed.pool is not None:
+        structure, _ = _structure(items, about, digests)
+    for place, data in structure.written:
+        file.seek(place)
+        file.write(data)
+    file.truncate(structure.size)
+
+
+_ZIP64 = 2**31 - 1  # what zipfile writes in 4 bytes
+_NUMPY = [name for name in DTYPES if carrier(name).name == name]  # NumPy's own
+
+FORMS = {
+    ".safetensors": Form(
+        "a safetensors file",
+        ".safetensors",
+        list(DTYPES),
+        _sorted,
+        _check_safetensors,
+        _safetensors_size,
+        _write_safetensors,
+    ),
+    ".npz": Form("an .npz file", ".npz", _NUMPY, list, _check_npz, _npz_size, _write_npz),
+    ".h5": Form("an .h5 file", ".h5", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
+}

@@ -1,0 +1,311 @@
+"""How two checkpoints differ, tensor by tensor, in one pass over both.
+
+What is compared is the numbers, exactly; of one dtype the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.dtypes import FORMATS
+from ..errors import RoundingError
+from .storage import (
+    FLOATS,
+    Tensor,
+    as_tensor,
+    convert,
+    decode,
+    index_of,
+    nbytes_of,
+    obstacle,
+    stream,
+    unsigned,
+)
+
+__all__ = ["Difference", "diff"]
+
+Progress = Callable[[int, int], object]
+
+Way = Literal["equal", "values", "dtype", "shape", "only in a", "only in b"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a tensor of one checkpoint differs from the one of the same name in another.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    way : {"equal", "values", "dtype", "shape", "only in a", "only in b"}
+        "equal": the same bits, but for the payload of a NaN. "values": some bits differ. "dtype":
+        the dtypes differ; the numbers were compared, if they can be read. The others were not
+        read.
+    shapes, dtypes : tuple
+        Those of both; None where there is no tensor, or of any dtype (a plan's).
+    size, count : int
+        Entries in all, and those that differ; a NaN equals a NaN. -0.0 differs from 0.0 unless
+        the dtypes do.
+    largest : number, optional
+        The largest absolute difference; infinite where NaN stands against a number.
+    first : tuple of int, optional
+        The index of the first entry that differs.
+    values : tuple, optional
+        Both numbers there.
+    rounded : {"a", "b"}, optional
+        Which of them, rounded once into the other's dtype, is the other.
+    close : tuple of str
+        Names like it that are only in the other checkpoint.
+    transposed : bool
+        Whether the shapes differ by the order of their axes only.
+    raw : bool
+        Whether the numbers of one cannot be read: bytes were compared, and `size`, `count`, `first`
+        and `values` are of bytes; of two dtypes nothing was.
+
+    Examples
+    --------
+    >>> (found,) = diff({"w": np.zeros(4)}, {"w": np.array([0.0, 1.0, 0.0, -2.0])})
+    >>> found.way, found.count, found.largest, found.first, found.values
+    ('values', 2, 2.0, (1,), (0.0, 1.0))
+    """
+
+    name: str
+    way: Way
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    dtypes: tuple[str | None, str | None]
+    size: int = 0
+    count: int = 0
+    largest: float | None = None
+    first: tuple[int, ...] | None = None
+    values: tuple[complex, complex] | None = None
+    rounded: Literal["a", "b"] | None = None
+    close: tuple[str, ...] = ()
+    transposed: bool = False
+    raw: bool = False
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"{self.name}: {self._said()}"
+
+    def _said(self) -> str:
+        if self.way in ("only in a", "only in b"):
+            return self.way + (f"; like {', '.join(self.close)}" if self.close else "")
+        if self.way == "shape":
+            hint = "; the shape is that of the transposed: try --dialect" if self.transposed else ""
+            return f"shape {self.shapes[0]} in a, {self.shapes[1]} in b{hint}"
+        parts = []
+        if self.way == "dtype":
+            parts.append(f"{self.dtypes[0]} in a, {self.dtypes[1]} in b")
+        if self.raw:
+            return "; ".join([*parts, self._said_of_bytes()])
+        if self.rounded is not None and self.count:
+            other = self.dtypes[1 if self.rounded == "a" else 0]
+            parts.append(f"equal after rounding {self.rounded} to {other}")
+        if self.count:
+            parts.append(f"{self.count:,} of {self.size:,} differ, by {self.largest:.6g} at most")
+        if self.first is not None and self.values is not None:
+            one, two = self.values
+            parts.append(f"first at {list(self.first)}: {one!r} and {two!r}")
+        else:
+            parts.append("equal" if self.way == "equal" else "the same numbers")
+        return "; ".join(parts)
+
+    def _said_of_bytes(self) -> str:
+        if self.way == "dtype":
+            return "not decoded, not compared"
+        if self.first is None or self.values is None:
+            return "equal"
+        one, two = self.values
+        at = f"first at byte {self.first[0]:,}: {one!r} and {two!r}"
+        return f"not decoded; {self.count:,} of {self.size:,} bytes differ; {at}"
+
+
+def diff(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Progress | None = None
+) -> Iterator[Difference]:
+    """Compare two checkpoints tensor by tensor, in one pass and bounded memory.
+
+    Parameters
+    ----------
+    a, b : mapping of str to Tensor, Plan or numpy.ndarray
+        Of different dtypes the exact numbers are compared; a plan has the dtype of its partner.
+    progress : callable, optional
+        Called as ``progress(entries_compared, entries_in_all)`` after each block.
+
+    Yields
+    ------
+    Difference
+        One for each name, equal ones too: in the order of `a`, then what is only in `b`.
+
+    Raises
+    ------
+    OptionTypeError, DTypeError, RoundingError
+        If something is no tensor, or a plan does not fit the dtype of its partner.
+    OSError, CheckpointError
+        If reading fails.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> one = {"w": ir.idi((3, 2)), "x": np.zeros(2)}
+    >>> two = {"w": ir.idi((3, 2), gain=2), "y": np.zeros(2)}
+    >>> for difference in diff(one, two):
+    ...     print(difference)
+    w: 3 of 6 differ, by 1 at most; first at [0, 0]: 1.0 and 2.0
+    x: only in a
+    y: only in b
+    """
+    ours = {name: as_tensor(name, tensor) for name, tensor in a.items()}
+    theirs = {name: as_tensor(name, tensor) for name, tensor in b.items()}
+    only_a = {name: t for name, t in ours.items() if name not in theirs}
+    only_b = {name: t for name, t in theirs.items() if name not in ours}
+    pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
+    total, done = sum(prod(x.shape) for x, y in pairs if x.shape == y.shape), 0
+
+    def read(entries: int) -> None:
+        nonlocal done
+        done += entries
+        if progress is not None:
+            progress(done, total)
+
+    for name, one in ours.items():
+        if name in theirs:
+            yield _compare(name, one, theirs[name], read)
+        else:
+            close = _close(name, one.shape, only_b)
+            shapes = (one.shape, None)
+            yield Difference(name, "only in a", shapes, (one.dtype, None), close=close)
+    for name, two in only_b.items():
+        close = _close(name, two.shape, only_a)
+        yield Difference(name, "only in b", (None, two.shape), (None, two.dtype), close=close)
+
+
+def _close(name: str, shape: tuple[int, ...], others: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return names like one: those of tensors of that size, if there are any."""
+    alike = [n for n, t in others.items() if sorted(t.shape) == sorted(shape)] or list(others)
+    return tuple(get_close_matches(name, alike[:200], 3, 0.7))
+
+
+def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -> Difference:
+    shapes, dtypes = (one.shape, two.shape), (one.dtype, two.dtype)
+    if one.shape != two.shape:
+        turned = sorted(one.shape) == sorted(two.shape)
+        return Difference(name, "shape", shapes, dtypes, transposed=turned)
+    if obstacle(one) or obstacle(two):
+        return _compare_bytes(name, one, two, read)
+    x_type = one.dtype or two.dtype or "float64"
+    y_type = two.dtype or x_type
+    rounding = _Rounding(x_type, y_type)
+    size, count, largest = 0, 0, None
+    first: tuple[int, ...] | None = None
+    values: tuple[complex, complex] | None = None
+    for x, y in zip(stream(one, x_type), stream(two, y_type), strict=True):
+        start, size = size, size + x.size
+        read(x.size)
+        some = _either(x, x_type, y, y_type)
+        x, y = x[some], y[some]
+        at, xs, ys = _unequal(x, x_type, y, y_type)
+        if at.size:
+            if first is None:
+                first = index_of(start + int(some[at[0]]), one.shape)
+                values = (xs[0].item(), ys[0].item())
+            most = _farthest(xs, ys)
+            count, largest = count + at.size, most if largest is None else max(largest, most)
+        rounding.add(x, y)
+    way: Way = "dtype" if x_type != y_type else "values" if count else "equal"
+    return Difference(
+        name, way, shapes, dtypes, size, count, largest, first, values, rounding.result()
+    )
+
+
+def _compare_bytes(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -> Difference:
+    """Compare what cannot be read as numbers."""
+    shapes, dtypes = (one.shape, two.shape), (one.dtype, two.dtype)
+    read(prod(one.shape))
+    if one.dtype != two.dtype or nbytes_of(one, "") != nbytes_of(two, ""):
+        return Difference(name, "dtype", shapes, dtypes, raw=True)
+    size, count = 0, 0
+    first: tuple[int, ...] | None = None
+    values: tuple[complex, complex] | None = None
+    for x, y in zip(stream(one, ""), stream(two, ""), strict=True):
+        at = np.flatnonzero(x != y)
+        if at.size and first is None:
+            first = (size + int(at[0]),)
+            values = (int(x[at[0]]), int(y[at[0]]))
+        size, count = size + x.size, count + at.size
+    way: Way = "values" if count else "equal"
+    return Difference(name, way, shapes, dtypes, size, count, first=first, values=values, raw=True)
+
+
+def _either(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArray[np.intp]:
+    """Return where at least one of two flat blocks has bits, and may so differ."""
+    x, y = x.view(unsigned(x_type)), y.view(unsigned(y_type))
+    return np.flatnonzero(x != y) if x_type == y_type else np.flatnonzero((x != 0) | (y != 0))
+
+
+def _unequal(
+    x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str
+) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
+    """Return where two flat blocks differ, and both numbers there."""
+    if x_type == y_type:
+        kind = unsigned(x_type)
+        at = np.flatnonzero(x.view(kind) != y.view(kind))
+        xs, ys = decode(x[at], x_type), decode(y[at], y_type)
+    else:
+        xs, ys = decode(x, x_type), decode(y, y_type)
+        apart = xs != ys
+        for side in (xs, ys):
+            if side.dtype.itemsize == 8 and side.dtype.kind in "iu":
+                wide = np.flatnonzero(np.abs(side.astype(np.float64)) >= 2**53)
+                pairs = zip(xs[wide].tolist(), ys[wide].tolist(), strict=True)
+                apart[wide] = [p != q for p, q in pairs]  # Python compares them exactly
+        at = np.flatnonzero(apart)
+        xs, ys = xs[at], ys[at]
+    kept = (xs == xs) | (ys == ys)  # a NaN equals a NaN
+    return at[kept], xs[kept], ys[kept]
+
+
+def _farthest(xs: NDArray[Any], ys: NDArray[Any]) -> float:
+    """Return the largest absolute difference: exact for integers of one dtype."""
+    if xs.dtype == ys.dtype and xs.dtype.kind in "biu":
+        kind = np.dtype(f"u{xs.itemsize}")
+        wide, near = np.maximum(xs, ys), np.minimum(xs, ys)
+        farthest: int = (wide.view(kind) - near.view(kind)).max().item()
+        return farthest
+    to = np.complex128 if "c" in (xs.dtype.kind, ys.dtype.kind) else np.float64
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.abs(xs.astype(to) - ys.astype(to))
+    return float(np.where(np.isnan(apart), np.inf, apart).max())
+
+
+class _Rounding:
+    """Whether one tensor is the other, rounded once: asked of two floating dtypes."""
+
+    def __init__(self, x_type: str, y_type: str) -> None:
+        floats = set(FLOATS) - {"complex64"}
+        self.types = (x_type, y_type)
+        self.open = x_type != y_type and {x_type, y_type} <= floats
+        self.swap = self.open and FORMATS[x_type].precision < FORMATS[y_type].precision
+
+    def add(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        if not self.open:
+            return
+        (wide, own), (narrow, to) = zip(
+            (y, x) if self.swap else (x, y), self.types[:: -1 if self.swap else 1], strict=True
+        )
+        try:
+            rounded = convert(wide, own, to, "an entry")
+        except RoundingError:
+            self.open = False
+        else:
+            self.open = not _unequal(rounded, to, narrow, to)[0].size
+
+    def result(self) -> Literal["a", "b"] | None:
+        return None if not self.open else "b" if self.swap else "a"

@@ -1,0 +1,296 @@
+"""Checkpoints that exist: headers first, numbers block by block, against broken and hostile files.
+
+What the format's own reader accepts is read. A file is believed only as far as its own size bears
+it out: nothing is allocated by what a header says, nothing outside the file is read, and whatever
+is wrong is one `CheckpointError` of one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, OptionError, OptionTypeError, message
+from .disk import Faults, Source, short, source_of
+from .metadata import TABLES, dump_table, table
+from .read_hdf5 import open_hdf5
+from .read_npz import open_npz
+from .read_safetensors import open_safetensors
+from .storage import HEADER, check_name
+from .stored import Stored
+
+__all__ = ["Checkpoint", "Stored", "open_checkpoint"]
+
+_PICKLE = (
+    "a pickle of PyTorch, which can run code, so it is not read",
+    "state = torch.load(PATH, weights_only=True), then "
+    'safetensors.torch.save_file(state, "model.safetensors")',
+)
+_OTHERS = {  # by suffix: what it is, and how to convert it
+    ".bin": _PICKLE,
+    ".pt": _PICKLE,
+    ".pth": _PICKLE,
+    ".ckpt": _PICKLE,
+    ".keras": (
+        "a whole model of Keras, a ZIP archive with the weights inside",
+        "unzip model.weights.h5 from it, or "
+        'keras.saving.load_model(PATH).save_weights("model.weights.h5")',
+    ),
+    ".npy": ("a single array of NumPy", "save it with numpy.savez"),
+    ".msgpack": (
+        "a file of Flax",
+        "flax.serialization.msgpack_restore its bytes, then safetensors.flax.save_file",
+    ),
+}
+_FORMATS = (".safetensors", ".npz", ".h5")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, by its headers.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        As given: a file or a folder.
+    tensors : dict of str to Stored
+        In the order of the files.
+    metadata : dict of str to str
+        Of the file, or of all shards together. ``idinit_ref.plans`` and ``idinit_ref.sha256`` are
+        JSON objects by tensor name, from wherever a format keeps them.
+    files : tuple of pathlib.Path
+        All that belong to it: an index first, then what holds tensors.
+    outside : tuple of Stored
+        What lies in its shards and is not in its index: it does not belong to the model.
+    findings : tuple of str
+        What was wrong, if it was opened with ``lenient``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.npz")
+    ...     np.savez(path, fc=np.eye(2, 3))
+    ...     found = open_checkpoint(path)
+    >>> list(found.tensors), found.nbytes, [file.name for file in found.files]
+    (['fc'], 48, ['model.npz'])
+    """
+
+    path: Path
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
+    files: tuple[Path, ...]
+    outside: tuple[Stored, ...] = ()
+    findings: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors, unpacked.
+
+        Examples
+        --------
+        >>> path = Path("model.npz")
+        >>> Checkpoint(path, {"fc": Stored("fc", "float32", (4, 3), path)}, {}, (path,)).nbytes
+        48
+        """
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> Checkpoint:
+    """Read what a checkpoint holds: its headers, and nothing else.
+
+    Every tensor of the result lies in its file and can be read in blocks. A file is opened only
+    while it is read from. HDF5 is read by its own library, in C, which has faults of its own: of
+    strangers take the other formats.
+
+    Parameters
+    ----------
+    path : path
+        A ``.safetensors`` file; a folder with ``model.safetensors`` or the index of shards; such
+        an index, ``*.index.json``; a ``.npz`` file of NumPy; or, where h5py is installed, ``.h5``
+        and ``.weights.h5`` of Keras.
+    lenient : bool
+        Whether to go on where a shard is missing, a file is cut off, or a part of it cannot be
+        read: the result's ``findings`` say so, and all else is there.
+
+    Returns
+    -------
+    Checkpoint
+        Its tensors, of which only the headers were read.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is broken, hostile, or of another kind.
+    OptionTypeError
+        If the path is none.
+    ImportError
+        If h5py is needed and not installed.
+    OSError
+        If a file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.npz")
+    ...     np.savez(path, fc=np.eye(2, 3, dtype=np.float32))
+    ...     tensor = open_checkpoint(path).tensors["fc"]
+    ...     tensor.dtype, tensor.shape, tensor.read((slice(1, 2), slice(None)), "float32")
+    ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
+    """
+    given = _path(path)
+    file = _in_folder(given) if os.path.isdir(given) else given
+    name, faults = file.name.lower(), Faults(lenient=lenient)
+    if name.endswith(".index.json"):
+        return _index(given, file, faults)
+    tensors: Sequence[Stored]
+    if name.endswith(".safetensors"):
+        tensors, metadata = open_safetensors(file, faults)
+    elif name.endswith(".npz"):
+        tensors, metadata = open_npz(file, faults)
+    elif name.endswith((".h5", ".hdf5")):
+        tensors, metadata = open_hdf5(file, faults)
+    else:
+        raise _other(file)
+    held = {tensor.name: tensor for tensor in tensors}
+    return Checkpoint(given, held, metadata, (file,), findings=tuple(faults.found))
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        should = "it should be a path as str or os.PathLike"
+        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
+    return Path(path)
+
+
+def _other(file: Path) -> CheckpointError:
+    """Return what a file of another kind is, and how to convert it."""
+    should = "its suffix should be .safetensors, .index.json, .npz or .h5"
+    suffix = file.suffix.lower()
+    if suffix not in _OTHERS:
+        source_of(file, "a checkpoint")  # or it is not there at all
+        cure = "save it in one of these formats; pickles (.bin, .pt) can run code and are not read"
+        return CheckpointError(message("path", short(file.name), should, cure))
+    os.stat(file)
+    what, cure = _OTHERS[suffix]
+    return CheckpointError(message("path", short(file.name), f"it is {what}; {should}", cure))
+
+
+def _in_folder(folder: Path) -> Path:
+    """Return the file of a folder to begin with."""
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (folder / name).exists():
+            return folder / name
+    there = sorted(os.listdir(folder))
+    found = [name for name in there if name.endswith(".safetensors.index.json")]
+    if len(found) == 1:
+        return folder / found[0]
+    named = found or [name for name in there if name.endswith(_FORMATS)]
+    if not named:
+        for name in there:
+            if Path(name).suffix in _OTHERS:
+                raise _other(folder / name)
+    shown = ", ".join(repr(short(name)) for name in named[:5]) or "none"
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    should = (
+        "it should hold model.safetensors, or one *.safetensors.index.json; "
+        f"of {'such indices' if found else 'checkpoint files'} it holds {shown}{more}"
+    )
+    raise CheckpointError(message("folder", short(folder.name), should, "name the file itself"))
+
+
+# Shards -------------------------------------------------------------------------------------------
+
+
+def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
+    """Return the tensors of all shards that an index names."""
+    source = source_of(path, "the index of a sharded checkpoint")
+    homes = _homes(source)
+    shards = list(dict.fromkeys(homes.values()))
+    for shard in shards:
+        _check_plain(source, shard)
+    held: dict[str, Stored] = {}
+    outside: list[Stored] = []
+    told: list[dict[str, str]] = []
+    lost: set[str] = set()
+    files = [path]
+    for shard in shards:
+        tensors: Sequence[Stored] = ()
+        metadata: dict[str, str] = {}
+        lost.add(shard)
+        with faults.around():
+            if not os.path.exists(path.parent / shard):
+                count = sum(home == shard for home in homes.values())
+                should = f"it is missing, with {count:,} of {len(homes):,} tensors"
+                cure = "download it, to beside the index"
+                raise source.wrong("file in the weight_map", shard, should, cure)
+            tensors, metadata = open_safetensors(path.parent / shard, faults)
+            files.append(path.parent / shard)
+            lost.discard(shard)
+        told.append(metadata)
+        for tensor in tensors:
+            name = tensor.name
+            if name not in homes:
+                outside.append(tensor)
+            elif name in held or homes[name] != shard:
+                got = [short(held[name].path.name if name in held else homes[name]), short(shard)]
+                should = "it should lie in one of them, the one that the index says"
+                faults.add(source.wrong(f"shard of {short(name)!r}", got, should))
+            else:
+                held[name] = tensor
+    for name, shard in homes.items():
+        if name not in held and shard not in lost:
+            should = "the tensor should be in it"
+            faults.add(source.wrong(f"shard of {short(name)!r}", shard, should))
+    together = _together(told)
+    findings = tuple(faults.found)
+    return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
+
+
+def _homes(source: Source) -> dict[str, str]:
+    """Return which file holds which tensor."""
+    if source.size > HEADER:
+        raise source.wrong("size", source.size, f"an index has at most {HEADER:,} bytes")
+    with source.open() as file:
+        found: Any = source.loads(source.take(file, 0, source.size))
+    homes = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(homes, dict) or not all(isinstance(each, str) for each in homes.values()):
+        what, got = ("weight_map", homes) if isinstance(found, dict) else ("index", found)
+        should = "it should be an object with a weight_map: the file of each tensor"
+        raise source.wrong(what, str(got), should)
+    return homes
+
+
+def _check_plain(source: Source, shard: str) -> None:
+    """Raise for a shard that lies (or could lie) elsewhere than in the folder."""
+    try:
+        plain = bool(shard) and "/" not in shard and Path(check_name(shard)).name == shard
+    except OptionError:
+        plain = False
+    if not plain:
+        should = "it should be the plain name of a file beside the index"
+        raise source.wrong("file in the weight_map", shard, should, "do not use the index")
+
+
+def _together(told: list[dict[str, str]]) -> dict[str, str]:
+    """Return the metadata of all shards: what is by tensor name merged, else the first's."""
+    if len(told) == 1:
+        return told[0]
+    merged: dict[str, str] = {}
+    for metadata in told:
+        for key, value in metadata.items():
+            merged.setdefault(key, value)
+    for key in TABLES:
+        found: dict[str, Any] = {}
+        for metadata in told:
+            found |= table(metadata.get(key))
+        merged.pop(key, None)
+        if found:
+            merged[key] = dump_table(found)
+    return merged

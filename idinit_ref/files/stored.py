@@ -1,0 +1,193 @@
+"""Tensors of checkpoint files: a header's entry in memory, and numbers block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DTypeError, IndexingError, ShapeError, message
+from .disk import Bytes, Packed, Plain, Spans, cut
+from .storage import DTYPES, Index, carrier, convert, itemsize
+
+__all__ = ["Raw", "Stored"]
+
+_AXES = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
+
+
+@dataclass(slots=True, eq=False)  # not frozen: a file may have a million, and that costs twice
+class Stored:
+    """A tensor of a checkpoint, of which nothing is read until a block is asked for.
+
+    Parameters
+    ----------
+    name : str
+        Its name there, whatever that is: of any characters.
+    dtype : str
+        Its dtype there, of `idinit_ref.files.storage.DTYPES`; or another one, as the file calls it,
+        whose numbers cannot be read.
+    shape : tuple of int
+        Its axes.
+    path : pathlib.Path
+        The file that holds its numbers.
+
+    Examples
+    --------
+    >>> Stored("fc.weight", "bfloat16", (4, 3), Path("model.safetensors")).nbytes
+    24
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes, unpacked.
+
+        Examples
+        --------
+        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).nbytes
+        48
+        """
+        return prod(self.shape) * itemsize(self.dtype)
+
+    @property
+    def form(self) -> str:
+        """The suffix of its file.
+
+        Examples
+        --------
+        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).form
+        '.npz'
+        """
+        return self.path.suffix.lower()
+
+    @property
+    def obstacle(self) -> str:
+        """Why its numbers cannot be read; "" if they can.
+
+        Examples
+        --------
+        >>> Stored("fc.scale", "F8_E8M0", (4, 3), Path("model.safetensors")).obstacle
+        'F8_E8M0 is not decoded'
+        """
+        if self.dtype not in DTYPES:
+            return f"{self.dtype} is not decoded"
+        some = prod(size for size in self.shape if size) * itemsize(self.dtype)
+        return "no array has its shape" if len(self.shape) > _AXES or some >= 2**63 else ""
+
+    def read(self, index: Index, dtype: str) -> NDArray[Any]:
+        """Return a block, of which alone the bytes are read, as an array of its own.
+
+        Parameters
+        ----------
+        index : tuple of slice
+            One of step 1 for each axis.
+        dtype : str
+            Of `idinit_ref.files.storage.DTYPES`; rounded once if it is not the tensor's own.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the block's shape and that dtype; of one that NumPy lacks (bfloat16, float8), its
+            bits as unsigned integers.
+
+        Raises
+        ------
+        IndexingError
+            If the index is not of that form.
+        CheckpointError
+            If the file has changed, or its numbers are broken.
+        DTypeError, RoundingError
+            If its numbers are not decoded, or the dtype cannot hold them.
+        ShapeError
+            If no array has its shape.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from idinit_ref.files import open_checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.npz")
+        ...     np.savez(path, fc=np.eye(2, 3))
+        ...     open_checkpoint(path).tensors["fc"].read((slice(0, 1), slice(None)), "float32")
+        array([[1., 0., 0.]], dtype=float32)
+        """
+        if self.dtype not in DTYPES:
+            should = "its numbers are not decoded here"
+            cure = "copy its bytes (--keep-from), or convert it with the library that wrote it"
+            raise DTypeError(message(f"dtype of {self.name!r}", self.dtype, should, cure))
+        if self.obstacle:
+            should = f"an array has at most {_AXES} axes, and fewer than 2**63 bytes"
+            raise ShapeError(message(f"shape of {self.name!r}", self.shape, should, "reshape it"))
+        return convert(self._block(_spans(index, self.shape)), self.dtype, dtype, self.name)
+
+    def _block(self, spans: Spans) -> NDArray[Any]:
+        """Return a block of the stored numbers; how, each kind of file says."""
+        raise NotImplementedError  # a class for each kind of file has it
+
+
+def _spans(index: Index, shape: tuple[int, ...]) -> Spans:
+    should = f"it should be a tuple of {len(shape)} slices of step 1 with integer ends"
+    cure = "write slice(i, i + 1) for one entry, slice(None) for a whole axis"
+    if not isinstance(index, tuple) or len(index) != len(shape):
+        raise IndexingError(message("index", index, should, cure))
+    spans = []
+    for part, size in zip(index, shape, strict=True):
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise IndexingError(message("index", index, should, cure))
+        try:
+            start, stop, _ = part.indices(size)
+        except TypeError:
+            raise IndexingError(message("index", index, should, cure)) from None
+        spans.append(range(start, max(start, stop)))
+    return tuple(spans)
+
+
+@dataclass(slots=True, eq=False)
+class Raw(Stored):
+    """A tensor of safetensors or npz: its bytes in order."""
+
+    data: Plain | Packed = field(repr=False)
+    skip: int = 0
+    size: int = 0
+    order: Literal["<", ">"] = "<"
+    fortran: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes, unpacked."""
+        return self.size
+
+    def read_bytes(self, start: int, stop: int) -> Bytes:
+        """Return bytes of it, as they are stored."""
+        found = np.empty(stop - start, np.uint8)
+        with self.data.reading() as get:
+            get(self.skip + start, found)
+        return found
+
+    def _block(self, spans: Spans) -> NDArray[Any]:
+        shape = self.shape
+        if self.fortran:
+            spans, shape = spans[::-1], shape[::-1]
+        size = itemsize(self.dtype)
+        with self.data.reading() as get:
+            raw = cut(
+                lambda at, into: get(self.skip + at, into), (*shape, size), (*spans, range(size))
+            )
+        own = carrier(self.dtype)
+        block: NDArray[Any]
+        if self.dtype == "bool":
+            block = raw[..., 0] != 0  # another byte than 0 or 1 would be no bool to NumPy
+        else:
+            stored = raw.reshape(-1).view(own.newbyteorder(self.order))
+            block = stored.astype(own, copy=False).reshape(raw.shape[:-1])
+        return block.T if self.fortran else block

@@ -1,0 +1,479 @@
+"""Plans to checkpoint files: streamed, complete or not there, readable by every framework.
+
+What is written is decided and checked first; then all files of a checkpoint are written beside
+their names, and get them together.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from numpy.typing import NDArray
+
+from ..core.dtypes import format_of
+from ..core.options import integer
+from ..core.plan import Plan
+from ..errors import DTypeError, OptionError, OptionTypeError, message
+from .containers import FORMS, Feed, Form, Item, item_of
+from .storage import (
+    FLOATS,
+    Tensor,
+)
+
+__all__ = ["FilePlan", "layout_of", "save", "whole_file"]
+
+_SHARDS = 99_999  # that names of five digits tell apart
+_VARIABLE = re.compile(r"(.*/)?vars/\d+")  # in Keras' files
+
+
+class FilePlan(NamedTuple):
+    """A file that would be written: its bytes, header included, and its tensors in their order.
+
+    The index of a checkpoint in shards is one of them, without tensors.
+
+    Parameters
+    ----------
+    path : Path
+        Where it would be.
+    nbytes : int
+        Its size in bytes.
+    names : tuple of str
+        Its tensors, in the order of the file.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> (file,) = layout_of("model.npz", {"fc.weight": ir.plan((4, 3))})
+    >>> file.path.name, file.names
+    ('model.npz', ('fc.weight',))
+    """
+
+    path: Path
+    nbytes: int
+    names: tuple[str, ...]
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+def save(
+    path: str | os.PathLike[str],
+    plans_or_arrays: Mapping[str, Plan | NDArray[Any] | Tensor],
+    *,
+    dtype: Any = None,
+    shard_bytes: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    digests: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
+    """Write weights into ``.safetensors``, ``.npz`` or ``.weights.h5``, whole or not at all.
+
+    Memory is bounded whatever the size, and the same input gives the same bytes. Weights that
+    IDInit does not define (embeddings, normalisation) are for you to add as arrays or as tensors
+    of another checkpoint; without them load with ``strict=False``, or with ``from_pretrained``,
+    which fills them in by the model's own initialisation.
+
+    Parameters
+    ----------
+    path : path
+        Its suffix says the format. A file of that name is replaced, once the new one is complete
+        (of a symbolic link, the file that it names); until then it is ``NAME.part-<hex>`` there.
+        ``.h5`` needs h5py; a tensor's name is the path of its dataset, and bfloat16 is stored as
+        Keras stores it, which reads ``.weights.h5``.
+    plans_or_arrays : mapping of str to Plan, numpy.ndarray or idinit_ref.files.storage.Tensor
+        Every tensor by its name. An array may have any strides, and NaN and infinities where the
+        file's dtype has them.
+    dtype : dtype, optional
+        Of all plans and of all real arrays, rounded once to nearest even: float64, float32,
+        float16, bfloat16, float8_e4m3fn, float8_e5m2, or complex64. If left out, plans are
+        float32 and arrays as they are; integers and bools are always as they are. ``.npz`` holds
+        no bfloat16, and neither it nor ``.h5`` holds float8.
+    shard_bytes : int, optional
+        For ``.safetensors``: the most bytes of tensors in a file, as Hugging Face counts and
+        splits them. ``model.safetensors`` is then written as ``model-00001-of-00003.safetensors``
+        and so on, with ``model.safetensors.index.json``, unless one file holds it all. Whatever
+        else of that checkpoint is there, whole or in shards, is removed when the new files are in
+        place: a loader would take it for a part of them, or for all.
+    metadata : mapping of str to str, optional
+        More entries for the file's metadata: of ``.npz`` the archive's comment, as JSON, and of
+        ``.h5`` the root's attributes. It has the version as ``idinit_ref``.
+    digests : bool
+        Whether to store the SHA-256 of each tensor's bytes.
+    progress : callable, optional
+        Called as ``progress(bytes_written, bytes_in_all)`` after each block.
+
+    Raises
+    ------
+    OptionError, OptionTypeError, ShapeError
+        If the suffix, a name, a value or another option does not fit.
+    DTypeError, RoundingError
+        If a dtype is not one of those, or cannot hold a value (spec section 5).
+    OSError
+        If the files cannot be written. On any error there is no new file, and an old one is whole.
+    ImportError
+        If h5py is needed and not installed.
+
+    Notes
+    -----
+    The options of every plan and the digests are stored as ``idinit_ref.plans`` and
+    ``idinit_ref.sha256``, JSON objects by name, in a ``.safetensors`` file's metadata; and of each
+    tensor as ``idinit_ref.plan`` and ``idinit_ref.sha256``, in its attributes in an ``.h5`` file
+    and in its member's comment, a JSON object, in an ``.npz`` file (65,535 bytes at most: options
+    that are longer are left out).
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import idinit_ref as ir
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     save(path, {"fc1.weight": ir.plan((4, 3)), "fc2.weight": ir.plan((3, 4), "zero")})
+    ...     [file.name for file in path.parent.iterdir()]
+    ['model.safetensors']
+    """
+    job = _decide(path, plans_or_arrays, dtype, shard_bytes, metadata)
+    for item in job.items:
+        item.check()
+    try:
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1)) if digests else None
+            feed = Feed(sum(item.nbytes for item in job.items), progress, pool)
+            new = stack.enter_context(_together(job.stale))
+            for part, items in job.files:
+                with new(job.target(part)) as file:
+                    job.form.write(file, items, job.about, feed)
+            if job.index is not None:
+                with new(job.target(job.index.path)) as file:
+                    file.write(job.index.content)
+    except OSError as problem:
+        if problem.filename is not None and not _is_ours(problem.filename, job):
+            raise  # of what was to be read
+        size = sum(file.nbytes for file in job.layout(digests))
+        raise OSError(  # of the same class: Python chooses it by the number
+            problem.errno or errno.EIO,
+            message(
+                "path",
+                str(path),
+                f"it could not be written ({problem.strerror or problem})",
+                f"check that the folder exists and takes files, with {size:,} bytes free; "
+                "nothing was changed",
+            ),
+        ) from problem
+
+
+def _is_ours(name: object, job: _Job) -> bool:
+    folder = Path(os.path.realpath(job.path)).parent
+    target = Path(os.fsdecode(cast("Any", name)))
+    return target.parent in (folder, job.path.parent) and target.name.startswith(job.path.stem)
+
+
+def layout_of(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Plan | NDArray[Any] | Tensor],
+    *,
+    dtype: Any = None,
+    shard_bytes: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    digests: bool = False,
+) -> tuple[FilePlan, ...]:
+    """Return the files that `save` would write, and make nothing.
+
+    Parameters
+    ----------
+    path, tensors, dtype, shard_bytes, metadata, digests
+        As in :func:`idinit_ref.save`.
+
+    Returns
+    -------
+    tuple of FilePlan
+        Every file, the index of shards last.
+
+    Raises
+    ------
+    OptionError, OptionTypeError, DTypeError, RoundingError, ImportError
+        As in :func:`idinit_ref.save`, but for the values of arrays, which are not looked at.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> made = {"fc1.weight": ir.plan((4, 3)), "fc2.weight": ir.plan((3, 4), "zero")}
+    >>> for file in layout_of("model.safetensors", made, shard_bytes=50):
+    ...     print(file.path, file.names)
+    model-00001-of-00002.safetensors ('fc1.weight',)
+    model-00002-of-00002.safetensors ('fc2.weight',)
+    model.safetensors.index.json ()
+    """
+    return _decide(path, tensors, dtype, shard_bytes, metadata).layout(digests)
+
+
+# What is to be written ----------------------------------------------------------------------------
+
+
+class _Index(NamedTuple):
+    """The file that says which tensor is in which shard."""
+
+    path: Path
+    content: bytes
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be written, with every name and option checked."""
+
+    form: Form
+    path: Path
+    files: list[tuple[Path, list[Item]]]
+    index: _Index | None
+    about: dict[str, str]
+    tidy: bool  # whether other forms of this checkpoint are to go
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for _, items in self.files for item in items]
+
+    def layout(self, digests: bool) -> tuple[FilePlan, ...]:
+        found = [
+            FilePlan(path, self.form.size(items, self.about, digests), tuple(i.name for i in items))
+            for path, items in self.files
+        ]
+        if self.index is not None:
+            found.append(FilePlan(self.index.path, len(self.index.content), ()))
+        return tuple(found)
+
+    def target(self, path: Path) -> Path:
+        """Return where a file is to be: of a single one that is a link, where that leads."""
+        if self.index is None:
+            return Path(os.path.realpath(path))
+        return Path(os.path.realpath(path.parent), path.name)
+
+    def stale(self) -> list[Path]:
+        """Return what else is there of this checkpoint, the index first."""
+        if not self.tidy:
+            return []
+        names = {path.name for path, _ in self.files}
+        names |= {self.index.path.name} if self.index is not None else set()
+        stem = re.escape(self.path.stem)
+        other = re.compile(
+            rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{stem}\.safetensors\.index\.json"
+        )
+        found = [
+            path
+            for path in Path(os.path.realpath(self.path.parent)).iterdir()
+            if other.fullmatch(path.name) and path.name not in names
+            if path.is_symlink() or not path.is_dir()
+        ]
+        return sorted(found, key=lambda path: (path.suffix != ".json", path.name))
+
+
+def _decide(
+    given: object, tensors: object, dtype: Any, shard_bytes: object, metadata: object
+) -> _Job:
+    if not isinstance(given, (str, os.PathLike)):
+        should = "it should be a path as str or os.PathLike"
+        raise OptionTypeError(message("path", given, should, "write 'model.safetensors'"))
+    path = Path(given)
+    if path.suffix not in FORMS:
+        should = "its suffix should be .safetensors, .npz or .weights.h5"
+        raise OptionError(message("path", str(given), should, "give a file name that ends so"))
+    form = FORMS[path.suffix]
+    keras = path.name.endswith(".weights.h5")
+    to = None if dtype is None else format_of(dtype).name
+    if to is not None and to not in form.dtypes:
+        should = f"{form.what} holds {', '.join(name for name in FLOATS if name in form.dtypes)}"
+        raise DTypeError(message("dtype", to, should, "choose one"))
+    limit = None if shard_bytes is None else integer("shard_bytes", shard_bytes, low=1)
+    if limit is not None and path.suffix != ".safetensors":
+        should = f"only a .safetensors checkpoint has shards, and {path.name} is none"
+        raise OptionError(message("shard_bytes", limit, should, "leave it out"))
+    about = _about(metadata)
+    items = [item_of(*pair, to, form) for pair in _mapping("plans_or_arrays", tensors).items()]
+    odd = [item.name for item in items if keras and not _VARIABLE.fullmatch(item.name)]
+    if odd:
+        should = "in a .weights.h5 file, Keras finds what is named LAYER/vars/NUMBER alone"
+        cure = "translate PyTorch's names (--dialect keras), or name the file .h5"
+        raise OptionError(message("name", odd[0], should, cure))
+    shards = [items] if limit is None else _shards(items, limit)
+    if len(shards) == 1:
+        files, index = [(path, form.order(items))], None
+    else:
+        count = len(shards)
+        if count > _SHARDS:
+            should = f"there should be at most {_SHARDS:,} shards, not {count:,}"
+            raise OptionError(message("shard_bytes", limit, should, "let a shard hold more"))
+        files = [
+            (path.with_name(f"{path.stem}-{k:05d}-of-{count:05d}.safetensors"), form.order(shard))
+            for k, shard in enumerate(shards, 1)
+        ]
+        index = _index(path, files)
+    for _, some in files:
+        form.check(some, about)
+    return _Job(form, path, files, index, about, tidy=limit is not None)
+
+
+def _mapping(name: str, value: object) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        should = "it should be a mapping with names as its keys"
+        raise OptionTypeError(message(name, type(value).__name__, should, "pass a dict"))
+    return value
+
+
+def _about(metadata: object) -> dict[str, str]:
+    """Return a file's own entries: the version, and the caller's."""
+    from .. import __version__  # here, so that the package may import this module
+
+    more = {} if metadata is None else _mapping("metadata", metadata)
+    for key, value in more.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            should = "keys and values should be strings"
+            cure = "use json.dumps for anything else"
+            raise OptionTypeError(message("metadata", {key: value}, should, cure))
+        for text in (key, value):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                should = "it should be text that UTF-8 holds, without lone surrogates"
+                cure = "decode it with errors='replace'"
+                raise OptionError(message("metadata", text, should, cure)) from None
+    return {"idinit_ref": __version__, **more}
+
+
+def _shards(items: list[Item], limit: int) -> list[list[Item]]:
+    """Cut a model as Hugging Face does: in order, as much in each as it may hold."""
+    shards: list[list[Item]] = []
+    current: list[Item] = []
+    size = 0
+    for item in items:
+        if item.nbytes > limit:  # alone, and those around it stay together
+            shards.append([item])
+            continue
+        if size + item.nbytes > limit:
+            shards.append(current)
+            current, size = [], 0
+        current.append(item)
+        size += item.nbytes
+    return [*shards, current] if current or not shards else shards
+
+
+def _index(path: Path, files: list[tuple[Path, list[Item]]]) -> _Index:
+    where = {item.name: file.name for file, items in files for item in items}
+    size = sum(item.nbytes for _, items in files for item in items)
+    content = {"metadata": {"total_size": size}, "weight_map": where}
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return _Index(path.with_name(f"{path.name}.index.json"), text.encode())
+
+
+# Whole or not at all ------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    target : Path
+        Its name; what is there is replaced.
+
+    Yields
+    ------
+    BinaryIO
+        The file to write to.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left then, nor after any other exception.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_file(folder / "a.txt") as file:
+    ...     _ = file.write(b"whole")
+    ...     (folder / "a.txt").exists()
+    False
+    >>> (folder / "a.txt").read_bytes()
+    b'whole'
+    """
+    with _together(list) as new, new(target) as file:
+        yield file
+
+
+@contextmanager
+def _together(
+    stale: Callable[[], Sequence[Path]],
+) -> Iterator[Callable[[Path], AbstractContextManager[BinaryIO]]]:
+    """Yield what opens new files; they appear under their names together, and `stale` goes."""
+    parts: list[tuple[Path, Path]] = []
+
+    @contextmanager
+    def new(target: Path) -> Iterator[BinaryIO]:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        part = _beside(target, "part")
+        parts.append((part, target))
+        with open(part, "xb") as file:
+            with suppress(OSError, AttributeError):  # there is none yet, or no rights are known
+                os.fchmod(file.fileno(), os.stat(target).st_mode & 0o777)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    try:
+        yield new
+        _rename(parts, stale())
+    except BaseException:
+        _remove(part for part, _ in parts)
+        raise
+
+
+def _beside(path: Path, what: str) -> Path:
+    """Return a new name in the same folder, of the bytes that a name may have."""
+    end = f".{what}-{secrets.token_hex(8)}"
+    return path.with_name(os.fsdecode(os.fsencode(path.name)[: 255 - len(end)]) + end)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _rename(parts: list[tuple[Path, Path]], stale: Sequence[Path]) -> None:
+    """Give new files their names and take away the old ones: all of it, or on an error nothing.
+
+    The last new file (the index of shards) comes last, and the old one of its name goes first, so
+    that even a machine that stops here leaves no mixture that loads.
+    """
+    if len(parts) == 1 and not stale:
+        os.replace(*parts[0])
+        return
+    old = [*stale, *(target for _, target in reversed(parts) if os.path.lexists(target))]
+    aside = [
+        (path, _beside(path, "old")) for path in sorted(old, key=lambda p: p.suffix != ".json")
+    ]
+    moves = [*aside, *parts]
+    try:
+        for source, goal in moves:
+            os.replace(source, goal)
+    except BaseException:
+        for source, goal in reversed(moves):
+            if not os.path.lexists(source):  # it was moved
+                with suppress(OSError):
+                    os.replace(goal, source)
+        raise
+    try:
+        _remove(path for _, path in aside)
+    except BaseException:  # stopped: the new files are there, so go on
+        _remove(path for _, path in aside)
+        raise

@@ -1,0 +1,195 @@
+"""A computation as a tiny graph: its nodes, checked, as every tracer draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from ..core.options import sizes
+from ..errors import GraphError, OptionTypeError, ShapeError, message
+
+__all__ = ["Graph", "Kind", "Node", "Use"]
+
+Kind = Literal["input", "parameter", "weight", "add", "other"]
+"""What a node does: starts a signal, is a parameter, is a dense or convolution operation with
+parameters for a weight, adds two tensors elementwise, or anything else."""
+
+Use = Literal["weight", "bias", "embedding", "other"]
+"""What a parameter is for, as its tracer saw."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One tensor of a computation, and where it comes from.
+
+    Parameters
+    ----------
+    name : str
+        Its own name in the graph; a parameter has its name in the model.
+    kind : {"input", "parameter", "weight", "add", "other"}
+        "input" is where a signal starts: a floating input of the model, or a floating tensor made
+        of none (an embedding). "weight" is a dense layer or a convolution. Only its data are its
+        `inputs`; the parameters that its weight is made of are its `weights`. "add" adds its two
+        inputs elementwise.
+    inputs : tuple of str
+        The names of the nodes that it is computed from.
+    shape : tuple of int, optional
+        Of the tensor. An add of tensors whose shapes are not known is no residual add.
+    weights : tuple of str
+        Of a weight operation: the names of its parameters.
+    use : {"weight", "bias", "embedding", "other"}
+        Of a parameter.
+    options : mapping
+        Of a parameter that is a weight: how it is stored and used, as options of
+        :func:`idinit_ref.plan`: layout, groups, transposed, blocks, and of a kernel `tap`, the
+        identity tap of its convolution, and `stride`, that of a transposed convolution, whose taps
+        fall apart into phases (spec section 3). Other keys are the tracer's own.
+    note : str
+        Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
+
+    Examples
+    --------
+    >>> Node("fc.weight", "parameter", shape=[4, 3], use="weight").shape
+    (4, 3)
+    """
+
+    name: str
+    kind: Kind = "other"
+    inputs: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
+    weights: tuple[str, ...] = ()
+    use: Use = "other"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "weights", "shape"):
+            value: object = getattr(self, name)
+            if isinstance(value, (list, tuple)):
+                object.__setattr__(self, name, tuple(value))
+            elif name != "shape" or value is not None:
+                raise OptionTypeError(message(name, value, "it should be a tuple", "pass a tuple"))
+        if self.shape is not None:
+            sizes("shape", self.shape, ShapeError)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A computation, checked: every node after those that it is computed from.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        In the order of the computation.
+    outputs : sequence of str
+        The names of the nodes that the model returns.
+
+    Raises
+    ------
+    GraphError
+        If a name stands twice, a node is used before it is computed, an add has not two inputs,
+        or a weight operation has no parameter for its weight.
+    OptionTypeError
+        If something else than nodes is given.
+
+    Examples
+    --------
+    >>> Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+    ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+    ...     Node("y", "add", ("x", "h"), (2, 4)),
+    ... ], ["y"]).parameters
+    ('w',)
+    """
+
+    nodes: Sequence[Node]
+    outputs: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for which in ("nodes", "outputs"):
+            value: object = getattr(self, which)
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                should = "it should be a list or tuple"
+                raise OptionTypeError(message(which, value, should, "pass a list"))
+            object.__setattr__(self, which, tuple(value))
+        seen: dict[str, Node] = {}
+        for node in self.nodes:
+            if not isinstance(node, Node):
+                raise OptionTypeError(
+                    message("nodes", node, "every one should be a Node", "use ir.Node(...)")
+                )
+            if node.kind not in get_args(Kind):
+                raise _wrong(node, f"kind {node.kind!r} is none of {', '.join(get_args(Kind))}")
+            if node.use not in get_args(Use):
+                raise _wrong(node, f"use {node.use!r} is none of {', '.join(get_args(Use))}")
+            if node.kind in ("input", "parameter") and node.inputs:
+                raise _wrong(node, f"a node of kind {node.kind!r} is computed from nothing")
+            if node.name in seen:
+                raise _wrong(node, "its name stands twice", "give every node a name of its own")
+            for name in (*node.inputs, *node.weights):
+                if name not in seen:
+                    raise _wrong(
+                        node, f"it uses {name!r}, which is not before it", "list that node first"
+                    )
+            if node.kind == "add" and len(node.inputs) != 2:
+                raise _wrong(node, "it adds two tensors", "write a longer sum as several adds")
+            if (node.kind == "weight") != bool(node.weights):
+                raise _wrong(node, "a weight operation, and no other node, has weights")
+            for name in node.weights:
+                if seen[name].kind != "parameter":
+                    raise _wrong(node, f"its weight {name!r} is no parameter")
+            seen[node.name] = node
+        for name in self.outputs:
+            if name not in seen:
+                raise GraphError(
+                    message("outputs", name, "there is no such node", "name a node of the graph")
+                )
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """The nodes by name.
+
+        Examples
+        --------
+        >>> Graph([Node("x", "input", shape=(2, 4))]).by_name["x"].shape
+        (2, 4)
+        """
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of all parameters, in the order of the graph.
+
+        Examples
+        --------
+        >>> Graph([
+        ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+        ...     Node("b", "parameter", shape=(4,), use="bias"),
+        ... ]).parameters
+        ('w', 'b')
+        """
+        return tuple(node.name for node in self.nodes if node.kind == "parameter")
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The names of the parameters that are weights of some operation.
+
+        Examples
+        --------
+        >>> Graph([
+        ...     Node("x", "input", shape=(2, 4)),
+        ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+        ...     Node("b", "parameter", shape=(4,), use="bias"),
+        ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+        ... ]).weights
+        ('w',)
+        """
+        used = {name for node in self.nodes for name in node.weights}
+        return tuple(name for name in self.parameters if name in used)
+
+
+def _wrong(node: Node, should: str, cure: str = "mend the tracer") -> GraphError:
+    return GraphError(message("node", node.name, should, cure))

@@ -1,0 +1,307 @@
+"""Names to roles: which weight of a checkpoint is which (spec section 6), when no graph is there.
+
+The names are those of the Hugging Face transformers library, and of checkpoints stored by it.
+A name that no rule knows is an error, never a guess. Imports nothing heavy, and no framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.plan import Plan, plan
+from ..errors import OptionError, message
+
+__all__ = ["RULES", "Decision", "Kind", "Rule", "decide", "find", "plans"]
+
+Kind = Literal["transit", "zero", "bias", "keep"]
+"""What becomes of a tensor: IDI, IDIZ, zeros, or left as it is (IDInit does not define it)."""
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Rule(NamedTuple):
+    """One name rule; in an ordered sequence of rules the first that fits decides.
+
+    Parameters
+    ----------
+    pattern : str
+        A regular expression, searched for in the name.
+    role : {"transit", "zero", "bias", "keep"}
+        What becomes of such a tensor.
+    options : mapping
+        Options of `idinit_ref.plan`. Besides, ``parts=k`` cuts the outputs into k square blocks
+        (packed q, k, v); a shape that is not so packed is an error.
+    why : str
+        The reason, in words.
+    unless : str, optional
+        What the pattern is to be replaced by to name a sibling: where the model has that tensor
+        too, this rule does not apply (a convolution is a branch's last if none follows it).
+
+    Examples
+    --------
+    >>> mine = Rule("[.]to_out[.]weight$", "zero", {"layout": "IO"}, "my own")
+    >>> decide("block.0.to_out.weight", (4, 8), (mine, *RULES))
+    Decision(role='zero', options={'layout': 'IO'}, why='my own')
+    """
+
+    pattern: str
+    role: Kind
+    options: Mapping[str, Any] = _NONE
+    why: str = ""
+    unless: str | None = None
+
+
+class Decision(NamedTuple):
+    """What becomes of one tensor: its role, the options of its plan, and the reason.
+
+    Parameters
+    ----------
+    role : {"transit", "zero", "bias", "keep"}
+        What it is.
+    options : dict
+        Of :func:`idinit_ref.plan`: layout, blocks, and what else the rule knows.
+    why : str
+        The rule, in words.
+
+    Examples
+    --------
+    >>> decide("lm_head.weight", (6, 4))
+    Decision(role='transit', options={}, why='head')
+    """
+
+    role: Kind
+    options: dict[str, Any]
+    why: str
+
+
+_IO = MappingProxyType({"layout": "IO"})
+
+RULES: tuple[Rule, ...] = (
+    # What IDInit does not define.
+    Rule(r"\.(running_mean|running_var|num_batches_tracked)$", "keep", why="batch statistics"),
+    Rule(
+        r"(?i)(^|\.)(ln(_\w+)?|bn\d*|\w*norm\w*)\.(weight|bias|gamma|beta)$",
+        "keep",
+        why="normalisation",
+    ),
+    Rule(
+        r"(^|\.)(wte|embed_tokens|(word|token_type)_embeddings)\.weight$", "keep", why="embedding"
+    ),
+    Rule(r"(^|\.)(wpe\.weight|position_embeddings(\.weight)?)$", "keep", why="position embedding"),
+    Rule(r"(^|\.)(cls|mask|distillation)_token$", "keep", why="learned token"),
+    # Buffers that older checkpoints hold: a mask of ones is no bias.
+    Rule(r"\.(attn|attention)\.(masked_)?bias$", "keep", why="attention mask"),
+    Rule(r"(^|\.)position_ids$", "keep", why="position indices"),
+    Rule(r"\.rotary_emb\.inv_freq$", "keep", why="rotary frequencies"),
+    Rule(r"(^|\.)bias$", "bias", why="bias"),
+    # The last weight of each residual branch.
+    Rule(r"\.(attn|crossattention|mlp)\.c_proj\.weight$", "zero", _IO, "last of its branch"),
+    Rule(r"\.output\.dense\.weight$", "zero", why="last of its branch"),
+    Rule(r"\.(o_proj|out_proj|down_proj|fc2)\.weight$", "zero", why="last of its branch"),
+    Rule(r"\.layer\.2\.convolution\.weight$", "zero", why="last of its bottleneck"),
+    Rule(
+        r"\.layer\.1\.convolution\.weight$",
+        "zero",
+        why="last of its basic block",
+        unless=".layer.2.convolution.weight",
+    ),
+    # All the other dense and convolution weights.
+    Rule(r"\.attn\.c_attn\.weight$", "transit", {**_IO, "parts": 3}, "packed query, key, value"),
+    Rule(r"\.crossattention\.c_attn\.weight$", "transit", {**_IO, "parts": 2}, "packed key, value"),
+    Rule(r"\.(q_attn|c_fc)\.weight$", "transit", _IO, "inside its branch"),
+    Rule(r"\.((q|k|v)_proj|query|key|value)\.weight$", "transit", why="inside its branch"),
+    Rule(
+        r"\.(gate_proj|up_proj|fc1|intermediate\.dense)\.weight$",
+        "transit",
+        why="inside its branch",
+    ),
+    Rule(r"\.layer\.\d+\.convolution\.weight$", "transit", why="inside its branch"),
+    Rule(r"\.shortcut\.convolution\.weight$", "transit", why="projection shortcut"),
+    Rule(r"\.embedder\.convolution\.weight$", "transit", why="stem"),
+    Rule(r"(^|\.)patch_embeddings\.projection\.weight$", "transit", why="patch embedding"),
+    Rule(r"(^|\.)pooler\.dense\.weight$", "transit", why="pooler"),
+    Rule(r"(^|\.)(lm_head|score|classifier(\.\d+)?)\.weight$", "transit", why="head"),
+)
+"""The rules for GPT-2, BERT, ViT, ResNet, Llama and what is named like them; first match wins."""
+
+
+def find(
+    name: str, rules: Sequence[Rule] = RULES, *, names: Collection[str] | None = None
+) -> Rule | None:
+    """Return the first rule that fits a name, or None.
+
+    Parameters
+    ----------
+    name, rules, names
+        As in :func:`decide`.
+
+    Returns
+    -------
+    Rule or None
+        The first that fits; None if none does.
+
+    Raises
+    ------
+    OptionError
+        If the rule's role is unknown, or it needs the sibling names.
+
+    Examples
+    --------
+    >>> find("h.0.attn.c_proj.weight").why
+    'last of its branch'
+    """
+    for rule in rules:
+        if not re.search(rule.pattern, name):
+            continue
+        if rule.role not in get_args(Kind):
+            raise OptionError(
+                message(
+                    "role",
+                    rule.role,
+                    f"the rule {rule.pattern!r} should have one of {', '.join(get_args(Kind))}",
+                    "pick one",
+                )
+            )
+        if rule.unless is not None:
+            if names is None:
+                raise OptionError(
+                    message(
+                        "name",
+                        name,
+                        "whether it is the last of its branch depends on the model's other names",
+                        "pass them as names=, or use plans()",
+                    )
+                )
+            if re.sub(rule.pattern, rule.unless, name) in names:
+                continue
+        return rule
+    return None
+
+
+def decide(
+    name: str,
+    shape: Sequence[int],
+    rules: Sequence[Rule] = RULES,
+    *,
+    names: Collection[str] | None = None,
+) -> Decision:
+    """Decide one tensor by its name (spec section 6).
+
+    Parameters
+    ----------
+    name : str
+        Its name in the checkpoint.
+    shape : sequence of int
+        Its stored shape.
+    rules : sequence of Rule
+        Tried in order. Put your own before: ``(Rule(...), *RULES)``.
+    names : collection of str, optional
+        All names of the model, for the rules that look at a tensor's siblings.
+
+    Returns
+    -------
+    Decision
+        Role, options of `idinit_ref.plan`, reason.
+
+    Raises
+    ------
+    OptionError
+        If no rule fits the name, a rule's role is unknown, a rule needs the sibling names, or the
+        shape is not packed as the rule says.
+
+    Examples
+    --------
+    >>> decide("h.0.attn.c_proj.weight", (768, 768))
+    Decision(role='zero', options={'layout': 'IO'}, why='last of its branch')
+    >>> decide("h.0.attn.c_attn.weight", (768, 2304)).options
+    {'layout': 'IO', 'blocks': (768, 768, 768)}
+    """
+    rule = find(name, rules, names=names)
+    if rule is not None:
+        why = rule.why or f"rule {rule.pattern}"
+        return Decision(rule.role, _options(name, tuple(shape), rule), why)
+    near = get_close_matches(name, [rule.pattern for rule in rules], 3, 0.0)
+    raise OptionError(
+        message(
+            "name",
+            name,
+            f"no rule knows it (shape {tuple(shape)}); the nearest are {', '.join(near) or 'none'}",
+            "add a Rule before the others, with the role 'transit', 'zero', 'bias' or 'keep'",
+        )
+    )
+
+
+def _options(name: str, shape: tuple[int, ...], rule: Rule) -> dict[str, Any]:
+    options = dict(rule.options)
+    parts = options.pop("parts", None)
+    if parts is not None:
+        sizes = dict(zip(options.get("layout", "OI"), shape, strict=False))
+        outputs, inputs = sizes.get("O", 0), sizes.get("I", 0)
+        if len(shape) != 2 or outputs != parts * inputs:
+            raise OptionError(
+                message(
+                    "shape",
+                    shape,
+                    f"{name} should hold {parts} square matrices side by side ({rule.why})",
+                    "add a Rule of your own for it, with its blocks",
+                )
+            )
+        options["blocks"] = (inputs,) * parts
+    return options
+
+
+def plans(
+    tensors: Mapping[str, Sequence[int]],
+    rules: Sequence[Rule] = RULES,
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+) -> dict[str, Plan | NDArray[np.float32]]:
+    """Decide a whole checkpoint by its names; `idinit_ref.save` takes the result as it is.
+
+    Parameters
+    ----------
+    tensors : mapping of str to sequence of int
+        Name and shape of every tensor, tied ones once: in PyTorch those of
+        ``named_parameters()``; a ``state_dict()`` names them twice.
+    rules : sequence of Rule
+        As in :func:`decide`.
+    gain : float
+        tau of every ``transit`` weight.
+    eps : float
+        eps of every ``zero`` weight.
+
+    Returns
+    -------
+    dict
+        In the order of the tensors: a Plan for every weight, and for every bias a read-only array
+        of zeros that takes no memory. What IDInit does not define ("keep") is not in it.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        As in :func:`decide` and `idinit_ref.plan`.
+
+    Examples
+    --------
+    >>> made = plans({"lm_head.weight": (6, 4), "norm.weight": (4,), "lm_head.bias": (6,)})
+    >>> made["lm_head.weight"].role, made["lm_head.bias"].shape, "norm.weight" in made
+    ('transit', (6,), False)
+    """
+    made: dict[str, Plan | NDArray[np.float32]] = {}
+    for name, shape in tensors.items():
+        role, options, _ = decide(name, shape, rules, names=tensors.keys())
+        if role == "bias":
+            made[name] = np.broadcast_to(np.float32(0), tuple(shape))
+        elif role == "transit":
+            made[name] = plan(shape, role, **{"gain": gain, **options})
+        elif role == "zero":
+            made[name] = plan(shape, role, **{"eps": eps, **options})
+    return made

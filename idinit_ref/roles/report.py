@@ -1,0 +1,200 @@
+"""What becomes of every parameter of a model, said in full: a table, and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..core.plan import Plan
+from .names import Kind
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Entry", "Report"]
+
+_STYLES = {"transit": "green", "zero": "bold yellow", "bias": "cyan", "keep": "dim"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter of a model, and what becomes of it.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the model.
+    shape : tuple of int
+        As it is stored; what `decide` alone returns has the graph's, that of the matrix.
+    role : {"transit", "zero", "bias", "keep"}
+        IDI, IDIZ, zeros, or left as it is.
+    why : str
+        The reason.
+    plan : Plan, optional
+        Of a weight in role "transit" or "zero".
+    axes : str
+        Where a weight has several axes of inputs, or of outputs: a letter for each stored axis.
+        Those of one letter count as one axis of the plan, in row-major order, so that the plan has
+        the shape of the matrix; "" where it has the stored shape.
+    parted : tuple of int, optional
+        The sizes of these axes where a stored axis holds several of them: a reshape of it gives
+        the stored shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Kind
+    why: str
+    plan: Plan | None = None
+    axes: str = ""
+    parted: tuple[int, ...] | None = None
+
+    def stored(
+        self, shape: Sequence[int], letters: str, parted: Sequence[int] | None = None
+    ) -> Entry:
+        """Return the entry of a parameter that is stored in this shape.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            The stored shape.
+        letters : str
+            A letter for each axis, as `idinit_ref.core.layout.merge_axes` joins them for the plan;
+            "" if they are not known.
+        parted : sequence of int, optional
+            The sizes of these axes, if not those of the stored ones.
+
+        Returns
+        -------
+        Entry
+
+        Examples
+        --------
+        >>> key = Entry("key.kernel", (8, 8), "transit", "", Plan((8, 8), layout="IO"))
+        >>> key = key.stored((8, 2, 4), "IOO")
+        >>> key.shape, key.axes, key.plan.shape
+        ((8, 2, 4), 'IOO', (8, 8))
+        """
+        shape, parts = tuple(shape), tuple(shape if parted is None else parted)
+        if self.plan is None or (parts == shape and len(set(letters)) == len(letters)):
+            return replace(self, shape=shape, axes="", parted=None)
+        named = dict(zip(dict.fromkeys(letters), self.plan.layout, strict=True))  # by an override
+        axes = "".join(named[letter] for letter in letters)
+        return replace(self, shape=shape, axes=axes, parted=None if parts == shape else parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the name in numbers, strings and lists, for JSON.
+
+        ``axes`` and ``parted`` are there only if they say something.
+
+        >>> Entry("b", (2,), "bias", "bias").to_dict()
+        {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}
+        """
+        found: dict[str, Any] = {"shape": list(self.shape), "role": self.role, "why": self.why}
+        if self.axes:
+            found["axes"] = self.axes
+        if self.parted is not None:
+            found["parted"] = list(self.parted)
+        return found | {"plan": None if self.plan is None else _options(self.plan)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What becomes of every parameter of a model; nothing is skipped in silence.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+        One for each parameter, in the model's order.
+
+    Examples
+    --------
+    >>> print(Report((Entry("proj.weight", (2, 4), "zero", "last of its branch"),)))
+    name         shape   role  why
+    proj.weight  (2, 4)  zero  last of its branch
+    1 parameter: 0 transit, 1 zero, 0 bias, 0 keep
+    """
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """The plan of every weight, by name.
+
+        Examples
+        --------
+        >>> proj = Entry("proj.weight", (2, 4), "zero", "", Plan((2, 4), "zero"))
+        >>> Report((proj, Entry("proj.bias", (2,), "bias", "bias"))).plans["proj.weight"].role
+        'zero'
+        """
+        return {entry.name: entry.plan for entry in self.entries if entry.plan is not None}
+
+    @property
+    def roles(self) -> dict[str, Kind]:
+        """The role of every parameter, by name.
+
+        Examples
+        --------
+        >>> Report((Entry("proj.bias", (2,), "bias", "bias"),)).roles
+        {'proj.bias': 'bias'}
+        """
+        return {entry.name: entry.role for entry in self.entries}
+
+    @property
+    def summary(self) -> str:
+        """One line: how many parameters have which role.
+
+        Examples
+        --------
+        >>> Report((Entry("proj.bias", (2,), "bias", "bias"),)).summary
+        '1 parameter: 0 transit, 0 zero, 1 bias, 0 keep'
+        """
+        roles = list(self.roles.values())
+        counts = ", ".join(f"{roles.count(role)} {role}" for role in get_args(Kind))
+        return f"{len(roles)} parameter{'s' * (len(roles) != 1)}: {counts}"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [(entry.name, str(entry.shape), entry.role, entry.why) for entry in self.entries]
+
+    def __str__(self) -> str:
+        rows = [("name", "shape", "role", "why"), *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
+        return "\n".join([*lines, self.summary])
+
+    def __rich__(self) -> Table:
+        """Return the table in colour, for ``rich.print(report)``."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, caption=self.summary, caption_justify="left")
+        for head in ("name", "shape", "role", "why"):
+            table.add_column(head, overflow="fold")
+        for name, shape, role, why in self._rows():
+            table.add_row(Text(name), Text(shape), Text(role, _STYLES[role]), Text(why))
+        return table
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the report by parameter name, in numbers, strings and lists, for JSON.
+
+        It is a manifest for ``idinit export``, too.
+
+        Returns
+        -------
+        dict of str to dict
+            Of every parameter its shape, role, reason, and the options of its plan, or None.
+
+        Examples
+        --------
+        >>> Report((Entry("b", (2,), "bias", "bias"),)).to_dict()
+        {'b': {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}}
+        """
+        return {entry.name: entry.to_dict() for entry in self.entries}
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    names = [field.name for field in fields(plan) if field.init]
+    found = {name: getattr(plan, name) for name in names if name not in ("shape", "role")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
