@@ -284,6 +284,8 @@ class Stored:
         Where along an axis of the operation's weight it begins, and for how long it fills it.
     flipped : str
         The letters of axes that the operation sees reversed.
+    narrow : bool
+        Whether only a part of its inputs goes into the operation.
     """
 
     shape: tuple[int, ...]
@@ -292,6 +294,7 @@ class Stored:
     cut: tuple[int, int] | None = None
     spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     flipped: str = ""
+    narrow: bool = False
 
 
 class _Run(NamedTuple):
@@ -329,7 +332,7 @@ def stored(
         return "its axes cannot be followed to"
     axes: list[_Axis] = []
     whole: list[_Run] = []  # the O axes that are stored in one piece
-    flipped = ""
+    flipped, narrow = "", False
     for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
         kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
         flipped += "".join(run.letter for run in kept if run.atom.step < 0)
@@ -340,8 +343,7 @@ def stored(
             axes.append(_Axis(1, "?"))
         elif len(letters) == 1:
             letter, place = kept[0].letter, kept[0].place
-            if letter in _SUMMED and prod(run.atom.size for run in kept) < size:
-                return "only a part of its inputs goes into"
+            narrow |= letter in _SUMMED and prod(run.atom.size for run in kept) < size
             axes.append(_Axis(size, letter, place if len({r.place for r in kept}) == 1 else -1))
             whole += kept if letter == "O" else []
         else:
@@ -361,7 +363,7 @@ def stored(
         if atom.step == 1 and atom.size < full:
             cut = (atom.start, atom.start + atom.size)
     sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
-    return Stored(sizes, letters_of, outs, cut, _spans(view, outs), flipped)
+    return Stored(sizes, letters_of, outs, cut, _spans(view, outs), flipped, narrow)
 
 
 def _spans(view: View, outs: Iterable[int]) -> dict[int, tuple[int, int]]:

@@ -107,6 +107,9 @@ def _storage(
     if not ways:
         note = f"{seen[0][1]} {seen[0][0].name}" if seen else ""
         return given.shape, {}, note
+    narrow = [op.name for op, way in seen if isinstance(way, Stored) and way.narrow]
+    if len(set(narrow)) > 1:  # one matrix for both, or one for each: nobody can tell
+        return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     shape, layout = merge_axes(how.shape, how.letters)
     parts = [op.parts(way) for op, way in seen if isinstance(way, Stored)]
