@@ -28,7 +28,7 @@ _ENTRYWISE = {
 _KNOWN = {
     "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
     "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
-    "Prod", "Softmax", "SpaceToBatchND", "TopKV2",
+    "Prod", "Softmax", "TopKV2",
 }  # fmt: skip
 _UNREADABLE = ("CudnnRNN", "SparseTensorDenseMatMul", "SparseMatMul", "Xla", "TPU", "PyFunc")
 

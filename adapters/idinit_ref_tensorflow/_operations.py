@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from idinit_ref.tracing import Drawing, Made, Signal, Value, is_constant
 
 from ._window import Window, same, same_transposed
@@ -19,6 +21,11 @@ _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMi
 _MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
 _CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
 _TRANSPOSED = {"Conv2DBackpropInput", "Conv3DBackpropInputV2"}
+# With these Keras computes the padding of a strided and dilated depthwise convolution.
+_ARITHMETIC = {
+    "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "FloorDiv": np.floor_divide,
+    "Maximum": np.maximum,
+}  # fmt: skip
 DOING = {
     "Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by", "Sub": "subtracted with",
     "SelectV2": "masked by", "Select": "masked by",
@@ -82,6 +89,17 @@ def _pad(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     if padding is None:
         return draw.result(name, inputs, shape)
     return draw.pad(name, inputs[0], [int(row[0]) for row in padding], shape)
+
+
+def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw the pieces of a dilated convolution's input: padding has moved them as it moved that."""
+    value = inputs[0]
+    if isinstance(value, Made):
+        return draw.other(name, inputs, shape)
+    out = draw.result(name, inputs, shape)
+    if isinstance(out, Signal) and isinstance(value, Signal):
+        return out._replace(shift=value.shift)
+    return out
 
 
 def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -235,6 +253,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("GatherV2", "ResourceGather"), _lookup),
     **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
     **dict.fromkeys(_SUMS, _add),
+    "SpaceToBatchND": _pieces,
     "Mul": _multiply,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(_ROUND, _round),
@@ -256,9 +275,30 @@ def is_floating(tensor: Any) -> bool:
 
 
 def static(tensor: Any) -> Any:
+    """Return the numbers of a tensor that follows from constants and shapes; None of another."""
     from tensorflow import get_static_value
 
-    return get_static_value(tensor)
+    found, op = get_static_value(tensor), tensor.op
+    if found is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
+        return found
+    if op.type == "StridedSlice":
+        whole, (spans, gone, ones) = static(op.inputs[0]), _spans(op)
+        if whole is None or spans is None or ones:
+            return None
+        return whole[
+            tuple(
+                start if at in gone else slice(start, stop, step)
+                for at, (start, stop, step) in enumerate(spans)
+            )
+        ]
+    values = [static(value) for value in op.inputs]
+    if any(value is None for value in values):
+        return None
+    return (
+        np.stack(values, op.get_attr("axis"))
+        if op.type == "Pack"
+        else _ARITHMETIC[op.type](*values)
+    )
 
 
 def _channels_first(op: Any) -> bool:

@@ -30,7 +30,7 @@ _SAME = {"Cast", "Identity", "Copy", "Dropout", "SpatialDropout1D"}
 _SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"}
 _SAME |= {"ActivityRegularization"}
 _PLUS = {"Add", "AddN", "Average"}
-_SCALES = {"Divide", "TrueDivide", "Negative", "Round"}
+_SCALES = {"Divide", "Multiply", "TrueDivide", "Negative", "Round"}
 _DOING = {
     "Multiply": "multiplied by", "Divide": "divided by", "TrueDivide": "divided by",
     "Subtract": "subtracted with", "Where": "masked by",

@@ -62,7 +62,7 @@ def branches(model: nn.Module) -> list[Residual]:
 
 @method("idinit", "[P]; `idinit_ref_torch.init_` with its defaults")
 def _idinit(model: nn.Module, example: Tensor) -> None:
-    irt.init_(model, example)
+    irt.init_(model, example, taps="channel_major")  # as in the data that were measured
 
 
 @method("default", "what PyTorch's layers do by themselves")

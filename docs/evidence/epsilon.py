@@ -53,7 +53,8 @@ def measure(net: str, eps: float, epochs: int, rate: float, seed: int) -> dict[s
     torch.manual_seed(seed)
     x, y, judge, labels = _training.digits()
     model = _net(net)
-    irt.init_(model, x[:2], eps=eps or 1e-6)
+    # The order of taps is that of the data that were measured.
+    irt.init_(model, x[:2], eps=eps or 1e-6, taps="channel_major")
     for block in _residuals(model):
         *_, last = _nets.weighted(block.branch)
         if eps == 0:

@@ -535,38 +535,31 @@ class Plan:
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Yield IDI's rows with their noise (spec section 5), strip by strip."""
         noisy = self._noisy
-        for sheet, drawn in zip(
-            self.axes.sheets(box, strides), noisy.sheets(box, strides), strict=True
-        ):
-            places, draws = _columns_in_memory(drawn)
-            if not places.size:
+        pairs = zip(self.axes.sheets(box, strides), noisy.sheets(box, strides), strict=True)
+        for sheet, drawn in pairs:
+            strips = [(strip, _draws(strip, drawn, sheet)) for strip in sheet.strips]
+            if not any(len(draws) for _, draws in strips):
                 continue
-            low, high = int(draws.min()), int(draws.max()) + 1
-            strips = [
-                (strip, np.searchsorted(places, _in_memory(strip, 0, strip.length)))
-                for strip in sheet.strips
-            ]
+            low = min(int(min(draws)) for _, draws in strips)
+            high = max(int(max(draws)) for _, draws in strips) + 1
             for offset, first_row in _copies(sheet):
                 for i in sheet.rows:
                     r = first_row + i - sheet.rows.start
-                    noise = standard_normal(self.seed, r, noisy.columns, low, high)
-                    row = self.loosen * noise[draws - low]
+                    row = standard_normal(self.seed, r, noisy.columns, low, high)
+                    row *= self.loosen
                     entries = []
-                    for strip, at in strips:
+                    for strip, draws in strips:
                         for term in self.terms(sheet.m, strip.n):
                             for line in lines(term, range(i, i + 1), *strip[:3]):
-                                items = slice(line.item, None, line.item_step or 1)
-                                row[at[items][: line.length]] += term.value
-                                entries.append((strip, at, line))
+                                step = line.item_step or 1
+                                at = _at(draws[line.item :: step][: line.length], low)
+                                row[at] += term.value
+                                entries.append((strip, line.item, line.length, step, at))
+                    if self.loosen_at == "all":
+                        entries = [(s, 0, s.length, 1, _at(draws, low)) for s, draws in strips]
                     start = offset + (i - sheet.rows.start) * sheet.row_stride
-                    if self.loosen_at == "entries":
-                        for strip, at, line in entries:
-                            step = line.item_step or 1
-                            where = _places(strip, start, line.item, line.length, step)
-                            yield where, row[at[line.item :: step][: line.length]]
-                    else:
-                        for strip, at in strips:
-                            yield _places(strip, start, 0, strip.length, 1), row[at]
+                    for strip, item, length, step, at in entries:
+                        yield _places(strip, start, item, length, step), row[at]
 
     @property
     def _noisy(self) -> Layout:
@@ -925,21 +918,23 @@ def standard_normal(
     return drawn
 
 
-def _in_memory(strip: Strip, start: int, stop: int) -> NDArray[np.int64]:
-    """Return the places of a strip's columns, from the sheet's row on."""
-    return strip.offset + np.arange(start, stop) * strip.stride
-
-
-def _columns_in_memory(sheet: Sheet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the places of a row's columns in rising order, and the columns that lie there."""
-    if not sheet.strips:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    places = np.concatenate([_in_memory(strip, 0, strip.length) for strip in sheet.strips])
-    columns = np.concatenate(
-        [strip.first + np.arange(strip.length) * strip.step for strip in sheet.strips]
-    )
+def _draws(strip: Strip, drawn: Sheet, sheet: Sheet) -> range | NDArray[np.int64]:
+    """Return which draw each column of a strip has: its own column, if there are no phases."""
+    if drawn.strips == sheet.strips:
+        return range(strip.first, strip.first + strip.length * strip.step, strip.step)
+    places = np.concatenate([s.offset + np.arange(s.length) * s.stride for s in drawn.strips])
+    columns = np.concatenate([s.first + np.arange(s.length) * s.step for s in drawn.strips])
     order = np.argsort(places)
-    return places[order], columns[order]
+    mine = strip.offset + np.arange(strip.length) * strip.stride
+    found: NDArray[np.int64] = columns[order[np.searchsorted(places[order], mine)]]
+    return found
+
+
+def _at(draws: range | NDArray[np.int64], low: int) -> slice | NDArray[np.int64]:
+    """Return where some draws are in a row that begins with one of them."""
+    if isinstance(draws, range):
+        return slice(draws.start - low, max(draws.stop - low, 0), draws.step)
+    return draws - low
 
 
 def _places(strip: Strip, start: int, item: int, length: int, step: int) -> slice:

@@ -124,10 +124,20 @@ class Nodes:
         return _with_node(out, operation.name)
 
     def label(self, base: str, weight: str) -> str:
-        """Name a weight operation after its weight."""
+        """Name a weight operation after its weight.
+
+        >>> draw = Nodes([], prefixed=False)
+        >>> draw.label("block/out/MatMul", "model/block/out/kernel")  # as it says where it is
+        'block/out'
+        """
         head, _, tail = weight.replace("/", ".").rpartition(".")
         if head and tail in _SELF_NAMED:
-            return weight[: len(head)]
+            name = rest = weight[: len(head)]
+            while rest and not self._prefixed:  # the names of operations may lack the model's
+                if f"{base}/".startswith(f"{rest}/"):
+                    return rest
+                rest = rest.partition("/")[2]
+            return name
         return f"{weight}: {base}" if self._prefixed else base
 
     # Operations of any kind -----------------------------------------------------------------

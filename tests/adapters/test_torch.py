@@ -545,7 +545,7 @@ def test_options_that_do_not_fit(verb, error, options, word):
 
 
 def test_the_stride_of_a_matrix():
-    cure = "leave it out: this is a matrix"
+    cure = "has no phases; leave it out"
     refused(errors.OptionError, torch.ones(4, 4), "stride = (2,)", cure, stride=(2,))
 
 

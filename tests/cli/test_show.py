@@ -137,7 +137,7 @@ def test_phases_are_shown_once_for_each_size_with_their_taps(shown):
     out = shown("2 2 4 4 --layout IOHW --stride 2,2")
     assert printed(out) == [pytest.approx(np.asarray(by_hand.idi_matrix(2, 8, 1.0)))]
     assert out.splitlines()[3] == "  tap     22 22 02 02 20 20 00 00"
-    assert facts(out)["copies"] == "4"
+    assert facts(out)["copies"] == "4, in 4 phases of this size; the first is shown"
     out = shown("1 1 3 2 --layout IOHW --stride 2,-1")
     assert [matrix.shape for matrix in printed(out)] == [(1, 4), (1, 2)]
     assert [line for line in out.splitlines() if line.startswith("  tap")] == [
@@ -164,7 +164,7 @@ def test_a_shifted_idiz_has_an_entry_in_every_column(shown):
     [
         ("4 4 3 3 --stride 2", "stride = (2,), but it should have one number for each of the 2"),
         ("4 4 3 3 --stride 2,0", "stride = (2, 0), but it should hold no 0; give the stride"),
-        ("4 4 --stride 2", "stride = (2,), but it should have one number for each of the 0"),
+        ("4 4 --stride 2", "stride = (2,), but a matrix (layout OI) has no phases; leave it out"),
         ("4 4 --form shifted", "form = 'shifted', but IDI (role 'transit') has no such option"),
         ("4 4 --loosen-at entries", "loosen_at = 'entries', but there is no noise to place"),
         ("4 4 3 --taps spiral", "argument --taps: invalid choice: 'spiral' (choose from 'outward'"),

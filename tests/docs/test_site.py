@@ -31,7 +31,7 @@ PUBLIC = [
 INSIDE = [
     module.name
     for module in pkgutil.walk_packages(idinit_ref.__path__, "idinit_ref.")
-    if not re.search(r"\.(_|commands|presets)", module.name)
+    if not re.search(r"\.(_|commands|presets|tracing)", module.name)
 ]
 NAMES = [
     (module, name)

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref import roles
 from idinit_ref.commands import cli
 from idinit_ref.errors import CheckpointError, IDInitError, OptionError
 from idinit_ref.files import presets, sources
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.sources import Asked, assemble, choose, parse_fill, parse_rule, read
 from idinit_ref.files.storage import DTYPES, Held, Tensor, carrier, decode
+from idinit_ref.roles.decide import decide
 from idinit_ref.roles.names import RULES, Rule
+from idinit_ref.roles.report import Entry, Report
 
 SMALL = {
     "wte.weight": (9, 4),
@@ -139,7 +140,7 @@ def test_a_manifest_says_roles_and_options(manifest):
     ids=["phases", "diagonal", "channel_major", "shifted", "loosened"],
 )
 def test_every_option_of_a_plan_travels_by_the_manifest(plan, manifest):
-    entry = roles.Report((roles.Entry("w", plan.shape, plan.role, "why", plan),)).to_dict()
+    entry = Report((Entry("w", plan.shape, plan.role, "why", plan),)).to_dict()
     found = manifest(entry).tensors
     assert assemble(found).items[0].value == plan
 
@@ -165,7 +166,7 @@ def test_the_plans_of_a_traced_model_travel(manifest):
         def forward(self, x):
             return x + self.two(torch.relu(self.one(self.norm(x))))
 
-    report = roles.decide(irt.trace(Block(), torch.zeros(1, 6, 4, 4)), gain=2.0, eps=0.5)
+    report = decide(irt.trace(Block(), torch.zeros(1, 6, 4, 4)), gain=2.0, eps=0.5)
     source = manifest(report.to_dict())
     found = assemble(source.tensors, gain=9.0, eps=9.0)
     plans = {name: value for name, value in values(found).items() if isinstance(value, ir.Plan)}
