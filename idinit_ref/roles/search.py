@@ -53,6 +53,7 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
 
     Examples
     --------
+    >>> from idinit_ref import Graph, Node
     >>> infer_roles(Graph([
     ...     Node("x", "input", shape=(2, 4)),
     ...     Node("w1", "parameter", shape=(8, 4), use="weight"),
@@ -101,6 +102,7 @@ def explain_roles(graph: Graph) -> dict[str, Inferred]:
 
     Examples
     --------
+    >>> from idinit_ref import Graph, Node
     >>> explain_roles(Graph([
     ...     Node("x", "input", shape=(2, 4)),
     ...     Node("w", "parameter", shape=(4, 4), use="weight"),

@@ -163,7 +163,6 @@ def test_an_override_is_named_with_what_it_replaces():
         ({"head": "none"}, OptionError, "head = 'none', but it should be one of 'transit'"),
         ({"embeddings": "zero"}, OptionError, "'keep', 'transit'"),
         ({"taps": "middle"}, OptionError, "taps = 'middle'"),
-        ({"taps": None}, OptionError, "taps = None"),
         ({"form": "even"}, OptionError, "form = 'even'"),
         (
             {"overrides": {"conv": {"taps": "channel_major", "tap": (1, 1)}}},
