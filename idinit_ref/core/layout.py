@@ -1,8 +1,8 @@
 """Where a matrix's entries lie in the stored weight: sections 3 and 4 of the specification.
 
-Axis order is known here, and the order of taps in `kernel`. A weight is a stack of alike matrices (batch axes, groups)
-and of differing ones (blocks); each is a `Sheet`: local rows, and the columns in strips that lie
-evenly spaced in memory.
+Axis order is known here, and the order of taps in `kernel`. A weight is a stack of alike matrices
+(batch axes, groups) and of differing ones (blocks). Each is a `Sheet`: local rows, and the columns
+in strips that lie evenly spaced in memory.
 """
 
 from __future__ import annotations
