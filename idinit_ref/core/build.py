@@ -9,7 +9,7 @@ NumPy and moved (JAX), or made chunk by chunk when asked for (dask).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, pairwise, product
+from itertools import groupby, product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -21,11 +21,9 @@ from ..errors import DTypeError, OptionError, OptionTypeError, message
 from .dtypes import Format, format_of
 
 __all__ = [
-    "Band",
     "Match",
     "Run",
     "Target",
-    "bands",
     "chunks",
     "is_writable",
     "like",
@@ -49,18 +47,6 @@ class Run(NamedTuple):
     value: float
     start: int
     dims: tuple[tuple[int, int], ...]  # (count, step), each
-
-
-class Band(NamedTuple):
-    """Equal rows of values side by side, at ``start + sum(k_d * step_d)`` for all k_d < count_d.
-
-    The first `room` places of each row hold nothing else.
-    """
-
-    start: int
-    dims: tuple[tuple[int, int], ...]  # (count, step), each
-    values: tuple[float, ...]
-    room: int
 
 
 class Match(NamedTuple):
@@ -190,66 +176,6 @@ def write(flat: Any, what: Iterable[tuple[slice, float]]) -> None:
     """Write slices into a flat array that can be written to."""
     for at, value in what:
         flat[at] = value
-
-
-def bands(
-    what: Iterable[tuple[slice, float]], least: int = 2**10
-) -> tuple[tuple[Band, ...], tuple[tuple[slice, float], ...]]:
-    """Return slices of `least` places or more as bands, if they have one step, and what is left.
-
-    A few rows at the end of a band are left out, where there may be no room.
-
-    >>> made, left = bands([(slice(0, 90, 10), 1.0), (slice(1, 80, 10), -1.0)], least=8)
-    >>> made
-    (Band(start=0, dims=((1, 1), (8, 10)), values=(1.0, -1.0), room=10),)
-    >>> left
-    ((slice(80, 90, 10), 1.0),)
-    """
-    lines = [(range(at.start, at.stop, at.step), value) for at, value in what]
-    rest = [line for line in lines if len(line[0]) < least]
-    todo = {line[0].start: line for line in lines if len(line[0]) >= least}
-    if len({places.step for places, _ in todo.values()}) != 1:
-        return (), tuple((_slice(places), value) for places, value in lines)
-    marks = [(place, 1) for places, _ in rest for place in places]  # where, on how many rows
-    marks += [(start, len(places)) for start, (places, _) in todo.items()]
-    found: dict[Any, list[tuple[int, int]]] = {}
-    while todo:
-        # what stands on the left first, to find what is beside it
-        places, value = todo.pop(min(todo, key=lambda start: start % todo[start][0].step))
-        step, values, near = places.step, [value], {}
-        seen = [(*divmod(start - places.start, step), start, count) for start, count in marks]
-        rows = len(places) - 1
-        rows = min([rows, *(row for row, column, *_ in seen if column and rows - 4 <= row < rows)])
-        room = step
-        for row, column, start, count in seen:
-            if column and row < rows and row + count > 0:
-                if row <= 0 and row + count >= rows:
-                    near[column] = start
-                else:
-                    room = min(room, column)
-        while near.get(column := len(values)) in todo:
-            other, more = todo.pop(near.pop(column))
-            values.append(more)
-            first = (places.start + column - other.start) // step
-            rest += [(part, more) for part in (other[:first], other[first + rows :]) if part]
-        rest.append((places[rows:], value))
-        kind = (rows, step, tuple(values))
-        found.setdefault(kind, []).append((places.start, min([room, *near])))
-    made = []
-    for (rows, step, values), alike in found.items():
-        alike.sort()
-        starts = [start for start, _ in alike]
-        apart = starts[1] - starts[0] if len(starts) > 1 else 1
-        if all(b - a == apart for a, b in pairwise(starts)):
-            dims = ((len(starts), apart), (rows, step))
-            made.append(Band(starts[0], dims, values, min(room for _, room in alike)))
-        else:
-            made += [Band(start, ((rows, step),), values, room) for start, room in alike]
-    return tuple(made), tuple((_slice(places), value) for places, value in rest)
-
-
-def _slice(places: range) -> slice:
-    return slice(places.start, places.stop, places.step)
 
 
 def positions(runs: Iterable[Run]) -> Iterator[tuple[float, NDArray[np.int64]]]:

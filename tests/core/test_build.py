@@ -7,14 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import by_hand
 import idinit_ref as ir
-from idinit_ref.core import build
-from idinit_ref.core.plan import strips
 from strategies import parts, weights
 
 
@@ -62,57 +60,6 @@ def test_write_obeys_strides(data):
     ir.plan(shape, role, **options).write(memory, [step // 8 for step in view.strides])
     np.testing.assert_array_equal(view, by_hand.weight(shape, role, **options))
     assert np.count_nonzero(memory) == np.count_nonzero(view)
-
-
-@st.composite
-def lines(draw):
-    """Slices of one step, often alike, which do not meet; in no more memory than they need."""
-    step = draw(st.integers(3, 12))
-    taken, found = set(), []
-    for _ in range(draw(st.integers(1, 7))):
-        start = draw(st.integers(0, 3)) * step * 12 + draw(st.integers(0, 2 * step))
-        count = draw(st.sampled_from([1, 3, 9, 10, 10, 10, 13]))
-        places = range(start, start + step * count, step)
-        if taken.isdisjoint(places):
-            taken |= {*places}
-            found.append(
-                (slice(places.start, places.stop, step), draw(st.sampled_from([1.0, 2.0])))
-            )
-    return found, max(taken) + 1
-
-
-@settings(max_examples=200)
-@given(lines(), st.data())
-def test_bands_write_what_their_slices_write(made, data):
-    what, length = made
-    expected, memory = np.zeros((2, length))
-    build.write(expected, what)
-    found, left = build.bands(what, least=8)
-    for band in found:  # each row as wide as it may be, or less: with zeros behind the values
-        width = data.draw(st.integers(len(band.values), band.room))
-        row = [*band.values, *[0.0] * (width - len(band.values))]
-        steps = [8 * step for _, step in band.dims]
-        assert min(steps) > 0  # PyTorch has no others
-        shape = [*(count for count, _ in band.dims), width]
-        np.ndarray(shape, float, memory.data, 8 * band.start, [*steps, 8])[...] = row
-        last = band.start + sum((count - 1) * step for count, step in band.dims) + width
-        assert last <= length
-    build.write(memory, left)
-    np.testing.assert_array_equal(memory, expected)
-    long = [at for at, _ in what if len(range(at.start, at.stop, at.step)) >= 8]
-    assert bool(found) == bool(long)
-
-
-@pytest.mark.parametrize(
-    ("shape", "role", "count"),
-    [((2048, 2048), "transit", 1), ((5120, 1280), "zero", 1), ((1280, 5120), "zero", 2)],
-)
-def test_bands_of_whole_weights_are_few_and_have_room(shape, role, count):
-    memory = (shape[0] * shape[1],), (shape[1], 1), "float32"
-    found, left = build.bands(strips(ir.plan(shape, role), *memory))
-    assert len(found) == count
-    assert all(band.room >= 1000 for band in found)
-    assert sum(len(range(at.start, at.stop, at.step)) for at, _ in left) < 20
 
 
 @given(weight=weights(), dtype=st.sampled_from(["float64", "float32", "float16", "complex128"]))
