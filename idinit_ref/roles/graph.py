@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from ..core.options import sizes
 from ..errors import GraphError, OptionTypeError, ShapeError, message
 
-__all__ = ["Graph", "Kind", "Node", "Use"]
+__all__ = ["Does", "Graph", "Kind", "Node", "Use"]
 
 Kind = Literal["input", "parameter", "weight", "add", "other"]
 """What a node does: starts a signal, is a parameter, is a dense or convolution operation with
@@ -18,6 +18,32 @@ parameters for a weight, adds two tensors elementwise, or anything else."""
 
 Use = Literal["weight", "bias", "embedding", "other"]
 """What a parameter is for, as its tracer saw."""
+
+
+Does = Literal[
+    "",
+    "move",
+    "map",
+    "scale",
+    "shift",
+    "product",
+    "contract",
+    "attention",
+    "softmax",
+    "norm",
+    "pool",
+    "pad",
+    "resize",
+    "crop",
+    "select",
+    "join",
+]
+"""What a node of kind "other" does, as far as roles depend on it. "" is any other.
+
+"move" keeps all entries (reshape, transpose, cast, broadcast); "map" is a function of each entry;
+"scale" multiplies by numbers, data or parameters (masks and dropout too), "shift" adds them;
+"product" multiplies signals entry by entry, "contract" sums products of signals; "select" drops
+entries; "join" concatenates; "pad", "pool", "resize" and "crop" act on space."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,15 @@ class Node:
         fall apart into phases (spec section 3). Other keys are the tracer's own.
     note : str
         Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
+    does : str
+        Of a node of kind "other": what it does, a word of `Does`.
+    vanishes : {"all", "never"} or tuple of int
+        Of a node of kind "other": its result is zero if all inputs are ("all"), whatever they are
+        not ("never": f(0) is not 0), or if one input at these positions is: the factors of a
+        product, the values of an attention (spec section 6).
+    sums : tuple of int
+        The positions of the inputs whose output axis (the axis of the units) this node sums away:
+        queries and keys in a product of them.
 
     Examples
     --------
@@ -63,9 +98,12 @@ class Node:
     use: Use = "other"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     note: str = ""
+    does: Does = ""
+    vanishes: Literal["all", "never"] | tuple[int, ...] = "all"
+    sums: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "weights", "shape"):
+        for name in ("inputs", "weights", "shape", "sums"):
             value: object = getattr(self, name)
             if isinstance(value, (list, tuple)):
                 object.__setattr__(self, name, tuple(value))
@@ -125,6 +163,13 @@ class Graph:
                 raise _wrong(node, f"kind {node.kind!r} is none of {', '.join(get_args(Kind))}")
             if node.use not in get_args(Use):
                 raise _wrong(node, f"use {node.use!r} is none of {', '.join(get_args(Use))}")
+            if node.does not in get_args(Does):
+                raise _wrong(node, f"does {node.does!r} is none of {', '.join(get_args(Does))}")
+            places = (*(node.vanishes if isinstance(node.vanishes, tuple) else ()), *node.sums)
+            if node.vanishes not in ("all", "never") and not isinstance(node.vanishes, tuple):
+                raise _wrong(node, f"vanishes {node.vanishes!r} is no 'all', 'never' or tuple")
+            if any(not 0 <= place < len(node.inputs) for place in places):
+                raise _wrong(node, f"positions {places} lie beyond its {len(node.inputs)} inputs")
             if node.kind in ("input", "parameter") and node.inputs:
                 raise _wrong(node, f"a node of kind {node.kind!r} is computed from nothing")
             if node.name in seen:
