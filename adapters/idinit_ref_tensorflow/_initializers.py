@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from math import prod
 from numbers import Integral
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 
 from idinit_ref import Plan, Role, plan
 from idinit_ref.core.kernel import Taps
@@ -19,6 +21,8 @@ __all__ = ["IDI", "IDIZ", "idi_", "idiz_"]
 
 Variable = TypeVar("Variable")
 
+_LARGE = 2**16  # elements: below, a call costs more than its copy
+_ALIGNED = 64  # bytes: what TensorFlow's kernels expect of memory
 KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 
 
@@ -104,6 +108,31 @@ def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
     )
 
 
+def _tensor(decided: Plan, dtype: str) -> Any:
+    """Make a weight as a tensor of Keras' backend.
+
+    TensorFlow copies an array of NumPy slowly (124 ms for 64 MB, where the array itself takes 19),
+    so a large one is lent to it by DLPack. It crashes on memory that is not aligned to 64 bytes.
+    """
+    kind = np.dtype(dtype)
+    if (
+        keras.backend.backend() == "tensorflow"
+        and kind.isbuiltin == 1  # DLPack knows no bfloat16 of NumPy
+        and prod(decided.shape) >= _LARGE
+    ):
+        import tensorflow
+
+        if tensorflow.executing_eagerly() and not tensorflow.config.list_logical_devices("GPU"):
+            size = prod(decided.shape) * kind.itemsize
+            memory = np.zeros(size + _ALIGNED, np.uint8)
+            first = -memory.ctypes.data % _ALIGNED
+            flat = memory[first : first + size].view(kind)
+            decided.write(flat)
+            capsule = flat.reshape(decided.shape).__dlpack__()
+            return tensorflow.experimental.dlpack.from_dlpack(capsule)
+    return keras.ops.convert_to_tensor(decided.build(dtype=dtype), dtype=dtype)
+
+
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
     """A role, with the options of `idinit_ref.plan`."""
 
@@ -140,7 +169,7 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         decided, name = _plan(shape, self.role, **self._options), _dtype_name(dtype)
         if layout is not None:
             return _sharded(decided, name, layout)
-        return keras.ops.convert_to_tensor(decided.build(dtype=name), dtype=name)
+        return _tensor(decided, name)
 
     def get_config(self) -> dict[str, Any]:
         """Return all options, ready for JSON.

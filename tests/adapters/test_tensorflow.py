@@ -6,6 +6,7 @@ only TensorFlow or JAX collect; the last test runs both files of this adapter on
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -55,6 +56,23 @@ def check(got, want, dtype="float32"):
     assert keras.backend.standardize_dtype(got.dtype) == dtype
     assert tuple(got.shape) == want.shape
     assert np.array_equal(np.asarray(got).astype(np.float64), want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_large_weight_is_its_own_memory(dtype):
+    """It outlives the array that it was made from, and what is trained does not change it."""
+    shape = (300, 257)
+    made = [it.IDI()(shape, dtype=dtype) for _ in range(3)]
+    gc.collect()
+    junk = [np.full(shape, 7.0) for _ in range(50)]  # where freed memory would be used again
+    variable = keras.Variable(made[0])
+    variable.assign_add(keras.ops.ones(shape, dtype=dtype))
+    product = keras.ops.matmul(keras.ops.transpose(made[1]), made[2])  # kernels ask for alignment
+    assert len(junk) == 50
+    for weight in made:
+        check(weight, expected(shape, dtype=dtype), dtype)
+    check(product, expected(shape).T @ expected(shape), dtype)
+    check(variable, expected(shape) + 1, dtype)
 
 
 def normal(*shape):
