@@ -38,6 +38,7 @@ PARTS = (  # nets, width, starts: in this order, each net complete before the ne
     (NETS[:-1], 64, ("outward", "diagonal")),
     (NETS[:-1], 64, ("default", "center")),
     (NETS[:-1], 64, ("channel_major", "spatial_major")),
+    (NETS[-1:], 64, STARTS),
 )
 QUICK = ((("plain", "strided"), 16, ("outward", "channel_major")),)
 
