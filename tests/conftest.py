@@ -6,7 +6,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hashlib
 import importlib
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,26 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("quick")
+
+CASES = 16
+"""Of a test with more cases, this many run each time, and the others with `-m nightly`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as nightly what is beyond a sample of a large grid.
+
+    The sample is drawn by a digest of the case's name: the same on every machine, and over all
+    axes of the grid. A test marked `every` runs all its cases.
+    """
+    grids: dict[tuple[str, str], list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and not item.get_closest_marker("every"):
+            grids[(str(item.path), item.originalname)].append(item)
+    for cases in grids.values():
+        cases.sort(key=lambda item: hashlib.sha256(item.name.encode()).digest())
+        for item in cases[CASES:]:
+            item.add_marker("nightly")
 
 
 @dataclass(frozen=True)

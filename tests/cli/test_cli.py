@@ -18,6 +18,8 @@ import idinit_ref as ir
 from idinit_ref.commands import cli
 from idinit_ref.files import presets
 
+pytestmark = pytest.mark.every
+
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-c", "from idinit_ref.commands.cli import main; raise SystemExit(main())"]
 

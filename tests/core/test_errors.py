@@ -9,6 +9,8 @@ import torch
 import idinit_ref as ir
 from idinit_ref import errors
 
+pytestmark = pytest.mark.every
+
 ROWS = [
     # call, error, what the message must say: the value, the expectation, the cure
     (lambda: ir.idi(5), errors.OptionTypeError, ["shape = 5", "tuple", "shape=(5,)"]),

@@ -13,6 +13,8 @@ import by_hand
 import idinit_ref as ir
 from conftest import BACKENDS
 
+pytestmark = pytest.mark.every
+
 CASES = json.loads((Path(__file__).parents[1] / "golden.json").read_text())
 NAMES = ("layout", "groups", "transposed", "blocks", "taps", "tap", "stride", "form")
 

@@ -21,6 +21,8 @@ from sphinx.util.inventory import InventoryFile
 
 import idinit_ref
 
+pytestmark = pytest.mark.every
+
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
     "idinit_ref", "idinit_ref_torch", "idinit_ref_jax", "idinit_ref_tensorflow",

@@ -45,6 +45,8 @@ from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.storage import DTYPES, Tensor, carrier, stream
 from strategies import parts
 
+pytestmark = pytest.mark.every
+
 CODES = {code: name for name, code in DTYPES.items()}
 NATIVE = [name for name in DTYPES if np.dtype(carrier(name)).name == name]
 MB = 2**20

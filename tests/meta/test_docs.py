@@ -49,6 +49,8 @@ MODULE = """
 import numpy as np
 import idinit_ref as ir
 
+pytestmark = pytest.mark.every
+
 idi = my_idi = ir.idi
 
 def my_kernels(shape):

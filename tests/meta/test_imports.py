@@ -11,6 +11,8 @@ import pytest
 
 import idinit_ref
 
+pytestmark = pytest.mark.every
+
 HEAVY = [
     "torch", "jax", "flax", "equinox", "tensorflow", "keras", "hypothesis", "pytest",
     "safetensors", "rich", "ml_dtypes", "scipy", "dask", "cupy", "transformers", "h5py",

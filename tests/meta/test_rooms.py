@@ -10,6 +10,8 @@ import pytest
 import idinit_ref as ir
 from docs._rooms import PAGE, listed
 
+pytestmark = pytest.mark.every
+
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "idinit_ref"
 ADAPTERS = sorted(path for path in (ROOT / "adapters").iterdir() if path.is_dir())

@@ -10,6 +10,8 @@ from idinit_ref import testing
 from idinit_ref.testing import PROPERTIES, make_oracle
 from oracle.wrong import ALL
 
+pytestmark = pytest.mark.every
+
 
 def run(name, **options):
     wrong = ALL[name]

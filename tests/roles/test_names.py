@@ -10,6 +10,8 @@ import pytest
 import idinit_ref as ir
 from idinit_ref.roles.names import RULES, Decision, Rule, decide, find, plans
 
+pytestmark = pytest.mark.every
+
 BASIC = {
     "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight": (8, 8, 3, 3),
     "resnet.encoder.stages.0.layers.0.layer.1.convolution.weight": (8, 8, 3, 3),
