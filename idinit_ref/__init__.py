@@ -13,7 +13,8 @@ array([[1., 0., 0.],
 
 from . import errors
 from .core.pattern import Role
-from .core.plan import Plan, idi, idiz, plan
+from .core.plan import Plan, plan
+from .core.weights import idi, idiz
 from .files.writing import save
 from .roles.graph import Graph, Node
 from .roles.report import Report

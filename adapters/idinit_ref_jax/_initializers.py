@@ -17,8 +17,8 @@ from idinit_ref import Plan, Role, plan
 from idinit_ref.core.build import resolve
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import merge_axes, split_axes
+from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import LoosenAt
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 
 __all__ = [

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from idinit_ref import Plan, Role
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import SPATIAL
+from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import LoosenAt, either
+from idinit_ref.core.plan import either
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 

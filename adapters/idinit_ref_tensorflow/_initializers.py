@@ -13,8 +13,8 @@ import numpy as np
 
 from idinit_ref import Plan, Role, plan
 from idinit_ref.core.kernel import Taps
+from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import LoosenAt
 from idinit_ref.errors import DTypeError, OptionError, OptionTypeError, message
 
 __all__ = ["IDI", "IDIZ", "idi_", "idiz_"]

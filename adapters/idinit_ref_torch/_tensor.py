@@ -12,8 +12,9 @@ from torch import Tensor
 
 from idinit_ref import Plan, plan
 from idinit_ref.core.kernel import Taps
+from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import LoosenAt, strips
+from idinit_ref.core.plan import strips
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 
 from ._sharded import PLAIN, is_sharded, local_of, parts

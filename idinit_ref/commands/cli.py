@@ -18,8 +18,8 @@ from typing import Any, NoReturn, get_args
 
 from .. import __version__
 from ..core.kernel import Taps
+from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
-from ..core.plan import LoosenAt
 from ..errors import IDInitError
 from ..files.storage import FLOATS
 from ._terminal import say

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from math import prod
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,14 @@ from . import build as _build
 from .dtypes import Format, format_of, round_array, round_value
 from .kernel import CORNER, Taps
 from .lattice import keys, lines, nnz, remainder
-from .layout import Box, Layout, Sheet, Strip, strides_of
+from .layout import Box, Layout, strides_of
+from .noise import LoosenAt, Noise
 from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Form, Role, Term, Wide, idi_terms, idiz_terms
 
-__all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
+__all__ = ["Plan", "either", "plan", "strips"]
 
 _KEYS = 2**16  # places that a traced program holds as constants
-_PART = 2**20  # of a row's noise that is drawn at once to be left out
 _FEW = 64  # slices that are remembered for a plan
 _INT = frozenset({int})
 _OPTIONS: dict[Role, dict[str, object]] = {  # of one role alone, and what they are left out
@@ -32,8 +32,6 @@ _OPTIONS: dict[Role, dict[str, object]] = {  # of one role alone, and what they 
     "zero": {"eps": 1e-6, "form": "pair"},
 }
 _NAMES = {"transit": "IDI", "zero": "IDIZ"}
-
-LoosenAt = Literal["all", "entries"]
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ class Plan:
         if self.loosen:
             found = [
                 (np.arange(at.start, at.stop, at.step), row)
-                for at, row in self._loosened(box, strides)
+                for at, row in self._noise.rows(self.axes, self.terms, box, strides)
             ]
         else:
             found = [
@@ -474,6 +472,10 @@ class Plan:
             return _build.chunks(target, shape, block)
         return _build.move(target, self._array(box, here))
 
+    @property
+    def _noise(self) -> Noise:
+        return Noise(self.loosen, self.loosen_at, self.seed)
+
     def _rounded(self, to: Format) -> dict[float, float]:
         """Return every entry's value as the format holds it, or raise RoundingError."""
         return _rounded(self, to)
@@ -527,48 +529,8 @@ class Plan:
             _build.write(flat, slices)
             return
         self._rounded(to)
-        for at, values in self._loosened(box, strides):
+        for at, values in self._noise.rows(self.axes, self.terms, box, strides):
             flat[at] = _build.like(flat, round_array(values, to, "gain + noise"))
-
-    def _loosened(
-        self, box: Box, strides: Sequence[int]
-    ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Yield IDI's rows with their noise (spec section 5), strip by strip."""
-        noisy = self._noisy
-        pairs = zip(self.axes.sheets(box, strides), noisy.sheets(box, strides), strict=True)
-        for sheet, drawn in pairs:
-            strips = [(strip, _draws(strip, drawn, sheet)) for strip in sheet.strips]
-            if not any(len(draws) for _, draws in strips):
-                continue
-            low = min(int(min(draws)) for _, draws in strips)
-            high = max(int(max(draws)) for _, draws in strips) + 1
-            for offset, first_row in _copies(sheet):
-                for i in sheet.rows:
-                    r = first_row + i - sheet.rows.start
-                    row = standard_normal(self.seed, r, noisy.columns, low, high)
-                    row *= self.loosen
-                    entries = []
-                    for strip, draws in strips:
-                        for term in self.terms(sheet.m, strip.n):
-                            for line in lines(term, range(i, i + 1), *strip[:3]):
-                                step = line.item_step or 1
-                                at = _at(draws[line.item :: step][: line.length], low)
-                                row[at] += term.value
-                                entries.append((strip, line.item, line.length, step, at))
-                    if self.loosen_at == "all":
-                        entries = [(s, 0, s.length, 1, _at(draws, low)) for s, draws in strips]
-                    start = offset + (i - sheet.rows.start) * sheet.row_stride
-                    for strip, item, length, step, at in entries:
-                        yield _places(strip, start, item, length, step), row[at]
-
-    @property
-    def _noisy(self) -> Layout:
-        """The axes as the noise counts them: the whole kernel, as if stride were 1."""
-        if self.stride is None or all(abs(step) == 1 for step in self.stride):
-            return self.axes
-        return replace(
-            self.axes, stride=None, taps="outward" if self.taps == "center" else self.taps
-        )
 
 
 def plan(
@@ -674,134 +636,6 @@ def _is_plain(numbers: Sequence[int] | None) -> bool:
 _remembered = lru_cache(maxsize=1024, typed=True)(Plan)
 
 
-def idi(
-    shape: Sequence[int],
-    *,
-    gain: float = 1.0,
-    wide: Wide = "truncate",
-    layout: str | None = None,
-    groups: int = 1,
-    transposed: bool = False,
-    stride: Sequence[int] | None = None,
-    blocks: Sequence[int] | None = None,
-    taps: Taps = "outward",
-    tap: Sequence[int] | None = None,
-    loosen: float = 0.0,
-    loosen_at: LoosenAt = "all",
-    seed: int = 0,
-    xp: Any = None,
-    dtype: Any = None,
-    device: Any = None,
-) -> Any:
-    """Make an identity-preserving weight, IDI_tau: ``W[i, j] = tau if j = i mod n``.
-
-    [P, Eq. 3]; for kernels IDIC_tau [P, Sec. 3.3].
-
-    Parameters
-    ----------
-    shape, gain, wide, layout, groups, transposed, stride, blocks, taps, tap, loosen, \
-loosen_at, seed
-        As in :func:`plan`.
-    xp, dtype, device
-        As in :meth:`Plan.build`.
-
-    Returns
-    -------
-    array, shape `shape`
-        In the namespace, dtype and device that were asked for; NumPy float64 by default.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
-        As in :func:`plan` and :meth:`Plan.build`.
-
-    Examples
-    --------
-    >>> import idinit_ref as ir
-    >>> ir.idi((4, 3))
-    array([[1., 0., 0.],
-           [0., 1., 0.],
-           [0., 0., 1.],
-           [1., 0., 0.]])
-    """
-    return plan(
-        shape,
-        "transit",
-        gain=gain,
-        wide=wide,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    ).build(xp, dtype, device)
-
-
-def idiz(
-    shape: Sequence[int],
-    *,
-    eps: float = 1e-6,
-    form: Form = "pair",
-    layout: str | None = None,
-    groups: int = 1,
-    transposed: bool = False,
-    stride: Sequence[int] | None = None,
-    blocks: Sequence[int] | None = None,
-    taps: Taps = "outward",
-    tap: Sequence[int] | None = None,
-    xp: Any = None,
-    dtype: Any = None,
-    device: Any = None,
-) -> Any:
-    """Make a zero-preserving weight, IDIZ_eps: +eps and -eps in every row (spec section 2).
-
-    For the last weight of a residual branch; for kernels IDIZC_eps [P, Sec. 3.3].
-
-    Parameters
-    ----------
-    shape, eps, form, layout, groups, transposed, stride, blocks, taps, tap
-        As in :func:`plan`.
-    xp, dtype, device
-        As in :meth:`Plan.build`.
-
-    Returns
-    -------
-    array, shape `shape`
-        In the namespace, dtype and device that were asked for; NumPy float64 by default.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
-        As in :func:`plan` and :meth:`Plan.build`.
-
-    Examples
-    --------
-    >>> import idinit_ref as ir
-    >>> ir.idiz((3, 3), eps=0.5)
-    array([[ 0.5, -0.5,  0. ],
-           [ 0. ,  0.5, -0.5],
-           [-0.5,  0. ,  0.5]])
-    """
-    return plan(
-        shape,
-        "zero",
-        eps=eps,
-        form=form,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-    ).build(xp, dtype, device)
-
-
 def either(
     shape: Sequence[int],
     role: Role,
@@ -888,68 +722,3 @@ def _rounded(plan: Plan, to: Format) -> dict[float, float]:
     if plan.loosen and values:
         round_value(plan.loosen, to, "loosen")
     return {value: round_value(value, to, what) for value in values}
-
-
-_resting: dict[tuple[int, int], tuple[np.random.Generator, int]] = {}  # of one long row, where
-
-
-def standard_normal(
-    seed: int, row: int, n: int, start: int = 0, stop: int | None = None
-) -> NDArray[np.float64]:
-    """Return row ``row`` of the standard normal noise (spec section 5, loosening), or a part of it.
-
-    Written as ``Philox(key=[seed, row])`` NumPy would make a float of a seed from 2**63 on and
-    lose its last bits, so such seeds are refused: all who write it either way agree.
-
-    The draws cannot be entered in the middle. So a part that begins where the last one has ended
-    goes on from there, and memory is that of the part.
-    """
-    stop = n if stop is None else stop
-    generator, at = _resting.pop((seed, row), (None, 0))  # atomic: no two threads have the same
-    if generator is None or at > start:
-        key, at = np.asarray([seed, row], dtype=np.uint64), 0
-        generator = np.random.Generator(np.random.Philox(key=key))
-    while at < start:
-        at += generator.standard_normal(min(start - at, _PART)).size
-    drawn = generator.standard_normal(stop - start)
-    if stop < n:
-        _resting.clear()
-        _resting[seed, row] = generator, stop
-    return drawn
-
-
-def _draws(strip: Strip, drawn: Sheet, sheet: Sheet) -> range | NDArray[np.int64]:
-    """Return which draw each column of a strip has: its own column, if there are no phases."""
-    if drawn.strips == sheet.strips:
-        return range(strip.first, strip.first + strip.length * strip.step, strip.step)
-    places = np.concatenate([s.offset + np.arange(s.length) * s.stride for s in drawn.strips])
-    columns = np.concatenate([s.first + np.arange(s.length) * s.step for s in drawn.strips])
-    order = np.argsort(places)
-    mine = strip.offset + np.arange(strip.length) * strip.stride
-    found: NDArray[np.int64] = columns[order[np.searchsorted(places[order], mine)]]
-    return found
-
-
-def _at(draws: range | NDArray[np.int64], low: int) -> slice | NDArray[np.int64]:
-    """Return where some draws are in a row that begins with one of them."""
-    if isinstance(draws, range):
-        return slice(draws.start - low, max(draws.stop - low, 0), draws.step)
-    return draws - low
-
-
-def _places(strip: Strip, start: int, item: int, length: int, step: int) -> slice:
-    """Return where some items of a strip lie in flat memory."""
-    begin, stride = start + strip.offset + item * strip.stride, step * strip.stride
-    return slice(begin, begin + (length - 1) * stride + 1, max(stride, 1))
-
-
-def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:
-    """Yield the offset and the first global row of each copy of a sheet."""
-    copies = [(sheet.offset, sheet.first_row)]
-    for repeat in sheet.repeats:
-        copies = [
-            (offset + k * repeat.stride, row + k * repeat.rows)
-            for offset, row in copies
-            for k in range(repeat.times)
-        ]
-    yield from copies

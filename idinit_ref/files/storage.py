@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS, Format, round_array
-from ..core.plan import Plan, standard_normal
+from ..core.noise import standard_normal
+from ..core.plan import Plan
 from ..errors import DTypeError, OptionError, OptionTypeError, message
 from .metadata import CAP
 

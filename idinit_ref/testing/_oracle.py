@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from ..core.kernel import CORNER, Taps
 from ..core.layout import SPATIAL
+from ..core.noise import LoosenAt
 from ..core.options import choice, integer
 from ..core.pattern import Form, Role, Wide
-from ..core.plan import LoosenAt, Plan
+from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._checks import PROPERTIES, Property, properties, snippet
 from ._diagnosis import diagnose, explain

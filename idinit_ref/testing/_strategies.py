@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ..core.kernel import CORNER, Taps
 from ..core.layout import SPATIAL
+from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
-from ..core.plan import LoosenAt, Plan
+from ..core.plan import Plan
 from ..errors import OptionError, message
 from ._frameworks import framework
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS, Format
 from ..core.kernel import Taps
+from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
-from ..core.plan import LoosenAt, Plan
+from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._frameworks import Framework, framework, framework_of
 
