@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 import warnings
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -733,17 +732,14 @@ def test_models_that_cannot_be_traced_are_named():
 
 
 @pytest.mark.nightly
-def test_a_model_of_100m_parameters_takes_seconds():
+def test_gpt2_at_full_size_has_the_plans_of_its_small_form():
     import transformers
 
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        init_(model, IDS)
-        times.append(time.perf_counter() - start)
-    assert sum(parameter.numel() for parameter in model.parameters()) > 1e8
-    assert min(times) < 5
+    found = []
+    for options in ({}, {"n_embd": 64, "n_head": 4}):
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**options))
+        found.append(init_(model, IDS).roles)
+    assert found[0] == found[1]
 
 
 def test_inference_tensors_are_refused():

@@ -826,7 +826,7 @@ def test_the_whole_process_is_small(file):
     assert 10e3 < int(re.search(r"VmHWM:\s*(\d+) kB", run.stdout)[1]) < 120e3
 
 
-def test_a_model_of_70_billion_is_decided_at_once():
+def test_a_model_of_70_billion_is_decided_without_its_memory():
     """A single file with digests; and shards of 5 GB with their headers and the index."""
     shapes = {"lm_head.weight": (128256, 8192)}
     for k in range(80):
@@ -836,15 +836,12 @@ def test_a_model_of_70_billion_is_decided_at_once():
         shapes |= {f"{at}.{name}_proj.weight": (28672, 8192) for name in ("gate", "up")}
         shapes[f"{at}.down_proj.weight"] = (8192, 28672)
     data = 2 * (128256 * 8192 + 80 * (2 * 8192**2 + 2 * 1024 * 8192 + 3 * 28672 * 8192))
-    start = time.perf_counter()
     made = rules.plans(shapes)
     files = layout_of("m.safetensors", made, dtype="bfloat16", shard_bytes=5 * 10**9)
     (whole,) = layout_of("m.safetensors", made, dtype="bfloat16", digests=True)
-    took = time.perf_counter() - start
     assert 0 < whole.nbytes - data < 400_000
     assert data / 5e9 < len(files) - 1 < 1.2 * data / 5e9
     assert all(file.nbytes < 5.001e9 for file in files)
-    assert took < 2
 
 
 def test_narrow_dtypes_need_no_ml_dtypes_and_nothing_heavy_is_loaded(file):
