@@ -43,7 +43,7 @@ def _all(call: Call, first: Value) -> list[Value]:
 
 
 def _entrywise(call: Call, word: str = "") -> Value:
-    values = call.operands(3) or call.values
+    values, word = call.operands(3) or call.values, word or call.what.removeprefix("special_")
     return call.draw.entrywise(call.what, values, call.shape, call.floating, "", word)
 
 
@@ -318,6 +318,7 @@ _WORDS = {
         "var": "prod var var_mean",
         "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
         "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",
+        "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
         "select": "topk",
         "resize": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "

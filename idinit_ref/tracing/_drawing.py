@@ -55,7 +55,7 @@ class Drawing(Products):
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
             return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
-        if self._is_data(b):
+        if b.is_table and self._floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
 

@@ -42,10 +42,12 @@ _WORDS: dict[Fact, str] = {
     Fact("product", "all", 1): "prod var",
     # f(0) is not 0
     Fact("map", "never"): (
-        "acos acosh arccos arccosh cos cosh digamma erfc erfcx exp exp2 hardsigmoid i0 "
-        "i0e lgamma log log10 log2 log_ndtr logaddexp logaddexp2 logit logsigmoid log_sigmoid "
-        "ndtr ndtri polygamma reciprocal rsqrt sigmoid sinc softplus sparse_plus sparse_sigmoid "
-        "squareplus zeta"
+        "acos acosh airy_ai arccos arccosh bessel_j0 bessel_y0 bessel_y1 cos cosh digamma erfc "
+        "erfcx exp exp2 hardsigmoid i0 i0e lgamma log log10 log2 log_ndtr log_sigmoid logaddexp "
+        "logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0 modified_bessel_k1 "
+        "ndtr ndtri polygamma reciprocal rsqrt scaled_modified_bessel_k0 "
+        "scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid "
+        "spherical_bessel_j0 squareplus zeta"
     ),
     Fact("map", "sum"): "fmax fmin heaviside hypot max maximum min minimum nextafter",
     Fact("map", (0,)): "arctan2 atan2 copysign floor_divide fmod mod pow rem remainder xlogy",

@@ -12,7 +12,7 @@ from ..roles.graph import Does, Graph, Kind, Node, Use
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._parameter import Parameter, Seen, node_of
-from ._units import Factor, Unit, merged, spread_to
+from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Operation, Part, Shape, Signal, Value, joined, names_of
 
 __all__ = ["Nodes", "done_by", "spread"]
@@ -248,9 +248,10 @@ class Nodes:
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
-    def strike(self, factors: Iterable[Factor]) -> None:
-        """Note that the units of some factors of products are summed away later."""
-        for name, at in factors:
+    def strike(self, lost: Iterable[Unit], kept: Iterable[Unit]) -> None:
+        """Note of factors of products that all of their units are summed away later."""
+        left = {factor for unit in kept for factor in unit.factors}
+        for name, at in {factor for unit in lost for factor in unit.factors} - left:
             node = self.nodes[self._place[name]]
             if isinstance(node.vanishes, tuple) and at in node.vanishes:
                 rest = tuple(place for place in node.vanishes if place != at)
@@ -280,10 +281,9 @@ class Nodes:
         self.use(value, "other", signal.node)
         return signal
 
-    def _is_data(self, value: Made) -> bool:
-        """Whether learned tensors are as tokens and places are: floating, and no bias."""
-        floats = (self.parameters[part.name].is_floating for part in value.parts)
-        return value.is_table and any(floats)
+    def _floats(self, value: Made) -> bool:
+        """Whether a value is made of floating parameters."""
+        return any(self.parameters[part.name].is_floating for part in value.parts)
 
     def _as_data(self, values: Sequence[Value], fact: Fact) -> list[Value]:
         """Return operands with those that are learned tensors as signals."""
@@ -292,7 +292,7 @@ class Nodes:
         if not any(isinstance(value, (Signal, Data)) for value in values):
             return found
         for at, value in enumerate(found[:count]):
-            if isinstance(value, Made) and self._is_data(value):
+            if isinstance(value, Made) and self._floats(value):
                 found[at] = self.data(value)
         return found
 
@@ -354,6 +354,8 @@ class Nodes:
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))
+            made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
+            seen[name].makes = made and operation.makes
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.scales = self._scales.get(name, "")

@@ -11,7 +11,7 @@ from ._axes import Atom, Axis, Stored, View
 from ._labels import Labels, axis_of, kinds_of, parted
 from ._moves import Moves
 from ._nodes import done_by, spread
-from ._units import Factor, Unit, merged, renumbered
+from ._units import Unit, merged, renumbered
 from ._values import (
     Data,
     Fold,
@@ -93,9 +93,10 @@ class Products(Moves):
             signal.spend()
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
         places = [inputs.index(signal.node) for signal in signals]
+        makers = [track.operation for track in _kernel(signals, labels, out).fresh]
         kept: set[int] = set()
         units: list[tuple[int, Unit]] = []
-        lost: list[Factor] = []
+        lost: list[Unit] = []
         for signal, own, place in zip(signals, labels, places, strict=True):
             for unit in signal.units:
                 along = [own[axis] for axis in unit.axes]
@@ -104,7 +105,7 @@ class Products(Moves):
                     axes = frozenset(list(out).index(label) for label in along)
                     units.append((place, unit._replace(axes=axes)))
                 else:
-                    lost += unit.factors
+                    lost.append(unit)
         unknown = {p for p, signal in zip(places, signals, strict=True) if not signal.units}
         enough = kept or unknown
         node = self.draw(
@@ -116,7 +117,9 @@ class Products(Moves):
             vanishes=tuple(sorted(enough)),
             sums=tuple(sorted({*places} - kept - unknown)),
         )
-        self.strike(lost)
+        for operation in makers:
+            operation.makes = node
+        self.strike(lost, [unit for _, unit in units])
         held = merged(unit.within((node, place)) for place, unit in units)
         return Signal(node, shape, units=held)
 
@@ -316,12 +319,8 @@ class Products(Moves):
         self, signal: Signal, axes: Sequence[int], shape: Shape | None
     ) -> tuple[Unit, ...]:
         """Return the units of a sum along axes; of factors that are summed away it has none."""
-        left = []
-        for unit in signal.units:
-            if unit.axes.isdisjoint(axes):
-                left.append(unit)
-            else:
-                self.strike(unit.factors)
+        left = [unit for unit in signal.units if unit.axes.isdisjoint(axes)]
+        self.strike([unit for unit in signal.units if unit not in left], left)
         rank = len(signal.shape or ())
         if shape is not None and len(shape) == rank:
             return tuple(left)
@@ -505,6 +504,19 @@ class Products(Moves):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
+
+
+def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
+    """Return the signal that is a matrix or kernel, of one weight; an empty one if none is.
+
+    The outputs of that weight lie along what is summed, and along an axis that it alone has.
+    """
+    for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
+        for unit in signal.units:
+            held = {own[axis] for axis in unit.axes}
+            if held - {*out} and (held & {*out}) - {*rest}:
+                return signal
+    return Signal("")
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

@@ -133,6 +133,7 @@ class Operation:
     each: bool = False  # every row of its input has a matrix of a stack
     sized: bool = False  # its padding follows from the size of its input: the first use counts
     whole: bool = False  # used in one piece too
+    makes: str = ""  # the product of signals whose kernel its result is
     gated: bool = False  # two parts of it meet in a product
     cuts: set[Cut] = field(default_factory=set)
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
