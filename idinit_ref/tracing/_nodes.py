@@ -162,13 +162,22 @@ class Nodes:
         """
         head, _, tail = weight.replace("/", ".").rpartition(".")
         if head and tail in _SELF_NAMED:
-            name = rest = weight[: len(head)]
-            while rest and not self._prefixed:  # the names of operations may lack the model's
-                if f"{base}/".startswith(f"{rest}/"):
-                    return rest
-                rest = rest.partition("/")[2]
-            return name
+            return self._layer(base, weight) or weight[: len(head)]
         return f"{weight}: {base}" if self._prefixed else base
+
+    def _layer(self, base: str, weight: str) -> str:
+        """Return the layer that has a weight, if an operation by its name is in it; else ""."""
+        rest, _, tail = weight.rpartition("/")
+        while rest and tail in _SELF_NAMED and not self._prefixed:
+            if f"{base}/".startswith(f"{rest}/"):
+                return rest
+            rest = rest.partition("/")[2]  # the names of operations may lack the model's
+        return ""
+
+    def applies(self, base: str, weight: Made) -> bool:
+        """Whether an operation is that of a layer on its own weight."""
+        names = names_of([weight])
+        return bool(names) and all(self._layer(base, name) for name in names)
 
     # Operations of any kind -----------------------------------------------------------------
 
@@ -302,10 +311,15 @@ class Nodes:
         return found
 
     def other(
-        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        word: str | Fact = "",
     ) -> Value:
         """Draw an operation of which nothing is known but its name, and what it takes."""
-        out = self.result(name, values, shape, floating)
+        out = self.result(name, values, shape, floating, word)
         if isinstance(out, Made):
             return out.noted(done_by("", name, []))
         for value in values:
