@@ -146,3 +146,30 @@ def test_an_operation_on_signals_vanishes_where_its_nodes_say(name, reader):
         assert found or not said
         if is_all:
             assert said == found
+
+
+class Pool(layers.Layer):
+    """Attention from learned queries, as a DETR or Perceiver has them."""
+
+    def __init__(self):
+        super().__init__(name="pool")
+        self.q, self.k, self.v = (layers.Dense(6, name=name) for name in "qkv")
+
+    def build(self, shape):
+        self.probe = self.add_weight(shape=(4, 6), initializer="random_normal", name="probe")
+        for layer in (self.q, self.k, self.v):
+            layer.build((None, 6))
+
+    def call(self, x):
+        scores = ops.matmul(self.q(self.probe), ops.transpose(self.k(x), (0, 2, 1)))
+        return ops.softmax(scores) @ self.v(x)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_dense_layer_on_a_learned_table_is_one_on_a_signal(reader):
+    x = keras.Input(batch_shape=X.shape)
+    graph = READERS[reader](keras.Model(x, Pool()(x)))
+    kernels = {node.name: node.use for node in graph.nodes if node.name.endswith("kernel")}
+    assert set(kernels.values()) == {"weight"}
+    (probe,) = (node for node in graph.nodes if node.name.endswith("probe: data"))
+    assert probe.kind == "input"

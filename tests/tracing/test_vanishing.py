@@ -282,3 +282,17 @@ def test_a_grouped_query_without_rows_of_its_own_keeps_its_weight():
     heads = draw.reshape("heads", q, (2, 5, 2, 3))
     draw.product("scores", [heads, k], ["btgd", "bsd"], "bgts", (2, 2, 5, 5))
     assert draw.graph([]).by_name["q"].note == ""
+
+
+@pytest.mark.parametrize("feeds", [False, True])
+def test_a_state_of_zeros_is_a_sum_unless_a_weight_takes_it(feeds):
+    draw = Drawing([Parameter("w", (4, 4)), Parameter("u", (4, 4))])
+    x, zeros = draw.input("x", (2, 4)), draw.constant((2, 4), value=0)
+    turn = draw.product("w", [x, draw.parameter("w")], ["bi", "io"], "bo", (2, 4))
+    assert draw.carried(zeros, turn) == "zeros"
+    state = draw.state("state", "zeros", (2, 4))
+    used = state
+    if feeds:
+        used = draw.product("u", [state, draw.parameter("u")], ["bi", "io"], "bo", (2, 4))
+    out = draw.add("add", used, turn, (2, 4))
+    assert draw.graph([out]).by_name["state"].kind == ("input" if feeds else "other")
