@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -56,10 +57,10 @@ class ModuleDrawing(Drawing):
         kept = {} if self.module is None else self.module._parameters
         return any(self._names.get(id(tensor)) == name for tensor in kept.values())
 
-    def applies(self, weight: Value) -> bool:
+    def applies(self, base: str, weight: Made) -> bool:
         """Whether a known layer applies its own weight."""
-        is_made = isinstance(weight, Made) and bool(weight.parts) and is_layer(self.module)
-        return is_made and all(self.owns(part.name) for part in weight.parts)  # type: ignore[union-attr]  # is_made
+        is_used = bool(weight.parts) and is_layer(self.module)
+        return is_used and all(self.owns(part.name) for part in weight.parts)
 
     # What modules change --------------------------------------------------------------------
 
@@ -69,14 +70,15 @@ class ModuleDrawing(Drawing):
         base: str,
         inputs: Iterable[str],
         shape: tuple[int, ...] | None,
-        weights: Sequence[str] = (),
+        *facts: Any,
+        **more: Any,
     ) -> str:
         """Add a node, named by the module that runs."""
         if kind == "add" and isinstance(self.module, (nn.RNNBase, nn.RNNCellBase)):
             kind = "other"  # one dense operation on the input and the state together
         if base != self._labelled and self.running:
             base = self.says(base)
-        name = super().draw(kind, base, inputs, shape, weights)
+        name = super().draw(kind, base, inputs, shape, *facts, **more)
         self._ended = name if kind == "weight" else ""
         return name
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ._axes import View
+from ._functions import Fact
 from ._products import Products
+from ._units import merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined
 
 __all__ = ["Drawing"]
@@ -32,9 +34,11 @@ class Drawing(Products):
         shape = self.parameters[name].shape
         return Made(shape, (Part(name, View.of(shape)),))
 
-    def constant(self, shape: Shape | None, number: bool = False) -> Made:
-        """Return a constant, perhaps of one number everywhere."""
-        return Made(shape, (), number)
+    def constant(
+        self, shape: Shape | None, number: bool = False, value: float | None = None
+    ) -> Made:
+        """Return a constant, perhaps of one number everywhere, and which if that is known."""
+        return Made(shape, (), number, None if value != value else value)
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""
@@ -53,7 +57,13 @@ class Drawing(Products):
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
             return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+        if b.is_table and self._floats(b):
+            return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
+
+    def subtract(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
+        """Draw a difference of two values, entry by entry."""
+        return self.sum_of(name, (a, b), shape, "subtracted with")
 
     def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
         """Whether what is added to the result of a weight varies along its outputs alone.
@@ -77,10 +87,27 @@ class Drawing(Products):
         return bool(tracks)
 
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
-        """Draw an operation whose results are sums of its operands."""
-        out = self.entrywise(name, values, shape, doing=doing)
+        """Draw an operation whose results are sums of its operands.
+
+        What is added to the result of a weight operation or norm, and varies along one axis, shifts
+        it; a sum with any other constant never vanishes.
+        """
+        signals = [value for value in values if isinstance(value, Signal)]
+        made = [value for value in values if isinstance(value, Made) and not value.zero]
+        fact = Fact("", "sum")
+        if len(signals) == 1 and made:
+            by = made[0]
+            is_vector = not by.is_table and sum(size != 1 for size in by.shape or ()) < 2
+            is_shift = signals[0].is_direct and is_vector and not by.number
+            fact = Fact("shift", "all" if is_shift and len(made) == 1 else "never")
+        elif len(signals) == 1:
+            fact = Fact("move")  # zeros are added
+        out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
-            return Made(shape, tuple(part._replace(added=True) for part in out.parts))
+            parts = tuple(part._replace(added=True) for part in out.parts)
+            return Made(shape, parts, value=None if made or parts else 0)
+        if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
+            return out._replace(is_direct=signals[0].is_direct)
         return out
 
     def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
@@ -99,15 +126,24 @@ class Drawing(Products):
         else:
             a.spend()
             b.spend()
-        node = self.draw("add", name, (a.narrow or a.node, b.narrow or b.node), shape)
-        return Signal(node, shape, tracks, a.halves | b.halves)
+        inputs = [a.narrow or a.node, b.narrow or b.node]
+        for at, (own, rest) in enumerate(((a, b), (b, a))):
+            if shape is not None and _is_for_all(own, rest, shape):
+                if own.shape != shape:
+                    inputs[at] = self.draw("other", "members", (own.node,), shape, (), "move")
+                else:
+                    inputs[at] = own.node
+        node = self.draw("add", name, inputs, shape)
+        units = merged(spread_to(a.units, a.shape, shape) + spread_to(b.units, b.shape, shape))
+        is_direct = a.is_direct and b.is_direct
+        return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
 
     # What changes no number -----------------------------------------------------------------
 
     def cast(self, name: str, value: Value, floating: bool = True, mask: bool = False) -> Value:
         """Draw a cast: of a signal to integers, or of data to floats, of a mask say."""
         if isinstance(value, Signal) and not floating:
-            return self.result(name, [value], value.shape, floating)
+            return self.result(name, [value], value.shape, floating, "move")
         if isinstance(value, Data) and floating:
             return self.start(name, value.shape)._replace(picks=mask)
         return value
@@ -119,7 +155,7 @@ class Drawing(Products):
             return value._replace(parts=parts)
         if not isinstance(value, Signal):
             return value
-        out = self.result(name, [value], value.shape, floating)
+        out = self.result(name, [value], value.shape, floating, "move")
         if isinstance(out, Signal):
             self._stops.add(out.node)
         return out
@@ -132,30 +168,60 @@ class Drawing(Products):
         """Draw a choice between values: nothing, if they are the same."""
         if all(value == values[0] for value in values):
             return values[0]
-        return self.result(name, values, shape, floating)
+        return self.result(name, values, shape, floating, Fact("select", "sum"))
 
     def enter(self, value: Value) -> Value:
         """Return a value as it enters a loop, in which it is not what it was after a turn."""
         if isinstance(value, Signal):
             value.spend()
             return Signal(value.node, value.shape)
-        return value._replace(number=False) if isinstance(value, Made) else value
+        return value._replace(number=False, value=None) if isinstance(value, Made) else value
 
-    def carried(self, old: Value, new: Value) -> Value | Literal["signal"]:
+    def state(self, name: str, kind: Literal["signal", "zeros"], shape: Shape | None) -> Signal:
+        """Draw a state of a loop, which is a signal from the start.
+
+        One of zeros in which a sum adds up vanishes with its terms; one that goes into a weight
+        starts a signal.
+        """
+        if kind == "signal":
+            return self.start(name, shape)
+        self._sums.append(self.draw("other", name, (), shape))
+        return Signal(self._sums[-1], shape)
+
+    def carried(self, old: Value, new: Value) -> Value | Literal["signal", "zeros"]:
         """Return what a state is before every turn of a loop that made `new` of `old`.
 
-        "signal" is one with no node yet.
+        "signal" and "zeros" are what `state` draws.
         """
         if isinstance(old, Signal):
             return old
         if isinstance(new, Signal):
-            return "signal"
+            return "zeros" if isinstance(old, Made) and old.zero else "signal"
         if isinstance(old, Data) or isinstance(new, Data):
             return Data(old.shape)
         names = {part.name for part in old.parts}
         if any(part.name not in names for part in new.parts):
             return joined(old.shape, [old, new]).lost(old.shape)
         return old
+
+
+def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:
+    """Whether a signal was copied for every member of a map over weights that gave the other."""
+    if one.shape is None or other.shape != shape or not other.tracks:
+        return False
+    more = len(shape) - len(one.shape)
+    lacking = {*range(more), *(axis + more for axis in one.spread)}
+    lacking |= {k + more for k, size in enumerate(one.shape) if size != shape[k + more]}
+    if not lacking or lacking != {*range(len(lacking))}:
+        return False
+
+    def is_member(track: Track, axis: int) -> bool:
+        kinds, atoms = track.operation.kinds or (), track.view.axes[axis]
+        axes = {atom.axis for atom in atoms}
+        firsts = {k for k, kind in enumerate(kinds) if kind == "B" or "O" in kinds[k + 1 :]}
+        return bool(axes) and axes <= firsts
+
+    return any(all(is_member(track, axis) for axis in lacking) for track in other.tracks)
 
 
 def _is_stacked(signal: Signal) -> bool:

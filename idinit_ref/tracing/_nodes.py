@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from dataclasses import replace
+from math import prod
 from typing import Any, Literal
 
-from ..roles.graph import Graph, Kind, Node, Use
+from ..roles.graph import Does, Graph, Kind, Node, Use
 from ._axes import View
+from ._functions import Fact, fact_of
 from ._parameter import Parameter, Seen, node_of
-from ._values import Data, Made, Operation, Shape, Signal, Value, joined, names_of
+from ._units import Unit, merged, spread_to
+from ._values import Data, Made, Operation, Part, Shape, Signal, Value, joined, names_of
 
 __all__ = ["Nodes", "done_by", "spread"]
 
 _MOST = 4  # as many results are followed at once
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_ON_DATA = {"attention", "join", "select"}
+"""What makes a signal of a learned tensor that it is applied to."""
 
 
 class Nodes:
@@ -42,6 +48,12 @@ class Nodes:
     ) -> None:
         self.parameters = {given.name: given for given in parameters}
         self.nodes: list[Node] = []
+        self._place: dict[str, int] = {}  # of nodes in that list
+        self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
+        self._never: set[str] = set()  # nodes that are not 0 whatever is
+        self._sums: list[str] = []  # states of loops that start as zeros
+        self._starts: dict[str, str] = {}  # where parameters that are data begin
+        self._tables: dict[Made, Signal] = {}  # and what was made of them
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
@@ -76,6 +88,9 @@ class Nodes:
         inputs: Iterable[str],
         shape: Shape | None,
         weights: Sequence[str] = (),
+        does: Does = "",
+        vanishes: Literal["all", "never"] | tuple[int, ...] = "all",
+        sums: tuple[int, ...] = (),
     ) -> str:
         """Add a node, and return its name."""
         names = tuple(dict.fromkeys(inputs)) if kind != "add" else tuple(inputs)
@@ -89,7 +104,16 @@ class Nodes:
         self._taken[name] = 1
         at = {"weight": len(self.nodes), "input": -1}.get(kind)
         self._after[name] = last if at is None else (at, name)
-        self.nodes.append(Node(name, kind, names, shape, tuple(weights)))
+        self._place[name] = len(self.nodes)
+        if kind != "weight":
+            is_same = does in ("move", "scale") and vanishes == "all" and len(names) == 1
+            self._root[name] = self._root.get(names[0], names[0]) if is_same else name
+            if vanishes == "never" or (vanishes == "all" and not self._never.isdisjoint(names)):
+                self._never.add(name)
+        node = Node(
+            name, kind, names, shape, tuple(weights), does=does, vanishes=vanishes, sums=sums
+        )
+        self.nodes.append(node)
         return name
 
     def start(self, base: str, shape: Shape | None) -> Signal:
@@ -121,7 +145,14 @@ class Nodes:
             view = None if part.name in lost else part.view
             self._weights.append((part.name, operation, view))
         self.use(made, "weight", operation.name)
-        return _with_node(out, operation.name)
+        kinds = operation.kinds or ()
+        units = [
+            Unit(frozenset([axis]))
+            for track in out.tracks
+            for axis, atoms in enumerate(track.view.axes)
+            if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
+        ]
+        return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -132,39 +163,163 @@ class Nodes:
         """
         head, _, tail = weight.replace("/", ".").rpartition(".")
         if head and tail in _SELF_NAMED:
-            name = rest = weight[: len(head)]
-            while rest and not self._prefixed:  # the names of operations may lack the model's
-                if f"{base}/".startswith(f"{rest}/"):
-                    return rest
-                rest = rest.partition("/")[2]
-            return name
+            return self._layer(base, weight) or weight[: len(head)]
         return f"{weight}: {base}" if self._prefixed else base
+
+    def _layer(self, base: str, weight: str) -> str:
+        """Return the layer that has a weight, if an operation by its name is in it; else ""."""
+        rest, _, tail = weight.rpartition("/")
+        while rest and tail in _SELF_NAMED and not self._prefixed:
+            if f"{base}/".startswith(f"{rest}/"):
+                return rest
+            rest = rest.partition("/")[2]  # the names of operations may lack the model's
+        return ""
+
+    def applies(self, base: str, weight: Made) -> bool:
+        """Whether an operation is that of a layer on its own weight."""
+        names = names_of([weight])
+        return bool(names) and all(self._layer(base, name) for name in names)
 
     # Operations of any kind -----------------------------------------------------------------
 
     def result(
-        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        word: str | Fact = "",
     ) -> Value:
-        """Draw what depends on some values, however it does."""
+        """Draw what depends on some values, however it does.
+
+        `word` is the plain name of what it does, as :func:`fact_of` knows it, or says it itself.
+        """
+        fact = fact_of(word) if isinstance(word, str) else word
+        if fact.does in _ON_DATA and floating:
+            values = self._as_data(values, fact)
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
             return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
         for signal in signals:
             signal.spend()
-        node = None
-        if floating:
-            kind: Kind = "other" if signals else "input"
-            node = self.draw(kind, name, [signal.node for signal in signals], shape)
+        out: Data | Signal = Data(shape)
+        if floating and signals:
+            out = self._drawn(name, values, signals, shape, fact)
+        elif floating:
+            out = Signal(self.draw("input", name, (), shape), shape)
         for value in values:
             if isinstance(value, Made):
-                self.use(value, "other", node)
-        return Data(shape) if node is None else Signal(node, shape)
+                self.use(value, "other", out.node if isinstance(out, Signal) else None)
+        return out
+
+    def _drawn(
+        self,
+        name: str,
+        values: Sequence[Value],
+        signals: Sequence[Signal],
+        shape: Shape | None,
+        fact: Fact,
+    ) -> Signal:
+        """Draw an operation on signals."""
+        inputs = list(dict.fromkeys(signal.node for signal in signals))
+        counted = values[: fact.of]
+        at = [k for k, value in enumerate(counted) if isinstance(value, Signal)]
+        places = [inputs.index(counted[k].node) for k in at]  # type: ignore[union-attr]  # signals
+        does, when = fact.does, fact.vanishes
+        vanishes: Literal["all", "never"] | tuple[int, ...] = "all"
+        sums: tuple[int, ...] = ()
+        if when in ("sum", "max", "min"):
+            rest = [value.value for value in counted if isinstance(value, Made)]
+            sign = {"sum": 0, "max": -1, "min": 1}[when]
+            is_zero = all(c is not None and (c == 0 or c * sign > 0) for c in rest)
+            vanishes = "all" if is_zero else "never"
+        elif when == "never":
+            vanishes = "never"
+        elif when != "all":
+            which = at if when == "each" else when
+            enough = {place for k, place in zip(at, places, strict=True) if k in which}
+            vanishes = tuple(sorted(enough)) or "never"
+            if does == "attention":
+                sums = tuple(sorted({*places[:2]} - enough))
+            elif len(at) == 1:
+                does = "scale" if does == "product" else does
+                vanishes = "all" if enough else "never"
+            elif (
+                when == "each" and len({self._root.get(inputs[k], inputs[k]) for k in places}) == 1
+            ):
+                vanishes = "all"  # a product with itself
+        node = self.draw("other", name, inputs, shape, (), does, vanishes, sums)
+        is_direct = does == "norm" or (
+            does == "scale" and len(signals) == 1 and signals[0].is_direct
+        )
+        units: list[Unit] = []
+        for signal in signals:
+            own = spread_to(signal.units, signal.shape, shape)
+            if does == "product" and len(inputs) > 1:
+                place = inputs.index(signal.node)
+                own = tuple(unit.within((node, place)) for unit in own)
+                is_narrow = signal.narrow or prod(signal.shape or ()) < prod(shape or ())
+                is_direct |= bool(is_narrow) and signal.node in self._never
+            units += own
+        return Signal(node, shape, units=merged(units), is_direct=is_direct)
+
+    def strike(self, lost: Iterable[Unit], kept: Iterable[Unit]) -> None:
+        """Note of factors of products that all of their units are summed away later."""
+        left = {factor for unit in kept for factor in unit.factors}
+        for name, at in {factor for unit in lost for factor in unit.factors} - left:
+            node = self.nodes[self._place[name]]
+            if isinstance(node.vanishes, tuple) and at in node.vanishes:
+                rest = tuple(place for place in node.vanishes if place != at)
+                sums = tuple(sorted({*node.sums, at}))
+                self.nodes[self._place[name]] = replace(node, vanishes=rest, sums=sums)
+
+    # Learned tensors that are data ----------------------------------------------------------
+
+    def data(self, value: Made) -> Signal:
+        """Return learned tensors, as tokens and places are, as the signal that starts there."""
+        if value not in self._tables:
+            names = names_of([value])
+            for name in names:
+                if name not in self._starts:
+                    shape = self.parameters[name].shape
+                    self._starts[name] = self.draw("input", f"{name}: data", (), shape)
+            starts = [self._starts[name] for name in names]
+            node = starts[0] if starts else ""
+            whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
+            if not starts:
+                node = self.draw("input", "constant", (), value.shape)
+            elif value != whole:
+                node = self.draw("other", "learned", starts, value.shape, (), "move")
+            self._tables[value] = Signal(node, value.shape)
+        signal = self._tables[value]
+        self.use(value, "other", signal.node)
+        return signal
+
+    def _floats(self, value: Made) -> bool:
+        """Whether a value is made of floating parameters."""
+        return any(self.parameters[part.name].is_floating for part in value.parts)
+
+    def _as_data(self, values: Sequence[Value], fact: Fact) -> list[Value]:
+        """Return operands with those that are learned tensors as signals."""
+        count = 3 if fact.does == "attention" else fact.of
+        found = list(values)
+        if not any(isinstance(value, (Signal, Data)) for value in values):
+            return found
+        for at, value in enumerate(found[:count]):
+            if isinstance(value, Made) and self._floats(value):
+                found[at] = self.data(value)
+        return found
 
     def other(
-        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        word: str | Fact = "",
     ) -> Value:
         """Draw an operation of which nothing is known but its name, and what it takes."""
-        out = self.result(name, values, shape, floating)
+        out = self.result(name, values, shape, floating, word)
         if isinstance(out, Made):
             return out.noted(done_by("", name, []))
         for value in values:
@@ -179,12 +334,14 @@ class Nodes:
         shape: Shape | None,
         floating: bool = True,
         doing: str = "",
+        word: str | Fact = "",
     ) -> Value:
         """Draw an operation on entries, which broadcasts its operands.
 
-        `doing` says in words what it does to one operand with another: "multiplied by".
+        `doing` says in words what it does to one operand with another: "multiplied by". `word` is
+        its plain name, if that is not the first one.
         """
-        out = self.result(name, values, shape, floating)
+        out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             found = []
             for value in values:
@@ -216,13 +373,29 @@ class Nodes:
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))
+            made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
+            seen[name].makes = made and operation.makes
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.scales = self._scales.get(name, "")
         for name in self._frozen(ends):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
+        for name in self._sums:
+            if self._feeds_weight(name):
+                at = self._place[name]
+                self.nodes[at] = replace(self.nodes[at], kind="input")
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         return Graph([*nodes, *self.nodes], tuple(dict.fromkeys(ends)))
+
+    def _feeds_weight(self, name: str) -> bool:
+        """Whether a weight operation takes what is computed from a node."""
+        after = {name}
+        for node in self.nodes[self._place[name] :]:
+            if not after.isdisjoint(node.inputs):
+                after.add(node.name)
+                if node.kind == "weight":
+                    return True
+        return False
 
     def _frozen(self, outputs: Iterable[str]) -> set[str]:
         """Return the parameters that reach the outputs, but only by way of what stops gradients."""
@@ -274,8 +447,4 @@ def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Sign
     if not tracks and not halves:
         return out
     kept = tuple(tracks) if len(tracks) <= _MOST else ()
-    return Signal(out.node, out.shape, kept, halves)
-
-
-def _with_node(signal: Signal, node: str) -> Signal:
-    return Signal(node, signal.shape, signal.tracks)
+    return out._replace(tracks=kept, halves=halves)
