@@ -210,9 +210,11 @@ class Nodes:
             elif isinstance(value, Made):
                 self.use(value, "other")
         seen = {name: Seen() for name in self.parameters}
+        shifts = {node.name for node in self.nodes if node.does == "shift"}
         for name, use, node, _ in self._uses:
             chosen: _Use = "weight" if node in self._members else use
             seen[name].uses.add("bias" if node in self._biases else chosen)
+            seen[name].sums.append(node if use == "bias" or node in shifts else None)
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))

@@ -50,6 +50,7 @@ class Seen:
     scales: str = ""  # the quantised weight that it is a part of
     met: str = ""  # an operation that is not known, and takes it
     frozen: str = ""  # what stops every gradient to it
+    sums: list[str | None] = field(default_factory=list)  # by use: the node it is added to
 
 
 def node_of(given: Parameter, seen: Seen) -> Node:
@@ -81,6 +82,8 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     if not uses:
         note = "not used by the computation of these example inputs"
     note = given.note or note
+    if seen.sums and None not in seen.sums:
+        options = {**options, "adds_to": tuple(dict.fromkeys(seen.sums))}
     return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
 
 

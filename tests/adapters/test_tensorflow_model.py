@@ -368,7 +368,9 @@ def test_nothing_else_is_packed():
 
 def test_the_graph_says_where_everything_is():
     _, _, graph = traced("subclassed")
-    why = ir.roles.decide.decide(graph).to_dict()["transformer/block_1/out/kernel"]["why"]
+    why = ir.roles.decide.decide(graph).to_dict()["tensors"]["transformer/block_1/out/kernel"][
+        "why"
+    ]
     assert re.fullmatch(
         r"last of the branch block_1/out.*, which block_1/add.* adds to block_0/add.*", why
     )
@@ -406,7 +408,7 @@ def test_init_writes_what_the_plans_say():
     assert np.all(values["norm/gamma"] == 1)
     text = str(report)
     assert all(v.path in text for v in model.variables)
-    assert list(report.to_dict()) == [v.path for v in model.variables]
+    assert list(report.to_dict()["tensors"]) == [v.path for v in model.variables]
 
 
 EXPORTED = ["transformer", "grouped_query", "packed_by_reshape", "mixing", "depthwise"]
