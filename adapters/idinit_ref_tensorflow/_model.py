@@ -109,8 +109,8 @@ class _Variables(Weights):
         value = getattr(self.held[name], "_value", self.held[name])
         if value is None or not getattr(value, "is_fully_addressable", True):
             return None
-        row = value if whole or not len(value.shape) else value[(0,) * (len(value.shape) - 1)]
-        return keras.ops.convert_to_numpy(row)
+        at = (0,) * (len(value.shape) - 1) if not whole else ...
+        return keras.ops.convert_to_numpy(value[at])
 
     def dtype(self, name: str) -> str:
         return shape_and_dtype(self.held[name])[1]

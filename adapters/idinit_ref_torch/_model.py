@@ -118,7 +118,7 @@ class _Tensors(Weights):
             return None
         if not whole and tensor.ndim:
             tensor = tensor[(0,) * (tensor.ndim - 1)]
-        return tensor.to("cpu", torch.complex128 if tensor.is_complex() else torch.float32).numpy()
+        return tensor.to("cpu", torch.complex128 if tensor.is_complex() else torch.float64).numpy()
 
     def check(self, name: str, what: Plan | float) -> None:
         tensor = self.held[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.plan import Plan
 from ..core.text import columns, some
+from ..errors import printable
 from .names import Kind
 from .notes import Note
 
@@ -173,7 +174,8 @@ class Report:
         return [(entry.name, str(entry.shape), entry.role, entry.why) for entry in self.entries]
 
     def _warned(self) -> list[str]:
-        return [f"{note.text} ({some(note.names)})" for note in self.warnings]
+        names = [f" ({some(note.names)})" if note.names else "" for note in self.warnings]
+        return [printable(note.text + of) for note, of in zip(self.warnings, names, strict=True)]
 
     def __str__(self) -> str:
         rows = [("name", "shape", "role", "why"), *self._rows()]
