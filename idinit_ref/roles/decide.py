@@ -5,7 +5,7 @@ No framework is known here: the adapters trace, ask `decide`, and write what the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,6 +17,7 @@ from ..core.plan import Plan, either
 from ..errors import GraphError, OptionError, OptionTypeError, message, prefixed
 from .graph import Graph, Node
 from .names import Kind
+from .notes import Note
 from .options import ModelOptions, Override, settled
 from .report import Entry, Report
 from .search import Inferred, explain_roles
@@ -86,18 +87,8 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
     values = Values(graph, held)
     model = _Model(graph, inferred, general, values, _scaled(graph, ends, general))
     entries = tuple(model.entry(name, given[name]) for name in graph.parameters)
-    report = Report(entries)
     chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
-    chosen |= {n for n, found in inferred.items() if found.head and general["head"] == "keep"}
-    left = {name: ends[name] for name in ends if report.roles[name] == "zero"}
-    warnings = (
-        *kept(graph, entries, chosen, general["strict"]),
-        *getattr(inferred, "notes", ()),
-        *magnified(left, general["eps"]),
-        *copies(graph, report.plans),
-        *overwritten(entries, chosen, values),
-    )
-    return Report(entries, warnings)
+    return Report(entries, tuple(model.warnings(entries, chosen, ends)))
 
 
 class _Scales(NamedTuple):
@@ -158,6 +149,23 @@ class _Model(NamedTuple):
             with prefixed(f"of parameter {name!r}"):
                 plan = _plan(node, role, options)
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
+
+    def warnings(
+        self, entries: Collection[Entry], chosen: Collection[str], ends: Collection[str]
+    ) -> Iterator[Note]:
+        """Yield what to warn of, given whose role the user chose and which weights norms follow."""
+        roles = {entry.name: entry.role for entry in entries}
+        heads = [name for name, found in self.inferred.items() if found.head]
+        said = {*chosen, *heads} if self.options["head"] == "keep" else chosen
+        notes: Sequence[Note] = getattr(self.inferred, "notes", ())
+        normed = [*ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
+        zero = [name for name in dict.fromkeys(normed) if roles[name] == "zero"]
+        yield from kept(self.graph, entries, said, self.options["strict"])
+        yield from (note for note in notes if note.kind != "norm")
+        yield from magnified(zero, self.options["eps"])
+        plans = {entry.name: entry.plan for entry in entries if entry.plan is not None}
+        yield from copies(self.graph, plans)
+        yield from overwritten(entries, chosen, self.values)
 
     def _role(self, node: Node) -> tuple[Kind, str]:
         """Return the role of a parameter where no override speaks, and the reason."""

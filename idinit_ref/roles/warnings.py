@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import lcm
 
 from ..core.plan import Plan
@@ -217,11 +217,10 @@ def _is_added(users: Iterator[Node]) -> bool:
     return kinds == {"add"}
 
 
-def magnified(ends: Mapping[str, tuple[str, ...]], eps: float) -> list[Note]:
-    """Warn of branches whose last weight is zero and whose norm makes more of its eps."""
-    names = tuple(ends)
+def magnified(names: Sequence[str], eps: float) -> list[Note]:
+    """Warn, once, of zero weights behind which a norm makes more of their eps."""
     text = (
         f"a norm ends these branches and divides by the size of their eps = {eps:g}: they add "
         "up to eps/sqrt(e), e the norm's own epsilon (1e-3 of 1e-6); norms='zero' scales it by eps"
     )
-    return [Note("magnified", names, text)] if names else []
+    return [Note("norm", tuple(names), text)] if names else []

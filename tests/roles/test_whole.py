@@ -216,7 +216,7 @@ def test_a_branch_that_a_norm_ends_is_named():
     report = decide(sandwich())
     assert report.roles == {"up.w": "zero", "post.scale": "keep"}
     [note] = report.warnings
-    assert (note.kind, note.names) == ("magnified", ("up.w",))
+    assert (note.kind, note.names) == ("norm", ("up.w",))
     assert "eps/sqrt(e)" in note.text
 
 
