@@ -82,13 +82,24 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
             message("parameters", (), "the model should have some", "pass the whole model")
         )
     given = _chosen(graph.parameters, general["overrides"] or {})
+    values = Values(graph, held)
+    graph = _unbiased(graph, values) if general["biases"] != "keep" else graph
     inferred = explain_roles(graph)
     ends = norm_ends(graph, [name for name, found in inferred.items() if found.role == "zero"])
-    values = Values(graph, held)
     model = _Model(graph, inferred, general, values, _scaled(graph, ends, general))
     entries = tuple(model.entry(name, given[name]) for name in graph.parameters)
     chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
     return Report(entries, tuple(model.warnings(entries, chosen, ends)))
+
+
+def _unbiased(graph: Graph, values: Values) -> Graph:
+    """Return a graph in which sums with biases vanish that its tracer took for other vectors."""
+    found = [name for name in graph.parameters if values.is_bias(name) and not values.meant(name)]
+    sums = {at for name in found for at in graph.by_name[name].options["adds_to"]}
+    if not sums:
+        return graph
+    nodes = [replace(n, vanishes="all") if n.name in sums else n for n in graph.nodes]
+    return Graph(nodes, graph.outputs)
 
 
 class _Scales(NamedTuple):
@@ -112,8 +123,8 @@ def _scaled(
     for name in graph.parameters:
         for norm in graph.by_name[name].options.get("scales", ()):
             of.setdefault(norm, []).append(name)
-    weights = [weight for weight, norms in ends.items() if all(norm in of for norm in norms)]
-    names = [name for weight in weights for norm in ends[weight] for name in of[norm]]
+    weights = [weight for weight, norms in ends.items() if any(norm in of for norm in norms)]
+    names = [name for weight in weights for norm in ends[weight] for name in of.get(norm, ())]
     offsets = {name: graph.by_name[name].options.get("offset", 0.0) for name in names}
     return _Scales({name: general["eps"] - by for name, by in offsets.items()}, weights)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..core.layout import DEFAULT_LAYOUTS
 from .graph import Graph, Node
 
-__all__ = ["Held", "Values"]
+__all__ = ["Held", "Values", "function_of"]
 
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
@@ -127,9 +127,9 @@ class Values:
         seen = {node.name for node in stack}
         while stack:
             for user in self._users.get(stack.pop().name, ()):
-                if user.kind == "other" and _function(user) in _SET_BY:
-                    return _function(user)
-                moved = user.does in ("", *_MOVES) or _function(user) == "abs"  # of a softplus
+                if user.kind == "other" and function_of(user) in _SET_BY:
+                    return function_of(user)
+                moved = user.does in ("", *_MOVES) or function_of(user) == "abs"  # of a softplus
                 moved = moved and len(user.inputs) == 1
                 if user.kind == "other" and moved and user.name not in seen:
                     seen.add(user.name)
@@ -185,10 +185,10 @@ class Values:
         return shape[letters.index("O")] if "O" in letters else 0
 
 
-def _function(node: Node) -> str:
+def function_of(node: Node) -> str:
     """Return what a node's name says that it computes.
 
-    >>> _function(Node("layers.0: softplus (2)")), _function(Node("dt/Exp_1"))
+    >>> function_of(Node("layers.0: softplus (2)")), function_of(Node("dt/Exp_1"))
     ('softplus', 'exp')
     """
     last = re.split(r"[:/.] ?", node.name)[-1]

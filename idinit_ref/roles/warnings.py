@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import lcm
 
 from ..core.plan import Plan
@@ -11,9 +11,12 @@ from ..errors import GraphError, message
 from .graph import Graph, Node
 from .notes import Note
 from .report import Entry
-from .values import Values
+from .values import Values, function_of
 
 __all__ = ["copies", "kept", "magnified", "norm_ends", "overwritten"]
+
+_ROOTS = {"sqrt", "rsqrt", "norm"}
+_REACH = 64  # nodes that a norm is looked for in
 
 
 def kept(
@@ -192,29 +195,35 @@ def norm_ends(graph: Graph, zero: Collection[str]) -> dict[str, tuple[str, ...]]
             users.setdefault(name, []).append(node)
         for name in set(node.weights) & uses.keys():
             uses[name].append(node)
-
-    def ahead(name: str) -> Iterator[Node]:
-        """Yield what a node goes into, past moves and scales."""
-        for user in users.get(name, ()):
-            if user.does in ("move", "scale", "shift"):
-                yield from ahead(user.name)
-            else:
-                yield user
-
     found: dict[str, tuple[str, ...]] = {}
     for weight, own in uses.items():
-        norms = [
-            [n.name for n in ahead(op.name) if n.does == "norm" and _is_added(ahead(n.name))]
-            for op in own
-        ]
+        norms = [_normed(op, users) for op in own]
         if norms and all(norms):
             found[weight] = tuple(dict.fromkeys(name for ends in norms for name in ends))
     return found
 
 
-def _is_added(users: Iterator[Node]) -> bool:
-    kinds = {user.kind for user in users}
-    return kinds == {"add"}
+def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
+    """Return the nodes from a norm of a weight's result to the add; none if it is added as is.
+
+    A norm that is written out is what is computed from the result alone, a square root with it.
+    """
+    alone: dict[str, bool] = {node.name: False}  # what comes from the result alone: is it normed?
+    stack, normed = [node.name], False
+    while stack and len(alone) < _REACH:
+        for user in users.get(stack.pop(), ()):
+            if user.name in alone or user.kind == "weight":
+                continue
+            if all(name in alone for name in user.inputs):
+                root = user.does == "norm" or function_of(user) in _ROOTS
+                alone[user.name] = root or any(alone[name] for name in user.inputs)
+                stack.append(user.name)
+            elif user.kind == "add":
+                ends = [alone[name] for name in user.inputs if name in alone]
+                if not all(ends):
+                    return []
+                normed = True
+    return [name for name, is_normed in alone.items() if is_normed] if normed else []
 
 
 def magnified(names: Sequence[str], eps: float) -> list[Note]:

@@ -151,7 +151,8 @@ def aggregated(*middle, shape=(8,), sums=()):
     last = "h"
     for k, does in enumerate(middle):
         inputs = ("adj", last) if does == "contract" else (last,)
-        nodes.append(node(f"m{k}", *inputs, does=does, sums=sums if does == "contract" else ()))
+        rest = {"sums": sums, "vanishes": (1,)} if does == "contract" else {}
+        nodes.append(node(f"m{k}", *inputs, does=does, **rest))
         last = f"m{k}"
     return ir.Graph([*nodes, node("sum", last, does="shift")], ["sum"])
 
@@ -193,6 +194,19 @@ def test_what_is_added_behind_a_residual_add_is_the_bias_of_its_branch():
     assert decide(graph).roles == {"u.w": "transit", "v.w": "zero", "b": "bias"}
 
 
+def test_a_sum_with_a_bias_vanishes_with_its_weight():
+    """Whatever the tracer could say of it: the bias becomes 0."""
+    nodes = [each for each in aggregated("contract").nodes if each.name not in ("sum", "x")]
+    nodes[1:1] = [node("x", kind="input", shape=(6, 8))]
+    nodes[0] = parameter("w", (8, 8))
+    more = [
+        node("sum", "m0", does="shift", vanishes="never", shape=(6, 8)),
+        ir.Node("y", "add", ("x", "sum"), (6, 8)),
+    ]
+    graph = ir.Graph([*nodes, *more], ["y"])
+    assert decide(graph).roles == {"w": "zero", "b": "bias"}
+
+
 # Norms ------------------------------------------------------------------------------------------
 
 
@@ -218,6 +232,28 @@ def test_a_branch_that_a_norm_ends_is_named():
     [note] = report.warnings
     assert (note.kind, note.names) == ("norm", ("up.w",))
     assert "eps/sqrt(e)" in note.text
+
+
+def test_a_norm_that_is_written_out_is_one():
+    """x + r * rsqrt(mean(r * r) + e) with r the branch; an activation is none."""
+    nodes = [n for n in sandwich().nodes if n.name not in ("post", "scaled", "y")]
+    for function, count in (("rsqrt", 1), ("tanh", 0)):
+        more = [
+            node("square", "view", does="product"),
+            node("mean", "square", does="pool", shape=(2, 1)),
+            node(f"up: {function}", "mean", does="map", shape=(2, 1)),
+            node("post", "view", f"up: {function}", does="product", vanishes=(0,)),
+            node("scaled", "post", does="scale"),
+            ir.Node("y", "add", ("x", "scaled"), (2, 8)),
+        ]
+        graph = ir.Graph([*nodes, *more], ["y"])
+        assert [note.kind for note in decide(graph).warnings] == ["norm"] * count
+        scaled = decide(graph, norms="zero").roles
+        assert scaled == (
+            {"up.w": "transit", "post.scale": "zero"}
+            if count
+            else {"up.w": "zero", "post.scale": "keep"}
+        )
 
 
 def test_a_norm_before_a_branch_or_beside_an_add_is_not():
