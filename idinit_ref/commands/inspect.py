@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from ..core.plan import Plan
 from ..files.storage import natural
 from ._terminal import columns, print_json, progress, show, tensors
 
@@ -68,5 +69,9 @@ def _fields(tensor: Tensor, what: Finding) -> dict[str, Any]:
     if what.numbers is not None:
         found["numbers"] = what.numbers._asdict()
     if what.plan is not None:
-        found["plan"] = {"role": what.plan.role} | what.plan.options()
+        found["plan"] = {
+            field.name: getattr(what.plan, field.name)
+            for field in fields(Plan)
+            if field.compare and field.name != "shape"
+        }
     return found

@@ -17,11 +17,11 @@ from . import build as _build
 from .dtypes import Format, format_of, round_array, round_value
 from .kernel import CORNER, Taps
 from .lattice import keys, lines, nnz, remainder
-from .layout import DEFAULT_LAYOUTS, Box, Layout, Sheet, Strip, strides_of
+from .layout import Box, Layout, Sheet, Strip, strides_of
 from .options import choice, countable, integer, letters, real, sizes
 from .pattern import Form, Role, Term, Wide, idi_terms, idiz_terms
 
-__all__ = ["OPTIONS", "Plan", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
+__all__ = ["Plan", "either", "idi", "idiz", "plan", "standard_normal", "strips"]
 
 _KEYS = 2**16  # places that a traced program holds as constants
 _PART = 2**20  # of a row's noise that is drawn at once to be left out
@@ -32,7 +32,6 @@ _OPTIONS: dict[Role, dict[str, object]] = {  # of one role alone, and what they 
     "zero": {"eps": 1e-6, "form": "pair"},
 }
 _NAMES = {"transit": "IDI", "zero": "IDIZ"}
-_FACTS = ("shape", "role")
 
 LoosenAt = Literal["all", "entries"]
 
@@ -158,6 +157,26 @@ class Plan:
             cure = "give a standard deviation with loosen=, or leave it out"
             raise OptionError(message("loosen_at", self.loosen_at, should, cure))
 
+    def options(self) -> dict[str, Any]:
+        """Return what `plan` needs besides the shape to make it again: what is not the default.
+
+        Returns
+        -------
+        dict
+            The role and the layout, always, and all other options that are not the default.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((4, 3), blocks=(2, 2)).options()
+        {'role': 'transit', 'layout': 'OI', 'blocks': (2, 2)}
+        """
+        own = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        changed = {name: value for name, value, usual in own if value != usual}
+        return {"role": self.role, "layout": self.layout} | {
+            name: value for name, value in changed.items() if name not in ("shape", "axes")
+        }
+
     # What it holds --------------------------------------------------------------------------
 
     @property
@@ -190,33 +209,6 @@ class Plan:
             copies * (m * n if noisy else sum(map(nnz, self.terms(m, n))))
             for m, n, copies in self.matrices
         )
-
-    def options(self, *, changed: bool = False) -> dict[str, Any]:
-        """Return all options but shape and role, or only those that are not their defaults.
-
-        Parameters
-        ----------
-        changed : bool
-            Whether to leave out the defaults, the layout of the rank among them.
-
-        Returns
-        -------
-        dict of str to value
-            As :func:`plan` takes them: ``plan(p.shape, p.role, **p.options()) == p``, also after
-            a round trip through JSON.
-
-        Examples
-        --------
-        >>> import idinit_ref as ir
-        >>> p = ir.plan((6, 4), gain=2, blocks=(4, 2))
-        >>> p.options(changed=True)
-        {'gain': 2.0, 'blocks': (4, 2)}
-        >>> len(p.options()), p.options()["layout"]
-        (14, 'OI')
-        """
-        usual = OPTIONS | {"layout": DEFAULT_LAYOUTS.get(len(self.shape))}
-        found = {name: getattr(self, name) for name in usual}
-        return {k: v for k, v in found.items() if not changed or v != usual[k]}
 
     def terms(self, m: int, n: int | None = None) -> tuple[Term, ...]:
         """Return the closed form of this weight's m x n matrices.
@@ -597,12 +589,6 @@ class Plan:
         return replace(
             self.axes, stride=None, taps="outward" if self.taps == "center" else self.taps
         )
-
-
-OPTIONS: dict[str, Any] = {
-    each.name: each.default for each in fields(Plan) if each.init and each.name not in _FACTS
-}
-"""All options of a plan but its shape and role, and their defaults."""
 
 
 def plan(

@@ -106,8 +106,9 @@ class Entry:
             found["value"] = self.value
         if self.plan is None:
             return found | {"plan": None}
-        options = self.plan.options().items()
-        return found | {"plan": {k: list(v) if isinstance(v, tuple) else v for k, v in options}}
+        plan = {k: list(v) if isinstance(v, tuple) else v for k, v in self.plan.options().items()}
+        del plan["role"]
+        return found | {"plan": plan}
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,9 @@ class Report:
         Returns
         -------
         dict
-            ``"tensors"``: of every parameter, by name, its shape, role, reason, and the options of
-            its plan, or None. ``"warnings"``: of each its kind, names and text.
+            ``"tensors"``: of every parameter, by name, its shape, role, reason, and the layout of
+            its plan with what options are not the default, or None. ``"warnings"``: of each its
+            kind, names and text.
 
         Examples
         --------
