@@ -13,6 +13,9 @@ true length
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "CheckpointError",
     "DTypeError",
@@ -25,6 +28,7 @@ __all__ = [
     "RoundingError",
     "ShapeError",
     "message",
+    "prefixed",
     "printable",
 ]
 
@@ -199,6 +203,34 @@ def message(name: str, got: object, should: str, cure: str) -> str:
     'gain = 0, but it should not be 0; leave it out for 1'
     """
     return printable(f"{name} = {got!r}, but {should}; {cure}")
+
+
+@contextmanager
+def prefixed(where: str) -> Iterator[None]:
+    """Say of what an error is that is raised inside.
+
+    Parameters
+    ----------
+    where : str
+        What its message begins with.
+
+    Raises
+    ------
+    IDInitError
+        Of the same class.
+
+    Examples
+    --------
+    >>> with prefixed("of parameter 'w'"):
+    ...     raise ShapeError("it has no axes")
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.ShapeError: of parameter 'w': it has no axes
+    """
+    try:
+        yield
+    except IDInitError as problem:
+        raise type(problem)(f"{where}: {problem}") from problem
 
 
 def printable(text: str) -> str:

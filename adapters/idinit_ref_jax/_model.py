@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idinit_ref import Graph, Plan, Report
-from idinit_ref.core.dtypes import format_of
-from idinit_ref.core.kernel import Taps
-from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.errors import GraphError, IDInitError, message
-from idinit_ref.roles.decide import Head, Override, decide
-from idinit_ref.roles.report import Entry
+from idinit_ref import Plan, Report
+from idinit_ref.errors import GraphError, message
+from idinit_ref.roles import ModelOptions
+from idinit_ref.roles.decide import decide
+from idinit_ref.roles.whole import Parted, Weights, initialise
 
 from ._initializers import in_numpy, place, realise, sharding_of
 from ._trace import opened
@@ -27,15 +25,7 @@ def plans(
     model: Any,
     example_inputs: Any,
     apply_fn: Callable[..., Any] | None = None,
-    *,
-    gain: float = 1.0,
-    eps: float = 1e-6,
-    wide: Wide = "truncate",
-    form: Form = "pair",
-    taps: Taps | None = "outward",
-    head: Head = "transit",
-    embeddings: Literal["keep", "transit"] = "keep",
-    overrides: Mapping[str, Override] | None = None,
+    **options: Unpack[ModelOptions],
 ) -> dict[str, Plan]:
     """Decide every weight of a model, and make nothing.
 
@@ -43,7 +33,7 @@ def plans(
     ----------
     model, example_inputs, apply_fn
         As in :func:`trace`; the model may be abstract.
-    gain, eps, wide, form, taps, head, embeddings, overrides
+    **options : idinit_ref.roles.ModelOptions
         As in :func:`init`.
 
     Returns
@@ -69,34 +59,14 @@ def plans(
          groups=1, transposed=False, stride=None, blocks=None, taps='outward', tap=None,
          loosen=0.0, loosen_at='all', seed=0)
     """
-    graph = opened(model, apply_fn).trace(example_inputs)
-    report = decide(
-        graph,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        form=form,
-        taps=taps,
-        head=head,
-        embeddings=embeddings,
-        overrides=overrides,
-    )
-    return report.plans
+    return decide(opened(model, apply_fn).trace(example_inputs), **options).plans
 
 
 def init(
     model: Any,
-    apply_fn: Callable[..., Any] | None,
     example_inputs: Any,
-    *,
-    gain: float = 1.0,
-    eps: float = 1e-6,
-    wide: Wide = "truncate",
-    form: Form = "pair",
-    taps: Taps | None = "outward",
-    head: Head = "transit",
-    embeddings: Literal["keep", "transit"] = "keep",
-    overrides: Mapping[str, Override] | None = None,
+    apply_fn: Callable[..., Any] | None = None,
+    **options: Unpack[ModelOptions],
 ) -> tuple[Any, Report]:
     """Return a copy of a model with every weight IDI or IDIZ, by its place in the computation.
 
@@ -108,43 +78,28 @@ def init(
     ----------
     model : flax.nnx.Module, equinox.Module or pytree
         As in :func:`trace`, and not abstract.
-    apply_fn : callable or None
-        ``apply_fn(model, *example_inputs)`` computes the output; None calls the model.
     example_inputs : tuple, dict or array
         As in :func:`trace`; only shapes and dtypes are used.
-    gain : float
-        tau of the weights in role "transit".
-    eps : float
-        Of the weights in role "zero".
-    wide : {"truncate", "fold_rms", "fold_mean"}
-        What is done where a transit weight has more columns than rows.
-    form : {"pair", "shifted"}
-        How the entries of a wide zero weight are spread.
-    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
-        tap, and in each phase of a transposed convolution.
-    head : {"transit", "zero", "keep"}
-        What becomes of the weights whose result the model returns, unless they end a branch.
-    embeddings : {"keep", "transit"}
-        What becomes of embedding tables, and of heads that are tied to them.
-    overrides : mapping of str to role or options, optional
-        Patterns of names (``"*.gate.kernel"``), each with a role ("transit", "zero", "bias" for
-        zeros, "keep") or with options of :func:`idinit_ref.plan`. All that fit apply, a later one
-        over an earlier.
+    apply_fn : callable, optional
+        ``apply_fn(model, *example_inputs)`` computes the output; left out, the model is called.
+    **options : idinit_ref.roles.ModelOptions
+        gain, eps, wide, form, taps, head, embeddings, norms, biases, overrides, strict: keywords,
+        each with a default, as :class:`idinit_ref.roles.ModelOptions` lists them.
 
     Returns
     -------
     model : of the same type
         The new model. What is kept is the same arrays.
     report : Report
-        What became of every parameter, and why.
+        What became of every parameter, and why; first its warnings.
 
     Raises
     ------
     GraphError
-        If the model cannot be traced, has no parameters, or is abstract.
+        If the model cannot be traced, has no parameters, or is abstract; with ``strict=True`` also
+        for a used matrix that would be kept.
     OptionError, OptionTypeError, ShapeError, LayoutError
-        If an option does not fit, or an override fits no parameter.
+        If an option is unknown or does not fit, or an override fits no parameter.
     DTypeError, RoundingError
         If the dtype of a parameter cannot hold its weight.
 
@@ -154,7 +109,7 @@ def init(
     >>> def apply(params, x):
     ...     return x + jax.nn.relu(x @ params["up"]) @ params["down"]
     >>> params = {"up": jnp.ones((4, 8)), "down": jnp.ones((8, 4))}
-    >>> new, report = init(params, apply, jnp.ones((2, 4)))
+    >>> new, report = init(params, jnp.ones((2, 4)), apply)
     >>> print(report)
     name  shape   role     why
     down  (8, 4)  zero     last of the branch down: product, which down: product: add adds to
@@ -164,61 +119,44 @@ def init(
     """
     taken = opened(model, apply_fn)
     graph = taken.trace(example_inputs)
-    report = decide(
-        graph,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        form=form,
-        taps=taps,
-        head=head,
-        embeddings=embeddings,
-        overrides=overrides,
-    )
-    at = {name: number for number, name in enumerate(taken.names) if name}
-    arrays = list(taken.arrays)
-    entries = []
-    for entry in report.entries:
-        old = arrays[at[entry.name]]
-        try:
-            arrays[at[entry.name]] = _made(graph, entry, old)
-        except IDInitError as problem:
-            raise type(problem)(f"of parameter {entry.name!r}: {problem}") from problem
-        entries.append(entry.stored(old.shape, *_axes(graph, entry)))
-    return taken.rebuild(arrays), Report(tuple(entries))
+    arrays = _Arrays(dict(zip(taken.names, taken.arrays, strict=True)))
+    report = initialise(graph, arrays, **options)
+    pairs = zip(taken.names, taken.arrays, strict=True)
+    return taken.rebuild([arrays.new.get(name, old) for name, old in pairs]), report
 
 
-def _axes(graph: Graph, entry: Entry) -> tuple[str, tuple[int, ...]]:
-    """Return a letter for each axis of a parted shape, and that shape: as `split_axes` takes it."""
-    plain = (entry.shape, "" if entry.plan is None else entry.plan.layout)
-    parted, letters = graph.by_name[entry.name].options.get("parted", plain)
-    return letters, parted
+class _Arrays(Weights):
+    """Arrays, which are not written to: their successors are made beside them."""
 
+    def __init__(self, held: Mapping[str, Any]) -> None:
+        super().__init__(held)
+        self.new: dict[str, Any] = {}
 
-def _made(graph: Graph, entry: Entry, old: Any) -> Any:
-    """Return what takes the place of a parameter."""
-    if isinstance(old, jax.ShapeDtypeStruct):
-        raise GraphError(
-            message(
-                "model",
-                old,
-                "it should have values, for some of them are kept",
-                "make the model first; plans(...) takes abstract ones",
-            )
-        )
-    if entry.role == "keep":
-        return old
-    format_of(old.dtype)
-    shape, plan = tuple(old.shape), entry.plan
-    is_numpy = isinstance(old, np.ndarray)
-    if plan is None:
-        if isinstance(old, jax.core.Tracer):
-            return jnp.zeros_like(old)
-        if is_numpy:
-            return np.zeros_like(old)
-        zeros = np.broadcast_to(np.zeros((), old.dtype), shape)
-        return place(lambda part: zeros[part], shape, old.dtype, sharding_of(old))
-    letters, parted = _axes(graph, entry)
-    if is_numpy:
-        return in_numpy(plan, letters, parted, shape, old.dtype)
-    return realise(plan, letters, parted, shape, old.dtype, sharding_of(old))
+    def read(self, name: str, whole: bool = True) -> Any:
+        array = self.held[name]
+        if isinstance(array, (jax.ShapeDtypeStruct, jax.core.Tracer)):
+            return None
+        if not getattr(array, "is_fully_addressable", True):
+            return None  # other processes hold the rest
+        return np.asarray(array if whole or not array.ndim else array[(0,) * (array.ndim - 1)])
+
+    def check_all(self, whats: Mapping[str, Plan | float]) -> None:
+        for array in self.held.values():
+            if isinstance(array, jax.ShapeDtypeStruct):
+                should = "it should have values, for some of them are kept"
+                cure = "make the model first; plans(...) takes abstract ones"
+                raise GraphError(message("model", array, should, cure))
+        super().check_all(whats)
+
+    def write(self, name: str, what: Plan | float, parted: Parted) -> None:
+        old = self.held[name]
+        shape, is_numpy = tuple(old.shape), isinstance(old, np.ndarray)
+        if isinstance(what, Plan):
+            sizes, letters = parted or (shape, what.layout)
+            how = (what, letters, sizes, shape, old.dtype)
+            self.new[name] = in_numpy(*how) if is_numpy else realise(*how, sharding_of(old))
+        elif is_numpy or isinstance(old, jax.core.Tracer):
+            self.new[name] = (np if is_numpy else jnp).full_like(old, what)
+        else:
+            full = np.broadcast_to(np.asarray(what, old.dtype), shape)
+            self.new[name] = place(full.__getitem__, shape, old.dtype, sharding_of(old))

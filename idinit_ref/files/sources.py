@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.layout import merge_axes
-from ..core.options import choice, countable, sizes
+from ..core.options import choice, countable, real, sizes
 from ..core.plan import Plan, plan
 from ..errors import IDInitError, OptionError, OptionTypeError, ShapeError, message
 from ..roles.names import RULES, Kind, Rule, decide, find
@@ -73,7 +73,7 @@ class Asked(NamedTuple):
     """One tensor of a source: its shape, and what the source itself says of it.
 
     ``role`` and ``options`` (of `idinit_ref.plan`) come from a manifest, ``dtype`` from a
-    checkpoint. ``axes`` and ``parted`` are those of `idinit_ref.roles.report.Entry`.
+    checkpoint. ``axes``, ``parted`` and ``value`` are those of `idinit_ref.roles.report.Entry`.
     """
 
     shape: tuple[int, ...]
@@ -83,6 +83,7 @@ class Asked(NamedTuple):
     dtype: str | None = None
     axes: str = ""
     parted: tuple[int, ...] | None = None
+    value: float = 0.0
 
 
 class Source(NamedTuple):
@@ -161,7 +162,7 @@ def _read_manifest(path: Path) -> dict[str, Asked]:
         inner = found["tensors"]
         if isinstance(inner, dict) and not isinstance(inner.get("shape"), list):
             for key in found:
-                choice("manifest", key, ("tensors", "name", "source", "parameters"))
+                choice("manifest", key, ("tensors", "name", "source", "parameters", "warnings"))
             found = inner
     if not isinstance(found, dict):
         should = "it should be an object: every tensor's name with its shape"
@@ -202,6 +203,7 @@ def _asked(name: str, given: object, file: str) -> Asked:
     shape = _sizes(label, more.pop("shape"))
     role = more.pop("role", None)
     axes, parted = more.pop("axes", None), more.pop("parted", None)
+    value = real(f"value of {label}", more.pop("value")) if "value" in more else 0.0
     why = more.pop("why", "" if role is None else f"as {file} says")
     if role is not None:
         choice(f"role of {label}", role, get_args(Kind))
@@ -210,11 +212,11 @@ def _asked(name: str, given: object, file: str) -> Asked:
     options = more | (plan or {})
     for key in options:
         choice(f"option of {label}", key, _OPTIONS)
-    if role in ("bias", "keep") and (options or axes):
+    if (role in ("bias", "keep") or value) and (options or axes):
         should = f"in role {role!r} it has no options"
         raise OptionError(message(label, _short(options or axes), should, "leave them out"))
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    asked = Asked(shape, cast("Kind | None", role), tuples, why)
+    asked = Asked(shape, cast("Kind | None", role), tuples, why, value=value)
     return asked if axes is parted is None else _with_axes(label, asked, axes, parted)
 
 
@@ -611,8 +613,8 @@ def _choose(
 class Item(NamedTuple):
     """One tensor on its way into the file.
 
-    ``origin`` is "IDI", "IDIZ", "zeros", "copied from FILE", "filled by RULE" or "left out";
-    ``value`` is a Plan or a Tensor, or None if it is left out.
+    ``origin`` is "IDI", "IDIZ", "zeros", "all 1e-06", "copied from FILE", "filled by RULE" or
+    "left out"; ``value`` is a Plan or a Tensor, or None if it is left out.
     """
 
     name: str
@@ -708,8 +710,10 @@ def assemble(
         origin = "left out"
         if name in used:
             value, origin = used[name].tensor(name, asked), f"filled by {used[name].text}"
-        elif chose.role == "bias":
-            value, origin = Held(np.broadcast_to(np.float32(0), asked.shape)), "zeros"
+        elif chose.role == "bias" or (asked.value and chose.role == asked.role):
+            number = np.float64(asked.value) if asked.value else np.float32(0)
+            origin = f"all {asked.value:g}" if asked.value else "zeros"
+            value = Held(np.broadcast_to(number, asked.shape))
         elif chose.role == "keep":
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"

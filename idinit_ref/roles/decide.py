@@ -5,83 +5,58 @@ No framework is known here: the adapters trace, ask `decide`, and write what the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, Unpack, cast, get_args
 
-from ..core.kernel import Taps
 from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
 from ..core.options import choice
-from ..core.pattern import Form, Wide
 from ..core.plan import Plan, either
-from ..errors import GraphError, IDInitError, OptionError, OptionTypeError, message
+from ..errors import GraphError, OptionError, OptionTypeError, message, prefixed
 from .graph import Graph, Node
 from .names import Kind
+from .notes import Note
+from .options import ModelOptions, Override, settled
 from .report import Entry, Report
 from .search import Inferred, explain_roles
+from .values import Held, Values
+from .warnings import copies, kept, magnified, norm_ends, overwritten
 
-__all__ = ["Head", "Override", "decide"]
-
-Head = Literal["transit", "zero", "keep"]
-Override = Kind | Mapping[str, Any]
-"""A role, or options of `idinit_ref.plan`, `role` among them."""
+__all__ = ["decide"]
 
 _STORED = ("layout", "groups", "transposed", "stride", "blocks", "tap")
 _CHOSEN = ("role", "gain", "eps", "wide", "form", "taps", "loosen", "loosen_at", "seed")
 _REASONS = 2  # that are told of a weight that is used often
+_Given = list[tuple[str, Mapping[str, Any]]]
+"""The overrides of a parameter: each with its pattern."""
 
 
-def decide(
-    graph: Graph,
-    *,
-    gain: float = 1.0,
-    eps: float = 1e-6,
-    wide: Wide = "truncate",
-    form: Form = "pair",
-    taps: Taps | None = "outward",
-    head: Head = "transit",
-    embeddings: Literal["keep", "transit"] = "keep",
-    overrides: Mapping[str, Override] | None = None,
-) -> Report:
+def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOptions]) -> Report:
     """Decide what becomes of every parameter of a traced model (spec section 6).
 
     Parameters
     ----------
     graph : Graph
         Of the model, from an adapter's `trace`.
-    gain : float
-        tau of the weights in role "transit".
-    eps : float
-        Of the weights in role "zero".
-    wide : {"truncate", "fold_rms", "fold_mean"}
-        What is done where a transit weight has more columns than rows.
-    form : {"pair", "shifted"}
-        How the entries of a wide zero weight are spread.
-    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
-        tap, and in each phase of a transposed convolution. None is "outward".
-    head : {"transit", "zero", "keep"}
-        What becomes of the weights whose result the model returns, unless they end a branch.
-    embeddings : {"keep", "transit"}
-        What becomes of embedding tables, and of heads that are tied to them.
-    overrides : mapping of str to role or options, optional
-        Patterns of names as the shell has them (``"*.gate.weight"``), each with a role
-        ("transit", "zero", "bias" for zeros, "keep") or with options of `idinit_ref.plan`
-        (``{"role": "transit", "gain": 0.5}``). All that fit apply, a later one over an earlier.
+    held : Held, optional
+        The model's present values, for its biases and for zeros that may be meant; without it the
+        form decides alone.
+    **options : ModelOptions
+        As :class:`idinit_ref.roles.ModelOptions` lists them.
 
     Returns
     -------
     Report
-        Every parameter, with its plan if it is a weight.
+        Every parameter, with its plan if it is a weight, and warnings.
 
     Raises
     ------
     GraphError
-        If the model has no parameters.
+        If the model has no parameters, or `strict` forbids what is kept.
     OptionError, OptionTypeError, ShapeError, LayoutError
-        If an option does not fit, or an override fits no parameter.
+        If an option is unknown or does not fit, or an override fits no parameter.
 
     Examples
     --------
@@ -101,51 +76,146 @@ def decide(
     >>> decide(graph, overrides={"w": "keep"}).roles
     {'w': 'keep', 'b': 'bias'}
     """
-    choice("head", head, get_args(Head))
-    choice("embeddings", embeddings, ("keep", "transit"))
-    taps = "outward" if taps is None else taps
-    choice("taps", taps, get_args(Taps))
-    general: dict[str, Any] = {"gain": gain, "eps": eps, "wide": wide, "form": form}
-    either((0, 0), "transit", **general)
+    general = settled(options)
     if not graph.parameters:
         raise GraphError(
             message("parameters", (), "the model should have some", "pass the whole model")
         )
-    chosen = _chosen(graph.parameters, overrides or {})
+    given = _chosen(graph.parameters, general["overrides"] or {})
+    values = Values(graph, held)
+    graph = _unbiased(graph, values) if general["biases"] != "keep" else graph
     inferred = explain_roles(graph)
-    entries = []
+    ends = norm_ends(graph, [name for name, found in inferred.items() if found.role == "zero"])
+    model = _Model(graph, inferred, general, values, _scaled(graph, ends, general))
+    entries = tuple(model.entry(name, given[name]) for name in graph.parameters)
+    chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
+    return Report(entries, tuple(model.warnings(entries, chosen, ends)))
+
+
+def _unbiased(graph: Graph, values: Values) -> Graph:
+    """Return a graph in which sums with biases vanish that its tracer took for other vectors."""
+    found = [name for name in graph.parameters if values.is_bias(name) and not values.meant(name)]
+    sums = {at for name in found for at in graph.by_name[name].options["adds_to"]}
+    if not sums:
+        return graph
+    nodes = [replace(n, vanishes="all") if n.name in sums else n for n in graph.nodes]
+    return Graph(nodes, graph.outputs)
+
+
+class _Scales(NamedTuple):
+    """With norms="zero": the scales of norms that end branches, and the weights before them."""
+
+    values: Mapping[str, float]
+    weights: Collection[str]
+
+
+def _scaled(
+    graph: Graph, ends: Mapping[str, tuple[str, ...]], general: Mapping[str, Any]
+) -> _Scales:
+    """Return what norms="zero" changes.
+
+    A tracer says of a scale which nodes it scales (``options["scales"]``), and what they add to it
+    (``options["offset"]``: 1 where it is used as 1 + w).
+    """
+    if general["norms"] == "keep":
+        return _Scales({}, ())
+    of: dict[str, list[str]] = {}
     for name in graph.parameters:
-        node = graph.by_name[name]
-        role, why = _role(node, inferred.get(name), head, embeddings)
-        options = {**general, "taps": taps}
+        for norm in graph.by_name[name].options.get("scales", ()):
+            of.setdefault(norm, []).append(name)
+    weights = [weight for weight, norms in ends.items() if any(norm in of for norm in norms)]
+    names = [name for weight in weights for norm in ends[weight] for name in of.get(norm, ())]
+    offsets = {name: graph.by_name[name].options.get("offset", 0.0) for name in names}
+    return _Scales({name: general["eps"] - by for name, by in offsets.items()}, weights)
+
+
+class _Model(NamedTuple):
+    """All that the role of a parameter depends on."""
+
+    graph: Graph
+    inferred: Mapping[str, Inferred]
+    options: Mapping[str, Any]
+    values: Values
+    scales: _Scales
+
+    def entry(self, name: str, given: _Given) -> Entry:
+        """Return what becomes of a parameter."""
+        node = self.graph.by_name[name]
+        role, why = self._role(node)
+        value = self.scales.values.get(name) if role == "zero" else None
+        names = ("gain", "eps", "wide", "form", "taps")
+        options: dict[str, Any] = {key: self.options[key] for key in names}
         used = []
-        for pattern, given in chosen[name]:
-            if "role" in given:
+        for pattern, own in given:
+            if "role" in own:
                 why = f"override {pattern!r} (it would be {role}: {why})"
-                role = given["role"]
+                role, value = own["role"], None
             else:
                 used.append(f"; options of override {pattern!r}")
-            options |= given
-        if role in ("transit", "zero"):
+            options |= own
+        plan = None
+        if role in ("transit", "zero") and value is None:
             why += "".join(used)
-        options.pop("role", None)
-        try:
-            plan = _plan(node, role, options) if role in ("transit", "zero") else None
-        except IDInitError as problem:
-            raise type(problem)(f"of parameter {name!r}: {problem}") from problem
-        entries.append(Entry(name, tuple(node.shape or ()), role, why, plan))
-    return Report(tuple(entries))
+            options.pop("role", None)
+            with prefixed(f"of parameter {name!r}"):
+                plan = _plan(node, role, options)
+        return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
+
+    def warnings(
+        self, entries: Collection[Entry], chosen: Collection[str], ends: Collection[str]
+    ) -> Iterator[Note]:
+        """Yield what to warn of, given whose role the user chose and which weights norms follow."""
+        roles = {entry.name: entry.role for entry in entries}
+        heads = [name for name, found in self.inferred.items() if found.head]
+        said = {*chosen, *heads} if self.options["head"] == "keep" else chosen
+        notes: Sequence[Note] = getattr(self.inferred, "notes", ())
+        normed = [*ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
+        zero = [name for name in dict.fromkeys(normed) if roles[name] == "zero"]
+        yield from kept(self.graph, entries, said, self.options["strict"])
+        yield from (note for note in notes if note.kind != "norm")
+        yield from magnified(zero, self.options["eps"])
+        plans = {entry.name: entry.plan for entry in entries if entry.plan is not None}
+        yield from copies(self.graph, plans)
+        yield from overwritten(entries, chosen, self.values)
+
+    def _role(self, node: Node) -> tuple[Kind, str]:
+        """Return the role of a parameter where no override speaks, and the reason."""
+        inferred = self.inferred.get(node.name)
+        if node.note:
+            return "keep", node.note
+        if node.use == "embedding":
+            tied = ", and the head that is tied to it" if inferred else ""
+            return cast("Kind", self.options["embeddings"]), f"embedding{tied}"
+        if node.use == "bias" or (inferred is None and self.values.is_bias(node.name)):
+            return self._bias(node)
+        if node.name in self.scales.values:
+            return "zero", "scale of the norm that ends a branch: norms='zero'"
+        if inferred is None:
+            return "keep", "neither weight nor bias: IDInit does not define it"
+        if node.shape is not None and len(node.shape) < 2:
+            return "keep", "a vector, which is no matrix of a layer"
+        more = len(inferred.why) - _REASONS
+        why = "; ".join(inferred.why[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
+        if node.name in self.scales.weights:
+            return "transit", f"a norm behind it is scaled by eps instead (it would be zero: {why})"
+        if inferred.head and inferred.role == "transit":
+            return self.options["head"], "the head" + (f"; {why}" if why else "")
+        return inferred.role, why or "weight; no residual branch ends with it"
+
+    def _bias(self, node: Node) -> tuple[Kind, str]:
+        if self.options["biases"] == "keep":
+            return "keep", "bias; biases='keep'"
+        meant = self.values.meant(node.name) if self.options["biases"] == "auto" else ""
+        return ("keep", f"bias; kept, as {meant}") if meant else ("bias", "bias")
 
 
-def _chosen(
-    names: tuple[str, ...], overrides: Mapping[str, Override]
-) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+def _chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[str, _Given]:
     """Return the overrides of every parameter, or raise for one that is none or fits nothing."""
     if not isinstance(overrides, Mapping):
         raise OptionTypeError(
             message("overrides", overrides, "it should be a dict by name patterns", "e.g. {'*': …}")
         )
-    chosen: dict[str, list[tuple[str, Mapping[str, Any]]]] = {name: [] for name in names}
+    chosen: dict[str, _Given] = {name: [] for name in names}
     for pattern, given in overrides.items():
         label = f"overrides[{pattern!r}]"
         key: object = pattern
@@ -175,26 +245,6 @@ def _chosen(
         for name in fit:
             chosen[name].append((pattern, options))
     return chosen
-
-
-def _role(node: Node, inferred: Inferred | None, head: Head, embeddings: str) -> tuple[Kind, str]:
-    """Return the role of a parameter where no override speaks, and the reason."""
-    if node.note:
-        return "keep", node.note
-    if node.use == "embedding":
-        tied = ", and the head that is tied to it" if inferred else ""
-        return cast("Kind", embeddings), f"embedding{tied}"
-    if node.use == "bias":
-        return "bias", "bias"
-    if inferred is None:
-        return "keep", "neither weight nor bias: IDInit does not define it"
-    if node.shape is not None and len(node.shape) < 2:
-        return "keep", "a vector, which is no matrix of a layer"
-    more = len(inferred.why) - _REASONS
-    why = "; ".join(inferred.why[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
-    if inferred.head and inferred.role == "transit":
-        return head, "the head" + (f"; {why}" if why else "")
-    return inferred.role, why or "weight; no residual branch ends with it"
 
 
 def _plan(node: Node, role: Kind, options: Mapping[str, Any]) -> Plan:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.plan import Plan
+from ..core.text import columns, some
+from ..errors import printable
 from .names import Kind
+from .notes import Note
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 __all__ = ["Entry", "Report"]
 
@@ -28,7 +31,7 @@ class Entry:
     shape : tuple of int
         As it is stored; what `decide` alone returns has the graph's, that of the matrix.
     role : {"transit", "zero", "bias", "keep"}
-        IDI, IDIZ, zeros, or left as it is.
+        IDI, IDIZ, zeros, or left as it is; "zero" with no plan is the scale of a normalisation.
     why : str
         The reason.
     plan : Plan, optional
@@ -40,6 +43,8 @@ class Entry:
     parted : tuple of int, optional
         The sizes of these axes where a stored axis holds several of them: a reshape of it gives
         the stored shape.
+    value : float
+        What every entry becomes where there is neither a plan nor "keep".
     """
 
     name: str
@@ -49,6 +54,7 @@ class Entry:
     plan: Plan | None = None
     axes: str = ""
     parted: tuple[int, ...] | None = None
+    value: float = 0.0
 
     def stored(
         self, shape: Sequence[int], letters: str, parted: Sequence[int] | None = None
@@ -86,7 +92,7 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """Return all but the name in numbers, strings and lists, for JSON.
 
-        ``axes`` and ``parted`` are there only if they say something.
+        ``axes``, ``parted`` and ``value`` are there only if they say something.
 
         >>> Entry("b", (2,), "bias", "bias").to_dict()
         {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}
@@ -96,7 +102,13 @@ class Entry:
             found["axes"] = self.axes
         if self.parted is not None:
             found["parted"] = list(self.parted)
-        return found | {"plan": None if self.plan is None else _options(self.plan)}
+        if self.value:
+            found["value"] = self.value
+        if self.plan is None:
+            return found | {"plan": None}
+        plan = {k: list(v) if isinstance(v, tuple) else v for k, v in self.plan.options().items()}
+        del plan["role"]
+        return found | {"plan": plan}
 
 
 @dataclass(frozen=True)
@@ -107,16 +119,21 @@ class Report:
     ----------
     entries : tuple of Entry
         One for each parameter, in the model's order.
+    warnings : tuple of Note
+        What to know before training: each has a kind, the names that it is about, and a sentence.
 
     Examples
     --------
-    >>> print(Report((Entry("proj.weight", (2, 4), "zero", "last of its branch"),)))
+    >>> entry = Entry("proj.weight", (2, 4), "zero", "last of its branch")
+    >>> print(Report((entry,), (Note("tie", ("proj.weight",), "two branches of one length"),)))
+    warning: two branches of one length (proj.weight)
     name         shape   role  why
     proj.weight  (2, 4)  zero  last of its branch
     1 parameter: 0 transit, 1 zero, 0 bias, 0 keep
     """
 
     entries: tuple[Entry, ...]
+    warnings: tuple[Note, ...] = ()
 
     @property
     def plans(self) -> dict[str, Plan]:
@@ -157,15 +174,19 @@ class Report:
     def _rows(self) -> list[tuple[str, str, str, str]]:
         return [(entry.name, str(entry.shape), entry.role, entry.why) for entry in self.entries]
 
+    def _warned(self) -> list[str]:
+        names = [f" ({some(note.names)})" if note.names else "" for note in self.warnings]
+        return [printable(note.text + of) for note, of in zip(self.warnings, names, strict=True)]
+
     def __str__(self) -> str:
         rows = [("name", "shape", "role", "why"), *self._rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
-        return "\n".join([*lines, self.summary])
+        warned = [f"warning: {text}" for text in self._warned()]
+        return "\n".join([*warned, columns(rows), self.summary])
 
-    def __rich__(self) -> Table:
-        """Return the table in colour, for ``rich.print(report)``."""
+    def __rich__(self) -> Group:
+        """Return the warnings and the table in colour, for ``rich.print(report)``."""
         from rich import box
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
@@ -174,27 +195,26 @@ class Report:
             table.add_column(head, overflow="fold")
         for name, shape, role, why in self._rows():
             table.add_row(Text(name), Text(shape), Text(role, _STYLES[role]), Text(why))
-        return table
+        warned = [Text(f"warning: {text}", "yellow") for text in self._warned()]
+        return Group(*warned, table)
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the report by parameter name, in numbers, strings and lists, for JSON.
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report in numbers, strings, lists and dicts, for JSON.
 
         It is a manifest for ``idinit export``, too.
 
         Returns
         -------
-        dict of str to dict
-            Of every parameter its shape, role, reason, and the options of its plan, or None.
+        dict
+            ``"tensors"``: of every parameter, by name, its shape, role, reason, and the layout of
+            its plan with what options are not the default, or None. ``"warnings"``: of each its
+            kind, names and text.
 
         Examples
         --------
-        >>> Report((Entry("b", (2,), "bias", "bias"),)).to_dict()
+        >>> Report((Entry("b", (2,), "bias", "bias"),)).to_dict()["tensors"]
         {'b': {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}}
         """
-        return {entry.name: entry.to_dict() for entry in self.entries}
-
-
-def _options(plan: Plan) -> dict[str, Any]:
-    names = [field.name for field in fields(plan) if field.init]
-    found = {name: getattr(plan, name) for name in names if name not in ("shape", "role")}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+        warned = [note._asdict() | {"names": list(note.names)} for note in self.warnings]
+        tensors = {entry.name: entry.to_dict() for entry in self.entries}
+        return {"warnings": warned, "tensors": tensors}

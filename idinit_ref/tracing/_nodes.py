@@ -367,9 +367,15 @@ class Nodes:
             elif isinstance(value, Made):
                 self.use(value, "other")
         seen = {name: Seen() for name in self.parameters}
+        shifts = {node.name for node in self.nodes if node.does == "shift"}
+        norms = {node.name for node in self.nodes if node.does == "norm"}
+        scales = norms | {node.name for node in self.nodes if node.does == "scale"}
         for name, use, node, _ in self._uses:
             chosen: _Use = "weight" if node in self._members else use
             seen[name].uses.add("bias" if node in self._biases else chosen)
+            seen[name].sums.append(node if use == "bias" or node in shifts else None)
+            seen[name].scaled.append(node if use == "other" and node in scales else None)
+            scales -= {node} if node in norms else set()  # whose scale comes first
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))

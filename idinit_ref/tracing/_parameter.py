@@ -51,6 +51,8 @@ class Seen:
     met: str = ""  # an operation that is not known, and takes it
     makes: str = ""  # the product of signals whose kernel is made with it, and nothing else
     frozen: str = ""  # what stops every gradient to it
+    sums: list[str | None] = field(default_factory=list)  # by use: the node it is added to
+    scaled: list[str | None] = field(default_factory=list)  # by use: the node that it scales
 
 
 def node_of(given: Parameter, seen: Seen) -> Node:
@@ -84,6 +86,9 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     if not uses:
         note = "not used by the computation of these example inputs"
     note = given.note or note
+    for key, nodes in (("adds_to", seen.sums), ("scales", seen.scaled)):
+        if nodes and None not in nodes:
+            options = {**options, key: tuple(dict.fromkeys(nodes))}
     return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
 
 

@@ -30,7 +30,7 @@ WEIGHTS = [
 def weights(mesh, dtype=jnp.float32):
     for init, shape, spec, plan in WEIGHTS:
         sharding = NamedSharding(mesh, spec)
-        placed = init(None, shape, dtype, sharding)
+        placed = init(None, dtype, shape, sharding)
         if plan is not None:  # stored as inputs x outputs
             whole = plan.build(dtype=dtype).T
             for shard in placed.addressable_shards:
@@ -57,19 +57,19 @@ def weights(mesh, dtype=jnp.float32):
 def meshes(mesh, explicit, mixed):
     """Auto and explicit axes, together too; what lies on devices says where as well."""
     init = irj.idi()
-    whole = init(None, (8, 8), jnp.float32)
+    whole = init(None, jnp.float32, (8, 8))
     for here in (explicit, mixed):
         with jax.set_mesh(here):
             spec = P("x", "y")
             for got in (
-                init(None, (8, 8), jnp.float32, spec),
-                jax.jit(lambda: init(None, (8, 8), jnp.float32, P("x", "y")))(),
+                init(None, jnp.float32, (8, 8), spec),
+                jax.jit(lambda: init(None, jnp.float32, (8, 8), P("x", "y")))(),
             ):
                 assert got.sharding == NamedSharding(here, spec)
                 assert np.array_equal(got, whole)
     with jax.set_mesh(explicit):
-        abstract = jax.typeof(init(None, (8, 8), jnp.float32, P("x"))).sharding
-        got = init(None, (8, 8), jnp.float32, abstract)
+        abstract = jax.typeof(init(None, jnp.float32, (8, 8), P("x"))).sharding
+        got = init(None, jnp.float32, (8, 8), abstract)
         assert got.sharding.is_equivalent_to(NamedSharding(explicit, P("x")), 2)
 
     def refused(text, here, sharding, jit):
@@ -115,7 +115,7 @@ def models(mesh):
     def apply(params, x):
         return x + jax.nn.relu(x @ params["up"] + params["bias"]) @ params["down"]
 
-    new, report = irj.init(params, apply, jnp.ones((2, 8)), eps=0.5)
+    new, report = irj.init(params, jnp.ones((2, 8)), apply, eps=0.5)
     assert report.roles == {"up": "transit", "down": "zero", "bias": "bias"}
     expected = {
         "up": ir.plan((16, 8)).build(dtype="float32").T,

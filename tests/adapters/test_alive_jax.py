@@ -134,7 +134,7 @@ def steps_of(model, x):
 def test_a_model_is_alive_after_init(name):
     """Every input has its own output; after one step at most a quarter of the leaves is dead."""
     make, shape = MODELS[name]
-    model, report = ij.init(make(nnx.Rngs(0)), None, noise(*shape))
+    model, report = ij.init(make(nnx.Rngs(0)), noise(*shape))
     assert {entry.plan.taps for entry in report.entries if entry.plan} == {"outward"}
     params, output, gradients = steps_of(model, noise(*shape))
     y = np.asarray(output(params))
@@ -150,7 +150,7 @@ def test_a_model_is_alive_after_init(name):
 def test_the_check_can_fail():
     """Kernels of a deep chain that start at their first tap: nothing is left of a small image."""
     make, shape = MODELS["unet 32"]
-    model, _ = ij.init(make(nnx.Rngs(0)), None, noise(*shape), taps="channel_major")
+    model, _ = ij.init(make(nnx.Rngs(0)), noise(*shape), taps="channel_major")
     params, output, gradients = steps_of(model, noise(*shape))
     y = np.asarray(output(params))
     leaves = jax.tree.leaves(gradients(params))

@@ -108,7 +108,7 @@ PADS = {
 def test_a_convolution_after_padding_by_hand_passes_its_input(name):
     x = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (2, 6, D)), jnp.float32)
     apply = lambda p, x: slide(PADS[name](x), p["w"])  # noqa: E731
-    new, _ = ij.init({"w": jnp.ones((3, 1, D))}, apply, x)
+    new, _ = ij.init({"w": jnp.ones((3, 1, D))}, x, apply)
     assert np.array_equal(apply(new, x), x)
 
 
@@ -116,7 +116,7 @@ def test_a_convolution_after_padding_by_hand_passes_its_input(name):
 def test_a_convolution_after_a_roll_passes_what_was_rolled(by):
     x = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (2, 6, D)), jnp.float32)
     apply = lambda p, x: slide(jnp.roll(x, by, 1), p["w"], (2, 2))  # noqa: E731
-    new, _ = ij.init({"w": jnp.ones((5, 1, D))}, apply, x)
+    new, _ = ij.init({"w": jnp.ones((5, 1, D))}, x, apply)
     inner = slice(max(-by, 0), 6 - max(by, 0))
     assert np.array_equal(apply(new, x)[:, inner], x[:, inner])
 
@@ -173,7 +173,7 @@ def test_a_depthwise_kernel_without_its_axis_of_size_1(name):
 
     x = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (2, 6, D)), jnp.float32)
     shape = (D, 3) if name == "taps last" else (3, D)
-    new, report = ij.init({"k": jnp.ones(shape)}, apply, x)
+    new, report = ij.init({"k": jnp.ones(shape)}, x, apply)
     assert report.roles == {"k": "transit"}
     assert new["k"].shape == shape
     assert np.array_equal(apply(new, x), x)

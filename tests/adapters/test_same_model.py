@@ -111,7 +111,7 @@ def both(model, apply, x):
         params.setdefault(layer, {})[what] = jnp.asarray(value if is_norm else value + 1)
     in_torch = it.init_(model, (torch.from_numpy(x),))
     moved = x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
-    new, in_jax = ij.init(params, apply, jnp.asarray(moved))
+    new, in_jax = ij.init(params, jnp.asarray(moved), apply)
     assert in_torch.roles == in_jax.roles
     assert set(in_jax.roles) == set(names)
     return in_jax.roles, new, moved

@@ -45,18 +45,18 @@ def by_layer(layer, x, **options):
 
 
 def by_model(layer, x, **options):
-    return ij.init(layer, None, x, **options)[0](x)
+    return ij.init(layer, x, **options)[0](x)
 
 
 def of_linen(module, x, **options):
     variables = module.init(jax.random.key(0), x)
-    return module.apply(ij.init(variables, module.apply, x, **options)[0], x)
+    return module.apply(ij.init(variables, x, module.apply, **options)[0], x)
 
 
 def of_equinox(layer, x, **options):
     """Equinox puts channels first, and has no axis of images."""
     moved = jnp.moveaxis(x[0], -1, 0)
-    return jnp.moveaxis(ij.init(layer, None, moved, **options)[0](moved), 0, -1)[None]
+    return jnp.moveaxis(ij.init(layer, moved, **options)[0](moved), 0, -1)[None]
 
 
 # T14: outward ---------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_t15_a_transposed_kernel_repeats_every_place(number, flipped):
     layer = nnx.ConvTranspose(n, m, kernel, strides, padding=padding, transpose_kernel=flipped,
                               **start())  # fmt: skip
     check_upsampling(x, by_layer(layer, x), kernel, strides)
-    new, _ = ij.init(layer, None, x)
+    new, _ = ij.init(layer, x)
     np.testing.assert_array_equal(new.kernel[...], layer.kernel[...])
 
 
@@ -326,7 +326,7 @@ def test_t15_of_the_gradient_of_a_convolution():
         return jax.vjp(lambda y: down(params["w"], y), like)[1](x)[0]
 
     x = image(1, 4, 5, 3)
-    new, _ = ij.init({"w": jnp.ones((3, 3, 3, 3))}, up, x)
+    new, _ = ij.init({"w": jnp.ones((3, 3, 3, 3))}, x, up)
     check_upsampling(x, up(new, x), (3, 3), (2, 2))
 
 
@@ -384,6 +384,6 @@ def test_a_layer_call_and_a_whole_model_agree_on_every_bit(number, size):
     """Also where no tap is the identity: the nearest one is, and nothing is refused."""
     kind, options = STRIDED[number]
     layer, x = kind(3, 5, size, **options, **start()), image(1, 8, 8, 3)
-    new, _ = ij.init(layer, None, x)
+    new, _ = ij.init(layer, x)
     ij.idi_layer_(layer)
     np.testing.assert_array_equal(new.kernel[...], layer.kernel[...])

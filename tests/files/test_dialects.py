@@ -379,7 +379,8 @@ def test_the_command_line_takes_what_is_known(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     net = Net()
     report = irt.init_(net, torch.zeros((1, 4), dtype=torch.int64))
-    manifest = report.to_dict() | {"up.weight": {"shape": [5, 5, 2], "role": "keep"}}
+    manifest = report.to_dict()
+    manifest["tensors"]["up.weight"] = {"shape": [5, 5, 2], "role": "keep"}
     (tmp_path / "net.json").write_text(json.dumps(manifest))
     up = ir.plan((5, 5, 2), layout="IOW", transposed=True, loosen=0.3)
     state = {name: value.detach().numpy() for name, value in net.state_dict().items()}

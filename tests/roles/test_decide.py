@@ -222,7 +222,7 @@ def test_an_entry_says_how_its_axes_make_the_matrix():
     assert "parted" not in heads.to_dict()
     flat = entry.stored([96], "OIO", [3, 8, 4])
     assert (flat.to_dict()["shape"], flat.to_dict()["parted"]) == ([96], [3, 8, 4])
-    assert Report((flat,)).to_dict() == {"w": flat.to_dict()}
+    assert Report((flat,)).to_dict() == {"warnings": [], "tensors": {"w": flat.to_dict()}}
     turned = replace(entry, plan=ir.plan((8, 12), layout="OI")).stored((8, 3, 4), "IOO")
     assert turned.axes == "OII"
     kept = Entry("w", (8, 12), "keep", "why").stored((8, 3, 4), "IOO")
@@ -239,7 +239,7 @@ def test_the_report_as_text_and_table_and_json():
     lines = str(report).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == list(report.roles)
     assert lines[-1] == "9 parameters: 3 transit, 1 zero, 1 bias, 4 keep"
-    found = json.loads(json.dumps(report.to_dict()))
+    found = json.loads(json.dumps(report.to_dict()))["tensors"]
     assert list(found) == list(report.roles)
     plan = dict(found["conv"]["plan"])
     assert (

@@ -1,0 +1,116 @@
+"""The options of a whole model, for `decide` and every adapter's `init`: said and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, get_args, get_type_hints
+
+from ..core.kernel import Taps
+from ..core.options import choice
+from ..core.pattern import Form, Wide
+from ..core.plan import either
+from ..errors import OptionTypeError, message
+from .names import Kind
+
+__all__ = ["Head", "ModelOptions", "Override", "settled"]
+
+Head = Literal["transit", "zero", "keep"]
+Override = Kind | Mapping[str, Any]
+"""A role, or options of `idinit_ref.plan`, `role` among them."""
+
+
+class ModelOptions(TypedDict, total=False):
+    """Keyword options of a whole model; each may be left out (spec section 6).
+
+    Parameters
+    ----------
+    gain : float
+        tau of the weights in role "transit"; 1.0 if left out.
+    eps : float
+        Of the weights in role "zero"; 1e-6 if left out.
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What is done where a transit weight has more columns than rows.
+    form : {"pair", "shifted"}
+        How the entries of a wide zero weight are spread.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
+        tap, and in each phase of a transposed convolution. None is "outward".
+    head : {"transit", "zero", "keep"}
+        What becomes of the weights whose result the model returns, unless they end a branch.
+    embeddings : {"keep", "transit"}
+        What becomes of embedding tables, and of heads that are tied to them.
+    norms : {"keep", "zero"}
+        With "zero" the scale of a normalisation that ends a residual branch becomes eps, and the
+        weight before it is transit: the normalisation would undo that weight's eps.
+    biases : {"auto", "zero", "keep"}
+        "auto" sets a bias to 0 unless its values say something: several equal ones in a row that
+        are not 0 (forget gates, priors), any beside a weight that is exactly 0 (sampling
+        offsets), any whose sum enters softplus, exp or log (time steps), or `_no_reinit` on it.
+        "zero" sets all of them to 0, "keep" none.
+    overrides : mapping of str to role or options, optional
+        Patterns of names as the shell has them (``"*.gate.weight"``), each with a role
+        ("transit", "zero", "bias" for zeros, "keep") or with options of `idinit_ref.plan`
+        (``{"role": "transit", "gain": 0.5}``). All that fit apply, a later one over an earlier.
+    strict : bool
+        Whether a matrix that the computation uses and that is kept without an override is an
+        error; else it is a warning of the report.
+
+    Examples
+    --------
+    >>> options: ModelOptions = {"gain": 0.5, "biases": "keep"}
+    >>> options["gain"]
+    0.5
+    """
+
+    gain: float
+    eps: float
+    wide: Wide
+    form: Form
+    taps: Taps | None
+    head: Head
+    embeddings: Literal["keep", "transit"]
+    norms: Literal["keep", "zero"]
+    biases: Literal["auto", "zero", "keep"]
+    overrides: Mapping[str, Override] | None
+    strict: bool
+
+
+_DEFAULTS: ModelOptions = {
+    "gain": 1.0,
+    "eps": 1e-6,
+    "wide": "truncate",
+    "form": "pair",
+    "taps": "outward",
+    "head": "transit",
+    "embeddings": "keep",
+    "norms": "keep",
+    "biases": "auto",
+    "overrides": None,
+    "strict": False,
+}
+
+
+def settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options, with the defaults of those left out; raise for one that does not fit.
+
+    The patterns of `overrides` are looked at by `decide`, which knows the names.
+
+    >>> settled({"taps": None})["taps"], settled({})["eps"]
+    ('outward', 1e-06)
+    """
+    for name, value in options.items():
+        if name not in _DEFAULTS:
+            known = ", ".join(_DEFAULTS)
+            should = f"there is no such option of a whole model; there are {known}"
+            raise OptionTypeError(message(name, value, should, "leave it out, or name one of them"))
+    found: dict[str, Any] = {**_DEFAULTS, **options}
+    found["taps"] = "outward" if found["taps"] is None else found["taps"]
+    hints = get_type_hints(ModelOptions)
+    choice("taps", found["taps"], get_args(Taps))
+    for name in ("head", "embeddings", "norms", "biases"):
+        choice(name, found[name], get_args(hints[name]))
+    if not isinstance(found["strict"], bool):
+        should = "it should be True or False"
+        raise OptionTypeError(message("strict", found["strict"], should, "write one"))
+    either((0, 0), "transit", **{name: found[name] for name in ("gain", "eps", "wide", "form")})
+    return found

@@ -1,0 +1,195 @@
+"""What the present values of a model say: which biases are meant, which matrices are 0 on purpose.
+
+An adapter reads numbers, and all that is concluded from them is here (spec section 6, "Biases").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.layout import DEFAULT_LAYOUTS
+from .graph import Graph, Node
+
+__all__ = ["Held", "Values", "function_of"]
+
+_SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
+_MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
+_SPREADS = ("move", "contract", "pool", "select", "crop", "pad", "join")  # aggregations too
+
+
+class Held(Protocol):
+    """The parameters of a model, as its framework holds them."""
+
+    @property
+    def held(self) -> Mapping[str, Any]:
+        """The framework's own objects, by name."""
+
+    def read(self, name: str, whole: bool = True) -> NDArray[Any] | None:
+        """Return a parameter's numbers, or one row; None where this process has them not."""
+
+
+class Values:
+    """What the values of a model's parameters say.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of the model. Its nodes that are biases or other vectors say in ``options["adds_to"]`` to
+        which nodes they are added.
+    held : Held, optional
+        The values; without it the form decides alone.
+    """
+
+    def __init__(self, graph: Graph, held: Held | None = None) -> None:
+        self._graph, self._held = graph, held
+        self._zero: dict[str, bool] = {}
+
+    # Numbers --------------------------------------------------------------------------------
+
+    def is_zero(self, name: str) -> bool:
+        """Whether a matrix is known to be exactly 0, and others of the model are not."""
+        return not self._unset and self._is_zero(name)
+
+    def _is_zero(self, name: str) -> bool:
+        if name not in self._zero:  # one row tells of nearly all that they are not
+            self._zero[name] = self._is_read_as_zero(name, False) and self._is_read_as_zero(name)
+        return self._zero[name]
+
+    def _is_read_as_zero(self, name: str, whole: bool = True) -> bool:
+        found = None if self._held is None else self._held.read(name, whole)
+        return found is not None and found.size > 0 and not found.any()
+
+    @cached_property
+    def _unset(self) -> bool:
+        """Whether all of several matrices are 0: memory that was never written, as of to_empty."""
+        weights = [name for name in self._graph.weights if self._is_matrix(name)]
+        return len(weights) > 1 and all(map(self._is_zero, weights))
+
+    def _is_matrix(self, name: str) -> bool:
+        return len(self._graph.by_name[name].shape or ()) > 1
+
+    # Biases ---------------------------------------------------------------------------------
+
+    def meant(self, name: str) -> str:
+        """Return why a bias is not to be set to 0, or "" if it is.
+
+        >>> from .graph import Graph, Node
+        >>> Values(Graph([Node("b", "parameter", shape=(3,), use="bias")])).meant("b")
+        ''
+        """
+        held = None if self._held is None else self._held.held.get(name)
+        if getattr(held, "_no_reinit", False):
+            return "it is marked _no_reinit"
+        values = None if self._held is None or self._unset else self._held.read(name)
+        function = self._set_by(name)
+        if values is None:
+            return f"{function} takes its sum" if function else ""
+        flat = np.asarray(values).ravel()
+        if not flat.any() or not np.isfinite(flat).all():
+            return ""
+        if function:
+            return f"{function} takes its sum"
+        if flat.size > 1 and 2 * (1 + np.count_nonzero(flat[1:] != flat[:-1])) <= flat.size:
+            return "its values are constant and not 0"
+        weights = {w for node in self._sums(name) for w in self._back(node, _MOVES)}
+        if weights and all(map(self.is_zero, weights)):
+            return "it is not 0, and its weight is exactly 0"
+        return ""
+
+    def is_bias(self, name: str) -> bool:
+        """Whether a parameter is added to the outputs of one weight, after they are aggregated.
+
+        Of what the tracer has not called a bias; it is one if it varies along the outputs alone.
+        """
+        node = self._graph.by_name[name]
+        sums = self._sums(name)
+        sizes = [size for size in node.shape or () if size != 1]
+        if node.use != "other" or node.note or not sums or len(sizes) != 1:
+            return False
+        ends = [self._last(sum_) for sum_ in sums]
+        if not ends[0] or any(found != ends[0] for found in ends):
+            return False
+        return all(self._outputs(weight) == sizes[0] for weight in ends[0])
+
+    def _sums(self, name: str) -> list[Node]:
+        by_name = self._graph.by_name
+        return [by_name[at] for at in by_name[name].options.get("adds_to", ())]
+
+    def _set_by(self, name: str) -> str:
+        """Return the function of `_SET_BY` that the sum with a bias enters, or ""."""
+        stack = [*self._sums(name)]
+        seen = {node.name for node in stack}
+        while stack:
+            for user in self._users.get(stack.pop().name, ()):
+                if user.kind == "other" and function_of(user) in _SET_BY:
+                    return function_of(user)
+                moved = user.does in ("", *_MOVES) or function_of(user) == "abs"  # of a softplus
+                moved = moved and len(user.inputs) == 1
+                if user.kind == "other" and moved and user.name not in seen:
+                    seen.add(user.name)
+                    stack.append(user)
+        return ""
+
+    @cached_property
+    def _users(self) -> dict[str, list[Node]]:
+        users: dict[str, list[Node]] = {}
+        for node in self._graph.nodes:
+            for name in node.inputs:
+                users.setdefault(name, []).append(node)
+        return users
+
+    def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
+        """Return the weights whose operations a node is made of, by what keeps their outputs."""
+        found: dict[str, Node] = {}
+        stack, seen = [node], {node.name}
+        while stack:
+            at = stack.pop()
+            if at.kind == "weight":
+                found |= dict.fromkeys(at.weights, at)
+            elif at is node or at.does in over or at.kind == "add":
+                kept = [name for k, name in enumerate(at.inputs) if k not in at.sums]
+                stack += [self._graph.by_name[name] for name in kept if name not in seen]
+                seen.update(kept)
+        return found
+
+    def _last(self, node: Node) -> set[str]:
+        """Return the weights of the one operation that a sum is made of, or none.
+
+        Behind a residual add those count that no other one comes after.
+        """
+        found = self._back(node, _SPREADS)
+        for end in list(found.values()):
+            before = {name for at in end.inputs for name in self._all_before(at)}
+            found = {name: op for name, op in found.items() if op.name not in before}
+        return set(found) if len({op.name for op in found.values()}) == 1 else set()
+
+    def _all_before(self, name: str) -> set[str]:
+        seen, stack = {name}, [name]
+        while stack:
+            new = set(self._graph.by_name[stack.pop()].inputs) - seen
+            seen |= new
+            stack += new
+        return seen
+
+    def _outputs(self, name: str) -> int:
+        """Return how many outputs a weight has."""
+        node = self._graph.by_name[name]
+        shape = node.shape or ()
+        letters = node.options.get("layout") or DEFAULT_LAYOUTS.get(len(shape), "")
+        return shape[letters.index("O")] if "O" in letters else 0
+
+
+def function_of(node: Node) -> str:
+    """Return what a node's name says that it computes.
+
+    >>> function_of(Node("layers.0: softplus (2)")), function_of(Node("dt/Exp_1"))
+    ('softplus', 'exp')
+    """
+    last = re.split(r"[:/.] ?", node.name)[-1]
+    return re.sub(r"(_\d*| \(\d+\))$", "", last).lower()

@@ -1,0 +1,235 @@
+"""What a report warns of: what is kept, what stays a copy, what is magnified or overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import lcm
+
+from ..core.plan import Plan
+from ..core.text import some
+from ..errors import GraphError, message
+from .graph import Graph, Node
+from .notes import Note
+from .report import Entry
+from .values import Values, function_of
+
+__all__ = ["copies", "kept", "magnified", "norm_ends", "overwritten"]
+
+_ROOTS = {"sqrt", "rsqrt", "norm"}
+_REACH = 64  # nodes that a norm is looked for in
+
+
+def kept(
+    graph: Graph, entries: Collection[Entry], chosen: Collection[str], strict: bool
+) -> tuple[Note, ...]:
+    """Warn of used matrices that are kept though nobody said so, or raise for them.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of the model.
+    entries : collection of Entry
+        What becomes of every parameter.
+    chosen : collection of str
+        The parameters whose role the user chose.
+    strict : bool
+        Whether they are an error.
+
+    Returns
+    -------
+    tuple of Note
+        One, of kind "kept", or none.
+
+    Raises
+    ------
+    GraphError
+        If there are some, and `strict`.
+    """
+    found = [
+        entry
+        for entry in entries
+        if entry.role == "keep"
+        and entry.name not in chosen
+        and len(entry.shape) > 1
+        and _is_used(graph.by_name[entry.name])
+    ]
+    if not found:
+        return ()
+    names = tuple(entry.name for entry in found)
+    first = f"{found[0].name!r}: {found[0].why}"
+    if strict:
+        should = f"no used matrix should be kept without an override; {first}"
+        cure = "give them roles with overrides, 'keep' among them, or leave out strict"
+        raise GraphError(message("kept matrices", some(names), should, cure))
+    plural = "matrices that the computation uses are" if len(names) > 1 else "used matrix is"
+    text = f"{len(names)} {plural} kept without an override; {first}"
+    return (Note("kept", names, text),)
+
+
+def _is_used(node: Node) -> bool:
+    """Whether a kept parameter is a weight, or goes where nothing is known of."""
+    frozen = node.note.startswith("frozen")  # which its owner has said
+    return not frozen and (node.use == "weight" or node.note.startswith("it is not known"))
+
+
+def overwritten(entries: Collection[Entry], chosen: Collection[str], values: Values) -> list[Note]:
+    """Warn of matrices that are exactly 0 now, perhaps on purpose, and become transit."""
+    names = tuple(
+        entry.name
+        for entry in entries
+        if entry.role == "transit" and entry.name not in chosen and values.is_zero(entry.name)
+    )
+    text = "exactly 0 before, and transit now; if the zeros are meant, override with 'keep'"
+    return [Note("overwritten", names, text)] if names else []
+
+
+# Hidden units that stay copies (T11) ------------------------------------------------------------
+
+
+def copies(graph: Graph, plans: Mapping[str, Plan]) -> list[Note]:
+    """Warn of hidden units with equal rows before and equal columns behind them, once.
+
+    They have equal gradients, and so stay equal (T11).
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for node in graph.nodes:
+        after = [plans[name] for name in node.weights if name in plans]
+        if len(after) != 1 or len(node.weights) != 1:
+            continue
+        before = _feeding(graph, node, plans)
+        sizes = [_matrix(plan) for plan in before.values()]
+        units, behind = {size[0] for size in sizes if size}, _matrix(after[0])
+        if None in sizes or not behind or units != {behind[1]}:
+            continue
+        rows = lcm(*(plan.axes.widths[0] for plan in before.values()))
+        count = _equal(after[0], *behind, rows)
+        if count:
+            found |= {name: (count, behind[1]) for name in before if name not in found}
+    if not found:
+        return []
+    count, units_ = max(found.values())
+    text = (
+        f"up to {count} of {units_} hidden units start as copies of others and stay so, unless "
+        "something random parts them: dropout, or loosen= by an override (T11)"
+    )
+    return [Note("copies", tuple(found), text)]
+
+
+def _feeding(graph: Graph, node: Node, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+    """Return the weights that a weight reads over functions and products of entries.
+
+    None if there is any that is not transit, or something else comes first.
+    """
+    found: dict[str, Plan] = {}
+    stack, seen = list(node.inputs), set(node.inputs)
+    while stack:
+        at = graph.by_name[stack.pop()]
+        found |= {name: plans[name] for name in at.weights if name in plans}
+        if at.kind == "weight" and all(name in found for name in at.weights):
+            continue
+        if at.kind != "other" or at.does not in ("", "map", "product", "scale", "move"):
+            return {}
+        new = [name for name in at.inputs if name not in seen]
+        seen.update(new)
+        stack += new
+    return found if all(plan.role == "transit" for plan in found.values()) else {}
+
+
+def _matrix(plan: Plan) -> tuple[int, int] | None:
+    """Return the size of a plan's one matrix without noise; None if it has several."""
+    if plan.loosen or len(plan.matrices) != 1 or plan.matrices[0][2] != 1:
+        return None
+    return plan.matrices[0][:2] if len(plan.shape) == 2 else None
+
+
+def _equal(after: Plan, m: int, n: int, rows: int) -> int:
+    """Return how many of n units repeat another: rows that are equal if rows apart, and columns.
+
+    >>> from ..core.plan import plan
+    >>> _equal(plan((4, 16), "zero"), 4, 16, 4)  # 3m of n = 4m differ
+    4
+    """
+    if after.role == "zero" and after.form == "shifted" and n >= 2 * m:
+        return max(n - m * lcm(2, m), 0) if rows == m else 0
+    if after.role == "transit" and after.wide != "truncate":
+        return max(n - lcm(m, rows), 0)
+    alike = n - (2 * m if after.role == "zero" else m)  # units whose columns are zeros
+    return max(alike - rows, 0)
+
+
+# Norms at the end of a branch -------------------------------------------------------------------
+
+
+def norm_ends(graph: Graph, zero: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the norms that end a residual branch behind zero weights, by weight.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of the model, whose nodes say which of them are norms (`does`).
+    zero : collection of str
+        The weights in role "zero".
+
+    Returns
+    -------
+    dict of str to tuple of str
+        Of a weight the names of these nodes; a weight is left out if an operation with it does
+        not go into a norm, and then to an add.
+
+    Examples
+    --------
+    >>> graph = Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+    ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+    ...     Node("post", "other", ("h",), (2, 4), does="norm"),
+    ...     Node("y", "add", ("x", "post"), (2, 4)),
+    ... ])
+    >>> norm_ends(graph, ["w"])
+    {'w': ('post',)}
+    """
+    users: dict[str, list[Node]] = {}
+    uses: dict[str, list[Node]] = {name: [] for name in zero}
+    for node in graph.nodes:
+        for name in node.inputs:
+            users.setdefault(name, []).append(node)
+        for name in set(node.weights) & uses.keys():
+            uses[name].append(node)
+    found: dict[str, tuple[str, ...]] = {}
+    for weight, own in uses.items():
+        norms = [_normed(op, users) for op in own]
+        if norms and all(norms):
+            found[weight] = tuple(dict.fromkeys(name for ends in norms for name in ends))
+    return found
+
+
+def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
+    """Return the nodes from a norm of a weight's result to the add; none if it is added as is.
+
+    A norm that is written out is what is computed from the result alone, a square root with it.
+    """
+    alone: dict[str, bool] = {node.name: False}  # what comes from the result alone: is it normed?
+    stack, normed = [node.name], False
+    while stack and len(alone) < _REACH:
+        for user in users.get(stack.pop(), ()):
+            if user.name in alone or user.kind == "weight":
+                continue
+            if all(name in alone for name in user.inputs):
+                root = user.does == "norm" or function_of(user) in _ROOTS
+                alone[user.name] = root or any(alone[name] for name in user.inputs)
+                stack.append(user.name)
+            elif user.kind == "add":
+                ends = [alone[name] for name in user.inputs if name in alone]
+                if not all(ends):
+                    return []
+                normed = True
+    return [name for name, is_normed in alone.items() if is_normed] if normed else []
+
+
+def magnified(names: Sequence[str], eps: float) -> list[Note]:
+    """Warn, once, of zero weights behind which a norm makes more of their eps."""
+    text = (
+        f"a norm ends these branches and divides by the size of their eps = {eps:g}: they add "
+        "up to eps/sqrt(e), e the norm's own epsilon (1e-3 of 1e-6); norms='zero' scales it by eps"
+    )
+    return [Note("norm", tuple(names), text)] if names else []
