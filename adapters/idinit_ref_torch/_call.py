@@ -63,7 +63,7 @@ class Call:
         """Return the value of an argument: a tensor or a number."""
         if isinstance(given, Tensor):
             return self.known.get(id(given)) or self.draw.constant(shape_of(given))
-        return self.draw.constant((), True)
+        return self.draw.constant((), True, given == 0)
 
     def operands(self, most: int) -> list[Value]:
         """Return the values of the first arguments that are tensors or numbers."""
@@ -76,9 +76,13 @@ def axis_of(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-def result(call: Call) -> Value:
-    """Draw an operation whose results depend on all that it takes."""
-    return call.draw.result(call.what, call.values, call.shape, call.floating)
+def result(call: Call, word: str = "", first: Sequence[Value] = ()) -> Value:
+    """Draw an operation whose results depend on all that it takes, given its plain name.
+
+    `first` are operands whose order counts.
+    """
+    values = [*first, *(v for v in call.values if all(v is not one for one in first))]
+    return call.draw.result(call.what, values, call.shape, call.floating, word)
 
 
 def other(call: Call) -> Value:

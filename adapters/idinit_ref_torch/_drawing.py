@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -69,14 +70,15 @@ class ModuleDrawing(Drawing):
         base: str,
         inputs: Iterable[str],
         shape: tuple[int, ...] | None,
-        weights: Sequence[str] = (),
+        *facts: Any,
+        **more: Any,
     ) -> str:
         """Add a node, named by the module that runs."""
         if kind == "add" and isinstance(self.module, (nn.RNNBase, nn.RNNCellBase)):
             kind = "other"  # one dense operation on the input and the state together
         if base != self._labelled and self.running:
             base = self.says(base)
-        name = super().draw(kind, base, inputs, shape, weights)
+        name = super().draw(kind, base, inputs, shape, *facts, **more)
         self._ended = name if kind == "weight" else ""
         return name
 

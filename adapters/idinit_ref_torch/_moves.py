@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from idinit_ref.tracing import Made, Signal, Value
@@ -120,7 +122,7 @@ def roll(call: Call) -> Value:
 def repeat(call: Call) -> Value:
     value = call.of(call.args[0])
     if not isinstance(value, Made) or value.shape is None:
-        return result(call)
+        return result(call, "move")
     times, draw = call.args[1], call.draw
     old = (1,) * (len(times) - len(value.shape)) + value.shape
     apart = draw.reshape("repeat", value, tuple(n for size in old for n in (1, size)))
@@ -162,12 +164,14 @@ def stack(call: Call) -> Value:
 def pad(call: Call) -> Value:
     value = call.of(call.args[0])
     is_constant = call.name == "aten::constant_pad_nd"
+    does: Literal["pad", "move"] = "pad" if is_constant else "move"
     if not call.floating or not (is_constant or isinstance(value, Signal)):
-        return result(call)
+        return result(call, does)
     low = [0] * len(call.shape)
     for number, by in enumerate(call.args[1][::2], 1):
         low[-number] = by
-    return call.draw.pad("pad", value, low, call.shape)
+    fill = [call.of(call.arg(2, "value", 0))] if is_constant else []
+    return call.draw.pad("pad", value, low, call.shape, None, fill, does)
 
 
 # Lookups ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from idinit_ref.tracing import Data, is_constant
 
 from ._drawing import ModuleDrawing
 from ._memory import Memory, is_floating, shape_of, storage_of
-from ._table import ATTENTIONS, FRESH, Call, draw_call
+from ._table import ATTENTIONS, FRESH, ZEROS, Call, draw_call
 
 __all__ = ["Recorder"]
 
@@ -111,7 +111,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         out = _run(schema.name, func, args, kwargs)
         results = _tensors(out)
         results += [target for target in targets if not _in(target, results)]
-        if not results or (not targets and all(map(is_constant, values))):
+        is_plain = all(is_constant(value) and not value.zero for value in values)  # type: ignore[union-attr]  # a constant
+        if not results or (not targets and is_plain and schema.name not in ZEROS):
             return out
         call = Call(
             self.drawing,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Data, Made, Signal, Value
+from idinit_ref.tracing import Data, Made, Signal, Value, clamped, power
 
 from . import _moves
 from ._call import Call, axis_of, other, result
 from ._memory import is_floating, shape_of
 
-__all__ = ["ATTENTIONS", "FRESH", "Call", "draw_call"]
+__all__ = ["ATTENTIONS", "FRESH", "ZEROS", "Call", "draw_call"]
 
 
 Handler = Callable[[Call], "Value | Sequence[Value]"]
@@ -23,9 +23,7 @@ Handler = Callable[[Call], "Value | Sequence[Value]"]
 
 def draw_call(call: Call) -> Sequence[Value]:
     """Draw an operation, and return a value for each of its results."""
-    handler = _TABLE.get(call.name)
-    if handler is None:
-        handler = _entrywise if call.pointwise else result if call.name in _KNOWN else other
+    handler = _TABLE.get(call.name) or (_entrywise if call.pointwise else _known)
     found = handler(call)
     return _all(call, found) if isinstance(found, (Signal, Made, Data)) else found
 
@@ -44,15 +42,19 @@ def _all(call: Call, first: Value) -> list[Value]:
     return found
 
 
-def _entrywise(call: Call) -> Value:
-    doing = _DOING.get(call.name, "")
-    return call.draw.entrywise(
-        call.what, call.operands(3) or call.values, call.shape, call.floating, doing
-    )
+def _entrywise(call: Call, word: str = "") -> Value:
+    values, word = call.operands(3) or call.values, word or call.what.removeprefix("special_")
+    return call.draw.entrywise(call.what, values, call.shape, call.floating, "", word)
+
+
+def _known(call: Call) -> Value:
+    word = _WORDS.get(call.name)
+    return other(call) if word is None else result(call, word)
 
 
 def _fresh(call: Call) -> list[Value]:
-    return [call.draw.constant(shape_of(tensor)) for tensor in call.results]
+    zero = call.name in ZEROS
+    return [call.draw.constant(shape_of(tensor), zero=zero) for tensor in call.results]
 
 
 # Products ---------------------------------------------------------------------------------------
@@ -66,8 +68,7 @@ def _data(call: Call, given: Tensor, weight: Value) -> Value:
     value = call.of(given)
     if not isinstance(value, Made) or not call.draw.applies(weight):
         return value
-    call.draw.use(value, "other")
-    start = call.draw.start("input", value.shape)
+    start = call.draw.data(value)
     call.memory.set(given, start)
     return start
 
@@ -179,16 +180,66 @@ def _multiply(call: Call) -> Value:
     return call.draw.multiply("mul", a, b, call.shape)
 
 
+def _subtract(call: Call) -> Value:
+    a, b = call.of(call.args[0]), call.of(call.args[1])
+    if not call.floating:
+        return _entrywise(call)
+    a, b = (b, a) if call.name == "aten::rsub" else (a, b)
+    return call.draw.subtract(call.what, a, b, call.shape)
+
+
 def _scale(call: Call) -> Value:
-    """Draw a quotient, a change of sign, or a clamp."""
+    """Draw a quotient or a change of sign."""
     values = call.operands(2 if call.name == "aten::div" else 1)
     first, doing = values[0], "divided by" if call.name == "aten::div" else ""
-    is_clamped = call.name == "aten::clamp" and not isinstance(first, Signal)
-    if is_clamped or not call.floating or call.kwargs.get("rounding_mode"):
+    is_number = isinstance(first, Made) and not first.parts  # that is divided by what is given
+    if is_number or not call.floating or call.kwargs.get("rounding_mode"):
         return call.draw.entrywise(call.what, values, call.shape, call.floating, doing)
-    if isinstance(first, Made) and not first.parts:  # a number divided by what is given
-        return call.draw.entrywise(call.what, values, call.shape, True, doing)
     return call.draw.scale(call.what, values, call.shape, doing)
+
+
+def _clamp(call: Call) -> Value:
+    bounds = [call.arg(1, "min"), call.arg(2, "max")]
+    if any(isinstance(bound, Tensor) for bound in bounds):
+        return _entrywise(call, "maximum")
+    values, word = call.operands(1), clamped(*bounds)
+    if isinstance(values[0], Signal) and word == "relu":
+        return call.draw.scale(call.what, values, call.shape)  # a result's axes stay known
+    return call.draw.entrywise(call.what, values, call.shape, call.floating, "", word)
+
+
+def _bounded(call: Call) -> Value:
+    """Draw a hard tanh, or a threshold."""
+    low, high = call.arg(1, "min_val", -1), call.arg(2, "max_val", 1)
+    if call.name == "aten::threshold":  # below the first number it is the second
+        low, high = (0 if high == 0 or low < 0 else 1), None
+    return _entrywise(call, clamped(low, high))
+
+
+def _power(call: Call) -> Value:
+    base, exponent = call.args[:2]
+    if not isinstance(base, Tensor):
+        return _entrywise(call, "exp")
+    return _entrywise(call, "pow" if isinstance(exponent, Tensor) else power(exponent))
+
+
+def _chosen(call: Call) -> Value:
+    """Draw a choice between two values, entry by entry."""
+    given = call.args[1:3] if call.name == "aten::where" else (call.args[0], call.arg(2, "value"))
+    mask = call.args[0 if call.name == "aten::where" else 1]
+    values = [*map(call.of, given), call.of(mask)]
+    return call.draw.entrywise(call.what, values, call.shape, call.floating, "masked by", "where")
+
+
+def _scatter(call: Call) -> Value:
+    """Draw what writes some values into others, at places or by a mask."""
+    last = call.args[2] if call.name == "aten::index_put" else call.args[-1]
+    source = call.args[1] if call.name in _SOURCES else last
+    return result(call, "scatter", [call.of(call.args[0]), call.of(source)])
+
+
+def _attention(call: Call) -> Value:
+    return result(call, "attention", [call.of(arg) for arg in call.args[:3]])
 
 
 def _sum(call: Call) -> Value:
@@ -233,12 +284,6 @@ _LETTERS = {
     "aten::bmm": "bti,bio->bto",
 }
 _SUMS = {"aten::addmm": "mm", "aten::addmv": "mv", "aten::baddbmm": "bmm"}
-_DOING = {
-    "aten::sub": "subtracted with",
-    "aten::rsub": "subtracted with",
-    "aten::where": "masked by",
-    "aten::masked_fill": "masked by",
-}
 ATTENTIONS = {"flex_attention", "flex_attention_backward"}
 """Operations that take functions, and of which it is known what they do."""
 
@@ -249,35 +294,42 @@ def _names(names: Iterable[str]) -> frozenset[str]:
 
 FRESH = _names(
     (
-        "zeros_like ones_like full_like empty_like rand_like randn_like randint_like zero fill",
-        "new_zeros new_ones new_full new_empty new_empty_strided normal uniform random",
+        "zeros empty zeros_like ones_like full_like empty_like rand_like randn_like randint_like",
+        "zero fill new_zeros new_ones new_full new_empty new_empty_strided normal uniform random",
         "bernoulli exponential cauchy geometric log_normal",
     )
 )
 """Of the tensors given to these only the shape, dtype or device counts."""
 
-_KNOWN = ATTENTIONS | _names(
-    (
-        "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit",
-        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm",
-        "_fused_rms_norm batch_norm layer_norm group_norm _softmax _log_softmax _safe_softmax",
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_attention_math scaled_dot_product_attention",
-        "max min amax amin argmax argmin mean sum prod norm linalg_vector_norm std var std_mean",
-        "var_mean cumsum cumprod cummax cummin logcumsumexp logsumexp all any topk sort argsort",
-        "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d",
-        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d",
-        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d",
-        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d",
-        "_upsample_nearest_exact2d upsample_trilinear3d pixel_shuffle pixel_unshuffle",
-        "native_dropout index_add index_put index_copy index_fill scatter scatter_add",
-        "scatter_reduce slice_scatter select_scatter masked_scatter repeat tril triu histc",
-        "_fft_r2c _fft_c2r _fft_c2c im2col col2im _cdist_forward roll repeat_interleave",
-        "view_as_real view_as_complex nonzero unique unique2 _unique2 searchsorted bucketize",
-        "lerp where masked_fill grid_sampler_2d grid_sampler_3d pow stack",
-    )
-)
+ZEROS = _names(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
+"""What makes zeros, or what is written over."""
+
+_SOURCES = _names(("slice_scatter select_scatter diagonal_scatter",))
+_WORDS = {
+    name: word
+    for word, names in {
+        "norm": "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit "
+        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm _fused_rms_norm "
+        "batch_norm layer_norm group_norm",
+        "softmax": "_softmax _log_softmax _safe_softmax logsumexp",
+        "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
+        "max min amax amin argmax argmin mean sum norm linalg_vector_norm std std_mean",
+        "var": "prod var var_mean",
+        "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
+        "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",
+        "logsigmoid": "log_sigmoid_forward",
+        "logcumsumexp": "logcumsumexp",
+        "select": "topk",
+        "resize": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
+        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d "
+        "_upsample_nearest_exact2d upsample_trilinear3d grid_sampler_2d grid_sampler_3d",
+        "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave im2col "
+        "view_as_real view_as_complex",
+        "dropout": "native_dropout",
+    }.items()
+    for name in _names([names])
+}
 _PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 _TABLE: dict[str, Handler] = {
     **dict.fromkeys(FRESH, _fresh),
@@ -313,7 +365,24 @@ _TABLE: dict[str, Handler] = {
     **_aten(_adds, "_foreach_add"),
     **_aten(_add_product, "addcmul addcdiv"),
     **_aten(_multiply, "mul"),
-    **_aten(_scale, "div neg clamp"),
+    **_aten(_subtract, "sub rsub"),
+    **_aten(_scale, "div neg"),
+    **_aten(_clamp, "clamp"),
+    **_aten(_bounded, "hardtanh threshold"),
+    **_aten(_power, "pow"),
+    **_aten(_chosen, "where masked_fill"),
+    **_aten(
+        _scatter,
+        "index_add index_put index_copy index_fill scatter scatter_add scatter_reduce "
+        "slice_scatter select_scatter masked_scatter",
+    ),
+    **dict.fromkeys(ATTENTIONS, _attention),
+    **_aten(
+        _attention,
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+        "_scaled_dot_product_attention_math scaled_dot_product_attention",
+    ),
     **_aten(_sum, "sum mean"),
     **_aten(_glu, "glu"),
     **_aten(_normed, "_weight_norm_interface _weight_norm"),

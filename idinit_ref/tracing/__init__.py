@@ -16,6 +16,7 @@ Examples
 
 from ._axes import Atom, Stored, View
 from ._drawing import Drawing
+from ._functions import clamped, power
 from ._kernels import identity
 from ._parameter import Parameter
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
@@ -31,7 +32,9 @@ __all__ = [
     "Stored",
     "Value",
     "View",
+    "clamped",
     "identity",
     "is_constant",
     "is_number",
+    "power",
 ]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ._axes import View
+from ._functions import Fact
 from ._products import Products
+from ._units import merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined
 
 __all__ = ["Drawing"]
@@ -32,9 +34,9 @@ class Drawing(Products):
         shape = self.parameters[name].shape
         return Made(shape, (Part(name, View.of(shape)),))
 
-    def constant(self, shape: Shape | None, number: bool = False) -> Made:
-        """Return a constant, perhaps of one number everywhere."""
-        return Made(shape, (), number)
+    def constant(self, shape: Shape | None, number: bool = False, zero: bool = False) -> Made:
+        """Return a constant, perhaps of one number everywhere, perhaps 0."""
+        return Made(shape, (), number, zero)
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""
@@ -53,7 +55,13 @@ class Drawing(Products):
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
             return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+        if b.is_table and self._floats(b):
+            return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
+
+    def subtract(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
+        """Draw a difference of two values, entry by entry."""
+        return self.sum_of(name, (a, b), shape, "subtracted with")
 
     def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
         """Whether what is added to the result of a weight varies along its outputs alone.
@@ -77,10 +85,27 @@ class Drawing(Products):
         return bool(tracks)
 
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
-        """Draw an operation whose results are sums of its operands."""
-        out = self.entrywise(name, values, shape, doing=doing)
+        """Draw an operation whose results are sums of its operands.
+
+        What is added to the result of a weight operation or norm, and varies along one axis, shifts
+        it; a sum with any other constant never vanishes.
+        """
+        signals = [value for value in values if isinstance(value, Signal)]
+        made = [value for value in values if isinstance(value, Made) and not value.zero]
+        fact = Fact("", "sum")
+        if len(signals) == 1 and made:
+            by = made[0]
+            is_vector = not by.is_table and sum(size != 1 for size in by.shape or ()) < 2
+            is_shift = signals[0].is_direct and is_vector and not by.number
+            fact = Fact("shift", "all" if is_shift and len(made) == 1 else "never")
+        elif len(signals) == 1:
+            fact = Fact("move")  # zeros are added
+        out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
-            return Made(shape, tuple(part._replace(added=True) for part in out.parts))
+            parts = tuple(part._replace(added=True) for part in out.parts)
+            return Made(shape, parts, zero=not made)
+        if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
+            return out._replace(is_direct=signals[0].is_direct)
         return out
 
     def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
@@ -100,14 +125,16 @@ class Drawing(Products):
             a.spend()
             b.spend()
         node = self.draw("add", name, (a.narrow or a.node, b.narrow or b.node), shape)
-        return Signal(node, shape, tracks, a.halves | b.halves)
+        units = merged(spread_to(a.units, a.shape, shape) + spread_to(b.units, b.shape, shape))
+        is_direct = a.is_direct and b.is_direct
+        return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
 
     # What changes no number -----------------------------------------------------------------
 
     def cast(self, name: str, value: Value, floating: bool = True, mask: bool = False) -> Value:
         """Draw a cast: of a signal to integers, or of data to floats, of a mask say."""
         if isinstance(value, Signal) and not floating:
-            return self.result(name, [value], value.shape, floating)
+            return self.result(name, [value], value.shape, floating, "move")
         if isinstance(value, Data) and floating:
             return self.start(name, value.shape)._replace(picks=mask)
         return value
@@ -119,7 +146,7 @@ class Drawing(Products):
             return value._replace(parts=parts)
         if not isinstance(value, Signal):
             return value
-        out = self.result(name, [value], value.shape, floating)
+        out = self.result(name, [value], value.shape, floating, "move")
         if isinstance(out, Signal):
             self._stops.add(out.node)
         return out
@@ -132,7 +159,7 @@ class Drawing(Products):
         """Draw a choice between values: nothing, if they are the same."""
         if all(value == values[0] for value in values):
             return values[0]
-        return self.result(name, values, shape, floating)
+        return self.result(name, values, shape, floating, Fact("select", "sum"))
 
     def enter(self, value: Value) -> Value:
         """Return a value as it enters a loop, in which it is not what it was after a turn."""

@@ -7,8 +7,11 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import prod
 
+from ..roles.graph import Does
 from ._axes import View
+from ._functions import Fact
 from ._nodes import Nodes
+from ._units import Unit, merged, renumbered, seen_by
 from ._values import Cut, Data, Fold, Made, Part, Piece, Shape, Signal, Value
 
 __all__ = ["Moves", "Span"]
@@ -30,6 +33,7 @@ class Moves(Nodes):
         move: _Move,
         quiet: bool = False,
         spreads: bool = False,
+        does: Does = "move",
     ) -> Value:
         """Draw a move, given what it does to a view.
 
@@ -48,9 +52,9 @@ class Moves(Nodes):
                 tracks.append(track._replace(view=view))
             elif not (track.is_part or track.is_faded):
                 track.operation.whole = True
-        node = value.node if quiet else self.draw("other", name, (value.node,), shape)
+        node = value.node if quiet else self.draw("other", name, (value.node,), shape, (), does)
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
-        shift, copied = _moved(value, shape, move, spreads)
+        shift, copied, units = _moved(value, shape, move, spreads)
         return Signal(
             node,
             shape,
@@ -63,6 +67,8 @@ class Moves(Nodes):
             member=value.member.moved(shape, move) if value.member else None,
             chosen=value.chosen,
             is_number=value.is_number,
+            units=units,
+            is_direct=value.is_direct,
         )
 
     def reshape(self, name: str, value: Value, shape: Shape | None) -> Value:
@@ -126,7 +132,7 @@ class Moves(Nodes):
         """
         old = value.shape
         if spans is None or old is None:
-            return self.move(name, value, shape, _lose)
+            return self.move(name, value, shape, _lose, does="select")
         spans = [(start, max(start, stop), step) for start, stop, step in spans]
         sizes = [len(range(*span)) for span in spans]
         shape = tuple(size for axis, size in enumerate(sizes) if axis not in gone)
@@ -169,7 +175,12 @@ class Moves(Nodes):
                     halves.add((own, place))
             if view is not None:
                 tracks.append(track._replace(view=view, is_part=track.is_part or bool(touched)))
-        node = self.draw("other", name, (value.node,), shape)
+        held = {axis for unit in value.units for axis in unit.axes}
+        is_crop = not gone and 0 not in cut and bool(held) and held.isdisjoint(cut)
+        does: Does = "crop" if is_crop else "select" if cut else "move"
+        node = self.draw("other", name, (value.node,), shape, (), does)
+        kept = [axis for axis in range(len(spans)) if axis not in gone]
+        units = renumbered(value.units, {axis: at for at, axis in enumerate(kept)})
         starts = None
         if not gone and all(step == 1 for *_, step in spans):
             starts = [start for start, *_ in spans]
@@ -177,7 +188,14 @@ class Moves(Nodes):
         moved = pieces[0].shift if value.shift and pieces[0].shift else ()
         shift = _shift(tuple(max(by, 0) for by in moved))
         return Signal(
-            node, shape, tuple(tracks), frozenset(halves), pieces=tuple(pieces), shift=shift
+            node,
+            shape,
+            tuple(tracks),
+            frozenset(halves),
+            pieces=tuple(pieces),
+            shift=shift,
+            units=units,
+            is_direct=value.is_direct,
         )
 
     def split(self, name: str, value: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
@@ -207,7 +225,7 @@ class Moves(Nodes):
                 operation.whole = True
         sizes = [None if value.shape is None else value.shape[axis] for value in values]
         starts = None if None in sizes else list(accumulate([n or 0 for n in sizes], initial=0))
-        out = self.result(name, values, shape, floating)
+        out = self.result(name, values, shape, floating, "join")
         if isinstance(out, Made) and starts is not None:
             made = [value for value in values if isinstance(value, Made)]
             pairs = zip(made, starts[:-1], strict=True)
@@ -234,7 +252,12 @@ class Moves(Nodes):
                 new = None if size is None else (*size[:axis], 1, *size[axis:])
                 rows.append(self.move(name, value, new, lambda view: view.expand(axis)))
             return self.join(name, rows, axis, shape)
-        return self.result(name, values, shape)
+        out = self.result(name, values, shape, word="join")
+        if isinstance(out, Signal) and shape is not None:
+            units = [value.units for value in values if isinstance(value, Signal)]
+            places = {old: old + (old >= axis) for old in range(len(shape) - 1)}
+            return out._replace(units=merged(renumbered(sum(units, ()), places)))
+        return out
 
     def pad(
         self,
@@ -244,9 +267,13 @@ class Moves(Nodes):
         shape: Shape | None,
         gaps: Sequence[int] | None = None,
         others: Sequence[Value] = (),
+        does: Does = "pad",
     ) -> Value:
-        """Draw a padding: what it adds before every axis, and between entries; less is a crop."""
-        out = self.result(name, [value, *others], shape)
+        """Draw a padding: what it adds before every axis, and between entries; less is a crop.
+
+        `others` are what it puts there; `does` is "move" where that is entries of the value.
+        """
+        out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         old, gaps = value.shape, gaps or (0,) * len(low)
         if isinstance(value, Made) and isinstance(out, Made) and old and shape and not any(gaps):
 
@@ -284,7 +311,7 @@ class Moves(Nodes):
             if isinstance(under, Made) and isinstance(new, Made) and not under.parts:
                 return Made(shape, (*value.parts, *new.parts))
         floating = any(isinstance(one, Signal) for one in (value, part))
-        out = self.result(name, [value, part], shape, floating)
+        out = self.result(name, [value, part], shape, floating, "scatter")
         own = part.pieces if isinstance(part, Signal) else ()
         if isinstance(out, Signal) and isinstance(value, Signal):
             is_own = any(piece.node == value.node for piece in own)
@@ -296,7 +323,7 @@ class Moves(Nodes):
         if value.shape is None or isinstance(value, Data):
             return self.move(name, value, value.shape, _lose)
         if isinstance(value, Signal):
-            out = self.result(name, [value], value.shape)
+            out = self.result(name, [value], value.shape, word="move")
             assert isinstance(out, Signal)
             shift = tuple(at + by.get(axis, 0) for axis, at in enumerate(value.moved))
             return out._replace(shift=_shift(shift))
@@ -324,13 +351,19 @@ def _shift(shift: tuple[int, ...]) -> tuple[int, ...]:
 
 def _moved(
     value: Signal, shape: Shape | None, move: _Move, spreads: bool
-) -> tuple[tuple[int, ...], frozenset[int]]:
-    """Return by how much padding has moved a signal, and which axes are copies, after a move."""
-    if not value.shift and not value.spread and not spreads:
-        return (), frozenset()
+) -> tuple[tuple[int, ...], frozenset[int], tuple[Unit, ...]]:
+    """Return by how much padding has moved a signal, and which axes are copies, after a move.
+
+    And which hold units.
+    """
+    if not value.shift and not value.spread and not spreads and not value.units:
+        return (), frozenset(), ()
     probe = None if shape is None or value.shape is None else move(View.of(value.shape))
     if probe is None or shape is None:
-        return (), frozenset()
+        return (), frozenset(), ()
+    units = seen_by(probe, value.units) if value.units else ()
+    if not value.shift and not value.spread and not spreads:
+        return (), frozenset(), units
     shift = [0] * len(shape)
     copied = set()
     for axis, atoms in enumerate(probe.axes):
@@ -339,7 +372,7 @@ def _moved(
             shift[axis] = value.shift[atoms[0].axis]
         if atoms and all(atom.axis < 0 or atom.axis in value.spread for atom in atoms):
             copied.add(axis)
-    return _shift(tuple(shift)), frozenset(copied)
+    return _shift(tuple(shift)), frozenset(copied), units
 
 
 def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | None:

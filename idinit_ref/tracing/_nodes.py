@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from dataclasses import replace
+from math import prod
 from typing import Any, Literal
 
-from ..roles.graph import Graph, Kind, Node, Use
+from ..roles.graph import Does, Graph, Kind, Node, Use
 from ._axes import View
+from ._functions import Fact, fact_of
 from ._parameter import Parameter, Seen, node_of
-from ._values import Data, Made, Operation, Shape, Signal, Value, joined, names_of
+from ._units import Unit, merged, spread_to
+from ._values import Data, Made, Operation, Part, Shape, Signal, Value, joined, names_of
 
 __all__ = ["Nodes", "done_by", "spread"]
 
 _MOST = 4  # as many results are followed at once
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_ON_DATA = {"attention", "join", "select"}
+"""What makes a signal of a learned tensor that it is applied to."""
 
 
 class Nodes:
@@ -42,6 +48,11 @@ class Nodes:
     ) -> None:
         self.parameters = {given.name: given for given in parameters}
         self.nodes: list[Node] = []
+        self._place: dict[str, int] = {}  # of nodes in that list
+        self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
+        self._never: set[str] = set()  # nodes that are not 0 whatever is
+        self._starts: dict[str, str] = {}  # where parameters that are data begin
+        self._tables: dict[Made, Signal] = {}  # and what was made of them
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
@@ -76,6 +87,9 @@ class Nodes:
         inputs: Iterable[str],
         shape: Shape | None,
         weights: Sequence[str] = (),
+        does: Does = "",
+        vanishes: Literal["all", "never"] | tuple[int, ...] = "all",
+        sums: tuple[int, ...] = (),
     ) -> str:
         """Add a node, and return its name."""
         names = tuple(dict.fromkeys(inputs)) if kind != "add" else tuple(inputs)
@@ -89,7 +103,16 @@ class Nodes:
         self._taken[name] = 1
         at = {"weight": len(self.nodes), "input": -1}.get(kind)
         self._after[name] = last if at is None else (at, name)
-        self.nodes.append(Node(name, kind, names, shape, tuple(weights)))
+        self._place[name] = len(self.nodes)
+        if kind != "weight":
+            is_same = does in ("move", "scale") and vanishes == "all" and len(names) == 1
+            self._root[name] = self._root.get(names[0], names[0]) if is_same else name
+            if vanishes == "never" or (vanishes == "all" and not self._never.isdisjoint(names)):
+                self._never.add(name)
+        node = Node(
+            name, kind, names, shape, tuple(weights), does=does, vanishes=vanishes, sums=sums
+        )
+        self.nodes.append(node)
         return name
 
     def start(self, base: str, shape: Shape | None) -> Signal:
@@ -121,7 +144,14 @@ class Nodes:
             view = None if part.name in lost else part.view
             self._weights.append((part.name, operation, view))
         self.use(made, "weight", operation.name)
-        return _with_node(out, operation.name)
+        kinds = operation.kinds or ()
+        units = [
+            Unit(frozenset([axis]))
+            for track in out.tracks
+            for axis, atoms in enumerate(track.view.axes)
+            if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
+        ]
+        return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -143,22 +173,128 @@ class Nodes:
     # Operations of any kind -----------------------------------------------------------------
 
     def result(
-        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        word: str | Fact = "",
     ) -> Value:
-        """Draw what depends on some values, however it does."""
+        """Draw what depends on some values, however it does.
+
+        `word` is the plain name of what it does, as :func:`fact_of` knows it, or says it itself.
+        """
+        fact = fact_of(word) if isinstance(word, str) else word
+        if fact.does in _ON_DATA and floating:
+            values = self._as_data(values, fact)
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
             return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
         for signal in signals:
             signal.spend()
-        node = None
-        if floating:
-            kind: Kind = "other" if signals else "input"
-            node = self.draw(kind, name, [signal.node for signal in signals], shape)
+        out: Data | Signal = Data(shape)
+        if floating and signals:
+            out = self._drawn(name, values, signals, shape, fact)
+        elif floating:
+            out = Signal(self.draw("input", name, (), shape), shape)
         for value in values:
             if isinstance(value, Made):
-                self.use(value, "other", node)
-        return Data(shape) if node is None else Signal(node, shape)
+                self.use(value, "other", out.node if isinstance(out, Signal) else None)
+        return out
+
+    def _drawn(
+        self,
+        name: str,
+        values: Sequence[Value],
+        signals: Sequence[Signal],
+        shape: Shape | None,
+        fact: Fact,
+    ) -> Signal:
+        """Draw an operation on signals."""
+        inputs = list(dict.fromkeys(signal.node for signal in signals))
+        counted = values[: fact.of]
+        at = [k for k, value in enumerate(counted) if isinstance(value, Signal)]
+        places = [inputs.index(counted[k].node) for k in at]  # type: ignore[union-attr]  # signals
+        does, vanishes = fact.does, fact.vanishes
+        sums: tuple[int, ...] = ()
+        if vanishes == "sum":
+            rest = [value for value in counted if isinstance(value, Made)]
+            vanishes = "all" if all(value.zero for value in rest) else "never"
+        elif vanishes == "each" or isinstance(vanishes, tuple):
+            which = at if vanishes == "each" else vanishes
+            enough = [place for k, place in zip(at, places, strict=True) if k in which]
+            roots = {self._root.get(inputs[place], inputs[place]) for place in places}
+            if does == "attention":
+                sums = tuple(sorted({*places[:2]} - {*enough}))
+            elif len(at) == 1:
+                does = "scale" if does == "product" else does
+                vanishes = "all" if enough else "never"
+            if vanishes == "each" and len(roots) == 1:  # a product with itself
+                vanishes = "all"
+            elif vanishes not in ("all", "never"):
+                vanishes = tuple(sorted(set(enough))) or "never"
+        node = self.draw("other", name, inputs, shape, (), does, vanishes, sums)
+        is_direct = does == "norm" or (
+            does == "scale" and len(signals) == 1 and signals[0].is_direct
+        )
+        units: list[Unit] = []
+        for signal in signals:
+            own = spread_to(signal.units, signal.shape, shape)
+            if does == "product" and len(inputs) > 1:
+                place = inputs.index(signal.node)
+                own = tuple(unit.within((node, place)) for unit in own)
+                is_narrow = signal.narrow or prod(signal.shape or ()) < prod(shape or ())
+                is_direct |= bool(is_narrow) and signal.node in self._never
+            units += own
+        return Signal(node, shape, units=merged(units), is_direct=is_direct)
+
+    def strike(self, lost: Iterable[Unit], kept: Iterable[Unit]) -> None:
+        """Note of factors of products that all of their units are summed away later."""
+        left = {factor for unit in kept for factor in unit.factors}
+        for name, at in {factor for unit in lost for factor in unit.factors} - left:
+            node = self.nodes[self._place[name]]
+            if isinstance(node.vanishes, tuple) and at in node.vanishes:
+                rest = tuple(place for place in node.vanishes if place != at)
+                sums = tuple(sorted({*node.sums, at}))
+                self.nodes[self._place[name]] = replace(node, vanishes=rest, sums=sums)
+
+    # Learned tensors that are data ----------------------------------------------------------
+
+    def data(self, value: Made) -> Signal:
+        """Return learned tensors, as tokens and places are, as the signal that starts there."""
+        if value not in self._tables:
+            names = names_of([value])
+            for name in names:
+                if name not in self._starts:
+                    shape = self.parameters[name].shape
+                    self._starts[name] = self.draw("input", f"{name}: data", (), shape)
+            starts = [self._starts[name] for name in names]
+            node = starts[0] if starts else ""
+            whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
+            if not starts:
+                kind: Kind = "other" if value.zero else "input"
+                node = self.draw(kind, "constant", (), value.shape)
+            elif value != whole:
+                node = self.draw("other", "learned", starts, value.shape, (), "move")
+            self._tables[value] = Signal(node, value.shape)
+        signal = self._tables[value]
+        self.use(value, "other", signal.node)
+        return signal
+
+    def _floats(self, value: Made) -> bool:
+        """Whether a value is made of floating parameters."""
+        return any(self.parameters[part.name].is_floating for part in value.parts)
+
+    def _as_data(self, values: Sequence[Value], fact: Fact) -> list[Value]:
+        """Return operands with those that are learned tensors as signals."""
+        count = 3 if fact.does == "attention" else fact.of
+        found = list(values)
+        if not any(isinstance(value, (Signal, Data)) for value in values):
+            return found
+        for at, value in enumerate(found[:count]):
+            if isinstance(value, Made) and self._floats(value):
+                found[at] = self.data(value)
+        return found
 
     def other(
         self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
@@ -179,12 +315,14 @@ class Nodes:
         shape: Shape | None,
         floating: bool = True,
         doing: str = "",
+        word: str | Fact = "",
     ) -> Value:
         """Draw an operation on entries, which broadcasts its operands.
 
-        `doing` says in words what it does to one operand with another: "multiplied by".
+        `doing` says in words what it does to one operand with another: "multiplied by". `word` is
+        its plain name, if that is not the first one.
         """
-        out = self.result(name, values, shape, floating)
+        out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             found = []
             for value in values:
@@ -216,6 +354,8 @@ class Nodes:
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))
+            made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
+            seen[name].makes = made and operation.makes
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.scales = self._scales.get(name, "")
@@ -274,8 +414,4 @@ def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Sign
     if not tracks and not halves:
         return out
     kept = tuple(tracks) if len(tracks) <= _MOST else ()
-    return Signal(out.node, out.shape, kept, halves)
-
-
-def _with_node(signal: Signal, node: str) -> Signal:
-    return Signal(node, signal.shape, signal.tracks)
+    return out._replace(tracks=kept, halves=halves)

@@ -49,6 +49,7 @@ class Seen:
     done: str = ""  # why the weight of an operation is not the parameter
     scales: str = ""  # the quantised weight that it is a part of
     met: str = ""  # an operation that is not known, and takes it
+    makes: str = ""  # the product of signals whose kernel is made with it, and nothing else
     frozen: str = ""  # what stops every gradient to it
 
 
@@ -71,6 +72,8 @@ def node_of(given: Parameter, seen: Seen) -> Node:
         note = f"it is not known what {seen.met} does with it"
     if seen.done:
         note = f"{seen.done} before its use as a weight: a role is the result's"
+    if seen.makes:
+        note = f"it makes the kernel of {seen.makes}: a role is the kernel's"
     if use == "embedding" or len(given.shape) < 2:
         note = ""
     if seen.scales:

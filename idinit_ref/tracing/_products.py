@@ -11,6 +11,7 @@ from ._axes import Atom, Axis, Stored, View
 from ._labels import Labels, axis_of, kinds_of, parted
 from ._moves import Moves
 from ._nodes import done_by, spread
+from ._units import Unit, merged, renumbered
 from ._values import (
     Data,
     Fold,
@@ -75,7 +76,69 @@ class Products(Moves):
                 return self._dense(name, made, signal, (own, rest, out), kinds, shape, each)
         if not any(isinstance(value, (Signal, Data)) for value in (a, b)):
             return self._of_weights(name, (a, b), labels, out, shape)
-        return self.other(name, (a, b), shape)
+        if isinstance(a, Signal) and isinstance(b, Signal):
+            return self._contract(name, (a, b), labels, out, shape)
+        return self._mixed(name, (a, b), labels, out, shape)
+
+    def _contract(
+        self,
+        name: str,
+        signals: tuple[Signal, Signal],
+        labels: Sequence[Labels],
+        out: Labels,
+        shape: Shape | None,
+    ) -> Signal:
+        """Draw a product of two signals, which vanishes with those whose units it does not sum."""
+        for signal in signals:
+            signal.spend()
+        inputs = tuple(dict.fromkeys(signal.node for signal in signals))
+        places = [inputs.index(signal.node) for signal in signals]
+        makers = [track.operation for track in _kernel(signals, labels, out).fresh]
+        kept: set[int] = set()
+        units: list[tuple[int, Unit]] = []
+        lost: list[Unit] = []
+        for signal, own, place in zip(signals, labels, places, strict=True):
+            for unit in signal.units:
+                along = [own[axis] for axis in unit.axes]
+                if all(label in out for label in along):
+                    kept.add(place)
+                    axes = frozenset(list(out).index(label) for label in along)
+                    units.append((place, unit._replace(axes=axes)))
+                else:
+                    lost.append(unit)
+        unknown = {p for p, signal in zip(places, signals, strict=True) if not signal.units}
+        enough = kept or unknown
+        node = self.draw(
+            "other",
+            name,
+            inputs,
+            shape,
+            does="contract",
+            vanishes=tuple(sorted(enough)),
+            sums=tuple(sorted({*places} - kept - unknown)),
+        )
+        for operation in makers:
+            operation.makes = node
+        self.strike(lost, [unit for _, unit in units])
+        held = merged(unit.within((node, place)) for place, unit in units)
+        return Signal(node, shape, units=held)
+
+    def _mixed(
+        self,
+        name: str,
+        values: Sequence[Value],
+        labels: Sequence[Labels],
+        out: Labels,
+        shape: Shape | None,
+    ) -> Value:
+        """Draw a product of a signal with constants or data: a linear map of it."""
+        found = self.other(name, values, shape)
+        units: tuple[Unit, ...] = ()
+        for value, own in zip(values, labels, strict=True):
+            if isinstance(value, Signal):
+                places = {k: list(out).index(label) for k, label in enumerate(own) if label in out}
+                units += renumbered(value.units, places)
+        return found._replace(units=merged(units)) if isinstance(found, Signal) else found
 
     def _dense(
         self,
@@ -192,7 +255,7 @@ class Products(Moves):
             for operation, half in a.halves:
                 if any(operation is of and half != rest for of, rest in b.halves):
                     operation.gated = True
-        out = self.scale(name, (a, b), shape, "multiplied by")
+        out = self.scale(name, (a, b), shape, "multiplied by", "mul")
         for signal, made in ((a, b), (b, a)):
             is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
             if is_pair and isinstance(out, Signal) and not out.member:
@@ -200,23 +263,29 @@ class Products(Moves):
         return out
 
     def scale(
-        self, name: str, values: Sequence[Value], shape: Shape | None, doing: str = ""
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        doing: str = "",
+        word: str = "div",
     ) -> Value:
         """Draw a product with numbers, a quotient by them, or a change of sign.
 
         By a number it leaves a weight, or its result, what it is; by anything else it does not.
         """
+        word = "scale" if len(values) == 1 else word
         rest = [value for value in values if not is_number(value)]
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest
             if isinstance(value, Made):
                 return value
             if isinstance(value, Signal):
-                node = self.draw("other", name, (value.node,), shape)
+                node = self.draw("other", name, (value.node,), shape, does="scale")
                 return value._replace(
                     node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
                 )
-        out = self.entrywise(name, values, shape, doing=doing)
+        out = self.entrywise(name, values, shape, doing=doing, word=word)
         if len(values) == 2 and isinstance(out, Signal):
             for made, by in (values, values[::-1]):
                 single = isinstance(by, Signal) and (by.is_number or by.shape == ())
@@ -234,15 +303,29 @@ class Products(Moves):
         """
         signal = value if isinstance(value, Signal) else None
         if signal is not None and signal.fold and tuple(axes) == (signal.fold.axis,) and shape:
-            out = self.result(name, [value], shape)
+            out = self.result(name, [value], shape, word="sum")
             assert isinstance(out, Signal)
             return _folded(out, signal.fold, shape)
         if signal is not None and signal.term is not None and value.shape:
             found = self._summed(name, signal.term, axes, value.shape, shape)
             if found is not None:
                 return found
-        out = self.result(name, [value], shape)
+        out = self.result(name, [value], shape, word="sum")
+        if isinstance(out, Signal) and signal is not None:
+            return out._replace(units=self._units_after(signal, axes, shape))
         return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
+
+    def _units_after(
+        self, signal: Signal, axes: Sequence[int], shape: Shape | None
+    ) -> tuple[Unit, ...]:
+        """Return the units of a sum along axes; of factors that are summed away it has none."""
+        left = [unit for unit in signal.units if unit.axes.isdisjoint(axes)]
+        self.strike([unit for unit in signal.units if unit not in left], left)
+        rank = len(signal.shape or ())
+        if shape is not None and len(shape) == rank:
+            return tuple(left)
+        kept = [axis for axis in range(rank) if axis not in axes]
+        return renumbered(left, {axis: at for at, axis in enumerate(kept)})
 
     def _summed(
         self, name: str, term: Term, axes: Sequence[int], whole: Shape, shape: Shape | None
@@ -322,7 +405,7 @@ class Products(Moves):
             kernel = kernel.member  # scaled by an input
         weight = isinstance(kernel, Made) and bool(kernel.parts)
         if not isinstance(signal, Signal) or not weight or kernel.shape is None:
-            return self.result(name, [signal, kernel], shape)
+            return self._convolved(name, signal, kernel, letters, shape, channels)
         assert isinstance(kernel, Made)
         sizes = kernel.shape
         steps = tuple(spread) or (1,) * len(space)
@@ -353,6 +436,26 @@ class Products(Moves):
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
 
+    def _convolved(
+        self,
+        name: str,
+        signal: Value,
+        kernel: Value,
+        letters: str,
+        shape: Shape | None,
+        channels: int,
+    ) -> Value:
+        """Draw a convolution whose kernel is no weight: made of data, or constant."""
+        if not isinstance(signal, Signal) or not isinstance(kernel, Signal) or not letters:
+            return self.result(name, [signal, kernel], shape)
+        rank = len(signal.shape or ())
+        is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
+        own = [f"axis {k}" for k in range(rank)]
+        own[channels] = "O" if is_each else "I"  # depthwise: every channel is still there
+        out = [*own[:channels], "O", *own[channels + 1 :]]
+        ours = ["O" if is_each and letter == "I" else letter for letter in letters]
+        return self._contract(name, (signal, kernel), (own, ours), out, shape)
+
     # Lookups --------------------------------------------------------------------------------
 
     def lookup(
@@ -381,7 +484,7 @@ class Products(Moves):
         """
         table, *rest = values
         if not isinstance(table, Made) or not table.parts:
-            return self.result(name, values, shape, floating)
+            return self.result(name, values, shape, floating, "select")
         chosen = table.lost(shape)
         if kept is not None and shape is not None:
             chosen = table.moved(shape, lambda view: _chosen(view, kept, shape))
@@ -401,6 +504,19 @@ class Products(Moves):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
+
+
+def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
+    """Return the signal that is a matrix or kernel, of one weight; an empty one if none is.
+
+    The outputs of that weight lie along what is summed, and along an axis that it alone has.
+    """
+    for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
+        for unit in signal.units:
+            held = {own[axis] for axis in unit.axes}
+            if held - {*out} and (held & {*out}) - {*rest}:
+                return signal
+    return Signal("")
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..core.layout import SPATIAL
 from ._axes import Stored, View, blocks_of, stored
 from ._kernels import identity
+from ._units import Unit
 
 __all__ = [
     "Cut",
@@ -51,6 +52,7 @@ class Made(NamedTuple):
     shape: Shape | None
     parts: tuple[Part, ...] = ()
     number: bool = False  # a constant that is one number everywhere
+    zero: bool = False  # a constant that is 0 everywhere
 
     def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
         """Return what becomes of it when the axes of all its parts are moved."""
@@ -59,7 +61,7 @@ class Made(NamedTuple):
             view = None if part.view is None else move(part.view)
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
-        return Made(shape, tuple(new), self.number)
+        return Made(shape, tuple(new), self.number, self.zero)
 
     def lost(self, shape: Shape | None) -> Made:
         """Return what is made of it in a way that nothing follows."""
@@ -68,11 +70,17 @@ class Made(NamedTuple):
     def noted(self, done: Callable[[str], str]) -> Made:
         """Return it with a note of what is done to each part, where there is none yet."""
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
-        return Made(self.shape, parts, self.number)
+        return self._replace(parts=parts)
 
     def varies(self, axis: int) -> bool:
         """Whether its entries may differ along an axis."""
         return any(part.view is None or part.view.varies(axis) for part in self.parts)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it may vary along more than one axis, as tokens or places do, but no bias."""
+        views = [part.view for part in self.parts]
+        return any(view is None or view.rank > 1 for view in views)
 
     @property
     def is_matrix(self) -> bool:
@@ -125,6 +133,7 @@ class Operation:
     each: bool = False  # every row of its input has a matrix of a stack
     sized: bool = False  # its padding follows from the size of its input: the first use counts
     whole: bool = False  # used in one piece too
+    makes: str = ""  # the product of signals whose kernel its result is
     gated: bool = False  # two parts of it meet in a product
     cuts: set[Cut] = field(default_factory=set)
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
@@ -209,6 +218,8 @@ class Signal(NamedTuple):
     is_number: bool = False  # one number everywhere
     term: Term | None = None
     fold: Fold | None = None
+    units: tuple[Unit, ...] = ()  # the axes that hold the outputs of the weights before it
+    is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
 
     def spend(self) -> None:
         """Note that the result of an operation is used in one piece."""

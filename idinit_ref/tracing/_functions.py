@@ -1,0 +1,105 @@
+"""Inside: what operations are to roles, by plain names: which functions are 0 at 0 (section 6)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from ..roles.graph import Does
+
+__all__ = ["Fact", "clamped", "fact_of", "power"]
+
+
+class Fact(NamedTuple):
+    """What an operation does, and when its result is zero.
+
+    Parameters
+    ----------
+    does : str
+        A word of :data:`idinit_ref.roles.graph.Does`.
+    vanishes : {"all", "sum", "each", "never"} or tuple of int
+        When its result is zero: if all signals are ("all"), whatever else it takes; if all that it
+        takes is, constants too ("sum"); if any one signal is ("each"), or any at these positions.
+    of : int, optional
+        How many of its first operands count; the rest chooses, or is in its weight.
+    """
+
+    does: Does = ""
+    vanishes: Literal["all", "sum", "each", "never"] | tuple[int, ...] = "all"
+    of: int | None = None
+
+
+_WORDS: dict[Fact, str] = {
+    # f(0) = 0, and what is zero with all its operands
+    Fact("map"): (
+        "abs arcsin arcsinh arctan arctanh asin asinh atan atanh cbrt ceil celu conj deg2rad elu "
+        "entr erf erfinv expm1 fix floor frac gelu hardshrink hardswish hardtanh identity imag "
+        "leaky_relu log1p mish nan_to_num positive prelu rad2deg real relu relu6 rint round rrelu "
+        "selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh tanhshrink trunc"
+    ),
+    # f(0) = 0, and f'(0) = 0 too, as of a product of a signal with itself
+    Fact("product"): "square",
+    Fact("product", "sum"): "squared_difference",
+    Fact("product", "all", 1): "prod var",
+    # f(0) is not 0
+    Fact("map", "never"): (
+        "acos acosh airy_ai arccos arccosh bessel_j0 bessel_y0 bessel_y1 cos cosh digamma erfc "
+        "erfcx exp exp2 hardsigmoid i0 i0e lgamma log log10 log2 log_ndtr log_sigmoid logaddexp "
+        "logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0 modified_bessel_k1 "
+        "ndtr ndtri polygamma reciprocal rsqrt scaled_modified_bessel_k0 "
+        "scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid "
+        "spherical_bessel_j0 squareplus zeta"
+    ),
+    Fact("map", "sum"): "fmax fmin heaviside hypot max maximum min minimum nextafter",
+    Fact("map", (0,)): "arctan2 atan2 copysign floor_divide fmod mod pow rem remainder xlogy",
+    Fact("", "sum", 2): "add lerp sub subtract",
+    Fact("product", "each"): "mul multiply",
+    Fact("product", (0,)): "div divide true_divide div_no_nan",
+    Fact("scale"): "dropout neg negative scale",
+    Fact("select", "sum", 2): "masked_fill scatter where",
+    Fact("select"): "gather select topk",
+    Fact("move"): "move repeat sort",
+    Fact("softmax", "never"): "log_softmax logsumexp softmax",
+    Fact("norm"): "norm",
+    Fact("pool"): "amax amin mean pool sum",
+    Fact("pad"): "pad",
+    Fact("resize"): "resize",
+    Fact("crop"): "crop",
+    Fact("join", "sum"): "join",
+    Fact("attention", (2,)): "attention",
+    Fact(""): "cummax cummin cumprod cumsum fft",
+    Fact("", "never"): "logcumsumexp",
+}
+_FACTS = {word: fact for fact, words in _WORDS.items() for word in words.split()}
+_UNKNOWN = Fact()
+
+
+def fact_of(word: str) -> Fact:
+    """Return what is known of an operation by its plain name; of an unknown one, that it vanishes.
+
+    >>> fact_of("relu").vanishes, fact_of("sigmoid").vanishes, fact_of("mul").vanishes
+    ('all', 'never', 'each')
+    """
+    return _FACTS.get(word, _UNKNOWN)
+
+
+def power(exponent: float | None) -> str:
+    """Return the plain name of a function that is to roles as x to this power is.
+
+    None is an exponent that is not known.
+
+    >>> power(2), power(0.5), power(-0.5)
+    ('square', 'sqrt', 'rsqrt')
+    """
+    if exponent is None or exponent == 1:
+        return "identity"
+    return "square" if exponent > 1 else "sqrt" if exponent > 0 else "rsqrt"
+
+
+def clamped(low: float | None, high: float | None) -> str:
+    """Return the plain name of a function that is to roles as a clamp to this range is.
+
+    >>> clamped(0, 6), clamped(1e-6, None)
+    ('relu', 'exp')
+    """
+    holds = (low is None or low <= 0) and (high is None or high >= 0)
+    return "relu" if holds else "exp"
