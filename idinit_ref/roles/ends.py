@@ -136,8 +136,11 @@ class Vanishing:
         if source is None:
             return _ENDS if may else number if not factors else known[factors[0]]
         if not may:
-            blocked = [known[to] for to in factors if isinstance(known[to], int)]
-            return number if not factors or len(blocked) > 1 else (blocked or [_ELSEWHERE])[0]
+            blocked = [state for to in factors if isinstance(state := known[to], int)]
+            if not blocked:
+                return _ELSEWHERE if factors else number
+            never = [at for at in blocked if self._flow.nodes[at].vanishes == "never"]
+            return (never or blocked)[0]
         sources, chosen = source
         ends = {to: self._collect(to, known, chosen)[0] for to in may}
         places = list(self._needed(number))
