@@ -79,10 +79,12 @@ class Node:
     vanishes : {"all", "never"} or tuple of int
         Of a node of kind "other": its result is zero if all inputs are ("all"), whatever they are
         not ("never": f(0) is not 0), or if one input at these positions is: the factors of a
-        product, the values of an attention (spec section 6).
+        product, the values of an attention (spec section 6). A square, or a product of a signal
+        with itself, has the word "product" and vanishes with "all": it is zero to second order,
+        so no weight before it ends a branch.
     sums : tuple of int
-        The positions of the inputs whose output axis (the axis of the units) this node sums away:
-        queries and keys in a product of them.
+        The positions of the inputs whose output axis (the axis of the units) is summed away, by
+        this node or by a later one: queries and keys in a product of them. None is in `vanishes`.
 
     Examples
     --------

@@ -124,7 +124,13 @@ class Drawing(Products):
         else:
             a.spend()
             b.spend()
-        node = self.draw("add", name, (a.narrow or a.node, b.narrow or b.node), shape)
+        inputs = [a.narrow or a.node, b.narrow or b.node]
+        for at, (own, rest) in enumerate(((a, b), (b, a))):
+            if shape is not None and _is_for_all(own, rest, shape):
+                same = own.shape == shape
+                move = (own.node,), shape, (), "move"
+                inputs[at] = own.node if same else self.draw("other", "for every member", *move)
+        node = self.draw("add", name, inputs, shape)
         units = merged(spread_to(a.units, a.shape, shape) + spread_to(b.units, b.shape, shape))
         is_direct = a.is_direct and b.is_direct
         return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
@@ -183,6 +189,24 @@ class Drawing(Products):
         if any(part.name not in names for part in new.parts):
             return joined(old.shape, [old, new]).lost(old.shape)
         return old
+
+
+def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:
+    """Whether a signal was copied for every member of a map over weights that gave the other."""
+    if one.shape is None or other.shape != shape or not other.tracks:
+        return False
+    more = len(shape) - len(one.shape)
+    lacking = set(one.spread) if not more else {*range(more)}
+    if not lacking or lacking != {*range(len(lacking))}:
+        return False
+
+    def is_member(track: Track, axis: int) -> bool:
+        kinds, atoms = track.operation.kinds or (), track.view.axes[axis]
+        axes = {atom.axis for atom in atoms}
+        firsts = {k for k, kind in enumerate(kinds) if kind == "B" or "O" in kinds[k + 1 :]}
+        return bool(axes) and axes <= firsts
+
+    return any(all(is_member(track, axis) for axis in lacking) for track in other.tracks)
 
 
 def _is_stacked(signal: Signal) -> bool:

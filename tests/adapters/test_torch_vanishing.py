@@ -370,3 +370,17 @@ def test_a_table_that_makes_a_kernel_is_kept(how):
     assert made.name not in vanishing(graph, {maker.name})
     assert graph.by_name["table"].note.startswith("it makes the kernel of")
     assert not graph.by_name["layers.0.weight"].note
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_map_over_members_gives_their_common_input_the_shape_of_the_sum(shared):
+    def function(model, x):
+        def member(up, down, x):
+            return x + torch.relu(x @ up) @ down
+
+        return torch.vmap(member, (0, 0, None if shared else 0))(model.up, model.down, x)
+
+    given = Function(function, up=torch.randn(3, 8, 16), down=torch.randn(3, 16, 8))
+    graph = trace(given, torch.zeros(*(() if shared else (3,)), 2, 8))
+    (add,) = (node for node in graph.nodes if node.kind == "add")
+    assert [graph.by_name[name].shape for name in add.inputs] == [(3, 2, 8)] * 2
