@@ -190,10 +190,17 @@ class Program(Net):
 
     def block(self, x, memory, other):
         """Return a stream after one more block."""
-        kind = self.pick(*"ppppnsoc")
+        kind = self.pick(*"ppppnsocdb")
+        if kind == "b":  # positions, or a memory, beside the stream
+            at = self.add(self.fresh("p"), x, self.pick("pos", memory))
+            mixed = self.attend(self.fresh("t"), self.weight(at), self.weight(at), self.weight(x))
+            return self.plus(x, self.weight(mixed))
         start = self.f(self.fresh("n"), x, does="norm") if self.pick(True, False) else x
         if kind == "s":  # a projection
             return self.plus(self.weight(x), self.weight(self.branch(start, 1, memory)))
+        if kind == "d":  # one branch after the other, of one start
+            y = self.plus(x, self.branch(start, 1, memory))
+            return self.plus(y, self.branch(start, 1, memory))
         if kind == "o":  # from the other stream
             both = self.mul(self.fresh("g"), start, other)
             return self.plus(x, self.branch(both, 1, memory))
@@ -211,6 +218,7 @@ def programs(draw):
     """Random networks, as programs."""
     net = Program(draw)
     memory = net.f(net.fresh("f"), net.weight(net.x("m")))
+    net.x("pos")
     x = net.x()
     streams = [net.weight(x), net.weight(x)] if draw(st.booleans()) else [x]
     for _ in range(draw(st.integers(1, 4))):

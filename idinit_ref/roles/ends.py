@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from math import prod
 from typing import NamedTuple
 
-from .flow import Flow
+from .flow import Flow, entries
 
 __all__ = ["Ends", "Vanishing"]
 
@@ -19,7 +19,8 @@ class Ends(NamedTuple):
     weights : tuple of int
         In the order of the graph; () if the signal has no ends.
     blocker : int, optional
-        What does not vanish with any weight: an operation, a start, or the source itself.
+        What does not vanish with any weight: an operation, a start, or the source itself. None
+        too if all its ends are elsewhere, not after the source.
     norms : tuple of int
         Normalisations between these weights and the signal.
     """
@@ -45,6 +46,7 @@ class Vanishing:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self._void = self._find_void()
         known: dict[int, _State] = {}
         for number in range(len(flow.nodes)):  # ends in some weights, whatever the source is
             known[number] = self._state(number, known, None, {})
@@ -71,14 +73,27 @@ class Vanishing:
                 state = self._anywhere[number]
                 known[number] = _ELSEWHERE if state == _ENDS else state
             elif flow.nodes[number].kind == "weight":
-                known[number] = _ENDS if flow.is_after(number, sources, after) else _ELSEWHERE
+                counts = not self._void[number] and flow.is_after(number, sources, after)
+                known[number] = _ENDS if counts else _ELSEWHERE
             else:
                 known[number] = self._state(number, known, (sources, chosen), after)
         state = known[signal]
         if state != _ENDS:
-            return Ends(blocker=signal if isinstance(state, str) else state)
+            return Ends(blocker=None if isinstance(state, str) else state)
         weights, norms = self._collect(signal, known, chosen)
         return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
+
+    def _find_void(self) -> list[bool]:
+        """Find what is zero whatever the weights are: constant zeros, and what is made of them."""
+        found: list[bool] = []
+        for node, args in zip(self._flow.nodes, self._flow.args, strict=True):
+            if node.kind in ("input", "parameter") or node.vanishes == "never":
+                found.append(False)
+            elif isinstance(node.vanishes, tuple):
+                found.append(any(found[args[place]] for place in node.vanishes))
+            else:
+                found.append(all(found[to] for to in args))
+        return found
 
     def _reach(self, signal: int, sources: Collection[int], lowest: int) -> set[int]:
         """Return the nodes on the ways back from a signal to weights and sources."""
@@ -109,15 +124,16 @@ class Vanishing:
         """Return the state of a node, given those of its inputs."""
         node, args = self._flow.nodes[number], self._flow.args[number]
         if node.kind == "weight":
-            return _ENDS
+            return _ELSEWHERE if self._void[number] else _ENDS
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
         struck = {args[place] for place in node.sums}
         if isinstance(node.vanishes, tuple):
             factors = dict.fromkeys(args[place] for place in node.vanishes)
             return self._factor(number, [to for to in factors if to not in struck], known, source)
+        squares = node.does == "product"  # a product with itself: nothing of first order
         states: list[_State] = [
-            number if to in struck and known[to] == _ENDS else known[to] for to in args
+            number if (to in struck or squares) and known[to] == _ENDS else known[to] for to in args
         ]
         blocked = [state for state in states if isinstance(state, int)]
         if blocked:
@@ -179,13 +195,23 @@ class Vanishing:
             if nodes[top].kind == "weight":
                 weights.add(top)
                 continue
-            if nodes[top].does == "norm":
+            if nodes[top].does == "norm" or (top in chosen and self._is_norm(top, chosen[top])):
                 norms.add(top)
             ways = [chosen[top]] if top in chosen else self._needed(top)
             new = [to for to in ways if to not in seen]
             seen.update(new)
             stack += new
         return weights, norms
+
+    def _is_norm(self, product: int, factor: int) -> bool:
+        """Whether a factor is multiplied by what is pooled from itself: a norm, written out."""
+        flow = self._flow
+        size = entries(flow.nodes[product])
+        return any(
+            entries(flow.nodes[by]) < size and flow.longest(by, (factor,)) == 0
+            for by in flow.inputs[product]
+            if by > factor
+        )
 
     def _dies(self, signal: int, zero: Collection[int]) -> bool:
         """Whether a signal vanishes where some weights do, their inputs and biases aside."""

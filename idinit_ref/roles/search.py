@@ -266,7 +266,7 @@ class _Search:
                 "level of a pyramid, transit; give it the role zero by overrides if it is a branch"
             )
             yield Note("pyramid", weights or (add,), text)
-        elif not branch.ends.weights:
+        elif branch.ends.blocker is not None:
             yield Note("endless", (add,), self._blocked(branch))
         elif branch.ends.norms:
             norms = ", ".join(self.name(at) for at in branch.ends.norms)
@@ -279,8 +279,9 @@ class _Search:
     def _blocked(self, branch: Branch) -> str:
         add, what = self.name(branch.add), self.name(branch.branch)
         blocker = branch.ends.blocker
+        assert blocker is not None
         head = f"no weight makes the branch {what} of {add} vanish, so none is zero: "
-        if blocker is None or blocker in branch.sources:
+        if blocker in branch.sources:
             return head + "it holds its source itself, besides what it computes from it"
         if self.flow.nodes[blocker].kind in ("input", "parameter"):
             return head + f"{self.name(blocker)} enters it over no weight"

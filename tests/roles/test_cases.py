@@ -169,6 +169,7 @@ def test_two_streams_that_feed_each_other():
         ("h + zeros", {"B"}, None),
         ("h * g", {"B"}, None),
         ("h * tanh(h)", set(), "swish is not 0 where its inputs are"),
+        ("h squared", set(), "square is not 0 where its inputs are"),
     ],
 )
 def test_what_a_branch_ends_in(how, zeros, says):
@@ -181,6 +182,7 @@ def test_what_a_branch_ends_in(how, zeros, says):
         "softplus(h)": lambda: net.f("softplus", h, vanishes="never"),
         "(h - x) / 2": lambda: net.f("half", net.f("minus", h, x), does="scale"),
         "h * h": lambda: net.f("square", h, does="product", vanishes=()),
+        "h squared": lambda: net.f("square", h, does="product"),
         "h * sigmoid(h)": lambda: net.mul("swish", h, net.sigmoid("s", h)),
         "h + t": lambda: net.add("sum", h, net.x("t")),
         "h + zeros": lambda: net.add("sum", net._new("zeros", "other", (), (2, 4)), h),
@@ -214,7 +216,9 @@ def test_a_norm_that_is_written_out():
     mean = net.f("mean", square, shape=(2, 1), does="pool")
     root = net.f("root", net.f("e", mean, does="shift", vanishes="never"), vanishes="never")
     normed = net.f("shift", net.f("scale", net.mul("mul", h, root), does="scale"), does="shift")
-    assert net.zeros(net.add("y", x, normed)) == {"W"}
+    y = net.add("y", x, normed)
+    assert net.zeros(y) == {"W"}
+    assert "(mul)" in net.notes(y)["norm"].text
 
 
 def test_dynamic_kernels_are_no_weights():
@@ -260,6 +264,19 @@ def test_a_state_space():
     scan = net.f("scan", state, c, does="contract", vanishes=(0, 1), sums=(0, 1))
     held = net.add("d", scan, net.f("dx", inner, does="scale"))
     assert net.zeros(net.add("y", x, net.w("out", held))) == {"OUT"}
+
+
+def test_what_is_zero_anyway_ends_nothing():
+    """The first layer of DETR's decoder attends from learned queries to zeros."""
+    net = Net()
+    queries, zeros = net.x("queries"), net._new("zeros", "other", (), (2, 4))
+    mixed = net.attend("t", net.w("q", queries), net.w("k", queries), net.w("v", zeros))
+    first = net.f("norm", net.w("o", mixed), does="norm")
+    net.w("q2", net.add("at", first, queries))
+    mixed = net.attend("t2", net.w("q3", first), net.w("k2", queries), net.w("v2", queries))
+    y = net.add("y", first, net.w("o2", mixed))
+    assert net.zeros("q2", y) == {"O2"}
+    assert not net.notes("q2", y)
 
 
 def test_a_second_copy():
