@@ -7,12 +7,23 @@ from itertools import count
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from idinit_ref import Graph
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_constant, is_number
+from idinit_ref.tracing import (
+    Drawing,
+    Made,
+    Parameter,
+    Signal,
+    Value,
+    clamped,
+    is_constant,
+    is_number,
+    power,
+)
 
 __all__ = ["graph_of", "is_floating"]
 
@@ -23,22 +34,23 @@ _SAME = {
 }  # fmt: skip
 _ENTRYWISE = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
-    "bessel_i1e", "cbrt", "ceil", "clamp", "clz", "complex", "conj", "cos", "cosh", "digamma", "eq",
+    "bessel_i1e", "cbrt", "ceil", "clz", "complex", "conj", "cos", "cosh", "digamma", "eq",
     "eq_to", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma",
-    "igammac", "imag", "integer_pow", "is_finite", "le", "le_to", "lgamma", "log", "log1p",
-    "logistic", "lt", "lt_to", "max", "min", "ne", "nextafter", "not", "or", "polygamma",
-    "population_count", "pow", "real", "regularized_incomplete_beta", "rem", "round", "rsqrt",
-    "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin",
-    "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor", "zeta",
+    "igammac", "imag", "is_finite", "le", "le_to", "lgamma", "log", "log1p", "logistic", "lt",
+    "lt_to", "max", "min", "ne", "nextafter", "not", "or", "polygamma", "population_count", "real",
+    "regularized_incomplete_beta", "rem", "round", "rsqrt", "shift_left", "shift_right_arithmetic",
+    "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "xor", "zeta",
 }  # fmt: skip
-_DOING = {"sub": "subtracted with", "select_n": "masked by"}
+_PLAIN = {"logistic": "sigmoid", "erf_inv": "erfinv", "bessel_i0e": "i0e"}
 _SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 _REDUCES = {
-    "argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "iota",
-    "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_window_max",
-    "reduce_window_min", "reduce_window_sum", "reduce_xor", "scatter", "scatter-add",
-    "scatter-mul", "scatter_max", "scatter_min", "select_and_gather_add", "select_and_scatter_add",
-    "sort", "top_k", "dynamic_update_slice",
+    **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
+       ("and", "max", "min", "or", "sum", "xor")},
+    **dict.fromkeys(("scatter-add", "scatter-mul", "scatter_max", "scatter_min"), "scatter"),
+    "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
+    "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum", "dynamic_update_slice": "scatter",
+    "fft": "fft", "iota": "", "reduce_prod": "prod", "scatter": "scatter",
+    "select_and_gather_add": "", "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
 }  # fmt: skip
 _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "custom_partitioning",
@@ -102,13 +114,18 @@ def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) ->
     known |= dict(zip(jaxpr.invars, given, strict=True))
 
     def read(var: Any) -> Value:
-        return draw.constant(shape_of(var), True) if isinstance(var, Literal) else known[var]
+        if not isinstance(var, Literal):
+            return known[var]
+        return draw.constant(shape_of(var), True, _number(var))
 
     for eqn in jaxpr.eqns:
         values = [read(var) for var in eqn.invars]
         if all(map(is_constant, values)):
-            one = eqn.primitive.name in _SPREAD and all(map(is_number, values))
-            found: Sequence[Value] = [draw.constant(shape_of(var), one) for var in eqn.outvars]
+            first = values[0] if values and eqn.primitive.name in _SPREAD else draw.constant(None)
+            one, number = is_number(first), first.value  # type: ignore[union-attr]  # a constant
+            found: Sequence[Value] = [
+                draw.constant(shape_of(var), one, number) for var in eqn.outvars
+            ]
         else:
             found = step(draw, eqn, values)
         known |= dict(zip(eqn.outvars, found, strict=True))
@@ -128,15 +145,20 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
             for value, source, var in zip(given, eqn.invars, eqn.outvars, strict=True)
         ]
     if kind in _ENTRYWISE:
-        doing = _DOING.get(kind, "")
-        return [draw.entrywise(kind, given, shape_of(var), _floats(var), doing)]
+        word = _PLAIN.get(kind, kind)
+        return [draw.entrywise(kind, given, shape_of(var), _floats(var), "", word)]
     for key in _BODIES if kind not in _OPAQUE else ():
         if isinstance(eqn.params.get(key), (Jaxpr, ClosedJaxpr)):
             return inside(draw, eqn.params[key], given)
     if kind in _OPAQUE:
         _refuse(eqn, given)
-    draws = draw.result if kind in _REDUCES else draw.other
-    return [draws(kind, given, shape_of(var), _floats(var)) for var in eqn.outvars]
+    if kind not in _REDUCES:
+        return [draw.other(kind, given, shape_of(var), _floats(var)) for var in eqn.outvars]
+    if kind.startswith("scatter"):
+        given = [given[0], given[2], given[1]]
+    return [
+        draw.result(kind, given, shape_of(var), _floats(var), _REDUCES[kind]) for var in eqn.outvars
+    ]
 
 
 def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:
@@ -243,7 +265,36 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)
-    return draw.result("scatter-add", given, shape, _floats(var))
+    return draw.result("scatter-add", given[::2] + given[1:2], shape, _floats(var), "scatter")
+
+
+def _subtract(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
+    (var,) = eqn.outvars
+    if not _floats(var):
+        return draw.entrywise("sub", given, shape_of(var), False, "subtracted with")
+    return draw.subtract("sub", given[0], given[1], shape_of(var))
+
+
+def _number(var: Any) -> float | None:
+    """Return a real number that is written in the jaxpr."""
+    is_real = isinstance(var, Literal) and not shape_of(var) and np.isrealobj(var.val)
+    return float(var.val) if is_real else None
+
+
+def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
+    """Walk a power, a clamp, or a choice, of which the numbers count."""
+    kind, (var,), word = eqn.primitive.name, eqn.outvars, "where"
+    if kind == "integer_pow":
+        word = power(eqn.params["y"])
+    elif kind == "pow":
+        base, exponent = map(_number, eqn.invars)
+        word = power(exponent) if base is None and exponent is not None else "pow"
+    elif kind == "clamp":
+        word = clamped(_number(eqn.invars[0]), _number(eqn.invars[2]))
+    else:
+        given = [*given[1:], given[0]]
+    doing = "masked by" if word == "where" else ""
+    return draw.entrywise(kind, given, shape_of(var), _floats(var), doing, word)
 
 
 def _multiply(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -351,7 +402,8 @@ def _restack(draw: Drawing, value: Value, name: str, var: Any) -> Value:
         return draw.constant(shape)
     if isinstance(value, Made):
         return value.moved(shape, lambda view: view.take(0) if name != "stack" else None)
-    return draw.result(name, [value], shape, isinstance(value, Signal))
+    word = "join" if name == "stack" else "select"
+    return draw.result(name, [value], shape, isinstance(value, Signal), word)
 
 
 def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
@@ -375,7 +427,9 @@ def _loop(
 
     def turn() -> list[Value]:
         start = [
-            draw.start("loop carry", shape_of(var)) if isinstance(value, str) else draw.enter(value)
+            draw.state("loop carry", value, shape_of(var))  # type: ignore[arg-type]  # its two words
+            if isinstance(value, str)
+            else draw.enter(value)
             for value, var in zip(carry, variables, strict=True)
         ]
         return inside(draw, body, [*fixed, *start, *more()])
@@ -412,7 +466,9 @@ def _shard_map(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
     for value, var, own in zip(inside(draw, body, parts), eqn.outvars, body.outvars, strict=True):
         is_whole = shape_of(var) == shape_of(own)
         out.append(
-            value if is_whole else draw.result("shards", [value], shape_of(var), _floats(var))
+            value
+            if is_whole
+            else draw.result("shards", [value], shape_of(var), _floats(var), "join")
         )
     return out
 
@@ -421,6 +477,8 @@ _TABLE: dict[str, Callable[[Drawing, JaxprEqn, list[Value]], Value]] = {
     "add": _add,
     "add_any": _add,
     "mul": _multiply,
+    "sub": _subtract,
+    **dict.fromkeys(("integer_pow", "pow", "clamp", "select_n"), _function),
     "div": _scale,
     "neg": _scale,
     "reduce_sum": _sum,

@@ -63,7 +63,8 @@ class Call:
         """Return the value of an argument: a tensor or a number."""
         if isinstance(given, Tensor):
             return self.known.get(id(given)) or self.draw.constant(shape_of(given))
-        return self.draw.constant((), True, given == 0)
+        is_real = isinstance(given, (bool, int, float))
+        return self.draw.constant((), True, given if is_real else None)
 
     def operands(self, most: int) -> list[Value]:
         """Return the values of the first arguments that are tensors or numbers."""

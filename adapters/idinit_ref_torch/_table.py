@@ -53,8 +53,8 @@ def _known(call: Call) -> Value:
 
 
 def _fresh(call: Call) -> list[Value]:
-    zero = call.name in ZEROS
-    return [call.draw.constant(shape_of(tensor), zero=zero) for tensor in call.results]
+    value = 0 if call.name in ZEROS else None
+    return [call.draw.constant(shape_of(tensor), value=value) for tensor in call.results]
 
 
 # Products ---------------------------------------------------------------------------------------

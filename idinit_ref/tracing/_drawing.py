@@ -34,9 +34,11 @@ class Drawing(Products):
         shape = self.parameters[name].shape
         return Made(shape, (Part(name, View.of(shape)),))
 
-    def constant(self, shape: Shape | None, number: bool = False, zero: bool = False) -> Made:
-        """Return a constant, perhaps of one number everywhere, perhaps 0."""
-        return Made(shape, (), number, zero)
+    def constant(
+        self, shape: Shape | None, number: bool = False, value: float | None = None
+    ) -> Made:
+        """Return a constant, perhaps of one number everywhere, and which if that is known."""
+        return Made(shape, (), number, None if value != value else value)
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""
@@ -103,7 +105,7 @@ class Drawing(Products):
         out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
             parts = tuple(part._replace(added=True) for part in out.parts)
-            return Made(shape, parts, zero=not made)
+            return Made(shape, parts, value=None if made or parts else 0)
         if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
             return out._replace(is_direct=signals[0].is_direct)
         return out
@@ -127,9 +129,10 @@ class Drawing(Products):
         inputs = [a.narrow or a.node, b.narrow or b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
             if shape is not None and _is_for_all(own, rest, shape):
-                same = own.shape == shape
-                move = (own.node,), shape, (), "move"
-                inputs[at] = own.node if same else self.draw("other", "for every member", *move)
+                if own.shape != shape:
+                    inputs[at] = self.draw("other", "members", (own.node,), shape, (), "move")
+                else:
+                    inputs[at] = own.node
         node = self.draw("add", name, inputs, shape)
         units = merged(spread_to(a.units, a.shape, shape) + spread_to(b.units, b.shape, shape))
         is_direct = a.is_direct and b.is_direct
@@ -172,17 +175,23 @@ class Drawing(Products):
         if isinstance(value, Signal):
             value.spend()
             return Signal(value.node, value.shape)
-        return value._replace(number=False) if isinstance(value, Made) else value
+        return value._replace(number=False, value=None) if isinstance(value, Made) else value
 
-    def carried(self, old: Value, new: Value) -> Value | Literal["signal"]:
+    def state(self, name: str, kind: Literal["signal", "zeros"], shape: Shape | None) -> Signal:
+        """Draw a state of a loop, which is a signal from the start; zeros add up in it."""
+        if kind == "signal":
+            return self.start(name, shape)
+        return Signal(self.draw("other", name, (), shape), shape)
+
+    def carried(self, old: Value, new: Value) -> Value | Literal["signal", "zeros"]:
         """Return what a state is before every turn of a loop that made `new` of `old`.
 
-        "signal" is one with no node yet.
+        "signal" and "zeros" are what `state` draws.
         """
         if isinstance(old, Signal):
             return old
         if isinstance(new, Signal):
-            return "signal"
+            return "zeros" if isinstance(old, Made) and old.zero else "signal"
         if isinstance(old, Data) or isinstance(new, Data):
             return Data(old.shape)
         names = {part.name for part in old.parts}
@@ -196,7 +205,8 @@ def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:
     if one.shape is None or other.shape != shape or not other.tracks:
         return False
     more = len(shape) - len(one.shape)
-    lacking = set(one.spread) if not more else {*range(more)}
+    lacking = {*range(more), *(axis + more for axis in one.spread)}
+    lacking |= {k + more for k, size in enumerate(one.shape) if size != shape[k + more]}
     if not lacking or lacking != {*range(len(lacking))}:
         return False
 

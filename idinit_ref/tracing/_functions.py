@@ -16,15 +16,16 @@ class Fact(NamedTuple):
     ----------
     does : str
         A word of :data:`idinit_ref.roles.graph.Does`.
-    vanishes : {"all", "sum", "each", "never"} or tuple of int
+    vanishes : {"all", "sum", "max", "min", "each", "never"} or tuple of int
         When its result is zero: if all signals are ("all"), whatever else it takes; if all that it
-        takes is, constants too ("sum"); if any one signal is ("each"), or any at these positions.
+        takes is, constants too ("sum"), or is not above ("max") or below ("min"); if any one signal
+        is ("each"), or any at these positions.
     of : int, optional
         How many of its first operands count; the rest chooses, or is in its weight.
     """
 
     does: Does = ""
-    vanishes: Literal["all", "sum", "each", "never"] | tuple[int, ...] = "all"
+    vanishes: Literal["all", "sum", "max", "min", "each", "never"] | tuple[int, ...] = "all"
     of: int | None = None
 
 
@@ -49,7 +50,9 @@ _WORDS: dict[Fact, str] = {
         "scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid "
         "spherical_bessel_j0 squareplus zeta"
     ),
-    Fact("map", "sum"): "fmax fmin heaviside hypot max maximum min minimum nextafter",
+    Fact("map", "sum"): "heaviside hypot nextafter",
+    Fact("map", "max"): "fmax max maximum",
+    Fact("map", "min"): "fmin min minimum",
     Fact("map", (0,)): "arctan2 atan2 copysign floor_divide fmod mod pow rem remainder xlogy",
     Fact("", "sum", 2): "add lerp sub subtract",
     Fact("product", "each"): "mul multiply",

@@ -215,24 +215,29 @@ class Nodes:
         counted = values[: fact.of]
         at = [k for k, value in enumerate(counted) if isinstance(value, Signal)]
         places = [inputs.index(counted[k].node) for k in at]  # type: ignore[union-attr]  # signals
-        does, vanishes = fact.does, fact.vanishes
+        does, when = fact.does, fact.vanishes
+        vanishes: Literal["all", "never"] | tuple[int, ...] = "all"
         sums: tuple[int, ...] = ()
-        if vanishes == "sum":
-            rest = [value for value in counted if isinstance(value, Made)]
-            vanishes = "all" if all(value.zero for value in rest) else "never"
-        elif vanishes == "each" or isinstance(vanishes, tuple):
-            which = at if vanishes == "each" else vanishes
-            enough = [place for k, place in zip(at, places, strict=True) if k in which]
-            roots = {self._root.get(inputs[place], inputs[place]) for place in places}
+        if when in ("sum", "max", "min"):
+            rest = [value.value for value in counted if isinstance(value, Made)]
+            sign = {"sum": 0, "max": -1, "min": 1}[when]
+            is_zero = all(c is not None and (c == 0 or c * sign > 0) for c in rest)
+            vanishes = "all" if is_zero else "never"
+        elif when == "never":
+            vanishes = "never"
+        elif when != "all":
+            which = at if when == "each" else when
+            enough = {place for k, place in zip(at, places, strict=True) if k in which}
+            vanishes = tuple(sorted(enough)) or "never"
             if does == "attention":
-                sums = tuple(sorted({*places[:2]} - {*enough}))
+                sums = tuple(sorted({*places[:2]} - enough))
             elif len(at) == 1:
                 does = "scale" if does == "product" else does
                 vanishes = "all" if enough else "never"
-            if vanishes == "each" and len(roots) == 1:  # a product with itself
-                vanishes = "all"
-            elif vanishes not in ("all", "never"):
-                vanishes = tuple(sorted(set(enough))) or "never"
+            elif (
+                when == "each" and len({self._root.get(inputs[k], inputs[k]) for k in places}) == 1
+            ):
+                vanishes = "all"  # a product with itself
         node = self.draw("other", name, inputs, shape, (), does, vanishes, sums)
         is_direct = does == "norm" or (
             does == "scale" and len(signals) == 1 and signals[0].is_direct

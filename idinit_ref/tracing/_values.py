@@ -52,7 +52,12 @@ class Made(NamedTuple):
     shape: Shape | None
     parts: tuple[Part, ...] = ()
     number: bool = False  # a constant that is one number everywhere
-    zero: bool = False  # a constant that is 0 everywhere
+    value: float | None = None  # the number that a constant is everywhere, if it is known
+
+    @property
+    def zero(self) -> bool:
+        """Whether it is a constant that is 0 everywhere."""
+        return self.value == 0
 
     def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
         """Return what becomes of it when the axes of all its parts are moved."""
@@ -61,7 +66,7 @@ class Made(NamedTuple):
             view = None if part.view is None else move(part.view)
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
-        return Made(shape, tuple(new), self.number, self.zero)
+        return Made(shape, tuple(new), self.number, self.value)
 
     def lost(self, shape: Shape | None) -> Made:
         """Return what is made of it in a way that nothing follows."""
