@@ -5,7 +5,7 @@ No framework is known here: the adapters trace, ask `decide`, and write what the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -21,6 +21,7 @@ from .notes import Note
 from .options import ModelOptions, Override, settled
 from .report import Entry, Report
 from .search import Inferred, explain_roles
+from .unread import unread
 from .values import Held, Values
 from .warnings import copies, kept, magnified, norm_ends, overwritten
 
@@ -168,13 +169,14 @@ class _Model(NamedTuple):
         roles = {entry.name: entry.role for entry in entries}
         heads = [name for name, found in self.inferred.items() if found.head]
         said = {*chosen, *heads} if self.options["head"] == "keep" else chosen
-        notes: Sequence[Note] = getattr(self.inferred, "notes", ())
+        notes = self.inferred.notes
         normed = [*ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
         zero = [name for name in dict.fromkeys(normed) if roles[name] == "zero"]
         yield from kept(self.graph, entries, said, self.options["strict"])
         yield from (note for note in notes if note.kind != "norm")
         yield from magnified(zero, self.options["eps"])
         plans = {entry.name: entry.plan for entry in entries if entry.plan is not None}
+        yield from unread(self.graph, plans)
         yield from copies(self.graph, plans)
         yield from overwritten(entries, chosen, self.values)
 

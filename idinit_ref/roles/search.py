@@ -1,17 +1,20 @@
-"""From a computation the role of every weight: the last ones of residual branches (section 6)."""
+"""From a computation the role of every weight: the ends of residual branches (spec section 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from heapq import heappop, heappush
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, get_args
 
 from ..core.options import choice
 from ..core.pattern import Role
 from ..errors import GraphError, OptionTypeError, message
+from .adds import Adds, Branch
+from .ends import Vanishing
+from .flow import Flow
 from .graph import Graph
+from .notes import Note
 
-__all__ = ["Inferred", "explain_roles", "infer_roles"]
+__all__ = ["Found", "Inferred", "explain_roles", "infer_roles"]
 
 
 class Inferred(NamedTuple):
@@ -22,16 +25,36 @@ class Inferred(NamedTuple):
     head: bool = False
 
 
+class Found(dict[str, Inferred]):
+    """The role of every weight by its name, and what a user should know beside.
+
+    Attributes
+    ----------
+    notes : tuple of Note
+        Of kind "tie", "gate", "endless", "pyramid" or "norm", in the order of the graph.
+
+    Examples
+    --------
+    >>> Found().notes
+    ()
+    """
+
+    notes: tuple[Note, ...] = ()
+
+
 def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) -> dict[str, Role]:
     """Find the role of every weight from the computation itself (spec section 6).
 
-    At an elementwise add of two tensors of one shape, where one side (the skip) reaches a common
-    ancestor through no weight and the other side (the branch) holds a weight between them, the
-    branch's last weights are "zero". Where both sides hold weights, the side with fewer of them on
-    its longest path is the skip; a tie is left "transit". All other weights are "transit".
+    A residual add is an elementwise sum of a skip and a branch that come from one source. The ends
+    of the branch, the weights with which it vanishes to first order, are "zero". All other weights
+    are "transit".
 
-    The cost is linear in the residual blocks; k other tensors, added one after the other to a
-    stream of their own, cost k^2.
+    The skip either holds no weight, or it is a projection: then nothing between source and add may
+    lead elsewhere, and the skip is a residual sum itself or has fewer weights on its longest path.
+    A tie is left "transit", and so are a branch without ends, one whose skip is gated, and a level
+    of a pyramid.
+
+    The cost is nearly linear in the nodes of the graph.
 
     Parameters
     ----------
@@ -59,7 +82,7 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
     ...     Node("w1", "parameter", shape=(8, 4), use="weight"),
     ...     Node("w2", "parameter", shape=(4, 8), use="weight"),
     ...     Node("h", "weight", ("x",), (2, 8), weights=("w1",)),
-    ...     Node("relu", "other", ("h",), (2, 8)),
+    ...     Node("relu", "other", ("h",), (2, 8), does="map"),
     ...     Node("f", "weight", ("relu",), (2, 4), weights=("w2",)),
     ...     Node("y", "add", ("x", "f"), (2, 4)),
     ... ]))
@@ -86,7 +109,7 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
     return roles
 
 
-def explain_roles(graph: Graph) -> dict[str, Inferred]:
+def explain_roles(graph: Graph) -> Found:
     """Find the role of every weight, and the reasons for it.
 
     Parameters
@@ -96,9 +119,10 @@ def explain_roles(graph: Graph) -> dict[str, Inferred]:
 
     Returns
     -------
-    dict of str to Inferred
-        Every weight, in the order of the graph. A weight with several uses is "zero" if it is the
-        last of a branch in one of them, and has a reason for each.
+    Found
+        A dict of str to Inferred: every weight, in the order of the graph. A weight with several
+        uses is "zero" if it ends a branch in one of them, and has a reason for each. Its `notes`
+        say where a branch does not vanish, or several add up.
 
     Examples
     --------
@@ -112,243 +136,178 @@ def explain_roles(graph: Graph) -> dict[str, Inferred]:
     ('last of the branch h, which y adds to x',)
     """
     search = _Search(graph)
-    heads, ties = search.heads, search.ties
     uses: dict[str, list[int]] = {}
     for at, node in enumerate(graph.nodes):
         for name in node.weights:
             uses.setdefault(name, []).append(at)
-    found = {}
+    found = Found()
     for name in graph.weights:
-        why = [text for at in uses[name] for text in search.claims.get(at, ())]
+        why = [text for at in uses[name] for text in search.why(at)]
         zero = bool(why)
         if zero and any(at not in search.claims for at in uses[name]):
             why.append("used elsewhere too, where it would be transit")
         if not zero:
-            why = [text for at in uses[name] for text in ties.get(at, ())]
-        head = any(at in heads for at in uses[name])
+            why = [text for at in uses[name] for text in search.tied.get(at, ())]
+        head = any(at in search.heads for at in uses[name])
         role: Role = "zero" if zero else "transit"
         found[name] = Inferred(role, tuple(dict.fromkeys(why)), head)
+    found.notes = tuple(search.notes())
     return found
 
 
-class _Seen(NamedTuple):
-    """How one side of an add reaches a node: over at most so many weights (-1: not at all)."""
-
-    most: int = -1
-    free: bool = False  # also over none
-
-    def over(self, weights: int) -> _Seen:
-        """Return how the side reaches what lies behind so many weights more."""
-        return self if self.most < 0 else _Seen(self.most + weights, self.free and not weights)
-
-    def join(self, other: _Seen) -> _Seen:
-        """Return what two ways give together."""
-        return _Seen(max(self.most, other.most), self.free or other.free)
-
-
-_NEVER, _HERE = _Seen(), _Seen(0, True)
-
-
-class _Frontier:
-    """The nodes that two sides of an add reach, the latest in the computation first.
-
-    So what is known of a node is complete when it is popped.
-    """
-
-    def __init__(self, left: int, right: int) -> None:
-        self.seen = {left: (_HERE, _NEVER), right: (_NEVER, _HERE)}
-        self._heap = sorted([-left, -right])
-        self._open = [1, 1, 2]  # nodes on the heap that left reaches, right reaches, any free
-
-    def _count(self, pair: tuple[_Seen, _Seen], by: int) -> None:
-        left, right = pair
-        self._open[0] += by * (left.most >= 0)
-        self._open[1] += by * (right.most >= 0)
-        self._open[2] += by * (left.free or right.free)
-
-    @property
-    def may_meet(self) -> bool:
-        """Whether there are ways left of both sides."""
-        return self._open[0] > 0 and self._open[1] > 0
-
-    @property
-    def is_free(self) -> bool:
-        """Whether a way is left that crosses no weight."""
-        return self._open[2] > 0
-
-    def pop(self) -> int:
-        node = -heappop(self._heap)
-        self._count(self.seen[node], -1)
-        return node
-
-    def push(self, node: int, pair: tuple[_Seen, _Seen]) -> None:
-        old = self.seen.get(node)
-        if old is None:
-            heappush(self._heap, -node)
-        else:
-            self._count(old, -1)
-            pair = old[0].join(pair[0]), old[1].join(pair[1])
-        self.seen[node] = pair
-        self._count(pair, 1)
-
-
-class _Edge(NamedTuple):
-    """A way back: to a node, over at most so many weights."""
-
-    to: int
-    weights: int = 0
-
-
 class _Search:
-    """All residual adds of a graph, in the order of the computation.
-
-    Back through a residual add one goes along its skip, or over the whole branch at once to the
-    ancestor. So each branch is walked once, and what a branch takes in besides (a position bias,
-    another model's states) does not make the stream its descendant.
-    """
+    """What a graph's residual adds say of its weight operations."""
 
     def __init__(self, graph: Graph) -> None:
-        self.nodes = graph.nodes
-        at = {node.name: number for number, node in enumerate(graph.nodes)}
-        self.outputs = [at[name] for name in graph.outputs]
-        self.claims: dict[int, list[str]] = {}  # of weight operations: why they are zero
-        self.residual: set[int] = set()
-        self._tied: dict[int, list[int]] = {}  # by add: the weight operations that end its sides
-        self.back: list[list[_Edge]] = []
-        self._inputs: list[list[int]] = []
-        self._starts: list[int] = []  # the signals that a node comes from, a bit each
-        inputs = 0
-        for number, node in enumerate(graph.nodes):
-            self._inputs.append([at[name] for name in dict.fromkeys(node.inputs)])
-            self.back.append([_Edge(to) for to in self._inputs[number]])
-            starts = 0
-            if node.kind == "input":
-                starts, inputs = 1 << inputs, inputs + 1
-            if node.kind == "add":
-                self._judge(number, at[node.inputs[0]], at[node.inputs[1]])
-            for edge in self.back[number]:
-                starts |= self._starts[edge.to]
-            self._starts.append(starts)
+        self.flow = Flow(graph)
+        self.adds = Adds(self.flow)
+        self.claims: dict[int, list[Branch]] = {}  # of weight operations: the branches they end
+        for branch in self.adds.branches:
+            if not branch.how:
+                for end in branch.ends.weights:
+                    self.claims.setdefault(end, []).append(branch)
+        self._ahead, self._order = self._depths()
+        self.tied: dict[int, list[str]] = {}
+        self._ties = list(self._find_ties())
+        self.heads = self._find_heads()
 
-    def _judge(self, add: int, left: int, right: int) -> None:
-        """Decide whether an add is residual, and claim the last weights of its branch."""
-        nodes, shape = self.nodes, self.nodes[add].shape
-        is_even = shape is not None and nodes[left].shape == nodes[right].shape == shape
-        if left == right or not is_even or not self._starts[left] & self._starts[right]:
-            return
-        ahead = _Frontier(left, right)
-        found: tuple[list[int], list[int]] = ([], [])  # ancestors, by the side that is the skip
-        meets: list[int] = []  # where both sides meet, but neither is a plain skip
-        met = False
-        while ahead.may_meet and (ahead.is_free or not (met or meets)):
-            node = ahead.pop()
-            a, b = ahead.seen[node]
-            if a.most >= 0 and b.most >= 0:
-                if nodes[node].shape == shape and (a.free or b.free):
-                    met = True  # the nearest ancestor on this way
-                    if a.free and b.most:
-                        found[0].append(node)
-                    if b.free and a.most:
-                        found[1].append(node)
-                    continue
-                meets.append(node)
-            weight = int(nodes[node].kind == "weight")
-            for to, weights in self.back[node]:
-                pair = a.over(weights + weight), b.over(weights + weight)
-                # What shares no signal with the other side cannot meet it further back.
-                own = (
-                    pair[0] if self._starts[to] & self._starts[right] else _NEVER,
-                    pair[1] if self._starts[to] & self._starts[left] else _NEVER,
-                )
-                if own != (_NEVER, _NEVER):
-                    ahead.push(to, own)
-        sides = (left, right)
-        if not met and meets:
-            a, b = ahead.seen[meets[0]]
-            if a.most == b.most > 0:
-                # Of a sum of many, the sums before this one tell their own.
-                lasts = [self._last(side, [meets[0]], self._tied) for side in sides]
-                self._tied[add] = lasts[0] + lasts[1]
-            if a.most != b.most:
-                found[a.most > b.most].append(meets[0])
-        for skip in (0, 1):
-            if found[skip]:
-                branch, of = sides[1 - skip], nodes[found[skip][0]].name
-                why = (
-                    f"last of the branch {nodes[branch].name}, which {nodes[add].name} adds to {of}"
-                )
-                for last in self._last(branch, found[skip]):
-                    self.claims.setdefault(last, []).append(why)
-        if bool(found[0]) != bool(found[1]):
-            skip = int(bool(found[1]))
-            self.residual.add(add)
-            over = [_Edge(node, ahead.seen[node][1 - skip].most) for node in found[skip]]
-            self.back[add] = [_Edge(sides[skip]), *over]
+    def name(self, node: int) -> str:
+        """Return the name of a node."""
+        return self.flow.nodes[node].name
 
-    def _last(self, side: int, ancestors: list[int], stops: Collection[int] = ()) -> list[int]:
-        """Return the weight operations after some ancestors that a side reaches over no other."""
-        ends, lowest = set(ancestors), min(ancestors)
-        found, after = [], dict.fromkeys(ancestors, True)
-        seen, stack = {side}, [side]
-        while stack:
-            node = stack.pop()
-            if node in ends:  # it lies before the branch, though it may be a weight operation
+    def why(self, operation: int) -> Iterator[str]:
+        """Yield the reasons why a weight operation is zero."""
+        for add, _, branch, sources, *_ in self.claims.get(operation, ()):
+            to = self.name(max(sources))
+            text = f"last of the branch {self.name(branch)}, which {self.name(add)} adds to {to}"
+            before = min((self._order[at] for at in self.flow.inputs[operation]), default=0)
+            depth = 1 + self._ahead[operation] + before
+            yield text + (f" (depth {depth}: inside another branch)" if depth > 1 else "")
+
+    def _depths(self) -> tuple[list[int], list[int]]:
+        """Return how many zero weights a node passes at least: to an output, and from a start."""
+        flow, zero = self.flow, self.claims
+        count = len(flow.nodes)
+        ahead, order = [0] * count, [0] * count
+        for number in range(count):
+            node, inputs = flow.nodes[number], flow.inputs[number]
+            if node.kind == "weight":
+                order[number] = max(order[to] for to in inputs) if inputs else 0
+                order[number] += number in zero
+            elif isinstance(node.vanishes, tuple):
+                order[number] = sum(order[flow.args[number][at]] for at in node.vanishes)
+            elif node.vanishes == "all":
+                order[number] = min((order[to] for to in inputs), default=0)
+        for number in reversed(range(count)):
+            if flow.users[number] and number not in flow.outputs:
+                ahead[number] = min(ahead[user] + (user in zero) for user in flow.users[number])
+        return ahead, order
+
+    # Ties -----------------------------------------------------------------------------------
+
+    def _find_ties(self) -> Iterator[Note]:
+        """Yield a note of each sum of branches that no enclosing residual add settles."""
+        flow, ties = self.flow, self.adds.ties
+        within: dict[int, int] = {}  # of a tie: the branches that it adds up
+        inner: set[int] = set()
+        for add in ties:
+            within[add] = 2
+            for side in flow.args[add]:
+                while flow.nodes[side].does in ("move", "scale") and flow.inputs[side]:
+                    side = flow.inputs[side][0]
+                if side in ties:
+                    inner.add(side)
+                    within[add] += within[side] - 1
+        vanishing = Vanishing(flow) if len(inner) < len(ties) else None
+        for add, source in ties.items():
+            if add in inner or self._ahead[add] or vanishing is None:
                 continue
-            if self.nodes[node].kind == "weight":
-                if self._is_after(node, lowest, after):
-                    found.append(node)
-            elif node not in stops:
-                for to, weights in self.back[node]:
-                    if to > lowest and not weights and to not in seen:
-                        seen.add(to)
-                        stack.append(to)
-        return found
-
-    def _is_after(self, node: int, lowest: int, after: dict[int, bool]) -> bool:
-        """Whether a node comes from one of those that `after` has already."""
-        stack = [node]
-        while stack:
-            top = stack[-1]
-            if top in after:
-                stack.pop()
+            ends = vanishing.ends(add, (source,)).weights or tuple(flow.nearest(add))
+            open_ = [end for end in ends if end not in self.claims]
+            if not open_:
                 continue
-            new = [edge.to for edge in self.back[top] if edge.to >= lowest]
-            missing = [to for to in new if to not in after]
-            stack += missing
-            if not missing:
-                after[top] = any(after[to] for to in new)
-        return after[node]
+            count = "two" if within[add] == 2 else str(within[add])
+            for end in open_:
+                text = f"a tie: {self.name(add)} adds {count} branches"
+                self.tied.setdefault(end, []).append(text)
+            yield Note(
+                "tie",
+                self._weights(open_),
+                f"{self.name(add)} adds {count} branches of {self.name(source)}, and none of them "
+                f"is a skip: all are transit, so the signal grows up to {within[add]}-fold; give "
+                "all but one the role zero by overrides if it should not",
+            )
 
-    @property
-    def ties(self) -> dict[int, list[str]]:
-        """Of weight operations: the ties that no enclosing residual add settles."""
-        found: dict[int, list[str]] = {}
-        for add, lasts in self._tied.items():
-            for last in lasts:
-                if last not in self.claims:
-                    why = f"a tie: {self.nodes[add].name} adds two branches"
-                    found.setdefault(last, []).append(why)
-        return found
+    def _weights(self, operations: tuple[int, ...] | list[int]) -> tuple[str, ...]:
+        names = (name for at in operations for name in self.flow.nodes[at].weights)
+        return tuple(dict.fromkeys(names))
 
-    @property
-    def heads(self) -> set[int]:
-        """The weight operations whose result is returned, over no weight and no residual add.
+    # Notes ----------------------------------------------------------------------------------
+
+    def notes(self) -> Iterator[Note]:
+        """Yield what a user should know of the residual adds."""
+        for branch in self.adds.branches:
+            yield from self._note(branch)
+        yield from self._ties
+
+    def _note(self, branch: Branch) -> Iterator[Note]:
+        add, what = self.name(branch.add), self.name(branch.branch)
+        weights = self._weights(branch.ends.weights)
+        if branch.how == "gated":
+            text = (
+                f"{add} adds {what} to {self.name(branch.skip)}, a skip that is multiplied by what "
+                "is computed from its own source: no weight alone makes the sum the skip, so none "
+                "is zero"
+            )
+            yield Note("gate", weights or (add,), text)
+        elif branch.how == "pyramid":
+            text = (
+                f"{add} adds {what}, which leaves the resolution and returns by upsampling: a "
+                "level of a pyramid, transit; give it the role zero by overrides if it is a branch"
+            )
+            yield Note("pyramid", weights or (add,), text)
+        elif branch.ends.blocker is not None:
+            yield Note("endless", (add,), self._blocked(branch))
+        elif branch.ends.norms:
+            norms = ", ".join(self.name(at) for at in branch.ends.norms)
+            text = (
+                f"the branch {what} of {add} ends in a normalisation ({norms}), which magnifies "
+                "what its zero weight gives: eps becomes up to eps / sqrt(e), e that of the norm"
+            )
+            yield Note("norm", weights, text)
+
+    def _blocked(self, branch: Branch) -> str:
+        add, what = self.name(branch.add), self.name(branch.branch)
+        blocker = branch.ends.blocker
+        assert blocker is not None
+        head = f"no weight makes the branch {what} of {add} vanish, so none is zero: "
+        if blocker in branch.sources:
+            return head + "it holds its source itself, besides what it computes from it"
+        if self.flow.nodes[blocker].kind in ("input", "parameter"):
+            return head + f"{self.name(blocker)} enters it over no weight"
+        return head + f"{self.name(blocker)} is not 0 where its inputs are"
+
+    # Heads ----------------------------------------------------------------------------------
+
+    def _find_heads(self) -> set[int]:
+        """Find the weights whose result is returned, over no weight and no residual add.
 
         Not those that feed another one: a hidden state that is returned besides makes no head.
         """
+        flow = self.flow
         feeds: set[int] = set()  # what some weight operation is computed from
-        for number in reversed(range(len(self.nodes))):
-            if self.nodes[number].kind == "weight" or number in feeds:
-                feeds.update(self._inputs[number])
+        for number in reversed(range(len(flow.nodes))):
+            if flow.nodes[number].kind == "weight" or number in feeds:
+                feeds.update(flow.args[number])
         found: set[int] = set()
-        seen = set(self.outputs)
-        stack = list(self.outputs)
+        seen = set(flow.outputs)
+        stack = list(flow.outputs)
         while stack:
             node = stack.pop()
-            if self.nodes[node].kind == "weight":
+            if flow.nodes[node].kind == "weight":
                 found |= {node} - feeds
-            elif node not in self.residual:
-                new = [edge.to for edge in self.back[node] if edge.to not in seen]
+            elif node not in self.adds.residual:
+                new = [to for to in flow.args[node] if to not in seen]
                 seen.update(new)
                 stack += new
         return found

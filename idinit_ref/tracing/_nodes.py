@@ -60,6 +60,7 @@ class Nodes:
         self._uses: list[tuple[str, _Use, str | None, bool]] = []
         self._weights: list[tuple[str, Operation, View | None]] = []
         self._scales: dict[str, str] = {}
+        self._struck: dict[tuple[str, int], frozenset[str]] = {}  # factors, and what sums them
         self._done: dict[str, str] = {}
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
@@ -263,15 +264,36 @@ class Nodes:
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
-    def strike(self, lost: Iterable[Unit], kept: Iterable[Unit]) -> None:
-        """Note of factors of products that all of their units are summed away later."""
+    def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
+        """Note of factors of products that a node sums all of their units away."""
         left = {factor for unit in kept for factor in unit.factors}
-        for name, at in {factor for unit in lost for factor in unit.factors} - left:
-            node = self.nodes[self._place[name]]
-            if isinstance(node.vanishes, tuple) and at in node.vanishes:
-                rest = tuple(place for place in node.vanishes if place != at)
-                sums = tuple(sorted({*node.sums, at}))
-                self.nodes[self._place[name]] = replace(node, vanishes=rest, sums=sums)
+        for factor in {factor for unit in lost for factor in unit.factors} - left:
+            self._struck[factor] = self._struck.get(factor, frozenset()) | {by}
+
+    def _with_struck(self) -> list[Node]:
+        """Return the nodes: a factor is struck out if all that comes of it is summed away.
+
+        A mean of squares, as of a norm, sums one use of a product alone.
+        """
+        users: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                users.setdefault(name, []).append(node)
+        nodes = list(self.nodes)
+        for (name, at), strikers in self._struck.items():
+            seen, stack, is_lost = {name}, [name], True
+            while stack and is_lost:
+                ways = [node for node in users.get(stack.pop(), ()) if node.name not in strikers]
+                is_lost = all(node.kind != "weight" and node.name in users for node in ways)
+                new = {node.name for node in ways} - seen
+                seen |= new
+                stack += new
+            place = self._place[name]
+            node = nodes[place]
+            if is_lost and isinstance(node.vanishes, tuple) and at in node.vanishes:
+                rest = tuple(other for other in node.vanishes if other != at)
+                nodes[place] = replace(node, vanishes=rest, sums=tuple(sorted({*node.sums, at})))
+        return nodes
 
     # Learned tensors that are data ----------------------------------------------------------
 
@@ -391,7 +413,7 @@ class Nodes:
                 at = self._place[name]
                 self.nodes[at] = replace(self.nodes[at], kind="input")
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
-        return Graph([*nodes, *self.nodes], tuple(dict.fromkeys(ends)))
+        return Graph([*nodes, *self._with_struck()], tuple(dict.fromkeys(ends)))
 
     def _feeds_weight(self, name: str) -> bool:
         """Whether a weight operation takes what is computed from a node."""

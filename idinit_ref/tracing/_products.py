@@ -122,7 +122,7 @@ class Products(Moves):
         )
         for operation in makers:
             operation.makes = node
-        self.strike(lost, [unit for _, unit in units])
+        self.strike(lost, [unit for _, unit in units], node)
         held = merged(unit.within((node, place)) for place, unit in units)
         return Signal(node, shape, units=held)
 
@@ -315,15 +315,15 @@ class Products(Moves):
                 return found
         out = self.result(name, [value], shape, word="sum")
         if isinstance(out, Signal) and signal is not None:
-            return out._replace(units=self._units_after(signal, axes, shape))
+            return out._replace(units=self._units_after(signal, axes, shape, out.node))
         return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
 
     def _units_after(
-        self, signal: Signal, axes: Sequence[int], shape: Shape | None
+        self, signal: Signal, axes: Sequence[int], shape: Shape | None, by: str
     ) -> tuple[Unit, ...]:
         """Return the units of a sum along axes; of factors that are summed away it has none."""
         left = [unit for unit in signal.units if unit.axes.isdisjoint(axes)]
-        self.strike([unit for unit in signal.units if unit not in left], left)
+        self.strike([unit for unit in signal.units if unit not in left], left, by)
         rank = len(signal.shape or ())
         if shape is not None and len(shape) == rank:
             return tuple(left)

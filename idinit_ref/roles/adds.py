@@ -1,0 +1,367 @@
+"""Inside: the residual adds of a graph, and the weights that end their branches (section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from heapq import heappop, heappush
+from math import prod
+from typing import Literal, NamedTuple
+
+from .dominators import ROOT
+from .ends import Ends, Vanishing
+from .flow import Flow, bare_shape
+
+__all__ = ["Adds", "Branch"]
+
+_SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
+_THROUGH = {"move", "scale", "shift", "map", "norm"}
+
+
+class Branch(NamedTuple):
+    """One operand of a residual add, that a skip is added to.
+
+    Parameters
+    ----------
+    add, skip, branch : int
+        The nodes.
+    sources : tuple of int
+        What both operands come from.
+    ends : Ends
+        Of the branch.
+    how : {"", "gated", "pyramid"}
+        Why the branch is not zero although it may have ends.
+    """
+
+    add: int
+    skip: int
+    branch: int
+    sources: tuple[int, ...]
+    ends: Ends = Ends()
+    how: Literal["", "gated", "pyramid"] = ""
+
+
+class _Way(NamedTuple):
+    """How one operand of an add reaches a node."""
+
+    over: bool = False  # over at least one weight
+    free: bool = False  # over none
+    gates: frozenset[int] | None = None  # by what it is multiplied on free ways; None: not on all
+    spatial: bool = False  # freely, and through nothing but moves and changes of space
+
+    def join(self, other: _Way) -> _Way:
+        """Return what two sets of ways give together."""
+        gates = other.gates if not self.free else self.gates
+        if self.free and other.free:
+            both = self.gates is not None and other.gates is not None
+            gates = (self.gates or frozenset()) | (other.gates or frozenset()) if both else None
+        return _Way(
+            self.over or other.over,
+            self.free or other.free,
+            gates,
+            self.spatial or other.spatial,
+        )
+
+
+_NONE, _HERE = _Way(), _Way(False, True, None, True)
+
+
+class _Frontier:
+    """The nodes that the two operands of an add reach, the latest in the computation first.
+
+    What is known of a node is complete when it is popped.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, list[_Way]] = {}
+        self._heap: list[int] = []
+        self._open = [0, 0, 0]  # nodes ahead that the left, the right operand reaches; any freely
+
+    @property
+    def may_meet(self) -> bool:
+        """Whether ways of both operands are left, and one that is free."""
+        return all(self._open)
+
+    def _count(self, ways: list[_Way], by: int) -> None:
+        for side in (0, 1):
+            self._open[side] += by * (ways[side].over or ways[side].free)
+        self._open[2] += by * (ways[0].free or ways[1].free)
+
+    def push(self, node: int, side: int, way: _Way) -> None:
+        """Add a way of one operand to a node."""
+        ways = self._seen.get(node)
+        if ways is None:
+            ways = self._seen[node] = [_NONE, _NONE]
+            heappush(self._heap, -node)
+        else:
+            self._count(ways, -1)
+        ways[side] = ways[side].join(way)
+        self._count(ways, 1)
+
+    def pop(self) -> tuple[int, list[_Way]]:
+        """Return the latest node, and how each operand reaches it."""
+        node = -heappop(self._heap)
+        ways = self._seen.pop(node)
+        self._count(ways, -1)
+        return node, ways
+
+
+class Adds:
+    """All residual adds of a graph, judged in the order of the computation.
+
+    Parameters
+    ----------
+    flow : Flow
+        Of the graph.
+
+    Attributes
+    ----------
+    branches : list of Branch
+        Of all residual adds, whether or not their ends are zero.
+    ties : dict of int to int
+        The adds of two branches neither of which is a skip, and their sources.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._vanishing = Vanishing(flow)
+        self.branches: list[Branch] = []
+        self.ties: dict[int, int] = {}
+        self.residual: set[int] = set()
+        self._stream: list[int] = []  # where the stream of residual adds began that a node is of
+        for number, node in enumerate(flow.nodes):
+            source = self._judge(number) if node.kind == "add" else None
+            inputs = flow.inputs[number]
+            stream = number
+            if source is not None:
+                self.residual.add(number)
+                stream = self._stream[source]
+            elif node.does in _THROUGH and len(inputs) == 1:
+                stream = self._stream[inputs[0]]
+            self._stream.append(stream)
+
+    def _is_sum(self, node: int) -> bool:
+        """Whether a node is a residual sum, through moves, norms and activations."""
+        while self._flow.nodes[node].does in _THROUGH and len(self._flow.inputs[node]) == 1:
+            (node,) = self._flow.inputs[node]
+        return node in self.residual
+
+    def _judge(self, add: int) -> int | None:
+        """Judge an add, and return a source of it if it is a residual one."""
+        flow = self._flow
+        left, right = flow.args[add]
+        if left == right or not flow.starts[left] & flow.starts[right] or flow.spent[add]:
+            return None
+        if not (flow.weighted[left] or flow.weighted[right]) or not flow.is_even(add):
+            return None
+        found = self._plain(add, (left, right))
+        if not found:
+            found = self._projection(add, (left, right))
+        self.branches += found
+        return max((max(branch.sources) for branch in found), default=None)
+
+    # A skip without weights -----------------------------------------------------------------
+
+    def _plain(self, add: int, sides: tuple[int, int]) -> list[Branch]:
+        """Return the branches of an add one operand of which comes over no weight."""
+        met = self._meet(add, sides)
+        found = []
+        for skip in (0, 1):
+            sources = {
+                node: way
+                for node, way in met[skip].items()
+                if self._is_source(node, sides[1 - skip])
+            }
+            if not sources:
+                continue
+            how: Literal["", "gated"] = (
+                "gated" if all(self._is_gated(*item) for item in sources.items()) else ""
+            )
+            ends = self._vanishing.ends(sides[1 - skip], sources)
+            found.append(
+                Branch(add, sides[skip], sides[1 - skip], tuple(sorted(sources)), ends, how)
+            )
+        return found
+
+    def _may_skip(self, skip: int, branch: int) -> bool:
+        """Whether it is worth a search that a source of the skip lies before the branch."""
+        flow = self._flow
+        if not flow.weighted[branch] or flow.least[skip] > flow.most[branch]:
+            return False
+        if self._is_sum(branch):
+            start = skip
+            while flow.nodes[start].does in _THROUGH and len(flow.inputs[start]) == 1:
+                (start,) = flow.inputs[start]
+            if flow.nodes[start].kind in ("input", "weight"):
+                return self._is_source(start, branch)
+        return True
+
+    def _meet(self, add: int, sides: tuple[int, int]) -> tuple[dict[int, _Way], dict[int, _Way]]:
+        """Return the nearest nodes that one operand reaches freely, and the other over weights."""
+        flow, ahead = self._flow, _Frontier()
+        found: tuple[dict[int, _Way], dict[int, _Way]] = ({}, {})
+        may = [self._may_skip(sides[side], sides[1 - side]) for side in (0, 1)]
+        if not any(may):
+            return found
+        for side in (0, 1):
+            ahead.push(flow.hop[sides[side]], side, _HERE)
+        while ahead.may_meet:
+            node, ways = ahead.pop()
+            if all(way.over or way.free for way in ways):
+                met = [
+                    may[side]
+                    and ways[side].free
+                    and ways[1 - side].over
+                    and (ways[side].spatial or self._is_alike(node, add, sides[side]))
+                    for side in (0, 1)
+                ]
+                for side in (0, 1):
+                    if met[side]:
+                        found[side][node] = ways[side]
+                if any(met) or (ways[0].free and ways[1].free):
+                    continue  # what lies further back is no nearer
+            for side in (0, 1):
+                if ways[side].over or ways[side].free:
+                    self._go_back(ahead, node, side, ways[side])
+        return found
+
+    def _is_alike(self, node: int, add: int, side: int) -> bool:
+        shape = bare_shape(self._flow.nodes[node].shape)
+        return shape in (bare_shape(self._flow.nodes[at].shape) for at in (add, side))
+
+    def _go_back(self, ahead: _Frontier, node: int, side: int, way: _Way) -> None:
+        """Go from a node to all that it is computed from."""
+        flow, this = self._flow, self._flow.nodes[node]
+        for to in flow.inputs[node]:
+            if this.kind == "weight":
+                ahead.push(to, side, _Way(over=True))
+                continue
+            if way.over:
+                ahead.push(to, side, _Way(over=True))
+            if way.free and not flow.is_dropping(node, to):
+                by = flow.gates(node, to)
+                gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
+                spatial = way.spatial and (this.kind == "add" or this.does in _SPACE)
+                ahead.push(flow.hop[to], side, _Way(False, True, gates, spatial))
+
+    def _is_source(self, node: int, branch: int) -> bool:
+        """Whether a branch is no stream of another source that only took this node in."""
+        if not self._is_sum(branch):
+            return True
+        flow, stream = self._flow, self._stream[branch]
+        if self._stream[node] == stream or flow.before.is_above(node, stream):
+            return True
+        return flow.weighted[node] and flow.comes_from(stream, node)
+
+    def _is_gated(self, source: int, way: _Way) -> bool:
+        """Whether the skip is multiplied by what is computed from its source over weights."""
+        return any(self._flow.longest(by, (source,)) > 0 for by in way.gates or ())
+
+    # A skip with weights --------------------------------------------------------------------
+
+    def _projection(self, add: int, sides: tuple[int, int]) -> list[Branch]:
+        """Return the branch of an add both of whose operands hold weights; or note a tie."""
+        flow = self._flow
+        if flow.source[sides[0]] is None or flow.source[sides[1]] is None:
+            return []
+        sums = [self._is_sum(side) for side in sides]
+        tied: int | None = None
+        for skip in (0, 1):
+            if sums[1 - skip] and not sums[skip]:
+                continue
+            source = self._closed_source(add, sides[skip], sides[1 - skip])
+            if source is None:
+                continue
+            most = [self._most(side, source) for side in sides]
+            if all(sums) or (not any(sums) and most[skip] == most[1 - skip]):
+                tied = source
+            elif sums[skip] or most[skip] < most[1 - skip]:
+                return self._branch(add, sides[skip], sides[1 - skip], source)
+        if tied is not None:
+            self.ties[add] = tied
+        return []
+
+    def _branch(self, add: int, skip: int, branch: int, source: int) -> list[Branch]:
+        """Return the branch, unless what ends it is of the skip too."""
+        ends = self._vanishing.ends(branch, (source,))
+        flow, known = self._flow, dict[int, bool]()
+        own = flow.users[branch] == [add]
+        for end in ends.weights:
+            is_apart = own and flow.behind.is_above(branch, end)
+            if not is_apart and flow.is_after(skip, ends.weights, known):
+                return []
+        how: Literal["", "pyramid"] = "pyramid" if self._is_level(add, branch, source) else ""
+        return [Branch(add, skip, branch, (source,), ends, how)]
+
+    def _closed_source(self, add: int, skip: int, branch: int) -> int | None:
+        """Return the nearest node from which nothing leads on but by way of the add."""
+        flow = self._flow
+        source = flow.source[skip]
+        near = flow.before.common(skip, branch)
+        assert source is not None
+        while source != ROOT:
+            if near != source and flow.before.is_above(source, near):
+                return None  # both operands are computed from a nearer node
+            is_own = flow.users[skip] == [add] and flow.behind.is_above(skip, source)
+            if not is_own and flow.is_closed(add, source) and self._is_over(branch, source):
+                return source
+            if not flow.behind.is_above(add, source):
+                return None
+            source = flow.before.parent[source]
+        return None
+
+    def _is_over(self, branch: int, source: int) -> bool:
+        """Whether a branch comes from a source over weights."""
+        flow, nearest = self._flow, self._flow.source[branch]
+        assert nearest is not None
+        if flow.before.is_above(source, nearest):
+            return True
+        if not self._flow.starts[source] & self._flow.starts[branch]:
+            return False
+        return flow.longest(branch, (source,)) > 0
+
+    def _most(self, side: int, source: int) -> int:
+        """Return the most weights on a way from a source to an operand that holds weights."""
+        flow, nearest = self._flow, self._flow.source[side]
+        if nearest is not None and flow.before.is_above(source, nearest):
+            return flow.depth[side] - flow.depth[source]
+        return flow.longest(side, (source,))
+
+    def _is_level(self, add: int, branch: int, source: int) -> bool:
+        """Whether a branch leaves the resolution of source and add, and returns by upsampling."""
+        flow = self._flow
+        seen, stack = {branch}, [branch]
+        while stack:
+            top = stack.pop()
+            for to in flow.inputs[top]:
+                if self._grows(top, to) and self._is_coarse(to, top, (source, add)):
+                    return True
+                if to > source and to not in seen:
+                    seen.add(to)
+                    stack.append(to)
+        return False
+
+    def _grows(self, node: int, to: int) -> bool:
+        """Whether an operation raises the resolution."""
+        this = self._flow.nodes[node]
+        if this.kind != "weight":
+            return this.does == "resize"
+        options = self._flow.nodes[self._flow.at[this.weights[0]]].options
+        return bool(options.get("transposed")) and prod(options.get("stride") or (1,)) != 1
+
+    def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:
+        """Whether a tensor has fewer places than others, along axes that an operation stretches."""
+        nodes = self._flow.nodes
+        before, after = nodes[small].shape or (), nodes[large].shape or ()
+        if len(before) != len(after):
+            return False
+        shapes = [nodes[at].shape or () for at in whole]
+        return any(
+            had < have and all(len(s) != len(after) or had < s[axis] for s in shapes)
+            for axis, (had, have) in enumerate(zip(before, after, strict=True))
+            if axis not in self._channels(large)
+        )
+
+    def _channels(self, node: int) -> set[int]:
+        """Return the axes of a result that may hold its outputs, or are no space."""
+        this = self._flow.nodes[node]
+        return {0, 1, len(this.shape or ()) - 1} if this.kind == "weight" else set()

@@ -1,0 +1,241 @@
+"""Inside: the ends of a signal, the weights with which it vanishes to first order (section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from math import prod
+from typing import NamedTuple
+
+from .flow import Flow, entries
+
+__all__ = ["Ends", "Vanishing"]
+
+
+class Ends(NamedTuple):
+    """The weight operations that end a signal, or the node because of which it has none.
+
+    Parameters
+    ----------
+    weights : tuple of int
+        In the order of the graph; () if the signal has no ends.
+    blocker : int, optional
+        What does not vanish with any weight: an operation, a start, or the source itself. None
+        too if all its ends are elsewhere, not after the source.
+    norms : tuple of int
+        Normalisations between these weights and the signal.
+    """
+
+    weights: tuple[int, ...] = ()
+    blocker: int | None = None
+    norms: tuple[int, ...] = ()
+
+
+_ELSEWHERE, _ENDS = "elsewhere", "ends"
+_State = str | int
+"""Of a node: ends in weights that do not count, or in some that do; else what is in the way."""
+
+
+class Vanishing:
+    """Which signals vanish, and with which weights.
+
+    Parameters
+    ----------
+    flow : Flow
+        Of a graph.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._void = self._find_void()
+        known: dict[int, _State] = {}
+        for number in range(len(flow.nodes)):  # ends in some weights, whatever the source is
+            known[number] = self._state(number, known, None, {})
+        self._anywhere = known
+
+    def ends(self, signal: int, sources: Collection[int]) -> Ends:
+        """Return the ends of a signal, as far as they come after its sources.
+
+        Parameters
+        ----------
+        signal : int
+            A node.
+        sources : collection of int
+            Nodes before it.
+        """
+        flow, lowest = self._flow, min(sources)
+        known: dict[int, _State] = {}
+        chosen: dict[int, int] = {}
+        after: dict[int, bool] = {}
+        for number in sorted(self._reach(signal, sources, lowest)):
+            if number in sources:
+                known[number] = number
+            elif number < lowest:
+                state = self._anywhere[number]
+                known[number] = _ELSEWHERE if state == _ENDS else state
+            elif flow.nodes[number].kind == "weight":
+                counts = not self._void[number] and flow.is_after(number, sources, after)
+                known[number] = _ENDS if counts else _ELSEWHERE
+            else:
+                known[number] = self._state(number, known, (sources, chosen), after)
+        state = known[signal]
+        if state != _ENDS:
+            return Ends(blocker=None if isinstance(state, str) else state)
+        weights, norms = self._collect(signal, known, chosen)
+        return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
+
+    def _find_void(self) -> list[bool]:
+        """Find what is zero whatever the weights are: constant zeros, and what is made of them."""
+        found: list[bool] = []
+        for node, args in zip(self._flow.nodes, self._flow.args, strict=True):
+            if node.kind in ("input", "parameter") or node.vanishes == "never":
+                found.append(False)
+            elif isinstance(node.vanishes, tuple):
+                found.append(any(found[args[place]] for place in node.vanishes))
+            else:
+                found.append(all(found[to] for to in args))
+        return found
+
+    def _reach(self, signal: int, sources: Collection[int], lowest: int) -> set[int]:
+        """Return the nodes on the ways back from a signal to weights and sources."""
+        seen, stack = {signal}, [signal]
+        while stack:
+            top = stack.pop()
+            if top < lowest or top in sources or self._flow.nodes[top].kind == "weight":
+                continue
+            new = [to for to in self._needed(top) if to not in seen]
+            seen.update(new)
+            stack += new
+        return seen
+
+    def _needed(self, number: int) -> Iterable[int]:
+        """Return the inputs on which it depends whether a node vanishes."""
+        vanishes, args = self._flow.nodes[number].vanishes, self._flow.args[number]
+        if vanishes == "never":
+            return ()
+        return args if vanishes == "all" else [args[place] for place in vanishes]
+
+    def _state(
+        self,
+        number: int,
+        known: dict[int, _State],
+        source: tuple[Collection[int], dict[int, int]] | None,
+        after: dict[int, bool],
+    ) -> _State:
+        """Return the state of a node, given those of its inputs."""
+        node, args = self._flow.nodes[number], self._flow.args[number]
+        if node.kind == "weight":
+            return _ELSEWHERE if self._void[number] else _ENDS
+        if node.kind in ("input", "parameter") or node.vanishes == "never":
+            return number
+        struck = {args[place] for place in node.sums}
+        if isinstance(node.vanishes, tuple):
+            factors = dict.fromkeys(args[place] for place in node.vanishes)
+            return self._factor(number, [to for to in factors if to not in struck], known, source)
+        squares = node.does == "product"  # a product with itself: nothing of first order
+        states: list[_State] = [
+            number if (to in struck or squares) and known[to] == _ENDS else known[to] for to in args
+        ]
+        blocked = [state for state in states if isinstance(state, int)]
+        if blocked:
+            return blocked[0]
+        return _ENDS if _ENDS in states else _ELSEWHERE
+
+    def _factor(
+        self,
+        number: int,
+        factors: list[int],
+        known: dict[int, _State],
+        source: tuple[Collection[int], dict[int, int]] | None,
+    ) -> _State:
+        """Choose the factor that ends a product."""
+        may = [to for to in factors if known[to] == _ENDS]
+        if source is None:
+            return _ENDS if may else number if not factors else known[factors[0]]
+        if not may:
+            blocked = [state for to in factors if isinstance(state := known[to], int)]
+            if not blocked:
+                return _ELSEWHERE if factors else number
+            never = [at for at in blocked if self._flow.nodes[at].vanishes == "never"]
+            return (never or blocked)[0]
+        sources, chosen = source
+        ends = {to: self._collect(to, known, chosen)[0] for to in may}
+        places = list(self._needed(number))
+        alone = [
+            to
+            for to in may
+            if places.count(to) == 1
+            and not any(to != other and self._dies(other, ends[to]) for other in places)
+        ]
+        if not alone:
+            return number  # they vanish together: nothing of first order is left
+        if len(alone) > 1:
+            alone.sort(key=lambda to: self._rank(ends[to], sources))
+        chosen[number] = alone[0]
+        return _ENDS
+
+    def _rank(self, ends: Collection[int], sources: Collection[int]) -> tuple[int, int, int, int]:
+        """Return by what one factor is preferred to another: the smaller comes first."""
+        flow = self._flow
+        names = [name for end in ends for name in flow.nodes[end].weights]
+        size = max(prod(flow.nodes[flow.at[name]].shape or ()) for name in names)
+        longest = max(flow.longest(end, sources) for end in ends)
+        return len(ends), -longest, -size, min(flow.at[name] for name in names)
+
+    def _collect(
+        self, signal: int, known: dict[int, _State], chosen: dict[int, int]
+    ) -> tuple[set[int], set[int]]:
+        """Return the ends of a signal that has some, and the norms before them."""
+        nodes = self._flow.nodes
+        weights, norms = set(), set()
+        seen, stack = {signal}, [signal]
+        while stack:
+            top = stack.pop()
+            if known[top] != _ENDS:
+                continue
+            if nodes[top].kind == "weight":
+                weights.add(top)
+                continue
+            if nodes[top].does == "norm" or (top in chosen and self._is_norm(top, chosen[top])):
+                norms.add(top)
+            ways = [chosen[top]] if top in chosen else self._needed(top)
+            new = [to for to in ways if to not in seen]
+            seen.update(new)
+            stack += new
+        return weights, norms
+
+    def _is_norm(self, product: int, factor: int) -> bool:
+        """Whether a factor is multiplied by what is pooled from itself: a norm, written out."""
+        flow = self._flow
+        size = entries(flow.nodes[product])
+        return any(
+            entries(flow.nodes[by]) < size and flow.longest(by, (factor,)) == 0
+            for by in flow.inputs[product]
+            if by > factor
+        )
+
+    def _dies(self, signal: int, zero: Collection[int]) -> bool:
+        """Whether a signal vanishes where some weights do, their inputs and biases aside."""
+        flow, lowest = self._flow, min(zero)
+        known: dict[int, bool] = {}
+        stack = [signal]
+        while stack:
+            top = stack[-1]
+            node = flow.nodes[top]
+            if top in known:
+                stack.pop()
+            elif top in zero:
+                known[top] = True
+            elif node.kind in ("input", "parameter") or node.vanishes == "never":
+                known[top] = False
+            elif not flow.args[top]:
+                known[top] = True  # constant zeros
+            elif top < lowest:
+                known[top] = False
+            else:
+                ways = list(self._needed(top))
+                missing = [to for to in ways if to not in known]
+                stack += missing
+                if not missing:
+                    some = any if isinstance(node.vanishes, tuple) else all
+                    known[top] = some(known[to] for to in ways)
+        return known[signal]

@@ -1,0 +1,323 @@
+"""Inside: what the search asks of a graph, computed once, in the order of the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from heapq import heappop, heappush
+from math import inf, prod
+
+from ..core.layout import SPATIAL
+from .dominators import ROOT, dominators
+from .graph import Graph, Node
+
+__all__ = ["Flow", "bare_shape", "entries"]
+
+_LOGITS = {"move", "scale", "select", "shift"}
+_GATES = {"product", "contract", "attention"}
+_MASKED = {"product", "scale", "select", "attention"}
+
+
+def bare_shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return a shape without its leading axes of size 1.
+
+    >>> bare_shape((1, 1, 5, 8))
+    (5, 8)
+    """
+    sizes = list(shape or ())
+    while sizes and sizes[0] == 1:
+        del sizes[0]
+    return tuple(sizes)
+
+
+def entries(node: Node) -> int:
+    """Return the number of entries of a node; 0 if its shape is not known."""
+    return 0 if node.shape is None else prod(node.shape)
+
+
+class Flow:
+    """The signals of a graph: nodes by number, and where they come from and go.
+
+    Attributes
+    ----------
+    args, inputs, users : list of tuple of int
+        Of each node what it is computed from, by position; the signals among them; the nodes that
+        are computed from it.
+    weighted : list of bool
+        Whether a node comes over a weight operation.
+    starts : list of int
+        The signals that a node comes from, a bit each.
+    depth : list of int
+        The most weight operations on a way to a node, itself included.
+    before, behind : Tree
+        Dominators, and post-dominators as far as weight operations and adds lie ahead.
+    source : list of int
+        The nearest node that dominates all weight operations that a node reaches over no other.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.nodes = graph, graph.nodes
+        self.at = {node.name: number for number, node in enumerate(graph.nodes)}
+        self.outputs = {self.at[name] for name in graph.outputs}
+        self.args = [tuple(self.at[name] for name in node.inputs) for node in graph.nodes]
+        self._signals()
+        count = len(self.nodes)
+        self._trunk = [self._without_masks(number) for number in range(count)]
+        self.before = dominators(self._trunk, range(count))
+        self.behind = dominators(self._ahead(), reversed(range(count)))
+        self._sources()
+        self._passing()
+        self._spent()
+
+    def _signals(self) -> None:
+        bits = 0
+        count = len(self.nodes)
+        self.starts = [0] * count
+        self.inputs: list[tuple[int, ...]] = [()] * count
+        self.users: list[list[int]] = [[] for _ in self.nodes]
+        self.weighted = [False] * count
+        self.depth = [0] * count
+        for number, node in enumerate(self.nodes):
+            starts = depth = 0
+            if node.kind == "input":
+                starts, bits = 1 << bits, bits + 1
+            inputs = []
+            for to in dict.fromkeys(self.args[number]):
+                if self.starts[to]:
+                    inputs.append(to)
+                    starts |= self.starts[to]
+                    self.users[to].append(number)
+                    depth = max(depth, self.depth[to])
+            self.starts[number] = starts
+            self.inputs[number] = tuple(inputs)
+            self.depth[number] = depth + (node.kind == "weight")
+            self.weighted[number] = self.depth[number] > 0
+
+    def _without_masks(self, number: int) -> tuple[int, ...]:
+        """Return what a node comes from, but for masks: they part no two ways."""
+        node, inputs = self.nodes[number], self.inputs[number]
+        if node.does not in _MASKED or len(inputs) < 2:
+            return inputs
+        size = entries(node)
+        kept = tuple(
+            to for to in inputs if self.weighted[to] or not 0 < entries(self.nodes[to]) < size
+        )
+        return kept or inputs
+
+    def _ahead(self) -> list[list[int]]:
+        """Return of each node the users from which a weight operation or an add is reached."""
+        leads = [node.kind in ("weight", "add") for node in self.nodes]
+        for number in reversed(range(len(leads))):
+            leads[number] |= any(leads[user] for user in self.users[number])
+        return [[user for user in users if leads[user]] for users in self.users]
+
+    def _sources(self) -> None:
+        """Find for each node the dominator of its nearest weights, and how far it is closed."""
+        self.source: list[int | None] = []
+        self._closed: list[int] = []
+        before = self.before
+        for number, node in enumerate(self.nodes):
+            found: int | None = None
+            if node.kind == "weight":
+                found = before.parent[number]
+            else:
+                for to in self.inputs[number]:
+                    other = self.source[to]
+                    if other is not None:
+                        found = other if found is None else before.common(found, other)
+            self.source.append(found)
+            # Everything between this dominator and the node leads to the node alone.
+            top, over = before.parent[number], self._trunk[number]
+            is_closed = all(
+                to == top
+                or (
+                    self.behind.is_above(number, to)
+                    and before.depth[self._closed[to]] <= before.depth[top]
+                )
+                for to in over
+            )
+            if not is_closed or top == ROOT:
+                top = number
+            elif self.behind.is_above(number, top):
+                top = self._closed[top]
+            self._closed.append(top)
+
+    def _passing(self) -> None:
+        """Find bounds of where a source may lie; chains of adds are passed at once."""
+        self.least: list[float] = []  # shared nodes reached over no weight: the earliest
+        self.most: list[int] = []  # nodes reached over a weight: the latest
+        self.hop: list[int] = []
+        for number, node in enumerate(self.nodes):
+            own = number if len(self.users[number]) > 1 else inf
+            inputs = self.inputs[number]
+            if node.kind == "weight":
+                self.least.append(own)
+                self.most.append(max(inputs, default=-1))
+                self.hop.append(number)
+                continue
+            open_ = [to for to in inputs if self.least[to] < inf]
+            self.least.append(min([own, *(self.least[to] for to in open_)]))
+            self.most.append(max((self.most[to] for to in inputs), default=-1))
+            is_chain = node.kind == "add" and own == inf and len(open_) == 1
+            if is_chain and self.nodes[open_[0]].shape == node.shape:
+                self.hop.append(self.hop[open_[0]])
+            else:
+                self.hop.append(number)
+
+    def _spent(self) -> None:
+        """Find what only becomes a score of a softmax, or a query of a product."""
+        count = len(self.nodes)
+        logit, self.spent = [False] * count, [False] * count
+        for number in reversed(range(count)):
+            users = self.users[number]
+            if not users or number in self.outputs:
+                continue
+            ways = [(user, self.nodes[user]) for user in users]
+            logit[number] = all(
+                node.does == "softmax"
+                or (logit[user] and (node.kind == "add" or node.does in _LOGITS))
+                for user, node in ways
+            )
+            self.spent[number] = logit[number] or all(
+                self._is_summed(number, user) for user in users
+            )
+
+    def _is_summed(self, number: int, user: int) -> bool:
+        node = self.nodes[user]
+        if node.kind == "weight" or node.does == "softmax":
+            return node.does == "softmax"
+        kept = set(range(len(node.inputs))) - set(node.sums)
+        if node.does == "attention" and isinstance(node.vanishes, tuple):
+            kept &= set(node.vanishes)
+        places = {place for place, to in enumerate(self.args[user]) if to == number}
+        return not places & kept or self.spent[user]
+
+    # Questions ------------------------------------------------------------------------------
+
+    def gates(self, node: int, to: int) -> tuple[int, ...]:
+        """Return what an operation multiplies one of its inputs by, if it comes over weights."""
+        if self.nodes[node].kind != "other" or self.nodes[node].does not in _GATES:
+            return ()
+        return tuple(by for by in self.inputs[node] if by != to and self.weighted[by])
+
+    def is_dropping(self, node: int, to: int) -> bool:
+        """Whether an operation takes only some entries of one of its inputs."""
+        have, had = entries(self.nodes[node]), entries(self.nodes[to])
+        return self.nodes[node].does == "select" and have < had
+
+    def is_after(self, node: int, sources: Collection[int], known: dict[int, bool]) -> bool:
+        """Whether a node comes from one of some sources; `known` keeps what was found."""
+        lowest, stack = min(sources), [node]
+        while stack:
+            top = stack[-1]
+            if top in known:
+                stack.pop()
+                continue
+            if top in sources:
+                known[top] = True
+                continue
+            new = [to for to in self.inputs[top] if to >= lowest]
+            missing = [to for to in new if to not in known]
+            stack += missing
+            if not missing:
+                known[top] = any(known[to] for to in new)
+        return known[node]
+
+    def longest(self, node: int, sources: Collection[int]) -> int:
+        """Return the most weights on a way from some sources to a node; -1 if there is none."""
+        lowest = min(sources)
+        known: dict[int, int] = dict.fromkeys(sources, 0)
+        if lowest == ROOT:
+            return self.depth[node]
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            if top in known:
+                stack.pop()
+                continue
+            new = [to for to in self.inputs[top] if to >= lowest]
+            missing = [to for to in new if to not in known]
+            stack += missing
+            if not missing:
+                most = max((known[to] for to in new), default=-1)
+                known[top] = most if most < 0 else most + (self.nodes[top].kind == "weight")
+        return known[node]
+
+    def is_closed(self, add: int, source: int) -> bool:
+        """Whether all between a source and an add leads on by way of the add alone."""
+        if self.before.is_above(source, add):
+            if self.before.depth[self._closed[add]] <= self.before.depth[source]:
+                return True
+            return self._leads_to(add, add, source)
+        return all(self._leads_to(add, to, source) for to in self.inputs[add])
+
+    def _leads_to(self, add: int, node: int, source: int) -> bool:
+        """Whether what lies between is post-dominated by the add, as far as it is after source."""
+        seen, stack = {node}, [node]
+        while stack:
+            top = stack.pop()
+            for to in self.inputs[top]:
+                if to <= source or to in seen:
+                    continue
+                seen.add(to)
+                if self.behind.is_above(add, to):
+                    stack.append(to)
+                elif self.comes_from(to, source):
+                    return False
+        return True
+
+    def comes_from(self, node: int, source: int) -> bool:
+        """Whether a node comes from a source: the latest nodes first, which are the nearest."""
+        bits = self.starts[source]
+        if node < source:
+            return False
+        if self.nodes[source].kind == "input" or not self.starts[node] & bits:
+            return bool(self.starts[node] & bits)
+        if self.before.is_above(source, node):
+            return True
+        seen, heap = {node}, [-node]
+        while heap:
+            for to in self.inputs[-heappop(heap)]:
+                if to == source or source in self.inputs[to]:
+                    return True
+                if to > source and to not in seen and self.starts[to] & bits:
+                    seen.add(to)
+                    heappush(heap, -to)
+        return False
+
+    def nearest(self, node: int) -> Iterable[int]:
+        """Yield the weight operations that a node reaches over no other, the latest first."""
+        seen, stack = {node}, [node]
+        while stack:
+            top = stack.pop()
+            if self.nodes[top].kind == "weight":
+                yield top
+                continue
+            new = [to for to in self.inputs[top] if to not in seen]
+            seen.update(new)
+            stack += sorted(new)
+
+    def is_even(self, add: int) -> bool:
+        """Whether a sum is of two signals of one shape, and more than one entry.
+
+        Leading axes of size 1 do not count, nor batch axes that the weights of one side have.
+        """
+        left, right = (self.nodes[to] for to in self.args[add])
+        shape = bare_shape(self.nodes[add].shape)
+        if left.shape is None or right.shape is None or entries(self.nodes[add]) < 2:
+            return False
+        sides = sorted((bare_shape(left.shape), bare_shape(right.shape)), key=len)
+        if sides[1] != shape or sides[0] == shape:
+            return sides[0] == sides[1] == shape
+        more = len(shape) - len(sides[0])
+        if not sides[0] or shape[more:] != sides[0]:
+            return False
+        wide = self.args[add][bare_shape(left.shape) != shape]
+        first = next(iter(self.nearest(wide)), None)
+        return first is not None and list(shape[:more]) == self._batch(self.nodes[first])
+
+    def _batch(self, operation: Node) -> list[int]:
+        """Return the sizes of the batch axes of an operation's weight."""
+        parameter = self.nodes[self.at[operation.weights[0]]]
+        letters = str(parameter.options.get("layout") or "")
+        sizes = zip(letters, parameter.shape or (), strict=False)
+        return [size for letter, size in sizes if letter not in ("O", "I", *SPATIAL)]
