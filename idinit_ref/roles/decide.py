@@ -20,7 +20,7 @@ from .names import Kind
 from .notes import Note
 from .options import ModelOptions, Override, settled
 from .report import Entry, Report
-from .search import Inferred, explain_roles
+from .search import Found, explain_roles
 from .unread import unread
 from .values import Held, Values
 from .warnings import copies, kept, magnified, norm_ends, overwritten
@@ -134,7 +134,7 @@ class _Model(NamedTuple):
     """All that the role of a parameter depends on."""
 
     graph: Graph
-    inferred: Mapping[str, Inferred]
+    inferred: Found
     options: Mapping[str, Any]
     values: Values
     scales: _Scales

@@ -7,6 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from .flow import Flow, entries
+from .graph import ROOTS, function_of
 
 __all__ = ["Ends", "Vanishing"]
 
@@ -204,14 +205,28 @@ class Vanishing:
         return weights, norms
 
     def _is_norm(self, product: int, factor: int) -> bool:
-        """Whether a factor is multiplied by what is pooled from itself: a norm, written out."""
+        """Whether a factor is divided by a root of what is pooled from it: a norm, written out."""
         flow = self._flow
         size = entries(flow.nodes[product])
         return any(
-            entries(flow.nodes[by]) < size and flow.longest(by, (factor,)) == 0
+            entries(flow.nodes[by]) < size
+            and flow.longest(by, (factor,)) == 0
+            and self._has_root(by, factor)
             for by in flow.inputs[product]
             if by > factor
         )
+
+    def _has_root(self, signal: int, source: int) -> bool:
+        """Whether a root is taken on some way from a source to a signal."""
+        seen, stack = {signal}, [signal]
+        while stack:
+            top = stack.pop()
+            if function_of(self._flow.nodes[top]) in ROOTS:
+                return True
+            new = [to for to in self._flow.inputs[top] if to > source and to not in seen]
+            seen.update(new)
+            stack += new
+        return False
 
     def _dies(self, signal: int, zero: Collection[int]) -> bool:
         """Whether a signal vanishes where some weights do, their inputs and biases aside."""

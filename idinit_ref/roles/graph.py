@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 from ..core.options import sizes
 from ..errors import GraphError, OptionTypeError, ShapeError, message
 
-__all__ = ["Does", "Graph", "Kind", "Node", "Use"]
+__all__ = ["ROOTS", "Does", "Graph", "Kind", "Node", "Use", "function_of"]
 
 Kind = Literal["input", "parameter", "weight", "add", "other"]
 """What a node does: starts a signal, is a parameter, is a dense or convolution operation with
@@ -44,6 +45,10 @@ Does = Literal[
 "scale" multiplies by numbers, data or parameters (masks and dropout too), "shift" adds them;
 "product" multiplies signals entry by entry, "contract" sums products of signals; "select" drops
 entries; "join" concatenates; "pad", "pool", "resize" and "crop" act on space."""
+
+
+ROOTS = frozenset({"sqrt", "rsqrt", "norm"})
+"""Functions by which a normalisation that is written out is known."""
 
 
 @dataclass(frozen=True)
@@ -240,3 +245,13 @@ class Graph:
 
 def _wrong(node: Node, should: str, cure: str = "mend the tracer") -> GraphError:
     return GraphError(message("node", node.name, should, cure))
+
+
+def function_of(node: Node) -> str:
+    """Return what a node's name says that it computes.
+
+    >>> function_of(Node("layers.0: softplus (2)")), function_of(Node("dt/Exp_1"))
+    ('softplus', 'exp')
+    """
+    last = re.split(r"[:/.] ?", node.name)[-1]
+    return re.sub(r"(_\d*| \(\d+\))$", "", last).lower()

@@ -5,7 +5,6 @@ An adapter reads numbers, and all that is concluded from them is here (spec sect
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.layout import DEFAULT_LAYOUTS
-from .graph import Graph, Node
+from .graph import Graph, Node, function_of
 
 __all__ = ["Held", "Values", "function_of"]
 
@@ -79,7 +78,7 @@ class Values:
     def meant(self, name: str) -> str:
         """Return why a bias is not to be set to 0, or "" if it is.
 
-        >>> from .graph import Graph, Node
+        >>> from .graph import Graph, Node, function_of
         >>> Values(Graph([Node("b", "parameter", shape=(3,), use="bias")])).meant("b")
         ''
         """
@@ -183,13 +182,3 @@ class Values:
         shape = node.shape or ()
         letters = node.options.get("layout") or DEFAULT_LAYOUTS.get(len(shape), "")
         return shape[letters.index("O")] if "O" in letters else 0
-
-
-def function_of(node: Node) -> str:
-    """Return what a node's name says that it computes.
-
-    >>> function_of(Node("layers.0: softplus (2)")), function_of(Node("dt/Exp_1"))
-    ('softplus', 'exp')
-    """
-    last = re.split(r"[:/.] ?", node.name)[-1]
-    return re.sub(r"(_\d*| \(\d+\))$", "", last).lower()

@@ -8,14 +8,13 @@ from math import lcm
 from ..core.plan import Plan
 from ..core.text import some
 from ..errors import GraphError, message
-from .graph import Graph, Node
+from .graph import ROOTS, Graph, Node, function_of
 from .notes import Note
 from .report import Entry
-from .values import Values, function_of
+from .values import Values
 
 __all__ = ["copies", "kept", "magnified", "norm_ends", "overwritten"]
 
-_ROOTS = {"sqrt", "rsqrt", "norm"}
 _REACH = 64  # nodes that a norm is looked for in
 
 
@@ -215,7 +214,7 @@ def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
             if user.name in alone or user.kind == "weight":
                 continue
             if all(name in alone for name in user.inputs):
-                root = user.does == "norm" or function_of(user) in _ROOTS
+                root = user.does == "norm" or function_of(user) in ROOTS
                 alone[user.name] = root or any(alone[name] for name in user.inputs)
                 stack.append(user.name)
             elif user.kind == "add":

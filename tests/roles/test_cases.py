@@ -214,7 +214,7 @@ def test_a_norm_that_is_written_out():
     h = net.w("w", net.w("u", x))
     square = net.f("square", h, does="product", vanishes=())
     mean = net.f("mean", square, shape=(2, 1), does="pool")
-    root = net.f("root", net.f("e", mean, does="shift", vanishes="never"), vanishes="never")
+    root = net.f("rsqrt", net.f("e", mean, does="shift", vanishes="never"), vanishes="never")
     normed = net.f("shift", net.f("scale", net.mul("mul", h, root), does="scale"), does="shift")
     y = net.add("y", x, normed)
     assert net.zeros(y) == {"W"}
