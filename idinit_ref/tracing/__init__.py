@@ -18,6 +18,7 @@ from ._axes import Atom, Stored, View
 from ._drawing import Drawing
 from ._kernels import identity
 from ._parameter import Parameter
+from ._uses import uses_of
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "identity",
     "is_constant",
     "is_number",
+    "uses_of",
 ]
