@@ -14,7 +14,7 @@ from idinit_ref.core.layout import SPATIAL
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_constant, is_number
 
-__all__ = ["graph_of", "is_floating"]
+__all__ = ["graph_of", "inside", "is_floating", "shape_of", "started", "step"]
 
 _SAME = {
     "convert_element_type", "copy", "copy_p", "reduce_precision", "name", "sharding_constraint",
@@ -82,6 +82,14 @@ def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
     GraphError
         If an operation takes a parameter where nothing can look into it.
     """
+    draw, values = started(jaxpr, arguments)
+    return draw.graph(inside(draw, jaxpr, values))
+
+
+def started(
+    jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]
+) -> tuple[Drawing, list[Value]]:
+    """Return a drawing, and the values of a jaxpr's arguments in it: see :func:`graph_of`."""
     given = [argument for argument in arguments if isinstance(argument, Parameter)]
     draw = Drawing(given, "jax.lax.stop_gradient")
     values: list[Value] = []
@@ -92,7 +100,7 @@ def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
             values.append(draw.constant(shape_of(var)))
         else:
             values.append(draw.input(argument, shape_of(var), _floats(var)))
-    return draw.graph(inside(draw, jaxpr, values))
+    return draw, values
 
 
 def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
@@ -105,18 +113,16 @@ def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) ->
         return draw.constant(shape_of(var), True) if isinstance(var, Literal) else known[var]
 
     for eqn in jaxpr.eqns:
-        values = [read(var) for var in eqn.invars]
-        if all(map(is_constant, values)):
-            one = eqn.primitive.name in _SPREAD and all(map(is_number, values))
-            found: Sequence[Value] = [draw.constant(shape_of(var), one) for var in eqn.outvars]
-        else:
-            found = step(draw, eqn, values)
+        found = step(draw, eqn, [read(var) for var in eqn.invars])
         known |= dict(zip(eqn.outvars, found, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     """Walk one equation."""
+    if all(map(is_constant, given)):
+        one = eqn.primitive.name in _SPREAD and all(map(is_number, given))
+        return [draw.constant(shape_of(var), one) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
     if kind in _TABLE and more == [None]:
         return [_TABLE[kind](draw, eqn, given)]
