@@ -23,6 +23,7 @@ from idinit_ref.commands.plot import heat, legend, page
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.pattern import Wide
 from idinit_ref.diagnostics import moments
+from idinit_ref.diagnostics.picture import fill
 from idinit_ref.diagnostics.spectrum import singular_values
 
 Floats = NDArray[np.float64]
@@ -277,11 +278,40 @@ def spectra(figure: Figure) -> None:
     grid[0].set_ylabel("singular value")
 
 
+def audit(figure: Figure) -> None:
+    """An audit: second moments through depth, and branches beside their skips.
+
+    A residual network of 8 blocks of width 16 in PyTorch, after `init_`; one ReLU is never on. Its
+    branch is exactly 0 (hollow), and dead; the others have the size of eps, as they should.
+    """
+    import torch
+    from torch import nn
+
+    import idinit_ref_torch as irt
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = x + self.down(torch.relu(self.up(x)))
+            return out
+
+    model = nn.Sequential(nn.Linear(8, 16), *[Block() for _ in range(8)], nn.Linear(16, 3))
+    inputs = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 8), np.float32))
+    irt.init_(model, inputs)
+    with torch.no_grad():
+        model[4].up.bias.fill_(-100.0)  # type: ignore[union-attr, operator]  # a Block has it
+    found = irt.audit(model, inputs)
+    fill(figure, found.second_moments, found.ratios)
+
+
 FIGURES: dict[str, Callable[[Figure], None]] = {
     each.__name__: each
     for each in (
         *(start, figure1, wide, zero, shifted, kernels, kernels_more, kernels_zero),
-        *(phases, packed, depth, spectra),
+        *(phases, packed, depth, spectra, audit),
     )
 }
 

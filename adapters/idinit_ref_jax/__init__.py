@@ -16,12 +16,14 @@ try:
     from ._initializers import idi, idiz
 except ModuleNotFoundError as problem:
     raise ImportError('idinit_ref_jax needs JAX: pip install "idinit-ref[jax]"') from problem
+from ._audit import audit
 from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
 from ._model import init, plans
 from ._trace import trace
 
 __all__ = [
+    "audit",
     "idi",
     "idi_layer_",
     "idiz",

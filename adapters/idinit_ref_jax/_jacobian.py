@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from numpy.typing import NDArray
 
-from idinit_ref.diagnostics.arrays import eps_of
+from idinit_ref.diagnostics.jacobian import Arrays, Linear, jacobian_of
 from idinit_ref.diagnostics.spectrum import Operator
-from idinit_ref.errors import OptionTypeError, ShapeError, message
 
 __all__ = ["jacobian"]
 
@@ -55,34 +51,18 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
     >>> singular_values(ij.jacobian(lambda x: x @ w, jnp.zeros(2))).round(6)
     array([1.414214, 1.414214])
     """
-    _check("x", x)
+    return jacobian_of(_ARRAYS, f, x, _linearise)
 
-    def checked(x: jax.Array) -> jax.Array:
-        y = f(x)
-        _check("f(x)", y)
-        return y
 
-    y, push = jax.linearize(checked, x)
+def _linearise(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Linear:
+    y, push = jax.linearize(f, x)
     pull = jax.linear_transpose(push, x)
-
-    def matvec(v: NDArray[np.float64]) -> Any:
-        return push(_like(x, v))
-
-    def rmatvec(u: NDArray[np.float64]) -> Any:
-        return pull(_like(y, u))[0]
-
-    precision = max(eps_of(x.dtype), eps_of(y.dtype))
-    return Operator(matvec, rmatvec, (y.size, x.size), precision)
+    return y, push, lambda u: pull(u)[0]
 
 
-def _check(name: str, value: Any) -> None:
-    if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jnp.floating):
-        got = str(value.dtype) if isinstance(value, jax.Array) else type(value).__name__
-        cure = "take one real array to one: wrap the rest in a lambda"
-        raise OptionTypeError(message(name, got, "it should be a real floating array", cure))
-    if value.size == 0:
-        raise ShapeError(message(f"{name}'s shape", value.shape, "it is empty", "fill it"))
-
-
-def _like(array: jax.Array, values: NDArray[np.float64]) -> jax.Array:
-    return jnp.asarray(values.astype(array.dtype)).reshape(array.shape)
+_ARRAYS = Arrays(
+    "array",
+    jax.Array,
+    lambda x: bool(jnp.issubdtype(x.dtype, jnp.floating)),
+    lambda x, values: jnp.asarray(values.astype(x.dtype)).reshape(x.shape),
+)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, OptionTypeError, message
@@ -77,6 +78,15 @@ def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None =
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """The computation of a model, what each argument of it is, and the arrays of the inputs."""
+
+    jaxpr: ClosedJaxpr
+    arguments: tuple[Parameter | str, ...]
+    inputs: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Opened:
     """A model with its arrays taken out.
 
@@ -99,6 +109,11 @@ class Opened:
 
     def trace(self, example_inputs: Any) -> Graph:
         """Write the graph."""
+        prepared = self.prepared(example_inputs)
+        return graph_of(prepared.jaxpr, prepared.arguments)
+
+    def prepared(self, example_inputs: Any) -> Prepared:
+        """Write the computation as a jaxpr."""
         twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
         if twice:
             raise GraphError(
@@ -162,7 +177,7 @@ class Opened:
             Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
-        return graph_of(jaxpr, [*given, *(f"inputs.{name}" for name in names)])
+        return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))
 
 
 def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -25,7 +25,7 @@ from idinit_ref.tracing import (
     power,
 )
 
-__all__ = ["graph_of", "is_floating"]
+__all__ = ["graph_of", "inside", "is_floating", "shape_of", "started", "step"]
 
 _SAME = {
     "convert_element_type", "copy", "copy_p", "reduce_precision", "name", "sharding_constraint",
@@ -94,6 +94,14 @@ def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
     GraphError
         If an operation takes a parameter where nothing can look into it.
     """
+    draw, values = started(jaxpr, arguments)
+    return draw.graph(inside(draw, jaxpr, values))
+
+
+def started(
+    jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]
+) -> tuple[Drawing, list[Value]]:
+    """Return a drawing, and the values of a jaxpr's arguments in it: see :func:`graph_of`."""
     given = [argument for argument in arguments if isinstance(argument, Parameter)]
     draw = Drawing(given, "jax.lax.stop_gradient")
     values: list[Value] = []
@@ -104,7 +112,7 @@ def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
             values.append(draw.constant(shape_of(var)))
         else:
             values.append(draw.input(argument, shape_of(var), _floats(var)))
-    return draw.graph(inside(draw, jaxpr, values))
+    return draw, values
 
 
 def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
@@ -119,21 +127,17 @@ def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) ->
         return draw.constant(shape_of(var), True, _number(var))
 
     for eqn in jaxpr.eqns:
-        values = [read(var) for var in eqn.invars]
-        if all(map(is_constant, values)):
-            first = values[0] if values and eqn.primitive.name in _SPREAD else draw.constant(None)
-            one, number = is_number(first), first.value  # type: ignore[union-attr]  # a constant
-            found: Sequence[Value] = [
-                draw.constant(shape_of(var), one, number) for var in eqn.outvars
-            ]
-        else:
-            found = step(draw, eqn, values)
+        found = step(draw, eqn, [read(var) for var in eqn.invars])
         known |= dict(zip(eqn.outvars, found, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     """Walk one equation."""
+    if all(map(is_constant, given)):
+        first = given[0] if given and eqn.primitive.name in _SPREAD else draw.constant(None)
+        one, number = is_number(first), first.value  # type: ignore[union-attr]  # a constant
+        return [draw.constant(shape_of(var), one, number) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
     if kind in _TABLE and more == [None]:
         return [_TABLE[kind](draw, eqn, given)]

@@ -25,6 +25,7 @@ except ImportError as problem:
         f'pip install "idinit-ref[tensorflow]" brings both (the import said: {problem})'
     ) from problem
 
+from ._audit import audit
 from ._initializers import IDI, IDIZ, idi_, idiz_
 from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
@@ -34,6 +35,7 @@ from ._trace import trace
 __all__ = [
     "IDI",
     "IDIZ",
+    "audit",
     "idi_",
     "idi_layer_",
     "idiz_",

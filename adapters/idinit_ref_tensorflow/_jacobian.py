@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from idinit_ref.diagnostics.arrays import eps_of
+from idinit_ref.diagnostics.jacobian import Arrays, Linear, jacobian_of
 from idinit_ref.diagnostics.spectrum import Operator
-from idinit_ref.errors import OptionTypeError, ShapeError, message
 
 __all__ = ["jacobian"]
 
@@ -63,36 +59,29 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
             'jacobian needs TensorFlow: pip install "idinit-ref[tensorflow]"; on another backend '
             "of Keras use idinit_ref_torch.jacobian or idinit_ref_jax.jacobian"
         ) from problem
-    _check(tf, "x", x)
-    x = tf.convert_to_tensor(x)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        y = f(x)
-    _check(tf, "f(x)", y)
+    none = tf.UnconnectedGradients.ZERO
 
-    def matvec(v: NDArray[np.float64]) -> Any:
-        with tf.autodiff.ForwardAccumulator(x, _like(tf, x, v)) as pushed:
-            again = f(x)
-        return pushed.jvp(again, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    def linearise(f: Callable[[Any], Any], x: Any) -> Linear:
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            y = f(x)
 
-    def rmatvec(u: NDArray[np.float64]) -> Any:
-        none = tf.UnconnectedGradients.ZERO
-        out = tape.gradient(y, x, output_gradients=_like(tf, y, u), unconnected_gradients=none)
-        return tf.convert_to_tensor(out)  # of a lookup it comes as some rows
+        def push(v: Any) -> Any:
+            with tf.autodiff.ForwardAccumulator(x, v) as pushed:
+                again = f(x)
+            return pushed.jvp(again, unconnected_gradients=none)
 
-    precision = max(eps_of(x.dtype), eps_of(y.dtype))
-    return Operator(matvec, rmatvec, (int(tf.size(y)), int(tf.size(x))), precision)
+        def pull(u: Any) -> Any:
+            out = tape.gradient(y, x, output_gradients=u, unconnected_gradients=none)
+            return tf.convert_to_tensor(out)  # of a lookup it comes as some rows
 
+        return y, push, pull
 
-def _check(tf: Any, name: str, value: Any) -> None:
-    is_tensor = isinstance(value, (tf.Tensor, tf.Variable))
-    if not is_tensor or not value.dtype.is_floating:
-        got = value.dtype.name if is_tensor else type(value).__name__
-        cure = "take one real tensor to one: wrap the rest in a lambda"
-        raise OptionTypeError(message(name, got, "it should be a real floating tensor", cure))
-    if 0 in value.shape:
-        raise ShapeError(message(f"{name}'s shape", tuple(value.shape), "it is empty", "fill it"))
-
-
-def _like(tf: Any, tensor: Any, values: NDArray[np.float64]) -> Any:
-    return tf.reshape(tf.cast(values, tensor.dtype), tensor.shape)
+    arrays = Arrays(
+        "tensor",
+        (tf.Tensor, tf.Variable),
+        lambda x: bool(x.dtype.is_floating),
+        lambda x, values: tf.reshape(tf.cast(values, x.dtype), x.shape),
+    )
+    return jacobian_of(arrays, f, x, linearise)

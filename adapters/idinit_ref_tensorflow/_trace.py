@@ -87,17 +87,7 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
 
 def traced(model: Any, example_inputs: Any) -> Traced:
     """Trace a model, and find its variables."""
-    if not isinstance(model, keras.layers.Layer):
-        raise OptionTypeError(
-            message(
-                "model",
-                type(model).__name__,
-                "it should be a keras.Model or a keras.layers.Layer",
-                "wrap the computation in one; for single weights use idi_(variable)",
-            )
-        )
-    arguments = _arguments(model, example_inputs)
-    _build(model, arguments)
+    arguments = prepared(model, example_inputs)
     if keras.backend.backend() == "tensorflow":
         held, graph = _by_function(model, arguments)
     else:
@@ -119,6 +109,22 @@ def traced(model: Any, example_inputs: Any) -> Traced:
     return Traced(
         Graph(nodes, graph.outputs), {n: v for n, v in variables.items() if n in parameters}
     )
+
+
+def prepared(model: Any, example_inputs: Any) -> Arguments:
+    """Return what a model is called with, symbolic, after it was built."""
+    if not isinstance(model, keras.layers.Layer):
+        raise OptionTypeError(
+            message(
+                "model",
+                type(model).__name__,
+                "it should be a keras.Model or a keras.layers.Layer",
+                "wrap the computation in one; for single weights use idi_(variable)",
+            )
+        )
+    arguments = _arguments(model, example_inputs)
+    _build(model, arguments)
+    return arguments
 
 
 def _drawing(held: Iterable[Held]) -> Drawing:

@@ -21,6 +21,7 @@ except ImportError as problem:
         'idinit_ref_torch needs PyTorch; install it with: pip install "idinit-ref[torch]"'
     ) from problem
 
+from ._audit import audit
 from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
 from ._model import init_, plans
@@ -28,6 +29,7 @@ from ._tensor import idi_, idiz_
 from ._trace import trace
 
 __all__ = [
+    "audit",
     "idi_",
     "idi_layer_",
     "idiz_",

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from idinit_ref.diagnostics.arrays import eps_of
+from idinit_ref.diagnostics.jacobian import Arrays, Linear, jacobian_of
 from idinit_ref.diagnostics.spectrum import Operator
-from idinit_ref.errors import OptionTypeError, ShapeError, message
 
 __all__ = ["jacobian"]
 
@@ -58,38 +54,22 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
     >>> singular_values(jacobian(layer, torch.zeros(2))).round(6)
     array([1.414214, 1.414214])
     """
-    _check("x", x)
+    return jacobian_of(_ARRAYS, f, x, _linearise)
+
+
+def _linearise(f: Callable[[Tensor], Tensor], x: Tensor) -> Linear:
     x = x.detach()
-
-    def checked(x: Tensor) -> Tensor:
-        y = f(x)
-        _check("f(x)", y)
-        return y
-
     with torch.no_grad():  # of the parameters: no memory is kept for them
         with sdpa_kernel(SDPBackend.MATH):
-            y, pull = torch.func.vjp(checked, x)[:2]
+            y, pull = torch.func.vjp(f, x)[:2]
         # u -> J^T u is linear, and its own transpose is J, at whichever u.
         push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1]
-
-    def matvec(v: NDArray[np.float64]) -> Any:
-        return push(_like(x, v))[0]
-
-    def rmatvec(u: NDArray[np.float64]) -> Any:
-        return pull(_like(y, u))[0]
-
-    precision = max(eps_of(x.dtype), eps_of(y.dtype))
-    return Operator(matvec, rmatvec, (y.numel(), x.numel()), precision)
+    return y, lambda v: push(v)[0], lambda u: pull(u)[0]
 
 
-def _check(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-        cure = "take one real tensor to one: wrap the rest in a lambda"
-        raise OptionTypeError(message(name, got, "it should be a real floating tensor", cure))
-    if value.numel() == 0:
-        raise ShapeError(message(f"{name}'s shape", tuple(value.shape), "it is empty", "fill it"))
-
-
-def _like(tensor: Tensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.tensor(values).to(tensor).reshape(tensor.shape)
+_ARRAYS = Arrays(
+    "tensor",
+    Tensor,
+    lambda x: bool(x.is_floating_point()),
+    lambda x, values: torch.tensor(values).to(x).reshape(x.shape),
+)

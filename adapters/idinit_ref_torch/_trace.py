@@ -7,11 +7,11 @@ import logging
 import random
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,10 @@ from ._record import Recorder
 from ._sharded import is_sharded
 from ._state import left_as_it_was
 
-__all__ = ["trace"]
+__all__ = ["arguments", "check", "failed", "recorded", "results", "trace"]
+
+_R = TypeVar("_R", bound=Recorder)
+_T = TypeVar("_T")
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -69,8 +72,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     [('0.weight', 'parameter'), ('0.bias', 'parameter'), ('input', 'input'), ('0', 'weight'),
      ('1: relu', 'other')]
     """
-    _check(model)
-    args, kwargs = _arguments(example_inputs)
+    check(model)
+    args, kwargs = arguments(example_inputs)
     try:
         return _followed(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
     except IDInitError:
@@ -78,19 +81,19 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     except Exception as problem:  # whatever a forward pass may raise
         tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
         if any(t.is_meta or _is_fake(t) or is_sharded(t) for t in tensors):
-            raise _failed(args, kwargs, problem) from problem
+            raise failed(args, kwargs, problem) from problem
     try:
         return _followed(model, args, kwargs, None)
     except IDInitError:
         raise
     except Exception as problem:
-        raise _failed(args, kwargs, problem) from problem
+        raise failed(args, kwargs, problem) from problem
 
 
 # Before the pass ----------------------------------------------------------------------------
 
 
-def _check(model: object) -> None:
+def check(model: object) -> None:
     if not isinstance(model, nn.Module):
         should = "it should be a torch.nn.Module"
         raise OptionTypeError(message("model", type(model), should, "pass the model itself"))
@@ -110,7 +113,7 @@ def _check(model: object) -> None:
         raise GraphError(message("model", f"lazy {', '.join(lazy)}", should, cure))
 
 
-def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(given, Tensor):
         return (given,), {}
     if isinstance(given, Mapping):
@@ -121,7 +124,7 @@ def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     raise OptionTypeError(message("example_inputs", type(given), should, "wrap it in a tuple"))
 
 
-def _failed(args: Any, kwargs: Any, problem: Exception) -> GraphError:
+def failed(args: Any, kwargs: Any, problem: Exception) -> GraphError:
     said = " ".join(str(problem).split()) or type(problem).__name__
     shapes = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{tuple(t.shape)}", (args, kwargs))
     given = ", ".join([*map(str, shapes[0]), *(f"{k}={v}" for k, v in shapes[1].items())])
@@ -161,12 +164,35 @@ def _recorded(
     gradients: bool = False,
 ) -> Graph:
     """Run the model once, on fake tensors or on real ones, and return its graph."""
+
+    def graph(recorder: Recorder, out: Any) -> Graph:
+        return recorder.graph(results(out))
+
+    return recorded(model, args, kwargs, fake, Recorder, graph, gradients)
+
+
+def recorded(
+    model: nn.Module,
+    args: Any,
+    kwargs: Any,
+    fake: FakeTensorMode | None,
+    start: Callable[..., _R],
+    finish: Callable[[_R, Any], _T],
+    gradients: bool = False,
+    leaves: dict[int, Tensor] | None = None,
+) -> _T:
+    """Run the model once, and return what `finish` makes of the recorder and of the output.
+
+    Meanwhile other parameters, buffers and inputs stand in the model. `leaves`, if it is given,
+    gets by the id of an input that has a gradient what it is a copy of, so that a model may write
+    to the copy.
+    """
     original = dict(model.named_parameters())
     given = {id(t) for t in (*model.parameters(), *model.buffers(), *_tensors((args, kwargs)))}
     made: dict[int, Tensor] = {}
     labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
     labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
-    labels |= {id(tensor): f"input {name!r}" for name, tensor in _named(model, args, kwargs)}
+    labels |= {id(tensor): f"input {name!r}" for name, tensor in named_inputs(model, args, kwargs)}
 
     def instead(tensor: Tensor) -> Tensor:
         """Return what stands for a tensor of the model or of the inputs."""
@@ -178,11 +204,15 @@ def _recorded(
                 new = _faked(fake, tensor, labels.get(id(tensor), "model"))
                 new = nn.Parameter(new, requires_grad=False) if is_parameter else new
             elif gradients and is_parameter:  # another object, that has a gradient of its own
-                new = nn.Parameter(tensor.detach(), requires_grad=False)
+                whole = tensor.full_tensor() if is_sharded(tensor) else tensor
+                new = nn.Parameter(whole.detach(), requires_grad=False)
             else:
                 new = tensor if is_parameter else tensor.detach().clone()
             if gradients and tensor.requires_grad:
                 new.requires_grad_()
+                if leaves is not None and not is_parameter:
+                    leaf, new = new, new.clone()
+                    leaves[id(new)] = leaf
             made[id(tensor)] = made[id(new)] = new
         return made[id(tensor)]
 
@@ -196,9 +226,9 @@ def _recorded(
             _without_communication(module)
             _unrounded(module)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
-        recorder = Recorder(parameters, owners, _notes(original))
+        recorder = start(parameters, owners, _notes(original))
         known = set(map(id, parameters.values()))
-        for name, tensor in _named(model, args, kwargs):
+        for name, tensor in named_inputs(model, args, kwargs):
             if id(tensor) not in known:
                 recorder.input(name, tensor)
         for module in owners:
@@ -206,9 +236,9 @@ def _recorded(
             module.register_forward_hook(recorder.leave, always_call=True)
         if fake is not None:
             stack.enter_context(fake)
-        stack.enter_context(recorder)
-        out = model(*args, **kwargs)
-        return recorder.graph(_results(out))
+        with recorder:
+            out = model(*args, **kwargs)
+        return finish(recorder, out)
 
 
 def _without_communication(module: nn.Module) -> None:
@@ -279,7 +309,7 @@ def _quiet(gradients: bool) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def _named(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+def named_inputs(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of the inputs, under the names of the arguments."""
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
@@ -309,7 +339,7 @@ def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
         yield from _tensors(each, (*seen, id(value)))
 
 
-def _results(out: Any) -> list[Tensor]:
+def results(out: Any) -> list[Tensor]:
     """Return what a model is for: all that it returns, but of transformers' outputs the main one.
 
     These hold states and losses besides; what counts are their logits, or else the first tensor.

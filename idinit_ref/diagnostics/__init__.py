@@ -3,6 +3,7 @@
 The names here are public; the modules are inside.
 """
 
+from .audit import Audit, Branch, Dead, Health, Layer
 from .measures import (
     Change,
     Correlation,
@@ -21,11 +22,16 @@ from .measures import (
 )
 
 __all__ = [
+    "Audit",
+    "Branch",
     "Change",
     "Correlation",
     "Coverage",
+    "Dead",
     "Estimate",
+    "Health",
     "IdentityGainWarning",
+    "Layer",
     "Moments",
     "Operator",
     "chi",

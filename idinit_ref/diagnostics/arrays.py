@@ -13,7 +13,18 @@ from ..core.dtypes import format_of
 from ..core.options import real
 from ..errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
 
-__all__ = ["EPS", "Array", "eps_of", "mean_square", "named", "positive", "read", "scaled", "table"]
+__all__ = [
+    "EPS",
+    "Array",
+    "eps_of",
+    "listed",
+    "mean_square",
+    "named",
+    "positive",
+    "read",
+    "scaled",
+    "table",
+]
 
 Array = NDArray[np.float64]
 
@@ -136,3 +147,13 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in (head, *rows)
     )
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return the first names, and how many there are more.
+
+    >>> listed(["a", "b", "c", "d", "e", "f", "g", "h"])
+    'a, b, c, d, e, f and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -19,6 +19,7 @@ from ._drawing import Drawing
 from ._functions import clamped, power
 from ._kernels import identity
 from ._parameter import Parameter
+from ._uses import uses_of
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "is_constant",
     "is_number",
     "power",
+    "uses_of",
 ]

@@ -63,22 +63,22 @@ def test_using_the_reference_loads_no_framework():
         (
             "idinit_ref_torch",
             [
-                "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "jacobian", "layer_plans",
-                "plans", "trace",
+                "audit", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "jacobian",
+                "layer_plans", "plans", "trace",
             ],
         ),
         (
             "idinit_ref_jax",
             [
-                "idi", "idi_layer_", "idiz", "idiz_layer_", "init", "jacobian", "layer_plans",
-                "plans", "trace",
+                "audit", "idi", "idi_layer_", "idiz", "idiz_layer_", "init", "jacobian",
+                "layer_plans", "plans", "trace",
             ],
         ),
         (
             "idinit_ref_tensorflow",
             [
-                "IDI", "IDIZ", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_", "jacobian",
-                "layer_plans", "plans", "trace",
+                "IDI", "IDIZ", "audit", "idi_", "idi_layer_", "idiz_", "idiz_layer_", "init_",
+                "jacobian", "layer_plans", "plans", "trace",
             ],
         ),
     ],

@@ -1,0 +1,176 @@
+"""One run of a model on Keras' backends other than TensorFlow: the calls of `trace`, computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from idinit_ref.diagnostics.facts import look, signs
+from idinit_ref.diagnostics.verdict import Record, check_outputs
+from idinit_ref.tracing import Drawing, Made, Signal, Value, uses_of
+
+from ._layers import known_weights
+from ._trace import Arguments, Held, _drawing, _input_names
+from ._walk import Walker
+
+__all__ = ["run"]
+
+
+def run(
+    model: Any,
+    arguments: Arguments,
+    given: Sequence[Any],
+    held: Sequence[Held],
+    variables: Mapping[str, Any],
+    record: Record,
+    dtypes: dict[str, Any],
+) -> dict[str, Any]:
+    """Run a model forward and backward, and return what was measured of it."""
+    names = list(_input_names(arguments))
+    floats = [at for at, x in enumerate(given) if keras.backend.is_float_dtype(_dtype(x))]
+
+    def forward(values: Sequence[Any], starts: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        full = list(given)
+        for at, start in zip(floats, starts, strict=True):
+            full[at] = start
+        draw = _drawing(held)
+        runner = _Runner(draw, held, dict(zip(variables, values, strict=True)), record.batch)
+        for leaf, name, real in zip(keras.tree.flatten(arguments), names, full, strict=True):
+            is_float = keras.backend.is_float_dtype(leaf.dtype)
+            runner.note(leaf, draw.input(name, tuple(leaf.shape), is_float))
+            runner.real[id(leaf)] = real
+        results = keras.tree.flatten(runner.call(model, *arguments.args, **arguments.kwargs))
+        results = [one for one in results if isinstance(one, keras.KerasTensor)]
+        results = [one for one in results if keras.backend.is_float_dtype(one.dtype)]
+        check_outputs(len(results), type(model))
+        record.graph = draw.graph([runner.value(one) for one in results])
+        record.uses = uses_of(draw)
+        dtypes.update(runner.dtypes)
+        return [runner.real[id(one)] for one in results], runner.nodes
+
+    def cotangents(ends: Sequence[Any]) -> list[Any]:
+        shapes = [tuple(map(int, end.shape)) for end in ends]
+        pairs = zip(signs(shapes), ends, strict=True)
+        return [keras.ops.convert_to_tensor(sign, _dtype(end)) for sign, end in pairs]
+
+    def looked(many: Sequence[Any], batch: int) -> list[Any]:
+        return [look(keras.ops, keras.ops.stop_gradient(one), batch) for one in many]
+
+    def whole(values: list[Any], starts: list[Any]) -> dict[str, Any]:
+        ends, nodes, found = _differentiated(forward, cotangents, values, starts)
+        back = looked(found, 1)
+        return {
+            "nodes": nodes,
+            "ends": looked(ends, record.batch),
+            "values": dict(zip(variables, looked(values, 1), strict=True)),
+            "gradients": dict(zip(variables, back, strict=False)),
+            "starts": dict(zip((names[k] for k in floats), back[len(values) :], strict=True)),
+        }
+
+    values = [variable.value for variable in variables.values()]
+    starts = [given[at] for at in floats]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found: dict[str, Any] = jax.jit(whole)(values, starts)
+        return found
+    return whole([x.detach() for x in values], [x.detach() for x in starts])
+
+
+def _differentiated(
+    forward: Any, cotangents: Any, values: list[Any], starts: list[Any]
+) -> tuple[list[Any], dict[str, Any], list[Any]]:
+    """Return the outputs, what was measured on the way, and the gradients."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        ends, pull, nodes = jax.vjp(forward, values, starts, has_aux=True)
+        by_value, by_start = pull(cotangents(ends))
+        return ends, nodes, [*by_value, *by_start]
+    import torch
+
+    values, starts = ([x.requires_grad_() for x in many] for many in (values, starts))
+    ends, nodes = forward(values, [x.clone() for x in starts])
+    wanted, live = [*values, *starts], [end for end in ends if end.requires_grad]
+    found: Any = [None] * len(wanted)
+    if live:
+        found = torch.autograd.grad(live, wanted, cotangents(live), allow_unused=True)
+    pairs = zip(wanted, found, strict=True)
+    return ends, nodes, [torch.zeros_like(x) if one is None else one for x, one in pairs]
+
+
+class _Runner(Walker):
+    """Follows symbolic tensors, and computes each call that it draws once more on real ones."""
+
+    def __init__(
+        self, draw: Drawing, held: Sequence[Held], values: Mapping[str, Any], batch: int
+    ) -> None:
+        super().__init__(draw, {id(one.variable): one.parameter.name for one in held})
+        self.batch, self.given = batch, values
+        self.pairs = [
+            (one.variable, values.get(one.parameter.name, one.variable.value)) for one in held
+        ]
+        self.real: dict[int, Any] = {}  # by the id of a symbolic tensor
+        self.nodes: dict[str, Any] = {}
+        self.dtypes: dict[str, Any] = {}
+
+    def note(self, tensor: Any, value: Value) -> Any:
+        """Keep the value of a symbolic tensor, and of one for a variable what it stands for."""
+        if isinstance(value, Made) and len(value.parts) == 1:
+            reals = {self.names[id(one)]: real for one, real in self.pairs}
+            self.real[id(tensor)] = keras.ops.cast(reals[value.parts[0].name], tensor.dtype)
+        return super().note(tensor, value)
+
+    def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Draw a call, and compute it if it was not entered."""
+        drawn = len(self.draw.nodes)
+        results = super().call(op, *args, **kwargs)
+        flat = [x for x in keras.tree.flatten(results) if isinstance(x, keras.KerasTensor)]
+        if any(id(one) not in self.real or isinstance(self.value(one), Made) for one in flat):
+            self._compute(op, args, kwargs, flat, drawn)
+        return results
+
+    def _compute(self, op: Any, args: Any, kwargs: Any, flat: list[Any], drawn: int) -> None:
+        """Compute a call, and measure its results and the layer's before its activation."""
+
+        def real(leaf: Any) -> Any:
+            return self.real[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
+
+        args, kwargs = keras.tree.map_structure(real, (args, kwargs))
+        kwargs.pop("training", None)
+        linear: Any = keras.activations.linear
+        activation: Any = getattr(op, "activation", None)
+        new = [node for node in self.draw.nodes[drawn:] if node.kind == "weight"]
+        parted = bool(new) and isinstance(op, keras.layers.Layer) and bool(known_weights(op))
+        parted = parted and not isinstance(op, keras.layers.RNN) and activation is not None
+        with keras.StatelessScope(state_mapping=self.pairs):
+            try:
+                if parted:
+                    vars(op)["activation"] = linear
+                if isinstance(op, keras.layers.Layer) and op._call_has_training_arg:
+                    kwargs["training"] = False
+                made = op(*args, **kwargs)
+            finally:
+                if parted:
+                    vars(op)["activation"] = activation
+            if parted or (len(new) == 1 and len(flat) == 1):
+                first = getattr(op, "data_format", "") == "channels_first"
+                rank = len(flat[0].shape)
+                self._measure(new[-1].name, made, (1, 2) if first else (rank - 1, rank))
+            made = activation(made) if parted else made
+        for one, result in zip(flat, keras.tree.flatten(made), strict=True):
+            self.real[id(one)] = result
+            value = self.value(one)
+            if isinstance(value, Signal):
+                self._measure(value.node, result)
+
+    def _measure(self, node: str, x: Any, units: tuple[int, int] | None = None) -> None:
+        if node not in self.nodes and keras.backend.is_float_dtype(_dtype(x)):
+            self.dtypes[node] = _dtype(x)
+            self.nodes[node] = look(keras.ops, keras.ops.stop_gradient(x), self.batch, units)
+
+
+def _dtype(x: Any) -> str:
+    return str(keras.backend.standardize_dtype(x.dtype))

@@ -1,0 +1,180 @@
+"""Does a model work: one forward and one backward pass, of which everything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from array_api_compat import torch as xp
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from idinit_ref.diagnostics.audit import Audit
+from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
+from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
+from idinit_ref.errors import IDInitError, OptionError, message
+from idinit_ref.tracing import Signal, uses_of
+
+from ._call import Call
+from ._memory import shape_of
+from ._record import Recorder
+from ._trace import arguments, check, failed, recorded, results
+
+__all__ = ["audit"]
+
+
+def audit(model: nn.Module, inputs: Any) -> Audit:
+    """Run a model once forward and once backward, and say whether it works.
+
+    The second line after `init_`: does the output depend on the input, how large is every
+    residual branch beside its skip, how does the second moment go from the first weight to the
+    last, which parameters have no gradient and what do they hang behind, which units are copies,
+    and is anything not finite.
+
+    The pass is one in evaluation mode. What goes backward is no loss's gradient but a fixed one:
+    1 or -1 for every entry of the outputs, from Philox. The model is left as it was: parameters,
+    their ``grad``, buffers, training flags, hooks, attributes and random numbers; nothing is kept.
+
+    Sharded parameters (DTensors, so under FSDP2 and tensor parallelism) are gathered for the pass:
+    every rank calls this, has memory for all parameters, and judges the samples that it passes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any eager model that `trace` can follow, with its values: not on the meta device.
+    inputs : torch.Tensor, tuple or mapping
+        As for `trace`, but real samples: two or more that differ, so that a constant output is
+        seen. Of integers alone (tokens) no gradient is taken.
+
+    Returns
+    -------
+    idinit_ref.diagnostics.Audit
+        ``print(audit)`` says it, ``audit.healthy`` is true or the tuple of what failed.
+
+    Raises
+    ------
+    GraphError
+        If the model cannot be run or followed, has no parameters, or returns nothing floating.
+    OptionError, OptionTypeError
+        If the inputs are all zeros, hold a NaN, or are on the meta device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from idinit_ref_torch import audit, init_
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.tensor([[1.0, 2.0, 0.5, 1.0], [3.0, 1.0, 2.0, 0.0]])
+    >>> _ = init_(model, x)
+    >>> found = audit(model, x)
+    >>> bool(found.healthy), round(found.second_moments["0"], 4)
+    (True, 2.5313)
+    """
+    check(model)
+    args, kwargs = arguments(inputs)
+    given = tree_leaves((args, kwargs))
+    tensors = [*model.parameters(), *(one for one in given if isinstance(one, Tensor))]
+    if any(tensor.is_meta for tensor in tensors):
+        cure = "give it memory and values first: model.to_empty(device=...), then init_"
+        raise OptionError(message("model", "on the meta device", "it should have values", cure))
+
+    def differentiable(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().clone()
+        return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+    leaves: dict[int, Tensor] = {}
+
+    def start(*about: Any) -> _Measuring:
+        return _Measuring(leaves, *about)
+
+    try:
+        with torch.inference_mode(False):
+            args, kwargs = tree_map_only(Tensor, differentiable, (args, kwargs))
+            return recorded(model, args, kwargs, None, start, _finished, True, leaves)
+    except IDInitError:
+        raise
+    except Exception as problem:  # whatever a forward or backward pass may raise
+        raise failed(args, kwargs, problem) from problem
+
+
+class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Records a run, and measures what it draws."""
+
+    def __init__(self, leaves: Mapping[int, Tensor], parameters: Any, *about: Any) -> None:
+        super().__init__(parameters, *about)
+        self.record = Record(0)
+        self.leaves, self.starts, self.parameters = leaves, dict[str, Tensor](), parameters
+        self.kinds: dict[str, str] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def input(self, name: str, tensor: Tensor) -> None:
+        """Note an input, and measure it."""
+        super().input(name, tensor)
+        record = self.record
+        record.batch = record.batch or (int(tensor.shape[0]) if tensor.dim() else 1)
+        fact = _fact(tensor.detach(), record.batch)
+        if fact is not None:
+            record.inputs[name] = record.facts[name] = fact
+        if id(tensor) in self.leaves:
+            self.starts[name] = self.leaves[id(tensor)]
+
+    def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
+        drawn = len(self.drawing.nodes)
+        super()._note(call, targets)
+        self.kinds |= {node.name: node.kind for node in self.drawing.nodes[drawn:]}
+        for tensor in call.results:
+            value = self.memory.value(tensor)
+            if not isinstance(value, Signal) or not tensor.is_floating_point():
+                continue
+            # A bias that is added makes no node of its own; a move of another shape is skipped.
+            if self._shapes.setdefault(value.node, shape_of(tensor)) != shape_of(tensor):
+                continue
+            axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
+            units = (axis, axis + 1) if self.kinds.get(value.node) == "weight" else None
+            fact = _fact(tensor, self.record.batch, units)
+            if fact is not None:
+                self.record.facts[value.node] = fact
+
+
+def _finished(recorder: _Measuring, out: Any) -> Audit:
+    """Go back through a run, and judge it."""
+    record = recorder.record
+    check_inputs(
+        {name: record.inputs[name] for name in recorder.starts if name in record.inputs},
+        len(recorder.starts) < len(record.inputs),
+    )
+    ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
+    check_outputs(len(ends), type(out))
+    record.graph, record.uses = recorder.graph(ends), uses_of(recorder.drawing)
+    record.outputs = [fact for end in ends if (fact := _fact(end.detach(), record.batch))]
+    trained = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
+    wanted = {**trained, **{f"{name} ": one for name, one in recorder.starts.items()}}
+    live = [tensor for tensor in ends if tensor.requires_grad]
+    if not live:
+        record.limits.append("no output has a gradient: forward may run under torch.no_grad")
+    found: Sequence[Tensor | None] = [None] * len(wanted)
+    if live and wanted:
+        given = signs(shape_of(tensor) for tensor in live)
+        cotangents = [torch.from_numpy(g).to(t) for g, t in zip(given, live, strict=True)]
+        found = torch.autograd.grad(live, [*wanted.values()], cotangents, allow_unused=True)
+    for (name, tensor), gradient in zip(wanted.items(), found, strict=True):
+        fact = _fact(torch.zeros_like(tensor) if gradient is None else gradient, 1)
+        own = _fact(tensor, 1) if name in trained else None
+        if fact is not None and own is not None:
+            record.values[name], record.gradients[name] = own, fact
+        elif fact is not None:
+            record.input_gradients[name.strip()] = fact
+    return judged(record)
+
+
+def _fact(tensor: Tensor, batch: int, units: tuple[int, int] | None = None) -> Fact | None:
+    """Measure a tensor; None if it has no entries."""
+    tensor = tensor.detach()
+    tensor = tensor.to_dense() if tensor.layout is not torch.strided else tensor
+    if not tensor.numel() or tensor.is_complex():
+        return None
+    if not tensor.is_floating_point():  # only whether samples differ is asked of integers
+        tensor = tensor.to(torch.float64)
+    found = look(xp, tensor, batch, units)
+    host = {key: value.cpu().double().numpy() for key, value in found.items()}
+    return fact_of(host, tensor.dtype)

@@ -1,0 +1,137 @@
+"""Inside: what an audit keeps of a tensor: a few numbers, from one look in its own framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import eps_of
+
+__all__ = ["CONSTANT", "SAMPLES", "Fact", "fact_of", "look", "signs"]
+
+CONSTANT = 2.0
+"""A tensor counts as the same for all samples if these differ by no more than this many eps (of
+its dtype) times its largest entry: equal rows of a product may differ in their last bits."""
+
+SAMPLES = 128
+"""The positions (of all samples, times and pixels) at which the units of a layer are compared."""
+
+_GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, and fall in step with no image's rows
+
+
+class Fact(NamedTuple):
+    """What is known of a tensor.
+
+    Parameters
+    ----------
+    peak : float
+        Its largest absolute value.
+    second : float
+        The mean of its squares.
+    spread : float, optional
+        By how much it differs between samples at most; None with one sample, or where the first
+        axis holds none.
+    eps : float
+        Of its dtype.
+    finite : bool
+        Whether all entries are.
+    units, copies, silent : int
+        Of a weight's result: the number of its units, of those that are an exact copy of an
+        earlier one, and of those that are the same number everywhere.
+    """
+
+    peak: float
+    second: float
+    spread: float | None
+    eps: float
+    finite: bool = True
+    units: int = 0
+    copies: int = 0
+    silent: int = 0
+
+    @property
+    def rms(self) -> float:
+        """The root of the mean of squares."""
+        return float(self.second**0.5)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is zero, or the same for all samples."""
+        is_still = self.spread is not None and self.spread <= CONSTANT * self.eps * self.peak
+        return self.finite and (self.peak == 0 or is_still)
+
+
+def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return what a :class:`Fact` is made of: small arrays of the framework, also under a trace.
+
+    Parameters
+    ----------
+    xp : namespace
+        With the names of the array API, or `keras.ops`.
+    x : array
+        Real floating, not empty.
+    batch : int
+        The samples, along its first axis; 1 if there are none to compare.
+    units : (int, int), optional
+        Where the axes of the units begin and end.
+    """
+    shape = tuple(map(int, x.shape))
+    if not str(x.dtype).endswith(("float32", "float64")):
+        x = xp.cast(x, "float32") if hasattr(xp, "cast") else xp.astype(x, xp.float32)
+    size = xp.max(xp.abs(x))
+    found = {"peak": size, "finite": xp.all(xp.isfinite(x))}
+    found["mean"] = xp.mean(xp.square(x / xp.where(size > 0, size, xp.ones_like(size))))
+    if batch > 1 and shape and shape[0] % batch == 0:  # the first axis may hold times besides
+        rows = xp.reshape(x, (batch, -1))
+        found["spread"] = xp.max(xp.abs(rows - rows[:1]))
+    if units is not None:
+        first, last = units
+        count = int(np.prod(shape[first:last]))
+        rest = [axis for axis in range(len(shape)) if not first <= axis < last]
+        order = (*rest, *range(first, last))
+        turn = getattr(xp, "permute_dims", None) or xp.transpose
+        rows = xp.reshape(turn(x, order), (-1, count))
+        total = int(np.prod(shape)) // count
+        picked = np.unique((np.arange(1, SAMPLES + 1) * _GOLDEN % 1 * total).astype(np.int64))
+        picked = picked if total > SAMPLES else np.arange(total)
+        found["units"] = xp.take(rows, picked, axis=0) if hasattr(xp, "cast") else rows[picked]
+    return found
+
+
+def fact_of(found: Mapping[str, Any], dtype: Any) -> Fact:
+    """Return a fact from what :func:`look` has found, on the host now."""
+    peak = float(found["peak"])
+    spread = found.get("spread")
+    units = copies = silent = 0
+    eps = eps_of(dtype)
+    if "units" in found:
+        columns = np.asarray(found["units"], dtype=np.float64).T + 0.0  # no -0
+        units = len(columns)
+        still = np.ptp(columns, axis=1) <= CONSTANT * eps * np.abs(columns).max(axis=1)
+        still = still & (columns.shape[1] > 1)
+        alive = [column.tobytes() for column in columns[~still]]
+        silent, copies = int(still.sum()), len(alive) - len(set(alive))
+    return Fact(
+        peak,
+        float(found["mean"]) * peak * peak,
+        None if spread is None else float(spread),
+        eps,
+        bool(found["finite"]),
+        units,
+        copies,
+        silent,
+    )
+
+
+def signs(shapes: Iterable[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """Return arrays of 1 and -1, the same ones every time: the cotangents of an audit.
+
+    >>> [list(map(float, x)) for x in signs([(4,), (2,)])] == [
+    ...     list(map(float, x)) for x in signs([(4,), (2,)])]
+    True
+    """
+    bits = np.random.Generator(np.random.Philox(key=0))
+    return [(2 * bits.integers(0, 2, shape, np.int8) - 1).astype(np.float32) for shape in shapes]

@@ -1,0 +1,377 @@
+"""Inside: from what a framework has recorded of one run, the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import GraphError, OptionError, message
+from ..roles.graph import Graph
+from .arrays import listed
+from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
+from .facts import Fact
+
+__all__ = ["Record", "check_inputs", "check_outputs", "judged"]
+
+
+@dataclass
+class Record:
+    """What an adapter has seen of one forward and one backward pass.
+
+    Parameters
+    ----------
+    batch : int
+        The number of samples: the first axis of the first input.
+    inputs : dict of str to Fact
+        Of every input, integers too.
+    graph : Graph
+        Of the computation.
+    facts : dict of str to Fact
+        By node, as far as they were seen.
+    outputs : list of Fact
+        Of every floating output.
+    values, gradients : dict of str to Fact
+        By parameter, of those that are trained: itself, and its gradient.
+    input_gradients : dict of str to Fact
+        By floating input.
+    uses : mapping of str to tuple of str
+        The nodes that take a parameter.
+    limits : list of str
+        What the framework could not show.
+    """
+
+    batch: int
+    inputs: dict[str, Fact] = field(default_factory=dict)
+    graph: Graph = field(default_factory=lambda: Graph([]))
+    facts: dict[str, Fact] = field(default_factory=dict)
+    outputs: list[Fact] = field(default_factory=list)
+    values: dict[str, Fact] = field(default_factory=dict)
+    gradients: dict[str, Fact] = field(default_factory=dict)
+    input_gradients: dict[str, Fact] = field(default_factory=dict)
+    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: list[str] = field(default_factory=list)
+
+
+def check_inputs(floating: Mapping[str, Fact], integers: bool = False) -> None:
+    """Raise OptionError for inputs that could tell nothing: zeros, infinities and NaN."""
+    for name, fact in floating.items():
+        if not fact.finite:
+            raise OptionError(
+                message("inputs", f"{name} with infinities or NaN", "it should be finite", _REAL)
+            )
+    if floating and not integers and not any(fact.peak for fact in floating.values()):
+        should = "of zeros even a working model may make nothing but zeros"
+        raise OptionError(message("inputs", "zeros only", should, _REAL))
+
+
+_REAL = "pass a few real, different samples"
+
+
+def check_outputs(count: int, given: object) -> None:
+    """Raise GraphError for a model that returns nothing floating."""
+    if not count:
+        should = "the model should return a floating array"
+        cure = "audit the part of it before the rounding, such as its logits"
+        raise GraphError(message("output", given, should, cure))
+
+
+def judged(record: Record) -> Audit:
+    """Decide what failed, what is worth a remark, and what could not be seen.
+
+    >>> from ..roles.graph import Node
+    >>> graph = Graph([Node("x", "input", shape=(2, 3)),
+    ...                Node("w", "parameter", shape=(3, 3), use="weight"),
+    ...                Node("fc", "weight", ("x",), (2, 3), weights=("w",))], ["fc"])
+    >>> some, none = Fact(1.0, 1.0, 1.0, 2.0**-23), Fact(0.0, 0.0, 0.0, 2.0**-23)
+    >>> audit = judged(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
+    ...                       {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)}))
+    >>> audit.healthy[0]
+    'the output does not depend on the input: it is 0, and its gradient to the input is exactly 0; the signal dies at fc'
+    """  # noqa: E501 - a sentence of the result
+    flow = _Flow(record)
+    seen = [(node, record.facts[node.name]) for node in record.graph.nodes
+            if node.name in record.facts]  # fmt: skip
+    layers = tuple(
+        Layer(node.name, fact.second, fact.units, fact.copies, fact.silent, fact.is_constant)
+        for node, fact in seen
+        if node.kind == "weight"
+    )
+    branches = tuple(_branches(record))
+    unused = tuple(name for name in record.gradients if not flow.reaches(name))
+    dead = tuple(flow.dead(unused))
+    not_finite = tuple(_not_finite(record))
+    audit = Audit(
+        Health(),
+        limits=(*record.limits, *_limits(record)),
+        output_varies=_varies(record),
+        input_gradient=max((fact.peak for fact in record.input_gradients.values()), default=None),
+        layers=layers,
+        branches=branches,
+        dead=dead,
+        unused=unused,
+        not_finite=not_finite,
+    )
+    failures = Health(_failures(record, flow, audit))
+    remarks = tuple(_remarks(record, audit))
+    return Audit(**{**vars(audit), "healthy": failures, "remarks": remarks})
+
+
+# What failed --------------------------------------------------------------------------------
+
+
+def _not_finite(record: Record) -> Iterator[str]:
+    """Yield what holds infinities or NaN; of what follows from it, in the order of computation."""
+    for node in record.graph.nodes:
+        if node.name in record.facts and not record.facts[node.name].finite:
+            yield node.name
+    if not all(fact.finite for fact in record.outputs):
+        yield "the output"
+    for name, fact in (*record.gradients.items(), *record.input_gradients.items()):
+        if not fact.finite:
+            yield f"the gradient of {name}"
+
+
+def _varies(record: Record) -> bool | None:
+    """Whether the output differs between samples, where they do."""
+    samples = any(fact.spread for fact in record.inputs.values())
+    seen = [fact for fact in record.outputs if fact.spread is not None]
+    return any(not fact.is_constant for fact in seen) if seen and samples else None
+
+
+def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
+    if audit.not_finite:
+        yield f"not finite: {listed(audit.not_finite)}"
+        return  # zeros and constants mean nothing then
+    found = []
+    if audit.output_varies is False:
+        is_zero = not any(fact.peak for fact in record.outputs)
+        found.append("is 0" if is_zero else f"is the same for all {record.batch} samples")
+    if audit.input_gradient == 0:
+        found.append("its gradient to the input is exactly 0")
+    if found:
+        ends = flow.roots(record.graph.outputs)
+        where = f"; the signal dies at {listed(ends)}" if ends else ""
+        said = f"it {found[0]}" if found[0].startswith("is") else found[0]
+        yield f"the output does not depend on the input: {', and '.join([said, *found[1:]])}{where}"
+    for one in audit.branches:
+        if not one.rms and one.skip_rms and not flow.wakes(one.branch):
+            yield f"the branch {one.branch}, which {one.add} adds to {one.skip}, is exactly 0"
+    groups: dict[str, list[str]] = {}
+    for parameter in audit.dead:
+        if not parameter.wakes and not _is_shift(record, parameter.name, audit):
+            groups.setdefault(parameter.why, []).append(parameter.name)
+    for why, names in groups.items():
+        many = f"{len(names)} parameters have" if len(names) > 1 else "1 parameter has"
+        yield f"{many} a gradient of exactly 0 ({listed(names)}): {why}"
+
+
+def _is_shift(record: Record, name: str, audit: Audit) -> bool:
+    """Whether a parameter is a bias of a weight that has a gradient.
+
+    What is added to all keys of an attention, or before a norm, may change nothing.
+    """
+    if record.graph.by_name[name].use != "bias":
+        return False
+    dead = {one.name for one in audit.dead}
+    alike = [
+        weight
+        for node in record.uses.get(name, ())
+        for weight in record.graph.by_name[node].weights
+        if weight in record.gradients
+    ]
+    return bool(alike) and not dead.intersection(alike)
+
+
+# What is worth a look -----------------------------------------------------------------------
+
+
+def _remarks(record: Record, audit: Audit) -> Iterator[str]:
+    if audit.not_finite:
+        return
+    large = sorted((one for one in audit.branches if one.ratio > LARGE), key=lambda b: -b.ratio)
+    if large:
+        yield (
+            f"{len(large)} of {len(audit.branches)} branches are not small beside their skips "
+            f"(above {LARGE:g}); the largest is {large[0].branch} at {large[0].add}, "
+            f"{large[0].ratio:.2g} of it"
+        )
+    copied = [f"{one.name} ({one.copies} of {one.units})" for one in audit.layers if one.copies]
+    if copied:
+        yield f"units are copies of others in {listed(copied)}"
+    ends = {one.branch for one in audit.branches}  # which are small as they should be
+    rest = [one.second_moment for one in audit.layers if one.name not in ends]
+    moments = [one for one in rest if one]
+    if moments and not 1 / RANGE <= moments[-1] / moments[0] <= RANGE:
+        yield (
+            f"the second moment goes from {moments[0]:.2g} to {moments[-1]:.2g} between the "
+            "first and the last weight operation"
+        )
+    shifts = [one.name for one in audit.dead if _is_shift(record, one.name, audit)]
+    if shifts:
+        yield f"biases without a gradient, whose weights have one: {listed(shifts)}"
+    asleep = [one for one in audit.dead if one.wakes and one.name not in shifts]
+    if asleep:
+        readers = list(dict.fromkeys(one.behind for one in asleep))
+        yield (
+            f"no gradient at the first step for {listed([one.name for one in asleep])}: what they "
+            f"make is not read, or their gradient cancels, at {listed(readers)}, which will move"
+        )
+    if audit.unused:
+        yield f"the output does not use {listed(audit.unused)}"
+
+
+def _limits(record: Record) -> Iterator[str]:
+    if record.batch < 2:
+        yield "one sample: whether the output differs between samples is not seen"
+    elif not any(fact.spread for fact in record.inputs.values()):
+        yield "all samples are equal: whether the output differs between samples is not seen"
+    if not record.input_gradients:
+        yield (
+            "all inputs are integers, and have no gradient: dependence is judged by the samples "
+            "and by the gradients of the embeddings"
+        )
+    missing = [
+        node.name
+        for node in record.graph.nodes
+        if node.kind == "weight" and node.name not in record.facts
+    ]
+    if missing:
+        yield f"what happens inside of a loop or a layer was not seen: {listed(missing)}"
+
+
+# Residual adds ------------------------------------------------------------------------------
+
+
+def _branches(record: Record) -> Iterator[Branch]:
+    """Yield the residual adds: sides of one shape and one origin, one behind more weights."""
+    origin: dict[str, int] = {}  # all nodes that one is computed from, a bit each
+    depth: dict[str, int] = {}  # the most weight operations behind each other
+    for at, node in enumerate(record.graph.nodes):
+        bits, most = 1 << at, 0
+        for name in node.inputs:
+            bits, most = bits | origin[name], max(most, depth[name])
+        origin[node.name], depth[node.name] = bits, most + (node.kind == "weight")
+        if node.kind != "add":
+            continue
+        skip, branch = sorted(node.inputs, key=depth.__getitem__)
+        shapes = {record.graph.by_name[name].shape for name in node.inputs}
+        facts = [record.facts.get(name) for name in (branch, skip)]
+        is_residual = depth[skip] < depth[branch] and bool(origin[skip] & origin[branch])
+        sizes = [fact.rms for fact in facts if fact is not None and fact.finite]
+        if is_residual and shapes == {node.shape} and len(sizes) == 2:
+            yield Branch(node.name, branch, skip, *sizes)
+
+
+# Where a signal dies ------------------------------------------------------------------------
+
+
+class _Flow:
+    """Which nodes vary with the input, and where it gets lost.
+
+    A node "varies", or is "still" from the start (a table of positions), or "dies": it is constant,
+    though an input of it varies; what follows from that alone is "after".
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.nodes = {node.name: node for node in record.graph.nodes}
+        self.states: dict[str, str] = {}
+        self._readers: dict[str, list[str]] = {}
+        for node in record.graph.nodes:
+            if node.kind != "parameter":
+                self.states[node.name] = self._state(node.name, node.inputs)
+            for name in node.inputs:
+                self._readers.setdefault(name, []).append(node.name)
+        self._ends = set(record.graph.outputs)  # and all that an output is computed from
+        for node in reversed(record.graph.nodes):
+            if node.name in self._ends:
+                self._ends.update(node.inputs)
+
+    def _state(self, name: str, inputs: Sequence[str]) -> str:
+        fact = self.record.facts.get(name)
+        before = [self.states[one] for one in inputs if one in self.states]
+        if not before:
+            return "still" if fact is not None and fact.is_constant else "varies"
+        if fact is not None and not fact.is_constant:
+            return "varies"
+        facts = [self.record.facts.get(one) for one in inputs]
+        is_lost = fact is not None and not fact.peak and any(one and one.peak for one in facts)
+        if "varies" in before:
+            return "varies" if fact is None else "dies"
+        return "after" if {"dies", "after"} & set(before) else "dies" if is_lost else "still"
+
+    def reaches(self, parameter: str) -> bool:
+        """Whether a parameter has a way to an output, as far as is known."""
+        if parameter not in self.record.uses:
+            return False
+        nodes = self.record.uses[parameter]
+        return not nodes or any(node in self._ends for node in nodes)
+
+    def roots(self, names: Sequence[str]) -> list[str]:
+        """Return the nodes because of which some nodes are constant."""
+        found: dict[str, None] = {}
+        stack, seen = list(names), set(names)
+        while stack:
+            name = stack.pop(0)
+            if self.states.get(name) == "dies":
+                found[name] = None
+            elif self.states.get(name) == "after":
+                new = [one for one in self.nodes[name].inputs if one not in seen]
+                seen.update(new)
+                stack += new
+        return list(found)
+
+    def wakes(self, name: str) -> bool:
+        """Whether a node is constant only since the terms of some weight's result cancel.
+
+        These weights are not zero and have a gradient, so that this ends with the first step.
+        """
+        roots = self.roots([name])
+        weights = [self.nodes[root].weights for root in roots]
+        record = self.record
+        return bool(roots) and all(
+            bool(given)
+            and all(
+                one in record.values and record.values[one].peak and record.gradients[one].peak
+                for one in given
+            )
+            for given in weights
+        )
+
+    def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
+        """Yield the parameters without a gradient, each with what it hangs behind."""
+        alive = {name for name, fact in self.record.gradients.items() if fact.peak}
+        for name, fact in self.record.gradients.items():
+            if fact.finite and not fact.peak and name not in unused:
+                yield self._hung(name, alive)
+
+    def _hung(self, name: str, alive: set[str]) -> Dead:
+        note = self.nodes[name].note
+        if note.startswith("frozen"):
+            return Dead(name, "", note)
+        start = [node for node in self.record.uses[name] if node in self._ends]
+        reader = ""
+        for node in self._behind(start):
+            roots = self.roots([node])
+            if roots:
+                fact = self.record.facts[roots[0]]
+                said = "0" if not fact.peak else "the same for all samples"
+                return Dead(name, roots[0], f"{roots[0]} is {said}", self.wakes(node))
+            weights = self.nodes[node].weights
+            if not reader and node not in start and alive.intersection(weights):
+                reader = node
+        if reader:
+            return Dead(name, reader, f"{reader} gives no gradient back", True)
+        where = listed(start) or "its use"
+        return Dead(name, start[0] if start else "", f"no gradient comes back to {where}")
+
+    def _behind(self, start: Sequence[str]) -> Iterator[str]:
+        """Yield some nodes and those that are computed from them, the first ones first."""
+        order = {name: at for at, name in enumerate(self.nodes)}
+        found, stack = set(start), list(start)
+        while stack:
+            for name in self._readers.get(stack.pop(), ()):
+                if name not in found and name in self._ends:
+                    found.add(name)
+                    stack.append(name)
+        yield from sorted(found, key=order.__getitem__)

@@ -1,0 +1,151 @@
+"""The audit of JAX models, beside the same numbers from plain JAX."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import idinit_ref_jax as irj
+from idinit_ref.diagnostics.facts import signs
+from idinit_ref.errors import GraphError, OptionError, OptionTypeError
+
+KEYS = jax.random.split(jax.random.key(0), 4)
+
+
+def apply(params, x):
+    h = x @ params["first"]
+    h = h + jax.nn.relu(h @ params["up"] + params["b"]) @ params["down"]
+    return h @ params["head"]
+
+
+def weights(scale=0.3):
+    shapes = {"first": (6, 8), "up": (8, 16), "down": (16, 8), "head": (8, 3)}
+    made = {n: scale * jax.random.normal(k, s) for (n, s), k in zip(shapes.items(), KEYS)}  # noqa: B905 - of one length
+    return {**made, "b": jnp.zeros(16)}
+
+
+X = jax.random.normal(jax.random.key(1), (4, 6))
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
+def test_the_numbers_are_those_of_plain_jax(started):
+    params = irj.init(weights(), apply, X)[0] if started else weights()
+    audit = irj.audit(params, X, apply)
+    assert audit.healthy
+    first = X @ params["first"]
+    up = first @ params["up"]
+    branch = jax.nn.relu(up) @ params["down"]
+    plain = {"first": first, "up": up, "down": branch, "head": (first + branch) @ params["head"]}
+    found = {name.split(":")[0]: moment for name, moment in audit.second_moments.items()}
+    assert list(found) == list(plain)
+    for name, value in plain.items():
+        wide = np.asarray(value, np.float64)
+        assert found[name] == pytest.approx(np.mean(wide**2), rel=1e-4)
+    (beside,) = audit.branches
+    skip = np.sqrt(np.mean(np.asarray(first, np.float64) ** 2))
+    assert beside.skip_rms == pytest.approx(skip, rel=1e-4)
+    assert (beside.ratio < 1e-5) == started
+    y, pull = jax.vjp(apply, params, X)
+    gradients, start = pull(jnp.asarray(signs([y.shape])[0]))
+    assert audit.input_gradient == pytest.approx(float(abs(start).max()), rel=1e-4)
+    assert {one.name for one in audit.dead} == {n for n, g in gradients.items() if not g.any()}
+
+
+def test_a_relu_that_is_never_on_is_found_though_its_derivative_is_its_own():
+    params = {**weights(), "b": jnp.full(16, -100.0)}
+    audit = irj.audit(params, X, apply)
+    assert {one.name for one in audit.dead} == {"up", "b", "down"}
+    assert {one.behind for one in audit.dead} == {"up: product: max"}
+    assert "is exactly 0" in audit.healthy[0]
+
+
+def test_a_stopped_layer_and_a_weight_of_zeros_are_found():
+    def stopped(params, x):
+        return jax.lax.stop_gradient(x @ params["a"]) @ params["b"]
+
+    params = {"a": jnp.eye(6), "b": jnp.eye(6)}
+    audit = irj.audit(params, X, stopped)
+    assert [one.name for one in audit.dead] == ["a"]
+    assert "jax.lax.stop_gradient" in audit.dead[0].why
+    audit = irj.audit({**weights(), "first": jnp.zeros((6, 8))}, X, apply)
+    assert audit.output_varies is False
+    assert "the signal dies at first: product" in audit.healthy[0]
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(2, 8, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.drop(jax.nn.relu(self.norm(self.conv(x)))).mean((1, 2)))
+
+
+def test_a_flax_model_is_as_it_was_to_the_bit_in_training_mode():
+    model = Net(nnx.Rngs(0))
+    model.train()
+    before = [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+                         else x).tobytes() for x in jax.tree.leaves(nnx.state(model))]  # fmt: skip
+    state = np.random.get_state()
+    audit = irj.audit(model, jax.random.normal(KEYS[0], (2, 5, 5, 2)))
+    assert audit.healthy
+    assert [(layer.name, layer.units) for layer in audit.layers] == [("conv", 8), ("head", 3)]
+    after = [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+                        else x).tobytes() for x in jax.tree.leaves(nnx.state(model))]  # fmt: skip
+    assert before == after
+    assert not model.norm.use_running_average
+    assert not model.drop.deterministic
+    assert all(map(np.array_equal, state, np.random.get_state()))
+
+
+def test_an_equinox_model_and_sharded_arrays():
+    model = eqx.nn.MLP(6, 3, 8, 1, key=KEYS[0])
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+    x = jax.device_put(X, jax.NamedSharding(mesh, jax.sharding.PartitionSpec("d")))
+    audit = irj.audit(model, x, lambda m, x: jax.vmap(m)(x))
+    assert audit.healthy
+    assert len(audit.layers) == 2
+
+
+def test_what_happens_in_a_loop_is_said_not_to_be_seen():
+    def deep(params, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["w"])[0] @ params["h"]
+
+    audit = irj.audit({"w": jnp.stack([jnp.eye(6)] * 3), "h": jnp.eye(6)}, X, deep)
+    assert audit.healthy
+    assert "was not seen: w: product" in audit.limits[-1]
+
+
+def test_tokens_alone_are_judged_by_samples_and_embeddings():
+    def tokens(params, ids):
+        return params["table"][ids] @ params["head"]
+
+    params = {"table": jax.random.normal(KEYS[0], (10, 4)), "head": jnp.eye(4)}
+    audit = irj.audit(params, jnp.array([[1, 2], [3, 4]]), tokens)
+    assert audit.healthy
+    assert audit.output_varies
+    assert audit.input_gradient is None
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "function", "error", "said"),
+    [
+        (weights(), jnp.zeros((2, 6)), apply, OptionError, "zeros only"),
+        (weights(), jnp.full((2, 6), jnp.nan), apply, OptionError, "infinities or NaN"),
+        (weights(), jax.ShapeDtypeStruct((2, 6), "float32"), apply, GraphError, "abstract"),
+        ({}, X, lambda _, x: x, GraphError, "should have parameters"),
+        (weights(), X, lambda p, x: apply(p, x).argmax(-1), GraphError, "floating array"),
+        (weights(), X, None, OptionTypeError, "can be called"),
+    ],
+    ids=["zeros", "nan", "abstract", "no parameters", "integers", "no function"],
+)
+def test_bad_inputs_are_errors_of_one_line(model, x, function, error, said):
+    with pytest.raises(error, match=said) as caught:
+        irj.audit(model, x, function)
+    assert "\n" not in str(caught.value)

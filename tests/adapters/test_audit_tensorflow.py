@@ -1,0 +1,169 @@
+"""The audit of Keras models, beside the same numbers from the layers themselves.
+
+With KERAS_BACKEND=jax or torch the same holds of Keras' own calls.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import idinit_ref_tensorflow as irk
+from idinit_ref.errors import GraphError, OptionError, OptionTypeError
+
+IS_TF = keras.backend.backend() == "tensorflow"
+
+
+def block(x, name):
+    h = keras.layers.LayerNormalization(name=f"{name}n")(x)
+    h = keras.layers.Dense(16, activation="relu", name=f"{name}up")(h)
+    return x + keras.layers.Dense(8, name=f"{name}down")(h)
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    h = keras.layers.Dense(8, name="first")(x)
+    h = keras.layers.BatchNormalization(name="norm")(block(h, "a"))
+    h = keras.layers.Dropout(0.5)(block(h, "b"))
+    return keras.Model(x, keras.layers.Dense(3, name="head")(h))
+
+
+def numpy(x):
+    x = x.value if isinstance(x, keras.Variable) else x
+    return x.detach().numpy() if hasattr(x, "detach") else np.asarray(x)
+
+
+def samples(*shape):
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
+def test_the_numbers_are_those_of_the_layers(started):
+    model, x = net(), samples(4, 6)
+    if started:
+        irk.init_(model)
+    audit = irk.audit(model, x)
+    assert audit.healthy
+    names = ["first", "adown", "bdown", "head"]
+    parts = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    for name, value in zip(names, parts(x, training=False), strict=True):
+        wide = numpy(value).astype(np.float64)
+        assert audit.second_moments[name] == pytest.approx(np.mean(wide**2), rel=1e-4)
+    assert list(audit.second_moments) == ["first", "aup", "adown", "bup", "bdown", "head"]
+    first = numpy(parts(x, training=False)[0]).astype(np.float64)
+    assert audit.branches[0].skip_rms == pytest.approx(np.sqrt(np.mean(first**2)), rel=1e-4)
+    assert all((branch.ratio < 1e-5) == started for branch in audit.branches)
+    assert len(audit.branches) == 2
+
+
+def test_a_relu_that_is_never_on_and_a_weight_of_zeros_are_found():
+    model, x = net(), samples(4, 6)
+    irk.init_(model)
+    model.get_layer("aup").bias.assign(np.full(16, -100.0))
+    audit = irk.audit(model, x)
+    dead = {one.name for one in audit.dead if not one.wakes}
+    assert dead == {"an/gamma", "an/beta", "aup/kernel", "aup/bias", "adown/kernel"}
+    behind = {one.behind for one in audit.dead if not one.wakes}
+    assert behind == {"aup/Relu" if IS_TF else "aup: activation"}
+    model.get_layer("first").kernel.assign(np.zeros((6, 8)))
+    audit = irk.audit(model, x)
+    assert audit.output_varies is False
+    assert "the signal dies at first" in audit.healthy[0]
+
+
+class Custom(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = keras.layers.Dense(6, name="a"), keras.layers.Dense(6, name="b")
+
+    def call(self, x):
+        return x + self.b(keras.ops.stop_gradient(self.a(x)))
+
+
+def test_adds_in_a_models_own_code_are_seen_and_a_stopped_layer_is_found():
+    model, x = Custom(), samples(4, 6)
+    model(x)
+    audit = irk.audit(model, x)
+    assert len(audit.branches) == 1
+    assert {one.name.split("/")[-2] for one in audit.dead} == {"a"}
+    assert all("stop_gradient" in one.why for one in audit.dead)
+
+
+@pytest.mark.skipif(not IS_TF, reason="a wide net; on the other backends it is only slower")
+def test_a_deep_plain_net_whose_image_is_moved_out_of_sight_is_dead():
+    x = h = keras.Input((16, 16, 3))
+    for k in range(9):
+        h = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name=f"conv{k}")(h)
+        h = keras.layers.MaxPooling2D()(h) if k in (2, 5) else h
+    model = keras.Model(x, keras.layers.GlobalAveragePooling2D()(h))
+    irk.init_(model, taps="channel_major")
+    audit = irk.audit(model, abs(samples(2, 16, 16, 3)))
+    assert audit.output_varies is False
+    assert "the signal dies at conv" in audit.healthy[0]
+    irk.init_(model)
+    assert irk.audit(model, abs(samples(2, 16, 16, 3))).healthy
+
+
+def test_the_model_is_as_it_was_to_the_bit():
+    model, x = net(), samples(4, 6)
+    before = [numpy(v).tobytes() for v in model.variables]
+    keys = [sorted(vars(layer)) for layer in model.layers]
+    flags = [layer.activation for layer in model.layers if hasattr(layer, "activation")]
+    given, state = x.copy(), np.random.get_state()
+    irk.audit(model, x)
+    assert before == [numpy(v).tobytes() for v in model.variables]
+    assert keys == [sorted(vars(layer)) for layer in model.layers]
+    assert flags == [layer.activation for layer in model.layers if hasattr(layer, "activation")]
+    assert (x == given).all()
+    assert all(map(np.array_equal, state, np.random.get_state()))
+
+
+def test_the_state_of_a_recurrent_layer_is_given_back():
+    x = keras.Input(batch_shape=(2, 3, 4))
+    model = keras.Model(x, keras.layers.GRU(4, stateful=True)(x))
+    irk.audit(model, samples(2, 3, 4))
+    assert not any(numpy(v).any() for v in model.layers[1].states)
+
+
+def test_tokens_alone_are_judged_by_samples_and_embeddings():
+    x = keras.Input((3,), dtype="int32")
+    h = block(keras.layers.Embedding(10, 8, name="table")(x), "a")
+    model = keras.Model(x, keras.layers.Dense(3)(h))
+    irk.init_(model)
+    audit = irk.audit(model, np.array([[1, 2, 3], [4, 5, 6]]))
+    assert audit.healthy
+    assert audit.output_varies
+    assert audit.input_gradient is None
+
+
+def test_bad_inputs_are_errors_of_one_line():
+    model = net()
+    still = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
+    for given, error, said in (
+        ((model, np.zeros((2, 6))), OptionError, "zeros only"),
+        ((model, np.full((2, 6), np.nan)), OptionError, "infinities or NaN"),
+        ((model, None), GraphError, "should have values"),
+        ((model, np.ones((2, 7))), GraphError, "should be able to take them"),
+        ((still, np.ones((2, 6))), GraphError, "trainable weights"),
+        ((3, np.ones((2, 6))), OptionTypeError, "keras.Model"),
+    ):
+        with pytest.raises(error, match=said) as caught:
+            irk.audit(*given)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_all_of_this_holds_on_another_backend(backend):
+    if not IS_TF:
+        pytest.skip("it is asked from TensorFlow's backend alone")
+    env = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,0 +1,357 @@
+"""The audit of PyTorch models, beside the same numbers from plain hooks and gradients."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import idinit_ref_torch as irt
+from idinit_ref.diagnostics.facts import signs
+from idinit_ref.errors import GraphError, IDInitError, OptionError
+
+
+class Block(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return x + self.down(self.dropout(torch.relu(self.up(self.norm(x)))))
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), Block(), nn.BatchNorm1d(8), Block(), nn.Linear(8, 3))
+
+
+def samples(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_fresh_residual_net_is_healthy_and_its_branches_are_tiny():
+    model, x = net(), samples(4, 6)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy
+    assert audit.output_varies
+    assert not audit.not_finite
+    assert not audit.limits
+    assert [branch.branch for branch in audit.branches] == ["1.down", "3.down"]
+    assert all(branch.ratio < 1e-5 for branch in audit.branches)
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
+def test_the_numbers_are_those_of_plain_hooks_and_gradients(started):
+    model, x = net(), samples(4, 6)
+    if started:
+        irt.init_(model, x)
+    audit = irt.audit(model, x)
+
+    seen, x = {}, x.requires_grad_()
+    model.eval()
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda _, __, y, name=name: seen.setdefault(name, y))
+    skips = {}
+    for name in ("1", "3"):
+        hook = lambda _, given, name=name: skips.setdefault(name, given[0])  # noqa: E731 - in a loop
+        model.get_submodule(name).register_forward_pre_hook(hook)
+    y = model(x)
+    y.backward(torch.from_numpy(signs([tuple(y.shape)])[0]))
+    assert list(audit.second_moments) == list(seen)
+    for name, moment in audit.second_moments.items():
+        assert moment == pytest.approx(
+            float(seen[name].detach().double().square().mean()), rel=1e-4
+        )
+    for branch, name in zip(audit.branches, ("1", "3"), strict=True):
+        skip = float(skips[name].detach().double().square().mean().sqrt())
+        assert branch.skip_rms == pytest.approx(skip, rel=1e-5)
+    assert audit.input_gradient == pytest.approx(float(x.grad.abs().max()), rel=1e-4)
+    dead = [name for name, p in model.named_parameters() if not p.grad.any()]
+    assert [one.name for one in audit.dead] == dead
+    for layer in audit.layers:
+        y = seen[layer.name].detach().numpy().T + 0.0
+        different = np.unique(y[np.ptp(y, axis=1) > 0], axis=0)
+        assert layer.units - layer.copies - layer.silent == len(different)
+
+
+def test_a_relu_that_is_never_on_is_found_and_named():
+    model, x = net(), samples(4, 6)
+    irt.init_(model, x)
+    with torch.no_grad():
+        model[1].up.bias.fill_(-100)
+    audit = irt.audit(model, x)
+    assert not audit.healthy
+    dead = {one.name for one in audit.dead if one.behind == "1: relu"}
+    assert dead == {f"1.{n}" for n in (
+        "norm.weight", "norm.bias", "up.weight", "up.bias", "down.weight")}  # fmt: skip
+    assert "1: relu is 0" in str(audit)
+    assert "the branch 1.down" in str(audit)
+
+
+def test_a_weight_of_zeros_is_found_and_named():
+    model, x = net(), samples(4, 6)
+    irt.init_(model, x)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    audit = irt.audit(model, x)
+    assert audit.output_varies is False
+    assert audit.input_gradient == 0
+    assert audit.healthy[0].endswith("the signal dies at 0")
+
+
+def test_a_detached_layer_is_found():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.b(self.a(x).detach())
+
+    audit = irt.audit(Detached(), samples(3, 4))
+    assert [one.name for one in audit.dead] == ["a.weight", "a.bias"]
+    assert "behind torch.Tensor.detach" in str(audit)
+    assert audit.output_varies
+    assert "gradient to the input is exactly 0" in audit.healthy[0]
+
+
+def test_a_parameter_that_is_not_used_or_not_trained_is_not_dead():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model.spare = nn.Linear(2, 2)
+    model.forward = lambda x: model[1](model[0](x))
+    model[0].weight.requires_grad_(False)
+    audit = irt.audit(model, samples(3, 4))
+    assert audit.healthy
+    assert audit.unused == ("spare.weight", "spare.bias")
+    assert not audit.dead
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_where_it_begins(bad):
+    model, x = net(), samples(4, 6)
+    with torch.no_grad():
+        model[3].up.weight[0, 0] = bad
+    audit = irt.audit(model, x)
+    assert audit.not_finite[0] == "3.up"
+    assert not audit.healthy
+
+
+def two(i, o):
+    return nn.Sequential(
+        nn.Conv2d(i, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(),
+        nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(),
+    )  # fmt: skip
+
+
+class UNet(nn.Module):
+    def __init__(self, w=(8, 16, 32, 64, 64)):
+        super().__init__()
+        self.down = nn.ModuleList([two(i, o) for i, o in zip((3, *w), w, strict=False)])
+        self.up = nn.ModuleList([two(a + b, b) for a, b in zip(w[:0:-1], w[-2::-1], strict=True)])
+        self.head = nn.Conv2d(w[0], 3, 3, 1, 1)
+
+    def forward(self, x):
+        skips = []
+        for k, level in enumerate(self.down):
+            x = level(x if k == 0 else F.max_pool2d(x, 2))
+            skips.append(x)
+        skips.pop()
+        for level in self.up:
+            x = level(torch.cat([F.interpolate(x, scale_factor=2.0), skips.pop()], 1))
+        return self.head(x)
+
+
+def test_a_u_net_whose_image_is_moved_out_of_sight_is_dead_and_outward_is_alive():
+    model, x = UNet(), samples(2, 3, 32, 32)
+    irt.init_(model, x, taps="channel_major")
+    audit = irt.audit(model, x)
+    assert not audit.healthy
+    assert audit.output_varies is False
+    assert "the signal dies at up.3.0" in str(audit)
+    irt.init_(model, x)
+    assert irt.audit(model, x).healthy
+
+
+def test_tokens_alone_are_judged_by_samples_and_embeddings():
+    model = nn.Sequential(nn.Embedding(10, 8), Block(), nn.Linear(8, 10))
+    x = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy
+    assert audit.output_varies
+    assert audit.input_gradient is None
+    assert "integers" in audit.limits[0]
+    with torch.no_grad():
+        model[2].weight.zero_()
+    assert not irt.audit(model, x).healthy
+
+
+def test_one_sample_is_a_limit_and_a_dead_net_is_seen_all_the_same():
+    model, x = net(), samples(1, 6)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy
+    assert audit.output_varies is None
+    assert "one sample" in audit.limits[0]
+    with torch.no_grad():
+        model[4].weight.zero_()
+    assert "gradient to the input is exactly 0" in irt.audit(model, x).healthy[0]
+
+
+# Nothing changes ----------------------------------------------------------------------------
+
+
+def test_the_model_is_as_it_was_to_the_bit():
+    model, x = net().train(), samples(4, 6)
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    before = {
+        "state": {k: v.clone() for k, v in model.state_dict().items()},
+        "same": [id(t) for t in (*model.parameters(), *model.buffers())],
+        "modes": [m.training for m in model.modules()],
+        "hooks": [list(m._forward_hooks) + list(m._forward_pre_hooks) for m in model.modules()],
+        "keys": [list(vars(m)) for m in model.modules()],
+    }
+    generators = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    given = x.clone()
+    irt.audit(model, x)
+    assert all(torch.equal(v, before["state"][k]) for k, v in model.state_dict().items())
+    assert [id(t) for t in (*model.parameters(), *model.buffers())] == before["same"]
+    assert [m.training for m in model.modules()] == before["modes"]
+    assert before["hooks"] == [
+        list(m._forward_hooks) + list(m._forward_pre_hooks) for m in model.modules()
+    ]
+    assert [list(vars(m)) for m in model.modules()] == before["keys"]
+    assert all(p.grad is grads[name] for name, p in model.named_parameters())
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert random.getstate() == generators[1]
+    assert all(map(np.array_equal, np.random.get_state(), generators[2]))
+    assert torch.equal(x, given)
+    assert not x.requires_grad
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("inside", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off_around_it(inside):
+    model, x = net(), samples(4, 6)
+    with inside():
+        audit = irt.audit(model, x)
+    assert audit.healthy
+
+
+def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x -= 1
+            return checkpoint(self.b, self.a(x), use_reentrant=False)
+
+    x = samples(3, 4)
+    given = x.clone()
+    audit = irt.audit(Odd(), x)
+    assert audit.healthy
+    assert torch.equal(x, given)
+
+
+# What cannot be judged ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "error", "said"),
+    [
+        (net(), torch.zeros(2, 6), OptionError, "zeros only"),
+        (net(), torch.full((2, 6), float("nan")), OptionError, "infinities or NaN"),
+        (nn.ReLU(), torch.ones(2, 6), GraphError, "should have parameters"),
+        (nn.Linear(2, 2, device="meta"), torch.ones(2, 2), OptionError, "meta device"),
+        (net(), torch.ones(2, 7), GraphError, "forward pass should run"),
+        (3, torch.ones(2, 7), IDInitError, "torch.nn.Module"),
+    ],
+    ids=["zeros", "nan", "no parameters", "meta", "shape", "no model"],
+)
+def test_bad_inputs_are_errors_of_one_line(model, given, error, said):
+    with pytest.raises(error, match=said) as caught:
+        irt.audit(model, given)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_of_integers_is_an_error():
+    class Picks(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).argmax(-1)
+
+    with pytest.raises(GraphError, match="return a floating array"):
+        irt.audit(Picks(4, 4), samples(2, 4))
+
+
+def test_a_forward_without_gradients_is_said():
+    class Still(nn.Linear):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    audit = irt.audit(Still(4, 4), samples(2, 4))
+    assert not audit.healthy
+    assert "no_grad" in audit.limits[0]
+
+
+# Many ranks ---------------------------------------------------------------------------------
+
+
+def ranked(rank, store, folder):
+    """Audit a model that is parted among two ranks, each with samples of its own."""
+    from torch import distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )  # fmt: skip
+
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    said = []
+    for way in ("tensor parallel", "fsdp"):
+        torch.manual_seed(0)
+        model = Block()
+        if way == "fsdp":
+            fully_shard(model)
+        else:
+            mesh = init_device_mesh("cpu", (2,))
+            parallelize_module(model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+        x = samples(4, 8, seed=rank)
+        before = [p.to_local().clone() if hasattr(p, "to_local") else p for p in model.parameters()]
+        audit = irt.audit(model, x)
+        after = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
+        whole = irt.audit(_whole(), x)
+        said.append(audit == whole and all(map(torch.equal, before, after)))
+    (folder / f"{rank}.txt").write_text(str(said))
+    dist.destroy_process_group()
+
+
+def _whole():
+    torch.manual_seed(0)
+    return Block()
+
+
+@pytest.mark.nightly
+def test_parted_models_are_audited_as_whole_ones(tmp_path):
+    torch.multiprocessing.spawn(ranked, (tmp_path / "store", tmp_path), nprocs=2)
+    for rank in range(2):
+        assert (tmp_path / f"{rank}.txt").read_text() == "[True, True]"
