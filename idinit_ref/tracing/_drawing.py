@@ -7,14 +7,14 @@ from typing import Literal
 
 from ._axes import View
 from ._functions import Fact
-from ._products import Products
+from ._layers import Layers
 from ._units import merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined
 
 __all__ = ["Drawing"]
 
 
-class Drawing(Products):
+class Drawing(Layers):
     """The graph of a computation while it is drawn, by names, shapes and numbers of axes.
 
     Examples

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, Stored, View
 from ._labels import Labels, axis_of, kinds_of, parted
 from ._moves import Moves
@@ -24,7 +22,6 @@ from ._values import (
     Value,
     is_number,
     joined,
-    names_of,
 )
 
 __all__ = ["Products"]
@@ -356,150 +353,7 @@ class Products(Moves):
         kept = [axis for axis in range(rank) if axis not in axes]
         return self.product(name, [data, weight], [ours, theirs], kept, shape)
 
-    # Convolutions ---------------------------------------------------------------------------
-
-    def convolution(
-        self,
-        name: str,
-        signal: Value,
-        kernel: Value,
-        letters: str,
-        shape: Shape | None,
-        *,
-        channels: int,
-        space: Sequence[int],
-        left: Sequence[int] | None,
-        dilation: Sequence[int] = (),
-        spread: Sequence[int] = (),
-        crops: bool = False,
-        before: Sequence[int] | None = None,
-        sized: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ) -> Value:
-        """Draw a convolution.
-
-        Parameters
-        ----------
-        name : str
-            Of the operation.
-        signal, kernel : Value
-            Its data and its kernel.
-        letters : str
-            Of the axes of the kernel; "" where they are not known.
-        shape : tuple of int, optional
-            Of the result.
-        channels, space : int, sequence of int
-            The axes of the result that hold the outputs, and those that the kernel moves along, in
-            the order D, H, W.
-        left, dilation, spread : sequence of int
-            The padding before the start, if it is known, the kernel's dilation, and by how much
-            the input is spread (the stride of a transposed convolution).
-        crops : bool
-            Whether the result of a transposed convolution is cropped by `left`, as deep learning
-            frameworks define it; else the spread input is padded by it, as `jax.lax` does.
-        before : sequence of int, optional
-            The spatial axes of the signal, if not those of the result.
-        sized : bool
-            Whether `left` follows from the size of the signal, as that of a strided convolution.
-        options : mapping, optional
-            How the kernel is used, as options of :func:`idinit_ref.plan`: groups, transposed.
-        """
-        if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
-            kernel = kernel.member  # scaled by an input
-        weight = isinstance(kernel, Made) and bool(kernel.parts)
-        if not isinstance(signal, Signal) or not weight or kernel.shape is None:
-            return self._convolved(name, signal, kernel, letters, shape, channels)
-        assert isinstance(kernel, Made)
-        sizes = kernel.shape
-        steps = tuple(spread) or (1,) * len(space)
-        moved = [signal.moved[axis] if signal.shift else 0 for axis in before or space]
-        by = zip(moved, steps, strict=True)
-        more = [-at * step if crops else at * step for at, step in by]
-        operation = Operation(
-            sizes,
-            letters or None,
-            options=options or {},
-            left=None if left is None else tuple(a + b for a, b in zip(left, more, strict=True)),
-            spread=steps,
-            dilation=tuple(dilation) or (1,) * len(space),
-            kernel=tuple(sizes[letters.index(c)] for c in SPATIAL if c in letters),
-            space=tuple(space),
-            forward=crops,
-            sized=sized,
-        )
-        if shape is None or not letters:
-            return self.weigh(name, kernel, signal, operation, Signal("", shape))
-        axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
-        outs, ins = letters.index("O"), letters.index("I")
-        axes[channels] = (Atom.of(outs, sizes[outs]),)
-        groups = shape[channels] // sizes[outs] if sizes[outs] else 1
-        if groups > 1:  # of a transposed one, whose groups lie along its inputs
-            group = Atom(ins, sizes[ins] // groups, groups, 0, 0, groups)
-            axes[channels] = (group, *axes[channels])
-        track = Track(operation, View(tuple(axes)))
-        return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
-
-    def _convolved(
-        self,
-        name: str,
-        signal: Value,
-        kernel: Value,
-        letters: str,
-        shape: Shape | None,
-        channels: int,
-    ) -> Value:
-        """Draw a convolution whose kernel is no weight: made of data, or constant."""
-        if not isinstance(signal, Signal) or not isinstance(kernel, Signal) or not letters:
-            return self.result(name, [signal, kernel], shape)
-        rank = len(signal.shape or ())
-        is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
-        own = [f"axis {k}" for k in range(rank)]
-        own[channels] = "O" if is_each else "I"  # depthwise: every channel is still there
-        out = [*own[:channels], "O", *own[channels + 1 :]]
-        ours = ["O" if letter == "O" or (is_each and letter == "I") else "I" for letter in letters]
-        return self._contract(name, (signal, kernel), (own, ours), out, shape)
-
-    # Lookups --------------------------------------------------------------------------------
-
-    def lookup(
-        self,
-        name: str,
-        values: Sequence[Value],
-        shape: Shape | None,
-        kept: Sequence[int | None] | None = None,
-        floating: bool = True,
-    ) -> Value:
-        """Draw a lookup: of a table it takes rows; of a stack a matrix, which may be a weight.
-
-        Parameters
-        ----------
-        name : str
-            Of the operation.
-        values : sequence of Value
-            The table, and what chooses in it.
-        shape : tuple of int, optional
-            Of the result.
-        kept : sequence of (int or None), optional
-            For each axis of the result the table's axis that it shows in full, or None for one
-            of the chosen places. Of all other axes it takes one place. None if not known.
-        floating : bool
-            Whether the result is a floating tensor.
-        """
-        table, *rest = values
-        if not isinstance(table, Made) or not table.parts:
-            return self.result(name, values, shape, floating, "select")
-        chosen = table.lost(shape)
-        if kept is not None and shape is not None:
-            chosen = table.moved(shape, lambda view: _chosen(view, kept, shape))
-        if not any(isinstance(value, (Signal, Data)) for value in rest):
-            if not names_of(rest) and chosen.is_matrix:
-                return chosen
-            self.use(table, "embedding" if floating else "other")
-            return self.other(name, values, shape, floating)
-        if not floating:
-            return self.result(name, values, shape, floating)
-        found = self.find(name, table, shape)
-        return found._replace(member=chosen, chosen=found.node)
+    # Tables ---------------------------------------------------------------------------------
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
@@ -521,21 +375,6 @@ def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Label
             if held - {*out} and (held & {*out}) - {*rest} and {*own} - held <= {*rest}:
                 return signal
     return Signal("")
-
-
-def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:
-    """Return the view of what a lookup takes at some place: it is not known at which."""
-    axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
-    fixed = list(view.fixed)
-    for axis, atoms in enumerate(view.axes):
-        if axis in kept:
-            axes[kept.index(axis)] = atoms
-        else:
-            place = replace(view, fixed=()).take(axis)
-            if place is None:
-                return None
-            fixed += place.fixed
-    return View(tuple(axes), tuple(fixed))
 
 
 def _picked_axes(signal: Signal, axes: Sequence[int]) -> Signal:
