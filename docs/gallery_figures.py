@@ -118,6 +118,36 @@ def shifted(figure: Figure) -> None:
     _row(figure, plans)
 
 
+def loose(figure: Figure) -> None:
+    """A weight, and the same with noise: in every entry, and in the non-zeros alone.
+
+    IDI of 6 outputs and 6 inputs with ``loosen=0.1``, in two decimals. With ``loosen_at="all"``
+    (the default) every entry gets noise, so copies of a hidden unit part from the first step on.
+    With ``"entries"`` the zeros stay 0. The noise is drawn by Philox from a seed, so the same seed
+    gives the same noise in every framework. The scale is linear between the two marks beside 0, and
+    logarithmic beyond them.
+    """
+    figure.set_size_inches(8, 3.2)
+    figure.set_layout_engine("constrained")
+    weights = {
+        "exact": ir.idi((6, 6)),
+        'loosen_at="all"': ir.idi((6, 6), loosen=0.1),
+        'loosen_at="entries"': ir.idi((6, 6), loosen=0.1, loosen_at="entries"),
+    }
+    noisy = np.concatenate([w.ravel() for w in weights.values()])
+    scale = Scale.of_noise(noisy)
+    grid = figure.subplots(1, len(weights))
+    for axes, (title, w) in zip(grid, weights.items(), strict=True):
+        image = heat(axes, w.round(2), scale, ticks=(6, 6), numbers=True)
+        axes.set_aspect("equal")
+        axes.set(title=title, xlabel="input j")
+    grid[0].set_ylabel("output i")
+    bar = figure.colorbar(image, ax=list(grid), location="bottom", shrink=0.6, aspect=40)
+    ticks = [-scale.largest, -scale.smallest, 0.0, scale.smallest, scale.largest]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    bar.minorticks_off()
+
+
 def packed(figure: Figure) -> None:
     """Packed weights: queries, keys and values, and the gates of an LSTM.
 
@@ -311,7 +341,7 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
     each.__name__: each
     for each in (
         *(start, figure1, wide, zero, shifted, kernels, kernels_more, kernels_zero),
-        *(phases, packed, depth, spectra, audit),
+        *(phases, packed, loose, depth, spectra, audit),
     )
 }
 

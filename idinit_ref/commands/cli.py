@@ -310,7 +310,11 @@ def _check(commands: Any) -> None:
     check.add_argument("--examples", type=int, default=50, metavar="N", help="of each (default 50)")
     check.add_argument("--seed", type=int, default=0, metavar="K", help="of the examples")
     check.add_argument(
-        "--budget", type=float, default=3.0, metavar="SECONDS", help="for each (default 3)"
+        "--budget",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="for each property, and the most for one call (default 3)",
     )
     check.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     check.add_argument("--json", metavar="FILE", help="write JSON")

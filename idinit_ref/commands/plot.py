@@ -1,4 +1,4 @@
-"""``idinit show --plot``: a weight as a picture in a file, and the drawing that the gallery uses.
+"""``idinit show --plot``: a weight as a picture, and the drawing that the gallery uses.
 
 What is drawn comes from a plan's closed form, so that any size can be. matplotlib is imported
 where it is used and not before.
@@ -6,14 +6,10 @@ where it is used and not before.
 
 from __future__ import annotations
 
-import errno
-import os
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count, product
+from collections.abc import Sequence
+from itertools import product
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,8 +18,6 @@ from ..core.dtypes import Format, format_of, round_value
 from ..core.layout import Layout, Strip, strides_of
 from ..core.pattern import Term
 from ..core.plan import Plan
-from ..errors import OptionError, message
-from ..files.writing import whole_file
 from ._matrix import (
     Alike,
     Floats,
@@ -34,6 +28,7 @@ from ._matrix import (
     title_text,
     value_text,
 )
+from ._page import check, page
 from ._scale import Scale
 
 if TYPE_CHECKING:
@@ -44,12 +39,12 @@ if TYPE_CHECKING:
 __all__ = ["NOISY", "check", "draw", "heat", "legend", "noise_text", "page"]
 
 NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
-_STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
-_FINE = 30  # cells an inch: finer lines are not seen
+_CELLS = 150  # across a picture: finer ones are not seen
 _SIZES = 6  # matrices of different sizes that are drawn
 _TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
+_WRITTEN = 12  # the longest side of a matrix in numbers
 _SPARSE = 5  # taps across that leave room for words
-_LINE = 0.18  # the height of a line of text, in inches
+_WIDTH, _LETTERS = 7.6, 88  # of a page in inches, and of its lines
 
 
 def heat(
@@ -60,7 +55,7 @@ def heat(
     lowest: Floats | None = None,
     shape: tuple[int, int] | None = None,
     ticks: tuple[int, int] = (6, 6),
-    cell: float = 0.0,
+    numbers: bool = False,
 ) -> AxesImage:
     """Draw a matrix as a heat map, row 0 on top.
 
@@ -78,8 +73,8 @@ def heat(
         The entries of the matrix, if they are more than the cells.
     ticks : (int, int)
         How many there may be, down and across.
-    cell : float
-        The least side of a cell in inches: entries are written into large ones. 0: they are not.
+    numbers : bool
+        Whether entries are written into their cells, if these are large enough.
 
     Returns
     -------
@@ -96,42 +91,33 @@ def heat(
     True
     """
     from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     h, w = values.shape
     m, n = shape or values.shape
     norm, colours = scale.colours()
-    left, right, bottom, top = -0.5, n - 0.5, m - 0.5, -0.5
-    image = axes.imshow(
-        values,
-        cmap=colours,
-        norm=norm,
-        interpolation="none",
-        aspect="auto",
-        extent=(left, right, bottom, top),
-    )
-    high, wide = (bottom - top) / h, (right - left) / w
+    edges = (-0.5, n - 0.5, m - 0.5, -0.5)
+    options: dict[str, Any] = {"interpolation": "none", "aspect": "auto", "extent": edges}
+    image = axes.imshow(values, cmap=colours, norm=norm, **options)
+    high, wide = m / h, n / w
     if lowest is not None and (both := np.argwhere(lowest != values)).size:
         corner = np.array([(0.5, 0), (1, 0), (1, 1), (0.5, 1)]) * (wide, high)  # the right half
-        corners = corner + both[:, None, ::-1] * (wide, high) + np.array([left, top])
+        corners = corner + both[:, None, ::-1] * (wide, high) - 0.5
         second = colours(norm(lowest[tuple(both.T)]))
-        axes.add_collection(
-            PolyCollection(corners, facecolors=second, linewidths=0, antialiased=False)
-        )
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-    for axis, size, most in ((axes.yaxis, m, ticks[0]), (axes.xaxis, n, ticks[1])):
-        places = _ticks(size, most)
-        axis.set_ticks([float(place) for place in places], [_count(place) for place in places])
+        halves = PolyCollection(corners, facecolors=second, linewidths=0, antialiased=False)
+        axes.add_collection(halves, autolim=False)
+    for axis, most in ((axes.yaxis, ticks[0]), (axes.xaxis, ticks[1])):
+        axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        axis.set_major_formatter(FuncFormatter(lambda at, _: _count(at + 0.0)))
     axes.tick_params(length=2, width=0.5, labelsize=8)
     for spine in axes.spines.values():
-        spine.set_linewidth(0.5)
-        spine.set_color("0.4")
+        spine.set(linewidth=0.5, color="0.4")
     if (h, w) == (m, n) and max(m, n) <= 40:
-        axes.hlines(np.arange(1, m) - 0.5, left, right, colors="white", linewidth=0.8)
-        axes.vlines(np.arange(1, n) - 0.5, top, bottom, colors="white", linewidth=0.8)
-    if cell >= 0.15 and (h, w) == (m, n):
+        axes.hlines(np.arange(1, m) - 0.5, *edges[:2], colors="white", linewidth=0.8)
+        axes.vlines(np.arange(1, n) - 0.5, *edges[2:], colors="white", linewidth=0.8)
+    if numbers and (h, w) == (m, n) and max(m, n) <= _WRITTEN:
         texts = {(i, j): value_text(values[i, j]) for i, j in np.argwhere(values).tolist()}
-        fit = max(map(len, texts.values()), default=0) <= (cell - 0.05) / 0.065
+        fit = max(map(len, texts.values()), default=0) * max(m, n) <= 5 * _WRITTEN
         for (i, j), text in texts.items():
             short = text if fit else "+" if values[i, j] > 0 else "\N{MINUS SIGN}"
             ink = "white" if scale.position(values[i, j]) > 0.7 else "black"
@@ -139,14 +125,8 @@ def heat(
     return image
 
 
-def _ticks(size: int, most: int) -> list[int]:
-    """Return 0 and multiples of 1, 2 or 5 times a power of ten below a size, at most so many."""
-    steps = (factor * 10**power for power in count() for factor in (1, 2, 5))
-    return list(range(0, size, next(step for step in steps if step * most >= size)))
-
-
-def _count(number: int) -> str:
-    return f"{number:,}" if number < 10**7 else f"{number:.3g}"
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) < 10**7 else f"{number:.3g}"
 
 
 def legend(figure: Any, scale: Scale, **where: Any) -> None:
@@ -197,14 +177,11 @@ class _Part(NamedTuple):
         return self.alike.n
 
     def sampled(
-        self, count: int, strips: Sequence[Strip], wide: float, high: float
+        self, count: int, strips: Sequence[Strip], most: int = _CELLS
     ) -> tuple[Floats, Floats]:
-        """Return cells of `count` columns, zeros where no strip has them; and the lowest ones.
-
-        They are as many as can be seen in a width and a height.
-        """
+        """Return cells of `count` columns, zeros where no strip has them; and the lowest ones."""
         m = self.m
-        size = min(m, max(int(_FINE * high), 1)), min(count, max(int(_FINE * wide), 1))
+        size = min(m, most), min(count, most)
         if self.noisy is not None:
             shown = np.zeros((m, count))
             for s in strips:
@@ -278,79 +255,6 @@ def _columns(at: Layout, tap: tuple[int, ...]) -> tuple[Strip, ...]:
     return next(iter(at.sheets(tuple(box), strides))).strips
 
 
-class _Flow:
-    """What stands on a page from top to bottom, in inches; the page gets the height it needs."""
-
-    def __init__(self, figure: Figure, width: float) -> None:
-        self.figure, self.width, self.y = figure, width, 0.15
-        self._placed: list[tuple[Any, tuple[float, float, float, float]]] = []
-
-    def text(self, text: str, x: float = 0.2, size: float = 9, **style: Any) -> None:
-        """Add text below, broken into lines that fit."""
-        for line in textwrap.wrap(text, int((self.width - x - 0.1) * 72 / (size * 0.6))):
-            made = self.figure.text(0, 0, line, va="top", fontsize=size, **style)
-            self._placed.append((made, (x, self.y, 0, 0)))
-            self.y += size / 50
-
-    def axes(self, x: float, y: float, wide: float, high: float, label: str) -> Axes:
-        """Add axes with their upper left corner there."""
-        made = self.figure.add_axes((0, 0, 1, 1), label=label)
-        self._placed.append((made, (x, y, wide, high)))
-        return made
-
-    def place(self) -> None:
-        """Set the page's size, and put everything in its place."""
-        width, height = self.width, self.y
-        self.figure.set_size_inches(width, height)
-        for made, (x, y, wide, high) in self._placed:
-            if high:
-                made.set_position((x / width, 1 - (y + high) / height, wide / width, high / height))
-            else:
-                made.set_position((x / width, 1 - y / height))
-
-
-_LEFT, _RIGHT = 1.0, 0.35  # margins beside matrices, in inches
-
-
-def _fit(
-    m: int, n: int, room: tuple[float, float], cell: float, least: float
-) -> tuple[float, float]:
-    """Return width and height of a matrix: square cells, unless it would be a mere line then."""
-    w, h = min(room[0], cell * n), min(room[1], cell * m)
-    if h > w * m / n:
-        h = max(w * m / n, min(h, least))
-    if w > h * n / m:
-        w = max(h * n / m, min(w, least))
-    return w, h
-
-
-class _Grid(NamedTuple):
-    """How a kernel's taps stand beside and below each other, in inches."""
-
-    across: int
-    down: int
-
-    @property
-    def sparse(self) -> bool:
-        """Whether there is room for words."""
-        return self.across <= _SPARSE
-
-    @property
-    def room(self) -> tuple[float, float]:
-        """The most of a tap's width and height."""
-        gap, above = self.gaps
-        return 7.0 / self.across - gap, max(min(2.2, 8.0 / self.down - above), 0.4)
-
-    @property
-    def gaps(self) -> tuple[float, float]:
-        """What is free beside a tap, and above it for its name."""
-        return (0.22, 0.27) if self.sparse else (0.1, 0.22)
-
-    def pitch(self, wide: float) -> float:
-        """Return the distance of two beside each other, so that the words have room."""
-        return max(wide, 0.6 if self.sparse else 0.45) + self.gaps[0]
-
-
 def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     """Draw a weight: its matrix (one of each size, if it has several), and a kernel's taps.
 
@@ -383,46 +287,63 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     >>> figure = Figure()
     >>> draw(ir.plan((4, 2, 1, 3), "zero"), figure)
     >>> [axes.get_label() for axes in figure.axes]
-    ['legend', 'matrix 4 x 6', 'tap (0, 0)', 'tap (0, 1)', 'tap (0, 2)']
+    ['matrix 4 x 6', 'tap (0, 0)', 'tap (0, 1)', 'tap (0, 2)']
     """
     plan.check(dtype)
     to, at = format_of(dtype), plan.axes
     found = different(plan) if prod(plan.shape) else []
     parts = [_part(plan, alike, to) for alike in found[:_SIZES]]
     panels = _panels(at) if parts else []
-    across = max((panel.column for panel in panels), default=0) + 1
-    grid = _Grid(across, max((panel.row for panel in panels), default=0) + 1)
-    sizes = [_fit(part.m, part.n, (7.0, 5.0), 0.4, 2.2) for part in parts]
-    small = [_fit(part.m, at.channels, grid.room, 0.3, 0.9) for part in parts if panels]
-    widest = max([3.8, *(w for w, _ in sizes), *(grid.across * grid.pitch(w) for w, _ in small)])
-    flow = _Flow(figure, _LEFT + widest + _RIGHT)
-    flow.text(title_text(plan), size=11, weight="bold")
-    flow.text(_about(plan, to, parts))
+    notes = [title_text(plan), _about(plan, to, parts)]
     if not parts:
-        flow.text("no entries")
-        flow.place()
+        notes.append("no entries")
+    elif prod(at.kernel) > 1 and not panels:
+        notes.append(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
+    if len(found) > len(parts):
+        more = len(found) - len(parts)
+        notes.append(f"and {more:,} matrices of other sizes, which are not drawn")
+    figure.set_layout_engine("constrained")
+    figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
+    figure.set_size_inches(_WIDTH, 1.2)
+    if not parts:
         return
     noisy = [part.noisy.ravel() for part in parts if part.noisy is not None]
     scale = Scale.of_noise(np.concatenate(noisy)) if noisy else Scale.of([plan], dtype)
-    _add_legend(flow, scale)
+    rows: list[tuple[_Part, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
-        _add_matrix(flow, plan, part, sizes[k], scale)
-        if any(later.m == part.m for later in parts[k + 1 :]):  # another phase of the same rows
-            continue
-        if panels:
-            whole = [_part(plan, alike, to) for alike in _phases(plan, part)]
-            _add_taps(flow, whole, panels, grid, small[k], scale)
-        elif prod(at.kernel) > 1:
-            flow.text(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
-            flow.y += 0.12
-    if len(found) > len(parts):
-        flow.text(f"and {len(found) - len(parts):,} matrices of other sizes, which are not drawn")
-    flow.place()
+        rows.append((part, False))
+        if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # of other phases
+            rows.append((part, True))
+    down = 1 + max((panel.row for panel in panels), default=0)
+    across = 1 + max((panel.column for panel in panels), default=0)
+    heights = []
+    for part, tapped in rows:
+        ratio, side = _ratio(part.m, at.channels if tapped else part.n), _WIDTH - 1.2
+        each = (
+            min(side / across * ratio, 1.6) + 0.25
+            if tapped
+            else min(side * ratio, 3.6, max(0.45 * part.m, 0.5))
+        )
+        heights.append((each * down if tapped else each) + 1.5)
+    figure.set_size_inches(_WIDTH, sum(heights) + 0.2 * len(notes) + 0.6)
+    places = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for place, (part, tapped) in zip(places, rows, strict=True):
+        if tapped:
+            phases = [part.alike._replace(phase=k, n=n) for k, n in enumerate(at.widths)]
+            whole = [_part(plan, each, to) for each in phases]
+            _draw_taps(place, (down, across), whole, panels, scale)
+        else:
+            _draw_matrix(place.subplots(), plan, part, scale)
+    _name_colours(figure, scale)
 
 
-def _phases(p: Plan, part: _Part) -> list[Alike]:
-    """Return the matrices of all phases of a part's rows."""
-    return [part.alike._replace(phase=k, n=n) for k, n in enumerate(p.axes.widths)]
+def _lines(texts: Sequence[str]) -> str:
+    return "\n".join(textwrap.fill(text, _LETTERS) for text in texts if text)
+
+
+def _ratio(m: int, n: int) -> float:
+    """Return height / width of a matrix: square cells, unless it would be a mere line then."""
+    return float(min(max(m / max(n, 1), 1 / 8), 8))
 
 
 def noise_text(p: Plan) -> str:
@@ -467,240 +388,89 @@ def _about(p: Plan, to: Format, parts: Sequence[_Part]) -> str:
     return "; ".join([*said, f"in {to.name}"])
 
 
-def _add_legend(flow: _Flow, scale: Scale) -> None:
+def _name_colours(figure: Figure, scale: Scale) -> None:
     """Add what names the values, or a colour bar where they are too many."""
-    flow.y += 0.08
     if scale.names:
-        longest = max(12, *map(len, scale.names.values()))
-        columns = max(1, int((flow.width - 0.3) / (0.5 + 0.075 * longest)))
-        rows = -(-(len(scale.names) + 1) // columns)
-        axes = flow.axes(0.2, flow.y, flow.width - 0.3, rows * _LINE, "legend")
-        axes.set_axis_off()
-        legend(axes, scale, loc="upper left", ncols=columns)
-        flow.y += rows * _LINE + 0.12
+        columns = max(1, _LETTERS // (10 + max(12, *map(len, scale.names.values()))))
+        legend(figure, scale, loc="outside lower left", ncols=columns, borderaxespad=0.5)
         return
     from matplotlib.cm import ScalarMappable
 
     norm, colours = scale.colours()
-    axes = flow.axes(_LEFT, flow.y, flow.width - _LEFT - 0.6, 0.14, "values")
-    bar = flow.figure.colorbar(ScalarMappable(norm, colours), cax=axes, orientation="horizontal")
+    axes = figure.axes
+    where: dict[str, Any] = {"location": "bottom", "aspect": 40, "shrink": 0.9, "pad": 0.02}
+    bar = axes[0].figure.colorbar(ScalarMappable(norm, colours), ax=axes[0], **where)
     sizes = dict.fromkeys((scale.smallest, scale.largest))
     ticks = [*(-size for size in reversed(sizes)), 0.0, *sizes]
     bar.set_ticks(ticks, labels=[value_text(tick) for tick in ticks])
     bar.minorticks_off()
-    axes.tick_params(length=2, width=0.5, labelsize=8)
-    flow.y += 0.38
-    flow.text("linear between the two marks beside 0, logarithmic beyond them", _LEFT, 8)
-    flow.y += 0.12
+    bar.set_label("linear between the two marks beside 0, logarithmic beyond them", fontsize=8)
+    bar.ax.set_label("values")
+    bar.ax.tick_params(length=2, width=0.5, labelsize=8)
 
 
-def _add_matrix(flow: _Flow, p: Plan, part: _Part, size: tuple[float, float], scale: Scale) -> None:
-    at, (wide, high) = p.axes, size
+def _draw_matrix(axes: Axes, p: Plan, part: _Part, scale: Scale) -> None:
     label = f"matrix {part.m:,} x {part.n:,}"
-    drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)], wide, high)
+    drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)])
     copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
     if copies and p.loosen:
         copies += "; each with noise of its own, the first is drawn"
-    flow.text(f"{label}{copies}", weight="bold")
-    columns = column_text(at, part.alike.phase)
-    beside = columns.startswith("column =") and len(columns) <= wide * 16  # below the picture
-    if not beside:
-        flow.text(columns)
+    columns = column_text(p.axes, part.alike.phase)
+    beside = columns.startswith("column =") and len(columns) <= _LETTERS  # below the picture
+    notes = [f"{label}{copies}", "" if beside else columns]
     if p.loosen and part.noisy is None:
-        flow.text(f"noise of {noise_text(p)}; not in the picture")
-    flow.text(_coarseness(part.m, part.n, drawn.shape, (drawn != lowest).any()))
-    flow.y += 0.06
-    axes = flow.axes(_LEFT, flow.y, wide, high, label)
-    _add_heat(axes, drawn, lowest, (part.m, part.n), size, scale)
-    _name_rows(axes, high)
-    axes.set_xlabel(columns.replace("column", "input j", 1) if beside else "input j")
-    flow.y += high + 0.55
+        notes.append(f"noise of {noise_text(p)}; not in the picture")
+    notes.append(_coarseness(part.m, part.n, drawn.shape, bool((drawn != lowest).any())))
+    ratio = _ratio(part.m, part.n)
+    ticks = (8 if ratio >= 0.4 else 2), (8 if ratio <= 1.5 else 2)
+    heat(axes, drawn, scale, lowest=lowest, shape=(part.m, part.n), ticks=ticks, numbers=True)
+    axes.set_label(label)
+    axes.set_title(_lines(notes), loc="left", fontsize=9)
+    axes.set_box_aspect(ratio)
+    axes.set_anchor("NW")
+    axes.set_ylabel("output i")
+    named = columns.replace("column", "input j", 1) if beside else "input j"
+    axes.set_xlabel(named, loc="left")
 
 
-def _add_taps(
-    flow: _Flow,
+def _draw_taps(
+    figure: Any,
+    grid: tuple[int, int],
     parts: Sequence[_Part],
     panels: Sequence[_Panel],
-    grid: _Grid,
-    size: tuple[float, float],
     scale: Scale,
 ) -> None:
-    """Add a kernel's taps: an outputs x channels map each. `parts` are its phases."""
-    (wide, high), m = size, parts[0].m
-    channels = max(sum(strip.length for strip in panel.strips) for panel in panels)
-    made = [parts[each.phase].sampled(channels, each.strips, wide, high) for each in panels]
-    named = "" if grid.sparse else " (each one's place above it)"
-    flow.text(f"the same, tap by tap{named}", weight="bold")
+    """Draw a kernel's taps: an outputs x channels map each. `parts` are its phases.
+
+    They stand where they are put: the layout of 121 axes would take minutes.
+    """
+    m, channels = parts[0].m, max(sum(s.length for s in panel.strips) for panel in panels)
+    sparse = grid[1] <= _SPARSE
+    most = max(_CELLS // max(grid), 12)
+    made = [parts[each.phase].sampled(channels, each.strips, most) for each in panels]
     both = any((drawn != lowest).any() for drawn, lowest in made)
-    flow.text(_coarseness(m, channels, made[0][0].shape, both))
-    above, taken = grid.gaps[1], {(panel.row, panel.column) for panel in panels}
-    for (tap, *_, row, column), (drawn, lowest) in zip(panels, made, strict=True):
-        x, y = _LEFT + column * grid.pitch(wide), flow.y + above - 0.1 + row * (high + above)
-        place = ", ".join(map(str, tap))
-        axes = flow.axes(x, y, wide, high, f"tap ({place})")
-        _add_heat(axes, drawn, lowest, (m, channels), size, scale)
-        title, height = (f"tap {place}", 8) if grid.sparse else (place, 7)
-        axes.set_title(title, loc="left", fontsize=height, pad=2)
-        if column:
-            axes.tick_params(labelleft=False)
-        else:
-            _name_rows(axes, high)
-        if (row + 1, column) in taken:
-            axes.tick_params(labelbottom=False)
-        elif grid.sparse or not column:
-            axes.set_xlabel("channel c")
-    flow.y += grid.down * (high + above) + 0.6
+    named = "" if sparse else " (each one's place above it)"
+    notes = [f"the same, tap by tap{named}", _coarseness(m, channels, made[0][0].shape, both)]
+    figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
+    figure.supxlabel("channel c", fontsize=9)
+    figure.supylabel("output i", fontsize=9)
+    inches = figure.bbox.height / figure.dpi
+    high, wide = (1 - 1.1 / inches) / grid[0], 0.88 / grid[1]
+    taken = {(panel.row, panel.column) for panel in panels}
+    for panel, (drawn, lowest) in zip(panels, made, strict=True):
+        place = ", ".join(map(str, panel.tap))
+        x, y = 0.1 + panel.column * wide, 0.55 / inches + (grid[0] - 1 - panel.row) * high
+        axes = figure.add_axes((x, y, 0.8 * wide, high - 0.22 / inches), label=f"tap ({place})")
+        heat(axes, drawn, scale, lowest=lowest, shape=(m, channels), ticks=(3, 3), numbers=sparse)
+        axes.set_title(f"tap {place}" if sparse else place, fontsize=8 if sparse else 7, pad=2)
+        below = (panel.row + 1, panel.column) in taken or (panel.column > 0 and not sparse)
+        axes.tick_params(labelsize=7, labelleft=not panel.column, labelbottom=not below)
 
 
-def _name_rows(axes: Axes, high: float) -> None:
-    """Name the axis down; across, where a low one has no room."""
-    axes.set_ylabel("output i")
-    if high < 0.7:
-        axes.yaxis.label.set(rotation=0, ha="right", va="center")
-
-
-def _coarseness(m: int, n: int, size: tuple[int, ...], both: bool | np.bool) -> str:
+def _coarseness(m: int, n: int, size: tuple[int, ...], both: bool) -> str:
     """Say what a cell is, where it is more than one entry."""
     if size == (m, n):
         return ""
     high, wide = -(-m // size[0]), -(-n // size[1])
     text = f"each cell is up to {high:,} x {wide:,} entries; it shows the largest entry"
     return text + ("; one in two colours has both signs" if both else "")
-
-
-def _add_heat(
-    axes: Axes,
-    drawn: Floats,
-    lowest: Floats,
-    shape: tuple[int, int],
-    size: tuple[float, float],
-    scale: Scale,
-) -> None:
-    wide, high = size
-    room = 0.16 + 0.075 * len(_count(shape[1] - 1))
-    heat(
-        axes,
-        drawn,
-        scale,
-        lowest=lowest,
-        shape=shape,
-        ticks=(min(max(int(high / 0.2), 1), 12), min(max(int(wide / room), 1), 12)),
-        cell=min(wide / shape[1], high / shape[0]),
-    )
-
-
-# Files --------------------------------------------------------------------------------------------
-
-
-def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Raise if a picture cannot be written there.
-
-    Parameters
-    ----------
-    path : path
-        The file, .svg or .png.
-    force : bool
-        Whether a file that is there may be replaced.
-
-    Raises
-    ------
-    OptionError
-        If it has another suffix, is a folder or a device, its folder is not there, or it is there
-        already; if matplotlib cannot be imported.
-
-    Examples
-    --------
-    >>> from idinit_ref.errors import OptionError
-    >>> try:
-    ...     check("weight.gif")
-    ... except OptionError as problem:
-    ...     print(problem)
-    plot = 'weight.gif', but the name should end in .svg or .png; write weight.svg
-    """
-    target, name = Path(path), os.fspath(path)
-    if target.suffix.lower() not in (".svg", ".png"):
-        cure = f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}"
-        raise OptionError(message("plot", name, "the name should end in .svg or .png", cure))
-    if os.path.isdir(target):
-        should = "it should be the name of a file, and a folder has it"
-        raise OptionError(message("plot", name, should, "choose another name"))
-    if not os.path.isdir(target.parent):
-        should = f"there is no folder {target.parent}"
-        raise OptionError(message("plot", name, should, "make it first, or choose another"))
-    real = os.path.realpath(target)
-    if os.path.lexists(real) and not os.path.isfile(real):
-        should = "it should be the name of a file, and a device, a pipe or a dead link has it"
-        raise OptionError(message("plot", name, should, "choose another name"))
-    if os.path.lexists(target) and not force:
-        cure = "choose another name, or add --force to replace it"
-        raise OptionError(message("plot", name, "no such file should be there yet", cure))
-    try:
-        import matplotlib.figure
-        import matplotlib.style  # noqa: F401
-    except Exception as problem:  # a broken one raises anything
-        why = f"{type(problem).__name__}: {problem}"
-        should = f"a picture needs matplotlib, which cannot be imported ({why})"
-        cure = "pip install matplotlib"
-        raise OptionError(message("plot", name, should, cure)) from problem
-
-
-_PLACE = "its folder should be one that takes new files", "choose a folder that you can write to"
-_ROOM = "there should be room for it", "make room there, or choose another folder"
-_REFUSALS = {
-    errno.ENAMETOOLONG: ("the system should take its name", "choose a shorter one"),
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-}
-
-
-@contextmanager
-def page(
-    path: str | os.PathLike[str], size: tuple[float, float] = (6.4, 4.8), title: str = ""
-) -> Iterator[Figure]:
-    """Yield a figure that becomes a file at the end: the same bytes for the same drawing.
-
-    Parameters
-    ----------
-    path : path
-        The file, .svg or .png. One that is there is replaced, of a link the one that it leads to.
-    size : (float, float)
-        Width and height in inches.
-    title : str
-        What the file says of itself to who does not see it.
-
-    Yields
-    ------
-    matplotlib Figure
-        Whatever the user's own matplotlib settings are, those are its defaults.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be written; nothing is left then.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with page(Path(folder) / "a.png") as figure:
-    ...         _ = figure.subplots().plot([1, 2])
-    ...     (Path(folder) / "a.png").read_bytes()[1:4]
-    b'PNG'
-    """
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    target = Path(path)
-    form = target.suffix.lower()[1:]
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=size)
-        yield figure
-        named: dict[str, Any] = {"Title": title} if title else {}
-        lacks = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
-        try:
-            with whole_file(Path(os.path.realpath(target))) as file:
-                figure.savefig(file, format=form, dpi=150, metadata=named | lacks)
-        except OSError as problem:
-            should, cure = _REFUSALS.get(problem.errno or 0, _PLACE)
-            should += f" ({problem.strerror or problem})"
-            raise OptionError(message("plot", os.fspath(path), should, cure)) from problem

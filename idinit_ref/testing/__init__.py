@@ -21,26 +21,30 @@ except ImportError as problem:
 
 from ._checks import (
     PROPERTIES,
-    check_composition,
     check_determinism,
     check_device,
     check_dtype,
     check_exact,
     check_groups,
-    check_image,
     check_isometry,
-    check_layout,
     check_rank,
     check_reach,
-    check_residual,
     check_row_norm,
-    check_transit,
     check_underflow,
-    check_variance,
+    check_units,
     check_zero_sums,
 )
-from ._oracle import Oracle, make_oracle
+from ._make import make_oracle
+from ._oracle import Oracle
 from ._report import Outcome, Report
+from ._signals import (
+    check_composition,
+    check_image,
+    check_layout,
+    check_residual,
+    check_transit,
+    check_variance,
+)
 from ._strategies import conv_specs, dtypes, layouts, plans, weight_shapes
 from ._subject import Finding
 
@@ -65,6 +69,7 @@ __all__ = [
     "check_row_norm",
     "check_transit",
     "check_underflow",
+    "check_units",
     "check_variance",
     "check_zero_sums",
     "conv_specs",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import IDInitError, OptionError, message
 from ..files.writing import whole_file
-from ._oracle import FIRST_CALL, make_oracle
+from ._make import make_oracle
 from ._report import Outcome, Report
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _IMPORT = 60.0  # seconds for the import of the implementation's module
-_GRACE = 5.0  # seconds beyond what the oracle itself bounds
+_FIRST_CALL = 60.0  # seconds; it may load a framework
+_GRACE = 5.0  # seconds beyond the budget, for what is not the implementation's
 _SILENT = 2  # so often a child that no longer answers is replaced by another
+_OPTIONS = ("conv", "taps", "wide", "form", "stride", "examples", "seed", "budget")
 _LIKE = {"idi": ("transit",), "idiz": ("zero",), "both": ("transit", "zero"), None: None}
 _STYLE = {"held": "green", "broken": "bold red", "untested": "dim"}
 
@@ -87,22 +89,9 @@ def check(args: Namespace, console: Console) -> int:
         should = "it should not be the file of the JUnit XML too"
         raise OptionError(message("--json", args.json, should, "name two files"))
     layout = None if args.layout == "none" else args.layout
-    options = {
-        "xp": args.framework,
-        "layout": layout,
-        "conv": args.conv,
-        "roles": _LIKE[args.like],
-        "taps": args.taps,
-        "wide": args.wide,
-        "form": args.form,
-        "stride": args.stride,
-        "expect": None
-        if args.expect is None
-        else [name.strip() for name in args.expect.split(",")],
-        "examples": args.examples,
-        "seed": args.seed,
-        "budget": args.budget,
-    }
+    names = None if args.expect is None else [name.strip() for name in args.expect.split(",")]
+    options = {"xp": args.framework, "layout": layout, "roles": _LIKE[args.like], "expect": names}
+    options |= {name: getattr(args, name) for name in _OPTIONS}
     start = time.monotonic()
     about, report = _watch(_Request(args.target, options, os.getcwd()))
     seconds = time.monotonic() - start
@@ -118,55 +107,15 @@ def check(args: Namespace, console: Console) -> int:
 
 
 def _print(report: Report, about: str, seconds: float, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    def say(text: Text | str = "") -> None:
-        if isinstance(text, str):
-            text = Text(text)
-        safe = text.plain.encode(console.encoding, "backslashreplace").decode(console.encoding)
-        text.plain = safe if safe != text.plain else text.plain
-        console.print(text, soft_wrap=True)
-
-    say(Text.assemble((report.name, "bold"), f": {about}"))
-    table = Table(box=box.SIMPLE_HEAD)
-    is_wide = console.width >= 72
-    last = ["smallest counterexample"] if is_wide else []
-    for head in ("property", "verdict", "tried", "time", *last):
-        right = head in ("tried", "time")
-        table.add_column(
-            head,
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=head in ("property", "verdict"),
-        )
-    for o in report.outcomes:
-        verdict = Text(o.verdict, _STYLE[o.verdict])
-        asked = o.verdict != "untested"
-        numbers = (str(o.examples), f"{o.seconds:.1f} s") if asked else ("", "")
-        note = Text(o.call) if asked else Text(o.message, "dim")
-        table.add_row(o.property, verdict, *numbers, *([note] if is_wide else []))
-    console.print(table)
-    for o in report.outcomes:
-        if o.verdict == "untested" and not is_wide:
-            say(f"{o.property}: {o.message}")
-    alike: dict[str, list[Outcome]] = {}
-    for o in report.broken:
-        alike.setdefault(o.message.partition("\n\n")[0], []).append(o)
-    for first, outcomes in alike.items():
-        names = ", ".join(o.property for o in outcomes)
-        say(Text.assemble((names, "bold red"), f": {first}"))
-        for line in outcomes[0].snippet.splitlines():
-            say(f"    {line}")
-        say()
-    if report.diagnosis:
-        say(Text("why", "bold"))
-        for line in report.diagnosis:
-            say(f"    {line}")
-        say()
-    verdicts = ("held", "broken", "untested")
-    say(", ".join(f"{report.count(v)} {v}" for v in verdicts) + f" in {seconds:.1f} s")
+    told, _, rest = str(report).partition("\n")
+    counts = told.removeprefix(f"{report.name}: ")
+    text = f"{report.name}: {about}\n\n{rest}\n\n{counts} in {seconds:.1f} s"
+    safe = Text(text.encode(console.encoding, "backslashreplace").decode(console.encoding))
+    for verdict, style in _STYLE.items():
+        safe.highlight_regex(rf"(?m)^  \w+ +{verdict}\b", style)
+    console.print(safe, soft_wrap=True)
 
 
 # The parent ------------------------------------------------------------------------------------
@@ -196,7 +145,7 @@ def _watch(request: _Request) -> tuple[str, Report]:
                         call = what
                     elif event == "outcome":
                         done[what.property] = what
-                    else:
+                    elif event == "done":
                         diagnosis = what
             except _Failed as problem:
                 if not order:
@@ -232,11 +181,11 @@ def _events(request: _Request, done: tuple[str, ...]) -> Iterator[tuple[str, Any
     child = context.Process(target=_child, args=(theirs, request, done), daemon=False)
     child.start()
     theirs.close()
-    budget, limit, event = request.options["budget"], _IMPORT, ""
+    budget, limit, said, event = request.options["budget"], _IMPORT, _IMPORT, ""
     try:
         while event != "done":
-            if not pipe.poll(limit):
-                raise _Silent(f"no answer in {limit:.0f} s")
+            if not waits(pipe, limit):
+                raise _Silent(f"no answer in {said:g} s")
             try:
                 event, what = pipe.recv()
             except EOFError:
@@ -245,13 +194,18 @@ def _events(request: _Request, done: tuple[str, ...]) -> Iterator[tuple[str, Any
             if event == "error":
                 raise what
             if event == "ready":
-                limit = max(FIRST_CALL, budget) + _GRACE
+                limit = said = max(_FIRST_CALL, budget)
             elif event == "about":
-                limit = 2 * budget + _GRACE
+                limit, said = budget + _GRACE, budget
             yield event, what
     finally:
         child.kill()
         child.join(_GRACE)
+
+
+def waits(pipe: Connection, seconds: float) -> bool:
+    """Wait for what a child tells, and return whether it came in time."""
+    return pipe.poll(seconds)
 
 
 def _ended(code: int | None) -> str:
@@ -297,75 +251,45 @@ def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
         implementation, source = _find(request.target)
         options = dict(request.options)
         oracle = make_oracle(implementation, **options, source=source)
-        names = [name for name in oracle.properties if name not in done]
         tell("ready", (oracle.name, oracle.properties))
-        oracle.listen = lambda text: tell("call", text)
-        tell("about", oracle.about)
-        outcomes: list[Outcome] = []
-        for name in names:
-            tell("property", name)
-            outcomes.append(oracle.outcome(name))
-            tell("outcome", outcomes[-1])
-        tell("property", "diagnosis")
-        tell("done", oracle.diagnosis(outcomes))
+        tell("done", oracle.run(tell, skip=done).diagnosis)
     except (IDInitError, ImportError) as problem:
         tell("error", problem)
     pipe.close()
-    os._exit(0)  # a call that never came back may still be at work
+    os._exit(0)  # threads of the implementation may still be at work
 
 
 def _find(target: str) -> tuple[Any, tuple[str, str]]:
     """Return what ``package.module:function`` names, and both its parts."""
     name, colon, path = target.partition(":")
     if not name or not colon or not path:
-        raise OptionError(
-            message(
-                "implementation",
-                target,
-                "it should be package.module:function",
-                "write the module, a colon, and the function, e.g. torch.nn.init:eye_",
-            )
-        )
+        cure = "write the module, a colon, and the function, e.g. torch.nn.init:eye_"
+        raise _unknown(target, "it should be package.module:function", cure)
     if "/" in name or name.endswith(".py"):
-        module = Path(name).with_suffix("").name
-        should = "it should name a module, not a file"
-        raise OptionError(
-            message("implementation", target, should, f"in its folder, write {module}:{path}")
-        )
+        cure = f"in its folder, write {Path(name).with_suffix('').name}:{path}"
+        raise _unknown(target, "it should name a module, not a file", cure)
     try:
         found: Any = importlib.import_module(name)
     except (Exception, SystemExit) as problem:
-        missing = isinstance(problem, ModuleNotFoundError) and (
-            name == problem.name or name.startswith(f"{problem.name}.")
-        )
-        said = f"{type(problem).__name__}: {problem}"
-        raise OptionError(
-            message(
-                "implementation",
-                target,
-                f"module {name} is not found" if missing else f"importing {name} raised {said}",
-                "look at its name and at the current directory, or install it"
-                if missing
-                else "it should import without an error",
-            )
-        ) from problem
+        if isinstance(problem, ModuleNotFoundError) and f"{name}.".startswith(f"{problem.name}."):
+            cure = "look at its name and at the current directory, or install it"
+            raise _unknown(target, f"module {name} is not found", cure) from problem
+        said = f"importing {name} raised {type(problem).__name__}: {problem}"
+        raise _unknown(target, said, "it should import without an error") from problem
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             names = [n for n, v in vars(found).items() if n[0] != "_" and callable(v)]
             own = [n for n in names if getattr(vars(found)[n], "__module__", name) == name]
-            names = own or names
-            near = get_close_matches(part, names) or names[:8]
-            kind = "module" if isinstance(found, ModuleType) else "object"
-            if kind == "module":
-                kind += f" ({getattr(found, '__file__', None) or 'built in'})"
-            raise OptionError(
-                message(
-                    "implementation",
-                    target,
-                    f"the {kind} has no {part!r}",
-                    f"it has {', '.join(near)}" if near else "it has no public names",
-                )
-            ) from None
+            near = get_close_matches(part, own or names) or (own or names)[:8]
+            kind = "object"
+            if isinstance(found, ModuleType):
+                kind = f"module ({getattr(found, '__file__', None) or 'built in'})"
+            cure = f"it has {', '.join(near)}" if near else "it has no public names"
+            raise _unknown(target, f"the {kind} has no {part!r}", cure) from None
     return found, (name, path)
+
+
+def _unknown(target: str, should: str, cure: str) -> OptionError:
+    return OptionError(message("implementation", target, should, cure))

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS
 from ..core.kernel import CORNER, Taps
 from ..core.layout import SPATIAL
-from ..core.pattern import Form, Role
+from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ..errors import IDInitError
-from ._checks import both, dense
+from ._examples import Weights
+from ._property import both
 from ._subject import Finding, Subject
+from ._weights import dense
 
 __all__ = ["diagnose", "explain"]
 
@@ -53,16 +55,10 @@ class _Case(NamedTuple):
         return "square" if m == n else "tall" if m > n else "wide"
 
 
-def diagnose(
-    subject: Subject,
-    roles: Sequence[Role],
-    letters: Sequence[str],
-    *,
-    fixed: Mapping[str, Any],
-    only: Callable[[Plan], bool] | None = None,
-) -> Iterator[str]:
+def diagnose(weights: Weights) -> Iterator[str]:
     """Yield a line for what is wrong in all weights, or else in each form of them."""
-    for role, layout in product(roles, letters):
+    subject, fixed, only = weights.subject, weights.fixed, weights.only
+    for role, layout in product(subject.roles, weights.letters):
         kernel = any(c in SPATIAL for c in layout)
         for groups in (1, 2) if kernel and subject.takes("groups") else (1,):
             what = {"transit": "IDI", "zero": "IDIZ"}[role]
@@ -219,30 +215,11 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
     def reference(**changes: Any) -> Callable[[Plan], Values]:
         return lambda p: dense(replace(p, **changes), "float64")
 
-    def entry(
-        rule: Callable[[int, int, int, int], float],
-    ) -> Callable[[Plan], Values]:
-        def make(p: Plan) -> Values:
-            """Fill each matrix of p by a rule of (i, j, m, n), as p lays it out."""
-            out = np.zeros(p.shape)
-            box = tuple(range(size) for size in p.shape)
-            rows, m = np.broadcast_to(p.axes.row_grid(np, box), p.shape), p.axes.pieces[0].m
-            for phase, n in enumerate(p.axes.widths):
-                columns = np.broadcast_to(p.axes.column_grid(np, box, phase), p.shape)
-                for place in np.ndindex(p.shape):
-                    if columns[place] >= 0:
-                        out[place] = rule(int(rows[place]) % m, int(columns[place]), m, n)
-            return out
-
-        return make
-
     swap = plan.layout.translate(str.maketrans("OI", "IO"))
     if plan.groups == 1:
         # W[i, j] of the swapped layout is that of the transposed matrix
-        yield (
-            f"right in layout {swap}: its axes O and I are exchanged",
-            lambda p: dense(replace(p, layout=swap), "float64"),
-        )
+        text = f"right in layout {swap}: its axes O and I are exchanged"
+        yield text, reference(layout=swap)
     else:
         yield "the groups are ignored: it is the weight of one group", reference(groups=1)
     if plan.axes.kernel:
@@ -264,88 +241,94 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
                 f"one diagonal at the tap {text} of each axis, and zeros instead of copies",
                 partial(_one_diagonal, tap=tap),
             )
-    eps = plan.eps
     if plan.role == "zero":
-
-        def plus(i: int, j: int, n: int) -> bool:
-            return j == i % n
-
         for form in get_args(Form):
             if form != plan.form:
                 yield f"right for form={form!r}, not {plan.form!r}", reference(form=form)
         if plan.form == "shifted":
-            yield "its blocks are not shifted: column q*m + i", entry(partial(_unshifted, eps))
+            yield "its blocks are not shifted: column q*m + i", partial(_filled, rule=_unshifted)
         yield "both entries of a row are positive", lambda p: abs(dense(p, "float64"))
-        yield "only +eps, and no -eps", entry(lambda i, j, m, n: eps * plus(i, j, n))
-        yield (
-            "-eps stands at (i + 1) mod n, as in a tall one",
-            entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == (i + 1) % n))),
-        )
-        yield (
-            "-eps stands at i + 1, and is missing where that is n",
-            entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == i % n + 1))),
-        )
-        yield (
-            "zeros instead of copies: nothing below the first n rows",
-            entry(
-                lambda i, j, m, n: (
-                    eps * (-1) ** i
-                    if n == 1
-                    else eps * (i < n) * (plus(i, j, n) - (j == (i + 1) % n))
-                )
-            ),
-        )
-        yield (
-            "-eps stands at m + i, and is missing where that is beyond n",
-            entry(lambda i, j, m, n: eps * (plus(i, j, n) - (j == m + i))),
-        )
-        yield "IDI times eps, not IDIZ", entry(lambda i, j, m, n: eps * (j == i % n))
-        yield "IDI, not IDIZ", entry(lambda i, j, m, n: float(j == i % n))
+        for text, rule in _IDIZ.items():
+            yield text, partial(_filled, rule=rule)
+        yield "IDI, not IDIZ", lambda p: _filled(p, _first) / p.eps
     else:
-        for wide in ("truncate", "fold_rms", "fold_mean"):
+        for wide in get_args(Wide):
             if wide != plan.wide:
                 yield f"right for wide={wide!r}, not {plan.wide!r}", reference(wide=wide)
-        yield (
-            "zeros instead of copies: one diagonal, and nothing below it",
-            entry(lambda i, j, m, n: i == j),
-        )
-        yield "shifted by one: j = (i + 1) mod n", entry(lambda i, j, m, n: j == (i + 1) % n)
-        yield "shifted by one: j = (i - 1) mod n", entry(lambda i, j, m, n: j == (i - 1) % n)
-        yield (
-            "the modulus is n - 1, not n",
-            entry(lambda i, j, m, n: j == i % max(n - 1, 1)),
-        )
-        yield "the modulus is n + 1, not n", entry(lambda i, j, m, n: j == i % (n + 1))
-        yield "the modulus is m, not n", entry(lambda i, j, m, n: j == i % m)
-        yield (
-            "each identity row is repeated before the next one, not the whole identity",
-            entry(lambda i, j, m, n: j == i * n // m),
-        )
-        yield (
-            "each identity row is repeated before the next one, not the whole identity",
-            entry(lambda i, j, m, n: j == i // -(-m // n)),
-        )
-        yield "columns are copied, too: j mod m = i", entry(lambda i, j, m, n: j % m == i)
-        yield "the last columns, not the first", entry(lambda i, j, m, n: j == n - m + i)
-        yield "the rows stand in reverse order", entry(lambda i, j, m, n: j == (m - 1 - i) % n)
+        for text, rule in _IDI.items():
+            yield text, partial(_filled, rule=rule)
         plain: dict[str, Any] = {"role": "zero", "gain": 1.0, "wide": "truncate"}
         yield "IDIZ, not IDI", reference(**plain)
 
 
-def _unshifted(eps: float, i: int, j: int, m: int, n: int) -> float:
-    """Return an entry of a shifted IDIZ whose blocks are left where they are."""
+Rule = Callable[[int, int, int, int], float]  # of (i, j, m, n)
+
+
+def _filled(plan: Plan, rule: Rule) -> Values:
+    """Fill each matrix of a weight by a rule, times eps for IDIZ, as the plan lays it out."""
+    out = np.zeros(plan.shape)
+    unit = plan.eps if plan.role == "zero" else 1.0
+    box = tuple(range(size) for size in plan.shape)
+    rows, m = np.broadcast_to(plan.axes.row_grid(np, box), plan.shape), plan.axes.pieces[0].m
+    for phase, n in enumerate(plan.axes.widths):
+        columns = np.broadcast_to(plan.axes.column_grid(np, box, phase), plan.shape)
+        for place in np.argwhere(columns >= 0):
+            at = tuple(place)
+            out[at] = unit * rule(int(rows[at]) % m, int(columns[at]), m, n)
+    return out
+
+
+def _first(i: int, j: int, m: int, n: int) -> float:
+    """Return an entry of IDI, or of the first of the two of IDIZ."""
+    return float(j == i % n)
+
+
+def _padded(i: int, j: int, m: int, n: int) -> float:
+    """Return an entry of IDIZ whose rows are 0 below the first n, where it is tall."""
+    return 1.0 - 2 * (i % 2) if n == 1 else (i < n) * (_first(i, j, m, n) - (j == (i + 1) % n))
+
+
+_REPEATED = "each identity row is repeated before the next one, not the whole identity"
+_IDIZ: dict[str, Rule] = {
+    "only +eps, and no -eps": _first,
+    "-eps stands at (i + 1) mod n, as in a tall one": lambda i, j, m, n: (
+        (j == i % n) - (j == (i + 1) % n)
+    ),
+    "-eps stands at i + 1, and is missing where that is n": lambda i, j, m, n: (
+        (j == i % n) - (j == i % n + 1)
+    ),
+    "zeros instead of copies: nothing below the first n rows": _padded,
+    "-eps stands at m + i, and is missing where that is beyond n": lambda i, j, m, n: (
+        (j == i % n) - (j == m + i)
+    ),
+}
+_IDI: dict[str, Rule] = {
+    "zeros instead of copies: one diagonal, and nothing below it": lambda i, j, m, n: i == j,
+    "shifted by one: j = (i + 1) mod n": lambda i, j, m, n: j == (i + 1) % n,
+    "shifted by one: j = (i - 1) mod n": lambda i, j, m, n: j == (i - 1) % n,
+    "the modulus is n - 1, not n": lambda i, j, m, n: j == i % max(n - 1, 1),
+    "the modulus is n + 1, not n": lambda i, j, m, n: j == i % (n + 1),
+    "the modulus is m, not n": lambda i, j, m, n: j == i % m,
+    _REPEATED: lambda i, j, m, n: j == i * n // m,
+    f"{_REPEATED}, and cut": lambda i, j, m, n: j == i // -(-m // n),
+    "columns are copied, too: j mod m = i": lambda i, j, m, n: j % m == i,
+    "the last columns, not the first": lambda i, j, m, n: j == n - m + i,
+    "the rows stand in reverse order": lambda i, j, m, n: j == (m - 1 - i) % n,
+}
+
+
+def _unshifted(i: int, j: int, m: int, n: int) -> float:
+    """Return an entry of a shifted IDIZ, over eps, whose blocks are left where they are."""
     if n == 1:
-        return -eps if i % 2 else eps
+        return -1.0 if i % 2 else 1.0
     if n < 2 * m:  # no other than a pair
         minus = m + i % (n - m) if m < n else (i + 1) % n
-        return eps * ((j == i % n) - (j == minus))
+        return (j == i % n) - (j == minus)
     k = len(range(i, n, m))
     p = -(-k // 2)
     if j % m != i:
         return 0.0
-    if j // m % 2:
-        return -eps * sqrt(2 * p / ((k - p) * k))
-    return eps * sqrt(2 * (k - p) / (p * k))
+    return -sqrt(2 * p / ((k - p) * k)) if j // m % 2 else sqrt(2 * (k - p) / (p * k))
 
 
 def _one_diagonal(plan: Plan, tap: tuple[int, ...]) -> Values:

@@ -53,11 +53,7 @@ class Framework:
 
     def device_of(self, raw: Any) -> str:
         """Return an array's device as text."""
-        return str(array_api_compat.device(raw))
-
-    def shape_of(self, raw: Any) -> tuple[int, ...]:
-        """Return an array's shape."""
-        return tuple(raw.shape)
+        return str(array_api_compat.device(_value(raw)))
 
     def can_read(self, raw: Any) -> bool:
         """Whether an array has values."""
@@ -69,12 +65,8 @@ class Framework:
 
     def numpy(self, raw: Any) -> Values:
         """Return an array's exact values, as float64 or complex128."""
-        return _wide(np.asarray(self._moved(raw)))
-
-    def _moved(self, raw: Any) -> Any:
-        """Return an array where NumPy can read it."""
         default = self.xp.__array_namespace_info__().default_device()
-        return array_api_compat.to_device(raw, default)
+        return _wide(array_api_compat.to_device(raw, default))
 
     def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
         """Return an array full of NaN, to be written to."""
@@ -95,86 +87,82 @@ class Framework:
 
     def devices(self) -> tuple[Any, ...]:
         """Return the devices to ask for, other than the default one."""
-        try:
-            info = self.xp.__array_namespace_info__()
-        except AttributeError:
+        if not hasattr(self.xp, "__array_namespace_info__"):
             return ()
+        info = self.xp.__array_namespace_info__()
         return tuple(device for device in info.devices() if device != info.default_device())
 
     # Layers -----------------------------------------------------------------------------------
 
-    def linear(self, x: Values, w: Values, letters: str) -> Values:
-        """Let a stored matrix act on a signal (samples, inputs), as a dense layer does."""
-        xp = self.xp
-        a, b = xp.asarray(x.astype(w.dtype)), xp.asarray(w)
-        return _wide(np.asarray(xp.matmul(a, b if letters == "IO" else xp.matrix_transpose(b))))
-
-    def convolve(self, x: Values, w: Values, letters: str, groups: int) -> Values:
-        """Convolve (samples, channels, *space) by a stored kernel: stride 1, no padding."""
-        if np.iscomplexobj(w):
-            real, imaginary = (self.convolve(x, part, letters, groups) for part in (w.real, w.imag))
-            return real + 1j * imaginary
-        if not x.size or not w.size:
-            kernel = [w.shape[letters.index(c)] for c in SPATIAL if c in letters]
-            space = [s - k + 1 for s, k in zip(x.shape[2:], kernel, strict=True)]
-            return np.zeros((len(x), w.shape[letters.index("O")], *space))
-        return _wide(self._convolve(x, w, letters, groups))
-
-    def upsample(
-        self, x: Values, w: Values, letters: str, groups: int, stride: Sequence[int]
+    def layer(
+        self,
+        x: Values,
+        w: Values,
+        letters: str,
+        groups: int = 1,
+        stride: Sequence[int] | None = None,
     ) -> Values:
-        """Apply a stored kernel as a transposed convolution does: no padding.
+        """Let a stored weight act on a signal (samples, inputs, *space).
 
-        The stride is negative where the kernel is stored flipped: it is turned over there, as the
-        layers do that store it so. Outputs are ``(size - 1) * stride + k`` long.
+        A matrix is a dense layer. A kernel is a correlation without padding or, with a stride, a
+        transposed convolution, whose outputs are ``(size - 1) * stride + k`` long. The stride is
+        negative where the kernel is stored flipped: it is turned over there, as the layers do that
+        store it so.
         """
         if np.iscomplexobj(w):
-            parts = (self.upsample(x, part, letters, groups, stride) for part in (w.real, w.imag))
+            parts = (self.layer(x, part, letters, groups, stride) for part in (w.real, w.imag))
             real, imaginary = parts
             return real + 1j * imaginary
-        flipped = [c for c, step in zip(_space(letters), stride, strict=True) if step < 0]
-        w = np.flip(w, tuple(letters.index(c) for c in flipped)).copy()  # no negative strides
-        steps = tuple(map(abs, stride))
-        kernel = _stored_as(w, letters, "OI" + _space(letters))
-        long = zip(x.shape[2:], kernel.shape[2:], steps, strict=True)
-        shape = (len(x), len(kernel), *((size - 1) * step + k for size, k, step in long))
+        space = "".join(c for c in SPATIAL if c in letters)
+        kernel = np.transpose(w, [letters.index(c) for c in "OI" + space])
+        if stride is not None:
+            kernel = np.flip(kernel, tuple(2 + a for a, step in enumerate(stride) if step < 0))
+            stride = tuple(map(abs, stride))
+        kernel = kernel.copy()  # in order, and without negative strides
         if not x.size or not w.size:
-            return np.zeros(shape)
-        split = zip(np.split(x, groups, 1), np.split(kernel, groups), strict=True)
-        return np.concatenate([_wide(self._upsample(a, b, steps)) for a, b in split], 1)
+            step = stride or [0] * len(space)
+            sizes = zip(x.shape[2:], kernel.shape[2:], step, strict=True)
+            long = [(n - 1) * s + k if s else n - k + 1 for n, k, s in sizes]
+            return np.zeros((len(x), len(kernel), *long))
+        out = []
+        for a, b in zip(np.split(x, groups, 1), np.split(kernel, groups), strict=True):
+            if not space:
+                out.append(_wide(self._linear(a, b)))
+            elif stride is None:
+                out.append(_wide(self._convolve(a, b)))
+            else:
+                out.append(_wide(self._upsample(a, b, tuple(stride))))
+        return np.concatenate(out, 1)
+
+    def _linear(self, x: Values, w: Values) -> Any:
+        return self.xp.matmul(self.xp.asarray(x), self.xp.matrix_transpose(self.xp.asarray(w)))
+
+    def _convolve(self, x: Values, w: Values) -> Any:
+        """Sum over the taps: there is no convolution in NumPy or in the standard."""
+        sizes = [n - k + 1 for n, k in zip(x.shape[2:], w.shape[2:], strict=True)]
+        out = np.zeros((len(x), len(w), *sizes))
+        for tap in np.ndindex(w.shape[2:]):
+            spans: Any = [slice(t, t + size) for t, size in zip(tap, sizes, strict=True)]
+            out += np.einsum("oi,ni...->no...", w[(..., *tap)], x[(..., *spans)])
+        return out
 
     def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
-        """Add every input into the outputs, tap by tap. The kernel has the axes O, I, space."""
+        """Add every input into the outputs, tap by tap."""
         long = zip(x.shape[2:], w.shape[2:], steps, strict=True)
         out = np.zeros((len(x), len(w), *((size - 1) * step + k for size, k, step in long)))
         for tap in np.ndindex(w.shape[2:]):
             reach = zip(tap, x.shape[2:], steps, strict=True)
-            where: Any = [slice(t, t + (size - 1) * step + 1, step) for t, size, step in reach]
-            out[(..., *where)] += np.einsum("oi,ni...->no...", w[(..., *tap)], x)
+            spans: Any = [slice(t, t + (size - 1) * step + 1, step) for t, size, step in reach]
+            out[(..., *spans)] += np.einsum("oi,ni...->no...", w[(..., *tap)], x)
         return out
-
-    def _convolve(self, x: Values, w: Values, letters: str, groups: int) -> Any:
-        """Sum over windows: there is no convolution in NumPy or in the standard."""
-        kernel = _stored_as(w, letters, "OI" + _space(letters))
-        dims = kernel.ndim - 2
-        axes = tuple(range(2, 2 + dims))
-        seen = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], axes)
-        out = [
-            np.tensordot(a, b, ((1, *range(2 + dims, 2 + 2 * dims)), (1, *axes)))
-            for a, b in zip(np.split(seen, groups, 1), np.split(kernel, groups), strict=True)
-        ]
-        return np.moveaxis(np.concatenate(out, -1), -1, 1)
 
 
 class _NumPy(Framework):
-    def _moved(self, raw: Any) -> Any:
-        return raw
+    def numpy(self, raw: Any) -> Values:
+        return _wide(raw)
 
     def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
         return np.full(shape, np.nan, dtype=self.dtype(dtype))
-
-    def device_of(self, raw: Any) -> str:
-        return "cpu"
 
     def dtype(self, name: str | None) -> Any:
         if name is not None and name not in np.sctypeDict:
@@ -184,17 +172,11 @@ class _NumPy(Framework):
             name = getattr(ml_dtypes, name, None)
         return None if name is None else np.dtype(name)
 
-    def devices(self) -> tuple[Any, ...]:
-        return ()
+    def _linear(self, x: Values, w: Values) -> Any:
+        return x @ w.T
 
 
 class _Torch(Framework):
-    def owns(self, raw: Any) -> bool:
-        return isinstance(raw, self.xp.Tensor)
-
-    def device_of(self, raw: Any) -> str:
-        return str(raw.device)
-
     def can_read(self, raw: Any) -> bool:
         return not raw.is_meta
 
@@ -204,32 +186,23 @@ class _Torch(Framework):
         return out
 
     def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
-        return self.xp.full(shape, np.nan, device=device).to(self.dtype(dtype) or self._default)
-
-    @property
-    def _default(self) -> Any:
-        return self.xp.get_default_dtype()
+        made = self.xp.full(shape, np.nan, device=device)
+        return made if dtype is None else made.to(self.dtype(dtype))
 
     def devices(self) -> tuple[Any, ...]:
-        cuda = ["cuda:0"] if self.xp.cuda.is_available() else []
-        return ("meta", *cuda)
+        return ("meta", *(["cuda:0"] if self.xp.cuda.is_available() else []))
 
-    def linear(self, x: Values, w: Values, letters: str) -> Values:
-        a, b = self.xp.tensor(x.astype(w.dtype)), self.xp.tensor(w)
-        if letters == "OI":
-            return _wide(self.xp.nn.functional.linear(a, b).numpy())
-        return _wide((a @ b).numpy())
+    def _linear(self, x: Values, w: Values) -> Any:
+        return self.xp.nn.functional.linear(self.xp.tensor(x), self.xp.tensor(w))
 
-    def _convolve(self, x: Values, w: Values, letters: str, groups: int) -> Any:
-        space = _space(letters)
-        convolution = getattr(self.xp.nn.functional, f"conv{len(space)}d")
-        kernel = self.xp.tensor(_stored_as(w, letters, "OI" + space))
-        return convolution(self.xp.tensor(x), kernel, groups=groups).numpy()
+    def _convolve(self, x: Values, w: Values) -> Any:
+        convolution = getattr(self.xp.nn.functional, f"conv{w.ndim - 2}d")
+        return convolution(self.xp.tensor(x), self.xp.tensor(w))
 
     def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
         convolution = getattr(self.xp.nn.functional, f"conv_transpose{len(steps)}d")
-        kernel = self.xp.tensor(np.ascontiguousarray(w.swapaxes(0, 1)))
-        return convolution(self.xp.tensor(x), kernel, stride=steps).numpy()
+        kernel = self.xp.tensor(w.swapaxes(0, 1).copy())
+        return convolution(self.xp.tensor(x), kernel, stride=steps)
 
 
 class _JAX(Framework):
@@ -237,17 +210,8 @@ class _JAX(Framework):
         super().__init__(importlib.import_module("jax.numpy"))
         self.jax: Any = importlib.import_module("jax")
 
-    def owns(self, raw: Any) -> bool:
-        return isinstance(raw, self.jax.Array)
-
-    def device_of(self, raw: Any) -> str:
-        return str(raw.device)
-
-    def _moved(self, raw: Any) -> Any:
-        return raw
-
-    def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
-        return self.xp.full(shape, np.nan, dtype=self.dtype(dtype), device=device)
+    def numpy(self, raw: Any) -> Values:
+        return _wide(raw)
 
     def dtype(self, name: str | None) -> Any:
         found = super().dtype(name)
@@ -257,30 +221,18 @@ class _JAX(Framework):
     def devices(self) -> tuple[Any, ...]:
         return tuple(self.jax.devices()[1:])
 
-    def linear(self, x: Values, w: Values, letters: str) -> Values:
-        b = self.xp.asarray(w if letters == "IO" else w.T)
-        a = self.xp.asarray(x, dtype=b.dtype)
-        return _wide(np.asarray(self.xp.matmul(a, b, precision="highest")))
+    def _linear(self, x: Values, w: Values) -> Any:
+        return self.xp.matmul(self.xp.asarray(x), self.xp.asarray(w.T), precision="highest")
 
-    def _convolve(self, x: Values, w: Values, letters: str, groups: int) -> Any:
-        space = _space(letters)
-        kernel = self.xp.asarray(w)
-        return self.jax.lax.conv_general_dilated(
-            self.xp.asarray(x, dtype=kernel.dtype),
-            kernel,
-            window_strides=(1,) * len(space),
-            padding="VALID",
-            dimension_numbers=("NC" + space, letters, "NC" + space),
-            feature_group_count=groups,
-            precision="highest",
-        )
+    def _convolve(self, x: Values, w: Values) -> Any:
+        a, b, steps = self.xp.asarray(x), self.xp.asarray(w), (1,) * (w.ndim - 2)
+        return self.jax.lax.conv_general_dilated(a, b, steps, "VALID", precision="highest")
 
     def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
         space = SPATIAL[len(SPATIAL) - len(steps) :]
-        kernel = self.xp.asarray(np.swapaxes(w, 0, 1))  # I and O are named the other way round
         return self.jax.lax.conv_transpose(
-            self.xp.asarray(x, dtype=kernel.dtype),
-            kernel,
+            self.xp.asarray(x),
+            self.xp.asarray(w.swapaxes(0, 1)),  # I and O are named the other way round
             strides=steps,
             padding=[(k - 1, k - 1) for k in w.shape[2:]],
             dimension_numbers=("NC" + space, "OI" + space, "NC" + space),
@@ -290,14 +242,8 @@ class _JAX(Framework):
 
 
 class _TensorFlow(Framework):
-    def owns(self, raw: Any) -> bool:
-        return isinstance(_value(raw), (self.xp.Tensor, self.xp.Variable))
-
     def dtype_of(self, raw: Any) -> str:
         return str(_value(raw).dtype.name)
-
-    def device_of(self, raw: Any) -> str:
-        return str(_value(raw).device)
 
     def numpy(self, raw: Any) -> Values:
         return _wide(_value(raw).numpy())
@@ -306,35 +252,26 @@ class _TensorFlow(Framework):
         found = self.dtype(dtype) or self.xp.float32
         return self.xp.Variable(self.xp.cast(self.xp.fill(shape, np.nan), found))
 
-    def dtypes(self) -> tuple[str, ...]:
-        return ("float32", *(name for name in _FLOATS if name != "float32"))
-
     def is_writable(self, raw: Any) -> bool:
         return True
 
-    def devices(self) -> tuple[Any, ...]:
-        return ()
+    def _linear(self, x: Values, w: Values) -> Any:
+        return self.xp.linalg.matmul(x, w, transpose_b=True)
 
-    def linear(self, x: Values, w: Values, letters: str) -> Values:
-        a, b = self.xp.constant(x.astype(w.dtype)), self.xp.constant(w)
-        return _wide(self.xp.linalg.matmul(a, b, transpose_b=letters == "OI").numpy())
-
-    def _convolve(self, x: Values, w: Values, letters: str, groups: int) -> Any:
-        space = _space(letters)
-        kernel = _stored_as(w, letters, space + "IO").astype(np.float32)
-        x = np.moveaxis(x, 1, -1).astype(np.float32)
-        parts = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
-        # Apart, since not every CPU build has grouped convolutions.
-        out = [self.xp.nn.convolution(a, b, padding="VALID").numpy() for a, b in parts]
-        return np.moveaxis(np.concatenate(out, -1), -1, 1)
+    def _convolve(self, x: Values, w: Values) -> Any:
+        signal, kernel = _channels_last(x), np.moveaxis(w, (0, 1), (-1, -2)).astype(np.float32)
+        return np.moveaxis(self.xp.nn.convolution(signal, kernel, padding="VALID"), -1, 1)
 
     def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
         kernel = np.moveaxis(w, (0, 1), (-2, -1)).astype(np.float32)  # space, outputs, inputs
         long = zip(x.shape[2:], w.shape[2:], steps, strict=True)
         shape = (len(x), *((size - 1) * step + k for size, k, step in long), len(w))
-        signal = np.moveaxis(x, 1, -1).astype(np.float32)
-        out = self.xp.nn.conv_transpose(signal, kernel, shape, list(steps), padding="VALID")
-        return np.moveaxis(out.numpy(), -1, 1)
+        made = self.xp.nn.conv_transpose(_channels_last(x), kernel, shape, steps, padding="VALID")
+        return np.moveaxis(made, -1, 1)
+
+
+def _channels_last(x: Values) -> Values:
+    return np.moveaxis(x, 1, -1).astype(np.float32)
 
 
 _KNOWN: dict[str, type[Framework]] = {
@@ -421,12 +358,3 @@ def _wide(array: Any) -> Values:
     array = np.asarray(array)
     out: Values = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
     return out
-
-
-def _space(letters: str) -> str:
-    return "".join(c for c in SPATIAL if c in letters)
-
-
-def _stored_as(w: Values, letters: str, order: Sequence[str]) -> Values:
-    """Return a kernel with its axes in another order."""
-    return np.ascontiguousarray(np.transpose(w, [letters.index(c) for c in order]))

@@ -72,7 +72,7 @@ class Report:
     --------
     >>> print(Report("mine", (Outcome("rank", "held", 50, 0.25),)))
     mine: 1 held, 0 broken, 0 untested
-      rank         held        50 examples  0.2 s
+      rank         held         50 examples   0.2 s
     """
 
     name: str
@@ -123,19 +123,21 @@ class Report:
         return sum(o.verdict == verdict for o in self.outcomes)
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.name}: {self.count('held')} held, {self.count('broken')} broken, "
-            f"{self.count('untested')} untested"
-        ]
+        verdicts = ("held", "broken", "untested")
+        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in verdicts)
+        lines = [f"{self.name}: {counts}"]
+        alike: dict[str, list[Outcome]] = {}
         for o in self.outcomes:
-            tried = o.message if o.verdict == "untested" else f"{o.examples} examples"
-            time = "" if o.verdict == "untested" else f"  {o.seconds:.1f} s"
-            call = f"  {o.call}" if o.call else ""
-            lines.append(f"  {o.property:12} {o.verdict:9} {tried:>12}{time}{call}")
-        for o in self.broken:
-            lines += ["", f"{o.property}: {o.message}"]
+            tried = f"{o.examples:5} examples {o.seconds:5.1f} s  {o.call}"
+            told = o.message if o.verdict == "untested" else tried.rstrip()
+            lines.append(f"  {o.property:12} {o.verdict:9} {told}")
+            if o.verdict == "broken":
+                alike.setdefault(o.message.partition("\n\n")[0], []).append(o)
+        for first, outcomes in alike.items():
+            lines += ["", f"{', '.join(o.property for o in outcomes)}: {first}"]
+            lines += [f"    {line}" for line in outcomes[0].snippet.splitlines()]
         if self.diagnosis:
-            lines += ["", "why:", *(f"  {line}" for line in self.diagnosis)]
+            lines += ["", "why:", *(f"    {line}" for line in self.diagnosis)]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
@@ -26,15 +25,12 @@ from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._frameworks import Framework, framework, framework_of
 
-__all__ = ["HOW", "Call", "Finding", "Made", "Raised", "Stop", "Subject"]
+__all__ = ["HOW", "Call", "Finding", "Made", "Raised", "Subject"]
 
+_ARRAYS = "tensor weight weights w param parameter array out variable matrix weight_matrix kernel"
 _FIRST: dict[str, Literal["key", "array"]] = {
     **dict.fromkeys(("key", "rng", "prng_key", "rng_key"), "key"),
-    **dict.fromkeys(
-        ("tensor", "weight", "weights", "w", "param", "parameter", "array", "out", "variable"),
-        "array",
-    ),
-    **dict.fromkeys(("matrix", "weight_matrix", "kernel"), "array"),
+    **dict.fromkeys(_ARRAYS.split(), "array"),
 }
 _SPELLINGS = {"tau": "gain", "epsilon": "eps"}
 _DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("shape", "axes", "layout")}
@@ -49,14 +45,14 @@ _WORDS = {
     "taps": get_args(Taps),
     "loosen_at": get_args(LoosenAt),
 }
+FIXTURE = (
+    "ask in a test that takes the fixture: def test_mine(mine): "
+    "report = make_oracle(mine).run(); assert report.ok, str(report)"
+)
 HOW = (
     "give f(shape), f(key, shape, dtype) as in JAX, f_(tensor) in place as in torch.nn.init, or a "
     "class or factory of one; wrap anything else: lambda shape: f(*shape)"
 )
-
-
-class Stop(BaseException):
-    """The time is over. Hypothesis and the implementation's own handlers let it through."""
 
 
 class Finding(AssertionError):  # noqa: N818
@@ -135,48 +131,36 @@ class Subject:
 
     def __post_init__(self) -> None:
         if not callable(self.implementation):
-            raise OptionTypeError(
-                message("implementation", self.implementation, "it should be callable", HOW)
-            )
+            raise self._refused("it should be callable")
+        if type(self.implementation).__module__ == "_pytest.fixtures" or hasattr(
+            self.implementation, "_pytestfixturefunction"
+        ):
+            should = "it is a pytest fixture, which has a value in a test alone"
+            raise self._refused(should, FIXTURE)
         if self.name is None:
             own = getattr(self.implementation, "__name__", type(self.implementation).__name__)
             self.name = "f" if own == "<lambda>" else own
         self.listen: Callable[[str], None] = lambda _: None
-        self.busy: dict[int, tuple[str, float]] = {}  # by thread: its call, and since when
         self._framework = None if self.xp is None else framework(self.xp)
         self.outer: Mapping[str, inspect.Parameter] = {}
         signature = self._signature(self.implementation)
-        names = [
-            p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        needed = [
-            p for p in signature if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD
-        ]
+        first = signature[0].name if signature else ""
+        needed = [p.name for p in signature if _is_needed(p) and p.kind != p.KEYWORD_ONLY]
         opaque = any(p.kind is p.VAR_POSITIONAL for p in signature)
-        is_maker = isinstance(self.implementation, type) or (
-            not needed
-            and not opaque
-            and not (names and names[0] in {*_FIRST, "shape", "size", "dims"})
-        )
-        if is_maker:
+        shaped = needed or opaque or first in {*_FIRST, "shape", "size", "dims"}
+        if isinstance(self.implementation, type) or not shaped:
             self.outer = self._options(signature)
             maker = self.implementation
-            self._refuse([p.name for p in needed])
+            self._refuse(needed)
             try:
                 sample = maker()
             except (Exception, KeyboardInterrupt, SystemExit) as problem:
-                raise OptionError(
-                    message("implementation", maker, f"{self.name}() raised {problem!r}", HOW)
-                ) from problem
+                should = f"{self.name}() raised {problem!r}"
+                raise OptionError(message("implementation", maker, should, HOW)) from problem
             if not callable(sample):
-                raise OptionTypeError(
-                    message(
-                        "implementation",
-                        maker,
-                        f"it takes no shape, and {self.name}() returned no callable but "
-                        f"{type(sample).__name__}",
-                        HOW,
-                    )
+                kind = type(sample).__name__
+                raise self._refused(
+                    f"it takes no shape, and {self.name}() returned no callable but {kind}"
                 )
             signature = self._signature(sample)
         self._read(signature)
@@ -205,9 +189,7 @@ class Subject:
     def _read(self, signature: list[inspect.Parameter]) -> None:
         """Find the style and the options of what takes the shape."""
         if not signature:
-            raise OptionTypeError(
-                message("implementation", self.implementation, "it should take a shape", HOW)
-            )
+            raise self._refused("it should take a shape")
         first, rest = signature[0], signature[1:]
         self.style: Literal["shape", "key", "array"] = "shape"
         if first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
@@ -215,24 +197,17 @@ class Subject:
         if self.style == "key":
             rest = rest[1:]
         self.inner = self._options(rest)
-        required = [
-            p.name
-            for p in rest
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
         known = {p.name for p in self.inner.values()}
-        self._refuse([name for name in required if name not in known])
+        self._refuse([p.name for p in rest if _is_needed(p) and p.name not in known])
 
     def _refuse(self, names: list[str]) -> None:
         if names:
-            raise OptionTypeError(
-                message(
-                    "implementation",
-                    self.implementation,
-                    f"the oracle does not know what to pass for {', '.join(map(repr, names))}",
-                    f"{HOW}, or bind it with functools.partial",
-                )
-            )
+            should = f"the oracle does not know what to pass for {', '.join(map(repr, names))}"
+            raise self._refused(should, f"{HOW}, or bind it with functools.partial")
+
+    def _refused(self, should: str, cure: str | None = None) -> OptionTypeError:
+        given = self.implementation
+        return OptionTypeError(message("implementation", given, should, cure or HOW))
 
     def takes(self, option: str) -> bool:
         """Whether its signature has this option."""
@@ -312,11 +287,8 @@ class Subject:
             value = getattr(plan, name)
             if not self.takes(name):
                 if name not in _FIXED and value != default:
-                    raise OptionError(
-                        message(
-                            name, value, f"{self.name} takes no {name}=", "leave it out of the plan"
-                        )
-                    )
+                    should = f"{self.name} takes no {name}="
+                    raise OptionError(message(name, value, should, "leave it out of the plan"))
                 continue
             own = self.parameter(name).default
             if value != (own if name in ("role", "wide", "form", "taps") else default) or (
@@ -337,9 +309,8 @@ class Subject:
                 )
                 yield "dtype", dtype if by_name else self.framework.dtype(dtype)
         elif dtype is not None and self.style != "array":
-            raise OptionError(
-                message("dtype", dtype, f"{self.name} takes no dtype=", "leave it out")
-            )
+            should = f"{self.name} takes no dtype="
+            raise OptionError(message("dtype", dtype, should, "leave it out"))
         if device is not None and self.takes("device"):
             yield "device", device
 
@@ -352,19 +323,14 @@ class Subject:
     def run(self, call: Call) -> Any:
         """Make a call and return what it returns; `Raised` if it raises."""
         self.listen(call.text)
-        self.busy[threading.get_ident()] = call.text, time.monotonic()
         try:
             return call.run()
-        except Stop:
-            raise
         except BaseException as problem:
-            here = threading.current_thread() is threading.main_thread()
-            if isinstance(problem, KeyboardInterrupt) and here:  # somebody's at the keyboard
+            ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as in `idinit check`
+            if isinstance(problem, KeyboardInterrupt) and not ignored:  # somebody's at the keyboard
                 raise
             said = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
             raise Raised(call.text, said, "an array", call) from problem
-        finally:
-            self.busy.pop(threading.get_ident(), None)
 
     def make(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Made:
         """Make a weight and read it: the right type and shape, and no NaN, or a `Finding`."""
@@ -374,8 +340,8 @@ class Subject:
             kind = type(raw)
             got = f"an instance of {kind.__module__}.{kind.__qualname__}".replace("builtins.", "")
             raise Finding(call.text, got, f"an array of {at.name}", call)
-        if at.shape_of(raw) != plan.shape:
-            raise Finding("its shape", at.shape_of(raw), plan.shape, call)
+        if tuple(raw.shape) != plan.shape:
+            raise Finding("its shape", tuple(raw.shape), plan.shape, call)
         dtype = at.dtype_of(raw)
         if not at.can_read(raw):
             return Made(raw, np.zeros(plan.shape), dtype, call.text)
@@ -393,6 +359,11 @@ class Subject:
             should = "written: the array that was passed in is as it was" if untouched else "finite"
             raise Finding(f"W{list(place)}", values[place], should, call)
         return Made(raw, values, dtype, call.text)
+
+
+def _is_needed(p: inspect.Parameter) -> bool:
+    """Whether a parameter has no default, and a name."""
+    return p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
 
 
 def _is_ours(name: str, default: object) -> bool:

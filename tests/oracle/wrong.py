@@ -316,12 +316,12 @@ def right_up_to_twenty(shape):
 # IDIZ --------------------------------------------------------------------------------------------
 
 
-@breaks("exact", "zero_sums", "rank", "layout", **ZERO)
+@breaks("exact", "zero_sums", "rank", "layout", "units", **ZERO)
 def both_positive(shape):
     return abs(idiz(shape))
 
 
-@breaks("exact", "zero_sums", "layout", **ZERO)
+@breaks("exact", "zero_sums", "layout", "units", **ZERO)
 def both_positive_when_wide(shape):
     m, n = shape
     return abs(idiz(shape)) if m < n else idiz(shape)
@@ -333,7 +333,7 @@ def both_positive_when_even(shape):
     return abs(idiz(shape)) if m >= n and n % 2 == 0 else idiz(shape)
 
 
-@breaks("exact", "reach", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "rank", "layout", "units", **ZERO)
 def all_rows_alike(shape):
     def rule(i, j, m, n):
         return idiz((m, n))[0, j] if n > 1 else idiz((m, n))[i, 0]
@@ -341,7 +341,7 @@ def all_rows_alike(shape):
     return fill(shape, rule)
 
 
-@breaks("exact", "reach", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "rank", "layout", "units", **ZERO)
 def rows_in_pairs(shape):
     def rule(i, j, m, n):
         return idiz((m, n))[i - i % 2 * (n > 1), j]
@@ -379,17 +379,28 @@ def ten_times_as_large(shape):
     return idiz(shape) * 10
 
 
-@breaks("exact", "reach", "row_norm", "variance", "rank", "zero_sums", "residual", "layout", **ZERO)
+@breaks(
+    "exact",
+    "reach",
+    "row_norm",
+    "variance",
+    "rank",
+    "zero_sums",
+    "residual",
+    "layout",
+    "units",
+    **ZERO,
+)
 def idi_instead(shape):
     return idi(shape)
 
 
-@breaks("exact", "reach", "row_norm", "variance", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "row_norm", "variance", "rank", "layout", "units", **ZERO)
 def all_zero(shape):
     return np.zeros(shape)
 
 
-@breaks("exact", "reach", "row_norm", "variance", "zero_sums", "rank", "layout", **ZERO)
+@breaks("exact", "reach", "row_norm", "variance", "zero_sums", "rank", "layout", "units", **ZERO)
 def the_minus_forgotten(shape):
     return fill(shape, lambda i, j, m, n: 1e-6 * (j == i % n))
 
@@ -412,7 +423,7 @@ def the_minus_in_the_last_column(shape):
     return fill(shape, rule)
 
 
-@breaks("exact", "reach", "layout", **SHIFTED)
+@breaks("exact", "reach", "layout", "units", **SHIFTED)
 def a_pair_where_shifted_is_declared(shape):
     return idiz(shape)
 
@@ -432,12 +443,12 @@ def shifted_idiz(shape, column=lambda q, i, m: q * m + (i + q) % m, cut=None):
     return out
 
 
-@breaks("exact", "layout", **SHIFTED)
+@breaks("exact", "layout", "units", **SHIFTED)
 def blocks_that_are_not_shifted(shape):
     return shifted_idiz(shape, lambda q, i, m: q * m + i)
 
 
-@breaks("exact", "reach", "layout", **SHIFTED)
+@breaks("exact", "reach", "layout", "units", **SHIFTED)
 def shifted_in_two_blocks_alone(shape):
     return shifted_idiz(shape, cut=2)
 
@@ -614,6 +625,7 @@ def groups_of_other_sign(shape, g):
     "zero_sums",
     "rank",
     "row_norm",
+    "units",
     **CORNER,
     **ZERO,
 )

@@ -1,0 +1,134 @@
+"""The file of a picture: whether it can be written, and the page that becomes it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError, message
+from ..files.writing import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["check", "page"]
+
+_STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
+
+
+def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise if a picture cannot be written there.
+
+    Parameters
+    ----------
+    path : path
+        The file, .svg or .png.
+    force : bool
+        Whether a file that is there may be replaced.
+
+    Raises
+    ------
+    OptionError
+        If it has another suffix, is a folder or a device, its folder is not there, or it is there
+        already; if matplotlib cannot be imported.
+
+    Examples
+    --------
+    >>> from idinit_ref.errors import OptionError
+    >>> try:
+    ...     check("weight.gif")
+    ... except OptionError as problem:
+    ...     print(problem)
+    plot = 'weight.gif', but the name should end in .svg or .png; write weight.svg
+    """
+    target, name = Path(path), os.fspath(path)
+    if target.suffix.lower() not in (".svg", ".png"):
+        cure = f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}"
+        raise OptionError(message("plot", name, "the name should end in .svg or .png", cure))
+    if os.path.isdir(target):
+        should = "it should be the name of a file, and a folder has it"
+        raise OptionError(message("plot", name, should, "choose another name"))
+    if not os.path.isdir(target.parent):
+        should = f"there is no folder {target.parent}"
+        raise OptionError(message("plot", name, should, "make it first, or choose another"))
+    real = os.path.realpath(target)
+    if os.path.lexists(real) and not os.path.isfile(real):
+        should = "it should be the name of a file, and a device, a pipe or a dead link has it"
+        raise OptionError(message("plot", name, should, "choose another name"))
+    if os.path.lexists(target) and not force:
+        cure = "choose another name, or add --force to replace it"
+        raise OptionError(message("plot", name, "no such file should be there yet", cure))
+    try:
+        import matplotlib.figure
+        import matplotlib.style  # noqa: F401
+    except Exception as problem:  # a broken one raises anything
+        why = f"{type(problem).__name__}: {problem}"
+        should = f"a picture needs matplotlib, which cannot be imported ({why})"
+        cure = "pip install matplotlib"
+        raise OptionError(message("plot", name, should, cure)) from problem
+
+
+_PLACE = "its folder should be one that takes new files", "choose a folder that you can write to"
+_ROOM = "there should be room for it", "make room there, or choose another folder"
+_REFUSALS = {
+    errno.ENAMETOOLONG: ("the system should take its name", "choose a shorter one"),
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+}
+
+
+@contextmanager
+def page(
+    path: str | os.PathLike[str], size: tuple[float, float] = (6.4, 4.8), title: str = ""
+) -> Iterator[Figure]:
+    """Yield a figure that becomes a file at the end: the same bytes for the same drawing.
+
+    Parameters
+    ----------
+    path : path
+        The file, .svg or .png. One that is there is replaced, of a link the one that it leads to.
+    size : (float, float)
+        Width and height in inches.
+    title : str
+        Alternative text.
+
+    Yields
+    ------
+    matplotlib Figure
+        Whatever the user's own matplotlib settings are, those are its defaults.
+
+    Raises
+    ------
+    OptionError
+        If it cannot be written; nothing is left then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with page(Path(folder) / "a.png") as figure:
+    ...         _ = figure.subplots().plot([1, 2])
+    ...     (Path(folder) / "a.png").read_bytes()[1:4]
+    b'PNG'
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    target = Path(path)
+    form = target.suffix.lower()[1:]
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=size)
+        yield figure
+        named: dict[str, Any] = {"Title": title} if title else {}
+        lacks = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
+        try:
+            with whole_file(Path(os.path.realpath(target))) as file:
+                figure.savefig(file, format=form, dpi=150, metadata=named | lacks)
+        except OSError as problem:
+            should, cure = _REFUSALS.get(problem.errno or 0, _PLACE)
+            should += f" ({problem.strerror or problem})"
+            raise OptionError(message("plot", os.fspath(path), should, cure)) from problem

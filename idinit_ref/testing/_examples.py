@@ -1,0 +1,158 @@
+"""Which weights an implementation is asked for, and why not for a property."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, get_args
+
+from hypothesis import strategies as st
+
+from ..core.kernel import CORNER, Taps
+from ..core.layout import SPATIAL
+from ..core.noise import LoosenAt
+from ..core.pattern import Form, Role, Wide
+from ..core.plan import Plan
+from ._property import Property
+from ._strategies import plans
+from ._subject import Finding, Raised, Subject
+
+__all__ = ["Case", "Weights"]
+
+Case = tuple[Plan, str | None]  # a weight, and the dtype to ask for
+
+_GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
+_EPSILONS = (1e-6, 0.5, -1e-3)
+_LARGE = ((300, 3), (3, 300), (24, 17))  # outputs and inputs beyond what is drawn
+_OF_LARGE = ("exact", "transit", "row_norm", "layout")
+_NOT_FOLDED = {("variance", "fold_mean"), ("composition", "fold_rms")}
+_OF_KERNELS = ("groups", "image")
+
+
+@dataclass
+class Weights:
+    """The weights that one implementation can be asked for.
+
+    Parameters
+    ----------
+    subject
+        The implementation.
+    letters
+        The layouts of its matrices and kernels.
+    fixed
+        Its taps, wide, form and stride, where it has no such parameter.
+    only
+        Whether it is meant for a weight; None for all.
+    """
+
+    subject: Subject
+    letters: Sequence[str]
+    fixed: Mapping[str, Any]
+    only: Callable[[Plan], bool] | None
+
+    @property
+    def smallest(self) -> Plan:
+        """The weight of the first call."""
+        letters, taps = self.letters[0], self.fixed["taps"]
+        return Plan((1,) * len(letters), self.subject.roles[0], layout=letters, taps=taps)
+
+    def why_not(self, each: Property) -> str | None:
+        """Return why the implementation cannot be asked for a property; None if it can."""
+        takes, taps = self.subject.takes, self.fixed["taps"]
+        if not set(each.roles) & set(self.subject.roles):
+            return f"it is about {'IDI' if each.roles == ('transit',) else 'IDIZ'}"
+        wide = "truncate" if takes("wide") else self.fixed["wide"]
+        if (each.name, wide) in _NOT_FOLDED:
+            return f"it does not hold for {wide}"
+        if each.name == "groups" and takes("groups") and not self._letters(each):
+            return "groups are of convolutions: ask with conv="
+        if each.name == "image" and not self._letters(each):
+            return "it is about kernels: ask with conv="
+        if each.name == "image" and taps in CORNER and not takes("taps"):
+            return f"it does not hold for {taps}"
+        return each.needs(self.subject)
+
+    def cases(self, each: Property) -> st.SearchStrategy[Case]:
+        """Return a strategy of weights, and dtypes to ask for, that a property is about."""
+        names: list[str | None] = [None]
+        if each.name in ("exact", "dtype") and self.subject.has_dtype:
+            has_complex = self._has_complex()
+            dtypes = self.subject.framework.dtypes()
+            names += [name for name in dtypes if has_complex or not name.startswith("complex")]
+        found = [self._drawn(r, letters) for r, letters in product(*self._asked(each))]
+        weights = st.one_of(found).map(each.fit)
+        if self.only is not None:
+            weights = weights.filter(self.only)
+        return st.tuples(weights, st.sampled_from(names))
+
+    def large(self, each: Property) -> list[Plan]:
+        """Return a few weights larger than those that are drawn."""
+        found = []
+        for (role, letters), (m, n) in product(product(*self._asked(each)), _LARGE):
+            names = ["taps", "stride"] if set(letters) & set(SPATIAL) else []
+            names.append("wide" if role == "transit" else "form")
+            sizes = {"O": m, "I": n} | dict.fromkeys(SPATIAL, 2)
+            shape = tuple(sizes.get(c, 1) for c in letters)
+            options = {name: self.fixed[name] for name in names}
+            plan = each.fit(Plan(shape, role, layout=letters, **options))
+            if plan.shape == shape and (self.only is None or self.only(plan)):
+                found.append(plan)
+        return found if each.name in _OF_LARGE else []
+
+    def _asked(self, each: Property) -> tuple[list[Role], list[str]]:
+        """Return the roles and the layouts that a property is asked of."""
+        return [role for role in self.subject.roles if role in each.roles], self._letters(each)
+
+    def _letters(self, each: Property) -> list[str]:
+        kernels = each.name in _OF_KERNELS
+        return [a for a in self.letters if not kernels or set(a) & set(SPATIAL)]
+
+    def _has_complex(self) -> bool:
+        """Whether complex dtypes are asked for: only if they are not refused."""
+        names = [name for name in self.subject.framework.dtypes() if name.startswith("complex")]
+        try:
+            for name in names:
+                self.subject.make(self.smallest, name)
+        except Raised:
+            return False
+        except Finding:
+            pass
+        return True
+
+    def _drawn(self, role: Role, letters: str) -> st.SearchStrategy[Plan]:
+        """Draw the weights of a layout that this implementation can be asked for."""
+        takes, fixed = self.subject.takes, self.fixed
+
+        def any_of(name: str, words: Any) -> Any:
+            return st.sampled_from(get_args(words)) if takes(name) else fixed[name]
+
+        more: dict[str, Any] = {"role": role, "blocks": None, "tap": None, "groups": 1}
+        more |= {"transposed": False, "loosen": 0.0, "loosen_at": "all", "seed": 0}
+        if role == "transit":
+            more["gain"] = st.sampled_from(_GAINS) if takes("gain") else 1.0
+            more["wide"] = any_of("wide", Wide)
+            if takes("loosen") and takes("seed"):
+                more["loosen"] = st.sampled_from([0.0, 0.125])
+                more["seed"] = st.integers(0, 2**32)
+                if takes("loosen_at"):
+                    more["loosen_at"] = st.sampled_from(get_args(LoosenAt))
+        else:
+            more["eps"] = st.sampled_from(_EPSILONS) if takes("eps") else 1e-6
+            more["form"] = any_of("form", Form)
+        more["layout"] = letters
+        if takes("layout"):
+            more["layout"] = st.permutations(letters).map("".join)
+        if takes("blocks"):
+            del more["blocks"]
+        if set(letters) & set(SPATIAL):
+            more["taps"] = any_of("taps", Taps)
+            if not takes("stride"):
+                more["stride"] = fixed["stride"]
+            if takes("tap"):
+                del more["tap"]
+            if takes("groups"):
+                more["groups"] = st.integers(1, 3)
+                if takes("transposed"):
+                    more["transposed"] = st.booleans()
+        return plans(**more)
