@@ -23,7 +23,7 @@ from ..core.layout import Layout, Strip, strides_of
 from ..core.pattern import Term
 from ..core.plan import Plan
 from ..errors import OptionError, message
-from ..files.writing import whole_file
+from ..files.whole import whole_file
 from ._matrix import (
     Alike,
     Floats,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import islice
 from math import prod
@@ -156,6 +156,26 @@ class Plan:
             should = "there is no noise to place: loosen is 0"
             cure = "give a standard deviation with loosen=, or leave it out"
             raise OptionError(message("loosen_at", self.loosen_at, should, cure))
+
+    def options(self) -> dict[str, Any]:
+        """Return what `plan` needs besides the shape to make it again: what is not the default.
+
+        Returns
+        -------
+        dict
+            The role and the layout, always, and all other options that are not the default.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((4, 3), blocks=(2, 2)).options()
+        {'role': 'transit', 'layout': 'OI', 'blocks': (2, 2)}
+        """
+        own = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        changed = {name: value for name, value, usual in own if value != usual}
+        return {"role": self.role, "layout": self.layout} | {
+            name: value for name, value in changed.items() if name not in ("shape", "axes")
+        }
 
     # What it holds --------------------------------------------------------------------------
 
