@@ -27,9 +27,9 @@ import numpy as np
 
 import idinit_ref as ir
 from docs.evidence._data import load, machine, save
-from idinit_ref.files import layout_of, presets
+from idinit_ref.files import assemble, layout_of, presets
+from idinit_ref.files.sources import Asked
 from idinit_ref.files.storage import carrier
-from idinit_ref.roles import names as rules
 
 BLOCK = 4 * 2**20
 DTYPE = "bfloat16"
@@ -61,7 +61,7 @@ class Zeros(NamedTuple):
 
 def whole(tensors: dict[str, tuple[int, ...]]) -> dict[str, object]:
     """Return what is written for a model: plans, zero biases, and the rest as from a file."""
-    made = rules.plans(tensors)
+    made = assemble({name: Asked(shape) for name, shape in tensors.items()}).values
     return {name: made.get(name, Zeros(shape)) for name, shape in tensors.items()}
 
 

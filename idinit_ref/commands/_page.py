@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, message
-from ..files.writing import whole_file
+from ..files.whole import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ __all__ = [
     "columns",
     "is_utf",
     "json_of",
+    "natural",
     "plain",
     "print_json",
     "progress",
@@ -50,6 +52,19 @@ def say(text: str) -> None:
         with suppress(OSError):  # the terminal may be gone
             line = plain(" ".join(text.split()), encoding)
             print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def natural(name: str) -> list[object]:
+    """Return a key that sorts names as people count.
+
+    >>> sorted(["h.10", "h.2", "h"], key=natural)
+    ['h', 'h.2', 'h.10']
+    """
+    parts: list[object] = re.split("([0-9]+)", name)
+    for k in range(1, len(parts), 2):  # no int: a name may have a million digits
+        number = str(parts[k]).lstrip("0")
+        parts[k] = (len(number), number)
+    return [*parts, name]
 
 
 def show(console: Console, text: str) -> None:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.plan import Plan
 from ..errors import OptionError, message
-from ..files import sources
+from ..files import assembly, sources
+from ..files.fills import parse_fill
+from ..files.naming import some
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
 from ..files.writing import FilePlan, layout_of, save
 from ._terminal import progress, show, table, tensors
@@ -40,19 +42,21 @@ _UNITS = {"": 1} | {
 
 def run(args: Namespace, console: Console) -> None:
     """Write the files, or with ``args.dry_run`` say what they would be; say what is in them."""
-    from ..files.dialects import load, translate
+    from ..files.dialects import load
     from ..files.reading import open_checkpoint
+    from ..files.translating import translate
 
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     keep = None if args.keep_from is None else open_checkpoint(args.keep_from)
-    found = sources.assemble(
+    found = assembly.assemble(
         source.tensors,
-        own=[sources.parse_rule(text) for text in args.rules],
+        own=[assembly.parse_rule(text) for text in args.rules],
         gain=args.gain,
         eps=args.eps,
         wide=args.wide,
         keep_from=keep,
-        fills=[sources.parse_fill(text) for text in args.fills],
+        fills=[parse_fill(text) for text in args.fills],
+        model_type=source.model_type,
     )
     if args.strict:
         _check_whole(found)
@@ -97,7 +101,7 @@ def run(args: Namespace, console: Console) -> None:
             text += f", {args.dtype}, {tensors(count)}"
         show(console, text)
     if found.unused:
-        show(console, f"not used of {args.keep_from}: {sources.some(found.unused)}")
+        show(console, f"not used of {args.keep_from}: {some(found.unused)}")
     if args.dry_run:
         show(console, expected)
         return
@@ -120,10 +124,10 @@ def _size(text: str) -> int:
     return size
 
 
-def _check_whole(found: sources.Assembly) -> None:
+def _check_whole(found: assembly.Assembly) -> None:
     out = [item for item in found.items if item.value is None]
     if out:
-        named = sources.some([f"{item.name} ({item.why})" for item in out])
+        named = some([f"{item.name} ({item.why})" for item in out])
         cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
         raise OptionError(message("left out", named, "with --strict nothing should be", cure))
 
@@ -168,7 +172,7 @@ def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: 
         raise OptionError(message("out", str(there[0]), should, cure))
 
 
-def _print_roles(found: sources.Assembly, dtype: str, console: Console) -> None:
+def _print_roles(found: assembly.Assembly, dtype: str, console: Console) -> None:
     groups: dict[str, list[tuple[int, int]]] = {role: [] for role in ("transit", "zero", "bias")}
     for item in found.items:
         group: str = item.role

@@ -8,8 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..core.plan import Plan
-from ..files.storage import natural
-from ._terminal import columns, print_json, progress, show, tensors
+from ._terminal import columns, natural, print_json, progress, show, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,10 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import OptionError, message
-from ..files import sources
-from ..files.storage import natural
+from ..files import assembly, sources
+from ..files.naming import some
 from ..roles.names import Kind
-from ._terminal import columns, show, tensors
+from ._terminal import columns, natural, show, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +21,15 @@ __all__ = ["run"]
 def run(args: Namespace, console: Console) -> None:
     """Print a line for each tensor, those that no rule knows last."""
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
-    own = [sources.parse_rule(text) for text in args.rules]
-    chosen = sources.choose(source.tensors, own=own)
+    own = [assembly.parse_rule(text) for text in args.rules]
+    chosen = assembly.choose(source.tensors, own=own)
     unknown = [name for name, choice in chosen.items() if choice is None]
     if args.strict and unknown:
         should = f"no rule knows {'it' if len(unknown) == 1 else f'these {len(unknown)} names'}"
         raise OptionError(
             message(
                 "names",
-                sources.some(unknown),
+                some(unknown),
                 should,
                 "add rules for them (--rule 'REGEX=ROLE')",
             )
@@ -41,7 +41,7 @@ def run(args: Namespace, console: Console) -> None:
             rows.append((name, shape, "-", "", "no rule knows it"))
             continue
         if choice.role in ("transit", "zero"):
-            sources.made(name, source.tensors[name], choice)  # options that do not fit are errors
+            assembly.made(name, source.tensors[name], choice)  # options that do not fit are errors
         options = " ".join(f"{key}={value}" for key, value in choice.options.items())
         rows.append((name, shape, choice.role, options, f"{choice.why} [{choice.by}]"))
     show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))

@@ -10,12 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dialects import DIALECTS, Change, Dialect, Items, Leaf, load, translate
+    from .assembly import assemble
+    from .dialects import DIALECTS, Change, Dialect, Items, Leaf, load
     from .difference import Difference, diff
+    from .fills import parse_fill
     from .reading import Checkpoint, Stored, open_checkpoint
     from .recognise import Finding, Numbers, inspect
-    from .sources import assemble, parse_fill, read
-    from .writing import FilePlan, layout_of, save, whole_file
+    from .sources import read
+    from .translating import translate
+    from .whole import whole_file
+    from .writing import FilePlan, layout_of, save
 
 __all__ = [
     "DIALECTS",
@@ -43,12 +47,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "dialects": ("DIALECTS", "Change", "Dialect", "Items", "Leaf", "load", "translate"),
+    "assembly": ("assemble",),
+    "dialects": ("DIALECTS", "Change", "Dialect", "Items", "Leaf", "load"),
     "difference": ("Difference", "diff"),
     "reading": ("Checkpoint", "Stored", "open_checkpoint"),
     "recognise": ("Finding", "Numbers", "inspect"),
-    "sources": ("assemble", "parse_fill", "read"),
-    "writing": ("FilePlan", "layout_of", "save", "whole_file"),
+    "fills": ("parse_fill",),
+    "sources": ("read",),
+    "translating": ("translate",),
+    "whole": ("whole_file",),
+    "writing": ("FilePlan", "layout_of", "save"),
 }
 
 

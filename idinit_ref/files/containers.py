@@ -14,7 +14,6 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from io import BytesIO
 from math import prod
 from pathlib import PurePosixPath
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DTypeError, IDInitError, OptionError, ShapeError, message
+from .naming import check_name
 from .storage import (
     BLOCK,
     DTYPES,
@@ -36,7 +36,6 @@ from .storage import (
     as_tensor,
     blocks,
     carrier,
-    check_name,
     convert,
     nbytes_of,
     stream,
@@ -63,14 +62,9 @@ class Item(NamedTuple):
         return nbytes_of(self.tensor, self.dtype)
 
     @property
-    def options(self) -> dict[str, object] | None:
+    def options(self) -> dict[str, Any] | None:
         """What `idinit_ref.plan` needs besides the shape to make it again; None without a plan."""
-        if not isinstance(self.tensor, Made):
-            return None
-        plan = self.tensor.plan
-        kept = {"role": plan.role, "layout": plan.layout}
-        every = {f.name: (getattr(plan, f.name), f.default) for f in fields(plan) if f.compare}
-        return kept | {k: v for k, (v, usual) in every.items() if k != "shape" and v != usual}
+        return self.tensor.plan.options() if isinstance(self.tensor, Made) else None
 
     def chunks(self) -> Iterator[NDArray[Any]]:
         """Yield its numbers in order, little-endian; each is gone when the next one is made."""
@@ -170,7 +164,7 @@ class Form(NamedTuple):
     order: Callable[[list[Item]], list[Item]]
     check: Callable[[list[Item], dict[str, str]], None]
     size: Callable[[list[Item], dict[str, str], bool], int]
-    write: Callable[[BinaryIO, list[Item], dict[str, str], Feed], None]
+    write: Callable[[BinaryIO, list[Item], dict[str, str], Feed], None] | None
 
 
 def _place_holders(items: list[Item], digests: bool) -> dict[str, str]:
@@ -435,4 +429,13 @@ FORMS = {
     ),
     ".npz": Form("an .npz file", ".npz", _NUMPY, list, _check_npz, _npz_size, _write_npz),
     ".h5": Form("an .h5 file", ".h5", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
+    ".distcp": Form(  # a folder, which `write_distributed` writes
+        "a distributed checkpoint",
+        ".distcp",
+        list(DTYPES),
+        list,
+        lambda *_: None,
+        lambda items, *_: sum(item.nbytes for item in items),
+        None,
+    ),
 }

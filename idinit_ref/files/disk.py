@@ -49,12 +49,12 @@ DEFLATE = 1032
 _PAGE = 2**12  # bytes: a smaller gap is read through, as the disk does
 _PIECE = 2**20  # bytes that are read at once where most of them are cut away
 _AGAIN = "download the file again, or write it anew"
+_BOTH = ("a ZIP archive", "a file of torch.save")  # which is one
 _KNOWN = {
     b"version https://git-lfs": ("a pointer of git-lfs", "run git lfs pull"),
     b"PK\x03\x04": (
         "a ZIP archive",
-        "name it .npz if NumPy wrote it; a PyTorch pickle can run code and is not read: save it "
-        "with safetensors.torch.save_file",
+        "name it .npz if NumPy wrote it, .pt if PyTorch, .keras if Keras",
     ),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "name it .h5"),
     b"\x93NUMPY": ("a single array of NumPy", "save it with numpy.savez"),
@@ -177,7 +177,7 @@ def source_of(path: Path, kind: str) -> Source:
     if not first:
         raise source.wrong("size", 0, f"{kind} is not empty")
     for magic, (what, cure) in _KNOWN.items():
-        if first.startswith(magic) and what != kind:
+        if first.startswith(magic) and what != kind and (what, kind) != _BOTH:
             raise source.wrong("content", what, f"it should be {kind}", cure)
     return source
 

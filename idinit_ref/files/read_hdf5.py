@@ -1,7 +1,13 @@
-"""HDF5 files, Keras' among them: all datasets of numbers that lie in the file itself."""
+"""HDF5 files, Keras' among them: all datasets of numbers that lie in the file itself.
+
+Of a ``.keras`` archive the weights inside, at the place where they lie, not unpacked.
+"""
 
 from __future__ import annotations
 
+import io
+import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,13 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .disk import DEFLATE, Faults, Source, Spans, readable, short, source_of
+from ..errors import CheckpointError
+from .disk import DEFLATE, Faults, Plain, Source, Spans, readable, short, source_of
 from .metadata import OWN, TABLES, dump_table, table
+from .read_npz import member_of
 from .storage import DTYPES, carrier, itemsize
 from .stored import Stored
 
-__all__ = ["open_hdf5"]
+__all__ = ["open_hdf5", "open_keras"]
 
+_INSIDE = "model.weights.h5"  # of a .keras archive
 _CHUNK = 2**26  # bytes of a chunk, which is unpacked as a whole
 _FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf; others load plug-ins
 
@@ -28,10 +37,11 @@ class _Dataset(Stored):
     """A tensor of HDF5."""
 
     source: Source = field(repr=False)
+    place: range = field(repr=False)  # of the HDF5 file in the file
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         own = carrier(self.dtype)
-        with self.source.open(), _h5(self.source) as file:
+        with _h5(self.source, self.place) as file:
             found = file[self.name]
             index = tuple(slice(span.start, span.stop) for span in spans)
             block = np.asarray(found[index], found.dtype)
@@ -50,11 +60,38 @@ def _h5py() -> Any:
 
 
 @contextmanager
-def _h5(source: Source) -> Iterator[Any]:
+def _h5(source: Source, place: range) -> Iterator[Any]:
     """Open a file of HDF5 that is still the same."""
     h5py = _h5py()
-    with source.open(), readable(source, "an HDF5 file"), h5py.File(source.path, "r") as file:
-        yield file
+    with source.open() as file, readable(source, "an HDF5 file"):
+        whole = len(place) == source.size
+        with h5py.File(source.path if whole else _Window(file, place), "r") as found:
+            yield found
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file."""
+
+    def __init__(self, file: io.FileIO, place: range) -> None:
+        self.file, self.place, self.at = file, place, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + (0, self.at, len(self.place))[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        self.file.seek(self.place.start + self.at)
+        rest = memoryview(buffer)[: max(len(self.place) - self.at, 0)]
+        count = self.file.readinto(rest) or 0
+        rest[count:] = bytes(len(rest) - count)  # of a file that was cut off
+        self.at += len(rest)
+        return len(rest)
 
 
 def _text(found: Any, key: str) -> str | None:
@@ -70,11 +107,43 @@ def _text(found: Any, key: str) -> str | None:
 
 def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
     """Return the datasets of a file, by their paths, and what its attributes tell."""
-    h5py = _h5py()
     source = source_of(path, "an HDF5 file")
+    place = range(source.size)
+    try:
+        return _open(source, place, faults)
+    except CheckpointError as problem:
+        if not (cut := re.search(r"stored_eof = (\d+)", str(problem.__cause__))):
+            raise
+        faults.add(problem)
+        place = range(min(int(cut[1]), 2**62))
+    return _open(source, place, faults)
+
+
+def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+    """Return the weights of a whole model of Keras, a ZIP archive; nothing else of it is read."""
+    kind = "a ZIP archive"
+    source = source_of(path, kind)
+    with source.open() as file:
+        with readable(source, kind), zipfile.ZipFile(file) as archive:
+            members = {each.filename: each for each in archive.infolist()}
+            end = archive.start_dir
+        member = members.get(_INSIDE)
+        if member is None:
+            should = f"it should hold {_INSIDE}"
+            cure = 'save the model anew: model.save("model.keras")'
+            raise source.wrong("members", ", ".join(members), should, cure)
+        data, size = member_of(source, file, member, end, {})
+    if not isinstance(data, Plain):
+        should = "it should be stored as Keras stores it, not deflated"
+        raise source.wrong(f"member {_INSIDE!r}", "deflated", should, f"unzip {_INSIDE}")
+    return _open(source, range(data.start, data.start + size), faults)
+
+
+def _open(source: Source, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+    h5py = _h5py()
     tensors: list[Stored] = []
     told: tuple[dict[str, Any], ...] = ({}, {})
-    with _h5(source) as file:
+    with _h5(source, place) as file:
         metadata = {key: text for key in file.attrs if (text := _text(file, key)) is not None}
         waiting, seen = [""], set()
         while waiting:
@@ -82,16 +151,16 @@ def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]
             found = file[name or "/"]
             if isinstance(found, h5py.Dataset):
                 with faults.around():
-                    tensors.append(_dataset(source, name, found))
+                    tensors.append(_dataset(source, place, name, found))
                     _tell(name, found, told)
                 continue
-            place = h5py.h5o.get_info(found.id).addr
-            if not isinstance(found, h5py.Group) or place in seen:
+            home = h5py.h5o.get_info(found.id).addr
+            if not isinstance(found, h5py.Group) or home in seen:
                 should = "it should be a dataset, or a group that is there once"
                 got = type(found).__name__
                 faults.add(source.wrong(f"object {short(name)!r}", got, should))
                 continue
-            seen.add(place)
+            seen.add(home)
             below = []
             for key in found:
                 child = f"{name}/{key}" if name else key
@@ -116,7 +185,7 @@ def _tell(name: str, found: Any, told: tuple[dict[str, Any], ...]) -> None:
         digests[name] = digest
 
 
-def _dataset(source: Source, name: str, found: Any) -> Stored:
+def _dataset(source: Source, place: range, name: str, found: Any) -> Stored:
     """Return a dataset as a tensor, or raise for one that could lead out of the file."""
     shown, dtype, bits = repr(short(name)), found.dtype.name, f"u{found.dtype.itemsize}"
     if dtype in ("void8", "void16"):  # bits, whose dtype Keras notes
@@ -139,11 +208,15 @@ def _dataset(source: Source, name: str, found: Any) -> Stored:
         got = f"filters {sorted(filters)} on chunks of {chunk:,} bytes"
         should = f"they should be of {sorted(_FILTERS)}, on at most {_CHUNK:,} bytes"
         raise source.wrong(f"dataset {shown}", got, should, "write it anew with h5py")
-    begin = found.id.get_offset() or 0
-    if begin + stored > source.size or nbytes > stored * (DEFLATE if filters else 1):
+    begin, end = found.id.get_offset() or 0, min(len(place), source.size - place.start)
+    inside = begin + stored <= end
+    if found.chunks and len(place) > source.size:  # it was cut off, and any chunk may be lost
+        chunks = map(found.id.get_chunk_info, range(found.id.get_num_chunks()))
+        inside = all(chunk.byte_offset + chunk.size <= end for chunk in chunks)
+    if not inside or nbytes > stored * (DEFLATE if filters else 1):
         got, should = f"{nbytes} bytes out of {stored}", "they should lie in the file"
         raise source.wrong(f"dataset {shown}", got, should)
-    tensor = _Dataset(name, dtype, shape, source.path, source)
+    tensor = _Dataset(name, dtype, shape, source.path, source, place)
     if tensor.obstacle:
         raise source.wrong(f"shape of {shown}", str(shape), tensor.obstacle, "reshape it")
     return tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zipfile
 from math import prod
@@ -17,7 +18,7 @@ from .metadata import OWN, TABLES, dump_table, table
 from .storage import DTYPES
 from .stored import Raw
 
-__all__ = ["open_npz"]
+__all__ = ["member_of", "open_npz"]
 
 _HEADER = 2**14  # bytes that are looked at; NumPy reads at most 10,000 characters of it
 _LOCAL = b"PK\x03\x04"  # before each member
@@ -28,10 +29,14 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
     kind = "a ZIP archive"
     source = source_of(path, kind)
     with source.open() as file:
-        with readable(source, kind), zipfile.ZipFile(file) as archive:
+        listed, last, comment = False, source.size, dict[str, Any]()
+        with faults.around(), readable(source, kind), zipfile.ZipFile(file) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-            ends = [*(member.header_offset for member in members[1:]), archive.start_dir]
-            comment = table(archive.comment.decode(errors="replace"))
+            last, comment = archive.start_dir, table(archive.comment.decode(errors="replace"))
+            listed = True
+        if not listed:  # no directory, as where the end is cut off
+            members = _scan(source, file)
+        ends = [*(member.header_offset for member in members[1:]), last]
         tensors: dict[str, Raw] = {}
         resting: dict[int, Inflater] = {}
         told: tuple[dict[str, Any], ...] = ({}, {})
@@ -41,7 +46,7 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
                 if name == member.filename or name in tensors:
                     should = "it should end in .npy, and be there once"
                     raise source.wrong("member", member.filename, should)
-                tensors[name] = _array(source, name, _member(source, file, member, end, resting))
+                tensors[name] = _array(source, name, member_of(source, file, member, end, resting))
                 about = table(member.comment.decode(errors="replace"))
                 for key, found in zip(OWN, told, strict=True):
                     if key in about:
@@ -51,7 +56,25 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
     return list(tensors.values()), metadata
 
 
-def _member(
+def _scan(source: Source, file: io.FileIO) -> list[zipfile.ZipInfo]:
+    """Return the members whose headers follow each other from the start of an archive on."""
+    members, at = [], 0
+    while len(head := bytes(source.take(file, at, 30))) == 30 and head[:4] == _LOCAL:
+        _, _, flags, kind, _, crc, packed, size, name, extra = struct.unpack("<4sHHHLLLLHH", head)
+        rest = bytes(source.take(file, at + 30, name + extra))
+        if flags & 8 or len(rest) < name + extra:  # its size is not known
+            break
+        member = zipfile.ZipInfo(rest[:name].decode(errors="replace") or "?")
+        if packed == size == 2**32 - 1 and rest[name : name + 2] == b"\x01\x00":
+            size, packed = struct.unpack("<QQ", rest[name + 4 : name + 20].ljust(16, b"\xff"))
+        member.header_offset, member.flag_bits, member.compress_type = at, flags, kind
+        member.compress_size, member.file_size, member.CRC = packed, size, crc
+        members.append(member)
+        at += 30 + name + extra + packed
+    return members
+
+
+def member_of(
     source: Source,
     file: io.FileIO,
     member: zipfile.ZipInfo,

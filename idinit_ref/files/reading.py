@@ -8,7 +8,7 @@ is wrong is one `CheckpointError` of one line.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,36 +16,45 @@ from typing import Any
 from ..errors import CheckpointError, OptionError, OptionTypeError, message
 from .disk import Faults, Source, short, source_of
 from .metadata import TABLES, dump_table, table
-from .read_hdf5 import open_hdf5
+from .naming import check_name
+from .read_distributed import LIST, open_distributed
+from .read_hdf5 import open_hdf5, open_keras
 from .read_npz import open_npz
+from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
-from .storage import HEADER, check_name
+from .read_torch import open_torch
+from .storage import HEADER
 from .stored import Stored
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
 
-_PICKLE = (
-    "a pickle of PyTorch, which can run code, so it is not read",
-    "state = torch.load(PATH, weights_only=True), then "
-    'safetensors.torch.save_file(state, "model.safetensors")',
-)
 _OTHERS = {  # by suffix: what it is, and how to convert it
-    ".bin": _PICKLE,
-    ".pt": _PICKLE,
-    ".pth": _PICKLE,
-    ".ckpt": _PICKLE,
-    ".keras": (
-        "a whole model of Keras, a ZIP archive with the weights inside",
-        "unzip model.weights.h5 from it, or "
-        'keras.saving.load_model(PATH).save_weights("model.weights.h5")',
+    ".ckpt": (
+        "a checkpoint of Lightning or of TensorFlow 1",
+        "of PyTorch, name it .pt; else load it with what wrote it, and save its weights",
     ),
+    ".pb": ("a SavedModel of TensorFlow", "keras.Model.save_weights writes .weights.h5"),
     ".npy": ("a single array of NumPy", "save it with numpy.savez"),
     ".msgpack": (
         "a file of Flax",
         "flax.serialization.msgpack_restore its bytes, then safetensors.flax.save_file",
     ),
 }
-_FORMATS = (".safetensors", ".npz", ".h5")
+_Opened = tuple[Sequence[Stored], dict[str, str]]
+_READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
+    ".safetensors": open_safetensors,
+    ".npz": open_npz,
+    **dict.fromkeys((".h5", ".hdf5"), open_hdf5),
+    ".keras": open_keras,
+    **dict.fromkeys((".bin", ".pt", ".pth"), open_torch),
+}
+_FOLDERS = {LIST: open_distributed, TREE: open_orbax}  # by a file in them
+_FIRST = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,10 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ----------
     path : path
         A ``.safetensors`` file; a folder with ``model.safetensors`` or the index of shards; such
-        an index, ``*.index.json``; a ``.npz`` file of NumPy; or, where h5py is installed, ``.h5``
-        and ``.weights.h5`` of Keras.
+        an index, ``*.index.json``; a ``.npz`` file of NumPy; where h5py is installed, ``.h5``,
+        ``.weights.h5`` and ``.keras`` of Keras; where PyTorch is, its state dicts (``.bin``,
+        ``.pt``, ``.pth``, the index of such shards) and folders of its distributed checkpoints;
+        where tensorstore is, folders of Orbax. No code of a file is run.
     lenient : bool
         Whether to go on where a shard is missing, a file is cut off, or a part of it cannot be
         read: the result's ``findings`` say so, and all else is there.
@@ -129,7 +140,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     OptionTypeError
         If the path is none.
     ImportError
-        If h5py is needed and not installed.
+        If the format's own library is needed and not installed.
     OSError
         If a file cannot be read.
 
@@ -144,20 +155,20 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ...     tensor.dtype, tensor.shape, tensor.read((slice(1, 2), slice(None)), "float32")
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
-    given = _path(path)
-    file = _in_folder(given) if os.path.isdir(given) else given
-    name, faults = file.name.lower(), Faults(lenient=lenient)
-    if name.endswith(".index.json"):
-        return _index(given, file, faults)
+    given, faults = _path(path), Faults(lenient=lenient)
     tensors: Sequence[Stored]
-    if name.endswith(".safetensors"):
-        tensors, metadata = open_safetensors(file, faults)
-    elif name.endswith(".npz"):
-        tensors, metadata = open_npz(file, faults)
-    elif name.endswith((".h5", ".hdf5")):
-        tensors, metadata = open_hdf5(file, faults)
-    else:
+    for mark, reader in _FOLDERS.items():
+        if os.path.isfile(given / mark):
+            tensors, metadata = reader(given, faults)
+            held = {tensor.name: tensor for tensor in tensors}
+            files = sorted(each for each in given.rglob("*") if each.is_file())
+            return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
+    file = _in_folder(given) if os.path.isdir(given) else given
+    if file.name.lower().endswith(".index.json"):
+        return _index(given, file, faults)
+    if (suffix := file.suffix.lower()) not in _READERS:
         raise _other(file)
+    tensors, metadata = _READERS[suffix](file, faults)
     held = {tensor.name: tensor for tensor in tensors}
     return Checkpoint(given, held, metadata, (file,), findings=tuple(faults.found))
 
@@ -171,11 +182,11 @@ def _path(path: object) -> Path:
 
 def _other(file: Path) -> CheckpointError:
     """Return what a file of another kind is, and how to convert it."""
-    should = "its suffix should be .safetensors, .index.json, .npz or .h5"
+    should = f"its suffix should be .index.json or one of {', '.join(_READERS)}"
     suffix = file.suffix.lower()
     if suffix not in _OTHERS:
         source_of(file, "a checkpoint")  # or it is not there at all
-        cure = "save it in one of these formats; pickles (.bin, .pt) can run code and are not read"
+        cure = "save it in one of these formats"
         return CheckpointError(message("path", short(file.name), should, cure))
     os.stat(file)
     what, cure = _OTHERS[suffix]
@@ -184,14 +195,14 @@ def _other(file: Path) -> CheckpointError:
 
 def _in_folder(folder: Path) -> Path:
     """Return the file of a folder to begin with."""
-    for name in ("model.safetensors", "model.safetensors.index.json"):
+    for name in _FIRST:
         if (folder / name).exists():
             return folder / name
     there = sorted(os.listdir(folder))
-    found = [name for name in there if name.endswith(".safetensors.index.json")]
+    found = [name for name in there if name.endswith(".index.json")]
     if len(found) == 1:
         return folder / found[0]
-    named = found or [name for name in there if name.endswith(_FORMATS)]
+    named = found or [name for name in there if Path(name).suffix in _READERS]
     if not named:
         for name in there:
             if Path(name).suffix in _OTHERS:
@@ -199,7 +210,7 @@ def _in_folder(folder: Path) -> Path:
     shown = ", ".join(repr(short(name)) for name in named[:5]) or "none"
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
-        "it should hold model.safetensors, or one *.safetensors.index.json; "
+        "it should hold model.safetensors, or one *.index.json; "
         f"of {'such indices' if found else 'checkpoint files'} it holds {shown}{more}"
     )
     raise CheckpointError(message("folder", short(folder.name), should, "name the file itself"))
@@ -230,7 +241,8 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
                 should = f"it is missing, with {count:,} of {len(homes):,} tensors"
                 cure = "download it, to beside the index"
                 raise source.wrong("file in the weight_map", shard, should, cure)
-            tensors, metadata = open_safetensors(path.parent / shard, faults)
+            reader = _READERS.get(Path(shard).suffix.lower(), open_safetensors)
+            tensors, metadata = reader(path.parent / shard, faults)
             files.append(path.parent / shard)
             lost.discard(shard)
         told.append(metadata)

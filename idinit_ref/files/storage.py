@@ -6,7 +6,6 @@ a file, or a rearranged view of one of them. Nothing here knows a file format or
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS, Format, round_array
 from ..core.noise import standard_normal
 from ..core.plan import Plan
-from ..errors import DTypeError, OptionError, OptionTypeError, message
+from ..errors import DTypeError, OptionTypeError, message
 from .metadata import CAP
 
 __all__ = [
@@ -37,12 +36,10 @@ __all__ = [
     "as_tensor",
     "blocks",
     "carrier",
-    "check_name",
     "convert",
     "decode",
     "index_of",
     "itemsize",
-    "natural",
     "nbytes_of",
     "obstacle",
     "stream",
@@ -442,46 +439,3 @@ def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
         block = tensor.read(index, dtype)
         little = block.astype(block.dtype.newbyteorder("<"), copy=False)
         yield np.ascontiguousarray(little).reshape(-1)
-
-
-# Names ------------------------------------------------------------------------------------------
-
-
-def natural(name: str) -> list[object]:
-    """Return a key that sorts names as people count.
-
-    >>> sorted(["h.10", "h.2", "h"], key=natural)
-    ['h', 'h.2', 'h.10']
-    """
-    parts: list[object] = re.split("([0-9]+)", name)
-    for k in range(1, len(parts), 2):  # no int: a name may have a million digits
-        number = str(parts[k]).lstrip("0")
-        parts[k] = (len(number), number)
-    return [*parts, name]
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def check_name(name: object) -> str:
-    """Return the name of a tensor, or raise for one that is not to be written.
-
-    Names are parts joined by "." or "/". One that could lead out of a folder or garble a terminal
-    is refused: control characters, backslashes, and parts of a path that are "." or "..". Files of
-    others hold any names, and are read.
-    """
-
-    def wrong(should: str) -> OptionError:
-        return OptionError(message("name", name, should, "rename it"))
-
-    if not isinstance(name, str) or name == "__metadata__":
-        raise wrong("it should be a string other than '__metadata__'")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise wrong("it should be text that UTF-8 holds, without lone surrogates") from None
-    if _CONTROL.search(name):
-        raise wrong("it should hold no control character")
-    if "\\" in name or {".", ".."} & set(name.split("/")):
-        raise wrong("it should hold no backslash, and no part between slashes be . or ..")
-    return name

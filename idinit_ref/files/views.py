@@ -1,4 +1,4 @@
-"""Tensors made of tensors: axes cut, split, permuted and flipped, sums and stacks.
+"""Tensors made of tensors: axes cut, split, joined, permuted and flipped, sums and stacks.
 
 Nothing is made here: a block of such a tensor is read from the parts of the others that it needs.
 """
@@ -6,8 +6,9 @@ Nothing is made here: a block of such a tensor is read from the parts of the oth
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, islice, product
 from math import prod
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from ..core.plan import Plan
 from ..errors import LayoutError, OptionError, ShapeError, message
 from .storage import Index, Made, Tensor, carrier, convert
 
-__all__ = ["Stack", "Sum", "View", "axes_of", "rearrange", "take"]
+__all__ = ["Joined", "Stack", "Sum", "View", "axes_of", "rearrange", "take"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,67 @@ class Stack:
         if not some:
             return np.zeros((0, *rest), carrier(dtype))
         return np.stack([source.read(index[1:], dtype) for source in some])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Another tensor whose neighbouring axes are joined: a reshape of it.
+
+    Parameters
+    ----------
+    source : Tensor
+        The other one.
+    counts : tuple of int
+        How many of its axes make each axis.
+    """
+
+    source: Tensor
+    counts: tuple[int, ...]
+
+    @property
+    def _sizes(self) -> list[tuple[int, ...]]:
+        """The sizes of the source's axes that make each axis."""
+        sizes = iter(self.source.shape)
+        return [tuple(islice(sizes, count)) for count in self.counts]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The joined axes."""
+        return tuple(map(prod, self._sizes))
+
+    @property
+    def dtype(self) -> str | None:
+        """The source's."""
+        return self.source.dtype
+
+    def read(self, index: Index, dtype: str) -> NDArray[Any]:
+        """Read the boxes of the source that make up the block."""
+        spans = [range(*s.indices(size)) for s, size in zip(index, self.shape, strict=True)]
+        out = np.empty([len(span) for span in spans], carrier(dtype))
+        boxes = [list(_boxes(s, k)) for s, k in zip(spans, self._sizes, strict=True)]
+        at = [[0, *accumulate(prod(map(len, box)) for box in axis)] for axis in boxes]
+        for place in product(*(range(len(axis)) for axis in boxes)):
+            box = [span for axis, k in zip(boxes, place, strict=True) for span in axis[k]]
+            where = tuple(slice(*ends[k : k + 2]) for ends, k in zip(at, place, strict=True))
+            block = self.source.read(tuple(slice(s.start, s.stop) for s in box), dtype)
+            out[where] = block.reshape(out[where].shape)
+        return out
+
+
+def _boxes(span: range, sizes: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
+    """Cut a run of joined axes into boxes of these axes, in order."""
+    inner, at = prod(sizes[1:]), span.start
+    while at < span.stop:
+        place, start = divmod(at, inner)
+        whole = 0 if start else (span.stop - at) // inner
+        if whole:
+            yield (range(place, place + whole), *map(range, sizes[1:]))
+            at += whole * inner
+        else:
+            part = range(start, min(span.stop - place * inner, inner))
+            for rest in _boxes(part, sizes[1:]):
+                yield (range(place, place + 1), *rest)
+            at = place * inner + part.stop
 
 
 def take(

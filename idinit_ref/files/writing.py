@@ -10,13 +10,12 @@ import errno
 import json
 import os
 import re
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
@@ -25,12 +24,10 @@ from ..core.options import integer
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionError, OptionTypeError, message
 from .containers import FORMS, Feed, Form, Item, item_of
-from .storage import (
-    FLOATS,
-    Tensor,
-)
+from .storage import FLOATS, Tensor
+from .whole import together, whole_folder
 
-__all__ = ["FilePlan", "layout_of", "save", "whole_file"]
+__all__ = ["FilePlan", "layout_of", "save"]
 
 _SHARDS = 99_999  # that names of five digits tell apart
 _VARIABLE = re.compile(r"(.*/)?vars/\d+")  # in Keras' files
@@ -76,7 +73,7 @@ def save(
     digests: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Write weights into ``.safetensors``, ``.npz`` or ``.weights.h5``, whole or not at all.
+    """Write weights into files of any of four formats, whole or not at all.
 
     Memory is bounded whatever the size, and the same input gives the same bytes. Weights that
     IDInit does not define (embeddings, normalisation) are for you to add as arrays or as tensors
@@ -86,10 +83,12 @@ def save(
     Parameters
     ----------
     path : path
-        Its suffix says the format. A file of that name is replaced, once the new one is complete
+        Its suffix says the format: ``.safetensors``, ``.npz``, ``.h5`` and ``.weights.h5``, or
+        ``.distcp``. A file of that name is replaced, once the new one is complete
         (of a symbolic link, the file that it names); until then it is ``NAME.part-<hex>`` there.
-        ``.h5`` needs h5py; a tensor's name is the path of its dataset, and bfloat16 is stored as
-        Keras stores it, which reads ``.weights.h5``.
+        ``.distcp`` is a folder of `torch.distributed.checkpoint`, which PyTorch writes in pieces;
+        it holds no metadata and no digests. ``.h5`` needs h5py; a tensor's name is the path of
+        its dataset, and bfloat16 is stored as Keras stores it, which reads ``.weights.h5``.
     plans_or_arrays : mapping of str to Plan, numpy.ndarray or idinit_ref.files.storage.Tensor
         Every tensor by its name. An array may have any strides, and NaN and infinities where the
         file's dtype has them.
@@ -145,13 +144,20 @@ def save(
     for item in job.items:
         item.check()
     try:
+        if job.form.write is None:
+            from .write_distributed import write_distributed
+
+            with whole_folder(Path(os.path.realpath(job.path))) as folder:
+                write_distributed(folder, job.items, progress)
+            return
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1)) if digests else None
             feed = Feed(sum(item.nbytes for item in job.items), progress, pool)
-            new = stack.enter_context(_together(job.stale))
+            new = stack.enter_context(together(job.stale))
+            write = job.form.write
             for part, items in job.files:
                 with new(job.target(part)) as file:
-                    job.form.write(file, items, job.about, feed)
+                    write(file, items, job.about, feed)
             if job.index is not None:
                 with new(job.target(job.index.path)) as file:
                     file.write(job.index.content)
@@ -283,7 +289,7 @@ def _decide(
         raise OptionTypeError(message("path", given, should, "write 'model.safetensors'"))
     path = Path(given)
     if path.suffix not in FORMS:
-        should = "its suffix should be .safetensors, .npz or .weights.h5"
+        should = "its suffix should be .safetensors, .npz, .weights.h5 or .distcp"
         raise OptionError(message("path", str(given), should, "give a file name that ends so"))
     form = FORMS[path.suffix]
     keras = path.name.endswith(".weights.h5")
@@ -370,110 +376,3 @@ def _index(path: Path, files: list[tuple[Path, list[Item]]]) -> _Index:
     content = {"metadata": {"total_size": size}, "weight_map": where}
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     return _Index(path.with_name(f"{path.name}.index.json"), text.encode())
-
-
-# Whole or not at all ------------------------------------------------------------------------------
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    target : Path
-        Its name; what is there is replaced.
-
-    Yields
-    ------
-    BinaryIO
-        The file to write to.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; nothing is left then, nor after any other exception.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with whole_file(folder / "a.txt") as file:
-    ...     _ = file.write(b"whole")
-    ...     (folder / "a.txt").exists()
-    False
-    >>> (folder / "a.txt").read_bytes()
-    b'whole'
-    """
-    with _together(list) as new, new(target) as file:
-        yield file
-
-
-@contextmanager
-def _together(
-    stale: Callable[[], Sequence[Path]],
-) -> Iterator[Callable[[Path], AbstractContextManager[BinaryIO]]]:
-    """Yield what opens new files; they appear under their names together, and `stale` goes."""
-    parts: list[tuple[Path, Path]] = []
-
-    @contextmanager
-    def new(target: Path) -> Iterator[BinaryIO]:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        part = _beside(target, "part")
-        parts.append((part, target))
-        with open(part, "xb") as file:
-            with suppress(OSError, AttributeError):  # there is none yet, or no rights are known
-                os.fchmod(file.fileno(), os.stat(target).st_mode & 0o777)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-    try:
-        yield new
-        _rename(parts, stale())
-    except BaseException:
-        _remove(part for part, _ in parts)
-        raise
-
-
-def _beside(path: Path, what: str) -> Path:
-    """Return a new name in the same folder, of the bytes that a name may have."""
-    end = f".{what}-{secrets.token_hex(8)}"
-    return path.with_name(os.fsdecode(os.fsencode(path.name)[: 255 - len(end)]) + end)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink()
-
-
-def _rename(parts: list[tuple[Path, Path]], stale: Sequence[Path]) -> None:
-    """Give new files their names and take away the old ones: all of it, or on an error nothing.
-
-    The last new file (the index of shards) comes last, and the old one of its name goes first, so
-    that even a machine that stops here leaves no mixture that loads.
-    """
-    if len(parts) == 1 and not stale:
-        os.replace(*parts[0])
-        return
-    old = [*stale, *(target for _, target in reversed(parts) if os.path.lexists(target))]
-    aside = [
-        (path, _beside(path, "old")) for path in sorted(old, key=lambda p: p.suffix != ".json")
-    ]
-    moves = [*aside, *parts]
-    try:
-        for source, goal in moves:
-            os.replace(source, goal)
-    except BaseException:
-        for source, goal in reversed(moves):
-            if not os.path.lexists(source):  # it was moved
-                with suppress(OSError):
-                    os.replace(goal, source)
-        raise
-    try:
-        _remove(path for _, path in aside)
-    except BaseException:  # stopped: the new files are there, so go on
-        _remove(path for _, path in aside)
-        raise

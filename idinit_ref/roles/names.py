@@ -12,13 +12,9 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..core.plan import Plan, plan
 from ..errors import OptionError, message
 
-__all__ = ["RULES", "Decision", "Kind", "Rule", "decide", "find", "plans"]
+__all__ = ["RULES", "Decision", "Kind", "Rule", "decide", "find"]
 
 Kind = Literal["transit", "zero", "bias", "keep"]
 """What becomes of a tensor: IDI, IDIZ, zeros, or left as it is (IDInit does not define it)."""
@@ -176,7 +172,7 @@ def find(
                         "name",
                         name,
                         "whether it is the last of its branch depends on the model's other names",
-                        "pass them as names=, or use plans()",
+                        "pass them as names=",
                     )
                 )
             if re.sub(rule.pattern, rule.unless, name) in names:
@@ -255,53 +251,3 @@ def _options(name: str, shape: tuple[int, ...], rule: Rule) -> dict[str, Any]:
             )
         options["blocks"] = (inputs,) * parts
     return options
-
-
-def plans(
-    tensors: Mapping[str, Sequence[int]],
-    rules: Sequence[Rule] = RULES,
-    *,
-    gain: float = 1.0,
-    eps: float = 1e-6,
-) -> dict[str, Plan | NDArray[np.float32]]:
-    """Decide a whole checkpoint by its names; `idinit_ref.save` takes the result as it is.
-
-    Parameters
-    ----------
-    tensors : mapping of str to sequence of int
-        Name and shape of every tensor, tied ones once: in PyTorch those of
-        ``named_parameters()``; a ``state_dict()`` names them twice.
-    rules : sequence of Rule
-        As in :func:`decide`.
-    gain : float
-        tau of every ``transit`` weight.
-    eps : float
-        eps of every ``zero`` weight.
-
-    Returns
-    -------
-    dict
-        In the order of the tensors: a Plan for every weight, and for every bias a read-only array
-        of zeros that takes no memory. What IDInit does not define ("keep") is not in it.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError
-        As in :func:`decide` and `idinit_ref.plan`.
-
-    Examples
-    --------
-    >>> made = plans({"lm_head.weight": (6, 4), "norm.weight": (4,), "lm_head.bias": (6,)})
-    >>> made["lm_head.weight"].role, made["lm_head.bias"].shape, "norm.weight" in made
-    ('transit', (6,), False)
-    """
-    made: dict[str, Plan | NDArray[np.float32]] = {}
-    for name, shape in tensors.items():
-        role, options, _ = decide(name, shape, rules, names=tensors.keys())
-        if role == "bias":
-            made[name] = np.broadcast_to(np.float32(0), tuple(shape))
-        elif role == "transit":
-            made[name] = plan(shape, role, **{"gain": gain, **options})
-        elif role == "zero":
-            made[name] = plan(shape, role, **{"eps": eps, **options})
-    return made

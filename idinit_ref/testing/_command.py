@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import IDInitError, OptionError, message
-from ..files.writing import whole_file
+from ..files.whole import whole_file
 from ._make import make_oracle
 from ._report import Outcome, Report
 

@@ -342,15 +342,43 @@ def test_lenient_goes_on_after_a_folder_in_an_archive(tmp_path):
     assert len(found.findings) == 2
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["stored", "deflated"])
+def test_lenient_goes_on_where_an_npz_file_is_cut_off(tmp_path, save):
+    save(tmp_path / "m.npz", a=np.eye(30), b=np.arange(5000) ** 2, c=np.eye(2))
+    with zipfile.ZipFile(tmp_path / "m.npz") as archive:
+        cut = archive.infolist()[2].header_offset - 9
+    os.truncate(tmp_path / "m.npz", cut)
+    with pytest.raises(CheckpointError, match=r"ZIP archive that can be read"):
+        open_checkpoint(tmp_path / "m.npz")
+    found = open_checkpoint(tmp_path / "m.npz", lenient=True)
+    assert list(found.tensors) == ["a"]
+    assert len(found.findings) == 2
+    assert np.array_equal(found.tensors["a"].read((slice(None),) * 2, "float64"), np.eye(30))
+
+
+@pytest.mark.parametrize("chunks", [None, (500,)], ids=["whole", "chunked"])
+def test_lenient_goes_on_where_an_hdf5_file_is_cut_off(tmp_path, chunks):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["a"] = np.eye(30)
+        file.create_dataset("b", data=np.arange(5000.0), chunks=chunks)
+    os.truncate(tmp_path / "m.h5", (tmp_path / "m.h5").stat().st_size - 5000)
+    with pytest.raises(CheckpointError, match="truncated fil"):
+        open_checkpoint(tmp_path / "m.h5")
+    found = open_checkpoint(tmp_path / "m.h5", lenient=True)
+    assert list(found.tensors) == ["a"]
+    assert len(found.findings) == 2
+    assert np.array_equal(found.tensors["a"].read((slice(None),) * 2, "float64"), np.eye(30))
+
+
 # Messages -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("m.keras", ["a whole model of Keras", "model.weights.h5", "save_weights"]),
-        ("pytorch_model.bin", ["a pickle of PyTorch", "weights_only=True", "save_file"]),
-        ("m.pt", ["a pickle of PyTorch"]),
+        ("m.ckpt", ["a checkpoint of Lightning or of TensorFlow 1", "name it .pt"]),
+        ("saved_model.pb", ["a SavedModel of TensorFlow", "save_weights"]),
         ("w.npy", ["a single array of NumPy", "numpy.savez"]),
         ("m.msgpack", ["a file of Flax", "safetensors.flax.save_file"]),
     ],

@@ -23,9 +23,11 @@ from idinit_ref import Plan
 from idinit_ref.commands.cli import main
 from idinit_ref.errors import IDInitError, LayoutError, OptionError, OptionTypeError, ShapeError
 from idinit_ref.files import sources
-from idinit_ref.files.dialects import DIALECTS, Change, Dialect, Items, load, translate
+from idinit_ref.files.assembly import assemble
+from idinit_ref.files.dialects import DIALECTS, Change, Dialect, Items, load
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.storage import Held, Made, blocks, stream
+from idinit_ref.files.translating import translate
 from idinit_ref.files.views import Stack, Sum, View, rearrange, take
 
 nn, L = torch.nn, keras.layers
@@ -1227,7 +1229,7 @@ def test_what_is_made_without_a_plan_of_its_own_axes_is_not_guessed():
         "axes": "IOO", "parted": [8, 2, 4],
     }  # fmt: skip
     asked = {"k.weight": sources._asked("k.weight", given, "m.json")}
-    value = sources.assemble(asked).values["k.weight"]
+    value = assemble(asked).values["k.weight"]
     assert value.dtype is None
     with pytest.raises(OptionError, match=r"k\.weight.*say it by a rule"):
         translate({"k.weight": value, "k.bias": np.zeros(8, "f")}, "flax")

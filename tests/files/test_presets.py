@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
+from by_name import plans
 from files.make_presets import MODELS, make, text
 from idinit_ref.files import presets, writing
-from idinit_ref.roles.names import decide, plans
+from idinit_ref.roles.names import decide
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -281,7 +281,7 @@ def test_a_late_change_is_seen_and_its_place_told():
 
 @pytest.mark.parametrize("shape", [(3, 2, 3, 3), (4, 3, 3, 2), (2, 2, 1, 3, 3)])
 def test_a_window_on_many_ones_is_enough_to_say_no(shape, monkeypatch):
-    monkeypatch.setattr("idinit_ref.files.recognise._WINDOW", 20)
+    monkeypatch.setattr("idinit_ref.files.patterns._WINDOW", 20)
     array = np.ones(shape, np.float32)
     array.flat[-1] = 2
     assert found(array).kind == "other"
@@ -306,7 +306,7 @@ def test_no_pattern_of_ones_is_an_error(shape, data):
     array.flat[data.draw(places)] = 1
     array.flat[data.draw(places)] *= data.draw(st.sampled_from([-1, 2]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("idinit_ref.files.recognise._WINDOW", data.draw(st.integers(1, 99)))
+        patch.setattr("idinit_ref.files.patterns._WINDOW", data.draw(st.integers(1, 99)))
         consistent(found(array), array)
 
 

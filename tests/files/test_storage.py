@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import by_hand
 import idinit_ref as ir
 from idinit_ref.files import storage
+from idinit_ref.files.naming import check_name
 from idinit_ref.files.storage import (  # fmt: skip
     DTYPES,
     FLOATS,
@@ -23,7 +24,6 @@ from idinit_ref.files.storage import (  # fmt: skip
     as_tensor,
     blocks,
     carrier,
-    check_name,
     convert,
     decode,
     itemsize,

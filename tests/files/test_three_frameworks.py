@@ -9,11 +9,12 @@ import transformers
 from flax import nnx, traverse_util
 from safetensors.flax import load_file
 
+import by_name
 import idinit_ref as ir
 from files import three_models as three
 from idinit_ref.files import presets
-from idinit_ref.files.dialects import DIALECTS, translate
-from idinit_ref.roles import names as rules
+from idinit_ref.files.dialects import DIALECTS
+from idinit_ref.files.translating import translate
 
 EPS = 0.05  # of the last weight of each branch, so that the branches matter
 
@@ -23,7 +24,7 @@ def three_agree(tensors, model, flax, keras_model, own_rules, inputs, folder):
 
     model is the PyTorch one: it gives the embeddings and norms, and its configuration.
     """
-    made = rules.plans(tensors, eps=EPS)
+    made = by_name.plans(tensors, eps=EPS)
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     kept = {name: state[name] for name in tensors if name not in made}
     whole = {name: made.get(name, kept.get(name)) for name in tensors}

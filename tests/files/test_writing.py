@@ -28,12 +28,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import by_hand
+import by_name
 import idinit_ref as ir
-from idinit_ref.files import containers, storage, writing
+from idinit_ref.files import containers, storage, whole, writing
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.storage import DTYPES, FLOATS
 from idinit_ref.files.writing import layout_of, save
-from idinit_ref.roles import names as rules
 
 REAL = {  # precision and least normal exponent, for by_hand.nearest
     "float64": (53, -1022),
@@ -264,7 +264,7 @@ def test_rules_to_file_to_a_models_state(file):
         {"up_proj": torch.nn.Linear(3, 7), "down_proj": torch.nn.Linear(7, 3)}
     )
     net = torch.nn.ModuleDict({"mlp": model, "norm": torch.nn.LayerNorm(3)})
-    save(file, rules.plans({name: tuple(p.shape) for name, p in net.named_parameters()}))
+    save(file, by_name.plans({name: tuple(p.shape) for name, p in net.named_parameters()}))
     result = net.load_state_dict(safetensors.torch.load_file(file), strict=False)
     assert sorted(result.missing_keys) == ["norm.bias", "norm.weight"]
     x = torch.randn(4, 3)
@@ -333,7 +333,7 @@ def test_a_sharded_checkpoint_is_a_models_own(tmp_path):
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=31, n_positions=9))
     state = {name: p.detach().numpy() for name, p in model.named_parameters()}
-    made = {**state, **rules.plans({name: array.shape for name, array in state.items()})}
+    made = {**state, **by_name.plans({name: array.shape for name, array in state.items()})}
     model.config.save_pretrained(tmp_path)
     save(tmp_path / "model.safetensors", made, shard_bytes=2000)
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 5
@@ -401,8 +401,8 @@ def test_shards_that_are_interrupted_anywhere_leave_the_old_files(before, file, 
         for stop in range(1, 999):
             calls, at = 0, (stop, problem)
             with monkeypatch.context() as patch:
-                patch.setattr(writing, "open", count(open, *at), raising=False)
-                patch.setattr(writing.os, "replace", count(usual, *at))
+                patch.setattr(whole, "open", count(open, *at), raising=False)
+                patch.setattr(whole.os, "replace", count(usual, *at))
                 try:
                     save(file, MADE, shard_bytes=150, progress=count(lambda *_: None, *at))
                 except (KeyboardInterrupt, OSError):
@@ -429,7 +429,7 @@ def test_an_interrupt_after_a_renaming_takes_it_back(file, monkeypatch):
         if calls == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing.os, "replace", replace)
+    monkeypatch.setattr(whole.os, "replace", replace)
     for stop in range(1, 99):  # noqa: B007 (`replace` uses it)
         calls = 0
         try:
@@ -609,7 +609,7 @@ def test_what_would_be_written_is_written_and_nothing_before(name, digests, tmp_
         folder = tmp_path / str(shard)
         folder.mkdir()
         with monkeypatch.context() as patch:
-            patch.setattr(writing, "open", None, raising=False)
+            patch.setattr(whole, "open", None, raising=False)
             files = layout_of(folder / name, made, shard_bytes=shard, **options)
         assert list(folder.iterdir()) == []
         save(folder / name, made, shard_bytes=shard, **options)
@@ -836,7 +836,7 @@ def test_a_model_of_70_billion_is_decided_without_its_memory():
         shapes |= {f"{at}.{name}_proj.weight": (28672, 8192) for name in ("gate", "up")}
         shapes[f"{at}.down_proj.weight"] = (8192, 28672)
     data = 2 * (128256 * 8192 + 80 * (2 * 8192**2 + 2 * 1024 * 8192 + 3 * 28672 * 8192))
-    made = rules.plans(shapes)
+    made = by_name.plans(shapes)
     files = layout_of("m.safetensors", made, dtype="bfloat16", shard_bytes=5 * 10**9)
     (whole,) = layout_of("m.safetensors", made, dtype="bfloat16", digests=True)
     assert 0 < whole.nbytes - data < 400_000
@@ -889,7 +889,7 @@ def test_a_full_disk_leaves_nothing(writes, old, monkeypatch):
     def full(*arguments):
         return Full(open(*arguments), writes)
 
-    monkeypatch.setattr(writing, "open", full, raising=False)
+    monkeypatch.setattr(whole, "open", full, raising=False)
     with pytest.raises(OSError, match="No space left on device") as caught:
         save(old, MADE)
     assert caught.value.errno == errno.ENOSPC
@@ -925,7 +925,7 @@ def test_a_rename_that_fails_leaves_nothing(old, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(writing.os, "replace", refuse)
+    monkeypatch.setattr(whole.os, "replace", refuse)
     with pytest.raises(PermissionError, match="Permission denied"):
         save(old, MADE)
 
@@ -934,7 +934,7 @@ def test_no_permission(old, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(writing, "open", refuse, raising=False)
+    monkeypatch.setattr(whole, "open", refuse, raising=False)
     with pytest.raises(PermissionError, match=r"Permission denied\); check that the folder"):
         save(old, MADE)
 
@@ -1066,7 +1066,7 @@ def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_input(made, options, error, text, old, monkeypatch):
-    monkeypatch.setattr(writing, "open", None, raising=False)
+    monkeypatch.setattr(whole, "open", None, raising=False)
     with pytest.raises(error, match=re.escape(text)):
         save(old, made, **options)
 
@@ -1146,7 +1146,7 @@ def test_a_path_of_the_wrong_type_is_refused(path):
 )  # fmt: skip
 def test_what_a_format_cannot_hold(name, made, options, error, text, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"old")
-    monkeypatch.setattr(writing, "open", None, raising=False)
+    monkeypatch.setattr(whole, "open", None, raising=False)
     monkeypatch.setattr(writing, "_SHARDS", 9)  # instead of 99,999
     for call in (save, layout_of):
         with pytest.raises(error, match=re.escape(text)):

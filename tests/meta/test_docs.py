@@ -13,7 +13,7 @@ import pytest
 
 import idinit_ref as ir
 from idinit_ref.commands import cli
-from idinit_ref.files.dialects import translate
+from idinit_ref.files.translating import translate
 
 ROOT = Path(__file__).parents[2]
 MADE = re.compile("/_(made|build)/")

@@ -134,9 +134,15 @@ def test_the_arithmetic_knows_nothing_of_plans():
     assert ROOMS["core"] == {"errors"}
 
 
+FORMATS = {  # what reads and writes PyTorch's own files, by PyTorch, when such a file is asked for
+    "read_torch.py": {"torch"},
+    "write_distributed.py": {"torch"},
+}
+
+
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda p: p.name)
 def test_the_core_imports_no_adapter_and_no_framework(path):
-    tops = {name.split(".")[0] for name in imported(path)}
+    tops = {name.split(".")[0] for name in imported(path)} - FORMATS.get(path.name, set())
     assert not {name for name in tops if name.startswith("idinit_ref_")}
     assert not tops & {"torch", "jax", "tensorflow", "keras", "flax", "equinox", "cupy", "dask"}
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
-from idinit_ref.roles.names import RULES, Decision, Rule, decide, find, plans
+from by_name import plans
+from idinit_ref.roles.names import RULES, Decision, Rule, decide, find
 
 pytestmark = pytest.mark.every
 

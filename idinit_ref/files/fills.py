@@ -1,0 +1,180 @@
+"""What IDInit does not define and is asked for by a rule in words: ones, noise and the like."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError, message
+from .sources import Asked
+from .storage import DTYPES, FLOATS, Held, Index, Noise, Tensor, convert
+
+__all__ = ["Constant", "Fill", "parse_fill"]
+
+_NUMBERS = {"num_batches_tracked": "int64", "position_ids": "int64"}  # no real numbers by name
+_OFFSET = {  # types of models whose normalisations all multiply by 1 + weight
+    "gemma", "gemma2", "gemma3_text", "nemotron", "recurrent_gemma", "t5gemma", "t5_gemma_module",
+    "vaultgemma",
+}  # fmt: skip
+_MIXED = {  # of which some do
+    "gemma3", "minimax_m3_vl", "muse_glimmer", "muse_spark", "paligemma", "qwen3_5", "qwen3_5_text",
+    "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp", "step3p7", "t5gemma2",
+    "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder", "videoprism",
+}  # fmt: skip
+_ONES = frozenset({"weight", "scale", "gamma", "running_var", "moving_variance", "var"})
+_ZEROS = frozenset({"bias", "beta", "running_mean", "moving_mean", "mean", "num_batches_tracked"})
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One number everywhere, as a tensor."""
+
+    shape: tuple[int, ...]
+    value: float
+    dtype: None = None
+
+    def read(self, index: Index, dtype: str) -> NDArray[Any]:
+        """Return a block of it."""
+        block = np.broadcast_to(np.float64(self.value), self.shape)[index]
+        return convert(np.asarray(block), "float64", dtype, "constant")
+
+
+class Fill(NamedTuple):
+    """A named rule for what IDInit does not define: which tensors, and what they get.
+
+    Parameters
+    ----------
+    pattern : str
+        A tensor's name, a reason why a tensor is left as it is ("normalisation": the source's own,
+        or that of the rules by name), or a pattern of names as the shell has them.
+    rule : {"zeros", "ones", "identity", "constant", "normal"}
+        What they get.
+    value : float
+        The constant, or the standard deviation.
+    seed : int
+        Of the noise.
+    text : str
+        The rule as it was written.
+    """
+
+    pattern: str
+    rule: str
+    value: float = 0.0
+    seed: int = 0
+    text: str = ""
+
+    def fits(self, name: str, reasons: Collection[str]) -> bool:
+        """Whether it is for a tensor: by name for any, else only where IDInit defines nothing.
+
+        Reasons are those to leave the tensor as it is; there are none if it is not left so.
+        """
+        if name == self.pattern:
+            return True
+        return any(fnmatchcase(text, self.pattern) for text in reasons and (name, *reasons))
+
+    def tensor(self, name: str, asked: Asked, model_type: str = "") -> Tensor:
+        """Return the values for a tensor of a model of some type.
+
+        Noise is that of `idinit_ref.files.storage.Noise` with a seed of the tensor's own: the first
+        63 bits of the SHA-256 of ``SEED:NAME``, so that it depends on no other tensor.
+        """
+        shape, leaf = asked.shape, re.split(r"[./]", name)[-1]
+        value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
+        if self.rule == "identity":
+            if len(shape) > 1 or leaf not in _ONES | _ZEROS:
+                raise OptionError(
+                    message(
+                        "fill",
+                        f"{self.pattern}={self.text}",
+                        f"{name} (shape {shape}) is no scale or shift, mean or variance",
+                        "choose zeros, ones, constant:V or normal:STD",
+                    )
+                )
+            value = float(leaf in _ONES and not (leaf == "weight" and model_type in _OFFSET))
+            if leaf == "weight" and model_type in _MIXED:
+                raise OptionError(
+                    message(
+                        "fill",
+                        f"{self.pattern}={self.text}",
+                        f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
+                        f"type {model_type!r} has both",
+                        "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
+                    )
+                )
+        own = asked.dtype or _NUMBERS.get(leaf, "float32")
+        if own in FLOATS:
+            if self.rule == "normal":
+                digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+                return Noise(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
+            return Constant(shape, value)
+        kind = np.dtype(own if own in DTYPES else "bool")
+        least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        if (
+            own not in DTYPES
+            or self.rule == "normal"
+            or not value.is_integer()
+            or not least <= value <= most
+        ):
+            raise OptionError(
+                message(
+                    "fill",
+                    f"{self.pattern}={self.text}",
+                    f"{name} is {own}, which holds no such number",
+                    "name the others by a pattern that leaves it out, or copy it",
+                )
+            )
+        return Held(np.broadcast_to(kind.type(int(value)), shape))
+
+
+def parse_fill(text: str) -> Fill:
+    """Return the fill that ``PATTERN=RULE`` describes.
+
+    Parameters
+    ----------
+    text : str
+        RULE is ``zeros``, ``ones``, ``identity`` (of a normalisation: scales and variances 1,
+        shifts, means and counts 0), ``constant:V`` or ``normal:STD[:SEED]``.
+
+    Returns
+    -------
+    Fill
+        The rule, as `assemble` takes it.
+
+    Raises
+    ------
+    OptionError
+        If it is none.
+
+    Examples
+    --------
+    >>> parse_fill("embedding=normal:0.02:7")
+    Fill(pattern='embedding', rule='normal', value=0.02, seed=7, text='normal:0.02:7')
+    """
+    pattern, _, rule = text.rpartition("=")
+    kind, *numbers = rule.split(":")
+    most = {"zeros": 0, "ones": 0, "identity": 0, "constant": 1, "normal": 2}.get(kind, -1)
+    try:
+        value = float(numbers[0]) if numbers else 0.0
+        seed = int(numbers[1]) if len(numbers) > 1 else 0
+        right = pattern and min(most, 1) <= len(numbers) <= most and np.isfinite(value)
+        right = right and 0 <= seed < 2**63 and not (kind == "normal" and value < 0)
+    except ValueError:
+        right = False
+    if not right:
+        raise OptionError(
+            message(
+                "fill",
+                text,
+                "it should be PATTERN=RULE, with the rule zeros, ones, identity, constant:V or "
+                "normal:STD[:SEED]",
+                "write 'normalisation=identity' or '*.wte.weight=normal:0.02'",
+            )
+        )
+    return Fill(pattern, kind, value, seed, rule)

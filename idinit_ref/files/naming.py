@@ -1,0 +1,47 @@
+"""Names of tensors: which may be written, and several of them in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import OptionError, message
+
+__all__ = ["check_name", "some"]
+
+_NAME = 100  # letters of a name that a message shows
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_name(name: object) -> str:
+    """Return the name of a tensor, or raise for one that is not to be written.
+
+    Names are parts joined by "." or "/". One that could lead out of a folder or garble a terminal
+    is refused: control characters, backslashes, and parts of a path that are "." or "..". Files of
+    others hold any names, and are read.
+    """
+
+    def wrong(should: str) -> OptionError:
+        return OptionError(message("name", name, should, "rename it"))
+
+    if not isinstance(name, str) or name == "__metadata__":
+        raise wrong("it should be a string other than '__metadata__'")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise wrong("it should be text that UTF-8 holds, without lone surrogates") from None
+    if _CONTROL.search(name):
+        raise wrong("it should hold no control character")
+    if "\\" in name or {".", ".."} & set(name.split("/")):
+        raise wrong("it should hold no backslash, and no part between slashes be . or ..")
+    return name
+
+
+def some(names: Sequence[str]) -> str:
+    """Return names in one line that ends.
+
+    >>> some(["a", "b"]), some(list("abcdefgh"))
+    ('a, b', 'a, b, c, d, e and 3 more')
+    """
+    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in names[:5]]
+    return ", ".join(shown) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

@@ -1,0 +1,436 @@
+"""The plan that non-zeros are: options read off where they lie, then held against every bit.
+
+Nothing here knows a file. What a file's metadata or its names say is tried before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice, pairwise, product
+from math import gcd, inf, ldexp, nextafter, prod
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.dtypes import FORMATS, round_value
+from ..core.kernel import Phase, diagonal_column, phases
+from ..core.lattice import nnz as nnz_of
+from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
+from ..core.pattern import idi_terms, idiz_terms
+from ..core.plan import Plan
+from ..errors import IDInitError, RoundingError
+from .storage import Index, blocks
+from .tally import LEVELS, Seen, bits_of, values_of
+
+__all__ = ["apart", "holds", "levels_of", "plain", "search", "sized", "words"]
+
+_WINDOW = 2**18  # non-zeros that a pattern is read from
+_PACKED = 8  # blocks that are written one by one
+_MANY = 4096  # matrices of different sizes, at most
+_TAPS = 2**12  # taps of a kernel that is looked for
+_SOME = 16  # identity taps and strides that are tried, at most, of each axis and of the kernel
+_FAR = 1  # options more, at most, of another plan that is worth telling
+
+
+def words(plan: Plan) -> str:
+    """Return a plan's options in words.
+
+    >>> words(Plan((4, 3), "zero", blocks=(2, 2)))
+    'OI, eps 1e-06, blocks (2, 2)'
+    """
+    number = f"gain {plan.gain}" if plan.role == "transit" else f"eps {plan.eps}"
+    parts = [plan.layout, number]
+    for name, value in plan.options().items():
+        if name in ("role", "gain", "eps", "layout"):
+            continue
+        if name == "blocks" and len(value) > _PACKED:
+            value = f"({', '.join(map(str, value[:3]))}, ... {len(value)} in all)"
+        parts.append("transposed" if value is True else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def apart(
+    plan: Plan, index: Index, dtype: str, where: NDArray[Any], bits: NDArray[Any]
+) -> tuple[int, Any] | None:
+    """Return the first place of a block that is not as planned, and the planned bits there."""
+    expected, values = plan.entries(index)
+    planned = bits_of(values, dtype)
+    if np.array_equal(expected, where) and np.array_equal(planned, bits):
+        return None
+    common = min(where.size, expected.size)
+    wrong = (where[:common] != expected[:common]) | (bits[:common] != planned[:common])
+    k = int(np.argmax(wrong)) if wrong.any() else common
+    ours = int(where[k]) if k < where.size else prod(plan.shape)
+    theirs = int(expected[k]) if k < expected.size else prod(plan.shape)
+    return min(ours, theirs), planned[k] if theirs <= ours else np.zeros((), planned.dtype)[()]
+
+
+# Options from where the non-zeros lie -------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def _orders(rank: int) -> tuple[str, ...]:
+    """Return the sensible layouts of a rank: batch axes first, kernel axes first or last."""
+    out: list[str] = []
+    for dims in range(min(rank - 2, len(SPATIAL)), -1, -1):
+        kernel, batch = SPATIAL[len(SPATIAL) - dims :], "EXYZABCFG"[: rank - 2 - dims]
+        if len(batch) == rank - 2 - dims:
+            out += [f"{batch}OI{kernel}", f"{batch}{kernel}IO"] if dims else [f"{batch}OI"]
+            out += [f"{batch}IO{kernel}", f"{batch}{kernel}OI"] if dims else [f"{batch}IO"]
+    return tuple(out)
+
+
+class _Places:
+    """Where the first non-zeros lie, on each axis, and their signs."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.shape = seen.shape
+        self.at = np.unravel_index(seen.places[:_WINDOW].astype(np.int64), seen.shape)
+        self.negative = np.signbit(values_of(seen.bits[:_WINDOW], seen.dtype).real)
+        self.all = seen.bits.size <= _WINDOW
+        self.corner = int(seen.places[0]) == 0
+        self.one_place = {a: int(at[0]) for a, at in enumerate(self.at) if (at == at[0]).all()}
+
+    def options(self) -> Iterator[dict[str, Any]]:
+        """Yield options of plans that may have their non-zeros there."""
+        for letters in _orders(len(self.shape)):
+            axes = {letter: axis for axis, letter in enumerate(letters)}
+            spatial = [axes[c] for c in SPATIAL if c in axes]
+            kernel = tuple(self.shape[axis] for axis in spatial)
+            if prod(kernel) > _TAPS:
+                continue
+            for known in self._kernels(letters, axes, spatial, kernel):
+                yield from self._of(known, axes, spatial, kernel)
+
+    def _kernels(
+        self, letters: str, axes: dict[str, int], spatial: list[int], kernel: tuple[int, ...]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the ways in which a kernel may hold its matrix, those of one layout."""
+        plain: dict[str, Any] = {"layout": letters}
+        if prod(kernel) == 1:
+            if self.corner:
+                yield plain
+            return
+        if self.corner:
+            yield {**plain, "taps": "channel_major"}
+            if self.shape[axes["I"]] > 1:
+                yield {**plain, "taps": "spatial_major"}
+        usual = tuple((k - 1) // 2 for k in kernel)
+        # Row 0 has its first entry in channel 0, at the identity tap: one in each phase.
+        first = np.ones(self.negative.size, dtype=bool)
+        for axis in range(len(self.shape)):
+            if axis not in spatial:
+                first &= self.at[axis] == 0
+        for sign in (False, True):
+            here = first & (self.negative == sign)
+            taps = set(zip(*(self.at[axis][here].tolist() for axis in spatial), strict=True))
+            some = max(2, min(_SOME, _TAPS // prod(kernel)))
+            for steps, tap in islice(_identities(kernel, taps), some):
+                more = {**plain, "tap": None if tap == usual else tap, "stride": steps}
+                for order in ("outward", "diagonal", "center"):
+                    yield {**more, "taps": order}
+        if not self.all:
+            yield from ({**plain, "taps": order} for order in ("outward", "diagonal", "center"))
+
+    def _of(
+        self, known: dict[str, Any], axes: dict[str, int], spatial: list[int], kernel: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield those of one layout and one way with the kernel: whole, then cut as it shows."""
+        batch = [axis for c, axis in axes.items() if c not in "OI" + SPATIAL]
+        complete = self.all or (batch[:1] == [0] and bool(self.at[0][-1] > 0))
+        if not complete:
+            yield known
+            return
+        order = known.get("taps", "outward")
+        phase = phases(kernel, order, known.get("tap"), known.get("stride"))[0]
+        rank = self._ranks(phase, spatial, kernel)
+        ours = rank >= 0
+        for axis in batch:
+            ours = ours & (self.at[axis] == 0)
+        o, i, rank = self.at[axes["O"]][ours], self.at[axes["I"]][ours], rank[ours]
+        taps = len(phase)
+        inputs, heads = self.shape[axes["I"]], np.unique(i[(o == 0) & (rank == 0)])
+        for groups in (g for g in range(1, heads.size + 1) if inputs % g == 0):
+            channels = inputs // groups
+            if not np.isin(np.arange(groups) * channels, heads).all():
+                continue  # every group of inputs begins so
+            inside = i < channels
+            if order == "channel_major":
+                column = i[inside] * taps + rank[inside]
+            elif order == "diagonal":
+                column = diagonal_column(i[inside], rank[inside], channels, taps)
+            else:
+                column = rank[inside] * channels + i[inside]
+            sorted_ = np.lexsort((column, o[inside]))
+            more = {"groups": groups, "transposed": True} if groups > 1 else {}
+            rows = self.shape[axes["O"]]
+            negative = self.negative[ours][inside][sorted_]
+            period = channels * taps
+            starts = _starts(o[inside][sorted_], column[sorted_], negative, rows, period)
+            for cut in _cuts(starts, rows, period, bool(spatial), not more):
+                yield {**known, **more, **cut}
+
+    def _ranks(self, phase: Phase, spatial: list[int], kernel: tuple[int, ...]) -> NDArray[Any]:
+        """Return the rank of each non-zero's tap in a phase, -1 where it is of another."""
+        if not spatial:
+            return np.zeros_like(self.at[0])
+        ranks = np.full(kernel, -1)
+        ranks[tuple(np.array(phase).T)] = np.arange(len(phase))
+        return ranks[tuple(self.at[axis] for axis in spatial)]
+
+
+def _identities(
+    kernel: tuple[int, ...], taps: set[tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...] | None, tuple[int, ...]]]:
+    """Yield strides and identity taps whose phases have their first tap among some.
+
+    The default comes first, then those with as many phases as there are taps, since IDI has one
+    entry for each phase in row 0.
+    """
+    if not taps:
+        return
+    usual = tuple((k - 1) // 2 for k in kernel)
+    each = []
+    for axis, k in enumerate(kernel):
+        there = {tap[axis] for tap in taps}
+        ways: dict[tuple[int, ...], tuple[int, int]] = {}  # by the identity taps of all phases
+        near = [p for _, p in sorted((abs(p - usual[axis]), p) for p in there)][:_SOME]
+        sizes = sorted(size for size in {*range(1, _SOME + 1), k} if size <= min(k, len(there)))
+        for size, sign, p in product(sizes, (1, -1), near):
+            own = tuple(first for ((first,),) in phases((k,), "center", (p,), (sign * size,)))
+            if there.issuperset(own):
+                ways.setdefault(own, (sign * size, p))
+        each.append(list(ways.items()))
+    if prod(map(len, each)) > _MANY:
+        each = [ways[:_SOME] for ways in each]
+    known = []
+    for chosen in product(*each):
+        firsts = set(product(*(those for those, _ in chosen)))
+        if firsts <= taps:
+            steps, tap = zip(*(way for _, way in chosen), strict=True)
+            whole = all(step == 1 for step in steps)
+            more = len(taps) - len(firsts)
+            order = (not (whole and tap == usual), more > 0, not whole, more, tap != usual)
+            known.append(((*order, sum(step < 0 for step in steps)), None if whole else steps, tap))
+    for _, stride, tap in sorted(known, key=lambda each: each[0]):
+        yield stride, tap
+
+
+def _starts(
+    row: NDArray[Any], column: NDArray[Any], negative: NDArray[Any], rows: int, n: int
+) -> list[int]:
+    """Return the rows at which the matrices of a weight begin, or none.
+
+    Of entries in row-major order. A matrix goes on as long as the first entry that has the corner's
+    sign lies one column after that of the row before, as in IDI and in both forms of IDIZ. Its
+    first row tells whether it is a wide one, which has entries further right.
+    """
+    head = np.flatnonzero(np.diff(row, prepend=-1))
+    if head.size != rows or rows == 0:
+        return []
+    ours = negative == negative[0]
+    if n == 1:  # of IDIZ signs take turns
+        new = ours[1:] if ours.all() else ours[1:] == ours[:-1]
+        right = ours[1:]
+    else:
+        order = np.flatnonzero(ours)
+        leading = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
+        if leading.size != rows:
+            return []
+        lead, count = column[leading], np.diff(head, append=row.size)
+        both = int(not ours.all())
+        other = column[np.minimum(head + 1, row.size - 1)]
+        tall = (count == 1 + both) & ((other == 1) | (both == 0))
+        new = (lead[1:] != (lead[:-1] + 1) % n) | ((lead[1:] == 0) & ~tall[1:])
+        right = lead[1:] == 0
+    if not right[new].all():
+        return []
+    return [0, *(np.flatnonzero(new) + 1).tolist()]
+
+
+def _cuts(
+    starts: list[int], rows: int, period: int, is_kernel: bool, may_group: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield options that cut the outputs so that matrices begin at some rows."""
+    yield {}
+    if len(starts) < 2:
+        return
+    edges = [*starts, rows]
+    even = gcd(*edges)
+    parts = rows // even
+    if may_group and (is_kernel or parts > _PACKED):
+        yield {"groups": parts}
+    elif parts <= _MANY:
+        yield {"blocks": (even,) * parts}
+    if parts == len(starts) or len(starts) > _MANY:
+        return
+    if period:  # packed weights: a square one needs no cut, but is better told apart
+        finer = [row for low, high in pairwise(edges) for row in range(low, high, period)]
+        if len(finer) <= _PACKED:
+            yield {"blocks": tuple(b - a for a, b in pairwise([*finer, rows]))}
+    yield {"blocks": tuple(b - a for a, b in pairwise(edges))}
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def _levels(plan: Plan, size: float) -> set[float]:
+    """Return the numbers of a plan whose gain or eps is of some size."""
+    terms = (
+        idi_terms(m, n, size, plan.wide)
+        if plan.role == "transit"
+        else idiz_terms(m, n, size, plan.form)
+        for m, n in {(m, n) for m, n, _ in plan.matrices}
+    )
+    return {term.value for each in terms for term in each if nnz_of(term) > 0}
+
+
+def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan | None:
+    """Return a plan with the shortest gain or eps of a sign that gives the stored numbers, or None.
+
+    The plan that is given has a gain or eps of 1.
+    """
+    to, wanted = FORMATS[dtype], set(levels)
+    name = "gain" if plan.role == "transit" else "eps"
+    stored, shares = (sorted(set(map(abs, each))) for each in (levels, _levels(plan, 1.0)))
+    if not shares:
+        return None
+    near = [stored[k] / shares[k] for k in (-1, 0)]
+    close, least = ldexp(4.0, -to.precision), ldexp(2.0, to.emin - to.precision + 1)
+    for v in _levels(plan, sign * near[0]):
+        if all(abs(v - w) > close * abs(w) + least for w in wanted):
+            return None
+
+    def sizes() -> Iterator[float]:
+        yield from (float(f"{each:.{digits}e}") for digits in range(17) for each in near)
+        for each in near:  # a share is rounded itself
+            for _ in range(4):
+                each = nextafter(each, 0.0)
+            for _ in range(9):
+                yield each
+                each = nextafter(each, inf)
+
+    for size in dict.fromkeys(sizes()):
+        with suppress(RoundingError):
+            if {round_value(v, to, name) for v in _levels(plan, sign * size)} == wanted:
+                return replace(plan, **cast("Any", {name: sign * size}))
+    return None
+
+
+def sized(
+    shape: tuple[int, ...], options: Mapping[str, Any], nnz: int, levels: list[float], dtype: str
+) -> Iterator[Plan]:
+    """Yield the plans of some options that have so many entries of these values."""
+    try:
+        plain = Plan(shape, **options)
+    except IDInitError:
+        return
+    if len({level > 0 for level in levels}) == 1:
+        folds = any(m < n for m, n, _ in plain.matrices)
+        for wide in ("truncate", "fold_rms", "fold_mean") if folds else ("truncate",):
+            unit = replace(plain, wide=cast("Any", wide))
+            if unit.nnz == nnz:
+                yield from _both(unit, levels, dtype)
+    shifts = any(n >= 2 * m > 0 for m, n, _ in plain.matrices)
+    for form in ("pair", "shifted") if shifts else ("pair",):
+        zero = replace(plain, role="zero", form=cast("Any", form), eps=1.0)
+        if zero.nnz == nnz:
+            yield from _both(zero, levels, dtype)
+
+
+def _both(unit: Plan, levels: list[float], dtype: str) -> Iterator[Plan]:
+    """Yield a plan with the stored numbers, of either sign."""
+    for sign in (1.0, -1.0) if levels[0] > 0 else (-1.0, 1.0):
+        made = _shortest(unit, levels, dtype, sign)
+        if made is not None:
+            yield made
+
+
+def _cost(plan: Plan) -> int:
+    """Return how many options are not the default ones."""
+    return len(plan.options()) - 2 + (plan.layout != DEFAULT_LAYOUTS.get(len(plan.shape)))
+
+
+def _order(plan: Plan) -> tuple[int, bool, bool, int]:
+    """Return what plans are sorted by: few options first, no blocks, usual or short numbers."""
+    numbers = plan.gain, plan.eps
+    return _cost(plan), plan.blocks is not None, numbers != (1.0, 1e-6), len(repr(numbers))
+
+
+def holds(plan: Plan, seen: Seen) -> bool:
+    """Whether a plan has exactly the non-zeros that were kept."""
+    places, bits, start = seen.places, seen.bits, 0
+    kind = places.dtype.type
+    for index in blocks(seen.shape):
+        spans = zip(index, seen.shape, strict=True)
+        stop = start + prod(len(range(*span.indices(size))) for span, size in spans)
+        low, high = np.searchsorted(places, np.array([start, stop], kind))
+        where = places[low:high].astype(np.int64) - start
+        if apart(plan, index, seen.dtype, where, bits[low:high]) is not None:
+            return False
+        start = stop
+    return True
+
+
+def _acts_alike(a: Plan, b: Plan, places: _Places) -> bool:
+    """Whether two plans of one array act alike: as I and O of a symmetric matrix may be swapped."""
+    if (a.groups, a.transposed) != (b.groups, b.transposed):
+        return False
+
+    def seen_from(plan: Plan) -> tuple[list[int], NDArray[Any]]:
+        at = plan.axes
+        axes = [*at.batch_axes, at.o_axis, at.i_axis, *at.spatial_axes]
+        sizes = [plan.shape[axis] for axis in axes]
+        keys = np.ravel_multi_index([places.at[axis] for axis in axes], sizes)
+        return sizes, np.sort(keys * 2 + places.negative)
+
+    (sizes_a, keys_a), (sizes_b, keys_b) = seen_from(a), seen_from(b)
+    return not places.all or (sizes_a == sizes_b and np.array_equal(keys_a, keys_b))
+
+
+def levels_of(seen: Seen) -> list[float]:
+    """Return the different numbers that were kept, the corner's first; none if of no plan."""
+    some = np.unique(seen.bits) if seen.sparse and len(seen.shape) > 1 else ()
+    if not 0 < len(some) <= LEVELS:
+        return []
+    values = values_of(np.concatenate([seen.bits[:1], some]), seen.dtype)
+    if not np.isfinite(values).all() or not values.all() or np.any(values.imag != 0):
+        return []
+    return list(dict.fromkeys(values.real.astype(float).tolist()))
+
+
+def plain(seen: Seen, levels: list[float]) -> Plan | None:
+    """Return the plan of one number everywhere that nothing but it is asked for, or None."""
+    first = {"layout": _orders(len(seen.shape))[0]}
+    fit = sized(seen.shape, first, seen.bits.size, levels, seen.dtype)
+    return next((plan for plan in fit if plan.wide == "truncate" and holds(plan, seen)), None)
+
+
+def search(seen: Seen, levels: list[float]) -> tuple[Plan, str] | None:
+    """Return the plan of fewest options that has the numbers that were kept, and words of another.
+
+    Layouts that are tried have batch axes first, and kernel axes before or after O and I.
+    """
+    places = _Places(seen)
+    plans = dict.fromkeys(
+        plan
+        for options in places.options()
+        for plan in sized(seen.shape, options, seen.bits.size, levels, seen.dtype)
+    )
+    found: Plan | None = None
+    for plan in sorted(plans, key=_order):  # stable: the commoner layout comes first
+        if found is None:
+            found = plan if holds(plan, seen) else None
+        elif _cost(plan) > _cost(found) + _FAR:
+            break
+        elif plan.stride is not None:
+            continue  # a stack of matrices is also a kernel whose stride is its size
+        elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[2] > _order(found)[2]:
+            continue  # a matrix has no groups; every tall one is a fold with an odd gain
+        elif not _acts_alike(found, plan, places) and holds(plan, seen):
+            return found, f"also {words(plan)}"
+    return None if found is None else (found, "")

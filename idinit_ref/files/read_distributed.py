@@ -1,0 +1,162 @@
+"""Folders of `torch.distributed.checkpoint`: tensors in pieces, each as `torch.save` writes it.
+
+Their list is a pickle, which PyTorch itself would read with all that pickles may do. Here an
+unpickler reads it that knows these few classes alone; the pieces are PyTorch's to read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .disk import Faults, Source, Spans, readable, short, source_of
+from .read_torch import array_of, the_torch
+from .storage import DTYPES, carrier, itemsize
+from .stored import Stored
+
+__all__ = ["LIST", "open_distributed"]
+
+LIST = ".metadata"
+"""The file by which such a folder is known."""
+
+_KIND = "the list of a distributed checkpoint"
+_DCP = "torch.distributed.checkpoint"
+_KNOWN = {
+    f"{_DCP}.metadata": (
+        "Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata",
+        "ChunkStorageMetadata", "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
+    ),
+    f"{_DCP}.filesystem": ("_StorageInfo",),
+    "torch.serialization": ("_get_layout",),
+    "torch": ("Size", "device"),
+}  # fmt: skip
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the list of a distributed checkpoint, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "pathlib" and name in _PATHS:
+            return PurePath
+        torch = the_torch()
+        known = name in _KNOWN.get(module, ()) or (
+            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        )
+        if not known:
+            raise pickle.UnpicklingError(f"{module}.{name} is not of such a list")
+        return getattr(importlib.import_module(module), name)
+
+
+class _Piece(NamedTuple):
+    """A part of a tensor: where it begins, its sizes, and its bytes in a file."""
+
+    at: tuple[int, ...]
+    sizes: tuple[int, ...]
+    source: Source
+    begin: int
+    length: int
+
+    def read(self, name: str, dtype: str) -> Any:
+        with self.source.open() as file:
+            content = self.source.take(file, self.begin, self.length)
+        with readable(self.source, "a file of torch.save"):
+            found = the_torch().load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            right = tuple(found.shape) == self.sizes and str(found.dtype) == f"torch.{dtype}"
+        if not right:
+            should = f"it should be {dtype} of shape {self.sizes}, as the list says"
+            raise self.source.wrong(f"piece of {short(name)!r}", str(found.shape), should)
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class _Sharded(Stored):
+    """A tensor in pieces; of all tensors the piece that was read last is kept."""
+
+    pieces: list[_Piece] = field(repr=False)
+    last: dict[_Piece, Any] = field(repr=False)
+
+    def _block(self, spans: Spans) -> NDArray[Any]:
+        out = np.zeros([len(span) for span in spans], carrier(self.dtype))
+        for piece in self.pieces:
+            ends = zip(spans, piece.at, piece.sizes, strict=True)
+            both = [range(max(s.start, a), min(s.stop, a + n)) for s, a, n in ends]
+            if not all(both):
+                continue
+            if piece not in self.last:
+                self.last.clear()
+                self.last[piece] = piece.read(self.name, self.dtype)
+            there, here = (
+                tuple(
+                    slice(r.start - base, r.stop - base) for r, base in zip(both, at, strict=True)
+                )
+                for at in (piece.at, [span.start for span in spans])
+            )
+            out[here] = array_of(self.last[piece][there], self.dtype)
+        return out
+
+
+def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+    """Return the tensors of a folder, by their whole names; what else it holds is no weight."""
+    source, files = source_of(path / LIST, _KIND), dict[str, Source]()
+    last: dict[_Piece, Any] = {}
+    tensors: list[Stored] = []
+    with readable(source, _KIND):
+        with source.open() as file:
+            listed = _Unpickler(io.BytesIO(source.take(file, 0, source.size))).load()
+        places = {(key.fqn, key.offset): place for key, place in listed.storage_data.items()}
+        for name, entry in listed.state_dict_metadata.items():
+            if not hasattr(entry, "chunks"):
+                continue
+            with faults.around():
+                tensor = _Sharded(
+                    name,
+                    str(entry.properties.dtype).removeprefix("torch."),
+                    tuple(map(int, entry.size)),
+                    path,
+                    [_piece(path, files, c, places[name, c.offsets]) for c in entry.chunks],
+                    last,
+                )
+                _check(source, tensor)
+                tensors.append(tensor)
+    return tensors, {}
+
+
+def _piece(folder: Path, files: dict[str, Source], chunk: Any, place: Any) -> _Piece:
+    """Return a piece, or raise if it cannot lie where the list says."""
+    home, (begin, length) = str(place.relative_path), (int(place.offset), int(place.length))
+    if home not in files:
+        if PurePath(home).name != home or home in ("", ".", "..") or "\\" in home:
+            should = "it should lie in the folder"
+            raise Source(folder / LIST, 0, 0).wrong("file", home, should, "do not use it")
+        files[home] = source_of(folder / home, "a file of torch.save")
+    if min(begin, length) < 0 or begin + length > files[home].size:
+        raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")
+    at, sizes = (tuple(map(int, each)) for each in (chunk.offsets, chunk.sizes))
+    return _Piece(at, sizes, files[home], begin, length)
+
+
+def _check(source: Source, tensor: _Sharded) -> None:
+    """Raise if pieces are larger than their bytes, or do not make up the tensor."""
+    what = f"tensor {short(tensor.name)!r}"
+    if tensor.dtype not in DTYPES:
+        should = f"it should be one of {', '.join(DTYPES)}"
+        raise source.wrong(what, tensor.dtype, should, "convert it with PyTorch")
+    size = itemsize(tensor.dtype)
+    inside = all(
+        0 <= a <= a + n <= whole
+        for piece in tensor.pieces
+        for a, n, whole in zip(piece.at, piece.sizes, tensor.shape, strict=True)
+    )
+    fits = all(prod(piece.sizes) * size <= piece.length for piece in tensor.pieces)
+    if not (inside and fits) or sum(prod(p.sizes) for p in tensor.pieces) != prod(tensor.shape):
+        should = "its pieces should make up the whole of it, and lie in their files"
+        raise source.wrong(what, tensor.shape, should)

@@ -1,0 +1,77 @@
+"""Orbax's folders, as JAX writes them: a tree in JSON, and arrays that tensorstore reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .disk import Faults, Source, Spans, readable, short, source_of
+from .storage import DTYPES, carrier
+from .stored import Stored
+
+__all__ = ["TREE", "open_orbax"]
+
+TREE = "_METADATA"
+"""The file by which such a folder is known."""
+
+_KIND = "the tree of an Orbax checkpoint"
+
+
+def _tensorstore() -> Any:
+    try:
+        import tensorstore
+    except ImportError as problem:
+        cure = 'pip install "idinit-ref[orbax]"'
+        raise ImportError(f"to read Orbax checkpoints needs tensorstore: {cure}") from problem
+    return tensorstore
+
+
+@dataclass(slots=True, eq=False)
+class _Array(Stored):
+    """An array of tensorstore."""
+
+    array: Any = field(repr=False)
+    source: Source = field(repr=False)
+
+    def _block(self, spans: Spans) -> NDArray[Any]:
+        with readable(self.source, _KIND):
+            index = tuple(slice(span.start, span.stop) for span in spans)
+            block = np.asarray(self.array[index].read().result())
+        return np.ascontiguousarray(block).view(carrier(self.dtype)).reshape(block.shape)
+
+
+def open_orbax(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+    """Return the arrays of a folder by their keys, joined with "."; other values are no weights."""
+    tensorstore, source = _tensorstore(), source_of(path / TREE, _KIND)
+    with source.open() as file:
+        tree = source.loads(source.take(file, 0, source.size))
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    tensors: list[Stored] = []
+    with readable(source, _KIND):
+        packed, driver = tree.get("use_ocdbt", True), "zarr3" if tree.get("use_zarr3") else "zarr"
+        for entry in tree["tree_metadata"].values():
+            keys = [str(each["key"]) for each in entry["key_metadata"]]
+            if "rray" not in entry["value_metadata"]["value_type"]:  # a scalar, a text, nothing
+                continue
+            with faults.around():
+                name = ".".join(keys)
+                store: dict[str, Any] = {"driver": "file", "path": f"{path.absolute()}/"}
+                if packed:
+                    store = {"driver": "ocdbt", "base": store, "path": f"{name}/"}
+                elif "/" in name or name in ("", ".", ".."):
+                    raise source.wrong("name", name, "it should be that of a folder in this one")
+                else:
+                    store["path"] += f"{name}/"
+                with readable(source, f"a checkpoint with {short(name)!r}"):
+                    spec = {"driver": driver, "kvstore": store}
+                    array = tensorstore.open(spec, open=True, read=True, context=context).result()
+                dtype, shape = array.dtype.name, tuple(map(int, array.shape))
+                if dtype not in DTYPES:
+                    should = f"it should be one of {', '.join(DTYPES)}"
+                    raise source.wrong(f"array {short(name)!r}", dtype, should, "convert it")
+                tensors.append(_Array(name, dtype, shape, path, array, source))
+    return tensors, {}

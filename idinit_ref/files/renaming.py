@@ -1,0 +1,235 @@
+"""Rules of a dialect: other names and axes for tensors, and names for the entries of lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal, cast
+
+from ..core.options import choice, integer
+from ..errors import OptionError, OptionTypeError, message
+from .views import axes_of
+
+__all__ = ["Change", "Items", "rule_of"]
+
+
+def _text(label: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise OptionTypeError(message(label, value, "it should be text", "write a string"))
+    return value
+
+
+@dataclass(frozen=True)
+class Change:
+    """A rule: the tensors whose PyTorch name has a pattern get another name, or other axes.
+
+    All rules that fit a name apply, in their order, each to what the one before made of it. The
+    new name is still a PyTorch one, whose last part the dialect turns into its own (``weight``
+    into ``kernel``): rename ``gpt.c_attn.weight`` to ``gpt.in_proj_weight``, and it is packed q,
+    k, v. A last part that the dialect does not know (``vars/0``) stays.
+
+    Parameters
+    ----------
+    pattern : str
+        A regular expression, searched for in the name.
+    name : str or None
+        What every match is replaced by, as in `re.sub`; left out, the name stays. None drops the
+        tensor.
+    axes : str, optional
+        What the stored axes are (``"IOHW"``: a transposed convolution), or what becomes of them
+        (``"OI->IO"``, as in `rearrange`), whatever the table says. Tensors of another number of
+        axes it does not concern; where a plan says otherwise, it is an error.
+    sizes : mapping of str to int
+        For axes that are split; of an attention layer N, the number of heads.
+    layer : {"Embedding", "LSTMCell"}, optional
+        What else the shape cannot say: a 2-D weight that is a table; an LSTM that is to be Flax's
+        LSTMCell, which has a layer for each gate.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        If anything does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from idinit_ref.files import DIALECTS, translate
+    >>> flax = DIALECTS["flax"].extended([Change("^net[.]", "backbone."), Change("^up[.]", None)])
+    >>> list(translate({"net.a.bias": np.zeros(2), "up.b.bias": np.zeros(2)}, flax))
+    ['backbone.a.bias']
+    """
+
+    pattern: str
+    name: str | None = r"\g<0>"
+    axes: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    layer: Literal["Embedding", "LSTMCell"] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            compiled = re.compile(_text("pattern", self.pattern))
+        except re.error as problem:
+            should = f"it should be a regular expression ({problem})"
+            raise OptionError(message("pattern", self.pattern, should, "correct it")) from None
+        if self.name is not None:
+            try:
+                compiled.sub(_text("name", self.name), "")
+            except (re.error, IndexError) as problem:
+                should = f"it should fit the groups of {self.pattern!r} ({problem})"
+                raise OptionError(message("name", self.name, should, "correct it")) from None
+        if self.axes is not None and "->" in _text("axes", self.axes):
+            axes_of(self.axes)
+        elif self.axes is not None and not (
+            re.fullmatch("[A-Z]+", self.axes)
+            and {"O", "I"} <= set(self.axes)
+            and len(set(self.axes)) == len(self.axes)
+        ):
+            should = "it should be the stored axes, O and I among them, or what becomes of them"
+            raise OptionError(message("axes", self.axes, should, "e.g. 'IOHW', or 'OI->IO'"))
+        sizes: object = self.sizes
+        if not isinstance(sizes, Mapping):
+            should = "it should be a mapping of letters to sizes"
+            raise OptionTypeError(message("sizes", self.sizes, should, 'e.g. {"N": 12}'))
+        for letter, size in self.sizes.items():
+            integer(f"sizes[{letter!r}]", size, low=1)
+        if self.layer is not None:
+            choice("layer", self.layer, ("Embedding", "LSTMCell"))
+
+    @property
+    def ndim(self) -> int | None:
+        """How many axes a tensor has that its axes are of; None where it says none.
+
+        Examples
+        --------
+        >>> Change("up[.]", axes="IOHW").ndim, Change("fc[.]", axes="OI->IO").ndim
+        (4, 2)
+        """
+        if self.axes is None:
+            return None
+        return len(axes_of(self.axes)[0] if "->" in self.axes else self.axes)
+
+
+@dataclass(frozen=True)
+class Items:
+    """A rule: what the entries of a list are called, where a framework names them by their class.
+
+    Keras calls the entries of a list ``my_block``, ``my_block_1``, ... after their class.
+
+    Parameters
+    ----------
+    list : str
+        The list's name before its index, after all `Change` rules, as the shell has patterns:
+        ``"encoder.layer"``, ``"*.stages.*.layers"``.
+    of : str
+        The entries' class, ``"MyBlock"`` or ``"my_block"``.
+    at : sequence of int, optional
+        The indices of all entries of that class, where a list holds several.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        If anything does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from idinit_ref.files import DIALECTS, translate
+    >>> keras = DIALECTS["keras"].extended([Items("h", "MyBlock"), Items("f", "Dense", (0, 2))])
+    >>> list(translate({"h.1.fc.bias": np.zeros(2), "f.2.bias": np.zeros(2)}, keras))
+    ['h/my_block_1/fc/vars/0', 'f/dense_1/vars/0']
+    """
+
+    list: str
+    of: str
+    at: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        _text("list", self.list)
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", _text("class", self.of)):
+            should = "it should be the name of a class"
+            raise OptionError(message("class", self.of, should, "e.g. 'MyBlock'"))
+        if self.at is None:
+            return
+        if not isinstance(cast("object", self.at), (list, tuple)):
+            raise OptionTypeError(message("at", self.at, "it should be a list", "e.g. [0, 2]"))
+        object.__setattr__(self, "at", tuple(integer("at", k, low=0) for k in self.at))
+
+    def entry(self, index: int) -> str | None:
+        """Return the name of an entry, or None if it is of another class.
+
+        Parameters
+        ----------
+        index : int
+            Its place in the list.
+
+        Returns
+        -------
+        str or None
+            The class's name in snake case, with its rank in the class from the second one on.
+
+        Examples
+        --------
+        >>> rule = Items("f", "MyBlock", (0, 2))
+        >>> rule.entry(0), rule.entry(1), rule.entry(2)
+        ('my_block', None, 'my_block_1')
+        """
+        if self.at is not None and index not in self.at:
+            return None
+        rank = index if self.at is None else sorted(set(self.at)).index(index)
+        name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", self.of))
+        return name.lower() + (f"_{rank}" if rank else "")
+
+    def fits(self, name: str) -> bool:
+        """Return whether it names an entry of a list that is in a tensor's name.
+
+        Parameters
+        ----------
+        name : str
+            The tensor's name, as PyTorch writes it.
+
+        Returns
+        -------
+        bool
+            True if a list that fits the pattern stands in it before the index of such an entry.
+
+        Examples
+        --------
+        >>> rule = Items("f", "Dense", (0, 2))
+        >>> rule.fits("f.2.bias"), rule.fits("f.1.bias"), rule.fits("g.2.bias")
+        (True, False, False)
+        """
+        parts = name.split(".")
+        return any(
+            part.isdecimal()
+            and fnmatchcase(".".join(parts[:k]), self.list)
+            and self.entry(int(part)) is not None
+            for k, part in enumerate(parts)
+        )
+
+
+_CHANGE = ("pattern", "name", "axes", "sizes", "layer")
+_ITEMS = ("list", "class", "at")
+
+
+def rule_of(given: object) -> Change | Items:
+    """Return a rule, or what a mapping says as one."""
+    if isinstance(given, (Change, Items)):
+        return given
+    if not isinstance(given, Mapping) or not ({"pattern", "list"} & given.keys()):
+        raise OptionTypeError(
+            message(
+                "rule",
+                given,
+                "it should have a pattern of names, or a list",
+                'e.g. {"pattern": "^net[.]", "name": ""} or {"list": "layers", "class": "Block"}',
+            )
+        )
+    known = _CHANGE if "pattern" in given else _ITEMS
+    for key in given:
+        choice("key of a rule", key, known)
+    options = dict(given)
+    if "pattern" in given:
+        return Change(**options)
+    return Items(options.pop("list"), options.pop("class", None), **options)

@@ -1,0 +1,105 @@
+"""Weights into a folder of `torch.distributed.checkpoint`, piece by piece, by PyTorch itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .containers import Item
+from .read_torch import the_torch
+from .storage import itemsize
+
+__all__ = ["write_distributed"]
+
+_PIECE = 2**26  # bytes that are made at once, and lie together
+
+
+def write_distributed(
+    folder: Path, items: Sequence[Item], progress: Callable[[int, int], object] | None = None
+) -> None:
+    """Write tensors into a folder that is not there yet, as one process would.
+
+    A tensor is cut along its first axis, so that no more than a piece is in memory. Any number of
+    processes loads it, each what it needs.
+
+    Parameters
+    ----------
+    folder : Path
+        Where.
+    items : sequence of Item
+        What.
+    progress : callable, optional
+        Called as ``progress(bytes_written, bytes_in_all)`` after each piece.
+    """
+    torch = the_torch()
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    byname = {item.name: item for item in items}
+    total, done = sum(item.nbytes for item in items), 0
+
+    class Planner(SavePlanner):
+        def set_up_planner(self, *_: Any, **__: Any) -> None:
+            """Take no state: the items are it."""
+
+        def create_local_plan(self) -> Any:
+            return SavePlan([write for item in items for write in _writes(item)])
+
+        def create_global_plan(self, all_plans: list[Any]) -> Any:
+            return create_default_global_save_plan(all_plans)
+
+        def finish_plan(self, new_plan: Any) -> Any:
+            return new_plan
+
+        def resolve_data(self, write_item: Any) -> Any:
+            nonlocal done
+            item, chunk = byname[write_item.index.fqn], write_item.tensor_data.chunk
+            ends = zip(chunk.offsets, chunk.sizes, strict=True)
+            block = item.tensor.read(tuple(slice(a, a + n) for a, n in ends), item.dtype)
+            native = np.ascontiguousarray(block, block.dtype.newbyteorder("="))
+            bits = native.view(f"i{native.itemsize}") if native.dtype.kind == "u" else native
+            done += native.nbytes
+            if progress is not None:
+                progress(done, total)
+            made = torch.from_numpy(bits.copy() if not bits.flags.writeable else bits)
+            return made.view(getattr(torch, item.dtype)).reshape(tuple(chunk.sizes))
+
+    writer = FileSystemWriter(folder, thread_count=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it is one process
+        try:
+            save({}, storage_writer=writer, planner=Planner(), no_dist=True)
+        except CheckpointException as problem:  # it has what went wrong in it
+            raise next(iter(problem.failures.values()))[0] from problem
+
+
+def _writes(item: Item) -> list[Any]:
+    """Return what PyTorch is to write of a tensor: its pieces, or the whole of a small one."""
+    torch = the_torch()
+    from torch.distributed.checkpoint.metadata import (
+        ChunkStorageMetadata,
+        MetadataIndex,
+        TensorProperties,
+    )
+    from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+    shape, properties = item.tensor.shape, TensorProperties(getattr(torch, item.dtype))
+    rows, inner = (shape[0], shape[1:]) if shape else (1, ())
+    step = max(_PIECE // max(prod(inner) * itemsize(item.dtype), 1), 1)
+    made = []
+    for k, start in enumerate(range(0, max(rows, 1), step)):
+        at = (start, *(0 for _ in inner)) if shape else ()
+        sizes = (min(step, rows - start), *inner) if shape else ()
+        chunk = ChunkStorageMetadata(torch.Size(at), torch.Size(sizes))
+        data = TensorWriteData(chunk, properties, torch.Size(shape))
+        index = MetadataIndex(item.name, torch.Size(at), k)
+        made.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
+    return made
