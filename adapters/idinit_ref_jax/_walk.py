@@ -41,7 +41,7 @@ _ENTRYWISE = {
     "regularized_incomplete_beta", "rem", "round", "rsqrt", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "xor", "zeta",
 }  # fmt: skip
-_PLAIN = {"logistic": "sigmoid", "erf_inv": "erfinv", "bessel_i0e": "i0e"}
+_PLAIN = {"logistic": "sigmoid", "bessel_i0e": "i0e"}
 _SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 _REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in

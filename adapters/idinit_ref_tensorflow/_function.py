@@ -8,7 +8,8 @@ from typing import Any
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Signal, Value
 
-from ._operations import DOING, MOVES, TABLE, is_floating, shape_of, static
+from ._operations import MOVES, TABLE, is_floating, shape_of, static
+from ._words import plain
 
 _SAME = {"Identity", "IdentityN", "Snapshot", "EnsureShape", "ReadVariableOp", "Cast"}
 _SAME |= {"CheckNumerics", "StopGradient", "PreventGradient"}
@@ -16,7 +17,7 @@ _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
 _ENTRYWISE = {
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Ceil", "ClipByValue", "Cos",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Ceil", "Cos",
     "Cosh", "Digamma", "Div", "DivNoNan", "Elu", "Equal", "Erf", "Erfc", "Erfinv", "Exp", "Expm1",
     "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Inv", "IsFinite", "IsInf", "IsNan",
     "LeakyRelu", "Less", "LessEqual", "Lgamma", "Log", "Log1p", "LogicalAnd", "LogicalNot",
@@ -99,11 +100,10 @@ class Reader:
     def _other(self, op: Any, name: str, inputs: list[Value], out: Any) -> Value:
         shape, floating = shape_of(out), is_floating(out)
         if op.type in _ENTRYWISE:
-            doing = DOING.get(op.type, "")
-            return self.draw.entrywise(name, inputs, shape, floating, doing)
+            return self.draw.entrywise(name, inputs, shape, floating, "", plain(op.type))
         made = all(isinstance(value, Made) for value in inputs)
         draws = self.draw.result if op.type in _KNOWN and not made else self.draw.other
-        return draws(name, inputs, shape, floating)
+        return draws(name, inputs, shape, floating, plain(op.type))
 
     def _same(self, op: Any, name: str, source: Any, out: Any, value: Value) -> Value:
         if op.type in ("StopGradient", "PreventGradient"):
@@ -146,21 +146,26 @@ class Reader:
 
     def _loop(self, op: Any, inputs: list[Value]) -> list[Value]:
         """Draw a loop's body once, as it is after the first time: its states are signals."""
-        name, draw = self.rename(op.name), self.draw
+        name, draw, carry = self.rename(op.name), self.draw, list(inputs)
         while True:
             before = draw.mark()
-            results = self._body(op, "body", inputs)
+            now = [
+                value._replace(number=False, value=None) if isinstance(value, Made) else value
+                for value in carry
+            ]
+            results = self._body(op, "body", now)
             new = [
-                isinstance(then, Signal) and not isinstance(now, Signal)
-                for now, then in zip(inputs, results, strict=True)
+                isinstance(then, Signal) and not isinstance(value, Signal)
+                for value, then in zip(carry, results, strict=True)
             ]
             if not any(new):
                 return results
             draw.back_to(before)
-            inputs = [
-                draw.start(f"{name}: state", shape_of(out)) if is_new else value
-                for value, is_new, out in zip(inputs, new, op.outputs, strict=True)
-            ]
+            for at, out in enumerate(op.outputs):
+                if new[at]:
+                    state = draw.carried(inputs[at], results[at])
+                    assert isinstance(state, str)
+                    carry[at] = draw.state(f"{name}: state", state, shape_of(out))
 
 
 def _cannot(op: Any, why: str) -> GraphError:

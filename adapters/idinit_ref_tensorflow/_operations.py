@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from idinit_ref.tracing import Drawing, Made, Signal, Value, is_constant
+from idinit_ref.tracing import Drawing, Made, Signal, Value, clamped, is_constant, power
 
 from ._window import Window, same, same_transposed
 
-__all__ = ["DOING", "MOVES", "TABLE", "is_floating", "labels_of", "shape_of", "static"]
+__all__ = ["MOVES", "TABLE", "is_floating", "labels_of", "shape_of", "static"]
 
 Shape = tuple[int, ...]
 
@@ -26,10 +26,7 @@ _ARITHMETIC = {
     "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "FloorDiv": np.floor_divide,
     "Maximum": np.maximum,
 }  # fmt: skip
-DOING = {
-    "Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by", "Sub": "subtracted with",
-    "SelectV2": "masked by", "Select": "masked by",
-}  # fmt: skip
+_DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 
 
 # Moves ------------------------------------------------------------------------------------------
@@ -76,7 +73,7 @@ def _join(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape |
     axis = static(op.inputs[-1])
     rank = op.outputs[0].shape.rank
     if axis is None or rank is None:
-        return draw.result(name, inputs, shape)
+        return draw.result(name, inputs[:-1], shape, word="join")
     return draw.join(name, inputs[:-1], int(axis) % rank, shape)
 
 
@@ -85,10 +82,11 @@ def _pack(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape |
 
 
 def _pad(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    padding = static(op.inputs[1])
+    padding, is_mirror = static(op.inputs[1]), op.type == "MirrorPad"
     if padding is None:
-        return draw.result(name, inputs, shape)
-    return draw.pad(name, inputs[0], [int(row[0]) for row in padding], shape)
+        return draw.result(name, inputs[:1], shape, word="pad")
+    low = [int(row[0]) for row in padding]
+    return draw.pad(name, inputs[0], low, shape, None, inputs[2:], "move" if is_mirror else "pad")
 
 
 def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -96,7 +94,7 @@ def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     value = inputs[0]
     if isinstance(value, Made):
         return draw.other(name, inputs, shape)
-    out = draw.result(name, inputs, shape)
+    out = draw.result(name, inputs, shape, word="pad")
     if isinstance(out, Signal) and isinstance(value, Signal):
         return out._replace(shift=value.shift)
     return out
@@ -136,8 +134,36 @@ def _multiply(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
 
 def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     if len(inputs) == 2 and is_constant(inputs[0]):  # a number divided by what is given
-        return draw.entrywise(name, inputs, shape)
-    return draw.scale(name, inputs, shape, DOING.get(op.type, ""))
+        return draw.entrywise(name, inputs, shape, word="div")
+    return draw.scale(name, inputs, shape, _DOING.get(op.type, ""))
+
+
+def _subtract(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    a, b = (_along(draw, name, value, shape) for value in inputs)
+    return draw.subtract(name, a, b, shape)
+
+
+def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw a power, a clamp or a choice, of which the numbers count."""
+    numbers = [value.value if isinstance(value, Made) else None for value in inputs]
+    if op.type == "Pow":
+        word = power(numbers[1]) if numbers[0] is None and numbers[1] is not None else "pow"
+        return draw.entrywise(name, inputs, shape, word=word)
+    if op.type == "ClipByValue":
+        return draw.entrywise(name, inputs, shape, word=clamped(*numbers[1:]))
+    if op.type in ("Select", "SelectV2"):
+        return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
+    return draw.other(name, [inputs[0], inputs[2], inputs[1]], shape, word="scatter")
+
+
+def _constant(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw a constant, with the number that it is everywhere."""
+    if op.type == "Fill" and isinstance(inputs[1], Made):
+        return draw.constant(shape, value=inputs[1].value)
+    held = np.zeros(1) if op.type == "ZerosLike" else static(op.outputs[0])
+    is_one = held is not None and held.size and held.dtype.kind in "fiu"
+    is_one = is_one and bool((held == held.flat[0]).all())
+    return draw.constant(shape, value=float(held.flat[0]) if is_one else None)
 
 
 def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -150,7 +176,7 @@ def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape 
 def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     axes, rank = static(op.inputs[1]), op.inputs[0].shape.rank
     if axes is None or rank is None:
-        return draw.result(name, inputs, shape)
+        return draw.result(name, inputs, shape, word="sum")
     return draw.sum(name, inputs[0], [int(axis) % rank for axis in axes.reshape(-1)], shape)
 
 
@@ -255,7 +281,11 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(_SUMS, _add),
     "SpaceToBatchND": _pieces,
     "Mul": _multiply,
+    "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
+    **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
+    **dict.fromkeys(("TensorScatterAdd", "TensorScatterUpdate"), _function),
+    **dict.fromkeys(("Const", "Fill", "ZerosLike"), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
     "OneHot": _one_hot,

@@ -9,17 +9,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Data, Drawing, Made, Signal, Value
+from idinit_ref.tracing import Data, Drawing, Made, Signal, Value, clamped, power
 
 from ._layers import Weight, known_weights
 from ._operations import labels_of
 from ._window import same
+from ._words import plain
 
 Shape = tuple[int, ...]
 
@@ -31,10 +32,7 @@ _SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNo
 _SAME |= {"ActivityRegularization"}
 _PLUS = {"Add", "AddN", "Average"}
 _SCALES = {"Divide", "Multiply", "TrueDivide", "Negative", "Round"}
-_DOING = {
-    "Multiply": "multiplied by", "Divide": "divided by", "TrueDivide": "divided by",
-    "Subtract": "subtracted with", "Where": "masked by",
-}  # fmt: skip
+_DOING = {"Divide": "divided by", "TrueDivide": "divided by", "Where": "masked by"}
 _PRODUCTS = {"Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"}
 _KNOWN = {
     "Absolute", "ArgMax", "ArgMin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
@@ -96,7 +94,8 @@ class Walker:
         else:
             results = op.compute_output_spec(*args, **kwargs)
         flat = keras.tree.flatten(results)
-        values = draw(op, [self.value(leaf) for leaf in leaves], flat, args)
+        given = (*args, *kwargs.values())
+        values = draw(op, [self.value(leaf) for leaf in leaves], flat, given)
         for tensor, value in zip(flat, values, strict=True):
             self.note(tensor, value)
         return results
@@ -208,7 +207,8 @@ class Walker:
                 bias = self.draw.broadcast("bias", bias, shape)
                 value = self.draw.add(f"{self._name(layer)}: bias", value, bias, shape)
         if getattr(layer, "activation", None) not in (None, keras.activations.linear):
-            value = self.draw.entrywise(f"{self._name(layer)}: activation", [value], shape)
+            name, word = f"{self._name(layer)}: activation", _activation(layer)
+            value = self.draw.entrywise(name, [value], shape, word=word)
         return [value]
 
     def _weigh(self, layer: Any, weight: Weight, value: Value, shape: Shape | None) -> Value:
@@ -321,12 +321,18 @@ class Walker:
                 kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
             return draw.lookup(name, values[:2], shape, kept, floating)
         if not floating:
-            return draw.entrywise(name, values, shape, False, _DOING.get(kind, ""))
-        if kind in _PLUS and len(values) > 1:
-            for more in values[1:]:
+            return draw.entrywise(name, values, shape, False)
+        given = values if len(values) > 1 or kind == "Sum" else self._operands(args, values)
+        if kind in _PLUS and len(given) > 1:
+            for more in given[1:]:
                 wide = draw.broadcast(name, more, shape) if isinstance(more, Made) else more
                 value = draw.add(name, value, wide, shape)
             return value
+        if kind == "Subtract" and len(given) == 2:
+            a, b = (
+                draw.broadcast(name, one, shape) if isinstance(one, Made) else one for one in given
+            )
+            return draw.subtract(name, a, b, shape)
         if kind == "Multiply" and len(values) == 2:
             return draw.multiply(name, values[0], values[1], shape)
         under = "Div" in kind and not _is_array(args[0])  # a number divided by a tensor
@@ -340,7 +346,19 @@ class Walker:
         if kind == "OneHot" or one_hot:
             found = draw.result(name, values, shape)
             return found._replace(picks=True) if isinstance(found, Signal) else found
-        return self._product(op, kind, name, values, result, args)
+        if len(values) > 1 or kind in _PRODUCTS:
+            given = values
+        return self._product(op, kind, name, given, result, args)
+
+    def _operands(self, args: Any, values: list[Value]) -> list[Value]:
+        """Return the values of what an operation is called with, numbers too."""
+        flat = [leaf for leaf in keras.tree.flatten(args) if not isinstance(leaf, (str, bool))]
+        if not all(_is_array(leaf) or isinstance(leaf, (int, float)) for leaf in flat):
+            return values
+        return [
+            self.value(leaf) if _is_array(leaf) else self.draw.constant((), True, leaf)
+            for leaf in flat
+        ]
 
     def _moved(
         self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
@@ -373,7 +391,10 @@ class Walker:
         if kind == "Stack":
             return draw.stack(name, values, op.axis % rank, shape)
         if (kind == "Pad" or kind.startswith("ZeroPadding")) and _is_floating(result):
-            return draw.pad(name, value, _left(op, kind, rank), shape)
+            mode, fill = getattr(op, "mode", "constant"), (0, *args)[-1]
+            others = [draw.constant((), True, fill)] if isinstance(fill, (int, float)) else []
+            does: Literal["pad", "move"] = "pad" if mode == "constant" else "move"
+            return draw.pad(name, value, _left(op, kind, rank), shape, None, others, does)
         return None
 
     def _product(
@@ -394,11 +415,16 @@ class Walker:
             return self._tensordot(name, values, axes, ranks, shape)
         if kind in ("Conv", "DepthwiseConv") and len(values) == 2:
             return self._conv(op, kind, name, values, shape)
+        word = _word(op, kind, values, args)
+        if word == "where":
+            values = values[1:] + values[:1]
+        if kind in ("Attention", "AdditiveAttention"):  # of queries, values, and perhaps keys
+            word, values = "attention", [values[0], values[-1], values[1]]
         if kind in _KNOWN:
-            return draw.result(name, values, shape)
+            return draw.result(name, values, shape, word=word)
         if all(value.shape in ((), shape) or isinstance(value, Made) for value in values):
-            return draw.entrywise(name, values, shape, doing=_DOING.get(kind, ""))
-        return draw.other(name, values, shape)
+            return draw.entrywise(name, values, shape, doing=_DOING.get(kind, ""), word=word)
+        return draw.other(name, values, shape, word=word)
 
     def _matmul(
         self, name: str, values: list[Value], shape: Shape | None, stacked: bool = True
@@ -538,6 +564,26 @@ def _kind(op: Any) -> str:
     kind = type(op)
     is_own = kind.__module__.split(".")[0] == "keras"
     return kind.__name__ if is_own else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _activation(layer: Any) -> str:
+    """Return the plain name of a layer's activation."""
+    return str(getattr(layer.activation, "__name__", type(layer.activation).__name__)).lower()
+
+
+def _word(op: Any, kind: str, values: list[Value], args: Any) -> str:
+    """Return the plain name of an operation, as far as its numbers decide what it is."""
+    if kind == "Activation":
+        return _activation(op)
+    if kind == "Clip":
+        bounds = (op.x_min, op.x_max)
+        return clamped(*(x if isinstance(x, (int, float)) else None for x in bounds))
+    if kind == "Power" and len(args) == 2:
+        known = [x if isinstance(x, (int, float)) else None for x in args]
+        return "exp" if known[0] is not None else "pow" if known[1] is None else power(known[1])
+    if kind == "Rescaling":
+        return "exp" if np.any(op.offset) else "scale"
+    return plain(kind)
 
 
 def _order(op: Any, kind: str, rank: int) -> list[int]:

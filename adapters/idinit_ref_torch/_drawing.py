@@ -57,10 +57,10 @@ class ModuleDrawing(Drawing):
         kept = {} if self.module is None else self.module._parameters
         return any(self._names.get(id(tensor)) == name for tensor in kept.values())
 
-    def applies(self, weight: Value) -> bool:
+    def applies(self, base: str, weight: Made) -> bool:
         """Whether a known layer applies its own weight."""
-        is_made = isinstance(weight, Made) and bool(weight.parts) and is_layer(self.module)
-        return is_made and all(self.owns(part.name) for part in weight.parts)  # type: ignore[union-attr]  # is_made
+        is_used = bool(weight.parts) and is_layer(self.module)
+        return is_used and all(self.owns(part.name) for part in weight.parts)
 
     # What modules change --------------------------------------------------------------------
 

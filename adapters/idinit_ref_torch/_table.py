@@ -66,7 +66,9 @@ def _data(call: Call, given: Tensor, weight: Value) -> Value:
     Learned queries and initial states of recurrent layers are such.
     """
     value = call.of(given)
-    if not isinstance(value, Made) or not call.draw.applies(weight):
+    if not isinstance(value, Made) or not isinstance(weight, Made):
+        return value
+    if not call.draw.applies(call.what, weight):
         return value
     start = call.draw.data(value)
     call.memory.set(given, start)

@@ -178,10 +178,15 @@ class Drawing(Products):
         return value._replace(number=False, value=None) if isinstance(value, Made) else value
 
     def state(self, name: str, kind: Literal["signal", "zeros"], shape: Shape | None) -> Signal:
-        """Draw a state of a loop, which is a signal from the start; zeros add up in it."""
+        """Draw a state of a loop, which is a signal from the start.
+
+        One of zeros in which a sum adds up vanishes with its terms; one that goes into a weight
+        starts a signal.
+        """
         if kind == "signal":
             return self.start(name, shape)
-        return Signal(self.draw("other", name, (), shape), shape)
+        self._sums.append(self.draw("other", name, (), shape))
+        return Signal(self._sums[-1], shape)
 
     def carried(self, old: Value, new: Value) -> Value | Literal["signal", "zeros"]:
         """Return what a state is before every turn of a loop that made `new` of `old`.

@@ -72,17 +72,19 @@ _WORDS: dict[Fact, str] = {
     Fact(""): "cummax cummin cumprod cumsum fft",
     Fact("", "never"): "logcumsumexp",
 }
-_FACTS = {word: fact for fact, words in _WORDS.items() for word in words.split()}
+_FACTS = {word.replace("_", ""): fact for fact, words in _WORDS.items() for word in words.split()}
 _UNKNOWN = Fact()
 
 
 def fact_of(word: str) -> Fact:
     """Return what is known of an operation by its plain name; of an unknown one, that it vanishes.
 
+    Underscores do not count: soft_sign is softsign.
+
     >>> fact_of("relu").vanishes, fact_of("sigmoid").vanishes, fact_of("mul").vanishes
     ('all', 'never', 'each')
     """
-    return _FACTS.get(word, _UNKNOWN)
+    return _FACTS.get(word.replace("_", ""), _UNKNOWN)
 
 
 def power(exponent: float | None) -> str:

@@ -51,6 +51,7 @@ class Nodes:
         self._place: dict[str, int] = {}  # of nodes in that list
         self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
         self._never: set[str] = set()  # nodes that are not 0 whatever is
+        self._sums: list[str] = []  # states of loops that start as zeros
         self._starts: dict[str, str] = {}  # where parameters that are data begin
         self._tables: dict[Made, Signal] = {}  # and what was made of them
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
@@ -163,13 +164,22 @@ class Nodes:
         """
         head, _, tail = weight.replace("/", ".").rpartition(".")
         if head and tail in _SELF_NAMED:
-            name = rest = weight[: len(head)]
-            while rest and not self._prefixed:  # the names of operations may lack the model's
-                if f"{base}/".startswith(f"{rest}/"):
-                    return rest
-                rest = rest.partition("/")[2]
-            return name
+            return self._layer(base, weight) or weight[: len(head)]
         return f"{weight}: {base}" if self._prefixed else base
+
+    def _layer(self, base: str, weight: str) -> str:
+        """Return the layer that has a weight, if an operation by its name is in it; else ""."""
+        rest, _, tail = weight.rpartition("/")
+        while rest and tail in _SELF_NAMED and not self._prefixed:
+            if f"{base}/".startswith(f"{rest}/"):
+                return rest
+            rest = rest.partition("/")[2]  # the names of operations may lack the model's
+        return ""
+
+    def applies(self, base: str, weight: Made) -> bool:
+        """Whether an operation is that of a layer on its own weight."""
+        names = names_of([weight])
+        return bool(names) and all(self._layer(base, name) for name in names)
 
     # Operations of any kind -----------------------------------------------------------------
 
@@ -299,8 +309,7 @@ class Nodes:
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
-                kind: Kind = "other" if value.zero else "input"
-                node = self.draw(kind, "constant", (), value.shape)
+                node = self.draw("input", "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")
             self._tables[value] = Signal(node, value.shape)
@@ -324,10 +333,15 @@ class Nodes:
         return found
 
     def other(
-        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        word: str | Fact = "",
     ) -> Value:
         """Draw an operation of which nothing is known but its name, and what it takes."""
-        out = self.result(name, values, shape, floating)
+        out = self.result(name, values, shape, floating, word)
         if isinstance(out, Made):
             return out.noted(done_by("", name, []))
         for value in values:
@@ -388,8 +402,22 @@ class Nodes:
             about.scales = self._scales.get(name, "")
         for name in self._frozen(ends):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
+        for name in self._sums:
+            if self._feeds_weight(name):
+                at = self._place[name]
+                self.nodes[at] = replace(self.nodes[at], kind="input")
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         return Graph([*nodes, *self._with_struck()], tuple(dict.fromkeys(ends)))
+
+    def _feeds_weight(self, name: str) -> bool:
+        """Whether a weight operation takes what is computed from a node."""
+        after = {name}
+        for node in self.nodes[self._place[name] :]:
+            if not after.isdisjoint(node.inputs):
+                after.add(node.name)
+                if node.kind == "weight":
+                    return True
+        return False
 
     def _frozen(self, outputs: Iterable[str]) -> set[str]:
         """Return the parameters that reach the outputs, but only by way of what stops gradients."""

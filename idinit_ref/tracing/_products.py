@@ -61,6 +61,9 @@ class Products(Moves):
             return self.other(name, values, shape)
         if len(values) > 2:
             return self._several(name, values, labels, out, shape)
+        data, weight = values
+        if isinstance(data, Made) and isinstance(weight, Made) and self.applies(name, weight):
+            values = [self.data(data), weight]  # a layer that is applied to a learned table
         a, b = self._chosen(values, labels, out, grouped)
         for made, signal, at in ((a, b, 0), (b, a, 1)):
             own, rest = labels[at], labels[1 - at]
@@ -453,7 +456,7 @@ class Products(Moves):
         own = [f"axis {k}" for k in range(rank)]
         own[channels] = "O" if is_each else "I"  # depthwise: every channel is still there
         out = [*own[:channels], "O", *own[channels + 1 :]]
-        ours = ["O" if is_each and letter == "I" else letter for letter in letters]
+        ours = ["O" if letter == "O" or (is_each and letter == "I") else "I" for letter in letters]
         return self._contract(name, (signal, kernel), (own, ours), out, shape)
 
     # Lookups --------------------------------------------------------------------------------
@@ -509,12 +512,13 @@ class Products(Moves):
 def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
     """Return the signal that is a matrix or kernel, of one weight; an empty one if none is.
 
-    The outputs of that weight lie along what is summed, and along an axis that it alone has.
+    The outputs of that weight lie along what is summed, and along an axis that it alone has; it has
+    no rows of its own, as the queries of grouped heads have.
     """
     for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
         for unit in signal.units:
             held = {own[axis] for axis in unit.axes}
-            if held - {*out} and (held & {*out}) - {*rest}:
+            if held - {*out} and (held & {*out}) - {*rest} and {*own} - held <= {*rest}:
                 return signal
     return Signal("")
 

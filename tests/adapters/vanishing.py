@@ -25,20 +25,19 @@ def vanishing(graph: Graph, zeros: Collection[str]) -> set[str]:
     return found
 
 
-def facts(graph: Graph, *does: str) -> list[tuple]:
+def facts(graph: Graph) -> list[tuple]:
     """What nodes do, when they vanish and what they sum, but for those that only move or scale.
 
-    Two frameworks draw one function alike, up to names and to what leaves a signal what it is.
+    Two frameworks draw one function alike, up to names, to the order of independent nodes, and to
+    what leaves a signal what it is.
     """
-    number = {}
-    out = []
+    found: dict[str, tuple] = {}
     for node in graph.nodes:
         if node.kind == "parameter":
             continue
-        inputs = tuple(number[name] for name in node.inputs)
-        if node.kind == "other" and node.does in (does or ("move", "scale", "select")):
-            number[node.name] = inputs[0]
-            continue
-        number[node.name] = len(out)
-        out.append((node.kind, node.does, inputs, node.vanishes, node.sums))
-    return out
+        inputs = tuple(hash(found[name]) for name in node.inputs)
+        if node.kind == "other" and node.does in ("move", "scale", "select"):
+            found[node.name] = found[node.inputs[0]]
+        else:
+            found[node.name] = (node.kind, node.does, inputs, node.vanishes, node.sums)
+    return sorted(set(found.values()), key=str)
