@@ -199,6 +199,13 @@ class Adds:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
         flow, ahead = self._flow, _Frontier()
         found: tuple[dict[int, _Way], dict[int, _Way]] = ({}, {})
+        for side, skip in enumerate(
+            sides
+        ):  # the usual block: all of the branch is made of the skip
+            branch = sides[1 - side]
+            if flow.depth[skip] < flow.depth[branch] and flow.before.is_above(skip, branch):
+                found[side][skip] = _HERE
+                return found
         may = [self._may_skip(sides[side], sides[1 - side]) for side in (0, 1)]
         if not any(may):
             return found

@@ -206,6 +206,8 @@ class Flow:
 
     def is_after(self, node: int, sources: Collection[int], known: dict[int, bool]) -> bool:
         """Whether a node comes from one of some sources; `known` keeps what was found."""
+        if any(self.before.is_above(source, node) for source in sources):
+            return True
         lowest, stack = min(sources), [node]
         while stack:
             top = stack[-1]

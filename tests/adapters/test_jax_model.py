@@ -70,7 +70,7 @@ GATED = {
 }  # fmt: skip
 EXPERTS = {
     "*.mlp.up": "transit", "*.mlp.bias": "bias", "*.mlp.down": "zero",
-    "*.mlp.router.kernel": "zero",  # the sum is reached from it too, over no other weight
+    "*.mlp.router.kernel": "transit",  # a softmax never vanishes
 }  # fmt: skip
 
 TRANSFORMERS = {
@@ -111,7 +111,7 @@ RESIDUAL = {
     "blocks.1.shortcut.kernel": "transit",
 }  # fmt: skip
 SQUEEZE = {
-    "blocks.?.gate1.kernel": "transit", "blocks.?.gate2.kernel": "zero",
+    "blocks.?.gate1.kernel": "transit", "blocks.?.gate2.kernel": "transit",
     "blocks.?.gate?.bias": "bias",
 }  # fmt: skip
 INVERTED = {

@@ -119,11 +119,11 @@ ROLES = {
         "project/kernel": "zero",
         "*/bias": "bias",
     },
-    # ... or at its very end: then both factors end with a last weight.
+    # ... or at its very end: it never vanishes, so the convolution alone ends the branch.
     "gate_last": {
         "conv1/kernel": "zero",
         "reduce/kernel": "transit",
-        "expand/kernel": "zero",
+        "expand/kernel": "transit",
         "*/bias": "bias",
     },
     "shared": {"both/kernel": "zero", "head/kernel": "transit", "*/bias": "bias"},

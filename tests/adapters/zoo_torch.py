@@ -352,7 +352,7 @@ class Experts(nn.Module):
         return x + h * weights.gather(1, best[:, None])
 
 
-EXPERTS = {"router.weight": "zero", "gate_up": "transit", "down": "zero", "bias": "bias"}
+EXPERTS = {"router.weight": "transit", "gate_up": "transit", "down": "zero", "bias": "bias"}
 EXPERTS_STORED = {
     "gate_up": {"layout": "EOI", "blocks": (6, 6)},
     "down": {"layout": "EIO"},
@@ -511,7 +511,7 @@ CASES: dict[str, Case] = {
             "*.conv1.0.weight": "transit",
             "*.conv2.0.weight": "zero",
             "*.squeeze.weight": "transit",
-            "*.excite.weight": "zero",
+            "*.excite.weight": "transit",
             "*.squeeze.bias": "bias",
             "*.excite.bias": "bias",
             "stem.1.*": "keep",

@@ -58,7 +58,7 @@ GATED = {
     "*.down_proj.weight": "zero",
 }
 MIXTURE = {
-    "*.mlp.gate.weight": "zero",  # the router: it multiplies the end of the branch
+    "*.mlp.gate.weight": "transit",  # the router: a softmax never vanishes
     "*.experts.gate_up_proj": "transit",
     "*.experts.down_proj": "zero",
 }

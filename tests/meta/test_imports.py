@@ -57,7 +57,7 @@ def test_using_the_reference_loads_no_framework():
             [
                 "CheckpointError", "DTypeError", "GraphError", "IDInitError", "IndexingError",
                 "LayoutError", "OptionError", "OptionTypeError", "RoundingError", "ShapeError",
-                "message", "printable",
+                "message", "prefixed", "printable",
             ],
         ),
         (

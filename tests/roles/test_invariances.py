@@ -126,7 +126,7 @@ def show(*graphs):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("how", [*sorted(CHANGES), "masks"])
-@settings(max_examples=1_500)
+@settings(max_examples=400)
 @given(programs(), st.data())
 def test_roles_of_many_stay(how, net, data):
     if how == "masks":

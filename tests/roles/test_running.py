@@ -98,7 +98,7 @@ def test_minimality(net, seed):
 
 
 @pytest.mark.nightly
-@settings(max_examples=5_000)
+@settings(max_examples=2_000)
 @given(programs(), SEEDS)
 def test_identity_and_minimality_of_many(net, seed):
     check_identity(net, seed)
