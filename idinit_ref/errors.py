@@ -214,6 +214,11 @@ def prefixed(where: str) -> Iterator[None]:
     where : str
         What its message begins with.
 
+    Yields
+    ------
+    None
+        While the errors of what is inside are looked at.
+
     Raises
     ------
     IDInitError

@@ -138,7 +138,10 @@ class _Arrays(Weights):
             return None
         if not getattr(array, "is_fully_addressable", True):
             return None  # other processes hold the rest
-        return np.asarray(array if whole or not array.ndim else array[(0,) * (array.ndim - 1)])
+        if isinstance(array, jax.Array) and {d.platform for d in array.devices()} == {"cpu"}:
+            array = np.asarray(array)  # no copy; a slice would be compiled for each shape
+        empty = not (array.ndim and array.size)
+        return np.asarray(array if whole or empty else array[(0,) * (array.ndim - 1)])
 
     def check_all(self, whats: Mapping[str, Plan | float]) -> None:
         for array in self.held.values():

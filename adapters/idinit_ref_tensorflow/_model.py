@@ -109,7 +109,7 @@ class _Variables(Weights):
         value = getattr(self.held[name], "_value", self.held[name])
         if value is None or not getattr(value, "is_fully_addressable", True):
             return None
-        at = (0,) * (len(value.shape) - 1) if not whole else ...
+        at = ... if whole or 0 in value.shape else (0,) * (len(value.shape) - 1)
         return keras.ops.convert_to_numpy(value[at])
 
     def dtype(self, name: str) -> str:

@@ -16,7 +16,7 @@ from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._sharded import apart, is_sharded, is_whole, parts
+from ._sharded import PLAIN, apart, is_sharded, parts
 from ._tensor import shape_of, together, write_
 from ._trace import trace
 
@@ -67,8 +67,8 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     ----------
     model : torch.nn.Module
         Any eager model with its parameters made; on the meta device it is checked and left alone.
-        Of DTensors (FSDP2, tensor parallelism) each rank fills its parts, without communication;
-        of what is not whole on every rank no values are looked at.
+        Of DTensors (FSDP2, tensor parallelism) each rank fills its parts, without communication,
+        and no rank looks at values.
     example_inputs : torch.Tensor, tuple or mapping
         What its forward takes, as in :func:`trace`.
     **options : idinit_ref.roles.ModelOptions
@@ -111,12 +111,10 @@ class _Tensors(Weights):
     """Parameters, perhaps DTensors, or without memory."""
 
     def read(self, name: str, whole: bool = True) -> Any:
-        tensor = self.held[name].detach()
-        if is_sharded(tensor):
-            tensor = tensor.to_local() if is_whole(tensor) else tensor
-        if tensor.is_meta or is_sharded(tensor) or not tensor.numel():
+        if type(self.held[name]) not in PLAIN or self.held[name].is_meta:
             return None
-        if not whole and tensor.ndim:
+        tensor = self.held[name].detach()
+        if not whole and tensor.numel() and tensor.ndim:
             tensor = tensor[(0,) * (tensor.ndim - 1)]
         return tensor.to("cpu", torch.complex128 if tensor.is_complex() else torch.float64).numpy()
 

@@ -14,7 +14,7 @@ from idinit_ref.errors import OptionError, message
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["PLAIN", "apart", "is_sharded", "is_whole", "local_of", "parts"]
+__all__ = ["PLAIN", "apart", "is_sharded", "local_of", "parts"]
 
 PLAIN = frozenset({Tensor, nn.Parameter})
 """The types of a tensor that is no subclass'."""
@@ -26,13 +26,6 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     if kind in PLAIN:
         return False
     return kind.__module__.startswith("torch.distributed") and hasattr(tensor, "placements")
-
-
-def is_whole(tensor: DTensor) -> bool:
-    """Whether every rank holds all of a tensor, as all ranks know without asking."""
-    pairs = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
-    here = tensor.device_mesh.get_coordinate() is not None
-    return here and all(placement.is_replicate() or size == 1 for placement, size in pairs)
 
 
 def local_of(tensor: DTensor, name: str) -> Tensor:

@@ -22,7 +22,7 @@ Override = Kind | Mapping[str, Any]
 class ModelOptions(TypedDict, total=False):
     """Keyword options of a whole model; each may be left out (spec section 6).
 
-    Parameters
+    Attributes
     ----------
     gain : float
         tau of the weights in role "transit"; 1.0 if left out.

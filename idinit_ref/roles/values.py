@@ -66,7 +66,14 @@ class Values:
 
     @cached_property
     def _unset(self) -> bool:
-        """Whether all of several matrices are 0: memory that was never written, as of to_empty."""
+        """Whether values say nothing: this process lacks some, or never wrote them (to_empty).
+
+        Processes that share a model so have one answer, though each holds other parts of it. All
+        of several matrices are 0 where memory was made and not written.
+        """
+        held = self._held
+        if held is None or any(held.read(name, False) is None for name in self._graph.parameters):
+            return True
         weights = [name for name in self._graph.weights if self._is_matrix(name)]
         return len(weights) > 1 and all(map(self._is_zero, weights))
 
@@ -85,7 +92,7 @@ class Values:
         held = None if self._held is None else self._held.held.get(name)
         if getattr(held, "_no_reinit", False):
             return "it is marked _no_reinit"
-        values = None if self._held is None or self._unset else self._held.read(name)
+        values = None if self._unset or self._held is None else self._held.read(name)
         function = self._set_by(name)
         if values is None:
             return f"{function} takes its sum" if function else ""

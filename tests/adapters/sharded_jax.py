@@ -30,7 +30,7 @@ WEIGHTS = [
 def weights(mesh, dtype=jnp.float32):
     for init, shape, spec, plan in WEIGHTS:
         sharding = NamedSharding(mesh, spec)
-        placed = init(None, dtype, shape, sharding)
+        placed = init(None, shape, dtype, sharding)
         if plan is not None:  # stored as inputs x outputs
             whole = plan.build(dtype=dtype).T
             for shard in placed.addressable_shards:
@@ -57,19 +57,19 @@ def weights(mesh, dtype=jnp.float32):
 def meshes(mesh, explicit, mixed):
     """Auto and explicit axes, together too; what lies on devices says where as well."""
     init = irj.idi()
-    whole = init(None, jnp.float32, (8, 8))
+    whole = init(None, (8, 8), jnp.float32)
     for here in (explicit, mixed):
         with jax.set_mesh(here):
             spec = P("x", "y")
             for got in (
-                init(None, jnp.float32, (8, 8), spec),
-                jax.jit(lambda: init(None, jnp.float32, (8, 8), P("x", "y")))(),
+                init(None, (8, 8), jnp.float32, spec),
+                jax.jit(lambda: init(None, (8, 8), jnp.float32, P("x", "y")))(),
             ):
                 assert got.sharding == NamedSharding(here, spec)
                 assert np.array_equal(got, whole)
     with jax.set_mesh(explicit):
-        abstract = jax.typeof(init(None, jnp.float32, (8, 8), P("x"))).sharding
-        got = init(None, jnp.float32, (8, 8), abstract)
+        abstract = jax.typeof(init(None, (8, 8), jnp.float32, P("x"))).sharding
+        got = init(None, (8, 8), jnp.float32, abstract)
         assert got.sharding.is_equivalent_to(NamedSharding(explicit, P("x")), 2)
 
     def refused(text, here, sharding, jit):
@@ -107,7 +107,7 @@ def models(mesh):
     shapes = {"up": (8, 16), "down": (16, 8), "bias": (16,)}
     params = {
         name: jax.make_array_from_callback(
-            shape, place[name], lambda index, shape=shape: np.ones(shape, np.float32)[index]
+            shape, place[name], lambda index, shape=shape: np.indices(shape, np.float32)[-1][index]
         )
         for name, shape in shapes.items()
     }

@@ -102,6 +102,15 @@ def test_a_bias_of_a_weight_that_is_exactly_zero_is_kept():
     assert decide(BIAS, held(0.0, c=RANDOM[1])).roles["c"] == "bias"
 
 
+def test_values_that_another_process_holds_leave_it_to_the_form():
+    """Else each rank of a sharded model could decide something else."""
+    arrays = held(-4.6, c=RANDOM[1], z=0.0)
+    arrays.held["a.w"] = None
+    report = decide(BIAS, arrays)
+    assert report.roles["b"] == report.roles["c"] == "bias"
+    assert report.warnings == ()
+
+
 def test_memory_that_was_never_written_says_nothing():
     """As of to_empty: pages of zeros, and what was left in small pieces."""
     arrays = held(5.0, c=RANDOM[1], z=0.0)
