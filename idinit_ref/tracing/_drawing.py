@@ -121,7 +121,8 @@ class Drawing(Layers):
                 self._biases.add(bias.chosen)  # one for each expert
                 return signal._replace(tracks=signal.fresh, pieces=(), term=None)
         tracks: tuple[Track, ...] = ()
-        if len(a.fresh) == len(b.fresh) == 1:  # two results in one sum, as the gates of an LSTM
+        # Two results in one sum, as the gates of an LSTM.
+        if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:
             tracks = a.fresh + b.fresh
         else:
             a.spend()

@@ -279,3 +279,24 @@ def test_heads_of_a_weight_are_parts_of_one_matrix():
     assert float(model.out.detach().abs().max()) == pytest.approx(1e-6)
     shapes = {entry.name: entry.shape for entry in report.entries}
     assert shapes == {"into": (2, 8, 4), "out": (2, 4, 8)}
+
+
+def test_a_result_that_is_spread_over_another_is_added_to_it():
+    """The relative positions of SAM's attention: one axis of 1 beside one of 2."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score, self.row = nn.Linear(4, 12), nn.Linear(4, 6)
+
+        def forward(self, x):
+            score = self.score(x).reshape(-1, 3, 2, 2) + self.row(x).reshape(-1, 3, 2, 1)
+            return score.reshape(-1, 3, 4).relu()
+
+    report = init_(Net(), torch.zeros(5, 4))
+    assert report.roles == {
+        "score.weight": "transit",
+        "score.bias": "bias",
+        "row.weight": "transit",
+        "row.bias": "bias",
+    }

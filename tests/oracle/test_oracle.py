@@ -38,10 +38,11 @@ ABOUT_IDIZ = {"zero_sums", "residual", "units"}
 def named(value):
     """The part of a case's name that a value gives."""
     if isinstance(value, dict):
-        return ",".join(f"{k}={v}" for k, v in value.items())
+        return ",".join(f"{k}={getattr(v, '__name__', v)}" for k, v in value.items())
     if isinstance(value, set):
         return ""
-    return getattr(value, "__name__", None) or str(value)
+    value = getattr(value, "func", value)  # of a partial, whose text has an address
+    return value.__name__
 
 
 def untested(report):
