@@ -30,6 +30,7 @@ OTHERS = """\
 * [performance.md](performance.md): how fast a weight is made, beside zeros and beside others
 * [ranks.md](ranks.md): what each of many ranks does
 * [export.md](export.md): how fast a checkpoint is written
+* [zoo.md](zoo.md): does every architecture at hand start as it should?
 * [gpu.md](gpu.md): on a GPU
 """
 

@@ -17,7 +17,7 @@ def text_of(name, data):
     return importlib.import_module(f"docs.evidence.{name}").page(data)
 
 
-OTHERS = ("export", "mutation", "oracle", "ranks")
+OTHERS = ("export", "mutation", "oracle", "ranks", "zoo")
 
 
 @pytest.mark.parametrize("name", OTHERS)

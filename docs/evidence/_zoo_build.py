@@ -1,0 +1,293 @@
+"""Tiny models of every type of transformers, and inputs for them.
+
+No list of sizes is kept for hundreds of types. A default configuration is shrunk by the names of
+its fields, a class is looked for that takes it, and inputs are made by the names of the arguments
+of ``forward``. If the forward pass fails, the next smaller change is tried.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from docs.evidence._zoo_shrink import VOCABULARY, configurations, shrink
+
+LENGTH = 16  # tokens
+BATCH = 2
+PATIENCE = 8  # seconds of tries for one type
+MOST = 26_000_000  # parameters of a tiny model
+
+
+# Classes ------------------------------------------------------------------------------------------
+
+_HEADS = (
+    "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "CAUSAL_LM",
+    "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION", "SEMANTIC_SEGMENTATION", "DEPTH_ESTIMATION",
+    "MASK_GENERATION", "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC",
+)  # fmt: skip
+
+
+def classes(kind: str, config: Any) -> list[type]:
+    """Return the classes that take a configuration: with a head first, then any."""
+    from transformers import PreTrainedModel
+    from transformers.models.auto import modeling_auto
+
+    found: list[type] = []
+    heads = [*(f"MODEL_FOR_{name}" for name in _HEADS), "MODEL"]
+    if hasattr(config, "vision_config") and hasattr(config, "text_config"):  # both of the two
+        heads = ["MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL", *heads]
+    for head in heads:
+        names = getattr(modeling_auto, f"{head}_MAPPING_NAMES").get(kind)
+        for name in (names,) if isinstance(names, str) else names or ():
+            found += [cls for cls in [_of_transformers(name)] if cls is not None]
+    module = type(config).__module__.replace("configuration_", "modeling_")
+    try:
+        held = vars(importlib.import_module(module))
+    except ImportError:
+        held = {}
+    own = [
+        cls
+        for cls in held.values()
+        if inspect.isclass(cls)
+        and issubclass(cls, PreTrainedModel)
+        and cls.__module__ == module
+        and getattr(cls, "config_class", None) is type(config)
+        and not cls.__name__.endswith("PreTrainedModel")
+    ]
+    return list(dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)]))
+
+
+def _of_transformers(name: str) -> type | None:
+    import transformers
+
+    return getattr(transformers, name, None)
+
+
+# Inputs -------------------------------------------------------------------------------------------
+
+
+def _find(config: Any, *names: str, default: Any = None) -> Any:
+    """Return a field of a configuration, or of one in it."""
+    for part in configurations(config):
+        for name in names:
+            value = getattr(part, name, None)
+            if value is not None:
+                return value
+    return default
+
+
+def _side(config: Any) -> tuple[int, int]:
+    vision = getattr(config, "vision_config", None)
+    size = None
+    for part in (vision, config):
+        if part is not None and size is None:
+            size = _find(part, "image_size", "input_size", default=None)
+    size = 64 if size is None else size
+    if isinstance(size, dict):
+        size = (size.get("height", 64), size.get("width", 64))
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _ids(config: Any, length: int = LENGTH) -> torch.Tensor:
+    most = min(VOCABULARY, _find(config, "vocab_size", default=VOCABULARY) or VOCABULARY)
+    return torch.randint(3 % most, max(4, most - 60 if most > 100 else most), (BATCH, length))
+
+
+def _pixels(config: Any) -> torch.Tensor:
+    channels = _find(
+        getattr(config, "vision_config", config), "num_channels", "in_channels", "in_chans"
+    )
+    channels = channels if isinstance(channels, int) else 3
+    return torch.randn(BATCH, channels, *_side(config))
+
+
+def _video(config: Any) -> torch.Tensor:
+    frames = _find(config, "num_frames", "frames_per_clip", default=8)
+    return torch.randn(BATCH, frames, 3, *_side(config))
+
+
+def _features(config: Any) -> torch.Tensor:
+    mel = _find(
+        config, "num_mel_bins", "feature_size", "input_feat_per_channel", "mel_bins", default=80
+    )
+    long = _find(config, "max_source_positions", default=None)
+    return torch.randn(BATCH, mel, 2 * long if isinstance(long, int) else 128)
+
+
+def _wave(config: Any) -> torch.Tensor:
+    if hasattr(config, "num_mel_bins") and hasattr(config, "max_length"):  # a spectrogram
+        return torch.randn(BATCH, config.max_length, config.num_mel_bins)
+    if re.search("codec|dac|mimi|vocos|xcodec|higgs|vibe", config.model_type):
+        return torch.randn(BATCH, 1, 6400)
+    return torch.randn(BATCH, 6400)
+
+
+Maker = Callable[[Any], Any]
+MAKERS: dict[str, Maker] = {
+    "input_ids": _ids,
+    "decoder_input_ids": lambda c: _ids(c, 6),
+    "pixel_values": _pixels,
+    "pixel_values_videos": _video,
+    "video": _video,
+    "input_features": _features,
+    "input_values": _wave,
+    "audio_values": _wave,
+    "audio": _wave,
+    "bbox": lambda c: torch.randint(0, 60, (BATCH, LENGTH, 2)).repeat(1, 1, 2),
+    "attention_mask": lambda c: torch.ones(BATCH, LENGTH, dtype=torch.long),
+    "input_points": lambda c: torch.rand(BATCH, 1, 2, 2) * _side(c)[0],
+    "past_values": lambda c: torch.randn(
+        BATCH,
+        _find(c, "context_length", default=16) + max(_find(c, "lags_sequence", default=[0]) or [0]),
+        *([c.num_input_channels] if hasattr(c, "num_input_channels") else []),
+    ),
+    "future_values": lambda c: torch.randn(BATCH, _find(c, "prediction_length", default=8)),
+    "images": _pixels,
+    "inputs_embeds": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
+    "hidden_states": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
+    "encoder_hidden_states": lambda c: torch.randn(BATCH, 6, _find(c, "hidden_size", "d_model")),
+    "states": lambda c: torch.randn(BATCH, LENGTH, c.state_dim),
+    "actions": lambda c: torch.randn(BATCH, LENGTH, c.act_dim),
+    "rewards": lambda c: torch.randn(BATCH, LENGTH, 1),
+    "returns_to_go": lambda c: torch.randn(BATCH, LENGTH, 1),
+    "timesteps": lambda c: torch.arange(LENGTH).expand(BATCH, LENGTH).clone(),
+    "spectrogram": lambda c: torch.randn(BATCH, LENGTH, _find(c, "model_in_dim", "num_mel_bins")),
+}  # fmt: skip
+_ALWAYS = ("bbox", "states", "actions", "returns_to_go", "timesteps", "past_values")
+
+
+def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
+    """Yield inputs that a model may take, the most telling first."""
+    signature = inspect.signature(model.forward).parameters
+    main = getattr(model, "main_input_name", "input_ids")
+    must = [
+        name
+        for name, p in signature.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if "image_grid_thw" in signature and "input_ids" in signature:
+        yield _of_patches(config)
+    if "grid_thw" in signature and "hidden_states" in signature:
+        image = _of_patches(config)
+        yield {"hidden_states": image["pixel_values"], "grid_thw": image["image_grid_thw"]}
+    many = ("input_ids", "pixel_values", "input_features", "input_values", "decoder_input_ids")
+    tried: list[list[str]] = []
+    also = [name for name in _ALWAYS if name in signature]
+    for chosen in (
+        [name for name in many if name in signature],
+        [main],
+        [name for name in (main, "decoder_input_ids") if name in signature],
+        ["input_ids"],
+        ["pixel_values"],
+        ["input_features"],
+        ["input_values"],
+        ["inputs_embeds"],
+    ):
+        names = list(dict.fromkeys([*must, *chosen, *also]))
+        names = [name for name in names if name in signature and name in MAKERS]
+        if names and names not in tried:
+            tried.append(names)
+            yield {name: MAKERS[name](config) for name in names}
+
+
+def _of_patches(config: Any) -> dict[str, Any]:
+    """Return text and an image of 4 x 4 patches, laid out as rows."""
+    vision = getattr(config, "vision_config", config)
+    patch = getattr(vision, "patch_size", 14)
+    times = getattr(vision, "temporal_patch_size", 1)
+    merge = getattr(vision, "spatial_merge_size", None) or getattr(vision, "merge_size", None) or 2
+    channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", 3)
+    ids = _ids(config, LENGTH + 4)
+    token = _find(config, "image_token_id", "image_token_index", default=0)
+    ids[:, 2 : 2 + 16 // merge**2] = token
+    kinds = torch.zeros_like(ids)
+    kinds[ids == token] = 1
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.randn(BATCH * 16, channels * times * patch * patch),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * BATCH),
+        "mm_token_type_ids": kinds,
+    }
+
+
+# Trying -------------------------------------------------------------------------------------------
+
+
+def build(kind: str) -> tuple[Any, dict[str, Any]]:
+    """Return a tiny model of a type, in evaluation mode, and inputs that it runs with.
+
+    Raises
+    ------
+    CannotBuild
+        With the first thing that was said.
+    """
+    first = ""
+    for model, given, _, problem in attempts(kind):
+        if given is not None:
+            return model, given
+        first = first or problem
+    raise CannotBuildError(first or "no class takes its configuration")
+
+
+class CannotBuildError(Exception):
+    """No tiny model of a type runs."""
+
+
+def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]:
+    """Yield (model, inputs, how, "") once it runs, and before that (None, None, how, error)."""
+    from transformers import CONFIG_MAPPING
+
+    begin = time.process_time()
+    for by, image in ((16, 64), (32, 64), (8, 64), (4, 64), (16, None), (1, 64)):
+        how = f"widths / {by}, image {image}"
+        try:
+            config = CONFIG_MAPPING[kind]()
+        except Exception as problem:  # whatever a configuration may raise
+            yield None, None, "default configuration", said(problem)
+            return
+        shrink(config, by, image)
+        for cls in classes(kind, config):
+            name = f"{cls.__name__}, {how}"
+            try:
+                with torch.device("meta"):
+                    size = sum(p.numel() for p in cls(config).parameters())
+            except Exception:
+                size = 0
+            if size > MOST:
+                yield None, None, name, f"{size:,} parameters"
+                continue
+            try:
+                torch.manual_seed(0)
+                model = cls(config).float().eval()
+            except Exception as problem:
+                yield None, None, name, said(problem)
+                continue
+            for given in inputs(model, config):
+                if time.process_time() - begin > PATIENCE:
+                    return
+                problem = runs(model, given)
+                if problem is None:
+                    yield model, given, how, ""
+                    return
+                yield None, None, f"{name}, {', '.join(given)}", said(problem)
+
+
+def runs(model: Any, given: Any) -> Exception | None:
+    """Return what a forward pass raises."""
+    try:
+        with torch.no_grad():
+            model(**given) if isinstance(given, dict) else model(*given)
+    except Exception as problem:
+        return problem
+    return None
+
+
+def said(problem: BaseException) -> str:
+    """Return an error in a line."""
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())}"[:300]

@@ -1,0 +1,359 @@
+"""R1 and R2 of the specification, measured on a model, and what its first steps do.
+
+R1: where zeroing all weight operations after the source of a skip gives the skip, zeroing the
+weights in role zero alone does so too. R2: with the other zero weights at 0, each changes to first
+order the add that it ends.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten
+
+from docs.evidence._zoo_flow import Add, Flow
+from docs.evidence._zoo_tape import Tape
+
+Row = dict[str, Any]
+
+
+# Roles --------------------------------------------------------------------------------------------
+
+
+def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
+    """Measure R1 and R2 of the roles of a model's parameters."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # whose steps all have derivatives
+        tape = Tape(model, given)
+        with tape:
+            model(**given) if isinstance(given, dict) else model(*given)
+    flow = Flow(tape)
+    values = _random(tape, found)
+    zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
+    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros}
+    by_step: dict[int, list[Add]] = {}
+    for add in flow.adds:
+        by_step.setdefault(add.step, []).append(add)
+    branches: dict[int, dict[int, Tensor]] = {}
+
+    def seen(step: int, args: list[Any]) -> None:
+        if step in by_step:
+            inputs = tape.nodes[tape.steps[step].nodes[0]].inputs
+            branches[step] = dict(zip(inputs, (args[0], args[1]), strict=True))
+
+    with torch.no_grad():
+        tape.run(at_zero, watch=lambda step, args: seen(step, _copied(step, args, by_step)))
+        vanished = {
+            step: {node: not bool(t.any()) for node, t in held.items()}
+            for step, held in branches.items()
+        }
+        missed, true = [], []
+        for add in flow.adds:
+            if add.plain and _vanishes(tape, add, values):
+                true.append(add)
+                if not vanished[add.step][add.branch]:
+                    missed.append(_told(tape, add))
+    projections = [
+        add
+        for add in flow.adds
+        if not add.plain and vanished[add.step][add.branch] and not vanished[add.step][add.skip]
+    ]
+    untold = sorted(
+        {
+            _told(tape, add)
+            for add in flow.adds
+            if not add.plain and not any(vanished[add.step].values())
+        }
+    )
+    moved, idle = _moved(tape, [*true, *projections], at_zero, values, zeros)
+    ended = {
+        name for add in (*true, *projections) for k in add.weights for name in tape.nodes[k].weights
+    }
+    names = [name for name, role in found.items() if role == "zero"]
+    return {
+        "steps": len(tape.steps),
+        "adds": len(true),
+        "projections": len(projections),
+        "zeros": len(names),
+        "missed": missed,
+        "vain": [
+            name for name in names if name in ended and name not in moved and name not in idle
+        ],
+        "false": [name for name in names if name not in ended],
+        "idle": len(idle),
+        "untold": untold,
+    }
+
+
+def _copied(step: int, args: list[Any], wanted: Any) -> list[Any]:
+    return (
+        [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
+        if step in wanted
+        else args
+    )
+
+
+def _told(tape: Tape, add: Add) -> str:
+    last = tape.nodes[max(add.weights)]
+    return f"{add.where or 'the model'}: an add of {', '.join(sorted(last.weights))} and others"
+
+
+def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
+    """Return weights drawn at random, biases and means 0, and nothing else that is all 0."""
+    generator = torch.Generator().manual_seed(0)
+    values = {}
+    for name, slot in tape.parameters.items():
+        old = tape.leaves[slot]
+        if not old.is_floating_point():
+            continue
+        role = found.get(name, "keep")
+        if role in ("transit", "zero"):
+            fan = max(1, old.numel() // max(1, old.shape[0]))
+            new = torch.randn(old.shape, generator=generator) / fan**0.5
+        elif role == "bias" or _is_shift(name, old):
+            new = torch.zeros(old.shape)
+        elif not old.any():
+            new = 0.5 + torch.rand(old.shape, generator=generator)
+        else:
+            new = old.detach().clone()
+        values[slot] = new.to(old.dtype)
+    for name, slot in tape.buffers.items():
+        if tape.leaves[slot].is_floating_point() and re.search(r"(running_mean|bias)$", name):
+            values[slot] = torch.zeros_like(tape.leaves[slot])
+    return values
+
+
+def _is_shift(name: str, tensor: Tensor) -> bool:
+    return name.endswith(("bias", "beta")) and tensor.dim() == 1
+
+
+def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor]) -> bool:
+    """Whether the branch is zero once all of its weight operations after the source are."""
+    held: list[Tensor] = []
+    inputs = tape.nodes[add.node].inputs
+
+    def watch(step: int, args: list[Any]) -> None:
+        if step == add.step:
+            held.append(args[inputs.index(add.branch)])
+
+    zeroed = {tape.nodes[k].step for k in add.weights}
+    needed = tape.above[add.node]
+    tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
+    return not bool(held[0].any())
+
+
+def _moved(
+    tape: Tape,
+    adds: list[Add],
+    at_zero: dict[int, Tensor],
+    values: dict[int, Tensor],
+    zeros: set[int],
+) -> tuple[set[str], set[str]]:
+    """Return the zero weights that change an add to first order, and those that never could."""
+    by_slot = {slot: name for name, slot in tape.parameters.items() if slot in zeros}
+    found: list[set[str]] = []
+    ends: set[str] = set()
+    for start in (at_zero, values):
+        left = set(by_slot.values()) - (found[0] if found else set())
+        if not left:
+            found.append(set())
+            continue
+        leaves = {
+            slot: (t.clone().requires_grad_() if slot in zeros else t) for slot, t in start.items()
+        }
+        outs: dict[int, Tensor] = {}
+        steps: dict[int, list[Add]] = {}
+        for add in adds:
+            steps.setdefault(add.step, []).append(add)
+
+        def watch(step: int, args: list[Any], outs: Any = outs, steps: Any = steps) -> None:
+            for add in steps.get(step, ()):
+                inputs = tape.nodes[add.node].inputs
+                outs[id(add)] = args[inputs.index(add.branch)]
+
+        with torch.enable_grad():
+            tape.run(leaves, watch=watch)
+            moved: set[str] = set()
+            for add in adds:
+                names = {n for k in add.weights for n in tape.nodes[k].weights}
+                slots = [slot for slot, n in by_slot.items() if n in names and n in left - moved]
+                ends |= {by_slot[slot] for slot in slots}
+                branch = outs[id(add)]
+                if not slots or not branch.requires_grad:
+                    continue
+                draw = torch.randn(branch.shape, generator=torch.Generator().manual_seed(1))
+                grads = torch.autograd.grad(
+                    (branch * draw.to(branch.dtype)).sum(),
+                    [leaves[slot] for slot in slots],
+                    allow_unused=True,
+                    retain_graph=True,
+                )
+                moved |= {
+                    by_slot[s]
+                    for s, g in zip(slots, grads, strict=True)
+                    if g is not None and g.any()
+                }
+        found.append(moved)
+    return found[0], ends - found[0] - found[1]
+
+
+# The first steps ----------------------------------------------------------------------------------
+
+
+def outputs(model: nn.Module, given: Any) -> list[Tensor]:
+    """Return all floating results of a forward pass."""
+    out = model(**given) if isinstance(given, dict) else model(*given)
+    if hasattr(out, "to_tuple"):
+        out = out.to_tuple()
+    return [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _dead(model: nn.Module, given: Any) -> tuple[set[str], bool]:
+    """Return the parameters whose gradient is 0, and whether all is finite.
+
+    Not those that have none: what a route has left out, as an expert without tokens, is not dead.
+    """
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(2)
+    results = outputs(model, given)
+    draws = torch.Generator().manual_seed(3)
+    loss = sum(
+        (t * torch.randn(t.shape, generator=draws).to(t.dtype)).sum()
+        for t in results
+        if t.requires_grad
+    )
+    loss.backward()
+    finite = all(bool(t.isfinite().all()) for t in results)
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    finite &= all(bool(g.isfinite().all()) for g in grads.values())
+    return {name for name, g in grads.items() if not g.any()}, finite
+
+
+def steps(model: nn.Module, given: Any) -> Row:
+    """Return who has no gradient at the start and after one step of AdamW."""
+    dead, finite = _dead(model, given)
+    torch.optim.AdamW(model.parameters(), lr=1e-3).step()
+    later, still = _dead(model, given)
+    return {"dead": dead, "later": later, "finite": finite, "finite_later": still}
+
+
+def other(given: Any) -> Any:
+    """Return other inputs of the same form."""
+    generator = torch.Generator().manual_seed(5)
+
+    def changed(value: Any, name: str = "") -> Any:
+        if not isinstance(value, Tensor) or "mask" in name or "grid" in name or "type" in name:
+            return value
+        if value.is_floating_point():
+            return value + torch.randn(value.shape, generator=generator)
+        return torch.where(value > 0, (value - 1).clamp(min=1), value) if "ids" in name else value
+
+    if isinstance(given, dict):
+        return {name: changed(value, name) for name, value in given.items()}
+    return tuple(changed(value) for value in given)
+
+
+@torch.no_grad()
+def constant(model: nn.Module, given: Any) -> bool:
+    """Whether the outputs are the same for other inputs."""
+    torch.manual_seed(4)
+    first = outputs(model, given)
+    torch.manual_seed(4)
+    second = outputs(model, other(given))
+    return all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=False)
+    )
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Return what `init_` has to leave alone."""
+    return {
+        "PyTorch's random numbers": torch.get_rng_state(),
+        "NumPy's random numbers": np.random.get_state()[1].copy(),  # type: ignore[union-attr]
+        "Python's random numbers": random.getstate(),
+        "training flags": [module.training for module in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        **{f"buffer {name}": b.detach().clone() for name, b in model.named_buffers()},
+    }
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Name what is different."""
+
+    def same(one: Any, two: Any) -> bool:
+        if isinstance(one, Tensor):
+            return (
+                torch.equal(one.nan_to_num(), two.nan_to_num()) if one.shape == two.shape else False
+            )
+        return bool(np.array_equal(one, two)) if isinstance(one, np.ndarray) else bool(one == two)
+
+    return [key for key in before if key not in after or not same(before[key], after[key])]
+
+
+def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
+    """Measure everything of one model; `make` makes it anew, with the same numbers."""
+    import idinit_ref_torch as irt
+
+    model, given = make()
+    row: Row = {"parameters": sum(p.numel() for p in model.parameters())}
+    before = state(model)
+    try:
+        report = irt.init_(model, given)
+    except irt_errors() as problem:
+        return {**row, "verdict": "refused", "why": " ".join(str(problem).split())[:300]}
+    effects = changed(before, state(model))
+    lost = [e.name for e in report.entries if e.role == "keep" and len(e.shape) > 1]
+    row |= {"roles": dict(_counts(report)), "kept": len(lost), "effects": effects}
+    row["constant"] = int(constant(model, given))
+    ours = steps(model, given)
+    fresh, given = make()
+    row |= roles(fresh, given, report.roles)
+    if row["constant"]:
+        row["constant"] = int(not constant(fresh, given))
+    theirs = steps(fresh, given)
+    shapes = {e.name: e.shape for e in report.entries}
+    newly = sorted(ours["later"] - theirs["later"])
+    row |= {
+        "finite": int((ours["finite"] and ours["finite_later"]) or not theirs["finite"]),
+        "dead_at_start": len(ours["dead"] - theirs["dead"]),
+        "dead": newly,
+        "dead_matrices": [name for name in newly if len(shapes[name]) > 1],
+    }
+    return {**row, **verdict(row)}
+
+
+def irt_errors() -> tuple[type[Exception], ...]:
+    """Return what `init_` may raise."""
+    from idinit_ref.errors import IDInitError
+
+    return (IDInitError,)
+
+
+def _counts(report: Any) -> Iterator[tuple[str, int]]:
+    held = list(report.roles.values())
+    yield from ((role, held.count(role)) for role in ("transit", "zero", "bias", "keep"))
+
+
+def verdict(row: Row) -> Row:
+    """Say whether a model is right, and if not why."""
+    faults = []
+    for key, words in (
+        ("missed", "branches that the zero weights do not end (R1)"),
+        ("vain", "zero weights that change nothing to first order (R2)"),
+        ("false", "zero weights that end no residual add"),
+        ("dead_matrices", "matrices without gradient after a step"),
+        ("effects", "side effects"),
+    ):
+        if row[key]:
+            faults.append(f"{len(row[key])} {words}: {row[key][0]}")
+    if row["constant"]:
+        faults.append("the output does not depend on the input")
+    if not row["finite"]:
+        faults.append("not finite")
+    return {"verdict": "wrong" if faults else "right", "why": "; ".join(faults)}

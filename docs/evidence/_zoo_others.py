@@ -1,0 +1,300 @@
+"""Models that are no types of transformers: torchvision's, timm's, Keras's, and some in flax.
+
+torchvision and timm come with the extra ``zoo``; where they are not installed they are left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from docs.evidence._zoo_build import MOST, CannotBuildError, runs, said
+
+Row = dict[str, Any]
+
+SMALL = (
+    "test_",
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "tiny",
+    "mini",
+    "xxs",
+    "_xs",
+    "s0",
+    "_s",
+    "18",
+    "small",
+    "b0",
+)
+KERAS = (
+    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2",
+    "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small",
+    "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
+)  # fmt: skip
+_kept: list[Any] = []  # a library lives as long as its object
+
+
+def installed(name: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(name) is not None
+
+
+def name_operators() -> None:
+    """Define the names of torchvision's compiled operators where they could not be loaded.
+
+    Without them it cannot be imported beside PyTorch's build for the CPU. Only its detectors need
+    what they do.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return
+    try:
+        import torchvision  # noqa: F401 - whether it can be
+    except RuntimeError:
+        file = Path(spec.origin).parent / "_meta_registrations.py"
+        pattern = r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"\)'
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        _kept.append(library)
+        for name in dict.fromkeys(re.findall(pattern, file.read_text())):
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(f"{name}(Tensor x) -> Tensor")
+
+
+def names() -> Iterator[str]:
+    """Yield family/name of all models."""
+    if installed("torchvision"):
+        import torchvision
+
+        for name in torchvision.models.list_models():
+            if not re.search(r"rcnn|retinanet|ssd|fcos|keypoint|quantized|raft", name):
+                yield f"torchvision/{name}"
+    if installed("timm"):
+        yield from (f"timm/{name}" for name in _of_timm())
+    yield from (f"keras/{name}" for name in KERAS)
+    yield from (f"flax/{name}" for name in FLAX)
+
+
+def _of_timm() -> Iterator[str]:
+    """Yield of every file of timm the smallest models, by their names."""
+    import timm
+
+    for module in timm.list_modules():
+        found = timm.list_models(module=module)
+        rank = {
+            name: next((k for k, word in enumerate(SMALL) if word in name), len(SMALL))
+            for name in found
+        }
+        yield from sorted(found, key=lambda name: (rank[name], len(name), name))[:4]
+
+
+# PyTorch ------------------------------------------------------------------------------------------
+
+
+def build(family: str, name: str) -> tuple[Any, tuple[Any, ...]]:
+    """Return a model of torchvision or timm in evaluation mode, and an image that it takes."""
+    problem = ""
+    for side, options in ((64, {"img_size": 64}), (64, {}), (96, {}), (224, {})):
+        try:
+            with torch.device("meta"):
+                size = sum(p.numel() for p in _made(family, name, options).parameters())
+            if size > 4 * MOST:
+                raise CannotBuildError(f"{size:,} parameters")
+            torch.manual_seed(0)
+            model = _made(family, name, options).eval()
+        except CannotBuildError:
+            raise
+        except Exception as wrong:  # whatever a constructor may raise
+            problem = problem or said(wrong)
+            continue
+        shape = (2, 3, side, side)
+        if family == "torchvision" and re.search(r"3d|mvit|s3d|swin3d|r2plus1d|mc3", name):
+            shape = (1, 3, 16, side, side)
+        given = (torch.randn(shape),)
+        wrong_run = runs(model, given)
+        if wrong_run is None:
+            return model, given
+        problem = said(wrong_run)
+    raise CannotBuildError(problem)
+
+
+def _made(family: str, name: str, options: dict[str, Any]) -> Any:
+    if family == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False, **options)
+    import torchvision
+
+    option = {"image_size": options["img_size"]} if options and name.startswith("vit") else {}
+    if options and not option:
+        raise TypeError("no size of the image is asked for")
+    return torchvision.models.get_model(name, weights=None, **option)
+
+
+# Keras --------------------------------------------------------------------------------------------
+
+
+def keras(name: str) -> Row:
+    """Measure one of Keras's applications: finite, alive, and with gradients after a step."""
+    import keras as library
+    import numpy as np
+    import tensorflow as tf
+
+    import idinit_ref_tensorflow as irk
+    from idinit_ref.errors import IDInitError
+
+    def make() -> Any:
+        library.utils.set_random_seed(0)
+        found = getattr(library.applications, name)
+        side = 75 if name in ("InceptionV3", "InceptionResNetV2", "Xception") else 64
+        side = 224 if name == "NASNetMobile" else side
+        return found(weights=None, input_shape=(side, side, 3), classes=10)
+
+    model = make()
+    images = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    row: Row = {"class": name, "inputs": ["images"], "parameters": int(model.count_params())}
+    try:
+        report = irk.init_(model, images)
+    except IDInitError as problem:
+        return {**row, "verdict": "refused", "why": " ".join(str(problem).split())[:300]}
+    held = list(report.roles.values())
+    row["roles"] = {role: held.count(role) for role in ("transit", "zero", "bias", "keep")}
+    out = np.asarray(model(images, training=False))
+    row["constant"] = int(np.array_equal(out[0], out[1]))
+
+    def dead(model: Any) -> tuple[set[int], bool]:
+        """Return the variables without a gradient after a step, and whether all is finite."""
+        step = library.optimizers.AdamW(1e-3)
+        draw = np.random.default_rng(1).normal(size=(2, 10)).astype("float32")
+        for last in (False, True):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(images, training=False) * draw)
+            found = tape.gradient(loss, model.trainable_variables)
+            if last:
+                finite = all(bool(np.isfinite(g).all()) for g in found if g is not None)
+                return {k for k, g in enumerate(found) if g is None or not np.any(g)}, finite
+            step.apply_gradients(
+                (g, v)
+                for g, v in zip(found, model.trainable_variables, strict=True)
+                if g is not None
+            )
+        raise AssertionError
+
+    ours, finite = dead(model)
+    fresh = make()
+    theirs, _ = dead(fresh)
+    newly = sorted(ours - theirs)
+    names = [variable.path for variable in model.trainable_variables]
+    shapes = [variable.shape for variable in model.trainable_variables]
+    row |= {
+        "finite": int(finite and bool(np.isfinite(out).all())),
+        "dead": [names[k] for k in newly],
+        "dead_matrices": [names[k] for k in newly if len(shapes[k]) > 1],
+        **{key: [] for key in ("missed", "vain", "false", "effects")},
+    }
+    from docs.evidence._zoo_measure import verdict
+
+    return {**row, **verdict(row)}
+
+
+# Flax ---------------------------------------------------------------------------------------------
+
+
+def _mlp(nnx: Any, rngs: Any) -> Any:
+    class Net(nnx.Module):  # type: ignore[misc, name-defined]  # what nnx.Module is, mypy cannot see
+        def __init__(self) -> None:
+            self.entry = nnx.Linear(6, 16, rngs=rngs)
+            self.up = nnx.List([nnx.Linear(16, 32, rngs=rngs) for _ in range(3)])
+            self.down = nnx.List([nnx.Linear(32, 16, rngs=rngs) for _ in range(3)])
+            self.head = nnx.Linear(16, 4, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = self.entry(x)
+            for up, down in zip(self.up, self.down, strict=True):
+                x = x + down(nnx.gelu(up(x)))
+            return self.head(x)
+
+    return Net()
+
+
+def _transformer(nnx: Any, rngs: Any) -> Any:
+    class Net(nnx.Module):  # type: ignore[misc, name-defined]  # as above
+        def __init__(self) -> None:
+            self.entry = nnx.Linear(6, 16, rngs=rngs)
+            self.norms = nnx.List([nnx.LayerNorm(16, rngs=rngs) for _ in range(4)])
+            self.attend = nnx.List(
+                [nnx.MultiHeadAttention(4, 16, decode=False, rngs=rngs) for _ in range(2)]
+            )
+            self.up = nnx.List([nnx.Linear(16, 32, rngs=rngs) for _ in range(2)])
+            self.down = nnx.List([nnx.Linear(32, 16, rngs=rngs) for _ in range(2)])
+            self.head = nnx.Linear(16, 4, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = self.entry(x)
+            for k in range(2):
+                x = x + self.attend[k](self.norms[2 * k](x))
+                x = x + self.down[k](nnx.gelu(self.up[k](self.norms[2 * k + 1](x))))
+            return self.head(x)
+
+    return Net()
+
+
+def _convolutions(nnx: Any, rngs: Any) -> Any:
+    class Net(nnx.Module):  # type: ignore[misc, name-defined]  # as above
+        def __init__(self) -> None:
+            self.entry = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+            self.first = nnx.List([nnx.Conv(8, 8, (3, 3), rngs=rngs) for _ in range(2)])
+            self.last = nnx.List([nnx.Conv(8, 8, (3, 3), rngs=rngs) for _ in range(2)])
+            self.head = nnx.Linear(8, 4, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = self.entry(x)
+            for first, last in zip(self.first, self.last, strict=True):
+                x = x + last(nnx.relu(first(x)))
+            return self.head(x.mean((1, 2)))
+
+    return Net()
+
+
+FLAX = {
+    "residual_mlp": (_mlp, (3, 6), ("down.0", "down.1", "down.2")),
+    "transformer": (_transformer, (2, 5, 6), ("attend.0.out", "attend.1.out", "down.0", "down.1")),
+    "residual_convolutions": (_convolutions, (2, 8, 8, 3), ("last.0", "last.1")),
+}
+
+
+def flax(name: str) -> Row:
+    """Measure one of the models above: the zero weights are those that its lines say."""
+    import jax
+    from flax import nnx
+
+    import idinit_ref_jax as irj
+
+    make, shape, ends = FLAX[name]
+    model = make(nnx, nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), shape)
+    new, report = irj.init(model, None, (x,))
+    zeros = {path.rsplit(".", 1)[0] for path, role in report.roles.items() if role == "zero"}
+    out = new(x)
+    grads = nnx.grad(lambda net: (net(x) * jax.random.normal(jax.random.key(1), out.shape)).sum())(
+        new
+    )
+    finite = all(bool(jax.numpy.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    row: Row = {
+        "class": name,
+        "inputs": ["x"],
+        "missed": sorted(end for end in ends if end not in zeros),
+        "false": sorted(end for end in zeros if end not in ends),
+        "constant": int(bool((out[0] == out[1]).all())),
+        "finite": int(finite and bool(jax.numpy.isfinite(out).all())),
+        **{key: [] for key in ("vain", "effects", "dead", "dead_matrices")},
+    }
+    from docs.evidence._zoo_measure import verdict
+
+    return {**row, **verdict(row)}

@@ -1,0 +1,233 @@
+"""Tiny configurations: a default one is shrunk by the names of its fields."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+VOCABULARY = 160
+
+_WIDE = re.compile(
+    r"hidden_size|hidden_sizes|_dim$|^dim|dims$|d_model|d_ff|d_kv|intermediate|n_embd|n_inner|embed|"
+    r"ffn|lora_rank|channels|width|head_size|filters|feedforward|^d_|_size_global|hidden_channels|"
+    r"projector_|bottleneck|d_inner|d_head$|d_state$|channel_list|sections?$|pos_feats|inner_|state_size|depth_dim"
+)
+_NOT_WIDE = re.compile(
+    r"num_channels|^in_channels|in_chans|max_|position|^out_channels$|token|_id|num_embeddings|"
+    r"dropout|input_channels|image_channels|audio_channels|n_embeds|embeds_|channels_last|"
+    r"codebook_dim$|mel_dim|mask_input|num_input|latent_channels"
+)
+_DEEP = re.compile(
+    r"^(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|num_encoder_layers|"
+    r"num_decoder_layers|layers|n_layer|num_hidden_layers_.*|depth|num_blocks|resampler_depth|"
+    r".*_num_layers|.*_num_hidden_layers|.*_layers|num_.*_layers|.*_depth)$"
+)
+_NOT_DEEP = re.compile(r"no_rope|cross_attention_layers|feat_extract|window_layers|keep|mlp_only")
+_LENGTHS = re.compile(
+    r"max_.*positions?(_embeddings)?$|^n_positions$|^n_ctx$|max_seq_len|seq_length$"
+)
+_SLICES = re.compile(
+    r"^(depths|block_sizes|.*num_blocks|blocks_per_stage|stage_numb_of_layers|num_block_repeats)$"
+)
+_INDICES = re.compile(r"index|indices|_out_indices|idx")
+
+
+def _cut(config: Any, name: str, deep: int) -> Any:
+    """Return how many layers a configuration keeps: some of every kind that it names."""
+    kinds = [value for key, value in vars(config).items() if re.search("layer.*type", key)]
+    kinds = [value for value in kinds if isinstance(value, (list, tuple)) and len(value) == deep]
+    return min(deep, max([2, *(len(dict.fromkeys(map(str, value))) for value in kinds)], default=2))
+
+
+def configurations(config: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Yield a configuration and those in it."""
+    from transformers import PretrainedConfig
+
+    seen = set() if seen is None else seen
+    if id(config) in seen:
+        return
+    seen.add(id(config))
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PretrainedConfig):
+            yield from configurations(value, seen)
+
+
+def shrink(config: Any, by: int, image: int | None) -> None:
+    """Divide widths by a number, cut depth, vocabulary and image; in place."""
+    ids: dict[str, int] = {}
+    for part in configurations(config):
+        _shrink_depth(part)
+        _shrink_width(part, by)
+        _shrink_vocabulary(part, ids)
+        _shrink_counts(part)
+        _shrink_image(part, image)
+
+
+_COUNTS = {  # what a tiny model has fewer of, whatever the default is
+    "num_queries": 10,
+    "index_topk": 8,
+    "top_k": 2,
+    "num_experts_per_tok": 2,
+    "topk_group": 1,
+    "n_group": 1,
+    "moe_topk": 2,
+    "moe_k": 2,
+    "num_groups": 4,
+    "norm_num_groups": 4,
+    "num_denoising": 0,
+    "two_stage_num_proposals": 10,
+    "num_self_attends_per_block": 2,
+    "num_latents": 8,
+    "num_query_tokens": 4,
+    "chunk_size": 8,
+    "index_n_heads": 4,
+    "router_topk": 2,
+    "num_experts_per_token": 2,
+    "experts_per_token": 2,
+    "resampler_n_latents": 4,
+    "global_rel_pos_buckets": 8,
+    "n_codebooks": 3,
+    "num_codebooks": 4,
+    "num_quantizers": 4,
+    "max_source_positions": 64,
+    "moe_num_experts": 8,
+    "moe_num_shared_experts": 1,
+    "expert_num": 4,
+    "num_moe_experts": 8,
+}
+
+
+_WIDTHS = ("hidden_size", "d_model", "embed_dim", "n_embd")
+_HEADS_OF = (
+    "num_attention_heads",
+    "num_heads",
+    "n_head",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "attention_heads",
+)
+
+
+def _shrink_counts(config: Any) -> None:
+    for name, most in _COUNTS.items():
+        value = vars(config).get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > most:
+            _set(config, name, most)
+    if "use_cache" in vars(config):
+        _set(config, "use_cache", False)
+    if "width_coefficient" in vars(config):  # EfficientNet: factors of all widths and depths
+        _set(config, "width_coefficient", 0.25)
+        _set(config, "depth_coefficient", 1.0)
+    if vars(config).get("prediction_length", 1) is None:
+        _set(config, "prediction_length", 8)
+    width = next((w for k in _WIDTHS if isinstance(w := vars(config).get(k), int)), None)
+    for name in _HEADS_OF if width and vars(config).get("head_dim") is None else ():
+        value = vars(config).get(name)
+        if isinstance(value, int) and value > 0 and width % value:
+            _set(config, name, math.gcd(width, value))
+    rope = vars(config).get("rope_parameters")
+    if isinstance(rope, dict) and "mrope_section" in rope and "hidden_size" in vars(config):
+        heads = vars(config).get("num_attention_heads") or 1
+        head = vars(config).get("head_dim") or vars(config)["hidden_size"] // heads
+        third, rest = divmod(int(head * (rope.get("partial_rotary_factor") or 1)) // 2, 3)
+        rope["mrope_section"] = [third + rest, third, third]
+
+
+def _set(config: Any, name: str, value: Any) -> None:
+    vars(config)[name] = value  # past validators, which would see half a change
+
+
+def _shrink_depth(config: Any) -> None:
+    for name, value in list(vars(config).items()):
+        if isinstance(value, bool) or _NOT_DEEP.search(name):
+            continue
+        if _DEEP.match(name) and isinstance(value, int) and value > 2:
+            kept = _cut(config, name, value)
+            _set(config, name, kept)
+            for key, other in list(vars(config).items()):
+                if not isinstance(other, (list, tuple)) or len(other) != value:
+                    continue
+                if re.search("layer.*type", key):
+                    every = list(dict.fromkeys(map(str, other)))
+                    more = [kind for kind in other if kind not in every]
+                    _set(config, key, type(other)([*every, *([other[0]] * kept), *more][:kept]))
+                elif not _INDICES.search(key):
+                    _set(config, key, type(other)(other[:kept]))
+            for key, other in list(vars(config).items()):
+                if _INDICES.search(key) and isinstance(other, (list, tuple)) and other:
+                    inside = [
+                        kept - 1 if not isinstance(i, int) else min(i, kept - 1) for i in other
+                    ]
+                    _set(config, key, type(other)(dict.fromkeys(inside)))
+            if hasattr(config, "first_k_dense_replace") and config.first_k_dense_replace:
+                _set(config, "first_k_dense_replace", 1)
+        elif _SLICES.match(name) and _are_integers(value):
+            _set(config, name, type(value)(min(each, 2) for each in value))
+
+
+def _are_integers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(each, int) for each in value)
+
+
+def _divided(value: Any, by: int) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    while by > 1 and (value % by or value // by < 2):
+        by //= 2
+    return value // by
+
+
+def _shrink_width(config: Any, by: int) -> None:
+    for name, value in list(vars(config).items()):
+        if isinstance(value, dict):
+            if (
+                "rope_theta" in value
+                and "mrope_section" not in value
+                and "_vl" in config.model_type
+            ):
+                value["mrope_section"] = [16, 24, 24]  # what the code takes if nothing is said
+            for key, inner in value.items():
+                if str(key).endswith("section") and isinstance(inner, (list, tuple)):
+                    value[key] = [_divided(each, by) for each in inner]
+            continue
+        if not _WIDE.search(name) or _NOT_WIDE.search(name):
+            continue
+        if isinstance(value, (list, tuple)):
+            _set(config, name, type(value)(_divided(each, by) for each in value))
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 16:
+            _set(config, name, _divided(value, by))
+
+
+def _shrink_vocabulary(config: Any, ids: dict[str, int]) -> None:
+    for name, value in list(vars(config).items()):
+        if isinstance(value, bool):
+            continue
+        if re.search("vocab_size", name) and isinstance(value, int):
+            _set(config, name, min(value, VOCABULARY))
+        elif re.search(r"token_(id|index)$|_token$|token_ids$", name):
+            if isinstance(value, int) and value >= VOCABULARY - 40:
+                _set(config, name, ids.setdefault(name, VOCABULARY - 1 - len(ids)))
+            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], int):
+                small = [ids.setdefault(f"{name}{i}", VOCABULARY - 1 - len(ids)) for i in value]
+                _set(config, name, type(value)(small))
+        elif _LENGTHS.match(name) and isinstance(value, int):
+            _set(config, name, min(value, 128))
+        elif re.search(r"num_(local_|routed_)?experts$|n_routed_experts", name):
+            _set(config, name, min(value, 8) if isinstance(value, int) else value)
+
+
+def _shrink_image(config: Any, image: int | None) -> None:
+    if image is None:
+        return
+    patch = getattr(config, "patch_size", None)
+    patch = patch if isinstance(patch, int) and patch > 4 else None
+    side = 4 * patch if patch else image
+    for name in ("image_size", "pretrain_image_size", "input_size"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > side and (name != "input_size" or value == 224):
+            _set(config, name, side)
+        elif isinstance(value, (list, tuple)) and len(value) == 2 and min(value) > side:
+            _set(config, name, type(value)([side, side]))

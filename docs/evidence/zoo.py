@@ -1,0 +1,300 @@
+"""Every architecture at hand: does `init_` start it as the specification says?
+
+    pip install -c constraints.txt -e ".[evidence,zoo]"
+    python -m docs.evidence.zoo                  # an hour or so; a stopped run goes on
+    python -m docs.evidence.zoo --quick --out F  # the sample that the tests run
+    python -m docs.evidence.zoo --only 'torchvision/*' --out F
+    python -m docs.evidence.zoo --render         # writes the page from the old data
+
+Each model is made tiny and measured in a process of its own, with limits of time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import copy
+import datetime
+import fnmatch
+import hashlib
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from docs.evidence._data import FOLDER, load, machine, save
+from docs.evidence._study import table
+from docs.evidence._zoo_serve import SECONDS, served
+from idinit_ref.files import whole_file
+
+Row = dict[str, Any]
+
+# Small and unlike one another: what the tests measure anew.
+SAMPLE = (
+    "albert", "bart", "beit", "bert", "bloom", "clip", "convnext", "cohere", "deberta-v2", "dinov2",
+    "distilbert", "efficientnet", "electra", "falcon", "funnel", "gemma3_text", "gpt2", "gpt_neox",
+    "granitemoe", "hubert", "layoutlm", "llama", "mamba", "mistral", "mixtral", "mobilenet_v2",
+    "mpt", "olmo2", "opt", "phi", "poolformer", "qwen2_moe", "regnet", "resnet", "rwkv", "swin",
+    "swinv2", "t5", "vit", "whisper",
+)  # fmt: skip
+VERDICTS = ("right", "wrong", "refused", "failed", "not built")  # each worse than the one before
+FAULTS = ("missed", "vain", "false", "dead_matrices", "effects")
+
+
+def prepare() -> None:
+    """Import what all models need, before processes are forked."""
+    import torch
+
+    from docs.evidence import _zoo_others
+
+    torch.set_num_threads(1)
+    _zoo_others.name_operators()
+    warnings.simplefilter("ignore")
+    import transformers
+    from transformers.models.auto import modeling_auto  # noqa: F401 - for the processes
+
+    import idinit_ref_torch  # noqa: F401 - likewise
+    from docs.evidence import _zoo_build, _zoo_measure  # noqa: F401 - likewise
+
+    transformers.logging.set_verbosity_error()
+    measure("transformers/bert")  # what is imported late, too
+
+
+def models() -> list[str]:
+    """Return the names of all models, as family/name."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    from docs.evidence import _zoo_others
+
+    return [*(f"transformers/{kind}" for kind in CONFIG_MAPPING_NAMES), *_zoo_others.names()]
+
+
+def measure(model: str) -> Row:
+    """Build and measure one model."""
+    from docs.evidence import _zoo_build, _zoo_measure, _zoo_others
+
+    family, _, name = model.partition("/")
+    if family in ("keras", "flax"):
+        return getattr(_zoo_others, family)(name)  # type: ignore[no-any-return]  # both give rows
+    begin = time.process_time()
+    try:
+        if family == "transformers":
+            made, given = _zoo_build.build(name)
+        else:
+            made, given = _zoo_others.build(family, name)
+    except _zoo_build.CannotBuildError as problem:
+        return {"verdict": "not built", "why": str(problem)}
+    row: Row = {"class": type(made).__name__}
+    row["inputs"] = list(given) if isinstance(given, dict) else ["image"]
+    kept = copy.deepcopy(made)
+
+    def make() -> Any:
+        return copy.deepcopy(kept), copy.deepcopy(given)
+
+    row |= _zoo_measure.judge(make)
+    row["cpu_s"] = round(time.process_time() - begin, 2)
+    return row
+
+
+# Running ------------------------------------------------------------------------------------------
+
+
+def _source() -> str:
+    """Return a digest of the code that measures, and of what it measures."""
+    root = FOLDER.parents[1]
+    files = [*FOLDER.glob("_zoo*.py"), *(root / "idinit_ref").rglob("*.py")]
+    files += (root / "adapters").rglob("*.py")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+
+
+def _known(log: Path) -> dict[str, Row]:
+    """Return what a stopped run of the same code has measured; begin the log anew."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    head, found = json.dumps({"source": _source()}), {}
+    for line in lines[1:] if lines[:1] == [head] else ():
+        with contextlib.suppress(ValueError):  # cut off in the middle
+            row = json.loads(line)
+            found[row["model"]] = row
+    with whole_file(log) as file:
+        file.write(
+            "".join(f"{line}\n" for line in (head, *map(json.dumps, found.values()))).encode()
+        )
+    return found
+
+
+def versions() -> str:
+    """Return what was installed."""
+    found = []
+    for name in ("torch", "transformers", "torchvision", "timm", "keras", "flax", "idinit-ref"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return f"{', '.join(found)}, Python {platform.python_version()}"
+
+
+def run(chosen: Sequence[str], log: Path, jobs: int) -> list[Row]:
+    """Measure models that the log does not know, and return the rows of all."""
+    known = _known(log)
+    todo = [model for model in chosen if model not in known]
+    if known:
+        print(f"goes on after {len(known)} models in {log}", file=sys.stderr)
+    begin = time.monotonic()
+    for number, (model, row) in enumerate(served(todo, measure, jobs), 1):
+        known[model] = {"model": model, **row}
+        with log.open("a") as file:
+            file.write(json.dumps(known[model]) + "\n")
+        left = (time.monotonic() - begin) / number * (len(todo) - number) / 60
+        bar = "#" * (20 * number // len(todo))
+        end = "" if sys.stderr.isatty() else "\n"
+        text = f"\rzoo [{bar:<20}] {number} of {len(todo)}, {left:.0f} minutes left  {model:<40}"
+        print(text, end=end, file=sys.stderr, flush=True)
+    return [known[model] for model in chosen]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the zoo and write its page."""
+    parser = argparse.ArgumentParser(prog="python -m docs.evidence.zoo")
+    parser.add_argument("--quick", action="store_true", help="the sample of the tests")
+    parser.add_argument("--only", default="*", help="a pattern of names: 'transformers/qwen*'")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--out", type=Path, help="a folder for page and data")
+    parser.add_argument("--render", action="store_true", help="write the page from the old data")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs: {options.jobs} processes measure nothing; pass 1 or more")
+    if (options.quick or options.only != "*") and options.out is None and not options.render:
+        parser.error("a part is no page; say with --out FOLDER where it is to be")
+    folder: Path = options.out or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.render:
+        data = load("zoo")
+    else:
+        prepare()
+        every = [f"transformers/{kind}" for kind in SAMPLE] if options.quick else models()
+        chosen = [model for model in every if fnmatch.fnmatchcase(model, options.only)]
+        rows = run(chosen, folder / "zoo.rows.jsonl", options.jobs)
+        data = {"date": f"{datetime.date.today()}", "machine": machine(), "versions": versions()}
+        data |= {"of": len(models()), "rows": rows}
+    save("zoo", data, page(data), folder)
+    if not options.render:
+        (folder / "zoo.rows.jsonl").unlink(missing_ok=True)
+    print(folder / "zoo.md")
+
+
+# What the data say --------------------------------------------------------------------------------
+
+
+def worse(row: Row, than: Row) -> str:
+    """Say how a measurement is worse than an older one of the same model; "" if it is not."""
+    if VERDICTS.index(row["verdict"]) > VERDICTS.index(than["verdict"]):
+        return f"{row['verdict']} instead of {than['verdict']}: {row['why']}"
+    for key in FAULTS:
+        if len(row.get(key, ())) > len(than.get(key, ())):
+            return (
+                f"{key}: {', '.join(row[key])} instead of {', '.join(than.get(key, ())) or 'none'}"
+            )
+    return ""
+
+
+def _share(rows: Sequence[Row]) -> str:
+    ran = [row for row in rows if row["verdict"] in ("right", "wrong", "refused")]
+    right = sum(row["verdict"] == "right" for row in ran)
+    return f"{100 * right / len(ran):.1f} %" if ran else ""
+
+
+def _part(measured: int, of: int) -> str:
+    """Say what a page of a part is."""
+    if measured == of:
+        return ""
+    return f"""
+**This page is of a part: {measured} models of {of}.** They were chosen to be unlike one another,
+and those first that an earlier form of the rule had wrong. The command above measures all.
+"""
+
+
+def _reason(row: Row) -> str:
+    text = row["why"].replace("|", "\\|").replace("`", "'")
+    return text if len(text) < 240 else f"{text[:236]} ..."
+
+
+def page(data: Row) -> str:
+    """Return zoo.md."""
+    rows = data["rows"]
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        families.setdefault(row["model"].partition("/")[0], []).append(row)
+    counts = []
+    for family, of in families.items():
+        held = collections.Counter(row["verdict"] for row in of)
+        counts.append((family, len(of), *(held[name] for name in VERDICTS), _share(of)))
+    faulty = [
+        (row["model"], row.get("class", ""), row["verdict"], _reason(row))
+        for row in rows
+        if row["verdict"] in ("wrong", "refused", "failed")
+    ]
+    unbuilt: dict[str, list[str]] = {}
+    for row in rows:
+        if row["verdict"] == "not built":
+            unbuilt.setdefault(_kind(row["why"]), []).append(row["model"].partition("/")[2])
+    why = [
+        (reason, len(names), ", ".join(names[:6]) + (" ..." if len(names) > 6 else ""))
+        for reason, names in sorted(unbuilt.items(), key=lambda item: -len(item[1]))
+    ]
+    measured = [row for row in rows if "adds" in row]
+    adds, projections, zeros = (
+        sum(row[key] for row in measured) for key in ("adds", "projections", "zeros")
+    )
+    seconds = sum(row.get("cpu_s", 0) for row in rows)
+    return f"""# Every architecture at hand: does it start as it should?
+
+Written by its command, not by hand; what was measured is in [zoo.json](zoo.json):
+
+```
+pip install -c constraints.txt -e ".[evidence,zoo]"
+python -m docs.evidence.zoo
+```
+
+Every type of transformers' `CONFIG_MAPPING` that builds at a tiny size, and, where they are
+installed, models of torchvision and timm, Keras's applications, and some networks in flax. The
+widths of the default configuration are divided, and its layers cut to two or to one of each kind;
+inputs are random. Each model is measured in a process of its own ({SECONDS} CPU seconds at most).
+{_part(len(rows), data["of"])}
+{table(("family", "asked", *VERDICTS, "right of those that ran"), counts)}
+* **R1**: where zeroing all weight operations after a skip's source makes the branch vanish,
+  zeroing the weights in role zero alone does so, whatever the other weights are. There are
+  {adds:,} such adds, whose skip holds no weight. **R2**: with the other zero weights at 0, each of
+  the {zeros:,} changes to first order the add that it ends; of {projections:,} adds the skip holds
+  weights, too. Both are measured on a tape of PyTorch's own operations, which is run again with
+  other weights; it shares nothing with the tracer or with the rule of roles.
+* After `init_` with its defaults: outputs and gradients are finite; the output depends on the
+  input; no matrix is without gradient after a step of AdamW that has one when the model starts as
+  its authors say; nothing else has changed (buffers, random numbers, flags).
+* "wrong": one of these does not hold. "refused": `init_` said what it cannot follow, and left the
+  model as it was. "failed": the measurement itself. Not measured so are Keras and flax: there it is
+  asked whether the model is alive, and in flax which weights are zero.
+
+## What is wrong, refused or failed
+
+{table(("model", "class", "verdict", "why"), faulty) if faulty else "Nothing." + chr(10)}
+## What was not built
+
+{table(("what was said", "models", "as"), why) if why else "All were." + chr(10)}
+{len(rows)} models, {seconds / 60:.0f} CPU minutes, on {data["date"]}. Machine: {data["machine"]}.
+Versions: {data["versions"]}.
+"""
+
+
+def _kind(why: str) -> str:
+    """Return what many errors have in common: the kind, or the size."""
+    if why.endswith(" parameters"):
+        return "too many parameters at a tiny size"
+    return why.partition(":")[0].replace("|", " ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The zoo: its measurements, on models small enough to know, and a sample of it measured anew."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from torch import nn  # noqa: E402 - after the check that it is there
+
+from docs.evidence import _zoo_build, _zoo_measure, _zoo_serve, zoo  # noqa: E402 - likewise
+from docs.evidence._data import load  # noqa: E402 - likewise
+
+
+class Residual(nn.Module):
+    """x + down(relu(up(x))), behind an entry."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.up, self.down = nn.Linear(3, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.entry(x)
+        return x + self.down(self.up(x).relu())
+
+
+class InPlace(Residual):
+    """The same, written into the skip."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        y = x.clone()
+        y[:] = self.down(self.up(x).relu())
+        y += x
+        return y
+
+
+class Projected(Residual):
+    """A skip with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.skip = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.entry(x)
+        return self.skip(x) + self.down(self.up(x).relu())
+
+
+class Gated(Residual):
+    """A branch that its gate multiplies: the gate never vanishes, the values do."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(4, 6)
+
+    def forward(self, x):
+        x = self.entry(x)
+        return x + self.down(self.up(x) * self.gate(x).sigmoid())
+
+
+class Scores(nn.Module):
+    """A sum of two scores, which only enters a softmax, is no residual add."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.values = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        scores = x @ x.mT
+        scores = scores + self.one(x) @ x.mT
+        return scores.softmax(-1) @ self.values(x)
+
+
+def found(model, zero=(), given=None):
+    """Measure a model whose parameters have these roles."""
+    roles = {
+        name: "bias" if name.endswith("bias") else "zero" if name in zero else "transit"
+        for name, _ in model.named_parameters()
+    }
+    return _zoo_measure.roles(model, (torch.randn(2, 5, 4 if given is None else given),), roles)
+
+
+FAULTS = ("missed", "vain", "false")
+
+
+@pytest.mark.parametrize("kind", [Residual, InPlace, Projected, Gated])
+def test_the_end_of_a_branch_is_right(kind):
+    row = found(kind(), ["down.weight"], 3)
+    assert not any(row[key] for key in FAULTS)
+    assert row["adds"] == (kind is not Projected)
+    assert row["projections"] == (kind is Projected)
+
+
+@pytest.mark.parametrize("kind", [Residual, InPlace, Gated])
+def test_a_branch_without_a_zero_is_missed(kind):
+    assert len(found(kind(), [], 3)["missed"]) == 1
+
+
+def test_two_zeros_in_a_row_are_in_vain():
+    assert found(Residual(), ["up.weight", "down.weight"], 3)["vain"] == [
+        "up.weight",
+        "down.weight",
+    ]
+
+
+def test_a_zero_gate_beside_zero_values_is_in_vain():
+    row = found(Gated(), ["down.weight", "gate.weight"], 3)
+    assert "gate.weight" in row["vain"]
+
+
+def test_a_zero_that_ends_no_branch_is_false():
+    assert found(Residual(), ["entry.weight", "down.weight"], 3)["false"] == ["entry.weight"]
+
+
+def test_scores_are_no_residual_add():
+    assert found(Scores())["adds"] == 0
+
+
+def test_a_bias_that_was_drawn_does_not_hide_that_a_branch_vanishes():
+    model = Residual()
+    assert model.down.bias.any()
+    assert found(model, ["down.weight"], 3)["adds"] == 1
+
+
+def test_a_constant_output_and_dead_matrices_are_seen():
+    class Dead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.last(self.first(x) - 100).relu()
+
+    model, x = Dead(), (torch.randn(2, 4),)
+    with torch.no_grad():
+        model.last.weight.copy_(torch.eye(4))
+    assert _zoo_measure.constant(model, x)
+    assert _zoo_measure.steps(model, x)["later"] == {name for name, _ in model.named_parameters()}
+
+
+def test_side_effects_are_seen():
+    model = nn.BatchNorm1d(3)
+    before = _zoo_measure.state(model)
+    model(torch.randn(4, 3))  # its running mean, and random numbers
+    model.eval()
+    names = _zoo_measure.changed(before, _zoo_measure.state(model))
+    assert {"PyTorch's random numbers", "training flags", "buffer running_mean"} <= set(names)
+
+
+def test_a_model_that_ends_its_process_does_not_end_the_run():
+    def work(job):
+        if job == "ends":
+            raise SystemExit(3)
+        if job == "turns":
+            while True:
+                pass
+        return {"verdict": "right", "why": ""}
+
+    rows = dict(_zoo_serve.served(["ends", "runs", "turns"], work, 2, seconds=1))
+    assert rows["runs"] == {"verdict": "right", "why": ""}
+    assert rows["ends"]["verdict"] == "failed"
+    assert "1 seconds" in rows["turns"]["why"]
+
+
+@pytest.mark.parametrize("code", ["the same code", "other code"])
+def test_a_stopped_run_goes_on(code, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "measure", lambda model: {"verdict": "right", "why": model})
+    log = tmp_path / "rows.jsonl"
+    zoo.run(["a/one"], log, 1)
+    text = log.read_text().replace('"why": "a/one"', '"why": "known"')
+    log.write_text(text + '{"model": "a/t')  # cut off
+    if code == "other code":
+        monkeypatch.setattr(zoo, "_source", lambda: "")
+    rows = zoo.run(["a/one", "a/two"], log, 1)
+    assert [row["why"] for row in rows] == [
+        "known" if code == "the same code" else "a/one",
+        "a/two",
+    ]
+    assert len(log.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("key", ["verdict", "missed"])
+def test_worse_is_told_and_better_is_not(key):
+    """So that the test of the sample can fail."""
+    good = {"verdict": "wrong", "why": "", "missed": []}
+    bad = good | ({"verdict": "refused"} if key == "verdict" else {"missed": ["an add"]})
+    assert zoo.worse(bad, good)
+    assert not zoo.worse(good, bad)
+    assert not zoo.worse(good, good)
+
+
+def test_a_type_that_cannot_be_built_says_why(monkeypatch, quiet):
+    monkeypatch.setattr(_zoo_build, "classes", lambda kind, config: [nn.Linear])
+    with pytest.raises(_zoo_build.CannotBuildError, match=r"TypeError: .*out_features"):
+        _zoo_build.build("bert")
+
+
+@pytest.fixture(scope="module")
+def page():
+    """What the page says, by model."""
+    return {row["model"]: row for row in load("zoo")["rows"]}
+
+
+@pytest.fixture
+def quiet():
+    """As the command runs: one thread, and transformers' warnings are not ours."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("kind", zoo.SAMPLE)
+def test_no_model_is_worse_than_its_page_says(kind, page, quiet):
+    model = f"transformers/{kind}"
+    assert zoo.worse(zoo.measure(model), page[model]) == ""
