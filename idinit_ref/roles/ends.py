@@ -136,10 +136,21 @@ class Vanishing:
         states: list[_State] = [
             number if (to in struck or squares) and known[to] == _ENDS else known[to] for to in args
         ]
-        blocked = [state for state in states if isinstance(state, int)]
+        blocked = [
+            state
+            for to, state in zip(args, states, strict=True)
+            if isinstance(state, int) and not self._is_shift(to, state, number)
+        ]
         if blocked:
             return blocked[0]
         return _ENDS if _ENDS in states else _ELSEWHERE
+
+    def _is_shift(self, operand: int, start: int, number: int) -> bool:
+        """Whether an input of the model shifts a signal, as a running mean that it is given."""
+        nodes = self._flow.nodes
+        vector = sum(size != 1 for size in nodes[operand].shape or (0, 0)) < 2
+        is_given = nodes[start].kind == "input" and entries(nodes[operand]) < entries(nodes[number])
+        return vector and is_given and nodes[number].does != "join"
 
     def _factor(
         self,

@@ -97,8 +97,7 @@ class Drawing(Layers):
         fact = Fact("", "sum")
         if len(signals) == 1 and made:
             by = made[0]
-            is_vector = not by.is_table and sum(size != 1 for size in by.shape or ()) < 2
-            is_shift = signals[0].is_direct and is_vector and not by.number
+            is_shift = signals[0].is_direct and by.is_vector and not by.number
             fact = Fact("shift", "all" if is_shift and len(made) == 1 else "never")
         elif len(signals) == 1:
             fact = Fact("move")  # zeros are added

@@ -88,6 +88,16 @@ class Made(NamedTuple):
         return any(view is None or view.rank > 1 for view in views)
 
     @property
+    def is_vector(self) -> bool:
+        """Whether it varies along one axis at most, wherever it has been spread to."""
+        if self.is_table:
+            return False
+        views = [part.view for part in self.parts if part.view is not None]
+        if not views:
+            return sum(size != 1 for size in self.shape or ()) < 2
+        return len({a for view in views for a in range(len(view.axes)) if view.varies(a)}) < 2
+
+    @property
     def is_matrix(self) -> bool:
         """Whether every part is followed, and shows more than one axis."""
         return all(part.view is not None and part.view.rank > 1 for part in self.parts)

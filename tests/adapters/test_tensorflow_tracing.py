@@ -97,3 +97,13 @@ def test_every_weight_of_a_stacked_model_is_in_the_graph():
     layer = Own(lambda s, x: x @ s.w, w=(D, D))
     graph = trace(layer, np.ones((2, D), np.float32))
     assert [node.kind for node in graph.nodes if node.weights] == ["weight"]
+
+
+def test_a_norm_of_running_means_ends_no_branch_of_its_own():
+    """Not training, a batch norm is a product and a sum with what is made of four variables."""
+    x = keras.Input((8, 8, 4))
+    h = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(x)
+    h = keras.layers.BatchNormalization()(h)
+    model = keras.Model(x, keras.layers.Add()([x, h]))
+    report = init_(model, np.zeros((2, 8, 8, 4), "float32"))
+    assert report.roles["conv/kernel"] == "zero"

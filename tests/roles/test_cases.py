@@ -357,3 +357,12 @@ def test_a_part_that_another_weight_reads_is_read():
     net.nodes = nodes
     net.w("again", "norm", shape=(2, 8), size=(8, 8))
     assert unread(net.graph("join", "again"), plans) == ()
+
+
+def test_a_running_mean_that_the_model_is_given():
+    """JAX passes it as an input: it shifts the result, as a buffer would."""
+    net = Net()
+    x = net.x()
+    mean = net.x("mean", shape=(4,))
+    y = net.add("y", x, net.f("sub", net.w("w", x), mean))
+    assert net.zeros(y) == {"W"}
