@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from idinit_ref.diagnostics.jacobian import Arrays, Linear, jacobian_of
+from idinit_ref.diagnostics.jacobian import Arrays, Linearised, jacobian_of
 from idinit_ref.diagnostics.spectrum import Operator
 
 __all__ = ["jacobian"]
@@ -54,10 +54,10 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
     return jacobian_of(_ARRAYS, f, x, _linearise)
 
 
-def _linearise(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Linear:
+def _linearise(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Linearised:
     y, push = jax.linearize(f, x)
     pull = jax.linear_transpose(push, x)
-    return y, push, lambda u: pull(u)[0]
+    return Linearised(y, push, lambda u: pull(u)[0])
 
 
 _ARRAYS = Arrays(

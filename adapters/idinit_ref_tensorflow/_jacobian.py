@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from idinit_ref.diagnostics.jacobian import Arrays, Linear, jacobian_of
+from idinit_ref.diagnostics.jacobian import Arrays, Linearised, jacobian_of
 from idinit_ref.diagnostics.spectrum import Operator
 
 __all__ = ["jacobian"]
@@ -61,7 +61,7 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
         ) from problem
     none = tf.UnconnectedGradients.ZERO
 
-    def linearise(f: Callable[[Any], Any], x: Any) -> Linear:
+    def linearise(f: Callable[[Any], Any], x: Any) -> Linearised:
         x = tf.convert_to_tensor(x)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
@@ -76,7 +76,7 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
             out = tape.gradient(y, x, output_gradients=u, unconnected_gradients=none)
             return tf.convert_to_tensor(out)  # of a lookup it comes as some rows
 
-        return y, push, pull
+        return Linearised(y, push, pull)
 
     arrays = Arrays(
         "tensor",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from idinit_ref.diagnostics.jacobian import Arrays, Linear, jacobian_of
+from idinit_ref.diagnostics.jacobian import Arrays, Linearised, jacobian_of
 from idinit_ref.diagnostics.spectrum import Operator
 
 __all__ = ["jacobian"]
@@ -57,14 +57,14 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
     return jacobian_of(_ARRAYS, f, x, _linearise)
 
 
-def _linearise(f: Callable[[Tensor], Tensor], x: Tensor) -> Linear:
+def _linearise(f: Callable[[Tensor], Tensor], x: Tensor) -> Linearised:
     x = x.detach()
     with torch.no_grad():  # of the parameters: no memory is kept for them
         with sdpa_kernel(SDPBackend.MATH):
             y, pull = torch.func.vjp(f, x)[:2]
         # u -> J^T u is linear, and its own transpose is J, at whichever u.
         push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1]
-    return y, lambda v: push(v)[0], lambda u: pull(u)[0]
+    return Linearised(y, lambda v: push(v)[0], lambda u: pull(u)[0])
 
 
 _ARRAYS = Arrays(

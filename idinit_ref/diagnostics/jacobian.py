@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import OptionTypeError, ShapeError, message
 from .arrays import Array, eps_of
 from .spectrum import Operator
 
-__all__ = ["Arrays", "Linear", "jacobian_of"]
+__all__ = ["Arrays", "Linearised", "jacobian_of"]
 
-Linear = tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]
-"""f(x), the product J v of a v like x, and J^T u of a u like f(x)."""
+
+class Linearised(NamedTuple):
+    """A function at a place: f(x), the product J v of a v like x, and J^T u of a u like f(x)."""
+
+    value: Any
+    forward: Callable[[Any], Any]
+    backward: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def jacobian_of(
     arrays: Arrays,
     f: Callable[[Any], Any],
     x: Any,
-    linearise: Callable[[Callable[[Any], Any], Any], Linear],
+    linearise: Callable[[Callable[[Any], Any], Any], Linearised],
 ) -> Operator:
     """Return the Jacobian of f at x, both checked, from a framework's two products.
 
@@ -95,7 +100,7 @@ def jacobian_of(
     >>> import numpy as np
     >>> numpy = Arrays("array", np.ndarray, lambda x: x.dtype.kind == "f",
     ...                lambda x, values: values.astype(x.dtype).reshape(x.shape))
-    >>> square = lambda f, x: (f(x), lambda v: 2 * x * v, lambda u: 2 * x * u)
+    >>> square = lambda f, x: Linearised(f(x), lambda v: 2 * x * v, lambda u: 2 * x * u)
     >>> jacobian_of(numpy, lambda x: x * x, np.array([1.0, 3.0]), square) @ np.ones(2)
     array([2., 6.])
     """

@@ -212,7 +212,7 @@ def assemble(
     tensors : mapping of str to Asked
         Of a `Source`.
     own : sequence of Rule
-        As in :func:`idinit_ref.files.assembly.choose`.
+        As in ``choose``, before the rules for names.
     gain, eps, wide
         Options of all plans that do not state their own.
     keep_from : Checkpoint, optional

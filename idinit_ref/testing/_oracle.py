@@ -90,7 +90,15 @@ class Oracle:
 
     @property
     def name(self) -> str:
-        """What the implementation is called."""
+        """What the implementation is called.
+
+        Examples
+        --------
+        >>> from idinit_ref.testing import make_oracle
+        >>> import idinit_ref as ir
+        >>> make_oracle(ir.idi).name
+        'idi'
+        """
         return str(self._subject.name)
 
     def _about(self) -> str:

@@ -21,7 +21,7 @@ import idinit_ref as ir
 import idinit_ref_jax as ij
 from adapters import zoo_jax as zoo
 from idinit_ref import errors
-from idinit_ref.files import sources
+from idinit_ref.files import assembly, fills, sources
 from idinit_ref.roles.decide import decide
 
 D = zoo.D
@@ -765,7 +765,7 @@ def exported(report, path, fills=()):
     """What Flax's own loader reads of a file that was made of the report alone."""
     manifest = path / "m.json"
     manifest.write_text(json.dumps(report.to_dict()))
-    found = sources.assemble(sources.read(manifest=manifest).tensors, fills=fills)
+    found = assembly.assemble(sources.read(manifest=manifest).tensors, fills=fills)
     ir.save(path / "m.safetensors", found.values)
     return safetensors.flax.load_file(path / "m.safetensors")
 
@@ -789,7 +789,7 @@ def test_what_a_report_exports_loads_and_is_what_init_makes(overrides, tmp_path)
         None,
     )
     assert (entries["stack"].shape, entries["stack"].parted) == ((3, 64), (3, 8, 8))
-    held = exported(report, tmp_path, [sources.parse_fill("norm.*=identity")])
+    held = exported(report, tmp_path, [fills.parse_fill("norm.*=identity")])
     expected = values(new)
     same_bits({name: np.asarray(held[name]) for name in expected}, expected)
     other = SeveralAxes(nnx.Rngs(1))

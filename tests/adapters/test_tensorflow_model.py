@@ -33,7 +33,7 @@ from keras import ops
 
 import idinit_ref as ir
 from idinit_ref import errors
-from idinit_ref.files import sources
+from idinit_ref.files import assembly, sources
 from idinit_ref.files.storage import as_tensor
 from idinit_ref_tensorflow import init_, plans, trace
 
@@ -422,7 +422,7 @@ def test_what_a_report_exports_is_what_init_makes(name, tmp_path):
     report = init_(model, example, eps=0.5)
     manifest = tmp_path / "m.json"
     manifest.write_text(json.dumps(report.to_dict()))
-    found = sources.assemble(sources.read(manifest=manifest).tensors)
+    found = assembly.assemble(sources.read(manifest=manifest).tensors)
     ir.save(tmp_path / "m.safetensors", found.values)
     held = safetensors.numpy.load_file(tmp_path / "m.safetensors")
     written = {entry.name: entry for entry in report.entries if entry.role != "keep"}
@@ -448,7 +448,7 @@ def test_what_the_report_of_an_einsum_exports(tmp_path):
         "down/kernel": ((4, 5, 8), "OOI"), "down/bias": ((8,), ""),
     }  # fmt: skip
     (tmp_path / "m.json").write_text(json.dumps(report.to_dict()))
-    found = sources.assemble(sources.read(manifest=tmp_path / "m.json").tensors).values
+    found = assembly.assemble(sources.read(manifest=tmp_path / "m.json").tensors).values
     for v in model.variables:
         whole = (slice(None),) * len(v.shape)
         assert np.array_equal(as_tensor(v.path, found[v.path]).read(whole, "float32"), numpy(v))

@@ -16,7 +16,16 @@ from docs.evidence import _study, index
 FOLDER = _study.FOLDER
 
 
-@pytest.mark.parametrize("name", index.STUDIES)
+LONG = {"spread", "depth", "transformer"}  # over a minute each
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] if name in LONG else [])
+        for name in index.STUDIES
+    ],
+)
 def test_a_study_in_small_comes_out_so(name):
     study = _study.importlib.import_module(f"docs.evidence.{name}")
     rows = _study.run(name, quick=True)

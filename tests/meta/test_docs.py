@@ -45,11 +45,11 @@ STAND_INS = {
     "a": ["up.weight", "up.bias"],
     "model": ["up.weight"],
 }
+pytestmark = pytest.mark.every
+
 MODULE = """
 import numpy as np
 import idinit_ref as ir
-
-pytestmark = pytest.mark.every
 
 idi = my_idi = ir.idi
 

@@ -42,7 +42,7 @@ def named(value):
     if isinstance(value, set):
         return ""
     value = getattr(value, "func", value)  # of a partial, whose text has an address
-    return value.__name__
+    return getattr(value, "__name__", type(value).__name__)
 
 
 def untested(report):

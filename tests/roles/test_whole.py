@@ -12,7 +12,7 @@ from rich.console import Console
 
 import idinit_ref as ir
 from idinit_ref.errors import GraphError, OptionError, OptionTypeError, RoundingError
-from idinit_ref.files import sources
+from idinit_ref.files import assembly, sources
 from idinit_ref.roles import ModelOptions, Note
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.options import settled
@@ -293,7 +293,7 @@ def test_a_scale_that_cannot_hold_eps():
 def test_a_scale_travels_by_the_manifest(tmp_path):
     report = decide(sandwich(), norms="zero")
     (tmp_path / "m.json").write_text(json.dumps(report.to_dict()))
-    found = sources.assemble(sources.read(manifest=tmp_path / "m.json").tensors)
+    found = assembly.assemble(sources.read(manifest=tmp_path / "m.json").tensors)
     ir.save(tmp_path / "m.npz", found.values, dtype="float32")
     with np.load(tmp_path / "m.npz") as file:
         assert np.array_equal(file["post.scale"], np.full(8, np.float32(1e-6)))
