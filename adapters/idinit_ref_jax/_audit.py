@@ -69,7 +69,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     ...     return x + jax.nn.relu(x @ params["up"]) @ params["down"]
     >>> params = {"up": jnp.ones((4, 4)), "down": jnp.ones((4, 4))}
     >>> x = jnp.array([[1.0, 2.0, 0.5, 1.0], [3.0, 1.0, 2.0, 0.0]])
-    >>> params, _ = init(params, apply, x)
+    >>> params, _ = init(params, x, apply)
     >>> found = audit(params, x, apply)
     >>> bool(found.healthy), [branch.add for branch in found.branches]
     (True, ['down: product: add'])

@@ -33,7 +33,7 @@ X = jax.random.normal(jax.random.key(1), (4, 6))
 
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
 def test_the_numbers_are_those_of_plain_jax(started):
-    params = irj.init(weights(), apply, X)[0] if started else weights()
+    params = irj.init(weights(), X, apply)[0] if started else weights()
     audit = irj.audit(params, X, apply)
     assert audit.healthy
     first = X @ params["first"]

@@ -283,7 +283,7 @@ W = {"w": like(D, D)}
 
 
 def stored(params, apply, inputs=X):
-    """What the graph says of each parameter: role, stored options, note."""
+    """What the graph says of each parameter: role, options (stored how, added to what), note."""
     graph = ij.trace(params, inputs, apply)
     roles = decide(graph).roles
     nodes = {name: graph.by_name[name] for name in graph.parameters}
@@ -354,7 +354,8 @@ STORED = {
     "lstm": (
         lstm, {"i": like(D, 4 * D), "h": like(D, 4 * D), "b": like(4 * D)}, X,
         {"i": ("transit", {"layout": "IO", "blocks": (D,) * 4}, ""),
-         "h": ("transit", {"layout": "IO", "blocks": (D,) * 4}, ""), "b": ("bias", {}, "")},
+         "h": ("transit", {"layout": "IO", "blocks": (D,) * 4}, ""),
+         "b": ("bias", {"adds_to": ("h: product: add",)}, "")},
     ),
     "qkv in four axes": (
         qkv_in_four_axes, {"w": like(3, D, 4, 4)}, X,
@@ -373,7 +374,8 @@ STORED = {
     "concatenated": (
         concatenated, {"q": like(D, D), "k": like(D, 8), "b": like(D), "c": like(8)}, X,
         {"q": ("transit", {"layout": "IO"}, ""), "k": ("transit", {"layout": "IO"}, ""),
-         "b": ("bias", {}, ""), "c": ("bias", {}, "")},
+         "b": ("bias", {"adds_to": ("q: product",)}, ""),
+         "c": ("bias", {"adds_to": ("q: product",)}, "")},
     ),
     "parts of a weight": (
         lambda p, x: jnp.tanh(x @ p["w"][:, :D]) * (x @ p["w"][:, D:]), {"w": like(D, 2 * D)}, X,
@@ -507,7 +509,8 @@ STORED = {
     ),
     "position is no bias": (
         lambda p, x: x @ p["w"] + p["b"] + p["t"], {**W, "b": like(D), "t": like(8, D)}, X,
-        {"w": ("transit", {"layout": "IO"}, ""), "b": ("bias", {}, ""), "t": ("keep", {}, "")},
+        {"w": ("transit", {"layout": "IO"}, ""), "b": ("bias", {"adds_to": ("w: product",)}, ""),
+         "t": ("keep", {}, "")},
     ),
     "bfloat16 inside": (
         lambda p, x: x + (x.astype("bfloat16") @ p["w"].astype("bfloat16")).astype("float32"),
@@ -578,14 +581,16 @@ STORED = {
     ),
     "a bias after a number": (
         lambda p, x: -(x @ p["w"]) * 0.5 / 3 + p["b"], {**W, "b": like(D)}, X,
-        {"w": ("transit", {"layout": "IO"}, ""), "b": ("bias", {}, "")},
+        {"w": ("transit", {"layout": "IO"}, ""),
+         "b": ("bias", {"adds_to": ("w: product: div",)}, "")},
     ),
     "a frozen backbone": (
         lambda p, x: lax.stop_gradient(jnp.tanh(x @ p["w"] + p["b"])) @ p["h"],
         {**W, "b": like(D), "h": like(D, 4)}, X,
         {"w": ("keep", {"layout": "IO"},
                "frozen: every use of it is behind jax.lax.stop_gradient"),
-         "b": ("keep", {}, "frozen: every use of it is behind jax.lax.stop_gradient"),
+         "b": ("keep", {"adds_to": ("w: product",)},
+               "frozen: every use of it is behind jax.lax.stop_gradient"),
          "h": ("transit", {"layout": "IO"}, "")},
     ),
     "quantised": (

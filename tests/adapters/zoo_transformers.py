@@ -239,7 +239,7 @@ MODELS = {
             "*.conv1d.bias": "bias",
             "*.x_proj.weight": "transit",
             "*.dt_proj.weight": "transit",
-            "*.dt_proj.bias": "bias",
+            "*.dt_proj.bias": "keep",  # softplus takes its sum: a time step
             "*.out_proj.weight": "zero",
         },
         {

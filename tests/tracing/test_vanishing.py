@@ -220,7 +220,7 @@ def projected(*names):
 
 def ends(draw, node):
     """The weights with which a node vanishes."""
-    by_name = {node.name: node for node in draw.nodes}
+    by_name = draw.graph([]).by_name
 
     def walk(name):
         found = by_name[name]
