@@ -318,7 +318,16 @@ class Plan:
                [0., 2.],
                [2., 0.]], dtype=float32)
         """
-        return self._array(self._box(None), _build.resolve(xp, dtype, device))
+        target, shape = _build.resolve(xp, dtype, device), self.shape
+        if target.xp is np:  # as in _array, in fewer steps
+            countable(shape)
+            size = (prod(shape),)
+            known = strips(self, size, strides_of(shape), target.dtype)
+            if known is not None:
+                flat = _build.zeros(target, size)
+                _build.write(flat, known)
+                return flat.reshape(shape)
+        return self._array(self._box(None), target)
 
     def block(
         self, index: tuple[slice, ...], xp: Any = None, dtype: Any = None, device: Any = None
