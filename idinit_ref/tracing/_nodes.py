@@ -51,6 +51,7 @@ class Nodes:
         self._place: dict[str, int] = {}  # of nodes in that list
         self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
         self._never: set[str] = set()  # nodes that are not 0 whatever is
+        self._inverses: set[str] = set()  # of these, a norm's 1 / std(x) times its scale
         self._sums: list[str] = []  # states of loops that start as zeros
         self._starts: dict[str, str] = {}  # where parameters that are data begin
         self._tables: dict[Made, Signal] = {}  # and what was made of them
@@ -253,16 +254,27 @@ class Nodes:
         is_direct = does == "norm" or (
             does == "scale" and len(signals) == 1 and signals[0].is_direct
         )
+        if does == "scale" and len(signals) == 1 and self._is_inverse(signals[0], shape):
+            self._inverses.add(node)
         units: list[Unit] = []
         for signal in signals:
             own = spread_to(signal.units, signal.shape, shape)
             if does == "product" and len(inputs) > 1:
                 place = inputs.index(signal.node)
                 own = tuple(unit.within((node, place)) for unit in own)
-                is_narrow = signal.narrow or prod(signal.shape or ()) < prod(shape or ())
-                is_direct |= bool(is_narrow) and signal.node in self._never
+                is_direct |= self._is_inverse(signal, shape)
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
+
+    def _is_inverse(self, signal: Signal, shape: Shape | None) -> bool:
+        """Whether a product with a signal is a norm's: it never vanishes, and is for all features.
+
+        It is still one where a scale has spread it over the features, x (g s) - mean(x) (g s) + b,
+        or where the other factor is a mean as well.
+        """
+        own = signal.shape or ()
+        is_narrow = signal.narrow or prod(own) < prod(shape or ()) or 1 in own[1:]
+        return (is_narrow and signal.node in self._never) or signal.node in self._inverses
 
     def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
         """Note of factors of products that a node sums all of their units away."""

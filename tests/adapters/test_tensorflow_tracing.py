@@ -107,3 +107,28 @@ def test_a_norm_of_running_means_ends_no_branch_of_its_own():
     model = keras.Model(x, keras.layers.Add()([x, h]))
     report = init_(model, np.zeros((2, 8, 8, 4), "float32"))
     assert report.roles["conv/kernel"] == "zero"
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        keras.layers.LayerNormalization(),
+        keras.layers.LayerNormalization(scale=False),
+        keras.layers.LayerNormalization(center=False),
+        keras.layers.GroupNormalization(2),
+        keras.layers.RMSNormalization(),
+        keras.layers.UnitNormalization(),
+    ],
+    ids=["layer", "unscaled", "uncentered", "group", "rms", "unit"],
+)
+def test_a_norm_that_is_written_out_ends_no_branch_of_its_own(norm):
+    """TensorFlow has x s + (b - mean(x) s) for it: both products are 0 where x is, and b shifts."""
+    x = keras.Input((5, D))
+    h = keras.layers.Dense(D, use_bias=False, name="dense")(x)
+    model = keras.Model(x, keras.layers.Add()([x, type(norm).from_config(norm.get_config())(h)]))
+    report = init_(model, np.zeros((2, 5, D), "float32"))
+    assert report.roles == {**dict.fromkeys(report.roles, "keep"), "dense/kernel": "zero"}
+    assert [note.kind for note in report.warnings] == ["norm"]
+    model.get_layer("dense").kernel.assign(np.zeros((D, D), "float32"))
+    inputs = np.random.default_rng(0).standard_normal((2, 5, D)).astype("float32")
+    assert np.array_equal(keras.ops.convert_to_numpy(model(inputs)), inputs)

@@ -25,6 +25,9 @@ from keras import layers as kl
 import idinit_ref_tensorflow as it
 from idinit_ref_tensorflow import idi_layer_, idiz_layer_, layer_plans
 
+pytestmark = pytest.mark.filterwarnings(  # Keras (3.15) reads PyTorch's tensors with np.array()
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 BACKEND = keras.backend.backend()
 TRANSPOSED = {1: kl.Conv1DTranspose, 2: kl.Conv2DTranspose, 3: kl.Conv3DTranspose}
 SIDES = (4, 5, 3)
@@ -352,6 +355,6 @@ if BACKEND == "tensorflow":  # elsewhere an operation with a variable of one's o
             check=False,
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-        passed = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
+        passed = re.search(r"^(\d+) passed(, \d+ deselected)? in ", done.stdout, re.MULTILINE)
         assert passed is not None, done.stdout[-1000:]  # none skipped, and none failed
-        assert int(passed[1]) >= 300, passed[0]
+        assert int(passed[1]) >= 100, passed[0]  # of large grids a sample
