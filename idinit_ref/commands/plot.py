@@ -106,7 +106,7 @@ def heat(
         second = colours(norm(lowest[tuple(both.T)]))
         halves = PolyCollection(corners, facecolors=second, linewidths=0, antialiased=False)
         axes.add_collection(halves, autolim=False)
-    across = max(ticks[1] // 2, 1) if n >= 1000 else ticks[1]  # "1,000" is wide
+    across = 1 if n >= 1000 and ticks[1] <= 3 else ticks[1]  # "1,000" is wide
     for axis, most in ((axes.yaxis, ticks[0]), (axes.xaxis, across)):
         axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         axis.set_major_formatter(FuncFormatter(lambda at, _: _count(at + 0.0)))

@@ -151,6 +151,7 @@ def test_side_effects_are_seen():
     assert {"PyTorch's random numbers", "training flags", "buffer running_mean"} <= set(names)
 
 
+@pytest.mark.nightly  # it forks, which a process with JAX's threads in it should not
 def test_a_model_that_ends_its_process_does_not_end_the_run():
     def work(job):
         if job == "ends":
@@ -166,6 +167,7 @@ def test_a_model_that_ends_its_process_does_not_end_the_run():
     assert "1 seconds" in rows["turns"]["why"]
 
 
+@pytest.mark.nightly  # likewise
 @pytest.mark.parametrize("code", ["the same code", "other code"])
 def test_a_stopped_run_goes_on(code, tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "measure", lambda model: {"verdict": "right", "why": model})
