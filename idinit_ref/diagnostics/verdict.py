@@ -68,10 +68,13 @@ _REAL = "pass a few real, different samples"
 
 
 def check_outputs(count: int, given: object) -> None:
-    """Raise GraphError for a model that returns nothing floating."""
+    """Raise GraphError for a model that returns nothing floating, or no entries."""
     if not count:
-        should = "the model should return a floating array"
-        cure = "audit the part of it before the rounding, such as its logits"
+        should = "the model should return a floating array with entries"
+        cure = (
+            "pass some samples, not an empty batch; of a model that rounds, audit the part "
+            "before, such as its logits"
+        )
         raise GraphError(message("output", given, should, cure))
 
 

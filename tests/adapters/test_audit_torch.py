@@ -355,3 +355,8 @@ def test_parted_models_are_audited_as_whole_ones(tmp_path):
     torch.multiprocessing.spawn(ranked, (tmp_path / "store", tmp_path), nprocs=2)
     for rank in range(2):
         assert (tmp_path / f"{rank}.txt").read_text() == "[True, True]"
+
+
+def test_an_empty_batch_is_named():
+    with pytest.raises(GraphError, match="not an empty batch"):
+        irt.audit(nn.Linear(4, 4), torch.zeros(0, 4))
