@@ -252,9 +252,7 @@ def split(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
 
 
 def unstack(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    axis, whole = eqn.params["axis"], [(0, size, 1) for size in shape_of(eqn.invars[0])]
-    spans = [[*whole[:axis], (at, at + 1, 1), *whole[axis + 1 :]] for at in range(whole[axis][1])]
-    return [draw.part("unstack", given[0], span, (axis,)) for span in spans]
+    return draw.unstack("unstack", given[0], eqn.params["axis"], len(eqn.outvars))
 
 
 TABLE: dict[str, Callable[[Drawing, JaxprEqn, list[Value]], Value]] = {
