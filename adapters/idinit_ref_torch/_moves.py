@@ -151,8 +151,6 @@ def cat(call: Call) -> Value:
 def stack(call: Call) -> Value:
     axis = axis_of(call.arg(1, "dim", 0), len(call.shape))
     values = [call.of(tensor) for tensor in call.args[0]]
-    if not call.floating:
-        return result(call)
     return call.draw.stack("stack", values, axis, call.shape)
 
 
@@ -160,7 +158,7 @@ def pad(call: Call) -> Value:
     value = call.of(call.args[0])
     is_constant = call.name == "aten::constant_pad_nd"
     does: Literal["pad", "move"] = "pad" if is_constant else "move"
-    if not call.floating or not (is_constant or isinstance(value, Signal)):
+    if not (is_constant or isinstance(value, Signal)):
         return result(call, does)
     low = [0] * len(call.shape)
     for number, by in enumerate(call.args[1][::2], 1):
