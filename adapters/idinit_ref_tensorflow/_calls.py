@@ -22,8 +22,8 @@ from idinit_ref.tracing import (
     power,
 )
 
-from ._operations import along
-from ._window import same
+from ._table import along
+from ._window import convolved, sliding, spatial
 from ._words import plain
 
 __all__ = ["Calls", "activation_of", "cannot", "is_array", "is_floating", "shape_of"]
@@ -220,32 +220,20 @@ class Calls:
         if signal.shape is None or kernel.shape is None or not 0 < rank < 4:
             return self.draw.other(name, values, shape)
         first = op.data_format == "channels_first"
-        space = [2 + axis if first else 1 + axis for axis in range(rank)]
-        each = [np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate)]
-        reach = [d * (k - 1) + 1 for d, k in zip(each[1], kernel.shape, strict=False)]
-        left: tuple[int, ...] = (0,) * rank
-        if op.padding == "same":
-            left = same(reach, each[0], tuple(signal.shape[axis] for axis in space))
-        elif op.padding == "causal":
-            left = tuple(k - 1 for k in reach)
+        sizes = tuple(signal.shape[axis] for axis in spatial(rank, first))
+        strides, dilation = (
+            np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate)
+        )
+        window = sliding(kernel.shape[:rank], strides, dilation, op.padding, sizes)
         channels = signal.shape[1 if first else -1]
         options: dict[str, Any] = {}
         if kind == "DepthwiseConv":
             options = {"groups": channels, "transposed": True} if channels > 1 else {}
         elif channels != kernel.shape[-2]:
             options = {"groups": channels // kernel.shape[-2]}
-        return self.draw.convolution(
-            name,
-            signal,
-            kernel,
-            "DHW"[3 - rank :] + "IO",
-            shape,
-            channels=1 if first else rank + 1,
-            space=space,
-            left=left,
-            dilation=each[1],
-            sized=max(each[0]) > 1,
-            options=options,
+        letters, is_strided = "DHW"[3 - rank :] + "IO", max(strides) > 1
+        return convolved(
+            self.draw, name, values, letters, shape, window, first, is_strided, options
         )
 
 

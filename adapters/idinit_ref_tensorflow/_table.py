@@ -19,11 +19,28 @@ from idinit_ref.tracing import (
     power,
 )
 
-from ._window import Window, same, same_transposed
+from ._window import Window, convolved, same, same_transposed, spatial
 
-__all__ = ["MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
+__all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
 
 Shape = tuple[int, ...]
+
+ENTRYWISE = {
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Ceil", "Cos",
+    "Cosh", "Digamma", "Div", "DivNoNan", "Elu", "Equal", "Erf", "Erfc", "Erfinv", "Exp", "Expm1",
+    "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Inv", "IsFinite", "IsInf", "IsNan",
+    "LeakyRelu", "Less", "LessEqual", "Lgamma", "Log", "Log1p", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Maximum", "Minimum", "Mod", "Mul", "MulNoNan", "Neg", "NotEqual", "Pow",
+    "RealDiv", "Reciprocal", "Relu", "Relu6", "Rint", "Round", "Rsqrt", "Select", "SelectV2",
+    "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square",
+    "SquaredDifference", "Sub", "Tan", "Tanh", "Xdivy", "Xlogy", "AddV2", "Add",
+}  # fmt: skip
+KNOWN = {
+    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
+    "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
+    "Prod", "Softmax", "TopKV2",
+}  # fmt: skip
+"""Of what is known by its word (`_words.py`): what acts on entries, and what does not."""
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
@@ -207,30 +224,18 @@ def _convolution(
     rank = len(sizes) - 2
     if None in sizes:
         return draw.other(name, inputs, shape)
-    place = 1 if _channels_first(op) else rank + 1
-    spatial = [place + 1 + axis if place == 1 else 1 + axis for axis in range(rank)]
-    channels = signal.shape[place]
+    first = _channels_first(op)
+    channels = signal.shape[1 if first else rank + 1]
     options: dict[str, Any] = {}
     if op.type == "DepthwiseConv2dNative":
         options = {"groups": channels, "transposed": True} if channels > 1 else {}
     elif op.type in _CONVOLUTIONS and channels != sizes[rank]:
         options = {"groups": channels // sizes[rank], "transposed": False}
-    window = _window(op, signal, tuple(sizes[:rank]), spatial)
-    return draw.convolution(
-        name,
-        value,
-        inputs[1],
-        "DHW"[3 - rank :] + ("OI" if crops else "IO"),
-        shape,
-        channels=place,
-        space=spatial,
-        left=None if window is None else window.left,
-        dilation=() if window is None else window.dilation,
-        spread=() if window is None else window.strides,
-        crops=crops,
-        sized=max(op.get_attr("strides")) > 1 and not crops,
-        options=options,
-    )
+    window = _window(op, signal, tuple(sizes[:rank]), spatial(rank, first))
+    letters = "DHW"[3 - rank :] + ("OI" if crops else "IO")
+    is_strided = max(op.get_attr("strides")) > 1
+    both = [value, inputs[1]]
+    return convolved(draw, name, both, letters, shape, window, first, is_strided, options)
 
 
 _Draw = Callable[[Drawing, Any, str, list[Value], Shape | None], Value]
@@ -244,6 +249,8 @@ MOVES: dict[str, _Draw] = {
     "BroadcastTo": lambda draw, op, name, inputs, shape: draw.broadcast(name, inputs[0], shape),
     "ReverseV2": _flip,
 }
+"""What moves entries of any dtype."""
+
 TABLE: dict[str, _Draw] = {
     "ConcatV2": _join,
     "Pack": _pack,
@@ -265,6 +272,7 @@ TABLE: dict[str, _Draw] = {
     "Einsum": _einsum,
     **dict.fromkeys((*_CONVOLUTIONS, *_TRANSPOSED), _convolution),
 }
+"""What computes, or joins, real or complex numbers."""
 
 
 def shape_of(tensor: Any) -> Shape | None:

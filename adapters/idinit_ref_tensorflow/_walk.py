@@ -17,6 +17,7 @@ from idinit_ref.tracing import Data, Drawing, Signal, Value, of_einsum, of_matmu
 
 from ._calls import Calls, Shape, activation_of, cannot, is_array, is_floating, shape_of
 from ._layers import Weight, known_weights
+from ._window import Window, convolved, spatial
 
 _CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
 _CONTROL |= {"VectorizedMap"}
@@ -169,26 +170,22 @@ class Walker(Calls):
             return self._dense(self._name(layer), value, made, shape, layer.equation)
         if weight.window is None and not any(c in "DHW" for c in weight.letters):
             return self._dense(self._name(layer), value, made, shape)
-        rank = len(weight.letters) - 2
         first = getattr(layer, "data_format", None) == "channels_first"
-        space = [2 + axis if first else 1 + axis for axis in range(rank)]
-        sizes = tuple((value.shape or ())[axis] for axis in space) if value.shape else ()
-        window = weight.window(sizes) if weight.window is not None else None
+        space = spatial(len(weight.letters) - 2, first)
+        window = Window((), (0,) * len(space), ())  # of a kernel of one place
+        if weight.window is not None:
+            window = weight.window(tuple(value.shape[k] for k in space) if value.shape else ())
         grouped = {"groups": weight.groups, "transposed": weight.transposed}
-        return self.draw.convolution(
+        return convolved(
+            self.draw,
             self._name(layer),
-            value,
-            made,
+            [value, made],
             weight.letters,
             shape,
-            channels=1 if first else rank + 1,
-            space=space,
-            left=(0,) * rank if window is None else window.left,
-            dilation=() if window is None else window.dilation,
-            spread=() if window is None else window.strides,
-            crops=bool(window and window.strides),
-            sized=bool(window and not window.strides and max(layer.strides) > 1),
-            options=grouped if weight.groups > 1 else {},
+            window,
+            first,
+            weight.window is not None and max(layer.strides) > 1,
+            grouped if weight.groups > 1 else {},
         )
 
     def _dense(
