@@ -17,7 +17,7 @@ from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Signal
 
 from ._restore import as_it_was
-from ._trace import Arguments, Held, _drawing, _input_names, _parameters, _raw, _renamer, _told
+from ._trace import Arguments, Held, _drawing, _input_names, _parameters, _raw, _renamer, told
 from ._trace import prepared as _prepared
 
 __all__ = ["audit"]
@@ -83,15 +83,12 @@ def audit(model: Any, inputs: Any) -> Audit:
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [_numpy(leaf) for leaf in leaves]
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
-        with _unchanged(model), _told(arguments):
-            recording, held = Recording(keras.ops, _numpy, given), _parameters(model)
-            about = (model, arguments, given, held, _trained(held), recording)
-            if keras.backend.backend() == "tensorflow":
-                looks = _by_function(*about)
-            else:
+        with _unchanged(model), told(arguments):
+            recording = Recording(keras.ops, _numpy, given)
+            run = _by_function
+            if keras.backend.backend() != "tensorflow":
                 from ._audit_calls import run
-
-                looks = run(*about)
+            looks = run(model, arguments, given, recording)
     return recording.audit(looks)
 
 
@@ -120,7 +117,7 @@ def _numpy(x: Any) -> Any:
     return x.numpy() if hasattr(x, "numpy") else np.asarray(x)
 
 
-def _trained(held: Sequence[Held]) -> dict[str, Any]:
+def trained(held: Sequence[Held]) -> dict[str, Any]:
     """Return the variables that a gradient is asked for, by name."""
     return {
         one.parameter.name: one.variable
@@ -133,17 +130,14 @@ def _trained(held: Sequence[Held]) -> dict[str, Any]:
 
 
 def _by_function(
-    model: Any,
-    arguments: Arguments,
-    given: Sequence[Any],
-    held: Sequence[Held],
-    variables: Mapping[str, Any],
-    recording: Recording,
+    model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
 ) -> Any:
     """Run the function graph that computes a model, and return what was measured in it."""
     import tensorflow as tf
 
     from ._function import Reader
+
+    held = _parameters(model)
 
     def measured(*values: Any) -> Any:
         args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
@@ -162,7 +156,7 @@ def _by_function(
         recording.record.uses = draw.uses()
         graph.outputs = before
         cotangents = [tf.cast(g, e.dtype) for g, e in zip(signed(ends), ends, strict=True)]
-        raw = {name: _raw(variable) for name, variable in variables.items()}
+        raw = {name: _raw(variable) for name, variable in trained(held).items()}
         starts = {name: x for name, x in inputs.items() if x.dtype.is_floating}
         found = tf.gradients(
             ends,

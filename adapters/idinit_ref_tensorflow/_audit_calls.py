@@ -11,23 +11,18 @@ from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.tracing import Drawing, Made, Signal, Value
 
-from ._audit import signed
+from ._audit import signed, trained
 from ._layers import known_weights
-from ._trace import Arguments, Held, _drawing, _input_names
+from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
 
 __all__ = ["run"]
 
 
-def run(
-    model: Any,
-    arguments: Arguments,
-    given: Sequence[Any],
-    held: Sequence[Held],
-    variables: Mapping[str, Any],
-    recording: Recording,
-) -> Any:
+def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording) -> Any:
     """Run a model forward and backward, and return what was measured of it."""
+    held = _parameters(model)
+    variables = trained(held)
     names = list(_input_names(arguments))
     floats = [at for at, x in enumerate(given) if keras.backend.is_float_dtype(_dtype(x))]
 
