@@ -187,7 +187,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"idinit {__version__}")
-    commands = parser.add_subparsers(prog="idinit", metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        prog="idinit", metavar="COMMAND", dest="command", help=argparse.SUPPRESS
+    )
     everyone = {add.__name__[1:]: add for add in _COMMANDS}
     asked = next((argument for argument in argv if argument in everyone), None)
     for add in _COMMANDS if asked is None else (everyone[asked],):  # the others would take time
