@@ -31,8 +31,8 @@ REDUCES = {
     **dict.fromkeys(("scatter-add", "scatter-mul", "scatter_max", "scatter_min"), "scatter"),
     "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
-    "fft": "fft", "iota": "", "reduce_prod": "prod",
-    "pad": "pad", "select_and_gather_add": "", "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
+    "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
+    "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
 }  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Walk a scatter-add: of one update as large as what it is added to, it is a sum."""
     whole, _, update = given
     window = eqn.params["dimension_numbers"].update_window_dims
-    shape, (var,) = shape_of(eqn.invars[0]), eqn.outvars
+    shape = shape_of(eqn.invars[0])
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)

@@ -11,12 +11,14 @@ from idinit_ref.tracing import (
     Drawing,
     Made,
     Signal,
+    Span,
     Value,
     clamped,
     is_constant,
     of_einsum,
     of_matmul,
     power,
+    spans_of,
 )
 
 from ._window import Window, convolved, same, same_transposed, spatial
@@ -60,9 +62,7 @@ _DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 
 
 def _slice(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    spans, gone, ones = _spans(op)
-    value = draw.part(name, inputs[0], spans, gone, shape)
-    return draw.reshape(name, value, shape) if ones else value
+    return draw.reshape(name, draw.part(name, inputs[0], *_spans(op), shape), shape)
 
 
 def _transpose(
@@ -292,15 +292,10 @@ def static(tensor: Any) -> Any:
     if found is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
         return found
     if op.type == "StridedSlice":
-        whole, (spans, gone, ones) = static(op.inputs[0]), _spans(op)
-        if whole is None or spans is None or ones:
+        whole, (spans, _), shape = static(op.inputs[0]), _spans(op), shape_of(tensor)
+        if whole is None or spans is None or shape is None:
             return None
-        return whole[
-            tuple(
-                start if at in gone else slice(start, stop, step)
-                for at, (start, stop, step) in enumerate(spans)
-            )
-        ]
+        return whole[tuple(slice(*span) for span in spans)].reshape(shape)
     values = [static(value) for value in op.inputs]
     if any(value is None for value in values):
         return None
@@ -365,35 +360,20 @@ def _along_channels(draw: Drawing, name: str, value: Value, rank: int) -> Value:
     return draw.reshape(name, value, (*value.shape, *(1,) * (rank - 2)))
 
 
-def _spans(op: Any) -> tuple[list[tuple[int, int, int]] | None, tuple[int, ...], bool]:
-    """Return what a slice takes of every axis (None: not known), which vanish, if any are new."""
+def _spans(op: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
+    """Return what a slice takes of every axis (None: not known), and which vanish."""
     sizes = shape_of(op.inputs[0])
     begin, end = static(op.inputs[1]), static(op.inputs[2])
     if sizes is None or begin is None or end is None:
-        return None, (), False
+        return None, ()
     if op.type == "Slice":
         pairs = zip(sizes, begin, end, strict=True)
-        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], (), False
-    steps = static(op.inputs[3])
-    masks = [
-        op.get_attr(f"{m}_mask") for m in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
-    ]
-    spans, gone, axis = [(0, size, 1) for size in sizes], [], 0
+        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], ()
+    steps, keys = static(op.inputs[3]), list[Any]()
+    words = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    masks = [op.get_attr(f"{word}_mask") for word in words]
     for at in range(len(begin)):
-        first, last, rest, new, gone_here = (bool(mask >> at & 1) for mask in masks)
-        if rest:
-            axis = len(sizes) - sum(not masks[3] >> k & 1 for k in range(at + 1, len(begin)))
-        if rest or new:
-            continue
-        if gone_here:
-            start = int(begin[at]) % sizes[axis]
-            spans[axis] = (start, start + 1, 1)
-            gone.append(axis)
-        else:
-            key = slice(None if first else begin[at], None if last else end[at], steps[at])
-            span = range(sizes[axis])[key]
-            if span.step < 1:
-                return None, (), False
-            spans[axis] = (span.start, span.stop, span.step)
-        axis += 1
-    return spans, tuple(gone), bool(masks[3])
+        first, last, rest, new, gone = (bool(mask >> at & 1) for mask in masks)
+        span = slice(None if first else int(begin[at]), None if last else int(end[at]), steps[at])
+        keys.append(... if rest else None if new else int(begin[at]) if gone else span)
+    return spans_of(sizes, keys)
