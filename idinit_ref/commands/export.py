@@ -23,7 +23,7 @@ from ..files import assembly, sources
 from ..files.fills import parse_fill
 from ..files.naming import some
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
-from ..files.writing import FilePlan, layout_of, save
+from ..files.writing import FilePlan, file_plans, save
 from ._terminal import progress, show, table, tensors
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(args: Namespace, console: Console) -> None:
         raise OptionError(message("shard-size", args.shard_size, should, "leave it out"))
     if shard is None and args.force and args.out.endswith(".safetensors"):
         shard = sys.maxsize  # one file, and no old shards beside it
-    files = layout_of(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
+    files = file_plans(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
     _check_free(args.out, [file.path for file in files], inputs, args.force)
     expected = ""
     if args.dry_run:

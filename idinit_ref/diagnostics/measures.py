@@ -22,13 +22,13 @@ from .gaussian import IdentityGainWarning, gaussian_gain
 from .spectrum import Estimate, Operator, chi, singular_values
 
 __all__ = [
-    "Change",
     "Correlation",
     "Coverage",
     "Estimate",
     "IdentityGainWarning",
     "Moments",
     "Operator",
+    "RankOfChange",
     "chi",
     "feature_correlation",
     "gaussian_gain",
@@ -127,7 +127,7 @@ def moments(
 # Training -----------------------------------------------------------------------------------------
 
 
-class Change(NamedTuple):
+class RankOfChange(NamedTuple):
     """What training has changed of a weight.
 
     Parameters
@@ -153,7 +153,7 @@ class Change(NamedTuple):
 
 def rank_of_change(
     weight: Any, initial: Any, tol: float | None = None, *, layout: str | None = None
-) -> Change:
+) -> RankOfChange:
     """Return the numerical rank of a weight minus its initial value.
 
     Parameters
@@ -170,7 +170,7 @@ def rank_of_change(
 
     Returns
     -------
-    Change
+    RankOfChange
         The rank, and the singular values that it was decided from.
 
     Raises
@@ -211,7 +211,7 @@ def rank_of_change(
         else:
             tol = positive("tol", tol)
             least = np.ldexp(tol, -e)
-        return Change(int(np.sum(values > least)), np.ldexp(values, e), tol)
+        return RankOfChange(int(np.sum(values > least)), np.ldexp(values, e), tol)
 
 
 class Coverage(NamedTuple):

@@ -24,10 +24,10 @@ from .fills import Fill
 from .naming import some
 from .reading import Checkpoint
 from .sources import OPTIONS, Asked, joins
-from .storage import DTYPES, FLOATS, Held, Made, Tensor
+from .storage import DTYPES, FLOATS, Held, PlanTensor, Tensor
 from .views import Joined, rearrange
 
-__all__ = ["Assembly", "Choice", "Item", "assemble", "choose", "made", "parse_rule"]
+__all__ = ["Assembled", "Assembly", "Choice", "assemble", "choose", "made", "parse_rule"]
 
 _REASONS = 6  # that a message names
 _NAME = 100  # letters of a name that is compared with others
@@ -167,7 +167,7 @@ def _choose(
     return Choice(role, {**options, **asked.options}, why, rule.pattern)
 
 
-class Item(NamedTuple):
+class Assembled(NamedTuple):
     """One tensor on its way into the file.
 
     ``origin`` is "IDI", "IDIZ", "zeros", "all 1e-06", "copied from FILE", "filled by RULE" or
@@ -185,7 +185,7 @@ class Item(NamedTuple):
 class Assembly(NamedTuple):
     """All items, in the source's order, and the names that were there to be copied but unused."""
 
-    items: tuple[Item, ...]
+    items: tuple[Assembled, ...]
     unused: tuple[str, ...] = ()
 
     @property
@@ -284,7 +284,7 @@ def assemble(
         else:
             value = made(name, asked, chose, general[chose.role])
             origin = "IDI" if chose.role == "transit" else "IDIZ"
-        items.append(Item(name, asked.shape, chose.role, chose.why, origin, value))
+        items.append(Assembled(name, asked.shape, chose.role, chose.why, origin, value))
     there = () if keep_from is None else keep_from.tensors
     return Assembly(tuple(items), tuple(name for name in there if name not in tensors))
 
@@ -339,7 +339,7 @@ def made(
     counts = tuple(joins(asked.shape, parted) or ())
     if len(counts) == len(parted):
         return split
-    return Joined(Made(split) if isinstance(split, Plan) else split, counts)
+    return Joined(PlanTensor(split) if isinstance(split, Plan) else split, counts)
 
 
 def _reasons(name: str, choice: Choice, names: Mapping[str, Asked]) -> tuple[str, ...]:

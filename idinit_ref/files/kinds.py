@@ -26,7 +26,7 @@ from ..roles.names import decide, find
 from .dialects import Dialect
 from .storage import Noise, Tensor
 
-__all__ = ["AS_IT_IS", "Item", "checked", "kind_of", "letters_of", "says", "stored_before"]
+__all__ = ["AS_IT_IS", "NamedTensor", "checked", "kind_of", "letters_of", "says", "stored_before"]
 
 _GATED = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -41,7 +41,7 @@ _LAYER = {"weight": "weight", "bias": "bias", "running_mean": "mean", "running_v
 
 
 @dataclass(frozen=True)
-class Item:
+class NamedTensor:
     """A tensor: its own name, and what the rules made of it."""
 
     own: str
@@ -86,8 +86,8 @@ def stored_before(leaf: str) -> tuple[str, ...]:
 
 
 def kind_of(
-    item: Item,
-    items: Mapping[str, Item],
+    item: NamedTensor,
+    items: Mapping[str, NamedTensor],
     whole: Collection[str],
     names: Collection[str],
     dialect: Dialect,
@@ -132,7 +132,7 @@ def kind_of(
     return "embedding" if item.ndim == 2 and _is_table(item, whole, names) else "kernel", path
 
 
-def _is_table(item: Item, whole: Collection[str], names: Collection[str]) -> bool:
+def _is_table(item: NamedTensor, whole: Collection[str], names: Collection[str]) -> bool:
     """Whether a 2-D weight is known to be an embedding table."""
     if item.layer == "Embedding":
         return True
@@ -146,7 +146,9 @@ def _is_table(item: Item, whole: Collection[str], names: Collection[str]) -> boo
     return rule is not None and rule.role == "keep" and "embedding" in rule.why
 
 
-def letters_of(item: Item, kind: str, items: Mapping[str, Item], names: Collection[str]) -> str:
+def letters_of(
+    item: NamedTensor, kind: str, items: Mapping[str, NamedTensor], names: Collection[str]
+) -> str:
     """Return what the stored axes are: by a plan, a rule, the name, or the layer's bias."""
     if item.said is not None:
         return item.said.layout
@@ -175,7 +177,7 @@ def letters_of(item: Item, kind: str, items: Mapping[str, Item], names: Collecti
     raise _undecided(item, default)
 
 
-def checked(item: Item, items: Mapping[str, Item], letters: str) -> str:
+def checked(item: NamedTensor, items: Mapping[str, NamedTensor], letters: str) -> str:
     """Return the kind of a kernel; raise if its layer's bias shows that its axes are others."""
     value, groups = item.value, 1
     bias = items.get(item.sibling("bias"))
@@ -208,12 +210,12 @@ def checked(item: Item, items: Mapping[str, Item], letters: str) -> str:
     return "transposed" if transposed else "kernel"
 
 
-def says(item: Item, axes: str) -> dict[str, str]:
+def says(item: NamedTensor, axes: str) -> dict[str, str]:
     """Return the rule that says a tensor's axes."""
     return {"pattern": f"^{re.escape(item.own)}$".replace(r"\.", "[.]"), "axes": axes}
 
 
-def _undecided(item: Item, default: str) -> OptionError:
+def _undecided(item: NamedTensor, default: str) -> OptionError:
     rule, shape = says(item, default), item.value.shape
     table = {"pattern": rule["pattern"], "layer": "Embedding"}
     if item.ndim == 2:

@@ -26,7 +26,7 @@ from .patterns import apart, holds, levels_of, plain, search, sized, words
 from .storage import (
     DTYPES,
     Index,
-    Made,
+    PlanTensor,
     Tensor,
     as_tensor,
     blocks,
@@ -41,7 +41,7 @@ from .tally import Numbers, Seen, nonzero, values_of
 
 __all__ = ["Finding", "Numbers", "inspect", "recognise"]
 
-Kind = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
+Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Source = Literal["claim", "rules", "pattern"]
 Progress = Callable[[int, int], object]
 
@@ -80,7 +80,7 @@ class Finding:
     ('idiz', 0.5, 'claim', True)
     """
 
-    kind: Kind
+    kind: Content
     plan: Plan | None = None
     source: Source | None = None
     value: complex | None = None
@@ -132,7 +132,9 @@ class _Claim:
             return
         try:
             if where is None or self.plan.loosen:
-                made = np.ascontiguousarray(Made(self.plan).read(index, self.dtype)).reshape(-1)
+                made = np.ascontiguousarray(PlanTensor(self.plan).read(index, self.dtype)).reshape(
+                    -1
+                )
                 made = made.astype(made.dtype.newbyteorder("<"), copy=False).view(bits.dtype)
                 wrong = np.flatnonzero(made != bits)
                 at = (int(wrong[0]), made[wrong[0]]) if wrong.size else None
@@ -295,12 +297,12 @@ def _conclude(
         notes.append(_wrong_digest(sha, digest))
     holds = claimed.open if claimed is not None and claimed.checked else None
 
-    def finding(kind: Kind, detail: str, **more: Any) -> Finding:
+    def finding(kind: Content, detail: str, **more: Any) -> Finding:
         said = "; ".join(filter(None, [detail, *notes]))
         return Finding(kind, claim=holds, digest=right, detail=said, **more)
 
     def planned(plan: Plan, source: Source, note: str) -> Finding:
-        kind: Kind = "idi" if plan.role == "transit" else "idiz"
+        kind: Content = "idi" if plan.role == "transit" else "idiz"
         said = "; ".join(filter(None, [words(plan), note]))
         return finding(kind, said, plan=plan, source=source)
 

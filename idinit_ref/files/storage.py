@@ -30,8 +30,8 @@ __all__ = [
     "Held",
     "InFile",
     "Index",
-    "Made",
     "Noise",
+    "PlanTensor",
     "Tensor",
     "as_tensor",
     "blocks",
@@ -303,7 +303,7 @@ def nbytes_of(tensor: Tensor, dtype: str) -> int:
 
 
 @dataclass(frozen=True)
-class Made:
+class PlanTensor:
     """A plan as a tensor."""
 
     plan: Plan
@@ -385,7 +385,7 @@ class Noise:
 def as_tensor(name: str, value: object) -> Tensor:
     """Return a plan, an array or a tensor as a tensor; raise for anything else."""
     if isinstance(value, Plan):
-        return Made(value)
+        return PlanTensor(value)
     if isinstance(value, np.ma.MaskedArray):
         should = "it should have no mask, which a file cannot hold"
         raise OptionTypeError(message(name, "MaskedArray", should, "fill it: value.filled(0)"))

@@ -19,11 +19,11 @@ from ..core.plan import Plan
 from ..errors import IDInitError, LayoutError, OptionError, ShapeError, message
 from ..roles.names import find
 from .dialects import Dialect, Leaf, load
-from .kinds import AS_IT_IS, Item, checked, kind_of, letters_of, says, stored_before
+from .kinds import AS_IT_IS, NamedTensor, checked, kind_of, letters_of, says, stored_before
 from .metadata import table
 from .naming import check_name
 from .renaming import Items
-from .storage import Made, Tensor, as_tensor
+from .storage import PlanTensor, Tensor, as_tensor
 from .views import Stack, Sum, rearrange, take
 
 __all__ = ["translate"]
@@ -73,13 +73,13 @@ def translate(
     if not isinstance(dialect, Dialect):
         dialect = load(dialect)
     claims = table((metadata or {}).get("idinit_ref.plans"))
-    items: dict[str, Item] = {}
+    items: dict[str, NamedTensor] = {}
     whole: set[str] = set()  # all names, of what is left out, too
     used: set[int] = set()
     for own, given in tensors.items():
         check_name(own)
         value = given if given is None or isinstance(given, Plan) else as_tensor(own, given)
-        item = Item(own, own, Made(Plan((0, 0))) if value is None else value)
+        item = NamedTensor(own, own, PlanTensor(Plan((0, 0))) if value is None else value)
         if value is not None:
             item = replace(item, said=_said(value, claims.get(own)), table=own in tables)
         renamed = _renamed(item, dialect, used, value is None)
@@ -117,7 +117,9 @@ def _said(value: Plan | Tensor, claim: object) -> Plan | None:
         return None
 
 
-def _renamed(item: Item, dialect: Dialect, used: set[int], left_out: bool) -> Item | None:
+def _renamed(
+    item: NamedTensor, dialect: Dialect, used: set[int], left_out: bool
+) -> NamedTensor | None:
     """Return a tensor with all that the rules say of it, or None if one drops it."""
     for k, rule in enumerate(dialect.rules):
         if isinstance(rule, Items) or not re.search(rule.pattern, item.name):
@@ -138,7 +140,7 @@ def _renamed(item: Item, dialect: Dialect, used: set[int], left_out: bool) -> It
     return item
 
 
-def _agreed(item: Item) -> Item:
+def _agreed(item: NamedTensor) -> NamedTensor:
     """Return a tensor, unless a rule says other axes than what is known of it."""
     before = item.axes.partition("->")[0]
     layout = item.said.layout if item.said else ""
@@ -153,10 +155,10 @@ def _agreed(item: Item) -> Item:
     return item
 
 
-def _consistent(items: Mapping[str, Item], names: Collection[str]) -> dict[str, Item]:
+def _consistent(items: Mapping[str, NamedTensor], names: Collection[str]) -> dict[str, NamedTensor]:
     """Doubt the rules by name for all weights stored as IO, if it is said that one is not so."""
 
-    def by_name(item: Item) -> bool:
+    def by_name(item: NamedTensor) -> bool:
         rule = None if item.ndim != 2 else find(item.own, names=names)
         return rule is not None and rule.options.get("layout") == "IO"
 
@@ -207,8 +209,8 @@ def _check_numbers(found: Mapping[str, list[str]]) -> None:
 
 
 def _translated(
-    item: Item,
-    items: Mapping[str, Item],
+    item: NamedTensor,
+    items: Mapping[str, NamedTensor],
     whole: Collection[str],
     names: Collection[str],
     dialect: Dialect,
@@ -251,7 +253,7 @@ def _translated(
 
 
 def _placed(
-    value: Plan | Tensor, item: Item, letters: str, leaf: Leaf, dialect: Dialect
+    value: Plan | Tensor, item: NamedTensor, letters: str, leaf: Leaf, dialect: Dialect
 ) -> Plan | Tensor:
     """Return a tensor with the dialect's axes."""
     if item.moved:
@@ -278,7 +280,7 @@ def _placed(
     return rearrange(value, leaf.axes, item.sizes)
 
 
-def _path(item: Item, path: str, dialect: Dialect) -> list[str]:
+def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
     """Return the words of a layer's name in the dialect."""
     parts = path.split(".")
     words: list[str] = []
@@ -316,7 +318,7 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
         raise OptionError(message("name", name, should, "add it, or leave both out"))
     if len(sources) == 1 and not (join == "sum but last" and "_hh" in own[0]):
         return made[0]
-    tensors = tuple(Made(value) if isinstance(value, Plan) else value for value in made)
+    tensors = tuple(PlanTensor(value) if isinstance(value, Plan) else value for value in made)
     if not join or len(tensors) > 2 or tensors[0].shape != tensors[-1].shape:
         raise _twice(name, own)
     if join == "sum but last":
@@ -334,7 +336,7 @@ def _twice(name: str, own: list[str]) -> OptionError:
     return OptionError(message("name", name, should, "rename or drop one of them by a rule"))
 
 
-def _unknown(item: Item, items: Mapping[str, Item], dialect: Dialect) -> OptionError:
+def _unknown(item: NamedTensor, items: Mapping[str, NamedTensor], dialect: Dialect) -> OptionError:
     letters = "ABCDEFGH"[: item.ndim]
     name = item.leaf
     if not re.fullmatch(dialect.others, name):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..core.layout import SPATIAL
 from ..core.plan import Plan
 from ..errors import LayoutError, OptionError, ShapeError, message
-from .storage import Index, Made, Tensor, carrier, convert
+from .storage import Index, PlanTensor, Tensor, carrier, convert
 
 __all__ = ["Joined", "Stack", "Sum", "View", "axes_of", "rearrange", "take"]
 
@@ -67,7 +67,7 @@ class View:
     def describe(self) -> str:
         """Return what was done, from the first source on.
 
-        >>> rearrange(Made(Plan((2, 3))), "OI->IO").describe()
+        >>> rearrange(PlanTensor(Plan((2, 3))), "OI->IO").describe()
         'OI->IO'
         """
         before = f"{self.source.describe()}, " if isinstance(self.source, View) else ""
@@ -263,7 +263,7 @@ def take(
     >>> gates.shape, gates.read((slice(0, 4), slice(0, 2)), "float32")[:, 0].tolist()
     ((4, 2), [1.0, 0.0, 1.0, 0.0])
     """
-    source = Made(value) if isinstance(value, Plan) else value
+    source = PlanTensor(value) if isinstance(value, Plan) else value
     shape = source.shape
     size = shape[axis] if 0 <= axis < len(shape) else -1
     if any(not 0 <= start < stop <= size for start, stop in pieces):
@@ -351,7 +351,7 @@ def rearrange(
         batch = [c for c in value.layout if c not in "OI" + SPATIAL]
         if [c for c in layout if c in batch] == batch:  # noise is drawn in their order
             return replace(value, shape=tuple(shape[k] for k in places), layout=layout)
-    source = Made(value) if isinstance(value, Plan) else value
+    source = PlanTensor(value) if isinstance(value, Plan) else value
     whole = ((0, shape[0]),) if shape else ()
     return View(source, axes, 0, whole, tuple(split), order, flip)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .containers import Item
+from .containers import FileTensor
 from .read_torch import the_torch
 from .storage import itemsize
 
@@ -20,7 +20,7 @@ _PIECE = 2**26  # bytes that are made at once, and lie together
 
 
 def write_distributed(
-    folder: Path, items: Sequence[Item], progress: Callable[[int, int], object] | None = None
+    folder: Path, items: Sequence[FileTensor], progress: Callable[[int, int], object] | None = None
 ) -> None:
     """Write tensors into a folder that is not there yet, as one process would.
 
@@ -31,7 +31,7 @@ def write_distributed(
     ----------
     folder : Path
         Where.
-    items : sequence of Item
+    items : sequence of FileTensor
         What.
     progress : callable, optional
         Called as ``progress(bytes_written, bytes_in_all)`` after each piece.
@@ -81,7 +81,7 @@ def write_distributed(
             raise next(iter(problem.failures.values()))[0] from problem
 
 
-def _writes(item: Item) -> list[Any]:
+def _writes(item: FileTensor) -> list[Any]:
     """Return what PyTorch is to write of a tensor: its pieces, or the whole of a small one."""
     torch = the_torch()
     from torch.distributed.checkpoint.metadata import (

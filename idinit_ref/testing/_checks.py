@@ -1,6 +1,6 @@
 """One function a property: what the specification says of a weight, asked of anyone's.
 
-Each takes an implementation and a plan, calls the one for the other, and raises a `Finding`, an
+Each takes an implementation and a plan, calls the one for the other, and raises a `Violation`, an
 AssertionError ``what = got, but should be expected  [call]`` with three lines that repeat it.
 Those of a layer, which acts on a signal, are in `_signals`.
 """
@@ -18,7 +18,7 @@ from ..core.dtypes import FORMATS
 from ..core.plan import Plan
 from . import _signals as _signals
 from ._property import ALL, Property, both, compare, number, stated, still, tall, unit
-from ._subject import Finding, Raised, Subject
+from ._subject import Raised, Subject, Violation
 from ._weights import (
     dense,
     matrices,
@@ -59,7 +59,7 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         twice = float(np.float32(dense(plan, "float64")[place]))
         if made.format.precision < 24 and got[place] == number(made, twice):
             short = short[0], f"{short[1]}, rounded once, not by way of float32"
-        raise Finding(f"W[{', '.join(map(str, place))}]", *short, made.call)
+        raise Violation(f"W[{', '.join(map(str, place))}]", *short, made.call)
 
 
 @stated(fit=still)
@@ -115,7 +115,7 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         least = rank if exact else int(np.count_nonzero(sizes > unit(made)))
         if not least <= should <= rank:
             got = rank if rank < should else least
-            raise Finding(f"{name}the rank", got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(f"{name}the rank", got, f"{should} (m = {m}, n = {n})", made.call)
 
 
 @stated(fit=still)
@@ -134,7 +134,7 @@ def check_reach(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         got = int(np.count_nonzero((matrix != 0).any(axis=0)))
         if got != should:
             what = f"{name}the number of columns with an entry"
-            raise Finding(what, got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(what, got, f"{should} (m = {m}, n = {n})", made.call)
 
 
 @stated(("zero",), still)
@@ -156,7 +156,7 @@ def check_units(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         got = len(np.unique(units, axis=0))
         if got != should:
             what = f"{name}the number of hidden units that differ"
-            raise Finding(what, got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(what, got, f"{should} (m = {m}, n = {n})", made.call)
 
 
 @stated(("transit",), tall)
@@ -177,12 +177,12 @@ def check_dtype(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
     """Keep the dtype that was asked for; without one, any floating dtype will do."""
     made = subject.make(plan, dtype)
     if dtype is not None and made.dtype != dtype:
-        raise Finding("its dtype", made.dtype, dtype, made.call)
+        raise Violation("its dtype", made.dtype, dtype, made.call)
     if made.dtype not in FORMATS:
-        raise Finding("its dtype", made.dtype, "a floating dtype", made.call)
+        raise Violation("its dtype", made.dtype, "a floating dtype", made.call)
     if dtype is None and made.dtype.startswith("complex"):
         should = "a real floating dtype, since no complex one was asked for"
-        raise Finding("its dtype", made.dtype, should, made.call)
+        raise Violation("its dtype", made.dtype, should, made.call)
 
 
 def _device_needs(subject: Subject) -> str | None:
@@ -198,7 +198,7 @@ def check_device(subject: Subject, plan: Plan, dtype: str | None = None) -> None
         made = subject.make(plan, dtype, device)
         got = subject.framework.device_of(made.raw)
         if got != str(device):
-            raise Finding("its device", got, device, made.call)
+            raise Violation("its device", got, device, made.call)
 
 
 @stated()
@@ -218,7 +218,7 @@ def check_determinism(subject: Subject, plan: Plan, dtype: str | None = None) ->
         raw[(0,) * len(plan.shape)] = before.flat[0].item()  # it may be kept for later calls
         if again != before.flat[0]:
             what, got = "the array of a second call", "the same memory as that of the first"
-            raise Finding(what, got, "an array of its own", first.call)
+            raise Violation(what, got, "an array of its own", first.call)
 
 
 def _grouped(plan: Plan) -> Plan:
@@ -281,7 +281,7 @@ def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> N
             kind = f"an array{zeros} in {at.dtype_of(raw)}"
         to = name or at.dtypes()[0]
         should = f"an error, since {option} = {value} rounds to 0 in {to}: dead neurons"
-        raise Finding(call.text, kind, should, call)
+        raise Violation(call.text, kind, should, call)
 
 
 _ORDER = (

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import IDInitError, OptionError, message
 from ..files.whole import whole_file
 from ._make import make_oracle
-from ._report import Outcome, Report
+from ._report import OracleReport, Outcome
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -106,7 +106,7 @@ def check(args: Namespace, console: Console) -> int:
     return 0 if report.ok else 1
 
 
-def _print(report: Report, about: str, seconds: float, console: Console) -> None:
+def _print(report: OracleReport, about: str, seconds: float, console: Console) -> None:
     from rich.text import Text
 
     told, _, rest = str(report).partition("\n")
@@ -121,7 +121,7 @@ def _print(report: Report, about: str, seconds: float, console: Console) -> None
 # The parent ------------------------------------------------------------------------------------
 
 
-def _watch(request: _Request) -> tuple[str, Report]:
+def _watch(request: _Request) -> tuple[str, OracleReport]:
     """Run the child, and again for the rest where it died; return what it is, and the report."""
     done: dict[str, Outcome] = {}
     name, about = request.target, ""
@@ -165,7 +165,7 @@ def _watch(request: _Request) -> tuple[str, Report]:
                     why = f"not tried, after {silent} calls without an answer"
                     for each in order:
                         done.setdefault(each, Outcome(each, "untested", message=why))
-    return about or f"called as {call}", Report(
+    return about or f"called as {call}", OracleReport(
         name, tuple(done[each] for each in order), diagnosis
     )
 

@@ -24,7 +24,7 @@ from ..core.plan import Plan
 from ..errors import IDInitError
 from ._examples import Weights
 from ._property import both
-from ._subject import Finding, Subject
+from ._subject import Subject, Violation
 from ._weights import dense
 
 __all__ = ["diagnose", "explain"]
@@ -68,7 +68,7 @@ def diagnose(weights: Weights) -> Iterator[str]:
             plans = [plan for plan in every if only is None or only(plan)]
             try:
                 cases = [_case(subject, plan) for plan in plans]
-            except Finding as finding:
+            except Violation as finding:
                 yield f"{what}: {str(finding).split('  [', 1)[0]}"
                 continue
             wrong = [case for case in cases if case.wrong]
@@ -124,7 +124,7 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
             if np.array_equal(case.got, _case(subject, without, dtype).got):
                 yield f"{name} is ignored"
                 return
-    except Finding:
+    except Violation:
         return
     known = _known([case])
     yield f"{subject.call(plan, dtype)}: {known or _unknown([case])}"
@@ -142,7 +142,7 @@ def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]
         asked = replace(plain, **changes)
         try:
             case, usual = _case(subject, asked), _case(subject, plain).got
-        except Finding:
+        except Violation:
             return
         unit = 1.0 if role == "transit" else plain.eps
         texts = {

@@ -16,7 +16,7 @@ from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ._property import Property
 from ._strategies import plans
-from ._subject import Finding, Raised, Subject
+from ._subject import Raised, Subject, Violation
 
 __all__ = ["Case", "Weights"]
 
@@ -116,7 +116,7 @@ class Weights:
                 self.subject.make(self.smallest, name)
         except Raised:
             return False
-        except Finding:
+        except Violation:
             pass
         return True
 

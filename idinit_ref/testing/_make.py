@@ -96,7 +96,8 @@ def make_oracle(
     Returns
     -------
     Oracle
-        Its `run()` gives a `Report`, its `tests()` a class for pytest. Oracles share nothing.
+        Its `run()` gives an `OracleReport`, its `tests()` a class for pytest. Oracles share
+        nothing.
 
     Raises
     ------

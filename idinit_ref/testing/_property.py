@@ -14,7 +14,7 @@ from ..core.dtypes import FORMATS, round_array
 from ..core.plan import Plan
 from ..core.plan import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
-from ._subject import Finding, Made, Subject
+from ._subject import MadeWeight, Subject, Violation
 
 __all__ = [
     "ALL",
@@ -75,7 +75,7 @@ def _about(name: str, roles: tuple[str, ...]) -> str:
 
     Raises
     ------
-    Finding
+    Violation
         An AssertionError, if the property does not hold.
     OptionError, OptionTypeError
         If the property says nothing of such a weight, or cannot be asked.
@@ -126,7 +126,7 @@ def stated(
                 subject.settle(_without_options(plan))
                 dtype = None if dtype is None else _named(subject, dtype)
                 body(subject, plan, dtype)
-            except Finding as finding:
+            except Violation as finding:
                 text = f"{finding}\n\n{snippet(subject, name, plan, dtype)}"
                 finding.args = (text,)
                 raise
@@ -229,12 +229,12 @@ def tall(plan: Plan) -> Plan:
 # Numbers -----------------------------------------------------------------------------------------
 
 
-def unit(made: Made) -> float:
+def unit(made: MadeWeight) -> float:
     """Return a bound of the relative error of few operations, at most in float32."""
     return float(2.0 ** (3 - min(made.format.precision, 24)))
 
 
-def number(made: Made, value: float) -> float:
+def number(made: MadeWeight, value: float) -> float:
     """Return an entry as the dtype holds it."""
     return float(round_array(np.asarray([value]), made.format, "an entry")[0])
 
@@ -259,7 +259,7 @@ def compare(
     tolerance: float | Values = 0.0,
     said: str = "{right}",
 ) -> None:
-    """Raise a `Finding` for the first number that differs by more than the tolerance.
+    """Raise a `Violation` for the first number that differs by more than the tolerance.
 
     In `what` and `said`, {at} is its place, {0}, {1}, ... are its coordinates, and {right} is the
     right number.
@@ -269,4 +269,4 @@ def compare(
         place = tuple(off[0].tolist())
         found, right = both(got[place], np.broadcast_to(should, got.shape)[place])
         at = ", ".join(map(str, place))
-        raise Finding(what.format(*place, at=at), found, said.format(*place, right=right), call)
+        raise Violation(what.format(*place, at=at), found, said.format(*place, right=right), call)

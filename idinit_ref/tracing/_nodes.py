@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-from ..roles.graph import Does, Graph, Kind, Node, Use
+from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._parameter import Parameter, Seen, node_of
@@ -85,7 +85,7 @@ class Nodes:
 
     def draw(
         self,
-        kind: Kind,
+        kind: NodeKind,
         base: str,
         inputs: Iterable[str],
         shape: Shape | None,

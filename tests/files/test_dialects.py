@@ -26,7 +26,7 @@ from idinit_ref.files import sources
 from idinit_ref.files.assembly import assemble
 from idinit_ref.files.dialects import DIALECTS, Change, Dialect, Items, load
 from idinit_ref.files.reading import open_checkpoint
-from idinit_ref.files.storage import Held, Made, blocks, stream
+from idinit_ref.files.storage import Held, PlanTensor, blocks, stream
 from idinit_ref.files.translating import translate
 from idinit_ref.files.views import Stack, Sum, View, rearrange, take
 
@@ -82,7 +82,7 @@ def arrays(model, seed=0):
 
 def array(value):
     """The whole of a translated tensor, read in the blocks in which it is written."""
-    tensor = Made(value) if isinstance(value, ir.Plan) else value
+    tensor = PlanTensor(value) if isinstance(value, ir.Plan) else value
     dtype = tensor.dtype or "float32"
     parts = list(stream(tensor, dtype))
     return np.concatenate(parts).reshape(tensor.shape) if parts else np.zeros(tensor.shape, dtype)

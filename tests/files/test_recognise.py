@@ -20,7 +20,7 @@ import by_hand
 import idinit_ref as ir
 from idinit_ref.files.difference import diff
 from idinit_ref.files.recognise import inspect, recognise
-from idinit_ref.files.storage import DTYPES, FLOATS, Held, Made
+from idinit_ref.files.storage import DTYPES, FLOATS, Held, PlanTensor
 from strategies import TAPS
 
 ORDERS = ["OI{}", "IO{}", "{}IO", "{}OI"]
@@ -387,7 +387,7 @@ class Virtual:
 
     def read(self, index, dtype):
         assert dtype == self.dtype
-        return Made(self.plan).read(index, dtype)
+        return PlanTensor(self.plan).read(index, dtype)
 
 
 def peak(run):
@@ -576,7 +576,11 @@ def test_names_and_shapes():
 def test_a_plan_is_compared_in_the_dtype_of_its_partner():
     plan = ir.plan((300, 4000), "zero")
     held = Held(plan.build(dtype=theirs("bfloat16")))
-    for a, b in ((Made(plan), held), (held, Made(plan)), (Made(plan), Made(plan))):
+    for a, b in (
+        (PlanTensor(plan), held),
+        (held, PlanTensor(plan)),
+        (PlanTensor(plan), PlanTensor(plan)),
+    ):
         (difference,) = diff({"w": a}, {"w": b})
         assert difference.way == "equal"
     steps = []

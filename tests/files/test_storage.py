@@ -18,8 +18,8 @@ from idinit_ref.files.storage import (  # fmt: skip
     DTYPES,
     FLOATS,
     Held,
-    Made,
     Noise,
+    PlanTensor,
     Tensor,
     as_tensor,
     blocks,
@@ -71,7 +71,7 @@ def test_a_plan_is_read_in_the_bits_of_every_dtype(dtype):
     shape, index = (5, 3, 3, 2), (slice(1, 5), slice(0, 3), slice(1, None), slice(None))
     p = ir.plan(shape, "zero", eps=0.3, taps="spatial_major")
     exact = by_hand.weight(shape, "zero", eps=0.3, taps="spatial_major")[index]
-    found = Made(p).read(index, dtype)
+    found = PlanTensor(p).read(index, dtype)
     assert found.dtype == carrier(dtype)
     expected = exact.astype(np.complex64 if dtype == "complex64" else theirs(dtype))
     assert found.tobytes() == expected.tobytes()
@@ -159,7 +159,7 @@ def test_noise_is_philox_of_seed_and_row_in_any_block(shape):
 
 
 def test_what_is_a_tensor():
-    assert all(isinstance(t, Tensor) for t in (Made(ir.plan((2, 2))), Noise((2,), 1.0)))
+    assert all(isinstance(t, Tensor) for t in (PlanTensor(ir.plan((2, 2))), Noise((2,), 1.0)))
     noise = Noise((2,), 1.0)
     assert as_tensor("n", noise) is noise
     for value, error in (([1.0], TypeError), (np.array(["x"]), TypeError), (None, TypeError)):
