@@ -13,8 +13,8 @@ array([[1., 0., 0.],
 
 from . import errors
 from .core.pattern import Role
-from .core.plan import Plan, plan
-from .core.weights import idi, idiz
+from .core.plan import Plan
+from .core.weights import idi, idiz, plan
 from .files.writing import save
 from .roles.graph import Graph, Node
 from .roles.report import Report

@@ -16,7 +16,7 @@ from idinit_ref import Plan, Role
 from idinit_ref.core.kernel import Taps, identity_tap
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionTypeError, message
 
 from ._sharded import apart

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ..core.dtypes import Format, round_array
 from ..core.kernel import CORNER
 from ..core.lattice import lines
-from ..core.layout import Layout, Piece, Strip
+from ..core.layout import Layout, Piece
 from ..core.pattern import Term
 from ..core.plan import Plan
+from ..core.sheets import Strip, column_grid
 
 __all__ = [
     "Alike",
@@ -112,7 +113,7 @@ def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
     places = np.unravel_index(positions, shape)
     columns = places[at.i_axis]
     if at.taps != "center":
-        grid = at.column_grid(np, tuple(box), alike.phase)
+        grid = column_grid(at, np, tuple(box), alike.phase)
         columns = np.broadcast_to(grid, shape)[places]
     ours = columns >= 0  # of this phase
     rounded = round_array(values[ours], to, "an entry")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..core.dtypes import Format, format_of, round_value
-from ..core.layout import Layout, Strip, strides_of
+from ..core.layout import Layout, strides_of
 from ..core.pattern import Term
 from ..core.plan import Plan
+from ..core.sheets import Strip, sheets
 from ._matrix import (
     Alike,
     Floats,
@@ -253,7 +254,7 @@ def _columns(at: Layout, tap: tuple[int, ...]) -> tuple[Strip, ...]:
     box = [range(spans.get(axis, 0), spans.get(axis, 0) + 1) for axis in range(len(at.shape))]
     box[at.i_axis] = range(at.channels)
     strides = strides_of([len(span) for span in box])  # one channel beside the other
-    return next(iter(at.sheets(tuple(box), strides))).strips
+    return next(iter(sheets(at, tuple(box), strides))).strips
 
 
 def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:

@@ -17,13 +17,14 @@ import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, OptionError, OptionTypeError, message
+from ..errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
 from .dtypes import Format, format_of
 
 __all__ = [
     "Match",
     "Run",
     "Target",
+    "check_memory",
     "chunks",
     "is_writable",
     "like",
@@ -267,3 +268,21 @@ def chunks(
     return target.xp.map_blocks(
         chunk, empty, dtype=target.dtype, meta=np.empty((0,) * len(shape), target.dtype)
     )
+
+
+def check_memory(flat: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]) -> None:
+    """Raise unless flat memory has a place of its own for every entry."""
+    if len(steps) != len(shape):
+        should = f"there should be one number for each axis of shape {shape}"
+        raise ShapeError(message("strides", steps, should, "count in elements, not in bytes"))
+    if prod(shape) == 0:
+        return
+    reach = 0
+    for step, size in sorted(zip(steps, shape, strict=True)):
+        if size > 1 and step <= reach:
+            should = f"in shape {shape} no two places should share memory"
+            raise ShapeError(message("strides", steps, should, "write to a copy of its own"))
+        reach += (size - 1) * step
+    if len(flat) != 1 or flat[0] <= reach:
+        should = f"shape {shape} with strides {steps} needs one axis of {reach + 1} places"
+        raise ShapeError(message("flat", flat, should, "pass a flat view of all its memory"))

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .lattice import lines
-from .layout import Box, Layout, Sheet, Strip
+from .layout import Box, Layout
 from .pattern import Term
+from .sheets import Sheet, Strip, sheets
 
 __all__ = ["LoosenAt", "Noise", "standard_normal"]
 
@@ -102,7 +103,7 @@ class Noise(NamedTuple):
         `terms` gives the entries of an m x n matrix.
         """
         whole = _whole_kernel(axes)
-        pairs = zip(axes.sheets(box, strides), whole.sheets(box, strides), strict=True)
+        pairs = zip(sheets(axes, box, strides), sheets(whole, box, strides), strict=True)
         for sheet, drawn in pairs:
             strips = [(strip, _draws(strip, drawn, sheet)) for strip in sheet.strips]
             if not any(len(draws) for _, draws in strips):

@@ -10,10 +10,39 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import OptionError, OptionTypeError, ShapeError, message
-from .layout import DEFAULT_LAYOUTS
+from ..errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
+from .layout import DEFAULT_LAYOUTS, Box
 
-__all__ = ["choice", "countable", "integer", "letters", "real", "sizes"]
+__all__ = ["box_of", "choice", "countable", "integer", "is_plain", "letters", "real", "sizes"]
+
+_INT = frozenset({int})
+
+
+def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Box:
+    """Return the part of a shape that an index means, all of it for None; or raise."""
+    if index is None:
+        return tuple(map(range, shape))
+    cure = "write slice(i, i + 1) for one place, slice(None) for a whole axis"
+    if not isinstance(index, tuple) or len(index) != len(shape):
+        should = f"it should be a tuple of {len(shape)} slices of step 1, for the axes of {shape}"
+        raise IndexingError(message("index", index, should, cure))
+    box = []
+    for span, size in zip(index, shape, strict=True):
+        if not isinstance(span, slice) or span.step not in (None, 1):
+            should = f"{span!r} should be a slice of step 1"
+            raise IndexingError(message("index", index, should, cure))
+        try:
+            start, stop, _ = span.indices(size)
+        except TypeError:
+            should = f"{span!r} should have integer ends"
+            raise IndexingError(message("index", index, should, "round them")) from None
+        box.append(range(start, max(start, stop)))
+    return tuple(box)
+
+
+def is_plain(numbers: Sequence[int] | None) -> bool:
+    """Whether equal ones are the same: True and 2.0 are no sizes, though equal to 1 and 2."""
+    return numbers is None or (type(numbers) is tuple and _INT.issuperset(map(type, numbers)))
 
 
 def countable(shape: tuple[int, ...]) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..core.layout import merge_axes
 from ..core.options import choice
-from ..core.plan import Plan, plan
+from ..core.plan import Plan
+from ..core.weights import plan
 from ..errors import IDInitError, OptionError, message
 from ..roles.names import Kind, Rule, decide, find
 from .fills import Fill

@@ -21,6 +21,7 @@ from ..core.kernel import CORNER, Taps
 from ..core.layout import SPATIAL
 from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
+from ..core.sheets import column_grid, row_grid
 from ..errors import IDInitError
 from ._examples import Weights
 from ._property import both
@@ -269,9 +270,9 @@ def _filled(plan: Plan, rule: Rule) -> Values:
     out = np.zeros(plan.shape)
     unit = plan.eps if plan.role == "zero" else 1.0
     box = tuple(range(size) for size in plan.shape)
-    rows, m = np.broadcast_to(plan.axes.row_grid(np, box), plan.shape), plan.axes.pieces[0].m
+    rows, m = np.broadcast_to(row_grid(plan.axes, np, box), plan.shape), plan.axes.pieces[0].m
     for phase, n in enumerate(plan.axes.widths):
-        columns = np.broadcast_to(plan.axes.column_grid(np, box, phase), plan.shape)
+        columns = np.broadcast_to(column_grid(plan.axes, np, box, phase), plan.shape)
         for place in np.argwhere(columns >= 0):
             at = tuple(place)
             out[at] = unit * rule(int(rows[at]) % m, int(columns[at]), m, n)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS, round_array
 from ..core.plan import Plan
-from ..core.plan import plan as _plan
+from ..core.weights import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
 from ._subject import MadeWeight, Subject, Violation
 

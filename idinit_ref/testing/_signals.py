@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS
 from ..core.plan import Plan
-from ..core.plan import plan as _plan
+from ..core.weights import plan as _plan
 from ._property import compare, number, shown, stated, still, tall, unit
 from ._subject import Subject
 from ._weights import (
