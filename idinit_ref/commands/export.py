@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.plan import Plan
+from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
 from ..files.fills import parse_fill
-from ..files.naming import some
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
 from ..files.writing import FilePlan, file_plans, save
 from ._terminal import progress, show, table, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..files.reading import Checkpoint
 
 __all__ = ["run"]
 
@@ -48,18 +50,7 @@ def run(args: Namespace, console: Console) -> None:
 
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     keep = None if args.keep_from is None else open_checkpoint(args.keep_from)
-    found = assembly.assemble(
-        source.tensors,
-        own=[assembly.parse_rule(text) for text in args.rules],
-        gain=args.gain,
-        eps=args.eps,
-        wide=args.wide,
-        keep_from=keep,
-        fills=[parse_fill(text) for text in args.fills],
-        model_type=source.model_type,
-    )
-    if args.strict:
-        _check_whole(found)
+    found = _assembled(args, source, keep)
     inputs = list(source.files)
     if keep is not None:
         inputs += [Path(args.keep_from), *keep.files]
@@ -95,13 +86,7 @@ def run(args: Namespace, console: Console) -> None:
                 progress=update,
             )
     _print_roles(found, args.dtype, console)
-    for file in files:
-        count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
-        if count:
-            text += f", {args.dtype}, {tensors(count)}"
-        show(console, text)
-    if found.unused:
-        show(console, f"not used of {args.keep_from}: {some(found.unused)}")
+    _print_files(args, found, files, console)
     if args.dry_run:
         show(console, expected)
         return
@@ -113,6 +98,40 @@ def run(args: Namespace, console: Console) -> None:
         show(console, "\n  " + "\n  ".join(lines))
 
 
+def _assembled(
+    args: Namespace, source: sources.Source, keep: Checkpoint | None
+) -> assembly.Assembly:
+    """Return what becomes of every tensor; with ``--strict`` raise if one is left out."""
+    found = assembly.assemble(
+        source.tensors,
+        own=[assembly.parse_rule(text) for text in args.rules],
+        gain=args.gain,
+        eps=args.eps,
+        wide=args.wide,
+        keep_from=keep,
+        fills=[parse_fill(text) for text in args.fills],
+        model_type=source.model_type,
+    )
+    left_out = [f"{item.name} ({item.why})" for item in found.items if item.value is None]
+    if args.strict and left_out:
+        cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
+        should = "with --strict nothing should be"
+        raise OptionError(message("left out", some(left_out), should, cure))
+    return found
+
+
+def _print_files(
+    args: Namespace, found: assembly.Assembly, files: Sequence[FilePlan], console: Console
+) -> None:
+    for file in files:
+        count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
+        if count:
+            text += f", {args.dtype}, {tensors(count)}"
+        show(console, text)
+    if found.unused:
+        show(console, f"not used of {args.keep_from}: {some(found.unused)}")
+
+
 def _size(text: str) -> int:
     """Return the bytes of "5GB" (decimal) or "5GiB" (binary), as Hugging Face writes them."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b?)", text.strip().lower(), re.ASCII)
@@ -122,14 +141,6 @@ def _size(text: str) -> int:
         should = "it should be a positive number with B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"
         raise OptionError(message("shard-size", text, should, "write 5GB"))
     return size
-
-
-def _check_whole(found: assembly.Assembly) -> None:
-    out = [item for item in found.items if item.value is None]
-    if out:
-        named = some([f"{item.name} ({item.why})" for item in out])
-        cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
-        raise OptionError(message("left out", named, "with --strict nothing should be", cure))
 
 
 def _forms(out: str) -> list[Path]:

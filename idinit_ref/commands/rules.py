@@ -6,9 +6,9 @@ from argparse import Namespace
 from collections import Counter
 from typing import TYPE_CHECKING, get_args
 
+from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
-from ..files.naming import some
 from ..roles.names import Kind
 from ._terminal import columns, natural, show, tensors
 
@@ -26,14 +26,8 @@ def run(args: Namespace, console: Console) -> None:
     unknown = [name for name, choice in chosen.items() if choice is None]
     if args.strict and unknown:
         should = f"no rule knows {'it' if len(unknown) == 1 else f'these {len(unknown)} names'}"
-        raise OptionError(
-            message(
-                "names",
-                some(unknown),
-                should,
-                "add rules for them (--rule 'REGEX=ROLE')",
-            )
-        )
+        cure = "add rules for them (--rule 'REGEX=ROLE')"
+        raise OptionError(message("names", some(unknown), should, cure))
     rows = []
     for name, choice in sorted(chosen.items(), key=lambda p: (p[1] is None, natural(p[0]))):
         shape = str(source.tensors[name].shape)

@@ -74,15 +74,12 @@ def _namespace(xp: Any) -> Any:
         sample = xp if array_api_compat.is_array_api_obj(xp) else xp.empty((0,))
         return array_api_compat.array_namespace(sample)
     except (AttributeError, TypeError) as problem:
-        raise OptionTypeError(
-            message(
-                "xp",
-                xp,
-                "it should be an array namespace or an array of one",
-                "pass numpy, torch, jax.numpy, cupy, dask.array or array_api_strict "
-                "(the module, not its name)",
-            )
-        ) from problem
+        should = "it should be an array namespace or an array of one"
+        cure = (
+            "pass numpy, torch, jax.numpy, cupy, dask.array or array_api_strict "
+            "(the module, not its name)"
+        )
+        raise OptionTypeError(message("xp", xp, should, cure)) from problem
 
 
 def resolve(xp: Any, dtype: Any, device: Any) -> Target:
@@ -97,22 +94,12 @@ def resolve(xp: Any, dtype: Any, device: Any) -> Target:
     except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
         said = str(problem).splitlines()[0]
         if device is None or (isinstance(problem, TypeError) and dtype is not None):
-            raise DTypeError(
-                message(
-                    "dtype",
-                    dtype,
-                    f"{xp.__name__} should know it, and said: {said}",
-                    "pass one of that namespace's own floating or complex dtypes",
-                )
-            ) from problem
-        raise OptionError(
-            message(
-                "device",
-                device,
-                f"{xp.__name__} should reach it, and said: {said}",
-                "pass a device of that namespace, or leave device out",
-            )
-        ) from problem
+            should = f"{xp.__name__} should know it, and said: {said}"
+            cure = "pass one of that namespace's own floating or complex dtypes"
+            raise DTypeError(message("dtype", dtype, should, cure)) from problem
+        should = f"{xp.__name__} should reach it, and said: {said}"
+        cure = "pass a device of that namespace, or leave device out"
+        raise OptionError(message("device", device, should, cure)) from problem
     if array_api_compat.is_dask_namespace(xp):
         way = "chunks"
     elif array_api_compat.is_writeable_array(probe):
@@ -127,14 +114,9 @@ def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(dtype)
         return found
     except TypeError as problem:
-        raise DTypeError(
-            message(
-                "dtype",
-                dtype,
-                f"NumPy should know it, and said: {problem}",
-                "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp=",
-            )
-        ) from problem
+        should = f"NumPy should know it, and said: {problem}"
+        cure = "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp="
+        raise DTypeError(message("dtype", dtype, should, cure)) from problem
 
 
 def _is_traced(scalar: Any) -> bool:

@@ -48,14 +48,9 @@ def is_plain(numbers: Sequence[int] | None) -> bool:
 def countable(shape: tuple[int, ...]) -> None:
     """Raise for a shape of more places than an array can count."""
     if prod(shape) >= 2**63:
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"{prod(shape):.3g} places are more than an array can count",
-                "ask for a part of it: block(index) or entries(index)",
-            )
-        )
+        should = f"{prod(shape):.3g} places are more than an array can count"
+        cure = "ask for a part of it: block(index) or entries(index)"
+        raise ShapeError(message("shape", shape, should, cure))
 
 
 def choice(name: str, value: object, options: Sequence[str]) -> None:
@@ -93,29 +88,21 @@ def sizes(
 ) -> tuple[int, ...]:
     """Return integers from `low` on as a tuple; bool and float are no sizes."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise OptionTypeError(
-            message(
-                name,
-                values,
-                "it should be a tuple of integers",
-                f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple",
-            )
-        )
+        should = "it should be a tuple of integers"
+        cure = f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple"
+        raise OptionTypeError(message(name, values, should, cure))
     out = []
     for axis, size in enumerate(values):
         try:
             out.append(integer(name, size, low=-(2**63) if low is None else low, high=2**63))
         except (OptionError, OptionTypeError) as problem:
-            kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
-            raise (error if isinstance(problem, OptionError) else OptionTypeError)(
-                message(
-                    name,
-                    tuple(values),
-                    f"every axis should be an integer{' >= 0' if low == 0 else ''} and < 2**63; "
-                    f"axis {axis} is {kind}",
-                    cure,
-                )
-            ) from None
+            got = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
+            should = (
+                f"every axis should be an integer{' >= 0' if low == 0 else ''} and < 2**63; "
+                f"axis {axis} is {got}"
+            )
+            kind = error if isinstance(problem, OptionError) else OptionTypeError
+            raise kind(message(name, tuple(values), should, cure)) from None
     return tuple(out)
 
 
@@ -153,12 +140,6 @@ def letters(layout: object, shape: tuple[int, ...]) -> str:
             if len(shape) < 2
             else "name the axes with layout=, e.g. 'EOIHW'"
         )
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"without a layout it should have 2 to 5 axes, not {len(shape)}",
-                cure,
-            )
-        )
+        should = f"without a layout it should have 2 to 5 axes, not {len(shape)}"
+        raise ShapeError(message("shape", shape, should, cure))
     return DEFAULT_LAYOUTS[len(shape)]

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..core.layout import Layout
 from ..core.options import integer, letters
+from ..core.text import columns
 from ..errors import OptionError, ShapeError, message
-from .arrays import EPS, Array, mean_square, named, positive, read, scaled, table
+from .arrays import EPS, Array, mean_square, named, positive, read, scaled
 from .gaussian import IdentityGainWarning, gaussian_gain
 from .spectrum import Estimate, Operator, chi, singular_values
 
@@ -68,7 +69,8 @@ class Moments:
             (name, *(f"{x:.4g}" for x in row))
             for name, row in zip(self.names, numbers, strict=True)
         ]
-        return table(("layer", "mean", "variance", "second moment"), rows)
+        heads = ("layer", "mean", "variance", "second moment")
+        return columns([heads, *rows], numbers=True)
 
 
 def moments(
@@ -245,7 +247,7 @@ class Coverage(NamedTuple):
         each = [*zip(self.names, self.zero, self.zero_rows, strict=True)]
         all_ = [*each, ("overall", self.overall, self.overall_rows)]
         rows = [(name, f"{x:.4g}", f"{y:.4g}") for name, x, y in all_]
-        return table(("parameter", "zero", "rows of zeros"), rows)
+        return columns([("parameter", "zero", "rows of zeros"), *rows], numbers=True)
 
 
 def gradient_coverage(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.graph import Graph
-from .arrays import listed
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import Fact
 
@@ -143,7 +143,7 @@ def _varies(record: Record) -> bool | None:
 
 def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
-        yield f"not finite: {listed(audit.not_finite)}"
+        yield f"not finite: {some(audit.not_finite)}"
         return  # zeros and constants mean nothing then
     found = []
     if audit.output_varies is False:
@@ -153,7 +153,7 @@ def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
         found.append("its gradient to the input is exactly 0")
     if found:
         ends = flow.roots(record.graph.outputs)
-        where = f"; the signal dies at {listed(ends)}" if ends else ""
+        where = f"; the signal dies at {some(ends)}" if ends else ""
         said = f"it {found[0]}" if found[0].startswith("is") else found[0]
         yield f"the output does not depend on the input: {', and '.join([said, *found[1:]])}{where}"
     for one in audit.branches:
@@ -165,7 +165,7 @@ def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
             groups.setdefault(parameter.why, []).append(parameter.name)
     for why, names in groups.items():
         many = f"{len(names)} parameters have" if len(names) > 1 else "1 parameter has"
-        yield f"{many} a gradient of exactly 0 ({listed(names)}): {why}"
+        yield f"{many} a gradient of exactly 0 ({some(names)}): {why}"
 
 
 def _is_shift(record: Record, name: str, audit: Audit) -> bool:
@@ -200,7 +200,7 @@ def _remarks(record: Record, audit: Audit) -> Iterator[str]:
         )
     copied = [f"{one.name} ({one.copies} of {one.units})" for one in audit.layers if one.copies]
     if copied:
-        yield f"units are copies of others in {listed(copied)}"
+        yield f"units are copies of others in {some(copied)}"
     ends = {one.branch for one in audit.branches}  # which are small as they should be
     rest = [one.second_moment for one in audit.layers if one.name not in ends]
     moments = [one for one in rest if one]
@@ -211,16 +211,16 @@ def _remarks(record: Record, audit: Audit) -> Iterator[str]:
         )
     shifts = [one.name for one in audit.dead if _is_shift(record, one.name, audit)]
     if shifts:
-        yield f"biases without a gradient, whose weights have one: {listed(shifts)}"
+        yield f"biases without a gradient, whose weights have one: {some(shifts)}"
     asleep = [one for one in audit.dead if one.wakes and one.name not in shifts]
     if asleep:
         readers = list(dict.fromkeys(one.behind for one in asleep))
         yield (
-            f"no gradient at the first step for {listed([one.name for one in asleep])}: what they "
-            f"make is not read, or their gradient cancels, at {listed(readers)}, which will move"
+            f"no gradient at the first step for {some([one.name for one in asleep])}: what they "
+            f"make is not read, or their gradient cancels, at {some(readers)}, which will move"
         )
     if audit.unused:
-        yield f"the output does not use {listed(audit.unused)}"
+        yield f"the output does not use {some(audit.unused)}"
 
 
 def _limits(record: Record) -> Iterator[str]:
@@ -239,7 +239,7 @@ def _limits(record: Record) -> Iterator[str]:
         if node.kind == "weight" and node.name not in record.facts
     ]
     if missing:
-        yield f"what happens inside of a loop or a layer was not seen: {listed(missing)}"
+        yield f"what happens inside of a loop or a layer was not seen: {some(missing)}"
 
 
 # Residual adds ------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ class _Flow:
                 reader = node
         if reader:
             return Dead(name, reader, f"{reader} gives no gradient back", True)
-        where = listed(start) or "its use"
+        where = some(start) or "its use"
         return Dead(name, start[0] if start else "", f"no gradient comes back to {where}")
 
     def _behind(self, start: Sequence[str]) -> Iterator[str]:

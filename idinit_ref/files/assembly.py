@@ -18,11 +18,11 @@ import numpy as np
 from ..core.layout import merge_axes
 from ..core.options import choice
 from ..core.plan import Plan
+from ..core.text import some
 from ..core.weights import plan
-from ..errors import IDInitError, OptionError, message
+from ..errors import OptionError, message, prefixed
 from ..roles.names import Kind, Rule, decide, find
 from .fills import Fill
-from .naming import some
 from .reading import Checkpoint
 from .sources import OPTIONS, Asked, joins
 from .storage import DTYPES, FLOATS, Held, PlanTensor, Tensor
@@ -324,10 +324,8 @@ def made(
     """
     parted = asked.parted or asked.shape
     shape = merge_axes(parted, asked.axes)[0] if asked.axes else parted
-    try:
+    with prefixed(f"of tensor {name!r}"):
         decided = plan(shape, cast("Any", choice.role), **{**general, **choice.options})
-    except IDInitError as problem:
-        raise type(problem)(f"of tensor {name!r}: {problem}") from problem
     if not asked.axes:
         return decided
     own = {axis: chr(ord("A") + axis) for axis in range(len(parted))}  # a letter for each axis

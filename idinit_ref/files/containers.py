@@ -22,7 +22,8 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, IDInitError, OptionError, ShapeError, message
+from ..errors import DTypeError, OptionError, ShapeError, message, prefixed
+from .disk import needed
 from .naming import check_name
 from .storage import (
     BLOCK,
@@ -99,10 +100,8 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
     own = tensor.dtype
     to = own if own is not None and own not in FLOATS else dtype or own or "float32"
     if isinstance(tensor, PlanTensor):
-        try:
+        with prefixed(f"of tensor {name!r}"):
             tensor.plan.check(to)
-        except IDInitError as problem:
-            raise type(problem)(f"of tensor {name!r}: {problem}") from problem
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
     if isinstance(tensor, InFile) and own not in DTYPES:
@@ -197,11 +196,11 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
             "shape": item.tensor.shape,
             "data_offsets": (offset, offset := offset + item.nbytes),
         }
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    text = dump(entries).encode()
     if len(text) > HEADER:  # more than is read; the plans can be found from the numbers
         del own["idinit_ref.plans"]
-        entries["__metadata__"] = own | about
-        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+        text = dump(entries | {"__metadata__": own | about}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
@@ -337,11 +336,7 @@ def _structure(
     items: list[FileTensor], about: dict[str, str], digests: dict[str, str]
 ) -> tuple[_Structure, list[int | None]]:
     """Return an HDF5 file without its data, and where the data of each tensor is to be."""
-    try:
-        import h5py
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[export]"'
-        raise ImportError(f"to write .h5 files needs h5py: {cure}") from problem
+    h5py = needed("h5py", ".h5 files", "export")
     structure, places = _Structure(), []
     own = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     own.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a place in the file now

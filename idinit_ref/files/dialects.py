@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from ..errors import OptionError, OptionTypeError, message
+from ..errors import OptionError, OptionTypeError, message, prefixed
 from .metadata import MalformedError, loads
 from .renaming import Change, Items, rule_of
 
@@ -254,15 +254,7 @@ def load(name: str) -> Dialect:
     if not isinstance(found, dict) or found.keys() != {"base", "rules"}:
         raise OptionError(message("dialect", name, "it should hold a base and rules", form))
     if not isinstance(found["base"], str) or found["base"] not in DIALECTS:
-        raise OptionError(
-            message(
-                f"base in {name}",
-                found["base"],
-                f"it should be one of {', '.join(DIALECTS)}",
-                "pick one",
-            )
-        )
-    try:
+        should = f"it should be one of {', '.join(DIALECTS)}"
+        raise OptionError(message(f"base in {name}", found["base"], should, "pick one"))
+    with prefixed(f"in {name}"):
         return DIALECTS[found["base"]].extended(found["rules"])
-    except (OptionError, OptionTypeError) as problem:
-        raise type(problem)(f"in {name}: {problem}") from problem

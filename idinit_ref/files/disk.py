@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.text import short
 from ..errors import CheckpointError, IDInitError, message
 from .metadata import MalformedError, loads
 
@@ -34,8 +36,8 @@ __all__ = [
     "Source",
     "Spans",
     "cut",
+    "needed",
     "readable",
-    "short",
     "source_of",
 ]
 
@@ -63,16 +65,6 @@ _KNOWN = {
         "save it with safetensors.torch.save_file",
     ),
 }
-
-
-def short(value: object) -> str:
-    """Return a value as text that is not long; a message shows it with its controls escaped.
-
-    >>> short("a" * 99)[50:]
-    'aaaaaaa...'
-    """
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Faults:
@@ -120,9 +112,8 @@ class Source:
 
     def wrong(self, what: str, got: object, should: str, cure: str = _AGAIN) -> CheckpointError:
         """Return an error about it, of one line that is not long."""
-        shown = short(got) if isinstance(got, str) else got
         where = f"{what} of {short(self.path.name)!r}"
-        return CheckpointError(message(where, shown, should, cure))
+        return CheckpointError(message(where, short(got), should, cure))
 
     @contextmanager
     def open(self) -> Iterator[io.FileIO]:
@@ -180,6 +171,15 @@ def source_of(path: Path, kind: str) -> Source:
         if first.startswith(magic) and what != kind and (what, kind) != _BOTH:
             raise source.wrong("content", what, f"it should be {kind}", cure)
     return source
+
+
+def needed(module: str, files: str, extra: str) -> Any:
+    """Return the library of some files, or say what to install."""
+    try:
+        return import_module(module)
+    except ImportError as problem:
+        cure = f'pip install "idinit-ref[{extra}]"'
+        raise ImportError(f"{files} need {module}: {cure}", name=problem.name) from problem
 
 
 @contextmanager

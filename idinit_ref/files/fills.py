@@ -89,25 +89,17 @@ class Fill(NamedTuple):
         value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
         if self.rule == "identity":
             if len(shape) > 1 or leaf not in _ONES | _ZEROS:
-                raise OptionError(
-                    message(
-                        "fill",
-                        f"{self.pattern}={self.text}",
-                        f"{name} (shape {shape}) is no scale or shift, mean or variance",
-                        "choose zeros, ones, constant:V or normal:STD",
-                    )
-                )
+                should = f"{name} (shape {shape}) is no scale or shift, mean or variance"
+                cure = "choose zeros, ones, constant:V or normal:STD"
+                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
             value = float(leaf in _ONES and not (leaf == "weight" and model_type in _OFFSET))
             if leaf == "weight" and model_type in _MIXED:
-                raise OptionError(
-                    message(
-                        "fill",
-                        f"{self.pattern}={self.text}",
-                        f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
-                        f"type {model_type!r} has both",
-                        "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
-                    )
+                should = (
+                    f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
+                    f"type {model_type!r} has both"
                 )
+                cure = "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w"
+                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
         own = asked.dtype or _NUMBERS.get(leaf, "float32")
         if own in FLOATS:
             if self.rule == "normal":
@@ -122,14 +114,9 @@ class Fill(NamedTuple):
             or not value.is_integer()
             or not least <= value <= most
         ):
-            raise OptionError(
-                message(
-                    "fill",
-                    f"{self.pattern}={self.text}",
-                    f"{name} is {own}, which holds no such number",
-                    "name the others by a pattern that leaves it out, or copy it",
-                )
-            )
+            should = f"{name} is {own}, which holds no such number"
+            cure = "name the others by a pattern that leaves it out, or copy it"
+            raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
         return Held(np.broadcast_to(kind.type(int(value)), shape))
 
 
@@ -168,13 +155,10 @@ def parse_fill(text: str) -> Fill:
     except ValueError:
         right = False
     if not right:
-        raise OptionError(
-            message(
-                "fill",
-                text,
-                "it should be PATTERN=RULE, with the rule zeros, ones, identity, constant:V or "
-                "normal:STD[:SEED]",
-                "write 'normalisation=identity' or '*.wte.weight=normal:0.02'",
-            )
+        should = (
+            "it should be PATTERN=RULE, with the rule zeros, ones, identity, constant:V or "
+            "normal:STD[:SEED]"
         )
+        cure = "write 'normalisation=identity' or '*.wte.weight=normal:0.02'"
+        raise OptionError(message("fill", text, should, cure))
     return Fill(pattern, kind, value, seed, rule)

@@ -101,14 +101,9 @@ def kind_of(
             end = leaf[match.end(2) :]
             start, new = ("[.]", "_other.") if path else ("^", "other.")
             rule = {"pattern": f"{start}([a-z_]+){end}$", "name": rf"{new}\1_l0"}
-            raise OptionError(
-                message(
-                    "name",
-                    item.own,
-                    f"a recurrent layer of {dialect.name} has one layer and one direction",
-                    f"rename each to a layer of its own, e.g. {rule}",
-                )
-            )
+            should = f"a recurrent layer of {dialect.name} has one layer and one direction"
+            cure = f"rename each to a layer of its own, e.g. {rule}"
+            raise OptionError(message("name", item.own, should, cure))
         recurrent = items.get(item.sibling(leaf.replace("_ih", "_hh").replace("bias", "weight")))
         shape = sorted(recurrent.value.shape) if recurrent else []  # hidden, gates * hidden
         fits = [k for k, n in _GATES.items() if len(shape) == 2 and shape[1] == n * shape[0]]
@@ -195,15 +190,11 @@ def checked(item: NamedTensor, items: Mapping[str, NamedTensor], letters: str) -
         cure = f"say its axes by a rule, e.g. {says(item, other)}"
         if item.said is not None or stacks:
             cure = f"correct its layout {letters}, or the shape of the bias"
-        raise LayoutError(
-            message(
-                "shape",
-                value.shape,
-                f"with axes {letters}, {item.own} should have a bias of {size['O'] * groups}, "
-                f"not {bias.value.shape}",
-                cure,
-            )
+        should = (
+            f"with axes {letters}, {item.own} should have a bias of {size['O'] * groups}, "
+            f"not {bias.value.shape}"
         )
+        raise LayoutError(message("shape", value.shape, should, cure))
     if transposed and groups > 1:
         should = f"{item.own} should have one group, as transposed convolutions have elsewhere"
         raise OptionError(message("groups", groups, should, "split it, or drop it by a rule"))

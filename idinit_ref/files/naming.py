@@ -1,15 +1,13 @@
-"""Names of tensors: which may be written, and several of them in one line."""
+"""Names of tensors: which may be written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from ..errors import OptionError, message
 
-__all__ = ["check_name", "some"]
+__all__ = ["check_name"]
 
-_NAME = 100  # letters of a name that a message shows
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -35,13 +33,3 @@ def check_name(name: object) -> str:
     if "\\" in name or {".", ".."} & set(name.split("/")):
         raise wrong("it should hold no backslash, and no part between slashes be . or ..")
     return name
-
-
-def some(names: Sequence[str]) -> str:
-    """Return names in one line that ends.
-
-    >>> some(["a", "b"]), some(list("abcdefgh"))
-    ('a, b', 'a, b, c, d, e and 3 more')
-    """
-    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in names[:5]]
-    return ", ".join(shown) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .disk import Faults, Source, Spans, readable, short, source_of
+from ..core.text import short
+from .disk import Faults, Source, Spans, readable, source_of
 from .read_torch import array_of, the_torch
 from .storage import DTYPES, carrier, itemsize
 from .stored import Stored

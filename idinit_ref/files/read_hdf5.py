@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.text import short
 from ..errors import CheckpointError
-from .disk import DEFLATE, Faults, Plain, Source, Spans, readable, short, source_of
+from .disk import DEFLATE, Faults, Plain, Source, Spans, needed, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .read_npz import member_of
 from .storage import DTYPES, carrier, itemsize
@@ -51,12 +52,7 @@ class _Dataset(Stored):
 
 
 def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[export]"'
-        raise ImportError(f"to read .h5 files needs h5py: {cure}") from problem
-    return h5py
+    return needed("h5py", ".h5 files", "export")
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
-from .disk import DEFLATE, Faults, Inflater, Packed, Plain, Source, readable, short, source_of
+from ..core.text import short
+from .disk import DEFLATE, Faults, Inflater, Packed, Plain, Source, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .storage import DTYPES
 from .stored import Raw

@@ -15,7 +15,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from .disk import Faults, Plain, Source, short, source_of
+from ..core.text import short
+from .disk import Faults, Plain, Source, source_of
 from .storage import DTYPES, HEADER, itemsize
 from .stored import Raw
 

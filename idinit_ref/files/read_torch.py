@@ -13,7 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .disk import Faults, Source, Spans, readable, short, source_of
+from ..core.text import short
+from .disk import Faults, Source, Spans, needed, readable, source_of
 from .storage import DTYPES, carrier
 from .stored import Stored
 
@@ -24,12 +25,7 @@ _KIND = "a file of torch.save"
 
 def the_torch() -> Any:
     """Return PyTorch, or say what to install."""
-    try:
-        import torch
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[torch]"'
-        raise ImportError(f"to read files of PyTorch needs torch: {cure}") from problem
-    return torch
+    return needed("torch", "files of PyTorch", "torch")
 
 
 def array_of(tensor: Any, dtype: str) -> NDArray[Any]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.text import short
 from ..errors import CheckpointError, OptionError, OptionTypeError, message
-from .disk import Faults, Source, short, source_of
+from .disk import Faults, Source, source_of
 from .metadata import TABLES, dump_table, table
 from .naming import check_name
 from .read_distributed import LIST, open_distributed

@@ -13,13 +13,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.plan import Plan
-from ..errors import IDInitError, RoundingError
+from ..core.text import short
+from ..errors import IDInitError, RoundingError, printable
 from ..roles.names import decide
 from .metadata import table
 from .patterns import apart, holds, levels_of, plain, search, sized, words
@@ -103,15 +104,15 @@ class _Claim:
         self.dtype, self.done, self.checked = dtype, 0, True
         known = {field.name for field in fields(Plan) if field.init} - {"shape"}
         if not isinstance(options, Mapping):
-            self.wrong = f"the claim is no plan: {_short(options)}"
+            self.wrong = f"the claim is no plan: {_line(options)}"
         elif unknown := sorted(map(repr, set(options) - known)):
-            self.wrong = f"the claim is no plan: unknown options {_short(', '.join(unknown))}"
+            self.wrong = f"the claim is no plan: unknown options {_line(', '.join(unknown))}"
         else:
             try:
                 claimed = Plan(shape, **options)
                 claimed.check(dtype)
             except (IDInitError, TypeError, ValueError, OverflowError) as problem:
-                self.wrong = f"the claim cannot be: {_short(problem)}"
+                self.wrong = f"the claim cannot be: {_line(problem)}"
             else:
                 self.plan = claimed
                 if claimed.loosen and prod(shape) and claimed.axes.columns > _NOISE:
@@ -141,7 +142,7 @@ class _Claim:
             else:
                 at = apart(self.plan, index, self.dtype, where, bits[where])
         except RoundingError as problem:
-            self.wrong = f"the claim cannot be: {_short(problem)}"
+            self.wrong = f"the claim cannot be: {_line(problem)}"
             return
         if at is not None:
             place, planned = at
@@ -156,10 +157,8 @@ class _Claim:
         self.done += bits.size
 
 
-def _short(text: object) -> str:
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= 300 else line[:299] + "…"
+def _line(text: object) -> str:
+    return str(short(printable(" ".join(str(text).split())), 300))
 
 
 def _find(
@@ -257,8 +256,20 @@ def recognise(
             claimed.compare(index, bits, where)
         if progress is not None:
             progress(seen.size * itemsize(dtype), prod(shape) * itemsize(dtype))
-    right = None if sha is None or digest is None else sha.hexdigest() == digest.lower()
-    return _conclude(seen, claimed, name, names, right, sha.hexdigest() if sha else "", digest)
+    right, wrong = _checked(sha, digest)
+    notes = [claimed.wrong if claimed is not None else None, wrong]
+    holds = claimed.open if claimed is not None and claimed.checked else None
+
+    def finding(kind: Content, detail: str, **more: Any) -> Finding:
+        said = "; ".join(filter(None, [detail, *notes]))
+        return Finding(kind, claim=holds, digest=right, detail=said, **more)
+
+    if holds and claimed is not None and claimed.plan is not None:
+        return _planned(finding, claimed.plan, "claim", "")
+    if seen.first is None:
+        return finding("zero", "no entries")
+    found = _find(seen, name, names)
+    return _numeric(finding, seen) if found is None else _planned(finding, *found)
 
 
 def _not_decoded(
@@ -271,58 +282,35 @@ def _not_decoded(
         done += part.size
         if progress is not None:
             progress(done, size)
-    right = None if digest is None else sha.hexdigest() == digest.lower()
-    notes = [f"{size:,} bytes"] if tensor.dtype not in DTYPES else [why, f"{size:,} bytes"]
-    if right is False:
-        notes.append(_wrong_digest(sha.hexdigest(), digest))
-    return Finding("not decoded", digest=right, detail="; ".join(notes))
+    right, wrong = _checked(sha, digest)
+    notes = [why if tensor.dtype in DTYPES else "", f"{size:,} bytes", wrong]
+    return Finding("not decoded", digest=right, detail="; ".join(filter(None, notes)))
 
 
-def _wrong_digest(sha: str, digest: object) -> str:
-    return f"SHA-256 is {sha}, not {_short(digest)} as the file says"
+def _checked(sha: hashlib._Hash | None, digest: str | None) -> tuple[bool | None, str]:
+    """Return whether a digest is right, None without one, and what is to be said of it."""
+    if sha is None or digest is None:
+        return None, ""
+    if sha.hexdigest() == digest.lower():
+        return True, ""
+    return False, f"SHA-256 is {sha.hexdigest()}, not {_line(digest)} as the file says"
 
 
-def _conclude(
-    seen: Seen,
-    claimed: _Claim | None,
-    name: str | None,
-    names: Collection[str] | None,
-    right: bool | None,
-    sha: str,
-    digest: str | None,
-) -> Finding:
-    """Return what was found, once all was seen."""
-    notes = [] if claimed is None or claimed.wrong is None else [claimed.wrong]
-    if right is False:
-        notes.append(_wrong_digest(sha, digest))
-    holds = claimed.open if claimed is not None and claimed.checked else None
+def _planned(finding: Callable[..., Finding], plan: Plan, source: Source, note: str) -> Finding:
+    said = "; ".join(filter(None, [words(plan), note]))
+    return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
 
-    def finding(kind: Content, detail: str, **more: Any) -> Finding:
-        said = "; ".join(filter(None, [detail, *notes]))
-        return Finding(kind, claim=holds, digest=right, detail=said, **more)
 
-    def planned(plan: Plan, source: Source, note: str) -> Finding:
-        kind: Content = "idi" if plan.role == "transit" else "idiz"
-        said = "; ".join(filter(None, [words(plan), note]))
-        return finding(kind, said, plan=plan, source=source)
-
-    if holds and claimed is not None and claimed.plan is not None:
-        return planned(claimed.plan, "claim", "")
-    if seen.first is None:
-        return finding("zero", "no entries")
-    found = _find(seen, name, names)
-    if found is not None:
-        return planned(*found)
-    constant = seen.same
-    if seen.sparse:
-        seen.give_up()
-    numbers = seen.tally.result()
-    value = values_of(seen.first, seen.dtype)[0].item()
+def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
+    """Return what is known of numbers that are no plan's."""
+    seen.give_up()
+    numbers, first = seen.tally.result(), cast("NDArray[Any]", seen.first)
     if numbers.nonzero == 0:
-        if constant and np.all(seen.first == 0):
-            return finding("zero", "")
-        return finding("zero", "-0.0" if constant else "0.0 and -0.0")
-    if constant:
+        if not seen.same:
+            return finding("zero", "0.0 and -0.0")
+        return finding("zero", "-0.0" if first.any() else "")
+    if seen.same:
+        value = values_of(first, seen.dtype)[0].item()
         return finding("constant", repr(value), value=value)
     return finding("other", str(numbers), numbers=numbers)
 

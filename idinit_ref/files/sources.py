@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast, get_args
 from ..core.layout import merge_axes
 from ..core.options import choice, countable, real, sizes
 from ..core.plan import Plan
+from ..core.text import short
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from ..roles.names import Kind
 from . import presets
@@ -167,12 +168,12 @@ def _asked(name: str, given: object, file: str) -> Asked:
         given = {"shape": given}
     if not isinstance(given, dict) or "shape" not in given:
         should = "it should be a list of sizes, or an object with its 'shape'"
-        raise OptionTypeError(message(label, _short(given), should, "write [4, 3]"))
+        raise OptionTypeError(message(label, short(given), should, "write [4, 3]"))
     more = dict(given)
     plan = more.pop("plan", None)
     if plan is not None and not isinstance(plan, dict):
         should = "its plan should be an object of options, or null"
-        raise OptionTypeError(message(label, _short(plan), should, 'write {"layout": "IO"}'))
+        raise OptionTypeError(message(label, short(plan), should, 'write {"layout": "IO"}'))
     shape = _sizes(label, more.pop("shape"))
     role = more.pop("role", None)
     axes, parted = more.pop("axes", None), more.pop("parted", None)
@@ -181,13 +182,13 @@ def _asked(name: str, given: object, file: str) -> Asked:
     if role is not None:
         choice(f"role of {label}", role, get_args(Kind))
     if not isinstance(why, str):
-        raise OptionTypeError(message(label, _short(why), "its 'why' should be text", "quote it"))
+        raise OptionTypeError(message(label, short(why), "its 'why' should be text", "quote it"))
     options = more | (plan or {})
     for key in options:
         choice(f"option of {label}", key, OPTIONS)
     if (role in ("bias", "keep") or value) and (options or axes):
         should = f"in role {role!r} it has no options"
-        raise OptionError(message(label, _short(options or axes), should, "leave them out"))
+        raise OptionError(message(label, short(options or axes), should, "leave them out"))
     asked = Asked(shape, cast("Kind | None", role), options, why, value=value)
     return asked if axes is parted is None else _with_axes(label, asked, axes, parted)
 
@@ -197,7 +198,7 @@ def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
     shape = asked.shape if parted is None else _sizes(label, parted)
     if not isinstance(axes, str) or re.fullmatch(f"[A-Z]{{{len(shape)}}}", axes) is None:
         should = f"it should be a capital letter for each axis of {shape}"
-        raise OptionError(message(f"axes of {label}", _short(axes), should, "e.g. 'IOO'"))
+        raise OptionError(message(f"axes of {label}", short(axes), should, "e.g. 'IOO'"))
     if joins(asked.shape, shape) is None:
         should = f"they should cut the axes of the shape {asked.shape}"
         cure = "give the sizes of all axes, in order"
@@ -205,7 +206,7 @@ def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
     _, joined = merge_axes(shape, axes)
     layout = asked.options.get("layout", joined)
     if layout != joined:
-        should = f"the layout of its plan should be {joined!r}, not {_short(layout)!r}"
+        should = f"the layout of its plan should be {joined!r}, not {short(layout)!r}"
         raise OptionError(message(f"axes of {label}", axes, should, "make them agree"))
     options = {**asked.options, "layout": layout}
     return asked._replace(options=options, axes=axes, parted=None if parted is None else shape)
@@ -233,9 +234,3 @@ def _sizes(label: str, value: object) -> tuple[int, ...]:
         should = f"it should have at most {_AXES} axes"
         raise ShapeError(message(f"shape of {label}", len(shape), should, "reshape it"))
     return shape
-
-
-def _short(value: object) -> object:
-    """Return a value of a file as a message shows it."""
-    text = repr(value)
-    return value if len(text) <= 60 else text[:57] + "..."

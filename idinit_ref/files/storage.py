@@ -392,23 +392,13 @@ def as_tensor(name: str, value: object) -> Tensor:
     if isinstance(value, np.ndarray):
         value = Held(value)
     if not isinstance(value, Tensor):
-        raise OptionTypeError(
-            message(
-                name,
-                type(value).__name__,
-                "it should be a Plan or a NumPy array",
-                "make it with idinit_ref.plan or numpy.asarray",
-            )
-        )
+        should = "it should be a Plan or a NumPy array"
+        cure = "make it with idinit_ref.plan or numpy.asarray"
+        raise OptionTypeError(message(name, type(value).__name__, should, cure))
     if value.dtype is not None and value.dtype not in DTYPES and not isinstance(value, InFile):
-        raise DTypeError(
-            message(
-                f"dtype of {name}",
-                value.dtype,
-                f"a checkpoint holds {', '.join(DTYPES)}",
-                "convert the array first",
-            )
-        )
+        should = f"a checkpoint holds {', '.join(DTYPES)}"
+        cure = "convert the array first"
+        raise DTypeError(message(f"dtype of {name}", value.dtype, should, cure))
     return value
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, IndexingError, ShapeError, message
+from ..core.options import box_of
+from ..errors import DTypeError, ShapeError, message
 from .disk import Bytes, Packed, Plain, Spans, cut
 from .storage import DTYPES, Index, carrier, convert, itemsize
 
@@ -128,28 +129,11 @@ class Stored:
         if self.obstacle:
             should = f"an array has at most {_AXES} axes, and fewer than 2**63 bytes"
             raise ShapeError(message(f"shape of {self.name!r}", self.shape, should, "reshape it"))
-        return convert(self._block(_spans(index, self.shape)), self.dtype, dtype, self.name)
+        return convert(self._block(box_of(index, self.shape)), self.dtype, dtype, self.name)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         """Return a block of the stored numbers; how, each kind of file says."""
         raise NotImplementedError  # a class for each kind of file has it
-
-
-def _spans(index: Index, shape: tuple[int, ...]) -> Spans:
-    should = f"it should be a tuple of {len(shape)} slices of step 1 with integer ends"
-    cure = "write slice(i, i + 1) for one entry, slice(None) for a whole axis"
-    if not isinstance(index, tuple) or len(index) != len(shape):
-        raise IndexingError(message("index", index, should, cure))
-    spans = []
-    for part, size in zip(index, shape, strict=True):
-        if not isinstance(part, slice) or part.step not in (None, 1):
-            raise IndexingError(message("index", index, should, cure))
-        try:
-            start, stop, _ = part.indices(size)
-        except TypeError:
-            raise IndexingError(message("index", index, should, cure)) from None
-        spans.append(range(start, max(start, stop)))
-    return tuple(spans)
 
 
 @dataclass(slots=True, eq=False)

@@ -266,15 +266,12 @@ def _placed(
         kernel = "".join(mark + c for c in SPATIAL if c in letters)
         return rearrange(value, f"{letters}->{batch}{kernel}{leaf.axes[-2:]}")
     if "N" not in item.sizes:
-        raise OptionError(
-            message(
-                "name",
-                item.own,
-                f"attention in {dialect.name} has an axis of heads",
-                "give their number by a rule, e.g. "
-                f"{{'pattern': '^{re.escape(item.own.rpartition('.')[0])}', 'sizes': {{'N': 12}}}}",
-            )
+        should = f"attention in {dialect.name} has an axis of heads"
+        cure = (
+            "give their number by a rule, e.g. "
+            f"{{'pattern': '^{re.escape(item.own.rpartition('.')[0])}', 'sizes': {{'N': 12}}}}"
         )
+        raise OptionError(message("name", item.own, should, cure))
     if item.ndim == 2:
         value = rearrange(value, f"{letters}->OI")
     return rearrange(value, leaf.axes, item.sizes)
@@ -292,14 +289,9 @@ def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
         rules = [r for r in dialect.rules if isinstance(r, Items) and fnmatchcase(before, r.list)]
         entry = next(filter(None, (rule.entry(int(part)) for rule in rules)), None)
         if entry is None and dialect.index is None:
-            raise OptionError(
-                message(
-                    "name",
-                    item.own,
-                    f"{dialect.name} calls the entries of the list {before!r} by their class",
-                    f"add a rule, e.g. {{'list': '{before}', 'class': 'MyBlock'}}",
-                )
-            )
+            should = f"{dialect.name} calls the entries of the list {before!r} by their class"
+            cure = f"add a rule, e.g. {{'list': '{before}', 'class': 'MyBlock'}}"
+            raise OptionError(message("name", item.own, should, cure))
         if entry is None and dialect.index != dialect.separator and words:
             words[-1] += f"{dialect.index}{part}"
         else:

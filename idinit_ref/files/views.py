@@ -363,12 +363,7 @@ def axes_of(axes: str) -> tuple[list[str], list[str]]:
     old = sorted(c for text in before for c in text if c.isalpha())
     new = sorted(c for text in after for c in text if c.isalpha())
     if match is None or old != new or len(set(old)) != len(old):
-        raise OptionError(
-            message(
-                "axes",
-                axes,
-                "it should name every axis once before and once after an arrow",
-                "e.g. 'OI->IO', '(ND)I->IND' to split one, 'IOHW->~H~WIO' to flip the kernel",
-            )
-        )
+        should = "it should name every axis once before and once after an arrow"
+        cure = "e.g. 'OI->IO', '(ND)I->IND' to split one, 'IOHW->~H~WIO' to flip the kernel"
+        raise OptionError(message("axes", axes, should, cure))
     return before, after

@@ -43,7 +43,7 @@ __all__ = [
 
 
 @stated()
-def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_exact(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Every entry is the reference's, to the bit, in the dtype that came back (sections 1 to 5)."""
     made = subject.make(plan, dtype)
     should = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
@@ -63,7 +63,7 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
 
 
 @stated(fit=still)
-def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_row_norm(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Rows have norm abs(tau) (T2, T3; abs(tau)/sqrt(k) for fold_mean), or sqrt(2) abs(eps)."""
     made = subject.make(plan, dtype)
     for name, matrix in matrices(plan, made.values):
@@ -80,7 +80,7 @@ def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> No
 
 
 @stated(("zero",), still)
-def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Every row of IDIZ with n >= 2 sums to 0, so equal means leave the mean at 0.
 
     Exactly, but for ``form="shifted"``, whose entries are rounded each on its own.
@@ -96,7 +96,7 @@ def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None = None) -> N
 
 
 @stated(fit=still)
-def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_rank(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """IDI has full rank; IDIZ has rank m for m < n, n - 1 for m >= n >= 2, and 1 for n = 1.
 
     Singular values are taken in float64 and compared with the largest. Where all entries have one
@@ -119,7 +119,7 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
 
 
 @stated(fit=still)
-def check_reach(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_reach(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Which columns have an entry: all that should, so their inputs reach an output (section 2).
 
     All of a tall matrix, of a fold, and of a shifted IDIZ; the first m of a truncated IDI, and the
@@ -138,7 +138,7 @@ def check_reach(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
 
 
 @stated(("zero",), still)
-def check_units(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_units(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T11: how many hidden units of a branch differ, W1 the reference's IDI and W2 under test.
 
     Of n hidden units, n >= 2m, "pair" leaves 2m + min(m, n - 2m) different ones. "shifted" leaves
@@ -160,7 +160,7 @@ def check_units(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
 
 
 @stated(("transit",), tall)
-def check_isometry(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_isometry(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T5: singular values are abs(tau) sqrt(c_j), c_j the copies of input j."""
     made = subject.make(plan, dtype)
     tau = abs(number(made, plan.gain))
@@ -173,7 +173,7 @@ def check_isometry(subject: Subject, plan: Plan, dtype: str | None = None) -> No
 
 
 @stated()
-def check_dtype(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_dtype(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Keep the dtype that was asked for; without one, any floating dtype will do."""
     made = subject.make(plan, dtype)
     if dtype is not None and made.dtype != dtype:
@@ -192,7 +192,7 @@ def _device_needs(subject: Subject) -> str | None:
 
 
 @stated(needs=_device_needs)
-def check_device(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_device(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Lie on the device that was asked for."""
     for device in subject.framework.devices():
         made = subject.make(plan, dtype, device)
@@ -202,7 +202,7 @@ def check_device(subject: Subject, plan: Plan, dtype: str | None = None) -> None
 
 
 @stated()
-def check_determinism(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_determinism(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Two calls give the same bits, whatever the key, in arrays of their own."""
     first = subject.make(plan, dtype)
     before = first.values.copy()
@@ -232,7 +232,7 @@ def _grouped(plan: Plan) -> Plan:
 
 
 @stated(fit=_grouped, needs=lambda s: None if s.takes("groups") else "it takes no groups=")
-def check_groups(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_groups(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Each group is initialised on its own, alike: it is the weight of one group alone."""
     made = subject.make(plan, dtype)
     axis = plan.axes.i_axis if plan.transposed else plan.axes.o_axis
@@ -264,7 +264,7 @@ def _underflow_needs(subject: Subject) -> str | None:
 
 
 @stated(needs=_underflow_needs)
-def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_underflow(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Refuse an entry that rounds to 0 in the dtype: the neurons would be dead (section 5)."""
     plain: dict[str, Any] = {"wide": "truncate", "gain": 1.0, "eps": 1e-6, "form": "pair"}
     plan, at = replace(still(plan), **plain), subject.framework

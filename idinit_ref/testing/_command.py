@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -216,22 +216,17 @@ def _ended(code: int | None) -> str:
     return f"the process ended with exit status {code}"
 
 
-class _status:  # noqa: N801
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being checked, if somebody looks."""
+    from rich.console import Console
 
-    def __enter__(self) -> Any:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        self.status = console.status("starting") if console.is_terminal else None
-        if self.status is None:
-            return lambda _: None
-        self.status.start()
-        return self.status.update
-
-    def __exit__(self, *_: object) -> None:
-        if self.status is not None:
-            self.status.stop()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield status.update
 
 
 # The child -------------------------------------------------------------------------------------

@@ -110,10 +110,12 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
         if not case.wrong:
             return
         for name in _OPTIONS:
-            usual: Any = {"layout": None}.get(name, Plan.__dataclass_fields__[name].default)
+            if not subject.takes(name):
+                continue
+            usual: Any = Plan.__dataclass_fields__[name].default
             if name == "layout":
-                usual = subject.parameter("layout").default if subject.takes("layout") else None
-            if not subject.takes(name) or getattr(plan, name) == usual:
+                usual = subject.parameter("layout").default
+            if getattr(plan, name) == usual:
                 continue
             try:
                 changes: dict[str, Any] = {name: usual}

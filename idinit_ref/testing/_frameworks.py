@@ -318,14 +318,9 @@ def framework(xp: Any) -> Framework:
 
 
 def _unknown(xp: Any) -> OptionError:
-    return OptionError(
-        message(
-            "xp",
-            xp,
-            "it should be an array namespace or the name of one",
-            "pass numpy, torch, jax.numpy, tensorflow or array_api_strict",
-        )
-    )
+    should = "it should be an array namespace or the name of one"
+    cure = "pass numpy, torch, jax.numpy, tensorflow or array_api_strict"
+    return OptionError(message("xp", xp, should, cure))
 
 
 def _keras_backend() -> str:

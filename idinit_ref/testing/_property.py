@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS, round_array
+from ..core.layout import DEFAULT_LAYOUTS
 from ..core.plan import Plan
 from ..core.weights import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
@@ -111,14 +112,9 @@ def stated(
                 else Subject(implementation, xp)
             )
             if plan.role not in roles or fit(plan) != plan:
-                raise OptionError(
-                    message(
-                        "plan",
-                        plan,
-                        f"{name} says nothing of such a weight",
-                        f"try {fit(_in_role(plan, roles))}",
-                    )
-                )
+                should = f"{name} says nothing of such a weight"
+                cure = f"try {fit(_in_role(plan, roles))}"
+                raise OptionError(message("plan", plan, should, cure))
             why = needs(subject)
             if why:
                 raise OptionError(message("implementation", subject.name, why, "use other checks"))
@@ -144,14 +140,9 @@ def _named(subject: Subject, dtype: Any) -> str:
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
     name = str(getattr(dtype, "__name__", dtype) if name is None else name).rpartition(".")[2]
     if name not in FORMATS or subject.framework.dtype(name) is None:
-        raise OptionError(
-            message(
-                "dtype",
-                dtype,
-                f"it should be a floating dtype of {subject.framework.name}",
-                "name one, 'float32' say",
-            )
-        )
+        should = f"it should be a floating dtype of {subject.framework.name}"
+        cure = "name one, 'float32' say"
+        raise OptionError(message("dtype", dtype, should, cure))
     return name
 
 
@@ -176,17 +167,11 @@ def _without_options(plan: Plan) -> Plan:
 
 def options_of(plan: Plan) -> str:
     """Return the options of a plan that differ from the defaults, as code."""
-    usual = Plan(plan.shape, plan.role) if 2 <= len(plan.shape) <= 5 else None
-    names = ["gain", "eps", "wide", "form", "groups", "transposed", "blocks", "taps", "tap"]
-    names += ["stride", "loosen", "loosen_at", "seed"]
-    found = [
-        f", {name}={getattr(plan, name)!r}"
-        for name in names
-        if getattr(plan, name) != Plan.__dataclass_fields__[name].default
-    ]
-    if usual is None or plan.layout != usual.layout:
-        found.insert(0, f", layout={plan.layout!r}")
-    return "".join(found)
+    options = plan.options()
+    del options["role"]
+    if options["layout"] == DEFAULT_LAYOUTS.get(len(plan.shape)):
+        del options["layout"]
+    return "".join(f", {name}={value!r}" for name, value in options.items())
 
 
 def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:

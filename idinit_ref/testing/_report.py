@@ -158,20 +158,7 @@ class OracleReport:
             "name": self.name,
             "ok": self.ok,
             "diagnosis": list(self.diagnosis),
-            "outcomes": [
-                {
-                    "property": o.property,
-                    "verdict": o.verdict,
-                    "examples": o.examples,
-                    "seconds": round(o.seconds, 6),
-                    "message": o.message,
-                    "call": o.call,
-                    "snippet": o.snippet,
-                    "shape": None if o.plan is None else list(o.plan.shape),
-                    "dtype": o.dtype,
-                }
-                for o in self.outcomes
-            ],
+            "outcomes": [_fields(outcome) for outcome in self.outcomes],
         }
 
     def junit(self) -> str:
@@ -213,6 +200,12 @@ class OracleReport:
                 ElementTree.SubElement(case, "skipped", message=first)
         ElementTree.indent(suites)
         return ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    found = vars(outcome) | {"seconds": round(outcome.seconds, 6)}
+    plan = found.pop("plan")
+    return found | {"shape": None if plan is None else list(plan.shape)}
 
 
 def _legal(text: str) -> str:

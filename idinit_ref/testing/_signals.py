@@ -42,7 +42,7 @@ Sizes = tuple[int, ...]
 
 
 @stated(("transit",), lambda plan: replace(tall(plan), gain=1.0))
-def check_transit(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_transit(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T1: with m >= n and tau = 1, output i is x[i mod n] exactly, through the real layer."""
     made = subject.make(plan, dtype)
     x = signal(plan)
@@ -76,7 +76,7 @@ def _enlarged(plan: Plan, tap: Sizes, stride: Sizes) -> Iterator[Sizes]:
 
 
 @stated(("transit",), _upright)
-def check_image(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_image(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T14, T15: the first outputs of a kernel are the image, unshifted, at every place of it.
 
     Padded such that the identity tap passes it. With a stride each place is there s times: for
@@ -113,7 +113,7 @@ def _varies(plan: Plan) -> Plan:
 
 
 @stated(fit=_varies)
-def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_variance(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T2: output i has variance tau^2 Var(x[i mod n]) for any covariance of x.
 
     T3 for a folded wide weight: tau^2 sigma^2 where the inputs are uncorrelated with equal
@@ -159,7 +159,7 @@ def _pair(plan: Plan) -> Plan:
 
 
 @stated(("transit",), _pair)
-def check_composition(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_composition(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T4: a wide(n, m) weight after a tall(m, n) one gives x back, for truncate and fold_mean."""
     tall = subject.make(plan, dtype)
     o, i = plan.layout.index("O"), plan.layout.index("I")
@@ -176,7 +176,7 @@ def check_composition(subject: Subject, plan: Plan, dtype: str | None = None) ->
 
 
 @stated(("zero",), still)
-def check_residual(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_residual(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T7: x + W2 f(W1 x) is x up to 2 eps max|f|, W1 the reference's IDI and W2 under test.
 
     Up to sqrt(2 k) eps max|f| for ``form="shifted"``, of k entries in a row.
@@ -200,7 +200,7 @@ def check_residual(subject: Subject, plan: Plan, dtype: str | None = None) -> No
 
 
 @stated()
-def check_layout(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_layout(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """As a layer of the framework, in its stored axis order, it does what the matrix should."""
     made = subject.make(plan, dtype)
     x = signal(plan)

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 import by_hand
 import idinit_ref as ir
 from idinit_ref.commands import cli
+from idinit_ref.core.text import some
 from idinit_ref.errors import CheckpointError, IDInitError, OptionError
 from idinit_ref.files import presets, sources, views
 from idinit_ref.files.assembly import assemble, choose, parse_rule
 from idinit_ref.files.fills import parse_fill
-from idinit_ref.files.naming import some
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.sources import Asked, read
 from idinit_ref.files.storage import DTYPES, Held, Tensor, carrier, decode
