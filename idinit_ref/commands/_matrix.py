@@ -82,13 +82,13 @@ def different(p: Plan) -> list[Alike]:
     >>> [(a.m, a.n, a.copies) for a in different(plan((4, 2, 3, 3), stride=(2, 2)))]
     [(4, 8, 1), (4, 4, 2), (4, 2, 1)]
     """
-    found: dict[tuple[int, int], Alike] = {}
+    by_size: dict[tuple[int, int], Alike] = {}
     for piece in p.axes.pieces:
         for phase, n in enumerate(p.axes.widths):
             copies = piece.copies * p.axes.copies
-            first = found.setdefault((piece.m, n), Alike(piece, phase, n, 0))
-            found[piece.m, n] = first._replace(copies=first.copies + copies)
-    return list(found.values())
+            first = by_size.setdefault((piece.m, n), Alike(piece, phase, n, 0))
+            by_size[piece.m, n] = first._replace(copies=first.copies + copies)
+    return list(by_size.values())
 
 
 def extract(p: Plan, alike: Alike, to: Format) -> Matrix:

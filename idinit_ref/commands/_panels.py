@@ -53,11 +53,11 @@ class Part(NamedTuple):
             return coarse, coarse
         known = [term.value for term in self.terms]
         both = size != (m, count) and min(known) < 0 < max(known)
-        found = [
+        signs = [
             cells(self.terms, m, count, size, strips=strips, sign=sign)
             for sign in ((1, -1) if both else (1,))
         ]
-        return found[0], found[-1]
+        return signs[0], signs[-1]
 
 
 def part_of(p: Plan, alike: Alike, to: Format) -> Part:
@@ -101,11 +101,11 @@ def panels_of(at: Layout) -> list[Panel]:
     if taps // line * rows > _ROWS:
         return []
     of = {tap: phase for phase, members in enumerate(at.phases) for tap in members}
-    found = []
+    panels = []
     for s, tap in enumerate(product(*map(range, kernel))):
         row, column = s // line * rows + s % line // across, s % line % across
-        found.append(Panel(tap, of.get(tap, 0), _columns(at, tap), row, column))
-    return found
+        panels.append(Panel(tap, of.get(tap, 0), _columns(at, tap), row, column))
+    return panels
 
 
 def _columns(at: Layout, tap: tuple[int, ...]) -> tuple[Strip, ...]:

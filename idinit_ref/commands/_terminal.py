@@ -89,13 +89,13 @@ def table(console: Console, rows: Sequence[Sequence[str]], heads: Sequence[str])
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD)
+    grid = Table(box=box.SIMPLE_HEAD)
     for head, column in zip(heads, zip(*rows, strict=True), strict=True):
         words = any(any(map(str.isalpha, cell)) for cell in column)
-        made.add_column(head, justify="left" if words else "right", overflow="fold")
+        grid.add_column(head, justify="left" if words else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(plain(cell, console.encoding)) for cell in row))
-    return made
+        grid.add_row(*(Text(plain(cell, console.encoding)) for cell in row))
+    return grid
 
 
 def columns(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:

@@ -185,16 +185,16 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     """
     plan.check(dtype)
     to, at = format_of(dtype), plan.axes
-    found = different(plan) if prod(plan.shape) else []
-    parts = [part_of(plan, alike, to) for alike in found[:_SIZES]]
+    sizes = different(plan) if prod(plan.shape) else []
+    parts = [part_of(plan, alike, to) for alike in sizes[:_SIZES]]
     panels = panels_of(at) if parts else []
     notes = [title_text(plan), _about(plan, to, parts)]
     if not parts:
         notes.append("no entries")
     elif prod(at.kernel) > 1 and not panels:
         notes.append(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
-    if len(found) > len(parts):
-        more = len(found) - len(parts)
+    if len(sizes) > len(parts):
+        more = len(sizes) - len(parts)
         notes.append(f"and {more:,} matrices of other sizes, which are not drawn")
     figure.set_layout_engine("constrained")
     figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
@@ -341,17 +341,17 @@ def _draw_taps(
     m, channels = parts[0].m, max(sum(s.length for s in panel.strips) for panel in panels)
     sparse = grid[1] <= _SPARSE
     most = max(CELLS // max(grid), 12)
-    made = [parts[each.phase].sampled(channels, each.strips, most) for each in panels]
-    both = any((drawn != lowest).any() for drawn, lowest in made)
+    sampled = [parts[each.phase].sampled(channels, each.strips, most) for each in panels]
+    both = any((drawn != lowest).any() for drawn, lowest in sampled)
     named = "" if sparse else " (each one's place above it)"
-    notes = [f"the same, tap by tap{named}", _coarseness(m, channels, made[0][0].shape, both)]
+    notes = [f"the same, tap by tap{named}", _coarseness(m, channels, sampled[0][0].shape, both)]
     figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
     figure.supxlabel("channel c", fontsize=9)
     figure.supylabel("output i", fontsize=9)
     inches = figure.bbox.height / figure.dpi
     high, wide = (1 - 1.1 / inches) / grid[0], 0.88 / grid[1]
     taken = {(panel.row, panel.column) for panel in panels}
-    for panel, (drawn, lowest) in zip(panels, made, strict=True):
+    for panel, (drawn, lowest) in zip(panels, sampled, strict=True):
         place = ", ".join(map(str, panel.tap))
         x, y = 0.1 + panel.column * wide, 0.55 / inches + (grid[0] - 1 - panel.row) * high
         axes = figure.add_axes((x, y, 0.8 * wide, high - 0.22 / inches), label=f"tap ({place})")

@@ -16,6 +16,6 @@ __all__ = ["run"]
 
 def run(_: Namespace, console: Console) -> None:
     """Print a row for each preset."""
-    found = [presets.load(name) for name in presets.names()]
-    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in found]
+    models = [presets.load(name) for name in presets.names()]
+    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in models]
     console.print(table(console, rows, ["preset", "model", "tensors", "parameters"]))

@@ -86,8 +86,8 @@ def resolve(xp: Any, dtype: Any, device: Any) -> Target:
     """Find namespace, dtype and device by making one scalar; DTypeError for an unfit dtype."""
     if (xp is None or xp is np) and device in (None, "cpu"):
         # NumPy itself: array_api_compat's wrapper of it takes long to import.
-        found = _numpy_dtype(dtype)
-        return Target(np, found, format_of(found), None, "write")
+        known = _numpy_dtype(dtype)
+        return Target(np, known, format_of(known), None, "write")
     xp = _namespace(np.empty(0) if xp is None else xp)
     try:
         probe = xp.zeros((), dtype=dtype, device=device)
@@ -111,8 +111,8 @@ def resolve(xp: Any, dtype: Any, device: Any) -> Target:
 
 def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        found: np.dtype[Any] = np.dtype(dtype)
-        return found
+        known: np.dtype[Any] = np.dtype(dtype)
+        return known
     except TypeError as problem:
         should = f"NumPy should know it, and said: {problem}"
         cure = "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp="
@@ -172,20 +172,20 @@ def positions(runs: Iterable[Run]) -> Iterator[tuple[float, NDArray[np.int64]]]:
 
 def united(matches: Iterable[Match]) -> list[Match]:
     """Return matches, those in different columns of the same rows as one: cheaper."""
-    found: list[Match] = []
+    joined: list[Match] = []
     for match in matches:
-        for at, (value, rows, columns) in enumerate(found):
+        for at, (value, rows, columns) in enumerate(joined):
             if not np.array_equal(rows, match.rows):
                 continue
             here = np.isin(columns, rows)
             if not (here & np.isin(match.columns, rows)).any():
                 one = np.array_equal(value, match.value)
                 values = value if one else np.where(here, value, match.value)
-                found[at] = Match(values, rows, np.where(here, columns, match.columns))
+                joined[at] = Match(values, rows, np.where(here, columns, match.columns))
                 break
         else:
-            found.append(match)
-    return found
+            joined.append(match)
+    return joined
 
 
 def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int, ...], list[Match]]:
@@ -222,11 +222,11 @@ def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int,
 
 def select(target: Target, shape: tuple[int, ...], matches: Iterable[Match]) -> Any:
     """Return zeros with the matches in them, as one expression that a compiler can fuse."""
-    xp, found, inner = target.xp, list(matches), shape
-    if all(isinstance(match.columns, np.ndarray) for match in found):
-        inner, found = merged(shape, found)
+    xp, kept, inner = target.xp, list(matches), shape
+    if all(isinstance(match.columns, np.ndarray) for match in kept):
+        inner, kept = merged(shape, kept)
     out = zeros(target, inner)
-    for value, rows, columns in found:
+    for value, rows, columns in kept:
         same = xp.asarray(rows) == xp.asarray(columns)
         out = xp.where(same, xp.asarray(value, dtype=target.dtype), out)
     return xp.reshape(out, shape)

@@ -55,8 +55,8 @@ def _draws(strip: Strip, drawn: Sheet, sheet: Sheet) -> range | NDArray[np.int64
     columns = np.concatenate([s.first + np.arange(s.length) * s.step for s in drawn.strips])
     order = np.argsort(places)
     mine = strip.offset + np.arange(strip.length) * strip.stride
-    found: NDArray[np.int64] = columns[order[np.searchsorted(places[order], mine)]]
-    return found
+    draws: NDArray[np.int64] = columns[order[np.searchsorted(places[order], mine)]]
+    return draws
 
 
 def _at(draws: range | NDArray[np.int64], low: int) -> slice | NDArray[np.int64]:

@@ -56,9 +56,9 @@ def matches(
         ours = (row >= 0) & (row < piece.m * piece.copies)
         row = remainder(xp, row, range(piece.m * piece.copies), max(piece.m, 1))
         row = xp.where(ours, row, -1)
-        found = [
+        own = [
             Match(rounded[term.value], *keys(term, xp, row, column))
             for n, column in columns
             for term in terms(piece.m, n)
         ]
-        yield from united(found) if xp is np else found
+        yield from united(own) if xp is np else own

@@ -237,19 +237,19 @@ loosen, loosen_at, seed
         countable(tuple(len(span) for span in box))
         strides = strides_of([len(span) for span in box])
         if self.loosen:
-            found = [
+            parts = [
                 (np.arange(at.start, at.stop, at.step), row)
                 for at, row in self._noise.rows(self.axes, self.terms, box, strides)
             ]
         else:
-            found = [
+            parts = [
                 (place, np.full(place.size, value))
                 for value, place in _build.positions(runs(self.axes, self.terms, box, strides))
             ]
-        if not found:
+        if not parts:
             return np.empty(0, np.int64), np.empty(0, np.float64)
-        places = np.concatenate([place for place, _ in found])
-        values = np.concatenate([value for _, value in found])
+        places = np.concatenate([place for place, _ in parts])
+        values = np.concatenate([value for _, value in parts])
         order = np.argsort(places)
         return places[order], values[order]
 
@@ -422,8 +422,8 @@ loosen, loosen_at, seed
             self._fill(flat, box, strides_of(shape), target.format)
             return target.xp.reshape(flat, shape)
         if target.way == "trace" and not self.loosen:
-            found = matches(self.axes, self.terms, target, box, rounded)
-            return _build.select(target, shape, found)
+            equal = matches(self.axes, self.terms, target, box, rounded)
+            return _build.select(target, shape, equal)
         here = _build.resolve(None, np.dtype(target.dtype), None)
         if target.way == "chunks":
 

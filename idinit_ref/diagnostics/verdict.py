@@ -145,17 +145,17 @@ def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         yield f"not finite: {some(audit.not_finite)}"
         return  # zeros and constants mean nothing then
-    found = []
+    signs = []
     if audit.output_varies is False:
         is_zero = not any(fact.peak for fact in record.outputs)
-        found.append("is 0" if is_zero else f"is the same for all {record.batch} samples")
+        signs.append("is 0" if is_zero else f"is the same for all {record.batch} samples")
     if audit.input_gradient == 0:
-        found.append("its gradient to the input is exactly 0")
-    if found:
+        signs.append("its gradient to the input is exactly 0")
+    if signs:
         ends = flow.roots(record.graph.outputs)
         where = f"; the signal dies at {some(ends)}" if ends else ""
-        said = f"it {found[0]}" if found[0].startswith("is") else found[0]
-        yield f"the output does not depend on the input: {', and '.join([said, *found[1:]])}{where}"
+        said = f"it {signs[0]}" if signs[0].startswith("is") else signs[0]
+        yield f"the output does not depend on the input: {', and '.join([said, *signs[1:]])}{where}"
     for one in audit.branches:
         if not one.rms and one.skip_rms and not flow.wakes(one.branch):
             yield f"the branch {one.branch}, which {one.add} adds to {one.skip}, is exactly 0"
@@ -312,17 +312,17 @@ class _Flow:
 
     def roots(self, names: Sequence[str]) -> list[str]:
         """Return the nodes because of which some nodes are constant."""
-        found: dict[str, None] = {}
+        dying: dict[str, None] = {}
         stack, seen = list(names), set(names)
         while stack:
             name = stack.pop(0)
             if self.states.get(name) == "dies":
-                found[name] = None
+                dying[name] = None
             elif self.states.get(name) == "after":
                 new = [one for one in self.nodes[name].inputs if one not in seen]
                 seen.update(new)
                 stack += new
-        return list(found)
+        return list(dying)
 
     def wakes(self, name: str) -> bool:
         """Whether a node is constant only since the terms of some weight's result cancel.
@@ -371,10 +371,10 @@ class _Flow:
     def _behind(self, start: Sequence[str]) -> Iterator[str]:
         """Yield some nodes and those that are computed from them, the first ones first."""
         order = {name: at for at, name in enumerate(self.nodes)}
-        found, stack = set(start), list(start)
+        reached, stack = set(start), list(start)
         while stack:
             for name in self._readers.get(stack.pop(), ()):
-                if name not in found and name in self._ends:
-                    found.add(name)
+                if name not in reached and name in self._ends:
+                    reached.add(name)
                     stack.append(name)
-        yield from sorted(found, key=order.__getitem__)
+        yield from sorted(reached, key=order.__getitem__)

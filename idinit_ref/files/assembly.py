@@ -64,13 +64,13 @@ def parse_rule(text: str) -> Rule:
         return OptionError(message("rule", text, should, cure))
 
     roles = "|".join(get_args(Kind))
-    found = re.fullmatch(rf"(?s)(.+)=({roles})((?:,[^,=]+=[^,=]*)*)", text)
-    if found is None:
+    match = re.fullmatch(rf"(?s)(.+)=({roles})((?:,[^,=]+=[^,=]*)*)", text)
+    if match is None:
         raise wrong(
             f"it should be REGEX=ROLE[,OPTION=VALUE...], ROLE one of {roles}",
             r"write 'proj\.weight$=zero,layout=IO'",
         )
-    pattern, role, rest = found.groups()
+    pattern, role, rest = match.groups()
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as problem:

@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, OptionError, ShapeError, message, prefixed
+from ..errors import DTypeError, OptionError, message, prefixed
 from .disk import needed
 from .naming import check_name
 from .storage import (
@@ -37,6 +37,7 @@ from .storage import (
     as_tensor,
     blocks,
     carrier,
+    check_axes,
     convert,
     nbytes_of,
     stream,
@@ -44,7 +45,6 @@ from .storage import (
 
 __all__ = ["FORMS", "Feed", "FileTensor", "Form", "file_tensor"]
 
-_AXES = 32
 _COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
 _RARE = 64  # non-zeros that are as rare as that are quicker one by one
 _NO_DIGEST = "0" * 64  # in its place until it is known
@@ -94,9 +94,7 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
     """Check one tensor of a mapping, all but an array's values, which take long."""
     name = check_name(name)
     tensor = as_tensor(name, value)
-    if len(tensor.shape) > _AXES:
-        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
-        raise ShapeError(message(f"shape of {name}", tensor.shape, should, "reshape it"))
+    check_axes(name, tensor.shape)
     own = tensor.dtype
     to = own if own is not None and own not in FLOATS else dtype or own or "float32"
     if isinstance(tensor, PlanTensor):
@@ -222,10 +220,10 @@ def _write_safetensors(
     file: BinaryIO, items: list[FileTensor], about: dict[str, str], feed: Feed
 ) -> None:
     file.write(_header(items, about, _place_holders(items, feed.pool is not None)))
-    found = {item.name: feed.put(file, item) for item in items}
+    digests = {item.name: feed.put(file, item) for item in items}
     if feed.pool is not None and items:
         file.seek(0)
-        file.write(_header(items, about, found))
+        file.write(_header(items, about, digests))
 
 
 # npz: a zip file, not compressed, of .npy files
@@ -316,13 +314,13 @@ class _Structure:
         return len(data)
 
     def read(self, count: int) -> bytes:
-        found = bytearray(count)
+        content = bytearray(count)
         for start, data in self.written:
             low, high = max(start, self.at), min(start + len(data), self.at + count)
             if low < high:
-                found[low - self.at : high - self.at] = data[low - start : high - start]
+                content[low - self.at : high - self.at] = data[low - start : high - start]
         self.at += count
-        return bytes(found)
+        return bytes(content)
 
     def truncate(self, size: int | None = None) -> int:
         self.size = self.at if size is None else size

@@ -141,9 +141,9 @@ class Source:
 
     def take(self, file: io.FileIO, at: int, count: int) -> bytearray:
         """Return the bytes from a place on; at the end of the file fewer."""
-        found = bytearray(min(count, max(self.size - at, 0)))
-        self.fill(file, at, found)
-        return found
+        content = bytearray(min(count, max(self.size - at, 0)))
+        self.fill(file, at, content)
+        return content
 
     def loads(self, content: bytearray, **options: Any) -> Any:
         """Return what JSON of the file holds, as `metadata.loads`."""
@@ -156,12 +156,12 @@ class Source:
 def source_of(path: Path, kind: str) -> Source:
     """Look at a file, and raise for one that cannot be of its kind."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except ValueError:  # a NUL, or a surrogate that no file name holds
         should = "it should be a name that a file can have"
         raise CheckpointError(message("path", short(path), should, "correct it")) from None
-    source = Source(path, found.st_size, found.st_mtime_ns)
-    if not stat.S_ISREG(found.st_mode):
+    source = Source(path, status.st_size, status.st_mtime_ns)
+    if not stat.S_ISREG(status.st_mode):
         raise source.wrong("kind", "not a regular file", f"it should be {kind}", "name a file")
     with source.open() as file:
         first = bytes(source.take(file, 0, 32))

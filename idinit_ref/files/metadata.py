@@ -52,11 +52,11 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     >>> unique([("a", 1), ("b", 2)])
     {'a': 1, 'b': 2}
     """
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise MalformedError("key of the JSON", twice, f"the key {twice!r} should be there once")
-    return made
+    return values
 
 
 def loads(
@@ -171,12 +171,12 @@ def table(text: object) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        found = loads(text, objects=dict)
+        values = loads(text, objects=dict)
     except MalformedError:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         return {}
-    return {key: value for key, value in found.items() if _is_json(value)}
+    return {key: value for key, value in values.items() if _is_json(value)}
 
 
 def _is_json(value: object) -> bool:

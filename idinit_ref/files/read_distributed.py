@@ -70,12 +70,12 @@ class _Piece(NamedTuple):
         with self.source.open() as file:
             content = self.source.take(file, self.begin, self.length)
         with readable(self.source, "a file of torch.save"):
-            found = the_torch().load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            right = tuple(found.shape) == self.sizes and str(found.dtype) == f"torch.{dtype}"
+            tensor = the_torch().load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            right = tuple(tensor.shape) == self.sizes and str(tensor.dtype) == f"torch.{dtype}"
         if not right:
             should = f"it should be {dtype} of shape {self.sizes}, as the list says"
-            raise self.source.wrong(f"piece of {short(name)!r}", str(found.shape), should)
-        return found
+            raise self.source.wrong(f"piece of {short(name)!r}", str(tensor.shape), should)
+        return tensor
 
 
 @dataclass(slots=True, eq=False)

@@ -49,9 +49,9 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
                     raise source.wrong("member", member.filename, should)
                 tensors[name] = _array(source, name, member_of(source, file, member, end, resting))
                 about = table(member.comment.decode(errors="replace"))
-                for key, found in zip(OWN, told, strict=True):
+                for key, values in zip(OWN, told, strict=True):
                     if key in about:
-                        found[name] = about[key]
+                        values[name] = about[key]
     metadata = {key: value for key, value in comment.items() if isinstance(value, str)}
     metadata |= {key: dump_table(each) for key, each in zip(TABLES, told, strict=True) if each}
     return list(tensors.values()), metadata

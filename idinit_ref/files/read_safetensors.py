@@ -83,7 +83,7 @@ def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], An
     """
     plain, data, path = Plain(source, start), source.size - start, source.path
 
-    def made(pairs: list[tuple[str, Any]]) -> Any:
+    def entry(pairs: list[tuple[str, Any]]) -> Any:
         try:
             (a, code), (b, shape), (c, (begin, end)) = pairs
             if a == "dtype" and b == "shape" and c == "data_offsets" and type(shape) is list:
@@ -100,7 +100,7 @@ def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], An
             pass
         return tuple(pairs)
 
-    return made
+    return entry
 
 
 def _tensors(

@@ -34,8 +34,8 @@ def array_of(tensor: Any, dtype: str) -> NDArray[Any]:
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
     if own.name != dtype:  # NumPy has no such numbers: their bits
         tensor = tensor.view(getattr(torch, f"int{8 * own.itemsize}"))
-    found: NDArray[Any] = tensor.numpy()
-    return found.view(own) if own.name != dtype else found
+    array: NDArray[Any] = tensor.numpy()
+    return array.view(own) if own.name != dtype else array
 
 
 @dataclass(slots=True, eq=False)

@@ -200,10 +200,10 @@ def _in_folder(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     there = sorted(os.listdir(folder))
-    found = [name for name in there if name.endswith(".index.json")]
-    if len(found) == 1:
-        return folder / found[0]
-    named = found or [name for name in there if Path(name).suffix in _READERS]
+    indices = [name for name in there if name.endswith(".index.json")]
+    if len(indices) == 1:
+        return folder / indices[0]
+    named = indices or [name for name in there if Path(name).suffix in _READERS]
     if not named:
         for name in there:
             if Path(name).suffix in _OTHERS:
@@ -212,7 +212,7 @@ def _in_folder(folder: Path) -> Path:
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
         "it should hold model.safetensors, or one *.index.json; "
-        f"of {'such indices' if found else 'checkpoint files'} it holds {shown}{more}"
+        f"of {'such indices' if indices else 'checkpoint files'} it holds {shown}{more}"
     )
     raise CheckpointError(message("folder", short(folder.name), should, "name the file itself"))
 
@@ -271,10 +271,10 @@ def _homes(source: Source) -> dict[str, str]:
     if source.size > HEADER:
         raise source.wrong("size", source.size, f"an index has at most {HEADER:,} bytes")
     with source.open() as file:
-        found: Any = source.loads(source.take(file, 0, source.size))
-    homes = found.get("weight_map") if isinstance(found, dict) else None
+        content: Any = source.loads(source.take(file, 0, source.size))
+    homes = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(homes, dict) or not all(isinstance(each, str) for each in homes.values()):
-        what, got = ("weight_map", homes) if isinstance(found, dict) else ("index", found)
+        what, got = ("weight_map", homes) if isinstance(content, dict) else ("index", content)
         should = "it should be an object with a weight_map: the file of each tensor"
         raise source.wrong(what, str(got), should)
     return homes
@@ -300,10 +300,10 @@ def _together(told: list[dict[str, str]]) -> dict[str, str]:
         for key, value in metadata.items():
             merged.setdefault(key, value)
     for key in TABLES:
-        found: dict[str, Any] = {}
+        joined: dict[str, Any] = {}
         for metadata in told:
-            found |= table(metadata.get(key))
+            joined |= table(metadata.get(key))
         merged.pop(key, None)
-        if found:
-            merged[key] = dump_table(found)
+        if joined:
+            merged[key] = dump_table(joined)
     return merged

@@ -33,6 +33,7 @@ from .storage import (
     blocks,
     index_of,
     itemsize,
+    little,
     nbytes_of,
     obstacle,
     stream,
@@ -133,12 +134,9 @@ class _Claim:
             return
         try:
             if where is None or self.plan.loosen:
-                made = np.ascontiguousarray(PlanTensor(self.plan).read(index, self.dtype)).reshape(
-                    -1
-                )
-                made = made.astype(made.dtype.newbyteorder("<"), copy=False).view(bits.dtype)
-                wrong = np.flatnonzero(made != bits)
-                at = (int(wrong[0]), made[wrong[0]]) if wrong.size else None
+                ours = little(PlanTensor(self.plan).read(index, self.dtype)).view(bits.dtype)
+                wrong = np.flatnonzero(ours != bits)
+                at = (int(wrong[0]), ours[wrong[0]]) if wrong.size else None
             else:
                 at = apart(self.plan, index, self.dtype, where, bits[where])
         except RoundingError as problem:
@@ -175,8 +173,8 @@ def _find(
                 if plan.role == role and holds(plan, seen):
                     return plan, "rules", ""
     if seen.same:
-        found = plain(seen, levels)
-        return None if found is None else (found, "pattern", "")
+        alone = plain(seen, levels)
+        return None if alone is None else (alone, "pattern", "")
     other = search(seen, levels)
     return None if other is None else (other[0], "pattern", other[1])
 
@@ -268,8 +266,8 @@ def recognise(
         return _planned(finding, claimed.plan, "claim", "")
     if seen.first is None:
         return finding("zero", "no entries")
-    found = _find(seen, name, names)
-    return _numeric(finding, seen) if found is None else _planned(finding, *found)
+    recognised = _find(seen, name, names)
+    return _numeric(finding, seen) if recognised is None else _planned(finding, *recognised)
 
 
 def _not_decoded(

@@ -20,11 +20,11 @@ from . import presets
 from .metadata import MalformedError, loads
 from .naming import check_name
 from .reading import open_checkpoint
+from .storage import check_axes
 
 __all__ = ["OPTIONS", "Asked", "Source", "joins", "read"]
 
 _CAP = 32 * 2**20  # bytes of a manifest
-_AXES = 32  # NumPy 1's limit
 OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "role", "axes"))
 """Options of `idinit_ref.plan` that a manifest or a rule may state."""
 
@@ -104,8 +104,8 @@ def read(
         should = "there should be exactly one of a preset, a manifest and a checkpoint"
         raise OptionError(message("source", given, should, "give one"))
     if preset is not None:
-        found = presets.load(preset)
-        return Source({k: Asked(v) for k, v in found.tensors.items()}, (), found.source)
+        model = presets.load(preset)
+        return Source({k: Asked(v) for k, v in model.tensors.items()}, (), model.source)
     if manifest is not None:
         return Source(_read_manifest(Path(manifest)), (Path(manifest),))
     opened = open_checkpoint(cast("Path", checkpoint))
@@ -118,10 +118,10 @@ def read(
 
 def _model_type(folder: Path) -> str:
     """Return the type of the model that a folder holds, as its configuration has it."""
-    found: Any = None
+    config: Any = None
     with suppress(OptionError, OSError):
-        found = _json(folder / "config.json")
-    kind = found.get("model_type") if isinstance(found, dict) else None
+        config = _json(folder / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
     return kind if isinstance(kind, str) else ""
 
 
@@ -131,20 +131,20 @@ def _empty(path: object) -> OptionError:
 
 def _read_manifest(path: Path) -> dict[str, Asked]:
     """Return what a JSON manifest asks for."""
-    found = _json(path)
-    if isinstance(found, dict) and "tensors" in found:  # with or without what a preset adds
-        inner = found["tensors"]
+    content = _json(path)
+    if isinstance(content, dict) and "tensors" in content:  # with or without what a preset adds
+        inner = content["tensors"]
         if isinstance(inner, dict) and not isinstance(inner.get("shape"), list):
-            for key in found:
+            for key in content:
                 choice("manifest", key, ("tensors", "name", "source", "parameters", "warnings"))
-            found = inner
-    if not isinstance(found, dict):
+            content = inner
+    if not isinstance(content, dict):
         should = "it should be an object: every tensor's name with its shape"
         cure = 'write {"fc.weight": [4, 3]}'
-        raise OptionTypeError(message("manifest", type(found).__name__, should, cure))
-    if not found:
+        raise OptionTypeError(message("manifest", type(content).__name__, should, cure))
+    if not content:
         raise _empty(path)
-    return {check_name(name): _asked(name, given, path.name) for name, given in found.items()}
+    return {check_name(name): _asked(name, given, path.name) for name, given in content.items()}
 
 
 def _json(path: Path) -> Any:
@@ -230,7 +230,5 @@ def joins(shape: Sequence[int], parted: Sequence[int]) -> list[int] | None:
 def _sizes(label: str, value: object) -> tuple[int, ...]:
     shape = sizes(f"shape of {label}", value, ShapeError)
     countable(shape)
-    if len(shape) > _AXES:
-        should = f"it should have at most {_AXES} axes"
-        raise ShapeError(message(f"shape of {label}", len(shape), should, "reshape it"))
+    check_axes(label, shape)
     return shape

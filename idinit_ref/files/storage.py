@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS, Format, round_array
 from ..core.noise import standard_normal
 from ..core.plan import Plan
-from ..errors import DTypeError, OptionTypeError, message
+from ..errors import DTypeError, OptionTypeError, ShapeError, message
 from .metadata import CAP
 
 __all__ = [
@@ -36,10 +36,12 @@ __all__ = [
     "as_tensor",
     "blocks",
     "carrier",
+    "check_axes",
     "convert",
     "decode",
     "index_of",
     "itemsize",
+    "little",
     "nbytes_of",
     "obstacle",
     "stream",
@@ -76,6 +78,7 @@ _BITS = {  # not NumPy's own: their bytes, infinity and NaN (e4m3fn has no infin
     "float8_e4m3fn": (1, 0x7F, 0x7F),
     "float8_e5m2": (1, 0x7C, 0x7E),
 }
+_AXES = 32
 BLOCK = 2**19
 """Elements that are read at once: 4 MiB in float64."""
 
@@ -139,6 +142,13 @@ def unsigned(dtype: str) -> np.dtype[Any]:
     dtype('uint16')
     """
     return np.dtype(f"<u{itemsize(dtype)}")
+
+
+def check_axes(label: str, shape: tuple[int, ...]) -> None:
+    """Raise for more axes than an array of every NumPy has."""
+    if len(shape) > _AXES:
+        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
+        raise ShapeError(message(f"shape of {label}", shape, should, "reshape it"))
 
 
 def index_of(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -317,8 +327,8 @@ class PlanTensor:
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
         """Make the block."""
         if dtype not in _BITS:
-            made: NDArray[Any] = self.plan.block(index, dtype=dtype)
-            return made
+            block: NDArray[Any] = self.plan.block(index, dtype=dtype)
+            return block
         at, values = self.plan.entries(index)
         spans = (span.indices(size) for span, size in zip(index, self.shape, strict=True))
         out = np.zeros([max(stop - start, 0) for start, stop, _ in spans], carrier(dtype))
@@ -426,6 +436,9 @@ def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
             yield tensor.read_bytes(start, min(start + 8 * BLOCK, tensor.nbytes))
         return
     for index in blocks(tensor.shape):
-        block = tensor.read(index, dtype)
-        little = block.astype(block.dtype.newbyteorder("<"), copy=False)
-        yield np.ascontiguousarray(little).reshape(-1)
+        yield little(tensor.read(index, dtype))
+
+
+def little(block: NDArray[Any]) -> NDArray[Any]:
+    """Return a block's numbers in row-major order, contiguous and little-endian."""
+    return np.ascontiguousarray(block.astype(block.dtype.newbyteorder("<"), copy=False)).reshape(-1)

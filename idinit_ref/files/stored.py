@@ -17,7 +17,7 @@ from .storage import DTYPES, Index, carrier, convert, itemsize
 
 __all__ = ["Raw", "Stored"]
 
-_AXES = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
+_MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
 
 
 @dataclass(slots=True, eq=False)  # not frozen: a file may have a million, and that costs twice
@@ -81,7 +81,7 @@ class Stored:
         if self.dtype not in DTYPES:
             return f"{self.dtype} is not decoded"
         some = prod(size for size in self.shape if size) * itemsize(self.dtype)
-        return "no array has its shape" if len(self.shape) > _AXES or some >= 2**63 else ""
+        return "no array has its shape" if len(self.shape) > _MOST or some >= 2**63 else ""
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
         """Return a block, of which alone the bytes are read, as an array of its own.
@@ -127,7 +127,7 @@ class Stored:
             cure = "copy its bytes (--keep-from), or convert it with the library that wrote it"
             raise DTypeError(message(f"dtype of {self.name!r}", self.dtype, should, cure))
         if self.obstacle:
-            should = f"an array has at most {_AXES} axes, and fewer than 2**63 bytes"
+            should = f"an array has at most {_MOST} axes, and fewer than 2**63 bytes"
             raise ShapeError(message(f"shape of {self.name!r}", self.shape, should, "reshape it"))
         return convert(self._block(box_of(index, self.shape)), self.dtype, dtype, self.name)
 
@@ -153,10 +153,10 @@ class Raw(Stored):
 
     def read_bytes(self, start: int, stop: int) -> Bytes:
         """Return bytes of it, as they are stored."""
-        found = np.empty(stop - start, np.uint8)
+        content = np.empty(stop - start, np.uint8)
         with self.data.reading() as get:
-            get(self.skip + start, found)
-        return found
+            get(self.skip + start, content)
+        return content
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         shape = self.shape

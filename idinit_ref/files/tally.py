@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .storage import BLOCK, FLOATS, carrier, convert, decode, itemsize, unsigned
+from .storage import BLOCK, FLOATS, carrier, convert, decode, itemsize, little, unsigned
 
 __all__ = ["LEVELS", "Numbers", "Seen", "bits_of", "nonzero", "values_of"]
 
@@ -64,8 +64,7 @@ def values_of(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 def bits_of(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     """Return the bits of float64 numbers, rounded once into a dtype."""
-    rounded = convert(values, "float64", dtype, "an entry")
-    return rounded.astype(rounded.dtype.newbyteorder("<"), copy=False).view(unsigned(dtype))
+    return little(convert(values, "float64", dtype, "an entry")).view(unsigned(dtype))
 
 
 def nonzero(bits: NDArray[Any]) -> NDArray[np.intp]:

@@ -92,17 +92,17 @@ def translate(
             items[renamed.name] = _agreed(renamed)
     _check_rules(dialect, used, whole, tensors)
     items = _consistent(items, tensors.keys())
-    found: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
+    sources_of: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
     for item in items.values():
         for name, part, join in _translated(item, items, whole, tensors.keys(), dialect):
-            sources = found.setdefault(check_name(name), [])
+            sources = sources_of.setdefault(check_name(name), [])
             # The bias of the input comes first, whatever the order of the file.
             first = join and "_ih" in item.leaf
             sources.insert(0 if first else len(sources), (item.own, part, join))
-    made = {name: _joined(name, sources) for name, sources in found.items()}
+    translated = {name: _joined(name, sources) for name, sources in sources_of.items()}
     if dialect.separator == "/":
-        _check_numbers({name: [own for own, _, _ in each] for name, each in found.items()})
-    return made
+        _check_numbers({name: [own for own, _, _ in each] for name, each in sources_of.items()})
+    return translated
 
 
 def _said(value: Plan | Tensor, claim: object) -> Plan | None:
@@ -191,10 +191,10 @@ def _check_rules(
         raise OptionError(message(label, got, f"{should}; the nearest names are {near}", cure))
 
 
-def _check_numbers(found: Mapping[str, list[str]]) -> None:
+def _check_numbers(sources: Mapping[str, list[str]]) -> None:
     """Raise if a Keras layer would have a tensor, but not the ones before it."""
     layers: dict[str, dict[int, list[str]]] = {}
-    for name, own in found.items():
+    for name, own in sources.items():
         if match := re.fullmatch(r"(?:(.*)/)?vars/(\d+)", name):
             layers.setdefault(match[1] or "", {})[int(match[2])] = own
     for layer, numbers in layers.items():
@@ -238,7 +238,7 @@ def _translated(
         should = f"{item.own} should hold {count} equal parts along axis {axis}"
         raise ShapeError(message("shape", value.shape, should, "add a rule for it"))
     spans = [(k * size, (k + 1) * size) for k in range(count)]
-    made: list[tuple[str, Plan | Tensor, str]] = []
+    parts: list[tuple[str, Plan | Tensor, str]] = []
     for k, part in enumerate(leaf.parts or ("",)):
         cut = [spans[gate] for gate in ((k,) if leaf.parts else leaf.order)]
         piece = take(value, axis, cut, part) if cut else value
@@ -248,8 +248,8 @@ def _translated(
             end = end.format(part, rank=sum(present))
         words = [leaf.within, *_path(item, path, dialect), end]
         name = dialect.separator.join(word for word in words if word)
-        made.append((name, _placed(piece, item, letters, leaf, dialect), leaf.join))
-    return made
+        parts.append((name, _placed(piece, item, letters, leaf, dialect), leaf.join))
+    return parts
 
 
 def _placed(
@@ -302,15 +302,15 @@ def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
 def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | Tensor:
     """Return the one tensor that several become, or raise if they may not."""
     own = [source for source, _, _ in sources]
-    made = [value for _, value, _ in sources]
+    values = [value for _, value, _ in sources]
     joins = {join for _, _, join in sources}
     join = joins.pop() if len(joins) == 1 else ""
     if join == "stack" and len(sources) == 1:
         should = f"{own[0]} should come with the layer's other bias"
         raise OptionError(message("name", name, should, "add it, or leave both out"))
     if len(sources) == 1 and not (join == "sum but last" and "_hh" in own[0]):
-        return made[0]
-    tensors = tuple(PlanTensor(value) if isinstance(value, Plan) else value for value in made)
+        return values[0]
+    tensors = tuple(PlanTensor(value) if isinstance(value, Plan) else value for value in values)
     if not join or len(tensors) > 2 or tensors[0].shape != tensors[-1].shape:
         raise _twice(name, own)
     if join == "sum but last":
@@ -319,7 +319,7 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
             should = f"the last third of {own[-1]} should be 0: Flax's GRUCell has no such bias"
             raise OptionError(message("name", name, should, "set it to 0, or leave it out"))
         if len(tensors) == 1:
-            return made[0]
+            return values[0]
     return Stack(tensors) if join == "stack" else Sum(tensors)
 
 

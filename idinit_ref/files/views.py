@@ -110,7 +110,7 @@ class View:
     def _read(self, box: Sequence[range], dtype: str) -> NDArray[Any]:
         """Return a box of the source after its pieces were put one after the other."""
         index = [slice(span.start, span.stop) for span in box]
-        found, done, span = [], 0, box[self.axis] if box else range(0)
+        blocks, done, span = [], 0, box[self.axis] if box else range(0)
         if not box:
             return self.source.read((), dtype)
         for start, stop in self.pieces:
@@ -118,8 +118,8 @@ class View:
             done += stop - start
             if low < high:
                 index[self.axis] = slice(start + low, start + high)
-                found.append(self.source.read(tuple(index), dtype))
-        return found[0] if len(found) == 1 else np.concatenate(found, self.axis)
+                blocks.append(self.source.read(tuple(index), dtype))
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, self.axis)
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def take(
     return View(source, how, axis, tuple(pieces), split, tuple(range(len(shape))))
 
 
-_AXES = re.compile(r"((?:[A-Z1]|\([A-Z]+\))*)->((?:~?[A-Z]|1)*)")
+_MOVES = re.compile(r"((?:[A-Z1]|\([A-Z]+\))*)->((?:~?[A-Z]|1)*)")
 _AXIS = re.compile(r"\([A-Z]+\)|~?[A-Z]|1")
 
 
@@ -358,7 +358,7 @@ def rearrange(
 
 def axes_of(axes: str) -> tuple[list[str], list[str]]:
     """Return the axes before and after the arrow, or raise."""
-    match = _AXES.fullmatch(axes)
+    match = _MOVES.fullmatch(axes)
     before, after = (_AXIS.findall(text) for text in match.groups()) if match else ([], [])
     old = sorted(c for text in before for c in text if c.isalpha())
     new = sorted(c for text in after for c in text if c.isalpha())

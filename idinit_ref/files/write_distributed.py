@@ -69,8 +69,8 @@ def write_distributed(
             done += native.nbytes
             if progress is not None:
                 progress(done, total)
-            made = torch.from_numpy(bits.copy() if not bits.flags.writeable else bits)
-            return made.view(getattr(torch, item.dtype)).reshape(tuple(chunk.sizes))
+            tensor = torch.from_numpy(bits.copy() if not bits.flags.writeable else bits)
+            return tensor.view(getattr(torch, item.dtype)).reshape(tuple(chunk.sizes))
 
     writer = FileSystemWriter(folder, thread_count=1)
     with warnings.catch_warnings():
@@ -94,12 +94,12 @@ def _writes(item: FileTensor) -> list[Any]:
     shape, properties = item.tensor.shape, TensorProperties(getattr(torch, item.dtype))
     rows, inner = (shape[0], shape[1:]) if shape else (1, ())
     step = max(_PIECE // max(prod(inner) * itemsize(item.dtype), 1), 1)
-    made = []
+    writes = []
     for k, start in enumerate(range(0, max(rows, 1), step)):
         at = (start, *(0 for _ in inner)) if shape else ()
         sizes = (min(step, rows - start), *inner) if shape else ()
         chunk = ChunkStorageMetadata(torch.Size(at), torch.Size(sizes))
         data = TensorWriteData(chunk, properties, torch.Size(shape))
         index = MetadataIndex(item.name, torch.Size(at), k)
-        made.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
-    return made
+        writes.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
+    return writes

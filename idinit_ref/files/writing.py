@@ -248,13 +248,13 @@ class _Job:
         return [item for _, items in self.files for item in items]
 
     def layout(self, digests: bool) -> tuple[FilePlan, ...]:
-        found = [
+        files = [
             FilePlan(path, self.form.size(items, self.about, digests), tuple(i.name for i in items))
             for path, items in self.files
         ]
         if self.index is not None:
-            found.append(FilePlan(self.index.path, len(self.index.content), ()))
-        return tuple(found)
+            files.append(FilePlan(self.index.path, len(self.index.content), ()))
+        return tuple(files)
 
     def target(self, path: Path) -> Path:
         """Return where a file is to be: of a single one that is a link, where that leads."""
@@ -272,13 +272,13 @@ class _Job:
         other = re.compile(
             rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{stem}\.safetensors\.index\.json"
         )
-        found = [
+        others = [
             path
             for path in Path(os.path.realpath(self.path.parent)).iterdir()
             if other.fullmatch(path.name) and path.name not in names
             if path.is_symlink() or not path.is_dir()
         ]
-        return sorted(found, key=lambda path: (path.suffix != ".json", path.name))
+        return sorted(others, key=lambda path: (path.suffix != ".json", path.name))
 
 
 def _decide(

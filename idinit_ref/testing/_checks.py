@@ -45,9 +45,9 @@ __all__ = [
 @stated()
 def check_exact(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Every entry is the reference's, to the bit, in the dtype that came back (sections 1 to 5)."""
-    made = subject.make(plan, dtype)
-    should = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
-    got = made.values
+    weight = subject.make(plan, dtype)
+    should = dense(plan, weight.dtype if weight.dtype in FORMATS else "float64")
+    got = weight.values
     bad = np.argwhere(got != should)
     if not len(bad):
         bad = np.argwhere(np.signbit(got.real) != np.signbit(should))
@@ -57,26 +57,26 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None) -> None:
         if short[0] == short[1]:  # but for the sign of a zero
             short = repr(got[place].item()), repr(should[place].item())
         twice = float(np.float32(dense(plan, "float64")[place]))
-        if made.format.precision < 24 and got[place] == number(made, twice):
+        if weight.format.precision < 24 and got[place] == number(weight, twice):
             short = short[0], f"{short[1]}, rounded once, not by way of float32"
-        raise Violation(f"W[{', '.join(map(str, place))}]", *short, made.call)
+        raise Violation(f"W[{', '.join(map(str, place))}]", *short, weight.call)
 
 
 @stated(fit=still)
 def check_row_norm(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Rows have norm abs(tau) (T2, T3; abs(tau)/sqrt(k) for fold_mean), or sqrt(2) abs(eps)."""
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if plan.role == "zero":
-            should = np.full(m, abs(number(made, plan.eps)) * (sqrt(2) if n > 1 else 1))
+            should = np.full(m, abs(number(weight, plan.eps)) * (sqrt(2) if n > 1 else 1))
         else:
-            should = np.full(m, abs(number(made, plan.gain)))
+            should = np.full(m, abs(number(weight, plan.gain)))
             if plan.wide == "fold_mean" and m < n:
                 should /= np.sqrt([len(range(i, n, m)) for i in range(m)])
         if n:
             got = np.linalg.norm(matrix / should[:, None], axis=1) * should  # no overflow
-            compare(made.call, f"{name}the norm of row {{0}}", got, should, unit(made) * should)
+            compare(weight.call, f"{name}the norm of row {{0}}", got, should, unit(weight) * should)
 
 
 @stated(("zero",), still)
@@ -85,14 +85,14 @@ def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None) -> None:
 
     Exactly, but for ``form="shifted"``, whose entries are rounded each on its own.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if n >= 2:
             shifted = plan.form == "shifted" and n >= 2 * m
-            tolerance = unit(made) * np.abs(matrix).sum(axis=1) * shifted
+            tolerance = unit(weight) * np.abs(matrix).sum(axis=1) * shifted
             sums = matrix.sum(axis=1)
-            compare(made.call, f"{name}the sum of row {{0}}", sums, np.zeros(m), tolerance)
+            compare(weight.call, f"{name}the sum of row {{0}}", sums, np.zeros(m), tolerance)
 
 
 @stated(fit=still)
@@ -103,8 +103,8 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None) -> None:
     size, what float64 tells from 0 counts, in any dtype. Rounded entries of several sizes may also
     leave a singular value of the size of their own rounding in the place of a 0.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         should = n - 1 if plan.role == "zero" and m >= n >= 2 else min(m, n)
         largest = np.abs(matrix).max(initial=0.0)
@@ -112,10 +112,10 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None) -> None:
         sizes /= max(sizes.max(initial=0.0), 1.0)
         exact = np.unique(np.abs(matrix[matrix != 0])).size <= 1
         rank = int(np.count_nonzero(sizes > max(m, n) * 2.0**-52))
-        least = rank if exact else int(np.count_nonzero(sizes > unit(made)))
+        least = rank if exact else int(np.count_nonzero(sizes > unit(weight)))
         if not least <= should <= rank:
             got = rank if rank < should else least
-            raise Violation(f"{name}the rank", got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(f"{name}the rank", got, f"{should} (m = {m}, n = {n})", weight.call)
 
 
 @stated(fit=still)
@@ -125,8 +125,8 @@ def check_reach(subject: Subject, plan: Plan, dtype: str | None) -> None:
     All of a tall matrix, of a fold, and of a shifted IDIZ; the first m of a truncated IDI, and the
     first 2m of a wide IDIZ.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         every = m >= n or (plan.role == "transit" and plan.wide != "truncate" and m > 0)
         every |= plan.role == "zero" and plan.form == "shifted" and 2 * m <= n and m > 0
@@ -134,7 +134,7 @@ def check_reach(subject: Subject, plan: Plan, dtype: str | None) -> None:
         got = int(np.count_nonzero((matrix != 0).any(axis=0)))
         if got != should:
             what = f"{name}the number of columns with an entry"
-            raise Violation(what, got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(what, got, f"{should} (m = {m}, n = {n})", weight.call)
 
 
 @stated(("zero",), still)
@@ -144,8 +144,8 @@ def check_units(subject: Subject, plan: Plan, dtype: str | None) -> None:
     Of n hidden units, n >= 2m, "pair" leaves 2m + min(m, n - 2m) different ones. "shifted" leaves
     all n where n <= m lcm(2, m). The others are copies, which no elementwise optimiser parts.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if n < 2 * m or not m:
             continue
@@ -156,33 +156,33 @@ def check_units(subject: Subject, plan: Plan, dtype: str | None) -> None:
         got = len(np.unique(units, axis=0))
         if got != should:
             what = f"{name}the number of hidden units that differ"
-            raise Violation(what, got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(what, got, f"{should} (m = {m}, n = {n})", weight.call)
 
 
 @stated(("transit",), tall)
 def check_isometry(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T5: singular values are abs(tau) sqrt(c_j), c_j the copies of input j."""
-    made = subject.make(plan, dtype)
-    tau = abs(number(made, plan.gain))
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    tau = abs(number(weight, plan.gain))
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         got = np.linalg.svd(matrix, compute_uv=False)
         should = np.array(sorted((tau * sqrt(len(range(j, m, n))) for j in range(n)), reverse=True))
-        tolerance = 4 * unit(made) * tau * sqrt(max(m, 1))
-        compare(made.call, f"{name}singular value {{0}}", got, should, tolerance)
+        tolerance = 4 * unit(weight) * tau * sqrt(max(m, 1))
+        compare(weight.call, f"{name}singular value {{0}}", got, should, tolerance)
 
 
 @stated()
 def check_dtype(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Keep the dtype that was asked for; without one, any floating dtype will do."""
-    made = subject.make(plan, dtype)
-    if dtype is not None and made.dtype != dtype:
-        raise Violation("its dtype", made.dtype, dtype, made.call)
-    if made.dtype not in FORMATS:
-        raise Violation("its dtype", made.dtype, "a floating dtype", made.call)
-    if dtype is None and made.dtype.startswith("complex"):
+    weight = subject.make(plan, dtype)
+    if dtype is not None and weight.dtype != dtype:
+        raise Violation("its dtype", weight.dtype, dtype, weight.call)
+    if weight.dtype not in FORMATS:
+        raise Violation("its dtype", weight.dtype, "a floating dtype", weight.call)
+    if dtype is None and weight.dtype.startswith("complex"):
         should = "a real floating dtype, since no complex one was asked for"
-        raise Violation("its dtype", made.dtype, should, made.call)
+        raise Violation("its dtype", weight.dtype, should, weight.call)
 
 
 def _device_needs(subject: Subject) -> str | None:
@@ -195,10 +195,10 @@ def _device_needs(subject: Subject) -> str | None:
 def check_device(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Lie on the device that was asked for."""
     for device in subject.framework.devices():
-        made = subject.make(plan, dtype, device)
-        got = subject.framework.device_of(made.raw)
+        weight = subject.make(plan, dtype, device)
+        got = subject.framework.device_of(weight.raw)
         if got != str(device):
-            raise Violation("its device", got, device, made.call)
+            raise Violation("its device", got, device, weight.call)
 
 
 @stated()
@@ -234,13 +234,13 @@ def _grouped(plan: Plan) -> Plan:
 @stated(fit=_grouped, needs=lambda s: None if s.takes("groups") else "it takes no groups=")
 def check_groups(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Each group is initialised on its own, alike: it is the weight of one group alone."""
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     axis = plan.axes.i_axis if plan.transposed else plan.axes.o_axis
-    parts = np.split(made.values, plan.groups, axis)
+    parts = np.split(weight.values, plan.groups, axis)
     alone = subject.make(replace(plan, shape=parts[0].shape, groups=1), dtype)
     said = "{right}, as in " + alone.call.replace("{", "{{").replace("}", "}}")
     for group, part in enumerate(parts):
-        compare(made.call, f"W[{{at}}] of group {group}", part, alone.values, 0.0, said)
+        compare(weight.call, f"W[{{at}}] of group {group}", part, alone.values, 0.0, said)
 
 
 def _tiny(

@@ -264,26 +264,26 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
         cure = f"in its folder, write {Path(name).with_suffix('').name}:{path}"
         raise _unknown(target, "it should name a module, not a file", cure)
     try:
-        found: Any = importlib.import_module(name)
+        named: Any = importlib.import_module(name)
     except (Exception, SystemExit) as problem:
         if isinstance(problem, ModuleNotFoundError) and f"{name}.".startswith(f"{problem.name}."):
             cure = "look at its name and at the current directory, or install it"
-            raise _unknown(target, f"module {name} is not found", cure) from problem
+            raise _unknown(target, f"module {name} is not named", cure) from problem
         said = f"importing {name} raised {type(problem).__name__}: {problem}"
         raise _unknown(target, said, "it should import without an error") from problem
     for part in path.split("."):
         try:
-            found = getattr(found, part)
+            named = getattr(named, part)
         except AttributeError:
-            names = [n for n, v in vars(found).items() if n[0] != "_" and callable(v)]
-            own = [n for n in names if getattr(vars(found)[n], "__module__", name) == name]
+            names = [n for n, v in vars(named).items() if n[0] != "_" and callable(v)]
+            own = [n for n in names if getattr(vars(named)[n], "__module__", name) == name]
             near = get_close_matches(part, own or names) or (own or names)[:8]
             kind = "object"
-            if isinstance(found, ModuleType):
-                kind = f"module ({getattr(found, '__file__', None) or 'built in'})"
+            if isinstance(named, ModuleType):
+                kind = f"module ({getattr(named, '__file__', None) or 'built in'})"
             cure = f"it has {', '.join(near)}" if near else "it has no public names"
             raise _unknown(target, f"the {kind} has no {part!r}", cure) from None
-    return found, (name, path)
+    return named, (name, path)
 
 
 def _unknown(target: str, should: str, cure: str) -> OptionError:

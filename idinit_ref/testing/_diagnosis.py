@@ -75,22 +75,23 @@ def diagnose(weights: Weights) -> Iterator[str]:
             wrong = [case for case in cases if case.wrong]
             if not wrong:
                 continue
-            found = _random(subject, wrong[0]) or _known(cases)
-            if not found and len(wrong) == len(cases):
-                found = _numbers(wrong)
-            if found:
-                yield f"{what}: {found}"
+            mistake = _random(subject, wrong[0]) or _known(cases)
+            if not mistake and len(wrong) == len(cases):
+                mistake = _numbers(wrong)
+            if mistake:
+                yield f"{what}: {mistake}"
                 continue
             for form in dict.fromkeys(case.form for case in wrong):
                 alike = [case for case in cases if case.form == form]
-                found = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
-                yield f"{what}, {form}: {found or _unknown(alike)}"
+                mistake = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
+                yield f"{what}, {form}: {mistake or _unknown(alike)}"
         yield from _ignored(subject, role, layout, fixed)
 
 
 def _case(subject: Subject, plan: Plan, dtype: str | None = None) -> _Case:
-    made = subject.make(plan, dtype)
-    return _Case(plan, made.values, dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
+    weight = subject.make(plan, dtype)
+    dtype = weight.dtype if weight.dtype in FORMATS else "float64"
+    return _Case(plan, weight.values, dense(plan, dtype))
 
 
 def _plan(layout: str, m: int, n: int, role: Role, fixed: Mapping[str, Any], groups: int) -> Plan:
@@ -138,7 +139,7 @@ def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]
     name, value = ("gain", -2.5) if role == "transit" else ("eps", -0.5)
     if not subject.takes(name):
         return
-    found: dict[str, str] = {}
+    by_form: dict[str, str] = {}
     changes: dict[str, Any] = {name: value}
     for m, n in ((3, 3), (4, 3), (3, 4)):
         plain = _plan(layout, m, n, role, fixed, 1)
@@ -156,15 +157,15 @@ def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]
         }
         if not np.allclose(case.got, case.should, 1e-6, 0):
             known = (t for t, wrong in texts.items() if np.allclose(case.got, wrong, 1e-6, 0))
-            found[case.form] = next(known, "")
+            by_form[case.form] = next(known, "")
         elif np.array_equal(case.got, case.should) and np.any(
             np.signbit(case.got.real[case.should == 0])
         ):
             text = f"{name} times 0 is -0 where {name} < 0"
-            found[case.form] = f"right but for the sign of its zeros: {text}"
-    if len(found) == 3 and len(set(found.values())) == 1:
-        found = {"": next(iter(found.values()))}
-    yield from (f"{form}: {text}" if form else text for form, text in found.items() if text)
+            by_form[case.form] = f"right but for the sign of its zeros: {text}"
+    if len(by_form) == 3 and len(set(by_form.values())) == 1:
+        by_form = {"": next(iter(by_form.values()))}
+    yield from (f"{form}: {text}" if form else text for form, text in by_form.items() if text)
 
 
 def _known(cases: Sequence[_Case], whole: bool = True) -> str:

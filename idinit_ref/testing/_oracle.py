@@ -186,11 +186,11 @@ class Oracle:
             call = self._subject.call(self._weights.smallest)
             said = f"already the first call went wrong: {call}; if that is no way to call it, {HOW}"
             return (said,)
-        found = list(diagnose(self._weights))
+        lines = list(diagnose(self._weights))
         shown = [o for o in broken if o.plan is not None]
-        if shown and not found:
-            found = list(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
-        return tuple(found)
+        if shown and not lines:
+            lines = list(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
+        return tuple(lines)
 
     def _outcome(self, name: str) -> Outcome:
         """Check one property; of a broken one, find the smallest counterexample."""

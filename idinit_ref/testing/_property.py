@@ -214,14 +214,14 @@ def tall(plan: Plan) -> Plan:
 # Numbers -----------------------------------------------------------------------------------------
 
 
-def unit(made: MadeWeight) -> float:
+def unit(weight: MadeWeight) -> float:
     """Return a bound of the relative error of few operations, at most in float32."""
-    return float(2.0 ** (3 - min(made.format.precision, 24)))
+    return float(2.0 ** (3 - min(weight.format.precision, 24)))
 
 
-def number(made: MadeWeight, value: float) -> float:
+def number(weight: MadeWeight, value: float) -> float:
     """Return an entry as the dtype holds it."""
-    return float(round_array(np.asarray([value]), made.format, "an entry")[0])
+    return float(round_array(np.asarray([value]), weight.format, "an entry")[0])
 
 
 def shown(x: Any, digits: int = 9) -> str:
@@ -252,6 +252,6 @@ def compare(
     off = np.argwhere(~(np.abs(got - should) <= tolerance))
     if len(off):
         place = tuple(off[0].tolist())
-        found, right = both(got[place], np.broadcast_to(should, got.shape)[place])
+        number, right = both(got[place], np.broadcast_to(should, got.shape)[place])
         at = ", ".join(map(str, place))
-        raise Violation(what.format(*place, at=at), found, said.format(*place, right=right), call)
+        raise Violation(what.format(*place, at=at), number, said.format(*place, right=right), call)

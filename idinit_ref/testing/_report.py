@@ -203,9 +203,9 @@ class OracleReport:
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
-    found = vars(outcome) | {"seconds": round(outcome.seconds, 6)}
-    plan = found.pop("plan")
-    return found | {"shape": None if plan is None else list(plan.shape)}
+    fields = vars(outcome) | {"seconds": round(outcome.seconds, 6)}
+    plan = fields.pop("plan")
+    return fields | {"shape": None if plan is None else list(plan.shape)}
 
 
 def _legal(text: str) -> str:

@@ -165,8 +165,8 @@ class Subject:
             signature = self._signature(sample)
         self._read(signature)
         if not self.roles:
-            found: Role = "zero" if self.takes("eps") and not self.takes("gain") else "transit"
-            self.roles = ("transit", "zero") if self.takes("role") else (found,)
+            role: Role = "zero" if self.takes("eps") and not self.takes("gain") else "transit"
+            self.roles = ("transit", "zero") if self.takes("role") else (role,)
         if self.style == "key":
             self._framework = framework("jax")
 

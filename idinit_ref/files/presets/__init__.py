@@ -64,6 +64,6 @@ def load(name: str) -> Preset:
         should = f"it should be one of {', '.join(names())}"
         cure = f"did you mean {near[0]!r}?" if near else "pick one"
         raise OptionError(message("preset", name, should, cure))
-    found = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    found["tensors"] = {key: tuple(shape) for key, shape in found["tensors"].items()}
-    return Preset(**found)
+    content = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    content["tensors"] = {key: tuple(shape) for key, shape in content["tensors"].items()}
+    return Preset(**content)
