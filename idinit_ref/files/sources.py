@@ -151,7 +151,7 @@ def _json(path: Path) -> Any:
     """Return what a JSON file holds; raise for what is not exactly JSON, or is twice in it."""
     try:
         with open(path, "rb") as file:
-            return loads(file.read(_CAP + 1), cap=_CAP, digits=20)
+            return loads(file.read(_CAP + 1), cap=_CAP)
     except MalformedError as problem:
         raise OptionError(
             message("manifest", str(path), problem.should, "correct the file")

@@ -6,9 +6,9 @@ Nothing is made here: a block of such a tensor is read from the parts of the oth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice, product
+from itertools import islice
 from math import prod
 from typing import Any, cast
 
@@ -201,33 +201,17 @@ class Joined:
         return self.source.dtype
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Read the boxes of the source that make up the block."""
-        spans = [range(*s.indices(size)) for s, size in zip(index, self.shape, strict=True)]
-        out = np.empty([len(span) for span in spans], carrier(dtype))
-        boxes = [list(_boxes(s, k)) for s, k in zip(spans, self._sizes, strict=True)]
-        at = [[0, *accumulate(prod(map(len, box)) for box in axis)] for axis in boxes]
-        for place in product(*(range(len(axis)) for axis in boxes)):
-            box = [span for axis, k in zip(boxes, place, strict=True) for span in axis[k]]
-            where = tuple(slice(*ends[k : k + 2]) for ends, k in zip(at, place, strict=True))
-            block = self.source.read(tuple(slice(s.start, s.stop) for s in box), dtype)
-            out[where] = block.reshape(out[where].shape)
-        return out
-
-
-def _boxes(span: range, sizes: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
-    """Cut a run of joined axes into boxes of these axes, in order."""
-    inner, at = prod(sizes[1:]), span.start
-    while at < span.stop:
-        place, start = divmod(at, inner)
-        whole = 0 if start else (span.stop - at) // inner
-        if whole:
-            yield (range(place, place + whole), *map(range, sizes[1:]))
-            at += whole * inner
-        else:
-            part = range(start, min(span.stop - place * inner, inner))
-            for rest in _boxes(part, sizes[1:]):
-                yield (range(place, place + 1), *rest)
-            at = place * inner + part.stop
+        """Read whole steps along the outermost of the joined axes, and cut the block out."""
+        hull: list[slice] = []  # of the source
+        sizes, inner = [], []  # of what is read, joined; of what of it is wanted
+        for s, k, parts in zip(index, self.shape, self._sizes, strict=True):
+            start, stop, _ = s.indices(k)
+            step = max(prod(parts[1:]), 1)
+            first, last = start // step, -(-stop // step)
+            hull += [slice(first, last), *(slice(0, size) for size in parts[1:])][: len(parts)]
+            sizes.append(prod((last - first, *parts[1:])))
+            inner.append(slice(start - first * step, stop - first * step))
+        return self.source.read(tuple(hull), dtype).reshape(sizes)[tuple(inner)]
 
 
 def take(
