@@ -14,11 +14,10 @@ from ..core.layout import Layout, strides_of
 from ..core.pattern import Term
 from ..core.plan import Plan
 from ..core.sheets import Strip, sheets
-from ._matrix import Alike, Floats, cells, extract
+from ._matrix import NOISY, Alike, Floats, cells, extract
 
-__all__ = ["CELLS", "NOISY", "Panel", "Part", "panels_of", "part_of"]
+__all__ = ["CELLS", "Panel", "Part", "panels_of", "part_of"]
 
-NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 CELLS = 150  # across a picture: finer ones are not seen
 _TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
 

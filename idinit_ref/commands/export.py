@@ -24,7 +24,7 @@ from ..files import assembly, sources
 from ..files.fills import parse_fill
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
 from ..files.writing import FilePlan, file_plans, save
-from ._terminal import progress, show, table, tensors
+from ._terminal import print_json, progress, show, table, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +85,9 @@ def run(args: Namespace, console: Console) -> None:
                 digests=args.digests,
                 progress=update,
             )
+    if args.json:
+        print_json(console, _to_dict(assembled, files, args.dtype))
+        return
     _print_roles(assembled, args.dtype, console)
     _print_files(args, assembled, files, console)
     if args.dry_run:
@@ -130,6 +133,17 @@ def _print_files(
         show(console, text)
     if assembled.unused:
         show(console, f"not used of {args.keep_from}: {some(assembled.unused)}")
+
+
+def _to_dict(assembled: assembly.Assembly, files: Sequence[FilePlan], dtype: str) -> dict[str, Any]:
+    """Return what is written, file by file and tensor by tensor."""
+    each = {
+        item.name: {"shape": item.shape, "role": item.role, "origin": item.origin, "why": item.why}
+        | {"bytes": None if item.value is None else _nbytes(item.value, dtype)}
+        for item in assembled.items
+    }
+    written = [{"path": f.path, "bytes": f.nbytes, "tensors": f.names} for f in files]
+    return {"dtype": dtype, "files": written, "tensors": each, "not_used": assembled.unused}
 
 
 def _size(text: str) -> int:

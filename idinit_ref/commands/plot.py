@@ -16,9 +16,9 @@ import numpy as np
 from ..core.dtypes import Format, format_of
 from ..core.plan import Plan
 from ..core.sheets import Strip
-from ._matrix import Floats, column_text, different, title_text, value_text
+from ._matrix import Floats, column_text, different, noise_text, title_text, value_text
 from ._page import check, page
-from ._panels import CELLS, NOISY, Panel, Part, panels_of, part_of
+from ._panels import CELLS, Panel, Part, panels_of, part_of
 from ._scale import Scale
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["NOISY", "check", "draw", "heat", "legend", "noise_text", "page"]
+__all__ = ["check", "draw", "heat", "legend", "page"]
 
 _SIZES = 6  # matrices of different sizes that are drawn
 _WRITTEN = 12  # the longest side of a matrix in numbers
@@ -238,28 +238,6 @@ def _lines(texts: Sequence[str]) -> str:
 def _ratio(m: int, n: int) -> float:
     """Return height / width of a matrix: square cells, unless it would be a mere line then."""
     return float(min(max(m / max(n, 1), 1 / 8), 8))
-
-
-def noise_text(p: Plan) -> str:
-    """Say what noise a weight has, and where.
-
-    Parameters
-    ----------
-    p : Plan
-        A loosened one.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> import idinit_ref as ir
-    >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
-    'deviation 0.1, in the non-zeros'
-    """
-    where = "in every entry" if p.loosen_at == "all" else "in the non-zeros"
-    return f"deviation {p.loosen:g}, {where}"
 
 
 def _about(p: Plan, to: Format, parts: Sequence[Part]) -> str:
