@@ -7,30 +7,26 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import islice
 from math import prod
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError, OptionTypeError, ShapeError, message
+from ..errors import OptionTypeError, ShapeError, message
 from . import build as _build
+from .checked import checked
 from .dtypes import Format, format_of, round_array, round_value
 from .kernel import Taps
 from .lattice import nnz
 from .layout import Box, Layout, strides_of
 from .noise import LoosenAt, Noise
-from .options import box_of, choice, countable, integer, is_plain, letters, real, sizes
+from .options import box_of, countable, is_plain, sizes
 from .pattern import Form, Role, Term, Wide, idi_terms, idiz_terms
 from .places import matches, runs
 
 __all__ = ["Plan", "strips"]
 
 _FEW = 64  # slices that are remembered for a plan
-_OPTIONS: dict[Role, dict[str, object]] = {  # of one role alone, and what they are left out
-    "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
-    "zero": {"eps": 1e-6, "form": "pair"},
-}
-_NAMES = {"transit": "IDI", "zero": "IDIZ"}
 
 
 @dataclass(frozen=True)
@@ -81,49 +77,10 @@ loosen, loosen_at, seed
     axes: Layout = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        def settle(name: str, value: object) -> None:
+        for name, value in checked(vars(self)).items():
             object.__setattr__(self, name, value)
-
-        settle("shape", sizes("shape", self.shape, ShapeError))
-        choice("role", self.role, get_args(Role))
-        choice("wide", self.wide, get_args(Wide))
-        choice("form", self.form, get_args(Form))
-        choice("taps", self.taps, get_args(Taps))
-        choice("loosen_at", self.loosen_at, get_args(LoosenAt))
-        settle("gain", real("gain", self.gain))
-        settle("eps", real("eps", self.eps))
-        settle("loosen", real("loosen", self.loosen, zero=True))
-        settle("groups", integer("groups", self.groups, low=1))
-        settle("seed", integer("seed", self.seed, low=0, high=2**63))  # beyond, see standard_normal
-        if not isinstance(self.transposed, (bool, np.bool_)):
-            raise OptionTypeError(
-                message("transposed", self.transposed, "it should be True or False", "write one")
-            )
-        settle("transposed", bool(self.transposed))
-        if self.blocks is not None:
-            settle("blocks", sizes("blocks", self.blocks, OptionError))
-        if self.tap is not None:
-            settle("tap", sizes("tap", self.tap, OptionError, "count from 0 to k - 1"))
-        if self.stride is not None:
-            cure = "write the strides of the layer as integers"
-            settle("stride", sizes("stride", self.stride, OptionError, cure, low=None))
-        settle("layout", letters(self.layout, self.shape))
-        self._check_role()
         axes = (self.groups, self.transposed, self.blocks, self.taps, self.tap, self.stride)
-        settle("axes", Layout(self.shape, self.layout, *axes))
-
-    def _check_role(self) -> None:
-        """Raise for an option of the other role, or of noise where there is none."""
-        other: Role = "transit" if self.role == "zero" else "zero"
-        for name, default in _OPTIONS[other].items():
-            if getattr(self, name) != default:
-                should = f"{_NAMES[self.role]} (role {self.role!r}) has no such option"
-                cure = f"leave it out, or use role={other!r}"
-                raise OptionError(message(name, getattr(self, name), should, cure))
-        if self.loosen_at != "all" and not self.loosen:
-            should = "there is no noise to place: loosen is 0"
-            cure = "give a standard deviation with loosen=, or leave it out"
-            raise OptionError(message("loosen_at", self.loosen_at, should, cure))
+        object.__setattr__(self, "axes", Layout(self.shape, self.layout, *axes))
 
     def options(self) -> dict[str, Any]:
         """Return what `plan` needs besides the shape to make it again: what is not the default.
