@@ -1,6 +1,6 @@
 """How two checkpoints differ, tensor by tensor, in one pass over both.
 
-What is compared is the numbers, exactly; of one dtype the bits.
+Numbers are compared exactly; within one dtype, their bits.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ __all__ = [
     "Plain",
     "Source",
     "Spans",
-    "cut",
     "needed",
+    "read_block",
     "readable",
     "source_of",
 ]
@@ -221,7 +221,7 @@ class Inflater:
 class Packed:
     """Deflated bytes in a file, unpacked in order; going back begins anew.
 
-    Of all members of a file, `resting` keeps where the last one has been read to.
+    `resting` keeps the state of one member for all of a file: of the one that was read last.
     """
 
     source: Source
@@ -276,11 +276,11 @@ class Packed:
         return self.source.wrong("packed array", got, "it should unpack to what was written")
 
 
-def cut(get: Get, shape: tuple[int, ...], spans: Spans) -> Bytes:
+def read_block(get: Get, shape: tuple[int, ...], spans: Spans) -> Bytes:
     """Return a block of an array of bytes that lies in row-major order where `get` reads.
 
-    Read are whole runs of the block. Where runs lie closer than a page, whole steps along the
-    outermost axis of such short steps are read, and cut.
+    Whole runs of the block are read. If the gaps between runs are shorter than a page, the gaps
+    are read too, and cut away.
     """
     out = np.empty([len(span) for span in spans], np.uint8)
     if not out.size:

@@ -225,9 +225,9 @@ def _starts(
 ) -> list[int]:
     """Return the rows at which the matrices of a weight begin, or none.
 
-    Of entries in row-major order. A matrix goes on as long as the first entry that has the corner's
-    sign lies one column after that of the row before, as in IDI and in both forms of IDIZ. Its
-    first row tells whether it is a wide one, which has entries further right.
+    The entries come in row-major order. In IDI and in both forms of IDIZ, the first entry of a row
+    with the corner's sign stands one column after that of the row before. Elsewhere a new matrix
+    begins. The first row of a wide matrix has entries further right.
     """
     head = np.flatnonzero(np.diff(row, prepend=-1))
     if head.size != rows or rows == 0:

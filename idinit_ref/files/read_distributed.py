@@ -1,7 +1,7 @@
 """Folders of `torch.distributed.checkpoint`: tensors in pieces, each as `torch.save` writes it.
 
-Their list is a pickle, which PyTorch itself would read with all that pickles may do. Here an
-unpickler reads it that knows these few classes alone; the pieces are PyTorch's to read.
+The list of tensors is a pickle. PyTorch would run whatever it names; the unpickler here admits only
+the few classes below. PyTorch itself reads the pieces.
 """
 
 from __future__ import annotations

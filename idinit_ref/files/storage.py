@@ -302,7 +302,7 @@ def obstacle(tensor: Tensor) -> str:
 
 
 def nbytes_of(tensor: Tensor, dtype: str) -> int:
-    """Return the bytes of a tensor in a dtype; of one that is not decoded, in its own.
+    """Return the size of a tensor in bytes, in a dtype; if it is not decoded, as it is stored.
 
     >>> nbytes_of(Noise((2, 3), 1.0), "bfloat16")
     12
@@ -429,7 +429,7 @@ def blocks(shape: tuple[int, ...]) -> Iterator[Index]:
 def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
     """Yield a tensor's numbers in row-major order, contiguous and little-endian, by blocks.
 
-    Of one whose numbers cannot be read, its bytes.
+    If its numbers cannot be read, yield its bytes.
     """
     if isinstance(tensor, InFile) and tensor.obstacle:
         for start in range(0, tensor.nbytes, 8 * BLOCK):

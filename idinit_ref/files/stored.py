@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.options import box_of
 from ..errors import DTypeError, ShapeError, message
-from .disk import Bytes, Packed, Plain, Spans, cut
+from .disk import Bytes, Packed, Plain, Spans, read_block
 from .storage import DTYPES, Index, carrier, convert, itemsize
 
 __all__ = ["Raw", "Stored"]
@@ -164,7 +164,7 @@ class Raw(Stored):
             spans, shape = spans[::-1], shape[::-1]
         size = itemsize(self.dtype)
         with self.data.reading() as get:
-            raw = cut(
+            raw = read_block(
                 lambda at, into: get(self.skip + at, into), (*shape, size), (*spans, range(size))
             )
         own = carrier(self.dtype)

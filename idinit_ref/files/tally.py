@@ -68,7 +68,7 @@ def bits_of(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
 
 
 def nonzero(bits: NDArray[Any]) -> NDArray[np.intp]:
-    """Return where the bits are not all 0: eight bytes at a time, as most are."""
+    """Return where bits are not 0; eight bytes are tested at a time, since most are 0."""
     per = 8 // bits.itemsize
     whole = bits.size // per * per
     words = np.flatnonzero(bits[:whole].view(np.uint64) != 0)

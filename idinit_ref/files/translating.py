@@ -156,7 +156,7 @@ def _agreed(item: NamedTensor) -> NamedTensor:
 
 
 def _consistent(items: Mapping[str, NamedTensor], names: Collection[str]) -> dict[str, NamedTensor]:
-    """Doubt the rules by name for all weights stored as IO, if it is said that one is not so."""
+    """If one weight contradicts its name rule, stop trusting name rules for IO weights."""
 
     def by_name(item: NamedTensor) -> bool:
         rule = None if item.ndim != 2 else find(item.own, names=names)
