@@ -1,12 +1,14 @@
-"""Names of tensors: which may be written."""
+"""Names of tensors, which may be written, and of files."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
-from ..errors import OptionError, message
+from ..errors import OptionError, OptionTypeError, message
 
-__all__ = ["check_name"]
+__all__ = ["check_name", "path_of"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -33,3 +35,11 @@ def check_name(name: object) -> str:
     if "\\" in name or {".", ".."} & set(name.split("/")):
         raise wrong("it should hold no backslash, and no part between slashes be . or ..")
     return name
+
+
+def path_of(path: object) -> Path:
+    """Return a path, or raise for what is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        should = "it should be a path as str or os.PathLike"
+        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
+    return Path(path)

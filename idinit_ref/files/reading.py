@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.text import short
-from ..errors import CheckpointError, OptionError, OptionTypeError, message
+from ..errors import CheckpointError, OptionError, message
 from .disk import Faults, Source, source_of
 from .metadata import TABLES, dump_table, table
-from .naming import check_name
+from .naming import check_name, path_of
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
 from .read_npz import open_npz
@@ -49,7 +49,10 @@ _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".keras": open_keras,
     **dict.fromkeys((".bin", ".pt", ".pth"), open_torch),
 }
-_FOLDERS = {LIST: open_distributed, TREE: open_orbax}  # by a file in them
+_FOLDERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by a file in them
+    LIST: open_distributed,
+    TREE: open_orbax,
+}
 _FIRST = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -156,29 +159,22 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ...     tensor.dtype, tensor.shape, tensor.read((slice(1, 2), slice(None)), "float32")
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
-    given, faults = _path(path), Faults(lenient=lenient)
-    tensors: Sequence[Stored]
-    for mark, reader in _FOLDERS.items():
-        if os.path.isfile(given / mark):
-            tensors, metadata = reader(given, faults)
-            held = {tensor.name: tensor for tensor in tensors}
-            files = sorted(each for each in given.rglob("*") if each.is_file())
-            return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
-    file = _in_folder(given) if os.path.isdir(given) else given
-    if file.name.lower().endswith(".index.json"):
-        return _index(given, file, faults)
-    if (suffix := file.suffix.lower()) not in _READERS:
-        raise _other(file)
-    tensors, metadata = _READERS[suffix](file, faults)
+    faults, given = Faults(lenient=lenient), path_of(path)
+    files: Sequence[Path]
+    readers = (reader for mark, reader in _FOLDERS.items() if os.path.isfile(given / mark))
+    if (reader := next(readers, None)) is not None:
+        tensors, metadata = reader(given, faults)
+        files = sorted(each for each in given.rglob("*") if each.is_file())
+    else:
+        file = _in_folder(given) if os.path.isdir(given) else given
+        if file.name.lower().endswith(".index.json"):
+            return _index(given, file, faults)
+        if (suffix := file.suffix.lower()) not in _READERS:
+            raise _other(file)
+        tensors, metadata = _READERS[suffix](file, faults)
+        files = (file,)
     held = {tensor.name: tensor for tensor in tensors}
-    return Checkpoint(given, held, metadata, (file,), findings=tuple(faults.found))
-
-
-def _path(path: object) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        should = "it should be a path as str or os.PathLike"
-        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
-    return Path(path)
+    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
 
 
 def _other(file: Path) -> CheckpointError:

@@ -97,61 +97,56 @@ class Finding:
 
 
 class _Claim:
-    """A plan that a tensor is said to be, held against its bytes block by block."""
+    """A plan that a tensor is said to be; None as soon as something speaks against it."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str, options: object) -> None:
         self.plan: Plan | None = None
-        self.wrong: str | None = None
-        self.dtype, self.done, self.checked = dtype, 0, True
+        self.dtype, self.done, self.wrong, self.checked = dtype, 0, "", True
         known = {field.name for field in fields(Plan) if field.init} - {"shape"}
         if not isinstance(options, Mapping):
-            self.wrong = f"the claim is no plan: {_line(options)}"
+            self._fail(f"the claim is no plan: {_line(options)}")
         elif unknown := sorted(map(repr, set(options) - known)):
-            self.wrong = f"the claim is no plan: unknown options {_line(', '.join(unknown))}"
+            self._fail(f"the claim is no plan: unknown options {_line(', '.join(unknown))}")
         else:
             try:
-                claimed = Plan(shape, **options)
-                claimed.check(dtype)
+                self.plan = Plan(shape, **options)
+                self.plan.check(dtype)
             except (IDInitError, TypeError, ValueError, OverflowError) as problem:
-                self.wrong = f"the claim cannot be: {_line(problem)}"
+                self._fail(f"the claim cannot be: {_line(problem)}")
             else:
-                self.plan = claimed
-                if claimed.loosen and prod(shape) and claimed.axes.columns > _NOISE:
+                if self.plan.loosen and prod(shape) and self.plan.axes.columns > _NOISE:
                     self.checked = False
-                    self.wrong = f"the claim is not checked: noise in rows of {_NOISE:,} and more"
+                    self._fail(f"the claim is not checked: noise in rows of {_NOISE:,} and more")
 
-    @property
-    def open(self) -> bool:
-        return self.wrong is None
+    def _fail(self, why: str) -> None:
+        self.plan, self.wrong = None, why
 
     @property
     def sparse(self) -> bool:
         """Whether the non-zeros are asked for."""
-        return self.open and self.plan is not None and not self.plan.loosen
+        return self.plan is not None and not self.plan.loosen
 
     def compare(self, index: Index, bits: NDArray[Any], where: NDArray[np.intp] | None) -> None:
-        if not self.open or self.plan is None:
+        plan = self.plan
+        if plan is None:
             return
         try:
-            if where is None or self.plan.loosen:
-                ours = little(PlanTensor(self.plan).read(index, self.dtype)).view(bits.dtype)
+            if where is None or plan.loosen:
+                ours = little(PlanTensor(plan).read(index, self.dtype)).view(bits.dtype)
                 wrong = np.flatnonzero(ours != bits)
                 at = (int(wrong[0]), ours[wrong[0]]) if wrong.size else None
             else:
-                at = apart(self.plan, index, self.dtype, where, bits[where])
+                at = apart(plan, index, self.dtype, where, bits[where])
         except RoundingError as problem:
-            self.wrong = f"the claim cannot be: {_line(problem)}"
+            self._fail(f"the claim cannot be: {_line(problem)}")
             return
         if at is not None:
             place, planned = at
             numbers = values_of(np.stack([bits[place], planned]).astype(bits.dtype), self.dtype)
             stored, planned = numbers.tolist()
-            where_ = index_of(place + self.done, self.plan.shape)
-            role = "IDI" if self.plan.role == "transit" else "IDIZ"
-            self.wrong = (
-                f"claimed {role} {words(self.plan)}, but {list(where_)} is {stored!r}, "
-                f"not {planned!r}"
-            )
+            entry = list(index_of(place + self.done, plan.shape))
+            role = "IDI" if plan.role == "transit" else "IDIZ"
+            self._fail(f"claimed {role} {words(plan)}, but {entry} is {stored!r}, not {planned!r}")
         self.done += bits.size
 
 
@@ -255,14 +250,14 @@ def recognise(
         if progress is not None:
             progress(seen.size * itemsize(dtype), prod(shape) * itemsize(dtype))
     right, wrong = _checked(sha, digest)
-    notes = [claimed.wrong if claimed is not None else None, wrong]
-    holds = claimed.open if claimed is not None and claimed.checked else None
+    notes = [claimed.wrong if claimed is not None else "", wrong]
+    holds = claimed.plan is not None if claimed is not None and claimed.checked else None
 
     def finding(kind: Content, detail: str, **more: Any) -> Finding:
         said = "; ".join(filter(None, [detail, *notes]))
         return Finding(kind, claim=holds, digest=right, detail=said, **more)
 
-    if holds and claimed is not None and claimed.plan is not None:
+    if claimed is not None and claimed.plan is not None:
         return _planned(finding, claimed.plan, "claim", "")
     if seen.first is None:
         return finding("zero", "no entries")

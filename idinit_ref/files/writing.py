@@ -24,6 +24,7 @@ from ..core.options import integer
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionError, OptionTypeError, message
 from .containers import FORMS, Feed, FileTensor, Form, file_tensor
+from .naming import path_of
 from .storage import FLOATS, Tensor
 from .whole import together, whole_folder
 
@@ -284,10 +285,7 @@ class _Job:
 def _decide(
     given: object, tensors: object, dtype: Any, shard_bytes: object, metadata: object
 ) -> _Job:
-    if not isinstance(given, (str, os.PathLike)):
-        should = "it should be a path as str or os.PathLike"
-        raise OptionTypeError(message("path", given, should, "write 'model.safetensors'"))
-    path = Path(given)
+    path = path_of(given)
     if path.suffix not in FORMS:
         should = "its suffix should be .safetensors, .npz, .weights.h5 or .distcp"
         raise OptionError(message("path", str(given), should, "give a file name that ends so"))
