@@ -37,7 +37,9 @@ def run(args: Namespace, console: Console) -> None:
             rows.append((name, shape, "-", "", "no rule knows it"))
             continue
         if choice.role in ("transit", "zero"):
-            assembly.made(name, source.tensors[name], choice)  # options that do not fit are errors
+            assembly.weight_for(
+                name, source.tensors[name], choice
+            )  # options that do not fit are errors
         found[name] |= {"role": choice.role, "options": dict(choice.options)}
         found[name] |= {"why": choice.why, "rule": choice.by}
         options = " ".join(f"{key}={value}" for key, value in choice.options.items())

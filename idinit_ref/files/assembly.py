@@ -28,7 +28,7 @@ from .sources import OPTIONS, Asked, joins
 from .storage import DTYPES, FLOATS, Held, PlanTensor, Tensor
 from .views import Joined, rearrange
 
-__all__ = ["Assembled", "Assembly", "Choice", "assemble", "choose", "made", "parse_rule"]
+__all__ = ["Assembled", "Assembly", "Choice", "assemble", "choose", "parse_rule", "weight_for"]
 
 _REASONS = 6  # that a message names
 _NAME = 100  # letters of a name that is compared with others
@@ -283,14 +283,14 @@ def assemble(
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"
         else:
-            value = made(name, asked, chose, general[chose.role])
+            value = weight_for(name, asked, chose, general[chose.role])
             origin = "IDI" if chose.role == "transit" else "IDIZ"
         items.append(Assembled(name, asked.shape, chose.role, chose.why, origin, value))
     there = () if keep_from is None else keep_from.tensors
     return Assembly(tuple(items), tuple(name for name in there if name not in tensors))
 
 
-def made(
+def weight_for(
     name: str, asked: Asked, choice: Choice, general: Mapping[str, Any] = _NONE
 ) -> Plan | Tensor:
     """Return what a tensor in role "transit" or "zero" becomes.
@@ -319,7 +319,7 @@ def made(
     Examples
     --------
     >>> key = Asked((8, 2, 4), "transit", {"layout": "IO"}, axes="IOO")
-    >>> made("key", key, Choice("transit", key.options, "", "manifest")).shape
+    >>> weight_for("key", key, Choice("transit", key.options, "", "manifest")).shape
     (8, 2, 4)
     """
     parted = asked.parted or asked.shape

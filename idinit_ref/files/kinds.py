@@ -26,7 +26,15 @@ from ..roles.names import decide, find
 from .dialects import Dialect
 from .storage import Noise, Tensor
 
-__all__ = ["AS_IT_IS", "NamedTensor", "checked", "kind_of", "letters_of", "says", "stored_before"]
+__all__ = [
+    "AS_IT_IS",
+    "NamedTensor",
+    "kernel_kind",
+    "kind_of",
+    "letters_of",
+    "says",
+    "stored_before",
+]
 
 _GATED = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -172,7 +180,7 @@ def letters_of(
     raise _undecided(item, default)
 
 
-def checked(item: NamedTensor, items: Mapping[str, NamedTensor], letters: str) -> str:
+def kernel_kind(item: NamedTensor, items: Mapping[str, NamedTensor], letters: str) -> str:
     """Return the kind of a kernel; raise if its layer's bias shows that its axes are others."""
     value, groups = item.value, 1
     bias = items.get(item.sibling("bias"))

@@ -19,7 +19,7 @@ from ..core.plan import Plan
 from ..errors import IDInitError, LayoutError, OptionError, ShapeError, message
 from ..roles.names import find
 from .dialects import Dialect, Leaf, load
-from .kinds import AS_IT_IS, NamedTensor, checked, kind_of, letters_of, says, stored_before
+from .kinds import AS_IT_IS, NamedTensor, kernel_kind, kind_of, letters_of, says, stored_before
 from .metadata import table
 from .naming import check_name
 from .renaming import Items
@@ -223,7 +223,7 @@ def _translated(
     kind, path = kind_of(item, items, whole, names, dialect)
     letters = letters_of(item, kind, items, names) if item.ndim > 1 else ""
     if kind == "kernel" and not item.moved:
-        kind = checked(item, items, letters) if letters else "other"
+        kind = kernel_kind(item, items, letters) if letters else "other"
     own = Leaf(item.leaf) if re.fullmatch(dialect.others, item.leaf) else Leaf("")
     leaf = own if kind == "other" else dialect.leaves.get(kind, Leaf(""))
     if leaf is None:
