@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from ..errors import DTypeError, OptionError, message, prefixed
 from .disk import needed
+from .metadata import CAP
 from .naming import check_name
 from .storage import (
     BLOCK,
     DTYPES,
     FLOATS,
-    HEADER,
     Held,
     InFile,
     PlanTensor,
@@ -196,7 +196,7 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
         }
     dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     text = dump(entries).encode()
-    if len(text) > HEADER:  # more than is read; the plans can be found from the numbers
+    if len(text) > CAP:  # more than is read; the plans can be found from the numbers
         del own["idinit_ref.plans"]
         text = dump(entries | {"__metadata__": own | about}).encode()
     text += b" " * (-len(text) % 8)
@@ -205,8 +205,8 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
 
 def _check_safetensors(items: list[FileTensor], about: dict[str, str]) -> None:
     size = 150 * len(items) + sum(len(item.name) for item in items) + len(json.dumps(about))
-    if size > HEADER and (size := len(_header(items, about, {}))) > HEADER:
-        should = f"a file's header of {size:,} bytes should have at most {HEADER:,}"
+    if size > CAP and (size := len(_header(items, about, {}))) > CAP:
+        should = f"a file's header of {size:,} bytes should have at most {CAP:,}"
         cure = "write several files (shard_bytes), or fewer and shorter names and metadata"
         raise OptionError(message("tensors", len(items), should, cure))
 

@@ -17,7 +17,8 @@ from typing import Any, cast
 
 from ..core.text import short
 from .disk import Faults, Plain, Source, source_of
-from .storage import DTYPES, HEADER, itemsize
+from .metadata import CAP
+from .storage import DTYPES, itemsize
 from .stored import Raw
 
 __all__ = ["open_safetensors"]
@@ -43,9 +44,9 @@ def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, s
         if source.size < 8:
             raise source.wrong("size", source.size, "it should be at least 8 bytes")
         length = int.from_bytes(first, "little")
-        if length > source.size - 8 or length > HEADER:
+        if length > source.size - 8 or length > CAP:
             should = (
-                f"it should be at most {HEADER:,} bytes and at most the rest of the file, "
+                f"it should be at most {CAP:,} bytes and at most the rest of the file, "
                 f"{source.size - 8:,}"
             )
             raise source.wrong("length of the header", length, should)

@@ -16,7 +16,7 @@ from typing import Any
 from ..core.text import short
 from ..errors import CheckpointError, OptionError, message
 from .disk import Faults, Source, source_of
-from .metadata import TABLES, dump_table, table
+from .metadata import CAP, TABLES, dump_table, table
 from .naming import check_name, path_of
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
@@ -24,7 +24,6 @@ from .read_npz import open_npz
 from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
-from .storage import HEADER
 from .stored import Stored
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
@@ -264,8 +263,8 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
 
 def _homes(source: Source) -> dict[str, str]:
     """Return which file holds which tensor."""
-    if source.size > HEADER:
-        raise source.wrong("size", source.size, f"an index has at most {HEADER:,} bytes")
+    if source.size > CAP:
+        raise source.wrong("size", source.size, f"an index has at most {CAP:,} bytes")
     with source.open() as file:
         content: Any = source.loads(source.take(file, 0, source.size))
     homes = content.get("weight_map") if isinstance(content, dict) else None

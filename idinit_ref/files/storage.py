@@ -20,13 +20,11 @@ from ..core.dtypes import FORMATS, Format, round_array
 from ..core.noise import standard_normal
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionTypeError, ShapeError, message
-from .metadata import CAP
 
 __all__ = [
     "BLOCK",
     "DTYPES",
     "FLOATS",
-    "HEADER",
     "Held",
     "InFile",
     "Index",
@@ -81,9 +79,6 @@ _BITS = {  # not NumPy's own: their bytes, infinity and NaN (e4m3fn has no infin
 _AXES = 32
 BLOCK = 2**19
 """Elements that are read at once: 4 MiB in float64."""
-
-HEADER = CAP
-"""The most bytes of a safetensors header, as its own reader has it."""
 
 
 # Dtypes -------------------------------------------------------------------------------------------

@@ -1224,11 +1224,11 @@ def test_a_dtype_that_loses_an_entry_names_the_tensor(file):
 
 def test_a_header_that_nobody_reads_is_not_written(file, monkeypatch):
     made = {f"{'n' * 100}{k}": MADE["tall"] for k in range(100)}
-    monkeypatch.setattr(containers, "HEADER", 25_000)
+    monkeypatch.setattr(containers, "CAP", 25_000)
     save(file, made)  # without the plans' options
     assert "idinit_ref.plans" not in content(file)[0]["__metadata__"]
     assert file_plans(file, made)[0].nbytes == file.stat().st_size
-    monkeypatch.setattr(containers, "HEADER", 2_000)
+    monkeypatch.setattr(containers, "CAP", 2_000)
     with pytest.raises(ir.errors.OptionError, match=r"should have at most 2,000; write several"):
         save(file, made)
     save(file, made, shard_bytes=500)
