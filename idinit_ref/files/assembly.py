@@ -25,7 +25,7 @@ from ..roles.names import Kind, Rule, decide, find
 from .fills import Fill
 from .reading import Checkpoint
 from .sources import OPTIONS, Asked, joins
-from .storage import DTYPES, FLOATS, Held, PlanTensor, Tensor
+from .storage import DTYPES, FLOATS, ArrayTensor, PlanTensor, Tensor
 from .views import Joined, rearrange
 
 __all__ = ["Assembled", "Assembly", "Choice", "assemble", "choose", "parse_rule", "weight_for"]
@@ -278,7 +278,7 @@ def assemble(
         elif chose.role == "bias" or (asked.value and chose.role == asked.role):
             number = np.float64(asked.value) if asked.value else np.float32(0)
             origin = f"all {asked.value:g}" if asked.value else "zeros"
-            value = Held(np.broadcast_to(number, asked.shape))
+            value = ArrayTensor(np.broadcast_to(number, asked.shape))
         elif chose.role == "keep":
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"

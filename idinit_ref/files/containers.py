@@ -30,7 +30,7 @@ from .storage import (
     BLOCK,
     DTYPES,
     FLOATS,
-    Held,
+    ArrayTensor,
     InFile,
     PlanTensor,
     Tensor,
@@ -85,7 +85,7 @@ class FileTensor(NamedTuple):
     def check(self) -> None:
         """Raise if the dtype cannot hold one of an array's values."""
         own = self.tensor.dtype
-        if isinstance(self.tensor, Held) and own is not None and own != self.dtype:
+        if isinstance(self.tensor, ArrayTensor) and own is not None and own != self.dtype:
             for index in blocks(self.tensor.shape):
                 convert(self.tensor.read(index, own), own, self.dtype, self.name)
 

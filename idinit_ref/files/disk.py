@@ -33,7 +33,7 @@ __all__ = [
     "Inflater",
     "Packed",
     "Plain",
-    "Source",
+    "SourceFile",
     "Spans",
     "needed",
     "read_block",
@@ -103,7 +103,7 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """A regular file as it was when its header was read."""
 
     path: Path
@@ -153,14 +153,14 @@ class Source:
             raise self.wrong(problem.what, problem.got, problem.should) from None
 
 
-def source_of(path: Path, kind: str) -> Source:
+def source_of(path: Path, kind: str) -> SourceFile:
     """Look at a file, and raise for one that cannot be of its kind."""
     try:
         status = os.stat(path)
     except ValueError:  # a NUL, or a surrogate that no file name holds
         should = "it should be a name that a file can have"
         raise CheckpointError(message("path", short(path), should, "correct it")) from None
-    source = Source(path, status.st_size, status.st_mtime_ns)
+    source = SourceFile(path, status.st_size, status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
         raise source.wrong("kind", "not a regular file", f"it should be {kind}", "name a file")
     with source.open() as file:
@@ -183,7 +183,7 @@ def needed(module: str, files: str, extra: str) -> Any:
 
 
 @contextmanager
-def readable(source: Source, kind: str) -> Iterator[None]:
+def readable(source: SourceFile, kind: str) -> Iterator[None]:
     """Say of what a library cannot read, whatever it raises, that the file is broken."""
     try:
         yield
@@ -199,7 +199,7 @@ def readable(source: Source, kind: str) -> Iterator[None]:
 class Plain:
     """Bytes that lie in a file as they are."""
 
-    source: Source
+    source: SourceFile
     start: int
 
     @contextmanager
@@ -224,7 +224,7 @@ class Packed:
     `resting` keeps the state of one member for all of a file: of the one that was read last.
     """
 
-    source: Source
+    source: SourceFile
     start: int
     packed: int
     size: int

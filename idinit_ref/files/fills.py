@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError, message
 from .sources import Asked
-from .storage import DTYPES, FLOATS, Held, Index, Noise, Tensor, convert
+from .storage import DTYPES, FLOATS, ArrayTensor, Index, NoiseTensor, Tensor, convert
 
 __all__ = ["Constant", "Fill", "parse_fill"]
 
@@ -82,8 +82,8 @@ class Fill(NamedTuple):
     def tensor(self, name: str, asked: Asked, model_type: str = "") -> Tensor:
         """Return the values for a tensor of a model of some type.
 
-        Noise is that of `idinit_ref.files.storage.Noise` with a seed of the tensor's own: the first
-        63 bits of the SHA-256 of ``SEED:NAME``, so that it depends on no other tensor.
+        Noise is a `NoiseTensor` with a seed of the tensor's own: the first 63 bits of the SHA-256
+        of ``SEED:NAME``, so that it depends on no other tensor.
         """
         shape, leaf = asked.shape, re.split(r"[./]", name)[-1]
         value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
@@ -104,7 +104,7 @@ class Fill(NamedTuple):
         if own in FLOATS:
             if self.rule == "normal":
                 digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-                return Noise(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
+                return NoiseTensor(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
             return Constant(shape, value)
         kind = np.dtype(own if own in DTYPES else "bool")
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
@@ -117,7 +117,7 @@ class Fill(NamedTuple):
             should = f"{name} is {own}, which holds no such number"
             cure = "name the others by a pattern that leaves it out, or copy it"
             raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
-        return Held(np.broadcast_to(kind.type(int(value)), shape))
+        return ArrayTensor(np.broadcast_to(kind.type(int(value)), shape))
 
 
 def parse_fill(text: str) -> Fill:

@@ -24,7 +24,7 @@ from ..core.plan import Plan
 from ..errors import LayoutError, OptionError, message
 from ..roles.names import decide, find
 from .dialects import Dialect
-from .storage import Noise, Tensor
+from .storage import NoiseTensor, Tensor
 
 __all__ = [
     "AS_IT_IS",
@@ -158,7 +158,7 @@ def letters_of(
     if item.axes:
         return "" if item.moved else item.axes
     shape, default = item.value.shape, DEFAULT_LAYOUTS.get(item.ndim, "")
-    is_made = not isinstance(item.value, Plan | Noise) and item.value.dtype is None
+    is_made = not isinstance(item.value, Plan | NoiseTensor) and item.value.dtype is None
     if kind == "kernel" and (is_made or item.doubted):  # of several axes, or said otherwise
         raise _undecided(item, default)
     rule = find(item.own, names=names)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.text import short
-from .disk import Faults, Source, Spans, readable, source_of
+from .disk import Faults, SourceFile, Spans, readable, source_of
 from .read_torch import array_of, the_torch
 from .storage import DTYPES, carrier, itemsize
 from .stored import Stored
@@ -62,7 +62,7 @@ class _Piece(NamedTuple):
 
     at: tuple[int, ...]
     sizes: tuple[int, ...]
-    source: Source
+    source: SourceFile
     begin: int
     length: int
 
@@ -107,7 +107,7 @@ class _Sharded(Stored):
 
 def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
     """Return the tensors of a folder, by their whole names; what else it holds is no weight."""
-    source, files = source_of(path / LIST, _KIND), dict[str, Source]()
+    source, files = source_of(path / LIST, _KIND), dict[str, SourceFile]()
     last: dict[_Piece, Any] = {}
     tensors: list[Stored] = []
     with readable(source, _KIND):
@@ -131,13 +131,13 @@ def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str
     return tensors, {}
 
 
-def _piece(folder: Path, files: dict[str, Source], chunk: Any, place: Any) -> _Piece:
+def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -> _Piece:
     """Return a piece, or raise if it cannot lie where the list says."""
     home, (begin, length) = str(place.relative_path), (int(place.offset), int(place.length))
     if home not in files:
         if PurePath(home).name != home or home in ("", ".", "..") or "\\" in home:
             should = "it should lie in the folder"
-            raise Source(folder / LIST, 0, 0).wrong("file", home, should, "do not use it")
+            raise SourceFile(folder / LIST, 0, 0).wrong("file", home, should, "do not use it")
         files[home] = source_of(folder / home, "a file of torch.save")
     if min(begin, length) < 0 or begin + length > files[home].size:
         raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")
@@ -145,7 +145,7 @@ def _piece(folder: Path, files: dict[str, Source], chunk: Any, place: Any) -> _P
     return _Piece(at, sizes, files[home], begin, length)
 
 
-def _check(source: Source, tensor: _Sharded) -> None:
+def _check(source: SourceFile, tensor: _Sharded) -> None:
     """Raise if pieces are larger than their bytes, or do not make up the tensor."""
     what = f"tensor {short(tensor.name)!r}"
     if tensor.dtype not in DTYPES:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from ..errors import CheckpointError
-from .disk import DEFLATE, Faults, Plain, Source, Spans, needed, readable, source_of
+from .disk import DEFLATE, Faults, Plain, SourceFile, Spans, needed, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .read_npz import member_of
 from .storage import DTYPES, carrier, itemsize
@@ -37,7 +37,7 @@ _FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf; others load pl
 class _Dataset(Stored):
     """A tensor of HDF5."""
 
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
     place: range = field(repr=False)  # of the HDF5 file in the file
 
     def _block(self, spans: Spans) -> NDArray[Any]:
@@ -56,7 +56,7 @@ def _h5py() -> Any:
 
 
 @contextmanager
-def _h5(source: Source, place: range) -> Iterator[Any]:
+def _h5(source: SourceFile, place: range) -> Iterator[Any]:
     """Open a file of HDF5 that is still the same."""
     h5py = _h5py()
     with source.open() as file, readable(source, "an HDF5 file"):
@@ -135,7 +135,7 @@ def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
     return _open(source, range(data.start, data.start + size), faults)
 
 
-def _open(source: Source, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def _open(source: SourceFile, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
     h5py = _h5py()
     tensors: list[Stored] = []
     told: tuple[dict[str, Any], ...] = ({}, {})
@@ -181,7 +181,7 @@ def _tell(name: str, dataset: Any, told: tuple[dict[str, Any], ...]) -> None:
         digests[name] = digest
 
 
-def _dataset(source: Source, place: range, name: str, dataset: Any) -> Stored:
+def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> Stored:
     """Return a dataset as a tensor, or raise for one that could lead out of the file."""
     shown, dtype, bits = repr(short(name)), dataset.dtype.name, f"u{dataset.dtype.itemsize}"
     if dtype in ("void8", "void16"):  # bits, whose dtype Keras notes

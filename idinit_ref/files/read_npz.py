@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..core.text import short
-from .disk import DEFLATE, Faults, Inflater, Packed, Plain, Source, readable, source_of
+from .disk import DEFLATE, Faults, Inflater, Packed, Plain, SourceFile, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .storage import DTYPES
 from .stored import Raw
@@ -57,7 +57,7 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
     return list(tensors.values()), metadata
 
 
-def _scan(source: Source, file: io.FileIO) -> list[zipfile.ZipInfo]:
+def _scan(source: SourceFile, file: io.FileIO) -> list[zipfile.ZipInfo]:
     """Return the members whose headers follow each other from the start of an archive on."""
     members, at = [], 0
     while len(head := bytes(source.take(file, at, 30))) == 30 and head[:4] == _LOCAL:
@@ -76,7 +76,7 @@ def _scan(source: Source, file: io.FileIO) -> list[zipfile.ZipInfo]:
 
 
 def member_of(
-    source: Source,
+    source: SourceFile,
     file: io.FileIO,
     member: zipfile.ZipInfo,
     end: int,
@@ -104,7 +104,7 @@ def member_of(
     return Packed(source, start, packed, size, member.CRC, resting), size
 
 
-def _array(source: Source, name: str, member: tuple[Plain | Packed, int]) -> Raw:
+def _array(source: SourceFile, name: str, member: tuple[Plain | Packed, int]) -> Raw:
     """Return the array of a member, by its header."""
     (data, size), shown = member, repr(short(name))
     head = np.empty(min(size, _HEADER), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.text import short
-from .disk import Faults, Source, Spans, needed, readable, source_of
+from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .storage import DTYPES, carrier
 from .stored import Stored
 
@@ -27,7 +27,7 @@ class _Array(Stored):
     """An array of tensorstore."""
 
     array: Any = field(repr=False)
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         with readable(self.source, _KIND):

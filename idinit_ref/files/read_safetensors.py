@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..core.text import short
-from .disk import Faults, Plain, Source, source_of
+from .disk import Faults, Plain, SourceFile, source_of
 from .metadata import CAP
 from .storage import DTYPES, itemsize
 from .stored import Raw
@@ -76,7 +76,7 @@ def _places(tensor: Raw) -> tuple[int, int]:
     return tensor.skip, tensor.skip + tensor.size
 
 
-def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
+def _objects(source: SourceFile, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
     """Return what makes a tensor of an entry as it is parsed, and of any other object its pairs.
 
     So a file may have a million tensors: nothing else of them is kept. What is not of the usual
@@ -105,7 +105,7 @@ def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], An
 
 
 def _tensors(
-    source: Source, header: _Pairs, start: int, faults: Faults
+    source: SourceFile, header: _Pairs, start: int, faults: Faults
 ) -> tuple[list[Raw], dict[str, str]]:
     """Return the tensors of a header, and the metadata."""
     last, data = dict(header), source.size - start
@@ -132,7 +132,7 @@ def _tensors(
     return tensors, metadata
 
 
-def _check_repeated(source: Source, header: _Pairs) -> None:
+def _check_repeated(source: SourceFile, header: _Pairs) -> None:
     """Raise if what a later one of the same name replaces is no entry at all."""
     if sum(name == "__metadata__" for name, _ in header) > 1:
         raise source.wrong("key of the header", "__metadata__", "it should be there once")
@@ -141,7 +141,7 @@ def _check_repeated(source: Source, header: _Pairs) -> None:
             _fields(source, name, value)
 
 
-def _metadata(source: Source, value: object) -> dict[str, str]:
+def _metadata(source: SourceFile, value: object) -> dict[str, str]:
     if value is None:
         return {}
     right = type(value) is tuple and all(type(text) is str for _, text in value)
@@ -159,7 +159,7 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _fields(source: Source, name: str, value: object) -> tuple[str, list[int], int, int]:
+def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int], int, int]:
     """Return the fields of an entry in any order, with more keys, or as a list."""
     shown = repr(short(name))
     if type(value) is list and len(value) == 3:
@@ -199,7 +199,7 @@ def _json(value: object) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def _check_more(source: Source, what: str, value: object, depth: int) -> None:
+def _check_more(source: SourceFile, what: str, value: object, depth: int) -> None:
     """Raise for what the format's own reader refuses even in a key that it does not ask for."""
     if isinstance(value, list | tuple | Raw):
         if depth < (2 if isinstance(value, Raw) else 1):
@@ -221,7 +221,7 @@ def _check_more(source: Source, what: str, value: object, depth: int) -> None:
 
 
 def _check_size(
-    source: Source, name: str, code: str, shape: list[int], offsets: tuple[int, int], data: int
+    source: SourceFile, name: str, code: str, shape: list[int], offsets: tuple[int, int], data: int
 ) -> None:
     """Raise for offsets outside of the data, or of another size than shape and dtype say."""
     bits, size = _BITS.get(code), offsets[1] - offsets[0]

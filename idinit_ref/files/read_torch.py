@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..core.text import short
-from .disk import Faults, Source, Spans, needed, readable, source_of
+from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .storage import DTYPES, carrier
 from .stored import Stored
 
@@ -43,7 +43,7 @@ class _Tensor(Stored):
     """A tensor that PyTorch has mapped into memory."""
 
     tensor: Any = field(repr=False)
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         with self.source.open():  # or a file that became shorter would end the process
@@ -80,7 +80,7 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _dtype_of(source: Source, name: str, value: Any) -> str:
+def _dtype_of(source: SourceFile, name: str, value: Any) -> str:
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in DTYPES or value.layout is not the_torch().strided:
         got, should = f"{dtype}, {value.layout}", "it should be a dense array of a known dtype"

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.text import short
 from ..errors import CheckpointError, OptionError, message
-from .disk import Faults, Source, source_of
+from .disk import Faults, SourceFile, source_of
 from .metadata import CAP, TABLES, dump_table, table
 from .naming import check_name, path_of
 from .read_distributed import LIST, open_distributed
@@ -261,7 +261,7 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
     return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
 
 
-def _homes(source: Source) -> dict[str, str]:
+def _homes(source: SourceFile) -> dict[str, str]:
     """Return which file holds which tensor."""
     if source.size > CAP:
         raise source.wrong("size", source.size, f"an index has at most {CAP:,} bytes")
@@ -275,7 +275,7 @@ def _homes(source: Source) -> dict[str, str]:
     return homes
 
 
-def _check_plain(source: Source, shard: str) -> None:
+def _check_plain(source: SourceFile, shard: str) -> None:
     """Raise for a shard that lies (or could lie) elsewhere than in the folder."""
     try:
         plain = bool(shard) and "/" not in shard and Path(check_name(shard)).name == shard

@@ -44,7 +44,7 @@ from .tally import Numbers, Seen, nonzero, values_of
 __all__ = ["Finding", "Numbers", "inspect", "recognise"]
 
 Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
-Source = Literal["claim", "rules", "pattern"]
+Origin = Literal["claim", "rules", "pattern"]
 Progress = Callable[[int, int], object]
 
 _NOISE = 2**21  # columns of a loosened matrix that are drawn again
@@ -84,7 +84,7 @@ class Finding:
 
     kind: Content
     plan: Plan | None = None
-    source: Source | None = None
+    source: Origin | None = None
     value: complex | None = None
     numbers: Numbers | None = None
     claim: bool | None = None
@@ -156,7 +156,7 @@ def _line(text: object) -> str:
 
 def _find(
     seen: Seen, name: str | None, names: Collection[str] | None
-) -> tuple[Plan, Source, str] | None:
+) -> tuple[Plan, Origin, str] | None:
     """Return the plan of what was kept, where it is from, and what else is to be said."""
     levels = levels_of(seen)
     if not levels:
@@ -289,7 +289,7 @@ def _checked(sha: hashlib._Hash | None, digest: str | None) -> tuple[bool | None
     return False, f"SHA-256 is {sha.hexdigest()}, not {_line(digest)} as the file says"
 
 
-def _planned(finding: Callable[..., Finding], plan: Plan, source: Source, note: str) -> Finding:
+def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: str) -> Finding:
     said = "; ".join(filter(None, [words(plan), note]))
     return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
 

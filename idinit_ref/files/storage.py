@@ -25,10 +25,10 @@ __all__ = [
     "BLOCK",
     "DTYPES",
     "FLOATS",
-    "Held",
+    "ArrayTensor",
     "InFile",
     "Index",
-    "Noise",
+    "NoiseTensor",
     "PlanTensor",
     "Tensor",
     "as_tensor",
@@ -290,7 +290,7 @@ class InFile(Tensor, Protocol):
 def obstacle(tensor: Tensor) -> str:
     """Return why the numbers of a tensor cannot be read, "" if they can.
 
-    >>> obstacle(Noise((2,), 1.0))
+    >>> obstacle(NoiseTensor((2,), 1.0))
     ''
     """
     return tensor.obstacle if isinstance(tensor, InFile) else ""
@@ -299,7 +299,7 @@ def obstacle(tensor: Tensor) -> str:
 def nbytes_of(tensor: Tensor, dtype: str) -> int:
     """Return the size of a tensor in bytes, in a dtype; if it is not decoded, as it is stored.
 
-    >>> nbytes_of(Noise((2, 3), 1.0), "bfloat16")
+    >>> nbytes_of(NoiseTensor((2, 3), 1.0), "bfloat16")
     12
     """
     if isinstance(tensor, InFile) and tensor.obstacle:
@@ -333,7 +333,7 @@ class PlanTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class ArrayTensor:
     """An array as a tensor: in its own dtype, of any strides and byte order."""
 
     array: NDArray[Any]
@@ -358,7 +358,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseTensor:
     """Normal noise N(0, std^2) that is the same everywhere: row r by Philox of [seed, r].
 
     Rows are along the first axis, as in the loosening of spec section 5; a vector is one row.
@@ -395,7 +395,7 @@ def as_tensor(name: str, value: object) -> Tensor:
         should = "it should have no mask, which a file cannot hold"
         raise OptionTypeError(message(name, "MaskedArray", should, "fill it: value.filled(0)"))
     if isinstance(value, np.ndarray):
-        value = Held(value)
+        value = ArrayTensor(value)
     if not isinstance(value, Tensor):
         should = "it should be a Plan or a NumPy array"
         cure = "make it with idinit_ref.plan or numpy.asarray"

@@ -25,7 +25,7 @@ from idinit_ref.files.assembly import assemble, choose, parse_rule
 from idinit_ref.files.fills import parse_fill
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.sources import Asked, read
-from idinit_ref.files.storage import DTYPES, Held, Tensor, carrier, decode
+from idinit_ref.files.storage import DTYPES, ArrayTensor, Tensor, carrier, decode
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.names import RULES, Rule
 from idinit_ref.roles.report import Entry, Report
@@ -222,7 +222,7 @@ def test_joined_axes_are_a_reshape_and_read_in_parts(data):
     sizes = [size for group in groups for size in group]
     whole = np.arange(prod(sizes), dtype=np.float64)
     counts = tuple(map(len, groups))
-    joined = views.Joined(Held(whole.reshape(sizes)), counts)
+    joined = views.Joined(ArrayTensor(whole.reshape(sizes)), counts)
     assert joined.shape == tuple(map(prod, groups))
     index = []
     for size in joined.shape:
@@ -233,7 +233,7 @@ def test_joined_axes_are_a_reshape_and_read_in_parts(data):
 
 
 def test_joined_axes_read_little_more_than_is_asked_for():
-    class Counting(Held):
+    class Counting(ArrayTensor):
         read_so_far = 0
 
         def read(self, index, dtype):

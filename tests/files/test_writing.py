@@ -732,10 +732,14 @@ def test_a_tensor_that_fails_leaves_the_old_file(problem, error, text, name, tmp
 
 
 def test_tensors_are_written_in_the_dtype_that_is_asked_for(file):
-    noise = storage.Noise((5, 7), 0.5, 3)
+    noise = storage.NoiseTensor((5, 7), 0.5, 3)
     save(
         file,
-        {"a": noise, "b": storage.PlanTensor(MADE["tall"]), "c": storage.Held(np.ones(2, "i2"))},
+        {
+            "a": noise,
+            "b": storage.PlanTensor(MADE["tall"]),
+            "c": storage.ArrayTensor(np.ones(2, "i2")),
+        },
     )
     loaded = safetensors.torch.load_file(file)
     rows = [np.random.Generator(np.random.Philox(key=[3, r])).standard_normal(7) for r in range(5)]
@@ -1239,7 +1243,7 @@ def test_noise_in_long_rows_takes_the_memory_of_a_block(file):
     """And is drawn once: 12 times as much would not end in time."""
     size = 2**22
     tensors = {
-        "fill": storage.Noise((size,), 0.5, 3),
+        "fill": storage.NoiseTensor((size,), 0.5, 3),
         "loose": ir.plan((2, size), loosen=0.5, seed=3),
     }
     tracemalloc.start()
