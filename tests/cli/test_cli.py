@@ -106,7 +106,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_the_documentation_is_one(page):
     for line in re.findall(r"^idinit (.*)$", page.read_text(), re.MULTILINE):
-        assert cli._parser().parse_args(shlex.split(line, comments=True)).command
+        arguments = shlex.split(line, comments=True)
+        assert cli._parser(arguments).parse_args(arguments).command
 
 
 def test_version_and_help(idinit):
@@ -245,12 +246,13 @@ def test_every_command_prints_json(capsys, tmp_path):
     weights = str(tmp_path / "a.npz")
     np.savez(weights, w=ir.idi((3, 2)))
     manifest = tmp_path / "m.json"
-    manifest.write_text(json.dumps({"a.weight": [3, 2], "b.weight": [2, 3]}))
+    manifest.write_text(json.dumps({"fc1.weight": [3, 2], "fc2.weight": [2, 3]}))
+    source = ["--manifest", str(manifest), "--rule", "fc=transit"]
     asked = {
         "show": ["5", "3", "--role", "zero"],
         "presets": [],
-        "rules": ["--manifest", str(manifest)],
-        "export": ["--manifest", str(manifest), "--out", str(tmp_path / "out.npz")],
+        "rules": source,
+        "export": [*source, "--out", str(tmp_path / "out.npz")],
         "inspect": [weights],
         "diff": [weights, weights],
     }
