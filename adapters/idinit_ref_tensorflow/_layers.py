@@ -14,7 +14,7 @@ from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import merge_axes, split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
 from ._initializers import shape_and_dtype

@@ -15,7 +15,7 @@ from idinit_ref import Plan, Role
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionTypeError, message
 from idinit_ref.tracing import identity
 
