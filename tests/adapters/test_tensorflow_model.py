@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -1132,27 +1131,6 @@ if BACKEND == "tensorflow":
 
         with pytest.raises(errors.GraphError, match=r"PyFunc.*cannot be traced.*by hand"):
             init_(Hidden(), A)
-
-    # JAX -----------------------------------------------------------------------------------------
-
-    def test_everything_holds_on_jax():
-        here = Path(__file__)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here)],
-            cwd=here.parents[2],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": "jax",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of many tiny programs, each run once
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-        passed = re.search(r"^(\d+) passed(, \d+ deselected)? in ", done.stdout, re.MULTILINE)
-        assert passed is not None, done.stdout[-1000:]  # none skipped, and none failed
-        assert int(passed[1]) >= 60, passed[0]
 
 else:
 
