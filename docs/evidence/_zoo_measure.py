@@ -134,18 +134,22 @@ def _is_shift(name: str, tensor: Tensor) -> bool:
 
 
 def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor]) -> bool:
-    """Whether the branch is zero once all of its weight operations after the source are."""
+    """Whether the branch is zero once all of its weight operations after the source are.
+
+    A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
+    """
     held: list[Tensor] = []
     inputs = tape.nodes[add.node].inputs
 
     def watch(step: int, args: list[Any]) -> None:
         if step == add.step:
-            held.append(args[inputs.index(add.branch)])
+            held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
 
     zeroed = {tape.nodes[k].step for k in add.weights}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
-    return not bool(held[0].any())
+    branch, skip = held
+    return bool(skip.any()) and not bool(branch.any())
 
 
 def _moved(

@@ -20,6 +20,8 @@ __all__ = ["Nodes", "done_by", "spread"]
 _MOST = 4  # as many results are followed at once
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,)}
+"""Of an operation on entries the operands each of which is a factor of the result."""
 _ON_DATA = {"attention", "join", "select"}
 """What makes a signal of a learned tensor that it is applied to."""
 
@@ -63,6 +65,7 @@ class Nodes:
         self._scales: dict[str, str] = {}
         self._struck: dict[tuple[str, int], frozenset[str]] = {}  # factors, and what sums them
         self._done: dict[str, str] = {}
+        self._magnitudes: set[tuple[str, Operation]] = set()  # with which a weight vanishes
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
         self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
@@ -144,6 +147,9 @@ class Nodes:
         for part in made.parts:
             if part.done:
                 self._done.setdefault(part.name, part.done)
+            is_vector = sum(size > 1 for size in self.parameters[part.name].shape) < 2
+            if part.done and part.factor and is_vector:
+                self._magnitudes.add((part.name, operation))
             view = None if part.name in lost else part.view
             self._weights.append((part.name, operation, view))
         self.use(made, "weight", operation.name)
@@ -201,7 +207,8 @@ class Nodes:
             values = self._as_data(values, fact)
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
-            return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+            made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+            return made._replace(parts=tuple(p._replace(factor=False) for p in made.parts))
         for signal in signals:
             signal.spend()
         out: Data | Signal = Data(shape)
@@ -321,13 +328,19 @@ class Nodes:
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
-                node = self.draw("input", "constant", (), value.shape)
+                kind: Kind = "other" if value.zero else "input"  # zeros start no signal
+                node = self.draw(kind, "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")
             self._tables[value] = Signal(node, value.shape)
         signal = self._tables[value]
         self.use(value, "other", signal.node)
         return signal
+
+    def is_data(self, value: Made) -> bool:
+        """Whether a value is made of learned tensors that were used as data before."""
+        names = names_of([value])
+        return bool(names) and all(name in self._starts for name in names)
 
     def _floats(self, value: Made) -> bool:
         """Whether a value is made of floating parameters."""
@@ -378,10 +391,13 @@ class Nodes:
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             found = []
-            for value in values:
+            for at, value in enumerate(values):
                 if isinstance(value, Made) and value.parts:
                     rest = [operand for operand in values if operand is not value]
-                    found.append(spread(value, shape).noted(done_by(doing, name, rest)))
+                    made = spread(value, shape)
+                    if at in _FACTORS.get(word or name, ()):  # type: ignore[arg-type]  # of words
+                        made = made.multiplied(names_of(rest))
+                    found.append(made.noted(done_by(doing, name, rest)))
             return joined(shape, found)
         if isinstance(out, Signal):
             signals = [value for value in values if isinstance(value, Signal)]
@@ -418,6 +434,9 @@ class Nodes:
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.scales = self._scales.get(name, "")
+        for name in dict.fromkeys(name for name, _ in self._magnitudes):
+            uses = [operation for operation, _ in seen[name].ways]
+            seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
         for name in self._frozen(ends):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         for name in self._sums:
