@@ -161,9 +161,6 @@ def tensorflow_forms(block):
         "layers, in a loop": scanned,
         "layers, checkpointed": lambda x, w: layers(x, w, tf.recompute_grad(one)),
         "members": lambda x, w: tf.stack([one(x, *(w[n][k] for n in w)) for k in range(LAYERS)]),
-        "members, mapped": lambda x, w: tf.vectorized_map(
-            lambda each: one(x, *each), [*w.values()]
-        ),
         "members, multiplied": lambda x, w: one(tf.tile(x[None], (LAYERS, 1, 1)), *w.values()),
     }
 
