@@ -124,8 +124,11 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
             new = old.detach().clone()
         values[slot] = new.to(old.dtype)
     for name, slot in tape.buffers.items():
-        if tape.leaves[slot].is_floating_point() and re.search(r"(running_mean|bias)$", name):
-            values[slot] = torch.zeros_like(tape.leaves[slot])
+        old = tape.leaves[slot]
+        if old.is_floating_point() and re.search(r"(running_mean|bias)$", name):
+            values[slot] = torch.zeros_like(old)
+        elif old.is_floating_point() and old.dim() > 1 and not old.any():
+            values[slot] = torch.randn(old.shape, generator=generator)  # a codebook, not yet filled
     return values
 
 
