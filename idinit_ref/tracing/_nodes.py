@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..roles.graph import Does, Graph, Kind, Node, Use
+from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
 from ._units import Unit, merged
@@ -81,7 +81,7 @@ class Nodes:
 
     def draw(
         self,
-        kind: Kind,
+        kind: NodeKind,
         base: str,
         inputs: Iterable[str],
         shape: Shape | None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Literal
 
+from ..roles.graph import NodeKind
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._nodes import Nodes
@@ -131,7 +132,7 @@ class Results(Nodes):
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
-                kind = "other" if value.zero else "input"  # zeros start no signal
+                kind: NodeKind = "other" if value.zero else "input"  # zeros start no signal
                 node = self.draw(kind, "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")

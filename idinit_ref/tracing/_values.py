@@ -13,25 +13,6 @@ from ._kernels import identity
 from ._stored import Stored, blocks_of, stored
 from ._units import Unit
 
-__all__ = [
-    "Cut",
-    "Data",
-    "Fold",
-    "Made",
-    "Operation",
-    "Part",
-    "Piece",
-    "Shape",
-    "Signal",
-    "Term",
-    "Track",
-    "Value",
-    "is_constant",
-    "is_number",
-    "joined",
-    "names_of",
-]
-
 Shape = tuple[int, ...]
 Cut = tuple[int, int, int]
 """An axis of the weight of an operation, and from where to where."""
