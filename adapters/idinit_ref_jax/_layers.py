@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from idinit_ref import Plan, Role
+from idinit_ref.core.axes import einsum_letters
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.core.noise import LoosenAt
@@ -16,7 +17,8 @@ from idinit_ref.core.plan import either
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 
-from ._initializers import Initializer, build, decide, make, sharding_of
+from ._initializers import NUMBERED, Initializer, build, decide, make
+from ._sharded import sharding_of
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 
@@ -230,23 +232,27 @@ def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[s
 
     Axes are counted from the last, for what a kernel has before its own axes is a stack.
     """
-    options: dict[str, Any] = {"taps": taps, "batch_axis": ()}
+    axes: dict[str, Any] = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
+    options: dict[str, Any] = {"taps": taps, "axes": axes}
     if isinstance(layer, nnx.Linear):
         shape = layer.in_features, layer.out_features
     elif isinstance(layer, nnx.LinearGeneral):
         shape = (*layer.batch_axis.values(), *layer.in_features, *layer.out_features)
         out = -len(layer.out_features)
         both = out - len(layer.in_features)
-        options |= {"in_axis": range(both, out), "out_axis": range(out, 0)}
-        options["batch_axis"] = range(-len(shape), both)
+        axes |= {"in_axis": range(both, out), "out_axis": range(out, 0)}
+        axes["batch_axis"] = range(-len(shape), both)
     elif isinstance(layer, nnx.Einsum):
         shape = layer.kernel_shape
-        options |= _einsum_axes(layer.einsum_str)
+        letters = einsum_letters(layer.einsum_str, "einsum_str", NUMBERED)
+        kinds = ["I" if c == "I" else "O" if c == "O" else "B" for c in letters]
+        for name, kind in zip(axes, "IOB", strict=True):
+            axes[name] = [axis for axis, c in enumerate(kinds, -len(kinds)) if c == kind]
     elif isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
         shape = layer.kernel_shape
         options["groups"] = getattr(layer, "feature_group_count", 1)
         if getattr(layer, "transpose_kernel", False):
-            options |= {"in_axis": -1, "out_axis": -2}
+            axes |= {"in_axis": -1, "out_axis": -2}
         options |= _identity(layer, isinstance(layer, nnx.ConvTranspose), taps)
     else:
         raise _unknown(layer)
@@ -262,7 +268,7 @@ def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[s
                 "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
             )
         )
-    options["batch_axis"] = (*range(stack), *options["batch_axis"])
+    axes["batch_axis"] = (*range(stack), *axes["batch_axis"])
     return options if tap is None else options | {"tap": tap}
 
 
@@ -276,33 +282,6 @@ def _unknown(layer: Any) -> OptionTypeError:
             "put their result in with eqx.tree_at (in_axis=1, out_axis=0)",
         )
     )
-
-
-def _einsum_axes(equation: str) -> dict[str, list[int]]:
-    """Return the axes of the kernel, the second operand of an einsum, by where they occur.
-
-    They are counted from the last.
-    """
-    operands, result = equation.split("->")
-    inputs, kernel = operands.split(",")
-    found: dict[tuple[bool, bool], list[int]] = {}
-    for axis, letter in enumerate(kernel, -len(kernel)):
-        found.setdefault((letter in inputs, letter in result), []).append(axis)
-    axes = {"in_axis": found.pop((True, False), []), "out_axis": found.pop((False, True), [])}
-    axes["batch_axis"] = found.pop((True, True), [])
-    twice = len(set(kernel)) < len(kernel)
-    if found or twice or "." in kernel or not axes["in_axis"] or not axes["out_axis"]:
-        raise OptionError(
-            message(
-                "einsum_str",
-                equation,
-                "each axis of its kernel, the second operand, should stand once in it, and in the "
-                "first operand (inputs), in the result (outputs) or in both (batch); there should "
-                "be inputs and outputs",
-                "give its kernel an initialiser: idi(in_axis=..., out_axis=...)",
-            )
-        )
-    return axes
 
 
 def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import keras
 from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Role, plan
+from idinit_ref.core.axes import einsum_letters
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import merge_axes, split_axes
 from idinit_ref.core.noise import LoosenAt
@@ -17,7 +18,7 @@ from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.plan import either
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
-from ._initializers import shape_and_dtype
+from ._variable import shape_and_dtype
 from ._window import Sizes, Window, same, same_transposed
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
@@ -67,20 +68,7 @@ def _dense(layer: Any) -> Iterator[Weight]:
 
 
 def _einsum_dense(layer: Any) -> Iterator[Weight]:
-    inputs, rest = layer.equation.replace("...", "").split(",")
-    kernel, outputs = rest.split("->")
-    letters = "".join("I" if c not in outputs else "B" if c in inputs else "O" for c in kernel)
-    if not {"I", "O"} <= set(letters) or len(set(kernel)) < len(kernel):
-        raise OptionError(
-            message(
-                "equation",
-                layer.equation,
-                f"the axes {kernel!r} of its kernel should all differ, and at least one should be "
-                "in the input alone and one in the output alone",
-                "leave a kernel that only scales as it is, or write another equation",
-            )
-        )
-    yield Weight("kernel", layer.kernel, letters, layer.bias)
+    yield Weight("kernel", layer.kernel, einsum_letters(layer.equation), layer.bias)
 
 
 def _window(layer: Any, sizes: Sizes) -> Window:

@@ -14,6 +14,7 @@ Examples
 {'layout': 'OI'}
 """
 
+from ._asking import asking
 from ._axes import Atom, Stored, View
 from ._drawing import Drawing
 from ._functions import clamped, power
@@ -33,6 +34,7 @@ __all__ = [
     "Stored",
     "Value",
     "View",
+    "asking",
     "clamped",
     "identity",
     "is_constant",
