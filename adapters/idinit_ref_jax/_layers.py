@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from idinit_ref import Plan, Role
 from idinit_ref.core.axes import einsum_letters
@@ -14,6 +15,7 @@ from idinit_ref.core.layout import SPATIAL
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.plan import either
+from idinit_ref.diagnostics.spectrum import is_partial_isometry
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 
@@ -50,7 +52,8 @@ def layer_plans(
     layer : flax.nnx.Module
         Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention; its parameters
         may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``, for a
-        scan over them): the axes that its parameters have in front are batch axes.
+        scan over them): the axes that its parameters have in front are batch axes. Or one of them
+        in nnx.WeightNorm or nnx.SpectralNorm, whose result is to be the weight.
     role : {"transit", "zero"}
         IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`; its
         other weights are "transit".
@@ -83,8 +86,8 @@ def layer_plans(
         If the layer is not of a known type.
     ShapeError, LayoutError, OptionError
         If the options do not fit the layer, its padding has a name that is not known, or its
-        kernel is not that of such a layer behind the axes of a stack. All options are validated,
-        used or not.
+        kernel is not that of such a layer behind the axes of a stack, or its norm leaves no kernel
+        as it is to be. All options are validated, used or not.
 
     Examples
     --------
@@ -157,7 +160,7 @@ def idi_layer_(
     """
     options: dict[str, Any] = {"gain": gain, "wide": wide}
     options |= {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
-    _write(_weights(layer, "transit", taps=taps, tap=tap, **options))
+    _write(layer, _weights(layer, "transit", taps=taps, tap=tap, **options))
     return layer
 
 
@@ -197,7 +200,7 @@ def idiz_layer_(
     >>> layer(jnp.array([5.0, 7.0]))
     Array([-1.,  1., -1.], dtype=float32)
     """
-    _write(_weights(layer, "zero", taps=taps, tap=tap, eps=eps, form=form))
+    _write(layer, _weights(layer, "zero", taps=taps, tap=tap, eps=eps, form=form))
     return layer
 
 
@@ -214,6 +217,8 @@ def _weights(
 ) -> dict[str, tuple[Any, Initializer]]:
     """Return each weight's name, the layer that holds it as `kernel`, and its initialiser."""
     nnx = _nnx()
+    if isinstance(layer, (nnx.WeightNorm, nnx.SpectralNorm)):
+        layer = layer.layer_instance
     parts = {"": layer}
     if isinstance(layer, nnx.MultiHeadAttention):
         parts = {f"{name}.": getattr(layer, name) for name in ("query", "key", "value", "out")}
@@ -338,13 +343,46 @@ def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
     return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
 
 
-def _write(weights: dict[str, tuple[Any, Initializer]]) -> None:
-    """Make all weights, and only then put them and zero biases in place."""
-    new = []
-    for layer, init in weights.values():
+def _write(outer: Any, weights: dict[str, tuple[Any, Initializer]]) -> None:
+    """Make all weights, and only then put them, scales of weight norm and zero biases in place."""
+    nnx, new, scales = _nnx(), [], {}
+    for name, (layer, init) in weights.items():
         old = layer.kernel.get_value()
-        new.append((layer.kernel, build(init, old.shape, old.dtype, sharding_of(old))))
+        made = build(init, old.shape, old.dtype, sharding_of(old))
+        new.append((layer.kernel, made))
         if layer.bias is not None:
             new.append((layer.bias, jnp.zeros_like(layer.bias.get_value())))
+        path = tuple(name.split("."))
+        if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, layer.kernel):
+            scales[path] = _scale(outer, made)
+        elif isinstance(outer, nnx.SpectralNorm) and not is_partial_isometry(
+            np.asarray(made).reshape(-1, made.shape[-1])
+        ):
+            should = "it makes the largest singular value 1, and that of this weight is another"
+            cure = "give a gain that makes all of them 1 or 0, or wrap the layer afterwards"
+            raise OptionError(message("layer", type(outer).__name__, should, cure))
     for parameter, value in new:
         parameter.set_value(value)
+    if scales and outer.use_scale:
+        outer.scales |= scales
+
+
+def _scale(outer: Any, kernel: Any) -> Any:
+    """Return the scales with which weight norm gives a kernel back, which it divides by its norms.
+
+    To their squares it adds an epsilon, which has to be small beside them.
+    """
+    given = outer.feature_axes
+    features = {axis % kernel.ndim for axis in (given if isinstance(given, tuple) else (given,))}
+    squares = jnp.sum(
+        jnp.square(kernel), axis=[axis for axis in range(kernel.ndim) if axis not in features]
+    )
+    exact = (squares == 0) | (outer.epsilon <= 1e-5 * squares)
+    if not outer.use_scale:
+        exact &= (squares == 0) | (jnp.abs(squares - 1) < 1e-5)
+    if not exact.all():
+        should = f"it divides by the root of the squares' sum and epsilon={outer.epsilon}, "
+        should += "after which this kernel is another"
+        cure = "wrap it with use_scale=True and epsilon=0.0, or wrap the layer afterwards"
+        raise OptionError(message("layer", type(outer).__name__, should, cure))
+    return jnp.sqrt(squares)

@@ -197,6 +197,20 @@ def singular_values(
     return _largest(a if n <= m else a.T, count, tol, np.random.default_rng(seed))
 
 
+def is_partial_isometry(matrix: Array) -> bool:
+    """Whether all singular values of a matrix are 1 or 0, and not all 0.
+
+    Spectral norm leaves just these as they are, whatever vector its power iteration starts with.
+
+    >>> is_partial_isometry(np.eye(3, 5)), is_partial_isometry(2 * np.eye(3))
+    (True, False)
+    """
+    wide = np.asarray(matrix, np.float64)
+    wide = wide if wide.shape[0] <= wide.shape[1] else wide.T
+    gram = wide @ wide.T
+    return bool(gram.any()) and bool(np.abs(gram @ gram - gram).max() <= 1e-5 * gram.max())
+
+
 def _values(matrix: Array) -> Array:
     (small,), e = scaled(matrix)
     with np.errstate(over="ignore"):  # inf where float64 cannot hold it

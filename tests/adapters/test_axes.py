@@ -345,3 +345,59 @@ def test_haikus_layers():
     out = hk.without_apply_rng(hk.transform(run))
     got = out.apply(out.init(KEY, x), x)
     np.testing.assert_array_equal(np.asarray(got), cycled(cycled(x, 6), 8))
+
+
+# Layers that normalise their weights --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"feature_axes": None}, {"feature_axes": 0}])
+def test_flaxs_weight_norm_gives_the_weight(options):
+    for make in (
+        lambda: nnx.Linear(4, 6, rngs=nnx.Rngs(0)),
+        lambda: nnx.Linear(6, 4, rngs=nnx.Rngs(0)),
+        lambda: nnx.Conv(6, 4, 3, rngs=nnx.Rngs(0)),
+    ):
+        plain, normed = make(), nnx.WeightNorm(make(), rngs=nnx.Rngs(0), **options)
+        x = x_of(1, 5, plain.in_features)
+        want = np.asarray(irj.idi_layer_(plain, gain=3.0)(x))
+        assert irj.idi_layer_(normed, gain=3.0) is normed
+        for _ in range(3):  # which writes the result where the kernel was
+            np.testing.assert_allclose(np.asarray(normed(x)), want, rtol=1e-6)
+
+
+def test_flaxs_weight_norm_of_attention_and_of_a_branchs_end():
+    attention = {"in_features": 6, "qkv_features": 8, "decode": False, "num_heads": 2}
+    plain = nnx.MultiHeadAttention(**attention, rngs=nnx.Rngs(0))
+    inner = nnx.MultiHeadAttention(**attention, rngs=nnx.Rngs(0))
+    normed = nnx.WeightNorm(inner, rngs=nnx.Rngs(0), epsilon=0.0, feature_axes=None)
+    x = x_of(1, 3, 6)
+    want = np.asarray(irj.idiz_layer_(plain, eps=0.5)(x))
+    np.testing.assert_allclose(np.asarray(irj.idiz_layer_(normed, eps=0.5)(x)), want, rtol=1e-5)
+
+
+def test_spectral_norm_leaves_the_weight_or_refuses_it():
+    x = x_of(2, 6)
+    for make in (
+        lambda: nnx.SpectralNorm(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)),
+        lambda: kl.SpectralNormalization(kl.Dense(4)),
+    ):
+        layer = make()
+        keyword = {"training": True} if isinstance(layer, kl.Layer) else {}
+        layer(x, **keyword)
+        adapter = irk if keyword else irj
+        adapter.idi_layer_(layer)
+        for _ in range(3):
+            np.testing.assert_allclose(np.asarray(layer(x, **keyword)), x[:, :4], rtol=1e-5)
+        for change, options in ((adapter.idiz_layer_, {}), (adapter.idi_layer_, {"gain": 2.0})):
+            with pytest.raises(errors.OptionError, match="singular value 1"):
+                change(layer, **options)
+        np.testing.assert_allclose(np.asarray(layer(x, **keyword)), x[:, :4], rtol=1e-5)
+
+
+def test_weight_norm_that_cannot_give_the_weight_refuses_it():
+    for options in ({}, {"use_scale": False}):
+        layer = nnx.WeightNorm(nnx.Linear(4, 6, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0), **options)
+        before = np.asarray(layer(x_of(2, 4)))
+        with pytest.raises(errors.OptionError, match=r"(?s)WeightNorm.*epsilon=0.0"):
+            irj.idiz_layer_(layer)
+        np.testing.assert_allclose(np.asarray(layer(x_of(2, 4))), before, rtol=1e-5)
