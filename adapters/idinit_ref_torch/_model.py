@@ -143,11 +143,11 @@ class _Tensors(Weights):
         if not isinstance(what, Plan):
             tensor.fill_(what)
             return
-        norm = None if tensor.is_meta else self.norms.get(name)
-        to = tensor if norm is None else torch.empty_like(tensor)
+        found = [] if tensor.is_meta else self.norms.get(name, [])
+        to = torch.empty_like(tensor) if found else tensor
         if parted is None:
             write_(to, what)
         else:
             write_parted_(to, what, parted)
-        if norm is not None:
+        for norm in found:
             norm.write(to)

@@ -60,13 +60,20 @@ class Norm(NamedTuple):
             self.refresh()
 
 
-def norms(model: nn.Module) -> dict[str, Norm]:
-    """Return the weights of a model that are under weight norm alone, by the name of their v."""
+def norms(model: nn.Module) -> dict[str, list[Norm]]:
+    """Return the weights of a model that are under weight norm alone, by the name of their v.
+
+    Several may share it.
+    """
     names = {id(tensor): name for name, tensor in model.named_parameters()}
     found = [_norm(module, hook) for module in model.modules() for hook in _hooks(module)]
     found += [_list_norm(module) for module in model.modules()]
     kept = [norm for norm in found if norm is not None and {id(norm.g), id(norm.v)} <= {*names}]
-    return {names[id(norm.v)]: norm for norm in kept if not is_sharded(norm.v)}
+    by_name: dict[str, list[Norm]] = {}
+    for norm in kept:
+        if not is_sharded(norm.v):
+            by_name.setdefault(names[id(norm.v)], []).append(norm)
+    return by_name
 
 
 def unnormed(model: nn.Module) -> None:
@@ -77,7 +84,7 @@ def unnormed(model: nn.Module) -> None:
                 module._forward_pre_hooks[key] = partial(_take, hook.name)
         norm = _list_norm(module)
         if norm is not None and not is_sharded(norm.v):
-            module[0].forward = _second  # type: ignore[index,union-attr]  # a list of one step
+            next(module.children()).forward = _second
 
 
 def _take(name: str, module: nn.Module, _: object) -> None:
@@ -88,10 +95,11 @@ def _second(_: Tensor, v: Tensor) -> Tensor:
     return v
 
 
-def _list_norm(steps: Any) -> Norm | None:
+def _list_norm(module: nn.Module) -> Norm | None:
     """Return the weight norm that is the only step of a list of parametrizations."""
-    if not isinstance(steps, parametrize.ParametrizationList) or len(steps) > 1:
+    if not isinstance(module, parametrize.ParametrizationList) or len(module) > 1:
         return None
+    steps: Any = module
     first = steps[0]
     return Norm(steps.original0, steps.original1, first.dim) if type(first) is _WeightNorm else None
 
@@ -123,7 +131,8 @@ class Computed(NamedTuple):
     @property
     def steps(self) -> Any:
         """The parametrizations, of which it is computed."""
-        return self.module.parametrizations[self.name]
+        lists: Any = self.module.parametrizations
+        return lists[self.name]
 
     def held(self) -> dict[str, Tensor]:
         """Return what the module holds instead of it."""
@@ -152,7 +161,9 @@ class Computed(NamedTuple):
                 pairs, result = solve(wanted)
             except (NotImplementedError, RuntimeError, ValueError, TypeError) as problem:
                 raise self._impossible(wanted, None, str(problem)) from problem
-        slack = min(64 * torch.finfo(wanted.dtype).eps, 0.02) * float(wanted.abs().max())
+        slack = min(64 * torch.finfo(wanted.dtype).eps, 0.02) * float(
+            wanted.abs().max() if wanted.numel() else 0
+        )
         if result.shape != wanted.shape or not bool(((result - wanted).abs() <= slack).all()):
             raise self._impossible(wanted, result, "")
         return pairs
@@ -187,8 +198,8 @@ class Computed(NamedTuple):
         if any(hasattr(step, "n_power_iterations") for step in steps):
             for _ in range(_STEPS):
                 steps()
-        new = {**dict(steps.named_parameters()), **dict(steps.named_buffers())}
-        return [(one, new[name]) for name, one in self.held().items()], steps.eval()()
+        now: dict[str, Tensor] = dict(steps.named_parameters()) | dict(steps.named_buffers())
+        return [(one, now[name]) for name, one in self.held().items()], steps.eval()()
 
     def _solved_hook(self, wanted: Tensor) -> tuple[Pairs, Tensor]:
         held = self.held()
@@ -208,7 +219,8 @@ class Computed(NamedTuple):
         hook: Any = self.hook
         result: Tensor
         if isinstance(hook, prune.BasePruningMethod):
-            result = hook.apply_mask(module)
+            apply: Any = hook.apply_mask
+            result = apply(module)
         elif isinstance(hook, SpectralNorm):
             for _ in range(steps):
                 hook.compute_weight(module, do_power_iteration=True)

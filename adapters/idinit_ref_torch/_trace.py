@@ -367,7 +367,8 @@ def _notes(model: nn.Module) -> dict[str, str]:
     names = {id(tensor): name for name, tensor in parameters.items()}
     found = {
         names[id(norm.g)]: f"weight norm's factors of {name}, and set with it"
-        for name, norm in norms(model).items()
+        for name, each in norms(model).items()
+        for norm in each
     }
     found |= {
         name: "frozen: requires_grad is False"
