@@ -13,7 +13,8 @@ from typing import Any, cast
 from ..errors import LayoutError, OptionError, OptionTypeError, ShapeError, message
 from .layout import SPATIAL, merge_axes
 from .pattern import Role
-from .plan import Plan, plan
+from .plan import Plan
+from .weights import plan
 
 __all__ = [
     "bias",
