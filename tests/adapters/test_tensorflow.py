@@ -91,13 +91,13 @@ taps = st.sampled_from(["outward", "diagonal", "center", "channel_major", "spati
 @given(st.lists(sizes, min_size=2, max_size=5), gains, taps, st.data())
 def test_idi_is_the_spec_in_keras_axis_order(shape, gain, taps, data):
     wide = data.draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
-    got = it.IDI(gain, wide=wide, taps=taps)(shape)
+    got = it.IDI(gain, wide=wide, taps=taps, layout=KERAS[len(shape)])(shape)
     check(got, expected(tuple(shape), gain=gain, wide=wide, taps=taps))
 
 
 @given(st.lists(sizes, min_size=2, max_size=5), gains, taps)
 def test_idiz_is_the_spec_in_keras_axis_order(shape, eps, taps):
-    got = it.IDIZ(eps, taps=taps)(shape)
+    got = it.IDIZ(eps, taps=taps, layout=KERAS[len(shape)])(shape)
     check(got, expected(tuple(shape), "zero", eps=eps, taps=taps))
 
 
@@ -154,7 +154,7 @@ def test_without_a_dtype_it_is_floatx():
         keras.config.set_floatx(before)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 2, 3)])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3, 3, 0, 2)])
 def test_empty_weights_are_weights(shape):
     assert tuple(it.IDI()(shape).shape) == tuple(it.IDIZ()(shape).shape) == shape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import warnings
@@ -34,7 +35,7 @@ from adapters.zoo_torch import (
 from adapters.zoo_transformers import FULL, MODELS
 from idinit_ref import errors
 from idinit_ref.roles.decide import decide
-from idinit_ref_torch import init_, plans, trace
+from idinit_ref_torch import idiz_layer_, init_, plans, trace
 
 EPS = 1e-6
 
@@ -412,8 +413,8 @@ def test_old_weight_norm():
     report = decide(trace(model, image(2, 4)))
     assert report.roles == {
         "layer.bias": "bias",
-        "layer.weight_g": "zero",
-        "layer.weight_v": "keep",
+        "layer.weight_g": "keep",
+        "layer.weight_v": "zero",
     }
     assert vars(model.layer)["weight"] is before
 
@@ -428,19 +429,18 @@ def test_old_weight_norm():
     ],
     ids=str,
 )
-def test_the_magnitude_of_a_normalised_weight_ends_a_branch(layer, dim):
-    """wav2vec 2, EnCodec: what is normalised keeps its direction, and its magnitude is eps."""
+def test_a_weight_under_weight_norm_ends_a_branch(layer, dim):
+    """wav2vec 2, EnCodec: what is computed is IDIZ."""
     inner = parametrizations.weight_norm(nn.Conv1d(4, 4, 1)) if dim == 2 else nn.Identity()
+    plain = idiz_layer_(copy.deepcopy(layer), eps=1e-4).weight
     model = Residual(nn.Sequential(inner, parametrizations.weight_norm(layer, dim=dim)))
     x = image(2, 4) if isinstance(layer, nn.Linear) else image(2, 4, 7)
-    direction = model.layer[1].parametrizations.weight.original1.detach().clone()
     report = init_(model, x, eps=1e-4)
     ends = [e for e in report.entries if e.role == "zero"]
-    assert [e.name for e in ends] == ["layer.1.parametrizations.weight.original0"]
-    assert ends[0].why.startswith("magnitude of a weight that is computed: last of the branch")
-    assert torch.equal(model.layer[1].parametrizations.weight.original1, direction)
+    assert [e.name for e in ends] == ["layer.1.parametrizations.weight.original1"]
+    torch.testing.assert_close(model.layer[1].weight, plain)
     assert 0 < (model(x) - x).abs().max() < 1e-2
-    kept = init_(model, x, overrides={"*original0": "keep"})
+    kept = init_(model, x, overrides={"*original1": "keep"})
     assert "zero" not in kept.roles.values()
 
 
