@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from math import prod
-from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -378,21 +377,29 @@ def _structure(
 
 
 def _check_h5(items: list[Item], about: dict[str, str]) -> None:
-    names = {item.name for item in items}
-    for name in names:
-        if "" in name.split("/"):
+    for item in items:
+        if "" in item.name.split("/"):
             should = "no part between slashes should be empty, as an .h5 file has it for a folder"
-            raise OptionError(message("name", name, should, "rename it, or use .safetensors"))
-        for parent in map(str, PurePosixPath(name).parents):
-            if parent in names:
-                should = f"{parent!r} cannot be a tensor and a folder of others in an .h5 file"
-                raise OptionError(message("name", name, should, "rename one"))
+            raise OptionError(message("name", item.name, should, "rename it, or use .safetensors"))
+    _check_no_folder(items, "/", "a folder of others in an .h5 file")
     try:
         _structure([], about, {})
     except (ValueError, OSError, RuntimeError) as problem:
         should = f"an .h5 file cannot hold it ({problem})"
         cure = "shorten it, without NUL characters, or use .safetensors"
         raise OptionError(message("metadata", [*about], should, cure)) from problem
+
+
+def _check_no_folder(items: list[Item], between: str, what: str) -> None:
+    """Raise if the name of a tensor is the first part of another's."""
+    names = {item.name for item in items}
+    for name in names:
+        parent = name
+        while between in parent:
+            parent = parent.rpartition(between)[0]
+            if parent in names:
+                should = f"{parent!r} cannot be a tensor and {what}"
+                raise OptionError(message("name", name, should, "rename one"))
 
 
 def _h5_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
@@ -414,6 +421,21 @@ def _write_h5(file: BinaryIO, items: list[Item], about: dict[str, str], feed: Fe
     file.truncate(structure.size)
 
 
+# folders, which the formats' own libraries write
+
+
+def _check_orbax(items: list[Item], _: dict[str, str]) -> None:
+    for item in items:
+        if 0 in item.tensor.shape:
+            should = "it should hold an entry, as Orbax refuses an array without"
+            raise ShapeError(message(f"shape of {item.name}", item.tensor.shape, should, "skip it"))
+    _check_no_folder(items, ".", "a dict of others in a tree of Orbax")
+
+
+def _data_size(items: list[Item], *_: object) -> int:
+    return sum(item.nbytes for item in items)
+
+
 _ZIP64 = 2**31 - 1  # what zipfile writes in 4 bytes
 _NUMPY = [name for name in DTYPES if carrier(name).name == name]  # NumPy's own
 
@@ -429,13 +451,16 @@ FORMS = {
     ),
     ".npz": Form("an .npz file", ".npz", _NUMPY, list, _check_npz, _npz_size, _write_npz),
     ".h5": Form("an .h5 file", ".h5", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
-    ".distcp": Form(  # a folder, which `write_distributed` writes
+    ".distcp": Form(
         "a distributed checkpoint",
         ".distcp",
         list(DTYPES),
         list,
         lambda *_: None,
-        lambda items, *_: sum(item.nbytes for item in items),
+        _data_size,
         None,
+    ),
+    ".orbax": Form(
+        "an Orbax checkpoint", ".orbax", list(DTYPES), list, _check_orbax, _data_size, None
     ),
 }

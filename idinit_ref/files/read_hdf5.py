@@ -22,8 +22,8 @@ from ..errors import CheckpointError
 from .disk import DEFLATE, Faults, Plain, Source, Spans, readable, short, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .read_npz import member_of
-from .storage import DTYPES, carrier, itemsize
-from .stored import Stored
+from .storage import DTYPES, carrier
+from .stored import Foreign, Stored
 
 __all__ = ["open_hdf5", "open_keras"]
 
@@ -33,21 +33,24 @@ _FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf; others load pl
 
 
 @dataclass(slots=True, eq=False)
-class _Dataset(Stored):
+class _Dataset(Foreign):
     """A tensor of HDF5."""
 
     source: Source = field(repr=False)
     place: range = field(repr=False)  # of the HDF5 file in the file
 
     def _block(self, spans: Spans) -> NDArray[Any]:
-        own = carrier(self.dtype)
+        own = self.bits
         with _h5(self.source, self.place) as file:
             found = file[self.name]
             index = tuple(slice(span.start, span.stop) for span in spans)
             block = np.asarray(found[index], found.dtype)
         if self.dtype == "bool":
             return np.asarray(block.view(np.uint8) != 0)
-        return block.view(own) if block.dtype.kind == "V" else block.astype(own, copy=False)
+        if block.dtype.kind == "V" or own.kind == "V":
+            little = block.astype(block.dtype.newbyteorder("<"), copy=False)
+            return np.ascontiguousarray(little).view(own).reshape(block.shape)
+        return block.astype(own, copy=False)
 
 
 def _h5py() -> Any:
@@ -192,18 +195,19 @@ def _dataset(source: Source, place: range, name: str, found: Any) -> Stored:
         told = _text(found, "dtype")
         if told in DTYPES and carrier(told) == bits:
             dtype = told
-    if dtype not in DTYPES or found.dtype.hasobject or found.shape is None:
+    if found.dtype.hasobject or not found.dtype.itemsize or found.shape is None:
         got = f"{dtype} of shape {found.shape}"
-        should = f"it should be an array of one of {', '.join(DTYPES)}"
+        should = "it should be an array whose entries have one size each"
         raise source.wrong(f"dataset {shown}", got, should, "remove or convert it first")
     if found.is_virtual or found.external:
         got, should = "data of other files", "its numbers should be in this one"
         raise source.wrong(f"dataset {shown}", got, should, "copy them in")
     shape = tuple(int(size) for size in found.shape)
-    nbytes, stored = prod(shape) * itemsize(dtype), found.id.get_storage_size()
+    width, stored = found.dtype.itemsize, found.id.get_storage_size()
+    nbytes = prod(shape) * width
     plist = found.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    chunk = prod(found.chunks or ()) * itemsize(dtype)
+    chunk = prod(found.chunks or ()) * width
     if filters - _FILTERS or (filters and chunk > _CHUNK):
         got = f"filters {sorted(filters)} on chunks of {chunk:,} bytes"
         should = f"they should be of {sorted(_FILTERS)}, on at most {_CHUNK:,} bytes"
@@ -216,7 +220,4 @@ def _dataset(source: Source, place: range, name: str, found: Any) -> Stored:
     if not inside or nbytes > stored * (DEFLATE if filters else 1):
         got, should = f"{nbytes} bytes out of {stored}", "they should lie in the file"
         raise source.wrong(f"dataset {shown}", got, should)
-    tensor = _Dataset(name, dtype, shape, source.path, source, place)
-    if tensor.obstacle:
-        raise source.wrong(f"shape of {shown}", str(shape), tensor.obstacle, "reshape it")
-    return tensor
+    return _Dataset(name, dtype, shape, source.path, width, source, place)

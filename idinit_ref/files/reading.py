@@ -157,20 +157,24 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     """
     given, faults = _path(path), Faults(lenient=lenient)
     tensors: Sequence[Stored]
-    for mark, reader in _FOLDERS.items():
-        if os.path.isfile(given / mark):
-            tensors, metadata = reader(given, faults)
-            held = {tensor.name: tensor for tensor in tensors}
-            files = sorted(each for each in given.rglob("*") if each.is_file())
-            return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
     file = _in_folder(given) if os.path.isdir(given) else given
-    if file.name.lower().endswith(".index.json"):
+    files = [file]
+    if mark := _mark(file):
+        tensors, metadata = _FOLDERS[mark](file, faults)
+        files = sorted(each for each in file.rglob("*") if each.is_file())
+    elif file.name.lower().endswith(".index.json"):
         return _index(given, file, faults)
-    if (suffix := file.suffix.lower()) not in _READERS:
+    elif (suffix := file.suffix.lower()) in _READERS:
+        tensors, metadata = _READERS[suffix](file, faults)
+    else:
         raise _other(file)
-    tensors, metadata = _READERS[suffix](file, faults)
     held = {tensor.name: tensor for tensor in tensors}
-    return Checkpoint(given, held, metadata, (file,), findings=tuple(faults.found))
+    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
+
+
+def _mark(folder: Path) -> str | None:
+    """Return the file by which a folder of a known kind is known."""
+    return next((mark for mark in _FOLDERS if os.path.isfile(folder / mark)), None)
 
 
 def _path(path: object) -> Path:
@@ -194,7 +198,12 @@ def _other(file: Path) -> CheckpointError:
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return the file of a folder to begin with."""
+    """Return what to begin with: a file of a folder, the folder itself, or the one inside.
+
+    Orbax and others keep a checkpoint in STEP/ITEM.
+    """
+    if _mark(folder):
+        return folder
     for name in _FIRST:
         if (folder / name).exists():
             return folder / name
@@ -202,7 +211,11 @@ def _in_folder(folder: Path) -> Path:
     found = [name for name in there if name.endswith(".index.json")]
     if len(found) == 1:
         return folder / found[0]
+    inside = sorted(path for depth in ("*", "*/*") for path in folder.glob(depth) if _mark(path))
+    if len(inside) == 1:
+        return inside[0]
     named = found or [name for name in there if Path(name).suffix in _READERS]
+    named = named or [str(path.relative_to(folder)) for path in inside]
     if not named:
         for name in there:
             if Path(name).suffix in _OTHERS:
