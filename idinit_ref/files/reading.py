@@ -17,6 +17,7 @@ from ..errors import CheckpointError, OptionError, OptionTypeError, message
 from .disk import Faults, Source, short, source_of
 from .metadata import TABLES, dump_table, table
 from .naming import check_name
+from .others import is_other, other
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
 from .read_npz import open_npz
@@ -28,18 +29,6 @@ from .stored import Stored
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
 
-_OTHERS = {  # by suffix: what it is, and how to convert it
-    ".ckpt": (
-        "a checkpoint of Lightning or of TensorFlow 1",
-        "of PyTorch, name it .pt; else load it with what wrote it, and save its weights",
-    ),
-    ".pb": ("a SavedModel of TensorFlow", "keras.Model.save_weights writes .weights.h5"),
-    ".npy": ("a single array of NumPy", "save it with numpy.savez"),
-    ".msgpack": (
-        "a file of Flax",
-        "flax.serialization.msgpack_restore its bytes, then safetensors.flax.save_file",
-    ),
-}
 _Opened = tuple[Sequence[Stored], dict[str, str]]
 _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".safetensors": open_safetensors,
@@ -167,7 +156,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     elif (suffix := file.suffix.lower()) in _READERS:
         tensors, metadata = _READERS[suffix](file, faults)
     else:
-        raise _other(file)
+        raise other(file, _READERS)
     held = {tensor.name: tensor for tensor in tensors}
     return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
 
@@ -182,19 +171,6 @@ def _path(path: object) -> Path:
         should = "it should be a path as str or os.PathLike"
         raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
     return Path(path)
-
-
-def _other(file: Path) -> CheckpointError:
-    """Return what a file of another kind is, and how to convert it."""
-    should = f"its suffix should be .index.json or one of {', '.join(_READERS)}"
-    suffix = file.suffix.lower()
-    if suffix not in _OTHERS:
-        source_of(file, "a checkpoint")  # or it is not there at all
-        cure = "save it in one of these formats"
-        return CheckpointError(message("path", short(file.name), should, cure))
-    os.stat(file)
-    what, cure = _OTHERS[suffix]
-    return CheckpointError(message("path", short(file.name), f"it is {what}; {should}", cure))
 
 
 def _in_folder(folder: Path) -> Path:
@@ -218,8 +194,8 @@ def _in_folder(folder: Path) -> Path:
     named = named or [str(path.relative_to(folder)) for path in inside]
     if not named:
         for name in there:
-            if Path(name).suffix in _OTHERS:
-                raise _other(folder / name)
+            if is_other(folder / name):
+                raise other(folder / name, _READERS)
     shown = ", ".join(repr(short(name)) for name in named[:5]) or "none"
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
