@@ -30,6 +30,9 @@ class _Leaf:
             self.dtype = np.dtype(getattr(importlib.import_module("ml_dtypes"), item.dtype))
         self.size, self.nbytes = prod(self.shape), item.nbytes
 
+    def __deepcopy__(self, _: object) -> _Leaf:
+        return self  # Orbax copies arrays, which may change while it writes
+
     def chunks(self, sizes: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], Any]]:
         """Yield an index and its numbers, for each chunk of those sizes."""
         starts = (range(0, size, step) for size, step in zip(self.shape, sizes, strict=True))
@@ -85,8 +88,7 @@ def write_orbax(
         for key in parents:
             at = at.setdefault(key, {})
         at[last] = _Leaf(item)
-    own = _Leaf, Handler(deepcopy_host_arrays=False)
-    registry = ocp.type_handlers.create_type_handler_registry(own)
+    registry = ocp.type_handlers.create_type_handler_registry((_Leaf, Handler()))
     args = _like(tree, ocp.SaveArgs(chunk_byte_size=_CHUNK))
     with _quietly():
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
