@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..core.text import short
 from ..errors import CheckpointError, message
-from .disk import short, source_of
+from .disk import source_of
 
 __all__ = ["is_other", "other"]
 

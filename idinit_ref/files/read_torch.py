@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .disk import Faults, Source, Spans, readable, short, source_of
+from ..core.text import short
+from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .stored import Foreign, Stored, known_dtype
 
 __all__ = ["array_of", "open_torch", "the_torch"]
@@ -24,12 +25,7 @@ _KIND = "a file of torch.save"
 
 def the_torch() -> Any:
     """Return PyTorch, or say what to install."""
-    try:
-        import torch
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[torch]"'
-        raise ImportError(f"to read files of PyTorch needs torch: {cure}") from problem
-    return torch
+    return needed("torch", "files of PyTorch", "torch")
 
 
 def array_of(tensor: Any, bits: np.dtype[Any]) -> NDArray[Any]:
@@ -44,7 +40,7 @@ class _Tensor(Foreign):
     """A tensor that PyTorch has mapped into memory."""
 
     tensor: Any = field(repr=False)
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         with self.source.open():  # or a file that became shorter would end the process
@@ -83,7 +79,7 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _check_dense(source: Source, name: str, value: Any) -> None:
+def _check_dense(source: SourceFile, name: str, value: Any) -> None:
     if value.layout is not the_torch().strided or value.is_quantized:
         got, should = f"{value.dtype}, {value.layout}", "it should be dense, and not quantized"
         raise source.wrong(f"tensor {short(name)!r}", got, should, "convert it with PyTorch")

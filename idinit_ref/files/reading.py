@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, OptionError, OptionTypeError, message
-from .disk import Faults, Source, short, source_of
-from .metadata import TABLES, dump_table, table
-from .naming import check_name
+from ..core.text import short
+from ..errors import CheckpointError, OptionError, message
+from .disk import Faults, SourceFile, source_of
+from .metadata import CAP, TABLES, dump_table, table
+from .naming import check_name, path_of
 from .others import is_other, other
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
@@ -24,7 +25,6 @@ from .read_npz import open_npz
 from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
-from .storage import HEADER
 from .stored import Stored
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
@@ -37,7 +37,10 @@ _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".keras": open_keras,
     **dict.fromkeys((".bin", ".pt", ".pth"), open_torch),
 }
-_FOLDERS = {LIST: open_distributed, TREE: open_orbax}  # by a file in them
+_FOLDERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by a file in them
+    LIST: open_distributed,
+    TREE: open_orbax,
+}
 _FIRST = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -144,7 +147,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ...     tensor.dtype, tensor.shape, tensor.read((slice(1, 2), slice(None)), "float32")
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
-    given, faults = _path(path), Faults(lenient=lenient)
+    given, faults = path_of(path), Faults(lenient=lenient)
     tensors: Sequence[Stored]
     file = _in_folder(given) if os.path.isdir(given) else given
     files = [file]
@@ -166,13 +169,6 @@ def _mark(folder: Path) -> str | None:
     return next((mark for mark in _FOLDERS if os.path.isfile(folder / mark)), None)
 
 
-def _path(path: object) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        should = "it should be a path as str or os.PathLike"
-        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
-    return Path(path)
-
-
 def _in_folder(folder: Path) -> Path:
     """Return what to begin with: a file of a folder, the folder itself, or the one inside.
 
@@ -184,13 +180,13 @@ def _in_folder(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     there = sorted(os.listdir(folder))
-    found = [name for name in there if name.endswith(".index.json")]
-    if len(found) == 1:
-        return folder / found[0]
+    indices = [name for name in there if name.endswith(".index.json")]
+    if len(indices) == 1:
+        return folder / indices[0]
     inside = sorted(path for depth in ("*", "*/*") for path in folder.glob(depth) if _mark(path))
     if len(inside) == 1:
         return inside[0]
-    named = found or [name for name in there if Path(name).suffix in _READERS]
+    named = indices or [name for name in there if Path(name).suffix in _READERS]
     named = named or [str(path.relative_to(folder)) for path in inside]
     if not named:
         for name in there:
@@ -200,7 +196,7 @@ def _in_folder(folder: Path) -> Path:
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
         "it should hold model.safetensors, or one *.index.json; "
-        f"of {'such indices' if found else 'checkpoint files'} it holds {shown}{more}"
+        f"of {'such indices' if indices else 'checkpoint files'} it holds {shown}{more}"
     )
     raise CheckpointError(message("folder", short(folder.name), should, "name the file itself"))
 
@@ -254,21 +250,21 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
     return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
 
 
-def _homes(source: Source) -> dict[str, str]:
+def _homes(source: SourceFile) -> dict[str, str]:
     """Return which file holds which tensor."""
-    if source.size > HEADER:
-        raise source.wrong("size", source.size, f"an index has at most {HEADER:,} bytes")
+    if source.size > CAP:
+        raise source.wrong("size", source.size, f"an index has at most {CAP:,} bytes")
     with source.open() as file:
-        found: Any = source.loads(source.take(file, 0, source.size))
-    homes = found.get("weight_map") if isinstance(found, dict) else None
+        content: Any = source.loads(source.take(file, 0, source.size))
+    homes = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(homes, dict) or not all(isinstance(each, str) for each in homes.values()):
-        what, got = ("weight_map", homes) if isinstance(found, dict) else ("index", found)
+        what, got = ("weight_map", homes) if isinstance(content, dict) else ("index", content)
         should = "it should be an object with a weight_map: the file of each tensor"
         raise source.wrong(what, str(got), should)
     return homes
 
 
-def _check_plain(source: Source, shard: str) -> None:
+def _check_plain(source: SourceFile, shard: str) -> None:
     """Raise for a shard that lies (or could lie) elsewhere than in the folder."""
     try:
         plain = bool(shard) and "/" not in shard and Path(check_name(shard)).name == shard
@@ -288,10 +284,10 @@ def _together(told: list[dict[str, str]]) -> dict[str, str]:
         for key, value in metadata.items():
             merged.setdefault(key, value)
     for key in TABLES:
-        found: dict[str, Any] = {}
+        joined: dict[str, Any] = {}
         for metadata in told:
-            found |= table(metadata.get(key))
+            joined |= table(metadata.get(key))
         merged.pop(key, None)
-        if found:
-            merged[key] = dump_table(found)
+        if joined:
+            merged[key] = dump_table(joined)
     return merged

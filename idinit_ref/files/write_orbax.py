@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .containers import Item
+from .containers import FileTensor
+from .disk import needed
 from .storage import carrier
 
 __all__ = ["write_orbax"]
@@ -24,7 +25,7 @@ _CHUNK = 2**26  # bytes that are made at once, and lie together
 class _Leaf:
     """A tensor as Orbax sees it: an array whose numbers are made when they are written."""
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: FileTensor) -> None:
         self.item, self.shape, self.dtype = item, item.tensor.shape, carrier(item.dtype)
         if self.dtype.name != item.dtype:  # NumPy lacks it
             self.dtype = np.dtype(getattr(importlib.import_module("ml_dtypes"), item.dtype))
@@ -44,7 +45,7 @@ class _Leaf:
 
 
 def write_orbax(
-    folder: Path, items: Sequence[Item], progress: Callable[[int, int], object] | None = None
+    folder: Path, items: Sequence[FileTensor], progress: Callable[[int, int], object] | None = None
 ) -> None:
     """Write tensors into a folder that is not there yet, as one process would.
 
@@ -55,20 +56,18 @@ def write_orbax(
     ----------
     folder : Path
         Where.
-    items : sequence of Item
+    items : sequence of FileTensor
         What.
     progress : callable, optional
         Called as ``progress(bytes_written, bytes_in_all)`` after each chunk.
     """
-    try:
-        import orbax.checkpoint as ocp
-        import tensorstore
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[orbax]"'
-        raise ImportError(f"to write Orbax checkpoints needs orbax-checkpoint: {cure}") from problem
+    ocp: Any = needed("orbax.checkpoint", "checkpoints of Orbax", "orbax")
+    tensorstore = needed("tensorstore", "checkpoints of Orbax", "orbax")
     total, done = sum(item.nbytes for item in items), 0
 
-    class Handler(ocp.type_handlers.NumpyHandler):  # type: ignore[misc]  # Orbax has no types
+    base: Any = ocp.type_handlers.NumpyHandler
+
+    class Handler(base):  # type: ignore[misc]  # Orbax has no types
         async def _open_and_write(self, leaf: _Leaf, spec: Any, context: Any) -> None:
             """Write one array, which Orbax's own handler would take as a whole."""
             nonlocal done
