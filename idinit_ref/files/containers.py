@@ -152,7 +152,7 @@ class Feed:
 
 
 class Form(NamedTuple):
-    """A file format: what it holds, and how it is written."""
+    """A file format: what it holds, and how it is written; None of a folder, by its library."""
 
     what: str
     suffix: str
@@ -160,7 +160,7 @@ class Form(NamedTuple):
     order: Callable[[list[FileTensor]], list[FileTensor]]
     check: Callable[[list[FileTensor], dict[str, str]], None]
     size: Callable[[list[FileTensor], dict[str, str], bool], int]
-    write: Callable[[BinaryIO, list[FileTensor], dict[str, str], Feed], None] | None
+    write: Callable[[BinaryIO, list[FileTensor], dict[str, str], Feed], None] | None = None
 
 
 def _place_holders(items: list[FileTensor], digests: bool) -> dict[str, str]:
@@ -445,15 +445,7 @@ FORMS = {
     ".npz": Form("an .npz file", ".npz", _NUMPY, list, _check_npz, _npz_size, _write_npz),
     ".h5": Form("an .h5 file", ".h5", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
     ".distcp": Form(
-        "a distributed checkpoint",
-        ".distcp",
-        list(DTYPES),
-        list,
-        lambda *_: None,
-        _data_size,
-        None,
+        "a distributed checkpoint", ".distcp", list(DTYPES), list, lambda *_: None, _data_size
     ),
-    ".orbax": Form(
-        "an Orbax checkpoint", ".orbax", list(DTYPES), list, _check_orbax, _data_size, None
-    ),
+    ".orbax": Form("an Orbax checkpoint", ".orbax", list(DTYPES), list, _check_orbax, _data_size),
 }
