@@ -622,7 +622,8 @@ def test_equal_paths_get_numbers():
     model = Three()
     report = init_(model, np.ones((2, 4)), overrides={"*kernel (2)": "transit"})
     assert list(report.roles) == [
-        "three/same/kernel", "three/same/bias", "three/same/kernel (2)", "three/same/bias (2)",
+        "three/same/kernel (1)", "three/same/bias (1)",
+        "three/same/kernel (2)", "three/same/bias (2)",
         "three/same/kernel (3)", "three/same/bias (3)",
     ]  # fmt: skip
     assert np.array_equal(numpy(model.parts[1].kernel), np.eye(4))
@@ -1144,3 +1145,28 @@ else:
 
         with pytest.raises(errors.GraphError, match=r"not seen where.*TensorFlow backend"):
             init_(Hidden(), A)
+
+
+@pytest.mark.parametrize("again", [None, "saved", "cloned"])
+def test_no_name_is_a_path_that_several_variables_have(again, tmp_path):
+    """A layer of one name in two nested models and outside, and one whose name ends as if."""
+
+    def inner(name, layer):
+        x = keras.Input((4,))
+        return keras.Model(x, kl.Dense(4, name=layer)(x), name=name)
+
+    x = keras.Input((4,))
+    first = inner("a", "d")
+    y = kl.Dense(4, name="d")(inner("b", "d")(first(first(x))))
+    model = keras.Model(x, x + inner("c", "e")(y))
+    if again == "saved":
+        model.save(tmp_path / "m.keras")
+        model = keras.models.load_model(tmp_path / "m.keras")
+    elif again == "cloned":
+        model = keras.models.clone_model(model)
+    model.get_layer("c").layers[1].kernel._path = "d/kernel (2)"
+    names = [name for name in init_(model).roles if name.endswith(("kernel", ")"))]
+    assert names == [
+        "d/kernel (1)", "d/bias (1)", "d/kernel (3)", "d/bias (2)",
+        "d/kernel (4)", "d/bias (3)", "d/kernel (2)",
+    ]  # fmt: skip

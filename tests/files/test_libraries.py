@@ -321,17 +321,15 @@ def test_variables_of_one_path_are_told_apart_from_report_to_file(tmp_path):
         return keras.Model(x, x + keras.layers.Dense(8, name="d")(inner(x)))
 
     def named(variables):
-        made = {}
-        for v in variables:
-            count = sum(v.path == other.path for other in made.values()) + 1
-            made[v.path if count == 1 else f"{v.path} ({count})"] = v
-        return made
+        paths = [v.path for v in variables]
+        again = [f" ({paths[:k].count(p) + 1})" * (paths.count(p) > 1) for k, p in enumerate(paths)]
+        return {p + number: v for p, number, v in zip(paths, again, variables, strict=True)}
 
     net, other = build(), build()
     (tmp_path / "k.json").write_text(json.dumps(irk.init_(net).to_dict()))
     ir.save(tmp_path / "k.npz", assemble(read(manifest=tmp_path / "k.json").tensors).values)
     held = np.load(tmp_path / "k.npz")
-    assert sorted(held.files) == ["d/bias", "d/bias (2)", "d/kernel", "d/kernel (2)"]
+    assert sorted(held.files) == ["d/bias (1)", "d/bias (2)", "d/kernel (1)", "d/kernel (2)"]
     for name, v in named(other.weights).items():
         v.assign(held[name])
     x = np.random.default_rng(0).standard_normal((2, 8)).astype("float32")
