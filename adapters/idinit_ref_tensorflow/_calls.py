@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import Any, Literal
 
 import keras
@@ -104,10 +105,10 @@ class Calls:
             return draw.entrywise(name, values, shape, False)
         given = values if len(values) > 1 or kind == "Sum" else self._operands(args, values)
         if kind in _PLUS and len(given) > 1:
-            for more in given[1:]:
-                wide = draw.broadcast(name, more, shape) if isinstance(more, Made) else more
-                value = draw.add(name, value, wide, shape)
-            return value
+            wide = [
+                draw.broadcast(name, one, shape) if isinstance(one, Made) else one for one in given
+            ]
+            return reduce(lambda sum_, more: draw.add(name, sum_, more, shape), wide)
         if kind == "Subtract" and len(given) == 2:
             a, b = (
                 draw.broadcast(name, one, shape) if isinstance(one, Made) else one for one in given

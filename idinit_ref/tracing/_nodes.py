@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-from ..roles.graph import Does, Graph, Kind, Node, Use
+from ..roles.graph import ROOTS, Does, Graph, Kind, Node, Use
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._parameter import Parameter, Seen, node_of
@@ -18,6 +18,7 @@ from ._values import Data, Made, Operation, Part, Shape, Signal, Value, joined, 
 __all__ = ["Nodes", "done_by", "spread"]
 
 _MOST = 4  # as many results are followed at once
+_ROOT = 2
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
 _ON_DATA = {"attention", "join", "select"}
@@ -50,9 +51,9 @@ class Nodes:
         self.nodes: list[Node] = []
         self._place: dict[str, int] = {}  # of nodes in that list
         self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
-        self._never: set[str] = set()  # nodes that are not 0 whatever is
-        self._inverses: set[str] = set()  # of these, a norm's 1 / std(x) times its scale
+        self._pooled: dict[str, int] = {}  # 1 of a node made of statistics, 2 over a root of one
         self._sums: list[str] = []  # states of loops that start as zeros
+        self._offsets: dict[tuple[str, str], float] = {}  # what a node adds to a parameter
         self._starts: dict[str, str] = {}  # where parameters that are data begin
         self._tables: dict[Made, Signal] = {}  # and what was made of them
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
@@ -110,8 +111,8 @@ class Nodes:
         if kind != "weight":
             is_same = does in ("move", "scale") and vanishes == "all" and len(names) == 1
             self._root[name] = self._root.get(names[0], names[0]) if is_same else name
-            if vanishes == "never" or (vanishes == "all" and not self._never.isdisjoint(names)):
-                self._never.add(name)
+            over = min((self._pooled.get(to, 0) for to in names), default=0)
+            self._pooled[name] = max(over, does == "pool")
         node = Node(
             name, kind, names, shape, tuple(weights), does=does, vanishes=vanishes, sums=sums
         )
@@ -125,7 +126,9 @@ class Nodes:
     def use(self, made: Made, use: Use, node: str | None = None) -> None:
         """Note what parameters are for, and which node takes them."""
         for part in made.parts:
-            seen: _Use = "sum" if part.added and use == "other" else use
+            seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
+            if part.offset and node is not None:
+                self._offsets[part.name, node] = part.offset
             self._uses.append((part.name, seen, node, part.stopped))
 
     def weigh(
@@ -207,6 +210,8 @@ class Nodes:
         out: Data | Signal = Data(shape)
         if floating and signals:
             out = self._drawn(name, values, signals, shape, fact)
+            if isinstance(word, str):
+                self._note_root(out.node, word.replace("_", ""))
         elif floating:
             out = Signal(self.draw("input", name, (), shape), shape)
         for value in values:
@@ -254,27 +259,22 @@ class Nodes:
         is_direct = does == "norm" or (
             does == "scale" and len(signals) == 1 and signals[0].is_direct
         )
-        if does == "scale" and len(signals) == 1 and self._is_inverse(signals[0], shape):
-            self._inverses.add(node)
         units: list[Unit] = []
         for signal in signals:
             own = spread_to(signal.units, signal.shape, shape)
             if does == "product" and len(inputs) > 1:
                 place = inputs.index(signal.node)
                 own = tuple(unit.within((node, place)) for unit in own)
-                is_direct |= self._is_inverse(signal, shape)
+                is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm, written out
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
-    def _is_inverse(self, signal: Signal, shape: Shape | None) -> bool:
-        """Whether a product with a signal is a norm's: it never vanishes, and is for all features.
-
-        It is still one where a scale has spread it over the features, x (g s) - mean(x) (g s) + b,
-        or where the other factor is a mean as well.
-        """
-        own = signal.shape or ()
-        is_narrow = signal.narrow or prod(own) < prod(shape or ()) or 1 in own[1:]
-        return (is_narrow and signal.node in self._never) or signal.node in self._inverses
+    def _note_root(self, node: str, word: str) -> None:
+        """Note that a node is a root of statistics, as a norm divides by, or a variance."""
+        if word in ROOTS and (self._pooled[node] or word == "std"):
+            self._pooled[node] = _ROOT
+        elif word == "var":
+            self._pooled[node] = max(self._pooled[node], 1)
 
     def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
         """Note of factors of products that a node sums all of their units away."""
@@ -329,6 +329,11 @@ class Nodes:
         self.use(value, "other", signal.node)
         return signal
 
+    def _is_started(self, value: Made) -> bool:
+        """Whether all that a value is made of is used as data before: a class token, say."""
+        names = names_of([value])
+        return bool(names) and all(name in self._starts for name in names)
+
     def _floats(self, value: Made) -> bool:
         """Whether a value is made of floating parameters."""
         return any(self.parameters[part.name].is_floating for part in value.parts)
@@ -382,7 +387,11 @@ class Nodes:
                 if isinstance(value, Made) and value.parts:
                     rest = [operand for operand in values if operand is not value]
                     found.append(spread(value, shape).noted(done_by(doing, name, rest)))
-            return joined(shape, found)
+            out = joined(shape, found)
+        if isinstance(out, Made):
+            rooted = any(value.rooted for value in values if isinstance(value, Made))
+            rooted |= (word or name) in ROOTS and prod(shape or ()) > 1
+            return out._replace(rooted=rooted)
         if isinstance(out, Signal):
             signals = [value for value in values if isinstance(value, Signal)]
             halves = frozenset().union(*(signal.halves for signal in signals))
@@ -408,7 +417,10 @@ class Nodes:
             chosen: _Use = "weight" if node in self._members else use
             seen[name].uses.add("bias" if node in self._biases else chosen)
             seen[name].sums.append(node if use == "bias" or node in shifts else None)
+            if self.parameters[name].note or node in shifts:  # a running variance, or scaled mean
+                continue
             seen[name].scaled.append(node if use == "other" and node in scales else None)
+            seen[name].offsets.add(self._offsets.get((name, node or ""), 0.0))
             scales -= {node} if node in norms else set()  # whose scale comes first
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
