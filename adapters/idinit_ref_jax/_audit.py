@@ -14,7 +14,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
 from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Made, Signal, Value, uses_of
+from idinit_ref.tracing import Made, Signal, Value
 
 from ._trace import opened
 from ._walk import shape_of, started, step
@@ -103,7 +103,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         g.astype(o.dtype) for g, o in zip(signs(o.shape for o in outs), outs, strict=True)
     ]
     nodes, ends, given, gradients = jax.jit(run, compiler_options=_FAST)(arrays, cotangents)
-    record.graph, record.uses = run.graph, uses_of(run.draw)
+    record.graph, record.uses = run.graph, run.draw.uses()
     record.facts |= {name: _fact(seen, run.dtypes[name]) for name, seen in nodes.items()}
     record.outputs = [_fact(seen, out.dtype) for seen, out in zip(ends, outs, strict=True)]
     for at, own, gradient in zip(differ, given, gradients, strict=True):

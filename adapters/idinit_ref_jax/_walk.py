@@ -14,6 +14,7 @@ from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_const
 
 from ._table import (
     ENTRYWISE,
+    MOVES,
     PLAIN,
     REDUCES,
     SPREAD,
@@ -105,8 +106,9 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         one, number = is_number(first), first.value  # type: ignore[union-attr]  # a constant
         return [draw.constant(shape_of(var), one, number) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
-    if kind in TABLE and more == [None]:
-        return [TABLE[kind](draw, eqn, given)]
+    draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
+    if draws is not None and more == [None]:
+        return [draws(draw, eqn, given)]
     if kind in _SEVERAL:
         return _SEVERAL[kind](draw, eqn, given)
     if kind in _SAME:

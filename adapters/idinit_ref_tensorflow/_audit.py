@@ -13,7 +13,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
 from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Signal, uses_of
+from idinit_ref.tracing import Signal
 
 from ._restore import as_it_was
 from ._trace import Arguments, Held, _drawing, _input_names, _parameters, _raw, _renamer, _told
@@ -177,7 +177,7 @@ def _by_function(
             if tensor.dtype.is_floating:
                 floats[name] = tensor
         graph.outputs, before = ends, graph.outputs  # what the reader reads
-        record.graph, record.uses = draw.graph(reader.run(graph, known)), uses_of(draw)
+        record.graph, record.uses = draw.graph(reader.run(graph, known)), draw.uses()
         graph.outputs = before
         cotangents = [tf.cast(g, e.dtype) for g, e in zip(_signs(ends), ends, strict=True)]
         raw = [_raw(variable) for variable in variables.values()]

@@ -9,7 +9,7 @@ import keras
 
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.verdict import Record, check_outputs
-from idinit_ref.tracing import Drawing, Made, Signal, Value, uses_of
+from idinit_ref.tracing import Drawing, Made, Signal, Value
 
 from ._layers import known_weights
 from ._trace import Arguments, Held, _drawing, _input_names
@@ -46,7 +46,7 @@ def run(
         results = [one for one in results if keras.backend.is_float_dtype(one.dtype)]
         check_outputs(len(results), type(model))
         record.graph = draw.graph([runner.value(one) for one in results])
-        record.uses = uses_of(draw)
+        record.uses = draw.uses()
         dtypes.update(runner.dtypes)
         return [runner.real[id(one)] for one in results], runner.nodes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Literal
 
@@ -10,9 +10,20 @@ import keras
 import numpy as np
 
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Signal, Value, clamped, power
+from idinit_ref.tracing import (
+    Drawing,
+    Made,
+    Sides,
+    Signal,
+    Value,
+    clamped,
+    of_einsum,
+    of_matmul,
+    of_tensordot,
+    power,
+)
 
-from ._operations import labels_of
+from ._operations import along
 from ._window import same
 from ._words import plain
 
@@ -80,8 +91,12 @@ class Calls:
                 draw.use(value, "bias")  # of a quantised layer
             elif own:
                 values = [*values, value]
-        if kind in ("Split", "ArraySplit", "Unstack"):
-            return list(self._parts(op, values[0], results))
+        if kind == "Unstack":
+            axis = op.axis % (len(results[0].shape) + 1)
+            return draw.unstack(name, values[0], axis, len(results))
+        if kind in ("Split", "ArraySplit"):
+            axis = op.axis % len(results[0].shape)
+            return draw.split(name, values[0], axis, [part.shape[axis] for part in results])
         if len(results) != 1:
             return [draw.other(name, values, shape_of(r), is_floating(r)) for r in results]
         return [self._single(op, kind, name, values, results[0], args)]
@@ -94,25 +109,18 @@ class Calls:
         moved = self._moved(op, kind, name, values, result, args) if values else None
         if moved is not None:
             return moved
+        if kind == "Take" and op.axis is not None:
+            return draw.take(name, values[0], values[1], op.axis, shape, floating)
         if kind in ("Take", "TakeAlongAxis"):
-            kept = None
-            if kind == "Take" and op.axis is not None and shape is not None:
-                rank = len(args[0].shape)
-                at = op.axis % rank
-                kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
-            return draw.lookup(name, values[:2], shape, kept, floating)
+            return draw.lookup(name, values[:2], shape, None, floating)
         if not floating:
             return draw.entrywise(name, values, shape, False)
         given = values if len(values) > 1 or kind == "Sum" else self._operands(args, values)
         if kind in _PLUS and len(given) > 1:
-            wide = [
-                draw.broadcast(name, one, shape) if isinstance(one, Made) else one for one in given
-            ]
-            return reduce(lambda sum_, more: draw.add(name, sum_, more, shape), wide)
+            first, *rest = (along(draw, name, one, shape) for one in given)
+            return reduce(lambda sum_, more: draw.add(name, sum_, more, shape), rest, first)
         if kind == "Subtract" and len(given) == 2:
-            a, b = (
-                draw.broadcast(name, one, shape) if isinstance(one, Made) else one for one in given
-            )
+            a, b = (along(draw, name, one, shape) for one in given)
             return draw.subtract(name, a, b, shape)
         if kind == "Multiply" and len(values) == 2:
             return draw.multiply(name, values[0], values[1], shape)
@@ -186,14 +194,11 @@ class Calls:
             isinstance(v, Made) and not v.parts and v.shape and len(v.shape) > 1 for v in values
         ):
             raise cannot(op, "it is not seen where one of its operands comes from")
-        if kind == "Einsum":
-            return self._einsum(op.subscripts, name, values, shape)
-        if kind in ("Matmul", "Dot") and len(values) == 2:
-            return self._matmul(name, values, shape, stacked=kind == "Matmul")
-        if kind in ("Tensordot", "Inner", "Vdot") and len(values) == 2:
+        if kind in _PRODUCTS and (kind == "Einsum" or len(values) == 2):
+            if any(value.shape is None for value in values):
+                return draw.other(name, values, shape)
             ranks = [len(value.shape or ()) for value in values]
-            axes = op.axes if kind == "Tensordot" else ([ranks[0] - 1], [ranks[1] - 1])
-            return self._tensordot(name, values, axes, ranks, shape)
+            return draw.product(name, values, *_labels(op, kind, ranks), shape)
         if kind in ("Conv", "DepthwiseConv") and len(values) == 2:
             return self._conv(op, kind, name, values, shape)
         word = _word(op, kind, values, args)
@@ -206,41 +211,6 @@ class Calls:
         if all(value.shape in ((), shape) or isinstance(value, Made) for value in values):
             return draw.entrywise(name, values, shape, doing=_DOING.get(kind, ""), word=word)
         return draw.other(name, values, shape, word=word)
-
-    def _matmul(
-        self, name: str, values: list[Value], shape: Shape | None, stacked: bool = True
-    ) -> Value:
-        """Draw a product of matrices; of stacks of them, as `matmul` has it, or as `dot` does."""
-        ranks = [len(value.shape or ()) for value in values]
-        if shape is None or any(value.shape is None for value in values):
-            return self.draw.other(name, values, shape)
-        if min(ranks) < 2 or not stacked or ranks[1] == 2:
-            axes = ([ranks[0] - 1], [max(ranks[1] - 2, 0)])
-            return self._tensordot(name, values, axes, ranks, shape)
-        rank = max(ranks)
-        sides = [
-            [*range(rank - n, rank - 2), *pair] for n, pair in zip(ranks, ("ab", "bc"), strict=True)
-        ]
-        return self.draw.product(name, values, sides, [*range(rank - 2), *"ac"], shape)
-
-    def _tensordot(
-        self, name: str, values: list[Value], axes: Any, ranks: list[int], shape: Shape | None
-    ) -> Value:
-        if isinstance(axes, int):
-            axes = (range(ranks[0] - axes, ranks[0]), range(axes))
-        first, second = (np.ravel(list(side)).tolist() for side in axes)
-        sides: list[list[Any]] = [[("a", k) for k in range(ranks[0])]]
-        sides.append([("b", k) for k in range(ranks[1])])
-        for a, b in zip(first, second, strict=True):
-            sides[1][b] = sides[0][a]
-        out = [k for k in sides[0] if k not in sides[1]] + [k for k in sides[1] if k[0] == "b"]
-        return self.draw.product(name, values, sides, out, shape)
-
-    def _einsum(self, equation: str, name: str, values: list[Value], shape: Shape | None) -> Value:
-        if any(value.shape is None for value in values):
-            return self.draw.other(name, values, shape)
-        sides, out = labels_of(equation, [len(value.shape or ()) for value in values])
-        return self.draw.product(name, values, sides, out, shape)
 
     def _conv(
         self, op: Any, kind: str, name: str, values: list[Value], shape: Shape | None
@@ -277,19 +247,6 @@ class Calls:
             sized=max(each[0]) > 1,
             options=options,
         )
-
-    def _parts(self, op: Any, value: Value, results: list[Any]) -> Iterator[Value]:
-        is_unstack = type(op).__name__ == "Unstack"
-        axis, start = op.axis % (len(results[0].shape) + is_unstack), 0
-        for result in results:
-            size = 1 if is_unstack else result.shape[axis]
-            spans = None
-            if value.shape is not None:
-                spans = [(0, n, 1) for n in value.shape]
-                spans[axis] = (start, start + size, 1)
-            start += size
-            gone = (axis,) if is_unstack else ()
-            yield self.draw.part(self._name(op), value, spans, gone, shape_of(result))
 
 
 def cannot(op: Any, why: str) -> GraphError:
@@ -341,6 +298,21 @@ def _word(op: Any, kind: str, values: list[Value], args: Any) -> str:
     if kind == "Rescaling":
         return "exp" if np.any(op.offset) else "scale"
     return plain(kind)
+
+
+def _labels(op: Any, kind: str, ranks: list[int]) -> Sides:
+    """Return the labels of a product's operands and result."""
+    if kind == "Einsum":
+        return of_einsum(op.subscripts, ranks)
+    if kind == "Matmul":
+        return of_matmul(ranks)
+    axes: Any = op.axes if kind == "Tensordot" else ([ranks[0] - 1], [ranks[1] - 1])
+    if kind == "Dot":
+        axes = ([ranks[0] - 1], [max(ranks[1] - 2, 0)])
+    if isinstance(axes, int):
+        axes = (range(ranks[0] - axes, ranks[0]), range(axes))
+    first, second = (np.ravel(list(side)).tolist() for side in axes)
+    return of_tensordot((first, second), ranks)
 
 
 def _order(op: Any, kind: str, rank: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idinit_ref.errors import GraphError, message
@@ -86,8 +86,14 @@ class Reader:
         if not made and (runs or any(name in op.type for name in _UNREADABLE)):
             raise _cannot(op, "what it does with its weights is not known")
         name = self.rename(op.name)
-        if op.type in ("Split", "SplitV", "Unpack"):
-            return list(self._parts(op, name, inputs))
+        if op.type in ("Split", "SplitV"):
+            value, at = (op.inputs[1], 0) if op.type == "Split" else (op.inputs[0], 2)
+            axis = int(static(op.inputs[at])) % value.shape.rank
+            sizes = [out.shape[axis] for out in op.outputs]
+            return self.draw.split(name, inputs[at == 0], axis, sizes)
+        if op.type == "Unpack":
+            axis = op.get_attr("axis") % op.inputs[0].shape.rank
+            return self.draw.unstack(name, inputs[0], axis, len(op.outputs))
         if op.type in _SAME:
             pairs = zip(op.inputs, op.outputs, inputs, strict=True)
             return [self._same(op, name, *pair) for pair in pairs]
@@ -111,24 +117,6 @@ class Reader:
         if source.dtype == out.dtype or source.dtype.name == "resource":
             return value
         return self.draw.cast(name, value, is_floating(out), source.dtype.name == "bool")
-
-    def _parts(self, op: Any, name: str, inputs: list[Value]) -> Iterator[Value]:
-        which = 1 if op.type == "Split" else 0
-        sizes, start = shape_of(op.inputs[which]), 0
-        rank = op.inputs[which].shape.rank
-        if op.type == "Unpack":
-            axis = op.get_attr("axis") % rank
-        else:
-            axis = int(static(op.inputs[0 if op.type == "Split" else 2])) % rank
-        for out in op.outputs:
-            size = 1 if op.type == "Unpack" else out.shape[axis]
-            spans = None
-            if sizes is not None and size is not None:
-                spans = [(0, n, 1) for n in sizes]
-                spans[axis] = (start, start + size, 1)
-                start += size
-            gone = (axis,) if op.type == "Unpack" else ()
-            yield self.draw.part(name, inputs[which], spans, gone, shape_of(out))
 
     # Functions ------------------------------------------------------------------------------
 

@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from idinit_ref.tracing import Drawing, Made, Signal, Value, clamped, is_constant, power
+from idinit_ref.tracing import (
+    Drawing,
+    Made,
+    Signal,
+    Value,
+    clamped,
+    is_constant,
+    of_einsum,
+    of_matmul,
+    power,
+)
 
 from ._window import Window, same, same_transposed
 
-__all__ = ["MOVES", "TABLE", "is_floating", "labels_of", "shape_of", "static"]
+__all__ = ["MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
 
 Shape = tuple[int, ...]
 
@@ -45,12 +55,6 @@ def _transpose(
     if order is None:
         return draw.part(name, inputs[0], None, shape=shape)
     return draw.transpose(name, inputs[0], [int(axis) for axis in order])
-
-
-def _broadcast(
-    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
-) -> Value:
-    return draw.broadcast(name, inputs[0], shape)
 
 
 def _flip(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -102,13 +106,9 @@ def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
 
 def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     axis = static(op.inputs[2]) if op.type == "GatherV2" else 0
-    kept = None
-    rank = op.inputs[0].shape.rank if op.type == "GatherV2" else len(inputs[0].shape or ())
-    if axis is not None and not op.get_attr("batch_dims") and shape is not None:
-        at = int(axis) % rank
-        more = len(shape) - rank + 1
-        kept = [*range(at), *[None] * more, *range(at + 1, rank)]
-    return draw.lookup(name, inputs[:2], shape, kept)
+    if axis is None or op.get_attr("batch_dims"):
+        return draw.lookup(name, inputs[:2], shape)
+    return draw.take(name, inputs[0], inputs[1], int(axis), shape)
 
 
 # Sums and products ------------------------------------------------------------------------------
@@ -119,17 +119,13 @@ def _add(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     for value in rest:
         if op.type == "BiasAdd" and _channels_first(op):
             value = _along_channels(draw, name, value, len(shape or ()))
-        result = draw.add(name, result, _along(draw, name, value, shape), shape)
+        result = draw.add(name, result, along(draw, name, value, shape), shape)
     return result
 
 
-def _along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
+def along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
     """Return what is made of parameters with all the axes of a sum."""
     return draw.broadcast(name, value, shape) if isinstance(value, Made) else value
-
-
-def _multiply(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    return draw.multiply(name, inputs[0], inputs[1], shape)
 
 
 def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -139,7 +135,7 @@ def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape 
 
 
 def _subtract(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    a, b = (_along(draw, name, value, shape) for value in inputs)
+    a, b = (along(draw, name, value, shape) for value in inputs)
     return draw.subtract(name, a, b, shape)
 
 
@@ -190,13 +186,8 @@ def _matmul(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     ranks = [tensor.shape.rank for tensor in op.inputs[:2]]
     if None in ranks:
         return draw.other(name, inputs, shape)
-    rank = max(ranks)
-    sides = []
-    for n, flag, (row, column) in zip(ranks, flags, (("a", "b"), ("b", "c")), strict=True):
-        both = [column, row] if op.get_attr(flag) else [row, column]
-        sides.append([*range(rank - n, rank - 2), *both])
-    out = [*range(rank - 2), "a", "c"]
-    return draw.product(name, inputs[:2], sides, out, shape)
+    turned = [op.get_attr(flag) for flag in flags]
+    return draw.product(name, inputs[:2], *of_matmul(ranks, turned), shape)
 
 
 def _einsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -204,26 +195,7 @@ def _einsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     ranks = [tensor.shape.rank for tensor in op.inputs]
     if None in ranks or shape is None:
         return draw.other(name, inputs, shape)
-    sides, out = labels_of(equation, ranks)
-    return draw.product(name, inputs, sides, out, shape)
-
-
-def labels_of(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
-    """Return the labels of an einsum's operands and result, its ellipses written out.
-
-    >>> labels_of("...a,ab->...b", (3, 2))
-    ([['.2', '.1', 'a'], ['a', 'b']], ['.2', '.1', 'b'])
-    """
-    terms, _, result = equation.replace(" ", "").partition("->")
-
-    def spelt(term: str, rest: int) -> list[str]:
-        head, dots, tail = term.partition("...")
-        return [*head, *(f".{k}" for k in range(rest if dots else 0, 0, -1)), *tail]
-
-    pairs = list(zip(terms.split(","), ranks, strict=True))
-    more = [rank - len(term.replace("...", "")) for term, rank in pairs]
-    sides = [spelt(term, rest) for (term, _), rest in zip(pairs, more, strict=True)]
-    return sides, spelt(result, max(more))
+    return draw.product(name, inputs, *of_einsum(equation, ranks), shape)
 
 
 def _convolution(
@@ -269,7 +241,7 @@ MOVES: dict[str, _Draw] = {
     "StridedSlice": _slice,
     "Slice": _slice,
     "Transpose": _transpose,
-    "BroadcastTo": _broadcast,
+    "BroadcastTo": lambda draw, op, name, inputs, shape: draw.broadcast(name, inputs[0], shape),
     "ReverseV2": _flip,
 }
 TABLE: dict[str, _Draw] = {
@@ -280,7 +252,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
     **dict.fromkeys(_SUMS, _add),
     "SpaceToBatchND": _pieces,
-    "Mul": _multiply,
+    "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),

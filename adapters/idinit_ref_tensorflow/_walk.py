@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from idinit_ref.tracing import Data, Drawing, Signal, Value
+from idinit_ref.tracing import Data, Drawing, Signal, Value, of_einsum, of_matmul
 
 from ._calls import Calls, Shape, activation_of, cannot, is_array, is_floating, shape_of
 from ._layers import Weight, known_weights
@@ -166,9 +166,9 @@ class Walker(Calls):
     def _weigh(self, layer: Any, weight: Weight, value: Value, shape: Shape | None) -> Value:
         made = self.value(weight.variable)
         if isinstance(layer, keras.layers.EinsumDense):
-            return self._einsum(layer.equation, self._name(layer), [value, made], shape)
+            return self._dense(self._name(layer), value, made, shape, layer.equation)
         if weight.window is None and not any(c in "DHW" for c in weight.letters):
-            return self._matmul(self._name(layer), [value, made], shape)
+            return self._dense(self._name(layer), value, made, shape)
         rank = len(weight.letters) - 2
         first = getattr(layer, "data_format", None) == "channels_first"
         space = [2 + axis if first else 1 + axis for axis in range(rank)]
@@ -191,6 +191,16 @@ class Walker(Calls):
             options=grouped if weight.groups > 1 else {},
         )
 
+    def _dense(
+        self, name: str, value: Value, made: Value, shape: Shape | None, equation: str = ""
+    ) -> Value:
+        """Draw a product of matrices, or as an einsum writes it."""
+        if value.shape is None or made.shape is None:
+            return self.draw.other(name, [value, made], shape)
+        ranks = [len(value.shape), len(made.shape)]
+        labels = of_einsum(equation, ranks) if equation else of_matmul(ranks)
+        return self.draw.product(name, [value, made], *labels, shape)
+
     def _embedding(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
@@ -201,7 +211,7 @@ class Walker(Calls):
         made = table if reverse is None else self.value(reverse)
         if reverse is None:
             made = self.draw.transpose(name, made, [1, 0])
-        return [self._matmul(f"{name}/reverse", [values[0], made], shape)]
+        return [self._dense(f"{name}/reverse", values[0], made, shape)]
 
     def _recurrent(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
@@ -215,7 +225,7 @@ class Walker(Calls):
         step = values[0].shape
         now = draw.result(f"{name}: step", values[:1], step and (2, step[-1]))
         parts = [
-            self._matmul(name, [value, self.value(weight.variable)], wide)
+            self._dense(name, value, self.value(weight.variable), wide)
             for weight, value in zip(weights, (now, state), strict=True)
         ]
         bias = self.value(layer.cell.bias) if layer.cell.use_bias else None

@@ -14,7 +14,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
 from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
 from idinit_ref.errors import IDInitError, OptionError, message
-from idinit_ref.tracing import Signal, uses_of
+from idinit_ref.tracing import Signal
 
 from ._call import Call
 from ._memory import shape_of
@@ -145,7 +145,7 @@ def _finished(recorder: _Measuring, out: Any) -> Audit:
     )
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
-    record.graph, record.uses = recorder.graph(ends), uses_of(recorder.drawing)
+    record.graph, record.uses = recorder.graph(ends), recorder.drawing.uses()
     record.outputs = [fact for end in ends if (fact := _fact(end.detach(), record.batch))]
     trained = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
     wanted = {**trained, **{f"{name} ": one for name, one in recorder.starts.items()}}

@@ -18,17 +18,20 @@ from ..core.pattern import Term
 from ..core.plan import Plan
 
 __all__ = [
+    "NOISY",
     "Alike",
     "Matrix",
     "cells",
     "column_text",
     "different",
     "extract",
+    "noise_text",
     "title_text",
     "value_text",
 ]
 
 Floats = NDArray[np.float64]
+NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 _TAPS = 4  # of a phase that are named
 
 
@@ -233,3 +236,25 @@ def value_text(x: float, exponent: int = 0) -> str:
         return f"{ldexp(x, exponent):.4g}"
     except OverflowError:
         return f"{Decimal(float(x)) * 2**exponent:.3e}"
+
+
+def noise_text(p: Plan) -> str:
+    """Say what noise a weight has, and where.
+
+    Parameters
+    ----------
+    p : Plan
+        A loosened one.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
+    'deviation 0.1, in the non-zeros'
+    """
+    where = "in every entry" if p.loosen_at == "all" else "in the non-zeros"
+    return f"deviation {p.loosen:g}, {where}"

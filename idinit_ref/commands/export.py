@@ -24,7 +24,7 @@ from ..files.fills import parse_fill
 from ..files.naming import some
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
 from ..files.writing import FilePlan, layout_of, save
-from ._terminal import progress, show, table, tensors
+from ._terminal import print_json, progress, show, table, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +94,9 @@ def run(args: Namespace, console: Console) -> None:
                 digests=args.digests,
                 progress=update,
             )
+    if args.json:
+        print_json(console, _to_dict(found, files, args.dtype))
+        return
     _print_roles(found, args.dtype, console)
     for file in files:
         count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
@@ -111,6 +114,17 @@ def run(args: Namespace, console: Console) -> None:
         show(console, "\n" + left)
     if lines := _loading(files, dialect.name, source.about, whole):
         show(console, "\n  " + "\n  ".join(lines))
+
+
+def _to_dict(found: assembly.Assembly, files: Sequence[FilePlan], dtype: str) -> dict[str, Any]:
+    """Return what is written, file by file and tensor by tensor."""
+    each = {
+        item.name: {"shape": item.shape, "role": item.role, "origin": item.origin, "why": item.why}
+        | {"bytes": None if item.value is None else _nbytes(item.value, dtype)}
+        for item in found.items
+    }
+    written = [{"path": f.path, "bytes": f.nbytes, "tensors": f.names} for f in files]
+    return {"dtype": dtype, "files": written, "tensors": each, "not_used": found.unused}
 
 
 def _size(text: str) -> int:

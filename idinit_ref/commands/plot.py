@@ -19,12 +19,14 @@ from ..core.layout import Layout, Strip, strides_of
 from ..core.pattern import Term
 from ..core.plan import Plan
 from ._matrix import (
+    NOISY,
     Alike,
     Floats,
     cells,
     column_text,
     different,
     extract,
+    noise_text,
     title_text,
     value_text,
 )
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["NOISY", "check", "draw", "heat", "legend", "noise_text", "page"]
+__all__ = ["check", "draw", "heat", "legend", "page"]
 
-NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 _CELLS = 150  # across a picture: finer ones are not seen
 _SIZES = 6  # matrices of different sizes that are drawn
 _TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
@@ -345,28 +346,6 @@ def _lines(texts: Sequence[str]) -> str:
 def _ratio(m: int, n: int) -> float:
     """Return height / width of a matrix: square cells, unless it would be a mere line then."""
     return float(min(max(m / max(n, 1), 1 / 8), 8))
-
-
-def noise_text(p: Plan) -> str:
-    """Say what noise a weight has, and where.
-
-    Parameters
-    ----------
-    p : Plan
-        A loosened one.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> import idinit_ref as ir
-    >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
-    'deviation 0.1, in the non-zeros'
-    """
-    where = "in every entry" if p.loosen_at == "all" else "in the non-zeros"
-    return f"deviation {p.loosen:g}, {where}"
 
 
 def _about(p: Plan, to: Format, parts: Sequence[_Part]) -> str:
