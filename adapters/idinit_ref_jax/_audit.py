@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -77,9 +78,10 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     whole = opened(model, apply_fn)
     prepared = whole.prepared(inputs)
     arrays = [*whole.arrays, *prepared.inputs]
-    if any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays):
-        cure = "make the model first, and pass real inputs"
-        raise GraphError(message("model", "abstract", "it should have values", cure))
+    for label, held in (("model", whole.arrays), ("inputs", prepared.inputs)):
+        if any(isinstance(array, jax.ShapeDtypeStruct) for array in held):
+            cure = "make the model first, and pass real inputs"
+            raise GraphError(message(label, "abstract", "it should have values", cure))
     if not any(whole.names):
         cure = "pass the parameters as the model, or a module that holds them"
         raise GraphError(message("model", type(model), "it should have parameters", cure))
@@ -89,46 +91,50 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     for name, x in zip(names[count:], prepared.inputs, strict=True):
         if x.size and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
             is_real = _is_real(x)
-            seen = jax.jit(lambda x: look(jnp, x, record.batch))(x if is_real else x.astype(float))
+            seen = _look(x if is_real else x.astype(float), record.batch)
             record.inputs[name] = record.facts[name] = _fact(
                 seen, x.dtype if is_real else "float32"
             )
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
     starts = {names[at]: record.inputs[names[at]] for at in differ if at >= count}
     check_inputs(starts, len(starts) < len(record.inputs))
-    run = _Run(prepared.jaxpr, prepared.arguments, record.batch, differ)
+    run = _Run(prepared.jaxpr, prepared.arguments, differ)
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     cotangents = [
         g.astype(o.dtype) for g, o in zip(signs(o.shape for o in outs), outs, strict=True)
     ]
-    nodes, ends, given, gradients = jax.jit(run, compiler_options=_FAST)(arrays, cotangents)
+    nodes, ends, gradients = jax.jit(run, compiler_options=_FAST)(arrays, cotangents)
     record.graph, record.uses = run.graph, run.draw.uses()
-    record.facts |= {name: _fact(seen, run.dtypes[name]) for name, seen in nodes.items()}
-    record.outputs = [_fact(seen, out.dtype) for seen, out in zip(ends, outs, strict=True)]
-    for at, own, gradient in zip(differ, given, gradients, strict=True):
-        fact = _fact(gradient, arrays[at].dtype)
+    for name, x in nodes.items():
+        record.facts[name] = _fact(_look(x, record.batch, run.units.get(name)), x.dtype)
+    record.outputs = [_fact(_look(x, record.batch), x.dtype) for x in ends]
+    for at, gradient in zip(differ, gradients, strict=True):
+        fact = _fact(_look(gradient, 1), gradient.dtype)
         if at < count:
-            record.values[names[at]] = _fact(own, arrays[at].dtype)
+            record.values[names[at]] = _fact(_look(jnp.asarray(arrays[at]), 1), gradient.dtype)
             record.gradients[names[at]] = fact
         else:
             record.input_gradients[names[at]] = fact
     return judged(record)
 
 
-class _Run:
-    """A computation, forward and backward, with what is measured of it; to be compiled."""
+@partial(jax.jit, static_argnums=(1, 2), compiler_options=_FAST)
+def _look(x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Measure an array: compiled once for all of a shape, and not within the whole pass."""
+    return look(jnp, x, batch, units)
 
-    def __init__(
-        self, jaxpr: ClosedJaxpr, arguments: Sequence[Any], batch: int, differ: Sequence[int]
-    ) -> None:
-        self.jaxpr, self.batch, self.differ = jaxpr, batch, differ
+
+class _Run:
+    """A computation, forward and backward, with the results of its nodes; to be compiled."""
+
+    def __init__(self, jaxpr: ClosedJaxpr, arguments: Sequence[Any], differ: Sequence[int]) -> None:
+        self.jaxpr, self.differ = jaxpr, differ
         self.draw, self.values = started(jaxpr, arguments)
         self.graph: Graph
-        self.dtypes: dict[str, Any] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._units: dict[str, tuple[int, int]] = {}
-        self._nodes: dict[str, dict[str, Any]] = {}
+        self.units: dict[str, tuple[int, int]] = {}
+        self._nodes: dict[str, Any] = {}
 
     def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         def forward(starts: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -142,8 +148,7 @@ class _Run:
         starts = [jnp.asarray(arrays[at]) for at in self.differ]
         outs, pull, nodes = jax.vjp(forward, starts, has_aux=True)
         (gradients,) = pull(list(cotangents))
-        several = [look(jnp, out, self.batch) for out in outs]
-        return nodes, several, *([look(jnp, x, 1) for x in many] for many in (starts, gradients))
+        return nodes, outs, gradients
 
     def inside(
         self, inner: Jaxpr | ClosedJaxpr, values: Sequence[Value], arrays: Sequence[Any]
@@ -191,12 +196,10 @@ class _Run:
             if not (isinstance(value, Signal) and _is_real(result) and result.size):
                 continue
             if is_weight:
-                self._units[value.node] = _units(eqn, values)
+                self.units[value.node] = _units(eqn, values)
             is_same = self._shapes.setdefault(value.node, result.shape) == result.shape
             if value.node not in self._nodes or (is_sum and is_same):
-                x = jax.lax.stop_gradient(result)
-                self._nodes[value.node] = look(jnp, x, self.batch, self._units.get(value.node))
-                self.dtypes[value.node] = result.dtype
+                self._nodes[value.node] = jax.lax.stop_gradient(result)
         return list(zip(found, results, strict=True))
 
 
