@@ -105,9 +105,9 @@ class Drawing(Layers):
             fact = Fact("move")  # zeros are added
         out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
-            by = _offset(values, doing)
+            more = _offset(values, doing)
             parts = tuple(
-                part._replace(added=True, offset=part.offset + by if by else 0.0)
+                part._replace(added=True, offset=part.offset + more if more else 0.0)
                 for part in out.parts
             )
             return Made(shape, parts, value=None if made or parts else 0)
