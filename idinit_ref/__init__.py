@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .core.pattern import Role
-from .core.plan import Plan, plan
-from .core.weights import idi, idiz
+from .core.plan import Plan
+from .core.weights import idi, idiz, plan
 
 if TYPE_CHECKING:
     from .files.writing import save

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
-from idinit_ref import Graph
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
+from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.recording import Recording
+from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value
 
@@ -78,77 +78,58 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     whole = opened(model, apply_fn)
     prepared = whole.prepared(inputs)
     arrays = [*whole.arrays, *prepared.inputs]
-    for label, held in (("model", whole.arrays), ("inputs", prepared.inputs)):
-        if any(isinstance(array, jax.ShapeDtypeStruct) for array in held):
-            cure = "make the model first, and pass real inputs"
-            raise GraphError(message(label, "abstract", "it should have values", cure))
+    if any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays):
+        cure = "make the model first, and pass real inputs"
+        raise GraphError(message("model", "abstract", "it should have values", cure))
     if not any(whole.names):
         cure = "pass the parameters as the model, or a module that holds them"
         raise GraphError(message("model", type(model), "it should have parameters", cure))
     names = [a if isinstance(a, str) else a.name for a in prepared.arguments]
     count = len(whole.arrays)
-    record = Record(next((int(x.shape[0]) for x in prepared.inputs if x.ndim), 1))
-    for name, x in zip(names[count:], prepared.inputs, strict=True):
-        if x.size and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
-            is_real = _is_real(x)
-            seen = _look(x if is_real else x.astype(float), record.batch)
-            record.inputs[name] = record.facts[name] = _fact(
-                seen, x.dtype if is_real else "float32"
-            )
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
-    starts = {names[at]: record.inputs[names[at]] for at in differ if at >= count}
-    check_inputs(starts, len(starts) < len(record.inputs))
-    run = _Run(prepared.jaxpr, prepared.arguments, differ)
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
-    cotangents = [
-        g.astype(o.dtype) for g, o in zip(signs(o.shape for o in outs), outs, strict=True)
-    ]
-    nodes, ends, gradients = jax.jit(run, compiler_options=_FAST)(arrays, cotangents)
-    record.graph, record.uses = run.graph, run.draw.uses()
-    for name, x in nodes.items():
-        record.facts[name] = _fact(_look(x, record.batch, run.units.get(name)), x.dtype)
-    record.outputs = [_fact(_look(x, record.batch), x.dtype) for x in ends]
-    for at, gradient in zip(differ, gradients, strict=True):
-        fact = _fact(_look(gradient, 1), gradient.dtype)
-        if at < count:
-            record.values[names[at]] = _fact(_look(jnp.asarray(arrays[at]), 1), gradient.dtype)
-            record.gradients[names[at]] = fact
-        else:
-            record.input_gradients[names[at]] = fact
-    return judged(record)
-
-
-@partial(jax.jit, static_argnums=(1, 2), compiler_options=_FAST)
-def _look(x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Measure an array: compiled once for all of a shape, and not within the whole pass."""
-    return look(jnp, x, batch, units)
+    run = _Run(prepared.jaxpr, prepared.arguments, names, count, differ)
+    signed = zip(signs(out.shape for out in outs), outs, strict=True)
+    looks = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
+    return run.recording.audit(jax.device_get(looks))
 
 
 class _Run:
-    """A computation, forward and backward, with the results of its nodes; to be compiled."""
+    """A computation, forward and backward, with what is measured of it; to be compiled."""
 
-    def __init__(self, jaxpr: ClosedJaxpr, arguments: Sequence[Any], differ: Sequence[int]) -> None:
-        self.jaxpr, self.differ = jaxpr, differ
+    def __init__(
+        self,
+        jaxpr: ClosedJaxpr,
+        arguments: Sequence[Any],
+        names: Sequence[str],
+        count: int,
+        differ: Sequence[int],
+    ) -> None:
+        self.jaxpr, self.names, self.count, self.differ = jaxpr, names, count, differ
         self.draw, self.values = started(jaxpr, arguments)
-        self.graph: Graph
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self.units: dict[str, tuple[int, int]] = {}
-        self._nodes: dict[str, Any] = {}
+        self.recording: Recording
 
-    def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
-        def forward(starts: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+        recording = Recording(jnp, np.asarray, arrays[self.count :])
+        self.recording = recording
+
+        def forward(starts: Sequence[Any]) -> tuple[list[Any], Any]:
             full = list(arrays)
             for at, start in zip(self.differ, starts, strict=True):
                 full[at] = start
             ends = self.inside(self.jaxpr, self.values, full)
-            self.graph = self.draw.graph([value for value, _ in ends])
-            return [out for _, out in ends if _is_real(out) and out.size], self._nodes
+            recording.record.graph = self.draw.graph([value for value, _ in ends])
+            recording.record.uses = self.draw.uses()
+            return [out for _, out in ends if _is_real(out) and out.size], recording.looks["nodes"]
 
-        starts = [jnp.asarray(arrays[at]) for at in self.differ]
-        outs, pull, nodes = jax.vjp(forward, starts, has_aux=True)
+        own = [jnp.asarray(arrays[at]) for at in self.differ]
+        outs, pull, recording.looks["nodes"] = jax.vjp(forward, own, has_aux=True)
         (gradients,) = pull(list(cotangents))
-        return nodes, outs, gradients
+        inputs = dict(zip(self.names[self.count :], arrays[self.count :], strict=True))
+        values = {self.names[at]: arrays[at] for at in self.differ if at < self.count}
+        starts = [self.names[at] for at in self.differ if at >= self.count]
+        return recording.end(inputs, outs, values, starts, gradients)
 
     def inside(
         self, inner: Jaxpr | ClosedJaxpr, values: Sequence[Value], arrays: Sequence[Any]
@@ -190,16 +171,12 @@ class _Run:
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*known.values())
         drawn = len(self.draw.nodes)
         found = step(self.draw, eqn, values)
-        is_weight = any(node.kind == "weight" for node in self.draw.nodes[drawn:])
-        is_sum = eqn.primitive.name in ("add", "add_any")  # perhaps of a bias, which is no node
+        weights = {node.name for node in self.draw.nodes[drawn:] if node.kind == "weight"}
+        is_sum = eqn.primitive.name in ("add", "add_any")
         for value, result in zip(found, results, strict=True):
-            if not (isinstance(value, Signal) and _is_real(result) and result.size):
-                continue
-            if is_weight:
-                self.units[value.node] = _units(eqn, values)
-            is_same = self._shapes.setdefault(value.node, result.shape) == result.shape
-            if value.node not in self._nodes or (is_sum and is_same):
-                self._nodes[value.node] = jax.lax.stop_gradient(result)
+            if isinstance(value, Signal) and _is_real(result):
+                units = _units(eqn, values) if value.node in weights else None
+                self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
         return list(zip(found, results, strict=True))
 
 
@@ -221,7 +198,3 @@ def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:
 
 def _is_real(x: Any) -> bool:
     return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jnp.floating))
-
-
-def _fact(found: Mapping[str, Any], dtype: Any) -> Fact:
-    return fact_of(jax.device_get(dict(found)), dtype)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ..core.dtypes import Format, round_array
 from ..core.kernel import CORNER
 from ..core.lattice import lines
-from ..core.layout import Layout, Piece, Strip
+from ..core.layout import Layout, Piece
 from ..core.pattern import Term
 from ..core.plan import Plan
+from ..core.sheets import Strip, column_grid
 
 __all__ = [
     "NOISY",
@@ -84,13 +85,13 @@ def different(p: Plan) -> list[Alike]:
     >>> [(a.m, a.n, a.copies) for a in different(plan((4, 2, 3, 3), stride=(2, 2)))]
     [(4, 8, 1), (4, 4, 2), (4, 2, 1)]
     """
-    found: dict[tuple[int, int], Alike] = {}
+    by_size: dict[tuple[int, int], Alike] = {}
     for piece in p.axes.pieces:
         for phase, n in enumerate(p.axes.widths):
             copies = piece.copies * p.axes.copies
-            first = found.setdefault((piece.m, n), Alike(piece, phase, n, 0))
-            found[piece.m, n] = first._replace(copies=first.copies + copies)
-    return list(found.values())
+            first = by_size.setdefault((piece.m, n), Alike(piece, phase, n, 0))
+            by_size[piece.m, n] = first._replace(copies=first.copies + copies)
+    return list(by_size.values())
 
 
 def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
@@ -115,7 +116,7 @@ def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
     places = np.unravel_index(positions, shape)
     columns = places[at.i_axis]
     if at.taps != "center":
-        grid = at.column_grid(np, tuple(box), alike.phase)
+        grid = column_grid(at, np, tuple(box), alike.phase)
         columns = np.broadcast_to(grid, shape)[places]
     ours = columns >= 0  # of this phase
     rounded = round_array(values[ours], to, "an entry")

@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 def run(args: Namespace, console: Console) -> None:
     """Print a row for each preset, or all of it as JSON."""
-    found = [presets.load(name) for name in presets.names()]
+    models = [presets.load(name) for name in presets.names()]
     if args.json:
         each = {
             p.name: {
@@ -24,9 +24,9 @@ def run(args: Namespace, console: Console) -> None:
                 "tensors": len(p.tensors),
                 "parameters": p.parameters,
             }
-            for p in found
+            for p in models
         }
         print_json(console, each)
         return
-    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in found]
+    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in models]
     console.print(table(console, rows, ["preset", "model", "tensors", "parameters"]))

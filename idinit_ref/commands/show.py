@@ -19,7 +19,9 @@ from ..core.dtypes import Format, format_of
 from ..core.lattice import nnz
 from ..core.layout import Layout
 from ..core.pattern import Term
-from ..core.plan import Plan, plan
+from ..core.plan import Plan
+from ..core.sheets import column_grid
+from ..core.weights import plan
 from ..errors import OptionError, message
 from ._matrix import (
     NOISY,
@@ -171,7 +173,7 @@ def _heads(at: Layout, phase: int) -> list[list[str]]:
     spans = {axis: range(at.shape[axis]) for axis in at.spatial_axes}
     spans[at.i_axis] = range(at.channels)
     box = tuple(spans.get(axis, range(1)) for axis in range(len(at.shape)))
-    grid = at.column_grid(np, box, phase)
+    grid = column_grid(at, np, box, phase)
     channels, taps = [""] * at.widths[phase], [""] * at.widths[phase]
     for place in np.ndindex(grid.shape):
         if grid[place] < 0:  # of another phase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -12,25 +12,6 @@ from ._axes import View
 from ._kernels import identity
 from ._stored import Stored, blocks_of, stored
 from ._units import Unit
-
-__all__ = [
-    "Cut",
-    "Data",
-    "Fold",
-    "Made",
-    "Operation",
-    "Part",
-    "Piece",
-    "Shape",
-    "Signal",
-    "Term",
-    "Track",
-    "Value",
-    "is_constant",
-    "is_number",
-    "joined",
-    "names_of",
-]
 
 Shape = tuple[int, ...]
 Cut = tuple[int, int, int]
@@ -45,6 +26,7 @@ class Part(NamedTuple):
     stopped: bool = False  # no gradient goes back to it
     done: str = ""  # what was done to it besides moving, casting and scaling by a number
     added: bool = False  # to other parameters or constants
+    factor: bool = False  # of all of it, so that it vanishes with this part alone
     offset: float = 0.0  # to this number alone, if it is not 0
 
 
@@ -79,6 +61,16 @@ class Made(NamedTuple):
         """Return it with a note of what is done to each part, where there is none yet."""
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
         return self._replace(parts=parts)
+
+    def multiplied(self, by: Collection[str]) -> Made:
+        """Return it as a factor of a product with what is made of other parameters."""
+        parts = (
+            part._replace(
+                factor=part.name not in by and not part.added and (part.factor or not part.done)
+            )
+            for part in self.parts
+        )
+        return self._replace(parts=tuple(parts))
 
     def varies(self, axis: int) -> bool:
         """Whether its entries may differ along an axis."""
@@ -123,7 +115,9 @@ def joined(shape: Shape | None, values: Sequence[Made]) -> Made:
             added = any(part.added for part in (*old, *new))
             offset = old[0].offset if old[0].offset == new[0].offset else 0.0
             done = next((part.done for part in (*first, *second) if part.done), "")
-            ways[name] = [Part(name, part.view, stopped, done, added, offset) for part in first]
+            ways[name] = [
+                Part(name, part.view, stopped, done, added, offset=offset) for part in first
+            ]
     parts = tuple(part for parts in ways.values() for part in parts)
     return Made(shape, parts, rooted=any(value.rooted for value in values))
 

@@ -23,7 +23,7 @@ from docs import gallery_figures
 from idinit_ref.commands._matrix import NOISY, cells
 from idinit_ref.commands._scale import Scale
 from idinit_ref.commands.plot import draw, page
-from idinit_ref.core.layout import Strip
+from idinit_ref.core.sheets import Strip
 from strategies import TAPS
 
 SVG = "{http://www.w3.org/2000/svg}"
