@@ -353,15 +353,28 @@ class Adds:
         seen, stack = {branch}, [branch]
         while stack:
             top = stack.pop()
+            base = self._unshuffled(top)
+            if base is not None and self._is_coarse(base, top, (source, add)):
+                return True
             for to in flow.inputs[top]:
-                if self._grows(top, to) and self._is_coarse(to, top, (source, add)):
+                if self._grows(top) and self._is_coarse(to, top, (source, add)):
                     return True
                 if to > source and to not in seen:
                     seen.add(to)
                     stack.append(to)
         return False
 
-    def _grows(self, node: int, to: int) -> bool:
+    def _unshuffled(self, node: int) -> int | None:
+        """Return what moves made a result of whose channels they laid out in space, if they did."""
+        flow, base = self._flow, node
+        while flow.nodes[base].does == "move" and len(flow.inputs[base]) == 1:
+            (base,) = flow.inputs[base]
+        before, after = flow.nodes[base].shape or (), flow.nodes[node].shape or ()
+        is_shuffle = len(before) == len(after) and prod(before) == prod(after)
+        is_shuffle &= before[:1] == after[:1] and sorted(before) != sorted(after)
+        return base if is_shuffle else None
+
+    def _grows(self, node: int) -> bool:
         """Whether an operation raises the resolution."""
         this = self._flow.nodes[node]
         if this.kind != "weight":

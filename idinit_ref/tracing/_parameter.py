@@ -54,6 +54,7 @@ class Seen:
     frozen: str = ""  # what stops every gradient to it
     sums: list[str | None] = field(default_factory=list)  # by use: the node it is added to
     scaled: list[str | None] = field(default_factory=list)  # by use: the node that it scales
+    offsets: set[float] = field(default_factory=set)  # by use: what is added to it before
 
 
 def node_of(given: Parameter, seen: Seen) -> Node:
@@ -92,6 +93,10 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     for key, nodes in (("adds_to", seen.sums), ("scales", seen.scaled)):
         if nodes and None not in nodes:
             options = {**options, key: tuple(dict.fromkeys(nodes))}
+    if "scales" in options and seen.offsets != {0.0}:
+        offset, *more = seen.offsets
+        scales = () if more else options["scales"]
+        options = {**options, "scales": scales, "offset": offset}
     return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
 
 

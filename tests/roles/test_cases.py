@@ -29,6 +29,28 @@ def test_a_level_of_a_pyramid(order):
     assert net.notes("out")["pyramid"].names == ("INNER2",)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_level"),
+    [
+        ((1, 32, 4, 4), LARGE, True),
+        ((1, 4, 8, 16), (1, 4, 16, 8), False),
+        ((4, 8, 4, 4), LARGE, False),
+        ((1, 8, 1, 1), LARGE, False),
+    ],
+    ids=["pixels shuffled", "transposed", "windows put together", "spread"],
+)
+def test_channels_that_moves_lay_out_in_space_are_a_level(before, after, is_level):
+    """Also if a reshape, a transpose and a reshape do it."""
+    net = Net(after)
+    low = net.f("low", net.w("c1", net.x()))
+    deep = net.w("inner2", net.f("high", net.w("c2", low, shape=before)), shape=before)
+    parts = net.f("parts", deep, shape=(1, 8, 2, 2, 4, 4), does="move")
+    top = net.f("whole", parts, shape=after, does="move")
+    net.w("out", net.add("y", net.w("inner1", low), top))
+    assert net.zeros("out") == (set() if is_level else {"INNER2"})
+    assert ("pyramid" in net.notes("out")) == is_level
+
+
 def test_levels_that_are_results_of_their_own():
     """The deeper level of a feature pyramid feeds a head too: no closed region, and no note."""
     net = Net(LARGE)
