@@ -13,21 +13,6 @@ from jax.extend.core import JaxprEqn, Literal
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.tracing import Drawing, Signal, Value, clamped, is_number, power
 
-__all__ = [
-    "ENTRYWISE",
-    "MOVES",
-    "PLAIN",
-    "REDUCES",
-    "SPREAD",
-    "TABLE",
-    "floats",
-    "is_floating",
-    "number_of",
-    "shape_of",
-    "split",
-    "unstack",
-]
-
 ENTRYWISE = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
     "bessel_i1e", "cbrt", "ceil", "clz", "complex", "conj", "cos", "cosh", "digamma", "eq",
@@ -45,9 +30,9 @@ REDUCES = {
        ("and", "max", "min", "or", "sum", "xor")},
     **dict.fromkeys(("scatter-add", "scatter-mul", "scatter_max", "scatter_min"), "scatter"),
     "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
-    "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum", "dynamic_update_slice": "scatter",
-    "fft": "fft", "iota": "", "reduce_prod": "prod", "scatter": "scatter",
-    "pad": "pad", "select_and_gather_add": "", "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
+    "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
+    "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
+    "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
 }  # fmt: skip
 
 
@@ -97,6 +82,29 @@ def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     return draw.lookup("dynamic_slice", given, new, kept, floats(var))
 
 
+def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
+    """Walk a write over a part whose place may be computed; over zeros it is a padding."""
+    whole, part, shape = *map(shape_of, eqn.invars[:2]), shape_of(eqn.outvars[0])
+    at = [number_of(v) for v in eqn.invars[2:]]
+    if None in at:
+        return draw.result("dynamic_update_slice", given, shape, floats(eqn.outvars[0]), "scatter")
+    low = [min(max(int(a or 0), 0), n - m) for a, n, m in zip(at, whole, part, strict=True)]
+    return draw.write("dynamic_update_slice", given[0], given[1], low, shape)
+
+
+def _scatter(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
+    """Walk a write at computed places; of one block, as x.at[:, 2:].set(y), from one place on."""
+    (whole, places, part), shape = given, shape_of(eqn.outvars[0])
+    numbers, at = eqn.params["dimension_numbers"], getattr(places, "value", None)
+    if at is None or len(numbers.update_window_dims) < len(shape):
+        return draw.result(
+            "scatter", [whole, part, places], shape, floats(eqn.outvars[0]), "scatter"
+        )
+    axes = numbers.scatter_dims_to_operand_dims
+    low = [int(at) if axis in axes else 0 for axis in range(len(shape))]
+    return draw.write("scatter", whole, part, low, shape)
+
+
 def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     old, sizes, var = shape_of(eqn.invars[0]), eqn.params["slice_sizes"], eqn.outvars[0]
     numbers, new = eqn.params["dimension_numbers"], shape_of(var)
@@ -129,7 +137,7 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Walk a scatter-add: of one update as large as what it is added to, it is a sum."""
     whole, _, update = given
     window = eqn.params["dimension_numbers"].update_window_dims
-    shape, (var,) = shape_of(eqn.invars[0]), eqn.outvars
+    shape = shape_of(eqn.invars[0])
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)
@@ -244,6 +252,8 @@ MOVES: dict[str, _Draw] = {
     "slice": _slice,
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _write,
+    "scatter": _scatter,
 }
 """What moves entries of any dtype."""
 

@@ -10,32 +10,6 @@ from idinit_ref.tracing import Made, Signal, Value
 
 from ._call import Call, axis_of, other, result
 
-__all__ = [
-    "along",
-    "bag",
-    "cast",
-    "cat",
-    "copy",
-    "crop",
-    "embedding",
-    "expand",
-    "flip",
-    "index",
-    "lose",
-    "pad",
-    "repeat",
-    "reshape",
-    "roll",
-    "select",
-    "split",
-    "stack",
-    "stop",
-    "take",
-    "transpose",
-    "unbind",
-]
-
-
 # Moves ------------------------------------------------------------------------------------------
 
 

@@ -313,6 +313,7 @@ _WORDS = {
         "var": "prod var var_mean",
         "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
         "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",
+        "mul": "linalg_cross",
         "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
         "select": "topk",

@@ -124,8 +124,11 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
             new = old.detach().clone()
         values[slot] = new.to(old.dtype)
     for name, slot in tape.buffers.items():
-        if tape.leaves[slot].is_floating_point() and re.search(r"(running_mean|bias)$", name):
-            values[slot] = torch.zeros_like(tape.leaves[slot])
+        old = tape.leaves[slot]
+        if old.is_floating_point() and re.search(r"(running_mean|bias)$", name):
+            values[slot] = torch.zeros_like(old)
+        elif old.is_floating_point() and old.dim() > 1 and not old.any():
+            values[slot] = torch.randn(old.shape, generator=generator)  # a codebook, not yet filled
     return values
 
 
@@ -134,18 +137,22 @@ def _is_shift(name: str, tensor: Tensor) -> bool:
 
 
 def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor]) -> bool:
-    """Whether the branch is zero once all of its weight operations after the source are."""
+    """Whether the branch is zero once all of its weight operations after the source are.
+
+    A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
+    """
     held: list[Tensor] = []
     inputs = tape.nodes[add.node].inputs
 
     def watch(step: int, args: list[Any]) -> None:
         if step == add.step:
-            held.append(args[inputs.index(add.branch)])
+            held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
 
     zeroed = {tape.nodes[k].step for k in add.weights}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
-    return not bool(held[0].any())
+    branch, skip = held
+    return bool(skip.any()) and not bool(branch.any())
 
 
 def _moved(

@@ -19,6 +19,7 @@ from ._drawing import Drawing
 from ._functions import clamped, power
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
+from ._moves import Span, spans_of
 from ._parameter import Parameter
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
 
@@ -30,6 +31,7 @@ __all__ = [
     "Part",
     "Sides",
     "Signal",
+    "Span",
     "Value",
     "View",
     "clamped",
@@ -40,4 +42,5 @@ __all__ = [
     "of_matmul",
     "of_tensordot",
     "power",
+    "spans_of",
 ]

@@ -8,18 +8,6 @@ from typing import NamedTuple
 from ._axes import Atom, Axis
 from ._values import Made, Shape, Value
 
-__all__ = [
-    "Einsum",
-    "Labels",
-    "Sides",
-    "axis_of",
-    "kinds_of",
-    "of_einsum",
-    "of_matmul",
-    "of_tensordot",
-    "parted",
-]
-
 Labels = Sequence[Hashable]
 """A label for each axis of an operand, as the letters of an einsum."""
 

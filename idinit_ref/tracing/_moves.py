@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from math import prod
+from typing import Any
 
 from ..roles.graph import Does
 from ._axes import View
@@ -12,7 +13,7 @@ from ._results import Results
 from ._units import Unit, renumbered, seen_by
 from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
 
-__all__ = ["Moves", "Span", "lose", "shift_of"]
+__all__ = ["Moves", "Span", "lose", "shift_of", "spans_of"]
 
 Span = tuple[int, int, int]
 """From where to where a slice goes along an axis, and in which steps."""
@@ -72,8 +73,9 @@ class Moves(Results):
     def reshape(self, name: str, value: Value, shape: Shape | None) -> Value:
         """Draw a reshape: also a squeeze, and axes of size 1 more."""
         old = value.shape or ()
-        same = value.shape == shape
-        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), same)
+        if value.shape == shape is not None:
+            return value
+        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()))
         if isinstance(value, Signal) and isinstance(out, Signal) and value.fold and shape:
             return out._replace(fold=_folding(value.fold, old, shape))
         return out
@@ -215,6 +217,34 @@ class Moves(Results):
             self.part(name, value, [*whole[:axis], (at, at + 1, 1), *whole[axis + 1 :]], (axis,))
             for at in range(count)
         ]
+
+
+def spans_of(sizes: Sequence[int | None], index: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
+    """Return what an index, as NumPy's, takes of every axis, and which vanish; None if not known.
+
+    Axes of size 1 that it puts in do not count.
+
+    >>> spans_of((4, 5, 6), (..., None, 2))
+    ([(0, 4, 1), (0, 5, 1), (2, 3, 1)], (2,))
+    """
+    keys = [key for key in (index if isinstance(index, (tuple, list)) else [index])
+            if key is not None]  # fmt: skip
+    if None in sizes or any(k is not ... and not isinstance(k, (int, slice)) for k in keys):
+        return None, ()
+    if ... in keys:
+        at = keys.index(...)
+        keys[at : at + 1] = [slice(None)] * (len(sizes) - len(keys) + 1)
+    spans, gone = [(0, size or 0, 1) for size in sizes], []
+    for axis, key in enumerate(keys):
+        if isinstance(key, int):
+            gone.append(axis)
+            key %= spans[axis][1]
+            key = slice(key, key + 1)
+        span = range(spans[axis][1])[key]
+        if span.step < 1:
+            return None, ()
+        spans[axis] = (span.start, span.stop, span.step)
+    return spans, tuple(gone)
 
 
 def lose(view: View) -> None:

@@ -58,6 +58,7 @@ class Nodes:
         self._scales: dict[str, str] = {}
         self._struck: dict[tuple[str, int], frozenset[str]] = {}  # factors, and what sums them
         self._done: dict[str, str] = {}
+        self._magnitudes: set[tuple[str, Operation]] = set()  # with which a weight vanishes
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
         self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
@@ -139,6 +140,9 @@ class Nodes:
         for part in made.parts:
             if part.done:
                 self._done.setdefault(part.name, part.done)
+            is_vector = sum(size > 1 for size in self.parameters[part.name].shape) < 2
+            if part.done and part.factor and is_vector:
+                self._magnitudes.add((part.name, operation))
             view = None if part.name in lost else part.view
             self._weights.append((part.name, operation, view))
         self.use(made, "weight", operation.name)
@@ -237,6 +241,9 @@ class Nodes:
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.scales = self._scales.get(name, "")
+        for name in dict.fromkeys(name for name, _ in self._magnitudes):
+            uses = [operation for operation, _ in seen[name].ways]
+            seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
         for name in self._frozen(ends):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         for name in self._sums:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Literal
 
+from ..roles.graph import NodeKind
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._nodes import Nodes
@@ -15,6 +16,8 @@ from ._values import Data, Made, Part, Shape, Signal, Value, joined, names_of
 __all__ = ["Results", "done_by", "spread"]
 
 _MOST = 4  # as many results are followed at once
+_FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,)}
+"""Of an operation on entries the operands each of which is a factor of the result."""
 _ON_DATA = {"attention", "join", "select"}
 """What makes a signal of a learned tensor that it is applied to."""
 
@@ -39,7 +42,8 @@ class Results(Nodes):
             values = self._as_data(values, fact)
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
-            return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+            made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+            return made._replace(parts=tuple(p._replace(factor=False) for p in made.parts))
         for signal in signals:
             signal.spend()
         out: Data | Signal = Data(shape)
@@ -128,13 +132,19 @@ class Results(Nodes):
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
-                node = self.draw("input", "constant", (), value.shape)
+                kind: NodeKind = "other" if value.zero else "input"  # zeros start no signal
+                node = self.draw(kind, "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")
             self._tables[value] = Signal(node, value.shape)
         signal = self._tables[value]
         self.use(value, "other", signal.node)
         return signal
+
+    def is_data(self, value: Made) -> bool:
+        """Whether a value is made of learned tensors that were used as data before."""
+        names = names_of([value])
+        return bool(names) and all(name in self._starts for name in names)
 
     def _floats(self, value: Made) -> bool:
         """Whether a value is made of floating parameters."""
@@ -185,10 +195,13 @@ class Results(Nodes):
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             found = []
-            for value in values:
+            for at, value in enumerate(values):
                 if isinstance(value, Made) and value.parts:
                     rest = [operand for operand in values if operand is not value]
-                    found.append(spread(value, shape).noted(done_by(doing, name, rest)))
+                    made = spread(value, shape)
+                    if at in _FACTORS.get(word or name, ()):  # type: ignore[arg-type]  # of words
+                        made = made.multiplied(names_of(rest))
+                    found.append(made.noted(done_by(doing, name, rest)))
             return joined(shape, found)
         if isinstance(out, Signal):
             signals = [value for value in values if isinstance(value, Signal)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -12,25 +12,6 @@ from ._axes import View
 from ._kernels import identity
 from ._stored import Stored, blocks_of, stored
 from ._units import Unit
-
-__all__ = [
-    "Cut",
-    "Data",
-    "Fold",
-    "Made",
-    "Operation",
-    "Part",
-    "Piece",
-    "Shape",
-    "Signal",
-    "Term",
-    "Track",
-    "Value",
-    "is_constant",
-    "is_number",
-    "joined",
-    "names_of",
-]
 
 Shape = tuple[int, ...]
 Cut = tuple[int, int, int]
@@ -45,6 +26,7 @@ class Part(NamedTuple):
     stopped: bool = False  # no gradient goes back to it
     done: str = ""  # what was done to it besides moving, casting and scaling by a number
     added: bool = False  # to other parameters or constants
+    factor: bool = False  # of all of it, so that it vanishes with this part alone
 
 
 class Made(NamedTuple):
@@ -77,6 +59,16 @@ class Made(NamedTuple):
         """Return it with a note of what is done to each part, where there is none yet."""
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
         return self._replace(parts=parts)
+
+    def multiplied(self, by: Collection[str]) -> Made:
+        """Return it as a factor of a product with what is made of other parameters."""
+        parts = (
+            part._replace(
+                factor=part.name not in by and not part.added and (part.factor or not part.done)
+            )
+            for part in self.parts
+        )
+        return self._replace(parts=tuple(parts))
 
     def varies(self, axis: int) -> bool:
         """Whether its entries may differ along an axis."""

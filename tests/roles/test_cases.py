@@ -267,16 +267,26 @@ def test_a_state_space():
 
 
 def test_what_is_zero_anyway_ends_nothing():
-    """The first layer of DETR's decoder attends from learned queries to zeros."""
+    """The first layer of DETR's decoder: what is first added to zeros starts the stream."""
     net = Net()
     queries, zeros = net.x("queries"), net._new("zeros", "other", (), (2, 4))
     mixed = net.attend("t", net.w("q", queries), net.w("k", queries), net.w("v", zeros))
     first = net.f("norm", net.w("o", mixed), does="norm")
     net.w("q2", net.add("at", first, queries))
     mixed = net.attend("t2", net.w("q3", first), net.w("k2", queries), net.w("v2", queries))
-    y = net.add("y", first, net.w("o2", mixed))
-    assert net.zeros("q2", y) == {"O2"}
+    y = net.block(1, net.add("y", first, net.w("o2", mixed)))
+    assert net.zeros("q2", y) == {"B1"}
     assert not net.notes("q2", y)
+
+
+def test_a_branch_of_which_a_part_is_added():
+    """Deformable DETR: two of a box's four numbers are relative to its reference."""
+    net = Net()
+    reference = net.sigmoid("reference", net.w("r", net.x("queries")))
+    h = net.f("relu", net.w("o", net.w("i", reference)))
+    part = net.f("part", net.w("box", h, shape=(2, 8)), shape=(2, 4), does="select")
+    y = net.add("y", part, net.f("logit", reference, vanishes="never"))
+    assert net.zeros(y) == {"BOX"}
 
 
 def test_a_second_copy():

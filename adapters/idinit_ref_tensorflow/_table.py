@@ -11,19 +11,38 @@ from idinit_ref.tracing import (
     Drawing,
     Made,
     Signal,
+    Span,
     Value,
     clamped,
     is_constant,
     of_einsum,
     of_matmul,
     power,
+    spans_of,
 )
 
-from ._window import Window, same, same_transposed
+from ._window import Window, convolved, same, same_transposed, spatial
 
-__all__ = ["MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
+__all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
 
 Shape = tuple[int, ...]
+
+ENTRYWISE = {
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Ceil", "Cos",
+    "Cosh", "Digamma", "Div", "DivNoNan", "Elu", "Equal", "Erf", "Erfc", "Erfinv", "Exp", "Expm1",
+    "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Inv", "IsFinite", "IsInf", "IsNan",
+    "LeakyRelu", "Less", "LessEqual", "Lgamma", "Log", "Log1p", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Maximum", "Minimum", "Mod", "Mul", "MulNoNan", "Neg", "NotEqual", "Pow",
+    "RealDiv", "Reciprocal", "Relu", "Relu6", "Rint", "Round", "Rsqrt", "Select", "SelectV2",
+    "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square",
+    "SquaredDifference", "Sub", "Tan", "Tanh", "Xdivy", "Xlogy", "AddV2", "Add",
+}  # fmt: skip
+KNOWN = {
+    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
+    "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
+    "Prod", "Softmax", "TopKV2",
+}  # fmt: skip
+"""Of what is known by its word (`_words.py`): what acts on entries, and what does not."""
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
@@ -43,9 +62,11 @@ _DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 
 
 def _slice(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    spans, gone, ones = _spans(op)
-    value = draw.part(name, inputs[0], spans, gone, shape)
-    return draw.reshape(name, value, shape) if ones else value
+    spans, gone = _spans(op)
+    kept = _kept(op) if spans is None and isinstance(inputs[0], Made) else None
+    if kept is not None:  # one layer of a stack, say, in a loop
+        return draw.lookup(name, inputs[:2], shape, kept)
+    return draw.reshape(name, draw.part(name, inputs[0], spans, gone, shape), shape)
 
 
 def _transpose(
@@ -207,30 +228,18 @@ def _convolution(
     rank = len(sizes) - 2
     if None in sizes:
         return draw.other(name, inputs, shape)
-    place = 1 if _channels_first(op) else rank + 1
-    spatial = [place + 1 + axis if place == 1 else 1 + axis for axis in range(rank)]
-    channels = signal.shape[place]
+    first = _channels_first(op)
+    channels = signal.shape[1 if first else rank + 1]
     options: dict[str, Any] = {}
     if op.type == "DepthwiseConv2dNative":
         options = {"groups": channels, "transposed": True} if channels > 1 else {}
     elif op.type in _CONVOLUTIONS and channels != sizes[rank]:
         options = {"groups": channels // sizes[rank], "transposed": False}
-    window = _window(op, signal, tuple(sizes[:rank]), spatial)
-    return draw.convolution(
-        name,
-        value,
-        inputs[1],
-        "DHW"[3 - rank :] + ("OI" if crops else "IO"),
-        shape,
-        channels=place,
-        space=spatial,
-        left=None if window is None else window.left,
-        dilation=() if window is None else window.dilation,
-        spread=() if window is None else window.strides,
-        crops=crops,
-        sized=max(op.get_attr("strides")) > 1 and not crops,
-        options=options,
-    )
+    window = _window(op, signal, tuple(sizes[:rank]), spatial(rank, first))
+    letters = "DHW"[3 - rank :] + ("OI" if crops else "IO")
+    is_strided = max(op.get_attr("strides")) > 1
+    both = [value, inputs[1]]
+    return convolved(draw, name, both, letters, shape, window, first, is_strided, options)
 
 
 _Draw = Callable[[Drawing, Any, str, list[Value], Shape | None], Value]
@@ -244,6 +253,8 @@ MOVES: dict[str, _Draw] = {
     "BroadcastTo": lambda draw, op, name, inputs, shape: draw.broadcast(name, inputs[0], shape),
     "ReverseV2": _flip,
 }
+"""What moves entries of any dtype."""
+
 TABLE: dict[str, _Draw] = {
     "ConcatV2": _join,
     "Pack": _pack,
@@ -265,6 +276,7 @@ TABLE: dict[str, _Draw] = {
     "Einsum": _einsum,
     **dict.fromkeys((*_CONVOLUTIONS, *_TRANSPOSED), _convolution),
 }
+"""What computes, or joins, real or complex numbers."""
 
 
 def shape_of(tensor: Any) -> Shape | None:
@@ -284,15 +296,10 @@ def static(tensor: Any) -> Any:
     if found is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
         return found
     if op.type == "StridedSlice":
-        whole, (spans, gone, ones) = static(op.inputs[0]), _spans(op)
-        if whole is None or spans is None or ones:
+        whole, (spans, _), shape = static(op.inputs[0]), _spans(op), shape_of(tensor)
+        if whole is None or spans is None or shape is None:
             return None
-        return whole[
-            tuple(
-                start if at in gone else slice(start, stop, step)
-                for at, (start, stop, step) in enumerate(spans)
-            )
-        ]
+        return whole[tuple(slice(*span) for span in spans)].reshape(shape)
     values = [static(value) for value in op.inputs]
     if any(value is None for value in values):
         return None
@@ -357,35 +364,32 @@ def _along_channels(draw: Drawing, name: str, value: Value, rank: int) -> Value:
     return draw.reshape(name, value, (*value.shape, *(1,) * (rank - 2)))
 
 
-def _spans(op: Any) -> tuple[list[tuple[int, int, int]] | None, tuple[int, ...], bool]:
-    """Return what a slice takes of every axis (None: not known), which vanish, if any are new."""
+def _kept(op: Any) -> list[int | None] | None:
+    """Return the axes that indices leave whole, which are computed; None if slices are."""
+    if op.type != "StridedSlice" or op.get_attr("ellipsis_mask") or op.get_attr("new_axis_mask"):
+        return None
+    gone = op.get_attr("shrink_axis_mask")
+    whole = op.get_attr("begin_mask") & op.get_attr("end_mask")
+    count, rank = op.inputs[1].shape[0], op.inputs[0].shape.rank
+    if count is None or rank is None or (gone | whole) & (1 << count) - 1 != (1 << count) - 1:
+        return None
+    return [axis for axis in range(rank) if not gone >> axis & 1]
+
+
+def _spans(op: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
+    """Return what a slice takes of every axis (None: not known), and which vanish."""
     sizes = shape_of(op.inputs[0])
     begin, end = static(op.inputs[1]), static(op.inputs[2])
     if sizes is None or begin is None or end is None:
-        return None, (), False
+        return None, ()
     if op.type == "Slice":
         pairs = zip(sizes, begin, end, strict=True)
-        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], (), False
-    steps = static(op.inputs[3])
-    masks = [
-        op.get_attr(f"{m}_mask") for m in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
-    ]
-    spans, gone, axis = [(0, size, 1) for size in sizes], [], 0
+        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], ()
+    steps, keys = static(op.inputs[3]), list[Any]()
+    words = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    masks = [op.get_attr(f"{word}_mask") for word in words]
     for at in range(len(begin)):
-        first, last, rest, new, gone_here = (bool(mask >> at & 1) for mask in masks)
-        if rest:
-            axis = len(sizes) - sum(not masks[3] >> k & 1 for k in range(at + 1, len(begin)))
-        if rest or new:
-            continue
-        if gone_here:
-            start = int(begin[at]) % sizes[axis]
-            spans[axis] = (start, start + 1, 1)
-            gone.append(axis)
-        else:
-            key = slice(None if first else begin[at], None if last else end[at], steps[at])
-            span = range(sizes[axis])[key]
-            if span.step < 1:
-                return None, (), False
-            spans[axis] = (span.start, span.stop, span.step)
-        axis += 1
-    return spans, tuple(gone), bool(masks[3])
+        first, last, rest, new, gone = (bool(mask >> at & 1) for mask in masks)
+        span = slice(None if first else int(begin[at]), None if last else int(end[at]), steps[at])
+        keys.append(... if rest else None if new else int(begin[at]) if gone else span)
+    return spans_of(sizes, keys)
