@@ -407,7 +407,7 @@ INDICES = [
 @pytest.mark.parametrize("index", INDICES)
 def test_an_index_that_is_none(file, index):
     path = file(pack({"x": entry(0, 4, shape=[2, 2])}, b"abcd"))
-    with pytest.raises(IndexingError, match="slices? of step 1|integer ends"):
+    with pytest.raises(IndexingError, match=r"slices? of step 1|integer ends"):
         open_checkpoint(path).tensors["x"].read(index, "uint8")
 
 
