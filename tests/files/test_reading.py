@@ -408,7 +408,7 @@ INDICES = [
 @pytest.mark.parametrize("index", INDICES)
 def test_an_index_that_is_none(file, index):
     path = file(pack({"x": entry(0, 4, shape=[2, 2])}, b"abcd"))
-    with pytest.raises(IndexingError, match="tuple of 2 slices of step 1"):
+    with pytest.raises(IndexingError, match=r"slices? of step 1|integer ends"):
         open_checkpoint(path).tensors["x"].read(index, "uint8")
 
 
