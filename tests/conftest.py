@@ -39,6 +39,7 @@ settings.load_profile("normal")
 
 PACKAGES = {
     *("torch", "jax", "tensorflow", "keras", "flax", "equinox", "transformers", "torchvision"),
+    *("accelerate", "haiku"),
     *("rich", "h5py", "safetensors", "ml_dtypes", "matplotlib", "array_api_strict", "dask"),
     *("orbax", "tensorstore", "sklearn", "zero_init", "anyinit", "selenium", "sphinx", "hatchling"),
 }

@@ -335,7 +335,7 @@ def test_haikus_calling_convention():
 
 
 def test_haikus_layers():
-    hk = pytest.importorskip("haiku", reason="dm-haiku is not a dependency of the tests")
+    import haiku as hk
 
     def run(x):
         y = hk.Linear(6, w_init=irj.idi())(x)

@@ -25,7 +25,8 @@ def processes(ranks, tmp_path):
     ids=["2", "4 to 2", "3 to 4"],
 )
 def test_each_process_of_pytorch_writes_its_part(tmp_path, ranks, others):
-    pytest.importorskip("torch")
+    import torch  # noqa: F401 - needed
+
     processes(ranks, tmp_path)
     opened = open_checkpoint(tmp_path / "dcp")
     kinds = {name: found.kind for name, _, found in inspect(opened)}
@@ -39,6 +40,7 @@ def test_each_process_of_pytorch_writes_its_part(tmp_path, ranks, others):
 
 
 def test_eight_devices_of_jax_write_their_parts(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
+    import orbax.checkpoint  # noqa: F401 - needed
+
     flags = "--xla_force_host_platform_device_count=8"
     all_is_well([(HERE / "checkpoints_jax.py", tmp_path)], XLA_FLAGS=flags, JAX_PLATFORMS="cpu")

@@ -6,6 +6,7 @@ import logging
 
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import idinit_ref as ir
@@ -14,8 +15,6 @@ from idinit_ref.errors import CheckpointError, DTypeError, OptionError, ShapeErr
 from idinit_ref.files import diff, open_checkpoint
 from idinit_ref.files.storage import decode
 from idinit_ref.files.whole import whole_folder
-
-ocp = pytest.importorskip("orbax.checkpoint")
 
 
 def whole(tensor):
@@ -150,7 +149,8 @@ def test_a_checkpoint_is_found_in_step_and_item(tmp_path):
 
 
 def test_a_distributed_one_too(tmp_path):
-    pytest.importorskip("torch")
+    import torch  # noqa: F401 - needed
+
     ir.save(tmp_path / "run" / "model.distcp", {"w": ir.plan((3, 3))})
     assert list(open_checkpoint(tmp_path / "run").tensors) == ["w"]
 
@@ -171,14 +171,15 @@ def _orbax(path, dtype):
 
 
 def _torch(path, dtype):
-    torch = pytest.importorskip("torch")
+    import torch
+
     odd = torch.from_numpy(CODES.copy()).view(getattr(torch, dtype))
     torch.save({"w": odd, "x": torch.eye(2)}, path / "m.pt")
     return path / "m.pt"
 
 
 def _distributed(path, dtype):
-    torch = pytest.importorskip("torch")
+    import torch
     import torch.distributed.checkpoint as dcp
 
     odd = torch.from_numpy(CODES.copy()).view(getattr(torch, dtype))
@@ -187,7 +188,8 @@ def _distributed(path, dtype):
 
 
 def _h5(path, dtype):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(path / "m.h5", "w") as file:
         file["w"] = CODES.view("V1") if dtype == "void8" else CODES.view(dtype)
         file["x"] = np.eye(2)

@@ -38,7 +38,7 @@ BLOCKS = {
 
 def torch_forms(block):
     """Yield the name of a form, its roles, and its value."""
-    torch = pytest.importorskip("torch")
+    import torch
     from torch.utils.checkpoint import checkpoint
 
     import idinit_ref_torch as irt
@@ -92,7 +92,7 @@ def torch_forms(block):
 
 def jax_forms(block):
     """Yield the same for JAX."""
-    jax = pytest.importorskip("jax")
+    import jax
     import jax.numpy as jnp
 
     import idinit_ref_jax as irj
@@ -136,8 +136,8 @@ def jax_forms(block):
 
 def tensorflow_forms(block):
     """Yield the same for TensorFlow."""
-    tf = pytest.importorskip("tensorflow")
     import keras
+    import tensorflow as tf
 
     import idinit_ref_tensorflow as irk
 
