@@ -118,7 +118,8 @@ def verdict(rows: list[Row]) -> Verdict:
         return Verdict("holds", figure)
     if alive:
         words = f"holds for gradients, which revive in {len(alive)} of {len(kinds)} nets"
-        return Verdict(f"{words}; accuracy is better in {len(right)}", figure)
+        words += f"; accuracy is better in {len(right)}"
+        return Verdict(f"{words}; in an MLP wider inside, eps tells copies apart (T11)", figure)
     return Verdict("does not hold", figure)
 
 
@@ -184,6 +185,13 @@ gradient there, and no later kernel that reads it gets any. With gamma 0 and las
 factors are 0 at once: neither has a gradient, and only the shift of the normalisation moves.
 An eps frees the one but not the channels that option A fills: with gamma 0 what is added to them is
 exactly 0 again, whatever the weight before it holds, and they never move.
+
+## What eps does elsewhere
+
+In an MLP that is wider inside, eps does something that these nets do not show: its two entries tell
+hidden units apart that are copies of one another (theorem T11), where an exact 0 leaves them
+copies for good. A norm that ends a branch divides by the size of what comes, so behind it an eps of
+1e-2 is no longer small, and even 1e-6 grows.
 
 ## What this cannot show
 
