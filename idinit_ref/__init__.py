@@ -11,14 +11,19 @@ array([[1., 0., 0.],
        [0., 1., 0.]])
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import errors
 from .core.pattern import Role
-from .core.plan import Plan, plan
-from .core.weights import idi, idiz
-from .files.writing import save
-from .roles.graph import Graph, Node
-from .roles.report import Report
-from .roles.search import infer_roles
+from .core.plan import Plan
+from .core.weights import idi, idiz, plan
+
+if TYPE_CHECKING:
+    from .files.writing import save
+    from .roles.graph import Graph, Node
+    from .roles.report import Report
+    from .roles.search import infer_roles
 
 __all__ = [
     "Graph",
@@ -36,3 +41,22 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Imported when they are asked for: one weight needs neither graphs nor files.
+_LATER = {
+    "Graph": "roles.graph",
+    "Node": "roles.graph",
+    "Report": "roles.report",
+    "infer_roles": "roles.search",
+    "save": "files.writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

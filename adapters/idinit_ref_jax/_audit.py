@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
-from idinit_ref import Graph
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
+from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.recording import Recording
+from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Made, Signal, Value, uses_of
+from idinit_ref.tracing import Made, Signal, Value
 
 from ._trace import opened
 from ._walk import shape_of, started, step
@@ -85,65 +86,50 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         raise GraphError(message("model", type(model), "it should have parameters", cure))
     names = [a if isinstance(a, str) else a.name for a in prepared.arguments]
     count = len(whole.arrays)
-    record = Record(next((int(x.shape[0]) for x in prepared.inputs if x.ndim), 1))
-    for name, x in zip(names[count:], prepared.inputs, strict=True):
-        if x.size and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
-            is_real = _is_real(x)
-            seen = jax.jit(lambda x: look(jnp, x, record.batch))(x if is_real else x.astype(float))
-            record.inputs[name] = record.facts[name] = _fact(
-                seen, x.dtype if is_real else "float32"
-            )
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
-    starts = {names[at]: record.inputs[names[at]] for at in differ if at >= count}
-    check_inputs(starts, len(starts) < len(record.inputs))
-    run = _Run(prepared.jaxpr, prepared.arguments, record.batch, differ)
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
-    cotangents = [
-        g.astype(o.dtype) for g, o in zip(signs(o.shape for o in outs), outs, strict=True)
-    ]
-    nodes, ends, given, gradients = jax.jit(run, compiler_options=_FAST)(arrays, cotangents)
-    record.graph, record.uses = run.graph, uses_of(run.draw)
-    record.facts |= {name: _fact(seen, run.dtypes[name]) for name, seen in nodes.items()}
-    record.outputs = [_fact(seen, out.dtype) for seen, out in zip(ends, outs, strict=True)]
-    for at, own, gradient in zip(differ, given, gradients, strict=True):
-        fact = _fact(gradient, arrays[at].dtype)
-        if at < count:
-            record.values[names[at]] = _fact(own, arrays[at].dtype)
-            record.gradients[names[at]] = fact
-        else:
-            record.input_gradients[names[at]] = fact
-    return judged(record)
+    run = _Run(prepared.jaxpr, prepared.arguments, names, count, differ)
+    signed = zip(signs(out.shape for out in outs), outs, strict=True)
+    looks = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
+    return run.recording.audit(jax.device_get(looks))
 
 
 class _Run:
     """A computation, forward and backward, with what is measured of it; to be compiled."""
 
     def __init__(
-        self, jaxpr: ClosedJaxpr, arguments: Sequence[Any], batch: int, differ: Sequence[int]
+        self,
+        jaxpr: ClosedJaxpr,
+        arguments: Sequence[Any],
+        names: Sequence[str],
+        count: int,
+        differ: Sequence[int],
     ) -> None:
-        self.jaxpr, self.batch, self.differ = jaxpr, batch, differ
+        self.jaxpr, self.names, self.count, self.differ = jaxpr, names, count, differ
         self.draw, self.values = started(jaxpr, arguments)
-        self.graph: Graph
-        self.dtypes: dict[str, Any] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._units: dict[str, tuple[int, int]] = {}
-        self._nodes: dict[str, dict[str, Any]] = {}
+        self.recording: Recording
 
-    def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
-        def forward(starts: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+        recording = Recording(jnp, np.asarray, arrays[self.count :])
+        self.recording = recording
+
+        def forward(starts: Sequence[Any]) -> tuple[list[Any], Any]:
             full = list(arrays)
             for at, start in zip(self.differ, starts, strict=True):
                 full[at] = start
             ends = self.inside(self.jaxpr, self.values, full)
-            self.graph = self.draw.graph([value for value, _ in ends])
-            return [out for _, out in ends if _is_real(out) and out.size], self._nodes
+            recording.record.graph = self.draw.graph([value for value, _ in ends])
+            recording.record.uses = self.draw.uses()
+            return [out for _, out in ends if _is_real(out) and out.size], recording.looks["nodes"]
 
-        starts = [jnp.asarray(arrays[at]) for at in self.differ]
-        outs, pull, nodes = jax.vjp(forward, starts, has_aux=True)
+        own = [jnp.asarray(arrays[at]) for at in self.differ]
+        outs, pull, recording.looks["nodes"] = jax.vjp(forward, own, has_aux=True)
         (gradients,) = pull(list(cotangents))
-        several = [look(jnp, out, self.batch) for out in outs]
-        return nodes, several, *([look(jnp, x, 1) for x in many] for many in (starts, gradients))
+        inputs = dict(zip(self.names[self.count :], arrays[self.count :], strict=True))
+        values = {self.names[at]: arrays[at] for at in self.differ if at < self.count}
+        starts = [self.names[at] for at in self.differ if at >= self.count]
+        return recording.end(inputs, outs, values, starts, gradients)
 
     def inside(
         self, inner: Jaxpr | ClosedJaxpr, values: Sequence[Value], arrays: Sequence[Any]
@@ -185,18 +171,12 @@ class _Run:
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*known.values())
         drawn = len(self.draw.nodes)
         found = step(self.draw, eqn, values)
-        is_weight = any(node.kind == "weight" for node in self.draw.nodes[drawn:])
-        is_sum = eqn.primitive.name in ("add", "add_any")  # perhaps of a bias, which is no node
+        weights = {node.name for node in self.draw.nodes[drawn:] if node.kind == "weight"}
+        is_sum = eqn.primitive.name in ("add", "add_any")
         for value, result in zip(found, results, strict=True):
-            if not (isinstance(value, Signal) and _is_real(result) and result.size):
-                continue
-            if is_weight:
-                self._units[value.node] = _units(eqn, values)
-            is_same = self._shapes.setdefault(value.node, result.shape) == result.shape
-            if value.node not in self._nodes or (is_sum and is_same):
-                x = jax.lax.stop_gradient(result)
-                self._nodes[value.node] = look(jnp, x, self.batch, self._units.get(value.node))
-                self.dtypes[value.node] = result.dtype
+            if isinstance(value, Signal) and _is_real(result):
+                units = _units(eqn, values) if value.node in weights else None
+                self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
         return list(zip(found, results, strict=True))
 
 
@@ -218,7 +198,3 @@ def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:
 
 def _is_real(x: Any) -> bool:
     return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jnp.floating))
-
-
-def _fact(found: Mapping[str, Any], dtype: Any) -> Fact:
-    return fact_of(jax.device_get(dict(found)), dtype)

@@ -12,7 +12,7 @@ from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 

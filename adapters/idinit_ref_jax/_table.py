@@ -13,26 +13,13 @@ from jax.extend.core import JaxprEqn, Literal
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.tracing import Drawing, Signal, Value, clamped, is_number, power
 
-__all__ = [
-    "ENTRYWISE",
-    "PLAIN",
-    "REDUCES",
-    "SPREAD",
-    "TABLE",
-    "floats",
-    "is_floating",
-    "number_of",
-    "shape_of",
-    "split",
-    "unstack",
-]
-
 ENTRYWISE = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
     "bessel_i1e", "cbrt", "ceil", "clz", "complex", "conj", "cos", "cosh", "digamma", "eq",
     "eq_to", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma",
     "igammac", "imag", "is_finite", "le", "le_to", "lgamma", "log", "log1p", "logistic", "lt",
     "lt_to", "max", "min", "ne", "nextafter", "not", "or", "polygamma", "population_count", "real",
+    "add", "add_any", "clamp", "div", "integer_pow", "mul", "neg", "pow", "select_n", "sub",
     "regularized_incomplete_beta", "rem", "round", "rsqrt", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "xor", "zeta",
 }  # fmt: skip
@@ -43,9 +30,9 @@ REDUCES = {
        ("and", "max", "min", "or", "sum", "xor")},
     **dict.fromkeys(("scatter-add", "scatter-mul", "scatter_max", "scatter_min"), "scatter"),
     "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
-    "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum", "dynamic_update_slice": "scatter",
-    "fft": "fft", "iota": "", "reduce_prod": "prod", "scatter": "scatter",
-    "select_and_gather_add": "", "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
+    "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
+    "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
+    "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
 }  # fmt: skip
 
 
@@ -95,6 +82,29 @@ def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     return draw.lookup("dynamic_slice", given, new, kept, floats(var))
 
 
+def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
+    """Walk a write over a part whose place may be computed; over zeros it is a padding."""
+    whole, part, shape = *map(shape_of, eqn.invars[:2]), shape_of(eqn.outvars[0])
+    at = [number_of(v) for v in eqn.invars[2:]]
+    if None in at:
+        return draw.result("dynamic_update_slice", given, shape, floats(eqn.outvars[0]), "scatter")
+    low = [min(max(int(a or 0), 0), n - m) for a, n, m in zip(at, whole, part, strict=True)]
+    return draw.write("dynamic_update_slice", given[0], given[1], low, shape)
+
+
+def _scatter(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
+    """Walk a write at computed places; of one block, as x.at[:, 2:].set(y), from one place on."""
+    (whole, places, part), shape = given, shape_of(eqn.outvars[0])
+    numbers, at = eqn.params["dimension_numbers"], getattr(places, "value", None)
+    if at is None or len(numbers.update_window_dims) < len(shape):
+        return draw.result(
+            "scatter", [whole, part, places], shape, floats(eqn.outvars[0]), "scatter"
+        )
+    axes = numbers.scatter_dims_to_operand_dims
+    low = [int(at) if axis in axes else 0 for axis in range(len(shape))]
+    return draw.write("scatter", whole, part, low, shape)
+
+
 def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     old, sizes, var = shape_of(eqn.invars[0]), eqn.params["slice_sizes"], eqn.outvars[0]
     numbers, new = eqn.params["dimension_numbers"], shape_of(var)
@@ -116,39 +126,22 @@ def _concatenate(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 def _pad(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     config = [tuple(map(int, axis)) for axis in eqn.params["padding_config"]]
-    (var,) = eqn.outvars
-    if not floats(var):
-        return draw.result("pad", given, shape_of(var), False)
     low, gaps = [axis[0] for axis in config], [axis[2] for axis in config]
-    return draw.pad("pad", given[0], low, shape_of(var), gaps, given[1:])
+    return draw.pad("pad", given[0], low, shape_of(eqn.outvars[0]), gaps, given[1:])
 
 
 # Sums and products ------------------------------------------------------------------------------
-
-
-def _add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    (a, b), (var,) = given, eqn.outvars
-    if not floats(var):
-        return draw.result("add", given, shape_of(var), False)
-    return draw.add("add", a, b, shape_of(var))
 
 
 def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Walk a scatter-add: of one update as large as what it is added to, it is a sum."""
     whole, _, update = given
     window = eqn.params["dimension_numbers"].update_window_dims
-    shape, (var,) = shape_of(eqn.invars[0]), eqn.outvars
+    shape = shape_of(eqn.invars[0])
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)
-    return draw.result("scatter-add", given[::2] + given[1:2], shape, floats(var), "scatter")
-
-
-def _subtract(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    (var,) = eqn.outvars
-    if not floats(var):
-        return draw.entrywise("sub", given, shape_of(var), False, "subtracted with")
-    return draw.subtract("sub", given[0], given[1], shape_of(var))
+    return draw.result("scatter-add", given[::2] + given[1:2], shape, word="scatter")
 
 
 def number_of(var: Any) -> float | None:
@@ -170,29 +163,15 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     else:
         given = [*given[1:], given[0]]
     doing = "masked by" if word == "where" else ""
-    return draw.entrywise(kind, given, shape_of(var), floats(var), doing, word)
-
-
-def _multiply(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    (a, b), (var,) = given, eqn.outvars
-    if not floats(var):
-        return draw.entrywise("mul", given, shape_of(var), False, "multiplied by")
-    return draw.multiply("mul", a, b, shape_of(var))
+    return draw.entrywise(kind, given, shape_of(var), True, doing, word)
 
 
 def _scale(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Walk a quotient or a change of sign."""
-    kind, (var,) = eqn.primitive.name, eqn.outvars
-    if is_number(given[0]) or not floats(var):  # a number divided by what is given
-        return draw.entrywise(kind, given, shape_of(var), floats(var), "divided by")
-    return draw.scale(kind, given, shape_of(var), "divided by" if kind == "div" else "")
-
-
-def _sum(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    (var,) = eqn.outvars
-    if not floats(var):
-        return draw.result("reduce_sum", given, shape_of(var), False)
-    return draw.sum("reduce_sum", given[0], eqn.params["axes"], shape_of(var))
+    kind, shape = eqn.primitive.name, shape_of(eqn.outvars[0])
+    if is_number(given[0]):  # a number divided by what is given
+        return draw.entrywise(kind, given, shape, doing="divided by")
+    return draw.scale(kind, given, shape, "divided by" if kind == "div" else "")
 
 
 def _dot(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -212,8 +191,8 @@ def _dot(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     grouped = [sides[1][axis] for axis in stacks]
     out = [sides[0][axis] for axis in shared[0]] + [sides[side][axis] for side, axis in free]
     out = [label for label in out if label not in grouped]
-    if len(out) != len(shape_of(var)) or not floats(var):
-        return draw.other(eqn.primitive.name, given, shape_of(var), floats(var))
+    if len(out) != len(shape_of(var)):
+        return draw.other(eqn.primitive.name, given, shape_of(var))
     return draw.product("product", given[:2], sides, out, shape_of(var), grouped)
 
 
@@ -252,26 +231,15 @@ def split(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
 
 
 def unstack(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    axis, whole = eqn.params["axis"], [(0, size, 1) for size in shape_of(eqn.invars[0])]
-    spans = [[*whole[:axis], (at, at + 1, 1), *whole[axis + 1 :]] for at in range(whole[axis][1])]
-    return [draw.part("unstack", given[0], span, (axis,)) for span in spans]
+    return draw.unstack("unstack", given[0], eqn.params["axis"], len(eqn.outvars))
 
 
-TABLE: dict[str, Callable[[Drawing, JaxprEqn, list[Value]], Value]] = {
-    "add": _add,
-    "add_any": _add,
-    "mul": _multiply,
-    "sub": _subtract,
-    **dict.fromkeys(("integer_pow", "pow", "clamp", "select_n"), _function),
-    "div": _scale,
-    "neg": _scale,
-    "reduce_sum": _sum,
-    "scatter-add": _scatter_add,
+_Draw = Callable[[Drawing, JaxprEqn, list[Value]], Value]
+MOVES: dict[str, _Draw] = {
     "concatenate": _concatenate,
     "stack": lambda draw, eqn, given: draw.stack(
         "stack", given, eqn.params["axis"], shape_of(eqn.outvars[0])
     ),
-    "pad": _pad,
     "transpose": lambda draw, eqn, given: draw.transpose(
         "transpose", given[0], eqn.params["permutation"]
     ),
@@ -284,7 +252,31 @@ TABLE: dict[str, Callable[[Drawing, JaxprEqn, list[Value]], Value]] = {
     "slice": _slice,
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _write,
+    "scatter": _scatter,
+}
+"""What moves entries of any dtype."""
+
+TABLE: dict[str, _Draw] = {
+    **dict.fromkeys(
+        ("add", "add_any"),
+        lambda draw, eqn, given: draw.add("add", given[0], given[1], shape_of(eqn.outvars[0])),
+    ),
+    "sub": lambda draw, eqn, given: draw.subtract(
+        "sub", given[0], given[1], shape_of(eqn.outvars[0])
+    ),
+    "mul": lambda draw, eqn, given: draw.multiply(
+        "mul", given[0], given[1], shape_of(eqn.outvars[0])
+    ),
+    "reduce_sum": lambda draw, eqn, given: draw.sum(
+        "reduce_sum", given[0], eqn.params["axes"], shape_of(eqn.outvars[0])
+    ),
+    **dict.fromkeys(("integer_pow", "pow", "clamp", "select_n"), _function),
+    **dict.fromkeys(("div", "neg"), _scale),
+    "scatter-add": _scatter_add,
+    "pad": _pad,
     "dot_general": _dot,
     "ragged_dot_general": _dot,
     "conv_general_dilated": _convolution,
 }
+"""What computes, of real or complex numbers."""

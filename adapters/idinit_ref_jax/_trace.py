@@ -141,43 +141,43 @@ class Opened:
             args, kwargs = jax.tree_util.tree_unflatten(tree, full)
             return _returned(self.call(arrays, args, kwargs))
 
-        try:
-            jaxpr = jax.make_jaxpr(run)(list(self.arrays), inputs)
-        except jax.errors.ConcretizationTypeError as problem:
-            raise GraphError(
-                message(
-                    "model",
-                    str(problem).partition("\n")[0],
-                    "its computation should not depend on the values of arrays",
-                    "use jax.lax.cond, jax.lax.while_loop or jnp.where in place of Python's if "
-                    "and while",
-                )
-            ) from problem
-        except Exception as problem:  # whatever the model's own code raises
-            shapes = [(name, tuple(leaf.shape)) for name, leaf in zip(names, inputs, strict=True)]
-            raise GraphError(
-                message(
-                    "example_inputs",
-                    shapes,
-                    f"the model should run on them under jax.jit, and it said: {problem}",
-                    "pass what the model is called with, and an apply_fn where it takes more; "
-                    "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)",
-                )
-            ) from problem
-        if not jaxpr.jaxpr.outvars:
-            raise GraphError(
-                message(
-                    "output",
-                    None,
-                    "the model should return an array, or a pytree of arrays",
-                    "return it from the model, or from apply_fn",
-                )
-            )
+        jaxpr = _written(run, list(self.arrays), dict(zip(names, inputs, strict=True)))
         given: list[Parameter | str] = [
             Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
         return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))
+
+
+def _written(run: Callable[..., Any], arrays: list[Any], inputs: Mapping[str, Any]) -> ClosedJaxpr:
+    """Write a computation as a jaxpr; GraphError where that cannot be done."""
+    try:
+        jaxpr = jax.make_jaxpr(run)(arrays, list(inputs.values()))
+    except jax.errors.ConcretizationTypeError as problem:
+        raise GraphError(
+            message(
+                "model",
+                str(problem).partition("\n")[0],
+                "its computation should not depend on the values of arrays",
+                "use jax.lax.cond, jax.lax.while_loop or jnp.where in place of Python's if and "
+                "while",
+            )
+        ) from problem
+    except Exception as problem:  # whatever the model's own code raises
+        raise GraphError(
+            message(
+                "example_inputs",
+                [(name, tuple(leaf.shape)) for name, leaf in inputs.items()],
+                f"the model should run on them under jax.jit, and it said: {problem}",
+                "pass what the model is called with, and an apply_fn where it takes more; "
+                "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)",
+            )
+        ) from problem
+    if not jaxpr.jaxpr.outvars:
+        should = "the model should return an array, or a pytree of arrays"
+        cure = "return it from the model, or from apply_fn"
+        raise GraphError(message("output", None, should, cure))
+    return jaxpr
 
 
 def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

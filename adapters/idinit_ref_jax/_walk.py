@@ -14,6 +14,7 @@ from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_const
 
 from ._table import (
     ENTRYWISE,
+    MOVES,
     PLAIN,
     REDUCES,
     SPREAD,
@@ -101,12 +102,15 @@ def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) ->
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     """Walk one equation."""
     if all(map(is_constant, given)):
-        first = given[0] if given and eqn.primitive.name in SPREAD else draw.constant(None)
+        alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
+        keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
+        first = given[0] if keeps else draw.constant(None)
         one, number = is_number(first), first.value  # type: ignore[union-attr]  # a constant
         return [draw.constant(shape_of(var), one, number) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
-    if kind in TABLE and more == [None]:
-        return [TABLE[kind](draw, eqn, given)]
+    draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
+    if draws is not None and more == [None]:
+        return [draws(draw, eqn, given)]
     if kind in _SEVERAL:
         return _SEVERAL[kind](draw, eqn, given)
     if kind in _SAME:
@@ -163,11 +167,13 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     few, carried = eqn.params["num_consts"], eqn.params["num_carry"]
     body, many = eqn.params["jaxpr"], few + carried
 
-    def one() -> list[Value]:
+    def turn(states: list[Value]) -> list[Value]:
         pairs = zip(given[many:], body.jaxpr.invars[many:], strict=True)
-        return [_restack(draw, value, "one of a stack", var) for value, var in pairs]
+        layer = [_restack(draw, value, "one of a stack", var) for value, var in pairs]
+        return inside(draw, body, [*given[:few], *states, *layer])
 
-    out = _loop(draw, body, given[:few], given[few:many], one)
+    shapes = list(map(shape_of, body.jaxpr.invars[few:many]))
+    out = draw.loop("loop carry", given[few:many], shapes, turn)
     pairs = zip(out[carried:], eqn.outvars[carried:], strict=True)
     return [*out[:carried], *(_restack(draw, value, "stack", var) for value, var in pairs)]
 
@@ -188,38 +194,9 @@ def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     test, few = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = given[test + few :]
     inside(draw, eqn.params["cond_jaxpr"], [*given[:test], *carry])
-    body = eqn.params["body_jaxpr"]
-    return _loop(draw, body, given[test : test + few], carry, list)
-
-
-def _loop(
-    draw: Drawing,
-    body: ClosedJaxpr,
-    fixed: list[Value],
-    carry: Sequence[Value | str],
-    more: Callable[[], list[Value]],
-) -> list[Value]:
-    """Walk the body of a loop. What becomes a signal in it is one from the start."""
-    variables = body.jaxpr.invars[len(fixed) : len(fixed) + len(carry)]
-
-    def turn() -> list[Value]:
-        start = [
-            draw.state("loop carry", value, shape_of(var))  # type: ignore[arg-type]  # its two words
-            if isinstance(value, str)
-            else draw.enter(value)
-            for value, var in zip(carry, variables, strict=True)
-        ]
-        return inside(draw, body, [*fixed, *start, *more()])
-
-    while True:
-        mark = draw.mark()
-        out = turn()
-        draw.back_to(mark)
-        pairs = zip(carry, out, strict=False)
-        new = [old if isinstance(old, str) else draw.carried(old, value) for old, value in pairs]
-        if new == list(carry):
-            return turn()
-        carry = new
+    body, fixed = eqn.params["body_jaxpr"], given[test : test + few]
+    shapes = list(map(shape_of, body.jaxpr.invars[few:]))
+    return draw.loop("loop carry", carry, shapes, lambda now: inside(draw, body, [*fixed, *now]))
 
 
 def _cond(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:

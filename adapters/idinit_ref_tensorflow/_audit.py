@@ -10,13 +10,14 @@ import keras
 import numpy as np
 
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
+from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.recording import Recording
+from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Signal, uses_of
+from idinit_ref.tracing import Signal
 
 from ._restore import as_it_was
-from ._trace import Arguments, Held, _drawing, _input_names, _parameters, _raw, _renamer, _told
+from ._trace import Arguments, Held, _drawing, _input_names, _parameters, _raw, _renamer, told
 from ._trace import prepared as _prepared
 
 __all__ = ["audit"]
@@ -79,30 +80,16 @@ def audit(model: Any, inputs: Any) -> Audit:
         if not model.trainable_variables:
             cure = "pass the whole model, with its layers as attributes"
             raise GraphError(message("model", model.name, "it should have trainable weights", cure))
-        names = list(_input_names(arguments))
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [_numpy(leaf) for leaf in leaves]
-        record = Record(next((int(x.shape[0]) for x in arrays if x.ndim), 1))
-        floats = {}
-        for name, array, dtype in zip(names, arrays, kinds, strict=True):
-            if array.size and array.dtype.kind in "fiub":
-                seen = look(keras.ops, keras.ops.convert_to_tensor(array, "float32"), record.batch)
-                record.inputs[name] = record.facts[name] = _fact(seen, "float32")
-                if keras.backend.is_float_dtype(dtype):
-                    floats[name] = record.inputs[name]
-        check_inputs(floats, len(floats) < len(arrays))
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
-        with _unchanged(model), _told(arguments):
-            held, dtypes = _parameters(model), dict[str, Any]()
-            about = (held, _trained(held), record, dtypes)
-            if keras.backend.backend() == "tensorflow":
-                seen = _by_function(model, arguments, given, *about)
-            else:
+        with _unchanged(model), told(arguments):
+            recording = Recording(keras.ops, _numpy, given)
+            run = _by_function
+            if keras.backend.backend() != "tensorflow":
                 from ._audit_calls import run
-
-                seen = run(model, arguments, given, *about)
-        _noted(record, seen, about[1], dtypes)
-    return judged(record)
+            looks = run(model, arguments, given, recording)
+    return recording.audit(looks)
 
 
 @contextmanager
@@ -130,13 +117,7 @@ def _numpy(x: Any) -> Any:
     return x.numpy() if hasattr(x, "numpy") else np.asarray(x)
 
 
-def _fact(found: Mapping[str, Any], dtype: Any) -> Fact:
-    """Return a fact of what was measured, on the host."""
-    host = {key: _numpy(value) for key, value in found.items()}
-    return fact_of(host, dtype)
-
-
-def _trained(held: Sequence[Held]) -> dict[str, Any]:
+def trained(held: Sequence[Held]) -> dict[str, Any]:
     """Return the variables that a gradient is asked for, by name."""
     return {
         one.parameter.name: one.variable
@@ -149,20 +130,16 @@ def _trained(held: Sequence[Held]) -> dict[str, Any]:
 
 
 def _by_function(
-    model: Any,
-    arguments: Arguments,
-    given: Sequence[Any],
-    held: Sequence[Held],
-    variables: Mapping[str, Any],
-    record: Record,
-    dtypes: dict[str, Any],
-) -> dict[str, Any]:
+    model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
+) -> Any:
     """Run the function graph that computes a model, and return what was measured in it."""
     import tensorflow as tf
 
     from ._function import Reader
 
-    def measured(*values: Any) -> dict[str, Any]:
+    held = _parameters(model)
+
+    def measured(*values: Any) -> Any:
         args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
         out = model(*args, **kwargs, training=False)
         graph, draw = tf.compat.v1.get_default_graph(), _drawing(held)
@@ -171,76 +148,51 @@ def _by_function(
         names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
         reader = Reader(draw, names, _renamer(model))
         known = reader.captured(graph)
-        floats = {}
-        for tensor, name in zip(values, _input_names(arguments), strict=True):
+        inputs = dict(zip(_input_names(arguments), values, strict=True))
+        for name, tensor in inputs.items():
             known[tensor.name] = draw.input(name, tuple(tensor.shape), tensor.dtype.is_floating)
-            if tensor.dtype.is_floating:
-                floats[name] = tensor
         graph.outputs, before = ends, graph.outputs  # what the reader reads
-        record.graph, record.uses = draw.graph(reader.run(graph, known)), uses_of(draw)
+        recording.record.graph = draw.graph(reader.run(graph, known))
+        recording.record.uses = draw.uses()
         graph.outputs = before
-        cotangents = [tf.cast(g, e.dtype) for g, e in zip(_signs(ends), ends, strict=True)]
-        raw = [_raw(variable) for variable in variables.values()]
+        cotangents = [tf.cast(g, e.dtype) for g, e in zip(signed(ends), ends, strict=True)]
+        raw = {name: _raw(variable) for name, variable in trained(held).items()}
+        starts = {name: x for name, x in inputs.items() if x.dtype.is_floating}
         found = tf.gradients(
             ends,
-            [*raw, *floats.values()],
+            [*raw.values(), *starts.values()],
             cotangents,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        several = [look(keras.ops, tf.convert_to_tensor(one), 1) for one in found]
-        return {
-            "nodes": _looks(graph, known, record, dtypes),
-            "ends": [look(keras.ops, end, record.batch) for end in ends],
-            "values": {n: look(keras.ops, v, 1) for n, v in zip(variables, raw, strict=True)},
-            "gradients": dict(zip(variables, several, strict=False)),
-            "starts": dict(zip(floats, several[len(raw) :], strict=True)),
-        }
+        _look(graph, known, recording)
+        gradients = [tf.convert_to_tensor(one) for one in found]
+        return recording.end(inputs, ends, raw, [*starts], gradients)
 
     graph = tf.function(measured, autograph=False)
     specs = [tf.TensorSpec(one.shape, one.dtype) for one in given]
-    found: dict[str, Any] = graph.get_concrete_function(*specs)(*given)
-    return found
+    return graph.get_concrete_function(*specs)(*given)
 
 
-def _signs(ends: Sequence[Any]) -> list[Any]:
-    return list(signs(tuple(map(int, end.shape)) for end in ends))
+def signed(ends: Sequence[Any]) -> list[Any]:
+    """Return the cotangents of some outputs."""
+    return signs(tuple(map(int, end.shape)) for end in ends)
 
 
-def _looks(graph: Any, known: Mapping[str, Any], record: Record, dtypes: Any) -> dict[str, Any]:
-    """Measure what every node is, in a graph that is being built."""
-    kinds = {node.name: node.kind for node in record.graph.nodes}
-    shapes: dict[str, Any] = {}
-    units: dict[str, tuple[int, int] | None] = {}
-    found = {}
+def _look(graph: Any, known: Mapping[str, Any], recording: Recording) -> None:
+    """Look at every node, in a graph that is being built."""
+    weights = {node.name for node in recording.record.graph.nodes if node.kind == "weight"}
     for op in graph.get_operations():
         for tensor in op.outputs:
             value = known.get(tensor.name)
             if not isinstance(value, Signal) or not tensor.dtype.is_floating:
                 continue
-            name, shape = value.node, tensor.shape
-            if not shape.is_fully_defined() or not shape.num_elements():
-                continue
-            if kinds.get(name) == "weight" and name not in units:
-                rank, first = shape.rank, _format(op)[:2] == b"NC"
-                units[name] = (1, 2) if first else (rank - 1, rank)
-            is_sum = op.type in ("BiasAdd", "AddV2", "Add")  # perhaps of a bias, which is no node
-            if name not in found or (is_sum and shapes[name] == shape):
-                shapes[name], dtypes[name] = shape, tensor.dtype
-                found[name] = look(keras.ops, tensor, record.batch, units.get(name))
-    return found
+            if tensor.shape.is_fully_defined():
+                rank, first = tensor.shape.rank, _format(op)[:2] == b"NC"
+                units = (1, 2) if first else (rank - 1, rank)
+                is_sum = op.type in ("BiasAdd", "AddV2", "Add")
+                here = units if value.node in weights else None
+                recording.see(value.node, tensor, here, is_sum)
 
 
 def _format(op: Any) -> bytes:
     return bytes(op.get_attr("data_format")) if "data_format" in op.node_def.attr else b""
-
-
-def _noted(
-    record: Record, seen: Mapping[str, Any], variables: Mapping[str, Any], dtypes: Mapping[str, Any]
-) -> None:
-    """Take what was measured into a record."""
-    record.facts |= {name: _fact(one, dtypes[name]) for name, one in seen["nodes"].items()}
-    record.outputs = [_fact(one, "float32") for one in seen["ends"]]
-    for name, variable in variables.items():
-        record.values[name] = _fact(seen["values"][name], variable.dtype)
-        record.gradients[name] = _fact(seen["gradients"][name], variable.dtype)
-    record.input_gradients = {n: _fact(one, "float32") for n, one in seen["starts"].items()}

@@ -7,27 +7,22 @@ from typing import Any
 
 import keras
 
-from idinit_ref.diagnostics.facts import look, signs
-from idinit_ref.diagnostics.verdict import Record, check_outputs
-from idinit_ref.tracing import Drawing, Made, Signal, Value, uses_of
+from idinit_ref.diagnostics.recording import Recording
+from idinit_ref.diagnostics.verdict import check_outputs
+from idinit_ref.tracing import Drawing, Made, Signal, Value
 
+from ._audit import signed, trained
 from ._layers import known_weights
-from ._trace import Arguments, Held, _drawing, _input_names
+from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
 
 __all__ = ["run"]
 
 
-def run(
-    model: Any,
-    arguments: Arguments,
-    given: Sequence[Any],
-    held: Sequence[Held],
-    variables: Mapping[str, Any],
-    record: Record,
-    dtypes: dict[str, Any],
-) -> dict[str, Any]:
+def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording) -> Any:
     """Run a model forward and backward, and return what was measured of it."""
+    held = _parameters(model)
+    variables = trained(held)
     names = list(_input_names(arguments))
     floats = [at for at, x in enumerate(given) if keras.backend.is_float_dtype(_dtype(x))]
 
@@ -36,7 +31,7 @@ def run(
         for at, start in zip(floats, starts, strict=True):
             full[at] = start
         draw = _drawing(held)
-        runner = _Runner(draw, held, dict(zip(variables, values, strict=True)), record.batch)
+        runner = _Runner(draw, held, dict(zip(variables, values, strict=True)), recording)
         for leaf, name, real in zip(keras.tree.flatten(arguments), names, full, strict=True):
             is_float = keras.backend.is_float_dtype(leaf.dtype)
             runner.note(leaf, draw.input(name, tuple(leaf.shape), is_float))
@@ -45,37 +40,29 @@ def run(
         results = [one for one in results if isinstance(one, keras.KerasTensor)]
         results = [one for one in results if keras.backend.is_float_dtype(one.dtype)]
         check_outputs(len(results), type(model))
-        record.graph = draw.graph([runner.value(one) for one in results])
-        record.uses = uses_of(draw)
-        dtypes.update(runner.dtypes)
-        return [runner.real[id(one)] for one in results], runner.nodes
+        recording.record.graph = draw.graph([runner.value(one) for one in results])
+        recording.record.uses = draw.uses()
+        return [runner.real[id(one)] for one in results], recording.looks["nodes"]
 
     def cotangents(ends: Sequence[Any]) -> list[Any]:
-        shapes = [tuple(map(int, end.shape)) for end in ends]
-        pairs = zip(signs(shapes), ends, strict=True)
+        pairs = zip(signed(ends), ends, strict=True)
         return [keras.ops.convert_to_tensor(sign, _dtype(end)) for sign, end in pairs]
 
-    def looked(many: Sequence[Any], batch: int) -> list[Any]:
-        return [look(keras.ops, keras.ops.stop_gradient(one), batch) for one in many]
-
-    def whole(values: list[Any], starts: list[Any]) -> dict[str, Any]:
-        ends, nodes, found = _differentiated(forward, cotangents, values, starts)
-        back = looked(found, 1)
-        return {
-            "nodes": nodes,
-            "ends": looked(ends, record.batch),
-            "values": dict(zip(variables, looked(values, 1), strict=True)),
-            "gradients": dict(zip(variables, back, strict=False)),
-            "starts": dict(zip((names[k] for k in floats), back[len(values) :], strict=True)),
-        }
+    def whole(values: list[Any], starts: list[Any]) -> Any:
+        ends, nodes, gradients = _differentiated(forward, cotangents, values, starts)
+        recording.looks["nodes"] = nodes
+        ends, own, back = (
+            [keras.ops.stop_gradient(x) for x in many] for many in (ends, values, gradients)
+        )
+        about = dict(zip(names, given, strict=True)), ends, dict(zip(variables, own, strict=True))
+        return recording.end(*about, [names[at] for at in floats], back)
 
     values = [variable.value for variable in variables.values()]
     starts = [given[at] for at in floats]
     if keras.backend.backend() == "jax":
         import jax
 
-        found: dict[str, Any] = jax.jit(whole)(values, starts)
-        return found
+        return jax.jit(whole)(values, starts)
     return whole([x.detach() for x in values], [x.detach() for x in starts])
 
 
@@ -105,16 +92,14 @@ class _Runner(Walker):
     """Follows symbolic tensors, and computes each call that it draws once more on real ones."""
 
     def __init__(
-        self, draw: Drawing, held: Sequence[Held], values: Mapping[str, Any], batch: int
+        self, draw: Drawing, held: Sequence[Held], values: Mapping[str, Any], recording: Recording
     ) -> None:
         super().__init__(draw, {id(one.variable): one.parameter.name for one in held})
-        self.batch, self.given = batch, values
+        self.recording = recording
         self.pairs = [
             (one.variable, values.get(one.parameter.name, one.variable.value)) for one in held
         ]
         self.real: dict[int, Any] = {}  # by the id of a symbolic tensor
-        self.nodes: dict[str, Any] = {}
-        self.dtypes: dict[str, Any] = {}
 
     def note(self, tensor: Any, value: Value) -> Any:
         """Keep the value of a symbolic tensor, and of one for a variable what it stands for."""
@@ -167,9 +152,8 @@ class _Runner(Walker):
                 self._measure(value.node, result)
 
     def _measure(self, node: str, x: Any, units: tuple[int, int] | None = None) -> None:
-        if node not in self.nodes and keras.backend.is_float_dtype(_dtype(x)):
-            self.dtypes[node] = _dtype(x)
-            self.nodes[node] = look(keras.ops, keras.ops.stop_gradient(x), self.batch, units)
+        if keras.backend.is_float_dtype(_dtype(x)):
+            self.recording.see(node, keras.ops.stop_gradient(x), units)
 
 
 def _dtype(x: Any) -> str:

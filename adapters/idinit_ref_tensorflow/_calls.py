@@ -2,293 +2,270 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Signal, Value, clamped, power
+from idinit_ref.tracing import (
+    Drawing,
+    Made,
+    Sides,
+    Signal,
+    Value,
+    clamped,
+    is_constant,
+    of_einsum,
+    of_matmul,
+    of_tensordot,
+    power,
+    spans_of,
+)
 
-from ._operations import labels_of
-from ._window import same
+from ._table import along
+from ._window import convolved, sliding, spatial
 from ._words import plain
-
-__all__ = ["Calls", "activation_of", "cannot", "is_array", "is_floating", "shape_of"]
 
 Shape = tuple[int, ...]
 
-_RESHAPES = {"Reshape", "ExpandDims", "Squeeze", "Flatten", "Ravel"}
 _SAME = {"Cast", "Identity", "Copy", "Dropout", "SpatialDropout1D"}
 _SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"}
 _SAME |= {"ActivityRegularization"}
-_PLUS = {"Add", "AddN", "Average"}
-_SCALES = {"Divide", "Multiply", "TrueDivide", "Negative", "Round"}
 _DOING = {"Divide": "divided by", "TrueDivide": "divided by", "Where": "masked by"}
-_PRODUCTS = {"Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"}
 _KNOWN = {
     "Absolute", "ArgMax", "ArgMin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
     "Max", "MaxPooling1D", "MaxPooling2D", "Mean", "Min", "Prod", "Softmax", "Std", "Var",
 }  # fmt: skip
 
 
-class Calls:
-    """Follows symbolic tensors through the calls of a model.
+class Call(NamedTuple):
+    """One operation with one result, as the table sees it."""
 
-    Parameters
-    ----------
-    drawing : Drawing
-        What is written to.
-    names : mapping of int to str
-        The parameters, by the id of their variable.
-    """
+    draw: Drawing
+    op: Any
+    name: str
+    values: list[Value]  # of the tensors that it is called with
+    operands: list[Value]  # of a number too, where there is one tensor
+    args: Any
+    result: Any
 
-    def __init__(self, drawing: Drawing, names: Mapping[int, str]) -> None:
-        self.draw, self.names = drawing, names
-        self.scopes: list[str] = []
-        self.values: dict[int, tuple[Any, Value]] = {}  # with the tensor, so that it lives on
+    @property
+    def kind(self) -> str:
+        """Its class, and where that is from if not from Keras."""
+        return kind_of(self.op)
 
-    def note(self, tensor: Any, value: Value) -> Any:
-        """Keep the value of a symbolic tensor."""
-        self.values[id(tensor)] = tensor, value
-        return tensor
+    @property
+    def shape(self) -> Shape | None:
+        """The shape of its result."""
+        return shape_of(self.result)
 
-    def value(self, leaf: Any) -> Value:
-        """Return the value of whatever an operation is called with."""
-        if isinstance(leaf, keras.KerasTensor):
-            return self.values[id(leaf)][1]
-        name = self.names.get(id(leaf))
-        if name is not None:
-            return self.draw.parameter(name)
-        return self.draw.constant(tuple(np.shape(leaf)))
+    @property
+    def floating(self) -> bool:
+        """Whether its result holds real or complex numbers."""
+        return is_floating(self.result)
 
-    def _name(self, op: Any) -> str:
-        return "".join(self.scopes) + str(op.name)
+    @property
+    def axes(self) -> list[int]:
+        """The axes of its operand that it names; all, if it names none."""
+        rank, axes = len(self.args[0].shape), self.op.axis
+        return [axis % rank for axis in (range(rank) if axes is None else np.ravel(axes).tolist())]
 
-    # Operations -----------------------------------------------------------------------------
 
-    def _operation(
-        self, op: Any, values: list[Value], results: list[Any], args: Any
-    ) -> list[Value]:
-        name, kind, draw = self._name(op), _kind(op), self.draw
-        for variable in getattr(op, "weights", ()):
-            own = self.names.get(id(variable))
-            value = self.value(variable)
-            if own and isinstance(value, Made) and draw.parameters[own].is_bias:
-                draw.use(value, "bias")  # of a quantised layer
-            elif own:
-                values = [*values, value]
-        if kind in ("Split", "ArraySplit", "Unstack"):
-            return list(self._parts(op, values[0], results))
-        if len(results) != 1:
-            return [draw.other(name, values, shape_of(r), is_floating(r)) for r in results]
-        return [self._single(op, kind, name, values, results[0], args)]
+def draw_call(call: Call) -> Value:
+    """Draw an operation."""
+    kind = call.kind
+    handler = (MOVES.get(kind) or (TABLE.get(kind) if call.floating else None)) or _other
+    return handler(call) if call.values else _other(call)
 
-    def _single(
-        self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
-    ) -> Value:
-        draw, shape, floating = self.draw, shape_of(result), is_floating(result)
-        value = values[0] if values else draw.constant(shape)
-        moved = self._moved(op, kind, name, values, result, args) if values else None
-        if moved is not None:
-            return moved
-        if kind in ("Take", "TakeAlongAxis"):
-            kept = None
-            if kind == "Take" and op.axis is not None and shape is not None:
-                rank = len(args[0].shape)
-                at = op.axis % rank
-                kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
-            return draw.lookup(name, values[:2], shape, kept, floating)
-        if not floating:
-            return draw.entrywise(name, values, shape, False)
-        given = values if len(values) > 1 or kind == "Sum" else self._operands(args, values)
-        if kind in _PLUS and len(given) > 1:
-            for more in given[1:]:
-                wide = draw.broadcast(name, more, shape) if isinstance(more, Made) else more
-                value = draw.add(name, value, wide, shape)
-            return value
-        if kind == "Subtract" and len(given) == 2:
-            a, b = (
-                draw.broadcast(name, one, shape) if isinstance(one, Made) else one for one in given
-            )
-            return draw.subtract(name, a, b, shape)
-        if kind == "Multiply" and len(values) == 2:
-            return draw.multiply(name, values[0], values[1], shape)
-        under = "Div" in kind and not is_array(args[0])  # a number divided by a tensor
-        if kind in _SCALES and not under:
-            return draw.scale(name, values, shape, _DOING.get(kind, ""))
-        if kind == "Sum" and len(values) == 1:
-            rank = len(args[0].shape)
-            axes = range(rank) if op.axis is None else np.ravel(op.axis).tolist()
-            return draw.sum(name, value, [axis % rank for axis in axes], shape)
-        one_hot = kind == "CategoryEncoding" and op.output_mode == "one_hot"
-        if kind == "OneHot" or one_hot:
-            found = draw.result(name, values, shape)
-            return found._replace(picks=True) if isinstance(found, Signal) else found
-        if len(values) > 1 or kind in _PRODUCTS:
-            given = values
-        return self._product(op, kind, name, given, result, args)
 
-    def _operands(self, args: Any, values: list[Value]) -> list[Value]:
-        """Return the values of what an operation is called with, numbers too."""
-        flat = [leaf for leaf in keras.tree.flatten(args) if not isinstance(leaf, (str, bool))]
-        if not all(is_array(leaf) or isinstance(leaf, (int, float)) for leaf in flat):
-            return values
-        return [
-            self.value(leaf) if is_array(leaf) else self.draw.constant((), True, leaf)
-            for leaf in flat
-        ]
+def _other(call: Call, values: list[Value] | None = None, word: str = "") -> Value:
+    """Draw an operation of which a word is known, if anything."""
+    _, op, name, *_ = call
+    draw, kind, shape = call.draw, call.kind, call.shape
+    if not call.floating:
+        return draw.entrywise(name, call.values, shape, False)
+    values = values or call.operands
+    word = word or _word(op, kind, call.args)
+    if kind in _KNOWN:
+        return draw.result(name, values, shape, word=word)
+    if all(value.shape in ((), shape) or isinstance(value, Made) for value in values):
+        return draw.entrywise(name, values, shape, doing=_DOING.get(kind, ""), word=word)
+    return draw.other(name, values, shape, word=word)
 
-    def _moved(
-        self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
-    ) -> Value | None:
-        """Draw what only moves entries; None if it does more."""
-        draw, value, shape = self.draw, values[0], shape_of(result)
-        rank = len(shape or ())
-        if kind == "StopGradient":
-            return draw.stop(name, value, is_floating(result))
-        if kind in _SAME:
-            return draw.cast(name, value, is_floating(result), str(args[0].dtype) == "bool")
-        if kind in _RESHAPES:
-            return draw.reshape(name, value, shape)
-        if kind in ("Transpose", "Permute", "Swapaxes", "Moveaxis"):
-            return draw.transpose(name, value, _order(op, kind, rank))
-        if kind == "BroadcastTo":
-            return draw.broadcast(name, value, shape)
-        if kind == "Flip":
-            axes = range(rank) if op.axis is None else np.ravel(op.axis).tolist()
-            return draw.flip(name, value, [axis % rank for axis in axes])
-        if kind == "Roll" and op.axis is not None:
-            pairs = np.broadcast(np.ravel(op.axis), np.ravel(op.shift))
-            return draw.roll(name, value, {int(axis) % rank: int(by) for axis, by in pairs})
-        if kind == "GetItem":
-            spans, gone, plain = _spans(args[0].shape, args[1])
-            part = draw.part(name, value, spans, gone, shape)
-            return part if plain else draw.reshape(name, part, shape)
-        if kind == "Concatenate":
-            return draw.join(name, values, op.axis % rank, shape, is_floating(result))
-        if kind == "Stack":
-            return draw.stack(name, values, op.axis % rank, shape)
-        if (kind == "Pad" or kind.startswith("ZeroPadding")) and is_floating(result):
-            mode, fill = getattr(op, "mode", "constant"), (0, *args)[-1]
-            others = [draw.constant((), True, fill)] if isinstance(fill, (int, float)) else []
-            does: Literal["pad", "move"] = "pad" if mode == "constant" else "move"
-            return draw.pad(name, value, _left(op, kind, rank), shape, None, others, does)
-        return None
 
-    def _product(
-        self, op: Any, kind: str, name: str, values: list[Value], result: Any, args: Any
-    ) -> Value:
-        shape, draw = shape_of(result), self.draw
-        if kind in _PRODUCTS and any(
-            isinstance(v, Made) and not v.parts and v.shape and len(v.shape) > 1 for v in values
-        ):
-            raise cannot(op, "it is not seen where one of its operands comes from")
-        if kind == "Einsum":
-            return self._einsum(op.subscripts, name, values, shape)
-        if kind in ("Matmul", "Dot") and len(values) == 2:
-            return self._matmul(name, values, shape, stacked=kind == "Matmul")
-        if kind in ("Tensordot", "Inner", "Vdot") and len(values) == 2:
-            ranks = [len(value.shape or ()) for value in values]
-            axes = op.axes if kind == "Tensordot" else ([ranks[0] - 1], [ranks[1] - 1])
-            return self._tensordot(name, values, axes, ranks, shape)
-        if kind in ("Conv", "DepthwiseConv") and len(values) == 2:
-            return self._conv(op, kind, name, values, shape)
-        word = _word(op, kind, values, args)
-        if word == "where":
-            values = values[1:] + values[:1]
-        if kind in ("Attention", "AdditiveAttention"):  # of queries, values, and perhaps keys
-            word, values = "attention", [values[0], values[-1], values[1]]
-        if kind in _KNOWN:
-            return draw.result(name, values, shape, word=word)
-        if all(value.shape in ((), shape) or isinstance(value, Made) for value in values):
-            return draw.entrywise(name, values, shape, doing=_DOING.get(kind, ""), word=word)
-        return draw.other(name, values, shape, word=word)
+def _cast(call: Call) -> Value:
+    is_mask = str(call.args[0].dtype) == "bool"
+    return call.draw.cast(call.name, call.values[0], call.floating, is_mask)
 
-    def _matmul(
-        self, name: str, values: list[Value], shape: Shape | None, stacked: bool = True
-    ) -> Value:
-        """Draw a product of matrices; of stacks of them, as `matmul` has it, or as `dot` does."""
-        ranks = [len(value.shape or ()) for value in values]
-        if shape is None or any(value.shape is None for value in values):
-            return self.draw.other(name, values, shape)
-        if min(ranks) < 2 or not stacked or ranks[1] == 2:
-            axes = ([ranks[0] - 1], [max(ranks[1] - 2, 0)])
-            return self._tensordot(name, values, axes, ranks, shape)
-        rank = max(ranks)
-        sides = [
-            [*range(rank - n, rank - 2), *pair] for n, pair in zip(ranks, ("ab", "bc"), strict=True)
-        ]
-        return self.draw.product(name, values, sides, [*range(rank - 2), *"ac"], shape)
 
-    def _tensordot(
-        self, name: str, values: list[Value], axes: Any, ranks: list[int], shape: Shape | None
-    ) -> Value:
-        if isinstance(axes, int):
-            axes = (range(ranks[0] - axes, ranks[0]), range(axes))
-        first, second = (np.ravel(list(side)).tolist() for side in axes)
-        sides: list[list[Any]] = [[("a", k) for k in range(ranks[0])]]
-        sides.append([("b", k) for k in range(ranks[1])])
-        for a, b in zip(first, second, strict=True):
-            sides[1][b] = sides[0][a]
-        out = [k for k in sides[0] if k not in sides[1]] + [k for k in sides[1] if k[0] == "b"]
-        return self.draw.product(name, values, sides, out, shape)
+def _transpose(call: Call) -> Value:
+    order = _order(call.op, call.kind, len(call.shape or ()))
+    return call.draw.transpose(call.name, call.values[0], order)
 
-    def _einsum(self, equation: str, name: str, values: list[Value], shape: Shape | None) -> Value:
-        if any(value.shape is None for value in values):
-            return self.draw.other(name, values, shape)
-        sides, out = labels_of(equation, [len(value.shape or ()) for value in values])
-        return self.draw.product(name, values, sides, out, shape)
 
-    def _conv(
-        self, op: Any, kind: str, name: str, values: list[Value], shape: Shape | None
-    ) -> Value:
-        signal, kernel = values
-        rank = len(kernel.shape or ()) - 2
-        if signal.shape is None or kernel.shape is None or not 0 < rank < 4:
-            return self.draw.other(name, values, shape)
-        first = op.data_format == "channels_first"
-        space = [2 + axis if first else 1 + axis for axis in range(rank)]
-        each = [np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate)]
-        reach = [d * (k - 1) + 1 for d, k in zip(each[1], kernel.shape, strict=False)]
-        left: tuple[int, ...] = (0,) * rank
-        if op.padding == "same":
-            left = same(reach, each[0], tuple(signal.shape[axis] for axis in space))
-        elif op.padding == "causal":
-            left = tuple(k - 1 for k in reach)
-        channels = signal.shape[1 if first else -1]
-        options: dict[str, Any] = {}
-        if kind == "DepthwiseConv":
-            options = {"groups": channels, "transposed": True} if channels > 1 else {}
-        elif channels != kernel.shape[-2]:
-            options = {"groups": channels // kernel.shape[-2]}
-        return self.draw.convolution(
-            name,
-            signal,
-            kernel,
-            "DHW"[3 - rank :] + "IO",
-            shape,
-            channels=1 if first else rank + 1,
-            space=space,
-            left=left,
-            dilation=each[1],
-            sized=max(each[0]) > 1,
-            options=options,
-        )
+def _roll(call: Call) -> Value:
+    if call.op.axis is None:
+        return _other(call)
+    pairs, rank = (
+        np.broadcast(np.ravel(call.op.axis), np.ravel(call.op.shift)),
+        len(call.shape or ()),
+    )
+    steps = {int(axis) % rank: int(by) for axis, by in pairs}
+    return call.draw.roll(call.name, call.values[0], steps)
 
-    def _parts(self, op: Any, value: Value, results: list[Any]) -> Iterator[Value]:
-        is_unstack = type(op).__name__ == "Unstack"
-        axis, start = op.axis % (len(results[0].shape) + is_unstack), 0
-        for result in results:
-            size = 1 if is_unstack else result.shape[axis]
-            spans = None
-            if value.shape is not None:
-                spans = [(0, n, 1) for n in value.shape]
-                spans[axis] = (start, start + size, 1)
-            start += size
-            gone = (axis,) if is_unstack else ()
-            yield self.draw.part(self._name(op), value, spans, gone, shape_of(result))
+
+def _index(call: Call) -> Value:
+    spans, gone = spans_of(call.args[0].shape, call.args[1])
+    part = call.draw.part(call.name, call.values[0], spans, gone, call.shape)
+    return call.draw.reshape(call.name, part, call.shape)
+
+
+def _join(call: Call) -> Value:
+    axis = call.op.axis % len(call.result.shape)
+    return call.draw.join(call.name, call.values, axis, call.shape, call.floating)
+
+
+def _stack(call: Call) -> Value:
+    axis = call.op.axis % len(call.result.shape)
+    return call.draw.stack(call.name, call.values, axis, call.shape)
+
+
+def _take(call: Call) -> Value:
+    draw, name, axis = call.draw, call.name, call.op.axis
+    if call.kind == "TakeAlongAxis" or axis is None:
+        return draw.lookup(name, call.values[:2], call.shape, None, call.floating)
+    return draw.take(name, call.values[0], call.values[1], axis, call.shape, call.floating)
+
+
+def _pad(call: Call) -> Value:
+    mode, fill = getattr(call.op, "mode", "constant"), (0, *call.args)[-1]
+    others = [call.draw.constant((), True, fill)] if isinstance(fill, (int, float)) else []
+    does: Literal["pad", "move"] = "pad" if mode == "constant" else "move"
+    low = _left(call.op, call.kind, len(call.result.shape))
+    return call.draw.pad(call.name, call.values[0], low, call.shape, None, others, does)
+
+
+def _add(call: Call) -> Value:
+    draw, name, shape = call.draw, call.name, call.shape
+    value, *rest = call.operands
+    if not rest:
+        return _other(call)
+    for more in rest:
+        value = draw.add(name, value, along(draw, name, more, shape), shape)
+    return value
+
+
+def _subtract(call: Call) -> Value:
+    if len(call.operands) != 2:
+        return _other(call)
+    a, b = (along(call.draw, call.name, one, call.shape) for one in call.operands)
+    return call.draw.subtract(call.name, a, b, call.shape)
+
+
+def _multiply(call: Call) -> Value:
+    if len(call.values) != 2:
+        return call.draw.scale(call.name, call.values, call.shape)
+    return call.draw.multiply(call.name, call.values[0], call.values[1], call.shape)
+
+
+def _scale(call: Call) -> Value:
+    if "Div" in call.kind and not is_array(call.args[0]):  # a number divided by a tensor
+        return _other(call)
+    return call.draw.scale(call.name, call.values, call.shape, _DOING.get(call.kind, ""))
+
+
+def _sum(call: Call) -> Value:
+    return call.draw.sum(call.name, call.values[0], call.axes, call.shape)
+
+
+def _one_hot(call: Call) -> Value:
+    if call.kind != "OneHot" and call.op.output_mode != "one_hot":
+        return _other(call)
+    found = call.draw.result(call.name, call.values, call.shape)
+    return found._replace(picks=True) if isinstance(found, Signal) else found
+
+
+def _product(call: Call) -> Value:
+    draw, name, values, shape = call.draw, call.name, call.values, call.shape
+    if any(is_constant(v) and v.shape and len(v.shape) > 1 for v in values):
+        raise cannot(call.op, "it is not seen where one of its operands comes from")
+    if call.kind != "Einsum" and len(values) != 2:
+        return _other(call, values)
+    if any(value.shape is None for value in values):
+        return draw.other(name, values, shape)
+    ranks = [len(value.shape or ()) for value in values]
+    return draw.product(name, values, *_labels(call.op, call.kind, ranks), shape)
+
+
+def _choice(call: Call) -> Value:
+    return _other(call, call.values[1:] + call.values[:1])
+
+
+def _attention(call: Call) -> Value:
+    """Draw attention, of queries, values, and perhaps keys."""
+    query, value, *key = call.values
+    return _other(call, [query, key[-1] if key else value, value], "attention")
+
+
+def _convolution(call: Call) -> Value:
+    op, values, shape = call.op, call.values, call.shape
+    if len(values) != 2:
+        return _other(call)
+    signal, kernel = values
+    rank = len(kernel.shape or ()) - 2
+    if signal.shape is None or kernel.shape is None or not 0 < rank < 4:
+        return call.draw.other(call.name, values, shape)
+    first = op.data_format == "channels_first"
+    sizes = tuple(signal.shape[axis] for axis in spatial(rank, first))
+    strides, dilation = (np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate))
+    window = sliding(kernel.shape[:rank], strides, dilation, op.padding, sizes)
+    channels = signal.shape[1 if first else -1]
+    options: dict[str, Any] = {}
+    if call.kind == "DepthwiseConv":
+        options = {"groups": channels, "transposed": True} if channels > 1 else {}
+    elif channels != kernel.shape[-2]:
+        options = {"groups": channels // kernel.shape[-2]}
+    letters, is_strided = "DHW"[3 - rank :] + "IO", max(strides) > 1
+    return convolved(
+        call.draw, call.name, values, letters, shape, window, first, is_strided, options
+    )
+
+
+Handler = Callable[[Call], Value]
+MOVES: dict[str, Handler] = {
+    "StopGradient": lambda call: call.draw.stop(call.name, call.values[0], call.floating),
+    **dict.fromkeys(_SAME, _cast),
+    **dict.fromkeys(
+        ("Reshape", "ExpandDims", "Squeeze", "Flatten", "Ravel"),
+        lambda call: call.draw.reshape(call.name, call.values[0], call.shape),
+    ),
+    **dict.fromkeys(("Transpose", "Permute", "Swapaxes", "Moveaxis"), _transpose),
+    "BroadcastTo": lambda call: call.draw.broadcast(call.name, call.values[0], call.shape),
+    "Flip": lambda call: call.draw.flip(call.name, call.values[0], call.axes),
+    "Roll": _roll,
+    "GetItem": _index,
+    "Concatenate": _join,
+    "Stack": _stack,
+    **dict.fromkeys(("Take", "TakeAlongAxis"), _take),
+}
+"""What moves or looks up entries of any dtype."""
+
+TABLE: dict[str, Handler] = {
+    **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
+    **dict.fromkeys(("Add", "AddN", "Average"), _add),
+    "Subtract": _subtract,
+    "Multiply": _multiply,
+    **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
+    "Sum": _sum,
+    **dict.fromkeys(("OneHot", "CategoryEncoding"), _one_hot),
+    **dict.fromkeys(("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"), _product),
+    **dict.fromkeys(("Conv", "DepthwiseConv"), _convolution),
+    "Where": _choice,
+    **dict.fromkeys(("Attention", "AdditiveAttention"), _attention),
+}
+"""What computes, of real or complex numbers."""
 
 
 def cannot(op: Any, why: str) -> GraphError:
@@ -315,7 +292,7 @@ def is_floating(tensor: Any) -> bool:
     return "float" in str(tensor.dtype) or "complex" in str(tensor.dtype)
 
 
-def _kind(op: Any) -> str:
+def kind_of(op: Any) -> str:
     """Return what an operation is called: its class, and where it is from if not from Keras."""
     kind = type(op)
     is_own = kind.__module__.split(".")[0] == "keras"
@@ -327,7 +304,7 @@ def activation_of(layer: Any) -> str:
     return str(getattr(layer.activation, "__name__", type(layer.activation).__name__)).lower()
 
 
-def _word(op: Any, kind: str, values: list[Value], args: Any) -> str:
+def _word(op: Any, kind: str, args: Any) -> str:
     """Return the plain name of an operation, as far as its numbers decide what it is."""
     if kind == "Activation":
         return activation_of(op)
@@ -340,6 +317,21 @@ def _word(op: Any, kind: str, values: list[Value], args: Any) -> str:
     if kind == "Rescaling":
         return "exp" if np.any(op.offset) else "scale"
     return plain(kind)
+
+
+def _labels(op: Any, kind: str, ranks: list[int]) -> Sides:
+    """Return the labels of a product's operands and result."""
+    if kind == "Einsum":
+        return of_einsum(op.subscripts, ranks)
+    if kind == "Matmul":
+        return of_matmul(ranks)
+    axes: Any = op.axes if kind == "Tensordot" else ([ranks[0] - 1], [ranks[1] - 1])
+    if kind == "Dot":
+        axes = ([ranks[0] - 1], [max(ranks[1] - 2, 0)])
+    if isinstance(axes, int):
+        axes = (range(ranks[0] - axes, ranks[0]), range(axes))
+    first, second = (np.ravel(list(side)).tolist() for side in axes)
+    return of_tensordot((first, second), ranks)
 
 
 def _order(op: Any, kind: str, rank: int) -> list[int]:
@@ -365,30 +357,3 @@ def _left(op: Any, kind: str, rank: int) -> list[int]:
     left = [row[0] for row in padding]
     first = getattr(op, "data_format", "") == "channels_first"
     return [0, 0, *left] if first else [0, *left, 0]
-
-
-def _spans(
-    sizes: Shape, key: Any
-) -> tuple[list[tuple[int, int, int]] | None, tuple[int, ...], bool]:
-    """Return what an index takes of every axis, and which vanish; None if not known.
-
-    And whether that is all: else axes of size 1 are put in.
-    """
-    given = list(key) if isinstance(key, (tuple, list)) else [key]
-    keys = [k for k in given if k is not None]
-    if None in sizes or any(k is not Ellipsis and not isinstance(k, (int, slice)) for k in keys):
-        return None, (), True
-    if Ellipsis in keys:
-        at = keys.index(Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(sizes) - len(keys) + 1)
-    spans, gone = [(0, size, 1) for size in sizes], []
-    for axis, k in enumerate(keys):
-        if isinstance(k, int):
-            spans[axis] = (k % sizes[axis], k % sizes[axis] + 1, 1)
-            gone.append(axis)
-        else:
-            span = range(sizes[axis])[k]
-            if span.step < 1:
-                return None, (), True
-            spans[axis] = (span.start, span.stop, span.step)
-    return spans, tuple(gone), len(keys) >= len(given)

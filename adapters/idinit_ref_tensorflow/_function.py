@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Signal, Value
+from idinit_ref.tracing import Drawing, Made, Value
 
-from ._operations import MOVES, TABLE, is_floating, shape_of, static
+from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of, static
 from ._words import plain
 
 _SAME = {"Identity", "IdentityN", "Snapshot", "EnsureShape", "ReadVariableOp", "Cast"}
@@ -16,21 +17,6 @@ _SAME |= {"CheckNumerics", "StopGradient", "PreventGradient"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
-_ENTRYWISE = {
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Ceil", "Cos",
-    "Cosh", "Digamma", "Div", "DivNoNan", "Elu", "Equal", "Erf", "Erfc", "Erfinv", "Exp", "Expm1",
-    "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Inv", "IsFinite", "IsInf", "IsNan",
-    "LeakyRelu", "Less", "LessEqual", "Lgamma", "Log", "Log1p", "LogicalAnd", "LogicalNot",
-    "LogicalOr", "Maximum", "Minimum", "Mod", "Mul", "MulNoNan", "Neg", "NotEqual", "Pow",
-    "RealDiv", "Reciprocal", "Relu", "Relu6", "Rint", "Round", "Rsqrt", "Select", "SelectV2",
-    "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square",
-    "SquaredDifference", "Sub", "Tan", "Tanh", "Xdivy", "Xlogy", "AddV2", "Add",
-}  # fmt: skip
-_KNOWN = {
-    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
-    "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
-    "Prod", "Softmax", "TopKV2",
-}  # fmt: skip
 _UNREADABLE = ("CudnnRNN", "SparseTensorDenseMatMul", "SparseMatMul", "Xla", "TPU", "PyFunc")
 
 
@@ -80,29 +66,38 @@ class Reader:
         if op.type in _BRANCHES:
             return self._branches(op, inputs)
         if op.type in _LOOPS:
-            return self._loop(op, inputs)
+            shapes = [shape_of(out) for out in op.outputs]
+            state, body = f"{self.rename(op.name)}: state", partial(self._body, op, "body")
+            return self.draw.loop(state, inputs, shapes, body)
         runs = any("func" in attribute.type for attribute in op.op_def.attr)
         made = all(isinstance(value, Made) for value in inputs)
         if not made and (runs or any(name in op.type for name in _UNREADABLE)):
             raise _cannot(op, "what it does with its weights is not known")
         name = self.rename(op.name)
-        if op.type in ("Split", "SplitV", "Unpack"):
-            return list(self._parts(op, name, inputs))
+        if op.type in ("Split", "SplitV"):
+            value, at = (op.inputs[1], 0) if op.type == "Split" else (op.inputs[0], 2)
+            axis = int(static(op.inputs[at])) % value.shape.rank
+            sizes = [out.shape[axis] for out in op.outputs]
+            return self.draw.split(name, inputs[at == 0], axis, sizes)
+        if op.type == "Unpack":
+            axis = op.get_attr("axis") % op.inputs[0].shape.rank
+            return self.draw.unstack(name, inputs[0], axis, len(op.outputs))
         if op.type in _SAME:
             pairs = zip(op.inputs, op.outputs, inputs, strict=True)
             return [self._same(op, name, *pair) for pair in pairs]
-        if len(op.outputs) == 1 and op.type in TABLE and is_floating(op.outputs[0]):
-            return [TABLE[op.type](self.draw, op, name, inputs, shape_of(op.outputs[0]))]
-        if len(op.outputs) == 1 and op.type in MOVES:
-            return [MOVES[op.type](self.draw, op, name, inputs, shape_of(op.outputs[0]))]
+        if len(op.outputs) == 1:
+            (out,) = op.outputs
+            handler = MOVES.get(op.type) or (TABLE.get(op.type) if is_floating(out) else None)
+            if handler is not None:
+                return [handler(self.draw, op, name, inputs, shape_of(out))]
         return [self._other(op, name, inputs, out) for out in op.outputs]
 
     def _other(self, op: Any, name: str, inputs: list[Value], out: Any) -> Value:
         shape, floating = shape_of(out), is_floating(out)
-        if op.type in _ENTRYWISE:
+        if op.type in ENTRYWISE:
             return self.draw.entrywise(name, inputs, shape, floating, "", plain(op.type))
         made = all(isinstance(value, Made) for value in inputs)
-        draws = self.draw.result if op.type in _KNOWN and not made else self.draw.other
+        draws = self.draw.result if op.type in KNOWN and not made else self.draw.other
         return draws(name, inputs, shape, floating, plain(op.type))
 
     def _same(self, op: Any, name: str, source: Any, out: Any, value: Value) -> Value:
@@ -111,24 +106,6 @@ class Reader:
         if source.dtype == out.dtype or source.dtype.name == "resource":
             return value
         return self.draw.cast(name, value, is_floating(out), source.dtype.name == "bool")
-
-    def _parts(self, op: Any, name: str, inputs: list[Value]) -> Iterator[Value]:
-        which = 1 if op.type == "Split" else 0
-        sizes, start = shape_of(op.inputs[which]), 0
-        rank = op.inputs[which].shape.rank
-        if op.type == "Unpack":
-            axis = op.get_attr("axis") % rank
-        else:
-            axis = int(static(op.inputs[0 if op.type == "Split" else 2])) % rank
-        for out in op.outputs:
-            size = 1 if op.type == "Unpack" else out.shape[axis]
-            spans = None
-            if sizes is not None and size is not None:
-                spans = [(0, n, 1) for n in sizes]
-                spans[axis] = (start, start + size, 1)
-                start += size
-            gone = (axis,) if op.type == "Unpack" else ()
-            yield self.draw.part(name, inputs[which], spans, gone, shape_of(out))
 
     # Functions ------------------------------------------------------------------------------
 
@@ -143,29 +120,6 @@ class Reader:
             self.draw.either(name, pair, shape_of(out), is_floating(out))
             for *pair, out in zip(one, other, op.outputs, strict=True)
         ]
-
-    def _loop(self, op: Any, inputs: list[Value]) -> list[Value]:
-        """Draw a loop's body once, as it is after the first time: its states are signals."""
-        name, draw, carry = self.rename(op.name), self.draw, list(inputs)
-        while True:
-            before = draw.mark()
-            now = [
-                value._replace(number=False, value=None) if isinstance(value, Made) else value
-                for value in carry
-            ]
-            results = self._body(op, "body", now)
-            new = [
-                isinstance(then, Signal) and not isinstance(value, Signal)
-                for value, then in zip(carry, results, strict=True)
-            ]
-            if not any(new):
-                return results
-            draw.back_to(before)
-            for at, out in enumerate(op.outputs):
-                if new[at]:
-                    state = draw.carried(inputs[at], results[at])
-                    assert isinstance(state, str)
-                    carry[at] = draw.state(f"{name}: state", state, shape_of(out))
 
 
 def _cannot(op: Any, why: str) -> GraphError:

@@ -14,11 +14,11 @@ from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import merge_axes, split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
 from ._initializers import shape_and_dtype
-from ._window import Sizes, Window, same, same_transposed
+from ._window import Sizes, Window, same_transposed, sliding
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 
@@ -36,30 +36,21 @@ class Weight(NamedTuple):
     transposed: bool = False
     window: Callable[[Sizes], Window] | None = None  # of a convolution, by its input's sizes
     sizes: Sizes = ()  # those that its layer was built for
-    causal: bool = False  # whether its padding comes in front of the convolution
     parts: int = 1  # how many weights of one size are packed along its outputs
     last: bool = True  # whether it is among the layer's last weights
 
     def plan(self, role: Role, number: int, tap: Sequence[int] | None, **options: Any) -> Plan:
         """Decide it, from the options of both roles."""
         shape, layout = merge_axes(shape_and_dtype(self.variable)[0], self.letters)
-        facts = self.stored(self.sizes)
-        if tap is not None:
-            plan(shape, layout=layout, taps=options["taps"], tap=tap)  # an error where none fits
-            facts["tap"] = tap
-        return either(shape, role, number, layout=layout, **facts, **options)
-
-    def stored(self, sizes: Sizes, left: Sequence[int] = ()) -> dict[str, Any]:
-        """Return how it is stored and used, besides the letters, as options of a plan.
-
-        `sizes` are those of its input, and `left` is the padding that was put before it.
-        """
         facts: dict[str, Any] = {}
         if self.groups > 1:
             facts = {"groups": self.groups, "transposed": self.transposed}
         if self.window is not None:
-            facts |= self.window(sizes).stored(() if self.causal else left)
-        return facts
+            facts |= self.window(self.sizes).stored()
+        if tap is not None:
+            plan(shape, layout=layout, taps=options["taps"], tap=tap)  # an error where none fits
+            facts["tap"] = tap
+        return either(shape, role, number, layout=layout, **facts, **options)
 
 
 def _dense(layer: Any) -> Iterator[Weight]:
@@ -85,13 +76,8 @@ def _einsum_dense(layer: Any) -> Iterator[Weight]:
 
 def _window(layer: Any, sizes: Sizes) -> Window:
     """Return how a convolution slides over an input of these sizes (and of axes before them)."""
-    axes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
-    reach = [d * (k - 1) + 1 for k, d in axes]
-    if layer.padding == "same":
-        left = same(reach, layer.strides, sizes[-layer.rank :])
-    else:
-        left = tuple(k - 1 if layer.padding == "causal" else 0 for k in reach)
-    return Window(layer.kernel_size, left, layer.dilation_rate)
+    steps = layer.kernel_size, layer.strides, layer.dilation_rate
+    return sliding(*steps, layer.padding, sizes[-layer.rank :])
 
 
 def _transposed_window(layer: Any, _: Sizes) -> Window:
@@ -120,7 +106,6 @@ def _kernel(layer: Any, name: str, letters: str, window: Any = _window, **facts:
         "DHW"[3 - layer.rank :] + letters,
         window=partial(window, layer),
         sizes=_built_for(layer),
-        causal=layer.padding == "causal",
         **facts,
     )
 

@@ -6,6 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
@@ -96,7 +97,7 @@ def traced(model: Any, example_inputs: Any) -> Traced:
         held = _parameters(model)
         draw = _drawing(held)
         names = {id(one.variable): one.parameter.name for one in held}
-        with _told(arguments):
+        with told(arguments):
             graph = draw.graph(walk(draw, names, model, *arguments, _input_names(arguments)))
     states = {one.parameter.name for one in held if one.is_state}
     nodes = [
@@ -218,31 +219,27 @@ def _build(model: Any, arguments: Arguments) -> None:
     """Build a model that is not, by a symbolic call."""
     if all(layer.built for layer in model._flatten_layers()):
         return
-    with _told(arguments), warnings.catch_warnings():
+    with told(arguments), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of layers that are then found not to be built
         model(*arguments.args, **arguments.kwargs)
 
 
-class _told:  # noqa: N801  # used like a function
-    """Turns any error of a model that is called into one that names the example inputs."""
-
-    def __init__(self, arguments: Arguments) -> None:
-        self.arguments = arguments
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, problem: Any, _: Any) -> None:
-        if isinstance(problem, Exception) and not isinstance(problem, GraphError):
-            said = _said(problem)
-            raise GraphError(
-                message(
-                    "example_inputs",
-                    self.arguments.shapes(),
-                    f"the model should be able to take them, and said: {said}",
-                    "pass what the model is called with",
-                )
-            ) from problem
+@contextmanager
+def told(arguments: Arguments) -> Iterator[None]:
+    """Turn any error of a model that is called into one that names the example inputs."""
+    try:
+        yield
+    except GraphError:
+        raise
+    except Exception as problem:
+        raise GraphError(
+            message(
+                "example_inputs",
+                arguments.shapes(),
+                f"the model should be able to take them, and said: {_said(problem)}",
+                "pass what the model is called with",
+            )
+        ) from problem
 
 
 def _said(problem: Exception) -> str:
@@ -307,7 +304,7 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
     import tensorflow as tf
 
     from ._function import Reader
-    from ._operations import is_floating
+    from ._table import is_floating
 
     flat = keras.tree.flatten(arguments)
     specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in flat]
@@ -316,7 +313,7 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
         args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
         return model(*args, **kwargs, training=False)
 
-    with _told(arguments):
+    with told(arguments):
         graph = tf.function(call, autograph=False).get_concrete_function(*specs).graph
     held = _parameters(model)
     handles = {id(_raw(one.variable).handle) for one in held}

@@ -12,18 +12,93 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
-from idinit_ref.tracing import Data, Drawing, Signal, Value
+from idinit_ref.tracing import Data, Drawing, Made, Signal, Value, of_einsum, of_matmul
 
-from ._calls import Calls, Shape, activation_of, cannot, is_array, is_floating, shape_of
+from ._calls import (
+    Call,
+    Shape,
+    activation_of,
+    cannot,
+    draw_call,
+    is_array,
+    is_floating,
+    kind_of,
+    shape_of,
+)
 from ._layers import Weight, known_weights
+from ._window import Window, convolved, spatial
 
 _CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
 _CONTROL |= {"VectorizedMap"}
 
 
-class Walker(Calls):
-    """Follows symbolic tensors through the calls of a model."""
+class Walker:
+    """Follows symbolic tensors through the calls of a model.
+
+    Parameters
+    ----------
+    drawing : Drawing
+        What is written to.
+    names : mapping of int to str
+        The parameters, by the id of their variable.
+    """
+
+    def __init__(self, drawing: Drawing, names: Mapping[int, str]) -> None:
+        self.draw, self.names = drawing, names
+        self.scopes: list[str] = []
+        self.values: dict[int, tuple[Any, Value]] = {}  # with the tensor, so that it lives on
+
+    def note(self, tensor: Any, value: Value) -> Any:
+        """Keep the value of a symbolic tensor."""
+        self.values[id(tensor)] = tensor, value
+        return tensor
+
+    def value(self, leaf: Any) -> Value:
+        """Return the value of whatever an operation is called with."""
+        if isinstance(leaf, keras.KerasTensor):
+            return self.values[id(leaf)][1]
+        name = self.names.get(id(leaf))
+        if name is not None:
+            return self.draw.parameter(name)
+        return self.draw.constant(tuple(np.shape(leaf)))
+
+    def _name(self, op: Any) -> str:
+        return "".join(self.scopes) + str(op.name)
+
+    # Operations -----------------------------------------------------------------------------
+
+    def _operation(
+        self, op: Any, values: list[Value], results: list[Any], args: Any
+    ) -> list[Value]:
+        name, kind, draw = self._name(op), kind_of(op), self.draw
+        for variable in getattr(op, "weights", ()):
+            own = self.names.get(id(variable))
+            value = self.value(variable)
+            if own and isinstance(value, Made) and draw.parameters[own].is_bias:
+                draw.use(value, "bias")  # of a quantised layer
+            elif own:
+                values = [*values, value]
+        if kind == "Unstack":
+            axis = op.axis % (len(results[0].shape) + 1)
+            return draw.unstack(name, values[0], axis, len(results))
+        if kind in ("Split", "ArraySplit"):
+            axis = op.axis % len(results[0].shape)
+            return draw.split(name, values[0], axis, [part.shape[axis] for part in results])
+        if len(results) != 1:
+            return [draw.other(name, values, shape_of(r), is_floating(r)) for r in results]
+        operands = self._operands(args, values)
+        return [draw_call(Call(draw, op, name, values, operands, args, results[0]))]
+
+    def _operands(self, args: Any, values: list[Value]) -> list[Value]:
+        """Return the values of what an operation is called with, a number too."""
+        flat = [leaf for leaf in keras.tree.flatten(args) if not isinstance(leaf, (str, bool))]
+        known = all(is_array(leaf) or isinstance(leaf, (int, float)) for leaf in flat)
+        if len(values) > 1 or not known:
+            return values
+        constant = self.draw.constant
+        return [self.value(x) if is_array(x) else constant((), True, x) for x in flat]
 
     # Calls ----------------------------------------------------------------------------------
 
@@ -166,30 +241,36 @@ class Walker(Calls):
     def _weigh(self, layer: Any, weight: Weight, value: Value, shape: Shape | None) -> Value:
         made = self.value(weight.variable)
         if isinstance(layer, keras.layers.EinsumDense):
-            return self._einsum(layer.equation, self._name(layer), [value, made], shape)
+            return self._dense(self._name(layer), value, made, shape, layer.equation)
         if weight.window is None and not any(c in "DHW" for c in weight.letters):
-            return self._matmul(self._name(layer), [value, made], shape)
-        rank = len(weight.letters) - 2
+            return self._dense(self._name(layer), value, made, shape)
         first = getattr(layer, "data_format", None) == "channels_first"
-        space = [2 + axis if first else 1 + axis for axis in range(rank)]
-        sizes = tuple((value.shape or ())[axis] for axis in space) if value.shape else ()
-        window = weight.window(sizes) if weight.window is not None else None
+        space = spatial(len(weight.letters) - 2, first)
+        window = Window((), (0,) * len(space), ())  # of a kernel of one place
+        if weight.window is not None:
+            window = weight.window(tuple(value.shape[k] for k in space) if value.shape else ())
         grouped = {"groups": weight.groups, "transposed": weight.transposed}
-        return self.draw.convolution(
+        return convolved(
+            self.draw,
             self._name(layer),
-            value,
-            made,
+            [value, made],
             weight.letters,
             shape,
-            channels=1 if first else rank + 1,
-            space=space,
-            left=(0,) * rank if window is None else window.left,
-            dilation=() if window is None else window.dilation,
-            spread=() if window is None else window.strides,
-            crops=bool(window and window.strides),
-            sized=bool(window and not window.strides and max(layer.strides) > 1),
-            options=grouped if weight.groups > 1 else {},
+            window,
+            first,
+            weight.window is not None and max(layer.strides) > 1,
+            grouped if weight.groups > 1 else {},
         )
+
+    def _dense(
+        self, name: str, value: Value, made: Value, shape: Shape | None, equation: str = ""
+    ) -> Value:
+        """Draw a product of matrices, or as an einsum writes it."""
+        if value.shape is None or made.shape is None:
+            return self.draw.other(name, [value, made], shape)
+        ranks = [len(value.shape), len(made.shape)]
+        labels = of_einsum(equation, ranks) if equation else of_matmul(ranks)
+        return self.draw.product(name, [value, made], *labels, shape)
 
     def _embedding(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
@@ -201,7 +282,7 @@ class Walker(Calls):
         made = table if reverse is None else self.value(reverse)
         if reverse is None:
             made = self.draw.transpose(name, made, [1, 0])
-        return [self._matmul(f"{name}/reverse", [values[0], made], shape)]
+        return [self._dense(f"{name}/reverse", values[0], made, shape)]
 
     def _recurrent(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
@@ -215,7 +296,7 @@ class Walker(Calls):
         step = values[0].shape
         now = draw.result(f"{name}: step", values[:1], step and (2, step[-1]))
         parts = [
-            self._matmul(name, [value, self.value(weight.variable)], wide)
+            self._dense(name, value, self.value(weight.variable), wide)
             for weight, value in zip(weights, (now, state), strict=True)
         ]
         bias = self.value(layer.cell.bias) if layer.cell.use_bias else None

@@ -5,11 +5,10 @@ Everything here is in the order of the kernel's axes: D, H, W.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import gcd
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from idinit_ref.core.kernel import identity_tap
+from idinit_ref.tracing import Drawing, Value, identity
 
 Sizes = tuple[int | None, ...]
 """Of an input in space; () or None where they are not known."""
@@ -23,32 +22,69 @@ class Window(NamedTuple):
     dilation: tuple[int, ...]
     strides: tuple[int, ...] = ()
 
-    def on(self, axes: Sequence[int]) -> Window:
-        """Return it on some of its axes alone.
-
-        >>> Window((1, 3), (0, 1), (1, 1)).on([1])
-        Window(kernel=(3,), left=(1,), dilation=(1,), strides=())
-        """
-        return Window(*(tuple(fact[at] for at in axes) if fact else () for fact in self))
-
-    def stored(self, left: Sequence[int] = ()) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
         """Return the identity tap, and the phases, as options of a plan.
 
-        `left` is the padding that was put before the convolution; its last axes are the kernel's.
-
-        >>> Window((3, 3), (1, 1), (1, 1)).stored((0, 1, 0))
-        {'tap': (2, 1)}
         >>> Window((4,), (1,), (1,), (2,)).stored()
         {'tap': (1,), 'stride': (2,)}
         """
-        steps = zip(self.strides, self.dilation, strict=False)
-        stride = tuple(s // gcd(s, d) for s, d in steps)
-        padding = self.left
-        if not stride:
-            more = left[len(left) - len(padding) :] or (0,) * len(padding)
-            padding = tuple(a + b for a, b in zip(padding, more, strict=True))
-        tap = identity_tap(padding, self.dilation, self.kernel)
-        return {"tap": tap, "stride": stride} if max(stride, default=1) > 1 else {"tap": tap}
+        return identity(self.left, self.dilation, self.kernel, self.strides)
+
+
+def sliding(
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    padding: str,
+    sizes: Sizes = (),
+) -> Window:
+    """Return how a convolution slides over an input of these sizes, by Keras' word for its padding.
+
+    >>> sliding((3,), (1,), (2,), "causal").left
+    (4,)
+    """
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if padding == "same":
+        left = same(reach, strides, sizes)
+    else:
+        left = tuple(k - 1 if padding == "causal" else 0 for k in reach)
+    return Window(tuple(kernel), left, tuple(dilation))
+
+
+def convolved(
+    draw: Drawing,
+    name: str,
+    values: Sequence[Value],
+    letters: str,
+    shape: tuple[int, ...] | None,
+    window: Window | None,
+    is_first: bool,
+    is_strided: bool,
+    options: Mapping[str, Any],
+) -> Value:
+    """Draw a convolution of a signal with a kernel, perhaps with the channels first."""
+    rank = len(letters) - 2
+    _, left, dilation, spread = window or Window((), (), ())
+    return draw.convolution(
+        name,
+        values[0],
+        values[1],
+        letters,
+        shape,
+        channels=1 if is_first else rank + 1,
+        space=spatial(rank, is_first),
+        left=None if window is None else left,
+        dilation=dilation,
+        spread=spread,
+        crops=bool(spread),
+        sized=is_strided and not spread,
+        options=options,
+    )
+
+
+def spatial(rank: int, is_first: bool) -> list[int]:
+    """Return the axes of an image's places, behind its channels or before them."""
+    return [axis + 1 + is_first for axis in range(rank)]
 
 
 def same(reach: Sequence[int], strides: Sequence[int], sizes: Sizes) -> tuple[int, ...]:

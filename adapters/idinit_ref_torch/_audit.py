@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, check_inputs, check_outputs, judged
+from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.recording import Recording
+from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import IDInitError, OptionError, message
-from idinit_ref.tracing import Signal, uses_of
+from idinit_ref.tracing import Signal
 
 from ._call import Call
 from ._memory import shape_of
@@ -77,11 +79,6 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     if any(tensor.is_meta for tensor in tensors):
         cure = "give it memory and values first: model.to_empty(device=...), then init_"
         raise OptionError(message("model", "on the meta device", "it should have values", cure))
-
-    def differentiable(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().clone()
-        return tensor.requires_grad_() if tensor.is_floating_point() else tensor
-
     leaves: dict[int, Tensor] = {}
 
     def start(*about: Any) -> _Measuring:
@@ -89,7 +86,7 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
 
     try:
         with torch.inference_mode(False):
-            args, kwargs = tree_map_only(Tensor, differentiable, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, _differentiable, (args, kwargs))
             return recorded(model, args, kwargs, None, start, _finished, True, leaves)
     except IDInitError:
         raise
@@ -97,84 +94,69 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
         raise failed(args, kwargs, problem) from problem
 
 
+def _differentiable(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().clone()
+    return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+
 class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no types here
     """Records a run, and measures what it draws."""
 
     def __init__(self, leaves: Mapping[int, Tensor], parameters: Any, *about: Any) -> None:
         super().__init__(parameters, *about)
-        self.record = Record(0)
-        self.leaves, self.starts, self.parameters = leaves, dict[str, Tensor](), parameters
-        self.kinds: dict[str, str] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self.leaves, self.parameters = leaves, parameters
+        self.inputs: dict[str, Tensor] = {}
 
     def input(self, name: str, tensor: Tensor) -> None:
-        """Note an input, and measure it."""
+        """Note an input."""
         super().input(name, tensor)
-        record = self.record
-        record.batch = record.batch or (int(tensor.shape[0]) if tensor.dim() else 1)
-        fact = _fact(tensor.detach(), record.batch)
-        if fact is not None:
-            record.inputs[name] = record.facts[name] = fact
-        if id(tensor) in self.leaves:
-            self.starts[name] = self.leaves[id(tensor)]
+        self.inputs[name] = tensor
+
+    @cached_property
+    def recording(self) -> Recording:
+        """What is measured, once the inputs are known."""
+        return Recording(xp, _host, self.inputs.values())
 
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
         drawn = len(self.drawing.nodes)
         super()._note(call, targets)
-        self.kinds |= {node.name: node.kind for node in self.drawing.nodes[drawn:]}
+        weights = {node.name for node in self.drawing.nodes[drawn:] if node.kind == "weight"}
         for tensor in call.results:
             value = self.memory.value(tensor)
-            if not isinstance(value, Signal) or not tensor.is_floating_point():
-                continue
-            # A bias that is added makes no node of its own; a move of another shape is skipped.
-            if self._shapes.setdefault(value.node, shape_of(tensor)) != shape_of(tensor):
-                continue
-            axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
-            units = (axis, axis + 1) if self.kinds.get(value.node) == "weight" else None
-            fact = _fact(tensor, self.record.batch, units)
-            if fact is not None:
-                self.record.facts[value.node] = fact
+            if isinstance(value, Signal) and tensor.is_floating_point():
+                axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
+                units = (axis, axis + 1) if value.node in weights else None
+                self.recording.see(value.node, _plain(tensor), units, call.name == "aten::add")
 
 
 def _finished(recorder: _Measuring, out: Any) -> Audit:
     """Go back through a run, and judge it."""
-    record = recorder.record
-    check_inputs(
-        {name: record.inputs[name] for name in recorder.starts if name in record.inputs},
-        len(recorder.starts) < len(record.inputs),
-    )
+    recording, record = recorder.recording, recorder.recording.record
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
-    record.graph, record.uses = recorder.graph(ends), uses_of(recorder.drawing)
-    record.outputs = [fact for end in ends if (fact := _fact(end.detach(), record.batch))]
-    trained = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
-    wanted = {**trained, **{f"{name} ": one for name, one in recorder.starts.items()}}
-    live = [tensor for tensor in ends if tensor.requires_grad]
+    record.graph, record.uses = recorder.graph(ends), recorder.drawing.uses()
+    values = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
+    leaves = {name: recorder.leaves.get(id(one)) for name, one in recorder.inputs.items()}
+    starts = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+    wanted, live = [*values.values(), *starts.values()], [t for t in ends if t.requires_grad]
     if not live:
         record.limits.append("no output has a gradient: forward may run under torch.no_grad")
     found: Sequence[Tensor | None] = [None] * len(wanted)
     if live and wanted:
         given = signs(shape_of(tensor) for tensor in live)
         cotangents = [torch.from_numpy(g).to(t) for g, t in zip(given, live, strict=True)]
-        found = torch.autograd.grad(live, [*wanted.values()], cotangents, allow_unused=True)
-    for (name, tensor), gradient in zip(wanted.items(), found, strict=True):
-        fact = _fact(torch.zeros_like(tensor) if gradient is None else gradient, 1)
-        own = _fact(tensor, 1) if name in trained else None
-        if fact is not None and own is not None:
-            record.values[name], record.gradients[name] = own, fact
-        elif fact is not None:
-            record.input_gradients[name.strip()] = fact
-    return judged(record)
+        found = torch.autograd.grad(live, wanted, cotangents, allow_unused=True)
+    pairs = zip(wanted, found, strict=True)
+    gradients = [torch.zeros_like(x) if one is None else _plain(one) for x, one in pairs]
+    with torch.no_grad():
+        inputs = {name: _plain(tensor) for name, tensor in recorder.inputs.items()}
+        return recording.audit(recording.end(inputs, ends, values, [*starts], gradients))
 
 
-def _fact(tensor: Tensor, batch: int, units: tuple[int, int] | None = None) -> Fact | None:
-    """Measure a tensor; None if it has no entries."""
+def _plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
-    tensor = tensor.to_dense() if tensor.layout is not torch.strided else tensor
-    if not tensor.numel() or tensor.is_complex():
-        return None
-    if not tensor.is_floating_point():  # only whether samples differ is asked of integers
-        tensor = tensor.to(torch.float64)
-    found = look(xp, tensor, batch, units)
-    host = {key: value.cpu().double().numpy() for key, value in found.items()}
-    return fact_of(host, tensor.dtype)
+    return tensor.to_dense() if tensor.layout is not torch.strided else tensor
+
+
+def _host(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()

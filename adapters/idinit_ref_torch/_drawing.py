@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from idinit_ref.roles.graph import Kind
+from idinit_ref.roles.graph import NodeKind
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value
 
 from ._layers import is_layer
@@ -66,7 +66,7 @@ class ModuleDrawing(Drawing):
 
     def draw(
         self,
-        kind: Kind,
+        kind: NodeKind,
         base: str,
         inputs: Iterable[str],
         shape: tuple[int, ...] | None,

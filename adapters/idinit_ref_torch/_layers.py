@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import gcd
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -13,16 +12,17 @@ import torch
 from torch import nn
 
 from idinit_ref import Plan, Role
-from idinit_ref.core.kernel import Taps, identity_tap
+from idinit_ref.core.kernel import Taps
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionTypeError, message
+from idinit_ref.tracing import identity
 
 from ._sharded import apart
 from ._tensor import fill_, shape_of, together
 
-__all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans", "taps_of"]
+__all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -60,34 +60,17 @@ def _left_padding(module: Any) -> Sequence[int]:
     return tuple(module.padding)
 
 
-def taps_of(
-    left: Sequence[int],
-    dilation: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int] | None = None,
-) -> dict[str, tuple[int, ...]]:
-    """Return the identity tap of a kernel and, if it falls apart into phases, their stride.
-
-    A transposed convolution adds input i times tap t to its output at stride*i + dilation*t - left.
-    So taps reach the same outputs if they differ by a multiple of stride / gcd(stride, dilation).
-    """
-    found = {"tap": identity_tap(left, dilation, kernel)}
-    pairs = zip(stride or (), dilation, strict=stride is not None)
-    phases = tuple(step // gcd(step, spread) for step, spread in pairs)
-    return found | ({"stride": phases} if any(step > 1 for step in phases) else {})
-
-
 def _conv(module: Any) -> _Parts:
     spatial = "DHW"[-len(module.kernel_size) :]
     options = {
         "layout": ("IO" if module.transposed else "OI") + spatial,
         "groups": module.groups,
         "transposed": module.transposed,
-        **taps_of(
+        **identity(
             _left_padding(module),
             module.dilation,
             module.kernel_size,
-            module.stride if module.transposed else None,
+            module.stride if module.transposed else (),
         ),
     }
     return _Parts([_Weight("weight", options)], ["bias"])

@@ -10,32 +10,6 @@ from idinit_ref.tracing import Made, Signal, Value
 
 from ._call import Call, axis_of, other, result
 
-__all__ = [
-    "along",
-    "bag",
-    "cast",
-    "cat",
-    "copy",
-    "crop",
-    "embedding",
-    "expand",
-    "flip",
-    "index",
-    "lose",
-    "pad",
-    "repeat",
-    "reshape",
-    "roll",
-    "select",
-    "split",
-    "stack",
-    "stop",
-    "take",
-    "transpose",
-    "unbind",
-]
-
-
 # Moves ------------------------------------------------------------------------------------------
 
 
@@ -86,14 +60,9 @@ def split(call: Call) -> list[Value]:
 
 
 def unbind(call: Call) -> list[Value]:
-    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
-    axis = axis_of(call.arg(1, "dim", 0), len(spans))
-    return [
-        call.draw.part(
-            "unbind", value, [*spans[:axis], (at, at + 1, 1), *spans[axis + 1 :]], (axis,)
-        )
-        for at in range(len(call.results))
-    ]
+    value = call.of(call.args[0])
+    axis = axis_of(call.arg(1, "dim", 0), len(value.shape or ()))
+    return call.draw.unstack("unbind", value, axis, len(call.results))
 
 
 def lose(call: Call) -> Value:
@@ -156,8 +125,6 @@ def cat(call: Call) -> Value:
 def stack(call: Call) -> Value:
     axis = axis_of(call.arg(1, "dim", 0), len(call.shape))
     values = [call.of(tensor) for tensor in call.args[0]]
-    if not call.floating:
-        return result(call)
     return call.draw.stack("stack", values, axis, call.shape)
 
 
@@ -165,7 +132,7 @@ def pad(call: Call) -> Value:
     value = call.of(call.args[0])
     is_constant = call.name == "aten::constant_pad_nd"
     does: Literal["pad", "move"] = "pad" if is_constant else "move"
-    if not call.floating or not (is_constant or isinstance(value, Signal)):
+    if not (is_constant or isinstance(value, Signal)):
         return result(call, does)
     low = [0] * len(call.shape)
     for number, by in enumerate(call.args[1][::2], 1):
@@ -179,8 +146,7 @@ def pad(call: Call) -> Value:
 
 def embedding(call: Call) -> Value:
     table, ids = (call.of(arg) for arg in call.args[:2])
-    kept = [*(None for _ in call.shape[:-1]), 1]
-    return call.draw.lookup("lookup", [table, ids], call.shape, kept)
+    return call.draw.take("lookup", table, ids, 0, call.shape)
 
 
 def bag(call: Call) -> Value:
@@ -206,12 +172,12 @@ def index(call: Call) -> Value:
 
 def along(call: Call) -> Value:
     """Draw a lookup by one tensor of places along one axis."""
-    table, axis, places = call.args[:3]
-    values, rank = [call.of(table), call.of(places)], table.dim()
-    kept: list[int | None] = [None] * rank
+    table, places = call.of(call.args[0]), call.of(call.args[2])
     if call.name == "aten::index_select":
-        kept = [None if at == axis_of(axis, rank) else at for at in range(rank)]
-    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
+        axis = call.args[1]
+        return call.draw.take("lookup", table, places, axis, call.shape, call.floating)
+    kept: list[int | None] = [None] * len(call.shape)
+    return call.draw.lookup("lookup", [table, places], call.shape, kept, call.floating)
 
 
 def take(call: Call) -> Value:

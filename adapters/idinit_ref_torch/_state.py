@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 __all__ = ["left_as_it_was"]
 
+# Why no deep copy under FakeCopyMode: it has no way round what cannot be copied (FSDP2's modules
+# refuse; locks, generators, open files), and what functions close over would stay real.
+
 # Their insides belong to no model, and may change by themselves: locks, loggers, compilers.
 _FOREIGN = sys.stdlib_module_names - {"types", "collections"}
 _SKIPPED = (type, FunctionType, BuiltinFunctionType, ModuleType, Tensor, str, bytes)

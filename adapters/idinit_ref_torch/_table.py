@@ -23,7 +23,8 @@ Handler = Callable[[Call], "Value | Sequence[Value]"]
 
 def draw_call(call: Call) -> Sequence[Value]:
     """Draw an operation, and return a value for each of its results."""
-    handler = _TABLE.get(call.name) or (_entrywise if call.pointwise else _known)
+    handler = MOVES.get(call.name) or (TABLE.get(call.name) if call.floating else None)
+    handler = handler or (_entrywise if call.pointwise else _known)
     found = handler(call)
     return _all(call, found) if isinstance(found, (Signal, Made, Data)) else found
 
@@ -79,8 +80,6 @@ def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, .
     """Draw a product, of which an einsum writes the axes."""
     inputs, out = letters.split("->")
     left, right = inputs.split(",")
-    if not call.floating:
-        return result(call)
     weight = call.of(b)
     data = call.of(a) if len(out) < 2 else _data(call, a, weight)
     grouped = "".join(c for c in right if c == "g")
@@ -148,9 +147,7 @@ def _convolution(call: Call) -> Value:
 
 
 def _add(call: Call) -> Value:
-    a, b = call.of(call.args[0]), call.of(call.args[1])
-    if not call.floating:
-        return result(call)
+    a, b = map(call.of, call.args[:2])
     return call.draw.add("add", a, b, call.shape)
 
 
@@ -176,16 +173,12 @@ def _add_product(call: Call) -> Value:
 
 
 def _multiply(call: Call) -> Value:
-    a, b = call.of(call.args[0]), call.of(call.args[1])
-    if not call.floating:
-        return call.draw.entrywise("mul", [a, b], call.shape, False, "multiplied by")
+    a, b = map(call.of, call.args[:2])
     return call.draw.multiply("mul", a, b, call.shape)
 
 
 def _subtract(call: Call) -> Value:
-    a, b = call.of(call.args[0]), call.of(call.args[1])
-    if not call.floating:
-        return _entrywise(call)
+    a, b = map(call.of, call.args[:2])
     a, b = (b, a) if call.name == "aten::rsub" else (a, b)
     return call.draw.subtract(call.what, a, b, call.shape)
 
@@ -247,7 +240,7 @@ def _attention(call: Call) -> Value:
 def _sum(call: Call) -> Value:
     value, axes = call.of(call.args[0]), call.arg(1, "dim")
     rank = len(value.shape or ())
-    if not call.floating or not isinstance(axes, (list, tuple)):
+    if not isinstance(axes, (list, tuple)):
         return result(call)
     axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
     return call.draw.sum(call.what, value, tuple(axes), call.shape)
@@ -320,6 +313,7 @@ _WORDS = {
         "var": "prod var var_mean",
         "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
         "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",
+        "mul": "linalg_cross",
         "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
         "select": "topk",
@@ -333,7 +327,7 @@ _WORDS = {
     for name in _names([names])
 }
 _PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
-_TABLE: dict[str, Handler] = {
+MOVES: dict[str, Handler] = {
     **dict.fromkeys(FRESH, _fresh),
     **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze view_copy"),
     **_aten(_moves.transpose, "t transpose permute numpy_T mT swapaxes"),
@@ -350,13 +344,17 @@ _TABLE: dict[str, Handler] = {
     **_aten(_moves.stop, "detach"),
     **_aten(_moves.copy, "copy"),
     **_aten(_moves.cat, "cat"),
-    **_aten(_moves.stack, "stack"),
-    **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_moves.embedding, "embedding"),
     **_aten(_moves.bag, "_embedding_bag _embedding_bag_forward_only"),
     **_aten(_moves.index, "index"),
     **_aten(_moves.along, "index_select gather"),
     **_aten(_moves.take, "take"),
+}
+"""What moves or looks up entries of any dtype, or makes new ones."""
+
+TABLE: dict[str, Handler] = {
+    **_aten(_moves.stack, "stack"),
+    **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_dense, "mm mv dot bmm"),
     **_aten(_dense_sum, "addmm addmv baddbmm"),
     **_aten(_linear, "linear"),
@@ -394,3 +392,4 @@ _TABLE: dict[str, Handler] = {
         "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     ),
 }
+"""What computes, of real or complex numbers."""

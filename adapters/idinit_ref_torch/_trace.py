@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
@@ -74,13 +74,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """
     check(model)
     args, kwargs = arguments(example_inputs)
+    tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
+    is_real = not any(t.is_meta or isinstance(t, FakeTensor) or is_sharded(t) for t in tensors)
     try:
         return _followed(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
     except IDInitError:
         raise
     except Exception as problem:  # whatever a forward pass may raise
-        tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
-        if any(t.is_meta or _is_fake(t) or is_sharded(t) for t in tensors):
+        if not is_real:
             raise failed(args, kwargs, problem) from problem
     try:
         return _followed(model, args, kwargs, None)
@@ -139,36 +140,21 @@ def failed(args: Any, kwargs: Any, problem: Exception) -> GraphError:
     )
 
 
-def _is_fake(tensor: Tensor) -> bool:
-    return isinstance(tensor, torch._subclasses.FakeTensor)
-
-
 # The pass -----------------------------------------------------------------------------------
 
 
 def _followed(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None) -> Graph:
     """Record the model without gradients, or with them if it takes some itself, as forces."""
-    try:
-        return _recorded(model, args, kwargs, fake)
-    except RuntimeError as problem:
-        if "does not require grad" not in str(problem):
-            raise
-    return _recorded(model, args, kwargs, fake, gradients=True)
-
-
-def _recorded(
-    model: nn.Module,
-    args: Any,
-    kwargs: Any,
-    fake: FakeTensorMode | None,
-    gradients: bool = False,
-) -> Graph:
-    """Run the model once, on fake tensors or on real ones, and return its graph."""
 
     def graph(recorder: Recorder, out: Any) -> Graph:
         return recorder.graph(results(out))
 
-    return recorded(model, args, kwargs, fake, Recorder, graph, gradients)
+    try:
+        return recorded(model, args, kwargs, fake, Recorder, graph)
+    except RuntimeError as problem:
+        if "does not require grad" not in str(problem):
+            raise
+    return recorded(model, args, kwargs, fake, Recorder, graph, gradients=True)
 
 
 def recorded(
@@ -188,34 +174,10 @@ def recorded(
     to the copy.
     """
     original = dict(model.named_parameters())
-    given = {id(t) for t in (*model.parameters(), *model.buffers(), *_tensors((args, kwargs)))}
-    made: dict[int, Tensor] = {}
     labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
     labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
     labels |= {id(tensor): f"input {name!r}" for name, tensor in named_inputs(model, args, kwargs)}
-
-    def instead(tensor: Tensor) -> Tensor:
-        """Return what stands for a tensor of the model or of the inputs."""
-        if id(tensor) not in given and fake is not None and _is_odd(tensor):
-            return tensor  # what an attribute holds may be unused, or a constant
-        if id(tensor) not in made:
-            is_parameter = isinstance(tensor, nn.Parameter)
-            if fake is not None:
-                new = _faked(fake, tensor, labels.get(id(tensor), "model"))
-                new = nn.Parameter(new, requires_grad=False) if is_parameter else new
-            elif gradients and is_parameter:  # another object, that has a gradient of its own
-                whole = tensor.full_tensor() if is_sharded(tensor) else tensor
-                new = nn.Parameter(whole.detach(), requires_grad=False)
-            else:
-                new = tensor if is_parameter else tensor.detach().clone()
-            if gradients and tensor.requires_grad:
-                new.requires_grad_()
-                if leaves is not None and not is_parameter:
-                    leaf, new = new, new.clone()
-                    leaves[id(new)] = leaf
-            made[id(tensor)] = made[id(new)] = new
-        return made[id(tensor)]
-
+    instead = _Copies(labels, fake, gradients, leaves)
     owners = {module: name for name, module in model.named_modules()}
     with ExitStack() as stack:
         stack.enter_context(_quiet(gradients))
@@ -239,6 +201,46 @@ def recorded(
         with recorder:
             out = model(*args, **kwargs)
         return finish(recorder, out)
+
+
+class _Copies:
+    """What stands for the tensors of a model and of its inputs meanwhile."""
+
+    def __init__(
+        self,
+        labels: Mapping[int, str],
+        fake: FakeTensorMode | None,
+        gradients: bool,
+        leaves: dict[int, Tensor] | None,
+    ) -> None:
+        self.labels, self.fake, self.gradients, self.leaves = labels, fake, gradients, leaves
+        self._made: dict[int, Tensor] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Return what stands for a tensor."""
+        if id(tensor) not in self.labels and self.fake is not None and _is_odd(tensor):
+            return tensor  # what an attribute holds may be unused, or a constant
+        if id(tensor) not in self._made:
+            new = self._copy(tensor)
+            self._made[id(tensor)] = self._made[id(new)] = new
+        return self._made[id(tensor)]
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        is_parameter = isinstance(tensor, nn.Parameter)
+        if self.fake is not None:
+            new = _faked(self.fake, tensor, self.labels.get(id(tensor), "model"))
+            new = nn.Parameter(new, requires_grad=False) if is_parameter else new
+        elif self.gradients and is_parameter:  # another object, that has a gradient of its own
+            whole = tensor.full_tensor() if is_sharded(tensor) else tensor
+            new = nn.Parameter(whole.detach(), requires_grad=False)
+        else:
+            new = tensor if is_parameter else tensor.detach().clone()
+        if self.gradients and tensor.requires_grad:
+            new.requires_grad_()
+            if self.leaves is not None and not is_parameter:
+                leaf, new = new, new.clone()
+                self.leaves[id(new)] = leaf
+        return new
 
 
 def _without_communication(module: nn.Module) -> None:

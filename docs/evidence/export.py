@@ -27,7 +27,7 @@ import numpy as np
 
 import idinit_ref as ir
 from docs.evidence._data import load, machine, save
-from idinit_ref.files import assemble, layout_of, presets
+from idinit_ref.files import assemble, file_plans, presets
 from idinit_ref.files.sources import Asked
 from idinit_ref.files.storage import carrier
 
@@ -92,7 +92,7 @@ def plan_large() -> dict[str, float]:
     """Decide all of Llama 3 70B, with headers and index."""
     start = time.perf_counter()
     tensors = whole(large())
-    files = layout_of("model.safetensors", tensors, dtype=DTYPE, shard_bytes=SHARD)
+    files = file_plans("model.safetensors", tensors, dtype=DTYPE, shard_bytes=SHARD)
     seconds = time.perf_counter() - start
     return {
         "tensors": len(tensors),
@@ -124,7 +124,7 @@ def measure(size: str, rounds: int, folder: Path) -> dict[str, Any]:
     """Let dd, the export, and the export with digests write in turn; return all figures."""
     file = folder / "model.safetensors"
     sizes = {
-        name: layout_of(file, model(size), dtype=DTYPE, digests=digests)[0].nbytes
+        name: file_plans(file, model(size), dtype=DTYPE, digests=digests)[0].nbytes
         for name, digests in (("export", False), ("export with digests", True))
     }
     count = round(sizes["export"] / BLOCK)

@@ -13,22 +13,26 @@ from numpy.typing import NDArray
 from ..core.dtypes import Format, round_array
 from ..core.kernel import CORNER
 from ..core.lattice import lines
-from ..core.layout import Layout, Piece, Strip
+from ..core.layout import Layout, Piece
 from ..core.pattern import Term
 from ..core.plan import Plan
+from ..core.sheets import Strip, column_grid
 
 __all__ = [
+    "NOISY",
     "Alike",
     "Matrix",
     "cells",
     "column_text",
     "different",
     "extract",
+    "noise_text",
     "title_text",
     "value_text",
 ]
 
 Floats = NDArray[np.float64]
+NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 _TAPS = 4  # of a phase that are named
 
 
@@ -81,13 +85,13 @@ def different(p: Plan) -> list[Alike]:
     >>> [(a.m, a.n, a.copies) for a in different(plan((4, 2, 3, 3), stride=(2, 2)))]
     [(4, 8, 1), (4, 4, 2), (4, 2, 1)]
     """
-    found: dict[tuple[int, int], Alike] = {}
+    by_size: dict[tuple[int, int], Alike] = {}
     for piece in p.axes.pieces:
         for phase, n in enumerate(p.axes.widths):
             copies = piece.copies * p.axes.copies
-            first = found.setdefault((piece.m, n), Alike(piece, phase, n, 0))
-            found[piece.m, n] = first._replace(copies=first.copies + copies)
-    return list(found.values())
+            first = by_size.setdefault((piece.m, n), Alike(piece, phase, n, 0))
+            by_size[piece.m, n] = first._replace(copies=first.copies + copies)
+    return list(by_size.values())
 
 
 def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
@@ -112,7 +116,7 @@ def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
     places = np.unravel_index(positions, shape)
     columns = places[at.i_axis]
     if at.taps != "center":
-        grid = at.column_grid(np, tuple(box), alike.phase)
+        grid = column_grid(at, np, tuple(box), alike.phase)
         columns = np.broadcast_to(grid, shape)[places]
     ours = columns >= 0  # of this phase
     rounded = round_array(values[ours], to, "an entry")
@@ -233,3 +237,25 @@ def value_text(x: float, exponent: int = 0) -> str:
         return f"{ldexp(x, exponent):.4g}"
     except OverflowError:
         return f"{Decimal(float(x)) * 2**exponent:.3e}"
+
+
+def noise_text(p: Plan) -> str:
+    """Say what noise a weight has, and where.
+
+    Parameters
+    ----------
+    p : Plan
+        A loosened one.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
+    'deviation 0.1, in the non-zeros'
+    """
+    where = "in every entry" if p.loosen_at == "all" else "in the non-zeros"
+    return f"deviation {p.loosen:g}, {where}"

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from ..core import text
 from ..errors import printable
 
 if TYPE_CHECKING:
@@ -88,27 +89,18 @@ def table(console: Console, rows: Sequence[Sequence[str]], heads: Sequence[str])
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD)
+    grid = Table(box=box.SIMPLE_HEAD)
     for head, column in zip(heads, zip(*rows, strict=True), strict=True):
         words = any(any(map(str.isalpha, cell)) for cell in column)
-        made.add_column(head, justify="left" if words else "right", overflow="fold")
+        grid.add_column(head, justify="left" if words else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(plain(cell, console.encoding)) for cell in row))
-    return made
+        grid.add_row(*(Text(plain(cell, console.encoding)) for cell in row))
+    return grid
 
 
 def columns(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
-    """Return rows as lines of text, the columns but the last padded to one width each.
-
-    >>> print(columns([("a", "1 x 2"), ("longer", "3")], ["name", "shape"]))
-    name    shape
-    a       1 x 2
-    longer  3
-    """
-    safe = [[plain(cell) for cell in row] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in list(zip(*safe, strict=True))[:-1]]
-    lines = ("  ".join([*map(str.ljust, row[:-1], widths), row[-1]]) for row in safe)
-    return "\n".join(line.rstrip() for line in lines)
+    """Return rows below their heads as lines of text, whatever is in them."""
+    return text.columns([[plain(cell) for cell in row] for row in (heads, *rows)])
 
 
 @contextmanager

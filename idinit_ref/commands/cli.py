@@ -21,7 +21,6 @@ from ..core.kernel import Taps
 from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
 from ..errors import IDInitError
-from ..files.storage import FLOATS
 from ._terminal import say
 
 __all__ = ["main"]
@@ -82,10 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser(argv).parse_args(argv)
+    if args.command is None:
+        sys.stderr.write(_FIRST)
+        return 2
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if console.width < _WIDTH:
         console.width = _WIDTH
     status: int | None = _command(args.command)(args, console)
@@ -144,13 +147,58 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="idinit", description="IDInit: look at its weights, write checkpoints.")
+_TASKS = """\
+look at a weight
+  show      print a weight and what holds for it
+
+write a checkpoint
+  presets   list the models that are known by name
+  rules     show which rule knows which name
+  export    write a model's weights into a checkpoint
+
+look into checkpoints
+  inspect   say what every tensor of a checkpoint is
+  diff      compare two checkpoints
+
+test an initialiser
+  check     run the reference's properties against an implementation
+
+`idinit COMMAND --help` shows the options of a command.
+"""
+
+_FIRST = """\
+idinit needs a command. Three to begin with:
+
+  idinit show 6 4                                      a weight, and what holds for it
+  idinit export --preset gpt2 --out gpt2.safetensors   a model's weights in a file
+  idinit check torch.nn.init:eye_ --expect transit     a test of an initialiser
+
+`idinit --help` lists all commands.
+"""
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the options of the command that is asked for."""
+    parser = _Parser(
+        prog="idinit",
+        usage="idinit [-h] [--version] COMMAND ...",
+        description="IDInit: look at its weights, write checkpoints, test initialisers.",
+        epilog=_TASKS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"idinit {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (_show, _presets, _rules, _export, _inspect, _diff, _check):
+    commands = parser.add_subparsers(
+        prog="idinit", metavar="COMMAND", dest="command", help=argparse.SUPPRESS
+    )
+    everyone = {add.__name__[1:]: add for add in _COMMANDS}
+    asked = next((argument for argument in argv if argument in everyone), None)
+    for add in _COMMANDS if asked is None else (everyone[asked],):  # the others would take time
         add(commands)
     return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -194,10 +242,11 @@ def _show(commands: Any) -> None:
     show.add_argument(
         "--force", action="store_true", default=False, help="replace FILE if it is there"
     )
+    _add_json(show)
 
 
 def _presets(commands: Any) -> None:
-    commands.add_parser("presets", help="list the models that are known by name")
+    _add_json(commands.add_parser("presets", help="list the models that are known by name"))
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -222,9 +271,12 @@ def _rules(commands: Any) -> None:
     rules = commands.add_parser("rules", help="show which rule knows which name")
     _add_source(rules)
     rules.add_argument("--strict", action="store_true", help="a name that none knows is an error")
+    _add_json(rules)
 
 
 def _export(commands: Any) -> None:
+    from ..files.storage import FLOATS
+
     export = commands.add_parser(
         "export",
         help="write a model's weights into a checkpoint",
@@ -261,6 +313,7 @@ def _export(commands: Any) -> None:
     export.add_argument("--strict", action="store_true", help="nothing may be left out")
     export.add_argument("--dry-run", action="store_true", help="say what would be written")
     export.add_argument("--force", action="store_true", help="replace files that are there")
+    _add_json(export)
 
 
 def _inspect(commands: Any) -> None:
@@ -274,7 +327,7 @@ def _inspect(commands: Any) -> None:
     inspect.add_argument(
         "--lenient", action="store_true", help="name what cannot be read, and go on (status 1)"
     )
-    inspect.add_argument("--json", action="store_true", help="print JSON")
+    _add_json(inspect)
 
 
 def _diff(commands: Any) -> None:
@@ -286,7 +339,7 @@ def _diff(commands: Any) -> None:
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
     diff.add_argument("--dialect", metavar="NAME", help="that of B, where A has PyTorch's names")
-    diff.add_argument("--json", action="store_true", help="print JSON")
+    _add_json(diff)
 
 
 def _check(commands: Any) -> None:
@@ -318,6 +371,9 @@ def _check(commands: Any) -> None:
     )
     check.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     check.add_argument("--json", metavar="FILE", help="write JSON")
+
+
+_COMMANDS = (_show, _presets, _rules, _export, _inspect, _diff, _check)
 
 
 if __name__ == "__main__":

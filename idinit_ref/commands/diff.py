@@ -29,10 +29,10 @@ def run(args: Namespace, console: Console) -> int:
     if dialect is not None:
         one = translate(one, dialect, metadata=first.metadata)
     with progress(" entries") as update:
-        found = sorted(diff(one, two, update), key=lambda each: natural(each.name))
-    apart = [difference for difference in found if difference.way != "equal"]
+        differences = sorted(diff(one, two, update), key=lambda each: natural(each.name))
+    apart = [difference for difference in differences if difference.way != "equal"]
     if args.json:
-        equal = [difference.name for difference in found if difference.way == "equal"]
+        equal = [difference.name for difference in differences if difference.way == "equal"]
         print_json(
             console,
             {"equal": equal, "different": {each.name: asdict(each) for each in apart}},
@@ -41,7 +41,7 @@ def run(args: Namespace, console: Console) -> int:
     for difference in apart:
         show(console, str(difference))
     if apart:
-        show(console, f"{len(apart)} of {tensors(len(found))} differ")
+        show(console, f"{len(apart)} of {tensors(len(differences))} differ")
     else:
-        show(console, f"{tensors(len(found))}, all equal")
+        show(console, f"{tensors(len(differences))}, all equal")
     return int(bool(apart))

@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.plan import Plan
+from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
 from ..files.fills import parse_fill
-from ..files.naming import some
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
-from ..files.writing import FilePlan, layout_of, save
-from ._terminal import progress, show, table, tensors
+from ..files.writing import FilePlan, file_plans, save
+from ._terminal import print_json, progress, show, table, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..files.reading import Checkpoint
 
 __all__ = ["run"]
 
@@ -48,28 +50,17 @@ def run(args: Namespace, console: Console) -> None:
 
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     keep = None if args.keep_from is None else open_checkpoint(args.keep_from)
-    found = assembly.assemble(
-        source.tensors,
-        own=[assembly.parse_rule(text) for text in args.rules],
-        gain=args.gain,
-        eps=args.eps,
-        wide=args.wide,
-        keep_from=keep,
-        fills=[parse_fill(text) for text in args.fills],
-        model_type=source.model_type,
-    )
-    if args.strict:
-        _check_whole(found)
+    assembled = _assembled(args, source, keep)
     inputs = list(source.files)
     if keep is not None:
         inputs += [Path(args.keep_from), *keep.files]
-    values = found.values
+    values = assembled.values
     dialect = load(args.dialect or "torch")
     if args.dialect is not None:
         values = translate(
-            {item.name: item.value for item in found.items},
+            {item.name: item.value for item in assembled.items},
             dialect,
-            tables=[item.name for item in found.items if _TABLE.fullmatch(item.why)],
+            tables=[item.name for item in assembled.items if _TABLE.fullmatch(item.why)],
             metadata=None if keep is None else keep.metadata,
         )
         inputs += [Path(args.dialect)] * args.dialect.endswith(".json")
@@ -79,7 +70,7 @@ def run(args: Namespace, console: Console) -> None:
         raise OptionError(message("shard-size", args.shard_size, should, "leave it out"))
     if shard is None and args.force and args.out.endswith(".safetensors"):
         shard = sys.maxsize  # one file, and no old shards beside it
-    files = layout_of(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
+    files = file_plans(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
     _check_free(args.out, [file.path for file in files], inputs, args.force)
     expected = ""
     if args.dry_run:
@@ -94,18 +85,15 @@ def run(args: Namespace, console: Console) -> None:
                 digests=args.digests,
                 progress=update,
             )
-    _print_roles(found, args.dtype, console)
-    for file in files:
-        count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
-        if count:
-            text += f", {args.dtype}, {tensors(count)}"
-        show(console, text)
-    if found.unused:
-        show(console, f"not used of {args.keep_from}: {some(found.unused)}")
+    if args.json:
+        print_json(console, _to_dict(assembled, files, args.dtype))
+        return
+    _print_roles(assembled, args.dtype, console)
+    _print_files(args, assembled, files, console)
     if args.dry_run:
         show(console, expected)
         return
-    whole = all(item.value is not None for item in found.items)
+    whole = all(item.value is not None for item in assembled.items)
     if not whole:
         left = "What was left out IDInit does not define; it keeps the model's own initialisation."
         show(console, "\n" + left)
@@ -113,41 +101,78 @@ def run(args: Namespace, console: Console) -> None:
         show(console, "\n  " + "\n  ".join(lines))
 
 
+def _assembled(
+    args: Namespace, source: sources.Source, keep: Checkpoint | None
+) -> assembly.Assembly:
+    """Return what becomes of every tensor; with ``--strict`` raise if one is left out."""
+    assembled = assembly.assemble(
+        source.tensors,
+        own=[assembly.parse_rule(text) for text in args.rules],
+        gain=args.gain,
+        eps=args.eps,
+        wide=args.wide,
+        keep_from=keep,
+        fills=[parse_fill(text) for text in args.fills],
+        model_type=source.model_type,
+    )
+    left_out = [f"{item.name} ({item.why})" for item in assembled.items if item.value is None]
+    if args.strict and left_out:
+        cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
+        should = "with --strict nothing should be"
+        raise OptionError(message("left out", some(left_out), should, cure))
+    return assembled
+
+
+def _print_files(
+    args: Namespace, assembled: assembly.Assembly, files: Sequence[FilePlan], console: Console
+) -> None:
+    for file in files:
+        count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
+        if count:
+            text += f", {args.dtype}, {tensors(count)}"
+        show(console, text)
+    if assembled.unused:
+        show(console, f"not used of {args.keep_from}: {some(assembled.unused)}")
+
+
+def _to_dict(assembled: assembly.Assembly, files: Sequence[FilePlan], dtype: str) -> dict[str, Any]:
+    """Return what is written, file by file and tensor by tensor."""
+    each = {
+        item.name: {"shape": item.shape, "role": item.role, "origin": item.origin, "why": item.why}
+        | {"bytes": None if item.value is None else _nbytes(item.value, dtype)}
+        for item in assembled.items
+    }
+    written = [{"path": f.path, "bytes": f.nbytes, "tensors": f.names} for f in files]
+    return {"dtype": dtype, "files": written, "tensors": each, "not_used": assembled.unused}
+
+
 def _size(text: str) -> int:
     """Return the bytes of "5GB" (decimal) or "5GiB" (binary), as Hugging Face writes them."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b?)", text.strip().lower(), re.ASCII)
-    unit = _UNITS.get(found[2] if found else "?") if not found or found[2] != "b" else 1
-    size = int(float(found[1]) * unit) if found and unit and len(found[1]) < 20 else 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b?)", text.strip().lower(), re.ASCII)
+    unit = _UNITS.get(match[2] if match else "?") if not match or match[2] != "b" else 1
+    size = int(float(match[1]) * unit) if match and unit and len(match[1]) < 20 else 0
     if size < 1:
         should = "it should be a positive number with B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"
         raise OptionError(message("shard-size", text, should, "write 5GB"))
     return size
 
 
-def _check_whole(found: assembly.Assembly) -> None:
-    out = [item for item in found.items if item.value is None]
-    if out:
-        named = some([f"{item.name} ({item.why})" for item in out])
-        cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
-        raise OptionError(message("left out", named, "with --strict nothing should be", cure))
-
-
 def _forms(out: str) -> list[Path]:
     """Return the files there that are a checkpoint of that name, whole or in shards."""
     target, real = Path(out), Path(os.path.realpath(out))
-    found = [target] if os.path.lexists(target) else []
+    there = [target] if os.path.lexists(target) else []
     if target.suffix == ".safetensors" and real.parent.is_dir():
         ends = r"(-\d{5}-of-\d{5}\.safetensors|\.safetensors\.index\.json)"
         for path in (target, real):  # it may be a link to elsewhere
             form = re.compile(re.escape(path.stem) + ends)
-            found += sorted(each for each in path.parent.iterdir() if form.fullmatch(each.name))
-    return found
+            there += sorted(each for each in path.parent.iterdir() if form.fullmatch(each.name))
+    return there
 
 
 def _identity(path: Path) -> tuple[int, int]:
     """Return what two names of one file share, through links too."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: bool) -> None:
@@ -172,9 +197,9 @@ def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: 
         raise OptionError(message("out", str(there[0]), should, cure))
 
 
-def _print_roles(found: assembly.Assembly, dtype: str, console: Console) -> None:
+def _print_roles(assembled: assembly.Assembly, dtype: str, console: Console) -> None:
     groups: dict[str, list[tuple[int, int]]] = {role: [] for role in ("transit", "zero", "bias")}
-    for item in found.items:
+    for item in assembled.items:
         group: str = item.role
         if item.origin not in ("IDI", "IDIZ", "zeros"):
             group = f"{item.origin}: {item.why}"

@@ -28,18 +28,18 @@ def run(args: Namespace, console: Console) -> int:
 
     opened = open_checkpoint(args.file, lenient=args.lenient)
     with progress() as update:
-        found = sorted(inspect(opened, update), key=lambda each: natural(each[0]))
-    digests = Counter(what.digest for _, _, what in found)
-    claims = sum(what.claim is False for _, _, what in found)
+        findings = sorted(inspect(opened, update), key=lambda each: natural(each[0]))
+    digests = Counter(what.digest for _, _, what in findings)
+    claims = sum(what.claim is False for _, _, what in findings)
     status = int(bool(digests[False] or claims or opened.findings))
     outside = sorted((tensor.name for tensor in opened.outside), key=natural)
     if args.json:
-        each = {name: _fields(tensor, what) for name, tensor, what in found}
+        each = {name: _fields(tensor, what) for name, tensor, what in findings}
         whole = {"tensors": each, "outside": outside, "findings": opened.findings}
         print_json(console, whole if args.lenient else each)
         return status
     rows = []
-    for name, tensor, what in found:
+    for name, tensor, what in findings:
         kind = _KINDS.get(what.kind, what.kind)
         kind += f": {what.detail}" if what.detail else ""
         rows.append((name, str(tensor.shape), str(tensor.dtype), kind))
@@ -48,9 +48,9 @@ def run(args: Namespace, console: Console) -> int:
         show(console, f"{name}: in a shard and not in the index, so not of the model")
     for finding in opened.findings:
         show(console, f"WRONG: {finding}")
-    counts = Counter(what.kind for _, _, what in found)
+    counts = Counter(what.kind for _, _, what in findings)
     kinds = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in counts.items())
-    text = f"{tensors(len(found))}, {opened.nbytes:,} bytes: {kinds or 'none'}"
+    text = f"{tensors(len(findings))}, {opened.nbytes:,} bytes: {kinds or 'none'}"
     if digests[True] or digests[False]:
         text += f"; digests: {digests[True]} right, {digests[False]} WRONG"
     if claims:
@@ -63,14 +63,14 @@ def run(args: Namespace, console: Console) -> int:
 
 def _fields(tensor: Tensor, what: Finding) -> dict[str, Any]:
     """Return all that was found of a tensor, for JSON."""
-    found: dict[str, Any] = {"shape": tensor.shape, "dtype": tensor.dtype}
-    found |= {field.name: getattr(what, field.name) for field in fields(what)}
+    shown: dict[str, Any] = {"shape": tensor.shape, "dtype": tensor.dtype}
+    shown |= {field.name: getattr(what, field.name) for field in fields(what)}
     if what.numbers is not None:
-        found["numbers"] = what.numbers._asdict()
+        shown["numbers"] = what.numbers._asdict()
     if what.plan is not None:
-        found["plan"] = {
+        shown["plan"] = {
             field.name: getattr(what.plan, field.name)
             for field in fields(Plan)
             if field.compare and field.name != "shape"
         }
-    return found
+    return shown

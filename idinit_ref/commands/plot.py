@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.dtypes import Format, format_of, round_value
-from ..core.layout import Layout, Strip, strides_of
-from ..core.pattern import Term
+from ..core.dtypes import Format, format_of
 from ..core.plan import Plan
-from ._matrix import (
-    Alike,
-    Floats,
-    cells,
-    column_text,
-    different,
-    extract,
-    title_text,
-    value_text,
-)
+from ..core.sheets import Strip
+from ._matrix import Floats, column_text, different, noise_text, title_text, value_text
 from ._page import check, page
+from ._panels import CELLS, Panel, Part, panels_of, part_of
 from ._scale import Scale
 
 if TYPE_CHECKING:
@@ -36,12 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["NOISY", "check", "draw", "heat", "legend", "noise_text", "page"]
+__all__ = ["check", "draw", "heat", "legend", "page"]
 
-NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
-_CELLS = 150  # across a picture: finer ones are not seen
 _SIZES = 6  # matrices of different sizes that are drawn
-_TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
 _WRITTEN = 12  # the longest side of a matrix in numbers
 _SPARSE = 5  # taps across that leave room for words
 _WIDTH, _LETTERS = 7.6, 88  # of a page in inches, and of its lines
@@ -162,100 +149,6 @@ def legend(figure: Any, scale: Scale, **where: Any) -> None:
     figure.legend(handles=handles, **(options | where))
 
 
-class _Part(NamedTuple):
-    """One of several alike matrices, ready to be drawn."""
-
-    alike: Alike
-    terms: tuple[Term, ...]
-    noisy: Floats | None
-
-    @property
-    def m(self) -> int:
-        return self.alike.m
-
-    @property
-    def n(self) -> int:
-        return self.alike.n
-
-    def sampled(
-        self, count: int, strips: Sequence[Strip], most: int = _CELLS
-    ) -> tuple[Floats, Floats]:
-        """Return cells of `count` columns, zeros where no strip has them; and the lowest ones."""
-        m = self.m
-        size = min(m, most), min(count, most)
-        if self.noisy is not None:
-            shown = np.zeros((m, count))
-            for s in strips:
-                columns = s.first + s.step * np.arange(s.length)
-                shown[:, s.offset + s.stride * np.arange(s.length)] = self.noisy[:, columns]
-            made = _coarse(shown, size)
-            return made, made
-        known = [term.value for term in self.terms]
-        both = size != (m, count) and min(known) < 0 < max(known)
-        found = [
-            cells(self.terms, m, count, size, strips=strips, sign=sign)
-            for sign in ((1, -1) if both else (1,))
-        ]
-        return found[0], found[-1]
-
-
-def _part(p: Plan, alike: Alike, to: Format) -> _Part:
-    terms = tuple(
-        term._replace(value=round_value(term.value, to, "an entry"))
-        for term in p.terms(alike.m, alike.n)
-    )
-    few = p.loosen and alike.m * alike.n <= NOISY
-    return _Part(alike, terms, extract(p, alike, to).dense() if few else None)
-
-
-def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:
-    """Return the largest entry of each cell, as `cells`."""
-    (m, n), (h, w) = dense.shape, size
-    down, across = [i * m // h for i in range(h)], [j * n // w for j in range(w)]
-    high = np.maximum.reduceat(np.maximum.reduceat(dense, down, 0), across, 1)
-    low = np.minimum.reduceat(np.minimum.reduceat(dense, down, 0), across, 1)
-    return np.where(high >= -low, high, low)
-
-
-class _Panel(NamedTuple):
-    """A tap of a kernel, and where it is drawn."""
-
-    tap: tuple[int, ...]
-    phase: int
-    strips: tuple[Strip, ...]  # its columns of the matrix; offsets and strides are channels
-    row: int
-    column: int
-
-
-def _panels(at: Layout) -> list[_Panel]:
-    """Return a kernel's taps, a row of panels or some for each of its rows; none if too many."""
-    kernel = at.kernel
-    taps = prod(kernel)
-    if not 1 < taps <= _TAPS:
-        return []
-    deep = len(kernel) == 3 and prod(kernel[1:]) <= _ACROSS  # then a plane is a row
-    line = taps if max(kernel) == taps else prod(kernel[1:]) if deep else kernel[-1]
-    rows = -(-line // _ACROSS)  # that a line is broken into
-    across = -(-line // rows)
-    if taps // line * rows > _ROWS:
-        return []
-    of = {tap: phase for phase, members in enumerate(at.phases) for tap in members}
-    found = []
-    for s, tap in enumerate(product(*map(range, kernel))):
-        row, column = s // line * rows + s % line // across, s % line % across
-        found.append(_Panel(tap, of.get(tap, 0), _columns(at, tap), row, column))
-    return found
-
-
-def _columns(at: Layout, tap: tuple[int, ...]) -> tuple[Strip, ...]:
-    """Return the columns of one tap's channels, in the first group."""
-    spans = dict(zip(at.spatial_axes, tap, strict=True))
-    box = [range(spans.get(axis, 0), spans.get(axis, 0) + 1) for axis in range(len(at.shape))]
-    box[at.i_axis] = range(at.channels)
-    strides = strides_of([len(span) for span in box])  # one channel beside the other
-    return next(iter(at.sheets(tuple(box), strides))).strips
-
-
 def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     """Draw a weight: its matrix (one of each size, if it has several), and a kernel's taps.
 
@@ -292,16 +185,16 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     """
     plan.check(dtype)
     to, at = format_of(dtype), plan.axes
-    found = different(plan) if prod(plan.shape) else []
-    parts = [_part(plan, alike, to) for alike in found[:_SIZES]]
-    panels = _panels(at) if parts else []
+    sizes = different(plan) if prod(plan.shape) else []
+    parts = [part_of(plan, alike, to) for alike in sizes[:_SIZES]]
+    panels = panels_of(at) if parts else []
     notes = [title_text(plan), _about(plan, to, parts)]
     if not parts:
         notes.append("no entries")
     elif prod(at.kernel) > 1 and not panels:
         notes.append(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
-    if len(found) > len(parts):
-        more = len(found) - len(parts)
+    if len(sizes) > len(parts):
+        more = len(sizes) - len(parts)
         notes.append(f"and {more:,} matrices of other sizes, which are not drawn")
     figure.set_layout_engine("constrained")
     figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
@@ -310,7 +203,7 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
         return
     noisy = [part.noisy.ravel() for part in parts if part.noisy is not None]
     scale = Scale.of_noise(np.concatenate(noisy)) if noisy else Scale.of([plan], dtype)
-    rows: list[tuple[_Part, bool]] = []  # a matrix, and whether it is drawn tap by tap
+    rows: list[tuple[Part, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
         rows.append((part, False))
         if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # of other phases
@@ -331,7 +224,7 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     for place, (part, tapped) in zip(places, rows, strict=True):
         if tapped:
             phases = [part.alike._replace(phase=k, n=n) for k, n in enumerate(at.widths)]
-            whole = [_part(plan, each, to) for each in phases]
+            whole = [part_of(plan, each, to) for each in phases]
             _draw_taps(place, (down, across), whole, panels, scale)
         else:
             _draw_matrix(place.subplots(), plan, part, scale)
@@ -347,29 +240,7 @@ def _ratio(m: int, n: int) -> float:
     return float(min(max(m / max(n, 1), 1 / 8), 8))
 
 
-def noise_text(p: Plan) -> str:
-    """Say what noise a weight has, and where.
-
-    Parameters
-    ----------
-    p : Plan
-        A loosened one.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> import idinit_ref as ir
-    >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
-    'deviation 0.1, in the non-zeros'
-    """
-    where = "in every entry" if p.loosen_at == "all" else "in the non-zeros"
-    return f"deviation {p.loosen:g}, {where}"
-
-
-def _about(p: Plan, to: Format, parts: Sequence[_Part]) -> str:
+def _about(p: Plan, to: Format, parts: Sequence[Part]) -> str:
     """Return the options that have a say in what is drawn."""
     said = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
     if p.role == "transit" and any(part.m < part.n for part in parts):
@@ -410,7 +281,7 @@ def _name_colours(figure: Figure, scale: Scale) -> None:
     bar.ax.tick_params(length=2, width=0.5, labelsize=8)
 
 
-def _draw_matrix(axes: Axes, p: Plan, part: _Part, scale: Scale) -> None:
+def _draw_matrix(axes: Axes, p: Plan, part: Part, scale: Scale) -> None:
     label = f"matrix {part.m:,} x {part.n:,}"
     drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)])
     copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
@@ -437,8 +308,8 @@ def _draw_matrix(axes: Axes, p: Plan, part: _Part, scale: Scale) -> None:
 def _draw_taps(
     figure: Any,
     grid: tuple[int, int],
-    parts: Sequence[_Part],
-    panels: Sequence[_Panel],
+    parts: Sequence[Part],
+    panels: Sequence[Panel],
     scale: Scale,
 ) -> None:
     """Draw a kernel's taps: an outputs x channels map each. `parts` are its phases.
@@ -447,18 +318,18 @@ def _draw_taps(
     """
     m, channels = parts[0].m, max(sum(s.length for s in panel.strips) for panel in panels)
     sparse = grid[1] <= _SPARSE
-    most = max(_CELLS // max(grid), 12)
-    made = [parts[each.phase].sampled(channels, each.strips, most) for each in panels]
-    both = any((drawn != lowest).any() for drawn, lowest in made)
+    most = max(CELLS // max(grid), 12)
+    sampled = [parts[each.phase].sampled(channels, each.strips, most) for each in panels]
+    both = any((drawn != lowest).any() for drawn, lowest in sampled)
     named = "" if sparse else " (each one's place above it)"
-    notes = [f"the same, tap by tap{named}", _coarseness(m, channels, made[0][0].shape, both)]
+    notes = [f"the same, tap by tap{named}", _coarseness(m, channels, sampled[0][0].shape, both)]
     figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
     figure.supxlabel("channel c", fontsize=9)
     figure.supylabel("output i", fontsize=9)
     inches = figure.bbox.height / figure.dpi
     high, wide = (1 - 1.1 / inches) / grid[0], 0.88 / grid[1]
     taken = {(panel.row, panel.column) for panel in panels}
-    for panel, (drawn, lowest) in zip(panels, made, strict=True):
+    for panel, (drawn, lowest) in zip(panels, sampled, strict=True):
         place = ", ".join(map(str, panel.tap))
         x, y = 0.1 + panel.column * wide, 0.55 / inches + (grid[0] - 1 - panel.row) * high
         axes = figure.add_axes((x, y, 0.8 * wide, high - 0.22 / inches), label=f"tap ({place})")

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from ..files import presets
-from ._terminal import table
+from ._terminal import print_json, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,8 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(_: Namespace, console: Console) -> None:
-    """Print a row for each preset."""
-    found = [presets.load(name) for name in presets.names()]
-    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in found]
+def run(args: Namespace, console: Console) -> None:
+    """Print a row for each preset, or all of it as JSON."""
+    models = [presets.load(name) for name in presets.names()]
+    if args.json:
+        each = {
+            p.name: {
+                "model": p.source["class"],
+                "tensors": len(p.tensors),
+                "parameters": p.parameters,
+            }
+            for p in models
+        }
+        print_json(console, each)
+        return
+    rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in models]
     console.print(table(console, rows, ["preset", "model", "tensors", "parameters"]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
-from ..files.naming import some
 from ..roles.names import Kind
-from ._terminal import columns, natural, show, tensors
+from ._terminal import columns, natural, print_json, show, tensors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,24 +26,27 @@ def run(args: Namespace, console: Console) -> None:
     unknown = [name for name, choice in chosen.items() if choice is None]
     if args.strict and unknown:
         should = f"no rule knows {'it' if len(unknown) == 1 else f'these {len(unknown)} names'}"
-        raise OptionError(
-            message(
-                "names",
-                some(unknown),
-                should,
-                "add rules for them (--rule 'REGEX=ROLE')",
-            )
-        )
+        cure = "add rules for them (--rule 'REGEX=ROLE')"
+        raise OptionError(message("names", some(unknown), should, cure))
     rows = []
+    found: dict[str, Any] = {}
     for name, choice in sorted(chosen.items(), key=lambda p: (p[1] is None, natural(p[0]))):
         shape = str(source.tensors[name].shape)
+        found[name] = {"shape": source.tensors[name].shape, "role": None}
         if choice is None:
             rows.append((name, shape, "-", "", "no rule knows it"))
             continue
         if choice.role in ("transit", "zero"):
-            assembly.made(name, source.tensors[name], choice)  # options that do not fit are errors
+            assembly.weight_for(
+                name, source.tensors[name], choice
+            )  # options that do not fit are errors
+        found[name] |= {"role": choice.role, "options": dict(choice.options)}
+        found[name] |= {"why": choice.why, "rule": choice.by}
         options = " ".join(f"{key}={value}" for key, value in choice.options.items())
         rows.append((name, shape, choice.role, options, f"{choice.why} [{choice.by}]"))
+    if args.json:
+        print_json(console, found)
+        return
     show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))
     counts = Counter(choice.role for choice in chosen.values() if choice is not None)
     roles = ", ".join(f"{counts[role]} {role}" for role in get_args(Kind))

@@ -19,21 +19,23 @@ from ..core.dtypes import Format, format_of
 from ..core.lattice import nnz
 from ..core.layout import Layout
 from ..core.pattern import Term
-from ..core.plan import Plan, plan
+from ..core.plan import Plan
+from ..core.sheets import column_grid
+from ..core.weights import plan
 from ..errors import OptionError, message
-from . import plot
 from ._matrix import (
+    NOISY,
     Alike,
     Matrix,
     cells,
     column_text,
     different,
     extract,
+    noise_text,
     title_text,
     value_text,
 )
-from ._terminal import is_utf, show
-from .plot import NOISY, noise_text
+from ._terminal import is_utf, print_json, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,17 +50,22 @@ _ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a ch
 
 def run(args: Namespace, console: Console) -> None:
     """Print a weight of the shape in ``args.size`` and what holds for it; draw it if asked to."""
-    own = ("command", "size", "dtype", "plot", "force")
+    own = ("command", "size", "dtype", "plot", "force", "json")
     p = plan(args.size, **{k: v for k, v in vars(args).items() if k not in own})
     p.check(args.dtype)
     path = getattr(args, "plot", None)
     if path is not None:
+        from . import plot
+
         plot.check(path, force=args.force)
         with plot.page(path, title=title_text(p)) as figure:
             plot.draw(p, figure, dtype=args.dtype)
     elif args.force:
         should = "it replaces the file of --plot, and there is none"
         raise OptionError(message("force", True, should, "leave it out, or add --plot FILE"))
+    if args.json:
+        print_json(console, _to_dict(p, format_of(args.dtype)))
+        return
     name, _, rest = title_text(p).partition(" ")
     console.print(f"[bold]{name}[/] {rest}  in {format_of(args.dtype).name}", soft_wrap=True)
     if prod(p.shape) == 0:
@@ -71,6 +78,32 @@ def run(args: Namespace, console: Console) -> None:
         show(console, f"\n  picture in {path}")
 
 
+def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
+    """Return the plan, and of each size of matrix its non-zeros and what holds for it."""
+    matrices = []
+    for alike in different(p) if prod(p.shape) else ():
+        found: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
+        count, matrix, _ = _few(p, alike, to)
+        found |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
+        if matrix:
+            entries = zip(matrix.rows, matrix.columns, matrix.values, strict=True)
+            found["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
+        matrices.append(found)
+    options = {key: value for key, value in p.options().items() if key != "role"}
+    about = {"shape": p.shape, "role": p.role, "dtype": to.name, "options": options}
+    return about | {"matrices": matrices}
+
+
+def _few(p: Plan, alike: Alike, to: Format) -> tuple[int, Matrix | None, int]:
+    """Return how many non-zeros a matrix has, these if they are few, and how many are few."""
+    count = alike.m * alike.n
+    if not p.loosen or p.loosen_at != "all":
+        count = sum(map(nnz, p.terms(alike.m, alike.n)))
+    limit = NOISY if p.loosen else _ENTRIES
+    few = max(alike.m, alike.n, count) <= limit
+    return count, extract(p, alike, to) if few else None, limit
+
+
 def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
     """Print one of several alike matrices, and what holds for it."""
     from rich.text import Text
@@ -78,9 +111,7 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
     at, m, n = p.axes, alike.m, alike.n
     kernel = column_text(at, alike.phase)
     terms = p.terms(m, n)
-    count = m * n if p.loosen and p.loosen_at == "all" else sum(map(nnz, terms))
-    limit = NOISY if p.loosen else _ENTRIES
-    matrix = extract(p, alike, to) if max(m, n, count) <= limit else None
+    count, matrix, limit = _few(p, alike, to)
     size = f"{m:,} x {n:,}"
     beside = console.width - 22 - len(size) - 2  # what is left of the line
     facts = [("matrix m x n", f"{size}, {kernel}" if 0 < len(kernel) <= beside else size)]
@@ -112,8 +143,8 @@ def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[T
     """Return the matrix in numbers, a line a row, zeros as dim dots; kernels with their taps."""
     from rich.text import Text
 
-    sizes = np.unique(np.abs(matrix.values))
-    unit = sizes[0] if sizes.size == 1 and len(value_text(sizes[0])) > 3 else 1.0
+    sizes = [*{abs(value) for value in matrix.values.tolist()}]
+    unit = sizes[0] if len(sizes) == 1 and len(value_text(sizes[0])) > 3 else 1.0
     texts = {
         (i, j): value_text(v / unit)
         for i, j, v in zip(matrix.rows, matrix.columns, matrix.values, strict=True)
@@ -142,7 +173,7 @@ def _heads(at: Layout, phase: int) -> list[list[str]]:
     spans = {axis: range(at.shape[axis]) for axis in at.spatial_axes}
     spans[at.i_axis] = range(at.channels)
     box = tuple(spans.get(axis, range(1)) for axis in range(len(at.shape)))
-    grid = at.column_grid(np, box, phase)
+    grid = column_grid(at, np, box, phase)
     channels, taps = [""] * at.widths[phase], [""] * at.widths[phase]
     for place in np.ndindex(grid.shape):
         if grid[place] < 0:  # of another phase

@@ -17,13 +17,14 @@ import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, OptionError, OptionTypeError, message
+from ..errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
 from .dtypes import Format, format_of
 
 __all__ = [
     "Match",
     "Run",
     "Target",
+    "check_memory",
     "chunks",
     "is_writable",
     "like",
@@ -73,45 +74,32 @@ def _namespace(xp: Any) -> Any:
         sample = xp if array_api_compat.is_array_api_obj(xp) else xp.empty((0,))
         return array_api_compat.array_namespace(sample)
     except (AttributeError, TypeError) as problem:
-        raise OptionTypeError(
-            message(
-                "xp",
-                xp,
-                "it should be an array namespace or an array of one",
-                "pass numpy, torch, jax.numpy, cupy, dask.array or array_api_strict "
-                "(the module, not its name)",
-            )
-        ) from problem
+        should = "it should be an array namespace or an array of one"
+        cure = (
+            "pass numpy, torch, jax.numpy, cupy, dask.array or array_api_strict "
+            "(the module, not its name)"
+        )
+        raise OptionTypeError(message("xp", xp, should, cure)) from problem
 
 
 def resolve(xp: Any, dtype: Any, device: Any) -> Target:
     """Find namespace, dtype and device by making one scalar; DTypeError for an unfit dtype."""
     if (xp is None or xp is np) and device in (None, "cpu"):
         # NumPy itself: array_api_compat's wrapper of it takes long to import.
-        found = _numpy_dtype(dtype)
-        return Target(np, found, format_of(found), None, "write")
+        known = _numpy_dtype(dtype)
+        return Target(np, known, format_of(known), None, "write")
     xp = _namespace(np.empty(0) if xp is None else xp)
     try:
         probe = xp.zeros((), dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
         said = str(problem).splitlines()[0]
         if device is None or (isinstance(problem, TypeError) and dtype is not None):
-            raise DTypeError(
-                message(
-                    "dtype",
-                    dtype,
-                    f"{xp.__name__} should know it, and said: {said}",
-                    "pass one of that namespace's own floating or complex dtypes",
-                )
-            ) from problem
-        raise OptionError(
-            message(
-                "device",
-                device,
-                f"{xp.__name__} should reach it, and said: {said}",
-                "pass a device of that namespace, or leave device out",
-            )
-        ) from problem
+            should = f"{xp.__name__} should know it, and said: {said}"
+            cure = "pass one of that namespace's own floating or complex dtypes"
+            raise DTypeError(message("dtype", dtype, should, cure)) from problem
+        should = f"{xp.__name__} should reach it, and said: {said}"
+        cure = "pass a device of that namespace, or leave device out"
+        raise OptionError(message("device", device, should, cure)) from problem
     if array_api_compat.is_dask_namespace(xp):
         way = "chunks"
     elif array_api_compat.is_writeable_array(probe):
@@ -123,17 +111,12 @@ def resolve(xp: Any, dtype: Any, device: Any) -> Target:
 
 def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        found: np.dtype[Any] = np.dtype(dtype)
-        return found
+        known: np.dtype[Any] = np.dtype(dtype)
+        return known
     except TypeError as problem:
-        raise DTypeError(
-            message(
-                "dtype",
-                dtype,
-                f"NumPy should know it, and said: {problem}",
-                "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp=",
-            )
-        ) from problem
+        should = f"NumPy should know it, and said: {problem}"
+        cure = "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp="
+        raise DTypeError(message("dtype", dtype, should, cure)) from problem
 
 
 def _is_traced(scalar: Any) -> bool:
@@ -189,20 +172,20 @@ def positions(runs: Iterable[Run]) -> Iterator[tuple[float, NDArray[np.int64]]]:
 
 def united(matches: Iterable[Match]) -> list[Match]:
     """Return matches, those in different columns of the same rows as one: cheaper."""
-    found: list[Match] = []
+    joined: list[Match] = []
     for match in matches:
-        for at, (value, rows, columns) in enumerate(found):
+        for at, (value, rows, columns) in enumerate(joined):
             if not np.array_equal(rows, match.rows):
                 continue
             here = np.isin(columns, rows)
             if not (here & np.isin(match.columns, rows)).any():
                 one = np.array_equal(value, match.value)
                 values = value if one else np.where(here, value, match.value)
-                found[at] = Match(values, rows, np.where(here, columns, match.columns))
+                joined[at] = Match(values, rows, np.where(here, columns, match.columns))
                 break
         else:
-            found.append(match)
-    return found
+            joined.append(match)
+    return joined
 
 
 def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int, ...], list[Match]]:
@@ -239,11 +222,11 @@ def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int,
 
 def select(target: Target, shape: tuple[int, ...], matches: Iterable[Match]) -> Any:
     """Return zeros with the matches in them, as one expression that a compiler can fuse."""
-    xp, found, inner = target.xp, list(matches), shape
-    if all(isinstance(match.columns, np.ndarray) for match in found):
-        inner, found = merged(shape, found)
+    xp, kept, inner = target.xp, list(matches), shape
+    if all(isinstance(match.columns, np.ndarray) for match in kept):
+        inner, kept = merged(shape, kept)
     out = zeros(target, inner)
-    for value, rows, columns in found:
+    for value, rows, columns in kept:
         same = xp.asarray(rows) == xp.asarray(columns)
         out = xp.where(same, xp.asarray(value, dtype=target.dtype), out)
     return xp.reshape(out, shape)
@@ -267,3 +250,21 @@ def chunks(
     return target.xp.map_blocks(
         chunk, empty, dtype=target.dtype, meta=np.empty((0,) * len(shape), target.dtype)
     )
+
+
+def check_memory(flat: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]) -> None:
+    """Raise unless flat memory has a place of its own for every entry."""
+    if len(steps) != len(shape):
+        should = f"there should be one number for each axis of shape {shape}"
+        raise ShapeError(message("strides", steps, should, "count in elements, not in bytes"))
+    if prod(shape) == 0:
+        return
+    reach = 0
+    for step, size in sorted(zip(steps, shape, strict=True)):
+        if size > 1 and step <= reach:
+            should = f"in shape {shape} no two places should share memory"
+            raise ShapeError(message("strides", steps, should, "write to a copy of its own"))
+        reach += (size - 1) * step
+    if len(flat) != 1 or flat[0] <= reach:
+        should = f"shape {shape} with strides {steps} needs one axis of {reach + 1} places"
+        raise ShapeError(message("flat", flat, should, "pass a flat view of all its memory"))

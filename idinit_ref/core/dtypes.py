@@ -91,14 +91,9 @@ def _find(dtype: object) -> Format:
     try:
         return FORMATS[name]
     except KeyError:
-        raise DTypeError(
-            message(
-                "dtype",
-                name,
-                "it should be a real floating or complex dtype that holds 0 and both signs",
-                "choose float64, float32, float16, bfloat16, an fp8 or a complex one",
-            )
-        ) from None
+        should = "it should be a real floating or complex dtype that holds 0 and both signs"
+        cure = "choose float64, float32, float16, bfloat16, an fp8 or a complex one"
+        raise DTypeError(message("dtype", name, should, cure)) from None
 
 
 _known = lru_cache(maxsize=256, typed=True)(_find)
@@ -119,14 +114,9 @@ def round_array(values: NDArray[np.float64], to: Format, what: str) -> NDArray[n
     out = _nearest(values, to)
     if not np.all(np.abs(out) <= to.largest):
         worst = float(values[np.argmax(np.abs(values))])
-        raise RoundingError(
-            message(
-                what,
-                worst,
-                f"the largest value of {to.name} is {to.largest!r}",
-                "make it smaller, or choose a dtype of wider range",
-            )
-        )
+        should = f"the largest value of {to.name} is {to.largest!r}"
+        cure = "make it smaller, or choose a dtype of wider range"
+        raise RoundingError(message(what, worst, should, cure))
     return out
 
 
@@ -138,13 +128,10 @@ def round_value(value: float, to: Format, what: str) -> float:
     """
     out = float(round_array(np.asarray([value], dtype=np.float64), to, what)[0])
     if out == 0.0:
-        raise RoundingError(
-            message(
-                what,
-                value,
-                f"it rounds to 0 in {to.name}, whose smallest value is {to.smallest!r}",
-                f"use at least {to.smallest!r}, or a dtype of wider range: a weight that should "
-                "keep its neurons alive would be dead",
-            )
+        should = f"it rounds to 0 in {to.name}, whose smallest value is {to.smallest!r}"
+        cure = (
+            f"use at least {to.smallest!r}, or a dtype of wider range: a weight that should "
+            "keep its neurons alive would be dead"
         )
+        raise RoundingError(message(what, value, should, cure))
     return out

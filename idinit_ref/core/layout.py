@@ -1,8 +1,7 @@
-"""Where a matrix's entries lie in the stored weight: sections 3 and 4 of the specification.
+"""The axes of a stored weight, and its matrices: sections 3 and 4 of the specification.
 
 Axis order is known here, and the order of taps in `kernel`. A weight is a stack of alike matrices
-(batch axes, groups) and of differing ones (blocks). Each is a `Sheet`: local rows, and the columns
-in strips that lie evenly spaced in memory.
+(batch axes, groups) and of differing ones (blocks); `sheets` says where their entries lie.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..errors import LayoutError, OptionError, message
-from .kernel import CORNER, Phase, Taps, diagonal_column, diagonal_runs, phase_sizes, phases
+from .kernel import CORNER, Phase, Taps, phase_sizes, phases
 
 __all__ = [
     "DEFAULT_LAYOUTS",
@@ -25,9 +22,7 @@ __all__ = [
     "Cut",
     "Layout",
     "Piece",
-    "Repeat",
-    "Sheet",
-    "Strip",
+    "cut",
     "merge_axes",
     "split_axes",
     "strides_of",
@@ -38,37 +33,6 @@ Box = tuple[range, ...]
 
 DEFAULT_LAYOUTS = {2: "OI", 3: "OIW", 4: "OIHW", 5: "OIDHW"}
 SPATIAL = "DHW"
-
-
-class Strip(NamedTuple):
-    """Columns first, first + step, ... of a matrix of n, `stride` elements apart in memory."""
-
-    first: int
-    step: int
-    length: int
-    offset: int
-    stride: int
-    n: int
-
-
-class Repeat(NamedTuple):
-    """Alike copies of a sheet: `stride` elements and `rows` rows of the whole weight apart."""
-
-    times: int
-    stride: int
-    rows: int
-
-
-class Sheet(NamedTuple):
-    """Rows of one m-row matrix and their alike copies, and where they lie in memory."""
-
-    m: int
-    rows: range
-    first_row: int
-    offset: int
-    row_stride: int
-    strips: tuple[Strip, ...]
-    repeats: tuple[Repeat, ...]
 
 
 class Piece(NamedTuple):
@@ -123,7 +87,7 @@ def split_axes(xp: Any, array: Any, shape: Sequence[int], letters: str) -> Any:
     return xp.permute_dims(parted, tuple(order.index(axis) for axis in range(len(order))))
 
 
-def _cut(start: int, stop: int, size: int) -> Iterator[Cut]:
+def cut(start: int, stop: int, size: int) -> Iterator[Cut]:
     """Cut [start, stop) at the multiples of size, whole segments together."""
     if start >= stop:
         return
@@ -217,60 +181,37 @@ class Layout:
 
     def _check_groups_and_blocks(self) -> None:
         axis, size = ("I", self.inputs) if self.transposed else ("O", self.outputs)
+        of = f"axis of shape {self.shape} (layout {self.letters})"
         if size % self.groups:
-            raise LayoutError(
-                message(
-                    "groups",
-                    self.groups,
-                    f"it should divide the {axis} axis of shape {self.shape} "
-                    f"(layout {self.letters}), which has {size}",
-                    f"give a divisor of {size}"
-                    + ("" if self.transposed else ", or transposed=True if I holds all inputs"),
-                )
-            )
+            should = f"it should divide the {axis} {of}, which has {size}"
+            cure = f"give a divisor of {size}"
+            cure += "" if self.transposed else ", or transposed=True if I holds all inputs"
+            raise LayoutError(message("groups", self.groups, should, cure))
         if self.blocks is not None and sum(self.blocks) != self.outputs:
-            raise LayoutError(
-                message(
-                    "blocks",
-                    self.blocks,
-                    f"the sizes should add up to the O axis of shape {self.shape} "
-                    f"(layout {self.letters}), {self.outputs}, not {sum(self.blocks)}",
-                    "give the size of every block along the outputs",
-                )
-            )
+            total = sum(self.blocks)
+            should = f"the sizes should add up to the O {of}, {self.outputs}, not {total}"
+            cure = "give the size of every block along the outputs"
+            raise LayoutError(message("blocks", self.blocks, should, cure))
 
     def _check_tap(self) -> None:
         if self.tap is None:
             return
-        if self.taps in CORNER:
-            raise OptionError(
-                message(
-                    "tap",
-                    self.tap,
-                    f"taps={self.taps!r} fills the kernel from its first tap on",
-                    "use taps='outward', or leave tap out",
-                )
-            )
         kernel = self.kernel
-        if len(self.tap) != len(kernel):
-            raise OptionError(
-                message(
-                    "tap",
-                    self.tap,
-                    f"it should have one place for each of the {len(kernel)} kernel axes "
-                    f"(layout {self.letters}, kernel {kernel})",
-                    "give them in the order D, H, W",
-                )
+        if self.taps in CORNER:
+            should = f"taps={self.taps!r} fills the kernel from its first tap on"
+            cure = "use taps='outward', or leave tap out"
+        elif len(self.tap) != len(kernel):
+            should = (
+                f"it should have one place for each of the {len(kernel)} kernel axes "
+                f"(layout {self.letters}, kernel {kernel})"
             )
-        if any(not 0 <= place < size for place, size in zip(self.tap, kernel, strict=True)):
-            raise OptionError(
-                message(
-                    "tap",
-                    self.tap,
-                    f"it should lie inside the kernel {kernel}",
-                    "count every axis from 0 to k - 1",
-                )
-            )
+            cure = "give them in the order D, H, W"
+        elif any(not 0 <= place < size for place, size in zip(self.tap, kernel, strict=True)):
+            should = f"it should lie inside the kernel {kernel}"
+            cure = "count every axis from 0 to k - 1"
+        else:
+            return
+        raise OptionError(message("tap", self.tap, should, cure))
 
     def _check_stride(self) -> None:
         if self.stride is None:
@@ -362,9 +303,9 @@ class Layout:
         per_group = self.outputs if self.transposed else self.outputs // self.groups
         pieces, start = [], 0
         for size in (self.outputs,) if self.blocks is None else self.blocks:
-            for cut in _cut(start, start + size, per_group):
-                first = cut.first * per_group + cut.start
-                pieces.append(Piece(first, cut.stop - cut.start, cut.copies))
+            for part in cut(start, start + size, per_group):
+                first = part.first * per_group + part.start
+                pieces.append(Piece(first, part.stop - part.start, part.copies))
             start += size
         return tuple(pieces)
 
@@ -373,126 +314,3 @@ class Layout:
         """How often every piece is there again: batch copies, and groups along the I axis."""
         batch = prod(self.shape[axis] for axis in self.batch_axes)
         return batch * (self.groups if self.transposed else 1)
-
-    def sheets(self, box: Box, strides: Sequence[int]) -> Iterator[Sheet]:
-        """Yield what lies in a box; offsets count from the box's first element, in `strides`."""
-        if any(len(span) == 0 for span in box):
-            return
-        o_span, i_span = box[self.o_axis], box[self.i_axis]
-        o_stride, i_stride = strides[self.o_axis], strides[self.i_axis]
-        all_rows = self.outputs * (self.groups if self.transposed else 1)
-        batch, batch_row, rows = [], 0, all_rows
-        for axis in reversed(self.batch_axes):
-            batch.append(Repeat(len(box[axis]), strides[axis], rows))
-            batch_row += box[axis].start * rows
-            rows *= self.shape[axis]
-        for i_cut in _cut(i_span.start, i_span.stop, self.channels):
-            i_first = i_cut.first * self.channels + i_cut.start - i_span.start
-            channels = range(i_cut.start, i_cut.stop)
-            strips = tuple(self._strips(box, strides, channels))
-            i_repeat = Repeat(i_cut.copies, self.channels * i_stride, self.outputs)
-            for piece in self.pieces:
-                low = max(o_span.start, piece.start) - piece.start
-                high = min(o_span.stop, piece.start + piece.m * piece.copies) - piece.start
-                for cut in _cut(low, high, piece.m):
-                    row = piece.start + cut.first * piece.m + cut.start
-                    yield Sheet(
-                        m=piece.m,
-                        rows=range(cut.start, cut.stop),
-                        first_row=batch_row + i_cut.first * self.outputs + row,
-                        offset=(row - o_span.start) * o_stride + i_first * i_stride,
-                        row_stride=o_stride,
-                        strips=strips,
-                        repeats=(
-                            Repeat(cut.copies, piece.m * o_stride, piece.m),
-                            i_repeat,
-                            *batch,
-                        ),
-                    )
-
-    def _strips(self, box: Box, strides: Sequence[int], channels: range) -> Iterator[Strip]:
-        """Yield the columns of some channels of one group that lie in the box."""
-        count, stride = len(channels), strides[self.i_axis]
-        spans = [box[axis] for axis in self.spatial_axes]
-        whole = self._one_strip(spans, strides, channels) if self.taps in CORNER else None
-        if whole is not None:
-            yield whole
-            return
-        for phase in self.phases:
-            taps = len(phase)
-            n = self.channels * taps
-            for rank, place in enumerate(phase):
-                if not all(p in span for p, span in zip(place, spans, strict=True)):
-                    continue
-                offset = self._offset(place, box, strides)
-                if self.taps == "channel_major":
-                    yield Strip(channels.start * taps + rank, taps, count, offset, stride, n)
-                elif self.taps == "diagonal":
-                    for run in diagonal_runs(rank, self.channels, taps, channels):
-                        channel, step, column, length = run
-                        begin = offset + (channel - channels.start) * stride
-                        yield Strip(column, taps, length, begin, step * stride, n)
-                else:
-                    first = rank * self.channels + channels.start
-                    yield Strip(first, 1, count, offset, stride, n)
-
-    def _one_strip(
-        self, spans: Sequence[range], strides: Sequence[int], channels: range
-    ) -> Strip | None:
-        """Return the whole kernel as one strip, where a corner order follows the memory."""
-        steps = [strides[axis] for axis in self.spatial_axes]
-        if not self._is_even(spans, steps):
-            return None
-        taps, count, stride = prod(self.kernel), len(channels), strides[self.i_axis]
-        n, tap = self.channels * taps, steps[-1] if steps else stride
-        if self.taps == "channel_major" and (count == 1 or stride == taps * tap):
-            return Strip(channels.start * taps, 1, count * taps, 0, tap, n)
-        if self.taps == "spatial_major" and count == self.channels and tap == count * stride:
-            return Strip(0, 1, count * taps, 0, stride, n)
-        return None
-
-    def _is_even(self, spans: Sequence[range], steps: Sequence[int]) -> bool:
-        """Whether the box holds all taps, and these follow one another at one stride."""
-        whole = all(len(span) == k for span, k in zip(spans, self.kernel, strict=True))
-        inner = zip(steps, steps[1:], self.kernel[1:], strict=False)
-        return whole and all(outer == step * k for outer, step, k in inner)
-
-    def _offset(self, place: Sequence[int], box: Box, strides: Sequence[int]) -> int:
-        axes = zip(self.spatial_axes, place, strict=True)
-        return sum((p - box[axis].start) * strides[axis] for axis, p in axes)
-
-    # Index arrays, for namespaces that cannot be written to -----------------------------------
-
-    def row_grid(self, xp: Any, box: Box) -> Any:
-        """Return the O index at every place of a box, broadcastable to its shape."""
-        return self._along(xp, box, self.o_axis)
-
-    def column_grid(self, xp: Any, box: Box, phase: int = 0) -> Any:
-        """Return one phase's matrix column at every place of a box, -1 where it holds none."""
-        channel = self._along(xp, box, self.i_axis)
-        if self.channels < self.inputs:
-            channel = channel % max(self.channels, 1)
-        taps = self.phases[phase]
-        rank = xp.asarray(self._ranks(box, taps))
-        if self.taps == "channel_major":
-            return channel * len(taps) + rank
-        if self.taps == "diagonal":
-            column = diagonal_column(channel, rank, max(self.channels, 1), len(taps))
-        else:
-            column = channel + rank * self.channels
-        return column if len(taps) == prod(self.kernel) else xp.where(rank >= 0, column, -1)
-
-    def _ranks(self, box: Box, taps: Phase) -> Any:
-        """Return the rank of every tap of a box in a phase, -1 where the phase has it not."""
-        if not self.kernel:
-            return np.zeros((1,) * len(box), int)
-        table = np.full(self.kernel, -1)
-        table[tuple(np.asarray(taps).reshape(len(taps), -1).T)] = np.arange(len(taps))
-        table = table[tuple(slice(box[a].start, box[a].stop) for a in self.spatial_axes)]
-        stored = np.argsort(self.spatial_axes)
-        shape = [len(span) if a in self.spatial_axes else 1 for a, span in enumerate(box)]
-        return np.transpose(table, stored).reshape(shape)
-
-    def _along(self, xp: Any, box: Box, axis: int) -> Any:
-        shape = tuple(len(span) if a == axis else 1 for a, span in enumerate(box))
-        return xp.reshape(xp.arange(box[axis].start, box[axis].stop), shape)

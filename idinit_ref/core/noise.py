@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .lattice import lines
-from .layout import Box, Layout, Sheet, Strip
+from .layout import Box, Layout
 from .pattern import Term
+from .sheets import Sheet, Strip, sheets
 
 __all__ = ["LoosenAt", "Noise", "standard_normal"]
 
@@ -54,8 +55,8 @@ def _draws(strip: Strip, drawn: Sheet, sheet: Sheet) -> range | NDArray[np.int64
     columns = np.concatenate([s.first + np.arange(s.length) * s.step for s in drawn.strips])
     order = np.argsort(places)
     mine = strip.offset + np.arange(strip.length) * strip.stride
-    found: NDArray[np.int64] = columns[order[np.searchsorted(places[order], mine)]]
-    return found
+    draws: NDArray[np.int64] = columns[order[np.searchsorted(places[order], mine)]]
+    return draws
 
 
 def _at(draws: range | NDArray[np.int64], low: int) -> slice | NDArray[np.int64]:
@@ -102,7 +103,7 @@ class Noise(NamedTuple):
         `terms` gives the entries of an m x n matrix.
         """
         whole = _whole_kernel(axes)
-        pairs = zip(axes.sheets(box, strides), whole.sheets(box, strides), strict=True)
+        pairs = zip(sheets(axes, box, strides), sheets(whole, box, strides), strict=True)
         for sheet, drawn in pairs:
             strips = [(strip, _draws(strip, drawn, sheet)) for strip in sheet.strips]
             if not any(len(draws) for _, draws in strips):

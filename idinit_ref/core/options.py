@@ -10,23 +10,47 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import OptionError, OptionTypeError, ShapeError, message
-from .layout import DEFAULT_LAYOUTS
+from ..errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
+from .layout import DEFAULT_LAYOUTS, Box
 
-__all__ = ["choice", "countable", "integer", "letters", "real", "sizes"]
+__all__ = ["box_of", "choice", "countable", "integer", "is_plain", "letters", "real", "sizes"]
+
+_INT = frozenset({int})
+
+
+def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Box:
+    """Return the part of a shape that an index means, all of it for None; or raise."""
+    if index is None:
+        return tuple(map(range, shape))
+    cure = "write slice(i, i + 1) for one place, slice(None) for a whole axis"
+    if not isinstance(index, tuple) or len(index) != len(shape):
+        should = f"it should be a tuple of {len(shape)} slices of step 1, for the axes of {shape}"
+        raise IndexingError(message("index", index, should, cure))
+    box = []
+    for span, size in zip(index, shape, strict=True):
+        if not isinstance(span, slice) or span.step not in (None, 1):
+            should = f"{span!r} should be a slice of step 1"
+            raise IndexingError(message("index", index, should, cure))
+        try:
+            start, stop, _ = span.indices(size)
+        except TypeError:
+            should = f"{span!r} should have integer ends"
+            raise IndexingError(message("index", index, should, "round them")) from None
+        box.append(range(start, max(start, stop)))
+    return tuple(box)
+
+
+def is_plain(numbers: Sequence[int] | None) -> bool:
+    """Whether equal ones are the same: True and 2.0 are no sizes, though equal to 1 and 2."""
+    return numbers is None or (type(numbers) is tuple and _INT.issuperset(map(type, numbers)))
 
 
 def countable(shape: tuple[int, ...]) -> None:
     """Raise for a shape of more places than an array can count."""
     if prod(shape) >= 2**63:
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"{prod(shape):.3g} places are more than an array can count",
-                "ask for a part of it: block(index) or entries(index)",
-            )
-        )
+        should = f"{prod(shape):.3g} places are more than an array can count"
+        cure = "ask for a part of it: block(index) or entries(index)"
+        raise ShapeError(message("shape", shape, should, cure))
 
 
 def choice(name: str, value: object, options: Sequence[str]) -> None:
@@ -64,29 +88,21 @@ def sizes(
 ) -> tuple[int, ...]:
     """Return integers from `low` on as a tuple; bool and float are no sizes."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise OptionTypeError(
-            message(
-                name,
-                values,
-                "it should be a tuple of integers",
-                f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple",
-            )
-        )
+        should = "it should be a tuple of integers"
+        cure = f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple"
+        raise OptionTypeError(message(name, values, should, cure))
     out = []
     for axis, size in enumerate(values):
         try:
             out.append(integer(name, size, low=-(2**63) if low is None else low, high=2**63))
         except (OptionError, OptionTypeError) as problem:
-            kind = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
-            raise (error if isinstance(problem, OptionError) else OptionTypeError)(
-                message(
-                    name,
-                    tuple(values),
-                    f"every axis should be an integer{' >= 0' if low == 0 else ''} and < 2**63; "
-                    f"axis {axis} is {kind}",
-                    cure,
-                )
-            ) from None
+            got = "a bool" if isinstance(size, (bool, np.bool_)) else repr(size)
+            should = (
+                f"every axis should be an integer{' >= 0' if low == 0 else ''} and < 2**63; "
+                f"axis {axis} is {got}"
+            )
+            kind = error if isinstance(problem, OptionError) else OptionTypeError
+            raise kind(message(name, tuple(values), should, cure)) from None
     return tuple(out)
 
 
@@ -124,12 +140,6 @@ def letters(layout: object, shape: tuple[int, ...]) -> str:
             if len(shape) < 2
             else "name the axes with layout=, e.g. 'EOIHW'"
         )
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"without a layout it should have 2 to 5 axes, not {len(shape)}",
-                cure,
-            )
-        )
+        should = f"without a layout it should have 2 to 5 axes, not {len(shape)}"
+        raise ShapeError(message("shape", shape, should, cure))
     return DEFAULT_LAYOUTS[len(shape)]

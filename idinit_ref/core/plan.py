@@ -1,4 +1,4 @@
-"""The public face of one weight: validates everything, then asks pattern, layout and build."""
+"""One weight, decided: all of it validated, then asked of pattern, layout and build."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import islice
 from math import prod
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IndexingError, OptionError, OptionTypeError, ShapeError, message
+from ..errors import OptionTypeError, ShapeError, message
 from . import build as _build
+from .checked import checked
 from .dtypes import Format, format_of, round_array, round_value
-from .kernel import CORNER, Taps
-from .lattice import keys, lines, nnz, remainder
+from .kernel import Taps
+from .lattice import nnz
 from .layout import Box, Layout, strides_of
 from .noise import LoosenAt, Noise
-from .options import choice, countable, integer, letters, real, sizes
+from .options import box_of, countable, is_plain, sizes
 from .pattern import Form, Role, Term, Wide, idi_terms, idiz_terms
+from .places import matches, runs
 
-__all__ = ["Plan", "either", "plan", "strips"]
+__all__ = ["Plan", "strips"]
 
-_KEYS = 2**16  # places that a traced program holds as constants
 _FEW = 64  # slices that are remembered for a plan
-_INT = frozenset({int})
-_OPTIONS: dict[Role, dict[str, object]] = {  # of one role alone, and what they are left out
-    "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
-    "zero": {"eps": 1e-6, "form": "pair"},
-}
-_NAMES = {"transit": "IDI", "zero": "IDIZ"}
 
 
 @dataclass(frozen=True)
@@ -43,38 +38,9 @@ class Plan:
 
     Parameters
     ----------
-    shape : tuple of int
-        The stored shape.
-    role : {"transit", "zero"}
-        IDI_tau (section 1) or IDIZ_eps (section 2).
-    gain : float
-        tau, the value of IDI's entries; any finite non-zero real. For ``role="transit"``.
-    eps : float
-        The value of IDIZ's entries; any finite non-zero real. For ``role="zero"``.
-    wide : {"truncate", "fold_rms", "fold_mean"}
-        What IDI does with a wide matrix.
-    form : {"pair", "shifted"}
-        How IDIZ fills a matrix of n >= 2m columns: two entries a row, or one in every column.
-    layout : str
-        A letter for each axis (section 4).
-    groups : int
-        Groups of a convolution.
-    transposed : bool
-        Whether the I axis holds all inputs and the O axis the outputs per group.
-    blocks : tuple of int, optional
-        Sizes that cut the O axis into matrices of their own.
-    stride : tuple of int, optional
-        The strides of a transposed convolution, in the order D, H, W.
-    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix (section 3).
-    tap : tuple of int, optional
-        The identity tap, in the order D, H, W.
-    loosen : float
-        Standard deviation s of the noise added to IDI; 0 for none.
-    loosen_at : {"all", "entries"}
-        Where that noise goes: into whole rows, or into the entries that are not 0.
-    seed : int
-        The seed of that noise, 0 <= seed < 2**63.
+    shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap, \
+loosen, loosen_at, seed
+        As in :func:`plan`.
 
     Raises
     ------
@@ -111,49 +77,10 @@ class Plan:
     axes: Layout = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        def settle(name: str, value: object) -> None:
+        for name, value in checked(vars(self)).items():
             object.__setattr__(self, name, value)
-
-        settle("shape", sizes("shape", self.shape, ShapeError))
-        choice("role", self.role, get_args(Role))
-        choice("wide", self.wide, get_args(Wide))
-        choice("form", self.form, get_args(Form))
-        choice("taps", self.taps, get_args(Taps))
-        choice("loosen_at", self.loosen_at, get_args(LoosenAt))
-        settle("gain", real("gain", self.gain))
-        settle("eps", real("eps", self.eps))
-        settle("loosen", real("loosen", self.loosen, zero=True))
-        settle("groups", integer("groups", self.groups, low=1))
-        settle("seed", integer("seed", self.seed, low=0, high=2**63))  # beyond, see standard_normal
-        if not isinstance(self.transposed, (bool, np.bool_)):
-            raise OptionTypeError(
-                message("transposed", self.transposed, "it should be True or False", "write one")
-            )
-        settle("transposed", bool(self.transposed))
-        if self.blocks is not None:
-            settle("blocks", sizes("blocks", self.blocks, OptionError))
-        if self.tap is not None:
-            settle("tap", sizes("tap", self.tap, OptionError, "count from 0 to k - 1"))
-        if self.stride is not None:
-            cure = "write the strides of the layer as integers"
-            settle("stride", sizes("stride", self.stride, OptionError, cure, low=None))
-        settle("layout", letters(self.layout, self.shape))
-        self._check_role()
         axes = (self.groups, self.transposed, self.blocks, self.taps, self.tap, self.stride)
-        settle("axes", Layout(self.shape, self.layout, *axes))
-
-    def _check_role(self) -> None:
-        """Raise for an option of the other role, or of noise where there is none."""
-        other: Role = "transit" if self.role == "zero" else "zero"
-        for name, default in _OPTIONS[other].items():
-            if getattr(self, name) != default:
-                should = f"{_NAMES[self.role]} (role {self.role!r}) has no such option"
-                cure = f"leave it out, or use role={other!r}"
-                raise OptionError(message(name, getattr(self, name), should, cure))
-        if self.loosen_at != "all" and not self.loosen:
-            should = "there is no noise to place: loosen is 0"
-            cure = "give a standard deviation with loosen=, or leave it out"
-            raise OptionError(message("loosen_at", self.loosen_at, should, cure))
+        object.__setattr__(self, "axes", Layout(self.shape, self.layout, *axes))
 
     def options(self) -> dict[str, Any]:
         """Return what `plan` needs besides the shape to make it again: what is not the default.
@@ -263,23 +190,23 @@ class Plan:
         >>> positions.tolist(), values.tolist()
         ([0, 2, 5, 7], [1e-06, -1e-06, 1e-06, -1e-06])
         """
-        box = self._box(index)
+        box = box_of(index, self.shape)
         countable(tuple(len(span) for span in box))
         strides = strides_of([len(span) for span in box])
         if self.loosen:
-            found = [
+            parts = [
                 (np.arange(at.start, at.stop, at.step), row)
                 for at, row in self._noise.rows(self.axes, self.terms, box, strides)
             ]
         else:
-            found = [
+            parts = [
                 (place, np.full(place.size, value))
-                for value, place in _build.positions(self._runs(box, strides, None))
+                for value, place in _build.positions(runs(self.axes, self.terms, box, strides))
             ]
-        if not found:
+        if not parts:
             return np.empty(0, np.int64), np.empty(0, np.float64)
-        places = np.concatenate([place for place, _ in found])
-        values = np.concatenate([value for _, value in found])
+        places = np.concatenate([place for place, _ in parts])
+        values = np.concatenate([value for _, value in parts])
         order = np.argsort(places)
         return places[order], values[order]
 
@@ -327,7 +254,7 @@ class Plan:
                 flat = _build.zeros(target, size)
                 _build.write(flat, known)
                 return flat.reshape(shape)
-        return self._array(self._box(None), target)
+        return self._array(box_of(None, self.shape), target)
 
     def block(
         self, index: tuple[slice, ...], xp: Any = None, dtype: Any = None, device: Any = None
@@ -360,7 +287,7 @@ class Plan:
         array([[0., 0., 1.],
                [1., 0., 0.]])
         """
-        return self._array(self._box(index), _build.resolve(xp, dtype, device))
+        return self._array(box_of(index, self.shape), _build.resolve(xp, dtype, device))
 
     def check(self, dtype: Any) -> None:
         """Raise what :meth:`build` would raise for a dtype, and make nothing.
@@ -380,7 +307,7 @@ class Plan:
         >>> import idinit_ref as ir
         >>> ir.plan((3, 3), "zero").check("bfloat16")
         """
-        self._rounded(format_of(dtype))
+        _rounded(self, format_of(dtype))
 
     def write(
         self,
@@ -424,73 +351,36 @@ class Plan:
         """
         plain = type(flat) is np.ndarray  # of which array_api_compat's answer takes long
         if not (flat.flags.writeable if plain else _build.is_writable(flat)):
-            raise OptionTypeError(
-                message(
-                    "flat",
-                    type(flat),
-                    "it should be an array that can be written to",
-                    "use build() or block(), which return a new array",
-                )
-            )
+            should = "it should be an array that can be written to"
+            cure = "use build() or block(), which return a new array"
+            raise OptionTypeError(message("flat", type(flat), should, cure))
         length, dtype = tuple(flat.shape), flat.dtype
-        if index is None and strides and _is_plain(strides) and min(strides) >= 0:
+        if index is None and strides and is_plain(strides) and min(strides) >= 0:
             known = strips(self, length, cast("tuple[int, ...]", strides), dtype)
             if known is not None:
                 _build.write(flat, known)
                 return
-        box = self._box(index)
+        box = box_of(index, self.shape)
         shape = tuple(map(len, box))
         steps = strides_of(shape)
         if strides is not None:
             steps = sizes("strides", strides, ShapeError, "count in elements, not in bytes")
-        _check_memory(length, shape, steps)
+        _build.check_memory(length, shape, steps)
         self._fill(flat, box, steps, format_of(dtype))
 
     # Inside ---------------------------------------------------------------------------------
 
-    def _box(self, index: tuple[slice, ...] | None) -> Box:
-        if index is None:
-            return tuple(range(size) for size in self.shape)
-        if not isinstance(index, tuple) or len(index) != len(self.shape):
-            raise IndexingError(
-                message(
-                    "index",
-                    index,
-                    f"it should be a tuple of {len(self.shape)} slices, one for each axis of shape "
-                    f"{self.shape}",
-                    "write slice(None) for a whole axis",
-                )
-            )
-        box = []
-        for span, size in zip(index, self.shape, strict=True):
-            if not isinstance(span, slice) or span.step not in (None, 1):
-                raise IndexingError(
-                    message(
-                        "index",
-                        index,
-                        f"{span!r} should be a slice of step 1",
-                        "write slice(i, i + 1) for one place",
-                    )
-                )
-            try:
-                start, stop, _ = span.indices(size)
-            except TypeError as problem:
-                raise IndexingError(
-                    message("index", index, f"{span!r} should have integer ends", "round them")
-                ) from problem
-            box.append(range(start, max(start, stop)))
-        return tuple(box)
-
     def _array(self, box: Box, target: _build.Target) -> Any:
         shape = tuple(len(span) for span in box)
         countable(shape)
-        self._rounded(target.format)
+        rounded = _rounded(self, target.format)
         if target.way == "write":
             flat = _build.zeros(target, (prod(shape),))
             self._fill(flat, box, strides_of(shape), target.format)
             return target.xp.reshape(flat, shape)
         if target.way == "trace" and not self.loosen:
-            return _build.select(target, shape, self._matches(target, box))
+            equal = matches(self.axes, self.terms, target, box, rounded)
+            return _build.select(target, shape, equal)
         here = _build.resolve(None, np.dtype(target.dtype), None)
         if target.way == "chunks":
 
@@ -505,198 +395,17 @@ class Plan:
     def _noise(self) -> Noise:
         return Noise(self.loosen, self.loosen_at, self.seed)
 
-    def _rounded(self, to: Format) -> dict[float, float]:
-        """Return every entry's value as the format holds it, or raise RoundingError."""
-        return _rounded(self, to)
-
-    def _runs(
-        self, box: Box, strides: Sequence[int], rounded: dict[float, float] | None
-    ) -> Iterator[_build.Run]:
-        """Yield where the entries of a box lie, in memory of these strides."""
-        for sheet in self.axes.sheets(box, strides):
-            repeats = tuple((repeat.times, repeat.stride) for repeat in sheet.repeats)
-            for strip in sheet.strips:
-                for term in self.terms(sheet.m, strip.n):
-                    value = term.value if rounded is None else rounded[term.value]
-                    for line in lines(term, sheet.rows, strip.first, strip.step, strip.length):
-                        row = line.row - sheet.rows.start
-                        start = row * sheet.row_stride + line.item * strip.stride
-                        step = line.row_step * sheet.row_stride + line.item_step * strip.stride
-                        yield _build.Run(
-                            value,
-                            sheet.offset + strip.offset + start,
-                            ((line.length, step), *repeats),
-                        )
-
-    def _matches(self, target: _build.Target, box: Box) -> Iterator[_build.Match]:
-        """Yield the entries of a box as comparisons of broadcastable integer arrays."""
-        xp, at, rounded = target.xp, self.axes, self._rounded(target.format)
-        # Few keys beside many entries are counted once, here; many are left to the compiler.
-        size, rows = prod(map(len, box)), len(box[at.o_axis])
-        keyed = rows + size // max(rows, 1)
-        where: Any = np if 4 * keyed < size and keyed < _KEYS else xp
-        output = at.row_grid(where, box)
-        columns = [(n, at.column_grid(where, box, k)) for k, n in enumerate(at.widths) if n]
-        for piece in at.pieces:
-            row = output - piece.start
-            ours = (row >= 0) & (row < piece.m * piece.copies)
-            row = remainder(where, row, range(piece.m * piece.copies), max(piece.m, 1))
-            row = where.where(ours, row, -1)
-            found = [
-                _build.Match(rounded[term.value], *keys(term, where, row, column))
-                for n, column in columns
-                for term in self.terms(piece.m, n)
-            ]
-            yield from _build.united(found) if where is np else found
-
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         if not self.loosen:
             slices: Iterable[tuple[slice, float]] | None
             slices = _few_slices(self, box, tuple(strides), to)
             if slices is None:
-                slices = _build.slices(self._runs(box, strides, self._rounded(to)))
+                slices = _slices(self, box, strides, to)
             _build.write(flat, slices)
             return
-        self._rounded(to)
+        _rounded(self, to)
         for at, values in self._noise.rows(self.axes, self.terms, box, strides):
             flat[at] = _build.like(flat, round_array(values, to, "gain + noise"))
-
-
-def plan(
-    shape: Sequence[int],
-    role: Role = "transit",
-    *,
-    gain: float = 1.0,
-    eps: float = 1e-6,
-    wide: Wide = "truncate",
-    form: Form = "pair",
-    layout: str | None = None,
-    groups: int = 1,
-    transposed: bool = False,
-    stride: Sequence[int] | None = None,
-    blocks: Sequence[int] | None = None,
-    taps: Taps = "outward",
-    tap: Sequence[int] | None = None,
-    loosen: float = 0.0,
-    loosen_at: LoosenAt = "all",
-    seed: int = 0,
-) -> Plan:
-    """Decide one weight, and make nothing yet.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        The stored shape; zero-size axes are allowed.
-    role : {"transit", "zero"}
-        IDI_tau [P, Eq. 3], or IDIZ_eps for the last weight of a residual branch.
-    gain : float
-        tau, for ``role="transit"``; any finite non-zero real.
-    eps : float
-        For ``role="zero"``; any finite non-zero real.
-    wide : {"truncate", "fold_rms", "fold_mean"}
-        What IDI does where there are more columns than rows.
-    form : {"pair", "shifted"}
-        What IDIZ does where there are at least twice as many columns as rows: two entries a row,
-        or one in every column.
-    layout : str, optional
-        A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
-        axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
-    groups : int
-        Groups of a convolution, each initialised on its own.
-    transposed : bool
-        With groups: the I axis holds all inputs and the O axis the outputs per group, as in
-        PyTorch's transposed convolutions and in Keras' depthwise ones.
-    stride : sequence of int, optional
-        The strides of a transposed convolution in the order D, H, W. Each phase of its kernel is
-        a matrix of its own. Negative where the kernel is stored flipped. With a dilation d give
-        s / gcd(s, d).
-    blocks : sequence of int, optional
-        Sizes that cut the O axis into matrices of their own, as packed q, k, v.
-    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix. "outward": from the identity tap on, all channels of a tap
-        together. "diagonal": from there on too, each channel at its own tap. "center": the
-        identity tap alone. "channel_major" and "spatial_major": column c*K + s, or s*C + c, from
-        the first tap on.
-    tap : sequence of int, optional
-        The identity tap in the order D, H, W: the left padding divided by the dilation;
-        (k - 1) // 2 if left out.
-    loosen : float
-        Standard deviation of the noise added to IDI [P, Sec. 3.1.1]; 0 for none.
-    loosen_at : {"all", "entries"}
-        Whether the noise goes into whole rows, or into the entries that are not 0.
-    seed : int
-        The seed of that noise, 0 <= seed < 2**63.
-
-    Returns
-    -------
-    Plan
-        Frozen, hashable, and cheap at any size.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError
-        If anything does not fit, with the value, the expectation and the cure.
-
-    Examples
-    --------
-    >>> import idinit_ref as ir
-    >>> ir.plan((3, 2)).build()
-    array([[1., 0.],
-           [0., 1.],
-           [1., 0.]])
-    """
-    given: Any = (
-        shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap,
-        loosen, loosen_at, seed,
-    )  # fmt: skip
-    if _is_plain(shape) and _is_plain(blocks) and _is_plain(tap) and _is_plain(stride):
-        try:
-            return _remembered(*given)
-        except TypeError:  # of what has no hash, or is an error: raised again below
-            pass
-    return Plan(*given)
-
-
-def _is_plain(numbers: Sequence[int] | None) -> bool:
-    """Whether equal ones are the same: True and 2.0 are no sizes, though equal to 1 and 2."""
-    return numbers is None or (type(numbers) is tuple and _INT.issuperset(map(type, numbers)))
-
-
-_remembered = lru_cache(maxsize=1024, typed=True)(Plan)
-
-
-def either(
-    shape: Sequence[int],
-    role: Role,
-    number: int = 0,
-    *,
-    gain: float = 1.0,
-    eps: float = 1e-6,
-    wide: Wide = "truncate",
-    form: Form = "pair",
-    loosen: float = 0.0,
-    loosen_at: LoosenAt = "all",
-    seed: int = 0,
-    **stored: Any,
-) -> Plan:
-    """Decide weight `number` of a layer, from the options of both roles.
-
-    The adapters' layer calls take options for transit and zero weights together. All of them are
-    validated, and those of `role` are used; a loosened weight has the seed ``seed + number``. The
-    corner orders use no identity tap, so there the layer's `tap` is left out.
-
-    >>> either((2, 3), "zero", gain=2.0, eps=0.5).eps
-    0.5
-    """
-    noise: dict[str, Any] = {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
-    noisy = plan((0, 0), gain=gain, wide=wide, **noise)
-    zero = plan((0, 0), "zero", eps=eps, form=form)
-    if stored.get("taps", "outward") in CORNER:
-        stored = stored | {"tap": None}
-    if role == "zero":
-        return plan(shape, role, eps=zero.eps, form=form, **stored)
-    noise["seed"] = noisy.seed + number if noisy.loosen else noisy.seed
-    return plan(shape, role, gain=gain, wide=wide, **noise, **stored)
 
 
 @lru_cache(maxsize=1024)
@@ -705,32 +414,14 @@ def strips(
 ) -> tuple[tuple[slice, float], ...] | None:
     """Return what :meth:`Plan.write` writes for a whole weight, in slices of its flat memory.
 
-    Checks all that it checks. None if there are many, which it makes one by one.
+    Validates like :meth:`Plan.write`. Returns None for more than 64 slices, or with noise.
 
-    >>> strips(plan((3, 2)), (6,), (2, 1), "float32")
+    >>> strips(Plan((3, 2)), (6,), (2, 1), "float32")
     ((slice(0, 5, 4), 1.0), (slice(3, 4, 1), 1.0))
     """
-    _check_memory(length, plan.shape, strides)
+    _build.check_memory(length, plan.shape, strides)
     to = format_of(dtype)
-    return None if plan.loosen else _few_slices(plan, plan._box(None), strides, to)
-
-
-def _check_memory(flat: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]) -> None:
-    """Raise unless flat memory has a place of its own for every entry."""
-    if len(steps) != len(shape):
-        should = f"there should be one number for each axis of shape {shape}"
-        raise ShapeError(message("strides", steps, should, "count in elements, not in bytes"))
-    if prod(shape) == 0:
-        return
-    reach = 0
-    for step, size in sorted(zip(steps, shape, strict=True)):
-        if size > 1 and step <= reach:
-            should = f"in shape {shape} no two places should share memory"
-            raise ShapeError(message("strides", steps, should, "write to a copy of its own"))
-        reach += (size - 1) * step
-    if len(flat) != 1 or flat[0] <= reach:
-        should = f"shape {shape} with strides {steps} needs one axis of {reach + 1} places"
-        raise ShapeError(message("flat", flat, should, "pass a flat view of all its memory"))
+    return None if plan.loosen else _few_slices(plan, box_of(None, plan.shape), strides, to)
 
 
 @lru_cache(maxsize=1024)
@@ -738,9 +429,15 @@ def _few_slices(
     plan: Plan, box: Box, strides: tuple[int, ...], to: Format
 ) -> tuple[tuple[slice, float], ...] | None:
     """Return the slices of a box if there are few: a model has many weights alike."""
-    runs = plan._runs(box, strides, _rounded(plan, to))
-    slices = tuple(islice(_build.slices(runs), _FEW + 1))
-    return slices if len(slices) <= _FEW else None
+    few = tuple(islice(_slices(plan, box, strides, to), _FEW + 1))
+    return few if len(few) <= _FEW else None
+
+
+def _slices(
+    plan: Plan, box: Box, strides: Sequence[int], to: Format
+) -> Iterator[tuple[slice, float]]:
+    """Return what is to be written of a box."""
+    return _build.slices(runs(plan.axes, plan.terms, box, strides, _rounded(plan, to)))
 
 
 @lru_cache(maxsize=4096)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["columns", "some"]
+__all__ = ["columns", "short", "some"]
 
 _LENGTH = 100  # letters of a name that a message shows
 _COUNT = 5  # names that it shows
@@ -16,10 +17,18 @@ def some(names: Sequence[str]) -> str:
     >>> some(["a", "b"]), some(list("abcdefgh"))
     ('a, b', 'a, b, c, d, e and 3 more')
     """
-    shown = [
-        name if len(name) <= _LENGTH else f"{name[: _LENGTH - 3]}..." for name in names[:_COUNT]
-    ]
-    return ", ".join(shown) + (f" and {len(names) - _COUNT:,} more" * (len(names) > _COUNT))
+    more = f" and {len(names) - _COUNT:,} more" if len(names) > _COUNT else ""
+    return ", ".join(short(name, _LENGTH) for name in names[:_COUNT]) + more
+
+
+def short(value: object, most: int = 60) -> Any:
+    """Return a value, or the beginning of its text where that is long.
+
+    >>> short(1.5), short("abcdefgh", 6), short([1, 2, 3], 7)
+    (1.5, 'abc...', '[1, ...')
+    """
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:

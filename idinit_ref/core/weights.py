@@ -1,16 +1,150 @@
-"""IDI and IDIZ as arrays, in one call."""
+"""One weight in one call: as a plan, or IDI and IDIZ as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from .kernel import Taps
+from .kernel import CORNER, Taps
 from .noise import LoosenAt
-from .pattern import Form, Wide
-from .plan import plan
+from .options import is_plain
+from .pattern import Form, Role, Wide
+from .plan import Plan
 
-__all__ = ["idi", "idiz"]
+__all__ = ["either", "idi", "idiz", "plan"]
+
+
+def plan(
+    shape: Sequence[int],
+    role: Role = "transit",
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    form: Form = "pair",
+    layout: str | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None,
+    taps: Taps = "outward",
+    tap: Sequence[int] | None = None,
+    loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
+    seed: int = 0,
+) -> Plan:
+    """Decide one weight, and make nothing yet.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The stored shape; zero-size axes are allowed.
+    role : {"transit", "zero"}
+        IDI_tau [P, Eq. 3], or IDIZ_eps for the last weight of a residual branch.
+    gain : float
+        tau, for ``role="transit"``; any finite non-zero real.
+    eps : float
+        For ``role="zero"``; any finite non-zero real.
+    wide : {"truncate", "fold_rms", "fold_mean"}
+        What IDI does where there are more columns than rows.
+    form : {"pair", "shifted"}
+        What IDIZ does where there are at least twice as many columns as rows: two entries a row,
+        or one in every column.
+    layout : str, optional
+        A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
+        axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
+    groups : int
+        Groups of a convolution, each initialised on its own.
+    transposed : bool
+        With groups: the I axis holds all inputs and the O axis the outputs per group, as in
+        PyTorch's transposed convolutions and in Keras' depthwise ones.
+    stride : sequence of int, optional
+        The strides of a transposed convolution in the order D, H, W. Each phase of its kernel is
+        a matrix of its own. Negative where the kernel is stored flipped. With a dilation d give
+        s / gcd(s, d).
+    blocks : sequence of int, optional
+        Sizes that cut the O axis into matrices of their own, as packed q, k, v.
+    taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
+        How a kernel becomes a matrix. "outward": from the identity tap on, all channels of a tap
+        together. "diagonal": from there on too, each channel at its own tap. "center": the
+        identity tap alone. "channel_major" and "spatial_major": column c*K + s, or s*C + c, from
+        the first tap on.
+    tap : sequence of int, optional
+        The identity tap in the order D, H, W: the left padding divided by the dilation;
+        (k - 1) // 2 if left out.
+    loosen : float
+        Standard deviation of the noise added to IDI [P, Sec. 3.1.1]; 0 for none.
+    loosen_at : {"all", "entries"}
+        Whether the noise goes into whole rows, or into the entries that are not 0.
+    seed : int
+        The seed of that noise, 0 <= seed < 2**63.
+
+    Returns
+    -------
+    Plan
+        Frozen, hashable, and cheap at any size.
+
+    Raises
+    ------
+    ShapeError, LayoutError, OptionError, OptionTypeError
+        If anything does not fit, with the value, the expectation and the cure.
+
+    Examples
+    --------
+    >>> import idinit_ref as ir
+    >>> ir.plan((3, 2)).build()
+    array([[1., 0.],
+           [0., 1.],
+           [1., 0.]])
+    """
+    given: Any = (
+        shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap,
+        loosen, loosen_at, seed,
+    )  # fmt: skip
+    if is_plain(shape) and is_plain(blocks) and is_plain(tap) and is_plain(stride):
+        try:
+            return _remembered(*given)
+        except TypeError:  # of what has no hash, or is an error: raised again below
+            pass
+    return Plan(*given)
+
+
+_remembered = lru_cache(maxsize=1024, typed=True)(Plan)
+
+
+def either(
+    shape: Sequence[int],
+    role: Role,
+    number: int = 0,
+    *,
+    gain: float = 1.0,
+    eps: float = 1e-6,
+    wide: Wide = "truncate",
+    form: Form = "pair",
+    loosen: float = 0.0,
+    loosen_at: LoosenAt = "all",
+    seed: int = 0,
+    **stored: Any,
+) -> Plan:
+    """Decide weight `number` of a layer, from the options of both roles.
+
+    The adapters' layer calls take options for transit and zero weights together. All of them are
+    validated, and those of `role` are used; a loosened weight has the seed ``seed + number``. The
+    corner orders use no identity tap, so there the layer's `tap` is left out.
+
+    >>> either((2, 3), "zero", gain=2.0, eps=0.5).eps
+    0.5
+    """
+    noise: dict[str, Any] = {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
+    noisy = plan((0, 0), gain=gain, wide=wide, **noise)
+    zero = plan((0, 0), "zero", eps=eps, form=form)
+    if stored.get("taps", "outward") in CORNER:
+        stored = stored | {"tap": None}
+    if role == "zero":
+        return plan(shape, role, eps=zero.eps, form=form, **stored)
+    noise["seed"] = noisy.seed + number if noisy.loosen else noisy.seed
+    return plan(shape, role, gain=gain, wide=wide, **noise, **stored)
 
 
 def idi(

@@ -5,13 +5,13 @@ The names here are public; the modules are inside.
 
 from .audit import Audit, Branch, Dead, Health, Layer
 from .measures import (
-    Change,
     Correlation,
     Coverage,
     Estimate,
     IdentityGainWarning,
     Moments,
     Operator,
+    RankOfChange,
     chi,
     feature_correlation,
     gaussian_gain,
@@ -24,7 +24,6 @@ from .measures import (
 __all__ = [
     "Audit",
     "Branch",
-    "Change",
     "Correlation",
     "Coverage",
     "Dead",
@@ -34,6 +33,7 @@ __all__ = [
     "Layer",
     "Moments",
     "Operator",
+    "RankOfChange",
     "chi",
     "feature_correlation",
     "gaussian_gain",

@@ -17,13 +17,11 @@ __all__ = [
     "EPS",
     "Array",
     "eps_of",
-    "listed",
     "mean_square",
     "named",
     "positive",
     "read",
     "scaled",
-    "table",
 ]
 
 Array = NDArray[np.float64]
@@ -138,22 +136,3 @@ def mean_square(array: Array) -> float:
     scale = np.max(np.abs(array)) or np.float64(1.0)
     with np.errstate(over="ignore", under="ignore"):
         return float(np.mean((array / scale) ** 2) * scale * scale)
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return aligned columns, the first one to the left."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in (head, *rows)
-    )
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """Return the first names, and how many there are more.
-
-    >>> listed(["a", "b", "c", "d", "e", "f", "g", "h"])
-    'a, b, c, d, e, f and 2 more'
-    """
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arrays import table
+from ..core.text import columns
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -241,7 +241,8 @@ class Audit:
 
     def __str__(self) -> str:
         lines = [f"  {kind}: {text}" for kind, text in self._sentences()]
-        return "\n".join([self._verdict(), *lines, *(table(*each) for each in self._tables())])
+        tables = (columns([head, *rows], numbers=True) for head, rows in self._tables())
+        return "\n".join([self._verdict(), *lines, *tables])
 
     def __rich__(self) -> Group:
         """Return the same in colour, for ``rich.print(audit)``."""

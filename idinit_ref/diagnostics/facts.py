@@ -82,11 +82,11 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
     if not str(x.dtype).endswith(("float32", "float64")):
         x = xp.cast(x, "float32") if hasattr(xp, "cast") else xp.astype(x, xp.float32)
     size = xp.max(xp.abs(x))
-    found = {"peak": size, "finite": xp.all(xp.isfinite(x))}
-    found["mean"] = xp.mean(xp.square(x / xp.where(size > 0, size, xp.ones_like(size))))
+    numbers = {"peak": size, "finite": xp.all(xp.isfinite(x))}
+    numbers["mean"] = xp.mean(xp.square(x / xp.where(size > 0, size, xp.ones_like(size))))
     if batch > 1 and shape and shape[0] % batch == 0:  # the first axis may hold times besides
         rows = xp.reshape(x, (batch, -1))
-        found["spread"] = xp.max(xp.abs(rows - rows[:1]))
+        numbers["spread"] = xp.max(xp.abs(rows - rows[:1]))
     if units is not None:
         first, last = units
         count = int(np.prod(shape[first:last]))
@@ -97,18 +97,18 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
         total = int(np.prod(shape)) // count
         picked = np.unique((np.arange(1, SAMPLES + 1) * _GOLDEN % 1 * total).astype(np.int64))
         picked = picked if total > SAMPLES else np.arange(total)
-        found["units"] = xp.take(rows, picked, axis=0) if hasattr(xp, "cast") else rows[picked]
-    return found
+        numbers["units"] = xp.take(rows, picked, axis=0) if hasattr(xp, "cast") else rows[picked]
+    return numbers
 
 
-def fact_of(found: Mapping[str, Any], dtype: Any) -> Fact:
+def fact_of(numbers: Mapping[str, Any], dtype: Any) -> Fact:
     """Return a fact from what :func:`look` has found, on the host now."""
-    peak = float(found["peak"])
-    spread = found.get("spread")
+    peak = float(numbers["peak"])
+    spread = numbers.get("spread")
     units = copies = silent = 0
     eps = eps_of(dtype)
-    if "units" in found:
-        columns = np.asarray(found["units"], dtype=np.float64).T + 0.0  # no -0
+    if "units" in numbers:
+        columns = np.asarray(numbers["units"], dtype=np.float64).T + 0.0  # no -0
         units = len(columns)
         still = np.ptp(columns, axis=1) <= CONSTANT * eps * np.abs(columns).max(axis=1)
         still = still & (columns.shape[1] > 1)
@@ -116,10 +116,10 @@ def fact_of(found: Mapping[str, Any], dtype: Any) -> Fact:
         silent, copies = int(still.sum()), len(alive) - len(set(alive))
     return Fact(
         peak,
-        float(found["mean"]) * peak * peak,
+        float(numbers["mean"]) * peak * peak,
         None if spread is None else float(spread),
         eps,
-        bool(found["finite"]),
+        bool(numbers["finite"]),
         units,
         copies,
         silent,

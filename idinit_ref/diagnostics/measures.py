@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 
 from ..core.layout import Layout
 from ..core.options import integer, letters
+from ..core.text import columns
 from ..errors import OptionError, ShapeError, message
-from .arrays import EPS, Array, mean_square, named, positive, read, scaled, table
+from .arrays import EPS, Array, mean_square, named, positive, read, scaled
 from .gaussian import IdentityGainWarning, gaussian_gain
 from .spectrum import Estimate, Operator, chi, singular_values
 
 __all__ = [
-    "Change",
     "Correlation",
     "Coverage",
     "Estimate",
     "IdentityGainWarning",
     "Moments",
     "Operator",
+    "RankOfChange",
     "chi",
     "feature_correlation",
     "gaussian_gain",
@@ -68,7 +69,8 @@ class Moments:
             (name, *(f"{x:.4g}" for x in row))
             for name, row in zip(self.names, numbers, strict=True)
         ]
-        return table(("layer", "mean", "variance", "second moment"), rows)
+        heads = ("layer", "mean", "variance", "second moment")
+        return columns([heads, *rows], numbers=True)
 
 
 def moments(
@@ -127,7 +129,7 @@ def moments(
 # Training -----------------------------------------------------------------------------------------
 
 
-class Change(NamedTuple):
+class RankOfChange(NamedTuple):
     """What training has changed of a weight.
 
     Parameters
@@ -153,7 +155,7 @@ class Change(NamedTuple):
 
 def rank_of_change(
     weight: Any, initial: Any, tol: float | None = None, *, layout: str | None = None
-) -> Change:
+) -> RankOfChange:
     """Return the numerical rank of a weight minus its initial value.
 
     Parameters
@@ -170,7 +172,7 @@ def rank_of_change(
 
     Returns
     -------
-    Change
+    RankOfChange
         The rank, and the singular values that it was decided from.
 
     Raises
@@ -211,7 +213,7 @@ def rank_of_change(
         else:
             tol = positive("tol", tol)
             least = np.ldexp(tol, -e)
-        return Change(int(np.sum(values > least)), np.ldexp(values, e), tol)
+        return RankOfChange(int(np.sum(values > least)), np.ldexp(values, e), tol)
 
 
 class Coverage(NamedTuple):
@@ -245,7 +247,7 @@ class Coverage(NamedTuple):
         each = [*zip(self.names, self.zero, self.zero_rows, strict=True)]
         all_ = [*each, ("overall", self.overall, self.overall_rows)]
         rows = [(name, f"{x:.4g}", f"{y:.4g}") for name, x, y in all_]
-        return table(("parameter", "zero", "rows of zeros"), rows)
+        return columns([("parameter", "zero", "rows of zeros"), *rows], numbers=True)
 
 
 def gradient_coverage(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.graph import Graph
-from .arrays import listed
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import Fact
 
@@ -143,19 +143,19 @@ def _varies(record: Record) -> bool | None:
 
 def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
-        yield f"not finite: {listed(audit.not_finite)}"
+        yield f"not finite: {some(audit.not_finite)}"
         return  # zeros and constants mean nothing then
-    found = []
+    signs = []
     if audit.output_varies is False:
         is_zero = not any(fact.peak for fact in record.outputs)
-        found.append("is 0" if is_zero else f"is the same for all {record.batch} samples")
+        signs.append("is 0" if is_zero else f"is the same for all {record.batch} samples")
     if audit.input_gradient == 0:
-        found.append("its gradient to the input is exactly 0")
-    if found:
+        signs.append("its gradient to the input is exactly 0")
+    if signs:
         ends = flow.roots(record.graph.outputs)
-        where = f"; the signal dies at {listed(ends)}" if ends else ""
-        said = f"it {found[0]}" if found[0].startswith("is") else found[0]
-        yield f"the output does not depend on the input: {', and '.join([said, *found[1:]])}{where}"
+        where = f"; the signal dies at {some(ends)}" if ends else ""
+        said = f"it {signs[0]}" if signs[0].startswith("is") else signs[0]
+        yield f"the output does not depend on the input: {', and '.join([said, *signs[1:]])}{where}"
     for one in audit.branches:
         if not one.rms and one.skip_rms and not flow.wakes(one.branch):
             yield f"the branch {one.branch}, which {one.add} adds to {one.skip}, is exactly 0"
@@ -165,7 +165,7 @@ def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
             groups.setdefault(parameter.why, []).append(parameter.name)
     for why, names in groups.items():
         many = f"{len(names)} parameters have" if len(names) > 1 else "1 parameter has"
-        yield f"{many} a gradient of exactly 0 ({listed(names)}): {why}"
+        yield f"{many} a gradient of exactly 0 ({some(names)}): {why}"
 
 
 def _is_shift(record: Record, name: str, audit: Audit) -> bool:
@@ -200,7 +200,7 @@ def _remarks(record: Record, audit: Audit) -> Iterator[str]:
         )
     copied = [f"{one.name} ({one.copies} of {one.units})" for one in audit.layers if one.copies]
     if copied:
-        yield f"units are copies of others in {listed(copied)}"
+        yield f"units are copies of others in {some(copied)}"
     ends = {one.branch for one in audit.branches}  # which are small as they should be
     rest = [one.second_moment for one in audit.layers if one.name not in ends]
     moments = [one for one in rest if one]
@@ -211,16 +211,16 @@ def _remarks(record: Record, audit: Audit) -> Iterator[str]:
         )
     shifts = [one.name for one in audit.dead if _is_shift(record, one.name, audit)]
     if shifts:
-        yield f"biases without a gradient, whose weights have one: {listed(shifts)}"
+        yield f"biases without a gradient, whose weights have one: {some(shifts)}"
     asleep = [one for one in audit.dead if one.wakes and one.name not in shifts]
     if asleep:
         readers = list(dict.fromkeys(one.behind for one in asleep))
         yield (
-            f"no gradient at the first step for {listed([one.name for one in asleep])}: what they "
-            f"make is not read, or their gradient cancels, at {listed(readers)}, which will move"
+            f"no gradient at the first step for {some([one.name for one in asleep])}: what they "
+            f"make is not read, or their gradient cancels, at {some(readers)}, which will move"
         )
     if audit.unused:
-        yield f"the output does not use {listed(audit.unused)}"
+        yield f"the output does not use {some(audit.unused)}"
 
 
 def _limits(record: Record) -> Iterator[str]:
@@ -239,7 +239,7 @@ def _limits(record: Record) -> Iterator[str]:
         if node.kind == "weight" and node.name not in record.facts
     ]
     if missing:
-        yield f"what happens inside of a loop or a layer was not seen: {listed(missing)}"
+        yield f"what happens inside of a loop or a layer was not seen: {some(missing)}"
 
 
 # Residual adds ------------------------------------------------------------------------------
@@ -312,17 +312,17 @@ class _Flow:
 
     def roots(self, names: Sequence[str]) -> list[str]:
         """Return the nodes because of which some nodes are constant."""
-        found: dict[str, None] = {}
+        dying: dict[str, None] = {}
         stack, seen = list(names), set(names)
         while stack:
             name = stack.pop(0)
             if self.states.get(name) == "dies":
-                found[name] = None
+                dying[name] = None
             elif self.states.get(name) == "after":
                 new = [one for one in self.nodes[name].inputs if one not in seen]
                 seen.update(new)
                 stack += new
-        return list(found)
+        return list(dying)
 
     def wakes(self, name: str) -> bool:
         """Whether a node is constant only since the terms of some weight's result cancel.
@@ -365,16 +365,16 @@ class _Flow:
                 reader = node
         if reader:
             return Dead(name, reader, f"{reader} gives no gradient back", True)
-        where = listed(start) or "its use"
+        where = some(start) or "its use"
         return Dead(name, start[0] if start else "", f"no gradient comes back to {where}")
 
     def _behind(self, start: Sequence[str]) -> Iterator[str]:
         """Yield some nodes and those that are computed from them, the first ones first."""
         order = {name: at for at, name in enumerate(self.nodes)}
-        found, stack = set(start), list(start)
+        reached, stack = set(start), list(start)
         while stack:
             for name in self._readers.get(stack.pop(), ()):
-                if name not in found and name in self._ends:
-                    found.add(name)
+                if name not in reached and name in self._ends:
+                    reached.add(name)
                     stack.append(name)
-        yield from sorted(found, key=order.__getitem__)
+        yield from sorted(reached, key=order.__getitem__)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .sources import read
     from .translating import translate
     from .whole import whole_file
-    from .writing import FilePlan, layout_of, save
+    from .writing import FilePlan, file_plans, save
 
 __all__ = [
     "DIALECTS",
@@ -35,8 +35,8 @@ __all__ = [
     "Stored",
     "assemble",
     "diff",
+    "file_plans",
     "inspect",
-    "layout_of",
     "load",
     "open_checkpoint",
     "parse_fill",
@@ -56,7 +56,7 @@ _HOMES = {
     "sources": ("read",),
     "translating": ("translate",),
     "whole": ("whole_file",),
-    "writing": ("FilePlan", "layout_of", "save"),
+    "writing": ("FilePlan", "file_plans", "save"),
 }
 
 

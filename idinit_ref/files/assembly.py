@@ -17,17 +17,18 @@ import numpy as np
 
 from ..core.layout import merge_axes
 from ..core.options import choice
-from ..core.plan import Plan, plan
-from ..errors import IDInitError, OptionError, message
+from ..core.plan import Plan
+from ..core.text import some
+from ..core.weights import plan
+from ..errors import OptionError, message, prefixed
 from ..roles.names import Kind, Rule, decide, find
 from .fills import Fill
-from .naming import some
 from .reading import Checkpoint
 from .sources import OPTIONS, Asked, joins
-from .storage import DTYPES, FLOATS, Held, Made, Tensor
+from .storage import DTYPES, FLOATS, ArrayTensor, PlanTensor, Tensor
 from .views import Joined, rearrange
 
-__all__ = ["Assembly", "Choice", "Item", "assemble", "choose", "made", "parse_rule"]
+__all__ = ["Assembled", "Assembly", "Choice", "assemble", "choose", "parse_rule", "weight_for"]
 
 _REASONS = 6  # that a message names
 _NAME = 100  # letters of a name that is compared with others
@@ -63,13 +64,13 @@ def parse_rule(text: str) -> Rule:
         return OptionError(message("rule", text, should, cure))
 
     roles = "|".join(get_args(Kind))
-    found = re.fullmatch(rf"(?s)(.+)=({roles})((?:,[^,=]+=[^,=]*)*)", text)
-    if found is None:
+    match = re.fullmatch(rf"(?s)(.+)=({roles})((?:,[^,=]+=[^,=]*)*)", text)
+    if match is None:
         raise wrong(
             f"it should be REGEX=ROLE[,OPTION=VALUE...], ROLE one of {roles}",
             r"write 'proj\.weight$=zero,layout=IO'",
         )
-    pattern, role, rest = found.groups()
+    pattern, role, rest = match.groups()
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as problem:
@@ -167,7 +168,7 @@ def _choose(
     return Choice(role, {**options, **asked.options}, why, rule.pattern)
 
 
-class Item(NamedTuple):
+class Assembled(NamedTuple):
     """One tensor on its way into the file.
 
     ``origin`` is "IDI", "IDIZ", "zeros", "all 1e-06", "copied from FILE", "filled by RULE" or
@@ -185,7 +186,7 @@ class Item(NamedTuple):
 class Assembly(NamedTuple):
     """All items, in the source's order, and the names that were there to be copied but unused."""
 
-    items: tuple[Item, ...]
+    items: tuple[Assembled, ...]
     unused: tuple[str, ...] = ()
 
     @property
@@ -277,19 +278,19 @@ def assemble(
         elif chose.role == "bias" or (asked.value and chose.role == asked.role):
             number = np.float64(asked.value) if asked.value else np.float32(0)
             origin = f"all {asked.value:g}" if asked.value else "zeros"
-            value = Held(np.broadcast_to(number, asked.shape))
+            value = ArrayTensor(np.broadcast_to(number, asked.shape))
         elif chose.role == "keep":
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"
         else:
-            value = made(name, asked, chose, general[chose.role])
+            value = weight_for(name, asked, chose, general[chose.role])
             origin = "IDI" if chose.role == "transit" else "IDIZ"
-        items.append(Item(name, asked.shape, chose.role, chose.why, origin, value))
+        items.append(Assembled(name, asked.shape, chose.role, chose.why, origin, value))
     there = () if keep_from is None else keep_from.tensors
     return Assembly(tuple(items), tuple(name for name in there if name not in tensors))
 
 
-def made(
+def weight_for(
     name: str, asked: Asked, choice: Choice, general: Mapping[str, Any] = _NONE
 ) -> Plan | Tensor:
     """Return what a tensor in role "transit" or "zero" becomes.
@@ -318,15 +319,13 @@ def made(
     Examples
     --------
     >>> key = Asked((8, 2, 4), "transit", {"layout": "IO"}, axes="IOO")
-    >>> made("key", key, Choice("transit", key.options, "", "manifest")).shape
+    >>> weight_for("key", key, Choice("transit", key.options, "", "manifest")).shape
     (8, 2, 4)
     """
     parted = asked.parted or asked.shape
     shape = merge_axes(parted, asked.axes)[0] if asked.axes else parted
-    try:
+    with prefixed(f"of tensor {name!r}"):
         decided = plan(shape, cast("Any", choice.role), **{**general, **choice.options})
-    except IDInitError as problem:
-        raise type(problem)(f"of tensor {name!r}: {problem}") from problem
     if not asked.axes:
         return decided
     own = {axis: chr(ord("A") + axis) for axis in range(len(parted))}  # a letter for each axis
@@ -339,7 +338,7 @@ def made(
     counts = tuple(joins(asked.shape, parted) or ())
     if len(counts) == len(parted):
         return split
-    return Joined(Made(split) if isinstance(split, Plan) else split, counts)
+    return Joined(PlanTensor(split) if isinstance(split, Plan) else split, counts)
 
 
 def _reasons(name: str, choice: Choice, names: Mapping[str, Asked]) -> tuple[str, ...]:

@@ -22,34 +22,35 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, IDInitError, OptionError, ShapeError, message
+from ..errors import DTypeError, OptionError, message, prefixed
+from .disk import needed
+from .metadata import CAP
 from .naming import check_name
 from .storage import (
     BLOCK,
     DTYPES,
     FLOATS,
-    HEADER,
-    Held,
+    ArrayTensor,
     InFile,
-    Made,
+    PlanTensor,
     Tensor,
     as_tensor,
     blocks,
     carrier,
+    check_axes,
     convert,
     nbytes_of,
     stream,
 )
 
-__all__ = ["FORMS", "Feed", "Form", "Item", "item_of"]
+__all__ = ["FORMS", "Feed", "FileTensor", "Form", "file_tensor"]
 
-_AXES = 32
 _COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
 _RARE = 64  # non-zeros that are as rare as that are quicker one by one
 _NO_DIGEST = "0" * 64  # in its place until it is known
 
 
-class Item(NamedTuple):
+class FileTensor(NamedTuple):
     """One tensor of a file: its name, what it holds, and its dtype there."""
 
     name: str
@@ -64,11 +65,11 @@ class Item(NamedTuple):
     @property
     def options(self) -> dict[str, Any] | None:
         """What `idinit_ref.plan` needs besides the shape to make it again; None without a plan."""
-        return self.tensor.plan.options() if isinstance(self.tensor, Made) else None
+        return self.tensor.plan.options() if isinstance(self.tensor, PlanTensor) else None
 
     def chunks(self) -> Iterator[NDArray[Any]]:
         """Yield its numbers in order, little-endian; each is gone when the next one is made."""
-        plan = self.tensor.plan if isinstance(self.tensor, Made) else None
+        plan = self.tensor.plan if isinstance(self.tensor, PlanTensor) else None
         if plan is None or plan.nnz * _RARE > prod(plan.shape):
             yield from stream(self.tensor, self.dtype)
             return
@@ -84,25 +85,21 @@ class Item(NamedTuple):
     def check(self) -> None:
         """Raise if the dtype cannot hold one of an array's values."""
         own = self.tensor.dtype
-        if isinstance(self.tensor, Held) and own is not None and own != self.dtype:
+        if isinstance(self.tensor, ArrayTensor) and own is not None and own != self.dtype:
             for index in blocks(self.tensor.shape):
                 convert(self.tensor.read(index, own), own, self.dtype, self.name)
 
 
-def item_of(name: object, value: object, dtype: str | None, form: Form) -> Item:
+def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> FileTensor:
     """Check one tensor of a mapping, all but an array's values, which take long."""
     name = check_name(name)
     tensor = as_tensor(name, value)
-    if len(tensor.shape) > _AXES:
-        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
-        raise ShapeError(message(f"shape of {name}", tensor.shape, should, "reshape it"))
+    check_axes(name, tensor.shape)
     own = tensor.dtype
     to = own if own is not None and own not in FLOATS else dtype or own or "float32"
-    if isinstance(tensor, Made):
-        try:
+    if isinstance(tensor, PlanTensor):
+        with prefixed(f"of tensor {name!r}"):
             tensor.plan.check(to)
-        except IDInitError as problem:
-            raise type(problem)(f"of tensor {name!r}: {problem}") from problem
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
     if isinstance(tensor, InFile) and own not in DTYPES:
@@ -110,12 +107,12 @@ def item_of(name: object, value: object, dtype: str | None, form: Form) -> Item:
             should = f"its bytes, which are not decoded, mean nothing in {form.what}"
             cure = "write .safetensors from .safetensors, or convert it first"
             raise DTypeError(message(f"dtype of {name}", own, should, cure))
-        return Item(name, tensor, to)
+        return FileTensor(name, tensor, to)
     if to not in form.dtypes:
         should = f"{form.what} holds {', '.join(form.dtypes)}"
         cure = "choose one of them with dtype=, or write .safetensors"
         raise DTypeError(message(f"dtype of {name}", to, should, cure))
-    return Item(name, tensor, to)
+    return FileTensor(name, tensor, to)
 
 
 class Feed:
@@ -130,7 +127,7 @@ class Feed:
         self.done, self.total, self.progress = 0, total, progress
         self.pool = pool  # makes digests while the same bytes are written; none without
 
-    def put(self, file: IO[bytes], item: Item) -> str:
+    def put(self, file: IO[bytes], item: FileTensor) -> str:
         """Write a tensor's bytes and return their SHA-256, or "" if none is wanted."""
         digest, written = hashlib.sha256(), 0
         for chunk in item.chunks():
@@ -161,20 +158,20 @@ class Form(NamedTuple):
     what: str
     suffix: str
     dtypes: Sequence[str]
-    order: Callable[[list[Item]], list[Item]]
-    check: Callable[[list[Item], dict[str, str]], None]
-    size: Callable[[list[Item], dict[str, str], bool], int]
-    write: Callable[[BinaryIO, list[Item], dict[str, str], Feed], None] | None
+    order: Callable[[list[FileTensor]], list[FileTensor]]
+    check: Callable[[list[FileTensor], dict[str, str]], None]
+    size: Callable[[list[FileTensor], dict[str, str], bool], int]
+    write: Callable[[BinaryIO, list[FileTensor], dict[str, str], Feed], None] | None
 
 
-def _place_holders(items: list[Item], digests: bool) -> dict[str, str]:
+def _place_holders(items: list[FileTensor], digests: bool) -> dict[str, str]:
     return {item.name: _NO_DIGEST for item in items} if digests else {}
 
 
 # safetensors: length, JSON, data
 
 
-def _sorted(items: list[Item]) -> list[Item]:
+def _sorted(items: list[FileTensor]) -> list[FileTensor]:
     """Return tensors in the format's own order: those of wide dtypes first, then by name.
 
     What is not decoded comes last: its bytes need not begin at a multiple of anything.
@@ -183,7 +180,7 @@ def _sorted(items: list[Item]) -> list[Item]:
     return sorted(items, key=lambda item: (-order.get(item.dtype, 0), item.name))
 
 
-def _header(items: list[Item], about: dict[str, str], digests: dict[str, str]) -> bytes:
+def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, str]) -> bytes:
     """Return the header's length and JSON, padded so that the data begins at a multiple of 8."""
     plans = {i.name: options for i in items if (options := i.options) is not None}
     own = {"format": "pt", "idinit_ref.plans": json.dumps(plans)}
@@ -197,42 +194,42 @@ def _header(items: list[Item], about: dict[str, str], digests: dict[str, str]) -
             "shape": item.tensor.shape,
             "data_offsets": (offset, offset := offset + item.nbytes),
         }
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(text) > HEADER:  # more than is read; the plans can be found from the numbers
+    dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    text = dump(entries).encode()
+    if len(text) > CAP:  # more than is read; the plans can be found from the numbers
         del own["idinit_ref.plans"]
-        entries["__metadata__"] = own | about
-        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+        text = dump(entries | {"__metadata__": own | about}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _check_safetensors(items: list[Item], about: dict[str, str]) -> None:
+def _check_safetensors(items: list[FileTensor], about: dict[str, str]) -> None:
     size = 150 * len(items) + sum(len(item.name) for item in items) + len(json.dumps(about))
-    if size > HEADER and (size := len(_header(items, about, {}))) > HEADER:
-        should = f"a file's header of {size:,} bytes should have at most {HEADER:,}"
+    if size > CAP and (size := len(_header(items, about, {}))) > CAP:
+        should = f"a file's header of {size:,} bytes should have at most {CAP:,}"
         cure = "write several files (shard_bytes), or fewer and shorter names and metadata"
         raise OptionError(message("tensors", len(items), should, cure))
 
 
-def _safetensors_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
+def _safetensors_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
     head = _header(items, about, _place_holders(items, digests))
     return len(head) + sum(item.nbytes for item in items)
 
 
 def _write_safetensors(
-    file: BinaryIO, items: list[Item], about: dict[str, str], feed: Feed
+    file: BinaryIO, items: list[FileTensor], about: dict[str, str], feed: Feed
 ) -> None:
     file.write(_header(items, about, _place_holders(items, feed.pool is not None)))
-    found = {item.name: feed.put(file, item) for item in items}
+    digests = {item.name: feed.put(file, item) for item in items}
     if feed.pool is not None and items:
         file.seek(0)
-        file.write(_header(items, about, found))
+        file.write(_header(items, about, digests))
 
 
 # npz: a zip file, not compressed, of .npy files
 
 
-def _npy_header(item: Item) -> bytes:
+def _npy_header(item: FileTensor) -> bytes:
     file = BytesIO()
     descr = np.lib.format.dtype_to_descr(carrier(item.dtype).newbyteorder("<"))
     header = {"descr": descr, "fortran_order": False, "shape": item.tensor.shape}
@@ -240,7 +237,7 @@ def _npy_header(item: Item) -> bytes:
     return file.getvalue()
 
 
-def _comment(item: Item, digest: str) -> bytes:
+def _comment(item: FileTensor, digest: str) -> bytes:
     options = item.options
     about: dict[str, object] = {} if options is None else {"idinit_ref.plan": options}
     if digest:
@@ -251,7 +248,7 @@ def _comment(item: Item, digest: str) -> bytes:
     return text
 
 
-def _check_npz(items: list[Item], about: dict[str, str]) -> None:
+def _check_npz(items: list[FileTensor], about: dict[str, str]) -> None:
     for item in items:
         if item.name.endswith(".npy"):
             should = "numpy.load would confuse it with another, if it ends in .npy"
@@ -266,7 +263,7 @@ def _check_npz(items: list[Item], about: dict[str, str]) -> None:
         raise OptionError(message("metadata", [*about], should, "shorten it, or use .safetensors"))
 
 
-def _npz_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
+def _npz_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
     offset, listing = 0, 0
     for item in items:
         name, size = len(f"{item.name}.npy".encode()), len(_npy_header(item)) + item.nbytes
@@ -280,7 +277,7 @@ def _npz_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
     return offset + listing + end
 
 
-def _write_npz(file: BinaryIO, items: list[Item], about: dict[str, str], feed: Feed) -> None:
+def _write_npz(file: BinaryIO, items: list[FileTensor], about: dict[str, str], feed: Feed) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.comment = json.dumps(about).encode()
         for item in items:
@@ -317,13 +314,13 @@ class _Structure:
         return len(data)
 
     def read(self, count: int) -> bytes:
-        found = bytearray(count)
+        content = bytearray(count)
         for start, data in self.written:
             low, high = max(start, self.at), min(start + len(data), self.at + count)
             if low < high:
-                found[low - self.at : high - self.at] = data[low - start : high - start]
+                content[low - self.at : high - self.at] = data[low - start : high - start]
         self.at += count
-        return bytes(found)
+        return bytes(content)
 
     def truncate(self, size: int | None = None) -> int:
         self.size = self.at if size is None else size
@@ -334,14 +331,10 @@ class _Structure:
 
 
 def _structure(
-    items: list[Item], about: dict[str, str], digests: dict[str, str]
+    items: list[FileTensor], about: dict[str, str], digests: dict[str, str]
 ) -> tuple[_Structure, list[int | None]]:
     """Return an HDF5 file without its data, and where the data of each tensor is to be."""
-    try:
-        import h5py
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[export]"'
-        raise ImportError(f"to write .h5 files needs h5py: {cure}") from problem
+    h5py = needed("h5py", ".h5 files", "export")
     structure, places = _Structure(), []
     own = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     own.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a place in the file now
@@ -377,7 +370,7 @@ def _structure(
     return structure, places
 
 
-def _check_h5(items: list[Item], about: dict[str, str]) -> None:
+def _check_h5(items: list[FileTensor], about: dict[str, str]) -> None:
     names = {item.name for item in items}
     for name in names:
         if "" in name.split("/"):
@@ -395,11 +388,11 @@ def _check_h5(items: list[Item], about: dict[str, str]) -> None:
         raise OptionError(message("metadata", [*about], should, cure)) from problem
 
 
-def _h5_size(items: list[Item], about: dict[str, str], digests: bool) -> int:
+def _h5_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
     return _structure(items, about, _place_holders(items, digests))[0].size
 
 
-def _write_h5(file: BinaryIO, items: list[Item], about: dict[str, str], feed: Feed) -> None:
+def _write_h5(file: BinaryIO, items: list[FileTensor], about: dict[str, str], feed: Feed) -> None:
     structure, places = _structure(items, about, _place_holders(items, feed.pool is not None))
     digests = {}
     for item, place in zip(items, places, strict=True):

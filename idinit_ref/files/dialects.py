@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from ..errors import OptionError, OptionTypeError, message
+from ..errors import OptionError, OptionTypeError, message, prefixed
 from .metadata import MalformedError, loads
 from .renaming import Change, Items, rule_of
 
@@ -243,7 +243,7 @@ def load(name: str) -> Dialect:
         raise OptionError(message("dialect", name, should, cure))
     form = 'write {"base": "keras", "rules": [...]}'
     try:
-        found = loads(Path(name).read_bytes())
+        content = loads(Path(name).read_bytes())
     except OSError as problem:
         should = f"it could not be read ({problem.strerror or problem})"
         raise type(problem)(
@@ -251,18 +251,10 @@ def load(name: str) -> Dialect:
         ) from problem
     except MalformedError as problem:
         raise OptionError(message("dialect", name, problem.should, form)) from None
-    if not isinstance(found, dict) or found.keys() != {"base", "rules"}:
+    if not isinstance(content, dict) or content.keys() != {"base", "rules"}:
         raise OptionError(message("dialect", name, "it should hold a base and rules", form))
-    if not isinstance(found["base"], str) or found["base"] not in DIALECTS:
-        raise OptionError(
-            message(
-                f"base in {name}",
-                found["base"],
-                f"it should be one of {', '.join(DIALECTS)}",
-                "pick one",
-            )
-        )
-    try:
-        return DIALECTS[found["base"]].extended(found["rules"])
-    except (OptionError, OptionTypeError) as problem:
-        raise type(problem)(f"in {name}: {problem}") from problem
+    if not isinstance(content["base"], str) or content["base"] not in DIALECTS:
+        should = f"it should be one of {', '.join(DIALECTS)}"
+        raise OptionError(message(f"base in {name}", content["base"], should, "pick one"))
+    with prefixed(f"in {name}"):
+        return DIALECTS[content["base"]].extended(content["rules"])

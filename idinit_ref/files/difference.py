@@ -1,6 +1,6 @@
 """How two checkpoints differ, tensor by tensor, in one pass over both.
 
-What is compared is the numbers, exactly; of one dtype the bits.
+Numbers are compared exactly; within one dtype, their bits.
 """
 
 from __future__ import annotations
@@ -198,50 +198,39 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
     if one.shape != two.shape:
         turned = sorted(one.shape) == sorted(two.shape)
         return Difference(name, "shape", shapes, dtypes, transposed=turned)
-    if obstacle(one) or obstacle(two):
-        return _compare_bytes(name, one, two, read)
-    x_type = one.dtype or two.dtype or "float64"
-    y_type = two.dtype or x_type
+    raw = bool(obstacle(one) or obstacle(two))
+    if raw and (one.dtype != two.dtype or nbytes_of(one, "") != nbytes_of(two, "")):
+        read(prod(one.shape))
+        return Difference(name, "dtype", shapes, dtypes, raw=True)
+    x_type = "uint8" if raw else one.dtype or two.dtype or "float64"
+    y_type = "uint8" if raw else two.dtype or x_type
     rounding = _Rounding(x_type, y_type)
     size, count, largest = 0, 0, None
     first: tuple[int, ...] | None = None
     values: tuple[complex, complex] | None = None
     for x, y in zip(stream(one, x_type), stream(two, y_type), strict=True):
         start, size = size, size + x.size
-        read(x.size)
+        if not raw:
+            read(x.size)
         some = _either(x, x_type, y, y_type)
         x, y = x[some], y[some]
         at, xs, ys = _unequal(x, x_type, y, y_type)
         if at.size:
             if first is None:
-                first = index_of(start + int(some[at[0]]), one.shape)
+                place = start + int(some[at[0]])
+                first = (place,) if raw else index_of(place, one.shape)
                 values = (xs[0].item(), ys[0].item())
             most = _farthest(xs, ys)
             count, largest = count + at.size, most if largest is None else max(largest, most)
         rounding.add(x, y)
+    if raw:
+        read(prod(one.shape))
+        largest = None
     way: Way = "dtype" if x_type != y_type else "values" if count else "equal"
+    rounded = rounding.result()
     return Difference(
-        name, way, shapes, dtypes, size, count, largest, first, values, rounding.result()
+        name, way, shapes, dtypes, size, count, largest, first, values, rounded, raw=raw
     )
-
-
-def _compare_bytes(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -> Difference:
-    """Compare what cannot be read as numbers."""
-    shapes, dtypes = (one.shape, two.shape), (one.dtype, two.dtype)
-    read(prod(one.shape))
-    if one.dtype != two.dtype or nbytes_of(one, "") != nbytes_of(two, ""):
-        return Difference(name, "dtype", shapes, dtypes, raw=True)
-    size, count = 0, 0
-    first: tuple[int, ...] | None = None
-    values: tuple[complex, complex] | None = None
-    for x, y in zip(stream(one, ""), stream(two, ""), strict=True):
-        at = np.flatnonzero(x != y)
-        if at.size and first is None:
-            first = (size + int(at[0]),)
-            values = (int(x[at[0]]), int(y[at[0]]))
-        size, count = size + x.size, count + at.size
-    way: Way = "values" if count else "equal"
-    return Difference(name, way, shapes, dtypes, size, count, first=first, values=values, raw=True)
 
 
 def _either(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArray[np.intp]:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.text import short
 from ..errors import CheckpointError, IDInitError, message
 from .metadata import MalformedError, loads
 
@@ -31,11 +33,11 @@ __all__ = [
     "Inflater",
     "Packed",
     "Plain",
-    "Source",
+    "SourceFile",
     "Spans",
-    "cut",
+    "needed",
+    "read_block",
     "readable",
-    "short",
     "source_of",
 ]
 
@@ -63,16 +65,6 @@ _KNOWN = {
         "save it with safetensors.torch.save_file",
     ),
 }
-
-
-def short(value: object) -> str:
-    """Return a value as text that is not long; a message shows it with its controls escaped.
-
-    >>> short("a" * 99)[50:]
-    'aaaaaaa...'
-    """
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Faults:
@@ -111,7 +103,7 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """A regular file as it was when its header was read."""
 
     path: Path
@@ -120,9 +112,8 @@ class Source:
 
     def wrong(self, what: str, got: object, should: str, cure: str = _AGAIN) -> CheckpointError:
         """Return an error about it, of one line that is not long."""
-        shown = short(got) if isinstance(got, str) else got
         where = f"{what} of {short(self.path.name)!r}"
-        return CheckpointError(message(where, shown, should, cure))
+        return CheckpointError(message(where, short(got), should, cure))
 
     @contextmanager
     def open(self) -> Iterator[io.FileIO]:
@@ -150,9 +141,9 @@ class Source:
 
     def take(self, file: io.FileIO, at: int, count: int) -> bytearray:
         """Return the bytes from a place on; at the end of the file fewer."""
-        found = bytearray(min(count, max(self.size - at, 0)))
-        self.fill(file, at, found)
-        return found
+        content = bytearray(min(count, max(self.size - at, 0)))
+        self.fill(file, at, content)
+        return content
 
     def loads(self, content: bytearray, **options: Any) -> Any:
         """Return what JSON of the file holds, as `metadata.loads`."""
@@ -162,15 +153,15 @@ class Source:
             raise self.wrong(problem.what, problem.got, problem.should) from None
 
 
-def source_of(path: Path, kind: str) -> Source:
+def source_of(path: Path, kind: str) -> SourceFile:
     """Look at a file, and raise for one that cannot be of its kind."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except ValueError:  # a NUL, or a surrogate that no file name holds
         should = "it should be a name that a file can have"
         raise CheckpointError(message("path", short(path), should, "correct it")) from None
-    source = Source(path, found.st_size, found.st_mtime_ns)
-    if not stat.S_ISREG(found.st_mode):
+    source = SourceFile(path, status.st_size, status.st_mtime_ns)
+    if not stat.S_ISREG(status.st_mode):
         raise source.wrong("kind", "not a regular file", f"it should be {kind}", "name a file")
     with source.open() as file:
         first = bytes(source.take(file, 0, 32))
@@ -182,8 +173,17 @@ def source_of(path: Path, kind: str) -> Source:
     return source
 
 
+def needed(module: str, files: str, extra: str) -> Any:
+    """Return the library of some files, or say what to install."""
+    try:
+        return import_module(module)
+    except ImportError as problem:
+        cure = f'pip install "idinit-ref[{extra}]"'
+        raise ImportError(f"{files} need {module}: {cure}", name=problem.name) from problem
+
+
 @contextmanager
-def readable(source: Source, kind: str) -> Iterator[None]:
+def readable(source: SourceFile, kind: str) -> Iterator[None]:
     """Say of what a library cannot read, whatever it raises, that the file is broken."""
     try:
         yield
@@ -199,7 +199,7 @@ def readable(source: Source, kind: str) -> Iterator[None]:
 class Plain:
     """Bytes that lie in a file as they are."""
 
-    source: Source
+    source: SourceFile
     start: int
 
     @contextmanager
@@ -221,10 +221,10 @@ class Inflater:
 class Packed:
     """Deflated bytes in a file, unpacked in order; going back begins anew.
 
-    Of all members of a file, `resting` keeps where the last one has been read to.
+    `resting` keeps the state of one member for all of a file: of the one that was read last.
     """
 
-    source: Source
+    source: SourceFile
     start: int
     packed: int
     size: int
@@ -276,11 +276,11 @@ class Packed:
         return self.source.wrong("packed array", got, "it should unpack to what was written")
 
 
-def cut(get: Get, shape: tuple[int, ...], spans: Spans) -> Bytes:
+def read_block(get: Get, shape: tuple[int, ...], spans: Spans) -> Bytes:
     """Return a block of an array of bytes that lies in row-major order where `get` reads.
 
-    Read are whole runs of the block. Where runs lie closer than a page, whole steps along the
-    outermost axis of such short steps are read, and cut.
+    Whole runs of the block are read. If the gaps between runs are shorter than a page, the gaps
+    are read too, and cut away.
     """
     out = np.empty([len(span) for span in spans], np.uint8)
     if not out.size:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError, message
 from .sources import Asked
-from .storage import DTYPES, FLOATS, Held, Index, Noise, Tensor, convert
+from .storage import DTYPES, FLOATS, ArrayTensor, Index, NoiseTensor, Tensor, convert
 
 __all__ = ["Constant", "Fill", "parse_fill"]
 
@@ -82,37 +82,29 @@ class Fill(NamedTuple):
     def tensor(self, name: str, asked: Asked, model_type: str = "") -> Tensor:
         """Return the values for a tensor of a model of some type.
 
-        Noise is that of `idinit_ref.files.storage.Noise` with a seed of the tensor's own: the first
-        63 bits of the SHA-256 of ``SEED:NAME``, so that it depends on no other tensor.
+        Noise is a `NoiseTensor` with a seed of the tensor's own: the first 63 bits of the SHA-256
+        of ``SEED:NAME``, so that it depends on no other tensor.
         """
         shape, leaf = asked.shape, re.split(r"[./]", name)[-1]
         value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
         if self.rule == "identity":
             if len(shape) > 1 or leaf not in _ONES | _ZEROS:
-                raise OptionError(
-                    message(
-                        "fill",
-                        f"{self.pattern}={self.text}",
-                        f"{name} (shape {shape}) is no scale or shift, mean or variance",
-                        "choose zeros, ones, constant:V or normal:STD",
-                    )
-                )
+                should = f"{name} (shape {shape}) is no scale or shift, mean or variance"
+                cure = "choose zeros, ones, constant:V or normal:STD"
+                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
             value = float(leaf in _ONES and not (leaf == "weight" and model_type in _OFFSET))
             if leaf == "weight" and model_type in _MIXED:
-                raise OptionError(
-                    message(
-                        "fill",
-                        f"{self.pattern}={self.text}",
-                        f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
-                        f"type {model_type!r} has both",
-                        "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
-                    )
+                should = (
+                    f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
+                    f"type {model_type!r} has both"
                 )
+                cure = "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w"
+                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
         own = asked.dtype or _NUMBERS.get(leaf, "float32")
         if own in FLOATS:
             if self.rule == "normal":
                 digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-                return Noise(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
+                return NoiseTensor(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
             return Constant(shape, value)
         kind = np.dtype(own if own in DTYPES else "bool")
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
@@ -122,15 +114,10 @@ class Fill(NamedTuple):
             or not value.is_integer()
             or not least <= value <= most
         ):
-            raise OptionError(
-                message(
-                    "fill",
-                    f"{self.pattern}={self.text}",
-                    f"{name} is {own}, which holds no such number",
-                    "name the others by a pattern that leaves it out, or copy it",
-                )
-            )
-        return Held(np.broadcast_to(kind.type(int(value)), shape))
+            should = f"{name} is {own}, which holds no such number"
+            cure = "name the others by a pattern that leaves it out, or copy it"
+            raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
+        return ArrayTensor(np.broadcast_to(kind.type(int(value)), shape))
 
 
 def parse_fill(text: str) -> Fill:
@@ -168,13 +155,10 @@ def parse_fill(text: str) -> Fill:
     except ValueError:
         right = False
     if not right:
-        raise OptionError(
-            message(
-                "fill",
-                text,
-                "it should be PATTERN=RULE, with the rule zeros, ones, identity, constant:V or "
-                "normal:STD[:SEED]",
-                "write 'normalisation=identity' or '*.wte.weight=normal:0.02'",
-            )
+        should = (
+            "it should be PATTERN=RULE, with the rule zeros, ones, identity, constant:V or "
+            "normal:STD[:SEED]"
         )
+        cure = "write 'normalisation=identity' or '*.wte.weight=normal:0.02'"
+        raise OptionError(message("fill", text, should, cure))
     return Fill(pattern, kind, value, seed, rule)

@@ -24,9 +24,17 @@ from ..core.plan import Plan
 from ..errors import LayoutError, OptionError, message
 from ..roles.names import decide, find
 from .dialects import Dialect
-from .storage import Noise, Tensor
+from .storage import NoiseTensor, Tensor
 
-__all__ = ["AS_IT_IS", "Item", "checked", "kind_of", "letters_of", "says", "stored_before"]
+__all__ = [
+    "AS_IT_IS",
+    "NamedTensor",
+    "kernel_kind",
+    "kind_of",
+    "letters_of",
+    "says",
+    "stored_before",
+]
 
 _GATED = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -41,7 +49,7 @@ _LAYER = {"weight": "weight", "bias": "bias", "running_mean": "mean", "running_v
 
 
 @dataclass(frozen=True)
-class Item:
+class NamedTensor:
     """A tensor: its own name, and what the rules made of it."""
 
     own: str
@@ -86,8 +94,8 @@ def stored_before(leaf: str) -> tuple[str, ...]:
 
 
 def kind_of(
-    item: Item,
-    items: Mapping[str, Item],
+    item: NamedTensor,
+    items: Mapping[str, NamedTensor],
     whole: Collection[str],
     names: Collection[str],
     dialect: Dialect,
@@ -101,14 +109,9 @@ def kind_of(
             end = leaf[match.end(2) :]
             start, new = ("[.]", "_other.") if path else ("^", "other.")
             rule = {"pattern": f"{start}([a-z_]+){end}$", "name": rf"{new}\1_l0"}
-            raise OptionError(
-                message(
-                    "name",
-                    item.own,
-                    f"a recurrent layer of {dialect.name} has one layer and one direction",
-                    f"rename each to a layer of its own, e.g. {rule}",
-                )
-            )
+            should = f"a recurrent layer of {dialect.name} has one layer and one direction"
+            cure = f"rename each to a layer of its own, e.g. {rule}"
+            raise OptionError(message("name", item.own, should, cure))
         recurrent = items.get(item.sibling(leaf.replace("_ih", "_hh").replace("bias", "weight")))
         shape = sorted(recurrent.value.shape) if recurrent else []  # hidden, gates * hidden
         fits = [k for k, n in _GATES.items() if len(shape) == 2 and shape[1] == n * shape[0]]
@@ -132,7 +135,7 @@ def kind_of(
     return "embedding" if item.ndim == 2 and _is_table(item, whole, names) else "kernel", path
 
 
-def _is_table(item: Item, whole: Collection[str], names: Collection[str]) -> bool:
+def _is_table(item: NamedTensor, whole: Collection[str], names: Collection[str]) -> bool:
     """Whether a 2-D weight is known to be an embedding table."""
     if item.layer == "Embedding":
         return True
@@ -146,14 +149,16 @@ def _is_table(item: Item, whole: Collection[str], names: Collection[str]) -> boo
     return rule is not None and rule.role == "keep" and "embedding" in rule.why
 
 
-def letters_of(item: Item, kind: str, items: Mapping[str, Item], names: Collection[str]) -> str:
+def letters_of(
+    item: NamedTensor, kind: str, items: Mapping[str, NamedTensor], names: Collection[str]
+) -> str:
     """Return what the stored axes are: by a plan, a rule, the name, or the layer's bias."""
     if item.said is not None:
         return item.said.layout
     if item.axes:
         return "" if item.moved else item.axes
     shape, default = item.value.shape, DEFAULT_LAYOUTS.get(item.ndim, "")
-    is_made = not isinstance(item.value, Plan | Noise) and item.value.dtype is None
+    is_made = not isinstance(item.value, Plan | NoiseTensor) and item.value.dtype is None
     if kind == "kernel" and (is_made or item.doubted):  # of several axes, or said otherwise
         raise _undecided(item, default)
     rule = find(item.own, names=names)
@@ -175,7 +180,7 @@ def letters_of(item: Item, kind: str, items: Mapping[str, Item], names: Collecti
     raise _undecided(item, default)
 
 
-def checked(item: Item, items: Mapping[str, Item], letters: str) -> str:
+def kernel_kind(item: NamedTensor, items: Mapping[str, NamedTensor], letters: str) -> str:
     """Return the kind of a kernel; raise if its layer's bias shows that its axes are others."""
     value, groups = item.value, 1
     bias = items.get(item.sibling("bias"))
@@ -193,27 +198,23 @@ def checked(item: Item, items: Mapping[str, Item], letters: str) -> str:
         cure = f"say its axes by a rule, e.g. {says(item, other)}"
         if item.said is not None or stacks:
             cure = f"correct its layout {letters}, or the shape of the bias"
-        raise LayoutError(
-            message(
-                "shape",
-                value.shape,
-                f"with axes {letters}, {item.own} should have a bias of {size['O'] * groups}, "
-                f"not {bias.value.shape}",
-                cure,
-            )
+        should = (
+            f"with axes {letters}, {item.own} should have a bias of {size['O'] * groups}, "
+            f"not {bias.value.shape}"
         )
+        raise LayoutError(message("shape", value.shape, should, cure))
     if transposed and groups > 1:
         should = f"{item.own} should have one group, as transposed convolutions have elsewhere"
         raise OptionError(message("groups", groups, should, "split it, or drop it by a rule"))
     return "transposed" if transposed else "kernel"
 
 
-def says(item: Item, axes: str) -> dict[str, str]:
+def says(item: NamedTensor, axes: str) -> dict[str, str]:
     """Return the rule that says a tensor's axes."""
     return {"pattern": f"^{re.escape(item.own)}$".replace(r"\.", "[.]"), "axes": axes}
 
 
-def _undecided(item: Item, default: str) -> OptionError:
+def _undecided(item: NamedTensor, default: str) -> OptionError:
     rule, shape = says(item, default), item.value.shape
     table = {"pattern": rule["pattern"], "layer": "Embedding"}
     if item.ndim == 2:

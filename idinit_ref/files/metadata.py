@@ -24,7 +24,6 @@ OWN = ("idinit_ref.plan", "idinit_ref.sha256")
 
 _SMALL = 2**21  # characters whose values take little memory, whatever they are
 _DENSE = 24  # bytes of memory for each character, at most, by the estimate below
-_DIGITS = 4300  # Python's own limit
 _MINUS_ZERO = re.compile(r"-0(?![.\w])")
 
 
@@ -52,11 +51,11 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     >>> unique([("a", 1), ("b", 2)])
     {'a': 1, 'b': 2}
     """
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise MalformedError("key of the JSON", twice, f"the key {twice!r} should be there once")
-    return made
+    return values
 
 
 def loads(
@@ -64,7 +63,6 @@ def loads(
     *,
     cap: int = CAP,
     objects: Callable[[list[tuple[str, Any]]], Any] = unique,
-    digits: int = _DIGITS,
 ) -> Any:
     """Return what a JSON text holds.
 
@@ -76,8 +74,6 @@ def loads(
         The most bytes of it.
     objects : callable
         What an object becomes, of its pairs; ``tuple`` keeps them all, in order.
-    digits : int
-        The most digits of an integer.
 
     Returns
     -------
@@ -100,8 +96,7 @@ def loads(
     del content
     if len(text) > _SMALL:
         _check_dense(text)
-    odd = digits < _DIGITS or ("-0" in text and _MINUS_ZERO.search(text))
-    whole = (lambda number: _integer(number, digits)) if odd else None
+    whole = _integer if "-0" in text and _MINUS_ZERO.search(text) else None
     try:
         return json.loads(
             text, object_pairs_hook=objects, parse_constant=_no_number, parse_int=whole
@@ -115,7 +110,8 @@ def loads(
         raise
     except ValueError:  # Python's own limit
         longest = max(map(len, re.findall(r"\d{1000,}", text)), default=0)
-        raise _too_long(longest) from None
+        should = f"it should hold no integer of {longest:,} digits"
+        raise MalformedError("JSON", f"{longest:,} digits", should) from None
 
 
 def _decoded(content: bytes | bytearray) -> str:
@@ -138,17 +134,9 @@ def _no_number(text: str) -> NoReturn:
     raise MalformedError("JSON", text, f"JSON has no {text}")
 
 
-def _integer(number: str, digits: int) -> float:
+def _integer(number: str) -> float:
     """Return an integer; -0 is none, as most readers have it."""
-    if len(number) > digits:
-        raise _too_long(len(number))
     return -0.0 if number == "-0" else int(number)
-
-
-def _too_long(digits: int) -> MalformedError:
-    return MalformedError(
-        "JSON", f"{digits:,} digits", f"it should hold no integer of {digits:,} digits"
-    )
 
 
 def table(text: object) -> dict[str, Any]:
@@ -171,12 +159,12 @@ def table(text: object) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        found = loads(text, objects=dict)
+        values = loads(text, objects=dict)
     except MalformedError:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         return {}
-    return {key: value for key, value in found.items() if _is_json(value)}
+    return {key: value for key, value in values.items() if _is_json(value)}
 
 
 def _is_json(value: object) -> bool:

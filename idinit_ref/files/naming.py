@@ -1,15 +1,15 @@
-"""Names of tensors: which may be written, and several of them in one line."""
+"""Names of tensors, which may be written, and of files."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from pathlib import Path
 
-from ..errors import OptionError, message
+from ..errors import OptionError, OptionTypeError, message
 
-__all__ = ["check_name", "some"]
+__all__ = ["check_name", "path_of"]
 
-_NAME = 100  # letters of a name that a message shows
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -37,11 +37,9 @@ def check_name(name: object) -> str:
     return name
 
 
-def some(names: Sequence[str]) -> str:
-    """Return names in one line that ends.
-
-    >>> some(["a", "b"]), some(list("abcdefgh"))
-    ('a, b', 'a, b, c, d, e and 3 more')
-    """
-    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in names[:5]]
-    return ", ".join(shown) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+def path_of(path: object) -> Path:
+    """Return a path, or raise for what is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        should = "it should be a path as str or os.PathLike"
+        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
+    return Path(path)

@@ -225,9 +225,9 @@ def _starts(
 ) -> list[int]:
     """Return the rows at which the matrices of a weight begin, or none.
 
-    Of entries in row-major order. A matrix goes on as long as the first entry that has the corner's
-    sign lies one column after that of the row before, as in IDI and in both forms of IDIZ. Its
-    first row tells whether it is a wide one, which has entries further right.
+    The entries come in row-major order. In IDI and in both forms of IDIZ, the first entry of a row
+    with the corner's sign stands one column after that of the row before. Elsewhere a new matrix
+    begins. The first row of a wide matrix has entries further right.
     """
     head = np.flatnonzero(np.diff(row, prepend=-1))
     if head.size != rows or rows == 0:
@@ -345,9 +345,9 @@ def sized(
 def _both(unit: Plan, levels: list[float], dtype: str) -> Iterator[Plan]:
     """Yield a plan with the stored numbers, of either sign."""
     for sign in (1.0, -1.0) if levels[0] > 0 else (-1.0, 1.0):
-        made = _shortest(unit, levels, dtype, sign)
-        if made is not None:
-            yield made
+        sized = _shortest(unit, levels, dtype, sign)
+        if sized is not None:
+            yield sized
 
 
 def _cost(plan: Plan) -> int:
@@ -421,16 +421,16 @@ def search(seen: Seen, levels: list[float]) -> tuple[Plan, str] | None:
         for options in places.options()
         for plan in sized(seen.shape, options, seen.bits.size, levels, seen.dtype)
     )
-    found: Plan | None = None
+    best: Plan | None = None
     for plan in sorted(plans, key=_order):  # stable: the commoner layout comes first
-        if found is None:
-            found = plan if holds(plan, seen) else None
-        elif _cost(plan) > _cost(found) + _FAR:
+        if best is None:
+            best = plan if holds(plan, seen) else None
+        elif _cost(plan) > _cost(best) + _FAR:
             break
         elif plan.stride is not None:
             continue  # a stack of matrices is also a kernel whose stride is its size
-        elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[2] > _order(found)[2]:
+        elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[2] > _order(best)[2]:
             continue  # a matrix has no groups; every tall one is a fold with an odd gain
-        elif not _acts_alike(found, plan, places) and holds(plan, seen):
-            return found, f"also {words(plan)}"
-    return None if found is None else (found, "")
+        elif not _acts_alike(best, plan, places) and holds(plan, seen):
+            return best, f"also {words(plan)}"
+    return None if best is None else (best, "")

@@ -1,7 +1,7 @@
 """Folders of `torch.distributed.checkpoint`: tensors in pieces, each as `torch.save` writes it.
 
-Their list is a pickle, which PyTorch itself would read with all that pickles may do. Here an
-unpickler reads it that knows these few classes alone; the pieces are PyTorch's to read.
+The list of tensors is a pickle. PyTorch would run whatever it names; the unpickler here admits only
+the few classes below. PyTorch itself reads the pieces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .disk import Faults, Source, Spans, readable, short, source_of
+from ..core.text import short
+from .disk import Faults, SourceFile, Spans, readable, source_of
 from .read_torch import array_of, the_torch
 from .storage import DTYPES, carrier, itemsize
 from .stored import Stored
@@ -61,7 +62,7 @@ class _Piece(NamedTuple):
 
     at: tuple[int, ...]
     sizes: tuple[int, ...]
-    source: Source
+    source: SourceFile
     begin: int
     length: int
 
@@ -69,12 +70,12 @@ class _Piece(NamedTuple):
         with self.source.open() as file:
             content = self.source.take(file, self.begin, self.length)
         with readable(self.source, "a file of torch.save"):
-            found = the_torch().load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            right = tuple(found.shape) == self.sizes and str(found.dtype) == f"torch.{dtype}"
+            tensor = the_torch().load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            right = tuple(tensor.shape) == self.sizes and str(tensor.dtype) == f"torch.{dtype}"
         if not right:
             should = f"it should be {dtype} of shape {self.sizes}, as the list says"
-            raise self.source.wrong(f"piece of {short(name)!r}", str(found.shape), should)
-        return found
+            raise self.source.wrong(f"piece of {short(name)!r}", str(tensor.shape), should)
+        return tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +107,7 @@ class _Sharded(Stored):
 
 def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
     """Return the tensors of a folder, by their whole names; what else it holds is no weight."""
-    source, files = source_of(path / LIST, _KIND), dict[str, Source]()
+    source, files = source_of(path / LIST, _KIND), dict[str, SourceFile]()
     last: dict[_Piece, Any] = {}
     tensors: list[Stored] = []
     with readable(source, _KIND):
@@ -130,13 +131,13 @@ def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str
     return tensors, {}
 
 
-def _piece(folder: Path, files: dict[str, Source], chunk: Any, place: Any) -> _Piece:
+def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -> _Piece:
     """Return a piece, or raise if it cannot lie where the list says."""
     home, (begin, length) = str(place.relative_path), (int(place.offset), int(place.length))
     if home not in files:
         if PurePath(home).name != home or home in ("", ".", "..") or "\\" in home:
             should = "it should lie in the folder"
-            raise Source(folder / LIST, 0, 0).wrong("file", home, should, "do not use it")
+            raise SourceFile(folder / LIST, 0, 0).wrong("file", home, should, "do not use it")
         files[home] = source_of(folder / home, "a file of torch.save")
     if min(begin, length) < 0 or begin + length > files[home].size:
         raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")
@@ -144,7 +145,7 @@ def _piece(folder: Path, files: dict[str, Source], chunk: Any, place: Any) -> _P
     return _Piece(at, sizes, files[home], begin, length)
 
 
-def _check(source: Source, tensor: _Sharded) -> None:
+def _check(source: SourceFile, tensor: _Sharded) -> None:
     """Raise if pieces are larger than their bytes, or do not make up the tensor."""
     what = f"tensor {short(tensor.name)!r}"
     if tensor.dtype not in DTYPES:

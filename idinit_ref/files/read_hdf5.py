@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.text import short
 from ..errors import CheckpointError
-from .disk import DEFLATE, Faults, Plain, Source, Spans, readable, short, source_of
+from .disk import DEFLATE, Faults, Plain, SourceFile, Spans, needed, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .read_npz import member_of
 from .storage import DTYPES, carrier, itemsize
@@ -36,37 +37,32 @@ _FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf; others load pl
 class _Dataset(Stored):
     """A tensor of HDF5."""
 
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
     place: range = field(repr=False)  # of the HDF5 file in the file
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         own = carrier(self.dtype)
         with _h5(self.source, self.place) as file:
-            found = file[self.name]
+            dataset = file[self.name]
             index = tuple(slice(span.start, span.stop) for span in spans)
-            block = np.asarray(found[index], found.dtype)
+            block = np.asarray(dataset[index], dataset.dtype)
         if self.dtype == "bool":
             return np.asarray(block.view(np.uint8) != 0)
         return block.view(own) if block.dtype.kind == "V" else block.astype(own, copy=False)
 
 
 def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[export]"'
-        raise ImportError(f"to read .h5 files needs h5py: {cure}") from problem
-    return h5py
+    return needed("h5py", ".h5 files", "export")
 
 
 @contextmanager
-def _h5(source: Source, place: range) -> Iterator[Any]:
+def _h5(source: SourceFile, place: range) -> Iterator[Any]:
     """Open a file of HDF5 that is still the same."""
     h5py = _h5py()
     with source.open() as file, readable(source, "an HDF5 file"):
         whole = len(place) == source.size
-        with h5py.File(source.path if whole else _Window(file, place), "r") as found:
-            yield found
+        with h5py.File(source.path if whole else _Window(file, place), "r") as opened:
+            yield opened
 
 
 class _Window(io.RawIOBase):
@@ -94,14 +90,14 @@ class _Window(io.RawIOBase):
         return len(rest)
 
 
-def _text(found: Any, key: str) -> str | None:
+def _text(node: Any, key: str) -> str | None:
     """Return an attribute of an HDF5 object, if it is a string; nothing else is read."""
-    if key not in found.attrs:
+    if key not in node.attrs:
         return None
-    kept = found.attrs.get_id(key)
+    kept = node.attrs.get_id(key)
     if kept.shape != () or _h5py().check_string_dtype(kept.dtype) is None:
         return None
-    value = found.attrs[key]
+    value = node.attrs[key]
     return value if isinstance(value, str) else None
 
 
@@ -139,7 +135,7 @@ def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
     return _open(source, range(data.start, data.start + size), faults)
 
 
-def _open(source: Source, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def _open(source: SourceFile, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
     h5py = _h5py()
     tensors: list[Stored] = []
     told: tuple[dict[str, Any], ...] = ({}, {})
@@ -148,23 +144,23 @@ def _open(source: Source, place: range, faults: Faults) -> tuple[list[Stored], d
         waiting, seen = [""], set()
         while waiting:
             name = waiting.pop()
-            found = file[name or "/"]
-            if isinstance(found, h5py.Dataset):
+            node = file[name or "/"]
+            if isinstance(node, h5py.Dataset):
                 with faults.around():
-                    tensors.append(_dataset(source, place, name, found))
-                    _tell(name, found, told)
+                    tensors.append(_dataset(source, place, name, node))
+                    _tell(name, node, told)
                 continue
-            home = h5py.h5o.get_info(found.id).addr
-            if not isinstance(found, h5py.Group) or home in seen:
+            home = h5py.h5o.get_info(node.id).addr
+            if not isinstance(node, h5py.Group) or home in seen:
                 should = "it should be a dataset, or a group that is there once"
-                got = type(found).__name__
+                got = type(node).__name__
                 faults.add(source.wrong(f"object {short(name)!r}", got, should))
                 continue
             seen.add(home)
             below = []
-            for key in found:
+            for key in node:
                 child = f"{name}/{key}" if name else key
-                link = found.get(key, getlink=True)
+                link = node.get(key, getlink=True)
                 if isinstance(link, h5py.HardLink):
                     below.append(child)
                     continue
@@ -175,43 +171,43 @@ def _open(source: Source, place: range, faults: Faults) -> tuple[list[Stored], d
     return tensors, metadata
 
 
-def _tell(name: str, found: Any, told: tuple[dict[str, Any], ...]) -> None:
+def _tell(name: str, dataset: Any, told: tuple[dict[str, Any], ...]) -> None:
     """Keep what a dataset's attributes say of its plan and its digest."""
     plans, digests = told
-    plan, digest = (_text(found, key) for key in OWN)
+    plan, digest = (_text(dataset, key) for key in OWN)
     if options := table(plan):
         plans[name] = options
     if digest is not None:
         digests[name] = digest
 
 
-def _dataset(source: Source, place: range, name: str, found: Any) -> Stored:
+def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> Stored:
     """Return a dataset as a tensor, or raise for one that could lead out of the file."""
-    shown, dtype, bits = repr(short(name)), found.dtype.name, f"u{found.dtype.itemsize}"
+    shown, dtype, bits = repr(short(name)), dataset.dtype.name, f"u{dataset.dtype.itemsize}"
     if dtype in ("void8", "void16"):  # bits, whose dtype Keras notes
-        told = _text(found, "dtype")
+        told = _text(dataset, "dtype")
         if told in DTYPES and carrier(told) == bits:
             dtype = told
-    if dtype not in DTYPES or found.dtype.hasobject or found.shape is None:
-        got = f"{dtype} of shape {found.shape}"
+    if dtype not in DTYPES or dataset.dtype.hasobject or dataset.shape is None:
+        got = f"{dtype} of shape {dataset.shape}"
         should = f"it should be an array of one of {', '.join(DTYPES)}"
         raise source.wrong(f"dataset {shown}", got, should, "remove or convert it first")
-    if found.is_virtual or found.external:
+    if dataset.is_virtual or dataset.external:
         got, should = "data of other files", "its numbers should be in this one"
         raise source.wrong(f"dataset {shown}", got, should, "copy them in")
-    shape = tuple(int(size) for size in found.shape)
-    nbytes, stored = prod(shape) * itemsize(dtype), found.id.get_storage_size()
-    plist = found.id.get_create_plist()
+    shape = tuple(int(size) for size in dataset.shape)
+    nbytes, stored = prod(shape) * itemsize(dtype), dataset.id.get_storage_size()
+    plist = dataset.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    chunk = prod(found.chunks or ()) * itemsize(dtype)
+    chunk = prod(dataset.chunks or ()) * itemsize(dtype)
     if filters - _FILTERS or (filters and chunk > _CHUNK):
         got = f"filters {sorted(filters)} on chunks of {chunk:,} bytes"
         should = f"they should be of {sorted(_FILTERS)}, on at most {_CHUNK:,} bytes"
         raise source.wrong(f"dataset {shown}", got, should, "write it anew with h5py")
-    begin, end = found.id.get_offset() or 0, min(len(place), source.size - place.start)
+    begin, end = dataset.id.get_offset() or 0, min(len(place), source.size - place.start)
     inside = begin + stored <= end
-    if found.chunks and len(place) > source.size:  # it was cut off, and any chunk may be lost
-        chunks = map(found.id.get_chunk_info, range(found.id.get_num_chunks()))
+    if dataset.chunks and len(place) > source.size:  # it was cut off, and any chunk may be lost
+        chunks = map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))
         inside = all(chunk.byte_offset + chunk.size <= end for chunk in chunks)
     if not inside or nbytes > stored * (DEFLATE if filters else 1):
         got, should = f"{nbytes} bytes out of {stored}", "they should lie in the file"

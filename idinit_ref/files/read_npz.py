@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
-from .disk import DEFLATE, Faults, Inflater, Packed, Plain, Source, readable, short, source_of
+from ..core.text import short
+from .disk import DEFLATE, Faults, Inflater, Packed, Plain, SourceFile, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .storage import DTYPES
 from .stored import Raw
@@ -48,15 +49,15 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
                     raise source.wrong("member", member.filename, should)
                 tensors[name] = _array(source, name, member_of(source, file, member, end, resting))
                 about = table(member.comment.decode(errors="replace"))
-                for key, found in zip(OWN, told, strict=True):
+                for key, values in zip(OWN, told, strict=True):
                     if key in about:
-                        found[name] = about[key]
+                        values[name] = about[key]
     metadata = {key: value for key, value in comment.items() if isinstance(value, str)}
     metadata |= {key: dump_table(each) for key, each in zip(TABLES, told, strict=True) if each}
     return list(tensors.values()), metadata
 
 
-def _scan(source: Source, file: io.FileIO) -> list[zipfile.ZipInfo]:
+def _scan(source: SourceFile, file: io.FileIO) -> list[zipfile.ZipInfo]:
     """Return the members whose headers follow each other from the start of an archive on."""
     members, at = [], 0
     while len(head := bytes(source.take(file, at, 30))) == 30 and head[:4] == _LOCAL:
@@ -75,7 +76,7 @@ def _scan(source: Source, file: io.FileIO) -> list[zipfile.ZipInfo]:
 
 
 def member_of(
-    source: Source,
+    source: SourceFile,
     file: io.FileIO,
     member: zipfile.ZipInfo,
     end: int,
@@ -103,7 +104,7 @@ def member_of(
     return Packed(source, start, packed, size, member.CRC, resting), size
 
 
-def _array(source: Source, name: str, member: tuple[Plain | Packed, int]) -> Raw:
+def _array(source: SourceFile, name: str, member: tuple[Plain | Packed, int]) -> Raw:
     """Return the array of a member, by its header."""
     (data, size), shown = member, repr(short(name))
     head = np.empty(min(size, _HEADER), np.uint8)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .disk import Faults, Source, Spans, readable, short, source_of
+from ..core.text import short
+from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .storage import DTYPES, carrier
 from .stored import Stored
 
@@ -21,21 +22,12 @@ TREE = "_METADATA"
 _KIND = "the tree of an Orbax checkpoint"
 
 
-def _tensorstore() -> Any:
-    try:
-        import tensorstore
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[orbax]"'
-        raise ImportError(f"to read Orbax checkpoints needs tensorstore: {cure}") from problem
-    return tensorstore
-
-
 @dataclass(slots=True, eq=False)
 class _Array(Stored):
     """An array of tensorstore."""
 
     array: Any = field(repr=False)
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         with readable(self.source, _KIND):
@@ -46,7 +38,8 @@ class _Array(Stored):
 
 def open_orbax(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
     """Return the arrays of a folder by their keys, joined with "."; other values are no weights."""
-    tensorstore, source = _tensorstore(), source_of(path / TREE, _KIND)
+    tensorstore = needed("tensorstore", "Orbax checkpoints", "orbax")
+    source = source_of(path / TREE, _KIND)
     with source.open() as file:
         tree = source.loads(source.take(file, 0, source.size))
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})

@@ -15,8 +15,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from .disk import Faults, Plain, Source, short, source_of
-from .storage import DTYPES, HEADER, itemsize
+from ..core.text import short
+from .disk import Faults, Plain, SourceFile, source_of
+from .metadata import CAP
+from .storage import DTYPES, itemsize
 from .stored import Raw
 
 __all__ = ["open_safetensors"]
@@ -42,9 +44,9 @@ def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, s
         if source.size < 8:
             raise source.wrong("size", source.size, "it should be at least 8 bytes")
         length = int.from_bytes(first, "little")
-        if length > source.size - 8 or length > HEADER:
+        if length > source.size - 8 or length > CAP:
             should = (
-                f"it should be at most {HEADER:,} bytes and at most the rest of the file, "
+                f"it should be at most {CAP:,} bytes and at most the rest of the file, "
                 f"{source.size - 8:,}"
             )
             raise source.wrong("length of the header", length, should)
@@ -74,7 +76,7 @@ def _places(tensor: Raw) -> tuple[int, int]:
     return tensor.skip, tensor.skip + tensor.size
 
 
-def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
+def _objects(source: SourceFile, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
     """Return what makes a tensor of an entry as it is parsed, and of any other object its pairs.
 
     So a file may have a million tensors: nothing else of them is kept. What is not of the usual
@@ -82,7 +84,7 @@ def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], An
     """
     plain, data, path = Plain(source, start), source.size - start, source.path
 
-    def made(pairs: list[tuple[str, Any]]) -> Any:
+    def entry(pairs: list[tuple[str, Any]]) -> Any:
         try:
             (a, code), (b, shape), (c, (begin, end)) = pairs
             if a == "dtype" and b == "shape" and c == "data_offsets" and type(shape) is list:
@@ -99,11 +101,11 @@ def _objects(source: Source, start: int) -> Callable[[list[tuple[str, Any]]], An
             pass
         return tuple(pairs)
 
-    return made
+    return entry
 
 
 def _tensors(
-    source: Source, header: _Pairs, start: int, faults: Faults
+    source: SourceFile, header: _Pairs, start: int, faults: Faults
 ) -> tuple[list[Raw], dict[str, str]]:
     """Return the tensors of a header, and the metadata."""
     last, data = dict(header), source.size - start
@@ -130,7 +132,7 @@ def _tensors(
     return tensors, metadata
 
 
-def _check_repeated(source: Source, header: _Pairs) -> None:
+def _check_repeated(source: SourceFile, header: _Pairs) -> None:
     """Raise if what a later one of the same name replaces is no entry at all."""
     if sum(name == "__metadata__" for name, _ in header) > 1:
         raise source.wrong("key of the header", "__metadata__", "it should be there once")
@@ -139,7 +141,7 @@ def _check_repeated(source: Source, header: _Pairs) -> None:
             _fields(source, name, value)
 
 
-def _metadata(source: Source, value: object) -> dict[str, str]:
+def _metadata(source: SourceFile, value: object) -> dict[str, str]:
     if value is None:
         return {}
     right = type(value) is tuple and all(type(text) is str for _, text in value)
@@ -157,7 +159,7 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _fields(source: Source, name: str, value: object) -> tuple[str, list[int], int, int]:
+def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int], int, int]:
     """Return the fields of an entry in any order, with more keys, or as a list."""
     shown = repr(short(name))
     if type(value) is list and len(value) == 3:
@@ -197,7 +199,7 @@ def _json(value: object) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def _check_more(source: Source, what: str, value: object, depth: int) -> None:
+def _check_more(source: SourceFile, what: str, value: object, depth: int) -> None:
     """Raise for what the format's own reader refuses even in a key that it does not ask for."""
     if isinstance(value, list | tuple | Raw):
         if depth < (2 if isinstance(value, Raw) else 1):
@@ -219,7 +221,7 @@ def _check_more(source: Source, what: str, value: object, depth: int) -> None:
 
 
 def _check_size(
-    source: Source, name: str, code: str, shape: list[int], offsets: tuple[int, int], data: int
+    source: SourceFile, name: str, code: str, shape: list[int], offsets: tuple[int, int], data: int
 ) -> None:
     """Raise for offsets outside of the data, or of another size than shape and dtype say."""
     bits, size = _BITS.get(code), offsets[1] - offsets[0]

@@ -13,7 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .disk import Faults, Source, Spans, readable, short, source_of
+from ..core.text import short
+from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .storage import DTYPES, carrier
 from .stored import Stored
 
@@ -24,12 +25,7 @@ _KIND = "a file of torch.save"
 
 def the_torch() -> Any:
     """Return PyTorch, or say what to install."""
-    try:
-        import torch
-    except ImportError as problem:
-        cure = 'pip install "idinit-ref[torch]"'
-        raise ImportError(f"to read files of PyTorch needs torch: {cure}") from problem
-    return torch
+    return needed("torch", "files of PyTorch", "torch")
 
 
 def array_of(tensor: Any, dtype: str) -> NDArray[Any]:
@@ -38,8 +34,8 @@ def array_of(tensor: Any, dtype: str) -> NDArray[Any]:
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
     if own.name != dtype:  # NumPy has no such numbers: their bits
         tensor = tensor.view(getattr(torch, f"int{8 * own.itemsize}"))
-    found: NDArray[Any] = tensor.numpy()
-    return found.view(own) if own.name != dtype else found
+    array: NDArray[Any] = tensor.numpy()
+    return array.view(own) if own.name != dtype else array
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +43,7 @@ class _Tensor(Stored):
     """A tensor that PyTorch has mapped into memory."""
 
     tensor: Any = field(repr=False)
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         with self.source.open():  # or a file that became shorter would end the process
@@ -84,7 +80,7 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _dtype_of(source: Source, name: str, value: Any) -> str:
+def _dtype_of(source: SourceFile, name: str, value: Any) -> str:
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in DTYPES or value.layout is not the_torch().strided:
         got, should = f"{dtype}, {value.layout}", "it should be a dense array of a known dtype"

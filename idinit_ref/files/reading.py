@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, OptionError, OptionTypeError, message
-from .disk import Faults, Source, short, source_of
-from .metadata import TABLES, dump_table, table
-from .naming import check_name
+from ..core.text import short
+from ..errors import CheckpointError, OptionError, message
+from .disk import Faults, SourceFile, source_of
+from .metadata import CAP, TABLES, dump_table, table
+from .naming import check_name, path_of
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
 from .read_npz import open_npz
 from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
-from .storage import HEADER
 from .stored import Stored
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
@@ -48,7 +48,10 @@ _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".keras": open_keras,
     **dict.fromkeys((".bin", ".pt", ".pth"), open_torch),
 }
-_FOLDERS = {LIST: open_distributed, TREE: open_orbax}  # by a file in them
+_FOLDERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by a file in them
+    LIST: open_distributed,
+    TREE: open_orbax,
+}
 _FIRST = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -155,29 +158,22 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ...     tensor.dtype, tensor.shape, tensor.read((slice(1, 2), slice(None)), "float32")
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
-    given, faults = _path(path), Faults(lenient=lenient)
-    tensors: Sequence[Stored]
-    for mark, reader in _FOLDERS.items():
-        if os.path.isfile(given / mark):
-            tensors, metadata = reader(given, faults)
-            held = {tensor.name: tensor for tensor in tensors}
-            files = sorted(each for each in given.rglob("*") if each.is_file())
-            return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
-    file = _in_folder(given) if os.path.isdir(given) else given
-    if file.name.lower().endswith(".index.json"):
-        return _index(given, file, faults)
-    if (suffix := file.suffix.lower()) not in _READERS:
-        raise _other(file)
-    tensors, metadata = _READERS[suffix](file, faults)
+    faults, given = Faults(lenient=lenient), path_of(path)
+    files: Sequence[Path]
+    readers = (reader for mark, reader in _FOLDERS.items() if os.path.isfile(given / mark))
+    if (reader := next(readers, None)) is not None:
+        tensors, metadata = reader(given, faults)
+        files = sorted(each for each in given.rglob("*") if each.is_file())
+    else:
+        file = _in_folder(given) if os.path.isdir(given) else given
+        if file.name.lower().endswith(".index.json"):
+            return _index(given, file, faults)
+        if (suffix := file.suffix.lower()) not in _READERS:
+            raise _other(file)
+        tensors, metadata = _READERS[suffix](file, faults)
+        files = (file,)
     held = {tensor.name: tensor for tensor in tensors}
-    return Checkpoint(given, held, metadata, (file,), findings=tuple(faults.found))
-
-
-def _path(path: object) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        should = "it should be a path as str or os.PathLike"
-        raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))
-    return Path(path)
+    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
 
 
 def _other(file: Path) -> CheckpointError:
@@ -199,10 +195,10 @@ def _in_folder(folder: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     there = sorted(os.listdir(folder))
-    found = [name for name in there if name.endswith(".index.json")]
-    if len(found) == 1:
-        return folder / found[0]
-    named = found or [name for name in there if Path(name).suffix in _READERS]
+    indices = [name for name in there if name.endswith(".index.json")]
+    if len(indices) == 1:
+        return folder / indices[0]
+    named = indices or [name for name in there if Path(name).suffix in _READERS]
     if not named:
         for name in there:
             if Path(name).suffix in _OTHERS:
@@ -211,7 +207,7 @@ def _in_folder(folder: Path) -> Path:
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
         "it should hold model.safetensors, or one *.index.json; "
-        f"of {'such indices' if found else 'checkpoint files'} it holds {shown}{more}"
+        f"of {'such indices' if indices else 'checkpoint files'} it holds {shown}{more}"
     )
     raise CheckpointError(message("folder", short(folder.name), should, "name the file itself"))
 
@@ -265,21 +261,21 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
     return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
 
 
-def _homes(source: Source) -> dict[str, str]:
+def _homes(source: SourceFile) -> dict[str, str]:
     """Return which file holds which tensor."""
-    if source.size > HEADER:
-        raise source.wrong("size", source.size, f"an index has at most {HEADER:,} bytes")
+    if source.size > CAP:
+        raise source.wrong("size", source.size, f"an index has at most {CAP:,} bytes")
     with source.open() as file:
-        found: Any = source.loads(source.take(file, 0, source.size))
-    homes = found.get("weight_map") if isinstance(found, dict) else None
+        content: Any = source.loads(source.take(file, 0, source.size))
+    homes = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(homes, dict) or not all(isinstance(each, str) for each in homes.values()):
-        what, got = ("weight_map", homes) if isinstance(found, dict) else ("index", found)
+        what, got = ("weight_map", homes) if isinstance(content, dict) else ("index", content)
         should = "it should be an object with a weight_map: the file of each tensor"
         raise source.wrong(what, str(got), should)
     return homes
 
 
-def _check_plain(source: Source, shard: str) -> None:
+def _check_plain(source: SourceFile, shard: str) -> None:
     """Raise for a shard that lies (or could lie) elsewhere than in the folder."""
     try:
         plain = bool(shard) and "/" not in shard and Path(check_name(shard)).name == shard
@@ -299,10 +295,10 @@ def _together(told: list[dict[str, str]]) -> dict[str, str]:
         for key, value in metadata.items():
             merged.setdefault(key, value)
     for key in TABLES:
-        found: dict[str, Any] = {}
+        joined: dict[str, Any] = {}
         for metadata in told:
-            found |= table(metadata.get(key))
+            joined |= table(metadata.get(key))
         merged.pop(key, None)
-        if found:
-            merged[key] = dump_table(found)
+        if joined:
+            merged[key] = dump_table(joined)
     return merged

@@ -13,25 +13,27 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.plan import Plan
-from ..errors import IDInitError, RoundingError
+from ..core.text import short
+from ..errors import IDInitError, RoundingError, printable
 from ..roles.names import decide
 from .metadata import table
 from .patterns import apart, holds, levels_of, plain, search, sized, words
 from .storage import (
     DTYPES,
     Index,
-    Made,
+    PlanTensor,
     Tensor,
     as_tensor,
     blocks,
     index_of,
     itemsize,
+    little,
     nbytes_of,
     obstacle,
     stream,
@@ -41,8 +43,8 @@ from .tally import Numbers, Seen, nonzero, values_of
 
 __all__ = ["Finding", "Numbers", "inspect", "recognise"]
 
-Kind = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
-Source = Literal["claim", "rules", "pattern"]
+Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
+Origin = Literal["claim", "rules", "pattern"]
 Progress = Callable[[int, int], object]
 
 _NOISE = 2**21  # columns of a loosened matrix that are drawn again
@@ -80,9 +82,9 @@ class Finding:
     ('idiz', 0.5, 'claim', True)
     """
 
-    kind: Kind
+    kind: Content
     plan: Plan | None = None
-    source: Source | None = None
+    source: Origin | None = None
     value: complex | None = None
     numbers: Numbers | None = None
     claim: bool | None = None
@@ -95,74 +97,66 @@ class Finding:
 
 
 class _Claim:
-    """A plan that a tensor is said to be, held against its bytes block by block."""
+    """A plan that a tensor is said to be; None as soon as something speaks against it."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str, options: object) -> None:
         self.plan: Plan | None = None
-        self.wrong: str | None = None
-        self.dtype, self.done, self.checked = dtype, 0, True
+        self.dtype, self.done, self.wrong, self.checked = dtype, 0, "", True
         known = {field.name for field in fields(Plan) if field.init} - {"shape"}
         if not isinstance(options, Mapping):
-            self.wrong = f"the claim is no plan: {_short(options)}"
+            self._fail(f"the claim is no plan: {_line(options)}")
         elif unknown := sorted(map(repr, set(options) - known)):
-            self.wrong = f"the claim is no plan: unknown options {_short(', '.join(unknown))}"
+            self._fail(f"the claim is no plan: unknown options {_line(', '.join(unknown))}")
         else:
             try:
-                claimed = Plan(shape, **options)
-                claimed.check(dtype)
+                self.plan = Plan(shape, **options)
+                self.plan.check(dtype)
             except (IDInitError, TypeError, ValueError, OverflowError) as problem:
-                self.wrong = f"the claim cannot be: {_short(problem)}"
+                self._fail(f"the claim cannot be: {_line(problem)}")
             else:
-                self.plan = claimed
-                if claimed.loosen and prod(shape) and claimed.axes.columns > _NOISE:
+                if self.plan.loosen and prod(shape) and self.plan.axes.columns > _NOISE:
                     self.checked = False
-                    self.wrong = f"the claim is not checked: noise in rows of {_NOISE:,} and more"
+                    self._fail(f"the claim is not checked: noise in rows of {_NOISE:,} and more")
 
-    @property
-    def open(self) -> bool:
-        return self.wrong is None
+    def _fail(self, why: str) -> None:
+        self.plan, self.wrong = None, why
 
     @property
     def sparse(self) -> bool:
         """Whether the non-zeros are asked for."""
-        return self.open and self.plan is not None and not self.plan.loosen
+        return self.plan is not None and not self.plan.loosen
 
     def compare(self, index: Index, bits: NDArray[Any], where: NDArray[np.intp] | None) -> None:
-        if not self.open or self.plan is None:
+        plan = self.plan
+        if plan is None:
             return
         try:
-            if where is None or self.plan.loosen:
-                made = np.ascontiguousarray(Made(self.plan).read(index, self.dtype)).reshape(-1)
-                made = made.astype(made.dtype.newbyteorder("<"), copy=False).view(bits.dtype)
-                wrong = np.flatnonzero(made != bits)
-                at = (int(wrong[0]), made[wrong[0]]) if wrong.size else None
+            if where is None or plan.loosen:
+                ours = little(PlanTensor(plan).read(index, self.dtype)).view(bits.dtype)
+                wrong = np.flatnonzero(ours != bits)
+                at = (int(wrong[0]), ours[wrong[0]]) if wrong.size else None
             else:
-                at = apart(self.plan, index, self.dtype, where, bits[where])
+                at = apart(plan, index, self.dtype, where, bits[where])
         except RoundingError as problem:
-            self.wrong = f"the claim cannot be: {_short(problem)}"
+            self._fail(f"the claim cannot be: {_line(problem)}")
             return
         if at is not None:
             place, planned = at
             numbers = values_of(np.stack([bits[place], planned]).astype(bits.dtype), self.dtype)
             stored, planned = numbers.tolist()
-            where_ = index_of(place + self.done, self.plan.shape)
-            role = "IDI" if self.plan.role == "transit" else "IDIZ"
-            self.wrong = (
-                f"claimed {role} {words(self.plan)}, but {list(where_)} is {stored!r}, "
-                f"not {planned!r}"
-            )
+            entry = list(index_of(place + self.done, plan.shape))
+            role = "IDI" if plan.role == "transit" else "IDIZ"
+            self._fail(f"claimed {role} {words(plan)}, but {entry} is {stored!r}, not {planned!r}")
         self.done += bits.size
 
 
-def _short(text: object) -> str:
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= 300 else line[:299] + "…"
+def _line(text: object) -> str:
+    return str(short(printable(" ".join(str(text).split())), 300))
 
 
 def _find(
     seen: Seen, name: str | None, names: Collection[str] | None
-) -> tuple[Plan, Source, str] | None:
+) -> tuple[Plan, Origin, str] | None:
     """Return the plan of what was kept, where it is from, and what else is to be said."""
     levels = levels_of(seen)
     if not levels:
@@ -174,8 +168,8 @@ def _find(
                 if plan.role == role and holds(plan, seen):
                     return plan, "rules", ""
     if seen.same:
-        found = plain(seen, levels)
-        return None if found is None else (found, "pattern", "")
+        alone = plain(seen, levels)
+        return None if alone is None else (alone, "pattern", "")
     other = search(seen, levels)
     return None if other is None else (other[0], "pattern", other[1])
 
@@ -255,8 +249,20 @@ def recognise(
             claimed.compare(index, bits, where)
         if progress is not None:
             progress(seen.size * itemsize(dtype), prod(shape) * itemsize(dtype))
-    right = None if sha is None or digest is None else sha.hexdigest() == digest.lower()
-    return _conclude(seen, claimed, name, names, right, sha.hexdigest() if sha else "", digest)
+    right, wrong = _checked(sha, digest)
+    notes = [claimed.wrong if claimed is not None else "", wrong]
+    holds = claimed.plan is not None if claimed is not None and claimed.checked else None
+
+    def finding(kind: Content, detail: str, **more: Any) -> Finding:
+        said = "; ".join(filter(None, [detail, *notes]))
+        return Finding(kind, claim=holds, digest=right, detail=said, **more)
+
+    if claimed is not None and claimed.plan is not None:
+        return _planned(finding, claimed.plan, "claim", "")
+    if seen.first is None:
+        return finding("zero", "no entries")
+    recognised = _find(seen, name, names)
+    return _numeric(finding, seen) if recognised is None else _planned(finding, *recognised)
 
 
 def _not_decoded(
@@ -269,58 +275,35 @@ def _not_decoded(
         done += part.size
         if progress is not None:
             progress(done, size)
-    right = None if digest is None else sha.hexdigest() == digest.lower()
-    notes = [f"{size:,} bytes"] if tensor.dtype not in DTYPES else [why, f"{size:,} bytes"]
-    if right is False:
-        notes.append(_wrong_digest(sha.hexdigest(), digest))
-    return Finding("not decoded", digest=right, detail="; ".join(notes))
+    right, wrong = _checked(sha, digest)
+    notes = [why if tensor.dtype in DTYPES else "", f"{size:,} bytes", wrong]
+    return Finding("not decoded", digest=right, detail="; ".join(filter(None, notes)))
 
 
-def _wrong_digest(sha: str, digest: object) -> str:
-    return f"SHA-256 is {sha}, not {_short(digest)} as the file says"
+def _checked(sha: hashlib._Hash | None, digest: str | None) -> tuple[bool | None, str]:
+    """Return whether a digest is right, None without one, and what is to be said of it."""
+    if sha is None or digest is None:
+        return None, ""
+    if sha.hexdigest() == digest.lower():
+        return True, ""
+    return False, f"SHA-256 is {sha.hexdigest()}, not {_line(digest)} as the file says"
 
 
-def _conclude(
-    seen: Seen,
-    claimed: _Claim | None,
-    name: str | None,
-    names: Collection[str] | None,
-    right: bool | None,
-    sha: str,
-    digest: str | None,
-) -> Finding:
-    """Return what was found, once all was seen."""
-    notes = [] if claimed is None or claimed.wrong is None else [claimed.wrong]
-    if right is False:
-        notes.append(_wrong_digest(sha, digest))
-    holds = claimed.open if claimed is not None and claimed.checked else None
+def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: str) -> Finding:
+    said = "; ".join(filter(None, [words(plan), note]))
+    return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
 
-    def finding(kind: Kind, detail: str, **more: Any) -> Finding:
-        said = "; ".join(filter(None, [detail, *notes]))
-        return Finding(kind, claim=holds, digest=right, detail=said, **more)
 
-    def planned(plan: Plan, source: Source, note: str) -> Finding:
-        kind: Kind = "idi" if plan.role == "transit" else "idiz"
-        said = "; ".join(filter(None, [words(plan), note]))
-        return finding(kind, said, plan=plan, source=source)
-
-    if holds and claimed is not None and claimed.plan is not None:
-        return planned(claimed.plan, "claim", "")
-    if seen.first is None:
-        return finding("zero", "no entries")
-    found = _find(seen, name, names)
-    if found is not None:
-        return planned(*found)
-    constant = seen.same
-    if seen.sparse:
-        seen.give_up()
-    numbers = seen.tally.result()
-    value = values_of(seen.first, seen.dtype)[0].item()
+def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
+    """Return what is known of numbers that are no plan's."""
+    seen.give_up()
+    numbers, first = seen.tally.result(), cast("NDArray[Any]", seen.first)
     if numbers.nonzero == 0:
-        if constant and np.all(seen.first == 0):
-            return finding("zero", "")
-        return finding("zero", "-0.0" if constant else "0.0 and -0.0")
-    if constant:
+        if not seen.same:
+            return finding("zero", "0.0 and -0.0")
+        return finding("zero", "-0.0" if first.any() else "")
+    if seen.same:
+        value = values_of(first, seen.dtype)[0].item()
         return finding("constant", repr(value), value=value)
     return finding("other", str(numbers), numbers=numbers)
 

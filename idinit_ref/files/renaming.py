@@ -218,14 +218,9 @@ def rule_of(given: object) -> Change | Items:
     if isinstance(given, (Change, Items)):
         return given
     if not isinstance(given, Mapping) or not ({"pattern", "list"} & given.keys()):
-        raise OptionTypeError(
-            message(
-                "rule",
-                given,
-                "it should have a pattern of names, or a list",
-                'e.g. {"pattern": "^net[.]", "name": ""} or {"list": "layers", "class": "Block"}',
-            )
-        )
+        should = "it should have a pattern of names, or a list"
+        cure = 'e.g. {"pattern": "^net[.]", "name": ""} or {"list": "layers", "class": "Block"}'
+        raise OptionTypeError(message("rule", given, should, cure))
     known = _CHANGE if "pattern" in given else _ITEMS
     for key in given:
         choice("key of a rule", key, known)

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple, cast, get_args
 from ..core.layout import merge_axes
 from ..core.options import choice, countable, real, sizes
 from ..core.plan import Plan
+from ..core.text import short
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from ..roles.names import Kind
 from . import presets
 from .metadata import MalformedError, loads
 from .naming import check_name
 from .reading import open_checkpoint
+from .storage import check_axes
 
 __all__ = ["OPTIONS", "Asked", "Source", "joins", "read"]
 
 _CAP = 32 * 2**20  # bytes of a manifest
-_AXES = 32  # NumPy 1's limit
 OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "role", "axes"))
 """Options of `idinit_ref.plan` that a manifest or a rule may state."""
 
@@ -103,8 +104,8 @@ def read(
         should = "there should be exactly one of a preset, a manifest and a checkpoint"
         raise OptionError(message("source", given, should, "give one"))
     if preset is not None:
-        found = presets.load(preset)
-        return Source({k: Asked(v) for k, v in found.tensors.items()}, (), found.source)
+        model = presets.load(preset)
+        return Source({k: Asked(v) for k, v in model.tensors.items()}, (), model.source)
     if manifest is not None:
         return Source(_read_manifest(Path(manifest)), (Path(manifest),))
     opened = open_checkpoint(cast("Path", checkpoint))
@@ -117,10 +118,10 @@ def read(
 
 def _model_type(folder: Path) -> str:
     """Return the type of the model that a folder holds, as its configuration has it."""
-    found: Any = None
+    config: Any = None
     with suppress(OptionError, OSError):
-        found = _json(folder / "config.json")
-    kind = found.get("model_type") if isinstance(found, dict) else None
+        config = _json(folder / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
     return kind if isinstance(kind, str) else ""
 
 
@@ -130,27 +131,27 @@ def _empty(path: object) -> OptionError:
 
 def _read_manifest(path: Path) -> dict[str, Asked]:
     """Return what a JSON manifest asks for."""
-    found = _json(path)
-    if isinstance(found, dict) and "tensors" in found:  # with or without what a preset adds
-        inner = found["tensors"]
+    content = _json(path)
+    if isinstance(content, dict) and "tensors" in content:  # with or without what a preset adds
+        inner = content["tensors"]
         if isinstance(inner, dict) and not isinstance(inner.get("shape"), list):
-            for key in found:
+            for key in content:
                 choice("manifest", key, ("tensors", "name", "source", "parameters", "warnings"))
-            found = inner
-    if not isinstance(found, dict):
+            content = inner
+    if not isinstance(content, dict):
         should = "it should be an object: every tensor's name with its shape"
         cure = 'write {"fc.weight": [4, 3]}'
-        raise OptionTypeError(message("manifest", type(found).__name__, should, cure))
-    if not found:
+        raise OptionTypeError(message("manifest", type(content).__name__, should, cure))
+    if not content:
         raise _empty(path)
-    return {check_name(name): _asked(name, given, path.name) for name, given in found.items()}
+    return {check_name(name): _asked(name, given, path.name) for name, given in content.items()}
 
 
 def _json(path: Path) -> Any:
     """Return what a JSON file holds; raise for what is not exactly JSON, or is twice in it."""
     try:
         with open(path, "rb") as file:
-            return loads(file.read(_CAP + 1), cap=_CAP, digits=20)
+            return loads(file.read(_CAP + 1), cap=_CAP)
     except MalformedError as problem:
         raise OptionError(
             message("manifest", str(path), problem.should, "correct the file")
@@ -167,12 +168,12 @@ def _asked(name: str, given: object, file: str) -> Asked:
         given = {"shape": given}
     if not isinstance(given, dict) or "shape" not in given:
         should = "it should be a list of sizes, or an object with its 'shape'"
-        raise OptionTypeError(message(label, _short(given), should, "write [4, 3]"))
+        raise OptionTypeError(message(label, short(given), should, "write [4, 3]"))
     more = dict(given)
     plan = more.pop("plan", None)
     if plan is not None and not isinstance(plan, dict):
         should = "its plan should be an object of options, or null"
-        raise OptionTypeError(message(label, _short(plan), should, 'write {"layout": "IO"}'))
+        raise OptionTypeError(message(label, short(plan), should, 'write {"layout": "IO"}'))
     shape = _sizes(label, more.pop("shape"))
     role = more.pop("role", None)
     axes, parted = more.pop("axes", None), more.pop("parted", None)
@@ -181,13 +182,13 @@ def _asked(name: str, given: object, file: str) -> Asked:
     if role is not None:
         choice(f"role of {label}", role, get_args(Kind))
     if not isinstance(why, str):
-        raise OptionTypeError(message(label, _short(why), "its 'why' should be text", "quote it"))
+        raise OptionTypeError(message(label, short(why), "its 'why' should be text", "quote it"))
     options = more | (plan or {})
     for key in options:
         choice(f"option of {label}", key, OPTIONS)
     if (role in ("bias", "keep") or value) and (options or axes):
         should = f"in role {role!r} it has no options"
-        raise OptionError(message(label, _short(options or axes), should, "leave them out"))
+        raise OptionError(message(label, short(options or axes), should, "leave them out"))
     asked = Asked(shape, cast("Kind | None", role), options, why, value=value)
     return asked if axes is parted is None else _with_axes(label, asked, axes, parted)
 
@@ -197,7 +198,7 @@ def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
     shape = asked.shape if parted is None else _sizes(label, parted)
     if not isinstance(axes, str) or re.fullmatch(f"[A-Z]{{{len(shape)}}}", axes) is None:
         should = f"it should be a capital letter for each axis of {shape}"
-        raise OptionError(message(f"axes of {label}", _short(axes), should, "e.g. 'IOO'"))
+        raise OptionError(message(f"axes of {label}", short(axes), should, "e.g. 'IOO'"))
     if joins(asked.shape, shape) is None:
         should = f"they should cut the axes of the shape {asked.shape}"
         cure = "give the sizes of all axes, in order"
@@ -205,7 +206,7 @@ def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
     _, joined = merge_axes(shape, axes)
     layout = asked.options.get("layout", joined)
     if layout != joined:
-        should = f"the layout of its plan should be {joined!r}, not {_short(layout)!r}"
+        should = f"the layout of its plan should be {joined!r}, not {short(layout)!r}"
         raise OptionError(message(f"axes of {label}", axes, should, "make them agree"))
     options = {**asked.options, "layout": layout}
     return asked._replace(options=options, axes=axes, parted=None if parted is None else shape)
@@ -229,13 +230,5 @@ def joins(shape: Sequence[int], parted: Sequence[int]) -> list[int] | None:
 def _sizes(label: str, value: object) -> tuple[int, ...]:
     shape = sizes(f"shape of {label}", value, ShapeError)
     countable(shape)
-    if len(shape) > _AXES:
-        should = f"it should have at most {_AXES} axes"
-        raise ShapeError(message(f"shape of {label}", len(shape), should, "reshape it"))
+    check_axes(label, shape)
     return shape
-
-
-def _short(value: object) -> object:
-    """Return a value of a file as a message shows it."""
-    text = repr(value)
-    return value if len(text) <= 60 else text[:57] + "..."

@@ -19,27 +19,27 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS, Format, round_array
 from ..core.noise import standard_normal
 from ..core.plan import Plan
-from ..errors import DTypeError, OptionTypeError, message
-from .metadata import CAP
+from ..errors import DTypeError, OptionTypeError, ShapeError, message
 
 __all__ = [
     "BLOCK",
     "DTYPES",
     "FLOATS",
-    "HEADER",
-    "Held",
+    "ArrayTensor",
     "InFile",
     "Index",
-    "Made",
-    "Noise",
+    "NoiseTensor",
+    "PlanTensor",
     "Tensor",
     "as_tensor",
     "blocks",
     "carrier",
+    "check_axes",
     "convert",
     "decode",
     "index_of",
     "itemsize",
+    "little",
     "nbytes_of",
     "obstacle",
     "stream",
@@ -76,11 +76,9 @@ _BITS = {  # not NumPy's own: their bytes, infinity and NaN (e4m3fn has no infin
     "float8_e4m3fn": (1, 0x7F, 0x7F),
     "float8_e5m2": (1, 0x7C, 0x7E),
 }
+_AXES = 32
 BLOCK = 2**19
 """Elements that are read at once: 4 MiB in float64."""
-
-HEADER = CAP
-"""The most bytes of a safetensors header, as its own reader has it."""
 
 
 # Dtypes -------------------------------------------------------------------------------------------
@@ -139,6 +137,13 @@ def unsigned(dtype: str) -> np.dtype[Any]:
     dtype('uint16')
     """
     return np.dtype(f"<u{itemsize(dtype)}")
+
+
+def check_axes(label: str, shape: tuple[int, ...]) -> None:
+    """Raise for more axes than an array of every NumPy has."""
+    if len(shape) > _AXES:
+        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
+        raise ShapeError(message(f"shape of {label}", shape, should, "reshape it"))
 
 
 def index_of(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -285,16 +290,16 @@ class InFile(Tensor, Protocol):
 def obstacle(tensor: Tensor) -> str:
     """Return why the numbers of a tensor cannot be read, "" if they can.
 
-    >>> obstacle(Noise((2,), 1.0))
+    >>> obstacle(NoiseTensor((2,), 1.0))
     ''
     """
     return tensor.obstacle if isinstance(tensor, InFile) else ""
 
 
 def nbytes_of(tensor: Tensor, dtype: str) -> int:
-    """Return the bytes of a tensor in a dtype; of one that is not decoded, in its own.
+    """Return the size of a tensor in bytes, in a dtype; if it is not decoded, as it is stored.
 
-    >>> nbytes_of(Noise((2, 3), 1.0), "bfloat16")
+    >>> nbytes_of(NoiseTensor((2, 3), 1.0), "bfloat16")
     12
     """
     if isinstance(tensor, InFile) and tensor.obstacle:
@@ -303,7 +308,7 @@ def nbytes_of(tensor: Tensor, dtype: str) -> int:
 
 
 @dataclass(frozen=True)
-class Made:
+class PlanTensor:
     """A plan as a tensor."""
 
     plan: Plan
@@ -317,8 +322,8 @@ class Made:
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
         """Make the block."""
         if dtype not in _BITS:
-            made: NDArray[Any] = self.plan.block(index, dtype=dtype)
-            return made
+            block: NDArray[Any] = self.plan.block(index, dtype=dtype)
+            return block
         at, values = self.plan.entries(index)
         spans = (span.indices(size) for span, size in zip(index, self.shape, strict=True))
         out = np.zeros([max(stop - start, 0) for start, stop, _ in spans], carrier(dtype))
@@ -328,7 +333,7 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class ArrayTensor:
     """An array as a tensor: in its own dtype, of any strides and byte order."""
 
     array: NDArray[Any]
@@ -353,7 +358,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseTensor:
     """Normal noise N(0, std^2) that is the same everywhere: row r by Philox of [seed, r].
 
     Rows are along the first axis, as in the loosening of spec section 5; a vector is one row.
@@ -385,30 +390,20 @@ class Noise:
 def as_tensor(name: str, value: object) -> Tensor:
     """Return a plan, an array or a tensor as a tensor; raise for anything else."""
     if isinstance(value, Plan):
-        return Made(value)
+        return PlanTensor(value)
     if isinstance(value, np.ma.MaskedArray):
         should = "it should have no mask, which a file cannot hold"
         raise OptionTypeError(message(name, "MaskedArray", should, "fill it: value.filled(0)"))
     if isinstance(value, np.ndarray):
-        value = Held(value)
+        value = ArrayTensor(value)
     if not isinstance(value, Tensor):
-        raise OptionTypeError(
-            message(
-                name,
-                type(value).__name__,
-                "it should be a Plan or a NumPy array",
-                "make it with idinit_ref.plan or numpy.asarray",
-            )
-        )
+        should = "it should be a Plan or a NumPy array"
+        cure = "make it with idinit_ref.plan or numpy.asarray"
+        raise OptionTypeError(message(name, type(value).__name__, should, cure))
     if value.dtype is not None and value.dtype not in DTYPES and not isinstance(value, InFile):
-        raise DTypeError(
-            message(
-                f"dtype of {name}",
-                value.dtype,
-                f"a checkpoint holds {', '.join(DTYPES)}",
-                "convert the array first",
-            )
-        )
+        should = f"a checkpoint holds {', '.join(DTYPES)}"
+        cure = "convert the array first"
+        raise DTypeError(message(f"dtype of {name}", value.dtype, should, cure))
     return value
 
 
@@ -429,13 +424,16 @@ def blocks(shape: tuple[int, ...]) -> Iterator[Index]:
 def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
     """Yield a tensor's numbers in row-major order, contiguous and little-endian, by blocks.
 
-    Of one whose numbers cannot be read, its bytes.
+    If its numbers cannot be read, yield its bytes.
     """
     if isinstance(tensor, InFile) and tensor.obstacle:
         for start in range(0, tensor.nbytes, 8 * BLOCK):
             yield tensor.read_bytes(start, min(start + 8 * BLOCK, tensor.nbytes))
         return
     for index in blocks(tensor.shape):
-        block = tensor.read(index, dtype)
-        little = block.astype(block.dtype.newbyteorder("<"), copy=False)
-        yield np.ascontiguousarray(little).reshape(-1)
+        yield little(tensor.read(index, dtype))
+
+
+def little(block: NDArray[Any]) -> NDArray[Any]:
+    """Return a block's numbers in row-major order, contiguous and little-endian."""
+    return np.ascontiguousarray(block.astype(block.dtype.newbyteorder("<"), copy=False)).reshape(-1)

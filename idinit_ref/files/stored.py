@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, IndexingError, ShapeError, message
-from .disk import Bytes, Packed, Plain, Spans, cut
+from ..core.options import box_of
+from ..errors import DTypeError, ShapeError, message
+from .disk import Bytes, Packed, Plain, Spans, read_block
 from .storage import DTYPES, Index, carrier, convert, itemsize
 
 __all__ = ["Raw", "Stored"]
 
-_AXES = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
+_MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
 
 
 @dataclass(slots=True, eq=False)  # not frozen: a file may have a million, and that costs twice
@@ -80,7 +81,7 @@ class Stored:
         if self.dtype not in DTYPES:
             return f"{self.dtype} is not decoded"
         some = prod(size for size in self.shape if size) * itemsize(self.dtype)
-        return "no array has its shape" if len(self.shape) > _AXES or some >= 2**63 else ""
+        return "no array has its shape" if len(self.shape) > _MOST or some >= 2**63 else ""
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
         """Return a block, of which alone the bytes are read, as an array of its own.
@@ -126,30 +127,13 @@ class Stored:
             cure = "copy its bytes (--keep-from), or convert it with the library that wrote it"
             raise DTypeError(message(f"dtype of {self.name!r}", self.dtype, should, cure))
         if self.obstacle:
-            should = f"an array has at most {_AXES} axes, and fewer than 2**63 bytes"
+            should = f"an array has at most {_MOST} axes, and fewer than 2**63 bytes"
             raise ShapeError(message(f"shape of {self.name!r}", self.shape, should, "reshape it"))
-        return convert(self._block(_spans(index, self.shape)), self.dtype, dtype, self.name)
+        return convert(self._block(box_of(index, self.shape)), self.dtype, dtype, self.name)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         """Return a block of the stored numbers; how, each kind of file says."""
         raise NotImplementedError  # a class for each kind of file has it
-
-
-def _spans(index: Index, shape: tuple[int, ...]) -> Spans:
-    should = f"it should be a tuple of {len(shape)} slices of step 1 with integer ends"
-    cure = "write slice(i, i + 1) for one entry, slice(None) for a whole axis"
-    if not isinstance(index, tuple) or len(index) != len(shape):
-        raise IndexingError(message("index", index, should, cure))
-    spans = []
-    for part, size in zip(index, shape, strict=True):
-        if not isinstance(part, slice) or part.step not in (None, 1):
-            raise IndexingError(message("index", index, should, cure))
-        try:
-            start, stop, _ = part.indices(size)
-        except TypeError:
-            raise IndexingError(message("index", index, should, cure)) from None
-        spans.append(range(start, max(start, stop)))
-    return tuple(spans)
 
 
 @dataclass(slots=True, eq=False)
@@ -169,10 +153,10 @@ class Raw(Stored):
 
     def read_bytes(self, start: int, stop: int) -> Bytes:
         """Return bytes of it, as they are stored."""
-        found = np.empty(stop - start, np.uint8)
+        content = np.empty(stop - start, np.uint8)
         with self.data.reading() as get:
-            get(self.skip + start, found)
-        return found
+            get(self.skip + start, content)
+        return content
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         shape = self.shape
@@ -180,7 +164,7 @@ class Raw(Stored):
             spans, shape = spans[::-1], shape[::-1]
         size = itemsize(self.dtype)
         with self.data.reading() as get:
-            raw = cut(
+            raw = read_block(
                 lambda at, into: get(self.skip + at, into), (*shape, size), (*spans, range(size))
             )
         own = carrier(self.dtype)

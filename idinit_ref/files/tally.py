@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .storage import BLOCK, FLOATS, carrier, convert, decode, itemsize, unsigned
+from .storage import BLOCK, FLOATS, carrier, convert, decode, itemsize, little, unsigned
 
 __all__ = ["LEVELS", "Numbers", "Seen", "bits_of", "nonzero", "values_of"]
 
@@ -64,12 +64,11 @@ def values_of(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 def bits_of(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     """Return the bits of float64 numbers, rounded once into a dtype."""
-    rounded = convert(values, "float64", dtype, "an entry")
-    return rounded.astype(rounded.dtype.newbyteorder("<"), copy=False).view(unsigned(dtype))
+    return little(convert(values, "float64", dtype, "an entry")).view(unsigned(dtype))
 
 
 def nonzero(bits: NDArray[Any]) -> NDArray[np.intp]:
-    """Return where the bits are not all 0: eight bytes at a time, as most are."""
+    """Return where bits are not 0; eight bytes are tested at a time, since most are 0."""
     per = 8 // bits.itemsize
     whole = bits.size // per * per
     words = np.flatnonzero(bits[:whole].view(np.uint64) != 0)

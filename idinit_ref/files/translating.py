@@ -19,11 +19,11 @@ from ..core.plan import Plan
 from ..errors import IDInitError, LayoutError, OptionError, ShapeError, message
 from ..roles.names import find
 from .dialects import Dialect, Leaf, load
-from .kinds import AS_IT_IS, Item, checked, kind_of, letters_of, says, stored_before
+from .kinds import AS_IT_IS, NamedTensor, kernel_kind, kind_of, letters_of, says, stored_before
 from .metadata import table
 from .naming import check_name
 from .renaming import Items
-from .storage import Made, Tensor, as_tensor
+from .storage import PlanTensor, Tensor, as_tensor
 from .views import Stack, Sum, rearrange, take
 
 __all__ = ["translate"]
@@ -73,13 +73,13 @@ def translate(
     if not isinstance(dialect, Dialect):
         dialect = load(dialect)
     claims = table((metadata or {}).get("idinit_ref.plans"))
-    items: dict[str, Item] = {}
+    items: dict[str, NamedTensor] = {}
     whole: set[str] = set()  # all names, of what is left out, too
     used: set[int] = set()
     for own, given in tensors.items():
         check_name(own)
         value = given if given is None or isinstance(given, Plan) else as_tensor(own, given)
-        item = Item(own, own, Made(Plan((0, 0))) if value is None else value)
+        item = NamedTensor(own, own, PlanTensor(Plan((0, 0))) if value is None else value)
         if value is not None:
             item = replace(item, said=_said(value, claims.get(own)), table=own in tables)
         renamed = _renamed(item, dialect, used, value is None)
@@ -92,17 +92,17 @@ def translate(
             items[renamed.name] = _agreed(renamed)
     _check_rules(dialect, used, whole, tensors)
     items = _consistent(items, tensors.keys())
-    found: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
+    sources_of: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
     for item in items.values():
         for name, part, join in _translated(item, items, whole, tensors.keys(), dialect):
-            sources = found.setdefault(check_name(name), [])
+            sources = sources_of.setdefault(check_name(name), [])
             # The bias of the input comes first, whatever the order of the file.
             first = join and "_ih" in item.leaf
             sources.insert(0 if first else len(sources), (item.own, part, join))
-    made = {name: _joined(name, sources) for name, sources in found.items()}
+    translated = {name: _joined(name, sources) for name, sources in sources_of.items()}
     if dialect.separator == "/":
-        _check_numbers({name: [own for own, _, _ in each] for name, each in found.items()})
-    return made
+        _check_numbers({name: [own for own, _, _ in each] for name, each in sources_of.items()})
+    return translated
 
 
 def _said(value: Plan | Tensor, claim: object) -> Plan | None:
@@ -117,7 +117,9 @@ def _said(value: Plan | Tensor, claim: object) -> Plan | None:
         return None
 
 
-def _renamed(item: Item, dialect: Dialect, used: set[int], left_out: bool) -> Item | None:
+def _renamed(
+    item: NamedTensor, dialect: Dialect, used: set[int], left_out: bool
+) -> NamedTensor | None:
     """Return a tensor with all that the rules say of it, or None if one drops it."""
     for k, rule in enumerate(dialect.rules):
         if isinstance(rule, Items) or not re.search(rule.pattern, item.name):
@@ -138,7 +140,7 @@ def _renamed(item: Item, dialect: Dialect, used: set[int], left_out: bool) -> It
     return item
 
 
-def _agreed(item: Item) -> Item:
+def _agreed(item: NamedTensor) -> NamedTensor:
     """Return a tensor, unless a rule says other axes than what is known of it."""
     before = item.axes.partition("->")[0]
     layout = item.said.layout if item.said else ""
@@ -153,10 +155,10 @@ def _agreed(item: Item) -> Item:
     return item
 
 
-def _consistent(items: Mapping[str, Item], names: Collection[str]) -> dict[str, Item]:
-    """Doubt the rules by name for all weights stored as IO, if it is said that one is not so."""
+def _consistent(items: Mapping[str, NamedTensor], names: Collection[str]) -> dict[str, NamedTensor]:
+    """If one weight contradicts its name rule, stop trusting name rules for IO weights."""
 
-    def by_name(item: Item) -> bool:
+    def by_name(item: NamedTensor) -> bool:
         rule = None if item.ndim != 2 else find(item.own, names=names)
         return rule is not None and rule.options.get("layout") == "IO"
 
@@ -189,10 +191,10 @@ def _check_rules(
         raise OptionError(message(label, got, f"{should}; the nearest names are {near}", cure))
 
 
-def _check_numbers(found: Mapping[str, list[str]]) -> None:
+def _check_numbers(sources: Mapping[str, list[str]]) -> None:
     """Raise if a Keras layer would have a tensor, but not the ones before it."""
     layers: dict[str, dict[int, list[str]]] = {}
-    for name, own in found.items():
+    for name, own in sources.items():
         if match := re.fullmatch(r"(?:(.*)/)?vars/(\d+)", name):
             layers.setdefault(match[1] or "", {})[int(match[2])] = own
     for layer, numbers in layers.items():
@@ -207,8 +209,8 @@ def _check_numbers(found: Mapping[str, list[str]]) -> None:
 
 
 def _translated(
-    item: Item,
-    items: Mapping[str, Item],
+    item: NamedTensor,
+    items: Mapping[str, NamedTensor],
     whole: Collection[str],
     names: Collection[str],
     dialect: Dialect,
@@ -221,7 +223,7 @@ def _translated(
     kind, path = kind_of(item, items, whole, names, dialect)
     letters = letters_of(item, kind, items, names) if item.ndim > 1 else ""
     if kind == "kernel" and not item.moved:
-        kind = checked(item, items, letters) if letters else "other"
+        kind = kernel_kind(item, items, letters) if letters else "other"
     own = Leaf(item.leaf) if re.fullmatch(dialect.others, item.leaf) else Leaf("")
     leaf = own if kind == "other" else dialect.leaves.get(kind, Leaf(""))
     if leaf is None:
@@ -236,7 +238,7 @@ def _translated(
         should = f"{item.own} should hold {count} equal parts along axis {axis}"
         raise ShapeError(message("shape", value.shape, should, "add a rule for it"))
     spans = [(k * size, (k + 1) * size) for k in range(count)]
-    made: list[tuple[str, Plan | Tensor, str]] = []
+    parts: list[tuple[str, Plan | Tensor, str]] = []
     for k, part in enumerate(leaf.parts or ("",)):
         cut = [spans[gate] for gate in ((k,) if leaf.parts else leaf.order)]
         piece = take(value, axis, cut, part) if cut else value
@@ -246,12 +248,12 @@ def _translated(
             end = end.format(part, rank=sum(present))
         words = [leaf.within, *_path(item, path, dialect), end]
         name = dialect.separator.join(word for word in words if word)
-        made.append((name, _placed(piece, item, letters, leaf, dialect), leaf.join))
-    return made
+        parts.append((name, _placed(piece, item, letters, leaf, dialect), leaf.join))
+    return parts
 
 
 def _placed(
-    value: Plan | Tensor, item: Item, letters: str, leaf: Leaf, dialect: Dialect
+    value: Plan | Tensor, item: NamedTensor, letters: str, leaf: Leaf, dialect: Dialect
 ) -> Plan | Tensor:
     """Return a tensor with the dialect's axes."""
     if item.moved:
@@ -264,21 +266,18 @@ def _placed(
         kernel = "".join(mark + c for c in SPATIAL if c in letters)
         return rearrange(value, f"{letters}->{batch}{kernel}{leaf.axes[-2:]}")
     if "N" not in item.sizes:
-        raise OptionError(
-            message(
-                "name",
-                item.own,
-                f"attention in {dialect.name} has an axis of heads",
-                "give their number by a rule, e.g. "
-                f"{{'pattern': '^{re.escape(item.own.rpartition('.')[0])}', 'sizes': {{'N': 12}}}}",
-            )
+        should = f"attention in {dialect.name} has an axis of heads"
+        cure = (
+            "give their number by a rule, e.g. "
+            f"{{'pattern': '^{re.escape(item.own.rpartition('.')[0])}', 'sizes': {{'N': 12}}}}"
         )
+        raise OptionError(message("name", item.own, should, cure))
     if item.ndim == 2:
         value = rearrange(value, f"{letters}->OI")
     return rearrange(value, leaf.axes, item.sizes)
 
 
-def _path(item: Item, path: str, dialect: Dialect) -> list[str]:
+def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
     """Return the words of a layer's name in the dialect."""
     parts = path.split(".")
     words: list[str] = []
@@ -290,14 +289,9 @@ def _path(item: Item, path: str, dialect: Dialect) -> list[str]:
         rules = [r for r in dialect.rules if isinstance(r, Items) and fnmatchcase(before, r.list)]
         entry = next(filter(None, (rule.entry(int(part)) for rule in rules)), None)
         if entry is None and dialect.index is None:
-            raise OptionError(
-                message(
-                    "name",
-                    item.own,
-                    f"{dialect.name} calls the entries of the list {before!r} by their class",
-                    f"add a rule, e.g. {{'list': '{before}', 'class': 'MyBlock'}}",
-                )
-            )
+            should = f"{dialect.name} calls the entries of the list {before!r} by their class"
+            cure = f"add a rule, e.g. {{'list': '{before}', 'class': 'MyBlock'}}"
+            raise OptionError(message("name", item.own, should, cure))
         if entry is None and dialect.index != dialect.separator and words:
             words[-1] += f"{dialect.index}{part}"
         else:
@@ -308,15 +302,15 @@ def _path(item: Item, path: str, dialect: Dialect) -> list[str]:
 def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | Tensor:
     """Return the one tensor that several become, or raise if they may not."""
     own = [source for source, _, _ in sources]
-    made = [value for _, value, _ in sources]
+    values = [value for _, value, _ in sources]
     joins = {join for _, _, join in sources}
     join = joins.pop() if len(joins) == 1 else ""
     if join == "stack" and len(sources) == 1:
         should = f"{own[0]} should come with the layer's other bias"
         raise OptionError(message("name", name, should, "add it, or leave both out"))
     if len(sources) == 1 and not (join == "sum but last" and "_hh" in own[0]):
-        return made[0]
-    tensors = tuple(Made(value) if isinstance(value, Plan) else value for value in made)
+        return values[0]
+    tensors = tuple(PlanTensor(value) if isinstance(value, Plan) else value for value in values)
     if not join or len(tensors) > 2 or tensors[0].shape != tensors[-1].shape:
         raise _twice(name, own)
     if join == "sum but last":
@@ -325,7 +319,7 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
             should = f"the last third of {own[-1]} should be 0: Flax's GRUCell has no such bias"
             raise OptionError(message("name", name, should, "set it to 0, or leave it out"))
         if len(tensors) == 1:
-            return made[0]
+            return values[0]
     return Stack(tensors) if join == "stack" else Sum(tensors)
 
 
@@ -334,7 +328,7 @@ def _twice(name: str, own: list[str]) -> OptionError:
     return OptionError(message("name", name, should, "rename or drop one of them by a rule"))
 
 
-def _unknown(item: Item, items: Mapping[str, Item], dialect: Dialect) -> OptionError:
+def _unknown(item: NamedTensor, items: Mapping[str, NamedTensor], dialect: Dialect) -> OptionError:
     letters = "ABCDEFGH"[: item.ndim]
     name = item.leaf
     if not re.fullmatch(dialect.others, name):

@@ -6,9 +6,9 @@ Nothing is made here: a block of such a tensor is read from the parts of the oth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice, product
+from itertools import islice
 from math import prod
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..core.layout import SPATIAL
 from ..core.plan import Plan
 from ..errors import LayoutError, OptionError, ShapeError, message
-from .storage import Index, Made, Tensor, carrier, convert
+from .storage import Index, PlanTensor, Tensor, carrier, convert
 
 __all__ = ["Joined", "Stack", "Sum", "View", "axes_of", "rearrange", "take"]
 
@@ -67,7 +67,7 @@ class View:
     def describe(self) -> str:
         """Return what was done, from the first source on.
 
-        >>> rearrange(Made(Plan((2, 3))), "OI->IO").describe()
+        >>> rearrange(PlanTensor(Plan((2, 3))), "OI->IO").describe()
         'OI->IO'
         """
         before = f"{self.source.describe()}, " if isinstance(self.source, View) else ""
@@ -110,7 +110,7 @@ class View:
     def _read(self, box: Sequence[range], dtype: str) -> NDArray[Any]:
         """Return a box of the source after its pieces were put one after the other."""
         index = [slice(span.start, span.stop) for span in box]
-        found, done, span = [], 0, box[self.axis] if box else range(0)
+        blocks, done, span = [], 0, box[self.axis] if box else range(0)
         if not box:
             return self.source.read((), dtype)
         for start, stop in self.pieces:
@@ -118,8 +118,8 @@ class View:
             done += stop - start
             if low < high:
                 index[self.axis] = slice(start + low, start + high)
-                found.append(self.source.read(tuple(index), dtype))
-        return found[0] if len(found) == 1 else np.concatenate(found, self.axis)
+                blocks.append(self.source.read(tuple(index), dtype))
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, self.axis)
 
 
 @dataclass(frozen=True)
@@ -201,33 +201,17 @@ class Joined:
         return self.source.dtype
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Read the boxes of the source that make up the block."""
-        spans = [range(*s.indices(size)) for s, size in zip(index, self.shape, strict=True)]
-        out = np.empty([len(span) for span in spans], carrier(dtype))
-        boxes = [list(_boxes(s, k)) for s, k in zip(spans, self._sizes, strict=True)]
-        at = [[0, *accumulate(prod(map(len, box)) for box in axis)] for axis in boxes]
-        for place in product(*(range(len(axis)) for axis in boxes)):
-            box = [span for axis, k in zip(boxes, place, strict=True) for span in axis[k]]
-            where = tuple(slice(*ends[k : k + 2]) for ends, k in zip(at, place, strict=True))
-            block = self.source.read(tuple(slice(s.start, s.stop) for s in box), dtype)
-            out[where] = block.reshape(out[where].shape)
-        return out
-
-
-def _boxes(span: range, sizes: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
-    """Cut a run of joined axes into boxes of these axes, in order."""
-    inner, at = prod(sizes[1:]), span.start
-    while at < span.stop:
-        place, start = divmod(at, inner)
-        whole = 0 if start else (span.stop - at) // inner
-        if whole:
-            yield (range(place, place + whole), *map(range, sizes[1:]))
-            at += whole * inner
-        else:
-            part = range(start, min(span.stop - place * inner, inner))
-            for rest in _boxes(part, sizes[1:]):
-                yield (range(place, place + 1), *rest)
-            at = place * inner + part.stop
+        """Read whole steps along the outermost of the joined axes, and cut the block out."""
+        hull: list[slice] = []  # of the source
+        sizes, inner = [], []  # of what is read, joined; of what of it is wanted
+        for s, k, parts in zip(index, self.shape, self._sizes, strict=True):
+            start, stop, _ = s.indices(k)
+            step = max(prod(parts[1:]), 1)
+            first, last = start // step, -(-stop // step)
+            hull += [slice(first, last), *(slice(0, size) for size in parts[1:])][: len(parts)]
+            sizes.append(prod((last - first, *parts[1:])))
+            inner.append(slice(start - first * step, stop - first * step))
+        return self.source.read(tuple(hull), dtype).reshape(sizes)[tuple(inner)]
 
 
 def take(
@@ -263,7 +247,7 @@ def take(
     >>> gates.shape, gates.read((slice(0, 4), slice(0, 2)), "float32")[:, 0].tolist()
     ((4, 2), [1.0, 0.0, 1.0, 0.0])
     """
-    source = Made(value) if isinstance(value, Plan) else value
+    source = PlanTensor(value) if isinstance(value, Plan) else value
     shape = source.shape
     size = shape[axis] if 0 <= axis < len(shape) else -1
     if any(not 0 <= start < stop <= size for start, stop in pieces):
@@ -277,7 +261,7 @@ def take(
     return View(source, how, axis, tuple(pieces), split, tuple(range(len(shape))))
 
 
-_AXES = re.compile(r"((?:[A-Z1]|\([A-Z]+\))*)->((?:~?[A-Z]|1)*)")
+_MOVES = re.compile(r"((?:[A-Z1]|\([A-Z]+\))*)->((?:~?[A-Z]|1)*)")
 _AXIS = re.compile(r"\([A-Z]+\)|~?[A-Z]|1")
 
 
@@ -351,24 +335,19 @@ def rearrange(
         batch = [c for c in value.layout if c not in "OI" + SPATIAL]
         if [c for c in layout if c in batch] == batch:  # noise is drawn in their order
             return replace(value, shape=tuple(shape[k] for k in places), layout=layout)
-    source = Made(value) if isinstance(value, Plan) else value
+    source = PlanTensor(value) if isinstance(value, Plan) else value
     whole = ((0, shape[0]),) if shape else ()
     return View(source, axes, 0, whole, tuple(split), order, flip)
 
 
 def axes_of(axes: str) -> tuple[list[str], list[str]]:
     """Return the axes before and after the arrow, or raise."""
-    match = _AXES.fullmatch(axes)
+    match = _MOVES.fullmatch(axes)
     before, after = (_AXIS.findall(text) for text in match.groups()) if match else ([], [])
     old = sorted(c for text in before for c in text if c.isalpha())
     new = sorted(c for text in after for c in text if c.isalpha())
     if match is None or old != new or len(set(old)) != len(old):
-        raise OptionError(
-            message(
-                "axes",
-                axes,
-                "it should name every axis once before and once after an arrow",
-                "e.g. 'OI->IO', '(ND)I->IND' to split one, 'IOHW->~H~WIO' to flip the kernel",
-            )
-        )
+        should = "it should name every axis once before and once after an arrow"
+        cure = "e.g. 'OI->IO', '(ND)I->IND' to split one, 'IOHW->~H~WIO' to flip the kernel"
+        raise OptionError(message("axes", axes, should, cure))
     return before, after

@@ -1,4 +1,4 @@
-"""Files and folders that are there under their names when they are complete, or not at all."""
+"""Files and folders that appear under their names only when they are complete."""
 
 from __future__ import annotations
 

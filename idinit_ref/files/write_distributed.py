@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .containers import Item
+from .containers import FileTensor
 from .read_torch import the_torch
 from .storage import itemsize
 
@@ -20,7 +20,7 @@ _PIECE = 2**26  # bytes that are made at once, and lie together
 
 
 def write_distributed(
-    folder: Path, items: Sequence[Item], progress: Callable[[int, int], object] | None = None
+    folder: Path, items: Sequence[FileTensor], progress: Callable[[int, int], object] | None = None
 ) -> None:
     """Write tensors into a folder that is not there yet, as one process would.
 
@@ -31,7 +31,7 @@ def write_distributed(
     ----------
     folder : Path
         Where.
-    items : sequence of Item
+    items : sequence of FileTensor
         What.
     progress : callable, optional
         Called as ``progress(bytes_written, bytes_in_all)`` after each piece.
@@ -69,8 +69,8 @@ def write_distributed(
             done += native.nbytes
             if progress is not None:
                 progress(done, total)
-            made = torch.from_numpy(bits.copy() if not bits.flags.writeable else bits)
-            return made.view(getattr(torch, item.dtype)).reshape(tuple(chunk.sizes))
+            tensor = torch.from_numpy(bits.copy() if not bits.flags.writeable else bits)
+            return tensor.view(getattr(torch, item.dtype)).reshape(tuple(chunk.sizes))
 
     writer = FileSystemWriter(folder, thread_count=1)
     with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def write_distributed(
             raise next(iter(problem.failures.values()))[0] from problem
 
 
-def _writes(item: Item) -> list[Any]:
+def _writes(item: FileTensor) -> list[Any]:
     """Return what PyTorch is to write of a tensor: its pieces, or the whole of a small one."""
     torch = the_torch()
     from torch.distributed.checkpoint.metadata import (
@@ -94,12 +94,12 @@ def _writes(item: Item) -> list[Any]:
     shape, properties = item.tensor.shape, TensorProperties(getattr(torch, item.dtype))
     rows, inner = (shape[0], shape[1:]) if shape else (1, ())
     step = max(_PIECE // max(prod(inner) * itemsize(item.dtype), 1), 1)
-    made = []
+    writes = []
     for k, start in enumerate(range(0, max(rows, 1), step)):
         at = (start, *(0 for _ in inner)) if shape else ()
         sizes = (min(step, rows - start), *inner) if shape else ()
         chunk = ChunkStorageMetadata(torch.Size(at), torch.Size(sizes))
         data = TensorWriteData(chunk, properties, torch.Size(shape))
         index = MetadataIndex(item.name, torch.Size(at), k)
-        made.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
-    return made
+        writes.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
+    return writes

@@ -23,11 +23,12 @@ from ..core.dtypes import format_of
 from ..core.options import integer
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionError, OptionTypeError, message
-from .containers import FORMS, Feed, Form, Item, item_of
+from .containers import FORMS, Feed, FileTensor, Form, file_tensor
+from .naming import path_of
 from .storage import FLOATS, Tensor
 from .whole import together, whole_folder
 
-__all__ = ["FilePlan", "layout_of", "save"]
+__all__ = ["FilePlan", "file_plans", "save"]
 
 _SHARDS = 99_999  # that names of five digits tell apart
 _VARIABLE = re.compile(r"(.*/)?vars/\d+")  # in Keras' files
@@ -50,7 +51,7 @@ class FilePlan(NamedTuple):
     Examples
     --------
     >>> import idinit_ref as ir
-    >>> (file,) = layout_of("model.npz", {"fc.weight": ir.plan((4, 3))})
+    >>> (file,) = file_plans("model.npz", {"fc.weight": ir.plan((4, 3))})
     >>> file.path.name, file.names
     ('model.npz', ('fc.weight',))
     """
@@ -183,7 +184,7 @@ def _is_ours(name: object, job: _Job) -> bool:
     return target.parent in (folder, job.path.parent) and target.name.startswith(job.path.stem)
 
 
-def layout_of(
+def file_plans(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Plan | NDArray[Any] | Tensor],
     *,
@@ -213,7 +214,7 @@ def layout_of(
     --------
     >>> import idinit_ref as ir
     >>> made = {"fc1.weight": ir.plan((4, 3)), "fc2.weight": ir.plan((3, 4), "zero")}
-    >>> for file in layout_of("model.safetensors", made, shard_bytes=50):
+    >>> for file in file_plans("model.safetensors", made, shard_bytes=50):
     ...     print(file.path, file.names)
     model-00001-of-00002.safetensors ('fc1.weight',)
     model-00002-of-00002.safetensors ('fc2.weight',)
@@ -238,23 +239,23 @@ class _Job:
 
     form: Form
     path: Path
-    files: list[tuple[Path, list[Item]]]
+    files: list[tuple[Path, list[FileTensor]]]
     index: _Index | None
     about: dict[str, str]
     tidy: bool  # whether other forms of this checkpoint are to go
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> list[FileTensor]:
         return [item for _, items in self.files for item in items]
 
     def layout(self, digests: bool) -> tuple[FilePlan, ...]:
-        found = [
+        files = [
             FilePlan(path, self.form.size(items, self.about, digests), tuple(i.name for i in items))
             for path, items in self.files
         ]
         if self.index is not None:
-            found.append(FilePlan(self.index.path, len(self.index.content), ()))
-        return tuple(found)
+            files.append(FilePlan(self.index.path, len(self.index.content), ()))
+        return tuple(files)
 
     def target(self, path: Path) -> Path:
         """Return where a file is to be: of a single one that is a link, where that leads."""
@@ -272,22 +273,19 @@ class _Job:
         other = re.compile(
             rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{stem}\.safetensors\.index\.json"
         )
-        found = [
+        others = [
             path
             for path in Path(os.path.realpath(self.path.parent)).iterdir()
             if other.fullmatch(path.name) and path.name not in names
             if path.is_symlink() or not path.is_dir()
         ]
-        return sorted(found, key=lambda path: (path.suffix != ".json", path.name))
+        return sorted(others, key=lambda path: (path.suffix != ".json", path.name))
 
 
 def _decide(
     given: object, tensors: object, dtype: Any, shard_bytes: object, metadata: object
 ) -> _Job:
-    if not isinstance(given, (str, os.PathLike)):
-        should = "it should be a path as str or os.PathLike"
-        raise OptionTypeError(message("path", given, should, "write 'model.safetensors'"))
-    path = Path(given)
+    path = path_of(given)
     if path.suffix not in FORMS:
         should = "its suffix should be .safetensors, .npz, .weights.h5 or .distcp"
         raise OptionError(message("path", str(given), should, "give a file name that ends so"))
@@ -302,7 +300,7 @@ def _decide(
         should = f"only a .safetensors checkpoint has shards, and {path.name} is none"
         raise OptionError(message("shard_bytes", limit, should, "leave it out"))
     about = _about(metadata)
-    items = [item_of(*pair, to, form) for pair in _mapping("plans_or_arrays", tensors).items()]
+    items = [file_tensor(*pair, to, form) for pair in _mapping("plans_or_arrays", tensors).items()]
     odd = [item.name for item in items if keras and not _VARIABLE.fullmatch(item.name)]
     if odd:
         should = "in a .weights.h5 file, Keras finds what is named LAYER/vars/NUMBER alone"
@@ -353,10 +351,10 @@ def _about(metadata: object) -> dict[str, str]:
     return {"idinit_ref": __version__, **more}
 
 
-def _shards(items: list[Item], limit: int) -> list[list[Item]]:
+def _shards(items: list[FileTensor], limit: int) -> list[list[FileTensor]]:
     """Cut a model as Hugging Face does: in order, as much in each as it may hold."""
-    shards: list[list[Item]] = []
-    current: list[Item] = []
+    shards: list[list[FileTensor]] = []
+    current: list[FileTensor] = []
     size = 0
     for item in items:
         if item.nbytes > limit:  # alone, and those around it stay together
@@ -370,7 +368,7 @@ def _shards(items: list[Item], limit: int) -> list[list[Item]]:
     return [*shards, current] if current or not shards else shards
 
 
-def _index(path: Path, files: list[tuple[Path, list[Item]]]) -> _Index:
+def _index(path: Path, files: list[tuple[Path, list[FileTensor]]]) -> _Index:
     where = {item.name: file.name for file, items in files for item in items}
     size = sum(item.nbytes for _, items in files for item in items)
     content = {"metadata": {"total_size": size}, "weight_map": where}

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple, Unpack, cast, get_args
 
 from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
 from ..core.options import choice
-from ..core.plan import Plan, either
+from ..core.plan import Plan
+from ..core.weights import either
 from ..errors import GraphError, OptionError, OptionTypeError, message, prefixed
 from .graph import Graph, Node
 from .names import Kind

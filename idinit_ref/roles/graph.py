@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 from ..core.options import sizes
 from ..errors import GraphError, OptionTypeError, ShapeError, message
 
-__all__ = ["ROOTS", "Does", "Graph", "Kind", "Node", "Use", "function_of"]
+__all__ = ["ROOTS", "Does", "Graph", "Node", "NodeKind", "Use", "function_of"]
 
-Kind = Literal["input", "parameter", "weight", "add", "other"]
+NodeKind = Literal["input", "parameter", "weight", "add", "other"]
 """What a node does: starts a signal, is a parameter, is a dense or convolution operation with
 parameters for a weight, adds two tensors elementwise, or anything else."""
 
@@ -98,7 +98,7 @@ class Node:
     """
 
     name: str
-    kind: Kind = "other"
+    kind: NodeKind = "other"
     inputs: tuple[str, ...] = ()
     shape: tuple[int, ...] | None = None
     weights: tuple[str, ...] = ()
@@ -166,8 +166,8 @@ class Graph:
                 raise OptionTypeError(
                     message("nodes", node, "every one should be a Node", "use ir.Node(...)")
                 )
-            if node.kind not in get_args(Kind):
-                raise _wrong(node, f"kind {node.kind!r} is none of {', '.join(get_args(Kind))}")
+            if node.kind not in get_args(NodeKind):
+                raise _wrong(node, f"kind {node.kind!r} is none of {', '.join(get_args(NodeKind))}")
             if node.use not in get_args(Use):
                 raise _wrong(node, f"use {node.use!r} is none of {', '.join(get_args(Use))}")
             if node.does not in get_args(Does):

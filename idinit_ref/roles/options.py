@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, get_args, get_type_hints
 from ..core.kernel import Taps
 from ..core.options import choice
 from ..core.pattern import Form, Wide
-from ..core.plan import either
+from ..core.weights import either
 from ..errors import OptionTypeError, message
 from .names import Kind
 

@@ -144,7 +144,7 @@ def _matrix(plan: Plan) -> tuple[int, int] | None:
 def _equal(after: Plan, m: int, n: int, rows: int) -> int:
     """Return how many of n units repeat another: rows that are equal if rows apart, and columns.
 
-    >>> from ..core.plan import plan
+    >>> from ..core.weights import plan
     >>> _equal(plan((4, 16), "zero"), 4, 16, 4)  # 3m of n = 4m differ
     4
     """

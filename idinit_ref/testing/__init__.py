@@ -36,7 +36,7 @@ from ._checks import (
 )
 from ._make import make_oracle
 from ._oracle import Oracle
-from ._report import Outcome, Report
+from ._report import OracleReport, Outcome
 from ._signals import (
     check_composition,
     check_image,
@@ -46,14 +46,14 @@ from ._signals import (
     check_variance,
 )
 from ._strategies import conv_specs, dtypes, layouts, plans, weight_shapes
-from ._subject import Finding
+from ._subject import Violation
 
 __all__ = [
     "PROPERTIES",
-    "Finding",
     "Oracle",
+    "OracleReport",
     "Outcome",
-    "Report",
+    "Violation",
     "check_composition",
     "check_determinism",
     "check_device",

@@ -1,6 +1,6 @@
 """One function a property: what the specification says of a weight, asked of anyone's.
 
-Each takes an implementation and a plan, calls the one for the other, and raises a `Finding`, an
+Each takes an implementation and a plan, calls the one for the other, and raises a `Violation`, an
 AssertionError ``what = got, but should be expected  [call]`` with three lines that repeat it.
 Those of a layer, which acts on a signal, are in `_signals`.
 """
@@ -18,7 +18,7 @@ from ..core.dtypes import FORMATS
 from ..core.plan import Plan
 from . import _signals as _signals
 from ._property import ALL, Property, both, compare, number, stated, still, tall, unit
-from ._subject import Finding, Raised, Subject
+from ._subject import Raised, Subject, Violation
 from ._weights import (
     dense,
     matrices,
@@ -43,11 +43,11 @@ __all__ = [
 
 
 @stated()
-def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_exact(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Every entry is the reference's, to the bit, in the dtype that came back (sections 1 to 5)."""
-    made = subject.make(plan, dtype)
-    should = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
-    got = made.values
+    weight = subject.make(plan, dtype)
+    should = dense(plan, weight.dtype if weight.dtype in FORMATS else "float64")
+    got = weight.values
     bad = np.argwhere(got != should)
     if not len(bad):
         bad = np.argwhere(np.signbit(got.real) != np.signbit(should))
@@ -57,54 +57,54 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         if short[0] == short[1]:  # but for the sign of a zero
             short = repr(got[place].item()), repr(should[place].item())
         twice = float(np.float32(dense(plan, "float64")[place]))
-        if made.format.precision < 24 and got[place] == number(made, twice):
+        if weight.format.precision < 24 and got[place] == number(weight, twice):
             short = short[0], f"{short[1]}, rounded once, not by way of float32"
-        raise Finding(f"W[{', '.join(map(str, place))}]", *short, made.call)
+        raise Violation(f"W[{', '.join(map(str, place))}]", *short, weight.call)
 
 
 @stated(fit=still)
-def check_row_norm(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_row_norm(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Rows have norm abs(tau) (T2, T3; abs(tau)/sqrt(k) for fold_mean), or sqrt(2) abs(eps)."""
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if plan.role == "zero":
-            should = np.full(m, abs(number(made, plan.eps)) * (sqrt(2) if n > 1 else 1))
+            should = np.full(m, abs(number(weight, plan.eps)) * (sqrt(2) if n > 1 else 1))
         else:
-            should = np.full(m, abs(number(made, plan.gain)))
+            should = np.full(m, abs(number(weight, plan.gain)))
             if plan.wide == "fold_mean" and m < n:
                 should /= np.sqrt([len(range(i, n, m)) for i in range(m)])
         if n:
             got = np.linalg.norm(matrix / should[:, None], axis=1) * should  # no overflow
-            compare(made.call, f"{name}the norm of row {{0}}", got, should, unit(made) * should)
+            compare(weight.call, f"{name}the norm of row {{0}}", got, should, unit(weight) * should)
 
 
 @stated(("zero",), still)
-def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Every row of IDIZ with n >= 2 sums to 0, so equal means leave the mean at 0.
 
     Exactly, but for ``form="shifted"``, whose entries are rounded each on its own.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if n >= 2:
             shifted = plan.form == "shifted" and n >= 2 * m
-            tolerance = unit(made) * np.abs(matrix).sum(axis=1) * shifted
+            tolerance = unit(weight) * np.abs(matrix).sum(axis=1) * shifted
             sums = matrix.sum(axis=1)
-            compare(made.call, f"{name}the sum of row {{0}}", sums, np.zeros(m), tolerance)
+            compare(weight.call, f"{name}the sum of row {{0}}", sums, np.zeros(m), tolerance)
 
 
 @stated(fit=still)
-def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_rank(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """IDI has full rank; IDIZ has rank m for m < n, n - 1 for m >= n >= 2, and 1 for n = 1.
 
     Singular values are taken in float64 and compared with the largest. Where all entries have one
     size, what float64 tells from 0 counts, in any dtype. Rounded entries of several sizes may also
     leave a singular value of the size of their own rounding in the place of a 0.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         should = n - 1 if plan.role == "zero" and m >= n >= 2 else min(m, n)
         largest = np.abs(matrix).max(initial=0.0)
@@ -112,21 +112,21 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         sizes /= max(sizes.max(initial=0.0), 1.0)
         exact = np.unique(np.abs(matrix[matrix != 0])).size <= 1
         rank = int(np.count_nonzero(sizes > max(m, n) * 2.0**-52))
-        least = rank if exact else int(np.count_nonzero(sizes > unit(made)))
+        least = rank if exact else int(np.count_nonzero(sizes > unit(weight)))
         if not least <= should <= rank:
             got = rank if rank < should else least
-            raise Finding(f"{name}the rank", got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(f"{name}the rank", got, f"{should} (m = {m}, n = {n})", weight.call)
 
 
 @stated(fit=still)
-def check_reach(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_reach(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Which columns have an entry: all that should, so their inputs reach an output (section 2).
 
     All of a tall matrix, of a fold, and of a shifted IDIZ; the first m of a truncated IDI, and the
     first 2m of a wide IDIZ.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         every = m >= n or (plan.role == "transit" and plan.wide != "truncate" and m > 0)
         every |= plan.role == "zero" and plan.form == "shifted" and 2 * m <= n and m > 0
@@ -134,18 +134,18 @@ def check_reach(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         got = int(np.count_nonzero((matrix != 0).any(axis=0)))
         if got != should:
             what = f"{name}the number of columns with an entry"
-            raise Finding(what, got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(what, got, f"{should} (m = {m}, n = {n})", weight.call)
 
 
 @stated(("zero",), still)
-def check_units(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_units(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T11: how many hidden units of a branch differ, W1 the reference's IDI and W2 under test.
 
     Of n hidden units, n >= 2m, "pair" leaves 2m + min(m, n - 2m) different ones. "shifted" leaves
     all n where n <= m lcm(2, m). The others are copies, which no elementwise optimiser parts.
     """
-    made = subject.make(plan, dtype)
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if n < 2 * m or not m:
             continue
@@ -156,33 +156,33 @@ def check_units(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
         got = len(np.unique(units, axis=0))
         if got != should:
             what = f"{name}the number of hidden units that differ"
-            raise Finding(what, got, f"{should} (m = {m}, n = {n})", made.call)
+            raise Violation(what, got, f"{should} (m = {m}, n = {n})", weight.call)
 
 
 @stated(("transit",), tall)
-def check_isometry(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_isometry(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T5: singular values are abs(tau) sqrt(c_j), c_j the copies of input j."""
-    made = subject.make(plan, dtype)
-    tau = abs(number(made, plan.gain))
-    for name, matrix in matrices(plan, made.values):
+    weight = subject.make(plan, dtype)
+    tau = abs(number(weight, plan.gain))
+    for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         got = np.linalg.svd(matrix, compute_uv=False)
         should = np.array(sorted((tau * sqrt(len(range(j, m, n))) for j in range(n)), reverse=True))
-        tolerance = 4 * unit(made) * tau * sqrt(max(m, 1))
-        compare(made.call, f"{name}singular value {{0}}", got, should, tolerance)
+        tolerance = 4 * unit(weight) * tau * sqrt(max(m, 1))
+        compare(weight.call, f"{name}singular value {{0}}", got, should, tolerance)
 
 
 @stated()
-def check_dtype(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_dtype(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Keep the dtype that was asked for; without one, any floating dtype will do."""
-    made = subject.make(plan, dtype)
-    if dtype is not None and made.dtype != dtype:
-        raise Finding("its dtype", made.dtype, dtype, made.call)
-    if made.dtype not in FORMATS:
-        raise Finding("its dtype", made.dtype, "a floating dtype", made.call)
-    if dtype is None and made.dtype.startswith("complex"):
+    weight = subject.make(plan, dtype)
+    if dtype is not None and weight.dtype != dtype:
+        raise Violation("its dtype", weight.dtype, dtype, weight.call)
+    if weight.dtype not in FORMATS:
+        raise Violation("its dtype", weight.dtype, "a floating dtype", weight.call)
+    if dtype is None and weight.dtype.startswith("complex"):
         should = "a real floating dtype, since no complex one was asked for"
-        raise Finding("its dtype", made.dtype, should, made.call)
+        raise Violation("its dtype", weight.dtype, should, weight.call)
 
 
 def _device_needs(subject: Subject) -> str | None:
@@ -192,17 +192,17 @@ def _device_needs(subject: Subject) -> str | None:
 
 
 @stated(needs=_device_needs)
-def check_device(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_device(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Lie on the device that was asked for."""
     for device in subject.framework.devices():
-        made = subject.make(plan, dtype, device)
-        got = subject.framework.device_of(made.raw)
+        weight = subject.make(plan, dtype, device)
+        got = subject.framework.device_of(weight.raw)
         if got != str(device):
-            raise Finding("its device", got, device, made.call)
+            raise Violation("its device", got, device, weight.call)
 
 
 @stated()
-def check_determinism(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_determinism(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Two calls give the same bits, whatever the key, in arrays of their own."""
     first = subject.make(plan, dtype)
     before = first.values.copy()
@@ -218,7 +218,7 @@ def check_determinism(subject: Subject, plan: Plan, dtype: str | None = None) ->
         raw[(0,) * len(plan.shape)] = before.flat[0].item()  # it may be kept for later calls
         if again != before.flat[0]:
             what, got = "the array of a second call", "the same memory as that of the first"
-            raise Finding(what, got, "an array of its own", first.call)
+            raise Violation(what, got, "an array of its own", first.call)
 
 
 def _grouped(plan: Plan) -> Plan:
@@ -232,15 +232,15 @@ def _grouped(plan: Plan) -> Plan:
 
 
 @stated(fit=_grouped, needs=lambda s: None if s.takes("groups") else "it takes no groups=")
-def check_groups(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_groups(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Each group is initialised on its own, alike: it is the weight of one group alone."""
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     axis = plan.axes.i_axis if plan.transposed else plan.axes.o_axis
-    parts = np.split(made.values, plan.groups, axis)
+    parts = np.split(weight.values, plan.groups, axis)
     alone = subject.make(replace(plan, shape=parts[0].shape, groups=1), dtype)
     said = "{right}, as in " + alone.call.replace("{", "{{").replace("}", "}}")
     for group, part in enumerate(parts):
-        compare(made.call, f"W[{{at}}] of group {group}", part, alone.values, 0.0, said)
+        compare(weight.call, f"W[{{at}}] of group {group}", part, alone.values, 0.0, said)
 
 
 def _tiny(
@@ -264,7 +264,7 @@ def _underflow_needs(subject: Subject) -> str | None:
 
 
 @stated(needs=_underflow_needs)
-def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_underflow(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Refuse an entry that rounds to 0 in the dtype: the neurons would be dead (section 5)."""
     plain: dict[str, Any] = {"wide": "truncate", "gain": 1.0, "eps": 1e-6, "form": "pair"}
     plan, at = replace(still(plan), **plain), subject.framework
@@ -281,7 +281,7 @@ def check_underflow(subject: Subject, plan: Plan, dtype: str | None = None) -> N
             kind = f"an array{zeros} in {at.dtype_of(raw)}"
         to = name or at.dtypes()[0]
         should = f"an error, since {option} = {value} rounds to 0 in {to}: dead neurons"
-        raise Finding(call.text, kind, should, call)
+        raise Violation(call.text, kind, should, call)
 
 
 _ORDER = (

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import IDInitError, OptionError, message
 from ..files.whole import whole_file
 from ._make import make_oracle
-from ._report import Outcome, Report
+from ._report import OracleReport, Outcome
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -106,7 +106,7 @@ def check(args: Namespace, console: Console) -> int:
     return 0 if report.ok else 1
 
 
-def _print(report: Report, about: str, seconds: float, console: Console) -> None:
+def _print(report: OracleReport, about: str, seconds: float, console: Console) -> None:
     from rich.text import Text
 
     told, _, rest = str(report).partition("\n")
@@ -121,7 +121,7 @@ def _print(report: Report, about: str, seconds: float, console: Console) -> None
 # The parent ------------------------------------------------------------------------------------
 
 
-def _watch(request: _Request) -> tuple[str, Report]:
+def _watch(request: _Request) -> tuple[str, OracleReport]:
     """Run the child, and again for the rest where it died; return what it is, and the report."""
     done: dict[str, Outcome] = {}
     name, about = request.target, ""
@@ -165,7 +165,7 @@ def _watch(request: _Request) -> tuple[str, Report]:
                     why = f"not tried, after {silent} calls without an answer"
                     for each in order:
                         done.setdefault(each, Outcome(each, "untested", message=why))
-    return about or f"called as {call}", Report(
+    return about or f"called as {call}", OracleReport(
         name, tuple(done[each] for each in order), diagnosis
     )
 
@@ -216,22 +216,17 @@ def _ended(code: int | None) -> str:
     return f"the process ended with exit status {code}"
 
 
-class _status:  # noqa: N801
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being checked, if somebody looks."""
+    from rich.console import Console
 
-    def __enter__(self) -> Any:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        self.status = console.status("starting") if console.is_terminal else None
-        if self.status is None:
-            return lambda _: None
-        self.status.start()
-        return self.status.update
-
-    def __exit__(self, *_: object) -> None:
-        if self.status is not None:
-            self.status.stop()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield status.update
 
 
 # The child -------------------------------------------------------------------------------------
@@ -269,26 +264,26 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
         cure = f"in its folder, write {Path(name).with_suffix('').name}:{path}"
         raise _unknown(target, "it should name a module, not a file", cure)
     try:
-        found: Any = importlib.import_module(name)
+        named: Any = importlib.import_module(name)
     except (Exception, SystemExit) as problem:
         if isinstance(problem, ModuleNotFoundError) and f"{name}.".startswith(f"{problem.name}."):
             cure = "look at its name and at the current directory, or install it"
-            raise _unknown(target, f"module {name} is not found", cure) from problem
+            raise _unknown(target, f"module {name} is not named", cure) from problem
         said = f"importing {name} raised {type(problem).__name__}: {problem}"
         raise _unknown(target, said, "it should import without an error") from problem
     for part in path.split("."):
         try:
-            found = getattr(found, part)
+            named = getattr(named, part)
         except AttributeError:
-            names = [n for n, v in vars(found).items() if n[0] != "_" and callable(v)]
-            own = [n for n in names if getattr(vars(found)[n], "__module__", name) == name]
+            names = [n for n, v in vars(named).items() if n[0] != "_" and callable(v)]
+            own = [n for n in names if getattr(vars(named)[n], "__module__", name) == name]
             near = get_close_matches(part, own or names) or (own or names)[:8]
             kind = "object"
-            if isinstance(found, ModuleType):
-                kind = f"module ({getattr(found, '__file__', None) or 'built in'})"
+            if isinstance(named, ModuleType):
+                kind = f"module ({getattr(named, '__file__', None) or 'built in'})"
             cure = f"it has {', '.join(near)}" if near else "it has no public names"
             raise _unknown(target, f"the {kind} has no {part!r}", cure) from None
-    return found, (name, path)
+    return named, (name, path)
 
 
 def _unknown(target: str, should: str, cure: str) -> OptionError:

@@ -21,10 +21,11 @@ from ..core.kernel import CORNER, Taps
 from ..core.layout import SPATIAL
 from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
+from ..core.sheets import column_grid, row_grid
 from ..errors import IDInitError
 from ._examples import Weights
 from ._property import both
-from ._subject import Finding, Subject
+from ._subject import Subject, Violation
 from ._weights import dense
 
 __all__ = ["diagnose", "explain"]
@@ -68,28 +69,29 @@ def diagnose(weights: Weights) -> Iterator[str]:
             plans = [plan for plan in every if only is None or only(plan)]
             try:
                 cases = [_case(subject, plan) for plan in plans]
-            except Finding as finding:
+            except Violation as finding:
                 yield f"{what}: {str(finding).split('  [', 1)[0]}"
                 continue
             wrong = [case for case in cases if case.wrong]
             if not wrong:
                 continue
-            found = _random(subject, wrong[0]) or _known(cases)
-            if not found and len(wrong) == len(cases):
-                found = _numbers(wrong)
-            if found:
-                yield f"{what}: {found}"
+            mistake = _random(subject, wrong[0]) or _known(cases)
+            if not mistake and len(wrong) == len(cases):
+                mistake = _numbers(wrong)
+            if mistake:
+                yield f"{what}: {mistake}"
                 continue
             for form in dict.fromkeys(case.form for case in wrong):
                 alike = [case for case in cases if case.form == form]
-                found = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
-                yield f"{what}, {form}: {found or _unknown(alike)}"
+                mistake = _known(alike, whole=False) or _numbers([c for c in alike if c.wrong])
+                yield f"{what}, {form}: {mistake or _unknown(alike)}"
         yield from _ignored(subject, role, layout, fixed)
 
 
 def _case(subject: Subject, plan: Plan, dtype: str | None = None) -> _Case:
-    made = subject.make(plan, dtype)
-    return _Case(plan, made.values, dense(plan, made.dtype if made.dtype in FORMATS else "float64"))
+    weight = subject.make(plan, dtype)
+    dtype = weight.dtype if weight.dtype in FORMATS else "float64"
+    return _Case(plan, weight.values, dense(plan, dtype))
 
 
 def _plan(layout: str, m: int, n: int, role: Role, fixed: Mapping[str, Any], groups: int) -> Plan:
@@ -109,10 +111,12 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
         if not case.wrong:
             return
         for name in _OPTIONS:
-            usual: Any = {"layout": None}.get(name, Plan.__dataclass_fields__[name].default)
+            if not subject.takes(name):
+                continue
+            usual: Any = Plan.__dataclass_fields__[name].default
             if name == "layout":
-                usual = subject.parameter("layout").default if subject.takes("layout") else None
-            if not subject.takes(name) or getattr(plan, name) == usual:
+                usual = subject.parameter("layout").default
+            if getattr(plan, name) == usual:
                 continue
             try:
                 changes: dict[str, Any] = {name: usual}
@@ -124,7 +128,7 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
             if np.array_equal(case.got, _case(subject, without, dtype).got):
                 yield f"{name} is ignored"
                 return
-    except Finding:
+    except Violation:
         return
     known = _known([case])
     yield f"{subject.call(plan, dtype)}: {known or _unknown([case])}"
@@ -135,14 +139,14 @@ def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]
     name, value = ("gain", -2.5) if role == "transit" else ("eps", -0.5)
     if not subject.takes(name):
         return
-    found: dict[str, str] = {}
+    by_form: dict[str, str] = {}
     changes: dict[str, Any] = {name: value}
     for m, n in ((3, 3), (4, 3), (3, 4)):
         plain = _plan(layout, m, n, role, fixed, 1)
         asked = replace(plain, **changes)
         try:
             case, usual = _case(subject, asked), _case(subject, plain).got
-        except Finding:
+        except Violation:
             return
         unit = 1.0 if role == "transit" else plain.eps
         texts = {
@@ -153,15 +157,15 @@ def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]
         }
         if not np.allclose(case.got, case.should, 1e-6, 0):
             known = (t for t, wrong in texts.items() if np.allclose(case.got, wrong, 1e-6, 0))
-            found[case.form] = next(known, "")
+            by_form[case.form] = next(known, "")
         elif np.array_equal(case.got, case.should) and np.any(
             np.signbit(case.got.real[case.should == 0])
         ):
             text = f"{name} times 0 is -0 where {name} < 0"
-            found[case.form] = f"right but for the sign of its zeros: {text}"
-    if len(found) == 3 and len(set(found.values())) == 1:
-        found = {"": next(iter(found.values()))}
-    yield from (f"{form}: {text}" if form else text for form, text in found.items() if text)
+            by_form[case.form] = f"right but for the sign of its zeros: {text}"
+    if len(by_form) == 3 and len(set(by_form.values())) == 1:
+        by_form = {"": next(iter(by_form.values()))}
+    yield from (f"{form}: {text}" if form else text for form, text in by_form.items() if text)
 
 
 def _known(cases: Sequence[_Case], whole: bool = True) -> str:
@@ -269,9 +273,9 @@ def _filled(plan: Plan, rule: Rule) -> Values:
     out = np.zeros(plan.shape)
     unit = plan.eps if plan.role == "zero" else 1.0
     box = tuple(range(size) for size in plan.shape)
-    rows, m = np.broadcast_to(plan.axes.row_grid(np, box), plan.shape), plan.axes.pieces[0].m
+    rows, m = np.broadcast_to(row_grid(plan.axes, np, box), plan.shape), plan.axes.pieces[0].m
     for phase, n in enumerate(plan.axes.widths):
-        columns = np.broadcast_to(plan.axes.column_grid(np, box, phase), plan.shape)
+        columns = np.broadcast_to(column_grid(plan.axes, np, box, phase), plan.shape)
         for place in np.argwhere(columns >= 0):
             at = tuple(place)
             out[at] = unit * rule(int(rows[at]) % m, int(columns[at]), m, n)

@@ -16,7 +16,7 @@ from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ._property import Property
 from ._strategies import plans
-from ._subject import Finding, Raised, Subject
+from ._subject import Raised, Subject, Violation
 
 __all__ = ["Case", "Weights"]
 
@@ -80,15 +80,15 @@ class Weights:
             has_complex = self._has_complex()
             dtypes = self.subject.framework.dtypes()
             names += [name for name in dtypes if has_complex or not name.startswith("complex")]
-        found = [self._drawn(r, letters) for r, letters in product(*self._asked(each))]
-        weights = st.one_of(found).map(each.fit)
+        drawn = [self._drawn(r, letters) for r, letters in product(*self._asked(each))]
+        weights = st.one_of(drawn).map(each.fit)
         if self.only is not None:
             weights = weights.filter(self.only)
         return st.tuples(weights, st.sampled_from(names))
 
     def large(self, each: Property) -> list[Plan]:
         """Return a few weights larger than those that are drawn."""
-        found = []
+        plans = []
         for (role, letters), (m, n) in product(product(*self._asked(each)), _LARGE):
             names = ["taps", "stride"] if set(letters) & set(SPATIAL) else []
             names.append("wide" if role == "transit" else "form")
@@ -97,8 +97,8 @@ class Weights:
             options = {name: self.fixed[name] for name in names}
             plan = each.fit(Plan(shape, role, layout=letters, **options))
             if plan.shape == shape and (self.only is None or self.only(plan)):
-                found.append(plan)
-        return found if each.name in _OF_LARGE else []
+                plans.append(plan)
+        return plans if each.name in _OF_LARGE else []
 
     def _asked(self, each: Property) -> tuple[list[Role], list[str]]:
         """Return the roles and the layouts that a property is asked of."""
@@ -116,7 +116,7 @@ class Weights:
                 self.subject.make(self.smallest, name)
         except Raised:
             return False
-        except Finding:
+        except Violation:
             pass
         return True
 

@@ -44,8 +44,8 @@ class Framework:
 
     def owns(self, raw: Any) -> bool:
         """Whether it is an array of this framework."""
-        found = framework_of(raw)
-        return found is not None and found.name == self.name
+        own = framework_of(raw)
+        return own is not None and own.name == self.name
 
     def dtype_of(self, raw: Any) -> str:
         """Return the name of an array's dtype."""
@@ -186,8 +186,8 @@ class _Torch(Framework):
         return out
 
     def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
-        made = self.xp.full(shape, np.nan, device=device)
-        return made if dtype is None else made.to(self.dtype(dtype))
+        array = self.xp.full(shape, np.nan, device=device)
+        return array if dtype is None else array.to(self.dtype(dtype))
 
     def devices(self) -> tuple[Any, ...]:
         return ("meta", *(["cuda:0"] if self.xp.cuda.is_available() else []))
@@ -214,9 +214,9 @@ class _JAX(Framework):
         return _wide(raw)
 
     def dtype(self, name: str | None) -> Any:
-        found = super().dtype(name)
+        known = super().dtype(name)
         wide = name in ("float64", "complex128")
-        return None if wide and not self.jax.config.jax_enable_x64 else found
+        return None if wide and not self.jax.config.jax_enable_x64 else known
 
     def devices(self) -> tuple[Any, ...]:
         return tuple(self.jax.devices()[1:])
@@ -249,8 +249,8 @@ class _TensorFlow(Framework):
         return _wide(_value(raw).numpy())
 
     def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
-        found = self.dtype(dtype) or self.xp.float32
-        return self.xp.Variable(self.xp.cast(self.xp.fill(shape, np.nan), found))
+        kind = self.dtype(dtype) or self.xp.float32
+        return self.xp.Variable(self.xp.cast(self.xp.fill(shape, np.nan), kind))
 
     def is_writable(self, raw: Any) -> bool:
         return True
@@ -266,8 +266,9 @@ class _TensorFlow(Framework):
         kernel = np.moveaxis(w, (0, 1), (-2, -1)).astype(np.float32)  # space, outputs, inputs
         long = zip(x.shape[2:], w.shape[2:], steps, strict=True)
         shape = (len(x), *((size - 1) * step + k for size, k, step in long), len(w))
-        made = self.xp.nn.conv_transpose(_channels_last(x), kernel, shape, steps, padding="VALID")
-        return np.moveaxis(made, -1, 1)
+        signal = _channels_last(x)
+        outputs = self.xp.nn.conv_transpose(signal, kernel, shape, steps, padding="VALID")
+        return np.moveaxis(outputs, -1, 1)
 
 
 def _channels_last(x: Values) -> Values:
@@ -294,10 +295,10 @@ def framework(xp: Any) -> Framework:
     """
     name = xp if isinstance(xp, str) else getattr(xp, "__name__", None)
     if not isinstance(name, str):
-        found = framework_of(xp)
-        if found is None:
+        known = framework_of(xp)
+        if known is None:
             raise _unknown(xp)
-        return found
+        return known
     top = name.removeprefix("array_api_compat.").partition(".")[0]
     if top in ("jaxlib", "keras"):
         top = "jax" if top == "jaxlib" else _keras_backend()
@@ -318,14 +319,9 @@ def framework(xp: Any) -> Framework:
 
 
 def _unknown(xp: Any) -> OptionError:
-    return OptionError(
-        message(
-            "xp",
-            xp,
-            "it should be an array namespace or the name of one",
-            "pass numpy, torch, jax.numpy, tensorflow or array_api_strict",
-        )
-    )
+    should = "it should be an array namespace or the name of one"
+    cure = "pass numpy, torch, jax.numpy, tensorflow or array_api_strict"
+    return OptionError(message("xp", xp, should, cure))
 
 
 def _keras_backend() -> str:

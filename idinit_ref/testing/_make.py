@@ -96,7 +96,8 @@ def make_oracle(
     Returns
     -------
     Oracle
-        Its `run()` gives a `Report`, its `tests()` a class for pytest. Oracles share nothing.
+        Its `run()` gives an `OracleReport`, its `tests()` a class for pytest. Oracles share
+        nothing.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def _layouts(layout: object, conv: object) -> list[str]:
     if layout is None and conv is None:
         should = "there should be matrices or kernels to test"
         raise OptionError(message("layout", None, should, "give conv=..."))
-    found = []
+    layouts = []
     for which, value in (("layout", layout), ("conv", conv)):
         if value is None:
             continue
@@ -168,8 +169,8 @@ def _layouts(layout: object, conv: object) -> list[str]:
         if which == "conv" and not set(value) & set(SPATIAL):
             should = "it should have spatial letters D, H, W"
             raise OptionError(message("conv", value, should, "e.g. 'OIHW'"))
-        found.append(value)
-    return found
+        layouts.append(value)
+    return layouts
 
 
 def _words(name: str, given: object, options: Sequence[str]) -> list[str]:

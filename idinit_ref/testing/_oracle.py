@@ -17,8 +17,8 @@ from ._checks import PROPERTIES, properties
 from ._diagnosis import diagnose, explain
 from ._examples import Case, Weights
 from ._property import Property, snippet
-from ._report import Outcome, Report
-from ._subject import HOW, Finding
+from ._report import OracleReport, Outcome
+from ._subject import HOW, Violation
 
 __all__ = ["Oracle"]
 
@@ -33,7 +33,7 @@ class _Over(BaseException):
 class _Failure:
     """A counterexample."""
 
-    finding: Finding
+    finding: Violation
     plan: Plan
     dtype: str | None
 
@@ -127,12 +127,12 @@ class Oracle:
             self._settled = True
             try:
                 self._subject.settle(self._weights.smallest)
-            except Finding as finding:
+            except Violation as finding:
                 self._first = str(finding)
 
     def run(
         self, listen: Callable[[str, Any], None] | None = None, *, skip: Collection[str] = ()
-    ) -> Report:
+    ) -> OracleReport:
         """Check every property, each in about the budget, and say what is wrong.
 
         Parameters
@@ -146,7 +146,7 @@ class Oracle:
 
         Returns
         -------
-        Report
+        OracleReport
             An outcome for each of `properties`; where one is broken, the diagnosis too: known
             mistakes that give just what the implementation gives.
 
@@ -178,7 +178,7 @@ class Oracle:
                 tell("outcome", outcomes[-1])
         tell("property", "diagnosis")
         broken = [outcome for outcome in outcomes if outcome.verdict == "broken"]
-        return Report(self.name, tuple(outcomes), self._diagnosis(broken) if broken else ())
+        return OracleReport(self.name, tuple(outcomes), self._diagnosis(broken) if broken else ())
 
     def _diagnosis(self, broken: Sequence[Outcome]) -> tuple[str, ...]:
         """Return the known mistakes that give just what the implementation gives."""
@@ -186,11 +186,11 @@ class Oracle:
             call = self._subject.call(self._weights.smallest)
             said = f"already the first call went wrong: {call}; if that is no way to call it, {HOW}"
             return (said,)
-        found = list(diagnose(self._weights))
+        lines = list(diagnose(self._weights))
         shown = [o for o in broken if o.plan is not None]
-        if shown and not found:
-            found = list(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
-        return tuple(found)
+        if shown and not lines:
+            lines = list(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
+        return tuple(lines)
 
     def _outcome(self, name: str) -> Outcome:
         """Check one property; of a broken one, find the smallest counterexample."""
@@ -227,7 +227,7 @@ class Oracle:
             plan, dtype = case
             try:
                 each.body(self._subject, plan, dtype)
-            except Finding as finding:
+            except Violation as finding:
                 failures.append(_Failure(finding, plan, dtype))
                 raise
 
@@ -243,7 +243,7 @@ class Oracle:
         )(hypothesis.given(self._weights.cases(each))(body))
         try:
             hypothesis.seed(self._seed)(search)()
-        except (Finding, _Over):
+        except (Violation, _Over):
             pass
         except hypothesis.errors.Unsatisfiable:
             should = f"no weight that {each.name} is about should be left out by all"
@@ -252,7 +252,7 @@ class Oracle:
             if not failures:
                 raise
         end += (1 - _SEARCH) * self._budget
-        with suppress(Finding, _Over):
+        with suppress(Violation, _Over):
             for plan in () if failures else self._weights.large(each):
                 body((plan, None))
         return tried, failures

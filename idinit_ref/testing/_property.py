@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS, round_array
+from ..core.layout import DEFAULT_LAYOUTS
 from ..core.plan import Plan
-from ..core.plan import plan as _plan
+from ..core.weights import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
-from ._subject import Finding, Made, Subject
+from ._subject import MadeWeight, Subject, Violation
 
 __all__ = [
     "ALL",
@@ -75,7 +76,7 @@ def _about(name: str, roles: tuple[str, ...]) -> str:
 
     Raises
     ------
-    Finding
+    Violation
         An AssertionError, if the property does not hold.
     OptionError, OptionTypeError
         If the property says nothing of such a weight, or cannot be asked.
@@ -111,14 +112,9 @@ def stated(
                 else Subject(implementation, xp)
             )
             if plan.role not in roles or fit(plan) != plan:
-                raise OptionError(
-                    message(
-                        "plan",
-                        plan,
-                        f"{name} says nothing of such a weight",
-                        f"try {fit(_in_role(plan, roles))}",
-                    )
-                )
+                should = f"{name} says nothing of such a weight"
+                cure = f"try {fit(_in_role(plan, roles))}"
+                raise OptionError(message("plan", plan, should, cure))
             why = needs(subject)
             if why:
                 raise OptionError(message("implementation", subject.name, why, "use other checks"))
@@ -126,7 +122,7 @@ def stated(
                 subject.settle(_without_options(plan))
                 dtype = None if dtype is None else _named(subject, dtype)
                 body(subject, plan, dtype)
-            except Finding as finding:
+            except Violation as finding:
                 text = f"{finding}\n\n{snippet(subject, name, plan, dtype)}"
                 finding.args = (text,)
                 raise
@@ -144,14 +140,9 @@ def _named(subject: Subject, dtype: Any) -> str:
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
     name = str(getattr(dtype, "__name__", dtype) if name is None else name).rpartition(".")[2]
     if name not in FORMATS or subject.framework.dtype(name) is None:
-        raise OptionError(
-            message(
-                "dtype",
-                dtype,
-                f"it should be a floating dtype of {subject.framework.name}",
-                "name one, 'float32' say",
-            )
-        )
+        should = f"it should be a floating dtype of {subject.framework.name}"
+        cure = "name one, 'float32' say"
+        raise OptionError(message("dtype", dtype, should, cure))
     return name
 
 
@@ -176,17 +167,11 @@ def _without_options(plan: Plan) -> Plan:
 
 def options_of(plan: Plan) -> str:
     """Return the options of a plan that differ from the defaults, as code."""
-    usual = Plan(plan.shape, plan.role) if 2 <= len(plan.shape) <= 5 else None
-    names = ["gain", "eps", "wide", "form", "groups", "transposed", "blocks", "taps", "tap"]
-    names += ["stride", "loosen", "loosen_at", "seed"]
-    found = [
-        f", {name}={getattr(plan, name)!r}"
-        for name in names
-        if getattr(plan, name) != Plan.__dataclass_fields__[name].default
-    ]
-    if usual is None or plan.layout != usual.layout:
-        found.insert(0, f", layout={plan.layout!r}")
-    return "".join(found)
+    options = plan.options()
+    del options["role"]
+    if options["layout"] == DEFAULT_LAYOUTS.get(len(plan.shape)):
+        del options["layout"]
+    return "".join(f", {name}={value!r}" for name, value in options.items())
 
 
 def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:
@@ -229,14 +214,14 @@ def tall(plan: Plan) -> Plan:
 # Numbers -----------------------------------------------------------------------------------------
 
 
-def unit(made: Made) -> float:
+def unit(weight: MadeWeight) -> float:
     """Return a bound of the relative error of few operations, at most in float32."""
-    return float(2.0 ** (3 - min(made.format.precision, 24)))
+    return float(2.0 ** (3 - min(weight.format.precision, 24)))
 
 
-def number(made: Made, value: float) -> float:
+def number(weight: MadeWeight, value: float) -> float:
     """Return an entry as the dtype holds it."""
-    return float(round_array(np.asarray([value]), made.format, "an entry")[0])
+    return float(round_array(np.asarray([value]), weight.format, "an entry")[0])
 
 
 def shown(x: Any, digits: int = 9) -> str:
@@ -259,7 +244,7 @@ def compare(
     tolerance: float | Values = 0.0,
     said: str = "{right}",
 ) -> None:
-    """Raise a `Finding` for the first number that differs by more than the tolerance.
+    """Raise a `Violation` for the first number that differs by more than the tolerance.
 
     In `what` and `said`, {at} is its place, {0}, {1}, ... are its coordinates, and {right} is the
     right number.
@@ -267,6 +252,6 @@ def compare(
     off = np.argwhere(~(np.abs(got - should) <= tolerance))
     if len(off):
         place = tuple(off[0].tolist())
-        found, right = both(got[place], np.broadcast_to(should, got.shape)[place])
+        number, right = both(got[place], np.broadcast_to(should, got.shape)[place])
         at = ", ".join(map(str, place))
-        raise Finding(what.format(*place, at=at), found, said.format(*place, right=right), call)
+        raise Violation(what.format(*place, at=at), number, said.format(*place, right=right), call)

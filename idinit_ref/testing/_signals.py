@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS
 from ..core.plan import Plan
-from ..core.plan import plan as _plan
+from ..core.weights import plan as _plan
 from ._property import compare, number, shown, stated, still, tall, unit
 from ._subject import Subject
 from ._weights import (
@@ -42,18 +42,18 @@ Sizes = tuple[int, ...]
 
 
 @stated(("transit",), lambda plan: replace(tall(plan), gain=1.0))
-def check_transit(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_transit(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T1: with m >= n and tau = 1, output i is x[i mod n] exactly, through the real layer."""
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     x = signal(plan)
-    acts = apply(subject.framework, plan, made.values, x)
+    acts = apply(subject.framework, plan, weight.values, x)
     for y, (seen, where) in product(acts, patches(plan, x)):
         for output, i, _ in rows(plan):
             j = i % seen.shape[2]
             here: Any = (slice(None), output, *where)
-            found = y[here]
+            outputs = y[here]
             what, said = f"output {output} of the layer", f"input {j} of what it sees, {{right}}"
-            compare(made.call, what, found, seen[:, group_of(plan, output), j], 0.0, said)
+            compare(weight.call, what, outputs, seen[:, group_of(plan, output), j], 0.0, said)
 
 
 def _upright(plan: Plan) -> Plan:
@@ -76,13 +76,13 @@ def _enlarged(plan: Plan, tap: Sizes, stride: Sizes) -> Iterator[Sizes]:
 
 
 @stated(("transit",), _upright)
-def check_image(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_image(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T14, T15: the first outputs of a kernel are the image, unshifted, at every place of it.
 
     Padded such that the identity tap passes it. With a stride each place is there s times: for
     outputs whose identity tap is in the kernel.
     """
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     image, kernel = signal(plan), plan.axes.kernel
     tap = plan.tap or tuple((k - 1) // 2 for k in kernel)
     stride, x = stride_of(plan), image
@@ -92,7 +92,7 @@ def check_image(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
     step = tuple(map(abs, stride or (1,) * len(kernel)))
     firsts = [(0,) * len(kernel)] if stride is None else list(_enlarged(plan, tap, stride))
     channels = plan.axes.channels
-    for y, first in product(apply(subject.framework, plan, made.values, x), firsts):
+    for y, first in product(apply(subject.framework, plan, weight.values, x), firsts):
         spans = zip(first, image.shape[2:], step, strict=True)
         where = tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in spans)
         for output, i, _ in rows(plan):
@@ -100,10 +100,10 @@ def check_image(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
                 continue
             channel = group_of(plan, output) * channels + i
             here: Any = (slice(None), output, *where)
-            found = y[here]
+            outputs = y[here]
             what = f"output {output} of the layer (sample and place: {{at}})"
             said = f"channel {channel} of the image there, {{right}}"
-            compare(made.call, what, found, image[:, channel], 0.0, said)
+            compare(weight.call, what, outputs, image[:, channel], 0.0, said)
 
 
 def _varies(plan: Plan) -> Plan:
@@ -113,13 +113,13 @@ def _varies(plan: Plan) -> Plan:
 
 
 @stated(fit=_varies)
-def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_variance(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T2: output i has variance tau^2 Var(x[i mod n]) for any covariance of x.
 
     T3 for a folded wide weight: tau^2 sigma^2 where the inputs are uncorrelated with equal
     variance sigma^2. IDIZ, likewise: 2 eps^2 sigma^2, and eps^2 sigma^2 for n = 1 (section 2).
     """
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     folded = any(m < n for _, _, m in rows(plan) for n in plan.axes.widths)
     white = plan.role == "zero" or folded * (plan.wide != "truncate")
     if white:  # every coordinate +1 and -1 once, alone
@@ -130,10 +130,10 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> No
         x = signal(plan, 8, 0)
         x += np.cumsum(x, axis=1) + 3 * x[:, :1]
     zero, kind = plan.role == "zero", "uncorrelated inputs" if white else "correlated inputs"
-    value = number(made, plan.eps if zero else plan.gain)
+    value = number(weight, plan.eps if zero else plan.gain)
     seen = [(np.var(part, axis=0), where) for part, where in patches(plan, x)]
-    for y, (part, where) in product(apply(subject.framework, plan, made.values, x), seen):
-        found, n = np.var(y[(slice(None), slice(None), *where)], axis=0), part.shape[1]
+    for y, (part, where) in product(apply(subject.framework, plan, weight.values, x), seen):
+        variance, n = np.var(y[(slice(None), slice(None), *where)], axis=0), part.shape[1]
         factor = "2 eps^2" if zero and n > 1 else "eps^2" if zero else "tau^2"
         for output, i, _ in rows(plan) if n else ():
             each = part[group_of(plan, output), i % n]
@@ -141,9 +141,9 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None = None) -> No
             what = f"the variance of output {output} for {kind}"
             said, tolerance = (
                 f"{factor} times that of its input, {{right}}",
-                4 * unit(made) * should,
+                4 * unit(weight) * should,
             )
-            compare(made.call, what, found[output], should, tolerance, said)
+            compare(weight.call, what, variance[output], should, tolerance, said)
 
 
 def _pair(plan: Plan) -> Plan:
@@ -159,7 +159,7 @@ def _pair(plan: Plan) -> Plan:
 
 
 @stated(("transit",), _pair)
-def check_composition(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_composition(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T4: a wide(n, m) weight after a tall(m, n) one gives x back, for truncate and fold_mean."""
     tall = subject.make(plan, dtype)
     o, i = plan.layout.index("O"), plan.layout.index("I")
@@ -176,12 +176,12 @@ def check_composition(subject: Subject, plan: Plan, dtype: str | None = None) ->
 
 
 @stated(("zero",), still)
-def check_residual(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_residual(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T7: x + W2 f(W1 x) is x up to 2 eps max|f|, W1 the reference's IDI and W2 under test.
 
     Up to sqrt(2 k) eps max|f| for ``form="shifted"``, of k entries in a row.
     """
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     hidden, outputs = inputs(plan), max((o for o, _, _ in rows(plan)), default=-1) + 1
     x = signal(plan) / 16
     x = np.resize(x, (len(x), outputs, *x.shape[2:]))
@@ -192,20 +192,20 @@ def check_residual(subject: Subject, plan: Plan, dtype: str | None = None) -> No
     many = [-(-n // m) for _, _, m in rows(plan) for n in plan.axes.widths if 2 <= 2 * m <= n]
     entries = max([2, *many]) if plan.form == "shifted" else 2
     name = "2 eps max|f|" if entries == 2 else "sqrt(2 k) eps max|f|"
-    bound = sqrt(2 * entries) * abs(number(made, plan.eps)) * np.abs(f).max(initial=0)
-    bound *= 1 + unit(made)
+    bound = sqrt(2 * entries) * abs(number(weight, plan.eps)) * np.abs(f).max(initial=0)
+    bound *= 1 + unit(weight)
     what, said = "what the branch adds to output {1}", f"at most {name} = {shown(bound)} in size"
-    for y in apply(subject.framework, plan, made.values, f):
-        compare(made.call, what, y, np.zeros_like(y), bound, said)
+    for y in apply(subject.framework, plan, weight.values, f):
+        compare(weight.call, what, y, np.zeros_like(y), bound, said)
 
 
 @stated()
-def check_layout(subject: Subject, plan: Plan, dtype: str | None = None) -> None:
+def check_layout(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """As a layer of the framework, in its stored axis order, it does what the matrix should."""
-    made = subject.make(plan, dtype)
+    weight = subject.make(plan, dtype)
     x = signal(plan)
-    stored = dense(plan, made.dtype if made.dtype in FORMATS else "float64")
-    acts = apply(subject.framework, plan, made.values, x)
+    stored = dense(plan, weight.dtype if weight.dtype in FORMATS else "float64")
+    acts = apply(subject.framework, plan, weight.values, x)
     for y, of_phases in zip(acts, whole(plan, stored), strict=True):
         # A kernel of size 0 has a matrix without columns, and no patch.
         for (seen, where), matrix in zip(patches(plan, x), of_phases, strict=False):
@@ -215,6 +215,6 @@ def check_layout(subject: Subject, plan: Plan, dtype: str | None = None) -> None
                 sizes = np.tensordot(np.abs(part), np.abs(row), (1, 0))
                 tolerance = 2.0**-23 * (8 + np.count_nonzero(row)) * sizes  # summed in float32
                 here: Any = (slice(None), output, *where)
-                found = y[here]
+                outputs = y[here]
                 what = f"output {output} of the layer with its weight in layout {plan.layout}"
-                compare(made.call, what, found, should, tolerance)
+                compare(weight.call, what, outputs, should, tolerance)

@@ -194,17 +194,17 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     transposed = pick("transposed", st.booleans)
     groups = pick("groups", lambda: st.integers(1, 3))
     shape[letters.index("I" if transposed else "O")] *= groups
-    found: dict[str, Any] = {"groups": groups, "transposed": transposed}
+    drawn: dict[str, Any] = {"groups": groups, "transposed": transposed}
     outputs = shape[letters.index("O")]
-    found["blocks"] = pick("blocks", lambda: st.none() | _cuts(outputs))
+    drawn["blocks"] = pick("blocks", lambda: st.none() | _cuts(outputs))
     if kernel:
-        found["taps"] = pick("taps", lambda: st.sampled_from(get_args(Taps)))
+        drawn["taps"] = pick("taps", lambda: st.sampled_from(get_args(Taps)))
         sizes = [shape[letters.index(c)] for c in kernel]
         anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
         tap = pick("tap", lambda: st.none() | anywhere)  # of all orders, which then shrink alike
-        found["tap"] = None if found["taps"] in CORNER else tap
+        drawn["tap"] = None if drawn["taps"] in CORNER else tap
         steps = st.tuples(*(st.sampled_from(_STRIDES) for _ in kernel))
-        found["stride"] = pick("stride", lambda: st.none() | steps)
+        drawn["stride"] = pick("stride", lambda: st.none() | steps)
     # All are drawn for both roles, so that one role can shrink to the other.
     eps = pick("eps", lambda: st.sampled_from([1e-6, 0.5, -1e-3]))
     gain = pick("gain", lambda: st.sampled_from([1.0, -0.75, 2.5, 1 / 3, 1e-3]))
@@ -214,11 +214,11 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     where = pick("loosen_at", lambda: st.sampled_from(get_args(LoosenAt)))
     seed = pick("seed", lambda: st.integers(0, 2**63 - 1))
     if role == "zero":
-        found |= {"eps": eps, "form": form}
+        drawn |= {"eps": eps, "form": form}
     else:
-        found |= {"gain": gain, "wide": wide}
-        found |= {"loosen": loosen, "loosen_at": where, "seed": seed} if loosen else {}
-    return Plan(tuple(shape), role, layout=letters, **found)
+        drawn |= {"gain": gain, "wide": wide}
+        drawn |= {"loosen": loosen, "loosen_at": where, "seed": seed} if loosen else {}
+    return Plan(tuple(shape), role, layout=letters, **drawn)
 
 
 def _check(name: str, value: object, holds: object, should: str) -> None:

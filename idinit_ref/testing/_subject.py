@@ -1,7 +1,7 @@
 """An implementation under test: how it wants to be called, and one call of it, made safe.
 
 How it is called is found from its signature. Whatever it does, raise, return a list, leave NaN,
-becomes a `Finding`; what is wrong with the question itself is an `OptionError`.
+becomes a `Violation`; what is wrong with the question itself is an `OptionError`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._frameworks import Framework, framework, framework_of
 
-__all__ = ["HOW", "Call", "Finding", "Made", "Raised", "Subject"]
+__all__ = ["HOW", "Call", "MadeWeight", "Raised", "Subject", "Violation"]
 
 _ARRAYS = "tensor weight weights w param parameter array out variable matrix weight_matrix kernel"
 _FIRST: dict[str, Literal["key", "array"]] = {
@@ -55,7 +55,7 @@ HOW = (
 )
 
 
-class Finding(AssertionError):  # noqa: N818
+class Violation(AssertionError):  # noqa: N818
     """What an implementation got wrong: ``what = got, but should be expected  [call]``.
 
     Parameters
@@ -69,7 +69,7 @@ class Finding(AssertionError):  # noqa: N818
 
     Examples
     --------
-    >>> print(Finding("entry [0, 0]", 0.5, 1.0, "mine((2, 2))"))
+    >>> print(Violation("entry [0, 0]", 0.5, 1.0, "mine((2, 2))"))
     entry [0, 0] = 0.5, but should be 1.0  [mine((2, 2))]
     """
 
@@ -77,7 +77,7 @@ class Finding(AssertionError):  # noqa: N818
         super().__init__(f"{what} = {got}, but should be {should}  [{call}]")
 
 
-class Raised(Finding):
+class Raised(Violation):
     """It raised."""
 
 
@@ -91,7 +91,7 @@ class Call(NamedTuple):
         return self.text
 
 
-class Made(NamedTuple):
+class MadeWeight(NamedTuple):
     """What a call returned: the thing itself, its exact numbers, its dtype and its call."""
 
     raw: Any
@@ -165,8 +165,8 @@ class Subject:
             signature = self._signature(sample)
         self._read(signature)
         if not self.roles:
-            found: Role = "zero" if self.takes("eps") and not self.takes("gain") else "transit"
-            self.roles = ("transit", "zero") if self.takes("role") else (found,)
+            role: Role = "zero" if self.takes("eps") and not self.takes("gain") else "transit"
+            self.roles = ("transit", "zero") if self.takes("role") else (role,)
         if self.style == "key":
             self._framework = framework("jax")
 
@@ -332,33 +332,35 @@ class Subject:
             said = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
             raise Raised(call.text, said, "an array", call) from problem
 
-    def make(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Made:
-        """Make a weight and read it: the right type and shape, and no NaN, or a `Finding`."""
+    def make(
+        self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0
+    ) -> MadeWeight:
+        """Make a weight and read it: the right type and shape, and no NaN, or a `Violation`."""
         call = self.call(plan, dtype, device, key)
         raw, at = self.run(call), self.framework
         if not at.owns(raw):
             kind = type(raw)
             got = f"an instance of {kind.__module__}.{kind.__qualname__}".replace("builtins.", "")
-            raise Finding(call.text, got, f"an array of {at.name}", call)
+            raise Violation(call.text, got, f"an array of {at.name}", call)
         if tuple(raw.shape) != plan.shape:
-            raise Finding("its shape", tuple(raw.shape), plan.shape, call)
+            raise Violation("its shape", tuple(raw.shape), plan.shape, call)
         dtype = at.dtype_of(raw)
         if not at.can_read(raw):
-            return Made(raw, np.zeros(plan.shape), dtype, call.text)
+            return MadeWeight(raw, np.zeros(plan.shape), dtype, call.text)
         try:
             values = at.numpy(raw)
         except (TypeError, ValueError, RuntimeError) as problem:
             if dtype in FORMATS:
                 got = f"an array that cannot be read ({problem})"
-                raise Finding(call.text, got, "a dense array", call) from None
-            raise Finding("its dtype", dtype, "a floating dtype", call) from None
+                raise Violation(call.text, got, "a dense array", call) from None
+            raise Violation("its dtype", dtype, "a floating dtype", call) from None
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             place = tuple(bad[0].tolist())
             untouched = self.style == "array" and len(bad) == values.size
             should = "written: the array that was passed in is as it was" if untouched else "finite"
-            raise Finding(f"W{list(place)}", values[place], should, call)
-        return Made(raw, values, dtype, call.text)
+            raise Violation(f"W{list(place)}", values[place], should, call)
+        return MadeWeight(raw, values, dtype, call.text)
 
 
 def _is_needed(p: inspect.Parameter) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS, round_array
 from ..core.kernel import CORNER
 from ..core.plan import Plan
+from ..core.sheets import column_grid
 from ._frameworks import Framework
 
 __all__ = [
@@ -82,7 +83,7 @@ def _columns(plan: Plan, phase: int) -> NDArray[np.intp]:
     box = [range(1)] * len(plan.shape)
     for axis in (at.i_axis, *at.spatial_axes):
         box[axis] = range(at.channels if axis == at.i_axis else plan.shape[axis])
-    grid = at.column_grid(np, tuple(box), phase)
+    grid = column_grid(at, np, tuple(box), phase)
     full = np.broadcast_to(grid, [len(span) for span in box])
     flat = np.moveaxis(full, (at.i_axis, *at.spatial_axes), range(1 + len(at.kernel))).ravel()
     (places,) = np.nonzero(flat >= 0)

@@ -14,29 +14,33 @@ Examples
 {'layout': 'OI'}
 """
 
-from ._axes import Atom, Stored, View
+from ._axes import View
 from ._drawing import Drawing
 from ._functions import clamped, power
 from ._kernels import identity
+from ._labels import Sides, of_einsum, of_matmul, of_tensordot
+from ._moves import Span, spans_of
 from ._parameter import Parameter
-from ._uses import uses_of
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
 
 __all__ = [
-    "Atom",
     "Data",
     "Drawing",
     "Made",
     "Parameter",
     "Part",
+    "Sides",
     "Signal",
-    "Stored",
+    "Span",
     "Value",
     "View",
     "clamped",
     "identity",
     "is_constant",
     "is_number",
+    "of_einsum",
+    "of_matmul",
+    "of_tensordot",
     "power",
-    "uses_of",
+    "spans_of",
 ]

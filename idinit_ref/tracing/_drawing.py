@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from ._axes import View
@@ -170,39 +170,59 @@ class Drawing(Layers):
             return values[0]
         return self.result(name, values, shape, floating, Fact("select", "sum"))
 
-    def enter(self, value: Value) -> Value:
-        """Return a value as it enters a loop, in which it is not what it was after a turn."""
-        if isinstance(value, Signal):
-            value.spend()
-            return Signal(value.node, value.shape)
-        return value._replace(number=False, value=None) if isinstance(value, Made) else value
+    def loop(
+        self,
+        name: str,
+        carry: Sequence[Value],
+        shapes: Sequence[Shape | None],
+        turn: Callable[[list[Value]], list[Value]],
+    ) -> list[Value]:
+        """Draw the body of a loop once, as it is after the first turn.
 
-    def state(self, name: str, kind: Literal["signal", "zeros"], shape: Shape | None) -> Signal:
-        """Draw a state of a loop, which is a signal from the start.
-
-        One of zeros in which a sum adds up vanishes with its terms; one that goes into a weight
-        starts a signal.
+        What becomes a signal in it is one from the start: one of zeros in which a sum adds up
+        vanishes with its terms, and one that goes into a weight starts a signal. `turn` draws the
+        body, given the values of its states, and returns their next ones, and perhaps more.
         """
-        if kind == "signal":
+        states: list[Value | _State] = list(carry)
+        while True:
+            mark = self.mark()
+            pairs = zip(states, shapes, strict=True)
+            out = turn([self._entering(name, state, shape) for state, shape in pairs])
+            new = [_carried(old, value) for old, value in zip(states, out, strict=False)]
+            if new == states:
+                return out
+            self.back_to(mark)
+            states = new
+
+    def _entering(self, name: str, state: Value | _State, shape: Shape | None) -> Value:
+        """Return a state before every turn, in which it is not what it was after one."""
+        if state == "signal":
             return self.start(name, shape)
-        self._sums.append(self.draw("other", name, (), shape))
-        return Signal(self._sums[-1], shape)
+        if state == "zeros":
+            self._sums.append(self.draw("other", name, (), shape))
+            return Signal(self._sums[-1], shape)
+        assert not isinstance(state, str)
+        if isinstance(state, Signal):
+            state.spend()
+            return Signal(state.node, state.shape)
+        return state._replace(number=False, value=None) if isinstance(state, Made) else state
 
-    def carried(self, old: Value, new: Value) -> Value | Literal["signal", "zeros"]:
-        """Return what a state is before every turn of a loop that made `new` of `old`.
 
-        "signal" and "zeros" are what `state` draws.
-        """
-        if isinstance(old, Signal):
-            return old
-        if isinstance(new, Signal):
-            return "zeros" if isinstance(old, Made) and old.zero else "signal"
-        if isinstance(old, Data) or isinstance(new, Data):
-            return Data(old.shape)
-        names = {part.name for part in old.parts}
-        if any(part.name not in names for part in new.parts):
-            return joined(old.shape, [old, new]).lost(old.shape)
+_State = Literal["signal", "zeros"]
+
+
+def _carried(old: Value | _State, new: Value) -> Value | _State:
+    """Return what a state is before every turn of a loop that made `new` of `old`."""
+    if isinstance(old, (str, Signal)):
         return old
+    if isinstance(new, Signal):
+        return "zeros" if isinstance(old, Made) and old.zero else "signal"
+    if isinstance(old, Data) or isinstance(new, Data):
+        return Data(old.shape)
+    names = {part.name for part in old.parts}
+    if any(part.name not in names for part in new.parts):
+        return joined(old.shape, [old, new]).lost(old.shape)
+    return old
 
 
 def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:

@@ -3,14 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from ._axes import Atom, Axis
-from ._values import Made, Shape
-
-__all__ = ["Labels", "axis_of", "kinds_of", "parted"]
+from ._values import Made, Shape, Value
 
 Labels = Sequence[Hashable]
 """A label for each axis of an operand, as the letters of an einsum."""
+
+
+class Einsum(NamedTuple):
+    """A product that sums over some axes: see :meth:`Drawing.product`."""
+
+    name: str
+    values: Sequence[Value]
+    labels: Sequence[Labels]
+    out: Labels
+    shape: Shape | None
+    grouped: Labels = ()
+
+
+Sides = tuple[list[list[Hashable]], list[Hashable]]
+"""The labels of every operand of a product, and those of its result."""
+
+
+def of_einsum(equation: str, ranks: Sequence[int]) -> Sides:
+    """Return the labels that an equation writes, its ellipses written out.
+
+    >>> of_einsum("...a,ab->...b", (3, 2))
+    ([['.2', '.1', 'a'], ['a', 'b']], ['.2', '.1', 'b'])
+    """
+    terms, _, result = equation.replace(" ", "").partition("->")
+
+    def spelt(term: str, rest: int) -> list[Hashable]:
+        head, dots, tail = term.partition("...")
+        return [*head, *(f".{k}" for k in range(rest if dots else 0, 0, -1)), *tail]
+
+    pairs = list(zip(terms.split(","), ranks, strict=True))
+    more = [rank - len(term.replace("...", "")) for term, rank in pairs]
+    sides = [spelt(term, rest) for (term, _), rest in zip(pairs, more, strict=True)]
+    return sides, spelt(result, max(more))
+
+
+def of_matmul(ranks: Sequence[int], turned: Sequence[bool] = (False, False)) -> Sides:
+    """Return the labels of a product of matrices, vectors or stacks, perhaps transposed.
+
+    >>> of_matmul((3, 2)), of_matmul((1, 2))
+    (([[0, 'a', 'b'], ['b', 'c']], [0, 'a', 'c']), ([['b'], ['b', 'c']], ['c']))
+    """
+    most, sides = max(ranks), []
+    for rank, matrix, turn in zip(ranks, ("ab", "bc"), turned, strict=True):
+        matrix = matrix[::-1] if turn else matrix
+        sides.append([*range(most - rank, most - 2), *(matrix if rank > 1 else "b")])
+    free = [label for side, label in zip(sides, "ac", strict=True) if label in side]
+    return sides, [*range(most - 2), *free]
+
+
+def of_tensordot(axes: tuple[Sequence[int], Sequence[int]], ranks: Sequence[int]) -> Sides:
+    """Return the labels of a product that sums over pairs of axes.
+
+    >>> of_tensordot(([1], [0]), (2, 2))
+    ([['a0', 'a1'], ['a1', 'b1']], ['a0', 'b1'])
+    """
+    a, b = (
+        [f"{side}{axis}" for axis in range(rank)] for side, rank in zip("ab", ranks, strict=True)
+    )
+    for first, second in zip(*axes, strict=True):
+        b[second] = a[first]
+    return [[*a], [*b]], [*(k for k in a if k not in b), *(k for k in b if k not in a)]
 
 
 def kinds_of(own: Labels, rest: Labels, out: Labels, grouped: Labels) -> str:

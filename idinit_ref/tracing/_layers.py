@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
+from ._labels import Einsum
 from ._products import Products
 from ._values import Data, Made, Operation, Shape, Signal, Track, Value, names_of
 
@@ -118,7 +119,8 @@ class Layers(Products):
         own[channels] = "O" if is_each else "I"  # depthwise: every channel is still there
         out = [*own[:channels], "O", *own[channels + 1 :]]
         ours = ["O" if letter == "O" or (is_each and letter == "I") else "I" for letter in letters]
-        return self._contract(name, (signal, kernel), (own, ours), out, shape)
+        pair = (signal, kernel)
+        return self._contract(Einsum(name, pair, (own, ours), out, shape), pair)
 
     # Lookups --------------------------------------------------------------------------------
 
@@ -161,6 +163,23 @@ class Layers(Products):
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
         return found._replace(member=chosen, chosen=found.node)
+
+    def take(
+        self,
+        name: str,
+        table: Value,
+        places: Value,
+        axis: int,
+        shape: Shape | None,
+        floating: bool = True,
+    ) -> Value:
+        """Draw a lookup of places along one axis; the axes of these stand where that was."""
+        kept: list[int | None] | None = None
+        if table.shape is not None and shape is not None:
+            rank = len(table.shape)
+            at = axis % rank
+            kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
+        return self.lookup(name, [table, places], shape, kept, floating)
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

@@ -1,20 +1,19 @@
-"""Inside: what moves entries and computes none: reshapes, slices, concatenations, padding."""
+"""Inside: what moves the entries of one value and computes none: reshapes, slices, flips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from math import prod
+from typing import Any
 
 from ..roles.graph import Does
 from ._axes import View
-from ._functions import Fact
-from ._nodes import Nodes
-from ._units import Unit, merged, renumbered, seen_by
-from ._values import Cut, Data, Fold, Made, Part, Piece, Shape, Signal, Value
+from ._results import Results
+from ._units import Unit, renumbered, seen_by
+from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
 
-__all__ = ["Moves", "Span"]
+__all__ = ["Moves", "Span", "lose", "shift_of", "spans_of"]
 
 Span = tuple[int, int, int]
 """From where to where a slice goes along an axis, and in which steps."""
@@ -22,7 +21,7 @@ _Move = Callable[[View], View | None]
 _DEPTH = 4  # of parts of parts that are known
 
 
-class Moves(Nodes):
+class Moves(Results):
     """A drawing that knows the moves."""
 
     def move(
@@ -40,7 +39,7 @@ class Moves(Nodes):
         A quiet one leaves a signal's node; `spreads` says that it may copy along axes.
         """
         if value.shape is None or shape is None:
-            move = _lose
+            move = lose
         if isinstance(value, Made):
             return value.moved(shape, move)
         if isinstance(value, Data):
@@ -74,8 +73,9 @@ class Moves(Nodes):
     def reshape(self, name: str, value: Value, shape: Shape | None) -> Value:
         """Draw a reshape: also a squeeze, and axes of size 1 more."""
         old = value.shape or ()
-        same = value.shape == shape
-        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), same)
+        if value.shape == shape is not None:
+            return value
+        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()))
         if isinstance(value, Signal) and isinstance(out, Signal) and value.fold and shape:
             return out._replace(fold=_folding(value.fold, old, shape))
         return out
@@ -103,7 +103,7 @@ class Moves(Nodes):
         """Draw a broadcast; `places` are those of the axes of the value, the last ones if None."""
         old = value.shape
         if old is None or shape is None:
-            return self.move(name, value, shape, _lose)
+            return self.move(name, value, shape, lose)
         at = range(len(shape) - len(old), len(shape)) if places is None else places
         out = self.move(
             name, value, shape, lambda view: view.broadcast(shape, at, old), old == shape, True
@@ -132,7 +132,7 @@ class Moves(Nodes):
         """
         old = value.shape
         if spans is None or old is None:
-            return self.move(name, value, shape, _lose, does="select")
+            return self.move(name, value, shape, lose, does="select")
         spans = [(start, max(start, stop), step) for start, stop, step in spans]
         sizes = [len(range(*span)) for span in spans]
         shape = tuple(size for axis, size in enumerate(sizes) if axis not in gone)
@@ -184,9 +184,9 @@ class Moves(Nodes):
         starts = None
         if not gone and all(step == 1 for *_, step in spans):
             starts = [start for start, *_ in spans]
-        pieces = [_cropped(piece, starts) for piece in _chain(value)[:_DEPTH]]
+        pieces = [piece.cropped(starts) for piece in value.chain[:_DEPTH]]
         moved = pieces[0].shift if value.shift and pieces[0].shift else ()
-        shift = _shift(tuple(max(by, 0) for by in moved))
+        shift = shift_of(tuple(max(by, 0) for by in moved))
         return Signal(
             node,
             shape,
@@ -198,154 +198,60 @@ class Moves(Nodes):
             is_direct=value.is_direct,
         )
 
-    def split(self, name: str, value: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+    def split(self, name: str, value: Value, axis: int, sizes: Sequence[int | None]) -> list[Value]:
         """Draw a cut into parts of some sizes along an axis."""
-        ends = list(pairwise(accumulate(sizes, initial=0)))
-        if value.shape is None:
-            return [self.part(name, value, None) for _ in ends]
+        if value.shape is None or None in sizes:
+            return [self.part(name, value, None) for _ in sizes]
         whole = [(0, size, 1) for size in value.shape]
+        ends = pairwise(accumulate([size or 0 for size in sizes], initial=0))
         return [
             self.part(name, value, [*whole[:axis], (*span, 1), *whole[axis + 1 :]]) for span in ends
         ]
 
-    # Wholes ---------------------------------------------------------------------------------
-
-    def join(
-        self,
-        name: str,
-        values: Sequence[Value],
-        axis: int,
-        shape: Shape | None,
-        floating: bool = True,
-    ) -> Value:
-        """Draw a concatenation. Parts that are put together again, as in rotary, were no blocks."""
-        halves = {half for value in values if isinstance(value, Signal) for half in value.halves}
-        for operation, half in halves:
-            if any(operation is of and half != rest for of, rest in halves):
-                operation.whole = True
-        sizes = [None if value.shape is None else value.shape[axis] for value in values]
-        starts = None if None in sizes else list(accumulate([n or 0 for n in sizes], initial=0))
-        out = self.result(name, values, shape, floating, "join")
-        if isinstance(out, Made) and starts is not None:
-            made = [value for value in values if isinstance(value, Made)]
-            pairs = zip(made, starts[:-1], strict=True)
-            parts = [
-                part
-                for value, start in pairs
-                for part in value.moved(
-                    shape,
-                    lambda view, low=start: view.join(axis, low, starts[-1]),  # type: ignore[misc]  # no type in a default
-                ).parts
-            ]
-            return Made(shape, _merged(parts, axis))
-        if isinstance(out, Signal):
-            shift = () if starts is None else _padded(values, axis, starts, sizes)
-            return out._replace(halves=frozenset(halves), shift=shift)
-        return out
-
-    def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
-        """Draw a stack along a new axis."""
-        if all(isinstance(value, Made) for value in values):
-            rows = []
-            for value in values:
-                size = value.shape
-                new = None if size is None else (*size[:axis], 1, *size[axis:])
-                rows.append(self.move(name, value, new, lambda view: view.expand(axis)))
-            return self.join(name, rows, axis, shape)
-        out = self.result(name, values, shape, word="join")
-        if isinstance(out, Signal) and shape is not None:
-            units = [value.units for value in values if isinstance(value, Signal)]
-            places = {old: old + (old >= axis) for old in range(len(shape) - 1)}
-            return out._replace(units=merged(renumbered(sum(units, ()), places)))
-        return out
-
-    def pad(
-        self,
-        name: str,
-        value: Value,
-        low: Sequence[int],
-        shape: Shape | None,
-        gaps: Sequence[int] | None = None,
-        others: Sequence[Value] = (),
-        does: Does = "pad",
-    ) -> Value:
-        """Draw a padding: what it adds before every axis, and between entries; less is a crop.
-
-        `others` are what it puts there; `does` is "move" where that is entries of the value.
-        """
-        out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
-        old, gaps = value.shape, gaps or (0,) * len(low)
-        if isinstance(value, Made) and isinstance(out, Made) and old and shape and not any(gaps):
-
-            def move(view: View) -> View | None:
-                new: View | None = view
-                for axis, by in enumerate(low):
-                    size = min(old[axis], shape[axis] - by)
-                    if new is not None and (by < 0 or size < old[axis]):
-                        new = new.slice(axis, max(-by, 0), size)
-                    if new is not None and shape[axis] != old[axis]:
-                        new = new.join(axis, max(by, 0), shape[axis])
-                return new
-
-            return value.moved(shape, move)
-        if not isinstance(value, Signal) or not isinstance(out, Signal):
-            return out
-        places = zip(low, value.moved, gaps, strict=True)
-        shift = tuple(by + at * (1 + gap) for by, at, gap in places)
-        tracks = value.fresh
-        is_circle = len(tracks) == 1 and tracks[0].operation.space
-        return out._replace(shift=_shift(shift), fold=Fold(tracks[0], shift) if is_circle else None)
-
-    def write(
-        self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
-    ) -> Value:
-        """Draw that a part of a value is written over, from `low` on along every axis.
-
-        Over a constant that is a padding. Over a signal, what is a part of it itself pads it.
-        """
-        if isinstance(value, Made) and not value.parts:
-            return self.pad(name, part, low, shape)
-        if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
-            spans = [(at, at + size, 1) for at, size in zip(low, part.shape, strict=True)]
-            under, new = self.part(name, value, spans), self.pad(name, part, low, shape)
-            if isinstance(under, Made) and isinstance(new, Made) and not under.parts:
-                return Made(shape, (*value.parts, *new.parts))
-        floating = any(isinstance(one, Signal) for one in (value, part))
-        out = self.result(name, [value, part], shape, floating, "scatter")
-        own = part.pieces if isinstance(part, Signal) else ()
-        if isinstance(out, Signal) and isinstance(value, Signal):
-            is_own = any(piece.node == value.node for piece in own)
-            return out._replace(shift=value.shift) if is_own else out
-        return out
-
-    def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
-        """Draw a shift along axes, in which what leaves at one end enters at the other."""
-        if value.shape is None or isinstance(value, Data):
-            return self.move(name, value, value.shape, _lose)
-        if isinstance(value, Signal):
-            out = self.result(name, [value], value.shape, word="move")
-            assert isinstance(out, Signal)
-            shift = tuple(at + by.get(axis, 0) for axis, at in enumerate(value.moved))
-            return out._replace(shift=_shift(shift))
-        new: Value = value
-        for axis, step in by.items():
-            size = value.shape[axis]
-            first = -step % size if size else 0
-            if first:
-                new = self.join(
-                    name,
-                    self.split(name, new, axis, [first, size - first])[::-1],
-                    axis,
-                    value.shape,
-                )
-        return new
+    def unstack(self, name: str, value: Value, axis: int, count: int) -> list[Value]:
+        """Draw a cut into its places along an axis, which vanishes."""
+        if value.shape is None:
+            return [self.part(name, value, None) for _ in range(count)]
+        whole = [(0, size, 1) for size in value.shape]
+        return [
+            self.part(name, value, [*whole[:axis], (at, at + 1, 1), *whole[axis + 1 :]], (axis,))
+            for at in range(count)
+        ]
 
 
-def _lose(view: View) -> None:
+def spans_of(sizes: Sequence[int | None], index: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
+    """Return what an index, as NumPy's, takes of every axis, and which vanish; None if not known.
+
+    Axes of size 1 that it puts in do not count.
+
+    >>> spans_of((4, 5, 6), (..., None, 2))
+    ([(0, 4, 1), (0, 5, 1), (2, 3, 1)], (2,))
+    """
+    keys = [key for key in (index if isinstance(index, (tuple, list)) else [index])
+            if key is not None]  # fmt: skip
+    if None in sizes or any(k is not ... and not isinstance(k, (int, slice)) for k in keys):
+        return None, ()
+    if ... in keys:
+        at = keys.index(...)
+        keys[at : at + 1] = [slice(None)] * (len(sizes) - len(keys) + 1)
+    spans, gone = [(0, size or 0, 1) for size in sizes], []
+    for axis, key in enumerate(keys):
+        if isinstance(key, int):
+            gone.append(axis)
+            key %= spans[axis][1]
+            key = slice(key, key + 1)
+        span = range(spans[axis][1])[key]
+        if span.step < 1:
+            return None, ()
+        spans[axis] = (span.start, span.stop, span.step)
+    return spans, tuple(gone)
+
+
+def lose(view: View) -> None:
     return None
 
 
-def _shift(shift: tuple[int, ...]) -> tuple[int, ...]:
+def shift_of(shift: tuple[int, ...]) -> tuple[int, ...]:
     return shift if any(shift) else ()
 
 
@@ -372,7 +278,7 @@ def _moved(
             shift[axis] = value.shift[atoms[0].axis]
         if atoms and all(atom.axis < 0 or atom.axis in value.spread for atom in atoms):
             copied.add(axis)
-    return _shift(tuple(shift)), frozenset(copied), units
+    return shift_of(tuple(shift)), frozenset(copied), units
 
 
 def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | None:
@@ -399,76 +305,3 @@ def _folding(fold: Fold, old: Sequence[int], new: Sequence[int]) -> Fold | None:
         if (*old[:axis], *old[axis + 1 :]) == (*new[:axis], *new[axis + 2 :]):
             return fold._replace(axis=axis)
     return None
-
-
-def _merged(parts: Sequence[Part], axis: int) -> tuple[Part, ...]:
-    """Put parts of a parameter together that follow one another as they are stored."""
-    found: list[Part] = []
-    for part in parts:
-        last = found[-1] if found else None
-        view = None
-        if last is not None and last.name == part.name and last.view and part.view:
-            view = _following(last.view, part.view, axis)
-        if last is not None and view is not None:
-            found[-1] = last._replace(view=view)
-        else:
-            found.append(part)
-    return tuple(found)
-
-
-def _following(one: View, two: View, axis: int) -> View | None:
-    a, b = one.axes[axis][0], two.axes[axis][0]
-    next_ = a._replace(size=b.size, start=a.start + a.size * a.step, low=a.low + a.size)
-    if next_ != b or replace(one, axes=two.axes) != two:
-        return None
-    rest = [one.axes[axis][1:] == two.axes[axis][1:]]
-    rest += [x == y for at, (x, y) in enumerate(zip(one.axes, two.axes, strict=True)) if at != axis]
-    whole = (a._replace(size=a.size + b.size), *one.axes[axis][1:])
-    return (
-        replace(one, axes=(*one.axes[:axis], whole, *one.axes[axis + 1 :])) if all(rest) else None
-    )
-
-
-def _padded(
-    values: Sequence[Value], axis: int, starts: Sequence[int], sizes: Sequence[int | None]
-) -> tuple[int, ...]:
-    """Return how far a concatenation moves the signal that it pads.
-
-    That is one of which all others are parts, or else the longest of all.
-    """
-    places = zip(values, starts, sizes, strict=False)
-    signals = [(v, start, size or 0) for v, start, size in places if isinstance(v, Signal)]
-    if len(values) == 1 or not signals:
-        return ()
-    roots = _chain(signals[0][0])
-    for value, *_ in signals[1:]:
-        nodes = {piece.node for piece in _chain(value)}
-        roots = [root for root in roots if root.node in nodes]
-    if roots:
-        found = []
-        for value, start, size in signals:
-            piece = next(piece for piece in _chain(value) if piece.node == roots[0].node)
-            if piece.shift is not None:
-                found.append((value.node == piece.node, size, start, piece.shift))
-        if not found:
-            return ()
-        *_, start, moved = max(found)
-    else:
-        sizes_of = sorted((size for *_, size in signals), reverse=True)
-        value, start, size = max(signals, key=lambda one: one[2])
-        if len(signals) > 1 and sizes_of[0] == sizes_of[1]:
-            return ()
-        moved = value.moved
-    return _shift(tuple(by + start * (at == axis) for at, by in enumerate(moved)))
-
-
-def _chain(value: Signal) -> list[Piece]:
-    """Return what a signal is a part of, the nearest first: itself."""
-    return [Piece(value.node, value.moved), *value.pieces]
-
-
-def _cropped(piece: Piece, starts: Sequence[int] | None) -> Piece:
-    """Return a piece without what a slice cuts off before it; None if it is no plain slice."""
-    if starts is None or piece.shift is None:
-        return piece._replace(shift=None)
-    return Piece(piece.node, tuple(at - by for at, by in zip(piece.shift, starts, strict=True)))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
-from math import prod
 from typing import Any, Literal
 
-from ..roles.graph import Does, Graph, Kind, Node, Use
+from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._axes import View
-from ._functions import Fact, fact_of
 from ._parameter import Parameter, Seen, node_of
-from ._units import Unit, merged, spread_to
-from ._values import Data, Made, Operation, Part, Shape, Signal, Value, joined, names_of
+from ._units import Unit, merged
+from ._values import Made, Operation, Shape, Signal, Value, names_of
 
-__all__ = ["Nodes", "done_by", "spread"]
+__all__ = ["Nodes"]
 
-_MOST = 4  # as many results are followed at once
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
-_ON_DATA = {"attention", "join", "select"}
-"""What makes a signal of a learned tensor that it is applied to."""
 
 
 class Nodes:
@@ -85,7 +80,7 @@ class Nodes:
 
     def draw(
         self,
-        kind: Kind,
+        kind: NodeKind,
         base: str,
         inputs: Iterable[str],
         shape: Shape | None,
@@ -182,100 +177,6 @@ class Nodes:
         names = names_of([weight])
         return bool(names) and all(self._layer(base, name) for name in names)
 
-    # Operations of any kind -----------------------------------------------------------------
-
-    def result(
-        self,
-        name: str,
-        values: Sequence[Value],
-        shape: Shape | None,
-        floating: bool = True,
-        word: str | Fact = "",
-    ) -> Value:
-        """Draw what depends on some values, however it does.
-
-        `word` is the plain name of what it does, as :func:`fact_of` knows it, or says it itself.
-        """
-        fact = fact_of(word) if isinstance(word, str) else word
-        if fact.does in _ON_DATA and floating:
-            values = self._as_data(values, fact)
-        signals = [value for value in values if isinstance(value, Signal)]
-        if not signals and not any(isinstance(value, Data) for value in values):
-            return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
-        for signal in signals:
-            signal.spend()
-        out: Data | Signal = Data(shape)
-        if floating and signals:
-            out = self._drawn(name, values, signals, shape, fact)
-        elif floating:
-            out = Signal(self.draw("input", name, (), shape), shape)
-        for value in values:
-            if isinstance(value, Made):
-                self.use(value, "other", out.node if isinstance(out, Signal) else None)
-        return out
-
-    def _drawn(
-        self,
-        name: str,
-        values: Sequence[Value],
-        signals: Sequence[Signal],
-        shape: Shape | None,
-        fact: Fact,
-    ) -> Signal:
-        """Draw an operation on signals."""
-        inputs = list(dict.fromkeys(signal.node for signal in signals))
-        counted = values[: fact.of]
-        at = [k for k, value in enumerate(counted) if isinstance(value, Signal)]
-        places = [inputs.index(counted[k].node) for k in at]  # type: ignore[union-attr]  # signals
-        does, when = fact.does, fact.vanishes
-        vanishes: Literal["all", "never"] | tuple[int, ...] = "all"
-        sums: tuple[int, ...] = ()
-        if when in ("sum", "max", "min"):
-            rest = [value.value for value in counted if isinstance(value, Made)]
-            sign = {"sum": 0, "max": -1, "min": 1}[when]
-            is_zero = all(c is not None and (c == 0 or c * sign > 0) for c in rest)
-            vanishes = "all" if is_zero else "never"
-        elif when == "never":
-            vanishes = "never"
-        elif when != "all":
-            which = at if when == "each" else when
-            enough = {place for k, place in zip(at, places, strict=True) if k in which}
-            vanishes = tuple(sorted(enough)) or "never"
-            if does == "attention":
-                sums = tuple(sorted({*places[:2]} - enough))
-            elif len(at) == 1:
-                does = "scale" if does == "product" else does
-                vanishes = "all" if enough else "never"
-            elif (
-                when == "each" and len({self._root.get(inputs[k], inputs[k]) for k in places}) == 1
-            ):
-                vanishes = "all"  # a product with itself
-        node = self.draw("other", name, inputs, shape, (), does, vanishes, sums)
-        is_direct = does == "norm" or (
-            does == "scale" and len(signals) == 1 and signals[0].is_direct
-        )
-        if does == "scale" and len(signals) == 1 and self._is_inverse(signals[0], shape):
-            self._inverses.add(node)
-        units: list[Unit] = []
-        for signal in signals:
-            own = spread_to(signal.units, signal.shape, shape)
-            if does == "product" and len(inputs) > 1:
-                place = inputs.index(signal.node)
-                own = tuple(unit.within((node, place)) for unit in own)
-                is_direct |= self._is_inverse(signal, shape)
-            units += own
-        return Signal(node, shape, units=merged(units), is_direct=is_direct)
-
-    def _is_inverse(self, signal: Signal, shape: Shape | None) -> bool:
-        """Whether a product with a signal is a norm's: it never vanishes, and is for all features.
-
-        It is still one where a scale has spread it over the features, x (g s) - mean(x) (g s) + b,
-        or where the other factor is a mean as well.
-        """
-        own = signal.shape or ()
-        is_narrow = signal.narrow or prod(own) < prod(shape or ()) or 1 in own[1:]
-        return (is_narrow and signal.node in self._never) or signal.node in self._inverses
-
     def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
         """Note of factors of products that a node sums all of their units away."""
         left = {factor for unit in kept for factor in unit.factors}
@@ -306,88 +207,6 @@ class Nodes:
                 rest = tuple(other for other in node.vanishes if other != at)
                 nodes[place] = replace(node, vanishes=rest, sums=tuple(sorted({*node.sums, at})))
         return nodes
-
-    # Learned tensors that are data ----------------------------------------------------------
-
-    def data(self, value: Made) -> Signal:
-        """Return learned tensors, as tokens and places are, as the signal that starts there."""
-        if value not in self._tables:
-            names = names_of([value])
-            for name in names:
-                if name not in self._starts:
-                    shape = self.parameters[name].shape
-                    self._starts[name] = self.draw("input", f"{name}: data", (), shape)
-            starts = [self._starts[name] for name in names]
-            node = starts[0] if starts else ""
-            whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
-            if not starts:
-                node = self.draw("input", "constant", (), value.shape)
-            elif value != whole:
-                node = self.draw("other", "learned", starts, value.shape, (), "move")
-            self._tables[value] = Signal(node, value.shape)
-        signal = self._tables[value]
-        self.use(value, "other", signal.node)
-        return signal
-
-    def _floats(self, value: Made) -> bool:
-        """Whether a value is made of floating parameters."""
-        return any(self.parameters[part.name].is_floating for part in value.parts)
-
-    def _as_data(self, values: Sequence[Value], fact: Fact) -> list[Value]:
-        """Return operands with those that are learned tensors as signals."""
-        count = 3 if fact.does == "attention" else fact.of
-        found = list(values)
-        if not any(isinstance(value, (Signal, Data)) for value in values):
-            return found
-        for at, value in enumerate(found[:count]):
-            if isinstance(value, Made) and self._floats(value):
-                found[at] = self.data(value)
-        return found
-
-    def other(
-        self,
-        name: str,
-        values: Sequence[Value],
-        shape: Shape | None,
-        floating: bool = True,
-        word: str | Fact = "",
-    ) -> Value:
-        """Draw an operation of which nothing is known but its name, and what it takes."""
-        out = self.result(name, values, shape, floating, word)
-        if isinstance(out, Made):
-            return out.noted(done_by("", name, []))
-        for value in values:
-            for part in value.parts if isinstance(value, Made) else ():
-                self._met.setdefault(part.name, name)
-        return out
-
-    def entrywise(
-        self,
-        name: str,
-        values: Sequence[Value],
-        shape: Shape | None,
-        floating: bool = True,
-        doing: str = "",
-        word: str | Fact = "",
-    ) -> Value:
-        """Draw an operation on entries, which broadcasts its operands.
-
-        `doing` says in words what it does to one operand with another: "multiplied by". `word` is
-        its plain name, if that is not the first one.
-        """
-        out = self.result(name, values, shape, floating, word or name)
-        if isinstance(out, Made) and out.parts:
-            found = []
-            for value in values:
-                if isinstance(value, Made) and value.parts:
-                    rest = [operand for operand in values if operand is not value]
-                    found.append(spread(value, shape).noted(done_by(doing, name, rest)))
-            return joined(shape, found)
-        if isinstance(out, Signal):
-            signals = [value for value in values if isinstance(value, Signal)]
-            halves = frozenset().union(*(signal.halves for signal in signals))
-            return _faded(out, [s for s in signals if s.shape == shape], halves)
-        return out
 
     # The graph ------------------------------------------------------------------------------
 
@@ -427,6 +246,20 @@ class Nodes:
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         return Graph([*nodes, *self._with_struck()], tuple(dict.fromkeys(ends)))
 
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        """Return the nodes that take each parameter which is used, as far as they are known.
+
+        >>> from ._values import Part
+        >>> draw = Nodes([Parameter("b", (3,)), Parameter("unused", (3,))])
+        >>> draw.use(Made((3,), (Part("b", None),)), "bias", "fc")
+        >>> draw.uses()
+        {'b': ('fc',)}
+        """
+        found: dict[str, dict[str, None]] = {}
+        for name, _, node, _ in self._uses:
+            found.setdefault(name, {}).update({} if node is None else {node: None})
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
     def _feeds_weight(self, name: str) -> bool:
         """Whether a weight operation takes what is computed from a node."""
         after = {name}
@@ -452,39 +285,3 @@ class Nodes:
         learns = {name for name, node, stopped in seen if node in free and not stopped}
         learns |= {name for name, _, node, stopped in self._uses if node is None and not stopped}
         return {name for name, *_ in seen} - learns
-
-
-def spread(value: Made, shape: Shape | None) -> Made:
-    """Return what is made of parameters as an operation on entries broadcasts it."""
-    old = value.shape
-    if old is None or shape is None or len(old) > len(shape):
-        return value.lost(shape)
-    places = range(len(shape) - len(old), len(shape))
-    if any(old[k] not in (1, shape[place]) for k, place in enumerate(places)):
-        return value.lost(shape)
-    return value.moved(shape, lambda view: view.broadcast(shape, places, old))
-
-
-def done_by(doing: str, name: str, rest: Sequence[Value]) -> Callable[[str], str]:
-    """Return what an operation does to a parameter of one operand, given the other operands."""
-    names = names_of(rest)
-
-    def done(own: str) -> str:
-        if not rest or not doing:
-            return f"changed by {name}"
-        if own in names:
-            return f"{doing} what is computed from it"
-        if any(isinstance(value, (Signal, Data)) for value in rest):
-            return f"{doing} what is computed from the inputs"
-        return f"{doing} {', '.join(names) or 'a constant array'}"
-
-    return done
-
-
-def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Signal:
-    """Return a result with the axes that it still has of its operands."""
-    tracks = [track._replace(is_faded=True) for signal in alike for track in signal.tracks]
-    if not tracks and not halves:
-        return out
-    kept = tuple(tracks) if len(tracks) <= _MOST else ()
-    return out._replace(tracks=kept, halves=halves)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..core.layout import merge_axes
 from ..roles.graph import Node, Use
-from ._axes import Stored
+from ._stored import Stored
 from ._values import Operation
 
 __all__ = ["Parameter", "Seen", "node_of"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from ._axes import Atom, Axis, Stored, View
-from ._labels import Labels, axis_of, kinds_of, parted
-from ._moves import Moves
-from ._nodes import done_by, spread
+from ._axes import Atom, Axis, View
+from ._joins import Joins
+from ._labels import Einsum, Labels, axis_of, kinds_of, parted
+from ._results import done_by, spread
+from ._stored import Stored
 from ._units import Unit, merged, renumbered
 from ._values import (
     Data,
@@ -27,7 +28,7 @@ from ._values import (
 __all__ = ["Products"]
 
 
-class Products(Moves):
+class Products(Joins):
     """A drawing that knows the operations with weights."""
 
     def product(
@@ -54,14 +55,16 @@ class Products(Moves):
         grouped : labels
             Those of a stack of matrices, each for a part of the rows of the other operand.
         """
+        given = Einsum(name, values, labels, out, shape, grouped)
         if len(values) == 1:
             return self.other(name, values, shape)
         if len(values) > 2:
-            return self._several(name, values, labels, out, shape)
+            return self._several(given)
         data, weight = values
         if isinstance(data, Made) and isinstance(weight, Made) and self.applies(name, weight):
             values = [self.data(data), weight]  # a layer that is applied to a learned table
-        a, b = self._chosen(values, labels, out, grouped)
+        a, b = self._chosen(given._replace(values=values))
+        pair = given._replace(values=(a, b))
         for made, signal, at in ((a, b, 0), (b, a, 1)):
             own, rest = labels[at], labels[1 - at]
             if not isinstance(made, Made) or not made.parts or not isinstance(signal, Signal):
@@ -75,20 +78,14 @@ class Products(Moves):
                 each = bool(grouped) or made is not values[at]
                 return self._dense(name, made, signal, (own, rest, out), kinds, shape, each)
         if not any(isinstance(value, (Signal, Data)) for value in (a, b)):
-            return self._of_weights(name, (a, b), labels, out, shape)
+            return self._of_weights(pair)
         if isinstance(a, Signal) and isinstance(b, Signal):
-            return self._contract(name, (a, b), labels, out, shape)
-        return self._mixed(name, (a, b), labels, out, shape)
+            return self._contract(pair, (a, b))
+        return self._mixed(pair)
 
-    def _contract(
-        self,
-        name: str,
-        signals: tuple[Signal, Signal],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-    ) -> Signal:
+    def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
         """Draw a product of two signals, which vanishes with those whose units it does not sum."""
+        _, _, labels, out, shape, _ = of
         for signal in signals:
             signal.spend()
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
@@ -110,7 +107,7 @@ class Products(Moves):
         enough = kept or unknown
         node = self.draw(
             "other",
-            name,
+            of.name,
             inputs,
             shape,
             does="contract",
@@ -123,20 +120,14 @@ class Products(Moves):
         held = merged(unit.within((node, place)) for place, unit in units)
         return Signal(node, shape, units=held)
 
-    def _mixed(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-    ) -> Value:
+    def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        found = self.other(name, values, shape)
+        found = self.other(of.name, of.values, of.shape)
         units: tuple[Unit, ...] = ()
-        for value, own in zip(values, labels, strict=True):
+        for value, own in zip(of.values, of.labels, strict=True):
             if isinstance(value, Signal):
-                places = {k: list(out).index(label) for k, label in enumerate(own) if label in out}
+                out = list(of.out)
+                places = {k: out.index(label) for k, label in enumerate(own) if label in out}
                 units += renumbered(value.units, places)
         return found._replace(units=merged(units)) if isinstance(found, Signal) else found
 
@@ -165,18 +156,16 @@ class Products(Moves):
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
 
-    def _chosen(
-        self, values: Sequence[Value], labels: Sequence[Labels], out: Labels, grouped: Labels
-    ) -> tuple[Value, Value]:
+    def _chosen(self, of: Einsum) -> tuple[Value, Value]:
         """Return two operands, with a matrix that an input chose of a stack as what it is."""
-        found = list(values)
+        found, labels = list(of.values), of.labels
         for at in (0, 1):
             value, rest = found[at], found[1 - at]
             if not isinstance(value, Signal) or not value.member or not isinstance(rest, Signal):
                 continue
             if value.chosen and not value.member.is_matrix:
                 continue
-            kinds = kinds_of(labels[at], labels[1 - at], out, grouped)
+            kinds = kinds_of(labels[at], labels[1 - at], of.out, of.grouped)
             operation = Operation(value.shape or (), kinds)
             ways = [
                 operation.stored(p.view, self.parameters[p.name].shape) for p in value.member.parts
@@ -187,15 +176,9 @@ class Products(Moves):
                 break
         return found[0], found[1]
 
-    def _several(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-    ) -> Value:
+    def _several(self, of: Einsum) -> Value:
         """Draw a product of many as products of two, the signals first, then every weight."""
+        name, values, labels, out, shape, _ = of
         sizes: dict[Hashable, int] = {}
         for value, own in zip(values, labels, strict=True):
             sizes |= zip(own, value.shape or (), strict=False)
@@ -212,15 +195,9 @@ class Products(Moves):
             have = to
         return value
 
-    def _of_weights(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-    ) -> Value:
+    def _of_weights(self, of: Einsum) -> Value:
         """Return a product of what is made of parameters, each with the axes that it keeps."""
+        name, values, labels, out, shape, _ = of
         found = []
         for at in (0, 1):
             made, own = values[at], labels[at]

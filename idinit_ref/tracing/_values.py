@@ -8,28 +8,10 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ..core.layout import SPATIAL
-from ._axes import Stored, View, blocks_of, stored
+from ._axes import View
 from ._kernels import identity
+from ._stored import Stored, blocks_of, stored
 from ._units import Unit
-
-__all__ = [
-    "Cut",
-    "Data",
-    "Fold",
-    "Made",
-    "Operation",
-    "Part",
-    "Piece",
-    "Shape",
-    "Signal",
-    "Term",
-    "Track",
-    "Value",
-    "is_constant",
-    "is_number",
-    "joined",
-    "names_of",
-]
 
 Shape = tuple[int, ...]
 Cut = tuple[int, int, int]
@@ -208,6 +190,13 @@ class Piece(NamedTuple):
     node: str
     shift: tuple[int, ...] | None
 
+    def cropped(self, starts: Sequence[int] | None) -> Piece:
+        """Return it without what a slice cuts off before it; None if that is no plain slice."""
+        if starts is None or self.shift is None:
+            return self._replace(shift=None)
+        by = zip(self.shift, starts, strict=True)
+        return self._replace(shift=tuple(at - start for at, start in by))
+
 
 class Term(NamedTuple):
     """A product, entry by entry, of a signal and what is made of parameters."""
@@ -251,6 +240,11 @@ class Signal(NamedTuple):
     def moved(self) -> tuple[int, ...]:
         """How far padding has moved it along each axis."""
         return self.shift or (0,) * len(self.shape or ())
+
+    @property
+    def chain(self) -> tuple[Piece, ...]:
+        """What it is a part of, the nearest first: itself."""
+        return (Piece(self.node, self.moved), *self.pieces)
 
 
 class Data(NamedTuple):

@@ -99,6 +99,9 @@ PADS = {
     "the last in front": lambda x: jnp.concatenate([x[:, -2:], x], 1),
     "the first in front": lambda x: jnp.concatenate([x[:, :1], x[:, :1], x], 1),
     "all around": lambda x: jnp.concatenate([x[:, -1:], x, x[:, :1]], 1),
+    "written over zeros": lambda x: lax.dynamic_update_slice(jnp.zeros((2, 8, D)), x, (0, 2, 0)),
+    "set in zeros": lambda x: jnp.zeros((2, 8, D)).at[:, 2:].set(x),
+    "set on two axes": lambda x: jnp.zeros((3, 8, D)).at[1:, 1:-1].set(x)[1:],
     "in two steps": lambda x: by_mode("edge", 1, 0)(by_mode("wrap", 1, 0)(x)),
     "then turned": lambda x: jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (2, 0))).swapaxes(1, 2),
 }  # fmt: skip

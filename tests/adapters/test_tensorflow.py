@@ -301,7 +301,7 @@ def theorem(*strategies):
     return lambda test: budget(given(*strategies)(test))
 
 
-class Kind(NamedTuple):
+class KerasKind(NamedTuple):
     """Layers of a dtype: convolutions of a kernel, or dense where there is none."""
 
     dtype: str
@@ -347,9 +347,9 @@ class Kind(NamedTuple):
         return self.run(self.made(units, initializer, activation=activation), x)
 
 
-dense_kinds = st.sampled_from([*UNITS]).map(Kind)
+dense_kinds = st.sampled_from([*UNITS]).map(KerasKind)
 kernels = st.lists(st.sampled_from([1, 3]), max_size=2).map(tuple)
-kinds = st.builds(Kind, st.sampled_from([*UNITS]), kernels)
+kinds = st.builds(KerasKind, st.sampled_from([*UNITS]), kernels)
 
 
 @theorem(sizes, st.integers(1, 9), kinds, seeds, signed_gains)

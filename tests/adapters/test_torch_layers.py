@@ -46,7 +46,7 @@ GAINS = st.sampled_from([1.0, -1.0, -0.5, 4.0]) | st.floats(0.02, 50).flatmap(
 SEEDS = st.integers(0, 99)
 
 
-class Kind(NamedTuple):
+class LayerKind(NamedTuple):
     """Layers of a dtype: convolutions of a kernel, or linear where there is none."""
 
     dtype: torch.dtype
@@ -101,7 +101,7 @@ def alike(n, value):
 
 def linears():
     dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
-    return st.sampled_from(dtypes).map(Kind)
+    return st.sampled_from(dtypes).map(LayerKind)
 
 
 @st.composite

@@ -124,6 +124,7 @@ TWO = {
     "a * b": lambda a, b: a * b,
     "a / b": lambda a, b: a / (b + 1),
     "lerp": lambda a, b: torch.lerp(a, b, 0.3),
+    "cross": lambda a, b: torch.linalg.cross(a[..., :3], b[..., :3]),
     "addcmul": lambda a, b: torch.addcmul(a, b, b),
     "maximum": torch.maximum,
     "minimum": torch.minimum,

@@ -141,6 +141,23 @@ def torch_tensors(shape: tuple[int, ...], groups: int = 1, **options: Any) -> Co
     }
 
 
+def one_torch_thread(shape: tuple[int, ...]) -> Contestants:
+    """Make the same contestants, each of which has one thread of PyTorch's while it runs."""
+    import torch
+
+    threads = torch.get_num_threads()
+
+    def alone(run: Callable[[], Any]) -> Callable[[], Any]:
+        def call() -> None:
+            torch.set_num_threads(1)
+            run()
+            torch.set_num_threads(threads)
+
+        return call
+
+    return {name: alone(run) for name, run in torch_tensors(shape).items()}
+
+
 def torch_layers(shape: tuple[int, ...]) -> Contestants:
     """One layer without a bias, and a model of that layer only."""
     import torch
@@ -252,6 +269,7 @@ def groups() -> Iterator[Group]:
     convs = peers("dirac_", "kaiming_normal_", ours=ours)
     floor = against("zero_", 1.25, *ours)
     yield Group("PyTorch", kernel, torch_tensors, floor + bare, convs)
+    yield Group("PyTorch, one thread", kernel, one_torch_thread, floor + bare)
     options = {"groups": depthwise[0]}
     floor += bare + against("zero_", None, "(nn.init.zeros_)")
     yield Group("PyTorch", depthwise, torch_tensors, floor, convs, options)
@@ -515,8 +533,10 @@ What a ratio is made of, as far as it was found:
   is Python, whose code and data the zeros have pushed out of the caches. Tried, and no better:
   copies of entries and some zeros by all threads; two threads of Python, which take longer to wake
   than they save; zeros by `memset` on two of them; PyTorch's own strided fill; one copy of the
-  periodic pattern over all of the memory.
-* PyTorch, convolution: what is left is that Python, and twice as many entries for IDIZ.
+  periodic pattern over all of the memory; fewer questions to the tensor.
+* PyTorch, convolution: the same Python beside a fill that takes half a millisecond. On two threads
+  the ratio follows the fill, which has more than one speed on this machine. The row of one thread
+  says what Python takes.
 * JAX, convolutions: `jnp.zeros` has two speeds here, with memory that has just been freed and with
   new pages; what it has in one run says little of the next. The comparison joins axes that are used
   alike, since XLA loops slowly over the short axes of a kernel.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import re
 import shlex
@@ -12,10 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import idinit_ref as ir
 from idinit_ref.commands import cli
+from idinit_ref.commands.cli import main
 from idinit_ref.files import presets
 
 pytestmark = pytest.mark.every
@@ -75,7 +79,6 @@ def test_a_width_that_cannot_be_is_40(columns, idinit, monkeypatch):
         ("show", "the following arguments are required: SIZE (see idinit show --help)"),
         ("show 3 x", "argument SIZE: invalid int value: 'x' (see idinit show --help)"),
         ("show 3 3 --tap 1;1", "argument --tap: '1;1', but it should be whole numbers"),
-        ("", "the following arguments are required: COMMAND (see idinit --help)"),
         ("export --preset gpt --out a.safetensors", "did you mean 'gpt2'?"),
         ("export --preset gpt2 --out a.bin", "path = 'a.bin', but its suffix should be"),
         (["export", "--preset", "gpt2", "--out", ""], "path = '', but its suffix should be .safet"),
@@ -103,7 +106,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_the_documentation_is_one(page):
     for line in re.findall(r"^idinit (.*)$", page.read_text(), re.MULTILINE):
-        assert cli._parser().parse_args(shlex.split(line, comments=True)).command
+        arguments = shlex.split(line, comments=True)
+        assert cli._parser(arguments).parse_args(arguments).command
 
 
 def test_version_and_help(idinit):
@@ -221,3 +225,48 @@ def test_an_error_of_the_system_names_its_file(idinit, monkeypatch):
     monkeypatch.setattr(presets, "load", refuse)
     status, _, err = idinit("export --preset gpt2 --out /x/y")
     assert (status, err) == (2, "idinit: /x/y: Permission denied\n")
+
+
+def test_without_a_command_three_examples_are_shown(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    examples = [line for line in said.splitlines() if line.startswith("  idinit ")]
+    assert len(examples) == 3
+    assert {example.split()[1] for example in examples} == {"show", "export", "check"}
+
+
+def test_the_help_groups_all_commands_by_task(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    listed = re.findall(r"^  ([a-z]+)   +[a-z]", said, re.MULTILINE)
+    assert sorted(listed) == sorted(add.__name__[1:] for add in cli._COMMANDS)
+
+
+def test_every_command_prints_json(capsys, tmp_path):
+    weights = str(tmp_path / "a.npz")
+    np.savez(weights, w=ir.idi((3, 2)))
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"fc1.weight": [3, 2], "fc2.weight": [2, 3]}))
+    source = ["--manifest", str(manifest), "--rule", "fc=transit"]
+    asked = {
+        "show": ["5", "3", "--role", "zero"],
+        "presets": [],
+        "rules": source,
+        "export": [*source, "--out", str(tmp_path / "out.npz")],
+        "inspect": [weights],
+        "diff": [weights, weights],
+    }
+    assert {*asked} == {add.__name__[1:] for add in cli._COMMANDS} - {"check"}  # into a file
+    found = {}
+    for command, arguments in asked.items():
+        assert main([command, *arguments, "--json"]) == 0, command
+        found[command] = json.loads(capsys.readouterr().out)
+    shown = np.zeros((5, 3))
+    for i, j, value in found["show"]["matrices"][0]["entries"]:
+        shown[i, j] = value
+    assert_array_equal(shown, ir.idiz((5, 3)))
+    assert found["presets"]["gpt2"]["parameters"] == 124_439_808
+    assert {name: each["role"] for name, each in found["rules"].items()} == {
+        name: each["role"] for name, each in found["export"]["tensors"].items()
+    }
+    assert (tmp_path / "out.npz").stat().st_size == found["export"]["files"][0]["bytes"]

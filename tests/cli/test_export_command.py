@@ -569,7 +569,7 @@ def test_no_traceback_of_what_can_happen_anywhere(problem, text, idinit, here, m
     def fail(*_, **__):
         raise problem
 
-    monkeypatch.setattr(command, "layout_of", fail)
+    monkeypatch.setattr(command, "file_plans", fail)
     status, out, err = idinit(RIGHT)
     assert (status, out) == (2, "")
     assert text in err

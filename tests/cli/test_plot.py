@@ -20,10 +20,10 @@ from matplotlib.text import Text
 import by_hand
 import idinit_ref as ir
 from docs import gallery_figures
-from idinit_ref.commands._matrix import cells
+from idinit_ref.commands._matrix import NOISY, cells
 from idinit_ref.commands._scale import Scale
-from idinit_ref.commands.plot import NOISY, draw, page
-from idinit_ref.core.layout import Strip
+from idinit_ref.commands.plot import draw, page
+from idinit_ref.core.sheets import Strip
 from strategies import TAPS
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -9,7 +9,8 @@ import pytest
 
 import idinit_ref as ir
 from idinit_ref.core.kernel import identity_tap, phase_sizes, phases
-from idinit_ref.core.layout import Layout, _cut, strides_of
+from idinit_ref.core.layout import Layout, cut, strides_of
+from idinit_ref.core.sheets import sheets
 from idinit_ref.errors import LayoutError, OptionError, ShapeError
 
 
@@ -17,7 +18,7 @@ def test_a_cut_is_a_partition_at_the_multiples_with_nothing_to_join():
     for size in range(1, 7):
         for start in range(3 * size + 1):
             for stop in range(4 * size + 1):
-                cuts = list(_cut(start, stop, size))
+                cuts = list(cut(start, stop, size))
                 covered = [
                     segment * size + place
                     for cut in cuts
@@ -61,7 +62,7 @@ def test_a_cut_is_a_partition_at_the_multiples_with_nothing_to_join():
 )
 def test_few_strips(shape, letters, taps, number):
     layout = Layout(shape, letters, 1, False, None, taps, None)
-    (sheet,) = layout.sheets(tuple(map(range, shape)), strides_of(shape))
+    (sheet,) = sheets(layout, tuple(map(range, shape)), strides_of(shape))
     assert len(sheet.strips) == number
     columns = [s.first + s.step * k for s in sheet.strips for k in range(s.length)]
     assert sorted(columns) == list(range(layout.columns))
@@ -71,7 +72,7 @@ def test_a_part_of_the_kernel_is_not_taken_for_the_whole():
     layout = Layout((5, 3, 4, 2), "OIHW", 1, False, None, "channel_major", None)
     for size in (1, 2, 3):
         box = (range(5), range(3), range(4 - size, 4), range(2))
-        (sheet,) = layout.sheets(box, strides_of([len(span) for span in box]))
+        (sheet,) = sheets(layout, box, strides_of([len(span) for span in box]))
         assert len(sheet.strips) == 2 * size
 
 

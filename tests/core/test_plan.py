@@ -20,7 +20,7 @@ from idinit_ref.core.kernel import identity_tap
 from idinit_ref.core.lattice import lines, nnz
 from idinit_ref.core.layout import merge_axes, split_axes
 from idinit_ref.core.pattern import idi_terms, idiz_terms
-from idinit_ref.core.plan import either
+from idinit_ref.core.weights import either
 from strategies import weights
 
 MILLION = 10**6

@@ -186,7 +186,7 @@ def test_every_parameter_is_described(module, name):
 
 
 def test_what_is_not_described_is_found(monkeypatch):
-    report = importlib.import_module("idinit_ref.testing").Report
+    report = importlib.import_module("idinit_ref.testing").OracleReport
     assert {"ok", "broken", "count", "to_dict", "junit"} == set(own_members(report))
     whole = inspect.cleandoc(report.count.__doc__)
     for code, text in {

@@ -26,7 +26,7 @@ from idinit_ref.files import sources
 from idinit_ref.files.assembly import assemble
 from idinit_ref.files.dialects import DIALECTS, Change, Dialect, Items, load
 from idinit_ref.files.reading import open_checkpoint
-from idinit_ref.files.storage import Held, Made, blocks, stream
+from idinit_ref.files.storage import ArrayTensor, PlanTensor, blocks, stream
 from idinit_ref.files.translating import translate
 from idinit_ref.files.views import Stack, Sum, View, rearrange, take
 
@@ -82,7 +82,7 @@ def arrays(model, seed=0):
 
 def array(value):
     """The whole of a translated tensor, read in the blocks in which it is written."""
-    tensor = Made(value) if isinstance(value, ir.Plan) else value
+    tensor = PlanTensor(value) if isinstance(value, ir.Plan) else value
     dtype = tensor.dtype or "float32"
     parts = list(stream(tensor, dtype))
     return np.concatenate(parts).reshape(tensor.shape) if parts else np.zeros(tensor.shape, dtype)
@@ -954,13 +954,13 @@ def test_there_is_no_such_dialect(tmp_path):
 )
 def test_axes_that_do_not_fit_are_an_error(shape, axes, sizes, words):
     with pytest.raises(LayoutError, match=words):
-        rearrange(Held(np.zeros(shape)), axes, sizes)
+        rearrange(ArrayTensor(np.zeros(shape)), axes, sizes)
 
 
 @pytest.mark.parametrize(("axis", "pieces"), [(2, [(0, 1)]), (0, [(0, 3)]), (0, [(1, 1)])])
 def test_pieces_outside_are_an_error(axis, pieces):
     with pytest.raises(ShapeError, match="inside axis"):
-        take(Held(np.zeros((2, 3))), axis, pieces)
+        take(ArrayTensor(np.zeros((2, 3))), axis, pieces)
 
 
 # Views --------------------------------------------------------------------------------------------
@@ -984,8 +984,11 @@ def test_any_block_of_a_view(axes, sizes, by_numpy, data):
     whole = np.arange(120.0).reshape(6, 5, 4)
     cuts = [(3, 6), (0, 2), (5, 6)]
     for source, wanted in [
-        (Held(whole), by_numpy(whole)),
-        (take(Held(whole), 0, cuts), by_numpy(np.concatenate([whole[a:b] for a, b in cuts]))),
+        (ArrayTensor(whole), by_numpy(whole)),
+        (
+            take(ArrayTensor(whole), 0, cuts),
+            by_numpy(np.concatenate([whole[a:b] for a, b in cuts])),
+        ),
     ]:
         view = rearrange(source, axes, sizes)
         assert view.shape == wanted.shape
@@ -1034,7 +1037,7 @@ def rearrangements(draw):
 @example((np.arange(6.0).reshape(6, 1), "(CM)1->CM", {"M": 2}, np.arange(6.0).reshape(3, 2)), None)
 def test_any_rearrangement(case, data):
     whole, axes, sizes, wanted = case
-    view = rearrange(Held(whole), axes, sizes)
+    view = rearrange(ArrayTensor(whole), axes, sizes)
     assert view.shape == wanted.shape
     assert np.array_equal(array(view), wanted)
     if data is None:
@@ -1065,8 +1068,8 @@ def test_depthwise_of_a_plan(tmp_path):
 def test_any_block_of_joined_tensors(data):
     x, y = batch(6, 3), batch(6, 3, seed=8)
     for tensor, wanted in [
-        (Sum((Held(x), Held(y))), x.astype("float64") + y),
-        (Stack((Held(x), Held(y))), np.stack([x, y])),
+        (Sum((ArrayTensor(x), ArrayTensor(y))), x.astype("float64") + y),
+        (Stack((ArrayTensor(x), ArrayTensor(y))), np.stack([x, y])),
     ]:
         assert (tensor.shape, tensor.dtype) == (wanted.shape, "float32")
         index = tuple(
@@ -1083,7 +1086,7 @@ def test_a_view_reads_what_it_needs_and_no_more(monkeypatch):
     monkeypatch.setattr("idinit_ref.files.storage.BLOCK", 40)
     whole = np.arange(6 * 50 * 4.0).reshape(6, 50, 4)
 
-    class Counted(Held):
+    class Counted(ArrayTensor):
         def read(self, index, dtype):
             block = super().read(index, dtype)
             assert block.size <= 40
@@ -1099,7 +1102,7 @@ def test_a_view_reads_what_it_needs_and_no_more(monkeypatch):
 
 
 def test_views_say_what_they_are():
-    held = Held(np.zeros((6, 4)))
+    held = ArrayTensor(np.zeros((6, 4)))
     assert rearrange(held, "OI->OI") is held
     assert take(held, 0, [(0, 6)]) is held
     view = rearrange(take(held, 0, [(3, 6), (0, 3)]), "OI->IO")

@@ -20,7 +20,7 @@ import by_hand
 import idinit_ref as ir
 from idinit_ref.files.difference import diff
 from idinit_ref.files.recognise import inspect, recognise
-from idinit_ref.files.storage import DTYPES, FLOATS, Held, Made
+from idinit_ref.files.storage import DTYPES, FLOATS, ArrayTensor, PlanTensor
 from strategies import TAPS
 
 ORDERS = ["OI{}", "IO{}", "{}IO", "{}OI"]
@@ -90,7 +90,7 @@ def consistent(found, array):
 @given(zoo())
 def test_a_weight_is_recognised_from_its_numbers_alone(weight):
     _, array = weight
-    found = recognise(Held(array))
+    found = recognise(ArrayTensor(array))
     consistent(found, array)
     if len(np.unique(bits(array))) > 1:
         assert found.kind in ("idi", "idiz")
@@ -107,7 +107,7 @@ def test_many_weights_are_recognised_from_their_numbers_alone(_):
 def test_a_claim_that_holds_is_the_plan(weight):
     claim, array = weight
     for stored in (claim, json.loads(json.dumps(claim))):  # tuples are lists in a file
-        found = recognise(Held(array), claim=stored)
+        found = recognise(ArrayTensor(array), claim=stored)
         assert (found.claim, found.source) == (True, "claim")
         assert found.plan == ir.plan(array.shape, **claim)
 
@@ -122,7 +122,7 @@ def test_one_changed_entry_is_not_that_weight(weight, data):
     with np.errstate(all="ignore"):
         changed[place] = new
     assume(not np.array_equal(bits(changed), bits(array)))
-    found = recognise(Held(changed), claim=claim)
+    found = recognise(ArrayTensor(changed), claim=claim)
     assert found.claim is False
     number = repr(changed[place].item()) if array.dtype.kind != "V" else repr(float(changed[place]))
     assert f"but {list(place)} is {number}, not " in found.detail
@@ -146,7 +146,7 @@ def test_a_change_anywhere_is_seen_in_larger_weights(dtype, new, options):
         changed = array.copy()
         changed[place] = new
         if not np.array_equal(bits(changed), bits(array)):
-            assert recognise(Held(changed)).kind == "other"
+            assert recognise(ArrayTensor(changed)).kind == "other"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
@@ -163,7 +163,7 @@ def test_gain_and_eps_are_the_shortest_decimals(dtype, gain):
 
 
 def found(array, **more):
-    return recognise(Held(array), **more)
+    return recognise(ArrayTensor(array), **more)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ class Virtual:
 
     def read(self, index, dtype):
         assert dtype == self.dtype
-        return Made(self.plan).read(index, dtype)
+        return PlanTensor(self.plan).read(index, dtype)
 
 
 def peak(run):
@@ -432,7 +432,7 @@ def test_other_large_tensors_take_little_memory(dtype):
 
 def checkpoint(tensors, **metadata):
     return SimpleNamespace(
-        tensors={name: Held(array) for name, array in tensors.items()},
+        tensors={name: ArrayTensor(array) for name, array in tensors.items()},
         metadata={key.replace("__", "."): value for key, value in metadata.items()},
     )
 
@@ -484,7 +484,7 @@ def test_a_digest_is_that_of_the_stored_bytes(dtype):
 
 
 def one(a, b):
-    (difference,) = diff({"w": Held(a)}, {"w": Held(b)})
+    (difference,) = diff({"w": ArrayTensor(a)}, {"w": ArrayTensor(b)})
     return difference
 
 
@@ -575,8 +575,12 @@ def test_names_and_shapes():
 
 def test_a_plan_is_compared_in_the_dtype_of_its_partner():
     plan = ir.plan((300, 4000), "zero")
-    held = Held(plan.build(dtype=theirs("bfloat16")))
-    for a, b in ((Made(plan), held), (held, Made(plan)), (Made(plan), Made(plan))):
+    held = ArrayTensor(plan.build(dtype=theirs("bfloat16")))
+    for a, b in (
+        (PlanTensor(plan), held),
+        (held, PlanTensor(plan)),
+        (PlanTensor(plan), PlanTensor(plan)),
+    ):
         (difference,) = diff({"w": a}, {"w": b})
         assert difference.way == "equal"
     steps = []

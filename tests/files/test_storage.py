@@ -17,9 +17,9 @@ from idinit_ref.files.naming import check_name
 from idinit_ref.files.storage import (  # fmt: skip
     DTYPES,
     FLOATS,
-    Held,
-    Made,
-    Noise,
+    ArrayTensor,
+    NoiseTensor,
+    PlanTensor,
     Tensor,
     as_tensor,
     blocks,
@@ -71,7 +71,7 @@ def test_a_plan_is_read_in_the_bits_of_every_dtype(dtype):
     shape, index = (5, 3, 3, 2), (slice(1, 5), slice(0, 3), slice(1, None), slice(None))
     p = ir.plan(shape, "zero", eps=0.3, taps="spatial_major")
     exact = by_hand.weight(shape, "zero", eps=0.3, taps="spatial_major")[index]
-    found = Made(p).read(index, dtype)
+    found = PlanTensor(p).read(index, dtype)
     assert found.dtype == carrier(dtype)
     expected = exact.astype(np.complex64 if dtype == "complex64" else theirs(dtype))
     assert found.tobytes() == expected.tobytes()
@@ -105,7 +105,7 @@ def test_blocks_cut_an_array_once_in_order(shape, size):
 def test_a_stream_is_little_endian_and_row_major():
     array = np.arange(6, dtype=">i4").reshape(2, 3).T
     assert (
-        b"".join(part.tobytes() for part in stream(Held(array), "int32"))
+        b"".join(part.tobytes() for part in stream(ArrayTensor(array), "int32"))
         == np.array([0, 3, 1, 4, 2, 5], "<i4").tobytes()
     )
 
@@ -149,7 +149,7 @@ def test_noise_is_philox_of_seed_and_row_in_any_block(shape):
         0.02 * np.random.Generator(np.random.Philox(key=np.array([9, r], np.uint64)))
         .standard_normal(int(np.prod(shape)) // rows) for r in range(rows)
     ]).reshape(shape)  # fmt: skip
-    noise = Noise(shape, 0.02, 9)
+    noise = NoiseTensor(shape, 0.02, 9)
     whole = tuple(slice(None) for _ in shape)
     assert noise.read(whole, "float64").tolist() == expected.tolist()
     part = tuple(slice(1, size - 1) for size in shape)
@@ -159,8 +159,8 @@ def test_noise_is_philox_of_seed_and_row_in_any_block(shape):
 
 
 def test_what_is_a_tensor():
-    assert all(isinstance(t, Tensor) for t in (Made(ir.plan((2, 2))), Noise((2,), 1.0)))
-    noise = Noise((2,), 1.0)
+    assert all(isinstance(t, Tensor) for t in (PlanTensor(ir.plan((2, 2))), NoiseTensor((2,), 1.0)))
+    noise = NoiseTensor((2,), 1.0)
     assert as_tensor("n", noise) is noise
     for value, error in (([1.0], TypeError), (np.array(["x"]), TypeError), (None, TypeError)):
         with pytest.raises(error, match=r"^(dtype of )?w = "):

@@ -33,7 +33,7 @@ import idinit_ref as ir
 from idinit_ref.files import containers, storage, whole, writing
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.storage import DTYPES, FLOATS
-from idinit_ref.files.writing import layout_of, save
+from idinit_ref.files.writing import file_plans, save
 
 REAL = {  # precision and least normal exponent, for by_hand.nearest
     "float64": (53, -1022),
@@ -282,7 +282,7 @@ def test_rules_to_file_to_a_models_state(file):
 )
 def test_shards_are_those_of_hugging_face(sizes, limit, name):
     arrays = {f"t{k}": np.zeros(size, np.float16) for k, size in enumerate(sizes)}
-    files = layout_of(name, arrays, shard_bytes=limit)
+    files = file_plans(name, arrays, shard_bytes=limit)
     state = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
     pattern = name.replace(".safetensors", "{suffix}.safetensors")
     theirs = split_torch_state_dict_into_shards(
@@ -356,7 +356,7 @@ def test_old_forms_of_a_checkpoint_go_when_the_new_one_is_there(file):
         return sorted({path.name for path in file.parent.iterdir()} - set(keep))
 
     def planned(shard):
-        return sorted(path.path.name for path in layout_of(file, MADE, shard_bytes=shard))
+        return sorted(path.path.name for path in file_plans(file, MADE, shard_bytes=shard))
 
     save(file, MADE)
     assert others() == [file.name]
@@ -374,7 +374,7 @@ def snapshot(folder):
 
 
 def planned(file, **options):
-    return {path.path.name for path in layout_of(file, MADE, **options)}
+    return {path.path.name for path in file_plans(file, MADE, **options)}
 
 
 @pytest.mark.parametrize("before", [None, 100, 150, 10**6])
@@ -516,7 +516,7 @@ def test_npz_numbers_of_eight_bytes_where_four_are_too_few(tmp_path, monkeypatch
     for count in range(len(values) + 1):
         some = dict(list(values.items())[:count])
         save(path, some)
-        assert layout_of(path, some)[0].nbytes == path.stat().st_size
+        assert file_plans(path, some)[0].nbytes == path.stat().st_size
         with np.load(path) as loaded:
             assert {name: array.tolist() for name, array in loaded.items()} == {
                 name: array.tolist() for name, array in some.items()
@@ -531,7 +531,7 @@ def test_npz_options_that_are_too_long_for_a_comment_are_left_out(tmp_path):
         assert list(json.loads(archive.infolist()[0].comment)) == ["idinit_ref.sha256"]
     with np.load(path) as loaded:
         assert loaded["a"].sum() == 30_000
-    assert layout_of(path, made, digests=True)[0].nbytes == path.stat().st_size
+    assert file_plans(path, made, digests=True)[0].nbytes == path.stat().st_size
 
 
 def test_h5_is_what_h5py_reads(tmp_path):
@@ -610,7 +610,7 @@ def test_what_would_be_written_is_written_and_nothing_before(name, digests, tmp_
         folder.mkdir()
         with monkeypatch.context() as patch:
             patch.setattr(whole, "open", None, raising=False)
-            files = layout_of(folder / name, made, shard_bytes=shard, **options)
+            files = file_plans(folder / name, made, shard_bytes=shard, **options)
         assert list(folder.iterdir()) == []
         save(folder / name, made, shard_bytes=shard, **options)
         assert {file.path: file.nbytes for file in files} == {
@@ -732,8 +732,15 @@ def test_a_tensor_that_fails_leaves_the_old_file(problem, error, text, name, tmp
 
 
 def test_tensors_are_written_in_the_dtype_that_is_asked_for(file):
-    noise = storage.Noise((5, 7), 0.5, 3)
-    save(file, {"a": noise, "b": storage.Made(MADE["tall"]), "c": storage.Held(np.ones(2, "i2"))})
+    noise = storage.NoiseTensor((5, 7), 0.5, 3)
+    save(
+        file,
+        {
+            "a": noise,
+            "b": storage.PlanTensor(MADE["tall"]),
+            "c": storage.ArrayTensor(np.ones(2, "i2")),
+        },
+    )
     loaded = safetensors.torch.load_file(file)
     rows = [np.random.Generator(np.random.Philox(key=[3, r])).standard_normal(7) for r in range(5)]
     assert np.array_equal(loaded["a"].numpy(), (0.5 * np.array(rows)).astype(np.float32))
@@ -837,8 +844,8 @@ def test_a_model_of_70_billion_is_decided_without_its_memory():
         shapes[f"{at}.down_proj.weight"] = (8192, 28672)
     data = 2 * (128256 * 8192 + 80 * (2 * 8192**2 + 2 * 1024 * 8192 + 3 * 28672 * 8192))
     made = by_name.plans(shapes)
-    files = layout_of("m.safetensors", made, dtype="bfloat16", shard_bytes=5 * 10**9)
-    (whole,) = layout_of("m.safetensors", made, dtype="bfloat16", digests=True)
+    files = file_plans("m.safetensors", made, dtype="bfloat16", shard_bytes=5 * 10**9)
+    (whole,) = file_plans("m.safetensors", made, dtype="bfloat16", digests=True)
     assert 0 < whole.nbytes - data < 400_000
     assert data / 5e9 < len(files) - 1 < 1.2 * data / 5e9
     assert all(file.nbytes < 5.001e9 for file in files)
@@ -1148,7 +1155,7 @@ def test_what_a_format_cannot_hold(name, made, options, error, text, tmp_path, m
     (tmp_path / name).write_bytes(b"old")
     monkeypatch.setattr(whole, "open", None, raising=False)
     monkeypatch.setattr(writing, "_SHARDS", 9)  # instead of 99,999
-    for call in (save, layout_of):
+    for call in (save, file_plans):
         with pytest.raises(error, match=re.escape(text)):
             call(tmp_path / name, made, **options)
     assert snapshot(tmp_path) == {name: b"old"}
@@ -1221,11 +1228,11 @@ def test_a_dtype_that_loses_an_entry_names_the_tensor(file):
 
 def test_a_header_that_nobody_reads_is_not_written(file, monkeypatch):
     made = {f"{'n' * 100}{k}": MADE["tall"] for k in range(100)}
-    monkeypatch.setattr(containers, "HEADER", 25_000)
+    monkeypatch.setattr(containers, "CAP", 25_000)
     save(file, made)  # without the plans' options
     assert "idinit_ref.plans" not in content(file)[0]["__metadata__"]
-    assert layout_of(file, made)[0].nbytes == file.stat().st_size
-    monkeypatch.setattr(containers, "HEADER", 2_000)
+    assert file_plans(file, made)[0].nbytes == file.stat().st_size
+    monkeypatch.setattr(containers, "CAP", 2_000)
     with pytest.raises(ir.errors.OptionError, match=r"should have at most 2,000; write several"):
         save(file, made)
     save(file, made, shard_bytes=500)
@@ -1236,7 +1243,7 @@ def test_noise_in_long_rows_takes_the_memory_of_a_block(file):
     """And is drawn once: 12 times as much would not end in time."""
     size = 2**22
     tensors = {
-        "fill": storage.Noise((size,), 0.5, 3),
+        "fill": storage.NoiseTensor((size,), 0.5, 3),
         "loose": ir.plan((2, size), loosen=0.5, seed=3),
     }
     tracemalloc.start()

@@ -22,7 +22,7 @@ import idinit_ref_torch as irt
 from idinit_ref.errors import OptionError, OptionTypeError
 from idinit_ref.testing import (
     PROPERTIES,
-    Report,
+    OracleReport,
     check_exact,
     check_rank,
     check_transit,
@@ -415,7 +415,7 @@ def test_reports_travel():
     assert json.loads(json.dumps(report.to_dict()))["ok"] is False
     assert [o.property for o in report.outcomes] == list(PROPERTIES)
     assert "why:" in str(report)
-    assert Report("x", ()).ok
+    assert OracleReport("x", ()).ok
 
 
 TestReference = make_oracle(ir.idi, examples=5, clock=STILL).tests()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from computations import Net
-from idinit_ref.core.plan import plan
+from idinit_ref.core.weights import plan
 from idinit_ref.roles.graph import Graph
 from idinit_ref.roles.search import explain_roles
 from idinit_ref.roles.unread import unread

@@ -288,11 +288,14 @@ def test_a_grouped_query_without_rows_of_its_own_keeps_its_weight():
 def test_a_state_of_zeros_is_a_sum_unless_a_weight_takes_it(feeds):
     draw = Drawing([Parameter("w", (4, 4)), Parameter("u", (4, 4))])
     x, zeros = draw.input("x", (2, 4)), draw.constant((2, 4), value=0)
-    turn = draw.product("w", [x, draw.parameter("w")], ["bi", "io"], "bo", (2, 4))
-    assert draw.carried(zeros, turn) == "zeros"
-    state = draw.state("state", "zeros", (2, 4))
-    used = state
-    if feeds:
-        used = draw.product("u", [state, draw.parameter("u")], ["bi", "io"], "bo", (2, 4))
-    out = draw.add("add", used, turn, (2, 4))
-    assert draw.graph([out]).by_name["state"].kind == ("input" if feeds else "other")
+
+    def turn(states):
+        (used,) = states
+        if feeds:
+            used = draw.product("u", [used, draw.parameter("u")], ["bi", "io"], "bo", (2, 4))
+        term = draw.product("w", [x, draw.parameter("w")], ["bi", "io"], "bo", (2, 4))
+        return [draw.add("add", used, term, (2, 4))]
+
+    graph = draw.graph(draw.loop("state", [zeros], [(2, 4)], turn))
+    assert graph.by_name["state"].kind == ("input" if feeds else "other")
+    assert [node.name for node in graph.nodes].count("state") == 1

@@ -61,14 +61,9 @@ def load(name: str) -> Preset:
     """
     if name not in names():
         near = get_close_matches(name, names(), 1)
-        raise OptionError(
-            message(
-                "preset",
-                name,
-                f"it should be one of {', '.join(names())}",
-                f"did you mean {near[0]!r}?" if near else "pick one",
-            )
-        )
-    found = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    found["tensors"] = {key: tuple(shape) for key, shape in found["tensors"].items()}
-    return Preset(**found)
+        should = f"it should be one of {', '.join(names())}"
+        cure = f"did you mean {near[0]!r}?" if near else "pick one"
+        raise OptionError(message("preset", name, should, cure))
+    content = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    content["tensors"] = {key: tuple(shape) for key, shape in content["tensors"].items()}
+    return Preset(**content)

@@ -7,13 +7,42 @@ from typing import Any
 
 import numpy as np
 
-from idinit_ref.tracing import Drawing, Made, Signal, Value, clamped, is_constant, power
+from idinit_ref.tracing import (
+    Drawing,
+    Made,
+    Signal,
+    Span,
+    Value,
+    clamped,
+    is_constant,
+    of_einsum,
+    of_matmul,
+    power,
+    spans_of,
+)
 
-from ._window import Window, same, same_transposed
+from ._window import Window, convolved, same, same_transposed, spatial
 
-__all__ = ["MOVES", "TABLE", "is_floating", "labels_of", "shape_of", "static"]
+__all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
 
 Shape = tuple[int, ...]
+
+ENTRYWISE = {
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Ceil", "Cos",
+    "Cosh", "Digamma", "Div", "DivNoNan", "Elu", "Equal", "Erf", "Erfc", "Erfinv", "Exp", "Expm1",
+    "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Inv", "IsFinite", "IsInf", "IsNan",
+    "LeakyRelu", "Less", "LessEqual", "Lgamma", "Log", "Log1p", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Maximum", "Minimum", "Mod", "Mul", "MulNoNan", "Neg", "NotEqual", "Pow",
+    "RealDiv", "Reciprocal", "Relu", "Relu6", "Rint", "Round", "Rsqrt", "Select", "SelectV2",
+    "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square",
+    "SquaredDifference", "Sub", "Tan", "Tanh", "Xdivy", "Xlogy", "AddV2", "Add",
+}  # fmt: skip
+KNOWN = {
+    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
+    "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
+    "Prod", "Softmax", "TopKV2",
+}  # fmt: skip
+"""Of what is known by its word (`_words.py`): what acts on entries, and what does not."""
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
@@ -33,9 +62,7 @@ _DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 
 
 def _slice(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    spans, gone, ones = _spans(op)
-    value = draw.part(name, inputs[0], spans, gone, shape)
-    return draw.reshape(name, value, shape) if ones else value
+    return draw.reshape(name, draw.part(name, inputs[0], *_spans(op), shape), shape)
 
 
 def _transpose(
@@ -45,12 +72,6 @@ def _transpose(
     if order is None:
         return draw.part(name, inputs[0], None, shape=shape)
     return draw.transpose(name, inputs[0], [int(axis) for axis in order])
-
-
-def _broadcast(
-    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
-) -> Value:
-    return draw.broadcast(name, inputs[0], shape)
 
 
 def _flip(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -102,13 +123,9 @@ def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
 
 def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     axis = static(op.inputs[2]) if op.type == "GatherV2" else 0
-    kept = None
-    rank = op.inputs[0].shape.rank if op.type == "GatherV2" else len(inputs[0].shape or ())
-    if axis is not None and not op.get_attr("batch_dims") and shape is not None:
-        at = int(axis) % rank
-        more = len(shape) - rank + 1
-        kept = [*range(at), *[None] * more, *range(at + 1, rank)]
-    return draw.lookup(name, inputs[:2], shape, kept)
+    if axis is None or op.get_attr("batch_dims"):
+        return draw.lookup(name, inputs[:2], shape)
+    return draw.take(name, inputs[0], inputs[1], int(axis), shape)
 
 
 # Sums and products ------------------------------------------------------------------------------
@@ -119,17 +136,13 @@ def _add(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     for value in rest:
         if op.type == "BiasAdd" and _channels_first(op):
             value = _along_channels(draw, name, value, len(shape or ()))
-        result = draw.add(name, result, _along(draw, name, value, shape), shape)
+        result = draw.add(name, result, along(draw, name, value, shape), shape)
     return result
 
 
-def _along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
+def along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
     """Return what is made of parameters with all the axes of a sum."""
     return draw.broadcast(name, value, shape) if isinstance(value, Made) else value
-
-
-def _multiply(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    return draw.multiply(name, inputs[0], inputs[1], shape)
 
 
 def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -139,7 +152,7 @@ def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape 
 
 
 def _subtract(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    a, b = (_along(draw, name, value, shape) for value in inputs)
+    a, b = (along(draw, name, value, shape) for value in inputs)
     return draw.subtract(name, a, b, shape)
 
 
@@ -190,13 +203,8 @@ def _matmul(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     ranks = [tensor.shape.rank for tensor in op.inputs[:2]]
     if None in ranks:
         return draw.other(name, inputs, shape)
-    rank = max(ranks)
-    sides = []
-    for n, flag, (row, column) in zip(ranks, flags, (("a", "b"), ("b", "c")), strict=True):
-        both = [column, row] if op.get_attr(flag) else [row, column]
-        sides.append([*range(rank - n, rank - 2), *both])
-    out = [*range(rank - 2), "a", "c"]
-    return draw.product(name, inputs[:2], sides, out, shape)
+    turned = [op.get_attr(flag) for flag in flags]
+    return draw.product(name, inputs[:2], *of_matmul(ranks, turned), shape)
 
 
 def _einsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -204,26 +212,7 @@ def _einsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     ranks = [tensor.shape.rank for tensor in op.inputs]
     if None in ranks or shape is None:
         return draw.other(name, inputs, shape)
-    sides, out = labels_of(equation, ranks)
-    return draw.product(name, inputs, sides, out, shape)
-
-
-def labels_of(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
-    """Return the labels of an einsum's operands and result, its ellipses written out.
-
-    >>> labels_of("...a,ab->...b", (3, 2))
-    ([['.2', '.1', 'a'], ['a', 'b']], ['.2', '.1', 'b'])
-    """
-    terms, _, result = equation.replace(" ", "").partition("->")
-
-    def spelt(term: str, rest: int) -> list[str]:
-        head, dots, tail = term.partition("...")
-        return [*head, *(f".{k}" for k in range(rest if dots else 0, 0, -1)), *tail]
-
-    pairs = list(zip(terms.split(","), ranks, strict=True))
-    more = [rank - len(term.replace("...", "")) for term, rank in pairs]
-    sides = [spelt(term, rest) for (term, _), rest in zip(pairs, more, strict=True)]
-    return sides, spelt(result, max(more))
+    return draw.product(name, inputs, *of_einsum(equation, ranks), shape)
 
 
 def _convolution(
@@ -235,30 +224,18 @@ def _convolution(
     rank = len(sizes) - 2
     if None in sizes:
         return draw.other(name, inputs, shape)
-    place = 1 if _channels_first(op) else rank + 1
-    spatial = [place + 1 + axis if place == 1 else 1 + axis for axis in range(rank)]
-    channels = signal.shape[place]
+    first = _channels_first(op)
+    channels = signal.shape[1 if first else rank + 1]
     options: dict[str, Any] = {}
     if op.type == "DepthwiseConv2dNative":
         options = {"groups": channels, "transposed": True} if channels > 1 else {}
     elif op.type in _CONVOLUTIONS and channels != sizes[rank]:
         options = {"groups": channels // sizes[rank], "transposed": False}
-    window = _window(op, signal, tuple(sizes[:rank]), spatial)
-    return draw.convolution(
-        name,
-        value,
-        inputs[1],
-        "DHW"[3 - rank :] + ("OI" if crops else "IO"),
-        shape,
-        channels=place,
-        space=spatial,
-        left=None if window is None else window.left,
-        dilation=() if window is None else window.dilation,
-        spread=() if window is None else window.strides,
-        crops=crops,
-        sized=max(op.get_attr("strides")) > 1 and not crops,
-        options=options,
-    )
+    window = _window(op, signal, tuple(sizes[:rank]), spatial(rank, first))
+    letters = "DHW"[3 - rank :] + ("OI" if crops else "IO")
+    is_strided = max(op.get_attr("strides")) > 1
+    both = [value, inputs[1]]
+    return convolved(draw, name, both, letters, shape, window, first, is_strided, options)
 
 
 _Draw = Callable[[Drawing, Any, str, list[Value], Shape | None], Value]
@@ -269,9 +246,11 @@ MOVES: dict[str, _Draw] = {
     "StridedSlice": _slice,
     "Slice": _slice,
     "Transpose": _transpose,
-    "BroadcastTo": _broadcast,
+    "BroadcastTo": lambda draw, op, name, inputs, shape: draw.broadcast(name, inputs[0], shape),
     "ReverseV2": _flip,
 }
+"""What moves entries of any dtype."""
+
 TABLE: dict[str, _Draw] = {
     "ConcatV2": _join,
     "Pack": _pack,
@@ -280,7 +259,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
     **dict.fromkeys(_SUMS, _add),
     "SpaceToBatchND": _pieces,
-    "Mul": _multiply,
+    "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
@@ -293,6 +272,7 @@ TABLE: dict[str, _Draw] = {
     "Einsum": _einsum,
     **dict.fromkeys((*_CONVOLUTIONS, *_TRANSPOSED), _convolution),
 }
+"""What computes, or joins, real or complex numbers."""
 
 
 def shape_of(tensor: Any) -> Shape | None:
@@ -312,15 +292,10 @@ def static(tensor: Any) -> Any:
     if found is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
         return found
     if op.type == "StridedSlice":
-        whole, (spans, gone, ones) = static(op.inputs[0]), _spans(op)
-        if whole is None or spans is None or ones:
+        whole, (spans, _), shape = static(op.inputs[0]), _spans(op), shape_of(tensor)
+        if whole is None or spans is None or shape is None:
             return None
-        return whole[
-            tuple(
-                start if at in gone else slice(start, stop, step)
-                for at, (start, stop, step) in enumerate(spans)
-            )
-        ]
+        return whole[tuple(slice(*span) for span in spans)].reshape(shape)
     values = [static(value) for value in op.inputs]
     if any(value is None for value in values):
         return None
@@ -385,35 +360,20 @@ def _along_channels(draw: Drawing, name: str, value: Value, rank: int) -> Value:
     return draw.reshape(name, value, (*value.shape, *(1,) * (rank - 2)))
 
 
-def _spans(op: Any) -> tuple[list[tuple[int, int, int]] | None, tuple[int, ...], bool]:
-    """Return what a slice takes of every axis (None: not known), which vanish, if any are new."""
+def _spans(op: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
+    """Return what a slice takes of every axis (None: not known), and which vanish."""
     sizes = shape_of(op.inputs[0])
     begin, end = static(op.inputs[1]), static(op.inputs[2])
     if sizes is None or begin is None or end is None:
-        return None, (), False
+        return None, ()
     if op.type == "Slice":
         pairs = zip(sizes, begin, end, strict=True)
-        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], (), False
-    steps = static(op.inputs[3])
-    masks = [
-        op.get_attr(f"{m}_mask") for m in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
-    ]
-    spans, gone, axis = [(0, size, 1) for size in sizes], [], 0
+        return [(int(b), size if n == -1 else int(b + n), 1) for size, b, n in pairs], ()
+    steps, keys = static(op.inputs[3]), list[Any]()
+    words = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    masks = [op.get_attr(f"{word}_mask") for word in words]
     for at in range(len(begin)):
-        first, last, rest, new, gone_here = (bool(mask >> at & 1) for mask in masks)
-        if rest:
-            axis = len(sizes) - sum(not masks[3] >> k & 1 for k in range(at + 1, len(begin)))
-        if rest or new:
-            continue
-        if gone_here:
-            start = int(begin[at]) % sizes[axis]
-            spans[axis] = (start, start + 1, 1)
-            gone.append(axis)
-        else:
-            key = slice(None if first else begin[at], None if last else end[at], steps[at])
-            span = range(sizes[axis])[key]
-            if span.step < 1:
-                return None, (), False
-            spans[axis] = (span.start, span.stop, span.step)
-        axis += 1
-    return spans, tuple(gone), bool(masks[3])
+        first, last, rest, new, gone = (bool(mask >> at & 1) for mask in masks)
+        span = slice(None if first else int(begin[at]), None if last else int(end[at]), steps[at])
+        keys.append(... if rest else None if new else int(begin[at]) if gone else span)
+    return spans_of(sizes, keys)

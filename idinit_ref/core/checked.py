@@ -1,0 +1,67 @@
+"""All options of one weight: each checked, and those of the role against the other's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+
+from ..errors import OptionError, OptionTypeError, ShapeError, message
+from .kernel import Taps
+from .noise import LoosenAt
+from .options import choice, integer, letters, real, sizes
+from .pattern import Form, Role, Wide
+
+__all__ = ["checked"]
+
+_OPTIONS: dict[str, dict[str, object]] = {  # of one role alone, and what they are left out
+    "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
+    "zero": {"eps": 1e-6, "form": "pair"},
+}
+_NAMES = {"transit": "IDI", "zero": "IDIZ"}
+_WORDS = {"role": Role, "wide": Wide, "form": Form, "taps": Taps, "loosen_at": LoosenAt}
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan as it holds them, or raise for the first that does not fit."""
+    shape = sizes("shape", given["shape"], ShapeError)
+    for name, words in _WORDS.items():
+        choice(name, given[name], get_args(words))
+    transposed = given["transposed"]
+    if not isinstance(transposed, (bool, np.bool_)):
+        should = "it should be True or False"
+        raise OptionTypeError(message("transposed", transposed, should, "write one"))
+    values = {
+        "shape": shape,
+        "gain": real("gain", given["gain"]),
+        "eps": real("eps", given["eps"]),
+        "loosen": real("loosen", given["loosen"], zero=True),
+        "groups": integer("groups", given["groups"], low=1),
+        "seed": integer("seed", given["seed"], low=0, high=2**63),  # beyond, see standard_normal
+        "transposed": bool(transposed),
+    }
+    if given["blocks"] is not None:
+        values["blocks"] = sizes("blocks", given["blocks"], OptionError)
+    if given["tap"] is not None:
+        values["tap"] = sizes("tap", given["tap"], OptionError, "count from 0 to k - 1")
+    if given["stride"] is not None:
+        cure = "write the strides of the layer as integers"
+        values["stride"] = sizes("stride", given["stride"], OptionError, cure, low=None)
+    values["layout"] = letters(given["layout"], shape)
+    _check_role({**given, **values})
+    return values
+
+
+def _check_role(given: Mapping[str, Any]) -> None:
+    """Raise for an option of the other role, or of noise where there is none."""
+    role, other = given["role"], "transit" if given["role"] == "zero" else "zero"
+    for name, default in _OPTIONS[other].items():
+        if given[name] != default:
+            should = f"{_NAMES[role]} (role {role!r}) has no such option"
+            cure = f"leave it out, or use role={other!r}"
+            raise OptionError(message(name, given[name], should, cure))
+    if given["loosen_at"] != "all" and not given["loosen"]:
+        should = "there is no noise to place: loosen is 0"
+        cure = "give a standard deviation with loosen=, or leave it out"
+        raise OptionError(message("loosen_at", given["loosen_at"], should, cure))

@@ -1,0 +1,133 @@
+"""Inside: one run of a model forward and backward, as every adapter measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from .audit import Audit
+from .facts import Fact, fact_of, look
+from .verdict import Record, check_inputs, judged
+
+__all__ = ["Recording"]
+
+_NUMBERS = ("float", "int", "bool")
+
+
+class Recording:
+    """What is seen of a run: looks at tensors now, which may be traced ones, and facts at its end.
+
+    Parameters
+    ----------
+    xp : namespace
+        Of the framework's arrays, as `look` takes it.
+    host : callable
+        ``host(array)`` is a small array as NumPy's.
+    inputs : iterable of array
+        Of the model: the first one with axes says how many samples there are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> run = Recording(np, np.asarray, [np.ones((2, 3))])
+    >>> run.see("fc", np.eye(2), (1, 2))
+    >>> float(run.looks["nodes"]["fc"]["spread"])
+    1.0
+    """
+
+    def __init__(self, xp: Any, host: Callable[[Any], Any], inputs: Iterable[Any]) -> None:
+        batch = next((int(x.shape[0]) for x in inputs if len(x.shape)), 1)
+        self.xp, self.host, self.record = xp, host, Record(batch)
+        self.looks: dict[str, dict[str, dict[str, Any]]] = {"nodes": {}}
+        self._dtypes: dict[str, dict[str, Any]] = {"nodes": {}}
+        self._units: dict[str, tuple[int, int] | None] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def see(
+        self, node: str, x: Any, units: tuple[int, int] | None = None, is_sum: bool = False
+    ) -> None:
+        """Look at a node's result: the first, or its sum with a bias, which makes no node.
+
+        Parameters
+        ----------
+        node : str
+            Its name.
+        x : array
+            Real floating.
+        units : (int, int), optional
+            Of a weight operation, where the axes of the units begin and end.
+        is_sum : bool
+            Whether it was added to, perhaps a bias.
+        """
+        shape = tuple(map(int, x.shape))
+        is_new = node not in self._shapes
+        if not prod(shape) or not (is_new or (is_sum and shape == self._shapes[node])):
+            return
+        if is_new:
+            self._shapes[node], self._units[node] = shape, units
+        self._look("nodes", node, x, self.record.batch, self._units[node])
+
+    def end(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[Any],
+        values: Mapping[str, Any],
+        starts: Sequence[str],
+        gradients: Sequence[Any],
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Look at what the run began with and came to, and return all looks.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array
+            All of them; what holds no numbers is passed over.
+        outputs : sequence of array
+            Those that are floating.
+        values : mapping of str to array
+            The parameters that are trained.
+        starts : sequence of str
+            The floating inputs.
+        gradients : sequence of array
+            By `values`, and then by `starts`.
+        """
+        batch = self.record.batch
+        named = {name: x for name, x in inputs.items() if any(w in str(x.dtype) for w in _NUMBERS)}
+        groups: dict[str, tuple[Mapping[str, Any], int]] = {
+            "inputs": (named, batch),
+            "outputs": ({str(at): x for at, x in enumerate(outputs)}, batch),
+            "values": (values, 1),
+            "gradients": (dict(zip(values, gradients, strict=False)), 1),
+            "starts": (dict(zip(starts, gradients[len(values) :], strict=True)), 1),
+        }
+        for group, (arrays, samples) in groups.items():
+            self.looks[group], self._dtypes[group] = {}, {}
+            for name, x in arrays.items():
+                if prod(map(int, x.shape)) and "complex" not in str(x.dtype):
+                    self._look(group, name, x, samples)
+        return self.looks
+
+    def _look(self, group: str, name: str, x: Any, batch: int, units: Any = None) -> None:
+        self.looks[group][name] = look(self.xp, x, batch, units)
+        self._dtypes[group][name] = x.dtype if "float" in str(x.dtype) else "float32"
+
+    def audit(self, looks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Audit:
+        """Judge a run, from its looks, which are arrays by now; the record knows the graph.
+
+        OptionError if its inputs could tell nothing.
+        """
+        facts: dict[str, dict[str, Fact]] = {
+            group: {
+                name: fact_of({k: self.host(v) for k, v in looks[group][name].items()}, dtype)
+                for name, dtype in dtypes.items()
+            }
+            for group, dtypes in self._dtypes.items()
+        }
+        record, inputs = self.record, facts["inputs"]
+        floating = {name: inputs[name] for name in facts["starts"] if name in inputs}
+        check_inputs(floating, len(floating) < len(inputs))
+        record.inputs, record.facts = inputs, {**inputs, **facts["nodes"]}
+        record.outputs = list(facts["outputs"].values())
+        record.values, record.gradients = facts["values"], facts["gradients"]
+        record.input_gradients = facts["starts"]
+        return judged(record)

@@ -1,0 +1,204 @@
+"""Inside: how a parameter is stored, from where its axes are in an operation's weight."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+from ..core.layout import SPATIAL
+from ._axes import Atom, View
+
+__all__ = ["Stored", "blocks_of", "stored"]
+
+_SUMMED = "I" + SPATIAL
+_BATCH = "LENKPQRSTUVXYZABCFGJM"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight as its operation sees it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The stored shape, with axes parted that serve two ends.
+    letters : str
+        A letter for each of these axes; those of one letter count as one.
+    outs : tuple of int
+        For each O among them, which axis of the operation's weight it is in, or -1.
+    cut : tuple of int, optional
+        Which part of the first O axis the operation uses, if not all.
+    spans : mapping of int to (int, int)
+        Where along an axis of the operation's weight it begins, and for how long it fills it.
+    flipped : str
+        The letters of axes that the operation sees reversed.
+    narrow : bool
+        Whether only a part of its inputs goes into the operation.
+    """
+
+    shape: tuple[int, ...]
+    letters: str
+    outs: tuple[int, ...] = ()
+    cut: tuple[int, int] | None = None
+    spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    flipped: str = ""
+    narrow: bool = False
+
+
+class _Run(NamedTuple):
+    """A digit along a stored axis, and the letter and place of the operand's axis that has it."""
+
+    atom: Atom
+    letter: str
+    place: int
+
+
+class _Axis(NamedTuple):
+    """A stored axis or a part of one."""
+
+    size: int
+    letter: str
+    place: int = -1
+
+
+def stored(
+    view: View | None,
+    kinds: Sequence[str],
+    shape: Sequence[int],
+    batched: Collection[tuple[int, int, int]] = (),
+    batch: str = "",
+) -> Stored | str:
+    """Return how a parameter is stored, given the letter of every axis of the operand.
+
+    The letter "B" is a batch axis; each gets a letter of its own, those of `batch` first. `batched`
+    are more of them: digits of axes, by axis, step and size. A string says what is wrong.
+
+    >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
+    'OI'
+    """
+    if view is None:
+        return "its axes cannot be followed to"
+    axes: list[_Axis] = []
+    whole: list[_Run] = []  # the O axes that are stored in one piece
+    flipped, narrow = "", False
+    for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
+        kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
+        flipped += "".join(run.letter for run in kept if run.atom.step < 0)
+        letters = {run.letter for run in kept}
+        if not letters or (size == 1 and letters == {"B"}):
+            if size != 1:
+                return "it is only a factor of the weight of"
+            axes.append(_Axis(1, "?"))
+        elif len(letters) == 1:
+            letter, place = kept[0].letter, kept[0].place
+            narrow |= letter in _SUMMED and prod(run.atom.size for run in kept) < size
+            axes.append(_Axis(size, letter, place if len({r.place for r in kept}) == 1 else -1))
+            whole += kept if letter == "O" else []
+        else:
+            parts = _parted(kept, size)
+            if parts is None:
+                return "it is used in parts by"
+            axes += parts
+    axes = _named(axes, view, kinds, batch)
+    for need, meaning in (("O", "outputs"), ("I", "inputs")):
+        if all(axis.letter != need for axis in axes):
+            return f"it has no axis of {meaning} in"
+    outs = tuple(axis.place for axis in axes if axis.letter == "O")
+    cut = None
+    if len(whole) == len(outs) == 1:
+        atom = whole[0].atom
+        full = next(axis.size for axis in axes if axis.letter == "O")
+        if atom.step == 1 and atom.size < full:
+            cut = (atom.start, atom.start + atom.size)
+    sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
+    return Stored(sizes, letters_of, outs, cut, _spans(view, outs), flipped, narrow)
+
+
+def _spans(view: View, outs: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Return where a parameter fills an axis without gaps, and for how long."""
+    found = {}
+    for place in set(outs) - {-1}:
+        first, *inner = view.axes[place] or (Atom.of(-1, 1),)
+        run = prod(atom.size for atom in inner)
+        if run == prod(atom.radix for atom in inner):
+            found[place] = (first.low * run, first.size * run)
+    return found
+
+
+def _runs(
+    view: View, kinds: Sequence[str], rank: int, batched: Collection[tuple[int, int, int]]
+) -> list[list[_Run]]:
+    """Return the digits that lie along every stored axis, the slowest first."""
+    found: list[list[_Run]] = [[] for _ in range(rank)]
+    for place, atoms in enumerate(view.axes):
+        step = prod(atom.radix for atom in atoms)
+        for atom in atoms:
+            step //= max(atom.radix, 1)
+            if atom.axis >= 0:
+                letter = "B" if (place, step, atom.radix) in batched else kinds[place]
+                found[atom.axis].append(_Run(atom, letter, place))
+    for atom in view.fixed:
+        if atom.axis >= 0:
+            found[atom.axis].append(_Run(atom, "B", -1))
+    for runs in found:
+        runs.sort(key=lambda run: -abs(run.atom.step))
+    return found
+
+
+def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
+    """Part a stored axis that serves several ends; None if its digits do not make it up."""
+    inner, parts = 1, []
+    for number, run in reversed(list(enumerate(runs))):
+        if abs(run.atom.step) != inner:
+            return None
+        length = run.atom.size if number else size // inner
+        parts.append(_Axis(length, run.letter, run.place))
+        inner *= length
+    return parts[::-1] if inner == size else None
+
+
+def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) -> list[_Axis]:
+    """Give every batch axis a letter, and an operation the axis of size 1 that it lacks."""
+    new = list(axes)
+    for at, axis in enumerate(new):
+        if axis.letter == "?":  # of size 1: what is missing, or a batch axis
+            have = {other.letter for other in new}
+            new[at] = axis._replace(letter=next((c for c in "IO" if c not in have), "B"))
+    for place, letter in enumerate(kinds if len(axes) > 1 else ()):
+        missing = letter in "IO" and all(axis.letter != letter for axis in new)
+        if missing and prod(atom.radix for atom in view.axes[place]) == 1:
+            new.append(_Axis(1, letter, place))  # a depthwise kernel stored without it
+    spare = iter(dict.fromkeys(batch + _BATCH))
+    return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
+
+
+def blocks_of(found: Stored, cuts: Iterable[tuple[int, int, int]]) -> set[tuple[int, int]]:
+    """Return where the parts of a weight's outputs begin and end; none if they are no blocks.
+
+    Parameters
+    ----------
+    found : Stored
+        The weight.
+    cuts : iterable of (int, int, int)
+        Parts of the operation's result: the axis of its weight, and from where to where.
+    """
+    lengths = [n for n, letter in zip(found.shape, found.letters, strict=True) if letter == "O"]
+    first, last = found.cut or (0, lengths[0])
+    used, inner = [last - first, *lengths[1:]], prod(lengths[1:])
+    ranges = set()
+    for axis, start, stop in cuts:
+        depth = 0
+        while depth < len(found.outs) and found.outs[depth] == axis:
+            depth += 1
+        begin, own = found.spans.get(axis, (0, 0))
+        if axis in found.outs[depth:] or prod(used[:depth]) != own or not depth:
+            return set()
+        low, high = max(start - begin, 0), min(stop - begin, own)
+        if low < high:
+            rest = prod(lengths[depth:])
+            ranges.add((first * inner + low * rest, first * inner + high * rest))
+    if not ranges and found.cut is not None:
+        return {(first * inner, last * inner)}
+    return ranges
