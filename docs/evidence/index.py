@@ -43,21 +43,21 @@ ADVICE = """\
 5. Run `audit` after `init_`: [of twelve real models](real.md) it says which begin badly, and why.
 """
 
-# What was chosen, and what carries it: a study's verdict, a theorem, or nothing yet.
+# A default, why it is so, and the page or study that carries it, if any does.
 DEFAULTS = (
-    ("gain 1", "theorem T6 (with ReLU a gain of sqrt(2) doubles in every layer)", ""),
-    ("wide = truncate", "theorems T2, T4", ""),
-    ("taps = outward", "measured", "convolution"),
+    ("gain 1", "theorem T6: with ReLU a gain of sqrt(2) doubles in every layer", ""),
+    ("wide = truncate", "theorems T2 and T4", ""),
+    ("taps = outward", "theorem T14", "convolution"),
     ("the identity tap of the layer", "theorem T14", ""),
-    ("form = pair", "not measured yet; the texts' form, T10 and T11", "symmetry"),
-    ("eps = 1e-6", "measured", "epsilon"),
-    ("loosen = 0", "measured: the rank needs something that parts copies", "rank"),
-    ("loosen_at = all", "not measured yet; the texts differ", "symmetry"),
-    ("head = transit", "not measured yet; by the rule for roles", "heads"),
-    ("norms = keep", "not measured yet", "heads"),
-    ("embeddings = keep", "nothing: the texts do not say", ""),
-    ("biases = auto", "nothing but the audit of real models", "real"),
-    ("roles from the computation", "measured", "zoo"),
+    ("form = pair", "what the texts say; theorems T10 and T11", "symmetry"),
+    ("eps = 1e-6", "what the texts say", "epsilon"),
+    ("loosen = 0", "the same bits always; the rank needs something that parts copies", "rank"),
+    ("loosen_at = all", "the texts differ", "symmetry"),
+    ("head = transit", "the rule for roles; theorem T16", "heads"),
+    ("norms = keep", "the model's own scales stay", "heads"),
+    ("embeddings = keep", "the texts do not define them", ""),
+    ("biases = auto", "what a bias says is kept; audits of real models", "real"),
+    ("roles from the computation", "identity and minimality, measured on each model", "zoo"),
 )
 
 OTHERS = """\
@@ -74,16 +74,14 @@ OTHERS = """\
 
 
 def _defaults() -> list[list[str]]:
-    """Return the lines of the table of defaults; a study without data is named, not linked."""
-    pages = {name: f"`{name}.py`" for name in PLANNED}
-    return [
-        [
-            f"`{what}`" if "=" in what else what,
-            by,
-            pages.get(name, f"[{name}]({name}.md)" * bool(name)),
-        ]
-        for what, by, name in DEFAULTS
-    ]
+    """Return the lines of the table of defaults."""
+    lines = []
+    for what, why, name in DEFAULTS:
+        carried = f"[{name}]({name}.md)" if name else "no experiment"
+        if name in PLANNED:
+            carried = f"not measured yet: `{name}.py`"
+        lines.append([f"`{what}`" if "=" in what else what, why, carried])
+    return lines
 
 
 def page() -> str:
@@ -103,7 +101,7 @@ What to do, in five lines:
 {table(["claim", "verdict", "what was measured", "study"], lines)}
 ## The defaults of this project
 
-{table(["default", "carried by", "study"], _defaults())}
+{table(["default", "why", "the experiment that carries it"], _defaults())}
 Written and tried in small, but not run in full yet, so that nothing is claimed of them:
 
 {table(["study", "what it asks"], [[f"`{name}.py`", what] for name, what in PLANNED.items()])}
