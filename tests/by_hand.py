@@ -5,6 +5,7 @@ Nothing here imports idinit_ref, so that the tests cannot share a bug with it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -103,6 +104,19 @@ def columns_of(kernel, channels, taps, tap, stride):
     return held
 
 
+def remembered(make):
+    """Make each weight once: tests ask for the same one in every dtype and framework."""
+    kept = functools.lru_cache(maxsize=256)(make)
+
+    @functools.wraps(make)
+    def again(shape, role="transit", **options):
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        return kept(tuple(shape), role, **options).copy()
+
+    return again
+
+
+@remembered
 def weight(
     shape,
     role="transit",

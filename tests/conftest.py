@@ -1,4 +1,9 @@
-"""One `backend` fixture over all namespaces; one that cannot load fails, it is never skipped."""
+"""What all tests share: profiles, samples of large grids, packages that may be missing, backends.
+
+A test simply imports what it needs. Where that package is not installed the test is skipped, and
+the reason names the package; with CI set it fails, so that green means tested. What asks for a
+package in another way, as in a process of its own, is marked ``needs("torch")``.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +13,133 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hashlib
 import importlib
+import linecache
+import re
 from collections import defaultdict
+from collections.abc import Generator
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "quick",
-    max_examples=40,
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("quick")
+for profile, examples in (("normal", 25), ("nightly", 400)):
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")) and profile == "normal",
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+settings.load_profile("normal")
 
-CASES = 16
-"""Of a test with more cases, this many run each time, and the others with `-m nightly`."""
+# Packages that may be missing ---------------------------------------------------------------------
+
+PACKAGES = {
+    *("torch", "jax", "tensorflow", "keras", "flax", "equinox", "transformers", "torchvision"),
+    *("rich", "h5py", "safetensors", "ml_dtypes", "matplotlib", "array_api_strict", "dask"),
+    *("orbax", "tensorstore", "sklearn", "zero_init", "anyinit", "selenium", "sphinx", "hatchling"),
+}
+"""Those of the extras; numpy, array-api-compat, hypothesis and pytest are always there."""
+
+
+def left_out(package: str) -> str:
+    return f'{package} is not installed: pip install -c constraints.txt -e ".[dev]"'
+
+
+def absent(package: str) -> bool:
+    """Whether a package is not installed; one that a test hides in `sys.modules` is installed."""
+    return PathFinder.find_spec(package) is None
+
+
+def missing(problem: BaseException | None) -> str | None:
+    """Return the package whose absence is the cause of this exception, or None."""
+    while problem is not None:
+        package = (getattr(problem, "name", None) or "").partition(".")[0]
+        if isinstance(problem, ImportError) and package in PACKAGES and absent(package):
+            return package
+        problem = problem.__cause__
+    return None
+
+
+def skip_if_missing(report: Any, call: Any, path: Any) -> None:
+    """Turn a failure into a skip if a package is missing, unless CI is set."""
+    package = missing(call.excinfo and call.excinfo.value)
+    if report.failed and package and not os.environ.get("CI"):
+        report.outcome, report.longrepr = "skipped", (str(path), 0, f"Skipped: {left_out(package)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    skip_if_missing(report, report.call, collector.path)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
+    report = yield
+    skip_if_missing(report, call, item.path)
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for package in filter(absent, mark.args):
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(left_out(package))
+
+
+# Names of cases ----------------------------------------------------------------------------------
+
+
+def source_of(function: Any) -> str:
+    """Return the text of a lambda's body."""
+    places = [at for at in function.__code__.co_positions() if None not in at and at[3]]
+    first = min((line, column) for line, _, column, _ in places if column)
+    last = max((line, column) for _, line, _, column in places)
+    text = ""
+    for line in range(first[0], last[0] + 1):
+        whole = linecache.getline(function.__code__.co_filename, line).encode()
+        begin, end = (first[1] if line == first[0] else 0), (last[1] if line == last[0] else None)
+        text += whole[begin:end].decode() + " "
+    return text
+
+
+def brief(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) -> str | None:
+    """Name a case by the source of a lambda, or by a short list, tuple, dict or dtype."""
+    if getattr(val, "__name__", "") == "<lambda>":
+        return brief(source_of(val))
+    if isinstance(val, (list, tuple, dict)) or type(val).__name__ in ("dtype", "DType"):
+        text = repr(val)
+        return None if " at 0x" in text else brief(text)
+    return None
+
+
+# Samples ------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "of a test with more cases N run each time, and the others with -m nightly"
+    parser.addoption("--cases", type=int, default=16, metavar="N", help=text)
+
+
+COMPILED = re.compile(r"adapters.test_(\w+_)?(jax|tensorflow)")
+"""Of grids in these files at most 6 cases run each time: each case compiles programs anew."""
+
+
+def sample_size(item: pytest.Function) -> int:
+    """Return how many cases of a test run each time."""
+    if (mark := item.get_closest_marker("cases")) is not None:
+        return mark.args[0]
+    few = 6 if COMPILED.search(str(item.path)) else 999
+    return min(few, item.config.getoption("cases"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,15 +147,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as nightly what is beyond a sample of a large grid.
 
     The sample is drawn by a digest of the case's name: the same on every machine, and over all
-    axes of the grid. A test marked `every` runs all its cases.
+    axes of the grid. A test marked `every` runs all its cases, one marked `cases(n)` n of them.
     """
     grids: dict[tuple[str, str], list[pytest.Function]] = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and not item.get_closest_marker("every"):
+        marks = {mark.name for mark in item.iter_markers()}
+        if isinstance(item, pytest.Function) and ("cases" in marks or "every" not in marks):
             grids[(str(item.path), item.originalname)].append(item)
     for cases in grids.values():
         cases.sort(key=lambda item: hashlib.sha256(item.name.encode()).digest())
-        for item in cases[CASES:]:
+        for item in cases[sample_size(cases[0]) :]:
             item.add_marker("nightly")
 
 
@@ -107,7 +221,10 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def x64():
-    """JAX with float64, and back."""
+    """JAX, where it is installed, with float64, and back."""
+    if absent("jax") and not os.environ.get("CI"):
+        yield
+        return
     jax = importlib.import_module("jax")
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)

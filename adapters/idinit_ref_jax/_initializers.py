@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from math import prod
 from operator import index
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
-from array_api_compat import numpy as numpy_namespace
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from idinit_ref import Plan, Role, plan
+from idinit_ref.core.axes import (
+    bias,
+    einsum_letters,
+    is_kernel,
+    is_square,
+    joined,
+    letters_of,
+    places,
+    unknown,
+)
 from idinit_ref.core.build import resolve
 from idinit_ref.core.kernel import Taps
-from idinit_ref.core.layout import merge_axes, split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
+from idinit_ref.errors import OptionError, OptionTypeError, message
+from idinit_ref.tracing import asking
 
-__all__ = [
-    "Initializer",
-    "build",
-    "decide",
-    "idi",
-    "idiz",
-    "in_numpy",
-    "make",
-    "place",
-    "realise",
-    "sharding_of",
-]
+from ._sharded import realise
 
-_SPATIAL = "DHW"
-_BATCH = "ABCEFGJKLMNPQRSTUVXYZ"  # the letters that the specification gives no meaning
-_AXES = {"in_axis": (-2,), "out_axis": (-1,), "batch_axis": ()}
+__all__ = ["NUMBERED", "Initializer", "build", "decide", "idi", "idiz", "make"]
+
+Axes = int | Sequence[int]
+
+_AXES: dict[str, tuple[int, ...]] = {"in_axis": (-2,), "out_axis": (-1,), "batch_axis": ()}
+_NAMED = {"in_axis": "input_axes", "out_axis": "output_axes", "batch_axis": "batch_axes"}
+NUMBERED = "in_axis= and out_axis="
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvND", "ConvNDTranspose")
+_KINDS = (*_CONVOLUTIONS, "ConvLocal", "Einsum", "LinearGeneral", "DenseGeneral")
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,11 +67,11 @@ class Initializer:
     def __call__(
         self,
         key: Any,
-        shape: Sequence[int],
+        shape: Any = None,
         dtype: Any = None,
         out_sharding: NamedSharding | PartitionSpec | None = None,
     ) -> jax.Array:
-        """Make the weight.
+        """Make the weight: ``init(key, shape, dtype)``, or ``init(shape, dtype)`` as Haiku does.
 
         Parameters
         ----------
@@ -94,7 +98,8 @@ class Initializer:
         ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
             If shape, dtype or sharding do not fit the options; nothing is made then.
         """
-        del key
+        if isinstance(key, (tuple, list)) and not isinstance(shape, (tuple, list)):
+            shape, dtype = key, shape if dtype is None else dtype
         if not isinstance(out_sharding, (NamedSharding, PartitionSpec, type(None))):
             raise OptionTypeError(
                 message(
@@ -107,10 +112,11 @@ class Initializer:
         return build(self, shape, dtype, out_sharding)
 
 
-def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str]:
-    """Return the plan of a weight, and a letter for each of its axes.
+def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str, tuple[int, ...]]:
+    """Return the plan of a weight, a letter for each of its axes, and their sizes.
 
-    Axes of one letter are joined in the plan; `split_axes` with these letters parts them again.
+    Axes of one letter are joined in the plan; `split_axes` with these letters parts them again,
+    and a reshape of these sizes gives the stored shape.
     """
     options = dict(init.options)
     del options["dtype"]
@@ -124,234 +130,68 @@ def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str]:
         plan(shape)  # the core says what is wrong with it
     if letters is None and len(sizes) < 2:
         plan(sizes)  # as it says of a bias
-    if letters is not None:
-        return plan(sizes, init.role, layout=letters, **options), letters
-    letters = _letters(axes, sizes)
-    joined, layout = merge_axes(sizes, letters)
-    return plan(joined, init.role, layout=layout, **options), letters
+    if letters is None:
+        letters, sizes = _letters(axes, sizes, options)
+    return joined(sizes, init.role, letters, **options), letters, sizes
 
 
 def build(
     init: Initializer, shape: Sequence[int], dtype: Any, sharding: Sharding | PartitionSpec | None
 ) -> jax.Array:
     """Make a weight, under any kind of sharding."""
-    decided, letters = decide(init, shape)
-    shape = tuple(map(index, shape))
+    decided, letters, parted = decide(init, shape)
     dtype = dict(init.options)["dtype"] if dtype is None else dtype
-    return realise(decided, letters, shape, shape, dtype, sharding)
+    return realise(decided, letters, parted, tuple(map(index, shape)), dtype, sharding)
 
 
-def realise(
-    decided: Plan,
-    letters: str,
-    parted: tuple[int, ...],
-    shape: tuple[int, ...],
-    dtype: Any,
-    sharding: Sharding | PartitionSpec | None,
-) -> jax.Array:
-    """Make the weight of a plan, whose axes are those of a parted shape that share a letter.
-
-    A reshape of the parted shape gives the stored one.
-    """
-    target = resolve(jnp, dtype, None)
-    traced = target.way == "trace"
-    merged = decided.shape != shape or len(decided.shape) < len(parted)
-    if sharding is not None:
-        sharding = _fitting(sharding, shape, traced)
-    if traced:
-
-        def make() -> jax.Array:
-            out = decided.build(jnp, target.dtype)
-            out = split_axes(jnp, out, parted, letters).reshape(shape) if merged else out
-            return cast("jax.Array", out)
-
-        return make() if sharding is None else _constrained(make, sharding)
-    take: Callable[[tuple[slice, ...]], Any] = partial(decided.block, dtype=target.dtype)
-    if merged:
-        take = in_numpy(decided, letters, parted, shape, target.dtype).__getitem__
-    return place(take, shape, target.dtype, sharding)
-
-
-def in_numpy(
-    decided: Plan, letters: str, parted: tuple[int, ...], shape: tuple[int, ...], dtype: Any
-) -> Any:
-    """Make the weight of a plan as a NumPy array, as `realise` does."""
-    whole = decided.build(dtype=dtype)
-    return split_axes(numpy_namespace, whole, parted, letters).reshape(shape)
+def _letters(
+    axes: Mapping[str, tuple[int, ...] | None], shape: tuple[int, ...], options: Mapping[str, Any]
+) -> tuple[str, tuple[int, ...]]:
+    """Return a letter for each axis, and their sizes, as the options or the caller say them."""
+    said = {name: usual if axes[name] is None else axes[name] for name, usual in _AXES.items()}
+    numbered = cast("dict[str, tuple[int, ...]]", said)
+    if axes["in_axis"] is not None or axes["out_axis"] is not None:
+        return letters_of(shape, numbered), shape
+    layer, names = asking(_modules(), ("einsum_str", "name", "shape"), __name__)
+    kind = _kind(layer)
+    if kind == "Einsum" and not axes["batch_axis"] and "einsum_str" in names:
+        if names.get("name") == "bias" or hasattr(layer, "kernel"):
+            raise bias(shape)
+        return einsum_letters(names["einsum_str"], "einsum_str", NUMBERED), shape
+    left = len(shape) - len(numbered["batch_axis"])
+    surely = kind in _CONVOLUTIONS or is_kernel(options, layer)
+    if layer is None and not axes["batch_axis"]:
+        surely = surely or is_square(shape[:-2])
+    if 2 < left < 6 and not surely:
+        asker = "a call by hand" if layer is None else type(layer).__name__
+        raise unknown(shape, asker, f"{NUMBERED}, and batch_axis= of stacks")
+    if kind in ("LinearGeneral", "DenseGeneral") and "shape" in names:
+        # They show one matrix, whatever the weight is.
+        given = getattr(layer, "batch_axis", None) or getattr(layer, "batch_dims", ())
+        copies = prod(names["shape"][: len(given)]) if given else 1
+        return "BIO", (copies, shape[0] // copies, shape[1])
+    if kind == "ConvNDTranspose" or getattr(layer, "transpose_kernel", False):
+        numbered |= {"in_axis": (-1,), "out_axis": (-2,)}
+    return letters_of(shape, numbered), shape
 
 
-def place(
-    take: Callable[[tuple[slice, ...]], Any],
-    shape: tuple[int, ...],
-    dtype: Any,
-    sharding: Sharding | None,
-) -> jax.Array:
-    """Make an array of what `take` gives for each part of it, every shard on its own."""
-    if sharding is None:
-        return jnp.asarray(take((slice(None),) * len(shape)))
-
-    @cache  # JAX asks again for every copy of a shard
-    def shard(*spans: tuple[int, int]) -> Any:
-        return take(tuple(slice(*span) for span in spans))
-
-    def callback(where: tuple[slice, ...] | None) -> Any:
-        cuts = zip(where or (), shape, strict=True)
-        return shard(*(span.indices(size)[:2] for span, size in cuts))
-
-    return jax.make_array_from_callback(shape, sharding, callback, dtype=dtype)
+def _modules() -> tuple[type, ...]:
+    """Return the classes of layers of the libraries that are there."""
+    names = ("flax.nnx", "flax.linen", "haiku")
+    return tuple(sys.modules[name].Module for name in names if name in sys.modules)
 
 
-def sharding_of(old: Any) -> Sharding | None:
-    """Return what the successor of an array has to ask for, to lie where the array lies."""
-    if isinstance(old, jax.core.Tracer):
-        sharding = jax.typeof(old).sharding
-        return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-    # An uncommitted array goes where it is used, and its successor should do so too.
-    return getattr(old, "sharding", None) if getattr(old, "committed", True) else None
-
-
-def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced: bool) -> Sharding:
-    """Return a sharding that cuts a shape evenly; a PartitionSpec gets the mesh that is set."""
-    given = sharding
-    here = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()
-    mesh: Any = here if isinstance(sharding, PartitionSpec) else getattr(sharding, "mesh", None)
-    if isinstance(mesh, AbstractMesh):  # of what lies on devices already, as typeof says it
-        mesh = here
-    types = () if mesh is None else (*mesh.axis_types, *here.axis_types)
-    if traced and AxisType.Explicit in types and mesh.abstract_mesh != here:
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                f"in a traced function its mesh should be the one that is set, {here}",
-                "enter `with jax.set_mesh(mesh):` with its mesh around the whole",
-            )
-        )
-    if mesh is not None and mesh.empty:
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                "it should find a mesh with devices, and none is set",
-                "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
-            )
-        )
-    spec: Any = getattr(sharding, "spec", sharding)
-    if getattr(spec, "unreduced", None):
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                "it should not be unreduced: such devices hold terms of a sum, not entries",
-                "name the axis in the specification, or leave it out",
-            )
-        )
-    try:
-        if mesh is not None and mesh is here:
-            sharding = NamedSharding(mesh, spec)
-        if isinstance(spec, PartitionSpec) and len(spec) > len(shape):
-            raise IndexError(f"the specification has {len(spec)} axes")
-        cast("Sharding", sharding).shard_shape(shape)
-    except Exception as problem:  # of several kinds, some of JAX alone
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                f"it should cut every axis of shape {shape} evenly, and JAX said: {problem}",
-                "name only axes of the mesh, whose sizes divide the axes of the weight",
-            )
-        ) from problem
-    return cast("Sharding", sharding)
-
-
-def _constrained(make: Callable[[], jax.Array], sharding: Sharding) -> jax.Array:
-    """Return what a traced function makes, under a sharding, as the kind of its mesh demands."""
-    constrain: Any = jax.lax.with_sharding_constraint
-    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
-        return cast("jax.Array", constrain(make(), sharding))
-    mesh, spec = sharding.mesh, sharding.spec
-    explicit = tuple(
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Explicit
-    )
-
-    def shown(part: Any) -> Any:
-        names = part if isinstance(part, tuple) else (part,)
-        return tuple(name for name in names if name in explicit) or None
-
-    # Resharding afterwards would let every device make the whole.
-    jaxs: Any = jax.sharding
-    inside = jaxs.auto_axes(
-        lambda: constrain(make(), spec),
-        axes=explicit,
-        out_sharding=jaxs.PartitionSpec(*map(shown, spec)),
-    )
-    return cast("jax.Array", inside())
-
-
-def _letters(axes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> str:
-    """Return a layout letter for each axis; inputs share I, and outputs share O."""
-    ndim, batch = len(shape), iter(_BATCH)
-    spatial = ndim - sum(map(len, axes.values()))
-    if len(axes["batch_axis"]) > len(_BATCH) or spatial > len(_SPATIAL):
-        raise ShapeError(
-            message(
-                "shape",
-                shape,
-                f"{axes} should leave at most {len(_SPATIAL)} axes of it for the kernel, and "
-                f"name at most {len(_BATCH)} batch axes",
-                "name the axes of stacked weights in batch_axis, and all axes of the inputs",
-            )
-        )
-    letters: dict[int, str] = {}
-    for name, places in axes.items():
-        for place in places:
-            axis = place % ndim if -ndim <= place < ndim else None
-            if axis is None or axis in letters:
-                raise OptionError(
-                    message(
-                        name,
-                        places,
-                        f"axis {place} should be one of the {ndim} axes of the weight"
-                        if axis is None
-                        else f"axis {place} of {ndim} is named twice in {axes}",
-                        "name every axis once, as inputs, outputs or batch",
-                    )
-                )
-            letters[axis] = {"in_axis": "I", "out_axis": "O"}.get(name) or next(batch)
-    kernel = iter(_SPATIAL[len(_SPATIAL) - spatial :])
-    return "".join(letters.get(axis) or next(kernel) for axis in range(ndim))
-
-
-def _places(name: str, axes: object) -> tuple[int, ...]:
-    given = axes if isinstance(axes, Sequence) else (axes,)
-    try:
-        places = tuple(index(cast("Any", place)) for place in given)
-    except TypeError:
-        places = None
-    if places is None or any(isinstance(place, bool) for place in given):
-        raise OptionTypeError(
-            message(name, axes, "it should be an integer or a tuple of them", "write -1 or (0, 1)")
-        )
-    if not places and name != "batch_axis":
-        raise OptionError(
-            message(
-                name,
-                axes,
-                "a weight should have at least one such axis",
-                f"name it: {name}={_AXES[name][0]}",
-            )
-        )
-    return places
+def _kind(layer: Any) -> str | None:
+    """Return the name of a library's layer whose weights are known here."""
+    for each in type(layer).__mro__:
+        if each.__name__ in _KINDS and each.__module__.startswith(("flax.", "haiku.")):
+            return each.__name__
+    return None
 
 
 def make(
     role: Role,
     *,
-    in_axis: int | Sequence[int] = -2,
-    out_axis: int | Sequence[int] = -1,
-    batch_axis: int | Sequence[int] = (),
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
@@ -360,23 +200,25 @@ def make(
     taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     dtype: Any = None,
+    axes: Mapping[str, Axes | None],
     **scalars: Any,
 ) -> Initializer:
     """Return an initialiser, after checking all that can be checked without a shape."""
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    axes = {name: _places(name, value) for name, value in axes.items()}
-    if layout is not None and axes != _AXES:
-        raise OptionError(
-            message(
-                "layout",
-                layout,
-                f"it names all axes, and so do {axes}",
-                "give either layout, or in_axis, out_axis and batch_axis",
-            )
-        )
+    given = {name: value for name, value in axes.items() if value is not None}
+    for jaxs, ours in _NAMED.items():
+        if ours in given:
+            if jaxs in given:
+                should = f"{jaxs} is the same, under the name that JAX gives it"
+                raise OptionError(message(ours, given[ours], should, "give one of them"))
+            given[jaxs] = given.pop(ours)
+    numbered = {name: places(name, value, name != "batch_axis") for name, value in given.items()}
+    if layout is not None and any(numbered.values()):
+        should = f"it names all axes, and so do {numbered}"
+        cure = "give either layout, or in_axis, out_axis and batch_axis"
+        raise OptionError(message("layout", layout, should, cure))
     sample = plan((1, 1), role, taps=taps, **scalars)
     options = {name: getattr(sample, name) for name in scalars}
-    options |= axes
+    options |= {name: numbered.get(name) for name in _AXES}
     options |= {"layout": layout, "groups": groups, "transposed": transposed}
     options |= {"stride": _hashable(stride), "blocks": _hashable(blocks)}
     options |= {"taps": taps, "tap": _hashable(tap)}
@@ -394,9 +236,12 @@ def idi(
     *,
     gain: float = 1.0,
     wide: Wide = "truncate",
-    in_axis: int | Sequence[int] = -2,
-    out_axis: int | Sequence[int] = -1,
-    batch_axis: int | Sequence[int] = (),
+    in_axis: Axes | None = None,
+    out_axis: Axes | None = None,
+    batch_axis: Axes | None = None,
+    input_axes: Axes | None = None,
+    output_axes: Axes | None = None,
+    batch_axes: Axes | None = None,
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
@@ -418,13 +263,16 @@ def idi(
     ----------
     gain, wide, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in :func:`idinit_ref.plan`.
-    in_axis, out_axis, batch_axis : int or sequence of int
+    in_axis, out_axis, batch_axis : int or sequence of int, optional
         The axes of the inputs, of the outputs and of stacked weights, as in
-        ``jax.nn.initializers.variance_scaling``. Several axes of one kind count as one in
-        row-major order; every batch axis holds independent copies. What is left is the kernel,
-        in order: W, or H and W, or D, H and W.
+        ``jax.nn.initializers.variance_scaling``; -2, -1 and none where others are named. Several
+        axes of one kind count as one in row-major order; every batch axis holds independent
+        copies. What is left is the kernel, in order: W, or H and W, or D, H and W.
+    input_axes, output_axes, batch_axes : int or sequence of int, optional
+        The same, under the names of the Keras adapter.
     layout : str, optional
-        A letter for each axis instead, as in :func:`idinit_ref.plan`.
+        A letter for each axis instead, as in :func:`idinit_ref.plan`, but axes of one letter count
+        as one: "IOO" for the kernel (d, heads, size) of queries, "OOI", "LIOO" for a stack.
     dtype : dtype, optional
         The dtype where the call gives none.
 
@@ -443,8 +291,13 @@ def idi(
 
     Notes
     -----
-    Flax's ``LinearGeneral`` with a `batch_axis` shows its initialiser one flat matrix, in which
-    the stacked weights cannot be told apart; use :func:`idi_layer_` there.
+    An initialiser sees a shape. Of three axes or more that may be a convolution, a stack of
+    matrices or heads. Without `layout` and axes, Flax's and Haiku's own layers are asked: Conv and
+    ConvTranspose, Einsum for its equation, LinearGeneral and DenseGeneral for their batch axes. For
+    any other layer it is an error. By hand a square kernel of odd size is a convolution's (HWIO,
+    DHWIO), as an option such as `taps` says of any; the rest is an error.
+
+    Haiku calls ``init(shape, dtype)``: that works too.
 
     Examples
     --------
@@ -459,9 +312,14 @@ def idi(
         "transit",
         gain=gain,
         wide=wide,
-        in_axis=in_axis,
-        out_axis=out_axis,
-        batch_axis=batch_axis,
+        axes={
+            "in_axis": in_axis,
+            "out_axis": out_axis,
+            "batch_axis": batch_axis,
+            "input_axes": input_axes,
+            "output_axes": output_axes,
+            "batch_axes": batch_axes,
+        },
         layout=layout,
         groups=groups,
         transposed=transposed,
@@ -480,9 +338,12 @@ def idiz(
     *,
     eps: float = 1e-6,
     form: Form = "pair",
-    in_axis: int | Sequence[int] = -2,
-    out_axis: int | Sequence[int] = -1,
-    batch_axis: int | Sequence[int] = (),
+    in_axis: Axes | None = None,
+    out_axis: Axes | None = None,
+    batch_axis: Axes | None = None,
+    input_axes: Axes | None = None,
+    output_axes: Axes | None = None,
+    batch_axes: Axes | None = None,
     layout: str | None = None,
     groups: int = 1,
     transposed: bool = False,
@@ -525,9 +386,14 @@ def idiz(
         "zero",
         eps=eps,
         form=form,
-        in_axis=in_axis,
-        out_axis=out_axis,
-        batch_axis=batch_axis,
+        axes={
+            "in_axis": in_axis,
+            "out_axis": out_axis,
+            "batch_axis": batch_axis,
+            "input_axes": input_axes,
+            "output_axes": output_axes,
+            "batch_axes": batch_axes,
+        },
         layout=layout,
         groups=groups,
         transposed=transposed,

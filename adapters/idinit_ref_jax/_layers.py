@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from idinit_ref import Plan, Role
+from idinit_ref.core.axes import einsum_letters
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.weights import either
+from idinit_ref.diagnostics.spectrum import is_partial_isometry
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 
-from ._initializers import Initializer, build, decide, make, sharding_of
+from ._initializers import NUMBERED, Initializer, build, decide, make
+from ._sharded import sharding_of
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
 
@@ -48,7 +52,8 @@ def layer_plans(
     layer : flax.nnx.Module
         Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention; its parameters
         may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``, for a
-        scan over them): the axes that its parameters have in front are batch axes.
+        scan over them): the axes that its parameters have in front are batch axes. Or one of them
+        in nnx.WeightNorm or nnx.SpectralNorm, whose result is to be the weight.
     role : {"transit", "zero"}
         IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`; its
         other weights are "transit".
@@ -81,8 +86,8 @@ def layer_plans(
         If the layer is not of a known type.
     ShapeError, LayoutError, OptionError
         If the options do not fit the layer, its padding has a name that is not known, or its
-        kernel is not that of such a layer behind the axes of a stack. All options are validated,
-        used or not.
+        kernel is not that of such a layer behind the axes of a stack, or its norm leaves no kernel
+        as it is to be. All options are validated, used or not.
 
     Examples
     --------
@@ -155,7 +160,7 @@ def idi_layer_(
     """
     options: dict[str, Any] = {"gain": gain, "wide": wide}
     options |= {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
-    _write(_weights(layer, "transit", taps=taps, tap=tap, **options))
+    _write(layer, _weights(layer, "transit", taps=taps, tap=tap, **options))
     return layer
 
 
@@ -195,7 +200,7 @@ def idiz_layer_(
     >>> layer(jnp.array([5.0, 7.0]))
     Array([-1.,  1., -1.], dtype=float32)
     """
-    _write(_weights(layer, "zero", taps=taps, tap=tap, eps=eps, form=form))
+    _write(layer, _weights(layer, "zero", taps=taps, tap=tap, eps=eps, form=form))
     return layer
 
 
@@ -212,6 +217,8 @@ def _weights(
 ) -> dict[str, tuple[Any, Initializer]]:
     """Return each weight's name, the layer that holds it as `kernel`, and its initialiser."""
     nnx = _nnx()
+    if isinstance(layer, (nnx.WeightNorm, nnx.SpectralNorm)):
+        layer = layer.layer_instance
     parts = {"": layer}
     if isinstance(layer, nnx.MultiHeadAttention):
         parts = {f"{name}.": getattr(layer, name) for name in ("query", "key", "value", "out")}
@@ -230,23 +237,27 @@ def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[s
 
     Axes are counted from the last, for what a kernel has before its own axes is a stack.
     """
-    options: dict[str, Any] = {"taps": taps, "batch_axis": ()}
+    axes: dict[str, Any] = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
+    options: dict[str, Any] = {"taps": taps, "axes": axes}
     if isinstance(layer, nnx.Linear):
         shape = layer.in_features, layer.out_features
     elif isinstance(layer, nnx.LinearGeneral):
         shape = (*layer.batch_axis.values(), *layer.in_features, *layer.out_features)
         out = -len(layer.out_features)
         both = out - len(layer.in_features)
-        options |= {"in_axis": range(both, out), "out_axis": range(out, 0)}
-        options["batch_axis"] = range(-len(shape), both)
+        axes |= {"in_axis": range(both, out), "out_axis": range(out, 0)}
+        axes["batch_axis"] = range(-len(shape), both)
     elif isinstance(layer, nnx.Einsum):
         shape = layer.kernel_shape
-        options |= _einsum_axes(layer.einsum_str)
+        letters = einsum_letters(layer.einsum_str, "einsum_str", NUMBERED)
+        kinds = ["I" if c == "I" else "O" if c == "O" else "B" for c in letters]
+        for name, kind in zip(axes, "IOB", strict=True):
+            axes[name] = [axis for axis, c in enumerate(kinds, -len(kinds)) if c == kind]
     elif isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
         shape = layer.kernel_shape
         options["groups"] = getattr(layer, "feature_group_count", 1)
         if getattr(layer, "transpose_kernel", False):
-            options |= {"in_axis": -1, "out_axis": -2}
+            axes |= {"in_axis": -1, "out_axis": -2}
         options |= _identity(layer, isinstance(layer, nnx.ConvTranspose), taps)
     else:
         raise _unknown(layer)
@@ -262,7 +273,7 @@ def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[s
                 "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
             )
         )
-    options["batch_axis"] = (*range(stack), *options["batch_axis"])
+    axes["batch_axis"] = (*range(stack), *axes["batch_axis"])
     return options if tap is None else options | {"tap": tap}
 
 
@@ -276,33 +287,6 @@ def _unknown(layer: Any) -> OptionTypeError:
             "put their result in with eqx.tree_at (in_axis=1, out_axis=0)",
         )
     )
-
-
-def _einsum_axes(equation: str) -> dict[str, list[int]]:
-    """Return the axes of the kernel, the second operand of an einsum, by where they occur.
-
-    They are counted from the last.
-    """
-    operands, result = equation.split("->")
-    inputs, kernel = operands.split(",")
-    found: dict[tuple[bool, bool], list[int]] = {}
-    for axis, letter in enumerate(kernel, -len(kernel)):
-        found.setdefault((letter in inputs, letter in result), []).append(axis)
-    axes = {"in_axis": found.pop((True, False), []), "out_axis": found.pop((False, True), [])}
-    axes["batch_axis"] = found.pop((True, True), [])
-    twice = len(set(kernel)) < len(kernel)
-    if found or twice or "." in kernel or not axes["in_axis"] or not axes["out_axis"]:
-        raise OptionError(
-            message(
-                "einsum_str",
-                equation,
-                "each axis of its kernel, the second operand, should stand once in it, and in the "
-                "first operand (inputs), in the result (outputs) or in both (batch); there should "
-                "be inputs and outputs",
-                "give its kernel an initialiser: idi(in_axis=..., out_axis=...)",
-            )
-        )
-    return axes
 
 
 def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:
@@ -359,13 +343,46 @@ def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
     return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
 
 
-def _write(weights: dict[str, tuple[Any, Initializer]]) -> None:
-    """Make all weights, and only then put them and zero biases in place."""
-    new = []
-    for layer, init in weights.values():
+def _write(outer: Any, weights: dict[str, tuple[Any, Initializer]]) -> None:
+    """Make all weights, and only then put them, scales of weight norm and zero biases in place."""
+    nnx, new, scales = _nnx(), [], {}
+    for name, (layer, init) in weights.items():
         old = layer.kernel.get_value()
-        new.append((layer.kernel, build(init, old.shape, old.dtype, sharding_of(old))))
+        made = build(init, old.shape, old.dtype, sharding_of(old))
+        new.append((layer.kernel, made))
         if layer.bias is not None:
             new.append((layer.bias, jnp.zeros_like(layer.bias.get_value())))
+        path = tuple(name.split("."))
+        if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, layer.kernel):
+            scales[path] = _scale(outer, made)
+        elif isinstance(outer, nnx.SpectralNorm) and not is_partial_isometry(
+            np.asarray(made).reshape(-1, made.shape[-1])
+        ):
+            should = "it makes the largest singular value 1, and that of this weight is another"
+            cure = "give a gain that makes all of them 1 or 0, or wrap the layer afterwards"
+            raise OptionError(message("layer", type(outer).__name__, should, cure))
     for parameter, value in new:
         parameter.set_value(value)
+    if scales and outer.use_scale:
+        outer.scales |= scales
+
+
+def _scale(outer: Any, kernel: Any) -> Any:
+    """Return the scales with which weight norm gives a kernel back, which it divides by its norms.
+
+    To their squares it adds an epsilon, which has to be small beside them.
+    """
+    given = outer.feature_axes
+    features = {axis % kernel.ndim for axis in (given if isinstance(given, tuple) else (given,))}
+    squares = jnp.sum(
+        jnp.square(kernel), axis=[axis for axis in range(kernel.ndim) if axis not in features]
+    )
+    exact = (squares == 0) | (outer.epsilon <= 1e-5 * squares)
+    if not outer.use_scale:
+        exact &= (squares == 0) | (jnp.abs(squares - 1) < 1e-5)
+    if not exact.all():
+        should = f"it divides by the root of the squares' sum and epsilon={outer.epsilon}, "
+        should += "after which this kernel is another"
+        cure = "wrap it with use_scale=True and epsilon=0.0, or wrap the layer afterwards"
+        raise OptionError(message("layer", type(outer).__name__, should, cure))
+    return jnp.sqrt(squares)

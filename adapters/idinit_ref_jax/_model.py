@@ -15,7 +15,7 @@ from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._initializers import in_numpy, place, realise, sharding_of
+from ._sharded import in_numpy, place, realise, sharding_of
 from ._trace import opened
 
 __all__ = ["init", "plans"]

@@ -26,11 +26,12 @@ except ImportError as problem:
     ) from problem
 
 from ._audit import audit
-from ._initializers import IDI, IDIZ, idi_, idiz_
+from ._initializers import IDI, IDIZ
 from ._jacobian import jacobian
 from ._layers import idi_layer_, idiz_layer_, layer_plans
 from ._model import init_, plans
 from ._trace import trace
+from ._variable import idi_, idiz_
 
 __all__ = [
     "IDI",

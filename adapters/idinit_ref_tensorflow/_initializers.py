@@ -1,40 +1,80 @@
-"""One weight: Keras initializers, and variables written in place."""
+"""One weight: Keras initializers."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
-from math import prod
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
-import numpy as np
 
-from idinit_ref import Plan, Role, plan
+from idinit_ref import Plan, Role
+from idinit_ref.core.axes import (
+    bias,
+    einsum_letters,
+    is_kernel,
+    is_square,
+    joined,
+    letters_of,
+    places,
+    unknown,
+)
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.errors import DTypeError, OptionError, OptionTypeError, message
+from idinit_ref.errors import DTypeError, OptionError, message
+from idinit_ref.tracing import asking
 
-__all__ = ["IDI", "IDIZ", "idi_", "idiz_"]
+from ._sharded import sharded, tensor
 
-Variable = TypeVar("Variable")
+__all__ = ["IDI", "IDIZ", "decide", "dtype_name"]
 
-_LARGE = 2**16  # elements: below, a call costs more than its copy
-_ALIGNED = 64  # bytes: what TensorFlow's kernels expect of memory
+Axes = int | Sequence[int]
+
+_CONVOLUTIONS = {"BaseConv", "BaseDepthwiseConv", "BaseSeparableConv", "ConvLSTMCell"}
+_AXES = ("input_axes", "output_axes", "batch_axes")
 KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 
 
-def _plan(shape: Any, role: Role, *, layout: str | None, **options: Any) -> Plan:
-    """Decide a weight whose axes stand as Keras stores them, unless a layout says otherwise."""
+def decide(shape: Any, role: Role, *, layout: str | None, **options: Any) -> tuple[Plan, str]:
+    """Decide a weight, and return a letter for each axis; those of one letter are joined in it."""
     sizes = tuple(shape) if isinstance(shape, Iterable) else shape
-    if layout is None and isinstance(sizes, tuple):
-        layout = KERAS_LAYOUTS.get(len(sizes))
-    return plan(sizes, role, layout=layout, **options)
+    axes = {name: options.pop(name, None) for name in _AXES}
+    if isinstance(sizes, tuple) and layout is None:
+        copies = axes["batch_axes"] or ()
+        if axes["input_axes"] or axes["output_axes"] or (copies and len(sizes) - len(copies) == 2):
+            numbers = (axes["input_axes"] or (-2,), axes["output_axes"] or (-1,), copies)
+            layout = letters_of(sizes, dict(zip(_AXES, numbers, strict=True)))
+        elif copies:
+            raise unknown(sizes, f"batch_axes={copies}", "input_axes= and output_axes=")
+        else:
+            layout = _asked(sizes, options)
+    return joined(sizes, role, layout, **options), layout or ""
 
 
-def _dtype_name(dtype: Any) -> str:
+def _asked(sizes: tuple[Any, ...], options: Mapping[str, Any]) -> str | None:
+    """Return the letters that the layer knows in whose method this is called, or Keras' usual."""
+    variable, _ = asking((keras.Variable,))
+    layer, _ = asking((keras.Layer,))
+    if layer is not None and variable is not None:  # which Keras may fill later, from afar
+        held = [one for one in layer._flatten_layers() if any(variable is v for v in one.weights)]
+        layer = held[-1] if held else layer
+    usual = KERAS_LAYOUTS.get(len(sizes))
+    if isinstance(layer, keras.layers.EinsumDense):
+        if variable is not None and variable.name == "bias":
+            raise bias(sizes)
+        return einsum_letters(layer.equation)
+    kinds = {each.__name__ for each in type(layer).__mro__ if each.__module__.startswith("keras.")}
+    if "BaseConvTranspose" in kinds and usual is not None:
+        return usual[:-2] + "OI"
+    surely = bool(kinds & _CONVOLUTIONS) or is_kernel(options, layer)
+    if len(sizes) not in (3, 4, 5) or surely or (layer is None and is_square(sizes[:-2])):
+        return usual
+    asker = "a call by hand" if layer is None else type(layer).__name__
+    raise unknown(sizes, asker, "input_axes=, output_axes= and batch_axes=")
+
+
+def dtype_name(dtype: Any) -> str:
     """Return Keras' name of a dtype, floatx for None."""
     try:
         return str(keras.backend.standardize_dtype(dtype))
@@ -61,76 +101,7 @@ def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[in
     letters = layout if isinstance(layout, str) else KERAS_LAYOUTS.get(2 + rank, "IO")
     kernel = zip((c for c in "DHW" if c in letters), places, strict=False)
     sizes = {"O": sum(whole(blocks))} | {c: place + 1 for c, place in kernel}
-    return tuple(sizes.get(c, 0) for c in letters)
-
-
-def _sharded(decided: Plan, dtype: str, sharding: Any) -> Any:
-    """Make a weight shard by shard, as a Keras variable with a layout asks (JAX backend only)."""
-    try:
-        sharding = getattr(sharding, "backend_layout", sharding)  # of a keras TensorLayout
-    except ValueError as problem:
-        raise OptionError(
-            message(
-                "layout",
-                sharding,
-                f"it should have a mesh, and Keras said: {problem}",
-                "give it one: TensorLayout(axes, device_mesh)",
-            )
-        ) from problem
-    jax = sys.modules.get("jax") if keras.backend.backend() == "jax" else None
-    if jax is None or not isinstance(sharding, jax.sharding.Sharding):
-        raise OptionTypeError(
-            message(
-                "layout",
-                sharding,
-                "here it should be a keras.distribution.TensorLayout or a JAX sharding, "
-                "on Keras' JAX backend",
-                "leave it out; axis letters belong to the constructor: IDI(layout='OI')",
-            )
-        )
-    if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
-        # Keras hands over the sharding without its devices, inside jax.set_mesh.
-        sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
-    try:
-        sharding.shard_shape(decided.shape)
-    except (ValueError, IndexError) as problem:  # an IndexError if it has more axes
-        raise OptionError(
-            message(
-                "layout",
-                sharding,
-                f"it should cut every axis of shape {decided.shape} evenly, and JAX said: "
-                f"{problem}",
-                "name only axes of the mesh, whose sizes divide the axes of the weight",
-            )
-        ) from problem
-    return jax.make_array_from_callback(
-        decided.shape, sharding, lambda index: decided.block(index, dtype=dtype)
-    )
-
-
-def _tensor(decided: Plan, dtype: str) -> Any:
-    """Make a weight as a tensor of Keras' backend.
-
-    TensorFlow copies an array of NumPy slowly (124 ms for 64 MB, where the array itself takes 19),
-    so a large one is lent to it by DLPack. It crashes on memory that is not aligned to 64 bytes.
-    """
-    kind = np.dtype(dtype)
-    if (
-        keras.backend.backend() == "tensorflow"
-        and kind.isbuiltin == 1  # DLPack knows no bfloat16 of NumPy
-        and prod(decided.shape) >= _LARGE
-    ):
-        import tensorflow
-
-        if tensorflow.executing_eagerly() and not tensorflow.config.list_logical_devices("GPU"):
-            size = prod(decided.shape) * kind.itemsize
-            memory = np.zeros(size + _ALIGNED, np.uint8)
-            first = -memory.ctypes.data % _ALIGNED
-            flat = memory[first : first + size].view(kind)
-            decided.write(flat)
-            capsule = flat.reshape(decided.shape).__dlpack__()
-            return tensorflow.experimental.dlpack.from_dlpack(capsule)
-    return keras.ops.convert_to_tensor(decided.build(dtype=dtype), dtype=dtype)
+    return tuple(1 if c in letters[:k] else sizes.get(c, 0) for k, c in enumerate(letters))
 
 
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
@@ -138,11 +109,19 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
 
     role: Role
 
-    def _settle(self, **options: Any) -> None:
-        layout = options["layout"]
-        facts = (options[name] for name in ("stride", "blocks", "tap"))
-        decided = _plan(_smallest_shape(layout, *facts), self.role, **options)
+    def _settle(self, layout: str | None, axes: tuple[Axes | None, ...], **options: Any) -> None:
+        shape = _smallest_shape(layout, *(options[name] for name in ("stride", "blocks", "tap")))
+        letters = KERAS_LAYOUTS.get(len(shape)) if layout is None else layout
+        decided = joined(shape, self.role, letters, **options)
         self._options = {name: getattr(decided, name) for name in options} | {"layout": layout}
+        given = {name: at for name, at in zip(_AXES, axes, strict=True) if at is not None}
+        self._axes: dict[str, Any] = {
+            name: places(name, at, name != "batch_axes") for name, at in given.items()
+        }
+        if layout is not None and any(self._axes.values()):
+            should = f"it names all axes, and so do {self._axes}"
+            cure = "give either layout, or input_axes, output_axes and batch_axes"
+            raise OptionError(message("layout", layout, should, cure))
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Make a weight.
@@ -166,10 +145,11 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
             As in `idinit_ref.plan` and `idinit_ref.Plan.build`.
         """
-        decided, name = _plan(shape, self.role, **self._options), _dtype_name(dtype)
+        decided, letters = decide(shape, self.role, **self._options, **self._axes)
+        name = dtype_name(dtype)
         if layout is not None:
-            return _sharded(decided, name, layout)
-        return _tensor(decided, name)
+            return sharded(decided, name, layout, tuple(shape), letters)
+        return tensor(decided, name, tuple(shape), letters)
 
     def get_config(self) -> dict[str, Any]:
         """Return all options, ready for JSON.
@@ -187,7 +167,7 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         """
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in self._options.items()
+            for name, value in (self._options | self._axes).items()
         }
 
 
@@ -202,7 +182,12 @@ class IDI(_Initializer):
     gain, wide, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in `idinit_ref.plan`.
     layout : str, optional
-        A letter for each axis. Keras' own order by rank if left out: "IO", "WIO", "HWIO", "DHWIO".
+        A letter for each axis. Axes of one letter count as one: "IOO" for the kernel (d, heads,
+        size) of queries, "IIO" for that of an output projection.
+    input_axes, output_axes, batch_axes : int or sequence of int, optional
+        The axes of the inputs, of the outputs and of stacked weights instead, as `in_axis` and so
+        on in ``jax.nn.initializers``; -2, -1 and none where others are named. What is left is the
+        kernel.
 
     Raises
     ------
@@ -211,12 +196,16 @@ class IDI(_Initializer):
 
     Notes
     -----
-    An initializer sees a shape, and not the layer it is for. The defaults fit Dense, and Conv1D
-    to Conv3D with one group and padding "same". Elsewhere say what the axes are: for
-    DepthwiseConv2D of C channels ``groups=C, transposed=True``; for Conv2DTranspose
-    ``layout="HWOI"``, its strides as `stride`, and its left padding as `tap` ((0, 0) for "valid",
-    half of k - s for "same"). Or let :func:`idi_layer_` read all of it from the built layer, as
-    for EinsumDense and attention.
+    An initializer sees a shape. Where no option says what its axes are, the layer is asked that
+    calls: EinsumDense for its equation (so attention, too), a convolution for its rank: "WIO",
+    "HWIO", "DHWIO", and "HWOI" for Conv2DTranspose. For another layer's weight of three axes or
+    more it is an error. By hand a square kernel of odd size is a convolution's, as an option such
+    as `taps` says of any; the rest is an error.
+
+    The other defaults fit Dense, and Conv1D to Conv3D with one group and padding "same". Elsewhere
+    say it: for DepthwiseConv2D of C channels ``groups=C, transposed=True``; for Conv2DTranspose
+    its strides as `stride`, and its left padding as `tap` ((0, 0) for "valid", half of k - s for
+    "same"). Or let :func:`idi_layer_` read all of it from the built layer.
 
     Examples
     --------
@@ -235,6 +224,9 @@ class IDI(_Initializer):
         *,
         wide: Wide = "truncate",
         layout: str | None = None,
+        input_axes: Axes | None = None,
+        output_axes: Axes | None = None,
+        batch_axes: Axes | None = None,
         groups: int = 1,
         transposed: bool = False,
         stride: Sequence[int] | None = None,
@@ -246,9 +238,10 @@ class IDI(_Initializer):
         seed: int = 0,
     ) -> None:
         self._settle(
+            layout,
+            (input_axes, output_axes, batch_axes),
             gain=gain,
             wide=wide,
-            layout=layout,
             groups=groups,
             transposed=transposed,
             stride=stride,
@@ -271,7 +264,7 @@ class IDIZ(_Initializer):
     ----------
     eps, form, groups, transposed, stride, blocks, taps, tap
         As in `idinit_ref.plan`.
-    layout : str, optional
+    layout, input_axes, output_axes, batch_axes
         As in :class:`IDI`, whose notes hold here too.
 
     Raises
@@ -297,6 +290,9 @@ class IDIZ(_Initializer):
         *,
         form: Form = "pair",
         layout: str | None = None,
+        input_axes: Axes | None = None,
+        output_axes: Axes | None = None,
+        batch_axes: Axes | None = None,
         groups: int = 1,
         transposed: bool = False,
         stride: Sequence[int] | None = None,
@@ -305,9 +301,10 @@ class IDIZ(_Initializer):
         tap: Sequence[int] | None = None,
     ) -> None:
         self._settle(
+            layout,
+            (input_axes, output_axes, batch_axes),
             eps=eps,
             form=form,
-            layout=layout,
             groups=groups,
             transposed=transposed,
             stride=stride,
@@ -315,162 +312,3 @@ class IDIZ(_Initializer):
             taps=taps,
             tap=tap,
         )
-
-
-def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
-    """Return what a variable holds; an error unless it is one that can be assigned to."""
-    tensorflow = sys.modules.get("tensorflow")
-    if isinstance(variable, keras.Variable):
-        value = variable._value  # stays what is stored, also where Keras casts reads
-        if value is None:
-            raise OptionError(
-                message(
-                    "variable",
-                    variable.path,
-                    "it should hold a value already",
-                    "leave keras.StatelessScope first, or build its layer outside of it",
-                )
-            )
-    elif tensorflow is not None and isinstance(variable, tensorflow.Variable):
-        value = variable.read_value()
-    else:
-        raise OptionTypeError(
-            message(
-                "variable",
-                type(variable).__name__,
-                "it should be a keras.Variable or a tf.Variable",
-                "pass layer.kernel of a built layer; idinit_ref.idi makes a new array",
-            )
-        )
-    return tuple(value.shape), _dtype_name(value.dtype)
-
-
-def _assign(variable: Variable, role: Role, **options: Any) -> Variable:
-    shape, dtype = shape_and_dtype(variable)
-    array = _plan(shape, role, **options).build(dtype=dtype)
-    variable.assign(array)  # type: ignore[attr-defined]  # shape_and_dtype has seen to it
-    return variable
-
-
-def idi_(
-    variable: Variable,
-    *,
-    gain: float = 1.0,
-    wide: Wide = "truncate",
-    layout: str | None = None,
-    groups: int = 1,
-    transposed: bool = False,
-    stride: Sequence[int] | None = None,
-    blocks: Sequence[int] | None = None,
-    taps: Taps = "outward",
-    tap: Sequence[int] | None = None,
-    loosen: float = 0.0,
-    loosen_at: LoosenAt = "all",
-    seed: int = 0,
-) -> Variable:
-    """Make a variable an identity-preserving weight, in place (IDI_tau, [P, Eq. 3]).
-
-    Parameters
-    ----------
-    variable : keras.Variable or tf.Variable
-        Of a real floating or complex dtype; its shape and dtype stay.
-    gain, wide, layout, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
-        As in :class:`IDI`.
-
-    Returns
-    -------
-    keras.Variable or tf.Variable
-        The same object.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
-        As in `idinit_ref.plan` and `idinit_ref.Plan.build`; the variable is untouched then.
-
-    Examples
-    --------
-    >>> import keras
-    >>> import numpy as np
-    >>> from idinit_ref_tensorflow import idi_
-    >>> kernel = keras.Variable([[7.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
-    >>> idi_(kernel) is kernel
-    True
-    >>> np.asarray(kernel)
-    array([[1., 0., 1.],
-           [0., 1., 0.]], dtype=float32)
-    """
-    return _assign(
-        variable,
-        "transit",
-        gain=gain,
-        wide=wide,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
-
-
-def idiz_(
-    variable: Variable,
-    *,
-    eps: float = 1e-6,
-    form: Form = "pair",
-    layout: str | None = None,
-    groups: int = 1,
-    transposed: bool = False,
-    stride: Sequence[int] | None = None,
-    blocks: Sequence[int] | None = None,
-    taps: Taps = "outward",
-    tap: Sequence[int] | None = None,
-) -> Variable:
-    """Make a variable a zero-preserving weight, in place (IDIZ_eps, spec section 2).
-
-    Parameters
-    ----------
-    variable : keras.Variable or tf.Variable
-        Of a real floating or complex dtype; its shape and dtype stay.
-    eps, form, layout, groups, transposed, stride, blocks, taps, tap
-        As in :class:`IDIZ`.
-
-    Returns
-    -------
-    keras.Variable or tf.Variable
-        The same object.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
-        As in `idinit_ref.plan` and `idinit_ref.Plan.build`; the variable is untouched then.
-
-    Examples
-    --------
-    >>> import keras
-    >>> import numpy as np
-    >>> from idinit_ref_tensorflow import idiz_
-    >>> kernel = keras.Variable([[7.0, 7.0], [7.0, 7.0]])
-    >>> idiz_(kernel, eps=0.5) is kernel
-    True
-    >>> np.asarray(kernel)
-    array([[ 0.5, -0.5],
-           [-0.5,  0.5]], dtype=float32)
-    """
-    return _assign(
-        variable,
-        "zero",
-        eps=eps,
-        form=form,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-    )

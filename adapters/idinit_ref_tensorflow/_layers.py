@@ -10,14 +10,16 @@ import keras
 from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Role, plan
+from idinit_ref.core.axes import einsum_letters
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.layout import merge_axes, split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.weights import either
+from idinit_ref.diagnostics.spectrum import is_partial_isometry
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
-from ._initializers import shape_and_dtype
+from ._variable import shape_and_dtype
 from ._window import Sizes, Window, same_transposed, sliding
 
 __all__ = ["idi_layer_", "idiz_layer_", "layer_plans"]
@@ -58,20 +60,7 @@ def _dense(layer: Any) -> Iterator[Weight]:
 
 
 def _einsum_dense(layer: Any) -> Iterator[Weight]:
-    inputs, rest = layer.equation.replace("...", "").split(",")
-    kernel, outputs = rest.split("->")
-    letters = "".join("I" if c not in outputs else "B" if c in inputs else "O" for c in kernel)
-    if not {"I", "O"} <= set(letters) or len(set(kernel)) < len(kernel):
-        raise OptionError(
-            message(
-                "equation",
-                layer.equation,
-                f"the axes {kernel!r} of its kernel should all differ, and at least one should be "
-                "in the input alone and one in the output alone",
-                "leave a kernel that only scales as it is, or write another equation",
-            )
-        )
-    yield Weight("kernel", layer.kernel, letters, layer.bias)
+    yield Weight("kernel", layer.kernel, einsum_letters(layer.equation), layer.bias)
 
 
 def _window(layer: Any, sizes: Sizes) -> Window:
@@ -197,6 +186,8 @@ def quantised_parts(layer: Any) -> list[Any]:
 
 def _weights(layer: Any) -> Iterator[Weight]:
     """Return the weights of a layer, in the order in which it uses them."""
+    if isinstance(layer, keras.layers.SpectralNormalization):
+        layer = layer.layer
     names = _names(layer)
     if not names:
         raise OptionTypeError(
@@ -242,6 +233,11 @@ def _assign(layer: Layer, role: Role, tap: Sequence[int] | None, **options: Any)
     for weight, decided in _decide(layer, role, tap, **options):
         shape, dtype = shape_and_dtype(weight.variable)
         array = split_axes(xp, decided.build(dtype=dtype), shape, weight.letters)
+        normed = isinstance(layer, keras.layers.SpectralNormalization)
+        if normed and not is_partial_isometry(array.reshape(-1, shape[-1])):
+            should = "it makes the largest singular value 1, and that of this weight is another"
+            cure = "give a gain that makes all of them 1 or 0, or wrap the layer afterwards"
+            raise OptionError(message("layer", type(layer).__name__, should, cure))
         ready.append((weight.variable, array))
         if weight.bias is not None:
             ready.append((weight.bias, xp.zeros(shape_and_dtype(weight.bias)[0])))
@@ -272,7 +268,8 @@ def layer_plans(
     ----------
     layer : keras.layers.Layer
         Built: Dense, EinsumDense, Conv1D to Conv3D and their Transpose, DepthwiseConv1D and 2D,
-        SeparableConv1D and 2D, MultiHeadAttention or GroupQueryAttention.
+        SeparableConv1D and 2D, MultiHeadAttention or GroupQueryAttention; or one of them in
+        SpectralNormalization, which is to leave the weight as it is.
     role : {"transit", "zero"}
         With "zero" the last weights of a layer of several are IDIZ (the pointwise kernel, the
         output projection), and those before them are transit.

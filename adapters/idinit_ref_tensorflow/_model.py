@@ -13,9 +13,9 @@ from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._initializers import shape_and_dtype
 from ._restore import as_it_was
 from ._trace import traced
+from ._variable import shape_and_dtype
 
 __all__ = ["init_", "plans"]
 

@@ -62,7 +62,11 @@ _DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 
 
 def _slice(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    return draw.reshape(name, draw.part(name, inputs[0], *_spans(op), shape), shape)
+    spans, gone = _spans(op)
+    kept = _kept(op) if spans is None and isinstance(inputs[0], Made) else None
+    if kept is not None:  # one layer of a stack, say, in a loop
+        return draw.lookup(name, inputs[:2], shape, kept)
+    return draw.reshape(name, draw.part(name, inputs[0], spans, gone, shape), shape)
 
 
 def _transpose(
@@ -358,6 +362,18 @@ def _along_channels(draw: Drawing, name: str, value: Value, rank: int) -> Value:
     if value.shape is None or not isinstance(value, Made):
         return value
     return draw.reshape(name, value, (*value.shape, *(1,) * (rank - 2)))
+
+
+def _kept(op: Any) -> list[int | None] | None:
+    """Return the axes that indices leave whole, which are computed; None if slices are."""
+    if op.type != "StridedSlice" or op.get_attr("ellipsis_mask") or op.get_attr("new_axis_mask"):
+        return None
+    gone = op.get_attr("shrink_axis_mask")
+    whole = op.get_attr("begin_mask") & op.get_attr("end_mask")
+    count, rank = op.inputs[1].shape[0], op.inputs[0].shape.rank
+    if count is None or rank is None or (gone | whole) & (1 << count) - 1 != (1 << count) - 1:
+        return None
+    return [axis for axis in range(rank) if not gone >> axis & 1]
 
 
 def _spans(op: Any) -> tuple[list[Span] | None, tuple[int, ...]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -58,10 +60,10 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
     Returns
     -------
     idinit_ref.Graph
-        A parameter is called by its Keras path (``"conv1/kernel"``); where two variables have one
-        path, the later ones get ``" (2)"`` and so on. A kernel with several output or input axes
-        (EinsumDense and attention: heads and their size) stands there as the matrix that it is,
-        with these axes joined into one.
+        A parameter is called by its Keras path (``"conv1/kernel"``); where several variables have
+        one path, they get ``" (1)"``, ``" (2)"`` and so on, in the model's order. A kernel
+        with several output or input axes (EinsumDense and attention: heads and their size) stands
+        there as the matrix that it is, with these axes joined into one.
 
     Raises
     ------
@@ -267,14 +269,8 @@ def _parameters(model: Any, more: Any = ()) -> list[Held]:
     born = {id(variable) for layer in layers for variable in layer._trainable_variables}
     born |= {id(variable) for variable in more if variable.trainable}
     found = []
-    names: set[str] = set()
-    for variable in [*model.weights, *more]:
-        path = getattr(variable, "path", None) or variable.name.split(":")[0]
-        name, count = path, 1
-        while name in names:
-            count += 1
-            name = f"{path} ({count})"
-        names.add(name)
+    variables = [*model.weights, *more]
+    for name, variable in zip(_names(variables), variables, strict=True):
         state = id(variable) not in born
         note = _note(variable, state)
         if id(variable) in parts:
@@ -286,6 +282,22 @@ def _parameters(model: Any, more: Any = ()) -> list[Held]:
         parameter = Parameter(name, tuple(variable.shape), dtype, note, is_bias)
         found.append(Held(parameter, variable, state))
     return found
+
+
+def _names(variables: list[Any]) -> list[str]:
+    """Return the path of each variable; of a path that is there several times, none is left bare.
+
+    So who looks a variable up by its path alone finds nothing, and not another variable.
+    """
+    paths = [getattr(each, "path", None) or each.name.split(":")[0] for each in variables]
+    counts, places = Counter(paths), defaultdict[str, Iterator[int]](lambda: itertools.count(1))
+    names = []
+    for path in paths:
+        name = path
+        while counts[path] > 1 and name in counts:
+            name = f"{path} ({next(places[path])})"
+        names.append(name)
+    return names
 
 
 def _note(variable: Any, state: bool) -> str:

@@ -7,9 +7,9 @@ __all__ = ["plain"]
 _WORDS = {
     "Absolute": "abs", "BatchToSpaceND": "move", "BiasAdd": "add", "Inv": "reciprocal",
     "L2Loss": "square", "Log1P": "log1p", "Max": "pool", "Min": "pool", "Mod": "fmod",
-    "MulNoNan": "mul", "Norm": "pool",
+    "MulNoNan": "mul", "Norm": "std",
     "RealDiv": "div", "SelectV2": "where", "Select": "where", "SpaceToBatchND": "pad",
-    "Std": "pool", "TopKV2": "topk", "Xdivy": "div", "FloorMod": "fmod", "Negative": "neg",
+    "Std": "std", "TopKV2": "topk", "Xdivy": "div", "FloorMod": "fmod", "Negative": "neg",
     "DepthToSpace": "move", "SpaceToDepth": "move", "Masking": "select", "Argmax": "",
     "TensorScatterUpdate": "scatter", "TensorScatterAdd": "scatter", "ScatterUpdate": "scatter",
     "DotProductAttention": "attention", "GatherNd": "select", "UnitNormalization": "norm",

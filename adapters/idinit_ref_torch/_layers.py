@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from idinit_ref import Plan, Role
 from idinit_ref.core.kernel import Taps
@@ -19,6 +19,8 @@ from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionTypeError, message
 from idinit_ref.tracing import identity
 
+from ._absent import offloaded, written_back
+from ._parametrized import computed
 from ._sharded import apart
 from ._tensor import fill_, shape_of, together
 
@@ -77,7 +79,7 @@ def _conv(module: Any) -> _Parts:
 
 
 def _attention(module: Any) -> _Parts:
-    if module.in_proj_weight is None:
+    if module._qkv_same_embed_dim is False:
         into = [_Weight(f"{c}_proj_weight", last=False) for c in "qkv"]
     else:
         into = [_Weight("in_proj_weight", {"blocks": (module.embed_dim,) * 3}, last=False)]
@@ -156,7 +158,13 @@ def _parts(module: Any) -> _Parts:
     )
 
 
-def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    """Return a parameter, or what stands now for a tensor that is computed from others."""
+    how = computed(module, name)
+    if how is not None:
+        for part, tensor in how.held().items():
+            shape_of(tensor, part)
+        return how.now()
     try:
         return module.get_parameter(name)
     except AttributeError as problem:
@@ -164,8 +172,8 @@ def _parameter(module: nn.Module, name: str) -> nn.Parameter:
             message(
                 "module",
                 type(module),
-                f"its {name!r} should be a plain torch.nn.Parameter",
-                "initialise it before weight norm, pruning or another parametrization",
+                f"its {name!r} should be a torch.nn.Parameter, or a parametrization of PyTorch's",
+                "initialise it before something else replaces it",
             )
         ) from problem
 
@@ -236,7 +244,7 @@ def layer_plans(
     made = {}
     for k, (name, stored, last) in enumerate(_parts(module).weights):
         how = either(
-            shape_of(_parameter(module, name), name),
+            shape_of(_tensor(module, name), name),
             role if last else "transit",
             k,
             gain=gain,
@@ -349,23 +357,47 @@ def idiz_layer_(
 
 
 def _apply(module: Module, role: Role, **options: Any) -> Module:
+    brought = []
     if isinstance(module, nn.Module):
         apart(module)
-    plans = layer_plans(module, role, **options)
-    weights = [(_parameter(module, name), how) for name, how in plans.items()]
-    for weight, how in weights:
-        how.check(weight.dtype)
-    written = {name: _parameter(module, name) for name in plans}
-    biases = []
-    for name in _parts(module).biases:
-        if attrgetter(name)(module) is not None:
-            biases.append(_parameter(module, name))
-            shape_of(biases[-1], name)
-            written[name] = biases[-1]
-    together(written)
-    for weight, how in weights:
-        fill_(weight, how)
+        brought = offloaded(module)
+    plans: dict[str, Plan | None] = {**layer_plans(module, role, **options)}
+    biases = [name for name in _parts(module).biases if attrgetter(name)(module) is not None]
+    tensors = {name: _tensor(module, name) for name in [*plans, *biases]}
+    for name, tensor in tensors.items():
+        how = plans.setdefault(name, None)
+        if how is None:
+            shape_of(tensor, name)
+        else:
+            how.check(tensor.dtype)
+    together(tensors)
+    solved = [_solve(module, name, tensors[name], how) for name, how in plans.items()]
+    for (name, how), pairs in zip(plans.items(), solved, strict=True):
+        if pairs is None:
+            _fill(tensors[name], how)
     with torch.no_grad():
-        for bias in biases:
-            bias.zero_()
+        for held, new in (pair for pairs in solved for pair in pairs or ()):
+            held.copy_(new)
+        for name in plans:
+            way = computed(module, name)
+            if way is not None:
+                way.written()
+    written_back(brought)
     return module
+
+
+def _fill(tensor: Tensor, how: Plan | None) -> Tensor:
+    """Make a tensor the weight of a plan, or without one a bias of zeros."""
+    if how is not None:
+        return fill_(tensor, how)
+    return tensor.detach().zero_()
+
+
+def _solve(
+    module: nn.Module, name: str, tensor: Tensor, how: Plan | None
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Return what a module has to hold instead of a tensor that it computes."""
+    way = computed(module, name)
+    if way is None or tensor.is_meta:
+        return None if way is None else []
+    return way.solve(_fill(torch.empty_like(tensor), how))

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
-from array_api_compat import torch as namespace
 from torch import nn
 
 from idinit_ref import Plan, Report
-from idinit_ref.core.layout import split_axes
 from idinit_ref.errors import OptionTypeError, message
 from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._sharded import PLAIN, apart, is_sharded, parts
-from ._tensor import shape_of, together, write_
+from ._absent import offloaded, written_back
+from ._parametrized import norms
+from ._sharded import PLAIN, apart
+from ._tensor import shape_of, together, write_, write_parted_
 from ._trace import trace
 
 __all__ = ["init_", "plans"]
@@ -100,15 +100,23 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     bias    (2,)    bias     bias
     2 parameters: 1 transit, 0 zero, 1 bias, 0 keep
     """
+    brought = []
     if isinstance(model, nn.Module):
         apart(model)
+        brought = offloaded(model)
     graph = trace(model, example_inputs)
     with torch.no_grad():
-        return initialise(graph, _Tensors(dict(model.named_parameters())), **options)
+        report = initialise(graph, _Tensors(model), **options)
+    written_back(brought)
+    return report
 
 
 class _Tensors(Weights):
-    """Parameters, perhaps DTensors, or without memory."""
+    """Parameters, perhaps DTensors, or without memory; v stands for a weight under weight norm."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(dict(model.named_parameters()))
+        self.norms = norms(model)
 
     def read(self, name: str, whole: bool = True) -> Any:
         if type(self.held[name]) not in PLAIN or self.held[name].is_meta:
@@ -134,12 +142,12 @@ class _Tensors(Weights):
         tensor = self.held[name]
         if not isinstance(what, Plan):
             tensor.fill_(what)
-        elif parted is None or tensor.is_meta:
-            write_(tensor, what)
-        else:  # one whose axes are joined is made beside it
-            whole = torch.empty(what.shape, dtype=tensor.dtype, device=tensor.device)
-            write_(whole, what)
-            new = split_axes(namespace, whole, *parted).reshape(tuple(tensor.shape))
-            everything = [(tensor, (slice(None),) * tensor.ndim)]
-            for part, index in parts(tensor) if is_sharded(tensor) else everything:
-                part.copy_(new[index])
+            return
+        found = [] if tensor.is_meta else self.norms.get(name, [])
+        to = torch.empty_like(tensor) if found else tensor
+        if parted is None:
+            write_(to, what)
+        else:
+            write_parted_(to, what, parted)
+        for norm in found:
+            norm.write(to)

@@ -309,7 +309,8 @@ _WORDS = {
         "softmax": "_softmax _log_softmax _safe_softmax logsumexp",
         "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
         "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
-        "max min amax amin argmax argmin mean sum norm linalg_vector_norm std std_mean",
+        "max min amax amin argmax argmin mean sum",
+        "std": "norm linalg_vector_norm std std_mean",
         "var": "prod var var_mean",
         "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
         "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",

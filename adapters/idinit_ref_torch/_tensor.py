@@ -8,18 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from array_api_compat import torch as namespace
 from torch import Tensor
 
-from idinit_ref import Plan, plan
+from idinit_ref import Plan, Role
+from idinit_ref.core.axes import joined
 from idinit_ref.core.kernel import Taps
+from idinit_ref.core.layout import split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.plan import strips
-from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
+from idinit_ref.errors import OptionError, OptionTypeError, message
 
+from ._absent import lasting, present
 from ._sharded import PLAIN, is_sharded, local_of, parts
 
-__all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_"]
+__all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_", "write_parted_"]
 
 
 _IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
@@ -60,6 +64,7 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
         )
     shape, size = tuple(tensor.shape), tensor.numel()
     if size == 0:
+        present(tensor, name)
         return shape
     reach = size - 1 if tensor.is_contiguous() else _reach(tensor, name)
     memory = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -97,15 +102,7 @@ def _check_kind(tensor: object, name: str) -> None:
                 "pass a tensor or a parameter; for a layer use idi_layer_ or idiz_layer_",
             )
         )
-    if torch.nn.parameter.is_lazy(tensor):
-        raise ShapeError(
-            message(
-                name,
-                type(tensor),
-                "its shape should be known",
-                "run one forward pass through the lazy layer first",
-            )
-        )
+    present(tensor, name)
 
 
 def _reach(tensor: Tensor, name: str) -> int:
@@ -196,6 +193,30 @@ def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
     how.write(memory, strides, index)
 
 
+def write_parted_(tensor: Tensor, how: Plan, parted: tuple[tuple[int, ...], str]) -> None:
+    """Fill a tensor as `write_` does, whose axes of one letter are joined in its plan."""
+    if tensor.is_meta:
+        return
+    whole = torch.empty(how.shape, dtype=tensor.dtype, device=tensor.device)
+    write_(whole, how)
+    new = split_axes(namespace, whole, *parted).reshape(tuple(tensor.shape))
+    everything = [(tensor, (slice(None),) * tensor.ndim)]
+    for part, index in parts(tensor) if is_sharded(tensor) else everything:
+        part.copy_(new[index])
+
+
+def _filled(tensor: Tensor, role: Role, *, layout: str | None, **options: Any) -> Tensor:
+    shape = shape_of(tensor)
+    lasting(tensor, "tensor")
+    how = joined(shape, role, layout, **options)
+    if layout is None or layout == how.layout:
+        return fill_(tensor, how)
+    how.check(tensor.dtype)
+    with torch.no_grad():
+        write_parted_(tensor.detach(), how, (shape, layout))
+    return tensor
+
+
 def _in_numpy(tensor: Tensor, extent: int) -> Any:
     """Return the same memory as a NumPy array, whose slices cost a sixth; None if it cannot be.
 
@@ -248,7 +269,8 @@ def idi_(
         What is done where there are more columns than rows.
     layout : str, optional
         A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
-        axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
+        axis. Axes of one letter count as one: "OOI" for (heads, size, d). By rank if left out:
+        "OI", "OIW", "OIHW", "OIDHW".
     groups, transposed
         Of a convolution (spec section 4).
     stride : sequence of int, optional
@@ -272,8 +294,9 @@ def idi_(
     Raises
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If an option does not fit, or the tensor is no dense one with memory of its own, a complex
-        view that negates lazily, or a DTensor whose ranks hold terms of a sum (Partial).
+        If an option does not fit, or the tensor is no dense one with memory of its own, is computed
+        from others (the weight of a layer under a parametrization), a placeholder of an engine, a
+        complex view that negates lazily, or a DTensor whose ranks hold terms of a sum (Partial).
     DTypeError, RoundingError
         If the dtype is neither real floating nor complex, or would round an entry to 0 or
         infinity. The tensor is untouched after every error.
@@ -286,8 +309,8 @@ def idi_(
     tensor([[2., 0., 0.],
             [0., 2., 0.]], dtype=torch.bfloat16)
     """
-    how = plan(
-        shape_of(tensor),
+    return _filled(
+        tensor,
         "transit",
         gain=gain,
         wide=wide,
@@ -302,7 +325,6 @@ def idi_(
         loosen_at=loosen_at,
         seed=seed,
     )
-    return fill_(tensor, how)
 
 
 def idiz_(
@@ -350,8 +372,8 @@ def idiz_(
     tensor([[ 0.5000,  0.0000, -0.5000],
             [ 0.0000,  0.5000, -0.5000]])
     """
-    how = plan(
-        shape_of(tensor),
+    return _filled(
+        tensor,
         "zero",
         eps=eps,
         form=form,
@@ -363,4 +385,3 @@ def idiz_(
         taps=taps,
         tap=tap,
     )
-    return fill_(tensor, how)

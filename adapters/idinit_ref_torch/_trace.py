@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_map_only
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, IDInitError, OptionTypeError, message
 
+from ._absent import present
 from ._memory import is_floating
+from ._parametrized import norms, unnormed
 from ._record import Recorder
 from ._sharded import is_sharded
 from ._state import left_as_it_was
@@ -112,6 +114,8 @@ def check(model: object) -> None:
         should = "the shapes of its parameters should be known"
         cure = "run one forward pass first: model(*example_inputs)"
         raise GraphError(message("model", f"lazy {', '.join(lazy)}", should, cure))
+    for name, tensor in parameters.items():
+        present(tensor, name)
 
 
 def arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -173,7 +177,7 @@ def recorded(
     gets by the id of an input that has a gradient what it is a copy of, so that a model may write
     to the copy.
     """
-    original = dict(model.named_parameters())
+    original, notes = dict(model.named_parameters()), _notes(model)
     labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
     labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
     labels |= {id(tensor): f"input {name!r}" for name, tensor in named_inputs(model, args, kwargs)}
@@ -187,8 +191,10 @@ def recorded(
             module.training = False
             _without_communication(module)
             _unrounded(module)
+        if leaves is None:  # no values count, and a weight is what its layer computes
+            unnormed(model)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
-        recorder = start(parameters, owners, _notes(original))
+        recorder = start(parameters, owners, notes)
         known = set(map(id, parameters.values()))
         for name, tensor in named_inputs(model, args, kwargs):
             if id(tensor) not in known:
@@ -357,9 +363,16 @@ def results(out: Any) -> list[Tensor]:
 # What the model itself says of its parameters --------------------------------------------------
 
 
-def _notes(parameters: Mapping[str, Tensor]) -> dict[str, str]:
+def _notes(model: nn.Module) -> dict[str, str]:
     """Say of parameters why they are to be left as they are."""
+    parameters = dict(model.named_parameters())
+    names = {id(tensor): name for name, tensor in parameters.items()}
     found = {
+        names[id(norm.g)]: f"weight norm's factors of {name}, and set with it"
+        for name, each in norms(model).items()
+        for norm in each
+    }
+    found |= {
         name: "frozen: requires_grad is False"
         for name, tensor in parameters.items()
         if is_floating(tensor) and not tensor.requires_grad

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+TEMPLATES = FOLDER / "templates"
+
+# What a study says of its rows; it measures nothing.
+WORDS = {"TITLE", "CLAIM", "verdict", "page", "draw", "check"}
 
 
 def machine() -> str:
@@ -22,6 +29,35 @@ def machine() -> str:
         f"{os.cpu_count()} cores ({name}), {memory / 1e9:.0f} GB of memory, "
         f"{platform.system()} {platform.release().partition('-')[0]}"
     )
+
+
+def _code(path: Path) -> str:
+    """Return what a file does: its syntax tree without comments, docstrings and `WORDS`."""
+    tree = ast.parse(path.read_text())
+    if path.parent == FOLDER and not path.name.startswith("_"):
+        tree.body = [node for node in tree.body if not _names(node) & WORDS]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            del node.body[: ast.get_docstring(node) is not None]
+    return ast.dump(tree)
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement defines."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    targets = [*map(ast.walk, node.targets)] if isinstance(node, ast.Assign) else []
+    return {each.id for names in targets for each in names if isinstance(each, ast.Name)}
+
+
+def code_digest(paths: Iterable[Path], *more: str) -> str:
+    """Return a digest of what files do: a run that was stopped goes on if it is the same."""
+    return hashlib.sha256("\n".join([*map(_code, sorted(paths)), *more]).encode()).hexdigest()
+
+
+def filled(name: str, /, **values: object) -> str:
+    """Return a page: the words of templates/NAME.md.in, with these values in their places."""
+    return (TEMPLATES / f"{name}.md.in").read_text().format(**values)
 
 
 def load(name: str) -> dict[str, Any]:

@@ -6,12 +6,14 @@ A study is a module of this folder with
     cells(quick, rows)     what is to be measured, given what has been; asked until all is there
     measure(**cell)        one measurement: plain numbers, the same ones each time on one machine
     verdict(rows)          (holds | holds when ... | does not hold, one line of figures)
-    page(rows)             the tables and the words about them, in Markdown
+    page(rows)             the tables, filled into the words of templates/NAME.md.in
     draw(rows, figure)     the picture, into a matplotlib figure
     check(rows)            asserts the direction of what comes out, not a lucky value
 
-and is run by ``python -m docs.evidence.NAME``. What was measured comes from NAME.json alone; so do
-the constants of the module (rates, seeds, epochs): with other ones there is no page of old data.
+and is run by ``python -m docs.evidence.NAME``. A run that was stopped goes on if the code does the
+same: comments, docstrings and what only speaks of the rows may change. What was measured comes from
+NAME.json alone; so do the constants of the module (rates, seeds, epochs): with other ones there is
+no page of old data.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import hashlib
 import importlib
 import json
 import math
@@ -36,7 +37,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from docs.evidence._data import FOLDER, load, machine, save
+from docs.evidence._data import FOLDER, code_digest, filled, load, machine, save
 from idinit_ref.files import whole_file
 
 SHARED = ("_training", "_nets", "_baselines", "_decoder")
@@ -65,7 +66,8 @@ def need(module: str) -> Any:
 
 def pick(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """Return the rows with these values."""
-    return [row for row in rows if all(row.get(k) == value for k, value in wanted.items())]
+    items = wanted.items()
+    return [row for row in rows if items <= row.items()]
 
 
 def mean(values: Iterable[float]) -> float:
@@ -224,9 +226,8 @@ def _source(name: str) -> str:
     root = FOLDER.parents[1]
     files = [FOLDER / f"{module}.py" for module in (name, *SHARED)]
     for package in (root / "idinit_ref", root / "adapters" / "idinit_ref_torch"):
-        files += sorted(package.rglob("*.py"))
-    code = b"".join(path.read_bytes() for path in files)
-    return hashlib.sha256(code + json.dumps(_machine()["versions"]).encode()).hexdigest()
+        files += package.rglob("*.py")
+    return code_digest(files, _machine()["versions"])
 
 
 def _resume(log: Path, head: Row) -> list[tuple[Row, Row]]:
@@ -308,33 +309,25 @@ def page(name: str, data: Row) -> str:
     rows = data["rows"]
     holds, figure = study.verdict(rows)
     minutes = sum(row["cpu_s"] for row in rows) / 60
-    return f"""# {study.TITLE}
-
-Written by its command, not by hand; what was measured is in [{name}.json]({name}.json):
-
-```
-{INSTALL}
-python -m docs.evidence.{name}
-```
-
-**The claim.** {study.CLAIM}
-
-**What came out.** {holds}: {figure}.
-
-![{study.TITLE}]({name}.svg)
-
-{study.page(rows).strip()}
-
-## The run
-
-{len(rows)} measurements, {minutes:.0f} CPU minutes, each on one thread, on {data["date"]}.
-Machine: {data["machine"]}.
-Versions: {data["versions"]}.
-"""
+    return filled(
+        "study",
+        title=study.TITLE,
+        name=name,
+        install=INSTALL,
+        claim=study.CLAIM,
+        holds=holds,
+        figure=figure,
+        text=study.page(rows).strip(),
+        count=len(rows),
+        minutes=minutes,
+        date=data["date"],
+        machine=data["machine"],
+        versions=data["versions"],
+    )
 
 
-def write(name: str, data: Row, folder: Path) -> None:
-    """Write a study's page, figure and data; each file appears when it is complete."""
+def write(name: str, data: Row, folder: Path) -> Any:
+    """Write a study's page, figure and data, each when it is complete; return the figure."""
     study = importlib.import_module(f"docs.evidence.{name}")
     matplotlib = need("matplotlib")
     matplotlib.use("svg")
@@ -346,6 +339,7 @@ def write(name: str, data: Row, folder: Path) -> None:
         with whole_file(folder / f"{name}.svg") as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
     save(name, data, page(name, data), folder)
+    return figure
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> None:

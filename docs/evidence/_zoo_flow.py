@@ -103,8 +103,11 @@ class Flow:
     def _learned(self, node: int) -> bool:
         return len(self.nodes[node].shape) > 1
 
-    def _is_score(self, node: int) -> bool:
-        """Whether a sum only enters a softmax, or its last axis is contracted by another signal."""
+    def _is_score(self, node: int, over: bool = False) -> bool:
+        """Whether a sum only enters a softmax, or its last axis is contracted by another signal.
+
+        `over` allows for one weight operation on every way there.
+        """
         seen, stack, ends = {node}, [node], []
         while stack:
             here = stack.pop()
@@ -115,6 +118,8 @@ class Flow:
                     ends.append(here in queries_and_keys)
                 elif reader not in seen and name.startswith((*MOVES, *_TO_SCORES)):
                     stack.append(reader)
+                elif reader not in seen and over and self.nodes[reader].weights:
+                    ends.append(self._is_score(reader))
                 elif reader not in seen:
                     is_score = name.startswith(("_softmax", "_safe_softmax", "bmm"))
                     ends.append(is_score and not self.nodes[reader].weights)
@@ -156,7 +161,7 @@ class Flow:
             if self._after(source, skip):
                 return
             weights = self._after(source, branch)
-            if weights:
+            if weights and not (len(self.readers[branch]) > 1 and self._is_score(node, over=True)):
                 self.residual[node] = source
                 yield Add(step, node, skip, branch, source, weights, True, self.nodes[node].where)
                 return

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from docs.evidence._zoo_flow import Add, Flow
 from docs.evidence._zoo_tape import Tape
@@ -124,8 +124,11 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
             new = old.detach().clone()
         values[slot] = new.to(old.dtype)
     for name, slot in tape.buffers.items():
-        if tape.leaves[slot].is_floating_point() and re.search(r"(running_mean|bias)$", name):
-            values[slot] = torch.zeros_like(tape.leaves[slot])
+        old = tape.leaves[slot]
+        if old.is_floating_point() and re.search(r"(running_mean|bias)$", name):
+            values[slot] = torch.zeros_like(old)
+        elif old.is_floating_point() and old.dim() > 1 and not old.any():
+            values[slot] = torch.randn(old.shape, generator=generator)  # a codebook, not yet filled
     return values
 
 
@@ -134,18 +137,22 @@ def _is_shift(name: str, tensor: Tensor) -> bool:
 
 
 def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor]) -> bool:
-    """Whether the branch is zero once all of its weight operations after the source are."""
+    """Whether the branch is zero once all of its weight operations after the source are.
+
+    A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
+    """
     held: list[Tensor] = []
     inputs = tape.nodes[add.node].inputs
 
     def watch(step: int, args: list[Any]) -> None:
         if step == add.step:
-            held.append(args[inputs.index(add.branch)])
+            held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
 
     zeroed = {tape.nodes[k].step for k in add.weights}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
-    return not bool(held[0].any())
+    branch, skip = held
+    return bool(skip.any()) and not bool(branch.any())
 
 
 def _moved(
@@ -256,19 +263,35 @@ def other(given: Any) -> Any:
 
     if isinstance(given, dict):
         return {name: changed(value, name) for name, value in given.items()}
-    return tuple(changed(value) for value in given)
+    return tree_map(changed, given)
 
 
-@torch.no_grad()
 def constant(model: nn.Module, given: Any) -> bool:
-    """Whether the outputs are the same for other inputs."""
+    """Whether the outputs are the same for other inputs, and have no gradient to them either.
+
+    A branch may be smaller than what its skip's dtype resolves.
+    """
     torch.manual_seed(4)
-    first = outputs(model, given)
-    torch.manual_seed(4)
-    second = outputs(model, other(given))
-    return all(
-        a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=False)
+    with torch.no_grad():
+        first = outputs(model, given)
+        torch.manual_seed(4)
+        second = outputs(model, other(given))
+    if any(
+        a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first, second, strict=False)
+    ):
+        return False
+    leaves, spec = tree_flatten(given)
+    floats = [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
+    twins = {id(x): x.detach().clone().requires_grad_() for x in floats}
+    loss = sum(
+        out.square().sum()
+        for out in outputs(model, tree_unflatten([twins.get(id(x), x) for x in leaves], spec))
+        if out.requires_grad
     )
+    if not floats or not isinstance(loss, Tensor):
+        return True
+    found = torch.autograd.grad(loss, list(twins.values()), allow_unused=True)
+    return not any(gradient is not None and gradient.any() for gradient in found)
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -325,7 +348,13 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
         "dead": newly,
         "dead_matrices": [name for name in newly if len(shapes[name]) > 1],
     }
+    row["alive"] = is_alive(row, len(shapes))
     return {**row, **verdict(row)}
+
+
+def is_alive(row: Row, tensors: int) -> int:
+    """Whether the output depends on the input, and nearly all parameters have a gradient."""
+    return int(bool(row["finite"]) and not row["constant"] and len(row["dead"]) < tensors / 10)
 
 
 def irt_errors() -> tuple[type[Exception], ...]:

@@ -5,6 +5,7 @@ torchvision and timm come with the extra ``zoo``; where they are not installed t
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -33,11 +34,12 @@ SMALL = (
     "small",
     "b0",
 )
-KERAS = (
+KERAS = (  # not their deeper or wider forms
     "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2",
     "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small",
     "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
 )  # fmt: skip
+DETECTORS = r"rcnn|retinanet|ssd|fcos"
 _kept: list[Any] = []  # a library lives as long as its object
 
 
@@ -47,10 +49,10 @@ def installed(name: str) -> bool:
 
 
 def name_operators() -> None:
-    """Define the names of torchvision's compiled operators where they could not be loaded.
+    """Define torchvision's compiled operators where they could not be loaded.
 
-    Without them it cannot be imported beside PyTorch's build for the CPU. Only its detectors need
-    what they do.
+    Without their names it cannot be imported beside PyTorch's build for the CPU. What its
+    detectors need of them is written out.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -65,6 +67,29 @@ def name_operators() -> None:
         for name in dict.fromkeys(re.findall(pattern, file.read_text())):
             if not hasattr(torch.ops.torchvision, name):
                 library.define(f"{name}(Tensor x) -> Tensor")
+        from torchvision.ops import boxes, poolers, roi_align
+
+        boxes.nms = _distinct
+
+        def pooled(features: Any, rois: Any, size: Any, scale: float, ratio: int) -> Any:
+            return roi_align._roi_align(features, rois, scale, *size, ratio, False)
+
+        poolers.roi_align = lambda features, rois, output_size, spatial_scale, sampling_ratio: (
+            pooled(features, rois, output_size, spatial_scale, sampling_ratio)
+        )
+
+
+def _distinct(boxes: torch.Tensor, scores: torch.Tensor, most: float) -> torch.Tensor:
+    """Return the boxes that no better one overlaps: torchvision's compiled `nms`, written out."""
+    from torchvision.ops import box_iou
+
+    order = scores.argsort(descending=True)
+    overlaps = box_iou(boxes[order], boxes[order]) > most
+    free = torch.ones(len(order), dtype=torch.bool)
+    for k in range(len(order)):
+        if free[k]:
+            free[k + 1 :] &= ~overlaps[k, k + 1 :]
+    return order[free]
 
 
 def names() -> Iterator[str]:
@@ -73,7 +98,7 @@ def names() -> Iterator[str]:
         import torchvision
 
         for name in torchvision.models.list_models():
-            if not re.search(r"rcnn|retinanet|ssd|fcos|keypoint|quantized|raft", name):
+            if not re.search(r"quantized|raft|ssd300", name):
                 yield f"torchvision/{name}"
     if installed("timm"):
         yield from (f"timm/{name}" for name in _of_timm())
@@ -82,46 +107,71 @@ def names() -> Iterator[str]:
 
 
 def _of_timm() -> Iterator[str]:
-    """Yield of every file of timm the smallest models, by their names."""
+    """Yield of every file of timm the smallest models, by their names; the first ones first."""
     import timm
 
-    for module in timm.list_modules():
-        found = timm.list_models(module=module)
-        rank = {
-            name: next((k for k, word in enumerate(SMALL) if word in name), len(SMALL))
-            for name in found
-        }
-        yield from sorted(found, key=lambda name: (rank[name], len(name), name))[:4]
+    def size(name: str) -> tuple[int, int, str]:
+        rank = next((k for k, word in enumerate(SMALL) if word in name), len(SMALL))
+        return rank, len(name), name
+
+    files = [sorted(timm.list_models(module=module), key=size) for module in timm.list_modules()]
+    for number in range(4):
+        yield from (models[number] for models in files if number < len(models))
 
 
 # PyTorch ------------------------------------------------------------------------------------------
 
 
+_THIN: tuple[dict[str, Any], ...] = (
+    {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 3},
+    {"img_size": 64, "depths": (1, 1, 1, 1)},
+    {"depths": (1, 1, 1, 1)},
+)
+"""Options that make some models of timm smaller; others do not take them."""
+
+
 def build(family: str, name: str) -> tuple[Any, tuple[Any, ...]]:
     """Return a model of torchvision or timm in evaluation mode, and an image that it takes."""
     problem = ""
-    for side, options in ((64, {"img_size": 64}), (64, {}), (96, {}), (224, {})):
+    thin = [(64, options) for options in _THIN] if family == "timm" else []
+    for side, options in (*thin, (64, {"img_size": 64}), (64, {}), (96, {}), (224, {}), (256, {})):
         try:
-            with torch.device("meta"):
+            size = 0
+            with torch.device("meta"), contextlib.suppress(NotImplementedError):  # it reads numbers
                 size = sum(p.numel() for p in _made(family, name, options).parameters())
-            if size > 4 * MOST:
+            if size > 2.4 * MOST:
                 raise CannotBuildError(f"{size:,} parameters")
             torch.manual_seed(0)
             model = _made(family, name, options).eval()
-        except CannotBuildError:
-            raise
-        except Exception as wrong:  # whatever a constructor may raise
-            problem = problem or said(wrong)
+        except CannotBuildError as large:
+            problem = str(large)
             continue
-        shape = (2, 3, side, side)
-        if family == "torchvision" and re.search(r"3d|mvit|s3d|swin3d|r2plus1d|mc3", name):
-            shape = (1, 3, 16, side, side)
-        given = (torch.randn(shape),)
+        except Exception as wrong:  # whatever a constructor may raise
+            problem = said(wrong)
+            continue
+        given = _images(family, name, model, side)
         wrong_run = runs(model, given)
         if wrong_run is None:
             return model, given
         problem = said(wrong_run)
     raise CannotBuildError(problem)
+
+
+def _images(family: str, name: str, model: Any, side: int) -> tuple[Any, ...]:
+    """Return pictures, a film, or for a detector that learns pictures and what is on them."""
+    if family == "torchvision" and re.search(r"3d|mvit|s3d|r2plus1d|mc3", name):
+        return (torch.randn(1, 3, 16, side, side),)
+    if family == "torchvision" and re.search(DETECTORS, name):
+        model.train()
+        boxes = torch.tensor([[8.0, 8, 40, 48], [20.0, 4, 60, 30]])
+        target = {
+            "boxes": boxes,
+            "labels": torch.tensor([1, 1]),
+            "masks": torch.ones(2, side, side, dtype=torch.uint8),
+            "keypoints": torch.tensor([30.0, 25, 1]).repeat(2, 17, 1),
+        }
+        return [torch.rand(3, side, side) for _ in range(2)], [target, dict(target)]
+    return (torch.randn(2, 3, side, side),)
 
 
 def _made(family: str, name: str, options: dict[str, Any]) -> Any:
@@ -134,6 +184,10 @@ def _made(family: str, name: str, options: dict[str, Any]) -> Any:
     option = {"image_size": options["img_size"]} if options and name.startswith("vit") else {}
     if options and not option:
         raise TypeError("no size of the image is asked for")
+    if re.search(DETECTORS, name):
+        option = {"min_size": 64, "max_size": 64} if "ssd" not in name else {}
+    if re.search(f"{DETECTORS}|deeplab|fcn|lraspp", name):
+        option["weights_backbone"] = None
     return torchvision.models.get_model(name, weights=None, **option)
 
 
@@ -198,8 +252,9 @@ def keras(name: str) -> Row:
         "dead_matrices": [names[k] for k in newly if len(shapes[k]) > 1],
         **{key: [] for key in ("missed", "vain", "false", "effects")},
     }
-    from docs.evidence._zoo_measure import verdict
+    from docs.evidence._zoo_measure import is_alive, verdict
 
+    row["alive"] = is_alive(row, len(names))
     return {**row, **verdict(row)}
 
 

@@ -273,7 +273,9 @@ class Tape(TorchDispatchMode):
                 outs = [
                     t for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, Tensor)
                 ]
-            for slot, tensor in zip(step.outs, outs, strict=True):
+            for slot, tensor in zip(
+                step.outs, outs, strict=False
+            ):  # a cell keeps more for gradients
                 held[slot] = step.frozen.get(slot, tensor)
 
 

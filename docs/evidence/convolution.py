@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import idinit_ref
 import idinit_ref_torch as irt
 from docs.evidence import _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict
 from idinit_ref.core.kernel import Taps
 
@@ -334,60 +335,22 @@ def page(rows: list[Row]) -> str:
     rates = "; ".join(
         f"width {width}: {', '.join(f'{rate:g}' for rate in RATES[width])}" for width in WIDTHS
     )
-    return f"""## Set-up
-
-Digits of 8 x 8, 1,437 to learn from and 360 to judge by. All kernels are 3 x 3, with biases and
-ReLU; the nets:
-
-* plain: eight convolutions, the mean of each quarter, a dense layer.
-* strided: the same, but the fourth and the seventh halve the image and double the channels.
-* average, flattened: a residual net, `_nets.resnet` of four blocks, the last two of twice the
-  width on half the image; then the mean over the image, or the image flattened, and a dense layer.
-  BN: with batch normalisation after each convolution. The last kernel of a branch is IDIZ.
-* U-Net: three levels of two convolutions, max pooling, transposed kernels of 2 x 2 and stride 2,
-  and concatenation. It sees an image with a square hole, and says where the whole one has ink.
-
-"default" is what PyTorch draws. The others are `irt.init_(model, x, taps=...)`, which has no random
-numbers: a seed is an order of batches, and the noise on the images (standard deviation 0.25; of
-the U-Net 0.5, and where the hole is). Each run has {STEPS} batches of {SIZE}, Adam, and a rate that
-falls to 0 in a line. Rates: {rates}.
-Each is tried once, with another seed, for half as many batches, on 1,077 of the images to learn
-from; the best on the other 360 of them is then judged with seeds 0 to 4, on images that choose
-nothing. The score is the accuracy; of the U-Net, the intersection over the union of the ink.
-{diverged} of {len(rows)} runs diverged, and have the score 0. {_missing(rows)}
-
-## At the best rate of each
-
-{_study.table(("net, width", *starts), scores)}
-Mean ± standard deviation over seeds. Chance is 0.10 or less; of the U-Net it is the score of ink
-everywhere, {_chance():.2f}.
-
-## In how many nets the one of the line is ahead of the one of the column
-
-{_study.table(("", *starts), pairs)}
-By more than two standard errors of the difference of the means. Of equal methods about one in 24
-would be ahead by chance. The claim holds for an order that is ahead of center in more than half of
-the nets and behind in none; that it may be behind in none was added when width 16 had been seen.
-
-{_decision(rows, say) if set(FUSED[:2]) <= set(orders) else ""}
-## At the start
-
-{_study.table(("net, width", *starts), silent)}
-The fraction of parameter tensors whose gradient is exactly 0 after one step; "constant": before it
-the output is the same for all images. "default" draws other weights with each seed.
-
-## What this cannot show
-
-One data set of small images, one kernel size, {STEPS} batches, one optimiser, two widths: scores
-are of speed more than of what can be reached. A single short run chooses each rate, and a best
-rate at an end of the grid might be bettered outside it. Where no rate has learnt anything in the
-short run, the lowest is taken: {_blind(rows)}.
-
-## The sweep
-
-{_study.table(("net, width", *starts), sweep)}
-The score at each rate, from the lowest to the highest; the chosen one in bold.
-"""
+    return filled(
+        "convolution",
+        steps=STEPS,
+        size=SIZE,
+        rates=rates,
+        diverged=diverged,
+        count=len(rows),
+        missing=_missing(rows),
+        scores=_study.table(("net, width", *starts), scores),
+        chance=_chance(),
+        pairs=_study.table(("", *starts), pairs),
+        decision=_decision(rows, say) if set(FUSED[:2]) <= set(orders) else "",
+        silent=_study.table(("net, width", *starts), silent),
+        blind=_blind(rows),
+        sweep=_study.table(("net, width", *starts), sweep),
+    )
 
 
 def _blind(rows: list[Row]) -> str:

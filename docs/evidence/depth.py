@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import (
     Row,
     Verdict,
@@ -290,41 +291,16 @@ def page(rows: Sequence[Row]) -> str:
     ]
     head = ["activation", "layers", "widths", "weights", "chi", "near 1"]
     head += ["best rate x layers", "accuracy", "without a gradient", "diverged"]
-    return f"""\
-Dense layers without bias, 64 inputs, 64 units in each, 10 outputs, the activation between them; no
-skip, no normalisation. Digits, cross-entropy, SGD with momentum 0.9. A rate is given as its product
-with the number of layers; the tuning seeds choose it, {SEEDS} judge.
-
-{table(["layers", "batch", "epochs", "steps", "rates x layers", "tuning seeds"], how)}
-chi is the mean squared singular value of the Jacobian from the input to the last hidden layer, in
-float64, at four test images (its logarithm's mean ± standard deviation where seeds differ); "near
-1" is the fraction of singular values between 1/2 and 2. A net whose gradient is exactly 0 on its
-first batch stays as it is, so its run ends there ("without a gradient", of the judging runs;
-numbers below float32's smallest normal one, 1e-38, count as 0: with them each step is much slower).
-A run that diverged has the score of chance, {CHANCE}. orthogonal has gain sqrt(2), orthogonal_1
-gain 1.
-
-{table(head, lines)}
-## What the numbers say
-
-{_reading(rows)}
-
-**ZerO and Bartlett et al. are the same nets here.** With 64 inputs and width 64 IDInit, ZerO and
-the identity in every layer are the same weights: their largest difference is {apart:g}, so one line
-stands for the three. They differ where widths do: the lines with widths of 96 and 64 in turn, where
-IDInit stacks copies and takes the first again, and ZerO's Hadamard matrices change the signal at
-each layer (Bartlett et al. say nothing of such nets).
-
-**What the study cannot show.** The task is learnt by a net of one layer: depth is a burden here,
-never a help, and an accuracy says that a signal came through, not that depth was used. Three epochs
-are short. There is one width; wider random nets keep their signals for longer. The grids were
-widened after first looks, where a best rate lay at their end.
-
-## The whole sweep
-
-Accuracy on the tuning seeds, by rate x layers:
-
-{table(["activation", "layers", "widths", "weights", "rate: accuracy"], sweep)}"""
+    return filled(
+        "depth",
+        seeds=SEEDS,
+        how=table(["layers", "batch", "epochs", "steps", "rates x layers", "tuning seeds"], how),
+        chance=CHANCE,
+        results=table(head, lines),
+        reading=_reading(rows),
+        apart=apart,
+        sweep=table(["activation", "layers", "widths", "weights", "rate: accuracy"], sweep),
+    )
 
 
 def digits() -> Tensor:

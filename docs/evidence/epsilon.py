@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import idinit_ref_torch as irt
 from docs.evidence import _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict
 from idinit_ref.diagnostics import gradient_coverage
 
@@ -158,54 +159,17 @@ def page(rows: list[Row]) -> str:
         "rows 0/1/10",
         "never moved",
     )
-    return f"""## Set-up
-
-Digits of 8 x 8, 1,437 to learn from and 360 to judge by; `_nets.resnet` of four blocks, width 8;
-{EPOCHS} epochs of batches of 32, SGD with momentum 0.9, constant rate, no weight decay. "same
-width": identity skips, no normalisation. "option A": the third block halves the image and doubles
-the channels; its skip fills the new ones with zeros. "gamma 1", "gamma 0": batch normalisation
-after each convolution, the last one of a branch with that gamma. All by `irt.init_`; eps 0 puts
-zeros into the last weights of branches. Rates {", ".join(f"{rate:g}" for rate in RATES)}; the best
-of seeds 100 to 103 is judged on seeds 0 to 4. A seed is an order of batches.
-
-## At the best rate of each
-
-{_study.table(head, lines)}
-Mean ± standard deviation. "at chance": of the {len(SEEDS)} runs, those that end below 0.2, diverged
-or stuck: one of them moves a mean far, at whatever eps it falls. "parameters", "rows": the
-fraction whose gradient is exactly 0 at steps
-0, 1 and 10. "never moved": parameters that are after training, bit for bit, what they were.
-
-## Which neurons are dead
-
-With a last weight of exactly 0 that weight itself gets a gradient where its input and what comes
-back to it are not 0; the weights before it get none at step 0 and may from step 1 on. A channel
-that option A fills with zeros is different: what it adds up to is exactly 0, ReLU passes no
-gradient there, and no later kernel that reads it gets any. With gamma 0 and last weights 0 two
-factors are 0 at once: neither has a gradient, and only the shift of the normalisation moves.
-An eps frees the one but not the channels that option A fills: with gamma 0 what is added to them is
-exactly 0 again, whatever the weight before it holds, and they never move.
-
-## What eps does elsewhere
-
-In an MLP that is wider inside, eps does something that these nets do not show: its two entries tell
-hidden units apart that are copies of one another (theorem T11), where an exact 0 leaves them
-copies for good. A norm that ends a branch divides by the size of what comes, so behind it an eps of
-1e-2 is no longer small, and even 1e-6 grows.
-
-## What this cannot show
-
-One data set of small images, four blocks, {EPOCHS} epochs, one optimiser. Best rates at an end of
-the grid: {ends or "none"}. A gradient that is not 0 may
-still be too small to matter: coverage says that a neuron can learn, accuracy whether it did.
-Only the sizes of eps in the first table were trained, and in float32; an eps that another dtype
-would round to 0 is refused by the library.
-
-## The sweep
-
-{_study.table(("net", "eps", *(f"{r:g}" for r in sorted({x["rate"] for x in rows}))), sweep)}
-Mean accuracy over the seeds that tune.
-"""
+    return filled(
+        "epsilon",
+        epochs=EPOCHS,
+        rates=", ".join(f"{rate:g}" for rate in RATES),
+        results=_study.table(head, lines),
+        seeds=len(SEEDS),
+        ends=ends or "none",
+        sweep=_study.table(
+            ("net", "eps", *(f"{r:g}" for r in sorted({x["rate"] for x in rows}))), sweep
+        ),
+    )
 
 
 def draw(rows: list[Row], figure: Any) -> None:

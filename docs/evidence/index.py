@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from docs.evidence._data import FOLDER, load
+from docs.evidence._data import FOLDER, filled, load
 from docs.evidence._study import INSTALL, table
 from idinit_ref.files import whole_file
 
@@ -91,39 +91,16 @@ def page() -> str:
         study, data = importlib.import_module(f"docs.evidence.{name}"), load(name)
         verdict, figure = study.verdict(data["rows"])
         lines.append([study.CLAIM, f"**{verdict}**", figure, f"[{study.TITLE}]({name}.md)"])
-    return f"""# Are the method's claims true, and when?
-
-What to do, in five lines:
-
-{ADVICE}
-## The claims of the texts, and the study that carries each
-
-{table(["claim", "verdict", "what was measured", "study"], lines)}
-## The defaults of this project
-
-{table(["default", "why", "the experiment that carries it"], _defaults())}
-Written and tried in small, but not run in full yet, so that nothing is claimed of them:
-
-{table(["study", "what it asks"], [[f"`{name}.py`", what] for name, what in PLANNED.items()])}
-## How they are run
-
-Each study is one command; its page says how it was done, what the other methods do under the same
-sweep, and what it cannot show. They are small: digits of 8 x 8 pixels, a text of some megabytes,
-two CPU cores. What they show need not hold for larger ones. "Ahead" and "behind" are differences of
-two standard errors; with five seeds each, about one in twelve pairs of equal methods would differ
-so by chance, and only the study of the spread corrects for how many are asked for.
-
-```
-{INSTALL}
-python -m docs.evidence.{STUDIES[0]}
-python -m docs.evidence.index
-```
-
-A run that was stopped goes on where it was; `--quick --out FOLDER` runs what the tests run. The
-same seeds give the same bits on the same machine; on another processor single runs differ.
-[P] is arXiv 2503.04626, [S] is OpenReview qpeAhwxTopw.
-
-{OTHERS}"""
+    return filled(
+        "index",
+        claims=table(["claim", "verdict", "what was measured", "study"], lines),
+        advice=ADVICE,
+        defaults=table(["default", "why", "the experiment that carries it"], _defaults()),
+        planned=table(["study", "what it asks"], [[f"`{n}.py`", w] for n, w in PLANNED.items()]),
+        install=INSTALL,
+        study=STUDIES[0],
+        others=OTHERS,
+    )
 
 
 def main() -> None:

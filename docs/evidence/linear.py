@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, judged, mean, pick, spread, swept, table
 
 TITLE = "Linear nets and negative eigenvalues"
@@ -162,34 +163,16 @@ def page(rows: Sequence[Row]) -> str:
         sweep.append(
             [*setting, *(f"{mean(r['score'] for r in pick(tuning, rate=q)):.2f}" for q in rates)]
         )
-    return f"""Three 10 x 10 matrices without bias, 64 inputs, {STEPS} steps of full batches
-(GD, Adam), or of batches of 8 (SGD: {STEPS // 8 * 8}), momentum 0.9. Targets: symmetric with
-eigenvalues 0.5 to 1.5; the same with four of the ten negated; Gaussian, not symmetric. Each seed
-draws target and inputs; orthogonal_1 has gain 1. Rates are tuned on the seeds {TUNE} and judged
-on {SEEDS}; a loss of 1 or more counts as diverged, with the score 0;
-1e-12 is the floor, where rates tie and the smallest is taken.
-"whitened": inputs with X'X / 64 = I; "finite": 64 Gaussian inputs as they were drawn.
-The score is -log10 of the relative loss; "learnt" is a loss below {LEARNT}.
-
-{table([*keys, "best rate", "score", "loss (geometric mean)", "diverged"], best)}
-## Why
-
-With a symmetric target and whitened data, all three weights begin as I and have the same gradient,
-so they stay one symmetric matrix that commutes with the target. Each eigenvalue goes its own way:
-a <- a - rate * a^2 * (a^3 - t). For t < 0 a small rate brings a towards 0, where the push
-vanishes as a^2, and never past it. Three things may leave 0: a step that jumps over it (a large
-rate: at a = 1 it takes rate * (1 - t) > 1), a speed that carries over it (momentum), and a
-perturbation that breaks the symmetry (unwhitened data, mini-batches, rounding). The rows with
-finite data and with float64 set these apart.
-
-## The sweep: mean score of the tuning seeds
-
-{table([*keys, *rates], sweep)}
-## What it cannot show
-
-{STEPS} steps are short: an escape that comes later is counted as a failure. Nothing here is about
-nets with activations.
-"""
+    return filled(
+        "linear",
+        steps=STEPS,
+        sgd_steps=STEPS // 8 * 8,
+        tune=TUNE,
+        seeds=SEEDS,
+        learnt=LEARNT,
+        results=table([*keys, "best rate", "score", "loss (geometric mean)", "diverged"], best),
+        sweep=table([*keys, *rates], sweep),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

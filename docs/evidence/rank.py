@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import idinit_ref_torch as irt
 from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, judged, mean, need, pick, spread, swept, table
 from idinit_ref.diagnostics import rank_of_change
 
@@ -254,31 +255,27 @@ def page(rows: Sequence[Row]) -> str:
             f"{TOL['float64']} of the largest, and no more than the bound above {TOL['float32']}."
         )
     score = {way: mean(row["accuracy"] for row in judged(rows, SEEDS, way=way)) for way in names}
-    return f"""\
-An MLP of {INPUTS}, {WIDTH}, {WIDTH} and {CLASSES} units on digits, turned by one fixed orthogonal
-matrix (pixels that are the same in all digits would hide what is possible), batches of {BATCH},
-{EPOCHS} epochs ({STEPS[-1]} steps), cross-entropy; ReLU,
-no biases, SGD with momentum 0.9, float64, where the table says nothing else. Rates are tuned for
-accuracy on the seeds {tuple(seeds)} and judged on {SEEDS}; Adam has a tenth of each rate.
-Singular values of the change count above {TOL["float64"]} of the largest one ({TOL["float32"]} in
-float32). "Different units" are rows of W1 that differ by more than that, zeros left out.
-
-{table(head, lines)}
-{PROOF}
-
-## What the numbers say
-
-Of the {room:.0f} directions that Kaiming has and zero padding lacks, IDI gains {gain:.0f}.
-Many of them are small (the column "above 1%" counts the others), and accuracy lies between
-{min(score.values()):.3f} and {max(score.values()):.3f} for every line of the table.
-The rank says what a weight can do, not that a task needs it.{rounding}
-The study has one shape, one task and few steps; the bounds are proved for all.
-
-## The whole sweep
-
-Accuracy on the tuning seeds, by rate:
-
-{table(["weights", *map(str, rates)], sweep)}"""
+    return filled(
+        "rank",
+        inputs=INPUTS,
+        width=WIDTH,
+        classes=CLASSES,
+        batch=BATCH,
+        epochs=EPOCHS,
+        steps=STEPS[-1],
+        tuning=tuple(seeds),
+        seeds=SEEDS,
+        tolerance=TOL["float64"],
+        coarse=TOL["float32"],
+        results=table(head, lines),
+        proof=PROOF,
+        room=room,
+        gain=gain,
+        lowest=min(score.values()),
+        highest=max(score.values()),
+        rounding=rounding,
+        sweep=table(["weights", *map(str, rates)], sweep),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

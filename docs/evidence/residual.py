@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._data import filled
 
 TITLE = "Do Xavier and Kaiming fail residual nets without normalisation?"
 CLAIM = (
@@ -204,53 +205,32 @@ def page(rows: list[_study.Row]) -> str:
     start = ", ".join(map(_shown, RATES[START]))
     stuck = _stuck(rows)
     cites = [[name, _baselines.METHODS[name].cite] for name in methods]
-    return f"""## The set-up
-
-* Net: a 3 x 3 convolution to {WIDTH} channels, blocks of x + conv(relu(conv(x))), ReLU, averages
-  of the image's quarters, a dense layer; no normalisation. Fixup, ReZero and SkipInit have a
-  learned scale in each block, Fixup its scalar biases too; these have no other biases in
-  convolutions, and the other methods have a bias in each.
-* Data: scikit-learn's digits, 8 x 8; 360 of them are kept to judge by. The rates are chosen on
-  these 360 too, with other seeds.
-* Training: SGD with momentum {MOMENTUM}, batches of {BATCH}, no schedule, no weight decay, no
-  warm-up. Epochs: {epochs} blocks. Fixup's scales and biases have a tenth of the rate, as in its
-  authors' code.
-* Rates: every method starts with {start}; while its best is at an end of what was tried, or is
-  under {2 * CHANCE:g}, the next (smaller) rate is tried as well, from {_shown(RATES[0])} to
-  {_shown(RATES[-1])} at most. Chosen on seeds {", ".join(map(str, TUNE))}, judged on
-  {", ".join(map(str, SEEDS))}.
-* A run that diverges has the accuracy of chance, {CHANCE}.
-* Trains: a mean of {TRAINS} at least; fails: under {FAILS}. The epochs, and these two limits, were
-  set before the full run, but after trials with one seed.
-
-{_study.table(["method", "what it is"], cites)}
-## At the best rate of each method
-
-{
-        _study.table(
+    return filled(
+        "residual",
+        width=WIDTH,
+        momentum=MOMENTUM,
+        batch=BATCH,
+        epochs=epochs,
+        start=start,
+        diverged=2 * CHANCE,
+        slowest=_shown(RATES[0]),
+        fastest=_shown(RATES[-1]),
+        tune=", ".join(map(str, TUNE)),
+        seeds=", ".join(map(str, SEEDS)),
+        chance=CHANCE,
+        trains=TRAINS,
+        fails=FAILS,
+        methods=_study.table(["method", "what it is"], cites),
+        results=_study.table(
             ["blocks", "method", "rate", "accuracy", "diverged", "reach 90 %", "epochs to 90 %"],
             result,
-        )
-    }
-Epochs to 90 % are of the seeds that get there; the test is at the end of each epoch.
-
-## The whole sweep
-
-Mean accuracy of the seeds {", ".join(map(str, TUNE))} at each rate.
-
-{_study.table(["blocks", "method", "rate: accuracy"], sweep)}
-## How to read it
-
-* Better than IDInit by two standard errors of the difference: {_stand(rows, "ahead of")}.
-* Level with it: {_stand(rows, "level with")}.
-* Learned nothing at any rate down to {_shown(RATES[-1])}: {"; ".join(stuck) or "none"}.
-* {len(TUNE)} seeds choose a rate badly where results scatter: compare the sweep with the table.
-* The deeper nets have fewer epochs, so accuracies of different depths cannot be compared, and a
-  low one in the deepest net may mean slow as well as stuck.
-* IDInit draws no random numbers: its seeds differ in the order of the batches only.
-* Small images, a narrow net, few steps: what happens after long training, with a warm-up, with
-  clipped gradients or on larger data is not shown.
-"""
+        ),
+        sweep=_study.table(["blocks", "method", "rate: accuracy"], sweep),
+        ahead=_stand(rows, "ahead of"),
+        level=_stand(rows, "level with"),
+        stuck="; ".join(stuck) or "none",
+        tuning=len(TUNE),
+    )
 
 
 def draw(rows: list[_study.Row], figure: Any) -> None:

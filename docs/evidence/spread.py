@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, mean, pick, swept, table
 
 TITLE = "Does determinism lower the variance between runs?"
@@ -159,41 +160,30 @@ def page(rows: Sequence[Row]) -> str:
         rates = sorted({row["rate"] for row in mine})
         means = [f"{q:g}: {mean(r['accuracy'] for r in pick(mine, rate=q)):.2f}" for q in rates]
         sweep.append([_label(norm, method), ", ".join(means)])
-    return f"""## The set-up
-
-A residual net for 8 x 8 digits: {BLOCKS} blocks of x + conv(relu(conv(x))), width {WIDTH}, without
-normalisation; "BN": with it after each convolution. SGD with momentum 0.9, batches of {SIZE},
-{EPOCHS} epochs, no schedule. Each method at its best rate of
-{", ".join(f"{r:g}" for r in RATES)}, chosen on the seeds {", ".join(map(str, TUNE))}, then
-{len(SEEDS)} other seeds each way: "both" draws weights and the order of batches anew, "weights"
-keeps the order, "order" keeps the weights. The digits kept to judge by are 360, always the same
-ones. What diverges counts as chance.
-
-{table(["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites])}
-## Weights and order drawn anew
-
-{table(["start", "rate", "accuracy", "loss", "p, accuracy", "p, loss", "diverged"], lines)}
-Mean ± standard deviation over {len(SEEDS)} seeds. "p": of the test of Brown and Forsythe that the
-variance is IDInit's, in the same net, one a line. What follows, and the verdict, is corrected for
-how many there are (Holm).
-
-* Accuracies scatter more than IDInit's: {by_right[0]}; less: {by_right[1]}.
-* Losses scatter more: {by_loss[0]}; less: {by_loss[1]}.
-
-## Where it comes from
-
-{table(["start", *(f"accuracy, {v}" for v in VARIED), *(f"loss, {v}" for v in VARIED)], causes)}
-Standard deviations. IDInit's is 0 when the order is kept, since nothing else is drawn. What the
-order of the batches does by itself is left, and it may be most of it.
-
-## The sweep
-
-{table(["start", "rate: mean accuracy of the seeds that tune"], sweep)}
-## What this cannot show
-
-A method at a higher mean has less room to scatter; a method at an unstable rate scatters whatever
-its start. {len(SEEDS)} seeds tell a factor of about two between standard deviations, not less.
-"""
+    return filled(
+        "spread",
+        blocks=BLOCKS,
+        width=WIDTH,
+        size=SIZE,
+        epochs=EPOCHS,
+        rates=", ".join(f"{r:g}" for r in RATES),
+        tune=", ".join(map(str, TUNE)),
+        seeds=len(SEEDS),
+        methods=table(
+            ["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites]
+        ),
+        results=table(
+            ["start", "rate", "accuracy", "loss", "p, accuracy", "p, loss", "diverged"], lines
+        ),
+        clearly_by_accuracy=by_right[0],
+        corrected_by_accuracy=by_right[1],
+        clearly_by_loss=by_loss[0],
+        corrected_by_loss=by_loss[1],
+        causes=table(
+            ["start", *(f"accuracy, {v}" for v in VARIED), *(f"loss, {v}" for v in VARIED)], causes
+        ),
+        sweep=table(["start", "rate: mean accuracy of the seeds that tune"], sweep),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from docs.evidence import _baselines, _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, mean, pick, table
 
 TITLE = "Over which learning rates and weight decays does it train?"
@@ -144,37 +145,20 @@ def page(rows: Sequence[Row]) -> str:
             for decay, line in zip(decays, values, strict=True)
         ]
     cites = dict.fromkeys(method for _, method in _starts(rows))
-    return f"""## The set-up
-
-A residual net for 8 x 8 digits: {BLOCKS} blocks of x + conv(relu(conv(x))), width {WIDTH}, without
-normalisation; "BN": with batch normalisation after each convolution. SGD with momentum 0.9, its
-weight decay on all parameters, batches of {SIZE}, {EPOCHS} epochs, no schedule, no warm-up, no
-clipping. Each pair of the grid with the seeds {", ".join(map(str, SEEDS))}; nothing is chosen, so
-nothing is tuned: all methods have the same pairs, Fixup's scales at the same rate as the rest.
-What diverges counts as 0.1.
-
-{table(["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites])}
-## How much of the grid trains
-
-{table(HEAD, lines)}
-"pairs that train": by the mean accuracy of a pair; "a seed": counted for each seed, mean and
-standard deviation, from which the verdict is (two standard errors of the difference, nets with and
-without BN apart); "at ...": with another limit than {TRAINS}, for the order depends on it.
-"rates": the smallest and the largest at which some weight decay trains.
-
-## All of the grid
-
-{table(["start", "decay", *(f"{rate:g}" for rate in rates)], maps)}
-Mean accuracy over the seeds, at each rate.
-
-## What this cannot show
-
-{
-        EPOCHS
-    } epochs are short: a small rate may be slow and not unstable, and the weight decay has little
-time to act. The area counts the cells of this grid; another grid would give other numbers. One
-depth, one small data set.
-"""
+    return filled(
+        "stability",
+        blocks=BLOCKS,
+        width=WIDTH,
+        size=SIZE,
+        epochs=EPOCHS,
+        seeds=", ".join(map(str, SEEDS)),
+        methods=table(
+            ["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites]
+        ),
+        results=table(HEAD, lines),
+        trains=TRAINS,
+        grid=table(["start", "decay", *(f"{rate:g}" for rate in rates)], maps),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

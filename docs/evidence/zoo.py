@@ -17,7 +17,6 @@ import contextlib
 import copy
 import datetime
 import fnmatch
-import hashlib
 import json
 import platform
 import sys
@@ -28,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from docs.evidence._data import FOLDER, load, machine, save
+from docs.evidence._data import FOLDER, code_digest, load, machine, save
 from docs.evidence._study import table
 from docs.evidence._zoo_serve import SECONDS, served
 from idinit_ref.files import whole_file
@@ -110,7 +109,7 @@ def _source() -> str:
     root = FOLDER.parents[1]
     files = [*FOLDER.glob("_zoo*.py"), *(root / "idinit_ref").rglob("*.py")]
     files += (root / "adapters").rglob("*.py")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+    return code_digest(files)
 
 
 def _known(log: Path) -> dict[str, Row]:

@@ -284,7 +284,10 @@ def _export(commands: Any) -> None:
     )
     _add_source(export)
     export.add_argument(
-        "--out", required=True, metavar="FILE", help=".safetensors, .npz, .weights.h5 or .distcp"
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".safetensors, .npz, .weights.h5, .distcp or .orbax",
     )
     export.add_argument("--dtype", choices=FLOATS, default="float32", help="default float32")
     export.add_argument("--gain", type=float, default=1.0, help="tau of IDI (default 1)")

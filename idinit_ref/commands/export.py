@@ -21,6 +21,7 @@ from ..core.plan import Plan
 from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
+from ..files.containers import FORMS
 from ..files.fills import parse_fill
 from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
 from ..files.writing import FilePlan, file_plans, save
@@ -179,13 +180,14 @@ def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: 
     """Raise if an input would be replaced, or anything else without --force."""
     there = _forms(out)
     for path in files:
-        if path.is_dir():
+        if path.is_dir() and FORMS[path.suffix].write is not None:
             should = "it should be the name of a file, and a folder has it"
             raise OptionError(message("out", str(path), should, "choose another name"))
     read: dict[tuple[int, int], Path] = {}
     for name in inputs:
-        with suppress(OSError):
-            read[_identity(name)] = name
+        for path in (name, *Path(os.path.realpath(name)).parents):  # a folder would go with it
+            with suppress(OSError):
+                read[_identity(path)] = name
     for path in dict.fromkeys((*there, *files)):
         with suppress(OSError):
             if source := read.get(_identity(path)):

@@ -18,7 +18,7 @@ from ..core.options import integer
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from .arrays import EPS, Array, eps_of, mean_square, positive, read, scaled
 
-__all__ = ["Estimate", "Operator", "chi", "singular_values"]
+__all__ = ["Estimate", "Operator", "chi", "is_partial_isometry", "singular_values"]
 
 _SMALL = 2**20  # entries up to which a map is always written out: it costs seconds
 _LARGE = 2**26  # entries up to which it is where that pays (512 MiB)
@@ -195,6 +195,20 @@ def singular_values(
     if k is None or entries <= _SMALL or (entries <= _LARGE and 3 * count >= least):
         return _values(_matrix(a))[:count]
     return _largest(a if n <= m else a.T, count, tol, np.random.default_rng(seed))
+
+
+def is_partial_isometry(matrix: Array) -> bool:
+    """Whether all singular values of a matrix are 1 or 0, and not all 0.
+
+    Spectral norm leaves just these as they are, whatever vector its power iteration starts with.
+
+    >>> is_partial_isometry(np.eye(3, 5)), is_partial_isometry(2 * np.eye(3))
+    (True, False)
+    """
+    wide = np.asarray(matrix, np.float64)
+    wide = wide if wide.shape[0] <= wide.shape[1] else wide.T
+    gram = wide @ wide.T
+    return bool(gram.any()) and bool(np.abs(gram @ gram - gram).max() <= 1e-5 * gram.max())
 
 
 def _values(matrix: Array) -> Array:

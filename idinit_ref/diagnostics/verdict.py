@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from ..core.text import some
 from ..errors import GraphError, OptionError, message
+from ..roles.adds import Adds
+from ..roles.flow import Flow
 from ..roles.graph import Graph
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import Fact
@@ -246,23 +248,14 @@ def _limits(record: Record) -> Iterator[str]:
 
 
 def _branches(record: Record) -> Iterator[Branch]:
-    """Yield the residual adds: sides of one shape and one origin, one behind more weights."""
-    origin: dict[str, int] = {}  # all nodes that one is computed from, a bit each
-    depth: dict[str, int] = {}  # the most weight operations behind each other
-    for at, node in enumerate(record.graph.nodes):
-        bits, most = 1 << at, 0
-        for name in node.inputs:
-            bits, most = bits | origin[name], max(most, depth[name])
-        origin[node.name], depth[node.name] = bits, most + (node.kind == "weight")
-        if node.kind != "add":
-            continue
-        skip, branch = sorted(node.inputs, key=depth.__getitem__)
-        shapes = {record.graph.by_name[name].shape for name in node.inputs}
+    """Yield the branches of the residual adds, as the rule of roles finds them."""
+    nodes = record.graph.nodes
+    for found in Adds(Flow(record.graph)).branches:
+        add, skip, branch = (nodes[at].name for at in found[:3])
         facts = [record.facts.get(name) for name in (branch, skip)]
-        is_residual = depth[skip] < depth[branch] and bool(origin[skip] & origin[branch])
         sizes = [fact.rms for fact in facts if fact is not None and fact.finite]
-        if is_residual and shapes == {node.shape} and len(sizes) == 2:
-            yield Branch(node.name, branch, skip, *sizes)
+        if not found.how and len(sizes) == 2:
+            yield Branch(add, branch, skip, *sizes)
 
 
 # Where a signal dies ------------------------------------------------------------------------

@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from math import prod
-from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DTypeError, OptionError, message, prefixed
+from ..errors import DTypeError, OptionError, ShapeError, message, prefixed
 from .disk import needed
 from .metadata import CAP
 from .naming import check_name
@@ -153,7 +152,7 @@ class Feed:
 
 
 class Form(NamedTuple):
-    """A file format: what it holds, and how it is written."""
+    """A file format: what it holds, and how it is written; None of a folder, by its library."""
 
     what: str
     suffix: str
@@ -161,7 +160,7 @@ class Form(NamedTuple):
     order: Callable[[list[FileTensor]], list[FileTensor]]
     check: Callable[[list[FileTensor], dict[str, str]], None]
     size: Callable[[list[FileTensor], dict[str, str], bool], int]
-    write: Callable[[BinaryIO, list[FileTensor], dict[str, str], Feed], None] | None
+    write: Callable[[BinaryIO, list[FileTensor], dict[str, str], Feed], None] | None = None
 
 
 def _place_holders(items: list[FileTensor], digests: bool) -> dict[str, str]:
@@ -371,21 +370,29 @@ def _structure(
 
 
 def _check_h5(items: list[FileTensor], about: dict[str, str]) -> None:
-    names = {item.name for item in items}
-    for name in names:
-        if "" in name.split("/"):
+    for item in items:
+        if "" in item.name.split("/"):
             should = "no part between slashes should be empty, as an .h5 file has it for a folder"
-            raise OptionError(message("name", name, should, "rename it, or use .safetensors"))
-        for parent in map(str, PurePosixPath(name).parents):
-            if parent in names:
-                should = f"{parent!r} cannot be a tensor and a folder of others in an .h5 file"
-                raise OptionError(message("name", name, should, "rename one"))
+            raise OptionError(message("name", item.name, should, "rename it, or use .safetensors"))
+    _check_no_folder(items, "/", "a folder of others in an .h5 file")
     try:
         _structure([], about, {})
     except (ValueError, OSError, RuntimeError) as problem:
         should = f"an .h5 file cannot hold it ({problem})"
         cure = "shorten it, without NUL characters, or use .safetensors"
         raise OptionError(message("metadata", [*about], should, cure)) from problem
+
+
+def _check_no_folder(items: list[FileTensor], between: str, what: str) -> None:
+    """Raise if the name of a tensor is the first part of another's."""
+    names = {item.name for item in items}
+    for name in names:
+        parent = name
+        while between in parent:
+            parent = parent.rpartition(between)[0]
+            if parent in names:
+                should = f"{parent!r} cannot be a tensor and {what}"
+                raise OptionError(message("name", name, should, "rename one"))
 
 
 def _h5_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
@@ -407,6 +414,21 @@ def _write_h5(file: BinaryIO, items: list[FileTensor], about: dict[str, str], fe
     file.truncate(structure.size)
 
 
+# folders, which the formats' own libraries write
+
+
+def _check_orbax(items: list[FileTensor], _: dict[str, str]) -> None:
+    for item in items:
+        if 0 in item.tensor.shape:
+            should = "it should hold an entry, as Orbax refuses an array without"
+            raise ShapeError(message(f"shape of {item.name}", item.tensor.shape, should, "skip it"))
+    _check_no_folder(items, ".", "a dict of others in a tree of Orbax")
+
+
+def _data_size(items: list[FileTensor], *_: object) -> int:
+    return sum(item.nbytes for item in items)
+
+
 _ZIP64 = 2**31 - 1  # what zipfile writes in 4 bytes
 _NUMPY = [name for name in DTYPES if carrier(name).name == name]  # NumPy's own
 
@@ -422,13 +444,8 @@ FORMS = {
     ),
     ".npz": Form("an .npz file", ".npz", _NUMPY, list, _check_npz, _npz_size, _write_npz),
     ".h5": Form("an .h5 file", ".h5", [*_NUMPY, "bfloat16"], list, _check_h5, _h5_size, _write_h5),
-    ".distcp": Form(  # a folder, which `write_distributed` writes
-        "a distributed checkpoint",
-        ".distcp",
-        list(DTYPES),
-        list,
-        lambda *_: None,
-        lambda items, *_: sum(item.nbytes for item in items),
-        None,
+    ".distcp": Form(
+        "a distributed checkpoint", ".distcp", list(DTYPES), list, lambda *_: None, _data_size
     ),
+    ".orbax": Form("an Orbax checkpoint", ".orbax", list(DTYPES), list, _check_orbax, _data_size),
 }

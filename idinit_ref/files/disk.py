@@ -52,7 +52,7 @@ _PAGE = 2**12  # bytes: a smaller gap is read through, as the disk does
 _PIECE = 2**20  # bytes that are read at once where most of them are cut away
 _AGAIN = "download the file again, or write it anew"
 _BOTH = ("a ZIP archive", "a file of torch.save")  # which is one
-_KNOWN = {
+_KNOWN = {  # no bytes that are the length of a safetensors header, below 100 MB
     b"version https://git-lfs": ("a pointer of git-lfs", "run git lfs pull"),
     b"PK\x03\x04": (
         "a ZIP archive",
@@ -61,8 +61,12 @@ _KNOWN = {
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "name it .h5"),
     b"\x93NUMPY": ("a single array of NumPy", "save it with numpy.savez"),
     b"\x80\x02\x8a\x0a": (
-        "a pickle, which can run code",
-        "save it with safetensors.torch.save_file",
+        "a file of torch.save before PyTorch 1.6",
+        "torch.save(torch.load(PATH, weights_only=True), NEW)",
+    ),
+    b"GGUF": (
+        "a file of llama.cpp",
+        "gguf.GGUFReader, gguf.quants.dequantize, then safetensors.numpy.save_file",
     ),
 }
 

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, readable, source_of
 from .read_torch import array_of, the_torch
-from .storage import DTYPES, carrier, itemsize
-from .stored import Stored
+from .stored import Foreign, Stored, known_dtype
 
 __all__ = ["LIST", "open_distributed"]
 
@@ -71,7 +70,8 @@ class _Piece(NamedTuple):
             content = self.source.take(file, self.begin, self.length)
         with readable(self.source, "a file of torch.save"):
             tensor = the_torch().load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            right = tuple(tensor.shape) == self.sizes and str(tensor.dtype) == f"torch.{dtype}"
+            own = known_dtype(str(tensor.dtype).removeprefix("torch."))
+            right = tuple(tensor.shape) == self.sizes and own == dtype
         if not right:
             should = f"it should be {dtype} of shape {self.sizes}, as the list says"
             raise self.source.wrong(f"piece of {short(name)!r}", str(tensor.shape), should)
@@ -79,14 +79,14 @@ class _Piece(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _Sharded(Stored):
+class _Sharded(Foreign):
     """A tensor in pieces; of all tensors the piece that was read last is kept."""
 
     pieces: list[_Piece] = field(repr=False)
     last: dict[_Piece, Any] = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
-        out = np.zeros([len(span) for span in spans], carrier(self.dtype))
+        out = np.zeros([len(span) for span in spans], self.bits)
         for piece in self.pieces:
             ends = zip(spans, piece.at, piece.sizes, strict=True)
             both = [range(max(s.start, a), min(s.stop, a + n)) for s, a, n in ends]
@@ -101,7 +101,7 @@ class _Sharded(Stored):
                 )
                 for at in (piece.at, [span.start for span in spans])
             )
-            out[here] = array_of(self.last[piece][there], self.dtype)
+            out[here] = array_of(self.last[piece][there], self.bits)
         return out
 
 
@@ -118,11 +118,13 @@ def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str
             if not hasattr(entry, "chunks"):
                 continue
             with faults.around():
+                dtype = entry.properties.dtype
                 tensor = _Sharded(
                     name,
-                    str(entry.properties.dtype).removeprefix("torch."),
+                    known_dtype(str(dtype).removeprefix("torch.")),
                     tuple(map(int, entry.size)),
                     path,
+                    int(dtype.itemsize),
                     [_piece(path, files, c, places[name, c.offsets]) for c in entry.chunks],
                     last,
                 )
@@ -148,16 +150,12 @@ def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -
 def _check(source: SourceFile, tensor: _Sharded) -> None:
     """Raise if pieces are larger than their bytes, or do not make up the tensor."""
     what = f"tensor {short(tensor.name)!r}"
-    if tensor.dtype not in DTYPES:
-        should = f"it should be one of {', '.join(DTYPES)}"
-        raise source.wrong(what, tensor.dtype, should, "convert it with PyTorch")
-    size = itemsize(tensor.dtype)
     inside = all(
         0 <= a <= a + n <= whole
         for piece in tensor.pieces
         for a, n, whole in zip(piece.at, piece.sizes, tensor.shape, strict=True)
     )
-    fits = all(prod(piece.sizes) * size <= piece.length for piece in tensor.pieces)
+    fits = all(prod(piece.sizes) * tensor.width <= piece.length for piece in tensor.pieces)
     if not (inside and fits) or sum(prod(p.sizes) for p in tensor.pieces) != prod(tensor.shape):
         should = "its pieces should make up the whole of it, and lie in their files"
         raise source.wrong(what, tensor.shape, should)

@@ -23,8 +23,8 @@ from ..errors import CheckpointError
 from .disk import DEFLATE, Faults, Plain, SourceFile, Spans, needed, readable, source_of
 from .metadata import OWN, TABLES, dump_table, table
 from .read_npz import member_of
-from .storage import DTYPES, carrier, itemsize
-from .stored import Stored
+from .storage import DTYPES, carrier
+from .stored import Foreign, Stored
 
 __all__ = ["open_hdf5", "open_keras"]
 
@@ -34,21 +34,24 @@ _FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf; others load pl
 
 
 @dataclass(slots=True, eq=False)
-class _Dataset(Stored):
+class _Dataset(Foreign):
     """A tensor of HDF5."""
 
     source: SourceFile = field(repr=False)
     place: range = field(repr=False)  # of the HDF5 file in the file
 
     def _block(self, spans: Spans) -> NDArray[Any]:
-        own = carrier(self.dtype)
+        own = self.bits
         with _h5(self.source, self.place) as file:
             dataset = file[self.name]
             index = tuple(slice(span.start, span.stop) for span in spans)
             block = np.asarray(dataset[index], dataset.dtype)
         if self.dtype == "bool":
             return np.asarray(block.view(np.uint8) != 0)
-        return block.view(own) if block.dtype.kind == "V" else block.astype(own, copy=False)
+        if block.dtype.kind == "V" or own.kind == "V":
+            little = block.astype(block.dtype.newbyteorder("<"), copy=False)
+            return np.ascontiguousarray(little).view(own).reshape(block.shape)
+        return block.astype(own, copy=False)
 
 
 def _h5py() -> Any:
@@ -188,18 +191,19 @@ def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> Store
         told = _text(dataset, "dtype")
         if told in DTYPES and carrier(told) == bits:
             dtype = told
-    if dtype not in DTYPES or dataset.dtype.hasobject or dataset.shape is None:
+    if dataset.dtype.hasobject or not dataset.dtype.itemsize or dataset.shape is None:
         got = f"{dtype} of shape {dataset.shape}"
-        should = f"it should be an array of one of {', '.join(DTYPES)}"
+        should = "it should be an array whose entries have one size each"
         raise source.wrong(f"dataset {shown}", got, should, "remove or convert it first")
     if dataset.is_virtual or dataset.external:
         got, should = "data of other files", "its numbers should be in this one"
         raise source.wrong(f"dataset {shown}", got, should, "copy them in")
     shape = tuple(int(size) for size in dataset.shape)
-    nbytes, stored = prod(shape) * itemsize(dtype), dataset.id.get_storage_size()
+    width, stored = dataset.dtype.itemsize, dataset.id.get_storage_size()
+    nbytes = prod(shape) * width
     plist = dataset.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    chunk = prod(dataset.chunks or ()) * itemsize(dtype)
+    chunk = prod(dataset.chunks or ()) * width
     if filters - _FILTERS or (filters and chunk > _CHUNK):
         got = f"filters {sorted(filters)} on chunks of {chunk:,} bytes"
         should = f"they should be of {sorted(_FILTERS)}, on at most {_CHUNK:,} bytes"
@@ -212,7 +216,4 @@ def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> Store
     if not inside or nbytes > stored * (DEFLATE if filters else 1):
         got, should = f"{nbytes} bytes out of {stored}", "they should lie in the file"
         raise source.wrong(f"dataset {shown}", got, should)
-    tensor = _Dataset(name, dtype, shape, source.path, source, place)
-    if tensor.obstacle:
-        raise source.wrong(f"shape of {shown}", str(shape), tensor.obstacle, "reshape it")
-    return tensor
+    return _Dataset(name, dtype, shape, source.path, width, source, place)

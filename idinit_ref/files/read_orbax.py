@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
-from .storage import DTYPES, carrier
-from .stored import Stored
+from .stored import Foreign, Stored, known_dtype
 
 __all__ = ["TREE", "open_orbax"]
 
@@ -23,7 +22,7 @@ _KIND = "the tree of an Orbax checkpoint"
 
 
 @dataclass(slots=True, eq=False)
-class _Array(Stored):
+class _Array(Foreign):
     """An array of tensorstore."""
 
     array: Any = field(repr=False)
@@ -33,7 +32,7 @@ class _Array(Stored):
         with readable(self.source, _KIND):
             index = tuple(slice(span.start, span.stop) for span in spans)
             block = np.asarray(self.array[index].read().result())
-        return np.ascontiguousarray(block).view(carrier(self.dtype)).reshape(block.shape)
+        return np.ascontiguousarray(block).view(self.bits).reshape(block.shape)
 
 
 def open_orbax(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
@@ -62,9 +61,7 @@ def open_orbax(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
                 with readable(source, f"a checkpoint with {short(name)!r}"):
                     spec = {"driver": driver, "kvstore": store}
                     array = tensorstore.open(spec, open=True, read=True, context=context).result()
-                dtype, shape = array.dtype.name, tuple(map(int, array.shape))
-                if dtype not in DTYPES:
-                    should = f"it should be one of {', '.join(DTYPES)}"
-                    raise source.wrong(f"array {short(name)!r}", dtype, should, "convert it")
-                tensors.append(_Array(name, dtype, shape, path, array, source))
+                dtype, shape = known_dtype(array.dtype.name), tuple(map(int, array.shape))
+                width = array.dtype.numpy_dtype.itemsize
+                tensors.append(_Array(name, dtype, shape, path, width, array, source))
     return tensors, {}

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
-from .storage import DTYPES, carrier
-from .stored import Stored
+from .stored import Foreign, Stored, known_dtype
 
 __all__ = ["array_of", "open_torch", "the_torch"]
 
@@ -28,18 +28,15 @@ def the_torch() -> Any:
     return needed("torch", "files of PyTorch", "torch")
 
 
-def array_of(tensor: Any, dtype: str) -> NDArray[Any]:
-    """Return a tensor of PyTorch as an array of `carrier(dtype)`."""
-    torch, own = the_torch(), carrier(dtype)
+def array_of(tensor: Any, bits: np.dtype[Any]) -> NDArray[Any]:
+    """Return the bits of a tensor of PyTorch as an array."""
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    if own.name != dtype:  # NumPy has no such numbers: their bits
-        tensor = tensor.view(getattr(torch, f"int{8 * own.itemsize}"))
-    array: NDArray[Any] = tensor.numpy()
-    return array.view(own) if own.name != dtype else array
+    found: NDArray[Any] = tensor.reshape(-1).view(the_torch().uint8).numpy()
+    return found.view(bits).reshape(tuple(tensor.shape))
 
 
 @dataclass(slots=True, eq=False)
-class _Tensor(Stored):
+class _Tensor(Foreign):
     """A tensor that PyTorch has mapped into memory."""
 
     tensor: Any = field(repr=False)
@@ -48,7 +45,7 @@ class _Tensor(Stored):
     def _block(self, spans: Spans) -> NDArray[Any]:
         with self.source.open():  # or a file that became shorter would end the process
             part = self.tensor[tuple(slice(s.start, s.stop) for s in spans)]
-            return array_of(part, self.dtype).copy()
+            return array_of(part, self.bits).copy()
 
 
 def open_torch(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
@@ -64,8 +61,10 @@ def open_torch(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
     tensors: list[Stored] = []
     for name, value in _flat("", held):
         with faults.around():
-            dtype = _dtype_of(source, name, value)
-            tensors.append(_Tensor(name, dtype, tuple(value.shape), path, value, source))
+            _check_dense(source, name, value)
+            dtype, shape = known_dtype(str(value.dtype).removeprefix("torch.")), tuple(value.shape)
+            width = value.element_size()
+            tensors.append(_Tensor(name, dtype, shape, path, width, value, source))
     if not tensors:
         raise source.wrong("content", type(held).__name__, "it should hold tensors by name")
     return tensors, {}
@@ -80,9 +79,7 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _dtype_of(source: SourceFile, name: str, value: Any) -> str:
-    dtype = str(value.dtype).removeprefix("torch.")
-    if dtype not in DTYPES or value.layout is not the_torch().strided:
-        got, should = f"{dtype}, {value.layout}", "it should be a dense array of a known dtype"
+def _check_dense(source: SourceFile, name: str, value: Any) -> None:
+    if value.layout is not the_torch().strided or value.is_quantized:
+        got, should = f"{value.dtype}, {value.layout}", "it should be dense, and not quantized"
         raise source.wrong(f"tensor {short(name)!r}", got, should, "convert it with PyTorch")
-    return dtype

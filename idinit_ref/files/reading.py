@@ -18,6 +18,7 @@ from ..errors import CheckpointError, OptionError, message
 from .disk import Faults, SourceFile, source_of
 from .metadata import CAP, TABLES, dump_table, table
 from .naming import check_name, path_of
+from .others import is_other, other
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
 from .read_npz import open_npz
@@ -28,18 +29,6 @@ from .stored import Stored
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
 
-_OTHERS = {  # by suffix: what it is, and how to convert it
-    ".ckpt": (
-        "a checkpoint of Lightning or of TensorFlow 1",
-        "of PyTorch, name it .pt; else load it with what wrote it, and save its weights",
-    ),
-    ".pb": ("a SavedModel of TensorFlow", "keras.Model.save_weights writes .weights.h5"),
-    ".npy": ("a single array of NumPy", "save it with numpy.savez"),
-    ".msgpack": (
-        "a file of Flax",
-        "flax.serialization.msgpack_restore its bytes, then safetensors.flax.save_file",
-    ),
-}
 _Opened = tuple[Sequence[Stored], dict[str, str]]
 _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".safetensors": open_safetensors,
@@ -158,39 +147,35 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ...     tensor.dtype, tensor.shape, tensor.read((slice(1, 2), slice(None)), "float32")
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
-    faults, given = Faults(lenient=lenient), path_of(path)
-    files: Sequence[Path]
-    readers = (reader for mark, reader in _FOLDERS.items() if os.path.isfile(given / mark))
-    if (reader := next(readers, None)) is not None:
-        tensors, metadata = reader(given, faults)
-        files = sorted(each for each in given.rglob("*") if each.is_file())
-    else:
-        file = _in_folder(given) if os.path.isdir(given) else given
-        if file.name.lower().endswith(".index.json"):
-            return _index(given, file, faults)
-        if (suffix := file.suffix.lower()) not in _READERS:
-            raise _other(file)
+    given, faults = path_of(path), Faults(lenient=lenient)
+    tensors: Sequence[Stored]
+    file = _in_folder(given) if os.path.isdir(given) else given
+    files = [file]
+    if mark := _mark(file):
+        tensors, metadata = _FOLDERS[mark](file, faults)
+        files = sorted(each for each in file.rglob("*") if each.is_file())
+    elif file.name.lower().endswith(".index.json"):
+        return _index(given, file, faults)
+    elif (suffix := file.suffix.lower()) in _READERS:
         tensors, metadata = _READERS[suffix](file, faults)
-        files = (file,)
+    else:
+        raise other(file, _READERS)
     held = {tensor.name: tensor for tensor in tensors}
     return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
 
 
-def _other(file: Path) -> CheckpointError:
-    """Return what a file of another kind is, and how to convert it."""
-    should = f"its suffix should be .index.json or one of {', '.join(_READERS)}"
-    suffix = file.suffix.lower()
-    if suffix not in _OTHERS:
-        source_of(file, "a checkpoint")  # or it is not there at all
-        cure = "save it in one of these formats"
-        return CheckpointError(message("path", short(file.name), should, cure))
-    os.stat(file)
-    what, cure = _OTHERS[suffix]
-    return CheckpointError(message("path", short(file.name), f"it is {what}; {should}", cure))
+def _mark(folder: Path) -> str | None:
+    """Return the file by which a folder of a known kind is known."""
+    return next((mark for mark in _FOLDERS if os.path.isfile(folder / mark)), None)
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return the file of a folder to begin with."""
+    """Return what to begin with: a file of a folder, the folder itself, or the one inside.
+
+    Orbax and others keep a checkpoint in STEP/ITEM.
+    """
+    if _mark(folder):
+        return folder
     for name in _FIRST:
         if (folder / name).exists():
             return folder / name
@@ -198,11 +183,15 @@ def _in_folder(folder: Path) -> Path:
     indices = [name for name in there if name.endswith(".index.json")]
     if len(indices) == 1:
         return folder / indices[0]
+    inside = sorted(path for depth in ("*", "*/*") for path in folder.glob(depth) if _mark(path))
+    if len(inside) == 1:
+        return inside[0]
     named = indices or [name for name in there if Path(name).suffix in _READERS]
+    named = named or [str(path.relative_to(folder)) for path in inside]
     if not named:
         for name in there:
-            if Path(name).suffix in _OTHERS:
-                raise _other(folder / name)
+            if is_other(folder / name):
+                raise other(folder / name, _READERS)
     shown = ", ".join(repr(short(name)) for name in named[:5]) or "none"
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (

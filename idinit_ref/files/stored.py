@@ -15,8 +15,13 @@ from ..errors import DTypeError, ShapeError, message
 from .disk import Bytes, Packed, Plain, Spans, read_block
 from .storage import DTYPES, Index, carrier, convert, itemsize
 
-__all__ = ["Raw", "Stored"]
+__all__ = ["Foreign", "Raw", "Stored", "known_dtype"]
 
+_CODES = {  # of libraries, for bytes that mean the same in safetensors
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}
 _MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
 
 
@@ -134,6 +139,46 @@ class Stored:
     def _block(self, spans: Spans) -> NDArray[Any]:
         """Return a block of the stored numbers; how, each kind of file says."""
         raise NotImplementedError  # a class for each kind of file has it
+
+
+def known_dtype(name: str) -> str:
+    """Return what a dtype of a library is called here.
+
+    >>> known_dtype("float8_e8m0fnu"), known_dtype("float32")
+    ('F8_E8M0', 'float32')
+    """
+    return _CODES.get(name, name)
+
+
+@dataclass(slots=True, eq=False)
+class Foreign(Stored):
+    """A tensor that a library reads, in blocks; if it is not decoded, in their bytes."""
+
+    width: int  # bytes of an entry
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes, unpacked."""
+        return prod(self.shape) * self.width
+
+    @property
+    def form(self) -> str:
+        """The suffix of files in which its bytes mean the same."""
+        return ".safetensors" if self.dtype in _CODES.values() else self.path.suffix.lower()
+
+    @property
+    def bits(self) -> np.dtype[Any]:
+        """The dtype of a block."""
+        return carrier(self.dtype) if self.dtype in DTYPES else np.dtype(f"V{self.width}")
+
+    def read_bytes(self, start: int, stop: int) -> Bytes:
+        """Return bytes of it, in row-major order."""
+        rows, *rest = self.shape or (1,)
+        step = self.nbytes // rows
+        low, high = start // step, -(-stop // step)
+        spans = (range(low, high), *map(range, rest)) if self.shape else ()
+        found = np.ascontiguousarray(self._block(spans)).reshape(-1).view(np.uint8)
+        return found[start - low * step : stop - low * step]
 
 
 @dataclass(slots=True, eq=False)

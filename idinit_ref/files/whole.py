@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -122,7 +123,8 @@ def _rename(parts: list[tuple[Path, Path]], stale: Sequence[Path]) -> None:
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield the name of a folder to make; it gets its own name when it is complete.
 
-    What was there goes then; on an error nothing is left, and what was there stays.
+    What was there goes then; on an error nothing is left, and what was there stays. What a library
+    makes beside the folder until it is done, under a longer name, goes too.
     """
     part, old = _beside(target, "part"), _beside(target, "old")
     try:
@@ -135,6 +137,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
             os.replace(old, target)
         raise
     finally:
-        for path in (part, old):
+        for path in (old, *part.parent.glob(f"{glob.escape(part.name)}*")):
             shutil.rmtree(path, ignore_errors=True)
             _remove([path])

@@ -27,10 +27,13 @@ from .containers import FORMS, Feed, FileTensor, Form, file_tensor
 from .naming import path_of
 from .storage import FLOATS, Tensor
 from .whole import together, whole_folder
+from .write_distributed import write_distributed
+from .write_orbax import write_orbax
 
 __all__ = ["FilePlan", "file_plans", "save"]
 
 _SHARDS = 99_999  # that names of five digits tell apart
+_FOLDERS = {".distcp": write_distributed, ".orbax": write_orbax}
 _VARIABLE = re.compile(r"(.*/)?vars/\d+")  # in Keras' files
 
 
@@ -74,7 +77,7 @@ def save(
     digests: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Write weights into files of any of four formats, whole or not at all.
+    """Write weights into files of any of five formats, whole or not at all.
 
     Memory is bounded whatever the size, and the same input gives the same bytes. Weights that
     IDInit does not define (embeddings, normalisation) are for you to add as arrays or as tensors
@@ -84,12 +87,14 @@ def save(
     Parameters
     ----------
     path : path
-        Its suffix says the format: ``.safetensors``, ``.npz``, ``.h5`` and ``.weights.h5``, or
-        ``.distcp``. A file of that name is replaced, once the new one is complete
+        Its suffix says the format: ``.safetensors``, ``.npz``, ``.h5`` and ``.weights.h5``,
+        ``.distcp`` or ``.orbax``. A file of that name is replaced, once the new one is complete
         (of a symbolic link, the file that it names); until then it is ``NAME.part-<hex>`` there.
-        ``.distcp`` is a folder of `torch.distributed.checkpoint`, which PyTorch writes in pieces;
-        it holds no metadata and no digests. ``.h5`` needs h5py; a tensor's name is the path of
-        its dataset, and bfloat16 is stored as Keras stores it, which reads ``.weights.h5``.
+        ``.distcp`` is a folder of `torch.distributed.checkpoint`, which PyTorch writes in pieces,
+        and ``.orbax`` one of Orbax, which it writes in chunks: a tree of dicts, by the parts of
+        the names between dots. They hold no metadata and no digests. ``.h5`` needs
+        h5py; a tensor's name is the path of its dataset, and bfloat16 is stored as Keras stores
+        it, which reads ``.weights.h5``.
     plans_or_arrays : mapping of str to Plan, numpy.ndarray or idinit_ref.files.storage.Tensor
         Every tensor by its name. An array may have any strides, and NaN and infinities where the
         file's dtype has them.
@@ -121,7 +126,7 @@ def save(
     OSError
         If the files cannot be written. On any error there is no new file, and an old one is whole.
     ImportError
-        If h5py is needed and not installed.
+        If h5py, PyTorch or Orbax is needed and not installed.
 
     Notes
     -----
@@ -146,10 +151,8 @@ def save(
         item.check()
     try:
         if job.form.write is None:
-            from .write_distributed import write_distributed
-
             with whole_folder(Path(os.path.realpath(job.path))) as folder:
-                write_distributed(folder, job.items, progress)
+                _FOLDERS[job.form.suffix](folder, job.items, progress)
             return
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1)) if digests else None
@@ -287,7 +290,7 @@ def _decide(
 ) -> _Job:
     path = path_of(given)
     if path.suffix not in FORMS:
-        should = "its suffix should be .safetensors, .npz, .weights.h5 or .distcp"
+        should = "its suffix should be .safetensors, .npz, .weights.h5, .distcp or .orbax"
         raise OptionError(message("path", str(given), should, "give a file name that ends so"))
     form = FORMS[path.suffix]
     keras = path.name.endswith(".weights.h5")

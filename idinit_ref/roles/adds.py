@@ -47,6 +47,12 @@ class _Way(NamedTuple):
     free: bool = False  # over none
     gates: frozenset[int] | None = None  # by what it is multiplied on free ways; None: not on all
     spatial: bool = False  # freely, and through nothing but moves and changes of space
+    cut: bool = False  # as a part of it: no skip, but perhaps a branch, over weights before it
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is such a way."""
+        return self.over or self.free or self.cut
 
     def join(self, other: _Way) -> _Way:
         """Return what two sets of ways give together."""
@@ -59,6 +65,7 @@ class _Way(NamedTuple):
             self.free or other.free,
             gates,
             self.spatial or other.spatial,
+            self.cut or other.cut,
         )
 
 
@@ -83,7 +90,7 @@ class _Frontier:
 
     def _count(self, ways: list[_Way], by: int) -> None:
         for side in (0, 1):
-            self._open[side] += by * (ways[side].over or ways[side].free)
+            self._open[side] += by * ways[side].is_open
         self._open[2] += by * (ways[0].free or ways[1].free)
 
     def push(self, node: int, side: int, way: _Way) -> None:
@@ -153,6 +160,8 @@ class Adds:
             return None
         if not (flow.weighted[left] or flow.weighted[right]) or not flow.is_even(add):
             return None
+        if self._vanishing.void[left] or self._vanishing.void[right]:
+            return None  # a stream of zeros has its start in what is added first
         found = self._plain(add, (left, right))
         if not found:
             found = self._projection(add, (left, right))
@@ -171,7 +180,7 @@ class Adds:
                 for node, way in met[skip].items()
                 if self._is_source(node, sides[1 - skip])
             }
-            if not sources:
+            if not sources or self._is_query(add, sides[1 - skip]):
                 continue
             how: Literal["", "gated"] = (
                 "gated" if all(self._is_gated(*item) for item in sources.items()) else ""
@@ -181,6 +190,10 @@ class Adds:
                 Branch(add, sides[skip], sides[1 - skip], tuple(sorted(sources)), ends, how)
             )
         return found
+
+    def _is_query(self, add: int, branch: int) -> bool:
+        """Whether a stream, which goes on by itself, is added to positions for a query alone."""
+        return self._flow.asks[add] and self._flow.users[branch] != [add]
 
     def _may_skip(self, skip: int, branch: int) -> bool:
         """Whether it is worth a search that a source of the skip lies before the branch."""
@@ -227,7 +240,7 @@ class Adds:
                 if any(met) or (ways[0].free and ways[1].free):
                     continue  # what lies further back is no nearer
             for side in (0, 1):
-                if ways[side].over or ways[side].free:
+                if ways[side].is_open:
                     self._go_back(ahead, node, side, ways[side])
         return found
 
@@ -242,9 +255,10 @@ class Adds:
             if this.kind == "weight":
                 ahead.push(to, side, _Way(over=True))
                 continue
-            if way.over:
-                ahead.push(to, side, _Way(over=True))
-            if way.free and not flow.is_dropping(node, to):
+            drops = way.free and flow.is_dropping(node, to)
+            if way.over or way.cut or drops:
+                ahead.push(to, side, _Way(way.over, cut=way.cut or drops))
+            if way.free and not drops:
                 by = flow.gates(node, to)
                 gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
                 spatial = way.spatial and (this.kind == "add" or this.does in _SPACE)
@@ -339,15 +353,28 @@ class Adds:
         seen, stack = {branch}, [branch]
         while stack:
             top = stack.pop()
+            base = self._unshuffled(top)
+            if base is not None and self._is_coarse(base, top, (source, add)):
+                return True
             for to in flow.inputs[top]:
-                if self._grows(top, to) and self._is_coarse(to, top, (source, add)):
+                if self._grows(top) and self._is_coarse(to, top, (source, add)):
                     return True
                 if to > source and to not in seen:
                     seen.add(to)
                     stack.append(to)
         return False
 
-    def _grows(self, node: int, to: int) -> bool:
+    def _unshuffled(self, node: int) -> int | None:
+        """Return what moves made a result of whose channels they laid out in space, if they did."""
+        flow, base = self._flow, node
+        while flow.nodes[base].does == "move" and len(flow.inputs[base]) == 1:
+            (base,) = flow.inputs[base]
+        before, after = flow.nodes[base].shape or (), flow.nodes[node].shape or ()
+        is_shuffle = len(before) == len(after) and prod(before) == prod(after)
+        is_shuffle &= before[:1] == after[:1] and sorted(before) != sorted(after)
+        return base if is_shuffle else None
+
+    def _grows(self, node: int) -> bool:
         """Whether an operation raises the resolution."""
         this = self._flow.nodes[node]
         if this.kind != "weight":

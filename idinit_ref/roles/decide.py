@@ -145,6 +145,8 @@ class _Model(NamedTuple):
         node = self.graph.by_name[name]
         role, why = self._role(node)
         value = self.scales.values.get(name) if role == "zero" else None
+        if role == "zero" and self._is_magnitude(node):
+            value = self.options["eps"]
         names = ("gain", "eps", "wide", "form", "taps")
         options: dict[str, Any] = {key: self.options[key] for key in names}
         used = []
@@ -184,6 +186,8 @@ class _Model(NamedTuple):
     def _role(self, node: Node) -> tuple[Kind, str]:
         """Return the role of a parameter where no override speaks, and the reason."""
         inferred = self.inferred.get(node.name)
+        if inferred and self._is_magnitude(node):
+            return "zero", f"magnitude of a weight that is computed: {inferred.why[0]}"
         if node.note:
             return "keep", node.note
         if node.use == "embedding":
@@ -204,6 +208,11 @@ class _Model(NamedTuple):
         if inferred.head and inferred.role == "transit":
             return self.options["head"], "the head" + (f"; {why}" if why else "")
         return inferred.role, why or "weight; no residual branch ends with it"
+
+    def _is_magnitude(self, node: Node) -> bool:
+        """Whether a parameter alone scales a weight that is computed, and that is to be zero."""
+        is_zero = node.name in self.inferred and self.inferred[node.name].role == "zero"
+        return is_zero and node.note == node.options.get("magnitude")
 
     def _bias(self, node: Node) -> tuple[Kind, str]:
         if self.options["biases"] == "keep":

@@ -43,11 +43,16 @@ class Vanishing:
     ----------
     flow : Flow
         Of a graph.
+
+    Attributes
+    ----------
+    void : list of bool
+        Of each node whether it is zero whatever the weights are.
     """
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self._void = self._find_void()
+        self.void = self._find_void()
         known: dict[int, _State] = {}
         for number in range(len(flow.nodes)):  # ends in some weights, whatever the source is
             known[number] = self._state(number, known, None, {})
@@ -74,7 +79,7 @@ class Vanishing:
                 state = self._anywhere[number]
                 known[number] = _ELSEWHERE if state == _ENDS else state
             elif flow.nodes[number].kind == "weight":
-                counts = not self._void[number] and flow.is_after(number, sources, after)
+                counts = not self.void[number] and flow.is_after(number, sources, after)
                 known[number] = _ENDS if counts else _ELSEWHERE
             else:
                 known[number] = self._state(number, known, (sources, chosen), after)
@@ -125,7 +130,7 @@ class Vanishing:
         """Return the state of a node, given those of its inputs."""
         node, args = self._flow.nodes[number], self._flow.args[number]
         if node.kind == "weight":
-            return _ELSEWHERE if self._void[number] else _ENDS
+            return _ELSEWHERE if self.void[number] else _ENDS
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
         struck = {args[place] for place in node.sums}

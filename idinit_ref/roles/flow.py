@@ -167,6 +167,7 @@ class Flow:
         """Find what only becomes a score of a softmax, or a query of a product."""
         count = len(self.nodes)
         logit, self.spent = [False] * count, [False] * count
+        self.asks = [False] * count  # likewise, over one weight: what a query or key is made of
         for number in reversed(range(count)):
             users = self.users[number]
             if not users or number in self.outputs:
@@ -179,6 +180,12 @@ class Flow:
             )
             self.spent[number] = logit[number] or all(
                 self._is_summed(number, user) for user in users
+            )
+            self.asks[number] = all(
+                self.spent[user]
+                if node.kind == "weight"
+                else node.kind == "other" and self.asks[user]
+                for user, node in ways
             )
 
     def _is_summed(self, number: int, user: int) -> bool:

@@ -47,7 +47,7 @@ Does = Literal[
 entries; "join" concatenates; "pad", "pool", "resize" and "crop" act on space."""
 
 
-ROOTS = frozenset({"sqrt", "rsqrt", "norm"})
+ROOTS = frozenset({"sqrt", "rsqrt", "norm", "std", "linalg_vector_norm"})
 """Functions by which a normalisation that is written out is known."""
 
 

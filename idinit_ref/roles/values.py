@@ -19,7 +19,7 @@ __all__ = ["Held", "Values", "function_of"]
 
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
-_SPREADS = ("move", "contract", "pool", "select", "crop", "pad", "join")  # aggregations too
+_SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join")  # aggregations
 
 
 class Held(Protocol):

@@ -14,6 +14,7 @@ Examples
 {'layout': 'OI'}
 """
 
+from ._asking import asking
 from ._axes import View
 from ._drawing import Drawing
 from ._functions import clamped, power
@@ -34,6 +35,7 @@ __all__ = [
     "Span",
     "Value",
     "View",
+    "asking",
     "clamped",
     "identity",
     "is_constant",

@@ -54,6 +54,8 @@ class Drawing(Layers):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
+        if b.shape == shape and self.is_data(b):  # a class token, say, which the other one has read
+            return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
             return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
@@ -103,7 +105,11 @@ class Drawing(Layers):
             fact = Fact("move")  # zeros are added
         out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
-            parts = tuple(part._replace(added=True) for part in out.parts)
+            more = _offset(values, doing)
+            parts = tuple(
+                part._replace(added=True, offset=part.offset + more if more else 0.0)
+                for part in out.parts
+            )
             return Made(shape, parts, value=None if made or parts else 0)
         if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
             return out._replace(is_direct=signals[0].is_direct)
@@ -223,6 +229,17 @@ def _carried(old: Value | _State, new: Value) -> Value | _State:
     if any(part.name not in names for part in new.parts):
         return joined(old.shape, [old, new]).lost(old.shape)
     return old
+
+
+def _offset(values: Sequence[Value], doing: str) -> float:
+    """Return the number that a sum adds to what is made of parameters; 0 if it adds another."""
+    terms = [value for value in values if isinstance(value, Made)]
+    numbers = [term.value for term in terms if not term.parts]
+    if len(numbers) != 1 or len(terms) != 2 or numbers[0] is None:
+        return 0.0
+    if doing == "subtracted with":
+        return -numbers[0] if terms[0].parts else 0.0
+    return numbers[0]
 
 
 def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:

@@ -63,7 +63,11 @@ _WORDS: dict[Fact, str] = {
     Fact("move"): "move repeat sort",
     Fact("softmax", "never"): "log_softmax logsumexp softmax",
     Fact("norm"): "norm",
-    Fact("pool"): "amax amin mean pool sum",
+    Fact("pool"): (
+        "amax amin mean pool segment_max segment_mean segment_min segment_sum sparse_segment_mean "
+        "sparse_segment_sqrt_n sparse_segment_sum std sum unsorted_segment_max "
+        "unsorted_segment_min unsorted_segment_sum"
+    ),
     Fact("pad"): "pad",
     Fact("resize"): "resize",
     Fact("crop"): "crop",

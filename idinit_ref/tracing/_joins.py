@@ -39,7 +39,7 @@ class Joins(Moves):
             made = [value for value in values if isinstance(value, Made)]
             pairs = zip(made, starts[:-1], strict=True)
             parts = [
-                part
+                part._replace(factor=False)
                 for value, start in pairs
                 for part in value.moved(
                     shape,

@@ -45,9 +45,9 @@ class Nodes:
         self.nodes: list[Node] = []
         self._place: dict[str, int] = {}  # of nodes in that list
         self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
-        self._never: set[str] = set()  # nodes that are not 0 whatever is
-        self._inverses: set[str] = set()  # of these, a norm's 1 / std(x) times its scale
+        self._pooled: dict[str, int] = {}  # 1 of a node made of statistics, 2 over a root of one
         self._sums: list[str] = []  # states of loops that start as zeros
+        self._offsets: dict[tuple[str, str], float] = {}  # what a node adds to a parameter
         self._starts: dict[str, str] = {}  # where parameters that are data begin
         self._tables: dict[Made, Signal] = {}  # and what was made of them
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
@@ -58,6 +58,7 @@ class Nodes:
         self._scales: dict[str, str] = {}
         self._struck: dict[tuple[str, int], frozenset[str]] = {}  # factors, and what sums them
         self._done: dict[str, str] = {}
+        self._magnitudes: set[tuple[str, Operation]] = set()  # with which a weight vanishes
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
         self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
@@ -105,8 +106,8 @@ class Nodes:
         if kind != "weight":
             is_same = does in ("move", "scale") and vanishes == "all" and len(names) == 1
             self._root[name] = self._root.get(names[0], names[0]) if is_same else name
-            if vanishes == "never" or (vanishes == "all" and not self._never.isdisjoint(names)):
-                self._never.add(name)
+            over = min((self._pooled.get(to, 0) for to in names), default=0)
+            self._pooled[name] = max(over, does == "pool")
         node = Node(
             name, kind, names, shape, tuple(weights), does=does, vanishes=vanishes, sums=sums
         )
@@ -120,7 +121,9 @@ class Nodes:
     def use(self, made: Made, use: Use, node: str | None = None) -> None:
         """Note what parameters are for, and which node takes them."""
         for part in made.parts:
-            seen: _Use = "sum" if part.added and use == "other" else use
+            seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
+            if part.offset and node is not None:
+                self._offsets[part.name, node] = part.offset
             self._uses.append((part.name, seen, node, part.stopped))
 
     def weigh(
@@ -139,6 +142,9 @@ class Nodes:
         for part in made.parts:
             if part.done:
                 self._done.setdefault(part.name, part.done)
+            is_vector = sum(size > 1 for size in self.parameters[part.name].shape) < 2
+            if part.done and part.factor and is_vector:
+                self._magnitudes.add((part.name, operation))
             view = None if part.name in lost else part.view
             self._weights.append((part.name, operation, view))
         self.use(made, "weight", operation.name)
@@ -227,7 +233,10 @@ class Nodes:
             chosen: _Use = "weight" if node in self._members else use
             seen[name].uses.add("bias" if node in self._biases else chosen)
             seen[name].sums.append(node if use == "bias" or node in shifts else None)
+            if self.parameters[name].note or node in shifts:  # a running variance, or scaled mean
+                continue
             seen[name].scaled.append(node if use == "other" and node in scales else None)
+            seen[name].offsets.add(self._offsets.get((name, node or ""), 0.0))
             scales -= {node} if node in norms else set()  # whose scale comes first
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
@@ -237,6 +246,9 @@ class Nodes:
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.scales = self._scales.get(name, "")
+        for name in dict.fromkeys(name for name, _ in self._magnitudes):
+            uses = [operation for operation, _ in seen[name].ways]
+            seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
         for name in self._frozen(ends):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         for name in self._sums:

@@ -50,9 +50,11 @@ class Seen:
     scales: str = ""  # the quantised weight that it is a part of
     met: str = ""  # an operation that is not known, and takes it
     makes: str = ""  # the product of signals whose kernel is made with it, and nothing else
+    magnitude: bool = False  # a factor of every weight that it makes, which vanishes with it
     frozen: str = ""  # what stops every gradient to it
     sums: list[str | None] = field(default_factory=list)  # by use: the node it is added to
     scaled: list[str | None] = field(default_factory=list)  # by use: the node that it scales
+    offsets: set[float] = field(default_factory=set)  # by use: what is added to it before
 
 
 def node_of(given: Parameter, seen: Seen) -> Node:
@@ -78,6 +80,8 @@ def node_of(given: Parameter, seen: Seen) -> Node:
         note = f"it makes the kernel of {seen.makes}: a role is the kernel's"
     if use == "embedding" or len(given.shape) < 2:
         note = ""
+    if seen.magnitude:
+        options = {**options, "magnitude": note}
     if seen.scales:
         note = f"a part of the quantised weight {seen.scales}"
     note = seen.frozen or note
@@ -89,6 +93,10 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     for key, nodes in (("adds_to", seen.sums), ("scales", seen.scaled)):
         if nodes and None not in nodes:
             options = {**options, key: tuple(dict.fromkeys(nodes))}
+    if "scales" in options and seen.offsets != {0.0}:
+        offset, *more = seen.offsets
+        scales = () if more else options["scales"]
+        options = {**options, "scales": scales, "offset": offset}
     return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
 
 

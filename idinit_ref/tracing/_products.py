@@ -232,12 +232,20 @@ class Products(Joins):
             for operation, half in a.halves:
                 if any(operation is of and half != rest for of, rest in b.halves):
                     operation.gated = True
-        out = self.scale(name, (a, b), shape, "multiplied by", "mul")
+        is_norm = self._is_standard(a, b) or self._is_standard(b, a)
+        word = "norm" if is_norm else "mul"
+        out = self.scale(name, (a, b), shape, "multiplied by", word)
         for signal, made in ((a, b), (b, a)):
             is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
             if is_pair and isinstance(out, Signal) and not out.member:
                 return out._replace(term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
         return out
+
+    def _is_standard(self, signal: Value, by: Value) -> bool:
+        """Whether a product with a signal is a norm's: by a running variance, and a scale."""
+        if not isinstance(signal, Signal) or not isinstance(by, Made) or not by.rooted:
+            return False
+        return not all(self.parameters[part.name].note for part in by.parts)
 
     def scale(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Literal
 
+from ..roles.graph import ROOTS, NodeKind
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._nodes import Nodes
@@ -15,6 +16,9 @@ from ._values import Data, Made, Part, Shape, Signal, Value, joined, names_of
 __all__ = ["Results", "done_by", "spread"]
 
 _MOST = 4  # as many results are followed at once
+_ROOT = 2  # of a node: a root of statistics
+_FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,)}
+"""Of an operation on entries the operands each of which is a factor of the result."""
 _ON_DATA = {"attention", "join", "select"}
 """What makes a signal of a learned tensor that it is applied to."""
 
@@ -39,12 +43,15 @@ class Results(Nodes):
             values = self._as_data(values, fact)
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
-            return joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+            made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
+            return made._replace(parts=tuple(p._replace(factor=False) for p in made.parts))
         for signal in signals:
             signal.spend()
         out: Data | Signal = Data(shape)
         if floating and signals:
             out = self._drawn(name, values, signals, shape, fact)
+            if isinstance(word, str):
+                self._note_root(out.node, word.replace("_", ""))
         elif floating:
             out = Signal(self.draw("input", name, (), shape), shape)
         for value in values:
@@ -92,27 +99,22 @@ class Results(Nodes):
         is_direct = does == "norm" or (
             does == "scale" and len(signals) == 1 and signals[0].is_direct
         )
-        if does == "scale" and len(signals) == 1 and self._is_inverse(signals[0], shape):
-            self._inverses.add(node)
         units: list[Unit] = []
         for signal in signals:
             own = spread_to(signal.units, signal.shape, shape)
             if does == "product" and len(inputs) > 1:
                 place = inputs.index(signal.node)
                 own = tuple(unit.within((node, place)) for unit in own)
-                is_direct |= self._is_inverse(signal, shape)
+                is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm, written out
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
-    def _is_inverse(self, signal: Signal, shape: Shape | None) -> bool:
-        """Whether a product with a signal is a norm's: it never vanishes, and is for all features.
-
-        It is still one where a scale has spread it over the features, x (g s) - mean(x) (g s) + b,
-        or where the other factor is a mean as well.
-        """
-        own = signal.shape or ()
-        is_narrow = signal.narrow or prod(own) < prod(shape or ()) or 1 in own[1:]
-        return (is_narrow and signal.node in self._never) or signal.node in self._inverses
+    def _note_root(self, node: str, word: str) -> None:
+        """Note that a node is a root of statistics, as a norm divides by, or a variance."""
+        if word in ROOTS and (self._pooled[node] or word == "std"):
+            self._pooled[node] = _ROOT
+        elif word == "var":
+            self._pooled[node] = max(self._pooled[node], 1)
 
     # Learned tensors that are data ----------------------------------------------------------
 
@@ -128,13 +130,19 @@ class Results(Nodes):
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
-                node = self.draw("input", "constant", (), value.shape)
+                kind: NodeKind = "other" if value.zero else "input"  # zeros start no signal
+                node = self.draw(kind, "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")
             self._tables[value] = Signal(node, value.shape)
         signal = self._tables[value]
         self.use(value, "other", signal.node)
         return signal
+
+    def is_data(self, value: Made) -> bool:
+        """Whether a value is made of learned tensors that were used as data before."""
+        names = names_of([value])
+        return bool(names) and all(name in self._starts for name in names)
 
     def _floats(self, value: Made) -> bool:
         """Whether a value is made of floating parameters."""
@@ -185,11 +193,18 @@ class Results(Nodes):
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             found = []
-            for value in values:
+            for at, value in enumerate(values):
                 if isinstance(value, Made) and value.parts:
                     rest = [operand for operand in values if operand is not value]
-                    found.append(spread(value, shape).noted(done_by(doing, name, rest)))
-            return joined(shape, found)
+                    made = spread(value, shape)
+                    if at in _FACTORS.get(word or name, ()):  # type: ignore[arg-type]  # of words
+                        made = made.multiplied(names_of(rest))
+                    found.append(made.noted(done_by(doing, name, rest)))
+            out = joined(shape, found)
+        if isinstance(out, Made):
+            rooted = any(value.rooted for value in values if isinstance(value, Made))
+            rooted |= (word or name) in ROOTS and prod(shape or ()) > 1
+            return out._replace(rooted=rooted)
         if isinstance(out, Signal):
             signals = [value for value in values if isinstance(value, Signal)]
             halves = frozenset().union(*(signal.halves for signal in signals))

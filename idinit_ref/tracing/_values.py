@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ class Part(NamedTuple):
     stopped: bool = False  # no gradient goes back to it
     done: str = ""  # what was done to it besides moving, casting and scaling by a number
     added: bool = False  # to other parameters or constants
+    factor: bool = False  # of all of it, so that it vanishes with this part alone
+    offset: float = 0.0  # to this number alone, if it is not 0
 
 
 class Made(NamedTuple):
@@ -35,6 +37,7 @@ class Made(NamedTuple):
     parts: tuple[Part, ...] = ()
     number: bool = False  # a constant that is one number everywhere
     value: float | None = None  # the number that a constant is everywhere, if it is known
+    rooted: bool = False  # a root of several numbers is in it, as of a norm's running variance
 
     @property
     def zero(self) -> bool:
@@ -48,7 +51,7 @@ class Made(NamedTuple):
             view = None if part.view is None else move(part.view)
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
-        return Made(shape, tuple(new), self.number, self.value)
+        return Made(shape, tuple(new), self.number, self.value, self.rooted)
 
     def lost(self, shape: Shape | None) -> Made:
         """Return what is made of it in a way that nothing follows."""
@@ -58,6 +61,16 @@ class Made(NamedTuple):
         """Return it with a note of what is done to each part, where there is none yet."""
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
         return self._replace(parts=parts)
+
+    def multiplied(self, by: Collection[str]) -> Made:
+        """Return it as a factor of a product with what is made of other parameters."""
+        parts = (
+            part._replace(
+                factor=part.name not in by and not part.added and (part.factor or not part.done)
+            )
+            for part in self.parts
+        )
+        return self._replace(parts=tuple(parts))
 
     def varies(self, axis: int) -> bool:
         """Whether its entries may differ along an axis."""
@@ -85,7 +98,7 @@ class Made(NamedTuple):
         return all(part.view is not None and part.view.rank > 1 for part in self.parts)
 
 
-def joined(shape: Shape | None, values: Iterable[Made]) -> Made:
+def joined(shape: Shape | None, values: Sequence[Made]) -> Made:
     """Return what is made of several; of two ways to one parameter, those that show more."""
     ways: dict[str, list[Part]] = {}
     for value in values:
@@ -100,9 +113,13 @@ def joined(shape: Shape | None, values: Iterable[Made]) -> Made:
             first, second = (old, new) if _shown(old) >= _shown(new) else (new, old)
             stopped = all(part.stopped for part in (*old, *new))
             added = any(part.added for part in (*old, *new))
+            offset = old[0].offset if old[0].offset == new[0].offset else 0.0
             done = next((part.done for part in (*first, *second) if part.done), "")
-            ways[name] = [Part(name, part.view, stopped, done, added) for part in first]
-    return Made(shape, tuple(part for parts in ways.values() for part in parts))
+            ways[name] = [
+                Part(name, part.view, stopped, done, added, offset=offset) for part in first
+            ]
+    parts = tuple(part for parts in ways.values() for part in parts)
+    return Made(shape, parts, rooted=any(value.rooted for value in values))
 
 
 def _shown(parts: Sequence[Part]) -> int:

@@ -104,12 +104,15 @@ def noise(*shape, seed=0):
 
 MODELS = {
     "strided 5": (partial(Strided, size=5), (4, 32, 32, 3)),
-    "strided 7": (partial(Strided, size=7), (4, 64, 64, 3)),
     "unet 32": (partial(UNet, transposed=False), (2, 32, 32, 3)),
-    "unet 64": (partial(UNet, transposed=True), (2, 64, 64, 3)),
     "dcgan": (partial(Generator, flipped=False), (4, 24)),
+}
+MORE = {
+    "strided 7": (partial(Strided, size=7), (4, 64, 64, 3)),
+    "unet 64": (partial(UNet, transposed=True), (2, 64, 64, 3)),
     "dcgan, kernels reversed": (partial(Generator, flipped=True), (4, 24)),
 }
+NAMES = [*MODELS, *(pytest.param(name, marks=pytest.mark.nightly) for name in MORE)]
 
 
 def steps_of(model, x):
@@ -130,10 +133,10 @@ def steps_of(model, x):
         gradients, compiler_options=compile_only)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_alive_after_init(name):
     """Every input has its own output; after one step at most a quarter of the leaves is dead."""
-    make, shape = MODELS[name]
+    make, shape = (MODELS | MORE)[name]
     model, report = ij.init(make(nnx.Rngs(0)), noise(*shape))
     assert {entry.plan.taps for entry in report.entries if entry.plan} == {"outward"}
     params, output, gradients = steps_of(model, noise(*shape))

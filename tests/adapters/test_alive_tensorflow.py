@@ -57,11 +57,11 @@ def dcgan():
 MODELS = {
     "MobileNet-64": application("MobileNet", 64),
     "unet-32": lambda: unet(32),
-    "unet-64": lambda: unet(64),
-    "unet-64-transposed": lambda: unet(64, learned=True),
     "dcgan": dcgan,
 }
 LARGE = {
+    "unet-64": lambda: unet(64),
+    "unet-64-transposed": lambda: unet(64, learned=True),
     "VGG16-64": application("VGG16", 64),
     "VGG19-64": application("VGG19", 64),
     "InceptionV3-96": application("InceptionV3", 96),

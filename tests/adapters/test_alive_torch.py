@@ -112,13 +112,13 @@ def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
 def test_a_u_net_trains():
     """Which of three classes a place has can be read off two channels of the picture there."""
     draw = torch.Generator().manual_seed(1)
-    x = torch.randn(8, 3, 32, 32, generator=draw)
+    x = torch.randn(8, 3, 16, 16, generator=draw)
     labels = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
     torch.manual_seed(0)
-    model = zoo.UNet()
+    model = zoo.UNet((8, 16, 32, 64))
     init_(model, x)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    for _ in range(100):
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(50):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()

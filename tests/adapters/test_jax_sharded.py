@@ -12,7 +12,7 @@ from side_by_side import all_is_well
 SCRIPT = Path(__file__).with_name("sharded_jax.py")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_each_device_makes_its_part_alone(processes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

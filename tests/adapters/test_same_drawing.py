@@ -71,6 +71,7 @@ FUNCTIONS = {
         np_, np_.tanh(linear(np_, x, p.a)) * linear(np_, x, p.b), p.c),
     "gate": lambda np_, p, x: x + linear(np_, x, p.a) * np_.sigmoid(linear(np_, x, p.b)),
     "shifted": lambda np_, p, x: x + (np_.tanh(linear(np_, x, p.a)) + 1),
+    "shifted from the left": lambda np_, p, x: x + (1 + np_.tanh(linear(np_, x, p.a))),
     "square": lambda np_, p, x: x + np_.square(linear(np_, x, p.a)),
     "concatenation": lambda np_, p, x: np_.concatenate([linear(np_, x, p.a), np_.tanh(x)]),
     "normalisation written out": normed,

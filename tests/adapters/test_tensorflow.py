@@ -1,7 +1,7 @@
-"""Initializers and variables, on whichever backend Keras runs with; and all of it on JAX.
+"""Initializers and variables, on whichever backend Keras runs with.
 
 One process has one Keras backend. Everything here holds on all of them, except two sections that
-only TensorFlow or JAX collect; the last test runs both files of this adapter on JAX.
+only TensorFlow or JAX collect; test_keras_backends.py runs this file on the others.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import gc
 import json
 import math
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -90,18 +88,16 @@ gains = st.floats(0.01, 100).flatmap(lambda x: st.sampled_from([x, -x]))
 taps = st.sampled_from(["outward", "diagonal", "center", "channel_major", "spatial_major"])
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(sizes, min_size=2, max_size=5), gains, taps, st.data())
 def test_idi_is_the_spec_in_keras_axis_order(shape, gain, taps, data):
     wide = data.draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
-    got = it.IDI(gain, wide=wide, taps=taps)(shape)
+    got = it.IDI(gain, wide=wide, taps=taps, layout=KERAS[len(shape)])(shape)
     check(got, expected(tuple(shape), gain=gain, wide=wide, taps=taps))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(sizes, min_size=2, max_size=5), gains, taps)
 def test_idiz_is_the_spec_in_keras_axis_order(shape, eps, taps):
-    got = it.IDIZ(eps, taps=taps)(shape)
+    got = it.IDIZ(eps, taps=taps, layout=KERAS[len(shape)])(shape)
     check(got, expected(tuple(shape), "zero", eps=eps, taps=taps))
 
 
@@ -158,7 +154,7 @@ def test_without_a_dtype_it_is_floatx():
         keras.config.set_floatx(before)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 2, 3)])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3, 3, 0, 2)])
 def test_empty_weights_are_weights(shape):
     assert tuple(it.IDI()(shape).shape) == tuple(it.IDIZ()(shape).shape) == shape
 
@@ -824,24 +820,3 @@ print(keras.ops.convert_to_numpy(keras.ops.sum(layer.kernel)))
 """
         done = python(code, KERAS_BACKEND="jax")
         assert done.stdout.strip() == "10.0", done.stderr
-
-    def test_everything_holds_on_jax():
-        here = Path(__file__)
-        files = [str(here), str(here.with_name("test_tensorflow_layers.py"))]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
-            cwd=here.parents[2],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": "jax",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of many tiny programs, each run once
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-        passed = re.search(r"^(\d+) passed(, \d+ deselected)? in ", done.stdout, re.MULTILINE)
-        assert passed is not None, done.stdout[-1000:]  # none skipped, and none failed
-        assert int(passed[1]) >= 300, passed[0]

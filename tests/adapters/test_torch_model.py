@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import warnings
@@ -34,7 +35,7 @@ from adapters.zoo_torch import (
 from adapters.zoo_transformers import FULL, MODELS
 from idinit_ref import errors
 from idinit_ref.roles.decide import decide
-from idinit_ref_torch import init_, plans, trace
+from idinit_ref_torch import idiz_layer_, init_, plans, trace
 
 EPS = 1e-6
 
@@ -389,7 +390,6 @@ class Residual(nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "names", "what"),
     [
-        (parametrizations.weight_norm, ["weight.original0", "weight.original1"], "normalised with"),
         (parametrizations.spectral_norm, ["weight.original"], "divided by what is computed from"),
         (parametrizations.orthogonal, ["weight.original"], "subtracted with what is computed from"),
     ],
@@ -414,9 +414,54 @@ def test_old_weight_norm():
     assert report.roles == {
         "layer.bias": "bias",
         "layer.weight_g": "keep",
-        "layer.weight_v": "keep",
+        "layer.weight_v": "zero",
     }
     assert vars(model.layer)["weight"] is before
+
+
+@pytest.mark.parametrize(
+    ("layer", "dim"),
+    [
+        (nn.Linear(4, 4), 0),
+        (nn.Linear(4, 4), None),
+        (nn.Conv1d(4, 4, 3, padding=1), 2),
+        (nn.ConvTranspose1d(4, 4, 3, padding=1), 0),
+    ],
+    ids=str,
+)
+def test_a_weight_under_weight_norm_ends_a_branch(layer, dim):
+    """wav2vec 2, EnCodec: what is computed is IDIZ."""
+    inner = parametrizations.weight_norm(nn.Conv1d(4, 4, 1)) if dim == 2 else nn.Identity()
+    plain = idiz_layer_(copy.deepcopy(layer), eps=1e-4).weight
+    model = Residual(nn.Sequential(inner, parametrizations.weight_norm(layer, dim=dim)))
+    x = image(2, 4) if isinstance(layer, nn.Linear) else image(2, 4, 7)
+    report = init_(model, x, eps=1e-4)
+    ends = [e for e in report.entries if e.role == "zero"]
+    assert [e.name for e in ends] == ["layer.1.parametrizations.weight.original1"]
+    torch.testing.assert_close(model.layer[1].weight, plain)
+    assert 0 < (model(x) - x).abs().max() < 1e-2
+    kept = init_(model, x, overrides={"*original1": "keep"})
+    assert "zero" not in kept.roles.values()
+
+
+@pytest.mark.parametrize(
+    ("weight", "is_zero"),
+    [
+        (lambda v, g: g * (v / v.norm(dim=1, keepdim=True)), True),
+        (lambda v, g: v * (g / v.norm(dim=1, keepdim=True)), True),
+        (lambda v, g: (v.mT * g[:, 0]).mT, True),
+        (lambda v, g: v / g, False),
+        (lambda v, g: v * (1 + g), False),
+        (lambda v, g: v * g.exp(), False),
+        (lambda v, g: torch.cat([v[:2] * g[:2], v[2:]]), False),
+        (lambda v, g: v * g * g, False),
+    ],
+)
+def test_a_weight_vanishes_with_a_factor_of_it_alone(weight, is_zero):
+    model = Function(
+        lambda m, x: x + x @ weight(m.v, m.g).mT, v=torch.randn(4, 4), g=torch.ones(4, 1)
+    )
+    assert init_(model, image(2, 4)).roles == {"v": "keep", "g": "zero" if is_zero else "keep"}
 
 
 class Halved(nn.Module):

@@ -130,7 +130,8 @@ def waits(here, monkeypatch):
 @pytest.fixture
 def check(capfd):
     def run(line):
-        status = cli.main(["check", *line.split()])
+        budget = [] if "--budget" in line else ["--budget", "1000"]  # no search ends by the clock
+        status = cli.main(["check", *line.split(), *budget])
         return status, *capfd.readouterr()
 
     return run

@@ -166,7 +166,7 @@ def test_a_stopped_export_leaves_no_file(number, usual, tmp_path):
     run = subprocess.Popen([RUN[0], "-c", code, *words], stderr=subprocess.PIPE, text=True)
     while not any(path.stat().st_size for path in tmp_path.iterdir()):
         assert run.poll() is None
-        time.sleep(0.001)
+        time.sleep(0.02)
     (part,) = tmp_path.iterdir()
     assert re.fullmatch(r"l\.safetensors\.part-[0-9a-f]+", part.name)
     run.send_signal(getattr(signal, number))

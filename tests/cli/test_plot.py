@@ -641,6 +641,7 @@ def test_the_help_describes_it(idinit):
 # The gallery --------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly  # each time the site draws it (tests/docs)
 def test_the_gallery_is_drawn_and_has_captions(tmp_path):
     captions = gallery_figures.captions()
     gallery_figures.main([str(tmp_path / "new" / "folder")])

@@ -6,10 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import by_hand
 import idinit_ref as ir
@@ -95,10 +93,6 @@ def test_default_dtype_is_the_namespaces(backend):
     assert array.dtype == backend.xp.zeros((1,)).dtype
 
 
-def test_an_array_stands_for_its_namespace():
-    assert isinstance(ir.idi((2, 2), xp=torch.ones(1)), torch.Tensor)
-
-
 def test_a_float64_dtype_that_jax_truncates_is_checked_as_float32():
     import jax.numpy as jnp
 
@@ -107,12 +101,6 @@ def test_a_float64_dtype_that_jax_truncates_is_checked_as_float32():
         pytest.raises(ir.errors.RoundingError, match="float32"),
     ):
         ir.idiz((2, 2), eps=1e-60, xp=jnp, dtype=jnp.float64)
-
-
-def test_torch_meta_device_makes_nothing():
-    array = ir.idi((10**6, 10**6), xp=torch, device="meta")
-    assert array.device.type == "meta"
-    assert tuple(array.shape) == (10**6, 10**6)
 
 
 def test_dask_is_lazy_and_chunked():
@@ -144,7 +132,7 @@ BIG = [
     ((200_000, 1, 3, 3), {"groups": 200_000, "taps": "center"}),
     ((1_000_000, 1), {}),
     ((1, 1_000_000), {"wide": "fold_mean"}),
-    ((1500, 1500), {"loosen": 0.1}),
+    ((700, 700), {"loosen": 0.1}),
 ]
 
 
@@ -161,36 +149,3 @@ def test_numpy_peak_memory(shape, options, dtype):
     finally:
         tracemalloc.stop()
     assert peak <= 1.1 * array.nbytes + 65536
-
-
-class Allocated(TorchDispatchMode):
-    """Adds up the bytes of every storage that an operation makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.storages = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor):
-            storage = out.untyped_storage()
-            self.storages[storage.data_ptr()] = storage.nbytes()
-        return out
-
-
-@pytest.mark.parametrize(("shape", "options"), BIG[:-1], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_torch_allocates_the_result_alone(shape, options, dtype):
-    with Allocated() as allocated:
-        array = ir.idi(shape, xp=torch, dtype=dtype, **options)
-    whole = array.untyped_storage().nbytes()
-    assert max(allocated.storages.values()) == whole
-    assert sum(allocated.storages.values()) <= 1.1 * whole
-
-
-def test_torch_loosened_rows_come_one_at_a_time():
-    with Allocated() as allocated:
-        array = ir.idi((400, 500), xp=torch, loosen=0.1)
-    extra = sorted(allocated.storages.values())[:-1]
-    assert max(extra) <= 500 * 8
-    assert array.untyped_storage().nbytes() == 400 * 500 * 4

@@ -64,6 +64,7 @@ def made(backend, case):
     return hashlib.sha256(np.ascontiguousarray(backend.numpy(backend.call(make)))).hexdigest()
 
 
+@pytest.mark.cases(120)
 @pytest.mark.parametrize("case", CASES, ids=name)
 @pytest.mark.parametrize("backend", EAGER, ids=lambda backend: backend.name)
 def test_golden_in_every_namespace(backend, x64, case):

@@ -11,7 +11,6 @@ import math
 from fractions import Fraction
 from itertools import product
 
-import ml_dtypes
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -21,11 +20,15 @@ from strategies import matrices
 
 gains = st.floats(-1e3, 1e3).filter(lambda t: abs(t) > 1e-3)
 dyadic = st.sampled_from([1.0, -1.0, 0.5, -2.0, 4.0])
-UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10}
 UNIT["complex64"] = UNIT["float32"]
-dtypes = st.sampled_from([*UNIT]).map(
-    lambda name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
-)
+try:
+    from ml_dtypes import bfloat16
+except ModuleNotFoundError:  # a skip of test_rounding.py says so, and with CI set it fails
+    dtypes = st.sampled_from([*map(np.dtype, UNIT)])
+else:
+    dtypes = st.sampled_from([*map(np.dtype, [*UNIT, bfloat16])])
+    UNIT["bfloat16"] = 2.0**-7
 wides = st.sampled_from(["truncate", "fold_rms", "fold_mean"])
 
 

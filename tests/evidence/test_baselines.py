@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from docs.evidence import _baselines, _nets  # noqa: E402
+from docs.evidence import _baselines, _nets
 
 X = torch.ones(2, 1, 8, 8)
 
@@ -54,7 +53,6 @@ def test_zero_gamma():
 
 def test_zero_is_hadamard_where_outputs_are_more():
     """Zhao et al. 2022: c I* H I*; square matrices the identity."""
-    pytest.importorskip("zero_init")
     square, wider = (_nets.mlp(sizes) for sizes in ((4, 4), (4, 8)))
     for net in (square, wider):
         _baselines.apply("zero", net, torch.ones(1, 4))
@@ -67,7 +65,6 @@ def test_zero_is_hadamard_where_outputs_are_more():
 
 def test_delta_orthogonal():
     """Xiao et al. 2018: an orthogonal centre tap (gain sqrt 2), 0 elsewhere."""
-    pytest.importorskip("jax")
     _, blocks = made("delta_orthogonal")
     weight = blocks[0].branch[0].weight.detach()
     centre = weight[:, :, 1, 1]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from docs.evidence import transformer  # noqa: E402
+from docs.evidence import transformer
 
 CODES = torch.arange(2 * 16).reshape(2, 16)
 

@@ -78,6 +78,6 @@ def test_the_verdict_follows_the_data(study, change, said):
 def test_the_default_of_kernels_follows_the_data(taps, score, said):
     rows = rows_of(convolution, lambda r: {"score": score} if r["taps"] == taps else {})
     assert said in convolution.page(rows)
-    assert said not in convolution.page(rows_of(convolution, lambda r: {}))
+    assert said not in (_study.FOLDER / "convolution.md").read_text()
     with pytest.raises(AssertionError):
         convolution.check(rows)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from torch import nn  # noqa: E402 - after the check that it is there
-
-from docs.evidence import _zoo_build, _zoo_measure, _zoo_serve, zoo  # noqa: E402 - likewise
-from docs.evidence._data import load  # noqa: E402 - likewise
+from docs.evidence import _zoo_build, _zoo_measure, _zoo_serve, zoo
+from docs.evidence._data import load
 
 
 class Residual(nn.Module):

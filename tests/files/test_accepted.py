@@ -358,7 +358,8 @@ def test_lenient_goes_on_where_an_npz_file_is_cut_off(tmp_path, save):
 
 @pytest.mark.parametrize("chunks", [None, (500,)], ids=["whole", "chunked"])
 def test_lenient_goes_on_where_an_hdf5_file_is_cut_off(tmp_path, chunks):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["a"] = np.eye(30)
         file.create_dataset("b", data=np.arange(5000.0), chunks=chunks)
@@ -381,6 +382,12 @@ def test_lenient_goes_on_where_an_hdf5_file_is_cut_off(tmp_path, chunks):
         ("saved_model.pb", ["a SavedModel of TensorFlow", "save_weights"]),
         ("w.npy", ["a single array of NumPy", "numpy.savez"]),
         ("m.msgpack", ["a file of Flax", "safetensors.flax.save_file"]),
+        ("ckpt-1.index", ["a checkpoint of TensorFlow", "tf.train.load_checkpoint"]),
+        ("ckpt-1.data-00000-of-00001", ["a checkpoint of TensorFlow", "load_checkpoint"]),
+        ("m.gguf", ["a file of llama.cpp", "gguf.GGUFReader"]),
+        ("m.onnx", ["a model of ONNX", "onnx.numpy_helper.to_array"]),
+        ("m.pkl", ["a pickle, which can run code", "if you trust it"]),
+        ("m.tar", ["it is packed", "unpack it"]),
     ],
 )
 def test_what_is_not_read_says_what_it_is(tmp_path, name, words):
@@ -389,6 +396,12 @@ def test_what_is_not_read_says_what_it_is(tmp_path, name, words):
         with pytest.raises(CheckpointError) as caught:
             open_checkpoint(path)
         assert all(word in str(caught.value) for word in (repr(name), *words))
+
+
+def test_a_checkpoint_of_tensorflow_is_named_without_its_suffix(tmp_path):
+    (tmp_path / "ckpt-1.index").write_bytes(b"anything")
+    with pytest.raises(CheckpointError, match="a checkpoint of TensorFlow"):
+        open_checkpoint(tmp_path / "ckpt-1")
 
 
 def test_a_message_is_a_line_whatever_the_name(tmp_path):

@@ -12,13 +12,12 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 import idinit_ref as ir
 from idinit_ref.errors import CheckpointError
 from idinit_ref.files import diff, open_checkpoint
 from idinit_ref.files.storage import decode
-
-torch = pytest.importorskip("torch")
 
 
 def whole(tensor):
@@ -244,7 +243,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_the_weights_inside_a_keras_model(tmp_path):
-    keras = pytest.importorskip("keras")
+    import keras
+
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TensorFlow and NumPy, in Keras' own code
@@ -275,8 +275,8 @@ def test_a_keras_archive_that_is_none_is_one_line(tmp_path, how):
 
 @pytest.mark.parametrize("packed", [True, False], ids=["ocdbt", "folders"])
 def test_an_orbax_checkpoint_is_read_as_it_was_saved(tmp_path, packed):
-    ocp = pytest.importorskip("orbax.checkpoint")
     import jax.numpy as jnp
+    import orbax.checkpoint as ocp
 
     tree = {
         "fc": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16)},
@@ -295,9 +295,9 @@ def test_an_orbax_checkpoint_is_read_as_it_was_saved(tmp_path, packed):
     assert np.array_equal(whole(found["plain"]), np.eye(2))
 
 
+@pytest.mark.needs("tensorstore")
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tree_metadata": {"a": 3}}', "{"])
 def test_a_broken_tree_is_one_line(tmp_path, text):
-    pytest.importorskip("tensorstore")
     (tmp_path / "_METADATA").write_text(text)
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(tmp_path)
@@ -309,7 +309,8 @@ def test_a_broken_tree_is_one_line(tmp_path, text):
 
 def test_variables_of_one_path_are_told_apart_from_report_to_file(tmp_path):
     """As docs/export.md has it, with a layer of one name inside and outside of a nested model."""
-    keras = pytest.importorskip("keras")
+    import keras
+
     import idinit_ref_tensorflow as irk
     from idinit_ref.files import assemble, read
 
@@ -320,17 +321,15 @@ def test_variables_of_one_path_are_told_apart_from_report_to_file(tmp_path):
         return keras.Model(x, x + keras.layers.Dense(8, name="d")(inner(x)))
 
     def named(variables):
-        made = {}
-        for v in variables:
-            count = sum(v.path == other.path for other in made.values()) + 1
-            made[v.path if count == 1 else f"{v.path} ({count})"] = v
-        return made
+        paths = [v.path for v in variables]
+        again = [f" ({paths[:k].count(p) + 1})" * (paths.count(p) > 1) for k, p in enumerate(paths)]
+        return {p + number: v for p, number, v in zip(paths, again, variables, strict=True)}
 
     net, other = build(), build()
     (tmp_path / "k.json").write_text(json.dumps(irk.init_(net).to_dict()))
     ir.save(tmp_path / "k.npz", assemble(read(manifest=tmp_path / "k.json").tensors).values)
     held = np.load(tmp_path / "k.npz")
-    assert sorted(held.files) == ["d/bias", "d/bias (2)", "d/kernel", "d/kernel (2)"]
+    assert sorted(held.files) == ["d/bias (1)", "d/bias (2)", "d/kernel (1)", "d/kernel (2)"]
     for name, v in named(other.weights).items():
         v.assign(held[name])
     x = np.random.default_rng(0).standard_normal((2, 8)).astype("float32")

@@ -88,27 +88,37 @@ def gpt2(config, tensors, folder):
     three_agree(tensors, model, three.FlaxGPT2, three.KerasGPT2, three.GPT2_RULES, ids, folder)
 
 
-def test_resnet50(tmp_path):
-    preset = presets.load("resnet50")
-    config = transformers.ResNetConfig(**preset.source["options"])
+def resnet(config, tensors, folder):
     model = shaken(transformers.ResNetForImageClassification(config))
     images = np.random.default_rng(0).standard_normal((2, 3, 71, 64)).astype("float32")
-    three_agree(
-        preset.tensors,
-        model,
-        three.FlaxResNet,
-        three.KerasResNet,
-        three.RESNET_RULES,
-        images,
-        tmp_path,
-    )
+    nets = three.FlaxResNet, three.KerasResNet, three.RESNET_RULES
+    three_agree(tensors, model, *nets, images, folder)
+
+
+def tensors_of(kind, config):
+    """The shapes of a model's parameters, and of what its norms have counted."""
+    with torch.device("meta"):
+        model = kind(config)
+    held = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tuple(value.shape) for name, value in held if value.is_floating_point()}
 
 
 def test_small_gpt2(tmp_path):
     config = transformers.GPT2Config(n_layer=3, n_embd=48, n_head=4, vocab_size=101, n_positions=16)
-    with torch.device("meta"):
-        names = dict(transformers.GPT2LMHeadModel(config).named_parameters())
-    gpt2(config, {name: tuple(value.shape) for name, value in names.items()}, tmp_path)
+    gpt2(config, tensors_of(transformers.GPT2LMHeadModel, config), tmp_path)
+
+
+def test_small_resnet(tmp_path):
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], num_labels=10
+    )
+    resnet(config, tensors_of(transformers.ResNetForImageClassification, config), tmp_path)
+
+
+@pytest.mark.nightly
+def test_resnet50(tmp_path):
+    preset = presets.load("resnet50")
+    resnet(transformers.ResNetConfig(**preset.source["options"]), preset.tensors, tmp_path)
 
 
 @pytest.mark.nightly

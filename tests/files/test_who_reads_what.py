@@ -73,7 +73,7 @@ def _orbax(path):
     import orbax.checkpoint as ocp
 
     with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path / "orbax", {"w": WEIGHT})
+        checkpointer.save(path / "orbax" / "7" / "default", {"w": WEIGHT})
     return path / "orbax"
 
 
@@ -97,7 +97,7 @@ MADE = {  # what it is, what it needs, its suffix for `save`, and how its own li
     "`.keras`: the weights inside": ("extra `export` (h5py)", "", _keras),
     "`pytorch_model.bin`, `.pt`, `.pth`, their index": ("extra `torch`", "", _torch),
     "a folder of `torch.distributed.checkpoint`": ("extra `torch`", ".distcp", _distributed),
-    "a folder of Orbax": ("extra `orbax`", "", _orbax),
+    "a folder of Orbax, alone or in STEP/ITEM": ("extra `orbax`", ".orbax", _orbax),
     "`.npy`": ("", "", _npy),
     "`.msgpack` of Flax": ("", "", _msgpack),
 }

@@ -72,13 +72,16 @@ def on_cpu(name: str) -> np.dtype[Any]:
 
 
 def names(place: Place) -> list[str]:
-    """The dtypes that a framework has: CuPy's are NumPy's own.
-
-    JAX compiles for each shape and dtype: the CPU, which proves only the checks, has some of them.
-    """
+    """The dtypes that a framework has: CuPy's are NumPy's own."""
     if place.framework == "jax" and not place.gpu:
-        return ["float32", "complex64", "bfloat16", "float8_e4m3fn"]
+        return ["float32", "bfloat16", "float8_e4m3fn"]
     return NUMPY if place.framework == "cupy" else DTYPES
+
+
+def some(cases: Any, place: Place) -> list[Any]:
+    """JAX compiles for each shape and dtype: the CPU, which proves only the checks, has some."""
+    few = place.framework == "jax" and not place.gpu
+    return [*cases][4::5] if few else [*cases]
 
 
 def expected(plan: ir.Plan, dtype: str) -> np.ndarray | None:
@@ -115,7 +118,7 @@ def same(place: Place, array: Any, want: np.ndarray, what: object) -> None:
 
 def each(place: Place) -> Iterator[tuple[ir.Plan, str, np.ndarray | None, tuple[Any, ...]]]:
     """Every weight in every dtype: the plan, the dtype, what is expected, and what to call it."""
-    for shape, role, options in WEIGHTS:
+    for shape, role, options in some(WEIGHTS, place):
         plan = ir.plan(shape, role, **options)
         for dtype in names(place):
             yield plan, dtype, expected(plan, dtype), (shape, role, options, dtype)
@@ -145,7 +148,7 @@ def build_gives_the_bits(place: Place) -> None:
 @of("torch", "jax", "cupy")
 def build_gives_the_digests(place: Place) -> None:
     """The table of SHA-256, made without the core."""
-    for (case, row), dtype in itertools.product(TABLE.items(), digests.DTYPES):
+    for (case, row), dtype in itertools.product(some(TABLE.items(), place), digests.DTYPES):
         if dtype not in names(place):
             continue
         shape, role, options = next(c for c in digests.CASES if digests.name(c) == case)

@@ -129,7 +129,7 @@ def test_the_arithmetic_knows_nothing_of_plans():
         names = {name.split(".")[2] for name in core[module] if name.startswith("idinit_ref.core.")}
         return {module}.union(*map(reach, names))
 
-    for module in core.keys() - {"plan", "weights"}:
+    for module in core.keys() - {"plan", "axes", "weights"}:
         assert "plan" not in reach(module)
     assert ROOMS["core"] == {"errors"}
 

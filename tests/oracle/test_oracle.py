@@ -86,7 +86,8 @@ def untested(report):
     ids=named,
 )
 def test_the_reference_passes_all_in_every_framework(make, options, silent):
-    report = make_oracle(make, examples=15, clock=STILL, **options).run()
+    compiled = options.get("xp") is jax.numpy or options is KERAS  # each shape anew
+    report = make_oracle(make, examples=4 if compiled else 15, clock=STILL, **options).run()
     assert report.ok, str(report)
     assert untested(report) == silent
 

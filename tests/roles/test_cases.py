@@ -29,6 +29,28 @@ def test_a_level_of_a_pyramid(order):
     assert net.notes("out")["pyramid"].names == ("INNER2",)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_level"),
+    [
+        ((1, 32, 4, 4), LARGE, True),
+        ((1, 4, 8, 16), (1, 4, 16, 8), False),
+        ((4, 8, 4, 4), LARGE, False),
+        ((1, 8, 1, 1), LARGE, False),
+    ],
+    ids=["pixels shuffled", "transposed", "windows put together", "spread"],
+)
+def test_channels_that_moves_lay_out_in_space_are_a_level(before, after, is_level):
+    """Also if a reshape, a transpose and a reshape do it."""
+    net = Net(after)
+    low = net.f("low", net.w("c1", net.x()))
+    deep = net.w("inner2", net.f("high", net.w("c2", low, shape=before)), shape=before)
+    parts = net.f("parts", deep, shape=(1, 8, 2, 2, 4, 4), does="move")
+    top = net.f("whole", parts, shape=after, does="move")
+    net.w("out", net.add("y", net.w("inner1", low), top))
+    assert net.zeros("out") == (set() if is_level else {"INNER2"})
+    assert ("pyramid" in net.notes("out")) == is_level
+
+
 def test_levels_that_are_results_of_their_own():
     """The deeper level of a feature pyramid feeds a head too: no closed region, and no note."""
     net = Net(LARGE)
@@ -267,16 +289,26 @@ def test_a_state_space():
 
 
 def test_what_is_zero_anyway_ends_nothing():
-    """The first layer of DETR's decoder attends from learned queries to zeros."""
+    """The first layer of DETR's decoder: what is first added to zeros starts the stream."""
     net = Net()
     queries, zeros = net.x("queries"), net._new("zeros", "other", (), (2, 4))
     mixed = net.attend("t", net.w("q", queries), net.w("k", queries), net.w("v", zeros))
     first = net.f("norm", net.w("o", mixed), does="norm")
     net.w("q2", net.add("at", first, queries))
     mixed = net.attend("t2", net.w("q3", first), net.w("k2", queries), net.w("v2", queries))
-    y = net.add("y", first, net.w("o2", mixed))
-    assert net.zeros("q2", y) == {"O2"}
+    y = net.block(1, net.add("y", first, net.w("o2", mixed)))
+    assert net.zeros("q2", y) == {"B1"}
     assert not net.notes("q2", y)
+
+
+def test_a_branch_of_which_a_part_is_added():
+    """Deformable DETR: two of a box's four numbers are relative to its reference."""
+    net = Net()
+    reference = net.sigmoid("reference", net.w("r", net.x("queries")))
+    h = net.f("relu", net.w("o", net.w("i", reference)))
+    part = net.f("part", net.w("box", h, shape=(2, 8)), shape=(2, 4), does="select")
+    y = net.add("y", part, net.f("logit", reference, vanishes="never"))
+    assert net.zeros(y) == {"BOX"}
 
 
 def test_a_second_copy():

@@ -7,7 +7,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 import idinit_ref as ir
 from idinit_ref.errors import GraphError, LayoutError, OptionError, OptionTypeError, ShapeError
@@ -255,6 +254,8 @@ def test_the_report_as_text_and_table_and_json():
         == report.plans["conv"]
     )
     assert found["wte"] == {"shape": [50, 8], "role": "keep", "why": "embedding", "plan": None}
+    from rich.console import Console
+
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(report)
     text = console.export_text()

@@ -8,7 +8,6 @@ import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import idinit_ref as ir
 from idinit_ref.errors import GraphError, OptionError, OptionTypeError, RoundingError
@@ -398,6 +397,8 @@ def test_warnings_come_first_and_travel(tmp_path):
     assert lines[0] == "warning: two branches of one length (a, b)"
     assert lines[1] == "warning: \\x1b[31mred"
     assert lines[2].startswith("name")
+    from rich.console import Console
+
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(report)
     assert console.export_text().startswith(lines[0])

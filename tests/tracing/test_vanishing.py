@@ -5,6 +5,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from idinit_ref.roles import infer_roles
 from idinit_ref.tracing import Drawing, Parameter, clamped, power
 from tracing.programs import MOVES, SIZES, Program
 
@@ -299,3 +300,29 @@ def test_a_state_of_zeros_is_a_sum_unless_a_weight_takes_it(feeds):
     graph = draw.graph(draw.loop("state", [zeros], [(2, 4)], turn))
     assert graph.by_name["state"].kind == ("input" if feeds else "other")
     assert [node.name for node in graph.nodes].count("state") == 1
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["token last", "token first"])
+def test_a_class_token_is_the_source_of_its_block(order):
+    """A vector that was data before is no bias of what it is added to."""
+    draw = Drawing([Parameter("token", (1, 1, 4)), Parameter("w", (4, 4))])
+    token = draw.broadcast("expand", draw.parameter("token"), (2, 1, 4))
+    both = draw.join("cat", [token, draw.input("x", (2, 3, 4))], 1, (2, 4, 4))
+    pooled = draw.reshape("view", draw.sum("mean", both, [1], (2, 4)), (2, 1, 4))
+    made = draw.product("dot", [pooled, draw.parameter("w")], ["bti", "io"], "bto", (2, 1, 4))
+    graph = draw.graph([draw.add("add", *[made, token][::order], (2, 1, 4))])
+    assert infer_roles(graph) == {"w": "zero"}
+
+
+@pytest.mark.parametrize("word", ["rsqrt", "sigmoid"])
+def test_a_product_with_a_root_of_statistics_is_a_norm_and_one_with_a_gate_is_none(word):
+    """So what is added to it shifts, or is a constant that never vanishes."""
+    draw = Drawing([Parameter("b", (4,))])
+    x = draw.input("x", (2, 3, 4))
+    squares = draw.entrywise("square", [x], (2, 3, 4))
+    mean = draw.result("mean", [squares], (2, 3, 1), word="mean")
+    shifted = draw.add("shift", mean, draw.constant((), True, 1e-6), (2, 3, 1))
+    by = draw.entrywise(word, [shifted], (2, 3, 1))
+    bias = draw.broadcast("spread", draw.parameter("b"), (2, 3, 4))
+    draw.graph([draw.add("add", draw.multiply("mul", x, by, (2, 3, 4)), bias, (2, 3, 4))])
+    assert draw.nodes[-1].vanishes == ("all" if word == "rsqrt" else "never")

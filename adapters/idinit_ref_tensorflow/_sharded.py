@@ -1,0 +1,93 @@
+"""Where a new weight lies: in memory lent to TensorFlow, or in shards of Keras' JAX backend."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from math import prod
+from typing import Any
+
+import keras
+import numpy as np
+from array_api_compat import numpy as xp
+
+from idinit_ref import Plan
+from idinit_ref.core.layout import split_axes
+from idinit_ref.errors import OptionError, OptionTypeError, message
+
+__all__ = ["sharded", "tensor"]
+
+_LARGE = 2**16  # elements: below, a call costs more than its copy
+_ALIGNED = 64  # bytes: what TensorFlow's kernels expect of memory
+
+
+def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], letters: str) -> Any:
+    """Make a weight shard by shard, as a Keras variable with a layout asks (JAX backend only)."""
+    try:
+        sharding = getattr(sharding, "backend_layout", sharding)  # of a keras TensorLayout
+    except ValueError as problem:
+        raise OptionError(
+            message(
+                "layout",
+                sharding,
+                f"it should have a mesh, and Keras said: {problem}",
+                "give it one: TensorLayout(axes, device_mesh)",
+            )
+        ) from problem
+    jax = sys.modules.get("jax") if keras.backend.backend() == "jax" else None
+    if jax is None or not isinstance(sharding, jax.sharding.Sharding):
+        raise OptionTypeError(
+            message(
+                "layout",
+                sharding,
+                "here it should be a keras.distribution.TensorLayout or a JAX sharding, "
+                "on Keras' JAX backend",
+                "leave it out; axis letters belong to the constructor: IDI(layout='OI')",
+            )
+        )
+    if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
+        # Keras hands over the sharding without its devices, inside jax.set_mesh.
+        sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
+    try:
+        sharding.shard_shape(shape)
+    except (ValueError, IndexError) as problem:  # an IndexError if it has more axes
+        raise OptionError(
+            message(
+                "layout",
+                sharding,
+                f"it should cut every axis of shape {shape} evenly, and JAX said: {problem}",
+                "name only axes of the mesh, whose sizes divide the axes of the weight",
+            )
+        ) from problem
+    take: Any = partial(decided.block, dtype=dtype)
+    if decided.shape != shape:
+        take = split_axes(xp, decided.build(dtype=dtype), shape, letters).__getitem__
+    return jax.make_array_from_callback(shape, sharding, take)
+
+
+def tensor(decided: Plan, dtype: str, shape: tuple[int, ...], letters: str) -> Any:
+    """Make a weight as a tensor of Keras' backend.
+
+    TensorFlow copies an array of NumPy slowly (124 ms for 64 MB, where the array itself takes 19),
+    so a large one is lent to it by DLPack. It crashes on memory that is not aligned to 64 bytes.
+    """
+    if decided.shape != shape:
+        array = split_axes(xp, decided.build(dtype=dtype), shape, letters)
+        return keras.ops.convert_to_tensor(array, dtype=dtype)
+    kind = np.dtype(dtype)
+    if (
+        keras.backend.backend() == "tensorflow"
+        and kind.isbuiltin == 1  # DLPack knows no bfloat16 of NumPy
+        and prod(decided.shape) >= _LARGE
+    ):
+        import tensorflow
+
+        if tensorflow.executing_eagerly() and not tensorflow.config.list_logical_devices("GPU"):
+            size = prod(decided.shape) * kind.itemsize
+            memory = np.zeros(size + _ALIGNED, np.uint8)
+            first = -memory.ctypes.data % _ALIGNED
+            flat = memory[first : first + size].view(kind)
+            decided.write(flat)
+            capsule = flat.reshape(decided.shape).__dlpack__()
+            return tensorflow.experimental.dlpack.from_dlpack(capsule)
+    return keras.ops.convert_to_tensor(decided.build(dtype=dtype), dtype=dtype)

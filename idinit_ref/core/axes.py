@@ -1,0 +1,175 @@
+"""Which axes of a stored weight are inputs, outputs or copies: by letters, numbers or an einsum.
+
+The letters are those of a layout. Here a letter may stand for several axes, which then count as
+one in row-major order: "IOO" for the kernel (d, heads, size) of queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from operator import index
+from typing import Any, cast
+
+from ..errors import LayoutError, OptionError, OptionTypeError, ShapeError, message
+from .layout import SPATIAL, merge_axes
+from .pattern import Role
+from .plan import Plan
+from .weights import plan
+
+__all__ = [
+    "bias",
+    "einsum_letters",
+    "is_kernel",
+    "is_square",
+    "joined",
+    "letters_of",
+    "places",
+    "unknown",
+]
+
+_BATCH = "ABCEFGJKLMNPQRSTUVXYZ"  # the letters that the specification gives no meaning
+
+
+def joined(shape: Sequence[int], role: Role, letters: str | None, **options: Any) -> Plan:
+    """Decide a weight whose axes of one letter count as one; its plan has them joined.
+
+    >>> joined((8, 2, 3), "transit", "IOO").shape
+    (8, 6)
+    """
+    if not isinstance(letters, str) or len(letters) != len(shape):
+        return plan(shape, role, layout=letters, **options)
+    twice = [c for c in SPATIAL if letters.count(c) > 1]
+    if twice:
+        should = f"the axis {twice[0]!r} of a kernel should stand in it once"
+        cure = "name the axes of a kernel D, H and W; only inputs, outputs and copies are joined"
+        raise LayoutError(message("layout", letters, should, cure))
+    if {"I", "O"} <= set(letters) and len(set(letters)) < len(letters):
+        plan(shape, role, layout=_BATCH[: len(shape) - 2] + "IO")  # an error where sizes are none
+        shape, letters = merge_axes(shape, letters)
+    return plan(shape, role, layout=letters, **options)
+
+
+def einsum_letters(
+    equation: str, name: str = "equation", numbered: str = "input_axes= and output_axes="
+) -> str:
+    """Return the layout of an einsum's kernel, its second operand, by where each letter stands.
+
+    >>> einsum_letters("...bc,cde->...bde"), einsum_letters("nta,nab->ntb")
+    ('IOO', 'BIO')
+    """
+    operands, _, result = equation.replace(" ", "").partition("->")
+    inputs, _, kernel = operands.partition(",")
+    batch = iter(_BATCH[1:] + _BATCH[0])
+    kinds = {(True, False): "I", (False, True): "O"}
+    where = [(c in inputs, c in result) for c in kernel]
+    clear = (False, False) not in where and len(set(kernel)) == len(kernel) and "." not in kernel
+    if not clear or not {*kinds} <= {*where}:
+        should = (
+            f"each axis of its kernel, {kernel!r}, should stand once in it, and in the first "
+            "operand (inputs), in the result (outputs) or in both (copies); there should be "
+            "inputs and outputs"
+        )
+        cure = f"say what they are to its kernel's initialiser: layout=, or {numbered}"
+        raise OptionError(message(name, equation, should, cure))
+    return "".join(kinds.get(both) or next(batch) for both in where)
+
+
+def places(name: str, axes: object, needed: bool) -> tuple[int, ...]:
+    """Return the numbers of some axes as a tuple, which may be empty unless it is needed.
+
+    >>> places("input_axes", -2, True)
+    (-2,)
+    """
+    given = axes if isinstance(axes, Sequence) else (axes,)
+    try:
+        found = tuple(index(cast("Any", place)) for place in given)
+    except TypeError:
+        found = None
+    if found is None or any(isinstance(place, bool) for place in given):
+        should = "it should be an integer or a tuple of them"
+        raise OptionTypeError(message(name, axes, should, "write -1 or (0, 1)"))
+    if needed and not found:
+        should = "a weight should have at least one such axis"
+        raise OptionError(message(name, axes, should, f"name it: {name}=-1"))
+    return found
+
+
+def letters_of(shape: Sequence[int], axes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return the layout of a weight whose axes of inputs, outputs and copies are numbered.
+
+    `axes` holds them in this order, by the names that an error uses. What is left is the kernel.
+
+    >>> letters_of((3, 8, 2, 4), {"input_axes": (1,), "output_axes": (-2, -1), "batch_axes": (0,)})
+    'AIOO'
+    """
+    ndim, left = len(shape), len(shape) - sum(map(len, axes.values()))
+    *_, (last, copies) = axes.items()
+    if len(copies) > len(_BATCH) or left > len(SPATIAL):
+        should = (
+            f"{dict(axes)} should leave at most {len(SPATIAL)} axes of it for the kernel, and name "
+            f"at most {len(_BATCH)} batch axes"
+        )
+        cure = f"name the axes of stacked weights in {last}, and all axes of the inputs"
+        raise ShapeError(message("shape", tuple(shape), should, cure))
+    kinds: tuple[Iterator[str], ...] = iter("I" * ndim), iter("O" * ndim), iter(_BATCH)
+    letters: dict[int, str] = {}
+    for (name, numbers), kind in zip(axes.items(), kinds, strict=True):
+        for number in numbers:
+            axis = number % ndim if -ndim <= number < ndim else None
+            if axis is None or axis in letters:
+                should = (
+                    f"axis {number} should be one of the {ndim} axes of the weight"
+                    if axis is None
+                    else f"axis {number} of {ndim} is named twice in {dict(axes)}"
+                )
+                cure = "name every axis once, as inputs, outputs or batch"
+                raise OptionError(message(name, numbers, should, cure))
+            letters[axis] = next(kind)
+    kernel = iter(SPATIAL[len(SPATIAL) - left :])
+    return "".join(letters.get(axis) or next(kernel) for axis in range(ndim))
+
+
+def is_square(kernel: Sequence[int]) -> bool:
+    """Whether two or three axes are so surely a kernel's that a call by hand need not say so.
+
+    >>> is_square((3, 3)), is_square((3, 5)), is_square((4, 4)), is_square((3,))
+    (True, False, False, False)
+    """
+    return len(kernel) > 1 and len({*kernel}) == 1 and kernel[0] in range(1, 12, 2)
+
+
+def bias(shape: Sequence[int]) -> ShapeError:
+    """Return the error for a bias of several axes, which a matrix would fit."""
+    should = "it should be that of a weight, and here it is a bias's"
+    return ShapeError(message("shape", tuple(shape), should, "leave its initialiser out: zeros"))
+
+
+def is_kernel(options: Mapping[str, Any], layer: object) -> bool:
+    """Whether options have a meaning for convolutions alone.
+
+    An order of taps has none for matrices, but may be given to all layers of a model.
+
+    >>> usual = {"groups": 1, "transposed": False, "stride": None, "tap": None, "taps": "outward"}
+    >>> is_kernel(usual, None), is_kernel(usual | {"groups": 2}, None)
+    (False, True)
+    """
+    usual: dict[str, object] = {"groups": 1, "transposed": False, "stride": None, "tap": None}
+    usual |= {"taps": "outward"} if layer is None else {}
+    return any(options[name] != value for name, value in usual.items())
+
+
+def unknown(shape: Sequence[int], asker: str, numbered: str) -> LayoutError:
+    """Return the error for a weight of which nobody says what its axes are."""
+    ndim = len(shape)
+    samples = {3: ("IOO", "OOI", "BIO", "WIO"), 4: ("BIOO", "BOOI", "HWIO")}.get(ndim, ())
+    layouts = ", ".join(f"layout={letters!r}" for letters in samples) or "layout=..."
+    return LayoutError(
+        message(
+            "layout",
+            None,
+            f"of shape {tuple(shape)}, for {asker}, it should say what the {ndim} axes are: they "
+            "may be a convolution's, a stack's or heads",
+            f"give the initialiser {layouts} (axes of one letter count as one), or {numbered}; or "
+            "set the built layer with idi_layer_ or idiz_layer_",
+        )
+    )
