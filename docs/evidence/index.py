@@ -20,6 +20,44 @@ STUDIES = (
     "spread",
     "transformer",
     "stability",
+    "real",
+)
+
+PLANNED = {  # written and tried in small, but not yet run in full: no page, no data
+    "identity": "identity inside or zero at the end, each changed on its own; head, eps, parts",
+    "symmetry": "form pair, shifted, loosened (entries, all), random: copies told apart",
+    "chains": "GELU, SiLU and tanh; critically scaled orthogonal weights; skips and gains",
+    "heads": "head transit, zero, keep; norms keep, zero",
+    "parity": "one to four negative eigenvalues, exact identity and perturbed",
+}
+
+ADVICE = """\
+1. Have a residual net without norms? [Xavier and Kaiming fail when it is deep](residual.md). Use
+   `init_`, or a start made for it (Fixup, SkipInit, small branches), of which some did better.
+2. Have norms? Begin branches as nothing: in a [small transformer](transformer.md) IDInit was better
+   than GPT-2's default, and a learned scale of 0 (ReZero) better than IDInit.
+3. Have a chain without skips? [ReLU and tanh learn at any depth](depth.md) from identities. GELU
+   and SiLU fade (theorem T13): give them skips.
+4. Leave `taps` outward or diagonal, [not at a corner](convolution.md), and eps at 1e-6; do not
+   expect [less variance between runs](spread.md).
+5. Run `audit` after `init_`: [of twelve real models](real.md) it says which begin badly, and why.
+"""
+
+# A default, why it is so, and the page or study that carries it, if any does.
+DEFAULTS = (
+    ("gain 1", "theorem T6: with ReLU a gain of sqrt(2) doubles in every layer", ""),
+    ("wide = truncate", "theorems T2 and T4", ""),
+    ("taps = outward", "theorem T14", "convolution"),
+    ("the identity tap of the layer", "theorem T14", ""),
+    ("form = pair", "what the texts say; theorems T10 and T11", "symmetry"),
+    ("eps = 1e-6", "what the texts say", "epsilon"),
+    ("loosen = 0", "the same bits always; the rank needs something that parts copies", "rank"),
+    ("loosen_at = all", "the texts differ", "symmetry"),
+    ("head = transit", "the rule for roles; theorem T16", "heads"),
+    ("norms = keep", "the model's own scales stay", "heads"),
+    ("embeddings = keep", "the texts do not define them", ""),
+    ("biases = auto", "what a bias says is kept; audits of real models", "real"),
+    ("roles from the computation", "identity and minimality, measured on each model", "zoo"),
 )
 
 OTHERS = """\
@@ -35,6 +73,17 @@ OTHERS = """\
 """
 
 
+def _defaults() -> list[list[str]]:
+    """Return the lines of the table of defaults."""
+    lines = []
+    for what, why, name in DEFAULTS:
+        carried = f"[{name}]({name}.md)" if name else "no experiment"
+        if name in PLANNED:
+            carried = f"not measured yet: `{name}.py`"
+        lines.append([f"`{what}`" if "=" in what else what, why, carried])
+    return lines
+
+
 def page() -> str:
     """Return index.md."""
     lines = []
@@ -45,6 +94,9 @@ def page() -> str:
     return filled(
         "index",
         claims=table(["claim", "verdict", "what was measured", "study"], lines),
+        advice=ADVICE,
+        defaults=table(["default", "why", "the experiment that carries it"], _defaults()),
+        planned=table(["study", "what it asks"], [[f"`{n}.py`", w] for n, w in PLANNED.items()]),
         install=INSTALL,
         study=STUDIES[0],
         others=OTHERS,

@@ -151,10 +151,20 @@ def verdict(rows: list[_study.Row]) -> _study.Verdict:
         seeds = len(_scores(rows, "idinit", good[0]))
         train = ", ".join(str(counts[blocks]) for blocks in good)
         figure += f" ({train} of {seeds} seeds of IDInit train there)"
+        chances = {b: _chance(rows, b) for b in good}
+        shown = ", ".join(f"{chance:.2f}" for chance in chances.values())
+        figure += f"; p that IDInit's mean is {TRAINS} or less: {shown}"
+        word = "holds" if max(chances.values()) < 0.05 else "marginal: holds"
         return _study.Verdict(
-            f"holds when the net has {at} blocks (of {', '.join(map(str, depths))})", figure
+            f"{word} when the net has {at} blocks (of {', '.join(map(str, depths))})", figure
         )
     return _study.Verdict("does not hold", figure)
+
+
+def _chance(rows: list[_study.Row], blocks: int) -> float:
+    """Return p, one-sided, of the hypothesis that IDInit's mean accuracy is TRAINS or less."""
+    test = _study.need("scipy.stats").ttest_1samp
+    return float(test(_scores(rows, "idinit", blocks), TRAINS, alternative="greater").pvalue)
 
 
 def _shown(rate: float) -> str:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import idinit_ref_torch as irt
-from docs.evidence import _study, _training
+from docs.evidence import _decoder, _study, _training
+from docs.evidence._decoder import (
+    CHANCE,
+    MODULES,
+    Transformer,
+    embed,
+    ends,
+    linears,
+    text,
+    windows,
+)
 
 TITLE = "Do transformers converge faster?"
 CLAIM = (
@@ -24,106 +30,12 @@ CLAIM = (
     "steps to the loss that GPT-2's default ends with, each method at its best rate."
 )
 
-ASCII = "\n" + "".join(map(chr, range(32, 127)))
-NAMES = """
-argparse ast base64 bdb bisect calendar cmd code codecs codeop configparser contextlib copy
-copyreg csv datetime difflib dis doctest enum filecmp fileinput fnmatch fractions ftplib functools
-getopt getpass gettext glob gzip hashlib heapq hmac inspect ipaddress linecache locale mailbox
-mimetypes netrc opcode operator optparse os pathlib pdb pickle pkgutil platform plistlib posixpath
-pprint profile pstats queue quopri random reprlib sched selectors shelve shlex shutil smtplib
-socket statistics string subprocess tarfile tempfile textwrap threading timeit tokenize trace
-traceback typing uuid warnings weakref zipfile
-"""
-MODULES = NAMES.split()
-
 WIDTH, HEADS, CONTEXT, BATCH, BASE = 64, 4, 64, 8, 32
 LAYERS, STEPS, WARM, EVERY = 4, 150, 30, 10
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNE, SEEDS = (100, 101), (0, 1, 2, 3, 4)
-CHANCE = math.log(len(ASCII))
-
-# The model ----------------------------------------------------------------------------------------
-
-
-class Attention(nn.Module):
-    """Causal attention with weights of its own for query, key, value and output."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.scale = heads, (width // heads) ** -0.5
-        self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
-        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-        return self.o(out.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """``x + scale * branch(norm(x))``, with norm and scale only where they are asked for."""
-
-    def __init__(self, branch: nn.Module, width: int, *, norm: bool, scalars: bool) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
-        self.branch, self.attends = branch, isinstance(branch, Attention)
-        self.scale = nn.Parameter(torch.ones(())) if scalars else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.branch(self.norm(x))
-        return x + (out if self.scale is None else self.scale * out)
-
-
-class Transformer(nn.Module):
-    """A decoder over characters: (batch, context) in, logits (batch * context, vocabulary) out."""
-
-    def __init__(
-        self,
-        vocab: int,
-        width: int,
-        layers: int,
-        heads: int,
-        context: int,
-        *,
-        norm: bool,
-        scalars: bool = False,
-    ) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        branches: list[nn.Module] = []
-        for _ in range(layers):
-            up = nn.Linear(width, 4 * width, bias=False)
-            down = nn.Linear(4 * width, width, bias=False)
-            branches += [Attention(width, heads), nn.Sequential(up, nn.GELU(), down)]
-        blocks = [Block(branch, width, norm=norm, scalars=scalars) for branch in branches]
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
-        self.head = nn.Linear(width, vocab, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.token(x) + self.place.weight[: x.shape[1]]
-        return self.head(self.norm(self.blocks(x))).flatten(0, 1)
-
 
 # The methods --------------------------------------------------------------------------------------
-
-
-def embed(model: Transformer, std: float) -> None:
-    """Draw both embeddings, which IDInit and ZerO leave as they are."""
-    for layer in (model.token, model.place):
-        nn.init.normal_(layer.weight, std=std)
-
-
-def linears(model: Transformer) -> list[nn.Linear]:
-    """Return the dense layers, the head last."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]
-
-
-def ends(model: Transformer) -> list[nn.Linear]:
-    """Return the last dense layer of each branch."""
-    return [block.branch.o if block.attends else block.branch[-1] for block in model.blocks]
 
 
 def gpt2(model: Transformer, example: Tensor) -> None:
@@ -227,35 +139,13 @@ def methods(net: str) -> list[str]:
 # Measuring ----------------------------------------------------------------------------------------
 
 
-@cache
-def text() -> tuple[Tensor, Tensor, str]:
-    """Return the characters to learn from, those to judge by, and the digest of all."""
-    folder = Path(os.__file__).parent
-    files = [folder / f"{name}.py" for name in MODULES]
-    files = [file if file.exists() else file.with_suffix("") / "__init__.py" for file in files]
-    whole = "".join(file.read_text("utf-8") for file in files)  # later versions have packages
-    known = {character: number for number, character in enumerate(ASCII)}
-    codes = torch.tensor([known.get(character, known["?"]) for character in whole])
-    cut = len(codes) * 9 // 10
-    return codes[:cut], codes[cut:], hashlib.sha256(whole.encode()).hexdigest()
-
-
-def windows(codes: Tensor, size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of random windows, and for each character the one that follows."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        begin = torch.randint(len(codes) - CONTEXT, (size, 1), generator=generator)
-        rows = codes[begin + torch.arange(CONTEXT + 1)]
-        yield rows[:, :-1], rows[:, 1:].flatten()
-
-
 def measure(
     net: str, warm: bool, method: str, rate: float, seed: int, layers: int, steps: int
 ) -> dict[str, Any]:
     """Train once; the loss through training and on text that was not seen."""
     learn, judge, digest = text()
     torch.manual_seed(seed)
-    shape = (len(ASCII), WIDTH, layers, HEADS, CONTEXT)
+    shape = (_decoder.VOCAB, WIDTH, layers, HEADS, CONTEXT)
     model = Transformer(*shape, norm=net == "pre-norm", scalars=method == "rezero")
     METHODS[method](model, torch.zeros(1, CONTEXT, dtype=torch.long))
     optimiser = torch.optim.AdamW(groups(method, model, rate), lr=rate)
@@ -268,9 +158,9 @@ def measure(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, (step + 1) / WARM) if warm else 1.0
     )
-    data = windows(learn, BATCH, steps, seed)
+    data = windows(learn, BATCH, CONTEXT, steps, seed)
     losses = list(_training.train(model, data, optimiser, schedule=schedule))
-    x, y = next(windows(judge, 128, 1, 0))
+    x, y = next(windows(judge, 128, CONTEXT, 1, 0))
     with torch.no_grad():
         loss = functional.cross_entropy(model(x), y).item()
     diverged = len(losses) < steps or not loss < CHANCE

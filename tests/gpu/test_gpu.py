@@ -14,8 +14,8 @@ import torch
 
 import idinit_ref as ir
 import idinit_ref_torch as irt
-from docs.evidence import _data
-from gpu import bandwidth, checks
+from docs.evidence import _data, _decoder
+from gpu import bandwidth, checks, trained
 from gpu.places import FRAMEWORKS, UNTESTED, Place, Recorded, why_not
 
 NO = {framework: why_not(framework) for framework in FRAMEWORKS}
@@ -134,3 +134,15 @@ def test_the_benchmark_s_fills_are_the_weights():
             array = bandwidth.Work(place, 2**12).filled(name)
             want = ir.plan(bandwidth.sizes(shape, 2**12), role).build(dtype="float32")
             assert np.asarray(array).tobytes() == want.tobytes(), (framework, name)
+
+
+def test_what_there_was_no_time_for_is_named():
+    data = trained.run(trained.TOY, "cpu", minutes=0)
+    assert not data["rows"]
+    assert len(data["left out"]) == len(trained.STARTS) * len(trained.SEEDS)
+
+
+def test_the_large_transformer_is_trained_at_toy_size():
+    row = trained.train(trained.TOY, "rezero", 1e-3, trained.TUNE, "cpu")
+    assert row["first"] == pytest.approx(_decoder.CHANCE, abs=0.7)
+    assert -row["score"] == pytest.approx(_decoder.CHANCE, abs=0.7)

@@ -1,0 +1,258 @@
+"""Chains with tanh, GELU and SiLU: where identities fade, and what repairs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import idinit_ref_torch as irt
+from docs.evidence import _nets, _study, _training
+from docs.evidence._study import Row, Verdict, judged, mean, pick, spread, stands, table
+from docs.evidence.depth import jacobian
+from idinit_ref.diagnostics import gaussian_gain
+
+TITLE = "Chains with tanh, GELU and SiLU"
+CLAIM = (
+    "Identities carry signals through plain nets of any depth ([P, S]). Theorem T13 says that GELU "
+    "and SiLU end it: the chain shrinks like 2^-L. Asked is whether that is so, whether a gain or "
+    "a skip repairs it, and how orthogonal weights of critical scale do beside identities."
+)
+ACTIVATIONS: dict[str, Any] = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+WAYS = {
+    "IDI": "identities",
+    "IDI, gain 2": "identities times 2, so that GELU's and SiLU's slope at 0 is 1",
+    "IDI, skips": "blocks x + W2 f(W1 x) of the same number of layers; W1 is IDI, W2 IDIZ",
+    "orthogonal": "random; tanh: variance 1.05 and biases of variance 2.01e-5 (Xiao et al. 2018), "
+    "which is critical; GELU and SiLU: the gain that keeps a Gaussian's second moment",
+}
+DEPTHS, TRAINED = (10, 100, 1000), (10, 100)
+RATES, TUNE, SEEDS = (0.03, 0.1, 0.3, 1.0, 3.0), (100,), (0, 1, 2)
+WIDTH, BATCH, EPOCHS, CHANCE, LEARNT = 64, 64, 3, 0.1, 0.3
+
+
+def _ways(act: str) -> list[str]:
+    return [way for way in WAYS if act != "tanh" or way != "IDI, gain 2"]
+
+
+def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
+    """Return the starts at all depths, and training at some."""
+    acts = ("gelu",) if quick else tuple(ACTIVATIONS)
+    found: list[Row] = [
+        {"kind": "start", "act": act, "depth": depth, "way": way, "seed": 0}
+        for act in acts
+        for depth in (DEPTHS[:2] if quick else DEPTHS)
+        for way in _ways(act)
+    ]
+    settings = [
+        {"kind": "train", "act": act, "depth": depth, "way": way}
+        for act in acts
+        for depth in (TRAINED[1:] if quick else TRAINED)
+        for way in (("IDI", "IDI, skips") if quick else _ways(act))
+    ]
+    rates, seeds = (RATES[2:3], SEEDS[:2]) if quick else (RATES, SEEDS)
+    return found + _study.swept(settings, rates, rows, tune=TUNE, seeds=seeds, score="accuracy")
+
+
+def made(act: str, depth: int, way: str, seed: int) -> nn.Sequential:
+    """Return a net of so many dense layers and a head."""
+    torch.manual_seed(seed)
+    activation = ACTIVATIONS[act]
+    if way == "IDI, skips":
+        blocks = [
+            _nets.Residual(_nets.mlp([WIDTH] * 3, activation, bias=True)) for _ in range(depth // 2)
+        ]
+        model = nn.Sequential(*blocks, nn.Linear(WIDTH, 10))
+    else:
+        layers = [(nn.Linear(WIDTH, WIDTH), activation()) for _ in range(depth)]
+        model = nn.Sequential(*(one for pair in layers for one in pair), nn.Linear(WIDTH, 10))
+    if way == "orthogonal":
+        gain = math.sqrt(1.05) if act == "tanh" else gaussian_gain(_on_arrays(activation()))
+        for layer in _nets.weighted(model[:-1]):
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.normal_(layer.bias, std=math.sqrt(2.01e-5) if act == "tanh" else 0.0)
+    else:  # layer by layer, as a trace of 1,000 takes long
+        for layer in _nets.weighted(model):
+            irt.idi_layer_(layer, gain=2.0 if way == "IDI, gain 2" else 1.0)
+        for block in model if way == "IDI, skips" else ():
+            if isinstance(block, _nets.Residual):
+                irt.idiz_layer_(block.branch[-1])
+    irt.idi_layer_(model[-1])  # the same head for all
+    return model
+
+
+def _on_arrays(activation: nn.Module) -> Any:
+    return lambda z: activation(torch.as_tensor(z)).numpy()
+
+
+def measure(kind: str, act: str, depth: int, way: str, seed: int, rate: float | None = None) -> Row:
+    """Look at a net at its start, or train it."""
+    model = made(act, depth, way, seed)
+    if kind == "start":
+        return _start(model[:-1].double(), depth)
+    assert rate is not None
+    x, y, judge, labels = _training.digits()
+    if seed in TUNE:
+        x, y, judge, labels = x[360:], y[360:], x[:360], y[:360]
+    weights = list(model.parameters())
+    steps = torch.optim.SGD(weights, lr=rate / depth, momentum=0.9)
+    torch.set_flush_denormal(True)
+    stream = _training.batches(x.flatten(1), y, BATCH, EPOCHS, seed)
+    done = sum(1 for _ in _training.train(model, stream, steps))
+    torch.set_flush_denormal(False)
+    fine = done == EPOCHS * (len(x) // BATCH)
+    fine = fine and all(torch.isfinite(weight).all() for weight in weights)
+    accuracy = _training.accuracy(model, judge.flatten(1), labels) if fine else CHANCE
+    return {"accuracy": accuracy, "diverged": int(not fine)}
+
+
+@torch.no_grad()
+def _start(body: nn.Sequential, depth: int) -> Row:
+    """Return log10 of the signal's size beside the input's, layer by layer, and of chi."""
+    images = _training.digits()[2][:4].flatten(1).double()
+    sizes, x = [], images
+    each = len(body) // depth if len(body) >= depth else 1
+    for number, layer in enumerate(body, 1):
+        x = layer(x)
+        if number % each == 0:
+            sizes.append(_log((x.square().mean() / images.square().mean()).sqrt()))
+    with torch.enable_grad():
+        matrix = torch.as_tensor(jacobian(body, images[0]))
+    chi = matrix.square().sum() / WIDTH
+    return {"sizes": sizes[:: max(1, len(sizes) // 50)], "size": sizes[-1], "chi": _log(chi)}
+
+
+def _log(value: Tensor) -> float:
+    """Return log10, cut off at 300 on both sides, where a number in float64 ends."""
+    return min(max(math.log10(max(float(value), 1e-300)), -300.0), 300.0)
+
+
+# What came out ------------------------------------------------------------------------------------
+
+
+def _scores(rows: Sequence[Row], act: str, depth: int, way: str) -> list[float]:
+    found = judged(rows, SEEDS, kind="train", act=act, depth=depth, way=way)
+    return [row["accuracy"] for row in found]
+
+
+def _size(rows: Sequence[Row], act: str, depth: int, way: str) -> float:
+    (row,) = pick(rows, kind="start", act=act, depth=depth, way=way)
+    return float(row["size"])
+
+
+def _learns(rows: Sequence[Row], act: str, way: str) -> bool:
+    depth = max(row["depth"] for row in pick(rows, kind="train"))
+    return mean(_scores(rows, act, depth, way)) > LEARNT
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    """Say for which activations identities learn at the largest depth, and what repairs others."""
+    depth = max(row["depth"] for row in pick(rows, kind="train"))
+    acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
+    figure = f"accuracy at {depth} layers: " + "; ".join(
+        f"{act} "
+        + ", ".join(f"{way} {mean(s):.2f}" for way in WAYS if (s := _scores(rows, act, depth, way)))
+        for act in acts
+    )
+    fine = [act for act in acts if _learns(rows, act, "IDI")]
+    cured = [act for act in acts if act not in fine and _learns(rows, act, "IDI, skips")]
+    if len(fine) == len(acts):
+        return Verdict("holds", figure)
+    repair = f"; skips repair {' and '.join(cured)}" if cured else ""
+    if fine:
+        return Verdict(f"holds when the activation is {' or '.join(fine)}{repair}", figure)
+    return Verdict(f"does not hold{repair}", figure)
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return set-up, tables and reading."""
+    lines, beside = [], []
+    for act in ACTIVATIONS:
+        for depth in DEPTHS:
+            for way in _ways(act):
+                found = pick(rows, kind="start", act=act, depth=depth, way=way)
+                if not found:
+                    continue
+                scores = _scores(rows, act, depth, way)
+                runs = judged(rows, SEEDS, kind="train", act=act, depth=depth, way=way)
+                size, chi = (f"10^{found[0][key]:.1f}" for key in ("size", "chi"))
+                rate = f"{runs[0]['rate']:g}" if runs else ""
+                lines.append(
+                    [act, f"{depth:,}", way, size, chi, rate, spread(scores) if scores else ""]
+                )
+            ours, others = (_scores(rows, act, depth, way) for way in ("IDI", "orthogonal"))
+            if ours and others:
+                beside.append(
+                    f"* {act}, {depth} layers: IDI ({mean(ours):.2f}) is {stands(ours, others)} "
+                    f"critical orthogonal weights ({mean(others):.2f})"
+                )
+    last = DEPTHS[-1]
+    halving = ", ".join(
+        f"{act} {-(b - a) / math.log10(2) / (last - 100):.3f}"
+        for act in ("gelu", "silu")
+        for a, b in [(_size(rows, act, 100, "IDI"), _size(rows, act, last, "IDI"))]
+    ) if pick(rows, kind="start", act="silu", depth=last) else "not measured"  # fmt: skip
+    head = ["activation", "layers", "weights", "signal", "chi", "rate x layers", "accuracy"]
+    return f"""## What was done
+
+Dense layers of width {WIDTH} with biases, digits of 8 x 8, {EPOCHS} epochs of batches of {BATCH},
+SGD with momentum 0.9; a rate is given as its product with the number of layers. Every rate of
+{RATES} is tried once, with a seed and 360 digits of its own, and the best run with the
+seeds {SEEDS}, judged on 360 other digits. The head is IDI in all.
+
+{table(["weights", "what they are"], WAYS.items())}
+"Signal" is the root mean square behind the last layer beside the input's, and chi the mean squared
+singular value of the Jacobian, both in float64 at the start.
+
+{table(head, lines)}
+## How to read it
+
+T13: halvings of the signal per layer between 100 and {last:,} layers of identities: {halving}
+(the theorem says 1 in the limit).
+
+{chr(10).join(beside)}
+
+A gain of 2 makes the slope 1 at 0, but what is above 0 then doubles in every layer, so it does not
+repair the chain; the line says where the signal goes. A skip does: the block begins as the identity
+whatever the activation is.
+
+What it cannot show: the task is learnt by one layer, so depth is a burden here. Training at 1,000
+and 10,000 layers is left out ([depth](depth.md) has it for ReLU and tanh, beside orthogonal weights
+of gain 1), and so are wider nets.
+"""
+
+
+def draw(rows: Sequence[Row], figure: Any) -> None:
+    """Draw the signal's size through the deepest chain, a panel an activation."""
+    acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
+    depth = max(row["depth"] for row in pick(rows, kind="start"))
+    for axes, act in zip(figure.subplots(1, len(acts), squeeze=False)[0], acts, strict=True):
+        for row in pick(rows, kind="start", act=act, depth=depth):
+            places = [1 + i * depth / len(row["sizes"]) for i in range(len(row["sizes"]))]
+            axes.plot(places, row["sizes"], label=row["way"])
+        axes.set(title=act, xlabel="layer", ylim=(-60, 20))
+    figure.axes[0].set_ylabel("log10 of the signal's size, cut off")
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Assert T13, and that skips keep the signal."""
+    for act in ("gelu", "silu"):
+        for row in pick(rows, kind="start", act=act):
+            if row["way"] == "IDI" and row["depth"] >= 100:
+                assert row["size"] < -20, row
+            if row["way"] == "IDI, skips":
+                assert abs(row["size"]) < 0.01, row
+    if pick(rows, kind="start", act="gelu", depth=1000):
+        fall = _size(rows, "gelu", 100, "IDI") - _size(rows, "gelu", 1000, "IDI")
+        assert abs(fall - 900 * math.log10(2)) < 2, fall
+    assert _learns(rows, "gelu", "IDI, skips")
+    assert not _learns(rows, "gelu", "IDI")
+
+
+if __name__ == "__main__":
+    _study.main("chains")

@@ -1,0 +1,139 @@
+"""How many negative eigenvalues can gradient descent learn that begins at the identity?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from docs.evidence import _nets, _study, _training, linear
+from docs.evidence._study import Row, Verdict, judged, mean, table
+
+TITLE = "One to four negative eigenvalues"
+CLAIM = (
+    "Full-batch gradient descent that begins at the identity fails for targets with negative "
+    "eigenvalues (Bartlett et al. 2018). Asked is whether it does so for every number of them, and "
+    "whether noise on the identity changes it: an odd number asks for a negative determinant."
+)
+COUNTS, NOISES = (1, 2, 3, 4), (0.0, 1e-3, 1e-2)
+RATES, TUNE, SEEDS = (0.03, 0.1, 0.3), (100, 101), (0, 1, 2, 3, 4)
+STEPS = 1000
+
+
+def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
+    """Return what is to be measured."""
+    settings = [
+        {"count": count, "noise": noise, "steps": 300 if quick else STEPS}
+        for count in (COUNTS[:2] if quick else COUNTS)
+        for noise in (NOISES[::2] if quick else NOISES)
+    ]
+    rates, seeds = (RATES[1:2], SEEDS[:2]) if quick else (RATES, SEEDS)
+    return _study.swept(settings, rates, rows, tune=TUNE, seeds=seeds, score="score")
+
+
+def measure(count: int, noise: float, steps: int, rate: float, seed: int) -> Row:
+    """Train three square layers by GD on whitened inputs; the loss is relative, as in linear."""
+    target, x = linear.problem("positive", "whitened", seed)
+    values, basis = torch.linalg.eigh(target)
+    values[:: 10 // count][:count] *= -1
+    target = basis @ values.diag() @ basis.T
+    torch.manual_seed(seed)
+    model = _nets.mlp([10, 10, 10, 10]).double()
+    with torch.no_grad():
+        for layer in _nets.weighted(model):
+            layer.weight.copy_(torch.eye(10) + noise * torch.randn(10, 10))
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+    stream = _training.batches(x, x @ target.T, len(x), steps, seed)
+    done = sum(1 for _ in _training.train(model, stream, optimiser, linear._Half()))
+    with torch.no_grad():
+        product = model(torch.eye(10, dtype=x.dtype)).T
+    loss = ((product - target).square().sum() / target.square().sum()).item()
+    fine = done == steps and math.isfinite(loss) and loss < 1
+    loss = max(loss, 1e-12) if fine else 1.0
+    return {"loss": loss, "score": -math.log10(loss), "diverged": int(not fine)}
+
+
+def _learnt(rows: Sequence[Row], count: int, noise: float) -> tuple[int, int]:
+    found = judged(rows, SEEDS, count=count, noise=noise)
+    return sum(row["loss"] < linear.LEARNT for row in found), len(found)
+
+
+def _shares(rows: Sequence[Row], noise: float, odd: bool) -> float:
+    known = [_learnt(rows, count, noise) for count in COUNTS if count % 2 == odd]
+    return mean(learnt / size for learnt, size in known if size)
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    """Say whether exact identities fail for every count, and what noise does to even ones."""
+    noises = sorted({row["noise"] for row in rows})
+    figure = "; ".join(
+        f"noise {noise:g}, seeds that learn: "
+        + ", ".join(
+            f"{count} negative {learnt} of {size}"
+            for count in COUNTS
+            for learnt, size in [_learnt(rows, count, noise)]
+            if size
+        )
+        for noise in noises
+    )
+    exact = max(_shares(rows, 0.0, odd) for odd in (True, False))
+    even, odd = (_shares(rows, noises[-1], parity) for parity in (False, True))
+    if exact > 0.5:
+        return Verdict("does not hold: GD learns them from the exact identity", figure)
+    if even > odd + 0.5:
+        return Verdict("holds when the identity is exact or the count is odd", figure)
+    return Verdict("holds", figure)
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return the table and what it says."""
+    lines = []
+    for noise in NOISES:
+        for count in COUNTS:
+            found = judged(rows, SEEDS, count=count, noise=noise)
+            if found:
+                learnt, size = _learnt(rows, count, noise)
+                loss = 10 ** -mean(row["score"] for row in found)
+                lines.append(
+                    [f"{noise:g}", count, found[0]["rate"], f"{learnt} of {size}", f"{loss:.1e}"]
+                )
+    return f"""Three 10 x 10 matrices, whitened inputs, full batches, {rows[0]["steps"]} steps in
+float64. The target is symmetric with eigenvalues of 0.5 to 1.5, some of them negated. Every weight
+begins as the identity plus noise of that standard deviation on all entries. The rates {RATES} are
+tried on the seeds {TUNE}; learnt is a relative loss below {linear.LEARNT}.
+
+{table(["noise", "negative", "rate", "learnt", "loss (geometric mean)"], lines)}
+## How to read it
+
+From the exact identity all weights stay one symmetric matrix, and no eigenvalue passes 0
+([linear](linear.md) says why). With noise two negative directions can turn into each other by half
+a rotation, and the determinant stays positive; an odd number of them needs a singular product on
+the way.
+
+What it cannot show: {rows[0]["steps"]} steps; one size; what momentum does is in linear.
+"""
+
+
+def draw(rows: Sequence[Row], figure: Any) -> None:
+    """Draw the loss over the count, a point a seed."""
+    axes = figure.subplots()
+    for shift, noise in enumerate(sorted({row["noise"] for row in rows})):
+        some = judged(rows, SEEDS, noise=noise)
+        at = [row["count"] + 0.12 * (shift - 1) for row in some]
+        axes.plot(at, [row["loss"] for row in some], "o", ms=4, alpha=0.6, label=f"noise {noise:g}")
+    axes.set(yscale="log", xlabel="negative eigenvalues", ylabel="relative loss")
+    axes.set_xticks(COUNTS)
+    axes.legend()
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Assert that the exact identity learns no negative eigenvalue."""
+    for count in COUNTS:
+        learnt, _ = _learnt(rows, count, 0.0)
+        assert learnt == 0, count
+
+
+if __name__ == "__main__":
+    _study.main("parity")
