@@ -347,7 +347,7 @@ class _Flow:
             return Dead(name, "", note)
         start = [node for node in self.record.uses[name] if node in self._ends]
         reader = ""
-        for node in self._behind(start):
+        for node in self._behind(start, alive):
             roots = self.roots([node])
             if roots:
                 fact = self.record.facts[roots[0]]
@@ -361,13 +361,17 @@ class _Flow:
         where = some(start) or "its use"
         return Dead(name, start[0] if start else "", f"no gradient comes back to {where}")
 
-    def _behind(self, start: Sequence[str]) -> Iterator[str]:
-        """Yield some nodes and those that are computed from them, the first ones first."""
+    def _behind(self, start: Sequence[str], alive: set[str]) -> Iterator[str]:
+        """Yield some nodes and those that are computed from them, the first ones first.
+
+        A weight with a gradient ends the way: what comes after it stops no gradient before it.
+        """
         order = {name: at for at, name in enumerate(self.nodes)}
         reached, stack = set(start), list(start)
         while stack:
             for name in self._readers.get(stack.pop(), ()):
                 if name not in reached and name in self._ends:
                     reached.add(name)
-                    stack.append(name)
+                    if not alive.intersection(self.nodes[name].weights):
+                        stack.append(name)
         yield from sorted(reached, key=order.__getitem__)

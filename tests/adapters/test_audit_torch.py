@@ -360,3 +360,35 @@ def test_parted_models_are_audited_as_whole_ones(tmp_path):
 def test_an_empty_batch_is_named():
     with pytest.raises(GraphError, match="not an empty batch"):
         irt.audit(nn.Linear(4, 4), torch.zeros(0, 4))
+
+
+def test_a_constant_behind_a_weight_that_moves_is_not_to_blame():
+    """The gradient of the norm cancels at the MLP (T10); positions are the same for all samples."""
+
+    class Attended(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.down = (
+                nn.LayerNorm(8, bias=False),
+                nn.Linear(8, 32),
+                nn.Linear(32, 8),
+            )
+            self.q, self.positions = nn.Linear(8, 8), nn.Embedding(5, 5)
+
+        def forward(self, x):
+            x = x + self.down(torch.relu(self.up(self.norm(x))))
+            bias = self.positions(torch.arange(5)) + 1
+            return (self.q(x) @ x.mT + bias).softmax(-1) @ x
+
+    model, x = Attended(), samples(4, 5, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy
+    [dead] = audit.dead
+    assert (dead.name, dead.behind, dead.wakes) == ("norm.weight", "up", True)
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model(x).square().sum().backward()
+        optimiser.step()
+    assert model.norm.weight.grad.any()
