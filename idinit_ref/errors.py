@@ -113,7 +113,7 @@ class IndexingError(IDInitError, IndexError):
     Traceback (most recent call last):
         ...
     idinit_ref.errors.IndexingError: index = (0, 0), but 0 should be a slice of step 1; write
-    slice(i, i + 1) for one place
+    slice(i, i + 1) for one place, slice(None) for a whole axis
     """
 
 

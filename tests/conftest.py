@@ -25,6 +25,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+import jax_draws
+
 for profile, examples in (("normal", 25), ("nightly", 400)):
     settings.register_profile(
         profile,
@@ -231,3 +233,15 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+# Random numbers of JAX ----------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _jax_draws_by_numpy(request):
+    """In the adapters' tests only: JAX compiles a program for each shape that it draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name == "adapters" and request.path.parent.parent.name == "tests":
+            jax_draws.patched(patch)
+        yield

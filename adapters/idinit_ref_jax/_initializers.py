@@ -362,7 +362,7 @@ def idiz(
     ----------
     eps, form, groups, transposed, stride, blocks, taps, tap
         As in :func:`idinit_ref.plan`.
-    in_axis, out_axis, batch_axis, layout, dtype
+    in_axis, out_axis, batch_axis, input_axes, output_axes, batch_axes, layout, dtype
         As in :func:`idi`.
 
     Returns

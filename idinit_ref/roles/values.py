@@ -150,6 +150,12 @@ class Values:
                 users.setdefault(name, []).append(node)
         return users
 
+    @cached_property
+    def _scaled(self) -> set[str]:
+        """What is scaled by a parameter: a shift after it is the other half of a norm."""
+        given = (node.options.get("scales", ()) for node in self._graph.nodes)
+        return {name for names in given for name in names}
+
     def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
         """Return the weights whose operations a node is made of, by what keeps their outputs."""
         found: dict[str, Node] = {}
@@ -158,7 +164,9 @@ class Values:
             at = stack.pop()
             if at.kind == "weight":
                 found |= dict.fromkeys(at.weights, at)
-            elif at is node or at.does in over or at.kind == "add":
+            elif (
+                at is node or at.kind == "add" or (at.does in over and at.name not in self._scaled)
+            ):
                 kept = [name for k, name in enumerate(at.inputs) if k not in at.sums]
                 stack += [self._graph.by_name[name] for name in kept if name not in seen]
                 seen.update(kept)

@@ -268,7 +268,7 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
     except (Exception, SystemExit) as problem:
         if isinstance(problem, ModuleNotFoundError) and f"{name}.".startswith(f"{problem.name}."):
             cure = "look at its name and at the current directory, or install it"
-            raise _unknown(target, f"module {name} is not named", cure) from problem
+            raise _unknown(target, f"module {name} is not found", cure) from problem
         said = f"importing {name} raised {type(problem).__name__}: {problem}"
         raise _unknown(target, said, "it should import without an error") from problem
     for part in path.split("."):

@@ -110,8 +110,12 @@ class Results(Nodes):
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
     def _note_root(self, node: str, word: str) -> None:
-        """Note that a node is a root of statistics, as a norm divides by, or a variance."""
-        if word in ROOTS and (self._pooled[node] or word == "std"):
+        """Note that a node is a root of statistics, as a norm divides by, or a variance.
+
+        Behind no weight it is taken for one too: a running variance that is given as an input.
+        """
+        is_given = self._after[node][0] < 0
+        if word in ROOTS and (self._pooled[node] or word == "std" or is_given):
             self._pooled[node] = _ROOT
         elif word == "var":
             self._pooled[node] = max(self._pooled[node], 1)

@@ -74,7 +74,7 @@ def test_every_package_that_may_be_missing_is_known():
         if name in ("torch", "jax", "tensorflow", "cli", "export", "orbax", "plot", "dev")
     }
     tools = {"idinit-ref", "tensorflow-cpu", "mypy", "pytest-xdist", "ruff"}
-    other = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}
+    other = {"dm-haiku": "haiku", "orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}
     assert {other.get(name, name.replace("-", "_")) for name in wanted - tools} <= conftest.PACKAGES
 
 

@@ -7,7 +7,6 @@ import importlib
 import inspect
 
 import numpy as np
-import pytest
 
 DRAWS = {  # what is drawn from, and how
     "uniform": lambda draw, shape, low, high: draw.uniform(low, high, shape),
@@ -42,15 +41,12 @@ def by_numpy(own, draws):
     return drawn
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _random_numbers_by_numpy():
+def patched(patch):
+    """Let JAX draw by NumPy, where it is installed."""
     try:
         places = [importlib.import_module(name) for name in ("jax.random", "jax._src.random")]
     except ModuleNotFoundError:
-        yield
         return
-    with pytest.MonkeyPatch.context() as patch:
-        for place in places:
-            for name, draws in DRAWS.items():
-                patch.setattr(place, name, by_numpy(getattr(place, name), draws))
-        yield
+    for place in places:
+        for name, draws in DRAWS.items():
+            patch.setattr(place, name, by_numpy(getattr(place, name), draws))
