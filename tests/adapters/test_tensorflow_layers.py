@@ -156,7 +156,9 @@ def test_einsum_dense_noise_is_that_of_the_merged_matrix():
 )
 def test_an_equation_that_is_no_matrix_is_refused(equation, out, into):
     layer = built(kl.EinsumDense(equation, out), *into)
-    with pytest.raises(errors.OptionError, match=r"equation = 'ab,b.*should stand once.*input_axes="):
+    with pytest.raises(
+        errors.OptionError, match=r"equation = 'ab,b.*should stand once.*input_axes="
+    ):
         idi_layer_(layer)
     assert untouched(layer)
 
