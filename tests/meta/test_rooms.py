@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,17 @@ def test_the_arithmetic_fits_on_one_screen():
         for first in ("class Term", "def _shifted_terms")  # the form for study is below
     )
     assert stop - start <= 50
+
+
+def test_the_page_says_how_large_the_rooms_are():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    said = dict(re.findall(r"^\| (\w+) \| ([\d,]+) \|", page, re.MULTILINE))
+    adapters = {"PyTorch": "torch", "JAX": "jax", "TensorFlow": "tensorflow"}
+    rooms = [path.parent.name for path in (ROOT / "idinit_ref").glob("*/__init__.py")]
+    assert {*said} == {*rooms, *adapters}
+    for room, lines in said.items():
+        folder = (
+            f"adapters/idinit_ref_{adapters[room]}" if room in adapters else f"idinit_ref/{room}"
+        )
+        own = sum(len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py"))
+        assert abs(own - int(lines.replace(",", ""))) <= 0.1 * own, (room, own)
