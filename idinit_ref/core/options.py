@@ -90,6 +90,8 @@ def sizes(
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         should = "it should be a tuple of integers"
         cure = f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple"
+        if isinstance(values, int) and name in ("stride", "tap"):
+            cure = f"write one for each kernel axis, as {name}=({values},) or ({values}, {values})"
         raise OptionTypeError(message(name, values, should, cure))
     out = []
     for axis, size in enumerate(values):

@@ -131,6 +131,18 @@ def _scaled(
     return _Scales({name: general["eps"] - by for name, by in offsets.items()}, weights)
 
 
+_OWN = {"transit": ("eps", "form"), "zero": ("gain", "wide", "loosen", "loosen_at", "seed")}
+
+
+def _check_own(role: str, own: Mapping[str, Any]) -> None:
+    """Refuse an option of the other role that is meant for one weight alone."""
+    for key in _OWN[role]:
+        if key in own:
+            should = f"its role is {role}, which has no {key}"
+            cure = f"leave it out, or give the role too: {{'role': ..., {key!r}: {own[key]!r}}}"
+            raise OptionError(message(key, own[key], should, cure))
+
+
 class _Model(NamedTuple):
     """All that the role of a parameter depends on."""
 
@@ -162,6 +174,7 @@ class _Model(NamedTuple):
             why += "".join(used)
             options.pop("role", None)
             with prefixed(f"of parameter {name!r}"):
+                _check_own(role, dict(given).get(name, {}))
                 plan = _plan(node, role, options)
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
 

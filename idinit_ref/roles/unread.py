@@ -48,42 +48,59 @@ def unread(graph: Graph, plans: Mapping[str, Plan]) -> tuple[Note, ...]:
     for node in graph.nodes:
         for name in dict.fromkeys(node.inputs):
             users.setdefault(name, []).append(node)
-    return tuple(note for node in graph.nodes for note in _of(graph, node, plans, users))
+    joins = (node for node in graph.nodes if node.does == "join")
+    return tuple(note for join in joins for note in _of(graph, join, plans, users))
 
 
 def _of(
-    graph: Graph, node: Node, plans: Mapping[str, Plan], users: Mapping[str, list[Node]]
+    graph: Graph, join: Node, plans: Mapping[str, Plan], users: Mapping[str, list[Node]]
 ) -> Iterator[Note]:
-    """Yield the note of one weight operation, if there is one."""
-    if node.kind != "weight" or len(node.weights) != 1 or len(node.inputs) != 1:
+    """Yield the note of one concatenation, if there is one."""
+    readers = _readers(graph, join, users)
+    rows = {name: _rows(plans.get(name)) for node in readers for name in node.weights}
+    if not rows or not all(rows.values()) or any(not _is_alone(node) for node in readers):
         return
-    plan = plans.get(node.weights[0])
-    if plan is None or plan.role != "transit" or plan.wide != "truncate" or plan.loosen:
-        return
-    channels = plan.axes.channels
-    rows = max((piece.m for piece in plan.axes.pieces), default=0)
-    if plan.groups != 1 or rows >= channels:
-        return
-    join = graph.by_name[node.inputs[0]]
-    while join.does in _THROUGH and len(join.inputs) == 1 and len(users[join.name]) == 1:
-        join = graph.by_name[join.inputs[0]]
-    if join.does != "join" or len(users[join.name]) != 1:
-        return
+    read, channels = max(rows.values()), plans[next(iter(rows))].axes.channels
     sizes = _sizes(graph, join, channels)
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
     lost = [
         name
         for name, start in zip(join.inputs, starts, strict=False)
-        if start >= rows and len(users[name]) == 1
+        if start >= read and len(users[name]) == 1
     ]
     if lost:
-        parts = ", ".join(lost)
+        has, it = ("has", "it reads") if len(rows) == 1 else ("have at most", "they read")
         text = (
-            f"{node.weights[0]} has {rows} outputs and is truncated, so of its {channels} inputs "
-            f"it reads the first {rows}: {parts} starts with gradient 0; use wide='fold_rms' for "
-            "this weight, or join the parts in another order"
+            f"{', '.join(rows)} {has} {read} outputs, truncated, so of {channels} inputs {it} the "
+            f"first {read}: {', '.join(lost)} starts with gradient 0; use wide='fold_rms' for this "
+            "weight, or join the parts in another order"
         )
-        yield Note("unread", node.weights, text)
+        yield Note("unread", tuple(rows), text)
+
+
+def _readers(graph: Graph, join: Node, users: Mapping[str, list[Node]]) -> list[Node]:
+    """Return the nodes that read a concatenation, past those that keep its channels in place."""
+    readers, stack = [], [join]
+    while stack:
+        node = stack.pop(0)
+        if node.name in graph.outputs:
+            return []
+        for user in users.get(node.name, ()):
+            keeps = user.does in _THROUGH and len(user.inputs) == 1
+            (stack if keeps else readers).append(user)
+    return list(dict.fromkeys(readers))
+
+
+def _is_alone(node: Node) -> bool:
+    return node.kind == "weight" and len(node.weights) == 1 and len(node.inputs) == 1
+
+
+def _rows(plan: Plan | None) -> int:
+    """Return how many inputs a truncated weight reads; 0 if it reads all, or is another."""
+    if plan is None or plan.role != "transit" or plan.wide != "truncate" or plan.loosen:
+        return 0
+    rows = max((piece.m for piece in plan.axes.pieces), default=0)
+    return rows if plan.groups == 1 and rows < plan.axes.channels else 0
 
 
 def _sizes(graph: Graph, join: Node, channels: int) -> list[int]:

@@ -14,6 +14,10 @@ from idinit_ref.errors import GraphError, OptionError, OptionTypeError
 
 IS_TF = keras.backend.backend() == "tensorflow"
 
+pytestmark = pytest.mark.filterwarnings(  # of NumPy, where Keras converts PyTorch's tensors
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
 
 def block(x, name):
     h = keras.layers.LayerNormalization(name=f"{name}n")(x)

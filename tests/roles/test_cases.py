@@ -382,6 +382,18 @@ def test_all_parts_are_read(rows, options):
     assert unread(graph, {}) == ()
 
 
+@pytest.mark.parametrize(("second", "kinds"), [(12, []), (7, ["unread"])], ids=["whole", "short"])
+def test_several_weights_that_read_a_concatenation(second, kinds):
+    """What is lost is what the longest of them does not read: x has 8 places, and the rest 8."""
+    graph, plans = joined()
+    net = Net((2, 8))
+    net.nodes = list(graph.nodes)
+    net.w("too", next(node.name for node in graph.nodes if node.does == "join"), shape=(2, second))
+    notes = unread(net.graph("join", "too"), plans | {"TOO": plan((second, 16))})
+    assert [note.kind for note in notes] == kinds
+    assert all({*note.names} == {"JOIN", "TOO"} for note in notes)
+
+
 def test_a_part_that_another_weight_reads_is_read():
     graph, plans = joined()
     nodes = [*graph.nodes, *joined()[0].nodes[:0]]

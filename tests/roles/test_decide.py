@@ -261,3 +261,28 @@ def test_the_report_as_text_and_table_and_json():
     text = console.export_text()
     assert all(name in text for name in report.roles)
     assert lines[-1] in text
+
+
+@pytest.mark.parametrize(
+    ("weight", "own"),
+    [
+        ("up.weight", {"form": "shifted"}),
+        ("up.weight", {"eps": 1e-3}),
+        ("down.weight", {"gain": 2.0}),
+    ],
+    ids=str,
+)
+def test_an_option_of_the_other_role_is_refused_for_one_weight_and_not_for_a_pattern(weight, own):
+    nodes = [
+        ir.Node("up.weight", "parameter", shape=(8, 4), use="weight"),
+        ir.Node("down.weight", "parameter", shape=(4, 8), use="weight"),
+        ir.Node("x", "input", shape=(2, 4)),
+        ir.Node("up", "weight", ("x",), (2, 8), weights=("up.weight",)),
+        ir.Node("down", "weight", ("up",), (2, 4), weights=("down.weight",)),
+        ir.Node("sum", "add", ("x", "down"), (2, 4)),
+    ]
+    graph = ir.Graph(nodes, ["sum"])
+    assert decide(graph, overrides={"*": own}).roles == decide(graph).roles
+    [key] = own
+    with pytest.raises(OptionError, match=rf"'{weight}': {key} = .*give the role too"):
+        decide(graph, overrides={weight: own})
