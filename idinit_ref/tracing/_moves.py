@@ -173,6 +173,8 @@ class Moves(Results):
                 else:
                     own.cuts.add(place)
                     halves.add((own, place))
+            elif cut and not track.is_faded and len(value.tracks) == 1:
+                own.crop(spans)
             if view is not None:
                 tracks.append(track._replace(view=view, is_part=track.is_part or bool(touched)))
         held = {axis for unit in value.units for axis in unit.axes}

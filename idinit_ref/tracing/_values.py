@@ -147,11 +147,24 @@ class Operation:
     each: bool = False  # every row of its input has a matrix of a stack
     sized: bool = False  # its padding follows from the size of its input: the first use counts
     whole: bool = False  # used in one piece too
+    cropped: set[int] = field(default_factory=set)  # axes of its result; the first crop counts
     makes: str = ""  # the product of signals whose kernel its result is
     gated: bool = False  # two parts of it meet in a product
     cuts: set[Cut] = field(default_factory=set)
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
+
+    def crop(self, spans: Sequence[tuple[int, int, int]]) -> None:
+        """Note that the result of a transposed convolution is cropped by hand, as padding does."""
+        if self.left is None or max(self.spread, default=1) == 1:
+            return
+        left = list(self.left)
+        for at, axis in enumerate(self.space):
+            start, _, step = spans[axis]
+            if start > 0 and step == 1 and axis not in self.cropped:
+                left[at] += start if self.forward else -start
+                self.cropped.add(axis)
+        self.left = tuple(left)
 
     def stored(self, view: View | None, shape: Sequence[int], batch: str = "") -> Stored | str:
         """Return how a parameter is stored that the weight is made of; `batch` as in `stored`."""
