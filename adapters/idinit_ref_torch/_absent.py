@@ -20,7 +20,7 @@ def present(tensor: Tensor, name: str) -> None:
         should = "its shape should be known, and a lazy layer learns it from its first input"
         cure = "run one forward pass through the layer first"
         raise ShapeError(message(name, type(tensor), should, cure))
-    gathered = getattr(tensor, "ds_shape", None) if hasattr(tensor, "ds_id") else None
+    gathered = getattr(tensor, "ds_shape", None)
     if gathered is not None and not tensor.numel() and prod(gathered):
         should = f"it is DeepSpeed ZeRO-3's placeholder of a parameter of shape {tuple(gathered)}"
         cure = (

@@ -55,17 +55,17 @@ def say(text: str) -> None:
             print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def natural(name: str) -> list[object]:
+def natural(name: str) -> tuple[list[object], str]:
     """Return a key that sorts names as people count.
 
-    >>> sorted(["h.10", "h.2", "h"], key=natural)
-    ['h', 'h.2', 'h.10']
+    >>> sorted(["h10", "h.10", "h.2", "h2", "h"], key=natural)
+    ['h', 'h2', 'h10', 'h.2', 'h.10']
     """
     parts: list[object] = re.split("([0-9]+)", name)
     for k in range(1, len(parts), 2):  # no int: a name may have a million digits
         number = str(parts[k]).lstrip("0")
         parts[k] = (len(number), number)
-    return [*parts, name]
+    return parts, name
 
 
 def show(console: Console, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import pickle
 from dataclasses import dataclass, field
 from math import prod
@@ -137,9 +138,11 @@ def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -
     """Return a piece, or raise if it cannot lie where the list says."""
     home, (begin, length) = str(place.relative_path), (int(place.offset), int(place.length))
     if home not in files:
+        listed = SourceFile(folder / LIST, 0, 0)
         if PurePath(home).name != home or home in ("", ".", "..") or "\\" in home:
-            should = "it should lie in the folder"
-            raise SourceFile(folder / LIST, 0, 0).wrong("file", home, should, "do not use it")
+            raise listed.wrong("file", home, "it should lie in the folder", "do not use it")
+        if not os.path.exists(folder / home):
+            raise listed.wrong("file", home, "it is missing", "download it, to beside the list")
         files[home] = source_of(folder / home, "a file of torch.save")
     if min(begin, length) < 0 or begin + length > files[home].size:
         raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")

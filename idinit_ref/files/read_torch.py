@@ -6,6 +6,7 @@ and runs no code of the file.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from .stored import Foreign, Stored, known_dtype
 __all__ = ["array_of", "open_torch", "the_torch"]
 
 _KIND = "a file of torch.save"
+_SAVE = "torch.save its tensors in a dict, as model.state_dict()"
 
 
 def the_torch() -> Any:
@@ -56,18 +58,29 @@ def open_torch(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
             should = f"it should be {_KIND} since PyTorch 1.6, a ZIP archive"
             cure = "torch.save(torch.load(PATH, weights_only=True), NEW)"
             raise source.wrong("content", "no archive", should, cure)
-    with readable(source, f"{_KIND} that holds tensors and plain values alone"):
-        held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    tensors: list[Stored] = []
-    for name, value in _flat("", held):
+    should = f"{_KIND} that holds tensors and plain values alone"
+    with readable(source, should):
+        try:
+            held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except pickle.UnpicklingError as problem:  # a whole model, say: its classes are code
+            cure = f"if you trust it, load it with what wrote it, and {_SAVE}"
+            got = "objects of other classes"
+            raise source.wrong("content", got, f"it should be {should}", cure) from problem
+    named = list(_flat("", held))
+    if not named:
+        should, cure = "it should hold tensors by name", f"load it, and {_SAVE}"
+        raise source.wrong("content", type(held).__name__, should, cure)
+    tensors: dict[str, Stored] = {}
+    for name, value in named:
         with faults.around():
+            if name in tensors:
+                should = "one tensor should have that name, its keys joined with dots"
+                raise source.wrong("name", name, should, f"rename one, and {_SAVE}")
             _check_dense(source, name, value)
             dtype, shape = known_dtype(str(value.dtype).removeprefix("torch.")), tuple(value.shape)
             width = value.element_size()
-            tensors.append(_Tensor(name, dtype, shape, path, width, value, source))
-    if not tensors:
-        raise source.wrong("content", type(held).__name__, "it should hold tensors by name")
-    return tensors, {}
+            tensors[name] = _Tensor(name, dtype, shape, path, width, value, source)
+    return list(tensors.values()), {}
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
@@ -80,6 +93,7 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
 
 
 def _check_dense(source: SourceFile, name: str, value: Any) -> None:
-    if value.layout is not the_torch().strided or value.is_quantized:
-        got, should = f"{value.dtype}, {value.layout}", "it should be dense, and not quantized"
+    if value.layout is not the_torch().strided or value.is_quantized or value.is_meta:
+        got = f"{value.dtype}, {value.layout}, on {value.device}"
+        should = "it should be dense, with its numbers, and not quantized"
         raise source.wrong(f"tensor {short(name)!r}", got, should, "convert it with PyTorch")

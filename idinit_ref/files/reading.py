@@ -198,7 +198,7 @@ def _in_folder(folder: Path) -> Path:
         "it should hold model.safetensors, or one *.index.json; "
         f"of {'such indices' if indices else 'checkpoint files'} it holds {shown}{more}"
     )
-    raise CheckpointError(message("folder", short(folder.name), should, "name the file itself"))
+    raise CheckpointError(message("folder", short(str(folder)), should, "name the file itself"))
 
 
 # Shards -------------------------------------------------------------------------------------------

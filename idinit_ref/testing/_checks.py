@@ -17,7 +17,7 @@ import numpy as np
 from ..core.dtypes import FORMATS
 from ..core.plan import Plan
 from . import _signals as _signals
-from ._property import ALL, Property, both, compare, number, stated, still, tall, unit
+from ._property import ALL, Property, both, coarse, compare, number, stated, still, tall, unit
 from ._subject import Raised, Subject, Violation
 from ._weights import (
     dense,
@@ -76,7 +76,8 @@ def check_row_norm(subject: Subject, plan: Plan, dtype: str | None) -> None:
                 should /= np.sqrt([len(range(i, n, m)) for i in range(m)])
         if n:
             got = np.linalg.norm(matrix / should[:, None], axis=1) * should  # no overflow
-            compare(weight.call, f"{name}the norm of row {{0}}", got, should, unit(weight) * should)
+            tolerance = unit(weight) * should + coarse(weight, plan, m, n) * sqrt(n)
+            compare(weight.call, f"{name}the norm of row {{0}}", got, should, tolerance)
 
 
 @stated(("zero",), still)
@@ -89,8 +90,8 @@ def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None) -> None:
     for name, matrix in matrices(plan, weight.values):
         m, n = matrix.shape
         if n >= 2:
-            shifted = plan.form == "shifted" and n >= 2 * m
-            tolerance = unit(weight) * np.abs(matrix).sum(axis=1) * shifted
+            each = coarse(weight, plan, m, n)
+            tolerance = (unit(weight) * np.abs(matrix).sum(axis=1) + each * n) * (each > 0)
             sums = matrix.sum(axis=1)
             compare(weight.call, f"{name}the sum of row {{0}}", sums, np.zeros(m), tolerance)
 

@@ -21,6 +21,7 @@ __all__ = [
     "ALL",
     "Property",
     "both",
+    "coarse",
     "compare",
     "number",
     "shown",
@@ -217,6 +218,12 @@ def tall(plan: Plan) -> Plan:
 def unit(weight: MadeWeight) -> float:
     """Return a bound of the relative error of few operations, at most in float32."""
     return float(2.0 ** (3 - min(weight.format.precision, 24)))
+
+
+def coarse(weight: MadeWeight, plan: Plan, m: int, n: int) -> float:
+    """Return how far an entry of ``form="shifted"`` may be off, however small it is; else 0."""
+    shifted = plan.role == "zero" and plan.form == "shifted" and n >= 2 * m
+    return weight.format.smallest * shifted
 
 
 def number(weight: MadeWeight, value: float) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS
 from ..core.plan import Plan
 from ..core.weights import plan as _plan
-from ._property import compare, number, shown, stated, still, tall, unit
+from ._property import coarse, compare, number, shown, stated, still, tall, unit
 from ._subject import Subject
 from ._weights import (
     apply,
@@ -135,14 +135,12 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None) -> None:
     for y, (part, where) in product(apply(subject.framework, plan, weight.values, x), seen):
         variance, n = np.var(y[(slice(None), slice(None), *where)], axis=0), part.shape[1]
         factor = "2 eps^2" if zero and n > 1 else "eps^2" if zero else "tau^2"
-        for output, i, _ in rows(plan) if n else ():
+        for output, i, m in rows(plan) if n else ():
             each = part[group_of(plan, output), i % n]
             should = (1 + (zero and n > 1)) * value**2 * (np.ones_like(each) if white else each)
             what = f"the variance of output {output} for {kind}"
-            said, tolerance = (
-                f"{factor} times that of its input, {{right}}",
-                4 * unit(weight) * should,
-            )
+            said, off = f"{factor} times that of its input, {{right}}", coarse(weight, plan, m, n)
+            tolerance = 4 * unit(weight) * should + (2 * np.sqrt(should * n) + off * n) * off
             compare(weight.call, what, variance[output], should, tolerance, said)
 
 
@@ -194,6 +192,7 @@ def check_residual(subject: Subject, plan: Plan, dtype: str | None) -> None:
     name = "2 eps max|f|" if entries == 2 else "sqrt(2 k) eps max|f|"
     bound = sqrt(2 * entries) * abs(number(weight, plan.eps)) * np.abs(f).max(initial=0)
     bound *= 1 + unit(weight)
+    bound += hidden * coarse(weight, plan, 1, hidden) * np.abs(f).max(initial=0)
     what, said = "what the branch adds to output {1}", f"at most {name} = {shown(bound)} in size"
     for y in apply(subject.framework, plan, weight.values, f):
         compare(weight.call, what, y, np.zeros_like(y), bound, said)

@@ -226,8 +226,8 @@ def test_a_norm_of_several_steps_is_left_to_the_report():
 def placeholders():
     """What DeepSpeed's ZeRO-3 leaves of a layer outside of GatheredParameters."""
     layer = nn.Linear(4, 6)
-    for number, parameter in enumerate(layer.parameters()):
-        parameter.ds_id, parameter.ds_shape = number, parameter.shape
+    for parameter in layer.parameters():
+        parameter.ds_shape = parameter.shape
         parameter.data = torch.empty(0)
     return layer
 

@@ -282,6 +282,35 @@ def shards(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors.index.json").write_text(text)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_of_arrays_with_one_name_the_last_one_counts(tmp_path):
+    np.savez(tmp_path / "m.npz", w=np.zeros((3, 3)), v=np.ones(2))
+    with zipfile.ZipFile(tmp_path / "m.npz", "a") as out, out.open("w.npy", "w") as member:
+        np.save(member, np.eye(2))
+    found = open_checkpoint(tmp_path / "m.npz").tensors
+    theirs = np.load(tmp_path / "m.npz")
+    assert set(found) == set(theirs.files)
+    for name, tensor in found.items():
+        whole = tensor.read((slice(None),) * len(tensor.shape), "float64")
+        assert np.array_equal(whole, theirs[name])
+
+
+def test_names_that_differ_by_a_number_alone_are_sorted(tmp_path, monkeypatch, idinit):
+    monkeypatch.chdir(tmp_path)
+    names = ["w", "w1", "w.1", "w10", "w2"]
+    safetensors.numpy.save_file({n: np.ones((4, 4), "f4") for n in names}, "m.safetensors")
+    status, out, _ = idinit("inspect m.safetensors")
+    assert status == 0
+    shown = [line.split("  ")[0] for line in out.splitlines()[1:6]]
+    assert shown == ["w", "w1", "w2", "w10", "w.1"]
+
+
+def test_a_folder_is_named_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"folder = '[.]'"):
+        open_checkpoint(".")
+
+
 def test_what_an_index_leaves_out_is_not_of_the_model(shards, idinit):
     found = open_checkpoint(".")
     assert set(found.tensors) == {"h.10.weight", "h.2.weight", "b.weight"}

@@ -102,6 +102,23 @@ def test_no_code_of_a_pickle_is_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (torch.nn.Linear(2, 2), "tensors and plain values alone; .*if you trust it.*state_dict"),
+        (torch.eye(2), "tensors by name; .*torch.save its tensors in a dict"),
+        ({"a.b": torch.eye(2), "a": {"b": torch.zeros(2, 2)}}, "'a.b', but one tensor should"),
+        ({1: torch.eye(2), "1": torch.zeros(2, 2)}, "'1', but one tensor should"),
+        ({"w": torch.empty(3, device="meta")}, "on meta', but it should be dense, with its"),
+    ],
+    ids=["module", "tensor", "repeated", "repeated number", "meta"],
+)
+def test_a_file_of_torch_that_holds_no_tensors_by_name_says_what_to_save(tmp_path, content, words):
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(tmp_path / "m.pt")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(99), b"\x80\x02N."])
 def test_a_broken_state_dict_is_one_line(tmp_path, content):
     (tmp_path / "m.pt").write_bytes(content)
@@ -166,6 +183,23 @@ def test_a_list_that_leads_elsewhere_is_refused(tmp_path, change, text):
     edited(tmp_path, lambda listed: change(next(iter(listed.storage_data.values()))))
     with pytest.raises(CheckpointError, match=text):
         open_checkpoint(tmp_path)
+
+
+def test_lenient_goes_on_without_a_file_of_pieces(tmp_path):
+    distributed(tmp_path, {"w": torch.eye(2), "v": torch.ones(3), "there": torch.eye(3)})
+    os.link(tmp_path / "__0_0.distcp", tmp_path / "other.distcp")
+
+    def move(listed):
+        for key, place in listed.storage_data.items():
+            place.relative_path = "other.distcp" if key.fqn == "there" else "__0_0.distcp"
+
+    edited(tmp_path, move)
+    os.unlink(tmp_path / "__0_0.distcp")
+    with pytest.raises(CheckpointError, match=r"'__0_0[.]distcp', but it is missing"):
+        open_checkpoint(tmp_path)
+    found = open_checkpoint(tmp_path, lenient=True)
+    assert list(found.tensors) == ["there"]
+    assert len(found.findings) == 1  # for both tensors
 
 
 def test_pieces_of_several_files_make_up_one_tensor(tmp_path):
