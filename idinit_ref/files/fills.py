@@ -92,8 +92,11 @@ class Fill(NamedTuple):
                 should = f"{name} (shape {shape}) is no scale or shift, mean or variance"
                 cure = "choose zeros, ones, constant:V or normal:STD"
                 raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
-            value = float(leaf in _ONES and not (leaf == "weight" and model_type in _OFFSET))
-            if leaf == "weight" and model_type in _MIXED:
+            types = model_type.split("+")
+            offset = types[0] in _OFFSET
+            value = float(leaf in _ONES and not (leaf == "weight" and offset))
+            part = next((kind for kind in types if kind in _OFFSET), "")
+            if leaf == "weight" and (types[0] in _MIXED or (part and not offset)):
                 should = (
                     f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
                     f"type {model_type!r} has both"

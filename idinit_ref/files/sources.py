@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -51,7 +51,8 @@ class Asked(NamedTuple):
 class Source(NamedTuple):
     """Tensors by name, the files they were read from, and of a preset where it comes from.
 
-    ``model_type`` is what Hugging Face's ``config.json`` beside a checkpoint says, "" without one.
+    ``model_type`` is what Hugging Face's ``config.json`` beside a checkpoint says, "" without one;
+    of a model of several, as of text and images, all their types with "+" between.
     """
 
     tensors: dict[str, Asked]
@@ -121,8 +122,16 @@ def _model_type(folder: Path) -> str:
     config: Any = None
     with suppress(OptionError, OSError):
         config = _json(folder / "config.json")
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    return kind if isinstance(kind, str) else ""
+    return "+".join(dict.fromkeys(_types(config)))
+
+
+def _types(config: Any) -> Iterator[str]:
+    """Yield the type that a configuration states, and those of the configurations in it."""
+    if isinstance(config, dict):
+        if isinstance(config.get("model_type"), str):
+            yield config["model_type"]
+        for inner in config.values():
+            yield from _types(inner)
 
 
 def _empty(path: object) -> OptionError:

@@ -915,6 +915,22 @@ def test_a_filled_gemma_normalises_to_one(tmp_path):
     assert torch.allclose(made.pow(2).mean(-1), torch.ones(4), atol=1e-3)
 
 
+@pytest.mark.parametrize(("inner", "is_told"), [("gemma2", False), ("llama", True)])
+def test_a_norm_of_one_of_several_models_is_asked_for(tmp_path, inner, is_told):
+    name = "language_model.layers.0.input_layernorm.weight"
+    ir.save(tmp_path / "model.safetensors", {name: np.full(4, 7, np.float32)})
+    config = {"model_type": "new", "vlm_config": {"model_type": "x", "text": {"model_type": inner}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = read(checkpoint=tmp_path)
+    fills = [parse_fill("normalisation=identity")]
+    if not is_told:
+        with pytest.raises(OptionError, match=r"type 'new\+x\+gemma2' has both"):
+            assemble(source.tensors, fills=fills, model_type=source.model_type)
+        return
+    value = assemble(source.tensors, fills=fills, model_type=source.model_type).values[name]
+    assert (value.read((slice(None),), "float32") == 1).all()
+
+
 @pytest.mark.parametrize("text", ["", "[", "[]", '{"model_type": 3}'])
 def test_a_configuration_that_is_none_says_nothing(tmp_path, text):
     ir.save(tmp_path / "model.safetensors", {"a.bias": np.zeros(3, np.float32)})
