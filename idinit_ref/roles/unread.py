@@ -80,7 +80,8 @@ def _of(
 
 def _readers(graph: Graph, join: Node, users: Mapping[str, list[Node]]) -> list[Node]:
     """Return the nodes that read a concatenation, past those that keep its channels in place."""
-    readers, stack = [], [join]
+    readers: list[Node] = []
+    stack = [join]
     while stack:
         node = stack.pop(0)
         if node.name in graph.outputs:
