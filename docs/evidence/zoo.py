@@ -211,8 +211,10 @@ def _part(measured: int, of: int) -> str:
     if measured == of:
         return ""
     return f"""
-**This page is of a part: {measured} models of {of}.** They were chosen to be unlike one another,
-and those first that an earlier form of the rule had wrong. The command above measures all.
+**This page is of a part: {measured} models of {of}.** They are the first types of transformers by
+name, models that were chosen to be unlike one another, and those that an earlier form of the rule
+had wrong. The rows come from several runs, with states of the code of one day. The command above
+measures all anew.
 """
 
 
