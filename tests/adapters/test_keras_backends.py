@@ -45,7 +45,7 @@ def test_one_case_of_each_test_passes_on_jax():
 
 @pytest.mark.needs("torch", "tensorflow")
 def test_one_case_of_each_test_passes_on_torch():
-    assert passed("torch", TORCH, "--cases=1") >= 20
+    assert passed("torch", TORCH, "--cases=1") >= 15
 
 
 @pytest.mark.nightly

@@ -15,14 +15,14 @@ from docs.evidence import _data, _study, index
 FOLDER = _study.FOLDER
 
 
-LONG = {*index.STUDIES, *index.PLANNED} - {"convolution", "epsilon", "stability"}
+LONG = {*index.STUDIES} - {"convolution", "epsilon", "stability"}
 
 
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=[pytest.mark.nightly] if name in LONG else [])
-        for name in (*index.STUDIES, *index.PLANNED)
+        for name in index.STUDIES
     ],
 )
 def test_a_study_in_small_comes_out_so(name):
@@ -83,8 +83,7 @@ def test_every_study_is_on_the_first_page():
         for path in FOLDER.glob("[!_]*.py")
         if re.search(r"^def verdict\(", path.read_text(), re.MULTILINE)
     }
-    assert studies == {*index.STUDIES, *index.PLANNED}
-    assert not any((FOLDER / f"{name}.json").exists() for name in index.PLANNED)
+    assert studies == {*index.STUDIES}
 
 
 # The harness --------------------------------------------------------------------------------------
