@@ -159,6 +159,7 @@ class Computed(NamedTuple):
             solve = self._solved if self.hook is None else self._solved_hook
             try:
                 pairs, result = solve(wanted)
+            # What is asked is anyone's code: a right inverse that is missing, or refuses the tensor.
             except (NotImplementedError, RuntimeError, ValueError, TypeError) as problem:
                 raise self._impossible(wanted, None, str(problem)) from problem
         slack = min(64 * torch.finfo(wanted.dtype).eps, 0.02) * float(

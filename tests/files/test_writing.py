@@ -660,7 +660,10 @@ def test_shards_have_the_digests_of_their_own_tensors(file):
 
 
 def test_the_same_input_gives_the_same_bytes_at_any_time(tmp_path):
-    """In another process on another day. HDF5 asks the system, so a second passes, too."""
+    """In another process on another day.
+
+    HDF5 asks the system, in whole seconds, so the next second is waited for; no wait is too long.
+    """
     arrays = values_of(["bool", "float32"])
     np.savez(tmp_path / "arrays.npz", **arrays)
     for name in NAMES:
