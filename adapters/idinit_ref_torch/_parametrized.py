@@ -159,7 +159,7 @@ class Computed(NamedTuple):
             solve = self._solved if self.hook is None else self._solved_hook
             try:
                 pairs, result = solve(wanted)
-            # What is asked is anyone's code: a right inverse that is missing, or refuses the tensor.
+            # A right inverse is anyone's code: it may be missing, or refuse the tensor.
             except (NotImplementedError, RuntimeError, ValueError, TypeError) as problem:
                 raise self._impossible(wanted, None, str(problem)) from problem
         slack = min(64 * torch.finfo(wanted.dtype).eps, 0.02) * float(

@@ -43,6 +43,10 @@ def joined(shape: Sequence[int], role: Role, letters: str | None, **options: Any
         should = f"the axis {twice[0]!r} of a kernel should stand in it once"
         cure = "name the axes of a kernel D, H and W; only inputs, outputs and copies are joined"
         raise LayoutError(message("layout", letters, should, cure))
+    if 2 < len(letters) != len(set(letters)) and not {"I", "O"} <= set(letters):
+        should = f"it should name inputs (I) and outputs (O) of shape {tuple(shape)}"
+        cure = "write IOO, say, for a kernel of one axis of inputs and two of outputs"
+        raise LayoutError(message("layout", letters, should, cure))
     if {"I", "O"} <= set(letters) and len(set(letters)) < len(letters):
         plan(shape, role, layout=_BATCH[: len(shape) - 2] + "IO")  # an error where sizes are none
         shape, letters = merge_axes(shape, letters)

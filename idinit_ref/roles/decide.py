@@ -140,6 +140,8 @@ def _check_own(role: str, own: Mapping[str, Any]) -> None:
         if key in own:
             should = f"its role is {role}, which has no {key}"
             cure = f"leave it out, or give the role too: {{'role': ..., {key!r}: {own[key]!r}}}"
+            if "role" in own:
+                cure = "leave it out, or choose the other role"
             raise OptionError(message(key, own[key], should, cure))
 
 

@@ -401,3 +401,9 @@ def test_weight_norm_that_cannot_give_the_weight_refuses_it():
         with pytest.raises(errors.OptionError, match=r"(?s)WeightNorm.*epsilon=0.0"):
             irj.idiz_layer_(layer)
         np.testing.assert_allclose(np.asarray(layer(x_of(2, 4))), before, rtol=1e-5)
+
+
+@pytest.mark.parametrize("letters", ["OOO", "III", "BOO"])
+def test_letters_without_inputs_or_outputs_are_told_what_is_missing(letters):
+    with pytest.raises(errors.LayoutError, match=r"name inputs \(I\) and outputs \(O\).*write IOO"):
+        irt.idi_(torch.empty(3, 4, 5), layout=letters)
