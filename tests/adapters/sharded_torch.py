@@ -222,7 +222,7 @@ def models(ranks):
         optimiser.step()
         return model(x)
 
-    for kind in ("fsdp", "tensor", "both") if ranks == 4 else ("fsdp", "tensor"):
+    for kind in ("fsdp", "tensor", "both") if ranks % 2 == 0 else ("fsdp", "tensor"):
         whole, model = Net(), sharded(kind, ranks)
         for module in (*whole.modules(), *model.modules()):
             if isinstance(module, nn.LayerNorm):
@@ -250,7 +250,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
-    for sizes in ((ranks,), (2, 2)) if ranks == 4 else ((ranks,),):
+    for sizes in ((ranks,), (2, ranks // 2)) if ranks % 2 == 0 else ((ranks,),):
         mesh = init_device_mesh("cpu", sizes)
         weights(mesh)
         refused(mesh)
