@@ -28,6 +28,7 @@ import keras
 import idinit_ref_tensorflow as it
 from idinit_ref import errors, plan
 from idinit_ref_tensorflow import _initializers as initializers
+from strategies import examples
 
 BACKEND = keras.backend.backend()
 KERAS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -294,7 +295,7 @@ def dense(units, made, **options):
 
 def theorem(*strategies):
     """A small budget: making a layer is slow, and JAX compiles every shape."""
-    budget = settings(max_examples=4 if BACKEND == "jax" else 20, deadline=None)
+    budget = settings(max_examples=4 if BACKEND == "jax" else examples(8), deadline=None)
     return lambda test: budget(given(*strategies)(test))
 
 
