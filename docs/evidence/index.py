@@ -1,4 +1,4 @@
-"""The first page of the evidence: what came out of each study, of their data alone."""
+"""The first page of the evidence: the verdict of each study, computed from its data."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ STUDIES = (
 )
 
 ADVICE = """\
-1. Have a residual net without norms? [Xavier and Kaiming fail when it is deep](residual.md). Use
-   `init_`, or a start made for it (Fixup, SkipInit, small branches), of which some did better.
-2. Have norms? Begin branches as nothing: in a [small transformer](transformer.md) IDInit was better
-   than GPT-2's default, and a learned scale of 0 (ReZero) better than IDInit.
-3. Have a chain without skips? [ReLU and tanh learn at any depth](depth.md) from identities. GELU
-   and SiLU fade (theorem T13): give them skips.
-4. Leave `taps` outward or diagonal, [not at a corner](convolution.md), and eps at 1e-6; do not
+1. A residual net without norms: [Xavier and Kaiming fail when it is deep](residual.md). Use `init_`,
+   or a start made for such nets (Fixup, SkipInit, small branches). Some of those did better.
+2. A net with norms: start its branches at almost zero. In a [small transformer](transformer.md)
+   IDInit was better than GPT-2's default, and a learned scale of 0 (ReZero) was better than IDInit.
+3. A chain without skips: [with ReLU or tanh it learns at any depth](depth.md) from identities. With
+   GELU or SiLU [the signal fades](chains.md): add skips.
+4. Keep `taps` outward or diagonal, [not at a corner](convolution.md), and eps at 1e-6. Do not
    expect [less variance between runs](spread.md).
-5. Run `audit` after `init_`: [of twelve real models](real.md) it says which begin badly, and why.
+5. Run `audit` after `init_`. [For twelve real models](real.md) it says which start badly, and why.
 """
 
-# A default, why it is so, and the page or study that carries it, if any does.
+# A default, its reason, and the page or study that supports it, if there is one.
 DEFAULTS = (
     ("gain 1", "theorem T6: with ReLU a gain of sqrt(2) doubles in every layer", ""),
     ("wide = truncate", "theorems T2 and T4", ""),
@@ -48,25 +48,25 @@ DEFAULTS = (
     ("the identity tap of the layer", "theorem T14", ""),
     ("form = pair", "what the texts say; theorems T10 and T11", "symmetry"),
     ("eps = 1e-6", "what the texts say", "epsilon"),
-    ("loosen = 0", "the same bits always; the rank needs something that parts copies", "rank"),
+    ("loosen = 0", "always the same bits; the rank needs something that tells copies apart", "rank"),
     ("loosen_at = all", "the texts differ", "symmetry"),
     ("head = transit", "the rule for roles; theorem T16", "heads"),
     ("norms = keep", "the model's own scales stay", "heads"),
-    ("embeddings = keep", "the texts do not define them", ""),
-    ("biases = auto", "what a bias says is kept; audits of real models", "real"),
-    ("roles from the computation", "identity and minimality, measured on each model", "zoo"),
+    ("embeddings = keep", "the texts do not define a start for them", ""),
+    ("biases = auto", "biases with a meaning keep their values; audits of real models", "real"),
+    ("roles from the computation", "R1 and R2 of the rule, measured on each model", "zoo"),
 )
 
 OTHERS = """\
 ## Other pages of measurements
 
-* [oracle.md](oracle.md): which properties hold for the implementations that are public
-* [mutation.md](mutation.md): what the tests would notice
-* [performance.md](performance.md): how fast a weight is made, beside zeros and beside others
-* [ranks.md](ranks.md): what each of many ranks does
-* [export.md](export.md): how fast a checkpoint is written
-* [zoo.md](zoo.md): does every architecture at hand start as it should?
-* [gpu.md](gpu.md): on a GPU
+* [Public implementations](oracle.md): which properties hold for them
+* [Mutation tests](mutation.md): which changes of the code the tests notice
+* [Performance](performance.md): the time to make a weight, beside zeros and other initialisers
+* [Many ranks](ranks.md): the work of each rank
+* [Export](export.md): the time to write a checkpoint
+* [The zoo](zoo.md): which architectures start as they should
+* [GPU](gpu.md): the same bits on a GPU
 """
 
 
@@ -74,7 +74,7 @@ def _defaults() -> list[list[str]]:
     """Return the lines of the table of defaults."""
     lines = []
     for what, why, name in DEFAULTS:
-        carried = f"[{name}]({name}.md)" if name else "no experiment"
+        carried = f"[{name}]({name}.md)" if name else "none"
         lines.append([f"`{what}`" if "=" in what else what, why, carried])
     return lines
 
@@ -84,13 +84,13 @@ def page() -> str:
     lines = []
     for name in STUDIES:
         study, data = importlib.import_module(f"docs.evidence.{name}"), load(name)
-        verdict, figure = study.verdict(data["rows"])
-        lines.append([study.CLAIM, f"**{verdict}**", figure, f"[{study.TITLE}]({name}.md)"])
+        verdict, _ = study.verdict(data["rows"])
+        lines.append([study.CLAIM, f"**{verdict}**", f"[{study.TITLE}]({name}.md)"])
     return filled(
         "index",
-        claims=table(["claim", "verdict", "what was measured", "study"], lines),
+        claims=table(["claim", "verdict", "study"], lines),
         advice=ADVICE,
-        defaults=table(["default", "why", "the experiment that carries it"], _defaults()),
+        defaults=table(["default", "why", "experiment"], _defaults()),
         install=INSTALL,
         study=STUDIES[0],
         others=OTHERS,
