@@ -18,8 +18,8 @@ from idinit_ref.diagnostics import gaussian_gain
 TITLE = "Chains with tanh, GELU and SiLU"
 CLAIM = "Identities carry signals through plain nets of any depth [P, S]."
 HERE = (
-    "Theorem T13 says that this ends with GELU and SiLU: the chain shrinks like 2^-L. The study asks "
-    "whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
+    "Theorem T13 says that this ends with GELU and SiLU: the chain shrinks like 2^-L. The study "
+    "asks whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
     "critical scale compare with identities."
 )
 ACTIVATIONS: dict[str, Any] = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}

@@ -242,9 +242,7 @@ def verdict(rows: list[Row]) -> Verdict:
         f"{taps} in {won} and {lost} of {size} nets" for taps, (won, lost, size) in counts.items()
     )
     won, lost = (_ahead(rows, *pair) for pair in (FUSED[:2], FUSED[1::-1]))
-    figure += (
-        f"; outward is ahead of diagonal in {len(won)} nets and behind in {len(lost)}"
-    )
+    figure += f"; outward is ahead of diagonal in {len(won)} nets and behind in {len(lost)}"
     good = [taps for taps, (won, lost, size) in counts.items() if won > size / 2 and not lost]
     if len(good) == len(FUSED):
         return Verdict("holds", figure)

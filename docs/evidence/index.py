@@ -28,18 +28,6 @@ STUDIES = (
     "parity",
 )
 
-ADVICE = """\
-1. A residual net without norms: [Xavier and Kaiming fail when it is deep](residual.md). Use `init_`,
-   or a start made for such nets (Fixup, SkipInit, small branches). Some of those did better.
-2. A net with norms: start its branches at almost zero. In a [small transformer](transformer.md)
-   IDInit was better than GPT-2's default, and a learned scale of 0 (ReZero) was better than IDInit.
-3. A chain without skips: [with ReLU or tanh it learns at any depth](depth.md) from identities. With
-   GELU or SiLU [the signal fades](chains.md): add skips.
-4. Keep `taps` outward or diagonal, [not at a corner](convolution.md), and eps at 1e-6. Do not
-   expect [less variance between runs](spread.md).
-5. Run `audit` after `init_`. [For twelve real models](real.md) it says which start badly, and why.
-"""
-
 # A default, its reason, and the page or study that supports it, if there is one.
 DEFAULTS = (
     ("gain 1", "theorem T6: with ReLU a gain of sqrt(2) doubles in every layer", ""),
@@ -48,7 +36,7 @@ DEFAULTS = (
     ("the identity tap of the layer", "theorem T14", ""),
     ("form = pair", "what the texts say; theorems T10 and T11", "symmetry"),
     ("eps = 1e-6", "what the texts say", "epsilon"),
-    ("loosen = 0", "always the same bits; the rank needs something that tells copies apart", "rank"),
+    ("loosen = 0", "always the same bits; the rank needs copies told apart", "rank"),
     ("loosen_at = all", "the texts differ", "symmetry"),
     ("head = transit", "the rule for roles; theorem T16", "heads"),
     ("norms = keep", "the model's own scales stay", "heads"),
@@ -56,18 +44,6 @@ DEFAULTS = (
     ("biases = auto", "biases with a meaning keep their values; audits of real models", "real"),
     ("roles from the computation", "R1 and R2 of the rule, measured on each model", "zoo"),
 )
-
-OTHERS = """\
-## Other pages of measurements
-
-* [Public implementations](oracle.md): which properties hold for them
-* [Mutation tests](mutation.md): which changes of the code the tests notice
-* [Performance](performance.md): the time to make a weight, beside zeros and other initialisers
-* [Many ranks](ranks.md): the work of each rank
-* [Export](export.md): the time to write a checkpoint
-* [The zoo](zoo.md): which architectures start as they should
-* [GPU](gpu.md): the same bits on a GPU
-"""
 
 
 def _defaults() -> list[list[str]]:
@@ -89,11 +65,9 @@ def page() -> str:
     return filled(
         "index",
         claims=table(["claim", "verdict", "study"], lines),
-        advice=ADVICE,
         defaults=table(["default", "why", "experiment"], _defaults()),
         install=INSTALL,
         study=STUDIES[0],
-        others=OTHERS,
     )
 
 
