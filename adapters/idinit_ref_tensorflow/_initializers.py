@@ -83,7 +83,7 @@ def dtype_name(dtype: Any) -> str:
             message(
                 "dtype",
                 dtype,
-                f"Keras should know it, and said: {problem}",
+                f"Keras should accept it; it says: {problem}",
                 "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()",
             )
         ) from problem
