@@ -319,27 +319,27 @@ def idi_(
     Parameters
     ----------
     tensor : torch.Tensor, 2 to 5 axes (any number with `layout`)
-        Real floating or complex, of any strides that give each place memory of its own. Of a
+        Real floating or complex, with any strides that give each place memory of its own. For a
         DTensor this rank's part is filled, without communication, from its place in the whole.
     gain : float
         tau; any finite non-zero real.
     wide : {"truncate", "fold_rms", "fold_mean"}
-        What is done where there are more columns than rows.
+        How to fill a matrix with more columns than rows.
     layout : str, optional
         A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
         axis. Axes of one letter count as one: "OOI" for (heads, size, d). By rank if left out:
         "OI", "OIW", "OIHW", "OIDHW".
     groups, transposed
-        Of a convolution (spec section 4).
+        For a convolution (spec section 4).
     stride : sequence of int, optional
-        Of a transposed convolution, in the order D, H, W: its kernel is that many kernels, one for
-        each place between two inputs (section 3).
+        For a transposed convolution, in the order D, H, W: its kernel consists of that many
+        kernels, one for each place between two inputs (section 3).
     blocks : sequence of int, optional
         Sizes that cut the O axis into matrices of their own, as packed q, k, v.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (section 3). The first three start at the identity tap.
     tap : sequence of int, optional
-        That tap in the order D, H, W; (k - 1) // 2 if left out.
+        The identity tap in the order D, H, W; (k - 1) // 2 by default.
     loosen, loosen_at, seed
         Standard deviation, place ("all", or "entries" for IDI's own) and seed of added noise
         [P, Sec. 3.1.1]; none by default.
@@ -352,9 +352,10 @@ def idi_(
     Raises
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If an option does not fit, or the tensor is no dense one with memory of its own, is computed
-        from others (the weight of a layer under a parametrization), a placeholder of an engine, a
-        complex view that negates lazily, or a DTensor whose ranks hold terms of a sum (Partial).
+        If an option does not fit, or the tensor cannot be filled: it is not dense, has no memory of
+        its own, is computed from others (the weight of a layer under a parametrization), is a
+        placeholder of an engine or a lazily negated complex view, or is a DTensor whose ranks hold
+        terms of a sum (Partial).
     DTypeError, RoundingError
         If the dtype is neither real floating nor complex, or would round an entry to 0 or
         infinity. The tensor is untouched after every error.
@@ -403,7 +404,7 @@ def idiz_(
     """Fill a tensor with IDIZ_eps, in place: +eps and -eps in every row.
 
     For the last weight of a residual branch; spec section 2, for kernels IDIZC_eps, section 3.
-    What is kept and what is never touched is as in :func:`idi_`.
+    Gradients, random numbers, complex and meta tensors are treated as in :func:`idi_`.
 
     Parameters
     ----------
