@@ -64,10 +64,11 @@ def choice(name: str, value: object, options: Sequence[str]) -> None:
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
     """Return an integer within a range; refuse bools and floats."""
     try:
-        number = operator.index(cast("Any", value))
+        boolean = isinstance(value, (bool, np.bool_))  # index() of the latter warns in NumPy 1
+        number = None if boolean else operator.index(cast("Any", value))
     except TypeError:
         number = None
-    if number is None or isinstance(value, (bool, np.bool_)):
+    if number is None:
         raise OptionTypeError(
             message(name, value, "it should be an integer", "write a whole number")
         )
