@@ -16,8 +16,6 @@ from ..core.plan import Plan
 from ..core.sheets import Strip, sheets
 from ._matrix import NOISY, Alike, Floats, cells, extract
 
-__all__ = ["CELLS", "Panel", "Part", "panels_of", "part_of"]
-
 CELLS = 150  # across a picture: finer ones are not seen
 _TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
 

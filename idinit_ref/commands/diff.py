@@ -12,8 +12,6 @@ from ._terminal import natural, print_json, progress, show, tensors
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["run"]
-
 
 def run(args: Namespace, console: Console) -> int:
     """Print what differs, or all of it as JSON; return 0 if nothing does, else 1."""
@@ -34,8 +32,7 @@ def run(args: Namespace, console: Console) -> int:
     if args.json:
         equal = [difference.name for difference in differences if difference.way == "equal"]
         print_json(
-            console,
-            {"equal": equal, "different": {each.name: asdict(each) for each in apart}},
+            console, {"equal": equal, "different": {each.name: asdict(each) for each in apart}}
         )
         return int(bool(apart))
     for difference in apart:

@@ -21,9 +21,10 @@ from ..core.plan import Plan
 from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
+from ..files.bits import FLOATS, itemsize
 from ..files.containers import FORMS
 from ..files.fills import parse_fill
-from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
+from ..files.storage import Tensor, nbytes_of
 from ..files.writing import FilePlan, file_plans, save
 from ._terminal import print_json, progress, show, table, tensors
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..files.reading import Checkpoint
-
-__all__ = ["run"]
 
 _TRIAL = 2**25  # bytes that are written to measure how fast a folder takes them
 _TABLE = re.compile("(position )?embedding(, and the head that is tied to it)?")  # reasons
@@ -233,9 +232,7 @@ def _loading(
         return [f"model.load_weights({path}{'' if whole else ', skip_mismatch=True'})"]
     if dialect == "torch" and first.suffix == ".npz":
         heads = ["import numpy", "import torch"]
-        held = [
-            f"held = {{k: torch.from_numpy(v) for k, v in numpy.load({path}).items()}}",
-        ]
+        held = [f"held = {{k: torch.from_numpy(v) for k, v in numpy.load({path}).items()}}"]
     elif framework and first.suffix == ".safetensors":
         heads, held = (
             [f"from safetensors.{framework} import load_file"],

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..files.recognise import Finding
     from ..files.storage import Tensor
 
-__all__ = ["run"]
-
 _KINDS = {"idi": "IDI", "idiz": "IDIZ"}
 
 

@@ -11,8 +11,6 @@ from ._terminal import print_json, table
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["run"]
-
 
 def run(args: Namespace, console: Console) -> None:
     """Print a row for each preset, or all of it as JSON."""

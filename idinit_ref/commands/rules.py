@@ -15,8 +15,6 @@ from ._terminal import columns, natural, print_json, show, tensors
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["run"]
-
 
 def run(args: Namespace, console: Console) -> None:
     """Print a line for each tensor, those that no rule knows last."""

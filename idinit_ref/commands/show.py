@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["run"]
-
 _ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn,
 _SVD = 512  # the smaller side of the largest matrix that is decomposed
 _ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a character
@@ -55,10 +53,10 @@ def run(args: Namespace, console: Console) -> None:
     p.check(args.dtype)
     path = getattr(args, "plot", None)
     if path is not None:
-        from . import plot
+        from . import _page, plot
 
-        plot.check(path, force=args.force)
-        with plot.page(path, title=title_text(p)) as figure:
+        _page.check(path, force=args.force)
+        with _page.page(path, title=title_text(p)) as figure:
             plot.draw(p, figure, dtype=args.dtype)
     elif args.force:
         should = "it replaces the file of --plot, and there is none"

@@ -13,45 +13,21 @@ from ..roles.graph import Graph
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import Fact
 
-__all__ = ["Record", "check_inputs", "check_outputs", "judged"]
-
 
 @dataclass
 class Record:
-    """What an adapter has seen of one forward and one backward pass.
+    """What an adapter has seen of one forward and one backward pass."""
 
-    Parameters
-    ----------
-    batch : int
-        The number of samples: the first axis of the first input.
-    inputs : dict of str to Fact
-        Of every input, integers too.
-    graph : Graph
-        Of the computation.
-    facts : dict of str to Fact
-        By node, as far as they were seen.
-    outputs : list of Fact
-        Of every floating output.
-    values, gradients : dict of str to Fact
-        By parameter, of those that are trained: itself, and its gradient.
-    input_gradients : dict of str to Fact
-        By floating input.
-    uses : mapping of str to tuple of str
-        The nodes that take a parameter.
-    limits : list of str
-        What the framework could not show.
-    """
-
-    batch: int
-    inputs: dict[str, Fact] = field(default_factory=dict)
+    batch: int  # samples: the first axis of the first input
+    inputs: dict[str, Fact] = field(default_factory=dict)  # integers too
     graph: Graph = field(default_factory=lambda: Graph([]))
-    facts: dict[str, Fact] = field(default_factory=dict)
-    outputs: list[Fact] = field(default_factory=list)
-    values: dict[str, Fact] = field(default_factory=dict)
-    gradients: dict[str, Fact] = field(default_factory=dict)
-    input_gradients: dict[str, Fact] = field(default_factory=dict)
-    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    limits: list[str] = field(default_factory=list)
+    facts: dict[str, Fact] = field(default_factory=dict)  # by node, as far as they were seen
+    outputs: list[Fact] = field(default_factory=list)  # floating ones
+    values: dict[str, Fact] = field(default_factory=dict)  # of the parameters that are trained
+    gradients: dict[str, Fact] = field(default_factory=dict)  # and their gradients
+    input_gradients: dict[str, Fact] = field(default_factory=dict)  # of floating inputs
+    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a parameter: nodes
+    limits: list[str] = field(default_factory=list)  # what the framework could not show
 
 
 def check_inputs(floating: Mapping[str, Fact], integers: bool = False) -> None:

@@ -22,27 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DTypeError, OptionError, ShapeError, message, prefixed
+from .bits import DTYPES, FLOATS, carrier, convert
 from .disk import needed
 from .metadata import CAP
 from .naming import check_name
 from .storage import (
     BLOCK,
-    DTYPES,
-    FLOATS,
     ArrayTensor,
-    InFile,
     PlanTensor,
     Tensor,
     as_tensor,
     blocks,
-    carrier,
     check_axes,
-    convert,
     nbytes_of,
     stream,
 )
-
-__all__ = ["FORMS", "Feed", "FileTensor", "Form", "file_tensor"]
+from .stored import Stored
 
 _COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
 _RARE = 64  # non-zeros that are as rare as that are quicker one by one
@@ -101,7 +96,7 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
             tensor.plan.check(to)
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
-    if isinstance(tensor, InFile) and own not in DTYPES:
+    if isinstance(tensor, Stored) and own not in DTYPES:
         if form.suffix != ".safetensors" or tensor.form != form.suffix:
             should = f"its bytes, which are not decoded, mean nothing in {form.what}"
             cure = "write .safetensors from .safetensors, or convert it first"

@@ -16,20 +16,8 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS
 from ..errors import RoundingError
-from .storage import (
-    FLOATS,
-    Tensor,
-    as_tensor,
-    convert,
-    decode,
-    index_of,
-    nbytes_of,
-    obstacle,
-    stream,
-    unsigned,
-)
-
-__all__ = ["Difference", "diff"]
+from .bits import FLOATS, convert, decode, unsigned
+from .storage import Tensor, as_tensor, index_of, nbytes_of, obstacle, stream
 
 Progress = Callable[[int, int], object]
 

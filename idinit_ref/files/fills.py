@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -13,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, message
+from .bits import DTYPES, FLOATS, convert
 from .sources import Asked
-from .storage import DTYPES, FLOATS, ArrayTensor, Index, NoiseTensor, Tensor, convert
-
-__all__ = ["Constant", "Fill", "parse_fill"]
+from .storage import ArrayTensor, NoiseTensor, Tensor
+from .views import Derived
 
 _NUMBERS = {"num_batches_tracked": "int64", "position_ids": "int64"}  # no real numbers by name
 _OFFSET = {  # types of models whose normalisations all multiply by 1 + weight
@@ -30,20 +29,6 @@ _MIXED = {  # of which some do
 }  # fmt: skip
 _ONES = frozenset({"weight", "scale", "gamma", "running_var", "moving_variance", "var"})
 _ZEROS = frozenset({"bias", "beta", "running_mean", "moving_mean", "mean", "num_batches_tracked"})
-
-
-@dataclass(frozen=True)
-class Constant:
-    """One number everywhere, as a tensor."""
-
-    shape: tuple[int, ...]
-    value: float
-    dtype: None = None
-
-    def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Return a block of it."""
-        block = np.broadcast_to(np.float64(self.value), self.shape)[index]
-        return convert(np.asarray(block), "float64", dtype, "constant")
 
 
 class Fill(NamedTuple):
@@ -108,7 +93,12 @@ class Fill(NamedTuple):
             if self.rule == "normal":
                 digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
                 return NoiseTensor(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
-            return Constant(shape, value)
+
+            def constant(spans: Sequence[range], dtype: str) -> NDArray[Any]:
+                block = np.full([len(span) for span in spans], value)
+                return convert(block, "float64", dtype, "constant")
+
+            return Derived(shape, None, constant)
         kind = np.dtype(own if own in DTYPES else "bool")
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
         if (

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ..errors import OptionError, OptionTypeError, message
 
-__all__ = ["check_name", "path_of"]
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 

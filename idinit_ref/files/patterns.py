@@ -23,10 +23,9 @@ from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
 from ..core.pattern import idi_terms, idiz_terms
 from ..core.plan import Plan
 from ..errors import IDInitError, RoundingError
-from .storage import Index, blocks
+from .storage import blocks
+from .stored import Index
 from .tally import LEVELS, Seen, bits_of, values_of
-
-__all__ = ["apart", "holds", "levels_of", "plain", "search", "sized", "words"]
 
 _WINDOW = 2**18  # non-zeros that a pattern is read from
 _PACKED = 8  # blocks that are written one by one

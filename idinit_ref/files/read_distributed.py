@@ -23,8 +23,6 @@ from .disk import Faults, SourceFile, Spans, readable, source_of
 from .read_torch import array_of, the_torch
 from .stored import Foreign, Stored, known_dtype
 
-__all__ = ["LIST", "open_distributed"]
-
 LIST = ".metadata"
 """The file by which such a folder is known."""
 

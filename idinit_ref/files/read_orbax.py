@@ -13,8 +13,6 @@ from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .stored import Foreign, Stored, known_dtype
 
-__all__ = ["TREE", "open_orbax"]
-
 TREE = "_METADATA"
 """The file by which such a folder is known."""
 

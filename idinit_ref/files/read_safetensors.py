@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
+from itertools import accumulate, chain
 from math import prod
-from operator import attrgetter
+from operator import attrgetter, mul
 from pathlib import Path
 from typing import Any, cast
 
 from ..core.text import short
+from .bits import DTYPES, itemsize
 from .disk import Faults, Plain, SourceFile, source_of
 from .metadata import CAP
-from .storage import DTYPES, itemsize
 from .stored import Raw
-
-__all__ = ["open_safetensors"]
 
 _Pairs = tuple[tuple[str, Any], ...]  # an object of JSON
 _WORD = 60  # characters of a dtype that nobody knows yet
@@ -60,20 +58,14 @@ def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, s
     place = 0
     for tensor in tensors:
         if tensor.skip != place:
-            got, should = (
-                _places(tensor),
-                f"they should begin where the one before ends, at {place}",
-            )
+            got = tensor.skip, tensor.skip + tensor.size
+            should = f"they should begin where the one before ends, at {place}"
             faults.add(source.wrong(f"data_offsets of {short(tensor.name)!r}", got, should))
         place = tensor.skip + tensor.size
     if place != (data := source.size - 8 - length):
         should = f"its tensors should have as many, not {place}"
         faults.add(source.wrong("bytes of data", data, should))
     return tensors, metadata
-
-
-def _places(tensor: Raw) -> tuple[int, int]:
-    return tensor.skip, tensor.skip + tensor.size
 
 
 def _objects(source: SourceFile, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
@@ -226,7 +218,7 @@ def _check_size(
     """Raise for offsets outside of the data, or of another size than shape and dtype say."""
     bits, size = _BITS.get(code), offsets[1] - offsets[0]
     if bits is not None:
-        if _overflows(shape, bits):
+        if any(count >= 2**64 for count in accumulate((*shape, bits), mul)):
             should = "it should have fewer than 2**64 bits"
             raise source.wrong(f"shape of {short(name)!r}", str(tuple(shape)), should)
         size, rest = divmod(prod(shape) * bits, 8)
@@ -237,12 +229,3 @@ def _check_size(
         apart = "in order" if bits is None else f"{size} bytes apart"
         should = f"they should be two places at most {data} that are {apart}"
         raise source.wrong(f"data_offsets of {short(name)!r}", offsets, should)
-
-
-def _overflows(shape: list[int], bits: int) -> bool:
-    count = 1
-    for size in (*shape, bits):
-        count *= size
-        if count >= 2**64:
-            return True
-    return False

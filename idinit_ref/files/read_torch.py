@@ -19,8 +19,6 @@ from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
 from .stored import Foreign, Stored, known_dtype
 
-__all__ = ["array_of", "open_torch", "the_torch"]
-
 _KIND = "a file of torch.save"
 _SAVE = "torch.save its tensors in a dict, as model.state_dict()"
 

@@ -7,6 +7,7 @@ is wrong is one `CheckpointError` of one line.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from ..core.text import short
 from ..errors import CheckpointError, OptionError, message
 from .disk import Faults, SourceFile, source_of
-from .metadata import CAP, TABLES, dump_table, table
+from .metadata import CAP, TABLES, table
 from .naming import check_name, path_of
 from .others import is_other, other
 from .read_distributed import LIST, open_distributed
@@ -26,8 +27,6 @@ from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
 from .stored import Stored
-
-__all__ = ["Checkpoint", "Stored", "open_checkpoint"]
 
 _Opened = tuple[Sequence[Stored], dict[str, str]]
 _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
@@ -289,5 +288,5 @@ def _together(told: list[dict[str, str]]) -> dict[str, str]:
             joined |= table(metadata.get(key))
         merged.pop(key, None)
         if joined:
-            merged[key] = dump_table(joined)
+            merged[key] = json.dumps(joined)
     return merged

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ..core.options import box_of
 from ..errors import DTypeError, ShapeError, message
+from .bits import DTYPES, carrier, convert, itemsize
 from .disk import Bytes, Packed, Plain, Spans, read_block
-from .storage import DTYPES, Index, carrier, convert, itemsize
 
-__all__ = ["Foreign", "Raw", "Stored", "known_dtype"]
+Index = tuple[slice, ...]
 
 _CODES = {  # of libraries, for bytes that mean the same in safetensors
     "float8_e8m0fnu": "F8_E8M0",
@@ -34,7 +34,7 @@ class Stored:
     name : str
         Its name there, whatever that is: of any characters.
     dtype : str
-        Its dtype there, of `idinit_ref.files.storage.DTYPES`; or another one, as the file calls it,
+        Its dtype there, of `idinit_ref.files.bits.DTYPES`; or another one, as the file calls it,
         whose numbers cannot be read.
     shape : tuple of int
         Its axes.
@@ -96,7 +96,7 @@ class Stored:
         index : tuple of slice
             One of step 1 for each axis.
         dtype : str
-            Of `idinit_ref.files.storage.DTYPES`; rounded once if it is not the tensor's own.
+            Of `idinit_ref.files.bits.DTYPES`; rounded once if it is not the tensor's own.
 
         Returns
         -------
@@ -139,6 +139,10 @@ class Stored:
     def _block(self, spans: Spans) -> NDArray[Any]:
         """Return a block of the stored numbers; how, each kind of file says."""
         raise NotImplementedError  # a class for each kind of file has it
+
+    def read_bytes(self, start: int, stop: int) -> Bytes:
+        """Return bytes of it, as they are stored."""
+        raise NotImplementedError
 
 
 def known_dtype(name: str) -> str:

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .storage import BLOCK, FLOATS, carrier, convert, decode, itemsize, little, unsigned
-
-__all__ = ["LEVELS", "Numbers", "Seen", "bits_of", "nonzero", "values_of"]
+from .bits import FLOATS, carrier, convert, decode, itemsize, little, unsigned
+from .storage import BLOCK
 
 LEVELS = 64
 """Different numbers of a plan without noise, at most."""

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .bits import itemsize
 from .containers import FileTensor
 from .read_torch import the_torch
-from .storage import itemsize
-
-__all__ = ["write_distributed"]
 
 _PIECE = 2**26  # bytes that are made at once, and lie together
 

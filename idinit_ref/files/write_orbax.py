@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .bits import carrier
 from .containers import FileTensor
 from .disk import needed
-from .storage import carrier
-
-__all__ = ["write_orbax"]
 
 _CHUNK = 2**26  # bytes that are made at once, and lie together
 

@@ -23,14 +23,13 @@ from ..core.dtypes import format_of
 from ..core.options import integer
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionError, OptionTypeError, message
+from .bits import FLOATS
 from .containers import FORMS, Feed, FileTensor, Form, file_tensor
 from .naming import path_of
-from .storage import FLOATS, Tensor
+from .storage import Tensor
 from .whole import together, whole_folder
 from .write_distributed import write_distributed
 from .write_orbax import write_orbax
-
-__all__ = ["FilePlan", "file_plans", "save"]
 
 _SHARDS = 99_999  # that names of five digits tell apart
 _FOLDERS = {".distcp": write_distributed, ".orbax": write_orbax}

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["check"]
-
 _IMPORT = 60.0  # seconds for the import of the implementation's module
 _FIRST_CALL = 60.0  # seconds; it may load a framework
 _GRACE = 5.0  # seconds beyond the budget, for what is not the implementation's

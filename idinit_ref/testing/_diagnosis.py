@@ -28,8 +28,6 @@ from ._property import both
 from ._subject import Subject, Violation
 from ._weights import dense
 
-__all__ = ["diagnose", "explain"]
-
 Values = NDArray[Any]
 _SHAPES = ((4, 4), (3, 3), (7, 3), (6, 2), (5, 4), (3, 7), (2, 6), (4, 5), (5, 1), (1, 5), (2, 1))
 _KERNEL = (2, 3, 4)  # one axis is even, and none is like another

@@ -18,8 +18,6 @@ from ._property import Property
 from ._strategies import plans
 from ._subject import Raised, Subject, Violation
 
-__all__ = ["Case", "Weights"]
-
 Case = tuple[Plan, str | None]  # a weight, and the dtype to ask for
 
 _GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings

@@ -20,8 +20,6 @@ from ..core.dtypes import FORMATS
 from ..core.layout import SPATIAL
 from ..errors import OptionError, message
 
-__all__ = ["Framework", "framework", "framework_of"]
-
 Values = NDArray[Any]
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64")
 _FP8 = tuple(name for name in FORMATS if name.startswith("float8_"))

@@ -17,8 +17,6 @@ from ._examples import Weights
 from ._oracle import Oracle
 from ._subject import Subject
 
-__all__ = ["make_oracle"]
-
 _SHORTEST, _LONGEST = 0.01, 1e5  # seconds
 
 

@@ -20,8 +20,6 @@ from ._property import Property, snippet
 from ._report import OracleReport, Outcome
 from ._subject import HOW, Violation
 
-__all__ = ["Oracle"]
-
 _SEARCH = 0.75  # of the budget; the rest is for the large ones
 
 

@@ -17,21 +17,6 @@ from ..core.weights import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
 from ._subject import MadeWeight, Subject, Violation
 
-__all__ = [
-    "ALL",
-    "Property",
-    "both",
-    "coarse",
-    "compare",
-    "number",
-    "shown",
-    "snippet",
-    "stated",
-    "still",
-    "tall",
-    "unit",
-]
-
 Values = NDArray[Any]
 Check = Callable[..., None]
 

@@ -9,8 +9,6 @@ from xml.etree import ElementTree
 
 from ..core.plan import Plan
 
-__all__ = ["OracleReport", "Outcome"]
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -25,8 +25,6 @@ from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._frameworks import Framework, framework, framework_of
 
-__all__ = ["HOW", "Call", "MadeWeight", "Raised", "Subject", "Violation"]
-
 _ARRAYS = "tensor weight weights w param parameter array out variable matrix weight_matrix kernel"
 _FIRST: dict[str, Literal["key", "array"]] = {
     **dict.fromkeys(("key", "rng", "prng_key", "rng_key"), "key"),
