@@ -58,24 +58,8 @@ class _Request(NamedTuple):
 def check(args: Namespace, console: Console) -> int:
     """Run the oracle on what the arguments name, print what it found, and write the files.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Of ``idinit check``.
-    console : rich.console.Console
-        Where to print.
-
-    Returns
-    -------
-    int
-        0 if all properties held, 1 if one is broken.
-
-    Raises
-    ------
-    OptionError
-        If there is no such implementation, or the oracle cannot call it.
-    OSError
-        If a file cannot be written.
+    Return 0 if all properties held, 1 if one is broken. OptionError if there is no such
+    implementation, or the oracle cannot call it; OSError if a file cannot be written.
     """
     for path in (args.junit, args.json):
         if path is not None and not Path(path).resolve().parent.is_dir():

@@ -23,7 +23,7 @@ from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ..core.sheets import column_grid, row_grid
 from ..errors import IDInitError
-from ._examples import Weights
+from ._examples import WeightCases
 from ._property import both
 from ._subject import Subject, Violation
 from ._weights import dense
@@ -54,7 +54,7 @@ class _Case(NamedTuple):
         return "square" if m == n else "tall" if m > n else "wide"
 
 
-def diagnose(weights: Weights) -> Iterator[str]:
+def diagnose(weights: WeightCases) -> Iterator[str]:
     """Yield a line for what is wrong in all weights, or else in each form of them."""
     subject, fixed, only = weights.subject, weights.fixed, weights.only
     for role, layout in product(subject.roles, weights.letters):
