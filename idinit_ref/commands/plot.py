@@ -17,7 +17,7 @@ from ..core.dtypes import Format, format_of
 from ..core.plan import Plan
 from ..core.sheets import Strip
 from ._matrix import Floats, column_text, different, noise_text, title_text, value_text
-from ._panels import CELLS, Panel, Part, panels_of, part_of
+from ._panels import CELLS, DrawnMatrix, Panel, panels_of, part_of
 from ._scale import Scale
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
         return
     noisy = [part.noisy.ravel() for part in parts if part.noisy is not None]
     scale = Scale.of_noise(np.concatenate(noisy)) if noisy else Scale.of([plan], dtype)
-    rows: list[tuple[Part, bool]] = []  # a matrix, and whether it is drawn tap by tap
+    rows: list[tuple[DrawnMatrix, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
         rows.append((part, False))
         if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # of other phases
@@ -189,7 +189,7 @@ def _ratio(m: int, n: int) -> float:
     return float(min(max(m / max(n, 1), 1 / 8), 8))
 
 
-def _about(p: Plan, to: Format, parts: Sequence[Part]) -> str:
+def _about(p: Plan, to: Format, parts: Sequence[DrawnMatrix]) -> str:
     """Return the options that have a say in what is drawn."""
     said = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
     if p.role == "transit" and any(part.m < part.n for part in parts):
@@ -230,7 +230,7 @@ def _name_colours(figure: Figure, scale: Scale) -> None:
     bar.ax.tick_params(length=2, width=0.5, labelsize=8)
 
 
-def _draw_matrix(axes: Axes, p: Plan, part: Part, scale: Scale) -> None:
+def _draw_matrix(axes: Axes, p: Plan, part: DrawnMatrix, scale: Scale) -> None:
     label = f"matrix {part.m:,} x {part.n:,}"
     drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)])
     copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
@@ -255,7 +255,11 @@ def _draw_matrix(axes: Axes, p: Plan, part: Part, scale: Scale) -> None:
 
 
 def _draw_taps(
-    figure: Any, grid: tuple[int, int], parts: Sequence[Part], panels: Sequence[Panel], scale: Scale
+    figure: Any,
+    grid: tuple[int, int],
+    parts: Sequence[DrawnMatrix],
+    panels: Sequence[Panel],
+    scale: Scale,
 ) -> None:
     """Draw a kernel's taps: an outputs x channels map each. `parts` are its phases.
 

@@ -20,7 +20,7 @@ SAMPLES = 128
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, and fall in step with no image's rows
 
 
-class Fact(NamedTuple):
+class TensorFacts(NamedTuple):
     """A few numbers of a tensor."""
 
     peak: float  # its largest absolute value
@@ -45,7 +45,7 @@ class Fact(NamedTuple):
 
 
 def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Return what a `Fact` is made of: small arrays of the framework, also under a trace.
+    """Return what a `TensorFacts` is made of: small arrays of the framework, also under a trace.
 
     `xp` has the names of the array API, or is `keras.ops`; `x` is real floating, and not empty.
     `batch` counts the samples along its first axis, 1 if there are none to compare; `units` says
@@ -74,7 +74,7 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
     return numbers
 
 
-def fact_of(numbers: Mapping[str, Any], dtype: Any) -> Fact:
+def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
     """Return a fact from what :func:`look` has found, on the host now."""
     peak = float(numbers["peak"])
     spread = numbers.get("spread")
@@ -87,7 +87,7 @@ def fact_of(numbers: Mapping[str, Any], dtype: Any) -> Fact:
         still = still & (columns.shape[1] > 1)
         alive = [column.tobytes() for column in columns[~still]]
         silent, copies = int(still.sum()), len(alive) - len(set(alive))
-    return Fact(
+    return TensorFacts(
         peak,
         float(numbers["mean"]) * peak * peak,
         None if spread is None else float(spread),

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from .audit import Audit
-from .facts import Fact, fact_of, look
+from .facts import TensorFacts, facts_of, look
 from .verdict import Record, check_inputs, judged
 
 _NUMBERS = ("float", "int", "bool")
@@ -89,9 +89,9 @@ class Recording:
 
         OptionError if its inputs could tell nothing.
         """
-        facts: dict[str, dict[str, Fact]] = {
+        facts: dict[str, dict[str, TensorFacts]] = {
             group: {
-                name: fact_of({k: self.host(v) for k, v in looks[group][name].items()}, dtype)
+                name: facts_of({k: self.host(v) for k, v in looks[group][name].items()}, dtype)
                 for name, dtype in dtypes.items()
             }
             for group, dtypes in self._dtypes.items()

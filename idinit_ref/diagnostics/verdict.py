@@ -11,7 +11,7 @@ from ..roles.adds import Adds
 from ..roles.flow import Flow
 from ..roles.graph import Graph
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
-from .facts import Fact
+from .facts import TensorFacts
 
 
 @dataclass
@@ -19,18 +19,18 @@ class Record:
     """What an adapter has seen of one forward and one backward pass."""
 
     batch: int  # samples: the first axis of the first input
-    inputs: dict[str, Fact] = field(default_factory=dict)  # integers too
+    inputs: dict[str, TensorFacts] = field(default_factory=dict)  # integers too
     graph: Graph = field(default_factory=lambda: Graph([]))
-    facts: dict[str, Fact] = field(default_factory=dict)  # by node, as far as they were seen
-    outputs: list[Fact] = field(default_factory=list)  # floating ones
-    values: dict[str, Fact] = field(default_factory=dict)  # of the parameters that are trained
-    gradients: dict[str, Fact] = field(default_factory=dict)  # and their gradients
-    input_gradients: dict[str, Fact] = field(default_factory=dict)  # of floating inputs
+    facts: dict[str, TensorFacts] = field(default_factory=dict)  # by node, those that were seen
+    outputs: list[TensorFacts] = field(default_factory=list)  # floating ones
+    values: dict[str, TensorFacts] = field(default_factory=dict)  # of parameters, trained ones
+    gradients: dict[str, TensorFacts] = field(default_factory=dict)  # and their gradients
+    input_gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of floating inputs
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a parameter: nodes
     limits: list[str] = field(default_factory=list)  # what the framework could not show
 
 
-def check_inputs(floating: Mapping[str, Fact], integers: bool = False) -> None:
+def check_inputs(floating: Mapping[str, TensorFacts], integers: bool = False) -> None:
     """Raise OptionError for inputs that could tell nothing: zeros, infinities and NaN."""
     for name, fact in floating.items():
         if not fact.finite:
@@ -63,13 +63,13 @@ def judged(record: Record) -> Audit:
     >>> graph = Graph([Node("x", "input", shape=(2, 3)),
     ...                Node("w", "parameter", shape=(3, 3), use="weight"),
     ...                Node("fc", "weight", ("x",), (2, 3), weights=("w",))], ["fc"])
-    >>> some, none = Fact(1.0, 1.0, 1.0, 2.0**-23), Fact(0.0, 0.0, 0.0, 2.0**-23)
+    >>> some, none = TensorFacts(1.0, 1.0, 1.0, 2.0**-23), TensorFacts(0.0, 0.0, 0.0, 2.0**-23)
     >>> audit = judged(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
     ...                       {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)}))
     >>> audit.healthy[0]
     'the output does not depend on the input: it is 0, and its gradient to the input is exactly 0; the signal dies at fc'
     """  # noqa: E501 - a sentence of the result
-    flow = _Flow(record)
+    flow = _Signals(record)
     seen = [(node, record.facts[node.name]) for node in record.graph.nodes
             if node.name in record.facts]  # fmt: skip
     layers = tuple(
@@ -119,7 +119,7 @@ def _varies(record: Record) -> bool | None:
     return any(not fact.is_constant for fact in seen) if seen and samples else None
 
 
-def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
+def _failures(record: Record, flow: _Signals, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         yield f"not finite: {some(audit.not_finite)}"
         return  # zeros and constants mean nothing then
@@ -237,7 +237,7 @@ def _branches(record: Record) -> Iterator[Branch]:
 # Where a signal dies ------------------------------------------------------------------------
 
 
-class _Flow:
+class _Signals:
     """Which nodes vary with the input, and where it gets lost.
 
     A node "varies", or is "still" from the start (a table of positions), or "dies": it is constant,

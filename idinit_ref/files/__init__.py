@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .recognise import Finding, inspect
     from .renaming import Change, Items
     from .sources import read
-    from .stored import Stored
+    from .stored import StoredTensor
     from .tally import Numbers
     from .translating import translate
     from .whole import whole_file
@@ -35,7 +35,7 @@ __all__ = [
     "Items",
     "Leaf",
     "Numbers",
-    "Stored",
+    "StoredTensor",
     "assemble",
     "diff",
     "file_plans",
@@ -56,7 +56,7 @@ _HOMES = {
     "reading": ("Checkpoint", "open_checkpoint"),
     "recognise": ("Finding", "inspect"),
     "renaming": ("Change", "Items"),
-    "stored": ("Stored",),
+    "stored": ("StoredTensor",),
     "tally": ("Numbers",),
     "fills": ("parse_fill",),
     "sources": ("read",),

@@ -71,23 +71,24 @@ class Fill(NamedTuple):
         of ``SEED:NAME``, so that it depends on no other tensor.
         """
         shape, leaf = asked.shape, re.split(r"[./]", name)[-1]
+
+        def wrong(should: str, cure: str) -> OptionError:
+            return OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
+
         value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
         if self.rule == "identity":
             if len(shape) > 1 or leaf not in _ONES | _ZEROS:
                 should = f"{name} (shape {shape}) is no scale or shift, mean or variance"
-                cure = "choose zeros, ones, constant:V or normal:STD"
-                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
-            types = model_type.split("+")
-            offset = types[0] in _OFFSET
+                raise wrong(should, "choose zeros, ones, constant:V or normal:STD")
+            first, *inner = model_type.split("+")
+            offset = first in _OFFSET
             value = float(leaf in _ONES and not (leaf == "weight" and offset))
-            part = next((kind for kind in types if kind in _OFFSET), "")
-            if leaf == "weight" and (types[0] in _MIXED or (part and not offset)):
-                should = (
+            if leaf == "weight" and (first in _MIXED or (not offset and _OFFSET & set(inner))):
+                raise wrong(
                     f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
-                    f"type {model_type!r} has both"
+                    f"type {model_type!r} has both",
+                    "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
                 )
-                cure = "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w"
-                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
         own = asked.dtype or _NUMBERS.get(leaf, "float32")
         if own in FLOATS:
             if self.rule == "normal":
@@ -101,15 +102,10 @@ class Fill(NamedTuple):
             return Derived(shape, None, constant)
         kind = np.dtype(own if own in DTYPES else "bool")
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        if (
-            own not in DTYPES
-            or self.rule == "normal"
-            or not value.is_integer()
-            or not least <= value <= most
-        ):
-            should = f"{name} is {own}, which holds no such number"
+        is_whole = value.is_integer() and least <= value <= most
+        if own not in DTYPES or self.rule == "normal" or not is_whole:
             cure = "name the others by a pattern that leaves it out, or copy it"
-            raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
+            raise wrong(f"{name} is {own}, which holds no such number", cure)
         return ArrayTensor(np.broadcast_to(kind.type(int(value)), shape))
 
 

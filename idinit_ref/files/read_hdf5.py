@@ -24,7 +24,7 @@ from .bits import DTYPES, carrier
 from .disk import DEFLATE, Faults, Plain, SourceFile, Spans, needed, readable, source_of
 from .metadata import OWN, table, tables
 from .read_npz import member_of
-from .stored import Foreign, Stored
+from .stored import Foreign, StoredTensor
 
 _INSIDE = "model.weights.h5"  # of a .keras archive
 _CHUNK = 2**26  # bytes of a chunk, which is unpacked as a whole
@@ -102,7 +102,7 @@ def _text(node: Any, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_hdf5(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the datasets of a file, by their paths, and what its attributes tell."""
     source = source_of(path, "an HDF5 file")
     place = range(source.size)
@@ -116,7 +116,7 @@ def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]
     return _open(source, place, faults)
 
 
-def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_keras(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the weights of a whole model of Keras, a ZIP archive; nothing else of it is read."""
     kind = "a ZIP archive"
     source = source_of(path, kind)
@@ -136,9 +136,11 @@ def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
     return _open(source, range(data.start, data.start + size), faults)
 
 
-def _open(source: SourceFile, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def _open(
+    source: SourceFile, place: range, faults: Faults
+) -> tuple[list[StoredTensor], dict[str, str]]:
     h5py = _h5py()
-    tensors: list[Stored] = []
+    tensors: list[StoredTensor] = []
     told: dict[str, dict[str, Any]] = {}
     with _h5(source, place) as file:
         metadata = {key: text for key in file.attrs if (text := _text(file, key)) is not None}
@@ -178,7 +180,7 @@ def _told(dataset: Any) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value}
 
 
-def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> Stored:
+def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> StoredTensor:
     """Return a dataset as a tensor, or raise for one that could lead out of the file."""
     shown, dtype, bits = repr(short(name)), dataset.dtype.name, f"u{dataset.dtype.itemsize}"
     if dtype in ("void8", "void16"):  # bits, whose dtype Keras notes

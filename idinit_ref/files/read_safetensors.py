@@ -19,6 +19,7 @@ from ..core.text import short
 from .bits import DTYPES, itemsize
 from .disk import Faults, Plain, SourceFile, source_of
 from .metadata import CAP
+from .naming import is_text
 from .stored import Raw
 
 _Pairs = tuple[tuple[str, Any], ...]  # an object of JSON
@@ -115,12 +116,10 @@ def _tensors(
             _check_size(source, name, code, shape, (begin, end), data)
             dtype = _NAMES.get(code, code)
             tensors.append(Raw(name, dtype, tuple(shape), source.path, plain, begin, end - begin))
-    try:
-        "".join(last).encode()
-    except UnicodeEncodeError:
-        (wrong, *_) = (name for name in last if not _is_text(name))
+    if not is_text("".join(last)):
+        wrong = next(name for name in last if not is_text(name))
         should = "it should be text of Unicode, without lone surrogates"
-        raise source.wrong("name of a tensor", wrong, should) from None
+        raise source.wrong("name of a tensor", wrong, should)
     return tensors, metadata
 
 
@@ -137,18 +136,10 @@ def _metadata(source: SourceFile, value: object) -> dict[str, str]:
     if value is None:
         return {}
     right = type(value) is tuple and all(type(text) is str for _, text in value)
-    if not right or not all(_is_text(key) and _is_text(text) for key, text in cast("Any", value)):
+    if not right or not all(is_text(key) and is_text(text) for key, text in cast("Any", value)):
         should = "it should be an object of texts, or null"
         raise source.wrong("__metadata__", str(value), should)
     return dict(cast("Any", value))
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int], int, int]:
@@ -169,7 +160,7 @@ def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int
     code, shape, offsets = (fields[key] for key in _FIELDS)
     if type(code) is tuple and len(code) == 1 and code[0][1] is None:
         code = code[0][0]  # {"F32": null}, as Rust's serde has it
-    if type(code) is not str or len(code) > _WORD or not _is_text(code):
+    if type(code) is not str or len(code) > _WORD or not is_text(code):
         should = f"it should be a text of at most {_WORD} characters"
         raise source.wrong(f"dtype of {shown}", _json(code), should)
     if not _are_sizes(shape):
@@ -201,7 +192,7 @@ def _check_more(source: SourceFile, what: str, value: object, depth: int) -> Non
         for part in value if isinstance(value, list) else chain.from_iterable(value):
             _check_more(source, what, part, depth - 1)
     elif isinstance(value, str):
-        if not _is_text(value):
+        if not is_text(value):
             raise source.wrong(what, value, "it should be text of Unicode")
     elif isinstance(value, int | float):
         try:

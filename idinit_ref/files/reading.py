@@ -26,9 +26,9 @@ from .read_npz import open_npz
 from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
-from .stored import Stored
+from .stored import StoredTensor
 
-_Opened = tuple[Sequence[Stored], dict[str, str]]
+_Opened = tuple[Sequence[StoredTensor], dict[str, str]]
 _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".safetensors": open_safetensors,
     ".npz": open_npz,
@@ -56,14 +56,14 @@ class Checkpoint:
     ----------
     path : pathlib.Path
         As given: a file or a folder.
-    tensors : dict of str to Stored
+    tensors : dict of str to StoredTensor
         In the order of the files.
     metadata : dict of str to str
         Of the file, or of all shards together. ``idinit_ref.plans`` and ``idinit_ref.sha256`` are
         JSON objects by tensor name, from wherever a format keeps them.
     files : tuple of pathlib.Path
         All that belong to it: an index first, then what holds tensors.
-    outside : tuple of Stored
+    outside : tuple of StoredTensor
         What lies in its shards and is not in its index: it does not belong to the model.
     findings : tuple of str
         What was wrong, if it was opened with ``lenient``.
@@ -81,10 +81,10 @@ class Checkpoint:
     """
 
     path: Path
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
     files: tuple[Path, ...]
-    outside: tuple[Stored, ...] = ()
+    outside: tuple[StoredTensor, ...] = ()
     findings: tuple[str, ...] = ()
 
     @property
@@ -93,8 +93,8 @@ class Checkpoint:
 
         Examples
         --------
-        >>> path = Path("model.npz")
-        >>> Checkpoint(path, {"fc": Stored("fc", "float32", (4, 3), path)}, {}, (path,)).nbytes
+        >>> fc = StoredTensor("fc", "float32", (4, 3), Path("model.npz"))
+        >>> Checkpoint(fc.path, {"fc": fc}, {}, (fc.path,)).nbytes
         48
         """
         return sum(tensor.nbytes for tensor in self.tensors.values())
@@ -147,7 +147,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
     given, faults = path_of(path), Faults(lenient=lenient)
-    tensors: Sequence[Stored]
+    tensors: Sequence[StoredTensor]
     file = _in_folder(given) if os.path.isdir(given) else given
     files = [file]
     if mark := _mark(file):
@@ -210,13 +210,13 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
     shards = list(dict.fromkeys(homes.values()))
     for shard in shards:
         _check_plain(source, shard)
-    held: dict[str, Stored] = {}
-    outside: list[Stored] = []
+    held: dict[str, StoredTensor] = {}
+    outside: list[StoredTensor] = []
     told: list[dict[str, str]] = []
     lost: set[str] = set()
     files = [path]
     for shard in shards:
-        tensors: Sequence[Stored] = ()
+        tensors: Sequence[StoredTensor] = ()
         metadata: dict[str, str] = {}
         lost.add(shard)
         with faults.around():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,10 @@ from ..roles.names import decide
 from .bits import DTYPES, itemsize, little, unsigned
 from .metadata import table
 from .patterns import apart, holds, levels_of, plain, search, sized, words
+from .reading import Checkpoint
 from .storage import PlanTensor, Tensor, as_tensor, blocks, index_of, nbytes_of, obstacle, stream
 from .stored import Index
-from .tally import Numbers, Seen, nonzero, values_of
+from .tally import Numbers, TensorContent, nonzero, values_of
 
 Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Origin = Literal["claim", "rules", "pattern"]
@@ -141,7 +142,7 @@ def _line(text: object) -> str:
 
 
 def _find(
-    seen: Seen, name: str | None, names: Collection[str] | None
+    seen: TensorContent, name: str | None, names: Collection[str] | None
 ) -> tuple[Plan, Origin, str] | None:
     """Return the plan of what was kept, where it is from, and what else is to be said."""
     levels = levels_of(seen)
@@ -204,7 +205,7 @@ def recognise(
     shape, dtype = tensor.shape, tensor.dtype or "float64"
     if why := obstacle(tensor):
         return _not_decoded(tensor, why, digest, progress)
-    seen = Seen(shape, dtype)
+    seen = TensorContent(shape, dtype)
     claimed = None if claim is None else _Claim(shape, dtype, claim)
     sha = None if digest is None else hashlib.sha256()
     for index, part in zip(blocks(shape), stream(tensor, dtype), strict=True):
@@ -263,7 +264,7 @@ def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: 
     return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
 
 
-def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
+def _numeric(finding: Callable[..., Finding], seen: TensorContent) -> Finding:
     """Return what is known of numbers that are no plan's."""
     seen.give_up()
     numbers, first = seen.tally.result(), cast("NDArray[Any]", seen.first)
@@ -277,18 +278,8 @@ def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
     return finding("other", str(numbers), numbers=numbers)
 
 
-class _Opened(Protocol):
-    """What `inspect` asks of a checkpoint."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]: ...
-
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-
-
 def inspect(
-    checkpoint: _Opened, progress: Progress | None = None
+    checkpoint: Checkpoint, progress: Progress | None = None
 ) -> Iterator[tuple[str, Tensor, Finding]]:
     """Recognise every tensor of a checkpoint, in its order.
 

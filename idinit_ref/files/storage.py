@@ -20,7 +20,7 @@ from ..core.noise import standard_normal
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionTypeError, ShapeError, message
 from .bits import DTYPES, carrier, convert, encode, itemsize, little
-from .stored import Index, Stored
+from .stored import Index, StoredTensor
 
 _AXES = 32
 BLOCK = 2**19
@@ -47,10 +47,9 @@ def index_of(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 class Tensor(Protocol):
     """What can be written to a file: a shape, a dtype, and blocks.
 
-    ``dtype`` is of DTYPES, or None for what is made in any dtype (a plan); of a `Stored` one it may
-    be another.
-    ``read(index, dtype)`` returns the block ``[index]``, one slice of step 1 for each axis, as an
-    array of ``carrier(dtype)``; it raises as `convert` does.
+    ``dtype`` is of DTYPES, or None for what is made in any dtype (a plan); of a `StoredTensor` it
+    may be another. ``read(index, dtype)`` returns the block ``[index]``, one slice of step 1 for
+    each axis, as an array of ``carrier(dtype)``; it raises as `convert` does.
     """
 
     @property
@@ -71,7 +70,7 @@ def obstacle(tensor: Tensor) -> str:
     >>> obstacle(NoiseTensor((2,), 1.0))
     ''
     """
-    return tensor.obstacle if isinstance(tensor, Stored) else ""
+    return tensor.obstacle if isinstance(tensor, StoredTensor) else ""
 
 
 def nbytes_of(tensor: Tensor, dtype: str) -> int:
@@ -80,7 +79,7 @@ def nbytes_of(tensor: Tensor, dtype: str) -> int:
     >>> nbytes_of(NoiseTensor((2, 3), 1.0), "bfloat16")
     12
     """
-    if isinstance(tensor, Stored) and tensor.obstacle:
+    if isinstance(tensor, StoredTensor) and tensor.obstacle:
         return tensor.nbytes
     return prod(tensor.shape) * itemsize(dtype)
 
@@ -177,7 +176,8 @@ def as_tensor(name: str, value: object) -> Tensor:
         should = "it should be a Plan or a NumPy array"
         cure = "make it with idinit_ref.plan or numpy.asarray"
         raise OptionTypeError(message(name, type(value).__name__, should, cure))
-    if value.dtype is not None and value.dtype not in DTYPES and not isinstance(value, Stored):
+    is_open = value.dtype is None or isinstance(value, StoredTensor)
+    if not is_open and value.dtype not in DTYPES:
         should = f"a checkpoint holds {', '.join(DTYPES)}"
         cure = "convert the array first"
         raise DTypeError(message(f"dtype of {name}", value.dtype, should, cure))
@@ -203,7 +203,7 @@ def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
 
     If its numbers cannot be read, yield its bytes.
     """
-    if isinstance(tensor, Stored) and tensor.obstacle:
+    if isinstance(tensor, StoredTensor) and tensor.obstacle:
         for start in range(0, tensor.nbytes, 8 * BLOCK):
             yield tensor.read_bytes(start, min(start + 8 * BLOCK, tensor.nbytes))
         return

@@ -26,7 +26,7 @@ _MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less
 
 
 @dataclass(slots=True, eq=False)  # not frozen: a file may have a million, and that costs twice
-class Stored:
+class StoredTensor:
     """A tensor of a checkpoint, of which nothing is read until a block is asked for.
 
     Parameters
@@ -43,7 +43,7 @@ class Stored:
 
     Examples
     --------
-    >>> Stored("fc.weight", "bfloat16", (4, 3), Path("model.safetensors")).nbytes
+    >>> StoredTensor("fc.weight", "bfloat16", (4, 3), Path("model.safetensors")).nbytes
     24
     """
 
@@ -58,7 +58,7 @@ class Stored:
 
         Examples
         --------
-        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).nbytes
+        >>> StoredTensor("fc.weight", "float32", (4, 3), Path("model.npz")).nbytes
         48
         """
         return prod(self.shape) * itemsize(self.dtype)
@@ -69,7 +69,7 @@ class Stored:
 
         Examples
         --------
-        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).form
+        >>> StoredTensor("fc.weight", "float32", (4, 3), Path("model.npz")).form
         '.npz'
         """
         return self.path.suffix.lower()
@@ -80,7 +80,7 @@ class Stored:
 
         Examples
         --------
-        >>> Stored("fc.scale", "F8_E8M0", (4, 3), Path("model.safetensors")).obstacle
+        >>> StoredTensor("fc.scale", "F8_E8M0", (4, 3), Path("model.safetensors")).obstacle
         'F8_E8M0 is not decoded'
         """
         if self.dtype not in DTYPES:
@@ -155,7 +155,7 @@ def known_dtype(name: str) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Foreign(Stored):
+class Foreign(StoredTensor):
     """A tensor that a library reads, in blocks; if it is not decoded, in their bytes."""
 
     width: int  # bytes of an entry
@@ -186,7 +186,7 @@ class Foreign(Stored):
 
 
 @dataclass(slots=True, eq=False)
-class Raw(Stored):
+class Raw(StoredTensor):
     """A tensor of safetensors or npz: its bytes in order."""
 
     data: Plain | Packed = field(repr=False)
