@@ -59,7 +59,7 @@ def is_other(file: Path) -> bool:
 
 
 def other(file: Path, suffixes: Iterable[str]) -> CheckpointError:
-    """Return what a file is that has none of these suffixes, and how to convert it."""
+    """Return an error for a file of another suffix: what it is, and how to convert it."""
     should = f"its suffix should be .index.json or one of {', '.join(suffixes)}"
     index = file.with_name(f"{file.name}.index")  # TensorFlow names its checkpoints without it
     if not os.path.lexists(file) and index.exists():

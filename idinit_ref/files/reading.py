@@ -75,8 +75,8 @@ class Checkpoint:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "model.npz")
     ...     np.savez(path, fc=np.eye(2, 3))
-    ...     found = open_checkpoint(path)
-    >>> list(found.tensors), found.nbytes, [file.name for file in found.files]
+    ...     opened = open_checkpoint(path)
+    >>> list(opened.tensors), opened.nbytes, [file.name for file in opened.files]
     (['fc'], 48, ['model.npz'])
     """
 
@@ -160,7 +160,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     else:
         raise other(file, _READERS)
     held = {tensor.name: tensor for tensor in tensors}
-    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
+    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.messages))
 
 
 def _mark(folder: Path) -> str | None:
@@ -245,7 +245,7 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
             should = "the tensor should be in it"
             faults.add(source.wrong(f"shard of {short(name)!r}", shard, should))
     together = _together(told)
-    findings = tuple(faults.found)
+    findings = tuple(faults.messages)
     return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
 
 
