@@ -136,18 +136,18 @@ collect_ignore_glob = [  # scripts and models of tests, whose imports take long
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "of a test with more cases N run each time, and the others with -m nightly"
-    parser.addoption("--cases", type=int, default=8, metavar="N", help=text)
+    parser.addoption("--cases", type=int, default=6, metavar="N", help=text)
 
 
 COMPILED = re.compile(r"adapters.test_(\w+_)?(jax|tensorflow)")
-"""Of grids in these files at most 3 cases run each time: each case compiles programs anew."""
+"""Of grids in these files at most 2 cases run each time: each case compiles programs anew."""
 
 
 def sample_size(item: pytest.Function) -> int:
     """Return how many cases of a test run each time."""
     if (mark := item.get_closest_marker("cases")) is not None:
         return mark.args[0]
-    few = 3 if COMPILED.search(str(item.path)) else 999
+    few = 2 if COMPILED.search(str(item.path)) else 999
     return min(few, item.config.getoption("cases"))
 
 

@@ -689,7 +689,8 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("shape", [(640, 512), (3, 3, 256, 130)])
     def test_a_large_weight_is_a_tensor_like_any_other(shape, dtype):
         """It is written into TensorFlow's zeros; what is made of it can be written to."""
-        got, want = it.IDIZ(0.5)(shape, dtype), expected(shape, "zero", dtype=dtype, eps=0.5)
+        got = it.IDIZ(0.5)(shape, dtype)
+        want = plan(shape, "zero", layout=KERAS[len(shape)], eps=0.5).build()  # loops take long
         assert isinstance(got, tf.Tensor)
         check(got, want, dtype)
         variable = tf.Variable(got)
@@ -811,7 +812,6 @@ if BACKEND == "jax":
 
 if BACKEND != "jax":
 
-    @pytest.mark.nightly
     def test_keras_on_jax_needs_no_tensorflow():
         code = """
 import sys

@@ -385,7 +385,7 @@ def test_the_pixels_of_a_png_have_the_signs_of_the_entries(shape, expected, tmp_
         ((16, 8, 5, 5), {}),
         ((64, 3, 7, 7), {"role": "zero"}),
         ((8, 8, 11, 11), {}),
-        ((2048, 2048, 11, 11), {"role": "zero"}),
+        pytest.param((2048, 2048, 11, 11), {"role": "zero"}, marks=pytest.mark.nightly),
         ((1, 4000, 3, 3, 3), {}),
         ((8, 4, 15), {}),
         ((4, 4, 3, 5, 5), {}),

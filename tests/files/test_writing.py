@@ -1252,7 +1252,7 @@ def test_a_header_that_nobody_reads_is_not_written(file, monkeypatch):
 def test_noise_in_long_rows_takes_the_memory_of_a_block(file, monkeypatch):
     """Of a small block, since tracing takes long."""
     monkeypatch.setattr(storage, "BLOCK", 2**15)
-    size = 2**19
+    size = 2**18
     tensors = {
         "fill": storage.NoiseTensor((size,), 0.5, 3),
         "loose": ir.plan((2, size), loosen=0.5, seed=3),

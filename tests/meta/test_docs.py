@@ -68,6 +68,8 @@ def command(line):
     words = shlex.split(line, comments=True)[1:]
     if "--preset" in words and words[0] == "export":
         words += ["--dry-run", "--force"]
+    if words[0] == "check":
+        words += ["--examples", "5"]
     assert cli.main(words) in STATUS.get(words[0], {0}), line
 
 
