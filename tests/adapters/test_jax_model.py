@@ -776,6 +776,7 @@ def exported(report, path, fills=()):
 
 
 @pytest.mark.parametrize("overrides", [None, {"attn.key.kernel": {"layout": "OI"}}])
+@pytest.mark.cases(1)
 def test_what_a_report_exports_loads_and_is_what_init_makes(overrides, tmp_path):
     x = jnp.linspace(-1, 1, 48).reshape(2, 3, 8)
     new, report = ij.init(SeveralAxes(nnx.Rngs(0)), x, gain=0.7, overrides=overrides)

@@ -827,6 +827,7 @@ def test_memory_is_bounded(name, dtype, role, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="as Linux tells it")
+@pytest.mark.nightly
 def test_the_whole_process_is_small(file):
     """A GB of bfloat16: the most memory that the system says the process had."""
     code = """if True:
@@ -1252,7 +1253,7 @@ def test_a_header_that_nobody_reads_is_not_written(file, monkeypatch):
 def test_noise_in_long_rows_takes_the_memory_of_a_block(file, monkeypatch):
     """Of a small block, since tracing takes long."""
     monkeypatch.setattr(storage, "BLOCK", 2**15)
-    size = 2**18
+    size = 2**19
     tensors = {
         "fill": storage.NoiseTensor((size,), 0.5, 3),
         "loose": ir.plan((2, size), loosen=0.5, seed=3),
@@ -1263,7 +1264,7 @@ def test_noise_in_long_rows_takes_the_memory_of_a_block(file, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * size / 2
+    assert peak < 0.6 * 8 * size
     loaded = safetensors.torch.load_file(file)
 
     def row(r):
