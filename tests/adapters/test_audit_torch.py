@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import idinit_ref_torch as irt
 from idinit_ref.diagnostics.facts import signs
-from idinit_ref.errors import GraphError, IDInitError, OptionError
+from idinit_ref.errors import GraphError, IDInitError, OptionError, OptionTypeError
 
 
 class Block(nn.Module):
@@ -280,10 +280,11 @@ def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
         (net(), torch.full((2, 6), float("nan")), OptionError, "infinities or NaN"),
         (nn.ReLU(), torch.ones(2, 6), GraphError, "should have parameters"),
         (nn.Linear(2, 2, device="meta"), torch.ones(2, 2), OptionError, "meta device"),
-        (net(), torch.ones(2, 7), GraphError, "forward pass should run"),
+        (net(), torch.ones(2, 7), GraphError, "^inputs = .*forward pass should run"),
+        (net(), None, OptionTypeError, "^inputs = .*NoneType.*wrap it"),
         (3, torch.ones(2, 7), IDInitError, "torch.nn.Module"),
     ],
-    ids=["zeros", "nan", "no parameters", "meta", "shape", "no model"],
+    ids=["zeros", "nan", "no parameters", "meta", "shape", "none", "no model"],
 )
 def test_bad_inputs_are_errors_of_one_line(model, given, error, said):
     with pytest.raises(error, match=said) as caught:
