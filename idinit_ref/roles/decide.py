@@ -190,7 +190,8 @@ class _Model(NamedTuple):
         notes = self.inferred.notes
         normed = [*ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
         zero = [name for name in dict.fromkeys(normed) if roles[name] == "zero"]
-        yield from kept(self.graph, entries, said, self.options["strict"])
+        last = {name for name, found in self.inferred.items() if found.role == "zero"}
+        yield from kept(self.graph, entries, said, self.options["strict"], last)
         yield from (note for note in notes if note.kind != "norm")
         yield from magnified(zero, self.options["eps"])
         plans = {entry.name: entry.plan for entry in entries if entry.plan is not None}
