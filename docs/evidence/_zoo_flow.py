@@ -130,9 +130,11 @@ class Flow:
                 elif reader not in seen:
                     seen.add(reader)
                     place = self._moved(reader, here, axis)
-                    if place is not None:  # else it is pooled: statistics of a norm
+                    if place is not None:
                         stack.append((reader, place))
-                        ends += [False] * (not self.readers[reader])
+                    is_pooled = _size(this.shape) < _size(self.nodes[here].shape)
+                    if not self.readers[reader] or not (place or is_pooled):
+                        ends.append(False)  # it is returned, or not followed
         return bool(ends) and all(ends)
 
     def _output_axis(self, node: int) -> int:
@@ -156,7 +158,7 @@ class Flow:
         name = _base(this.name)
         if name in _PRODUCTS:
             return axis
-        if name not in _AXES:
+        if name not in _AXES:  # where it is pooled, there are only statistics of it
             is_kept = len(this.shape) == len(shape) and this.shape[axis] > 1
             return axis if is_kept else None
         places = torch.arange(float(shape[axis])).reshape(-1, *(1,) * (-1 - axis))
