@@ -151,7 +151,7 @@ def _followed(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | N
     """Record the model without gradients, or with them if it takes some itself, as forces."""
 
     def graph(recorder: Recorder, out: Any) -> Graph:
-        return recorder.graph(results(out))
+        return recorder.graph(results(out), _tensors(out))
 
     try:
         return recorded(model, args, kwargs, fake, Recorder, graph)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import permutations
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,8 @@ __all__ = ["Held", "Values", "function_of"]
 
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
-_SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join")  # aggregations
+_SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join", "product")
+"""Aggregations: sums of rows, weighted ones too, as by the gates of experts."""
 
 
 class Held(Protocol):
@@ -156,6 +158,13 @@ class Values:
         given = (node.options.get("scales", ()) for node in self._graph.nodes)
         return {name for names in given for name in names}
 
+    def _is_norm(self, node: Node) -> bool:
+        """Whether a node is scaled by a parameter, or by what is computed from itself."""
+        if node.does != "product":
+            return node.name in self._scaled
+        pairs = list(permutations(node.inputs, 2))
+        return not pairs or any(one in self._all_before(two) for one, two in pairs)
+
     def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
         """Return the weights whose operations a node is made of, by what keeps their outputs."""
         found: dict[str, Node] = {}
@@ -164,9 +173,7 @@ class Values:
             at = stack.pop()
             if at.kind == "weight":
                 found |= dict.fromkeys(at.weights, at)
-            elif (
-                at is node or at.kind == "add" or (at.does in over and at.name not in self._scaled)
-            ):
+            elif at is node or at.kind == "add" or (at.does in over and not self._is_norm(at)):
                 kept = [name for k, name in enumerate(at.inputs) if k not in at.sums]
                 stack += [self._graph.by_name[name] for name in kept if name not in seen]
                 seen.update(kept)

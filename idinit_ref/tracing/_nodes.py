@@ -216,8 +216,8 @@ class Nodes:
 
     # The graph ------------------------------------------------------------------------------
 
-    def graph(self, outputs: Sequence[Value]) -> Graph:
-        """Return the graph, the parameters first."""
+    def graph(self, outputs: Sequence[Value], also: Sequence[Value] = ()) -> Graph:
+        """Return the graph, the parameters first; `also` is returned besides the outputs."""
         ends = []
         for value in outputs:
             if isinstance(value, Signal):
@@ -249,7 +249,8 @@ class Nodes:
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]
             seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
-        for name in self._frozen(ends):
+        more = [value.node for value in also if isinstance(value, Signal)]
+        for name in self._frozen([*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         for name in self._sums:
             if self._feeds_weight(name):

@@ -424,3 +424,14 @@ def test_a_running_mean_that_the_model_is_given():
     mean = net.x("mean", shape=(4,))
     y = net.add("y", x, net.f("sub", net.w("w", x), mean))
     assert net.zeros(y) == {"W"}
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["behind the end", "before the end"])
+def test_a_residual_add_inside_a_branch_is_zero_unless_it_only_reads_zeros(after):
+    """Inkling adds a short convolution of it to what an attention gives: in vain, with that 0."""
+    net = Net()
+    h = net.f("norm", net.x(), does="norm")
+    h = net.w("end", h) if after else net.w("first", h)
+    h = net.add("inner", h, net.w("conv", h))
+    net.w("out", net.add("y", "x", h if after else net.w("end", h)))
+    assert net.zeros("out") == ({"END"} if after else {"END", "CONV"})
