@@ -36,7 +36,8 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     flow = Flow(tape)
     values = _random(tape, found)
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
-    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros}
+    off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])} & {*values}
+    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros | off}
     by_step: dict[int, list[Add]] = {}
     for add in flow.adds:
         by_step.setdefault(add.step, []).append(add)
@@ -130,6 +131,11 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
         elif old.is_floating_point() and old.dim() > 1 and not old.any():
             values[slot] = torch.randn(old.shape, generator=generator)  # a codebook, not yet filled
     return values
+
+
+def _is_off(old: Tensor) -> bool:
+    """Whether a scale is 0 already, as the model's authors start a branch."""
+    return old.dim() < 2 and not old.any()
 
 
 def _is_shift(name: str, tensor: Tensor) -> bool:

@@ -270,6 +270,28 @@ def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
     assert torch.equal(x, given)
 
 
+@pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", False)])
+def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
+    """Unless what it scales is 0 too: then neither ever has a gradient."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.s, self.z = nn.Parameter(torch.ones(4)), nn.Linear(4, 4, bias=False)
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + self.s * self.z(self.a(x))
+
+    model = Net()
+    for name in zeros:
+        nn.init.zeros_(model.s if name == "s" else model.z.weight)
+    found = irt.audit(model, samples(3, 4))
+    assert bool(found.healthy) == is_healthy
+    assert found.branches[0].rms == 0
+    assert {"a.weight"} <= {one.name for one in found.dead}
+
+
 # What cannot be judged ----------------------------------------------------------------------
 
 
