@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
 ADDS = {"aten::add.Tensor", "aten::add_.Tensor"}
 CONTRACTIONS = {  # the places of the operands that may be weights
@@ -229,6 +229,7 @@ class Tape(TorchDispatchMode):
         zeroed: Collection[int] = (),
         needed: int | None = None,
         watch: Callable[[int, list[Any]], None] | None = None,
+        double: bool = False,
     ) -> None:
         """Run the tape with other values of leaves.
 
@@ -244,11 +245,16 @@ class Tape(TorchDispatchMode):
             The bits of the nodes that are wanted: steps that feed none of them are left out.
         watch : callable, optional
             Told of every step's number and its arguments, before it runs.
+        double : bool
+            Whether float64 stands for float32, in which products of small numbers are 0.
         """
         held: dict[int, Any] = {}
-        leaves = {slot: values.get(slot, tensor) for slot, tensor in self.leaves.items()}
+        wide = _doubled if double else _same
+        leaves = {slot: wide(values.get(slot, tensor)) for slot, tensor in self.leaves.items()}
 
-        def value(slot: Slot) -> Any:
+        def value(slot: Any) -> Any:
+            if not isinstance(slot, Slot):
+                return torch.float64 if double and slot is torch.float32 else slot
             number = slot.number
             if number not in held:
                 leaf = leaves[number]
@@ -259,7 +265,7 @@ class Tape(TorchDispatchMode):
             feeds = needed is None or any(needed >> k & 1 for k in (*step.nodes, *step.wrote))
             if not feeds and number != until:
                 continue
-            args, kwargs = tree_map_only(Slot, value, (step.args, step.kwargs))
+            args, kwargs = tree_map(value, (step.args, step.kwargs))
             if watch is not None:
                 watch(number, list(args))
             if number == until:
@@ -276,7 +282,7 @@ class Tape(TorchDispatchMode):
             for slot, tensor in zip(
                 step.outs, outs, strict=False
             ):  # a cell keeps more for gradients
-                held[slot] = step.frozen.get(slot, tensor)
+                held[slot] = wide(step.frozen.get(slot, tensor))
 
 
 def bits(number: int) -> Iterator[int]:
@@ -285,6 +291,14 @@ def bits(number: int) -> Iterator[int]:
         low = number & -number
         yield low.bit_length() - 1
         number ^= low
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype == torch.float32 else tensor
 
 
 def _floats(tensor: Tensor) -> bool:
