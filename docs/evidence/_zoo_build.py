@@ -7,6 +7,7 @@ of ``forward``. If the forward pass fails, the next smaller change is tried.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -29,7 +30,7 @@ MOST = 26_000_000  # parameters of a tiny model
 _HEADS = (
     "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "CAUSAL_LM",
     "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION", "SEMANTIC_SEGMENTATION", "DEPTH_ESTIMATION",
-    "MASK_GENERATION", "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC",
+    "MASK_GENERATION", "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC", "TEXT_TO_WAVEFORM",
 )  # fmt: skip
 
 
@@ -150,16 +151,27 @@ MAKERS: dict[str, Maker] = {
     "future_values": lambda c: torch.randn(BATCH, _find(c, "prediction_length", default=8)),
     "images": _pixels,
     "inputs_embeds": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
-    "hidden_states": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
+    "hidden_states": lambda c: torch.randn(
+        BATCH, LENGTH, getattr(c, "input_dim", None) or _find(c, "hidden_size", "d_model")
+    ),
     "encoder_hidden_states": lambda c: torch.randn(BATCH, 6, _find(c, "hidden_size", "d_model")),
     "states": lambda c: torch.randn(BATCH, LENGTH, c.state_dim),
     "actions": lambda c: torch.randn(BATCH, LENGTH, c.act_dim),
     "rewards": lambda c: torch.randn(BATCH, LENGTH, 1),
     "returns_to_go": lambda c: torch.randn(BATCH, LENGTH, 1),
     "timesteps": lambda c: torch.arange(LENGTH).expand(BATCH, LENGTH).clone(),
+    "qformer_input_ids": _ids,
+    "target_sizes": lambda c: torch.tensor([[4, 4]] * BATCH),
+    "visual_feats": lambda c: torch.randn(BATCH, 5, c.visual_feat_dim),
+    "visual_pos": lambda c: torch.rand(BATCH, 5, c.visual_pos_dim),
+    "input_features_mask": lambda c: torch.ones(BATCH, _features(c).shape[-1], dtype=torch.long),
+    "context": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size")),
     "spectrogram": lambda c: torch.randn(BATCH, LENGTH, _find(c, "model_in_dim", "num_mel_bins")),
 }  # fmt: skip
-_ALWAYS = ("bbox", "states", "actions", "returns_to_go", "timesteps", "past_values")
+_ALWAYS = (
+    "bbox", "states", "actions", "returns_to_go", "timesteps", "past_values", "target_sizes",
+    "visual_feats", "visual_pos",
+)  # fmt: skip
 
 
 def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
@@ -173,9 +185,11 @@ def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
     ]
     if "image_grid_thw" in signature and "input_ids" in signature:
         yield _of_patches(config)
-    if "grid_thw" in signature and "hidden_states" in signature:
-        image = _of_patches(config)
-        yield {"hidden_states": image["pixel_values"], "grid_thw": image["image_grid_thw"]}
+    for grid in ("grid_thw", "image_grid_thw") if "input_ids" not in signature else ():
+        for data in ("hidden_states", "pixel_values"):
+            if grid in signature and data in signature:
+                image = _of_patches(config)
+                yield {data: image["pixel_values"], grid: image["image_grid_thw"]}
     many = ("input_ids", "pixel_values", "input_features", "input_values", "decoder_input_ids")
     tried: list[list[str]] = []
     also = [name for name in _ALWAYS if name in signature]
@@ -216,6 +230,34 @@ def _of_patches(config: Any) -> dict[str, Any]:
     }
 
 
+def _mended(given: dict[str, Any], config: Any, said: str) -> dict[str, Any] | None:
+    """Return inputs of another form, as an error asks for them; None if it does not say."""
+    new = dict(given)
+    counts = re.search(r"tokens:? (\d+),?.* (?:features|length):? (\d+)", said)
+    if counts and "input_ids" in given and counts[1] != counts[2]:
+        kind = "audio" if re.search("audio", said, re.IGNORECASE) else "image"
+        token = _find(config, f"{kind}_token_id", f"{kind}_token_index", default=None)
+        count = int(counts[2]) // BATCH
+        if not isinstance(token, int) or not 0 < count < 400:
+            return None
+        new["input_ids"] = _ids(config, count + 8)
+        new["input_ids"][:, 2 : 2 + count] = token
+        if "mm_token_type_ids" in given:
+            new["mm_token_type_ids"] = (new["input_ids"] == token).long()
+    elif "5D tensor" in said and "pixel_values" in given:
+        new["pixel_values"] = torch.stack([given["pixel_values"]] * 2, 1)
+    elif "expected 5, got 4" in said and given.get("pixel_values", torch.empty(0)).dim() == 4:
+        new["pixel_values"] = given["pixel_values"][:, None]
+    elif "cannot be multiplied" in said and "input_features" in given:
+        new["input_features"] = given["input_features"].mT.contiguous()
+    elif lacks := re.search(r"missing \d+ required \w+ arguments?: (.*)", said):
+        names = re.findall(r"'(\w+)'", lacks[1])
+        if not set(names) <= {*MAKERS}:
+            return None
+        new |= {name: MAKERS[name](config) for name in names}
+    return None if all(new[key] is given.get(key) for key in new) else new
+
+
 # Trying -------------------------------------------------------------------------------------------
 
 
@@ -241,17 +283,18 @@ class CannotBuildError(Exception):
 
 def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]:
     """Yield (model, inputs, how, "") once it runs, and before that (None, None, how, error)."""
-    from transformers import CONFIG_MAPPING
-
-    begin = time.process_time()
-    for by, image in ((16, 64), (32, 64), (8, 64), (4, 64), (16, None), (1, 64)):
+    begin, first = time.process_time(), ""
+    ways = ((16, 64), (32, 64), (8, 64), (4, 64), (2, 64), (16, None), (1, 64))
+    for by, image, fill in ((*way, fill) for way in ways for fill in (False, True)):
+        if fill and "None" not in first:
+            continue
         how = f"widths / {by}, image {image}"
         try:
-            config = CONFIG_MAPPING[kind]()
+            config = _configuration(kind)
         except Exception as problem:  # whatever a configuration may raise
             yield None, None, "default configuration", said(problem)
             return
-        shrink(config, by, image)
+        shrink(config, by, image, fill)
         for cls in classes(kind, config):
             name = f"{cls.__name__}, {how}"
             try:
@@ -266,16 +309,48 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
                 torch.manual_seed(0)
                 model = cls(config).float().eval()
             except Exception as problem:
+                first = first or said(problem)
                 yield None, None, name, said(problem)
                 continue
             for given in inputs(model, config):
                 if time.process_time() - begin > PATIENCE:
                     return
-                problem = runs(model, given)
-                if problem is None:
-                    yield model, given, how, ""
+                fitting, problem = _fitting(model, given, config)
+                if fitting is not None:
+                    yield model, fitting, how, ""
                     return
-                yield None, None, f"{name}, {', '.join(given)}", said(problem)
+                first = first or problem
+                yield None, None, f"{name}, {', '.join(given)}", problem
+
+
+def _configuration(kind: str) -> Any:
+    """Return a default configuration, with the parts that are left out by default."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[kind]()
+    lacks = [name for name in type(config).sub_configs if getattr(config, name, 0) is None]
+    if lacks:
+        with contextlib.suppress(Exception):  # then without
+            config = CONFIG_MAPPING[kind](**{name: {} for name in lacks})
+    for part in configurations(config):
+        if "use_pretrained_backbone" in vars(part):
+            vars(part)["use_pretrained_backbone"] = False
+    return config
+
+
+def _fitting(model: Any, given: dict[str, Any], config: Any) -> tuple[dict[str, Any] | None, str]:
+    """Return inputs with which a model runs, these or as its errors ask, and the first error."""
+    first = ""
+    now: dict[str, Any] | None = given
+    for _ in range(4):
+        if now is None:
+            break
+        problem = runs(model, now)
+        if problem is None:
+            return now, ""
+        first = first or said(problem)
+        now = _mended(now, config, said(problem))
+    return None, first
 
 
 def runs(model: Any, given: Any) -> Exception | None:
