@@ -61,7 +61,10 @@ def classes(kind: str, config: Any) -> list[type]:
         and getattr(cls, "config_class", None) is type(config)
         and not cls.__name__.endswith("PreTrainedModel")
     ]
-    return list(dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)]))
+    found = list(
+        dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)])
+    )
+    return found[:4]
 
 
 def _of_transformers(name: str) -> type | None:
@@ -129,6 +132,11 @@ def _wave(config: Any) -> torch.Tensor:
     return torch.randn(BATCH, 6400)
 
 
+def _past(config: Any) -> int:
+    length: int = _find(config, "context_length", default=16)
+    return length + max(_find(config, "lags_sequence", default=[0]) or [0])
+
+
 Maker = Callable[[Any], Any]
 MAKERS: dict[str, Maker] = {
     "input_ids": _ids,
@@ -144,23 +152,28 @@ MAKERS: dict[str, Maker] = {
     "attention_mask": lambda c: torch.ones(BATCH, LENGTH, dtype=torch.long),
     "input_points": lambda c: torch.rand(BATCH, 1, 2, 2) * _side(c)[0],
     "past_values": lambda c: torch.randn(
-        BATCH,
-        _find(c, "context_length", default=16) + max(_find(c, "lags_sequence", default=[0]) or [0]),
-        *([c.num_input_channels] if hasattr(c, "num_input_channels") else []),
+        BATCH, _past(c), *([c.num_input_channels] if hasattr(c, "num_input_channels") else [])
     ),
+    "past_time_features": lambda c: torch.randn(BATCH, _past(c), c.num_time_features),
+    "past_observed_mask": lambda c: torch.ones(BATCH, _past(c)),
+    "future_time_features": lambda c: torch.randn(BATCH, 8, c.num_time_features),
     "future_values": lambda c: torch.randn(BATCH, _find(c, "prediction_length", default=8)),
     "images": _pixels,
+    "image": _pixels,
     "inputs_embeds": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
     "hidden_states": lambda c: torch.randn(
         BATCH, LENGTH, getattr(c, "input_dim", None) or _find(c, "hidden_size", "d_model")
     ),
-    "encoder_hidden_states": lambda c: torch.randn(BATCH, 6, _find(c, "hidden_size", "d_model")),
+    "encoder_hidden_states": lambda c: torch.randn(
+        BATCH, 6, _find(c, "encoder_hidden_size", "cross_attention_dim", "hidden_size", "d_model")
+    ),
     "states": lambda c: torch.randn(BATCH, LENGTH, c.state_dim),
     "actions": lambda c: torch.randn(BATCH, LENGTH, c.act_dim),
     "rewards": lambda c: torch.randn(BATCH, LENGTH, 1),
     "returns_to_go": lambda c: torch.randn(BATCH, LENGTH, 1),
     "timesteps": lambda c: torch.arange(LENGTH).expand(BATCH, LENGTH).clone(),
     "qformer_input_ids": _ids,
+    "query_embeds": lambda c: torch.randn(BATCH, 4, _find(c, "hidden_size")),
     "target_sizes": lambda c: torch.tensor([[4, 4]] * BATCH),
     "visual_feats": lambda c: torch.randn(BATCH, 5, c.visual_feat_dim),
     "visual_pos": lambda c: torch.rand(BATCH, 5, c.visual_pos_dim),
@@ -171,6 +184,12 @@ MAKERS: dict[str, Maker] = {
 _ALWAYS = (
     "bbox", "states", "actions", "returns_to_go", "timesteps", "past_values", "target_sizes",
     "visual_feats", "visual_pos",
+)  # fmt: skip
+
+
+_OPTIONAL = (
+    "input_features_mask", "encoder_hidden_states", "past_time_features", "past_observed_mask",
+    "future_values", "future_time_features", "decoder_input_ids", "bbox",
 )  # fmt: skip
 
 
@@ -230,9 +249,10 @@ def _of_patches(config: Any) -> dict[str, Any]:
     }
 
 
-def _mended(given: dict[str, Any], config: Any, said: str) -> dict[str, Any] | None:
+def _mended(model: Any, given: dict[str, Any], config: Any, said: str) -> dict[str, Any] | None:
     """Return inputs of another form, as an error asks for them; None if it does not say."""
     new = dict(given)
+    more = [name for name in inspect.signature(model.forward).parameters if name in _OPTIONAL]
     counts = re.search(r"tokens:? (\d+),?.* (?:features|length):? (\d+)", said)
     if counts and "input_ids" in given and counts[1] != counts[2]:
         kind = "audio" if re.search("audio", said, re.IGNORECASE) else "image"
@@ -255,10 +275,15 @@ def _mended(given: dict[str, Any], config: Any, said: str) -> dict[str, Any] | N
         if not set(names) <= {*MAKERS}:
             return None
         new |= {name: MAKERS[name](config) for name in names}
+    elif re.search("NoneType|must be given|cannot be `None`|is required", said):
+        new |= {name: MAKERS[name](config) for name in more if name not in given}
     return None if all(new[key] is given.get(key) for key in new) else new
 
 
 # Trying -------------------------------------------------------------------------------------------
+
+
+_UNFIT = re.compile(r"None|strides|divisible|empty\(\)")  # what `fill` may mend
 
 
 def build(kind: str) -> tuple[Any, dict[str, Any]]:
@@ -284,10 +309,13 @@ class CannotBuildError(Exception):
 def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]:
     """Yield (model, inputs, how, "") once it runs, and before that (None, None, how, error)."""
     begin, first = time.process_time(), ""
-    ways = ((16, 64), (32, 64), (8, 64), (4, 64), (2, 64), (16, None), (1, 64))
+    ways = ((16, 64), (4, 64), (16, None), (32, 64), (8, 64), (2, 64), (1, 64))
+    told: list[str] = []  # by every way, without its numbers
     for by, image, fill in ((*way, fill) for way in ways for fill in (False, True)):
-        if fill and "None" not in first:
+        same = told.count(told[-1]) if told and told[-1] else 0
+        if (fill and not _UNFIT.search(first)) or same > 2:
             continue
+        told.append("")
         how = f"widths / {by}, image {image}"
         try:
             config = _configuration(kind)
@@ -309,7 +337,7 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
                 torch.manual_seed(0)
                 model = cls(config).float().eval()
             except Exception as problem:
-                first = first or said(problem)
+                first, told[-1] = first or said(problem), told[-1] or _bare(said(problem))
                 yield None, None, name, said(problem)
                 continue
             for given in inputs(model, config):
@@ -319,8 +347,12 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
                 if fitting is not None:
                     yield model, fitting, how, ""
                     return
-                first = first or problem
+                first, told[-1] = first or problem, told[-1] or _bare(problem)
                 yield None, None, f"{name}, {', '.join(given)}", problem
+
+
+def _bare(problem: str) -> str:
+    return re.sub(r"\d+", "", problem)
 
 
 def _configuration(kind: str) -> Any:
@@ -349,7 +381,7 @@ def _fitting(model: Any, given: dict[str, Any], config: Any) -> tuple[dict[str, 
         if problem is None:
             return now, ""
         first = first or said(problem)
-        now = _mended(now, config, said(problem))
+        now = _mended(model, now, config, said(problem))
     return None, first
 
 

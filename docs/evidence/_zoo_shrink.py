@@ -72,12 +72,13 @@ def configurations(config: Any, seen: set[int] | None = None) -> Iterator[Any]:
 def shrink(config: Any, by: int, image: int | None, fill: bool = False) -> None:
     """Divide widths by a number, cut depth, vocabulary and image; in place.
 
-    `fill` gives numbers to fields that are None by default.
+    `fill` gives numbers to fields that are None by default, and leaves widths that kernels and
+    groups of channels divide.
     """
     ids: dict[str, int] = {}
     for part in configurations(config):
         _shrink_depth(part)
-        _shrink_width(part, by)
+        _shrink_width(part, by, fill)
         _shrink_vocabulary(part, ids)
         _shrink_counts(part)
         _shrink_image(part, image)
@@ -144,6 +145,7 @@ _COUNTS = {  # what a tiny model has fewer of, whatever the default is
     "num_moe_experts": 8,
     "num_kv_shared_layers": 0,
     "visual_feat_dim": 32,
+    "num_expert_group": 1,
 }
 
 
@@ -233,15 +235,16 @@ def _are_integers(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(each, int) for each in value)
 
 
-def _divided(value: Any, by: int) -> Any:
+def _divided(value: Any, by: int, unit: int = 1) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    while by > 1 and (value % by or value // by < 2):
+    unit = 1 if value % unit else unit
+    while by > 1 and (value % by or value // by < 2 or value // by % unit):
         by //= 2
     return value // by
 
 
-def _shrink_width(config: Any, by: int) -> None:
+def _shrink_width(config: Any, by: int, aligned: bool) -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, dict):
             if "rope_theta" in value and _asks(config, "mrope_section"):
@@ -252,10 +255,11 @@ def _shrink_width(config: Any, by: int) -> None:
             continue
         if not _WIDE.search(name) or _NOT_WIDE.search(name):
             continue
+        unit = (32 if "channels" in name else 4) if aligned else 1
         if isinstance(value, (list, tuple)):
-            _set(config, name, type(value)(_divided(each, by) for each in value))
+            _set(config, name, type(value)(_divided(each, by, unit) for each in value))
         elif isinstance(value, int) and not isinstance(value, bool) and value > 16:
-            _set(config, name, _divided(value, by))
+            _set(config, name, _divided(value, by, unit))
 
 
 def _shrink_vocabulary(config: Any, ids: dict[str, int]) -> None:
