@@ -21,8 +21,8 @@ from docs.evidence._zoo_shrink import VOCABULARY, configurations, shrink
 
 LENGTH = 16  # tokens
 BATCH = 2
-PATIENCE = 8  # seconds of tries for one type
-MOST = 26_000_000  # parameters of a tiny model
+PATIENCE = 6  # seconds of tries for one type
+MOST = 30_000_000  # parameters of a tiny model
 
 
 # Classes ------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def _features(config: Any) -> torch.Tensor:
 def _wave(config: Any) -> torch.Tensor:
     if hasattr(config, "num_mel_bins") and hasattr(config, "max_length"):  # a spectrogram
         return torch.randn(BATCH, config.max_length, config.num_mel_bins)
-    if re.search("codec|dac|mimi|vocos|xcodec|higgs|vibe", config.model_type):
+    if re.search("codec|dac|mimi|vocos|higgs|vibe|pe_audio", config.model_type):
         return torch.randn(BATCH, 1, 6400)
     return torch.randn(BATCH, 6400)
 
@@ -172,6 +172,13 @@ MAKERS: dict[str, Maker] = {
     "rewards": lambda c: torch.randn(BATCH, LENGTH, 1),
     "returns_to_go": lambda c: torch.randn(BATCH, LENGTH, 1),
     "timesteps": lambda c: torch.arange(LENGTH).expand(BATCH, LENGTH).clone(),
+    "flattened_patches": lambda c: torch.cat(
+        [
+            torch.randint(1, 4, (BATCH, LENGTH, 2)).float(),
+            torch.randn(BATCH, LENGTH, _find(c, "patch_embed_hidden_size")),
+        ],
+        -1,
+    ),
     "qformer_input_ids": _ids,
     "query_embeds": lambda c: torch.randn(BATCH, 4, _find(c, "hidden_size")),
     "target_sizes": lambda c: torch.tensor([[4, 4]] * BATCH),
@@ -209,7 +216,8 @@ def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
             if grid in signature and data in signature:
                 image = _of_patches(config)
                 yield {data: image["pixel_values"], grid: image["image_grid_thw"]}
-    many = ("input_ids", "pixel_values", "input_features", "input_values", "decoder_input_ids")
+    many = ("input_ids", "pixel_values", "input_features", "input_values", "decoder_input_ids",
+            "flattened_patches")  # fmt: skip
     tried: list[list[str]] = []
     also = [name for name in _ALWAYS if name in signature]
     for chosen in (
@@ -226,7 +234,8 @@ def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
         names = [name for name in names if name in signature and name in MAKERS]
         if names and names not in tried:
             tried.append(names)
-            yield {name: MAKERS[name](config) for name in names}
+            with contextlib.suppress(AttributeError, TypeError):  # it lacks what these are made of
+                yield {name: MAKERS[name](config) for name in names}
 
 
 def _of_patches(config: Any) -> dict[str, Any]:
