@@ -1,4 +1,4 @@
-"""What goes wrong, in one family: every message has the value, the expectation and the cure.
+"""The exceptions of this project: every message has the value, the expectation and the cure.
 
 Examples
 --------
@@ -70,8 +70,8 @@ class LayoutError(IDInitError, ValueError):
     >>> ir.idi((4, 3), layout="OO")
     Traceback (most recent call last):
         ...
-    idinit_ref.errors.LayoutError: layout = 'OO', but for shape (4, 3) the letter 'O' stands in
-    it twice; name every axis once
+    idinit_ref.errors.LayoutError: layout = 'OO', but for shape (4, 3) the letter 'O' appears
+    twice; name every axis once
     """
 
 
@@ -118,7 +118,7 @@ class IndexingError(IDInitError, IndexError):
 
 
 class GraphError(IDInitError, ValueError):
-    """A computation's graph that is none, or that cannot be traced.
+    """A graph that is not valid, or a computation that cannot be traced.
 
     Examples
     --------
@@ -147,7 +147,7 @@ class DTypeError(IDInitError, TypeError):
 
 
 class CheckpointError(IDInitError, ValueError):
-    """A checkpoint file that is broken, hostile, or not of a format that is read here.
+    """A checkpoint file that is broken, hostile, or in an unsupported format.
 
     Examples
     --------
@@ -179,14 +179,14 @@ class RoundingError(IDInitError, ValueError):
 
 
 def message(name: str, got: object, should: str, cure: str) -> str:
-    """Return ``name = got, but should; cure``: the one form of every message here.
+    """Return ``name = got, but should; cure``: the form of every message.
 
     Parameters
     ----------
     name : str
-        What it is about: the parameter as the caller wrote it.
+        The parameter, as the caller wrote it.
     got : object
-        What was given; shown by its repr.
+        The value that was given; shown by its repr.
     should : str
         What was expected.
     cure : str
@@ -207,22 +207,22 @@ def message(name: str, got: object, should: str, cure: str) -> str:
 
 @contextmanager
 def prefixed(where: str) -> Iterator[None]:
-    """Say of what an error is that is raised inside.
+    """Put a text before the message of every error of this project that is raised inside.
 
     Parameters
     ----------
     where : str
-        What its message begins with.
+        The text.
 
     Yields
     ------
     None
-        While the errors of what is inside are looked at.
+        Control, to the block of the with statement.
 
     Raises
     ------
     IDInitError
-        Of the same class.
+        The same error, with the longer message.
 
     Examples
     --------
@@ -239,12 +239,12 @@ def prefixed(where: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which what no terminal should get is written out, as names of strangers.
+    r"""Return a text with unprintable characters escaped, safe for a terminal.
 
     Parameters
     ----------
     text : str
-        Of any characters.
+        Any text, for example a name from a file.
 
     Returns
     -------

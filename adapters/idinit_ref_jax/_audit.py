@@ -29,30 +29,31 @@ _FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
-    The second line after `init`: does the output depend on the input, how large is every
-    residual branch beside its skip, how does the second moment go from the first weight to the
-    last, which parameters have no gradient and what do they hang behind, which units are copies,
-    and is anything not finite.
+    Call it after `init`. It measures whether the output depends on the input, the size of every
+    residual branch beside its skip, and the second moment from the first weight to the last. It
+    finds parameters without gradient and what stops the gradient, units that are copies, and values
+    that are not finite.
 
-    The pass is one in evaluation mode, compiled once. What goes backward is no loss's gradient but
-    a fixed one: 1 or -1 for every entry of the outputs, from Philox. Nothing is changed or kept.
-    What happens inside a loop (``scan``, ``while``), a ``cond`` or a function with its own
-    derivative is not measured, and the audit says where; its gradients are.
+    Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
+    gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
+    unchanged. Inside a loop (``scan``, ``while``), a ``cond`` or a function with its own
+    derivative, gradients are measured, but signals are not; the audit names these places.
 
     Parameters
     ----------
     model : flax.nnx.Module, equinox.Module or pytree
         As for `trace`, with its values. Sharded arrays stay where they are.
     inputs : tuple, dict or array
-        As for `trace`, but real samples: two or more that differ, so that a constant output is
-        seen. Of integers alone (tokens) no gradient is taken.
+        As for `trace`, but real samples: at least two that differ, so that a constant output is
+        noticed. For integers alone (tokens) no gradient is taken.
     apply_fn : callable, optional
         ``apply_fn(model, *inputs)`` computes the output; left out, the model is called.
 
     Returns
     -------
     idinit_ref.diagnostics.Audit
-        ``print(audit)`` says it, ``audit.healthy`` is true or the tuple of what failed.
+        ``print(audit)`` prints the findings. ``audit.healthy`` is true, or the tuple of what
+        failed.
 
     Raises
     ------

@@ -45,7 +45,7 @@ _KINDS = (*_CONVOLUTIONS, "ConvLocal", "Einsum", "LinearGeneral", "DenseGeneral"
 
 @dataclass(frozen=True, repr=False)
 class Initializer:
-    """What :func:`idi` and :func:`idiz` return: hashable, and equal where all options are.
+    """The result of :func:`idi` and :func:`idiz`: hashable, and equal if all options are equal.
 
     Parameters
     ----------
@@ -76,17 +76,17 @@ class Initializer:
         Parameters
         ----------
         key : object
-            Ignored, for nothing here is random; None will do.
+            Ignored, since nothing is random; may be None.
         shape : sequence of int
             The shape of the weight.
         dtype : dtype, optional
-            Real floating or complex. That of the initialiser if left out, or else JAX's default
-            floating dtype; float64 becomes float32 as everywhere in JAX unless x64 is enabled.
+            Real floating or complex. By default that of the initialiser, or else JAX's default
+            floating dtype. As everywhere in JAX, float64 becomes float32 unless x64 is enabled.
         out_sharding : NamedSharding or PartitionSpec, optional
-            How the result is to lie on the devices; a PartitionSpec needs ``jax.set_mesh``. Each
-            shard is made on its own (but cut from the whole where several axes count as one).
-            Besides explicit mesh axes, which JAX's own initialisers serve, auto ones do. In a
-            traced function JAX itself drops a ``memory_kind``: give it in ``out_shardings``.
+            The placement of the result on the devices; a PartitionSpec needs ``jax.set_mesh``. Each
+            shard is made separately (but cut from the whole if several axes count as one). Explicit
+            mesh axes work, as in JAX's own initialisers, and so do auto ones. In a traced function
+            JAX drops a ``memory_kind``: give it in ``out_shardings``.
 
         Returns
         -------
@@ -96,7 +96,7 @@ class Initializer:
         Raises
         ------
         ShapeError, LayoutError, OptionError, OptionTypeError, DTypeError, RoundingError
-            If shape, dtype or sharding do not fit the options; nothing is made then.
+            If shape, dtype or sharding do not fit the options.
         """
         if isinstance(key, (tuple, list)) and not isinstance(shape, (tuple, list)):
             shape, dtype = key, shape if dtype is None else dtype
@@ -256,8 +256,8 @@ def idi(
 ) -> Initializer:
     """Return an initialiser of identity-preserving weights: ``W[i, j] = tau if j = i mod n``.
 
-    IDI_tau [P, Eq. 3], spec section 1; for kernels IDIC_tau [P, Sec. 3.3], spec section 3. It
-    serves wherever one of ``jax.nn.initializers`` does: ``kernel_init=idi()`` in Flax.
+    IDI_tau [P, Eq. 3], spec section 1; for kernels IDIC_tau [P, Sec. 3.3], spec section 3. Use it
+    like those of ``jax.nn.initializers``: ``kernel_init=idi()`` in Flax.
 
     Parameters
     ----------
@@ -265,39 +265,41 @@ def idi(
         As in :func:`idinit_ref.plan`.
     in_axis, out_axis, batch_axis : int or sequence of int, optional
         The axes of the inputs, of the outputs and of stacked weights, as in
-        ``jax.nn.initializers.variance_scaling``; -2, -1 and none where others are named. Several
-        axes of one kind count as one in row-major order; every batch axis holds independent
-        copies. What is left is the kernel, in order: W, or H and W, or D, H and W.
+        ``jax.nn.initializers.variance_scaling``. If only some are named, the others are -2, -1 and
+        none. Several
+        axes of one kind count as one in row-major order; every batch axis holds independent copies.
+        The other axes are the kernel's, in order: W, or H and W, or D, H and W.
     input_axes, output_axes, batch_axes : int or sequence of int, optional
         The same, under the names of the Keras adapter.
     layout : str, optional
-        A letter for each axis instead, as in :func:`idinit_ref.plan`, but axes of one letter count
-        as one: "IOO" for the kernel (d, heads, size) of queries, "OOI", "LIOO" for a stack.
+        Instead, a letter for each axis, as in :func:`idinit_ref.plan`. Axes of one letter count as
+        one: "IOO" for the kernel (d, heads, size) of queries, "OOI", "LIOO" for a stack.
     dtype : dtype, optional
-        The dtype where the call gives none.
+        The dtype if the call gives none.
 
     Returns
     -------
     callable
-        ``init(key, shape, dtype=dtype, out_sharding=None) -> jax.Array``. It ignores the key; it
-        is hashable, and equal to another of equal options. Under ``jax.jit`` it is a comparison
-        of two index ranges that XLA fuses, with no constant of the weight's size (unless it is
-        loosened).
+        ``init(key, shape, dtype=dtype, out_sharding=None) -> jax.Array``. It ignores the key. It is
+        hashable, and equal to another one with equal options. Under ``jax.jit`` the weight is a
+        comparison of two index ranges that XLA fuses, with no constant of the weight's size (unless
+        it is loosened).
 
     Raises
     ------
     OptionError, OptionTypeError, DTypeError
-        If an option is out of range; what depends on the shape is raised by the call.
+        If an option is out of range. Errors that depend on the shape are raised by the call.
 
     Notes
     -----
-    An initialiser sees a shape. Of three axes or more that may be a convolution, a stack of
-    matrices or heads. Without `layout` and axes, Flax's and Haiku's own layers are asked: Conv and
-    ConvTranspose, Einsum for its equation, LinearGeneral and DenseGeneral for their batch axes. For
-    any other layer it is an error. By hand a square kernel of odd size is a convolution's (HWIO,
-    DHWIO), as an option such as `taps` says of any; the rest is an error.
+    An initialiser sees only a shape. Three axes or more may be a convolution, a stack of matrices
+    or heads. Without `layout` and axes, the initialiser looks at the layer that calls it, if it is
+    one of Flax's or Haiku's own: Conv and ConvTranspose, Einsum for its equation, LinearGeneral and
+    DenseGeneral for their batch axes. For any other layer it is an error. In a call by hand a
+    square kernel of odd size is a convolution's (HWIO, DHWIO), and so is any kernel with an option
+    such as `taps`; everything else is an error.
 
-    Haiku calls ``init(shape, dtype)``: that works too.
+    Haiku's call, ``init(shape, dtype)``, works too.
 
     Examples
     --------

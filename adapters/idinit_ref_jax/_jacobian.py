@@ -19,17 +19,17 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
     Parameters
     ----------
     f : callable
-        From one array to one; a module in evaluation mode, say. It is run once, by
-        `jax.linearize`; `jax.linear_transpose` gives the products with J^T. What f compiles stays
-        compiled: ``jax.jit(f)`` is faster for many products.
+        Maps one array to one array, for example a module in evaluation mode. It is run once, by
+        `jax.linearize`; `jax.linear_transpose` gives the products with J^T. For many products
+        ``jax.jit(f)`` is faster.
     x : jax.Array
         Real floating, of any shape. Several samples at once are several inputs.
 
     Returns
     -------
     idinit_ref.diagnostics.Operator
-        Of shape (entries of f(x), entries of x), both in row-major order; the vectors are computed
-        with in the dtype of x.
+        The shape is (entries of f(x), entries of x), both in row-major order. Vectors have the
+        dtype of x.
 
     Raises
     ------

@@ -45,15 +45,15 @@ def layer_plans(
     loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> dict[str, Plan]:
-    """Decide the weights of one ``flax.nnx`` layer, and make nothing.
+    """Decide the weights of one ``flax.nnx`` layer, and change nothing.
 
     Parameters
     ----------
     layer : flax.nnx.Module
         Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention; its parameters
-        may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``, for a
-        scan over them): the axes that its parameters have in front are batch axes. Or one of them
-        in nnx.WeightNorm or nnx.SpectralNorm, whose result is to be the weight.
+        may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``, for a scan
+        over them): the leading axes of its parameters are then batch axes. It may also be such a
+        layer in nnx.WeightNorm or nnx.SpectralNorm; then the result of the norm becomes the weight.
     role : {"transit", "zero"}
         IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`; its
         other weights are "transit".
@@ -63,11 +63,12 @@ def layer_plans(
         Of the weights in role "zero", as in :func:`idinit_ref.plan`.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (spec section 3). The first three start at the identity tap,
-        and in each phase of a strided ConvTranspose.
+        in each phase of a strided ConvTranspose.
     tap : sequence of int, optional
-        That tap in the order D, H, W. If left out, the one through which the layer passes its
-        input unshifted, as its padding and dilation say, or the nearest one. ('SAME' of a strided
-        Conv pads by the length of the input, which is taken to be a multiple of the stride.)
+        The identity tap in the order D, H, W. By default it is the tap through which the layer
+        passes its input unshifted, computed from padding and dilation, or the nearest one. ('SAME'
+        of a strided Conv pads by the length of the input, which is assumed to be a multiple of the
+        stride.)
     loosen, loosen_at, seed
         The noise on weights in role "transit"; weight number k has the seed ``seed + k``.
 
@@ -85,9 +86,9 @@ def layer_plans(
     OptionTypeError
         If the layer is not of a known type.
     ShapeError, LayoutError, OptionError
-        If the options do not fit the layer, its padding has a name that is not known, or its
-        kernel is not that of such a layer behind the axes of a stack, or its norm leaves no kernel
-        as it is to be. All options are validated, used or not.
+        If the options do not fit the layer, the name of its padding is unknown, its kernel does not
+        have the axes of such a layer (after those of a stack), or its norm cannot give the weight.
+        All options are validated, used or not.
 
     Examples
     --------

@@ -27,7 +27,7 @@ def plans(
     apply_fn: Callable[..., Any] | None = None,
     **options: Unpack[ModelOptions],
 ) -> dict[str, Plan]:
-    """Decide every weight of a model, and make nothing.
+    """Decide every weight of a model, and change nothing.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def init(
     """Return a copy of a model with every weight IDI or IDIZ, by its place in the computation.
 
     Weights that end a residual branch become IDIZ, all others IDI, and biases 0 (spec section 6);
-    everything else stays, as do the dtype and the sharding of every parameter. Whatever goes
-    wrong, the model is untouched.
+    everything else stays, and every parameter keeps its dtype and its sharding. The given model is
+    never changed.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def init(
     example_inputs : tuple, dict or array
         As in :func:`trace`; only shapes and dtypes are used.
     apply_fn : callable, optional
-        ``apply_fn(model, *example_inputs)`` computes the output; left out, the model is called.
+        ``apply_fn(model, *example_inputs)`` computes the output. By default the model is called.
     **options : idinit_ref.roles.ModelOptions
         gain, eps, wide, form, taps, head, embeddings, norms, biases, overrides, strict: keywords,
         each with a default, as :class:`idinit_ref.roles.ModelOptions` lists them.
@@ -89,9 +89,9 @@ def init(
     Returns
     -------
     model : of the same type
-        The new model. What is kept is the same arrays.
+        The new model. It shares the arrays that are kept.
     report : Report
-        What became of every parameter, and why; first its warnings.
+        The role and value of every parameter, and why; it begins with its warnings.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def init(
         If the model cannot be traced, has no parameters, or is abstract; with ``strict=True`` also
         for a used matrix that would be kept.
     OptionError, OptionTypeError, ShapeError, LayoutError
-        If an option is unknown or does not fit, or an override fits no parameter.
+        If an option is unknown or does not fit, or an override matches no parameter.
     DTypeError, RoundingError
         If the dtype of a parameter cannot hold its weight.
 

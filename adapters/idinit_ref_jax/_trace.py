@@ -24,22 +24,23 @@ __all__ = ["Opened", "opened", "trace"]
 
 
 def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Graph:
-    """Write the computation of a model as a graph, and compute nothing.
+    """Return the graph of a model's computation, and compute nothing.
 
-    Shapes and dtypes are all that is used: the model may be abstract (``nnx.eval_shape``,
+    Only shapes and dtypes are used. So the model may be abstract (``nnx.eval_shape``,
     ``jax.eval_shape``), and so may the inputs (``jax.ShapeDtypeStruct``). The body of a scan is
-    walked once, and a weight with an axis of layers has a batch axis there.
+    traced once; a weight with an axis of layers has a batch axis there.
 
     Parameters
     ----------
     model : flax.nnx.Module, equinox.Module or pytree
-        A module, or the parameters of a function: for ``flax.linen``, those that ``init`` gave.
+        A module, or the parameters of a function; for ``flax.linen``, the variables that ``init``
+        returned.
         Parameters are the ``nnx.Param`` of Flax, the floating arrays of an Equinox module, and
         the arrays of any other pytree.
     example_inputs : tuple, dict or array
-        What the model is called with: several arguments, those by name, or a single one.
+        The model's inputs: a tuple of arguments, a dict of keyword arguments, or a single argument.
     apply_fn : callable, optional
-        ``apply_fn(model, *example_inputs)`` computes the output; left out, the model is called.
+        ``apply_fn(model, *example_inputs)`` computes the output. By default the model is called.
         Batched inputs of an Equinox module need one: ``lambda m, x: jax.vmap(m)(x)``.
 
     Returns
@@ -51,8 +52,8 @@ def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None =
     Raises
     ------
     GraphError
-        If the model does not take the inputs, cannot be traced by JAX, or gives a parameter to an
-        operation into which nothing can look.
+        If the model does not accept the inputs, JAX cannot trace it, or it passes a parameter to an
+        opaque operation.
     OptionTypeError
         If the model cannot be called.
 

@@ -26,30 +26,31 @@ __all__ = ["audit"]
 def audit(model: Any, inputs: Any) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
-    The second line after `init_`: does the output depend on the input, how large is every
-    residual branch beside its skip, how does the second moment go from the first weight to the
-    last, which parameters have no gradient and what do they hang behind, which units are copies,
-    and is anything not finite.
+    Call it after `init_`. It measures whether the output depends on the input, the size of every
+    residual branch beside its skip, and the second moment from the first weight to the last. It
+    finds parameters without gradient and what stops the gradient, units that are copies, and values
+    that are not finite.
 
-    The pass is one with ``training=False``. What goes backward is no loss's gradient but a fixed
-    one: 1 or -1 for every entry of the outputs, from Philox. The model is left as it was, its
-    states too (an unbuilt one is built); nothing is kept. On Keras' TensorFlow backend every
-    operation of the function is seen, but for those inside a loop; on another one the calls that
-    `trace` follows, so that a layer that Keras shows as one call is one. The audit says which
-    weight operations were not seen.
+    Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
+    from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
+    are left as they were; an unbuilt model is built. On Keras' TensorFlow backend every operation
+    is measured, except those inside a loop. On another backend the calls that `trace` follows are
+    measured, and a layer that Keras shows as one call counts as one operation. The audit names
+    weight operations that were not measured.
 
     Parameters
     ----------
     model : keras.Model or keras.layers.Layer
         As for `trace`.
     inputs : array or tensor, or a list or dict of them
-        As for `trace`, but real samples: two or more that differ, so that a constant output is
-        seen. Of integers alone (tokens) no gradient is taken.
+        As for `trace`, but real samples: at least two that differ, so that a constant output is
+        noticed. For integers alone (tokens) no gradient is taken.
 
     Returns
     -------
     idinit_ref.diagnostics.Audit
-        ``print(audit)`` says it, ``audit.healthy`` is true or the tuple of what failed.
+        ``print(audit)`` prints the findings. ``audit.healthy`` is true, or the tuple of what
+        failed.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def dtype_name(dtype: Any) -> str:
             message(
                 "dtype",
                 dtype,
-                f"Keras should know it, and said: {problem}",
+                f"Keras should accept it; it says: {problem}",
                 "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()",
             )
         ) from problem
@@ -185,9 +185,9 @@ class IDI(_Initializer):
         A letter for each axis. Axes of one letter count as one: "IOO" for the kernel (d, heads,
         size) of queries, "IIO" for that of an output projection.
     input_axes, output_axes, batch_axes : int or sequence of int, optional
-        The axes of the inputs, of the outputs and of stacked weights instead, as `in_axis` and so
-        on in ``jax.nn.initializers``; -2, -1 and none where others are named. What is left is the
-        kernel.
+        The axes of the inputs, of the outputs and of stacked weights, as `in_axis` and so on in
+        ``jax.nn.initializers``, instead of `layout`. If only some are named, the others are -2, -1
+        and none. The other axes are the kernel's.
 
     Raises
     ------
@@ -196,16 +196,16 @@ class IDI(_Initializer):
 
     Notes
     -----
-    An initializer sees a shape. Where no option says what its axes are, the layer is asked that
-    calls: EinsumDense for its equation (so attention, too), a convolution for its rank: "WIO",
-    "HWIO", "DHWIO", and "HWOI" for Conv2DTranspose. For another layer's weight of three axes or
-    more it is an error. By hand a square kernel of odd size is a convolution's, as an option such
-    as `taps` says of any; the rest is an error.
+    An initializer sees only a shape. If no option names the axes, it looks at the layer that calls
+    it: at the equation of an EinsumDense (so of attention, too), at the rank of a convolution:
+    "WIO", "HWIO", "DHWIO", and "HWOI" for Conv2DTranspose. For another layer's weight of three axes
+    or more it is an error. In a call by hand a square kernel of odd size is a convolution's, and so
+    is any kernel with an option such as `taps`; everything else is an error.
 
-    The other defaults fit Dense, and Conv1D to Conv3D with one group and padding "same". Elsewhere
-    say it: for DepthwiseConv2D of C channels ``groups=C, transposed=True``; for Conv2DTranspose
-    its strides as `stride`, and its left padding as `tap` ((0, 0) for "valid", half of k - s for
-    "same"). Or let :func:`idi_layer_` read all of it from the built layer.
+    The other defaults fit Dense, and Conv1D to Conv3D with one group and padding "same". Other
+    layers need options: for DepthwiseConv2D of C channels ``groups=C, transposed=True``; for
+    Conv2DTranspose its strides as `stride`, and its left padding as `tap` ((0, 0) for "valid", half
+    of k - s for "same"). Or call :func:`idi_layer_`, which reads all of this from the built layer.
 
     Examples
     --------

@@ -17,18 +17,18 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
     Parameters
     ----------
     f : callable
-        From one tensor to one: a Keras model of the TensorFlow backend, say, called with
-        ``training=False``. It is run once now, and once for each product with J
-        (`tf.autodiff.ForwardAccumulator`); products with J^T (`tf.GradientTape`) reuse the first
-        run. ``tf.function(f)`` is faster for many products.
+        Maps one tensor to one tensor, for example a Keras model of the TensorFlow backend, called
+        with ``training=False``. It is run once now, and once for each product with J
+        (`tf.autodiff.ForwardAccumulator`). Products with J^T (`tf.GradientTape`) reuse the first
+        run. For many products ``tf.function(f)`` is faster.
     x : tf.Tensor or tf.Variable
         Real floating, of any shape. Several samples at once are several inputs.
 
     Returns
     -------
     idinit_ref.diagnostics.Operator
-        Of shape (entries of f(x), entries of x), both in row-major order; the vectors are computed
-        with in the dtype of x.
+        The shape is (entries of f(x), entries of x), both in row-major order. Vectors have the
+        dtype of x.
 
     Raises
     ------

@@ -260,19 +260,20 @@ def layer_plans(
     loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> dict[str, Plan]:
-    """Decide the weights of a built layer from what the layer knows, and change nothing.
+    """Decide the weights of a built layer from its settings, and change nothing.
 
-    All options are validated; those of a role that none of its weights has are not used.
+    All options are validated, used or not. An option of a role that no weight of the layer has is
+    not used.
 
     Parameters
     ----------
     layer : keras.layers.Layer
         Built: Dense, EinsumDense, Conv1D to Conv3D and their Transpose, DepthwiseConv1D and 2D,
         SeparableConv1D and 2D, MultiHeadAttention or GroupQueryAttention; or one of them in
-        SpectralNormalization, which is to leave the weight as it is.
+        SpectralNormalization, if the norm leaves such a weight as it is.
     role : {"transit", "zero"}
-        With "zero" the last weights of a layer of several are IDIZ (the pointwise kernel, the
-        output projection), and those before them are transit.
+        The role of the layer. In a layer of several weights only the last ones (the pointwise
+        kernel, the output projection) are "zero"; those before them are transit.
     gain, wide, loosen, loosen_at, seed
         For the weights that are transit, as in `idinit_ref.plan`. With `loosen`, weight k of a
         layer has the seed ``seed + k``.
@@ -280,9 +281,9 @@ def layer_plans(
         For the weights that are zero, as in `idinit_ref.plan`.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix, as in `idinit_ref.plan`. The first three start at the
-        identity tap, of a transposed convolution in each phase.
+        identity tap, in each phase of a transposed convolution.
     tap : sequence of int, optional
-        The identity tap of the layer's first weight; that of the layer if left out.
+        The identity tap of the layer's first weight. By default it is read from the layer.
 
     Returns
     -------
@@ -295,7 +296,7 @@ def layer_plans(
     OptionTypeError
         If the layer is of another kind, or an option of another type.
     OptionError
-        If it is not built, uses LoRA or quantization, or has an equation without inputs or
+        If the layer is not built, uses LoRA or quantization, or has an equation without inputs or
         outputs; and as in `idinit_ref.plan`.
 
     Notes
@@ -303,9 +304,9 @@ def layer_plans(
     The identity tap is the left padding divided by the dilation d, or the tap nearest to that
     (spec section 3). The left padding is 0 for 'valid', d (k - 1) for 'causal', and half of
     d (k - 1), rounded down, for 'same'. With 'same' and a stride s above 1 Keras pads by the size
-    n of the input: half of max(s (ceil(n/s) - 1) + d (k - 1) + 1 - n, 0). The layer remembers the
-    size that it was built for. Where that is None, the rule of stride 1 stands in. (A whole
-    model, :func:`init_`, takes the size with which it is called.)
+    n of the input: half of max(s (ceil(n/s) - 1) + d (k - 1) + 1 - n, 0). The size is that for
+    which the layer was built. If that is None, the rule for stride 1 is used. (For a whole model,
+    :func:`init_` uses the size of the call.)
 
     A transposed convolution of stride s has s phases. Its left padding p is 0 for 'valid'. For
     'same' with K = d (k - 1) + 1 it is half of max(K - s, 0), or of max(K - K % 2 - q, 0) with an

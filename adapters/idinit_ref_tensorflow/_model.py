@@ -57,7 +57,7 @@ def plans(
 
 
 def init_(model: Any, example_inputs: Any = None, **options: Unpack[ModelOptions]) -> Report:
-    """Give every weight of a Keras model its IDInit value, in place: all of them, or none.
+    """Initialise a whole Keras model with IDInit, in place; on an error nothing changes.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def init_(model: Any, example_inputs: Any = None, **options: Unpack[ModelOptions
     Returns
     -------
     Report
-        Every parameter, its role and why; first its warnings. Moving statistics and seeds are no
-        parameters.
+        The role of every parameter, and why; it begins with its warnings. Moving statistics and
+        seeds are not parameters.
 
     Raises
     ------
@@ -79,10 +79,10 @@ def init_(model: Any, example_inputs: Any = None, **options: Unpack[ModelOptions
         If the model cannot be traced, or has no parameters; with ``strict=True`` also for a used
         matrix that would be kept.
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If an option is unknown or does not fit, or an override fits no parameter.
+        If an option is unknown or does not fit, or an override matches no parameter.
     DTypeError, RoundingError
-        If a parameter cannot hold its values. After any error nothing is written, and what was
-        not built is not.
+        If a parameter cannot hold its values. On any error nothing is written, and an unbuilt model
+        stays unbuilt.
 
     Examples
     --------

@@ -42,33 +42,33 @@ class Traced(NamedTuple):
 
 
 def trace(model: Any, example_inputs: Any = None) -> Graph:
-    """Write down what a Keras model computes, as the core's graph.
+    """Return the graph of a Keras model's computation.
 
     Parameters
     ----------
     model : keras.Model or keras.layers.Layer
-        Functional, Sequential or subclassed. On Keras' TensorFlow backend it is read from the
-        concrete function that computes it with ``training=False``; on another one from Keras'
-        own symbolic calls. Nothing is run, and no state changes; an unbuilt model is built,
-        unless there is an error.
+        Functional, Sequential or subclassed. On Keras' TensorFlow backend the graph comes from the
+        model's concrete function with ``training=False``; on another backend from Keras' own
+        symbolic calls. Nothing is run, and no state changes. An unbuilt model is built, unless
+        there is an error.
     example_inputs : array, tensor, keras.KerasTensor or tf.TensorSpec, or a list or dict of them
-        What the model is called with; only shapes and dtypes are looked at, and a first axis of
-        None is taken to be 2. A tuple, list or dict is given to `call` as one argument, as Keras
-        does; if `call` requires several, as its arguments. A model that knows its inputs
-        (functional, or Sequential with an Input) needs none.
+        The model's inputs. Only shapes and dtypes are used, and a first axis of None counts as 2. A
+        tuple, list or dict is passed to `call` as one argument, as in Keras; if `call` requires
+        several, as its arguments. A model that knows its inputs (functional, or Sequential with an
+        Input) needs none.
 
     Returns
     -------
     idinit_ref.Graph
-        A parameter is called by its Keras path (``"conv1/kernel"``); where several variables have
-        one path, they get ``" (1)"``, ``" (2)"`` and so on, in the model's order. A kernel
-        with several output or input axes (EinsumDense and attention: heads and their size) stands
-        there as the matrix that it is, with these axes joined into one.
+        The name of a parameter is its Keras path (``"conv1/kernel"``). If several variables have
+        one path, ``" (1)"``, ``" (2)"`` and so on are added, in the model's order. A kernel with
+        several output or input axes (EinsumDense and attention: heads and their size) appears as a
+        matrix, with these axes joined into one.
 
     Raises
     ------
     GraphError
-        If the model cannot take these inputs, or does what cannot be traced.
+        If the model cannot take these inputs, or uses an operation that cannot be traced.
     OptionTypeError
         If it is no Keras model or layer.
 

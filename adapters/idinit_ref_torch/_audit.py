@@ -29,30 +29,31 @@ __all__ = ["audit"]
 def audit(model: nn.Module, inputs: Any) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
-    The second line after `init_`: does the output depend on the input, how large is every
-    residual branch beside its skip, how does the second moment go from the first weight to the
-    last, which parameters have no gradient and what do they hang behind, which units are copies,
-    and is anything not finite.
+    Call it after `init_`. It measures whether the output depends on the input, the size of every
+    residual branch beside its skip, and the second moment from the first weight to the last. It
+    finds parameters without gradient and what stops the gradient, units that are copies, and values
+    that are not finite.
 
-    The pass is one in evaluation mode. What goes backward is no loss's gradient but a fixed one:
-    1 or -1 for every entry of the outputs, from Philox. The model is left as it was: parameters,
-    their ``grad``, buffers, training flags, hooks, attributes and random numbers; nothing is kept.
+    Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
+    loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is left as it was:
+    parameters, their ``grad``, buffers, training flags, hooks, attributes and random numbers.
 
-    Sharded parameters (DTensors, so under FSDP2 and tensor parallelism) are gathered for the pass:
-    every rank calls this, has memory for all parameters, and judges the samples that it passes.
+    Sharded parameters (DTensors, so under FSDP2 and tensor parallelism) are gathered for the pass.
+    Every rank must call this, needs memory for all parameters, and judges its own samples.
 
     Parameters
     ----------
     model : torch.nn.Module
         Any eager model that `trace` can follow, with its values: not on the meta device.
     inputs : torch.Tensor, tuple or mapping
-        As for `trace`, but real samples: two or more that differ, so that a constant output is
-        seen. Of integers alone (tokens) no gradient is taken.
+        As for `trace`, but real samples: at least two that differ, so that a constant output is
+        noticed. For integers alone (tokens) no gradient is taken.
 
     Returns
     -------
     idinit_ref.diagnostics.Audit
-        ``print(audit)`` says it, ``audit.healthy`` is true or the tuple of what failed.
+        ``print(audit)`` prints the findings. ``audit.healthy`` is true, or the tuple of what
+        failed.
 
     Raises
     ------

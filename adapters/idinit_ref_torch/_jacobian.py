@@ -20,19 +20,19 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
     Parameters
     ----------
     f : callable
-        From one tensor to one: a module in evaluation mode, say. It is run once, by
-        `torch.func.vjp`, which gives the products with J^T; those with J are the vjp of these
-        (much faster than `torch.func.jvp`, which runs f anew, through 1,000 layers). Attention
-        is computed without fused kernels, which have no second derivative; where another
-        operation has none, PyTorch says so.
+        Maps one tensor to one tensor, for example a module in evaluation mode. It is run once, by
+        `torch.func.vjp`, which gives the products with J^T. The products with J are the vjp of
+        these. (Through 1,000 layers that is much faster than `torch.func.jvp`, which runs f for
+        every product.) Attention is computed without fused kernels, since these have no second
+        derivative. If another operation has none, PyTorch raises an error.
     x : torch.Tensor
         Real floating, of any shape and device. Several samples at once are several inputs.
 
     Returns
     -------
     idinit_ref.diagnostics.Operator
-        Of shape (entries of f(x), entries of x), both in row-major order; the vectors are computed
-        with in the dtype of x.
+        The shape is (entries of f(x), entries of x), both in row-major order. Vectors have the
+        dtype of x.
 
     Raises
     ------

@@ -194,32 +194,33 @@ def layer_plans(
 ) -> dict[str, Plan]:
     """Decide the weights of one layer, and write nothing.
 
-    All options are validated; those of a role that none of its weights has are not used.
+    All options are validated, used or not. An option of a role that no weight of the layer has is
+    not used.
 
-    Known are Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, MultiheadAttention, LSTM, GRU, RNN
-    and their cells, and the Conv1D of transformers. Packed weights (q, k, v; gates) are cut into
-    their matrices. Spec sections 3, 4 and 6.
+    The known layers are Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, MultiheadAttention, LSTM,
+    GRU, RNN and their cells, and the Conv1D of transformers. Packed weights (q, k, v; gates) are
+    cut into their matrices. Spec sections 3, 4 and 6.
 
     Parameters
     ----------
     module : torch.nn.Module
         One layer.
     role : {"transit", "zero"}
-        The layer's. In a layer of several weights, "zero" is the role of those that make its
-        output: the out_proj of attention; in the last layer of a recurrent module weight_hr or,
-        where there is none, all gates. Its other weights are "transit".
+        The role of the layer. In a layer of several weights, only those that make its output are
+        "zero": the out_proj of attention; in the last layer of a recurrent module weight_hr or,
+        without one, all gates. The other weights are "transit".
     gain, wide
         For the weights in role "transit", as in :func:`idi_`.
     eps, form
         For the weights in role "zero", as in :func:`idiz_`.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix (section 3). The first three start at the identity tap, and
-        in each phase of a strided transposed convolution.
+        How a kernel becomes a matrix (section 3). The first three start at the identity tap, in
+        each phase of a strided transposed convolution.
     tap : sequence of int, optional
-        That tap in the order D, H, W. Left out, it is the layer's: its left padding divided by its
-        dilation, or the nearest tap where that is none.
+        The identity tap in the order D, H, W. By default it is read from the layer: its left
+        padding divided by its dilation, or the nearest tap.
     loosen, loosen_at, seed
-        Of the noise on weights in role "transit"; weight number k has the seed ``seed + k``.
+        The noise on weights in role "transit"; weight number k has the seed ``seed + k``.
 
     Returns
     -------
@@ -229,7 +230,7 @@ def layer_plans(
     Raises
     ------
     OptionTypeError
-        If the layer or an option is of another type, or a weight is no dense parameter of it.
+        If the layer or an option is of another type, or a weight is not a dense parameter.
     ShapeError, LayoutError, OptionError
         If an option does not fit, or the layer is lazy and has not run yet.
 
@@ -326,8 +327,8 @@ def idiz_layer_(
 ) -> Module:
     """Fill the last weights of one layer with IDIZ_eps, others with IDI, biases with 0, in place.
 
-    For the last layer of a residual branch; spec sections 2 and 3. Which weights are the last of
-    a layer that has several is said in :func:`layer_plans`.
+    For the last layer of a residual branch; spec sections 2 and 3. If the layer has several
+    weights, :func:`layer_plans` says which are the last.
 
     Parameters
     ----------

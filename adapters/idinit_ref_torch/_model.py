@@ -60,15 +60,16 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     """Initialise a whole model with IDInit, in place; spec section 6.
 
     The last weights of each residual branch get IDIZ, all other dense and convolution weights IDI,
-    biases 0. Normalisations, embeddings and whatever IDInit does not define stay as they are. The
-    model is traced, everything is decided and checked, and only then it is written.
+    biases 0. Normalisations, embeddings and everything else that IDInit does not define stay as
+    they are. The model is traced, every weight is decided and checked, and only then anything is
+    written.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any eager model with its parameters made; on the meta device it is checked and left alone.
-        Of DTensors (FSDP2, tensor parallelism) each rank fills its parts, without communication,
-        and no rank looks at values.
+        Any eager model whose parameters exist. On the meta device it is only checked. With DTensors
+        (FSDP2, tensor parallelism) each rank fills its parts, without communication, and no rank
+        reads values.
     example_inputs : torch.Tensor, tuple or mapping
         What its forward takes, as in :func:`trace`.
     **options : idinit_ref.roles.ModelOptions
@@ -78,15 +79,15 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     Returns
     -------
     idinit_ref.Report
-        What became of every parameter, and why; first its warnings.
+        The role and value of every parameter, and why; it begins with its warnings.
 
     Raises
     ------
     GraphError, OptionTypeError
         As in :func:`trace`; with ``strict=True`` also for a used matrix that would be kept.
     OptionError, OptionTypeError, ShapeError, LayoutError
-        If an option is unknown or does not fit, an override fits no parameter, or only some of
-        the weights have memory and others are on the meta device.
+        If an option is unknown or does not fit, an override matches no parameter, or some weights
+        are in memory and others on the meta device.
     DTypeError, RoundingError
         If a parameter's dtype cannot hold its entries. The model is untouched after every error.
 

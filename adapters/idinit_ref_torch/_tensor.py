@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from idinit_ref import Plan, Role
 from idinit_ref.core.axes import joined
 from idinit_ref.core.kernel import Taps
-from idinit_ref.core.layout import split_axes
+from idinit_ref.core.layout import split_axes, strides_of
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.plan import strips
@@ -34,6 +35,9 @@ _IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
 
 _ALONE = 2**18
 """Up to so many bytes a single-threaded fill is faster than PyTorch's parallel one."""
+
+_SIMPLE = {bool, float, int, str, type(None)}
+"""Types of options whose equal values of one type are the same option."""
 
 
 def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
@@ -205,7 +209,58 @@ def write_parted_(tensor: Tensor, how: Plan, parted: tuple[tuple[int, ...], str]
         part.copy_(new[index])
 
 
-def _filled(tensor: Tensor, role: Role, *, layout: str | None, **options: Any) -> Tensor:
+@lru_cache(maxsize=1024, typed=True)  # typed: True is no gain, though equal to 1.0
+def _slices(
+    shape: torch.Size, dtype: np.dtype[Any], role: Role, names: tuple[str, ...], *values: Any
+) -> tuple[tuple[slice, float], ...] | None:
+    """Return what is written of a contiguous weight; None if its axes are joined, or for many."""
+    options = dict(zip(names, values, strict=True))
+    letters = options.pop("layout")
+    how = joined(shape, role, letters, **options)
+    if letters is not None and letters != how.layout:
+        return None
+    return strips(how, (shape.numel(),), strides_of(shape), dtype)
+
+
+def _at_once(tensor: Tensor, role: Role, options: dict[str, Any]) -> bool:
+    """Fill a plain tensor whose slices are few and known; return False for any other.
+
+    A large fill pushes this code out of the caches, where each step costs as much as ten do.
+    """
+    dtype = _IN_NUMPY.get(tensor.dtype) if type(tensor) in PLAIN else None
+    if (
+        dtype is None
+        or not tensor.is_cpu
+        or tensor.is_nested
+        or tensor.layout is not torch.strided
+        or tensor.is_neg()
+        or tensor.is_inference()
+        or torch._is_functional_tensor(tensor)
+        or torch._C._len_torch_dispatch_stack()  # a mode, as make_fx, that would miss the write
+        or tensor.grad_fn is not None
+        or not tensor.is_contiguous()
+        or not _SIMPLE.issuperset(map(type, options.values()))
+        or not (size := tensor.numel())
+        or tensor.untyped_storage().nbytes() // dtype.itemsize < tensor.storage_offset() + size
+    ):
+        return False
+    known = _slices(tensor.shape, dtype, role, tuple(options), *options.values())
+    if known is None:
+        return False
+    try:
+        memory = _array(tensor, size, dtype)
+    except RuntimeError:  # within a functional transform
+        return False
+    _clear(tensor, memory)
+    for at, value in known:
+        memory[at] = value
+    return True
+
+
+def _filled(tensor: Tensor, role: Role, options: dict[str, Any]) -> Tensor:
+    if _at_once(tensor, role, options):
+        return tensor
+    layout = options.pop("layout")
     shape = shape_of(tensor)
     lasting(tensor, "tensor")
     how = joined(shape, role, layout, **options)
@@ -228,11 +283,14 @@ def _in_numpy(tensor: Tensor, extent: int) -> Any:
     if torch._C._len_torch_dispatch_stack():  # a mode, as make_fx, that would miss the write
         return None
     try:
-        address = tensor.data_ptr()
+        return _array(tensor, extent, dtype)
     except RuntimeError:  # within a functional transform
         return None
+
+
+def _array(tensor: Tensor, extent: int, dtype: np.dtype[Any]) -> Any:
     # tensor.numpy() would forbid to resize the memory ever after, as FSDP does.
-    place: Any = (ctypes.c_char * (extent * dtype.itemsize)).from_address(address)
+    place: Any = (ctypes.c_char * (extent * dtype.itemsize)).from_address(tensor.data_ptr())
     return np.ndarray((extent,), dtype, place)
 
 
@@ -261,27 +319,27 @@ def idi_(
     Parameters
     ----------
     tensor : torch.Tensor, 2 to 5 axes (any number with `layout`)
-        Real floating or complex, of any strides that give each place memory of its own. Of a
+        Real floating or complex, with any strides that give each place memory of its own. For a
         DTensor this rank's part is filled, without communication, from its place in the whole.
     gain : float
         tau; any finite non-zero real.
     wide : {"truncate", "fold_rms", "fold_mean"}
-        What is done where there are more columns than rows.
+        How to fill a matrix with more columns than rows.
     layout : str, optional
         A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
         axis. Axes of one letter count as one: "OOI" for (heads, size, d). By rank if left out:
         "OI", "OIW", "OIHW", "OIDHW".
     groups, transposed
-        Of a convolution (spec section 4).
+        For a convolution (spec section 4).
     stride : sequence of int, optional
-        Of a transposed convolution, in the order D, H, W: its kernel is that many kernels, one for
-        each place between two inputs (section 3).
+        For a transposed convolution, in the order D, H, W: its kernel consists of that many
+        kernels, one for each place between two inputs (section 3).
     blocks : sequence of int, optional
         Sizes that cut the O axis into matrices of their own, as packed q, k, v.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (section 3). The first three start at the identity tap.
     tap : sequence of int, optional
-        That tap in the order D, H, W; (k - 1) // 2 if left out.
+        The identity tap in the order D, H, W; (k - 1) // 2 by default.
     loosen, loosen_at, seed
         Standard deviation, place ("all", or "entries" for IDI's own) and seed of added noise
         [P, Sec. 3.1.1]; none by default.
@@ -294,9 +352,10 @@ def idi_(
     Raises
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If an option does not fit, or the tensor is no dense one with memory of its own, is computed
-        from others (the weight of a layer under a parametrization), a placeholder of an engine, a
-        complex view that negates lazily, or a DTensor whose ranks hold terms of a sum (Partial).
+        If an option does not fit, or the tensor cannot be filled: it is not dense, has no memory of
+        its own, is computed from others (the weight of a layer under a parametrization), is a
+        placeholder of an engine or a lazily negated complex view, or is a DTensor whose ranks hold
+        terms of a sum (Partial).
     DTypeError, RoundingError
         If the dtype is neither real floating nor complex, or would round an entry to 0 or
         infinity. The tensor is untouched after every error.
@@ -312,18 +371,20 @@ def idi_(
     return _filled(
         tensor,
         "transit",
-        gain=gain,
-        wide=wide,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
+        {
+            "gain": gain,
+            "wide": wide,
+            "layout": layout,
+            "groups": groups,
+            "transposed": transposed,
+            "stride": stride,
+            "blocks": blocks,
+            "taps": taps,
+            "tap": tap,
+            "loosen": loosen,
+            "loosen_at": loosen_at,
+            "seed": seed,
+        },
     )
 
 
@@ -343,7 +404,7 @@ def idiz_(
     """Fill a tensor with IDIZ_eps, in place: +eps and -eps in every row.
 
     For the last weight of a residual branch; spec section 2, for kernels IDIZC_eps, section 3.
-    What is kept and what is never touched is as in :func:`idi_`.
+    Gradients, random numbers, complex and meta tensors are treated as in :func:`idi_`.
 
     Parameters
     ----------
@@ -375,13 +436,15 @@ def idiz_(
     return _filled(
         tensor,
         "zero",
-        eps=eps,
-        form=form,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
+        {
+            "eps": eps,
+            "form": form,
+            "layout": layout,
+            "groups": groups,
+            "transposed": transposed,
+            "stride": stride,
+            "blocks": blocks,
+            "taps": taps,
+            "tap": tap,
+        },
     )

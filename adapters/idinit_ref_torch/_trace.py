@@ -37,11 +37,12 @@ _T = TypeVar("_T")
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
-    """Write the graph of a model's computation, from one forward pass in evaluation mode.
+    """Return the graph of a model's computation, from one forward pass in evaluation mode.
 
-    The pass runs on fake tensors, which have shapes but no memory, so models on the meta device
-    and of any size are traced. Where its control flow depends on values, it runs once more on the
-    real parameters. No gradients are taken but those that the forward pass itself asks for. The
+    The pass runs on fake tensors, which have shapes but no memory. So models of any size, and on
+    the meta device, can be traced. If the control flow depends on values, the pass runs once more
+    on the real parameters. No gradients are taken, except those that the forward pass itself asks
+    for. The
     model is left as it was, with its training flags, buffers, attributes and random numbers.
 
     Parameters
@@ -49,8 +50,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     model : torch.nn.Module
         Any eager model with its parameters made.
     example_inputs : torch.Tensor, tuple or mapping
-        What its forward takes: one tensor, positional arguments, or keyword arguments. Real, meta
-        or fake; only shapes and dtypes count, unless the control flow depends on values.
+        The arguments of the forward pass: one tensor, positional arguments, or keyword arguments.
+        Real, meta or fake; only shapes and dtypes count, unless the control flow depends on values.
 
     Returns
     -------

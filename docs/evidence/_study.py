@@ -3,9 +3,10 @@
 A study is a module of this folder with
 
     TITLE, CLAIM           a heading, and the claim in the words of its owners, with the source
+    HERE                   how the study understands the claim, if that needs saying
     cells(quick, rows)     what is to be measured, given what has been; asked until all is there
     measure(**cell)        one measurement: plain numbers, the same ones each time on one machine
-    verdict(rows)          (holds | holds when ... | does not hold, one line of figures)
+    verdict(rows)          (holds | holds when ... | does not hold | not shown, and the figures)
     page(rows)             the tables, filled into the words of templates/NAME.md.in
     draw(rows, figure)     the picture, into a matplotlib figure
     check(rows)            asserts the direction of what comes out, not a lucky value
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 
 
 class Verdict(NamedTuple):
-    """What came out, in the words of the first table, and the figures for it."""
+    """What came out, in a few words for the index, and figures; "; " parts those of the page."""
 
     holds: str
     figure: str
@@ -314,9 +315,9 @@ def page(name: str, data: Row) -> str:
         title=study.TITLE,
         name=name,
         install=INSTALL,
-        claim=study.CLAIM,
+        claim=" ".join([study.CLAIM, getattr(study, "HERE", "")]).strip(),
         holds=holds,
-        figure=figure,
+        figures="\n".join(f"* {each}" for each in figure.split("; ")),
         text=study.page(rows).strip(),
         count=len(rows),
         minutes=minutes,

@@ -16,10 +16,11 @@ from docs.evidence.depth import jacobian
 from idinit_ref.diagnostics import gaussian_gain
 
 TITLE = "Chains with tanh, GELU and SiLU"
-CLAIM = (
-    "Identities carry signals through plain nets of any depth ([P, S]). Theorem T13 says that GELU "
-    "and SiLU end it: the chain shrinks like 2^-L. Asked is whether that is so, whether a gain or "
-    "a skip repairs it, and how orthogonal weights of critical scale do beside identities."
+CLAIM = "Identities carry signals through plain nets of any depth [P, S]."
+HERE = (
+    "Theorem T13 says that this ends with GELU and SiLU: the chain shrinks like 2^-L. The study "
+    "asks whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
+    "critical scale compare with identities."
 )
 ACTIVATIONS: dict[str, Any] = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 WAYS = {

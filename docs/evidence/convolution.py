@@ -22,9 +22,9 @@ from idinit_ref.core.kernel import Taps
 TITLE = "How a kernel becomes a matrix"
 CLAIM = (
     "An identical convolution, which places the identity at one tap, degrades; flattening space "
-    "and channels together repairs it ([P]). The texts leave the order of the columns open: here "
-    "the claim is asked of four orders, and which of them should be the default."
+    "and channels together repairs it [P]."
 )
+HERE = "The texts leave the order of the columns open, so the claim is tested for four orders."
 FUSED = ("outward", "diagonal", "channel_major", "spatial_major")
 ORDERS = ("outward", "diagonal", "center", "channel_major", "spatial_major")
 STARTS = ("default", *ORDERS)
@@ -212,7 +212,7 @@ def _label(place: tuple[str, int]) -> str:
 
 
 def _default(rows: list[Row]) -> str:
-    """Return the better of outward and diagonal: by counts and means, or else the simpler one."""
+    """Return which of outward and diagonal the rule prefers: by counts and means, or outward."""
     won, lost = (len(_ahead(rows, *pair)) for pair in (FUSED[:2], FUSED[1::-1]))
     outward, diagonal = (_mean(rows, taps, _places(rows, *FUSED[:2])) for taps in FUSED[:2])
     return "diagonal" if lost > won and diagonal > outward else "outward"
@@ -242,20 +242,13 @@ def verdict(rows: list[Row]) -> Verdict:
         f"{taps} in {won} and {lost} of {size} nets" for taps, (won, lost, size) in counts.items()
     )
     won, lost = (_ahead(rows, *pair) for pair in (FUSED[:2], FUSED[1::-1]))
-    figure += (
-        f"; outward is ahead of diagonal in {len(won)} and behind in {len(lost)}: "
-        f"the default should be {_default(rows)}, and diagonal {_fate(rows)}"
-    )
+    figure += f"; outward is ahead of diagonal in {len(won)} nets and behind in {len(lost)}"
     good = [taps for taps, (won, lost, size) in counts.items() if won > size / 2 and not lost]
     if len(good) == len(FUSED):
         return Verdict("holds", figure)
     if good:
         return Verdict(f"holds when the order is {' or '.join(good)}", figure)
     return Verdict("does not hold", figure)
-
-
-def _fate(rows: list[Row]) -> str:
-    return "stays" if _stays(rows) else "goes"
 
 
 def _missing(rows: list[Row]) -> str:
@@ -387,42 +380,29 @@ def _decision(rows: list[Row], say: Any) -> str:
         for first in (0, 1)
     ]
     spreads = [_study.mean(map(statistics.stdev, runs[start::2])) for start in (0, 1)]
-    against = (
-        ""
-        if _has() == _default(rows)
-        else ", against this study; [choices](../choices.md) says why"
-    )
-    others = [
+    others = "\n".join(
         f"* diagonal than {other} in: {say(_ahead(rows, 'diagonal', other))}."
         for other in STARTS
         if other not in FUSED[:2]
-    ]
-    lines = "\n".join(others)
-    return f"""## Outward or diagonal
-
-Better by more than two standard errors of the difference of the means:
-
-* outward than diagonal in: {say(won)}.
-* diagonal than outward in: {say(lost)}.
-{lines}
-
-The mean score over the {len(both)} nets that have both is {means[0]:.3f} for outward and
-{means[1]:.3f} for diagonal; their difference has a standard error of {error:.3f}. The standard
-deviation over seeds, as a mean over these nets, is {spreads[0]:.3f} and {spreads[1]:.3f}.
-
-A rule, set before the scores were read: diagonal is the better default if it is ahead in more nets
-than it is behind, and has the higher mean; else outward is.
-**The default should be {_default(rows)}**, {by}.
-The package has {_has()}{against}.
-
-diagonal stays an option only if it is ahead of outward in a net: it is so in {len(lost)} of
-{len(both)}, where chance alone would give about {len(both) / 24:.1f}. **It {_fate(rows)}.**
-
-A second look, chosen after the scores were read, since two standard errors hide what a single bad
-seed does: every seed of outward is above every seed of diagonal in {say(above[0])}; of diagonal
-above outward in {say(above[1])}. The lowest of the seeds, as a mean over these nets, is
-{lowest[0]:.3f} for outward and {lowest[1]:.3f} for diagonal.
-"""
+    )
+    return filled(
+        "convolution_order",
+        won=say(won),
+        lost=say(lost),
+        others=others,
+        nets=len(both),
+        means=means,
+        error=error,
+        spreads=spreads,
+        better=_default(rows),
+        by=by,
+        default=_has(),
+        ahead=len(lost),
+        chance=len(both) / 24,
+        fate="it stays" if _stays(rows) else "it goes",
+        above=[say(places) for places in above],
+        lowest=lowest,
+    )
 
 
 def _has() -> str:

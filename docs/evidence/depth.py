@@ -227,7 +227,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     other = {a: _others(rows, a, deepest) for a in acts}
     figure = "; ".join(
         f"{a}, {deepest:,} layers: accuracy {_score(rows, a, deepest, 'idinit'):.2f}, the best "
-        f"other ({other[a][1]}) {other[a][0]:.2f}; chi from {chis[a][0]:.2g} at {depths[0]} layers "
+        f"other ({other[a][1]}) {other[a][0]:.2f}, chi from {chis[a][0]:.2g} at {depths[0]} layers "
         f"to {chis[a][-1]:.2g}, {near[a]:.0%} of singular values near 1 at least"
         for a in acts
     )
@@ -238,11 +238,9 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         return Verdict(f"holds when nets are not too deep: {words} learn", figure)
     if all(0.9 < min(chis[a]) <= max(chis[a]) < 1.1 and near[a] > 0.9 for a in acts):
         return Verdict("holds", figure)
-    words = "holds when nets of any depth are to train; isometry itself does not hold"
-    steady = [a for a in acts if min(chis[a]) > 0.9 * max(chis[a]) > 0.1]
-    if steady:
-        words += f", though with {' and '.join(steady)} chi is the same at all depths"
-    return Verdict(words, figure)
+    if steady := [a for a in acts if min(chis[a]) > 0.9 * max(chis[a]) > 0.1]:
+        figure += f"; with {' and '.join(steady)} chi is the same at all depths"
+    return Verdict("holds for training; isometry itself does not hold", figure)
 
 
 def _chi(found: Sequence[Row]) -> str:

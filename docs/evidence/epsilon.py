@@ -118,9 +118,8 @@ def verdict(rows: list[Row]) -> Verdict:
     if len(alive) == len(right) == len(kinds):
         return Verdict("holds", figure)
     if alive:
-        words = f"holds for gradients, which revive in {len(alive)} of {len(kinds)} nets"
-        words += f"; accuracy is better in {len(right)}"
-        return Verdict(f"{words}; in an MLP wider inside, eps tells copies apart (T11)", figure)
+        words = f"holds for gradients in {len(alive)} of {len(kinds)} nets"
+        return Verdict(f"{words}; accuracy is better in {len(right)}", figure)
     return Verdict("does not hold", figure)
 
 

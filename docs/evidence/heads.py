@@ -13,10 +13,11 @@ from docs.evidence import _decoder, _study
 from docs.evidence._study import Effect, Row, Verdict, effect, judged, mean, pick, spread, table
 
 TITLE = "Heads, and norms at the end of a branch"
-CLAIM = (
-    "The options of `init_`: a head is IDI (transit) unless told otherwise, and a norm that ends a "
-    "branch is kept, though it divides by the size of what IDIZ makes. Asked is what the other "
-    "values of these options do to the loss."
+CLAIM = "For heads, and for norms that end a branch, the defaults of `init_` are the best values."
+HERE = (
+    "By default a head is IDI (transit), and a norm that ends a branch keeps its scale, though it "
+    "divides by the size of what IDIZ makes. The study asks what the other values of these options "
+    "do to the loss."
 )
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH, STEPS = 64, 4, 2, 32, 8, 200
 RATES, TUNE, SEEDS = (1e-3, 3e-3, 1e-2, 3e-2), (100,), (0, 1, 2)
@@ -90,7 +91,8 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         name for name, e in found.items() if e.shown and e.value < 0 and "default" not in name
     ]
     if better:
-        return Verdict(f"does not hold: better is {' and '.join(better)}", figure)
+        words = " and ".join(name.replace("instead of", "beats") for name in better)
+        return Verdict(f"does not hold: {words}", figure)
     options = [e for name, e in found.items() if "default" not in name]
     if all(e.shown for e in options):
         return Verdict("holds", figure)

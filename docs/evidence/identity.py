@@ -18,8 +18,9 @@ TITLE = "Identity inside, or zero at the end?"
 CLAIM = (
     "Identity-like weights inside a residual branch, with IDIZ at its end, are what makes IDInit "
     "train better than random weights or than branches of exactly zero ([P] claims the two "
-    "together). Here each is changed on its own."
+    "together)."
 )
+HERE = "Here each is changed on its own."
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH, STEPS = 64, 4, 2, 32, 8, 200
 IMAGES = {"width": 32, "blocks": 2, "batch": 16, "steps": 60, "noise": 0.5}
 RATES = {"transformer": (1e-3, 3e-3, 1e-2, 3e-2), "resnet": (3e-4, 1e-3, 3e-3)}
@@ -241,7 +242,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         inside, end, other, *_ = effects(rows, net).values()
         parts.append((said(inside), said(end), said(other)))
         words.append(
-            f"{net}, change of the loss: orthogonal inside {inside}; "
+            f"{net}, change of the loss: orthogonal inside {inside}, "
             f"0 at the end {end} (IDI inside) and {other} (orthogonal inside)"
         )
     identity = {part[0] for part in parts}

@@ -14,8 +14,11 @@ from docs.evidence._study import Row, Verdict, judged, mean, table
 TITLE = "One to four negative eigenvalues"
 CLAIM = (
     "Full-batch gradient descent that begins at the identity fails for targets with negative "
-    "eigenvalues (Bartlett et al. 2018). Asked is whether it does so for every number of them, and "
-    "whether noise on the identity changes it: an odd number asks for a negative determinant."
+    "eigenvalues (Bartlett et al. 2018)."
+)
+HERE = (
+    "The study asks whether it fails for every number of them, and whether noise on the identity "
+    "changes that: an odd number needs a negative determinant."
 )
 COUNTS, NOISES = (1, 2, 3, 4), (0.0, 1e-3, 1e-2)
 RATES, TUNE, SEEDS = (0.03, 0.1, 0.3), (100, 101), (0, 1, 2, 3, 4)

@@ -15,10 +15,10 @@ from docs.evidence._study import Row, Verdict, judged, mean, need, pick, spread,
 from idinit_ref.diagnostics import rank_of_change
 
 TITLE = "The rank of what training changes"
-CLAIM = (
-    "Padding with identities breaks the rank limit of zero padding: with the input of size D0, and "
-    "hidden layers of size Dh > D0, the middle weight minus its initial value can exceed the rank "
-    "D0 [P, Theorem 3.1]; with zeros it cannot [ZerO, Zhao et al. 2022]."
+CLAIM = "Padding with identities breaks the rank limit of zero padding [P, Theorem 3.1]."
+HERE = (
+    "With inputs of size D0 and hidden layers of size Dh > D0, the middle weight minus its initial "
+    "value can exceed the rank D0; with zeros it cannot [ZerO, Zhao et al. 2022]."
 )
 INPUTS, WIDTH, CLASSES = 64, 256, 10
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -178,11 +178,10 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     if plain > 0.8 * random:
         return Verdict("holds", figure)
     if min(fold, loose) > 2 * INPUTS:
-        little = "; if nothing does, it does not hold"
         if plain > INPUTS:
-            little = f"; if nothing does, the outputs add their number, {CLASSES}, to D0 at most"
-        words = f"holds when something tells the copies of an input apart{little}"
-        return Verdict(words, figure)
+            figure += "; where nothing tells the copies of an input apart, the outputs add at most "
+            figure += f"their number, {CLASSES}, to D0"
+        return Verdict("holds when something tells the copies of an input apart", figure)
     return Verdict("does not hold", figure)
 
 

@@ -15,9 +15,9 @@ from docs.evidence._study import Row, Verdict, mean, pick, table
 TITLE = "How real models begin"
 CLAIM = (
     "IDInit starts any architecture well: signals keep their size through depth, residual branches "
-    "begin as nothing, and gradients reach every parameter ([P]: universal). Here: the audit of "
-    "twelve architectures at small sizes."
+    "begin as nothing, and gradients reach every parameter ([P]: universal)."
 )
+HERE = "Here: the audit of twelve architectures at small sizes."
 STARTS = {
     "default": "what the model's own code draws",
     "init_": "`irt.init_(model, inputs)`",

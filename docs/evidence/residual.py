@@ -10,10 +10,10 @@ from docs.evidence import _baselines, _nets, _study, _training
 from docs.evidence._data import filled
 
 TITLE = "Do Xavier and Kaiming fail residual nets without normalisation?"
-CLAIM = (
-    "Xavier and Kaiming fail residual nets without normalisation; IDInit trains them. "
-    "The claim does not say what to fail is, nor at which depth: here a method trains a net if its "
-    "mean accuracy is 0.6 at least, and fails if it is under 0.3 (chance is 0.1)."
+CLAIM = "Xavier and Kaiming fail residual nets without normalisation; IDInit trains them."
+HERE = (
+    "The claim does not say what failing is, nor at which depth. Here a method trains a net if its "
+    "mean accuracy is at least 0.6, and fails if it is under 0.3 (chance is 0.1)."
 )
 
 METHODS = [
@@ -150,10 +150,10 @@ def verdict(rows: list[_study.Row]) -> _study.Verdict:
         at = ", ".join(map(str, good))
         seeds = len(_scores(rows, "idinit", good[0]))
         train = ", ".join(str(counts[blocks]) for blocks in good)
-        figure += f" ({train} of {seeds} seeds of IDInit train there)"
+        figure += f"; at {at} blocks {train} of {seeds} seeds of IDInit train"
         chances = {b: _chance(rows, b) for b in good}
         shown = ", ".join(f"{chance:.2f}" for chance in chances.values())
-        figure += f"; p that IDInit's mean is {TRAINS} or less: {shown}"
+        figure += f", and the p-value of a mean of {TRAINS} or less is {shown}"
         word = "holds" if max(chances.values()) < 0.05 else "marginal: holds"
         return _study.Verdict(
             f"{word} when the net has {at} blocks (of {', '.join(map(str, depths))})", figure

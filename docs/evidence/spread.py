@@ -13,10 +13,10 @@ from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, mean, pick, swept, table
 
 TITLE = "Does determinism lower the variance between runs?"
-CLAIM = (
-    "A start without random numbers lowers the variance between runs. Here: the standard deviation "
-    "over seeds of the final accuracy and loss, where a seed draws the weights and the order of "
-    "the batches, or only one of them."
+CLAIM = "A start without random numbers lowers the variance between runs."
+HERE = (
+    "Here: the standard deviation over seeds of the final accuracy and loss. A seed draws the "
+    "weights and the order of the batches, or only one of them."
 )
 METHODS = {False: ("xavier", "fixup", "skipinit", "rezero", "idinit"),
            True: ("xavier", "kaiming", "orthogonal", "zero_gamma", "idinit")}  # fmt: skip
@@ -113,7 +113,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     if len(more) == len(_others(rows)):
         return Verdict("holds", figure)
     if more and not less and 2 * len(more) < len(_others(rows)):
-        return Verdict(f"not shown, but where the other start is {'; '.join(more)}", figure)
+        return Verdict(f"not shown, except beside {'; '.join(more)}", figure)
     if more and not less:
         means = ", ".join(
             f"{_label(*start)} {mean(_values(rows, start, 'both', 'accuracy')):.2f}"

@@ -14,11 +14,12 @@ from docs.evidence._study import Row, Verdict, effect, judged, mean, pick, sprea
 from docs.evidence.identity import orthogonal
 
 TITLE = "How copies are told apart"
-CLAIM = (
-    "IDI makes a wide hidden layer of copies. The last weight, IDIZ in the form of a pair ([P]), "
-    "tells most of them apart (T11), noise on IDI tells all apart ([P], Sec. 3.1.1, loosened), and "
-    "so does the form that is called shifted here. Asked is which way gives the lower loss, at the "
-    "same cost, and how many units differ through training."
+CLAIM = "To tell the copies in a wide hidden layer apart, another way is better than IDIZ's pair."
+HERE = (
+    "IDI makes a wide hidden layer of copies. The last weight, IDIZ in the form of a pair [P], "
+    "tells most of them apart (T11). Noise on IDI tells all apart ([P], Sec. 3.1.1, loosened), and "
+    "so does the form that is called shifted here. The study asks which way gives the lower loss "
+    "at the same cost, and how many units differ through training."
 )
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH, STEPS = 64, 4, 2, 32, 8, 200
 RATES = {"AdamW": (1e-3, 3e-3, 1e-2, 3e-2), "SGD": (0.1, 0.3, 1.0)}

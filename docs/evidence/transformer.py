@@ -24,10 +24,11 @@ from docs.evidence._decoder import (
 )
 
 TITLE = "Do transformers converge faster?"
-CLAIM = (
-    "Transformers converge faster with IDInit. The claim does not say how much, than "
-    "which other start, or at which learning rate: here it is the loss at equal steps, and the "
-    "steps to the loss that GPT-2's default ends with, each method at its best rate."
+CLAIM = "Transformers converge faster with IDInit."
+HERE = (
+    "The claim does not say how much faster, than which other start, or at which learning rate. "
+    "Here it is the loss at equal steps, and the steps to the loss that GPT-2's default ends with, "
+    "each method at its best rate."
 )
 
 WIDTH, HEADS, CONTEXT, BATCH, BASE = 64, 4, 64, 8, 32
@@ -249,21 +250,22 @@ def verdict(rows: Sequence[_study.Row]) -> _study.Verdict:
         how = stood[place][best]
         words.append(
             f"{named(*place)}: {final(found['idinit']):.2f}, {how} the best other ({best}, "
-            f"{final(found[best]):.2f}); the default has {final(found['gpt2']):.2f}"
+            f"{final(found[best]):.2f}), and the default has {final(found['gpt2']):.2f}"
         )
     met = {m: [against[m] for against in stood.values() if m in against] for m in METHODS}
     beaten = [m for m, how in met.items() if set(how) == {"ahead of"}]
     if all(set(against.values()) == {"ahead of"} for against in stood.values()):
         holds = "holds"
     elif beaten:
-        holds = f"holds when the other start is {' or '.join(beaten)}, at width {WIDTH}"
+        holds = f"holds when the other start is {' or '.join(beaten)}"
     else:
         holds = "does not hold"
     behind = {m: how.count("behind") for m, how in met.items() if "behind" in how}
     if behind:
-        names = ", ".join(f"{m} in {times}" for m, times in behind.items())
+        most = sorted(behind, key=lambda m: -behind[m])
+        names = ", ".join(f"{m} in {behind[m]}" for m in most)
         holds += f"; behind {names} of {len(stood)} set-ups"
-    return _study.Verdict(holds, f"final loss {'; '.join(words)}")
+    return _study.Verdict(holds, f"final loss at width {WIDTH}, {'; '.join(words)}")
 
 
 def page(rows: Sequence[_study.Row]) -> str:

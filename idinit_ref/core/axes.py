@@ -134,7 +134,7 @@ def letters_of(shape: Sequence[int], axes: Mapping[str, tuple[int, ...]]) -> str
 
 
 def is_square(kernel: Sequence[int]) -> bool:
-    """Whether two or three axes are so surely a kernel's that a call by hand need not say so.
+    """Whether two or three axes must be a kernel's, so that a call by hand need not name them.
 
     >>> is_square((3, 3)), is_square((3, 5)), is_square((4, 4)), is_square((3,))
     (True, False, False, False)
@@ -143,15 +143,15 @@ def is_square(kernel: Sequence[int]) -> bool:
 
 
 def bias(shape: Sequence[int]) -> ShapeError:
-    """Return the error for a bias of several axes, which a matrix would fit."""
-    should = "it should be that of a weight, and here it is a bias's"
+    """Return the error for a bias with several axes, which looks like a matrix."""
+    should = "it should be the shape of a weight, not of a bias"
     return ShapeError(message("shape", tuple(shape), should, "leave its initialiser out: zeros"))
 
 
 def is_kernel(options: Mapping[str, Any], layer: object) -> bool:
-    """Whether options have a meaning for convolutions alone.
+    """Whether some option only has a meaning for convolutions.
 
-    An order of taps has none for matrices, but may be given to all layers of a model.
+    An order of taps has none for matrices, but a model may pass it to all of its layers.
 
     >>> usual = {"groups": 1, "transposed": False, "stride": None, "tap": None, "taps": "outward"}
     >>> is_kernel(usual, None), is_kernel(usual | {"groups": 2}, None)
@@ -163,7 +163,7 @@ def is_kernel(options: Mapping[str, Any], layer: object) -> bool:
 
 
 def unknown(shape: Sequence[int], asker: str, numbered: str) -> LayoutError:
-    """Return the error for a weight of which nobody says what its axes are."""
+    """Return the error for a weight whose axes are unknown."""
     ndim = len(shape)
     samples = {3: ("IOO", "OOI", "BIO", "WIO"), 4: ("BIOO", "BOOI", "HWIO")}.get(ndim, ())
     layouts = ", ".join(f"layout={letters!r}" for letters in samples) or "layout=..."
@@ -171,8 +171,8 @@ def unknown(shape: Sequence[int], asker: str, numbered: str) -> LayoutError:
         message(
             "layout",
             None,
-            f"of shape {tuple(shape)}, for {asker}, it should say what the {ndim} axes are: they "
-            "may be a convolution's, a stack's or heads",
+            f"for shape {tuple(shape)} of {asker} it should name the {ndim} axes: they may belong "
+            "to a convolution, a stack or heads",
             f"give the initialiser {layouts} (axes of one letter count as one), or {numbered}; or "
             "set the built layer with idi_layer_ or idiz_layer_",
         )

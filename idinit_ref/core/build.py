@@ -1,9 +1,9 @@
-"""Entries into an array of any namespace. Nothing here knows what it writes.
+"""Writes entries into an array of any namespace, whatever they mean.
 
-Three ways in, one result. Arrays that can be written to (NumPy, PyTorch, CuPy, array-api-strict)
-are filled with zeros and then written in strided slices, with no temporary at all. Under a JAX
-trace the array is a broadcast comparison, which XLA fuses. Other immutable arrays are written in
-NumPy and moved (JAX), or made chunk by chunk when asked for (dask).
+There are three ways, with one result. Arrays that can be written to (NumPy, PyTorch, CuPy,
+array-api-strict) are filled with zeros and then written in strided slices, without temporaries.
+Under a JAX trace the array is a broadcast comparison, which XLA fuses. Other immutable arrays are
+written in NumPy and moved (JAX), or made chunk by chunk on demand (dask).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Match(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where a weight is to be: namespace, dtype with its format, device, and how to make it."""
+    """The destination of a weight: namespace, dtype and format, device, and how to make it."""
 
     xp: Any
     dtype: Any
@@ -83,7 +83,7 @@ def _namespace(xp: Any) -> Any:
 
 
 def resolve(xp: Any, dtype: Any, device: Any) -> Target:
-    """Find namespace, dtype and device by making one scalar; DTypeError for an unfit dtype."""
+    """Find namespace, dtype and device by making one scalar; DTypeError for a wrong dtype."""
     if (xp is None or xp is np) and device in (None, "cpu"):
         # NumPy itself: array_api_compat's wrapper of it takes long to import.
         known = _numpy_dtype(dtype)
@@ -94,10 +94,10 @@ def resolve(xp: Any, dtype: Any, device: Any) -> Target:
     except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
         said = str(problem).splitlines()[0]
         if device is None or (isinstance(problem, TypeError) and dtype is not None):
-            should = f"{xp.__name__} should know it, and said: {said}"
+            should = f"{xp.__name__} should accept it; it says: {said}"
             cure = "pass one of that namespace's own floating or complex dtypes"
             raise DTypeError(message("dtype", dtype, should, cure)) from problem
-        should = f"{xp.__name__} should reach it, and said: {said}"
+        should = f"{xp.__name__} should reach it; it says: {said}"
         cure = "pass a device of that namespace, or leave device out"
         raise OptionError(message("device", device, should, cure)) from problem
     if array_api_compat.is_dask_namespace(xp):
@@ -114,7 +114,7 @@ def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
         known: np.dtype[Any] = np.dtype(dtype)
         return known
     except TypeError as problem:
-        should = f"NumPy should know it, and said: {problem}"
+        should = f"NumPy should accept it; it says: {problem}"
         cure = "pass a NumPy or ml_dtypes dtype, or name the framework's namespace with xp="
         raise DTypeError(message("dtype", dtype, should, cure)) from problem
 

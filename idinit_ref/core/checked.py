@@ -15,7 +15,7 @@ from .pattern import Form, Role, Wide
 
 __all__ = ["checked"]
 
-_OPTIONS: dict[str, dict[str, object]] = {  # of one role alone, and what they are left out
+_OPTIONS: dict[str, dict[str, object]] = {  # of one role, with their defaults
     "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
     "zero": {"eps": 1e-6, "form": "pair"},
 }
@@ -24,7 +24,7 @@ _WORDS = {"role": Role, "wide": Wide, "form": Form, "taps": Taps, "loosen_at": L
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a plan as it holds them, or raise for the first that does not fit."""
+    """Return the validated fields of a plan, or raise for the first that does not fit."""
     shape = sizes("shape", given["shape"], ShapeError)
     for name, words in _WORDS.items():
         choice(name, given[name], get_args(words))

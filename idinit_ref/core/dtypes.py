@@ -77,7 +77,7 @@ def format_of(dtype: object) -> Format:
     """
     try:
         return _known(dtype)
-    except TypeError:  # of what has no hash, or is no such dtype: raised here
+    except TypeError:  # unhashable, or no such dtype: raised here
         return _find(dtype)
 
 

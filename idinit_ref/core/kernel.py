@@ -26,7 +26,7 @@ __all__ = [
 
 Taps = Literal["outward", "diagonal", "center", "channel_major", "spatial_major"]
 Phase = tuple[tuple[int, ...], ...]
-"""Taps that hold the columns of one matrix, the first of them first."""
+"""The taps that hold the columns of one matrix, in the order of the columns."""
 
 _MOST = 2**20  # taps that are listed
 
@@ -39,8 +39,8 @@ def identity_tap(
 ) -> tuple[int, ...]:
     """Return the tap through which a convolution passes its input unshifted (section 3).
 
-    It is the left padding divided by the dilation, on each axis; the nearest tap of the kernel
-    where that is none (of two, the first).
+    On each axis it is the left padding divided by the dilation. If that is not a tap of the kernel,
+    it is the nearest one (of two, the first).
 
     >>> identity_tap((2, 1), (2, 1), (3, 3))
     (1, 1)
@@ -60,7 +60,7 @@ def phases(
 ) -> tuple[Phase, ...]:
     """Return the taps of every phase of a kernel, in the order of their columns.
 
-    Without a stride there is one phase, the whole kernel. The corner orders know no phases. Phases
+    Without a stride there is one phase, the whole kernel. The corner orders have no phases. Phases
     without taps are left out.
 
     >>> phases((4,), "outward", (1,), None)

@@ -1,7 +1,7 @@
 """Where a term has its entries: the points of a lattice, as a few straight lines.
 
-A term is a congruence inside a rectangle (`idinit_ref.core.pattern`). What lies in any part of a
-matrix is found by integer arithmetic alone, at a cost that does not depend on the matrix.
+A term is a congruence inside a rectangle (`idinit_ref.core.pattern`). Integer arithmetic finds the
+entries in any part of a matrix, at a cost that does not depend on the matrix.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def keys(term: Term, xp: Any, row: Any, column: Any) -> tuple[Any, Any]:
 
 
 def remainder(xp: Any, number: Any, among: range, period: int) -> Any:
-    """Return integers modulo a period, right for those of a range; divisions are dear."""
+    """Return integers of a range modulo a period, without a slow division where possible."""
     if among.start >= 0 and among.stop <= period:
         return number
     if among.start >= 0 and among.stop <= 2 * period:

@@ -1,7 +1,7 @@
 """The axes of a stored weight, and its matrices: sections 3 and 4 of the specification.
 
-Axis order is known here, and the order of taps in `kernel`. A weight is a stack of alike matrices
-(batch axes, groups) and of differing ones (blocks); `sheets` says where their entries lie.
+This module knows the axis order; `kernel` knows the order of taps. A weight is a stack of equal
+matrices (batch axes, groups) and of different ones (blocks). `sheets` says where their entries lie.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 Box = tuple[range, ...]
-"""The part of a weight that is asked for: a range of step 1 for each axis."""
+"""A part of a weight: a range of step 1 for each axis."""
 
 DEFAULT_LAYOUTS = {2: "OI", 3: "OIW", 4: "OIHW", 5: "OIDHW"}
 SPATIAL = "DHW"
 
 
 class Piece(NamedTuple):
-    """`copies` alike matrices of m rows that follow one another along the O axis."""
+    """`copies` equal matrices of m rows, one after the other along the O axis."""
 
     start: int
     m: int
@@ -44,7 +44,7 @@ class Piece(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A part of one or several alike segments: [start, stop) inside each of them."""
+    """A part of one or several equal segments: [start, stop) inside each of them."""
 
     first: int
     copies: int
@@ -76,7 +76,7 @@ def merge_axes(shape: Sequence[int], letters: str) -> tuple[tuple[int, ...], str
 
 
 def split_axes(xp: Any, array: Any, shape: Sequence[int], letters: str) -> Any:
-    """Give an array of a merged shape its own shape back, with every axis in its place.
+    """Undo `merge_axes` on an array: restore its shape, with every axis in its place.
 
     >>> from array_api_compat import numpy as np
     >>> split_axes(np, np.arange(8).reshape(4, 2), (2, 2, 2), "OIO").tolist()
@@ -107,7 +107,7 @@ def cut(start: int, stop: int, size: int) -> Iterator[Cut]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of one weight, and how its matrices are cut out of it.
+    """The axes of one weight, and its matrices.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class Layout:
     transposed
         With groups: I holds all inputs, and O the outputs per group.
     blocks
-        Sizes that cut the O axis into matrices of their own, or None.
+        Sizes that cut the O axis into separate matrices, or None.
     taps
         How a kernel becomes a matrix (section 3).
     tap
@@ -171,7 +171,7 @@ class Layout:
             )
         twice = [c for c, count in Counter(letters).items() if count > 1]
         if twice:
-            raise wrong(f"the letter {twice[0]!r} stands in it twice", "name every axis once")
+            raise wrong(f"the letter {twice[0]!r} appears twice", "name every axis once")
         for need, meaning in (("O", "outputs"), ("I", "inputs")):
             if need not in letters:
                 raise wrong(
@@ -311,6 +311,6 @@ class Layout:
 
     @cached_property
     def copies(self) -> int:
-        """How often every piece is there again: batch copies, and groups along the I axis."""
+        """The number of copies of every piece: batch copies, and groups along the I axis."""
         batch = prod(self.shape[axis] for axis in self.batch_axes)
         return batch * (self.groups if self.transposed else 1)

@@ -17,9 +17,10 @@ from .sheets import Sheet, Strip, sheets
 __all__ = ["LoosenAt", "Noise", "standard_normal"]
 
 LoosenAt = Literal["all", "entries"]
-_PART = 2**20  # of a row's noise that is drawn at once to be left out
+_PART = 2**20  # draws that are skipped at once
 
-_resting: dict[tuple[int, int], tuple[np.random.Generator, int]] = {}  # of one long row, where
+# The generator of one long row, and its position.
+_resting: dict[tuple[int, int], tuple[np.random.Generator, int]] = {}
 
 
 def standard_normal(
@@ -27,11 +28,11 @@ def standard_normal(
 ) -> NDArray[np.float64]:
     """Return row ``row`` of the standard normal noise (spec section 5, loosening), or a part of it.
 
-    Written as ``Philox(key=[seed, row])`` NumPy would make a float of a seed from 2**63 on and
-    lose its last bits, so such seeds are refused: all who write it either way agree.
+    With ``Philox(key=[seed, row])`` NumPy would turn a seed from 2**63 on into a float and lose its
+    last bits. Such seeds are refused, so that all ways of writing the key agree.
 
-    The draws cannot be entered in the middle. So a part that begins where the last one has ended
-    goes on from there, and memory is that of the part.
+    The draws cannot start in the middle. A part that begins where the last one ended continues from
+    there, so memory is that of the part.
     """
     stop = n if stop is None else stop
     generator, at = _resting.pop((seed, row), (None, 0))  # atomic: no two threads have the same
@@ -85,7 +86,7 @@ def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:
 
 
 class Noise(NamedTuple):
-    """N(0, s^2) beside the entries of IDI: its size, where it goes, and its seed."""
+    """The noise N(0, s^2) on IDI: its size, its place and its seed."""
 
     size: float
     at: LoosenAt

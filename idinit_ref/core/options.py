@@ -1,4 +1,4 @@
-"""One option at a time: what is accepted, and what is said of anything else."""
+"""Validation of single options, and the errors for wrong values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INT = frozenset({int})
 
 
 def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Box:
-    """Return the part of a shape that an index means, all of it for None; or raise."""
+    """Return the part of a shape that an index selects, all of it for None; or raise."""
     if index is None:
         return tuple(map(range, shape))
     cure = "write slice(i, i + 1) for one place, slice(None) for a whole axis"
@@ -41,7 +41,7 @@ def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Box:
 
 
 def is_plain(numbers: Sequence[int] | None) -> bool:
-    """Whether equal ones are the same: True and 2.0 are no sizes, though equal to 1 and 2."""
+    """Whether sizes can be cached: True and 2.0 are no sizes, though equal to 1 and 2."""
     return numbers is None or (type(numbers) is tuple and _INT.issuperset(map(type, numbers)))
 
 
@@ -62,12 +62,13 @@ def choice(name: str, value: object, options: Sequence[str]) -> None:
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    """Return an integer of a range; a bool or a float is none."""
+    """Return an integer within a range; refuse bools and floats."""
     try:
-        number = operator.index(cast("Any", value))
+        boolean = isinstance(value, (bool, np.bool_))  # index() of the latter warns in NumPy 1
+        number = None if boolean else operator.index(cast("Any", value))
     except TypeError:
         number = None
-    if number is None or isinstance(value, (bool, np.bool_)):
+    if number is None:
         raise OptionTypeError(
             message(name, value, "it should be an integer", "write a whole number")
         )
@@ -86,7 +87,7 @@ def sizes(
     cure: str = "write its true length",
     low: int | None = 0,
 ) -> tuple[int, ...]:
-    """Return integers from `low` on as a tuple; bool and float are no sizes."""
+    """Return integers of at least `low` as a tuple; refuse bools and floats."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         should = "it should be a tuple of integers"
         cure = f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple"

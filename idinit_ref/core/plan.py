@@ -1,4 +1,4 @@
-"""One weight, decided: all of it validated, then asked of pattern, layout and build."""
+"""One weight: its validated options, and what pattern, layout and build make of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .places import matches, runs
 
 __all__ = ["Plan", "strips"]
 
-_FEW = 64  # slices that are remembered for a plan
+_FEW = 64  # slices that are cached for a plan
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One weight, decided but not yet made: pure integers, cheap at any size, hashable.
+    """The complete description of one weight: hashable, and cheap at any size.
 
     Made by :func:`plan`, which supplies the defaults. Building it twice, on any device, in any
     namespace, whole or in blocks, gives the same bits (spec section 5).
@@ -45,7 +45,7 @@ loosen, loosen_at, seed
     Raises
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
-        If anything does not fit; nothing is made then.
+        If anything does not fit.
 
     Examples
     --------
@@ -83,12 +83,12 @@ loosen, loosen_at, seed
         object.__setattr__(self, "axes", Layout(self.shape, self.layout, *axes))
 
     def options(self) -> dict[str, Any]:
-        """Return what `plan` needs besides the shape to make it again: what is not the default.
+        """Return the options with which `plan` makes this plan again, besides the shape.
 
         Returns
         -------
         dict
-            The role and the layout, always, and all other options that are not the default.
+            The role and the layout, and all other options that are not the default.
 
         Examples
         --------
@@ -106,9 +106,9 @@ loosen, loosen_at, seed
 
     @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
-        """The matrices (m, n, copies) that the weight is made of, in the order of its outputs.
+        """The matrices (m, n, copies) of the weight, in the order of its outputs.
 
-        With a stride each phase of a kernel is one.
+        With a stride, each phase of a kernel is a matrix of its own.
 
         Examples
         --------
@@ -121,7 +121,7 @@ loosen, loosen_at, seed
 
     @property
     def nnz(self) -> int:
-        """How many entries are not zero (all of a matrix's when it is loosened everywhere).
+        """The number of non-zero entries; with noise in every entry, all of them.
 
         Examples
         --------
@@ -223,7 +223,7 @@ loosen, loosen_at, seed
         dtype : dtype of that namespace, optional
             Real floating or complex; the namespace's default floating dtype if left out.
         device : device of that namespace, optional
-            Where the result is to lie.
+            The device of the result.
 
         Returns
         -------
@@ -436,7 +436,7 @@ def _few_slices(
 def _slices(
     plan: Plan, box: Box, strides: Sequence[int], to: Format
 ) -> Iterator[tuple[slice, float]]:
-    """Return what is to be written of a box."""
+    """Yield the slices to write for a box."""
     return _build.slices(runs(plan.axes, plan.terms, box, strides, _rounded(plan, to)))
 
 

@@ -29,7 +29,7 @@ class Strip(NamedTuple):
 
 
 class Repeat(NamedTuple):
-    """Alike copies of a sheet: `stride` elements and `rows` rows of the whole weight apart."""
+    """Equal copies of a sheet: `stride` elements and `rows` rows of the whole weight apart."""
 
     times: int
     stride: int
@@ -37,7 +37,7 @@ class Repeat(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Rows of one m-row matrix and their alike copies, and where they lie in memory."""
+    """Rows of one m-row matrix and their equal copies, and where they lie in memory."""
 
     m: int
     rows: range
@@ -49,7 +49,7 @@ class Sheet(NamedTuple):
 
 
 def sheets(at: Layout, box: Box, strides: Sequence[int]) -> Iterator[Sheet]:
-    """Yield what lies in a box; offsets count from the box's first element, in `strides`."""
+    """Yield the sheets in a box; offsets count from the box's first element, in `strides`."""
     if any(len(span) == 0 for span in box):
         return
     o_span, i_span = box[at.o_axis], box[at.i_axis]
@@ -165,7 +165,7 @@ def column_grid(at: Layout, xp: Any, box: Box, phase: int = 0) -> Any:
 
 
 def _ranks(at: Layout, box: Box, taps: Phase) -> Any:
-    """Return the rank of every tap of a box in a phase, -1 where the phase has it not."""
+    """Return the rank of every tap of a box in a phase, -1 for a tap of another phase."""
     if not at.kernel:
         return np.zeros((1,) * len(box), int)
     table = np.full(at.kernel, -1)

@@ -34,7 +34,7 @@ def plan(
     loosen_at: LoosenAt = "all",
     seed: int = 0,
 ) -> Plan:
-    """Decide one weight, and make nothing yet.
+    """Return the plan of one weight: validated, and not yet an array.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ def plan(
     eps : float
         For ``role="zero"``; any finite non-zero real.
     wide : {"truncate", "fold_rms", "fold_mean"}
-        What IDI does where there are more columns than rows.
+        How IDI fills a matrix with more columns than rows.
     form : {"pair", "shifted"}
-        What IDIZ does where there are at least twice as many columns as rows: two entries a row,
-        or one in every column.
+        How IDIZ fills a matrix with at least twice as many columns as rows: two entries in each
+        row, or one in every column.
     layout : str, optional
-        A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
-        axis. By rank if left out: "OI", "OIW", "OIHW", "OIDHW".
+        A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch axis.
+        By default, for 2 to 5 axes: "OI", "OIW", "OIHW", "OIDHW".
     groups : int
         Groups of a convolution, each initialised on its own.
     transposed : bool
@@ -61,22 +61,22 @@ def plan(
         PyTorch's transposed convolutions and in Keras' depthwise ones.
     stride : sequence of int, optional
         The strides of a transposed convolution in the order D, H, W. Each phase of its kernel is
-        a matrix of its own. Negative where the kernel is stored flipped. With a dilation d give
-        s / gcd(s, d).
+        a matrix of its own. Write a negative stride if the kernel is stored flipped. With a
+        dilation d write s / gcd(s, d).
     blocks : sequence of int, optional
-        Sizes that cut the O axis into matrices of their own, as packed q, k, v.
+        Sizes that cut the O axis into separate matrices, as for packed q, k, v.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix. "outward": from the identity tap on, all channels of a tap
-        together. "diagonal": from there on too, each channel at its own tap. "center": the
-        identity tap alone. "channel_major" and "spatial_major": column c*K + s, or s*C + c, from
-        the first tap on.
+        How a kernel becomes a matrix. "outward": from the identity tap outwards, all channels of a
+        tap together. "diagonal": also from the identity tap, each channel at its own tap. "center":
+        only the identity tap. "channel_major" and "spatial_major": column c*K + s, or s*C + c, from
+        the first tap.
     tap : sequence of int, optional
         The identity tap in the order D, H, W: the left padding divided by the dilation;
-        (k - 1) // 2 if left out.
+        (k - 1) // 2 by default.
     loosen : float
         Standard deviation of the noise added to IDI [P, Sec. 3.1.1]; 0 for none.
     loosen_at : {"all", "entries"}
-        Whether the noise goes into whole rows, or into the entries that are not 0.
+        Add the noise to whole rows, or only to the entries that are not 0.
     seed : int
         The seed of that noise, 0 <= seed < 2**63.
 
@@ -105,7 +105,7 @@ def plan(
     if is_plain(shape) and is_plain(blocks) and is_plain(tap) and is_plain(stride):
         try:
             return _remembered(*given)
-        except TypeError:  # of what has no hash, or is an error: raised again below
+        except TypeError:  # unhashable or wrong: raised again below
             pass
     return Plan(*given)
 

@@ -101,9 +101,8 @@ def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
         optimizer.zero_grad()
         dead.append(len(without_gradient(model, x)))
         optimizer.step()
-    assert dead == sorted(dead, reverse=True)
-    assert len(set(dead)) == len(dead), dead
-    assert dead[-1] == 0, dead
+    assert len(list(model.parameters())) == 64
+    assert dead == [50, 36, 22, 8, 0]  # as docs/models.md has it
     init_(model, x, wide="fold_rms")
     model.zero_grad()
     assert without_gradient(model, x) == []

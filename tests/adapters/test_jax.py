@@ -367,7 +367,7 @@ WRONG = [
     (lambda: ij.idi(batch_axis=(0.5,)), errors.OptionTypeError, r"batch_axis = \(0.5,\)"),
     (lambda: ij.idi(layout="OI", in_axis=0), errors.OptionError, r"layout = 'OI'.*give either"),
     (lambda: ij.idi(layout="OI")(None, (2, 3, 4)), errors.LayoutError, r"layout = 'OI'.*3 axes"),
-    (lambda: ij.idi(layout="OO")(None, (2, 3)), errors.LayoutError, r"'O' stands in it twice"),
+    (lambda: ij.idi(layout="OO")(None, (2, 3)), errors.LayoutError, r"'O' appears twice"),
     (lambda: ij.idi(layout="WWIO")(None, (2, 3, 4, 4)), errors.LayoutError, r"'WWIO'.*once"),
     (lambda: ij.idi()(None, 5), errors.OptionTypeError, r"shape = 5.*tuple"),
     (lambda: ij.idi()(None, (None, 3)), errors.OptionTypeError, r"axis 0 is None"),

@@ -565,3 +565,16 @@ def test_memory_that_was_filled_can_be_resized(dtype):
     tensor = idi_(torch.empty(4, 4, dtype=dtype))
     assert tensor.untyped_storage().resizable()
     tensor.resize_(8, 8)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gain": True}, {"gain": [1.0]}, {"groups": 1.0}, {"transposed": 0}, {"seed": False}],
+    ids=str,
+)
+def test_an_option_that_equals_a_right_one_is_refused_after_it(wrong):
+    tensor = torch.full((4, 4), 7.0)
+    idi_(torch.empty(4, 4))
+    with pytest.raises(TypeError):
+        idi_(tensor, **wrong)
+    assert (tensor == 7).all()

@@ -212,7 +212,7 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine:two", "does not know what to pass for 'n'"),
         ("mine:good --expect wrong", "it should be one of 'exact', 'transit'"),
         ("mine:good --expect groups", "it takes no groups="),
-        ("mine:good --layout OO", "'O' stands in it twice"),
+        ("mine:good --layout OO", "'O' appears twice"),
         ("mine:good --conv OI", "it should have spatial letters"),
         ("mine:good --like both", "good has no parameter role"),
         ("mine:good --framework nowhere", "it should be an array namespace"),

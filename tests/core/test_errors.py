@@ -35,7 +35,7 @@ ROWS = [
     (lambda: ir.idi((4, 4), layout="OH"), errors.LayoutError, ["'OH'", "inputs", "missing"]),
     (lambda: ir.idi((4, 4), layout="WI"), errors.LayoutError, ["'WI'", "outputs", "missing"]),
     (lambda: ir.idi((4, 4), layout="oi"), errors.LayoutError, ["'oi'", "'o' is not a capital"]),
-    (lambda: ir.idi((1,) * 5, layout="OEIEI"), errors.LayoutError, ["'E' stands in it twice"]),
+    (lambda: ir.idi((1,) * 5, layout="OEIEI"), errors.LayoutError, ["'E' appears twice"]),
     (lambda: ir.idi((4, 4), layout="O1"), errors.LayoutError, ["'1'", "capital"]),
     (lambda: ir.idi((4, 4), layout=("O", "I")), errors.OptionTypeError, ["layout", "string"]),
     (
@@ -252,5 +252,5 @@ def test_of_what_a_namespace_says_the_first_line_is_enough(monkeypatch):
         raise RuntimeError("it is out of reach\nat line 1\nat line 2")
 
     monkeypatch.setattr("array_api_compat.torch.zeros", zeros)
-    with pytest.raises(errors.OptionError, match=r"said: it is out of reach; pass"):
+    with pytest.raises(errors.OptionError, match=r"says: it is out of reach; pass"):
         ir.idi((2, 2), xp=torch(), device="cpu")

@@ -95,7 +95,7 @@ def test_a_tap_outside_the_kernel():
             Layout((4, 4, 3), "OIW", 1, False, None, "center", tap)
     for tap in [(0,), (2,)]:
         assert Layout((4, 4, 3), "OIW", 1, False, None, "center", tap).center == tap
-    with pytest.raises(LayoutError, match="'I' stands in it twice"):
+    with pytest.raises(LayoutError, match="'I' appears twice"):
         Layout((2, 2, 2), "OII", 1, False, None, "center", None)
 
 

@@ -37,7 +37,7 @@ def ours(row):
          "holds when nets are not too deep: relu up to 10 layers and tanh up to 10 layers"),
         (depth, lambda r: {"log_chi": 0.0, "near": 1.0} if ours(r) else {}, "holds"),
         (depth, lambda r: {"log_chi": 0.0, "near": 0.0} if ours(r) else {},
-         "holds when nets of any depth are to train; isometry itself does not hold"),
+         "holds for training; isometry itself does not hold"),
         (residual, lambda r: {"accuracy": 0.1} if ours(r) else {}, "does not hold"),
         (residual, lambda r: {"accuracy": 0.9 + r["seed"] / 1e4} if ours(r) else {},
          "holds when the net has 128 blocks"),
@@ -48,7 +48,7 @@ def ours(row):
          "holds when the optimiser is SGD or Adam"),
         (linear, lambda r: {"loss": 1e-12}, "does not hold"),
         (rank, lambda r: {"rank": 200} if r["way"] == "zero padding" else {}, "does not hold"),
-        (spread, lambda r: {}, "not shown, but where the other start is fixup"),
+        (spread, lambda r: {}, "not shown, except beside fixup"),
         (spread, lambda r: {"accuracy": 0.9} if ours(r) else {"accuracy": 0.5 + r["seed"] % 5 / 10},
          "holds"),
         (spread, lambda r: {"accuracy": 0.9}, "not shown"),
@@ -72,7 +72,7 @@ def test_the_verdict_follows_the_data(study, change, said):
 
 @pytest.mark.parametrize(
     ("taps", "score", "said"),
-    [("outward", 0.999, "The default should be outward**"), ("diagonal", 0.0, "It goes.")],
+    [("outward", 0.999, "By this rule outward is"), ("diagonal", 0.0, "By this rule it goes")],
     ids=["outward is ahead everywhere", "diagonal is ahead nowhere"],
 )
 def test_the_default_of_kernels_follows_the_data(taps, score, said):
