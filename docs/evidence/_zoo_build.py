@@ -61,9 +61,7 @@ def classes(kind: str, config: Any) -> list[type]:
         and getattr(cls, "config_class", None) is type(config)
         and not cls.__name__.endswith("PreTrainedModel")
     ]
-    found = list(
-        dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)])
-    )
+    found = list(dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)]))
     return found[:4]
 
 
@@ -306,6 +304,8 @@ def build(kind: str) -> tuple[Any, dict[str, Any]]:
     first = ""
     for model, given, _, problem in attempts(kind):
         if given is not None:
+            if not any(p.requires_grad for p in model.parameters()):
+                raise CannotBuildError("all of its parameters are frozen")
             return model, given
         first = first or problem
     raise CannotBuildError(first or "no class takes its configuration")
