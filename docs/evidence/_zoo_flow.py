@@ -38,8 +38,8 @@ MOVES = (
     "copy",
 )  # by how names begin
 _AXES = {
-    "view", "_unsafe_view", "reshape", "transpose", "permute", "t", "expand", "unsqueeze", "squeeze",
-    "slice", "select", "split", "split_with_sizes", "unbind",
+    "view", "_unsafe_view", "reshape", "transpose", "permute", "t", "expand", "unsqueeze",
+    "squeeze", "slice", "select", "split", "split_with_sizes", "unbind",
 }  # fmt: skip
 _PRODUCTS = {"mm", "bmm", "baddbmm", "addmm"}
 _SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax"}

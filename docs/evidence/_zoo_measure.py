@@ -239,7 +239,7 @@ def _bent(
 
         with torch.no_grad():
             for by in (0, 1e-4, 2e-4):
-                tape.run(at_zero | {slot: by * values[slot]}, watch=watch)
+                tape.run(at_zero | {slot: by * values[slot]}, watch=watch, double=True)
         if any(zero == 0 < one and 1.5 < two / one < 2.5 for zero, one, two in sizes.values()):
             found.add(name)
     return found

@@ -180,8 +180,8 @@ def aggregated(*middle, shape=(8,), sums=()):
         (aggregated("norm"), "keep"),
         (aggregated("map"), "keep"),
     ],
-    ids=["at once", "adjacency", "moves and sums", "gates of experts", "ones", "summed away", "other length",
-         "positions", "a norm's shift", "behind a function"],
+    ids=["at once", "adjacency", "moves and sums", "gates of experts", "ones", "summed away",
+         "other length", "positions", "a norm's shift", "behind a function"],
 )  # fmt: skip
 def test_what_is_added_to_the_aggregated_outputs_of_one_weight_is_a_bias(graph, role):
     assert decide(graph).roles["b"] == role
