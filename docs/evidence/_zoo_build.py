@@ -126,8 +126,8 @@ def _wave(config: Any) -> torch.Tensor:
     if hasattr(config, "num_mel_bins") and hasattr(config, "max_length"):  # a spectrogram
         return torch.randn(BATCH, config.max_length, config.num_mel_bins)
     if re.search("codec|dac|mimi|vocos|higgs|vibe|pe_audio", config.model_type):
-        return torch.randn(BATCH, 1, 6400)
-    return torch.randn(BATCH, 6400)
+        return torch.randn(BATCH, 1, 5760)
+    return torch.randn(BATCH, 5760)
 
 
 def _past(config: Any) -> int:
@@ -277,6 +277,10 @@ def _mended(model: Any, given: dict[str, Any], config: Any, said: str) -> dict[s
         new["pixel_values"] = given["pixel_values"][:, None]
     elif "cannot be multiplied" in said and "input_features" in given:
         new["input_features"] = given["input_features"].mT.contiguous()
+    elif rows := re.search(r"\(\d+x(\d+) and (\d+)x\d+\)", said):
+        for key in ("hidden_states", "pixel_values"):
+            if key in given and given[key].dim() == 2 and given[key].shape[1] == int(rows[1]):
+                new[key] = torch.randn(len(given[key]), int(rows[2]))
     elif lacks := re.search(r"missing \d+ required \w+ arguments?: (.*)", said):
         names = re.findall(r"'(\w+)'", lacks[1])
         if not set(names) <= {*MAKERS}:
@@ -322,7 +326,7 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
     told: list[str] = []  # by every way, without its numbers
     for by, image, fill in ((*way, fill) for way in ways for fill in (False, True)):
         same = told.count(told[-1]) if told and told[-1] else 0
-        if (fill and not _UNFIT.search(first)) or same > 2:
+        if (fill and not _UNFIT.search(first)) or (same > 2 and by > 1):
             continue
         told.append("")
         how = f"widths / {by}, image {image}"
