@@ -384,8 +384,24 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
         "dead": newly,
         "dead_matrices": [name for name in newly if len(shapes[name]) > 1],
     }
+    if row["dead_matrices"]:
+        model, given = make()
+        irt.init_(model, given)
+        told = _explained(model, given)
+        row["explained"] = [name for name in row["dead_matrices"] if name in told]
+        row["dead_matrices"] = [name for name in row["dead_matrices"] if name not in told]
     row["alive"] = is_alive(row, len(shapes))
     return {**row, **verdict(row)}
+
+
+def _explained(model: nn.Module, given: Any) -> set[str]:
+    """Return the parameters of which an audit says what they wait for, and that it will move."""
+    import idinit_ref_torch as irt
+
+    try:
+        return {one.name for one in irt.audit(model, given).dead if one.wakes}
+    except irt_errors():  # of what runs in training alone
+        return set()
 
 
 def is_alive(row: Row, tensors: int) -> int:
