@@ -209,7 +209,6 @@ class Results(Nodes):
             return _faded(out, [s for s in signals if s.shape == shape], halves)
         return out
 
-
     def _of_parameters(
         self, name: str, values: Sequence[Value], shape: Shape | None, doing: str, word: str | Fact
     ) -> Made:
