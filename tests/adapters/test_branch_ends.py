@@ -295,7 +295,7 @@ def test_a_bias_after_an_aggregation_is_one(graph, how):
 
 
 class TorchStandardised(nn.Module):
-    """The weight less its mean, divided by its deviation, as in BiT: it vanishes with the weight."""
+    """As in BiT, the weight less its mean, by its deviation: it vanishes with the weight."""
 
     def __init__(self):
         super().__init__()
