@@ -557,7 +557,8 @@ STORED = {
     ),
     "a mask of bools": (
         lambda p, x: x @ (p["w"] * p["m"]), {**W, "m": like(D, D, dtype=jnp.bool_)}, X,
-        {"w": ("keep", {"layout": "IO", "magnitude": done("multiplied by m")}, done("multiplied by m")),
+        {"w": ("keep", {"layout": "IO", "magnitude": done("multiplied by m")},
+               done("multiplied by m")),
          "m": ("keep", {"layout": "IO"}, "bool: not a floating parameter")},
     ),
     "a choice by a mask of bools": (
