@@ -59,8 +59,8 @@ def _row(figure: Figure, plans: Sequence[tuple[str, ir.Plan]]) -> list[Axes]:
 def start(figure: Figure) -> None:
     """What a network starts with: IDI everywhere, and IDIZ at the end of each residual branch.
 
-    One symmetric logarithmic scale for tau = 1 and eps = 1e-6: the last weight of a branch holds
-    +eps and -eps in every row, so a branch adds almost nothing, and no neuron of it is dead.
+    One symmetric logarithmic scale shows tau = 1 and eps = 1e-6. The last weight of a branch holds
+    +eps and -eps in every row. So the branch adds almost nothing, and none of its neurons is dead.
     """
     figure.set_size_inches(8.2, 3.6)
     shapes = {"square, 7 x 7": (7, 7), "tall, 10 x 4": (10, 4), "wide, 4 x 10": (4, 10)}
@@ -69,12 +69,12 @@ def start(figure: Figure) -> None:
 
 
 def figure1(figure: Figure) -> None:
-    """Identity-like matrices of any shape: what the text's Figure 1 is about, drawn by Eq. 3.
+    """Identity-like matrices of any shape, as in the text's Figure 1, drawn from Eq. 3.
 
-    The figure itself could not be had, so this was not compared with it.
+    The text's figure was not available, so this one was not compared with it.
 
-    Square: tau I. Tall: identities stacked, the last one cut. Wide: by [P, Eq. 3] one identity, and
-    zeros in the columns that are left.
+    Square: tau I. Tall: stacked identities, the last one cut. Wide: by [P, Eq. 3] one identity, and
+    zeros in the other columns.
     """
     figure.set_size_inches(6.5, 3.6)
     shapes = {"square, 7 x 7": (7, 7), "tall, 10 x 4": (10, 4), "wide, 4 x 10": (4, 10)}
@@ -82,11 +82,11 @@ def figure1(figure: Figure) -> None:
 
 
 def wide(figure: Figure) -> None:
-    """IDI in three ways to treat a wide weight.
+    """Three ways to fill a wide IDI.
 
-    A square and a tall one are the same in all three. ``truncate`` leaves columns out, ``fold_rms``
-    keeps the norm of every row, ``fold_mean`` takes the mean of the inputs that share an output.
-    Rows of a fold have 3 or 2 entries: 10 = 4 + 4 + 2.
+    Square and tall weights are the same in all three. ``truncate`` leaves columns empty,
+    ``fold_rms`` keeps the norm of every row, ``fold_mean`` takes the mean of the inputs that share
+    an output. Rows of a fold have 3 or 2 entries: 10 = 4 + 4 + 2.
     """
     figure.set_size_inches(9, 2.9)
     ways = [(f'4 x 10, "{way}"', ir.plan((4, 10), wide=way)) for way in WAYS]
@@ -96,9 +96,9 @@ def wide(figure: Figure) -> None:
 def zero(figure: Figure) -> None:
     """IDIZ, the last weight of a residual branch.
 
-    Every row holds +eps and -eps and sums to 0. For m < n the second entry lies behind the first m
-    columns; for m >= n it is the next one. For n = 1 both would fall on one place: a row has one of
-    them, by turns.
+    Every row holds +eps and -eps and sums to 0. For m < n the second entry lies after the first m
+    columns; for m >= n it is the next one. For n = 1 both would fall on one place, so the rows hold
+    +eps and -eps in turn.
     """
     figure.set_size_inches(7.5, 3.6)
     shapes = {"2m < n": (4, 10), "m < n <= 2m": (6, 9), "m >= n": (10, 4), "n = 1": (10, 1)}
@@ -106,11 +106,12 @@ def zero(figure: Figure) -> None:
 
 
 def shifted(figure: Figure) -> None:
-    """IDIZ of a wide weight in its two forms.
+    """The two forms of a wide IDIZ.
 
-    ``pair`` (the default) has two entries in a row, so the columns beyond the first 2m have none.
-    ``shifted`` has one in every column: block q of m columns is turned by q places, and the signs
-    take turns. Rows sum to 0 and have the same norm in both; no two columns of a block are alike.
+    ``pair`` (the default) has two entries in each row, so the columns after the first 2m have none.
+    ``shifted`` has one in every column: block q of m columns is rotated by q places, and the signs
+    alternate. In both, rows sum to 0 and have the same norm, and no two columns of a block are
+    equal.
     """
     figure.set_size_inches(9, 1.9)
     plans = [(f'3 x {n}, "pair"', ir.plan((3, n), "zero")) for n in (12,)]
@@ -119,10 +120,10 @@ def shifted(figure: Figure) -> None:
 
 
 def loose(figure: Figure) -> None:
-    """A weight, and the same with noise: in every entry, and in the non-zeros alone.
+    """A weight without noise, with noise in every entry, and with noise in the non-zeros only.
 
     IDI of 6 outputs and 6 inputs with ``loosen=0.1``, in two decimals. With ``loosen_at="all"``
-    (the default) every entry gets noise, so copies of a hidden unit part from the first step on.
+    (the default) every entry gets noise, so copies of a hidden unit differ from the first step on.
     With ``"entries"`` the zeros stay 0. The noise is drawn by Philox from a seed, so the same seed
     gives the same noise in every framework. The scale is linear between the two marks beside 0, and
     logarithmic beyond them.
@@ -151,9 +152,10 @@ def loose(figure: Figure) -> None:
 def packed(figure: Figure) -> None:
     """Packed weights: queries, keys and values, and the gates of an LSTM.
 
-    ``blocks`` cuts the outputs into matrices, each initialised on its own; lines part them. Grouped
-    attention has 8 inputs and 8, 4 and 4 outputs here, the LSTM 6 inputs and 4 units. Without
-    ``blocks`` the identity would run on from one into the next: the second picture of each.
+    ``blocks`` cuts the outputs into matrices, each initialised separately; lines show the cuts.
+    Here grouped attention has 8 inputs and 8, 4 and 4 outputs, and the LSTM 6 inputs and 4 units.
+    Without ``blocks`` the identity would continue from one matrix into the next: the second picture
+    of each.
     """
     figure.set_size_inches(6.5, 4.1)
     axes = _row(
@@ -198,27 +200,27 @@ def _kernels(figure: Figure, role: ir.Role, outputs: int) -> None:
 def kernels(figure: Figure) -> None:
     """A kernel in the five orders of its taps.
 
-    3 x 3, of 6 outputs and 6 channels (IDI), tap by tap. ``outward`` (the default) and ``center``
-    are the identity at the middle tap: the convolution passes its inputs unshifted. ``diagonal``
-    keeps every channel, too, and gives each a tap of its own. The other two start at the first tap:
-    ``channel_major`` keeps one channel of nine, and both move the image.
+    IDI for a 3 x 3 kernel of 6 outputs and 6 channels, tap by tap. ``outward`` (the default) and
+    ``center`` are the identity at the middle tap: the convolution passes its inputs unshifted.
+    ``diagonal`` also keeps every channel, and gives each its own tap. The other two start at the
+    first tap. ``channel_major`` keeps one channel in nine, and both move the image.
     """
     _kernels(figure, "transit", 6)
 
 
 def kernels_more(figure: Figure) -> None:
-    """The same with more outputs than channels: 14 of 6.
+    """The same kernels with 14 outputs, more than the 6 channels.
 
-    ``outward`` goes on to the tap above the middle one, then to the one beside it; ``center`` holds
-    copies of the identity.
+    ``outward`` continues with the tap above the middle one, then with the one beside it. ``center``
+    holds copies of the identity.
     """
     _kernels(figure, "transit", 14)
 
 
 def kernels_zero(figure: Figure) -> None:
-    """The first of these kernels as the last weight of a residual branch (IDIZ).
+    """The kernel with 6 outputs as the last weight of a residual branch (IDIZ).
 
-    Every output has +eps and -eps, at two taps or in two channels, and its entries sum to 0.
+    Every output has +eps and -eps, at two taps or in two channels. Its entries sum to 0.
     """
     _kernels(figure, "zero", 6)
 
@@ -226,8 +228,8 @@ def kernels_zero(figure: Figure) -> None:
 def phases(figure: Figure) -> None:
     """Kernels of transposed convolutions: each phase of the taps is a kernel of its own.
 
-    4 inputs, 4 outputs, taps 0, 0 to 3, 3. With stride 2 and padding 1 every place of the image is
-    there 2 x 2 times, enlarged; without phases three of four places would be 0.
+    4 inputs, 4 outputs, taps 0, 0 to 3, 3. With stride 2 and padding 1 the layer enlarges the
+    image: every place appears 2 x 2 times. Without phases three of four places would be 0.
     """
     figure.set_size_inches(9, 3.8)
     shape, layout = (4, 4, 4, 4), "IOHW"
@@ -257,10 +259,10 @@ def _weights(start: str, depth: int, gain: float) -> Iterator[Floats]:
 def depth(figure: Figure) -> None:
     """The second moment of the activations through depth.
 
-    100 layers of width 64, Gaussian inputs, and one draw of the random weights. These have the gain
-    that suits the activation, sqrt(2) with ReLU and 1 without. IDI has tau = 1 in both: it keeps
-    the second moment exactly, once the first ReLU has taken about a half of it (theorems T2 and
-    T6). Without ReLU orthogonal weights keep it, too: one line hides the other.
+    100 layers of width 64, Gaussian inputs, and one draw of the random weights. Their gain suits
+    the activation: sqrt(2) with ReLU, 1 without. IDI has tau = 1 in both. The first ReLU takes
+    about a half of its second moment; after that IDI keeps it exactly (theorems T2 and T6). Without
+    ReLU orthogonal weights keep it, too: one line hides the other.
     """
     figure.set_size_inches(8, 3.4)
     figure.set_layout_engine("constrained")
@@ -282,10 +284,10 @@ def depth(figure: Figure) -> None:
 def spectra(figure: Figure) -> None:
     """Singular values of the Jacobian of a plain ReLU network.
 
-    Width 64, at one Gaussian input. Those that are 0, or cannot be told from it in float64, are
-    counted in the legends: a logarithmic axis has no place for them. With IDI they are 1 or 0 at
-    any depth: the first ReLU stops the negative coordinates, and no other stops any more (theorems
-    T5 and T6). Random weights (gain sqrt(2), one draw) spread them out from layer to layer.
+    Width 64, at one Gaussian input. A logarithmic axis cannot show zeros, so the legends count the
+    values that are 0 in float64. With IDI the values are 1 or 0 at any depth: the first ReLU stops
+    the negative coordinates, and the others stop none (theorems T5 and T6). Random weights (gain
+    sqrt(2), one draw) spread the values further in each layer.
     """
     figure.set_size_inches(9, 3.4)
     figure.set_layout_engine("constrained")
@@ -311,8 +313,9 @@ def spectra(figure: Figure) -> None:
 def audit(figure: Figure) -> None:
     """An audit: second moments through depth, and branches beside their skips.
 
-    A residual network of 8 blocks of width 16 in PyTorch, after `init_`; one ReLU is never on. Its
-    branch is exactly 0 (hollow), and dead; the others have the size of eps, as they should.
+    A residual network of 8 blocks of width 16 in PyTorch, after `init_`. One ReLU is never on. Its
+    branch is exactly 0 (the hollow mark), and dead. The other branches have the size of eps, as
+    they should.
     """
     import torch
     from torch import nn

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 TEMPLATES = FOLDER / "templates"
 
 # What a study says of its rows; it measures nothing.
-WORDS = {"TITLE", "CLAIM", "HERE", "verdict", "page", "draw", "check"}
+WORDS = {"TITLE", "CLAIM", "HERE", "verdict", "page", "draw", "check", "_setup", "_reading"}
 
 
 def machine() -> str:

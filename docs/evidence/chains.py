@@ -208,14 +208,14 @@ def page(rows: Sequence[Row]) -> str:
     head = ["activation", "layers", "weights", "signal", "chi", "rate x layers", "accuracy"]
     return f"""## What was done
 
-Dense layers of width {WIDTH} with biases, digits of 8 x 8, {EPOCHS} epochs of batches of {BATCH},
-SGD with momentum 0.9; a rate is given as its product with the number of layers. Every rate of
-{RATES} is tried once, with a seed and 360 digits of its own, and the best run with the
-seeds {SEEDS}, judged on 360 other digits. The head is IDI in all.
+Dense layers of width {WIDTH} with biases learn digits of 8 x 8: {EPOCHS} epochs of batches of
+{BATCH}, SGD with momentum 0.9. Rates are given as products with the number of layers. Every rate of
+{RATES} is tried once, with its own seed and its own 360 digits. The best rate runs with the seeds
+{SEEDS}, judged on 360 other digits. All heads are IDI.
 
 {table(["weights", "what they are"], WAYS.items())}
-"Signal" is the root mean square behind the last layer beside the input's, and chi the mean squared
-singular value of the Jacobian, both in float64 at the start.
+"Signal" is the root mean square after the last layer, divided by that of the input. chi is the mean
+squared singular value of the Jacobian. Both are measured in float64 at the start.
 
 {table(head, lines)}
 ## How to read it
@@ -225,13 +225,13 @@ T13: halvings of the signal per layer, in {last:,} layers of identities: {halvin
 
 {chr(10).join(beside)}
 
-A gain of 2 makes the slope 1 at 0, but what is above 0 then doubles in every layer, so it does not
-repair the chain; the line says where the signal goes. A skip does: the block begins as the identity
-whatever the activation is.
+A gain of 2 makes the slope at 0 equal to 1. But values above 0 then double in every layer, so the
+gain does not repair the chain; the line shows where the signal goes. A skip does repair it: the
+block starts as the identity, whatever the activation is.
 
-What it cannot show: the task is learnt by one layer, so depth is a burden here. Training at 1,000
-and 10,000 layers is left out ([depth](depth.md) has it for ReLU and tanh, beside orthogonal weights
-of gain 1), and so are wider nets.
+What it cannot show: one layer learns the task, so depth is a burden here. Training at 1,000 and
+10,000 layers is left out ([depth](depth.md) has it for ReLU and tanh, beside orthogonal weights of
+gain 1). Wider nets are left out, too.
 """
 
 

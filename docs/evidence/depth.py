@@ -319,15 +319,15 @@ def _reading(rows: Sequence[Row]) -> str:
         f"""\
 **ReLU.** A chain of identities is one ReLU, at any depth (theorem T6): chi is {relu[0]:.3f} at
 {_depths(rows, "start")[0]:,} layers and {relu[-1]:.3f} at {_depths(rows, "start")[-1]:,}. It is not
-1: pixels above the mean pass with a singular value of 1, the others are lost at the first layer.
-What is lost there no depth makes worse. Kaiming's chi stays near 1 on average over wide nets, but
-at width 64 a single net's falls with depth, as a product of random matrices does.""",
+1: pixels above the mean pass with a singular value of 1, and the first layer stops the others. More
+depth loses nothing more. Kaiming's chi stays near 1 on average over wide nets. But at width 64 that
+of a single net falls with depth, like any product of random matrices.""",
         f"""\
 **tanh.** Each layer shrinks what is not 0, so chi of the identity falls from {tanh[0]:.2g} to
-{tanh[-1]:.2g}, slowly at first and faster in the end: it is no isometry. chi of the orthogonal net
-of gain 1 falls alike in every decade. But the identity keeps the few pixels that are near 0, with
-singular values near 1 (up to 1,000 layers), and loses the others, where the orthogonal net mixes
-all and loses them alike.""",
+{tanh[-1]:.2g}, slowly at first and faster in the end: it is not an isometry. chi of the orthogonal
+net of gain 1 falls by the same factor in every decade. But the identity keeps the few pixels near
+0, with singular values near 1 (up to 1,000 layers), and loses the others. The orthogonal net mixes
+all pixels and loses them alike.""",
     ]
     lines, ends = [], []
     for act in ACTIVATIONS:
@@ -346,11 +346,11 @@ all and loses them alike.""",
                 f"* {act}, {depth:,} layers: IDInit ({mine:.3f}) is {stands(ours, theirs)} "
                 f"the best of the others, {name} ({best:.3f})"
             )
-    parts.append("Level is what differs by less than two standard errors:\n\n" + "\n".join(lines))
+    parts.append('"Level" is a difference of less than two standard errors:\n\n' + "\n".join(lines))
     if ends:
         most, name = max(ends)
         word = (
-            "a wider grid may do more for what learns" if most > LEARNT else "none of them learns"
+            "a wider grid may improve those that learn" if most > LEARNT else "none of them learns"
         )
         parts.append(
             f"The best rate lies at an end of the grid in {len(ends)} cases; the best of these\n"

@@ -119,25 +119,26 @@ def page(rows: Sequence[Row]) -> str:
 
 A transformer over characters: width {WIDTH}, {LAYERS} layers, an MLP of {4 * WIDTH} with GELU,
 {_decoder.VOCAB} characters, {STEPS} steps of {BATCH * CONTEXT} tokens. "Sandwich" has a layer norm
-before and after each branch, x + norm(f(norm(x))). The ways are options of `irt.init_`, "default"
-is PyTorch's own start. A rate is tried once for half the steps, with a seed and a tenth of the text
-of its own; the best is run with the seeds {SEEDS}, which draw the order of the data and all that is
-random. Effects are paired by seed, ± is an interval of 95 %.
+before and after each branch, x + norm(f(norm(x))). The ways are options of `irt.init_`; "default"
+is PyTorch's own start. Each rate is tried once for half the steps, with its own seed and its own
+tenth of the text. The best rate runs with the seeds {SEEDS}, which draw the order of the data and
+everything random. Effects are paired by seed; ± is an interval of 95 %.
 
 {table([*head, "first loss", "final loss"], lines)}
 {table(["change", "of the final loss"], changes)}
 ## How to read it
 
-A head of zeros begins at ln {_decoder.VOCAB} = {_decoder.CHANCE:.2f}, one of IDI at 1/2 more on
-average over characters (theorem T16), as its logits have the variance of the normed stream, 1; here
-few characters make up most of the text, and the first loss scatters around that.
+A head of zeros starts at the loss ln {_decoder.VOCAB} = {_decoder.CHANCE:.2f}. A head of IDI starts
+1/2 above it on average over characters (theorem T16), since its logits have the variance of the
+normed stream, 1. Here few characters make up most of the text, so the first loss scatters around
+that.
 
-A norm after a branch divides by sqrt(var + 1e-5), so it makes an IDIZ of 1e-6 larger by up to
-{1 / math.sqrt(1e-5):.0f}; `norms="zero"` gives the norm the scale eps, and the weight before it
+A norm after a branch divides by sqrt(var + 1e-5). So it magnifies an IDIZ of 1e-6 by up to
+{1 / math.sqrt(1e-5):.0f}. `norms="zero"` gives the norm the scale eps, and the weight before it
 IDI.
 
-What it cannot show: one width, two layers, the first hundreds of steps. Tied heads, RMS norms, a
-norm's epsilon of 1e-12, and a width of 256 or more are left out.
+What it cannot show: there is one width, two layers, and the first hundreds of steps. Tied heads,
+RMS norms, a norm's epsilon of 1e-12, and widths of 256 or more are left out.
 """
 
 

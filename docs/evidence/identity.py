@@ -286,12 +286,11 @@ def _setup(rows: Sequence[Row]) -> str:
     return f"""## What was done
 
 Only the weights inside the residual branches and those at their ends differ between the cells.
-"IDI" and "IDIZ" are `irt.init_(model, x, head="keep")`; "orthogonal" puts random semi-orthogonal
-weights of the same singular values in the place of IDI; "0" an exact zero in the place of IDIZ.
-Embeddings (standard deviation 0.02), heads (PyTorch's) and stems are the same in all cells.
-"init_" is IDInit with its defaults, which makes the head IDI as well. "default" is what PyTorch
-draws, "rezero" the same with a learned scale of 0 at every branch; Fixup and SkipInit as
-`_baselines` says.
+"IDI" and "IDIZ" are `irt.init_(model, x, head="keep")`. "orthogonal" replaces IDI by random
+semi-orthogonal weights of the same singular values. "0" replaces IDIZ by an exact zero. Embeddings
+(standard deviation 0.02), heads (PyTorch's) and stems are the same in all cells. "init_" is IDInit
+with its defaults, which makes the head IDI as well. "default" is PyTorch's own start. "rezero" is
+the same with a learned scale of 0 at every branch. Fixup and SkipInit are those of `_baselines`.
 
 * transformer: pre-norm, over characters, width {WIDTH}, {LAYERS} layers, {HEADS} heads, an MLP of
   {4 * WIDTH} with GELU, {STEPS} steps of {BATCH * CONTEXT} tokens of the standard library's
@@ -300,11 +299,11 @@ draws, "rezero" the same with a learned scale of 0 at every branch; Fixup and Sk
   outward, with batch normalisation ("BN") and without; {IMAGES["steps"]} steps of
   {IMAGES["batch"]} digits of 8 x 8 with noise of standard deviation {IMAGES["noise"]:g}. AdamW.
 
-Each rate is tried once for half the steps, with a seed of its own, and judged on data of its own:
-a tenth of the text, 360 of the digits. The best is run with the seeds {SEEDS}, which draw the order
-of the data and all that is random. Loss in nats, on data that chose nothing. Effects are paired by
-seed; ± is an interval of 95 % (Student's t), and "least seen" the smallest effect that so many
-seeds would show four times of five.
+Each rate is tried once for half the steps, with its own seed, and judged on its own data: a tenth
+of the text, 360 of the digits. The best rate runs with the seeds {SEEDS}, which draw the order of
+the data and everything random. The loss is in nats, on data that chose nothing. Effects are paired
+by seed; ± is an interval of 95 % (Student's t). "least seen" is the smallest effect that this
+number of seeds would show four times of five.
 """
 
 
@@ -313,7 +312,7 @@ def _reading(rows: Sequence[Row]) -> str:
              for part, e in (effects(rows, net).items()
                              if losses(rows, net, "orthogonal, 0") else ())
              if " alone" in part]  # fmt: skip
-    which = f"Which weights it is, one kind at a time: {'; '.join(parts)}.\n\n" if parts else ""
+    which = f"Each kind of weight on its own: {'; '.join(parts)}.\n\n" if parts else ""
     diverged = sum(row["diverged"] for row in rows)
     ends = {net: (rates[0], rates[-1]) for net, rates in RATES.items()}
     edge = [
@@ -323,22 +322,24 @@ def _reading(rows: Sequence[Row]) -> str:
     ]
     return f"""## How to read it
 
-{which}With IDI in a 4 x wide MLP and an exact 0 behind it, hidden units are copies of one another
-and stay so (theorem T11): three quarters of the layer are lost for good. IDIZ tells most of them
-apart, by 1e-6 at first; random weights tell all apart without it. So the end and the inside are not
-independent, and the effect of the end is given for each inside.
+{
+        which
+    }With IDI in a 4 x wide MLP and an exact 0 after it, hidden units are copies of one another and
+stay copies (theorem T11): three quarters of the layer are lost for good. IDIZ tells most of them
+apart, by 1e-6 at first. Random weights tell all of them apart without it. So the end and the inside
+are not independent, and the effect of the end is given for each inside.
 
-The best rate lies at an end of the grid, where a wider one could give more, for: {
+The best rate lies at an end of the grid, and a wider grid could give more, for: {
         ", ".join(edge) or "none"
     }.
 
 {diverged} of {len(rows)} runs diverged or ended no better than chance, and count as chance.
 
-What it cannot show: a few hundred steps of small models are about the beginning of training.
-Smaller than it was planned, to fit two shared cores: a transformer of width 256, four layers and
-800 steps of 2,048 tokens, and a resnet of width 64, are left out; so are Fixup and SkipInit in the
-transformer, whose norms they are not meant for. The constants at the top of `identity.py` scale the
-study up; a stopped run goes on.
+What it cannot show: a few hundred steps of small models only show the beginning of training. The
+study is smaller than planned, to fit two shared cores. A transformer of width 256, four layers and
+800 steps of 2,048 tokens, and a resnet of width 64, are left out. So are Fixup and SkipInit in the
+transformer, since they are not meant for nets with norms. The constants at the top of `identity.py`
+scale the study up; a stopped run continues.
 """
 
 

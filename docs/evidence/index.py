@@ -61,7 +61,7 @@ def page() -> str:
     for name in STUDIES:
         study, data = importlib.import_module(f"docs.evidence.{name}"), load(name)
         verdict, _ = study.verdict(data["rows"])
-        lines.append([study.CLAIM, f"**{verdict}**", f"[{study.TITLE}]({name}.md)"])
+        lines.append([study.CLAIM, f"**{verdict}**", f"[{name}]({name}.md)"])
     return filled(
         "index",
         claims=table(["claim", "verdict", "study"], lines),

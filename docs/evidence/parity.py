@@ -104,18 +104,19 @@ def page(rows: Sequence[Row]) -> str:
                 )
     return f"""Three 10 x 10 matrices, whitened inputs, full batches, {rows[0]["steps"]} steps in
 float64. The target is symmetric with eigenvalues of 0.5 to 1.5, some of them negated. Every weight
-begins as the identity plus noise of that standard deviation on all entries. The rates {RATES} are
-tried on the seeds {TUNE}; learnt is a relative loss below {linear.LEARNT}.
+starts as the identity plus noise of the given standard deviation on all entries. The rates {RATES}
+are tried on the seeds {TUNE}. "learnt" means a relative loss below {linear.LEARNT}.
 
 {table(["noise", "negative", "rate", "learnt", "loss (geometric mean)"], lines)}
 ## How to read it
 
 From the exact identity all weights stay one symmetric matrix, and no eigenvalue passes 0
-([linear](linear.md) says why). With noise two negative directions can turn into each other by half
-a rotation, and the determinant stays positive; an odd number of them needs a singular product on
-the way.
+([linear](linear.md) says why). With noise, half a rotation can negate two directions at once, and
+the determinant stays positive. With an odd number of them the product has to become singular on the
+way.
 
-What it cannot show: {rows[0]["steps"]} steps; one size; what momentum does is in linear.
+What it cannot show: there are {rows[0]["steps"]} steps and one size. [linear](linear.md) studies
+momentum.
 """
 
 

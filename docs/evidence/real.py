@@ -204,41 +204,41 @@ def page(rows: Sequence[Row]) -> str:
     spans = ", ".join(f"{start} {value:.1f}" for start, value in wide.items())
     return f"""## What was done
 
-Each model is built by its own code at a small size (10,000 to 700,000 parameters), with two inputs
-that differ, and audited ([diagnostics](../diagnostics.md)): one pass forward and one back.
+Each model is built by its own code at a small size (10,000 to 700,000 parameters). It is audited
+with two inputs that differ ([diagnostics](../diagnostics.md)): one forward and one backward pass.
 
 {table(["start", "what it is"], STARTS.items())}
-"Second moment" is that of the results of the weights, but for those that end a branch: the first
-and the last, and over how many powers of ten all of them spread. "Largest branch" is the largest
-residual branch beside its skip. "Copies" is the share of units that equal another exactly.
-"Gradients" are root mean squares for a loss of random signs: of the matrices and kernels the
-smallest that is not 0 and the largest, how many are exactly 0, and how many still are after a step
-of Adam (each entry by {STEP:g}). Batch norms have the statistics of the two inputs. The last column
-is the audit's verdict, for which an exact 0 at the end of a branch is a failure.
+"Second moment" is that of the results of the weights, without those that end a branch: the first
+and the last, and the powers of ten over which all of them spread. "Largest branch" is the largest
+residual branch, divided by its skip. "Copies" is the share of units that equal another unit
+exactly. "Gradients" are root mean squares over matrices and kernels, for a loss of random signs:
+the smallest that is not 0 and the largest; the number that are exactly 0, and that still are after
+a step of Adam (each entry by {STEP:g}). Batch norms have the statistics of the two inputs. The last
+column is the audit's verdict; an exact 0 at the end of a branch is a failure.
 
 {table(head, lines)}
 ## What it says
 
-The span of the second moments is on average, in powers of ten: {spans}.
+The average span of the second moments, in powers of ten: {spans}.
 
-Matrices whose gradient is exactly 0 also after the first step: {
+Matrices whose gradient is still exactly 0 after the first step: {
         ", ".join(f"{start} {count}" for start, count in stuck.items())
     }.
 
-What the audit says of starts that are not healthy, but for the zeroed ones, which all are not:
+Why the audit fails, except for the zeroed starts, which all fail:
 
 {chr(10).join(ill) or "* nothing"}
 
-A gradient is also 0 where the terms of a branch cancel at the start (theorem T10); the count after
-a step says whether it stays so. With IDIZ the gradients inside a branch are near eps; with an exact
-0 they are 0, and come after the first step, in which the zeros move. So the start alone does not
-say which is better: the study of the ends, `identity.py`, trains both.
+A gradient is also 0 where the terms of a branch cancel at the start (theorem T10). The count after
+a step says whether it stays so. With IDIZ the gradients inside a branch are near eps. With an exact
+0 they are 0 until the first step has moved the zeros. So the start alone does not say which is
+better. [Another study](identity.md) trains both.
 
-Of Mixtral the span has the ends of the experts in it, which are near 0 with IDIZ. EfficientNet is a
-quarter as wide as its smallest one: its batch norms have an epsilon of 1e-3, which swallows signals
-so small.
+Mixtral's span includes the ends of the experts, which are near 0 with IDIZ. EfficientNet is a
+quarter as wide as its smallest published size. Its batch norms have an epsilon of 1e-3, which
+swallows signals that small.
 
-What it cannot show: sizes are small, weights of one seed; nothing is trained here.
+What it cannot show: the sizes are small, the weights are of one seed, and nothing is trained here.
 """
 
 

@@ -175,14 +175,13 @@ def page(rows: Sequence[Row]) -> str:
 A pre-norm transformer over characters: width {WIDTH}, {LAYERS} layers, an MLP of {4 * WIDTH} with
 GELU, {STEPS} steps of {BATCH * CONTEXT} tokens, gradients clipped to norm 1, the rate rising over a
 tenth of the steps and then falling to 0. SGD has momentum 0.9. Only the weights of the MLPs differ.
-A rate is tried once for half the steps, with a seed and a tenth of the text of its own; the best is
-run with the seeds {SEEDS}, which draw the order of the data, embeddings, head and noise.
+Each rate is tried once for half the steps, with its own seed and its own tenth of the text. The
+best rate runs with the seeds {SEEDS}, which draw the order of the data, embeddings, head and noise.
 
 {table(["way", "what it is"], WAYS.items())}
-"Different" is the fraction of hidden units, row of the first weight and column of the last, of
-which no entry is farther than a tolerance from that of an earlier unit's: at 1e-9 any difference
-counts, and roundings too; at 1e-3 those that do something. Effects are paired by seed, with
-intervals of 95 %.
+"Different" is the fraction of hidden units that differ from every earlier unit, in the row of the
+first weight or the column of the last, by more than a tolerance. At 1e-9 any difference counts,
+even a rounding; at 1e-3 only those that matter. Effects are paired by seed, with intervals of 95 %.
 """
     ]
     for name in _known(rows):
@@ -215,20 +214,20 @@ def _reading(rows: Sequence[Row]) -> str:
     default = (
         f"{' and '.join(better)} beats pair under every optimiser that was tried"
         if better
-        else "Nothing beats pair under every optimiser that was tried, so the paper's form stays "
+        else "No way beats pair under every optimiser that was tried, so the paper's form stays "
         "the default"
     )
     return f"""## How to read it
 
-With the hidden layer 4 times as wide, pair leaves three quarters of the units different at the
-start (T11), exact zeros one quarter. What training adds at 1e-9 may be rounding; the count at
-1e-3 says how many units have gone their own ways.
+The hidden layer is 4 times as wide. At the start pair leaves three quarters of the units different
+(T11), and exact zeros one quarter. At 1e-9 a difference that training adds may be rounding; the
+count at 1e-3 says how many units have really separated.
 
 {default}.
 
-What it cannot show: one width, two layers, the first hundreds of steps. An effect below "least
-seen" would not have been noticed. Smaller than it was planned, to fit two shared cores: width
-256, four layers and 800 steps of 2,048 tokens are left out.
+What it cannot show: there is one width, two layers, and the first hundreds of steps. The study
+would not have noticed an effect below "least seen". It is smaller than planned, to fit two shared
+cores: width 256, four layers and 800 steps of 2,048 tokens are left out.
 """
 
 

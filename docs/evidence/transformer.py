@@ -310,15 +310,15 @@ A decoder over characters: {rows[0]["layers"]} layers of width {WIDTH}, {HEADS} 
 {CONTEXT}, a GELU MLP of {4 * WIDTH}, learned positions, a head of its own, no biases in the dense
 layers. "Pre-norm" has a LayerNorm before each branch and the head, "norm-free" has none.
 {rows[0]["steps"]} steps of {BATCH} windows, PyTorch's AdamW with its defaults, gradients clipped to
-norm 1 for all. Warm-up is linear over {WARM} steps; else the rate is constant. The rates of the
-sweep's table are tried for every method alike, chosen on the seeds {tune} and judged on the
-seeds {seeds}. A seed draws the random weights, the embeddings and the batches.
+norm 1 for all. Warm-up is linear over {WARM} steps; without it the rate is constant. Every method
+tries the rates of the sweep's table. The seeds {tune} choose a rate, and the seeds {seeds}
+judge it. A seed draws the random weights, the embeddings and the batches.
 
 The text: {len(MODULES)} modules of Python's standard library, whose names and order the study
 lists. Other versions of Python have other sources; the SHA-256 of this text is `{digest}`.
-Its last tenth is not learned from. The final loss, in nats a character, is that of 128 windows of
-it. "Steps to" says after how many steps the training loss, the mean over {EVERY} steps, is what the
-default has in the end: the mean of the runs that get there, and how many do. A run that ends no
+Its last tenth is held out. The final loss, in nats per character, is that of 128 windows of it.
+"Steps to" is the number of steps until the training loss, a mean over {EVERY} steps, reaches the
+default's final loss: the mean over the runs that get there, and their number. A run that ends no
 better than chance ({CHANCE:.2f}) counts as diverged, and as chance.
 
 {_study.table(["method", "what it is"], about)}"""
@@ -357,26 +357,25 @@ def _reading(rows: Sequence[_study.Row]) -> str:
     ]
     return f"""## How to read it
 
-IDInit's final loss beside the others': ahead or behind by more than two standard errors of the
-difference of the means, else level.
+IDInit's final loss compared with the others: "ahead" and "behind" mean more than two standard
+errors of the difference of the means.
 
 {_study.table(["IDInit is", *others], lines)}
 Best at an end of the grid, where a wider grid could give more: {", ".join(edge) or "none"}.
 
 At the start IDInit's branches add almost nothing (W_o and W_down are IDIZ), and query, key and
-value are the identity. A position's score with another is then the inner product of their vectors
-within a head, so that after a norm a position looks more at itself and at its like than at others.
+value are the identity. Then the score of two positions is the inner product of their vectors within
+a head. So after a norm a position attends more to itself and to similar positions than to others.
 Without norms the embeddings of standard deviation 0.02 make all scores nearly 0, and attention
-begins as an average. ReZero begins with branches of exactly 0, ZerO with identities in them, the
-rest with random ones.
+starts as an average. ReZero starts with branches of exactly 0, ZerO with identities in them, the
+other methods with random ones.
 
-What this cannot show: it is one small model, one text and a short training, so it is about the
-first steps and not about where training ends. The scale of the embeddings, which IDInit leaves
-alone, is GPT-2's 0.02 but for muP and T-Fixup, which define it. Weight decay and clipping were not
-tuned. ReZero is meant for nets without norms, and has scales to learn that the
-others lack. GPT-2's 0.02 is a number for wide nets: at width {WIDTH} it is a small part of the
-{WIDTH**-0.5:g} that keeps a signal's size; "lecun" has that one. No GPU was at hand, so nothing
-larger was run."""
+What this cannot show: there is one small model, one text and a short training. So the study is
+about the first steps, not about where training ends. The scale of the embeddings, which IDInit
+leaves alone, is GPT-2's 0.02, except for muP and T-Fixup, which define it. Weight decay and
+clipping were not tuned. ReZero is meant for nets without norms, and learns scales that the others
+lack. GPT-2's 0.02 suits wide nets: at width {WIDTH} it is a small part of the {WIDTH**-0.5:g} that
+keeps a signal's size; "lecun" uses that value. No GPU was available, so nothing larger was run."""
 
 
 def draw(rows: Sequence[_study.Row], figure: Any) -> None:
