@@ -267,6 +267,7 @@ def test_spaces_between_the_names_of_properties(check):
     assert cli.main(split("check mine:good --expect 'rank, exact' --examples 3")) == 0
 
 
+@pytest.mark.nightly
 def test_idiz_by_name(check):
     assert check("idinit_ref:idiz --examples 2")[0] == 0
     status, out, _ = check("mine:good --like idiz --examples 5")
@@ -274,6 +275,7 @@ def test_idiz_by_name(check):
     assert "IDIZ: IDI, not IDIZ" in out
 
 
+@pytest.mark.nightly
 def test_through_the_shell_in_a_narrow_pipe(here):
     """The real process; ASCII and 40 columns."""
     command = [

@@ -270,6 +270,7 @@ def test_no_model_is_worse_than_its_page_says(kind, page, quiet):
     assert zoo.worse(zoo.measure(model), page[model]) == ""
 
 
+@pytest.mark.nightly
 def test_the_ends_of_branches_in_flax():
     """They are those that the model's own lines say, and all else is alive."""
     row = zoo.measure("flax/residual_mlp")

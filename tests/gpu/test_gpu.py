@@ -143,6 +143,7 @@ def test_what_there_was_no_time_for_is_named():
     assert len(data["left out"]) == len(trained.STARTS) * len(trained.SEEDS)
 
 
+@pytest.mark.nightly
 def test_the_large_transformer_is_trained_at_toy_size():
     row = trained.train(trained.TOY, "rezero", 1e-3, trained.TUNE, "cpu")
     assert row["first"] == pytest.approx(_decoder.CHANCE, abs=0.7)

@@ -352,6 +352,7 @@ def test_an_implementation_of_another_framework():
     assert "an instance of numpy.ndarray, but should be an array of torch" in str(report)
 
 
+@pytest.mark.nightly
 def test_two_oracles_do_not_meet():
     """In two threads at once, each with its own verdict."""
     found = {}
