@@ -28,8 +28,8 @@ import numpy as np
 import idinit_ref as ir
 from docs.evidence._data import load, machine, save
 from idinit_ref.files import assemble, file_plans, presets
+from idinit_ref.files.bits import carrier
 from idinit_ref.files.sources import Asked
-from idinit_ref.files.storage import carrier
 
 BLOCK = 4 * 2**20
 DTYPE = "bfloat16"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from rich.console import Console
 
 from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
 from ..roles.names import Kind
 from ._terminal import columns, natural, print_json, show, tensors
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["run"]
 
 
 def run(args: Namespace, console: Console) -> None:

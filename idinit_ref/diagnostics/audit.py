@@ -12,8 +12,6 @@ from ..core.text import columns
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["LARGE", "RANGE", "Audit", "Branch", "Dead", "Health", "Layer"]
-
 LARGE = 0.1
 """A branch whose rms is above this share of its skip's is no small one: IDInit's are near eps."""
 

@@ -19,25 +19,7 @@ from ..core.options import integer, letters
 from ..core.text import columns
 from ..errors import OptionError, ShapeError, message
 from .arrays import EPS, Array, mean_square, named, positive, read, scaled
-from .gaussian import IdentityGainWarning, gaussian_gain
-from .spectrum import Estimate, Operator, chi, singular_values
-
-__all__ = [
-    "Correlation",
-    "Coverage",
-    "Estimate",
-    "IdentityGainWarning",
-    "Moments",
-    "Operator",
-    "RankOfChange",
-    "chi",
-    "feature_correlation",
-    "gaussian_gain",
-    "gradient_coverage",
-    "moments",
-    "rank_of_change",
-    "singular_values",
-]
+from .spectrum import singular_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,8 +398,5 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     while not np.array_equal(label, seen):  # the least index that is reached through pairs
         label, seen = np.where(alike, label, len(rho)).min(axis=1), label
     return Correlation(
-        rho,
-        np.argwhere(np.triu(alike, 1)),
-        np.flatnonzero(still),
-        len(np.unique(label[~still])),
+        rho, np.argwhere(np.triu(alike, 1)), np.flatnonzero(still), len(np.unique(label[~still]))
     )

@@ -25,22 +25,6 @@ from ..core.text import short
 from ..errors import CheckpointError, IDInitError, message
 from .metadata import MalformedError, loads
 
-__all__ = [
-    "DEFLATE",
-    "Bytes",
-    "Faults",
-    "Get",
-    "Inflater",
-    "Packed",
-    "Plain",
-    "SourceFile",
-    "Spans",
-    "needed",
-    "read_block",
-    "readable",
-    "source_of",
-]
-
 Bytes = NDArray[np.uint8]
 Get = Callable[[int, Bytes], None]  # fills an array with the bytes from a place on
 Spans = tuple[range, ...]
@@ -72,20 +56,7 @@ _KNOWN = {  # no bytes that are the length of a safetensors header, below 100 MB
 
 
 class Faults:
-    """What is wrong with a checkpoint: the first one is raised, or with `lenient` all are kept.
-
-    Parameters
-    ----------
-    lenient : bool
-        Whether to go on.
-
-    Examples
-    --------
-    >>> faults = Faults(lenient=True)
-    >>> faults.add(CheckpointError("a shard is missing"))
-    >>> faults.found
-    ['a shard is missing']
-    """
+    """What is wrong with a checkpoint: the first is raised, or with `lenient` all are kept."""
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.lenient = lenient

@@ -10,13 +10,8 @@ from ..core.text import short
 from ..errors import CheckpointError, message
 from .disk import source_of
 
-__all__ = ["is_other", "other"]
-
 _SAVE = "then safetensors.numpy.save_file"
-_PICKLE = (
-    "a pickle, which can run code",
-    f"if you trust it, load it with what wrote it, {_SAVE}",
-)
+_PICKLE = ("a pickle, which can run code", f"if you trust it, load it with what wrote it, {_SAVE}")
 _TENSORFLOW = (
     "a checkpoint of TensorFlow",
     f"tf.train.load_checkpoint, get_tensor of each name, {_SAVE}",

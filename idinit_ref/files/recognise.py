@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,26 +22,13 @@ from ..core.plan import Plan
 from ..core.text import short
 from ..errors import IDInitError, RoundingError, printable
 from ..roles.names import decide
+from .bits import DTYPES, itemsize, little, unsigned
 from .metadata import table
 from .patterns import apart, holds, levels_of, plain, search, sized, words
-from .storage import (
-    DTYPES,
-    Index,
-    PlanTensor,
-    Tensor,
-    as_tensor,
-    blocks,
-    index_of,
-    itemsize,
-    little,
-    nbytes_of,
-    obstacle,
-    stream,
-    unsigned,
-)
-from .tally import Numbers, Seen, nonzero, values_of
-
-__all__ = ["Finding", "Numbers", "inspect", "recognise"]
+from .reading import Checkpoint
+from .storage import PlanTensor, Tensor, as_tensor, blocks, index_of, nbytes_of, obstacle, stream
+from .stored import Index
+from .tally import Numbers, TensorContent, nonzero, values_of
 
 Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Origin = Literal["claim", "rules", "pattern"]
@@ -155,7 +142,7 @@ def _line(text: object) -> str:
 
 
 def _find(
-    seen: Seen, name: str | None, names: Collection[str] | None
+    seen: TensorContent, name: str | None, names: Collection[str] | None
 ) -> tuple[Plan, Origin, str] | None:
     """Return the plan of what was kept, where it is from, and what else is to be said."""
     levels = levels_of(seen)
@@ -185,8 +172,8 @@ def recognise(
 ) -> Finding:
     """Recognise what a tensor holds, from its numbers, in one pass and bounded memory.
 
-    A plan is found only if its entries are the stored bits, everywhere. Where several fit, the
-    claim's comes first, then the one that the name rules say, then the one of fewest options;
+    A plan is recognised only if its entries are the stored bits, everywhere. Where several fit,
+    the claim's comes first, then the one that the name rules say, then the one of fewest options;
     ``gain`` and ``eps`` are the shortest decimals that round to the stored numbers. Layouts that
     are tried without a claim have batch axes first, and kernel axes before or after O and I;
     kernels have up to 4,096 taps, in every order and with the phases of any stride. A loosened
@@ -195,39 +182,22 @@ def recognise(
     Parameters
     ----------
     tensor : Tensor, Plan or numpy.ndarray
-        Of any shape and any dtype of `idinit_ref.files.storage`.
-    name : str, optional
-        Its name in the checkpoint, for the rules of `idinit_ref.roles.names`.
+        Of any shape, and any dtype of `idinit_ref.files.bits.DTYPES`; else an error.
+    name, names : str and collection of str, optional
+        Its name in the checkpoint, and all names there, for the rules of `idinit_ref.roles.names`.
     claim : mapping, optional
         Options of `idinit_ref.plan`, less the shape, that it is said to be made with.
-    names : collection of str, optional
-        All names of the checkpoint, for the rules that look at them.
     digest : str, optional
         The SHA-256 that its bytes are said to have, in hexadecimal.
     progress : callable, optional
         Called as ``progress(bytes_read, bytes_in_all)`` after each block.
 
-    Returns
-    -------
-    Finding
-        What it is, and by which numbers.
-
-    Raises
-    ------
-    OptionTypeError, DTypeError
-        If it is no tensor, or of a dtype that no checkpoint holds. A claim is never an error.
-    OSError, CheckpointError
-        If reading it fails.
-
     Examples
     --------
     >>> import numpy as np
     >>> import idinit_ref as ir
-    >>> found = recognise(ir.idiz((64, 16, 3, 3), dtype="float16"))
-    >>> print(found)
+    >>> print(recognise(ir.idiz((64, 16, 3, 3), dtype="float16")))
     idiz: OIHW, eps 1e-06
-    >>> found.plan == ir.plan((64, 16, 3, 3), "zero")
-    True
     >>> print(recognise(np.ones(8)), recognise(np.zeros(3)), sep=", ")
     constant: 1.0, zero
     """
@@ -235,7 +205,7 @@ def recognise(
     shape, dtype = tensor.shape, tensor.dtype or "float64"
     if why := obstacle(tensor):
         return _not_decoded(tensor, why, digest, progress)
-    seen = Seen(shape, dtype)
+    seen = TensorContent(shape, dtype)
     claimed = None if claim is None else _Claim(shape, dtype, claim)
     sha = None if digest is None else hashlib.sha256()
     for index, part in zip(blocks(shape), stream(tensor, dtype), strict=True):
@@ -294,7 +264,7 @@ def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: 
     return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
 
 
-def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
+def _numeric(finding: Callable[..., Finding], seen: TensorContent) -> Finding:
     """Return what is known of numbers that are no plan's."""
     seen.give_up()
     numbers, first = seen.tally.result(), cast("NDArray[Any]", seen.first)
@@ -308,18 +278,8 @@ def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
     return finding("other", str(numbers), numbers=numbers)
 
 
-class _Opened(Protocol):
-    """What `inspect` asks of a checkpoint."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]: ...
-
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-
-
 def inspect(
-    checkpoint: _Opened, progress: Progress | None = None
+    checkpoint: Checkpoint, progress: Progress | None = None
 ) -> Iterator[tuple[str, Tensor, Finding]]:
     """Recognise every tensor of a checkpoint, in its order.
 

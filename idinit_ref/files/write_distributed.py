@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .bits import itemsize
 from .containers import FileTensor
 from .read_torch import the_torch
-from .storage import itemsize
-
-__all__ = ["write_distributed"]
 
 _PIECE = 2**26  # bytes that are made at once, and lie together
 
@@ -25,16 +23,8 @@ def write_distributed(
     """Write tensors into a folder that is not there yet, as one process would.
 
     A tensor is cut along its first axis, so that no more than a piece is in memory. Any number of
-    processes loads it, each what it needs.
-
-    Parameters
-    ----------
-    folder : Path
-        Where.
-    items : sequence of FileTensor
-        What.
-    progress : callable, optional
-        Called as ``progress(bytes_written, bytes_in_all)`` after each piece.
+    processes loads it, each what it needs. ``progress(bytes_written, bytes_in_all)`` is called
+    after each piece.
     """
     torch = the_torch()
     from torch.distributed.checkpoint.api import CheckpointException
