@@ -130,18 +130,18 @@ def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) ->
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "of a test with more cases N run each time, and the others with -m nightly"
-    parser.addoption("--cases", type=int, default=16, metavar="N", help=text)
+    parser.addoption("--cases", type=int, default=10, metavar="N", help=text)
 
 
 COMPILED = re.compile(r"adapters.test_(\w+_)?(jax|tensorflow)")
-"""Of grids in these files at most 6 cases run each time: each case compiles programs anew."""
+"""Of grids in these files at most 3 cases run each time: each case compiles programs anew."""
 
 
 def sample_size(item: pytest.Function) -> int:
     """Return how many cases of a test run each time."""
     if (mark := item.get_closest_marker("cases")) is not None:
         return mark.args[0]
-    few = 6 if COMPILED.search(str(item.path)) else 999
+    few = 3 if COMPILED.search(str(item.path)) else 999
     return min(few, item.config.getoption("cases"))
 
 

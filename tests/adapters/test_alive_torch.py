@@ -78,6 +78,7 @@ def is_alive(name, scale):
     assert len(dead) <= len(list(model.parameters())) / 4, dead
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_is_dead(name):
     is_alive(name, 8)

@@ -43,6 +43,7 @@ def samples(*shape):
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
 def test_the_numbers_are_those_of_the_layers(started):
     model, x = net(), samples(4, 6)
@@ -95,6 +96,7 @@ def test_adds_in_a_models_own_code_are_seen_and_a_stopped_layer_is_found():
     assert all("stop_gradient" in one.why for one in audit.dead)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not IS_TF, reason="a wide net; on the other backends it is only slower")
 def test_a_deep_plain_net_whose_image_is_moved_out_of_sight_is_dead():
     x = h = keras.Input((16, 16, 3))

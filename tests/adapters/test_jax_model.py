@@ -995,7 +995,8 @@ def run_of(kind):
     return report, measured(new, inputs, lambda model, x: model(x))
 
 
-KINDS = ["gelu", "swiglu", "resnet", "equinox"]
+KINDS = ["swiglu", "equinox"]
+KINDS += [pytest.param(kind, marks=pytest.mark.nightly) for kind in ("gelu", "resnet")]
 # A tall IDI before a wide IDIZ: both entries of a row of the latter meet copies of one input, so
 # what feeds the branch gets a gradient of exactly 0 (docs/mathematics.md, "What does not hold").
 NO_GRADIENT = {

@@ -15,7 +15,7 @@ from docs.evidence import _data, _study, index
 FOLDER = _study.FOLDER
 
 
-LONG = {*index.STUDIES} - {"convolution", "epsilon", "stability"}
+LONG = {*index.STUDIES} - {"convolution"}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,14 @@ def test_a_study_in_small_comes_out_so(name):
     assert not re.search(r"\bnan\b|\binf\b", study.page(rows))
 
 
+@pytest.mark.every
+@pytest.mark.parametrize("name", index.STUDIES)
+def test_a_page_is_what_its_data_say(name):
+    data = _study.load(name)
+    assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
+
+
+@pytest.mark.cases(4)  # figures take long to draw
 @pytest.mark.parametrize("name", index.STUDIES)
 def test_a_page_and_its_figure_are_what_their_data_say(name, tmp_path):
     study, data = _study.importlib.import_module(f"docs.evidence.{name}"), _study.load(name)

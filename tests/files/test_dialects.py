@@ -198,6 +198,7 @@ CONVS = {
 }
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("case", CONVS)
 def test_convolutions(case, tmp_path):
     make, flax, tf, shape, *rules = CONVS[case]

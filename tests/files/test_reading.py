@@ -1459,8 +1459,8 @@ def fuzz(tmp_path, log, examples):
     assert min(counts) > examples / 10, "the files are all good, or all bad"
 
 
-def test_500_headers(tmp_path, watched):
-    fuzz(tmp_path, watched, 500)
+def test_150_headers(tmp_path, watched):
+    fuzz(tmp_path, watched, 150)
 
 
 @pytest.mark.nightly
