@@ -1,4 +1,4 @@
-"""NumPy's files: .npy and .npz, a ZIP archive of these, stored or deflated; only headers are read."""
+"""NumPy's files: .npy, and .npz, a ZIP archive of these; only headers are read."""
 
 from __future__ import annotations
 
