@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import linecache
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -138,7 +139,9 @@ COMPILED = re.compile(r"adapters.test_(\w+_)?(jax|tensorflow)")
 
 
 def sample_size(item: pytest.Function) -> int:
-    """Return how many cases of a test run each time."""
+    """Return how many cases of a test run each time; with -k all that it selects."""
+    if item.config.getoption("keyword"):
+        return sys.maxsize
     if (mark := item.get_closest_marker("cases")) is not None:
         return mark.args[0]
     few = 3 if COMPILED.search(str(item.path)) else 999
@@ -150,7 +153,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as nightly what is beyond a sample of a large grid.
 
     The sample is drawn by a digest of the case's name: the same on every machine, and over all
-    axes of the grid. A test marked `every` runs all its cases, one marked `cases(n)` n of them.
+    axes of the grid. A test marked `every` runs all its cases, one marked `cases(n)` n of them;
+    what -k selects runs whole.
     """
     grids: dict[tuple[str, str], list[pytest.Function]] = defaultdict(list)
     for item in items:
