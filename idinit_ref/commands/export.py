@@ -66,21 +66,15 @@ def run(args: Namespace, console: Console) -> None:
         raise OptionError(message("shard-size", args.shard_size, should, "leave it out"))
     if shard is None and args.force and args.out.endswith(".safetensors"):
         shard = sys.maxsize  # one file, and no old shards beside it
-    files = file_plans(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
+    options: dict[str, Any] = {"dtype": args.dtype, "shard_bytes": shard, "digests": args.digests}
+    files = file_plans(args.out, values, **options)
     _check_free(args.out, [file.path for file in files], inputs, args.force)
     expected = ""
     if args.dry_run:
         expected = _expected(Path(args.out), sum(file.nbytes for file in files))
     else:
         with progress() as update:
-            save(
-                args.out,
-                values,
-                dtype=args.dtype,
-                shard_bytes=shard,
-                digests=args.digests,
-                progress=update,
-            )
+            save(args.out, values, **options, progress=update)
     if args.json:
         print_json(console, _to_dict(assembled, files, args.dtype))
         return

@@ -56,7 +56,7 @@ def run(args: Namespace, console: Console) -> int:
 
 
 def _fields(tensor: Tensor, what: Finding) -> dict[str, Any]:
-    """Return all that was found of a tensor, for JSON."""
+    """Return all that is known of a tensor, for JSON."""
     shown: dict[str, Any] = {"shape": tensor.shape, "dtype": tensor.dtype}
     shown |= {field.name: getattr(what, field.name) for field in fields(what)}
     if what.numbers is not None:

@@ -79,13 +79,13 @@ def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
     """Return the plan, and of each size of matrix its non-zeros and what holds for it."""
     matrices = []
     for alike in different(p) if prod(p.shape) else ():
-        found: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
+        told: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
         count, matrix, _ = _few(p, alike, to)
-        found |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
+        told |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
         if matrix:
             entries = zip(matrix.rows, matrix.columns, matrix.values, strict=True)
-            found["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
-        matrices.append(found)
+            told["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
+        matrices.append(told)
     options = {key: value for key, value in p.options().items() if key != "role"}
     about = {"shape": p.shape, "role": p.role, "dtype": to.name, "options": options}
     return about | {"matrices": matrices}

@@ -271,8 +271,8 @@ class Audit:
 
         Examples
         --------
-        >>> found = Audit(Health(["the output is not finite"])).to_dict()
-        >>> found["healthy"], found["failures"]
+        >>> told = Audit(Health(["the output is not finite"])).to_dict()
+        >>> told["healthy"], told["failures"]
         (False, ['the output is not finite'])
         """
         out = {key: _plain(value) for key, value in asdict(self).items() if key != "healthy"}

@@ -45,7 +45,7 @@ class TensorFacts(NamedTuple):
 
 
 def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Return what a `TensorFacts` is made of: small arrays of the framework, also under a trace.
+    """Return what `facts_of` needs: small arrays of the framework, also under a trace.
 
     `xp` has the names of the array API, or is `keras.ops`; `x` is real floating, and not empty.
     `batch` counts the samples along its first axis, 1 if there are none to compare; `units` says
@@ -75,7 +75,7 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
 
 
 def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
-    """Return a fact from what :func:`look` has found, on the host now."""
+    """Return the facts from what `look` returned, on the host now."""
     peak = float(numbers["peak"])
     spread = numbers.get("spread")
     units = copies = silent = 0

@@ -35,8 +35,8 @@ class Moments:
 
     Examples
     --------
-    >>> found = moments([np.array([1.0, -1.0]), np.array([2.0, 0.0])])
-    >>> found.mean.tolist(), found.variance.tolist(), found.second.tolist()
+    >>> depth = moments([np.array([1.0, -1.0]), np.array([2.0, 0.0])])
+    >>> depth.mean.tolist(), depth.variance.tolist(), depth.second.tolist()
     ([0.0, 1.0], [1.0, 1.0], [1.0, 2.0])
     """
 
@@ -214,8 +214,8 @@ class Coverage(NamedTuple):
 
     Examples
     --------
-    >>> found = gradient_coverage({"w": np.array([[0.0, 0.0], [0.0, 2.0]]), "b": np.ones(2)})
-    >>> found.names, found.zero.tolist(), found.overall
+    >>> coverage = gradient_coverage({"w": np.array([[0.0, 0.0], [0.0, 2.0]]), "b": np.ones(2)})
+    >>> coverage.names, coverage.zero.tolist(), coverage.overall
     (('w', 'b'), [0.75, 0.0], 0.5)
     """
 
@@ -328,8 +328,8 @@ class Correlation(NamedTuple):
 
     Examples
     --------
-    >>> found = feature_correlation(np.array([[0.0, 0.0, 7.0], [1.0, -2.0, 7.0], [3.0, -6.0, 7.0]]))
-    >>> found.matrix[0, :2].round(6).tolist(), found.constant.tolist(), found.distinct
+    >>> alike = feature_correlation(np.array([[0.0, 0.0, 7.0], [1.0, -2.0, 7.0], [3.0, -6.0, 7.0]]))
+    >>> alike.matrix[0, :2].round(6).tolist(), alike.constant.tolist(), alike.distinct
     ([1.0, -1.0], [2], 1)
     """
 
@@ -371,8 +371,8 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     Examples
     --------
     >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
-    >>> found = feature_correlation(np.hstack([x, -x, x * 0 + 7]))
-    >>> found.distinct, found.pairs.tolist(), found.constant.tolist()
+    >>> alike = feature_correlation(np.hstack([x, -x, x * 0 + 7]))
+    >>> alike.distinct, alike.pairs.tolist(), alike.constant.tolist()
     (2, [[0, 2], [1, 3]], [4, 5])
     """
     x, eps = read("features", features)

@@ -226,11 +226,11 @@ def _limits(record: Record) -> Iterator[str]:
 def _branches(record: Record) -> Iterator[Branch]:
     """Yield the branches of the residual adds, as the rule of roles finds them."""
     nodes = record.graph.nodes
-    for found in Adds(Flow(record.graph)).branches:
-        add, skip, branch = (nodes[at].name for at in found[:3])
+    for residual in Adds(Flow(record.graph)).branches:
+        add, skip, branch = (nodes[at].name for at in residual[:3])
         facts = [record.facts.get(name) for name in (branch, skip)]
         sizes = [fact.rms for fact in facts if fact is not None and fact.finite]
-        if not found.how and len(sizes) == 2:
+        if not residual.how and len(sizes) == 2:
             yield Branch(add, branch, skip, *sizes)
 
 

@@ -35,8 +35,8 @@ FLOATS = tuple(name for name in DTYPES if name in FORMATS)
 
 REALS = tuple(name for name in FLOATS if not FORMATS[name].is_complex)
 
-_NARROW = {  # dtypes that NumPy lacks, as bits of a wider float of NumPy, a number times less
-    # bytes, bytes of the wider one, shift of all but the sign, number, bits of NaN
+_NARROW = {  # dtypes that NumPy lacks: their bits, shifted, are those of a wider float of NumPy
+    # bytes, bytes of the wider float, shift of all but the sign, factor of its number, bits of NaN
     "bfloat16": (2, 4, 16, 1.0, 0x7FC0),
     "float8_e4m3fn": (1, 2, 7, 256.0, 0x7F),
     "float8_e5m2": (1, 2, 8, 1.0, 0x7E),
@@ -70,11 +70,12 @@ def decode(block: NDArray[Any], dtype: str) -> NDArray[Any]:
     if dtype not in _NARROW:
         return block
     size, wide, shift, scale, nan = _NARROW[dtype]
-    sign, bits = 1 << (8 * size - 1), block.astype(f"u{wide}")
+    sign, bits = 1 << (8 * size - 1), block.reshape(-1).astype(f"u{wide}")
     rest = bits & (sign - 1)
-    whole = np.asarray((bits & sign) << 8 * (wide - size) | rest << shift)
+    whole = (bits & sign) << 8 * (wide - size) | rest << shift
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        return np.where(rest == nan, np.nan, whole.view(f"f{wide}") * np.float64(scale))
+        numbers = whole.view(f"f{wide}") * np.float64(scale)
+    return np.where(rest == nan, np.nan, numbers).reshape(block.shape)
 
 
 def unsigned(dtype: str) -> np.dtype[Any]:
@@ -92,33 +93,16 @@ def encode(values: NDArray[np.float64], to: str) -> NDArray[Any]:
     with np.errstate(invalid="ignore"):  # a signalling NaN
         rest = np.abs(values / scale).astype(f"f{wide}").view(f"u{wide}") >> shift
     rest = np.where(np.isnan(values), nan, rest)
-    return np.asarray(rest | (np.signbit(values) << (8 * size - 1)), f"u{size}")
+    sign = np.where(np.signbit(values), 1 << (8 * size - 1), 0)
+    return np.asarray(rest | sign, f"u{size}")
 
 
 def convert(block: NDArray[Any], own: str, to: str, name: str) -> NDArray[Any]:
     """Return a block in another dtype: rounded once, to nearest even.
 
-    NaN and infinities stay what they are, where the dtype has them.
-
-    Parameters
-    ----------
-    block : numpy.ndarray of carrier(own)
-        The numbers, or their bits.
-    own, to : str
-        Of DTYPES. Only floating and complex ones are changed; the others stay as they are.
-    name : str
-        For the message.
-
-    Returns
-    -------
-    numpy.ndarray of carrier(to)
-
-    Raises
-    ------
-    DTypeError
-        If an imaginary part would be lost, or an integer would have to be changed.
-    RoundingError
-        If a number overflows the dtype.
+    NaN and infinities stay what they are, where the dtype has them. Integers and bools are never
+    changed: DTypeError, as where an imaginary part would be lost. RoundingError names what
+    overflows the dtype. The blocks are of carrier(own) and carrier(to).
     """
     if own == to:
         return block

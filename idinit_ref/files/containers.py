@@ -37,7 +37,7 @@ from .storage import (
     nbytes_of,
     stream,
 )
-from .stored import StoredTensor
+from .stored import StoredTensor, form_of
 
 _COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
 _RARE = 64  # non-zeros that are as rare as that are quicker one by one
@@ -98,7 +98,7 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
     if isinstance(tensor, StoredTensor) and own not in DTYPES:
-        if form.suffix != ".safetensors" or tensor.form != form.suffix:
+        if form.suffix != ".safetensors" or form_of(tensor) != form.suffix:
             should = f"its bytes, which are not decoded, mean nothing in {form.what}"
             cure = "write .safetensors from .safetensors, or convert it first"
             raise DTypeError(message(f"dtype of {name}", own, should, cure))
@@ -111,12 +111,10 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
 
 
 class Feed:
-    """Puts tensors into files; counts, digests, and tells of what it has put there."""
+    """Puts tensors into files; counts and digests their bytes."""
 
-    def __init__(
-        self, total: int, progress: Callable[[int, int], object] | None, digests: dict[str, str]
-    ) -> None:
-        self.done, self.total, self.progress = 0, total, progress
+    def __init__(self, count: Callable[[int], object], digests: dict[str, str]) -> None:
+        self.count = count
         self.digests = digests  # by name; empty if none are wanted
         self.pool = ThreadPoolExecutor(1) if digests else None  # while the same bytes are written
 
@@ -130,9 +128,7 @@ class Feed:
             if digested is not None:
                 digested.result()
             written += data.nbytes
-            self.done += data.nbytes
-            if self.progress is not None:
-                self.progress(self.done, self.total)
+            self.count(data.nbytes)
         if written != item.nbytes:
             should = f"a tensor of shape {item.tensor.shape} has {item.nbytes:,} bytes"
             cure = "return all of a block from read()"
@@ -184,7 +180,7 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
         }
     dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     text = dump(entries).encode()
-    if len(text) > CAP:  # more than is read; the plans can be found from the numbers
+    if len(text) > CAP:  # more than is read; `inspect` recognises the plans all the same
         del own["idinit_ref.plans"]
         text = dump(entries | {"__metadata__": own | about}).encode()
     text += b" " * (-len(text) % 8)

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from ..core.dtypes import FORMATS
 from ..errors import RoundingError
 from .bits import REALS, convert, decode, unsigned
-from .storage import Tensor, as_tensor, index_of, nbytes_of, obstacle, stream
-
-Progress = Callable[[int, int], object]
+from .storage import Progress, Tell, Tensor, as_tensor, index_of, nbytes_of, obstacle, stream
 
 Way = Literal["equal", "values", "dtype", "shape", "only in a", "only in b"]
 
@@ -59,8 +57,8 @@ class Difference:
 
     Examples
     --------
-    >>> (found,) = diff({"w": np.zeros(4)}, {"w": np.array([0.0, 1.0, 0.0, -2.0])})
-    >>> found.way, found.count, found.largest, found.first, found.values
+    >>> (one,) = diff({"w": np.zeros(4)}, {"w": np.array([0.0, 1.0, 0.0, -2.0])})
+    >>> one.way, one.count, one.largest, one.first, one.values
     ('values', 2, 2.0, (1,), (0.0, 1.0))
     """
 
@@ -116,7 +114,7 @@ class Difference:
 
 
 def diff(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Progress | None = None
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Tell | None = None
 ) -> Iterator[Difference]:
     """Compare two checkpoints tensor by tensor, in one pass and bounded memory.
 
@@ -155,14 +153,8 @@ def diff(
     only_a = {name: t for name, t in ours.items() if name not in theirs}
     only_b = {name: t for name, t in theirs.items() if name not in ours}
     pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
-    total, done = sum(prod(x.shape) for x, y in pairs if x.shape == y.shape), 0
-
-    def read(entries: int) -> None:
-        nonlocal done
-        done += entries
-        if progress is not None:
-            progress(done, total)
-
+    total = sum(prod(x.shape) for x, y in pairs if x.shape == y.shape)
+    read = Progress(progress, total).add
     for name, one in ours.items():
         if name in theirs:
             yield _compare(name, one, theirs[name], read)

@@ -43,14 +43,14 @@ class Faults:
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.lenient = lenient
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     def add(self, problem: CheckpointError) -> None:
         """Raise it, or keep it."""
         if not self.lenient:
             raise problem
-        if str(problem) not in self.found:  # a file that is missing may have many tensors
-            self.found.append(str(problem))
+        if str(problem) not in self.messages:  # a file that is missing may have many tensors
+            self.messages.append(str(problem))
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -142,7 +142,7 @@ def needed(module: str, files: str, extra: str) -> Any:
 
 @contextmanager
 def readable(source: SourceFile, kind: str) -> Iterator[None]:
-    """Say of what a library cannot read, whatever it raises, that the file is broken."""
+    """Turn whatever a library raises into an error that says that the file is broken."""
     try:
         yield
     except IDInitError:

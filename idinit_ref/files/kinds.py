@@ -1,8 +1,8 @@
 """What a tensor of a PyTorch checkpoint is, and what its axes are.
 
-A tensor of two or more axes whose layout is not known is an error, never a guess. It is known by a
-plan, or by what the file that it is from says of its plan; by a rule of the dialect; as one of the
-caller's tables; by its name, where `idinit_ref.roles.names.RULES` know it; or by its bias:
+A tensor of two or more axes whose layout is not known is an error, never a guess. What tells its
+layout is a plan, or what its file says of its plan; a rule of the dialect; the caller's list of
+tables; its name, where `idinit_ref.roles.names.RULES` know it; or its bias:
 
 * A matrix with a bias of its first axis is dense, OI, as `torch.nn` has no other layer of that
   form. (Where it is square, that alone speaks against axes IO, as those of transformers' Conv1D.)
@@ -59,7 +59,7 @@ class NamedTensor:
 
     @property
     def moved(self) -> str:
-        """What a rule says that becomes of its axes."""
+        """How a rule rearranges its axes, "" if none does."""
         return self.axes if "->" in self.axes else ""
 
     @property

@@ -1,6 +1,6 @@
-"""JSON of strangers: Python's own parser under a cap, and every fault one `ValueError` of one line.
+"""JSON of unknown origin: Python's own parser under a cap; every fault is one `MalformedError`.
 
-What comes out is not believed yet: who asks for it checks every value that it uses.
+The result is not validated: the caller checks every value that it uses.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def the_torch() -> Any:
 def array_of(tensor: Any, bits: np.dtype[Any]) -> NDArray[Any]:
     """Return the bits of a tensor of PyTorch as an array."""
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    found: NDArray[Any] = tensor.reshape(-1).view(the_torch().uint8).numpy()
-    return found.view(bits).reshape(tuple(tensor.shape))
+    content: NDArray[Any] = tensor.reshape(-1).view(the_torch().uint8).numpy()
+    return content.view(bits).reshape(tuple(tensor.shape))
 
 
 @dataclass(slots=True, eq=False)

@@ -76,8 +76,8 @@ class Checkpoint:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "model.npz")
     ...     np.savez(path, fc=np.eye(2, 3))
-    ...     found = open_checkpoint(path)
-    >>> list(found.tensors), found.nbytes, [file.name for file in found.files]
+    ...     opened = open_checkpoint(path)
+    >>> list(opened.tensors), opened.nbytes, [file.name for file in opened.files]
     (['fc'], 48, ['model.npz'])
     """
 
@@ -158,7 +158,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     else:
         raise _other(file)
     held = {tensor.name: tensor for tensor in tensors}
-    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
+    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.messages))
 
 
 def _mark(folder: Path) -> str | None:
@@ -199,7 +199,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _other(file: Path) -> CheckpointError:
-    """Return what a file is that no reader reads, and how to convert it."""
+    """Return an error for a file of another suffix: what it is, and how to convert it."""
     should = f"its suffix should be .index.json or one of {', '.join(_READERS)}"
     index = file.with_name(f"{file.name}.index")  # TensorFlow names its checkpoints without it
     if not os.path.lexists(file) and index.exists():
@@ -258,7 +258,7 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
             should = "the tensor should be in it"
             faults.add(source.wrong(f"shard of {short(name)!r}", shard, should))
     together = _together(told)
-    findings = tuple(faults.found)
+    findings = tuple(faults.messages)
     return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
 
 

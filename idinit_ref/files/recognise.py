@@ -2,7 +2,7 @@
 
 A tensor is read once, in blocks. IDI and IDIZ leave few non-zeros: these are kept, the options are
 those of the file's own claim, else of the rules by name, else read off where the non-zeros lie. A
-plan counts as found only if all of its entries, rounded into the stored dtype, are the stored bits,
+plan is recognised only if all of its entries, rounded into the stored dtype, are the stored bits,
 and no other bit is set.
 """
 
@@ -22,17 +22,27 @@ from ..core.plan import Plan
 from ..core.text import short
 from ..errors import IDInitError, RoundingError, printable
 from ..roles.names import decide
-from .bits import DTYPES, itemsize, little, unsigned
+from .bits import DTYPES, little, unsigned
 from .metadata import table
 from .patterns import apart, holds, levels_of, plain, search, sized, words
 from .reading import Checkpoint
-from .storage import PlanTensor, Tensor, as_tensor, blocks, index_of, nbytes_of, obstacle, stream
+from .storage import (
+    PlanTensor,
+    Progress,
+    Tell,
+    Tensor,
+    as_tensor,
+    blocks,
+    index_of,
+    nbytes_of,
+    obstacle,
+    stream,
+)
 from .stored import Index
 from .tally import Numbers, TensorContent, nonzero, values_of
 
 Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Origin = Literal["claim", "rules", "pattern"]
-Progress = Callable[[int, int], object]
 
 _NOISE = 2**21  # columns of a loosened matrix that are drawn again
 
@@ -64,8 +74,8 @@ class Finding:
     Examples
     --------
     >>> import idinit_ref as ir
-    >>> found = recognise(ir.idiz((4, 3), eps=0.5), claim={"role": "zero", "eps": 0.5})
-    >>> found.kind, found.plan.eps, found.source, found.claim
+    >>> finding = recognise(ir.idiz((4, 3), eps=0.5), claim={"role": "zero", "eps": 0.5})
+    >>> finding.kind, finding.plan.eps, finding.source, finding.claim
     ('idiz', 0.5, 'claim', True)
     """
 
@@ -168,7 +178,7 @@ def recognise(
     claim: Mapping[str, Any] | None = None,
     names: Collection[str] | None = None,
     digest: str | None = None,
-    progress: Progress | None = None,
+    count: Callable[[int], object] = lambda _: None,
 ) -> Finding:
     """Recognise what a tensor holds, from its numbers, in one pass and bounded memory.
 
@@ -189,8 +199,8 @@ def recognise(
         Options of `idinit_ref.plan`, less the shape, that it is said to be made with.
     digest : str, optional
         The SHA-256 that its bytes are said to have, in hexadecimal.
-    progress : callable, optional
-        Called as ``progress(bytes_read, bytes_in_all)`` after each block.
+    count : callable, optional
+        Called with the number of bytes of each block.
 
     Examples
     --------
@@ -204,7 +214,7 @@ def recognise(
     tensor = as_tensor(name or "tensor", tensor)
     shape, dtype = tensor.shape, tensor.dtype or "float64"
     if why := obstacle(tensor):
-        return _not_decoded(tensor, why, digest, progress)
+        return _not_decoded(tensor, why, digest, count)
     seen = TensorContent(shape, dtype)
     claimed = None if claim is None else _Claim(shape, dtype, claim)
     sha = None if digest is None else hashlib.sha256()
@@ -217,8 +227,7 @@ def recognise(
         seen.add(bits, where)
         if claimed is not None:
             claimed.compare(index, bits, where)
-        if progress is not None:
-            progress(seen.size * itemsize(dtype), prod(shape) * itemsize(dtype))
+        count(bits.nbytes)
     right, wrong = _checked(sha, digest)
     notes = [claimed.wrong if claimed is not None else "", wrong]
     holds = claimed.plan is not None if claimed is not None and claimed.checked else None
@@ -236,15 +245,13 @@ def recognise(
 
 
 def _not_decoded(
-    tensor: Tensor, why: str, digest: str | None, progress: Progress | None
+    tensor: Tensor, why: str, digest: str | None, count: Callable[[int], object]
 ) -> Finding:
     """Return what is known of a tensor whose numbers cannot be read, and of its bytes."""
-    size, done, sha = nbytes_of(tensor, ""), 0, hashlib.sha256()
+    size, sha = nbytes_of(tensor, ""), hashlib.sha256()
     for part in stream(tensor, "") if digest is not None else ():
         sha.update(part.data)
-        done += part.size
-        if progress is not None:
-            progress(done, size)
+        count(part.size)
     right, wrong = _checked(sha, digest)
     notes = [why if tensor.dtype in DTYPES else "", f"{size:,} bytes", wrong]
     return Finding("not decoded", digest=right, detail="; ".join(filter(None, notes)))
@@ -279,7 +286,7 @@ def _numeric(finding: Callable[..., Finding], seen: TensorContent) -> Finding:
 
 
 def inspect(
-    checkpoint: Checkpoint, progress: Progress | None = None
+    checkpoint: Checkpoint, progress: Tell | None = None
 ) -> Iterator[tuple[str, Tensor, Finding]]:
     """Recognise every tensor of a checkpoint, in its order.
 
@@ -320,12 +327,7 @@ def inspect(
     claims = table(checkpoint.metadata.get("idinit_ref.plans"))
     digests = table(checkpoint.metadata.get("idinit_ref.sha256"))
     tensors = {name: as_tensor(name, tensor) for name, tensor in checkpoint.tensors.items()}
-    total, done = sum(nbytes_of(t, t.dtype or "float64") for t in tensors.values()), 0
-
-    def read(part: int, _: int) -> None:
-        if progress is not None:
-            progress(done + part, total)
-
+    read = Progress(progress, sum(nbytes_of(t, t.dtype or "float64") for t in tensors.values()))
     for name, tensor in tensors.items():
         digest = digests.get(name)
         finding = recognise(
@@ -334,7 +336,6 @@ def inspect(
             claim=claims.get(name),
             names=tensors.keys(),
             digest=digest if isinstance(digest, str) else None,
-            progress=read,
+            count=read.add,
         )
         yield name, tensor, finding
-        done += nbytes_of(tensor, tensor.dtype or "float64")

@@ -6,7 +6,7 @@ a file, or a rearranged view of one of them. Nothing here knows a file format or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -41,6 +41,22 @@ def index_of(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     (1, 1)
     """
     return tuple(map(int, np.unravel_index(place, shape))) if shape else ()
+
+
+Tell = Callable[[int, int], object]
+
+
+class Progress:
+    """Counts what is done, and tells it as ``tell(done, in_all)``."""
+
+    def __init__(self, tell: Tell | None, total: int) -> None:
+        self.tell, self.done, self.total = tell, 0, total
+
+    def add(self, count: int) -> None:
+        """Count that much more."""
+        self.done += count
+        if self.tell is not None:
+            self.tell(self.done, self.total)
 
 
 @runtime_checkable

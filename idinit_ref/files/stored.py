@@ -64,17 +64,6 @@ class StoredTensor:
         return prod(self.shape) * itemsize(self.dtype)
 
     @property
-    def form(self) -> str:
-        """The suffix of its file.
-
-        Examples
-        --------
-        >>> StoredTensor("fc.weight", "float32", (4, 3), Path("model.npz")).form
-        '.npz'
-        """
-        return self.path.suffix.lower()
-
-    @property
     def obstacle(self) -> str:
         """Why its numbers cannot be read; "" if they can.
 
@@ -166,11 +155,6 @@ class Foreign(StoredTensor):
         return prod(self.shape) * self.width
 
     @property
-    def form(self) -> str:
-        """The suffix of files in which its bytes mean the same."""
-        return ".safetensors" if self.dtype in _CODES.values() else self.path.suffix.lower()
-
-    @property
     def bits(self) -> np.dtype[Any]:
         """The dtype of a block."""
         return carrier(self.dtype) if self.dtype in DTYPES else np.dtype(f"V{self.width}")
@@ -181,8 +165,14 @@ class Foreign(StoredTensor):
         step = self.nbytes // rows
         low, high = start // step, -(-stop // step)
         spans = (range(low, high), *map(range, rest)) if self.shape else ()
-        found = np.ascontiguousarray(self._block(spans)).reshape(-1).view(np.uint8)
-        return found[start - low * step : stop - low * step]
+        content = np.ascontiguousarray(self._block(spans)).reshape(-1).view(np.uint8)
+        return content[start - low * step : stop - low * step]
+
+
+def form_of(tensor: StoredTensor) -> str:
+    """Return the suffix of files in which a tensor's bytes mean the same."""
+    alike = isinstance(tensor, Foreign) and tensor.dtype in _CODES.values()
+    return ".safetensors" if alike else tensor.path.suffix.lower()
 
 
 @dataclass(slots=True, eq=False)

@@ -205,7 +205,7 @@ def _moved(
             for k, (span, size) in enumerate(zip(parts, sizes, strict=True)):
                 run //= size
                 at += span.start * run
-                if len(span) > 1:  # what follows one that is not single is read whole
+                if len(span) > 1:  # the axes after it are read whole
                     hull[k + 1 :] = map(range, sizes[k + 1 :])
                     run *= len(span)
                     break

@@ -42,32 +42,26 @@ class _LazyArray:
             yield index, np.ascontiguousarray(block).view(self.dtype).reshape(block.shape)
 
 
-def write_orbax(
-    folder: Path, items: Sequence[FileTensor], progress: Callable[[int, int], object] | None = None
-) -> None:
+def write_orbax(folder: Path, items: Sequence[FileTensor], count: Callable[[int], object]) -> None:
     """Write tensors into a folder that is not there yet, as one process would.
 
     The tree is of dicts, by the parts of the names between dots. Any number of processes restores
-    it, each what it needs. ``progress(bytes_written, bytes_in_all)`` is called after each chunk.
+    it, each what it needs. ``count(bytes)`` is called after each chunk.
     """
     ocp: Any = needed("orbax.checkpoint", "checkpoints of Orbax", "orbax")
     tensorstore = needed("tensorstore", "checkpoints of Orbax", "orbax")
-    total, done = sum(item.nbytes for item in items), 0
 
     base: Any = ocp.type_handlers.NumpyHandler
 
     class Handler(base):  # type: ignore[misc]  # Orbax has no types
         async def _open_and_write(self, leaf: _LazyArray, spec: Any, context: Any) -> None:
             """Write one array, which Orbax's own handler would take as a whole."""
-            nonlocal done
             spec = tensorstore.Spec(spec)
             array = await tensorstore.open(spec, create=True, open=True, context=context)
             sizes: Any = array.chunk_layout.write_chunk.shape or ()
             for index, block in leaf.chunks(sizes):
                 array[index].write(block).result()  # so that no two chunks are in memory
-                done += block.nbytes
-                if progress is not None:
-                    progress(done, total)
+                count(block.nbytes)
 
     tree: dict[str, Any] = {}
     for item in items:

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..errors import DTypeError, OptionError, OptionTypeError, message
 from .bits import FLOATS
 from .containers import FORMS, NO_DIGEST, Feed, FileTensor, Form, file_tensor
 from .naming import is_text, path_of
-from .storage import Tensor
+from .storage import Progress, Tell, Tensor
 from .whole import together, whole_folder
 from .write_distributed import write_distributed
 from .write_orbax import write_orbax
@@ -73,7 +73,7 @@ def save(
     shard_bytes: int | None = None,
     metadata: Mapping[str, str] | None = None,
     digests: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Tell | None = None,
 ) -> None:
     """Write weights into files of any of five formats, whole or not at all.
 
@@ -147,13 +147,14 @@ def save(
     job = _decide(path, plans_or_arrays, dtype, shard_bytes, metadata)
     for item in job.items:
         item.check()
+    count = Progress(progress, sum(item.nbytes for item in job.items)).add
     try:
         if job.form.write is None:
             with whole_folder(Path(os.path.realpath(job.path))) as folder:
-                _FOLDERS[job.form.suffix](folder, job.items, progress)
+                _FOLDERS[job.form.suffix](folder, job.items, count)
             return
         with ExitStack() as stack:
-            feed = Feed(sum(item.nbytes for item in job.items), progress, job.digests(digests))
+            feed = Feed(count, job.digests(digests))
             if feed.pool is not None:
                 stack.enter_context(feed.pool)
             new = stack.enter_context(together(job.stale))

@@ -56,7 +56,7 @@ class _Request(NamedTuple):
 
 
 def check(args: Namespace, console: Console) -> int:
-    """Run the oracle on what the arguments name, print what it found, and write the files.
+    """Run the oracle on what the arguments name, print the verdicts, and write the files.
 
     Return 0 if all properties held, 1 if one is broken. OptionError if there is no such
     implementation, or the oracle cannot call it; OSError if a file cannot be written.

@@ -1,4 +1,4 @@
-"""What an oracle found: as a table, as a dictionary for JSON, and as JUnit XML."""
+"""The verdicts of an oracle: as a table, as a dictionary for JSON, and as JUnit XML."""
 
 from __future__ import annotations
 

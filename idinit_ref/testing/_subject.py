@@ -1,6 +1,6 @@
 """An implementation under test: how it wants to be called, and one call of it, made safe.
 
-How it is called is found from its signature. Whatever it does, raise, return a list, leave NaN,
+Its signature says how it is called. Whatever it does, raise, return a list, leave NaN,
 becomes a `Violation`; what is wrong with the question itself is an `OptionError`.
 """
 
@@ -108,9 +108,9 @@ class Subject:
     """An implementation and how it is called."""
 
     implementation: Any
-    xp: Any = None  # its namespace; found from what it returns if None
+    xp: Any = None  # its namespace; that of what it returns if None
     name: str | None = None  # its own if None
-    roles: tuple[Role, ...] = ()  # found from its signature if none
+    roles: tuple[Role, ...] = ()  # those of its signature if none
     source: tuple[str, str] | None = None  # the module and the attribute, for the snippets
 
     def __post_init__(self) -> None:

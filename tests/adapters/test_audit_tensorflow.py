@@ -145,18 +145,23 @@ def test_tokens_alone_are_judged_by_samples_and_embeddings():
     assert audit.input_gradient is None
 
 
+STILL = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # JAX, of 64 bits
-def test_bad_inputs_are_errors_of_one_line():
-    model = net()
-    still = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
-    for given, error, said in (
-        ((model, np.zeros((2, 6))), OptionError, "zeros only"),
-        ((model, np.full((2, 6), np.nan)), OptionError, "infinities or NaN"),
-        ((model, None), GraphError, "should have values"),
-        ((model, np.ones((2, 7))), GraphError, "should be able to take them"),
-        ((still, np.ones((2, 6))), GraphError, "trainable weights"),
-        ((3, np.ones((2, 6))), OptionTypeError, "keras.Model"),
-    ):
-        with pytest.raises(error, match=said) as caught:
-            irk.audit(*given)
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("model", "x", "error", "said"),
+    [
+        (None, np.zeros((2, 6)), OptionError, "zeros only"),
+        (None, np.full((2, 6), np.nan), OptionError, "infinities or NaN"),
+        (None, None, GraphError, "should have values"),
+        (None, np.ones((2, 7)), GraphError, "should be able to take them"),
+        (STILL, np.ones((2, 6)), GraphError, "trainable weights"),
+        (3, np.ones((2, 6)), OptionTypeError, "keras.Model"),
+    ],
+    ids=["zeros", "NaN", "none", "too wide", "no weights", "no model"],
+)
+def test_bad_inputs_are_errors_of_one_line(model, x, error, said):
+    with pytest.raises(error, match=said) as caught:
+        irk.audit(net() if model is None else model, x)
+    assert "\n" not in str(caught.value)

@@ -50,6 +50,7 @@ def test_some_of_each_kind_pass_on_jax():
     assert passed("jax", JAX, "--cases=1", "-k", " or ".join(EACH_TIME)) >= 25
 
 
+@pytest.mark.nightly
 @pytest.mark.needs("torch", "tensorflow")
 def test_some_of_each_kind_pass_on_torch():
     assert passed("torch", TORCH, "--cases=1", "-k", " or ".join(EACH_TIME)) >= 4

@@ -684,7 +684,7 @@ if BACKEND == "tensorflow":
         kernel = it.idi_(tf.Variable(np.full((3, 5), 7.0)), gain=1 / 3)
         assert np.array_equal(kernel.numpy(), by_hand.weight((3, 5), gain=1 / 3, layout="IO"))
 
-    @pytest.mark.cases(2)
+    @pytest.mark.cases(1)
     @pytest.mark.parametrize("dtype", FORMATS)
     @pytest.mark.parametrize("shape", [(640, 512), (3, 3, 256, 130)])
     def test_a_large_weight_is_a_tensor_like_any_other(shape, dtype):
@@ -811,6 +811,7 @@ if BACKEND == "jax":
 
 if BACKEND != "jax":
 
+    @pytest.mark.nightly
     def test_keras_on_jax_needs_no_tensorflow():
         code = """
 import sys

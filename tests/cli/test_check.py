@@ -231,6 +231,7 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine:good --budget inf", "from 0.01 to 100000"),
     ],
 )
+@pytest.mark.cases(5)
 def test_a_wrong_question_gets_one_line(check, line, says):
     status, out, err = check(line)
     assert (status, out) == (2, "")

@@ -392,7 +392,7 @@ def test_the_pixels_of_a_png_have_the_signs_of_the_entries(shape, expected, tmp_
         ((3, 3, 12, 12), {}),
     ],
 )
-@pytest.mark.cases(5)
+@pytest.mark.cases(3)
 def test_no_text_lies_on_another_or_beside_the_page(shape, options):
     figure = drawn(shape, **options)
     FigureCanvasAgg(figure).draw()

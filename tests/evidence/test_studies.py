@@ -15,16 +15,8 @@ from docs.evidence import _data, _study, index
 FOLDER = _study.FOLDER
 
 
-LONG = {*index.STUDIES} - {"convolution"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.nightly] if name in LONG else [])
-        for name in index.STUDIES
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", index.STUDIES)
 def test_a_study_in_small_comes_out_so(name):
     study = _study.importlib.import_module(f"docs.evidence.{name}")
     rows = _study.run(name, quick=True)
@@ -42,7 +34,7 @@ def test_a_page_is_what_its_data_say(name):
     assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
 
 
-@pytest.mark.cases(4)  # figures take long to draw
+@pytest.mark.cases(2)  # figures take long to draw
 @pytest.mark.parametrize("name", index.STUDIES)
 def test_a_page_and_its_figure_are_what_their_data_say(name, tmp_path):
     study, data = _study.importlib.import_module(f"docs.evidence.{name}"), _study.load(name)

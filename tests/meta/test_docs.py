@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 MADE = re.compile("/_(made|build)/")
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if not MADE.search(str(page))]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(PAGES)]
-LONG = [ROOT / "docs" / page for page in ("guides/jax.md", "oracle.md", "export.md")]
+LONG = [  # their blocks take many seconds
+    ROOT / "docs" / f"{name}.md"
+    for name in ("guides/jax", "guides/pytorch", "models", "oracle", "export", "ten_minutes")
+]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
