@@ -131,10 +131,7 @@ RULES: tuple[Rule, ...] = (
     Rule(r"(^|\.)(pre_classifier|vocab_(transform|projector))\.weight$", "transit", why="head"),
     Rule(r"(^|\.)(lm_head|score|classifier(\.\d+)?)\.weight$", "transit", why="head"),
 )
-"""The rules for GPT-2, (Distil)BERT, ViT, ResNet, Llama and what is named like them.
-
-The first match wins.
-"""
+"""The rules for GPT-2, (Distil)BERT, ViT, ResNet, Llama and names like theirs; first match wins."""
 
 
 def find(
