@@ -265,7 +265,7 @@ def test_a_figure_is_drawn_for_every_page_that_shows_one(site):
             "spectra.svg", "start.svg"} <= images  # fmt: skip
 
 
-@pytest.mark.nightly
+@nightly
 def test_no_page_is_wider_than_a_phone(site, browser):
     """At 360 pixels a wide table or figure scrolls in its own box, and the page does not."""
     test_explore.seen(browser, 360, "light")
@@ -278,7 +278,7 @@ def test_no_page_is_wider_than_a_phone(site, browser):
     assert not wide
 
 
-@pytest.mark.nightly
+@nightly
 @pytest.mark.parametrize(
     ("words", "title"),
     [("loosen", "Choices"), ("U-Net", "A whole model in one call"), ("transposed", "Gallery")],
