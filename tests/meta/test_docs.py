@@ -120,9 +120,9 @@ def test_the_line_before_a_block_installs_what_it_imports(page):
     held: set[str] = set()
     for tag, text in fences(ROOT / "docs" / page, ("python", "")):
         if not tag:
-            extras, rest = re.fullmatch(
-                r'pip install -c constraints.txt "\.\[(.*)\]"(.*)\n', text
-            ).groups()
+            found = re.fullmatch(r'pip install -c constraints.txt "\.\[(.*)\]"(.*)\n', text)
+            assert found, f'it should be one line, pip install -c constraints.txt ".[...]": {text}'
+            extras, rest = found.groups()
             held = {
                 name for extra in extras.split(",") for name in INSTALLED.get(extra, "").split()
             }
