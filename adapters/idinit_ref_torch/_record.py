@@ -77,9 +77,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         floating = is_floating(tensor) and tensor.layout is torch.strided
         self.memory.set(tensor, self.drawing.input(name, shape_of(tensor), floating))
 
-    def graph(self, results: Iterable[Tensor]) -> Graph:
-        """Return the graph, given what the model returns."""
-        return self.drawing.graph([self.memory.value(tensor) for tensor in results])
+    def graph(self, results: Iterable[Tensor], also: Iterable[Tensor] = ()) -> Graph:
+        """Return the graph, given what the model is for, and what it returns besides."""
+        outputs, more = ([self.memory.value(one) for one in given] for given in (results, also))
+        return self.drawing.graph(outputs, more)
 
     def enter(self, module: nn.Module, _: Any) -> None:
         """Note that a module begins to run."""

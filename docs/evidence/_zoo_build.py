@@ -7,6 +7,7 @@ of ``forward``. If the forward pass fails, the next smaller change is tried.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -20,8 +21,8 @@ from docs.evidence._zoo_shrink import VOCABULARY, configurations, shrink
 
 LENGTH = 16  # tokens
 BATCH = 2
-PATIENCE = 8  # seconds of tries for one type
-MOST = 26_000_000  # parameters of a tiny model
+PATIENCE = 6  # seconds of tries for one type
+MOST = 30_000_000  # parameters of a tiny model
 
 
 # Classes ------------------------------------------------------------------------------------------
@@ -29,7 +30,7 @@ MOST = 26_000_000  # parameters of a tiny model
 _HEADS = (
     "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "CAUSAL_LM",
     "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION", "SEMANTIC_SEGMENTATION", "DEPTH_ESTIMATION",
-    "MASK_GENERATION", "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC",
+    "MASK_GENERATION", "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC", "TEXT_TO_WAVEFORM",
 )  # fmt: skip
 
 
@@ -60,7 +61,8 @@ def classes(kind: str, config: Any) -> list[type]:
         and getattr(cls, "config_class", None) is type(config)
         and not cls.__name__.endswith("PreTrainedModel")
     ]
-    return list(dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)]))
+    found = list(dict.fromkeys([*found, *sorted(own, key=lambda cls: "Model" not in cls.__name__)]))
+    return found[:4]
 
 
 def _of_transformers(name: str) -> type | None:
@@ -123,9 +125,14 @@ def _features(config: Any) -> torch.Tensor:
 def _wave(config: Any) -> torch.Tensor:
     if hasattr(config, "num_mel_bins") and hasattr(config, "max_length"):  # a spectrogram
         return torch.randn(BATCH, config.max_length, config.num_mel_bins)
-    if re.search("codec|dac|mimi|vocos|xcodec|higgs|vibe", config.model_type):
-        return torch.randn(BATCH, 1, 6400)
-    return torch.randn(BATCH, 6400)
+    if re.search("codec|dac|mimi|vocos|higgs|vibe|pe_audio", config.model_type):
+        return torch.randn(BATCH, 1, 5760)
+    return torch.randn(BATCH, 5760)
+
+
+def _past(config: Any) -> int:
+    length: int = _find(config, "context_length", default=16)
+    return length + max(_find(config, "lags_sequence", default=[0]) or [0])
 
 
 Maker = Callable[[Any], Any]
@@ -143,23 +150,52 @@ MAKERS: dict[str, Maker] = {
     "attention_mask": lambda c: torch.ones(BATCH, LENGTH, dtype=torch.long),
     "input_points": lambda c: torch.rand(BATCH, 1, 2, 2) * _side(c)[0],
     "past_values": lambda c: torch.randn(
-        BATCH,
-        _find(c, "context_length", default=16) + max(_find(c, "lags_sequence", default=[0]) or [0]),
-        *([c.num_input_channels] if hasattr(c, "num_input_channels") else []),
+        BATCH, _past(c), *([c.num_input_channels] if hasattr(c, "num_input_channels") else [])
     ),
+    "past_time_features": lambda c: torch.randn(BATCH, _past(c), c.num_time_features),
+    "past_observed_mask": lambda c: torch.ones(BATCH, _past(c)),
+    "future_time_features": lambda c: torch.randn(BATCH, 8, c.num_time_features),
     "future_values": lambda c: torch.randn(BATCH, _find(c, "prediction_length", default=8)),
     "images": _pixels,
+    "image": _pixels,
     "inputs_embeds": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
-    "hidden_states": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size", "d_model")),
-    "encoder_hidden_states": lambda c: torch.randn(BATCH, 6, _find(c, "hidden_size", "d_model")),
+    "hidden_states": lambda c: torch.randn(
+        BATCH, LENGTH, getattr(c, "input_dim", None) or _find(c, "hidden_size", "d_model")
+    ),
+    "encoder_hidden_states": lambda c: torch.randn(
+        BATCH, 6, _find(c, "encoder_hidden_size", "cross_attention_dim", "hidden_size", "d_model")
+    ),
     "states": lambda c: torch.randn(BATCH, LENGTH, c.state_dim),
     "actions": lambda c: torch.randn(BATCH, LENGTH, c.act_dim),
     "rewards": lambda c: torch.randn(BATCH, LENGTH, 1),
     "returns_to_go": lambda c: torch.randn(BATCH, LENGTH, 1),
     "timesteps": lambda c: torch.arange(LENGTH).expand(BATCH, LENGTH).clone(),
+    "flattened_patches": lambda c: torch.cat(
+        [
+            torch.randint(1, 4, (BATCH, LENGTH, 2)).float(),
+            torch.randn(BATCH, LENGTH, _find(c, "patch_embed_hidden_size")),
+        ],
+        -1,
+    ),
+    "qformer_input_ids": _ids,
+    "query_embeds": lambda c: torch.randn(BATCH, 4, _find(c, "hidden_size")),
+    "target_sizes": lambda c: torch.tensor([[4, 4]] * BATCH),
+    "visual_feats": lambda c: torch.randn(BATCH, 5, c.visual_feat_dim),
+    "visual_pos": lambda c: torch.rand(BATCH, 5, c.visual_pos_dim),
+    "input_features_mask": lambda c: torch.ones(BATCH, _features(c).shape[-1], dtype=torch.long),
+    "context": lambda c: torch.randn(BATCH, LENGTH, _find(c, "hidden_size")),
     "spectrogram": lambda c: torch.randn(BATCH, LENGTH, _find(c, "model_in_dim", "num_mel_bins")),
 }  # fmt: skip
-_ALWAYS = ("bbox", "states", "actions", "returns_to_go", "timesteps", "past_values")
+_ALWAYS = (
+    "bbox", "states", "actions", "returns_to_go", "timesteps", "past_values", "target_sizes",
+    "visual_feats", "visual_pos",
+)  # fmt: skip
+
+
+_OPTIONAL = (
+    "input_features_mask", "encoder_hidden_states", "past_time_features", "past_observed_mask",
+    "future_values", "future_time_features", "decoder_input_ids", "bbox",
+)  # fmt: skip
 
 
 def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
@@ -173,10 +209,13 @@ def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
     ]
     if "image_grid_thw" in signature and "input_ids" in signature:
         yield _of_patches(config)
-    if "grid_thw" in signature and "hidden_states" in signature:
-        image = _of_patches(config)
-        yield {"hidden_states": image["pixel_values"], "grid_thw": image["image_grid_thw"]}
-    many = ("input_ids", "pixel_values", "input_features", "input_values", "decoder_input_ids")
+    for grid in ("grid_thw", "image_grid_thw") if "input_ids" not in signature else ():
+        for data in ("hidden_states", "pixel_values"):
+            if grid in signature and data in signature:
+                image = _of_patches(config)
+                yield {data: image["pixel_values"], grid: image["image_grid_thw"]}
+    many = ("input_ids", "pixel_values", "input_features", "input_values", "decoder_input_ids",
+            "flattened_patches")  # fmt: skip
     tried: list[list[str]] = []
     also = [name for name in _ALWAYS if name in signature]
     for chosen in (
@@ -193,7 +232,8 @@ def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
         names = [name for name in names if name in signature and name in MAKERS]
         if names and names not in tried:
             tried.append(names)
-            yield {name: MAKERS[name](config) for name in names}
+            with contextlib.suppress(AttributeError, TypeError):  # it lacks what these are made of
+                yield {name: MAKERS[name](config) for name in names}
 
 
 def _of_patches(config: Any) -> dict[str, Any]:
@@ -216,7 +256,45 @@ def _of_patches(config: Any) -> dict[str, Any]:
     }
 
 
+def _mended(model: Any, given: dict[str, Any], config: Any, said: str) -> dict[str, Any] | None:
+    """Return inputs of another form, as an error asks for them; None if it does not say."""
+    new = dict(given)
+    more = [name for name in inspect.signature(model.forward).parameters if name in _OPTIONAL]
+    counts = re.search(r"tokens:? (\d+),?.* (?:features|length):? (\d+)", said)
+    if counts and "input_ids" in given and counts[1] != counts[2]:
+        kind = "audio" if re.search("audio", said, re.IGNORECASE) else "image"
+        token = _find(config, f"{kind}_token_id", f"{kind}_token_index", default=None)
+        count = int(counts[2]) // BATCH
+        if not isinstance(token, int) or not 0 < count < 400:
+            return None
+        new["input_ids"] = _ids(config, count + 8)
+        new["input_ids"][:, 2 : 2 + count] = token
+        if "mm_token_type_ids" in given:
+            new["mm_token_type_ids"] = (new["input_ids"] == token).long()
+    elif "5D tensor" in said and "pixel_values" in given:
+        new["pixel_values"] = torch.stack([given["pixel_values"]] * 2, 1)
+    elif "expected 5, got 4" in said and given.get("pixel_values", torch.empty(0)).dim() == 4:
+        new["pixel_values"] = given["pixel_values"][:, None]
+    elif "cannot be multiplied" in said and "input_features" in given:
+        new["input_features"] = given["input_features"].mT.contiguous()
+    elif rows := re.search(r"\(\d+x(\d+) and (\d+)x\d+\)", said):
+        for key in ("hidden_states", "pixel_values"):
+            if key in given and given[key].dim() == 2 and given[key].shape[1] == int(rows[1]):
+                new[key] = torch.randn(len(given[key]), int(rows[2]))
+    elif lacks := re.search(r"missing \d+ required \w+ arguments?: (.*)", said):
+        names = re.findall(r"'(\w+)'", lacks[1])
+        if not set(names) <= {*MAKERS}:
+            return None
+        new |= {name: MAKERS[name](config) for name in names}
+    elif re.search("NoneType|must be given|cannot be `None`|is required", said):
+        new |= {name: MAKERS[name](config) for name in more if name not in given}
+    return None if all(new[key] is given.get(key) for key in new) else new
+
+
 # Trying -------------------------------------------------------------------------------------------
+
+
+_UNFIT = re.compile(r"None|strides|divisible|empty\(\)")  # what `fill` may mend
 
 
 def build(kind: str) -> tuple[Any, dict[str, Any]]:
@@ -230,6 +308,8 @@ def build(kind: str) -> tuple[Any, dict[str, Any]]:
     first = ""
     for model, given, _, problem in attempts(kind):
         if given is not None:
+            if not any(p.requires_grad for p in model.parameters()):
+                raise CannotBuildError("all of its parameters are frozen")
             return model, given
         first = first or problem
     raise CannotBuildError(first or "no class takes its configuration")
@@ -241,17 +321,21 @@ class CannotBuildError(Exception):
 
 def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]:
     """Yield (model, inputs, how, "") once it runs, and before that (None, None, how, error)."""
-    from transformers import CONFIG_MAPPING
-
-    begin = time.process_time()
-    for by, image in ((16, 64), (32, 64), (8, 64), (4, 64), (16, None), (1, 64)):
+    begin, first = time.process_time(), ""
+    ways = ((16, 64), (4, 64), (16, None), (32, 64), (8, 64), (2, 64), (1, 64))
+    told: list[str] = []  # by every way, without its numbers
+    for by, image, fill in ((*way, fill) for way in ways for fill in (False, True)):
+        same = told.count(told[-1]) if told and told[-1] else 0
+        if (fill and not _UNFIT.search(first)) or (same > 2 and by > 1):
+            continue
+        told.append("")
         how = f"widths / {by}, image {image}"
         try:
-            config = CONFIG_MAPPING[kind]()
+            config = _configuration(kind)
         except Exception as problem:  # whatever a configuration may raise
             yield None, None, "default configuration", said(problem)
             return
-        shrink(config, by, image)
+        shrink(config, by, image, fill)
         for cls in classes(kind, config):
             name = f"{cls.__name__}, {how}"
             try:
@@ -266,16 +350,52 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
                 torch.manual_seed(0)
                 model = cls(config).float().eval()
             except Exception as problem:
+                first, told[-1] = first or said(problem), told[-1] or _bare(said(problem))
                 yield None, None, name, said(problem)
                 continue
             for given in inputs(model, config):
                 if time.process_time() - begin > PATIENCE:
                     return
-                problem = runs(model, given)
-                if problem is None:
-                    yield model, given, how, ""
+                fitting, problem = _fitting(model, given, config)
+                if fitting is not None:
+                    yield model, fitting, how, ""
                     return
-                yield None, None, f"{name}, {', '.join(given)}", said(problem)
+                first, told[-1] = first or problem, told[-1] or _bare(problem)
+                yield None, None, f"{name}, {', '.join(given)}", problem
+
+
+def _bare(problem: str) -> str:
+    return re.sub(r"\d+", "", problem)
+
+
+def _configuration(kind: str) -> Any:
+    """Return a default configuration, with the parts that are left out by default."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[kind]()
+    lacks = [name for name in type(config).sub_configs if getattr(config, name, 0) is None]
+    if lacks:
+        with contextlib.suppress(Exception):  # then without
+            config = CONFIG_MAPPING[kind](**{name: {} for name in lacks})
+    for part in configurations(config):
+        if "use_pretrained_backbone" in vars(part):
+            vars(part)["use_pretrained_backbone"] = False
+    return config
+
+
+def _fitting(model: Any, given: dict[str, Any], config: Any) -> tuple[dict[str, Any] | None, str]:
+    """Return inputs with which a model runs, these or as its errors ask, and the first error."""
+    first = ""
+    now: dict[str, Any] | None = given
+    for _ in range(4):
+        if now is None:
+            break
+        problem = runs(model, now)
+        if problem is None:
+            return now, ""
+        first = first or said(problem)
+        now = _mended(model, now, config, said(problem))
+    return None, first
 
 
 def runs(model: Any, given: Any) -> Exception | None:

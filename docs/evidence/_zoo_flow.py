@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.utils._pytree import tree_map_only
 
-from docs.evidence._zoo_tape import ADDS, Tape, bits
+from docs.evidence._zoo_tape import ADDS, Slot, Tape, bits
 
 MOVES = (
     "view",
@@ -35,7 +37,12 @@ MOVES = (
     "native_dropout",
     "copy",
 )  # by how names begin
-_TO_SCORES = ("masked_fill", "where", "add", "sub", "baddbmm", "clamp", "tanh", "cat")
+_AXES = {
+    "view", "_unsafe_view", "reshape", "transpose", "permute", "t", "expand", "unsqueeze",
+    "squeeze", "slice", "select", "split", "split_with_sizes", "unbind",
+}  # fmt: skip
+_PRODUCTS = {"mm", "bmm", "baddbmm", "addmm"}
+_SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax"}
 SPACE = re.compile(r"pool|pad|upsample|interpolate|slice")
 
 
@@ -104,27 +111,64 @@ class Flow:
         return len(self.nodes[node].shape) > 1
 
     def _is_score(self, node: int, over: bool = False) -> bool:
-        """Whether a sum only enters a softmax, or its last axis is contracted by another signal.
+        """Whether a sum only enters a softmax, or another signal sums its output axis away.
 
         `over` allows for one weight operation on every way there.
         """
-        seen, stack, ends = {node}, [node], []
+        seen, stack, ends = {node}, [(node, self._output_axis(node))], []
         while stack:
-            here = stack.pop()
+            here, axis = stack.pop()
             for reader in self.readers[here]:
-                name = self.nodes[reader].name.removeprefix("aten::")
-                if name.startswith("_scaled_dot_product"):
-                    queries_and_keys = self.nodes[reader].inputs[:2]
-                    ends.append(here in queries_and_keys)
-                elif reader not in seen and name.startswith((*MOVES, *_TO_SCORES)):
-                    stack.append(reader)
-                elif reader not in seen and over and self.nodes[reader].weights:
-                    ends.append(self._is_score(reader))
+                this = self.nodes[reader]
+                name = _base(this.name)
+                if name in _SOFTMAX:
+                    ends.append(True)
+                elif this.weights:
+                    ends.append(over and self._is_score(reader))
+                elif name in _PRODUCTS and axis == self._summed(reader, here):
+                    ends.append(True)
                 elif reader not in seen:
-                    is_score = name.startswith(("_softmax", "_safe_softmax", "bmm"))
-                    ends.append(is_score and not self.nodes[reader].weights)
-                seen.add(reader)
+                    seen.add(reader)
+                    place = self._moved(reader, here, axis)
+                    if place is not None:
+                        stack.append((reader, place))
+                    is_pooled = _size(this.shape) < _size(self.nodes[here].shape)
+                    if not self.readers[reader] or not (place or is_pooled):
+                        ends.append(False)  # it is returned, or not followed
         return bool(ends) and all(ends)
+
+    def _output_axis(self, node: int) -> int:
+        """Return the axis that holds the outputs of the last weight operation, from the end."""
+        way = [node]
+        while not self.nodes[way[-1]].weights and self.nodes[way[-1]].inputs:
+            way.append(max(self.nodes[way[-1]].inputs))
+        last = self.nodes[way[-1]]
+        axis: int | None = 1 - len(last.shape) if "convolution" in last.name else -1
+        for here, reader in zip(way[:0:-1], way[-2::-1], strict=True):
+            axis = None if axis is None else self._moved(reader, here, axis)
+        return -1 if axis is None else axis
+
+    def _summed(self, product: int, operand: int) -> int:
+        """Return the axis of an operand that a product of matrices sums."""
+        return -1 if operand == self.nodes[product].inputs[-2:][0] else -2
+
+    def _moved(self, reader: int, here: int, axis: int) -> int | None:
+        """Return where an axis lies after an operation, found by moving its places."""
+        this, shape = self.nodes[reader], self.nodes[here].shape
+        name = _base(this.name)
+        if name in _PRODUCTS:
+            return axis
+        if name not in _AXES:  # where it is pooled, there are only statistics of it
+            is_kept = len(this.shape) == len(shape) and this.shape[axis] > 1
+            return axis if is_kept else None
+        places = torch.arange(float(shape[axis])).reshape(-1, *(1,) * (-1 - axis))
+        places = places.expand(shape).contiguous()
+        step = self.tape.steps[this.step]
+        args = tree_map_only(Slot, lambda _: places, step.args)
+        out = (torch.Tensor.reshape if "view" in name else step.function)(*args, **step.kwargs)
+        out = out if isinstance(out, torch.Tensor) else out[step.nodes.index(reader)]
+        found = [k - out.dim() for k in range(out.dim()) if bool((out.diff(dim=k) == 1).any())]
+        return found[-1] if found else None
 
     def _free(self, node: int) -> set[int]:
         """Return what a node reaches back over no weight; the weight operations themselves too."""
@@ -220,6 +264,10 @@ def _joined(masks: Iterable[int]) -> int:
     for mask in masks:
         found |= mask
     return found
+
+
+def _base(name: str) -> str:
+    return name.removeprefix("aten::").partition(".")[0]
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:

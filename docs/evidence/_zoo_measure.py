@@ -36,7 +36,8 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     flow = Flow(tape)
     values = _random(tape, found)
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
-    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros}
+    off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])} & {*values}
+    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros | off}
     by_step: dict[int, list[Add]] = {}
     for add in flow.adds:
         by_step.setdefault(add.step, []).append(add)
@@ -132,6 +133,11 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
     return values
 
 
+def _is_off(old: Tensor) -> bool:
+    """Whether a scale is 0 already, as the model's authors start a branch."""
+    return old.dim() < 2 and not old.any()
+
+
 def _is_shift(name: str, tensor: Tensor) -> bool:
     return name.endswith(("bias", "beta")) and tensor.dim() == 1
 
@@ -207,7 +213,36 @@ def _moved(
                     if g is not None and g.any()
                 }
         found.append(moved)
+    found[0] |= _bent(tape, adds, at_zero, values, set(by_slot.values()) & ends - found[0])
     return found[0], ends - found[0] - found[1]
+
+
+def _bent(
+    tape: Tape,
+    adds: list[Add],
+    at_zero: dict[int, Tensor],
+    values: dict[int, Tensor],
+    names: set[str],
+) -> set[str]:
+    """Return the weights that change an add in proportion: ReLU has no derivative at 0."""
+    found = set()
+    for name in names:
+        slot = tape.parameters[name]
+        sums = {a.step: a for a in adds if any(name in tape.nodes[k].weights for k in a.weights)}
+        sizes: dict[int, list[float]] = {step: [] for step in sums}
+
+        def watch(step: int, args: list[Any], sums: Any = sums, sizes: Any = sizes) -> None:
+            if step in sums:
+                add = sums[step]
+                branch = args[tape.nodes[add.node].inputs.index(add.branch)]
+                sizes[step].append(float(branch.detach().double().norm()))
+
+        with torch.no_grad():
+            for by in (0, 1e-4, 2e-4):
+                tape.run(at_zero | {slot: by * values[slot]}, watch=watch, double=True)
+        if any(zero == 0 < one and 1.5 < two / one < 2.5 for zero, one, two in sizes.values()):
+            found.add(name)
+    return found
 
 
 # The first steps ----------------------------------------------------------------------------------
@@ -235,7 +270,8 @@ def _dead(model: nn.Module, given: Any) -> tuple[set[str], bool]:
         for t in results
         if t.requires_grad
     )
-    loss.backward()
+    if isinstance(loss, Tensor):  # a codebook's indices have no gradient
+        loss.backward()
     finite = all(bool(t.isfinite().all()) for t in results)
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     finite &= all(bool(g.isfinite().all()) for g in grads.values())
@@ -336,7 +372,7 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
     row["constant"] = int(constant(model, given))
     ours = steps(model, given)
     fresh, given = make()
-    row |= roles(fresh, given, report.roles)
+    row |= roles(fresh, given, _as_held(fresh, report.roles))
     if row["constant"]:
         row["constant"] = int(not constant(fresh, given))
     theirs = steps(fresh, given)
@@ -355,6 +391,23 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
 def is_alive(row: Row, tensors: int) -> int:
     """Whether the output depends on the input, and nearly all parameters have a gradient."""
     return int(bool(row["finite"]) and not row["constant"] and len(row["dead"]) < tensors / 10)
+
+
+def _as_held(model: nn.Module, found: dict[str, str]) -> dict[str, str]:
+    """Return roles in which a zero weight under weight norm has magnitude 0, as it is written."""
+    names, held = {id(p): name for name, p in model.named_parameters()}, dict(found)
+    for module in model.modules():
+        own, steps_of = module._parameters, getattr(module, "parametrizations", {})
+        pairs = [(own.get(f"{key[:-2]}_g"), v) for key, v in own.items() if key.endswith("_v")]
+        pairs += [
+            (steps.original0, steps.original1)
+            for steps in steps_of.values()
+            if type(steps[0]).__name__ == "_WeightNorm"
+        ]
+        for g, v in pairs:
+            if g is not None and held.get(names.get(id(v), "")) == "zero":
+                held |= {names[id(g)]: "zero", names[id(v)]: "transit"}
+    return held
 
 
 def irt_errors() -> tuple[type[Exception], ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 VOCABULARY = 160
@@ -17,7 +19,7 @@ _WIDE = re.compile(
 _NOT_WIDE = re.compile(
     r"num_channels|^in_channels|in_chans|max_|position|^out_channels$|token|_id|num_embeddings|"
     r"dropout|input_channels|image_channels|audio_channels|n_embeds|embeds_|channels_last|"
-    r"codebook_dim$|mel_dim|mask_input|num_input|latent_channels"
+    r"codebook_dim$|mel_dim|model_in_dim|mask_input|num_input|latent_channels"
 )
 _DEEP = re.compile(
     r"^(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|num_encoder_layers|"
@@ -31,14 +33,26 @@ _LENGTHS = re.compile(
 _SLICES = re.compile(
     r"^(depths|block_sizes|.*num_blocks|blocks_per_stage|stage_numb_of_layers|num_block_repeats)$"
 )
-_INDICES = re.compile(r"index|indices|_out_indices|idx")
+_INDICES = re.compile(r"index(?!er)|indices|idx")
 
 
 def _cut(config: Any, name: str, deep: int) -> Any:
     """Return how many layers a configuration keeps: some of every kind that it names."""
     kinds = [value for key, value in vars(config).items() if re.search("layer.*type", key)]
     kinds = [value for value in kinds if isinstance(value, (list, tuple)) and len(value) == deep]
-    return min(deep, max([2, *(len(dict.fromkeys(map(str, value))) for value in kinds)], default=2))
+    out = len(vars(config).get("_out_indices") or ()) if "stage_names" in vars(config) else 0
+    return min(deep, max(2, out, *(len(dict.fromkeys(map(str, value))) for value in kinds), 2))
+
+
+def _cut_stages(config: Any, deep: int, kept: int) -> None:
+    """Let a backbone whose stages are its layers return the last ones that it still has."""
+    names = vars(config).get("stage_names")
+    if names is None or len(names) != deep + 1:
+        return
+    out = range(kept + 1)[-max(1, len(vars(config).get("_out_indices") or ())) :]
+    _set(config, "stage_names", names[: kept + 1])
+    _set(config, "_out_indices", list(out))
+    _set(config, "_out_features", [names[at] for at in out])
 
 
 def configurations(config: Any, seen: set[int] | None = None) -> Iterator[Any]:
@@ -46,7 +60,7 @@ def configurations(config: Any, seen: set[int] | None = None) -> Iterator[Any]:
     from transformers import PretrainedConfig
 
     seen = set() if seen is None else seen
-    if id(config) in seen:
+    if id(config) in seen or config is None:
         return
     seen.add(id(config))
     yield config
@@ -55,15 +69,47 @@ def configurations(config: Any, seen: set[int] | None = None) -> Iterator[Any]:
             yield from configurations(value, seen)
 
 
-def shrink(config: Any, by: int, image: int | None) -> None:
-    """Divide widths by a number, cut depth, vocabulary and image; in place."""
+def shrink(config: Any, by: int, image: int | None, fill: bool = False) -> None:
+    """Divide widths by a number, cut depth, vocabulary and image; in place.
+
+    `fill` gives numbers to fields that are None by default, and leaves widths that kernels and
+    groups of channels divide.
+    """
     ids: dict[str, int] = {}
     for part in configurations(config):
         _shrink_depth(part)
-        _shrink_width(part, by)
+        _shrink_width(part, by, fill)
         _shrink_vocabulary(part, ids)
         _shrink_counts(part)
         _shrink_image(part, image)
+        if fill:
+            _fill(part)
+    text, vision = getattr(config, "text_config", None), getattr(config, "vision_config", None)
+    if hasattr(text, "hidden_size") and "out_hidden_size" in getattr(vision, "__dict__", {}):
+        _set(vision, "out_hidden_size", text.hidden_size)
+
+
+_FILLED = {
+    "vocab_size": VOCABULARY, "context_length": 8, "num_experts": 4, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "top_k_experts": 2, "moe_intermediate_size": 16, "mask_token_id": 4,
+    "moe_top_k": 2, "num_local_experts": 4, "n_shared_experts": 1,
+}  # fmt: skip
+
+
+def _fill(config: Any) -> None:
+    """Give numbers to fields that are None by default, and that the code needs."""
+    have = vars(config)
+    deep, heads = have.get("num_hidden_layers"), have.get("num_attention_heads")
+    also: dict[str, Any] = {"num_key_value_heads": heads}
+    if isinstance(heads, int) and isinstance(have.get("hidden_size"), int):
+        also["head_dim"] = have["hidden_size"] // heads
+    if isinstance(deep, int):
+        first = "conv" if "lfm2" in config.model_type else "full_attention"
+        also["layer_types"] = [first, *["full_attention"] * (deep - 1)]
+        also["mlp_layer_types"] = ["dense", *["sparse"] * (deep - 1)]
+    for name, value in (_FILLED | also).items():
+        if name in have and have[name] is None:
+            _set(config, name, value)
 
 
 _COUNTS = {  # what a tiny model has fewer of, whatever the default is
@@ -97,6 +143,9 @@ _COUNTS = {  # what a tiny model has fewer of, whatever the default is
     "moe_num_shared_experts": 1,
     "expert_num": 4,
     "num_moe_experts": 8,
+    "num_kv_shared_layers": 0,
+    "visual_feat_dim": 32,
+    "num_expert_group": 1,
 }
 
 
@@ -126,14 +175,19 @@ def _shrink_counts(config: Any) -> None:
     width = next((w for k in _WIDTHS if isinstance(w := vars(config).get(k), int)), None)
     for name in _HEADS_OF if width and vars(config).get("head_dim") is None else ():
         value = vars(config).get(name)
-        if isinstance(value, int) and value > 0 and width % value:
-            _set(config, name, math.gcd(width, value))
+        if isinstance(value, int) and value > 0 and (width % value or width // value % 4):
+            heads = [h for h in range(1, value + 1) if width % h == 0 and width // h % 4 == 0]
+            _set(config, name, max(heads, default=math.gcd(width, value)))
+            groups = vars(config).get("num_key_value_heads")
+            if isinstance(groups, int):
+                _set(config, "num_key_value_heads", math.gcd(groups, vars(config)[name]))
     rope = vars(config).get("rope_parameters")
     if isinstance(rope, dict) and "mrope_section" in rope and "hidden_size" in vars(config):
         heads = vars(config).get("num_attention_heads") or 1
         head = vars(config).get("head_dim") or vars(config)["hidden_size"] // heads
         third, rest = divmod(int(head * (rope.get("partial_rotary_factor") or 1)) // 2, 3)
-        rope["mrope_section"] = [third + rest, third, third]
+        sections = [third + rest, third, third]  # of time first, or last
+        rope["mrope_section"] = sections[:: -1 if "ernie" in config.model_type else 1]
 
 
 def _set(config: Any, name: str, value: Any) -> None:
@@ -147,6 +201,7 @@ def _shrink_depth(config: Any) -> None:
         if _DEEP.match(name) and isinstance(value, int) and value > 2:
             kept = _cut(config, name, value)
             _set(config, name, kept)
+            _cut_stages(config, value, kept)
             for key, other in list(vars(config).items()):
                 if not isinstance(other, (list, tuple)) or len(other) != value:
                     continue
@@ -157,7 +212,8 @@ def _shrink_depth(config: Any) -> None:
                 elif not _INDICES.search(key):
                     _set(config, key, type(other)(other[:kept]))
             for key, other in list(vars(config).items()):
-                if _INDICES.search(key) and isinstance(other, (list, tuple)) and other:
+                is_set = key == "_out_indices" and "stage_names" in vars(config)
+                if not is_set and _INDICES.search(key) and isinstance(other, (list, tuple)):
                     inside = [
                         kept - 1 if not isinstance(i, int) else min(i, kept - 1) for i in other
                     ]
@@ -168,37 +224,42 @@ def _shrink_depth(config: Any) -> None:
             _set(config, name, type(value)(min(each, 2) for each in value))
 
 
+def _asks(config: Any, word: str) -> bool:
+    """Whether the code of a model names a field."""
+    module = sys.modules[type(config).__module__].__file__ or ""
+    file = Path(module.replace("configuration_", "modeling_"))
+    return file.exists() and word in file.read_text()
+
+
 def _are_integers(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(each, int) for each in value)
 
 
-def _divided(value: Any, by: int) -> Any:
+def _divided(value: Any, by: int, unit: int = 1) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    while by > 1 and (value % by or value // by < 2):
+    unit = 1 if value % unit else unit
+    while by > 1 and (value % by or value // by < 2 or value // by % unit):
         by //= 2
     return value // by
 
 
-def _shrink_width(config: Any, by: int) -> None:
+def _shrink_width(config: Any, by: int, aligned: bool) -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, dict):
-            if (
-                "rope_theta" in value
-                and "mrope_section" not in value
-                and "_vl" in config.model_type
-            ):
-                value["mrope_section"] = [16, 24, 24]  # what the code takes if nothing is said
+            if "rope_theta" in value and _asks(config, "mrope_section"):
+                value.setdefault("mrope_section", [16, 24, 24])
             for key, inner in value.items():
                 if str(key).endswith("section") and isinstance(inner, (list, tuple)):
                     value[key] = [_divided(each, by) for each in inner]
             continue
         if not _WIDE.search(name) or _NOT_WIDE.search(name):
             continue
+        unit = (32 if "channels" in name else 4) if aligned else 1
         if isinstance(value, (list, tuple)):
-            _set(config, name, type(value)(_divided(each, by) for each in value))
+            _set(config, name, type(value)(_divided(each, by, unit) for each in value))
         elif isinstance(value, int) and not isinstance(value, bool) and value > 16:
-            _set(config, name, _divided(value, by))
+            _set(config, name, _divided(value, by, unit))
 
 
 def _shrink_vocabulary(config: Any, ids: dict[str, int]) -> None:
@@ -210,7 +271,7 @@ def _shrink_vocabulary(config: Any, ids: dict[str, int]) -> None:
         elif re.search(r"token_(id|index)$|_token$|token_ids$", name):
             if isinstance(value, int) and value >= VOCABULARY - 40:
                 _set(config, name, ids.setdefault(name, VOCABULARY - 1 - len(ids)))
-            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], int):
+            elif _are_integers(value) and value and not isinstance(value[0], bool):
                 small = [ids.setdefault(f"{name}{i}", VOCABULARY - 1 - len(ids)) for i in value]
                 _set(config, name, type(value)(small))
         elif _LENGTHS.match(name) and isinstance(value, int):

@@ -229,6 +229,7 @@ class Tape(TorchDispatchMode):
         zeroed: Collection[int] = (),
         needed: int | None = None,
         watch: Callable[[int, list[Any]], None] | None = None,
+        double: bool = False,
     ) -> None:
         """Run the tape with other values of leaves.
 
@@ -244,11 +245,16 @@ class Tape(TorchDispatchMode):
             The bits of the nodes that are wanted: steps that feed none of them are left out.
         watch : callable, optional
             Told of every step's number and its arguments, before it runs.
+        double : bool
+            Whether float64 stands for float32, in which products of small numbers are 0.
         """
         held: dict[int, Any] = {}
-        leaves = {slot: values.get(slot, tensor) for slot, tensor in self.leaves.items()}
+        wide = _doubled if double else _same
+        leaves = {slot: wide(values.get(slot, tensor)) for slot, tensor in self.leaves.items()}
 
-        def value(slot: Slot) -> Any:
+        def value(slot: Any) -> Any:
+            if not isinstance(slot, Slot):
+                return torch.float64 if double and slot is torch.float32 else slot
             number = slot.number
             if number not in held:
                 leaf = leaves[number]
@@ -259,7 +265,7 @@ class Tape(TorchDispatchMode):
             feeds = needed is None or any(needed >> k & 1 for k in (*step.nodes, *step.wrote))
             if not feeds and number != until:
                 continue
-            args, kwargs = tree_map_only(Slot, value, (step.args, step.kwargs))
+            args, kwargs = _filled(step.args, value), _filled(step.kwargs, value)
             if watch is not None:
                 watch(number, list(args))
             if number == until:
@@ -270,13 +276,21 @@ class Tape(TorchDispatchMode):
             if number in zeroed:
                 outs = [torch.zeros_like(self._alive[slot]) for slot in step.outs]
             else:
-                outs = [
-                    t for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, Tensor)
-                ]
+                out = function(*args, **kwargs)
+                outs = [out] if isinstance(out, Tensor) else _tensors(out)
             for slot, tensor in zip(
                 step.outs, outs, strict=False
             ):  # a cell keeps more for gradients
-                held[slot] = step.frozen.get(slot, tensor)
+                held[slot] = wide(step.frozen.get(slot, tensor))
+
+
+def _filled(given: Any, value: Callable[[Any], Any]) -> Any:
+    """Put tensors in the places of their slots: what `tree_map` does, ten times as fast."""
+    if isinstance(given, dict):
+        return {key: _filled(each, value) for key, each in given.items()}
+    if type(given) in (list, tuple):
+        return type(given)(_filled(each, value) for each in given)
+    return value(given)
 
 
 def bits(number: int) -> Iterator[int]:
@@ -285,6 +299,14 @@ def bits(number: int) -> Iterator[int]:
         low = number & -number
         yield low.bit_length() - 1
         number ^= low
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype == torch.float32 else tensor
 
 
 def _floats(tensor: Tensor) -> bool:

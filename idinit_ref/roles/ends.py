@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .flow import Flow, entries
 from .graph import ROOTS, function_of
 
-__all__ = ["Ends", "Vanishing"]
+__all__ = ["Ends", "Vanishing", "find_void"]
 
 
 class Ends(NamedTuple):
@@ -29,6 +29,22 @@ class Ends(NamedTuple):
     weights: tuple[int, ...] = ()
     blocker: int | None = None
     norms: tuple[int, ...] = ()
+
+
+def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
+    """Find what is zero whatever the other weights are, where some weight operations are.
+
+    Constant zeros are, and what is made of them.
+    """
+    found: list[bool] = []
+    for number, (node, args) in enumerate(zip(flow.nodes, flow.args, strict=True)):
+        if node.kind in ("input", "parameter") or node.vanishes == "never":
+            found.append(False)
+        elif isinstance(node.vanishes, tuple):
+            found.append(any(found[args[place]] for place in node.vanishes))
+        else:
+            found.append(number in zero or all(found[to] for to in args))
+    return found
 
 
 _ELSEWHERE, _ENDS = "elsewhere", "ends"
@@ -52,7 +68,7 @@ class Vanishing:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self.void = self._find_void()
+        self.void = find_void(flow)
         known: dict[int, _State] = {}
         for number in range(len(flow.nodes)):  # ends in some weights, whatever the source is
             known[number] = self._state(number, known, None, {})
@@ -88,18 +104,6 @@ class Vanishing:
             return Ends(blocker=None if isinstance(state, str) else state)
         weights, norms = self._collect(signal, known, chosen)
         return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
-
-    def _find_void(self) -> list[bool]:
-        """Find what is zero whatever the weights are: constant zeros, and what is made of them."""
-        found: list[bool] = []
-        for node, args in zip(self._flow.nodes, self._flow.args, strict=True):
-            if node.kind in ("input", "parameter") or node.vanishes == "never":
-                found.append(False)
-            elif isinstance(node.vanishes, tuple):
-                found.append(any(found[args[place]] for place in node.vanishes))
-            else:
-                found.append(all(found[to] for to in args))
-        return found
 
     def _reach(self, signal: int, sources: Collection[int], lowest: int) -> set[int]:
         """Return the nodes on the ways back from a signal to weights and sources."""

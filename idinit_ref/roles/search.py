@@ -9,7 +9,7 @@ from ..core.options import choice
 from ..core.pattern import Role
 from ..errors import GraphError, OptionTypeError, message
 from .adds import Adds, Branch
-from .ends import Vanishing
+from .ends import Vanishing, find_void
 from .flow import Flow
 from .graph import Graph
 from .notes import Note
@@ -166,10 +166,21 @@ class _Search:
             if not branch.how:
                 for end in branch.ends.weights:
                     self.claims.setdefault(end, []).append(branch)
+        self._free_idle()
         self._ahead, self._order = self._depths()
         self.tied: dict[int, list[str]] = {}
         self._ties = list(self._find_ties())
         self.heads = self._find_heads()
+
+    def _free_idle(self) -> None:
+        """Drop weights of zeros: where others end what feeds them, they are zero in vain (R2)."""
+        flow = self.flow
+        names = {name for at in self.claims for name in flow.nodes[at].weights}
+        zero = {k for k, node in enumerate(flow.nodes) if not names.isdisjoint(node.weights)}
+        void = find_void(flow, zero)
+        for at in list(self.claims):
+            if all(void[to] for to in flow.args[at]):
+                del self.claims[at]
 
     def name(self, node: int) -> str:
         """Return the name of a node."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import permutations
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,8 @@ __all__ = ["Held", "Values", "function_of"]
 
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
-_SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join")  # aggregations
+_SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join", "product")
+"""Aggregations: sums of rows, weighted ones too, as by the gates of experts."""
 
 
 class Held(Protocol):
@@ -79,6 +81,42 @@ class Values:
 
     def _is_matrix(self, name: str) -> bool:
         return len(self._graph.by_name[name].shape or ()) > 1
+
+    # Scales ---------------------------------------------------------------------------------
+
+    def is_silent(self, name: str) -> bool:
+        """Whether all that is computed with a weight is multiplied by parameters that are 0.
+
+        As the scale of a residual branch's last norm, or a gate, that a model's authors start at 0.
+        The first add comes after it.
+        """
+        ops = [node for node in self._graph.nodes if name in node.weights] if self._zeros else []
+        stack, seen = [*ops], {op.name for op in ops}
+        while stack:
+            node = stack.pop()
+            users = self._users.get(node.name, ())
+            if not users or node.name in self._graph.outputs:
+                return False
+            for user in users:
+                if user.name in self._zeros or user.name in seen:
+                    continue
+                if user.kind != "other":
+                    return False
+                seen.add(user.name)
+                stack.append(user)
+        return bool(ops)
+
+    @cached_property
+    def _zeros(self) -> set[str]:
+        """The nodes that a parameter scales which is exactly 0, with what is added to it."""
+        found: set[str] = set()
+        for name in () if self._unset or self._held is None else self._graph.parameters:
+            scaled = self._graph.by_name[name].options.get("scales", ())
+            values = self._held.read(name) if scaled and self._held is not None else None
+            offset = self._graph.by_name[name].options.get("offset", 0.0)
+            if values is not None and values.size and not (values + offset).any():
+                found.update(scaled)
+        return found
 
     # Biases ---------------------------------------------------------------------------------
 
@@ -156,6 +194,13 @@ class Values:
         given = (node.options.get("scales", ()) for node in self._graph.nodes)
         return {name for names in given for name in names}
 
+    def _is_norm(self, node: Node) -> bool:
+        """Whether a node is scaled by a parameter, or by what is computed from itself."""
+        if node.does != "product":
+            return node.name in self._scaled
+        pairs = list(permutations(node.inputs, 2))
+        return not pairs or any(one in self._all_before(two) for one, two in pairs)
+
     def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
         """Return the weights whose operations a node is made of, by what keeps their outputs."""
         found: dict[str, Node] = {}
@@ -164,9 +209,7 @@ class Values:
             at = stack.pop()
             if at.kind == "weight":
                 found |= dict.fromkeys(at.weights, at)
-            elif (
-                at is node or at.kind == "add" or (at.does in over and at.name not in self._scaled)
-            ):
+            elif at is node or at.kind == "add" or (at.does in over and not self._is_norm(at)):
                 kept = [name for k, name in enumerate(at.inputs) if k not in at.sums]
                 stack += [self._graph.by_name[name] for name in kept if name not in seen]
                 seen.update(kept)

@@ -143,6 +143,11 @@ def test_tokens_alone_are_judged_by_samples_and_embeddings():
     assert audit.input_gradient is None
 
 
+class Unbuilt(keras.Model):
+    def call(self, x):
+        return x
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # JAX, of 64 bits
 def test_bad_inputs_are_errors_of_one_line():
     model = net()
@@ -150,8 +155,10 @@ def test_bad_inputs_are_errors_of_one_line():
     for given, error, said in (
         ((model, np.zeros((2, 6))), OptionError, "zeros only"),
         ((model, np.full((2, 6), np.nan)), OptionError, "infinities or NaN"),
-        ((model, None), GraphError, "should have values"),
-        ((model, np.ones((2, 7))), GraphError, "should be able to take them"),
+        ((model, None), GraphError, "^inputs = None.*should have values"),
+        ((model, np.ones((2, 7))), GraphError, "^inputs = .*should be able to take them"),
+        ((model, np.array([b"x"], object)), GraphError, "^inputs = "),
+        ((Unbuilt(), None), GraphError, "^inputs = None.*pass an array"),
         ((still, np.ones((2, 6))), GraphError, "trainable weights"),
         ((3, np.ones((2, 6))), OptionTypeError, "keras.Model"),
     ):

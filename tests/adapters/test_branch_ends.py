@@ -195,6 +195,7 @@ def torch_aggregate(how, h, near):
         "scatter": lambda: torch.zeros_like(h).index_add(0, torch.tensor(TO), h),
         "mean": lambda: h.mean(0, keepdim=True).expand(6, -1),
         "heads": lambda: torch.stack([h, 2 * h]).sum(0),
+        "gates": lambda: h * near[:, :1],
         "gather": lambda: h[torch.tensor(TO)],
     }[how]()
 
@@ -205,6 +206,7 @@ def jax_aggregate(how, h, near):
         "scatter": lambda: jax.ops.segment_sum(h, jnp.asarray(TO), 6),
         "mean": lambda: jnp.broadcast_to(h.mean(0, keepdims=True), h.shape),
         "heads": lambda: jnp.stack([h, 2 * h]).sum(0),
+        "gates": lambda: h * near[:, :1],
         "gather": lambda: h[jnp.asarray(TO)],
     }[how]()
 
@@ -216,6 +218,7 @@ def keras_aggregate(how, h, near):
         "scatter": lambda: ops.segment_sum(h, TO, 6),
         "mean": lambda: ops.broadcast_to(ops.mean(h, 0, keepdims=True), h.shape),
         "heads": lambda: ops.sum(ops.stack([h, 2 * h]), 0),
+        "gates": lambda: h * near[:, :1],
         "gather": lambda: ops.take(h, TO, 0),
     }[how]()
 
@@ -275,7 +278,7 @@ def keras_graph(how):
     return irk.init_(model, (NODES, NEAR)), lambda: np.asarray(model(NODES, NEAR))
 
 
-HOW = ("product", "scatter", "mean", "heads", "gather")
+HOW = ("product", "scatter", "mean", "heads", "gates", "gather")
 
 
 @pytest.mark.parametrize("how", HOW)

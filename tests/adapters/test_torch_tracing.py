@@ -300,3 +300,19 @@ def test_a_result_that_is_spread_over_another_is_added_to_it():
         "row.weight": "transit",
         "row.bias": "bias",
     }
+
+
+@pytest.mark.parametrize("returned", [True, False])
+def test_what_a_model_returns_besides_its_logits_learns(returned):
+    """RT-DETR: an auxiliary loss takes the boxes of each layer, which the next one detaches."""
+
+    class ModelOutput(dict):
+        """As transformers has it, of which the logits count."""
+
+    def function(model, x):
+        boxes = x + model.layers[0](x)
+        out = {"logits": model.layers[1](boxes.detach())}
+        return ModelOutput(out | ({"boxes": boxes} if returned else {}))
+
+    roles = init_(Function(function, nn.Linear(4, 4), nn.Linear(4, 3)), image(2, 4)).roles
+    assert roles["layers.0.weight"] == ("zero" if returned else "keep")

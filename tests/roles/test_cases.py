@@ -403,6 +403,20 @@ def test_a_part_that_another_weight_reads_is_read():
     assert unread(net.graph("join", "again"), plans) == ()
 
 
+@pytest.mark.parametrize(("part", "kinds"), [("skip", []), ("own", ["unread"])])
+def test_the_crop_of_a_skip_is_no_part_that_nothing_reads(part, kinds):
+    """As in a U-Net of valid convolutions: only a crop of a signal that has no reader is lost."""
+    net = Net((2, 8, 4, 4))
+    x = net.x()
+    skip, own = net.w("skip", x), net.w("own", x)
+    up = net.w("up", net.f("pool", skip, does="pool"))
+    crop = net.f("crop", part, shape=(2, 8, 2, 2), does="crop")
+    cat = net.f("cat", up, net.f("relu", crop), shape=(2, 16, 2, 2), does="join")
+    head = net.w("join", cat, shape=(2, 8, 2, 2), size=(8, 16, 1, 1))
+    graph = Graph(net.nodes, [head] if part == "own" else [head, own])
+    assert [note.kind for note in unread(graph, {"JOIN": plan((8, 16, 1, 1))})] == kinds
+
+
 def test_a_running_mean_that_the_model_is_given():
     """JAX passes it as an input: it shifts the result, as a buffer would."""
     net = Net()
@@ -410,3 +424,14 @@ def test_a_running_mean_that_the_model_is_given():
     mean = net.x("mean", shape=(4,))
     y = net.add("y", x, net.f("sub", net.w("w", x), mean))
     assert net.zeros(y) == {"W"}
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["behind the end", "before the end"])
+def test_a_residual_add_inside_a_branch_is_zero_unless_it_only_reads_zeros(after):
+    """Inkling adds a short convolution of it to what an attention gives: in vain, with that 0."""
+    net = Net()
+    h = net.f("norm", net.x(), does="norm")
+    h = net.w("end", h) if after else net.w("first", h)
+    h = net.add("inner", h, net.w("conv", h))
+    net.w("out", net.add("y", "x", h if after else net.w("end", h)))
+    assert net.zeros("out") == ({"END"} if after else {"END", "CONV"})

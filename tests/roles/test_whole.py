@@ -154,11 +154,12 @@ def aggregated(*middle, shape=(8,), sums=()):
         parameter("b", shape, "other", adds_to=("sum",)),
         node("x", kind="input", shape=(6, 4)),
         node("adj", kind="input", shape=(6, 6)),
+        node("gate", kind="input", shape=(6, 1)),
         ir.Node("h", "weight", ("x",), (6, 8), weights=("w",)),
     ]
     last = "h"
     for k, does in enumerate(middle):
-        inputs = ("adj", last) if does == "contract" else (last,)
+        inputs = {"contract": ("adj", last), "product": ("gate", last)}.get(does, (last,))
         rest = {"sums": sums, "vanishes": (1,)} if does == "contract" else {}
         nodes.append(node(f"m{k}", *inputs, does=does, **rest))
         last = f"m{k}"
@@ -171,6 +172,7 @@ def aggregated(*middle, shape=(8,), sums=()):
         (aggregated(), "bias"),
         (aggregated("contract"), "bias"),
         (aggregated("move", "select", "pool"), "bias"),
+        (aggregated("product", "select"), "bias"),
         (aggregated(shape=(1, 1, 8)), "bias"),
         (aggregated("contract", sums=(1,)), "keep"),
         (aggregated(shape=(6,)), "keep"),
@@ -178,8 +180,8 @@ def aggregated(*middle, shape=(8,), sums=()):
         (aggregated("norm"), "keep"),
         (aggregated("map"), "keep"),
     ],
-    ids=["at once", "adjacency", "moves and sums", "ones", "summed away", "other length",
-         "positions", "a norm's shift", "behind a function"],
+    ids=["at once", "adjacency", "moves and sums", "gates of experts", "ones", "summed away",
+         "other length", "positions", "a norm's shift", "behind a function"],
 )  # fmt: skip
 def test_what_is_added_to_the_aggregated_outputs_of_one_weight_is_a_bias(graph, role):
     assert decide(graph).roles["b"] == role
