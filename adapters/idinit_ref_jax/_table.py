@@ -28,7 +28,7 @@ SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
        ("and", "max", "min", "or", "sum", "xor")},
-    **dict.fromkeys(("scatter-add", "scatter-mul", "scatter_max", "scatter_min"), "scatter"),
+    **{f"scatter-{what}": "scatter" for what in ("add", "sub", "mul", "max", "min")},
     "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
     "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",

@@ -127,7 +127,8 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     if kind in _OPAQUE:
         _refuse(eqn, given)
     if kind not in REDUCES:
-        return [draw.other(kind, given, shape_of(var), floats(var)) for var in eqn.outvars]
+        word = PLAIN.get(kind, kind)
+        return [draw.other(kind, given, shape_of(var), floats(var), word) for var in eqn.outvars]
     if kind.startswith("scatter"):
         given = [given[0], given[2], given[1]]
     return [

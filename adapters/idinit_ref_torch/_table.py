@@ -50,7 +50,7 @@ def _entrywise(call: Call, word: str = "") -> Value:
 
 def _known(call: Call) -> Value:
     word = _WORDS.get(call.name)
-    return other(call) if word is None else result(call, word)
+    return other(call, call.what) if word is None else result(call, word)
 
 
 def _fresh(call: Call) -> list[Value]:
@@ -313,7 +313,7 @@ _WORDS = {
         "std": "norm linalg_vector_norm std std_mean",
         "var": "prod var var_mean",
         "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
-        "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",
+        "tril triu histc all any argsort nonzero _unique2 searchsorted bucketize",
         "mul": "linalg_cross",
         "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
