@@ -125,24 +125,36 @@ def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) ->
     return None
 
 
+collect_ignore_glob = [  # scripts and models of tests, whose imports take long
+    *("adapters/sharded_*.py", "adapters/checkpoints_*.py", "adapters/zoo_*.py"),
+    *("benchmarks/performance.py", "gpu/trained.py", "gpu/bandwidth.py", "gpu/checks.py"),
+]
+
+
 # Samples ------------------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "of a test with more cases N run each time, and the others with -m nightly"
-    parser.addoption("--cases", type=int, default=16, metavar="N", help=text)
+    parser.addoption("--cases", type=int, default=8, metavar="N", help=text)
 
 
 COMPILED = re.compile(r"adapters.test_(\w+_)?(jax|tensorflow)")
-"""Of grids in these files at most 6 cases run each time: each case compiles programs anew."""
+"""Of grids in these files at most 3 cases run each time: each case compiles programs anew."""
 
 
 def sample_size(item: pytest.Function) -> int:
     """Return how many cases of a test run each time."""
     if (mark := item.get_closest_marker("cases")) is not None:
         return mark.args[0]
-    few = 6 if COMPILED.search(str(item.path)) else 999
+    few = 3 if COMPILED.search(str(item.path)) else 999
     return min(few, item.config.getoption("cases"))
+
+
+def place_of(item: pytest.Function) -> tuple[bool, bytes]:
+    """Return the place of a case in its grid: the first ones are the sample."""
+    nightly = any(mark.name == "nightly" for mark in item.iter_markers())
+    return nightly, hashlib.sha256(item.name.partition("[")[2].encode()).digest()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -150,7 +162,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as nightly what is beyond a sample of a large grid.
 
     The sample is drawn by a digest of the case's name: the same on every machine, and over all
-    axes of the grid. A test marked `every` runs all its cases, one marked `cases(n)` n of them.
+    axes of the grid. Tests of the same cases draw the same ones, so what they share is built once.
+    A test marked `every` runs all its cases, one marked `cases(n)` n of them.
     """
     grids: dict[tuple[str, str], list[pytest.Function]] = defaultdict(list)
     for item in items:
@@ -158,7 +171,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and ("cases" in marks or "every" not in marks):
             grids[(str(item.path), item.originalname)].append(item)
     for cases in grids.values():
-        cases.sort(key=lambda item: hashlib.sha256(item.name.encode()).digest())
+        cases.sort(key=place_of)
         for item in cases[sample_size(cases[0]) :]:
             item.add_marker("nightly")
 
@@ -245,3 +258,16 @@ def _jax_draws_by_numpy(request):
         if request.path.parent.name == "adapters" and request.path.parent.parent.name == "tests":
             jax_draws.patched(patch)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _jax_compiles_in_haste(request):
+    """Each time, not nightly, in the tests of models: a program there runs once or twice."""
+    each_time = request.config.option.markexpr == "not nightly"
+    if not (each_time and re.search(r"adapters.test_(jax_\w+|\w+_jax)\.py", str(request.path))):
+        yield
+        return
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 TAPS = ["outward", "diagonal", "center", "channel_major", "spatial_major"]
 GAINS = [1.0, -0.75, 2.5, 1 / 3, 1e-3]
+
+
+def examples(count: int) -> int:
+    """Return so many drawn examples for the normal run, and 16 times as many for the nightly one.
+
+    For a test whose examples are long; its mark is `hypothesis`, if it is drawn by other means.
+    """
+    return count * settings.default.max_examples // settings.get_profile("normal").max_examples
 
 
 @st.composite

@@ -50,6 +50,8 @@ def _entrywise(call: Call, word: str = "") -> Value:
 
 def _known(call: Call) -> Value:
     word = _WORDS.get(call.name)
+    if word == "norm" and isinstance(first := call.of(call.args[0]), Made) and first.parts:
+        return call.draw.entrywise(call.what, call.values, call.shape, call.floating, "", word)
     return other(call, call.what) if word is None else result(call, word)
 
 

@@ -201,7 +201,8 @@ _OPTIONAL = (
 def inputs(model: Any, config: Any) -> Iterator[dict[str, Any]]:
     """Yield inputs that a model may take, the most telling first."""
     signature = inspect.signature(model.forward).parameters
-    main = getattr(model, "main_input_name", "input_ids")
+    named = getattr(model, "main_input_name", "input_ids")
+    main = named if isinstance(named, str) else named[0]
     must = [
         name
         for name, p in signature.items()

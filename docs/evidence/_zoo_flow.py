@@ -127,7 +127,7 @@ class Flow:
                     ends.append(over and self._is_score(reader))
                 elif name in _PRODUCTS and axis == self._summed(reader, here):
                     ends.append(True)
-                elif reader not in seen:
+                elif reader not in seen and (this.name != "written" or self.readers[reader]):
                     seen.add(reader)
                     place = self._moved(reader, here, axis)
                     if place is not None:
@@ -158,6 +158,8 @@ class Flow:
         name = _base(this.name)
         if name in _PRODUCTS:
             return axis
+        if -axis > len(shape):
+            return None
         if name not in _AXES:  # where it is pooled, there are only statistics of it
             is_kept = len(this.shape) == len(shape) and this.shape[axis] > 1
             return axis if is_kept else None

@@ -156,7 +156,7 @@ def measure(family: str, name: str) -> Row:
     variables = model.trainable_variables
     names, shapes = [v.path for v in variables], [v.shape for v in variables]
     ours, finite = dead(model, given)
-    newly = sorted(ours - dead(made(family, name), given)[0])
+    newly = sorted(ours and ours - dead(made(family, name), given)[0])
     row |= {
         "finite": int(finite and all(bool(np.isfinite(out).all()) for out in outs)),
         "dead": [names[k] for k in newly],

@@ -286,7 +286,8 @@ inputs are random. Each model is measured in a process of its own ({SECONDS} CPU
   other weights; it shares nothing with the tracer or with the rule of roles.
 * After `init_` with its defaults: outputs and gradients are finite; the output depends on the
   input; no matrix is without gradient after a step of AdamW that has one when the model starts as
-  its authors say; nothing else has changed (buffers, random numbers, flags).
+  its authors say, but for those of which the audit says what they wait for; nothing else has
+  changed (buffers, random numbers, flags).
 * "wrong": one of these does not hold. "refused": `init_` said what it cannot follow, and left the
   model as it was. "failed": the measurement itself. Not measured so are Keras and flax: there it is
   asked whether the model is alive, and in flax which weights are zero.

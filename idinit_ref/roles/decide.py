@@ -161,7 +161,8 @@ class _Model(NamedTuple):
         node = self.graph.by_name[name]
         role, why = self._role(node)
         value = self.scales.values.get(name) if role == "zero" else None
-        if role == "zero" and self._is_magnitude(node):
+        is_vector = sum(size != 1 for size in node.shape or ()) < 2
+        if role == "zero" and is_vector and self._is_magnitude(node):
             value = self.options["eps"]
         names = ("gain", "eps", "wide", "form", "taps")
         options: dict[str, Any] = {key: self.options[key] for key in names}
@@ -205,7 +206,7 @@ class _Model(NamedTuple):
         """Return the role of a parameter where no override speaks, and the reason."""
         inferred = self.inferred.get(node.name)
         if inferred and self._is_magnitude(node):
-            return "zero", f"magnitude of a weight that is computed: {inferred.why[0]}"
+            return "zero", f"a weight that is computed vanishes with it: {inferred.why[0]}"
         if node.note:
             return "keep", node.note
         if node.use == "embedding":
@@ -230,7 +231,7 @@ class _Model(NamedTuple):
         return inferred.role, why or "weight; no residual branch ends with it"
 
     def _is_magnitude(self, node: Node) -> bool:
-        """Whether a parameter alone scales a weight that is computed, and that is to be zero."""
+        """Whether a weight that is computed, and that is to be zero, vanishes with it alone."""
         is_zero = node.name in self.inferred and self.inferred[node.name].role == "zero"
         return is_zero and node.note == node.options.get("magnitude")
 

@@ -175,11 +175,17 @@ class _Search:
     def _free_idle(self) -> None:
         """Drop weights of zeros: where others end what feeds them, they are zero in vain (R2)."""
         flow = self.flow
+        uses: dict[str, set[int]] = {}
+        for at, node in enumerate(flow.nodes):
+            for name in node.weights:
+                uses.setdefault(name, set()).add(at)
         names = {name for at in self.claims for name in flow.nodes[at].weights}
-        zero = {k for k, node in enumerate(flow.nodes) if not names.isdisjoint(node.weights)}
+        zero = {at for name in names for at in uses[name]}
         void = find_void(flow, zero)
-        for at in list(self.claims):
-            if all(void[to] for to in flow.args[at]):
+        for at in [at for at in self.claims if all(void[to] for to in flow.args[at])]:
+            own = {use for name in flow.nodes[at].weights for use in uses[name]}
+            others = void if own == {at} else find_void(flow, zero - own)
+            if all(others[to] for to in flow.args[at]):
                 del self.claims[at]
 
     def name(self, node: int) -> str:

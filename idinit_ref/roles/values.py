@@ -90,7 +90,7 @@ class Values:
         As the scale of a residual branch's last norm, or a gate, that a model's authors start at 0.
         The first add comes after it.
         """
-        ops = [node for node in self._graph.nodes if name in node.weights] if self._zeros else []
+        ops = self._operations.get(name, []) if self._zeros else []
         stack, seen = [*ops], {op.name for op in ops}
         while stack:
             node = stack.pop()
@@ -105,6 +105,14 @@ class Values:
                 seen.add(user.name)
                 stack.append(user)
         return bool(ops)
+
+    @cached_property
+    def _operations(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self._graph.nodes:
+            for name in node.weights:
+                found.setdefault(name, []).append(node)
+        return found
 
     @cached_property
     def _zeros(self) -> set[str]:

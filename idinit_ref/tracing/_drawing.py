@@ -106,6 +106,9 @@ class Drawing(Layers):
         out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
             more = _offset(values, doing)
+            own = {part.name for part in out.parts}
+            if len(own) == 1 and all(p.ends for v in made for p in v.parts or (_ADDED,)):
+                return out.factored(own)  # a weight less its mean
             parts = tuple(
                 part._replace(added=True, offset=part.offset + more if more else 0.0)
                 for part in out.parts
@@ -215,6 +218,7 @@ class Drawing(Layers):
 
 
 _State = Literal["signal", "zeros"]
+_ADDED = Part("", None, added=True)  # what a constant is in a sum
 
 
 def _carried(old: Value | _State, new: Value) -> Value | _State:

@@ -149,11 +149,12 @@ class Nodes:
         for part in made.parts:
             if part.done:
                 self._done.setdefault(part.name, part.done)
-            is_vector = sum(size > 1 for size in self.parameters[part.name].shape) < 2
-            if part.done and part.factor and is_vector:
-                self._magnitudes.add((part.name, operation))
             view = None if part.name in lost else part.view
             self._weights.append((part.name, operation, view))
+        ends = [part for part in made.parts if part.done and part.factor]
+        vectors = [part for part in ends if self.parameters[part.name].is_vector]
+        for part in vectors or ends[:1]:
+            self._magnitudes.add((part.name, operation))
         self.use(made, "weight", operation.name)
         kinds = operation.kinds or ()
         units = [

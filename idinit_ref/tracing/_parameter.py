@@ -30,6 +30,11 @@ class Parameter:
     is_bias: bool = False
 
     @property
+    def is_vector(self) -> bool:
+        """Whether it has at most one axis that is longer than 1."""
+        return sum(size > 1 for size in self.shape) < 2
+
+    @property
     def is_floating(self) -> bool:
         """Whether it holds real or complex numbers."""
         return "float" in self.dtype or "complex" in self.dtype
@@ -50,7 +55,7 @@ class Seen:
     scales: str = ""  # the quantised weight that it is a part of
     met: str = ""  # an operation that is not known, and takes it
     makes: str = ""  # the product of signals whose kernel is made with it, and nothing else
-    magnitude: bool = False  # a factor of every weight that it makes, which vanishes with it
+    magnitude: bool = False  # every weight that it makes vanishes with it, to first order
     frozen: str = ""  # what stops every gradient to it
     sums: list[str | None] = field(default_factory=list)  # by use: the node it is added to
     scaled: list[str | None] = field(default_factory=list)  # by use: the node that it scales

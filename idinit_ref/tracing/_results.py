@@ -17,7 +17,7 @@ __all__ = ["Results", "done_by", "spread"]
 
 _MOST = 4  # as many results are followed at once
 _ROOT = 2  # of a node: a root of statistics
-_FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,)}
+_FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """Of an operation on entries the operands each of which is a factor of the result."""
 _ON_DATA = {"attention", "join", "select"}
 """What makes a signal of a learned tensor that it is applied to."""
@@ -45,7 +45,9 @@ class Results(Nodes):
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
             made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
-            return made._replace(parts=tuple(p._replace(factor=False) for p in made.parts))
+            of = [v for v in values if isinstance(v, Made) and v.parts]  # not the axes
+            is_linear = len(of) == 1 and fact == Fact("pool") and word not in ROOTS
+            return made.factored([p.name for p in made.parts if is_linear and p.ends])
         for signal in signals:
             signal.spend()
         out: Data | Signal = Data(shape)
@@ -197,15 +199,7 @@ class Results(Nodes):
         """
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
-            found = []
-            for at, value in enumerate(values):
-                if isinstance(value, Made) and value.parts:
-                    rest = [operand for operand in values if operand is not value]
-                    made = spread(value, shape)
-                    if at in _FACTORS.get(word or name, ()):  # type: ignore[arg-type]  # of words
-                        made = made.multiplied(names_of(rest))
-                    found.append(made.noted(done_by(doing, name, rest)))
-            out = joined(shape, found)
+            out = self._of_parameters(name, values, shape, doing, word or name)
         if isinstance(out, Made):
             rooted = any(value.rooted for value in values if isinstance(value, Made))
             rooted |= (word or name) in ROOTS and prod(shape or ()) > 1
@@ -215,6 +209,26 @@ class Results(Nodes):
             halves = frozenset().union(*(signal.halves for signal in signals))
             return _faded(out, [s for s in signals if s.shape == shape], halves)
         return out
+
+    def _of_parameters(
+        self, name: str, values: Sequence[Value], shape: Shape | None, doing: str, word: str | Fact
+    ) -> Made:
+        """Return what an operation on entries makes of parameters."""
+        found, factors = [], set()
+        places = _FACTORS.get(word, ())  # type: ignore[arg-type]  # of words
+        for at, value in enumerate(values):
+            if not isinstance(value, Made) or not value.parts:
+                continue
+            rest = [operand for operand in values if operand is not value]
+            made = spread(value, shape)
+            if at in places:  # 0 / (0 + e) is 0, and 0 / 0 is not
+                by = [p for v in rest if isinstance(v, Made) for p in v.parts if not p.added]
+                made = made.multiplied({part.name for part in by})
+            factors |= {part.name for part in made.parts if part.factor}
+            found.append(made.noted(done_by(doing, name, rest)))
+        fact = fact_of(word) if isinstance(word, str) else word
+        is_kept = bool(places) or (len(found) == 1 and fact.vanishes == "all")
+        return joined(shape, found).factored(factors if is_kept else ())
 
 
 def spread(value: Made, shape: Shape | None) -> Made:

@@ -29,6 +29,11 @@ class Part(NamedTuple):
     factor: bool = False  # of all of it, so that it vanishes with this part alone
     offset: float = 0.0  # to this number alone, if it is not 0
 
+    @property
+    def ends(self) -> bool:
+        """Whether all of a value vanishes with this part alone, to first order."""
+        return self.factor or not (self.done or self.added)
+
 
 class Made(NamedTuple):
     """A value made of parameters and constants alone: of no parts, a constant."""
@@ -64,12 +69,12 @@ class Made(NamedTuple):
 
     def multiplied(self, by: Collection[str]) -> Made:
         """Return it as a factor of a product with what is made of other parameters."""
-        parts = (
-            part._replace(
-                factor=part.name not in by and not part.added and (part.factor or not part.done)
-            )
-            for part in self.parts
-        )
+        parts = (part._replace(factor=part.ends and part.name not in by) for part in self.parts)
+        return self._replace(parts=tuple(parts))
+
+    def factored(self, names: Collection[str]) -> Made:
+        """Return it as what vanishes with each of some parameters alone, and with no other."""
+        parts = (part._replace(factor=part.name in names) for part in self.parts)
         return self._replace(parts=tuple(parts))
 
     def varies(self, axis: int) -> bool:

@@ -75,9 +75,10 @@ def load(model, folder):
         local.fill_(9)
     dcp.load(state, checkpoint_id=folder)
     set_model_state_dict(model, state)
+    expected = whole()
     for name, tensor in model.state_dict().items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        assert torch.equal(full, whole()[name]), name
+        assert torch.equal(full, expected[name]), name
 
 
 if __name__ == "__main__":

@@ -54,12 +54,10 @@ def dcgan():
     return keras.Model(x, kl.Conv2DTranspose(3, 4, 2, "same", activation="tanh")(h))
 
 
-MODELS = {
+MODELS = {"unet-16": lambda: unet(16, widths=(8, 16, 32)), "dcgan": dcgan}
+LARGE = {
     "MobileNet-64": application("MobileNet", 64),
     "unet-32": lambda: unet(32),
-    "dcgan": dcgan,
-}
-LARGE = {
     "unet-64": lambda: unet(64),
     "unet-64-transposed": lambda: unet(64, learned=True),
     "VGG16-64": application("VGG16", 64),

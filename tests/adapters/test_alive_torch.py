@@ -78,6 +78,7 @@ def is_alive(name, scale):
     assert len(dead) <= len(list(model.parameters())) / 4, dead
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_is_dead(name):
     is_alive(name, 8)
@@ -108,6 +109,7 @@ def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
     assert without_gradient(model, x) == []
 
 
+@pytest.mark.nightly
 def test_a_u_net_trains():
     """Which of three classes a place has can be read off two channels of the picture there."""
     draw = torch.Generator().manual_seed(1)

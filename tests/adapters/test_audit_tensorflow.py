@@ -43,6 +43,7 @@ def samples(*shape):
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
 def test_the_numbers_are_those_of_the_layers(started):
     model, x = net(), samples(4, 6)
@@ -95,6 +96,7 @@ def test_adds_in_a_models_own_code_are_seen_and_a_stopped_layer_is_found():
     assert all("stop_gradient" in one.why for one in audit.dead)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not IS_TF, reason="a wide net; on the other backends it is only slower")
 def test_a_deep_plain_net_whose_image_is_moved_out_of_sight_is_dead():
     x = h = keras.Input((16, 16, 3))
@@ -148,20 +150,25 @@ class Unbuilt(keras.Model):
         return x
 
 
+STILL = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # JAX, of 64 bits
-def test_bad_inputs_are_errors_of_one_line():
-    model = net()
-    still = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
-    for given, error, said in (
-        ((model, np.zeros((2, 6))), OptionError, "zeros only"),
-        ((model, np.full((2, 6), np.nan)), OptionError, "infinities or NaN"),
-        ((model, None), GraphError, "^inputs = None.*should have values"),
-        ((model, np.ones((2, 7))), GraphError, "^inputs = .*should be able to take them"),
-        ((model, np.array([b"x"], object)), GraphError, "^inputs = "),
-        ((Unbuilt(), None), GraphError, "^inputs = None.*pass an array"),
-        ((still, np.ones((2, 6))), GraphError, "trainable weights"),
-        ((3, np.ones((2, 6))), OptionTypeError, "keras.Model"),
-    ):
-        with pytest.raises(error, match=said) as caught:
-            irk.audit(*given)
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("model", "x", "error", "said"),
+    [
+        (None, np.zeros((2, 6)), OptionError, "zeros only"),
+        (None, np.full((2, 6), np.nan), OptionError, "infinities or NaN"),
+        (None, None, GraphError, "^inputs = None.*should have values"),
+        (None, np.array([b"x"], object), GraphError, "^inputs = "),
+        (Unbuilt(), None, GraphError, "^inputs = None.*pass an array"),
+        (None, np.ones((2, 7)), GraphError, "^inputs = .*should be able to take them"),
+        (STILL, np.ones((2, 6)), GraphError, "trainable weights"),
+        (3, np.ones((2, 6)), OptionTypeError, "keras.Model"),
+    ],
+    ids=["zeros", "NaN", "none", "text", "unbuilt", "too wide", "no weights", "no model"],
+)
+def test_bad_inputs_are_errors_of_one_line(model, x, error, said):
+    with pytest.raises(error, match=said) as caught:
+        irk.audit(net() if model is None else model, x)
+    assert "\n" not in str(caught.value)

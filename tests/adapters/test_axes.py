@@ -351,6 +351,7 @@ def test_haikus_layers():
 
 
 @pytest.mark.parametrize("options", [{}, {"feature_axes": None}, {"feature_axes": 0}])
+@pytest.mark.cases(1)
 def test_flaxs_weight_norm_gives_the_weight(options):
     for make in (
         lambda: nnx.Linear(4, 6, rngs=nnx.Rngs(0)),

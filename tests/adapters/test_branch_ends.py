@@ -289,3 +289,65 @@ def test_a_bias_after_an_aggregation_is_one(graph, how):
     (bias,) = (e for e in report.entries if len(e.shape) == 1)
     assert bias.role == "bias", report
     assert np.abs(run() - NODES).max() < 1e-4
+
+
+# Weights that are computed ------------------------------------------------------------------------
+
+
+class TorchStandardised(nn.Module):
+    """As in BiT, the weight less its mean, by its deviation: it vanishes with the weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+    def forward(self, x):
+        flat = self.w.reshape(1, 8, -1)
+        w = nn.functional.batch_norm(flat, None, None, training=True).reshape_as(self.w)
+        return x + nn.functional.conv2d(x, w, padding=1)
+
+
+class FlaxStandardised(nnx.Module):
+    """The same, written out."""
+
+    def __init__(self):
+        self.w = nnx.Param(jax.random.normal(jax.random.key(0), (8, 8)))
+
+    def __call__(self, x):
+        w = self.w[...]
+        return x + x @ ((w - w.mean(0)) / jnp.sqrt(w.var(0) + 1e-5))
+
+
+class KerasStandardised(keras.layers.Layer):
+    """The same, written out."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(8, 8), initializer="random_normal", name="w")
+
+    def call(self, x):
+        ops = keras.ops
+        w = self.w - ops.mean(self.w, 0)
+        return x + ops.matmul(x, w * ops.rsqrt(ops.mean(ops.square(w), 0) + 1e-5))
+
+
+def torch_standardised():
+    model, x = TorchStandardised(), torch.tensor(IMAGES.transpose(0, 3, 1, 2))
+    return irt.init_(model, x), lambda: (model(x) - x).detach().numpy()
+
+
+def flax_standardised():
+    model, report = irj.init(FlaxStandardised(), jnp.asarray(NODES))
+    return report, lambda: np.asarray(model(jnp.asarray(NODES)) - NODES)
+
+
+def keras_standardised():
+    model = KerasStandardised()
+    return irk.init_(model, NODES), lambda: np.asarray(model(NODES) - NODES)
+
+
+@pytest.mark.parametrize("make", [torch_standardised, flax_standardised, keras_standardised])
+def test_a_standardised_weight_that_ends_a_branch_is_zero(make):
+    """It divides by sqrt(var + e), so eps comes out as up to eps / sqrt(e): here 3e-4."""
+    report, branch = make()
+    assert [entry.role for entry in report.entries] == ["zero"], report
+    assert 0 < np.abs(branch()).max() < 5e-3

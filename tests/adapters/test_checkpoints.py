@@ -21,8 +21,11 @@ def processes(ranks, tmp_path):
 
 @pytest.mark.parametrize(
     ("ranks", "others"),
-    [(2, None), *(pytest.param(*each, marks=pytest.mark.nightly) for each in ((4, 2), (3, 4)))],
-    ids=["2", "4 to 2", "3 to 4"],
+    [
+        (1, None),
+        *(pytest.param(*each, marks=pytest.mark.nightly) for each in ((2, None), (4, 2), (3, 4))),
+    ],
+    ids=["1", "2", "4 to 2", "3 to 4"],
 )
 def test_each_process_of_pytorch_writes_its_part(tmp_path, ranks, others):
     import torch  # noqa: F401 - needed

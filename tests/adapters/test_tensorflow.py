@@ -28,6 +28,7 @@ import keras
 import idinit_ref_tensorflow as it
 from idinit_ref import errors, plan
 from idinit_ref_tensorflow import _initializers as initializers
+from strategies import examples
 
 BACKEND = keras.backend.backend()
 KERAS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -67,10 +68,11 @@ def test_a_large_weight_is_its_own_memory(dtype):
     variable.assign_add(keras.ops.ones(shape, dtype=dtype))
     product = keras.ops.matmul(keras.ops.transpose(made[1]), made[2])  # kernels ask for alignment
     assert len(junk) == 50
+    want = expected(shape)  # of ones, which every dtype holds
     for weight in made:
-        check(weight, expected(shape, dtype=dtype), dtype)
-    check(product, expected(shape).T @ expected(shape), dtype)
-    check(variable, expected(shape) + 1, dtype)
+        check(weight, want, dtype)
+    check(product, want.T @ want, dtype)
+    check(variable, want + 1, dtype)
 
 
 def normal(*shape):
@@ -293,7 +295,7 @@ def dense(units, made, **options):
 
 def theorem(*strategies):
     """A small budget: making a layer is slow, and JAX compiles every shape."""
-    budget = settings(max_examples=4 if BACKEND == "jax" else 20, deadline=None)
+    budget = settings(max_examples=4 if BACKEND == "jax" else examples(8), deadline=None)
     return lambda test: budget(given(*strategies)(test))
 
 
@@ -682,19 +684,21 @@ if BACKEND == "tensorflow":
         kernel = it.idi_(tf.Variable(np.full((3, 5), 7.0)), gain=1 / 3)
         assert np.array_equal(kernel.numpy(), by_hand.weight((3, 5), gain=1 / 3, layout="IO"))
 
+    @pytest.mark.cases(1)
     @pytest.mark.parametrize("dtype", FORMATS)
     @pytest.mark.parametrize("shape", [(640, 512), (3, 3, 256, 130)])
     def test_a_large_weight_is_a_tensor_like_any_other(shape, dtype):
         """It is written into TensorFlow's zeros; what is made of it can be written to."""
-        got = it.IDIZ(0.5)(shape, dtype)
+        got, want = it.IDIZ(0.5)(shape, dtype), expected(shape, "zero", dtype=dtype, eps=0.5)
         assert isinstance(got, tf.Tensor)
-        check(got, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+        check(got, want, dtype)
         variable = tf.Variable(got)
         variable.assign(it.IDI()(shape, dtype))
-        check(got, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+        check(got, want, dtype)
         inside = tf.function(lambda: it.IDIZ(0.5)(shape, dtype))()
-        check(inside, expected(shape, "zero", dtype=dtype, eps=0.5), dtype)
+        check(inside, want, dtype)
 
+    @pytest.mark.cases(1)
     @pytest.mark.parametrize("shape", [(1500, 2900), (2900, 1500), (3, 3, 700, 701)])
     def test_a_huge_weight_is_as_numpy_makes_it(shape):
         layout = "HWIO"[-len(shape) :]
@@ -807,6 +811,7 @@ if BACKEND == "jax":
 
 if BACKEND != "jax":
 
+    @pytest.mark.nightly
     def test_keras_on_jax_needs_no_tensorflow():
         code = """
 import sys

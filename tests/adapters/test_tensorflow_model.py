@@ -299,7 +299,15 @@ def _cheap_layers(monkeypatch):
 # Roles and plans -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ROLES)
+def with_large(names):
+    """Cases, of which Keras' own applications are nightly."""
+    return [
+        pytest.param(name, marks=pytest.mark.nightly if name in zoo.APPLICATIONS else [])
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", with_large(ROLES))
 def test_every_role(name):
     model, _, graph = traced(name)
     found = ir.roles.decide.decide(graph).roles
@@ -313,7 +321,7 @@ def test_every_role(name):
         assert any(fnmatchcase(parameter, pattern) for parameter in found), pattern
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", with_large(STORED))
 def test_how_a_weight_is_stored(name):
     decided = ir.roles.decide.decide(traced(name)[2]).plans
     for parameter, options in STORED[name].items():
@@ -353,6 +361,7 @@ def test_a_strided_kernel_that_is_used_twice_has_the_tap_of_its_first_use():
         assert plans(keras.Model(x, conv(conv(x))))["conv/kernel"].tap == (tap, tap)
 
 
+@pytest.mark.nightly  # every model is traced
 def test_nothing_else_is_packed():
     packed = [
         (name, parameter)
@@ -970,7 +979,7 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("name", ROLES)
     def test_keras_own_graph_says_the_same(name):
         model, example, graph = traced(name)
-        arguments = _trace._arguments(model, example)
+        arguments = _trace._arguments(model, example, "example")
         held = _trace._parameters(model)
         draw = _trace._drawing(held)
         names = {id(one.variable): one.parameter.name for one in held}

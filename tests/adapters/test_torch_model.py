@@ -112,7 +112,10 @@ def test_tracing_leaves_a_model_as_it_was(name):
     assert state(model) == before
 
 
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "gpt2-xl" else pytest.mark.nightly) for name in FULL],
+)
 def test_a_full_model_without_memory(name):
     case = FULL[name]
     with torch.device("meta"):

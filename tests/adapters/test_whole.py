@@ -201,7 +201,7 @@ def test_strict_in_each_framework():
         irj.init(params, jnp.zeros((2, D)), apply, strict=True)
 
 
-# A branch that its authors start at 0 --------------------------------------------------------------
+# A branch that its authors start at 0 --------------------------------------------------------
 
 
 def roles_in_torch(function, values):

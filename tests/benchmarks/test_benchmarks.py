@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from benchmarks import performance
 from benchmarks.performance import GROUPS, TINY, Claim, Ratio
 
 ALWAYS = [group for group in GROUPS if group.needs is None]
+SMALLEST = {  # of each library: run each time
+    group.library.split(",")[0]: group
+    for group in sorted(ALWAYS, key=lambda group: -prod(group.shape))
+}.values()
 
 
 def rows(text):
@@ -105,7 +110,15 @@ def test_the_limits_are_those_that_were_set():
     }
 
 
-@pytest.mark.parametrize("group", ALWAYS, ids=lambda group: f"{group.library} {group.weight}")
+@pytest.mark.every
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(group, marks=[] if group in SMALLEST else pytest.mark.nightly)
+        for group in ALWAYS
+    ],
+    ids=lambda group: f"{group.library} {group.weight}",
+)
 def test_every_group_runs(group):
     assert len(set(group.claims)) == len(group.claims)
     assert len(set(group.peers)) == len(group.peers)
@@ -116,6 +129,7 @@ def test_every_group_runs(group):
     assert {len(found) for found in times.values()} == {TINY.rounds}
 
 
+@pytest.mark.nightly
 def test_cost_over_size_is_measured():
     curves = performance.run_curves(TINY)
     assert curves.keys() == performance.CURVES.keys()

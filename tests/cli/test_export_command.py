@@ -115,14 +115,8 @@ def test_export_writes_the_file_and_says_what_is_in_it(idinit, tmp_path):
 # What it prints to load the files runs -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        pytest.param("r.safetensors", marks=pytest.mark.nightly),
-        pytest.param("r.npz", marks=pytest.mark.nightly),
-        "[r].safetensors --shard-size 30MB",
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("more", ["r.safetensors", "r.npz", "[r].safetensors --shard-size 30MB"])
 def test_a_preset_into_pytorch(more, done, here):
     out = done(f"export --preset resnet50 --out {more}")
     assert "left out IDInit does not define" in out
@@ -597,6 +591,7 @@ def test_without_h5py_it_names_the_extra(here):
 
 @pytest.mark.parametrize("name", ["l.safetensors", "l.npz", "l.h5"])
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.cases(2)
 def test_a_stopped_export_of_any_format_leaves_no_file(name, number, here):
     """A real signal while 16 GB are being written, in shards where there are some."""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -118,6 +118,7 @@ def test_the_matrix_is_that_of_the_specification(shape, options, expected):
         ((2, 2, 3, 3, 3), {"role": "zero"}),
     ],
 )
+@pytest.mark.cases(8)
 def test_a_kernels_panels_hold_its_taps(shape, options, taps):
     w = by_hand.weight(shape, taps=taps, **options)
     letters = options.get("layout", {3: "OIW", 4: "OIHW", 5: "OIDHW"}[len(shape)])
@@ -151,6 +152,7 @@ def test_a_kernels_panels_hold_its_taps(shape, options, taps):
         ((2, 4, 4), [4] * 8),
     ],
 )
+@pytest.mark.cases(4)
 def test_taps_stand_as_in_the_kernel(kernel, lines):
     found = [axes for axes in drawn((4, 2, *kernel)).axes if axes.get_label().startswith("tap")]
     heights = [round(axes.get_position().y0, 6) for axes in found]  # in the order of the taps
@@ -163,6 +165,7 @@ def test_taps_stand_as_in_the_kernel(kernel, lines):
 
 @pytest.mark.parametrize("taps", ["outward", "diagonal", "channel_major", "center"])
 @pytest.mark.parametrize("kernel", [(12, 12), (5, 5, 5), (40, 3), (127,)])
+@pytest.mark.cases(4)
 def test_too_many_taps_are_not_drawn_apart_and_it_says_so(kernel, taps):
     figure = drawn((4, 3, *kernel), taps=taps)
     assert heats(figure, "tap") == {}
@@ -388,6 +391,7 @@ def test_the_pixels_of_a_png_have_the_signs_of_the_entries(shape, expected, tmp_
         ((3, 3, 12, 12), {}),
     ],
 )
+@pytest.mark.cases(3)
 def test_no_text_lies_on_another_or_beside_the_page(shape, options):
     figure = drawn(shape, **options)
     FigureCanvasAgg(figure).draw()

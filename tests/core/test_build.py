@@ -6,12 +6,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
-from strategies import parts, weights
+from strategies import examples, parts, weights
 
 
 @given(weights())
@@ -60,6 +60,7 @@ def test_write_obeys_strides(data):
     assert np.count_nonzero(memory) == np.count_nonzero(view)
 
 
+@settings(max_examples=examples(10))
 @given(weight=weights(), dtype=st.sampled_from(["float64", "float32", "float16", "complex128"]))
 def test_every_namespace_gives_the_same_bits(backend, x64, weight, dtype):
     shape, role, options = weight
@@ -77,6 +78,7 @@ def test_every_namespace_gives_the_same_bits(backend, x64, weight, dtype):
     np.testing.assert_array_equal(backend.numpy(array), expected, strict=True)
 
 
+@settings(max_examples=examples(10))
 @given(weight=weights(), data=st.data())
 def test_a_block_in_every_namespace(backend, x64, weight, data):
     shape, role, options = weight

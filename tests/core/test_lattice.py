@@ -98,6 +98,7 @@ def solutions(period, shift):
 
 
 @pytest.mark.parametrize("period", range(1, 8))
+@pytest.mark.cases(3)
 def test_every_small_term(period):
     """Every shift, rectangle and step within 9 x 9: each solution exactly once."""
     for shift in range(period):

@@ -231,6 +231,7 @@ def trained(m, n, form, eps, optimiser, rate):
     [(torch.optim.SGD, 0.05), (torch.optim.AdamW, 0.01)],
     ids=["SGD", "AdamW"],
 )
+@pytest.mark.cases(4)
 def test_t11_through_training(m, n, form, optimiser, rate):
     """Matrix products round twins apart, and nothing else does: T11 counts at 1e-9, at 0 or above.
 

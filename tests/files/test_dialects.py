@@ -197,6 +197,7 @@ CONVS = {
 }
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("case", CONVS)
 def test_convolutions(case, tmp_path):
     make, flax, tf, shape, *rules = CONVS[case]
@@ -459,6 +460,7 @@ GATED = {
 
 
 @pytest.mark.parametrize("case", GATED)
+@pytest.mark.cases(1)
 def test_recurrent_layers(case, tmp_path):
     make, cell, tf, rules = GATED[case]
     model, x = Torch(make(4, 5, batch_first=True)), batch(2, 7, 4)

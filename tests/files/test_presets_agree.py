@@ -47,6 +47,7 @@ def names(shapes, parameters):
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", MODELS)
 def test_they_agree_at_full_size(name):
     with torch.device("meta"):

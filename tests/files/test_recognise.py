@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import by_hand
@@ -21,7 +21,7 @@ import idinit_ref as ir
 from idinit_ref.files.difference import diff
 from idinit_ref.files.recognise import inspect, recognise
 from idinit_ref.files.storage import DTYPES, FLOATS, ArrayTensor, PlanTensor
-from strategies import TAPS
+from strategies import TAPS, examples
 
 ORDERS = ["OI{}", "IO{}", "{}IO", "{}OI"]
 VALUES = {"float8_e4m3fn": [1.0, -0.75, 0.25], "float8_e5m2": [1.0, -0.75, 0.3]}
@@ -87,6 +87,7 @@ def consistent(found, array):
         assert (bits(array) == bits(array).flat[0]).all()
 
 
+@settings(max_examples=examples(12))
 @given(zoo())
 def test_a_weight_is_recognised_from_its_numbers_alone(weight):
     _, array = weight
@@ -112,6 +113,7 @@ def test_a_claim_that_holds_is_the_plan(weight):
         assert found.plan == ir.plan(array.shape, **claim)
 
 
+@settings(max_examples=examples(4))  # what is no weight is compared with all of them
 @given(zoo(), st.data())
 def test_one_changed_entry_is_not_that_weight(weight, data):
     claim, array = weight
@@ -408,6 +410,7 @@ def peak(run):
         ((4096, 4096, 3), {"wide": "fold_rms"}),
     ],
 )
+@pytest.mark.cases(1)
 def test_a_large_weight_takes_little_memory(shape, options, dtype):
     plan = ir.plan(shape, **options)
     for claim in (None, options):

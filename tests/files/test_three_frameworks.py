@@ -108,6 +108,7 @@ def test_small_gpt2(tmp_path):
     gpt2(config, tensors_of(transformers.GPT2LMHeadModel, config), tmp_path)
 
 
+@pytest.mark.nightly
 def test_small_resnet(tmp_path):
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], num_labels=10

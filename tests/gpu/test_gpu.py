@@ -30,6 +30,7 @@ def the_way_of_a_gpu(monkeypatch):
     monkeypatch.setattr(irt._tensor, "_IN_NUMPY", {})
 
 
+@pytest.mark.cases(999 if any(place.gpu for place in PLACES) else 6)
 @pytest.mark.parametrize(
     ("place", "check"), BOTH, ids=[f"{place}-{check.__name__}" for place, check in BOTH]
 )

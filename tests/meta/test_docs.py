@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 MADE = re.compile("/_(made|build)/")
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if not MADE.search(str(page))]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(PAGES)]
+LONG = [ROOT / "docs" / page for page in ("guides/jax.md", "oracle.md", "export.md")]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
@@ -76,7 +77,11 @@ def run_lines(text):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # TensorFlow's own
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.nightly if page in LONG else []) for page in PAGES],
+    ids=lambda p: p.name,
+)
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     """All blocks of a page in turn, as a reader would paste them; commands in the same folder."""
     monkeypatch.chdir(tmp_path)

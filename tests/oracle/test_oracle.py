@@ -29,6 +29,7 @@ from idinit_ref.testing import (
     make_oracle,
 )
 from oracle.wrong import idi, idiz, shifted_idiz
+from strategies import examples
 
 STILL = lambda: 0.0  # noqa: E731 (a clock by which no time passes)
 KERAS = {"layout": "IO", "conv": "HWIO"}
@@ -50,6 +51,8 @@ def untested(report):
     return {outcome.property for outcome in report.outcomes if outcome.verdict == "untested"}
 
 
+@pytest.mark.hypothesis
+@pytest.mark.every
 @pytest.mark.parametrize(
     ("make", "options", "silent"),
     [
@@ -87,7 +90,8 @@ def untested(report):
 )
 def test_the_reference_passes_all_in_every_framework(make, options, silent):
     compiled = options.get("xp") is jax.numpy or options is KERAS  # each shape anew
-    report = make_oracle(make, examples=4 if compiled else 15, clock=STILL, **options).run()
+    count = examples(2 if compiled else 4)
+    report = make_oracle(make, examples=count, clock=STILL, **options).run()
     assert report.ok, str(report)
     assert untested(report) == silent
 
@@ -131,7 +135,7 @@ def factory(gain=1.0):
     ],
 )
 def test_how_it_is_called_is_found_from_the_signature(make, options, call):
-    oracle = make_oracle(make, examples=10, clock=STILL, **options)
+    oracle = make_oracle(make, examples=4, clock=STILL, **options)
     broken = {"zero": set(), "transit": {"underflow", "exact"}}[
         options.get("roles", ["transit"])[0]
     ]
@@ -210,7 +214,7 @@ def test_complex_dtypes_may_be_refused():
     def wrong_if_complex(shape, dtype=np.float64):
         return idi(shape).astype(dtype) * (1 + (np.dtype(dtype).kind == "c"))
 
-    assert make_oracle(real_only, expect=["exact", "dtype"]).run().ok
+    assert make_oracle(real_only, expect=["exact", "dtype"], examples=20).run().ok
     assert not make_oracle(wrong_if_complex, expect=["exact"]).run().ok
 
 
@@ -270,7 +274,7 @@ def test_groups_are_asked_of_kernels_alone():
         return ir.idi(shape, groups=groups)
 
     assert make_oracle(kernels, conv="OIHW", expect=["groups", "exact"]).run().ok
-    assert "groups" in untested(make_oracle(kernels).run())
+    assert "groups" in untested(make_oracle(kernels, examples=1).run())
 
 
 @pytest.mark.parametrize(
@@ -288,7 +292,7 @@ def test_a_parameter_with_words_of_its_own_is_none_of_ours(make):
 
 
 def test_numbers_that_differ_are_shown_to_differ():
-    report = make_oracle(lambda s: idi(s, 1 + 1e-12)).run()
+    report = make_oracle(lambda s: idi(s, 1 + 1e-12), examples=10).run()
     for outcome in report.broken:
         got, _, should = outcome.message.split(" = ", 1)[1].partition(", but should be ")
         assert not should.split("  [")[0].endswith(got)
@@ -343,7 +347,7 @@ def test_an_implementation_of_another_framework():
 def test_two_oracles_do_not_meet():
     """In two threads at once, each with its own verdict."""
     found = {}
-    options = {"clock": STILL, "examples": 20}
+    options = {"clock": STILL, "examples": 6}
     oracles = {
         "right": make_oracle(lambda s: idi(s), **options),
         "wrong": make_oracle(lambda s: np.eye(*s), **options),
@@ -533,7 +537,7 @@ def test_the_diagnosis(make, options, says):
 
 
 def test_keras_identity():
-    report = make_oracle(keras.initializers.Identity, layout="IO", examples=20, clock=STILL).run()
+    report = make_oracle(keras.initializers.Identity, layout="IO", examples=6, clock=STILL).run()
     assert {o.property for o in report.broken} >= {"exact", "transit", "row_norm"}
     assert "zeros instead of copies" in str(report)
 

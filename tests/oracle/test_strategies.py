@@ -25,9 +25,14 @@ def test_what_they_shrink_to():
     assert smallest(layouts(dims=2)) == "OIHW"
     assert smallest(layouts(dims=2, batch="E")) == "OIHWE"
     assert smallest(plans()) == ir.plan((1, 1))
+    assert smallest(dtypes(np)) == np.float64
+
+
+@pytest.mark.nightly  # many draws of each
+def test_what_kernels_and_a_role_shrink_to():
     assert smallest(plans(role="zero")) == ir.plan((1, 1), "zero")
     assert smallest(conv_specs())["shape"] == (1, 1, 1)
-    assert smallest(dtypes(np)) == np.float64
+    assert smallest(conv_specs(role="transit"))["shape"] == (1, 1, 1)
 
 
 def test_what_fails_for_no_square_one_shrinks_to_neighbours():
@@ -94,8 +99,9 @@ def test_bounds_and_letters_are_checked(strategy):
         smallest(strategy)
 
 
-def test_conv_specs_take_a_role():
-    assert smallest(conv_specs(role="transit"))["shape"] == (1, 1, 1)
+@given(conv_specs(role="transit"))
+def test_conv_specs_take_a_role(spec):
+    assert ir.plan(**spec).axes.kernel
 
 
 def test_an_unknown_option():

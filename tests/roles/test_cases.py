@@ -435,3 +435,10 @@ def test_a_residual_add_inside_a_branch_is_zero_unless_it_only_reads_zeros(after
     h = net.add("inner", h, net.w("conv", h))
     net.w("out", net.add("y", "x", h if after else net.w("end", h)))
     assert net.zeros("out") == ({"END"} if after else {"END", "CONV"})
+
+
+def test_a_weight_that_is_used_twice_in_a_branch_does_not_free_itself():
+    net = Net()
+    net.w("first", net.x())
+    net.w("out", net.add("y", "x", net.again("second", "FIRST", net.f("tanh", "first"))))
+    assert net.zeros("out") == {"FIRST"}

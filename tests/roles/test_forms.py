@@ -180,8 +180,19 @@ def tensorflow_forms(block):
         yield name, {key.rpartition("/")[2].partition(":")[0]: r for key, r in roles.items()}, value
 
 
-@pytest.mark.parametrize("forms", [torch_forms, jax_forms, tensorflow_forms])
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
+FORMS = [  # what compiles each form anew: one block each time
+    pytest.param(
+        forms,
+        block,
+        id=f"{forms.__name__}-{block.__name__}",
+        marks=pytest.mark.nightly if number and forms is not torch_forms else [],
+    )
+    for forms in (torch_forms, jax_forms, tensorflow_forms)
+    for number, block in enumerate(BLOCKS)
+]
+
+
+@pytest.mark.parametrize(("forms", "block"), FORMS)
 def test_all_forms_of_a_function_have_its_roles(forms, block):
     first: dict[str, np.ndarray] = {}
     for name, roles, value in forms(block):
