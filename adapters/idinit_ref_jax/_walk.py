@@ -30,7 +30,7 @@ from ._table import (
 __all__ = ["graph_of", "inside", "is_floating", "shape_of", "started", "step"]
 
 _SAME = {
-    "convert_element_type", "copy", "copy_p", "reduce_precision", "name", "sharding_constraint",
+    "convert_element_type", "copy", "reduce_precision", "name", "sharding_constraint",
     "reshard", "mesh_cast", "device_put", "optimization_barrier", "pvary", "stop_gradient",
     "to_edtype", "from_edtype", "tie", "psum", "psum2", "psum_invariant",
 }  # fmt: skip

@@ -32,11 +32,12 @@ class Fact(NamedTuple):
 _WORDS: dict[Fact, str] = {
     # f(0) = 0, and what is zero with all its operands
     Fact("map"): """
-        abs arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1 cbrt
-        ceil celu complex conj deg2rad elu entr erf erfinv expm1 fix floor frac gelu hardshrink
-        hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish nan_to_num positive prelu
-        rad2deg real relu relu6 rint round rrelu selu sgn sign silu sin sinh softshrink softsign
-        sqrt swish tan tanh tanhshrink trunc
+        abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
+        cbrt ceil celu complex conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
+        gelu hardshrink hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish
+        modified_bessel_i1 nan_to_num positive prelu prelu_kernel rad2deg real relu relu6 rint round
+        rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
+        tanhshrink trunc
     """,
     # f(0) = 0, and f'(0) = 0 too, as of a product of a signal with itself
     Fact("product"): "square",
@@ -52,10 +53,12 @@ _WORDS: dict[Fact, str] = {
         spherical_bessel_j0 squareplus zeta
     """,
     Fact("map", "sum"): "heaviside hypot nextafter",
-    Fact("map", "max"): "fmax max maximum",
-    Fact("map", "min"): "fmin min minimum",
-    Fact("map", (0,)): "arctan2 atan2 copysign floor_divide fmod mod pow rem remainder xlogy",
-    Fact("map", (1,)): "igamma",
+    Fact("map", "max"): "clamp_min fmax max maximum",
+    Fact("map", "min"): "clamp_max fmin min minimum",
+    Fact("map", (0,)): """
+        arctan2 atan2 copysign floor_divide fmod ldexp mod pow rem remainder xlog1py xlogy
+    """,
+    Fact("map", (1,)): "igamma weight_norm",
     Fact("", "sum", 2): "add lerp sub subtract",
     Fact("product", "each"): "mul multiply",
     Fact("product", (0,)): "div divide true_divide div_no_nan",
@@ -66,16 +69,16 @@ _WORDS: dict[Fact, str] = {
     Fact("softmax", "never"): "log_softmax logsumexp softmax",
     Fact("norm"): "norm",
     Fact("pool"): """
-        amax amin mean pool segment_max segment_mean segment_min segment_sum sparse_segment_mean
-        sparse_segment_sqrt_n sparse_segment_sum std sum unsorted_segment_max unsorted_segment_min
-        unsorted_segment_sum
+        amax amin mean median nanmedian nansum pool segment_max segment_mean segment_min segment_sum
+        sparse_segment_mean sparse_segment_sqrt_n sparse_segment_sum std sum unsorted_segment_max
+        unsorted_segment_min unsorted_segment_sum
     """,
     Fact("pad"): "pad",
     Fact("resize"): "resize",
     Fact("crop"): "crop",
     Fact("join", "sum"): "join",
     Fact("attention", (2,)): "attention",
-    Fact(""): "cummax cummin cumprod cumsum fft linear",
+    Fact(""): "cummax cummin cumprod cumsum fft glu",
     Fact("", "never"): "logcumsumexp",
 }
 _FACTS = {word.replace("_", ""): fact for fact, words in _WORDS.items() for word in words.split()}

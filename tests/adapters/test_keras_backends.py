@@ -12,7 +12,8 @@ import pytest
 
 HERE = Path(__file__).parent
 NAMES = ("tensorflow", "tensorflow_layers", "tensorflow_model", "transposed_tensorflow")
-JAX, TORCH = [*NAMES, "audit_tensorflow"], ["transposed_tensorflow", "audit_tensorflow"]
+ALSO = ("audit_tensorflow", "tensorflow_tracing", "tensorflow_vanishing")
+JAX, TORCH = [*NAMES, *ALSO], ["transposed_tensorflow", "audit_tensorflow"]
 EACH_TIME = (  # words in the names of the tests that run each time: one case of each
     *("_bits", "every_dtype", "config_goes", "by_any_name", "variable_keeps", "noise_that"),
     *("attention_to_one", "grouped_convolutions", "depthwise_layers", "lora", "the_layer_alone"),
