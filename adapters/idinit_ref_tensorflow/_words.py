@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["plain"]
 
 _NAMES = {
-    "": "Argmax Diff Fold MatrixBandPart Scatter ScatterNd Tril Triu ZerosLike",
+    "linear": "Diff Fold MatrixBandPart Scatter ScatterNd Tril Triu ZerosLike",
     "abs": "Absolute ComplexAbs Fabs",
     "add": "BiasAdd",
     "attention": "DotProductAttention",

@@ -78,7 +78,7 @@ _WORDS: dict[Fact, str] = {
     Fact("crop"): "crop",
     Fact("join", "sum"): "join",
     Fact("attention", (2,)): "attention",
-    Fact(""): "cummax cummin cumprod cumsum fft glu",
+    Fact(""): "cummax cummin cumprod cumsum fft glu linear",
     Fact("", "never"): "logcumsumexp",
 }
 _FACTS = {word.replace("_", ""): fact for fact, words in _WORDS.items() for word in words.split()}
