@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import idinit_ref as ir
+from idinit_ref.commands._page import page
 from idinit_ref.commands._scale import Scale
-from idinit_ref.commands.plot import heat, legend, page
+from idinit_ref.commands.plot import heat, legend
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.pattern import Wide
 from idinit_ref.diagnostics import moments

@@ -105,7 +105,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
 
 def _later(x: Any, batch: int, units: Any) -> Any:
     """Return what measures an array once it has left the compiled function: a pytree of it."""
-    return Partial(partial(_look, batch, units), x)
+    return Partial(partial(_look, batch, units), x)  # type: ignore[no-untyped-call]  # jax's own
 
 
 def _look(batch: int, units: Any, x: jax.Array) -> Any:

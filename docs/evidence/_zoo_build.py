@@ -323,11 +323,11 @@ class CannotBuildError(Exception):
 def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]:
     """Yield (model, inputs, how, "") once it runs, and before that (None, None, how, error)."""
     begin, first = time.process_time(), ""
-    ways = ((16, 64), (4, 64), (16, None), (32, 64), (8, 64), (2, 64), (1, 64))
+    ways = ((16, 64), (4, 64), (32, 64), (8, 64), (16, None), (2, 64), (1, 64))
     told: list[str] = []  # by every way, without its numbers
     for by, image, fill in ((*way, fill) for way in ways for fill in (False, True)):
         same = told.count(told[-1]) if told and told[-1] else 0
-        if (fill and not _UNFIT.search(first)) or (same > 2 and by > 1):
+        if (fill and not _UNFIT.search(first)) or (same > 3 and by > 1):
             continue
         told.append("")
         how = f"widths / {by}, image {image}"

@@ -263,7 +263,7 @@ def flax(name: str) -> Row:
     make, shape, ends = FLAX[name]
     model = make(nnx, nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), shape)
-    new, report = irj.init(model, None, (x,))
+    new, report = irj.init(model, (x,))
     zeros = {path.rsplit(".", 1)[0] for path, role in report.roles.items() if role == "zero"}
     out = new(x)
     grads = nnx.grad(lambda net: (net(x) * jax.random.normal(jax.random.key(1), out.shape)).sum())(
@@ -279,6 +279,7 @@ def flax(name: str) -> Row:
         "finite": int(finite and bool(jax.numpy.isfinite(out).all())),
         **{key: [] for key in ("vain", "effects", "dead", "dead_matrices")},
     }
-    from docs.evidence._zoo_measure import verdict
+    from docs.evidence._zoo_measure import is_alive, verdict
 
+    row["alive"] = is_alive(row, len(report.roles))
     return {**row, **verdict(row)}

@@ -28,8 +28,8 @@ import numpy as np
 import idinit_ref as ir
 from docs.evidence._data import load, machine, save
 from idinit_ref.files import assemble, file_plans, presets
+from idinit_ref.files.bits import carrier
 from idinit_ref.files.sources import Asked
-from idinit_ref.files.storage import carrier
 
 BLOCK = 4 * 2**20
 DTYPE = "bfloat16"
@@ -189,18 +189,19 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "# How fast is an export, and how much memory does it take?",
         "",
-        "Written by its command, not by hand, on a machine that should do nothing else; what was",
-        "measured is in [export.json](export.json):",
+        "A command measures everything and writes this page, on a machine that should do nothing",
+        "else. The data are in [export.json](export.json):",
         "",
         "```",
         "pip install -c constraints.txt .",
         f"python -m docs.evidence.export{'' if size == 'full' else ' --size ' + size}",
         "```",
         "",
-        f"{what} in {DTYPE}, {nbytes:,} bytes, is written by `ir.save`",
+        f"`ir.save` writes {what} in {DTYPE}, {nbytes:,} bytes,",
         "into one `.safetensors` file: IDI and IDIZ for the dense weights, zeros for the embedding",
-        "and the normalisation. Beside it `dd if=/dev/zero bs=4M conv=fsync` writes as much. They",
-        "take turns; each is a process of its own, start and imports included, with a final fsync.",
+        "and the normalisation. For comparison `dd if=/dev/zero bs=4M conv=fsync` writes as many",
+        "bytes. They take turns, each in its own process. Times include start, imports and a final",
+        "fsync.",
         "",
         "| | median | of dd | MB/s | user | system | peak memory | each round |",
         "|---|---|---|---|---|---|---|---|",
@@ -220,8 +221,8 @@ def page(data: dict[str, Any]) -> str:
         f"({ratios['export']:.2f}; round by round {', '.join(f'{x:.2f}' for x in rounds)}).",
         f"* Under {MEMORY} MB, whatever the model: **{verdict(peak < MEMORY)}** ({peak:.0f} MB, "
         "Python and NumPy included).",
-        f"* A SHA-256 of every tensor (`digests=True`) makes a difference of {digests:+.1f} s;",
-        "  another thread makes it while the same bytes are written.",
+        f"* A SHA-256 of every tensor (`digests=True`) changes the time by {digests:+.1f} s.",
+        "  Another thread computes it while the same bytes are written.",
         f"* Under {PLANNING:.0f} s: **{verdict(large['seconds'] < PLANNING)}**. "
         f"{large['tensors']} tensors of Llama 3 70B, {large['bytes'] / 1e9:.1f} GB in",
         f"  {large['shards']} shards of at most {SHARD / 1e9:.0f} GB: plans, headers and index "

@@ -218,16 +218,11 @@ def _share(rows: Sequence[Row]) -> str:
     return f"{100 * right / len(ran):.1f} %" if ran else ""
 
 
-def _part(measured: int, of: int) -> str:
+def _part(measured: int, of: int, note: str) -> str:
     """Say what a page of a part is."""
-    if measured == of:
+    if measured == of and not note:
         return ""
-    return f"""
-**This page is of a part: {measured} models of {of}.** They are the first types of transformers by
-name, models that were chosen to be unlike one another, and those that an earlier form of the rule
-had wrong. The rows come from several runs, with states of the code of one day. The command above
-measures all anew.
-"""
+    return f"\n**This page is of {measured:,} models of {of:,}.** {note}\n"
 
 
 def _reason(row: Row) -> str:
@@ -276,7 +271,7 @@ Every type of transformers' `CONFIG_MAPPING` that builds at a tiny size, and, wh
 installed, models of torchvision and timm, Keras's applications, and some networks in flax. The
 widths of the default configuration are divided, and its layers cut to two or to one of each kind;
 inputs are random. Each model is measured in a process of its own ({SECONDS} CPU seconds at most).
-{_part(len(rows), data["of"])}
+{_part(len(rows), data["of"], data.get("note", ""))}
 {table(("family", "asked", *VERDICTS, "right of those that ran"), counts)}
 * **R1**: where zeroing all weight operations after a skip's source makes the branch vanish,
   zeroing the weights in role zero alone does so, whatever the other weights are. There are

@@ -18,36 +18,13 @@ from ..core.pattern import Term
 from ..core.plan import Plan
 from ..core.sheets import Strip, column_grid
 
-__all__ = [
-    "NOISY",
-    "Alike",
-    "Matrix",
-    "cells",
-    "column_text",
-    "different",
-    "extract",
-    "noise_text",
-    "title_text",
-    "value_text",
-]
-
 Floats = NDArray[np.float64]
 NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
 _TAPS = 4  # of a phase that are named
 
 
 class Matrix(NamedTuple):
-    """The non-zeros of one matrix, taken out of the stored weight.
-
-    Parameters
-    ----------
-    m, n : int
-        Outputs (rows) and inputs (columns).
-    rows, columns : ndarray of int64, shape (k,)
-        Where the non-zeros are.
-    values : ndarray of float64, shape (k,)
-        What they are.
-    """
+    """The non-zeros of an m x n matrix, taken out of the stored weight."""
 
     m: int
     n: int
@@ -134,27 +111,11 @@ def cells(
 ) -> Floats:
     """Return a matrix in few cells: of each the largest entry, 0 if it has none.
 
-    Every cell asks the terms whether they have an entry in it, so any matrix costs the same.
+    Every cell asks the terms (of `Plan.terms`) whether they have an entry in it, so any matrix
+    costs the same. `n` counts the columns that are shown, `size` the cells down and across, at
+    most m and n. `strips` says which columns these are (`offset` and `stride` count them), all if
+    left out. Of entries of one size, `sign` takes the positive or the negative one.
 
-    Parameters
-    ----------
-    terms : sequence of Term
-        The closed form, of `idinit_ref.Plan.terms`.
-    m, n : int
-        Rows, and the number of columns that are shown.
-    size : (int, int)
-        Cells down and across: 1 to m, and 1 to n.
-    strips : sequence of Strip, optional
-        Which columns these are; `offset` and `stride` count them. All, if left out.
-    sign : {1, -1}
-        Of entries of one size, the positive or the negative one is taken.
-
-    Returns
-    -------
-    ndarray of float64, shape ``size``
-
-    Examples
-    --------
     >>> from idinit_ref import plan
     >>> cells(plan((10**6, 10**6)).terms(10**6), 10**6, 10**6, (2, 2))
     array([[1., 0.],
@@ -240,19 +201,8 @@ def value_text(x: float, exponent: int = 0) -> str:
 
 
 def noise_text(p: Plan) -> str:
-    """Say what noise a weight has, and where.
+    """Say what noise a loosened weight has, and where.
 
-    Parameters
-    ----------
-    p : Plan
-        A loosened one.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
     >>> import idinit_ref as ir
     >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))
     'deviation 0.1, in the non-zeros'

@@ -15,53 +15,45 @@ from ..files.whole import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check", "page"]
-
 _STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "idinit"}
 
 
 def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Raise if a picture cannot be written there.
+    """Raise OptionError if a picture cannot be written there, or matplotlib not be imported.
 
-    Parameters
-    ----------
-    path : path
-        The file, .svg or .png.
-    force : bool
-        Whether a file that is there may be replaced.
-
-    Raises
-    ------
-    OptionError
-        If it has another suffix, is a folder or a device, its folder is not there, or it is there
-        already; if matplotlib cannot be imported.
-
-    Examples
-    --------
-    >>> from idinit_ref.errors import OptionError
-    >>> try:
-    ...     check("weight.gif")
-    ... except OptionError as problem:
-    ...     print(problem)
-    plot = 'weight.gif', but the name should end in .svg or .png; write weight.svg
+    >>> check("weight.gif")
+    Traceback (most recent call last):
+        ...
+    idinit_ref.errors.OptionError: plot = 'weight.gif', but the name should end in .svg or .png;
+    write weight.svg
     """
-    target, name = Path(path), os.fspath(path)
-    if target.suffix.lower() not in (".svg", ".png"):
-        cure = f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}"
-        raise OptionError(message("plot", name, "the name should end in .svg or .png", cure))
-    if os.path.isdir(target):
-        should = "it should be the name of a file, and a folder has it"
-        raise OptionError(message("plot", name, should, "choose another name"))
-    if not os.path.isdir(target.parent):
-        should = f"there is no folder {target.parent}"
-        raise OptionError(message("plot", name, should, "make it first, or choose another"))
-    real = os.path.realpath(target)
-    if os.path.lexists(real) and not os.path.isfile(real):
-        should = "it should be the name of a file, and a device, a pipe or a dead link has it"
-        raise OptionError(message("plot", name, should, "choose another name"))
-    if os.path.lexists(target) and not force:
-        cure = "choose another name, or add --force to replace it"
-        raise OptionError(message("plot", name, "no such file should be there yet", cure))
+    target, name, real = Path(path), os.fspath(path), os.path.realpath(path)
+    other = "choose another name"
+    for is_wrong, should, cure in (
+        (
+            target.suffix.lower() not in (".svg", ".png"),
+            "the name should end in .svg or .png",
+            f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}",
+        ),
+        (os.path.isdir(target), "it should be the name of a file, and a folder has it", other),
+        (
+            not os.path.isdir(target.parent),
+            f"there is no folder {target.parent}",
+            "make it first, or choose another",
+        ),
+        (
+            os.path.lexists(real) and not os.path.isfile(real),
+            "it should be the name of a file, and a device, a pipe or a dead link has it",
+            other,
+        ),
+        (
+            os.path.lexists(target) and not force,
+            "no such file should be there yet",
+            f"{other}, or add --force to replace it",
+        ),
+    ):
+        if is_wrong:
+            raise OptionError(message("plot", name, should, cure))
     try:
         import matplotlib.figure
         import matplotlib.style  # noqa: F401
@@ -87,27 +79,10 @@ def page(
 ) -> Iterator[Figure]:
     """Yield a figure that becomes a file at the end: the same bytes for the same drawing.
 
-    Parameters
-    ----------
-    path : path
-        The file, .svg or .png. One that is there is replaced, of a link the one that it leads to.
-    size : (float, float)
-        Width and height in inches.
-    title : str
-        Alternative text.
+    The file, .svg or .png, is replaced if it is there (of a link, the one that it leads to);
+    OptionError if it cannot be written, and nothing is left then. `size` is in inches, `title` is
+    alternative text. The user's own matplotlib settings have no say in it.
 
-    Yields
-    ------
-    matplotlib Figure
-        Whatever the user's own matplotlib settings are, those are its defaults.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be written; nothing is left then.
-
-    Examples
-    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with page(Path(folder) / "a.png") as figure:

@@ -16,13 +16,11 @@ from ..core.plan import Plan
 from ..core.sheets import Strip, sheets
 from ._matrix import NOISY, Alike, Floats, cells, extract
 
-__all__ = ["CELLS", "Panel", "Part", "panels_of", "part_of"]
-
 CELLS = 150  # across a picture: finer ones are not seen
 _TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
 
 
-class Part(NamedTuple):
+class DrawnMatrix(NamedTuple):
     """One of several alike matrices, ready to be drawn."""
 
     alike: Alike
@@ -59,13 +57,13 @@ class Part(NamedTuple):
         return signs[0], signs[-1]
 
 
-def part_of(p: Plan, alike: Alike, to: Format) -> Part:
+def part_of(p: Plan, alike: Alike, to: Format) -> DrawnMatrix:
     terms = tuple(
         term._replace(value=round_value(term.value, to, "an entry"))
         for term in p.terms(alike.m, alike.n)
     )
     few = p.loosen and alike.m * alike.n <= NOISY
-    return Part(alike, terms, extract(p, alike, to).dense() if few else None)
+    return DrawnMatrix(alike, terms, extract(p, alike, to).dense() if few else None)
 
 
 def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:

@@ -16,8 +16,6 @@ from ._matrix import Floats, value_text
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
 
-__all__ = ["Scale"]
-
 _PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # unlike in lightness, too
 _WEAK = 0.45  # the share of a side of the palette that the smallest entry gets
 _SQUARE = 10**4  # the largest denominator under a root that is named
@@ -27,18 +25,11 @@ _LEGEND = 8  # values that are named; a colour bar shows more
 class Scale(NamedTuple):
     """How values become colours: orange below 0, blue above, on a logarithmic scale on both sides.
 
-    The smallest entry has a colour that is far from that of 0, and the negative colours are lighter
-    than the positive ones, so that signs are told apart without seeing colours.
+    The smallest entry has a colour that is far from that of 0, and the negative colours are
+    lighter than the positive ones, so that signs are told apart without seeing colours. The scale
+    is linear below the absolute value `smallest`. `names` says what the values that occur are
+    called; it is empty where they are too many.
 
-    Parameters
-    ----------
-    smallest, largest : float
-        The absolute values between which the scale is logarithmic; below it is linear.
-    names : dict of float to str
-        The values that occur and what they are called; none where they are too many to be named.
-
-    Examples
-    --------
     >>> scale = Scale(1e-6, 1.0, {})
     >>> [float(scale.position(x).round(3)) for x in (0.0, 1e-6, 1e-3, 1.0, -1.0)]
     [0.0, 0.45, 0.725, 1.0, -1.0]

@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = [
-    "columns",
-    "is_utf",
-    "json_of",
-    "natural",
-    "plain",
-    "print_json",
-    "progress",
-    "say",
-    "show",
-    "table",
-]
-
 
 def is_utf(console: Console) -> bool:
     """Whether the output takes any character."""

@@ -23,27 +23,15 @@ from ..core.pattern import Form, Role, Wide
 from ..errors import IDInitError
 from ._terminal import say
 
-__all__ = ["main"]
-
 _WIDTH = 40  # the least width; a narrower terminal breaks the lines itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command ``idinit``.
+    """Run the command ``idinit`` with some arguments, those of the process if left out.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments; those of the process if left out.
+    Return the exit status: 0, 2 for an error (one line on stderr), 1 where the reader of the
+    output went away, and 128 + its number after SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
-    Returns
-    -------
-    int
-        The exit status: 0, 2 for an error (one line on stderr), 1 where the reader of the output
-        went away, and 128 + its number after SIGINT (Ctrl-C), SIGTERM or SIGHUP.
-
-    Examples
-    --------
     >>> main(["--version"])  # doctest: +ELLIPSIS
     idinit ...
     0
@@ -213,35 +201,26 @@ def _show(commands: Any) -> None:
     show = commands.add_parser(
         "show", help="print a weight and what holds for it", argument_default=argparse.SUPPRESS
     )
-    show.add_argument("size", type=int, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
-    show.add_argument("--role", choices=get_args(Role), help="transit (the default) or zero")
-    show.add_argument("--layout", help="a letter for each axis: O, I, D H W; others are batches")
-    show.add_argument("--gain", type=float, help="tau of IDI (default 1)")
-    show.add_argument("--eps", type=float, help="eps of IDIZ (default 1e-06)")
-    show.add_argument("--wide", choices=get_args(Wide), help="what IDI does with a wide matrix")
-    show.add_argument("--form", choices=get_args(Form), help="what IDIZ does with a wide matrix")
-    show.add_argument(
-        "--taps", choices=get_args(Taps), help="how a kernel becomes a matrix (default outward)"
-    )
-    show.add_argument(
-        "--tap", type=_integers, metavar="I,J", help="the identity tap (default (k - 1) // 2)"
-    )
-    show.add_argument(
-        "--stride", type=_integers, metavar="S,S", help="of a transposed kernel: it has phases"
-    )
-    show.add_argument("--groups", type=int, metavar="N")
-    show.add_argument("--transposed", action="store_true", help="I holds all inputs of all groups")
-    show.add_argument("--blocks", type=_integers, metavar="M,M", help="cut the outputs")
-    show.add_argument("--loosen", type=float, metavar="S", help="add noise of this deviation")
-    show.add_argument("--loosen-at", choices=get_args(LoosenAt), help="where that noise goes")
-    show.add_argument("--seed", type=int, metavar="K", help="of that noise")
-    show.add_argument("--dtype", default="float64", help="round into it first (default float64)")
-    show.add_argument(
-        "--plot", metavar="FILE", help="draw it, too, into FILE.svg or FILE.png (needs matplotlib)"
-    )
-    show.add_argument(
-        "--force", action="store_true", default=False, help="replace FILE if it is there"
-    )
+    add = show.add_argument
+    add("size", type=int, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
+    add("--role", choices=get_args(Role), help="transit (the default) or zero")
+    add("--layout", help="a letter for each axis: O, I, D H W; others are batches")
+    add("--gain", type=float, help="tau of IDI (default 1)")
+    add("--eps", type=float, help="eps of IDIZ (default 1e-06)")
+    add("--wide", choices=get_args(Wide), help="what IDI does with a wide matrix")
+    add("--form", choices=get_args(Form), help="what IDIZ does with a wide matrix")
+    add("--taps", choices=get_args(Taps), help="how a kernel becomes a matrix (default outward)")
+    add("--tap", type=_integers, metavar="I,J", help="the identity tap (default (k - 1) // 2)")
+    add("--stride", type=_integers, metavar="S,S", help="of a transposed kernel: it has phases")
+    add("--groups", type=int, metavar="N")
+    add("--transposed", action="store_true", help="I holds all inputs of all groups")
+    add("--blocks", type=_integers, metavar="M,M", help="cut the outputs")
+    add("--loosen", type=float, metavar="S", help="add noise of this deviation")
+    add("--loosen-at", choices=get_args(LoosenAt), help="where that noise goes")
+    add("--seed", type=int, metavar="K", help="of that noise")
+    add("--dtype", default="float64", help="round into it first (default float64)")
+    add("--plot", metavar="FILE", help="draw it, too, into FILE.svg or FILE.png (needs matplotlib)")
+    add("--force", action="store_true", default=False, help="replace FILE if it is there")
     _add_json(show)
 
 
@@ -275,7 +254,7 @@ def _rules(commands: Any) -> None:
 
 
 def _export(commands: Any) -> None:
-    from ..files.storage import FLOATS
+    from ..files.bits import FLOATS
 
     export = commands.add_parser(
         "export",
@@ -283,22 +262,19 @@ def _export(commands: Any) -> None:
         description="Write IDI, IDIZ and zero biases; copy or fill the rest where asked to.",
     )
     _add_source(export)
-    export.add_argument(
+    add = export.add_argument
+    add(
         "--out",
         required=True,
         metavar="FILE",
         help=".safetensors, .npz, .weights.h5, .distcp or .orbax",
     )
-    export.add_argument("--dtype", choices=FLOATS, default="float32", help="default float32")
-    export.add_argument("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
-    export.add_argument("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
-    export.add_argument(
-        "--wide", choices=get_args(Wide), default="truncate", help="what IDI does if wide"
-    )
-    export.add_argument(
-        "--keep-from", metavar="CHECKPOINT", help="copy what IDInit does not define from it"
-    )
-    export.add_argument(
+    add("--dtype", choices=FLOATS, default="float32", help="default float32")
+    add("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
+    add("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
+    add("--wide", choices=get_args(Wide), default="truncate", help="what IDI does if wide")
+    add("--keep-from", metavar="CHECKPOINT", help="copy what IDInit does not define from it")
+    add(
         "--fill",
         dest="fills",
         action="append",
@@ -306,16 +282,12 @@ def _export(commands: Any) -> None:
         metavar="PATTERN=RULE",
         help="zeros, ones, identity, constant:V or normal:STD[:SEED]; may be given often",
     )
-    export.add_argument(
-        "--dialect", metavar="NAME", help="torch, flax, linen, keras, or a FILE.json"
-    )
-    export.add_argument(
-        "--shard-size", metavar="SIZE", help="the most bytes of a shard: 5GB, 500MiB, ..."
-    )
-    export.add_argument("--digests", action="store_true", help="store a SHA-256 of each tensor")
-    export.add_argument("--strict", action="store_true", help="nothing may be left out")
-    export.add_argument("--dry-run", action="store_true", help="say what would be written")
-    export.add_argument("--force", action="store_true", help="replace files that are there")
+    add("--dialect", metavar="NAME", help="torch, flax, linen, keras, or a FILE.json")
+    add("--shard-size", metavar="SIZE", help="the most bytes of a shard: 5GB, 500MiB, ...")
+    add("--digests", action="store_true", help="store a SHA-256 of each tensor")
+    add("--strict", action="store_true", help="nothing may be left out")
+    add("--dry-run", action="store_true", help="say what would be written")
+    add("--force", action="store_true", help="replace files that are there")
     _add_json(export)
 
 
@@ -351,29 +323,28 @@ def _check(commands: Any) -> None:
         help="run the reference's properties against an implementation",
         description="Test an initialiser, with gain 1 or eps 1e-6, and with the options it takes.",
     )
-    check.add_argument("target", metavar="package.module:function", help="modules here are found")
-    check.add_argument("--like", choices=("idi", "idiz", "both"), help="what it should be")
-    check.add_argument("--layout", default="OI", help="of its matrices (default OI), or none")
-    check.add_argument("--conv", metavar="LAYOUT", help="of its kernels, OIHW say: tests them too")
-    check.add_argument("--taps", choices=get_args(Taps), default="outward", help="default outward")
-    check.add_argument("--wide", choices=get_args(Wide), default="truncate")
-    check.add_argument("--form", choices=get_args(Form), default="pair", help="default pair")
-    check.add_argument(
-        "--stride", type=_integers, metavar="S,S", help="kernels are for a transposed convolution"
-    )
-    check.add_argument("--framework", metavar="NAME", help="numpy, torch, jax, tensorflow, ...")
-    check.add_argument("--expect", metavar="A,B", help="these properties alone, e.g. transit,rank")
-    check.add_argument("--examples", type=int, default=50, metavar="N", help="of each (default 50)")
-    check.add_argument("--seed", type=int, default=0, metavar="K", help="of the examples")
-    check.add_argument(
+    add = check.add_argument
+    add("target", metavar="package.module:function", help="modules here are found")
+    add("--like", choices=("idi", "idiz", "both"), help="what it should be")
+    add("--layout", default="OI", help="of its matrices (default OI), or none")
+    add("--conv", metavar="LAYOUT", help="of its kernels, OIHW say: tests them too")
+    add("--taps", choices=get_args(Taps), default="outward", help="default outward")
+    add("--wide", choices=get_args(Wide), default="truncate")
+    add("--form", choices=get_args(Form), default="pair", help="default pair")
+    add("--stride", type=_integers, metavar="S,S", help="kernels are for a transposed convolution")
+    add("--framework", metavar="NAME", help="numpy, torch, jax, tensorflow, ...")
+    add("--expect", metavar="A,B", help="these properties alone, e.g. transit,rank")
+    add("--examples", type=int, default=50, metavar="N", help="of each (default 50)")
+    add("--seed", type=int, default=0, metavar="K", help="of the examples")
+    add(
         "--budget",
         type=float,
         default=3.0,
         metavar="SECONDS",
         help="for each property, and the most for one call (default 3)",
     )
-    check.add_argument("--junit", metavar="FILE", help="write JUnit XML")
-    check.add_argument("--json", metavar="FILE", help="write JSON")
+    add("--junit", metavar="FILE", help="write JUnit XML")
+    add("--json", metavar="FILE", help="write JSON")
 
 
 _COMMANDS = (_show, _presets, _rules, _export, _inspect, _diff, _check)

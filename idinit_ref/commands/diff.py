@@ -5,23 +5,19 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
+
+from ..files.dialects import load
+from ..files.difference import diff
+from ..files.reading import open_checkpoint
+from ..files.translating import translate
 from ._terminal import natural, print_json, progress, show, tensors
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["run"]
 
 
 def run(args: Namespace, console: Console) -> int:
     """Print what differs, or all of it as JSON; return 0 if nothing does, else 1."""
-    from ..files.dialects import load
-    from ..files.difference import diff
-    from ..files.reading import open_checkpoint
-    from ..files.translating import translate
-
     dialect = None if args.dialect is None else load(args.dialect)
     first = open_checkpoint(args.a)
     one: Mapping[str, Any] = first.tensors
@@ -34,8 +30,7 @@ def run(args: Namespace, console: Console) -> int:
     if args.json:
         equal = [difference.name for difference in differences if difference.way == "equal"]
         print_json(
-            console,
-            {"equal": equal, "different": {each.name: asdict(each) for each in apart}},
+            console, {"equal": equal, "different": {each.name: asdict(each) for each in apart}}
         )
         return int(bool(apart))
     for difference in apart:

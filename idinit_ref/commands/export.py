@@ -15,24 +15,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from ..core.plan import Plan
 from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
+from ..files.bits import FLOATS, itemsize
 from ..files.containers import FORMS
+from ..files.dialects import load
 from ..files.fills import parse_fill
-from ..files.storage import FLOATS, Tensor, itemsize, nbytes_of
-from ..files.writing import FilePlan, file_plans, save
+from ..files.reading import Checkpoint, open_checkpoint
+from ..files.storage import Tensor, nbytes_of
+from ..files.translating import translate
+from ..files.writing import FilePlan, file_plans, forms_of, save
 from ._terminal import print_json, progress, show, table, tensors
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ..files.reading import Checkpoint
-
-__all__ = ["run"]
 
 _TRIAL = 2**25  # bytes that are written to measure how fast a folder takes them
 _TABLE = re.compile("(position )?embedding(, and the head that is tied to it)?")  # reasons
@@ -45,10 +44,6 @@ _UNITS = {"": 1} | {
 
 def run(args: Namespace, console: Console) -> None:
     """Write the files, or with ``args.dry_run`` say what they would be; say what is in them."""
-    from ..files.dialects import load
-    from ..files.reading import open_checkpoint
-    from ..files.translating import translate
-
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     keep = None if args.keep_from is None else open_checkpoint(args.keep_from)
     assembled = _assembled(args, source, keep)
@@ -71,21 +66,15 @@ def run(args: Namespace, console: Console) -> None:
         raise OptionError(message("shard-size", args.shard_size, should, "leave it out"))
     if shard is None and args.force and args.out.endswith(".safetensors"):
         shard = sys.maxsize  # one file, and no old shards beside it
-    files = file_plans(args.out, values, dtype=args.dtype, shard_bytes=shard, digests=args.digests)
+    options: dict[str, Any] = {"dtype": args.dtype, "shard_bytes": shard, "digests": args.digests}
+    files = file_plans(args.out, values, **options)
     _check_free(args.out, [file.path for file in files], inputs, args.force)
     expected = ""
     if args.dry_run:
         expected = _expected(Path(args.out), sum(file.nbytes for file in files))
     else:
         with progress() as update:
-            save(
-                args.out,
-                values,
-                dtype=args.dtype,
-                shard_bytes=shard,
-                digests=args.digests,
-                progress=update,
-            )
+            save(args.out, values, **options, progress=update)
     if args.json:
         print_json(console, _to_dict(assembled, files, args.dtype))
         return
@@ -163,10 +152,7 @@ def _forms(out: str) -> list[Path]:
     target, real = Path(out), Path(os.path.realpath(out))
     there = [target] if os.path.lexists(target) else []
     if target.suffix == ".safetensors" and real.parent.is_dir():
-        ends = r"(-\d{5}-of-\d{5}\.safetensors|\.safetensors\.index\.json)"
-        for path in (target, real):  # it may be a link to elsewhere
-            form = re.compile(re.escape(path.stem) + ends)
-            there += sorted(each for each in path.parent.iterdir() if form.fullmatch(each.name))
+        there += [*forms_of(target), *forms_of(real)]  # it may be a link to elsewhere
     return there
 
 
@@ -233,9 +219,7 @@ def _loading(
         return [f"model.load_weights({path}{'' if whole else ', skip_mismatch=True'})"]
     if dialect == "torch" and first.suffix == ".npz":
         heads = ["import numpy", "import torch"]
-        held = [
-            f"held = {{k: torch.from_numpy(v) for k, v in numpy.load({path}).items()}}",
-        ]
+        held = [f"held = {{k: torch.from_numpy(v) for k, v in numpy.load({path}).items()}}"]
     elif framework and first.suffix == ".safetensors":
         heads, held = (
             [f"from safetensors.{framework} import load_file"],

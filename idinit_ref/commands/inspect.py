@@ -5,27 +5,21 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from ..core.plan import Plan
+from ..files.reading import open_checkpoint
+from ..files.recognise import Finding, inspect
+from ..files.storage import Tensor
 from ._terminal import columns, natural, print_json, progress, show, tensors
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ..files.recognise import Finding
-    from ..files.storage import Tensor
-
-__all__ = ["run"]
 
 _KINDS = {"idi": "IDI", "idiz": "IDIZ"}
 
 
 def run(args: Namespace, console: Console) -> int:
     """Print a line for each tensor, or all of it as JSON; return 1 if the file is wrong, else 0."""
-    from ..files.reading import open_checkpoint
-    from ..files.recognise import inspect
-
     opened = open_checkpoint(args.file, lenient=args.lenient)
     with progress() as update:
         findings = sorted(inspect(opened, update), key=lambda each: natural(each[0]))
@@ -62,7 +56,7 @@ def run(args: Namespace, console: Console) -> int:
 
 
 def _fields(tensor: Tensor, what: Finding) -> dict[str, Any]:
-    """Return all that was found of a tensor, for JSON."""
+    """Return all that is known of a tensor, for JSON."""
     shown: dict[str, Any] = {"shape": tensor.shape, "dtype": tensor.dtype}
     shown |= {field.name: getattr(what, field.name) for field in fields(what)}
     if what.numbers is not None:

@@ -17,16 +17,13 @@ from ..core.dtypes import Format, format_of
 from ..core.plan import Plan
 from ..core.sheets import Strip
 from ._matrix import Floats, column_text, different, noise_text, title_text, value_text
-from ._page import check, page
-from ._panels import CELLS, Panel, Part, panels_of, part_of
+from ._panels import CELLS, DrawnMatrix, Panel, panels_of, part_of
 from ._scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-__all__ = ["check", "draw", "heat", "legend", "page"]
 
 _SIZES = 6  # matrices of different sizes that are drawn
 _WRITTEN = 12  # the longest side of a matrix in numbers
@@ -44,32 +41,13 @@ def heat(
     ticks: tuple[int, int] = (6, 6),
     numbers: bool = False,
 ) -> AxesImage:
-    """Draw a matrix as a heat map, row 0 on top.
+    """Draw a matrix, or its cells, as a heat map with row 0 on top; return its image.
 
-    Parameters
-    ----------
-    axes : matplotlib Axes
-        Where to.
-    values : ndarray of float64, shape (h, w)
-        The matrix, or its cells (`cells`).
-    scale : Scale
-        The colours.
-    lowest : ndarray of float64, shape (h, w), optional
-        As values, with the negative of equal entries: a cell where it differs gets two colours.
-    shape : (int, int), optional
-        The entries of the matrix, if they are more than the cells.
-    ticks : (int, int)
-        How many there may be, down and across.
-    numbers : bool
-        Whether entries are written into their cells, if these are large enough.
+    `lowest` is like `values`, with the negative of entries of one size: a cell where they differ
+    gets two colours. `shape` has the entries of the matrix if they are more than the cells,
+    `ticks` how many there may be down and across; `numbers` writes entries into cells that are
+    large enough.
 
-    Returns
-    -------
-    matplotlib AxesImage
-        Its array is `values`.
-
-    Examples
-    --------
     >>> from matplotlib.figure import Figure
     >>> import idinit_ref as ir
     >>> w = ir.idi((6, 4))
@@ -118,19 +96,8 @@ def _count(number: float) -> str:
 
 
 def legend(figure: Any, scale: Scale, **where: Any) -> None:
-    """Add a legend that names the values of a scale, and 0.
+    """Add to a figure or axes a legend of the named values of a scale, and 0; options of its own.
 
-    Parameters
-    ----------
-    figure : matplotlib Figure, SubFigure or Axes
-        Where to.
-    scale : Scale
-        One with names.
-    **where
-        Of its ``legend``: loc and others.
-
-    Examples
-    --------
     >>> from matplotlib.figure import Figure
     >>> figure = Figure()
     >>> legend(figure, Scale(1.0, 1.0, {1.0: "tau = 1"}), loc="upper left")
@@ -152,30 +119,12 @@ def legend(figure: Any, scale: Scale, **where: Any) -> None:
 def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     """Draw a weight: its matrix (one of each size, if it has several), and a kernel's taps.
 
-    Sign and size are colours on a symmetric logarithmic scale, whose values a legend names. A
-    matrix of more entries than can be seen is drawn in cells, each with its largest entry.
+    Sign and size are colours on a symmetric logarithmic scale, whose values a legend names, as the
+    dtype holds them; DTypeError or RoundingError if it cannot. A matrix of more entries than can
+    be seen is drawn in cells, each with its largest entry. Noise is drawn in matrices of up to
+    `NOISY` entries; of larger ones the picture says that it is left out. The figure, an empty one,
+    gets the size that the picture needs.
 
-    Parameters
-    ----------
-    plan : Plan
-        The weight.
-    figure : matplotlib Figure
-        An empty one. It gets the size that the picture needs.
-    dtype : dtype of any framework
-        The values are those that it holds.
-
-    Raises
-    ------
-    DTypeError, RoundingError
-        If the dtype cannot hold the weight.
-
-    Notes
-    -----
-    Sections 1 to 4 of the specification. Noise is drawn in matrices of up to `NOISY` entries; of
-    larger ones the picture says that it is left out.
-
-    Examples
-    --------
     >>> from matplotlib.figure import Figure
     >>> import idinit_ref as ir
     >>> figure = Figure()
@@ -203,7 +152,7 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
         return
     noisy = [part.noisy.ravel() for part in parts if part.noisy is not None]
     scale = Scale.of_noise(np.concatenate(noisy)) if noisy else Scale.of([plan], dtype)
-    rows: list[tuple[Part, bool]] = []  # a matrix, and whether it is drawn tap by tap
+    rows: list[tuple[DrawnMatrix, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
         rows.append((part, False))
         if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # of other phases
@@ -240,7 +189,7 @@ def _ratio(m: int, n: int) -> float:
     return float(min(max(m / max(n, 1), 1 / 8), 8))
 
 
-def _about(p: Plan, to: Format, parts: Sequence[Part]) -> str:
+def _about(p: Plan, to: Format, parts: Sequence[DrawnMatrix]) -> str:
     """Return the options that have a say in what is drawn."""
     said = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
     if p.role == "transit" and any(part.m < part.n for part in parts):
@@ -281,7 +230,7 @@ def _name_colours(figure: Figure, scale: Scale) -> None:
     bar.ax.tick_params(length=2, width=0.5, labelsize=8)
 
 
-def _draw_matrix(axes: Axes, p: Plan, part: Part, scale: Scale) -> None:
+def _draw_matrix(axes: Axes, p: Plan, part: DrawnMatrix, scale: Scale) -> None:
     label = f"matrix {part.m:,} x {part.n:,}"
     drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)])
     copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
@@ -308,7 +257,7 @@ def _draw_matrix(axes: Axes, p: Plan, part: Part, scale: Scale) -> None:
 def _draw_taps(
     figure: Any,
     grid: tuple[int, int],
-    parts: Sequence[Part],
+    parts: Sequence[DrawnMatrix],
     panels: Sequence[Panel],
     scale: Scale,
 ) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from ..files import presets
 from ._terminal import print_json, table
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["run"]
 
 
 def run(args: Namespace, console: Console) -> None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from rich.console import Console
 
 from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
 from ..roles.names import Kind
 from ._terminal import columns, natural, print_json, show, tensors
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["run"]
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -29,23 +26,21 @@ def run(args: Namespace, console: Console) -> None:
         cure = "add rules for them (--rule 'REGEX=ROLE')"
         raise OptionError(message("names", some(unknown), should, cure))
     rows = []
-    found: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     for name, choice in sorted(chosen.items(), key=lambda p: (p[1] is None, natural(p[0]))):
         shape = str(source.tensors[name].shape)
-        found[name] = {"shape": source.tensors[name].shape, "role": None}
+        told[name] = {"shape": source.tensors[name].shape, "role": None}
         if choice is None:
             rows.append((name, shape, "-", "", "no rule knows it"))
             continue
         if choice.role in ("transit", "zero"):
-            assembly.weight_for(
-                name, source.tensors[name], choice
-            )  # options that do not fit are errors
-        found[name] |= {"role": choice.role, "options": dict(choice.options)}
-        found[name] |= {"why": choice.why, "rule": choice.by}
+            assembly.weight_for(name, source.tensors[name], choice)  # raises if options misfit
+        told[name] |= {"role": choice.role, "options": dict(choice.options)}
+        told[name] |= {"why": choice.why, "rule": choice.by}
         options = " ".join(f"{key}={value}" for key, value in choice.options.items())
         rows.append((name, shape, choice.role, options, f"{choice.why} [{choice.by}]"))
     if args.json:
-        print_json(console, found)
+        print_json(console, told)
         return
     show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))
     counts = Counter(choice.role for choice in chosen.values() if choice is not None)

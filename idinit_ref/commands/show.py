@@ -10,10 +10,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
 
 from ..core.dtypes import Format, format_of
 from ..core.lattice import nnz
@@ -37,12 +39,6 @@ from ._matrix import (
 )
 from ._terminal import is_utf, print_json, show
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
-__all__ = ["run"]
-
 _ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn,
 _SVD = 512  # the smaller side of the largest matrix that is decomposed
 _ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a character
@@ -55,10 +51,10 @@ def run(args: Namespace, console: Console) -> None:
     p.check(args.dtype)
     path = getattr(args, "plot", None)
     if path is not None:
-        from . import plot
+        from . import _page, plot
 
-        plot.check(path, force=args.force)
-        with plot.page(path, title=title_text(p)) as figure:
+        _page.check(path, force=args.force)
+        with _page.page(path, title=title_text(p)) as figure:
             plot.draw(p, figure, dtype=args.dtype)
     elif args.force:
         should = "it replaces the file of --plot, and there is none"
@@ -82,13 +78,13 @@ def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
     """Return the plan, and of each size of matrix its non-zeros and what holds for it."""
     matrices = []
     for alike in different(p) if prod(p.shape) else ():
-        found: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
+        told: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
         count, matrix, _ = _few(p, alike, to)
-        found |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
+        told |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
         if matrix:
             entries = zip(matrix.rows, matrix.columns, matrix.values, strict=True)
-            found["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
-        matrices.append(found)
+            told["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
+        matrices.append(told)
     options = {key: value for key, value in p.options().items() if key != "role"}
     about = {"shape": p.shape, "role": p.role, "dtype": to.name, "options": options}
     return about | {"matrices": matrices}
@@ -106,8 +102,6 @@ def _few(p: Plan, alike: Alike, to: Format) -> tuple[int, Matrix | None, int]:
 
 def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
     """Print one of several alike matrices, and what holds for it."""
-    from rich.text import Text
-
     at, m, n = p.axes, alike.m, alike.n
     kernel = column_text(at, alike.phase)
     terms = p.terms(m, n)
@@ -141,8 +135,6 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
 
 def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[Text]:
     """Return the matrix in numbers, a line a row, zeros as dim dots; kernels with their taps."""
-    from rich.text import Text
-
     sizes = [*{abs(value) for value in matrix.values.tolist()}]
     unit = sizes[0] if len(sizes) == 1 and len(value_text(sizes[0])) > 3 else 1.0
     texts = {
@@ -186,8 +178,6 @@ def _heads(at: Layout, phase: int) -> list[list[str]]:
 
 def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Text]:
     """Return a picture of the matrix in few cells, each with the sign of its largest entry."""
-    from rich.text import Text
-
     frame = "┌┐└┘─│" if is_utf(console) else "++++-|"
     colour = is_utf(console) and console.color_system is not None and not console.no_color
     scale = max(m / _PIXELS, n / max(console.width - 6, 12))

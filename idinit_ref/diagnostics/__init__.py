@@ -4,22 +4,18 @@ The names here are public; the modules are inside.
 """
 
 from .audit import Audit, Branch, Dead, Health, Layer
+from .gaussian import IdentityGainWarning, gaussian_gain
 from .measures import (
     Correlation,
     Coverage,
-    Estimate,
-    IdentityGainWarning,
     Moments,
-    Operator,
     RankOfChange,
-    chi,
     feature_correlation,
-    gaussian_gain,
     gradient_coverage,
     moments,
     rank_of_change,
-    singular_values,
 )
+from .spectrum import Estimate, Operator, chi, singular_values
 
 __all__ = [
     "Audit",

@@ -13,17 +13,6 @@ from ..core.dtypes import format_of
 from ..core.options import real
 from ..errors import DTypeError, OptionError, OptionTypeError, ShapeError, message
 
-__all__ = [
-    "EPS",
-    "Array",
-    "eps_of",
-    "mean_square",
-    "named",
-    "positive",
-    "read",
-    "scaled",
-]
-
 Array = NDArray[np.float64]
 
 EPS = 2.0**-52

@@ -12,8 +12,6 @@ from ..core.text import columns
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["LARGE", "RANGE", "Audit", "Branch", "Dead", "Health", "Layer"]
-
 LARGE = 0.1
 """A branch whose rms is above this share of its skip's is no small one: IDInit's are near eps."""
 
@@ -273,8 +271,8 @@ class Audit:
 
         Examples
         --------
-        >>> found = Audit(Health(["the output is not finite"])).to_dict()
-        >>> found["healthy"], found["failures"]
+        >>> told = Audit(Health(["the output is not finite"])).to_dict()
+        >>> told["healthy"], told["failures"]
         (False, ['the output is not finite'])
         """
         out = {key: _plain(value) for key, value in asdict(self).items() if key != "healthy"}

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from .arrays import eps_of
 
-__all__ = ["CONSTANT", "SAMPLES", "Fact", "fact_of", "look", "signs"]
-
 CONSTANT = 2.0
 """A tensor counts as the same for all samples if these differ by no more than this many eps (of
 its dtype) times its largest entry: equal rows of a product may differ in their last bits."""
@@ -22,35 +20,17 @@ SAMPLES = 128
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, and fall in step with no image's rows
 
 
-class Fact(NamedTuple):
-    """What is known of a tensor.
+class TensorFacts(NamedTuple):
+    """A few numbers of a tensor."""
 
-    Parameters
-    ----------
-    peak : float
-        Its largest absolute value.
-    second : float
-        The mean of its squares.
-    spread : float, optional
-        By how much it differs between samples at most; None with one sample, or where the first
-        axis holds none.
-    eps : float
-        Of its dtype.
-    finite : bool
-        Whether all entries are.
-    units, copies, silent : int
-        Of a weight's result: the number of its units, of those that are an exact copy of an
-        earlier one, and of those that are the same number everywhere.
-    """
-
-    peak: float
-    second: float
-    spread: float | None
-    eps: float
+    peak: float  # its largest absolute value
+    second: float  # the mean of its squares
+    spread: float | None  # between samples, at most; None with one, or none along the first axis
+    eps: float  # of its dtype
     finite: bool = True
-    units: int = 0
-    copies: int = 0
-    silent: int = 0
+    units: int = 0  # of a weight's result
+    copies: int = 0  # of these, exact copies of an earlier one
+    silent: int = 0  # and the same number everywhere
 
     @property
     def rms(self) -> float:
@@ -65,18 +45,11 @@ class Fact(NamedTuple):
 
 
 def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Return what a :class:`Fact` is made of: small arrays of the framework, also under a trace.
+    """Return what `facts_of` needs: small arrays of the framework, also under a trace.
 
-    Parameters
-    ----------
-    xp : namespace
-        With the names of the array API, or `keras.ops`.
-    x : array
-        Real floating, not empty.
-    batch : int
-        The samples, along its first axis; 1 if there are none to compare.
-    units : (int, int), optional
-        Where the axes of the units begin and end.
+    `xp` has the names of the array API, or is `keras.ops`; `x` is real floating, and not empty.
+    `batch` counts the samples along its first axis, 1 if there are none to compare; `units` says
+    where the axes of the units begin and end.
     """
     shape = tuple(map(int, x.shape))
     if not str(x.dtype).endswith(("float32", "float64")):
@@ -101,8 +74,8 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
     return numbers
 
 
-def fact_of(numbers: Mapping[str, Any], dtype: Any) -> Fact:
-    """Return a fact from what :func:`look` has found, on the host now."""
+def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
+    """Return the facts from what `look` returned, on the host now."""
     peak = float(numbers["peak"])
     spread = numbers.get("spread")
     units = copies = silent = 0
@@ -114,7 +87,7 @@ def fact_of(numbers: Mapping[str, Any], dtype: Any) -> Fact:
         still = still & (columns.shape[1] > 1)
         alive = [column.tobytes() for column in columns[~still]]
         silent, copies = int(still.sum()), len(alive) - len(set(alive))
-    return Fact(
+    return TensorFacts(
         peak,
         float(numbers["mean"]) * peak * peak,
         None if spread is None else float(spread),

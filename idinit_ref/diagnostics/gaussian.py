@@ -16,8 +16,6 @@ from ..core.options import integer
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from .arrays import EPS, Array, positive, read
 
-__all__ = ["IdentityGainWarning", "gaussian_gain"]
-
 
 class IdentityGainWarning(UserWarning):
     """A Gaussian gain that makes a chain of identity weights explode or vanish (theorem T6).

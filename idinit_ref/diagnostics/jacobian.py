@@ -11,8 +11,6 @@ from ..errors import OptionTypeError, ShapeError, message
 from .arrays import Array, eps_of
 from .spectrum import Operator
 
-__all__ = ["Arrays", "Linearised", "jacobian_of"]
-
 
 class Linearised(NamedTuple):
     """A function at a place: f(x), the product J v of a v like x, and J^T u of a u like f(x)."""
@@ -24,26 +22,9 @@ class Linearised(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a framework's arrays are.
+    """What a framework calls its arrays ("tensor"), their classes, and which of them are floating.
 
-    Parameters
-    ----------
-    word : str
-        What it calls them: "tensor".
-    kinds : type or tuple of type
-        Their classes.
-    is_floating : callable
-        Whether one is real and floating.
-    like : callable
-        ``like(array, values)`` has the dtype, place and shape of an array, and float64 values.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> numpy = Arrays("array", np.ndarray, lambda x: x.dtype.kind == "f",
-    ...                lambda x, values: values.astype(x.dtype).reshape(x.shape))
-    >>> numpy.checked("x", np.ones(2))
-    array([1., 1.])
+    ``like(array, values)`` has the dtype, place and shape of an array, and float64 values.
     """
 
     word: str
@@ -74,29 +55,10 @@ def jacobian_of(
 ) -> Operator:
     """Return the Jacobian of f at x, both checked, from a framework's two products.
 
-    Parameters
-    ----------
-    arrays : Arrays
-        What x and f(x) should be.
-    f : callable
-        From one array to one.
-    x : array
-        Where.
-    linearise : callable
-        ``linearise(f, x)`` runs f once and returns f(x) and the two products.
+    ``linearise(f, x)`` runs f once. The operator has the shape (entries of f(x), entries of x) and
+    the coarser eps of their dtypes. OptionTypeError or ShapeError if x or f(x) is no real floating
+    array, or is empty.
 
-    Returns
-    -------
-    Operator
-        Of shape (entries of f(x), entries of x), with the coarser eps of their dtypes.
-
-    Raises
-    ------
-    OptionTypeError, ShapeError
-        If x or f(x) is no real floating array, or is empty.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> numpy = Arrays("array", np.ndarray, lambda x: x.dtype.kind == "f",
     ...                lambda x, values: values.astype(x.dtype).reshape(x.shape))

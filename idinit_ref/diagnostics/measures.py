@@ -19,25 +19,7 @@ from ..core.options import integer, letters
 from ..core.text import columns
 from ..errors import OptionError, ShapeError, message
 from .arrays import EPS, Array, mean_square, named, positive, read, scaled
-from .gaussian import IdentityGainWarning, gaussian_gain
-from .spectrum import Estimate, Operator, chi, singular_values
-
-__all__ = [
-    "Correlation",
-    "Coverage",
-    "Estimate",
-    "IdentityGainWarning",
-    "Moments",
-    "Operator",
-    "RankOfChange",
-    "chi",
-    "feature_correlation",
-    "gaussian_gain",
-    "gradient_coverage",
-    "moments",
-    "rank_of_change",
-    "singular_values",
-]
+from .spectrum import singular_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +35,8 @@ class Moments:
 
     Examples
     --------
-    >>> found = moments([np.array([1.0, -1.0]), np.array([2.0, 0.0])])
-    >>> found.mean.tolist(), found.variance.tolist(), found.second.tolist()
+    >>> depth = moments([np.array([1.0, -1.0]), np.array([2.0, 0.0])])
+    >>> depth.mean.tolist(), depth.variance.tolist(), depth.second.tolist()
     ([0.0, 1.0], [1.0, 1.0], [1.0, 2.0])
     """
 
@@ -232,8 +214,8 @@ class Coverage(NamedTuple):
 
     Examples
     --------
-    >>> found = gradient_coverage({"w": np.array([[0.0, 0.0], [0.0, 2.0]]), "b": np.ones(2)})
-    >>> found.names, found.zero.tolist(), found.overall
+    >>> coverage = gradient_coverage({"w": np.array([[0.0, 0.0], [0.0, 2.0]]), "b": np.ones(2)})
+    >>> coverage.names, coverage.zero.tolist(), coverage.overall
     (('w', 'b'), [0.75, 0.0], 0.5)
     """
 
@@ -346,8 +328,8 @@ class Correlation(NamedTuple):
 
     Examples
     --------
-    >>> found = feature_correlation(np.array([[0.0, 0.0, 7.0], [1.0, -2.0, 7.0], [3.0, -6.0, 7.0]]))
-    >>> found.matrix[0, :2].round(6).tolist(), found.constant.tolist(), found.distinct
+    >>> alike = feature_correlation(np.array([[0.0, 0.0, 7.0], [1.0, -2.0, 7.0], [3.0, -6.0, 7.0]]))
+    >>> alike.matrix[0, :2].round(6).tolist(), alike.constant.tolist(), alike.distinct
     ([1.0, -1.0], [2], 1)
     """
 
@@ -389,8 +371,8 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     Examples
     --------
     >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 5.0]])
-    >>> found = feature_correlation(np.hstack([x, -x, x * 0 + 7]))
-    >>> found.distinct, found.pairs.tolist(), found.constant.tolist()
+    >>> alike = feature_correlation(np.hstack([x, -x, x * 0 + 7]))
+    >>> alike.distinct, alike.pairs.tolist(), alike.constant.tolist()
     (2, [[0, 2], [1, 3]], [4, 5])
     """
     x, eps = read("features", features)
@@ -416,8 +398,5 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     while not np.array_equal(label, seen):  # the least index that is reached through pairs
         label, seen = np.where(alike, label, len(rho)).min(axis=1), label
     return Correlation(
-        rho,
-        np.argwhere(np.triu(alike, 1)),
-        np.flatnonzero(still),
-        len(np.unique(label[~still])),
+        rho, np.argwhere(np.triu(alike, 1)), np.flatnonzero(still), len(np.unique(label[~still]))
     )

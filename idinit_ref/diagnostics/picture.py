@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "fill"]
-
 _LEAST = 1e-30  # smaller ones, zeros among them, are hollow points at the foot
 
 

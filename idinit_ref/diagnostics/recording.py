@@ -7,10 +7,8 @@ from math import prod
 from typing import Any
 
 from .audit import Audit
-from .facts import Fact, fact_of
+from .facts import TensorFacts, facts_of
 from .verdict import Record, check_inputs, judged
-
-__all__ = ["Recording"]
 
 _NUMBERS = ("float", "int", "bool")
 
@@ -18,17 +16,10 @@ _NUMBERS = ("float", "int", "bool")
 class Recording:
     """What is seen of a run: looks at tensors now, which may be traced ones, and facts at its end.
 
-    Parameters
-    ----------
-    look : callable
-        ``look(array, batch, units)`` measures an array, as `facts.look` does in a namespace.
-    host : callable
-        ``host(array)`` is a small array as NumPy's.
-    inputs : iterable of array
-        Of the model: the first one with axes says how many samples there are.
+    ``look(array, batch, units)`` measures an array, as `facts.look` does in a namespace;
+    ``host(array)`` is a small array as NumPy's. The first input with axes says how many samples
+    there are.
 
-    Examples
-    --------
     >>> from functools import partial
     >>> import numpy as np
     >>> from idinit_ref.diagnostics.facts import look
@@ -51,18 +42,10 @@ class Recording:
     def see(
         self, node: str, x: Any, units: tuple[int, int] | None = None, is_sum: bool = False
     ) -> None:
-        """Look at a node's result: the first, or its sum with a bias, which makes no node.
+        """Look at a node's floating result: the first, or its sum with a bias, which makes no node.
 
-        Parameters
-        ----------
-        node : str
-            Its name.
-        x : array
-            Real floating.
-        units : (int, int), optional
-            Of a weight operation, where the axes of the units begin and end.
-        is_sum : bool
-            Whether it was added to, perhaps a bias.
+        `units` says where the axes of a weight operation's units begin and end, `is_sum` whether
+        the result was added to.
         """
         shape = tuple(map(int, x.shape))
         is_new = node not in self._shapes
@@ -82,18 +65,9 @@ class Recording:
     ) -> dict[str, dict[str, Any]]:
         """Look at what the run began with and came to, and return all looks.
 
-        Parameters
-        ----------
-        inputs : mapping of str to array
-            All of them; what holds no numbers is passed over.
-        outputs : sequence of array
-            Those that are floating.
-        values : mapping of str to array
-            The parameters that are trained.
-        starts : sequence of str
-            The floating inputs.
-        gradients : sequence of array
-            By `values`, and then by `starts`.
+        Of the inputs, what holds no numbers is passed over; `outputs` are floating, `values` the
+        parameters that are trained, `starts` the floating inputs, and `gradients` those of
+        `values`, then of `starts`.
         """
         batch = self.record.batch
         named = {name: x for name, x in inputs.items() if any(w in str(x.dtype) for w in _NUMBERS)}
@@ -120,9 +94,9 @@ class Recording:
 
         OptionError if its inputs could tell nothing.
         """
-        facts: dict[str, dict[str, Fact]] = {
+        facts: dict[str, dict[str, TensorFacts]] = {
             group: {
-                name: fact_of({k: self.host(v) for k, v in looks[group][name].items()}, dtype)
+                name: facts_of({k: self.host(v) for k, v in looks[group][name].items()}, dtype)
                 for name, dtype in dtypes.items()
             }
             for group, dtypes in self._dtypes.items()

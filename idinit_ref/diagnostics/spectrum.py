@@ -18,8 +18,6 @@ from ..core.options import integer
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from .arrays import EPS, Array, eps_of, mean_square, positive, read, scaled
 
-__all__ = ["Estimate", "Operator", "chi", "is_partial_isometry", "singular_values"]
-
 _SMALL = 2**20  # entries up to which a map is always written out: it costs seconds
 _LARGE = 2**26  # entries up to which it is where that pays (512 MiB)
 _BASIS = 2000  # vectors that the iteration for singular values may keep

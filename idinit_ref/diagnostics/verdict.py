@@ -11,50 +11,26 @@ from ..roles.adds import Adds
 from ..roles.flow import Flow
 from ..roles.graph import Graph
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
-from .facts import Fact
-
-__all__ = ["Record", "check_inputs", "check_outputs", "judged"]
+from .facts import TensorFacts
 
 
 @dataclass
 class Record:
-    """What an adapter has seen of one forward and one backward pass.
+    """What an adapter has seen of one forward and one backward pass."""
 
-    Parameters
-    ----------
-    batch : int
-        The number of samples: the first axis of the first input.
-    inputs : dict of str to Fact
-        Of every input, integers too.
-    graph : Graph
-        Of the computation.
-    facts : dict of str to Fact
-        By node, as far as they were seen.
-    outputs : list of Fact
-        Of every floating output.
-    values, gradients : dict of str to Fact
-        By parameter, of those that are trained: itself, and its gradient.
-    input_gradients : dict of str to Fact
-        By floating input.
-    uses : mapping of str to tuple of str
-        The nodes that take a parameter.
-    limits : list of str
-        What the framework could not show.
-    """
-
-    batch: int
-    inputs: dict[str, Fact] = field(default_factory=dict)
+    batch: int  # samples: the first axis of the first input
+    inputs: dict[str, TensorFacts] = field(default_factory=dict)  # integers too
     graph: Graph = field(default_factory=lambda: Graph([]))
-    facts: dict[str, Fact] = field(default_factory=dict)
-    outputs: list[Fact] = field(default_factory=list)
-    values: dict[str, Fact] = field(default_factory=dict)
-    gradients: dict[str, Fact] = field(default_factory=dict)
-    input_gradients: dict[str, Fact] = field(default_factory=dict)
-    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    limits: list[str] = field(default_factory=list)
+    facts: dict[str, TensorFacts] = field(default_factory=dict)  # by node, those that were seen
+    outputs: list[TensorFacts] = field(default_factory=list)  # floating ones
+    values: dict[str, TensorFacts] = field(default_factory=dict)  # of parameters, trained ones
+    gradients: dict[str, TensorFacts] = field(default_factory=dict)  # and their gradients
+    input_gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of floating inputs
+    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a parameter: nodes
+    limits: list[str] = field(default_factory=list)  # what the framework could not show
 
 
-def check_inputs(floating: Mapping[str, Fact], integers: bool = False) -> None:
+def check_inputs(floating: Mapping[str, TensorFacts], integers: bool = False) -> None:
     """Raise OptionError for inputs that could tell nothing: zeros, infinities and NaN."""
     for name, fact in floating.items():
         if not fact.finite:
@@ -87,13 +63,13 @@ def judged(record: Record) -> Audit:
     >>> graph = Graph([Node("x", "input", shape=(2, 3)),
     ...                Node("w", "parameter", shape=(3, 3), use="weight"),
     ...                Node("fc", "weight", ("x",), (2, 3), weights=("w",))], ["fc"])
-    >>> some, none = Fact(1.0, 1.0, 1.0, 2.0**-23), Fact(0.0, 0.0, 0.0, 2.0**-23)
+    >>> some, none = TensorFacts(1.0, 1.0, 1.0, 2.0**-23), TensorFacts(0.0, 0.0, 0.0, 2.0**-23)
     >>> audit = judged(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
     ...                       {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)}))
     >>> audit.healthy[0]
     'the output does not depend on the input: it is 0, and its gradient to the input is exactly 0; the signal dies at fc'
     """  # noqa: E501 - a sentence of the result
-    flow = _Flow(record)
+    flow = _Signals(record)
     seen = [(node, record.facts[node.name]) for node in record.graph.nodes
             if node.name in record.facts]  # fmt: skip
     layers = tuple(
@@ -143,7 +119,7 @@ def _varies(record: Record) -> bool | None:
     return any(not fact.is_constant for fact in seen) if seen and samples else None
 
 
-def _failures(record: Record, flow: _Flow, audit: Audit) -> Iterator[str]:
+def _failures(record: Record, flow: _Signals, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         yield f"not finite: {some(audit.not_finite)}"
         return  # zeros and constants mean nothing then
@@ -250,18 +226,18 @@ def _limits(record: Record) -> Iterator[str]:
 def _branches(record: Record) -> Iterator[Branch]:
     """Yield the branches of the residual adds, as the rule of roles finds them."""
     nodes = record.graph.nodes
-    for found in Adds(Flow(record.graph)).branches:
-        add, skip, branch = (nodes[at].name for at in found[:3])
+    for residual in Adds(Flow(record.graph)).branches:
+        add, skip, branch = (nodes[at].name for at in residual[:3])
         facts = [record.facts.get(name) for name in (branch, skip)]
         sizes = [fact.rms for fact in facts if fact is not None and fact.finite]
-        if not found.how and len(sizes) == 2:
+        if not residual.how and len(sizes) == 2:
             yield Branch(add, branch, skip, *sizes)
 
 
 # Where a signal dies ------------------------------------------------------------------------
 
 
-class _Flow:
+class _Signals:
     """Which nodes vary with the input, and where it gets lost.
 
     A node "varies", or is "still" from the start (a table of positions), or "dies": it is constant,

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .assembly import assemble
-    from .dialects import DIALECTS, Change, Dialect, Items, Leaf, load
+    from .dialects import DIALECTS, Dialect, Leaf, load
     from .difference import Difference, diff
     from .fills import parse_fill
-    from .reading import Checkpoint, Stored, open_checkpoint
-    from .recognise import Finding, Numbers, inspect
+    from .reading import Checkpoint, open_checkpoint
+    from .recognise import Finding, inspect
+    from .renaming import Change, Items
     from .sources import read
+    from .stored import StoredTensor
+    from .tally import Numbers
     from .translating import translate
     from .whole import whole_file
     from .writing import FilePlan, file_plans, save
@@ -32,7 +35,7 @@ __all__ = [
     "Items",
     "Leaf",
     "Numbers",
-    "Stored",
+    "StoredTensor",
     "assemble",
     "diff",
     "file_plans",
@@ -48,10 +51,13 @@ __all__ = [
 
 _HOMES = {
     "assembly": ("assemble",),
-    "dialects": ("DIALECTS", "Change", "Dialect", "Items", "Leaf", "load"),
+    "dialects": ("DIALECTS", "Dialect", "Leaf", "load"),
     "difference": ("Difference", "diff"),
-    "reading": ("Checkpoint", "Stored", "open_checkpoint"),
-    "recognise": ("Finding", "Numbers", "inspect"),
+    "reading": ("Checkpoint", "open_checkpoint"),
+    "recognise": ("Finding", "inspect"),
+    "renaming": ("Change", "Items"),
+    "stored": ("StoredTensor",),
+    "tally": ("Numbers",),
     "fills": ("parse_fill",),
     "sources": ("read",),
     "translating": ("translate",),

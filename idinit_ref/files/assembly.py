@@ -22,13 +22,12 @@ from ..core.text import some
 from ..core.weights import plan
 from ..errors import OptionError, message, prefixed
 from ..roles.names import Kind, Rule, decide, find
+from .bits import DTYPES, FLOATS
 from .fills import Fill
 from .reading import Checkpoint
 from .sources import OPTIONS, Asked, joins
-from .storage import DTYPES, FLOATS, ArrayTensor, PlanTensor, Tensor
-from .views import Joined, rearrange
-
-__all__ = ["Assembled", "Assembly", "Choice", "assemble", "choose", "parse_rule", "weight_for"]
+from .storage import ArrayTensor, PlanTensor, Tensor
+from .views import joined, rearrange
 
 _REASONS = 6  # that a message names
 _NAME = 100  # letters of a name that is compared with others
@@ -36,25 +35,10 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse_rule(text: str) -> Rule:
-    """Return the rule that ``REGEX=ROLE[,OPTION=VALUE...]`` describes.
+    """Return the rule that ``REGEX=ROLE[,OPTION=VALUE...]`` describes; OptionError if it is none.
 
-    Parameters
-    ----------
-    text : str
-        A regular expression for names, a role, and options of `idinit_ref.plan` or ``parts``;
-        several sizes are joined by colons.
+    Options are those of `idinit_ref.plan`, or ``parts``; several sizes are joined by colons.
 
-    Returns
-    -------
-    Rule
-
-    Raises
-    ------
-    OptionError
-        If it is none.
-
-    Examples
-    --------
     >>> rule = parse_rule(r"qkv[.]weight$=transit,layout=IO,blocks=8:4:4,gain=0.5")
     >>> rule.pattern, rule.role, dict(rule.options)
     ('qkv[.]weight$', 'transit', {'layout': 'IO', 'blocks': (8, 4, 4), 'gain': 0.5})
@@ -112,29 +96,10 @@ class Choice(NamedTuple):
 def choose(tensors: Mapping[str, Asked], *, own: Sequence[Rule] = ()) -> dict[str, Choice | None]:
     r"""Return what becomes of every tensor, None where nothing says it.
 
-    Your own rules come first, then what the source itself says, then the rules by name. Of a
-    checkpoint, tensors that hold no real numbers are left as they are, unless a rule of your own
-    says otherwise.
+    The caller's `own` rules come first, then what the source says, then the rules by name. A tensor
+    of a checkpoint that holds no real numbers stays as it is unless an own rule says otherwise.
+    OptionError if an own rule fits no name, or options are for a tensor that has none.
 
-    Parameters
-    ----------
-    tensors : mapping of str to Asked
-        Of a `Source`.
-    own : sequence of Rule
-        Tried in order, before all others.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    OptionError
-        If one of your own rules fits no name, options are for a tensor that has none, or as in
-        `idinit_ref.roles.names.decide`.
-
-    Examples
-    --------
     >>> choose({"fc1.bias": Asked((3,)), "odd": Asked((3, 3))})
     {'fc1.bias': Choice(role='bias', options={}, why='bias', by='(^|\\.)bias$'), 'odd': None}
     """
@@ -145,10 +110,7 @@ def choose(tensors: Mapping[str, Asked], *, own: Sequence[Rule] = ()) -> dict[st
 
 
 def _choose(
-    name: str,
-    asked: Asked,
-    own: Sequence[Rule],
-    names: Mapping[str, Asked],
+    name: str, asked: Asked, own: Sequence[Rule], names: Mapping[str, Asked]
 ) -> Choice | None:
     rule = find(name, own, names=names)
     if rule is None:
@@ -271,10 +233,8 @@ def assemble(
         value: Plan | Tensor | None = None
         origin = "left out"
         if name in used:
-            value, origin = (
-                used[name].tensor(name, asked, model_type),
-                f"filled by {used[name].text}",
-            )
+            value = used[name].tensor(name, asked, model_type)
+            origin = f"filled by {used[name].text}"
         elif chose.role == "bias" or (asked.value and chose.role == asked.role):
             number = np.float64(asked.value) if asked.value else np.float32(0)
             origin = f"all {asked.value:g}" if asked.value else "zeros"
@@ -293,31 +253,11 @@ def assemble(
 def weight_for(
     name: str, asked: Asked, choice: Choice, general: Mapping[str, Any] = _NONE
 ) -> Plan | Tensor:
-    """Return what a tensor in role "transit" or "zero" becomes.
+    """Return what a tensor in role "transit" or "zero" becomes; errors name the tensor.
 
-    Parameters
-    ----------
-    name : str
-        For messages.
-    asked : Asked
-        The tensor.
-    choice : Choice
-        What becomes of it.
-    general : mapping
-        Options of `idinit_ref.plan` that are not stated.
+    `general` has the options of `idinit_ref.plan` that are not stated. The result is a Tensor where
+    several axes of the stored shape count as one axis of the plan.
 
-    Returns
-    -------
-    Plan or Tensor
-        A Tensor where several axes of the stored shape count as one axis of the plan.
-
-    Raises
-    ------
-    ShapeError, LayoutError, OptionError, OptionTypeError
-        As `idinit_ref.plan` raises them; the tensor is named.
-
-    Examples
-    --------
     >>> key = Asked((8, 2, 4), "transit", {"layout": "IO"}, axes="IOO")
     >>> weight_for("key", key, Choice("transit", key.options, "", "manifest")).shape
     (8, 2, 4)
@@ -338,7 +278,7 @@ def weight_for(
     counts = tuple(joins(asked.shape, parted) or ())
     if len(counts) == len(parted):
         return split
-    return Joined(PlanTensor(split) if isinstance(split, Plan) else split, counts)
+    return joined(PlanTensor(split) if isinstance(split, Plan) else split, counts)
 
 
 def _reasons(name: str, choice: Choice, names: Mapping[str, Asked]) -> tuple[str, ...]:
@@ -381,10 +321,7 @@ def _check_kept(names: Sequence[str], tensors: Mapping[str, Asked], there: Check
 
 
 def _fits_nothing(
-    label: str,
-    pattern: str,
-    names: Mapping[str, Any],
-    reasons: Mapping[str, Sequence[str]] = _NONE,
+    label: str, pattern: str, names: Mapping[str, Any], reasons: Mapping[str, Sequence[str]] = _NONE
 ) -> OptionError:
     exact = " that IDInit does not define" if label == "fill" else ""
     near = get_close_matches(pattern, names, 3, 0.0)

@@ -22,31 +22,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DTypeError, OptionError, ShapeError, message, prefixed
+from .bits import DTYPES, FLOATS, carrier, convert
 from .disk import needed
 from .metadata import CAP
 from .naming import check_name
 from .storage import (
     BLOCK,
-    DTYPES,
-    FLOATS,
     ArrayTensor,
-    InFile,
     PlanTensor,
     Tensor,
     as_tensor,
     blocks,
-    carrier,
     check_axes,
-    convert,
     nbytes_of,
     stream,
 )
-
-__all__ = ["FORMS", "Feed", "FileTensor", "Form", "file_tensor"]
+from .stored import StoredTensor, form_of
 
 _COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
 _RARE = 64  # non-zeros that are as rare as that are quicker one by one
-_NO_DIGEST = "0" * 64  # in its place until it is known
+NO_DIGEST = "0" * 64
+"""In the place of a SHA-256 until it is known."""
 
 
 class FileTensor(NamedTuple):
@@ -101,8 +97,8 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
             tensor.plan.check(to)
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
-    if isinstance(tensor, InFile) and own not in DTYPES:
-        if form.suffix != ".safetensors" or tensor.form != form.suffix:
+    if isinstance(tensor, StoredTensor) and own not in DTYPES:
+        if form.suffix != ".safetensors" or form_of(tensor) != form.suffix:
             should = f"its bytes, which are not decoded, mean nothing in {form.what}"
             cure = "write .safetensors from .safetensors, or convert it first"
             raise DTypeError(message(f"dtype of {name}", own, should, cure))
@@ -115,37 +111,30 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
 
 
 class Feed:
-    """Puts tensors into files; counts, digests, and tells of what it has put there."""
+    """Puts tensors into files; counts and digests their bytes."""
 
-    def __init__(
-        self,
-        total: int,
-        progress: Callable[[int, int], object] | None,
-        pool: ThreadPoolExecutor | None,
-    ) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-        self.pool = pool  # makes digests while the same bytes are written; none without
+    def __init__(self, count: Callable[[int], object], digests: dict[str, str]) -> None:
+        self.count = count
+        self.digests = digests  # by name; empty if none are wanted
+        self.pool = ThreadPoolExecutor(1) if digests else None  # while the same bytes are written
 
-    def put(self, file: IO[bytes], item: FileTensor) -> str:
-        """Write a tensor's bytes and return their SHA-256, or "" if none is wanted."""
+    def put(self, file: IO[bytes], item: FileTensor) -> None:
+        """Write a tensor's bytes."""
         digest, written = hashlib.sha256(), 0
         for chunk in item.chunks():
             data = chunk.view(np.uint8).data
-            if self.pool is None:
-                file.write(data)
-            else:
-                digested = self.pool.submit(digest.update, data)
-                file.write(data)
+            digested = self.pool.submit(digest.update, data) if self.pool else None
+            file.write(data)
+            if digested is not None:
                 digested.result()
             written += data.nbytes
-            self.done += data.nbytes
-            if self.progress is not None:
-                self.progress(self.done, self.total)
+            self.count(data.nbytes)
         if written != item.nbytes:
             should = f"a tensor of shape {item.tensor.shape} has {item.nbytes:,} bytes"
             cure = "return all of a block from read()"
             raise OptionError(message(f"bytes of {item.name}", written, should, cure))
-        return "" if self.pool is None else digest.hexdigest()
+        if self.digests:
+            self.digests[item.name] = digest.hexdigest()
 
 
 # Formats ----------------------------------------------------------------------------------------
@@ -159,12 +148,8 @@ class Form(NamedTuple):
     dtypes: Sequence[str]
     order: Callable[[list[FileTensor]], list[FileTensor]]
     check: Callable[[list[FileTensor], dict[str, str]], None]
-    size: Callable[[list[FileTensor], dict[str, str], bool], int]
+    size: Callable[[list[FileTensor], dict[str, str], dict[str, str]], int]
     write: Callable[[BinaryIO, list[FileTensor], dict[str, str], Feed], None] | None = None
-
-
-def _place_holders(items: list[FileTensor], digests: bool) -> dict[str, str]:
-    return {item.name: _NO_DIGEST for item in items} if digests else {}
 
 
 # safetensors: length, JSON, data
@@ -184,7 +169,7 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
     plans = {i.name: options for i in items if (options := i.options) is not None}
     own = {"format": "pt", "idinit_ref.plans": json.dumps(plans)}
     if digests:
-        own["idinit_ref.sha256"] = json.dumps(digests)
+        own["idinit_ref.sha256"] = json.dumps({item.name: digests[item.name] for item in items})
     entries: dict[str, object] = {"__metadata__": own | about}
     offset = 0
     for item in items:
@@ -195,7 +180,7 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
         }
     dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     text = dump(entries).encode()
-    if len(text) > CAP:  # more than is read; the plans can be found from the numbers
+    if len(text) > CAP:  # more than is read; `inspect` recognises the plans all the same
         del own["idinit_ref.plans"]
         text = dump(entries | {"__metadata__": own | about}).encode()
     text += b" " * (-len(text) % 8)
@@ -210,19 +195,21 @@ def _check_safetensors(items: list[FileTensor], about: dict[str, str]) -> None:
         raise OptionError(message("tensors", len(items), should, cure))
 
 
-def _safetensors_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
-    head = _header(items, about, _place_holders(items, digests))
-    return len(head) + sum(item.nbytes for item in items)
+def _safetensors_size(
+    items: list[FileTensor], about: dict[str, str], digests: dict[str, str]
+) -> int:
+    return len(_header(items, about, digests)) + sum(item.nbytes for item in items)
 
 
 def _write_safetensors(
     file: BinaryIO, items: list[FileTensor], about: dict[str, str], feed: Feed
 ) -> None:
-    file.write(_header(items, about, _place_holders(items, feed.pool is not None)))
-    digests = {item.name: feed.put(file, item) for item in items}
-    if feed.pool is not None and items:
+    file.write(_header(items, about, feed.digests))
+    for item in items:
+        feed.put(file, item)
+    if feed.digests:
         file.seek(0)
-        file.write(_header(items, about, digests))
+        file.write(_header(items, about, feed.digests))
 
 
 # npz: a zip file, not compressed, of .npy files
@@ -236,15 +223,12 @@ def _npy_header(item: FileTensor) -> bytes:
     return file.getvalue()
 
 
-def _comment(item: FileTensor, digest: str) -> bytes:
-    options = item.options
-    about: dict[str, object] = {} if options is None else {"idinit_ref.plan": options}
-    if digest:
-        about["idinit_ref.sha256"] = digest
-    text = json.dumps(about).encode() if about else b""
-    if len(text) > _COMMENT:  # of a plan with thousands of blocks
-        text = json.dumps({"idinit_ref.sha256": digest}).encode() if digest else b""
-    return text
+def _comment(item: FileTensor, digests: dict[str, str]) -> bytes:
+    last = {"idinit_ref.sha256": digests[item.name]} if digests else {}
+    about = last if item.options is None else {"idinit_ref.plan": item.options, **last}
+    if len(json.dumps(about)) > _COMMENT:  # of a plan with thousands of blocks
+        about = last
+    return json.dumps(about).encode() if about else b""
 
 
 def _check_npz(items: list[FileTensor], about: dict[str, str]) -> None:
@@ -262,12 +246,12 @@ def _check_npz(items: list[FileTensor], about: dict[str, str]) -> None:
         raise OptionError(message("metadata", [*about], should, "shorten it, or use .safetensors"))
 
 
-def _npz_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
+def _npz_size(items: list[FileTensor], about: dict[str, str], digests: dict[str, str]) -> int:
     offset, listing = 0, 0
     for item in items:
         name, size = len(f"{item.name}.npy".encode()), len(_npy_header(item)) + item.nbytes
         wide = 2 * (size > _ZIP64) + (offset > _ZIP64)  # numbers of 8 bytes
-        comment = len(_comment(item, _NO_DIGEST * digests))
+        comment = len(_comment(item, digests))
         listing += 46 + name + comment + (4 + 8 * wide if wide else 0)
         offset += 30 + name + 20 * (size * 1.05 > _ZIP64) + size
     end = 22 + len(json.dumps(about).encode())
@@ -285,8 +269,8 @@ def _write_npz(file: BinaryIO, items: list[FileTensor], about: dict[str, str], f
             info.file_size = len(head) + item.nbytes
             with archive.open(info, "w") as member:
                 member.write(head)
-                digest = feed.put(member, item)
-            info.comment = _comment(item, digest)
+                feed.put(member, item)
+            info.comment = _comment(item, feed.digests)
 
 
 # h5: the structure by h5py, the data between by hand
@@ -360,9 +344,8 @@ def _structure(
             )
             if bf16:
                 dataset.attrs["dtype"] = "bfloat16"
-            options = item.options
-            if options is not None:
-                dataset.attrs["idinit_ref.plan"] = json.dumps(options)
+            if item.options is not None:
+                dataset.attrs["idinit_ref.plan"] = json.dumps(item.options)
             if digests:
                 dataset.attrs["idinit_ref.sha256"] = digests[item.name]
             places.append(dataset.id.get_offset())
@@ -395,19 +378,18 @@ def _check_no_folder(items: list[FileTensor], between: str, what: str) -> None:
                 raise OptionError(message("name", name, should, "rename one"))
 
 
-def _h5_size(items: list[FileTensor], about: dict[str, str], digests: bool) -> int:
-    return _structure(items, about, _place_holders(items, digests))[0].size
+def _h5_size(items: list[FileTensor], about: dict[str, str], digests: dict[str, str]) -> int:
+    return _structure(items, about, digests)[0].size
 
 
 def _write_h5(file: BinaryIO, items: list[FileTensor], about: dict[str, str], feed: Feed) -> None:
-    structure, places = _structure(items, about, _place_holders(items, feed.pool is not None))
-    digests = {}
+    structure, places = _structure(items, about, feed.digests)
     for item, place in zip(items, places, strict=True):
         if place is not None:
             file.seek(place)
-        digests[item.name] = feed.put(file, item)
-    if feed.pool is not None:
-        structure, _ = _structure(items, about, digests)
+        feed.put(file, item)
+    if feed.digests:
+        structure, _ = _structure(items, about, feed.digests)
     for place, data in structure.written:
         file.seek(place)
         file.write(data)

@@ -21,15 +21,6 @@ from ..errors import OptionError, OptionTypeError, message, prefixed
 from .metadata import MalformedError, loads
 from .renaming import Change, Items, rule_of
 
-__all__ = [
-    "DIALECTS",
-    "Change",
-    "Dialect",
-    "Items",
-    "Leaf",
-    "load",
-]
-
 
 class Leaf(NamedTuple):
     """What one kind of tensor is in a dialect.

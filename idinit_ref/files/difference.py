@@ -16,22 +16,8 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS
 from ..errors import RoundingError
-from .storage import (
-    FLOATS,
-    Tensor,
-    as_tensor,
-    convert,
-    decode,
-    index_of,
-    nbytes_of,
-    obstacle,
-    stream,
-    unsigned,
-)
-
-__all__ = ["Difference", "diff"]
-
-Progress = Callable[[int, int], object]
+from .bits import FLOATS, convert, decode, unsigned
+from .storage import Progress, Tell, Tensor, as_tensor, index_of, nbytes_of, obstacle, stream
 
 Way = Literal["equal", "values", "dtype", "shape", "only in a", "only in b"]
 
@@ -71,8 +57,8 @@ class Difference:
 
     Examples
     --------
-    >>> (found,) = diff({"w": np.zeros(4)}, {"w": np.array([0.0, 1.0, 0.0, -2.0])})
-    >>> found.way, found.count, found.largest, found.first, found.values
+    >>> (one,) = diff({"w": np.zeros(4)}, {"w": np.array([0.0, 1.0, 0.0, -2.0])})
+    >>> one.way, one.count, one.largest, one.first, one.values
     ('values', 2, 2.0, (1,), (0.0, 1.0))
     """
 
@@ -128,7 +114,7 @@ class Difference:
 
 
 def diff(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Progress | None = None
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Tell | None = None
 ) -> Iterator[Difference]:
     """Compare two checkpoints tensor by tensor, in one pass and bounded memory.
 
@@ -167,14 +153,8 @@ def diff(
     only_a = {name: t for name, t in ours.items() if name not in theirs}
     only_b = {name: t for name, t in theirs.items() if name not in ours}
     pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
-    total, done = sum(prod(x.shape) for x, y in pairs if x.shape == y.shape), 0
-
-    def read(entries: int) -> None:
-        nonlocal done
-        done += entries
-        if progress is not None:
-            progress(done, total)
-
+    total = sum(prod(x.shape) for x, y in pairs if x.shape == y.shape)
+    read = Progress(progress, total).add
     for name, one in ours.items():
         if name in theirs:
             yield _compare(name, one, theirs[name], read)
@@ -204,7 +184,8 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
         return Difference(name, "dtype", shapes, dtypes, raw=True)
     x_type = "uint8" if raw else one.dtype or two.dtype or "float64"
     y_type = "uint8" if raw else two.dtype or x_type
-    rounding = _Rounding(x_type, y_type)
+    types = (x_type, y_type)
+    wider = _wider(*types)
     size, count, largest = 0, 0, None
     first: tuple[int, ...] | None = None
     values: tuple[complex, complex] | None = None
@@ -222,12 +203,13 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
                 values = (xs[0].item(), ys[0].item())
             most = _farthest(xs, ys)
             count, largest = count + at.size, most if largest is None else max(largest, most)
-        rounding.add(x, y)
+        if wider is not None and not _is_rounded((x, y), types, wider):
+            wider = None
     if raw:
         read(prod(one.shape))
         largest = None
     way: Way = "dtype" if x_type != y_type else "values" if count else "equal"
-    rounded = rounding.result()
+    rounded: Literal["a", "b"] | None = None if wider is None else ("a", "b")[wider]
     return Difference(
         name, way, shapes, dtypes, size, count, largest, first, values, rounded, raw=raw
     )
@@ -274,27 +256,20 @@ def _farthest(xs: NDArray[Any], ys: NDArray[Any]) -> float:
     return float(np.where(np.isnan(apart), np.inf, apart).max())
 
 
-class _Rounding:
-    """Whether one tensor is the other, rounded once: asked of two floating dtypes."""
+def _wider(x_type: str, y_type: str) -> int | None:
+    """Return which of two real floating dtypes holds more digits; None if they are none."""
+    if x_type == y_type or not {x_type, y_type} <= set(FLOATS) - {"complex64"}:
+        return None
+    return int(FORMATS[x_type].precision < FORMATS[y_type].precision)
 
-    def __init__(self, x_type: str, y_type: str) -> None:
-        floats = set(FLOATS) - {"complex64"}
-        self.types = (x_type, y_type)
-        self.open = x_type != y_type and {x_type, y_type} <= floats
-        self.swap = self.open and FORMATS[x_type].precision < FORMATS[y_type].precision
 
-    def add(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        if not self.open:
-            return
-        (wide, own), (narrow, to) = zip(
-            (y, x) if self.swap else (x, y), self.types[:: -1 if self.swap else 1], strict=True
-        )
-        try:
-            rounded = convert(wide, own, to, "an entry")
-        except RoundingError:
-            self.open = False
-        else:
-            self.open = not _unequal(rounded, to, narrow, to)[0].size
-
-    def result(self) -> Literal["a", "b"] | None:
-        return None if not self.open else "b" if self.swap else "a"
+def _is_rounded(
+    parts: tuple[NDArray[Any], NDArray[Any]], types: tuple[str, str], wider: int
+) -> bool:
+    """Whether the block of the wider dtype, rounded once into the other one, is the other one."""
+    own, to, narrow = types[wider], types[1 - wider], parts[1 - wider]
+    try:
+        rounded = convert(parts[wider], own, to, "an entry")
+    except RoundingError:
+        return False
+    return not _unequal(rounded, to, narrow, to)[0].size

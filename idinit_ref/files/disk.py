@@ -25,22 +25,6 @@ from ..core.text import short
 from ..errors import CheckpointError, IDInitError, message
 from .metadata import MalformedError, loads
 
-__all__ = [
-    "DEFLATE",
-    "Bytes",
-    "Faults",
-    "Get",
-    "Inflater",
-    "Packed",
-    "Plain",
-    "SourceFile",
-    "Spans",
-    "needed",
-    "read_block",
-    "readable",
-    "source_of",
-]
-
 Bytes = NDArray[np.uint8]
 Get = Callable[[int, Bytes], None]  # fills an array with the bytes from a place on
 Spans = tuple[range, ...]
@@ -72,31 +56,18 @@ _KNOWN = {  # no bytes that are the length of a safetensors header, below 100 MB
 
 
 class Faults:
-    """What is wrong with a checkpoint: the first one is raised, or with `lenient` all are kept.
-
-    Parameters
-    ----------
-    lenient : bool
-        Whether to go on.
-
-    Examples
-    --------
-    >>> faults = Faults(lenient=True)
-    >>> faults.add(CheckpointError("a shard is missing"))
-    >>> faults.found
-    ['a shard is missing']
-    """
+    """What is wrong with a checkpoint: the first is raised, or with `lenient` all are kept."""
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.lenient = lenient
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     def add(self, problem: CheckpointError) -> None:
         """Raise it, or keep it."""
         if not self.lenient:
             raise problem
-        if str(problem) not in self.found:  # a file that is missing may have many tensors
-            self.found.append(str(problem))
+        if str(problem) not in self.messages:  # a file that is missing may have many tensors
+            self.messages.append(str(problem))
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -189,7 +160,7 @@ def needed(module: str, files: str, extra: str) -> Any:
 
 @contextmanager
 def readable(source: SourceFile, kind: str) -> Iterator[None]:
-    """Say of what a library cannot read, whatever it raises, that the file is broken."""
+    """Turn whatever a library raises into an error that says that the file is broken."""
     try:
         yield
     except IDInitError:

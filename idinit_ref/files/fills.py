@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -13,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, message
+from .bits import DTYPES, FLOATS, convert
 from .sources import Asked
-from .storage import DTYPES, FLOATS, ArrayTensor, Index, NoiseTensor, Tensor, convert
-
-__all__ = ["Constant", "Fill", "parse_fill"]
+from .storage import ArrayTensor, NoiseTensor, Tensor
+from .views import Derived
 
 _NUMBERS = {"num_batches_tracked": "int64", "position_ids": "int64"}  # no real numbers by name
 _OFFSET = {  # types of models whose normalisations all multiply by 1 + weight
@@ -30,20 +29,6 @@ _MIXED = {  # of which some do
 }  # fmt: skip
 _ONES = frozenset({"weight", "scale", "gamma", "running_var", "moving_variance", "var"})
 _ZEROS = frozenset({"bias", "beta", "running_mean", "moving_mean", "mean", "num_batches_tracked"})
-
-
-@dataclass(frozen=True)
-class Constant:
-    """One number everywhere, as a tensor."""
-
-    shape: tuple[int, ...]
-    value: float
-    dtype: None = None
-
-    def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Return a block of it."""
-        block = np.broadcast_to(np.float64(self.value), self.shape)[index]
-        return convert(np.asarray(block), "float64", dtype, "constant")
 
 
 class Fill(NamedTuple):
@@ -86,40 +71,41 @@ class Fill(NamedTuple):
         of ``SEED:NAME``, so that it depends on no other tensor.
         """
         shape, leaf = asked.shape, re.split(r"[./]", name)[-1]
+
+        def wrong(should: str, cure: str) -> OptionError:
+            return OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
+
         value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
         if self.rule == "identity":
             if len(shape) > 1 or leaf not in _ONES | _ZEROS:
                 should = f"{name} (shape {shape}) is no scale or shift, mean or variance"
-                cure = "choose zeros, ones, constant:V or normal:STD"
-                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
-            types = model_type.split("+")
-            offset = types[0] in _OFFSET
+                raise wrong(should, "choose zeros, ones, constant:V or normal:STD")
+            first, *inner = model_type.split("+")
+            offset = first in _OFFSET
             value = float(leaf in _ONES and not (leaf == "weight" and offset))
-            part = next((kind for kind in types if kind in _OFFSET), "")
-            if leaf == "weight" and (types[0] in _MIXED or (part and not offset)):
-                should = (
+            if leaf == "weight" and (first in _MIXED or (not offset and _OFFSET & set(inner))):
+                raise wrong(
                     f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
-                    f"type {model_type!r} has both"
+                    f"type {model_type!r} has both",
+                    "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
                 )
-                cure = "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w"
-                raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
         own = asked.dtype or _NUMBERS.get(leaf, "float32")
         if own in FLOATS:
             if self.rule == "normal":
                 digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
                 return NoiseTensor(shape, self.value, int.from_bytes(digest[:8], "little") >> 1)
-            return Constant(shape, value)
+
+            def constant(spans: Sequence[range], dtype: str) -> NDArray[Any]:
+                block = np.full([len(span) for span in spans], value)
+                return convert(block, "float64", dtype, "constant")
+
+            return Derived(shape, None, constant)
         kind = np.dtype(own if own in DTYPES else "bool")
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        if (
-            own not in DTYPES
-            or self.rule == "normal"
-            or not value.is_integer()
-            or not least <= value <= most
-        ):
-            should = f"{name} is {own}, which holds no such number"
+        is_whole = value.is_integer() and least <= value <= most
+        if own not in DTYPES or self.rule == "normal" or not is_whole:
             cure = "name the others by a pattern that leaves it out, or copy it"
-            raise OptionError(message("fill", f"{self.pattern}={self.text}", should, cure))
+            raise wrong(f"{name} is {own}, which holds no such number", cure)
         return ArrayTensor(np.broadcast_to(kind.type(int(value)), shape))
 
 

@@ -1,8 +1,8 @@
 """What a tensor of a PyTorch checkpoint is, and what its axes are.
 
-A tensor of two or more axes whose layout is not known is an error, never a guess. It is known by a
-plan, or by what the file that it is from says of its plan; by a rule of the dialect; as one of the
-caller's tables; by its name, where `idinit_ref.roles.names.RULES` know it; or by its bias:
+A tensor of two or more axes whose layout is not known is an error, never a guess. What tells its
+layout is a plan, or what its file says of its plan; a rule of the dialect; the caller's list of
+tables; its name, where `idinit_ref.roles.names.RULES` know it; or its bias:
 
 * A matrix with a bias of its first axis is dense, OI, as `torch.nn` has no other layer of that
   form. (Where it is square, that alone speaks against axes IO, as those of transformers' Conv1D.)
@@ -25,16 +25,6 @@ from ..errors import LayoutError, OptionError, message
 from ..roles.names import decide, find
 from .dialects import Dialect
 from .storage import NoiseTensor, Tensor
-
-__all__ = [
-    "AS_IT_IS",
-    "NamedTensor",
-    "kernel_kind",
-    "kind_of",
-    "letters_of",
-    "says",
-    "stored_before",
-]
 
 _GATED = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -69,7 +59,7 @@ class NamedTensor:
 
     @property
     def moved(self) -> str:
-        """What a rule says that becomes of its axes."""
+        """How a rule rearranges its axes, "" if none does."""
         return self.axes if "->" in self.axes else ""
 
     @property
@@ -87,19 +77,27 @@ class NamedTensor:
         return f"{self.path}.{leaf}" if self.path else leaf
 
 
+@dataclass(frozen=True)
+class Model:
+    """All tensors of a model, and the dialect that they are translated into."""
+
+    items: Mapping[str, NamedTensor]  # by what the rules made of their names
+    present: Collection[str]  # these names, and those of what the model has and the file has not
+    names: Collection[str]  # the file's own
+    dialect: Dialect
+
+    def bias_of(self, item: NamedTensor) -> NamedTensor | None:
+        """Return the bias of a tensor's layer."""
+        return self.items.get(item.sibling("bias"))
+
+
 def stored_before(leaf: str) -> tuple[str, ...]:
     """Return what Keras stores before a tensor of a layer."""
     order = tuple(_LAYER)
     return order[: order.index(leaf)] if leaf in order else ()
 
 
-def kind_of(
-    item: NamedTensor,
-    items: Mapping[str, NamedTensor],
-    whole: Collection[str],
-    names: Collection[str],
-    dialect: Dialect,
-) -> tuple[str, str]:
+def kind_of(item: NamedTensor, model: Model) -> tuple[str, str]:
     """Return which row of the table a tensor has, and its layer's path."""
     path, leaf = item.path, item.leaf
     if leaf == "num_batches_tracked":
@@ -109,11 +107,12 @@ def kind_of(
             end = leaf[match.end(2) :]
             start, new = ("[.]", "_other.") if path else ("^", "other.")
             rule = {"pattern": f"{start}([a-z_]+){end}$", "name": rf"{new}\1_l0"}
-            should = f"a recurrent layer of {dialect.name} has one layer and one direction"
+            should = f"a recurrent layer of {model.dialect.name} has one layer and one direction"
             cure = f"rename each to a layer of its own, e.g. {rule}"
             raise OptionError(message("name", item.own, should, cure))
-        recurrent = items.get(item.sibling(leaf.replace("_ih", "_hh").replace("bias", "weight")))
-        shape = sorted(recurrent.value.shape) if recurrent else []  # hidden, gates * hidden
+        recurrent = leaf.replace("_ih", "_hh").replace("bias", "weight")
+        held = model.items.get(item.sibling(recurrent))
+        shape = sorted(held.value.shape) if held else []  # hidden, gates * hidden
         fits = [k for k, n in _GATES.items() if len(shape) == 2 and shape[1] == n * shape[0]]
         kind = fits[0] if fits else "gated"
         if kind == "lstm" and item.layer == "LSTMCell":
@@ -125,33 +124,31 @@ def kind_of(
     above, _, last = path.rpartition(".")
     inner = ("in_proj_weight", "in_proj_bias", "q_proj_weight")
     beside = {f"{above}.{each}".lstrip(".") for each in inner}
-    packed = any(each in whole or each in names for each in beside)
+    packed = any(each in model.present or each in model.names for each in beside)
     if last == "out_proj" and packed and leaf in ("weight", "bias"):
         return "attention.out" + "_bias" * (leaf == "bias"), above
     if leaf != "weight":
         return _LAYER.get(leaf, "other"), path
     if item.ndim < 2 or (_NORM.search(item.own) and item.said is None and not item.axes):
         return "scale", path
-    return "embedding" if item.ndim == 2 and _is_table(item, whole, names) else "kernel", path
+    return "embedding" if item.ndim == 2 and _is_table(item, model) else "kernel", path
 
 
-def _is_table(item: NamedTensor, whole: Collection[str], names: Collection[str]) -> bool:
+def _is_table(item: NamedTensor, model: Model) -> bool:
     """Whether a 2-D weight is known to be an embedding table."""
     if item.layer == "Embedding":
         return True
-    if item.axes or item.sibling("bias") in whole:
+    if item.axes or item.sibling("bias") in model.present:
         return False
     if item.table:
         return True
     if item.said is not None:
         return item.said.layout == "IO" and bool(_TABLE.search(item.own))
-    rule = find(item.own, names=names)
+    rule = find(item.own, names=model.names)
     return rule is not None and rule.role == "keep" and "embedding" in rule.why
 
 
-def letters_of(
-    item: NamedTensor, kind: str, items: Mapping[str, NamedTensor], names: Collection[str]
-) -> str:
+def letters_of(item: NamedTensor, kind: str, model: Model) -> str:
     """Return what the stored axes are: by a plan, a rule, the name, or the layer's bias."""
     if item.said is not None:
         return item.said.layout
@@ -161,10 +158,10 @@ def letters_of(
     is_made = not isinstance(item.value, Plan | NoiseTensor) and item.value.dtype is None
     if kind == "kernel" and (is_made or item.doubted):  # of several axes, or said otherwise
         raise _undecided(item, default)
-    rule = find(item.own, names=names)
+    rule = find(item.own, names=model.names)
     if rule is not None and (item.ndim == 2 or re.search("convolution|projection", rule.pattern)):
         try:
-            layout: str = decide(item.own, shape, names=names).options.get("layout", default)
+            layout: str = decide(item.own, shape, names=model.names).options.get("layout", default)
         except OptionError as problem:  # it is not packed as that name is
             should = str(problem).partition(", but ")[2].partition("; ")[0]
             cure = f"say its axes by a rule, e.g. {says(item, default)}"
@@ -172,7 +169,7 @@ def letters_of(
         return layout
     if kind != "kernel" or not default:
         return default
-    bias = items.get(item.sibling("bias"))
+    bias = model.bias_of(item)
     if bias is not None:
         wrong = bias.value.shape != shape[:1]  # it is an error elsewhere
         if wrong or item.ndim == 2 or (item.ndim > 3 and shape[1] and shape[0] % shape[1]):
@@ -180,10 +177,10 @@ def letters_of(
     raise _undecided(item, default)
 
 
-def kernel_kind(item: NamedTensor, items: Mapping[str, NamedTensor], letters: str) -> str:
+def kernel_kind(item: NamedTensor, letters: str, model: Model) -> str:
     """Return the kind of a kernel; raise if its layer's bias shows that its axes are others."""
     value, groups = item.value, 1
-    bias = items.get(item.sibling("bias"))
+    bias = model.bias_of(item)
     size = dict(zip(letters, value.shape, strict=False))
     transposed = letters.startswith("IO") and len(letters) > 2
     if item.said is not None:

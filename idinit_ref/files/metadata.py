@@ -1,6 +1,6 @@
-"""JSON of strangers: Python's own parser under a cap, and every fault one `ValueError` of one line.
+"""JSON of unknown origin: Python's own parser under a cap; every fault is one `MalformedError`.
 
-What comes out is not believed yet: who asks for it checks every value that it uses.
+The result is not validated: the caller checks every value that it uses.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
-
-__all__ = ["CAP", "OWN", "TABLES", "MalformedError", "dump_table", "loads", "table", "unique"]
 
 CAP = 100_000_000
 """The most bytes of a safetensors header, as its own reader has it; also of an index."""
@@ -28,17 +26,7 @@ _MINUS_ZERO = re.compile(r"-0(?![.\w])")
 
 
 class MalformedError(ValueError):
-    """What is wrong with a JSON text: what was found, where, and what should be there.
-
-    Parameters
-    ----------
-    what : str
-        The place.
-    got : object
-        What is there.
-    should : str
-        What was expected.
-    """
+    """What is wrong with a JSON text: the place, what is there, and what was expected."""
 
     def __init__(self, what: str, got: object, should: str) -> None:
         super().__init__(f"{what} is {got!r}, but {should}")
@@ -46,11 +34,7 @@ class MalformedError(ValueError):
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON as a dict; raise if a key is there twice.
-
-    >>> unique([("a", 1), ("b", 2)])
-    {'a': 1, 'b': 2}
-    """
+    """Return an object of JSON as a dict; raise if a key is there twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -64,29 +48,11 @@ def loads(
     cap: int = CAP,
     objects: Callable[[list[tuple[str, Any]]], Any] = unique,
 ) -> Any:
-    """Return what a JSON text holds.
+    """Return what a JSON text in UTF-8 holds; MalformedError if it is none, or larger than `cap`.
 
-    Parameters
-    ----------
-    content : bytes or str
-        UTF-8, with or without a byte order mark.
-    cap : int
-        The most bytes of it.
-    objects : callable
-        What an object becomes, of its pairs; ``tuple`` keeps them all, in order.
+    Nor may it be nested too deeply, or so dense that its values take far more memory than it.
+    `objects` makes an object from its pairs; ``tuple`` keeps them all, in order.
 
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    MalformedError
-        If it is not JSON, longer than the cap, nested too deeply, or so dense that its values
-        would take far more memory than the text.
-
-    Examples
-    --------
     >>> loads(b'{"a": [1, 2]}'), loads('{"a": 1, "a": 2}', objects=tuple)
     ({'a': [1, 2]}, (('a', 1), ('a', 2)))
     """
@@ -142,17 +108,8 @@ def _integer(number: str) -> float:
 def table(text: object) -> dict[str, Any]:
     """Return an object of JSON that a file's metadata may hold; an empty one if it is none.
 
-    Parameters
-    ----------
-    text : object
-        Anything; what is no text is no table. A value that JSON does not hold is left out.
+    A value that JSON does not hold is left out.
 
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
     >>> table('{"fc.weight": {"role": "zero"}}'), table("hello"), table(None)
     ({'fc.weight': {'role': 'zero'}}, {}, {})
     """
@@ -177,10 +134,14 @@ def _is_json(value: object) -> bool:
     return True
 
 
-def dump_table(values: Mapping[str, Any]) -> str:
-    """Return a table as JSON, which `table` reads.
+def tables(told: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return as TABLES what each tensor tells of itself in OWN.
 
-    >>> dump_table({"a": {"role": "zero"}})
-    '{"a": {"role": "zero"}}'
+    >>> tables({"a": {"idinit_ref.sha256": "0f"}, "b": {}})
+    {'idinit_ref.sha256': '{"a": "0f"}'}
     """
-    return json.dumps(dict(values), allow_nan=False)
+    held = {
+        key: {name: about[own] for name, about in told.items() if own in about}
+        for key, own in zip(TABLES, OWN, strict=True)
+    }
+    return {key: json.dumps(values, allow_nan=False) for key, values in held.items() if values}

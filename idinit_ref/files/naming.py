@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ..errors import OptionError, OptionTypeError, message
 
-__all__ = ["check_name", "path_of"]
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -26,15 +24,22 @@ def check_name(name: object) -> str:
 
     if not isinstance(name, str) or name == "__metadata__":
         raise wrong("it should be a string other than '__metadata__'")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise wrong("it should be text that UTF-8 holds, without lone surrogates") from None
+    if not is_text(name):
+        raise wrong("it should be text that UTF-8 holds, without lone surrogates")
     if _CONTROL.search(name):
         raise wrong("it should hold no control character")
     if "\\" in name or {".", ".."} & set(name.split("/")):
         raise wrong("it should hold no backslash, and no part between slashes be . or ..")
     return name
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 holds a text: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def path_of(path: object) -> Path:

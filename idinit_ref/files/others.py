@@ -10,13 +10,8 @@ from ..core.text import short
 from ..errors import CheckpointError, message
 from .disk import source_of
 
-__all__ = ["is_other", "other"]
-
 _SAVE = "then safetensors.numpy.save_file"
-_PICKLE = (
-    "a pickle, which can run code",
-    f"if you trust it, load it with what wrote it, {_SAVE}",
-)
+_PICKLE = ("a pickle, which can run code", f"if you trust it, load it with what wrote it, {_SAVE}")
 _TENSORFLOW = (
     "a checkpoint of TensorFlow",
     f"tf.train.load_checkpoint, get_tensor of each name, {_SAVE}",
@@ -64,7 +59,7 @@ def is_other(file: Path) -> bool:
 
 
 def other(file: Path, suffixes: Iterable[str]) -> CheckpointError:
-    """Return what a file is that has none of these suffixes, and how to convert it."""
+    """Return an error for a file of another suffix: what it is, and how to convert it."""
     should = f"its suffix should be .index.json or one of {', '.join(suffixes)}"
     index = file.with_name(f"{file.name}.index")  # TensorFlow names its checkpoints without it
     if not os.path.lexists(file) and index.exists():

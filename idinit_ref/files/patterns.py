@@ -23,10 +23,9 @@ from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
 from ..core.pattern import idi_terms, idiz_terms
 from ..core.plan import Plan
 from ..errors import IDInitError, RoundingError
-from .storage import Index, blocks
-from .tally import LEVELS, Seen, bits_of, values_of
-
-__all__ = ["apart", "holds", "levels_of", "plain", "search", "sized", "words"]
+from .storage import blocks
+from .stored import Index
+from .tally import LEVELS, TensorContent, bits_of, values_of
 
 _WINDOW = 2**18  # non-zeros that a pattern is read from
 _PACKED = 8  # blocks that are written one by one
@@ -87,13 +86,12 @@ def _orders(rank: int) -> tuple[str, ...]:
 class _Places:
     """Where the first non-zeros lie, on each axis, and their signs."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: TensorContent) -> None:
         self.shape = seen.shape
         self.at = np.unravel_index(seen.places[:_WINDOW].astype(np.int64), seen.shape)
         self.negative = np.signbit(values_of(seen.bits[:_WINDOW], seen.dtype).real)
         self.all = seen.bits.size <= _WINDOW
         self.corner = int(seen.places[0]) == 0
-        self.one_place = {a: int(at[0]) for a, at in enumerate(self.at) if (at == at[0]).all()}
 
     def options(self) -> Iterator[dict[str, Any]]:
         """Yield options of plans that may have their non-zeros there."""
@@ -329,25 +327,18 @@ def sized(
         plain = Plan(shape, **options)
     except IDInitError:
         return
+    units: list[Plan] = []
     if len({level > 0 for level in levels}) == 1:
         folds = any(m < n for m, n, _ in plain.matrices)
-        for wide in ("truncate", "fold_rms", "fold_mean") if folds else ("truncate",):
-            unit = replace(plain, wide=cast("Any", wide))
-            if unit.nnz == nnz:
-                yield from _both(unit, levels, dtype)
+        wides = ("truncate", "fold_rms", "fold_mean") if folds else ("truncate",)
+        units += [replace(plain, wide=cast("Any", wide)) for wide in wides]
     shifts = any(n >= 2 * m > 0 for m, n, _ in plain.matrices)
     for form in ("pair", "shifted") if shifts else ("pair",):
-        zero = replace(plain, role="zero", form=cast("Any", form), eps=1.0)
-        if zero.nnz == nnz:
-            yield from _both(zero, levels, dtype)
-
-
-def _both(unit: Plan, levels: list[float], dtype: str) -> Iterator[Plan]:
-    """Yield a plan with the stored numbers, of either sign."""
-    for sign in (1.0, -1.0) if levels[0] > 0 else (-1.0, 1.0):
-        sized = _shortest(unit, levels, dtype, sign)
-        if sized is not None:
-            yield sized
+        units.append(replace(plain, role="zero", form=cast("Any", form), eps=1.0))
+    first = 1.0 if levels[0] > 0 else -1.0
+    for unit, sign in product(units, (first, -first)):
+        if unit.nnz == nnz and (plan := _shortest(unit, levels, dtype, sign)) is not None:
+            yield plan
 
 
 def _cost(plan: Plan) -> int:
@@ -361,7 +352,7 @@ def _order(plan: Plan) -> tuple[int, bool, bool, int]:
     return _cost(plan), plan.blocks is not None, numbers != (1.0, 1e-6), len(repr(numbers))
 
 
-def holds(plan: Plan, seen: Seen) -> bool:
+def holds(plan: Plan, seen: TensorContent) -> bool:
     """Whether a plan has exactly the non-zeros that were kept."""
     places, bits, start = seen.places, seen.bits, 0
     kind = places.dtype.type
@@ -392,7 +383,7 @@ def _acts_alike(a: Plan, b: Plan, places: _Places) -> bool:
     return not places.all or (sizes_a == sizes_b and np.array_equal(keys_a, keys_b))
 
 
-def levels_of(seen: Seen) -> list[float]:
+def levels_of(seen: TensorContent) -> list[float]:
     """Return the different numbers that were kept, the corner's first; none if of no plan."""
     some = np.unique(seen.bits) if seen.sparse and len(seen.shape) > 1 else ()
     if not 0 < len(some) <= LEVELS:
@@ -403,14 +394,14 @@ def levels_of(seen: Seen) -> list[float]:
     return list(dict.fromkeys(values.real.astype(float).tolist()))
 
 
-def plain(seen: Seen, levels: list[float]) -> Plan | None:
+def plain(seen: TensorContent, levels: list[float]) -> Plan | None:
     """Return the plan of one number everywhere that nothing but it is asked for, or None."""
     first = {"layout": _orders(len(seen.shape))[0]}
     fit = sized(seen.shape, first, seen.bits.size, levels, seen.dtype)
     return next((plan for plan in fit if plan.wide == "truncate" and holds(plan, seen)), None)
 
 
-def search(seen: Seen, levels: list[float]) -> tuple[Plan, str] | None:
+def search(seen: TensorContent, levels: list[float]) -> tuple[Plan, str] | None:
     """Return the plan of fewest options that has the numbers that were kept, and words of another.
 
     Layouts that are tried have batch axes first, and kernel axes before or after O and I.

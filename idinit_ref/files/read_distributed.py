@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, readable, source_of
 from .read_torch import array_of, the_torch
-from .stored import Foreign, Stored, known_dtype
-
-__all__ = ["LIST", "open_distributed"]
+from .stored import Foreign, StoredTensor, known_dtype
 
 LIST = ".metadata"
 """The file by which such a folder is known."""
@@ -57,7 +55,7 @@ class _Unpickler(pickle.Unpickler):
         return getattr(importlib.import_module(module), name)
 
 
-class _Piece(NamedTuple):
+class _Chunk(NamedTuple):
     """A part of a tensor: where it begins, its sizes, and its bytes in a file."""
 
     at: tuple[int, ...]
@@ -83,8 +81,8 @@ class _Piece(NamedTuple):
 class _Sharded(Foreign):
     """A tensor in pieces; of all tensors the piece that was read last is kept."""
 
-    pieces: list[_Piece] = field(repr=False)
-    last: dict[_Piece, Any] = field(repr=False)
+    pieces: list[_Chunk] = field(repr=False)
+    last: dict[_Chunk, Any] = field(repr=False)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
         out = np.zeros([len(span) for span in spans], self.bits)
@@ -106,11 +104,11 @@ class _Sharded(Foreign):
         return out
 
 
-def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_distributed(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the tensors of a folder, by their whole names; what else it holds is no weight."""
     source, files = source_of(path / LIST, _KIND), dict[str, SourceFile]()
-    last: dict[_Piece, Any] = {}
-    tensors: list[Stored] = []
+    last: dict[_Chunk, Any] = {}
+    tensors: list[StoredTensor] = []
     with readable(source, _KIND):
         with source.open() as file:
             listed = _Unpickler(io.BytesIO(source.take(file, 0, source.size))).load()
@@ -134,7 +132,7 @@ def open_distributed(path: Path, faults: Faults) -> tuple[list[Stored], dict[str
     return tensors, {}
 
 
-def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -> _Piece:
+def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -> _Chunk:
     """Return a piece, or raise if it cannot lie where the list says."""
     home, (begin, length) = str(place.relative_path), (int(place.offset), int(place.length))
     if home not in files:
@@ -147,7 +145,7 @@ def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -
     if min(begin, length) < 0 or begin + length > files[home].size:
         raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")
     at, sizes = (tuple(map(int, each)) for each in (chunk.offsets, chunk.sizes))
-    return _Piece(at, sizes, files[home], begin, length)
+    return _Chunk(at, sizes, files[home], begin, length)
 
 
 def _check(source: SourceFile, tensor: _Sharded) -> None:

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from ..errors import CheckpointError
+from .bits import DTYPES, carrier
 from .disk import DEFLATE, Faults, Plain, SourceFile, Spans, needed, readable, source_of
-from .metadata import OWN, TABLES, dump_table, table
+from .metadata import OWN, table, tables
 from .read_npz import member_of
-from .storage import DTYPES, carrier
-from .stored import Foreign, Stored
-
-__all__ = ["open_hdf5", "open_keras"]
+from .stored import Foreign, StoredTensor
 
 _INSIDE = "model.weights.h5"  # of a .keras archive
 _CHUNK = 2**26  # bytes of a chunk, which is unpacked as a whole
@@ -104,7 +102,7 @@ def _text(node: Any, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_hdf5(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the datasets of a file, by their paths, and what its attributes tell."""
     source = source_of(path, "an HDF5 file")
     place = range(source.size)
@@ -118,7 +116,7 @@ def open_hdf5(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]
     return _open(source, place, faults)
 
 
-def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_keras(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the weights of a whole model of Keras, a ZIP archive; nothing else of it is read."""
     kind = "a ZIP archive"
     source = source_of(path, kind)
@@ -138,10 +136,12 @@ def open_keras(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
     return _open(source, range(data.start, data.start + size), faults)
 
 
-def _open(source: SourceFile, place: range, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def _open(
+    source: SourceFile, place: range, faults: Faults
+) -> tuple[list[StoredTensor], dict[str, str]]:
     h5py = _h5py()
-    tensors: list[Stored] = []
-    told: tuple[dict[str, Any], ...] = ({}, {})
+    tensors: list[StoredTensor] = []
+    told: dict[str, dict[str, Any]] = {}
     with _h5(source, place) as file:
         metadata = {key: text for key in file.attrs if (text := _text(file, key)) is not None}
         waiting, seen = [""], set()
@@ -151,7 +151,7 @@ def _open(source: SourceFile, place: range, faults: Faults) -> tuple[list[Stored
             if isinstance(node, h5py.Dataset):
                 with faults.around():
                     tensors.append(_dataset(source, place, name, node))
-                    _tell(name, node, told)
+                    told[name] = _told(node)
                 continue
             home = h5py.h5o.get_info(node.id).addr
             if not isinstance(node, h5py.Group) or home in seen:
@@ -170,21 +170,17 @@ def _open(source: SourceFile, place: range, faults: Faults) -> tuple[list[Stored
                 got, should = type(link).__name__, "it should be in this file, and no link"
                 faults.add(source.wrong(f"object {short(child)!r}", got, should, "copy it in"))
             waiting += reversed(below)
-    metadata |= {key: dump_table(each) for key, each in zip(TABLES, told, strict=True) if each}
-    return tensors, metadata
+    return tensors, metadata | tables(told)
 
 
-def _tell(name: str, dataset: Any, told: tuple[dict[str, Any], ...]) -> None:
-    """Keep what a dataset's attributes say of its plan and its digest."""
-    plans, digests = told
+def _told(dataset: Any) -> dict[str, Any]:
+    """Return what a dataset's attributes say of its plan and its digest, by the names of OWN."""
     plan, digest = (_text(dataset, key) for key in OWN)
-    if options := table(plan):
-        plans[name] = options
-    if digest is not None:
-        digests[name] = digest
+    told = dict(zip(OWN, (table(plan), digest), strict=True))
+    return {key: value for key, value in told.items() if value}
 
 
-def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> Stored:
+def _dataset(source: SourceFile, place: range, name: str, dataset: Any) -> StoredTensor:
     """Return a dataset as a tensor, or raise for one that could lead out of the file."""
     shown, dtype, bits = repr(short(name)), dataset.dtype.name, f"u{dataset.dtype.itemsize}"
     if dtype in ("void8", "void16"):  # bits, whose dtype Keras notes

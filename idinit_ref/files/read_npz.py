@@ -14,12 +14,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..core.text import short
+from .bits import DTYPES
 from .disk import DEFLATE, Faults, Inflater, Packed, Plain, SourceFile, readable, source_of
-from .metadata import OWN, TABLES, dump_table, table
-from .storage import DTYPES
+from .metadata import table, tables
 from .stored import Raw
-
-__all__ = ["member_of", "open_npz"]
 
 _HEADER = 2**14  # bytes that are looked at; NumPy reads at most 10,000 characters of it
 _LOCAL = b"PK\x03\x04"  # before each member
@@ -41,20 +39,16 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
         ends = [*(member.header_offset for member in members[1:]), last]
         tensors: dict[str, Raw] = {}
         resting: dict[int, Inflater] = {}
-        told: tuple[dict[str, Any], ...] = ({}, {})
+        told: dict[str, dict[str, Any]] = {}
         for member, end in zip(members, ends, strict=True):
             with faults.around():
                 name = member.filename.removesuffix(".npy")
                 if name == member.filename:
                     raise source.wrong("member", member.filename, "it should end in .npy")
                 tensors[name] = _array(source, name, member_of(source, file, member, end, resting))
-                about = table(member.comment.decode(errors="replace"))
-                for key, values in zip(OWN, told, strict=True):
-                    if key in about:
-                        values[name] = about[key]
+                told[name] = table(member.comment.decode(errors="replace"))
     metadata = {key: value for key, value in comment.items() if isinstance(value, str)}
-    metadata |= {key: dump_table(each) for key, each in zip(TABLES, told, strict=True) if each}
-    return list(tensors.values()), metadata
+    return list(tensors.values()), metadata | tables(told)
 
 
 def _scan(source: SourceFile, file: io.FileIO) -> list[zipfile.ZipInfo]:

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
-from .stored import Foreign, Stored, known_dtype
-
-__all__ = ["TREE", "open_orbax"]
+from .stored import Foreign, StoredTensor, known_dtype
 
 TREE = "_METADATA"
 """The file by which such a folder is known."""
@@ -35,14 +33,14 @@ class _Array(Foreign):
         return np.ascontiguousarray(block).view(self.bits).reshape(block.shape)
 
 
-def open_orbax(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_orbax(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the arrays of a folder by their keys, joined with "."; other values are no weights."""
     tensorstore = needed("tensorstore", "Orbax checkpoints", "orbax")
     source = source_of(path / TREE, _KIND)
     with source.open() as file:
         tree = source.loads(source.take(file, 0, source.size))
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
-    tensors: list[Stored] = []
+    tensors: list[StoredTensor] = []
     with readable(source, _KIND):
         packed, driver = tree.get("use_ocdbt", True), "zarr3" if tree.get("use_zarr3") else "zarr"
         for entry in tree["tree_metadata"].values():

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
+from itertools import accumulate, chain
 from math import prod
-from operator import attrgetter
+from operator import attrgetter, mul
 from pathlib import Path
 from typing import Any, cast
 
 from ..core.text import short
+from .bits import DTYPES, itemsize
 from .disk import Faults, Plain, SourceFile, source_of
 from .metadata import CAP
-from .storage import DTYPES, itemsize
+from .naming import is_text
 from .stored import Raw
-
-__all__ = ["open_safetensors"]
 
 _Pairs = tuple[tuple[str, Any], ...]  # an object of JSON
 _WORD = 60  # characters of a dtype that nobody knows yet
@@ -60,20 +59,14 @@ def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, s
     place = 0
     for tensor in tensors:
         if tensor.skip != place:
-            got, should = (
-                _places(tensor),
-                f"they should begin where the one before ends, at {place}",
-            )
+            got = tensor.skip, tensor.skip + tensor.size
+            should = f"they should begin where the one before ends, at {place}"
             faults.add(source.wrong(f"data_offsets of {short(tensor.name)!r}", got, should))
         place = tensor.skip + tensor.size
     if place != (data := source.size - 8 - length):
         should = f"its tensors should have as many, not {place}"
         faults.add(source.wrong("bytes of data", data, should))
     return tensors, metadata
-
-
-def _places(tensor: Raw) -> tuple[int, int]:
-    return tensor.skip, tensor.skip + tensor.size
 
 
 def _objects(source: SourceFile, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
@@ -123,12 +116,10 @@ def _tensors(
             _check_size(source, name, code, shape, (begin, end), data)
             dtype = _NAMES.get(code, code)
             tensors.append(Raw(name, dtype, tuple(shape), source.path, plain, begin, end - begin))
-    try:
-        "".join(last).encode()
-    except UnicodeEncodeError:
-        (wrong, *_) = (name for name in last if not _is_text(name))
+    if not is_text("".join(last)):
+        wrong = next(name for name in last if not is_text(name))
         should = "it should be text of Unicode, without lone surrogates"
-        raise source.wrong("name of a tensor", wrong, should) from None
+        raise source.wrong("name of a tensor", wrong, should)
     return tensors, metadata
 
 
@@ -145,18 +136,10 @@ def _metadata(source: SourceFile, value: object) -> dict[str, str]:
     if value is None:
         return {}
     right = type(value) is tuple and all(type(text) is str for _, text in value)
-    if not right or not all(_is_text(key) and _is_text(text) for key, text in cast("Any", value)):
+    if not right or not all(is_text(key) and is_text(text) for key, text in cast("Any", value)):
         should = "it should be an object of texts, or null"
         raise source.wrong("__metadata__", str(value), should)
     return dict(cast("Any", value))
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int], int, int]:
@@ -177,7 +160,7 @@ def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int
     code, shape, offsets = (fields[key] for key in _FIELDS)
     if type(code) is tuple and len(code) == 1 and code[0][1] is None:
         code = code[0][0]  # {"F32": null}, as Rust's serde has it
-    if type(code) is not str or len(code) > _WORD or not _is_text(code):
+    if type(code) is not str or len(code) > _WORD or not is_text(code):
         should = f"it should be a text of at most {_WORD} characters"
         raise source.wrong(f"dtype of {shown}", _json(code), should)
     if not _are_sizes(shape):
@@ -209,7 +192,7 @@ def _check_more(source: SourceFile, what: str, value: object, depth: int) -> Non
         for part in value if isinstance(value, list) else chain.from_iterable(value):
             _check_more(source, what, part, depth - 1)
     elif isinstance(value, str):
-        if not _is_text(value):
+        if not is_text(value):
             raise source.wrong(what, value, "it should be text of Unicode")
     elif isinstance(value, int | float):
         try:
@@ -226,7 +209,7 @@ def _check_size(
     """Raise for offsets outside of the data, or of another size than shape and dtype say."""
     bits, size = _BITS.get(code), offsets[1] - offsets[0]
     if bits is not None:
-        if _overflows(shape, bits):
+        if any(count >= 2**64 for count in accumulate((*shape, bits), mul)):
             should = "it should have fewer than 2**64 bits"
             raise source.wrong(f"shape of {short(name)!r}", str(tuple(shape)), should)
         size, rest = divmod(prod(shape) * bits, 8)
@@ -237,12 +220,3 @@ def _check_size(
         apart = "in order" if bits is None else f"{size} bytes apart"
         should = f"they should be two places at most {data} that are {apart}"
         raise source.wrong(f"data_offsets of {short(name)!r}", offsets, should)
-
-
-def _overflows(shape: list[int], bits: int) -> bool:
-    count = 1
-    for size in (*shape, bits):
-        count *= size
-        if count >= 2**64:
-            return True
-    return False

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
-from .stored import Foreign, Stored, known_dtype
-
-__all__ = ["array_of", "open_torch", "the_torch"]
+from .stored import Foreign, StoredTensor, known_dtype
 
 _KIND = "a file of torch.save"
 _SAVE = "torch.save its tensors in a dict, as model.state_dict()"
@@ -33,12 +31,12 @@ def the_torch() -> Any:
 def array_of(tensor: Any, bits: np.dtype[Any]) -> NDArray[Any]:
     """Return the bits of a tensor of PyTorch as an array."""
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    found: NDArray[Any] = tensor.reshape(-1).view(the_torch().uint8).numpy()
-    return found.view(bits).reshape(tuple(tensor.shape))
+    content: NDArray[Any] = tensor.reshape(-1).view(the_torch().uint8).numpy()
+    return content.view(bits).reshape(tuple(tensor.shape))
 
 
 @dataclass(slots=True, eq=False)
-class _Tensor(Foreign):
+class _MappedTensor(Foreign):
     """A tensor that PyTorch has mapped into memory."""
 
     tensor: Any = field(repr=False)
@@ -50,7 +48,7 @@ class _Tensor(Foreign):
             return array_of(part, self.bits).copy()
 
 
-def open_torch(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]]:
+def open_torch(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the tensors of a state dict, those of dicts inside it by names joined with "."."""
     torch, source = the_torch(), source_of(path, _KIND)
     with source.open() as file:
@@ -70,7 +68,7 @@ def open_torch(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
     if not named:
         should, cure = "it should hold tensors by name", f"load it, and {_SAVE}"
         raise source.wrong("content", type(held).__name__, should, cure)
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     for name, value in named:
         with faults.around():
             if name in tensors:
@@ -79,7 +77,7 @@ def open_torch(path: Path, faults: Faults) -> tuple[list[Stored], dict[str, str]
             _check_dense(source, name, value)
             dtype, shape = known_dtype(str(value.dtype).removeprefix("torch.")), tuple(value.shape)
             width = value.element_size()
-            tensors[name] = _Tensor(name, dtype, shape, path, width, value, source)
+            tensors[name] = _MappedTensor(name, dtype, shape, path, width, value, source)
     return list(tensors.values()), {}
 
 

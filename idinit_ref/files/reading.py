@@ -7,6 +7,7 @@ is wrong is one `CheckpointError` of one line.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from ..core.text import short
 from ..errors import CheckpointError, OptionError, message
 from .disk import Faults, SourceFile, source_of
-from .metadata import CAP, TABLES, dump_table, table
+from .metadata import CAP, TABLES, table
 from .naming import check_name, path_of
 from .others import is_other, other
 from .read_distributed import LIST, open_distributed
@@ -25,11 +26,9 @@ from .read_npz import open_npz
 from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
-from .stored import Stored
+from .stored import StoredTensor
 
-__all__ = ["Checkpoint", "Stored", "open_checkpoint"]
-
-_Opened = tuple[Sequence[Stored], dict[str, str]]
+_Opened = tuple[Sequence[StoredTensor], dict[str, str]]
 _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".safetensors": open_safetensors,
     ".npz": open_npz,
@@ -57,14 +56,14 @@ class Checkpoint:
     ----------
     path : pathlib.Path
         As given: a file or a folder.
-    tensors : dict of str to Stored
+    tensors : dict of str to StoredTensor
         In the order of the files.
     metadata : dict of str to str
         Of the file, or of all shards together. ``idinit_ref.plans`` and ``idinit_ref.sha256`` are
         JSON objects by tensor name, from wherever a format keeps them.
     files : tuple of pathlib.Path
         All that belong to it: an index first, then what holds tensors.
-    outside : tuple of Stored
+    outside : tuple of StoredTensor
         What lies in its shards and is not in its index: it does not belong to the model.
     findings : tuple of str
         What was wrong, if it was opened with ``lenient``.
@@ -76,16 +75,16 @@ class Checkpoint:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "model.npz")
     ...     np.savez(path, fc=np.eye(2, 3))
-    ...     found = open_checkpoint(path)
-    >>> list(found.tensors), found.nbytes, [file.name for file in found.files]
+    ...     opened = open_checkpoint(path)
+    >>> list(opened.tensors), opened.nbytes, [file.name for file in opened.files]
     (['fc'], 48, ['model.npz'])
     """
 
     path: Path
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
     files: tuple[Path, ...]
-    outside: tuple[Stored, ...] = ()
+    outside: tuple[StoredTensor, ...] = ()
     findings: tuple[str, ...] = ()
 
     @property
@@ -94,8 +93,8 @@ class Checkpoint:
 
         Examples
         --------
-        >>> path = Path("model.npz")
-        >>> Checkpoint(path, {"fc": Stored("fc", "float32", (4, 3), path)}, {}, (path,)).nbytes
+        >>> fc = StoredTensor("fc", "float32", (4, 3), Path("model.npz"))
+        >>> Checkpoint(fc.path, {"fc": fc}, {}, (fc.path,)).nbytes
         48
         """
         return sum(tensor.nbytes for tensor in self.tensors.values())
@@ -148,7 +147,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     ('float32', (2, 3), array([[0., 1., 0.]], dtype=float32))
     """
     given, faults = path_of(path), Faults(lenient=lenient)
-    tensors: Sequence[Stored]
+    tensors: Sequence[StoredTensor]
     file = _in_folder(given) if os.path.isdir(given) else given
     files = [file]
     if mark := _mark(file):
@@ -161,7 +160,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     else:
         raise other(file, _READERS)
     held = {tensor.name: tensor for tensor in tensors}
-    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.found))
+    return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.messages))
 
 
 def _mark(folder: Path) -> str | None:
@@ -211,13 +210,13 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
     shards = list(dict.fromkeys(homes.values()))
     for shard in shards:
         _check_plain(source, shard)
-    held: dict[str, Stored] = {}
-    outside: list[Stored] = []
+    held: dict[str, StoredTensor] = {}
+    outside: list[StoredTensor] = []
     told: list[dict[str, str]] = []
     lost: set[str] = set()
     files = [path]
     for shard in shards:
-        tensors: Sequence[Stored] = ()
+        tensors: Sequence[StoredTensor] = ()
         metadata: dict[str, str] = {}
         lost.add(shard)
         with faults.around():
@@ -246,7 +245,7 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
             should = "the tensor should be in it"
             faults.add(source.wrong(f"shard of {short(name)!r}", shard, should))
     together = _together(told)
-    findings = tuple(faults.found)
+    findings = tuple(faults.messages)
     return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
 
 
@@ -289,5 +288,5 @@ def _together(told: list[dict[str, str]]) -> dict[str, str]:
             joined |= table(metadata.get(key))
         merged.pop(key, None)
         if joined:
-            merged[key] = dump_table(joined)
+            merged[key] = json.dumps(joined)
     return merged

@@ -2,7 +2,7 @@
 
 A tensor is read once, in blocks. IDI and IDIZ leave few non-zeros: these are kept, the options are
 those of the file's own claim, else of the rules by name, else read off where the non-zeros lie. A
-plan counts as found only if all of its entries, rounded into the stored dtype, are the stored bits,
+plan is recognised only if all of its entries, rounded into the stored dtype, are the stored bits,
 and no other bit is set.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,30 +22,27 @@ from ..core.plan import Plan
 from ..core.text import short
 from ..errors import IDInitError, RoundingError, printable
 from ..roles.names import decide
+from .bits import DTYPES, little, unsigned
 from .metadata import table
 from .patterns import apart, holds, levels_of, plain, search, sized, words
+from .reading import Checkpoint
 from .storage import (
-    DTYPES,
-    Index,
     PlanTensor,
+    Progress,
+    Tell,
     Tensor,
     as_tensor,
     blocks,
     index_of,
-    itemsize,
-    little,
     nbytes_of,
     obstacle,
     stream,
-    unsigned,
 )
-from .tally import Numbers, Seen, nonzero, values_of
-
-__all__ = ["Finding", "Numbers", "inspect", "recognise"]
+from .stored import Index
+from .tally import Numbers, TensorContent, nonzero, values_of
 
 Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Origin = Literal["claim", "rules", "pattern"]
-Progress = Callable[[int, int], object]
 
 _NOISE = 2**21  # columns of a loosened matrix that are drawn again
 
@@ -77,8 +74,8 @@ class Finding:
     Examples
     --------
     >>> import idinit_ref as ir
-    >>> found = recognise(ir.idiz((4, 3), eps=0.5), claim={"role": "zero", "eps": 0.5})
-    >>> found.kind, found.plan.eps, found.source, found.claim
+    >>> finding = recognise(ir.idiz((4, 3), eps=0.5), claim={"role": "zero", "eps": 0.5})
+    >>> finding.kind, finding.plan.eps, finding.source, finding.claim
     ('idiz', 0.5, 'claim', True)
     """
 
@@ -155,7 +152,7 @@ def _line(text: object) -> str:
 
 
 def _find(
-    seen: Seen, name: str | None, names: Collection[str] | None
+    seen: TensorContent, name: str | None, names: Collection[str] | None
 ) -> tuple[Plan, Origin, str] | None:
     """Return the plan of what was kept, where it is from, and what else is to be said."""
     levels = levels_of(seen)
@@ -181,12 +178,12 @@ def recognise(
     claim: Mapping[str, Any] | None = None,
     names: Collection[str] | None = None,
     digest: str | None = None,
-    progress: Progress | None = None,
+    count: Callable[[int], object] = lambda _: None,
 ) -> Finding:
     """Recognise what a tensor holds, from its numbers, in one pass and bounded memory.
 
-    A plan is found only if its entries are the stored bits, everywhere. Where several fit, the
-    claim's comes first, then the one that the name rules say, then the one of fewest options;
+    A plan is recognised only if its entries are the stored bits, everywhere. Where several fit,
+    the claim's comes first, then the one that the name rules say, then the one of fewest options;
     ``gain`` and ``eps`` are the shortest decimals that round to the stored numbers. Layouts that
     are tried without a claim have batch axes first, and kernel axes before or after O and I;
     kernels have up to 4,096 taps, in every order and with the phases of any stride. A loosened
@@ -195,47 +192,30 @@ def recognise(
     Parameters
     ----------
     tensor : Tensor, Plan or numpy.ndarray
-        Of any shape and any dtype of `idinit_ref.files.storage`.
-    name : str, optional
-        Its name in the checkpoint, for the rules of `idinit_ref.roles.names`.
+        Of any shape, and any dtype of `idinit_ref.files.bits.DTYPES`; else an error.
+    name, names : str and collection of str, optional
+        Its name in the checkpoint, and all names there, for the rules of `idinit_ref.roles.names`.
     claim : mapping, optional
         Options of `idinit_ref.plan`, less the shape, that it is said to be made with.
-    names : collection of str, optional
-        All names of the checkpoint, for the rules that look at them.
     digest : str, optional
         The SHA-256 that its bytes are said to have, in hexadecimal.
-    progress : callable, optional
-        Called as ``progress(bytes_read, bytes_in_all)`` after each block.
-
-    Returns
-    -------
-    Finding
-        What it is, and by which numbers.
-
-    Raises
-    ------
-    OptionTypeError, DTypeError
-        If it is no tensor, or of a dtype that no checkpoint holds. A claim is never an error.
-    OSError, CheckpointError
-        If reading it fails.
+    count : callable, optional
+        Called with the number of bytes of each block.
 
     Examples
     --------
     >>> import numpy as np
     >>> import idinit_ref as ir
-    >>> found = recognise(ir.idiz((64, 16, 3, 3), dtype="float16"))
-    >>> print(found)
+    >>> print(recognise(ir.idiz((64, 16, 3, 3), dtype="float16")))
     idiz: OIHW, eps 1e-06
-    >>> found.plan == ir.plan((64, 16, 3, 3), "zero")
-    True
     >>> print(recognise(np.ones(8)), recognise(np.zeros(3)), sep=", ")
     constant: 1.0, zero
     """
     tensor = as_tensor(name or "tensor", tensor)
     shape, dtype = tensor.shape, tensor.dtype or "float64"
     if why := obstacle(tensor):
-        return _not_decoded(tensor, why, digest, progress)
-    seen = Seen(shape, dtype)
+        return _not_decoded(tensor, why, digest, count)
+    seen = TensorContent(shape, dtype)
     claimed = None if claim is None else _Claim(shape, dtype, claim)
     sha = None if digest is None else hashlib.sha256()
     for index, part in zip(blocks(shape), stream(tensor, dtype), strict=True):
@@ -247,8 +227,7 @@ def recognise(
         seen.add(bits, where)
         if claimed is not None:
             claimed.compare(index, bits, where)
-        if progress is not None:
-            progress(seen.size * itemsize(dtype), prod(shape) * itemsize(dtype))
+        count(bits.nbytes)
     right, wrong = _checked(sha, digest)
     notes = [claimed.wrong if claimed is not None else "", wrong]
     holds = claimed.plan is not None if claimed is not None and claimed.checked else None
@@ -266,15 +245,13 @@ def recognise(
 
 
 def _not_decoded(
-    tensor: Tensor, why: str, digest: str | None, progress: Progress | None
+    tensor: Tensor, why: str, digest: str | None, count: Callable[[int], object]
 ) -> Finding:
     """Return what is known of a tensor whose numbers cannot be read, and of its bytes."""
-    size, done, sha = nbytes_of(tensor, ""), 0, hashlib.sha256()
+    size, sha = nbytes_of(tensor, ""), hashlib.sha256()
     for part in stream(tensor, "") if digest is not None else ():
         sha.update(part.data)
-        done += part.size
-        if progress is not None:
-            progress(done, size)
+        count(part.size)
     right, wrong = _checked(sha, digest)
     notes = [why if tensor.dtype in DTYPES else "", f"{size:,} bytes", wrong]
     return Finding("not decoded", digest=right, detail="; ".join(filter(None, notes)))
@@ -294,7 +271,7 @@ def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: 
     return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
 
 
-def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
+def _numeric(finding: Callable[..., Finding], seen: TensorContent) -> Finding:
     """Return what is known of numbers that are no plan's."""
     seen.give_up()
     numbers, first = seen.tally.result(), cast("NDArray[Any]", seen.first)
@@ -308,18 +285,8 @@ def _numeric(finding: Callable[..., Finding], seen: Seen) -> Finding:
     return finding("other", str(numbers), numbers=numbers)
 
 
-class _Opened(Protocol):
-    """What `inspect` asks of a checkpoint."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]: ...
-
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-
-
 def inspect(
-    checkpoint: _Opened, progress: Progress | None = None
+    checkpoint: Checkpoint, progress: Tell | None = None
 ) -> Iterator[tuple[str, Tensor, Finding]]:
     """Recognise every tensor of a checkpoint, in its order.
 
@@ -360,12 +327,7 @@ def inspect(
     claims = table(checkpoint.metadata.get("idinit_ref.plans"))
     digests = table(checkpoint.metadata.get("idinit_ref.sha256"))
     tensors = {name: as_tensor(name, tensor) for name, tensor in checkpoint.tensors.items()}
-    total, done = sum(nbytes_of(t, t.dtype or "float64") for t in tensors.values()), 0
-
-    def read(part: int, _: int) -> None:
-        if progress is not None:
-            progress(done + part, total)
-
+    read = Progress(progress, sum(nbytes_of(t, t.dtype or "float64") for t in tensors.values()))
     for name, tensor in tensors.items():
         digest = digests.get(name)
         finding = recognise(
@@ -374,7 +336,6 @@ def inspect(
             claim=claims.get(name),
             names=tensors.keys(),
             digest=digest if isinstance(digest, str) else None,
-            progress=read,
+            count=read.add,
         )
         yield name, tensor, finding
-        done += nbytes_of(tensor, tensor.dtype or "float64")

@@ -12,8 +12,6 @@ from ..core.options import choice, integer
 from ..errors import OptionError, OptionTypeError, message
 from .views import axes_of
 
-__all__ = ["Change", "Items", "rule_of"]
-
 
 def _text(label: str, value: object) -> str:
     if not isinstance(value, str):
@@ -97,18 +95,16 @@ class Change:
         if self.layer is not None:
             choice("layer", self.layer, ("Embedding", "LSTMCell"))
 
-    @property
-    def ndim(self) -> int | None:
-        """How many axes a tensor has that its axes are of; None where it says none.
 
-        Examples
-        --------
-        >>> Change("up[.]", axes="IOHW").ndim, Change("fc[.]", axes="OI->IO").ndim
-        (4, 2)
-        """
-        if self.axes is None:
-            return None
-        return len(axes_of(self.axes)[0] if "->" in self.axes else self.axes)
+def ndim_of(rule: Change) -> int | None:
+    """Return how many axes a tensor has that the rule's axes are of; None where it says none.
+
+    >>> ndim_of(Change("up[.]", axes="IOHW")), ndim_of(Change("fc[.]", axes="OI->IO"))
+    (4, 2)
+    """
+    if rule.axes is None:
+        return None
+    return len(axes_of(rule.axes)[0] if "->" in rule.axes else rule.axes)
 
 
 @dataclass(frozen=True)
@@ -156,57 +152,37 @@ class Items:
             raise OptionTypeError(message("at", self.at, "it should be a list", "e.g. [0, 2]"))
         object.__setattr__(self, "at", tuple(integer("at", k, low=0) for k in self.at))
 
-    def entry(self, index: int) -> str | None:
-        """Return the name of an entry, or None if it is of another class.
 
-        Parameters
-        ----------
-        index : int
-            Its place in the list.
+def entry_of(rule: Items, index: int) -> str | None:
+    """Return the name of an entry of a list; None if it is of another class.
 
-        Returns
-        -------
-        str or None
-            The class's name in snake case, with its rank in the class from the second one on.
+    It is the class's name in snake case, with its rank in the class from the second one on.
 
-        Examples
-        --------
-        >>> rule = Items("f", "MyBlock", (0, 2))
-        >>> rule.entry(0), rule.entry(1), rule.entry(2)
-        ('my_block', None, 'my_block_1')
-        """
-        if self.at is not None and index not in self.at:
-            return None
-        rank = index if self.at is None else sorted(set(self.at)).index(index)
-        name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", self.of))
-        return name.lower() + (f"_{rank}" if rank else "")
+    >>> rule = Items("f", "MyBlock", (0, 2))
+    >>> entry_of(rule, 0), entry_of(rule, 1), entry_of(rule, 2)
+    ('my_block', None, 'my_block_1')
+    """
+    if rule.at is not None and index not in rule.at:
+        return None
+    rank = index if rule.at is None else sorted(set(rule.at)).index(index)
+    name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", rule.of))
+    return name.lower() + (f"_{rank}" if rank else "")
 
-    def fits(self, name: str) -> bool:
-        """Return whether it names an entry of a list that is in a tensor's name.
 
-        Parameters
-        ----------
-        name : str
-            The tensor's name, as PyTorch writes it.
+def fits(rule: Items, name: str) -> bool:
+    """Return whether a tensor's name holds an entry that the rule names.
 
-        Returns
-        -------
-        bool
-            True if a list that fits the pattern stands in it before the index of such an entry.
-
-        Examples
-        --------
-        >>> rule = Items("f", "Dense", (0, 2))
-        >>> rule.fits("f.2.bias"), rule.fits("f.1.bias"), rule.fits("g.2.bias")
-        (True, False, False)
-        """
-        parts = name.split(".")
-        return any(
-            part.isdecimal()
-            and fnmatchcase(".".join(parts[:k]), self.list)
-            and self.entry(int(part)) is not None
-            for k, part in enumerate(parts)
-        )
+    >>> rule = Items("f", "Dense", (0, 2))
+    >>> fits(rule, "f.2.bias"), fits(rule, "f.1.bias"), fits(rule, "g.2.bias")
+    (True, False, False)
+    """
+    parts = name.split(".")
+    return any(
+        part.isdecimal()
+        and fnmatchcase(".".join(parts[:k]), rule.list)
+        and entry_of(rule, int(part)) is not None
+        for k, part in enumerate(parts)
+    )
 
 
 _CHANGE = ("pattern", "name", "axes", "sizes", "layer")

@@ -22,8 +22,6 @@ from .naming import check_name
 from .reading import open_checkpoint
 from .storage import check_axes
 
-__all__ = ["OPTIONS", "Asked", "Source", "joins", "read"]
-
 _CAP = 32 * 2**20  # bytes of a manifest
 OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "role", "axes"))
 """Options of `idinit_ref.plan` that a manifest or a rule may state."""

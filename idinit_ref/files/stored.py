@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ..core.options import box_of
 from ..errors import DTypeError, ShapeError, message
+from .bits import DTYPES, carrier, convert, itemsize
 from .disk import Bytes, Packed, Plain, Spans, read_block
-from .storage import DTYPES, Index, carrier, convert, itemsize
 
-__all__ = ["Foreign", "Raw", "Stored", "known_dtype"]
+Index = tuple[slice, ...]
 
 _CODES = {  # of libraries, for bytes that mean the same in safetensors
     "float8_e8m0fnu": "F8_E8M0",
@@ -26,7 +26,7 @@ _MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less
 
 
 @dataclass(slots=True, eq=False)  # not frozen: a file may have a million, and that costs twice
-class Stored:
+class StoredTensor:
     """A tensor of a checkpoint, of which nothing is read until a block is asked for.
 
     Parameters
@@ -34,7 +34,7 @@ class Stored:
     name : str
         Its name there, whatever that is: of any characters.
     dtype : str
-        Its dtype there, of `idinit_ref.files.storage.DTYPES`; or another one, as the file calls it,
+        Its dtype there, of `idinit_ref.files.bits.DTYPES`; or another one, as the file calls it,
         whose numbers cannot be read.
     shape : tuple of int
         Its axes.
@@ -43,7 +43,7 @@ class Stored:
 
     Examples
     --------
-    >>> Stored("fc.weight", "bfloat16", (4, 3), Path("model.safetensors")).nbytes
+    >>> StoredTensor("fc.weight", "bfloat16", (4, 3), Path("model.safetensors")).nbytes
     24
     """
 
@@ -58,21 +58,10 @@ class Stored:
 
         Examples
         --------
-        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).nbytes
+        >>> StoredTensor("fc.weight", "float32", (4, 3), Path("model.npz")).nbytes
         48
         """
         return prod(self.shape) * itemsize(self.dtype)
-
-    @property
-    def form(self) -> str:
-        """The suffix of its file.
-
-        Examples
-        --------
-        >>> Stored("fc.weight", "float32", (4, 3), Path("model.npz")).form
-        '.npz'
-        """
-        return self.path.suffix.lower()
 
     @property
     def obstacle(self) -> str:
@@ -80,7 +69,7 @@ class Stored:
 
         Examples
         --------
-        >>> Stored("fc.scale", "F8_E8M0", (4, 3), Path("model.safetensors")).obstacle
+        >>> StoredTensor("fc.scale", "F8_E8M0", (4, 3), Path("model.safetensors")).obstacle
         'F8_E8M0 is not decoded'
         """
         if self.dtype not in DTYPES:
@@ -96,7 +85,7 @@ class Stored:
         index : tuple of slice
             One of step 1 for each axis.
         dtype : str
-            Of `idinit_ref.files.storage.DTYPES`; rounded once if it is not the tensor's own.
+            Of `idinit_ref.files.bits.DTYPES`; rounded once if it is not the tensor's own.
 
         Returns
         -------
@@ -140,6 +129,10 @@ class Stored:
         """Return a block of the stored numbers; how, each kind of file says."""
         raise NotImplementedError  # a class for each kind of file has it
 
+    def read_bytes(self, start: int, stop: int) -> Bytes:
+        """Return bytes of it, as they are stored."""
+        raise NotImplementedError
+
 
 def known_dtype(name: str) -> str:
     """Return what a dtype of a library is called here.
@@ -151,7 +144,7 @@ def known_dtype(name: str) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Foreign(Stored):
+class Foreign(StoredTensor):
     """A tensor that a library reads, in blocks; if it is not decoded, in their bytes."""
 
     width: int  # bytes of an entry
@@ -160,11 +153,6 @@ class Foreign(Stored):
     def nbytes(self) -> int:
         """Its bytes, unpacked."""
         return prod(self.shape) * self.width
-
-    @property
-    def form(self) -> str:
-        """The suffix of files in which its bytes mean the same."""
-        return ".safetensors" if self.dtype in _CODES.values() else self.path.suffix.lower()
 
     @property
     def bits(self) -> np.dtype[Any]:
@@ -177,12 +165,18 @@ class Foreign(Stored):
         step = self.nbytes // rows
         low, high = start // step, -(-stop // step)
         spans = (range(low, high), *map(range, rest)) if self.shape else ()
-        found = np.ascontiguousarray(self._block(spans)).reshape(-1).view(np.uint8)
-        return found[start - low * step : stop - low * step]
+        content = np.ascontiguousarray(self._block(spans)).reshape(-1).view(np.uint8)
+        return content[start - low * step : stop - low * step]
+
+
+def form_of(tensor: StoredTensor) -> str:
+    """Return the suffix of files in which a tensor's bytes mean the same."""
+    alike = isinstance(tensor, Foreign) and tensor.dtype in _CODES.values()
+    return ".safetensors" if alike else tensor.path.suffix.lower()
 
 
 @dataclass(slots=True, eq=False)
-class Raw(Stored):
+class Raw(StoredTensor):
     """A tensor of safetensors or npz: its bytes in order."""
 
     data: Plain | Packed = field(repr=False)

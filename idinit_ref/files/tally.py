@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .storage import BLOCK, FLOATS, carrier, convert, decode, itemsize, little, unsigned
-
-__all__ = ["LEVELS", "Numbers", "Seen", "bits_of", "nonzero", "values_of"]
+from .bits import FLOATS, carrier, convert, decode, itemsize, little, unsigned
+from .storage import BLOCK
 
 LEVELS = 64
 """Different numbers of a plan without noise, at most."""
@@ -106,17 +105,9 @@ class _Tally:
             values = values_of(seen.astype(unsigned(self.dtype)), self.dtype)
             self._merge(values, self.counts[seen])
             self.counts = None
-        some = self.finite > 0
-        return Numbers(
-            self.size,
-            self.nonzero,
-            self.nan,
-            self.infinite,
-            self.low,
-            self.high,
-            self.mean if some else None,
-            sqrt(self.squares / self.finite) if some else None,
-        )
+        some = (self.mean, sqrt(self.squares / self.finite)) if self.finite else (None, None)
+        counts = self.size, self.nonzero, self.nan, self.infinite
+        return Numbers(*counts, self.low, self.high, *some)
 
     def _merge(self, values: NDArray[Any], times: NDArray[np.int64] | None) -> None:
         def many(mask: NDArray[np.bool_]) -> int:
@@ -154,7 +145,7 @@ class _Tally:
         self.finite = both
 
 
-class Seen:
+class TensorContent:
     """What is kept of a tensor while it is read: its non-zeros, or a tally if they are many."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:

@@ -19,14 +19,21 @@ from ..core.plan import Plan
 from ..errors import IDInitError, LayoutError, OptionError, ShapeError, message
 from ..roles.names import find
 from .dialects import Dialect, Leaf, load
-from .kinds import AS_IT_IS, NamedTensor, kernel_kind, kind_of, letters_of, says, stored_before
+from .kinds import (
+    AS_IT_IS,
+    Model,
+    NamedTensor,
+    kernel_kind,
+    kind_of,
+    letters_of,
+    says,
+    stored_before,
+)
 from .metadata import table
 from .naming import check_name
-from .renaming import Items
+from .renaming import Items, entry_of, fits, ndim_of
 from .storage import PlanTensor, Tensor, as_tensor
-from .views import Stack, Sum, rearrange, take
-
-__all__ = ["translate"]
+from .views import added, rearrange, stacked, take
 
 
 def translate(
@@ -74,7 +81,7 @@ def translate(
         dialect = load(dialect)
     claims = table((metadata or {}).get("idinit_ref.plans"))
     items: dict[str, NamedTensor] = {}
-    whole: set[str] = set()  # all names, of what is left out, too
+    present: set[str] = set()
     used: set[int] = set()
     for own, given in tensors.items():
         check_name(own)
@@ -87,14 +94,14 @@ def translate(
             continue
         if renamed.name in items:
             raise _twice(renamed.name, [items[renamed.name].own, own])
-        whole.add(renamed.name)
+        present.add(renamed.name)
         if value is not None:
             items[renamed.name] = _agreed(renamed)
-    _check_rules(dialect, used, whole, tensors)
-    items = _consistent(items, tensors.keys())
+    model = Model(_consistent(items, tensors.keys()), present, tensors.keys(), dialect)
+    _check_rules(model, used)
     sources_of: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
-    for item in items.values():
-        for name, part, join in _translated(item, items, whole, tensors.keys(), dialect):
+    for item in model.items.values():
+        for name, part, join in _translated(item, model):
             sources = sources_of.setdefault(check_name(name), [])
             # The bias of the input comes first, whatever the order of the file.
             first = join and "_ih" in item.leaf
@@ -127,7 +134,7 @@ def _renamed(
         if rule.name is None:
             used.add(k)
             return None
-        concerned = rule.ndim in (None, item.ndim) or left_out
+        concerned = ndim_of(rule) in (None, item.ndim) or left_out
         if concerned:
             used.add(k)
         item = replace(
@@ -170,13 +177,12 @@ def _consistent(items: Mapping[str, NamedTensor], names: Collection[str]) -> dic
     }
 
 
-def _check_rules(
-    dialect: Dialect, used: Collection[int], whole: Collection[str], names: Collection[str]
-) -> None:
+def _check_rules(model: Model, used: Collection[int]) -> None:
     """Raise if a rule fits nothing."""
+    dialect = model.dialect
     for k, rule in enumerate(dialect.rules):
         if isinstance(rule, Items):
-            if dialect.leaves and any(map(rule.fits, whole)):
+            if dialect.leaves and any(fits(rule, name) for name in model.present):
                 continue
             label, got, kind = "list", rule.list, "a list's entry"
             should = f"it fits no entry of a list that {dialect.name} names"
@@ -184,9 +190,9 @@ def _check_rules(
             continue
         else:
             label, got, kind = "pattern", rule.pattern, "a tensor"
-            of = f" of {rule.ndim} axes ({rule.axes})" if rule.axes else ""
+            of = f" of {ndim_of(rule)} axes ({rule.axes})" if rule.axes else ""
             should = f"it fits no tensor{of}"
-        near = ", ".join(get_close_matches(got, names, 3, 0.0)) or "none"
+        near = ", ".join(get_close_matches(got, model.names, 3, 0.0)) or "none"
         cure = f"name {kind}, or leave the rule out"
         raise OptionError(message(label, got, f"{should}; the nearest names are {near}", cure))
 
@@ -208,29 +214,23 @@ def _check_numbers(sources: Mapping[str, list[str]]) -> None:
             raise OptionError(message("layer", layer, should, cure))
 
 
-def _translated(
-    item: NamedTensor,
-    items: Mapping[str, NamedTensor],
-    whole: Collection[str],
-    names: Collection[str],
-    dialect: Dialect,
-) -> list[tuple[str, Plan | Tensor, str]]:
+def _translated(item: NamedTensor, model: Model) -> list[tuple[str, Plan | Tensor, str]]:
     """Return what becomes of one tensor: names, tensors, and how they join others of the name."""
-    value = item.value
+    value, dialect = item.value, model.dialect
     if not dialect.leaves:
         moved = rearrange(value, item.moved, item.sizes) if item.moved else value
         return [(item.name, moved, "")]
-    kind, path = kind_of(item, items, whole, names, dialect)
-    letters = letters_of(item, kind, items, names) if item.ndim > 1 else ""
+    kind, path = kind_of(item, model)
+    letters = letters_of(item, kind, model) if item.ndim > 1 else ""
     if kind == "kernel" and not item.moved:
-        kind = kernel_kind(item, items, letters) if letters else "other"
+        kind = kernel_kind(item, letters, model) if letters else "other"
     own = Leaf(item.leaf) if re.fullmatch(dialect.others, item.leaf) else Leaf("")
     leaf = own if kind == "other" else dialect.leaves.get(kind, Leaf(""))
     if leaf is None:
         return []
     stays = item.moved or leaf.axes or kind == "embedding" or AS_IT_IS.search(item.own)
     if not leaf.name or (item.ndim > 1 and not stays):
-        raise _unknown(item, items, dialect)
+        raise _unknown(item, model)
     count = len(leaf.parts or leaf.order) or 1
     axis = max(letters.find("O"), 0)
     size, rest = divmod(value.shape[axis], count) if value.shape else (0, 0)
@@ -241,10 +241,10 @@ def _translated(
     parts: list[tuple[str, Plan | Tensor, str]] = []
     for k, part in enumerate(leaf.parts or ("",)):
         cut = [spans[gate] for gate in ((k,) if leaf.parts else leaf.order)]
-        piece = take(value, axis, cut, part) if cut else value
+        piece = take(value, axis, cut) if cut else value
         end = leaf.name
         if kind != "other":
-            present = (item.sibling(other) in whole for other in stored_before(item.leaf))
+            present = (item.sibling(other) in model.present for other in stored_before(item.leaf))
             end = end.format(part, rank=sum(present))
         words = [leaf.within, *_path(item, path, dialect), end]
         name = dialect.separator.join(word for word in words if word)
@@ -287,7 +287,7 @@ def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
             continue
         before = ".".join(parts[:k])
         rules = [r for r in dialect.rules if isinstance(r, Items) and fnmatchcase(before, r.list)]
-        entry = next(filter(None, (rule.entry(int(part)) for rule in rules)), None)
+        entry = next(filter(None, (entry_of(rule, int(part)) for rule in rules)), None)
         if entry is None and dialect.index is None:
             should = f"{dialect.name} calls the entries of the list {before!r} by their class"
             cure = f"add a rule, e.g. {{'list': '{before}', 'class': 'MyBlock'}}"
@@ -320,7 +320,7 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
             raise OptionError(message("name", name, should, "set it to 0, or leave it out"))
         if len(tensors) == 1:
             return values[0]
-    return Stack(tensors) if join == "stack" else Sum(tensors)
+    return stacked(tensors) if join == "stack" else added(tensors)
 
 
 def _twice(name: str, own: list[str]) -> OptionError:
@@ -328,12 +328,12 @@ def _twice(name: str, own: list[str]) -> OptionError:
     return OptionError(message("name", name, should, "rename or drop one of them by a rule"))
 
 
-def _unknown(item: NamedTensor, items: Mapping[str, NamedTensor], dialect: Dialect) -> OptionError:
+def _unknown(item: NamedTensor, model: Model) -> OptionError:
     letters = "ABCDEFGH"[: item.ndim]
     name = item.leaf
-    if not re.fullmatch(dialect.others, name):
-        beside = [other.leaf for other in items.values() if other.path == item.path]
+    if not re.fullmatch(model.dialect.others, name):
+        beside = [other.leaf for other in model.items.values() if other.path == item.path]
         name = f"vars/{beside.index(item.leaf)}"
     rule = {**says(item, f"{letters}->{letters}"), "name": item.sibling(name)}
-    should = f"what it is in {dialect.name} cannot be told (shape {item.value.shape})"
+    should = f"what it is in {model.dialect.name} cannot be told (shape {item.value.shape})"
     return OptionError(message("name", item.own, should, f"say it by a rule, e.g. {rule}"))

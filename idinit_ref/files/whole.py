@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["together", "whole_file", "whole_folder"]
-
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:

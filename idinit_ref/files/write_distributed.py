@@ -10,31 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from .bits import itemsize
 from .containers import FileTensor
 from .read_torch import the_torch
-from .storage import itemsize
-
-__all__ = ["write_distributed"]
 
 _PIECE = 2**26  # bytes that are made at once, and lie together
 
 
 def write_distributed(
-    folder: Path, items: Sequence[FileTensor], progress: Callable[[int, int], object] | None = None
+    folder: Path, items: Sequence[FileTensor], count: Callable[[int], object]
 ) -> None:
     """Write tensors into a folder that is not there yet, as one process would.
 
     A tensor is cut along its first axis, so that no more than a piece is in memory. Any number of
-    processes loads it, each what it needs.
-
-    Parameters
-    ----------
-    folder : Path
-        Where.
-    items : sequence of FileTensor
-        What.
-    progress : callable, optional
-        Called as ``progress(bytes_written, bytes_in_all)`` after each piece.
+    processes loads it, each what it needs. ``count(bytes)`` is called after each piece.
     """
     torch = the_torch()
     from torch.distributed.checkpoint.api import CheckpointException
@@ -44,7 +33,6 @@ def write_distributed(
     from torch.distributed.checkpoint.state_dict_saver import save
 
     byname = {item.name: item for item in items}
-    total, done = sum(item.nbytes for item in items), 0
 
     class Planner(SavePlanner):
         def set_up_planner(self, *_: Any, **__: Any) -> None:
@@ -60,15 +48,12 @@ def write_distributed(
             return new_plan
 
         def resolve_data(self, write_item: Any) -> Any:
-            nonlocal done
             item, chunk = byname[write_item.index.fqn], write_item.tensor_data.chunk
             ends = zip(chunk.offsets, chunk.sizes, strict=True)
             block = item.tensor.read(tuple(slice(a, a + n) for a, n in ends), item.dtype)
             native = np.ascontiguousarray(block, block.dtype.newbyteorder("="))
             bits = native.view(f"i{native.itemsize}") if native.dtype.kind == "u" else native
-            done += native.nbytes
-            if progress is not None:
-                progress(done, total)
+            count(native.nbytes)
             tensor = torch.from_numpy(bits.copy() if not bits.flags.writeable else bits)
             return tensor.view(getattr(torch, item.dtype)).reshape(tuple(chunk.sizes))
 

@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from .bits import carrier
 from .containers import FileTensor
 from .disk import needed
-from .storage import carrier
-
-__all__ = ["write_orbax"]
 
 _CHUNK = 2**26  # bytes that are made at once, and lie together
 
 
-class _Leaf:
+class _LazyArray:
     """A tensor as Orbax sees it: an array whose numbers are made when they are written."""
 
     def __init__(self, item: FileTensor) -> None:
@@ -31,7 +29,7 @@ class _Leaf:
             self.dtype = np.dtype(getattr(importlib.import_module("ml_dtypes"), item.dtype))
         self.size, self.nbytes = prod(self.shape), item.nbytes
 
-    def __deepcopy__(self, _: object) -> _Leaf:
+    def __deepcopy__(self, _: object) -> _LazyArray:
         return self  # Orbax copies arrays, which may change while it writes
 
     def chunks(self, sizes: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], Any]]:
@@ -44,41 +42,26 @@ class _Leaf:
             yield index, np.ascontiguousarray(block).view(self.dtype).reshape(block.shape)
 
 
-def write_orbax(
-    folder: Path, items: Sequence[FileTensor], progress: Callable[[int, int], object] | None = None
-) -> None:
+def write_orbax(folder: Path, items: Sequence[FileTensor], count: Callable[[int], object]) -> None:
     """Write tensors into a folder that is not there yet, as one process would.
 
     The tree is of dicts, by the parts of the names between dots. Any number of processes restores
-    it, each what it needs.
-
-    Parameters
-    ----------
-    folder : Path
-        Where.
-    items : sequence of FileTensor
-        What.
-    progress : callable, optional
-        Called as ``progress(bytes_written, bytes_in_all)`` after each chunk.
+    it, each what it needs. ``count(bytes)`` is called after each chunk.
     """
     ocp: Any = needed("orbax.checkpoint", "checkpoints of Orbax", "orbax")
     tensorstore = needed("tensorstore", "checkpoints of Orbax", "orbax")
-    total, done = sum(item.nbytes for item in items), 0
 
     base: Any = ocp.type_handlers.NumpyHandler
 
     class Handler(base):  # type: ignore[misc]  # Orbax has no types
-        async def _open_and_write(self, leaf: _Leaf, spec: Any, context: Any) -> None:
+        async def _open_and_write(self, leaf: _LazyArray, spec: Any, context: Any) -> None:
             """Write one array, which Orbax's own handler would take as a whole."""
-            nonlocal done
             spec = tensorstore.Spec(spec)
             array = await tensorstore.open(spec, create=True, open=True, context=context)
             sizes: Any = array.chunk_layout.write_chunk.shape or ()
             for index, block in leaf.chunks(sizes):
                 array[index].write(block).result()  # so that no two chunks are in memory
-                done += block.nbytes
-                if progress is not None:
-                    progress(done, total)
+                count(block.nbytes)
 
     tree: dict[str, Any] = {}
     for item in items:
@@ -86,8 +69,8 @@ def write_orbax(
         at = tree
         for key in parents:
             at = at.setdefault(key, {})
-        at[last] = _Leaf(item)
-    registry = ocp.type_handlers.create_type_handler_registry((_Leaf, Handler()))
+        at[last] = _LazyArray(item)
+    registry = ocp.type_handlers.create_type_handler_registry((_LazyArray, Handler()))
     args = _like(tree, ocp.SaveArgs(chunk_byte_size=_CHUNK))
     with _quietly():
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

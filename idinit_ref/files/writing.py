@@ -10,8 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,13 @@ from ..core.dtypes import format_of
 from ..core.options import integer
 from ..core.plan import Plan
 from ..errors import DTypeError, OptionError, OptionTypeError, message
-from .containers import FORMS, Feed, FileTensor, Form, file_tensor
-from .naming import path_of
-from .storage import FLOATS, Tensor
+from .bits import FLOATS
+from .containers import FORMS, NO_DIGEST, Feed, FileTensor, Form, file_tensor
+from .naming import is_text, path_of
+from .storage import Progress, Tell, Tensor
 from .whole import together, whole_folder
 from .write_distributed import write_distributed
 from .write_orbax import write_orbax
-
-__all__ = ["FilePlan", "file_plans", "save"]
 
 _SHARDS = 99_999  # that names of five digits tell apart
 _FOLDERS = {".distcp": write_distributed, ".orbax": write_orbax}
@@ -75,7 +73,7 @@ def save(
     shard_bytes: int | None = None,
     metadata: Mapping[str, str] | None = None,
     digests: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Tell | None = None,
 ) -> None:
     """Write weights into files of any of five formats, whole or not at all.
 
@@ -149,14 +147,16 @@ def save(
     job = _decide(path, plans_or_arrays, dtype, shard_bytes, metadata)
     for item in job.items:
         item.check()
+    count = Progress(progress, sum(item.nbytes for item in job.items)).add
     try:
         if job.form.write is None:
             with whole_folder(Path(os.path.realpath(job.path))) as folder:
-                _FOLDERS[job.form.suffix](folder, job.items, progress)
+                _FOLDERS[job.form.suffix](folder, job.items, count)
             return
         with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(1)) if digests else None
-            feed = Feed(sum(item.nbytes for item in job.items), progress, pool)
+            feed = Feed(count, job.digests(digests))
+            if feed.pool is not None:
+                stack.enter_context(feed.pool)
             new = stack.enter_context(together(job.stale))
             write = job.form.write
             for part, items in job.files:
@@ -251,9 +251,14 @@ class _Job:
     def items(self) -> list[FileTensor]:
         return [item for _, items in self.files for item in items]
 
+    def digests(self, wanted: bool) -> dict[str, str]:
+        """Return what stands in the places of all digests at first."""
+        return {item.name: NO_DIGEST for item in self.items} if wanted else {}
+
     def layout(self, digests: bool) -> tuple[FilePlan, ...]:
+        held = self.digests(digests)
         files = [
-            FilePlan(path, self.form.size(items, self.about, digests), tuple(i.name for i in items))
+            FilePlan(path, self.form.size(items, self.about, held), tuple(i.name for i in items))
             for path, items in self.files
         ]
         if self.index is not None:
@@ -272,17 +277,19 @@ class _Job:
             return []
         names = {path.name for path, _ in self.files}
         names |= {self.index.path.name} if self.index is not None else set()
-        stem = re.escape(self.path.stem)
-        other = re.compile(
-            rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{stem}\.safetensors\.index\.json"
-        )
-        others = [
-            path
-            for path in Path(os.path.realpath(self.path.parent)).iterdir()
-            if other.fullmatch(path.name) and path.name not in names
-            if path.is_symlink() or not path.is_dir()
-        ]
-        return sorted(others, key=lambda path: (path.suffix != ".json", path.name))
+        folder = Path(os.path.realpath(self.path.parent))
+        others = (path for path in forms_of(folder / self.path.name) if path.name not in names)
+        return [path for path in others if path.is_symlink() or not path.is_dir()]
+
+
+def forms_of(path: Path) -> list[Path]:
+    """Return what is there of a .safetensors checkpoint, whole or in shards, the index first."""
+    stem = re.escape(path.stem)
+    form = re.compile(
+        rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{stem}\.safetensors\.index\.json"
+    )
+    there = (each for each in path.parent.iterdir() if form.fullmatch(each.name))
+    return sorted(there, key=lambda each: (each.suffix != ".json", each.name))
 
 
 def _decide(
@@ -344,13 +351,10 @@ def _about(metadata: object) -> dict[str, str]:
             should = "keys and values should be strings"
             cure = "use json.dumps for anything else"
             raise OptionTypeError(message("metadata", {key: value}, should, cure))
-        for text in (key, value):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                should = "it should be text that UTF-8 holds, without lone surrogates"
-                cure = "decode it with errors='replace'"
-                raise OptionError(message("metadata", text, should, cure)) from None
+        if not is_text(key + value):
+            should = "it should be text that UTF-8 holds, without lone surrogates"
+            cure = "decode it with errors='replace'"
+            raise OptionError(message("metadata", value if is_text(key) else key, should, cure))
     return {"idinit_ref": __version__, **more}
 
 

@@ -19,27 +19,7 @@ from ..core.plan import Plan
 from . import _signals as _signals
 from ._property import ALL, Property, both, coarse, compare, number, stated, still, tall, unit
 from ._subject import Raised, Subject, Violation
-from ._weights import (
-    dense,
-    matrices,
-)
-
-__all__ = [
-    "PROPERTIES",
-    "check_determinism",
-    "check_device",
-    "check_dtype",
-    "check_exact",
-    "check_groups",
-    "check_isometry",
-    "check_rank",
-    "check_reach",
-    "check_row_norm",
-    "check_underflow",
-    "check_units",
-    "check_zero_sums",
-    "properties",
-]
+from ._weights import dense, matrices
 
 
 @stated()

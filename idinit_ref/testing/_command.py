@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["check"]
-
 _IMPORT = 60.0  # seconds for the import of the implementation's module
 _FIRST_CALL = 60.0  # seconds; it may load a framework
 _GRACE = 5.0  # seconds beyond the budget, for what is not the implementation's
@@ -58,26 +56,10 @@ class _Request(NamedTuple):
 
 
 def check(args: Namespace, console: Console) -> int:
-    """Run the oracle on what the arguments name, print what it found, and write the files.
+    """Run the oracle on what the arguments name, print the verdicts, and write the files.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Of ``idinit check``.
-    console : rich.console.Console
-        Where to print.
-
-    Returns
-    -------
-    int
-        0 if all properties held, 1 if one is broken.
-
-    Raises
-    ------
-    OptionError
-        If there is no such implementation, or the oracle cannot call it.
-    OSError
-        If a file cannot be written.
+    Return 0 if all properties held, 1 if one is broken. OptionError if there is no such
+    implementation, or the oracle cannot call it; OSError if a file cannot be written.
     """
     for path in (args.junit, args.json):
         if path is not None and not Path(path).resolve().parent.is_dir():

@@ -23,12 +23,10 @@ from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ..core.sheets import column_grid, row_grid
 from ..errors import IDInitError
-from ._examples import Weights
+from ._examples import WeightCases
 from ._property import both
 from ._subject import Subject, Violation
 from ._weights import dense
-
-__all__ = ["diagnose", "explain"]
 
 Values = NDArray[Any]
 _SHAPES = ((4, 4), (3, 3), (7, 3), (6, 2), (5, 4), (3, 7), (2, 6), (4, 5), (5, 1), (1, 5), (2, 1))
@@ -56,7 +54,7 @@ class _Case(NamedTuple):
         return "square" if m == n else "tall" if m > n else "wide"
 
 
-def diagnose(weights: Weights) -> Iterator[str]:
+def diagnose(weights: WeightCases) -> Iterator[str]:
     """Yield a line for what is wrong in all weights, or else in each form of them."""
     subject, fixed, only = weights.subject, weights.fixed, weights.only
     for role, layout in product(subject.roles, weights.letters):

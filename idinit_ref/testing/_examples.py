@@ -18,8 +18,6 @@ from ._property import Property
 from ._strategies import plans
 from ._subject import Raised, Subject, Violation
 
-__all__ = ["Case", "Weights"]
-
 Case = tuple[Plan, str | None]  # a weight, and the dtype to ask for
 
 _GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
@@ -31,25 +29,13 @@ _OF_KERNELS = ("groups", "image")
 
 
 @dataclass
-class Weights:
-    """The weights that one implementation can be asked for.
-
-    Parameters
-    ----------
-    subject
-        The implementation.
-    letters
-        The layouts of its matrices and kernels.
-    fixed
-        Its taps, wide, form and stride, where it has no such parameter.
-    only
-        Whether it is meant for a weight; None for all.
-    """
+class WeightCases:
+    """The weights that one implementation can be asked for."""
 
     subject: Subject
-    letters: Sequence[str]
-    fixed: Mapping[str, Any]
-    only: Callable[[Plan], bool] | None
+    letters: Sequence[str]  # the layouts of its matrices and kernels
+    fixed: Mapping[str, Any]  # its taps, wide, form and stride, where it has no such parameter
+    only: Callable[[Plan], bool] | None  # whether it is meant for a weight; None for all
 
     @property
     def smallest(self) -> Plan:

@@ -20,21 +20,13 @@ from ..core.dtypes import FORMATS
 from ..core.layout import SPATIAL
 from ..errors import OptionError, message
 
-__all__ = ["Framework", "framework", "framework_of"]
-
 Values = NDArray[Any]
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64")
 _FP8 = tuple(name for name in FORMATS if name.startswith("float8_"))
 
 
 class Framework:
-    """Arrays of one namespace; this base serves any of the array API standard.
-
-    Parameters
-    ----------
-    xp
-        The namespace.
-    """
+    """Arrays of one namespace; this base serves any of the array API standard."""
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
@@ -284,15 +276,7 @@ _KNOWN: dict[str, type[Framework]] = {
 
 
 def framework(xp: Any) -> Framework:
-    """Return the framework of a module, of its name, or of an array.
-
-    Raises
-    ------
-    OptionError
-        If it is no array namespace.
-    ImportError
-        If it is a name, and not installed.
-    """
+    """Return the framework of a module, of its name, or of an array; OptionError if it is none."""
     name = xp if isinstance(xp, str) else getattr(xp, "__name__", None)
     if not isinstance(name, str):
         known = framework_of(xp)

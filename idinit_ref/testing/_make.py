@@ -13,11 +13,9 @@ from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._checks import PROPERTIES
-from ._examples import Weights
+from ._examples import WeightCases
 from ._oracle import Oracle
 from ._subject import Subject
-
-__all__ = ["make_oracle"]
 
 _SHORTEST, _LONGEST = 0.01, 1e5  # seconds
 
@@ -149,7 +147,7 @@ def make_oracle(
         should = "it should be a function of nothing that returns seconds"
         raise OptionTypeError(message("clock", clock, should, "e.g. time.monotonic"))
     fixed = {"taps": taps, "wide": wide, "form": form, "stride": stride}
-    weights = Weights(subject, letters, fixed, only)
+    weights = WeightCases(subject, letters, fixed, only)
     return Oracle(weights, expect, examples, seed, float(budget), clock)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, cast
 
@@ -15,12 +15,10 @@ from ..core.plan import Plan
 from ..errors import OptionError, message
 from ._checks import PROPERTIES, properties
 from ._diagnosis import diagnose, explain
-from ._examples import Case, Weights
+from ._examples import Case, WeightCases
 from ._property import Property, snippet
 from ._report import OracleReport, Outcome
-from ._subject import HOW, Violation
-
-__all__ = ["Oracle"]
+from ._subject import HOW, Subject, Violation
 
 _SEARCH = 0.75  # of the budget; the rest is for the large ones
 
@@ -48,12 +46,13 @@ class _Failure:
         return entries, max(p.shape), sum(options), p.shape
 
 
+@dataclass(eq=False)
 class Oracle:
     """The properties bound to one implementation; made by :func:`make_oracle`.
 
     Parameters
     ----------
-    weights : Weights
+    weights : WeightCases
         The implementation, and what it can be asked for.
     expect, examples, seed, budget, clock
         As :func:`make_oracle` understood them.
@@ -72,21 +71,18 @@ class Oracle:
     ['test_exact', 'test_rank']
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        expect: Sequence[str] | None,
-        examples: int,
-        seed: int,
-        budget: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._weights, self._subject = weights, weights.subject
-        self._expect = expect
-        self._examples, self._seed = examples, seed
-        self._budget, self._clock = budget, clock
-        self._first: str | None = None  # what was wrong with the first call
-        self._settled = False
+    weights: WeightCases
+    expect: Sequence[str] | None
+    examples: int
+    seed: int
+    budget: float
+    clock: Callable[[], float]
+    _first: str | None = field(default=None, init=False)  # what was wrong with the first call
+    _settled: bool = field(default=False, init=False)
+
+    @property
+    def _subject(self) -> Subject:
+        return self.weights.subject
 
     @property
     def name(self) -> str:
@@ -104,9 +100,9 @@ class Oracle:
     def _about(self) -> str:
         """Say what is tested, in one line: roles, layouts, framework, and how it is called."""
         roles = " and ".join({"transit": "IDI", "zero": "IDIZ"}[r] for r in self._subject.roles)
-        call = self._subject.call(self._weights.smallest)
+        call = self._subject.call(self.weights.smallest)
         where = "" if self._first else f", {self._subject.framework.name}"
-        return f"{roles}, layout {' and '.join(self._weights.letters)}{where}; called as {call}"
+        return f"{roles}, layout {' and '.join(self.weights.letters)}{where}; called as {call}"
 
     @property
     def properties(self) -> tuple[str, ...]:
@@ -119,14 +115,14 @@ class Oracle:
         >>> make_oracle(ir.idi, expect=["rank", "transit"]).properties
         ('transit', 'rank')
         """
-        return tuple(name for name in PROPERTIES if self._expect is None or name in self._expect)
+        return tuple(name for name in PROPERTIES if self.expect is None or name in self.expect)
 
     def _settle(self) -> None:
         """Make the first call, once: it finds the framework, and whether it answers at all."""
         if not self._settled:
             self._settled = True
             try:
-                self._subject.settle(self._weights.smallest)
+                self._subject.settle(self.weights.smallest)
             except Violation as finding:
                 self._first = str(finding)
 
@@ -183,10 +179,10 @@ class Oracle:
     def _diagnosis(self, broken: Sequence[Outcome]) -> tuple[str, ...]:
         """Return the known mistakes that give just what the implementation gives."""
         if self._first is not None:
-            call = self._subject.call(self._weights.smallest)
+            call = self._subject.call(self.weights.smallest)
             said = f"already the first call went wrong: {call}; if that is no way to call it, {HOW}"
             return (said,)
-        lines = list(diagnose(self._weights))
+        lines = list(diagnose(self.weights))
         shown = [o for o in broken if o.plan is not None]
         if shown and not lines:
             lines = list(explain(self._subject, cast("Plan", shown[0].plan), shown[0].dtype))
@@ -194,18 +190,18 @@ class Oracle:
 
     def _outcome(self, name: str) -> Outcome:
         """Check one property; of a broken one, find the smallest counterexample."""
-        each, start = properties()[name], self._clock()
-        why = self._weights.why_not(each)
+        each, start = properties()[name], self.clock()
+        why = self.weights.why_not(each)
         if why is not None:
-            if self._expect is not None:
+            if self.expect is not None:
                 should = f"{self.name} cannot be asked for it: {why}"
                 raise OptionError(message("expect", name, should, "leave it out"))
             return Outcome(name, "untested", message=why)
         if self._first is not None:
-            call, plan = _call_in(self._first), self._weights.smallest
-            return Outcome(name, "broken", 1, self._clock() - start, self._first, call, "", plan)
+            call, plan = _call_in(self._first), self.weights.smallest
+            return Outcome(name, "broken", 1, self.clock() - start, self._first, call, "", plan)
         tried, failures = self._search(each, start)
-        seconds = self._clock() - start
+        seconds = self.clock() - start
         if not failures:
             return Outcome(name, "held", tried, seconds)
         worst = min(failures, key=lambda failure: failure.size)
@@ -216,12 +212,12 @@ class Oracle:
 
     def _search(self, each: Property, start: float) -> tuple[int, list[_Failure]]:
         """Try examples until the time is over, and return how many, and all that failed."""
-        end, tried = start + _SEARCH * self._budget, 0
+        end, tried = start + _SEARCH * self.budget, 0
         failures: list[_Failure] = []
 
         def body(case: Case) -> None:
             nonlocal tried
-            if tried and self._clock() > end:
+            if tried and self.clock() > end:
                 raise _Over
             tried += 1
             plan, dtype = case
@@ -232,7 +228,7 @@ class Oracle:
                 raise
 
         search = settings(
-            max_examples=self._examples,
+            max_examples=self.examples,
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
@@ -240,20 +236,20 @@ class Oracle:
             report_multiple_bugs=False,
             print_blob=False,
             derandomize=False,
-        )(hypothesis.given(self._weights.cases(each))(body))
+        )(hypothesis.given(self.weights.cases(each))(body))
         try:
-            hypothesis.seed(self._seed)(search)()
+            hypothesis.seed(self.seed)(search)()
         except (Violation, _Over):
             pass
         except hypothesis.errors.Unsatisfiable:
             should = f"no weight that {each.name} is about should be left out by all"
-            raise OptionError(message("only", self._weights.only, should, "widen it")) from None
+            raise OptionError(message("only", self.weights.only, should, "widen it")) from None
         except hypothesis.errors.Flaky:  # it is not deterministic
             if not failures:
                 raise
-        end += (1 - _SEARCH) * self._budget
+        end += (1 - _SEARCH) * self.budget
         with suppress(Violation, _Over):
-            for plan in () if failures else self._weights.large(each):
+            for plan in () if failures else self.weights.large(each):
                 body((plan, None))
         return tried, failures
 
@@ -292,7 +288,7 @@ class Oracle:
         names = [
             name
             for name in self.properties
-            if self._expect or self._first or self._weights.why_not(properties()[name]) is None
+            if self.expect or self._first or self.weights.why_not(properties()[name]) is None
         ]
         title = "".join(filter(str.isalnum, self.name.title()))
         return type(f"Test{title}", (), {f"test_{name}": make(name) for name in names})

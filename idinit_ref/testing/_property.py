@@ -17,21 +17,6 @@ from ..core.weights import plan as _plan
 from ..errors import OptionError, OptionTypeError, message
 from ._subject import MadeWeight, Subject, Violation
 
-__all__ = [
-    "ALL",
-    "Property",
-    "both",
-    "coarse",
-    "compare",
-    "number",
-    "shown",
-    "snippet",
-    "stated",
-    "still",
-    "tall",
-    "unit",
-]
-
 Values = NDArray[Any]
 Check = Callable[..., None]
 
@@ -107,11 +92,9 @@ def stated(
                 raise OptionTypeError(
                     message("plan", plan, "it should be a Plan", "make one with ir.plan(shape)")
                 )
-            subject = (
-                implementation
-                if isinstance(implementation, Subject)
-                else Subject(implementation, xp)
-            )
+            subject = implementation
+            if not isinstance(subject, Subject):
+                subject = Subject(implementation, xp)
             if plan.role not in roles or fit(plan) != plan:
                 should = f"{name} says nothing of such a weight"
                 cure = f"try {fit(_in_role(plan, roles))}"

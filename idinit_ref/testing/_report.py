@@ -1,4 +1,4 @@
-"""What an oracle found: as a table, as a dictionary for JSON, and as JUnit XML."""
+"""The verdicts of an oracle: as a table, as a dictionary for JSON, and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from ..core.plan import Plan
-
-__all__ = ["OracleReport", "Outcome"]
 
 
 @dataclass(frozen=True)
@@ -174,25 +172,15 @@ class OracleReport:
         >>> OracleReport("mine", (Outcome("rank", "held"),)).junit().splitlines()[1].strip()
         '<testsuite name="mine" tests="1" failures="0" errors="0" skipped="0" time="0.000">'
         """
-        suites = ElementTree.Element("testsuites")
-        suite = ElementTree.SubElement(
-            suites,
-            "testsuite",
-            name=_legal(self.name),
-            tests=str(len(self.outcomes)),
-            failures=str(self.count("broken")),
-            errors="0",
-            skipped=str(self.count("untested")),
-            time=f"{sum(o.seconds for o in self.outcomes):.3f}",
-        )
+        suites, name = ElementTree.Element("testsuites"), _legal(self.name)
+        counts = {"tests": len(self.outcomes), "failures": self.count("broken"), "errors": 0}
+        counts["skipped"] = self.count("untested")
+        about = {"name": name} | {key: str(count) for key, count in counts.items()}
+        about["time"] = f"{sum(o.seconds for o in self.outcomes):.3f}"
+        suite = ElementTree.SubElement(suites, "testsuite", about)
         for o in self.outcomes:
-            case = ElementTree.SubElement(
-                suite,
-                "testcase",
-                classname=_legal(self.name),
-                name=o.property,
-                time=f"{o.seconds:.3f}",
-            )
+            about = {"classname": name, "name": o.property, "time": f"{o.seconds:.3f}"}
+            case = ElementTree.SubElement(suite, "testcase", about)
             first = _legal(o.message.split("\n", 1)[0])
             if o.verdict == "broken":
                 ElementTree.SubElement(case, "failure", message=first).text = _legal(o.message)

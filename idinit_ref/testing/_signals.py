@@ -16,26 +16,7 @@ from ..core.plan import Plan
 from ..core.weights import plan as _plan
 from ._property import coarse, compare, number, shown, stated, still, tall, unit
 from ._subject import Subject
-from ._weights import (
-    apply,
-    dense,
-    group_of,
-    inputs,
-    patches,
-    rows,
-    signal,
-    stride_of,
-    whole,
-)
-
-__all__ = [
-    "check_composition",
-    "check_image",
-    "check_layout",
-    "check_residual",
-    "check_transit",
-    "check_variance",
-]
+from ._weights import apply, dense, group_of, inputs, patches, rows, signal, stride_of, whole
 
 Values = NDArray[Any]
 Sizes = tuple[int, ...]

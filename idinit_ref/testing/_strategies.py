@@ -16,8 +16,6 @@ from ..core.plan import Plan
 from ..errors import OptionError, message
 from ._frameworks import framework
 
-__all__ = ["conv_specs", "dtypes", "layouts", "plans", "weight_shapes"]
-
 _KERNEL = 3  # the longest side of a kernel
 _COPIES = 2  # the longest batch axis
 _STRIDES = (1, 2, 3, -2)  # negative where the kernel is stored flipped

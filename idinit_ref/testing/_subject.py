@@ -1,6 +1,6 @@
 """An implementation under test: how it wants to be called, and one call of it, made safe.
 
-How it is called is found from its signature. Whatever it does, raise, return a list, leave NaN,
+Its signature says how it is called. Whatever it does, raise, return a list, leave NaN,
 becomes a `Violation`; what is wrong with the question itself is an `OptionError`.
 """
 
@@ -24,8 +24,6 @@ from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
 from ._frameworks import Framework, framework, framework_of
-
-__all__ = ["HOW", "Call", "MadeWeight", "Raised", "Subject", "Violation"]
 
 _ARRAYS = "tensor weight weights w param parameter array out variable matrix weight_matrix kernel"
 _FIRST: dict[str, Literal["key", "array"]] = {
@@ -107,27 +105,13 @@ class MadeWeight(NamedTuple):
 
 @dataclass
 class Subject:
-    """An implementation and how it is called.
-
-    Parameters
-    ----------
-    implementation
-        The callable.
-    xp
-        Its namespace; found from what it returns if None.
-    name
-        What to call it in texts; its own name if None.
-    roles
-        The roles that it makes; found from its signature if None.
-    source
-        The module and the attribute that it comes from, for the snippets.
-    """
+    """An implementation and how it is called."""
 
     implementation: Any
-    xp: Any = None
-    name: str | None = None
-    roles: tuple[Role, ...] = ()
-    source: tuple[str, str] | None = None
+    xp: Any = None  # its namespace; that of what it returns if None
+    name: str | None = None  # its own if None
+    roles: tuple[Role, ...] = ()  # those of its signature if none
+    source: tuple[str, str] | None = None  # the module and the attribute, for the snippets
 
     def __post_init__(self) -> None:
         if not callable(self.implementation):
@@ -238,19 +222,13 @@ class Subject:
     # One call -------------------------------------------------------------------------------
 
     def call(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Call:
-        """Return the call that should make the weight of a plan.
-
-        Raises
-        ------
-        OptionError
-            If the plan asks for more than the implementation takes.
-        """
+        """Return the call that should make a plan's weight; OptionError if it asks for too much."""
         values = dict(self._arguments(plan, dtype, device))
         outer = {self.outer[k].name: v for k, v in values.items() if k in self.outer}
         inner = {
             self.inner[k].name: v
             for k, v in values.items()
-            if k in self.inner and (k not in self.outer or self._must(k))
+            if k in self.inner and (k not in self.outer or self._bare(k))
         }
         # What stands before `*` may be positional only.
         first: list[Any] = [plan.shape]
@@ -277,9 +255,6 @@ class Subject:
     @property
     def _is_maker(self) -> bool:
         return isinstance(self.implementation, type) or bool(self.outer)
-
-    def _must(self, option: str) -> bool:
-        return self.inner[option].default is inspect.Parameter.empty
 
     def _arguments(self, plan: Plan, dtype: str | None, device: Any) -> Iterator[tuple[str, Any]]:
         """Yield the options to pass: what differs from the defaults, and what has none."""

@@ -15,19 +15,6 @@ from ..core.plan import Plan
 from ..core.sheets import column_grid
 from ._frameworks import Framework
 
-__all__ = [
-    "apply",
-    "dense",
-    "group_of",
-    "inputs",
-    "matrices",
-    "patches",
-    "rows",
-    "signal",
-    "stride_of",
-    "whole",
-]
-
 Values = NDArray[Any]
 
 

@@ -21,8 +21,9 @@ import by_hand
 import idinit_ref as ir
 from docs import gallery_figures
 from idinit_ref.commands._matrix import NOISY, cells
+from idinit_ref.commands._page import page
 from idinit_ref.commands._scale import Scale
-from idinit_ref.commands.plot import draw, page
+from idinit_ref.commands.plot import draw
 from idinit_ref.core.sheets import Strip
 from strategies import TAPS
 

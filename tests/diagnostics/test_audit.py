@@ -11,14 +11,14 @@ import pytest
 from idinit_ref import Graph, Node
 from idinit_ref.diagnostics import Audit, Health
 from idinit_ref.diagnostics.audit import Layer
-from idinit_ref.diagnostics.facts import Fact, fact_of, look, signs
+from idinit_ref.diagnostics.facts import TensorFacts, facts_of, look, signs
 from idinit_ref.diagnostics.verdict import Record, judged
 from idinit_ref.errors import OptionError
 
 EPS = 2.0**-23
-SOME, NONE = Fact(1.0, 0.25, 1.0, EPS), Fact(0.0, 0.0, 0.0, EPS)
-STILL = Fact(1.0, 1.0, 0.0, EPS)
-TINY = Fact(1e-30, 1e-60, 1e-30, EPS)
+SOME, NONE = TensorFacts(1.0, 0.25, 1.0, EPS), TensorFacts(0.0, 0.0, 0.0, EPS)
+STILL = TensorFacts(1.0, 1.0, 0.0, EPS)
+TINY = TensorFacts(1e-30, 1e-60, 1e-30, EPS)
 
 
 def record(facts=(), gradients=(), **options):
@@ -157,31 +157,31 @@ def test_facts_are_those_of_plain_numpy(dtype):
     x = np.random.default_rng(0).standard_normal((3, 5, 8)).astype(dtype)
     x[..., 4:] = x[..., :4]
     x[..., 7] = 2.0
-    seen = fact_of(look(np, x, 3, (2, 3)), x.dtype)
+    seen = facts_of(look(np, x, 3, (2, 3)), x.dtype)
     wide = x.astype(np.float64)
     assert seen.peak == np.abs(wide).max()
     np.testing.assert_allclose(seen.second, np.mean(wide**2), rtol=1e-6)
     assert seen.spread == pytest.approx(np.abs(wide - wide[:1]).max(), rel=1e-6)
     assert (seen.units, seen.copies, seen.silent) == (8, 3, 1)
     assert not seen.is_constant
-    assert fact_of(look(np, x * 0, 3), x.dtype).is_constant
+    assert facts_of(look(np, x * 0, 3), x.dtype).is_constant
 
 
 def test_a_batch_that_is_flattened_with_times_is_still_compared_by_samples():
     x = np.arange(12.0).reshape(1, 6, 2).repeat(2, axis=0)
-    assert fact_of(look(np, x.reshape(12, 2), 2), x.dtype).is_constant
-    assert not fact_of(look(np, x.reshape(12, 2), 12), x.dtype).is_constant
+    assert facts_of(look(np, x.reshape(12, 2), 2), x.dtype).is_constant
+    assert not facts_of(look(np, x.reshape(12, 2), 12), x.dtype).is_constant
 
 
 def test_large_numbers_do_not_overflow():
     x = np.full((2, 2), 1e30, np.float32)
-    assert fact_of(look(np, x, 1), x.dtype).second == pytest.approx(1e60, rel=1e-6)
+    assert facts_of(look(np, x, 1), x.dtype).second == pytest.approx(1e60, rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_seen(bad):
     with np.errstate(invalid="ignore"):
-        assert not fact_of(look(np, np.array([[1.0], [bad]]), 2), np.float64).finite
+        assert not facts_of(look(np, np.array([[1.0], [bad]]), 2), np.float64).finite
 
 
 def test_cotangents_are_signs_the_same_every_time():

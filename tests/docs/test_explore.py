@@ -430,7 +430,7 @@ def test_tab_reaches_everything_and_shows_where_it_is(page):
         assert accessible.strip(), name
         assert outline == "solid", name
     assert "Arrow keys" in reached["map"][0]
-    assert reached["seed"][0] == "Seed of all that is random"
+    assert reached["seed"][0] == "Seed of random numbers"
 
 
 def test_a_control_changed_by_keyboard_changes_the_matrix(page):

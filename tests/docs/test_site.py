@@ -23,9 +23,11 @@ from numpydoc.validate import validate
 from sphinx.util.inventory import InventoryFile
 
 import idinit_ref
+from docs import test_explore
 
 pytestmark = pytest.mark.every
 nightly = pytest.mark.nightly
+browser = test_explore.browser
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
@@ -202,9 +204,9 @@ def test_every_public_name_is_in_the_reference(site):
     # Of the insides each function and class is there once, where it is made or where it is public.
     short = {name.rpartition(".")[2] for name in known}
     for module in map(importlib.import_module, INSIDE):
-        for name in module.__all__:
-            item = getattr(module, name)
-            if inspect.isfunction(item) or inspect.isclass(item):
+        for name, item in vars(module).items():
+            is_own = getattr(item, "__module__", "") == module.__name__ and name[0] != "_"
+            if is_own and (inspect.isfunction(item) or inspect.isclass(item)):
                 assert name in short, (module, name)
 
 
@@ -261,3 +263,30 @@ def test_a_figure_is_drawn_for_every_page_that_shows_one(site):
     images = {path.name for path in (site / "_images").iterdir()}
     assert {"figure1.svg", "wide.svg", "zero.svg", "kernels.svg", "packed.svg", "depth.svg",
             "spectra.svg", "start.svg"} <= images  # fmt: skip
+
+
+@nightly
+def test_no_page_is_wider_than_a_phone(site, browser):
+    """At 360 pixels a wide table or figure scrolls in its own box, and the page does not."""
+    test_explore.seen(browser, 360, "light")
+    wide = []
+    for path in sorted(site.rglob("*.html")):
+        if "_modules" not in path.parts:
+            browser.get(path.as_uri())
+            width = browser.execute_script("return document.documentElement.scrollWidth")
+            wide += [(path.name, width)] * (width > 360)
+    assert not wide
+
+
+@nightly
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [("loosen", "Choices"), ("U-Net", "A whole model in one call"), ("transposed", "Gallery")],
+    ids=["loosen", "U-Net", "transposed"],
+)
+def test_the_search_finds_pages(site, browser, words, title):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{(site / 'search.html').as_uri()}?q={words}")
+    links = "return [...document.querySelectorAll('#search-results a')].map(a => a.textContent)"
+    WebDriverWait(browser, 60).until(lambda it: title in it.execute_script(links))

@@ -59,6 +59,36 @@ class Gated(Residual):
         return x + self.down(self.up(x) * self.gate(x).sigmoid())
 
 
+class Rectified(Residual):
+    """A branch that ends in ReLU, which has no derivative at 0."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        return x + self.down(self.up(x).relu()).relu()
+
+
+class Normed(Residual):
+    """Its last weight is under weight norm: 0 / 0 where its direction is 0."""
+
+    def __init__(self):
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.down)
+
+
+class Attention(nn.Module):
+    """An attention whose keys or values are a residual sum."""
+
+    def __init__(self, changed):
+        super().__init__()
+        self.changed = changed
+        self.q, self.k, self.v, self.more = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        k, v = (k + self.more(k), v) if self.changed == "keys" else (k, v + self.more(v))
+        return (q @ k.mT).softmax(-1) @ v
+
+
 class Scores(nn.Module):
     """A sum of two scores, which only enters a softmax, is no residual add."""
 
@@ -84,7 +114,7 @@ def found(model, zero=(), given=None):
 FAULTS = ("missed", "vain", "false")
 
 
-@pytest.mark.parametrize("kind", [Residual, InPlace, Projected, Gated])
+@pytest.mark.parametrize("kind", [Residual, InPlace, Projected, Gated, Rectified])
 def test_the_end_of_a_branch_is_right(kind):
     row = found(kind(), ["down.weight"], 3)
     assert not any(row[key] for key in FAULTS)
@@ -115,6 +145,23 @@ def test_a_zero_that_ends_no_branch_is_false():
 
 def test_scores_are_no_residual_add():
     assert found(Scores())["adds"] == 0
+
+
+def test_keys_are_no_residual_add_and_values_are():
+    """The product with the queries sums the outputs of the keys away."""
+    assert found(Attention("keys"))["adds"] == 0
+    assert found(Attention("values"))["adds"] == 1
+
+
+def test_a_zero_weight_under_weight_norm_has_magnitude_0():
+    model = Normed()
+    g, v = (f"down.parametrizations.weight.original{k}" for k in (0, 1))
+    roles = {name: "bias" if name.endswith("bias") else "transit" for name in model.state_dict()}
+    held = _zoo_measure._as_held(model, roles | {g: "keep", v: "zero"})
+    row = _zoo_measure.roles(model, (torch.randn(2, 5, 3),), held)
+    assert (held[g], held[v]) == ("zero", "transit")
+    assert row["adds"] == 1
+    assert not any(row[key] for key in FAULTS)
 
 
 def test_a_bias_that_was_drawn_does_not_hide_that_a_branch_vanishes():
@@ -221,3 +268,9 @@ def quiet():
 def test_no_model_is_worse_than_its_page_says(kind, page, quiet):
     model = f"transformers/{kind}"
     assert zoo.worse(zoo.measure(model), page[model]) == ""
+
+
+def test_the_ends_of_branches_in_flax():
+    """They are those that the model's own lines say, and all else is alive."""
+    row = zoo.measure("flax/residual_mlp")
+    assert (row["verdict"], row["why"], row["alive"]) == ("right", "", 1)

@@ -13,7 +13,7 @@ import idinit_ref as ir
 from idinit_ref.commands import cli
 from idinit_ref.errors import CheckpointError, DTypeError, OptionError, ShapeError
 from idinit_ref.files import diff, open_checkpoint
-from idinit_ref.files.storage import decode
+from idinit_ref.files.bits import decode
 from idinit_ref.files.whole import whole_folder
 
 

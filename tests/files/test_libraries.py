@@ -17,7 +17,7 @@ import torch
 import idinit_ref as ir
 from idinit_ref.errors import CheckpointError
 from idinit_ref.files import diff, open_checkpoint
-from idinit_ref.files.storage import decode
+from idinit_ref.files.bits import decode
 
 
 def whole(tensor):

@@ -42,8 +42,9 @@ from idinit_ref.errors import (
     RoundingError,
 )
 from idinit_ref.files import disk
+from idinit_ref.files.bits import DTYPES, carrier
 from idinit_ref.files.reading import open_checkpoint
-from idinit_ref.files.storage import DTYPES, Tensor, carrier, stream
+from idinit_ref.files.storage import Tensor, stream
 from strategies import parts
 
 pytestmark = pytest.mark.every

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 import by_hand
 import idinit_ref as ir
+from idinit_ref.files.bits import DTYPES, FLOATS
 from idinit_ref.files.difference import diff
 from idinit_ref.files.recognise import inspect, recognise
-from idinit_ref.files.storage import DTYPES, FLOATS, ArrayTensor, PlanTensor
+from idinit_ref.files.storage import ArrayTensor, PlanTensor
 from strategies import TAPS, examples
 
 ORDERS = ["OI{}", "IO{}", "{}IO", "{}OI"]

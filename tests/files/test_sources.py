@@ -22,10 +22,11 @@ from idinit_ref.core.text import some
 from idinit_ref.errors import CheckpointError, IDInitError, OptionError
 from idinit_ref.files import presets, sources, views
 from idinit_ref.files.assembly import assemble, choose, parse_rule
+from idinit_ref.files.bits import DTYPES, carrier, decode
 from idinit_ref.files.fills import parse_fill
 from idinit_ref.files.reading import open_checkpoint
 from idinit_ref.files.sources import Asked, read
-from idinit_ref.files.storage import DTYPES, ArrayTensor, Tensor, carrier, decode
+from idinit_ref.files.storage import ArrayTensor, Tensor
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.names import RULES, Rule
 from idinit_ref.roles.report import Entry, Report
@@ -222,7 +223,7 @@ def test_joined_axes_are_a_reshape_and_read_in_parts(data):
     sizes = [size for group in groups for size in group]
     whole = np.arange(prod(sizes), dtype=np.float64)
     counts = tuple(map(len, groups))
-    joined = views.Joined(ArrayTensor(whole.reshape(sizes)), counts)
+    joined = views.joined(ArrayTensor(whole.reshape(sizes)), counts)
     assert joined.shape == tuple(map(prod, groups))
     index = []
     for size in joined.shape:
@@ -241,7 +242,7 @@ def test_joined_axes_read_little_more_than_is_asked_for():
             Counting.read_so_far += block.size
             return block
 
-    joined = views.Joined(Counting(np.zeros((5, 6, 7, 3))), (3, 1))
+    joined = views.joined(Counting(np.zeros((5, 6, 7, 3))), (3, 1))
     joined.read((slice(20, 190), slice(1, 3)), "float64")
     assert Counting.read_so_far < (170 + 2 * 6 * 7) * 2  # whole steps of the outermost axis
 

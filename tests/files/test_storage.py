@@ -13,20 +13,15 @@ from hypothesis import strategies as st
 import by_hand
 import idinit_ref as ir
 from idinit_ref.files import storage
+from idinit_ref.files.bits import DTYPES, FLOATS, carrier, convert, decode, itemsize
 from idinit_ref.files.naming import check_name
-from idinit_ref.files.storage import (  # fmt: skip
-    DTYPES,
-    FLOATS,
+from idinit_ref.files.storage import (
     ArrayTensor,
     NoiseTensor,
     PlanTensor,
     Tensor,
     as_tensor,
     blocks,
-    carrier,
-    convert,
-    decode,
-    itemsize,
     stream,
 )
 

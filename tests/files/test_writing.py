@@ -30,9 +30,9 @@ from hypothesis.extra import numpy as hnp
 import by_hand
 import by_name
 import idinit_ref as ir
-from idinit_ref.files import containers, storage, whole, writing
+from idinit_ref.files import bits, containers, storage, whole, writing
+from idinit_ref.files.bits import DTYPES, FLOATS
 from idinit_ref.files.reading import open_checkpoint
-from idinit_ref.files.storage import DTYPES, FLOATS
 from idinit_ref.files.writing import file_plans, save
 
 REAL = {  # precision and least normal exponent, for by_hand.nearest
@@ -722,7 +722,7 @@ class Broken:
     def read(self, index, dtype):
         if index[0].start and self.problem is not None:
             raise self.problem
-        return np.zeros(5 if index[0].start else storage.BLOCK, storage.carrier(dtype))
+        return np.zeros(5 if index[0].start else storage.BLOCK, bits.carrier(dtype))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -822,7 +822,7 @@ def test_memory_is_bounded(name, dtype, role, tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 40e6
-    assert file.stat().st_size > (4096 * 4096 + 2**22) * storage.itemsize(dtype)
+    assert file.stat().st_size > (4096 * 4096 + 2**22) * bits.itemsize(dtype)
     file.unlink()
 
 

@@ -37,25 +37,8 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Preset:
-    """Return a preset by its name.
+    """Return a preset by its name, one of `names`; OptionError with the nearest ones else.
 
-    Parameters
-    ----------
-    name : str
-        One of :func:`names`.
-
-    Returns
-    -------
-    Preset
-        Name, source, number of parameters, and the shape of every tensor.
-
-    Raises
-    ------
-    OptionError
-        If there is none of that name; the nearest names are in the message.
-
-    Examples
-    --------
     >>> load("gpt2").tensors["transformer.h.0.attn.c_attn.weight"]
     (768, 2304)
     """
