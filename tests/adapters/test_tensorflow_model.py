@@ -961,7 +961,7 @@ def test_strings(text):
     leaf = keras.tree.flatten(text)[0] if isinstance(text, list) else text
     from idinit_ref_tensorflow._trace import _symbol
 
-    assert _symbol(leaf).dtype == "string"
+    assert _symbol("example_inputs", leaf).dtype == "string"
 
 
 @pytest.mark.parametrize("what", [object(), np.array(["2000"], "datetime64[D]")])
