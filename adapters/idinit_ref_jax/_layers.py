@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,16 @@ _USED: dict[Role, tuple[str, ...]] = {
     "transit": ("gain", "wide", "loosen", "loosen_at", "seed"),
     "zero": ("eps", "form"),
 }
-_KNOWN = "Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention"
+_KNOWN = "Linear, LinearGeneral, Einsum, Conv, ConvTranspose, LoRA or MultiHeadAttention"
+
+
+class _Weight(NamedTuple):
+    """A weight of a layer: its name, its parameter, its initialiser, and the bias beside it."""
+
+    name: str
+    parameter: Any
+    init: Initializer
+    bias: Any
 
 
 def layer_plans(
@@ -50,13 +59,14 @@ def layer_plans(
     Parameters
     ----------
     layer : flax.nnx.Module
-        Linear, LinearGeneral, Einsum, Conv, ConvTranspose or MultiHeadAttention; its parameters
-        may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``, for a scan
-        over them): the leading axes of its parameters are then batch axes. It may also be such a
-        layer in nnx.WeightNorm or nnx.SpectralNorm; then the result of the norm becomes the weight.
+        Linear, LinearGeneral, Einsum, Conv, ConvTranspose, LoRA or MultiHeadAttention; its
+        parameters may be abstract (``nnx.eval_shape``). It may be a stack of layers (``nnx.vmap``,
+        for a scan over them): the leading axes of its parameters are then batch axes. It may also
+        be such a layer in nnx.WeightNorm or nnx.SpectralNorm; then the result of the norm becomes
+        the weight.
     role : {"transit", "zero"}
-        IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`; its
-        other weights are "transit".
+        IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`, and
+        for LoRA `lora_b`; the others are "transit". What a LoRA is put around is not its own.
     gain, wide
         Of the weights in role "transit", as in :func:`idinit_ref.plan`.
     eps, form
@@ -75,8 +85,8 @@ def layer_plans(
     Returns
     -------
     dict of str to Plan
-        By the name of the parameter: "kernel", or "query.kernel" and so on. Where a weight has
-        several axes of inputs or of outputs, the plan has the shape in which they are joined,
+        By the name of the parameter: "kernel", "query.kernel", "lora_a" and so on. Where a weight
+        has several axes of inputs or of outputs, the plan has the shape in which they are joined,
         and for LinearGeneral a reshape to the parameter's shape goes back.
 
     Raises
@@ -115,7 +125,7 @@ def layer_plans(
         loosen_at=loosen_at,
         seed=seed,
     )
-    return {name: decide(init, part.kernel.shape)[0] for name, (part, init) in found.items()}
+    return {one.name: decide(one.init, one.parameter.shape)[0] for one in found}
 
 
 def idi_layer_(
@@ -215,32 +225,44 @@ def _nnx() -> Any:
 
 def _weights(
     layer: Any, role: Role, *, taps: Taps, tap: Sequence[int] | None, **options: Any
-) -> dict[str, tuple[Any, Initializer]]:
-    """Return each weight's name, the layer that holds it as `kernel`, and its initialiser."""
+) -> list[_Weight]:
+    """Return the weights of a layer, the last one at the end."""
     nnx = _nnx()
     if isinstance(layer, (nnx.WeightNorm, nnx.SpectralNorm)):
         layer = layer.layer_instance
-    parts = {"": layer}
+    parts = {"kernel": layer}
     if isinstance(layer, nnx.MultiHeadAttention):
-        parts = {f"{name}.": getattr(layer, name) for name in ("query", "key", "value", "out")}
-    found = {}
-    for k, (prefix, part) in enumerate(parts.items()):
-        own = role if prefix in ("", "out.") else "transit"
+        names = ("query", "key", "value", "out")
+        parts = {f"{name}.kernel": getattr(layer, name) for name in names}
+    if isinstance(layer, nnx.LoRA):
+        parts = {"lora_a": layer, "lora_b": layer}
+    found: list[_Weight] = []
+    for k, (name, part) in enumerate(parts.items()):
+        parameter, bias = (getattr(part, at, None) for at in (name.rpartition(".")[2], "bias"))
+        if parameter is None:
+            raise _unknown(part)
+        own = role if k == len(parts) - 1 else "transit"
         sample = either((0, 0), own, k, **options)
         used = _USED[own]
-        init = make(own, **_axes(nnx, part, taps, tap), **{at: getattr(sample, at) for at in used})
-        found[f"{prefix}kernel"] = part, init
+        axes = _axes(nnx, part, tuple(parameter.shape), taps, tap)
+        init = make(own, **axes, **{at: getattr(sample, at) for at in used})
+        found.append(_Weight(name, parameter, init, bias))
     return found
 
 
-def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[str, Any]:
+def _axes(
+    nnx: Any, layer: Any, given: tuple[int, ...], taps: Taps, tap: Sequence[int] | None
+) -> dict[str, Any]:
     """Return the options of an initialiser that depend on the kind of layer.
 
     Axes are counted from the last, for what a kernel has before its own axes is a stack.
     """
     axes: dict[str, Any] = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
     options: dict[str, Any] = {"taps": taps, "axes": axes}
-    if isinstance(layer, nnx.Linear):
+    shape: Sequence[int]
+    if isinstance(layer, nnx.LoRA):
+        shape = given[-2:]
+    elif isinstance(layer, nnx.Linear):
         shape = layer.in_features, layer.out_features
     elif isinstance(layer, nnx.LinearGeneral):
         shape = (*layer.batch_axis.values(), *layer.in_features, *layer.out_features)
@@ -262,7 +284,6 @@ def _axes(nnx: Any, layer: Any, taps: Taps, tap: Sequence[int] | None) -> dict[s
         options |= _identity(layer, isinstance(layer, nnx.ConvTranspose), taps)
     else:
         raise _unknown(layer)
-    given = tuple(layer.kernel.shape)
     stack = len(given) - len(shape)
     if given[max(stack, 0) :] != tuple(shape):
         raise ShapeError(
@@ -344,17 +365,17 @@ def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
     return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
 
 
-def _write(outer: Any, weights: dict[str, tuple[Any, Initializer]]) -> None:
+def _write(outer: Any, weights: list[_Weight]) -> None:
     """Make all weights, and only then put them, scales of weight norm and zero biases in place."""
     nnx, new, scales = _nnx(), [], {}
-    for name, (layer, init) in weights.items():
-        old = layer.kernel.get_value()
+    for name, parameter, init, bias in weights:
+        old = parameter.get_value()
         made = build(init, old.shape, old.dtype, sharding_of(old))
-        new.append((layer.kernel, made))
-        if layer.bias is not None:
-            new.append((layer.bias, jnp.zeros_like(layer.bias.get_value())))
+        new.append((parameter, made))
+        if bias is not None:
+            new.append((bias, jnp.zeros_like(bias.get_value())))
         path = tuple(name.split("."))
-        if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, layer.kernel):
+        if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, parameter):
             scales[path] = _scale(outer, made)
         elif isinstance(outer, nnx.SpectralNorm) and not is_partial_isometry(
             np.asarray(made).reshape(-1, made.shape[-1])
