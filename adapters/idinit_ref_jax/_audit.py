@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from array_api_compat import numpy as numpy_namespace
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.tree_util import Partial
 
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
@@ -77,11 +80,14 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     (True, ['down: product: add'])
     """
     whole = opened(model, apply_fn)
-    prepared = whole.prepared(inputs)
+    whole.check_values()
+    prepared = whole.prepared(inputs, "inputs")
     arrays = [*whole.arrays, *prepared.inputs]
-    if any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays):
-        cure = "make the model first, and pass real inputs"
-        raise GraphError(message("model", "abstract", "it should have values", cure))
+    for array in prepared.inputs:
+        if isinstance(array, jax.ShapeDtypeStruct):
+            should = "an audit runs the model, so they should have values"
+            cure = "pass a few real samples"
+            raise GraphError(message("inputs", f"abstract: {array}", should, cure))
     if not any(whole.names):
         cure = "pass the parameters as the model, or a module that holds them"
         raise GraphError(message("model", type(model), "it should have parameters", cure))
@@ -92,8 +98,26 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     run = _Run(prepared.jaxpr, prepared.arguments, names, count, differ)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
-    looks = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
+    later = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
+    looks = {group: {name: one() for name, one in held.items()} for group, held in later.items()}
     return run.recording.audit(jax.device_get(looks))
+
+
+def _later(x: Any, batch: int, units: Any) -> Any:
+    """Return what measures an array once it has left the compiled function: a pytree of it."""
+    return Partial(partial(_look, batch, units), x)  # type: ignore[no-untyped-call]  # jax's own
+
+
+def _look(batch: int, units: Any, x: jax.Array) -> Any:
+    """Measure an array: on a host without compiling, else with one function for all its like."""
+    if x.is_fully_addressable and {device.platform for device in x.devices()} == {"cpu"}:
+        return look(numpy_namespace, np.asarray(x), batch, units)
+    return _measure(x, batch, units)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _measure(x: Any, batch: int, units: Any) -> Any:
+    return look(jnp, x, batch, units)
 
 
 class _Run:
@@ -112,7 +136,7 @@ class _Run:
         self.recording: Recording
 
     def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        recording = Recording(jnp, np.asarray, arrays[self.count :])
+        recording = Recording(_later, np.asarray, arrays[self.count :])
         self.recording = recording
 
         def forward(starts: Sequence[Any]) -> tuple[list[Any], Any]:

@@ -264,13 +264,13 @@ def idi(
     gain, wide, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in :func:`idinit_ref.plan`.
     in_axis, out_axis, batch_axis : int or sequence of int, optional
-        The axes of the inputs, of the outputs and of stacked weights, as in
-        ``jax.nn.initializers.variance_scaling``. If only some are named, the others are -2, -1 and
-        none. Several
-        axes of one kind count as one in row-major order; every batch axis holds independent copies.
-        The other axes are the kernel's, in order: W, or H and W, or D, H and W.
+        The axes of the inputs, of the outputs and of stacked weights. The names and defaults are
+        those of ``jax.nn.initializers.variance_scaling``, so that a call of it needs no other
+        arguments: if only some are named, the others are -2, -1 and none. Several axes of one
+        kind count as one in row-major order; every batch axis holds independent copies. The other
+        axes are the kernel's, in order: W, or H and W, or D, H and W.
     input_axes, output_axes, batch_axes : int or sequence of int, optional
-        The same, under the names of the Keras adapter.
+        The same, under the names that the Keras adapter has. Give one of the two.
     layout : str, optional
         Instead, a letter for each axis, as in :func:`idinit_ref.plan`. Axes of one letter count as
         one: "IOO" for the kernel (d, heads, size) of queries, "OOI", "LIOO" for a stack.

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from idinit_ref import Plan, Report
-from idinit_ref.errors import GraphError, message
 from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
@@ -118,6 +117,7 @@ def init(
     2 parameters: 1 transit, 1 zero, 0 bias, 0 keep
     """
     taken = opened(model, apply_fn)
+    taken.check_values()
     graph = taken.trace(example_inputs)
     arrays = _Arrays(dict(zip(taken.names, taken.arrays, strict=True)))
     report = initialise(graph, arrays, **options)
@@ -134,7 +134,7 @@ class _Arrays(Weights):
 
     def read(self, name: str, whole: bool = True) -> Any:
         array = self.held[name]
-        if isinstance(array, (jax.ShapeDtypeStruct, jax.core.Tracer)):
+        if isinstance(array, jax.core.Tracer):
             return None
         if not getattr(array, "is_fully_addressable", True):
             return None  # other processes hold the rest
@@ -142,14 +142,6 @@ class _Arrays(Weights):
             array = np.asarray(array)  # no copy; a slice would be compiled for each shape
         empty = not (array.ndim and array.size)
         return np.asarray(array if whole or empty else array[(0,) * (array.ndim - 1)])
-
-    def check_all(self, whats: Mapping[str, Plan | float]) -> None:
-        for array in self.held.values():
-            if isinstance(array, jax.ShapeDtypeStruct):
-                should = "it should have values, for some of them are kept"
-                cure = "make the model first; plans(...) takes abstract ones"
-                raise GraphError(message("model", array, should, cure))
-        super().check_all(whats)
 
     def write(self, name: str, what: Plan | float, parted: Parted) -> None:
         old = self.held[name]

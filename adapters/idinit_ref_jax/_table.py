@@ -23,12 +23,17 @@ ENTRYWISE = {
     "regularized_incomplete_beta", "rem", "round", "rsqrt", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "xor", "zeta",
 }  # fmt: skip
-PLAIN = {"logistic": "sigmoid", "bessel_i0e": "i0e"}
+PLAIN = {
+    "logistic": "sigmoid", "bessel_i0e": "i0e", "approx_top_k": "topk",
+    **dict.fromkeys(("all_gather", "all_to_all", "ppermute", "pbroadcast"), "move"),
+    "pmax": "pool", "pmin": "pool", "reduce_scatter": "sum",
+    "dot_product_attention_fwd_wrapper": "attention",
+}  # fmt: skip
 SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
-       ("and", "max", "min", "or", "sum", "xor")},
-    **dict.fromkeys(("scatter-add", "scatter-mul", "scatter_max", "scatter_min"), "scatter"),
+       ("max", "min", "sum")}, "reduce_and": "", "reduce_or": "", "reduce_xor": "",
+    **{f"scatter-{what}": "scatter" for what in ("add", "sub", "mul", "max", "min")},
     "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
     "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
@@ -247,6 +252,9 @@ MOVES: dict[str, _Draw] = {
     "squeeze": _reshape,
     "broadcast_in_dim": lambda draw, eqn, given: draw.broadcast(
         "broadcast_in_dim", given[0], shape_of(eqn.outvars[0]), eqn.params["broadcast_dimensions"]
+    ),
+    "tile": lambda draw, eqn, given: draw.tile(
+        "tile", given[0], eqn.params["reps"], shape_of(eqn.outvars[0]), floats(eqn.outvars[0])
     ),
     "rev": lambda draw, eqn, given: draw.flip("rev", given[0], eqn.params["dimensions"]),
     "slice": _slice,

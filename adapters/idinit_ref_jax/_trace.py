@@ -93,27 +93,44 @@ class Opened:
 
     Parameters
     ----------
-    names : tuple of str
-        Of every array that goes into its computation; "" for one that is no parameter.
+    paths : tuple of str
+        Where every array that goes into its computation is.
     arrays : tuple of array
         These arrays, or their shapes.
+    are_parameters : tuple of bool
+        Which of them are.
     call : callable
         ``call(arrays, args, kwargs)`` computes the output, as in evaluation.
     rebuild : callable
         ``rebuild(arrays)`` is the model with other arrays, and its mode as it was.
     """
 
-    names: tuple[str, ...]
+    paths: tuple[str, ...]
     arrays: tuple[Any, ...]
+    are_parameters: tuple[bool, ...]
     call: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any]], Any]
     rebuild: Callable[[Sequence[Any]], Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of every array its path, or "" for one that is no parameter."""
+        pairs = zip(self.paths, self.are_parameters, strict=True)
+        return tuple(path if is_parameter else "" for path, is_parameter in pairs)
+
+    def check_values(self) -> None:
+        """Raise a GraphError if an array of the model is only a shape."""
+        for path, array in zip(self.paths, self.arrays, strict=True):
+            if isinstance(array, jax.ShapeDtypeStruct):
+                given, should = f"abstract: {path} is {array}", "all its arrays should have values"
+                cure = "make it first, outside eval_shape; trace and plans take abstract ones"
+                raise GraphError(message("model", given, should, cure))
 
     def trace(self, example_inputs: Any) -> Graph:
         """Write the graph."""
         prepared = self.prepared(example_inputs)
         return graph_of(prepared.jaxpr, prepared.arguments)
 
-    def prepared(self, example_inputs: Any) -> Prepared:
+    def prepared(self, example_inputs: Any, label: str = "example_inputs") -> Prepared:
         """Write the computation as a jaxpr."""
         twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
         if twice:
@@ -142,7 +159,8 @@ class Opened:
             args, kwargs = jax.tree_util.tree_unflatten(tree, full)
             return _returned(self.call(arrays, args, kwargs))
 
-        jaxpr = _written(run, list(self.arrays), dict(zip(names, inputs, strict=True)))
+        named = dict(zip(names, inputs, strict=True))
+        jaxpr = _written(run, list(self.arrays), named, (label, example_inputs))
         given: list[Parameter | str] = [
             Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
             for name, array in zip(self.names, self.arrays, strict=True)
@@ -150,7 +168,9 @@ class Opened:
         return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))
 
 
-def _written(run: Callable[..., Any], arrays: list[Any], inputs: Mapping[str, Any]) -> ClosedJaxpr:
+def _written(
+    run: Callable[..., Any], arrays: list[Any], inputs: Mapping[str, Any], told: tuple[str, Any]
+) -> ClosedJaxpr:
     """Write a computation as a jaxpr; GraphError where that cannot be done."""
     try:
         jaxpr = jax.make_jaxpr(run)(arrays, list(inputs.values()))
@@ -167,8 +187,8 @@ def _written(run: Callable[..., Any], arrays: list[Any], inputs: Mapping[str, An
     except Exception as problem:  # whatever the model's own code raises
         raise GraphError(
             message(
-                "example_inputs",
-                [(name, tuple(leaf.shape)) for name, leaf in inputs.items()],
+                told[0],
+                [(name, tuple(leaf.shape)) for name, leaf in inputs.items()] or told[1],
                 f"the model should run on them under jax.jit, and it said: {problem}",
                 "pass what the model is called with, and an apply_fn where it takes more; "
                 "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)",
@@ -284,11 +304,9 @@ def _opened_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Op
         return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
 
     return Opened(
-        tuple(
-            ".".join(map(str, path)) if isinstance(variable, nnx.Param) else ""
-            for path, variable in own[1]
-        ),
+        tuple(".".join(map(str, path)) for path, _ in own[1]),
         tuple(variable.get_value() for _, variable in own[1]),
+        tuple(isinstance(variable, nnx.Param) for _, variable in own[1]),
         call,
         lambda arrays: filled(own, arrays),
     )
@@ -326,11 +344,9 @@ def _opened_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> O
         return filling(*args, **kwargs) if apply_fn is None else apply_fn(filling, *args, **kwargs)
 
     return Opened(
-        tuple(
-            (_dotted(leaves[at][0]) or "model") if is_parameter(leaves[at][1]) else ""
-            for at in places
-        ),
+        tuple(_dotted(leaves[at][0]) or "model" for at in places),
         tuple(leaves[at][1] for at in places),
+        tuple(is_parameter(leaves[at][1]) for at in places),
         call,
         lambda arrays: filled(leaves, arrays),
     )

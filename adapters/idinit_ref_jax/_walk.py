@@ -30,7 +30,7 @@ from ._table import (
 __all__ = ["graph_of", "inside", "is_floating", "shape_of", "started", "step"]
 
 _SAME = {
-    "convert_element_type", "copy", "copy_p", "reduce_precision", "name", "sharding_constraint",
+    "convert_element_type", "copy", "reduce_precision", "name", "sharding_constraint",
     "reshard", "mesh_cast", "device_put", "optimization_barrier", "pvary", "stop_gradient",
     "to_edtype", "from_edtype", "tie", "psum", "psum2", "psum_invariant",
 }  # fmt: skip
@@ -127,7 +127,8 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     if kind in _OPAQUE:
         _refuse(eqn, given)
     if kind not in REDUCES:
-        return [draw.other(kind, given, shape_of(var), floats(var)) for var in eqn.outvars]
+        word = PLAIN.get(kind, kind)
+        return [draw.other(kind, given, shape_of(var), floats(var), word) for var in eqn.outvars]
     if kind.startswith("scatter"):
         given = [given[0], given[2], given[1]]
     return [

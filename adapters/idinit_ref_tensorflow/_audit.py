@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
@@ -73,7 +74,7 @@ def audit(model: Any, inputs: Any) -> Audit:
     (True, ['proj'])
     """
     with as_it_was(model):
-        arguments = _prepared(model, inputs)
+        arguments = _prepared(model, inputs, "inputs")
         leaves = keras.tree.flatten(inputs)
         if any(leaf is None or isinstance(leaf, keras.KerasTensor) for leaf in leaves):
             should = "it should have values"
@@ -84,8 +85,8 @@ def audit(model: Any, inputs: Any) -> Audit:
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [_numpy(leaf) for leaf in leaves]
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
-        with _unchanged(model), told(arguments):
-            recording = Recording(keras.ops, _numpy, given)
+        with _unchanged(model), told(arguments, "inputs"):
+            recording = Recording(partial(look, keras.ops), _numpy, given)
             run = _by_function
             if keras.backend.backend() != "tensorflow":
                 from ._audit_calls import run

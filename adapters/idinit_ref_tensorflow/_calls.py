@@ -35,9 +35,11 @@ _SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNo
 _SAME |= {"ActivityRegularization"}
 _DOING = {"Divide": "divided by", "TrueDivide": "divided by", "Where": "masked by"}
 _KNOWN = {
-    "Absolute", "ArgMax", "ArgMin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
+    "Absolute", "Argmax", "Argmin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
     "Max", "MaxPooling1D", "MaxPooling2D", "Mean", "Min", "Prod", "Softmax", "Std", "Var",
 }  # fmt: skip
+
+_OFFSETS = {"LayerNorm": 2, "BatchNorm": 3}  # which argument of a norm is added
 
 
 class Call(NamedTuple):
@@ -105,6 +107,19 @@ def _transpose(call: Call) -> Value:
     return call.draw.transpose(call.name, call.values[0], order)
 
 
+def _turn(call: Call) -> Value:
+    plane = [axis % len(call.args[0].shape) for axis in call.op.axes]
+    return call.draw.turn(call.name, call.values[0], call.op.k, plane)
+
+
+def _tile(call: Call) -> Value:
+    times = np.ravel(call.op.repeats).tolist()
+    times = [1] * (len(call.args[0].shape) - len(times)) + times
+    if call.shape is None:
+        return _other(call, word="move")
+    return call.draw.tile(call.name, call.values[0], times, call.shape, call.floating)
+
+
 def _roll(call: Call) -> Value:
     if call.op.axis is None:
         return _other(call)
@@ -151,7 +166,7 @@ def _add(call: Call) -> Value:
     draw, name, shape = call.draw, call.name, call.shape
     value, *rest = call.operands
     if not rest:
-        return _other(call)
+        return _other(call, word="pool" if call.kind == "Average" else "")
     for more in rest:
         value = draw.add(name, value, along(draw, name, more, shape), shape)
     return value
@@ -244,6 +259,10 @@ MOVES: dict[str, Handler] = {
     **dict.fromkeys(("Transpose", "Permute", "Swapaxes", "Moveaxis"), _transpose),
     "BroadcastTo": lambda call: call.draw.broadcast(call.name, call.values[0], call.shape),
     "Flip": lambda call: call.draw.flip(call.name, call.values[0], call.axes),
+    "Flipud": lambda call: call.draw.flip(call.name, call.values[0], [0]),
+    "Fliplr": lambda call: call.draw.flip(call.name, call.values[0], [1]),
+    "Rot90": _turn,
+    "Tile": _tile,
     "Roll": _roll,
     "GetItem": _index,
     "Concatenate": _join,
@@ -254,7 +273,7 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
-    **dict.fromkeys(("Add", "AddN", "Average"), _add),
+    **dict.fromkeys(("Add", "Average"), _add),
     "Subtract": _subtract,
     "Multiply": _multiply,
     **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
@@ -314,9 +333,19 @@ def _word(op: Any, kind: str, args: Any) -> str:
     if kind == "Power" and len(args) == 2:
         known = [x if isinstance(x, (int, float)) else None for x in args]
         return "exp" if known[0] is not None else "pow" if known[1] is None else power(known[1])
+    if kind == "Threshold":  # below the first number it is the second
+        return "relu" if op.threshold < 0 or op.default_value == 0 else "exp"
+    if kind in _OFFSETS and any(map(_is_offset, args[_OFFSETS[kind] :][:1])):
+        return "exp"  # a norm that adds a constant
     if kind == "Rescaling":
         return "exp" if np.any(op.offset) else "scale"
     return plain(kind)
+
+
+def _is_offset(leaf: Any) -> bool:
+    """Whether an array holds a number that is not 0."""
+    is_held = is_array(leaf) and not isinstance(leaf, (keras.KerasTensor, keras.Variable))
+    return is_held and bool(np.any(keras.ops.convert_to_numpy(leaf)))
 
 
 def _labels(op: Any, kind: str, ranks: list[int]) -> Sides:

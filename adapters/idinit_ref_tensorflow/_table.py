@@ -45,6 +45,7 @@ KNOWN = {
 """Of what is known by its word (`_words.py`): what acts on entries, and what does not."""
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
+_SCATTERS = {f"TensorScatter{what}" for what in ("Add", "Max", "Min", "Sub", "Update")}
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
 _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
 _MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
@@ -83,6 +84,13 @@ def _flip(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape |
     if axes is None:
         return draw.part(name, inputs[0], None, shape=shape)
     return draw.flip(name, inputs[0], [int(axis) % op.inputs[0].shape.rank for axis in axes])
+
+
+def _tile(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    times, floating = static(op.inputs[1]), is_floating(op.outputs[0])
+    if times is None or shape is None:
+        return draw.result(name, inputs[:1], shape, floating, "move")
+    return draw.tile(name, inputs[0], times.tolist(), shape, floating)
 
 
 def _roll(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -252,6 +260,7 @@ MOVES: dict[str, _Draw] = {
     "Transpose": _transpose,
     "BroadcastTo": lambda draw, op, name, inputs, shape: draw.broadcast(name, inputs[0], shape),
     "ReverseV2": _flip,
+    "Tile": _tile,
 }
 """What moves entries of any dtype."""
 
@@ -267,7 +276,7 @@ TABLE: dict[str, _Draw] = {
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
-    **dict.fromkeys(("TensorScatterAdd", "TensorScatterUpdate"), _function),
+    **dict.fromkeys(_SCATTERS, _function),
     **dict.fromkeys(("Const", "Fill", "ZerosLike"), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -24,6 +25,7 @@ from ._restore import as_it_was
 __all__ = ["trace"]
 
 _PART = "a part of a quantised weight"
+_EXAMPLE = "example_inputs"  # what errors call the inputs
 
 
 class Held(NamedTuple):
@@ -114,7 +116,7 @@ def traced(model: Any, example_inputs: Any) -> Traced:
     )
 
 
-def prepared(model: Any, example_inputs: Any) -> Arguments:
+def prepared(model: Any, example_inputs: Any, label: str = _EXAMPLE) -> Arguments:
     """Return what a model is called with, symbolic, after it was built."""
     if not isinstance(model, keras.layers.Layer):
         raise OptionTypeError(
@@ -125,8 +127,8 @@ def prepared(model: Any, example_inputs: Any) -> Arguments:
                 "wrap the computation in one; for single weights use idi_(variable)",
             )
         )
-    arguments = _arguments(model, example_inputs)
-    _build(model, arguments)
+    arguments = _arguments(model, example_inputs, label)
+    _build(model, arguments, label)
     return arguments
 
 
@@ -149,7 +151,7 @@ class Arguments(NamedTuple):
         return keras.tree.map_structure(lambda x: x.shape, (self.args, self.kwargs))
 
 
-def _arguments(model: Any, example: Any) -> Arguments:
+def _arguments(model: Any, example: Any, label: str) -> Arguments:
     """Return what `call` is given, with every shape known."""
     if example is None:
         if isinstance(model, keras.Function):
@@ -159,13 +161,13 @@ def _arguments(model: Any, example: Any) -> Arguments:
         if example is None:
             raise GraphError(
                 message(
-                    "example_inputs",
+                    label,
                     None,
                     f"the model {model.name!r} does not know its inputs",
                     "pass an array of the right shape and dtype, or keras.KerasTensor(shape)",
                 )
             )
-    example = keras.tree.map_structure(_symbol, example)
+    example = keras.tree.map_structure(partial(_symbol, label), example)
     needs = [
         p.name
         for p in inspect.signature(model.call).parameters.values()
@@ -178,7 +180,7 @@ def _arguments(model: Any, example: Any) -> Arguments:
     return Arguments((example,), {})
 
 
-def _symbol(leaf: Any) -> Any:
+def _symbol(label: str, leaf: Any) -> Any:
     """Return the shape and dtype of an example."""
     leaf = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
     dtype = "string" if _is_text(leaf) else leaf.dtype
@@ -187,7 +189,7 @@ def _symbol(leaf: Any) -> Any:
     except ValueError as problem:
         raise GraphError(
             message(
-                "example_inputs",
+                label,
                 str(leaf.dtype),
                 "every one should be an array of numbers, bools or strings",
                 "pass what the model is called with",
@@ -199,7 +201,7 @@ def _symbol(leaf: Any) -> Any:
     if None in sizes:
         raise GraphError(
             message(
-                "example_inputs",
+                label,
                 tuple(leaf.shape),
                 "every axis but the first should have a size",
                 "pass example inputs with one of the sizes that the model is for",
@@ -217,18 +219,18 @@ def _is_text(leaf: Any) -> bool:
     return leaf.dtype.kind in "US" or (leaf.dtype.kind == "O" and is_text)
 
 
-def _build(model: Any, arguments: Arguments) -> None:
+def _build(model: Any, arguments: Arguments, label: str) -> None:
     """Build a model that is not, by a symbolic call."""
     if all(layer.built for layer in model._flatten_layers()):
         return
-    with told(arguments), warnings.catch_warnings():
+    with told(arguments, label), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of layers that are then found not to be built
         model(*arguments.args, **arguments.kwargs)
 
 
 @contextmanager
-def told(arguments: Arguments) -> Iterator[None]:
-    """Turn any error of a model that is called into one that names the example inputs."""
+def told(arguments: Arguments, label: str = _EXAMPLE) -> Iterator[None]:
+    """Turn any error of a model that is called into one that names its inputs."""
     try:
         yield
     except GraphError:
@@ -236,7 +238,7 @@ def told(arguments: Arguments) -> Iterator[None]:
     except Exception as problem:
         raise GraphError(
             message(
-                "example_inputs",
+                label,
                 arguments.shapes(),
                 f"the model should be able to take them, and said: {_said(problem)}",
                 "pass what the model is called with",

@@ -29,6 +29,7 @@ from ._calls import (
 )
 from ._layers import Weight, known_weights
 from ._window import Window, convolved, spatial
+from ._words import plain
 
 _CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
 _CONTROL |= {"VectorizedMap"}
@@ -87,7 +88,8 @@ class Walker:
             axis = op.axis % len(results[0].shape)
             return draw.split(name, values[0], axis, [part.shape[axis] for part in results])
         if len(results) != 1:
-            return [draw.other(name, values, shape_of(r), is_floating(r)) for r in results]
+            word = plain(kind)
+            return [draw.other(name, values, shape_of(r), is_floating(r), word) for r in results]
         operands = self._operands(args, values)
         return [draw_call(Call(draw, op, name, values, operands, args, results[0]))]
 

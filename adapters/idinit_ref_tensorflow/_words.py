@@ -4,19 +4,42 @@ from __future__ import annotations
 
 __all__ = ["plain"]
 
-_WORDS = {
-    "Absolute": "abs", "BatchToSpaceND": "move", "BiasAdd": "add", "Inv": "reciprocal",
-    "L2Loss": "square", "Log1P": "log1p", "Max": "pool", "Min": "pool", "Mod": "fmod",
-    "MulNoNan": "mul", "Norm": "std",
-    "RealDiv": "div", "SelectV2": "where", "Select": "where", "SpaceToBatchND": "pad",
-    "Std": "std", "TopKV2": "topk", "Xdivy": "div", "FloorMod": "fmod", "Negative": "neg",
-    "DepthToSpace": "move", "SpaceToDepth": "move", "Masking": "select", "Argmax": "",
-    "TensorScatterUpdate": "scatter", "TensorScatterAdd": "scatter", "ScatterUpdate": "scatter",
-    "DotProductAttention": "attention", "GatherNd": "select", "UnitNormalization": "norm",
-}  # fmt: skip
+_NAMES = {
+    "linear": "Diff Fold MatrixBandPart Scatter ScatterNd Tril Triu ZerosLike",
+    "abs": "Absolute ComplexAbs Fabs",
+    "add": "BiasAdd",
+    "attention": "DotProductAttention",
+    "conj": "Conjugate",
+    "crop": "CenterCrop",
+    "div": "DivideNoNan RealDiv Xdivy",
+    "fmod": "FloorMod Mod",
+    "hardswish": "HardSilu",
+    "join": "Append DynamicStitch Dstack Hstack Vstack",
+    "move": """
+        Array BatchToSpaceND ConvertToTensor DepthToSpace Diag Diagflat Diagonal DiagPart
+        ExtractImagePatches ExtractPatches MatrixDiagPartV3 MatrixDiagV3 Meshgrid RepeatVector
+        ReverseSequence SpaceToDepth Unfold View ViewAsComplex ViewAsReal
+    """,
+    "mul": "Cross Kron MulNoNan Outer",
+    "neg": "Negative",
+    "norm": "LRN UnitNormalization",
+    "pad": "SpaceToBatchND",
+    "pool": "Max Min Moments",
+    "reciprocal": "Inv",
+    "resize": "ImageProjectiveTransformV3 Resizing",
+    "scatter": "ScatterUpdate SliceUpdate",
+    "select": "DynamicPartition GatherNd Hsplit Masking Slice Vsplit",
+    "softmax": "Sparsemax",
+    "square": "L2Loss",
+    "std": "Norm Std",
+    "sum": "Trace",
+    "topk": "TopKV2",
+    "where": "Select SelectV2",
+}
+_WORDS = {name: word for word, names in _NAMES.items() for name in names.split()}
 _KINDS = {
-    "Norm": "norm", "Pool": "pool", "Resize": "resize", "UpSampling": "resize",
-    "Cropping": "crop", "FFT": "fft", "Dropout": "dropout",
+    "Norm": "norm", "Pool": "pool", "Resize": "resize", "UpSampling": "resize", "Segment": "pool",
+    "Cropping": "crop", "FFT": "fft", "Dropout": "dropout", "TensorScatter": "scatter",
 }  # fmt: skip
 
 

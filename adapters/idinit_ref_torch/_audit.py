@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idinit_ref.diagnostics.audit import Audit
-from idinit_ref.diagnostics.facts import signs
+from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import IDInitError, OptionError, message
@@ -74,7 +74,7 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     (True, 2.5313)
     """
     check(model)
-    args, kwargs = arguments(inputs)
+    args, kwargs = arguments(inputs, "inputs")
     given = tree_leaves((args, kwargs))
     tensors = [*model.parameters(), *(one for one in given if isinstance(one, Tensor))]
     if any(tensor.is_meta for tensor in tensors):
@@ -92,7 +92,7 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     except IDInitError:
         raise
     except Exception as problem:  # whatever a forward or backward pass may raise
-        raise failed(args, kwargs, problem) from problem
+        raise failed(args, kwargs, problem, "inputs") from problem
 
 
 def _differentiable(tensor: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no typ
     @cached_property
     def recording(self) -> Recording:
         """What is measured, once the inputs are known."""
-        return Recording(xp, _host, self.inputs.values())
+        return Recording(partial(look, xp), _host, self.inputs.values())
 
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
         drawn = len(self.drawing.nodes)

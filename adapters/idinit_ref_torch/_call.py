@@ -86,6 +86,6 @@ def result(call: Call, word: str = "", first: Sequence[Value] = ()) -> Value:
     return call.draw.result(call.what, values, call.shape, call.floating, word)
 
 
-def other(call: Call) -> Value:
-    """Draw an operation of which only the name is known."""
-    return call.draw.other(call.what, call.values, call.shape, call.floating)
+def other(call: Call, word: str = "") -> Value:
+    """Draw an operation of which it is not known where the axes of what it takes go."""
+    return call.draw.other(call.what, call.values, call.shape, call.floating, word)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from idinit_ref.tracing import Made, Signal, Value
+from idinit_ref.tracing import Signal, Value
 
 from ._call import Call, axis_of, other, result
 
@@ -79,6 +79,12 @@ def flip(call: Call) -> Value:
     return call.draw.flip("flip", value, [axis_of(axis, rank) for axis in call.args[1]])
 
 
+def rot90(call: Call) -> Value:
+    value = call.of(call.args[0])
+    plane = [axis_of(axis, len(value.shape or ())) for axis in call.arg(2, "dims", (0, 1))]
+    return call.draw.turn("rot90", value, call.arg(1, "k", 1), plane)
+
+
 def roll(call: Call) -> Value:
     value, axes = call.of(call.args[0]), call.arg(2, "dims", ())
     rank = len(value.shape or ())
@@ -90,14 +96,7 @@ def roll(call: Call) -> Value:
 
 def repeat(call: Call) -> Value:
     value = call.of(call.args[0])
-    if not isinstance(value, Made) or value.shape is None:
-        return result(call, "move")
-    times, draw = call.args[1], call.draw
-    old = (1,) * (len(times) - len(value.shape)) + value.shape
-    apart = draw.reshape("repeat", value, tuple(n for size in old for n in (1, size)))
-    pairs = zip(times, old, strict=True)
-    spread = draw.broadcast("repeat", apart, tuple(n for pair in pairs for n in pair))
-    return draw.reshape("repeat", spread, call.shape)
+    return call.draw.tile("repeat", value, call.args[1], call.shape, call.floating)
 
 
 def cast(call: Call) -> Value:

@@ -52,7 +52,7 @@ def _known(call: Call) -> Value:
     word = _WORDS.get(call.name)
     if word == "norm" and isinstance(first := call.of(call.args[0]), Made) and first.parts:
         return call.draw.entrywise(call.what, call.values, call.shape, call.floating, "", word)
-    return other(call) if word is None else result(call, word)
+    return other(call, call.what) if word is None else result(call, word)
 
 
 def _fresh(call: Call) -> list[Value]:
@@ -311,12 +311,12 @@ _WORDS = {
         "softmax": "_softmax _log_softmax _safe_softmax logsumexp",
         "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
         "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
-        "max min amax amin argmax argmin mean sum",
+        "max min amax amin argmax argmin mean sum trace median nanmedian nansum",
         "std": "norm linalg_vector_norm std std_mean",
         "var": "prod var var_mean",
         "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
-        "tril triu histc all any argsort nonzero unique unique2 _unique2 searchsorted bucketize",
-        "mul": "linalg_cross",
+        "tril triu all any argsort nonzero _unique2 searchsorted bucketize",
+        "mul": "linalg_cross vdot",
         "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
         "select": "topk",
@@ -324,7 +324,7 @@ _WORDS = {
         "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d "
         "_upsample_nearest_exact2d upsample_trilinear3d grid_sampler_2d grid_sampler_3d",
         "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave im2col "
-        "view_as_real view_as_complex",
+        "view_as_real view_as_complex diag diag_embed to_sparse to_sparse_csr to_dense",
         "dropout": "native_dropout",
     }.items()
     for name in _names([names])
@@ -341,6 +341,7 @@ MOVES: dict[str, Handler] = {
     **_aten(_moves.lose, "as_strided diagonal unfold real imag _conj _neg_view"),
     **_aten(_moves.expand, "expand"),
     **_aten(_moves.flip, "flip"),
+    **_aten(_moves.rot90, "rot90"),
     **_aten(_moves.roll, "roll"),
     **_aten(_moves.repeat, "repeat"),
     **_aten(_moves.cast, "clone _to_copy lift_fresh lift alias contiguous"),

@@ -119,7 +119,7 @@ def check(model: object) -> None:
         present(tensor, name)
 
 
-def arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(given: Any, label: str = "example_inputs") -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(given, Tensor):
         return (given,), {}
     if isinstance(given, Mapping):
@@ -127,16 +127,16 @@ def arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(given, (tuple, list)):
         return tuple(given), {}
     should = "it should be a tensor, a tuple of arguments, or a dict of keyword arguments"
-    raise OptionTypeError(message("example_inputs", type(given), should, "wrap it in a tuple"))
+    raise OptionTypeError(message(label, type(given), should, "wrap it in a tuple"))
 
 
-def failed(args: Any, kwargs: Any, problem: Exception) -> GraphError:
+def failed(args: Any, kwargs: Any, problem: Exception, label: str = "example_inputs") -> GraphError:
     said = " ".join(str(problem).split()) or type(problem).__name__
     shapes = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{tuple(t.shape)}", (args, kwargs))
     given = ", ".join([*map(str, shapes[0]), *(f"{k}={v}" for k, v in shapes[1].items())])
     return GraphError(
         message(
-            "example_inputs",
+            label,
             given,
             f"the model's forward pass should run with them, and said: {said}",
             "pass what model(...) accepts; if the model is on the meta device and branches on "

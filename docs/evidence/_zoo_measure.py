@@ -36,7 +36,8 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     flow = Flow(tape)
     values = _random(tape, found)
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
-    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros}
+    off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])} & {*values}
+    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros | off}
     by_step: dict[int, list[Add]] = {}
     for add in flow.adds:
         by_step.setdefault(add.step, []).append(add)
@@ -130,6 +131,11 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
         elif old.is_floating_point() and old.dim() > 1 and not old.any():
             values[slot] = torch.randn(old.shape, generator=generator)  # a codebook, not yet filled
     return values
+
+
+def _is_off(old: Tensor) -> bool:
+    """Whether a scale is 0 already, as the model's authors start a branch."""
+    return old.dim() < 2 and not old.any()
 
 
 def _is_shift(name: str, tensor: Tensor) -> bool:
@@ -386,8 +392,24 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
         "dead": newly,
         "dead_matrices": [name for name in newly if len(shapes[name]) > 1],
     }
+    if row["dead_matrices"]:
+        model, given = make()
+        irt.init_(model, given)
+        told = _explained(model, given)
+        row["explained"] = [name for name in row["dead_matrices"] if name in told]
+        row["dead_matrices"] = [name for name in row["dead_matrices"] if name not in told]
     row["alive"] = is_alive(row, len(shapes))
     return {**row, **verdict(row)}
+
+
+def _explained(model: nn.Module, given: Any) -> set[str]:
+    """Return the parameters of which an audit says what they wait for, and that it will move."""
+    import idinit_ref_torch as irt
+
+    try:
+        return {one.name for one in irt.audit(model, given).dead if one.wakes}
+    except irt_errors():  # of what runs in training alone
+        return set()
 
 
 def is_alive(row: Row, tensors: int) -> int:

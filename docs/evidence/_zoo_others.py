@@ -1,4 +1,4 @@
-"""Models that are no types of transformers: torchvision's, timm's, Keras's, and some in flax.
+"""Models that are no types of transformers: torchvision's, timm's, and some in flax.
 
 torchvision and timm come with the extra ``zoo``; where they are not installed they are left out.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from docs.evidence import _zoo_keras
 from docs.evidence._zoo_build import MOST, CannotBuildError, runs, said
 
 Row = dict[str, Any]
@@ -34,11 +35,6 @@ SMALL = (
     "small",
     "b0",
 )
-KERAS = (  # not their deeper or wider forms
-    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2",
-    "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small",
-    "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
-)  # fmt: skip
 DETECTORS = r"rcnn|retinanet|ssd|fcos"
 _kept: list[Any] = []  # a library lives as long as its object
 
@@ -102,7 +98,7 @@ def names() -> Iterator[str]:
                 yield f"torchvision/{name}"
     if installed("timm"):
         yield from (f"timm/{name}" for name in _of_timm())
-    yield from (f"keras/{name}" for name in KERAS)
+    yield from _zoo_keras.names()
     yield from (f"flax/{name}" for name in FLAX)
 
 
@@ -115,7 +111,7 @@ def _of_timm() -> Iterator[str]:
         return rank, len(name), name
 
     files = [sorted(timm.list_models(module=module), key=size) for module in timm.list_modules()]
-    for number in range(4):
+    for number in range(2):
         yield from (models[number] for models in files if number < len(models))
 
 
@@ -189,73 +185,6 @@ def _made(family: str, name: str, options: dict[str, Any]) -> Any:
     if re.search(f"{DETECTORS}|deeplab|fcn|lraspp", name):
         option["weights_backbone"] = None
     return torchvision.models.get_model(name, weights=None, **option)
-
-
-# Keras --------------------------------------------------------------------------------------------
-
-
-def keras(name: str) -> Row:
-    """Measure one of Keras's applications: finite, alive, and with gradients after a step."""
-    import keras as library
-    import numpy as np
-    import tensorflow as tf
-
-    import idinit_ref_tensorflow as irk
-    from idinit_ref.errors import IDInitError
-
-    def make() -> Any:
-        library.utils.set_random_seed(0)
-        found = getattr(library.applications, name)
-        side = 75 if name in ("InceptionV3", "InceptionResNetV2", "Xception") else 64
-        side = 224 if name == "NASNetMobile" else side
-        return found(weights=None, input_shape=(side, side, 3), classes=10)
-
-    model = make()
-    images = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
-    row: Row = {"class": name, "inputs": ["images"], "parameters": int(model.count_params())}
-    try:
-        report = irk.init_(model, images)
-    except IDInitError as problem:
-        return {**row, "verdict": "refused", "why": " ".join(str(problem).split())[:300]}
-    held = list(report.roles.values())
-    row["roles"] = {role: held.count(role) for role in ("transit", "zero", "bias", "keep")}
-    out = np.asarray(model(images, training=False))
-    row["constant"] = int(np.array_equal(out[0], out[1]))
-
-    def dead(model: Any) -> tuple[set[int], bool]:
-        """Return the variables without a gradient after a step, and whether all is finite."""
-        step = library.optimizers.AdamW(1e-3)
-        draw = np.random.default_rng(1).normal(size=(2, 10)).astype("float32")
-        for last in (False, True):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(model(images, training=False) * draw)
-            found = tape.gradient(loss, model.trainable_variables)
-            if last:
-                finite = all(bool(np.isfinite(g).all()) for g in found if g is not None)
-                return {k for k, g in enumerate(found) if g is None or not np.any(g)}, finite
-            step.apply_gradients(
-                (g, v)
-                for g, v in zip(found, model.trainable_variables, strict=True)
-                if g is not None
-            )
-        raise AssertionError
-
-    ours, finite = dead(model)
-    fresh = make()
-    theirs, _ = dead(fresh)
-    newly = sorted(ours - theirs)
-    names = [variable.path for variable in model.trainable_variables]
-    shapes = [variable.shape for variable in model.trainable_variables]
-    row |= {
-        "finite": int(finite and bool(np.isfinite(out).all())),
-        "dead": [names[k] for k in newly],
-        "dead_matrices": [names[k] for k in newly if len(shapes[k]) > 1],
-        **{key: [] for key in ("missed", "vain", "false", "effects")},
-    }
-    from docs.evidence._zoo_measure import is_alive, verdict
-
-    row["alive"] = is_alive(row, len(names))
-    return {**row, **verdict(row)}
 
 
 # Flax ---------------------------------------------------------------------------------------------
@@ -334,7 +263,7 @@ def flax(name: str) -> Row:
     make, shape, ends = FLAX[name]
     model = make(nnx, nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), shape)
-    new, report = irj.init(model, None, (x,))
+    new, report = irj.init(model, (x,))
     zeros = {path.rsplit(".", 1)[0] for path, role in report.roles.items() if role == "zero"}
     out = new(x)
     grads = nnx.grad(lambda net: (net(x) * jax.random.normal(jax.random.key(1), out.shape)).sum())(
@@ -350,6 +279,7 @@ def flax(name: str) -> Row:
         "finite": int(finite and bool(jax.numpy.isfinite(out).all())),
         **{key: [] for key in ("vain", "effects", "dead", "dead_matrices")},
     }
-    from docs.evidence._zoo_measure import verdict
+    from docs.evidence._zoo_measure import is_alive, verdict
 
+    row["alive"] = is_alive(row, len(report.roles))
     return {**row, **verdict(row)}

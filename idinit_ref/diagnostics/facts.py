@@ -60,7 +60,7 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
     if batch > 1 and shape and shape[0] % batch == 0:  # the first axis may hold times besides
         rows = xp.reshape(x, (batch, -1))
         numbers["spread"] = xp.max(xp.abs(rows - rows[:1]))
-    if units is not None:
+    if units is not None and shape:
         first, last = units
         count = int(np.prod(shape[first:last]))
         rest = [axis for axis in range(len(shape)) if not first <= axis < last]

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from .audit import Audit
-from .facts import TensorFacts, facts_of, look
+from .facts import TensorFacts, facts_of
 from .verdict import Record, check_inputs, judged
 
 _NUMBERS = ("float", "int", "bool")
@@ -16,20 +16,25 @@ _NUMBERS = ("float", "int", "bool")
 class Recording:
     """What is seen of a run: looks at tensors now, which may be traced ones, and facts at its end.
 
-    `xp` is the namespace of the framework's arrays, as `look` takes it; ``host(array)`` is a small
-    array as NumPy's. The first input with axes says how many samples there are.
+    ``look(array, batch, units)`` measures an array, as `facts.look` does in a namespace;
+    ``host(array)`` is a small array as NumPy's. The first input with axes says how many samples
+    there are.
 
+    >>> from functools import partial
     >>> import numpy as np
-    >>> run = Recording(np, np.asarray, [np.ones((2, 3))])
+    >>> from idinit_ref.diagnostics.facts import look
+    >>> run = Recording(partial(look, np), np.asarray, [np.ones((2, 3))])
     >>> run.see("fc", np.eye(2), (1, 2))
     >>> float(run.looks["nodes"]["fc"]["spread"])
     1.0
     """
 
-    def __init__(self, xp: Any, host: Callable[[Any], Any], inputs: Iterable[Any]) -> None:
+    def __init__(
+        self, look: Callable[..., Any], host: Callable[[Any], Any], inputs: Iterable[Any]
+    ) -> None:
         batch = next((int(x.shape[0]) for x in inputs if len(x.shape)), 1)
-        self.xp, self.host, self.record = xp, host, Record(batch)
-        self.looks: dict[str, dict[str, dict[str, Any]]] = {"nodes": {}}
+        self.look, self.host, self.record = look, host, Record(batch)
+        self.looks: dict[str, dict[str, Any]] = {"nodes": {}}
         self._dtypes: dict[str, dict[str, Any]] = {"nodes": {}}
         self._units: dict[str, tuple[int, int] | None] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -57,7 +62,7 @@ class Recording:
         values: Mapping[str, Any],
         starts: Sequence[str],
         gradients: Sequence[Any],
-    ) -> dict[str, dict[str, dict[str, Any]]]:
+    ) -> dict[str, dict[str, Any]]:
         """Look at what the run began with and came to, and return all looks.
 
         Of the inputs, what holds no numbers is passed over; `outputs` are floating, `values` the
@@ -81,7 +86,7 @@ class Recording:
         return self.looks
 
     def _look(self, group: str, name: str, x: Any, batch: int, units: Any = None) -> None:
-        self.looks[group][name] = look(self.xp, x, batch, units)
+        self.looks[group][name] = self.look(x, batch, units)
         self._dtypes[group][name] = x.dtype if "float" in str(x.dtype) else "float32"
 
     def audit(self, looks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Audit:

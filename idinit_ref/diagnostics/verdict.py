@@ -294,21 +294,24 @@ class _Signals:
         return list(dying)
 
     def wakes(self, name: str) -> bool:
-        """Whether a node is constant only since the terms of some weight's result cancel.
+        """Whether a node is constant only until the first step.
 
-        These weights are not zero and have a gradient, so that this ends with the first step.
+        The terms of some weight's result cancel, and the weight is not zero and has a gradient; or
+        a scale is 0 that has one, as of a branch that is to start at 0.
         """
         roots = self.roots([name])
-        weights = [self.nodes[root].weights for root in roots]
-        record = self.record
-        return bool(roots) and all(
-            bool(given)
-            and all(
-                one in record.values and record.values[one].peak and record.gradients[one].peak
-                for one in given
+        return bool(roots) and all(map(self._moves, roots))
+
+    def _moves(self, root: str) -> bool:
+        weights, values, gradients = (
+            self.nodes[root].weights, self.record.values, self.record.gradients
+        )  # fmt: skip
+        if weights:
+            return all(
+                one in values and values[one].peak and gradients[one].peak for one in weights
             )
-            for given in weights
-        )
+        scales = [one for one in gradients if root in self.nodes[one].options.get("scales", ())]
+        return any(gradients[one].peak for one in scales)
 
     def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
         """Yield the parameters without a gradient, each with what it hangs behind."""

@@ -87,8 +87,9 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
     values = Values(graph, held)
     graph = _unbiased(graph, values) if general["biases"] != "keep" else graph
     inferred = explain_roles(graph)
-    ends = norm_ends(graph, [name for name, found in inferred.items() if found.role == "zero"])
-    model = _Model(graph, inferred, general, values, _scaled(graph, ends, general))
+    zero = [name for name, found in inferred.items() if found.role == "zero"]
+    ends, silent = norm_ends(graph, zero), frozenset(filter(values.is_silent, zero))
+    model = _Model(graph, inferred, general, values, _scaled(graph, ends, general), silent)
     entries = tuple(model.entry(name, given[name]) for name in graph.parameters)
     chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
     return Report(entries, tuple(model.warnings(entries, chosen, ends)))
@@ -153,6 +154,7 @@ class _Model(NamedTuple):
     options: Mapping[str, Any]
     values: Values
     scales: _Scales
+    silent: Collection[str]
 
     def entry(self, name: str, given: _Given) -> Entry:
         """Return what becomes of a parameter."""
@@ -191,7 +193,8 @@ class _Model(NamedTuple):
         notes = self.inferred.notes
         normed = [*ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
         zero = [name for name in dict.fromkeys(normed) if roles[name] == "zero"]
-        yield from kept(self.graph, entries, said, self.options["strict"])
+        last = {name for name, found in self.inferred.items() if found.role == "zero"}
+        yield from kept(self.graph, entries, said, self.options["strict"], last)
         yield from (note for note in notes if note.kind != "norm")
         yield from magnified(zero, self.options["eps"])
         plans = {entry.name: entry.plan for entry in entries if entry.plan is not None}
@@ -221,6 +224,8 @@ class _Model(NamedTuple):
         why = "; ".join(inferred.why[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
         if node.name in self.scales.weights:
             return "transit", f"a norm behind it is scaled by eps instead (it would be zero: {why})"
+        if node.name in self.silent:
+            return "transit", f"a scale behind it is 0 already (it would be zero: {why})"
         if inferred.head and inferred.role == "transit":
             return self.options["head"], "the head" + (f"; {why}" if why else "")
         return inferred.role, why or "weight; no residual branch ends with it"

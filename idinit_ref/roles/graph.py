@@ -23,6 +23,7 @@ Use = Literal["weight", "bias", "embedding", "other"]
 
 Does = Literal[
     "",
+    "unknown",
     "move",
     "map",
     "scale",
@@ -41,6 +42,7 @@ Does = Literal[
 ]
 """What a node of kind "other" does, as far as roles depend on it. "" is any other.
 
+"unknown" is an operation of which only the name is known, not what it is at 0;
 "move" keeps all entries (reshape, transpose, cast, broadcast); "map" is a function of each entry;
 "scale" multiplies by numbers, data or parameters (masks and dropout too), "shift" adds them;
 "product" multiplies signals entry by entry, "contract" sums products of signals; "select" drops

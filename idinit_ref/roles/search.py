@@ -302,6 +302,8 @@ class _Search:
             return head + "it holds its source itself, besides what it computes from it"
         if self.flow.nodes[blocker].kind in ("input", "parameter"):
             return head + f"{self.name(blocker)} enters it over no weight"
+        if self.flow.nodes[blocker].does == "unknown":
+            return head + f"it is not known what {self.name(blocker)} is at 0"
         return head + f"{self.name(blocker)} is not 0 where its inputs are"
 
     # Heads ----------------------------------------------------------------------------------

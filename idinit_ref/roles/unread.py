@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from ..core.plan import Plan
 from .graph import Graph, Node
@@ -63,11 +63,8 @@ def _of(
     read, channels = max(rows.values()), plans[next(iter(rows))].axes.channels
     sizes = _sizes(graph, join, channels)
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
-    lost = [
-        name
-        for name, start in zip(join.inputs, starts, strict=False)
-        if start >= read and len(users[name]) == 1
-    ]
+    late = [name for name, at in zip(join.inputs, starts, strict=False) if at >= read]
+    lost = late and _only_here(graph, join, late)
     if lost:
         has, it = ("has", "it reads") if len(rows) == 1 else ("have at most", "they read")
         text = (
@@ -76,6 +73,33 @@ def _of(
             "weight, or join the parts in another order"
         )
         yield Note("unread", tuple(rows), text)
+
+
+def _only_here(graph: Graph, join: Node, parts: Sequence[str]) -> list[str]:
+    """Return the parts for which a weight or a start works that nothing else reads.
+
+    The crop of a skip is made for one concatenation alone, but what it crops is read elsewhere.
+    """
+    read: set[str] = set()
+    stack = [*graph.outputs]
+    while stack:
+        name = stack.pop()
+        if name not in read:
+            read.add(name)
+            inputs = graph.by_name[name].inputs
+            stack += {*inputs} - {*parts} if name == join.name else inputs
+    return [part for part in parts if _starts_here(graph, part, read)]
+
+
+def _starts_here(graph: Graph, part: str, read: Set[str]) -> bool:
+    stack, seen = [part], {part, *read}
+    while stack:
+        node = graph.by_name[stack.pop()]
+        if node.name not in read and (node.kind == "weight" or not node.inputs):
+            return True
+        stack += {*node.inputs} - seen
+        seen.update(node.inputs)
+    return False
 
 
 def _readers(graph: Graph, join: Node, users: Mapping[str, list[Node]]) -> list[Node]:

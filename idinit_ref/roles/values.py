@@ -82,6 +82,50 @@ class Values:
     def _is_matrix(self, name: str) -> bool:
         return len(self._graph.by_name[name].shape or ()) > 1
 
+    # Scales ---------------------------------------------------------------------------------
+
+    def is_silent(self, name: str) -> bool:
+        """Whether all that is computed with a weight is multiplied by parameters that are 0.
+
+        As the scale of a residual branch's last norm, or a gate, that a model's authors start at 0.
+        The first add comes after it.
+        """
+        ops = self._operations.get(name, []) if self._zeros else []
+        stack, seen = [*ops], {op.name for op in ops}
+        while stack:
+            node = stack.pop()
+            users = self._users.get(node.name, ())
+            if not users or node.name in self._graph.outputs:
+                return False
+            for user in users:
+                if user.name in self._zeros or user.name in seen:
+                    continue
+                if user.kind != "other":
+                    return False
+                seen.add(user.name)
+                stack.append(user)
+        return bool(ops)
+
+    @cached_property
+    def _operations(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self._graph.nodes:
+            for name in node.weights:
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def _zeros(self) -> set[str]:
+        """The nodes that a parameter scales which is exactly 0, with what is added to it."""
+        found: set[str] = set()
+        for name in () if self._unset or self._held is None else self._graph.parameters:
+            scaled = self._graph.by_name[name].options.get("scales", ())
+            values = self._held.read(name) if scaled and self._held is not None else None
+            offset = self._graph.by_name[name].options.get("offset", 0.0)
+            if values is not None and values.size and not (values + offset).any():
+                found.update(scaled)
+        return found
+
     # Biases ---------------------------------------------------------------------------------
 
     def meant(self, name: str) -> str:

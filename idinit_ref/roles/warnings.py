@@ -19,7 +19,11 @@ _REACH = 64  # nodes that a norm is looked for in
 
 
 def kept(
-    graph: Graph, entries: Collection[Entry], chosen: Collection[str], strict: bool
+    graph: Graph,
+    entries: Collection[Entry],
+    chosen: Collection[str],
+    strict: bool,
+    last: Collection[str] = (),
 ) -> tuple[Note, ...]:
     """Warn of used matrices that are kept though nobody said so, or raise for them.
 
@@ -33,6 +37,8 @@ def kept(
         The parameters whose role the user chose.
     strict : bool
         Whether they are an error.
+    last : collection of str
+        The parameters that would be zero, as the last ones of residual branches.
 
     Returns
     -------
@@ -62,6 +68,8 @@ def kept(
         raise GraphError(message("kept matrices", some(names), should, cure))
     plural = "matrices that the computation uses are" if len(names) > 1 else "used matrix is"
     text = f"{len(names)} {plural} kept without an override; {first}"
+    ends = [name for name in names if name in last]
+    text += f"; the residual branches that end with {some(ends)} do not start small" if ends else ""
     return (Note("kept", names, text),)
 
 

@@ -31,29 +31,34 @@ class Fact(NamedTuple):
 
 _WORDS: dict[Fact, str] = {
     # f(0) = 0, and what is zero with all its operands
-    Fact("map"): (
-        "abs arcsin arcsinh arctan arctanh asin asinh atan atanh cbrt ceil celu conj deg2rad elu "
-        "entr erf erfinv expm1 fix floor frac gelu hardshrink hardswish hardtanh identity imag "
-        "leaky_relu log1p mish nan_to_num positive prelu rad2deg real relu relu6 rint round rrelu "
-        "selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh tanhshrink trunc"
-    ),
+    Fact("map"): """
+        abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
+        cbrt ceil celu complex conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
+        gelu hardshrink hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish
+        modified_bessel_i1 nan_to_num positive prelu prelu_kernel rad2deg real relu relu6 rint round
+        rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
+        tanhshrink trunc
+    """,
     # f(0) = 0, and f'(0) = 0 too, as of a product of a signal with itself
     Fact("product"): "square",
     Fact("product", "sum"): "squared_difference",
     Fact("product", "all", 1): "prod var",
     # f(0) is not 0
-    Fact("map", "never"): (
-        "acos acosh airy_ai arccos arccosh bessel_j0 bessel_y0 bessel_y1 cos cosh digamma erfc "
-        "erfcx exp exp2 hardsigmoid i0 i0e lgamma log log10 log2 log_ndtr log_sigmoid logaddexp "
-        "logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0 modified_bessel_k1 "
-        "ndtr ndtri polygamma reciprocal rsqrt scaled_modified_bessel_k0 "
-        "scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid "
-        "spherical_bessel_j0 squareplus zeta"
-    ),
+    Fact("map", "never"): """
+        acos acosh airy_ai arccos arccosh bessel_j0 bessel_y0 bessel_y1 cos cosh digamma erfc
+        erfcx exp exp2 hardsigmoid i0 i0e igammac lgamma log log10 log2 log_ndtr log_sigmoid
+        logaddexp logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0
+        modified_bessel_k1 ndtr ndtri polygamma reciprocal rsqrt scaled_modified_bessel_k0
+        scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
+        spherical_bessel_j0 squareplus zeta
+    """,
     Fact("map", "sum"): "heaviside hypot nextafter",
-    Fact("map", "max"): "fmax max maximum",
-    Fact("map", "min"): "fmin min minimum",
-    Fact("map", (0,)): "arctan2 atan2 copysign floor_divide fmod mod pow rem remainder xlogy",
+    Fact("map", "max"): "clamp_min fmax max maximum",
+    Fact("map", "min"): "clamp_max fmin min minimum",
+    Fact("map", (0,)): """
+        arctan2 atan2 copysign floor_divide fmod ldexp mod pow rem remainder xlog1py xlogy
+    """,
+    Fact("map", (1,)): "igamma weight_norm",
     Fact("", "sum", 2): "add lerp sub subtract",
     Fact("product", "each"): "mul multiply",
     Fact("product", (0,)): "div divide true_divide div_no_nan",
@@ -63,32 +68,35 @@ _WORDS: dict[Fact, str] = {
     Fact("move"): "move repeat sort",
     Fact("softmax", "never"): "log_softmax logsumexp softmax",
     Fact("norm"): "norm",
-    Fact("pool"): (
-        "amax amin mean pool segment_max segment_mean segment_min segment_sum sparse_segment_mean "
-        "sparse_segment_sqrt_n sparse_segment_sum std sum unsorted_segment_max "
-        "unsorted_segment_min unsorted_segment_sum"
-    ),
+    Fact("pool"): """
+        amax amin mean median nanmedian nansum pool segment_max segment_mean segment_min segment_sum
+        sparse_segment_mean sparse_segment_sqrt_n sparse_segment_sum std sum unsorted_segment_max
+        unsorted_segment_min unsorted_segment_sum
+    """,
     Fact("pad"): "pad",
     Fact("resize"): "resize",
     Fact("crop"): "crop",
     Fact("join", "sum"): "join",
     Fact("attention", (2,)): "attention",
-    Fact(""): "cummax cummin cumprod cumsum fft",
+    Fact(""): "cummax cummin cumprod cumsum fft glu linear",
     Fact("", "never"): "logcumsumexp",
 }
 _FACTS = {word.replace("_", ""): fact for fact, words in _WORDS.items() for word in words.split()}
-_UNKNOWN = Fact()
+_FACTS[""] = Fact()
 
 
 def fact_of(word: str) -> Fact:
-    """Return what is known of an operation by its plain name; of an unknown one, that it vanishes.
+    """Return what is known of an operation by its plain name.
 
-    Underscores do not count: soft_sign is softsign.
+    Of "" that it is zero with all its operands, of a name that is not known nothing: that it is
+    zero anywhere is never said. Underscores do not count: soft_sign is softsign.
 
     >>> fact_of("relu").vanishes, fact_of("sigmoid").vanishes, fact_of("mul").vanishes
     ('all', 'never', 'each')
+    >>> fact_of("my_kernel")
+    Fact(does='unknown', vanishes='never', of=None)
     """
-    return _FACTS.get(word.replace("_", ""), _UNKNOWN)
+    return _FACTS.get(word.replace("_", ""), Fact("unknown", "never"))
 
 
 def power(exponent: float | None) -> str:

@@ -97,6 +97,15 @@ class Moves(Results):
             return out._replace(pieces=(Piece(value.node, None), *out.pieces))
         return out
 
+    def turn(self, name: str, value: Value, turns: int, plane: Sequence[int]) -> Value:
+        """Draw quarter turns from one axis to another: a flip, and if they are odd a transpose."""
+        first, second = plane
+        flipped: Sequence[int] = ([], [second], [first, second], [first])[turns % 4]
+        order = list(range(len(value.shape or ())))
+        if turns % 2:
+            order[first], order[second] = second, first
+        return self.transpose(name, self.flip(name, value, flipped), order)
+
     def broadcast(
         self, name: str, value: Value, shape: Shape | None, places: Sequence[int] | None = None
     ) -> Value:
@@ -115,6 +124,18 @@ class Moves(Results):
                 is_number=value.is_number or prod(old) == 1,
             )
         return out
+
+    def tile(
+        self, name: str, value: Value, times: Sequence[int], shape: Shape, floating: bool = True
+    ) -> Value:
+        """Draw copies side by side, so many along every axis; the first axes may be new."""
+        if not isinstance(value, Made) or value.shape is None:
+            return self.result(name, [value], shape, floating, "move")
+        old = (1,) * (len(times) - len(value.shape)) + value.shape
+        pairs = list(zip(times, old, strict=True))
+        apart = self.reshape(name, value, tuple(n for size in old for n in (1, size)))
+        spread = self.broadcast(name, apart, tuple(n for pair in pairs for n in pair))
+        return self.reshape(name, spread, shape)
 
     # Parts ----------------------------------------------------------------------------------
 

@@ -17,6 +17,10 @@ __all__ = ["Nodes"]
 
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_THROUGH_0 = {
+    "",
+    "changed by tanh",
+}  # what may be done to a scale that is as small as it was before
 
 
 class Nodes:
@@ -48,6 +52,7 @@ class Nodes:
         self._pooled: dict[str, int] = {}  # 1 of a node made of statistics, 2 over a root of one
         self._sums: list[str] = []  # states of loops that start as zeros
         self._offsets: dict[tuple[str, str], float] = {}  # what a node adds to a parameter
+        self._changed: set[tuple[str, str | None]] = set()  # of which a node takes a function
         self._starts: dict[str, str] = {}  # where parameters that are data begin
         self._tables: dict[Made, Signal] = {}  # and what was made of them
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
@@ -124,6 +129,8 @@ class Nodes:
             seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
             if part.offset and node is not None:
                 self._offsets[part.name, node] = part.offset
+            if part.done.lower() not in _THROUGH_0 and not part.offset:
+                self._changed.add((part.name, node))
             self._uses.append((part.name, seen, node, part.stopped))
 
     def weigh(
@@ -236,7 +243,8 @@ class Nodes:
             seen[name].sums.append(node if use == "bias" or node in shifts else None)
             if self.parameters[name].note or node in shifts:  # a running variance, or scaled mean
                 continue
-            seen[name].scaled.append(node if use == "other" and node in scales else None)
+            is_scale = use == "other" and node in scales and (name, node) not in self._changed
+            seen[name].scaled.append(node if is_scale else None)
             seen[name].offsets.add(self._offsets.get((name, node or ""), 0.0))
             scales -= {node} if node in norms else set()  # whose scale comes first
         for name, operation, view in self._weights:

@@ -36,7 +36,8 @@ class Results(Nodes):
     ) -> Value:
         """Draw what depends on some values, however it does.
 
-        `word` is the plain name of what it does, as :func:`fact_of` knows it, or says it itself.
+        `word` is the plain name of what it does, as :func:`fact_of` knows it, or says it itself;
+        "" of what is zero with all these values.
         """
         fact = fact_of(word) if isinstance(word, str) else word
         if fact.does in _ON_DATA and floating:
@@ -173,7 +174,7 @@ class Results(Nodes):
         floating: bool = True,
         word: str | Fact = "",
     ) -> Value:
-        """Draw an operation of which nothing is known but its name, and what it takes."""
+        """Draw an operation of which it is not known where the axes of what it takes go."""
         out = self.result(name, values, shape, floating, word)
         if isinstance(out, Made):
             return out.noted(done_by("", name, []))

@@ -32,6 +32,7 @@ X = jax.random.normal(jax.random.key(1), (4, 6))
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
+@pytest.mark.cases(1)
 def test_the_numbers_are_those_of_plain_jax(started):
     params = irj.init(weights(), X, apply)[0] if started else weights()
     audit = irj.audit(params, X, apply)
@@ -133,18 +134,43 @@ def test_tokens_alone_are_judged_by_samples_and_embeddings():
     assert audit.input_gradient is None
 
 
-@pytest.mark.parametrize(
-    ("model", "x", "function", "error", "said"),
-    [
-        (weights(), jnp.zeros((2, 6)), apply, OptionError, "zeros only"),
-        (weights(), jnp.full((2, 6), jnp.nan), apply, OptionError, "infinities or NaN"),
-        (weights(), jax.ShapeDtypeStruct((2, 6), "float32"), apply, GraphError, "abstract"),
-        ({}, X, lambda _, x: x, GraphError, "should have parameters"),
-        (weights(), X, lambda p, x: apply(p, x).argmax(-1), GraphError, "floating array"),
-        (weights(), X, None, OptionTypeError, "can be called"),
-    ],
-    ids=["zeros", "nan", "abstract", "no parameters", "integers", "no function"],
-)
+def normed():
+    class Net(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(6, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.norm(x)
+
+    return Net()
+
+
+def test_an_abstract_state_beside_real_parameters_is_named():
+    """It is neither made by `init` nor run by `audit`; only shapes are needed to plan."""
+    model = normed()
+    model.norm.mean.set_value(jax.ShapeDtypeStruct((6,), "float32"))
+    for call in (irj.init, irj.audit):
+        with pytest.raises(GraphError, match=r"norm\.mean is .*outside eval_shape"):
+            call(model, X)
+    assert irj.plans(model, X) == {}
+
+
+ABSTRACT = jax.ShapeDtypeStruct((8, 16), "float32")
+BAD = {
+    "zeros": (weights(), jnp.zeros((2, 6)), apply, OptionError, "zeros only"),
+    "nan": (weights(), jnp.full((2, 6), jnp.nan), apply, OptionError, "infinities or NaN"),
+    "abstract": (weights(), ABSTRACT.update(shape=(2, 6)), apply, GraphError,
+                 r"^inputs = .*abstract.*should have values; pass a few real samples"),
+    "none": (weights(), None, apply, GraphError, "^inputs = None"),
+    "abstract state": (nnx.eval_shape(normed), X, None, GraphError, r"model = .*norm\.\w+ is Shap"),
+    "abstract array": (weights() | {"up": ABSTRACT}, X, apply, GraphError, "model = .*up is Shape"),
+    "no parameters": ({}, X, lambda _, x: x, GraphError, "should have parameters"),
+    "integers": (weights(), X, lambda p, x: apply(p, x).argmax(-1), GraphError, "floating array"),
+    "no function": (weights(), X, None, OptionTypeError, "can be called"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "x", "function", "error", "said"), BAD.values(), ids=BAD)
 def test_bad_inputs_are_errors_of_one_line(model, x, function, error, said):
     with pytest.raises(error, match=said) as caught:
         irj.audit(model, x, function)

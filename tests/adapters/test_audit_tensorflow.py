@@ -133,6 +133,7 @@ def test_the_state_of_a_recurrent_layer_is_given_back():
     assert not any(numpy(v).any() for v in model.layers[1].states)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # JAX, of 64 bits
 def test_tokens_alone_are_judged_by_samples_and_embeddings():
     x = keras.Input((3,), dtype="int32")
@@ -145,6 +146,11 @@ def test_tokens_alone_are_judged_by_samples_and_embeddings():
     assert audit.input_gradient is None
 
 
+class Unbuilt(keras.Model):
+    def call(self, x):
+        return x
+
+
 STILL = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
 
 
@@ -154,12 +160,14 @@ STILL = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
     [
         (None, np.zeros((2, 6)), OptionError, "zeros only"),
         (None, np.full((2, 6), np.nan), OptionError, "infinities or NaN"),
-        (None, None, GraphError, "should have values"),
-        (None, np.ones((2, 7)), GraphError, "should be able to take them"),
+        (None, None, GraphError, "^inputs = None.*should have values"),
+        (None, np.array([b"x"], object), GraphError, "^inputs = "),
+        (Unbuilt(), None, GraphError, "^inputs = None.*pass an array"),
+        (None, np.ones((2, 7)), GraphError, "^inputs = .*should be able to take them"),
         (STILL, np.ones((2, 6)), GraphError, "trainable weights"),
         (3, np.ones((2, 6)), OptionTypeError, "keras.Model"),
     ],
-    ids=["zeros", "NaN", "none", "too wide", "no weights", "no model"],
+    ids=["zeros", "NaN", "none", "text", "unbuilt", "too wide", "no weights", "no model"],
 )
 def test_bad_inputs_are_errors_of_one_line(model, x, error, said):
     with pytest.raises(error, match=said) as caught:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import idinit_ref_torch as irt
 from idinit_ref.diagnostics.facts import signs
-from idinit_ref.errors import GraphError, IDInitError, OptionError
+from idinit_ref.errors import GraphError, IDInitError, OptionError, OptionTypeError
 
 
 class Block(nn.Module):
@@ -270,6 +270,28 @@ def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
     assert torch.equal(x, given)
 
 
+@pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", False)])
+def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
+    """Unless what it scales is 0 too: then neither ever has a gradient."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.s, self.z = nn.Parameter(torch.ones(4)), nn.Linear(4, 4, bias=False)
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + self.s * self.z(self.a(x))
+
+    model = Net()
+    for name in zeros:
+        nn.init.zeros_(model.s if name == "s" else model.z.weight)
+    found = irt.audit(model, samples(3, 4))
+    assert bool(found.healthy) == is_healthy
+    assert found.branches[0].rms == 0
+    assert {"a.weight"} <= {one.name for one in found.dead}
+
+
 # What cannot be judged ----------------------------------------------------------------------
 
 
@@ -280,10 +302,11 @@ def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
         (net(), torch.full((2, 6), float("nan")), OptionError, "infinities or NaN"),
         (nn.ReLU(), torch.ones(2, 6), GraphError, "should have parameters"),
         (nn.Linear(2, 2, device="meta"), torch.ones(2, 2), OptionError, "meta device"),
-        (net(), torch.ones(2, 7), GraphError, "forward pass should run"),
+        (net(), torch.ones(2, 7), GraphError, "^inputs = .*forward pass should run"),
+        (net(), None, OptionTypeError, "^inputs = .*NoneType.*wrap it"),
         (3, torch.ones(2, 7), IDInitError, "torch.nn.Module"),
     ],
-    ids=["zeros", "nan", "no parameters", "meta", "shape", "no model"],
+    ids=["zeros", "nan", "no parameters", "meta", "shape", "none", "no model"],
 )
 def test_bad_inputs_are_errors_of_one_line(model, given, error, said):
     with pytest.raises(error, match=said) as caught:

@@ -492,6 +492,28 @@ def test_only_the_last_weight_of_zero_attention_is_zero():
     np.testing.assert_array_equal(layer.query(x), cycled(x, 8).reshape(3, 4, 2, 4))
 
 
+# LoRA ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_lora_starts_as_what_it_is_put_around(abstract):
+    def make():
+        return nnx.LoRA(5, 2, 7, base_module=linear(5, 7), rngs=nnx.Rngs(0))
+
+    layer, x, eps = nnx.eval_shape(make) if abstract else make(), x_of(3, 5), 2.0**-10
+    plans = ij.layer_plans(layer, "zero", eps=eps)
+    assert {name: (p.role, p.shape, p.layout) for name, p in plans.items()} == {
+        "lora_a": ("transit", (5, 2), "IO"),
+        "lora_b": ("zero", (2, 7), "IO"),
+    }
+    if abstract:
+        return
+    kept = layer.base_module(x)
+    ij.idiz_layer_(layer, eps=eps)
+    assert 0 < np.max(np.abs(layer(x) - kept)) <= 2 * eps * np.max(np.abs(x))
+    np.testing.assert_array_equal(ij.idi_layer_(layer)(x) - kept, cycled(x[:, :2], 7))
+
+
 def test_loosened_attention_counts_its_seeds():
     layer = ij.idi_layer_(attention(), loosen=0.1, seed=40)
     shapes = {"query": (6, 8), "key": (6, 8), "value": (6, 8), "out": (8, 5)}

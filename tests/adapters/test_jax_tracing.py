@@ -67,6 +67,15 @@ def test_a_weight_put_together_from_its_parts_is_one():
     assert dict(graph.by_name["w"].options) == {"layout": "IO"}
 
 
+def test_a_weight_in_copies_passes_its_input_in_copies():
+    apply = lambda p, x: x @ jnp.tile(p["w"], (1, 2)) @ p["v"] + jnp.tile(p["b"], 2)  # noqa: E731
+    x = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (2, D)), jnp.float32)
+    old = {"w": jnp.ones((D, 3)), "v": jnp.ones((6, 6)), "b": jnp.zeros(3)}
+    new, report = ij.init(old, x, apply)
+    assert report.roles == {"w": "transit", "v": "transit", "b": "bias"}
+    assert np.array_equal(apply(new, x), np.tile(x[:, :3], 2))
+
+
 def test_the_blocks_of_a_joined_weight_are_its_own():
     """Queries, keys and values in one matrix, joined to a gate, and the result cut in four."""
 

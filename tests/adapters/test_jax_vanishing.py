@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+
 import jax
+import jax.experimental.pallas
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import Primitive
 
 from adapters.vanishing import vanishing
-from idinit_ref_jax import trace
+from idinit_ref_jax import _table, _walk, init, trace
 
 X = jnp.linspace(0.3, 1.7, 48).reshape(2, 4, 6)
 IMAGE = jnp.linspace(0.3, 1.7, 2 * 6 * 6 * 4).reshape(2, 6, 6, 4)
@@ -75,6 +79,13 @@ ONE = {
     "with zeros": lambda x: jnp.concatenate([x, jnp.zeros((2, 1, 6))], 1),
     "with ones": lambda x: jnp.concatenate([x, jnp.ones((2, 1, 6))], 1),
     "accumulated": lambda x: jnp.zeros((3, 6)).at[np.array([0, 2, 2, 1])].add(x[0]),
+    "largest, on ones": lambda x: jnp.ones((4, 6)).at[np.arange(4)].max(x[0]),
+    "taken from ones": lambda x: jnp.ones((4, 6)).at[np.arange(4)].subtract(x[0]),
+    "taken from zeros": lambda x: jnp.zeros((4, 6)).at[np.arange(4)].subtract(x[0]),
+    "igamma": lambda x: lax.igamma(jnp.full_like(x, 2), x),
+    "igammac": lambda x: lax.igammac(jnp.full_like(x, 2), x),
+    "tile": lambda x: jnp.tile(x, (1, 2, 1)),
+    "outside": lambda x: jax.pure_callback(np.cos, x, x),
     "accumulated on ones": lambda x: jnp.ones((4, 6)).at[np.arange(4)].add(x[0]),
     "set": lambda x: jnp.zeros((5, 6)).at[1:].set(x[0]),
     "where": lambda x: jnp.where(np.eye(4, 6) > 0, x, 0.0),
@@ -134,6 +145,28 @@ def test_an_operation_on_signals_vanishes_where_its_nodes_say(name):
         assert found or not said
         if is_all:
             assert said == found
+
+
+OTHER_VERSIONS = {"mesh_cast", "psum2"}  # of JAX 0.4 to 0.7
+NOT_IMPORTED = {"tpu_custom_call"}  # until Pallas for TPUs is
+
+
+def test_every_name_is_a_primitive():
+    primitives = {thing.name for thing in gc.get_objects() if isinstance(thing, Primitive)}
+    tables = (_table.ENTRYWISE, _table.SPREAD, _table.REDUCES, _table.MOVES, _table.TABLE)
+    names = {*_table.PLAIN, *_walk._SAME, *_walk._OPAQUE, *_walk._SEVERAL}.union(*tables)
+    assert names - primitives <= OTHER_VERSIONS | NOT_IMPORTED
+
+
+def test_an_operation_that_no_table_knows_ends_no_branch_and_is_named():
+    def apply(p, x):
+        return x + jax.pure_callback(np.cos, x, x @ p["w"])
+
+    _, report = init({"w": jnp.ones((6, 6))}, jnp.ones((4, 6)), apply)
+    assert report.roles == {"w": "transit"}
+    (note,) = report.warnings
+    assert note.kind == "endless"
+    assert note.text.endswith("it is not known what w: product: pure_callback is at 0")
 
 
 def test_the_scores_sum_the_units_of_queries_and_keys():

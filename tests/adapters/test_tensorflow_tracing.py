@@ -13,6 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from keras import ops
 
+from adapters.test_tensorflow_vanishing import READERS
+from idinit_ref.roles.decide import decide
 from idinit_ref_tensorflow import init_, trace
 
 pytestmark = pytest.mark.filterwarnings(
@@ -70,6 +72,15 @@ def test_attention_whose_last_product_has_three_operands():
         return x + ops.einsum("bhqs,bshk,hkd->bqd", scores, v, s.o)
 
     assert roles(attend, qkv=(3, D, 2, 4), o=(2, 4, D)) == {"qkv": "transit", "o": "zero"}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("flip", [ops.flipud, ops.fliplr])
+def test_a_weight_that_is_flipped_twice_is_a_weight(flip, reader):
+    x = keras.Input(batch_shape=(2, D))
+    layer = Own(lambda s, x: x @ flip(flip(s.w)), w=(D, 3))
+    graph = READERS[reader](keras.Model(x, layer(x)))
+    assert decide(graph).roles == {"own/w": "transit"}
 
 
 @pytest.mark.parametrize("cut", ["slice", "split"])

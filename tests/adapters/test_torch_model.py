@@ -34,8 +34,9 @@ from adapters.zoo_torch import (
 )
 from adapters.zoo_transformers import FULL, MODELS
 from idinit_ref import errors
+from idinit_ref.diagnostics.audit import LARGE
 from idinit_ref.roles.decide import decide
-from idinit_ref_torch import idiz_layer_, init_, plans, trace
+from idinit_ref_torch import audit, idiz_layer_, init_, plans, trace
 
 EPS = 1e-6
 
@@ -880,12 +881,18 @@ def test_old_spectral_norm():
         warnings.simplefilter("ignore")
         last = nn.utils.spectral_norm(nn.Linear(4, 4))
     model = Residual(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), last))
-    assert decide(trace(model, image(2, 4))).roles == {
+    report = decide(trace(model, image(2, 4)))
+    assert report.roles == {
         "layer.0.weight": "transit",
         "layer.0.bias": "bias",
         "layer.2.bias": "bias",
         "layer.2.weight_orig": "keep",
     }
+    (note,) = report.warnings
+    assert note.text.endswith("that end with layer.2.weight_orig do not start small")
+    found = audit(model, torch.eye(2, 4))  # its largest singular value, a number, is a result
+    assert not any("layer.0.weight" in one.name for one in found.dead)
+    assert min(found.ratios.values()) > LARGE
 
 
 @pytest.mark.parametrize(

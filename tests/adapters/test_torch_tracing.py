@@ -115,6 +115,23 @@ def test_a_padding_mode_gives_the_tap_of_the_layer(mode, axes):
     assert torch.equal(layer.weight, whole)
 
 
+# Turned ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, -1])
+def test_a_kernel_in_quarter_turns_passes_its_input_through(turns):
+    """As in networks that are equivariant under turns; one that is odd exchanges the sizes."""
+
+    def function(model, x):
+        kernel = torch.rot90(model.w, turns, (2, 3))
+        high, wide = kernel.shape[2:]
+        return F.conv2d(F.pad(x, (wide - 1, 0, high - 1, 0)), kernel)  # the last tap sees x
+
+    model, x = Function(function, w=torch.randn(6, 4, 3, 2)), torch.randn(1, 4, 5, 7)
+    assert init_(model, x).roles == {"w": "transit"}
+    assert torch.equal(model(x)[:, :4], x)
+
+
 # Writes in place --------------------------------------------------------------------------------
 
 

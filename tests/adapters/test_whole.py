@@ -199,3 +199,70 @@ def test_strict_in_each_framework():
     apply = lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"], axis=0))  # noqa: E731  # short
     with pytest.raises(GraphError, match="kept matrices = 'w'"):
         irj.init(params, jnp.zeros((2, D)), apply, strict=True)
+
+
+# A branch that its authors start at 0 --------------------------------------------------------
+
+
+def roles_in_torch(function, values):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.from_numpy(v.copy()) for k, v in values.items()})
+
+        def forward(self, x):
+            return function(torch, self.p, x)
+
+    return irt.init_(Net(), torch.zeros(2, D)).roles
+
+
+def roles_in_jax(function, values):
+    params = {name: jnp.asarray(value) for name, value in values.items()}
+    apply = lambda p, x: function(jnp, p, x)  # noqa: E731  # short
+    return irj.init(params, jnp.zeros((2, D)), apply)[1].roles
+
+
+def roles_in_keras(function, values):
+    class Net(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {}
+            for name, value in values.items():
+                self.p[name] = self.add_weight(shape=value.shape, name=name)
+                self.p[name].assign(value)
+
+        def call(self, x):
+            return function(keras.ops, self.p, x)
+
+    x = keras.Input((D,))
+    return irk.init_(keras.Model(x, Net()(x))).roles
+
+
+def branch(np_, p, x):
+    return np_.matmul(np_.tanh(np_.matmul(x, p["a"])), p["z"])
+
+
+@pytest.mark.parametrize("run", [roles_in_torch, roles_in_jax, roles_in_keras])
+@pytest.mark.parametrize(
+    ("add", "scale", "role"),
+    [
+        (lambda np_, p, x: x + p["s"] * branch(np_, p, x), 0, "transit"),
+        (lambda np_, p, x: x + np_.tanh(p["s"]) * branch(np_, p, x), 0, "transit"),
+        (lambda np_, p, x: x + (1 + p["s"]) * branch(np_, p, x), -1, "transit"),
+        (lambda np_, p, x: x + p["s"] * branch(np_, p, x), 0.1, "zero"),
+        (lambda np_, p, x: x + (1 + p["s"]) * branch(np_, p, x), 0, "zero"),
+        (lambda np_, p, x: x + np_.exp(p["s"]) * branch(np_, p, x), 0, "zero"),
+        (lambda np_, p, x: p["s"] * (x + branch(np_, p, x)), 0, "zero"),
+        (lambda np_, p, x: x + (h := branch(np_, p, x)) - p["s"] * h, 0, "zero"),
+    ],
+    ids=["scale", "gate", "1 + w", "small", "1 + 0", "exp", "after the add", "not all of it"],
+)
+def test_a_weight_behind_which_a_scale_is_0_is_not_zero_in_vain(run, add, scale, role):
+    """Two zeros in a row would have no gradient: each of them waits for the other (R2)."""
+    random = np.random.default_rng(0)
+    values = {name: random.normal(size=(D, D)).astype(np.float32) for name in "az"}
+    values["s"] = np.full(D, scale, np.float32)
+    found = {
+        name.replace("/", ".").rsplit(".", 1)[-1]: one for name, one in run(add, values).items()
+    }
+    assert found["z"] == role
+    assert (found["a"], found["s"]) == ("transit", "keep")

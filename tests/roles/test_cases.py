@@ -403,6 +403,20 @@ def test_a_part_that_another_weight_reads_is_read():
     assert unread(net.graph("join", "again"), plans) == ()
 
 
+@pytest.mark.parametrize(("part", "kinds"), [("skip", []), ("own", ["unread"])])
+def test_the_crop_of_a_skip_is_no_part_that_nothing_reads(part, kinds):
+    """As in a U-Net of valid convolutions: only a crop of a signal that has no reader is lost."""
+    net = Net((2, 8, 4, 4))
+    x = net.x()
+    skip, own = net.w("skip", x), net.w("own", x)
+    up = net.w("up", net.f("pool", skip, does="pool"))
+    crop = net.f("crop", part, shape=(2, 8, 2, 2), does="crop")
+    cat = net.f("cat", up, net.f("relu", crop), shape=(2, 16, 2, 2), does="join")
+    head = net.w("join", cat, shape=(2, 8, 2, 2), size=(8, 16, 1, 1))
+    graph = Graph(net.nodes, [head] if part == "own" else [head, own])
+    assert [note.kind for note in unread(graph, {"JOIN": plan((8, 16, 1, 1))})] == kinds
+
+
 def test_a_running_mean_that_the_model_is_given():
     """JAX passes it as an input: it shifts the result, as a buffer would."""
     net = Net()

@@ -132,6 +132,14 @@ class Program:
         value = self.draw.broadcast("broadcast", both.value, tuple(shape))
         return Both(value, np.broadcast_to(both.array, shape))
 
+    def tile(self, both):
+        times = [self.pick(st.integers(1, 3)) for _ in both.array.shape]
+        times = [*([2] if self.pick(st.booleans()) else []), *times]
+        new = np.tile(both.array, times)
+        if new.size > 2000:
+            return both
+        return Both(self.draw.tile("tile", both.value, times, new.shape), new)
+
     def other(self, both, axis):
         """What can be joined along an axis: a parameter, a constant, or the same once more."""
         shape = list(both.array.shape)
@@ -190,5 +198,5 @@ class Program:
         return Both(self.draw.roll("roll", both.value, {axis: by}), np.roll(both.array, by, axis))
 
 
-MOVES = ["transpose", "flip", "reshape", "part", "broadcast"]
+MOVES = ["transpose", "flip", "reshape", "part", "broadcast", "tile"]
 JOINS = ["join", "stack", "again", "pad", "roll"]
