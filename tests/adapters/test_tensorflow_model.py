@@ -961,7 +961,7 @@ def test_strings(text):
     leaf = keras.tree.flatten(text)[0] if isinstance(text, list) else text
     from idinit_ref_tensorflow._trace import _symbol
 
-    assert _symbol(leaf).dtype == "string"
+    assert _symbol("example_inputs", leaf).dtype == "string"
 
 
 @pytest.mark.parametrize("what", [object(), np.array(["2000"], "datetime64[D]")])
@@ -980,7 +980,7 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("name", ROLES)
     def test_keras_own_graph_says_the_same(name):
         model, example, graph = traced(name)
-        arguments = _trace._arguments(model, example)
+        arguments = _trace.prepared(model, example)
         held = _trace._parameters(model)
         draw = _trace._drawing(held)
         names = {id(one.variable): one.parameter.name for one in held}
