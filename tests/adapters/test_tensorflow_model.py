@@ -980,7 +980,7 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("name", ROLES)
     def test_keras_own_graph_says_the_same(name):
         model, example, graph = traced(name)
-        arguments = _trace._arguments(model, example, "example")
+        arguments = _trace.prepared(model, example)
         held = _trace._parameters(model)
         draw = _trace._drawing(held)
         names = {id(one.variable): one.parameter.name for one in held}
