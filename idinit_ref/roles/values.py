@@ -207,7 +207,14 @@ class Values:
         if node.does != "product":
             return node.name in self._scaled
         pairs = list(permutations(node.inputs, 2))
-        return not pairs or any(one in self._all_before(two) for one, two in pairs)
+        return not pairs or any(self._base(one) in self._all_before(two) for one, two in pairs)
+
+    def _base(self, name: str) -> str:
+        """Return what a value is a part or a mean of."""
+        node = self._graph.by_name[name]
+        while node.kind == "other" and node.does in (*_MOVES, "pool") and len(node.inputs) == 1:
+            node = self._graph.by_name[node.inputs[0]]
+        return node.name
 
     def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
         """Return the weights whose operations a node is made of, by what keeps their outputs."""

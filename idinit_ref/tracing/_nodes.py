@@ -129,7 +129,7 @@ class Nodes:
             seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
             if part.offset and node is not None:
                 self._offsets[part.name, node] = part.offset
-            if part.done.lower() not in _THROUGH_0 and not part.offset:
+            if not (part.factor or part.done.lower() in _THROUGH_0 or part.offset):
                 self._changed.add((part.name, node))
             self._uses.append((part.name, seen, node, part.stopped))
 

@@ -222,13 +222,12 @@ class Results(Nodes):
             rest = [operand for operand in values if operand is not value]
             made = spread(value, shape)
             if at in places:  # 0 / (0 + e) is 0, and 0 / 0 is not
-                by = [p for v in rest if isinstance(v, Made) for p in v.parts if not p.added]
+                others = [*values[:at], *values[at + 1 :]]  # v * v is no factor v of another
+                by = [p for v in others if isinstance(v, Made) for p in v.parts if not p.added]
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, name, rest)))
-        fact = fact_of(word) if isinstance(word, str) else word
-        is_kept = bool(places) or (len(found) == 1 and fact.vanishes == "all")
-        return joined(shape, found).factored(factors if is_kept else ())
+        return joined(shape, found).factored(factors if places else ())  # a square is no factor
 
 
 def spread(value: Made, shape: Shape | None) -> Made:

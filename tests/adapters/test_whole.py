@@ -179,7 +179,7 @@ def test_no_values_are_looked_at_where_there_are_none():
         net = nn.Linear(D, D)
     assert irt.init_(net, torch.zeros(2, D)).roles["bias"] == "bias"
     shapes = {"w": jax.ShapeDtypeStruct((D, D), jnp.float32)}
-    with pytest.raises(GraphError, match="it should have values"):
+    with pytest.raises(GraphError, match="all its arrays should have values"):
         irj.init(shapes, jnp.zeros((2, D)), lambda p, x: x @ p["w"])
 
 
