@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import linecache
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -136,18 +137,20 @@ collect_ignore_glob = [  # scripts and models of tests, whose imports take long
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "of a test with more cases N run each time, and the others with -m nightly"
-    parser.addoption("--cases", type=int, default=8, metavar="N", help=text)
+    parser.addoption("--cases", type=int, default=6, metavar="N", help=text)
 
 
 COMPILED = re.compile(r"adapters.test_(\w+_)?(jax|tensorflow)")
-"""Of grids in these files at most 3 cases run each time: each case compiles programs anew."""
+"""Of grids in these files at most 2 cases run each time: each case compiles programs anew."""
 
 
 def sample_size(item: pytest.Function) -> int:
-    """Return how many cases of a test run each time."""
+    """Return how many cases of a test run each time; with -k all that it selects."""
+    if item.config.getoption("keyword"):
+        return sys.maxsize
     if (mark := item.get_closest_marker("cases")) is not None:
         return mark.args[0]
-    few = 3 if COMPILED.search(str(item.path)) else 999
+    few = 2 if COMPILED.search(str(item.path)) else 999
     return min(few, item.config.getoption("cases"))
 
 
@@ -163,7 +166,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The sample is drawn by a digest of the case's name: the same on every machine, and over all
     axes of the grid. Tests of the same cases draw the same ones, so what they share is built once.
-    A test marked `every` runs all its cases, one marked `cases(n)` n of them.
+    A test marked `every` runs all its cases, one marked `cases(n)` n of them; with -k all run.
     """
     grids: dict[tuple[str, str], list[pytest.Function]] = defaultdict(list)
     for item in items:

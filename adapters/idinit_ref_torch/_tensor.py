@@ -231,6 +231,7 @@ def _at_once(tensor: Tensor, role: Role, options: dict[str, Any]) -> bool:
     if (
         dtype is None
         or not tensor.is_cpu
+        or tensor.ndim < 2  # perhaps a part of a flat parameter
         or tensor.is_nested
         or tensor.layout is not torch.strided
         or tensor.is_neg()

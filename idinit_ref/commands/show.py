@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import zip_longest
 from math import ceil, prod
 from typing import Any
@@ -46,8 +47,8 @@ _ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a ch
 
 def run(args: Namespace, console: Console) -> None:
     """Print a weight of the shape in ``args.size`` and what holds for it; draw it if asked to."""
-    own = ("command", "size", "dtype", "plot", "force", "json")
-    p = plan(args.size, **{k: v for k, v in vars(args).items() if k not in own})
+    given = vars(args)
+    p = plan(args.size, **{k.name: given[k.name] for k in fields(Plan) if k.name in given})
     p.check(args.dtype)
     path = getattr(args, "plot", None)
     if path is not None:

@@ -24,6 +24,7 @@ class Format(NamedTuple):
     precision: int
     emin: int
     largest: float
+    is_complex: bool = False
 
     @property
     def smallest(self) -> float:
@@ -31,41 +32,35 @@ class Format(NamedTuple):
         return float(np.ldexp(1.0, self.emin - self.precision + 1))
 
 
-def _format(name: str, precision: int, emin: int, largest: float) -> tuple[str, Format]:
-    return name, Format(name, precision, emin, largest)
-
-
 _FLOAT64 = Format("float64", 53, -1022, float(np.finfo(np.float64).max))
 _FLOAT32 = Format("float32", 24, -126, float(np.finfo(np.float32).max))
 _FLOAT16 = Format("float16", 11, -14, 65504.0)
-
-FORMATS: dict[str, Format] = dict(
-    [
-        ("float64", _FLOAT64),
-        ("float32", _FLOAT32),
-        ("float16", _FLOAT16),
-        _format("bfloat16", 8, -126, (2 - 2.0**-7) * 2.0**127),
-        _format("float8_e5m2", 3, -14, 57344.0),
-        _format("float8_e5m2fnuz", 3, -15, 57344.0),
-        _format("float8_e4m3", 4, -6, 240.0),
-        _format("float8_e4m3fn", 4, -6, 448.0),
-        _format("float8_e4m3fnuz", 4, -7, 240.0),
-        _format("float8_e4m3b11fnuz", 4, -10, 30.0),
-        _format("float8_e3m4", 5, -2, 15.5),
-        _format("float6_e3m2fn", 3, -2, 28.0),
-        _format("float6_e2m3fn", 4, 0, 7.5),
-        _format("float4_e2m1fn", 2, 0, 6.0),
-        # Wider than float64: entries are float64 numbers there (spec section 5).
-        ("float128", _FLOAT64._replace(name="float128")),
-        ("float96", _FLOAT64._replace(name="float96")),
-        # A complex dtype holds its real part; the imaginary part is 0.
-        ("complex32", _FLOAT16._replace(name="complex32")),
-        ("complex64", _FLOAT32._replace(name="complex64")),
-        ("complex128", _FLOAT64._replace(name="complex128")),
-        ("complex192", _FLOAT64._replace(name="complex192")),
-        ("complex256", _FLOAT64._replace(name="complex256")),
-    ]
+_FORMATS = (
+    _FLOAT64,
+    _FLOAT32,
+    _FLOAT16,
+    Format("bfloat16", 8, -126, (2 - 2.0**-7) * 2.0**127),
+    Format("float8_e5m2", 3, -14, 57344.0),
+    Format("float8_e5m2fnuz", 3, -15, 57344.0),
+    Format("float8_e4m3", 4, -6, 240.0),
+    Format("float8_e4m3fn", 4, -6, 448.0),
+    Format("float8_e4m3fnuz", 4, -7, 240.0),
+    Format("float8_e4m3b11fnuz", 4, -10, 30.0),
+    Format("float8_e3m4", 5, -2, 15.5),
+    Format("float6_e3m2fn", 3, -2, 28.0),
+    Format("float6_e2m3fn", 4, 0, 7.5),
+    Format("float4_e2m1fn", 2, 0, 6.0),
+    # Wider than float64: entries are float64 numbers there (spec section 5).
+    _FLOAT64._replace(name="float128"),
+    _FLOAT64._replace(name="float96"),
+    # A complex dtype holds its real part; the imaginary part is 0.
+    _FLOAT16._replace(name="complex32", is_complex=True),
+    _FLOAT32._replace(name="complex64", is_complex=True),
+    _FLOAT64._replace(name="complex128", is_complex=True),
+    _FLOAT64._replace(name="complex192", is_complex=True),
+    _FLOAT64._replace(name="complex256", is_complex=True),
 )
+FORMATS = {each.name: each for each in _FORMATS}
 """Every dtype that can hold an IDInit weight, by the name that all frameworks share."""
 
 

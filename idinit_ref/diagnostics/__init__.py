@@ -15,7 +15,7 @@ from .measures import (
     moments,
     rank_of_change,
 )
-from .spectrum import Estimate, Operator, chi, singular_values
+from .spectrum import Estimate, Operator, chi, singular_values, stable_rank
 
 __all__ = [
     "Audit",
@@ -37,4 +37,5 @@ __all__ = [
     "moments",
     "rank_of_change",
     "singular_values",
+    "stable_rank",
 ]

@@ -47,7 +47,7 @@ def read(name: str, value: Any) -> tuple[Array, float]:
         cure = "convert it, such as with np.asarray(value, dtype=float)"
         should = "it should be real and floating"
         raise DTypeError(message(f"{name}'s dtype", value.dtype, should, cure)) from None
-    if form.name.startswith("complex"):
+    if form.is_complex:
         cure = "look at its real and imaginary parts each on its own"
         raise DTypeError(message(f"{name}'s dtype", form.name, "it should be real", cure))
     try:

@@ -358,3 +358,48 @@ def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
     rest = squares(probes - basis @ (basis.T @ probes))
     value, error = squares(basis).sum() + rest.mean(), rest.std(ddof=1) / samples**0.5
     return Estimate(float(value) / n, float(error) / n)
+
+
+def stable_rank(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
+    """Return the stable rank of a map: ``|J|_F^2 / s_1^2``, s_1 its largest singular value.
+
+    It is at most the rank. Singular values that are small beside s_1 hardly count.
+
+    Parameters
+    ----------
+    operator : Operator or array of shape (m, n)
+        As for :func:`singular_values`.
+    samples, seed : int
+        As for :func:`chi`.
+
+    Returns
+    -------
+    Estimate
+        Between 1 and min(m, n); 0.0 of a map that is 0. Its error is that of ``|J|_F^2``.
+
+    Raises
+    ------
+    OptionTypeError, DTypeError, ShapeError, OptionError
+        As :func:`chi` and :func:`singular_values`.
+
+    Notes
+    -----
+    Rudelson, Vershynin (J. ACM 54, 2007). By theorem T5 that of IDI_tau with m >= n is
+    m / ceil(m / n).
+
+    Examples
+    --------
+    >>> stable_rank(np.diag([2.0, 1.0, 1.0]))
+    Estimate(value=1.5, error=0.0)
+    """
+    a = _map("operator", operator)
+    (top,) = singular_values(a, 1, seed=seed)
+    if not top:
+        return Estimate(0.0, 0.0)
+    unit: Operator | Array
+    if isinstance(a, Operator):
+        unit = Operator(lambda v: (a @ v) / top, lambda u: (a.T @ u) / top, a.shape, a.precision)
+    else:
+        unit = a / top
+    value, error = chi(unit, samples=samples, seed=seed)
+    return Estimate(value * a.shape[1], error * a.shape[1])

@@ -33,6 +33,8 @@ DTYPES = {
 FLOATS = tuple(name for name in DTYPES if name in FORMATS)
 """Those of them that hold an IDInit weight."""
 
+REALS = tuple(name for name in FLOATS if not FORMATS[name].is_complex)
+
 _NARROW = {  # dtypes that NumPy lacks: their bits, shifted, are those of a wider float of NumPy
     # bytes, bytes of the wider float, shift of all but the sign, factor of its number, bits of NaN
     "bfloat16": (2, 4, 16, 1.0, 0x7FC0),
@@ -104,8 +106,8 @@ def convert(block: NDArray[Any], own: str, to: str, name: str) -> NDArray[Any]:
     """
     if own == to:
         return block
-    if own not in FLOATS or to not in FLOATS or (own == "complex64" and to != own):
-        lost = "it would lose its imaginary part" if own == "complex64" else "it stays as it is"
+    if own not in REALS or to not in FLOATS:
+        lost = "it would lose its imaginary part" if own in FLOATS else "it stays as it is"
         should = f"as {to} {lost}"
         raise DTypeError(message(f"dtype of {name}", own, should, "convert the array first"))
     if (quick := _quickly(block, own, to)) is not None:

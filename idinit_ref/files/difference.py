@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..core.dtypes import FORMATS
 from ..errors import RoundingError
-from .bits import FLOATS, convert, decode, unsigned
+from .bits import REALS, convert, decode, unsigned
 from .storage import Progress, Tell, Tensor, as_tensor, index_of, nbytes_of, obstacle, stream
 
 Way = Literal["equal", "values", "dtype", "shape", "only in a", "only in b"]
@@ -258,7 +258,7 @@ def _farthest(xs: NDArray[Any], ys: NDArray[Any]) -> float:
 
 def _wider(x_type: str, y_type: str) -> int | None:
     """Return which of two real floating dtypes holds more digits; None if they are none."""
-    if x_type == y_type or not {x_type, y_type} <= set(FLOATS) - {"complex64"}:
+    if x_type == y_type or not {x_type, y_type} <= set(REALS):
         return None
     return int(FORMATS[x_type].precision < FORMATS[y_type].precision)
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ..core.text import short
 from ..errors import CheckpointError, IDInitError, message
 from .metadata import MalformedError, loads
+from .others import by_content
 
 Bytes = NDArray[np.uint8]
 Get = Callable[[int, Bytes], None]  # fills an array with the bytes from a place on
@@ -35,24 +36,6 @@ DEFLATE = 1032
 _PAGE = 2**12  # bytes: a smaller gap is read through, as the disk does
 _PIECE = 2**20  # bytes that are read at once where most of them are cut away
 _AGAIN = "download the file again, or write it anew"
-_BOTH = ("a ZIP archive", "a file of torch.save")  # which is one
-_KNOWN = {  # no bytes that are the length of a safetensors header, below 100 MB
-    b"version https://git-lfs": ("a pointer of git-lfs", "run git lfs pull"),
-    b"PK\x03\x04": (
-        "a ZIP archive",
-        "name it .npz if NumPy wrote it, .pt if PyTorch, .keras if Keras",
-    ),
-    b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "name it .h5"),
-    b"\x93NUMPY": ("a single array of NumPy", "save it with numpy.savez"),
-    b"\x80\x02\x8a\x0a": (
-        "a file of torch.save before PyTorch 1.6",
-        "torch.save(torch.load(PATH, weights_only=True), NEW)",
-    ),
-    b"GGUF": (
-        "a file of llama.cpp",
-        "gguf.GGUFReader, gguf.quants.dequantize, then safetensors.numpy.save_file",
-    ),
-}
 
 
 class Faults:
@@ -129,8 +112,8 @@ class SourceFile:
             raise self.wrong(problem.what, problem.got, problem.should) from None
 
 
-def source_of(path: Path, kind: str) -> SourceFile:
-    """Look at a file, and raise for one that cannot be of its kind."""
+def source_of(path: Path, kind: str, magic: bytes = b"") -> SourceFile:
+    """Look at a file, and raise for one that cannot be of its kind, whose first bytes these are."""
     try:
         status = os.stat(path)
     except ValueError:  # a NUL, or a surrogate that no file name holds
@@ -143,9 +126,8 @@ def source_of(path: Path, kind: str) -> SourceFile:
         first = bytes(source.take(file, 0, 32))
     if not first:
         raise source.wrong("size", 0, f"{kind} is not empty")
-    for magic, (what, cure) in _KNOWN.items():
-        if first.startswith(magic) and what != kind and (what, kind) != _BOTH:
-            raise source.wrong("content", what, f"it should be {kind}", cure)
+    if (known := by_content(first)) and known.magic != magic:
+        raise source.wrong("content", known.what, f"it should be {kind}", known.cure)
     return source
 
 

@@ -1,74 +1,70 @@
-"""Files that are not read here: what they are, and how to convert them."""
+"""Files that are not what was expected: what they are, by first bytes or suffix, and the cure."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-from ..core.text import short
-from ..errors import CheckpointError, message
-from .disk import source_of
+ZIP, HDF5, NPY = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
+"""The first bytes of files that are read here."""
+
+
+class Known(NamedTuple):
+    """A format, and how its files can be read here."""
+
+    what: str
+    cure: str
+    suffixes: tuple[str, ...] = ()  # of what is not read here
+    magic: bytes = b""  # no bytes that are the length of a safetensors header, below 100 MB
+
 
 _SAVE = "then safetensors.numpy.save_file"
-_PICKLE = ("a pickle, which can run code", f"if you trust it, load it with what wrote it, {_SAVE}")
-_TENSORFLOW = (
-    "a checkpoint of TensorFlow",
-    f"tf.train.load_checkpoint, get_tensor of each name, {_SAVE}",
-)
-_OTHERS = {  # by suffix
-    ".ckpt": (
-        "a checkpoint of Lightning or of TensorFlow 1",
-        "of PyTorch, name it .pt; else load it with what wrote it, and save its weights",
-    ),
-    ".pb": ("a SavedModel of TensorFlow", "keras.Model.save_weights writes .weights.h5"),
-    ".index": _TENSORFLOW,
-    ".npy": ("a single array of NumPy", "save it with numpy.savez"),
-    ".msgpack": (
-        "a file of Flax",
-        "flax.serialization.msgpack_restore its bytes, then safetensors.flax.save_file",
-    ),
-    ".gguf": (
-        "a file of llama.cpp",
-        f"gguf.GGUFReader, gguf.quants.dequantize of each tensor, {_SAVE}",
-    ),
-    ".onnx": (
-        "a model of ONNX",
-        f"onnx.load, onnx.numpy_helper.to_array of each graph.initializer, {_SAVE}",
-    ),
-    ".tflite": ("a model of TensorFlow Lite", "take the model that it was converted from"),
-    ".pdparams": ("a state dict of Paddle", f"paddle.load, numpy() of each tensor, {_SAVE}"),
-    **dict.fromkeys((".pkl", ".pickle", ".joblib"), _PICKLE),
-    **dict.fromkeys((".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z"),
-                    ("packed", "unpack it, and name what is inside")),
-}  # fmt: skip
+_KNOWN = (
+    Known("a ZIP archive", "name it .npz if NumPy wrote it, .pt if PyTorch, .keras if Keras",
+          magic=ZIP),
+    Known("an HDF5 file", "name it .h5", magic=HDF5),
+    Known("a single array of NumPy", "name it .npy", magic=NPY),
+    Known("a pointer of git-lfs", "run git lfs pull", magic=b"version https://git-lfs"),
+    Known("a file of torch.save before PyTorch 1.6",
+          "torch.save(torch.load(PATH, weights_only=True), NEW)", magic=b"\x80\x02\x8a\x0a"),
+    Known("a file of llama.cpp", f"gguf.GGUFReader, gguf.quants.dequantize of each tensor, {_SAVE}",
+          (".gguf",), b"GGUF"),
+    Known("a checkpoint of Lightning or of TensorFlow 1",
+          "of PyTorch, name it .pt; else load it with what wrote it, and save its weights",
+          (".ckpt",)),
+    Known("a checkpoint of TensorFlow",
+          f"tf.train.load_checkpoint, get_tensor of each name, {_SAVE}", (".index", ".data-0")),
+    Known("a SavedModel of TensorFlow", "keras.Model.save_weights writes .weights.h5", (".pb",)),
+    Known("a model of TensorFlow Lite", "take the model that it was converted from", (".tflite",)),
+    Known("a file of Flax",
+          "flax.serialization.msgpack_restore its bytes, then safetensors.flax.save_file",
+          (".msgpack",)),
+    Known("a model of ONNX",
+          f"onnx.load, onnx.numpy_helper.to_array of each graph.initializer, {_SAVE}", (".onnx",)),
+    Known("a state dict of Paddle", f"paddle.load, numpy() of each tensor, {_SAVE}",
+          (".pdparams",)),
+    Known("a pickle, which can run code",
+          f"if you trust it, load it with what wrote it, {_SAVE}", (".pkl", ".pickle", ".joblib")),
+    Known("packed", "unpack it, and name what is inside",
+          (".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z")),
+)  # fmt: skip
 
 
-def _known(file: Path) -> tuple[str, str] | None:
-    suffix = file.suffix.lower()
-    return _TENSORFLOW if suffix.startswith(".data-0") else _OTHERS.get(suffix)
+def by_content(first: bytes) -> Known | None:
+    """Return the format of a file that begins with these bytes, if they tell.
 
-
-def is_other(file: Path) -> bool:
-    """Whether it is known what a file is, by its name.
-
-    >>> is_other(Path("model.onnx")), is_other(Path("model.txt"))
-    (True, False)
+    >>> by_content(b"GGUF").what
+    'a file of llama.cpp'
     """
-    return _known(file) is not None
+    return next((kind for kind in _KNOWN if kind.magic and first.startswith(kind.magic)), None)
 
 
-def other(file: Path, suffixes: Iterable[str]) -> CheckpointError:
-    """Return an error for a file of another suffix: what it is, and how to convert it."""
-    should = f"its suffix should be .index.json or one of {', '.join(suffixes)}"
-    index = file.with_name(f"{file.name}.index")  # TensorFlow names its checkpoints without it
-    if not os.path.lexists(file) and index.exists():
-        file = index
-    known = _known(file)
-    if known is None:
-        source_of(file, "a checkpoint")  # or it is not there at all, or another by its content
-        cure = "save it in one of these formats"
-        return CheckpointError(message("path", short(file.name), should, cure))
-    os.stat(file)
-    what, cure = known
-    return CheckpointError(message("path", short(file.name), f"it is {what}; {should}", cure))
+def by_name(file: Path) -> Known | None:
+    """Return the format of a file that is not read here, if its suffix tells.
+
+    >>> by_name(Path("model.onnx")).what, by_name(Path("model.txt"))
+    ('a model of ONNX', None)
+    """
+    suffix = re.sub(r"^\.data-0.*", ".data-0", file.suffix.lower())  # .data-00000-of-00001
+    return next((kind for kind in _KNOWN if suffix in kind.suffixes), None)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, readable, source_of
+from .others import ZIP
 from .read_torch import array_of, the_torch
 from .stored import Foreign, StoredTensor, known_dtype
 
@@ -141,7 +142,7 @@ def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -
             raise listed.wrong("file", home, "it should lie in the folder", "do not use it")
         if not os.path.exists(folder / home):
             raise listed.wrong("file", home, "it is missing", "download it, to beside the list")
-        files[home] = source_of(folder / home, "a file of torch.save")
+        files[home] = source_of(folder / home, "a file of torch.save", ZIP)
     if min(begin, length) < 0 or begin + length > files[home].size:
         raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")
     at, sizes = (tuple(map(int, each)) for each in (chunk.offsets, chunk.sizes))

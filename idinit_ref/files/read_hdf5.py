@@ -23,6 +23,7 @@ from ..errors import CheckpointError
 from .bits import DTYPES, carrier
 from .disk import DEFLATE, Faults, Plain, SourceFile, Spans, needed, readable, source_of
 from .metadata import OWN, table, tables
+from .others import HDF5, ZIP
 from .read_npz import member_of
 from .stored import Foreign, StoredTensor
 
@@ -104,7 +105,7 @@ def _text(node: Any, key: str) -> str | None:
 
 def open_hdf5(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the datasets of a file, by their paths, and what its attributes tell."""
-    source = source_of(path, "an HDF5 file")
+    source = source_of(path, "an HDF5 file", HDF5)
     place = range(source.size)
     try:
         return _open(source, place, faults)
@@ -119,7 +120,7 @@ def open_hdf5(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str,
 def open_keras(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the weights of a whole model of Keras, a ZIP archive; nothing else of it is read."""
     kind = "a ZIP archive"
-    source = source_of(path, kind)
+    source = source_of(path, kind, ZIP)
     with source.open() as file:
         with readable(source, kind), zipfile.ZipFile(file) as archive:
             members = {each.filename: each for each in archive.infolist()}

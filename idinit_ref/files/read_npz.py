@@ -1,4 +1,4 @@
-"""NumPy's .npz files: ZIP archives of arrays, stored or deflated; only headers are read."""
+"""NumPy's files: .npy, and .npz, a ZIP archive of these; only headers are read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..core.text import short
 from .bits import DTYPES
 from .disk import DEFLATE, Faults, Inflater, Packed, Plain, SourceFile, readable, source_of
 from .metadata import table, tables
+from .others import NPY, ZIP
 from .stored import Raw
 
 _HEADER = 2**14  # bytes that are looked at; NumPy reads at most 10,000 characters of it
-_LOCAL = b"PK\x03\x04"  # before each member
 
 
 def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
     """Return the arrays of an archive, in its order, and what its comments tell."""
     kind = "a ZIP archive"
-    source = source_of(path, kind)
+    source = source_of(path, kind, ZIP)
     with source.open() as file:
         listed, last, comment = False, source.size, dict[str, Any]()
         with faults.around(), readable(source, kind), zipfile.ZipFile(file) as archive:
@@ -51,10 +51,18 @@ def open_npz(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
     return list(tensors.values()), metadata | tables(told)
 
 
+def open_npy(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, str]]:
+    """Return the one array of a file, under the name of the file."""
+    source, tensors = source_of(path, "a single array of NumPy", NPY), list[Raw]()
+    with faults.around():
+        tensors.append(_array(source, path.stem, (Plain(source, 0), source.size)))
+    return tensors, {}
+
+
 def _scan(source: SourceFile, file: io.FileIO) -> list[zipfile.ZipInfo]:
     """Return the members whose headers follow each other from the start of an archive on."""
     members, at = [], 0
-    while len(head := bytes(source.take(file, at, 30))) == 30 and head[:4] == _LOCAL:
+    while len(head := bytes(source.take(file, at, 30))) == 30 and head[:4] == ZIP:
         _, _, flags, kind, _, crc, packed, size, name, extra = struct.unpack("<4sHHHLLLLHH", head)
         rest = bytes(source.take(file, at + 30, name + extra))
         if flags & 8 or len(rest) < name + extra:  # its size is not known
@@ -85,7 +93,7 @@ def member_of(
         raise source.wrong(what, member.compress_type, should, cure)
     begin = max(member.header_offset, 0)  # negative where the archive's own places are wrong
     head = bytes(source.take(file, begin, 30))
-    if len(head) < 30 or head[:4] != _LOCAL:
+    if len(head) < 30 or head[:4] != ZIP:
         raise source.wrong(what, head[:4], "it should begin as a member of an archive")
     sizes = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
     start, packed, size = begin + 30 + sizes, member.compress_size, member.file_size
@@ -99,7 +107,7 @@ def member_of(
 
 
 def _array(source: SourceFile, name: str, member: tuple[Plain | Packed, int]) -> Raw:
-    """Return the array of a member, by its header."""
+    """Return the array of a member, or of a file, by its header."""
     (data, size), shown = member, repr(short(name))
     head = np.empty(min(size, _HEADER), np.uint8)
     with data.reading() as get:
@@ -115,7 +123,7 @@ def _array(source: SourceFile, name: str, member: tuple[Plain | Packed, int]) ->
         raise source.wrong(f"dtype of {shown}", dtype.name, should, "save numbers")
     nbytes = prod(shape) * dtype.itemsize
     if skip + nbytes != size:
-        should = f"its member should have {skip + nbytes}"
+        should = f"by its header it should have {skip + nbytes}"
         raise source.wrong(f"bytes of {shown}", size, should)
     little = dtype.newbyteorder("<") == dtype
     order: Literal["<", ">"] = "<" if little else ">"

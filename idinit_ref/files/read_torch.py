@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.text import short
 from .disk import Faults, SourceFile, Spans, needed, readable, source_of
+from .others import ZIP
 from .stored import Foreign, StoredTensor, known_dtype
 
 _KIND = "a file of torch.save"
@@ -50,7 +51,7 @@ class _MappedTensor(Foreign):
 
 def open_torch(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
     """Return the tensors of a state dict, those of dicts inside it by names joined with "."."""
-    torch, source = the_torch(), source_of(path, _KIND)
+    torch, source = the_torch(), source_of(path, _KIND, ZIP)
     with source.open() as file:
         if bytes(source.take(file, 0, 2)) != b"PK":
             should = f"it should be {_KIND} since PyTorch 1.6, a ZIP archive"

@@ -19,10 +19,10 @@ from ..errors import CheckpointError, OptionError, message
 from .disk import Faults, SourceFile, source_of
 from .metadata import CAP, TABLES, table
 from .naming import check_name, path_of
-from .others import is_other, other
+from .others import by_name
 from .read_distributed import LIST, open_distributed
 from .read_hdf5 import open_hdf5, open_keras
-from .read_npz import open_npz
+from .read_npz import open_npy, open_npz
 from .read_orbax import TREE, open_orbax
 from .read_safetensors import open_safetensors
 from .read_torch import open_torch
@@ -32,6 +32,7 @@ _Opened = tuple[Sequence[StoredTensor], dict[str, str]]
 _READERS: dict[str, Callable[[Path, Faults], _Opened]] = {  # by suffix
     ".safetensors": open_safetensors,
     ".npz": open_npz,
+    ".npy": open_npy,
     **dict.fromkeys((".h5", ".hdf5"), open_hdf5),
     ".keras": open_keras,
     **dict.fromkeys((".bin", ".pt", ".pth"), open_torch),
@@ -110,11 +111,8 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     Parameters
     ----------
     path : path
-        A ``.safetensors`` file; a folder with ``model.safetensors`` or the index of shards; such
-        an index, ``*.index.json``; a ``.npz`` file of NumPy; where h5py is installed, ``.h5``,
-        ``.weights.h5`` and ``.keras`` of Keras; where PyTorch is, its state dicts (``.bin``,
-        ``.pt``, ``.pth``, the index of such shards) and folders of its distributed checkpoints;
-        where tensorstore is, folders of Orbax. No code of a file is run.
+        A file, a folder that holds one, or an index of shards, in a format that docs/export.md
+        lists: of safetensors, NumPy, Keras, PyTorch or Orbax. No code of a file is run.
     lenient : bool
         Whether to go on where a shard is missing, a file is cut off, or a part of it cannot be
         read: the result's ``findings`` say so, and all else is there.
@@ -158,7 +156,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     elif (suffix := file.suffix.lower()) in _READERS:
         tensors, metadata = _READERS[suffix](file, faults)
     else:
-        raise other(file, _READERS)
+        raise _other(file)
     held = {tensor.name: tensor for tensor in tensors}
     return Checkpoint(given, held, metadata, tuple(files), findings=tuple(faults.messages))
 
@@ -189,8 +187,8 @@ def _in_folder(folder: Path) -> Path:
     named = named or [str(path.relative_to(folder)) for path in inside]
     if not named:
         for name in there:
-            if is_other(folder / name):
-                raise other(folder / name, _READERS)
+            if by_name(folder / name):
+                raise _other(folder / name)
     shown = ", ".join(repr(short(name)) for name in named[:5]) or "none"
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
@@ -198,6 +196,21 @@ def _in_folder(folder: Path) -> Path:
         f"of {'such indices' if indices else 'checkpoint files'} it holds {shown}{more}"
     )
     raise CheckpointError(message("folder", short(str(folder)), should, "name the file itself"))
+
+
+def _other(file: Path) -> CheckpointError:
+    """Return an error for a file of another suffix: what it is, and how to convert it."""
+    should = f"its suffix should be .index.json or one of {', '.join(_READERS)}"
+    index = file.with_name(f"{file.name}.index")  # TensorFlow names its checkpoints without it
+    if not os.path.lexists(file) and index.exists():
+        file = index
+    if (known := by_name(file)) is None:
+        source_of(file, "a checkpoint")  # or it is not there at all, or another by its content
+        cure = "save it in one of these formats"
+        return CheckpointError(message("path", short(file.name), should, cure))
+    os.stat(file)
+    said = f"it is {known.what}; {should}"
+    return CheckpointError(message("path", short(file.name), said, known.cure))
 
 
 # Shards -------------------------------------------------------------------------------------------

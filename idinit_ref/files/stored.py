@@ -130,7 +130,35 @@ class StoredTensor:
         raise NotImplementedError  # a class for each kind of file has it
 
     def read_bytes(self, start: int, stop: int) -> Bytes:
-        """Return bytes of it, as they are stored."""
+        """Return bytes of it, as they are stored.
+
+        Parameters
+        ----------
+        start, stop : int
+            Bytes, from 0 to `nbytes`.
+
+        Returns
+        -------
+        bytes-like
+            ``stop - start`` of them, in row-major order.
+
+        Raises
+        ------
+        CheckpointError
+            If the file has changed, or its numbers are broken.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from idinit_ref.files import open_checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.npz")
+        ...     np.savez(path, scale=np.array([49, 50], np.uint8))
+        ...     bytes(open_checkpoint(path).tensors["scale"].read_bytes(1, 2))
+        b'2'
+        """
         raise NotImplementedError
 
 

@@ -167,9 +167,16 @@ class Flow:
         """Find what only becomes a score of a softmax, or a query of a product."""
         count = len(self.nodes)
         logit, self.spent = [False] * count, [False] * count
+        self._feeds = [False] * count  # leads to a weight operation or softmax
         self.asks = [False] * count  # likewise, over one weight: what a query or key is made of
         for number in reversed(range(count)):
             users = self.users[number]
+            self._feeds[number] = any(
+                self._feeds[user]
+                or self.nodes[user].kind == "weight"
+                or self.nodes[user].does == "softmax"
+                for user in users
+            )
             if not users or number in self.outputs:
                 continue
             ways = [(user, self.nodes[user]) for user in users]
@@ -196,7 +203,8 @@ class Flow:
         if node.does == "attention" and isinstance(node.vanishes, tuple):
             kept &= set(node.vanishes)
         places = {place for place, to in enumerate(self.args[user]) if to == number}
-        return not places & kept or self.spent[user]
+        is_query = not places & kept and self._feeds[user]  # else two towers are compared
+        return is_query or self.spent[user]
 
     # Questions ------------------------------------------------------------------------------
 

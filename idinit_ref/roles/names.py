@@ -100,7 +100,11 @@ RULES: tuple[Rule, ...] = (
     # The last weight of each residual branch.
     Rule(r"\.(attn|crossattention|mlp)\.c_proj\.weight$", "zero", _IO, "last of its branch"),
     Rule(r"\.output\.dense\.weight$", "zero", why="last of its branch"),
-    Rule(r"\.(o_proj|out_proj|down_proj|fc2)\.weight$", "zero", why="last of its branch"),
+    Rule(
+        r"\.(o_proj|out_proj|out_lin|down_proj|fc2|ffn\.lin2)\.weight$",
+        "zero",
+        why="last of its branch",
+    ),
     Rule(r"\.layer\.2\.convolution\.weight$", "zero", why="last of its bottleneck"),
     Rule(
         r"\.layer\.1\.convolution\.weight$",
@@ -112,9 +116,9 @@ RULES: tuple[Rule, ...] = (
     Rule(r"\.attn\.c_attn\.weight$", "transit", {**_IO, "parts": 3}, "packed query, key, value"),
     Rule(r"\.crossattention\.c_attn\.weight$", "transit", {**_IO, "parts": 2}, "packed key, value"),
     Rule(r"\.(q_attn|c_fc)\.weight$", "transit", _IO, "inside its branch"),
-    Rule(r"\.((q|k|v)_proj|query|key|value)\.weight$", "transit", why="inside its branch"),
+    Rule(r"\.((q|k|v)_(proj|lin)|query|key|value)\.weight$", "transit", why="inside its branch"),
     Rule(
-        r"\.(gate_proj|up_proj|fc1|intermediate\.dense)\.weight$",
+        r"\.(gate_proj|up_proj|fc1|ffn\.lin1|intermediate\.dense)\.weight$",
         "transit",
         why="inside its branch",
     ),
@@ -123,9 +127,11 @@ RULES: tuple[Rule, ...] = (
     Rule(r"\.embedder\.convolution\.weight$", "transit", why="stem"),
     Rule(r"(^|\.)patch_embeddings\.projection\.weight$", "transit", why="patch embedding"),
     Rule(r"(^|\.)pooler\.dense\.weight$", "transit", why="pooler"),
+    Rule(r"(^|\.)qa_outputs\.weight$", "transit", {"blocks": (1, 1)}, "packed start and end"),
+    Rule(r"(^|\.)(pre_classifier|vocab_(transform|projector))\.weight$", "transit", why="head"),
     Rule(r"(^|\.)(lm_head|score|classifier(\.\d+)?)\.weight$", "transit", why="head"),
 )
-"""The rules for GPT-2, BERT, ViT, ResNet, Llama and what is named like them; first match wins."""
+"""The rules for GPT-2, (Distil)BERT, ViT, ResNet, Llama and names like theirs; first match wins."""
 
 
 def find(

@@ -20,7 +20,6 @@ except ImportError as problem:
     ) from problem
 
 from ._checks import (
-    PROPERTIES,
     check_determinism,
     check_device,
     check_dtype,
@@ -35,7 +34,7 @@ from ._checks import (
     check_zero_sums,
 )
 from ._make import make_oracle
-from ._oracle import Oracle
+from ._oracle import PROPERTIES, Oracle
 from ._report import OracleReport, Outcome
 from ._signals import (
     check_composition,

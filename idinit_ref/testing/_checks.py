@@ -16,8 +16,7 @@ import numpy as np
 
 from ..core.dtypes import FORMATS
 from ..core.plan import Plan
-from . import _signals as _signals
-from ._property import ALL, Property, both, coarse, compare, number, stated, still, tall, unit
+from ._property import both, coarse, compare, number, stated, still, tall, unit
 from ._subject import Raised, Subject, Violation
 from ._weights import dense, matrices
 
@@ -161,7 +160,7 @@ def check_dtype(subject: Subject, plan: Plan, dtype: str | None) -> None:
         raise Violation("its dtype", weight.dtype, dtype, weight.call)
     if weight.dtype not in FORMATS:
         raise Violation("its dtype", weight.dtype, "a floating dtype", weight.call)
-    if dtype is None and weight.dtype.startswith("complex"):
+    if dtype is None and weight.format.is_complex:
         should = "a real floating dtype, since no complex one was asked for"
         raise Violation("its dtype", weight.dtype, should, weight.call)
 
@@ -263,17 +262,3 @@ def check_underflow(subject: Subject, plan: Plan, dtype: str | None) -> None:
         to = name or at.dtypes()[0]
         should = f"an error, since {option} = {value} rounds to 0 in {to}: dead neurons"
         raise Violation(call.text, kind, should, call)
-
-
-_ORDER = (
-    *("exact", "transit", "image", "variance", "row_norm", "zero_sums", "rank", "reach", "units"),
-    *("isometry", "composition", "residual", "dtype", "device", "determinism", "groups", "layout"),
-    "underflow",
-)
-PROPERTIES: tuple[str, ...] = tuple(sorted(ALL, key=_ORDER.index))
-"""The names of all properties, in the order in which they are checked."""
-
-
-def properties() -> dict[str, Property]:
-    """Return all properties by name."""
-    return {name: ALL[name] for name in PROPERTIES}

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from ..core.dtypes import FORMATS
 from ..core.kernel import CORNER, Taps
 from ..core.layout import SPATIAL
 from ..core.noise import LoosenAt
@@ -65,7 +66,7 @@ class WeightCases:
         if each.name in ("exact", "dtype") and self.subject.has_dtype:
             has_complex = self._has_complex()
             dtypes = self.subject.framework.dtypes()
-            names += [name for name in dtypes if has_complex or not name.startswith("complex")]
+            names += [name for name in dtypes if has_complex or not FORMATS[name].is_complex]
         drawn = [self._drawn(r, letters) for r, letters in product(*self._asked(each))]
         weights = st.one_of(drawn).map(each.fit)
         if self.only is not None:
@@ -96,7 +97,7 @@ class WeightCases:
 
     def _has_complex(self) -> bool:
         """Whether complex dtypes are asked for: only if they are not refused."""
-        names = [name for name in self.subject.framework.dtypes() if name.startswith("complex")]
+        names = [name for name in self.subject.framework.dtypes() if FORMATS[name].is_complex]
         try:
             for name in names:
                 self.subject.make(self.smallest, name)

@@ -12,9 +12,8 @@ from ..core.options import choice, integer
 from ..core.pattern import Form, Role, Wide
 from ..core.plan import Plan
 from ..errors import OptionError, OptionTypeError, message
-from ._checks import PROPERTIES
 from ._examples import WeightCases
-from ._oracle import Oracle
+from ._oracle import PROPERTIES, Oracle
 from ._subject import Subject
 
 _SHORTEST, _LONGEST = 0.01, 1e5  # seconds

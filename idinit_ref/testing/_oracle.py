@@ -13,12 +13,16 @@ from hypothesis import HealthCheck, Phase, settings
 
 from ..core.plan import Plan
 from ..errors import OptionError, message
-from ._checks import PROPERTIES, properties
+from . import _checks as _checks
+from . import _signals as _signals
 from ._diagnosis import diagnose, explain
 from ._examples import Case, WeightCases
-from ._property import Property, snippet
+from ._property import ALL, Property, snippet
 from ._report import OracleReport, Outcome
 from ._subject import HOW, Subject, Violation
+
+PROPERTIES = tuple(ALL)
+"""The names of all properties, in the order in which they are checked."""
 
 _SEARCH = 0.75  # of the budget; the rest is for the large ones
 
@@ -113,7 +117,7 @@ class Oracle:
         >>> from idinit_ref.testing import make_oracle
         >>> import idinit_ref as ir
         >>> make_oracle(ir.idi, expect=["rank", "transit"]).properties
-        ('transit', 'rank')
+        ('rank', 'transit')
         """
         return tuple(name for name in PROPERTIES if self.expect is None or name in self.expect)
 
@@ -190,7 +194,7 @@ class Oracle:
 
     def _outcome(self, name: str) -> Outcome:
         """Check one property; of a broken one, find the smallest counterexample."""
-        each, start = properties()[name], self.clock()
+        each, start = ALL[name], self.clock()
         why = self.weights.why_not(each)
         if why is not None:
             if self.expect is not None:
@@ -281,14 +285,14 @@ class Oracle:
                     raise AssertionError(outcome.message)
 
             test.__name__ = test.__qualname__ = f"test_{name}"
-            test.__doc__ = properties()[name].check.__doc__
+            test.__doc__ = ALL[name].check.__doc__
             return test
 
         self._settle()
         names = [
             name
             for name in self.properties
-            if self.expect or self._first or self.weights.why_not(properties()[name]) is None
+            if self.expect or self._first or self.weights.why_not(ALL[name]) is None
         ]
         title = "".join(filter(str.isalnum, self.name.title()))
         return type(f"Test{title}", (), {f"test_{name}": make(name) for name in names})

@@ -33,6 +33,8 @@ class Property(NamedTuple):
 
 
 ALL: dict[str, Property] = {}
+"""All properties by name; each check enters itself, in the order of the modules."""
+
 _BOTH = ("transit", "zero")
 
 

@@ -103,10 +103,10 @@ def noise(*shape, seed=0):
 
 
 MODELS = {
-    "strided 5": (partial(Strided, size=5), (4, 32, 32, 3)),
     "dcgan": (partial(Generator, flipped=False), (4, 24)),
 }
 MORE = {
+    "strided 5": (partial(Strided, size=5), (4, 32, 32, 3)),
     "unet 32": (partial(UNet, transposed=False), (2, 32, 32, 3)),
     "strided 7": (partial(Strided, size=7), (4, 64, 64, 3)),
     "unet 64": (partial(UNet, transposed=True), (2, 64, 64, 3)),

@@ -106,6 +106,7 @@ def test_no_large_model_is_dead(name):
     is_alive(LARGE[name]())
 
 
+@pytest.mark.nightly
 def test_a_vgg_of_small_pictures_is_alive():
     """VGG19 without its head; in the corner order it is 0 for every input, as are its gradients."""
     options = {"include_top": False, "pooling": "avg", "input_shape": (64, 64, 3)}

@@ -78,7 +78,7 @@ def is_alive(name, scale):
     assert len(dead) <= len(list(model.parameters())) / 4, dead
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_is_dead(name):
     is_alive(name, 8)
@@ -90,6 +90,7 @@ def test_no_model_of_its_published_width_is_dead(name):
     is_alive(name, 1)
 
 
+@pytest.mark.nightly
 def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
     """What `cat([skip, up])` gives to a truncated weight is the skip; folded, it reads both."""
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ X = jax.random.normal(jax.random.key(1), (4, 6))
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
+@pytest.mark.cases(1)
 def test_the_numbers_are_those_of_plain_jax(started):
     params = irj.init(weights(), X, apply)[0] if started else weights()
     audit = irj.audit(params, X, apply)

@@ -133,6 +133,7 @@ def test_the_state_of_a_recurrent_layer_is_given_back():
     assert not any(numpy(v).any() for v in model.layers[1].states)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # JAX, of 64 bits
 def test_tokens_alone_are_judged_by_samples_and_embeddings():
     x = keras.Input((3,), dtype="int32")

@@ -290,7 +290,9 @@ UNSURE = {
 
 @pytest.mark.parametrize("case", UNSURE)
 def test_what_is_unsure_is_asked_for(case):
-    with pytest.raises(errors.LayoutError, match=r"(?s)may be a convolution's.*(layout=|axes=)"):
+    with pytest.raises(
+        errors.LayoutError, match=r"(?s)may belong to a convolution.*(layout=|axes=)"
+    ):
         UNSURE[case]()
 
 

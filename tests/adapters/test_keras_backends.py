@@ -14,13 +14,6 @@ HERE = Path(__file__).parent
 NAMES = ("tensorflow", "tensorflow_layers", "tensorflow_model", "transposed_tensorflow")
 ALSO = ("audit_tensorflow", "tensorflow_tracing", "tensorflow_vanishing")
 JAX, TORCH = [*NAMES, *ALSO], ["transposed_tensorflow", "audit_tensorflow"]
-EACH_TIME = (  # words in the names of the tests that run each time: one case of each
-    *("_bits", "every_dtype", "config_goes", "by_any_name", "variable_keeps", "noise_that"),
-    *("attention_to_one", "grouped_convolutions", "depthwise_layers", "lora", "the_layer_alone"),
-    *("every_role", "how_a_weight_is_stored", "init_writes", "residual_model"),
-    *("tied_embedding", "several_arguments", "scale_of_a_weight", "layers_that_add"),
-    *("nearest_neighbour", "model_has_the_same", "stopped_layer"),
-)
 
 
 def passed(backend, names, *options):
@@ -44,17 +37,6 @@ def passed(backend, names, *options):
     said = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
     assert said is not None, done.stdout[-1000:]
     return int(said[1])
-
-
-@pytest.mark.needs("jax", "tensorflow")
-def test_some_of_each_kind_pass_on_jax():
-    assert passed("jax", JAX, "--cases=1", "-k", " or ".join(EACH_TIME)) >= 25
-
-
-@pytest.mark.nightly
-@pytest.mark.needs("torch", "tensorflow")
-def test_some_of_each_kind_pass_on_torch():
-    assert passed("torch", TORCH, "--cases=1", "-k", " or ".join(EACH_TIME)) >= 4
 
 
 @pytest.mark.nightly

@@ -684,12 +684,13 @@ if BACKEND == "tensorflow":
         kernel = it.idi_(tf.Variable(np.full((3, 5), 7.0)), gain=1 / 3)
         assert np.array_equal(kernel.numpy(), by_hand.weight((3, 5), gain=1 / 3, layout="IO"))
 
-    @pytest.mark.cases(1)
+    @pytest.mark.nightly
     @pytest.mark.parametrize("dtype", FORMATS)
     @pytest.mark.parametrize("shape", [(640, 512), (3, 3, 256, 130)])
     def test_a_large_weight_is_a_tensor_like_any_other(shape, dtype):
         """It is written into TensorFlow's zeros; what is made of it can be written to."""
-        got, want = it.IDIZ(0.5)(shape, dtype), expected(shape, "zero", dtype=dtype, eps=0.5)
+        got = it.IDIZ(0.5)(shape, dtype)
+        want = plan(shape, "zero", layout=KERAS[len(shape)], eps=0.5).build()  # loops take long
         assert isinstance(got, tf.Tensor)
         check(got, want, dtype)
         variable = tf.Variable(got)
@@ -811,7 +812,6 @@ if BACKEND == "jax":
 
 if BACKEND != "jax":
 
-    @pytest.mark.nightly
     def test_keras_on_jax_needs_no_tensorflow():
         code = """
 import sys

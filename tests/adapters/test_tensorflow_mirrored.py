@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import keras, numpy as np, tensorflow as tf
 import idinit_ref as ir, idinit_ref_tensorflow as irk
@@ -43,25 +45,28 @@ with strategy.scope():
     assert str(irk.init_(model, x, eps=0.5)).count("zero") > 1
 
 with strategy.scope():
+    variable = tf.Variable(tf.ones((3, 5)))
+assert irk.idiz_(variable, eps=0.5) is variable
+expected = ir.idiz((3, 5), layout="IO", eps=0.5, dtype="float32")
+assert all(np.array_equal(copy.numpy(), expected) for copy in variable.values)
+"""
+TRAINING = """
+with strategy.scope():
     model.compile("sgd", "mse")
 plain.compile("sgd", "mse")
 for net in (model, plain):
     net.fit(x, np.zeros((12, 2), "float32"), batch_size=12, verbose=0)
 for mirrored, variable in zip(model.variables, plain.variables, strict=True):
     assert all(np.allclose(copy, variable.numpy(), atol=1e-6) for copy in copies(mirrored))
-
-with strategy.scope():
-    variable = tf.Variable(tf.ones((3, 5)))
-assert irk.idiz_(variable, eps=0.5) is variable
-expected = ir.idiz((3, 5), layout="IO", eps=0.5, dtype="float32")
-assert all(np.array_equal(copy.numpy(), expected) for copy in variable.values)
-print("all is well")
 """
 
 
-def test_every_copy_of_a_mirrored_model():
+@pytest.mark.parametrize(
+    "more", ["", pytest.param(TRAINING, marks=pytest.mark.nightly)], ids=["made", "trained"]
+)
+def test_every_copy_of_a_mirrored_model(more):
     run = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", f'{CODE}{more}print("all is well")'],
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},

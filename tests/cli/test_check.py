@@ -181,11 +181,11 @@ def test_the_snippet_repeats_it(check, here):
         ("spins", "no answer in 1000 s"),
         ("segfault", "the process was ended by SIGSEGV"),
         ("raises", "raised ValueError: no"),
-        ("interrupts", "raised KeyboardInterrupt"),
         *(
             pytest.param(*each, marks=pytest.mark.nightly)
             for each in (
                 ("sleeps", "no answer in 1000 s"),
+                ("interrupts", "raised KeyboardInterrupt"),
                 ("exits", "raised SystemExit: 0"),
                 ("listed", "an instance of list"),
                 ("nothing", "an instance of NoneType"),
@@ -231,7 +231,7 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine:good --budget inf", "from 0.01 to 100000"),
     ],
 )
-@pytest.mark.cases(5)
+@pytest.mark.cases(4)
 def test_a_wrong_question_gets_one_line(check, line, says):
     status, out, err = check(line)
     assert (status, out) == (2, "")
@@ -267,6 +267,7 @@ def test_spaces_between_the_names_of_properties(check):
     assert cli.main(split("check mine:good --expect 'rank, exact' --examples 3")) == 0
 
 
+@pytest.mark.nightly
 def test_idiz_by_name(check):
     assert check("idinit_ref:idiz --examples 2")[0] == 0
     status, out, _ = check("mine:good --like idiz --examples 5")
@@ -274,6 +275,7 @@ def test_idiz_by_name(check):
     assert "IDIZ: IDI, not IDIZ" in out
 
 
+@pytest.mark.nightly
 def test_through_the_shell_in_a_narrow_pipe(here):
     """The real process; ASCII and 40 columns."""
     command = [

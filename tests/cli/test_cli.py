@@ -210,6 +210,7 @@ def test_it_runs_in_a_thread_too(capsys):
     ("words", "status", "text"),
     [("show 10 4", 0, ""), ("presets", 0, ""), ("show 3 -3", 2, "idinit: shape = (3, -3), but")],
 )
+@pytest.mark.cases(2)
 def test_a_closed_output_is_quiet(closed, words, status, text):
     line = ["sh", "-c", f'exec "$@" {closed}', "sh", *RUN, *words.split()]
     run = subprocess.run(line, stderr=subprocess.PIPE, text=True)

@@ -119,7 +119,7 @@ def test_the_matrix_is_that_of_the_specification(shape, options, expected):
         ((2, 2, 3, 3, 3), {"role": "zero"}),
     ],
 )
-@pytest.mark.cases(8)
+@pytest.mark.cases(4)
 def test_a_kernels_panels_hold_its_taps(shape, options, taps):
     w = by_hand.weight(shape, taps=taps, **options)
     letters = options.get("layout", {3: "OIW", 4: "OIHW", 5: "OIDHW"}[len(shape)])
@@ -153,7 +153,7 @@ def test_a_kernels_panels_hold_its_taps(shape, options, taps):
         ((2, 4, 4), [4] * 8),
     ],
 )
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 def test_taps_stand_as_in_the_kernel(kernel, lines):
     found = [axes for axes in drawn((4, 2, *kernel)).axes if axes.get_label().startswith("tap")]
     heights = [round(axes.get_position().y0, 6) for axes in found]  # in the order of the taps
@@ -385,7 +385,7 @@ def test_the_pixels_of_a_png_have_the_signs_of_the_entries(shape, expected, tmp_
         ((16, 8, 5, 5), {}),
         ((64, 3, 7, 7), {"role": "zero"}),
         ((8, 8, 11, 11), {}),
-        ((2048, 2048, 11, 11), {"role": "zero"}),
+        pytest.param((2048, 2048, 11, 11), {"role": "zero"}, marks=pytest.mark.nightly),
         ((1, 4000, 3, 3, 3), {}),
         ((8, 4, 15), {}),
         ((4, 4, 3, 5, 5), {}),
@@ -450,6 +450,7 @@ def test_an_svg_names_its_axes_and_values(idinit, tmp_path):
     assert os.listdir(tmp_path) == ["w.svg"]
 
 
+@pytest.mark.nightly
 def test_the_same_command_writes_the_same_bytes(idinit, tmp_path):
     """Also in another process, and with other hashes and matplotlib settings of one's own."""
     line = "show 6 4 3 --role zero --plot "

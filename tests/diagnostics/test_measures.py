@@ -311,6 +311,22 @@ def test_chi_of_wide_maps_counts_per_input():
     assert found.error > 0
 
 
+@pytest.mark.parametrize(("m", "n"), [(7, 3), (6, 3), (4, 4), (1, 1), (9, 1)])
+@pytest.mark.parametrize("tau", [1.0, -0.3, 1e200, 1e-200])
+def test_the_stable_rank_of_idi_is_that_of_theorem_t5(m, n, tau):
+    matrix = ir.idi((m, n), gain=tau)
+    assert dg.stable_rank(matrix) == (pytest.approx(m / math.ceil(m / n), rel=1e-12), 0)
+    assert dg.stable_rank(by_products(matrix)) == (pytest.approx(m / math.ceil(m / n)), 0)
+
+
+def test_the_stable_rank_of_a_large_map_is_an_estimate():
+    sizes = np.ones(3000)
+    sizes[:2] = 10, 5
+    found = dg.stable_rank(dg.Operator(lambda v: sizes * v, lambda u: sizes * u, (3000, 3000)))
+    assert abs(found.value - (125 + 2998) / 100) <= 4 * found.error + 1e-9
+    assert dg.stable_rank(np.zeros((2, 3))) == (0, 0)
+
+
 def test_operators_of_scipy_will_do():
     class Theirs:
         shape, dtype = (2, 3), np.dtype("float32")

@@ -315,6 +315,7 @@ STATES = [
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.nightly
 def test_360_pixels_are_enough(page, scheme):
     seen(page, 360, scheme)
     for state in STATES:
@@ -474,6 +475,7 @@ BAD += [("gain", "0"), ("gain", ""), ("gain", "two"), ("gain", "Infinity"), ("ga
 BAD += [("gain", "<b>x</b>"), ("seed", "-1"), ("seed", "4294967296")]
 
 
+@pytest.mark.nightly
 def test_bad_values_get_a_message_beside_the_field(page):
     before = rows(page)
     for name, value in BAD:
@@ -577,6 +579,7 @@ def test_small_matrices_are_tables_and_large_ones_say_what_a_cell_is(page):
     assert re.search(r"up to \d+ \u00d7 \d+ entries and shows the largest", text_of(page, "map-at"))
 
 
+@pytest.mark.nightly
 def test_arrow_keys_and_the_pointer_tell_the_entries(page):
     from selenium.webdriver import ActionChains
 
@@ -626,6 +629,7 @@ def test_what_is_said(page):
     assert "All is 0" not in text_of(page, "chart-linear")
 
 
+@pytest.mark.nightly
 def test_the_largest_weight_is_shown(page):
     go(page, "m=4096&n=4096&k=11&wide=fold_rms")
     page.execute_script(

@@ -34,7 +34,7 @@ def test_a_page_is_what_its_data_say(name):
     assert (FOLDER / f"{name}.md").read_text() == _study.page(name, data)
 
 
-@pytest.mark.cases(2)  # figures take long to draw
+@pytest.mark.cases(1)  # figures take long to draw
 @pytest.mark.parametrize("name", index.STUDIES)
 def test_a_page_and_its_figure_are_what_their_data_say(name, tmp_path):
     study, data = _study.importlib.import_module(f"docs.evidence.{name}"), _study.load(name)

@@ -264,12 +264,13 @@ def quiet():
 
 
 @pytest.mark.parametrize("kind", zoo.SAMPLE)
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 def test_no_model_is_worse_than_its_page_says(kind, page, quiet):
     model = f"transformers/{kind}"
     assert zoo.worse(zoo.measure(model), page[model]) == ""
 
 
+@pytest.mark.nightly
 def test_the_ends_of_branches_in_flax():
     """They are those that the model's own lines say, and all else is alive."""
     row = zoo.measure("flax/residual_mlp")

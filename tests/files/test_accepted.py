@@ -409,7 +409,6 @@ def test_lenient_goes_on_where_an_hdf5_file_is_cut_off(tmp_path, chunks):
     [
         ("m.ckpt", ["a checkpoint of Lightning or of TensorFlow 1", "name it .pt"]),
         ("saved_model.pb", ["a SavedModel of TensorFlow", "save_weights"]),
-        ("w.npy", ["a single array of NumPy", "numpy.savez"]),
         ("m.msgpack", ["a file of Flax", "safetensors.flax.save_file"]),
         ("ckpt-1.index", ["a checkpoint of TensorFlow", "tf.train.load_checkpoint"]),
         ("ckpt-1.data-00000-of-00001", ["a checkpoint of TensorFlow", "load_checkpoint"]),

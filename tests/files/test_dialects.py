@@ -198,7 +198,7 @@ CONVS = {
 }
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("case", CONVS)
 def test_convolutions(case, tmp_path):
     make, flax, tf, shape, *rules = CONVS[case]
@@ -315,6 +315,7 @@ def test_a_transposed_convolution_of_groups_is_an_error():
         translate(state, FLAX.extended([UP]))
 
 
+@pytest.mark.nightly
 def test_transposed_convolutions_by_the_cure(tmp_path):
     model, x = Torch(nn.ConvTranspose2d(4, 4, 3)), batch(2, 4, 5, 6)
     state, wanted = arrays(model), last(run(model.it, x))
@@ -477,6 +478,7 @@ def test_recurrent_layers(case, tmp_path):
     close(in_flax(Flax(rnn), state, tmp_path, rules)(x), wanted)
 
 
+@pytest.mark.nightly
 def test_cells_and_layers_of_their_own(tmp_path):
     cell, x = Torch(nn.LSTMCell(4, 5)), batch(2, 4)
     state = arrays(cell)

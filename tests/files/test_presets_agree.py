@@ -63,3 +63,15 @@ def test_they_agree_on_small_models(name):
     size = {"vit-b-16": 8, "resnet50": 32}.get(name)
     found = structure(model, name, size)
     assert found == names({k: tuple(v.shape) for k, v in model.state_dict().items()}, found)
+
+
+@pytest.mark.parametrize("kind", ["MaskedLM", "SequenceClassification", "QuestionAnswering"])
+def test_they_agree_on_distilbert(kind):
+    """It has no preset, but its names are in the rules."""
+    import transformers
+
+    config = transformers.DistilBertConfig(dim=8, hidden_dim=20, n_layers=2, n_heads=2)
+    model = getattr(transformers, f"DistilBertFor{kind}")(config)
+    found = structure(model, "distilbert")
+    assert {role for role, _ in found.values()} == {"transit", "zero", "bias", "keep"}
+    assert found == names({k: tuple(v.shape) for k, v in model.state_dict().items()}, found)

@@ -78,8 +78,8 @@ def _orbax(path):
 
 
 def _npy(path):
-    np.save(path / "m.npy", WEIGHT)
-    return path / "m.npy"
+    np.save(path / "w.npy", WEIGHT)
+    return path / "w.npy"
 
 
 def _msgpack(path):
@@ -98,7 +98,7 @@ MADE = {  # what it is, what it needs, its suffix for `save`, and how its own li
     "`pytorch_model.bin`, `.pt`, `.pth`, their index": ("extra `torch`", "", _torch),
     "a folder of `torch.distributed.checkpoint`": ("extra `torch`", ".distcp", _distributed),
     "a folder of Orbax, alone or in STEP/ITEM": ("extra `orbax`", ".orbax", _orbax),
-    "`.npy`": ("", "", _npy),
+    "`.npy` of NumPy, whose tensor has the name of the file": ("nothing", "", _npy),
     "`.msgpack` of Flax": ("", "", _msgpack),
 }
 

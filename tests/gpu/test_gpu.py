@@ -30,7 +30,7 @@ def the_way_of_a_gpu(monkeypatch):
     monkeypatch.setattr(irt._tensor, "_IN_NUMPY", {})
 
 
-@pytest.mark.cases(999 if any(place.gpu for place in PLACES) else 6)
+@pytest.mark.cases(999 if any(place.gpu for place in PLACES) else 3)
 @pytest.mark.parametrize(
     ("place", "check"), BOTH, ids=[f"{place}-{check.__name__}" for place, check in BOTH]
 )
@@ -143,6 +143,7 @@ def test_what_there_was_no_time_for_is_named():
     assert len(data["left out"]) == len(trained.STARTS) * len(trained.SEEDS)
 
 
+@pytest.mark.nightly
 def test_the_large_transformer_is_trained_at_toy_size():
     row = trained.train(trained.TOY, "rezero", 1e-3, trained.TUNE, "cpu")
     assert row["first"] == pytest.approx(_decoder.CHANCE, abs=0.7)

@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 MADE = re.compile("/_(made|build)/")
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if not MADE.search(str(page))]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(PAGES)]
-LONG = [ROOT / "docs" / page for page in ("guides/jax.md", "oracle.md", "export.md")]
+LONG = [  # their blocks take many seconds
+    ROOT / "docs" / f"{name}.md"
+    for name in ("guides/jax", "guides/pytorch", "models", "oracle", "export", "ten_minutes")
+]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
@@ -65,6 +68,8 @@ def command(line):
     words = shlex.split(line, comments=True)[1:]
     if "--preset" in words and words[0] == "export":
         words += ["--dry-run", "--force"]
+    if words[0] == "check":
+        words += ["--examples", "5"]
     assert cli.main(words) in STATUS.get(words[0], {0}), line
 
 
@@ -115,9 +120,9 @@ def test_the_line_before_a_block_installs_what_it_imports(page):
     held: set[str] = set()
     for tag, text in fences(ROOT / "docs" / page, ("python", "")):
         if not tag:
-            extras, rest = re.fullmatch(
-                r'pip install -c constraints.txt "\.\[(.*)\]"(.*)\n', text
-            ).groups()
+            found = re.fullmatch(r'pip install -c constraints.txt "\.\[(.*)\]"(.*)\n', text)
+            assert found, f'it should be one line, pip install -c constraints.txt ".[...]": {text}'
+            extras, rest = found.groups()
             held = {
                 name for extra in extras.split(",") for name in INSTALLED.get(extra, "").split()
             }

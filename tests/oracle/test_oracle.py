@@ -51,40 +51,47 @@ def untested(report):
     return {outcome.property for outcome in report.outcomes if outcome.verdict == "untested"}
 
 
+REFERENCES = [
+    (ir.idi, {"conv": "OIHW"}, ABOUT_IDIZ | {"device"}),
+    (ir.idiz, {"conv": "DHWIO", "layout": "IO"}, ABOUT_IDI | {"device"}),
+    (
+        lambda s: ir.idi(s, layout="IOW", stride=(2,)),
+        {"layout": None, "conv": "IOW", "stride": (2,)},
+        ABOUT_IDIZ | {"device", "groups", "underflow"},
+    ),
+    (
+        lambda s: ir.idiz(s, form="shifted"),
+        {"form": "shifted", "roles": "zero"},
+        ABOUT_IDI | {"device", "groups", "underflow"},
+    ),
+    (
+        functools.partial(ir.idi, taps="diagonal"),
+        {"conv": "OIHW", "taps": "diagonal"},
+        ABOUT_IDIZ | {"device"},
+    ),
+    (ir.idi, {"layout": "EOI", "conv": "OIW"}, ABOUT_IDIZ | {"device"}),
+    (ir.idi, {"xp": "torch", "conv": "OIHW"}, ABOUT_IDIZ),
+    (ir.idiz, {"xp": torch, "conv": "IOHW"}, ABOUT_IDI),
+    (ir.idi, {"xp": jax.numpy, "conv": "HWIO"}, ABOUT_IDIZ | {"device"}),
+    (ir.idi, {"xp": "array_api_strict", "conv": "OIW"}, ABOUT_IDIZ),
+    (irt.idi_, {"conv": "OIHW"}, ABOUT_IDIZ),
+    (irt.idiz_, {"conv": "OIDHW"}, ABOUT_IDI),
+    (irj.idi, KERAS, ABOUT_IDIZ | {"device"}),
+    (irj.idiz, KERAS, ABOUT_IDI | {"device"}),
+    (irk.IDI, KERAS, ABOUT_IDIZ | {"device"}),
+    (irk.IDIZ, KERAS, ABOUT_IDI | {"device"}),
+    (irk.idi_, {**KERAS, "xp": "tensorflow"}, ABOUT_IDIZ | {"device"}),
+]
+FIRST = [REFERENCES[number] for number in (0, 1, 6, 10, 12, 14, 16)]  # each way of each framework
+
+
 @pytest.mark.hypothesis
 @pytest.mark.every
 @pytest.mark.parametrize(
     ("make", "options", "silent"),
     [
-        (ir.idi, {"conv": "OIHW"}, ABOUT_IDIZ | {"device"}),
-        (ir.idiz, {"conv": "DHWIO", "layout": "IO"}, ABOUT_IDI | {"device"}),
-        (
-            lambda s: ir.idi(s, layout="IOW", stride=(2,)),
-            {"layout": None, "conv": "IOW", "stride": (2,)},
-            ABOUT_IDIZ | {"device", "groups", "underflow"},
-        ),
-        (
-            lambda s: ir.idiz(s, form="shifted"),
-            {"form": "shifted", "roles": "zero"},
-            ABOUT_IDI | {"device", "groups", "underflow"},
-        ),
-        (
-            functools.partial(ir.idi, taps="diagonal"),
-            {"conv": "OIHW", "taps": "diagonal"},
-            ABOUT_IDIZ | {"device"},
-        ),
-        (ir.idi, {"layout": "EOI", "conv": "OIW"}, ABOUT_IDIZ | {"device"}),
-        (ir.idi, {"xp": "torch", "conv": "OIHW"}, ABOUT_IDIZ),
-        (ir.idiz, {"xp": torch, "conv": "IOHW"}, ABOUT_IDI),
-        (ir.idi, {"xp": jax.numpy, "conv": "HWIO"}, ABOUT_IDIZ | {"device"}),
-        (ir.idi, {"xp": "array_api_strict", "conv": "OIW"}, ABOUT_IDIZ),
-        (irt.idi_, {"conv": "OIHW"}, ABOUT_IDIZ),
-        (irt.idiz_, {"conv": "OIDHW"}, ABOUT_IDI),
-        (irj.idi, KERAS, ABOUT_IDIZ | {"device"}),
-        (irj.idiz, KERAS, ABOUT_IDI | {"device"}),
-        (irk.IDI, KERAS, ABOUT_IDIZ | {"device"}),
-        (irk.IDIZ, KERAS, ABOUT_IDI | {"device"}),
-        (irk.idi_, {**KERAS, "xp": "tensorflow"}, ABOUT_IDIZ | {"device"}),
+        pytest.param(*case, marks=[] if case in FIRST else pytest.mark.nightly)
+        for case in REFERENCES
     ],
     ids=named,
 )
@@ -134,6 +141,7 @@ def factory(gain=1.0):
         *("fortran order", "any arguments", "positional only", "wide of another kind"),
     ],
 )
+@pytest.mark.cases(5)
 def test_how_it_is_called_is_found_from_the_signature(make, options, call):
     oracle = make_oracle(make, examples=4, clock=STILL, **options)
     broken = {"zero": set(), "transit": {"underflow", "exact"}}[
@@ -344,10 +352,11 @@ def test_an_implementation_of_another_framework():
     assert "an instance of numpy.ndarray, but should be an array of torch" in str(report)
 
 
+@pytest.mark.nightly
 def test_two_oracles_do_not_meet():
     """In two threads at once, each with its own verdict."""
     found = {}
-    options = {"clock": STILL, "examples": 6}
+    options = {"clock": STILL, "examples": 3}
     oracles = {
         "right": make_oracle(lambda s: idi(s), **options),
         "wrong": make_oracle(lambda s: np.eye(*s), **options),
@@ -529,6 +538,7 @@ def idiz_padded(shape):
     ],
     ids=named,
 )
+@pytest.mark.cases(3)
 def test_the_diagnosis(make, options, says):
     import re
 

@@ -39,12 +39,12 @@ def breaks(name, report, properties):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_wrong_implementation_breaks_what_it_should(name):
-    """Of the properties that it breaks, the two that the fewest others break."""
-    rarest = sorted(ALL[name].broken, key=lambda broken: (OFTEN[broken], broken))[:2]
-    breaks(name, oracle(name, expect=rarest).run(), {*rarest})
+    """Of the properties that it breaks, the one that the fewest others break."""
+    rarest = min(sorted(ALL[name].broken), key=OFTEN.__getitem__)
+    breaks(name, oracle(name, expect=[rarest]).run(), {rarest})
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", ALL)
 def test_a_wrong_implementation_breaks_nothing_else(name):
     breaks(name, oracle(name).run(), ALL[name].broken)

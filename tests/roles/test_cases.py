@@ -442,3 +442,11 @@ def test_a_weight_that_is_used_twice_in_a_branch_does_not_free_itself():
     net.w("first", net.x())
     net.w("out", net.add("y", "x", net.again("second", "FIRST", net.f("tanh", "first"))))
     assert net.zeros("out") == {"FIRST"}
+
+
+def test_the_last_block_of_a_tower_ends_in_a_residual_add():
+    """CLIP without projections: two towers are compared by a product, and neither is a query."""
+    net = Net()
+    towers = [net.block(k, net.x(f"x{k}")) for k in "ab"]
+    net.f("logits", *towers, shape=(2, 2), does="contract", vanishes=(0, 1), sums=(0, 1))
+    assert net.zeros("logits") == {"BA", "BB"}
