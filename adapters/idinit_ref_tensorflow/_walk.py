@@ -79,6 +79,8 @@ class Walker:
             value = self.value(variable)
             if own and isinstance(value, Made) and draw.parameters[own].is_bias:
                 draw.use(value, "bias")  # of a quantised layer
+            elif own and isinstance(value, Made) and variable is getattr(op, "beta", None):
+                draw.use(value, "other")  # it shifts a norm, and is no scale of it
             elif own:
                 values = [*values, value]
         if kind == "Unstack":
@@ -217,7 +219,7 @@ class Walker:
             return self._embedding
         if known_weights(layer) and not layer._layers:
             return self._chain
-        is_own = not type(layer).__module__.startswith("keras.")
+        is_own = not type(layer).__module__.startswith("keras.src.layers.")
         if layer._layers or is_own or isinstance(layer, keras.layers.Lambda):
             return None
         return self._operation

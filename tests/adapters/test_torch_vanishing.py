@@ -182,7 +182,7 @@ def pointwise():
     for full in sorted(torch._C._dispatch_get_all_op_names()):
         space, _, name = full.partition("::")
         name, _, overload = name.partition(".")
-        if space != "aten" or name.endswith("_"):
+        if space != "aten" or name.endswith(("_", "_backward")):
             continue
         function = getattr(getattr(torch.ops.aten, name), overload or "default")
         arguments = [a for a in function._schema.arguments if not a.has_default_value()]
