@@ -313,8 +313,11 @@ class Walker:
         units, many = layer.cell.units, weights[0].parts
         gates = draw.split(f"{name}: gates", value, 1, (units,) * many) if many > 1 else [value]
         if isinstance(layer.cell, keras.layers.GRUCell):  # z * state + (1 - z) * candidate
-            kept = draw.result(f"{name}: kept", [state, gates[0]], state.shape)
-            new = draw.result(f"{name}: new", gates[1:], state.shape)
+            z = draw.result(f"{name}: z", gates[:1], state.shape, word="sigmoid")
+            kept = draw.result(f"{name}: kept", [z, state], state.shape, word="mul")
+            candidate = draw.result(f"{name}: candidate", gates[1:], state.shape)
+            rest = draw.result(f"{name}: 1 - z", [z], state.shape, word="sigmoid")
+            new = draw.result(f"{name}: new", [rest, candidate], state.shape, word="mul")
             value = draw.add(f"{name}: update", kept, new, state.shape)
         else:
             value = draw.result(f"{name}: gated", gates, state.shape)

@@ -18,7 +18,8 @@ _NAMES = {
     "move": """
         Array BatchToSpaceND ConvertToTensor DepthToSpace Diag Diagflat Diagonal DiagPart
         ExtractImagePatches ExtractPatches MatrixDiagPartV3 MatrixDiagV3 Meshgrid RepeatVector
-        ReverseSequence SpaceToDepth Unfold View ViewAsComplex ViewAsReal
+        ReverseSequence SpaceToDepth TensorListFromTensor TensorListStack Unfold View
+        ViewAsComplex ViewAsReal
     """,
     "mul": "Cross Kron MulNoNan Outer",
     "neg": "Negative",
@@ -27,8 +28,8 @@ _NAMES = {
     "pool": "Max Min Moments",
     "reciprocal": "Inv",
     "resize": "ImageProjectiveTransformV3 Resizing",
-    "scatter": "ScatterUpdate SliceUpdate",
-    "select": "DynamicPartition GatherNd Hsplit Masking Slice Vsplit",
+    "scatter": "ScatterUpdate SliceUpdate TensorListSetItem",
+    "select": "DynamicPartition GatherNd Hsplit Masking Slice TensorListGetItem Vsplit",
     "softmax": "Sparsemax",
     "square": "L2Loss",
     "std": "Norm Std",
