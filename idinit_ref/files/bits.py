@@ -107,7 +107,8 @@ def convert(block: NDArray[Any], own: str, to: str, name: str) -> NDArray[Any]:
     if own == to:
         return block
     if own not in REALS or to not in FLOATS:
-        lost = "it would lose its imaginary part" if own in FLOATS else "it stays as it is"
+        is_complex = own in FLOATS and own not in REALS
+        lost = "it would lose its imaginary part" if is_complex else "it stays as it is"
         should = f"as {to} {lost}"
         raise DTypeError(message(f"dtype of {name}", own, should, "convert the array first"))
     if (quick := _quickly(block, own, to)) is not None:

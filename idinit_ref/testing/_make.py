@@ -110,8 +110,8 @@ def make_oracle(
     ...     return np.eye(*shape)
     >>> report = make_oracle(mine, expect=["rank", "transit"]).run()
     >>> [(outcome.property, outcome.verdict) for outcome in report.outcomes]
-    [('transit', 'broken'), ('rank', 'held')]
-    >>> print(report.outcomes[0].message.splitlines()[0])
+    [('rank', 'held'), ('transit', 'broken')]
+    >>> print(report.outcomes[1].message.splitlines()[0])
     output 1 of the layer = 0, but should be input 0 of what it sees, -29  [mine((2, 1))]
     """
     if expect is not None:

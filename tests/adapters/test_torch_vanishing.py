@@ -225,13 +225,13 @@ def test_every_pointwise_function_of_pytorch_vanishes_as_its_node_says():
 
 
 HIGHER = {"flex_attention", "flex_attention_backward"}  # operators that take functions
-BY_OTHERS = {"transformers::grouped_mm_fallback"}  # that this library registers
+BY_OTHERS = {"transformers::grouped_mm_fallback"}  # registered once they are imported
 
 
 def test_every_name_is_an_operation_of_pytorch():
     known = {full.partition(".")[0] for full in torch._C._dispatch_get_all_op_names()}
     names = {*_table.MOVES, *_table.TABLE, *_table._WORDS, *_table.FRESH, *_table._SOURCES}
-    assert names - known == HIGHER | BY_OTHERS
+    assert HIGHER <= names - known <= HIGHER | BY_OTHERS
 
 
 @torch.library.custom_op("idinit_tests::shifted", mutates_args=())

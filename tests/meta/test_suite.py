@@ -109,7 +109,7 @@ def item_of(name, *marks):
         added=[],
         iter_markers=lambda: marks.values(),
         get_closest_marker=marks.get,
-        config=SimpleNamespace(getoption=lambda name: 16),
+        config=SimpleNamespace(getoption={"keyword": "", "cases": 16}.get),
     )
     item.add_marker = item.added.append
     return item
