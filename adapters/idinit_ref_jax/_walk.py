@@ -105,7 +105,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
         keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
         first = given[0] if keeps else draw.constant(None)
-        one, number = is_number(first), first.value  # type: ignore[union-attr]  # all are Made here
+        one, number = is_number(first), first.value if is_constant(first) else None
         return [draw.constant(shape_of(var), one, number) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
     draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)

@@ -58,7 +58,8 @@ def _assign(variable: Variable, role: Role, **options: Any) -> Variable:
     array = decided.build(dtype=dtype)
     if decided.shape != shape:
         array = split_axes(xp, array, shape, letters)
-    variable.assign(array)  # type: ignore[attr-defined]  # `shape_and_dtype` refuses what has no assign
+    # Of what has no assign(), `shape_and_dtype` has raised.
+    variable.assign(array)  # type: ignore[attr-defined]  # Keras has no types
     return variable
 
 

@@ -112,7 +112,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         out = _run(schema.name, func, args, kwargs)
         results = _tensors(out)
         results += [target for target in targets if not _in(target, results)]
-        is_plain = all(is_constant(value) and not value.zero for value in values)  # type: ignore[union-attr]  # `is_constant` has narrowed it to Made
+        is_plain = all(is_constant(value) and not value.zero for value in values)
         if not results or (not targets and is_plain and schema.name not in ZEROS):
             return out
         call = Call(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ..core.layout import SPATIAL
 from ._axes import View
@@ -291,7 +291,7 @@ class Data(NamedTuple):
 Value = Signal | Made | Data
 
 
-def is_constant(value: Value) -> bool:
+def is_constant(value: Value) -> TypeGuard[Made]:
     """Whether a value depends neither on the inputs nor on the parameters."""
     return isinstance(value, Made) and not value.parts
 
