@@ -32,14 +32,27 @@ class _OptionA(nn.Module):
         return torch.cat([x[:, :, ::2, ::2], torch.zeros_like(x[:, :, ::2, ::2])], 1)
 
 
-def _net(kind: str) -> nn.Sequential:
+def made(kind: str, width: int = 8) -> nn.Sequential:
     """Return four residual blocks, the third of which may halve the image."""
     norm = "gamma" in kind
-    model = _nets.resnet(4, 8, norm=norm, stages=1 if kind == "same width" else 2)
+    model = _nets.resnet(4, width, norm=norm, stages=1 if kind == "same width" else 2)
     for block in model:
         if isinstance(block, _nets.Residual) and not isinstance(block.shortcut, nn.Identity):
             block.shortcut = _OptionA()
     return model
+
+
+def begin(model: nn.Module, x: Tensor, kind: str, eps: float, **options: Any) -> None:
+    """Write the start of a kind of net; an eps of 0 writes exact zeros."""
+    irt.init_(model, x, eps=eps or 1e-6, **options)
+    for block in _residuals(model):
+        *_, last = _nets.weighted(block.branch)
+        if eps == 0:
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
+        if kind.endswith("gamma 0"):
+            nn.init.zeros_(block.branch[-1].weight)
 
 
 def cells(quick: bool, rows: list[Row]) -> list[Row]:
@@ -53,17 +66,9 @@ def cells(quick: bool, rows: list[Row]) -> list[Row]:
 def measure(net: str, eps: float, epochs: int, rate: float, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     x, y, judge, labels = _training.digits()
-    model = _net(net)
+    model = made(net)
     # The order of taps is that of the data that were measured.
-    irt.init_(model, x[:2], eps=eps or 1e-6, taps="channel_major")
-    for block in _residuals(model):
-        *_, last = _nets.weighted(block.branch)
-        if eps == 0:
-            nn.init.zeros_(last.weight)
-            if last.bias is not None:
-                nn.init.zeros_(last.bias)
-        if net.endswith("gamma 0"):
-            nn.init.zeros_(block.branch[-1].weight)
+    begin(model, x[:2], net, eps, taps="channel_major")
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     found: dict[str, Any] = {}

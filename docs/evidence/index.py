@@ -6,6 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
+from docs.evidence import wider
 from docs.evidence._data import FOLDER, filled, load
 from docs.evidence._study import INSTALL, table
 from idinit_ref.files import whole_file
@@ -26,6 +27,7 @@ STUDIES = (
     "heads",
     "chains",
     "parity",
+    "wider",
 )
 
 # A default, its reason, and the page or study that supports it, if there is one.
@@ -58,10 +60,16 @@ def _defaults() -> list[list[str]]:
 def page() -> str:
     """Return index.md."""
     lines = []
+    wide = wider.verdicts(load("wider")["rows"])
     for name in STUDIES:
         study, data = importlib.import_module(f"docs.evidence.{name}"), load(name)
         verdict, _ = study.verdict(data["rows"])
-        lines.append([study.CLAIM, f"**{verdict}**", f"[{name}]({name}.md)"])
+        found = [f"**{verdict}**"]
+        for claim, (words, _) in wide.items():
+            if claim.partition(",")[0] == name:
+                net = claim.partition(", ")[2]
+                found.append(f"[at width {wider.WIDTH}](wider.md){net and f', {net}'}: **{words}**")
+        lines.append([study.CLAIM, "; ".join(found), f"[{name}]({name}.md)"])
     return filled(
         "index",
         claims=table(["claim", "verdict", "study"], lines),

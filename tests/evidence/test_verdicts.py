@@ -9,6 +9,7 @@ from docs.evidence import (
     convolution,
     depth,
     epsilon,
+    identity,
     linear,
     rank,
     real,
@@ -16,6 +17,7 @@ from docs.evidence import (
     spread,
     stability,
     transformer,
+    wider,
 )
 
 
@@ -68,6 +70,50 @@ def ours(row):
 def test_the_verdict_follows_the_data(study, change, said):
     found = study.verdict(rows_of(study, change)).holds
     assert found == said if said == "holds" else found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("worst", "said"),
+    [
+        ("orthogonal", "identity inside: holds; IDIZ at the end: not shown"),
+        ("IDI, 0", "identity inside: does not hold (orthogonal is better in 6 of 6 nets); "
+         "IDIZ at the end: holds when the weights inside are IDI (transformer, width 128; "),
+        ("default", "identity inside: not shown; IDIZ at the end: not shown"),
+    ],
+)  # fmt: skip
+def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
+    rows = rows_of(
+        identity,
+        lambda r: {"score": (-2.0 if r["start"].startswith(worst) else -1.0) - r["seed"] / 1e3},
+    )
+    assert identity.verdict(rows).holds.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("claim", "change", "said"),
+    [
+        ("residual", {"xavier": 0.1, "kaiming": 0.1, "idinit": 0.9}, "holds"),
+        ("residual", {"xavier": 0.8, "kaiming": 0.1, "idinit": 0.9},
+         "holds when the other start is kaiming"),
+        ("residual", {"xavier": 0.1, "kaiming": 0.1, "idinit": 0.5}, "does not hold"),
+        ("epsilon", {"eps 0": 0.5, "eps 1e-6": 0.5},
+         "holds for gradients in 3 of 3 nets; accuracy is better in 0"),
+        ("stability", {"idinit": 0.9, "xavier": 0.1, "kaiming": 0.1, "rezero": 0.1}, "holds"),
+        ("stability", {"idinit": 0.1, "xavier": 0.9, "kaiming": 0.1, "rezero": 0.1},
+         "does not hold"),
+        ("stability, transformer", {"idinit": -2.0, "default": -2.0, "rezero": -3.0},
+         "holds when the other start is rezero"),
+        ("spread", {"idinit": 0.5, "xavier": 0.5, "fixup": 0.5}, "not shown"),
+    ],
+)  # fmt: skip
+def test_what_is_said_at_width_64_follows_the_data(claim, change, said):
+    rows = [row for row in _study.load("wider")["rows"] if row["claim"] == claim]
+    rows = [
+        {**row, "score": change[row["start"]] + row["seed"] / 1e4,
+         "frozen": 0.5 if row["start"] == "eps 0" else 0.1}
+        for row in rows
+    ]  # fmt: skip
+    assert wider.verdicts(rows)[claim][0] == said
 
 
 @pytest.mark.parametrize(

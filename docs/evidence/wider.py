@@ -1,0 +1,344 @@
+"""Four claims again, at a width that more than one channel can pass."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import islice, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import idinit_ref_torch as irt
+from docs.evidence import _baselines, _decoder, _nets, _study, _training, epsilon, identity
+from docs.evidence._data import filled
+from docs.evidence._study import Effect, Row, Verdict, effect, judged, mean, pick, table
+
+TITLE = "Four claims again, at width 64"
+CLAIM = (
+    "What the studies of residual nets, eps, variance and stability found at width 8, with kernels "
+    "in channel-major order, is so at width 64 with outward kernels."
+)
+WIDTH, BATCH, TUNE, SEEDS = 64, 32, (100,), tuple(range(12))
+# What is to be measured: nets, starts, rates, decays, steps, and how many seeds judge.
+EPS = {"eps 0": 0.0, "eps 1e-6": 1e-6}
+CLAIMS: dict[str, dict[str, Any]] = {
+    "epsilon": {
+        "nets": ("same width", "option A", "option A, gamma 0"),
+        "starts": tuple(EPS), "rates": (0.03, 0.1), "steps": 60, "seeds": 3,
+    },
+    "residual": {
+        "nets": ("32 blocks",), "starts": ("idinit", "xavier", "kaiming"),
+        "rates": (0.01, 0.003, 0.001), "steps": 60, "seeds": 3,
+        "smaller": {"xavier": (0.0003, 0.0001, 0.00003), "kaiming": (1e-5, 1e-6, 1e-7)},
+    },
+    "stability": {
+        "nets": ("4 blocks",), "starts": ("idinit", "xavier", "kaiming", "rezero"),
+        "rates": (0.003, 0.01, 0.03, 0.1, 0.3), "decays": (0.0, 0.1), "steps": 44, "seeds": 3,
+    },
+    "stability, transformer": {
+        "nets": ("transformer",), "starts": ("idinit", "default", "rezero"),
+        "rates": (0.001, 0.003, 0.01, 0.03, 0.1), "decays": (0.0, 1.0), "steps": 80,
+        "seeds": 3,
+    },
+    "spread": {
+        "nets": ("4 blocks",), "starts": ("idinit", "xavier", "fixup"),
+        "rates": (0.1, 0.03, 0.01, 0.003), "steps": 60, "seeds": 12,
+    },
+}  # fmt: skip
+TEXT = {"layers": 2, "heads": 4, "context": 32}
+CHANCE, FAILS, TRAINS = 0.1, 0.3, 0.6  # accuracies; a text is learned at a loss of LEARNED
+LEARNED = 2.8
+
+
+def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
+    """Return what is to be measured, a claim after the other."""
+    found: list[Row] = []
+    for claim, plan in CLAIMS.items():
+        seeds = SEEDS[: plan["seeds"]]
+        nets, rates = plan["nets"], plan["rates"]
+        if quick:
+            nets, rates, seeds = nets[1:2], rates[:1], seeds[:2]
+        for net, start, decay in product(nets, plan["starts"], plan.get("decays", (0.0,))):
+            setting = {"claim": claim, "net": net, "start": start, "decay": decay}
+            if "decays" in plan:
+                found += [{**setting, "rate": r, "seed": n} for r, n in product(rates, seeds)]
+            else:
+                mine = plan.get("smaller", {}).get(start, rates)
+                found += _study.swept([setting], mine, rows, tune=TUNE, seeds=seeds, score="score")
+        if quick or len(found) > len(rows):
+            break
+    return found
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+def measure(claim: str, net: str, start: str, decay: float, rate: float, seed: int) -> Row:
+    """Train once; to choose a rate, on data that judge nothing else."""
+    torch.manual_seed(seed)
+    if net == "transformer":
+        return _text(start, decay, rate, seed)
+    x, y, judge, labels = _training.digits()
+    x, judge = (nn.functional.avg_pool2d(images, 2) for images in (x, judge))
+    if seed in TUNE:
+        x, y, judge, labels = x[360:], y[360:], x[:360], y[:360]
+    if claim == "epsilon":
+        model = epsilon.made(net, WIDTH)
+        epsilon.begin(model, x[:2], net, EPS[start])
+    else:
+        scalars = _baselines.METHODS[start].scalars
+        model = _nets.resnet(int(net.removesuffix(" blocks")), WIDTH, scalars=scalars)
+        if start == "idinit":
+            irt.init_(model, x[:2])
+        else:
+            _baselines.apply(start, model, x[:2])
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    slow = 10 if start == "fixup" else 1  # as its authors have it, for the scalars
+    groups = [{"params": [p for p in model.parameters() if p.ndim > 0]}]
+    if numbers := [p for p in model.parameters() if p.ndim == 0]:
+        groups.append({"params": numbers, "lr": rate / slow})
+    optimiser = torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=decay)
+    steps = CLAIMS[claim]["steps"]
+    data = islice(_training.batches(x, y, BATCH, 1000, seed), steps)
+    made = sum(1 for _ in _training.train(model, data, optimiser))
+    same = sum(int((a == b).sum()) for a, b in zip(before, model.parameters(), strict=True))
+    right = _training.accuracy(model, judge, labels)
+    diverged = made < steps or not _finite(model, judge)
+    return {
+        "score": CHANCE if diverged else right,
+        "diverged": int(diverged),
+        "frozen": same / sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _finite(model: nn.Module, x: Tensor) -> bool:
+    with torch.no_grad():
+        return bool(torch.isfinite(model(x)).all())
+
+
+def _text(start: str, decay: float, rate: float, seed: int) -> Row:
+    """Train the transformer of `identity`, with AdamW, without warm-up, schedule or clipping."""
+    start = "init_" if start == "idinit" else start
+    model = identity.transformer(start, seed, width=WIDTH, **TEXT)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    seen, judge, _ = _decoder.text()
+    steps, context = CLAIMS["stability, transformer"]["steps"], TEXT["context"]
+    data = _decoder.windows(seen, 8, context, steps, seed)
+    made = sum(1 for _ in _training.train(model, data, optimiser))
+    x, y = next(_decoder.windows(judge, 128, context, 1, 0))
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(model(x), y).item()
+    diverged = made < steps or not loss < _decoder.CHANCE
+    return {"score": -_decoder.CHANCE if diverged else -loss, "diverged": int(diverged)}
+
+
+# What comes out -----------------------------------------------------------------------------------
+
+
+def _got(rows: Sequence[Row], key: str = "score", **setting: Any) -> list[float]:
+    """Return a value of each seed that judges."""
+    return [row[key] for row in judged(rows, SEEDS, **setting)]
+
+
+def _pairs(rows: Sequence[Row], claim: str, start: str) -> list[float]:
+    """Return of how many pairs of rate and decay the net trains, for each seed."""
+    mine = pick(rows, claim=claim, start=start)
+    limit = -LEARNED if "transformer" in claim else TRAINS
+    seeds = sorted({row["seed"] for row in mine})
+    return [sum(row["score"] >= limit for row in pick(mine, seed=seed)) for seed in seeds]
+
+
+def _against(rows: Sequence[Row], claim: str) -> dict[str, Effect]:
+    """Return by how much IDInit is above each other start."""
+    values = {
+        start: _pairs(rows, claim, start) if "decays" in CLAIMS[claim]
+        else _got(rows, claim=claim, start=start)
+        for start in CLAIMS[claim]["starts"]
+    }  # fmt: skip
+    return {
+        name: effect(values["idinit"], each) for name, each in values.items() if name != "idinit"
+    }
+
+
+def _residual(rows: Sequence[Row]) -> tuple[str, str]:
+    means = {s: mean(_got(rows, claim="residual", start=s)) for s in CLAIMS["residual"]["starts"]}
+    fail = [name for name in ("xavier", "kaiming") if means[name] < FAILS]
+    words = "does not hold"
+    if means["idinit"] >= TRAINS and fail:
+        words = "holds" if len(fail) == 2 else f"holds when the other start is {fail[0]}"
+    return words, "accuracy: " + ", ".join(f"{name} {value:.2f}" for name, value in means.items())
+
+
+def _eps(rows: Sequence[Row], net: str, key: str) -> Effect:
+    zero, mine = (_got(rows, key, claim="epsilon", net=net, start=start) for start in EPS)
+    return effect(mine, zero)
+
+
+def _epsilon(rows: Sequence[Row]) -> tuple[str, str]:
+    nets = list(dict.fromkeys(row["net"] for row in pick(rows, claim="epsilon")))
+    found = {net: (_eps(rows, net, "frozen"), _eps(rows, net, "score")) for net in nets}
+    alive = [net for net, (frozen, _) in found.items() if frozen.shown and frozen.value < 0]
+    right = [net for net, (_, score) in found.items() if score.shown and score.value > 0]
+    words = "does not hold"
+    if alive:
+        words = f"holds for gradients in {len(alive)} of {len(nets)} nets; accuracy is better in "
+        words += str(len(right))
+    return words, ", ".join(
+        f"{net}: never moved {frozen}, accuracy {score}" for net, (frozen, score) in found.items()
+    )
+
+
+def _spread(rows: Sequence[Row]) -> tuple[str, str]:
+    """Judge variances by Brown and Forsythe's test, corrected for the number of tests (Holm)."""
+    starts = CLAIMS["spread"]["starts"]
+    values = {start: _got(rows, claim="spread", start=start) for start in starts}
+    deviations = {start: statistics.stdev(each) for start, each in values.items()}
+    test = _study.need("scipy.stats").levene
+    chances = {s: float(test(values["idinit"], values[s]).pvalue) for s in starts if s != "idinit"}
+    more, less = [], []
+    for place, (start, chance) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
+        if chance * (len(chances) - place) >= 0.05:
+            break
+        (more if deviations[start] > deviations["idinit"] else less).append(start)
+    words = "not shown"
+    if more or less:
+        words = "holds" if len(more) == len(chances) else "does not hold"
+        if more and len(more) < len(chances) and not less:
+            words = f"holds when the other start is {' or '.join(more)}"
+    figure = ", ".join(f"{start} {value:.3f}" for start, value in deviations.items())
+    return words, f"standard deviation of the accuracy: {figure}"
+
+
+def _stability(rows: Sequence[Row], claim: str) -> tuple[str, str]:
+    found = _against(rows, claim)
+    ahead = [name for name, each in found.items() if each.shown and each.value > 0]
+    behind = [name for name, each in found.items() if each.shown and each.value < 0]
+    words = "not shown"
+    if ahead or behind:
+        words = "holds" if len(ahead) == len(found) else "does not hold"
+        if ahead and len(ahead) < len(found):
+            words = f"holds when the other start is {' or '.join(ahead)}"
+        if ahead and behind:
+            words += f"; behind {' and '.join(behind)}"
+    whole = len(CLAIMS[claim]["rates"]) * len(CLAIMS[claim]["decays"])
+    counts = {s: mean(_pairs(rows, claim, s)) for s in CLAIMS[claim]["starts"]}
+    figure = ", ".join(f"{start} {count:.1f}" for start, count in counts.items())
+    return words, f"of {whole} pairs train: {figure}"
+
+
+def verdicts(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Return for each claim what holds at this width, and the figures."""
+    judges = {"residual": _residual, "epsilon": _epsilon, "spread": _spread}
+    return {
+        claim: judges[claim](rows) if claim in judges else _stability(rows, claim)
+        for claim in dict.fromkeys(row["claim"] for row in rows)
+    }
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    """Return the verdicts of all claims."""
+    found = verdicts(rows)
+    return Verdict(
+        "; ".join(f"{claim}: {words}" for claim, (words, _) in found.items()),
+        "; ".join(f"{claim}: {figure}" for claim, (_, figure) in found.items()),
+    )
+
+
+def _rates(rows: Sequence[Row]) -> list[list[str]]:
+    """Return a line for each start whose rate was chosen."""
+    lines = []
+    for claim, net, start in dict.fromkeys((r["claim"], r["net"], r["start"]) for r in rows):
+        known = pick(rows, claim=claim, net=net, start=start)
+        if "decays" in CLAIMS[claim]:
+            continue
+        runs = judged(known, SEEDS)
+        tuned = [row for row in known if row["seed"] in TUNE]
+        sweep = ", ".join(f"{row['rate']:g}: {row['score']:.2f}" for row in tuned)
+        accuracy = _study.spread(row["score"] for row in runs)
+        frozen = f"{mean(row['frozen'] for row in runs):.3f}"
+        lost = f"{sum(row['diverged'] for row in runs)} of {len(runs)}"
+        lines.append([claim, net, start, sweep, f"{runs[0]['rate']:g}", accuracy, lost, frozen])
+    return lines
+
+
+def _grids(rows: Sequence[Row]) -> list[list[str]]:
+    """Return a line for each start of a grid of rates and decays."""
+    lines = []
+    for claim in dict.fromkeys(row["claim"] for row in rows):
+        if "decays" not in CLAIMS[claim]:
+            continue
+        against = _against(rows, claim)
+        for start in CLAIMS[claim]["starts"]:
+            known = pick(rows, claim=claim, start=start)
+            means = [
+                ", ".join(
+                    f"{abs(mean(row['score'] for row in pick(known, rate=rate, decay=decay))):.2f}"
+                    for rate in CLAIMS[claim]["rates"]
+                )
+                for decay in CLAIMS[claim]["decays"]
+            ]
+            pairs = _study.spread(_pairs(rows, claim, start), ".1f")
+            lines.append([claim, start, pairs, str(against.get(start, "-")), *means])
+    return lines
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return set-up, tables and reading."""
+    head = ["claim", "net", "start", "rate: accuracy when tuning", "rate", "accuracy", "diverged",
+            "never moved"]  # fmt: skip
+    grid = ["claim", "start", "pairs that train", "IDInit trains more", "without decay", "with"]
+    lines = [
+        f"* {claim}: {plan['steps']} steps, {plan['seeds']} seeds; rates "
+        + ", ".join(f"{rate:g}" for rate in plan["rates"])
+        + (f"; decays {plan['decays'][0]:g}, {plan['decays'][1]:g}" if "decays" in plan else "")
+        + "".join(
+            f"; of {start} " + ", ".join(f"{rate:g}" for rate in rates)
+            for start, rates in plan.get("smaller", {}).items()
+        )
+        for claim, plan in CLAIMS.items()
+    ]
+    ratio = _study.need("scipy.stats").f.ppf
+    known = CLAIMS["spread"]["seeds"] - 1
+    return filled(
+        "wider",
+        width=WIDTH,
+        batch=BATCH,
+        plans="\n".join(lines),
+        layers=TEXT["layers"],
+        trains=TRAINS,
+        fails=FAILS,
+        learned=LEARNED,
+        verdicts=table(["claim", f"at width {WIDTH}", "figures"],
+                       [[c, *each] for c, each in verdicts(rows).items()]),
+        rates=table(head, _rates(rows)),
+        grids=table(grid, _grids(rows)) if _grids(rows) else "",
+        least=math.sqrt(ratio(0.975, known, known) * ratio(0.8, known, known)),
+    )  # fmt: skip
+
+
+def draw(rows: Sequence[Row], figure: Any) -> None:
+    """Draw every run of the nets whose rate was chosen, a panel a claim."""
+    claims = [c for c in verdicts(rows) if "decays" not in CLAIMS[c]]
+    for axes, claim in zip(figure.subplots(1, len(claims), squeeze=False)[0], claims, strict=True):
+        mine = pick(rows, claim=claim)
+        starts = list(dict.fromkeys((row["net"], row["start"]) for row in mine))
+        for place, (net, start) in enumerate(starts):
+            values = _got(mine, net=net, start=start)
+            axes.plot(values, [-place] * len(values), "o", ms=4, alpha=0.5)
+        names = [f"{net}\n{start}" for net, start in starts]
+        axes.set_yticks([-place for place in range(len(starts))], names, fontsize=6)
+        axes.set(title=claim, xlabel="accuracy", xlim=(0, 1))
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Assert that eps frees weights that an exact 0 leaves as they are."""
+    for net in dict.fromkeys(row["net"] for row in pick(rows, claim="epsilon")):
+        if net != "same width":
+            assert _eps(rows, net, "frozen").value < 0, net
+
+
+if __name__ == "__main__":
+    _study.main("wider")
