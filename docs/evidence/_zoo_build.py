@@ -294,8 +294,10 @@ def _mended(model: Any, given: dict[str, Any], config: Any, said: str) -> dict[s
             elif value.shape[-1] == int(rows[1]):  # an image is laid out as 4 x 4 patches
                 before = (BATCH, 16) if value.dim() == 4 else value.shape[:-1]
                 new[key] = torch.randn(*before, int(rows[2]))
-    elif (norm := re.search(r"normalized_shape=\[(\d+)\]", said)) and "input_features" in given:
-        new["input_features"] = torch.randn(BATCH, 64, int(norm[1]))
+    elif norm := re.search(r"normalized_shape=\[(\d+)\].*size\[([\d, ]+)\]", said):
+        for key, value in given.items():
+            if str([*getattr(value, "shape", ())]) == f"[{norm[2]}]":
+                new[key] = torch.randn(BATCH, 64, int(norm[1]))
     elif both := re.search(r"cannot specify both (\w+) and (\w+)", said):
         new.pop(both[2], None)
     elif lacks := re.search(r"missing \d+ required \w+ arguments?: (.*)", said):

@@ -191,6 +191,7 @@ def _shrink_counts(config: Any) -> None:
         for name in vars(config):
             if "dropout" in name:
                 _set(config, name, 0.0)
+        _set(config, "axial_pos_shape", [4, 4])  # of as many tokens
     if "gnn_layers_types" in vars(config):
         _set(config, "gnn_layers_types", list(dict.fromkeys(vars(config)["gnn_layers_types"])))
     if vars(config).get("prediction_length", 1) is None:
