@@ -64,7 +64,9 @@ def name_operators() -> None:
         for name in dict.fromkeys(re.findall(pattern, file.read_text())):
             if not hasattr(torch.ops.torchvision, name):
                 library.define(f"{name}(Tensor x) -> Tensor")
-        from torchvision.ops import boxes, poolers, roi_align
+        from torchvision.ops import boxes, poolers
+
+        roi_align = importlib.import_module("torchvision.ops.roi_align")  # the package hides it
 
         boxes.nms = _distinct
 

@@ -17,7 +17,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-SECONDS = 120  # for one model
+SECONDS = 180  # for one model
 MEMORY = 12 << 30  # bytes of address space
 
 
@@ -79,7 +79,7 @@ def served(
                 _, status = os.waitpid(pid, 0)
                 yield job, _row(b"".join(parts), status, seconds)
             for pid, _, begin, _ in running.values():
-                if time.monotonic() - begin > 4 * seconds:  # it waits, or others have the machine
+                if time.monotonic() - begin > 3 * seconds:  # it waits, or others have the machine
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
     finally:
