@@ -14,9 +14,6 @@ from typing import Any
 FOLDER = Path(__file__).parent
 TEMPLATES = FOLDER / "templates"
 
-# What a study says of its rows; it measures nothing.
-WORDS = {"TITLE", "CLAIM", "HERE", "verdict", "page", "draw", "check", "_setup", "_reading"}
-
 
 def machine() -> str:
     """Return what this machine is, as pages say it."""
@@ -32,22 +29,48 @@ def machine() -> str:
 
 
 def _code(path: Path) -> str:
-    """Return what a file does: its syntax tree without comments, docstrings and `WORDS`."""
+    """Return what a file does: its syntax tree without comments and docstrings.
+
+    Of a study only what measures counts: ``cells``, ``measure``, and all that they use. What speaks
+    of the rows may change.
+    """
     tree = ast.parse(path.read_text())
     if path.parent == FOLDER and not path.name.startswith("_"):
-        tree.body = [node for node in tree.body if not _names(node) & WORDS]
+        tree.body = _used([one for node in tree.body for one in _apart(node)], {"cells", "measure"})
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             del node.body[: ast.get_docstring(node) is not None]
     return ast.dump(tree)
 
 
-def _names(node: ast.stmt) -> set[str]:
+def _apart(node: ast.stmt) -> list[ast.stmt]:
+    """Return a statement; of an import one for each name."""
+    match node:
+        case ast.Import(names):
+            return [ast.Import([name]) for name in names]
+        case ast.ImportFrom(module, names, level):
+            return [ast.ImportFrom(module, [name], level) for name in names]
+    return [node]
+
+
+def _used(body: list[ast.stmt], names: set[str]) -> list[ast.stmt]:
+    """Return the statements that define these names, and those that they use in turn."""
+    kept: list[ast.stmt] = []
+    while new := [node for node in body if node not in kept and _defined(node) & names]:
+        kept += new
+        names |= {each.id for node in new for each in ast.walk(node) if isinstance(each, ast.Name)}
+    return [node for node in body if node in kept]
+
+
+def _defined(node: ast.stmt) -> set[str]:
     """Return the names that a statement defines."""
-    if isinstance(node, ast.FunctionDef):
-        return {node.name}
-    targets = [*map(ast.walk, node.targets)] if isinstance(node, ast.Assign) else []
-    return {each.id for names in targets for each in names if isinstance(each, ast.Name)}
+    match node:
+        case ast.FunctionDef(name) | ast.ClassDef(name):
+            return {name}
+        case ast.Import([alias]) | ast.ImportFrom(_, [alias]):
+            return {(alias.asname or alias.name).partition(".")[0]}
+    names = (each for each in ast.walk(node) if isinstance(each, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
 def code_digest(paths: Iterable[Path], *more: str) -> str:
