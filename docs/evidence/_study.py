@@ -11,9 +11,9 @@ A study is a module of this folder with
     draw(rows, figure)     the picture, into a matplotlib figure
     check(rows)            asserts the direction of what comes out, not a lucky value
 
-and is run by ``python -m docs.evidence.NAME``. A stopped run goes on if ``cells``, ``measure`` and all
-that they use are the same; comments, docstrings and the other functions may change. A page of old
-data needs the constants (rates, seeds, epochs) that NAME.json was measured with.
+and is run by ``python -m docs.evidence.NAME``. A stopped run goes on if ``cells``, ``measure`` and
+all that they use are the same; comments, docstrings and the other functions may change. A page of
+old data needs the constants (rates, seeds, epochs) that NAME.json was measured with.
 """
 
 from __future__ import annotations
