@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import idinit_ref_torch as irt
 from docs.evidence import _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, judged, mean, pick, spread, stands, table
 from docs.evidence.depth import jacobian
 from idinit_ref.diagnostics import gaussian_gain
@@ -18,8 +19,8 @@ from idinit_ref.diagnostics import gaussian_gain
 TITLE = "Chains with tanh, GELU and SiLU"
 CLAIM = "Identities carry signals through plain nets of any depth [P, S]."
 HERE = (
-    "Theorem T13 says that this ends with GELU and SiLU: the chain shrinks like 2^-L. The study "
-    "asks whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
+    "Theorem T13 says that GELU and SiLU end this: the signal shrinks like 2^-L. The study asks "
+    "whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
     "critical scale compare with identities."
 )
 ACTIVATIONS: dict[str, Any] = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -206,33 +207,19 @@ def page(rows: Sequence[Row]) -> str:
         f"{act} {_halvings(rows, act, last):.3f}" for act in ("gelu", "silu")
     ) if pick(rows, kind="start", act="silu", depth=last) else "not measured"  # fmt: skip
     head = ["activation", "layers", "weights", "signal", "chi", "rate x layers", "accuracy"]
-    return f"""## What was done
-
-Dense layers of width {WIDTH} with biases learn digits of 8 x 8: {EPOCHS} epochs of batches of
-{BATCH}, SGD with momentum 0.9. Rates are given as products with the number of layers. Every rate of
-{RATES} is tried once, with its own seed and its own 360 digits. The best rate runs with the seeds
-{SEEDS}, judged on 360 other digits. All heads are IDI.
-
-{table(["weights", "what they are"], WAYS.items())}
-"Signal" is the root mean square after the last layer, divided by that of the input. chi is the mean
-squared singular value of the Jacobian. Both are measured in float64 at the start.
-
-{table(head, lines)}
-## How to read it
-
-T13: halvings of the signal per layer, in {last:,} layers of identities: {halving}
-(the theorem says 1 in the limit).
-
-{chr(10).join(beside)}
-
-A gain of 2 makes the slope at 0 equal to 1. But values above 0 then double in every layer, so the
-gain does not repair the chain; the line shows where the signal goes. A skip does repair it: the
-block starts as the identity, whatever the activation is.
-
-What it cannot show: one layer learns the task, so depth is a burden here. Training at 1,000 and
-10,000 layers is left out ([depth](depth.md) has it for ReLU and tanh, beside orthogonal weights of
-gain 1). Wider nets are left out, too.
-"""
+    return filled(
+        "chains",
+        width=WIDTH,
+        epochs=EPOCHS,
+        batch=BATCH,
+        rates=RATES,
+        seeds=SEEDS,
+        ways=table(["weights", "what they are"], WAYS.items()),
+        results=table(head, lines),
+        last=last,
+        halvings=halving,
+        beside="\n".join(beside),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:
