@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,11 @@ def _apart(node: ast.stmt) -> list[ast.stmt]:
 
 def _used(body: list[ast.stmt], names: set[str]) -> list[ast.stmt]:
     """Return the statements that define these names, and those that they use in turn."""
-    kept: list[ast.stmt] = []
-    while new := [node for node in body if node not in kept and _defined(node) & names]:
-        kept += new
+    used: list[ast.stmt] = []
+    while new := [node for node in body if node not in used and _defined(node) & names]:
+        used += new
         names |= {each.id for node in new for each in ast.walk(node) if isinstance(each, ast.Name)}
-    return [node for node in body if node in kept]
+    return [node for node in body if node in used]
 
 
 def _defined(node: ast.stmt) -> set[str]:
@@ -81,6 +81,17 @@ def code_digest(paths: Iterable[Path], *more: str) -> str:
 def filled(name: str, /, **values: object) -> str:
     """Return a page: the words of templates/NAME.md.in, with these values in their places."""
     return (TEMPLATES / f"{name}.md.in").read_text().format(**values)
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
+
+
+def kept(good: bool) -> str:
+    """Return whether a limit is kept, in a page's words."""
+    return "kept" if good else "NOT KEPT"
 
 
 def load(name: str) -> dict[str, Any]:

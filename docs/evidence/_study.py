@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from docs.evidence._data import FOLDER, code_digest, filled, load, machine, save
+from docs.evidence._data import table as table
 from idinit_ref.files import whole_file
 
 SHARED = ("_training", "_nets", "_baselines", "_decoder")
@@ -125,12 +126,6 @@ def effect(ours: Sequence[float], others: Sequence[float]) -> Effect:
     error = statistics.stdev(pairs) / math.sqrt(len(pairs))
     half, power = (float(quantile(at, len(pairs) - 1)) * error for at in (0.975, 0.8))
     return Effect(mean(pairs), half, half + power)
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
 
 
 def best_rate(rows: Iterable[Row], score: str) -> float:

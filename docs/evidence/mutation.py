@@ -38,7 +38,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from docs.evidence._data import FOLDER, load, save
+from docs.evidence._data import FOLDER, filled, load, save, table
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tomllib.loads((FOLDER / "mutation.toml").read_text())["cosmic-ray"]
@@ -290,13 +290,12 @@ def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
     """Return mutation.md, with the reasons that are known."""
     counts = [key for key in data["rows"][0] if key != "file"]
     total = {key: sum(row[key] for row in data["rows"]) for key in counts}
-    table = []
+    files = []
     for row in (*data["rows"], {"file": "all", **total}):
         killed = row["mutants"] - row["survivors"]
-        table.append(
-            f"| {row['file']} | {row['possible']} | {row['mutants']} | {killed} | {row['late']} | "
-            f"{row['survivors']} | {killed / row['mutants']:.1%} |"
-        )
+        share = f"{killed / row['mutants']:.1%}"
+        numbers = (row["possible"], row["mutants"], killed, row["late"], row["survivors"])
+        files.append([row["file"], *numbers, share])
 
     def place(row):
         why = known.get((row["file"], row["line"], row["change"]), "")
@@ -305,48 +304,21 @@ def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
     lived = []
     for (where, line, why), group in itertools.groupby(data["survivors"], place):
         changes = ", ".join(row["change"] for row in group)
-        cells = (cell.replace("|", "\\|") for cell in (f"`{line}`", f"`{changes}`", why))
-        lived.append(f"| {where} | {' | '.join(cells)} |")
-    made = "All of these changes were made."
-    if total["mutants"] < total["possible"]:
-        made = f"{total['mutants']} of these {total['possible']} changes were made, drawn by chance"
-        made += " in each file."
-    return "\n".join(
-        [
-            "# Do the tests notice a wrong sign?",
-            "",
-            "Every arithmetic operator of the core (`+ - * / // % **`, shifts, bit operators,",
-            "unary minus, and `+=` and the like) can be replaced by each of the others, and every",
-            "number raised or lowered by one. After each change the tests of `tests/core` run,",
-            f"until one fails. {made}",
-            "`lattice` is measured with the four modules that hold the specification's formulas,",
-            "since it was once a part of `pattern`.",
-            "",
-            "```",
-            'pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0',
-            "python -m docs.evidence.mutation run /tmp/mutation",
-            "python -m docs.evidence.mutation report /tmp/mutation",
-            "```",
-            "",
-            "| file | possible | made | killed | of these by the time limit | survivors | killed |",
-            "|---|---|---|---|---|---|---|",
-            *table,
-            "",
-            f"The files are those of commit {data['commit']}, on {data['date']}; the data are in "
-            "[mutation.json](mutation.json).",
-            f"A mutant that needs more than {data['memory'] // 10**9} GB, or more than "
-            f"{data['limit']} s of processor time, is stopped and counts as killed.",
-            "",
-            "## The survivors",
-            "",
-            "The surviving changes have no effect that a user could see. The last column is",
-            "written by hand.",
-            "",
-            "| place | line | change | why no test can tell |",
-            "|---|---|---|---|",
-            *lived,
-            "",
-        ]
+        lived.append(
+            [where, *(cell.replace("|", "\\|") for cell in (f"`{line}`", f"`{changes}`", why))]
+        )
+    part = f"{total['mutants']} of the {total['possible']} possible mutants were tried, drawn at "
+    part += "random in each file."
+    head = ["file", "possible", "tried", "killed", "of these by the time limit", "survivors"]
+    return filled(
+        "mutation",
+        tried=part if total["mutants"] < total["possible"] else "All possible mutants were tried.",
+        table=table([*head, "killed"], files),
+        commit=data["commit"],
+        date=data["date"],
+        memory=data["memory"] // 10**9,
+        limit=data["limit"],
+        survivors=table(["place", "line", "change", "why no test can tell"], lived).rstrip(),
     )
 
 
