@@ -8,8 +8,9 @@ from ..core.plan import Plan
 from .graph import Graph, Node
 from .notes import Note
 
-__all__ = ["unread"]
+__all__ = ["folded", "unread"]
 
+_CURE = "; use wide='fold_mean' for this weight, or join the parts in another order"
 _THROUGH = ("move", "map", "scale", "shift", "norm")
 
 
@@ -69,10 +70,17 @@ def _of(
         has, it = ("has", "it reads") if len(rows) == 1 else ("have at most", "they read")
         text = (
             f"{', '.join(rows)} {has} {read} outputs, truncated, so of {channels} inputs {it} the "
-            f"first {read}: {', '.join(lost)} starts with gradient 0; use wide='fold_rms' for this "
-            "weight, or join the parts in another order"
+            f"first {read}: {', '.join(lost)} starts with gradient 0{_CURE}"
         )
         yield Note("unread", tuple(rows), text)
+
+
+def folded(note: Note) -> Note:
+    """Return what to say of a weight that was to be truncated, and is folded instead."""
+    names = ", ".join(note.names)
+    fact = note.text.removesuffix(_CURE)
+    text = f"wide='fold_mean' is used for {names}, for else: {fact} (wide='truncate' leaves it so)"
+    return note._replace(text=text)
 
 
 def _only_here(graph: Graph, join: Node, parts: Sequence[str]) -> list[str]:
