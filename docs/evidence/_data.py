@@ -1,4 +1,4 @@
-"""What a run leaves: its numbers in NAME.json, and NAME.md, which says nothing but these."""
+"""The results of a run: the figures in NAME.json, and the page NAME.md, written from them alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPLATES = FOLDER / "templates"
 
 
 def machine() -> str:
-    """Return what this machine is, as pages say it."""
+    """Return processor, memory and system of this machine, for the pages."""
     file, name = Path("/proc/cpuinfo"), platform.machine()
     if file.exists():
         lines = [line for line in file.read_text().splitlines() if line.startswith("model name")]
@@ -29,10 +29,9 @@ def machine() -> str:
 
 
 def _code(path: Path) -> str:
-    """Return what a file does: its syntax tree without comments and docstrings.
+    """Return the syntax tree of a file without comments and docstrings.
 
-    Of a study only what measures counts: ``cells``, ``measure``, and all that they use. What speaks
-    of the rows may change.
+    Of a study only ``cells``, ``measure`` and all that they use: the rest may change.
     """
     tree = ast.parse(path.read_text())
     if path.parent == FOLDER and not path.name.startswith("_"):
@@ -44,7 +43,7 @@ def _code(path: Path) -> str:
 
 
 def _apart(node: ast.stmt) -> list[ast.stmt]:
-    """Return a statement; of an import one for each name."""
+    """Return a statement; an import as one statement for each name."""
     match node:
         case ast.Import(names):
             return [ast.Import([name]) for name in names]
@@ -74,12 +73,12 @@ def _defined(node: ast.stmt) -> set[str]:
 
 
 def code_digest(paths: Iterable[Path], *more: str) -> str:
-    """Return a digest of what files do: a run that was stopped goes on if it is the same."""
+    """Return a digest of code. A stopped run goes on if it is the same."""
     return hashlib.sha256("\n".join([*map(_code, sorted(paths)), *more]).encode()).hexdigest()
 
 
 def filled(name: str, /, **values: object) -> str:
-    """Return a page: the words of templates/NAME.md.in, with these values in their places."""
+    """Return the page of templates/NAME.md.in with these values."""
     return (TEMPLATES / f"{name}.md.in").read_text().format(**values)
 
 
@@ -90,12 +89,12 @@ def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def kept(good: bool) -> str:
-    """Return whether a limit is kept, in a page's words."""
+    """Return the verdict on a limit."""
     return "kept" if good else "NOT KEPT"
 
 
 def load(name: str) -> dict[str, Any]:
-    """Return what the last full run wrote, or say that there was none."""
+    """Return the data of the last full run."""
     path = FOLDER / f"{name}.json"
     if not path.exists():
         raise SystemExit(f"there is no {path.name} yet; a run of the command writes it")

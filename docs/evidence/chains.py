@@ -1,4 +1,4 @@
-"""Chains with tanh, GELU and SiLU: where identities fade, and what repairs it."""
+"""Chains with tanh, GELU and SiLU: where the signal fades, and what repairs it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
 
 
 def made(act: str, depth: int, way: str, seed: int) -> nn.Sequential:
-    """Return a net of so many dense layers and a head."""
+    """Return a net of `depth` dense layers and a head."""
     torch.manual_seed(seed)
     activation = ACTIVATIONS[act]
     if way == "IDI, skips":
@@ -91,7 +91,7 @@ def _on_arrays(activation: nn.Module) -> Any:
 
 
 def measure(kind: str, act: str, depth: int, way: str, seed: int, rate: float | None = None) -> Row:
-    """Look at a net at its start, or train it."""
+    """Measure a net at its start, or train it."""
     model = made(act, depth, way, seed)
     if kind == "start":
         return _start(model[:-1].double(), depth)
@@ -113,7 +113,7 @@ def measure(kind: str, act: str, depth: int, way: str, seed: int, rate: float | 
 
 @torch.no_grad()
 def _start(body: nn.Sequential, depth: int) -> Row:
-    """Return log10 of the signal's size beside the input's, layer by layer, and of chi."""
+    """Return log10 of chi, and of the signal's size over the input's, layer by layer."""
     images = _training.digits()[2][:4].flatten(1).double()
     sizes, x = [], images
     each = len(body) // depth if len(body) >= depth else 1
@@ -162,7 +162,7 @@ def _learns(rows: Sequence[Row], act: str, way: str) -> bool:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """Say for which activations identities learn at the largest depth, and what repairs others."""
+    """Name the activations with which the deepest chain learns, and those that skips repair."""
     depth = max(row["depth"] for row in pick(rows, kind="train"))
     acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
     figure = f"accuracy at {depth} layers: " + "; ".join(

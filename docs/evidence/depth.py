@@ -123,7 +123,7 @@ def jacobian(body: nn.Module, x: Tensor) -> np.ndarray[Any, Any]:
 def measure(
     kind: str, act: str, depth: int, widths: str, method: str, seed: int, rate: float | None = None
 ) -> Row:
-    """Look at one net at its start (kind start), compare its weights (same), or train it."""
+    """Measure a net at its start (kind start), compare its weights (same), or train it."""
     model = _made(act, depth, widths, method, seed)
     if kind == "same":
         pairs = zip(_nets.weighted(model), _idinit(depth, widths), strict=True)
@@ -198,13 +198,13 @@ def _depths(rows: Sequence[Row], kind: str = "train") -> list[int]:
 
 
 def _others(rows: Sequence[Row], act: str, depth: int) -> tuple[float, str]:
-    """Return the best accuracy of the other methods, and whose it is."""
+    """Return the best accuracy of the other methods, and the method."""
     names = {row["method"] for row in pick(rows, kind="train", act=act, depth=depth, widths="64")}
     return max((_score(rows, act, depth, name), name) for name in names - {"idinit"})
 
 
 def _reached(rows: Sequence[Row], act: str) -> int:
-    """Return the depth to which nets of IDInit learn, and all that are less deep; 0 if none."""
+    """Return the depth up to which all nets of IDInit learn; 0 if none does."""
     found = 0
     for depth in _depths(rows):
         if _score(rows, act, depth, "idinit") <= LEARNT:
@@ -254,7 +254,7 @@ def _chi(found: Sequence[Row]) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the tables, and what can be said of them."""
+    """Return set-up, tables and reading."""
     lines, sweep = [], []
     for act in ACTIVATIONS:
         for depth in _depths(rows):
@@ -378,7 +378,7 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
 
 
 def check(rows: Sequence[Row]) -> None:
-    """Assert what the words say."""
+    """Assert what the template says without a number."""
     assert all(row["apart"] == 0 for row in pick(rows, kind="same"))
     known = _depths(rows, "start")
     chis = {

@@ -1,12 +1,12 @@
-"""Time an export of Llama 3 8B beside `dd`, and write what comes out to export.md beside this file.
+"""Time an export of Llama 3 8B beside `dd`, and write export.md.
 
     pip install -c constraints.txt .
     python -m docs.evidence.export --folder DIR        # 16 GB free there; ten minutes or so
     python -m docs.evidence.export --size small        # a try, which prints the page instead
     python -m docs.evidence.export --render            # writes the page from the old data
 
-On a machine that does nothing else. The two write in turn, each with a final fsync, into the same
-folder, as processes of their own; what the system says of each process is what the page has.
+Run it on a machine that does nothing else. The two write in turn, each in its own process, into the
+same folder, with a final fsync. The figures are the system's own account of each process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GOAL, MEMORY, PLANNING = 1.3, 200, 2.0  # times dd, MB, seconds
 
 
 class Run(NamedTuple):
-    """What the system said of a process."""
+    """The system's account of a process."""
 
     seconds: float
     user: float
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 
 
 class Zeros(NamedTuple):
-    """A tensor in the place of what IDInit does not define: of another file, in its dtype."""
+    """A tensor of zeros, where IDInit defines no values; it stands for one of another file."""
 
     shape: tuple[int, ...]
     dtype: str = DTYPE
@@ -60,7 +60,7 @@ class Zeros(NamedTuple):
 
 
 def whole(tensors: dict[str, tuple[int, ...]]) -> dict[str, object]:
-    """Return what is written for a model: plans, zero biases, and the rest as from a file."""
+    """Return all values of a model: plans, zero biases, and zeros for the rest."""
     made = assemble({name: Asked(shape) for name, shape in tensors.items()}).values
     return {name: made.get(name, Zeros(shape)) for name, shape in tensors.items()}
 
@@ -89,7 +89,7 @@ def large() -> dict[str, tuple[int, ...]]:
 
 
 def plan_large() -> dict[str, float]:
-    """Decide all of Llama 3 70B, with headers and index."""
+    """Time the plans of Llama 3 70B, with headers and index."""
     start = time.perf_counter()
     tensors = whole(large())
     files = file_plans("model.safetensors", tensors, dtype=DTYPE, shard_bytes=SHARD)

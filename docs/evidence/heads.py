@@ -1,4 +1,4 @@
-"""What the head should be, and what becomes of norms that end a branch."""
+"""The role of the head, and the treatment of norms that end a branch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def losses(rows: Sequence[Row], net: str, way: str) -> list[float]:
 
 
 def effects(rows: Sequence[Row]) -> dict[str, Effect]:
-    """Return what every other value of an option does to the loss; below 0 it helps."""
+    """Return the change of the loss by every other value of an option; below 0 is better."""
     found = {}
     for net, (first, *others) in ((net, list(ways)) for net, ways in NETS.items()):
         for way in others:

@@ -1,4 +1,4 @@
-"""Change every arithmetic operator and number of the core, and see whether a test notices.
+"""Change arithmetic operators and numbers of the core, and see whether a test notices.
 
 In an environment with the project and the tool, from the root of a checkout:
 
@@ -7,11 +7,11 @@ In an environment with the project and the tool, from the root of a checkout:
     python -m docs.evidence.mutation report /tmp/mutation    # writes mutation.json and mutation.md
     python -m docs.evidence.mutation render                  # writes the page from the old data
 
-File names after the folder (``layout.py``) are a part of the work, so that two runs can go side by
-side. The mutants of a file are made in an order that is drawn by chance, so that a run may be
-stopped at any time, and what was made is a fair part of all. `again` in place of `run` tests the
-survivors once more, after tests were added. The reasons in the page's last column are written by
-hand, and kept; `report` and `render` fail if a survivor has none.
+File names after the folder (``layout.py``) restrict a run to these files, so that two runs can go
+side by side. The mutants of a file come in random order. So a run may stop at any time, and its
+mutants are a fair sample. `again` in place of `run` tests the survivors once more, after tests were
+added. The reasons in the page's last column are written by hand, and kept; `report` and `render`
+fail if a survivor has none.
 
 The checkout is never changed: the mutants live in a temporary copy of it.
 """
@@ -61,7 +61,7 @@ settings.load_profile("mutation")
 
 
 def is_arithmetic(node):
-    """Whether a node is neither in a type annotation nor the `*` before keyword arguments."""
+    """Return whether a node is neither in an annotation nor the `*` before keyword arguments."""
     if node.parent.type == "parameters":
         return False
     while node.parent is not None:
@@ -75,7 +75,7 @@ def is_arithmetic(node):
 
 
 def restricted(operator):
-    """One of the tool's operators, for arithmetic alone."""
+    """Return one of the tool's operators, restricted to arithmetic."""
 
     def mutation_positions(self, node):
         if node.parent is not None and is_arithmetic(node):
@@ -85,7 +85,7 @@ def restricted(operator):
 
 
 def augmented(old, new):
-    """``a += b`` and its like, which the tool has no operator for."""
+    """Return an operator for ``a += b`` and the like, which the tool lacks."""
 
     from cosmic_ray.operators.operator import Operator
 
@@ -107,7 +107,7 @@ def augmented(old, new):
 
 
 def arithmetic():
-    """All operators of the study by name."""
+    """Return all operators of the study by name."""
     from cosmic_ray.operators import (
         binary_operator_replacement,
         number_replacer,
@@ -157,13 +157,13 @@ def forked(commands, timeout=LIMIT):
 
 
 def session(folder, path):
-    """The file with what was found of a file of the core, as it is now."""
+    """Return the file with the results for the present state of a file of the core."""
     digest = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
     return folder / f"{Path(path).stem}-{digest[:8]}.sqlite"
 
 
 def run(folder, names, again):
-    """Run what is left of the work on some files; a session file for each in the folder."""
+    """Run the mutants that are left; the folder gets a session file for each file."""
     import cosmic_ray.mutating
     from cosmic_ray import commands, plugins
     from cosmic_ray.config import load_config
@@ -212,7 +212,7 @@ def run(folder, names, again):
 
 
 def described(mutation, diff):
-    """A survivor as the page names it: number of its line, the line, and its change."""
+    """Return a survivor as the page names it: the line's number, the line, and the change."""
     row, column = mutation.start_pos
     line = (ROOT / mutation.module_path).read_text().splitlines()[row - 1]
     token = line[column : mutation.end_pos[1]]
@@ -225,7 +225,7 @@ def described(mutation, diff):
 
 
 def measured(folder):
-    """All figures of what has been run."""
+    """Return the results of all sessions."""
     from cosmic_ray.work_db import WorkDB, use_db
 
     dirty = ["git", "status", "--porcelain", "--", *FILES]
@@ -274,7 +274,7 @@ def measured(folder):
 
 
 def reasons(text):
-    """Why no test can tell, of each survivor that a page has."""
+    """Return the reasons of a page, by survivor."""
     found = {}
     for row in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)][1:-1]
@@ -323,7 +323,7 @@ def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
 
 
 def write(data):
-    """Write data and page; whether every survivor has a reason."""
+    """Write data and page; return whether every survivor has a reason."""
     known = reasons((FOLDER / "mutation.md").read_text())
     save("mutation", data, page(data, known))
     bare = [

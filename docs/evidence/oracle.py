@@ -1,4 +1,4 @@
-"""Run the oracle on known implementations, and write what it finds to oracle.md beside this file.
+"""Run the oracle on known implementations, and write its verdicts to oracle.md.
 
 pip install -c constraints.txt -e ".[evidence]"
 python -m docs.evidence.oracle             # writes oracle.json and oracle.md
@@ -37,7 +37,7 @@ VARIANCES = ["variance", "row_norm"]
 
 
 class Known(NamedTuple):
-    """An implementation, what it says it is, and how the oracle is told of it."""
+    """An implementation, its own claim, and the oracle's options for it."""
 
     title: str
     make: Callable[..., Any]
@@ -74,7 +74,7 @@ def any_init(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def is_square_and_odd(plan: Plan) -> bool:
-    """Whether a kernel is one that ZerO_Init and dks take: square, and with a middle."""
+    """Return whether ZerO_Init and dks accept a kernel: square, and with a middle."""
     height, width = plan.axes.kernel
     return height == width and height % 2 == 1
 
@@ -197,7 +197,7 @@ KNOWN = [
 
 
 def judge(known: Known) -> dict[str, Any]:
-    """Run the oracle on one of them, from one seed."""
+    """Run the oracle on one implementation, from one seed."""
     torch.manual_seed(0)
     name = known.options.get("name", getattr(known.make, "__name__", None))
     options = {"budget": 600.0, "examples": 40, **known.options, "name": name}
@@ -213,7 +213,7 @@ def judge(known: Known) -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    """Judge them all."""
+    """Run the oracle on all implementations."""
     for owner in ("dks", "anyinit"):
         need(owner)
     versions = (f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in PACKAGES)

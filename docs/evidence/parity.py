@@ -1,4 +1,4 @@
-"""How many negative eigenvalues can gradient descent learn that begins at the identity?"""
+"""Can gradient descent from the identity learn one to four negative eigenvalues?"""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the table and what it says."""
+    """Return set-up, table and reading."""
     lines = []
     for noise in NOISES:
         for count in COUNTS:

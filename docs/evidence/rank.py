@@ -1,4 +1,4 @@
-"""Does padding with identities let a weight change in more directions than padding with zeros?"""
+"""Does a weight padded with identities change in more directions than one padded with zeros?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOL = {"float64": 1e-9, "float32": 1e-4}
 
 
 class Way(NamedTuple):
-    """One line of the table: what is different from the plain case, and the proof's bound."""
+    """One line of the table: the difference from the plain case, and the proof's bound."""
 
     words: str
     method: str = "idi"
@@ -94,7 +94,7 @@ def _fill(model: nn.Sequential, method: str, seed: int) -> None:
 
 
 def turned(images: Tensor) -> Tensor:
-    """Return images as rows, turned by one orthogonal matrix: no input is then the same for all."""
+    """Return images as rows, rotated by one orthogonal matrix, so that no input is constant."""
     draw = torch.randn(INPUTS, INPUTS, generator=torch.Generator().manual_seed(0)).double()
     return images.flatten(1).double() @ torch.linalg.qr(draw)[0]
 
@@ -160,7 +160,7 @@ def _rank(weight: Tensor, start: Tensor) -> tuple[list[float], int]:
 
 
 def _final(rows: Sequence[Row], way: str, key: str = "rank") -> list[float]:
-    """Return what the judging seeds gave that did not diverge."""
+    """Return the values of the judging runs that did not diverge."""
     return [row[key] for row in judged(rows, SEEDS, way=way) if not row["diverged"]]
 
 
@@ -186,7 +186,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the tables, the proof, and what can be said of them."""
+    """Return set-up, tables, proof and reading."""
     names = [way for way in WAYS if pick(rows, way=way)]
     lines = []
     for way in names:
@@ -258,7 +258,7 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
 
 
 def check(rows: Sequence[Row]) -> None:
-    """Assert the bounds, and that what should break them does."""
+    """Assert the bounds, and that the other ways pass them."""
     for way in WAYS:
         found = judged(rows, SEEDS, way=way)
         assert all(row["rank"] <= WAYS[way].bound for row in found if not row["diverged"]), way

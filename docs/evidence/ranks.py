@@ -1,13 +1,12 @@
-"""Plan a 70B-parameter Llama for 1 to 1024 ranks, and write what it takes to ranks.md.
+"""Plan a Llama of 70B parameters for 1 to 1024 ranks; write time and memory to ranks.md.
 
     pip install -c constraints.txt -e ".[dev]"
     python -m docs.evidence.ranks               # ten minutes or so, 5 GB of memory
     python -m docs.evidence.ranks --size small  # a try, which prints the page instead
     python -m docs.evidence.ranks --render      # writes the page from the old data
 
-On a machine that does nothing else. Each rank is simulated by a process of its own, which is told
-by PyTorch's fake process group that it is that one of so many: no other rank exists, so anything
-that had to be said or asked between ranks could not be.
+Run it on a machine that does nothing else. Each rank is a process. PyTorch's fake process group
+tells it which of how many ranks it is. No other rank exists, so ranks cannot communicate.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def initialise(model) -> ir.Report:
 
 
 def megabytes(kind: str) -> float:
-    """Return what is resident now (VmRSS), or was at most (VmHWM: of this program alone)."""
+    """Return the resident memory: now (VmRSS), or the peak of this program (VmHWM)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{kind}:")[1].split()[0]) * 1024 / 1e6
 
@@ -130,7 +129,7 @@ def one_rank(sizes: dict[str, int], rank: int, meshes: tuple[int, int]) -> dict[
 
 
 def bandwidth() -> float:
-    """Return the bytes that `zero_` writes in a second, into memory that is there."""
+    """Return the bytes that `zero_` writes in a second, into memory that was written before."""
     memory, took = torch.ones(2**29, dtype=torch.bfloat16), []
     for _ in range(20):
         start = time.perf_counter()
@@ -189,7 +188,7 @@ def simulate(sizes: dict[str, int], all_meshes: list[tuple[int, int]]) -> dict[s
 
 
 def measure(size: str, ranks: list[int], many: int) -> dict[str, Any]:
-    """Ask the first and the last of so many ranks, play all of `many`, and return all figures."""
+    """Measure the first and the last of each number of ranks; simulate all of `many`."""
     rows: list[dict[str, Any]] = []
     data = {
         "size": size,
@@ -261,13 +260,13 @@ def page(data: dict[str, Any]) -> str:
 
 
 def run(arguments: list[str], size: str) -> dict[str, Any]:
-    """Run this file in a process of its own, and return what it prints."""
+    """Run this file in another process, and return the JSON that it prints."""
     command = [sys.executable, "-m", "docs.evidence.ranks", "--size", size, *arguments]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def ask(size: str, rank: int, meshes: tuple[int, int]) -> dict[str, float]:
-    """Let a process of its own be one rank."""
+    """Measure one rank in another process."""
     return run(["--rank", str(rank), "--meshes", json.dumps(meshes)], size)
 
 

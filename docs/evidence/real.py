@@ -1,4 +1,4 @@
-"""How real architectures begin: after their default, after IDInit, with branches of zero."""
+"""Real architectures at their start: the default, IDInit, and branches of zero."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
 
 
 def measure(model: str, start: str, seed: int) -> Row:
-    """Audit one start, and take the gradient of every matrix and kernel."""
+    """Audit one start, and measure the gradient of every matrix and kernel."""
     torch.manual_seed(seed)
     net, inputs = _models.MODELS[model]()
     net.eval()
@@ -127,13 +127,13 @@ def _known(row: Row, key: str) -> list[float]:
 
 
 def span(row: Row, key: str) -> float:
-    """Return by how many powers of ten the largest is above the smallest that is not 0."""
+    """Return the powers of ten between the largest and the smallest that is not 0."""
     known = _known(row, key)
     return max(known) - min(known) if known else math.inf
 
 
 def small(row: Row) -> bool:
-    """Return whether every residual branch begins as nothing, beside its skip."""
+    """Return whether every residual branch is tiny beside its skip."""
     return all(value is None or value < math.log10(SMALL) for value in row["branches"])
 
 
@@ -166,7 +166,7 @@ def _power(values: Sequence[float], pick_: Any = max) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the table and what it says."""
+    """Return set-up, table and reading."""
     lines = []
     for row in rows:
         moments, branches, gradients = (

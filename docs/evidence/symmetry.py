@@ -1,4 +1,4 @@
-"""How the copies that IDI makes in a wide MLP are told apart, and whether training does it."""
+"""Ways to tell the copies of a wide MLP apart, and the number of different units in training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def different(first: Tensor, last: Tensor, tolerance: float) -> int:
 
 
 def begin(model: Any, way: str, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Write a start, which differs in the MLPs alone; return their weights."""
+    """Write a start. The starts differ in the MLPs alone, whose weights are returned."""
     example = torch.zeros(1, CONTEXT, dtype=torch.long)
     irt.init_(model, example, head="keep", form="shifted" if way == "shifted" else "pair")
     pairs = [(block.branch[0], block.branch[-1]) for block in model.blocks[1::2]]
@@ -142,7 +142,7 @@ def _known(rows: Sequence[Row]) -> list[str]:
 
 
 def beside_pair(rows: Sequence[Row], optimiser: str) -> dict[str, _study.Effect]:
-    """Return what every other way does to the loss of pair, seed by seed; below 0 it helps."""
+    """Return the loss of every other way minus pair's, seed by seed; below 0 is better."""
     pair = losses(rows, optimiser, "pair")
     ways = [way for way in WAYS if way != "pair" and losses(rows, optimiser, way)]
     return {way: effect(losses(rows, optimiser, way), pair) for way in ways}
@@ -155,7 +155,7 @@ def _better(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """Say which way has a lower loss than the paper's, and which a higher one."""
+    """Name the ways that have a lower loss than the paper's."""
     known = _known(rows)
     figure = "; ".join(
         f"{name}, loss beside pair's {mean(losses(rows, name, 'pair')):.3f}: "

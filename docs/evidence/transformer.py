@@ -123,7 +123,7 @@ METHODS: dict[str, Callable[[Transformer, Tensor], None]] = {
 
 
 def groups(method: str, model: Transformer, rate: float) -> list[dict[str, Any]]:
-    """Return parameters and their rates: muP's for matrices is BASE / WIDTH of the others'."""
+    """Return parameters and rates; muP's rate for matrices is BASE / WIDTH of the other rate."""
     slow = [layer.weight for layer in linears(model)] if method == "mup" else []
     known = set(map(id, slow))
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -144,7 +144,7 @@ def methods(net: str) -> list[str]:
 def measure(
     net: str, warm: bool, method: str, rate: float, seed: int, layers: int, steps: int
 ) -> dict[str, Any]:
-    """Train once; the loss through training and on text that was not seen."""
+    """Train once; return the loss in training and on held-out text."""
     learn, judge, digest = text()
     torch.manual_seed(seed)
     shape = (_decoder.VOCAB, WIDTH, layers, HEADS, CONTEXT)
@@ -194,7 +194,7 @@ def cells(quick: bool, rows: Sequence[_study.Row]) -> list[_study.Row]:
 
 
 def places(rows: Sequence[_study.Row]) -> list[tuple[str, bool]]:
-    """Return each net without and with warm-up, as far as it was measured."""
+    """Return each net without and with warm-up that was measured."""
     return list(dict.fromkeys((row["net"], row["warm"]) for row in rows))
 
 
@@ -210,12 +210,12 @@ def results(rows: Sequence[_study.Row], net: str, warm: bool) -> dict[str, list[
 
 
 def final(runs: Sequence[_study.Row]) -> float:
-    """Return the mean loss at the end on the text that was not seen."""
+    """Return the mean final loss on held-out text."""
     return -_study.mean(row["score"] for row in runs)
 
 
 def reached(runs: Sequence[_study.Row], target: float) -> list[int | None]:
-    """Return each run's steps until a mean loss over EVERY steps is at most the target."""
+    """Return each run's steps until the mean loss over EVERY steps reaches the target."""
     ends_ = range(EVERY, STEPS + 1, EVERY)
     return [
         next((end for end, loss in zip(ends_, row["curve"], strict=False) if loss <= target), None)
@@ -224,7 +224,7 @@ def reached(runs: Sequence[_study.Row], target: float) -> list[int | None]:
 
 
 def target(found: dict[str, list[_study.Row]]) -> float:
-    """Return the training loss that the default has in the end."""
+    """Return the default's final training loss."""
     return _study.mean(row["curve"][-1] for row in found["gpt2"])
 
 
@@ -242,7 +242,7 @@ def compared(rows: Sequence[_study.Row]) -> dict[tuple[str, bool], dict[str, str
 
 
 def verdict(rows: Sequence[_study.Row]) -> _study.Verdict:
-    """Say holds if IDInit is ahead of all everywhere, "when" if of some method everywhere."""
+    """Judge: holds if IDInit is ahead of all everywhere, holds when of some method everywhere."""
     words = []
     stood = compared(rows)
     for place in stood:
