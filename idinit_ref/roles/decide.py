@@ -22,7 +22,7 @@ from .notes import Note
 from .options import ModelOptions, Override, settled
 from .report import Entry, Report
 from .search import Found, explain_roles
-from .unread import folded, unread
+from .unread import unread
 from .values import Held, Values
 from .warnings import copies, kept, magnified, norm_ends, overwritten
 
@@ -91,14 +91,11 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
     ends, silent = norm_ends(graph, zero), frozenset(filter(values.is_silent, zero))
     model = _Model(graph, inferred, general, values, _scaled(graph, ends, general), silent)
     entries = [model.entry(name, given[name]) for name in graph.parameters]
-    lost = unread(graph, _plans(entries))
-    if general["wide"] is None:
-        own = {
-            name for name, each in given.items() if any("wide" in options for _, options in each)
-        }
-        lost = tuple(note if own & {*note.names} else folded(note) for note in lost)
-        folds = {name for note in lost for name in note.names if own.isdisjoint(note.names)}
-        entries = [_fold(each) if each.name in folds else each for each in entries]
+    free = {name for name in given if not any("wide" in own for _, own in given[name])}
+    free = free if general["wide"] is None else set()
+    lost = unread(graph, _plans(entries), free)
+    folds = {name for note in lost if free.issuperset(note.names) for name in note.names}
+    entries = [_fold(each) if each.name in folds else each for each in entries]
     chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
     return Report(tuple(entries), tuple(model.warnings(entries, chosen, ends, lost)))
 

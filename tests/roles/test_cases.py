@@ -386,9 +386,17 @@ def test_all_parts_are_read(rows, options):
 @pytest.mark.parametrize(
     ("options", "wide", "text"),
     [
-        ({}, "fold_mean", "wide='fold_mean' is used for JOIN, for else: JOIN has 8 outputs"),
-        ({"overrides": {"J*": {"gain": 2.0}}}, "fold_mean", "is used for JOIN"),
-        ({"wide": "truncate"}, "truncate", "JOIN has 8 outputs, truncated"),
+        (
+            {},
+            "fold_mean",
+            "JOIN: wide='fold_mean' is used; truncated to the first 8 of 16 inputs, norm would",
+        ),
+        ({"overrides": {"J*": {"gain": 2.0}}}, "fold_mean", "'fold_mean' is used"),
+        (
+            {"wide": "truncate"},
+            "truncate",
+            "JOIN: truncated to the first 8 of 16 inputs, so norm starts with gradient 0",
+        ),
         ({"overrides": {"JOIN": {"wide": "truncate"}}}, "truncate", "use wide='fold_mean'"),
         ({"wide": "fold_rms"}, "fold_rms", ""),
     ],
