@@ -165,9 +165,13 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     """Name the activations with which the deepest chain learns, and those that skips repair."""
     depth = max(row["depth"] for row in pick(rows, kind="train"))
     acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
-    figure = f"accuracy at {depth} layers: " + "; ".join(
-        f"{act} "
-        + ", ".join(f"{way} {mean(s):.2f}" for way in WAYS if (s := _scores(rows, act, depth, way)))
+    figure = f"accuracy at {depth} layers, " + "; ".join(
+        f"{act}: "
+        + ", ".join(
+            f"{mean(scores):.2f} ({way})"
+            for way in WAYS
+            if (scores := _scores(rows, act, depth, way))
+        )
         for act in acts
     )
     fine = [act for act in acts if _learns(rows, act, "IDI")]

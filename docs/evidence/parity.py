@@ -75,7 +75,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     figure = "; ".join(
         f"noise {noise:g}, seeds that learn: "
         + ", ".join(
-            f"{count} negative {learnt} of {size}"
+            f"{learnt} of {size} ({count} negative)"
             for count in COUNTS
             for learnt, size in [_learnt(rows, count, noise)]
             if size
