@@ -305,7 +305,7 @@ def page(rows: Sequence[Row]) -> str:
         seeds=SEEDS,
         results="\n".join(parts),
         alone=alone,
-        edge=", ".join(edge) or "none",
+        edge="; ".join(edge) or "none",
         diverged=sum(row["diverged"] for row in rows),
         runs=len(rows),
     )

@@ -304,7 +304,7 @@ def page(rows: Sequence[_study.Row]) -> str:
         ),
         sweep=_sweep(rows),
         stands=_study.table(["IDInit is", *others], lines),
-        edge=", ".join(edge) or "none",
+        edge="; ".join(edge) or "none",
         kept=WIDTH**-0.5,
     )
 
