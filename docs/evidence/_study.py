@@ -85,6 +85,11 @@ def spread(values: Iterable[float], form: str = ".3f") -> str:
     return f"{mean(known):{form}} ± {statistics.stdev(known):{form}}"
 
 
+def listed(numbers: Iterable[float]) -> str:
+    """Return "0.1, 0.3, 1"."""
+    return ", ".join(format(number, "g") for number in numbers)
+
+
 def stands(ours: Sequence[float], others: Sequence[float]) -> str:
     """Return "ahead of" or "behind" if means differ by two standard errors, else "level with"."""
     if min(len(ours), len(others)) < 2:  # nothing is known of the error

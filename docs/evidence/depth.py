@@ -293,7 +293,7 @@ def page(rows: Sequence[Row]) -> str:
     ends = _at_ends(rows)
     most, where = max(ends, default=(CHANCE, "none"))
     how = [
-        [f"{depth:,}", batch, epochs, images // batch * epochs, rates, tune]
+        [f"{depth:,}", batch, epochs, images // batch * epochs, *map(_study.listed, (rates, tune))]
         for depth, (batch, epochs, rates, tune) in DEPTHS.items()
         if depth in depths
     ]
@@ -301,7 +301,7 @@ def page(rows: Sequence[Row]) -> str:
     head += ["best rate x layers", "accuracy", "without a gradient", "diverged"]
     return filled(
         "depth",
-        seeds=SEEDS,
+        seeds=_study.listed(SEEDS),
         how=table(["layers", "batch", "epochs", "steps", "rates x layers", "tuning seeds"], how),
         chance=CHANCE,
         results=table(head, lines),

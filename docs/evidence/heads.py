@@ -124,7 +124,7 @@ def page(rows: Sequence[Row]) -> str:
         hidden=4 * WIDTH,
         steps=STEPS,
         tokens=BATCH * CONTEXT,
-        seeds=SEEDS,
+        seeds=_study.listed(SEEDS),
         results=table([*head, "first loss", "final loss"], lines),
         changes=table(["change", "of the final loss"], changes),
         chance=_decoder.CHANCE,

@@ -106,8 +106,8 @@ def page(rows: Sequence[Row]) -> str:
     return filled(
         "parity",
         steps=rows[0]["steps"],
-        rates=RATES,
-        tune=TUNE,
+        rates=_study.listed(RATES),
+        tune=_study.listed(TUNE),
         learnt=linear.LEARNT,
         results=table(["noise", "negative", "rate", "learnt", "loss (geometric mean)"], lines),
     )

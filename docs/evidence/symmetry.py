@@ -181,7 +181,7 @@ def page(rows: Sequence[Row]) -> str:
         hidden=4 * WIDTH,
         steps=STEPS,
         tokens=BATCH * CONTEXT,
-        seeds=SEEDS,
+        seeds=_study.listed(SEEDS),
         ways=table(["way", "what it is"], WAYS.items()),
         results="\n".join(f"## {name}\n\n{_ends(rows, name)}" for name in _known(rows)),
         better=f"{ways} beats pair under every optimiser that was tried{stays}",
