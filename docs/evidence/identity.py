@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -57,6 +57,7 @@ NETS = {  # kind, width, and what more; the large ones first
 
 
 SMALL = "transformer, width 64"
+UNTUNED = {"transformer, width 128": ("orthogonal qk, IDIZ",)}  # at the rate of IDI, IDIZ
 
 
 def shape(net: str) -> tuple[str, int, dict[str, Any]]:
@@ -83,6 +84,12 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
             seeds=SEEDS[:2] if quick else SEEDS,
             score="score",
         )
+        if base := [] if quick else judged(rows, SEEDS[:1], net=net, start="IDI, IDIZ"):
+            found += [
+                {"net": net, "start": start, "steps": steps, "rate": base[0]["rate"], "seed": seed}
+                for start in UNTUNED.get(net, ())
+                for seed in SEEDS
+            ]
         if len(found) > len(rows):
             break  # this net is not complete
     return found
@@ -282,7 +289,8 @@ def page(rows: Sequence[Row]) -> str:
         seeds=", ".join(map(str, SEEDS)),
         results="\n".join(_results(rows, net) for net in NETS if pick(rows, net=net)),
         widths=_widths(rows),
-        parts=_parts(rows),
+        parts=_each(rows, _part),
+        others=_each(rows, _other),
         edge=_edge(rows),
         diverged=diverged,
         runs=len(rows),
@@ -314,7 +322,7 @@ def _results(rows: Sequence[Row], net: str) -> str:
         )
         first = spread((row["first"] for row in runs), ".2f")
         final = spread(losses(rows, net, start))
-        lines.append([start, sweep, f"{runs[0]['rate']:g}", first, final])
+        lines.append([start, sweep or "as IDI, IDIZ", f"{runs[0]['rate']:g}", first, final])
     head = ["inside, at the end", "rate: loss when tuning", "rate", "first loss", "final loss"]
     text = f"## {net}\n\n{table(head, lines)}"
     if net in whole(rows):
@@ -345,15 +353,27 @@ def _widths(rows: Sequence[Row]) -> str:
     return table(["net", "change", "small (width)", "large (width)"], lines) if lines else ""
 
 
-def _parts(rows: Sequence[Row]) -> str:
-    """Return what each kind of weight does on its own."""
-    found = [
-        f"{part} {said(e)} ({net})"
-        for net in whole(rows)
-        for part, e in effects(rows, net).items()
-        if " alone" in part
+def _each(rows: Sequence[Row], known: Callable[[str], str]) -> str:
+    """Return in which nets a change is better, worse or not shown, for each that has a name."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for net in whole(rows):
+        for change, e in effects(rows, net).items():
+            if name := known(change):
+                found.setdefault(name, {}).setdefault(said(e), []).append(net)
+    lines = [
+        f"* {name}: " + "; ".join(f"{word} in {' / '.join(nets)}" for word, nets in words.items())
+        for name, words in found.items()
     ]
-    return "; ".join(found) or "not measured"
+    return "\n".join(lines) or "* not measured"
+
+
+def _part(change: str) -> str:
+    return change.partition(" alone")[0] if " alone" in change else ""
+
+
+def _other(change: str) -> str:
+    name, _, rest = change.partition(" instead of IDI, IDIZ")
+    return "" if rest or name == change else name
 
 
 def _edge(rows: Sequence[Row]) -> str:

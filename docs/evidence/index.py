@@ -67,8 +67,9 @@ def page() -> str:
         found = [f"**{verdict}**"]
         for claim, (words, _) in wide.items():
             if claim.partition(",")[0] == name:
-                net = claim.partition(", ")[2]
-                found.append(f"[at width {wider.WIDTH}](wider.md){net and f', {net}'}: **{words}**")
+                nets = wider.CLAIMS[claim]["nets"]
+                net = nets[0] if len(nets) == 1 else f"{len(nets)} nets"
+                found.append(f"[at width {wider.WIDTH}](wider.md), {net}: **{words}**")
         lines.append([study.CLAIM, "; ".join(found), f"[{name}]({name}.md)"])
     return filled(
         "index",

@@ -68,6 +68,15 @@ def test_the_advice_of_the_first_page_follows_the_data():
     assert max(deep["xavier"], deep["kaiming"]) < 0.3 < deep["idinit"] < deep["fixup"]
     for against in studies["transformer"].compared(rows["transformer"]).values():
         assert (against["gpt2"], against["rezero"]) == ("ahead of", "behind")
+    nets = studies["identity"].NETS
+    changes = {net: studies["identity"].effects(rows["identity"], net) for net in nets}
+    inside, default = (
+        [net for net in nets if studies["identity"].said(changes[net][name]) == "better"]
+        for name in ("orthogonal inside instead of IDI", "default instead of IDI, IDIZ")
+    )
+    assert (len(inside), len(nets)) == (5, 6)
+    assert {*nets} - {*inside} == {"transformer, width 64"}
+    assert {*default} >= {"transformer, width 128", "resnet, width 64", "resnet, width 64, BN"}
     for act in ("relu", "tanh"):
         assert studies["depth"]._reached(rows["depth"], act) == 10000
     counts = studies["convolution"]._beside_center(rows["convolution"])
