@@ -57,7 +57,8 @@ NETS = {  # kind, width, and what more; the large ones first
 
 
 SMALL = "transformer, width 64"
-UNTUNED = {"transformer, width 128": ("orthogonal qk, IDIZ",)}  # at the rate of IDI, IDIZ
+LARGER = {"IDI, IDIZ, larger rate": ((), 1e-6)}
+UNTUNED = {"transformer, width 128": {"orthogonal qk, IDIZ": 1e-3, "IDI, IDIZ, larger rate": 3e-3}}
 
 
 def shape(net: str) -> tuple[str, int, dict[str, Any]]:
@@ -84,12 +85,11 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
             seeds=SEEDS[:2] if quick else SEEDS,
             score="score",
         )
-        if base := [] if quick else judged(rows, SEEDS[:1], net=net, start="IDI, IDIZ"):
-            found += [
-                {"net": net, "start": start, "steps": steps, "rate": base[0]["rate"], "seed": seed}
-                for start in UNTUNED.get(net, ())
-                for seed in SEEDS
-            ]
+        found += [
+            {"net": net, "start": start, "steps": steps, "rate": rate, "seed": seed}
+            for start, rate in UNTUNED.get(net, {}).items()
+            for seed in SEEDS
+        ]
         if len(found) > len(rows):
             break  # this net is not complete
     return found
@@ -116,7 +116,7 @@ def begin(net: str, model: Any, start: str, example: Tensor) -> None:
     if start == "init_":
         irt.init_(model, example)
         return None
-    which, eps = (CELLS | PARTS)[start]
+    which, eps = (CELLS | PARTS | LARGER)[start]
     irt.init_(model, example, head="keep", eps=eps or 1e-6)
     if net.startswith("transformer"):
         blocks = [block.branch for block in model.blocks]
@@ -239,9 +239,10 @@ def effects(rows: Sequence[Row], net: str) -> dict[str, Effect]:
         if of(name):
             weights = name.partition(",")[0].removeprefix("orthogonal ")
             found[f"orthogonal in {weights} alone, IDIZ"] = effect(of(name), of("IDI, IDIZ"))
-    for name in NETS[net]:
-        if name not in CELLS and name not in PARTS and of(name):
-            found[f"{name} instead of IDI, IDIZ"] = effect(of(name), of("IDI, IDIZ"))
+    for ours in ("IDI, IDIZ", *LARGER):
+        for name in NETS[net]:
+            if name not in CELLS and name not in PARTS and of(name) and of(ours):
+                found[f"{name} instead of {ours}"] = effect(of(name), of(ours))
     return found
 
 
@@ -265,9 +266,11 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     for net in nets:
         inside, end, other, *_ = effects(rows, net).values()
         parts.append((said(inside), said(end), said(other)))
+        queries = effects(rows, net).get("orthogonal in qk alone, IDIZ")
         words.append(
             f"{net}, change of the loss: orthogonal inside {inside}, "
-            f"0 at the end {end} (IDI inside) and {other} (orthogonal inside)"
+            + (f"in queries and keys alone {queries}, " if queries else "")
+            + f"0 at the end {end} (IDI inside) and {other} (orthogonal inside)"
         )
     better = [net for net, part in zip(nets, parts, strict=True) if part[0] == "better"]
     inner = "holds" if {part[0] for part in parts} == {"worse"} else "not shown"
@@ -373,7 +376,7 @@ def _part(change: str) -> str:
 
 def _other(change: str) -> str:
     name, _, rest = change.partition(" instead of IDI, IDIZ")
-    return "" if rest or name == change else name
+    return "" if name == change else f"{name}{rest}"
 
 
 def _edge(rows: Sequence[Row]) -> str:
@@ -381,6 +384,8 @@ def _edge(rows: Sequence[Row]) -> str:
     found: dict[str, list[str]] = {}
     for row in rows:
         rates = shape(row["net"])[2]["rates"]
+        if row["start"] in UNTUNED.get(row["net"], ()):
+            continue
         if row["seed"] == SEEDS[0] and row["rate"] in (rates[0], rates[-1]):
             found.setdefault(row["net"], []).append(row["start"])
     return "; ".join(f"{net}: {' / '.join(starts)}" for net, starts in found.items()) or "none"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import idinit_ref_torch as irt
 from docs.evidence import _baselines, _decoder, _nets, _study, _training, epsilon, identity
 from docs.evidence._data import filled
-from docs.evidence._study import Effect, Row, Verdict, effect, judged, mean, pick, table
+from docs.evidence._study import Effect, Row, Verdict, effect, judged, listed, mean, pick, table
 
 TITLE = "Four claims again, at width 64"
 CLAIM = (
@@ -169,7 +169,9 @@ def _residual(rows: Sequence[Row]) -> tuple[str, str]:
     words = "does not hold"
     if means["idinit"] >= TRAINS and fail:
         words = "holds" if len(fail) == 2 else f"holds when the other start is {fail[0]}"
-    return words, "accuracy: " + ", ".join(f"{name} {value:.2f}" for name, value in means.items())
+    figures = [f"{name} {value:.2f}" for name, value in means.items()]
+    figures += [f"above {name} {each}" for name, each in _against(rows, "residual").items()]
+    return words, f"accuracy: {', '.join(figures)}"
 
 
 def _eps(rows: Sequence[Row], net: str, key: str) -> Effect:
@@ -208,7 +210,10 @@ def _spread(rows: Sequence[Row]) -> tuple[str, str]:
         words = "holds" if len(more) == len(chances) else "does not hold"
         if more and len(more) < len(chances) and not less:
             words = f"holds when the other start is {' or '.join(more)}"
-    figure = ", ".join(f"{start} {value:.3f}" for start, value in deviations.items())
+    figure = ", ".join(
+        f"{start} {value:.3f}" + (f" (p {chances[start]:.2f})" if start in chances else "")
+        for start, value in deviations.items()
+    )
     return words, f"standard deviation of the accuracy: {figure}"
 
 
@@ -216,13 +221,13 @@ def _stability(rows: Sequence[Row], claim: str) -> tuple[str, str]:
     found = _against(rows, claim)
     ahead = [name for name, each in found.items() if each.shown and each.value > 0]
     behind = [name for name, each in found.items() if each.shown and each.value < 0]
-    words = "not shown"
-    if ahead or behind:
-        words = "holds" if len(ahead) == len(found) else "does not hold"
-        if ahead and len(ahead) < len(found):
-            words = f"holds when the other start is {' or '.join(ahead)}"
-        if ahead and behind:
-            words += f"; behind {' and '.join(behind)}"
+    words = "does not hold" if behind else "not shown"
+    if ahead:
+        words = f"holds when the other start is {' or '.join(ahead)}"
+    if len(ahead) == len(found):
+        words = "holds"
+    if behind:
+        words += f"; behind {' and '.join(behind)}"
     whole = len(CLAIMS[claim]["rates"]) * len(CLAIMS[claim]["decays"])
     counts = {s: mean(_pairs(rows, claim, s)) for s in CLAIMS[claim]["starts"]}
     figure = ", ".join(f"{start} {count:.1f}" for start, count in counts.items())
@@ -290,16 +295,14 @@ def page(rows: Sequence[Row]) -> str:
     head = ["claim", "net", "start", "rate: accuracy when tuning", "rate", "accuracy", "diverged",
             "never moved"]  # fmt: skip
     grid = ["claim", "start", "pairs that train", "IDInit trains more", "without decay", "with"]
-    lines = [
-        f"* {claim}: {plan['steps']} steps, {plan['seeds']} seeds; rates "
-        + ", ".join(f"{rate:g}" for rate in plan["rates"])
-        + (f"; decays {plan['decays'][0]:g}, {plan['decays'][1]:g}" if "decays" in plan else "")
-        + "".join(
-            f"; of {start} " + ", ".join(f"{rate:g}" for rate in rates)
-            for start, rates in plan.get("smaller", {}).items()
+    lines = []
+    for claim, plan in CLAIMS.items():
+        rates = "".join(
+            f"; of {start} {listed(known)}" for start, known in plan.get("smaller", {}).items()
         )
-        for claim, plan in CLAIMS.items()
-    ]
+        decays = f"; decays {listed(plan['decays'])}" if "decays" in plan else ""
+        rates = listed(plan["rates"]) + rates + decays
+        lines.append(f"* {claim}: {plan['steps']} steps, {plan['seeds']} seeds; rates {rates}")
     ratio = _study.need("scipy.stats").f.ppf
     known = CLAIMS["spread"]["seeds"] - 1
     return filled(

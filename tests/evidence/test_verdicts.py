@@ -100,7 +100,7 @@ def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
          "holds for gradients in 3 of 3 nets; accuracy is better in 0"),
         ("stability", {"idinit": 0.9, "xavier": 0.1, "kaiming": 0.1, "rezero": 0.1}, "holds"),
         ("stability", {"idinit": 0.1, "xavier": 0.9, "kaiming": 0.1, "rezero": 0.1},
-         "does not hold"),
+         "does not hold; behind xavier"),
         ("stability, transformer", {"idinit": -2.0, "default": -2.0, "rezero": -3.0},
          "holds when the other start is rezero"),
         ("spread", {"idinit": 0.5, "xavier": 0.5, "fixup": 0.5}, "not shown"),
