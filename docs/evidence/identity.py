@@ -239,10 +239,12 @@ def effects(rows: Sequence[Row], net: str) -> dict[str, Effect]:
         if of(name):
             weights = name.partition(",")[0].removeprefix("orthogonal ")
             found[f"orthogonal in {weights} alone, IDIZ"] = effect(of(name), of("IDI, IDIZ"))
-    for ours in ("IDI, IDIZ", *LARGER):
-        for name in NETS[net]:
-            if name not in CELLS and name not in PARTS and of(name) and of(ours):
-                found[f"{name} instead of {ours}"] = effect(of(name), of(ours))
+    others = [name for name in NETS[net] if name not in CELLS and name not in PARTS and of(name)]
+    for name in others:
+        found[f"{name} instead of IDI, IDIZ"] = effect(of(name), of("IDI, IDIZ"))
+    for ours in filter(of, LARGER):
+        for name in ("orthogonal, IDIZ", *others):
+            found[f"{name} instead of {ours}"] = effect(of(name), of(ours))
     return found
 
 
@@ -376,7 +378,7 @@ def _part(change: str) -> str:
 
 def _other(change: str) -> str:
     name, _, rest = change.partition(" instead of IDI, IDIZ")
-    return "" if name == change else f"{name}{rest}"
+    return "" if name == change else name + (" (IDI, IDIZ at the larger rate)" if rest else "")
 
 
 def _edge(rows: Sequence[Row]) -> str:

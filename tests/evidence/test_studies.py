@@ -74,7 +74,7 @@ def test_the_advice_of_the_first_page_follows_the_data():
         for name in ("orthogonal inside instead of IDI", "default instead of IDI, IDIZ")
     )
     assert inside == {*identity.NETS} - {"transformer, width 64"}
-    assert default >= {"transformer, width 128", "resnet, width 64", "resnet, width 64, BN"}
+    assert default >= {"resnet, width 64", "resnet, width 64, BN"}
     for act in ("relu", "tanh"):
         assert studies["depth"]._reached(rows["depth"], act) == 10000
     counts = studies["convolution"]._beside_center(rows["convolution"])
@@ -85,7 +85,7 @@ def test_the_advice_of_the_first_page_follows_the_data():
 
 
 def test_what_is_said_of_the_large_transformer_follows_the_data():
-    """Nearly all comes from queries and keys; eps 1e-3 runs at a rate that is level for 1e-6."""
+    """Nearly all comes from queries and keys; at the larger rate the default is no better."""
     rows = _study.pick(_study.load("identity")["rows"], net="transformer, width 128")
     found = identity.effects(rows, "transformer, width 128")
     whole, queries = (
@@ -96,8 +96,11 @@ def test_what_is_said_of_the_large_transformer_follows_the_data():
     tuned = {row["rate"]: row["score"] for row in rows
              if row["start"] == "IDI, IDIZ" and row["seed"] in identity.TUNE}  # fmt: skip
     assert tuned[0.001] == pytest.approx(tuned[0.003], abs=0.001)
-    rates = {row["start"]: row["rate"] for row in rows if row["seed"] == 0}
-    assert (rates["IDI, IDIZ"], rates["IDI, IDIZ 1e-3"]) == (0.001, 0.003)
+    at_larger = {
+        name: identity.said(found[f"{name} instead of IDI, IDIZ, larger rate"])
+        for name in ("orthogonal, IDIZ", "rezero", "default")
+    }
+    assert [*at_larger.values()] == ["better", "better", "not shown"]
 
 
 def test_every_study_is_on_the_first_page():
