@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ _IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float64: np.dtype(np.float64),
 }
 
+_modes, _is_functional = torch._C._len_torch_dispatch_stack, torch._is_functional_tensor
+_STRIDED = torch.strided
+
 _ALONE = 2**18
 """Up to so many bytes a single-threaded fill is faster than PyTorch's parallel one."""
 
@@ -50,7 +53,7 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
         # Another wrapper of tensors would fill each of its parts as if it were the whole.
         if hasattr(tensor, "__tensor_flatten__") and not tensor.is_nested:
             raise _not_dense(name, type(tensor).__name__)
-    elif torch._is_functional_tensor(tensor):  # whose memory is not where it seems to be
+    elif _is_functional(tensor):  # whose memory is not where it seems to be
         raise _not_dense(name, "in torch.func.functionalize")
     if tensor.is_nested:
         raise _not_dense(name, "nested")
@@ -209,23 +212,43 @@ def write_parted_(tensor: Tensor, how: Plan, parted: tuple[tuple[int, ...], str]
         part.copy_(new[index])
 
 
+_IDI = (
+    "gain", "wide", "layout", "groups", "transposed", "stride", "blocks", "taps", "tap", "loosen",
+    "loosen_at", "seed",
+)  # fmt: skip
+_IDIZ = ("eps", "form", "layout", "groups", "transposed", "stride", "blocks", "taps", "tap")
+
+
+class _Strips(NamedTuple):
+    """What is written of a contiguous weight: entries in a row, at equal distances in bytes."""
+
+    memory: Any
+    """The type of its memory."""
+    runs: tuple[tuple[int, int, tuple[int], float], ...]
+    """Of each run: the first byte, how many entries, their distance, and their value."""
+
+
 @lru_cache(maxsize=1024, typed=True)  # typed: True is no gain, though equal to 1.0
-def _slices(
-    shape: torch.Size, dtype: np.dtype[Any], role: Role, names: tuple[str, ...], *values: Any
-) -> tuple[tuple[slice, float], ...] | None:
+def _strips(shape: torch.Size, dtype: np.dtype[Any], role: Role, *values: Any) -> _Strips | None:
     """Return what is written of a contiguous weight; None if its axes are joined, or for many."""
-    options = dict(zip(names, values, strict=True))
+    options = dict(zip(_IDI if role == "transit" else _IDIZ, values, strict=True))
     letters = options.pop("layout")
     how = joined(shape, role, letters, **options)
     if letters is not None and letters != how.layout:
         return None
-    return strips(how, (shape.numel(),), strides_of(shape), dtype)
+    known = strips(how, (shape.numel(),), strides_of(shape), dtype)
+    if known is None:
+        return None
+    size = dtype.itemsize
+    rows = ((range(at.start, at.stop, at.step), value) for at, value in known)
+    runs = tuple((at.start * size, len(at), (at.step * size,), value) for at, value in rows)
+    return _Strips(ctypes.c_char * (shape.numel() * size), runs)
 
 
-def _at_once(tensor: Tensor, role: Role, options: dict[str, Any]) -> bool:
+def _at_once(tensor: Tensor, role: Role, values: tuple[Any, ...]) -> bool:
     """Fill a plain tensor whose slices are few and known; return False for any other.
 
-    A large fill pushes this code out of the caches, where each step costs as much as ten do.
+    A large fill pushes this code out of the caches, where each step costs as much as five do.
     """
     dtype = _IN_NUMPY.get(tensor.dtype) if type(tensor) in PLAIN else None
     if (
@@ -233,34 +256,38 @@ def _at_once(tensor: Tensor, role: Role, options: dict[str, Any]) -> bool:
         or not tensor.is_cpu
         or tensor.ndim < 2  # perhaps a part of a flat parameter
         or tensor.is_nested
-        or tensor.layout is not torch.strided
+        or tensor.layout is not _STRIDED
         or tensor.is_neg()
         or tensor.is_inference()
-        or torch._is_functional_tensor(tensor)
-        or torch._C._len_torch_dispatch_stack()  # a mode, as make_fx, that would miss the write
+        or _is_functional(tensor)
+        or _modes()  # as make_fx, that would miss the write
         or tensor.grad_fn is not None
         or not tensor.is_contiguous()
-        or not _SIMPLE.issuperset(map(type, options.values()))
+        or not _SIMPLE.issuperset(map(type, values))
         or not (size := tensor.numel())
         or tensor.untyped_storage().nbytes() // dtype.itemsize < tensor.storage_offset() + size
     ):
         return False
-    known = _slices(tensor.shape, dtype, role, tuple(options), *options.values())
+    known = _strips(tensor.shape, dtype, role, *values)
     if known is None:
         return False
     try:
-        memory = _array(tensor, size, dtype)
+        memory = known.memory.from_address(tensor.data_ptr())
     except RuntimeError:  # within a functional transform
         return False
-    _clear(tensor, memory)
-    for at, value in known:
-        memory[at] = value
+    if len(memory) > _ALONE:
+        (tensor.detach() if tensor.requires_grad else tensor).zero_()
+    else:
+        _clear(tensor, np.ndarray(size, dtype, memory))
+    for start, count, step, value in known.runs:
+        np.ndarray(count, dtype, memory, start, step).fill(value)
     return True
 
 
-def _filled(tensor: Tensor, role: Role, options: dict[str, Any]) -> Tensor:
-    if _at_once(tensor, role, options):
+def _filled(tensor: Tensor, role: Role, *values: Any) -> Tensor:
+    if _at_once(tensor, role, values):
         return tensor
+    options = dict(zip(_IDI if role == "transit" else _IDIZ, values, strict=True))
     layout = options.pop("layout")
     shape = shape_of(tensor)
     lasting(tensor, "tensor")
@@ -281,7 +308,7 @@ def _in_numpy(tensor: Tensor, extent: int) -> Any:
     dtype = _IN_NUMPY.get(tensor.dtype)
     if dtype is None or type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():
         return None
-    if torch._C._len_torch_dispatch_stack():  # a mode, as make_fx, that would miss the write
+    if _modes():  # a mode, as make_fx, that would miss the write
         return None
     try:
         return _array(tensor, extent, dtype)
@@ -370,23 +397,9 @@ def idi_(
             [0., 2., 0.]], dtype=torch.bfloat16)
     """
     return _filled(
-        tensor,
-        "transit",
-        {
-            "gain": gain,
-            "wide": wide,
-            "layout": layout,
-            "groups": groups,
-            "transposed": transposed,
-            "stride": stride,
-            "blocks": blocks,
-            "taps": taps,
-            "tap": tap,
-            "loosen": loosen,
-            "loosen_at": loosen_at,
-            "seed": seed,
-        },
-    )
+        tensor, "transit", gain, wide, layout, groups, transposed, stride, blocks, taps, tap,
+        loosen, loosen_at, seed,
+    )  # fmt: skip
 
 
 def idiz_(
@@ -435,17 +448,5 @@ def idiz_(
             [ 0.0000,  0.5000, -0.5000]])
     """
     return _filled(
-        tensor,
-        "zero",
-        {
-            "eps": eps,
-            "form": form,
-            "layout": layout,
-            "groups": groups,
-            "transposed": transposed,
-            "stride": stride,
-            "blocks": blocks,
-            "taps": taps,
-            "tap": tap,
-        },
-    )
+        tensor, "zero", eps, form, layout, groups, transposed, stride, blocks, taps, tap
+    )  # fmt: skip

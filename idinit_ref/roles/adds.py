@@ -271,7 +271,10 @@ class Adds:
         flow, stream = self._flow, self._stream[branch]
         if self._stream[node] == stream or flow.before.is_above(node, stream):
             return True
-        return flow.weighted[node] and flow.comes_from(stream, node)
+        if flow.weighted[node]:
+            return flow.comes_from(stream, node)
+        ends = self._vanishing.ends(stream, (node,))  # if it has some, the stream is the branch
+        return bool(ends.weights) and ends.blocker is None
 
     def _is_gated(self, source: int, way: _Way) -> bool:
         """Whether the skip is multiplied by what is computed from its source over weights."""

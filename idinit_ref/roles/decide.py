@@ -90,9 +90,25 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
     zero = [name for name, found in inferred.items() if found.role == "zero"]
     ends, silent = norm_ends(graph, zero), frozenset(filter(values.is_silent, zero))
     model = _Model(graph, inferred, general, values, _scaled(graph, ends, general), silent)
-    entries = tuple(model.entry(name, given[name]) for name in graph.parameters)
+    entries = [model.entry(name, given[name]) for name in graph.parameters]
+    free = {name for name in given if not any("wide" in own for _, own in given[name])}
+    free = free if general["wide"] is None else set()
+    lost = unread(graph, _plans(entries), free)
+    folds = {name for note in lost if free.issuperset(note.names) for name in note.names}
+    entries = [_fold(each) if each.name in folds else each for each in entries]
     chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
-    return Report(entries, tuple(model.warnings(entries, chosen, ends)))
+    return Report(tuple(entries), tuple(model.warnings(entries, chosen, ends, lost)))
+
+
+def _plans(entries: Collection[Entry]) -> dict[str, Plan]:
+    return {entry.name: entry.plan for entry in entries if entry.plan is not None}
+
+
+def _fold(entry: Entry) -> Entry:
+    """Return what becomes of a weight that reads all parts of a concatenation alike."""
+    assert entry.plan is not None
+    why = f"{entry.why}; wide='fold_mean', as it reads a concatenation"
+    return replace(entry, plan=replace(entry.plan, wide="fold_mean"), why=why)
 
 
 def _unbiased(graph: Graph, values: Values) -> Graph:
@@ -164,8 +180,9 @@ class _Model(NamedTuple):
         is_vector = sum(size != 1 for size in node.shape or ()) < 2
         if role == "zero" and is_vector and self._is_magnitude(node):
             value = self.options["eps"]
-        names = ("gain", "eps", "wide", "form", "taps")
+        names = ("gain", "eps", "form", "taps")
         options: dict[str, Any] = {key: self.options[key] for key in names}
+        options["wide"] = self.options["wide"] or "truncate"
         used = []
         for pattern, own in given:
             if "role" in own:
@@ -184,9 +201,16 @@ class _Model(NamedTuple):
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
 
     def warnings(
-        self, entries: Collection[Entry], chosen: Collection[str], ends: Collection[str]
+        self,
+        entries: Collection[Entry],
+        chosen: Collection[str],
+        ends: Collection[str],
+        lost: Collection[Note],
     ) -> Iterator[Note]:
-        """Yield what to warn of, given whose role the user chose and which weights norms follow."""
+        """Yield what to warn of, given whose role the user chose and which weights norms follow.
+
+        `lost` are the notes of concatenations that are not read whole.
+        """
         roles = {entry.name: entry.role for entry in entries}
         heads = [name for name, found in self.inferred.items() if found.head]
         said = {*chosen, *heads} if self.options["head"] == "keep" else chosen
@@ -197,9 +221,8 @@ class _Model(NamedTuple):
         yield from kept(self.graph, entries, said, self.options["strict"], last)
         yield from (note for note in notes if note.kind != "norm")
         yield from magnified(zero, self.options["eps"])
-        plans = {entry.name: entry.plan for entry in entries if entry.plan is not None}
-        yield from unread(self.graph, plans)
-        yield from copies(self.graph, plans)
+        yield from lost
+        yield from copies(self.graph, _plans(entries))
         yield from overwritten(entries, chosen, self.values)
 
     def _role(self, node: Node) -> tuple[Kind, str]:

@@ -29,7 +29,9 @@ class ModelOptions(TypedDict, total=False):
     eps : float
         Of the weights in role "zero"; 1e-6 if left out.
     wide : {"truncate", "fold_rms", "fold_mean"}
-        What is done where a transit weight has more columns than rows.
+        What is done where a transit weight has more columns than rows. None, the default, is
+        "truncate", and "fold_mean" for a weight that would so leave a part of a concatenation
+        without gradient: T4 holds of both.
     form : {"pair", "shifted"}
         How the entries of a wide zero weight are spread.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
@@ -64,7 +66,7 @@ class ModelOptions(TypedDict, total=False):
 
     gain: float
     eps: float
-    wide: Wide
+    wide: Wide | None
     form: Form
     taps: Taps | None
     head: Head
@@ -78,7 +80,7 @@ class ModelOptions(TypedDict, total=False):
 _DEFAULTS: ModelOptions = {
     "gain": 1.0,
     "eps": 1e-6,
-    "wide": "truncate",
+    "wide": None,
     "form": "pair",
     "taps": "outward",
     "head": "transit",
@@ -112,5 +114,7 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(found["strict"], bool):
         should = "it should be True or False"
         raise OptionTypeError(message("strict", found["strict"], should, "write one"))
-    either((0, 0), "transit", **{name: found[name] for name in ("gain", "eps", "wide", "form")})
+    given = {name: found[name] for name in ("gain", "eps", "wide", "form")}
+    given["wide"] = "truncate" if given["wide"] is None else given["wide"]
+    either((0, 0), "transit", **given)
     return found

@@ -13,7 +13,9 @@ __all__ = ["unread"]
 _THROUGH = ("move", "map", "scale", "shift", "norm")
 
 
-def unread(graph: Graph, plans: Mapping[str, Plan]) -> tuple[Note, ...]:
+def unread(
+    graph: Graph, plans: Mapping[str, Plan], folded: Set[str] = frozenset()
+) -> tuple[Note, ...]:
     """Find the weights that read only the first part of a concatenation.
 
     With ``wide="truncate"`` a transit weight of m outputs reads the first m of its inputs (spec
@@ -25,6 +27,8 @@ def unread(graph: Graph, plans: Mapping[str, Plan]) -> tuple[Note, ...]:
         A computation.
     plans : mapping of str to Plan
         Of its weights, by name.
+    folded : set of str, optional
+        Those that `decide` may fold instead: the note of such weights alone says that it does.
 
     Returns
     -------
@@ -49,11 +53,15 @@ def unread(graph: Graph, plans: Mapping[str, Plan]) -> tuple[Note, ...]:
         for name in dict.fromkeys(node.inputs):
             users.setdefault(name, []).append(node)
     joins = (node for node in graph.nodes if node.does == "join")
-    return tuple(note for join in joins for note in _of(graph, join, plans, users))
+    return tuple(note for join in joins for note in _of(graph, join, plans, users, folded))
 
 
 def _of(
-    graph: Graph, join: Node, plans: Mapping[str, Plan], users: Mapping[str, list[Node]]
+    graph: Graph,
+    join: Node,
+    plans: Mapping[str, Plan],
+    users: Mapping[str, list[Node]],
+    folded: Set[str],
 ) -> Iterator[Note]:
     """Yield the note of one concatenation, if there is one."""
     readers = _readers(graph, join, users)
@@ -66,12 +74,18 @@ def _of(
     late = [name for name, at in zip(join.inputs, starts, strict=False) if at >= read]
     lost = late and _only_here(graph, join, late)
     if lost:
-        has, it = ("has", "it reads") if len(rows) == 1 else ("have at most", "they read")
-        text = (
-            f"{', '.join(rows)} {has} {read} outputs, truncated, so of {channels} inputs {it} the "
-            f"first {read}: {', '.join(lost)} starts with gradient 0; use wide='fold_rms' for this "
-            "weight, or join the parts in another order"
-        )
+        parts, names = ", ".join(lost), ", ".join(rows)
+        first = f"the first {read} of {channels} inputs"
+        if rows.keys() <= folded:
+            text = (
+                f"{names}: wide='fold_mean' is used; truncated to {first}, {parts} would start "
+                "with gradient 0 (wide='truncate' gives that)"
+            )
+        else:
+            text = (
+                f"{names}: truncated to {first}, so {parts} starts with gradient 0; use "
+                "wide='fold_mean' for this weight, or join the parts in another order"
+            )
         yield Note("unread", tuple(rows), text)
 
 

@@ -55,7 +55,8 @@ class Twice(nnx.Module):
 class UNet(nnx.Module):
     """Its skips are concatenated; upwards it repeats places, or by a transposed convolution."""
 
-    def __init__(self, rngs, transposed, w=(8, 16, 32, 32)):
+    def __init__(self, rngs, transposed, w=(8, 16, 32, 32), order=1):
+        self.order = order
         self.down = nnx.List([Twice(rngs, n, m) for n, m in zip((3, *w), w, strict=False)])
         pairs = list(zip(w[:0:-1], w[-2::-1], strict=False))
         up = partial(nnx.ConvTranspose, kernel_size=(4, 4), strides=(2, 2), kernel_init=blank,
@@ -75,7 +76,7 @@ class UNet(nnx.Module):
                 x = self.grow[level](x)
             else:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            x = block(jnp.concatenate([x, skips.pop()], -1))
+            x = block(jnp.concatenate([x, skips.pop()][:: self.order], -1))
         return self.head(x)
 
 
@@ -110,6 +111,7 @@ MORE = {
     "unet 32": (partial(UNet, transposed=False), (2, 32, 32, 3)),
     "strided 7": (partial(Strided, size=7), (4, 64, 64, 3)),
     "unet 64": (partial(UNet, transposed=True), (2, 64, 64, 3)),
+    "unet 32, skip first": (partial(UNet, transposed=False, order=-1), (2, 32, 32, 3)),
     "dcgan, kernels reversed": (partial(Generator, flipped=True), (4, 24)),
 }
 NAMES = [*MODELS, *(pytest.param(name, marks=pytest.mark.nightly) for name in MORE)]

@@ -31,7 +31,7 @@ def two(x, width):
     return x
 
 
-def unet(size, learned=False, widths=(8, 16, 32, 64, 64)):
+def unet(size, learned=False, widths=(8, 16, 32, 64, 64), order=1):
     """Two convolutions a level, and a concatenation on the way up (Ronneberger 2015, padded)."""
     x = keras.Input((size, size, 3))
     h, skips = x, []
@@ -40,7 +40,7 @@ def unet(size, learned=False, widths=(8, 16, 32, 64, 64)):
         skips.append(h)
     for width, skip in zip(widths[-2::-1], skips[-2::-1], strict=True):
         up = kl.Conv2DTranspose(width, 2, 2) if learned else kl.UpSampling2D()
-        h = two(kl.Concatenate()([up(h), skip]), width)
+        h = two(kl.Concatenate()([up(h), skip][::order]), width)
     return keras.Model(x, kl.Conv2D(3, 3, padding="same")(h))
 
 
@@ -60,6 +60,7 @@ LARGE = {
     "unet-32": lambda: unet(32),
     "unet-64": lambda: unet(64),
     "unet-64-transposed": lambda: unet(64, learned=True),
+    "unet-64-skip-first": lambda: unet(64, order=-1),
     "VGG16-64": application("VGG16", 64),
     "VGG19-64": application("VGG19", 64),
     "InceptionV3-96": application("InceptionV3", 96),

@@ -27,6 +27,7 @@ MODELS = {
     "unet-32": (wide_unet, (4, 3, 32, 32)),
     "unet-64": (wide_unet, (4, 3, 64, 64)),
     "unet-64-transposed": (lambda scale: wide_unet(scale, learned=True), (4, 3, 64, 64)),
+    "unet-64-skip-first": (lambda scale: wide_unet(scale, skip_first=True), (4, 3, 64, 64)),
     "inception": (zoo.inception, (4, 3, 96, 96)),
 }
 
@@ -91,12 +92,12 @@ def test_no_model_of_its_published_width_is_dead(name):
 
 
 @pytest.mark.nightly
-def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
-    """What `cat([skip, up])` gives to a truncated weight is the skip; folded, it reads both."""
+def test_a_u_net_that_puts_the_skip_first():
+    """Truncated, it awakes level by level; by default what reads `cat([skip, up])` is folded."""
     torch.manual_seed(0)
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     model = zoo.UNet(skip_first=True, learned=True)
-    init_(model, x)
+    init_(model, x, wide="truncate")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     dead = []
     for _ in range(len(model.up) + 1):
@@ -105,7 +106,7 @@ def test_a_u_net_that_puts_the_skip_first_awakes_level_by_level():
         optimizer.step()
     assert len(list(model.parameters())) == 64
     assert dead == [50, 36, 22, 8, 0]  # as docs/models.md has it
-    init_(model, x, wide="fold_rms")
+    init_(model, x)
     model.zero_grad()
     assert without_gradient(model, x) == []
 

@@ -6,6 +6,7 @@ import pytest
 
 from computations import Net
 from idinit_ref.core.weights import plan
+from idinit_ref.roles.decide import decide
 from idinit_ref.roles.graph import Graph
 from idinit_ref.roles.search import explain_roles
 from idinit_ref.roles.unread import unread
@@ -380,6 +381,36 @@ def test_all_parts_are_read(rows, options):
     graph, plans = joined(rows, **options)
     assert unread(graph, plans) == ()
     assert unread(graph, {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "wide", "text"),
+    [
+        (
+            {},
+            "fold_mean",
+            "JOIN: wide='fold_mean' is used; truncated to the first 8 of 16 inputs, norm would",
+        ),
+        ({"overrides": {"J*": {"gain": 2.0}}}, "fold_mean", "'fold_mean' is used"),
+        (
+            {"wide": "truncate"},
+            "truncate",
+            "JOIN: truncated to the first 8 of 16 inputs, so norm starts with gradient 0",
+        ),
+        ({"overrides": {"JOIN": {"wide": "truncate"}}}, "truncate", "use wide='fold_mean'"),
+        ({"wide": "fold_rms"}, "fold_rms", ""),
+    ],
+    ids=["default", "another override", "truncate", "override", "fold_rms"],
+)
+def test_a_model_folds_what_reads_a_concatenation(options, wide, text):
+    """By default; where its user has chosen for the model or for the weight, it is only said."""
+    graph, _ = joined()
+    report = decide(graph, **options)
+    assert report.plans["JOIN"].wide == wide
+    assert report.plans["DOWN"].wide in ("truncate", options.get("wide"))
+    said = [note.text for note in report.warnings if note.kind == "unread"]
+    assert len(said) == bool(text)
+    assert all(text in each for each in said)
 
 
 @pytest.mark.parametrize(("second", "kinds"), [(12, []), (7, ["unread"])], ids=["whole", "short"])

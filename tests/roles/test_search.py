@@ -26,6 +26,16 @@ def test_the_input_itself_is_a_skip():
     assert net.zeros() == {"A"}
 
 
+def test_a_branch_that_takes_its_values_from_elsewhere():
+    """A decoder asks a memory for values; its branch is a residual sum of these, not of x."""
+    net = Net()
+    m, x = net.x("m"), net.x("x")
+    h = net.attend("t", net.w("q", x), net.w("k", m), net.w("v", m))
+    h = net.w("o", h)
+    net.add("y2", x, net.add("y1", h, net.w("more", h)))
+    assert net.zeros() == {"O"}
+
+
 def test_attention_and_a_gated_unit():
     net = Net()
     x = net.x()
