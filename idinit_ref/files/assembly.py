@@ -291,7 +291,7 @@ def _reasons(name: str, choice: Choice, names: Mapping[str, Asked]) -> tuple[str
 
 
 def _unknown(names: Sequence[str], shape: tuple[int, ...]) -> OptionError:
-    more = f", nor {len(names) - 1} others, such as {names[1]!r}" if len(names) > 1 else ""
+    more = f", nor {len(names) - 1} more, such as {names[1]!r}" if len(names) > 1 else ""
     should = f"no rule knows it (shape {shape}){more}"
     cure = "add a rule for it (--rule 'REGEX=ROLE', with transit, zero, bias or keep)"
     return OptionError(message("name", names[0], should, cure))

@@ -275,7 +275,7 @@ def test_a_matrix_without_a_bias_may_be_an_embedding(name, tmp_path):
     assert np.array_equal(array(made[f"{name}.embedding"]), state[f"{name}.weight"])
     tied = {f"{name}.weight": ir.plan((7, 5))}  # a head's axes, but Flax holds it as a table
     assert translate(tied, FLAX, tables=tied)[f"{name}.embedding"] is tied[f"{name}.weight"]
-    with pytest.raises(LayoutError, match="embedding table: IO"):
+    with pytest.raises(LayoutError, match="embedding table .* has axes IO"):
         translate(state, FLAX.extended([Change("", axes="OI")]), tables=state)
     both = FLAX.extended([Change("", axes="OI"), Change(name, layer="Embedding")])
     assert list(translate(state, both, tables=state)) == [f"{name}.embedding"]
@@ -342,7 +342,7 @@ def test_a_file_says_what_its_axes_are(tmp_path):
     ir.save(tmp_path / "a.safetensors", plans)
     opened = open_checkpoint(tmp_path / "a.safetensors")
     for dialect in ("flax", "keras"):
-        with pytest.raises(OptionError, match="cannot be told"):
+        with pytest.raises(OptionError, match="may be"):
             translate(opened.tensors, dialect)
         made = translate(opened.tensors, dialect, metadata=opened.metadata)
         wanted = translate(plans, dialect)
@@ -363,7 +363,7 @@ def test_a_file_says_what_its_axes_are(tmp_path):
 )  # fmt: skip
 def test_what_is_no_claim_says_nothing(claims):
     given = {"a.weight": np.zeros((6, 4))}
-    with pytest.raises(OptionError, match="cannot be told"):
+    with pytest.raises(OptionError, match="may be"):
         translate(given, "flax", metadata={"idinit_ref.plans": claims})
 
 
@@ -579,7 +579,7 @@ def test_linen(tmp_path):
     shapes = jax.eval_shape(Net().init, jax.random.key(0), last(x))
     assert jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, shapes)
     close(Net().apply(loaded, last(x)), last(run(same, x)))
-    with pytest.raises(OptionError, match="cannot be told"):
+    with pytest.raises(OptionError, match="is unknown"):
         translate({"rnn.weight_hh_l0": np.zeros((8, 2))}, "linen")
 
 
@@ -714,7 +714,7 @@ def test_a_keras_layer_with_a_gap_is_an_error():
     assert list(translate({"a.bias": np.zeros(2), "a.weight": None}, "torch")) == ["a.bias"]
 
 
-# What cannot be told is an error ------------------------------------------------------------------
+# Unknown kinds are errors -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -766,9 +766,9 @@ def test_the_cure_of_an_unknown_name_is_a_cure():
 def test_two_tensors_on_one_name_are_an_error_that_names_both():
     two = {"a.bias": np.zeros(2), "b.bias": np.zeros(2)}
     for dialect in ("torch", "flax", "keras"):
-        with pytest.raises(OptionError, match=r"not each of a\.bias, b\.bias"):
+        with pytest.raises(OptionError, match=r"only one of a\.bias, b\.bias"):
             translate(two, load(dialect).extended([Change("^b", "a")]))
-    with pytest.raises(OptionError, match=r"not each of b\.bias, a\.x"):
+    with pytest.raises(OptionError, match=r"only one of b\.bias, a\.x"):
         translate(two | {"a.x": np.zeros(2)}, KERAS.extended([
             Change("a.bias", None), Change("a.x", "c.vars/0"), Change("^b", "c"),
         ]))  # fmt: skip

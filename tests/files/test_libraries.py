@@ -105,10 +105,10 @@ def test_no_code_of_a_pickle_is_run(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (torch.nn.Linear(2, 2), "tensors and plain values alone; .*if you trust it.*state_dict"),
+        (torch.nn.Linear(2, 2), "only tensors and plain values; .*if you trust it.*state_dict"),
         (torch.eye(2), "tensors by name; .*torch.save a dict of its tensors"),
-        ({"a.b": torch.eye(2), "a": {"b": torch.zeros(2, 2)}}, "'a.b', but one tensor should"),
-        ({1: torch.eye(2), "1": torch.zeros(2, 2)}, "'1', but one tensor should"),
+        ({"a.b": torch.eye(2), "a": {"b": torch.zeros(2, 2)}}, "'a.b', but only one tensor should"),
+        ({1: torch.eye(2), "1": torch.zeros(2, 2)}, "'1', but only one tensor should"),
         ({"w": torch.empty(3, device="meta")}, "on meta', but it should be dense, with its"),
     ],
     ids=["module", "tensor", "repeated", "repeated number", "meta"],

@@ -761,10 +761,10 @@ def test_an_index_of_another_name(shards):
 
 
 def test_a_folder_without(tmp_path):
-    refused(tmp_path, "model.safetensors", "it holds none")
+    refused(tmp_path, "model.safetensors", "files: none")
     for i in range(7):
         (tmp_path / f"{i}.safetensors").touch()
-    refused(tmp_path, "it holds '0.safetensors', ", "and 2 more")
+    refused(tmp_path, "files: '0.safetensors', ", "and 2 more")
 
 
 def test_metadata_of_shards_is_merged(tmp_path):

@@ -177,7 +177,7 @@ def test_how_it_is_called_is_found_from_the_signature(make, options, call):
         (idi, {"examples": 0}, OptionError, ">= 1"),
         (idi, {"taps": "spiral"}, OptionError, "'outward', 'diagonal'"),
         (idi, {"form": "pear"}, OptionError, "'pair', 'shifted'"),
-        (idi, {"stride": (2,)}, OptionError, "there are none to test; give conv="),
+        (idi, {"stride": (2,)}, OptionError, "none are tested; give conv="),
         (idi, {"conv": "OIHW", "stride": (2,)}, OptionError, "one number for each of the 2"),
     ],
     ids=named,
