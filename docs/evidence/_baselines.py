@@ -1,4 +1,4 @@
-"""Other initialisations, from their owners where these have published code."""
+"""Other initialisations, by their authors' code where it is published."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["METHODS", "Method", "apply"]
 
 
 class Method(NamedTuple):
-    """A way to initialise a whole model that exists already."""
+    """A method that initialises an existing model."""
 
     name: str
     cite: str
@@ -53,7 +53,7 @@ def each(model: nn.Module, fill: Callable[[Tensor], Any]) -> None:
 
 
 def branches(model: nn.Module) -> list[Residual]:
-    """Return a model's residual blocks, of which these methods need one at least."""
+    """Return a model's residual blocks; these methods need at least one."""
     found = [module for module in model.modules() if isinstance(module, Residual)]
     if not found:
         raise ValueError("a method for residual nets, and the model has no Residual block")
@@ -93,7 +93,7 @@ def _orthogonal_1(model: nn.Module, example: Tensor) -> None:
 
 @method("delta_orthogonal", "Xiao et al. 2018; `jax.nn.initializers.delta_orthogonal`")
 def _delta_orthogonal(model: nn.Module, example: Tensor) -> None:
-    """Fill kernels with an orthogonal centre, where outputs are as many as inputs, or more."""
+    """Fill kernels with an orthogonal centre; needs no more inputs than outputs."""
     jax = need("jax")
     make = jax.nn.initializers.delta_orthogonal(scale=math.sqrt(2))
 
@@ -161,7 +161,7 @@ def _skipinit(model: nn.Module, example: Tensor) -> None:
 
 
 def _unscale(model: nn.Module) -> None:
-    """Set the scales to 0, and keep Fixup's biases, which these methods lack, at 0 for good."""
+    """Set the scales to 0; freeze Fixup's biases at 0, since these methods have none."""
     for module in model.modules():
         if isinstance(module, Bias):
             nn.init.zeros_(module.value).requires_grad_(False)

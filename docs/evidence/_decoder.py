@@ -102,7 +102,7 @@ class Transformer(nn.Module):
 
 
 def embed(model: Transformer, std: float) -> None:
-    """Draw both embeddings, which IDInit and ZerO leave as they are."""
+    """Draw both embeddings; IDInit and ZerO leave them as they are."""
     for layer in (model.token, model.place):
         nn.init.normal_(layer.weight, std=std)
 
@@ -122,7 +122,7 @@ def ends(model: Transformer) -> list[nn.Linear]:
 
 @cache
 def text() -> tuple[Tensor, Tensor, str]:
-    """Return the characters to learn from, those to judge by, and the digest of all."""
+    """Return training characters, held-out characters, and the digest of both."""
     folder = Path(os.__file__).parent
     files = [folder / f"{name}.py" for name in MODULES]
     files = [file if file.exists() else file.with_suffix("") / "__init__.py" for file in files]
@@ -155,7 +155,7 @@ def learn(
     tuning: bool,
     watch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train, the rate rising over a tenth of the steps and then falling to 0 in a line.
+    """Train; the rate rises over a tenth of the steps, then falls linearly to 0.
 
     A seed draws the windows. To judge a rate there is a tenth of the text of its own, from which
     nothing learns that is judged so. `watch` is told the number of steps that were made.

@@ -1,4 +1,4 @@
-"""The networks of the studies, plain enough that every method knows what to do with them."""
+"""The networks of the studies, plain enough for every method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Bias", "Residual", "mlp", "resnet", "weighted"]
 
 
 class Bias(nn.Module):
-    """One learned number that is added everywhere, 0 at first, as Fixup needs it."""
+    """One learned number, 0 at first, that is added everywhere, for Fixup."""
 
     def __init__(self) -> None:
         super().__init__()

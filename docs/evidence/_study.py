@@ -1,20 +1,19 @@
-"""How a study is run: cells are measured, remembered, and written as data, figure and page.
+"""Runs a study: measures its cells, keeps the results, and writes data, figure and page.
 
 A study is a module of this folder with
 
     TITLE, CLAIM           a heading, and the claim in the words of its owners, with the source
-    HERE                   how the study understands the claim, if that needs saying
-    cells(quick, rows)     what is to be measured, given what has been; asked until all is there
-    measure(**cell)        one measurement: plain numbers, the same ones each time on one machine
-    verdict(rows)          (holds | holds when ... | does not hold | not shown, and the figures)
-    page(rows)             the tables, filled into the words of templates/NAME.md.in
+    HERE                   how the study understands the claim; optional
+    cells(quick, rows)     the cells to measure, given the rows so far; called until all are there
+    measure(**cell)        one measurement: plain numbers, the same on each run on one machine
+    verdict(rows)          holds, holds when ..., does not hold or not shown; and the figures
+    page(rows)             the template templates/NAME.md.in, filled with tables and figures
     draw(rows, figure)     the picture, into a matplotlib figure
-    check(rows)            asserts the direction of what comes out, not a lucky value
+    check(rows)            asserts the direction of the result, not a lucky value
 
-and is run by ``python -m docs.evidence.NAME``. A run that was stopped goes on if the code does the
-same: comments, docstrings and what only speaks of the rows may change. What was measured comes from
-NAME.json alone; so do the constants of the module (rates, seeds, epochs): with other ones there is
-no page of old data.
+and is run by ``python -m docs.evidence.NAME``. A stopped run goes on if ``cells``, ``measure`` and
+all that they use are the same; comments, docstrings and the other functions may change. A page of
+old data needs the constants (rates, seeds, epochs) that NAME.json was measured with.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from docs.evidence._data import FOLDER, code_digest, filled, load, machine, save
+from docs.evidence._data import table as table
 from idinit_ref.files import whole_file
 
 SHARED = ("_training", "_nets", "_baselines", "_decoder")
@@ -48,7 +48,7 @@ Row = dict[str, Any]
 
 
 class Verdict(NamedTuple):
-    """What came out, in a few words for the index, and figures; "; " parts those of the page."""
+    """The verdict in a few words, and its figures; "; " separates the bullets of the page."""
 
     holds: str
     figure: str
@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
 
 def need(module: str) -> Any:
-    """Import a package that only the studies use, or say how to get it."""
+    """Import a package of the studies; where it is missing, exit with the line that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as problem:
@@ -85,6 +85,11 @@ def spread(values: Iterable[float], form: str = ".3f") -> str:
     return f"{mean(known):{form}} ± {statistics.stdev(known):{form}}"
 
 
+def listed(numbers: Iterable[float]) -> str:
+    """Return "0.1, 0.3, 1"."""
+    return ", ".join(format(number, "g") for number in numbers)
+
+
 def stands(ours: Sequence[float], others: Sequence[float]) -> str:
     """Return "ahead of" or "behind" if means differ by two standard errors, else "level with"."""
     if min(len(ours), len(others)) < 2:  # nothing is known of the error
@@ -97,9 +102,9 @@ def stands(ours: Sequence[float], others: Sequence[float]) -> str:
 
 
 class Effect(NamedTuple):
-    """A mean difference of pairs; what stands behind ± is its interval of 95 %, by Student's t.
+    """A mean difference of pairs; ± `half` is its interval of 95 %, by Student's t.
 
-    `least` is the smallest effect that pairs so many, and so scattered, show four times of five.
+    `least` is the smallest effect that these pairs would show four times of five.
     """
 
     value: float
@@ -112,13 +117,13 @@ class Effect(NamedTuple):
         return abs(self.value) > self.half
 
     def __str__(self) -> str:
-        """Return "+0.012 ± 0.004", or what could have been seen where nothing was."""
+        """Return "+0.012 ± 0.004"; if 0 is inside, also the least effect that would show."""
         text = f"{self.value:+.3f} ± {self.half:.3f}"
         return text if self.shown else f"{text}, not shown (least seen {self.least:.3f})"
 
 
 def effect(ours: Sequence[float], others: Sequence[float]) -> Effect:
-    """Return how far the first are above the second; the two are pairs, a seed each."""
+    """Return how far `ours` are above `others`; the two come in pairs, one for each seed."""
     pairs = [mine - other for mine, other in zip(ours, others, strict=True)]
     if len(pairs) < 2:
         return Effect(mean(pairs), math.inf, math.inf)
@@ -126,12 +131,6 @@ def effect(ours: Sequence[float], others: Sequence[float]) -> Effect:
     error = statistics.stdev(pairs) / math.sqrt(len(pairs))
     half, power = (float(quantile(at, len(pairs) - 1)) * error for at in (0.975, 0.8))
     return Effect(mean(pairs), half, half + power)
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
 
 
 def best_rate(rows: Iterable[Row], score: str) -> float:
@@ -168,7 +167,7 @@ def swept(
 
 
 def judged(rows: Iterable[Row], seeds: Sequence[int], **setting: Any) -> list[Row]:
-    """Return what :func:`swept` found at a setting's best rate, on the seeds that judge it."""
+    """Return the rows of a setting at its best rate, on the seeds that judge (:func:`swept`)."""
     return [row for row in pick(rows, **setting) if row["seed"] in seeds]
 
 
@@ -176,7 +175,7 @@ def judged(rows: Iterable[Row], seeds: Sequence[int], **setting: Any) -> list[Ro
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON keeps it, with six digits of a number."""
+    """Return a value for JSON; a number has six digits."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"a study measured {value}, which JSON has no number for; say None")
@@ -187,7 +186,7 @@ def _plain(value: Any) -> Any:
 
 
 def _measure(job: tuple[str, Row]) -> tuple[Row, Row]:
-    """Measure one cell on one thread, so that no result depends on how many there are."""
+    """Measure one cell, on one thread, so that results do not depend on the number of threads."""
     name, cell = job
     need("torch").set_num_threads(1)
     begin = time.process_time()
@@ -199,7 +198,7 @@ def _measure(job: tuple[str, Row]) -> tuple[Row, Row]:
 
 
 class MissingError(Exception):
-    """What a process of a pool says before it would end: of an ended one the pool hears nothing."""
+    """A missing package, in a process of a pool: a pool does not report SystemExit."""
 
 
 def _told(job: tuple[str, Row]) -> tuple[Row, Row]:
@@ -210,7 +209,7 @@ def _told(job: tuple[str, Row]) -> tuple[Row, Row]:
 
 
 def _measured(jobs: Sequence[tuple[str, Row]], workers: int) -> Iterator[tuple[Row, Row]]:
-    """Yield measurements as they come, from processes of their own if there are several."""
+    """Yield measurements as they end; with several workers, from processes."""
     if workers == 1:
         yield from map(_measure, jobs)
     else:
@@ -223,7 +222,7 @@ def _measured(jobs: Sequence[tuple[str, Row]], workers: int) -> Iterator[tuple[R
 
 
 def _source(name: str) -> str:
-    """Return a digest of the code that measures, and of what it calls."""
+    """Return a digest of the code that measures, and of the code that it calls."""
     root = FOLDER.parents[1]
     files = [FOLDER / f"{module}.py" for module in (name, *SHARED)]
     for package in (root / "idinit_ref", root / "adapters" / "idinit_ref_torch"):
@@ -232,7 +231,7 @@ def _source(name: str) -> str:
 
 
 def _resume(log: Path, head: Row) -> list[tuple[Row, Row]]:
-    """Return what a stopped run of the same code has measured; begin the log anew."""
+    """Return the measurements of a stopped run of the same code, and start the log with them."""
     lines = log.read_text().splitlines() if log.exists() else []
     known: list[tuple[Row, Row]] = []
     if lines and json.loads(lines[0]) == head:
@@ -246,7 +245,7 @@ def _resume(log: Path, head: Row) -> list[tuple[Row, Row]]:
 
 
 def run(name: str, *, quick: bool, workers: int = 1, log: Path | None = None) -> list[Row]:
-    """Measure all cells of a study, in the order of its cells; those in the log are known."""
+    """Measure all cells of a study but those in the log; return the rows in the cells' order."""
     study = importlib.import_module(f"docs.evidence.{name}")
     head = {"study": name, "quick": quick, "source": _source(name)}
     found = {json.dumps(cell): row for cell, row in (_resume(log, head) if log else [])}
@@ -269,7 +268,7 @@ def run(name: str, *, quick: bool, workers: int = 1, log: Path | None = None) ->
 
 
 def _say(text: str) -> None:
-    """Show progress: on one line of a terminal, on one for each measurement in a file."""
+    """Show progress: in a terminal on one line, in a file on a line for each measurement."""
     end = "" if sys.stderr.isatty() else "\n"
     print(f"\r{text:<78}" if not end else text, end=end, file=sys.stderr, flush=True)
 
@@ -287,7 +286,7 @@ def _machine() -> Row:
 
 
 def settings(name: str) -> Row:
-    """Return the constants of a study that JSON can hold, as it holds them."""
+    """Return the constants of a study that JSON can hold, as JSON values; no texts."""
     found = {}
     for key, value in vars(importlib.import_module(f"docs.evidence.{name}")).items():
         if key.isupper() and key != "QUICK" and not isinstance(value, str):  # no words
@@ -297,7 +296,7 @@ def settings(name: str) -> Row:
 
 
 def page(name: str, data: Row) -> str:
-    """Return a study's page: nothing in it but what the study says of its data."""
+    """Return a study's page, from its data alone."""
     now = settings(name)
     if other := [
         key for key in data["settings"] | now if data["settings"].get(key) != now.get(key)
@@ -328,7 +327,7 @@ def page(name: str, data: Row) -> str:
 
 
 def write(name: str, data: Row, folder: Path) -> Any:
-    """Write a study's page, figure and data, each when it is complete; return the figure."""
+    """Write a study's page, figure and data; each file appears when it is complete."""
     study = importlib.import_module(f"docs.evidence.{name}")
     matplotlib = need("matplotlib")
     matplotlib.use("svg")

@@ -17,7 +17,7 @@ __all__ = ["accuracy", "batches", "digits", "learn", "train"]
 
 @cache
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the 8 x 8 digits of scikit-learn: images, labels to learn from, and 360 to judge by.
+    """Return scikit-learn's 8 x 8 digits: images and labels to learn from, and 360 held out.
 
     Images are (N, 1, 8, 8) of mean 0 and variance 1 over all; the split is the same always.
     """
@@ -45,7 +45,7 @@ def train(
     loss: nn.Module | None = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Iterator[float]:
-    """Train, and yield the loss of each batch before its step; stop where it is not finite."""
+    """Train; yield the loss of each batch before its step; stop if it is not finite."""
     loss = loss or nn.CrossEntropyLoss()
     model.train()
     for x, y in data:
@@ -62,7 +62,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the fraction of rows classified right; an output that is no number is wrong."""
+    """Return the fraction of rows classified right; a NaN output is wrong."""
     model.eval()
     out = model(x)
     right = (out.argmax(1) == y) & torch.isfinite(out).all(1)
@@ -73,7 +73,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def learn(
     model: nn.Module, optimiser: torch.optim.Optimizer, *, size: int, epochs: int, seed: int
 ) -> dict[str, float]:
-    """Learn the digits in batches of `size`; what diverges has the accuracy and loss of chance."""
+    """Learn the digits in batches of `size`; a run that diverges has the results of chance."""
     x, y, judge, labels = digits()
     steps = sum(1 for _ in train(model, batches(x, y, size, epochs, seed), optimiser))
     with torch.no_grad():

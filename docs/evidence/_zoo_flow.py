@@ -59,7 +59,7 @@ class Add:
     branch: int
     source: int
     weights: tuple[int, ...]  # the nodes of the branch's weight operations after the source
-    plain: bool
+    plain: bool  # no weight operation lies between source and skip
     where: str
 
 
@@ -111,9 +111,10 @@ class Flow:
         return len(self.nodes[node].shape) > 1
 
     def _is_score(self, node: int, over: bool = False) -> bool:
-        """Whether a sum only enters a softmax, or another signal sums its output axis away.
+        """Whether a sum only enters a softmax or a choice, or a signal sums its output axis away.
 
-        `over` allows for one weight operation on every way there.
+        A choice gives integers, as the indices of the largest entries. `over` allows for one
+        weight operation on every way there.
         """
         seen, stack, ends = {node}, [(node, self._output_axis(node))], []
         while stack:
@@ -121,7 +122,9 @@ class Flow:
             for reader in self.readers[here]:
                 this = self.nodes[reader]
                 name = _base(this.name)
-                if name in _SOFTMAX:
+                if not self.readers[reader] and self._is_byproduct(reader):
+                    continue
+                if name in _SOFTMAX or not this.floating:
                     ends.append(True)
                 elif this.weights:
                     ends.append(over and self._is_score(reader))
@@ -136,6 +139,11 @@ class Flow:
                     if not self.readers[reader] or not (place or is_pooled):
                         ends.append(False)  # it is returned, or not followed
         return bool(ends) and all(ends)
+
+    def _is_byproduct(self, node: int) -> bool:
+        """Whether other results of the same operation are read, as maxima beside their places."""
+        step = self.nodes[node].step
+        return any(self.readers[other] for other in self.tape.steps[step].nodes)
 
     def _output_axis(self, node: int) -> int:
         """Return the axis that holds the outputs of the last weight operation, from the end."""
@@ -204,14 +212,27 @@ class Flow:
                 self.nodes[source].leaf == "constant" or self._root(branch) in self.residual
             ):
                 continue
-            if self._after(source, skip):
+            is_stream = bool(self._after(source, skip))  # which has gone on from its source
+            if is_stream and source not in self._stream(skip):
                 return
             weights = self._after(source, branch)
             if weights and not (len(self.readers[branch]) > 1 and self._is_score(node, over=True)):
                 self.residual[node] = source
-                yield Add(step, node, skip, branch, source, weights, True, self.nodes[node].where)
+                where = self.nodes[node].where
+                yield Add(step, node, skip, branch, source, weights, not is_stream, where)
                 return
             return  # both reach it over no weight: a mask, a position
+
+    def _stream(self, node: int) -> set[int]:
+        """Return what a node reaches back over sums and functions of one signal: no gate, say."""
+        seen, stack = {node}, [node]
+        while stack:
+            here = self.nodes[stack.pop()]
+            new = {k for k in here.inputs if self.nodes[k].floating and not self.tape.made[k]}
+            if not here.weights and (here.name in ADDS or len(new) == 1):
+                stack += new - seen
+                seen |= new
+        return seen
 
     def _root(self, node: int) -> int:
         """Return what a node is a moved form of."""

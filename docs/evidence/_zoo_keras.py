@@ -12,7 +12,7 @@ Row = dict[str, Any]
 APPLICATIONS = (  # not their deeper or wider forms
     "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2",
     "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small",
-    "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
+    "NASNetLarge", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
 )  # fmt: skip
 HUB = (
     "Albert", "Bart", "Bert", "Bloom", "CSPNet", "DINOV2", "DINOV3", "DebertaV3", "DeiT",
@@ -70,9 +70,26 @@ _TINY: dict[str, Any] = {
 }
 """What constructors of keras_hub are given, by the names of their arguments."""
 _OWN: dict[str, dict[str, Any]] = {
-    "CSPNet": {"block_type": "dark_block"},
+    "CSPNet": {"block_type": "dark_block", "stage_type": "dark"},
+    "EfficientNet": {
+        "stackwise_width_coefficients": (1, 1),
+        "stackwise_depth_coefficients": (1, 1),
+        "stackwise_kernel_sizes": (3, 3),
+        "stackwise_input_filters": (16, 16),
+        "stackwise_output_filters": (16, 32),
+        "stackwise_expansion_ratios": (1, 4),
+        "stackwise_squeeze_and_excite_ratios": (0.25, 0.25),
+        "stackwise_block_types": ("fused", "unfused"),
+        "num_features": 32,
+        "input_shape": (32, 32, 3),
+    },
     "Phi3": {"num_key_value_heads": 1},
-    "ResNet": {"block_type": "basic_block", "use_pre_activation": False},
+    "ResNet": {
+        "block_type": "basic_block",
+        "use_pre_activation": False,
+        "input_conv_filters": (64,),
+        "stackwise_num_filters": (64, 64),
+    },
     "SwinTransformer": {"num_heads": (2, 2), "patch_size": 4},
 }
 
@@ -92,8 +109,8 @@ def made(family: str, name: str) -> Any:
     keras.utils.set_random_seed(0)
     if family == "keras":
         side = 75 if name in ("InceptionV3", "InceptionResNetV2", "Xception") else 64
-        shape = (224 if name == "NASNetMobile" else side,) * 2
-        return getattr(keras.applications, name)(weights=None, input_shape=(*shape, 3), classes=10)
+        shape = (side, side, 3)
+        return getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10)
     import keras_hub
 
     kind = getattr(keras_hub.models, f"{name}Backbone")
@@ -114,7 +131,8 @@ def samples(model: Any) -> Any:
     is_raw = any(isinstance(layer, scalers) for layer in model._flatten_layers())
 
     def one(name: str, given: Any) -> Any:
-        shape = [2 if at == 0 else size or LENGTH for at, size in enumerate(given.shape)]
+        long = 2000 if name == "encoder_input_values" else LENGTH  # a wave
+        shape = [2 if at == 0 else size or long for at, size in enumerate(given.shape)]
         if "mask" in name:
             return np.ones(shape, given.dtype)
         if "int" in given.dtype:

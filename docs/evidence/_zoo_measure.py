@@ -29,15 +29,14 @@ Row = dict[str, Any]
 
 def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     """Measure R1 and R2 of the roles of a model's parameters."""
+    learns = _learning(model, given)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # whose steps all have derivatives
         tape = Tape(model, given)
         with tape:
             model(**given) if isinstance(given, dict) else model(*given)
     flow = Flow(tape)
-    values = _random(tape, found)
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
-    off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])} & {*values}
-    at_zero = values | {slot: torch.zeros_like(values[slot]) for slot in zeros | off}
+    off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])}
     by_step: dict[int, list[Add]] = {}
     for add in flow.adds:
         by_step.setdefault(add.step, []).append(add)
@@ -49,14 +48,21 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
             branches[step] = dict(zip(inputs, (args[0], args[1]), strict=True))
 
     with torch.no_grad():
-        tape.run(at_zero, watch=lambda step, args: seen(step, _copied(step, args, by_step)))
+        for size in (1, 0.1, 0.01):  # a spline, say, is not defined for all that large weights give
+            values = _random(tape, found, size)
+            at_zero = values | {
+                slot: torch.zeros_like(values[slot]) for slot in (zeros | off) & {*values}
+            }
+            tape.run(at_zero, watch=lambda step, args: seen(step, _copied(step, args, by_step)))
+            if all(t.isfinite().all() for held in branches.values() for t in held.values()):
+                break
         vanished = {
             step: {node: not bool(t.any()) for node, t in held.items()}
             for step, held in branches.items()
         }
         missed, true = [], []
         for add in flow.adds:
-            if add.plain and _vanishes(tape, add, values):
+            if add.plain and _vanishes(tape, add, values, learns):
                 true.append(add)
                 if not vanished[add.step][add.branch]:
                     missed.append(_told(tape, add))
@@ -105,7 +111,13 @@ def _told(tape: Tape, add: Add) -> str:
     return f"{add.where or 'the model'}: an add of {', '.join(sorted(last.weights))} and others"
 
 
-def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
+def _learning(model: nn.Module, given: Any) -> set[str]:
+    """Return the parameters to which the outputs have a gradient: none that is behind a detach."""
+    grads, _ = _gradients(model, given)
+    return {*grads} or {name for name, _ in model.named_parameters()}
+
+
+def _random(tape: Tape, found: dict[str, str], size: float) -> dict[int, Tensor]:
     """Return weights drawn at random, biases and means 0, and nothing else that is all 0."""
     generator = torch.Generator().manual_seed(0)
     values = {}
@@ -116,7 +128,7 @@ def _random(tape: Tape, found: dict[str, str]) -> dict[int, Tensor]:
         role = found.get(name, "keep")
         if role in ("transit", "zero"):
             fan = max(1, old.numel() // max(1, old.shape[0]))
-            new = torch.randn(old.shape, generator=generator) / fan**0.5
+            new = size * torch.randn(old.shape, generator=generator) / fan**0.5
         elif role == "bias" or _is_shift(name, old):
             new = torch.zeros(old.shape)
         elif not old.any():
@@ -142,8 +154,10 @@ def _is_shift(name: str, tensor: Tensor) -> bool:
     return name.endswith(("bias", "beta")) and tensor.dim() == 1
 
 
-def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor]) -> bool:
+def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], learns: set[str]) -> bool:
     """Whether the branch is zero once all of its weight operations after the source are.
+
+    Not those that never learn: they are kept as they are, as frozen ones.
 
     A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
     """
@@ -154,7 +168,7 @@ def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor]) -> bool:
         if step == add.step:
             held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
 
-    zeroed = {tape.nodes[k].step for k in add.weights}
+    zeroed = {tape.nodes[k].step for k in add.weights if tape.nodes[k].weights & learns}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
     branch, skip = held
@@ -256,11 +270,8 @@ def outputs(model: nn.Module, given: Any) -> list[Tensor]:
     return [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-def _dead(model: nn.Module, given: Any) -> tuple[set[str], bool]:
-    """Return the parameters whose gradient is 0, and whether all is finite.
-
-    Not those that have none: what a route has left out, as an expert without tokens, is not dead.
-    """
+def _gradients(model: nn.Module, given: Any) -> tuple[dict[str, Tensor], bool]:
+    """Return the gradients of the parameters that have one, and whether all is finite."""
     model.zero_grad(set_to_none=True)
     torch.manual_seed(2)
     results = outputs(model, given)
@@ -275,6 +286,15 @@ def _dead(model: nn.Module, given: Any) -> tuple[set[str], bool]:
     finite = all(bool(t.isfinite().all()) for t in results)
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     finite &= all(bool(g.isfinite().all()) for g in grads.values())
+    return grads, finite
+
+
+def _dead(model: nn.Module, given: Any) -> tuple[set[str], bool]:
+    """Return the parameters whose gradient is 0, and whether all is finite.
+
+    Not those that have none: what a route has left out, as an expert without tokens, is not dead.
+    """
+    grads, finite = _gradients(model, given)
     return {name for name, g in grads.items() if not g.any()}, finite
 
 

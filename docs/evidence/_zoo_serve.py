@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import select
@@ -16,7 +17,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-SECONDS = 45  # for one model
+SECONDS = 180  # for one model
 MEMORY = 12 << 30  # bytes of address space
 
 
@@ -42,13 +43,20 @@ def _child(work: Callable[[Any], Row], job: Any, pipe: int, seconds: int) -> Non
 
 
 def served(
-    jobs: Iterable[Any], work: Callable[[Any], Row], workers: int, seconds: int = SECONDS
+    jobs: Iterable[Any],
+    work: Callable[[Any], Row],
+    workers: int,
+    seconds: int = SECONDS,
+    ending: float = math.inf,
 ) -> Iterator[tuple[Any, Row]]:
-    """Yield each job with what its process measured, as they end."""
+    """Yield each job with what its process measured, as they end; begin none after `ending`.
+
+    It is a time of `time.monotonic`; processes that still run then are stopped.
+    """
     waiting = list(jobs)[::-1]
     running: dict[int, tuple[int, Any, float, list[bytes]]] = {}
     try:
-        while waiting or running:
+        while (waiting or running) and time.monotonic() < ending:
             while waiting and len(running) < workers:
                 job = waiting.pop()
                 out, into = os.pipe()
@@ -71,7 +79,7 @@ def served(
                 _, status = os.waitpid(pid, 0)
                 yield job, _row(b"".join(parts), status, seconds)
             for pid, _, begin, _ in running.values():
-                if time.monotonic() - begin > 6 * seconds:  # it waits, or others have the machine
+                if time.monotonic() - begin > 3 * seconds:  # it waits, or others have the machine
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
     finally:

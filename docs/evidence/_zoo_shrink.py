@@ -24,7 +24,7 @@ _NOT_WIDE = re.compile(
 _DEEP = re.compile(
     r"^(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|num_encoder_layers|"
     r"num_decoder_layers|layers|n_layer|num_hidden_layers_.*|depth|num_blocks|resampler_depth|"
-    r".*_num_layers|.*_num_hidden_layers|.*_layers|num_.*_layers|.*_depth)$"
+    r"num_layers_per_stack|.*_num_layers|.*_num_hidden_layers|.*_layers|num_.*_layers|.*_depth)$"
 )
 _NOT_DEEP = re.compile(r"no_rope|cross_attention_layers|feat_extract|window_layers|keep|mlp_only")
 _LENGTHS = re.compile(
@@ -89,6 +89,11 @@ def shrink(config: Any, by: int, image: int | None, fill: bool = False) -> None:
         _set(vision, "out_hidden_size", text.hidden_size)
 
 
+_LACKED = {
+    "dropout": 0.0, "dropout_rate": 0.0, "layerdrop": 0.0, "initializer_range": 0.02,
+    "pad_token_id": 0, "rope_theta": 1e4,
+}  # fmt: skip
+"""What some code asks of a configuration that has no such field."""
 _FILLED = {
     "vocab_size": VOCABULARY, "context_length": 8, "num_experts": 4, "n_routed_experts": 4,
     "num_experts_per_tok": 2, "top_k_experts": 2, "moe_intermediate_size": 16, "mask_token_id": 4,
@@ -109,6 +114,9 @@ def _fill(config: Any) -> None:
         also["mlp_layer_types"] = ["dense", *["sparse"] * (deep - 1)]
     for name, value in (_FILLED | also).items():
         if name in have and have[name] is None:
+            _set(config, name, value)
+    for name, value in (_LACKED | {"num_key_value_heads": heads or 1}).items():
+        if not hasattr(config, name):
             _set(config, name, value)
 
 
@@ -146,6 +154,9 @@ _COUNTS = {  # what a tiny model has fewer of, whatever the default is
     "num_kv_shared_layers": 0,
     "visual_feat_dim": 32,
     "num_expert_group": 1,
+    "max_text_length": 8,
+    "sinkhorn_iterations": 3,
+    "context_length": 128,
 }
 
 
@@ -170,6 +181,19 @@ def _shrink_counts(config: Any) -> None:
     if "width_coefficient" in vars(config):  # EfficientNet: factors of all widths and depths
         _set(config, "width_coefficient", 0.25)
         _set(config, "depth_coefficient", 1.0)
+    if "upsample_groups" in vars(config):  # a group a channel
+        _set(config, "upsample_groups", vars(config)["hidden_size"])
+    if vars(config).get("max_keypoints") == -1:  # as many as there are
+        _set(config, "max_keypoints", 16)
+    if vars(config).get("vocabulary_map", 1) is None:
+        _set(config, "vocabulary_map", {"<image>": VOCABULARY - 1})
+    if config.model_type == "reformer":  # it learns in training alone: nothing may be random
+        for name in vars(config):
+            if "dropout" in name:
+                _set(config, name, 0.0)
+        _set(config, "axial_pos_shape", [4, 4])  # of as many tokens
+    if "gnn_layers_types" in vars(config):
+        _set(config, "gnn_layers_types", list(dict.fromkeys(vars(config)["gnn_layers_types"])))
     if vars(config).get("prediction_length", 1) is None:
         _set(config, "prediction_length", 8)
     width = next((w for k in _WIDTHS if isinstance(w := vars(config).get(k), int)), None)
@@ -209,7 +233,7 @@ def _shrink_depth(config: Any) -> None:
                     every = list(dict.fromkeys(map(str, other)))
                     more = [kind for kind in other if kind not in every]
                     _set(config, key, type(other)([*every, *([other[0]] * kept), *more][:kept]))
-                elif not _INDICES.search(key):
+                elif not _INDICES.search(key) and key != "stage_names":
                     _set(config, key, type(other)(other[:kept]))
             for key, other in list(vars(config).items()):
                 is_set = key == "_out_indices" and "stage_names" in vars(config)
@@ -266,7 +290,7 @@ def _shrink_vocabulary(config: Any, ids: dict[str, int]) -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, bool):
             continue
-        if re.search("vocab_size", name) and isinstance(value, int):
+        if re.search("vocab_size|group_vocab$", name) and isinstance(value, int):
             _set(config, name, min(value, VOCABULARY))
         elif re.search(r"token_(id|index)$|_token$|token_ids$", name):
             if isinstance(value, int) and value >= VOCABULARY - 40:

@@ -1,4 +1,4 @@
-"""Chains with tanh, GELU and SiLU: where identities fade, and what repairs it."""
+"""Chains with tanh, GELU and SiLU: where the signal fades, and what repairs it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import idinit_ref_torch as irt
 from docs.evidence import _nets, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, judged, mean, pick, spread, stands, table
 from docs.evidence.depth import jacobian
 from idinit_ref.diagnostics import gaussian_gain
@@ -18,8 +19,8 @@ from idinit_ref.diagnostics import gaussian_gain
 TITLE = "Chains with tanh, GELU and SiLU"
 CLAIM = "Identities carry signals through plain nets of any depth [P, S]."
 HERE = (
-    "Theorem T13 says that this ends with GELU and SiLU: the chain shrinks like 2^-L. The study "
-    "asks whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
+    "Theorem T13 says that GELU and SiLU end this: the signal shrinks like 2^-L. The study asks "
+    "whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
     "critical scale compare with identities."
 )
 ACTIVATIONS: dict[str, Any] = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -59,7 +60,7 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
 
 
 def made(act: str, depth: int, way: str, seed: int) -> nn.Sequential:
-    """Return a net of so many dense layers and a head."""
+    """Return a net of `depth` dense layers and a head."""
     torch.manual_seed(seed)
     activation = ACTIVATIONS[act]
     if way == "IDI, skips":
@@ -90,7 +91,7 @@ def _on_arrays(activation: nn.Module) -> Any:
 
 
 def measure(kind: str, act: str, depth: int, way: str, seed: int, rate: float | None = None) -> Row:
-    """Look at a net at its start, or train it."""
+    """Measure a net at its start, or train it."""
     model = made(act, depth, way, seed)
     if kind == "start":
         return _start(model[:-1].double(), depth)
@@ -112,7 +113,7 @@ def measure(kind: str, act: str, depth: int, way: str, seed: int, rate: float | 
 
 @torch.no_grad()
 def _start(body: nn.Sequential, depth: int) -> Row:
-    """Return log10 of the signal's size beside the input's, layer by layer, and of chi."""
+    """Return log10 of chi, and of the signal's size over the input's, layer by layer."""
     images = _training.digits()[2][:4].flatten(1).double()
     sizes, x = [], images
     each = len(body) // depth if len(body) >= depth else 1
@@ -161,12 +162,16 @@ def _learns(rows: Sequence[Row], act: str, way: str) -> bool:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """Say for which activations identities learn at the largest depth, and what repairs others."""
+    """Name the activations with which the deepest chain learns, and those that skips repair."""
     depth = max(row["depth"] for row in pick(rows, kind="train"))
     acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
-    figure = f"accuracy at {depth} layers: " + "; ".join(
-        f"{act} "
-        + ", ".join(f"{way} {mean(s):.2f}" for way in WAYS if (s := _scores(rows, act, depth, way)))
+    figure = f"accuracy at {depth} layers, " + "; ".join(
+        f"{act}: "
+        + ", ".join(
+            f"{mean(scores):.2f} ({way})"
+            for way in WAYS
+            if (scores := _scores(rows, act, depth, way))
+        )
         for act in acts
     )
     fine = [act for act in acts if _learns(rows, act, "IDI")]
@@ -206,33 +211,19 @@ def page(rows: Sequence[Row]) -> str:
         f"{act} {_halvings(rows, act, last):.3f}" for act in ("gelu", "silu")
     ) if pick(rows, kind="start", act="silu", depth=last) else "not measured"  # fmt: skip
     head = ["activation", "layers", "weights", "signal", "chi", "rate x layers", "accuracy"]
-    return f"""## What was done
-
-Dense layers of width {WIDTH} with biases learn digits of 8 x 8: {EPOCHS} epochs of batches of
-{BATCH}, SGD with momentum 0.9. Rates are given as products with the number of layers. Every rate of
-{RATES} is tried once, with its own seed and its own 360 digits. The best rate runs with the seeds
-{SEEDS}, judged on 360 other digits. All heads are IDI.
-
-{table(["weights", "what they are"], WAYS.items())}
-"Signal" is the root mean square after the last layer, divided by that of the input. chi is the mean
-squared singular value of the Jacobian. Both are measured in float64 at the start.
-
-{table(head, lines)}
-## How to read it
-
-T13: halvings of the signal per layer, in {last:,} layers of identities: {halving}
-(the theorem says 1 in the limit).
-
-{chr(10).join(beside)}
-
-A gain of 2 makes the slope at 0 equal to 1. But values above 0 then double in every layer, so the
-gain does not repair the chain; the line shows where the signal goes. A skip does repair it: the
-block starts as the identity, whatever the activation is.
-
-What it cannot show: one layer learns the task, so depth is a burden here. Training at 1,000 and
-10,000 layers is left out ([depth](depth.md) has it for ReLU and tanh, beside orthogonal weights of
-gain 1). Wider nets are left out, too.
-"""
+    return filled(
+        "chains",
+        width=WIDTH,
+        epochs=EPOCHS,
+        batch=BATCH,
+        rates=_study.listed(RATES),
+        seeds=_study.listed(SEEDS),
+        ways=table(["weights", "what they are"], WAYS.items()),
+        results=table(head, lines),
+        last=last,
+        halvings=halving,
+        beside="\n".join(beside),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

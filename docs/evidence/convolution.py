@@ -149,7 +149,7 @@ def _score(net: str, model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def measure(net: str, width: int, taps: str, steps: int, rate: float, seed: int) -> Row:
-    """Train on all that is to learn from; to tune a rate, on three quarters of it, half as long.
+    """Train on all training images; to tune a rate, on three quarters of them, half as long.
 
     The other quarter judges the rate.
     """
@@ -224,7 +224,7 @@ def _stays(rows: list[Row]) -> bool:
 
 
 def _beside_center(rows: list[Row]) -> dict[str, tuple[int, int, int]]:
-    """Return of each flattening that was measured: how often ahead, behind, of how many."""
+    """Return for each flattening: nets where it is ahead, where it is behind, and all nets."""
     found = {}
     for taps in FUSED:
         if size := len(_places(rows, taps, "center")):
@@ -252,7 +252,7 @@ def verdict(rows: list[Row]) -> Verdict:
 
 
 def _missing(rows: list[Row]) -> str:
-    """Name what was left out."""
+    """Name the nets and starts that were left out."""
     gaps = [
         f"{net}, {width}: {', '.join(lacking)}"
         for width in WIDTHS
@@ -347,7 +347,7 @@ def page(rows: list[Row]) -> str:
 
 
 def _blind(rows: list[Row]) -> str:
-    """Name where no rate was above chance when it was to be chosen."""
+    """Name the cases in which no rate was above chance when the rate was chosen."""
     best: dict[str, float] = {}
     for row in rows:
         if row["seed"] in TUNE:
@@ -363,7 +363,7 @@ def _chance() -> float:
 
 
 def _decision(rows: list[Row], say: Any) -> str:
-    """Say what the study decides, whichever way it falls."""
+    """Return the section that decides between outward and diagonal."""
     both = _places(rows, *FUSED[:2])
     won, lost = (_ahead(rows, *pair) for pair in (FUSED[:2], FUSED[1::-1]))
     means = [_mean(rows, taps, both) for taps in FUSED[:2]]
@@ -406,12 +406,12 @@ def _decision(rows: list[Row], say: Any) -> str:
 
 
 def _has() -> str:
-    """Return the order that the package takes if nothing is said."""
+    """Return the order that is the package's default."""
     return str(inspect.signature(idinit_ref.plan).parameters["taps"].default)
 
 
 def _why(won: list[Any], lost: list[Any], means: list[float]) -> str:
-    """Say what speaks for outward: the counts, the means, both, or that it is the simpler one."""
+    """Return the reasons for outward: counts, means, both, or that it is the simpler one."""
     reasons = ["counts"] * (len(won) > len(lost)) + ["means"] * (means[0] > means[1])
     return f"by {' and '.join(reasons)}" if reasons else "the simpler of two that are level"
 

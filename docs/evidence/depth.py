@@ -123,7 +123,7 @@ def jacobian(body: nn.Module, x: Tensor) -> np.ndarray[Any, Any]:
 def measure(
     kind: str, act: str, depth: int, widths: str, method: str, seed: int, rate: float | None = None
 ) -> Row:
-    """Look at one net at its start (kind start), compare its weights (same), or train it."""
+    """Measure a net at its start (kind start), compare its weights (same), or train it."""
     model = _made(act, depth, widths, method, seed)
     if kind == "same":
         pairs = zip(_nets.weighted(model), _idinit(depth, widths), strict=True)
@@ -198,13 +198,13 @@ def _depths(rows: Sequence[Row], kind: str = "train") -> list[int]:
 
 
 def _others(rows: Sequence[Row], act: str, depth: int) -> tuple[float, str]:
-    """Return the best accuracy of the other methods, and whose it is."""
+    """Return the best accuracy of the other methods, and the method."""
     names = {row["method"] for row in pick(rows, kind="train", act=act, depth=depth, widths="64")}
     return max((_score(rows, act, depth, name), name) for name in names - {"idinit"})
 
 
 def _reached(rows: Sequence[Row], act: str) -> int:
-    """Return the depth to which nets of IDInit learn, and all that are less deep; 0 if none."""
+    """Return the depth up to which all nets of IDInit learn; 0 if none does."""
     found = 0
     for depth in _depths(rows):
         if _score(rows, act, depth, "idinit") <= LEARNT:
@@ -254,7 +254,7 @@ def _chi(found: Sequence[Row]) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the tables, and what can be said of them."""
+    """Return set-up, tables and reading."""
     lines, sweep = [], []
     for act in ACTIVATIONS:
         for depth in _depths(rows):
@@ -281,9 +281,19 @@ def page(rows: Sequence[Row]) -> str:
                         if some
                     ]
                     sweep.append([*where, ", ".join(scores)])
-    depths, apart = _depths(rows), max(row["apart"] for row in pick(rows, kind="same"))
+    depths, images = _depths(rows), len(_training.digits()[0])
+    known = _depths(rows, "start")
+    relu, tanh = (
+        [
+            10 ** _start_of(rows, act=act, depth=d, method="idinit", widths="64")[0]["log_chi"]
+            for d in (known[0], known[-1])
+        ]
+        for act in ACTIVATIONS
+    )
+    ends = _at_ends(rows)
+    most, where = max(ends, default=(CHANCE, "none"))
     how = [
-        [f"{depth:,}", batch, epochs, len(digits()) // batch * epochs, rates, tune]
+        [f"{depth:,}", batch, epochs, images // batch * epochs, *map(_study.listed, (rates, tune))]
         for depth, (batch, epochs, rates, tune) in DEPTHS.items()
         if depth in depths
     ]
@@ -291,45 +301,41 @@ def page(rows: Sequence[Row]) -> str:
     head += ["best rate x layers", "accuracy", "without a gradient", "diverged"]
     return filled(
         "depth",
-        seeds=SEEDS,
+        seeds=_study.listed(SEEDS),
         how=table(["layers", "batch", "epochs", "steps", "rates x layers", "tuning seeds"], how),
         chance=CHANCE,
         results=table(head, lines),
-        reading=_reading(rows),
-        apart=apart,
+        relu=relu,
+        tanh=tanh,
+        shallow=known[0],
+        deep=known[-1],
+        beside=_beside(rows),
+        ends=len(ends),
+        most=most,
+        where=where,
+        learnt=LEARNT,
+        apart=max(row["apart"] for row in pick(rows, kind="same")),
         sweep=table(["activation", "layers", "widths", "weights", "rate: accuracy"], sweep),
     )
 
 
-def digits() -> Tensor:
-    """Return the images to learn from."""
-    return _training.digits()[0]
+def _beside(rows: Sequence[Row]) -> str:
+    """Return a line for each activation and depth: how IDInit stands to the best of the others."""
+    lines = []
+    for act in ACTIVATIONS:
+        for depth in _depths(rows):
+            mine, (best, name) = _score(rows, act, depth, "idinit"), _others(rows, act, depth)
+            ours, theirs = (_scores(rows, act, depth, who) for who in ("idinit", name))
+            lines.append(
+                f"* {act}, {depth:,} layers: IDInit ({mine:.3f}) is {stands(ours, theirs)} "
+                f"the best of the others, {name} ({best:.3f})"
+            )
+    return "\n".join(lines)
 
 
-def _reading(rows: Sequence[Row]) -> str:
-    """Return the reading; what it says without a number, :func:`check` asserts."""
-    relu, tanh = (
-        [
-            10 ** _start_of(rows, act=act, depth=d, method="idinit", widths="64")[0]["log_chi"]
-            for d in _depths(rows, "start")
-        ]
-        for act in ACTIVATIONS
-    )
-    parts = [
-        f"""\
-**ReLU.** A chain of identities is one ReLU, at any depth (theorem T6): chi is {relu[0]:.3f} at
-{_depths(rows, "start")[0]:,} layers and {relu[-1]:.3f} at {_depths(rows, "start")[-1]:,}. It is not
-1: pixels above the mean pass with a singular value of 1, and the first layer stops the others. More
-depth loses nothing more. Kaiming's chi stays near 1 on average over wide nets. But at width 64 that
-of a single net falls with depth, like any product of random matrices.""",
-        f"""\
-**tanh.** Each layer shrinks what is not 0, so chi of the identity falls from {tanh[0]:.2g} to
-{tanh[-1]:.2g}, slowly at first and faster in the end: it is not an isometry. chi of the orthogonal
-net of gain 1 falls by the same factor in every decade. But the identity keeps the few pixels near
-0, with singular values near 1 (up to 1,000 layers), and loses the others. The orthogonal net mixes
-all pixels and loses them alike.""",
-    ]
-    lines, ends = [], []
+def _at_ends(rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """Return score and name of each case whose best rate lies at an end of the grid."""
+    ends = []
     for act in ACTIVATIONS:
         for depth in _depths(rows):
             rates = {row["rate"] for row in pick(rows, kind="train", act=act, depth=depth)}
@@ -340,23 +346,7 @@ all pixels and loses them alike.""",
                     if found and found[0]["rate"] in (min(rates), max(rates)):
                         place = f"{name}, {act}, {depth:,} layers of width {widths}"
                         ends.append((_score(rows, **setting), place))
-            mine, (best, name) = _score(rows, act, depth, "idinit"), _others(rows, act, depth)
-            ours, theirs = (_scores(rows, act, depth, who) for who in ("idinit", name))
-            lines.append(
-                f"* {act}, {depth:,} layers: IDInit ({mine:.3f}) is {stands(ours, theirs)} "
-                f"the best of the others, {name} ({best:.3f})"
-            )
-    parts.append('"Level" is a difference of less than two standard errors:\n\n' + "\n".join(lines))
-    if ends:
-        most, name = max(ends)
-        word = (
-            "a wider grid may improve those that learn" if most > LEARNT else "none of them learns"
-        )
-        parts.append(
-            f"The best rate lies at an end of the grid in {len(ends)} cases; the best of these\n"
-            f"({name}) has an accuracy of {most:.2f}: {word} (above {LEARNT})."
-        )
-    return "\n\n".join(parts)
+    return ends
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:
@@ -388,7 +378,7 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
 
 
 def check(rows: Sequence[Row]) -> None:
-    """Assert what the words say."""
+    """Assert what the template says without a number."""
     assert all(row["apart"] == 0 for row in pick(rows, kind="same"))
     known = _depths(rows, "start")
     chis = {

@@ -161,7 +161,7 @@ def page(rows: list[Row]) -> str:
     return filled(
         "epsilon",
         epochs=EPOCHS,
-        rates=", ".join(f"{rate:g}" for rate in RATES),
+        rates=_study.listed(RATES),
         results=_study.table(head, lines),
         seeds=len(SEEDS),
         ends=ends or "none",

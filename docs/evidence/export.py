@@ -1,12 +1,12 @@
-"""Time an export of Llama 3 8B beside `dd`, and write what comes out to export.md beside this file.
+"""Time an export of Llama 3 8B beside `dd`, and write export.md.
 
     pip install -c constraints.txt .
     python -m docs.evidence.export --folder DIR        # 16 GB free there; ten minutes or so
     python -m docs.evidence.export --size small        # a try, which prints the page instead
     python -m docs.evidence.export --render            # writes the page from the old data
 
-On a machine that does nothing else. The two write in turn, each with a final fsync, into the same
-folder, as processes of their own; what the system says of each process is what the page has.
+Run it on a machine that does nothing else. The two write in turn, each in its own process, into the
+same folder, with a final fsync. The figures are the system's own account of each process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import idinit_ref as ir
-from docs.evidence._data import load, machine, save
+from docs.evidence._data import filled, kept, load, machine, save, table
 from idinit_ref.files import assemble, file_plans, presets
 from idinit_ref.files.bits import carrier
 from idinit_ref.files.sources import Asked
@@ -39,7 +39,7 @@ GOAL, MEMORY, PLANNING = 1.3, 200, 2.0  # times dd, MB, seconds
 
 
 class Run(NamedTuple):
-    """What the system said of a process."""
+    """The system's account of a process."""
 
     seconds: float
     user: float
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 
 
 class Zeros(NamedTuple):
-    """A tensor in the place of what IDInit does not define: of another file, in its dtype."""
+    """A tensor of zeros, where IDInit defines no values; it stands for one of another file."""
 
     shape: tuple[int, ...]
     dtype: str = DTYPE
@@ -60,7 +60,7 @@ class Zeros(NamedTuple):
 
 
 def whole(tensors: dict[str, tuple[int, ...]]) -> dict[str, object]:
-    """Return what is written for a model: plans, zero biases, and the rest as from a file."""
+    """Return all values of a model: plans, zero biases, and zeros for the rest."""
     made = assemble({name: Asked(shape) for name, shape in tensors.items()}).values
     return {name: made.get(name, Zeros(shape)) for name, shape in tensors.items()}
 
@@ -89,7 +89,7 @@ def large() -> dict[str, tuple[int, ...]]:
 
 
 def plan_large() -> dict[str, float]:
-    """Decide all of Llama 3 70B, with headers and index."""
+    """Time the plans of Llama 3 70B, with headers and index."""
     start = time.perf_counter()
     tensors = whole(large())
     files = file_plans("model.safetensors", tensors, dtype=DTYPE, shard_bytes=SHARD)
@@ -181,56 +181,42 @@ def page(data: dict[str, Any]) -> str:
     ]
     peak = max(each.peak for name, found in runs.items() if name != "dd" for each in found)
     size, nbytes, large = data["size"], data["bytes"], data["large"]
-
-    def verdict(good: bool) -> str:
-        return "kept" if good else "NOT KEPT"
-
-    what = "Llama 3 8B" if size == "full" else f"A try, the first {SMALL} tensors of Llama 3 8B,"
-    lines = [
-        "# How fast is an export, and how much memory does it take?",
-        "",
-        "A command measures everything and writes this page, on a machine that should do nothing",
-        "else. The data are in [export.json](export.json):",
-        "",
-        "```",
-        "pip install -c constraints.txt .",
-        f"python -m docs.evidence.export{'' if size == 'full' else ' --size ' + size}",
-        "```",
-        "",
-        f"`ir.save` writes {what} in {DTYPE}, {nbytes:,} bytes,",
-        "into one `.safetensors` file: IDI and IDIZ for the dense weights, zeros for the embedding",
-        "and the normalisation. For comparison `dd if=/dev/zero bs=4M conv=fsync` writes as many",
-        "bytes. They take turns, each in its own process. Times include start, imports and a final",
-        "fsync.",
-        "",
-        "| | median | of dd | MB/s | user | system | peak memory | each round |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, found in medians.items():
-        each = ", ".join(f"{one.seconds:.1f}" for one in runs[name])
         most = "" if name == "dd" else f"{max(one.peak for one in runs[name]):.0f} MB"
-        lines.append(
-            f"| {name} | {found.seconds:.1f} s | {ratios[name]:.2f} | "
-            f"{nbytes / 1e6 / found.seconds:,.0f} | {found.user:.1f} s | {found.system:.1f} s | "
-            f"{most} | {each} s |"
-        )
-    digests = medians["export with digests"].seconds - medians["export"].seconds
-    lines += [
-        "",
-        f"* At most {GOAL} times the time of dd: **{verdict(ratios['export'] <= GOAL)}** "
-        f"({ratios['export']:.2f}; round by round {', '.join(f'{x:.2f}' for x in rounds)}).",
-        f"* Under {MEMORY} MB, whatever the model: **{verdict(peak < MEMORY)}** ({peak:.0f} MB, "
-        "Python and NumPy included).",
-        f"* A SHA-256 of every tensor (`digests=True`) changes the time by {digests:+.1f} s.",
-        "  Another thread computes it while the same bytes are written.",
-        f"* Under {PLANNING:.0f} s: **{verdict(large['seconds'] < PLANNING)}**. "
-        f"{large['tensors']} tensors of Llama 3 70B, {large['bytes'] / 1e9:.1f} GB in",
-        f"  {large['shards']} shards of at most {SHARD / 1e9:.0f} GB: plans, headers and index "
-        f"take {large['seconds']:.2f} s.",
-        "",
-        f"Machine: {data['machine']}. {data['versions']}; {data['date']}.",
-    ]
-    return "\n".join(lines) + "\n"
+        lines.append([
+            name, f"{found.seconds:.1f} s", f"{ratios[name]:.2f}",
+            f"{nbytes / 1e6 / found.seconds:,.0f}", f"{found.user:.1f} s",
+            f"{found.system:.1f} s", most,
+            f"{', '.join(f'{one.seconds:.1f}' for one in runs[name])} s",
+        ])  # fmt: skip
+    head = ["writer", "median", "of dd", "MB/s", "user", "system", "peak memory", "each round"]
+    return filled(
+        "export",
+        options="" if size == "full" else f" --size {size}",
+        what="Llama 3 8B" if size == "full" else f"the first {SMALL} tensors of Llama 3 8B",
+        dtype=DTYPE,
+        nbytes=nbytes,
+        table=table(head, lines),
+        goal=GOAL,
+        goal_kept=kept(ratios["export"] <= GOAL),
+        ratio=ratios["export"],
+        rounds=", ".join(f"{x:.2f}" for x in rounds),
+        memory=MEMORY,
+        memory_kept=kept(peak < MEMORY),
+        peak=peak,
+        digests=medians["export with digests"].seconds - medians["export"].seconds,
+        planning=PLANNING,
+        planning_kept=kept(large["seconds"] < PLANNING),
+        tensors=large["tensors"],
+        large=large["bytes"] / 1e9,
+        shards=large["shards"],
+        shard=SHARD / 1e9,
+        seconds=large["seconds"],
+        machine=data["machine"],
+        versions=data["versions"],
+        date=data["date"],
+    )
 
 
 def main() -> None:

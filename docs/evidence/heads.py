@@ -1,4 +1,4 @@
-"""What the head should be, and what becomes of norms that end a branch."""
+"""The role of the head, and the treatment of norms that end a branch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 
 import idinit_ref_torch as irt
 from docs.evidence import _decoder, _study
+from docs.evidence._data import filled
 from docs.evidence._study import Effect, Row, Verdict, effect, judged, mean, pick, spread, table
 
 TITLE = "Heads, and norms at the end of a branch"
 CLAIM = "For heads, and for norms that end a branch, the defaults of `init_` are the best values."
 HERE = (
-    "By default a head is IDI (transit), and a norm that ends a branch keeps its scale, though it "
-    "divides by the size of what IDIZ makes. The study asks what the other values of these options "
-    "do to the loss."
+    "By default a head is IDI (transit). A norm that ends a branch keeps its scale, though it "
+    "divides by the size of IDIZ's output. The study asks how the other values of these options "
+    "change the loss."
 )
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH, STEPS = 64, 4, 2, 32, 8, 200
 RATES, TUNE, SEEDS = (1e-3, 3e-3, 1e-2, 3e-2), (100,), (0, 1, 2)
@@ -74,7 +75,7 @@ def losses(rows: Sequence[Row], net: str, way: str) -> list[float]:
 
 
 def effects(rows: Sequence[Row]) -> dict[str, Effect]:
-    """Return what every other value of an option does to the loss; below 0 it helps."""
+    """Return the change of the loss by every other value of an option; below 0 is better."""
     found = {}
     for net, (first, *others) in ((net, list(ways)) for net, ways in NETS.items()):
         for way in others:
@@ -115,31 +116,20 @@ def page(rows: Sequence[Row]) -> str:
                 lines.append([net, way, sweep, added, first, spread(losses(rows, net, way))])
     head = ["net", "way", "rate: loss when tuning", "all branches / stream at first"]
     changes = [[name, str(e)] for name, e in effects(rows).items()]
-    return f"""## What was done
-
-A transformer over characters: width {WIDTH}, {LAYERS} layers, an MLP of {4 * WIDTH} with GELU,
-{_decoder.VOCAB} characters, {STEPS} steps of {BATCH * CONTEXT} tokens. "Sandwich" has a layer norm
-before and after each branch, x + norm(f(norm(x))). The ways are options of `irt.init_`; "default"
-is PyTorch's own start. Each rate is tried once for half the steps, with its own seed and its own
-tenth of the text. The best rate runs with the seeds {SEEDS}, which draw the order of the data and
-everything random. Effects are paired by seed; ± is an interval of 95 %.
-
-{table([*head, "first loss", "final loss"], lines)}
-{table(["change", "of the final loss"], changes)}
-## How to read it
-
-A head of zeros starts at the loss ln {_decoder.VOCAB} = {_decoder.CHANCE:.2f}. A head of IDI starts
-1/2 above it on average over characters (theorem T16), since its logits have the variance of the
-normed stream, 1. Here few characters make up most of the text, so the first loss scatters around
-that.
-
-A norm after a branch divides by sqrt(var + 1e-5). So it magnifies an IDIZ of 1e-6 by up to
-{1 / math.sqrt(1e-5):.0f}. `norms="zero"` gives the norm the scale eps, and the weight before it
-IDI.
-
-What it cannot show: there is one width, two layers, and the first hundreds of steps. Tied heads,
-RMS norms, a norm's epsilon of 1e-12, and widths of 256 or more are left out.
-"""
+    return filled(
+        "heads",
+        characters=_decoder.VOCAB,
+        width=WIDTH,
+        layers=LAYERS,
+        hidden=4 * WIDTH,
+        steps=STEPS,
+        tokens=BATCH * CONTEXT,
+        seeds=_study.listed(SEEDS),
+        results=table([*head, "first loss", "final loss"], lines),
+        changes=table(["change", "of the final loss"], changes),
+        chance=_decoder.CHANCE,
+        largest=1 / math.sqrt(1e-5),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

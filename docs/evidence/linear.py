@@ -118,7 +118,7 @@ def _learnt(rows: Sequence[Row], optimiser: str, data: str) -> int:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """Decide from GD, and from what is added to it, one at a time."""
+    """Decide from GD, and from each change of it."""
     names = [n for n in OPTIMISERS if pick(rows, optimiser=n)]
     found = {n: _loss(rows, target="negative", init="bartlett", optimiser=n) for n in names}
     figure = "negative eigenvalues, relative loss: " + ", ".join(
@@ -145,7 +145,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the tables and the words about them."""
+    """Return set-up, tables and reading."""
     keys = ("target", "init", "optimiser", "data", "dtype")
     settings = list(dict.fromkeys(tuple(row[k] for k in keys) for row in rows))
     best, sweep = [], []
@@ -165,8 +165,8 @@ def page(rows: Sequence[Row]) -> str:
         "linear",
         steps=STEPS,
         sgd_steps=STEPS // 8 * 8,
-        tune=TUNE,
-        seeds=SEEDS,
+        tune=_study.listed(TUNE),
+        seeds=_study.listed(SEEDS),
         learnt=LEARNT,
         results=table([*keys, "best rate", "score", "loss (geometric mean)", "diverged"], best),
         sweep=table([*keys, *rates], sweep),

@@ -1,4 +1,4 @@
-"""Change every arithmetic operator and number of the core, and see whether a test notices.
+"""Change arithmetic operators and numbers of the core, and see whether a test notices.
 
 In an environment with the project and the tool, from the root of a checkout:
 
@@ -7,11 +7,11 @@ In an environment with the project and the tool, from the root of a checkout:
     python -m docs.evidence.mutation report /tmp/mutation    # writes mutation.json and mutation.md
     python -m docs.evidence.mutation render                  # writes the page from the old data
 
-File names after the folder (``layout.py``) are a part of the work, so that two runs can go side by
-side. The mutants of a file are made in an order that is drawn by chance, so that a run may be
-stopped at any time, and what was made is a fair part of all. `again` in place of `run` tests the
-survivors once more, after tests were added. The reasons in the page's last column are written by
-hand, and kept; `report` and `render` fail if a survivor has none.
+File names after the folder (``layout.py``) restrict a run to these files, so that two runs can go
+side by side. The mutants of a file come in random order. So a run may stop at any time, and its
+mutants are a fair sample. `again` in place of `run` tests the survivors once more, after tests were
+added. The reasons in the page's last column are written by hand, and kept; `report` and `render`
+fail if a survivor has none.
 
 The checkout is never changed: the mutants live in a temporary copy of it.
 """
@@ -38,7 +38,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from docs.evidence._data import FOLDER, load, save
+from docs.evidence._data import FOLDER, filled, load, save, table
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tomllib.loads((FOLDER / "mutation.toml").read_text())["cosmic-ray"]
@@ -61,7 +61,7 @@ settings.load_profile("mutation")
 
 
 def is_arithmetic(node):
-    """Whether a node is neither in a type annotation nor the `*` before keyword arguments."""
+    """Return whether a node is neither in an annotation nor the `*` before keyword arguments."""
     if node.parent.type == "parameters":
         return False
     while node.parent is not None:
@@ -75,7 +75,7 @@ def is_arithmetic(node):
 
 
 def restricted(operator):
-    """One of the tool's operators, for arithmetic alone."""
+    """Return one of the tool's operators, restricted to arithmetic."""
 
     def mutation_positions(self, node):
         if node.parent is not None and is_arithmetic(node):
@@ -85,7 +85,7 @@ def restricted(operator):
 
 
 def augmented(old, new):
-    """``a += b`` and its like, which the tool has no operator for."""
+    """Return an operator for ``a += b`` and the like, which the tool lacks."""
 
     from cosmic_ray.operators.operator import Operator
 
@@ -107,7 +107,7 @@ def augmented(old, new):
 
 
 def arithmetic():
-    """All operators of the study by name."""
+    """Return all operators of the study by name."""
     from cosmic_ray.operators import (
         binary_operator_replacement,
         number_replacer,
@@ -157,13 +157,13 @@ def forked(commands, timeout=LIMIT):
 
 
 def session(folder, path):
-    """The file with what was found of a file of the core, as it is now."""
+    """Return the file with the results for the present state of a file of the core."""
     digest = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
     return folder / f"{Path(path).stem}-{digest[:8]}.sqlite"
 
 
 def run(folder, names, again):
-    """Run what is left of the work on some files; a session file for each in the folder."""
+    """Run the mutants that are left; the folder gets a session file for each file."""
     import cosmic_ray.mutating
     from cosmic_ray import commands, plugins
     from cosmic_ray.config import load_config
@@ -212,7 +212,7 @@ def run(folder, names, again):
 
 
 def described(mutation, diff):
-    """A survivor as the page names it: number of its line, the line, and its change."""
+    """Return a survivor as the page names it: the line's number, the line, and the change."""
     row, column = mutation.start_pos
     line = (ROOT / mutation.module_path).read_text().splitlines()[row - 1]
     token = line[column : mutation.end_pos[1]]
@@ -225,7 +225,7 @@ def described(mutation, diff):
 
 
 def measured(folder):
-    """All figures of what has been run."""
+    """Return the results of all sessions."""
     from cosmic_ray.work_db import WorkDB, use_db
 
     dirty = ["git", "status", "--porcelain", "--", *FILES]
@@ -274,7 +274,7 @@ def measured(folder):
 
 
 def reasons(text):
-    """Why no test can tell, of each survivor that a page has."""
+    """Return the reasons of a page, by survivor."""
     found = {}
     for row in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)][1:-1]
@@ -290,13 +290,12 @@ def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
     """Return mutation.md, with the reasons that are known."""
     counts = [key for key in data["rows"][0] if key != "file"]
     total = {key: sum(row[key] for row in data["rows"]) for key in counts}
-    table = []
+    files = []
     for row in (*data["rows"], {"file": "all", **total}):
         killed = row["mutants"] - row["survivors"]
-        table.append(
-            f"| {row['file']} | {row['possible']} | {row['mutants']} | {killed} | {row['late']} | "
-            f"{row['survivors']} | {killed / row['mutants']:.1%} |"
-        )
+        share = f"{killed / row['mutants']:.1%}"
+        numbers = (row["possible"], row["mutants"], killed, row["late"], row["survivors"])
+        files.append([row["file"], *numbers, share])
 
     def place(row):
         why = known.get((row["file"], row["line"], row["change"]), "")
@@ -305,53 +304,26 @@ def page(data: dict[str, Any], known: dict[tuple[str, str, str], str]) -> str:
     lived = []
     for (where, line, why), group in itertools.groupby(data["survivors"], place):
         changes = ", ".join(row["change"] for row in group)
-        cells = (cell.replace("|", "\\|") for cell in (f"`{line}`", f"`{changes}`", why))
-        lived.append(f"| {where} | {' | '.join(cells)} |")
-    made = "All of these changes were made."
-    if total["mutants"] < total["possible"]:
-        made = f"{total['mutants']} of these {total['possible']} changes were made, drawn by chance"
-        made += " in each file."
-    return "\n".join(
-        [
-            "# Do the tests notice a wrong sign?",
-            "",
-            "Every arithmetic operator of the core (`+ - * / // % **`, shifts, bit operators,",
-            "unary minus, and `+=` and the like) can be replaced by each of the others, and every",
-            "number raised or lowered by one. After each change the tests of `tests/core` run,",
-            f"until one fails. {made}",
-            "`lattice` is measured with the four modules that hold the specification's formulas,",
-            "since it was once a part of `pattern`.",
-            "",
-            "```",
-            'pip install -c constraints.txt -e ".[dev]" cosmic-ray==8.7.0',
-            "python -m docs.evidence.mutation run /tmp/mutation",
-            "python -m docs.evidence.mutation report /tmp/mutation",
-            "```",
-            "",
-            "| file | possible | made | killed | of these by the time limit | survivors | killed |",
-            "|---|---|---|---|---|---|---|",
-            *table,
-            "",
-            f"The files are those of commit {data['commit']}, on {data['date']}; the data are in "
-            "[mutation.json](mutation.json).",
-            f"A mutant that needs more than {data['memory'] // 10**9} GB, or more than "
-            f"{data['limit']} s of processor time, is stopped and counts as killed.",
-            "",
-            "## The survivors",
-            "",
-            "The surviving changes have no effect that a user could see. The last column is",
-            "written by hand.",
-            "",
-            "| place | line | change | why no test can tell |",
-            "|---|---|---|---|",
-            *lived,
-            "",
-        ]
+        lived.append(
+            [where, *(cell.replace("|", "\\|") for cell in (f"`{line}`", f"`{changes}`", why))]
+        )
+    part = f"{total['mutants']} of the {total['possible']} possible mutants were tried, drawn at "
+    part += "random in each file."
+    head = ["file", "possible", "tried", "killed", "of these by the time limit", "survivors"]
+    return filled(
+        "mutation",
+        tried=part if total["mutants"] < total["possible"] else "All possible mutants were tried.",
+        table=table([*head, "killed"], files),
+        commit=data["commit"],
+        date=data["date"],
+        memory=data["memory"] // 10**9,
+        limit=data["limit"],
+        survivors=table(["place", "line", "change", "why no test can tell"], lived).rstrip(),
     )
 
 
 def write(data):
-    """Write data and page; whether every survivor has a reason."""
+    """Write data and page; return whether every survivor has a reason."""
     known = reasons((FOLDER / "mutation.md").read_text())
     save("mutation", data, page(data, known))
     bare = [

@@ -1,4 +1,4 @@
-"""Run the oracle on known implementations, and write what it finds to oracle.md beside this file.
+"""Run the oracle on known implementations, and write its verdicts to oracle.md.
 
 pip install -c constraints.txt -e ".[evidence]"
 python -m docs.evidence.oracle             # writes oracle.json and oracle.md
@@ -27,8 +27,8 @@ import idinit_ref
 import idinit_ref_jax
 import idinit_ref_tensorflow
 import idinit_ref_torch
-from docs.evidence._data import FOLDER, load, save
-from docs.evidence._study import need
+from docs.evidence._data import FOLDER, filled, load, save, table
+from docs.evidence._study import INSTALL, need
 from idinit_ref import Plan
 from idinit_ref.testing import PROPERTIES, make_oracle
 
@@ -37,7 +37,7 @@ VARIANCES = ["variance", "row_norm"]
 
 
 class Known(NamedTuple):
-    """An implementation, what it says it is, and how the oracle is told of it."""
+    """An implementation, its own claim, and the oracle's options for it."""
 
     title: str
     make: Callable[..., Any]
@@ -74,7 +74,7 @@ def any_init(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def is_square_and_odd(plan: Plan) -> bool:
-    """Whether a kernel is one that ZerO_Init and dks take: square, and with a middle."""
+    """Return whether ZerO_Init and dks accept a kernel: square, and with a middle."""
     height, width = plan.axes.kernel
     return height == width and height % 2 == 1
 
@@ -197,7 +197,7 @@ KNOWN = [
 
 
 def judge(known: Known) -> dict[str, Any]:
-    """Run the oracle on one of them, from one seed."""
+    """Run the oracle on one implementation, from one seed."""
     torch.manual_seed(0)
     name = known.options.get("name", getattr(known.make, "__name__", None))
     options = {"budget": 600.0, "examples": 40, **known.options, "name": name}
@@ -213,7 +213,7 @@ def judge(known: Known) -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    """Judge them all."""
+    """Run the oracle on all implementations."""
     for owner in ("dks", "anyinit"):
         need(owner)
     versions = (f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in PACKAGES)
@@ -223,36 +223,30 @@ def measure() -> dict[str, Any]:
 def page(data: dict[str, Any]) -> str:
     """Return oracle.md: a summary, and then each implementation."""
     words = {"held": "yes", "broken": "**no**", "untested": ""}
-    lines = [
-        "# What the oracle says of known implementations",
-        "",
-        "`python -m docs.evidence.oracle` writes this page; anyone can run it. The data are in",
-        "[oracle.json](oracle.json). Most of these implementations do not claim to be IDInit: a",
-        "**no** says where they differ from it, not that they fail at their own claim. An empty",
-        "cell was not tested: the implementation makes no such claim, or takes no such option.",
-        "IDI and IDIZ have different properties.",
-        "",
-        f"Versions: {data['versions']}.",
-        "",
-        f"| | {' | '.join(PROPERTIES)} |",
-        f"|---|{'---|' * len(PROPERTIES)}",
+    summary = [
+        [row["title"], *(words[row["verdicts"].get(name, "untested")] for name in PROPERTIES)]
+        for row in data["rows"]
     ]
-    for row in data["rows"]:
-        cells = [words[row["verdicts"].get(name, "untested")] for name in PROPERTIES]
-        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    for row in data["rows"]:
-        lines += ["", f"## {row['title']}", "", row["claim"], ""]
-        held = [name for name, verdict in row["verdicts"].items() if verdict == "held"]
-        lines.append(f"Held: {', '.join(held) or 'none'}.")
-        if not row["broken"]:
-            continue
-        lines += ["", "| broken | smallest counterexample |", "|---|---|"]
-        for name, message in row["broken"].items():
-            first = message.replace("|", "\\|")
-            lines.append(f"| {name} | {first} |")
-        if row["diagnosis"]:
-            lines += ["", "It looks like:", "", *(f"* {line}" for line in row["diagnosis"])]
-    return "\n".join(lines) + "\n"
+    return filled(
+        "oracle",
+        install=INSTALL,
+        versions=data["versions"],
+        table=table(["implementation", *PROPERTIES], summary),
+        implementations="\n".join(map(_verdict, data["rows"])).rstrip(),
+    )
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """Return the section of one implementation."""
+    held = [name for name, verdict in row["verdicts"].items() if verdict == "held"]
+    text = f"## {row['title']}\n\n{row['claim']}\n\nHeld: {', '.join(held) or 'none'}.\n"
+    if not row["broken"]:
+        return text
+    broken = [(name, message.replace("|", "\\|")) for name, message in row["broken"].items()]
+    text += "\n" + table(["broken", "smallest counterexample"], broken)
+    if row["diagnosis"]:
+        text += "\nIt looks like:\n\n" + "".join(f"* {line}\n" for line in row["diagnosis"])
+    return text
 
 
 def main() -> int:

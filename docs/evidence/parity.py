@@ -1,4 +1,4 @@
-"""How many negative eigenvalues can gradient descent learn that begins at the identity?"""
+"""Can gradient descent from the identity learn one to four negative eigenvalues?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from docs.evidence import _nets, _study, _training, linear
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, judged, mean, table
 
 TITLE = "One to four negative eigenvalues"
@@ -17,8 +18,8 @@ CLAIM = (
     "eigenvalues (Bartlett et al. 2018)."
 )
 HERE = (
-    "The study asks whether it fails for every number of them, and whether noise on the identity "
-    "changes that: an odd number needs a negative determinant."
+    "The study asks whether it fails for every number of negative eigenvalues, and whether noise "
+    "on the identity changes that. An odd number needs a negative determinant."
 )
 COUNTS, NOISES = (1, 2, 3, 4), (0.0, 1e-3, 1e-2)
 RATES, TUNE, SEEDS = (0.03, 0.1, 0.3), (100, 101), (0, 1, 2, 3, 4)
@@ -74,7 +75,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     figure = "; ".join(
         f"noise {noise:g}, seeds that learn: "
         + ", ".join(
-            f"{count} negative {learnt} of {size}"
+            f"{learnt} of {size} ({count} negative)"
             for count in COUNTS
             for learnt, size in [_learnt(rows, count, noise)]
             if size
@@ -91,7 +92,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the table and what it says."""
+    """Return set-up, table and reading."""
     lines = []
     for noise in NOISES:
         for count in COUNTS:
@@ -102,22 +103,14 @@ def page(rows: Sequence[Row]) -> str:
                 lines.append(
                     [f"{noise:g}", count, found[0]["rate"], f"{learnt} of {size}", f"{loss:.1e}"]
                 )
-    return f"""Three 10 x 10 matrices, whitened inputs, full batches, {rows[0]["steps"]} steps in
-float64. The target is symmetric with eigenvalues of 0.5 to 1.5, some of them negated. Every weight
-starts as the identity plus noise of the given standard deviation on all entries. The rates {RATES}
-are tried on the seeds {TUNE}. "learnt" means a relative loss below {linear.LEARNT}.
-
-{table(["noise", "negative", "rate", "learnt", "loss (geometric mean)"], lines)}
-## How to read it
-
-From the exact identity all weights stay one symmetric matrix, and no eigenvalue passes 0
-([linear](linear.md) says why). With noise, half a rotation can negate two directions at once, and
-the determinant stays positive. With an odd number of them the product has to become singular on the
-way.
-
-What it cannot show: there are {rows[0]["steps"]} steps and one size. [linear](linear.md) studies
-momentum.
-"""
+    return filled(
+        "parity",
+        steps=rows[0]["steps"],
+        rates=_study.listed(RATES),
+        tune=_study.listed(TUNE),
+        learnt=linear.LEARNT,
+        results=table(["noise", "negative", "rate", "learnt", "loss (geometric mean)"], lines),
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

@@ -1,13 +1,12 @@
-"""Plan a 70B-parameter Llama for 1 to 1024 ranks, and write what it takes to ranks.md.
+"""Plan a Llama of 70B parameters for 1 to 1024 ranks; write time and memory to ranks.md.
 
     pip install -c constraints.txt -e ".[dev]"
     python -m docs.evidence.ranks               # ten minutes or so, 5 GB of memory
     python -m docs.evidence.ranks --size small  # a try, which prints the page instead
     python -m docs.evidence.ranks --render      # writes the page from the old data
 
-On a machine that does nothing else. Each rank is simulated by a process of its own, which is told
-by PyTorch's fake process group that it is that one of so many: no other rank exists, so anything
-that had to be said or asked between ranks could not be.
+Run it on a machine that does nothing else. Each rank is a process. PyTorch's fake process group
+tells it which of how many ranks it is. No other rank exists, so ranks cannot communicate.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import idinit_ref as ir
 import idinit_ref_torch as irt
-from docs.evidence._data import load, machine, save
+from docs.evidence._data import filled, kept, load, machine, save, table
 from idinit_ref_torch._sharded import parts
 from idinit_ref_torch._tensor import write_
 
@@ -90,7 +89,7 @@ def initialise(model) -> ir.Report:
 
 
 def megabytes(kind: str) -> float:
-    """Return what is resident now (VmRSS), or was at most (VmHWM: of this program alone)."""
+    """Return the resident memory: now (VmRSS), or the peak of this program (VmHWM)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{kind}:")[1].split()[0]) * 1024 / 1e6
 
@@ -130,7 +129,7 @@ def one_rank(sizes: dict[str, int], rank: int, meshes: tuple[int, int]) -> dict[
 
 
 def bandwidth() -> float:
-    """Return the bytes that `zero_` writes in a second, into memory that is there."""
+    """Return the bytes that `zero_` writes in a second, into memory that was written before."""
     memory, took = torch.ones(2**29, dtype=torch.bfloat16), []
     for _ in range(20):
         start = time.perf_counter()
@@ -189,7 +188,7 @@ def simulate(sizes: dict[str, int], all_meshes: list[tuple[int, int]]) -> dict[s
 
 
 def measure(size: str, ranks: list[int], many: int) -> dict[str, Any]:
-    """Ask the first and the last of so many ranks, play all of `many`, and return all figures."""
+    """Measure the first and the last of each number of ranks; simulate all of `many`."""
     rows: list[dict[str, Any]] = []
     data = {
         "size": size,
@@ -226,83 +225,48 @@ def page(data: dict[str, Any]) -> str:
         if math.prod(meshes) == many:
             slowest = max(slowest, most["seconds"])
         real = f"{most['real']:.3f} s" if "real" in most else ""
-        rows.append(
-            f"| {math.prod(meshes)} | {meshes[0]} x {meshes[1]} | {most['seconds']:.1f} s | "
-            f"{most['processor']:.1f} s | "
-            f"{most['peak']:.0f} MB | {most['peak'] - most['before']:.0f} MB | "
-            f"{most['pieces']:.0f} | {most['entries']:,.0f} | "
-            f"{most['bytes'] / 1e9:.3f} GB | {most['bytes'] / data['speed']:.3f} s | {real} |"
-        )
-
+        rows.append([
+            math.prod(meshes), f"{meshes[0]} x {meshes[1]}", f"{most['seconds']:.1f} s",
+            f"{most['processor']:.1f} s", f"{most['peak']:.0f} MB",
+            f"{most['peak'] - most['before']:.0f} MB", f"{most['pieces']:.0f}",
+            f"{most['entries']:,.0f}", f"{most['bytes'] / 1e9:.3f} GB",
+            f"{most['bytes'] / data['speed']:.3f} s", real,
+        ])  # fmt: skip
     peak = max(row["peak"] for row in data["rows"])
-
-    def verdict(good: bool) -> str:
-        return "kept" if good else "NOT KEPT"
-
-    what = "Llama 3 70B" if size == "full" else "A try, a small Llama,"
-    lines = [
-        "# What does each rank do, if a model of 70B parameters is sharded?",
-        "",
-        "A command measures everything and writes this page; the data are in",
-        "[ranks.json](ranks.json):",
-        "",
-        "```",
-        'pip install -c constraints.txt -e ".[dev]"',
-        f"python -m docs.evidence.ranks{'' if size == 'full' else ' --size ' + size}",
-        "```",
-        "",
-        f"{what} in bfloat16 is made by transformers on the meta device. FSDP2 (`fully_shard`:",
-        "each layer, Shard(0)) cuts it over a mesh of data x tensor ranks. Where tensor is",
-        f"{TENSOR}, tensor parallelism (q, k, v, gate, up and head by rows, o and down by columns)",
-        "cuts first. Then `init_` decides everything, and finds the rank's parts. **Only one rank",
-        "exists**: PyTorch's fake process group tells the process that it is the first, or the",
-        "last, of so many. The table has the larger of the two figures.",
-        "",
-        "* plan: the time of `init_` (trace, decision, checks) and of finding the rank's parts;",
-        "  and its processor time.",
-        "* resident: the peak memory of the whole process, with PyTorch and transformers; and how",
-        "  far it is above the memory before `init_`.",
-        "* parts, entries, bytes: what the rank has to write; entries are those that are not zero.",
-        f"* on paper: the bytes at {data['speed'] / 1e9:.1f} GB/s, the speed of `zero_` of 1 GiB",
-        "  here in one thread.",
-        "* here: the time to fill the parts on this CPU, if they are at most "
-        f"{REAL / 1e9:.0f} GB (median of 3,",
-        "  one thread, into memory that was written before).",
-        "",
-        "| ranks | data x tensor | plan | its CPU | resident | of it `init_` | parts | entries | "
-        "bytes | on paper | here |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        *rows,
-        "",
-        "The time of the plan does not depend on the number of ranks, since each rank decides the",
-        "whole model. The bytes to write fall with it.",
-        "",
-        f"* {many} ranks, the plan of the first and of the last under {SECONDS} s: "
-        f"**{verdict(slowest < SECONDS)}** ({slowest:.1f} s).",
-        f"* Under {MEMORY / 1000:.0f} GB resident, at any number of ranks: "
-        f"**{verdict(peak < MEMORY)}** ({peak:.0f} MB).",
-        f"* All {many} ranks of {' and of '.join(f'{a} x {b}' for a, b in both)} were then run",
-        "  one after the other for one layer and the head, in full width: "
-        f"{whole['weights']} weights,",
-        f"  {whole['bytes']:,} bytes. Each rank filled its parts (of 9s) through `init_`. Put",
-        "  together by torch.chunk they have the SHA-256 of **the unsharded bits**. PyTorch's",
-        "  CommDebugMode counted no communication in `init_` on any of these ranks. The SHA-256",
-        f"  of these digests is `{whole['digest'][:32]}...`.",
-        "",
-        f"Machine: {data['machine']}. {data['versions']}; {data['date']}. "
-        "Other work on the machine makes the wall-clock times rough.",
-    ]
-    return "\n".join(lines) + "\n"
+    head = ["ranks", "data x tensor", "plan", "its CPU", "resident", "of it `init_`", "parts"]
+    return filled(
+        "ranks",
+        options="" if size == "full" else f" --size {size}",
+        what="Llama 3 70B" if size == "full" else "a small Llama",
+        tensor=TENSOR,
+        speed=data["speed"] / 1e9,
+        real=REAL / 1e9,
+        table=table([*head, "entries", "bytes", "on paper", "here"], rows),
+        many=many,
+        limit=SECONDS,
+        plan_kept=kept(slowest < SECONDS),
+        slowest=slowest,
+        memory=MEMORY / 1000,
+        memory_kept=kept(peak < MEMORY),
+        peak=peak,
+        meshes=" and of ".join(f"{a} x {b}" for a, b in both),
+        weights=whole["weights"],
+        nbytes=whole["bytes"],
+        digest=whole["digest"][:32],
+        machine=data["machine"],
+        versions=data["versions"],
+        date=data["date"],
+    )
 
 
 def run(arguments: list[str], size: str) -> dict[str, Any]:
-    """Run this file in a process of its own, and return what it prints."""
+    """Run this file in another process, and return the JSON that it prints."""
     command = [sys.executable, "-m", "docs.evidence.ranks", "--size", size, *arguments]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def ask(size: str, rank: int, meshes: tuple[int, int]) -> dict[str, float]:
-    """Let a process of its own be one rank."""
+    """Measure one rank in another process."""
     return run(["--rank", str(rank), "--meshes", json.dumps(meshes)], size)
 
 

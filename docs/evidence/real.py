@@ -1,4 +1,4 @@
-"""How real architectures begin: after their default, after IDInit, with branches of zero."""
+"""Real architectures at their start: the default, IDInit, and branches of zero."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 import idinit_ref_torch as irt
 from docs.evidence import _models, _study
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, mean, pick, table
 
 TITLE = "How real models begin"
@@ -17,7 +18,7 @@ CLAIM = (
     "IDInit starts any architecture well: signals keep their size through depth, residual branches "
     "begin as nothing, and gradients reach every parameter ([P]: universal)."
 )
-HERE = "Here: the audit of twelve architectures at small sizes."
+HERE = "The study audits twelve architectures at small sizes."
 STARTS = {
     "default": "what the model's own code draws",
     "init_": "`irt.init_(model, inputs)`",
@@ -40,7 +41,7 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
 
 
 def measure(model: str, start: str, seed: int) -> Row:
-    """Audit one start, and take the gradient of every matrix and kernel."""
+    """Audit one start, and measure the gradient of every matrix and kernel."""
     torch.manual_seed(seed)
     net, inputs = _models.MODELS[model]()
     net.eval()
@@ -126,13 +127,13 @@ def _known(row: Row, key: str) -> list[float]:
 
 
 def span(row: Row, key: str) -> float:
-    """Return by how many powers of ten the largest is above the smallest that is not 0."""
+    """Return the powers of ten between the largest and the smallest that is not 0."""
     known = _known(row, key)
     return max(known) - min(known) if known else math.inf
 
 
 def small(row: Row) -> bool:
-    """Return whether every residual branch begins as nothing, beside its skip."""
+    """Return whether every residual branch is tiny beside its skip."""
     return all(value is None or value < math.log10(SMALL) for value in row["branches"])
 
 
@@ -165,7 +166,7 @@ def _power(values: Sequence[float], pick_: Any = max) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the table and what it says."""
+    """Return set-up, table and reading."""
     lines = []
     for row in rows:
         moments, branches, gradients = (
@@ -185,61 +186,28 @@ def page(rows: Sequence[Row]) -> str:
             ]
         )
     head = ["model", "start", "second moment, first to last", "its span, powers of ten"]
-    head += [
-        "largest branch / skip",
-        "gradients of exactly 0: at first, after a step",
-        "copies",
-        "gradients, rms",
-        "healthy",
-    ]
+    head += ["largest branch / skip", "gradients of exactly 0: at first, after a step"]
+    head += ["copies", "gradients, rms", "healthy"]
     ill = [
         f"* {row['model']}, {row['start']}: {row['why']}"
         for row in rows
         if not row["healthy"] and row["start"] != "zeroed"
     ]
-    stuck = {start: sum(row["still"][1] for row in pick(rows, start=start)) for start in STARTS}
-    wide = {
-        start: mean(span(row, "moments") for row in pick(rows, start=start)) for start in STARTS
-    }
-    spans = ", ".join(f"{start} {value:.1f}" for start, value in wide.items())
-    return f"""## What was done
-
-Each model is built by its own code at a small size (10,000 to 700,000 parameters). It is audited
-with two inputs that differ ([diagnostics](../diagnostics.md)): one forward and one backward pass.
-
-{table(["start", "what it is"], STARTS.items())}
-"Second moment" is that of the results of the weights, without those that end a branch: the first
-and the last, and the powers of ten over which all of them spread. "Largest branch" is the largest
-residual branch, divided by its skip. "Copies" is the share of units that equal another unit
-exactly. "Gradients" are root mean squares over matrices and kernels, for a loss of random signs:
-the smallest that is not 0 and the largest; the number that are exactly 0, and that still are after
-a step of Adam (each entry by {STEP:g}). Batch norms have the statistics of the two inputs. The last
-column is the audit's verdict; an exact 0 at the end of a branch is a failure.
-
-{table(head, lines)}
-## What it says
-
-The average span of the second moments, in powers of ten: {spans}.
-
-Matrices whose gradient is still exactly 0 after the first step: {
-        ", ".join(f"{start} {count}" for start, count in stuck.items())
-    }.
-
-Why the audit fails, except for the zeroed starts, which all fail:
-
-{chr(10).join(ill) or "* nothing"}
-
-A gradient is also 0 where the terms of a branch cancel at the start (theorem T10). The count after
-a step says whether it stays so. With IDIZ the gradients inside a branch are near eps. With an exact
-0 they are 0 until the first step has moved the zeros. So the start alone does not say which is
-better. [Another study](identity.md) trains both.
-
-Mixtral's span includes the ends of the experts, which are near 0 with IDIZ. EfficientNet is a
-quarter as wide as its smallest published size. Its batch norms have an epsilon of 1e-3, which
-swallows signals that small.
-
-What it cannot show: the sizes are small, the weights are of one seed, and nothing is trained here.
-"""
+    of = {start: pick(rows, start=start) for start in STARTS}
+    return filled(
+        "real",
+        starts=table(["start", "what it is"], STARTS.items()),
+        step=STEP,
+        results=table(head, lines),
+        spans=", ".join(
+            f"{start} {mean(span(row, 'moments') for row in found):.1f}"
+            for start, found in of.items()
+        ),
+        stuck=", ".join(
+            f"{start} {sum(row['still'][1] for row in found)}" for start, found in of.items()
+        ),
+        ill="\n".join(ill) or "* none",
+    )
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

@@ -166,8 +166,8 @@ def page(rows: Sequence[Row]) -> str:
         width=WIDTH,
         size=SIZE,
         epochs=EPOCHS,
-        rates=", ".join(f"{r:g}" for r in RATES),
-        tune=", ".join(map(str, TUNE)),
+        rates=_study.listed(RATES),
+        tune=_study.listed(TUNE),
         seeds=len(SEEDS),
         methods=table(
             ["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites]

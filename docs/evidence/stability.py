@@ -151,7 +151,7 @@ def page(rows: Sequence[Row]) -> str:
         width=WIDTH,
         size=SIZE,
         epochs=EPOCHS,
-        seeds=", ".join(map(str, SEEDS)),
+        seeds=_study.listed(SEEDS),
         methods=table(
             ["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites]
         ),

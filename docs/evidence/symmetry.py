@@ -1,4 +1,4 @@
-"""How the copies that IDI makes in a wide MLP are told apart, and whether training does it."""
+"""Ways to tell the copies of a wide MLP apart, and the number of different units in training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 import idinit_ref_torch as irt
 from docs.evidence import _decoder, _study
+from docs.evidence._data import filled
 from docs.evidence._study import Row, Verdict, effect, judged, mean, pick, spread, table
 from docs.evidence.identity import orthogonal
 
 TITLE = "How copies are told apart"
 CLAIM = "To tell the copies in a wide hidden layer apart, another way is better than IDIZ's pair."
 HERE = (
-    "IDI makes a wide hidden layer of copies. The last weight, IDIZ in the form of a pair [P], "
-    "tells most of them apart (T11). Noise on IDI tells all apart ([P], Sec. 3.1.1, loosened), and "
-    "so does the form that is called shifted here. The study asks which way gives the lower loss "
+    "IDI fills a wide hidden layer with copies. The last weight, IDIZ in the form of a pair [P], "
+    "tells most of them apart (T11). Noise on IDI tells all apart ([P], Sec. 3.1.1, loosened). So "
+    "does the form that is called shifted here. The study asks which way gives the lower loss "
     "at the same cost, and how many units differ through training."
 )
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH, STEPS = 64, 4, 2, 32, 8, 200
@@ -65,7 +66,7 @@ def different(first: Tensor, last: Tensor, tolerance: float) -> int:
 
 
 def begin(model: Any, way: str, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Write a start, which differs in the MLPs alone; return their weights."""
+    """Write a start. The starts differ in the MLPs alone, whose weights are returned."""
     example = torch.zeros(1, CONTEXT, dtype=torch.long)
     irt.init_(model, example, head="keep", form="shifted" if way == "shifted" else "pair")
     pairs = [(block.branch[0], block.branch[-1]) for block in model.blocks[1::2]]
@@ -141,7 +142,7 @@ def _known(rows: Sequence[Row]) -> list[str]:
 
 
 def beside_pair(rows: Sequence[Row], optimiser: str) -> dict[str, _study.Effect]:
-    """Return what every other way does to the loss of pair, seed by seed; below 0 it helps."""
+    """Return the loss of every other way minus pair's, seed by seed; below 0 is better."""
     pair = losses(rows, optimiser, "pair")
     ways = [way for way in WAYS if way != "pair" and losses(rows, optimiser, way)]
     return {way: effect(losses(rows, optimiser, way), pair) for way in ways}
@@ -154,13 +155,14 @@ def _better(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """Say which way has a lower loss than the paper's, and which a higher one."""
+    """Name the ways that have a lower loss than the paper's."""
     known = _known(rows)
-    figure = "; ".join(
-        f"{name}, loss beside pair's {mean(losses(rows, name, 'pair')):.3f}: "
-        + ", ".join(f"{way} {found}" for way, found in beside_pair(rows, name).items())
-        for name in known
-    )
+    lines = []
+    for name in known:
+        lines.append(f"{name}, the loss of pair: {mean(losses(rows, name, 'pair')):.3f}")
+        found = beside_pair(rows, name)
+        lines += [f"{name}, {way} instead of pair: {change}" for way, change in found.items()]
+    figure = "; ".join(lines)
     better = _better(rows)
     if not better:
         return Verdict("not shown: no way beats the paper's pair under every optimiser", figure)
@@ -169,66 +171,45 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 
 def page(rows: Sequence[Row]) -> str:
     """Return set-up, tables and reading."""
-    parts = [
-        f"""## What was done
-
-A pre-norm transformer over characters: width {WIDTH}, {LAYERS} layers, an MLP of {4 * WIDTH} with
-GELU, {STEPS} steps of {BATCH * CONTEXT} tokens, gradients clipped to norm 1, the rate rising over a
-tenth of the steps and then falling to 0. SGD has momentum 0.9. Only the weights of the MLPs differ.
-Each rate is tried once for half the steps, with its own seed and its own tenth of the text. The
-best rate runs with the seeds {SEEDS}, which draw the order of the data, embeddings, head and noise.
-
-{table(["way", "what it is"], WAYS.items())}
-"Different" is the fraction of hidden units that differ from every earlier unit, in the row of the
-first weight or the column of the last, by more than a tolerance. At 1e-9 any difference counts,
-even a rounding; at 1e-3 only those that matter. Effects are paired by seed, with intervals of 95 %.
-"""
-    ]
-    for name in _known(rows):
-        lines = []
-        found = beside_pair(rows, name)
-        for way in WAYS:
-            runs = _runs(rows, name, way)
-            if not runs:
-                continue
-            sweep = ", ".join(
-                f"{row['rate']:g}: {-row['score']:.2f}"
-                for row in pick(rows, optimiser=name, way=way)
-                if row["seed"] in TUNE
-            )
-            ends = [
-                " / ".join(f"{mean(r['units'][at][column] for r in runs):.2f}" for at in (0, -1))
-                for column in (1, 2)
-            ]
-            loss = spread(losses(rows, name, way))
-            lines.append([way, sweep, loss, str(found.get(way, "")), *ends])
-        head = ["way", "rate: loss when tuning", "final loss", "beside pair"]
-        head += [f"different at {t:g}, first / last" for t in TOLERANCES]
-        parts.append(f"## {name}\n\n{table(head, lines)}")
-    parts.append(_reading(rows))
-    return "\n".join(parts)
-
-
-def _reading(rows: Sequence[Row]) -> str:
     better = _better(rows)
-    default = (
-        f"{' and '.join(better)} beats pair under every optimiser that was tried"
-        if better
-        else "No way beats pair under every optimiser that was tried, so the paper's form stays "
-        "the default"
+    ways = " and ".join(better) or "No way"
+    stays = "" if better else ", so the paper's form stays the default"
+    return filled(
+        "symmetry",
+        width=WIDTH,
+        layers=LAYERS,
+        hidden=4 * WIDTH,
+        steps=STEPS,
+        tokens=BATCH * CONTEXT,
+        seeds=_study.listed(SEEDS),
+        ways=table(["way", "what it is"], WAYS.items()),
+        results="\n".join(f"## {name}\n\n{_ends(rows, name)}" for name in _known(rows)),
+        better=f"{ways} beats pair under every optimiser that was tried{stays}",
     )
-    return f"""## How to read it
 
-The hidden layer is 4 times as wide. At the start pair leaves three quarters of the units different
-(T11), and exact zeros one quarter. At 1e-9 a difference that training adds may be rounding; the
-count at 1e-3 says how many units have really separated.
 
-{default}.
-
-What it cannot show: there is one width, two layers, and the first hundreds of steps. The study
-would not have noticed an effect below "least seen". It is smaller than planned, to fit two shared
-cores: width 256, four layers and 800 steps of 2,048 tokens are left out.
-"""
+def _ends(rows: Sequence[Row], name: str) -> str:
+    """Return the table of an optimiser."""
+    lines = []
+    found = beside_pair(rows, name)
+    for way in WAYS:
+        runs = _runs(rows, name, way)
+        if not runs:
+            continue
+        sweep = ", ".join(
+            f"{row['rate']:g}: {-row['score']:.2f}"
+            for row in pick(rows, optimiser=name, way=way)
+            if row["seed"] in TUNE
+        )
+        ends = [
+            " / ".join(f"{mean(r['units'][at][column] for r in runs):.2f}" for at in (0, -1))
+            for column in (1, 2)
+        ]
+        loss = spread(losses(rows, name, way))
+        lines.append([way, sweep, loss, str(found.get(way, "")), *ends])
+    head = ["way", "rate: loss when tuning", "final loss", "beside pair"]
+    head += [f"different at {t:g}, first / last" for t in TOLERANCES]
+    return table(head, lines)
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import idinit_ref_torch as irt
 from docs.evidence import _decoder, _study, _training
+from docs.evidence._data import filled
 from docs.evidence._decoder import (
     CHANCE,
     MODULES,
@@ -27,8 +28,8 @@ TITLE = "Do transformers converge faster?"
 CLAIM = "Transformers converge faster with IDInit."
 HERE = (
     "The claim does not say how much faster, than which other start, or at which learning rate. "
-    "Here it is the loss at equal steps, and the steps to the loss that GPT-2's default ends with, "
-    "each method at its best rate."
+    "The study compares the loss at equal steps, and the steps to the final loss of GPT-2's "
+    "default, each method at its best rate."
 )
 
 WIDTH, HEADS, CONTEXT, BATCH, BASE = 64, 4, 64, 8, 32
@@ -40,7 +41,7 @@ TUNE, SEEDS = (100, 101), (0, 1, 2, 3, 4)
 
 
 def gpt2(model: Transformer, example: Tensor) -> None:
-    """Radford et al. 2019: N(0, 0.02^2), the branches' last by 1 / sqrt(2 L)."""
+    """Radford et al. 2019: N(0, 0.02^2), the last of each branch times 1 / sqrt(2 L)."""
     embed(model, 0.02)
     for layer in linears(model):
         nn.init.normal_(layer.weight, std=0.02)
@@ -49,7 +50,7 @@ def gpt2(model: Transformer, example: Tensor) -> None:
 
 
 def lecun(model: Transformer, example: Tensor) -> None:
-    """LeCun et al. 1998: N(0, 1/inputs); else as GPT-2, whose 0.02 is of width 2500 so."""
+    """LeCun et al. 1998: N(0, 1/inputs), else as GPT-2; at width 2500 that is its 0.02."""
     embed(model, 0.02)
     for layer in linears(model):
         nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
@@ -59,7 +60,7 @@ def lecun(model: Transformer, example: Tensor) -> None:
 
 
 def t_fixup(model: Transformer, example: Tensor) -> None:
-    """Huang et al. 2020; an encoder's factor in the layers, as there is no cross-attention."""
+    """Huang et al. 2020, with an encoder's factor, since there is no cross-attention."""
     xavier(model)
     embed(model, model.head.in_features**-0.5)
     depth = len(model.blocks) / 2
@@ -78,7 +79,7 @@ def xavier(model: Transformer) -> None:
 
 
 def rezero(model: Transformer, example: Tensor) -> None:
-    """Bachlechner et al. 2020: a learned scale of 0 for each branch, Xavier weights."""
+    """Bachlechner et al. 2020: Xavier weights, and a learned scale of 0 on each branch."""
     embed(model, 0.02)
     xavier(model)
     for block in model.blocks:
@@ -98,14 +99,14 @@ def mup(model: Transformer, example: Tensor) -> None:
 
 
 def zero(model: Transformer, example: Tensor) -> None:
-    """Zhao et al. 2022: PyPI zero-init, layer by layer, which knows no branch's end."""
+    """Zhao et al. 2022: PyPI zero-init, layer by layer; it does not treat branch ends apart."""
     embed(model, 0.02)
     for layer in linears(model):
         _study.need("zero_init").ZerO_Init(layer)
 
 
 def idinit(model: Transformer, example: Tensor) -> None:
-    """[P]: traced, with its defaults; the embeddings are GPT-2's."""
+    """[P]: `init_` with its defaults; the embeddings are GPT-2's."""
     embed(model, 0.02)
     irt.init_(model, example)
 
@@ -122,7 +123,7 @@ METHODS: dict[str, Callable[[Transformer, Tensor], None]] = {
 
 
 def groups(method: str, model: Transformer, rate: float) -> list[dict[str, Any]]:
-    """Return parameters and their rates: muP's for matrices is BASE / WIDTH of the others'."""
+    """Return parameters and rates; muP's rate for matrices is BASE / WIDTH of the other rate."""
     slow = [layer.weight for layer in linears(model)] if method == "mup" else []
     known = set(map(id, slow))
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -143,7 +144,7 @@ def methods(net: str) -> list[str]:
 def measure(
     net: str, warm: bool, method: str, rate: float, seed: int, layers: int, steps: int
 ) -> dict[str, Any]:
-    """Train once; the loss through training and on text that was not seen."""
+    """Train once; return the loss in training and on held-out text."""
     learn, judge, digest = text()
     torch.manual_seed(seed)
     shape = (_decoder.VOCAB, WIDTH, layers, HEADS, CONTEXT)
@@ -193,7 +194,7 @@ def cells(quick: bool, rows: Sequence[_study.Row]) -> list[_study.Row]:
 
 
 def places(rows: Sequence[_study.Row]) -> list[tuple[str, bool]]:
-    """Return each net without and with warm-up, as far as it was measured."""
+    """Return each net without and with warm-up that was measured."""
     return list(dict.fromkeys((row["net"], row["warm"]) for row in rows))
 
 
@@ -209,12 +210,12 @@ def results(rows: Sequence[_study.Row], net: str, warm: bool) -> dict[str, list[
 
 
 def final(runs: Sequence[_study.Row]) -> float:
-    """Return the mean loss at the end on the text that was not seen."""
+    """Return the mean final loss on held-out text."""
     return -_study.mean(row["score"] for row in runs)
 
 
 def reached(runs: Sequence[_study.Row], target: float) -> list[int | None]:
-    """Return each run's steps until a mean loss over EVERY steps is at most the target."""
+    """Return each run's steps until the mean loss over EVERY steps reaches the target."""
     ends_ = range(EVERY, STEPS + 1, EVERY)
     return [
         next((end for end, loss in zip(ends_, row["curve"], strict=False) if loss <= target), None)
@@ -223,7 +224,7 @@ def reached(runs: Sequence[_study.Row], target: float) -> list[int | None]:
 
 
 def target(found: dict[str, list[_study.Row]]) -> float:
-    """Return the training loss that the default has in the end."""
+    """Return the default's final training loss."""
     return _study.mean(row["curve"][-1] for row in found["gpt2"])
 
 
@@ -241,7 +242,7 @@ def compared(rows: Sequence[_study.Row]) -> dict[tuple[str, bool], dict[str, str
 
 
 def verdict(rows: Sequence[_study.Row]) -> _study.Verdict:
-    """Say holds if IDInit is ahead of all everywhere, "when" if of some method everywhere."""
+    """Judge: holds if IDInit is ahead of all everywhere, holds when of some method everywhere."""
     words = []
     stood = compared(rows)
     for place in stood:
@@ -270,61 +271,67 @@ def verdict(rows: Sequence[_study.Row]) -> _study.Verdict:
 
 def page(rows: Sequence[_study.Row]) -> str:
     """Return set-up, tables and reading."""
-    parts = [_setup(rows)]
-    for net, warm in places(rows):
-        found = results(rows, net, warm)
-        aim = target(found)
-        lines = []
-        for name, runs in sorted(found.items(), key=lambda item: final(item[1])):
-            steps = reached(runs, aim)
-            known = [step for step in steps if step is not None]
-            middle = [row["curve"][len(row["curve"]) // 3 - 1] for row in runs]
-            lines.append(
-                [
-                    name,
-                    f"{runs[0]['rate']:g}",
-                    _study.spread((row["first"] for row in runs), ".2f"),
-                    _study.spread(middle, ".2f"),
-                    _study.spread((-row["score"] for row in runs), ".3f"),
-                    f"{_study.spread(known, '.0f')} ({len(known)} of {len(runs)})"
-                    if known
-                    else "never",
-                ]
-            )
-        third = EVERY * (len(next(iter(found.values()))[0]["curve"]) // 3)
-        head = ["method", "best rate", "first loss", f"loss, step {third}", "final loss"]
-        head.append(f"steps to {aim:.2f}")
-        parts.append(f"## {named(net, warm).capitalize()}\n\n" + _study.table(head, lines))
-    parts.append(_sweep(rows))
-    parts.append(_reading(rows))
-    return "\n".join(parts)
-
-
-def _setup(rows: Sequence[_study.Row]) -> str:
     about = [[name, " ".join((how.__doc__ or "").split())] for name, how in METHODS.items()]
-    tune, seeds = (sorted({r["seed"] for r in rows} & set(some)) for some in (TUNE, SEEDS))
-    digest = ", ".join(sorted({row["text"] for row in rows}))
-    return f"""## What was done
+    stood = compared(rows)
+    others = [name for name in METHODS if any(name in against for against in stood.values())]
+    lines = [[named(*p), *(stood[p].get(name, "") for name in others)] for p in stood]
+    rates = {row["rate"] for row in rows}
+    edge = [
+        f"{name} ({named(*place)})"
+        for place in places(rows)
+        for name, runs in results(rows, *place).items()
+        if runs[0]["rate"] in (min(rates), max(rates))
+    ]
+    return filled(
+        "transformer",
+        layers=rows[0]["layers"],
+        width=WIDTH,
+        heads=HEADS,
+        context=CONTEXT,
+        hidden=4 * WIDTH,
+        steps=rows[0]["steps"],
+        batch=BATCH,
+        warm=WARM,
+        tune=_study.listed(sorted({row["seed"] for row in rows} & set(TUNE))),
+        seeds=_study.listed(sorted({row["seed"] for row in rows} & set(SEEDS))),
+        modules=len(MODULES),
+        digest=", ".join(sorted({row["text"] for row in rows})),
+        every=EVERY,
+        chance=CHANCE,
+        methods=_study.table(["method", "what it is"], about),
+        results="\n".join(
+            f"## {named(*place).capitalize()}\n\n{_ends(rows, *place)}" for place in places(rows)
+        ),
+        sweep=_sweep(rows),
+        stands=_study.table(["IDInit is", *others], lines),
+        edge="; ".join(edge) or "none",
+        kept=WIDTH**-0.5,
+    )
 
-A decoder over characters: {rows[0]["layers"]} layers of width {WIDTH}, {HEADS} heads, a context of
-{CONTEXT}, a GELU MLP of {4 * WIDTH}, learned positions, a head of its own, no biases in the dense
-layers. "Pre-norm" has a LayerNorm before each branch and the head, "norm-free" has none.
-{rows[0]["steps"]} steps of {BATCH} windows, PyTorch's AdamW with its defaults, gradients clipped to
-norm 1 for all. Warm-up is linear over {WARM} steps; without it the rate is constant. Every method
-tries the rates of the sweep's table. The seeds {tune} choose a rate, and the seeds {seeds}
-judge it. A seed draws the random weights, the embeddings and the batches.
 
-The text: {len(MODULES)} modules of Python's standard library, whose names and order the study
-lists. Other versions of Python have other sources; the SHA-256 of this text is `{digest}`.
-Its last tenth is held out. The final loss, in nats per character, is that of 128 windows of it.
-"Steps to" is the number of steps until the training loss, a mean over {EVERY} steps, reaches the
-default's final loss: the mean over the runs that get there, and their number. A run that ends no
-better than chance ({CHANCE:.2f}) counts as diverged, and as chance.
-
-{_study.table(["method", "what it is"], about)}"""
+def _ends(rows: Sequence[_study.Row], net: str, warm: bool) -> str:
+    """Return the table of a set-up, the lowest final loss first."""
+    found = results(rows, net, warm)
+    aim = target(found)
+    lines = []
+    for name, runs in sorted(found.items(), key=lambda item: final(item[1])):
+        steps = reached(runs, aim)
+        known = [step for step in steps if step is not None]
+        middle = [row["curve"][len(row["curve"]) // 3 - 1] for row in runs]
+        lines.append([
+            name, f"{runs[0]['rate']:g}",
+            _study.spread((row["first"] for row in runs), ".2f"),
+            _study.spread(middle, ".2f"),
+            _study.spread((-row["score"] for row in runs), ".3f"),
+            f"{_study.spread(known, '.0f')} ({len(known)} of {len(runs)})" if known else "never",
+        ])  # fmt: skip
+    third = EVERY * (len(next(iter(found.values()))[0]["curve"]) // 3)
+    head = ["method", "best rate", "first loss", f"loss, step {third}", "final loss"]
+    return _study.table([*head, f"steps to {aim:.2f}"], lines)
 
 
 def _sweep(rows: Sequence[_study.Row]) -> str:
+    """Return the table of all rates, on the seeds that tune."""
     lines = []
     rates = sorted({row["rate"] for row in rows})
     for net, warm in places(rows):
@@ -339,43 +346,7 @@ def _sweep(rows: Sequence[_study.Row]) -> str:
                 lost = sum(row["diverged"] for row in runs)
                 line.append(f"{final(runs):.2f}" + (f" ({lost} diverged)" if lost else ""))
             lines.append(line)
-    return "## The sweep: final loss on the seeds that tune\n\n" + _study.table(
-        ["net", "method", *(f"{rate:g}" for rate in rates)], lines
-    )
-
-
-def _reading(rows: Sequence[_study.Row]) -> str:
-    stood = compared(rows)
-    others = [name for name in METHODS if any(name in against for against in stood.values())]
-    lines = [[named(*p), *(stood[p].get(name, "") for name in others)] for p in stood]
-    rates = {row["rate"] for row in rows}
-    edge = [
-        f"{name} ({named(net, warm)})"
-        for net, warm in places(rows)
-        for name, runs in results(rows, net, warm).items()
-        if runs[0]["rate"] in (min(rates), max(rates))
-    ]
-    return f"""## How to read it
-
-IDInit's final loss compared with the others: "ahead" and "behind" mean more than two standard
-errors of the difference of the means.
-
-{_study.table(["IDInit is", *others], lines)}
-Best at an end of the grid, where a wider grid could give more: {", ".join(edge) or "none"}.
-
-At the start IDInit's branches add almost nothing (W_o and W_down are IDIZ), and query, key and
-value are the identity. Then the score of two positions is the inner product of their vectors within
-a head. So after a norm a position attends more to itself and to similar positions than to others.
-Without norms the embeddings of standard deviation 0.02 make all scores nearly 0, and attention
-starts as an average. ReZero starts with branches of exactly 0, ZerO with identities in them, the
-other methods with random ones.
-
-What this cannot show: there is one small model, one text and a short training. So the study is
-about the first steps, not about where training ends. The scale of the embeddings, which IDInit
-leaves alone, is GPT-2's 0.02, except for muP and T-Fixup, which define it. Weight decay and
-clipping were not tuned. ReZero is meant for nets without norms, and learns scales that the others
-lack. GPT-2's 0.02 suits wide nets: at width {WIDTH} it is a small part of the {WIDTH**-0.5:g} that
-keeps a signal's size; "lecun" uses that value. No GPU was available, so nothing larger was run."""
+    return _study.table(["net", "method", *(f"{rate:g}" for rate in rates)], lines)
 
 
 def draw(rows: Sequence[_study.Row], figure: Any) -> None:

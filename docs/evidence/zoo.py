@@ -1,12 +1,14 @@
 """Every architecture at hand: does `init_` start it as the specification says?
 
     pip install -c constraints.txt -e ".[evidence,zoo]"
-    python -m docs.evidence.zoo                  # an hour or so; a stopped run goes on
+    python -m docs.evidence.zoo --jobs 2         # an hour or so; a stopped run goes on
+    python -m docs.evidence.zoo --minutes 50     # and then the page of what there is
     python -m docs.evidence.zoo --quick --out F  # the sample that the tests run
     python -m docs.evidence.zoo --only 'torchvision/*' --out F
     python -m docs.evidence.zoo --render         # writes the page from the old data
 
-Each model is made tiny and measured in a process of its own, with limits of time and memory.
+Each model is made tiny and measured in a process of its own, with limits of time and memory. What
+is measured stands in zoo.rows.jsonl, by the state of the code, until all is.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ import contextlib
 import copy
 import datetime
 import fnmatch
+import functools
+import importlib
 import json
+import math
+import os
 import platform
 import sys
 import time
@@ -47,7 +53,14 @@ FAULTS = ("missed", "vain", "false", "dead_matrices", "effects")
 
 
 def prepare() -> None:
-    """Import what all models need, before processes are forked."""
+    """Import what models need, before processes are forked: it takes longer than most models."""
+    for key, value in (
+        ("KERAS_BACKEND", "tensorflow"),
+        ("TF_CPP_MIN_LOG_LEVEL", "3"),
+        ("TF_NUM_INTRAOP_THREADS", "1"),
+        ("TF_NUM_INTEROP_THREADS", "1"),
+    ):
+        os.environ.setdefault(key, value)
     import torch
 
     from docs.evidence import _zoo_others
@@ -63,6 +76,9 @@ def prepare() -> None:
 
     transformers.logging.set_verbosity_error()
     measure("transformers/bert")  # what is imported late, too
+    for name in ("keras", "keras_hub"):  # no operation before the fork: it would start threads
+        if _zoo_others.installed(name):
+            importlib.import_module(name)
 
 
 def models() -> list[str]:
@@ -76,58 +92,77 @@ def models() -> list[str]:
 
 def measure(model: str) -> Row:
     """Build and measure one model."""
-    from docs.evidence import _zoo_build, _zoo_keras, _zoo_measure, _zoo_others
+    from docs.evidence import _zoo_build, _zoo_keras, _zoo_others
 
     family, _, name = model.partition("/")
     begin = time.process_time()
     try:
         if family == "flax":
-            return _zoo_others.flax(name)
-        if family in ("keras", "keras_hub"):
+            row = _zoo_others.flax(name)
+        elif family in ("keras", "keras_hub"):
             row = _zoo_keras.measure(family, name)
-            return {**row, "cpu_s": round(time.process_time() - begin, 2)}
-        if family == "transformers":
-            made, given = _zoo_build.build(name)
+        elif family == "transformers":
+            row = _of_torch(*_zoo_build.build(name))
         else:
-            made, given = _zoo_others.build(family, name)
+            row = _of_torch(*_zoo_others.build(family, name))
     except _zoo_build.CannotBuildError as problem:
         return {"verdict": "not built", "why": str(problem)}
-    row = {"class": type(made).__name__}
-    row["inputs"] = list(given) if isinstance(given, dict) else ["image"]
-    kept = copy.deepcopy(made)
-
-    def make() -> Any:
-        return copy.deepcopy(kept), copy.deepcopy(given)
-
-    row |= _zoo_measure.judge(make)
     row["cpu_s"] = round(time.process_time() - begin, 2)
     return row
+
+
+def _of_torch(model: Any, given: Any) -> Row:
+    from docs.evidence._zoo_measure import judge
+
+    inputs = list(given) if isinstance(given, dict) else ["image"]
+    kept = copy.deepcopy(model)
+    return {
+        "class": type(model).__name__,
+        "inputs": inputs,
+        **judge(lambda: (copy.deepcopy(kept), copy.deepcopy(given))),
+    }
 
 
 # Running ------------------------------------------------------------------------------------------
 
 
-def _source() -> str:
-    """Return a digest of the code that measures, and of what it measures."""
+ADAPTERS = {"keras": "tensorflow", "keras_hub": "tensorflow", "flax": "jax"}  # the others: torch
+
+
+@functools.cache
+def _source(family: str) -> str:
+    """Return a digest of the code that measures a family, and of what it measures."""
     root = FOLDER.parents[1]
-    files = [*FOLDER.glob("_zoo*.py"), *(root / "idinit_ref").rglob("*.py")]
-    files += (root / "adapters").rglob("*.py")
-    return code_digest(files)
+    adapter = f"adapters/idinit_ref_{ADAPTERS.get(family, 'torch')}"
+    files = [*FOLDER.glob("_zoo*.py"), *FOLDER.glob("zoo.py")]
+    files += [path for part in ("idinit_ref", adapter) for path in (root / part).rglob("*.py")]
+    return code_digest(files)[:16]
+
+
+def _code(model: str) -> str:
+    return _source(model.partition("/")[0])
 
 
 def _known(log: Path) -> dict[str, Row]:
-    """Return what a stopped run of the same code has measured; begin the log anew."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    head, found = json.dumps({"source": _source()}), {}
-    for line in lines[1:] if lines[:1] == [head] else ():
+    """Return what runs of the same code have measured; leave no other rows in the log."""
+    found = {}
+    for line in log.read_text().splitlines() if log.exists() else ():
         with contextlib.suppress(ValueError):  # cut off in the middle
             row = json.loads(line)
-            found[row["model"]] = row
+            if row.pop("code") == _code(row["model"]):
+                found[row["model"]] = row
     with whole_file(log) as file:
-        file.write(
-            "".join(f"{line}\n" for line in (head, *map(json.dumps, found.values()))).encode()
-        )
+        file.write("".join(map(_line, found.values())).encode())
     return found
+
+
+def _line(row: Row) -> str:
+    return json.dumps({**row, "code": _code(row["model"])}) + "\n"
+
+
+def _last(model: str, page: dict[str, str]) -> int:
+    """Order models: last those that took long or could not be built, as the old page says."""
+    return {"failed": 1, "not built": 2}.get(page.get(model, ""), 0)
 
 
 def versions() -> str:
@@ -148,23 +183,27 @@ def versions() -> str:
     return f"{', '.join(found)}, Python {platform.python_version()}"
 
 
-def run(chosen: Sequence[str], log: Path, jobs: int) -> list[Row]:
-    """Measure models that the log does not know, and return the rows of all."""
-    known = _known(log)
+def run(chosen: Sequence[str], log: Path, jobs: int, minutes: float = math.inf) -> list[Row]:
+    """Measure models that the log does not know, and return the rows of all that it then knows."""
+    known, page = _known(log), {}
+    if (FOLDER / "zoo.json").exists():
+        page = {row["model"]: row["verdict"] for row in load("zoo")["rows"]}
     todo = [model for model in chosen if model not in known]
+    todo.sort(key=lambda model: _last(model, page))
     if known:
         print(f"goes on after {len(known)} models in {log}", file=sys.stderr)
     begin = time.monotonic()
-    for number, (model, row) in enumerate(served(todo, measure, jobs), 1):
+    ending = begin + 60 * minutes
+    for number, (model, row) in enumerate(served(todo, measure, jobs, ending=ending), 1):
         known[model] = {"model": model, **row}
         with log.open("a") as file:
-            file.write(json.dumps(known[model]) + "\n")
+            file.write(_line(known[model]))
         left = (time.monotonic() - begin) / number * (len(todo) - number) / 60
         bar = "#" * (20 * number // len(todo))
         end = "" if sys.stderr.isatty() else "\n"
         text = f"\rzoo [{bar:<20}] {number} of {len(todo)}, {left:.0f} minutes left  {model:<40}"
         print(text, end=end, file=sys.stderr, flush=True)
-    return [known[model] for model in chosen]
+    return [known[model] for model in chosen if model in known]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -173,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="the sample of the tests")
     parser.add_argument("--only", default="*", help="a pattern of names: 'transformers/qwen*'")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then write what there is")
     parser.add_argument("--out", type=Path, help="a folder for page and data")
     parser.add_argument("--render", action="store_true", help="write the page from the old data")
     options = parser.parse_args(arguments)
@@ -188,12 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare()
         every = [f"transformers/{kind}" for kind in SAMPLE] if options.quick else models()
         chosen = [model for model in every if fnmatch.fnmatchcase(model, options.only)]
-        rows = run(chosen, folder / "zoo.rows.jsonl", options.jobs)
+        log = folder / "zoo.rows.jsonl"
+        rows = run(chosen, log, options.jobs, options.minutes)
         data = {"date": f"{datetime.date.today()}", "machine": machine(), "versions": versions()}
         data |= {"of": len(models()), "rows": rows}
     save("zoo", data, page(data), folder)
-    if not options.render:
-        (folder / "zoo.rows.jsonl").unlink(missing_ok=True)
+    if not options.render and len(rows) == len(chosen):
+        log.unlink()
     print(folder / "zoo.md")
 
 
@@ -218,11 +259,11 @@ def _share(rows: Sequence[Row]) -> str:
     return f"{100 * right / len(ran):.1f} %" if ran else ""
 
 
-def _part(measured: int, of: int, note: str) -> str:
+def _part(measured: int, of: int) -> str:
     """Say what a page of a part is."""
-    if measured == of and not note:
+    if measured == of:
         return ""
-    return f"\n**This page is of {measured:,} models of {of:,}.** {note}\n"
+    return f"\n**This page is of {measured:,} models of {of:,}; the others were not asked.**\n"
 
 
 def _reason(row: Row) -> str:
@@ -264,14 +305,16 @@ Written by its command, not by hand; what was measured is in [zoo.json](zoo.json
 
 ```
 pip install -c constraints.txt -e ".[evidence,zoo]"
-python -m docs.evidence.zoo
+python -m docs.evidence.zoo --jobs 2
 ```
 
 Every type of transformers' `CONFIG_MAPPING` that builds at a tiny size, and, where they are
-installed, models of torchvision and timm, Keras's applications, and some networks in flax. The
-widths of the default configuration are divided, and its layers cut to two or to one of each kind;
-inputs are random. Each model is measured in a process of its own ({SECONDS} CPU seconds at most).
-{_part(len(rows), data["of"], data.get("note", ""))}
+installed, models of torchvision and timm, Keras's applications, backbones of keras_hub, and some
+networks in flax. The widths of the default configuration are divided, and its layers cut to two or
+to one of each kind; inputs are random. Models are in evaluation, but for what learns in training
+alone: detectors of torchvision, and Reformer, without dropout. Each model is measured in a process
+of its own ({SECONDS} CPU seconds at most).
+{_part(len(rows), data["of"])}
 {table(("family", "asked", *VERDICTS, "right of those that ran"), counts)}
 * **R1**: where zeroing all weight operations after a skip's source makes the branch vanish,
   zeroing the weights in role zero alone does so, whatever the other weights are. There are

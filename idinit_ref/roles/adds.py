@@ -261,7 +261,8 @@ class Adds:
             if way.free and not drops:
                 by = flow.gates(node, to)
                 gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
-                spatial = way.spatial and (this.kind == "add" or this.does in _SPACE)
+                is_moving = this.does in _SPACE or flow.is_sorting(node, to)
+                spatial = way.spatial and (this.kind == "add" or is_moving)
                 ahead.push(flow.hop[to], side, _Way(False, True, gates, spatial))
 
     def _is_source(self, node: int, branch: int) -> bool:

@@ -219,6 +219,12 @@ class Flow:
         have, had = entries(self.nodes[node]), entries(self.nodes[to])
         return self.nodes[node].does == "select" and have < had
 
+    def is_sorting(self, node: int, to: int) -> bool:
+        """Whether an operation takes all entries of its one input, as rows by a full mask."""
+        this = self.nodes[node]
+        is_one = this.does == "select" and self.inputs[node] == (to,)
+        return is_one and entries(this) == entries(self.nodes[to])
+
     def is_after(self, node: int, sources: Collection[int], known: dict[int, bool]) -> bool:
         """Whether a node comes from one of some sources; `known` keeps what was found."""
         if any(self.before.is_above(source, node) for source in sources):

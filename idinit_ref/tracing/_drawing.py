@@ -136,13 +136,17 @@ class Drawing(Layers):
             a.spend()
             b.spend()
         inputs = [a.narrow or a.node, b.narrow or b.node]
+        wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
             if shape is not None and _is_for_all(own, rest, shape):
                 if own.shape != shape:
                     inputs[at] = self.draw("other", "members", (own.node,), shape, (), "move")
                 else:
                     inputs[at] = own.node
+                wide[at] = inputs[at]
         node = self.draw("add", name, inputs, shape)
+        if inputs != wide:
+            self._wide[node] = tuple(wide)
         units = merged(spread_to(a.units, a.shape, shape) + spread_to(b.units, b.shape, shape))
         is_direct = a.is_direct and b.is_direct
         return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
@@ -51,6 +51,7 @@ class Nodes:
         self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
         self._pooled: dict[str, int] = {}  # 1 of a node made of statistics, 2 over a root of one
         self._sums: list[str] = []  # states of loops that start as zeros
+        self._wide: dict[str, tuple[str, ...]] = {}  # of sums of copies: their inputs as copied
         self._offsets: dict[tuple[str, str], float] = {}  # what a node adds to a parameter
         self._changed: set[tuple[str, str | None]] = set()  # of which a node takes a function
         self._starts: dict[str, str] = {}  # where parameters that are data begin
@@ -197,6 +198,18 @@ class Nodes:
         for factor in {factor for unit in lost for factor in unit.factors} - left:
             self._struck[factor] = self._struck.get(factor, frozenset()) | {by}
 
+    def _keep_copies(self, outputs: Collection[str]) -> None:
+        """Let a sum take copies of a signal that are read elsewhere too: they were not made for it.
+
+        So the streams of hyper-connections start as copies, each of which is a skip.
+        """
+        used = {*outputs, *(name for node in self.nodes for name in node.inputs)}
+        for name, wide in self._wide.items():
+            place = self._place[name]
+            pairs = zip(self.nodes[place].inputs, wide, strict=True)
+            inputs = tuple(copies if copies in used else own for own, copies in pairs)
+            self.nodes[place] = replace(self.nodes[place], inputs=inputs)
+
     def _with_struck(self) -> list[Node]:
         """Return the nodes: a factor is struck out if all that comes of it is summed away.
 
@@ -233,6 +246,7 @@ class Nodes:
                 ends.append(value.node)
             elif isinstance(value, Made):
                 self.use(value, "other")
+        self._keep_copies(ends)
         seen = {name: Seen() for name in self.parameters}
         shifts = {node.name for node in self.nodes if node.does == "shift"}
         norms = {node.name for node in self.nodes if node.does == "norm"}

@@ -457,42 +457,39 @@ def number(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def limit_rows(results: list[tuple[Group, Times]]) -> Iterator[str]:
+def limit_rows(results: list[tuple[Group, Times]]) -> Iterator[tuple[str, ...]]:
     """Yield a line for each claim that has a floor."""
     for group, times in results:
         for ours, other, limit in group.claims:
             got = ratio(times[ours], times[other])
             verdict = "" if limit is None else "kept" if got.median <= limit else "**NOT KEPT**"
-            yield (
-                f"| {group.library} | {group.weight} | {ours} | {other} | {duration(times[ours])} "
-                f"| {duration(times[other])} | {number(got.median)} "
-                f"| {number(got.low)} to {number(got.high)} "
-                f"| {'none' if limit is None else f'{limit:.2f}'} | {verdict} |"
-            )
+            most = "none" if limit is None else f"{limit:.2f}"
+            yield (*compared(group, times, ours, other, got), most, verdict)
 
 
-def peer_rows(results: list[tuple[Group, Times]]) -> Iterator[str]:
+def peer_rows(results: list[tuple[Group, Times]]) -> Iterator[tuple[str, ...]]:
     """Yield a line for each peer."""
     for group, times in results:
         for ours, other, _ in group.peers:
             got = ratio(times[other], times[ours])
             verdict = "faster" if got.low > 1 else "**SLOWER**" if got.high < 1 else "alike"
-            yield (
-                f"| {group.library} | {group.weight} | {ours} | {other} | {duration(times[ours])} "
-                f"| {duration(times[other])} | {number(got.median)} "
-                f"| {number(got.low)} to {number(got.high)} | {verdict} |"
-            )
+            yield (*compared(group, times, ours, other, got), verdict)
 
 
-def curve_rows(curves: Curves) -> Iterator[str]:
+def compared(group: Group, times: Times, ours: str, other: str, got: Ratio) -> tuple[str, ...]:
+    """Return the cells that both tables have: who, how long, and the ratio."""
+    took = (duration(times[ours]), duration(times[other]))
+    quartiles = f"{number(got.low)} to {number(got.high)}"
+    return (group.library, group.weight, ours, other, *took, number(got.median), quartiles)
+
+
+def curve_rows(curves: Curves) -> Iterator[tuple[str, ...]]:
     """Yield a line for each curve."""
     for title, found in curves.items():
         for name, curve in found.items():
-            shown = [duration([curve[power]]) for power in shown_powers(curve)]
+            shown = (duration([curve[power]]) for power in shown_powers(curve))
             fitted = slope(curve)
-            yield f"| {title} | {name} | {' | '.join(shown)} | " + (
-                "too small |" if fitted is None else f"{fitted:.2f} |"
-            )
+            yield (title, name, *shown, "too small" if fitted is None else f"{fitted:.2f}")
 
 
 def shown_powers(curve: dict[int, float]) -> list[int]:
@@ -523,30 +520,6 @@ def version(package: str) -> str:
         return f"{package} {importlib.metadata.version(package).partition('+')[0]}"
     except importlib.metadata.PackageNotFoundError:
         return f"{package} (another build)"
-
-
-WHY_NOT = """\
-What a ratio is made of, as far as it was found:
-
-* PyTorch, large: `(zero_, entries)` is what the entries cost one thread, without any call. Each
-  lies on a page of its own, and half of them in another core's cache. What `idi_` takes beyond that
-  is Python, whose code and data the zeros have pushed out of the caches. Tried, and no better:
-  copies of entries and some zeros by all threads; two threads of Python, which take longer to wake
-  than they save; zeros by `memset` on two of them; PyTorch's own strided fill; one copy of the
-  periodic pattern over all of the memory; fewer questions to the tensor.
-* PyTorch, convolution: the same Python beside a fill that takes half a millisecond. On two threads
-  the ratio follows the fill, which has more than one speed on this machine. The row of one thread
-  says what Python takes.
-* JAX, convolutions: `jnp.zeros` has two speeds here, with memory that has just been freed and with
-  new pages; what it has in one run says little of the next. The comparison joins axes that are used
-  alike, since XLA loops slowly over the short axes of a kernel.
-* PyTorch, depthwise: the weight is so small that PyTorch's own `zeros_` is over the limit too, and
-  so are its zeros and its 4096 entries without a call, which `zero_` leaves in two caches.
-  (Here one thread fills it, which is faster than to wake another.)
-* NumPy, convolution: to touch every page afterwards is one more call.
-* Weights of some hundred entries: a Python call, the check of its options and the search for the
-  remembered plan take longer than the fill.
-"""
 
 
 def about(load: float, seconds: float, *, quick: bool) -> dict[str, Any]:
@@ -584,88 +557,34 @@ def page(results: list[tuple[Group, Times]], curves: Curves, said: dict[str, Any
     """Return performance.md."""
     rounds = [len(next(iter(times.values()))) for _, times in results]
     limits, beside = list(limit_rows(results)), list(peer_rows(results))
-    missed = [row for row in limits if "NOT KEPT" in row]
-    slower = [row for row in beside if "SLOWER" in row]
     powers = shown_powers(next(iter(next(iter(curves.values())).values())))
-    first = f"2^{min(powers)} to 2^{max(powers)}"
-    lines = [
-        "# How fast is a weight made?",
-        "",
-        "Written by its command, not by hand, on a machine that should do nothing else:",
-        "",
-        "```",
-        'pip install -c constraints.txt ".[benchmarks]"',
-        f"python tests/benchmarks/performance.py{' --quick' if said['quick'] else ''}",
-        "```",
-        "",
-        f"Machine: {said['machine']}",
-        f"Threads: {said['threads']}",
-        f"Versions: {said['versions']} All weights are float32.",
-        "What was measured is in [performance.json](performance.json).",
-        "",
-        "The contestants of a weight take turns in one process, in each round in another order, "
-        f"{min(rounds)} rounds or more.",
-        "A ratio is of two times of the same round: its median, and its quartiles.",
-        "pytest-benchmark and asv time one contestant after the other, and cannot give it; for",
-        "their other uses the same contestants run under pytest-benchmark, too:",
-        "`python -m pytest tests/benchmarks/timed.py --benchmark-min-rounds=20`.",
-        "Short calls are repeated so often that a time should be at least "
-        f"{1e3 * FULL.shortest:.0f} ms. Before each time come as many",
-        "calls that are not counted: they wake the threads that slept while a peer ran.",
-        "Every contestant has run once before, so that plans are remembered and functions",
-        'compiled, except where it says "new gain": there each call has a gain not seen before.',
-        "",
-        "## Beside zero fill",
-        "",
-        f"{len(limits)} ratios, {len(missed)} over their limit.",
-        "",
-        "* PyTorch: all fill the same parameter in place, in memory that has been written before.",
-        "  `(nn.init.zeros_)` is PyTorch's own call that ends in `zero_`: what a call from Python",
-        "  costs. `(zero_, entries)` is `zero_`, then a write of IDI's entries at places that are",
-        "  known beforehand, with no question asked: what is left of IDI without its call.",
-        "* NumPy: all make a new array and drop it. The zeros of a large new array are pages that",
-        "  the system hands out, as zeros, at their first use, so `idi` puts off a part of the",
-        '  work; "+ touch" writes to every page afterwards, and leaves memory as `np.empty` + fill',
-        "  does.",
-        "* JAX: all are functions under `jax.jit` that return a new array; the clock stops when it",
-        "  is ready. Shapes are in JAX's own order (inputs first), except where a layout is named.",
-        "* Keras: all are initialisers on the TensorFlow backend, called eagerly.",
-        "",
-        "| | weight | ours | beside | ours takes | beside takes | ratio | quartiles | limit | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *limits,
-        "",
-        WHY_NOT,
-        "## Beside other initialisers",
-        "",
-        f'{len(beside)} pairs, ours slower in {len(slower)}. "alike" is where the quartiles lie '
-        "on both sides of 1.",
-        "",
-        "* The random orthogonal ones run on smaller weights: on the ones above they would take",
-        "  minutes.",
-        "* `zero_init.ZerO_Init` makes a Hadamard matrix where outputs outnumber inputs; on larger",
-        "  such layers than 1024x512 it takes many seconds.",
-        "* `anyinit.initialize` takes a model and propagates moments through it; `init_` is what",
-        "  does the like here, and traces the model. The layer calls fill the same weight only.",
-        "",
-        "| | weight | ours | peer | ours takes | peer takes | times faster | quartiles | |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *beside,
-        "",
-        "## Cost over size",
-        "",
-        f"![Time over size, {first} elements](performance.svg)",
-        "",
-        f"Slope: the exponent of size in the time of 2^{FIT_FROM} elements or more (least squares",
-        "of logarithms); 1 is linear. Below some 2^14 elements the call itself is what costs. What",
-        "the caches hold, here up to some 2^25, is filled faster; and NumPy gets smaller memory",
-        "back that it has just dropped.",
-        "",
-        f"| | | {' | '.join(f'2^{power}' for power in powers)} | slope |",
-        f"|---|---|{'---|' * len(powers)}---|",
-        *curve_rows(curves),
-    ]
-    return "\n".join(lines) + "\n"
+    what = ["library", "weight", "ours"]
+    return _data.filled(
+        "performance",
+        options=" --quick" if said["quick"] else "",
+        machine=said["machine"],
+        threads=said["threads"],
+        versions=said["versions"],
+        rounds=min(rounds),
+        shortest=1e3 * FULL.shortest,
+        limits=len(limits),
+        missed=sum("NOT KEPT" in row[-1] for row in limits),
+        limit_table=_data.table(
+            [*what, "beside", "ours takes", "beside takes", "ratio", "quartiles", "limit", "it is"],
+            limits,
+        ),
+        pairs=len(beside),
+        slower=sum("SLOWER" in row[-1] for row in beside),
+        peer_table=_data.table(
+            [*what, "peer", "ours takes", "peer takes", "times faster", "quartiles", "ours is"],
+            beside,
+        ),
+        first=f"2^{min(powers)} to 2^{max(powers)}",
+        fit=FIT_FROM,
+        curve_table=_data.table(
+            ["library", "call", *(f"2^{power}" for power in powers), "slope"], curve_rows(curves)
+        ).rstrip(),
+    )
 
 
 def main() -> None:

@@ -220,13 +220,34 @@ def test_a_stopped_run_goes_on(code, tmp_path, monkeypatch):
     text = log.read_text().replace('"why": "a/one"', '"why": "known"')
     log.write_text(text + '{"model": "a/t')  # cut off
     if code == "other code":
-        monkeypatch.setattr(zoo, "_source", lambda: "")
+        monkeypatch.setattr(zoo, "_source", lambda family: "")
     rows = zoo.run(["a/one", "a/two"], log, 1)
     assert [row["why"] for row in rows] == [
         "known" if code == "the same code" else "a/one",
         "a/two",
     ]
-    assert len(log.read_text().splitlines()) == 3
+    assert len(log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1"])
+def test_without_time_the_page_is_written_of_what_is_known(minutes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(zoo, "prepare", lambda: None)
+    monkeypatch.setattr(zoo, "models", lambda: ["a/one", "a/two"])
+    log = tmp_path / "zoo.rows.jsonl"
+    log.write_text(zoo._line({"model": "a/two", "verdict": "right", "why": ""}))
+    zoo.main(["--minutes", minutes, "--out", str(tmp_path)])
+    assert "1 models of 2" in (tmp_path / "zoo.md").read_text()
+    assert log.exists()  # the next run goes on
+
+
+def test_what_was_slow_or_not_built_comes_last(tmp_path, monkeypatch):
+    asked = []
+    page = {"a/1": "not built", "a/2": "failed", "a/3": "wrong"}
+    rows = {"rows": [{"model": model, "verdict": held} for model, held in page.items()]}
+    monkeypatch.setattr(zoo, "load", lambda name: rows)
+    monkeypatch.setattr(zoo, "served", lambda todo, *more, **given: asked.extend(todo) or ())
+    zoo.run(["a/1", "a/2", "a/3", "a/4"], tmp_path / "rows.jsonl", 1)
+    assert asked == ["a/3", "a/4", "a/2", "a/1"]
 
 
 @pytest.mark.parametrize("key", ["verdict", "missed"])

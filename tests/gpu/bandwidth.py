@@ -26,7 +26,7 @@ sys.path += map(str, Path(__file__).resolve().parents[1:3])
 import idinit_ref as ir
 import idinit_ref_jax as irj
 import idinit_ref_torch as irt
-from docs.evidence._data import FOLDER, load, save
+from docs.evidence._data import FOLDER, filled, kept, load, save, table
 from gpu import checks
 from gpu.places import FRAMEWORKS, UNTESTED, Place, why_not
 
@@ -181,70 +181,49 @@ def gathered(found: list[tuple[Place, list[Size]]], missing: dict[str, str]) -> 
 
 def page(data: dict[str, Any]) -> str:
     """Return gpu.md."""
-    found = data["rows"]
-    lines = [
-        "# On a GPU: the same bits, and how fast?",
-        "",
-        "Written by its command, not by hand, on a machine with a CUDA GPU (or cuda12 in the place",
-        "of cuda13, as its driver has it):",
-        "",
-        "```",
-        INSTALL,
-        "python -m pytest tests/gpu",
-        "python tests/gpu/bandwidth.py",
-        "```",
-        "",
-    ]
-    if not found:
-        lines += [
-            f"**No GPU could be used yet, so this page holds no figures, and {UNTESTED}.** The",
-            "checks of `tests/gpu/checks.py` run on the CPU instead, which proves only the checks:",
-            "",
-        ]
+    rows = data["rows"]
+    if not rows:
+        return filled("gpu", install=INSTALL, results=filled("gpu_none"), missing=_missing(data))
     head = operator.itemgetter("place", "framework", "checks")
-    for (place, framework, count), measured in itertools.groupby(found, head):
-        lines += [
-            f"## {place}",
-            "",
-            f"All {count} checks of `tests/gpu/checks.py` hold.",
-        ]
-        if framework == "jax":
-            lines += ["Compiled programs that make new arrays; wall-clock until they are there."]
-        else:
-            lines += ["In place; by events of the device, which Python runs ahead of."]
-        lines += [
-            "",
-            "| float32 | call | median | GB/s written | of zero's speed | goal |",
-            "|---|---|---|---|---|---|",
-        ]
-        for size in measured:
-            medians = {name: statistics.median(took) for name, took in size["seconds"].items()}
-            for name, median in medians.items():
-                speed = medians["zero"] / median
-                judged = name.startswith("idi")
-                goal = ("kept" if speed >= GOAL else "NOT KEPT") if judged else ""
-                lines.append(
-                    f"| {size['nbytes'] / GIB:.3g} GiB | {name} | {median * 1e3:.3f} ms | "
-                    f"{size['nbytes'] / median / 1e9:,.0f} | {speed:.3f} | {goal} |"
-                )
-        lines.append("")
-    if found:
-        lines += [
-            f"Medians of {len(found[0]['seconds']['zero'])} rounds, in which the calls take turns. "
-            "`zero` is the framework's",
-            "own fill with zeros and `copy` its copy of another array, which reads as much as it",
-            "writes; `idi` fills a square matrix, `idiz` one that is four times as tall as wide.",
-            f"The goal is {GOAL} of zero's speed. What was measured is in [gpu.json](gpu.json).",
-            "",
-        ]
-    lines += [f"* {name}: not run on a GPU: {reason}" for name, reason in data["missing"].items()]
-    lines += ["* tensorflow: not run on a GPU: there are no checks for it"]
-    if found:
-        lines += [
-            "",
-            f"Machine: {data['machine']}; {data['date']}.",
-        ]
-    return "\n".join(lines) + "\n"
+    places = [_place(*key, [*measured]) for key, measured in itertools.groupby(rows, head)]
+    found = filled(
+        "gpu_found",
+        places="\n".join(places),
+        rounds=len(rows[0]["seconds"]["zero"]),
+        goal=GOAL,
+        machine=data["machine"],
+        date=data["date"],
+    )
+    return filled("gpu", install=INSTALL, results=found, missing=_missing(data))
+
+
+def _missing(data: dict[str, Any]) -> str:
+    """Return a line for each framework that was not run on a GPU."""
+    missing = {**data["missing"], "tensorflow": "there are no checks for it"}
+    return "\n".join(f"* {name}: not run on a GPU: {why}" for name, why in missing.items())
+
+
+def _place(place: str, framework: str, count: int, measured: list[dict[str, Any]]) -> str:
+    """Return the section of a framework on a GPU."""
+    lines = []
+    for size in measured:
+        medians = {name: statistics.median(took) for name, took in size["seconds"].items()}
+        for name, median in medians.items():
+            speed = medians["zero"] / median
+            lines.append([
+                f"{size['nbytes'] / GIB:.3g} GiB", name, f"{median * 1e3:.3f} ms",
+                f"{size['nbytes'] / median / 1e9:,.0f}", f"{speed:.3f}",
+                kept(speed >= GOAL) if name.startswith("idi") else "",
+            ])  # fmt: skip
+    how = "The calls fill memory in place. Events of the device measure them; Python runs ahead."
+    if framework == "jax":
+        how = (
+            "Compiled programs make new arrays. The time is wall-clock, until the arrays are ready."
+        )
+    head = ["float32", "call", "median", "GB/s written", "of zero's speed", "goal"]
+    return f"## {place}\n\nAll {count} checks of `tests/gpu/checks.py` hold. {how}\n\n" + table(
+        head, lines
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

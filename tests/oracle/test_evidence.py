@@ -20,7 +20,7 @@ def test_the_page_has_every_property_and_every_implementation():
     titles = re.findall(r'Known\(\s*"([^"]+)"', (FOLDER / "oracle.py").read_text())
     assert len(titles) == 17
     assert re.findall(r"^## (.+)$", PAGE, re.MULTILINE) == titles
-    assert f"| | {' | '.join(PROPERTIES)} |" in PAGE
+    assert f"| implementation | {' | '.join(PROPERTIES)} |" in PAGE
     row = rf"^\| ([^|]+?) \|(?: (?:yes|\*\*no\*\*)? ?\|){{{len(PROPERTIES)}}}$"
     rows = re.findall(row, PAGE, re.MULTILINE)
     assert [title.replace(" | ", "") for title in rows] == titles

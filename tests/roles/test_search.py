@@ -210,6 +210,16 @@ def test_a_stream_that_a_projection_is_added_to():
     assert net.zeros() == {"B1", "SHORT"}
 
 
+@pytest.mark.parametrize("rows", [6, 4], ids=["all", "some"])
+def test_rows_that_a_mask_selects_are_a_skip_if_they_are_all(rows):
+    """As a layer that applies one MLP to the tokens of text, and another to those of audio."""
+    net = Net()
+    net._new("x", "input", (), (2, 3, 4))
+    read, kept = (net.f(name, "x", shape=(rows, 4), does="select") for name in ("read", "kept"))
+    net.add("y", kept, net.w("a", read, shape=(rows, 4)), shape=(rows, 4))
+    assert net.zeros() == ({"A"} if rows == 6 else set())
+
+
 @pytest.mark.parametrize("what", ["parameter", "constant", "broadcast", "unknown", "itself"])
 def test_no_residual_add(what):
     net = Net()

@@ -314,6 +314,21 @@ def test_a_class_token_is_the_source_of_its_block(order):
     assert infer_roles(graph) == {"w": "zero"}
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["streams last", "streams first"])
+@pytest.mark.parametrize("read", [True, False])
+def test_copies_are_a_skip_if_something_else_reads_them(read, order):
+    """The streams of hyper-connections start as copies; those made for a sum alone broadcast."""
+    draw = Drawing([Parameter("w", (4, 4))])
+    x = draw.input("x", (2, 4))
+    streams = draw.broadcast("expand", draw.reshape("view", x, (2, 1, 4)), (2, 3, 4))
+    mean = draw.result("mean", [streams], (2, 4), word="mean") if read else x
+    made = draw.product("dot", [mean, draw.parameter("w")], ["bi", "io"], "bo", (2, 4))
+    shares = draw.input("shares", (2, 3, 1))
+    branch = draw.multiply("mul", shares, draw.reshape("back", made, (2, 1, 4)), (2, 3, 4))
+    graph = draw.graph([draw.add("add", *[branch, streams][::order], (2, 3, 4))])
+    assert infer_roles(graph) == {"w": "zero" if read else "transit"}
+
+
 @pytest.mark.parametrize("word", ["rsqrt", "sigmoid"])
 def test_a_product_with_a_root_of_statistics_is_a_norm_and_one_with_a_gate_is_none(word):
     """So what is added to it shifts, or is a constant that never vanishes."""
