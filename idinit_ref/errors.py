@@ -226,11 +226,11 @@ def prefixed(where: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> with prefixed("of parameter 'w'"):
+    >>> with prefixed("parameter 'w'"):
     ...     raise ShapeError("it has no axes")
     Traceback (most recent call last):
         ...
-    idinit_ref.errors.ShapeError: of parameter 'w': it has no axes
+    idinit_ref.errors.ShapeError: parameter 'w': it has no axes
     """
     try:
         yield

@@ -512,9 +512,9 @@ def test_quantised_weights_are_named_and_no_override_can_write_them():
     assert found["scale"].role == "keep"
     assert found["last.weight"].role == "zero"
     before = state(model)
-    with pytest.raises(errors.DTypeError, match=r"of parameter 'weight'.*int8"):
+    with pytest.raises(errors.DTypeError, match=r"parameter 'weight'.*int8"):
         init_(model, image(2, 4), overrides={"weight": "transit"})
-    with pytest.raises(errors.DTypeError, match=r"of parameter 'weight'.*int8"):
+    with pytest.raises(errors.DTypeError, match=r"parameter 'weight'.*int8"):
         init_(model, image(2, 4), overrides={"weight": "bias"})
     assert state(model) == before
 
@@ -536,7 +536,7 @@ def test_a_dtype_that_cannot_hold_eps_leaves_the_model_untouched():
     assert state(model) == before
     model = Residual(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))).half()
     before = state(model)
-    with pytest.raises(errors.RoundingError, match=r"of parameter 'layer.1.weight'"):
+    with pytest.raises(errors.RoundingError, match=r"parameter 'layer.1.weight'"):
         init_(model, image(2, 4).half(), eps=1e-9)
     assert state(model) == before
 

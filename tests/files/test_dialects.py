@@ -275,7 +275,7 @@ def test_a_matrix_without_a_bias_may_be_an_embedding(name, tmp_path):
     assert np.array_equal(array(made[f"{name}.embedding"]), state[f"{name}.weight"])
     tied = {f"{name}.weight": ir.plan((7, 5))}  # a head's axes, but Flax holds it as a table
     assert translate(tied, FLAX, tables=tied)[f"{name}.embedding"] is tied[f"{name}.weight"]
-    with pytest.raises(LayoutError, match="embedding table .* has axes IO"):
+    with pytest.raises(LayoutError, match=r"embedding table .* has axes IO"):
         translate(state, FLAX.extended([Change("", axes="OI")]), tables=state)
     both = FLAX.extended([Change("", axes="OI"), Change(name, layer="Embedding")])
     assert list(translate(state, both, tables=state)) == [f"{name}.embedding"]
