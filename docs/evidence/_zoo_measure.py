@@ -157,7 +157,7 @@ def _is_shift(name: str, tensor: Tensor) -> bool:
 def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], learns: set[str]) -> bool:
     """Whether the branch is zero once all of its weight operations after the source are.
 
-    Not those that never learn: they are kept as they are, as frozen ones.
+    Not those that never learn beside others: they are kept as they are, as frozen ones.
 
     A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
     """
@@ -168,7 +168,8 @@ def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], learns: set[str])
         if step == add.step:
             held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
 
-    zeroed = {tape.nodes[k].step for k in add.weights if tape.nodes[k].weights & learns}
+    learned = {k for k in add.weights if tape.nodes[k].weights & learns}
+    zeroed = {tape.nodes[k].step for k in learned or add.weights}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
     branch, skip = held

@@ -64,18 +64,12 @@ def name_operators() -> None:
         for name in dict.fromkeys(re.findall(pattern, file.read_text())):
             if not hasattr(torch.ops.torchvision, name):
                 library.define(f"{name}(Tensor x) -> Tensor")
-        from torchvision.ops import boxes, poolers
-
-        roi_align = importlib.import_module("torchvision.ops.roi_align")  # the package hides it
+        from torchvision.ops import boxes
 
         boxes.nms = _distinct
-
-        def pooled(features: Any, rois: Any, size: Any, scale: float, ratio: int) -> Any:
-            return roi_align._roi_align(features, rois, scale, *size, ratio, False)
-
-        poolers.roi_align = lambda features, rois, output_size, spatial_scale, sampling_ratio: (
-            pooled(features, rois, output_size, spatial_scale, sampling_ratio)
-        )
+        module: Any = importlib.import_module("torchvision.ops.roi_align")
+        plain = module._roi_align.__wrapped__  # slow if compiled, or with a sample a pixel
+        module._roi_align = lambda *given: plain(*given[:5], max(2, given[5]), given[6])
 
 
 def _distinct(boxes: torch.Tensor, scores: torch.Tensor, most: float) -> torch.Tensor:
@@ -185,6 +179,9 @@ def _made(family: str, name: str, options: dict[str, Any]) -> Any:
         raise TypeError("no size of the image is asked for")
     if re.search(DETECTORS, name):
         option = {"min_size": 64, "max_size": 64} if "ssd" not in name else {}
+    if "rcnn" in name:  # fewer regions: thousands are no other model
+        option |= {"rpn_post_nms_top_n_train": 16, "box_batch_size_per_image": 16}
+        option["rpn_pre_nms_top_n_train"] = 64
     if re.search(f"{DETECTORS}|deeplab|fcn|lraspp", name):
         option["weights_backbone"] = None
     return torchvision.models.get_model(name, weights=None, **option)

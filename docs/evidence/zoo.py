@@ -33,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from docs.evidence._data import FOLDER, code_digest, load, machine, save
+from docs.evidence._data import FOLDER, code_digest, filled, load, machine, save
 from docs.evidence._study import table
 from docs.evidence._zoo_serve import SECONDS, served
 from idinit_ref.files import whole_file
@@ -298,47 +298,22 @@ def page(data: Row) -> str:
     adds, projections, zeros = (
         sum(row[key] for row in measured) for key in ("adds", "projections", "zeros")
     )
-    seconds = sum(row.get("cpu_s", 0) for row in rows)
-    return f"""# Every architecture at hand: does it start as it should?
-
-Written by its command, not by hand; what was measured is in [zoo.json](zoo.json):
-
-```
-pip install -c constraints.txt -e ".[evidence,zoo]"
-python -m docs.evidence.zoo --jobs 2
-```
-
-Every type of transformers' `CONFIG_MAPPING` that builds at a tiny size, and, where they are
-installed, models of torchvision and timm, Keras's applications, backbones of keras_hub, and some
-networks in flax. The widths of the default configuration are divided, and its layers cut to two or
-to one of each kind; inputs are random. Models are in evaluation, but for what learns in training
-alone: detectors of torchvision, and Reformer, without dropout. Each model is measured in a process
-of its own ({SECONDS} CPU seconds at most).
-{_part(len(rows), data["of"])}
-{table(("family", "asked", *VERDICTS, "right of those that ran"), counts)}
-* **R1**: where zeroing all weight operations after a skip's source makes the branch vanish,
-  zeroing the weights in role zero alone does so, whatever the other weights are. There are
-  {adds:,} such adds, whose skip holds no weight. **R2**: with the other zero weights at 0, each of
-  the {zeros:,} changes to first order the add that it ends; of {projections:,} adds the skip holds
-  weights, too. Both are measured on a tape of PyTorch's own operations, which is run again with
-  other weights; it shares nothing with the tracer or with the rule of roles.
-* After `init_` with its defaults: outputs and gradients are finite; the output depends on the
-  input; no matrix is without gradient after a step of AdamW that has one when the model starts as
-  its authors say, but for those of which the audit says what they wait for; nothing else has
-  changed (buffers, random numbers, flags).
-* "wrong": one of these does not hold. "refused": `init_` said what it cannot follow, and left the
-  model as it was. "failed": the measurement itself. Not measured so are Keras and flax: there it is
-  asked whether the model is alive, and in flax which weights are zero.
-
-## What is wrong, refused or failed
-
-{table(("model", "class", "verdict", "why"), faulty) if faulty else "Nothing." + chr(10)}
-## What was not built
-
-{table(("what was said", "models", "as"), why) if why else "All were." + chr(10)}
-{len(rows)} models, {seconds / 60:.0f} CPU minutes, on {data["date"]}. Machine: {data["machine"]}.
-Versions: {data["versions"]}.
-"""
+    return filled(
+        "zoo",
+        seconds=SECONDS,
+        part=_part(len(rows), data["of"]),
+        families=table(("family", "asked", *VERDICTS, "right of those that ran"), counts),
+        adds=adds,
+        zeros=zeros,
+        projections=projections,
+        faulty=table(("model", "class", "verdict", "why"), faulty) if faulty else "Nothing.\n",
+        unbuilt=table(("what was said", "models", "as"), why) if why else "All were built.\n",
+        models=len(rows),
+        minutes=sum(row.get("cpu_s", 0) for row in rows) / 60,
+        date=data["date"],
+        machine=data["machine"],
+        versions=data["versions"],
+    )
 
 
 def _kind(why: str) -> str:
