@@ -159,8 +159,8 @@ class CheckpointError(IDInitError, ValueError):
     ...     open_checkpoint(path)
     Traceback (most recent call last):
         ...
-    idinit_ref.errors.CheckpointError: size of 'model.safetensors' = 0, but a safetensors file is
-    not empty; download the file again, or write it anew
+    idinit_ref.errors.CheckpointError: size of 'model.safetensors' = 0, but a safetensors file
+    should not be empty; download the file again, or write it anew
     """
 
 
