@@ -72,7 +72,7 @@ def loads(
         got, should = text[problem.pos : problem.pos + 60], f"it should be JSON ({problem.msg})"
         raise MalformedError(f"JSON at character {problem.pos}", got, should) from None
     except RecursionError:
-        raise MalformedError("JSON", text[:60], "it is nested too deeply") from None
+        raise MalformedError("JSON", text[:60], "its JSON is nested too deeply") from None
     except MalformedError:
         raise
     except ValueError:  # Python's limit of digits
