@@ -159,8 +159,8 @@ class CheckpointError(IDInitError, ValueError):
     ...     open_checkpoint(path)
     Traceback (most recent call last):
         ...
-    idinit_ref.errors.CheckpointError: size of 'model.safetensors' = 0, but a safetensors file is
-    not empty; download the file again, or write it anew
+    idinit_ref.errors.CheckpointError: size of 'model.safetensors' = 0, but a safetensors file
+    should not be empty; download the file again, or write it anew
     """
 
 
@@ -226,11 +226,11 @@ def prefixed(where: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> with prefixed("of parameter 'w'"):
+    >>> with prefixed("parameter 'w'"):
     ...     raise ShapeError("it has no axes")
     Traceback (most recent call last):
         ...
-    idinit_ref.errors.ShapeError: of parameter 'w': it has no axes
+    idinit_ref.errors.ShapeError: parameter 'w': it has no axes
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Does a model work: one forward and one backward pass, of which everything is measured."""
+"""The audit of a model: one forward and one backward pass, both measured."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value
 
-from ._trace import opened
-from ._walk import shape_of, started, step
+from ._trace import open_model
+from ._walk import shape_of, start_drawing, step
 
 __all__ = ["audit"]
 
@@ -45,7 +45,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     Parameters
     ----------
     model : flax.nnx.Module, equinox.Module or pytree
-        As for `trace`, with its values. Sharded arrays stay where they are.
+        As for `trace`, but not abstract. Sharded arrays stay where they are.
     inputs : tuple, dict or array
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
@@ -61,8 +61,8 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     Raises
     ------
     GraphError
-        If the model cannot be run or followed, is abstract, has no parameters, or returns nothing
-        floating.
+        If the model cannot be run or traced, is abstract, has no parameters, or returns no
+        floating-point array.
     OptionError, OptionTypeError
         If the inputs are all zeros or hold a NaN, or the model cannot be called.
 
@@ -75,53 +75,56 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     >>> params = {"up": jnp.ones((4, 4)), "down": jnp.ones((4, 4))}
     >>> x = jnp.array([[1.0, 2.0, 0.5, 1.0], [3.0, 1.0, 2.0, 0.0]])
     >>> params, _ = init(params, x, apply)
-    >>> found = audit(params, x, apply)
-    >>> bool(found.healthy), [branch.add for branch in found.branches]
+    >>> result = audit(params, x, apply)
+    >>> bool(result.healthy), [branch.add for branch in result.branches]
     (True, ['down: product: add'])
     """
-    whole = opened(model, apply_fn)
-    whole.check_values()
-    prepared = whole.prepared(inputs, "inputs")
-    arrays = [*whole.arrays, *prepared.inputs]
+    opened = open_model(model, apply_fn)
+    opened.check_values()
+    prepared = opened.prepared(inputs, "inputs")
+    arrays = [*opened.arrays, *prepared.inputs]
     for array in prepared.inputs:
         if isinstance(array, jax.ShapeDtypeStruct):
             should = "an audit runs the model, so they should have values"
             cure = "pass a few real samples"
             raise GraphError(message("inputs", f"abstract: {array}", should, cure))
-    if not any(whole.names):
+    if not any(opened.names):
         cure = "pass the parameters as the model, or a module that holds them"
         raise GraphError(message("model", type(model), "it should have parameters", cure))
     names = [a if isinstance(a, str) else a.name for a in prepared.arguments]
-    count = len(whole.arrays)
+    count = len(opened.arrays)
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     run = _Run(prepared.jaxpr, prepared.arguments, names, count, differ)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
-    later = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
-    looks = {group: {name: one() for name, one in held.items()} for group, held in later.items()}
+    deferred = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
+    looks = {
+        group: {name: measure() for name, measure in measures.items()}
+        for group, measures in deferred.items()
+    }
     return run.recording.audit(jax.device_get(looks))
 
 
-def _later(x: Any, batch: int, units: Any) -> Any:
-    """Return what measures an array once it has left the compiled function: a pytree of it."""
-    return Partial(partial(_look, batch, units), x)  # type: ignore[no-untyped-call]  # jax's own
+def _deferred(x: Any, batch: int, units: Any) -> Any:
+    """Return a pytree that holds an array and measures it outside the compiled function."""
+    return Partial(partial(_measure, batch, units), x)  # type: ignore[no-untyped-call]  # jax's own
 
 
-def _look(batch: int, units: Any, x: jax.Array) -> Any:
-    """Measure an array: on a host without compiling, else with one function for all its like."""
+def _measure(batch: int, units: Any, x: jax.Array) -> Any:
+    """Measure an array: on a CPU in NumPy, else by a function compiled once for each shape."""
     if x.is_fully_addressable and {device.platform for device in x.devices()} == {"cpu"}:
         return look(numpy_namespace, np.asarray(x), batch, units)
-    return _measure(x, batch, units)
+    return _compiled_measure(x, batch, units)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _measure(x: Any, batch: int, units: Any) -> Any:
+def _compiled_measure(x: Any, batch: int, units: Any) -> Any:
     return look(jnp, x, batch, units)
 
 
 class _Run:
-    """A computation, forward and backward, with what is measured of it; to be compiled."""
+    """Both passes of a computation, with their measurements; a function to compile."""
 
     def __init__(
         self,
@@ -132,34 +135,34 @@ class _Run:
         differ: Sequence[int],
     ) -> None:
         self.jaxpr, self.names, self.count, self.differ = jaxpr, names, count, differ
-        self.draw, self.values = started(jaxpr, arguments)
+        self.draw, self.values = start_drawing(jaxpr, arguments)
         self.recording: Recording
 
     def __call__(self, arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        recording = Recording(_later, np.asarray, arrays[self.count :])
+        recording = Recording(_deferred, np.asarray, arrays[self.count :])
         self.recording = recording
 
         def forward(starts: Sequence[Any]) -> tuple[list[Any], Any]:
             full = list(arrays)
             for at, start in zip(self.differ, starts, strict=True):
                 full[at] = start
-            ends = self.inside(self.jaxpr, self.values, full)
+            ends = self.walk(self.jaxpr, self.values, full)
             recording.record.graph = self.draw.graph([value for value, _ in ends])
             recording.record.uses = self.draw.uses()
             return [out for _, out in ends if _is_real(out) and out.size], recording.looks["nodes"]
 
-        own = [jnp.asarray(arrays[at]) for at in self.differ]
-        outs, pull, recording.looks["nodes"] = jax.vjp(forward, own, has_aux=True)
+        primals = [jnp.asarray(arrays[at]) for at in self.differ]
+        outs, pull, recording.looks["nodes"] = jax.vjp(forward, primals, has_aux=True)
         (gradients,) = pull(list(cotangents))
         inputs = dict(zip(self.names[self.count :], arrays[self.count :], strict=True))
         values = {self.names[at]: arrays[at] for at in self.differ if at < self.count}
         starts = [self.names[at] for at in self.differ if at >= self.count]
         return recording.end(inputs, outs, values, starts, gradients)
 
-    def inside(
+    def walk(
         self, inner: Jaxpr | ClosedJaxpr, values: Sequence[Value], arrays: Sequence[Any]
     ) -> list[tuple[Value, Any]]:
-        """Draw a jaxpr and compute it; return both for each of its results."""
+        """Draw a jaxpr and compute it; return the drawn value and the array of each result."""
         jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
         held = inner.consts if isinstance(inner, ClosedJaxpr) else ()
         known: dict[Any, tuple[Value, Any]] = {
@@ -185,28 +188,28 @@ class _Run:
         values, arrays = [value for value, _ in given], [array for _, array in given]
         called = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if eqn.primitive.name in _CALLS and called is not None:
-            return self.inside(called, values, arrays)
+            return self.walk(called, values, arrays)
         known = {
             var: array
             for var, array in zip(eqn.invars, arrays, strict=True)
             if not isinstance(var, Literal)
         }
-        body: Any = inner  # jax has no types for what comes
+        body: Any = inner  # JAX does not type `Jaxpr.replace`
         alone = body.replace(constvars=[], invars=[*known], outvars=eqn.outvars, eqns=[eqn])
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*known.values())
         drawn = len(self.draw.nodes)
-        found = step(self.draw, eqn, values)
+        outputs = step(self.draw, eqn, values)
         weights = {node.name for node in self.draw.nodes[drawn:] if node.kind == "weight"}
         is_sum = eqn.primitive.name in ("add", "add_any")
-        for value, result in zip(found, results, strict=True):
+        for value, result in zip(outputs, results, strict=True):
             if isinstance(value, Signal) and _is_real(result):
                 units = _units(eqn, values) if value.node in weights else None
                 self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
-        return list(zip(found, results, strict=True))
+        return list(zip(outputs, results, strict=True))
 
 
 def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:
-    """Return which axes of a weight operation's result are its units."""
+    """Return the range of axes that are the units in a weight operation's result."""
     rank = len(shape_of(eqn.outvars[0]))
     numbers: Any = eqn.params.get("dimension_numbers")
     if eqn.primitive.name == "conv_general_dilated":

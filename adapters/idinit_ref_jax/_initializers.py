@@ -61,8 +61,8 @@ class Initializer:
     def __repr__(self) -> str:
         verb, default = ("idi", idi()) if self.role == "transit" else ("idiz", idiz())
         usual = dict(default.options)
-        said = [f"{k}={v!r}" for k, v in self.options if v != usual.get(k, v)]
-        return f"{verb}({', '.join(said)})"
+        changed = [f"{k}={v!r}" for k, v in self.options if v != usual.get(k, v)]
+        return f"{verb}({', '.join(changed)})"
 
     def __call__(
         self,
@@ -71,7 +71,7 @@ class Initializer:
         dtype: Any = None,
         out_sharding: NamedSharding | PartitionSpec | None = None,
     ) -> jax.Array:
-        """Make the weight: ``init(key, shape, dtype)``, or ``init(shape, dtype)`` as Haiku does.
+        """Build the weight: ``init(key, shape, dtype)``, or Haiku's ``init(shape, dtype)``.
 
         Parameters
         ----------
@@ -84,9 +84,9 @@ class Initializer:
             floating dtype. As everywhere in JAX, float64 becomes float32 unless x64 is enabled.
         out_sharding : NamedSharding or PartitionSpec, optional
             The placement of the result on the devices; a PartitionSpec needs ``jax.set_mesh``. Each
-            shard is made separately (but cut from the whole if several axes count as one). Explicit
-            mesh axes work, as in JAX's own initialisers, and so do auto ones. In a traced function
-            JAX drops a ``memory_kind``: give it in ``out_shardings``.
+            shard is built separately, or cut from the whole if several axes count as one. Explicit
+            and auto mesh axes work, as in JAX's own initialisers. In a traced function JAX drops a
+            ``memory_kind``: give it in ``out_shardings``.
 
         Returns
         -------
@@ -115,8 +115,8 @@ class Initializer:
 def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str, tuple[int, ...]]:
     """Return the plan of a weight, a letter for each of its axes, and their sizes.
 
-    Axes of one letter are joined in the plan; `split_axes` with these letters parts them again,
-    and a reshape of these sizes gives the stored shape.
+    The plan joins axes of one letter. `split_axes` with these letters splits them again; a reshape
+    then gives the stored shape.
     """
     options = dict(init.options)
     del options["dtype"]
@@ -127,9 +127,9 @@ def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str, tuple[in
     except TypeError:
         sizes = (-1,)
     if min(sizes, default=0) < 0:
-        plan(shape)  # the core says what is wrong with it
+        plan(shape)  # raises the core's error for this shape
     if letters is None and len(sizes) < 2:
-        plan(sizes)  # as it says of a bias
+        plan(sizes)  # raises the core's error for a bias
     if letters is None:
         letters, sizes = _letters(axes, sizes, options)
     return joined(sizes, init.role, letters, **options), letters, sizes
@@ -138,7 +138,7 @@ def decide(init: Initializer, shape: Sequence[int]) -> tuple[Plan, str, tuple[in
 def build(
     init: Initializer, shape: Sequence[int], dtype: Any, sharding: Sharding | PartitionSpec | None
 ) -> jax.Array:
-    """Make a weight, under any kind of sharding."""
+    """Build a weight, under any kind of sharding."""
     decided, letters, parted = decide(init, shape)
     dtype = dict(init.options)["dtype"] if dtype is None else dtype
     return realise(decided, letters, parted, tuple(map(index, shape)), dtype, sharding)
@@ -147,9 +147,9 @@ def build(
 def _letters(
     axes: Mapping[str, tuple[int, ...] | None], shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> tuple[str, tuple[int, ...]]:
-    """Return a letter for each axis, and their sizes, as the options or the caller say them."""
-    said = {name: usual if axes[name] is None else axes[name] for name, usual in _AXES.items()}
-    numbered = cast("dict[str, tuple[int, ...]]", said)
+    """Return a letter and a size for each axis, from the options or from the calling layer."""
+    given = {name: usual if axes[name] is None else axes[name] for name, usual in _AXES.items()}
+    numbered = cast("dict[str, tuple[int, ...]]", given)
     if axes["in_axis"] is not None or axes["out_axis"] is not None:
         return letters_of(shape, numbered), shape
     layer, names = asking(_modules(), ("einsum_str", "name", "shape"), __name__)
@@ -163,12 +163,12 @@ def _letters(
     if layer is None and not axes["batch_axis"]:
         surely = surely or is_square(shape[:-2])
     if 2 < left < 6 and not surely:
-        asker = "a call by hand" if layer is None else type(layer).__name__
-        raise unknown(shape, asker, f"{NUMBERED}, and batch_axis= of stacks")
+        asker = "a direct call" if layer is None else type(layer).__name__
+        raise unknown(shape, asker, f"{NUMBERED}, and batch_axis= for stacks")
     if kind in ("LinearGeneral", "DenseGeneral") and "shape" in names:
-        # They show one matrix, whatever the weight is.
-        given = getattr(layer, "batch_axis", None) or getattr(layer, "batch_dims", ())
-        copies = prod(names["shape"][: len(given)]) if given else 1
+        # These layers ask for one matrix, whatever the shape of the weight.
+        batch = getattr(layer, "batch_axis", None) or getattr(layer, "batch_dims", ())
+        copies = prod(names["shape"][: len(batch)]) if batch else 1
         return "BIO", (copies, shape[0] // copies, shape[1])
     if kind == "ConvNDTranspose" or getattr(layer, "transpose_kernel", False):
         numbered |= {"in_axis": (-1,), "out_axis": (-2,)}
@@ -176,16 +176,16 @@ def _letters(
 
 
 def _modules() -> tuple[type, ...]:
-    """Return the classes of layers of the libraries that are there."""
+    """Return the layer classes of the libraries that are imported."""
     names = ("flax.nnx", "flax.linen", "haiku")
     return tuple(sys.modules[name].Module for name in names if name in sys.modules)
 
 
 def _kind(layer: Any) -> str | None:
-    """Return the name of a library's layer whose weights are known here."""
-    for each in type(layer).__mro__:
-        if each.__name__ in _KINDS and each.__module__.startswith(("flax.", "haiku.")):
-            return each.__name__
+    """Return which of `_KINDS` of Flax or Haiku a layer is, or None."""
+    for base in type(layer).__mro__:
+        if base.__name__ in _KINDS and base.__module__.startswith(("flax.", "haiku.")):
+            return base.__name__
     return None
 
 
@@ -203,17 +203,17 @@ def make(
     axes: Mapping[str, Axes | None],
     **scalars: Any,
 ) -> Initializer:
-    """Return an initialiser, after checking all that can be checked without a shape."""
+    """Return an initialiser. Validates all that needs no shape."""
     given = {name: value for name, value in axes.items() if value is not None}
     for jaxs, ours in _NAMED.items():
         if ours in given:
             if jaxs in given:
-                should = f"{jaxs} is the same, under the name that JAX gives it"
+                should = f"{jaxs}, JAX's name for the same axes, should not be given as well"
                 raise OptionError(message(ours, given[ours], should, "give one of them"))
             given[jaxs] = given.pop(ours)
     numbered = {name: places(name, value, name != "batch_axis") for name, value in given.items()}
     if layout is not None and any(numbered.values()):
-        should = f"it names all axes, and so do {numbered}"
+        should = f"it names all axes, so {numbered} should not be given as well"
         cure = "give either layout, or in_axis, out_axis and batch_axis"
         raise OptionError(message("layout", layout, should, cure))
     sample = plan((1, 1), role, taps=taps, **scalars)
@@ -264,16 +264,16 @@ def idi(
     gain, wide, groups, transposed, stride, blocks, taps, tap, loosen, loosen_at, seed
         As in :func:`idinit_ref.plan`.
     in_axis, out_axis, batch_axis : int or sequence of int, optional
-        The axes of the inputs, of the outputs and of stacked weights. The names and defaults are
-        those of ``jax.nn.initializers.variance_scaling``, so that a call of it needs no other
-        arguments: if only some are named, the others are -2, -1 and none. Several axes of one
-        kind count as one in row-major order; every batch axis holds independent copies. The other
-        axes are the kernel's, in order: W, or H and W, or D, H and W.
+        The axes of the inputs, of the outputs and of stacked weights. Names and defaults are those
+        of ``jax.nn.initializers.variance_scaling``: if only some are given, the others are -2, -1
+        and none. Several axes of one kind count as one in row-major order; every batch axis holds
+        independent copies. The other axes are the kernel's, in order: W, or H and W, or D, H and W.
     input_axes, output_axes, batch_axes : int or sequence of int, optional
-        The same, under the names that the Keras adapter has. Give one of the two.
+        The same axes, under the names of the Keras adapter. Give one name only.
     layout : str, optional
-        Instead, a letter for each axis, as in :func:`idinit_ref.plan`. Axes of one letter count as
-        one: "IOO" for the kernel (d, heads, size) of queries, "OOI", "LIOO" for a stack.
+        A letter for each axis, as in :func:`idinit_ref.plan`; it replaces the axis numbers. Axes of
+        one letter count as one: "IOO" for the kernel (d, heads, size) of queries, "OOI", "LIOO"
+        for a stack.
     dtype : dtype, optional
         The dtype if the call gives none.
 
@@ -295,9 +295,9 @@ def idi(
     An initialiser sees only a shape. Three axes or more may be a convolution, a stack of matrices
     or heads. Without `layout` and axes, the initialiser looks at the layer that calls it, if it is
     one of Flax's or Haiku's own: Conv and ConvTranspose, Einsum for its equation, LinearGeneral and
-    DenseGeneral for their batch axes. For any other layer it is an error. In a call by hand a
-    square kernel of odd size is a convolution's (HWIO, DHWIO), and so is any kernel with an option
-    such as `taps`; everything else is an error.
+    DenseGeneral for their batch axes. Any other layer is an error. In a direct call a square kernel
+    of odd size counts as a convolution (HWIO, DHWIO), and so does any kernel with an option such as
+    `taps`; everything else is an error.
 
     Haiku's call, ``init(shape, dtype)``, works too.
 
@@ -370,7 +370,7 @@ def idiz(
     Returns
     -------
     callable
-        As :func:`idi` does.
+        As in :func:`idi`.
 
     Raises
     ------

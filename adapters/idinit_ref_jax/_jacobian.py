@@ -1,4 +1,4 @@
-"""The Jacobian of a computation, by its products: for `idinit_ref.diagnostics`."""
+"""The Jacobian of a computation as a linear operator, for `idinit_ref.diagnostics`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["jacobian"]
 
 
 def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
-    """Return the Jacobian of f at x as a linear map, which is never written out.
+    """Return the Jacobian of f at x as a linear operator; the matrix is never formed.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
         `jax.linearize`; `jax.linear_transpose` gives the products with J^T. For many products
         ``jax.jit(f)`` is faster.
     x : jax.Array
-        Real floating, of any shape. Several samples at once are several inputs.
+        Real floating, of any shape. A batch of samples counts as one vector of all their entries.
 
     Returns
     -------
@@ -34,9 +34,9 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
     Raises
     ------
     OptionTypeError
-        If x or f(x) is no real floating array.
+        If x or f(x) is not a real floating array.
     ShapeError
-        If one of them is empty.
+        If x or f(x) is empty.
 
     Notes
     -----

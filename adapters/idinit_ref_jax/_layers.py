@@ -1,4 +1,4 @@
-"""Layers of ``flax.nnx``: their axes, groups and paddings, and their parameters in place."""
+"""Layers of ``flax.nnx``: their axes, groups and paddings; their parameters, set in place."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def layer_plans(
         be such a layer in nnx.WeightNorm or nnx.SpectralNorm; then the result of the norm becomes
         the weight.
     role : {"transit", "zero"}
-        IDI or IDIZ. For an attention layer, "zero" is its last weight alone, that of `out`, and
-        for LoRA `lora_b`; the others are "transit". What a LoRA is put around is not its own.
+        IDI or IDIZ. With "zero", only the last weight of an attention layer (`out`) or of a LoRA
+        (`lora_b`) is IDIZ; the others are IDI. The layer that a LoRA wraps is left out.
     gain, wide
-        Of the weights in role "transit", as in :func:`idinit_ref.plan`.
+        For weights in role "transit", as in :func:`idinit_ref.plan`.
     eps, form
-        Of the weights in role "zero", as in :func:`idinit_ref.plan`.
+        For weights in role "zero", as in :func:`idinit_ref.plan`.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (spec section 3). The first three start at the identity tap,
         in each phase of a strided ConvTranspose.
@@ -85,9 +85,9 @@ def layer_plans(
     Returns
     -------
     dict of str to Plan
-        By the name of the parameter: "kernel", "query.kernel", "lora_a" and so on. Where a weight
-        has several axes of inputs or of outputs, the plan has the shape in which they are joined,
-        and for LinearGeneral a reshape to the parameter's shape goes back.
+        By the name of the parameter: "kernel", "query.kernel", "lora_a" and so on. The plan joins
+        several axes of inputs, or of outputs, into one; for LinearGeneral a reshape gives the
+        parameter's shape back.
 
     Raises
     ------
@@ -97,8 +97,8 @@ def layer_plans(
         If the layer is not of a known type.
     ShapeError, LayoutError, OptionError
         If the options do not fit the layer, the name of its padding is unknown, its kernel does not
-        have the axes of such a layer (after those of a stack), or its norm cannot give the weight.
-        All options are validated, used or not.
+        have the axes of such a layer (after those of a stack), or its norm cannot reproduce the
+        weight. All options are validated, used or not.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def layer_plans(
     >>> p.layout, p.stride, p.tap
     ('HWOI', (2, 2), (1, 1))
     """
-    found = _weights(
+    weights = _weights(
         layer,
         role,
         gain=gain,
@@ -125,7 +125,7 @@ def layer_plans(
         loosen_at=loosen_at,
         seed=seed,
     )
-    return {one.name: decide(one.init, one.parameter.shape)[0] for one in found}
+    return {weight.name: decide(weight.init, weight.parameter.shape)[0] for weight in weights}
 
 
 def idi_layer_(
@@ -226,7 +226,7 @@ def _nnx() -> Any:
 def _weights(
     layer: Any, role: Role, *, taps: Taps, tap: Sequence[int] | None, **options: Any
 ) -> list[_Weight]:
-    """Return the weights of a layer, the last one at the end."""
+    """Return the weights of a layer in the order of its computation."""
     nnx = _nnx()
     if isinstance(layer, (nnx.WeightNorm, nnx.SpectralNorm)):
         layer = layer.layer_instance
@@ -236,18 +236,17 @@ def _weights(
         parts = {f"{name}.kernel": getattr(layer, name) for name in names}
     if isinstance(layer, nnx.LoRA):
         parts = {"lora_a": layer, "lora_b": layer}
-    found: list[_Weight] = []
+    weights: list[_Weight] = []
     for k, (name, part) in enumerate(parts.items()):
         parameter, bias = (getattr(part, at, None) for at in (name.rpartition(".")[2], "bias"))
         if parameter is None:
-            raise _unknown(part)
-        own = role if k == len(parts) - 1 else "transit"
-        sample = either((0, 0), own, k, **options)
-        used = _USED[own]
+            raise _unknown_layer(part)
+        its_role = role if k == len(parts) - 1 else "transit"
+        sample = either((0, 0), its_role, k, **options)
         axes = _axes(nnx, part, tuple(parameter.shape), taps, tap)
-        init = make(own, **axes, **{at: getattr(sample, at) for at in used})
-        found.append(_Weight(name, parameter, init, bias))
-    return found
+        used = {option: getattr(sample, option) for option in _USED[its_role]}
+        weights.append(_Weight(name, parameter, make(its_role, **axes, **used), bias))
+    return weights
 
 
 def _axes(
@@ -255,7 +254,7 @@ def _axes(
 ) -> dict[str, Any]:
     """Return the options of an initialiser that depend on the kind of layer.
 
-    Axes are counted from the last, for what a kernel has before its own axes is a stack.
+    Axes are counted from the last: additional leading axes are those of a stack.
     """
     axes: dict[str, Any] = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
     options: dict[str, Any] = {"taps": taps, "axes": axes}
@@ -283,15 +282,15 @@ def _axes(
             axes |= {"in_axis": -1, "out_axis": -2}
         options |= _identity(layer, isinstance(layer, nnx.ConvTranspose), taps)
     else:
-        raise _unknown(layer)
+        raise _unknown_layer(layer)
     stack = len(given) - len(shape)
     if given[max(stack, 0) :] != tuple(shape):
         raise ShapeError(
             message(
                 "kernel",
                 given,
-                f"the last axes of this {type(layer).__name__}'s should be {tuple(shape)}, behind "
-                "those of a stack of layers, if any",
+                f"the last axes of this {type(layer).__name__}'s kernel should be {tuple(shape)}, "
+                "after those of a stack of layers",
                 "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
             )
         )
@@ -299,53 +298,54 @@ def _axes(
     return options if tap is None else options | {"tap": tap}
 
 
-def _unknown(layer: Any) -> OptionTypeError:
+def _unknown_layer(layer: Any) -> OptionTypeError:
     return OptionTypeError(
         message(
             "layer",
             type(layer),
             f"it should be {_KNOWN} of flax.nnx",
-            "use idi(...) or idiz(...) as kernel_init; for Equinox, whose modules are immutable, "
-            "put their result in with eqx.tree_at (in_axis=1, out_axis=0)",
+            "use idi(...) or idiz(...) as kernel_init; into Equinox's immutable modules "
+            "insert their result with eqx.tree_at (in_axis=1, out_axis=0)",
         )
     )
 
 
 def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:
-    """Return the identity tap and the phases of a convolution, if its taps have an order for them.
+    """Return the identity tap and the phases of a convolution, where its order of taps uses them.
 
     A ConvTranspose is a convolution of the input spread by its strides. Only `transpose_kernel`
     flips the kernel.
     """
     kernel = layer.kernel_size
-    dilation, strides = _each(layer.kernel_dilation, kernel), _each(layer.strides, kernel)
-    spread = strides if transposed else _each(layer.input_dilation, kernel)
-    turned = bool(getattr(layer, "transpose_kernel", False))
+    dilation, strides = _per_axis(layer.kernel_dilation, kernel), _per_axis(layer.strides, kernel)
+    spread = strides if transposed else _per_axis(layer.input_dilation, kernel)
+    flipped = bool(getattr(layer, "transpose_kernel", False))
     if isinstance(layer.padding, str):
         axes = zip(kernel, dilation, strides, strict=True)
-        left = [_left(layer, d * (k - 1), s, transposed, turned) for k, d, s in axes]
+        left = [_left_padding(layer, d * (k - 1), s, transposed, flipped) for k, d, s in axes]
     else:
-        left = [p if isinstance(p, int) else p[0] for p in _each(layer.padding, kernel)]
+        left = [p if isinstance(p, int) else p[0] for p in _per_axis(layer.padding, kernel)]
     if len(kernel) > len(SPATIAL):
         return {}
-    turn = [turned] * len(kernel)
-    found = identity(left, dilation, kernel, spread, turn, forward=False)
+    flips = [flipped] * len(kernel)
+    options = identity(left, dilation, kernel, spread, flips, forward=False)
     layout = SPATIAL[len(SPATIAL) - len(kernel) :] + "OI"
-    kept = either((*kernel, 1, 1), "transit", layout=layout, taps=taps, **found)
-    return {name: getattr(kept, name) for name in found}
+    used = either((*kernel, 1, 1), "transit", layout=layout, taps=taps, **options)
+    return {name: getattr(used, name) for name in options}
 
 
-def _left(layer: Any, reach: int, stride: int, transposed: bool, turned: bool) -> int:
-    """Return the left padding of a named padding, along an axis on which a kernel reaches so far.
+def _left_padding(layer: Any, reach: int, stride: int, transposed: bool, flipped: bool) -> int:
+    """Return the left padding that a name of a padding means along one axis.
 
-    As in `jax.lax`; CIRCULAR and REFLECT as in `flax.nnx`.
+    `reach` is dilation * (kernel size - 1). Names are those of `jax.lax`; CIRCULAR and REFLECT
+    those of `flax.nnx`.
     """
     more = max(reach + 1 - stride, 0)
     rules = {"SAME": more // 2, "SAME_LOWER": -(-more // 2), "VALID": 0, "CAUSAL": reach}
     rules |= {"CIRCULAR": reach // 2, "REFLECT": reach // 2}
     if transposed:
         rules = {"SAME": reach if stride > reach else (reach + stride) // 2, "VALID": reach}
-        rules["CIRCULAR"] = reach - (more + turned) // 2
+        rules["CIRCULAR"] = reach - (more + flipped) // 2
     name = layer.padding.upper()
     if name not in rules:
         raise OptionError(
@@ -359,29 +359,29 @@ def _left(layer: Any, reach: int, stride: int, transposed: bool, turned: bool) -
     return rules[name]
 
 
-def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
-    """Return an option of a convolution for every axis, as Flax reads it: None is 1."""
+def _per_axis(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
+    """Return an option of a convolution for every axis; in Flax None means 1."""
     value = 1 if value is None else value
     return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
 
 
 def _write(outer: Any, weights: list[_Weight]) -> None:
-    """Make all weights, and only then put them, scales of weight norm and zero biases in place."""
+    """Build all weights first; then set them, zero biases, and the scales of a weight norm."""
     nnx, new, scales = _nnx(), [], {}
     for name, parameter, init, bias in weights:
         old = parameter.get_value()
-        made = build(init, old.shape, old.dtype, sharding_of(old))
-        new.append((parameter, made))
+        weight = build(init, old.shape, old.dtype, sharding_of(old))
+        new.append((parameter, weight))
         if bias is not None:
             new.append((bias, jnp.zeros_like(bias.get_value())))
         path = tuple(name.split("."))
         if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, parameter):
-            scales[path] = _scale(outer, made)
+            scales[path] = _scale(outer, weight)
         elif isinstance(outer, nnx.SpectralNorm) and not is_partial_isometry(
-            np.asarray(made).reshape(-1, made.shape[-1])
+            np.asarray(weight).reshape(-1, weight.shape[-1])
         ):
-            should = "it makes the largest singular value 1, and that of this weight is another"
-            cure = "give a gain that makes all of them 1 or 0, or wrap the layer afterwards"
+            should = "it makes the largest singular value 1, so all should already be 1 or 0"
+            cure = "give a gain that makes them so, or wrap the layer afterwards"
             raise OptionError(message("layer", type(outer).__name__, should, cure))
     for parameter, value in new:
         parameter.set_value(value)
@@ -390,9 +390,9 @@ def _write(outer: Any, weights: list[_Weight]) -> None:
 
 
 def _scale(outer: Any, kernel: Any) -> Any:
-    """Return the scales with which weight norm gives a kernel back, which it divides by its norms.
+    """Return the scales that undo weight norm's division of a kernel by its norms.
 
-    To their squares it adds an epsilon, which has to be small beside them.
+    Weight norm adds an epsilon to the squared norms, which has to be small beside them.
     """
     given = outer.feature_axes
     features = {axis % kernel.ndim for axis in (given if isinstance(given, tuple) else (given,))}
@@ -403,8 +403,8 @@ def _scale(outer: Any, kernel: Any) -> Any:
     if not outer.use_scale:
         exact &= (squares == 0) | (jnp.abs(squares - 1) < 1e-5)
     if not exact.all():
-        should = f"it divides by the root of the squares' sum and epsilon={outer.epsilon}, "
-        should += "after which this kernel is another"
+        should = f"it divides by sqrt(sum of squares + epsilon={outer.epsilon}), and should leave "
+        should += "this kernel unchanged"
         cure = "wrap it with use_scale=True and epsilon=0.0, or wrap the layer afterwards"
         raise OptionError(message("layer", type(outer).__name__, should, cure))
     return jnp.sqrt(squares)

@@ -15,7 +15,7 @@ from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
 from ._sharded import in_numpy, place, realise, sharding_of
-from ._trace import opened
+from ._trace import open_model
 
 __all__ = ["init", "plans"]
 
@@ -38,8 +38,8 @@ def plans(
     Returns
     -------
     dict of str to Plan
-        By the name of the parameter. Where several axes of a weight are inputs, or outputs, they
-        count as one in row-major order, and the plan has the shape of the matrix.
+        By the name of the parameter. Several axes of inputs, or of outputs, count as one in
+        row-major order; the plan has the shape of the matrix.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def plans(
          groups=1, transposed=False, stride=None, blocks=None, taps='outward', tap=None,
          loosen=0.0, loosen_at='all', seed=0)
     """
-    return decide(opened(model, apply_fn).trace(example_inputs), **options).plans
+    return decide(open_model(model, apply_fn).trace(example_inputs), **options).plans
 
 
 def init(
@@ -90,7 +90,7 @@ def init(
     model : of the same type
         The new model. It shares the arrays that are kept.
     report : Report
-        The role and value of every parameter, and why; it begins with its warnings.
+        The role and value of every parameter, and the reason. It begins with the warnings.
 
     Raises
     ------
@@ -116,17 +116,17 @@ def init(
     up    (4, 8)  transit  weight; no residual branch ends with it
     2 parameters: 1 transit, 1 zero, 0 bias, 0 keep
     """
-    taken = opened(model, apply_fn)
-    taken.check_values()
-    graph = taken.trace(example_inputs)
-    arrays = _Arrays(dict(zip(taken.names, taken.arrays, strict=True)))
+    opened = open_model(model, apply_fn)
+    opened.check_values()
+    graph = opened.trace(example_inputs)
+    arrays = _Arrays(dict(zip(opened.names, opened.arrays, strict=True)))
     report = initialise(graph, arrays, **options)
-    pairs = zip(taken.names, taken.arrays, strict=True)
-    return taken.rebuild([arrays.new.get(name, old) for name, old in pairs]), report
+    pairs = zip(opened.names, opened.arrays, strict=True)
+    return opened.rebuild([arrays.new.get(name, old) for name, old in pairs]), report
 
 
 class _Arrays(Weights):
-    """Arrays, which are not written to: their successors are made beside them."""
+    """A model's arrays. They are immutable, so `new` collects their replacements."""
 
     def __init__(self, held: Mapping[str, Any]) -> None:
         super().__init__(held)

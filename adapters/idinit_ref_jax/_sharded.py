@@ -1,4 +1,4 @@
-"""Where a weight lies: on one device, in shards of any kind, or in a traced function."""
+"""Weights on one device, in shards of any kind, or in a traced function."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def realise(
     dtype: Any,
     sharding: Sharding | PartitionSpec | None,
 ) -> jax.Array:
-    """Make the weight of a plan, whose axes are those of a parted shape that share a letter.
+    """Build the weight of a plan in its stored shape.
 
-    A reshape of the parted shape gives the stored one.
+    The plan joins the axes of `parted` that share a letter; a reshape of `parted` gives `shape`.
     """
     target = resolve(jnp, dtype, None)
     traced = target.way == "trace"
@@ -53,7 +53,7 @@ def realise(
 def in_numpy(
     decided: Plan, letters: str, parted: tuple[int, ...], shape: tuple[int, ...], dtype: Any
 ) -> Any:
-    """Make the weight of a plan as a NumPy array, as `realise` does."""
+    """Build the weight of a plan as `realise` does, but as a NumPy array."""
     whole = decided.build(dtype=dtype)
     return split_axes(numpy_namespace, whole, parted, letters).reshape(shape)
 
@@ -64,7 +64,7 @@ def place(
     dtype: Any,
     sharding: Sharding | None,
 ) -> jax.Array:
-    """Make an array of what `take` gives for each part of it, every shard on its own."""
+    """Build an array, each shard separately; `take` returns the entries of one part."""
     if sharding is None:
         return jnp.asarray(take((slice(None),) * len(shape)))
 
@@ -80,20 +80,20 @@ def place(
 
 
 def sharding_of(old: Any) -> Sharding | None:
-    """Return what the successor of an array has to ask for, to lie where the array lies."""
+    """Return the sharding that places a new array where an old one lies."""
     if isinstance(old, jax.core.Tracer):
         sharding = jax.typeof(old).sharding
         return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-    # An uncommitted array goes where it is used, and its successor should do so too.
+    # An uncommitted array moves to where it is used; the new one should too.
     return getattr(old, "sharding", None) if getattr(old, "committed", True) else None
 
 
 def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced: bool) -> Sharding:
-    """Return a sharding that cuts a shape evenly; a PartitionSpec gets the mesh that is set."""
+    """Return a sharding that divides a shape evenly; a PartitionSpec gets the current mesh."""
     given = sharding
     here = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()
     mesh: Any = here if isinstance(sharding, PartitionSpec) else getattr(sharding, "mesh", None)
-    if isinstance(mesh, AbstractMesh):  # of what lies on devices already, as typeof says it
+    if isinstance(mesh, AbstractMesh):  # from jax.typeof of an array on devices
         mesh = here
     types = () if mesh is None else (*mesh.axis_types, *here.axis_types)
     if traced and AxisType.Explicit in types and mesh.abstract_mesh != here:
@@ -102,7 +102,7 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
                 "out_sharding",
                 given,
                 f"in a traced function its mesh should be the one that is set, {here}",
-                "enter `with jax.set_mesh(mesh):` with its mesh around the whole",
+                "enter `with jax.set_mesh(mesh):` with the same mesh around the call",
             )
         )
     if mesh is not None and mesh.empty:
@@ -110,7 +110,7 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
             message(
                 "out_sharding",
                 given,
-                "it should find a mesh with devices, and none is set",
+                "it should have a mesh with devices, and none is set",
                 "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
             )
         )
@@ -120,7 +120,7 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
             message(
                 "out_sharding",
                 given,
-                "it should not be unreduced: such devices hold terms of a sum, not entries",
+                "it should not be unreduced: the devices would hold terms of a sum, not entries",
                 "name the axis in the specification, or leave it out",
             )
         )
@@ -130,12 +130,12 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
         if isinstance(spec, PartitionSpec) and len(spec) > len(shape):
             raise IndexError(f"the specification has {len(spec)} axes")
         cast("Sharding", sharding).shard_shape(shape)
-    except Exception as problem:  # of several kinds, some of JAX alone
+    except Exception as problem:  # JAX raises several types, some of its own
         raise OptionError(
             message(
                 "out_sharding",
                 given,
-                f"it should cut every axis of shape {shape} evenly, and JAX said: {problem}",
+                f"it should divide every axis of shape {shape} evenly; JAX raised: {problem}",
                 "name only axes of the mesh, whose sizes divide the axes of the weight",
             )
         ) from problem
@@ -143,7 +143,7 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
 
 
 def _constrained(make: Callable[[], jax.Array], sharding: Sharding) -> jax.Array:
-    """Return what a traced function makes, under a sharding, as the kind of its mesh demands."""
+    """Build a weight in a traced function under a sharding, for the axis types of its mesh."""
     constrain: Any = jax.lax.with_sharding_constraint
     if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
         return cast("jax.Array", constrain(make(), sharding))
@@ -154,15 +154,15 @@ def _constrained(make: Callable[[], jax.Array], sharding: Sharding) -> jax.Array
         if kind == AxisType.Explicit
     )
 
-    def shown(part: Any) -> Any:
+    def explicit_names(part: Any) -> Any:
         names = part if isinstance(part, tuple) else (part,)
         return tuple(name for name in names if name in explicit) or None
 
-    # Resharding afterwards would let every device make the whole.
+    # With a reshard afterwards, every device would build the whole weight.
     jaxs: Any = jax.sharding
     inside = jaxs.auto_axes(
         lambda: constrain(make(), spec),
         axes=explicit,
-        out_sharding=jaxs.PartitionSpec(*map(shown, spec)),
+        out_sharding=jaxs.PartitionSpec(*map(explicit_names, spec)),
     )
     return cast("jax.Array", inside())

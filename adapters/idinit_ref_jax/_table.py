@@ -1,4 +1,4 @@
-"""What each of JAX's operations is: one call of the drawing."""
+"""JAX's primitives, each as one call of `Drawing`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def floats(var: Any) -> bool:
     return hasattr(var.aval, "dtype") and is_floating(var.aval.dtype)
 
 
-# What only moves or rounds ----------------------------------------------------------------------
+# Operations that move entries -------------------------------------------------------------------
 
 
 def _reshape(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -74,7 +74,7 @@ def _slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a slice whose place is computed: often it takes one layer of a stack."""
+    """Draw a slice at a computed start: often it takes one layer of a stack."""
     old, var = shape_of(eqn.invars[0]), eqn.outvars[0]
     new = shape_of(var)
     at = [v.val for v in eqn.invars[1:] if isinstance(v, Literal)]
@@ -88,7 +88,7 @@ def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a write over a part whose place may be computed; over zeros it is a padding."""
+    """Draw a write over a slice with a start that may be computed; over zeros it is a padding."""
     whole, part, shape = *map(shape_of, eqn.invars[:2]), shape_of(eqn.outvars[0])
     at = [number_of(v) for v in eqn.invars[2:]]
     if None in at:
@@ -98,7 +98,7 @@ def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _scatter(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a write at computed places; of one block, as x.at[:, 2:].set(y), from one place on."""
+    """Draw a write at computed indices; of one block, as in x.at[:, 2:].set(y), over a slice."""
     (whole, places, part), shape = given, shape_of(eqn.outvars[0])
     numbers, at = eqn.params["dimension_numbers"], getattr(places, "value", None)
     if at is None or len(numbers.update_window_dims) < len(shape):
@@ -139,7 +139,7 @@ def _pad(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a scatter-add: of one update as large as what it is added to, it is a sum."""
+    """Draw a scatter-add; with one update of the operand's shape it is a sum."""
     whole, _, update = given
     window = eqn.params["dimension_numbers"].update_window_dims
     shape = shape_of(eqn.invars[0])
@@ -150,13 +150,13 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def number_of(var: Any) -> float | None:
-    """Return a real number that is written in the jaxpr."""
+    """Return the value of a literal that is a real number, else None."""
     is_real = isinstance(var, Literal) and not shape_of(var) and np.isrealobj(var.val)
     return float(var.val) if is_real else None
 
 
 def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a power, a clamp, or a choice, of which the numbers count."""
+    """Draw a power, a clamp or a select; its numbers decide whether it is 0 at 0."""
     kind, (var,), word = eqn.primitive.name, eqn.outvars, "where"
     if kind == "integer_pow":
         word = power(eqn.params["y"])
@@ -172,15 +172,15 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _scale(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a quotient or a change of sign."""
+    """Draw a quotient or a negation."""
     kind, shape = eqn.primitive.name, shape_of(eqn.outvars[0])
-    if is_number(given[0]):  # a number divided by what is given
+    if is_number(given[0]):  # a number divided by a value
         return draw.entrywise(kind, given, shape, doing="divided by")
     return draw.scale(kind, given, shape, "divided by" if kind == "div" else "")
 
 
 def _dot(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Walk a product of matrices, stacked or not."""
+    """Draw a product of matrices, stacked or not."""
     (var,), numbers = eqn.outvars, eqn.params.get("dimension_numbers")
     stacks: list[int] = []
     if numbers is None:
@@ -263,7 +263,7 @@ MOVES: dict[str, _Draw] = {
     "dynamic_update_slice": _write,
     "scatter": _scatter,
 }
-"""What moves entries of any dtype."""
+"""Operations that move entries, of any dtype."""
 
 TABLE: dict[str, _Draw] = {
     **dict.fromkeys(
@@ -287,4 +287,4 @@ TABLE: dict[str, _Draw] = {
     "ragged_dot_general": _dot,
     "conv_general_dilated": _convolution,
 }
-"""What computes, of real or complex numbers."""
+"""Operations that compute with real or complex numbers."""

@@ -20,7 +20,7 @@ from idinit_ref.tracing import Parameter
 
 from ._walk import graph_of, is_floating
 
-__all__ = ["Opened", "opened", "trace"]
+__all__ = ["Opened", "open_model", "trace"]
 
 
 def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Graph:
@@ -46,8 +46,8 @@ def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None =
     Returns
     -------
     idinit_ref.Graph
-        All parameters first, in the order of the model. Where several axes of a weight are inputs,
-        or outputs, they count as one: the node has the shape of the matrix.
+        All parameters first, in the order of the model. Several axes of inputs, or of outputs,
+        count as one: the node has the shape of the matrix.
 
     Raises
     ------
@@ -60,8 +60,8 @@ def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None =
     Notes
     -----
     Dropout and normalisations are traced as in evaluation (``model.eval()`` of a copy in Flax,
-    ``eqx.nn.inference_mode`` in Equinox); the model itself is never changed. What is sown, and
-    state such as ``nnx.BatchStat``, is no parameter.
+    ``eqx.nn.inference_mode`` in Equinox); the model itself is never changed. Sown values and state
+    such as ``nnx.BatchStat`` are not parameters.
 
     Examples
     --------
@@ -75,12 +75,12 @@ def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None =
     ['down', 'up', 'inputs.0', 'up: product', 'up: product: max', 'down: product',
      'down: product: add']
     """
-    return opened(model, apply_fn).trace(example_inputs)
+    return open_model(model, apply_fn).trace(example_inputs)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The computation of a model, what each argument of it is, and the arrays of the inputs."""
+    """The computation of a model, the meaning of each argument, and the input arrays."""
 
     jaxpr: ClosedJaxpr
     arguments: tuple[Parameter | str, ...]
@@ -89,20 +89,20 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model with its arrays taken out.
+    """A model, separated into arrays and computation.
 
     Parameters
     ----------
     paths : tuple of str
-        Where every array that goes into its computation is.
+        The path of every array that enters the computation.
     arrays : tuple of array
         These arrays, or their shapes.
     are_parameters : tuple of bool
-        Which of them are.
+        Which of them are parameters.
     call : callable
-        ``call(arrays, args, kwargs)`` computes the output, as in evaluation.
+        ``call(arrays, args, kwargs)`` computes the output in evaluation mode.
     rebuild : callable
-        ``rebuild(arrays)`` is the model with other arrays, and its mode as it was.
+        ``rebuild(arrays)`` returns the model with other arrays, in its original mode.
     """
 
     paths: tuple[str, ...]
@@ -113,7 +113,7 @@ class Opened:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every array its path, or "" for one that is no parameter."""
+        """The path of every array, or "" for one that is not a parameter."""
         pairs = zip(self.paths, self.are_parameters, strict=True)
         return tuple(path if is_parameter else "" for path, is_parameter in pairs)
 
@@ -122,23 +122,23 @@ class Opened:
         for path, array in zip(self.paths, self.arrays, strict=True):
             if isinstance(array, jax.ShapeDtypeStruct):
                 given, should = f"abstract: {path} is {array}", "all its arrays should have values"
-                cure = "make it first, outside eval_shape; trace and plans take abstract ones"
+                cure = "build it outside eval_shape; only trace and plans accept abstract models"
                 raise GraphError(message("model", given, should, cure))
 
     def trace(self, example_inputs: Any) -> Graph:
-        """Write the graph."""
+        """Return the graph."""
         prepared = self.prepared(example_inputs)
         return graph_of(prepared.jaxpr, prepared.arguments)
 
     def prepared(self, example_inputs: Any, label: str = "example_inputs") -> Prepared:
-        """Write the computation as a jaxpr."""
+        """Trace the computation into a jaxpr."""
         twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
         if twice:
             raise GraphError(
                 message(
                     "model",
                     twice[0],
-                    "no two parameters should have one name",
+                    "every parameter should have a name of its own",
                     "rename a key that has a dot in it",
                 )
             )
@@ -157,10 +157,10 @@ class Opened:
                 for (_, leaf), array in zip(leaves, is_array, strict=True)
             ]
             args, kwargs = jax.tree_util.tree_unflatten(tree, full)
-            return _returned(self.call(arrays, args, kwargs))
+            return _output_arrays(self.call(arrays, args, kwargs))
 
         named = dict(zip(names, inputs, strict=True))
-        jaxpr = _written(run, list(self.arrays), named, (label, example_inputs))
+        jaxpr = _make_jaxpr(run, list(self.arrays), named, (label, example_inputs))
         given: list[Parameter | str] = [
             Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
             for name, array in zip(self.names, self.arrays, strict=True)
@@ -168,10 +168,10 @@ class Opened:
         return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))
 
 
-def _written(
-    run: Callable[..., Any], arrays: list[Any], inputs: Mapping[str, Any], told: tuple[str, Any]
+def _make_jaxpr(
+    run: Callable[..., Any], arrays: list[Any], inputs: Mapping[str, Any], given: tuple[str, Any]
 ) -> ClosedJaxpr:
-    """Write a computation as a jaxpr; GraphError where that cannot be done."""
+    """Trace a computation into a jaxpr; raise a GraphError if JAX cannot."""
     try:
         jaxpr = jax.make_jaxpr(run)(arrays, list(inputs.values()))
     except jax.errors.ConcretizationTypeError as problem:
@@ -187,9 +187,9 @@ def _written(
     except Exception as problem:  # whatever the model's own code raises
         raise GraphError(
             message(
-                told[0],
-                [(name, tuple(leaf.shape)) for name, leaf in inputs.items()] or told[1],
-                f"the model should run on them under jax.jit, and it said: {problem}",
+                given[0],
+                [(name, tuple(leaf.shape)) for name, leaf in inputs.items()] or given[1],
+                f"the model should run on them under jax.jit; it raised: {problem}",
                 "pass what the model is called with, and an apply_fn where it takes more; "
                 "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)",
             )
@@ -216,7 +216,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _holds_arrays(leaf: Any, depth: int = 4) -> bool:
-    """Whether an object that is a leaf for JAX has arrays in it."""
+    """Whether a leaf of a pytree, opaque to JAX, holds arrays."""
     if not depth or isinstance(leaf, (type, ModuleType)) or inspect.isroutine(leaf):
         return False
     inner: Any = getattr(leaf, "__dict__", {}).values()
@@ -227,28 +227,28 @@ def _holds_arrays(leaf: Any, depth: int = 4) -> bool:
     return any(_is_array(part) or _holds_arrays(part, depth - 1) for part in inner)
 
 
-def _returned(out: Any) -> list[Any]:
-    """Return the arrays of what a model returns, also out of a dataclass that is no pytree."""
-    found = []
+def _output_arrays(out: Any) -> list[Any]:
+    """Return the arrays in a model's output, also in a dataclass that is not a pytree."""
+    arrays = []
     for leaf in jax.tree_util.tree_leaves(out):
         if is_dataclass(leaf) and not _is_numeric(leaf):
-            found += _returned([getattr(leaf, part.name) for part in fields(leaf)])
+            arrays += _output_arrays([getattr(leaf, part.name) for part in fields(leaf)])
         elif _is_numeric(leaf):
-            found.append(leaf)
-    return found
+            arrays.append(leaf)
+    return arrays
 
 
 def _dotted(path: Sequence[Any]) -> str:
-    """Return a path in a pytree as a name."""
+    """Return a path in a pytree as a dotted name."""
     parts = []
     for key in path:
-        found = (getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind))
-        parts.append(str(next(found, key)))
+        names = (getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind))
+        parts.append(str(next(names, key)))
     return ".".join(parts)
 
 
-def opened(model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
-    """Take the arrays out of a model."""
+def open_model(model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
+    """Separate a model into its arrays and its computation."""
     nnx, linen, eqx = map(sys.modules.get, ("flax.nnx", "flax.linen", "equinox"))
     if apply_fn is not None and not callable(apply_fn):
         raise OptionTypeError(
@@ -264,8 +264,8 @@ def opened(model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
             message(
                 "model",
                 type(model),
-                "a module of flax.linen has no parameters of its own",
-                "pass those that its init gave, and apply_fn=module.apply",
+                "a module of flax.linen holds no parameters",
+                "pass the variables that its init returned, and apply_fn=module.apply",
             )
         )
     if apply_fn is None and not callable(model):
@@ -278,14 +278,14 @@ def opened(model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
             )
         )
     if nnx is not None and isinstance(model, nnx.Module):
-        return _opened_nnx(nnx, model, apply_fn)
+        return _open_nnx(nnx, model, apply_fn)
     is_eqx = eqx is not None and isinstance(model, eqx.Module)
-    return _opened_tree(model, apply_fn, eqx if is_eqx else None)
+    return _open_tree(model, apply_fn, eqx if is_eqx else None)
 
 
-def _opened_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
-    still = nnx.merge(*nnx.split(model))  # a copy
-    still.eval()
+def _open_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
+    copy = nnx.merge(*nnx.split(model))
+    copy.eval()
 
     def parts(module: Any) -> tuple[Any, list[tuple[Any, Any]]]:
         graphdef, state = nnx.split(module)
@@ -297,24 +297,24 @@ def _opened_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Op
         state = nnx.from_flat_state([(path, old.replace(new)) for (path, old), new in pairs])
         return nnx.merge(graphdef, state)
 
-    own, quiet = parts(model), parts(still)
+    original, evaluated = parts(model), parts(copy)
 
     def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        module = filled(quiet, arrays)
+        module = filled(evaluated, arrays)
         return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
 
     return Opened(
-        tuple(".".join(map(str, path)) for path, _ in own[1]),
-        tuple(variable.get_value() for _, variable in own[1]),
-        tuple(isinstance(variable, nnx.Param) for _, variable in own[1]),
+        tuple(".".join(map(str, path)) for path, _ in original[1]),
+        tuple(variable.get_value() for _, variable in original[1]),
+        tuple(isinstance(variable, nnx.Param) for _, variable in original[1]),
         call,
-        lambda arrays: filled(own, arrays),
+        lambda arrays: filled(original, arrays),
     )
 
 
-def _opened_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> Opened:
+def _open_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> Opened:
     leaves, tree = jax.tree_util.tree_flatten_with_path(model)
-    still = leaves if eqx is None else jax.tree_util.tree_flatten_with_path(
+    evaluated = leaves if eqx is None else jax.tree_util.tree_flatten_with_path(
         eqx.nn.inference_mode(model))[0]  # fmt: skip
     places = [at for at, (_, leaf) in enumerate(leaves) if _is_array(leaf)]
     for path, leaf in leaves:
@@ -323,9 +323,9 @@ def _opened_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> O
                 message(
                     "model",
                     f"{_dotted(path)!r}, a {type(leaf).__name__}",
-                    "JAX sees no array in it, so nothing could be initialised there",
-                    "take the arrays out of it first (of penzai's, unbind_params), or register "
-                    "its class as a pytree: jax.tree_util.register_dataclass",
+                    "JAX sees no array in it, so none of its arrays can be initialised",
+                    "take the arrays out first (in penzai: unbind_params), or register its class "
+                    "as a pytree: jax.tree_util.register_dataclass",
                 )
             )
 
@@ -340,8 +340,8 @@ def _opened_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> O
         return jax.tree_util.tree_unflatten(tree, new)
 
     def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        filling = filled(still, arrays)
-        return filling(*args, **kwargs) if apply_fn is None else apply_fn(filling, *args, **kwargs)
+        module = filled(evaluated, arrays)
+        return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
 
     return Opened(
         tuple(_dotted(leaves[at][0]) or "model" for at in places),

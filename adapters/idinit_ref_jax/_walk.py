@@ -1,4 +1,4 @@
-"""A walk through a jaxpr: what each of its operations is, as a call of the drawing."""
+"""A walk through a jaxpr: each equation becomes one call of `Drawing`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ._table import (
     unstack,
 )
 
-__all__ = ["graph_of", "inside", "is_floating", "shape_of", "started", "step"]
+__all__ = ["graph_of", "is_floating", "shape_of", "start_drawing", "step"]
 
 _SAME = {
     "convert_element_type", "copy", "reduce_precision", "name", "sharding_constraint",
@@ -42,35 +42,35 @@ _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
-    """Write the graph of a jaxpr.
+    """Return the graph of a jaxpr.
 
     Parameters
     ----------
     jaxpr : jax.extend.core.ClosedJaxpr
-        Of the model's computation.
+        The model's computation.
     arguments : sequence of Parameter or str
-        What each argument of it is: a parameter, an input of that name, or "" for a constant.
+        The meaning of each argument: a parameter, the name of an input, or "" for a constant.
 
     Returns
     -------
     idinit_ref.Graph
-        The parameters first.
+        Its first nodes are the parameters.
 
     Raises
     ------
     GraphError
-        If an operation takes a parameter where nothing can look into it.
+        If an opaque operation takes a parameter.
     """
-    draw, values = started(jaxpr, arguments)
-    return draw.graph(inside(draw, jaxpr, values))
+    draw, values = start_drawing(jaxpr, arguments)
+    return draw.graph(_walk(draw, jaxpr, values))
 
 
-def started(
+def start_drawing(
     jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]
 ) -> tuple[Drawing, list[Value]]:
-    """Return a drawing, and the values of a jaxpr's arguments in it: see :func:`graph_of`."""
-    given = [argument for argument in arguments if isinstance(argument, Parameter)]
-    draw = Drawing(given, "jax.lax.stop_gradient")
+    """Return a drawing and its values of a jaxpr's arguments: see :func:`graph_of`."""
+    parameters = [argument for argument in arguments if isinstance(argument, Parameter)]
+    draw = Drawing(parameters, "jax.lax.stop_gradient")
     values: list[Value] = []
     for argument, var in zip(arguments, jaxpr.jaxpr.invars, strict=True):
         if isinstance(argument, Parameter):
@@ -82,8 +82,8 @@ def started(
     return draw, values
 
 
-def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
-    """Walk a jaxpr, its arguments given, and return its results."""
+def _walk(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
+    """Draw a jaxpr with the given arguments, and return its results."""
     jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
     known: dict[Any, Value] = {var: draw.constant(shape_of(var)) for var in jaxpr.constvars}
     known |= dict(zip(jaxpr.invars, given, strict=True))
@@ -94,13 +94,13 @@ def inside(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) ->
         return draw.constant(shape_of(var), True, number_of(var))
 
     for eqn in jaxpr.eqns:
-        found = step(draw, eqn, [read(var) for var in eqn.invars])
-        known |= dict(zip(eqn.outvars, found, strict=True))
+        outputs = step(draw, eqn, [read(var) for var in eqn.invars])
+        known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Walk one equation."""
+    """Draw one equation."""
     if all(map(is_constant, given)):
         alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
         keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
@@ -115,7 +115,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         return _SEVERAL[kind](draw, eqn, given)
     if kind in _SAME:
         return [
-            _same(draw, eqn, value, source, var)
+            _unchanged(draw, eqn, value, source, var)
             for value, source, var in zip(given, eqn.invars, eqn.outvars, strict=True)
         ]
     if kind in ENTRYWISE:
@@ -123,7 +123,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         return [draw.entrywise(kind, given, shape_of(var), floats(var), "", word)]
     for key in _BODIES if kind not in _OPAQUE else ():
         if isinstance(eqn.params.get(key), (Jaxpr, ClosedJaxpr)):
-            return inside(draw, eqn.params[key], given)
+            return _walk(draw, eqn.params[key], given)
     if kind in _OPAQUE:
         _refuse(eqn, given)
     if kind not in REDUCES:
@@ -137,7 +137,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
 
 
 def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:
-    """Raise if a matrix goes where nothing can look."""
+    """Raise if an opaque operation takes a matrix."""
     parts = [part for value in given if isinstance(value, Made) for part in value.parts]
     names = [part.name for part in parts if part.view is None or part.view.rank > 1]
     if names:
@@ -145,15 +145,14 @@ def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:
             message(
                 "operation",
                 eqn.primitive.name,
-                f"it takes the parameters {', '.join(names)}, and what it does with them "
-                "cannot be seen from outside",
-                "trace the model with plain JAX operations in its place",
+                f"it takes the parameters {', '.join(names)}, and its computation cannot be read",
+                "replace it by plain JAX operations for the trace",
             )
         )
 
 
-def _same(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any) -> Value:
-    """Walk what changes no number, or only rounds it."""
+def _unchanged(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any) -> Value:
+    """Draw an operation that changes no number, or only rounds it."""
     kind = eqn.primitive.name
     if kind == "stop_gradient":
         return draw.stop(kind, value, floats(var))
@@ -164,14 +163,14 @@ def _same(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any) -> 
 
 
 def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Walk a scan: its body once, for all layers of a stack."""
+    """Draw a scan: its body once, for all layers of a stack."""
     few, carried = eqn.params["num_consts"], eqn.params["num_carry"]
     body, many = eqn.params["jaxpr"], few + carried
 
     def turn(states: list[Value]) -> list[Value]:
         pairs = zip(given[many:], body.jaxpr.invars[many:], strict=True)
         layer = [_restack(draw, value, "one of a stack", var) for value, var in pairs]
-        return inside(draw, body, [*given[:few], *states, *layer])
+        return _walk(draw, body, [*given[:few], *states, *layer])
 
     shapes = list(map(shape_of, body.jaxpr.invars[few:many]))
     out = draw.loop("loop carry", given[few:many], shapes, turn)
@@ -180,7 +179,7 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
 
 
 def _restack(draw: Drawing, value: Value, name: str, var: Any) -> Value:
-    """Return one of a stack, or a stack of such."""
+    """Return one layer of a stack, or the stack of such layers."""
     shape = shape_of(var)
     if isinstance(value, Made) and not value.parts:
         return draw.constant(shape)
@@ -191,35 +190,35 @@ def _restack(draw: Drawing, value: Value, name: str, var: Any) -> Value:
 
 
 def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Walk a while loop: its body once."""
+    """Draw a while loop: its body once."""
     test, few = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = given[test + few :]
-    inside(draw, eqn.params["cond_jaxpr"], [*given[:test], *carry])
+    _walk(draw, eqn.params["cond_jaxpr"], [*given[:test], *carry])
     body, fixed = eqn.params["body_jaxpr"], given[test : test + few]
     shapes = list(map(shape_of, body.jaxpr.invars[few:]))
-    return draw.loop("loop carry", carry, shapes, lambda now: inside(draw, body, [*fixed, *now]))
+    return draw.loop("loop carry", carry, shapes, lambda now: _walk(draw, body, [*fixed, *now]))
 
 
 def _cond(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Walk all branches of a cond."""
-    ways = [inside(draw, way, given[1:]) for way in eqn.params["branches"]]
+    """Draw all branches of a cond."""
+    results = [_walk(draw, branch, given[1:]) for branch in eqn.params["branches"]]
     return [
         draw.either("either", values, shape_of(var), floats(var))
-        for values, var in zip(zip(*ways, strict=True), eqn.outvars, strict=True)
+        for values, var in zip(zip(*results, strict=True), eqn.outvars, strict=True)
     ]
 
 
 def _shard_map(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Walk the body of a shard_map, as the first of the devices runs it."""
+    """Draw the body of a shard_map, as the first device runs it."""
     body = eqn.params["jaxpr"]
     parts = []
-    for value, var, own in zip(given, eqn.invars, body.invars, strict=True):
-        is_whole = shape_of(var) == shape_of(own)
-        spans = [(0, size, 1) for size in shape_of(own)]
+    for value, var, shard in zip(given, eqn.invars, body.invars, strict=True):
+        is_whole = shape_of(var) == shape_of(shard)
+        spans = [(0, size, 1) for size in shape_of(shard)]
         parts.append(value if is_whole else draw.part("shard", value, spans))
     out = []
-    for value, var, own in zip(inside(draw, body, parts), eqn.outvars, body.outvars, strict=True):
-        is_whole = shape_of(var) == shape_of(own)
+    for value, var, shard in zip(_walk(draw, body, parts), eqn.outvars, body.outvars, strict=True):
+        is_whole = shape_of(var) == shape_of(shard)
         out.append(
             value
             if is_whole

@@ -1,8 +1,8 @@
 """IDInit for TensorFlow, and for Keras 3 on any of its backends.
 
-`IDI` and `IDIZ` are Keras initializers; `idi_` and `idiz_` write one variable in place,
-`idi_layer_` and `idiz_layer_` one built layer, and `init_` a whole model, whose roles it finds from
-the computation (`trace`, `plans`). Every number comes from `idinit_ref`.
+`IDI` and `IDIZ` are Keras initializers. `idi_` and `idiz_` write one variable in place;
+`idi_layer_` and `idiz_layer_` write one built layer. `init_` writes a whole model and finds the
+roles from its computation (`trace`, `plans`). Every number comes from `idinit_ref`.
 
 [P] "IDInit: A Universal and Stable Initialization Method for Neural Network Training"
 (ICLR 2025, arXiv 2503.04626).
@@ -22,7 +22,7 @@ try:
 except ImportError as problem:
     raise ImportError(
         "idinit_ref_tensorflow needs Keras 3 and one of its backends; "
-        f'pip install "idinit-ref[tensorflow]" brings both (the import said: {problem})'
+        f'pip install "idinit-ref[tensorflow]" installs both (the import raised: {problem})'
     ) from problem
 
 from ._audit import audit

@@ -1,4 +1,4 @@
-"""Does a model work: one forward and one backward pass, of which everything is measured."""
+"""The audit of a model: one forward and one backward pass, both measured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Signal
 
-from ._restore import as_it_was
-from ._trace import Arguments, Held, _drawing, _input_names, _parameters, _raw, _renamer, told
-from ._trace import prepared as _prepared
+from ._restore import restored_on_error
+from ._trace import (
+    Arguments,
+    Held,
+    _drawing,
+    _input_names,
+    _parameters,
+    _raw,
+    _renamer,
+    blame_inputs,
+    prepare,
+)
 
 __all__ = ["audit"]
 
@@ -36,7 +45,7 @@ def audit(model: Any, inputs: Any) -> Audit:
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
     are left as they were; an unbuilt model is built. On Keras' TensorFlow backend every operation
     is measured, except those inside a loop. On another backend the calls that `trace` follows are
-    measured, and a layer that Keras shows as one call counts as one operation. The audit names
+    measured; a layer that Keras records as one call counts as one operation. The audit names
     weight operations that were not measured.
 
     Parameters
@@ -56,10 +65,10 @@ def audit(model: Any, inputs: Any) -> Audit:
     Raises
     ------
     GraphError
-        If the model cannot take these inputs or be followed, has no trainable weights, or returns
-        nothing floating.
+        If the model cannot take these inputs or be traced, has no trainable weights, or returns
+        no floating-point tensor.
     OptionError, OptionTypeError
-        If the inputs are all zeros or hold a NaN, or it is no Keras model or layer.
+        If the inputs are all zeros or hold a NaN, or `model` is not a Keras model or layer.
 
     Examples
     --------
@@ -69,12 +78,12 @@ def audit(model: Any, inputs: Any) -> Audit:
     >>> y = keras.layers.Dense(4, name="proj")(x)
     >>> model = keras.Model(x, x + y)
     >>> _ = init_(model)
-    >>> found = audit(model, np.array([[1.0, 2.0, 0.5, 1.0], [3.0, 1.0, 2.0, 0.0]]))
-    >>> bool(found.healthy), [layer.name for layer in found.layers]
+    >>> result = audit(model, np.array([[1.0, 2.0, 0.5, 1.0], [3.0, 1.0, 2.0, 0.0]]))
+    >>> bool(result.healthy), [layer.name for layer in result.layers]
     (True, ['proj'])
     """
-    with as_it_was(model):
-        arguments = _prepared(model, inputs, "inputs")
+    with restored_on_error(model):
+        arguments = prepare(model, inputs, "inputs")
         leaves = keras.tree.flatten(inputs)
         if any(leaf is None or isinstance(leaf, keras.KerasTensor) for leaf in leaves):
             should = "it should have values"
@@ -85,7 +94,7 @@ def audit(model: Any, inputs: Any) -> Audit:
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [_numpy(leaf) for leaf in leaves]
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
-        with _unchanged(model), told(arguments, "inputs"):
+        with _states_kept(model), blame_inputs(arguments, "inputs"):
             recording = Recording(partial(look, keras.ops), _numpy, given)
             run = _by_function
             if keras.backend.backend() != "tensorflow":
@@ -95,8 +104,8 @@ def audit(model: Any, inputs: Any) -> Audit:
 
 
 @contextmanager
-def _unchanged(model: Any) -> Iterator[None]:
-    """Give a model's states their values back, as those of recurrent layers."""
+def _states_kept(model: Any) -> Iterator[None]:
+    """Restore a model's states afterwards, such as those of recurrent layers."""
     layers = model._flatten_layers()
     states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
     variables = [*model.non_trainable_variables, *states]
@@ -111,7 +120,7 @@ def _unchanged(model: Any) -> Iterator[None]:
 
 
 def _numpy(x: Any) -> Any:
-    """Return an array on the host, without what some versions of `convert_to_numpy` warn of."""
+    """Return an array on the host. Some versions of Keras' `convert_to_numpy` warn here."""
     x = x.value if isinstance(x, keras.Variable) else x
     if hasattr(x, "detach"):
         x = x.detach().cpu()
@@ -120,7 +129,7 @@ def _numpy(x: Any) -> Any:
 
 
 def trained(held: Sequence[Held]) -> dict[str, Any]:
-    """Return the variables that a gradient is asked for, by name."""
+    """Return the variables whose gradients are computed, by name."""
     return {
         one.parameter.name: one.variable
         for one in held
@@ -134,7 +143,7 @@ def trained(held: Sequence[Held]) -> dict[str, Any]:
 def _by_function(
     model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
 ) -> Any:
-    """Run the function graph that computes a model, and return what was measured in it."""
+    """Run the function graph that computes a model, and return the measurements."""
     import tensorflow as tf
 
     from ._function import Reader
@@ -153,21 +162,22 @@ def _by_function(
         inputs = dict(zip(_input_names(arguments), values, strict=True))
         for name, tensor in inputs.items():
             known[tensor.name] = draw.input(name, tuple(tensor.shape), tensor.dtype.is_floating)
-        graph.outputs, before = ends, graph.outputs  # what the reader reads
+        graph.outputs, before = ends, graph.outputs  # the reader draws what these need
         recording.record.graph = draw.graph(reader.run(graph, known))
         recording.record.uses = draw.uses()
         graph.outputs = before
-        cotangents = [tf.cast(g, e.dtype) for g, e in zip(signed(ends), ends, strict=True)]
+        pairs = zip(cotangents_of(ends), ends, strict=True)
+        cotangents = [tf.cast(sign, end.dtype) for sign, end in pairs]
         raw = {name: _raw(variable) for name, variable in trained(held).items()}
         starts = {name: x for name, x in inputs.items() if x.dtype.is_floating}
-        found = tf.gradients(
+        gradients = tf.gradients(
             ends,
             [*raw.values(), *starts.values()],
             cotangents,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        _look(graph, known, recording)
-        gradients = [tf.convert_to_tensor(one) for one in found]
+        _measure_nodes(graph, known, recording)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return recording.end(inputs, ends, raw, [*starts], gradients)
 
     graph = tf.function(measured, autograph=False)
@@ -175,13 +185,13 @@ def _by_function(
     return graph.get_concrete_function(*specs)(*given)
 
 
-def signed(ends: Sequence[Any]) -> list[Any]:
-    """Return the cotangents of some outputs."""
+def cotangents_of(ends: Sequence[Any]) -> list[Any]:
+    """Return the cotangents of some outputs: 1 or -1 for each entry."""
     return signs(tuple(map(int, end.shape)) for end in ends)
 
 
-def _look(graph: Any, known: Mapping[str, Any], recording: Recording) -> None:
-    """Look at every node, in a graph that is being built."""
+def _measure_nodes(graph: Any, known: Mapping[str, Any], recording: Recording) -> None:
+    """Measure every node, in a graph that is being built."""
     weights = {node.name for node in recording.record.graph.nodes if node.kind == "weight"}
     for op in graph.get_operations():
         for tensor in op.outputs:

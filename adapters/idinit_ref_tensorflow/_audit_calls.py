@@ -1,4 +1,4 @@
-"""One run of a model on Keras' backends other than TensorFlow: the calls of `trace`, computed."""
+"""Both passes of an audit on Keras' JAX and PyTorch backends: `trace`'s calls are computed, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.tracing import Drawing, Made, Signal, Value
 
-from ._audit import signed, trained
+from ._audit import cotangents_of, trained
 from ._layers import known_weights
 from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 
 def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording) -> Any:
-    """Run a model forward and backward, and return what was measured of it."""
+    """Run a model forward and backward, and return the measurements."""
     held = _parameters(model)
     variables = trained(held)
     names = list(_input_names(arguments))
@@ -45,17 +45,18 @@ def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recor
         return [runner.real[id(one)] for one in results], recording.looks["nodes"]
 
     def cotangents(ends: Sequence[Any]) -> list[Any]:
-        pairs = zip(signed(ends), ends, strict=True)
+        pairs = zip(cotangents_of(ends), ends, strict=True)
         return [keras.ops.convert_to_tensor(sign, _dtype(end)) for sign, end in pairs]
 
     def whole(values: list[Any], starts: list[Any]) -> Any:
-        ends, nodes, gradients = _differentiated(forward, cotangents, values, starts)
+        ends, nodes, gradients = _differentiate(forward, cotangents, values, starts)
         recording.looks["nodes"] = nodes
-        ends, own, back = (
+        ends, values, gradients = (
             [keras.ops.stop_gradient(x) for x in many] for many in (ends, values, gradients)
         )
-        about = dict(zip(names, given, strict=True)), ends, dict(zip(variables, own, strict=True))
-        return recording.end(*about, [names[at] for at in floats], back)
+        inputs = dict(zip(names, given, strict=True))
+        held_values = dict(zip(variables, values, strict=True))
+        return recording.end(inputs, ends, held_values, [names[at] for at in floats], gradients)
 
     values = [variable.value for variable in variables.values()]
     starts = [given[at] for at in floats]
@@ -66,10 +67,10 @@ def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recor
     return whole([x.detach() for x in values], [x.detach() for x in starts])
 
 
-def _differentiated(
+def _differentiate(
     forward: Any, cotangents: Any, values: list[Any], starts: list[Any]
 ) -> tuple[list[Any], dict[str, Any], list[Any]]:
-    """Return the outputs, what was measured on the way, and the gradients."""
+    """Return the outputs, the measurements of the nodes, and the gradients."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -81,15 +82,15 @@ def _differentiated(
     values, starts = ([x.requires_grad_() for x in many] for many in (values, starts))
     ends, nodes = forward(values, [x.clone() for x in starts])
     wanted, live = [*values, *starts], [end for end in ends if end.requires_grad]
-    found: Any = [None] * len(wanted)
+    gradients: Any = [None] * len(wanted)
     if live:
-        found = torch.autograd.grad(live, wanted, cotangents(live), allow_unused=True)
-    pairs = zip(wanted, found, strict=True)
-    return ends, nodes, [torch.zeros_like(x) if one is None else one for x, one in pairs]
+        gradients = torch.autograd.grad(live, wanted, cotangents(live), allow_unused=True)
+    pairs = zip(wanted, gradients, strict=True)
+    return ends, nodes, [torch.zeros_like(x) if dx is None else dx for x, dx in pairs]
 
 
 class _Runner(Walker):
-    """Follows symbolic tensors, and computes each call that it draws once more on real ones."""
+    """Follows symbolic tensors, and also computes each call that it draws on real ones."""
 
     def __init__(
         self, draw: Drawing, held: Sequence[Held], values: Mapping[str, Any], recording: Recording
@@ -102,7 +103,7 @@ class _Runner(Walker):
         self.real: dict[int, Any] = {}  # by the id of a symbolic tensor
 
     def note(self, tensor: Any, value: Value) -> Any:
-        """Keep the value of a symbolic tensor, and of one for a variable what it stands for."""
+        """Keep the value of a symbolic tensor; if it stands for a variable, also its array."""
         if isinstance(value, Made) and len(value.parts) == 1:
             reals = {self.names[id(one)]: real for one, real in self.pairs}
             self.real[id(tensor)] = keras.ops.cast(reals[value.parts[0].name], tensor.dtype)
@@ -118,7 +119,7 @@ class _Runner(Walker):
         return results
 
     def _compute(self, op: Any, args: Any, kwargs: Any, flat: list[Any], drawn: int) -> None:
-        """Compute a call, and measure its results and the layer's before its activation."""
+        """Compute a call, and measure its results; of a layer also those before its activation."""
 
         def real(leaf: Any) -> Any:
             return self.real[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
@@ -128,26 +129,26 @@ class _Runner(Walker):
         linear: Any = keras.activations.linear
         activation: Any = getattr(op, "activation", None)
         new = [node for node in self.draw.nodes[drawn:] if node.kind == "weight"]
-        parted = bool(new) and isinstance(op, keras.layers.Layer) and bool(known_weights(op))
-        parted = parted and not isinstance(op, keras.layers.RNN) and activation is not None
+        split = bool(new) and isinstance(op, keras.layers.Layer) and bool(known_weights(op))
+        split = split and not isinstance(op, keras.layers.RNN) and activation is not None
         with keras.StatelessScope(state_mapping=self.pairs):
             try:
-                if parted:
+                if split:
                     vars(op)["activation"] = linear
                 if isinstance(op, keras.layers.Layer) and op._call_has_training_arg:
                     kwargs["training"] = False
-                made = op(*args, **kwargs)
+                output = op(*args, **kwargs)
             finally:
-                if parted:
+                if split:
                     vars(op)["activation"] = activation
-            if parted or (len(new) == 1 and len(flat) == 1):
+            if split or (len(new) == 1 and len(flat) == 1):
                 first = getattr(op, "data_format", "") == "channels_first"
                 rank = len(flat[0].shape)
-                self._measure(new[-1].name, made, (1, 2) if first else (rank - 1, rank))
-            made = activation(made) if parted else made
-        for one, result in zip(flat, keras.tree.flatten(made), strict=True):
-            self.real[id(one)] = result
-            value = self.value(one)
+                self._measure(new[-1].name, output, (1, 2) if first else (rank - 1, rank))
+            output = activation(output) if split else output
+        for symbol, result in zip(flat, keras.tree.flatten(output), strict=True):
+            self.real[id(symbol)] = result
+            value = self.value(symbol)
             if isinstance(value, Signal):
                 self._measure(value.node, result)
 

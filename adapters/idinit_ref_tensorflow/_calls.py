@@ -1,4 +1,4 @@
-"""What each of Keras' own operations is, as a call of the drawing."""
+"""Keras' own operations, each as one call of `Drawing`."""
 
 from __future__ import annotations
 
@@ -39,38 +39,38 @@ _KNOWN = {
     "Max", "MaxPooling1D", "MaxPooling2D", "Mean", "Min", "Prod", "Softmax", "Std", "Var",
 }  # fmt: skip
 
-_OFFSETS = {"LayerNorm": 2, "BatchNorm": 3}  # which argument of a norm is added
+_OFFSETS = {"LayerNorm": 2, "BatchNorm": 3}  # the position of a norm's offset among its arguments
 
 
 class Call(NamedTuple):
-    """One operation with one result, as the table sees it."""
+    """A call of an operation that has one result."""
 
     draw: Drawing
     op: Any
     name: str
-    values: list[Value]  # of the tensors that it is called with
-    operands: list[Value]  # of a number too, where there is one tensor
+    values: list[Value]  # of its tensor arguments
+    operands: list[Value]  # the same; where there is one tensor, also of its numbers
     args: Any
     result: Any
 
     @property
     def kind(self) -> str:
-        """Its class, and where that is from if not from Keras."""
+        """The name of the operation's class; with its module if it is not Keras'."""
         return kind_of(self.op)
 
     @property
     def shape(self) -> Shape | None:
-        """The shape of its result."""
+        """The shape of the result."""
         return shape_of(self.result)
 
     @property
     def floating(self) -> bool:
-        """Whether its result holds real or complex numbers."""
+        """Whether the result holds real or complex numbers."""
         return is_floating(self.result)
 
     @property
     def axes(self) -> list[int]:
-        """The axes of its operand that it names; all, if it names none."""
+        """The axes that the operation names; all of its operand's if it names none."""
         rank, axes = len(self.args[0].shape), self.op.axis
         return [axis % rank for axis in (range(rank) if axes is None else np.ravel(axes).tolist())]
 
@@ -83,7 +83,7 @@ def draw_call(call: Call) -> Value:
 
 
 def _other(call: Call, values: list[Value] | None = None, word: str = "") -> Value:
-    """Draw an operation of which a word is known, if anything."""
+    """Draw an operation of which at most the plain name is known."""
     _, op, name, *_ = call
     draw, kind, shape = call.draw, call.kind, call.shape
     if not call.floating:
@@ -198,14 +198,14 @@ def _sum(call: Call) -> Value:
 def _one_hot(call: Call) -> Value:
     if call.kind != "OneHot" and call.op.output_mode != "one_hot":
         return _other(call)
-    found = call.draw.result(call.name, call.values, call.shape)
-    return found._replace(picks=True) if isinstance(found, Signal) else found
+    result = call.draw.result(call.name, call.values, call.shape)
+    return result._replace(picks=True) if isinstance(result, Signal) else result
 
 
 def _product(call: Call) -> Value:
     draw, name, values, shape = call.draw, call.name, call.values, call.shape
     if any(is_constant(v) and v.shape and len(v.shape) > 1 for v in values):
-        raise cannot(call.op, "it is not seen where one of its operands comes from")
+        raise cannot(call.op, "the origin of one of its operands is unknown")
     if call.kind != "Einsum" and len(values) != 2:
         return _other(call, values)
     if any(value.shape is None for value in values):
@@ -219,7 +219,7 @@ def _choice(call: Call) -> Value:
 
 
 def _attention(call: Call) -> Value:
-    """Draw attention, of queries, values, and perhaps keys."""
+    """Draw attention; its arguments are queries, values, and perhaps keys."""
     query, value, *key = call.values
     return _other(call, [query, key[-1] if key else value, value], "attention")
 
@@ -269,7 +269,7 @@ MOVES: dict[str, Handler] = {
     "Stack": _stack,
     **dict.fromkeys(("Take", "TakeAlongAxis"), _take),
 }
-"""What moves or looks up entries of any dtype."""
+"""Operations that move or look up entries, of any dtype."""
 
 TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
@@ -284,7 +284,7 @@ TABLE: dict[str, Handler] = {
     "Where": _choice,
     **dict.fromkeys(("Attention", "AdditiveAttention"), _attention),
 }
-"""What computes, of real or complex numbers."""
+"""Operations that compute with real or complex numbers."""
 
 
 def cannot(op: Any, why: str) -> GraphError:
@@ -312,10 +312,10 @@ def is_floating(tensor: Any) -> bool:
 
 
 def kind_of(op: Any) -> str:
-    """Return what an operation is called: its class, and where it is from if not from Keras."""
+    """Return the name of an operation's class; with its module if it is not Keras'."""
     kind = type(op)
-    is_own = kind.__module__.split(".")[0] == "keras"
-    return kind.__name__ if is_own else f"{kind.__module__}.{kind.__qualname__}"
+    is_keras = kind.__module__.split(".")[0] == "keras"
+    return kind.__name__ if is_keras else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def activation_of(layer: Any) -> str:
@@ -324,7 +324,7 @@ def activation_of(layer: Any) -> str:
 
 
 def _word(op: Any, kind: str, args: Any) -> str:
-    """Return the plain name of an operation, as far as its numbers decide what it is."""
+    """Return the plain name of an operation; its numbers may decide it."""
     if kind == "Activation":
         return activation_of(op)
     if kind == "Clip":
@@ -333,7 +333,7 @@ def _word(op: Any, kind: str, args: Any) -> str:
     if kind == "Power" and len(args) == 2:
         known = [x if isinstance(x, (int, float)) else None for x in args]
         return "exp" if known[0] is not None else "pow" if known[1] is None else power(known[1])
-    if kind == "Threshold":  # below the first number it is the second
+    if kind == "Threshold":  # x above the threshold, else the default value
         return "relu" if op.threshold < 0 or op.default_value == 0 else "exp"
     if kind in _OFFSETS and any(map(_is_offset, args[_OFFSETS[kind] :][:1])):
         return "exp"  # a norm that adds a constant
@@ -343,9 +343,9 @@ def _word(op: Any, kind: str, args: Any) -> str:
 
 
 def _is_offset(leaf: Any) -> bool:
-    """Whether an array holds a number that is not 0."""
-    is_held = is_array(leaf) and not isinstance(leaf, (keras.KerasTensor, keras.Variable))
-    return is_held and bool(np.any(keras.ops.convert_to_numpy(leaf)))
+    """Whether an argument is an array with an entry other than 0."""
+    is_known = is_array(leaf) and not isinstance(leaf, (keras.KerasTensor, keras.Variable))
+    return is_known and bool(np.any(keras.ops.convert_to_numpy(leaf)))
 
 
 def _labels(op: Any, kind: str, ranks: list[int]) -> Sides:
@@ -373,12 +373,12 @@ def _order(op: Any, kind: str, rank: int) -> list[int]:
         a, b = op.axis1 % rank, op.axis2 % rank
         order[a], order[b] = b, a
         return order
-    # NumPy knows the rule: axes of sizes 0, 1, ... show where they went.
+    # NumPy applies the rule to axes of sizes 0, 1, ...; their sizes then give the order.
     return list(np.moveaxis(np.empty(range(rank)), op.source, op.destination).shape)
 
 
 def _left(op: Any, kind: str, rank: int) -> list[int]:
-    """Return what a padding adds at the start of every axis."""
+    """Return the left padding of every axis."""
     if kind == "Pad":
         width = list(op.pad_width)
         return [row[0] for row in (width * rank if len(width) == 1 else width)]

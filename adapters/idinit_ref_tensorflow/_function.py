@@ -26,11 +26,11 @@ class Reader:
     Parameters
     ----------
     drawing : Drawing
-        What is written to.
+        The drawing to write to.
     names : mapping of int to str
-        The parameters, by the id of their resource handle.
+        The names of the parameters, by the id of their resource handle.
     rename : callable
-        Makes a readable name of an operation's.
+        Turns the name of an operation into a readable one.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class Reader:
         self.draw, self.names, self.rename = drawing, names, rename
 
     def captured(self, graph: Any) -> dict[str, Value]:
-        """Return the values of what a function takes from outside itself: variables, constants."""
-        found: dict[str, Value] = {}
+        """Return the values of a function's captures: variables and constants."""
+        values: dict[str, Value] = {}
         for outside, inside in graph.captures:
             name = self.names.get(id(outside))
             constant = self.draw.constant(shape_of(inside))
-            found[inside.name] = constant if name is None else self.draw.parameter(name)
-        return found
+            values[inside.name] = constant if name is None else self.draw.parameter(name)
+        return values
 
     def run(self, graph: Any, values: dict[str, Value]) -> list[Value]:
-        """Draw all that the outputs of a graph need; `values` holds its inputs."""
+        """Draw all operations that the outputs of a graph need; `values` holds its inputs."""
         for op in _needed(graph):
             if op.type == "Placeholder":
                 if op.outputs[0].name not in values:
-                    raise _cannot(op, "it is an input that nothing was given for")
+                    raise _cannot(op, "it is an input without a value")
                 continue
-            inputs = [values[tensor.name] for tensor in _added(op)]
+            inputs = [values[tensor.name] for tensor in _operands(op)]
             for tensor, value in zip(op.outputs, self._values(op, inputs), strict=True):
                 values[tensor.name] = value
         return [values[tensor.name] for tensor in graph.outputs]
@@ -70,9 +70,9 @@ class Reader:
             state, body = f"{self.rename(op.name)}: state", partial(self._body, op, "body")
             return self.draw.loop(state, inputs, shapes, body)
         runs = any("func" in attribute.type for attribute in op.op_def.attr)
-        made = all(isinstance(value, Made) for value in inputs)
-        if not made and (runs or any(name in op.type for name in _UNREADABLE)):
-            raise _cannot(op, "what it does with its weights is not known")
+        only_parameters = all(isinstance(value, Made) for value in inputs)
+        if not only_parameters and (runs or any(name in op.type for name in _UNREADABLE)):
+            raise _cannot(op, "its computation with the weights is unknown")
         name = self.rename(op.name)
         if op.type in ("Split", "SplitV"):
             value, at = (op.inputs[1], 0) if op.type == "Split" else (op.inputs[0], 2)
@@ -84,7 +84,7 @@ class Reader:
             return self.draw.unstack(name, inputs[0], axis, len(op.outputs))
         if op.type in _SAME:
             pairs = zip(op.inputs, op.outputs, inputs, strict=True)
-            return [self._same(op, name, *pair) for pair in pairs]
+            return [self._unchanged(op, name, *pair) for pair in pairs]
         if len(op.outputs) == 1:
             (out,) = op.outputs
             handler = MOVES.get(op.type) or (TABLE.get(op.type) if is_floating(out) else None)
@@ -96,11 +96,12 @@ class Reader:
         shape, floating = shape_of(out), is_floating(out)
         if op.type in ENTRYWISE:
             return self.draw.entrywise(name, inputs, shape, floating, "", plain(op.type))
-        made = all(isinstance(value, Made) for value in inputs)
-        draws = self.draw.result if op.type in KNOWN and not made else self.draw.other
+        only_parameters = all(isinstance(value, Made) for value in inputs)
+        known = op.type in KNOWN and not only_parameters
+        draws = self.draw.result if known else self.draw.other
         return draws(name, inputs, shape, floating, plain(op.type))
 
-    def _same(self, op: Any, name: str, source: Any, out: Any, value: Value) -> Value:
+    def _unchanged(self, op: Any, name: str, source: Any, out: Any, value: Value) -> Value:
         if op.type in ("StopGradient", "PreventGradient"):
             return self.draw.stop(name, value, is_floating(out))
         if source.dtype == out.dtype or source.dtype.name == "resource":
@@ -128,13 +129,13 @@ def _cannot(op: Any, why: str) -> GraphError:
             "model",
             op.name,
             f"this operation ({op.type}) cannot be traced: {why}",
-            "write that part with other operations or layers, or give plans for it by hand: idi_",
+            "write that part with other operations or layers, or set its weights one by one: idi_",
         )
     )
 
 
 def _needed(graph: Any) -> list[Any]:
-    """Return the operations that the outputs of a graph depend on, in its order."""
+    """Return the operations that a graph's outputs depend on, in the order of the graph."""
     seen: set[str] = set()
     stack = [tensor.op for tensor in graph.outputs]
     while stack:
@@ -145,10 +146,10 @@ def _needed(graph: Any) -> list[Any]:
     return [op for op in graph.get_operations() if op.name in seen]
 
 
-def _added(op: Any) -> list[Any]:
-    """Return an operation's inputs; of a sum that Keras writes as a bias, the two terms.
+def _operands(op: Any) -> list[Any]:
+    """Return an operation's inputs. If Keras writes a sum as a bias, they are its two terms.
 
-    For samples of one row ``x + y`` is ``bias_add(x, squeeze(y))`` there.
+    For samples of one row Keras writes ``x + y`` as ``bias_add(x, squeeze(y))``.
     """
     inputs = list(op.inputs)
     if op.type == "BiasAdd" and inputs[1].op.type == "Squeeze":

@@ -37,7 +37,7 @@ KERAS_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 
 
 def decide(shape: Any, role: Role, *, layout: str | None, **options: Any) -> tuple[Plan, str]:
-    """Decide a weight, and return a letter for each axis; those of one letter are joined in it."""
+    """Return the plan of a weight and a letter for each axis; the plan joins axes of one letter."""
     sizes = tuple(shape) if isinstance(shape, Iterable) else shape
     axes = {name: options.pop(name, None) for name in _AXES}
     if isinstance(sizes, tuple) and layout is None:
@@ -48,29 +48,29 @@ def decide(shape: Any, role: Role, *, layout: str | None, **options: Any) -> tup
         elif copies:
             raise unknown(sizes, f"batch_axes={copies}", "input_axes= and output_axes=")
         else:
-            layout = _asked(sizes, options)
+            layout = _layout_of_caller(sizes, options)
     return joined(sizes, role, layout, **options), layout or ""
 
 
-def _asked(sizes: tuple[Any, ...], options: Mapping[str, Any]) -> str | None:
-    """Return the letters that the layer knows in whose method this is called, or Keras' usual."""
+def _layout_of_caller(sizes: tuple[Any, ...], options: Mapping[str, Any]) -> str | None:
+    """Return the axis letters that the calling layer implies, or Keras' usual ones."""
     variable, _ = asking((keras.Variable,))
     layer, _ = asking((keras.Layer,))
-    if layer is not None and variable is not None:  # which Keras may fill later, from afar
-        held = [one for one in layer._flatten_layers() if any(variable is v for v in one.weights)]
-        layer = held[-1] if held else layer
+    if layer is not None and variable is not None:  # another layer's call may fill the variable
+        owners = [x for x in layer._flatten_layers() if any(variable is v for v in x.weights)]
+        layer = owners[-1] if owners else layer
     usual = KERAS_LAYOUTS.get(len(sizes))
     if isinstance(layer, keras.layers.EinsumDense):
         if variable is not None and variable.name == "bias":
             raise bias(sizes)
         return einsum_letters(layer.equation)
-    kinds = {each.__name__ for each in type(layer).__mro__ if each.__module__.startswith("keras.")}
+    kinds = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
     if "BaseConvTranspose" in kinds and usual is not None:
         return usual[:-2] + "OI"
     surely = bool(kinds & _CONVOLUTIONS) or is_kernel(options, layer)
     if len(sizes) not in (3, 4, 5) or surely or (layer is None and is_square(sizes[:-2])):
         return usual
-    asker = "a call by hand" if layer is None else type(layer).__name__
+    asker = "a direct call" if layer is None else type(layer).__name__
     raise unknown(sizes, asker, "input_axes=, output_axes= and batch_axes=")
 
 
@@ -83,14 +83,14 @@ def dtype_name(dtype: Any) -> str:
             message(
                 "dtype",
                 dtype,
-                f"Keras should accept it; it says: {problem}",
+                f"Keras should accept it; it raised: {problem}",
                 "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()",
             )
         ) from problem
 
 
 def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[int, ...]:
-    """Return the smallest shape that fits well-formed options; it has no entries."""
+    """Return the smallest shape that valid options fit; it has no entries."""
 
     def whole(values: Any) -> list[int]:
         listed = values if isinstance(values, (list, tuple)) else ()
@@ -105,11 +105,11 @@ def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[in
 
 
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
-    """A role, with the options of `idinit_ref.plan`."""
+    """An initializer of one role, with the options of `idinit_ref.plan`."""
 
     role: Role
 
-    def _settle(self, layout: str | None, axes: tuple[Axes | None, ...], **options: Any) -> None:
+    def _validate(self, layout: str | None, axes: tuple[Axes | None, ...], **options: Any) -> None:
         shape = _smallest_shape(layout, *(options[name] for name in ("stride", "blocks", "tap")))
         letters = KERAS_LAYOUTS.get(len(shape)) if layout is None else layout
         decided = joined(shape, self.role, letters, **options)
@@ -119,12 +119,12 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
             name: places(name, at, name != "batch_axes") for name, at in given.items()
         }
         if layout is not None and any(self._axes.values()):
-            should = f"it names all axes, and so do {self._axes}"
+            should = f"it names all axes, so {self._axes} should not be given as well"
             cure = "give either layout, or input_axes, output_axes and batch_axes"
             raise OptionError(message("layout", layout, should, cure))
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
-        """Make a weight.
+        """Build a weight.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         dtype : str or dtype, optional
             Real floating or complex; ``keras.config.floatx()`` if left out.
         layout : keras.distribution.TensorLayout or jax.sharding.Sharding, optional
-            Where Keras' JAX backend wants the weight to lie (not the axis letters).
+            The placement on the devices that Keras' JAX backend asks for (not axis letters).
 
         Returns
         -------
@@ -185,9 +185,9 @@ class IDI(_Initializer):
         A letter for each axis. Axes of one letter count as one: "IOO" for the kernel (d, heads,
         size) of queries, "IIO" for that of an output projection.
     input_axes, output_axes, batch_axes : int or sequence of int, optional
-        The axes of the inputs, of the outputs and of stacked weights, as `in_axis` and so on in
-        ``jax.nn.initializers``, instead of `layout`. If only some are named, the others are -2, -1
-        and none. The other axes are the kernel's.
+        The axes of the inputs, of the outputs and of stacked weights, instead of `layout`; they are
+        `in_axis` and so on of ``jax.nn.initializers``. If only some are given, the others are -2,
+        -1 and none. The other axes are the kernel's.
 
     Raises
     ------
@@ -197,15 +197,15 @@ class IDI(_Initializer):
     Notes
     -----
     An initializer sees only a shape. If no option names the axes, it looks at the layer that calls
-    it: at the equation of an EinsumDense (so of attention, too), at the rank of a convolution:
-    "WIO", "HWIO", "DHWIO", and "HWOI" for Conv2DTranspose. For another layer's weight of three axes
-    or more it is an error. In a call by hand a square kernel of odd size is a convolution's, and so
-    is any kernel with an option such as `taps`; everything else is an error.
+    it: the equation of an EinsumDense (also in attention), or the rank of a convolution: "WIO",
+    "HWIO", "DHWIO", and "HWOI" for Conv2DTranspose. Another layer's weight of three axes or more is
+    an error. In a direct call a square kernel of odd size counts as a convolution, and so does any
+    kernel with an option such as `taps`; everything else is an error.
 
     The other defaults fit Dense, and Conv1D to Conv3D with one group and padding "same". Other
-    layers need options: for DepthwiseConv2D of C channels ``groups=C, transposed=True``; for
-    Conv2DTranspose its strides as `stride`, and its left padding as `tap` ((0, 0) for "valid", half
-    of k - s for "same"). Or call :func:`idi_layer_`, which reads all of this from the built layer.
+    layers need options. DepthwiseConv2D of C channels needs ``groups=C, transposed=True``.
+    Conv2DTranspose needs its strides as `stride` and its left padding as `tap` ((0, 0) for "valid",
+    half of k - s for "same"). Or call :func:`idi_layer_`, which reads all of this from the layer.
 
     Examples
     --------
@@ -237,7 +237,7 @@ class IDI(_Initializer):
         loosen_at: LoosenAt = "all",
         seed: int = 0,
     ) -> None:
-        self._settle(
+        self._validate(
             layout,
             (input_axes, output_axes, batch_axes),
             gain=gain,
@@ -265,7 +265,7 @@ class IDIZ(_Initializer):
     eps, form, groups, transposed, stride, blocks, taps, tap
         As in `idinit_ref.plan`.
     layout, input_axes, output_axes, batch_axes
-        As in :class:`IDI`, whose notes hold here too.
+        As in :class:`IDI`; see also its notes.
 
     Raises
     ------
@@ -300,7 +300,7 @@ class IDIZ(_Initializer):
         taps: Taps = "outward",
         tap: Sequence[int] | None = None,
     ) -> None:
-        self._settle(
+        self._validate(
             layout,
             (input_axes, output_axes, batch_axes),
             eps=eps,

@@ -1,4 +1,4 @@
-"""The Jacobian of a computation, by its products: for `idinit_ref.diagnostics`."""
+"""The Jacobian of a computation as a linear operator, for `idinit_ref.diagnostics`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["jacobian"]
 
 
 def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
-    """Return the Jacobian of f at x as a linear map, which is never written out.
+    """Return the Jacobian of f at x as a linear operator; the matrix is never formed.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
         (`tf.autodiff.ForwardAccumulator`). Products with J^T (`tf.GradientTape`) reuse the first
         run. For many products ``tf.function(f)`` is faster.
     x : tf.Tensor or tf.Variable
-        Real floating, of any shape. Several samples at once are several inputs.
+        Real floating, of any shape. A batch of samples counts as one vector of all their entries.
 
     Returns
     -------
@@ -33,9 +33,9 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
     Raises
     ------
     OptionTypeError
-        If x or f(x) is no real floating tensor.
+        If x or f(x) is not a real floating tensor.
     ShapeError
-        If one of them is empty.
+        If x or f(x) is empty.
     ImportError
         If TensorFlow is not installed: on Keras' other backends use the adapter of that framework.
 
@@ -59,7 +59,7 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
             'jacobian needs TensorFlow: pip install "idinit-ref[tensorflow]"; on another backend '
             "of Keras use idinit_ref_torch.jacobian or idinit_ref_jax.jacobian"
         ) from problem
-    none = tf.UnconnectedGradients.ZERO
+    zero = tf.UnconnectedGradients.ZERO
 
     def linearise(f: Callable[[Any], Any], x: Any) -> Linearised:
         x = tf.convert_to_tensor(x)
@@ -68,13 +68,13 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
             y = f(x)
 
         def push(v: Any) -> Any:
-            with tf.autodiff.ForwardAccumulator(x, v) as pushed:
-                again = f(x)
-            return pushed.jvp(again, unconnected_gradients=none)
+            with tf.autodiff.ForwardAccumulator(x, v) as accumulator:
+                y = f(x)
+            return accumulator.jvp(y, unconnected_gradients=zero)
 
         def pull(u: Any) -> Any:
-            out = tape.gradient(y, x, output_gradients=u, unconnected_gradients=none)
-            return tf.convert_to_tensor(out)  # of a lookup it comes as some rows
+            out = tape.gradient(y, x, output_gradients=u, unconnected_gradients=zero)
+            return tf.convert_to_tensor(out)  # a lookup's gradient is an IndexedSlices
 
         return Linearised(y, push, pull)
 

@@ -1,4 +1,4 @@
-"""One built layer: what its axes are, where its identity tap lies, and its weights in place."""
+"""One built layer: its axes, its identity tap, and its weights, set in place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Layer = TypeVar("Layer")
 
 
 class Weight(NamedTuple):
-    """One weight of a layer, and what only the layer knows of it."""
+    """One weight of a layer, with the facts that only the layer knows."""
 
     name: str
     variable: Any
@@ -36,13 +36,13 @@ class Weight(NamedTuple):
     bias: Any = None
     groups: int = 1
     transposed: bool = False
-    window: Callable[[Sizes], Window] | None = None  # of a convolution, by its input's sizes
-    sizes: Sizes = ()  # those that its layer was built for
+    window: Callable[[Sizes], Window] | None = None  # of a convolution, from its input's sizes
+    sizes: Sizes = ()  # of the input that its layer was built for
     parts: int = 1  # how many weights of one size are packed along its outputs
     last: bool = True  # whether it is among the layer's last weights
 
     def plan(self, role: Role, number: int, tap: Sequence[int] | None, **options: Any) -> Plan:
-        """Decide it, from the options of both roles."""
+        """Return its plan, from the options of both roles."""
         shape, layout = merge_axes(shape_and_dtype(self.variable)[0], self.letters)
         facts: dict[str, Any] = {}
         if self.groups > 1:
@@ -50,7 +50,7 @@ class Weight(NamedTuple):
         if self.window is not None:
             facts |= self.window(self.sizes).stored()
         if tap is not None:
-            plan(shape, layout=layout, taps=options["taps"], tap=tap)  # an error where none fits
+            plan(shape, layout=layout, taps=options["taps"], tap=tap)  # raises if it does not fit
             facts["tap"] = tap
         return either(shape, role, number, layout=layout, **facts, **options)
 
@@ -64,13 +64,13 @@ def _einsum_dense(layer: Any) -> Iterator[Weight]:
 
 
 def _window(layer: Any, sizes: Sizes) -> Window:
-    """Return how a convolution slides over an input of these sizes (and of axes before them)."""
+    """Return how a convolution slides over an input; leading sizes are ignored."""
     steps = layer.kernel_size, layer.strides, layer.dilation_rate
     return sliding(*steps, layer.padding, sizes[-layer.rank :])
 
 
 def _transposed_window(layer: Any, _: Sizes) -> Window:
-    """Return how a transposed convolution slides; the sizes of its input mean nothing for that."""
+    """Return how a transposed convolution slides, which its input's sizes do not change."""
     more = layer.output_padding or (None,) * layer.rank
     left = (0,) * layer.rank
     if layer.padding == "same":
@@ -80,7 +80,7 @@ def _transposed_window(layer: Any, _: Sizes) -> Window:
 
 
 def _built_for(layer: Any) -> Sizes:
-    """Return the sizes of the input that a layer was built for, as far as they are known."""
+    """Return the spatial sizes of the input that a layer was built for, if known."""
     shape = (layer.get_build_config() or {}).get("input_shape")
     if not isinstance(shape, (tuple, list)) or len(shape) != layer.rank + 2:
         return ()
@@ -88,7 +88,7 @@ def _built_for(layer: Any) -> Sizes:
 
 
 def _kernel(layer: Any, name: str, letters: str, window: Any = _window, **facts: Any) -> Weight:
-    """Return a convolution's kernel, whose spatial axes stand first."""
+    """Return a convolution's kernel; its spatial axes come first."""
     return Weight(
         name,
         getattr(layer, name),
@@ -153,7 +153,7 @@ _CELLS = {"LSTMCell": 4, "GRUCell": 3, "SimpleRNNCell": 1}
 
 
 def known_weights(layer: Any) -> list[Weight]:
-    """Return what a layer tells of its weights; nothing if it is not known, or changed them."""
+    """Return the weights of a layer: none if its type is unknown, or LoRA or quantisation is on."""
     if not layer.built or is_changed(layer):
         return []
     for name, parts in _CELLS.items():
@@ -163,7 +163,7 @@ def known_weights(layer: Any) -> list[Weight]:
     names = _names(layer)
     try:
         return list(_KNOWN[names[0]](layer)) if names else []
-    except OptionError:  # an equation that is no matrix
+    except OptionError:  # the equation has no inputs or no outputs
         return []
 
 
@@ -172,12 +172,12 @@ def _names(layer: Any) -> list[str]:
 
 
 def is_changed(layer: Any) -> bool:
-    """Whether a layer computes its weight from other variables: LoRA, quantised."""
+    """Whether a layer computes its weight from other variables: LoRA or quantisation."""
     return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
 
 
 def quantised_parts(layer: Any) -> list[Any]:
-    """Return what a quantised layer holds instead of a weight: integers, and their scales."""
+    """Return the variables that replace a quantised layer's weight: integers and their scales."""
     if not getattr(layer, "quantization_mode", None):
         return []
     bias = getattr(layer, "bias", None)
@@ -185,7 +185,7 @@ def quantised_parts(layer: Any) -> list[Any]:
 
 
 def _weights(layer: Any) -> Iterator[Weight]:
-    """Return the weights of a layer, in the order in which it uses them."""
+    """Return the weights of a layer, in the order of its computation."""
     if isinstance(layer, keras.layers.SpectralNormalization):
         layer = layer.layer
     names = _names(layer)
@@ -195,7 +195,7 @@ def _weights(layer: Any) -> Iterator[Weight]:
                 "layer",
                 type(layer).__name__,
                 f"it should be a keras.layers object of one of {', '.join(_KNOWN)}",
-                "give each such layer of a model on its own; for other weights use idi_(variable)",
+                "pass each such layer of a model by itself; for other weights use idi_(variable)",
             )
         )
     if not layer.built:
@@ -203,7 +203,7 @@ def _weights(layer: Any) -> Iterator[Weight]:
             message(
                 "layer",
                 layer.name,
-                "it should be built, and has no weights yet",
+                "it should be built; it has no weights yet",
                 "call it once on an input, or call its build(input_shape)",
             )
         )
@@ -212,8 +212,8 @@ def _weights(layer: Any) -> Iterator[Weight]:
             message(
                 "layer",
                 layer.name,
-                "its kernel should be its own: here LoRA or quantization has changed what it means",
-                "initialise it first, and enable them afterwards",
+                "its kernel should be its weight, without LoRA or quantization",
+                "initialise it first, and enable these afterwards",
             )
         )
     return _KNOWN[names[0]](layer)
@@ -223,20 +223,20 @@ def _decide(
     layer: Any, role: Role, tap: Sequence[int] | None, **options: Any
 ) -> Iterator[tuple[Weight, Plan]]:
     for k, weight in enumerate(_weights(layer)):
-        own: Role = role if weight.last else "transit"
-        yield weight, weight.plan(own, k, None if k else tap, **options)
+        its_role: Role = role if weight.last else "transit"
+        yield weight, weight.plan(its_role, k, None if k else tap, **options)
 
 
 def _assign(layer: Layer, role: Role, tap: Sequence[int] | None, **options: Any) -> Layer:
-    """Make everything, then write everything."""
+    """Build all weights, then write them."""
     ready = []
     for weight, decided in _decide(layer, role, tap, **options):
         shape, dtype = shape_and_dtype(weight.variable)
         array = split_axes(xp, decided.build(dtype=dtype), shape, weight.letters)
         normed = isinstance(layer, keras.layers.SpectralNormalization)
         if normed and not is_partial_isometry(array.reshape(-1, shape[-1])):
-            should = "it makes the largest singular value 1, and that of this weight is another"
-            cure = "give a gain that makes all of them 1 or 0, or wrap the layer afterwards"
+            should = "it makes the largest singular value 1, so all should already be 1 or 0"
+            cure = "give a gain that makes them so, or wrap the layer afterwards"
             raise OptionError(message("layer", type(layer).__name__, should, cure))
         ready.append((weight.variable, array))
         if weight.bias is not None:
@@ -262,23 +262,22 @@ def layer_plans(
 ) -> dict[str, Plan]:
     """Decide the weights of a built layer from its settings, and change nothing.
 
-    All options are validated, used or not. An option of a role that no weight of the layer has is
-    not used.
+    All options are validated. An option for a role that no weight of the layer has is ignored.
 
     Parameters
     ----------
     layer : keras.layers.Layer
         Built: Dense, EinsumDense, Conv1D to Conv3D and their Transpose, DepthwiseConv1D and 2D,
         SeparableConv1D and 2D, MultiHeadAttention or GroupQueryAttention; or one of them in
-        SpectralNormalization, if the norm leaves such a weight as it is.
+        SpectralNormalization, if the norm does not change the weight.
     role : {"transit", "zero"}
         The role of the layer. In a layer of several weights only the last ones (the pointwise
-        kernel, the output projection) are "zero"; those before them are transit.
+        kernel, the output projection) get "zero"; those before them are "transit".
     gain, wide, loosen, loosen_at, seed
-        For the weights that are transit, as in `idinit_ref.plan`. With `loosen`, weight k of a
-        layer has the seed ``seed + k``.
+        For weights in role "transit", as in `idinit_ref.plan`. With `loosen`, weight k of a layer
+        has the seed ``seed + k``.
     eps, form
-        For the weights that are zero, as in `idinit_ref.plan`.
+        For weights in role "zero", as in `idinit_ref.plan`.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix, as in `idinit_ref.plan`. The first three start at the
         identity tap, in each phase of a transposed convolution.
@@ -289,12 +288,12 @@ def layer_plans(
     -------
     dict of str to Plan
         By the weight's name, such as "kernel" or "query/kernel". A plan has the weight's shape,
-        except where axes of one kind are joined (EinsumDense: heads and their size).
+        but joins several axes of one kind (EinsumDense: heads and their size).
 
     Raises
     ------
     OptionTypeError
-        If the layer is of another kind, or an option of another type.
+        If the layer or an option is not of a type listed here.
     OptionError
         If the layer is not built, uses LoRA or quantization, or has an equation without inputs or
         outputs; and as in `idinit_ref.plan`.
@@ -398,7 +397,7 @@ def idiz_layer_(
     taps: Taps = "outward",
     tap: Sequence[int] | None = None,
 ) -> Layer:
-    """Make a built layer the last one of a residual branch, and its biases 0, in place.
+    """Make a built layer the end of a residual branch, and its biases 0, in place.
 
     Its last weights become zero-preserving (IDIZ_eps, spec section 2).
 

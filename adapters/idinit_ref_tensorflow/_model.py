@@ -13,8 +13,8 @@ from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._restore import as_it_was
-from ._trace import traced
+from ._restore import restored_on_error
+from ._trace import trace_model
 from ._variable import shape_and_dtype
 
 __all__ = ["init_", "plans"]
@@ -35,8 +35,8 @@ def plans(
     Returns
     -------
     dict of str to Plan
-        By the weight's name. A plan has the weight's shape, except where axes of one kind are
-        joined (EinsumDense and attention: heads and their size).
+        By the weight's name. A plan has the weight's shape, but joins several axes of one kind
+        (EinsumDense and attention: heads and their size).
 
     Raises
     ------
@@ -52,8 +52,8 @@ def plans(
     >>> plans(keras.Model(x, x + y))["proj/kernel"].role
     'zero'
     """
-    with as_it_was(model):
-        return decide(traced(model, example_inputs).graph, **options).plans
+    with restored_on_error(model):
+        return decide(trace_model(model, example_inputs).graph, **options).plans
 
 
 def init_(model: Any, example_inputs: Any = None, **options: Unpack[ModelOptions]) -> Report:
@@ -70,8 +70,8 @@ def init_(model: Any, example_inputs: Any = None, **options: Unpack[ModelOptions
     Returns
     -------
     Report
-        The role of every parameter, and why; it begins with its warnings. Moving statistics and
-        seeds are not parameters.
+        The role and value of every parameter, and the reason. It begins with the warnings. Moving
+        statistics and seeds are not parameters.
 
     Raises
     ------
@@ -97,8 +97,8 @@ def init_(model: Any, example_inputs: Any = None, **options: Unpack[ModelOptions
     >>> report.summary
     '4 parameters: 1 transit, 1 zero, 2 bias, 0 keep'
     """
-    with as_it_was(model):
-        graph, variables = traced(model, example_inputs)
+    with restored_on_error(model):
+        graph, variables = trace_model(model, example_inputs)
         return initialise(graph, _Variables(variables), **options)
 
 

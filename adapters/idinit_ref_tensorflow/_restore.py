@@ -1,4 +1,4 @@
-"""A model that an error leaves as it was, unbuilt where it was unbuilt."""
+"""Restores a model after an error; an unbuilt one is unbuilt again."""
 
 from __future__ import annotations
 
@@ -12,52 +12,53 @@ _CONTAINERS = (dict, list, set)
 
 
 @contextmanager
-def as_it_was(model: Any) -> Iterator[None]:
-    """Put back, after an error, what a model's layers hold: variables, layers, flags.
+def restored_on_error(model: Any) -> Iterator[None]:
+    """After an error, restore the attributes of a model's layers: variables, layers, flags.
 
-    A first call builds a model for the shapes it is given, and that is for ever. Values of
-    variables are not looked at: tracing changes none.
+    The first call of a model builds it for the given shapes, for good. Values of variables are not
+    saved: tracing changes none.
     """
-    saved = _saved(model)
+    saved = _copies(model)
     try:
         yield
     except BaseException:
-        for thing, content in saved:
-            _put_back(thing, content)
+        for container, content in saved:
+            _restore(container, content)
         raise
 
 
-def _saved(model: Any) -> list[tuple[Any, Any]]:
-    """Return what a model is made of, each with a copy of what it holds now."""
+def _copies(model: Any) -> list[tuple[Any, Any]]:
+    """Return every container in a model, each with a copy of its content."""
     if not isinstance(model, keras.layers.Layer):
         return []
     owners = (keras.layers.Layer, type(model._tracker))
-    found: list[tuple[Any, Any]] = []
+    copies: list[tuple[Any, Any]] = []
     seen: set[int] = set()
     todo = [model]
     while todo:
-        thing = todo.pop()
-        # By the type itself: a proxy says that it is what it wraps.
-        if id(thing) in seen or not issubclass(type(thing), (*owners, *_CONTAINERS, tuple)):
+        item = todo.pop()
+        # type(), not isinstance: a proxy reports the class of the object it wraps.
+        if id(item) in seen or not issubclass(type(item), (*owners, *_CONTAINERS, tuple)):
             continue
-        seen.add(id(thing))
-        if issubclass(type(thing), tuple):
-            todo += thing
+        seen.add(id(item))
+        if issubclass(type(item), tuple):
+            todo += item
             continue
-        held = vars(thing) if issubclass(type(thing), owners) else thing
-        content: Any = dict(dict.items(held)) if issubclass(type(held), dict) else list(held)
-        found.append((held, content))
+        container = vars(item) if issubclass(type(item), owners) else item
+        is_dict = issubclass(type(container), dict)
+        content: Any = dict(dict.items(container)) if is_dict else list(container)
+        copies.append((container, content))
         todo += content.values() if isinstance(content, dict) else content
-    return found
+    return copies
 
 
-def _put_back(thing: Any, content: Any) -> None:
-    """Fill a container again, past what its own class does when it is written to."""
-    if issubclass(type(thing), dict):
-        dict.clear(thing)
-        dict.update(thing, content)
-    elif issubclass(type(thing), list):
-        list.__setitem__(thing, slice(None), content)
+def _restore(container: Any, content: Any) -> None:
+    """Fill a container again, without the write hooks of its own class."""
+    if issubclass(type(container), dict):
+        dict.clear(container)
+        dict.update(container, content)
+    elif issubclass(type(container), list):
+        list.__setitem__(container, slice(None), content)
     else:
-        set.clear(thing)
-        set.update(thing, content)
+        set.clear(container)
+        set.update(container, content)

@@ -1,4 +1,4 @@
-"""Where a new weight lies: in memory lent to TensorFlow, or in shards of Keras' JAX backend."""
+"""Weights in memory shared with TensorFlow, or in shards of Keras' JAX backend."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from idinit_ref.errors import OptionError, OptionTypeError, message
 
 __all__ = ["sharded", "tensor"]
 
-_LARGE = 2**16  # elements: below, a call costs more than its copy
-_ALIGNED = 64  # bytes: what TensorFlow's kernels expect of memory
+_LARGE = 2**16  # elements: below, the call of DLPack costs more than a copy
+_ALIGNED = 64  # bytes: the alignment that TensorFlow's kernels expect
 
 
 def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], letters: str) -> Any:
-    """Make a weight shard by shard, as a Keras variable with a layout asks (JAX backend only)."""
+    """Build a weight shard by shard, for a Keras variable with a layout (JAX backend only)."""
     try:
         sharding = getattr(sharding, "backend_layout", sharding)  # of a keras TensorLayout
     except ValueError as problem:
@@ -30,7 +30,7 @@ def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], le
             message(
                 "layout",
                 sharding,
-                f"it should have a mesh, and Keras said: {problem}",
+                f"it should have a mesh; Keras raised: {problem}",
                 "give it one: TensorLayout(axes, device_mesh)",
             )
         ) from problem
@@ -46,16 +46,16 @@ def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], le
             )
         )
     if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
-        # Keras hands over the sharding without its devices, inside jax.set_mesh.
+        # Inside jax.set_mesh, Keras passes the sharding without its devices.
         sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
     try:
         sharding.shard_shape(shape)
-    except (ValueError, IndexError) as problem:  # an IndexError if it has more axes
+    except (ValueError, IndexError) as problem:  # an IndexError if the sharding has more axes
         raise OptionError(
             message(
                 "layout",
                 sharding,
-                f"it should cut every axis of shape {shape} evenly, and JAX said: {problem}",
+                f"it should divide every axis of shape {shape} evenly; JAX raised: {problem}",
                 "name only axes of the mesh, whose sizes divide the axes of the weight",
             )
         ) from problem
@@ -66,10 +66,10 @@ def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], le
 
 
 def tensor(decided: Plan, dtype: str, shape: tuple[int, ...], letters: str) -> Any:
-    """Make a weight as a tensor of Keras' backend.
+    """Build a weight as a tensor of Keras' backend.
 
-    TensorFlow copies an array of NumPy slowly (124 ms for 64 MB, where the array itself takes 19),
-    so a large one is lent to it by DLPack. It crashes on memory that is not aligned to 64 bytes.
+    TensorFlow copies a NumPy array slowly (124 ms for 64 MB; building the array takes 19), so a
+    large one is shared through DLPack. TensorFlow crashes on memory not aligned to 64 bytes.
     """
     if decided.shape != shape:
         array = split_axes(xp, decided.build(dtype=dtype), shape, letters)
@@ -77,7 +77,7 @@ def tensor(decided: Plan, dtype: str, shape: tuple[int, ...], letters: str) -> A
     kind = np.dtype(dtype)
     if (
         keras.backend.backend() == "tensorflow"
-        and kind.isbuiltin == 1  # DLPack knows no bfloat16 of NumPy
+        and kind.isbuiltin == 1  # NumPy's DLPack has no bfloat16
         and prod(decided.shape) >= _LARGE
     ):
         import tensorflow

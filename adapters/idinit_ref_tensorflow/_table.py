@@ -1,4 +1,4 @@
-"""What each of TensorFlow's operations is, as a call of the drawing."""
+"""TensorFlow's operations, each as one call of `Drawing`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KNOWN = {
     "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
     "Prod", "Softmax", "TopKV2",
 }  # fmt: skip
-"""Of what is known by its word (`_words.py`): what acts on entries, and what does not."""
+"""Operations known only by their plain name (`_words.py`): ENTRYWISE act on each entry."""
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 _SCATTERS = {f"TensorScatter{what}" for what in ("Add", "Max", "Min", "Sub", "Update")}
@@ -51,7 +51,7 @@ _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMi
 _MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
 _CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
 _TRANSPOSED = {"Conv2DBackpropInput", "Conv3DBackpropInputV2"}
-# With these Keras computes the padding of a strided and dilated depthwise convolution.
+# Keras computes the padding of a strided and dilated depthwise convolution with these.
 _ARITHMETIC = {
     "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "FloorDiv": np.floor_divide,
     "Maximum": np.maximum,
@@ -65,7 +65,7 @@ _DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 def _slice(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     spans, gone = _spans(op)
     kept = _kept(op) if spans is None and isinstance(inputs[0], Made) else None
-    if kept is not None:  # one layer of a stack, say, in a loop
+    if kept is not None:  # for example one layer of a stack, in a loop
         return draw.lookup(name, inputs[:2], shape, kept)
     return draw.reshape(name, draw.part(name, inputs[0], spans, gone, shape), shape)
 
@@ -123,7 +123,7 @@ def _pad(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
 
 
 def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    """Draw the pieces of a dilated convolution's input: padding has moved them as it moved that."""
+    """Draw the pieces of a dilated convolution's input; its padding has shifted them equally."""
     value = inputs[0]
     if isinstance(value, Made):
         return draw.other(name, inputs, shape)
@@ -153,12 +153,12 @@ def _add(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
 
 
 def along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
-    """Return what is made of parameters with all the axes of a sum."""
+    """Broadcast a value made of parameters to the shape of a sum."""
     return draw.broadcast(name, value, shape) if isinstance(value, Made) else value
 
 
 def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    if len(inputs) == 2 and is_constant(inputs[0]):  # a number divided by what is given
+    if len(inputs) == 2 and is_constant(inputs[0]):  # a constant divided by a value
         return draw.entrywise(name, inputs, shape, word="div")
     return draw.scale(name, inputs, shape, _DOING.get(op.type, ""))
 
@@ -169,7 +169,7 @@ def _subtract(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
 
 
 def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    """Draw a power, a clamp or a choice, of which the numbers count."""
+    """Draw a power, a clamp, a select or a scatter; numbers decide whether the first two vanish."""
     numbers = [value.value if isinstance(value, Made) else None for value in inputs]
     if op.type == "Pow":
         word = power(numbers[1]) if numbers[0] is None and numbers[1] is not None else "pow"
@@ -182,13 +182,13 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
 
 
 def _constant(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    """Draw a constant, with the number that it is everywhere."""
+    """Draw a constant, with its number if all entries are equal."""
     if op.type == "Fill" and isinstance(inputs[1], Made):
         return draw.constant(shape, value=inputs[1].value)
-    held = np.zeros(1) if op.type == "ZerosLike" else static(op.outputs[0])
-    is_one = held is not None and held.size and held.dtype.kind in "fiu"
-    is_one = is_one and bool((held == held.flat[0]).all())
-    return draw.constant(shape, value=float(held.flat[0]) if is_one else None)
+    array = np.zeros(1) if op.type == "ZerosLike" else static(op.outputs[0])
+    is_one = array is not None and array.size and array.dtype.kind in "fiu"
+    is_one = is_one and bool((array == array.flat[0]).all())
+    return draw.constant(shape, value=float(array.flat[0]) if is_one else None)
 
 
 def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -262,7 +262,7 @@ MOVES: dict[str, _Draw] = {
     "ReverseV2": _flip,
     "Tile": _tile,
 }
-"""What moves entries of any dtype."""
+"""Operations that move entries, of any dtype."""
 
 TABLE: dict[str, _Draw] = {
     "ConcatV2": _join,
@@ -285,7 +285,7 @@ TABLE: dict[str, _Draw] = {
     "Einsum": _einsum,
     **dict.fromkeys((*_CONVOLUTIONS, *_TRANSPOSED), _convolution),
 }
-"""What computes, or joins, real or complex numbers."""
+"""Operations that compute with or join real or complex numbers."""
 
 
 def shape_of(tensor: Any) -> Shape | None:
@@ -298,12 +298,12 @@ def is_floating(tensor: Any) -> bool:
 
 
 def static(tensor: Any) -> Any:
-    """Return the numbers of a tensor that follows from constants and shapes; None of another."""
+    """Return the numbers of a tensor that depends on constants and shapes alone, else None."""
     from tensorflow import get_static_value
 
-    found, op = get_static_value(tensor), tensor.op
-    if found is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
-        return found
+    numbers, op = get_static_value(tensor), tensor.op
+    if numbers is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
+        return numbers
     if op.type == "StridedSlice":
         whole, (spans, _), shape = static(op.inputs[0]), _spans(op), shape_of(tensor)
         if whole is None or spans is None or shape is None:
@@ -324,7 +324,7 @@ def _channels_first(op: Any) -> bool:
 
 
 def _window(op: Any, signal: Any, kernel: Shape, spatial: Sequence[int]) -> Window | None:
-    """Return how a convolution slides, as far as it is known."""
+    """Return how a convolution slides, or None if it is unknown."""
     source = signal.op
     while source.type in ("ExpandDims", "Squeeze", "Reshape"):
         source = source.inputs[0].op
@@ -355,26 +355,26 @@ def _window(op: Any, signal: Any, kernel: Shape, spatial: Sequence[int]) -> Wind
 
 
 def _dilated(pieces: Any, kernel: Shape) -> Window | None:
-    """Return how a dilated convolution slides, from the operation that cuts its input in pieces."""
+    """Return how a dilated convolution slides, from the operation that splits its input."""
     dilation, padding = (static(tensor) for tensor in pieces.inputs[1:])
     if dilation is None or padding is None:
         return None
     rank = len(kernel)
-    more = rank - len(dilation)  # 1 for an image of one row, -1 where channels stand first
+    more = rank - len(dilation)  # 1 for an image of one row, -1 for channels first
     left = (0,) * more + tuple(int(row[0]) for row in padding)
     steps = (1,) * more + tuple(int(d) for d in dilation)
     return Window(kernel, left[-rank:], steps[-rank:])
 
 
 def _along_channels(draw: Drawing, name: str, value: Value, rank: int) -> Value:
-    """Return a bias whose one axis stands where the channels are, second of all."""
+    """Return a bias with its axis at the channels of a channels-first tensor."""
     if value.shape is None or not isinstance(value, Made):
         return value
     return draw.reshape(name, value, (*value.shape, *(1,) * (rank - 2)))
 
 
 def _kept(op: Any) -> list[int | None] | None:
-    """Return the axes that indices leave whole, which are computed; None if slices are."""
+    """Return the axes that computed indices leave whole; None if slices are computed."""
     if op.type != "StridedSlice" or op.get_attr("ellipsis_mask") or op.get_attr("new_axis_mask"):
         return None
     gone = op.get_attr("shrink_axis_mask")
@@ -386,7 +386,7 @@ def _kept(op: Any) -> list[int | None] | None:
 
 
 def _spans(op: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
-    """Return what a slice takes of every axis (None: not known), and which vanish."""
+    """Return the span of a slice on every axis (None: unknown), and the axes it removes."""
     sizes = shape_of(op.inputs[0])
     begin, end = static(op.inputs[1]), static(op.inputs[2])
     if sizes is None or begin is None or end is None:

@@ -20,20 +20,20 @@ from idinit_ref.errors import GraphError, OptionTypeError, message
 from idinit_ref.tracing import Drawing, Parameter, Value
 
 from ._layers import is_changed, known_weights, quantised_parts
-from ._restore import as_it_was
+from ._restore import restored_on_error
 
 __all__ = ["trace"]
 
 _PART = "a part of a quantised weight"
-_EXAMPLE = "example_inputs"  # what errors call the inputs
+_EXAMPLE = "example_inputs"  # the name of the inputs in errors
 
 
 class Held(NamedTuple):
-    """A parameter, the variable that holds it, and whether it was made untrainable."""
+    """A parameter, its variable, and whether that was created as untrainable."""
 
     parameter: Parameter
     variable: Any
-    is_state: bool  # then it is a parameter only if it is used as a weight
+    is_state: bool  # if so, it is a parameter only if it is used as a weight
 
 
 class Traced(NamedTuple):
@@ -51,28 +51,28 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
     model : keras.Model or keras.layers.Layer
         Functional, Sequential or subclassed. On Keras' TensorFlow backend the graph comes from the
         model's concrete function with ``training=False``; on another backend from Keras' own
-        symbolic calls. Nothing is run, and no state changes. An unbuilt model is built, unless
-        there is an error.
+        symbolic calls. Nothing is run, and no state changes. An unbuilt model is built; after an
+        error it is unbuilt again.
     example_inputs : array, tensor, keras.KerasTensor or tf.TensorSpec, or a list or dict of them
         The model's inputs. Only shapes and dtypes are used, and a first axis of None counts as 2. A
-        tuple, list or dict is passed to `call` as one argument, as in Keras; if `call` requires
-        several, as its arguments. A model that knows its inputs (functional, or Sequential with an
-        Input) needs none.
+        tuple, list or dict is one argument of `call`, as in Keras; if `call` requires several, it
+        is all of them. A model that knows its inputs (functional, or Sequential with an Input)
+        needs none.
 
     Returns
     -------
     idinit_ref.Graph
-        The name of a parameter is its Keras path (``"conv1/kernel"``). If several variables have
-        one path, ``" (1)"``, ``" (2)"`` and so on are added, in the model's order. A kernel with
+        The name of a parameter is its Keras path (``"conv1/kernel"``). If several variables share
+        a path, ``" (1)"``, ``" (2)"`` and so on are added, in the model's order. A kernel with
         several output or input axes (EinsumDense and attention: heads and their size) appears as a
-        matrix, with these axes joined into one.
+        matrix that joins them.
 
     Raises
     ------
     GraphError
         If the model cannot take these inputs, or uses an operation that cannot be traced.
     OptionTypeError
-        If it is no Keras model or layer.
+        If `model` is not a Keras model or layer.
 
     Examples
     --------
@@ -86,13 +86,13 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
     >>> [node.kind for node in graph.nodes if node.kind in ("input", "weight", "add")]
     ['input', 'weight', 'add']
     """
-    with as_it_was(model):
-        return traced(model, example_inputs).graph
+    with restored_on_error(model):
+        return trace_model(model, example_inputs).graph
 
 
-def traced(model: Any, example_inputs: Any) -> Traced:
-    """Trace a model, and find its variables."""
-    arguments = prepared(model, example_inputs)
+def trace_model(model: Any, example_inputs: Any) -> Traced:
+    """Return a model's graph and its variables."""
+    arguments = prepare(model, example_inputs)
     if keras.backend.backend() == "tensorflow":
         held, graph = _by_function(model, arguments)
     else:
@@ -101,7 +101,7 @@ def traced(model: Any, example_inputs: Any) -> Traced:
         held = _parameters(model)
         draw = _drawing(held)
         names = {id(one.variable): one.parameter.name for one in held}
-        with told(arguments):
+        with blame_inputs(arguments):
             graph = draw.graph(walk(draw, names, model, *arguments, _input_names(arguments)))
     states = {one.parameter.name for one in held if one.is_state}
     nodes = [
@@ -116,8 +116,8 @@ def traced(model: Any, example_inputs: Any) -> Traced:
     )
 
 
-def prepared(model: Any, example_inputs: Any, label: str = _EXAMPLE) -> Arguments:
-    """Return what a model is called with, symbolic, after it was built."""
+def prepare(model: Any, example_inputs: Any, label: str = _EXAMPLE) -> Arguments:
+    """Build a model, and return the symbolic arguments of its call."""
     if not isinstance(model, keras.layers.Layer):
         raise OptionTypeError(
             message(
@@ -137,11 +137,11 @@ def _drawing(held: Iterable[Held]) -> Drawing:
     return Drawing([one.parameter for one in held], stops, prefixed=False)
 
 
-# What the model is called with -------------------------------------------------------------------
+# Arguments ---------------------------------------------------------------------------------------
 
 
 class Arguments(NamedTuple):
-    """Symbolic tensors, as the model is called with them."""
+    """The arguments of a model's call, as symbolic tensors."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -152,7 +152,7 @@ class Arguments(NamedTuple):
 
 
 def _arguments(model: Any, example: Any, label: str) -> Arguments:
-    """Return what `call` is given, with every shape known."""
+    """Return the arguments of `call`, with every shape known."""
     if example is None:
         if isinstance(model, keras.Function):
             example = model.input
@@ -181,7 +181,7 @@ def _arguments(model: Any, example: Any, label: str) -> Arguments:
 
 
 def _symbol(label: str, leaf: Any) -> Any:
-    """Return the shape and dtype of an example."""
+    """Return a symbolic tensor with the shape and dtype of an example."""
     leaf = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
     dtype = "string" if _is_text(leaf) else leaf.dtype
     try:
@@ -191,7 +191,7 @@ def _symbol(label: str, leaf: Any) -> Any:
             message(
                 label,
                 str(leaf.dtype),
-                "every one should be an array of numbers, bools or strings",
+                "every input should be an array of numbers, bools or strings",
                 "pass what the model is called with",
             )
         ) from problem
@@ -204,33 +204,33 @@ def _symbol(label: str, leaf: Any) -> Any:
                 label,
                 tuple(leaf.shape),
                 "every axis but the first should have a size",
-                "pass example inputs with one of the sizes that the model is for",
+                "pass example inputs with a size that the model accepts",
             )
         )
     return keras.KerasTensor(tuple(sizes), dtype)
 
 
 def _is_text(leaf: Any) -> bool:
-    """Whether an array holds strings: for NumPy of some length, or any objects."""
+    """Whether an array holds strings: of a NumPy string dtype, or as objects."""
     if not isinstance(leaf, (np.ndarray, np.generic)):
         return False
-    found = leaf.ravel().tolist()
-    is_text = bool(found) and all(isinstance(x, (str, bytes)) for x in found)
+    entries = leaf.ravel().tolist()
+    is_text = bool(entries) and all(isinstance(x, (str, bytes)) for x in entries)
     return leaf.dtype.kind in "US" or (leaf.dtype.kind == "O" and is_text)
 
 
 def _build(model: Any, arguments: Arguments, label: str) -> None:
-    """Build a model that is not, by a symbolic call."""
+    """Build an unbuilt model by a symbolic call."""
     if all(layer.built for layer in model._flatten_layers()):
         return
-    with told(arguments, label), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of layers that are then found not to be built
+    with blame_inputs(arguments, label), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of layers that stay unbuilt
         model(*arguments.args, **arguments.kwargs)
 
 
 @contextmanager
-def told(arguments: Arguments, label: str = _EXAMPLE) -> Iterator[None]:
-    """Turn any error of a model that is called into one that names its inputs."""
+def blame_inputs(arguments: Arguments, label: str = _EXAMPLE) -> Iterator[None]:
+    """Turn any error of a model's call into a GraphError that names its inputs."""
     try:
         yield
     except GraphError:
@@ -240,14 +240,14 @@ def told(arguments: Arguments, label: str = _EXAMPLE) -> Iterator[None]:
             message(
                 label,
                 arguments.shapes(),
-                f"the model should be able to take them, and said: {_said(problem)}",
+                f"the model should accept them; it raised: {_keras_message(problem)}",
                 "pass what the model is called with",
             )
         ) from problem
 
 
-def _said(problem: Exception) -> str:
-    """Return what Keras said, without its frame."""
+def _keras_message(problem: Exception) -> str:
+    """Return the core of Keras' error message."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(problem)).split())
     text = text.split("Error encountered: ")[-1].split(" Arguments received by ")[0]
     return re.sub(r"^Exception encountered when calling [\w.]+\(\)\. ", "", text)[:300]
@@ -259,8 +259,7 @@ def _said(problem: Exception) -> str:
 def _parameters(model: Any, more: Any = ()) -> list[Held]:
     """Return the variables that are, or may be, parameters, in the model's order."""
     layers = model._flatten_layers()
-    told = [weight for layer in layers for weight in known_weights(layer)]
-    biases = {id(weight.bias) for weight in told}
+    biases = {id(weight.bias) for layer in layers for weight in known_weights(layer)}
     biases |= {id(getattr(layer, "bias", None)) for layer in layers if is_changed(layer)}
     parts = {id(variable) for layer in layers for variable in quantised_parts(layer)}
     normal = {
@@ -268,28 +267,28 @@ def _parameters(model: Any, more: Any = ()) -> list[Held]:
         for layer in layers
         if isinstance(layer, keras.layers.SpectralNormalization)
     }
-    born = {id(variable) for layer in layers for variable in layer._trainable_variables}
-    born |= {id(variable) for variable in more if variable.trainable}
-    found = []
+    trainable = {id(variable) for layer in layers for variable in layer._trainable_variables}
+    trainable |= {id(variable) for variable in more if variable.trainable}
+    held = []
     variables = [*model.weights, *more]
     for name, variable in zip(_names(variables), variables, strict=True):
-        state = id(variable) not in born
+        state = id(variable) not in trainable
         note = _note(variable, state)
         if id(variable) in parts:
             note, state = note if note.startswith("not") else _PART, False
         elif id(variable) in normal:
-            note = note or "spectrally normalised in training, and written back"
+            note = note or "spectrally normalised in training, which overwrites it"
         dtype = keras.backend.standardize_dtype(variable.dtype)
         is_bias = id(variable) in biases
         parameter = Parameter(name, tuple(variable.shape), dtype, note, is_bias)
-        found.append(Held(parameter, variable, state))
-    return found
+        held.append(Held(parameter, variable, state))
+    return held
 
 
 def _names(variables: list[Any]) -> list[str]:
-    """Return the path of each variable; of a path that is there several times, none is left bare.
+    """Return the path of each variable; if several share a path, each gets a number.
 
-    So who looks a variable up by its path alone finds nothing, and not another variable.
+    So a look-up by a shared path alone finds nothing, rather than the wrong variable.
     """
     paths = [getattr(each, "path", None) or each.name.split(":")[0] for each in variables]
     counts, places = Counter(paths), defaultdict[str, Iterator[int]](lambda: itertools.count(1))
@@ -327,11 +326,11 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
         args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
         return model(*args, **kwargs, training=False)
 
-    with told(arguments):
+    with blame_inputs(arguments):
         graph = tf.function(call, autograph=False).get_concrete_function(*specs).graph
     held = _parameters(model)
     handles = {id(_raw(one.variable).handle) for one in held}
-    known = {id(v.handle) for v in map(_raw, model.variables)}  # seeds and metrics are none
+    known = {id(v.handle) for v in map(_raw, model.variables)}  # also seeds and metrics
     more = [variable for variable in graph.variables if id(variable.handle) not in handles | known]
     held = _parameters(model, more) if more else held
     names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
@@ -345,7 +344,7 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
 
 def _raw(variable: Any) -> Any:
     raw = variable._value if isinstance(variable, keras.Variable) else variable
-    # Of a mirrored one a copy: under its strategy's scope the whole has no handle.
+    # Of a mirrored variable use one copy: in its strategy's scope the whole has no handle.
     return raw.values[0] if hasattr(raw, "_policy") and hasattr(raw, "values") else raw
 
 
@@ -356,7 +355,7 @@ def _input_names(arguments: Arguments) -> Iterator[str]:
 
 
 def _renamer(model: Any) -> Any:
-    """Return what makes ``block/add`` of ``model_1/block_1/add``: scopes by their layers' names."""
+    """Return a function from ``model_1/block_1/add`` to ``block/add``, by the layers' names."""
     layers = {layer.name for layer in model._flatten_layers()}
 
     def name(part: str) -> str:

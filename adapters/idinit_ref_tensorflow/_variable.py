@@ -24,17 +24,17 @@ Variable = TypeVar("Variable")
 
 
 def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
-    """Return what a variable holds; an error unless it is one that can be assigned to."""
+    """Return the shape and dtype of a variable; raise unless it can be assigned to."""
     tensorflow = sys.modules.get("tensorflow")
     if isinstance(variable, keras.Variable):
-        value = variable._value  # stays what is stored, also where Keras casts reads
+        value = variable._value  # as stored: Keras may cast when it reads
         if value is None:
             raise OptionError(
                 message(
                     "variable",
                     variable.path,
                     "it should hold a value already",
-                    "leave keras.StatelessScope first, or build its layer outside of it",
+                    "leave keras.StatelessScope first, or build the layer outside it",
                 )
             )
     elif tensorflow is not None and isinstance(variable, tensorflow.Variable):
@@ -45,8 +45,8 @@ def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
                 "variable",
                 type(variable).__name__,
                 "it should be a keras.Variable or a tf.Variable",
-                "pass layer.kernel of a built layer, or where that is computed, as with LoRA, what "
-                "it is computed from; idinit_ref.idi makes a new array",
+                "pass layer.kernel of a built layer; with LoRA the kernel is computed, so pass the "
+                "variables behind it; idinit_ref.idi makes a new array",
             )
         )
     return tuple(value.shape), dtype_name(value.dtype)
@@ -58,7 +58,7 @@ def _assign(variable: Variable, role: Role, **options: Any) -> Variable:
     array = decided.build(dtype=dtype)
     if decided.shape != shape:
         array = split_axes(xp, array, shape, letters)
-    # Of what has no assign(), `shape_and_dtype` has raised.
+    # `shape_and_dtype` has raised if it has no assign().
     variable.assign(array)  # type: ignore[attr-defined]  # Keras has no types
     return variable
 

@@ -1,7 +1,7 @@
 """A model's graph from Keras' own symbolic calls, on any of its backends.
 
-A functional model is a graph of calls already. A layer of another kind is called on symbolic
-tensors, also in place of its variables, and Keras notes what it does.
+A functional model already is a graph of calls. A layer of another kind is called on symbolic
+tensors, with symbolic tensors for its variables, and Keras records its operations.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Walker:
     Parameters
     ----------
     drawing : Drawing
-        What is written to.
+        The drawing to write to.
     names : mapping of int to str
-        The parameters, by the id of their variable.
+        The names of the parameters, by the id of their variable.
     """
 
     def __init__(self, drawing: Drawing, names: Mapping[int, str]) -> None:
         self.draw, self.names = drawing, names
         self.scopes: list[str] = []
-        self.values: dict[int, tuple[Any, Value]] = {}  # with the tensor, so that it lives on
+        self.values: dict[int, tuple[Any, Value]] = {}  # with the tensor, to keep its id unique
 
     def note(self, tensor: Any, value: Value) -> Any:
         """Keep the value of a symbolic tensor."""
@@ -57,7 +57,7 @@ class Walker:
         return tensor
 
     def value(self, leaf: Any) -> Value:
-        """Return the value of whatever an operation is called with."""
+        """Return the value of an argument."""
         if isinstance(leaf, keras.KerasTensor):
             return self.values[id(leaf)][1]
         name = self.names.get(id(leaf))
@@ -75,13 +75,13 @@ class Walker:
     ) -> list[Value]:
         name, kind, draw = self._name(op), kind_of(op), self.draw
         for variable in getattr(op, "weights", ()):
-            own = self.names.get(id(variable))
+            parameter = self.names.get(id(variable))
             value = self.value(variable)
-            if own and isinstance(value, Made) and draw.parameters[own].is_bias:
+            if parameter and isinstance(value, Made) and draw.parameters[parameter].is_bias:
                 draw.use(value, "bias")  # of a quantised layer
-            elif own and isinstance(value, Made) and variable is getattr(op, "beta", None):
-                draw.use(value, "other")  # it shifts a norm, and is no scale of it
-            elif own:
+            elif parameter and isinstance(value, Made) and variable is getattr(op, "beta", None):
+                draw.use(value, "other")  # the offset of a norm, not its scale
+            elif parameter:
                 values = [*values, value]
         if kind == "Unstack":
             axis = op.axis % (len(results[0].shape) + 1)
@@ -96,7 +96,7 @@ class Walker:
         return [draw_call(Call(draw, op, name, values, operands, args, results[0]))]
 
     def _operands(self, args: Any, values: list[Value]) -> list[Value]:
-        """Return the values of what an operation is called with, a number too."""
+        """Return the values of an operation's arguments, also of numbers."""
         flat = [leaf for leaf in keras.tree.flatten(args) if not isinstance(leaf, (str, bool))]
         known = all(is_array(leaf) or isinstance(leaf, (int, float)) for leaf in flat)
         if len(values) > 1 or not known:
@@ -114,15 +114,15 @@ class Walker:
             return self._run(op, args[0] if args else kwargs["inputs"])
         if isinstance(op, keras.layers.Layer):
             kwargs.pop("training", None)
-            draw = self._of_layer(op)
+            draw = self._layer_drawer(op)
             if draw is None:
                 return self._enter(op, args, kwargs)
         else:
             draw = self._operation
         if type(op).__name__ in _CONTROL:
-            raise cannot(op, "it runs a function that Keras does not show")
+            raise cannot(op, "it runs a function that Keras does not record")
         leaves = [leaf for leaf in keras.tree.flatten((args, kwargs)) if is_array(leaf)]
-        if isinstance(op, keras.layers.EinsumDense):  # it forgets the sizes of its input
+        if isinstance(op, keras.layers.EinsumDense):  # its own spec loses the input's sizes
             pair = [keras.KerasTensor(x.shape, x.dtype) for x in (leaves[0], op.kernel)]
             results = keras.ops.einsum(op.equation, *pair)
         else:
@@ -167,13 +167,13 @@ class Walker:
 
     @contextmanager
     def _inside(self, layer: Any) -> Iterator[None]:
-        """Put a layer's name in front of those of what it does; not that of the whole model."""
+        """Prefix the names of a layer's operations with its name, unless it is the whole model."""
         self.scopes.append(f"{layer.name}/" if self.scopes else "")
         yield
         self.scopes.pop()
 
     def _enter(self, layer: Any, args: Any, kwargs: Any) -> Any:
-        """Call a layer on new symbolic tensors, and draw what it does with them."""
+        """Call a layer on new symbolic tensors, and draw its operations."""
         if "training" in inspect.signature(layer.call).parameters:
             kwargs = {**kwargs, "training": False}
         given: list[tuple[Any, Any]] = []
@@ -185,20 +185,20 @@ class Walker:
             return given[-1][0]
 
         args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
-        with _as_before(layer), self._symbolic_variables(layer) as variables, self._inside(layer):
+        with _calls_forgotten(layer), self._symbolic(layer) as variables, self._inside(layer):
             try:
                 results = layer.call(*args, **kwargs)
             except Exception as problem:
-                said = " ".join(str(problem).split())[:300]
-                raise cannot(layer, f"called on symbolic tensors it said: {said}") from problem
+                text = " ".join(str(problem).split())[:300]
+                raise cannot(layer, f"called on symbolic tensors it raised: {text}") from problem
             return self._replay(results, given + variables)
 
     @contextmanager
-    def _symbolic_variables(self, layer: Any) -> Iterator[list[tuple[Any, Any]]]:
-        """Put symbolic tensors in the place of a layer's own variables."""
-        own = {k: v for k, v in vars(layer).items() if id(v) in self.names}
+    def _symbolic(self, layer: Any) -> Iterator[list[tuple[Any, Any]]]:
+        """Replace a layer's own variables by symbolic tensors."""
+        variables = {k: v for k, v in vars(layer).items() if id(v) in self.names}
         pairs = []
-        for key, variable in own.items():
+        for key, variable in variables.items():
             shape, dtype = tuple(variable.shape), layer.compute_dtype
             inner, outer = keras.KerasTensor(shape, dtype), keras.KerasTensor(shape, dtype)
             self.note(outer, self.draw.parameter(self.names[id(variable)]))
@@ -207,20 +207,20 @@ class Walker:
         try:
             yield pairs
         finally:
-            vars(layer).update(own)
+            vars(layer).update(variables)
 
     # Layers ---------------------------------------------------------------------------------
 
-    def _of_layer(self, layer: Any) -> Callable[..., list[Value]] | None:
-        """Return what draws a layer, or None for one that is to be entered."""
+    def _layer_drawer(self, layer: Any) -> Callable[..., list[Value]] | None:
+        """Return the method that draws a layer, or None for a layer to enter."""
         if isinstance(layer, keras.layers.RNN):
             return self._recurrent
         if isinstance(layer, keras.layers.Embedding):
             return self._embedding
         if known_weights(layer) and not layer._layers:
             return self._chain
-        is_own = not type(layer).__module__.startswith("keras.src.layers.")
-        if layer._layers or is_own or isinstance(layer, keras.layers.Lambda):
+        is_custom = not type(layer).__module__.startswith("keras.src.layers.")
+        if layer._layers or is_custom or isinstance(layer, keras.layers.Lambda):
             return None
         return self._operation
 
@@ -243,21 +243,21 @@ class Walker:
         return [value]
 
     def _weigh(self, layer: Any, weight: Weight, value: Value, shape: Shape | None) -> Value:
-        made = self.value(weight.variable)
+        kernel = self.value(weight.variable)
         if isinstance(layer, keras.layers.EinsumDense):
-            return self._dense(self._name(layer), value, made, shape, layer.equation)
+            return self._dense(self._name(layer), value, kernel, shape, layer.equation)
         if weight.window is None and not any(c in "DHW" for c in weight.letters):
-            return self._dense(self._name(layer), value, made, shape)
+            return self._dense(self._name(layer), value, kernel, shape)
         first = getattr(layer, "data_format", None) == "channels_first"
         space = spatial(len(weight.letters) - 2, first)
-        window = Window((), (0,) * len(space), ())  # of a kernel of one place
+        window = Window((), (0,) * len(space), ())  # of a kernel with one tap
         if weight.window is not None:
             window = weight.window(tuple(value.shape[k] for k in space) if value.shape else ())
         grouped = {"groups": weight.groups, "transposed": weight.transposed}
         return convolved(
             self.draw,
             self._name(layer),
-            [value, made],
+            [value, kernel],
             weight.letters,
             shape,
             window,
@@ -267,14 +267,14 @@ class Walker:
         )
 
     def _dense(
-        self, name: str, value: Value, made: Value, shape: Shape | None, equation: str = ""
+        self, name: str, value: Value, kernel: Value, shape: Shape | None, equation: str = ""
     ) -> Value:
-        """Draw a product of matrices, or as an einsum writes it."""
-        if value.shape is None or made.shape is None:
-            return self.draw.other(name, [value, made], shape)
-        ranks = [len(value.shape), len(made.shape)]
+        """Draw a product of matrices, or the einsum of an equation."""
+        if value.shape is None or kernel.shape is None:
+            return self.draw.other(name, [value, kernel], shape)
+        ranks = [len(value.shape), len(kernel.shape)]
         labels = of_einsum(equation, ranks) if equation else of_matmul(ranks)
-        return self.draw.product(name, [value, made], *labels, shape)
+        return self.draw.product(name, [value, kernel], *labels, shape)
 
     def _embedding(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
@@ -283,18 +283,17 @@ class Walker:
         reverse = getattr(layer, "reverse_embeddings", None)
         if isinstance(values[0], Data) or not hasattr(layer, "tie_weights"):
             return [self.draw.lookup(name, [table, *values], shape)]
-        made = table if reverse is None else self.value(reverse)
-        if reverse is None:
-            made = self.draw.transpose(name, made, [1, 0])
-        return [self._dense(f"{name}/reverse", values[0], made, shape)]
+        transposed = reverse is None
+        kernel = self.draw.transpose(name, table, [1, 0]) if transposed else self.value(reverse)
+        return [self._dense(f"{name}/reverse", values[0], kernel, shape)]
 
     def _recurrent(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
-        """Draw one step of a recurrent layer, after the first: its state is a signal."""
+        """Draw one step of a recurrent layer, not the first: its state is a signal."""
         weights, name, draw = known_weights(layer.cell), self._name(layer), self.draw
         if not weights:
-            raise cannot(layer, f"what its cell {type(layer.cell).__name__} does is not known")
+            raise cannot(layer, f"its cell {type(layer.cell).__name__} is unknown")
         wide = (2, weights[0].variable.shape[-1])
         state = draw.start(f"{name}: state", (2, layer.cell.units))
         step = values[0].shape
@@ -306,7 +305,7 @@ class Walker:
         bias = self.value(layer.cell.bias) if layer.cell.use_bias else None
         value = draw.add(f"{name}: add", parts[0], parts[1], wide)
         if bias is not None:
-            if len(bias.shape or ()) == 2:  # one for the input, and one for the state
+            if len(bias.shape or ()) == 2:  # a row for the input and one for the state
                 bias = draw.part(f"{name}: bias", bias, [(0, 1, 1), (0, wide[1], 1)], (0,))
             bias = draw.broadcast(f"{name}: bias", bias, wide)
             value = draw.add(f"{name}: bias", value, bias, wide)
@@ -330,7 +329,7 @@ class Walker:
 def walk(
     draw: Drawing, held: Mapping[int, str], model: Any, args: Any, kwargs: Any, names: Iterable[str]
 ) -> list[Value]:
-    """Draw a model; return the values that it returns."""
+    """Draw a model, and return the signals among its outputs."""
     walker = Walker(draw, held)
     for leaf, name in zip(keras.tree.flatten((args, kwargs)), names, strict=True):
         walker.note(leaf, draw.input(name, tuple(leaf.shape), is_floating(leaf)))
@@ -340,8 +339,8 @@ def walk(
 
 
 @contextmanager
-def _as_before(layer: Any) -> Iterator[None]:
-    """Make Keras forget the calls of some layers that are made meanwhile."""
+def _calls_forgotten(layer: Any) -> Iterator[None]:
+    """Afterwards, delete Keras' records of the calls of a layer and its sublayers."""
     layers = layer._flatten_layers()
     counts = [(x, len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
     try:

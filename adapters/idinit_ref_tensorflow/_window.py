@@ -1,6 +1,6 @@
-"""How a convolution slides: what its left padding is, and which tap of its kernel is the identity.
+"""How a convolution slides: its left padding, and the identity tap of its kernel.
 
-Everything here is in the order of the kernel's axes: D, H, W.
+All values are in the order of the kernel's axes: D, H, W.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from idinit_ref.tracing import Drawing, Value, identity
 
 Sizes = tuple[int | None, ...]
-"""Of an input in space; () or None where they are not known."""
+"""The spatial sizes of an input; () or None where unknown."""
 
 
 class Window(NamedTuple):
-    """The kernel of a convolution, its left padding and dilation; strides if it is transposed."""
+    """A convolution's kernel size, left padding and dilation; strides if it is transposed."""
 
     kernel: tuple[int, ...]
     left: tuple[int, ...]
@@ -23,7 +23,7 @@ class Window(NamedTuple):
     strides: tuple[int, ...] = ()
 
     def stored(self) -> dict[str, Any]:
-        """Return the identity tap, and the phases, as options of a plan.
+        """Return the identity tap and the phases as options of a plan.
 
         >>> Window((4,), (1,), (1,), (2,)).stored()
         {'tap': (1,), 'stride': (2,)}
@@ -38,7 +38,7 @@ def sliding(
     padding: str,
     sizes: Sizes = (),
 ) -> Window:
-    """Return how a convolution slides over an input of these sizes, by Keras' word for its padding.
+    """Return how a convolution slides over an input of these sizes; `padding` is Keras' name.
 
     >>> sliding((3,), (1,), (2,), "causal").left
     (4,)
@@ -62,7 +62,7 @@ def convolved(
     is_strided: bool,
     options: Mapping[str, Any],
 ) -> Value:
-    """Draw a convolution of a signal with a kernel, perhaps with the channels first."""
+    """Draw a convolution of a signal with a kernel, with the channels first or last."""
     rank = len(letters) - 2
     _, left, dilation, spread = window or Window((), (), ())
     return draw.convolution(
@@ -83,14 +83,14 @@ def convolved(
 
 
 def spatial(rank: int, is_first: bool) -> list[int]:
-    """Return the axes of an image's places, behind its channels or before them."""
+    """Return the spatial axes of an image, with the channels first or last."""
     return [axis + 1 + is_first for axis in range(rank)]
 
 
 def same(reach: Sequence[int], strides: Sequence[int], sizes: Sizes) -> tuple[int, ...]:
     """Return the left padding of 'same', from the reach d (k - 1) + 1 of a kernel on each axis.
 
-    With a stride it depends on the size of the input; where that is not known, that of stride 1.
+    With a stride it depends on the size of the input. If that is unknown, the stride counts as 1.
 
     >>> same((3, 3), (2, 2), (8, 7)), same((3, 3), (2, 2), ())
     ((0, 1), (1, 1))
@@ -104,9 +104,9 @@ def same(reach: Sequence[int], strides: Sequence[int], sizes: Sizes) -> tuple[in
 
 
 def same_transposed(reach: int, stride: int, more: int | None) -> int:
-    """Return the left padding that a transposed convolution of padding 'same' takes away.
+    """Return the left padding that a transposed convolution with padding 'same' crops.
 
-    Its output has as many places as its input times the stride, or as `output_padding` says.
+    The size of its output is the input's times the stride, unless `output_padding` changes it.
 
     >>> same_transposed(4, 2, None), same_transposed(5, 2, 1)
     (1, 1)

@@ -1,4 +1,4 @@
-"""The plain names of TensorFlow's and Keras' operations, where they are not these in lower case."""
+"""The plain names of TensorFlow's and Keras' operations; by default their own in lower case."""
 
 from __future__ import annotations
 

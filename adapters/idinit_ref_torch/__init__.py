@@ -15,7 +15,7 @@ tensor([[1., 0.],
 """
 
 try:
-    import torch as _torch  # noqa: F401 - asked for here, so that a missing extra is named
+    import torch as _torch  # noqa: F401 - imported here so that the error names the missing extra
 except ImportError as problem:
     raise ImportError(
         'idinit_ref_torch needs PyTorch; install it with: pip install "idinit-ref[torch]"'

@@ -1,4 +1,4 @@
-"""Does a model work: one forward and one backward pass, of which everything is measured."""
+"""The audit of a model: one forward and one backward pass, both measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from idinit_ref.tracing import Signal
 from ._call import Call
 from ._memory import shape_of
 from ._record import Recorder
-from ._trace import arguments, check, failed, recorded, results
+from ._trace import arguments, check, forward_error, record, results
 
 __all__ = ["audit"]
 
@@ -35,16 +35,17 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     that are not finite.
 
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
-    loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is left as it was:
-    parameters, their ``grad``, buffers, training flags, hooks, attributes and random numbers.
+    loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
+    parameters, their ``grad``, buffers, training flags, hooks, attributes and random states are
+    restored.
 
-    Sharded parameters (DTensors, so under FSDP2 and tensor parallelism) are gathered for the pass.
-    Every rank must call this, needs memory for all parameters, and judges its own samples.
+    Sharded parameters (DTensors of FSDP2 or tensor parallelism) are gathered for the pass. Every
+    rank must call `audit` and needs memory for all parameters. Each rank measures its own samples.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any eager model that `trace` can follow, with its values: not on the meta device.
+        Any eager model that `trace` accepts, except one on the meta device: it needs values.
     inputs : torch.Tensor, tuple or mapping
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
@@ -58,7 +59,8 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     Raises
     ------
     GraphError
-        If the model cannot be run or followed, has no parameters, or returns nothing floating.
+        If the model cannot be run or traced, has no parameters, or returns no floating-point
+        tensor.
     OptionError, OptionTypeError
         If the inputs are all zeros, hold a NaN, or are on the meta device.
 
@@ -69,8 +71,8 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.tensor([[1.0, 2.0, 0.5, 1.0], [3.0, 1.0, 2.0, 0.0]])
     >>> _ = init_(model, x)
-    >>> found = audit(model, x)
-    >>> bool(found.healthy), round(found.second_moments["0"], 4)
+    >>> result = audit(model, x)
+    >>> bool(result.healthy), round(result.second_moments["0"], 4)
     (True, 2.5313)
     """
     check(model)
@@ -88,11 +90,11 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     try:
         with torch.inference_mode(False):
             args, kwargs = tree_map_only(Tensor, _differentiable, (args, kwargs))
-            return recorded(model, args, kwargs, None, start, _finished, True, leaves)
+            return record(model, args, kwargs, None, start, _measure, True, leaves)
     except IDInitError:
         raise
-    except Exception as problem:  # whatever a forward or backward pass may raise
-        raise failed(args, kwargs, problem, "inputs") from problem
+    except Exception as problem:  # a forward or backward pass may raise any exception
+        raise forward_error(args, kwargs, problem, "inputs") from problem
 
 
 def _differentiable(tensor: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ def _differentiable(tensor: Tensor) -> Tensor:
 
 
 class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no types here
-    """Records a run, and measures what it draws."""
+    """Records a run and measures the results of its operations."""
 
     def __init__(self, leaves: Mapping[int, Tensor], parameters: Any, *about: Any) -> None:
         super().__init__(parameters, *about)
@@ -109,13 +111,13 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no typ
         self.inputs: dict[str, Tensor] = {}
 
     def input(self, name: str, tensor: Tensor) -> None:
-        """Note an input."""
+        """Record an input."""
         super().input(name, tensor)
         self.inputs[name] = tensor
 
     @cached_property
     def recording(self) -> Recording:
-        """What is measured, once the inputs are known."""
+        """The measurements of this run, which start once the inputs are known."""
         return Recording(partial(look, xp), _host, self.inputs.values())
 
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
@@ -130,18 +132,18 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no typ
                 self.recording.see(value.node, _plain(tensor), units, call.name == "aten::add")
 
 
-def _finished(recorder: _Measuring, out: Any) -> Audit:
-    """Go back through a run, and judge it."""
-    recording, record = recorder.recording, recorder.recording.record
+def _measure(recorder: _Measuring, out: Any) -> Audit:
+    """Run the backward pass of a recorded run, and return the audit."""
+    recording, facts = recorder.recording, recorder.recording.record
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
-    record.graph, record.uses = recorder.graph(ends), recorder.drawing.uses()
+    facts.graph, facts.uses = recorder.graph(ends), recorder.drawing.uses()
     values = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
     leaves = {name: recorder.leaves.get(id(one)) for name, one in recorder.inputs.items()}
     starts = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     wanted, live = [*values.values(), *starts.values()], [t for t in ends if t.requires_grad]
     if not live:
-        record.limits.append("no output has a gradient: forward may run under torch.no_grad")
+        facts.limits.append("no output has a gradient: forward may run under torch.no_grad")
     found: Sequence[Tensor | None] = [None] * len(wanted)
     if live and wanted:
         given = signs(shape_of(tensor) for tensor in live)

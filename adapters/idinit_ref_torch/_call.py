@@ -1,4 +1,4 @@
-"""One operation that has run, as the table sees it."""
+"""One executed operation: the argument of every handler of the table."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["Call", "axis_of", "other", "result"]
 
 @dataclass
 class Call:
-    """One operation that has run."""
+    """One executed operation."""
 
     draw: ModuleDrawing
     name: str
     overload: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    known: Mapping[int, Value]  # of all tensors that are given, by id
-    results: list[Tensor]  # that it returns or has written to
+    known: Mapping[int, Value]  # the values of its tensor arguments, by id
+    results: list[Tensor]  # the tensors that it returned or wrote to
     pointwise: bool
     memory: Memory
 
     @property
     def what(self) -> str:
-        """Its name for a reader: of PyTorch's own operations without the namespace."""
+        """Its name without PyTorch's namespace and underscores at the ends."""
         return self.name.removeprefix("aten::").strip("_")
 
     @property
@@ -47,16 +47,16 @@ class Call:
 
     @property
     def values(self) -> list[Value]:
-        """The values of all tensors that it is given."""
+        """The values of its tensor arguments."""
         return list(self.known.values())
 
     @property
     def signals(self) -> list[Signal]:
-        """Those that depend on the model's inputs."""
+        """The values that depend on the model's inputs."""
         return [value for value in self.known.values() if isinstance(value, Signal)]
 
     def arg(self, at: int, name: str, default: Any = None) -> Any:
-        """Return an argument, by its place or its name."""
+        """Return an argument by its position or its name."""
         return self.args[at] if at < len(self.args) else self.kwargs.get(name, default)
 
     def of(self, given: Any) -> Value:
@@ -73,19 +73,19 @@ class Call:
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """Return the number of an axis that may be counted from the end."""
+    """Return the index of an axis, which may be negative."""
     return axis + rank if axis < 0 else axis
 
 
 def result(call: Call, word: str = "", first: Sequence[Value] = ()) -> Value:
-    """Draw an operation whose results depend on all that it takes, given its plain name.
+    """Draw an operation whose result depends on all its operands; `word` is its plain name.
 
-    `first` are operands whose order counts.
+    `first` holds the operands whose order matters.
     """
     values = [*first, *(v for v in call.values if all(v is not one for one in first))]
     return call.draw.result(call.what, values, call.shape, call.floating, word)
 
 
 def other(call: Call, word: str = "") -> Value:
-    """Draw an operation of which it is not known where the axes of what it takes go."""
+    """Draw an operation that maps its operands' axes to its result's in an unknown way."""
     return call.draw.other(call.what, call.values, call.shape, call.floating, word)

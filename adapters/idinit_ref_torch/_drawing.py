@@ -1,4 +1,4 @@
-"""The drawing of a PyTorch model: modules name what happens in them."""
+"""The drawing of a PyTorch model: modules name the operations that run in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ModuleDrawing"]
 
 
 class ModuleDrawing(Drawing):
-    """A drawing in which modules name what happens in them."""
+    """A drawing in which modules name the operations that run in them."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class ModuleDrawing(Drawing):
         self.running: list[nn.Module] = []
         self._names = {id(tensor): name for name, tensor in parameters.items()}
         self._owners = owners
-        self._labelled = ""  # the name that an operation with a weight was given last
-        self._ended = ""  # the weight operation that was drawn last, until its result is moved
+        self._labelled = ""  # the latest name of a weight operation
+        self._ended = ""  # the latest node, if it is a weight operation that no move follows yet
 
     @property
     def module(self) -> nn.Module | None:
-        """The innermost module that runs."""
+        """The innermost running module."""
         return self.running[-1] if self.running else None
 
     @property
@@ -49,7 +49,7 @@ class ModuleDrawing(Drawing):
         return next(filter(None, names), "")
 
     def says(self, what: str) -> str:
-        """Return a name for what happens in the module that runs."""
+        """Return the name of an operation, after the running module's name."""
         return f"{self.path}: {what}" if self.path else what
 
     def owns(self, name: str) -> bool:
@@ -58,7 +58,7 @@ class ModuleDrawing(Drawing):
         return any(self._names.get(id(tensor)) == name for tensor in kept.values())
 
     def applies(self, base: str, weight: Made) -> bool:
-        """Whether a known layer applies its own weight."""
+        """Whether the running module is a known layer that applies its own weight."""
         is_used = bool(weight.parts) and is_layer(self.module)
         return is_used and all(self.owns(part.name) for part in weight.parts)
 
@@ -73,7 +73,7 @@ class ModuleDrawing(Drawing):
         *facts: Any,
         **more: Any,
     ) -> str:
-        """Add a node, named by the module that runs."""
+        """Add a node, named after the running module."""
         if kind == "add" and isinstance(self.module, (nn.RNNBase, nn.RNNCellBase)):
             kind = "other"  # one dense operation on the input and the state together
         if base != self._labelled and self.running:
@@ -83,7 +83,7 @@ class ModuleDrawing(Drawing):
         return name
 
     def label(self, base: str, weight: str) -> str:
-        """Name an operation after its layer, or else after its weight."""
+        """Name a weight operation after its layer, or else after its weight."""
         module = self.module
         owner, _, local = weight.rpartition(".")
         if module and self.path and self.owns(weight) and len(module._parameters) <= 2:
@@ -95,7 +95,7 @@ class ModuleDrawing(Drawing):
         return self._labelled
 
     def reshape(self, name: str, value: Value, shape: tuple[int, ...] | None) -> Value:
-        """Draw a reshape. What ends a layer is its result, with its axes."""
+        """Draw a reshape; directly after a weight operation it is part of that operation."""
         ended, self._ended = self._ended, ""
         if not (isinstance(value, Signal) and ended and value.node == ended):
             return super().reshape(name, value, shape)

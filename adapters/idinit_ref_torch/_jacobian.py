@@ -1,4 +1,4 @@
-"""The Jacobian of a computation, by its products: for `idinit_ref.diagnostics`."""
+"""The Jacobian of a computation as a linear operator, for `idinit_ref.diagnostics`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ __all__ = ["jacobian"]
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
-    """Return the Jacobian of f at x as a linear map, which is never written out.
+    """Return the Jacobian of f at x as a linear operator; the matrix is never formed.
 
     Parameters
     ----------
     f : callable
-        Maps one tensor to one tensor, for example a module in evaluation mode. It is run once, by
+        Maps one tensor to one tensor, for example a module in evaluation mode. It runs once, in
         `torch.func.vjp`, which gives the products with J^T. The products with J are the vjp of
-        these. (Through 1,000 layers that is much faster than `torch.func.jvp`, which runs f for
-        every product.) Attention is computed without fused kernels, since these have no second
-        derivative. If another operation has none, PyTorch raises an error.
+        those products. (Through 1,000 layers this is much faster than `torch.func.jvp`, which runs
+        f for every product.) Attention is computed without fused kernels, since these have no
+        second derivative. If another operation has none, PyTorch raises an error.
     x : torch.Tensor
-        Real floating, of any shape and device. Several samples at once are several inputs.
+        Real floating-point, of any shape, on any device. A batch of samples counts as one input
+        vector.
 
     Returns
     -------
@@ -37,13 +38,13 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
     Raises
     ------
     OptionTypeError
-        If x or f(x) is no real floating tensor.
+        If x or f(x) is not a real floating-point tensor.
     ShapeError
         If one of them is empty.
 
     Notes
     -----
-    J[i, j] = d f(x)[i] / d x[j]; of a chain of L square IDI_tau it is tau^L I (theorem T5).
+    J[i, j] = d f(x)[i] / d x[j]. For a chain of L square IDI_tau layers, J = tau^L I (theorem T5).
 
     Examples
     --------
@@ -59,10 +60,10 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
 
 def _linearise(f: Callable[[Tensor], Tensor], x: Tensor) -> Linearised:
     x = x.detach()
-    with torch.no_grad():  # of the parameters: no memory is kept for them
+    with torch.no_grad():  # stores nothing for the parameters' gradients
         with sdpa_kernel(SDPBackend.MATH):
             y, pull = torch.func.vjp(f, x)[:2]
-        # u -> J^T u is linear, and its own transpose is J, at whichever u.
+        # u -> J^T u is linear and its transpose is J, so its vjp at any u gives J v.
         push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1]
     return Linearised(y, lambda v: push(v)[0], lambda u: pull(u)[0])
 

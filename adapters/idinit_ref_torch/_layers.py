@@ -1,4 +1,4 @@
-"""One layer, in place: which of its parameters is a weight, and how it is stored."""
+"""One layer, in place: its weights, their axes, and its biases."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from idinit_ref.core.weights import either
 from idinit_ref.errors import OptionTypeError, message
 from idinit_ref.tracing import identity
 
-from ._absent import offloaded, written_back
+from ._absent import offloaded, write_back
 from ._parametrized import computed
-from ._sharded import apart
-from ._tensor import fill_, shape_of, together
+from ._sharded import reshard
+from ._tensor import check_memory, fill_, shape_of
 
 __all__ = ["idi_layer_", "idiz_layer_", "is_layer", "layer_plans"]
 
@@ -30,7 +30,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Weight(NamedTuple):
-    """A weight of a layer, the plan's options for it, and whether it makes the layer's output."""
+    """A weight of a layer, its plan's options, and whether it computes the layer's output."""
 
     name: str
     options: Mapping[str, Any] = MappingProxyType({})
@@ -38,7 +38,7 @@ class _Weight(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """What a layer consists of; a bias that it lacks may be named."""
+    """A layer's weights and biases; a named bias may be absent."""
 
     weights: list[_Weight]
     biases: list[str]
@@ -53,10 +53,10 @@ def _gpt2(_: nn.Module) -> _Parts:
 
 
 def _left_padding(module: Any) -> Sequence[int]:
-    """Return what a convolution of any padding mode adds before its input."""
+    """Return the left padding of a convolution, for any padding mode."""
     if module.padding == "valid":
         return [0] * len(module.kernel_size)
-    if module.padding == "same":  # PyTorch puts what is odd to the right
+    if module.padding == "same":  # if the padding is odd, PyTorch pads one more to the right
         axes = zip(module.dilation, module.kernel_size, strict=True)
         return [step * (k - 1) // 2 for step, k in axes]
     return tuple(module.padding)
@@ -80,11 +80,11 @@ def _conv(module: Any) -> _Parts:
 
 def _attention(module: Any) -> _Parts:
     if module._qkv_same_embed_dim is False:
-        into = [_Weight(f"{c}_proj_weight", last=False) for c in "qkv"]
+        packed = [_Weight(f"{c}_proj_weight", last=False) for c in "qkv"]
     else:
-        into = [_Weight("in_proj_weight", {"blocks": (module.embed_dim,) * 3}, last=False)]
+        packed = [_Weight("in_proj_weight", {"blocks": (module.embed_dim,) * 3}, last=False)]
     biases = ["in_proj_bias", "out_proj.bias", "bias_k", "bias_v"]
-    return _Parts([*into, _Weight("out_proj.weight")], biases)
+    return _Parts([*packed, _Weight("out_proj.weight")], biases)
 
 
 def _gates(module: Any, at: str) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _is_gpt2s(module: object) -> bool:
 
 
 def is_layer(module: object) -> bool:
-    """Whether a module is one of the layers that are known here."""
+    """Whether a module is one of the known layers."""
     return isinstance(module, tuple(_KINDS)) or _is_gpt2s(module)
 
 
@@ -159,7 +159,7 @@ def _parts(module: Any) -> _Parts:
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
-    """Return a parameter, or what stands now for a tensor that is computed from others."""
+    """Return a parameter, or the current value of a tensor that the layer computes."""
     how = computed(module, name)
     if how is not None:
         for part, tensor in how.held().items():
@@ -172,8 +172,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
             message(
                 "module",
                 type(module),
-                f"its {name!r} should be a torch.nn.Parameter, or a parametrization of PyTorch's",
-                "initialise it before something else replaces it",
+                f"its {name!r} should be a torch.nn.Parameter or a PyTorch parametrization",
+                "initialise the layer before its weight is replaced",
             )
         ) from problem
 
@@ -194,21 +194,21 @@ def layer_plans(
 ) -> dict[str, Plan]:
     """Decide the weights of one layer, and write nothing.
 
-    All options are validated, used or not. An option of a role that no weight of the layer has is
-    not used.
+    All options are validated, but an option takes effect only if a weight of the layer has its
+    role.
 
     The known layers are Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, MultiheadAttention, LSTM,
     GRU, RNN and their cells, and the Conv1D of transformers. Packed weights (q, k, v; gates) are
-    cut into their matrices. Spec sections 3, 4 and 6.
+    split into their matrices. See spec sections 3, 4 and 6.
 
     Parameters
     ----------
     module : torch.nn.Module
         One layer.
     role : {"transit", "zero"}
-        The role of the layer. In a layer of several weights, only those that make its output are
-        "zero": the out_proj of attention; in the last layer of a recurrent module weight_hr or,
-        without one, all gates. The other weights are "transit".
+        The role of the layer. In a layer of several weights, only those that compute its output
+        are "zero": the out_proj of attention; weight_hr of a recurrent module's last layer or,
+        without one, all its gates. The other weights are "transit".
     gain, wide
         For the weights in role "transit", as in :func:`idi_`.
     eps, form
@@ -220,7 +220,7 @@ def layer_plans(
         The identity tap in the order D, H, W. By default it is read from the layer: its left
         padding divided by its dilation, or the nearest tap.
     loosen, loosen_at, seed
-        The noise on weights in role "transit"; weight number k has the seed ``seed + k``.
+        Noise added to the weights in role "transit"; weight number k uses the seed ``seed + k``.
 
     Returns
     -------
@@ -230,9 +230,9 @@ def layer_plans(
     Raises
     ------
     OptionTypeError
-        If the layer or an option is of another type, or a weight is not a dense parameter.
+        If the layer or an option has the wrong type, or a weight is not a dense parameter.
     ShapeError, LayoutError, OptionError
-        If an option does not fit, or the layer is lazy and has not run yet.
+        If an option does not fit the layer, or the layer is lazy and has not run yet.
 
     Examples
     --------
@@ -242,7 +242,7 @@ def layer_plans(
     >>> {name: (p.role, p.blocks) for name, p in plans.items()}
     {'in_proj_weight': ('transit', (4, 4, 4)), 'out_proj.weight': ('zero', None)}
     """
-    made = {}
+    plans = {}
     for k, (name, stored, last) in enumerate(_parts(module).weights):
         how = either(
             shape_of(_tensor(module, name), name),
@@ -258,8 +258,8 @@ def layer_plans(
             seed=seed,
             **stored,
         )
-        made[name] = how if tap is None else replace(how, tap=cast("tuple[int, ...]", tap))
-    return made
+        plans[name] = how if tap is None else replace(how, tap=cast("tuple[int, ...]", tap))
+    return plans
 
 
 def idi_layer_(
@@ -275,7 +275,7 @@ def idi_layer_(
 ) -> Module:
     """Fill the weights of one layer with IDI_tau and its biases with 0, in place.
 
-    [P, Eq. 3], spec sections 1 and 3; see :func:`layer_plans` for the layers that are known.
+    See [P, Eq. 3] and spec sections 1 and 3. :func:`layer_plans` lists the known layers.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def idi_layer_(
     ShapeError, LayoutError, OptionError, OptionTypeError
         As in :func:`layer_plans`.
     DTypeError, RoundingError
-        As in :func:`idi_`. The layer is untouched after every error.
+        As in :func:`idi_`. On an error the layer does not change.
 
     Examples
     --------
@@ -327,8 +327,8 @@ def idiz_layer_(
 ) -> Module:
     """Fill the last weights of one layer with IDIZ_eps, others with IDI, biases with 0, in place.
 
-    For the last layer of a residual branch; spec sections 2 and 3. If the layer has several
-    weights, :func:`layer_plans` says which are the last.
+    For the last layer of a residual branch (spec sections 2 and 3). If the layer has several
+    weights, the argument `role` of :func:`layer_plans` lists the last ones.
 
     Parameters
     ----------
@@ -358,10 +358,10 @@ def idiz_layer_(
 
 
 def _apply(module: Module, role: Role, **options: Any) -> Module:
-    brought = []
+    loaded = []
     if isinstance(module, nn.Module):
-        apart(module)
-        brought = offloaded(module)
+        reshard(module)
+        loaded = offloaded(module)
     plans: dict[str, Plan | None] = {**layer_plans(module, role, **options)}
     biases = [name for name in _parts(module).biases if attrgetter(name)(module) is not None]
     tensors = {name: _tensor(module, name) for name in [*plans, *biases]}
@@ -371,7 +371,7 @@ def _apply(module: Module, role: Role, **options: Any) -> Module:
             shape_of(tensor, name)
         else:
             how.check(tensor.dtype)
-    together(tensors)
+    check_memory(tensors)
     solved = [_solve(module, name, tensors[name], how) for name, how in plans.items()]
     for (name, how), pairs in zip(plans.items(), solved, strict=True):
         if pairs is None:
@@ -382,13 +382,13 @@ def _apply(module: Module, role: Role, **options: Any) -> Module:
         for name in plans:
             way = computed(module, name)
             if way is not None:
-                way.written()
-    written_back(brought)
+                way.recompute()
+    write_back(loaded)
     return module
 
 
 def _fill(tensor: Tensor, how: Plan | None) -> Tensor:
-    """Make a tensor the weight of a plan, or without one a bias of zeros."""
+    """Fill a tensor with a plan's weight, or with 0 if there is no plan (a bias)."""
     if how is not None:
         return fill_(tensor, how)
     return tensor.detach().zero_()
@@ -397,7 +397,7 @@ def _fill(tensor: Tensor, how: Plan | None) -> Tensor:
 def _solve(
     module: nn.Module, name: str, tensor: Tensor, how: Plan | None
 ) -> list[tuple[Tensor, Tensor]] | None:
-    """Return what a module has to hold instead of a tensor that it computes."""
+    """Return the new values of the tensors from which a module computes a weight."""
     way = computed(module, name)
     if way is None or tensor.is_meta:
         return None if way is None else []

@@ -1,4 +1,4 @@
-"""What is known of every tensor, after all writes to memory that it shares with others."""
+"""The value of every tensor in a trace, after all writes to shared memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Memory", "is_floating", "shape_of", "storage_of"]
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape of a tensor in plain numbers."""
+    """Return the shape of a tensor as a tuple of int."""
     return tuple(map(int, tensor.shape))
 
 
@@ -26,19 +26,19 @@ def is_floating(tensor: Tensor) -> bool:
 
 
 def is_wrapper(tensor: Tensor) -> bool:
-    """Whether a tensor is made of others and has no memory, as a quantised one may be."""
+    """Whether a tensor wraps others and has no memory of its own, as some quantised ones do."""
     return type(tensor) not in PLAIN and hasattr(tensor, "__tensor_flatten__")
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return which memory a tensor is in; 0 if it is none, as of a sparse one."""
+    """Return the identifier of a tensor's memory; 0 if it has none, as a sparse one."""
     if tensor.layout is not strided or is_wrapper(tensor):
         return 0
     return int(tensor.untyped_storage()._cdata)
 
 
 class Place(NamedTuple):
-    """Where a tensor lies in its memory."""
+    """The position of a tensor in its memory."""
 
     offset: int
     shape: tuple[int, ...]
@@ -46,17 +46,17 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> Place:
-        """Return the place of a tensor."""
+        """Return the position of a tensor."""
         return cls(int(tensor.storage_offset()), shape_of(tensor), tuple(map(int, tensor.stride())))
 
     @property
     def end(self) -> int:
-        """The first entry after it."""
+        """The first entry after the tensor."""
         pairs = zip(self.shape, self.strides, strict=True)
         return self.offset + 1 + sum((size - 1) * step for size, step in pairs)
 
     def misses(self, other: Place) -> bool:
-        """Whether they have no entry in common, as far as that is easily seen."""
+        """Whether two tensors provably have no entry in common."""
         a, b = (self, other) if self.offset <= other.offset else (other, self)
         if a.end <= b.offset:
             return True
@@ -72,7 +72,7 @@ class Place(NamedTuple):
         return is_apart and not rest
 
     def box(self, part: Place) -> tuple[list[int], list[int]] | None:
-        """Return where in it another begins along every axis, and for how long it goes on."""
+        """Return the start and the length of another tensor along every axis of this one."""
         axes = sorted(
             (a for a, n in enumerate(self.shape) if n > 1), key=lambda a: -self.strides[a]
         )
@@ -96,7 +96,7 @@ class Place(NamedTuple):
 
 
 class _Write(NamedTuple):
-    """That a value was written to a place, and when."""
+    """A write of a value to a position in memory, and its time."""
 
     time: int
     value: Value
@@ -113,22 +113,22 @@ class Memory:
         self._now = 0
 
     def set(self, tensor: Tensor, value: Value) -> None:
-        """Set what is known of a tensor."""
+        """Set the value of a tensor."""
         self._now += 1
         self._values[tensor] = (self._now, value)
 
     def write(self, tensor: Tensor, value: Value) -> None:
-        """Set it, and let all that shares its memory know."""
+        """Set the value of a tensor, and record the write for all tensors that share its memory."""
         self.set(tensor, value)
         at = storage_of(tensor)
         if at:
-            # the reference keeps the number of a storage from being given to another
+            # the reference keeps the identifier of a storage from being reused
             held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch has no types here
             writes, _ = self._writes.setdefault(at, ([], held))
             writes.append(_Write(self._now, value, Place.of(tensor)))
 
     def value(self, tensor: Tensor) -> Value:
-        """Return what is known of a tensor, after all writes to its memory."""
+        """Return the value of a tensor after all writes to its memory."""
         found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # torch has no types here
         if found is None and is_wrapper(tensor):
             return self._wrapped(tensor)
@@ -143,7 +143,7 @@ class Memory:
         return value or self._draw.constant(shape_of(tensor))
 
     def _wrapped(self, tensor: Tensor) -> Value:
-        """Return the value of a tensor that is made of others, as quantised ones are."""
+        """Return the value of a wrapper, such as a quantised tensor."""
         names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]  # a wrapper has it
         inner = [getattr(tensor, name) for name in names]
         for part in inner:
@@ -157,7 +157,7 @@ class Memory:
         return self._draw.other(type(tensor).__name__, values, shape, is_floating(tensor))
 
     def _after(self, place: Place, value: Value, write: _Write) -> Value:
-        """Return what becomes of a value by a write."""
+        """Return a value after a write."""
         shape, new, draw = place.shape, write.value, self._draw
         if place == write.place:
             return new

@@ -1,4 +1,4 @@
-"""A whole model, in place: traced, decided, checked, and only then written."""
+"""A whole model: its plans, and its weights in place."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._absent import offloaded, written_back
+from ._absent import offloaded, write_back
 from ._parametrized import norms
-from ._sharded import PLAIN, apart
-from ._tensor import shape_of, together, write_, write_parted_
+from ._sharded import PLAIN, reshard
+from ._tensor import check_memory, shape_of, write_, write_parted_
 from ._trace import trace
 
 __all__ = ["init_", "plans"]
@@ -60,18 +60,18 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     """Initialise a whole model with IDInit, in place; spec section 6.
 
     The last weights of each residual branch get IDIZ, all other dense and convolution weights IDI,
-    biases 0. Normalisations, embeddings and everything else that IDInit does not define stay as
-    they are. The model is traced, every weight is decided and checked, and only then anything is
-    written.
+    biases 0. Normalisations, embeddings and all other parameters that IDInit does not define keep
+    their values. The model is traced, every weight is decided and checked, and only then are
+    weights written.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any eager model whose parameters exist. On the meta device it is only checked. With DTensors
-        (FSDP2, tensor parallelism) each rank fills its parts, without communication, and no rank
-        reads values.
+        Any eager model whose parameters exist. A model on the meta device is only checked. With
+        DTensors (FSDP2, tensor parallelism) each rank fills its own parts, without communication
+        and without reading values.
     example_inputs : torch.Tensor, tuple or mapping
-        What its forward takes, as in :func:`trace`.
+        The arguments of the forward pass, as in :func:`trace`.
     **options : idinit_ref.roles.ModelOptions
         gain, eps, wide, form, taps, head, embeddings, norms, biases, overrides, strict: keywords,
         each with a default, as :class:`idinit_ref.roles.ModelOptions` lists them.
@@ -79,17 +79,17 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     Returns
     -------
     idinit_ref.Report
-        The role and value of every parameter, and why; it begins with its warnings.
+        The role and value of every parameter, with the reason. Warnings come first.
 
     Raises
     ------
     GraphError, OptionTypeError
-        As in :func:`trace`; with ``strict=True`` also for a used matrix that would be kept.
+        As in :func:`trace`; with ``strict=True`` also if a matrix in use would be kept.
     OptionError, OptionTypeError, ShapeError, LayoutError
         If an option is unknown or does not fit, an override matches no parameter, or some weights
         are in memory and others on the meta device.
     DTypeError, RoundingError
-        If a parameter's dtype cannot hold its entries. The model is untouched after every error.
+        If a parameter's dtype cannot hold its entries. On an error the model does not change.
 
     Examples
     --------
@@ -101,19 +101,19 @@ def init_(model: nn.Module, example_inputs: Any, **options: Unpack[ModelOptions]
     bias    (2,)    bias     bias
     2 parameters: 1 transit, 0 zero, 1 bias, 0 keep
     """
-    brought = []
+    loaded = []
     if isinstance(model, nn.Module):
-        apart(model)
-        brought = offloaded(model)
+        reshard(model)
+        loaded = offloaded(model)
     graph = trace(model, example_inputs)
     with torch.no_grad():
         report = initialise(graph, _Tensors(model), **options)
-    written_back(brought)
+    write_back(loaded)
     return report
 
 
 class _Tensors(Weights):
-    """Parameters, perhaps DTensors, or without memory; v stands for a weight under weight norm."""
+    """A model's parameters; under weight norm the plan of v is the weight's."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(dict(model.named_parameters()))
@@ -132,12 +132,12 @@ class _Tensors(Weights):
         shape_of(tensor, name)
         super().check(name, what)
         if tensor.is_inference() and not torch.is_inference_mode_enabled():
-            should = "it should be writable outside torch.inference_mode(), where it was made"
+            should = "it should be writable outside torch.inference_mode(), which created it"
             raise OptionTypeError(message(name, "an inference tensor", should, "clone it first"))
 
     def check_all(self, whats: Mapping[str, Plan | float]) -> None:
         super().check_all(whats)
-        together({name: self.held[name] for name in whats})
+        check_memory({name: self.held[name] for name in whats})
 
     def write(self, name: str, what: Plan | float, parted: Parted) -> None:
         tensor = self.held[name]

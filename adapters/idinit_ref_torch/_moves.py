@@ -1,4 +1,4 @@
-"""Operations that move entries or look them up, and compute none."""
+"""Operations that only move or look up entries."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def bag(call: Call) -> Value:
 
 
 def index(call: Call) -> Value:
-    """Draw a lookup by tensors of places along some axes."""
+    """Draw a lookup by index tensors along some axes."""
     table, places = call.args[0], list(call.args[1])
     places += [None] * (table.dim() - len(places))
     given = [place for place in places if place is not None]
@@ -170,7 +170,7 @@ def index(call: Call) -> Value:
 
 
 def along(call: Call) -> Value:
-    """Draw a lookup by one tensor of places along one axis."""
+    """Draw a lookup by one index tensor along one axis."""
     table, places = call.of(call.args[0]), call.of(call.args[2])
     if call.name == "aten::index_select":
         axis = call.args[1]

@@ -1,6 +1,6 @@
-"""Weights that a layer computes from others: what these have to be, so that the result is IDInit's.
+"""Weights that a layer computes from other tensors, which are set so that IDInit results.
 
-Known are ``torch.nn.utils.parametrize`` with all that is registered there, and the older hooks of
+Supported are all parametrizations of ``torch.nn.utils.parametrize`` and the older hooks of
 ``torch.nn.utils``: weight norm, spectral norm and pruning.
 """
 
@@ -26,7 +26,7 @@ from ._sharded import is_sharded
 __all__ = ["Computed", "Norm", "computed", "norms", "unnormed"]
 
 _STEPS = 64
-"""Of the power iteration, whose vectors are those of another weight before."""
+"""Steps of the power iteration, whose vectors start from those of the old weight."""
 
 _REMOVED = {
     WeightNorm: "torch.nn.utils.remove_weight_norm",
@@ -39,7 +39,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 class Norm(NamedTuple):
-    """A weight under weight norm, g v / |v|, and how its module keeps the result, if it does."""
+    """A weight under weight norm, g v / |v|; `refresh` updates a result that the module stores."""
 
     g: Tensor
     v: Tensor
@@ -47,13 +47,13 @@ class Norm(NamedTuple):
     refresh: Callable[[], None] | None = None
 
     def pairs(self, weight: Tensor) -> Pairs:
-        """Return g and v of a weight. Where its norm is 0, v stays and g is 0."""
+        """Return g and v of a weight. Where its norm is 0, g is 0 and v keeps its value."""
         sizes = torch.norm_except_dim(weight, 2, self.dim)
         old = torch.where(torch.norm_except_dim(self.v.detach(), 2, self.dim) == 0, 1, self.v)
         return [(self.g, sizes), (self.v, torch.where(sizes == 0, old, weight))]
 
     def write(self, weight: Tensor) -> None:
-        """Make the result that weight."""
+        """Set g and v so that the result is `weight`."""
         for held, new in self.pairs(weight):
             held.copy_(new)
         if self.refresh is not None:
@@ -61,9 +61,9 @@ class Norm(NamedTuple):
 
 
 def norms(model: nn.Module) -> dict[str, list[Norm]]:
-    """Return the weights of a model that are under weight norm alone, by the name of their v.
+    """Return a model's weights that have weight norm and nothing else, by the name of their v.
 
-    Several may share it.
+    Several weights may share a v.
     """
     names = {id(tensor): name for name, tensor in model.named_parameters()}
     found = [_norm(module, hook) for module in model.modules() for hook in _hooks(module)]
@@ -77,7 +77,7 @@ def norms(model: nn.Module) -> dict[str, list[Norm]]:
 
 
 def unnormed(model: nn.Module) -> None:
-    """Let a copy of a model, whose changes are undone, take v for the weight under weight norm."""
+    """Make layers under weight norm use v as their weight; the caller undoes the change."""
     for module in model.modules():
         for key, hook in module._forward_pre_hooks.items():
             if isinstance(hook, WeightNorm) and not is_sharded(getattr(module, f"{hook.name}_v")):
@@ -96,7 +96,7 @@ def _second(_: Tensor, v: Tensor) -> Tensor:
 
 
 def _list_norm(module: nn.Module) -> Norm | None:
-    """Return the weight norm that is the only step of a list of parametrizations."""
+    """Return the weight norm of a list of parametrizations that has no other step."""
     if not isinstance(module, parametrize.ParametrizationList) or len(module) > 1:
         return None
     steps: Any = module
@@ -116,13 +116,13 @@ def _norm(module: nn.Module, hook: Any) -> Norm | None:
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:
-    """Yield the hooks that compute a tensor of a module before every call."""
+    """Yield a module's hooks that recompute a tensor before every call."""
     kinds = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
     yield from (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds))
 
 
 class Computed(NamedTuple):
-    """A tensor that a module computes: by steps that are parametrizations, or by an older hook."""
+    """A tensor that a module computes with parametrizations, or with an older hook."""
 
     module: nn.Module
     name: str
@@ -130,12 +130,12 @@ class Computed(NamedTuple):
 
     @property
     def steps(self) -> Any:
-        """The parametrizations, of which it is computed."""
+        """The parametrizations that compute it."""
         lists: Any = self.module.parametrizations
         return lists[self.name]
 
     def held(self) -> dict[str, Tensor]:
-        """Return what the module holds instead of it."""
+        """Return the tensors that the module holds instead, by name."""
         if self.hook is None:
             return {**dict(self.steps.named_parameters()), **dict(self.steps.named_buffers())}
         tensors = {**self.module._parameters, **self.module._buffers}
@@ -144,7 +144,7 @@ class Computed(NamedTuple):
         return {name: tensor for name in names if (tensor := tensors[name]) is not None}
 
     def now(self) -> Tensor:
-        """Return it as it is now, without a step of a power iteration."""
+        """Return its current value, without a step of power iteration."""
         with torch.no_grad():
             if self.hook is None:
                 result: Tensor = deepcopy(self.steps).eval()()
@@ -152,14 +152,14 @@ class Computed(NamedTuple):
             return self._by_hook({name: one.clone() for name, one in self.held().items()}, 0)
 
     def solve(self, wanted: Tensor) -> Pairs:
-        """Return what the module has to hold; OptionError if nothing gives the wanted tensor."""
+        """Return new values for `held`; raise OptionError if none give the wanted tensor."""
         devices = [wanted.device] if wanted.is_cuda else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            torch.manual_seed(0)  # what completes a matrix to an orthogonal one is drawn
+            torch.manual_seed(0)  # an orthogonal completion is random
             solve = self._solved if self.hook is None else self._solved_hook
             try:
                 pairs, result = solve(wanted)
-            # A right inverse is anyone's code: it may be missing, or refuse the tensor.
+            # A right inverse may be user code: it may be missing, or reject the tensor.
             except (NotImplementedError, RuntimeError, ValueError, TypeError) as problem:
                 raise self._impossible(wanted, None, str(problem)) from problem
         slack = min(64 * torch.finfo(wanted.dtype).eps, 0.02) * float(
@@ -169,14 +169,14 @@ class Computed(NamedTuple):
             raise self._impossible(wanted, result, "")
         return pairs
 
-    def written(self) -> None:
-        """Let the module compute it anew where it keeps the result."""
+    def recompute(self) -> None:
+        """Recompute it where the module stores the result."""
         parametrize._cache.pop((id(self.module), self.name), None)
         if self.hook is not None:
             setattr(self.module, self.name, self._by_hook(self.held(), 0))
 
     def _solved(self, wanted: Tensor) -> tuple[Pairs, Tensor]:
-        """Go back through the steps of a copy, and forward again."""
+        """Invert the steps on a copy, then apply them; return the new values and the result."""
         steps = deepcopy(self.steps).train()
         value: Any = wanted
         for step in reversed(list(steps)):
@@ -215,7 +215,7 @@ class Computed(NamedTuple):
         return [(tensor, new[name]) for name, tensor in held.items()], result
 
     def _by_hook(self, tensors: dict[str, Tensor], steps: int) -> Tensor:
-        """Compute it from these tensors; a power iteration changes its vectors in place."""
+        """Compute it from given tensors; power iteration changes its vectors in place."""
         module: Any = SimpleNamespace(**tensors)
         hook: Any = self.hook
         result: Tensor
@@ -230,24 +230,24 @@ class Computed(NamedTuple):
             result = hook.compute_weight(module)
         return result
 
-    def _impossible(self, wanted: Tensor, result: Tensor | None, said: str) -> OptionError:
+    def _impossible(self, wanted: Tensor, result: Tensor | None, raised: str) -> OptionError:
         steps = [self.hook] if self.hook is not None else list(self.steps)
         kinds = ", ".join(type(step).__name__.lstrip("_") for step in steps)
-        should = "nothing that it is computed from makes it the wanted weight of shape "
-        should += f"{tuple(wanted.shape)}" + (said and f"; PyTorch said: {' '.join(said.split())}")
+        should = f"no original tensors give the required weight of shape {tuple(wanted.shape)}"
+        should += raised and f"; PyTorch raised: {' '.join(raised.split())}"
         remove = "torch.nn.utils.parametrize.remove_parametrizations"
         for kind, name in _REMOVED.items():
             remove = name if isinstance(self.hook, kind) else remove
-        cure = f"take that away with {remove}(layer, {self.name!r}), initialise, and put it back"
+        cure = f"call {remove}(layer, {self.name!r}), initialise, and apply it again"
         if result is not None and any(hasattr(step, "n_power_iterations") for step in steps):
             should += "; spectral norm makes its largest singular value 1"
             largest = float(torch.linalg.matrix_norm(wanted.flatten(1).double(), 2))
-            cure += f", or give a gain that does: that value is {largest:.6g} now"
+            cure += f", or choose a gain for which it is 1: it is {largest:.6g} now"
         return OptionError(message(self.name, f"computed by {kinds}", should, cure))
 
 
 def computed(module: nn.Module, path: str) -> Computed | None:
-    """Return how a module computes the tensor of that name; None if it does not."""
+    """Return the computation of a module's tensor, or None if it is a plain parameter."""
     prefix, _, name = path.rpartition(".")
     owner = module.get_submodule(prefix)
     if parametrize.is_parametrized(owner, name):

@@ -1,4 +1,4 @@
-"""One forward pass, written down: every operation that runs is a call of the drawing."""
+"""The recorder of one forward pass: it draws every operation as it runs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["Recorder"]
 
 
 class _Schema(NamedTuple):
-    """Of an operation: its full name, what it writes to, and what kinds it is of."""
+    """An operation's full name, the arguments that it writes to, and its kinds."""
 
     name: str
     written: tuple[tuple[int, str], ...]
-    replaces: bool  # what was there before does not matter
-    turns: bool  # it only gives a tensor other axes, in place
+    replaces: bool  # the old values of the written arguments do not matter
+    turns: bool  # it only changes a tensor's axes, in place
     pointwise: bool
 
 
@@ -51,13 +51,13 @@ def _schema(func: Any) -> _Schema:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
-    """Draws what runs under it.
+    """Draws the operations that run under it.
 
-    `parameters` are all parameters by name, `owners` the names of all modules, and `notes` say of
-    parameters why they are to be left as they are.
+    `parameters` holds all parameters by name, `owners` the names of all modules, and `notes` the
+    reasons to keep parameters.
     """
 
-    supports_higher_order_operators = True  # to name them
+    supports_higher_order_operators = True  # so that errors name them
 
     def __init__(
         self,
@@ -73,40 +73,40 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
             self.memory.set(tensor, self.drawing.parameter(name))
 
     def input(self, name: str, tensor: Tensor) -> None:
-        """Note an input of the model. A sparse one is data, as indices are."""
+        """Record an input of the model. A sparse input is data, like indices."""
         floating = is_floating(tensor) and tensor.layout is torch.strided
         self.memory.set(tensor, self.drawing.input(name, shape_of(tensor), floating))
 
     def graph(self, results: Iterable[Tensor], also: Iterable[Tensor] = ()) -> Graph:
-        """Return the graph, given what the model is for, and what it returns besides."""
+        """Return the graph, given the model's main results and all others that it returns."""
         outputs, more = ([self.memory.value(one) for one in given] for given in (results, also))
         return self.drawing.graph(outputs, more)
 
     def enter(self, module: nn.Module, _: Any) -> None:
-        """Note that a module begins to run."""
+        """Record the start of a module."""
         self.drawing.running.append(module)
 
     def leave(self, module: nn.Module, *_: Any) -> None:
-        """Note that it has run."""
+        """Record the end of a module."""
         running = self.drawing.running
         while running and running.pop() is not module:
-            pass  # one that ended in an exception
+            pass  # an inner module that ended with an exception
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation, and draw it."""
+        """Run an operation and draw it."""
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return self._higher(func, args, kwargs)
-        if torch._C._current_autograd_node() is not None:  # a gradient is no layer's result
+        if torch._C._current_autograd_node() is not None:  # a backward pass is not drawn
             return func(*args, **kwargs)
         schema = _schema(func)
         targets = []
         for at, key in schema.written:
             targets += _tensors(args[at] if at < len(args) else kwargs.get(key))
         if any(storage_of(target) in self._protected for target in targets):
-            raise self._writing(func)
+            raise self._write_error(func)
         given = [t for t in _tensors((args, kwargs)) if not (schema.replaces and _in(t, targets))]
         values = [self.memory.value(tensor) for tensor in given]
         out = _run(schema.name, func, args, kwargs)
@@ -130,16 +130,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         return out
 
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
-        """Draw a call, and set what it returns or has written to."""
+        """Draw a call, and set the values of the tensors that it returned or wrote to."""
         try:
             found = draw_call(call)
         except (IndexError, KeyError, TypeError, ValueError, AssertionError) as problem:
-            said = f"{type(problem).__name__}: {problem}"
+            raised = f"{type(problem).__name__}: {problem}"
             raise GraphError(
                 message(
                     "operation",
                     self.drawing.says(call.name),
-                    f"its arguments should be such as idinit_ref_torch knows of it ({said})",
+                    f"its arguments should be of a known form, but reading them raised {raised}",
                     "use another form of it in forward, or initialise the layers one by one "
                     "with idi_layer_ and idiz_layer_",
                 )
@@ -152,21 +152,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
             else:
                 self.memory.set(tensor, value)
 
-    def _writing(self, func: Any) -> GraphError:
+    def _write_error(self, func: Any) -> GraphError:
         return GraphError(
             message(
                 "model",
                 self.drawing.says(str(func)),
                 "its forward pass should not write to its parameters",
-                "take that out of forward, or do it before",
+                "move that write out of forward",
             )
         )
 
     def _higher(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operation that takes functions: of attention one knows what it does."""
+        """Run an operation that takes functions, and draw it if it is a known attention."""
         name = str(func)
         if name not in ATTENTIONS:
-            should = "its operations should be visible as they run"
+            should = "its inner operations should be visible"
             cure = "write the branch or the loop in Python"
             raise GraphError(message("operation", self.drawing.says(name), should, cure))
         given = _tensors((args, kwargs))
@@ -188,11 +188,12 @@ def _in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
 
 
 def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operation, of which the fake one may be stricter than the real one."""
+    """Run an operation, also where its fake version is stricter than the real one."""
     if (
         name == "aten::_grouped_mm"
         and isinstance(args[0], FakeTensor)
         and args[0].dim() == 2 < args[1].dim()
     ):
-        return args[0].new_empty(args[0].shape[0], args[1].shape[-1])  # fake ones want bfloat16
+        # the fake operation requires bfloat16
+        return args[0].new_empty(args[0].shape[0], args[1].shape[-1])
     return func(*args, **kwargs)

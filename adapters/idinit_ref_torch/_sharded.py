@@ -1,4 +1,4 @@
-"""Which part of a weight a rank holds: DTensors, as tensor and data parallelism make them."""
+"""The part of a DTensor that a rank holds, under tensor and data parallelism."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from idinit_ref.errors import OptionError, message
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["PLAIN", "apart", "is_sharded", "local_of", "parts"]
+__all__ = ["PLAIN", "is_sharded", "local_of", "parts", "reshard"]
 
 PLAIN = frozenset({Tensor, nn.Parameter})
-"""The types of a tensor that is no subclass'."""
+"""The types of a tensor that is not an instance of a subclass."""
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether a tensor is a DTensor; imports nothing distributed for one that is none."""
+    """Whether a tensor is a DTensor, without importing torch.distributed."""
     kind = type(tensor)
     if kind in PLAIN:
         return False
@@ -29,9 +29,9 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
 
 
 def local_of(tensor: DTensor, name: str) -> Tensor:
-    """Return the memory that this rank holds of a weight; raise if it can be no part of it.
+    """Return this rank's local tensor of a weight; raise an error if it cannot be a part of it.
 
-    Without any communication: of Partial placements, which all ranks know, each rank raises.
+    No communication: all ranks know the placements, so each rank raises for a Partial one.
     """
     placements = tensor.placements
     for placement in placements:
@@ -41,8 +41,8 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
                 message(
                     f"{name}.placements",
                     placements,
-                    "each should be Shard or Replicate: the ranks of a Partial one hold terms of "
-                    "a sum, not entries",
+                    "each should be Shard or Replicate: with Partial, ranks hold terms of a sum, "
+                    "not entries",
                     "redistribute it first, e.g. to Replicate()",
                 )
             )
@@ -52,10 +52,10 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
                     f"{name}.placements",
                     placements,
                     f"each Shard should cut one of the {tensor.ndim} axes",
-                    "make it with distribute_tensor, which says so",
+                    "create it with distribute_tensor, which checks this",
                 )
             )
-    for _, axes in getattr(tensor._spec, "shard_order", None) or ():  # private: what makes one is
+    for _, axes in getattr(tensor._spec, "shard_order", None) or ():  # not public in PyTorch
         if list(axes) != sorted(axes):
             raise OptionError(
                 message(
@@ -67,29 +67,29 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
             )
     local = tensor.to_local()
     expected = tuple(sum(map(len, spans)) for spans in _spans(tensor))
-    empty = not (local.numel() or prod(expected))  # which FSDP2 keeps as (0, 0)
+    empty = not (local.numel() or prod(expected))  # FSDP2 gives an empty part the shape (0, 0)
     here = tensor.device_mesh.get_coordinate() is not None
     if here and not empty and tuple(local.shape) != expected:
         raise OptionError(
             message(
                 f"{name}.to_local().shape",
                 tuple(local.shape),
-                f"of shape {tuple(tensor.shape)} as {placements} on a mesh of "
+                f"for the shape {tuple(tensor.shape)} with {placements} on a mesh of "
                 f"{tuple(tensor.device_mesh.shape)} this rank's part should be {expected}",
-                "make it with distribute_tensor, which cuts it so",
+                "create it with distribute_tensor, which cuts it this way",
             )
         )
     return local
 
 
 def parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[slice, ...]]]:
-    """Yield pieces of this rank's memory, each with its place in the whole weight.
+    """Yield pieces of this rank's local tensor, each with its slices in the whole weight.
 
-    One piece, but for parts that are not contiguous in it (a _StridedShard may have several).
+    There is one piece, unless the part is not contiguous in the weight (a _StridedShard).
     """
     local = tensor.to_local()
     if tensor.device_mesh.get_coordinate() is None or not local.numel():
-        return  # a rank outside of the mesh holds nothing, too
+        return  # a rank outside the mesh holds nothing
     axes = []
     for spans in _spans(tensor):
         start, pairs = 0, []
@@ -101,14 +101,14 @@ def parts(tensor: DTensor) -> Iterator[tuple[Tensor, tuple[slice, ...]]]:
         yield local[tuple(here for here, _ in chosen)], tuple(there for _, there in chosen)
 
 
-def apart(model: nn.Module) -> None:
-    """Let FSDP2 modules drop what they have gathered: it would be lost with what is written there.
+def reshard(model: nn.Module) -> None:
+    """Make FSDP2 modules free their gathered parameters, since writes to those would be lost.
 
-    After a forward pass the outermost one keeps its parameters whole. OptionError for a part of
-    such a module that is gathered now, and for a model wrapped by the older FSDP, which flattens
-    its parameters and cannot be traced.
+    After a forward pass the outermost FSDP2 module keeps its parameters gathered. Raise OptionError
+    for a submodule of such a module that is gathered now, and for a model wrapped by the older
+    FSDP, which flattens its parameters and cannot be traced.
     """
-    own: list[nn.Module] = []
+    inside: list[nn.Module] = []
     for name, module in model.named_modules():
         kinds = {kind.__name__ for kind in type(module).__mro__}
         flat = "FullyShardedDataParallel" in kinds or "_flat_param" in module._parameters
@@ -125,17 +125,17 @@ def apart(model: nn.Module) -> None:
             )
         if "FSDPModule" in kinds:
             module.reshard()
-            own += module.modules()
+            inside += module.modules()
     for name, module in model.named_modules():
-        if getattr(module, "_is_fsdp_managed_module", False) and module not in own:
+        if getattr(module, "_is_fsdp_managed_module", False) and module not in inside:
             for parameter, tensor in module.named_parameters(recurse=False):
-                # The older FSDP marks what is written back when summon_full_params ends.
+                # The older FSDP marks the tensors that summon_full_params writes back at its end.
                 if not (is_sharded(tensor) or hasattr(tensor, "_fsdp_flattened")):
                     raise OptionError(
                         message(
                             f"{name}.{parameter}".lstrip("."),
                             "gathered",
-                            "what is written to it now would be lost",
+                            "it should be sharded: values written to a gathered one are lost",
                             "pass the module that was given to fully_shard, or call its reshard(); "
                             "the older FullyShardedDataParallel needs use_orig_params=True",
                         )
@@ -151,7 +151,7 @@ def _dim(placement: Any) -> int | None:
 
 
 def _spans(tensor: DTensor) -> list[list[range]]:
-    """Return what this rank holds along each axis, as ranges of the whole one's places."""
+    """Return this rank's index ranges along each axis of the whole tensor."""
     axes = [[range(size)] if size else [] for size in tensor.shape]
     at = tensor.device_mesh.get_coordinate()
     if at is None:
@@ -170,7 +170,7 @@ def _spans(tensor: DTensor) -> list[list[range]]:
 
 
 def _chunk(spans: Sequence[range], count: int, number: int) -> list[range]:
-    """Return one of the chunks that torch.chunk makes of some places, its neighbours joined."""
+    """Return one chunk of some index ranges, cut as torch.chunk does."""
     total = sum(map(len, spans))
     size = -(-total // count)
     low, high = min(number * size, total), min((number + 1) * size, total)

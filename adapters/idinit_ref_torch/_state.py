@@ -1,4 +1,4 @@
-"""All that a forward pass may change besides tensors' values: found, replaced, and put back."""
+"""The Python state that a forward pass may change: found, replaced, and restored."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["left_as_it_was"]
+__all__ = ["state_kept"]
 
-# Why no deep copy under FakeCopyMode: it has no way round what cannot be copied (FSDP2's modules
-# refuse; locks, generators, open files), and what functions close over would stay real.
+# Why not a deep copy under FakeCopyMode: it fails on objects that cannot be copied (FSDP2 modules,
+# locks, generators, open files), and tensors in closures would stay real.
 
-# Their insides belong to no model, and may change by themselves: locks, loggers, compilers.
+# Objects of these modules are not part of a model and may change on their own: locks, loggers,
+# compilers.
 _FOREIGN = sys.stdlib_module_names - {"types", "collections"}
 _SKIPPED = (type, FunctionType, BuiltinFunctionType, ModuleType, Tensor, str, bytes)
 
 
 @contextmanager
-def left_as_it_was(roots: Iterable[object], instead: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace all tensors that can be reached, and give everything its contents back.
+def state_kept(roots: Iterable[object], instead: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace all tensors that can be reached, and restore all contents afterwards.
 
-    Containers and the attributes of objects are followed, not functions and their closures.
+    The search enters containers and attributes of objects, but not functions and their closures.
 
     Parameters
     ----------
     roots : iterable of object
-        Where the search starts: a model, and what it is called with.
+        Where the search starts: a model and its arguments.
     instead : callable
-        What stands for a tensor meanwhile.
+        Returns the replacement of a tensor.
     """
     undo: list[Callable[[], object]] = []
     seen: dict[int, object] = {}
@@ -45,7 +46,7 @@ def left_as_it_was(roots: Iterable[object], instead: Callable[[Tensor], Tensor])
         while stack:
             value = stack.pop()
             if id(value) not in seen and not isinstance(value, _SKIPPED):
-                seen[id(value)] = value  # held, so that no other object gets its id
+                seen[id(value)] = value  # keeps it alive, so that no other object gets its id
                 stack += _visit(value, instead, undo)
         yield
     finally:
@@ -56,7 +57,7 @@ def left_as_it_was(roots: Iterable[object], instead: Callable[[Tensor], Tensor])
 def _visit(
     value: Any, instead: Callable[[Tensor], Tensor], undo: list[Callable[[], object]]
 ) -> list[Any]:
-    """Note the contents of one object, replace the tensors in it, and return the rest."""
+    """Record the contents of one object, replace its tensors, and return the contents."""
     if isinstance(value, (tuple, frozenset)):
         return list(value)
     if isinstance(value, MethodType):
@@ -110,7 +111,7 @@ def _is_foreign(module: str) -> bool:
 
 
 def _slots(kind: type) -> list[str]:
-    """Return the names of the attributes that are kept in no dict."""
+    """Return the names of the attributes that are stored in slots."""
     if _is_foreign(kind.__module__):
         return []
     found = []
@@ -137,7 +138,7 @@ def _entries(
 
 
 def _swapped(value: Any, instead: Callable[[Tensor], Tensor]) -> Any:
-    """Return what stands for a tensor, or for a tuple that holds one."""
+    """Return the replacement of a tensor, or of a tuple that holds one."""
     if isinstance(value, Tensor):
         return instead(value)
     if isinstance(value, tuple):
@@ -147,8 +148,8 @@ def _swapped(value: Any, instead: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-# Nothing is written where nothing has changed: other threads may hold the same objects. The methods
-# are those of the plain types, since a Counter's update, say, does something else.
+# An unchanged object is not written to, since other threads may use it. The methods are those of
+# the plain types, since subclasses override them (Counter.update adds).
 
 
 def _refill_dict(value: dict[Any, Any], old: list[tuple[Any, Any]]) -> None:

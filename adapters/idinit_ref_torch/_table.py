@@ -1,4 +1,4 @@
-"""What each PyTorch operation is, by its full name: one call of the drawing."""
+"""The table of PyTorch operations: a handler, by the operation's full name, draws each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Handler = Callable[[Call], "Value | Sequence[Value]"]
 
 
 def draw_call(call: Call) -> Sequence[Value]:
-    """Draw an operation, and return a value for each of its results."""
+    """Draw an operation and return a value for each of its results."""
     handler = MOVES.get(call.name) or (TABLE.get(call.name) if call.floating else None)
     handler = handler or (_entrywise if call.pointwise else _known)
     found = handler(call)
@@ -30,7 +30,7 @@ def draw_call(call: Call) -> Sequence[Value]:
 
 
 def _all(call: Call, first: Value) -> list[Value]:
-    """Return a value for each result, given the first: statistics of a norm, say, are its."""
+    """Return a value for each result, given the first (others are a norm's statistics, say)."""
     found = [first]
     for tensor in call.results[1:]:
         shape = shape_of(tensor)
@@ -64,9 +64,9 @@ def _fresh(call: Call) -> list[Value]:
 
 
 def _data(call: Call, given: Tensor, weight: Value) -> Value:
-    """Return what a layer is applied to: a signal starts where that is made of no data.
+    """Return the value that a layer is applied to; a value without data starts a signal.
 
-    Learned queries and initial states of recurrent layers are such.
+    Learned queries and initial states of recurrent layers are such values.
     """
     value = call.of(given)
     if not isinstance(value, Made) or not isinstance(weight, Made):
@@ -79,7 +79,7 @@ def _data(call: Call, given: Tensor, weight: Value) -> Value:
 
 
 def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, ...]) -> Value:
-    """Draw a product, of which an einsum writes the axes."""
+    """Draw a product whose axes are given as an einsum equation."""
     inputs, out = letters.split("->")
     left, right = inputs.split(",")
     weight = call.of(b)
@@ -163,7 +163,7 @@ def _adds(call: Call) -> list[Value]:
 
 
 def _add_product(call: Call) -> Value:
-    """Draw a product or quotient, and the sum with it."""
+    """Draw a product or quotient, and its sum with a base."""
     base, a, b = map(call.of, call.args[:3])
     draw, shapes = call.draw, (call.args[1].shape, call.args[2].shape)
     shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]  # torch has no types here
@@ -189,7 +189,7 @@ def _scale(call: Call) -> Value:
     """Draw a quotient or a change of sign."""
     values = call.operands(2 if call.name == "aten::div" else 1)
     first, doing = values[0], "divided by" if call.name == "aten::div" else ""
-    is_number = isinstance(first, Made) and not first.parts  # that is divided by what is given
+    is_number = isinstance(first, Made) and not first.parts  # a number divided by a tensor
     if is_number or not call.floating or call.kwargs.get("rounding_mode"):
         return call.draw.entrywise(call.what, values, call.shape, call.floating, doing)
     return call.draw.scale(call.what, values, call.shape, doing)
@@ -208,7 +208,7 @@ def _clamp(call: Call) -> Value:
 def _bounded(call: Call) -> Value:
     """Draw a hard tanh, or a threshold."""
     low, high = call.arg(1, "min_val", -1), call.arg(2, "max_val", 1)
-    if call.name == "aten::threshold":  # below the first number it is the second
+    if call.name == "aten::threshold":  # below the threshold (`low`) the result is `high`
         low, high = (0 if high == 0 or low < 0 else 1), None
     return _entrywise(call, clamped(low, high))
 
@@ -229,7 +229,7 @@ def _chosen(call: Call) -> Value:
 
 
 def _scatter(call: Call) -> Value:
-    """Draw what writes some values into others, at places or by a mask."""
+    """Draw an operation that writes values into a tensor, at indices or by a mask."""
     last = call.args[2] if call.name == "aten::index_put" else call.args[-1]
     source = call.args[1] if call.name in _SOURCES else last
     return result(call, "scatter", [call.of(call.args[0]), call.of(source)])
@@ -262,7 +262,7 @@ def _normed(call: Call) -> Value:
 
 
 def _rounded(call: Call) -> Value:
-    """Draw what only rounds a weight, as training for quantisation does."""
+    """Draw a fake quantisation, which only rounds a weight."""
     value = call.of(call.args[0])
     return value if isinstance(value, Made) else _entrywise(call)
 
@@ -282,7 +282,7 @@ _LETTERS = {
 }
 _SUMS = {"aten::addmm": "mm", "aten::addmv": "mv", "aten::baddbmm": "bmm"}
 ATTENTIONS = {"flex_attention", "flex_attention_backward"}
-"""Operations that take functions, and of which it is known what they do."""
+"""The known operations that take functions as arguments."""
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:
@@ -296,10 +296,10 @@ FRESH = _names(
         "bernoulli exponential cauchy geometric log_normal",
     )
 )
-"""Of the tensors given to these only the shape, dtype or device counts."""
+"""Operations that use only the shape, dtype or device of their arguments."""
 
 ZEROS = _names(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
-"""What makes zeros, or what is written over."""
+"""Operations that return zeros, or memory that is written later."""
 
 _SOURCES = _names(("slice_scatter select_scatter diagonal_scatter",))
 _WORDS = {
@@ -354,7 +354,7 @@ MOVES: dict[str, Handler] = {
     **_aten(_moves.along, "index_select gather"),
     **_aten(_moves.take, "take"),
 }
-"""What moves or looks up entries of any dtype, or makes new ones."""
+"""Operations on any dtype: moves, lookups and new tensors."""
 
 TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
@@ -396,4 +396,4 @@ TABLE: dict[str, Handler] = {
         "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     ),
 }
-"""What computes, of real or complex numbers."""
+"""Operations that compute with real or complex numbers."""

@@ -24,7 +24,7 @@ from idinit_ref.errors import OptionError, OptionTypeError, message
 from ._absent import lasting, present
 from ._sharded import PLAIN, is_sharded, local_of, parts
 
-__all__ = ["fill_", "idi_", "idiz_", "shape_of", "together", "write_", "write_parted_"]
+__all__ = ["check_memory", "fill_", "idi_", "idiz_", "shape_of", "write_", "write_parted_"]
 
 
 _IN_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
@@ -37,23 +37,23 @@ _modes, _is_functional = torch._C._len_torch_dispatch_stack, torch._is_functiona
 _STRIDED = torch.strided
 
 _ALONE = 2**18
-"""Up to so many bytes a single-threaded fill is faster than PyTorch's parallel one."""
+"""Up to this many bytes, a single-threaded fill is faster than PyTorch's parallel one."""
 
 _SIMPLE = {bool, float, int, str, type(None)}
-"""Types of options whose equal values of one type are the same option."""
+"""Types for which equal values are equal options, so that they can be cache keys."""
 
 
 def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
-    """Return the shape of a tensor that can be filled in place, or raise for any other."""
+    """Return the shape of a tensor that can be filled in place; raise an error for any other."""
     if type(tensor) not in PLAIN:
         _check_kind(tensor, name)
         if is_sharded(tensor):
             shape_of(local_of(tensor, name), f"{name}.to_local()")
             return tuple(tensor.shape)
-        # Another wrapper of tensors would fill each of its parts as if it were the whole.
+        # Any other wrapper would fill each inner tensor as if it were the whole.
         if hasattr(tensor, "__tensor_flatten__") and not tensor.is_nested:
             raise _not_dense(name, type(tensor).__name__)
-    elif _is_functional(tensor):  # whose memory is not where it seems to be
+    elif _is_functional(tensor):  # its data pointer is not its memory
         raise _not_dense(name, "in torch.func.functionalize")
     if tensor.is_nested:
         raise _not_dense(name, "nested")
@@ -64,9 +64,9 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
             message(
                 name,
                 "lazily negated",
-                f"it should be plain or conjugated, as it is {tensor.dtype}: PyTorch reads and "
-                "writes the sign of 0 there now in one way, now in another",
-                "fill the tensor that it is a view of",
+                f"a {tensor.dtype} tensor should be plain or conjugated: PyTorch handles the sign "
+                "of 0 inconsistently in lazily negated ones",
+                "fill the base tensor of this view",
             )
         )
     shape, size = tuple(tensor.shape), tensor.numel()
@@ -80,7 +80,7 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
             message(
                 f"{name}.untyped_storage().nbytes()",
                 tensor.untyped_storage().nbytes(),
-                f"shape {shape} in {tensor.dtype} needs more: its memory has been freed",
+                f"shape {shape} in {tensor.dtype} needs more; its memory was freed",
                 "gather it first, or initialise it before it is sharded",
             )
         )
@@ -92,8 +92,8 @@ def _not_dense(name: str, what: object) -> OptionTypeError:
         message(
             name,
             what,
-            "it should be one dense tensor, or a DTensor of such: not sparse, not nested, and no "
-            "other wrapper of tensors",
+            "it should be one dense tensor or a DTensor: not sparse, not nested, and no other "
+            "wrapper of tensors",
             "initialise the dense tensor first, then convert or wrap it",
         )
     )
@@ -113,7 +113,7 @@ def _check_kind(tensor: object, name: str) -> None:
 
 
 def _reach(tensor: Tensor, name: str) -> int:
-    """Return how far the last place lies from the first."""
+    """Return the distance from a tensor's first entry to its last, in entries."""
     shape, strides, reach = tuple(tensor.shape), tensor.stride(), 0
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1 and stride <= reach:
@@ -121,16 +121,16 @@ def _reach(tensor: Tensor, name: str) -> int:
                 message(
                     f"{name}.stride()",
                     strides,
-                    f"in shape {shape} no two places should share memory",
-                    "clone() it first, or fill the tensor that was expanded",
+                    f"with shape {shape}, no two entries should share memory",
+                    "clone() it first, or fill the tensor before it is expanded",
                 )
             )
         reach += (size - 1) * stride
     return reach
 
 
-def together(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights of which only some have memory: the rest would be left out in silence."""
+def check_memory(tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error if only some tensors have memory, since the others would not be filled."""
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
     if empty and len(empty) < len(tensors):
         held = next(name for name in tensors if name not in empty)
@@ -139,17 +139,17 @@ def together(tensors: Mapping[str, Tensor]) -> None:
                 "module",
                 f"{empty[0]!r} (and {len(empty) - 1} more) on meta, {held!r} on "
                 f"{tensors[held].device}",
-                "all parameters should have memory, or none",
-                "make the rest with to_empty(device=...), or load them first",
+                "either all parameters or none should be on the meta device",
+                "give the others memory with to_empty(device=...), or load them first",
             )
         )
 
 
 def fill_(tensor: Tensor, how: Plan) -> Tensor:
-    """Fill a tensor that `shape_of` has passed; validates the dtype before anything is written."""
+    """Fill a tensor that `shape_of` accepted; check the dtype before writing."""
     size = tensor.numel()
     memory = _in_numpy(tensor, size) if size and tensor.is_contiguous() else None
-    if memory is not None:  # as below, in fewer steps: for most weights these are what takes long
+    if memory is not None:  # as below in fewer steps, which dominate the time for most weights
         known = strips(how, memory.shape, tensor.stride(), memory.dtype)
         if known is not None:
             _clear(tensor, memory)
@@ -162,17 +162,17 @@ def fill_(tensor: Tensor, how: Plan) -> Tensor:
 
 
 def _clear(tensor: Tensor, memory: Any) -> None:
-    """Make a tensor zero whose memory this array is."""
+    """Fill a tensor with 0, given its memory as an array."""
     if memory.nbytes > _ALONE:
         tensor.detach().zero_()
         return
     memory.fill(0)
-    if not tensor.is_inference():  # as zero_ does, for autograd, which may have saved the tensor
+    if not tensor.is_inference():  # as zero_ does: autograd may have saved the tensor
         torch.autograd.graph.increment_version(tensor)
 
 
 def write_(tensor: Tensor, how: Plan) -> None:
-    """Fill a tensor that has been checked, under no_grad; of a sharded one this rank's part."""
+    """Fill a checked tensor under no_grad; of a sharded one, only this rank's part."""
     if tensor.is_meta:
         return
     if is_sharded(tensor):
@@ -201,7 +201,7 @@ def _write(tensor: Tensor, how: Plan, index: tuple[slice, ...] | None) -> None:
 
 
 def write_parted_(tensor: Tensor, how: Plan, parted: tuple[tuple[int, ...], str]) -> None:
-    """Fill a tensor as `write_` does, whose axes of one letter are joined in its plan."""
+    """Fill a tensor as `write_` does, if its plan joins the axes that share a letter."""
     if tensor.is_meta:
         return
     whole = torch.empty(how.shape, dtype=tensor.dtype, device=tensor.device)
@@ -220,17 +220,17 @@ _IDIZ = ("eps", "form", "layout", "groups", "transposed", "stride", "blocks", "t
 
 
 class _Strips(NamedTuple):
-    """What is written of a contiguous weight: entries in a row, at equal distances in bytes."""
+    """The non-zero entries of a contiguous weight, as runs of equally spaced entries."""
 
     memory: Any
-    """The type of its memory."""
+    """The ctypes type of the weight's memory."""
     runs: tuple[tuple[int, int, tuple[int], float], ...]
-    """Of each run: the first byte, how many entries, their distance, and their value."""
+    """For each run: its first byte, number of entries, stride in bytes, and value."""
 
 
-@lru_cache(maxsize=1024, typed=True)  # typed: True is no gain, though equal to 1.0
+@lru_cache(maxsize=1024, typed=True)  # typed: True == 1.0, but it is not a gain
 def _strips(shape: torch.Size, dtype: np.dtype[Any], role: Role, *values: Any) -> _Strips | None:
-    """Return what is written of a contiguous weight; None if its axes are joined, or for many."""
+    """Return the runs of a contiguous weight; None if axes are joined or the runs are too many."""
     options = dict(zip(_IDI if role == "transit" else _IDIZ, values, strict=True))
     letters = options.pop("layout")
     how = joined(shape, role, letters, **options)
@@ -245,22 +245,23 @@ def _strips(shape: torch.Size, dtype: np.dtype[Any], role: Role, *values: Any) -
     return _Strips(ctypes.c_char * (shape.numel() * size), runs)
 
 
-def _at_once(tensor: Tensor, role: Role, values: tuple[Any, ...]) -> bool:
-    """Fill a plain tensor whose slices are few and known; return False for any other.
+def _fast_fill(tensor: Tensor, role: Role, values: tuple[Any, ...]) -> bool:
+    """Fill a plain tensor whose runs are few and known; return False for any other.
 
-    A large fill pushes this code out of the caches, where each step costs as much as five do.
+    Few steps matter: a large fill evicts this code from the caches, so each step costs five times
+    as much.
     """
     dtype = _IN_NUMPY.get(tensor.dtype) if type(tensor) in PLAIN else None
     if (
         dtype is None
         or not tensor.is_cpu
-        or tensor.ndim < 2  # perhaps a part of a flat parameter
+        or tensor.ndim < 2  # may be a part of a flat parameter
         or tensor.is_nested
         or tensor.layout is not _STRIDED
         or tensor.is_neg()
         or tensor.is_inference()
         or _is_functional(tensor)
-        or _modes()  # as make_fx, that would miss the write
+        or _modes()  # a mode such as make_fx would miss the write
         or tensor.grad_fn is not None
         or not tensor.is_contiguous()
         or not _SIMPLE.issuperset(map(type, values))
@@ -285,7 +286,7 @@ def _at_once(tensor: Tensor, role: Role, values: tuple[Any, ...]) -> bool:
 
 
 def _filled(tensor: Tensor, role: Role, *values: Any) -> Tensor:
-    if _at_once(tensor, role, values):
+    if _fast_fill(tensor, role, values):
         return tensor
     options = dict(zip(_IDI if role == "transit" else _IDIZ, values, strict=True))
     layout = options.pop("layout")
@@ -301,14 +302,14 @@ def _filled(tensor: Tensor, role: Role, *values: Any) -> Tensor:
 
 
 def _in_numpy(tensor: Tensor, extent: int) -> Any:
-    """Return the same memory as a NumPy array, whose slices cost a sixth; None if it cannot be.
+    """Return a tensor's memory as a NumPy array, or None if that is impossible.
 
-    It does not keep the memory alive.
+    Slices of the array cost a sixth of a tensor's. The array does not keep the memory alive.
     """
     dtype = _IN_NUMPY.get(tensor.dtype)
     if dtype is None or type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():
         return None
-    if _modes():  # a mode, as make_fx, that would miss the write
+    if _modes():  # a mode such as make_fx would miss the write
         return None
     try:
         return _array(tensor, extent, dtype)
@@ -317,7 +318,7 @@ def _in_numpy(tensor: Tensor, extent: int) -> Any:
 
 
 def _array(tensor: Tensor, extent: int, dtype: np.dtype[Any]) -> Any:
-    # tensor.numpy() would forbid to resize the memory ever after, as FSDP does.
+    # After tensor.numpy() the memory could not be resized, which FSDP does.
     place: Any = (ctypes.c_char * (extent * dtype.itemsize)).from_address(tensor.data_ptr())
     return np.ndarray((extent,), dtype, place)
 
@@ -340,30 +341,30 @@ def idi_(
 ) -> Tensor:
     """Fill a tensor with IDI_tau, in place: ``W[i, j] = tau if j = i mod n``.
 
-    [P, Eq. 3], spec section 1; for kernels IDIC_tau [P, Sec. 3.3], section 3. Gradients are not
-    recorded, and no random number generator is used or moved. Complex tensors get the imaginary
-    part 0; meta tensors are checked and left alone.
+    See [P, Eq. 3] and spec section 1; for kernels IDIC_tau, [P, Sec. 3.3] and spec section 3.
+    Autograd does not record the fill, and no random number generator is used. Complex tensors get
+    the imaginary part 0. Meta tensors are only checked.
 
     Parameters
     ----------
     tensor : torch.Tensor, 2 to 5 axes (any number with `layout`)
-        Real floating or complex, with any strides that give each place memory of its own. For a
-        DTensor this rank's part is filled, without communication, from its place in the whole.
+        Real floating-point or complex, with any strides for which no two entries share memory. Of a
+        DTensor each rank fills its own part, without communication.
     gain : float
-        tau; any finite non-zero real.
+        tau; any finite non-zero real number.
     wide : {"truncate", "fold_rms", "fold_mean"}
         How to fill a matrix with more columns than rows.
     layout : str, optional
         A letter for each axis: O outputs, I inputs, D H W spatial, any other capital a batch
-        axis. Axes of one letter count as one: "OOI" for (heads, size, d). By rank if left out:
-        "OI", "OIW", "OIHW", "OIDHW".
+        axis. Axes with the same letter count as one: "OOI" for (heads, size, d). The default
+        depends on the rank: "OI", "OIW", "OIHW", "OIDHW".
     groups, transposed
         For a convolution (spec section 4).
     stride : sequence of int, optional
-        For a transposed convolution, in the order D, H, W: its kernel consists of that many
-        kernels, one for each place between two inputs (section 3).
+        The strides of a transposed convolution in the order D, H, W. Each phase of its kernel is
+        a matrix of its own (section 3).
     blocks : sequence of int, optional
-        Sizes that cut the O axis into matrices of their own, as packed q, k, v.
+        Sizes that split the O axis into separate matrices, as packed q, k, v.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel becomes a matrix (section 3). The first three start at the identity tap.
     tap : sequence of int, optional
@@ -381,12 +382,12 @@ def idi_(
     ------
     ShapeError, LayoutError, OptionError, OptionTypeError
         If an option does not fit, or the tensor cannot be filled: it is not dense, has no memory of
-        its own, is computed from others (the weight of a layer under a parametrization), is a
-        placeholder of an engine or a lazily negated complex view, or is a DTensor whose ranks hold
-        terms of a sum (Partial).
+        its own, is computed from others (the weight of a layer under a parametrization), is an
+        engine's placeholder or a lazily negated complex view, or is a DTensor with a Partial
+        placement.
     DTypeError, RoundingError
-        If the dtype is neither real floating nor complex, or would round an entry to 0 or
-        infinity. The tensor is untouched after every error.
+        If the dtype is neither real floating-point nor complex, or would round an entry to 0 or
+        infinity. On an error the tensor does not change.
 
     Examples
     --------
@@ -417,17 +418,17 @@ def idiz_(
 ) -> Tensor:
     """Fill a tensor with IDIZ_eps, in place: +eps and -eps in every row.
 
-    For the last weight of a residual branch; spec section 2, for kernels IDIZC_eps, section 3.
-    Gradients, random numbers, complex and meta tensors are treated as in :func:`idi_`.
+    For the last weight of a residual branch. See spec section 2, and section 3 for kernels
+    (IDIZC_eps). Autograd, random numbers, complex and meta tensors are treated as in :func:`idi_`.
 
     Parameters
     ----------
     tensor, layout, groups, transposed, stride, blocks, taps, tap
         As in :func:`idi_`.
     eps : float
-        Any finite non-zero real that is not 0 in the tensor's dtype.
+        Any finite real number that does not round to 0 in the tensor's dtype.
     form : {"pair", "shifted"}
-        How the entries of a wide matrix are spread: two in a row, or one in every column.
+        How the entries of a wide matrix are placed: two in each row, or one in each column.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A whole model as a graph, from one forward pass without memory."""
+"""The graph of a whole model, from one forward pass on fake tensors."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from ._memory import is_floating
 from ._parametrized import norms, unnormed
 from ._record import Recorder
 from ._sharded import is_sharded
-from ._state import left_as_it_was
+from ._state import state_kept
 
-__all__ = ["arguments", "check", "failed", "recorded", "results", "trace"]
+__all__ = ["arguments", "check", "forward_error", "record", "results", "trace"]
 
 _R = TypeVar("_R", bound=Recorder)
 _T = TypeVar("_T")
@@ -41,17 +41,18 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     The pass runs on fake tensors, which have shapes but no memory. So models of any size, and on
     the meta device, can be traced. If the control flow depends on values, the pass runs once more
-    on the real parameters. No gradients are taken, except those that the forward pass itself asks
-    for. The
-    model is left as it was, with its training flags, buffers, attributes and random numbers.
+    on the real parameters. No gradients are taken, except those that the forward pass itself takes.
+    The model does not change; its training flags, buffers, attributes and random states are
+    restored.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any eager model with its parameters made.
+        Any eager model whose parameters exist.
     example_inputs : torch.Tensor, tuple or mapping
         The arguments of the forward pass: one tensor, positional arguments, or keyword arguments.
-        Real, meta or fake; only shapes and dtypes count, unless the control flow depends on values.
+        Real, meta or fake. Only shapes and dtypes matter, unless the control flow depends on
+        values.
 
     Returns
     -------
@@ -61,9 +62,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     Raises
     ------
     GraphError
-        If the model has no parameters, or its forward pass does not run or cannot be followed.
+        If the model has no parameters, or its forward pass fails or cannot be traced.
     OptionTypeError
-        If the model or the inputs are of another type.
+        If the model or the inputs have the wrong type.
 
     Examples
     --------
@@ -80,18 +81,18 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
     is_real = not any(t.is_meta or isinstance(t, FakeTensor) or is_sharded(t) for t in tensors)
     try:
-        return _followed(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
+        return _trace(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
     except IDInitError:
         raise
-    except Exception as problem:  # whatever a forward pass may raise
+    except Exception as problem:  # a forward pass may raise any exception
         if not is_real:
-            raise failed(args, kwargs, problem) from problem
+            raise forward_error(args, kwargs, problem) from problem
     try:
-        return _followed(model, args, kwargs, None)
+        return _trace(model, args, kwargs, None)
     except IDInitError:
         raise
     except Exception as problem:
-        raise failed(args, kwargs, problem) from problem
+        raise forward_error(args, kwargs, problem) from problem
 
 
 # Before the pass ----------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def check(model: object) -> None:
         raise OptionTypeError(message("model", type(model), should, "pass the model itself"))
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            should = "its operations should be visible as they run"
+            should = "its operations should be visible"
             given = f"submodule {name}, scripted" if name else type(module)
             raise GraphError(message("model", given, should, "pass the eager module"))
     parameters = dict(model.named_parameters())
@@ -130,17 +131,19 @@ def arguments(given: Any, label: str = "example_inputs") -> tuple[tuple[Any, ...
     raise OptionTypeError(message(label, type(given), should, "wrap it in a tuple"))
 
 
-def failed(args: Any, kwargs: Any, problem: Exception, label: str = "example_inputs") -> GraphError:
-    said = " ".join(str(problem).split()) or type(problem).__name__
+def forward_error(
+    args: Any, kwargs: Any, problem: Exception, label: str = "example_inputs"
+) -> GraphError:
+    raised = " ".join(str(problem).split()) or type(problem).__name__
     shapes = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{tuple(t.shape)}", (args, kwargs))
     given = ", ".join([*map(str, shapes[0]), *(f"{k}={v}" for k, v in shapes[1].items())])
     return GraphError(
         message(
             label,
             given,
-            f"the model's forward pass should run with them, and said: {said}",
-            "pass what model(...) accepts; if the model is on the meta device and branches on "
-            "values, put it on a real device first",
+            f"the model's forward pass should accept them, but raised: {raised}",
+            "pass arguments that model(...) accepts; if the model is on the meta device and "
+            "branches on values, move it to a real device first",
         )
     )
 
@@ -148,21 +151,21 @@ def failed(args: Any, kwargs: Any, problem: Exception, label: str = "example_inp
 # The pass -----------------------------------------------------------------------------------
 
 
-def _followed(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None) -> Graph:
-    """Record the model without gradients, or with them if it takes some itself, as forces."""
+def _trace(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None) -> Graph:
+    """Record the model without gradients, or with them if its forward pass takes some (forces)."""
 
     def graph(recorder: Recorder, out: Any) -> Graph:
         return recorder.graph(results(out), _tensors(out))
 
     try:
-        return recorded(model, args, kwargs, fake, Recorder, graph)
+        return record(model, args, kwargs, fake, Recorder, graph)
     except RuntimeError as problem:
         if "does not require grad" not in str(problem):
             raise
-    return recorded(model, args, kwargs, fake, Recorder, graph, gradients=True)
+    return record(model, args, kwargs, fake, Recorder, graph, gradients=True)
 
 
-def recorded(
+def record(
     model: nn.Module,
     args: Any,
     kwargs: Any,
@@ -172,11 +175,11 @@ def recorded(
     gradients: bool = False,
     leaves: dict[int, Tensor] | None = None,
 ) -> _T:
-    """Run the model once, and return what `finish` makes of the recorder and of the output.
+    """Run the model once, and return the result of `finish` on the recorder and the output.
 
-    Meanwhile other parameters, buffers and inputs stand in the model. `leaves`, if it is given,
-    gets by the id of an input that has a gradient what it is a copy of, so that a model may write
-    to the copy.
+    During the run the model holds copies of its parameters, buffers and inputs. An input with a
+    gradient is copied twice, so that the model may write to the second copy; `leaves`, if given,
+    maps the id of the second copy to the first.
     """
     original, notes = dict(model.named_parameters()), _notes(model)
     labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
@@ -187,12 +190,12 @@ def recorded(
     with ExitStack() as stack:
         stack.enter_context(_quiet(gradients))
         args, kwargs = tree_map_only(Tensor, instead, (args, kwargs))
-        stack.enter_context(left_as_it_was([model, args, kwargs], instead))
+        stack.enter_context(state_kept([model, args, kwargs], instead))
         for module in owners:
             module.training = False
             _without_communication(module)
             _unrounded(module)
-        if leaves is None:  # no values count, and a weight is what its layer computes
+        if leaves is None:  # a trace: values do not matter, so v may replace the weight
             unnormed(model)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = start(parameters, owners, notes)
@@ -211,7 +214,7 @@ def recorded(
 
 
 class _Copies:
-    """What stands for the tensors of a model and of its inputs meanwhile."""
+    """Copies of the tensors of a model and its inputs, for the time of a run."""
 
     def __init__(
         self,
@@ -224,9 +227,9 @@ class _Copies:
         self._made: dict[int, Tensor] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """Return what stands for a tensor."""
+        """Return the copy of a tensor."""
         if id(tensor) not in self.labels and self.fake is not None and _is_odd(tensor):
-            return tensor  # what an attribute holds may be unused, or a constant
+            return tensor  # an attribute's tensor may be unused or constant
         if id(tensor) not in self._made:
             new = self._copy(tensor)
             self._made[id(tensor)] = self._made[id(new)] = new
@@ -237,7 +240,7 @@ class _Copies:
         if self.fake is not None:
             new = _faked(self.fake, tensor, self.labels.get(id(tensor), "model"))
             new = nn.Parameter(new, requires_grad=False) if is_parameter else new
-        elif self.gradients and is_parameter:  # another object, that has a gradient of its own
+        elif self.gradients and is_parameter:  # a new object with its own gradient
             whole = tensor.full_tensor() if is_sharded(tensor) else tensor
             new = nn.Parameter(whole.detach(), requires_grad=False)
         else:
@@ -251,22 +254,22 @@ class _Copies:
 
 
 def _without_communication(module: nn.Module) -> None:
-    """Take the hooks of parallel engines away: every parameter is whole here."""
+    """Remove the hooks of parallel engines, since every parameter is whole here."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
-            function = getattr(hook, "func", hook)  # of a partial
+            function = getattr(hook, "func", hook)  # of functools.partial
             if str(getattr(function, "__module__", "")).startswith("torch.distributed"):
                 del hooks[key]
 
 
 def _unrounded(module: nn.Module) -> None:
-    """Let a layer for training in float8 compute with its weight, which it only rounds."""
+    """Make a float8 training layer compute with its unrounded weight."""
     if type(module).__module__.startswith("torchao.float8") and isinstance(module, nn.Linear):
-        module.forward = partial(nn.Linear.forward, module)  # type: ignore[method-assign]  # is undone
+        module.forward = partial(nn.Linear.forward, module)  # type: ignore[method-assign]  # undone later
 
 
 def _faked(mode: FakeTensorMode, tensor: Tensor, label: str) -> Tensor:
-    """Return a tensor of that form without memory, on the CPU wherever the tensor is."""
+    """Return a fake tensor of the same shape, strides and dtype, always on the CPU."""
     is_parameter = isinstance(tensor, nn.Parameter)
     if tensor.is_nested or tensor.is_quantized or (is_parameter and _is_odd(tensor)):
         is_nested, is_input = tensor.is_nested, label.startswith("input ")
@@ -276,7 +279,7 @@ def _faked(mode: FakeTensorMode, tensor: Tensor, label: str) -> Tensor:
             way = "to_padded_tensor(0.0)" if is_nested else "dequantize()"
             cure = f"pass {'it' if is_input else 'or hold it'} as a plain tensor: tensor.{way}"
         raise GraphError(message(label, given, "it should be a plain dense tensor", cure))
-    if _is_odd(tensor):  # sparse: data, as indices are
+    if _is_odd(tensor):  # sparse: data, like indices
         return mode.from_tensor(tensor.detach() if tensor.is_meta else tensor.detach().cpu())
     with mode:
         return torch.empty_strided(
@@ -294,16 +297,16 @@ _COMPILES_NOT = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
 @contextmanager
 def _quiet(gradients: bool) -> Iterator[None]:
-    """Run single steps without fused kernels, and give random numbers back."""
+    """Disable fused kernels for a run, and restore random states afterwards."""
     fast, fused = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     states = random.getstate(), np.random.get_state()
-    told = _LOG.disabled
+    was_disabled = _LOG.disabled
     flex = sys.modules.get("torch.nn.attention.flex_attention")
     compiles = getattr(flex, _COMPILES_NOT, None)  # not in every version of PyTorch
     try:
         if compiles is not None:
             setattr(flex, _COMPILES_NOT, True)
-        _LOG.disabled = True  # it prints the traceback of what becomes a GraphError
+        _LOG.disabled = True  # it prints tracebacks of exceptions that become a GraphError
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
         with torch.random.fork_rng(), torch.set_grad_enabled(gradients), _disable_current_modes():
@@ -311,7 +314,7 @@ def _quiet(gradients: bool) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(fused)
-        _LOG.disabled = told
+        _LOG.disabled = was_disabled
         if compiles is not None:
             setattr(flex, _COMPILES_NOT, compiles)
         random.setstate(states[0])
@@ -319,7 +322,7 @@ def _quiet(gradients: bool) -> Iterator[None]:
 
 
 def named_inputs(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of the inputs, under the names of the arguments."""
+    """Yield the input tensors with the names of their arguments."""
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     except (TypeError, ValueError):
@@ -331,7 +334,7 @@ def named_inputs(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str
 
 
 def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
-    """Yield the tensors anywhere in a value: containers, dataclasses and other objects."""
+    """Yield all tensors in a value, including those in containers and other objects."""
     if isinstance(value, Tensor):
         yield value
         return
@@ -344,14 +347,14 @@ def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
         inner = value
     elif hasattr(value, "__dict__"):
         inner = vars(value).values()
-    for each in inner:
-        yield from _tensors(each, (*seen, id(value)))
+    for item in inner:
+        yield from _tensors(item, (*seen, id(value)))
 
 
 def results(out: Any) -> list[Tensor]:
-    """Return what a model is for: all that it returns, but of transformers' outputs the main one.
+    """Return a model's main results: all that it returns, except for transformers' outputs.
 
-    These hold states and losses besides; what counts are their logits, or else the first tensor.
+    Those also hold states and losses; the main results are the logits, or else the first tensor.
     """
     if any(kind.__name__ == "ModelOutput" for kind in type(out).__mro__):
         logits = [value for key, value in out.items() if "logits" in str(key)]
@@ -361,17 +364,17 @@ def results(out: Any) -> list[Tensor]:
     return list(_tensors(out))
 
 
-# What the model itself says of its parameters --------------------------------------------------
+# Notes on the parameters ------------------------------------------------------------------------
 
 
 def _notes(model: nn.Module) -> dict[str, str]:
-    """Say of parameters why they are to be left as they are."""
+    """Return the reasons to keep parameters, by name."""
     parameters = dict(model.named_parameters())
     names = {id(tensor): name for name, tensor in parameters.items()}
     found = {
         names[id(norm.g)]: f"weight norm's factors of {name}, and set with it"
-        for name, each in norms(model).items()
-        for norm in each
+        for name, shared in norms(model).items()
+        for norm in shared
     }
     found |= {
         name: "frozen: requires_grad is False"
@@ -382,7 +385,7 @@ def _notes(model: nn.Module) -> dict[str, str]:
 
 
 def _shared(parameters: Mapping[str, Tensor]) -> dict[str, str]:
-    """Say of parameters that overlap in memory with which."""
+    """Return notes on the parameters that overlap in memory, by name."""
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, tensor in parameters.items():
         pairs = zip(tensor.shape, tensor.stride(), strict=True)

@@ -1,4 +1,4 @@
-"""What `idinit show` and its picture take out of a weight, and how they name it."""
+"""Matrices of a weight for `idinit show` and its picture, and their descriptions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..core.plan import Plan
 from ..core.sheets import Strip, column_grid
 
 Floats = NDArray[np.float64]
-NOISY = 2**13  # the entries of the largest matrix whose noise is drawn: a row of it is slow
-_TAPS = 4  # of a phase that are named
+NOISY = 2**13  # entries: noise is drawn only in matrices up to this size, as it is slow
+_TAPS = 4  # the most taps of a phase that are named
 
 
 class Matrix(NamedTuple):
-    """The non-zeros of an m x n matrix, taken out of the stored weight."""
+    """The non-zeros of an m x n matrix of a stored weight."""
 
     m: int
     n: int
@@ -33,14 +33,14 @@ class Matrix(NamedTuple):
     values: Floats
 
     def dense(self) -> Floats:
-        """Return all of it, of shape (m, n)."""
+        """Return the matrix as an array of shape (m, n)."""
         out = np.zeros((self.m, self.n))
         out[self.rows, self.columns] = self.values
         return out
 
 
 class Alike(NamedTuple):
-    """Matrices of one size: where the first of them is, and how many there are."""
+    """Matrices of one size: the place of the first, and their number."""
 
     piece: Piece
     phase: int
@@ -49,12 +49,12 @@ class Alike(NamedTuple):
 
     @property
     def m(self) -> int:
-        """Their rows."""
+        """The number of rows."""
         return self.piece.m
 
 
 def different(p: Plan) -> list[Alike]:
-    """Return one of each size of a weight's matrices, with how many there are.
+    """Return the first matrix of each size in a weight, with the number of its copies.
 
     >>> from idinit_ref import plan
     >>> different(plan((6, 2), blocks=(2, 3, 1)))[1]
@@ -72,7 +72,7 @@ def different(p: Plan) -> list[Alike]:
 
 
 def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
-    """Take the first of some alike matrices out of the stored weight, rounded as a dtype holds it.
+    """Return the first of some alike matrices of a weight, with entries rounded into a dtype.
 
     >>> from idinit_ref import plan
     >>> from idinit_ref.core.dtypes import format_of
@@ -109,12 +109,12 @@ def cells(
     strips: Sequence[Strip] | None = None,
     sign: int = 1,
 ) -> Floats:
-    """Return a matrix in few cells: of each the largest entry, 0 if it has none.
+    """Return a matrix in few cells: the largest entry in each, or 0.
 
-    Every cell asks the terms (of `Plan.terms`) whether they have an entry in it, so any matrix
-    costs the same. `n` counts the columns that are shown, `size` the cells down and across, at
-    most m and n. `strips` says which columns these are (`offset` and `stride` count them), all if
-    left out. Of entries of one size, `sign` takes the positive or the negative one.
+    Each cell is computed from the terms (of `Plan.terms`), so any matrix costs the same. `n` is the
+    number of shown columns; `size` is the number of cells down and across, at most m and n.
+    `strips` gives the shown columns (`offset` and `stride` count them); by default all. Between a
+    positive and a negative entry of equal size, `sign` decides.
 
     >>> from idinit_ref import plan
     >>> cells(plan((10**6, 10**6)).terms(10**6), 10**6, 10**6, (2, 2))
@@ -138,7 +138,7 @@ def cells(
 
 
 def _within(strip: Strip, left: int, right: int) -> Strip:
-    """Return the part of a strip whose columns are shown at the places left to right - 1."""
+    """Return the part of a strip whose columns are shown at positions left to right - 1."""
     step = max(strip.stride, 1)
     low = max(0, -((strip.offset - left) // step))
     high = min(strip.length, -((strip.offset - right) // step))
@@ -146,7 +146,7 @@ def _within(strip: Strip, left: int, right: int) -> Strip:
 
 
 def column_text(at: Layout, phase: int = 0) -> str:
-    """Say how a kernel became a matrix; "" for what is no kernel.
+    """Describe how a kernel is flattened into a matrix; "" for a matrix.
 
     >>> from idinit_ref import plan
     >>> column_text(plan((2, 2, 3)).axes)
@@ -189,7 +189,7 @@ def title_text(p: Plan) -> str:
 
 
 def value_text(x: float, exponent: int = 0) -> str:
-    """Return x * 2**exponent in few digits, even where no float holds it.
+    """Return x * 2**exponent in few digits, even if no float holds it.
 
     >>> value_text(2 / 3), value_text(1.0, 1024)
     ('0.6667', '1.798e+308')
@@ -201,7 +201,7 @@ def value_text(x: float, exponent: int = 0) -> str:
 
 
 def noise_text(p: Plan) -> str:
-    """Say what noise a loosened weight has, and where.
+    """Describe the noise of a loosened weight.
 
     >>> import idinit_ref as ir
     >>> noise_text(ir.plan((2, 2), loosen=0.1, loosen_at="entries"))

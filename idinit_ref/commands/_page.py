@@ -1,4 +1,4 @@
-"""The file of a picture: whether it can be written, and the page that becomes it."""
+"""The file of a picture: a check that it can be written, and the page that is saved into it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STYLE: dict[str, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt"
 
 
 def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Raise OptionError if a picture cannot be written there, or matplotlib not be imported.
+    """Raise an OptionError if the picture cannot be written, or matplotlib cannot be imported.
 
     >>> check("weight.gif")
     Traceback (most recent call last):
@@ -35,20 +35,20 @@ def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
             "the name should end in .svg or .png",
             f"write {target.with_suffix('.svg') if target.name else 'weight.svg'}",
         ),
-        (os.path.isdir(target), "it should be the name of a file, and a folder has it", other),
+        (os.path.isdir(target), "it should be the name of a file, not of a folder", other),
         (
             not os.path.isdir(target.parent),
-            f"there is no folder {target.parent}",
+            f"the folder {target.parent} should exist",
             "make it first, or choose another",
         ),
         (
             os.path.lexists(real) and not os.path.isfile(real),
-            "it should be the name of a file, and a device, a pipe or a dead link has it",
+            "it should be the name of a file, not of a device, a pipe or a dead link",
             other,
         ),
         (
             os.path.lexists(target) and not force,
-            "no such file should be there yet",
+            "this file should not exist yet",
             f"{other}, or add --force to replace it",
         ),
     ):
@@ -57,17 +57,17 @@ def check(path: str | os.PathLike[str], *, force: bool = False) -> None:
     try:
         import matplotlib.figure
         import matplotlib.style  # noqa: F401
-    except Exception as problem:  # a broken one raises anything
+    except Exception as problem:  # a broken installation may raise any error
         why = f"{type(problem).__name__}: {problem}"
         should = f"a picture needs matplotlib, which cannot be imported ({why})"
         cure = "pip install matplotlib"
         raise OptionError(message("plot", name, should, cure)) from problem
 
 
-_PLACE = "its folder should be one that takes new files", "choose a folder that you can write to"
-_ROOM = "there should be room for it", "make room there, or choose another folder"
+_PLACE = "its folder should be writable", "choose a folder that you can write to"
+_ROOM = "the disk should have room for it", "make room, or choose another folder"
 _REFUSALS = {
-    errno.ENAMETOOLONG: ("the system should take its name", "choose a shorter one"),
+    errno.ENAMETOOLONG: ("its name should be short enough for the system", "shorten it"),
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
 }
@@ -77,11 +77,11 @@ _REFUSALS = {
 def page(
     path: str | os.PathLike[str], size: tuple[float, float] = (6.4, 4.8), title: str = ""
 ) -> Iterator[Figure]:
-    """Yield a figure that becomes a file at the end: the same bytes for the same drawing.
+    """Yield a figure that is saved into a file at the end; equal drawings give equal bytes.
 
-    The file, .svg or .png, is replaced if it is there (of a link, the one that it leads to);
-    OptionError if it cannot be written, and nothing is left then. `size` is in inches, `title` is
-    alternative text. The user's own matplotlib settings have no say in it.
+    An existing file, .svg or .png, is replaced; a link is followed. If it cannot be written, an
+    OptionError is raised and no new file is left. `size` is in inches, `title` is alternative text.
+    The user's matplotlib settings are ignored.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

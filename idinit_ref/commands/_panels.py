@@ -1,4 +1,4 @@
-"""What a picture shows of a weight: matrices in cells, and a kernel's taps side by side."""
+"""The panels of a picture: matrices in cells, and a kernel's taps side by side."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..core.plan import Plan
 from ..core.sheets import Strip, sheets
 from ._matrix import NOISY, Alike, Floats, cells, extract
 
-CELLS = 150  # across a picture: finer ones are not seen
-_TAPS, _ROWS, _ACROSS = 121, 16, 11  # taps that are drawn apart, and how many down and across
+CELLS = 150  # the most cells across a picture: finer ones are not visible
+_TAPS, _ROWS, _ACROSS = 121, 16, 11  # the most taps in panels of their own; rows; columns
 
 
 class DrawnMatrix(NamedTuple):
-    """One of several alike matrices, ready to be drawn."""
+    """The first of several alike matrices, ready to be drawn."""
 
     alike: Alike
     terms: tuple[Term, ...]
@@ -38,7 +38,7 @@ class DrawnMatrix(NamedTuple):
     def sampled(
         self, count: int, strips: Sequence[Strip], most: int = CELLS
     ) -> tuple[Floats, Floats]:
-        """Return cells of `count` columns, zeros where no strip has them; and the lowest ones."""
+        """Return `count` columns in cells, 0 outside all strips; and the cells' lowest entries."""
         m = self.m
         size = min(m, most), min(count, most)
         if self.noisy is not None:
@@ -67,7 +67,7 @@ def part_of(p: Plan, alike: Alike, to: Format) -> DrawnMatrix:
 
 
 def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:
-    """Return the largest entry of each cell, as `cells`."""
+    """Return the largest entry of each cell, as `cells` does."""
     (m, n), (h, w) = dense.shape, size
     down, across = [i * m // h for i in range(h)], [j * n // w for j in range(w)]
     high = np.maximum.reduceat(np.maximum.reduceat(dense, down, 0), across, 1)
@@ -76,24 +76,24 @@ def _coarse(dense: Floats, size: tuple[int, int]) -> Floats:
 
 
 class Panel(NamedTuple):
-    """A tap of a kernel, and where it is drawn."""
+    """A tap of a kernel, and its place in the picture."""
 
     tap: tuple[int, ...]
     phase: int
-    strips: tuple[Strip, ...]  # its columns of the matrix; offsets and strides are channels
+    strips: tuple[Strip, ...]  # its columns in the matrix; offsets and strides count channels
     row: int
     column: int
 
 
 def panels_of(at: Layout) -> list[Panel]:
-    """Return a kernel's taps, a row of panels or some for each of its rows; none if too many."""
+    """Return a kernel's taps as panels, each row of taps in one or more rows; none if too many."""
     kernel = at.kernel
     taps = prod(kernel)
     if not 1 < taps <= _TAPS:
         return []
     deep = len(kernel) == 3 and prod(kernel[1:]) <= _ACROSS  # then a plane is a row
     line = taps if max(kernel) == taps else prod(kernel[1:]) if deep else kernel[-1]
-    rows = -(-line // _ACROSS)  # that a line is broken into
+    rows = -(-line // _ACROSS)  # rows of panels for one line of taps
     across = -(-line // rows)
     if taps // line * rows > _ROWS:
         return []

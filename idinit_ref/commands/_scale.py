@@ -1,4 +1,4 @@
-"""How the entries of a weight become colours. matplotlib is imported where it is used."""
+"""The colour scale of a weight's entries. matplotlib is imported only where it is used."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ._matrix import Floats, value_text
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
 
-_PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # unlike in lightness, too
-_WEAK = 0.45  # the share of a side of the palette that the smallest entry gets
-_SQUARE = 10**4  # the largest denominator under a root that is named
-_LEGEND = 8  # values that are named; a colour bar shows more
+_PALETTE = ("#c65102", "#f5b47a", "#f4f4f2", "#5f9bd0", "#06245c")  # differ in lightness, too
+_WEAK = 0.45  # the position of the smallest entry on its side of the palette
+_SQUARE = 10**4  # the largest denominator under a root in a name
+_LEGEND = 8  # the most named values; for more there is a colour bar
 
 
 class Scale(NamedTuple):
-    """How values become colours: orange below 0, blue above, on a logarithmic scale on both sides.
+    """A colour scale: orange below 0, blue above, logarithmic on both sides.
 
-    The smallest entry has a colour that is far from that of 0, and the negative colours are
-    lighter than the positive ones, so that signs are told apart without seeing colours. The scale
-    is linear below the absolute value `smallest`. `names` says what the values that occur are
-    called; it is empty where they are too many.
+    The colour of the smallest entry is far from that of 0. Negative colours are lighter than
+    positive ones, so signs differ even without colours. The scale is linear below the absolute
+    value `smallest`. `names` has the names of the values that occur; it is empty if they are too
+    many.
 
     >>> scale = Scale(1e-6, 1.0, {})
     >>> [float(scale.position(x).round(3)) for x in (0.0, 1e-6, 1e-3, 1.0, -1.0)]
@@ -41,7 +41,7 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, plans: Sequence[Plan], dtype: Any = "float64") -> Scale:
-        """Return the scale of some weights, with the names that the formulas give to values.
+        """Return the scale of some weights, with the values' names in the formulas.
 
         >>> from idinit_ref import plan
         >>> Scale.of([plan((3, 8), wide="fold_mean", gain=6)]).names
@@ -58,13 +58,13 @@ class Scale(NamedTuple):
 
     @classmethod
     def of_noise(cls, values: Floats) -> Scale:
-        """Return a scale for values among which most are different."""
+        """Return a scale for values that are mostly distinct."""
         sizes = np.abs(values[values != 0])
         return cls(float(np.median(sizes)), float(sizes.max()), {})
 
     @property
     def weak(self) -> float:
-        """The position of the smallest; near 1 if all are nearly one, which then look alike."""
+        """The position of the smallest entry; near 1 if all entries have nearly the same size."""
         return 1 - (1 - _WEAK) * min(10 * self._decades, 1.0)
 
     @property
@@ -72,7 +72,7 @@ class Scale(NamedTuple):
         return float(np.log10(self.largest) - np.log10(self.smallest))
 
     def position(self, values: ArrayLike) -> Floats:
-        """Return where values lie between the colours: -1 to 1."""
+        """Return the positions of values between the colours: -1 to 1."""
         v = np.asarray(values, dtype=np.float64)
         inside = np.clip(v, -self.smallest, self.smallest) / self.smallest
         above = np.log10(np.maximum(np.abs(v), self.smallest)) - np.log10(self.smallest)
@@ -80,29 +80,29 @@ class Scale(NamedTuple):
         return np.asarray(self.weak * inside + (1 - self.weak) * np.sign(v) * share)
 
     def value(self, positions: ArrayLike) -> Floats:
-        """Return what `position` took there."""
+        """Return the values of positions: the inverse of `position`."""
         at = np.asarray(positions, dtype=np.float64)
         share = np.maximum(np.abs(at) - self.weak, 0) / (1 - self.weak or 1.0)
-        with np.errstate(over="ignore"):  # by a rounding
+        with np.errstate(over="ignore"):  # by rounding alone
             above = 10 ** (np.log10(self.smallest) + share * self._decades)
         inside = np.abs(at) / self.weak * self.smallest
         size = np.where(np.abs(at) <= self.weak, inside, np.minimum(above, self.largest))
         return np.asarray(np.sign(at) * size)
 
     def colours(self) -> tuple[Normalize, Colormap]:
-        """Return both of matplotlib."""
+        """Return matplotlib's norm and colour map."""
         from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 
         middle = (0, (1 - _WEAK) / 2, 0.5, (1 + _WEAK) / 2, 1)
         palette = list(zip(middle, _PALETTE, strict=True))
-        # An odd number, so that 0 has the colour of its own.
+        # An odd number of colours, so that 0 has its own.
         colours = LinearSegmentedColormap.from_list("idinit", palette, N=513)
         both = (self.position, self.value)
         return FuncNorm(both, vmin=-self.largest, vmax=self.largest), colours
 
 
 def _name(p: Plan, value: float) -> str:
-    """Return what the formulas call an entry."""
+    """Return the name of an entry in the formulas."""
     if p.role == "zero":
         sign = "+" if (value > 0) == (p.eps > 0) else "-"
         square = (value / p.eps) ** 2

@@ -1,4 +1,4 @@
-"""What the commands print with: tables, lines and progress, for any terminal and any name."""
+"""Output of the commands: tables, lines and progress, for any terminal and any name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def is_utf(console: Console) -> bool:
-    """Whether the output takes any character."""
+    """Whether the output can show any character."""
     return console.encoding.lower().startswith("utf")
 
 
 def plain(text: str, encoding: str = "utf-8") -> str:
-    r"""Return a text in which what no terminal should get is written out.
+    r"""Return a text with unprintable characters escaped.
 
     >>> print(plain("a\x1b[31m\udcff é"), plain("é", "ascii"))
     a\x1b[31m\udcff é \xe9
@@ -34,35 +34,35 @@ def plain(text: str, encoding: str = "utf-8") -> str:
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, whatever the text is."""
+    """Print a text on stderr as one line."""
     if sys.stderr is not None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):  # the terminal may be closed
             line = plain(" ".join(text.split()), encoding)
             print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def natural(name: str) -> tuple[list[object], str]:
-    """Return a key that sorts names as people count.
+    """Return a sort key of names that orders their numbers by value.
 
     >>> sorted(["h10", "h.10", "h.2", "h2", "h"], key=natural)
     ['h', 'h2', 'h10', 'h.2', 'h.10']
     """
     parts: list[object] = re.split("([0-9]+)", name)
-    for k in range(1, len(parts), 2):  # no int: a name may have a million digits
+    for k in range(1, len(parts), 2):  # not int(): a name may have a million digits
         number = str(parts[k]).lstrip("0")
         parts[k] = (len(number), number)
     return parts, name
 
 
 def show(console: Console, text: str) -> None:
-    """Print text as it is, without markup and without line breaks of the terminal's width."""
+    """Print a text without markup, and without breaking lines at the terminal's width."""
     lines = (plain(line, console.encoding) for line in text.split("\n"))
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def tensors(count: int) -> str:
-    """Return how many tensors, in words.
+    """Return a number of tensors, in words.
 
     >>> tensors(1), tensors(2000)
     ('1 tensor', '2,000 tensors')
@@ -71,7 +71,7 @@ def tensors(count: int) -> str:
 
 
 def table(console: Console, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Table:
-    """Return a table whose columns are numbers, to the right, where all of them are."""
+    """Return a table; columns of only numbers are aligned to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -86,15 +86,15 @@ def table(console: Console, rows: Sequence[Sequence[str]], heads: Sequence[str])
 
 
 def columns(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
-    """Return rows below their heads as lines of text, whatever is in them."""
+    """Return rows below their headings as lines of text, with unprintable characters escaped."""
     return text.columns([[plain(cell) for cell in row] for row in (heads, *rows)])
 
 
 @contextmanager
 def progress(what: str = "B") -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows progress on stderr after the first second: a bar, or a line at times.
+    """Yield a function ``update(done, total)`` that shows progress on stderr after one second.
 
-    It is called as ``update(done, in_all)``, in bytes or in what is named.
+    It shows a bar, or a line from time to time, in bytes or in the named unit.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -122,7 +122,7 @@ def progress(what: str = "B") -> Iterator[Callable[[int, int], None]]:
 
 
 def json_of(value: Any) -> Any:
-    """Return a finding as JSON holds it: what it lacks, as text.
+    """Return a value for JSON; parts that JSON lacks become text.
 
     >>> json_of({"a": (1, float("nan"), 2j)})
     {'a': [1, 'nan', '2j']}
@@ -139,6 +139,6 @@ def json_of(value: Any) -> Any:
 
 
 def print_json(console: Console, value: Any) -> None:
-    """Print it as JSON, in ASCII."""
+    """Print a value as JSON, in ASCII."""
     text = json.dumps(json_of(value), indent=1, allow_nan=False)
     console.print(text, markup=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """The command ``idinit``: look at weights, write checkpoints. Needs the extra ``cli`` (rich).
 
-Here are its arguments, its signals and its errors; the modules beside it do the work.
+This module has its arguments, signals and errors; the other modules are its commands.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..core.pattern import Form, Role, Wide
 from ..errors import IDInitError
 from ._terminal import say
 
-_WIDTH = 40  # the least width; a narrower terminal breaks the lines itself
+_WIDTH = 40  # the least width; a narrower terminal breaks lines itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command ``idinit`` with some arguments, those of the process if left out.
+    """Run the command ``idinit`` with some arguments, by default those of the process.
 
-    Return the exit status: 0, 2 for an error (one line on stderr), 1 where the reader of the
-    output went away, and 128 + its number after SIGINT (Ctrl-C), SIGTERM or SIGHUP.
+    Return the exit status: 0; 2 after an error (one line on stderr); 1 if the reader of the output
+    has closed it; 128 + the signal's number after SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
     >>> main(["--version"])  # doctest: +ELLIPSIS
     idinit ...
@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _signals():
             try:
                 status = _run(argv)
-            except SystemExit as stop:  # of argparse, and of rich where the pipe is broken
+            except SystemExit as stop:  # from argparse, or from rich if the pipe is broken
                 status = stop.code if isinstance(stop.code, int) else 1
-            if sys.stdout is not None:  # None where the shell closed it
+            if sys.stdout is not None:  # None if the shell has closed it
                 sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (IDInitError, UnicodeError) as problem:
         return _fail(str(problem))
     except MemoryError:
-        return _fail("the memory is not enough for this")
+        return _fail("there is not enough memory")
     except RecursionError:
         return _fail("the input is nested too deeply")
     return status
@@ -84,7 +84,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _command(name: str) -> Any:
-    """Return what runs a command; check is with the oracle, since it needs Hypothesis."""
+    """Return the function of a command; check is in the oracle, since it needs Hypothesis."""
     if name == "check":
         from ..testing._command import check
 
@@ -99,15 +99,15 @@ def _fail(text: str, status: int = 2) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the work as Ctrl-C does, so that it can clean up.
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that files are cleaned up.
 
-    What is ignored (under nohup) or has the caller's own handler stays as it is.
+    A signal that is ignored (under nohup), or has a handler of the caller, is left alone.
     """
     before: dict[int, Any] = {}
 
     def stop(number: int, _: object) -> NoReturn:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)  # a terminal that closes may send two
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # a terminal that closes may send two
         raise KeyboardInterrupt(number)
 
     try:
@@ -125,11 +125,11 @@ def _signals() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, like all the others; -1e-6 and -inf are numbers, not options."""
+    """Prints errors in one line, like the rest; reads -1e-6 and -inf as numbers, not options."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # argparse's lacks them
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # more than argparse's
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
@@ -137,15 +137,15 @@ class _Parser(argparse.ArgumentParser):
 
 _TASKS = """\
 look at a weight
-  show      print a weight and what holds for it
+  show      print a weight and its properties
 
 write a checkpoint
   presets   list the models that are known by name
-  rules     show which rule knows which name
+  rules     show the role of each name, and its rule
   export    write a model's weights into a checkpoint
 
 look into checkpoints
-  inspect   say what every tensor of a checkpoint is
+  inspect   recognise every tensor of a checkpoint
   diff      compare two checkpoints
 
 test an initialiser
@@ -157,7 +157,7 @@ test an initialiser
 _FIRST = """\
 idinit needs a command. Three to begin with:
 
-  idinit show 6 4                                      a weight, and what holds for it
+  idinit show 6 4                                      a weight, and its properties
   idinit export --preset gpt2 --out gpt2.safetensors   a model's weights in a file
   idinit check torch.nn.init:eye_ --expect transit     a test of an initialiser
 
@@ -166,7 +166,7 @@ idinit needs a command. Three to begin with:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser, with the options of the command that is asked for."""
+    """Return the parser, with the options of only the command in `argv`."""
     parser = _Parser(
         prog="idinit",
         usage="idinit [-h] [--version] COMMAND ...",
@@ -180,7 +180,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     everyone = {add.__name__[1:]: add for add in _COMMANDS}
     asked = next((argument for argument in argv if argument in everyone), None)
-    for add in _COMMANDS if asked is None else (everyone[asked],):  # the others would take time
+    for add in _COMMANDS if asked is None else (everyone[asked],):  # all of them take time
         add(commands)
     return parser
 
@@ -193,13 +193,13 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        should = f"{text!r}, but it should be whole numbers with commas between; write 2,2"
+        should = f"{text!r}, but it should be integers separated by commas; write 2,2"
         raise argparse.ArgumentTypeError(should) from None
 
 
 def _show(commands: Any) -> None:
     show = commands.add_parser(
-        "show", help="print a weight and what holds for it", argument_default=argparse.SUPPRESS
+        "show", help="print a weight and its properties", argument_default=argparse.SUPPRESS
     )
     add = show.add_argument
     add("size", type=int, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
@@ -207,20 +207,20 @@ def _show(commands: Any) -> None:
     add("--layout", help="a letter for each axis: O, I, D H W; others are batches")
     add("--gain", type=float, help="tau of IDI (default 1)")
     add("--eps", type=float, help="eps of IDIZ (default 1e-06)")
-    add("--wide", choices=get_args(Wide), help="what IDI does with a wide matrix")
-    add("--form", choices=get_args(Form), help="what IDIZ does with a wide matrix")
+    add("--wide", choices=get_args(Wide), help="how IDI fills a wide matrix")
+    add("--form", choices=get_args(Form), help="how IDIZ fills a wide matrix")
     add("--taps", choices=get_args(Taps), help="how a kernel becomes a matrix (default outward)")
     add("--tap", type=_integers, metavar="I,J", help="the identity tap (default (k - 1) // 2)")
     add("--stride", type=_integers, metavar="S,S", help="of a transposed kernel: it has phases")
-    add("--groups", type=int, metavar="N")
-    add("--transposed", action="store_true", help="I holds all inputs of all groups")
-    add("--blocks", type=_integers, metavar="M,M", help="cut the outputs")
-    add("--loosen", type=float, metavar="S", help="add noise of this deviation")
-    add("--loosen-at", choices=get_args(LoosenAt), help="where that noise goes")
-    add("--seed", type=int, metavar="K", help="of that noise")
-    add("--dtype", default="float64", help="round into it first (default float64)")
-    add("--plot", metavar="FILE", help="draw it, too, into FILE.svg or FILE.png (needs matplotlib)")
-    add("--force", action="store_true", default=False, help="replace FILE if it is there")
+    add("--groups", type=int, metavar="N", help="the number of groups")
+    add("--transposed", action="store_true", help="axis I has the inputs of all groups")
+    add("--blocks", type=_integers, metavar="M,M", help="the sizes of blocks of outputs")
+    add("--loosen", type=float, metavar="S", help="add noise with this standard deviation")
+    add("--loosen-at", choices=get_args(LoosenAt), help="the entries that get noise")
+    add("--seed", type=int, metavar="K", help="the seed of the noise")
+    add("--dtype", default="float64", help="round into this dtype (default float64)")
+    add("--plot", metavar="FILE", help="also draw it into FILE.svg or FILE.png (needs matplotlib)")
+    add("--force", action="store_true", default=False, help="replace an existing FILE")
     _add_json(show)
 
 
@@ -229,7 +229,7 @@ def _presets(commands: Any) -> None:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    """Add where names and shapes come from, and whose rules say what they are."""
+    """Add the options for the source of names and shapes, and for the caller's rules."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", metavar="NAME", help="a model of: idinit presets")
     source.add_argument("--manifest", metavar="FILE.json", help="names with shapes, as JSON")
@@ -247,9 +247,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _rules(commands: Any) -> None:
-    rules = commands.add_parser("rules", help="show which rule knows which name")
+    rules = commands.add_parser("rules", help="show the role of each name, and its rule")
     _add_source(rules)
-    rules.add_argument("--strict", action="store_true", help="a name that none knows is an error")
+    rules.add_argument("--strict", action="store_true", help="an unknown name is an error")
     _add_json(rules)
 
 
@@ -259,7 +259,7 @@ def _export(commands: Any) -> None:
     export = commands.add_parser(
         "export",
         help="write a model's weights into a checkpoint",
-        description="Write IDI, IDIZ and zero biases; copy or fill the rest where asked to.",
+        description="Write IDI, IDIZ and zero biases; copy or fill other tensors on request.",
     )
     _add_source(export)
     add = export.add_argument
@@ -272,8 +272,8 @@ def _export(commands: Any) -> None:
     add("--dtype", choices=FLOATS, default="float32", help="default float32")
     add("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
     add("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
-    add("--wide", choices=get_args(Wide), default="truncate", help="what IDI does if wide")
-    add("--keep-from", metavar="CHECKPOINT", help="copy what IDInit does not define from it")
+    add("--wide", choices=get_args(Wide), default="truncate", help="how IDI fills wide matrices")
+    add("--keep-from", metavar="CHECKPOINT", help="copy tensors that IDInit does not define")
     add(
         "--fill",
         dest="fills",
@@ -285,22 +285,22 @@ def _export(commands: Any) -> None:
     add("--dialect", metavar="NAME", help="torch, flax, linen, keras, or a FILE.json")
     add("--shard-size", metavar="SIZE", help="the most bytes of a shard: 5GB, 500MiB, ...")
     add("--digests", action="store_true", help="store a SHA-256 of each tensor")
-    add("--strict", action="store_true", help="nothing may be left out")
-    add("--dry-run", action="store_true", help="say what would be written")
-    add("--force", action="store_true", help="replace files that are there")
+    add("--strict", action="store_true", help="a tensor that would be left out is an error")
+    add("--dry-run", action="store_true", help="print what would be written")
+    add("--force", action="store_true", help="replace existing files")
     _add_json(export)
 
 
 def _inspect(commands: Any) -> None:
     inspect = commands.add_parser(
         "inspect",
-        help="say what every tensor of a checkpoint is",
-        description="Exit status: 0, or 1 if a digest or a claim of the file is wrong, 2 for an "
+        help="recognise every tensor of a checkpoint",
+        description="Exit status: 0; 1 if a digest or a plan in the file is wrong; 2 after an "
         "error.",
     )
     inspect.add_argument("file", metavar="CHECKPOINT")
     inspect.add_argument(
-        "--lenient", action="store_true", help="name what cannot be read, and go on (status 1)"
+        "--lenient", action="store_true", help="report unreadable parts, and continue (status 1)"
     )
     _add_json(inspect)
 
@@ -309,11 +309,11 @@ def _diff(commands: Any) -> None:
     diff = commands.add_parser(
         "diff",
         help="compare two checkpoints",
-        description="Exit status: 0 if they are equal, 1 if they differ, 2 for an error.",
+        description="Exit status: 0 if they are equal; 1 if they differ; 2 after an error.",
     )
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
-    diff.add_argument("--dialect", metavar="NAME", help="that of B, where A has PyTorch's names")
+    diff.add_argument("--dialect", metavar="NAME", help="the dialect of B, if A is PyTorch's")
     _add_json(diff)
 
 
@@ -321,27 +321,27 @@ def _check(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="run the reference's properties against an implementation",
-        description="Test an initialiser, with gain 1 or eps 1e-6, and with the options it takes.",
+        description="Test an initialiser with gain 1 or eps 1e-6, and with the options it accepts.",
     )
     add = check.add_argument
-    add("target", metavar="package.module:function", help="modules here are found")
-    add("--like", choices=("idi", "idiz", "both"), help="what it should be")
-    add("--layout", default="OI", help="of its matrices (default OI), or none")
-    add("--conv", metavar="LAYOUT", help="of its kernels, OIHW say: tests them too")
+    add("target", metavar="package.module:function", help="also a module in this folder")
+    add("--like", choices=("idi", "idiz", "both"), help="the reference to compare with")
+    add("--layout", default="OI", help="the layout of its matrices (default OI), or none")
+    add("--conv", metavar="LAYOUT", help="the layout of its kernels, such as OIHW: tests them too")
     add("--taps", choices=get_args(Taps), default="outward", help="default outward")
     add("--wide", choices=get_args(Wide), default="truncate")
     add("--form", choices=get_args(Form), default="pair", help="default pair")
-    add("--stride", type=_integers, metavar="S,S", help="kernels are for a transposed convolution")
+    add("--stride", type=_integers, metavar="S,S", help="test kernels of transposed convolutions")
     add("--framework", metavar="NAME", help="numpy, torch, jax, tensorflow, ...")
-    add("--expect", metavar="A,B", help="these properties alone, e.g. transit,rank")
-    add("--examples", type=int, default=50, metavar="N", help="of each (default 50)")
-    add("--seed", type=int, default=0, metavar="K", help="of the examples")
+    add("--expect", metavar="A,B", help="test only these properties, e.g. transit,rank")
+    add("--examples", type=int, default=50, metavar="N", help="for each property (default 50)")
+    add("--seed", type=int, default=0, metavar="K", help="the seed of the examples")
     add(
         "--budget",
         type=float,
         default=3.0,
         metavar="SECONDS",
-        help="for each property, and the most for one call (default 3)",
+        help="the limit for each property, and for one call (default 3)",
     )
     add("--junit", metavar="FILE", help="write JUnit XML")
     add("--json", metavar="FILE", help="write JSON")

@@ -1,4 +1,4 @@
-"""``idinit diff``: two checkpoints, tensor by tensor."""
+"""``idinit diff``: compares two checkpoints, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._terminal import natural, print_json, progress, show, tensors
 
 
 def run(args: Namespace, console: Console) -> int:
-    """Print what differs, or all of it as JSON; return 0 if nothing does, else 1."""
+    """Print all differences, or everything as JSON; return 1 if there is a difference, else 0."""
     dialect = None if args.dialect is None else load(args.dialect)
     first = open_checkpoint(args.a)
     one: Mapping[str, Any] = first.tensors
@@ -25,18 +25,17 @@ def run(args: Namespace, console: Console) -> int:
     if dialect is not None:
         one = translate(one, dialect, metadata=first.metadata)
     with progress(" entries") as update:
-        differences = sorted(diff(one, two, update), key=lambda each: natural(each.name))
-    apart = [difference for difference in differences if difference.way != "equal"]
+        results = sorted(diff(one, two, update), key=lambda result: natural(result.name))
+    unequal = [result for result in results if result.way != "equal"]
     if args.json:
-        equal = [difference.name for difference in differences if difference.way == "equal"]
-        print_json(
-            console, {"equal": equal, "different": {each.name: asdict(each) for each in apart}}
-        )
-        return int(bool(apart))
-    for difference in apart:
-        show(console, str(difference))
-    if apart:
-        show(console, f"{len(apart)} of {tensors(len(differences))} differ")
+        equal = [result.name for result in results if result.way == "equal"]
+        different = {result.name: asdict(result) for result in unequal}
+        print_json(console, {"equal": equal, "different": different})
+        return int(bool(unequal))
+    for result in unequal:
+        show(console, str(result))
+    if unequal:
+        show(console, f"{len(unequal)} of {tensors(len(results))} differ")
     else:
-        show(console, f"{tensors(len(differences))}, all equal")
-    return int(bool(apart))
+        show(console, f"{tensors(len(results))}, all equal")
+    return int(bool(unequal))

@@ -1,4 +1,4 @@
-"""``idinit export``: a preset, a manifest or a checkpoint's header to weights in files."""
+"""``idinit export``: writes the weights of a preset, a manifest or a checkpoint's header."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..files.translating import translate
 from ..files.writing import FilePlan, file_plans, forms_of, save
 from ._terminal import print_json, progress, show, table, tensors
 
-_TRIAL = 2**25  # bytes that are written to measure how fast a folder takes them
+_TRIAL = 2**25  # bytes written to measure the speed of a folder
 _TABLE = re.compile("(position )?embedding(, and the head that is tied to it)?")  # reasons
 _UNITS = {"": 1} | {
     unit: base**power
@@ -43,10 +43,10 @@ _UNITS = {"": 1} | {
 
 
 def run(args: Namespace, console: Console) -> None:
-    """Write the files, or with ``args.dry_run`` say what they would be; say what is in them."""
+    """Write the files and print their content; with ``args.dry_run`` only print it."""
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     keep = None if args.keep_from is None else open_checkpoint(args.keep_from)
-    assembled = _assembled(args, source, keep)
+    assembled = _assemble(args, source, keep)
     inputs = list(source.files)
     if keep is not None:
         inputs += [Path(args.keep_from), *keep.files]
@@ -85,16 +85,16 @@ def run(args: Namespace, console: Console) -> None:
         return
     whole = all(item.value is not None for item in assembled.items)
     if not whole:
-        left = "What was left out IDInit does not define; it keeps the model's own initialisation."
+        left = "IDInit does not define the tensors left out; they keep the model's initialisation."
         show(console, "\n" + left)
     if lines := _loading(files, dialect.name, source.about, whole):
         show(console, "\n  " + "\n  ".join(lines))
 
 
-def _assembled(
+def _assemble(
     args: Namespace, source: sources.Source, keep: Checkpoint | None
 ) -> assembly.Assembly:
-    """Return what becomes of every tensor; with ``--strict`` raise if one is left out."""
+    """Decide every tensor; with ``--strict`` raise if one is left out."""
     assembled = assembly.assemble(
         source.tensors,
         own=[assembly.parse_rule(text) for text in args.rules],
@@ -108,7 +108,7 @@ def _assembled(
     left_out = [f"{item.name} ({item.why})" for item in assembled.items if item.value is None]
     if args.strict and left_out:
         cure = "copy them (--keep-from), fill them (--fill), or leave out --strict"
-        should = "with --strict nothing should be"
+        should = "with --strict no tensor should be left out"
         raise OptionError(message("left out", some(left_out), should, cure))
     return assembled
 
@@ -126,18 +126,18 @@ def _print_files(
 
 
 def _to_dict(assembled: assembly.Assembly, files: Sequence[FilePlan], dtype: str) -> dict[str, Any]:
-    """Return what is written, file by file and tensor by tensor."""
-    each = {
+    """Return the written files and tensors, for JSON."""
+    decided = {
         item.name: {"shape": item.shape, "role": item.role, "origin": item.origin, "why": item.why}
         | {"bytes": None if item.value is None else _nbytes(item.value, dtype)}
         for item in assembled.items
     }
     written = [{"path": f.path, "bytes": f.nbytes, "tensors": f.names} for f in files]
-    return {"dtype": dtype, "files": written, "tensors": each, "not_used": assembled.unused}
+    return {"dtype": dtype, "files": written, "tensors": decided, "not_used": assembled.unused}
 
 
 def _size(text: str) -> int:
-    """Return the bytes of "5GB" (decimal) or "5GiB" (binary), as Hugging Face writes them."""
+    """Return the bytes of "5GB" (decimal) or "5GiB" (binary), in Hugging Face's notation."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b?)", text.strip().lower(), re.ASCII)
     unit = _UNITS.get(match[2] if match else "?") if not match or match[2] != "b" else 1
     size = int(float(match[1]) * unit) if match and unit and len(match[1]) < 20 else 0
@@ -148,41 +148,41 @@ def _size(text: str) -> int:
 
 
 def _forms(out: str) -> list[Path]:
-    """Return the files there that are a checkpoint of that name, whole or in shards."""
+    """Return the existing files of a checkpoint of this name, whole or in shards."""
     target, real = Path(out), Path(os.path.realpath(out))
-    there = [target] if os.path.lexists(target) else []
+    files = [target] if os.path.lexists(target) else []
     if target.suffix == ".safetensors" and real.parent.is_dir():
-        there += [*forms_of(target), *forms_of(real)]  # it may be a link to elsewhere
-    return there
+        files += [*forms_of(target), *forms_of(real)]  # `out` may be a link to another folder
+    return files
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return what two names of one file share, through links too."""
+    """Return the identity of a file, the same for all its names and links."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _check_free(out: str, files: Iterable[Path], inputs: Sequence[Path], force: bool) -> None:
-    """Raise if an input would be replaced, or anything else without --force."""
-    there = _forms(out)
+    """Raise if an input would be replaced, or without --force any other file."""
+    existing = _forms(out)
     for path in files:
         if path.is_dir() and FORMS[path.suffix].write is not None:
-            should = "it should be the name of a file, and a folder has it"
+            should = "it should be the name of a file, not of a folder"
             raise OptionError(message("out", str(path), should, "choose another name"))
     read: dict[tuple[int, int], Path] = {}
     for name in inputs:
-        for path in (name, *Path(os.path.realpath(name)).parents):  # a folder would go with it
+        for path in (name, *Path(os.path.realpath(name)).parents):  # also the folders around it
             with suppress(OSError):
                 read[_identity(path)] = name
-    for path in dict.fromkeys((*there, *files)):
+    for path in dict.fromkeys((*existing, *files)):
         with suppress(OSError):
             if source := read.get(_identity(path)):
                 should = f"it should be another file than the input {source}"
                 raise OptionError(message("out", str(path), should, "choose another name"))
-    if there and not force:
-        should = "no such file should be there yet"
+    if existing and not force:
+        should = "this file should not exist yet"
         cure = "choose another name, or add --force to replace it"
-        raise OptionError(message("out", str(there[0]), should, cure))
+        raise OptionError(message("out", str(existing[0]), should, cure))
 
 
 def _print_roles(assembled: assembly.Assembly, dtype: str, console: Console) -> None:
@@ -212,7 +212,7 @@ def _nbytes(value: Plan | Tensor, dtype: str) -> int:
 def _loading(
     files: Sequence[FilePlan], dialect: str, about: Mapping[str, Any], whole: bool
 ) -> list[str]:
-    """Return the lines of Python that load the files, by the framework's own tools."""
+    """Return lines of Python that load the files with the framework's own tools."""
     first, framework = files[0].path, {"torch": "torch", "flax": "flax"}.get(dialect)
     path = repr(str(first))
     if dialect == "keras" and first.suffix == ".h5":
@@ -242,7 +242,7 @@ def _loading(
         ]
         return ["from flax import nnx", *heads, "", *held, *end]
     if not any(name.endswith((".weight", ".bias")) for file in files for name in file.names):
-        return []  # names of another framework
+        return []  # the names are another framework's
     end = ["model.load_state_dict(held, strict=False)"]
     if about:
         options = ", ".join(f"{key}={value!r}" for key, value in about["options"].items())
@@ -252,13 +252,13 @@ def _loading(
 
 
 def _expected(out: Path, total: int) -> str:
-    """Say how long the files will take, from a short write into their folder."""
+    """Estimate the time to write the files, from a short write into their folder."""
     folder = Path(os.path.realpath(out)).parent
     try:
         free = shutil.disk_usage(folder).free
-        size = max(min(total, _TRIAL, free // 2), 1)  # the disk is others', too
+        size = max(min(total, _TRIAL, free // 2), 1)  # leave room for others
         start = time.perf_counter()
-        with tempfile.TemporaryFile(dir=folder) as file:  # without a name where the system can
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(size))
             file.flush()
             os.fsync(file.fileno())
@@ -271,7 +271,7 @@ def _expected(out: Path, total: int) -> str:
     return (
         f"nothing was written; to write {total:,} bytes would take about "
         f"{_duration(total / rate)} ({rate / 1e6:,.0f} MB/s, measured now); "
-        f"{free:,} bytes are free there{lacks}"
+        f"{free:,} bytes are free{lacks}"
     )
 
 

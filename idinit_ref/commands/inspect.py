@@ -1,4 +1,4 @@
-"""``idinit inspect``: what every tensor of a checkpoint is, recognised from its bytes."""
+"""``idinit inspect``: recognises every tensor of a checkpoint from its bytes."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _KINDS = {"idi": "IDI", "idiz": "IDIZ"}
 
 
 def run(args: Namespace, console: Console) -> int:
-    """Print a line for each tensor, or all of it as JSON; return 1 if the file is wrong, else 0."""
+    """Print a line for each tensor, or JSON; return 1 if the file is wrong, else 0."""
     opened = open_checkpoint(args.file, lenient=args.lenient)
     with progress() as update:
-        findings = sorted(inspect(opened, update), key=lambda each: natural(each[0]))
-    digests = Counter(what.digest for _, _, what in findings)
-    claims = sum(what.claim is False for _, _, what in findings)
+        findings = sorted(inspect(opened, update), key=lambda item: natural(item[0]))
+    digests = Counter(found.digest for _, _, found in findings)
+    claims = sum(found.claim is False for _, _, found in findings)
     status = int(bool(digests[False] or claims or opened.findings))
     outside = sorted((tensor.name for tensor in opened.outside), key=natural)
     if args.json:
-        each = {name: _fields(tensor, what) for name, tensor, what in findings}
-        whole = {"tensors": each, "outside": outside, "findings": opened.findings}
-        print_json(console, whole if args.lenient else each)
+        by_name = {name: _fields(tensor, found) for name, tensor, found in findings}
+        whole = {"tensors": by_name, "outside": outside, "findings": opened.findings}
+        print_json(console, whole if args.lenient else by_name)
         return status
     rows = []
-    for name, tensor, what in findings:
-        kind = _KINDS.get(what.kind, what.kind)
-        kind += f": {what.detail}" if what.detail else ""
+    for name, tensor, found in findings:
+        kind = _KINDS.get(found.kind, found.kind)
+        kind += f": {found.detail}" if found.detail else ""
         rows.append((name, str(tensor.shape), str(tensor.dtype), kind))
     show(console, columns(rows, ["name", "shape", "dtype", "what"]))
     for name in outside:
-        show(console, f"{name}: in a shard and not in the index, so not of the model")
+        show(console, f"{name}: in a shard but not in the index, so not part of the model")
     for finding in opened.findings:
         show(console, f"WRONG: {finding}")
-    counts = Counter(what.kind for _, _, what in findings)
+    counts = Counter(found.kind for _, _, found in findings)
     kinds = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in counts.items())
     text = f"{tensors(len(findings))}, {opened.nbytes:,} bytes: {kinds or 'none'}"
     if digests[True] or digests[False]:
@@ -55,15 +55,15 @@ def run(args: Namespace, console: Console) -> int:
     return status
 
 
-def _fields(tensor: Tensor, what: Finding) -> dict[str, Any]:
-    """Return all that is known of a tensor, for JSON."""
+def _fields(tensor: Tensor, found: Finding) -> dict[str, Any]:
+    """Return a tensor and its finding, for JSON."""
     shown: dict[str, Any] = {"shape": tensor.shape, "dtype": tensor.dtype}
-    shown |= {field.name: getattr(what, field.name) for field in fields(what)}
-    if what.numbers is not None:
-        shown["numbers"] = what.numbers._asdict()
-    if what.plan is not None:
+    shown |= {field.name: getattr(found, field.name) for field in fields(found)}
+    if found.numbers is not None:
+        shown["numbers"] = found.numbers._asdict()
+    if found.plan is not None:
         shown["plan"] = {
-            field.name: getattr(what.plan, field.name)
+            field.name: getattr(found.plan, field.name)
             for field in fields(Plan)
             if field.compare and field.name != "shape"
         }

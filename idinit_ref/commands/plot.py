@@ -1,7 +1,7 @@
-"""``idinit show --plot``: a weight as a picture, and the drawing that the gallery uses.
+"""``idinit show --plot``: draws a weight; the gallery uses the same functions.
 
-What is drawn comes from a plan's closed form, so that any size can be. matplotlib is imported
-where it is used and not before.
+A picture is drawn from a plan's closed form, so any size is possible. matplotlib is imported only
+where it is used.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-_SIZES = 6  # matrices of different sizes that are drawn
-_WRITTEN = 12  # the longest side of a matrix in numbers
-_SPARSE = 5  # taps across that leave room for words
-_WIDTH, _LETTERS = 7.6, 88  # of a page in inches, and of its lines
+_SIZES = 6  # the most matrices of different sizes
+_WRITTEN = 12  # the longest side of a matrix with numbers
+_SPARSE = 5  # the most taps across with room for words
+_WIDTH, _LETTERS = 7.6, 88  # the width of a page in inches, and of its lines in letters
 
 
 def heat(
@@ -43,10 +43,9 @@ def heat(
 ) -> AxesImage:
     """Draw a matrix, or its cells, as a heat map with row 0 on top; return its image.
 
-    `lowest` is like `values`, with the negative of entries of one size: a cell where they differ
-    gets two colours. `shape` has the entries of the matrix if they are more than the cells,
-    `ticks` how many there may be down and across; `numbers` writes entries into cells that are
-    large enough.
+    `lowest` is like `values`, but has the negative one of two entries of equal size: a cell where
+    they differ gets two colours. `shape` is that of the matrix, if it has more entries than cells.
+    `ticks` is the most ticks down and across. `numbers` writes entries into large enough cells.
 
     >>> from matplotlib.figure import Figure
     >>> import idinit_ref as ir
@@ -96,7 +95,7 @@ def _count(number: float) -> str:
 
 
 def legend(figure: Any, scale: Scale, **where: Any) -> None:
-    """Add to a figure or axes a legend of the named values of a scale, and 0; options of its own.
+    """Add a legend of a scale's named values and 0 to a figure or axes; options of `legend`.
 
     >>> from matplotlib.figure import Figure
     >>> figure = Figure()
@@ -119,11 +118,11 @@ def legend(figure: Any, scale: Scale, **where: Any) -> None:
 def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     """Draw a weight: its matrix (one of each size, if it has several), and a kernel's taps.
 
-    Sign and size are colours on a symmetric logarithmic scale, whose values a legend names, as the
-    dtype holds them; DTypeError or RoundingError if it cannot. A matrix of more entries than can
-    be seen is drawn in cells, each with its largest entry. Noise is drawn in matrices of up to
-    `NOISY` entries; of larger ones the picture says that it is left out. The figure, an empty one,
-    gets the size that the picture needs.
+    Sign and size are colours on a symmetric logarithmic scale; a legend names the values, rounded
+    into the dtype. Raises a DTypeError or RoundingError if the dtype cannot hold them. A matrix
+    with too many entries is drawn in cells, each with its largest entry. Noise is drawn in matrices
+    of up to `NOISY` entries; otherwise a note tells that it is left out. The figure should be
+    empty; it gets the size that the picture needs.
 
     >>> from matplotlib.figure import Figure
     >>> import idinit_ref as ir
@@ -141,10 +140,10 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     if not parts:
         notes.append("no entries")
     elif prod(at.kernel) > 1 and not panels:
-        notes.append(f"the {prod(at.kernel):,} taps are too many to be drawn one by one")
+        notes.append(f"the {prod(at.kernel):,} taps are too many for panels of their own")
     if len(sizes) > len(parts):
         more = len(sizes) - len(parts)
-        notes.append(f"and {more:,} matrices of other sizes, which are not drawn")
+        notes.append(f"{more:,} matrices of other sizes are not drawn")
     figure.set_layout_engine("constrained")
     figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
     figure.set_size_inches(_WIDTH, 1.2)
@@ -155,25 +154,24 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     rows: list[tuple[DrawnMatrix, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
         rows.append((part, False))
-        if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # of other phases
+        if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # the last phase
             rows.append((part, True))
     down = 1 + max((panel.row for panel in panels), default=0)
     across = 1 + max((panel.column for panel in panels), default=0)
     heights = []
     for part, tapped in rows:
         ratio, side = _ratio(part.m, at.channels if tapped else part.n), _WIDTH - 1.2
-        each = (
-            min(side / across * ratio, 1.6) + 0.25
-            if tapped
-            else min(side * ratio, 3.6, max(0.45 * part.m, 0.5))
-        )
-        heights.append((each * down if tapped else each) + 1.5)
+        if tapped:
+            height = (min(side / across * ratio, 1.6) + 0.25) * down
+        else:
+            height = min(side * ratio, 3.6, max(0.45 * part.m, 0.5))
+        heights.append(height + 1.5)
     figure.set_size_inches(_WIDTH, sum(heights) + 0.2 * len(notes) + 0.6)
     places = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for place, (part, tapped) in zip(places, rows, strict=True):
         if tapped:
             phases = [part.alike._replace(phase=k, n=n) for k, n in enumerate(at.widths)]
-            whole = [part_of(plan, each, to) for each in phases]
+            whole = [part_of(plan, phase, to) for phase in phases]
             _draw_taps(place, (down, across), whole, panels, scale)
         else:
             _draw_matrix(place.subplots(), plan, part, scale)
@@ -185,32 +183,32 @@ def _lines(texts: Sequence[str]) -> str:
 
 
 def _ratio(m: int, n: int) -> float:
-    """Return height / width of a matrix: square cells, unless it would be a mere line then."""
+    """Return height / width of a matrix: square cells, unless it would be too narrow."""
     return float(min(max(m / max(n, 1), 1 / 8), 8))
 
 
 def _about(p: Plan, to: Format, parts: Sequence[DrawnMatrix]) -> str:
-    """Return the options that have a say in what is drawn."""
-    said = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
+    """Return the options that change the picture."""
+    options = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
     if p.role == "transit" and any(part.m < part.n for part in parts):
-        said.append(f"wide: {p.wide}")
+        options.append(f"wide: {p.wide}")
     if p.role == "zero" and any(2 * part.m <= part.n for part in parts) and p.form != "pair":
-        said.append(f"form: {p.form}")
+        options.append(f"form: {p.form}")
     if p.axes.kernel:
-        said.append(f"taps: {p.taps}")
+        options.append(f"taps: {p.taps}")
     if len(p.axes.phases) > 1:
-        said.append(f"stride: {', '.join(map(str, p.stride or ()))}")
+        options.append(f"stride: {', '.join(map(str, p.stride or ()))}")
     if p.groups > 1:
-        said.append(f"{p.groups} groups" + " (transposed)" * p.transposed)
+        options.append(f"{p.groups} groups" + " (transposed)" * p.transposed)
     if p.blocks is not None:
-        said.append(f"blocks: {', '.join(map(str, p.blocks))}")
+        options.append(f"blocks: {', '.join(map(str, p.blocks))}")
     if p.loosen:
-        said.append(f"noise of {noise_text(p)}, seed {p.seed}")
-    return "; ".join([*said, f"in {to.name}"])
+        options.append(f"noise of {noise_text(p)}, seed {p.seed}")
+    return "; ".join([*options, f"in {to.name}"])
 
 
 def _name_colours(figure: Figure, scale: Scale) -> None:
-    """Add what names the values, or a colour bar where they are too many."""
+    """Add a legend of the values, or a colour bar if they are too many."""
     if scale.names:
         columns = max(1, _LETTERS // (10 + max(12, *map(len, scale.names.values()))))
         legend(figure, scale, loc="outside lower left", ncols=columns, borderaxespad=0.5)
@@ -225,7 +223,7 @@ def _name_colours(figure: Figure, scale: Scale) -> None:
     ticks = [*(-size for size in reversed(sizes)), 0.0, *sizes]
     bar.set_ticks(ticks, labels=[value_text(tick) for tick in ticks])
     bar.minorticks_off()
-    bar.set_label("linear between the two marks beside 0, logarithmic beyond them", fontsize=8)
+    bar.set_label("linear between the marks next to 0, logarithmic beyond them", fontsize=8)
     bar.ax.set_label("values")
     bar.ax.tick_params(length=2, width=0.5, labelsize=8)
 
@@ -235,7 +233,7 @@ def _draw_matrix(axes: Axes, p: Plan, part: DrawnMatrix, scale: Scale) -> None:
     drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)])
     copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
     if copies and p.loosen:
-        copies += "; each with noise of its own, the first is drawn"
+        copies += "; each has its own noise, the first is drawn"
     columns = column_text(p.axes, part.alike.phase)
     beside = columns.startswith("column =") and len(columns) <= _LETTERS  # below the picture
     notes = [f"{label}{copies}", "" if beside else columns]
@@ -261,16 +259,16 @@ def _draw_taps(
     panels: Sequence[Panel],
     scale: Scale,
 ) -> None:
-    """Draw a kernel's taps: an outputs x channels map each. `parts` are its phases.
+    """Draw each of a kernel's taps as an outputs x channels map. `parts` are its phases.
 
-    They stand where they are put: the layout of 121 axes would take minutes.
+    The axes are placed here: matplotlib's layout of 121 axes would take minutes.
     """
     m, channels = parts[0].m, max(sum(s.length for s in panel.strips) for panel in panels)
     sparse = grid[1] <= _SPARSE
     most = max(CELLS // max(grid), 12)
-    sampled = [parts[each.phase].sampled(channels, each.strips, most) for each in panels]
+    sampled = [parts[panel.phase].sampled(channels, panel.strips, most) for panel in panels]
     both = any((drawn != lowest).any() for drawn, lowest in sampled)
-    named = "" if sparse else " (each one's place above it)"
+    named = "" if sparse else " (its position above each)"
     notes = [f"the same, tap by tap{named}", _coarseness(m, channels, sampled[0][0].shape, both)]
     figure.suptitle(_lines(notes), x=0.02, ha="left", fontsize=9)
     figure.supxlabel("channel c", fontsize=9)
@@ -289,9 +287,9 @@ def _draw_taps(
 
 
 def _coarseness(m: int, n: int, size: tuple[int, ...], both: bool) -> str:
-    """Say what a cell is, where it is more than one entry."""
+    """Describe a cell, if it has more than one entry."""
     if size == (m, n):
         return ""
     high, wide = -(-m // size[0]), -(-n // size[1])
     text = f"each cell is up to {high:,} x {wide:,} entries; it shows the largest entry"
-    return text + ("; one in two colours has both signs" if both else "")
+    return text + ("; a cell in two colours has both signs" if both else "")

@@ -1,4 +1,4 @@
-"""``idinit presets``: the models whose tensors are known."""
+"""``idinit presets``: lists the models whose tensors are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._terminal import print_json, table
 
 
 def run(args: Namespace, console: Console) -> None:
-    """Print a row for each preset, or all of it as JSON."""
+    """Print a row for each preset, or JSON."""
     models = [presets.load(name) for name in presets.names()]
     if args.json:
         each = {

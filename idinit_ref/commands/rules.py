@@ -1,4 +1,4 @@
-"""``idinit rules``: which rule knows which name, and which names none knows."""
+"""``idinit rules``: shows the role of each name, the rule behind it, and the unknown names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._terminal import columns, natural, print_json, show, tensors
 
 
 def run(args: Namespace, console: Console) -> None:
-    """Print a line for each tensor, those that no rule knows last."""
+    """Print a line for each tensor, or JSON; unknown names come last."""
     source = sources.read(preset=args.preset, manifest=args.manifest, checkpoint=args.checkpoint)
     own = [assembly.parse_rule(text) for text in args.rules]
     chosen = assembly.choose(source.tensors, own=own)
@@ -26,21 +26,21 @@ def run(args: Namespace, console: Console) -> None:
         cure = "add rules for them (--rule 'REGEX=ROLE')"
         raise OptionError(message("names", some(unknown), should, cure))
     rows = []
-    told: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, choice in sorted(chosen.items(), key=lambda p: (p[1] is None, natural(p[0]))):
         shape = str(source.tensors[name].shape)
-        told[name] = {"shape": source.tensors[name].shape, "role": None}
+        by_name[name] = {"shape": source.tensors[name].shape, "role": None}
         if choice is None:
             rows.append((name, shape, "-", "", "no rule knows it"))
             continue
         if choice.role in ("transit", "zero"):
-            assembly.weight_for(name, source.tensors[name], choice)  # raises if options misfit
-        told[name] |= {"role": choice.role, "options": dict(choice.options)}
-        told[name] |= {"why": choice.why, "rule": choice.by}
+            assembly.weight_for(name, source.tensors[name], choice)  # validates the options
+        by_name[name] |= {"role": choice.role, "options": dict(choice.options)}
+        by_name[name] |= {"why": choice.why, "rule": choice.by}
         options = " ".join(f"{key}={value}" for key, value in choice.options.items())
         rows.append((name, shape, choice.role, options, f"{choice.why} [{choice.by}]"))
     if args.json:
-        print_json(console, told)
+        print_json(console, by_name)
         return
     show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))
     counts = Counter(choice.role for choice in chosen.values() if choice is not None)

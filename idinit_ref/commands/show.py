@@ -1,6 +1,6 @@
-"""``idinit show``: a weight in numbers or as a picture, and what holds for it.
+"""``idinit show``: prints a weight as numbers or a picture, and its properties.
 
-It asks the core for every number; what it prints as a fact was computed from those numbers.
+Every number comes from the core; the properties are computed from these numbers.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from ._matrix import (
 )
 from ._terminal import is_utf, print_json, show
 
-_ENTRIES = 2**21  # a matrix of more entries, rows or columns is only drawn,
-_SVD = 512  # the smaller side of the largest matrix that is decomposed
-_ROWS, _PIXELS = 32, 48  # the most rows in numbers, the most lines of half a character
+_ENTRIES = 2**21  # a matrix with more non-zeros, rows or columns is only drawn
+_SVD = 512  # the largest smaller side of a matrix that is decomposed
+_ROWS, _PIXELS = 32, 48  # the most rows as numbers; the most rows of a picture, half a line each
 
 
 def run(args: Namespace, console: Console) -> None:
-    """Print a weight of the shape in ``args.size`` and what holds for it; draw it if asked to."""
+    """Print the weight of shape ``args.size`` and its properties; with ``--plot`` draw it."""
     given = vars(args)
     p = plan(args.size, **{k.name: given[k.name] for k in fields(Plan) if k.name in given})
     p.check(args.dtype)
@@ -58,7 +58,7 @@ def run(args: Namespace, console: Console) -> None:
         with _page.page(path, title=title_text(p)) as figure:
             plot.draw(p, figure, dtype=args.dtype)
     elif args.force:
-        should = "it replaces the file of --plot, and there is none"
+        should = "it applies only to the file of --plot, which is not given"
         raise OptionError(message("force", True, should, "leave it out, or add --plot FILE"))
     if args.json:
         print_json(console, _to_dict(p, format_of(args.dtype)))
@@ -76,23 +76,23 @@ def run(args: Namespace, console: Console) -> None:
 
 
 def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
-    """Return the plan, and of each size of matrix its non-zeros and what holds for it."""
+    """Return the plan, and for each size of matrix the non-zeros and properties."""
     matrices = []
     for alike in different(p) if prod(p.shape) else ():
-        told: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
+        about: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
         count, matrix, _ = _few(p, alike, to)
-        told |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
+        about |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
         if matrix:
             entries = zip(matrix.rows, matrix.columns, matrix.values, strict=True)
-            told["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
-        matrices.append(told)
+            about["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]
+        matrices.append(about)
     options = {key: value for key, value in p.options().items() if key != "role"}
-    about = {"shape": p.shape, "role": p.role, "dtype": to.name, "options": options}
-    return about | {"matrices": matrices}
+    head = {"shape": p.shape, "role": p.role, "dtype": to.name, "options": options}
+    return head | {"matrices": matrices}
 
 
 def _few(p: Plan, alike: Alike, to: Format) -> tuple[int, Matrix | None, int]:
-    """Return how many non-zeros a matrix has, these if they are few, and how many are few."""
+    """Return the number of a matrix's non-zeros, the matrix if they are few, and the limit."""
     count = alike.m * alike.n
     if not p.loosen or p.loosen_at != "all":
         count = sum(map(nnz, p.terms(alike.m, alike.n)))
@@ -102,19 +102,19 @@ def _few(p: Plan, alike: Alike, to: Format) -> tuple[int, Matrix | None, int]:
 
 
 def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
-    """Print one of several alike matrices, and what holds for it."""
+    """Print the first of several alike matrices, and its properties."""
     at, m, n = p.axes, alike.m, alike.n
     kernel = column_text(at, alike.phase)
     terms = p.terms(m, n)
     count, matrix, limit = _few(p, alike, to)
     size = f"{m:,} x {n:,}"
-    beside = console.width - 22 - len(size) - 2  # what is left of the line
+    beside = console.width - 22 - len(size) - 2  # the rest of the line
     facts = [("matrix m x n", f"{size}, {kernel}" if 0 < len(kernel) <= beside else size)]
     if len(kernel) > beside:
         lines = textwrap.wrap(kernel.removeprefix("column = "), console.width - 22)
         facts += [("" if k else "columns", line) for k, line in enumerate(lines)]
     if alike.copies > 1:
-        note = "; each with noise of its own, the first is shown" if p.loosen else ""
+        note = "; each has its own noise, the first is shown" if p.loosen else ""
         phases = at.widths.count(n)
         if phases > 1:
             note = f", in {phases} phases of this size; the first is shown{note and '; '}{note[2:]}"
@@ -135,7 +135,7 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
 
 
 def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[Text]:
-    """Return the matrix in numbers, a line a row, zeros as dim dots; kernels with their taps."""
+    """Return the matrix as numbers, with dim dots for zeros; a kernel has headings for its taps."""
     sizes = [*{abs(value) for value in matrix.values.tolist()}]
     unit = sizes[0] if len(sizes) == 1 and len(value_text(sizes[0])) > 3 else 1.0
     texts = {
@@ -162,14 +162,14 @@ def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[T
 
 
 def _heads(at: Layout, phase: int) -> list[list[str]]:
-    """Return the channel and the tap of every column of a phase, as the layout says."""
+    """Return the channel and the tap of every column of a phase."""
     spans = {axis: range(at.shape[axis]) for axis in at.spatial_axes}
     spans[at.i_axis] = range(at.channels)
     box = tuple(spans.get(axis, range(1)) for axis in range(len(at.shape)))
     grid = column_grid(at, np, box, phase)
     channels, taps = [""] * at.widths[phase], [""] * at.widths[phase]
     for place in np.ndindex(grid.shape):
-        if grid[place] < 0:  # of another phase
+        if grid[place] < 0:  # in another phase
             continue
         channels[grid[place]] = str(place[at.i_axis])
         tap = [str(place[axis]) for axis in at.spatial_axes]
@@ -184,11 +184,11 @@ def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Te
     scale = max(m / _PIXELS, n / max(console.width - 6, 12))
     w = min(n, max(ceil(n / scale), 12))
     h = min(m, max(ceil(m / scale), 12))
-    h = h if colour else ceil(h / 2)  # a character is twice as high as wide
+    h = h if colour else ceil(h / 2)  # a character is twice as high as it is wide
     signs = np.sign(cells(terms, m, n, (h, w))).astype(int).tolist()
     style = {0: "", 1: "cyan", -1: "red"}
     drawn = []
-    if colour:  # two cells a character
+    if colour:  # two cells in each character
         for upper, lower in zip_longest(signs[::2], signs[1::2], fillvalue=[0] * w):
             line = Text()
             for a, b in zip(upper, lower, strict=True):
@@ -212,9 +212,9 @@ def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Te
 
 
 def _facts(matrix: Matrix) -> list[tuple[str, str]]:
-    """Return what holds for a matrix, computed from its entries."""
+    """Return the properties of a matrix, computed from its entries."""
     m, n, rows, columns, values = matrix
-    exponent = int(np.frexp(np.abs(values).max())[1])  # scaled, so that no square overflows
+    exponent = int(np.frexp(np.abs(values).max())[1])  # scaled: no square overflows
     scaled = np.ldexp(values, -exponent)
     norms = np.sqrt(np.bincount(rows, scaled**2, m))
     sums = np.bincount(rows, scaled, m)
@@ -234,7 +234,7 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
         off = float(np.max(np.abs(np.ldexp(s, exponent) - 1)))
     isometry = "no"
     if off < 1e-6:
-        isometry = "yes" if m >= n else "only of its rows (W W^T = I)"
+        isometry = "yes" if m >= n else "only for its rows (W W^T = I)"
         isometry += "" if off < 1e-12 else f", to within {off:.1g}"
     return [
         *facts,
@@ -245,7 +245,7 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
 
 
 def _zero_text(sums: NDArray[Any], rows: NDArray[Any], values: NDArray[Any]) -> str:
-    """Say whether the rows sum to 0."""
+    """Return in words whether the rows sum to 0."""
     if not sums.any():
         return "yes, exactly"
     sizes = np.bincount(rows, np.abs(values), sums.size)
@@ -254,10 +254,10 @@ def _zero_text(sums: NDArray[Any], rows: NDArray[Any], values: NDArray[Any]) -> 
 
 
 def _singular(matrix: Matrix) -> NDArray[np.float64] | None:
-    """Return the singular values, largest first, rounding noise set to 0; None if too large.
+    """Return the singular values, largest first, with rounding noise set to 0; None if too large.
 
-    Where no two entries share a row, the columns are orthogonal and their norms are the singular
-    values; where none share a column, so are the rows.
+    If no two entries share a row, the columns are orthogonal and their norms are the singular
+    values. If no two share a column, the same holds for the rows.
     """
     m, n, rows, columns, values = matrix
     if min(m, n) <= _SVD and m * n <= _ENTRIES:
@@ -278,7 +278,7 @@ def _range(values: NDArray[Any], exponent: int) -> str:
 
 
 def _distinct(s: NDArray[np.float64], exponent: int) -> str:
-    """Return falling numbers with how often each is there; their range if they are many."""
+    """Return the distinct values with their counts, or their range if they are many."""
     first = np.flatnonzero(np.append(True, s[:-1] - s[1:] > 1e-9 * s[0]))
     if first.size > 6:
         return (

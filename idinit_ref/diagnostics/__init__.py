@@ -1,6 +1,6 @@
-"""What an initialisation does to a network: moments, Jacobians, ranks, gradients, symmetry, gains.
+"""Measures of an initialisation: moments, Jacobians, ranks, gradients, symmetry, gains.
 
-The names here are public; the modules are inside.
+The names here are public; the modules are internal.
 """
 
 from .audit import Audit, Branch, Dead, Health, Layer

@@ -1,4 +1,4 @@
-"""What diagnostics share: arrays of any framework as NumPy float64, checked, and small tables."""
+"""Helpers of all diagnostics: arrays of any framework, validated and converted to float64."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def eps_of(dtype: object) -> float:
 def read(name: str, value: Any) -> tuple[Array, float]:
     """Return an array's values as float64, and the eps of its dtype.
 
-    OptionTypeError, DTypeError, ShapeError or OptionError unless it is an array, real and floating,
-    with entries, all finite, that can be read.
+    Raises an OptionTypeError, DTypeError, ShapeError or OptionError unless the value is a real
+    floating array, not empty, with readable, finite entries.
 
     >>> read("x", np.float32([1, 2]))
     (array([1., 2.]), 1.1920928955078125e-07)
     """
     try:
         fit = hasattr(value, "dtype") and hasattr(value, "shape")
-    except RuntimeError:  # a nested tensor, which has many shapes
+    except RuntimeError:  # a nested tensor has several shapes
         fit = False
     if not fit or isinstance(value, np.ma.MaskedArray):
         cure = "pass an array or tensor, such as np.asarray(value, dtype=float)"
@@ -48,29 +48,30 @@ def read(name: str, value: Any) -> tuple[Array, float]:
         should = "it should be real and floating"
         raise DTypeError(message(f"{name}'s dtype", value.dtype, should, cure)) from None
     if form.is_complex:
-        cure = "look at its real and imaginary parts each on its own"
+        cure = "pass its real and imaginary parts separately"
         raise DTypeError(message(f"{name}'s dtype", form.name, "it should be real", cure))
     try:
         out: Array = np.asarray(_on_host(value)).astype(np.float64)
-    except Exception as problem:  # whatever a framework says of an array without readable values
-        said = (str(problem).splitlines() or [""])[0]
-        should = f"its values should be readable, and {type(value).__module__} said: {said}"
-        cure = "pass an array that has values, outside jit (of a sharded one: the whole array)"
+    except Exception as problem:  # each framework has its own error for unreadable values
+        text = (str(problem).splitlines() or [""])[0]
+        should = f"its values should be readable; {type(value).__module__} raised: {text}"
+        cure = "pass an array with values, outside jit; gather a sharded array first"
         raise OptionTypeError(message(name, type(value).__name__, should, cure)) from problem
     if out.size == 0:
-        raise ShapeError(message(f"{name}'s shape", out.shape, "it is empty", "give it entries"))
+        should = "it should not be empty"
+        raise ShapeError(message(f"{name}'s shape", out.shape, should, "give it entries"))
     _finite(name, out)
     return out, eps_of(value.dtype)
 
 
 def _on_host(value: Any) -> Any:
-    """Return what NumPy can read; no framework is imported for it."""
+    """Return an array that NumPy can read, without importing a framework."""
     if array_api_compat.is_torch_array(value):
         value = value.detach()
         return (value if str(value.layout) == "torch.strided" else value.to_dense()).double().cpu()
     if array_api_compat.is_cupy_array(value):
         return value.get()
-    if hasattr(value, "dense_shape"):  # TensorFlow's sparse ones: entries, or rows of a table
+    if hasattr(value, "dense_shape"):  # TensorFlow's sparse tensors, or rows of a table
         out = np.zeros([int(size) for size in value.dense_shape])
         places = np.asarray(value.indices)
         at = tuple(places.T) if places.ndim == 2 else places
@@ -87,12 +88,12 @@ def _finite(name: str, array: Array) -> None:
     if len(bad):
         place = tuple(int(at) for at in bad[0])
         where = f"{name}[{', '.join(map(str, place))}]" if place else name
-        cure = "find where it first overflows; a shallower net or a wider dtype may hold it"
+        cure = "find where it first overflows; a shallower net or a wider dtype may avoid it"
         raise OptionError(message(where, float(array[place]), "it should be finite", cure))
 
 
 def named(name: str, values: Any) -> list[tuple[str, Any]]:
-    """Return the items of a sequence or mapping with their names."""
+    """Return the names and items of a sequence or mapping."""
     if isinstance(values, Mapping):
         out = [(str(key), value) for key, value in values.items()]
     elif isinstance(values, Sequence) and not isinstance(values, (str, bytes)):
@@ -101,12 +102,12 @@ def named(name: str, values: Any) -> list[tuple[str, Any]]:
         should = "it should be a list or mapping of arrays, one for each layer or parameter"
         raise OptionTypeError(message(name, type(values).__name__, should, "pass [array, ...]"))
     if not out:
-        raise OptionError(message(name, values, "it is empty", "give one array at least"))
+        raise OptionError(message(name, values, "it should not be empty", "give an array"))
     return out
 
 
 def positive(name: str, value: object, below: float = np.inf) -> float:
-    """Return a positive number, or raise."""
+    """Return a positive number; raise for any other value."""
     number = real(name, value)
     if not 0 < number < below:
         should = "it should be positive" + ("" if np.isinf(below) else f" and below {below:g}")
@@ -115,13 +116,13 @@ def positive(name: str, value: object, below: float = np.inf) -> float:
 
 
 def scaled(*arrays: Array) -> tuple[list[Array], int]:
-    """Return arrays times 2**-e, the largest entry in [1/2, 1), and e: sums cannot overflow."""
+    """Return arrays times 2**-e, and e, with the largest entry in [1/2, 1): no sum overflows."""
     _, e = np.frexp(max(float(np.max(np.abs(array))) for array in arrays))
     return [np.ldexp(array, -e) for array in arrays], int(e)
 
 
 def mean_square(array: Array) -> float:
-    """Return the mean of squares; inf where float64 cannot hold it, and no sooner."""
+    """Return the mean of squares; inf only if float64 cannot hold the result."""
     scale = np.max(np.abs(array)) or np.float64(1.0)
     with np.errstate(over="ignore", under="ignore"):
         return float(np.mean((array / scale) ** 2) * scale * scale)

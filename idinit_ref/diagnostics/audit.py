@@ -1,4 +1,4 @@
-"""Does an initialised model work: what one forward and one backward pass on real inputs show."""
+"""The audit of an initialised model: results of one forward and one backward pass."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 LARGE = 0.1
-"""A branch whose rms is above this share of its skip's is no small one: IDInit's are near eps."""
+"""A branch counts as small up to this share of its skip's rms; IDInit's branches are near eps."""
 
 RANGE = 1e4
-"""By how much the second moment may change from the first weight operation to the last, up or
-down, before an audit remarks on it."""
+"""The largest factor, up or down, between the second moments of the first and the last weight
+operation without a remark."""
 
 
 class Layer(NamedTuple):
@@ -26,17 +26,17 @@ class Layer(NamedTuple):
     Parameters
     ----------
     name : str
-        Its node in the graph of `trace`.
+        The name of its node in the graph of `trace`.
     second_moment : float
         The mean of squares of its result.
     units : int
-        Of its result: its channels, or the entries of the last axis.
+        The units of its result: its channels, or the entries of the last axis.
     copies : int
-        Units that are an exact copy of an earlier one at all positions that were compared.
+        The units that copy an earlier one exactly at all compared positions.
     silent : int
-        Units that are one number there.
+        The units that are constant at these positions.
     is_constant : bool
-        Whether all of the result is the same for every sample, or zero.
+        Whether the whole result is zero, or the same for every sample.
 
     Examples
     --------
@@ -58,9 +58,9 @@ class Branch(NamedTuple):
     Parameters
     ----------
     add : str
-        The node that adds them.
+        The node of the sum.
     branch, skip : str
-        The nodes that are added; the branch is the one behind more weights.
+        The two terms; the branch is the one with more weights before it.
     rms, skip_rms : float
         Their root mean squares.
 
@@ -96,16 +96,16 @@ class Dead(NamedTuple):
     Parameters
     ----------
     name : str
-        Of the parameter.
+        The name of the parameter.
     behind : str
-        What lies between it and the output: the node where the signal dies, or the first weight
-        operation behind it that has a gradient.
+        The node that stops the gradient: where the signal dies, or the first later weight operation
+        that has a gradient.
     why : str
-        The same as a sentence.
+        The reason as a sentence.
     wakes : bool
-        Whether that weight operation has a gradient: after one step it is another one, and may let
-        gradients through. So it is where a weight that is truncated reads another part, or where
-        the terms of a gradient cancel.
+        Whether the weight of this operation has a gradient. Then one step changes it, and it may
+        let gradients through: for example a truncated weight that does not read this part yet, or
+        gradients whose terms cancel.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class Dead(NamedTuple):
 
 
 class Health(tuple[str, ...]):
-    """What failed, in sentences; true if nothing did.
+    """The failures as sentences; true if there are none.
 
     Parameters
     ----------
@@ -141,38 +141,39 @@ class Health(tuple[str, ...]):
 
 @dataclass(frozen=True)
 class Audit:
-    """What one forward and one backward pass have shown; ``str()`` says it.
+    """The results of one forward and one backward pass; ``str()`` is a report.
 
     Parameters
     ----------
     healthy : Health
-        True if nothing failed, else the tuple of what did: something is not finite, the output
-        does not depend on the input, a branch is exactly zero, or a parameter that is used has a
-        gradient of exactly 0 and does not wake.
+        True, or the tuple of failures: something is not finite, the output does not depend on the
+        input, a branch is exactly zero, or a used parameter has a gradient of exactly 0 and does
+        not wake.
     remarks : tuple of str
-        What is no failure, but worth a look: branches that are not small, units that are copies,
-        a second moment that runs away, parameters that are not used, or get a gradient later.
+        Observations that are not failures: branches that are not small, units that are copies, a
+        second moment that grows or shrinks too far, parameters that are unused, or whose gradient
+        comes later.
     limits : tuple of str
-        What these inputs, or this framework, could not show.
+        Facts that these inputs, or this framework, could not show.
     output_varies : bool, optional
-        Whether the output differs between samples; None if that could not be seen.
+        Whether the output differs between samples; None if unknown.
     input_gradient : float, optional
-        The largest entry of the output's gradient to the input; None where all inputs are integers.
+        The largest entry of the output's gradient to the input; None if all inputs are integers.
     layers : tuple of Layer
-        Every weight operation that was seen, the first one first.
+        Every measured weight operation, in the order of computation.
     branches : tuple of Branch
-        Every residual add that was seen.
+        Every measured residual add.
     dead : tuple of Dead
-        The parameters whose gradient is exactly 0, of those that are used and trained.
+        The used, trained parameters whose gradient is exactly 0.
     unused : tuple of str
-        The parameters on which the output does not depend by any way.
+        The parameters from which no path leads to the output.
     not_finite : tuple of str
-        The nodes, outputs and gradients that hold an infinity or a NaN, the first one first.
+        The nodes, outputs and gradients with an infinity or a NaN, in the order of computation.
 
     Examples
     --------
     >>> print(Audit(Health(), layers=(Layer("fc", 1.0, 4),), output_varies=True))
-    healthy: the output depends on the input, and gradients reach all that it is made of
+    healthy: the output depends on the input, and gradients reach all its parameters
     weight operation  second moment  units  copies  constant
     fc                            1      4       0         0
     """
@@ -208,31 +209,32 @@ class Audit:
         >>> Audit(Health(), branches=(Branch("add", "down", "x", 1e-6, 0.5),)).ratios
         {'down': 2e-06}
         """
-        return {one.branch: one.ratio for one in self.branches}
+        return {branch.branch: branch.ratio for branch in self.branches}
 
     def _verdict(self) -> str:
         if self.healthy:
-            said = "the output depends on the input, and gradients reach all that it is made of"
-            return f"healthy: {said}"
+            return (
+                "healthy: the output depends on the input, and gradients reach all its parameters"
+            )
         return f"not healthy: {len(self.healthy)} failure{'s' * (len(self.healthy) != 1)}"
 
     def _sentences(self) -> Iterator[tuple[str, str]]:
-        """Yield the kind of a sentence, and the sentence."""
+        """Yield all sentences, each with its kind."""
         yield from (("failure", text) for text in self.healthy)
         yield from (("remark", text) for text in self.remarks)
         yield from (("limit", text) for text in self.limits)
 
     def _tables(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-        """Yield the heads and the rows of the tables."""
+        """Yield the headings and the rows of each table."""
         layers: list[tuple[str, ...]] = [
-            (one.name, f"{one.second_moment:.4g}", *map(str, (one.units, one.copies, one.silent)))
-            for one in self.layers
+            (name, f"{second:.4g}", *map(str, (units, copies, silent)))
+            for name, second, units, copies, silent, _ in self.layers
         ]
         if layers:
             yield ("weight operation", "second moment", "units", "copies", "constant"), layers
         branches: list[tuple[str, ...]] = [
-            (one.add, f"{one.rms:.4g}", f"{one.skip_rms:.4g}", f"{one.ratio:.2g}")
-            for one in self.branches
+            (branch.add, f"{branch.rms:.4g}", f"{branch.skip_rms:.4g}", f"{branch.ratio:.2g}")
+            for branch in self.branches
         ]
         if branches:
             yield ("residual add", "branch", "skip", "branch / skip"), branches
@@ -262,7 +264,7 @@ class Audit:
         return Group(*parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit in numbers, strings and lists, for JSON (which has no NaN: as text).
+        """Return the audit as numbers, strings and lists, for JSON; infinities and NaN are text.
 
         Returns
         -------
@@ -271,8 +273,8 @@ class Audit:
 
         Examples
         --------
-        >>> told = Audit(Health(["the output is not finite"])).to_dict()
-        >>> told["healthy"], told["failures"]
+        >>> values = Audit(Health(["the output is not finite"])).to_dict()
+        >>> values["healthy"], values["failures"]
         (False, ['the output is not finite'])
         """
         out = {key: _plain(value) for key, value in asdict(self).items() if key != "healthy"}
@@ -284,14 +286,14 @@ class Audit:
         Parameters
         ----------
         path : str or Path
-            Where the picture is written; its ending says the form, such as .svg or .png.
+            The file to write; its suffix is the format, such as .svg or .png.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed: the extra ``plot``.
         OptionError
-            If the audit has seen no weight operation.
+            If the audit has measured no weight operation.
 
         Examples
         --------
@@ -307,11 +309,11 @@ class Audit:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
-        return {key: _plain(one) for key, one in value._asdict().items()}
+        value = value._asdict()
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return str(value)
     return value

@@ -1,4 +1,4 @@
-"""Inside: what an audit keeps of a tensor: a few numbers, from one look in its own framework."""
+"""Internal: the few numbers that an audit keeps of a tensor, measured in its own framework."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from .arrays import eps_of
 
 CONSTANT = 2.0
-"""A tensor counts as the same for all samples if these differ by no more than this many eps (of
-its dtype) times its largest entry: equal rows of a product may differ in their last bits."""
+"""A tensor counts as the same for all samples if they differ by at most this many eps (of its
+dtype) times its largest entry: equal rows of a product may differ in their last bits."""
 
 SAMPLES = 128
-"""The positions (of all samples, times and pixels) at which the units of a layer are compared."""
+"""The number of positions (samples, times and pixels) at which units of a layer are compared."""
 
-_GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, and fall in step with no image's rows
+_GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, out of step with the rows of an image
 
 
 class TensorFacts(NamedTuple):
-    """A few numbers of a tensor."""
+    """The measurements of a tensor."""
 
-    peak: float  # its largest absolute value
-    second: float  # the mean of its squares
-    spread: float | None  # between samples, at most; None with one, or none along the first axis
-    eps: float  # of its dtype
+    peak: float  # the largest absolute value
+    second: float  # the mean of squares
+    spread: float | None  # the largest difference between samples; None if there are none
+    eps: float  # of the dtype
     finite: bool = True
-    units: int = 0  # of a weight's result
-    copies: int = 0  # of these, exact copies of an earlier one
-    silent: int = 0  # and the same number everywhere
+    units: int = 0  # of a weight operation's result
+    copies: int = 0  # units that copy an earlier one exactly
+    silent: int = 0  # units that are constant
 
     @property
     def rms(self) -> float:
@@ -39,17 +39,17 @@ class TensorFacts(NamedTuple):
 
     @property
     def is_constant(self) -> bool:
-        """Whether it is zero, or the same for all samples."""
+        """Whether the tensor is zero, or the same for all samples."""
         is_still = self.spread is not None and self.spread <= CONSTANT * self.eps * self.peak
         return self.finite and (self.peak == 0 or is_still)
 
 
 def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Return what `facts_of` needs: small arrays of the framework, also under a trace.
+    """Measure an array: return small arrays of its framework for `facts_of`, also under a trace.
 
-    `xp` has the names of the array API, or is `keras.ops`; `x` is real floating, and not empty.
-    `batch` counts the samples along its first axis, 1 if there are none to compare; `units` says
-    where the axes of the units begin and end.
+    `xp` is an array namespace or `keras.ops`; `x` is real floating, and not empty. `batch` is the
+    number of samples along its first axis, 1 if there are none to compare. `units` is the range of
+    the units' axes.
     """
     shape = tuple(map(int, x.shape))
     if not str(x.dtype).endswith(("float32", "float64")):
@@ -57,7 +57,7 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
     size = xp.max(xp.abs(x))
     numbers = {"peak": size, "finite": xp.all(xp.isfinite(x))}
     numbers["mean"] = xp.mean(xp.square(x / xp.where(size > 0, size, xp.ones_like(size))))
-    if batch > 1 and shape and shape[0] % batch == 0:  # the first axis may hold times besides
+    if batch > 1 and shape and shape[0] % batch == 0:  # the first axis may also hold times
         rows = xp.reshape(x, (batch, -1))
         numbers["spread"] = xp.max(xp.abs(rows - rows[:1]))
     if units is not None and shape:
@@ -75,7 +75,7 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
 
 
 def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
-    """Return the facts from what `look` returned, on the host now."""
+    """Return the facts from the result of `look`, now on the host."""
     peak = float(numbers["peak"])
     spread = numbers.get("spread")
     units = copies = silent = 0
@@ -100,7 +100,7 @@ def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
 
 
 def signs(shapes: Iterable[tuple[int, ...]]) -> list[NDArray[np.float32]]:
-    """Return arrays of 1 and -1, the same ones every time: the cotangents of an audit.
+    """Return the cotangents of an audit: arrays of 1 and -1, the same ones at every call.
 
     >>> [list(map(float, x)) for x in signs([(4,), (2,)])] == [
     ...     list(map(float, x)) for x in signs([(4,), (2,)])]

@@ -1,4 +1,4 @@
-"""The Gaussian gain of any activation, and where it does not suit identity weights.
+"""The Gaussian gain of any activation, with a warning if it does not suit identity weights.
 
 [Sc] Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation" (ICLR 2017).
 """
@@ -35,8 +35,8 @@ def gaussian_gain(
 ) -> float:
     """Return g with E[(g * activation(sigma * z))^2] = sigma^2 for z of N(0, 1).
 
-    It is the gain of mean field theory: with weights of variance g^2 / n the second moment stays
-    sigma^2 through depth (ReLU: sqrt(2), Kaiming's). Identity weights are not random: see Warns.
+    This is the gain of mean field theory: with weights of variance g^2 / n the second moment stays
+    sigma^2 through depth (ReLU: Kaiming's sqrt(2)). Identity weights are not random: see Warns.
 
     Parameters
     ----------
@@ -45,37 +45,36 @@ def gaussian_gain(
     sigma : float
         The standard deviation before the activation.
     nodes : int
-        Of Gauss-Legendre quadrature, on each interval: 4 to 200.
+        The nodes of Gauss-Legendre quadrature on each interval: 4 to 200.
     xp : namespace, optional
-        Of the arrays that the activation takes: torch, jax.numpy, ...; any that array-api-compat
-        knows. None: NumPy's, which TensorFlow's functions take too.
+        The namespace of the activation's arrays: torch, jax.numpy, or any other that
+        array-api-compat supports. By default NumPy, whose arrays TensorFlow's functions accept too.
 
     Returns
     -------
     float
-        To about 1e-13, also where the activation has kinks or jumps anywhere (bumps narrower than
-        about 0.01 may be missed): intervals, of which
-        one ends at 0, are halved until both halves agree with the whole. Where the activation
-        computes in float32 (JAX, unless told), to about 1e-7. z beyond 13 is left out;
-        an activation that grows so fast that this would count is an error.
+        Accurate to about 1e-13, also for activations with kinks or jumps; bumps narrower than about
+        0.01 may be missed. Intervals, one of which ends at 0, are halved until both halves agree
+        with the whole. If the activation computes in float32 (JAX's default), the accuracy is about
+        1e-7. |z| above 13 is left out; an activation for which this would matter is an error.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If an argument is not so, or the activation gives something else than a finite real array
-        of the same shape, or is 0 throughout, or has no second moment that settles.
+        If an argument is not valid, or the activation does not return a finite real array of the
+        same shape, is 0 everywhere, or has a second moment that does not converge.
 
     Warns
     -----
     IdentityGainWarning
-        Where theorem T6 of the specification applies: the activation is positively homogeneous,
-        as ReLU and leaky ReLU are, and this gain times its slope is not 1. (Others that become
-        straight lines, GELU and SiLU, explode likewise; bounded ones, tanh, do not.)
+        If theorem T6 of the specification applies: the activation is positively homogeneous, as
+        ReLU and leaky ReLU are, and this gain times its slope is not 1. (Activations that approach
+        straight lines, GELU and SiLU, explode likewise; bounded ones such as tanh do not.)
 
     Notes
     -----
-    The gain of [Sc], there for any activation: see `idinit_ref.diagnostics.spectrum`. Gauss-Hermite
-    quadrature, exact for polynomials, is wrong by 0.6% for the kinks of hard tanh, at 32 nodes.
+    The gain of [Sc], which holds for any activation. Gauss-Hermite quadrature, exact for
+    polynomials, has an error of 0.6% for hard tanh with its kinks, at 32 nodes.
 
     Examples
     --------
@@ -100,11 +99,11 @@ def gaussian_gain(
         precision = max(precision, eps)
         return y
 
-    with np.errstate(over="ignore", invalid="ignore"):  # inf or NaN is seen below
+    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN raise below
         total = _mean(lambda z: (phi(sigma * z) / sigma) ** 2, nodes, lambda: precision)
     if not 0 < total < np.inf:
-        should = f"the mean of its squares should settle at a positive number, not {total}"
-        cure = "give one that is not 0 everywhere, has few jumps, and no random part"
+        should = f"the mean of its squares should converge to a positive number, not {total}"
+        cure = "give one that is not 0 everywhere, has few jumps, and is not random"
         raise OptionError(message("activation", activation, should, cure))
     gain = float(total**-0.5)
     _warn(phi, sigma, gain, precision)
@@ -112,7 +111,7 @@ def gaussian_gain(
 
 
 def _mean(f: Callable[[Array], Array], nodes: int, precision: Callable[[], float]) -> float:
-    """Return E[f(z)] of z in N(0, 1) by adaptive quadrature; NaN if it does not settle."""
+    """Return E[f(z)] for z of N(0, 1) by adaptive quadrature; NaN if it does not converge."""
     at, weights = np.polynomial.legendre.leggauss(nodes)
 
     def integral(left: Array, right: Array) -> Array:
@@ -121,12 +120,12 @@ def _mean(f: Callable[[Array], Array], nodes: int, precision: Callable[[], float
         density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
         return np.asarray((half * f(z.reshape(-1)).reshape(z.shape) * density) @ weights)
 
-    # Finer towards 0, so that whatever happens there is seen at any sigma.
+    # Finer towards 0, to resolve the activation there at any sigma.
     edges = np.concatenate([[0.0], 2.0 ** np.arange(-52, 0), np.arange(1.0, 14.0)])
     edges = np.concatenate([-edges[:0:-1], edges])
     left, right, total = edges[:-1], edges[1:], 0.0
     whole = integral(left, right)
-    if not whole[0] + whole[-1] <= 1e-10 * np.sum(whole):  # what is beyond would count
+    if not whole[0] + whole[-1] <= 1e-10 * np.sum(whole):  # the tails would matter
         return float("nan")
     for _ in range(60):
         middle = (left + right) / 2
@@ -141,27 +140,27 @@ def _mean(f: Callable[[Array], Array], nodes: int, precision: Callable[[], float
         whole = np.concatenate([first[rough], second[rough]])
         if len(whole) > 2000:
             return float("nan")
-    return total + float(np.sum(whole))  # of jumps, pinned down to 2^-60
+    return total + float(np.sum(whole))  # the intervals around jumps, as narrow as 2^-60
 
 
 def _warn(phi: Callable[[Array], Array], sigma: float, gain: float, precision: float) -> None:
-    """Warn where T6 applies: phi(t x) = t phi(x), and this gain does not keep signals."""
-    x = 13 * sigma * 2.0 ** -np.arange(20.0)  # as far as it has been integrated
+    """Warn if T6 applies: phi(t x) = t phi(x), and this gain does not preserve signals."""
+    x = 13 * sigma * 2.0 ** -np.arange(20.0)  # the range of the integral
     slopes = phi(np.concatenate([x, -x])).reshape(2, -1) / np.stack([x, -x])
     if np.max(np.ptp(slopes, axis=1)) > 64 * precision * np.max(np.abs(slopes)):
         return
     rates = []
     for sign in (1.0, -1.0):
         signal = [sign]
-        for _ in range(4):  # after two layers it keeps its sign, or alternates, or is gone
+        for _ in range(4):  # after two layers it keeps its sign, alternates, or is 0
             signal.append(signal[-1] * float(slopes[int(signal[-1] < 0), 0]))
         rates.append(abs(signal[4] / signal[2]) ** 0.5 if signal[2] else 0.0)
     rate = max(rates)
     if rate == 0.0 or abs(gain * rate - 1) <= max(1e-9, 64 * precision):
         return
     should = (
-        "that is for random weights: identity weights mix no signs, so that a chain of L layers of "
-        f"IDI_tau with this activation and tau = {gain:.6g} multiplies what passes by "
+        "this gain is for random weights: identity weights mix no signs, so a chain of L layers of "
+        f"IDI_tau with this activation and tau = {gain:.6g} multiplies a signal by "
         f"{gain * rate:.6g}^L (theorem T6: ReLU with Kaiming's sqrt(2) explodes as 2^(L/2))"
     )
     cure = f"with identity weights use tau = {1 / rate:.6g}, the only one that keeps the moment"

@@ -1,4 +1,4 @@
-"""Inside: the Jacobian of a computation in any framework, by its products."""
+"""Internal: the Jacobian of a computation in any framework, as a linear operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .spectrum import Operator
 
 
 class Linearised(NamedTuple):
-    """A function at a place: f(x), the product J v of a v like x, and J^T u of a u like f(x)."""
+    """A function at a point: f(x), v -> J v for v like x, and u -> J^T u for u like f(x)."""
 
     value: Any
     forward: Callable[[Any], Any]
@@ -22,9 +22,9 @@ class Linearised(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a framework calls its arrays ("tensor"), their classes, and which of them are floating.
+    """A framework's arrays: their name ("tensor"), their classes, and a test for floating ones.
 
-    ``like(array, values)`` has the dtype, place and shape of an array, and float64 values.
+    ``like(array, values)`` returns float64 values with the dtype, device and shape of an array.
     """
 
     word: str
@@ -33,17 +33,18 @@ class Arrays:
     like: Callable[[Any, Array], Any]
 
     def checked(self, name: str, value: Any) -> Any:
-        """Return a value; OptionTypeError or ShapeError unless it is real, floating, not empty."""
+        """Return a value; raise unless it is a real floating array, not empty."""
         is_array = isinstance(value, self.kinds)
         if not is_array or not self.is_floating(value):
             dtype = getattr(value, "dtype", None)
             got = str(getattr(dtype, "name", dtype)) if is_array else type(value).__name__
             should = f"it should be a real floating {self.word}"
-            cure = f"take one real {self.word} to one: wrap the rest in a lambda"
+            cure = f"pass a function of one real {self.word}: wrap other arguments in a lambda"
             raise OptionTypeError(message(name, got, should, cure))
         shape = tuple(value.shape)
         if 0 in shape:
-            raise ShapeError(message(f"{name}'s shape", shape, "it is empty", "fill it"))
+            should = "it should not be empty"
+            raise ShapeError(message(f"{name}'s shape", shape, should, "give it entries"))
         return value
 
 
@@ -53,11 +54,11 @@ def jacobian_of(
     x: Any,
     linearise: Callable[[Callable[[Any], Any], Any], Linearised],
 ) -> Operator:
-    """Return the Jacobian of f at x, both checked, from a framework's two products.
+    """Return the Jacobian of f at x from a framework's two products; validates x and f(x).
 
     ``linearise(f, x)`` runs f once. The operator has the shape (entries of f(x), entries of x) and
-    the coarser eps of their dtypes. OptionTypeError or ShapeError if x or f(x) is no real floating
-    array, or is empty.
+    the larger eps of their dtypes. Raises an OptionTypeError or ShapeError if x or f(x) is not a
+    real floating array, or is empty.
 
     >>> import numpy as np
     >>> numpy = Arrays("array", np.ndarray, lambda x: x.dtype.kind == "f",

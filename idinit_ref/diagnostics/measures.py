@@ -1,8 +1,7 @@
-"""What an initialisation does to a network: moments, Jacobians, ranks, gradients, symmetry, gains.
+"""Measures of an initialised or trained network: moments, ranks, gradients, symmetry.
 
-Arrays of any framework go in; they are real, finite and not empty. Python floats and NumPy float64
-come out, computed in float64 on the host. Maps that are too large for a matrix are known by their
-products alone: an `Operator`, as the adapters' ``jacobian(f, x)`` gives.
+The arguments are arrays of any framework: real, finite and not empty. The results are Python floats
+and NumPy float64, computed in float64 on the host.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Moments:
     Parameters
     ----------
     names : tuple of str
-        Of the layers.
+        The names of the layers.
     mean, variance, second : ndarray of float64, shape (layers,)
         The mean, the variance, and the mean of squares.
 
@@ -65,9 +64,9 @@ def moments(
     activations : sequence of arrays, or mapping of name to array
         One real floating array of any shape for each layer, in the order of depth.
     axis : int or tuple of int, optional
-        The axes of the samples. The variance is taken over these and averaged over the others, so
-        that with ``axis=0`` a unit which is the same for the whole batch has none. None: all axes,
-        where second = mean^2 + variance.
+        The axes of the samples. The variance is taken over these and averaged over the others; with
+        ``axis=0`` a unit that is the same for the whole batch has variance 0. By default all axes;
+        then second = mean^2 + variance.
 
     Returns
     -------
@@ -77,8 +76,8 @@ def moments(
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If it is no list or mapping, or an array of it is none, not real, empty or not finite; if
-        an axis does not exist.
+        If `activations` is not a list or mapping; if an item is not an array, or is not real, empty
+        or not finite; if an axis does not exist.
 
     Notes
     -----
@@ -112,16 +111,16 @@ def moments(
 
 
 class RankOfChange(NamedTuple):
-    """What training has changed of a weight.
+    """The rank of a weight's change in training.
 
     Parameters
     ----------
     rank : int
         The number of singular values of the change above `tol`.
     singular_values : ndarray of float64, shape (min(outputs, columns),)
-        All of them, the largest first.
+        All singular values, the largest first.
     tol : float
-        What counts as zero, in the weight's own units.
+        The threshold, in units of the weight.
 
     Examples
     --------
@@ -143,30 +142,30 @@ def rank_of_change(
     Parameters
     ----------
     weight, initial : array
-        Of one shape; real floating. A kernel is flattened to a matrix with a row for each output
-        (and group), as in section 3 of the specification.
+        Of the same shape; real floating. A kernel is flattened to a matrix with a row for each
+        output (and group), as in section 3 of the specification.
     tol : float, optional
-        Singular values above it count. None: the larger of ``max(matrix.shape) * 2**-52`` times
-        the largest one and of ``2 * eps`` times the larger Frobenius norm of the two weights, eps
-        of the coarser dtype: what storing a weight can add to its rank.
+        Singular values above it count. By default the larger of ``max(matrix.shape) * 2**-52``
+        times the largest singular value, and ``2 * eps`` times the larger Frobenius norm of the two
+        weights, with the larger eps of their dtypes: rounding can add this much to the rank.
     layout : str, optional
-        The letters of the axes, "OI", "OIW", "OIHW" or "OIDHW" if left out: "HWIO" in Keras, Flax.
+        The letters of the axes; by default "OI", "OIW", "OIHW" or "OIDHW". Keras and Flax: "HWIO".
 
     Returns
     -------
     RankOfChange
-        The rank, and the singular values that it was decided from.
+        The rank, the singular values and the threshold.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, LayoutError, OptionError
-        If these are no such arrays, their shapes differ, or the layout does not fit or has batch
-        axes; if tol is not positive.
+        If the arrays are not valid, their shapes differ, the layout does not fit or has batch axes,
+        or tol is not positive.
 
     Notes
     -----
-    A gradient step on B samples adds at most rank B to a dense weight. Roundings of many steps
-    pile up (about as the square root of their number); then a larger tol tells them apart.
+    A gradient step on B samples adds at most rank B to a dense weight. The rounding errors of many
+    steps accumulate, about as the square root of their number; then a larger tol is needed.
 
     Examples
     --------
@@ -182,8 +181,8 @@ def rank_of_change(
         )
     at = Layout(after.shape, letters(layout, after.shape), 1, False, None, "outward", None)
     if at.batch_axes:
-        should = "it should have no batch axes, which hold weights of their own"
-        raise OptionError(message("layout", at.letters, should, "ask for each of them"))
+        should = "it should have no batch axes, which stack several weights"
+        raise OptionError(message("layout", at.letters, should, "pass each weight by itself"))
     (after, before), e = scaled(after, before)
     change = np.moveaxis(after - before, at.o_axis, 0).reshape(at.outputs, -1)
     values = singular_values(change)
@@ -199,18 +198,18 @@ def rank_of_change(
 
 
 class Coverage(NamedTuple):
-    """How much of a model gets no gradient; ``str()`` is a table.
+    """The share of a model that gets no gradient; ``str()`` is a table.
 
     Parameters
     ----------
     names : tuple of str
-        Of the parameters.
+        The names of the parameters.
     zero : ndarray of float64, shape (parameters,)
-        The fraction of each one's entries with a gradient of exactly zero.
+        For each parameter, the fraction of entries with a gradient of exactly zero.
     zero_rows : ndarray of float64, shape (parameters,)
-        The fraction of its rows (neurons) that have no other entries.
+        For each parameter, the fraction of rows (neurons) with only such entries.
     overall, overall_rows : float
-        The same of all entries, and of all rows.
+        The same fractions over all entries, and over all rows.
 
     Examples
     --------
@@ -238,35 +237,34 @@ def gradient_coverage(
     *,
     outputs: int = 0,
 ) -> Coverage:
-    """Return which fraction of the gradient's entries is exactly zero.
+    """Return the fraction of the gradient's entries that are exactly zero.
 
     Parameters
     ----------
     gradients : sequence, or mapping of name to array
-        One real floating array for each parameter. None, as frameworks give where a parameter has
-        no part in the loss, counts as zeros. Sparse gradients of lookups are understood.
+        One real floating array for each parameter. None, which frameworks return for a parameter
+        that the loss does not use, counts as zeros. Sparse gradients of lookups are accepted.
     parameters : sequence or mapping, optional
-        The parameters, in the same form, by the same names and with the gradients' shapes: they
-        say how many zeros a None stands for. Only those without a gradient are needed.
+        The parameters, with the same names and shapes. They give the number of zeros of a None;
+        only those without a gradient are needed.
     outputs : int
-        The axis of the neurons: 0 in PyTorch, -1 for kernels of Keras and Flax. Each entry of an
-        array with one axis, and a scalar, is a row.
+        The axis of the neurons: 0 in PyTorch, -1 for kernels of Keras and Flax. In an array with
+        one axis each entry is a row; a scalar is one row.
 
     Returns
     -------
     Coverage
-        How much of each parameter, and of all, has a gradient.
+        The fractions for each parameter and for all.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If a gradient is no such array, there is None and no parameter for it, a parameter has
-        no gradient of its name or one of another shape, or an array with several axes lacks that
-        axis.
+        If a gradient is not a valid array, a None has no parameter, a parameter has no gradient of
+        its name or one of another shape, or an array with several axes lacks the axis `outputs`.
 
     Notes
     -----
-    IDIZ_eps (section 2 of the specification) is there for the gradients that exact zeros stop.
+    IDIZ_eps (section 2 of the specification) lets gradients pass that exact zeros would stop.
 
     Examples
     --------
@@ -285,12 +283,12 @@ def gradient_coverage(
     for name, value in given:
         if value is None:
             if getattr(known.get(name), "shape", None) is None:
-                cure = "pass the parameters too: they say how many zeros that is"
-                should = "it is None, and there is no parameter of that name"
+                cure = "pass the parameters too: their shapes give the number of zeros"
+                should = "it is None, so a parameter of this name should be given"
                 raise OptionError(message("gradients", name, should, cure))
             shape = tuple(int(size) for size in known[name].shape)
             if 0 in shape:
-                should, cure = "it is empty", "leave parameters without entries out"
+                should, cure = "it should not be empty", "leave out parameters without entries"
                 raise ShapeError(message(f"parameters[{name!r}]'s shape", shape, should, cure))
             alive = np.zeros(shape, dtype=bool)
         else:
@@ -313,18 +311,18 @@ def gradient_coverage(
 
 
 class Correlation(NamedTuple):
-    """How alike the units of a layer are.
+    """The correlations of the units of a layer.
 
     Parameters
     ----------
     matrix : ndarray of float64, shape (units, units)
-        Their correlations over the samples; NaN for a unit that is constant, which has none.
+        The correlations over the samples; NaN for a constant unit.
     pairs : ndarray of int64, shape (pairs, 2)
-        The pairs i < j with ``|rho| > 1 - tol``: one unit is the other, but for scale and shift.
+        The pairs i < j with ``|rho| > 1 - tol``: equal units up to scale and shift.
     constant : ndarray of int64, shape (constant units,)
-        The units that are the same for all samples: they say nothing, and are in no pair.
+        The units that are the same for all samples; they are in no pair.
     distinct : int
-        The number of different units: classes of pairs, without the constant ones.
+        The number of distinct units: classes of pairs, without the constant ones.
 
     Examples
     --------
@@ -345,28 +343,28 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     Parameters
     ----------
     features : array of 2 axes or more
-        Activations, real and floating. All axes but one are samples: the batch, and places.
+        Activations, real and floating. All axes but one are samples: the batch, and positions.
     units : int
-        The axis of the units: the last, or 1 for channels in PyTorch's (N, C, H, W).
+        The axis of the units: by default the last; 1 for channels in PyTorch's (N, C, H, W).
     tol : float
-        Units count as one if ``|rho| > 1 - tol``. At 1e-6 they differ by less than 0.15% of their
-        standard deviation.
+        Two units count as one if ``|rho| > 1 - tol``. At 1e-6 they differ by less than 0.15% of
+        their standard deviation.
 
     Returns
     -------
     Correlation
-        The matrix, and the pairs that say the same.
+        The matrix, the pairs of equal units, and the constant units.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If it is no such array, with less than 3 samples (of 2, any units correlate), or tol does
-        not lie between 0 and 1.
+        If `features` is not a valid array, has fewer than 3 samples (over 2 samples any two units
+        correlate), or tol does not lie between 0 and 1.
 
     Notes
     -----
-    A unit is taken to be constant where its values differ by no more than 4 eps of the largest, eps
-    of the dtype. Theorem T1: output i of a tall IDI is input i mod n, so that n are distinct.
+    A unit counts as constant if its values differ by at most 4 eps of the largest one, with the eps
+    of the dtype. Theorem T1: output i of a tall IDI is input i mod n, so n units are distinct.
 
     Examples
     --------
@@ -395,7 +393,7 @@ def feature_correlation(features: Any, *, units: int = -1, tol: float = 1e-6) ->
     rho[still] = rho[:, still] = np.nan
     alike = np.abs(rho) > 1 - tol
     label, seen = np.arange(len(rho)), np.full(len(rho), -1)
-    while not np.array_equal(label, seen):  # the least index that is reached through pairs
+    while not np.array_equal(label, seen):  # the least index reached through pairs
         label, seen = np.where(alike, label, len(rho)).min(axis=1), label
     return Correlation(
         rho, np.argwhere(np.triu(alike, 1)), np.flatnonzero(still), len(np.unique(label[~still]))

@@ -1,4 +1,4 @@
-"""Inside: the picture of an audit, with matplotlib, which only drawing imports."""
+"""Internal: the picture of an audit. Only drawing imports matplotlib."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LEAST = 1e-30  # smaller ones, zeros among them, are hollow points at the foot
+_LEAST = 1e-30  # smaller values, also zeros, are hollow points at the bottom
 
 
 def draw(moments: Mapping[str, float], ratios: Mapping[str, float], path: str | Path) -> None:
@@ -23,16 +23,17 @@ def draw(moments: Mapping[str, float], ratios: Mapping[str, float], path: str | 
         raise ImportError('a picture needs matplotlib: pip install "idinit-ref[plot]"') from problem
     if not moments:
         cure = "audit a model whose weights the trace finds"
-        raise OptionError(message("audit", "no weight operation", "there is nothing to draw", cure))
+        should = "it should have a weight operation to draw"
+        raise OptionError(message("audit", "no weight operation", should, cure))
     figure = Figure()
     fill(figure, moments, ratios)
     figure.savefig(path)
 
 
 def fill(figure: Figure, moments: Mapping[str, float], ratios: Mapping[str, float]) -> None:
-    """Draw into a figure the second moments of weight operations, and branches beside skips.
+    """Draw second moments of weight operations, and ratios of branches to skips, into a figure.
 
-    Both by the names of nodes: a weight operation that ends a branch is marked as such.
+    Both are by the names of nodes; a weight operation that ends a branch has its own mark.
     """
     figure.set_size_inches(6.4, 4.8 if ratios else 2.8)
     figure.set_layout_engine("constrained")
@@ -47,14 +48,14 @@ def fill(figure: Figure, moments: Mapping[str, float], ratios: Mapping[str, floa
         axes[0].legend(frameon=False, fontsize=8)
         _points(axes[1], list(enumerate(ratios.values(), 1)), "s", "C1", "")
         axes[1].set(xlabel="residual add", ylabel="rms of branch / skip")
-    for one in axes:
-        one.set_yscale("log")
-        one.xaxis.get_major_locator().set_params(integer=True)
-        one.grid(alpha=0.3)
+    for panel in axes:
+        panel.set_yscale("log")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
 
 
 def _points(axes: Axes, pairs: list[tuple[int, float]], form: str, color: str, label: str) -> None:
-    """Plot values; zeros as hollow points at the foot."""
+    """Plot values; zeros are hollow points at the bottom."""
     full = [value if _LEAST < value < float("inf") else float("nan") for _, value in pairs]
     at = [place for place, _ in pairs]
     axes.plot(at, full, form, color=color, label=label, markersize=4, linewidth=1)

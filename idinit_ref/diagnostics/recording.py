@@ -1,4 +1,4 @@
-"""Inside: one run of a model forward and backward, as every adapter measures it."""
+"""Internal: the measurements of one forward and one backward pass, for every adapter."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from .audit import Audit
 from .facts import TensorFacts, facts_of
-from .verdict import Record, check_inputs, judged
+from .verdict import Record, check_inputs, judge
 
 _NUMBERS = ("float", "int", "bool")
 
 
 class Recording:
-    """What is seen of a run: looks at tensors now, which may be traced ones, and facts at its end.
+    """Records a run: measurements of tensors, which may be traced ones, and facts at its end.
 
     ``look(array, batch, units)`` measures an array, as `facts.look` does in a namespace;
-    ``host(array)`` is a small array as NumPy's. The first input with axes says how many samples
-    there are.
+    ``host(array)`` returns a small array as NumPy's. The first input with axes gives the number of
+    samples.
 
     >>> from functools import partial
     >>> import numpy as np
@@ -42,10 +42,10 @@ class Recording:
     def see(
         self, node: str, x: Any, units: tuple[int, int] | None = None, is_sum: bool = False
     ) -> None:
-        """Look at a node's floating result: the first, or its sum with a bias, which makes no node.
+        """Measure a node's first floating result, or its sum with a bias, which has no node.
 
-        `units` says where the axes of a weight operation's units begin and end, `is_sum` whether
-        the result was added to.
+        `units` is the range of axes of a weight operation's units; `is_sum` tells that the result
+        is a sum.
         """
         shape = tuple(map(int, x.shape))
         is_new = node not in self._shapes
@@ -63,11 +63,10 @@ class Recording:
         starts: Sequence[str],
         gradients: Sequence[Any],
     ) -> dict[str, dict[str, Any]]:
-        """Look at what the run began with and came to, and return all looks.
+        """Measure inputs, outputs, values and gradients, and return all measurements.
 
-        Of the inputs, what holds no numbers is passed over; `outputs` are floating, `values` the
-        parameters that are trained, `starts` the floating inputs, and `gradients` those of
-        `values`, then of `starts`.
+        Inputs without numbers are skipped. `outputs` are floating, `values` the trained parameters,
+        `starts` the floating inputs, and `gradients` those of `values`, then of `starts`.
         """
         batch = self.record.batch
         named = {name: x for name, x in inputs.items() if any(w in str(x.dtype) for w in _NUMBERS)}
@@ -90,9 +89,9 @@ class Recording:
         self._dtypes[group][name] = x.dtype if "float" in str(x.dtype) else "float32"
 
     def audit(self, looks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Audit:
-        """Judge a run, from its looks, which are arrays by now; the record knows the graph.
+        """Return the audit, from the measurements as arrays and the graph in the record.
 
-        OptionError if its inputs could tell nothing.
+        Raises an OptionError if the inputs cannot show anything.
         """
         facts: dict[str, dict[str, TensorFacts]] = {
             group: {
@@ -108,4 +107,4 @@ class Recording:
         record.outputs = list(facts["outputs"].values())
         record.values, record.gradients = facts["values"], facts["gradients"]
         record.input_gradients = facts["starts"]
-        return judged(record)
+        return judge(record)

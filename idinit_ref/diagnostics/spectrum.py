@@ -1,4 +1,4 @@
-"""Linear maps known by their products, as a network's Jacobian is: singular values and chi.
+"""Linear operators, such as a network's Jacobian: singular values, chi and stable rank.
 
 [Sa] Saxe, McClelland, Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
 linear neural networks" (ICLR 2014). [Sc] Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep
@@ -18,29 +18,30 @@ from ..core.options import integer
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from .arrays import EPS, Array, eps_of, mean_square, positive, read, scaled
 
-_SMALL = 2**20  # entries up to which a map is always written out: it costs seconds
-_LARGE = 2**26  # entries up to which it is where that pays (512 MiB)
-_BASIS = 2000  # vectors that the iteration for singular values may keep
+_SMALL = 2**20  # entries: up to here the matrix is always formed, in seconds
+_LARGE = 2**26  # entries: up to here the matrix is formed if that is faster (512 MiB)
+_BASIS = 2000  # the most vectors of the iteration for singular values
 
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A linear map of real vectors that is known by its products.
+    """A linear map of real vectors, given by its products with vectors.
 
     Parameters
     ----------
     matvec, rmatvec : callable
         ``matvec(v)`` with a NumPy float64 v of shape (n,) returns the m entries of J v, and
-        ``rmatvec(u)`` with u of shape (m,) the n entries of J^T u: arrays of any framework.
+        ``rmatvec(u)`` with u of shape (m,) the n entries of J^T u, as arrays of any framework.
     shape : (int, int)
-        (m, n): outputs and inputs, 1 at least.
+        (m, n): outputs and inputs, at least 1.
     precision : float
-        The eps of the dtype in which the products are computed (2**-23 of float32).
+        The eps of the dtype of the products (2**-23 for float32).
 
     Raises
     ------
     OptionTypeError, OptionError, ShapeError
-        If these are not so. A product of the wrong size or with a NaN is an error when it comes.
+        If a parameter is not valid. A product of the wrong size or with a NaN raises when it is
+        computed.
 
     Examples
     --------
@@ -68,8 +69,8 @@ class Operator:
         positive("precision", self.precision, 1)
 
     @property
-    def T(self) -> Operator:  # noqa: N802 - as arrays call it
-        """The transposed map: its products are the other's `rmatvec`.
+    def T(self) -> Operator:  # noqa: N802 - the name that arrays have
+        """The transposed map.
 
         Examples
         --------
@@ -83,14 +84,14 @@ class Operator:
         """Return J x in float64, for a vector (n,) or for columns (n, k)."""
         x, _ = read("x", x)
         if x.ndim not in (1, 2) or len(x) != self.shape[1]:
-            should = f"a map of shape {self.shape} takes ({self.shape[1]},) or columns of it"
+            should = f"a map of shape {self.shape} takes vectors or columns of {self.shape[1]}"
             raise ShapeError(message("x's shape", x.shape, should, "flatten it, or transpose it"))
         columns = x.reshape(len(x), -1).T
         out = np.empty((self.shape[0], len(columns)))
         for at, column in enumerate(columns):
             y, _ = read("the product", self.matvec(np.ascontiguousarray(column)))
             if y.size != self.shape[0]:
-                should = f"the map of shape {self.shape} gives {self.shape[0]} numbers"
+                should = f"a map of shape {self.shape} should give {self.shape[0]} numbers"
                 cure = "set the right shape, or check matvec and rmatvec"
                 raise ShapeError(message("the product's shape", y.shape, should, cure))
             out[:, at] = y.reshape(-1)
@@ -98,7 +99,7 @@ class Operator:
 
 
 def _map(name: str, value: Any) -> Operator | Array:
-    """Return an operator (also SciPy's) as it is, and a matrix in NumPy."""
+    """Return an operator, also from SciPy's, or a matrix as a NumPy array."""
     if isinstance(value, Operator):
         return value
     if all(hasattr(value, part) for part in ("matvec", "rmatvec", "shape")):
@@ -113,7 +114,7 @@ def _map(name: str, value: Any) -> Operator | Array:
 
 
 def _matrix(a: Operator | Array) -> Array:
-    """Return a map written out, by as few products as there are."""
+    """Return the matrix of a map, by min(m, n) products."""
     if not isinstance(a, Operator):
         return a
     m, n = a.shape
@@ -121,12 +122,12 @@ def _matrix(a: Operator | Array) -> Array:
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error, which is 0.0 where it is exact.
+    """A number and its standard error, which is 0.0 if it is exact.
 
     Parameters
     ----------
     value, error : float
-        The estimate, and one standard deviation of it.
+        The estimate, and its standard deviation.
 
     Examples
     --------
@@ -146,30 +147,30 @@ def singular_values(
     Parameters
     ----------
     operator : Operator or array of shape (m, n)
-        A Jacobian, a weight; SciPy's ``LinearOperator`` will do too.
+        For example a Jacobian or a weight; SciPy's ``LinearOperator`` is accepted too.
     k : int, optional
-        How many; None for all min(m, n).
+        The number of values; by default all min(m, n).
     tol : float
-        Of the iteration: the residual ``|J^T u - s v|`` to stop at, relative to the largest value.
+        The residual ``|J^T u - s v|`` at which the iteration stops, relative to the largest value.
     seed : int
-        Of the vectors that the iteration starts from.
+        The seed of the start vectors.
 
     Returns
     -------
     ndarray of float64, shape (k,)
-        All of them, and those of maps of up to 2**20 entries, come from the matrix, written out by
-        min(m, n) products: exact to the rounding of the products. The k largest of a larger map
-        come from Golub-Kahan-Lanczos, in blocks of k since identity-like maps have values many
-        times over, with full reorthogonalisation. Each of these is within tol times the largest
-        of a true one (within 64 eps of the products' dtype, if more), often within tol squared.
-        That no larger one is missed is certain only in probability, over the start.
+        If all values are asked for, or the map has up to 2**20 entries, they come from its matrix,
+        formed by min(m, n) products: exact to the rounding of the products. The k largest of a
+        larger map come from Golub-Kahan-Lanczos with full reorthogonalisation, in blocks of k,
+        since identity-like maps have repeated values. Each is within tol times the largest of a
+        true one (within 64 eps of the products' dtype, if more), often within tol squared. No
+        larger one is missed with high probability over the start vectors.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If it is no such map, k is not in 1 to min(m, n), all are asked for of a map with more than
-        2**26 entries, the iteration does not settle, or its products are not those of a matrix
-        and of its transpose.
+        If the map is not valid, k is not in 1 to min(m, n), all values are asked for and the map
+        has more than 2**26 entries, the iteration does not converge, or the products are not those
+        of a matrix and its transpose.
 
     Notes
     -----
@@ -188,7 +189,7 @@ def singular_values(
     tol = positive("tol", tol, 1)
     seed = integer("seed", seed, 0)
     if isinstance(a, Operator) and k is None and entries > _LARGE:
-        should = f"a map of shape {(m, n)} is too large to write out"
+        should = f"a map of shape {(m, n)} is too large for a matrix"
         raise OptionError(message("k", k, should, "ask for the k largest"))
     if k is None or entries <= _SMALL or (entries <= _LARGE and 3 * count >= least):
         return _values(_matrix(a))[:count]
@@ -198,7 +199,7 @@ def singular_values(
 def is_partial_isometry(matrix: Array) -> bool:
     """Whether all singular values of a matrix are 1 or 0, and not all 0.
 
-    Spectral norm leaves just these as they are, whatever vector its power iteration starts with.
+    Spectral norm keeps exactly these unchanged, for any start of its power iteration.
 
     >>> is_partial_isometry(np.eye(3, 5)), is_partial_isometry(2 * np.eye(3))
     (True, False)
@@ -211,7 +212,7 @@ def is_partial_isometry(matrix: Array) -> bool:
 
 def _values(matrix: Array) -> Array:
     (small,), e = scaled(matrix)
-    with np.errstate(over="ignore"):  # inf where float64 cannot hold it
+    with np.errstate(over="ignore"):  # inf if float64 cannot hold a value
         out: Array = np.ldexp(np.linalg.svd(small, compute_uv=False), e)
     return out
 
@@ -233,14 +234,14 @@ def _largest(a: Operator | Array, k: int, tol: float, rng: np.random.Generator) 
         if v.shape[1] == n:  # the whole space: a = q r v^T
             return _values(r)[:k]
         back = a.T @ new
-        if old == 0:  # later ones may hold nothing but roundings
+        if old == 0:  # later products may consist of rounding errors
             _adjoint(a, block, image, new, back)
         block, column = _orthonormal(back, v, rng)
         if v.shape[1] < due:
             continue
-        due = int(1.1 * v.shape[1])  # a decomposition now and then costs little beside the rest
+        due = int(1.1 * v.shape[1])  # few decompositions: their cost stays small
         left, s, _ = np.linalg.svd(r)
-        # What a.T u has outside the span of v; inside it, it is s v but for roundings.
+        # The part of a.T u outside the span of v; inside, it is s v up to rounding.
         residual = np.linalg.norm(column[v.shape[1] :] @ left[-width:, :k], axis=0)
         if np.all(residual <= tol * s[0]):
             return np.asarray(s[:k], dtype=np.float64)
@@ -250,13 +251,13 @@ def _largest(a: Operator | Array, k: int, tol: float, rng: np.random.Generator) 
 
 
 def _adjoint(a: Operator | Array, v: Array, av: Array, u: Array, atu: Array) -> None:
-    """Raise unless <u, A v> = <A^T u, v>, but for roundings; costs no product."""
+    """Raise unless <u, A v> = <A^T u, v> up to rounding; needs no further product."""
     if not isinstance(a, Operator):
         return
     one, other = (u * av).sum(), (atu * v).sum()
     size = np.linalg.norm(u) * np.linalg.norm(av) + np.linalg.norm(atu) * np.linalg.norm(v)
     if abs(one - other) > max(1e-3, 64 * a.precision) * size:
-        should = f"<u, J v> = {one:.6g} and <J^T u, v> = {other:.6g} should be the same"
+        should = f"<u, J v> = {one:.6g} and <J^T u, v> = {other:.6g} should be equal"
         cure = "check that rmatvec is the transpose of matvec, and that both are linear"
         raise OptionError(message("operator", f"of shape {a.shape}", should, cure))
 
@@ -264,8 +265,8 @@ def _adjoint(a: Operator | Array, v: Array, av: Array, u: Array, atu: Array) -> 
 def _orthonormal(x: Array, basis: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return new orthonormal columns, and the coefficients of x in the basis and in them.
 
-    Where x adds nothing new, the column is random, with coefficient 0: then the iteration looks
-    on in the part of the space that it has not seen.
+    Where x lies in the basis, the new column is random, with coefficient 0: the iteration then
+    continues in the rest of the space.
     """
     (size, held), width = basis.shape, x.shape[1]
     q = np.hstack([basis, np.zeros((size, min(width, size - held)))])
@@ -273,7 +274,7 @@ def _orthonormal(x: Array, basis: Array, rng: np.random.Generator) -> tuple[Arra
     for at in range(width):
         have = min(held + at, q.shape[1])
         kept, rest = q[:, :have], x[:, at]
-        for _ in range(2):  # once is not enough in floating point, twice is
+        for _ in range(2):  # in floating point, twice is enough
             part = kept.T @ rest
             rest, out[:have, at] = rest - kept @ part, out[:have, at] + part
         if have == size:
@@ -293,33 +294,33 @@ def _orthonormal(x: Array, basis: Array, rng: np.random.Generator) -> tuple[Arra
 def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
     """Return the mean squared singular value of a map, per input: ``|J|_F^2 / n``.
 
-    It is the mean of ``|J v|^2`` over directions v of length 1 at the input: how much the map
-    widens small differences. In mean field theory chi of one layer is what keeps, widens or shrinks
-    them through depth, and J of L wide layers has chi^L; there m = n. Where m < n, the n - m
-    directions that J loses count as zeros.
+    It is the mean of ``|J v|^2`` over unit vectors v at the input: the growth of small differences.
+    In mean field theory, with m = n, chi of one layer decides whether they grow or shrink through
+    depth, and J of L wide layers has chi^L. If m < n, the n - m directions that J loses count as
+    zeros.
 
     Parameters
     ----------
     operator : Operator or array of shape (m, n)
         As for :func:`singular_values`.
     samples : int
-        Of the estimate, 2 at least: it costs 4 products for each.
+        The samples of the estimate, at least 2; each costs 4 products.
     seed : int
-        Of its random vectors.
+        The seed of its random vectors.
 
     Returns
     -------
     Estimate
-        Exact, with error 0.0, for matrices, for operators of up to 2**20 entries, and where
-        min(m, n) products are no more than the estimate costs. Otherwise unbiased, by Hutch++, with
-        its standard error, itself known to a relative 1 / sqrt(2 samples). inf where float64
-        cannot hold it.
+        Exact, with error 0.0, for matrices, for operators of up to 2**20 entries, and if
+        min(m, n) products cost no more than the estimate. Otherwise unbiased, by Hutch++, with its
+        standard error, which has a relative error of 1 / sqrt(2 samples). inf if float64 cannot
+        hold it.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        If it is no such map, samples < 2, seed < 0, or products that are used are not those of
-        a matrix and of its transpose.
+        If the map is not valid, samples < 2, seed < 0, or the products are not those of a matrix
+        and its transpose.
 
     Notes
     -----
@@ -349,7 +350,7 @@ def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
         return Estimate(float(sum(squares(unit.astype(float))[0] for unit in units)) / n, 0.0)
     signs = rng.choice((-1.0, 1.0), (size, 2 * samples))
     sketch, probes = signs[:, :samples], signs[:, samples:]
-    # Most of J^T J lies in a few directions, where it is deep: these are summed exactly, and only
+    # J^T J of a deep net is concentrated in a few directions: these are summed exactly, and only
     # the rest is sampled.
     image = tall @ sketch
     back = tall.T @ image
@@ -363,7 +364,7 @@ def chi(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
 def stable_rank(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
     """Return the stable rank of a map: ``|J|_F^2 / s_1^2``, s_1 its largest singular value.
 
-    It is at most the rank. Singular values that are small beside s_1 hardly count.
+    It is at most the rank. Singular values much smaller than s_1 hardly count.
 
     Parameters
     ----------
@@ -375,12 +376,12 @@ def stable_rank(operator: Any, *, samples: int = 32, seed: int = 0) -> Estimate:
     Returns
     -------
     Estimate
-        Between 1 and min(m, n); 0.0 of a map that is 0. Its error is that of ``|J|_F^2``.
+        Between 1 and min(m, n); 0.0 for the zero map. Its error is that of ``|J|_F^2``.
 
     Raises
     ------
     OptionTypeError, DTypeError, ShapeError, OptionError
-        As :func:`chi` and :func:`singular_values`.
+        As in :func:`chi` and :func:`singular_values`.
 
     Notes
     -----

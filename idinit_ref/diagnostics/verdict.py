@@ -1,4 +1,4 @@
-"""Inside: from what a framework has recorded of one run, the audit."""
+"""Internal: derives the audit from the record of one run."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from .facts import TensorFacts
 
 @dataclass
 class Record:
-    """What an adapter has seen of one forward and one backward pass."""
+    """An adapter's measurements of one forward and one backward pass."""
 
     batch: int  # samples: the first axis of the first input
-    inputs: dict[str, TensorFacts] = field(default_factory=dict)  # integers too
+    inputs: dict[str, TensorFacts] = field(default_factory=dict)  # also integers
     graph: Graph = field(default_factory=lambda: Graph([]))
-    facts: dict[str, TensorFacts] = field(default_factory=dict)  # by node, those that were seen
+    facts: dict[str, TensorFacts] = field(default_factory=dict)  # of measured nodes
     outputs: list[TensorFacts] = field(default_factory=list)  # floating ones
-    values: dict[str, TensorFacts] = field(default_factory=dict)  # of parameters, trained ones
-    gradients: dict[str, TensorFacts] = field(default_factory=dict)  # and their gradients
+    values: dict[str, TensorFacts] = field(default_factory=dict)  # of trained parameters
+    gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of these
     input_gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of floating inputs
-    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a parameter: nodes
-    limits: list[str] = field(default_factory=list)  # what the framework could not show
+    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # nodes, by parameter
+    limits: list[str] = field(default_factory=list)  # facts that the framework could not show
 
 
 def check_inputs(floating: Mapping[str, TensorFacts], integers: bool = False) -> None:
-    """Raise OptionError for inputs that could tell nothing: zeros, infinities and NaN."""
+    """Raise an OptionError for inputs that can show nothing: only zeros, infinities or NaN."""
     for name, fact in floating.items():
         if not fact.finite:
             raise OptionError(
                 message("inputs", f"{name} with infinities or NaN", "it should be finite", _REAL)
             )
     if floating and not integers and not any(fact.peak for fact in floating.values()):
-        should = "of zeros even a working model may make nothing but zeros"
+        should = "a working model, too, may turn zeros into zeros"
         raise OptionError(message("inputs", "zeros only", should, _REAL))
 
 
@@ -46,26 +46,26 @@ _REAL = "pass a few real, different samples"
 
 
 def check_outputs(count: int, given: object) -> None:
-    """Raise GraphError for a model that returns nothing floating, or no entries."""
+    """Raise a GraphError if no output is a floating array with entries."""
     if not count:
         should = "the model should return a floating array with entries"
         cure = (
-            "pass some samples, not an empty batch; of a model that rounds, audit the part "
+            "pass some samples, not an empty batch; if the model rounds its output, audit the part "
             "before, such as its logits"
         )
         raise GraphError(message("output", given, should, cure))
 
 
-def judged(record: Record) -> Audit:
-    """Decide what failed, what is worth a remark, and what could not be seen.
+def judge(record: Record) -> Audit:
+    """Derive the failures, the remarks and the limits of a run.
 
     >>> from ..roles.graph import Node
     >>> graph = Graph([Node("x", "input", shape=(2, 3)),
     ...                Node("w", "parameter", shape=(3, 3), use="weight"),
     ...                Node("fc", "weight", ("x",), (2, 3), weights=("w",))], ["fc"])
     >>> some, none = TensorFacts(1.0, 1.0, 1.0, 2.0**-23), TensorFacts(0.0, 0.0, 0.0, 2.0**-23)
-    >>> audit = judged(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
-    ...                       {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)}))
+    >>> audit = judge(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
+    ...                      {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)}))
     >>> audit.healthy[0]
     'the output does not depend on the input: it is 0, and its gradient to the input is exactly 0; the signal dies at fc'
     """  # noqa: E501 - a sentence of the result
@@ -97,11 +97,11 @@ def judged(record: Record) -> Audit:
     return Audit(**{**vars(audit), "healthy": failures, "remarks": remarks})
 
 
-# What failed --------------------------------------------------------------------------------
+# Failures -----------------------------------------------------------------------------------
 
 
 def _not_finite(record: Record) -> Iterator[str]:
-    """Yield what holds infinities or NaN; of what follows from it, in the order of computation."""
+    """Yield nodes, outputs and gradients with infinities or NaN, in the order of computation."""
     for node in record.graph.nodes:
         if node.name in record.facts and not record.facts[node.name].finite:
             yield node.name
@@ -113,7 +113,7 @@ def _not_finite(record: Record) -> Iterator[str]:
 
 
 def _varies(record: Record) -> bool | None:
-    """Whether the output differs between samples, where they do."""
+    """Whether the output differs between samples; None if the samples are equal."""
     samples = any(fact.spread for fact in record.inputs.values())
     seen = [fact for fact in record.outputs if fact.spread is not None]
     return any(not fact.is_constant for fact in seen) if seen and samples else None
@@ -132,11 +132,11 @@ def _failures(record: Record, flow: _Signals, audit: Audit) -> Iterator[str]:
     if signs:
         ends = flow.roots(record.graph.outputs)
         where = f"; the signal dies at {some(ends)}" if ends else ""
-        said = f"it {signs[0]}" if signs[0].startswith("is") else signs[0]
-        yield f"the output does not depend on the input: {', and '.join([said, *signs[1:]])}{where}"
-    for one in audit.branches:
-        if not one.rms and one.skip_rms and not flow.wakes(one.branch):
-            yield f"the branch {one.branch}, which {one.add} adds to {one.skip}, is exactly 0"
+        signs[0] = f"it {signs[0]}" if signs[0].startswith("is") else signs[0]
+        yield f"the output does not depend on the input: {', and '.join(signs)}{where}"
+    for add, branch, skip, rms, skip_rms in audit.branches:
+        if not rms and skip_rms and not flow.wakes(branch):
+            yield f"the branch {branch}, which {add} adds to {skip}, is exactly 0"
     groups: dict[str, list[str]] = {}
     for parameter in audit.dead:
         if not parameter.wakes and not _is_shift(record, parameter.name, audit):
@@ -149,53 +149,53 @@ def _failures(record: Record, flow: _Signals, audit: Audit) -> Iterator[str]:
 def _is_shift(record: Record, name: str, audit: Audit) -> bool:
     """Whether a parameter is a bias of a weight that has a gradient.
 
-    What is added to all keys of an attention, or before a norm, may change nothing.
+    A bias of the keys of attention, or before a norm, may change nothing.
     """
     if record.graph.by_name[name].use != "bias":
         return False
-    dead = {one.name for one in audit.dead}
-    alike = [
+    dead = {parameter.name for parameter in audit.dead}
+    weights = [
         weight
         for node in record.uses.get(name, ())
         for weight in record.graph.by_name[node].weights
         if weight in record.gradients
     ]
-    return bool(alike) and not dead.intersection(alike)
+    return bool(weights) and not dead.intersection(weights)
 
 
-# What is worth a look -----------------------------------------------------------------------
+# Remarks ------------------------------------------------------------------------------------
 
 
 def _remarks(record: Record, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         return
-    large = sorted((one for one in audit.branches if one.ratio > LARGE), key=lambda b: -b.ratio)
+    large = sorted((b for b in audit.branches if b.ratio > LARGE), key=lambda b: -b.ratio)
     if large:
         yield (
             f"{len(large)} of {len(audit.branches)} branches are not small beside their skips "
             f"(above {LARGE:g}); the largest is {large[0].branch} at {large[0].add}, "
             f"{large[0].ratio:.2g} of it"
         )
-    copied = [f"{one.name} ({one.copies} of {one.units})" for one in audit.layers if one.copies]
+    copied = [f"{x.name} ({x.copies} of {x.units})" for x in audit.layers if x.copies]
     if copied:
         yield f"units are copies of others in {some(copied)}"
-    ends = {one.branch for one in audit.branches}  # which are small as they should be
-    rest = [one.second_moment for one in audit.layers if one.name not in ends]
-    moments = [one for one in rest if one]
+    ends = {b.branch for b in audit.branches}  # small by design
+    rest = [layer.second_moment for layer in audit.layers if layer.name not in ends]
+    moments = [moment for moment in rest if moment]
     if moments and not 1 / RANGE <= moments[-1] / moments[0] <= RANGE:
         yield (
             f"the second moment goes from {moments[0]:.2g} to {moments[-1]:.2g} between the "
             "first and the last weight operation"
         )
-    shifts = [one.name for one in audit.dead if _is_shift(record, one.name, audit)]
+    shifts = [dead.name for dead in audit.dead if _is_shift(record, dead.name, audit)]
     if shifts:
         yield f"biases without a gradient, whose weights have one: {some(shifts)}"
-    asleep = [one for one in audit.dead if one.wakes and one.name not in shifts]
+    asleep = [dead for dead in audit.dead if dead.wakes and dead.name not in shifts]
     if asleep:
-        readers = list(dict.fromkeys(one.behind for one in asleep))
+        readers = list(dict.fromkeys(dead.behind for dead in asleep))
         yield (
-            f"no gradient at the first step for {some([one.name for one in asleep])}: what they "
-            f"make is not read, or their gradient cancels, at {some(readers)}, which will move"
+            f"no gradient at the first step for {some([dead.name for dead in asleep])}: "
+            f"{some(readers)} does not read them, or their gradient cancels there, until it moves"
         )
     if audit.unused:
         yield f"the output does not use {some(audit.unused)}"
@@ -203,13 +203,13 @@ def _remarks(record: Record, audit: Audit) -> Iterator[str]:
 
 def _limits(record: Record) -> Iterator[str]:
     if record.batch < 2:
-        yield "one sample: whether the output differs between samples is not seen"
+        yield "one sample: whether the output differs between samples is unknown"
     elif not any(fact.spread for fact in record.inputs.values()):
-        yield "all samples are equal: whether the output differs between samples is not seen"
+        yield "all samples are equal: whether the output differs between samples is unknown"
     if not record.input_gradients:
         yield (
-            "all inputs are integers, and have no gradient: dependence is judged by the samples "
-            "and by the gradients of the embeddings"
+            "all inputs are integers, which have no gradient: dependence on them is judged by the "
+            "samples and by the gradients of the embeddings"
         )
     missing = [
         node.name
@@ -217,14 +217,14 @@ def _limits(record: Record) -> Iterator[str]:
         if node.kind == "weight" and node.name not in record.facts
     ]
     if missing:
-        yield f"what happens inside of a loop or a layer was not seen: {some(missing)}"
+        yield f"weight operations inside a loop or a layer were not measured: {some(missing)}"
 
 
 # Residual adds ------------------------------------------------------------------------------
 
 
 def _branches(record: Record) -> Iterator[Branch]:
-    """Yield the branches of the residual adds, as the rule of roles finds them."""
+    """Yield the branches of the residual adds, by the rule of roles."""
     nodes = record.graph.nodes
     for residual in Adds(Flow(record.graph)).branches:
         add, skip, branch = (nodes[at].name for at in residual[:3])
@@ -234,14 +234,14 @@ def _branches(record: Record) -> Iterator[Branch]:
             yield Branch(add, branch, skip, *sizes)
 
 
-# Where a signal dies ------------------------------------------------------------------------
+# Signals that die ---------------------------------------------------------------------------
 
 
 class _Signals:
-    """Which nodes vary with the input, and where it gets lost.
+    """The nodes that vary with the input, and those where the input's signal dies.
 
-    A node "varies", or is "still" from the start (a table of positions), or "dies": it is constant,
-    though an input of it varies; what follows from that alone is "after".
+    A node "varies", is "still" from the start (a table of positions), "dies" (it is constant,
+    though one of its inputs varies), or comes "after" a node that dies.
     """
 
     def __init__(self, record: Record) -> None:
@@ -254,33 +254,33 @@ class _Signals:
                 self.states[node.name] = self._state(node.name, node.inputs)
             for name in node.inputs:
                 self._readers.setdefault(name, []).append(node.name)
-        self._ends = set(record.graph.outputs)  # and all that an output is computed from
+        self._ends = set(record.graph.outputs)  # and all nodes before them
         for node in reversed(record.graph.nodes):
             if node.name in self._ends:
                 self._ends.update(node.inputs)
 
     def _state(self, name: str, inputs: Sequence[str]) -> str:
         fact = self.record.facts.get(name)
-        before = [self.states[one] for one in inputs if one in self.states]
+        before = [self.states[node] for node in inputs if node in self.states]
         if not before:
             return "still" if fact is not None and fact.is_constant else "varies"
         if fact is not None and not fact.is_constant:
             return "varies"
-        facts = [self.record.facts.get(one) for one in inputs]
-        is_lost = fact is not None and not fact.peak and any(one and one.peak for one in facts)
+        facts = [self.record.facts.get(node) for node in inputs]
+        is_lost = fact is not None and not fact.peak and any(f and f.peak for f in facts)
         if "varies" in before:
             return "varies" if fact is None else "dies"
         return "after" if {"dies", "after"} & set(before) else "dies" if is_lost else "still"
 
     def reaches(self, parameter: str) -> bool:
-        """Whether a parameter has a way to an output, as far as is known."""
+        """Whether a path leads from a parameter to an output, as far as is known."""
         if parameter not in self.record.uses:
             return False
         nodes = self.record.uses[parameter]
         return not nodes or any(node in self._ends for node in nodes)
 
     def roots(self, names: Sequence[str]) -> list[str]:
-        """Return the nodes because of which some nodes are constant."""
+        """Return the nodes that die and so make the given ones constant."""
         dying: dict[str, None] = {}
         stack, seen = list(names), set(names)
         while stack:
@@ -288,7 +288,7 @@ class _Signals:
             if self.states.get(name) == "dies":
                 dying[name] = None
             elif self.states.get(name) == "after":
-                new = [one for one in self.nodes[name].inputs if one not in seen]
+                new = [node for node in self.nodes[name].inputs if node not in seen]
                 seen.update(new)
                 stack += new
         return list(dying)
@@ -296,8 +296,8 @@ class _Signals:
     def wakes(self, name: str) -> bool:
         """Whether a node is constant only until the first step.
 
-        The terms of some weight's result cancel, and the weight is not zero and has a gradient; or
-        a scale is 0 that has one, as of a branch that is to start at 0.
+        So it is if the terms of a weight's result cancel, and the weight is not zero and has a
+        gradient; or if a scale is 0 and has a gradient, as in a branch that starts at 0.
         """
         roots = self.roots([name])
         return bool(roots) and all(map(self._moves, roots))
@@ -307,20 +307,18 @@ class _Signals:
             self.nodes[root].weights, self.record.values, self.record.gradients
         )  # fmt: skip
         if weights:
-            return all(
-                one in values and values[one].peak and gradients[one].peak for one in weights
-            )
-        scales = [one for one in gradients if root in self.nodes[one].options.get("scales", ())]
-        return any(gradients[one].peak for one in scales)
+            return all(w in values and values[w].peak and gradients[w].peak for w in weights)
+        scales = [p for p in gradients if root in self.nodes[p].options.get("scales", ())]
+        return any(gradients[scale].peak for scale in scales)
 
     def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
-        """Yield the parameters without a gradient, each with what it hangs behind."""
+        """Yield the parameters without a gradient, each with the node that stops it."""
         alive = {name for name, fact in self.record.gradients.items() if fact.peak}
         for name, fact in self.record.gradients.items():
             if fact.finite and not fact.peak and name not in unused:
-                yield self._hung(name, alive)
+                yield self._blocked(name, alive)
 
-    def _hung(self, name: str, alive: set[str]) -> Dead:
+    def _blocked(self, name: str, alive: set[str]) -> Dead:
         note = self.nodes[name].note
         if note.startswith("frozen"):
             return Dead(name, "", note)
@@ -330,20 +328,20 @@ class _Signals:
             roots = self.roots([node])
             if roots:
                 fact = self.record.facts[roots[0]]
-                said = "0" if not fact.peak else "the same for all samples"
-                return Dead(name, roots[0], f"{roots[0]} is {said}", self.wakes(node))
+                state = "0" if not fact.peak else "the same for all samples"
+                return Dead(name, roots[0], f"{roots[0]} is {state}", self.wakes(node))
             weights = self.nodes[node].weights
             if not reader and node not in start and alive.intersection(weights):
                 reader = node
         if reader:
-            return Dead(name, reader, f"{reader} gives no gradient back", True)
+            return Dead(name, reader, f"{reader} passes no gradient back", True)
         where = some(start) or "its use"
-        return Dead(name, start[0] if start else "", f"no gradient comes back to {where}")
+        return Dead(name, start[0] if start else "", f"no gradient reaches {where}")
 
     def _behind(self, start: Sequence[str], alive: set[str]) -> Iterator[str]:
-        """Yield some nodes and those that are computed from them, the first ones first.
+        """Yield the given nodes and those computed from them, in the order of computation.
 
-        A weight with a gradient ends the way: what comes after it stops no gradient before it.
+        A weight with a gradient ends a path: nodes after it stop no gradient before it.
         """
         order = {name: at for at, name in enumerate(self.nodes)}
         reached, stack = set(start), list(start)

@@ -1,7 +1,7 @@
-"""Weights in files: written, read, recognised, compared, and said in another framework's words.
+"""Weights in files: written, read, recognised, compared, and translated between frameworks.
 
-The names here are public; the modules are inside. A module is loaded when a name of it is asked
-for, so that `import idinit_ref`, which needs `save` alone, stays quick.
+The names here are public; the modules are internal. A module is loaded when one of its names is
+used, so `import idinit_ref`, which needs only `save`, stays fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is to be exported: every tensor of a source, decided, and its values.
+"""The content of an export: a decision and values for every tensor of a source.
 
-Every tensor becomes IDI, IDIZ or zeros, is copied or filled where that was asked for by name, or is
-left out; each with its reason. Nothing is invented.
+Every tensor becomes IDI, IDIZ or zeros, is copied or filled if the caller asks for it, or is left
+out. Each has its reason.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .sources import OPTIONS, Asked, joins
 from .storage import ArrayTensor, PlanTensor, Tensor
 from .views import joined, rearrange
 
-_REASONS = 6  # that a message names
-_NAME = 100  # letters of a name that is compared with others
+_REASONS = 6  # reasons that a message names
+_NAME = 100  # letters: longer names are not searched for the nearest one
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse_rule(text: str) -> Rule:
-    """Return the rule that ``REGEX=ROLE[,OPTION=VALUE...]`` describes; OptionError if it is none.
+    """Return the rule that ``REGEX=ROLE[,OPTION=VALUE...]`` describes; else raise an OptionError.
 
-    Options are those of `idinit_ref.plan`, or ``parts``; several sizes are joined by colons.
+    Options are those of `idinit_ref.plan`, and ``parts``; colons separate several sizes.
 
     >>> rule = parse_rule(r"qkv[.]weight$=transit,layout=IO,blocks=8:4:4,gain=0.5")
     >>> rule.pattern, rule.role, dict(rule.options)
@@ -51,22 +51,23 @@ def parse_rule(text: str) -> Rule:
     match = re.fullmatch(rf"(?s)(.+)=({roles})((?:,[^,=]+=[^,=]*)*)", text)
     if match is None:
         raise wrong(
-            f"it should be REGEX=ROLE[,OPTION=VALUE...], ROLE one of {roles}",
+            f"it should be REGEX=ROLE[,OPTION=VALUE...] with a ROLE of {roles}",
             r"write 'proj\.weight$=zero,layout=IO'",
         )
     pattern, role, rest = match.groups()
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as problem:
-        raise wrong(f"its pattern is no regular expression ({problem})", "mend it") from None
+        should = f"its pattern should be a regular expression ({problem})"
+        raise wrong(should, "correct it") from None
     options: dict[str, Any] = {}
     for part in rest.split(",")[1:]:
         key, _, value = part.partition("=")
         choice("option of a rule", key, (*OPTIONS, "parts"))
         try:
-            options[key] = _OF_TEXT.get(key, str)(value)
+            options[key] = _PARSERS.get(key, str)(value)
         except (ValueError, KeyError):
-            raise wrong(f"{value!r} is no value of {key}", "mend it") from None
+            raise wrong(f"{value!r} is not a value of {key}", "correct it") from None
     if options and role in ("bias", "keep"):
         raise wrong(f"the role {role!r} has no options", "leave them out")
     return Rule(pattern, cast("Kind", role), options, f"rule {pattern}")
@@ -76,7 +77,7 @@ def _integers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(":"))
 
 
-_OF_TEXT: dict[str, Any] = {
+_PARSERS: dict[str, Any] = {
     **dict.fromkeys(("gain", "eps", "loosen"), float),
     **dict.fromkeys(("groups", "seed", "parts"), int),
     **dict.fromkeys(("blocks", "tap", "stride"), _integers),
@@ -85,7 +86,7 @@ _OF_TEXT: dict[str, Any] = {
 
 
 class Choice(NamedTuple):
-    """What becomes of one tensor, and what says so: "manifest", "dtype" or a rule's pattern."""
+    """The role of one tensor, and its origin: "manifest", "dtype" or a rule's pattern."""
 
     role: Kind
     options: Mapping[str, Any]
@@ -94,11 +95,11 @@ class Choice(NamedTuple):
 
 
 def choose(tensors: Mapping[str, Asked], *, own: Sequence[Rule] = ()) -> dict[str, Choice | None]:
-    r"""Return what becomes of every tensor, None where nothing says it.
+    r"""Return the choice for every tensor, None for an unknown one.
 
-    The caller's `own` rules come first, then what the source says, then the rules by name. A tensor
-    of a checkpoint that holds no real numbers stays as it is unless an own rule says otherwise.
-    OptionError if an own rule fits no name, or options are for a tensor that has none.
+    The caller's `own` rules come first, then the source's roles, then the rules by name. A tensor
+    of a checkpoint that holds no real numbers is kept unless an own rule decides otherwise. Raises
+    an OptionError if an own rule matches no name, or a kept tensor or bias has options.
 
     >>> choose({"fc1.bias": Asked((3,)), "odd": Asked((3, 3))})
     {'fc1.bias': Choice(role='bias', options={}, why='bias', by='(^|\\.)bias$'), 'odd': None}
@@ -125,13 +126,13 @@ def _choose(
             return None
     role, options, why = decide(name, asked.shape, (rule,), names=names)
     if asked.options and role in ("bias", "keep"):
-        should = f"a rule makes {name} {role!r} ({why}), which has no options"
+        should = f"a rule gives {name} the role {role!r} ({why}), which has no options"
         raise OptionError(message("options", dict(asked.options), should, "state its role, too"))
     return Choice(role, {**options, **asked.options}, why, rule.pattern)
 
 
 class Assembled(NamedTuple):
-    """One tensor on its way into the file.
+    """One tensor of the source, with its value in the file.
 
     ``origin`` is "IDI", "IDIZ", "zeros", "all 1e-06", "copied from FILE", "filled by RULE" or
     "left out"; ``value`` is a Plan or a Tensor, or None if it is left out.
@@ -146,14 +147,14 @@ class Assembled(NamedTuple):
 
 
 class Assembly(NamedTuple):
-    """All items, in the source's order, and the names that were there to be copied but unused."""
+    """All items, in the source's order, and the names of `keep_from` that no item uses."""
 
     items: tuple[Assembled, ...]
     unused: tuple[str, ...] = ()
 
     @property
     def values(self) -> dict[str, Plan | Tensor]:
-        """What is written, by name: for `idinit_ref.save`."""
+        """The values to write, by name: for `idinit_ref.save`."""
         return {item.name: item.value for item in self.items if item.value is not None}
 
 
@@ -168,35 +169,35 @@ def assemble(
     fills: Sequence[Fill] = (),
     model_type: str = "",
 ) -> Assembly:
-    """Decide every tensor: made, zeros, filled, copied, or left out.
+    """Decide every tensor: IDI, IDIZ, zeros, filled, copied, or left out.
 
     Parameters
     ----------
     tensors : mapping of str to Asked
-        Of a `Source`.
+        The tensors of a `Source`.
     own : sequence of Rule
-        As in ``choose``, before the rules for names.
+        The caller's rules, tried before the rules by name.
     gain, eps, wide
         Options of all plans that do not state their own.
     keep_from : Checkpoint, optional
-        Holds what IDInit does not define, under the same names in the same shapes.
+        The values of tensors that IDInit does not define, under the same names and shapes.
     fills : sequence of Fill
-        What else IDInit does not define; a later one over an earlier, each over `keep_from`.
+        Other values for such tensors. A later fill replaces an earlier one, and `keep_from`.
     model_type : str
-        As Hugging Face's ``config.json`` has it: in some models (Gemma) a normalisation multiplies
-        by 1 + weight, and its identity is 0.
+        From Hugging Face's ``config.json``. In some models (Gemma) a normalisation multiplies by
+        1 + weight, and its identity is 0.
 
     Returns
     -------
     Assembly
-        All items, in the order of the tensors, and what was not used.
+        All items, in the order of the tensors, and the unused names of `keep_from`.
 
     Raises
     ------
     OptionError
-        If no rule knows a name, a fill fits no tensor, or `keep_from` lacks one.
+        If no rule knows a name, a fill matches no tensor, or `keep_from` lacks a tensor.
     ShapeError, LayoutError, OptionTypeError
-        As `idinit_ref.plan` raises them; the tensor is named.
+        As in `idinit_ref.plan`; the message names the tensor.
 
     Examples
     --------
@@ -228,24 +229,24 @@ def assemble(
     if keep_from is not None:
         _check_kept(kept, tensors, keep_from)
     items = []
-    for name, chose in known.items():
+    for name, chosen_role in known.items():
         asked = tensors[name]
         value: Plan | Tensor | None = None
         origin = "left out"
         if name in used:
             value = used[name].tensor(name, asked, model_type)
             origin = f"filled by {used[name].text}"
-        elif chose.role == "bias" or (asked.value and chose.role == asked.role):
+        elif chosen_role.role == "bias" or (asked.value and chosen_role.role == asked.role):
             number = np.float64(asked.value) if asked.value else np.float32(0)
             origin = f"all {asked.value:g}" if asked.value else "zeros"
             value = ArrayTensor(np.broadcast_to(number, asked.shape))
-        elif chose.role == "keep":
+        elif chosen_role.role == "keep":
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"
         else:
-            value = weight_for(name, asked, chose, general[chose.role])
-            origin = "IDI" if chose.role == "transit" else "IDIZ"
-        items.append(Assembled(name, asked.shape, chose.role, chose.why, origin, value))
+            value = weight_for(name, asked, chosen_role, general[chosen_role.role])
+            origin = "IDI" if chosen_role.role == "transit" else "IDIZ"
+        items.append(Assembled(name, asked.shape, chosen_role.role, chosen_role.why, origin, value))
     there = () if keep_from is None else keep_from.tensors
     return Assembly(tuple(items), tuple(name for name in there if name not in tensors))
 
@@ -253,10 +254,10 @@ def assemble(
 def weight_for(
     name: str, asked: Asked, choice: Choice, general: Mapping[str, Any] = _NONE
 ) -> Plan | Tensor:
-    """Return what a tensor in role "transit" or "zero" becomes; errors name the tensor.
+    """Return the plan of a tensor in role "transit" or "zero"; errors name the tensor.
 
-    `general` has the options of `idinit_ref.plan` that are not stated. The result is a Tensor where
-    several axes of the stored shape count as one axis of the plan.
+    `general` holds the default options of `idinit_ref.plan`. The result is a Tensor if several
+    axes of the stored shape count as one axis of the plan.
 
     >>> key = Asked((8, 2, 4), "transit", {"layout": "IO"}, axes="IOO")
     >>> weight_for("key", key, Choice("transit", key.options, "", "manifest")).shape
@@ -264,17 +265,17 @@ def weight_for(
     """
     parted = asked.parted or asked.shape
     shape = merge_axes(parted, asked.axes)[0] if asked.axes else parted
-    with prefixed(f"of tensor {name!r}"):
+    with prefixed(f"tensor {name!r}"):
         decided = plan(shape, cast("Any", choice.role), **{**general, **choice.options})
     if not asked.axes:
         return decided
-    own = {axis: chr(ord("A") + axis) for axis in range(len(parted))}  # a letter for each axis
+    letters = {axis: chr(ord("A") + axis) for axis in range(len(parted))}
     groups: dict[str, str] = {}
     for axis, letter in enumerate(asked.axes):
-        groups[letter] = groups.get(letter, "") + own[axis]
+        groups[letter] = groups.get(letter, "") + letters[axis]
     before = "".join(f"({group})" if len(group) > 1 else group for group in groups.values())
-    sizes = {own[axis]: size for axis, size in enumerate(parted)}
-    split = rearrange(decided, f"{before}->{''.join(own.values())}", sizes)
+    sizes = {letters[axis]: size for axis, size in enumerate(parted)}
+    split = rearrange(decided, f"{before}->{''.join(letters.values())}", sizes)
     counts = tuple(joins(asked.shape, parted) or ())
     if len(counts) == len(parted):
         return split
@@ -282,7 +283,7 @@ def weight_for(
 
 
 def _reasons(name: str, choice: Choice, names: Mapping[str, Asked]) -> tuple[str, ...]:
-    """Return why a tensor is left as it is: what was chosen says it, and the rules by name."""
+    """Return why a tensor is kept: the reason of the choice, and that of the rules by name."""
     if choice.role != "keep":
         return ()
     rule = find(name, names=names)
@@ -290,14 +291,14 @@ def _reasons(name: str, choice: Choice, names: Mapping[str, Asked]) -> tuple[str
 
 
 def _unknown(names: Sequence[str], shape: tuple[int, ...]) -> OptionError:
-    more = f", nor {len(names) - 1} more, {names[1]!r} next" if len(names) > 1 else ""
+    more = f", nor {len(names) - 1} more, such as {names[1]!r}" if len(names) > 1 else ""
     should = f"no rule knows it (shape {shape}){more}"
     cure = "add a rule for it (--rule 'REGEX=ROLE', with transit, zero, bias or keep)"
     return OptionError(message("name", names[0], should, cure))
 
 
 def _check_kept(names: Sequence[str], tensors: Mapping[str, Asked], there: Checkpoint) -> None:
-    """Raise unless all that is to be copied is there, in its shape."""
+    """Raise unless the checkpoint has all tensors to copy, in their shapes."""
     wrong = [name for name in names if name not in there.tensors]
     other = [
         f"{name} {tuple(there.tensors[name].shape)} for {tensors[name].shape}"
@@ -314,8 +315,8 @@ def _check_kept(names: Sequence[str], tensors: Mapping[str, Asked], there: Check
         nearest = f" (nearest to the first: {near[0]})" if near else ""
         parts.append(f"it lacks {some(wrong)}{nearest}")
     if other:
-        parts.append(f"other shapes are those of {some(other)}")
-    should = f"it should hold all that IDInit does not define; {'; '.join(parts)}"
+        parts.append(f"it has other shapes: {some(other)}")
+    should = f"it should hold all tensors that IDInit does not define; {'; '.join(parts)}"
     cure = "fill them (--fill), or take the names from that same file"
     raise OptionError(message("keep_from", str(there.path), should, cure))
 
@@ -326,9 +327,9 @@ def _fits_nothing(
     exact = " that IDInit does not define" if label == "fill" else ""
     near = get_close_matches(pattern, names, 3, 0.0)
     should = f"it fits no tensor{exact}; the nearest names are {', '.join(near)}"
-    counts = Counter(why for own in reasons.values() for why in dict.fromkeys(own))
+    counts = Counter(why for whys in reasons.values() for why in dict.fromkeys(whys))
     if counts:
         most = [repr(why) for why, _ in counts.most_common(_REASONS)]
         more = f" and {len(counts) - _REASONS} more" if len(counts) > _REASONS else ""
         should += f"; the reasons are {', '.join(most)}{more}"
-    return OptionError(message(label, pattern, should, "name a tensor, or mend the pattern"))
+    return OptionError(message(label, pattern, should, "name a tensor, or correct the pattern"))

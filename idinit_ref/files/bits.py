@@ -1,4 +1,4 @@
-"""Numbers of any dtype of a checkpoint, also of those that NumPy lacks: their bits and rounding."""
+"""Numbers of any dtype of a checkpoint, also of dtypes that NumPy lacks: bits and rounding."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ DTYPES = {
 """The dtypes of a checkpoint, with their safetensors names, in that format's own order."""
 
 FLOATS = tuple(name for name in DTYPES if name in FORMATS)
-"""Those of them that hold an IDInit weight."""
+"""The dtypes that can hold an IDInit weight."""
 
 REALS = tuple(name for name in FLOATS if not FORMATS[name].is_complex)
 
-_NARROW = {  # dtypes that NumPy lacks: their bits, shifted, are those of a wider float of NumPy
-    # bytes, bytes of the wider float, shift of all but the sign, factor of its number, bits of NaN
+_NARROW = {  # dtypes that NumPy lacks; shifted, their bits are those of a wider NumPy float
+    # bytes, bytes of the wider float, shift of all bits but the sign, scale, bits of NaN
     "bfloat16": (2, 4, 16, 1.0, 0x7FC0),
     "float8_e4m3fn": (1, 2, 7, 256.0, 0x7F),
     "float8_e5m2": (1, 2, 8, 1.0, 0x7E),
@@ -53,7 +53,7 @@ def itemsize(dtype: str) -> int:
 
 
 def carrier(dtype: str) -> np.dtype[Any]:
-    """Return NumPy's dtype for a block: its own, or unsigned bits for those that it lacks.
+    """Return NumPy's dtype for a block; for a dtype that NumPy lacks, unsigned bits.
 
     >>> carrier("float16"), carrier("bfloat16")
     (dtype('float16'), dtype('uint16'))
@@ -62,7 +62,7 @@ def carrier(dtype: str) -> np.dtype[Any]:
 
 
 def decode(block: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return the numbers of a block: itself, or in float64 what its bits mean.
+    """Return the numbers of a block: the block itself, or its bits decoded into float64.
 
     >>> decode(np.array([0x3F80, 0xC000], np.uint16), "bfloat16").tolist()
     [1.0, -2.0]
@@ -88,7 +88,7 @@ def unsigned(dtype: str) -> np.dtype[Any]:
 
 
 def encode(values: NDArray[np.float64], to: str) -> NDArray[Any]:
-    """Return the bits of numbers that a narrow dtype holds."""
+    """Return numbers as bits of a dtype that NumPy lacks; it has to hold them exactly."""
     size, wide, shift, scale, nan = _NARROW[to]
     with np.errstate(invalid="ignore"):  # a signalling NaN
         rest = np.abs(values / scale).astype(f"f{wide}").view(f"u{wide}") >> shift
@@ -98,34 +98,34 @@ def encode(values: NDArray[np.float64], to: str) -> NDArray[Any]:
 
 
 def convert(block: NDArray[Any], own: str, to: str, name: str) -> NDArray[Any]:
-    """Return a block in another dtype: rounded once, to nearest even.
+    """Return a block in another dtype, rounded once, to nearest even.
 
-    NaN and infinities stay what they are, where the dtype has them. Integers and bools are never
-    changed: DTypeError, as where an imaginary part would be lost. RoundingError names what
-    overflows the dtype. The blocks are of carrier(own) and carrier(to).
+    NaN and infinities stay, if the dtype has them. Integers, bools and complex numbers to a real
+    dtype raise a DTypeError; a number that overflows raises a RoundingError with its name. The
+    blocks have the dtypes carrier(own) and carrier(to).
     """
     if own == to:
         return block
     if own not in REALS or to not in FLOATS:
         is_complex = own in FLOATS and own not in REALS
-        lost = "it would lose its imaginary part" if is_complex else "it stays as it is"
-        should = f"as {to} {lost}"
+        lost = "would lose the imaginary part" if is_complex else "is not done here"
+        should = f"a conversion to {to} {lost}"
         raise DTypeError(message(f"dtype of {name}", own, should, "convert the array first"))
-    if (quick := _quickly(block, own, to)) is not None:
-        return quick
+    if (out := _cast(block, own, to)) is not None:
+        return out
     with np.errstate(invalid="ignore"):  # a signalling NaN
         exact = np.ascontiguousarray(decode(block, own), dtype=np.float64).reshape(-1)
-    at = np.flatnonzero(exact.view(np.uint64))  # most are 0, and -0.0 has its sign
-    some, format_ = exact[at], FORMATS[to]
-    number = ~np.isnan(some) if to == "float8_e4m3fn" else np.isfinite(some)
-    some[number] = round_array(some[number], format_, name)
-    out: NDArray[Any] = np.zeros(block.shape, carrier(to))
-    out.reshape(-1)[at] = encode(some, to) if to in _NARROW else some
+    at = np.flatnonzero(exact.view(np.uint64))  # most entries are 0; -0.0 has its sign bit
+    values, format_ = exact[at], FORMATS[to]
+    number = ~np.isnan(values) if to == "float8_e4m3fn" else np.isfinite(values)
+    values[number] = round_array(values[number], format_, name)
+    out = np.zeros(block.shape, carrier(to))
+    out.reshape(-1)[at] = encode(values, to) if to in _NARROW else values
     return out
 
 
-def _quickly(block: NDArray[Any], own: str, to: str) -> NDArray[Any] | None:
-    """Return a block in another dtype where NumPy rounds to it once, unless a number overflows."""
+def _cast(block: NDArray[Any], own: str, to: str) -> NDArray[Any] | None:
+    """Return a block in another dtype by NumPy's cast; None if it rounds twice or overflows."""
     is_half = to == "bfloat16" and own in ("float32", "float16")
     if to in _NARROW and not is_half:
         return None

@@ -1,9 +1,9 @@
-"""The three formats of weights in files: what they hold, how large they are, how they are written.
+"""The formats of weights in files: their dtypes, sizes and writers.
 
-Tensors are streamed one after the other, so that memory is bounded whatever their size.
-The safetensors format is written by hand (8 bytes of header length, JSON, data without gaps),
-because its own writers want every tensor in memory and write wrong bytes for strided ones. Of an
-HDF5 file h5py makes the bytes between the data; NumPy's .npz is a zip of .npy files.
+Tensors are streamed one after the other, so memory is bounded. Safetensors files are written here
+(8 bytes of header length, JSON, data without gaps), because the format's own writers need every
+tensor in memory and write wrong bytes for strided ones. In an HDF5 file h5py writes the structure
+around the data. NumPy's .npz is a zip of .npy files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import DTypeError, OptionError, ShapeError, message, prefixed
 from .bits import DTYPES, FLOATS, carrier, convert
-from .disk import needed
+from .disk import library
 from .metadata import CAP
 from .naming import check_name
 from .storage import (
@@ -39,14 +39,14 @@ from .storage import (
 )
 from .stored import StoredTensor, form_of
 
-_COMMENT = 2**16 - 1  # bytes that a comment in a zip file may have
-_RARE = 64  # non-zeros that are as rare as that are quicker one by one
+_COMMENT = 2**16 - 1  # the most bytes of a comment in a zip file
+_RARE = 64  # entries for each non-zero, above which single writes are faster
 NO_DIGEST = "0" * 64
-"""In the place of a SHA-256 until it is known."""
+"""The placeholder of a SHA-256 until it is known."""
 
 
 class FileTensor(NamedTuple):
-    """One tensor of a file: its name, what it holds, and its dtype there."""
+    """One tensor of a file: its name, its values, and its dtype in the file."""
 
     name: str
     tensor: Tensor
@@ -59,16 +59,16 @@ class FileTensor(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any] | None:
-        """What `idinit_ref.plan` needs besides the shape to make it again; None without a plan."""
+        """The options with which `idinit_ref.plan` gives it again; None without a plan."""
         return self.tensor.plan.options() if isinstance(self.tensor, PlanTensor) else None
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """Yield its numbers in order, little-endian; each is gone when the next one is made."""
+        """Yield its numbers in order, little-endian; a chunk may overwrite the one before."""
         plan = self.tensor.plan if isinstance(self.tensor, PlanTensor) else None
         if plan is None or plan.nnz * _RARE > prod(plan.shape):
             yield from stream(self.tensor, self.dtype)
             return
-        # One buffer for all, in which only the few non-zeros are written and taken back.
+        # One buffer for all chunks: only the few non-zeros are written, and then cleared.
         buffer = np.zeros(BLOCK, carrier(self.dtype).newbyteorder("<"))
         for index in blocks(plan.shape):
             spans = (span.indices(size) for span, size in zip(index, plan.shape, strict=True))
@@ -78,7 +78,7 @@ class FileTensor(NamedTuple):
             buffer[at] = 0
 
     def check(self) -> None:
-        """Raise if the dtype cannot hold one of an array's values."""
+        """Raise if the file's dtype cannot hold a value of the array."""
         own = self.tensor.dtype
         if isinstance(self.tensor, ArrayTensor) and own is not None and own != self.dtype:
             for index in blocks(self.tensor.shape):
@@ -86,20 +86,20 @@ class FileTensor(NamedTuple):
 
 
 def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> FileTensor:
-    """Check one tensor of a mapping, all but an array's values, which take long."""
+    """Validate one tensor of a mapping; not an array's values, which takes long."""
     name = check_name(name)
     tensor = as_tensor(name, value)
     check_axes(name, tensor.shape)
     own = tensor.dtype
     to = own if own is not None and own not in FLOATS else dtype or own or "float32"
     if isinstance(tensor, PlanTensor):
-        with prefixed(f"of tensor {name!r}"):
+        with prefixed(f"tensor {name!r}"):
             tensor.plan.check(to)
     elif own is not None and own != to:
         convert(np.empty(0, carrier(own)), own, to, name)
     if isinstance(tensor, StoredTensor) and own not in DTYPES:
         if form.suffix != ".safetensors" or form_of(tensor) != form.suffix:
-            should = f"its bytes, which are not decoded, mean nothing in {form.what}"
+            should = f"it is not decoded, and {form.what} cannot hold its bytes"
             cure = "write .safetensors from .safetensors, or convert it first"
             raise DTypeError(message(f"dtype of {name}", own, should, cure))
         return FileTensor(name, tensor, to)
@@ -111,12 +111,12 @@ def file_tensor(name: object, value: object, dtype: str | None, form: Form) -> F
 
 
 class Feed:
-    """Puts tensors into files; counts and digests their bytes."""
+    """Writes tensors into files; counts and digests their bytes."""
 
     def __init__(self, count: Callable[[int], object], digests: dict[str, str]) -> None:
         self.count = count
-        self.digests = digests  # by name; empty if none are wanted
-        self.pool = ThreadPoolExecutor(1) if digests else None  # while the same bytes are written
+        self.digests = digests  # by name; empty if no digest is wanted
+        self.pool = ThreadPoolExecutor(1) if digests else None  # digests bytes during their write
 
     def put(self, file: IO[bytes], item: FileTensor) -> None:
         """Write a tensor's bytes."""
@@ -131,7 +131,7 @@ class Feed:
             self.count(data.nbytes)
         if written != item.nbytes:
             should = f"a tensor of shape {item.tensor.shape} has {item.nbytes:,} bytes"
-            cure = "return all of a block from read()"
+            cure = "let read() return whole blocks"
             raise OptionError(message(f"bytes of {item.name}", written, should, cure))
         if self.digests:
             self.digests[item.name] = digest.hexdigest()
@@ -141,7 +141,7 @@ class Feed:
 
 
 class Form(NamedTuple):
-    """A file format: what it holds, and how it is written; None of a folder, by its library."""
+    """A file format: its dtypes and its writer. `write` is None for a folder."""
 
     what: str
     suffix: str
@@ -156,9 +156,9 @@ class Form(NamedTuple):
 
 
 def _sorted(items: list[FileTensor]) -> list[FileTensor]:
-    """Return tensors in the format's own order: those of wide dtypes first, then by name.
+    """Return tensors in the format's own order: wide dtypes first, then by name.
 
-    What is not decoded comes last: its bytes need not begin at a multiple of anything.
+    Undecoded tensors come last: their bytes need no alignment.
     """
     order = {name: place for place, name in enumerate(DTYPES, 1)}
     return sorted(items, key=lambda item: (-order.get(item.dtype, 0), item.name))
@@ -167,10 +167,11 @@ def _sorted(items: list[FileTensor]) -> list[FileTensor]:
 def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, str]) -> bytes:
     """Return the header's length and JSON, padded so that the data begins at a multiple of 8."""
     plans = {i.name: options for i in items if (options := i.options) is not None}
-    own = {"format": "pt", "idinit_ref.plans": json.dumps(plans)}
+    metadata = {"format": "pt", "idinit_ref.plans": json.dumps(plans)}
     if digests:
-        own["idinit_ref.sha256"] = json.dumps({item.name: digests[item.name] for item in items})
-    entries: dict[str, object] = {"__metadata__": own | about}
+        sums = {item.name: digests[item.name] for item in items}
+        metadata["idinit_ref.sha256"] = json.dumps(sums)
+    entries: dict[str, object] = {"__metadata__": metadata | about}
     offset = 0
     for item in items:
         entries[item.name] = {
@@ -180,9 +181,9 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
         }
     dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     text = dump(entries).encode()
-    if len(text) > CAP:  # more than is read; `inspect` recognises the plans all the same
-        del own["idinit_ref.plans"]
-        text = dump(entries | {"__metadata__": own | about}).encode()
+    if len(text) > CAP:  # readers refuse it; `inspect` recognises the plans without their options
+        del metadata["idinit_ref.plans"]
+        text = dump(entries | {"__metadata__": metadata | about}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
@@ -190,7 +191,7 @@ def _header(items: list[FileTensor], about: dict[str, str], digests: dict[str, s
 def _check_safetensors(items: list[FileTensor], about: dict[str, str]) -> None:
     size = 150 * len(items) + sum(len(item.name) for item in items) + len(json.dumps(about))
     if size > CAP and (size := len(_header(items, about, {}))) > CAP:
-        should = f"a file's header of {size:,} bytes should have at most {CAP:,}"
+        should = f"the file's header would have {size:,} bytes, and should have at most {CAP:,}"
         cure = "write several files (shard_bytes), or fewer and shorter names and metadata"
         raise OptionError(message("tensors", len(items), should, cure))
 
@@ -226,7 +227,7 @@ def _npy_header(item: FileTensor) -> bytes:
 def _comment(item: FileTensor, digests: dict[str, str]) -> bytes:
     last = {"idinit_ref.sha256": digests[item.name]} if digests else {}
     about = last if item.options is None else {"idinit_ref.plan": item.options, **last}
-    if len(json.dumps(about)) > _COMMENT:  # of a plan with thousands of blocks
+    if len(json.dumps(about)) > _COMMENT:  # a plan with thousands of blocks
         about = last
     return json.dumps(about).encode() if about else b""
 
@@ -234,15 +235,15 @@ def _comment(item: FileTensor, digests: dict[str, str]) -> bytes:
 def _check_npz(items: list[FileTensor], about: dict[str, str]) -> None:
     for item in items:
         if item.name.endswith(".npy"):
-            should = "numpy.load would confuse it with another, if it ends in .npy"
+            should = "numpy.load would confuse it with another name, as it ends in .npy"
             raise OptionError(message("name", item.name, should, "rename it"))
         size = len(f"{item.name}.npy".encode())
         if size > _COMMENT:
-            should = f"with .npy it has {size:,} bytes, and an .npz file holds {_COMMENT:,} of it"
+            should = f"with .npy it has {size:,} bytes; an .npz file holds names of {_COMMENT:,}"
             raise OptionError(message("name", f"{item.name[:60]}...", should, "shorten it"))
     size = len(json.dumps(about).encode())
     if size > _COMMENT:
-        should = f"{size:,} bytes are more than the {_COMMENT:,} that an .npz file holds"
+        should = f"it has {size:,} bytes; an .npz file holds {_COMMENT:,}"
         raise OptionError(message("metadata", [*about], should, "shorten it, or use .safetensors"))
 
 
@@ -264,7 +265,7 @@ def _write_npz(file: BinaryIO, items: list[FileTensor], about: dict[str, str], f
     with zipfile.ZipFile(file, "w") as archive:
         archive.comment = json.dumps(about).encode()
         for item in items:
-            info = zipfile.ZipInfo(f"{item.name}.npy")  # of the year 1980, always
+            info = zipfile.ZipInfo(f"{item.name}.npy")  # its fixed date is in 1980
             head = _npy_header(item)
             info.file_size = len(head) + item.nbytes
             with archive.open(info, "w") as member:
@@ -273,11 +274,11 @@ def _write_npz(file: BinaryIO, items: list[FileTensor], about: dict[str, str], f
             info.comment = _comment(item, feed.digests)
 
 
-# h5: the structure by h5py, the data between by hand
+# h5: the structure is h5py's; the data is written here
 
 
 class _Structure:
-    """A file for h5py that keeps what is written, and where."""
+    """A file object for h5py that records every write and its offset."""
 
     def __init__(self) -> None:
         self.written: list[tuple[int, bytes]] = []
@@ -316,13 +317,13 @@ class _Structure:
 def _structure(
     items: list[FileTensor], about: dict[str, str], digests: dict[str, str]
 ) -> tuple[_Structure, list[int | None]]:
-    """Return an HDF5 file without its data, and where the data of each tensor is to be."""
-    h5py = needed("h5py", ".h5 files", "export")
+    """Return an HDF5 file without its data, and the offset of each tensor's data."""
+    h5py = library("h5py", ".h5 files", "export")
     structure, places = _Structure(), []
-    own = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    own.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a place in the file now
-    own.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    own.set_obj_track_times(False)
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # an offset in the file now
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)
     link = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     link.set_create_intermediate_group(True)
     link.set_char_encoding(h5py.h5t.CSET_UTF8)
@@ -332,13 +333,13 @@ def _structure(
         for item in items:
             bf16 = item.dtype == "bfloat16"
             dtype = np.dtype("V2") if bf16 else carrier(item.dtype).newbyteorder("<")
-            dataset = h5py.Dataset(  # create_dataset() would give a scalar no place
+            dataset = h5py.Dataset(  # create_dataset() would give a scalar no offset
                 h5py.h5d.create(
                     file.id,
                     item.name.encode(),
                     h5py.h5t.py_create(dtype, logical=True),
                     h5py.h5s.create_simple(item.tensor.shape),
-                    own,
+                    creation,
                     link,
                 )
             )
@@ -355,9 +356,9 @@ def _structure(
 def _check_h5(items: list[FileTensor], about: dict[str, str]) -> None:
     for item in items:
         if "" in item.name.split("/"):
-            should = "no part between slashes should be empty, as an .h5 file has it for a folder"
+            should = "no part between slashes should be empty: in an .h5 file they are groups"
             raise OptionError(message("name", item.name, should, "rename it, or use .safetensors"))
-    _check_no_folder(items, "/", "a folder of others in an .h5 file")
+    _check_no_folder(items, "/", "a group of other tensors in an .h5 file")
     try:
         _structure([], about, {})
     except (ValueError, OSError, RuntimeError) as problem:
@@ -367,7 +368,7 @@ def _check_h5(items: list[FileTensor], about: dict[str, str]) -> None:
 
 
 def _check_no_folder(items: list[FileTensor], between: str, what: str) -> None:
-    """Raise if the name of a tensor is the first part of another's."""
+    """Raise if a tensor's name is the first part of another's."""
     names = {item.name for item in items}
     for name in names:
         parent = name
@@ -396,22 +397,22 @@ def _write_h5(file: BinaryIO, items: list[FileTensor], about: dict[str, str], fe
     file.truncate(structure.size)
 
 
-# folders, which the formats' own libraries write
+# folders, written by the formats' own libraries
 
 
 def _check_orbax(items: list[FileTensor], _: dict[str, str]) -> None:
     for item in items:
         if 0 in item.tensor.shape:
-            should = "it should hold an entry, as Orbax refuses an array without"
+            should = "it should hold an entry: Orbax refuses empty arrays"
             raise ShapeError(message(f"shape of {item.name}", item.tensor.shape, should, "skip it"))
-    _check_no_folder(items, ".", "a dict of others in a tree of Orbax")
+    _check_no_folder(items, ".", "a dict of other tensors in an Orbax tree")
 
 
 def _data_size(items: list[FileTensor], *_: object) -> int:
     return sum(item.nbytes for item in items)
 
 
-_ZIP64 = 2**31 - 1  # what zipfile writes in 4 bytes
+_ZIP64 = 2**31 - 1  # the largest number that zipfile writes in 4 bytes
 _NUMPY = [name for name in DTYPES if carrier(name).name == name]  # NumPy's own
 
 FORMS = {

@@ -1,11 +1,10 @@
 """Names and axes of other frameworks: the tables.
 
-What PyTorch and Hugging Face call ``encoder.fc.weight``, with axes OI, is ``encoder.fc.kernel`` in
-Flax and ``encoder/fc/vars/0`` in Keras, both with axes IO. A `Dialect` is the table that says so.
+PyTorch's and Hugging Face's ``encoder.fc.weight``, with axes OI, is ``encoder.fc.kernel`` in Flax
+and ``encoder/fc/vars/0`` in Keras, both with axes IO. A `Dialect` holds this table.
 
-The framework cannot be seen from a name, so the layers of the model that is to load the file should
-have the attribute names of the PyTorch one; where they have not, rules rename them (`Change`,
-`Items`).
+The layers of the model that loads the file should have the attribute names of the PyTorch model.
+Where they differ, rules rename them (`Change`, `Items`).
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from .renaming import Change, Items, rule_of
 
 
 class Leaf(NamedTuple):
-    """What one kind of tensor is in a dialect.
+    """The form of one kind of tensor in a dialect.
 
     Parameters
     ----------
     name : str
-        Its name after the layer's: ``{}`` stands for each of `parts`, ``{rank}`` for its place
+        Its name after the layer's. ``{}`` stands for each of `parts`, ``{rank}`` for its position
         among the layer's tensors.
     axes : str
         ``"*IO"``: the kernel's axes, then inputs, then outputs; or as in `rearrange`, from OI.
     parts : tuple of str
-        The names of what it is cut into, along its outputs.
+        The names of the parts into which it is split along its outputs.
     order : tuple of int
         The order of its gates.
     join : {"", "sum", "sum but last", "stack"}
-        What becomes of the two biases of a recurrent layer.
+        How the two biases of a recurrent layer are joined.
     within : str
-        What stands before the layer's name (a Linen collection).
+        The prefix of the layer's name (a Linen collection).
 
     Examples
     --------
@@ -83,7 +82,7 @@ _NNX: dict[str, Leaf | None] = {
     "LSTMCell.recurrent": Leaf("{}.kernel", "*IO", ("hi", "hf", "hg", "ho")),
     "LSTMCell.bias": Leaf("{}.bias", "", ("hi", "hf", "hg", "ho"), join="sum"),
 }
-_ZRH = (1, 0, 2)  # of PyTorch's r, z, n
+_ZRH = (1, 0, 2)  # Keras' order of PyTorch's r, z, n
 _KERAS: dict[str, Leaf | None] = {
     "kernel": Leaf("vars/0", "*IO"),
     "transposed": Leaf("vars/0", "*OI"),
@@ -109,18 +108,18 @@ class Dialect:
     Parameters
     ----------
     name : str
-        What it is called.
+        The name of the dialect.
     leaves : mapping of str to Leaf or None
-        The table: what each kind of tensor is there, None for one that is not. Empty for PyTorch,
-        which leaves everything as it is.
+        The table: the form of each kind of tensor, None for a kind that the dialect lacks. Empty
+        for PyTorch, which changes nothing.
     separator : str
-        What stands between the parts of a name.
+        The separator of the parts of a name.
     index : str or None
-        What stands before the index of a list's entry; None where an `Items` rule has to name it.
+        The separator before a list index; None if an `Items` rule has to name the entries.
     others : str
         A regular expression for the last part of names that are not in the table.
     rules : tuple of Change or Items
-        What is renamed first.
+        Rules that are applied before the table.
 
     Examples
     --------
@@ -141,17 +140,17 @@ class Dialect:
         Parameters
         ----------
         rules : iterable of Change, Items or mapping
-            A mapping as in a file (see `load`).
+            A mapping has the form of a rule in a file (see `load`).
 
         Returns
         -------
         Dialect
-            A new one; this one stays as it is.
+            A new dialect; this one does not change.
 
         Raises
         ------
         OptionError, OptionTypeError
-            If a rule is none.
+            If a rule is not valid.
 
         Examples
         --------
@@ -180,19 +179,19 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         ),
     }
 )
-"""The dialects that are known: PyTorch as it is, Flax NNX, Keras 3, and Flax Linen.
+"""The known dialects: PyTorch, Flax NNX, Keras 3, and Flax Linen.
 
-Flax: paths of ``nnx.state``, joined by "."; ``nnx.restore_int_paths`` makes list indices of them
-again. Linen: those of its variables. Keras: paths in a ``.weights.h5`` file, by attribute names;
-there a list's entries need an `Items` rule, and a Sequential or Functional model has its layers in
-the list ``layers``.
+Flax: paths of ``nnx.state``, joined by "."; ``nnx.restore_int_paths`` restores list indices. Linen:
+paths of its variables. Keras: paths in a ``.weights.h5`` file, by attribute names; the entries of a
+list need an `Items` rule, and a Sequential or Functional model has its layers in the list
+``layers``.
 
 Recurrent layers become ``nnx.RNN(nnx.OptimizedLSTMCell)``, ``GRUCell``, ``SimpleCell`` (attribute
 ``cell``) or Keras ``LSTM``, ``GRU``, ``SimpleRNN``; PyTorch's cells become cells. Attention needs
-the number of heads, by a rule: ``Change("attn", sizes={"N": 12})``. Transposed convolutions are
-told by their plan's letters, or a rule: ``Change("up[.]weight", axes="IOHW")``; in Flax the kernel
-is flipped, as ``transpose_kernel=False`` needs it, and with ``transpose_kernel=True`` it is stored
-as ``axes="IOHW->HWOI"``. Keras ``DepthwiseConv2D`` of M outputs a channel:
+the number of heads, by a rule: ``Change("attn", sizes={"N": 12})``. A transposed convolution is
+known by the letters of its plan, or a rule: ``Change("up[.]weight", axes="IOHW")``. In Flax its
+kernel is flipped for ``transpose_kernel=False``; for ``transpose_kernel=True`` use
+``axes="IOHW->HWOI"``. Keras ``DepthwiseConv2D`` with M outputs per channel needs
 ``axes="(CM)1HW->HWCM", sizes={"M": 2}``; grouped convolutions need no rule.
 """
 
@@ -203,7 +202,7 @@ def load(name: str) -> Dialect:
     Parameters
     ----------
     name : str
-        Of DIALECTS, or the path of a JSON file ``{"base": "keras", "rules": [...]}``. A rule is
+        In DIALECTS, or the path of a JSON file ``{"base": "keras", "rules": [...]}``. A rule is
         ``{"pattern": ..., "name": ..., "axes": ..., "sizes": {...}, "layer": ...}`` (`Change`; only
         the pattern is needed, and ``"name": null`` drops the tensor) or
         ``{"list": ..., "class": ..., "at": [...]}`` (`Items`).
@@ -216,7 +215,7 @@ def load(name: str) -> Dialect:
     Raises
     ------
     OptionError, OptionTypeError
-        If there is no such dialect, or the file does not hold one.
+        If the dialect is unknown, or the file does not hold one.
     OSError
         If the file cannot be read.
 
@@ -236,7 +235,7 @@ def load(name: str) -> Dialect:
     try:
         content = loads(Path(name).read_bytes())
     except OSError as problem:
-        should = f"it could not be read ({problem.strerror or problem})"
+        should = f"it should be a readable file ({problem.strerror or problem})"
         raise type(problem)(
             problem.errno, message("dialect", name, should, "check the path")
         ) from problem

@@ -1,6 +1,6 @@
-"""How two checkpoints differ, tensor by tensor, in one pass over both.
+"""The differences of two checkpoints, tensor by tensor, in one pass over both.
 
-Numbers are compared exactly; within one dtype, their bits.
+Numbers are compared exactly; of equal dtypes, by their bits.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ Way = Literal["equal", "values", "dtype", "shape", "only in a", "only in b"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How a tensor of one checkpoint differs from the one of the same name in another.
+    """The difference of two tensors that have one name in two checkpoints.
 
     Parameters
     ----------
     name : str
-        Its name.
+        The name of the tensors.
     way : {"equal", "values", "dtype", "shape", "only in a", "only in b"}
-        "equal": the same bits, but for the payload of a NaN. "values": some bits differ. "dtype":
-        the dtypes differ; the numbers were compared, if they can be read. The others were not
-        read.
+        "equal": the bits are equal, except payloads of NaNs. "values": some bits differ. "dtype":
+        the dtypes differ; the numbers were compared if they can be decoded. "shape" and "only in":
+        nothing was compared.
     shapes, dtypes : tuple
-        Those of both; None where there is no tensor, or of any dtype (a plan's).
+        Of a and of b. None if the tensor is missing; the dtype of a plan is also None.
     size, count : int
-        Entries in all, and those that differ; a NaN equals a NaN. -0.0 differs from 0.0 unless
-        the dtypes do.
+        The number of entries, and of entries that differ. A NaN equals a NaN. -0.0 differs from 0.0
+        only within one dtype.
     largest : number, optional
-        The largest absolute difference; infinite where NaN stands against a number.
+        The largest absolute difference; infinite between NaN and a number.
     first : tuple of int, optional
         The index of the first entry that differs.
     values : tuple, optional
-        Both numbers there.
+        Both numbers at this index.
     rounded : {"a", "b"}, optional
-        Which of them, rounded once into the other's dtype, is the other.
+        The tensor that equals the other one after rounding once into its dtype.
     close : tuple of str
-        Names like it that are only in the other checkpoint.
+        Similar names that are only in the other checkpoint.
     transposed : bool
-        Whether the shapes differ by the order of their axes only.
+        Whether the shapes differ only in the order of their axes.
     raw : bool
-        Whether the numbers of one cannot be read: bytes were compared, and `size`, `count`, `first`
-        and `values` are of bytes; of two dtypes nothing was.
+        Whether a dtype cannot be decoded. Then bytes were compared: `size`, `count`, `first` and
+        `values` refer to bytes. Tensors of two dtypes were not compared.
 
     Examples
     --------
@@ -78,19 +78,19 @@ class Difference:
 
     def __str__(self) -> str:
         """Return one line."""
-        return f"{self.name}: {self._said()}"
+        return f"{self.name}: {self._summary()}"
 
-    def _said(self) -> str:
+    def _summary(self) -> str:
         if self.way in ("only in a", "only in b"):
             return self.way + (f"; like {', '.join(self.close)}" if self.close else "")
         if self.way == "shape":
-            hint = "; the shape is that of the transposed: try --dialect" if self.transposed else ""
+            hint = "; only the order of axes differs: try --dialect" if self.transposed else ""
             return f"shape {self.shapes[0]} in a, {self.shapes[1]} in b{hint}"
         parts = []
         if self.way == "dtype":
             parts.append(f"{self.dtypes[0]} in a, {self.dtypes[1]} in b")
         if self.raw:
-            return "; ".join([*parts, self._said_of_bytes()])
+            return "; ".join([*parts, self._byte_summary()])
         if self.rounded is not None and self.count:
             other = self.dtypes[1 if self.rounded == "a" else 0]
             parts.append(f"equal after rounding {self.rounded} to {other}")
@@ -103,7 +103,7 @@ class Difference:
             parts.append("equal" if self.way == "equal" else "the same numbers")
         return "; ".join(parts)
 
-    def _said_of_bytes(self) -> str:
+    def _byte_summary(self) -> str:
         if self.way == "dtype":
             return "not decoded, not compared"
         if self.first is None or self.values is None:
@@ -121,19 +121,19 @@ def diff(
     Parameters
     ----------
     a, b : mapping of str to Tensor, Plan or numpy.ndarray
-        Of different dtypes the exact numbers are compared; a plan has the dtype of its partner.
+        Numbers of different dtypes are compared exactly; a plan gets the other tensor's dtype.
     progress : callable, optional
         Called as ``progress(entries_compared, entries_in_all)`` after each block.
 
     Yields
     ------
     Difference
-        One for each name, equal ones too: in the order of `a`, then what is only in `b`.
+        One for each name, also for equal tensors: in the order of `a`, then names only in `b`.
 
     Raises
     ------
     OptionTypeError, DTypeError, RoundingError
-        If something is no tensor, or a plan does not fit the dtype of its partner.
+        If a value is not a tensor, or a plan does not fit the dtype of the other tensor.
     OSError, CheckpointError
         If reading fails.
 
@@ -168,7 +168,7 @@ def diff(
 
 
 def _close(name: str, shape: tuple[int, ...], others: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return names like one: those of tensors of that size, if there are any."""
+    """Return similar names, of tensors with the same sizes if there are any."""
     alike = [n for n, t in others.items() if sorted(t.shape) == sorted(shape)] or list(others)
     return tuple(get_close_matches(name, alike[:200], 3, 0.7))
 
@@ -193,12 +193,12 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
         start, size = size, size + x.size
         if not raw:
             read(x.size)
-        some = _either(x, x_type, y, y_type)
-        x, y = x[some], y[some]
+        candidates = _may_differ(x, x_type, y, y_type)
+        x, y = x[candidates], y[candidates]
         at, xs, ys = _unequal(x, x_type, y, y_type)
         if at.size:
             if first is None:
-                place = start + int(some[at[0]])
+                place = start + int(candidates[at[0]])
                 first = (place,) if raw else index_of(place, one.shape)
                 values = (xs[0].item(), ys[0].item())
             most = _farthest(xs, ys)
@@ -215,8 +215,8 @@ def _compare(name: str, one: Tensor, two: Tensor, read: Callable[[int], None]) -
     )
 
 
-def _either(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArray[np.intp]:
-    """Return where at least one of two flat blocks has bits, and may so differ."""
+def _may_differ(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArray[np.intp]:
+    """Return where two flat blocks may differ; of two dtypes, where a bit of either is set."""
     x, y = x.view(unsigned(x_type)), y.view(unsigned(y_type))
     return np.flatnonzero(x != y) if x_type == y_type else np.flatnonzero((x != 0) | (y != 0))
 
@@ -224,7 +224,7 @@ def _either(x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str) -> NDArr
 def _unequal(
     x: NDArray[Any], x_type: str, y: NDArray[Any], y_type: str
 ) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
-    """Return where two flat blocks differ, and both numbers there."""
+    """Return the positions at which two flat blocks differ, and both numbers there."""
     if x_type == y_type:
         kind = unsigned(x_type)
         at = np.flatnonzero(x.view(kind) != y.view(kind))
@@ -257,7 +257,7 @@ def _farthest(xs: NDArray[Any], ys: NDArray[Any]) -> float:
 
 
 def _wider(x_type: str, y_type: str) -> int | None:
-    """Return which of two real floating dtypes holds more digits; None if they are none."""
+    """Return which of two real floating dtypes has the higher precision; None for other dtypes."""
     if x_type == y_type or not {x_type, y_type} <= set(REALS):
         return None
     return int(FORMATS[x_type].precision < FORMATS[y_type].precision)
@@ -266,7 +266,7 @@ def _wider(x_type: str, y_type: str) -> int | None:
 def _is_rounded(
     parts: tuple[NDArray[Any], NDArray[Any]], types: tuple[str, str], wider: int
 ) -> bool:
-    """Whether the block of the wider dtype, rounded once into the other one, is the other one."""
+    """Whether the block of the wider dtype equals the other one after rounding once."""
     own, to, narrow = types[wider], types[1 - wider], parts[1 - wider]
     try:
         rounded = convert(parts[wider], own, to, "an entry")

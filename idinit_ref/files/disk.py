@@ -1,6 +1,6 @@
-"""Bytes in files that strangers wrote: nothing outside of a file is read, every fault is told.
+"""Bytes of untrusted files: nothing outside the file is read, and every fault is reported.
 
-A file is believed only as far as its own size bears it out.
+No size in a file is trusted beyond the size of the file itself.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from .metadata import MalformedError, loads
 from .others import by_content
 
 Bytes = NDArray[np.uint8]
-Get = Callable[[int, Bytes], None]  # fills an array with the bytes from a place on
+Get = Callable[[int, Bytes], None]  # fills an array with the bytes from an offset on
 Spans = tuple[range, ...]
 
 DEFLATE = 1032
-"""The most bytes that deflate makes out of one."""
+"""The highest ratio of deflate: bytes out of one byte."""
 
-_PAGE = 2**12  # bytes: a smaller gap is read through, as the disk does
-_PIECE = 2**20  # bytes that are read at once where most of them are cut away
+_PAGE = 2**12  # bytes: smaller gaps are read, too
+_PIECE = 2**20  # bytes of one read if most of them are dropped
 _AGAIN = "download the file again, or write it anew"
 
 
 class Faults:
-    """What is wrong with a checkpoint: the first is raised, or with `lenient` all are kept."""
+    """The faults of a checkpoint: the first is raised; with `lenient` all are collected."""
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.lenient = lenient
         self.messages: list[str] = []
 
     def add(self, problem: CheckpointError) -> None:
-        """Raise it, or keep it."""
+        """Raise or collect a fault."""
         if not self.lenient:
             raise problem
-        if str(problem) not in self.messages:  # a file that is missing may have many tensors
+        if str(problem) not in self.messages:  # a missing file may hold many tensors
             self.messages.append(str(problem))
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Add what is raised inside; the rest of what is inside is then left out."""
+        """Add an error that is raised inside; the rest of the block is then skipped."""
         try:
             yield
         except CheckpointError as problem:
@@ -70,13 +70,13 @@ class SourceFile:
     time: int
 
     def wrong(self, what: str, got: object, should: str, cure: str = _AGAIN) -> CheckpointError:
-        """Return an error about it, of one line that is not long."""
+        """Return an error about the file: one short line."""
         where = f"{what} of {short(self.path.name)!r}"
         return CheckpointError(message(where, short(got), should, cure))
 
     @contextmanager
     def open(self) -> Iterator[io.FileIO]:
-        """Open it, if it is still the same."""
+        """Open it; raise if it has changed."""
         with open(self.path, "rb", buffering=0) as file:
             now = os.fstat(file.fileno())
             if (now.st_size, now.st_mtime_ns) != (self.size, self.time):
@@ -84,12 +84,12 @@ class SourceFile:
             yield file
 
     def changed(self) -> CheckpointError:
-        """Return the error of a file that is not what it was."""
+        """Return the error for a file that has changed."""
         should = f"since it was opened, with {self.size:,} bytes, it should not have changed"
-        return self.wrong("content", "another", should, "open it again")
+        return self.wrong("content", "changed", should, "open it again")
 
     def fill(self, file: io.FileIO, at: int, into: Bytes | bytearray) -> None:
-        """Read the bytes from a place on, all or an error."""
+        """Fill an array with the bytes from an offset on; raise if there are fewer."""
         file.seek(at)
         rest = into.data if isinstance(into, np.ndarray) else memoryview(into)
         while rest:
@@ -99,13 +99,13 @@ class SourceFile:
             rest = rest[count:]
 
     def take(self, file: io.FileIO, at: int, count: int) -> bytearray:
-        """Return the bytes from a place on; at the end of the file fewer."""
+        """Return up to `count` bytes from an offset on."""
         content = bytearray(min(count, max(self.size - at, 0)))
         self.fill(file, at, content)
         return content
 
     def loads(self, content: bytearray, **options: Any) -> Any:
-        """Return what JSON of the file holds, as `metadata.loads`."""
+        """Parse JSON of the file, as `metadata.loads`."""
         try:
             return loads(content, **options)
         except MalformedError as problem:
@@ -113,11 +113,11 @@ class SourceFile:
 
 
 def source_of(path: Path, kind: str, magic: bytes = b"") -> SourceFile:
-    """Look at a file, and raise for one that cannot be of its kind, whose first bytes these are."""
+    """Return a file; raise if it cannot be of this kind, which begins with the bytes `magic`."""
     try:
         status = os.stat(path)
-    except ValueError:  # a NUL, or a surrogate that no file name holds
-        should = "it should be a name that a file can have"
+    except ValueError:  # a NUL or a surrogate in the name
+        should = "it should be a valid file name"
         raise CheckpointError(message("path", short(path), should, "correct it")) from None
     source = SourceFile(path, status.st_size, status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
@@ -125,14 +125,14 @@ def source_of(path: Path, kind: str, magic: bytes = b"") -> SourceFile:
     with source.open() as file:
         first = bytes(source.take(file, 0, 32))
     if not first:
-        raise source.wrong("size", 0, f"{kind} is not empty")
+        raise source.wrong("size", 0, f"{kind} should not be empty")
     if (known := by_content(first)) and known.magic != magic:
         raise source.wrong("content", known.what, f"it should be {kind}", known.cure)
     return source
 
 
-def needed(module: str, files: str, extra: str) -> Any:
-    """Return the library of some files, or say what to install."""
+def library(module: str, files: str, extra: str) -> Any:
+    """Import a format's library; the error names the extra to install."""
     try:
         return import_module(module)
     except ImportError as problem:
@@ -142,33 +142,33 @@ def needed(module: str, files: str, extra: str) -> Any:
 
 @contextmanager
 def readable(source: SourceFile, kind: str) -> Iterator[None]:
-    """Turn whatever a library raises into an error that says that the file is broken."""
+    """Turn any error of a library into a CheckpointError about the file."""
     try:
         yield
     except IDInitError:
         raise
     except Exception as problem:
-        said = (str(problem).splitlines() or [""])[0]
-        got = f"{type(problem).__name__}: {said}"
+        first_line = (str(problem).splitlines() or [""])[0]
+        got = f"{type(problem).__name__}: {first_line}"
         raise source.wrong("content", got, f"it should be {kind} that can be read") from problem
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """Bytes that lie in a file as they are."""
+    """Uncompressed bytes in a file."""
 
     source: SourceFile
     start: int
 
     @contextmanager
     def reading(self) -> Iterator[Get]:
-        """Open the file, and yield what reads from it."""
+        """Open the file, and yield a function that reads from it."""
         with self.source.open() as file:
             yield lambda at, into: self.source.fill(file, self.start + at, into)
 
 
 class Inflater:
-    """Where a deflated stream has been read to."""
+    """The state of a deflated stream: compressed bytes taken, bytes made, and their checksum."""
 
     def __init__(self) -> None:
         self.zlib = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -177,9 +177,9 @@ class Inflater:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Deflated bytes in a file, unpacked in order; going back begins anew.
+    """Deflated bytes in a file, unpacked in order; a read further back starts again.
 
-    `resting` keeps the state of one member for all of a file: of the one that was read last.
+    `resting` is shared by all members of a file: it holds the state of the last one read.
     """
 
     source: SourceFile
@@ -191,26 +191,26 @@ class Packed:
 
     @contextmanager
     def reading(self) -> Iterator[Get]:
-        """Open the file, and yield what reads from it."""
+        """Open the file, and yield a function that reads from it."""
         with self.source.open() as file:
             yield lambda at, into: self._fill(file, at, into)
 
     def _fill(self, file: io.FileIO, at: int, into: Bytes) -> None:
-        state = self.resting.pop(self.start, None)  # atomic: no two threads have the same
+        state = self.resting.pop(self.start, None)  # atomic: no two threads share a state
         if state is None or state.made > at:
             state = Inflater()
         while state.made < at:
-            self._some(file, state, min(at - state.made, _PIECE))
+            self._inflate(file, state, min(at - state.made, _PIECE))
         done = 0
         while done < into.size:
-            piece = self._some(file, state, min(into.size - done, _PIECE))
+            piece = self._inflate(file, state, min(into.size - done, _PIECE))
             into[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
             done += len(piece)
         self.resting.clear()
         self.resting[self.start] = state
 
-    def _some(self, file: io.FileIO, state: Inflater, most: int) -> bytes:
-        """Unpack at least one byte."""
+    def _inflate(self, file: io.FileIO, state: Inflater, most: int) -> bytes:
+        """Unpack between one and `most` bytes."""
         piece = b""
         while not piece:
             packed: bytes | bytearray = state.zlib.unconsumed_tail
@@ -231,14 +231,13 @@ class Packed:
         return piece
 
     def _bad(self, got: str) -> CheckpointError:
-        return self.source.wrong("packed array", got, "it should unpack to what was written")
+        return self.source.wrong("packed array", got, "it should unpack without an error")
 
 
 def read_block(get: Get, shape: tuple[int, ...], spans: Spans) -> Bytes:
-    """Return a block of an array of bytes that lies in row-major order where `get` reads.
+    """Return a block of a row-major array of bytes, which `get` reads.
 
-    Whole runs of the block are read. If the gaps between runs are shorter than a page, the gaps
-    are read too, and cut away.
+    Contiguous runs are read whole. Gaps shorter than a page are read with them, and dropped.
     """
     out = np.empty([len(span) for span in spans], np.uint8)
     if not out.size:
@@ -261,7 +260,7 @@ def read_block(get: Get, shape: tuple[int, ...], spans: Spans) -> Bytes:
             if axis == whole:
                 get(base + start * step, into.reshape(-1))
             else:
-                seen = np.empty((stop - start, *shape[axis + 1 :]), np.uint8)
-                get(base + start * step, seen.reshape(-1))
-                into[...] = seen[(slice(None), *inner)]
+                rows_read = np.empty((stop - start, *shape[axis + 1 :]), np.uint8)
+                get(base + start * step, rows_read.reshape(-1))
+                into[...] = rows_read[(slice(None), *inner)]
     return out

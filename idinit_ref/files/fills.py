@@ -1,4 +1,4 @@
-"""What IDInit does not define and is asked for by a rule in words: ones, noise and the like."""
+"""Values for tensors that IDInit does not define, by the caller's rules: ones, noise and so on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .sources import Asked
 from .storage import ArrayTensor, NoiseTensor, Tensor
 from .views import Derived
 
-_NUMBERS = {"num_batches_tracked": "int64", "position_ids": "int64"}  # no real numbers by name
-_OFFSET = {  # types of models whose normalisations all multiply by 1 + weight
+_NUMBERS = {"num_batches_tracked": "int64", "position_ids": "int64"}  # integers, by their name
+_OFFSET = {  # types of models in which all normalisations multiply by 1 + weight
     "gemma", "gemma2", "gemma3_text", "nemotron", "recurrent_gemma", "t5gemma", "t5_gemma_module",
     "vaultgemma",
 }  # fmt: skip
-_MIXED = {  # of which some do
+_MIXED = {  # types of models in which some normalisations do
     "gemma3", "minimax_m3_vl", "muse_glimmer", "muse_spark", "paligemma", "qwen3_5", "qwen3_5_text",
     "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp", "step3p7", "t5gemma2",
     "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder", "videoprism",
@@ -32,21 +32,21 @@ _ZEROS = frozenset({"bias", "beta", "running_mean", "moving_mean", "mean", "num_
 
 
 class Fill(NamedTuple):
-    """A named rule for what IDInit does not define: which tensors, and what they get.
+    """A rule for tensors that IDInit does not define: a pattern of names, and their values.
 
     Parameters
     ----------
     pattern : str
-        A tensor's name, a reason why a tensor is left as it is ("normalisation": the source's own,
-        or that of the rules by name), or a pattern of names as the shell has them.
+        A tensor's name, a reason for which tensors are kept ("normalisation": the source's reason
+        or that of the rules by name), or a shell pattern of names.
     rule : {"zeros", "ones", "identity", "constant", "normal"}
-        What they get.
+        The values.
     value : float
         The constant, or the standard deviation.
     seed : int
-        Of the noise.
+        The seed of the noise.
     text : str
-        The rule as it was written.
+        The rule as the caller wrote it.
     """
 
     pattern: str
@@ -56,9 +56,9 @@ class Fill(NamedTuple):
     text: str = ""
 
     def fits(self, name: str, reasons: Collection[str]) -> bool:
-        """Whether it is for a tensor: by name for any, else only where IDInit defines nothing.
+        """Whether the rule applies: by exact name to any tensor, else only to a kept one.
 
-        Reasons are those to leave the tensor as it is; there are none if it is not left so.
+        `reasons` are those for keeping the tensor; empty if it is not kept.
         """
         if name == self.pattern:
             return True
@@ -67,8 +67,8 @@ class Fill(NamedTuple):
     def tensor(self, name: str, asked: Asked, model_type: str = "") -> Tensor:
         """Return the values for a tensor of a model of some type.
 
-        Noise is a `NoiseTensor` with a seed of the tensor's own: the first 63 bits of the SHA-256
-        of ``SEED:NAME``, so that it depends on no other tensor.
+        Noise is a `NoiseTensor`. Its seed is the first 63 bits of the SHA-256 of ``SEED:NAME``, so
+        it depends on no other tensor.
         """
         shape, leaf = asked.shape, re.split(r"[./]", name)[-1]
 
@@ -78,16 +78,15 @@ class Fill(NamedTuple):
         value = {"zeros": 0.0, "ones": 1.0}.get(self.rule, self.value)
         if self.rule == "identity":
             if len(shape) > 1 or leaf not in _ONES | _ZEROS:
-                should = f"{name} (shape {shape}) is no scale or shift, mean or variance"
+                should = f"{name} (shape {shape}) is not a scale, shift, mean or variance"
                 raise wrong(should, "choose zeros, ones, constant:V or normal:STD")
             first, *inner = model_type.split("+")
             offset = first in _OFFSET
             value = float(leaf in _ONES and not (leaf == "weight" and offset))
             if leaf == "weight" and (first in _MIXED or (not offset and _OFFSET & set(inner))):
                 raise wrong(
-                    f"whether {name} is multiplied by w or by 1 + w cannot be told: a model of "
-                    f"type {model_type!r} has both",
-                    "say it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
+                    f"{name} may multiply by w or by 1 + w: a {model_type!r} model has both",
+                    "state it: --fill 'PATTERN=zeros' for 1 + w, --fill 'PATTERN=ones' for w",
                 )
         own = asked.dtype or _NUMBERS.get(leaf, "float32")
         if own in FLOATS:
@@ -104,8 +103,8 @@ class Fill(NamedTuple):
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
         is_whole = value.is_integer() and least <= value <= most
         if own not in DTYPES or self.rule == "normal" or not is_whole:
-            cure = "name the others by a pattern that leaves it out, or copy it"
-            raise wrong(f"{name} is {own}, which holds no such number", cure)
+            cure = "use a pattern that leaves it out, or copy it"
+            raise wrong(f"{name} has the dtype {own}, which cannot hold this value", cure)
         return ArrayTensor(np.broadcast_to(kind.type(int(value)), shape))
 
 
@@ -115,18 +114,18 @@ def parse_fill(text: str) -> Fill:
     Parameters
     ----------
     text : str
-        RULE is ``zeros``, ``ones``, ``identity`` (of a normalisation: scales and variances 1,
+        RULE is ``zeros``, ``ones``, ``identity`` (scales and variances of a normalisation 1; its
         shifts, means and counts 0), ``constant:V`` or ``normal:STD[:SEED]``.
 
     Returns
     -------
     Fill
-        The rule, as `assemble` takes it.
+        The rule, for `assemble`.
 
     Raises
     ------
     OptionError
-        If it is none.
+        If the text has another form.
 
     Examples
     --------

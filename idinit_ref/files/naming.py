@@ -1,4 +1,4 @@
-"""Names of tensors, which may be written, and of files."""
+"""Validation of names of tensors and of paths."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def check_name(name: object) -> str:
-    """Return the name of a tensor, or raise for one that is not to be written.
+    """Return a tensor's name; raise if it must not be written.
 
-    Names are parts joined by "." or "/". One that could lead out of a folder or garble a terminal
-    is refused: control characters, backslashes, and parts of a path that are "." or "..". Files of
-    others hold any names, and are read.
+    Names are parts joined by "." or "/". Names that could leave a folder or garble a terminal are
+    refused: control characters, backslashes, and parts "." or ".." of a path. Reading accepts any
+    name.
     """
 
     def wrong(should: str) -> OptionError:
@@ -25,16 +25,16 @@ def check_name(name: object) -> str:
     if not isinstance(name, str) or name == "__metadata__":
         raise wrong("it should be a string other than '__metadata__'")
     if not is_text(name):
-        raise wrong("it should be text that UTF-8 holds, without lone surrogates")
+        raise wrong("it should be valid UTF-8, without lone surrogates")
     if _CONTROL.search(name):
         raise wrong("it should hold no control character")
     if "\\" in name or {".", ".."} & set(name.split("/")):
-        raise wrong("it should hold no backslash, and no part between slashes be . or ..")
+        raise wrong("it should hold no backslash, and no part between slashes should be . or ..")
     return name
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 holds a text: it has no lone surrogates."""
+    """Whether UTF-8 can encode a text: it has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -43,7 +43,7 @@ def is_text(text: str) -> bool:
 
 
 def path_of(path: object) -> Path:
-    """Return a path, or raise for what is none."""
+    """Return a path; raise for any other type."""
     if not isinstance(path, (str, os.PathLike)):
         should = "it should be a path as str or os.PathLike"
         raise OptionTypeError(message("path", path, should, "write 'model.safetensors'"))

@@ -1,4 +1,4 @@
-"""Files that are not what was expected: what they are, by first bytes or suffix, and the cure."""
+"""Other file formats, known by their first bytes or suffix, and how to convert them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 ZIP, HDF5, NPY = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
-"""The first bytes of files that are read here."""
+"""The first bytes of formats that are read here."""
 
 
 class Known(NamedTuple):
-    """A format, and how its files can be read here."""
+    """A format, and how to read or convert its files."""
 
     what: str
     cure: str
-    suffixes: tuple[str, ...] = ()  # of what is not read here
-    magic: bytes = b""  # no bytes that are the length of a safetensors header, below 100 MB
+    suffixes: tuple[str, ...] = ()  # of formats that are not read here
+    magic: bytes = b""  # never the length of a safetensors header, below 100 MB
 
 
 _SAVE = "then safetensors.numpy.save_file"
@@ -52,7 +52,7 @@ _KNOWN = (
 
 
 def by_content(first: bytes) -> Known | None:
-    """Return the format of a file that begins with these bytes, if they tell.
+    """Return the format of a file that begins with these bytes, or None.
 
     >>> by_content(b"GGUF").what
     'a file of llama.cpp'
@@ -61,7 +61,7 @@ def by_content(first: bytes) -> Known | None:
 
 
 def by_name(file: Path) -> Known | None:
-    """Return the format of a file that is not read here, if its suffix tells.
+    """Return the format of a file that is not read here, by its suffix, or None.
 
     >>> by_name(Path("model.onnx")).what, by_name(Path("model.txt"))
     ('a model of ONNX', None)

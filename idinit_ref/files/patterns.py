@@ -1,6 +1,6 @@
-"""The plan that non-zeros are: options read off where they lie, then held against every bit.
+"""Recognises a plan from non-zeros: options from their positions, then a check of every bit.
 
-Nothing here knows a file. What a file's metadata or its names say is tried before.
+No module of file formats is used here. The caller tries a file's metadata and names first.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .storage import blocks
 from .stored import Index
 from .tally import LEVELS, TensorContent, bits_of, values_of
 
-_WINDOW = 2**18  # non-zeros that a pattern is read from
-_PACKED = 8  # blocks that are written one by one
-_MANY = 4096  # matrices of different sizes, at most
-_TAPS = 2**12  # taps of a kernel that is looked for
-_SOME = 16  # identity taps and strides that are tried, at most, of each axis and of the kernel
-_FAR = 1  # options more, at most, of another plan that is worth telling
+_WINDOW = 2**18  # non-zeros from which a pattern is derived
+_PACKED = 8  # the most blocks whose sizes are written out
+_MANY = 4096  # the most matrices of different sizes
+_TAPS = 2**12  # the most taps of a kernel
+_SOME = 16  # the most identity taps and strides to try, for each axis and for the kernel
+_FAR = 1  # the most additional options of a second plan that is reported
 
 
 def words(plan: Plan) -> str:
@@ -52,10 +52,10 @@ def words(plan: Plan) -> str:
     return ", ".join(parts)
 
 
-def apart(
+def first_difference(
     plan: Plan, index: Index, dtype: str, where: NDArray[Any], bits: NDArray[Any]
 ) -> tuple[int, Any] | None:
-    """Return the first place of a block that is not as planned, and the planned bits there."""
+    """Return the first position of a block that differs from a plan, and the plan's bits there."""
     expected, values = plan.entries(index)
     planned = bits_of(values, dtype)
     if np.array_equal(expected, where) and np.array_equal(planned, bits):
@@ -68,12 +68,12 @@ def apart(
     return min(ours, theirs), planned[k] if theirs <= ours else np.zeros((), planned.dtype)[()]
 
 
-# Options from where the non-zeros lie -------------------------------------------------------------
+# Options from the positions of non-zeros ----------------------------------------------------------
 
 
 @lru_cache(maxsize=16)
 def _orders(rank: int) -> tuple[str, ...]:
-    """Return the sensible layouts of a rank: batch axes first, kernel axes first or last."""
+    """Return the common layouts of a rank: batch axes first, kernel axes first or last."""
     out: list[str] = []
     for dims in range(min(rank - 2, len(SPATIAL)), -1, -1):
         kernel, batch = SPATIAL[len(SPATIAL) - dims :], "EXYZABCFG"[: rank - 2 - dims]
@@ -84,7 +84,7 @@ def _orders(rank: int) -> tuple[str, ...]:
 
 
 class _Places:
-    """Where the first non-zeros lie, on each axis, and their signs."""
+    """The positions of the first non-zeros on each axis, and their signs."""
 
     def __init__(self, seen: TensorContent) -> None:
         self.shape = seen.shape
@@ -94,7 +94,7 @@ class _Places:
         self.corner = int(seen.places[0]) == 0
 
     def options(self) -> Iterator[dict[str, Any]]:
-        """Yield options of plans that may have their non-zeros there."""
+        """Yield options of plans that may have these non-zeros."""
         for letters in _orders(len(self.shape)):
             axes = {letter: axis for axis, letter in enumerate(letters)}
             spatial = [axes[c] for c in SPATIAL if c in axes]
@@ -102,12 +102,12 @@ class _Places:
             if prod(kernel) > _TAPS:
                 continue
             for known in self._kernels(letters, axes, spatial, kernel):
-                yield from self._of(known, axes, spatial, kernel)
+                yield from self._with_parts(known, axes, spatial, kernel)
 
     def _kernels(
         self, letters: str, axes: dict[str, int], spatial: list[int], kernel: tuple[int, ...]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the ways in which a kernel may hold its matrix, those of one layout."""
+        """Yield options of the kernel's taps, for one layout."""
         plain: dict[str, Any] = {"layout": letters}
         if prod(kernel) == 1:
             if self.corner:
@@ -118,7 +118,7 @@ class _Places:
             if self.shape[axes["I"]] > 1:
                 yield {**plain, "taps": "spatial_major"}
         usual = tuple((k - 1) // 2 for k in kernel)
-        # Row 0 has its first entry in channel 0, at the identity tap: one in each phase.
+        # The first entry of row 0 is in channel 0, at the identity tap of each phase.
         first = np.ones(self.negative.size, dtype=bool)
         for axis in range(len(self.shape)):
             if axis not in spatial:
@@ -126,18 +126,18 @@ class _Places:
         for sign in (False, True):
             here = first & (self.negative == sign)
             taps = set(zip(*(self.at[axis][here].tolist() for axis in spatial), strict=True))
-            some = max(2, min(_SOME, _TAPS // prod(kernel)))
-            for steps, tap in islice(_identities(kernel, taps), some):
+            most = max(2, min(_SOME, _TAPS // prod(kernel)))
+            for steps, tap in islice(_identities(kernel, taps), most):
                 more = {**plain, "tap": None if tap == usual else tap, "stride": steps}
                 for order in ("outward", "diagonal", "center"):
                     yield {**more, "taps": order}
         if not self.all:
             yield from ({**plain, "taps": order} for order in ("outward", "diagonal", "center"))
 
-    def _of(
+    def _with_parts(
         self, known: dict[str, Any], axes: dict[str, int], spatial: list[int], kernel: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield those of one layout and one way with the kernel: whole, then cut as it shows."""
+        """Yield options of one layout and order of taps: whole, then with groups or blocks."""
         batch = [axis for c, axis in axes.items() if c not in "OI" + SPATIAL]
         complete = self.all or (batch[:1] == [0] and bool(self.at[0][-1] > 0))
         if not complete:
@@ -155,7 +155,7 @@ class _Places:
         for groups in (g for g in range(1, heads.size + 1) if inputs % g == 0):
             channels = inputs // groups
             if not np.isin(np.arange(groups) * channels, heads).all():
-                continue  # every group of inputs begins so
+                continue  # a group of inputs would have no first entry
             inside = i < channels
             if order == "channel_major":
                 column = i[inside] * taps + rank[inside]
@@ -173,7 +173,7 @@ class _Places:
                 yield {**known, **more, **cut}
 
     def _ranks(self, phase: Phase, spatial: list[int], kernel: tuple[int, ...]) -> NDArray[Any]:
-        """Return the rank of each non-zero's tap in a phase, -1 where it is of another."""
+        """Return the rank of each non-zero's tap in a phase, or -1 in another phase."""
         if not spatial:
             return np.zeros_like(self.at[0])
         ranks = np.full(kernel, -1)
@@ -184,32 +184,32 @@ class _Places:
 def _identities(
     kernel: tuple[int, ...], taps: set[tuple[int, ...]]
 ) -> Iterator[tuple[tuple[int, ...] | None, tuple[int, ...]]]:
-    """Yield strides and identity taps whose phases have their first tap among some.
+    """Yield strides and identity taps whose phases all begin at one of the given taps.
 
-    The default comes first, then those with as many phases as there are taps, since IDI has one
-    entry for each phase in row 0.
+    The default comes first. Then come those with as many phases as taps, since IDI has one entry
+    for each phase in row 0.
     """
     if not taps:
         return
     usual = tuple((k - 1) // 2 for k in kernel)
-    each = []
+    by_axis = []
     for axis, k in enumerate(kernel):
-        there = {tap[axis] for tap in taps}
-        ways: dict[tuple[int, ...], tuple[int, int]] = {}  # by the identity taps of all phases
-        near = [p for _, p in sorted((abs(p - usual[axis]), p) for p in there)][:_SOME]
-        sizes = sorted(size for size in {*range(1, _SOME + 1), k} if size <= min(k, len(there)))
+        present = {tap[axis] for tap in taps}
+        steps_of: dict[tuple[int, ...], tuple[int, int]] = {}  # by the first taps of all phases
+        near = [p for _, p in sorted((abs(p - usual[axis]), p) for p in present)][:_SOME]
+        sizes = sorted(size for size in {*range(1, _SOME + 1), k} if size <= min(k, len(present)))
         for size, sign, p in product(sizes, (1, -1), near):
-            own = tuple(first for ((first,),) in phases((k,), "center", (p,), (sign * size,)))
-            if there.issuperset(own):
-                ways.setdefault(own, (sign * size, p))
-        each.append(list(ways.items()))
-    if prod(map(len, each)) > _MANY:
-        each = [ways[:_SOME] for ways in each]
+            begins = tuple(first for ((first,),) in phases((k,), "center", (p,), (sign * size,)))
+            if present.issuperset(begins):
+                steps_of.setdefault(begins, (sign * size, p))
+        by_axis.append(list(steps_of.items()))
+    if prod(map(len, by_axis)) > _MANY:
+        by_axis = [candidates[:_SOME] for candidates in by_axis]
     known = []
-    for chosen in product(*each):
-        firsts = set(product(*(those for those, _ in chosen)))
+    for chosen in product(*by_axis):
+        firsts = set(product(*(begins for begins, _ in chosen)))
         if firsts <= taps:
-            steps, tap = zip(*(way for _, way in chosen), strict=True)
+            steps, tap = zip(*(step for _, step in chosen), strict=True)
             whole = all(step == 1 for step in steps)
             more = len(taps) - len(firsts)
             order = (not (whole and tap == usual), more > 0, not whole, more, tap != usual)
@@ -221,17 +221,17 @@ def _identities(
 def _starts(
     row: NDArray[Any], column: NDArray[Any], negative: NDArray[Any], rows: int, n: int
 ) -> list[int]:
-    """Return the rows at which the matrices of a weight begin, or none.
+    """Return the rows at which the matrices of a weight begin; empty if there is no such pattern.
 
     The entries come in row-major order. In IDI and in both forms of IDIZ, the first entry of a row
-    with the corner's sign stands one column after that of the row before. Elsewhere a new matrix
+    with the corner's sign is one column after that of the row before. Where it is not, a new matrix
     begins. The first row of a wide matrix has entries further right.
     """
     head = np.flatnonzero(np.diff(row, prepend=-1))
     if head.size != rows or rows == 0:
         return []
     ours = negative == negative[0]
-    if n == 1:  # of IDIZ signs take turns
+    if n == 1:  # the signs of IDIZ alternate
         new = ours[1:] if ours.all() else ours[1:] == ours[:-1]
         right = ours[1:]
     else:
@@ -253,7 +253,7 @@ def _starts(
 def _cuts(
     starts: list[int], rows: int, period: int, is_kernel: bool, may_group: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield options that cut the outputs so that matrices begin at some rows."""
+    """Yield options that split the outputs into matrices beginning at the given rows."""
     yield {}
     if len(starts) < 2:
         return
@@ -266,7 +266,7 @@ def _cuts(
         yield {"blocks": (even,) * parts}
     if parts == len(starts) or len(starts) > _MANY:
         return
-    if period:  # packed weights: a square one needs no cut, but is better told apart
+    if period:  # packed weights: also split where a square one ends
         finer = [row for low, high in pairwise(edges) for row in range(low, high, period)]
         if len(finer) <= _PACKED:
             yield {"blocks": tuple(b - a for a, b in pairwise([*finer, rows]))}
@@ -277,7 +277,7 @@ def _cuts(
 
 
 def _levels(plan: Plan, size: float) -> set[float]:
-    """Return the numbers of a plan whose gain or eps is of some size."""
+    """Return the values of a plan's entries for a size of its gain or eps."""
     terms = (
         idi_terms(m, n, size, plan.wide)
         if plan.role == "transit"
@@ -288,9 +288,9 @@ def _levels(plan: Plan, size: float) -> set[float]:
 
 
 def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan | None:
-    """Return a plan with the shortest gain or eps of a sign that gives the stored numbers, or None.
+    """Return a plan with the shortest gain or eps that rounds to the stored numbers, or None.
 
-    The plan that is given has a gain or eps of 1.
+    `plan` has a gain or eps of 1; `sign` is that of the result's.
     """
     to, wanted = FORMATS[dtype], set(levels)
     name = "gain" if plan.role == "transit" else "eps"
@@ -305,7 +305,7 @@ def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan 
 
     def sizes() -> Iterator[float]:
         yield from (float(f"{each:.{digits}e}") for digits in range(17) for each in near)
-        for each in near:  # a share is rounded itself
+        for each in near:  # the ratio was rounded, too
             for _ in range(4):
                 each = nextafter(each, 0.0)
             for _ in range(9):
@@ -322,7 +322,7 @@ def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan 
 def sized(
     shape: tuple[int, ...], options: Mapping[str, Any], nnz: int, levels: list[float], dtype: str
 ) -> Iterator[Plan]:
-    """Yield the plans of some options that have so many entries of these values."""
+    """Yield the plans with these options that have `nnz` entries with these values."""
     try:
         plain = Plan(shape, **options)
     except IDInitError:
@@ -342,18 +342,18 @@ def sized(
 
 
 def _cost(plan: Plan) -> int:
-    """Return how many options are not the default ones."""
+    """Return the number of options that are not defaults."""
     return len(plan.options()) - 2 + (plan.layout != DEFAULT_LAYOUTS.get(len(plan.shape)))
 
 
 def _order(plan: Plan) -> tuple[int, bool, bool, int]:
-    """Return what plans are sorted by: few options first, no blocks, usual or short numbers."""
+    """Return the sort key of plans: few options first, no blocks, default or short numbers."""
     numbers = plan.gain, plan.eps
     return _cost(plan), plan.blocks is not None, numbers != (1.0, 1e-6), len(repr(numbers))
 
 
 def holds(plan: Plan, seen: TensorContent) -> bool:
-    """Whether a plan has exactly the non-zeros that were kept."""
+    """Whether a plan has exactly the recorded non-zeros."""
     places, bits, start = seen.places, seen.bits, 0
     kind = places.dtype.type
     for index in blocks(seen.shape):
@@ -361,50 +361,50 @@ def holds(plan: Plan, seen: TensorContent) -> bool:
         stop = start + prod(len(range(*span.indices(size))) for span, size in spans)
         low, high = np.searchsorted(places, np.array([start, stop], kind))
         where = places[low:high].astype(np.int64) - start
-        if apart(plan, index, seen.dtype, where, bits[low:high]) is not None:
+        if first_difference(plan, index, seen.dtype, where, bits[low:high]) is not None:
             return False
         start = stop
     return True
 
 
 def _acts_alike(a: Plan, b: Plan, places: _Places) -> bool:
-    """Whether two plans of one array act alike: as I and O of a symmetric matrix may be swapped."""
+    """Whether two plans of one array act alike: I and O of a symmetric matrix may be swapped."""
     if (a.groups, a.transposed) != (b.groups, b.transposed):
         return False
 
-    def seen_from(plan: Plan) -> tuple[list[int], NDArray[Any]]:
+    def matrix_of(plan: Plan) -> tuple[list[int], NDArray[Any]]:
         at = plan.axes
         axes = [*at.batch_axes, at.o_axis, at.i_axis, *at.spatial_axes]
         sizes = [plan.shape[axis] for axis in axes]
         keys = np.ravel_multi_index([places.at[axis] for axis in axes], sizes)
         return sizes, np.sort(keys * 2 + places.negative)
 
-    (sizes_a, keys_a), (sizes_b, keys_b) = seen_from(a), seen_from(b)
+    (sizes_a, keys_a), (sizes_b, keys_b) = matrix_of(a), matrix_of(b)
     return not places.all or (sizes_a == sizes_b and np.array_equal(keys_a, keys_b))
 
 
 def levels_of(seen: TensorContent) -> list[float]:
-    """Return the different numbers that were kept, the corner's first; none if of no plan."""
-    some = np.unique(seen.bits) if seen.sparse and len(seen.shape) > 1 else ()
-    if not 0 < len(some) <= LEVELS:
+    """Return the distinct recorded numbers, the first entry's first; empty if no plan has them."""
+    distinct = np.unique(seen.bits) if seen.sparse and len(seen.shape) > 1 else ()
+    if not 0 < len(distinct) <= LEVELS:
         return []
-    values = values_of(np.concatenate([seen.bits[:1], some]), seen.dtype)
+    values = values_of(np.concatenate([seen.bits[:1], distinct]), seen.dtype)
     if not np.isfinite(values).all() or not values.all() or np.any(values.imag != 0):
         return []
     return list(dict.fromkeys(values.real.astype(float).tolist()))
 
 
 def plain(seen: TensorContent, levels: list[float]) -> Plan | None:
-    """Return the plan of one number everywhere that nothing but it is asked for, or None."""
+    """Return the plan with default options of an array that is one number everywhere, or None."""
     first = {"layout": _orders(len(seen.shape))[0]}
     fit = sized(seen.shape, first, seen.bits.size, levels, seen.dtype)
     return next((plan for plan in fit if plan.wide == "truncate" and holds(plan, seen)), None)
 
 
 def search(seen: TensorContent, levels: list[float]) -> tuple[Plan, str] | None:
-    """Return the plan of fewest options that has the numbers that were kept, and words of another.
+    """Return the plan of fewest options with the recorded numbers, and a note of a second plan.
 
-    Layouts that are tried have batch axes first, and kernel axes before or after O and I.
+    The layouts tried have batch axes first, and kernel axes before or after O and I.
     """
     places = _Places(seen)
     plans = dict.fromkeys(
@@ -413,7 +413,7 @@ def search(seen: TensorContent, levels: list[float]) -> tuple[Plan, str] | None:
         for plan in sized(seen.shape, options, seen.bits.size, levels, seen.dtype)
     )
     best: Plan | None = None
-    for plan in sorted(plans, key=_order):  # stable: the commoner layout comes first
+    for plan in sorted(plans, key=_order):  # stable: the more common layout comes first
         if best is None:
             best = plan if holds(plan, seen) else None
         elif _cost(plan) > _cost(best) + _FAR:
@@ -421,7 +421,7 @@ def search(seen: TensorContent, levels: list[float]) -> tuple[Plan, str] | None:
         elif plan.stride is not None:
             continue  # a stack of matrices is also a kernel whose stride is its size
         elif (plan.groups > 1 and not plan.axes.kernel) or _order(plan)[2] > _order(best)[2]:
-            continue  # a matrix has no groups; every tall one is a fold with an odd gain
+            continue  # a matrix has no groups; every tall one is also a fold with a long gain
         elif not _acts_alike(best, plan, places) and holds(plan, seen):
             return best, f"also {words(plan)}"
     return None if best is None else (best, "")

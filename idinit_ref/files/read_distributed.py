@@ -1,7 +1,7 @@
-"""Folders of `torch.distributed.checkpoint`: tensors in pieces, each as `torch.save` writes it.
+"""Folders of `torch.distributed.checkpoint`: tensors in pieces, each written by `torch.save`.
 
-The list of tensors is a pickle. PyTorch would run whatever it names; the unpickler here admits only
-the few classes below. PyTorch itself reads the pieces.
+The list of tensors is a pickle. PyTorch would run any code it names; the unpickler here admits only
+the classes below. PyTorch itself reads the pieces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .read_torch import array_of, the_torch
 from .stored import Foreign, StoredTensor, known_dtype
 
 LIST = ".metadata"
-"""The file by which such a folder is known."""
+"""The file that identifies such a folder."""
 
 _KIND = "the list of a distributed checkpoint"
 _DCP = "torch.distributed.checkpoint"
@@ -42,7 +42,7 @@ _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads the list of a distributed checkpoint, and nothing that could run code."""
+    """Reads the list of a distributed checkpoint; refuses all that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "pathlib" and name in _PATHS:
@@ -52,12 +52,12 @@ class _Unpickler(pickle.Unpickler):
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         )
         if not known:
-            raise pickle.UnpicklingError(f"{module}.{name} is not of such a list")
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in such a list")
         return getattr(importlib.import_module(module), name)
 
 
 class _Chunk(NamedTuple):
-    """A part of a tensor: where it begins, its sizes, and its bytes in a file."""
+    """A piece of a tensor: its offset, its sizes, and its bytes in a file."""
 
     at: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -73,14 +73,14 @@ class _Chunk(NamedTuple):
             own = known_dtype(str(tensor.dtype).removeprefix("torch."))
             right = tuple(tensor.shape) == self.sizes and own == dtype
         if not right:
-            should = f"it should be {dtype} of shape {self.sizes}, as the list says"
+            should = f"it should be {dtype} of shape {self.sizes}, as in the list"
             raise self.source.wrong(f"piece of {short(name)!r}", str(tensor.shape), should)
         return tensor
 
 
 @dataclass(slots=True, eq=False)
 class _Sharded(Foreign):
-    """A tensor in pieces; of all tensors the piece that was read last is kept."""
+    """A tensor in pieces. `last`, shared by all tensors, keeps the piece that was read last."""
 
     pieces: list[_Chunk] = field(repr=False)
     last: dict[_Chunk, Any] = field(repr=False)
@@ -106,7 +106,7 @@ class _Sharded(Foreign):
 
 
 def open_distributed(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
-    """Return the tensors of a folder, by their whole names; what else it holds is no weight."""
+    """Return the tensors of a folder by their full names; other content is ignored."""
     source, files = source_of(path / LIST, _KIND), dict[str, SourceFile]()
     last: dict[_Chunk, Any] = {}
     tensors: list[StoredTensor] = []
@@ -134,14 +134,14 @@ def open_distributed(path: Path, faults: Faults) -> tuple[list[StoredTensor], di
 
 
 def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -> _Chunk:
-    """Return a piece, or raise if it cannot lie where the list says."""
+    """Return a piece; raise if the list's place for it cannot be right."""
     home, (begin, length) = str(place.relative_path), (int(place.offset), int(place.length))
     if home not in files:
         listed = SourceFile(folder / LIST, 0, 0)
         if PurePath(home).name != home or home in ("", ".", "..") or "\\" in home:
             raise listed.wrong("file", home, "it should lie in the folder", "do not use it")
         if not os.path.exists(folder / home):
-            raise listed.wrong("file", home, "it is missing", "download it, to beside the list")
+            raise listed.wrong("file", home, "it is missing", "download it into the folder")
         files[home] = source_of(folder / home, "a file of torch.save", ZIP)
     if min(begin, length) < 0 or begin + length > files[home].size:
         raise files[home].wrong("place of a piece", (begin, length), "it should be in the file")
@@ -150,7 +150,7 @@ def _piece(folder: Path, files: dict[str, SourceFile], chunk: Any, place: Any) -
 
 
 def _check(source: SourceFile, tensor: _Sharded) -> None:
-    """Raise if pieces are larger than their bytes, or do not make up the tensor."""
+    """Raise if pieces are larger than their bytes, or do not cover the tensor."""
     what = f"tensor {short(tensor.name)!r}"
     inside = all(
         0 <= a <= a + n <= whole
@@ -159,5 +159,5 @@ def _check(source: SourceFile, tensor: _Sharded) -> None:
     )
     fits = all(prod(piece.sizes) * tensor.width <= piece.length for piece in tensor.pieces)
     if not (inside and fits) or sum(prod(p.sizes) for p in tensor.pieces) != prod(tensor.shape):
-        should = "its pieces should make up the whole of it, and lie in their files"
+        should = "its pieces should cover it, and lie in their files"
         raise source.wrong(what, tensor.shape, should)

@@ -1,4 +1,4 @@
-"""Orbax's folders, as JAX writes them: a tree in JSON, and arrays that tensorstore reads."""
+"""Orbax's folders: a tree in JSON, and arrays that tensorstore reads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.text import short
-from .disk import Faults, SourceFile, Spans, needed, readable, source_of
+from .disk import Faults, SourceFile, Spans, library, readable, source_of
 from .stored import Foreign, StoredTensor, known_dtype
 
 TREE = "_METADATA"
-"""The file by which such a folder is known."""
+"""The file that identifies such a folder."""
 
 _KIND = "the tree of an Orbax checkpoint"
 
@@ -34,8 +34,8 @@ class _Array(Foreign):
 
 
 def open_orbax(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str, str]]:
-    """Return the arrays of a folder by their keys, joined with "."; other values are no weights."""
-    tensorstore = needed("tensorstore", "Orbax checkpoints", "orbax")
+    """Return the arrays of a folder by their keys, joined with "."; other values are ignored."""
+    tensorstore = library("tensorstore", "Orbax checkpoints", "orbax")
     source = source_of(path / TREE, _KIND)
     with source.open() as file:
         tree = source.loads(source.take(file, 0, source.size))
@@ -45,7 +45,7 @@ def open_orbax(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str
         packed, driver = tree.get("use_ocdbt", True), "zarr3" if tree.get("use_zarr3") else "zarr"
         for entry in tree["tree_metadata"].values():
             keys = [str(each["key"]) for each in entry["key_metadata"]]
-            if "rray" not in entry["value_metadata"]["value_type"]:  # a scalar, a text, nothing
+            if "rray" not in entry["value_metadata"]["value_type"]:  # a scalar, text or None
                 continue
             with faults.around():
                 name = ".".join(keys)
@@ -53,7 +53,7 @@ def open_orbax(path: Path, faults: Faults) -> tuple[list[StoredTensor], dict[str
                 if packed:
                     store = {"driver": "ocdbt", "base": store, "path": f"{name}/"}
                 elif "/" in name or name in ("", ".", ".."):
-                    raise source.wrong("name", name, "it should be that of a folder in this one")
+                    raise source.wrong("name", name, "it should name a folder in this one")
                 else:
                     store["path"] += f"{name}/"
                 with readable(source, f"a checkpoint with {short(name)!r}"):

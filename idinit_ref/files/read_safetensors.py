@@ -1,8 +1,8 @@
-"""Safetensors files: all that the format's own reader accepts, and dtypes that it does not know.
+"""Safetensors files: all that the format's own reader accepts, and also unknown dtypes.
 
-A header is a length of 8 bytes and an object of JSON, with an entry for each tensor; then come the
-data, without gaps. What is accepted was measured on version 0.8 of that reader: spaces around the
-header, a tensor's name twice (the last one counts), more keys in an entry, an entry as a list.
+A file begins with a length of 8 bytes and a JSON object, with an entry for each tensor; then comes
+the data, without gaps. Version 0.8 of that reader also accepts these, and so does this one: spaces
+around the header, a repeated name (the last one counts), more keys in an entry, an entry as a list.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .metadata import CAP
 from .naming import is_text
 from .stored import Raw
 
-_Pairs = tuple[tuple[str, Any], ...]  # an object of JSON
-_WORD = 60  # characters of a dtype that nobody knows yet
+_Pairs = tuple[tuple[str, Any], ...]  # a JSON object
+_WORD = 60  # the most characters of an unknown dtype
 _FIELDS = ("dtype", "shape", "data_offsets")
-_DEPTH = 125  # of lists and objects in a key that is not the format's
+_DEPTH = 125  # the most nested lists and objects in an additional key
 _BITS = {code: 8 * itemsize(name) for name, code in DTYPES.items()} | {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8
 }  # fmt: skip
@@ -37,7 +37,7 @@ def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, s
     source = source_of(path, "a safetensors file")
     with source.open() as file:
         first = bytes(source.take(file, 0, 8))
-        if first.isascii() and first.decode().isprintable():  # as a length far too much
+        if first.isascii() and first.decode().isprintable():  # a length far too large
             should = "it should be a safetensors file, which begins with a length of 8 bytes"
             raise source.wrong("content", first.decode(), should)
         if source.size < 8:
@@ -60,20 +60,20 @@ def open_safetensors(path: Path, faults: Faults) -> tuple[list[Raw], dict[str, s
     for tensor in tensors:
         if tensor.skip != place:
             got = tensor.skip, tensor.skip + tensor.size
-            should = f"they should begin where the one before ends, at {place}"
+            should = f"they should begin at the end of the tensor before, {place}"
             faults.add(source.wrong(f"data_offsets of {short(tensor.name)!r}", got, should))
         place = tensor.skip + tensor.size
     if place != (data := source.size - 8 - length):
-        should = f"its tensors should have as many, not {place}"
+        should = f"its tensors have {place}"
         faults.add(source.wrong("bytes of data", data, should))
     return tensors, metadata
 
 
 def _objects(source: SourceFile, start: int) -> Callable[[list[tuple[str, Any]]], Any]:
-    """Return what makes a tensor of an entry as it is parsed, and of any other object its pairs.
+    """Return a JSON hook that turns an entry into a tensor, and any other object into its pairs.
 
-    So a file may have a million tensors: nothing else of them is kept. What is not of the usual
-    form, empty, or wrong, is left to `_fields` and `_check_size`.
+    So a header may have a million entries: no parsed values are kept. Entries that are unusual,
+    empty or wrong stay pairs, for `_fields` and `_check_size`.
     """
     plain, data, path = Plain(source, start), source.size - start, source.path
 
@@ -118,15 +118,15 @@ def _tensors(
             tensors.append(Raw(name, dtype, tuple(shape), source.path, plain, begin, end - begin))
     if not is_text("".join(last)):
         wrong = next(name for name in last if not is_text(name))
-        should = "it should be text of Unicode, without lone surrogates"
+        should = "it should be Unicode text, without lone surrogates"
         raise source.wrong("name of a tensor", wrong, should)
     return tensors, metadata
 
 
 def _check_repeated(source: SourceFile, header: _Pairs) -> None:
-    """Raise if what a later one of the same name replaces is no entry at all."""
+    """Raise if a value that a later one of the same name replaces is not an entry."""
     if sum(name == "__metadata__" for name, _ in header) > 1:
-        raise source.wrong("key of the header", "__metadata__", "it should be there once")
+        raise source.wrong("key of the header", "__metadata__", "it should occur once")
     for name, value in header:
         if name != "__metadata__" and type(value) is not Raw:
             _fields(source, name, value)
@@ -143,7 +143,7 @@ def _metadata(source: SourceFile, value: object) -> dict[str, str]:
 
 
 def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int], int, int]:
-    """Return the fields of an entry in any order, with more keys, or as a list."""
+    """Return the fields of an entry, in any order, with additional keys, or as a list."""
     shown = repr(short(name))
     if type(value) is list and len(value) == 3:
         value = tuple(zip(_FIELDS, value, strict=True))
@@ -159,7 +159,7 @@ def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int
     fields: dict[str, Any] = dict(value)
     code, shape, offsets = (fields[key] for key in _FIELDS)
     if type(code) is tuple and len(code) == 1 and code[0][1] is None:
-        code = code[0][0]  # {"F32": null}, as Rust's serde has it
+        code = code[0][0]  # {"F32": null}, a form of Rust's serde
     if type(code) is not str or len(code) > _WORD or not is_text(code):
         should = f"it should be a text of at most {_WORD} characters"
         raise source.wrong(f"dtype of {shown}", _json(code), should)
@@ -167,7 +167,7 @@ def _fields(source: SourceFile, name: str, value: object) -> tuple[str, list[int
         should = "it should be a list of integers >= 0 and < 2**64"
         raise source.wrong(f"shape of {shown}", _json(shape), should)
     if not _are_sizes(offsets) or len(offsets) != 2:
-        should = "they should be two places, integers >= 0 and < 2**64"
+        should = "they should be two integers >= 0 and < 2**64"
         raise source.wrong(f"data_offsets of {shown}", _json(offsets), should)
     return code, shape, offsets[0], offsets[1]
 
@@ -177,13 +177,13 @@ def _are_sizes(value: Any) -> bool:
 
 
 def _json(value: object) -> str:
-    """Return a value as a message shows it."""
+    """Return a value as text for a message."""
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _check_more(source: SourceFile, what: str, value: object, depth: int) -> None:
-    """Raise for what the format's own reader refuses even in a key that it does not ask for."""
+    """Raise if the format's own reader refuses the value of an additional key."""
     if isinstance(value, list | tuple | Raw):
         if depth < (2 if isinstance(value, Raw) else 1):
             raise source.wrong(what, "...", "it is nested too deeply")
@@ -193,20 +193,20 @@ def _check_more(source: SourceFile, what: str, value: object, depth: int) -> Non
             _check_more(source, what, part, depth - 1)
     elif isinstance(value, str):
         if not is_text(value):
-            raise source.wrong(what, value, "it should be text of Unicode")
+            raise source.wrong(what, value, "it should be Unicode text")
     elif isinstance(value, int | float):
         try:
             right = math.isfinite(float(value))
         except OverflowError:
             right = False
         if not right:
-            raise source.wrong(what, str(value), "it should be a number that float64 holds")
+            raise source.wrong(what, str(value), "it should be a finite number of float64")
 
 
 def _check_size(
     source: SourceFile, name: str, code: str, shape: list[int], offsets: tuple[int, int], data: int
 ) -> None:
-    """Raise for offsets outside of the data, or of another size than shape and dtype say."""
+    """Raise if offsets lie outside the data, or their size differs from shape and dtype."""
     bits, size = _BITS.get(code), offsets[1] - offsets[0]
     if bits is not None:
         if any(count >= 2**64 for count in accumulate((*shape, bits), mul)):
@@ -218,5 +218,5 @@ def _check_size(
             raise source.wrong(f"shape of {short(name)!r}", str(tuple(shape)), should)
     if offsets[1] - offsets[0] != size or size < 0 or offsets[1] > data:
         apart = "in order" if bits is None else f"{size} bytes apart"
-        should = f"they should be two places at most {data} that are {apart}"
+        should = f"they should be at most {data}, and {apart}"
         raise source.wrong(f"data_offsets of {short(name)!r}", offsets, should)

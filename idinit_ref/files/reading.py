@@ -1,8 +1,7 @@
-"""Checkpoints that exist: headers first, numbers block by block, against broken and hostile files.
+"""Reads checkpoints: headers first, numbers block by block, safe against broken and hostile files.
 
-What the format's own reader accepts is read. A file is believed only as far as its own size bears
-it out: nothing is allocated by what a header says, nothing outside the file is read, and whatever
-is wrong is one `CheckpointError` of one line.
+All that a format's own reader accepts is read. No size in a header is trusted beyond the size of
+the file, nothing outside the file is read, and every fault is a `CheckpointError` of one line.
 """
 
 from __future__ import annotations
@@ -51,23 +50,23 @@ _FIRST = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, by its headers.
+    """The content of a checkpoint, from its headers.
 
     Parameters
     ----------
     path : pathlib.Path
-        As given: a file or a folder.
+        The file or folder that was opened.
     tensors : dict of str to StoredTensor
         In the order of the files.
     metadata : dict of str to str
         Of the file, or of all shards together. ``idinit_ref.plans`` and ``idinit_ref.sha256`` are
-        JSON objects by tensor name, from wherever a format keeps them.
+        JSON objects by tensor name, in every format.
     files : tuple of pathlib.Path
-        All that belong to it: an index first, then what holds tensors.
+        All its files: an index first, then those with tensors.
     outside : tuple of StoredTensor
-        What lies in its shards and is not in its index: it does not belong to the model.
+        Tensors in its shards that its index does not list; they do not belong to the model.
     findings : tuple of str
-        What was wrong, if it was opened with ``lenient``.
+        The faults, if it was opened with ``lenient``.
 
     Examples
     --------
@@ -102,32 +101,32 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> Checkpoint:
-    """Read what a checkpoint holds: its headers, and nothing else.
+    """Read the headers of a checkpoint, and nothing else.
 
-    Every tensor of the result lies in its file and can be read in blocks. A file is opened only
-    while it is read from. HDF5 is read by its own library, in C, which has faults of its own: of
-    strangers take the other formats.
+    Every tensor of the result stays in its file and can be read in blocks. A file is open only
+    during a read. HDF5 is read by its own C library, which has faults of its own: from untrusted
+    sources prefer the other formats.
 
     Parameters
     ----------
     path : path
-        A file, a folder that holds one, or an index of shards, in a format that docs/export.md
-        lists: of safetensors, NumPy, Keras, PyTorch or Orbax. No code of a file is run.
+        A file, a folder with a checkpoint, or an index of shards, in a format of docs/export.md:
+        safetensors, NumPy, Keras, PyTorch or Orbax. No code of a file is run.
     lenient : bool
-        Whether to go on where a shard is missing, a file is cut off, or a part of it cannot be
-        read: the result's ``findings`` say so, and all else is there.
+        Whether to continue if a shard is missing, a file is truncated, or a part cannot be read.
+        ``findings`` then lists these faults, and ``tensors`` the rest.
 
     Returns
     -------
     Checkpoint
-        Its tensors, of which only the headers were read.
+        Its tensors; their numbers are not read yet.
 
     Raises
     ------
     CheckpointError
         If the file is broken, hostile, or of another kind.
     OptionTypeError
-        If the path is none.
+        If the path is not a str or os.PathLike.
     ImportError
         If the format's own library is needed and not installed.
     OSError
@@ -150,7 +149,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     files = [file]
     if mark := _mark(file):
         tensors, metadata = _FOLDERS[mark](file, faults)
-        files = sorted(each for each in file.rglob("*") if each.is_file())
+        files = sorted(path for path in file.rglob("*") if path.is_file())
     elif file.name.lower().endswith(".index.json"):
         return _index(given, file, faults)
     elif (suffix := file.suffix.lower()) in _READERS:
@@ -162,14 +161,14 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
 
 
 def _mark(folder: Path) -> str | None:
-    """Return the file by which a folder of a known kind is known."""
+    """Return the file that identifies a folder as a checkpoint, or None."""
     return next((mark for mark in _FOLDERS if os.path.isfile(folder / mark)), None)
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return what to begin with: a file of a folder, the folder itself, or the one inside.
+    """Return the checkpoint of a folder: a file in it, the folder itself, or a folder inside.
 
-    Orbax and others keep a checkpoint in STEP/ITEM.
+    Orbax and others store a checkpoint in STEP/ITEM.
     """
     if _mark(folder):
         return folder
@@ -193,31 +192,31 @@ def _in_folder(folder: Path) -> Path:
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
         "it should hold model.safetensors, or one *.index.json; "
-        f"of {'such indices' if indices else 'checkpoint files'} it holds {shown}{more}"
+        f"its {'index files' if indices else 'checkpoint files'}: {shown}{more}"
     )
     raise CheckpointError(message("folder", short(str(folder)), should, "name the file itself"))
 
 
 def _other(file: Path) -> CheckpointError:
-    """Return an error for a file of another suffix: what it is, and how to convert it."""
+    """Return an error for a file with another suffix: its format, and how to convert it."""
     should = f"its suffix should be .index.json or one of {', '.join(_READERS)}"
     index = file.with_name(f"{file.name}.index")  # TensorFlow names its checkpoints without it
     if not os.path.lexists(file) and index.exists():
         file = index
     if (known := by_name(file)) is None:
-        source_of(file, "a checkpoint")  # or it is not there at all, or another by its content
+        source_of(file, "a checkpoint")  # raises if it is missing, or known by its content
         cure = "save it in one of these formats"
         return CheckpointError(message("path", short(file.name), should, cure))
     os.stat(file)
-    said = f"it is {known.what}; {should}"
-    return CheckpointError(message("path", short(file.name), said, known.cure))
+    should = f"it is {known.what}; {should}"
+    return CheckpointError(message("path", short(file.name), should, known.cure))
 
 
 # Shards -------------------------------------------------------------------------------------------
 
 
 def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
-    """Return the tensors of all shards that an index names."""
+    """Return the tensors of all shards in an index."""
     source = source_of(path, "the index of a sharded checkpoint")
     homes = _homes(source)
     shards = list(dict.fromkeys(homes.values()))
@@ -225,7 +224,7 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
         _check_plain(source, shard)
     held: dict[str, StoredTensor] = {}
     outside: list[StoredTensor] = []
-    told: list[dict[str, str]] = []
+    all_metadata: list[dict[str, str]] = []
     lost: set[str] = set()
     files = [path]
     for shard in shards:
@@ -236,20 +235,20 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
             if not os.path.exists(path.parent / shard):
                 count = sum(home == shard for home in homes.values())
                 should = f"it is missing, with {count:,} of {len(homes):,} tensors"
-                cure = "download it, to beside the index"
+                cure = "download it into the folder of the index"
                 raise source.wrong("file in the weight_map", shard, should, cure)
             reader = _READERS.get(Path(shard).suffix.lower(), open_safetensors)
             tensors, metadata = reader(path.parent / shard, faults)
             files.append(path.parent / shard)
             lost.discard(shard)
-        told.append(metadata)
+        all_metadata.append(metadata)
         for tensor in tensors:
             name = tensor.name
             if name not in homes:
                 outside.append(tensor)
             elif name in held or homes[name] != shard:
                 got = [short(held[name].path.name if name in held else homes[name]), short(shard)]
-                should = "it should lie in one of them, the one that the index says"
+                should = "it should lie only in the shard that the index names"
                 faults.add(source.wrong(f"shard of {short(name)!r}", got, should))
             else:
                 held[name] = tensor
@@ -257,19 +256,18 @@ def _index(given: Path, path: Path, faults: Faults) -> Checkpoint:
         if name not in held and shard not in lost:
             should = "the tensor should be in it"
             faults.add(source.wrong(f"shard of {short(name)!r}", shard, should))
-    together = _together(told)
-    findings = tuple(faults.messages)
-    return Checkpoint(given, held, together, tuple(files), tuple(outside), findings)
+    merged, findings = _merged(all_metadata), tuple(faults.messages)
+    return Checkpoint(given, held, merged, tuple(files), tuple(outside), findings)
 
 
 def _homes(source: SourceFile) -> dict[str, str]:
-    """Return which file holds which tensor."""
+    """Return the file of each tensor, by an index."""
     if source.size > CAP:
-        raise source.wrong("size", source.size, f"an index has at most {CAP:,} bytes")
+        raise source.wrong("size", source.size, f"an index should have at most {CAP:,} bytes")
     with source.open() as file:
         content: Any = source.loads(source.take(file, 0, source.size))
     homes = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(homes, dict) or not all(isinstance(each, str) for each in homes.values()):
+    if not isinstance(homes, dict) or not all(isinstance(home, str) for home in homes.values()):
         what, got = ("weight_map", homes) if isinstance(content, dict) else ("index", content)
         should = "it should be an object with a weight_map: the file of each tensor"
         raise source.wrong(what, str(got), should)
@@ -277,7 +275,7 @@ def _homes(source: SourceFile) -> dict[str, str]:
 
 
 def _check_plain(source: SourceFile, shard: str) -> None:
-    """Raise for a shard that lies (or could lie) elsewhere than in the folder."""
+    """Raise if a shard's name could lead out of the folder."""
     try:
         plain = bool(shard) and "/" not in shard and Path(check_name(shard)).name == shard
     except OptionError:
@@ -287,17 +285,17 @@ def _check_plain(source: SourceFile, shard: str) -> None:
         raise source.wrong("file in the weight_map", shard, should, "do not use the index")
 
 
-def _together(told: list[dict[str, str]]) -> dict[str, str]:
-    """Return the metadata of all shards: what is by tensor name merged, else the first's."""
-    if len(told) == 1:
-        return told[0]
+def _merged(all_metadata: list[dict[str, str]]) -> dict[str, str]:
+    """Merge the metadata of all shards: tables by tensor name are joined, else the first counts."""
+    if len(all_metadata) == 1:
+        return all_metadata[0]
     merged: dict[str, str] = {}
-    for metadata in told:
+    for metadata in all_metadata:
         for key, value in metadata.items():
             merged.setdefault(key, value)
     for key in TABLES:
         joined: dict[str, Any] = {}
-        for metadata in told:
+        for metadata in all_metadata:
             joined |= table(metadata.get(key))
         merged.pop(key, None)
         if joined:

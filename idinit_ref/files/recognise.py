@@ -1,9 +1,9 @@
-"""What the tensors of a file hold, recognised from the numbers alone.
+"""Recognises the content of tensors from their numbers.
 
-A tensor is read once, in blocks. IDI and IDIZ leave few non-zeros: these are kept, the options are
-those of the file's own claim, else of the rules by name, else read off where the non-zeros lie. A
-plan is recognised only if all of its entries, rounded into the stored dtype, are the stored bits,
-and no other bit is set.
+A tensor is read once, in blocks. IDI and IDIZ have few non-zeros; these are recorded. The options
+come from the plan that the file claims, else from the rules by name, else from the positions of the
+non-zeros. A plan is recognised only if its entries, rounded into the stored dtype, are exactly the
+stored bits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..errors import IDInitError, RoundingError, printable
 from ..roles.names import decide
 from .bits import DTYPES, little, unsigned
 from .metadata import table
-from .patterns import apart, holds, levels_of, plain, search, sized, words
+from .patterns import first_difference, holds, levels_of, plain, search, sized, words
 from .reading import Checkpoint
 from .storage import (
     PlanTensor,
@@ -44,32 +44,33 @@ from .tally import Numbers, TensorContent, nonzero, values_of
 Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
 Origin = Literal["claim", "rules", "pattern"]
 
-_NOISE = 2**21  # columns of a loosened matrix that are drawn again
+_NOISE = 2**21  # the most columns of a loosened matrix whose noise is drawn again
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one tensor holds.
+    """The content of one tensor.
 
     Parameters
     ----------
     kind : {"idi", "idiz", "zero", "constant", "other", "not decoded"}
-        An IDI or IDIZ weight; zeros of either sign, or none at all; one number everywhere; else.
-        Or its numbers cannot be read.
+        An IDI or IDIZ weight; only zeros of either sign, or empty; one number everywhere; other
+        numbers; or a dtype that cannot be decoded.
     plan : Plan, optional
-        Of "idi" and "idiz": a plan whose entries, in the stored dtype, are the stored bits.
+        For "idi" and "idiz": a plan whose entries, in the stored dtype, are the stored bits.
     source : {"claim", "rules", "pattern"}, optional
-        Where its options are from: the file's own claim, the name rules, or the numbers alone.
+        The origin of its options: the file's metadata, the name rules, or the numbers alone.
     value : number, optional
-        Of "constant".
+        For "constant".
     numbers : Numbers, optional
-        Of "other".
+        For "other".
     claim : bool, optional
-        Whether the claim holds; None if there was none, or one of too much noise to be checked.
+        Whether the plan in the metadata holds; None without one, or if its noise is too large to
+        check.
     digest : bool, optional
-        Whether the SHA-256 digest is that of the bytes; None if there was none.
+        Whether the SHA-256 digest in the metadata is right; None without one.
     detail : str
-        All of it in words, but for the kind.
+        All of this in words, without the kind.
 
     Examples
     --------
@@ -94,33 +95,33 @@ class Finding:
 
 
 class _Claim:
-    """A plan that a tensor is said to be; None as soon as something speaks against it."""
+    """The plan in a tensor's metadata; None as soon as the tensor contradicts it."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str, options: object) -> None:
         self.plan: Plan | None = None
         self.dtype, self.done, self.wrong, self.checked = dtype, 0, "", True
         known = {field.name for field in fields(Plan) if field.init} - {"shape"}
         if not isinstance(options, Mapping):
-            self._fail(f"the claim is no plan: {_line(options)}")
+            self._fail(f"the claim is not a plan: {_line(options)}")
         elif unknown := sorted(map(repr, set(options) - known)):
-            self._fail(f"the claim is no plan: unknown options {_line(', '.join(unknown))}")
+            self._fail(f"the claim is not a plan: unknown options {_line(', '.join(unknown))}")
         else:
             try:
                 self.plan = Plan(shape, **options)
                 self.plan.check(dtype)
             except (IDInitError, TypeError, ValueError, OverflowError) as problem:
-                self._fail(f"the claim cannot be: {_line(problem)}")
+                self._fail(f"the claim is impossible: {_line(problem)}")
             else:
                 if self.plan.loosen and prod(shape) and self.plan.axes.columns > _NOISE:
                     self.checked = False
-                    self._fail(f"the claim is not checked: noise in rows of {_NOISE:,} and more")
+                    self._fail(f"the claim is not checked: noise in rows of over {_NOISE:,}")
 
     def _fail(self, why: str) -> None:
         self.plan, self.wrong = None, why
 
     @property
     def sparse(self) -> bool:
-        """Whether the non-zeros are asked for."""
+        """Whether the check needs only the non-zeros."""
         return self.plan is not None and not self.plan.loosen
 
     def compare(self, index: Index, bits: NDArray[Any], where: NDArray[np.intp] | None) -> None:
@@ -133,9 +134,9 @@ class _Claim:
                 wrong = np.flatnonzero(ours != bits)
                 at = (int(wrong[0]), ours[wrong[0]]) if wrong.size else None
             else:
-                at = apart(plan, index, self.dtype, where, bits[where])
+                at = first_difference(plan, index, self.dtype, where, bits[where])
         except RoundingError as problem:
-            self._fail(f"the claim cannot be: {_line(problem)}")
+            self._fail(f"the claim is impossible: {_line(problem)}")
             return
         if at is not None:
             place, planned = at
@@ -154,7 +155,7 @@ def _line(text: object) -> str:
 def _find(
     seen: TensorContent, name: str | None, names: Collection[str] | None
 ) -> tuple[Plan, Origin, str] | None:
-    """Return the plan of what was kept, where it is from, and what else is to be said."""
+    """Return the plan of the recorded non-zeros, the origin of its options, and a note."""
     levels = levels_of(seen)
     if not levels:
         return None
@@ -165,10 +166,10 @@ def _find(
                 if plan.role == role and holds(plan, seen):
                     return plan, "rules", ""
     if seen.same:
-        alone = plain(seen, levels)
-        return None if alone is None else (alone, "pattern", "")
-    other = search(seen, levels)
-    return None if other is None else (other[0], "pattern", other[1])
+        default = plain(seen, levels)
+        return None if default is None else (default, "pattern", "")
+    result = search(seen, levels)
+    return None if result is None else (result[0], "pattern", result[1])
 
 
 def recognise(
@@ -180,25 +181,25 @@ def recognise(
     digest: str | None = None,
     count: Callable[[int], object] = lambda _: None,
 ) -> Finding:
-    """Recognise what a tensor holds, from its numbers, in one pass and bounded memory.
+    """Recognise the content of a tensor from its numbers, in one pass and bounded memory.
 
-    A plan is recognised only if its entries are the stored bits, everywhere. Where several fit,
-    the claim's comes first, then the one that the name rules say, then the one of fewest options;
-    ``gain`` and ``eps`` are the shortest decimals that round to the stored numbers. Layouts that
-    are tried without a claim have batch axes first, and kernel axes before or after O and I;
-    kernels have up to 4,096 taps, in every order and with the phases of any stride. A loosened
-    weight is recognised by its claim only: its noise has to be made again.
+    A plan is recognised only if all its entries are the stored bits. If several plans fit, the
+    claim comes first, then that of the name rules, then the one of fewest options. ``gain`` and
+    ``eps`` are the shortest decimals that round to the stored numbers. Layouts that are tried
+    without a claim have batch axes first, and kernel axes before or after O and I; kernels have up
+    to 4,096 taps, in every order and with the phases of any stride. A loosened weight is recognised
+    only by its claim: its noise has to be drawn again.
 
     Parameters
     ----------
     tensor : Tensor, Plan or numpy.ndarray
-        Of any shape, and any dtype of `idinit_ref.files.bits.DTYPES`; else an error.
+        Of any shape, and a dtype of `idinit_ref.files.bits.DTYPES`.
     name, names : str and collection of str, optional
-        Its name in the checkpoint, and all names there, for the rules of `idinit_ref.roles.names`.
+        Its name, and all names of the checkpoint, for the rules of `idinit_ref.roles.names`.
     claim : mapping, optional
-        Options of `idinit_ref.plan`, less the shape, that it is said to be made with.
+        Options of `idinit_ref.plan` in the file's metadata, without the shape.
     digest : str, optional
-        The SHA-256 that its bytes are said to have, in hexadecimal.
+        The SHA-256 of its bytes in the file's metadata, in hexadecimal.
     count : callable, optional
         Called with the number of bytes of each block.
 
@@ -228,13 +229,13 @@ def recognise(
         if claimed is not None:
             claimed.compare(index, bits, where)
         count(bits.nbytes)
-    right, wrong = _checked(sha, digest)
+    right, wrong = _check_digest(sha, digest)
     notes = [claimed.wrong if claimed is not None else "", wrong]
     holds = claimed.plan is not None if claimed is not None and claimed.checked else None
 
     def finding(kind: Content, detail: str, **more: Any) -> Finding:
-        said = "; ".join(filter(None, [detail, *notes]))
-        return Finding(kind, claim=holds, digest=right, detail=said, **more)
+        text = "; ".join(filter(None, [detail, *notes]))
+        return Finding(kind, claim=holds, digest=right, detail=text, **more)
 
     if claimed is not None and claimed.plan is not None:
         return _planned(finding, claimed.plan, "claim", "")
@@ -247,32 +248,32 @@ def recognise(
 def _not_decoded(
     tensor: Tensor, why: str, digest: str | None, count: Callable[[int], object]
 ) -> Finding:
-    """Return what is known of a tensor whose numbers cannot be read, and of its bytes."""
+    """Return the finding of a tensor whose numbers cannot be read: its bytes and digest."""
     size, sha = nbytes_of(tensor, ""), hashlib.sha256()
     for part in stream(tensor, "") if digest is not None else ():
         sha.update(part.data)
         count(part.size)
-    right, wrong = _checked(sha, digest)
+    right, wrong = _check_digest(sha, digest)
     notes = [why if tensor.dtype in DTYPES else "", f"{size:,} bytes", wrong]
     return Finding("not decoded", digest=right, detail="; ".join(filter(None, notes)))
 
 
-def _checked(sha: hashlib._Hash | None, digest: str | None) -> tuple[bool | None, str]:
-    """Return whether a digest is right, None without one, and what is to be said of it."""
+def _check_digest(sha: hashlib._Hash | None, digest: str | None) -> tuple[bool | None, str]:
+    """Return whether a digest is right, None without one, and a note if it is wrong."""
     if sha is None or digest is None:
         return None, ""
     if sha.hexdigest() == digest.lower():
         return True, ""
-    return False, f"SHA-256 is {sha.hexdigest()}, not {_line(digest)} as the file says"
+    return False, f"SHA-256 is {sha.hexdigest()}, not {_line(digest)} as in the metadata"
 
 
 def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: str) -> Finding:
-    said = "; ".join(filter(None, [words(plan), note]))
-    return finding("idi" if plan.role == "transit" else "idiz", said, plan=plan, source=source)
+    detail = "; ".join(filter(None, [words(plan), note]))
+    return finding("idi" if plan.role == "transit" else "idiz", detail, plan=plan, source=source)
 
 
 def _numeric(finding: Callable[..., Finding], seen: TensorContent) -> Finding:
-    """Return what is known of numbers that are no plan's."""
+    """Return the finding of numbers that no plan has."""
     seen.give_up()
     numbers, first = seen.tally.result(), cast("NDArray[Any]", seen.first)
     if numbers.nonzero == 0:
@@ -290,8 +291,8 @@ def inspect(
 ) -> Iterator[tuple[str, Tensor, Finding]]:
     """Recognise every tensor of a checkpoint, in its order.
 
-    Claims are those of the metadata's ``idinit_ref.plans``, digests those of
-    ``idinit_ref.sha256``; metadata that is not of that form is no claim.
+    Claims are in the metadata's ``idinit_ref.plans``, digests in ``idinit_ref.sha256``; metadata of
+    another form is ignored.
 
     Parameters
     ----------
@@ -307,12 +308,12 @@ def inspect(
     tensor : Tensor
         The tensor itself.
     finding : Finding
-        What it holds, as of :func:`recognise`.
+        Its content, as in :class:`Finding`.
 
     Raises
     ------
     OSError, CheckpointError
-        If reading it fails.
+        If reading fails.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rules of a dialect: other names and axes for tensors, and names for the entries of lists."""
+"""Rules of a dialect: new names and axes of tensors, and names of list entries."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ def _text(label: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """A rule: the tensors whose PyTorch name has a pattern get another name, or other axes.
+    """A rule: tensors whose PyTorch name matches a pattern get another name, or other axes.
 
-    All rules that fit a name apply, in their order, each to what the one before made of it. The
-    new name is still a PyTorch one, whose last part the dialect turns into its own (``weight``
-    into ``kernel``): rename ``gpt.c_attn.weight`` to ``gpt.in_proj_weight``, and it is packed q,
-    k, v. A last part that the dialect does not know (``vars/0``) stays.
+    All matching rules apply in order, each to the result of the one before. The new name is still a
+    PyTorch name; the dialect translates its last part (``weight`` into ``kernel``). So renaming
+    ``gpt.c_attn.weight`` to ``gpt.in_proj_weight`` makes it packed q, k, v. A last part that is not
+    in the dialect (``vars/0``) stays.
 
     Parameters
     ----------
     pattern : str
         A regular expression, searched for in the name.
     name : str or None
-        What every match is replaced by, as in `re.sub`; left out, the name stays. None drops the
+        The replacement of every match, as in `re.sub`; by default the name stays. None drops the
         tensor.
     axes : str, optional
-        What the stored axes are (``"IOHW"``: a transposed convolution), or what becomes of them
-        (``"OI->IO"``, as in `rearrange`), whatever the table says. Tensors of another number of
-        axes it does not concern; where a plan says otherwise, it is an error.
+        The letters of the stored axes (``"IOHW"``: a transposed convolution), or their
+        rearrangement (``"OI->IO"``, as in `rearrange`), which replaces that of the table. Tensors
+        with another number of axes are left alone; a plan with other axes is an error.
     sizes : mapping of str to int
-        For axes that are split; of an attention layer N, the number of heads.
+        The sizes of axes that are split, such as N, the number of heads of attention.
     layer : {"Embedding", "LSTMCell"}, optional
-        What else the shape cannot say: a 2-D weight that is a table; an LSTM that is to be Flax's
-        LSTMCell, which has a layer for each gate.
+        The type of the layer, where the shape does not show it: a 2-D weight that is a table; an
+        LSTM for Flax's LSTMCell, which has a layer for each gate.
 
     Raises
     ------
     OptionError, OptionTypeError
-        If anything does not fit.
+        If a parameter is not valid.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class Change:
             and {"O", "I"} <= set(self.axes)
             and len(set(self.axes)) == len(self.axes)
         ):
-            should = "it should be the stored axes, O and I among them, or what becomes of them"
+            should = "it should be the stored axes, with O and I, or a rearrangement of them"
             raise OptionError(message("axes", self.axes, should, "e.g. 'IOHW', or 'OI->IO'"))
         sizes: object = self.sizes
         if not isinstance(sizes, Mapping):
@@ -97,7 +97,7 @@ class Change:
 
 
 def ndim_of(rule: Change) -> int | None:
-    """Return how many axes a tensor has that the rule's axes are of; None where it says none.
+    """Return the number of axes of the tensors to which a rule's axes apply; None without axes.
 
     >>> ndim_of(Change("up[.]", axes="IOHW")), ndim_of(Change("fc[.]", axes="OI->IO"))
     (4, 2)
@@ -109,24 +109,24 @@ def ndim_of(rule: Change) -> int | None:
 
 @dataclass(frozen=True)
 class Items:
-    """A rule: what the entries of a list are called, where a framework names them by their class.
+    """A rule: the names of a list's entries, in a framework that names them after their class.
 
     Keras calls the entries of a list ``my_block``, ``my_block_1``, ... after their class.
 
     Parameters
     ----------
     list : str
-        The list's name before its index, after all `Change` rules, as the shell has patterns:
+        A shell pattern of the list's name before its index, after all `Change` rules:
         ``"encoder.layer"``, ``"*.stages.*.layers"``.
     of : str
         The entries' class, ``"MyBlock"`` or ``"my_block"``.
     at : sequence of int, optional
-        The indices of all entries of that class, where a list holds several.
+        The indices of all entries of this class, if a list holds several classes.
 
     Raises
     ------
     OptionError, OptionTypeError
-        If anything does not fit.
+        If a parameter is not valid.
 
     Examples
     --------
@@ -154,9 +154,9 @@ class Items:
 
 
 def entry_of(rule: Items, index: int) -> str | None:
-    """Return the name of an entry of a list; None if it is of another class.
+    """Return the name of a list's entry; None if it has another class.
 
-    It is the class's name in snake case, with its rank in the class from the second one on.
+    It is the class's name in snake case; from the second entry of the class on, with a number.
 
     >>> rule = Items("f", "MyBlock", (0, 2))
     >>> entry_of(rule, 0), entry_of(rule, 1), entry_of(rule, 2)
@@ -170,7 +170,7 @@ def entry_of(rule: Items, index: int) -> str | None:
 
 
 def fits(rule: Items, name: str) -> bool:
-    """Return whether a tensor's name holds an entry that the rule names.
+    """Return whether a tensor's name contains an entry that the rule names.
 
     >>> rule = Items("f", "Dense", (0, 2))
     >>> fits(rule, "f.2.bias"), fits(rule, "f.1.bias"), fits(rule, "g.2.bias")
@@ -190,7 +190,7 @@ _ITEMS = ("list", "class", "at")
 
 
 def rule_of(given: object) -> Change | Items:
-    """Return a rule, or what a mapping says as one."""
+    """Return a rule; a mapping is turned into one."""
     if isinstance(given, (Change, Items)):
         return given
     if not isinstance(given, Mapping) or not ({"pattern", "list"} & given.keys()):

@@ -1,4 +1,4 @@
-"""Where tensors are listed: a preset, a manifest or a checkpoint's header."""
+"""Lists of tensors: from a preset, a manifest or a checkpoint's header."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .naming import check_name
 from .reading import open_checkpoint
 from .storage import check_axes
 
-_CAP = 32 * 2**20  # bytes of a manifest
+_CAP = 32 * 2**20  # the most bytes of a manifest
 OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "role", "axes"))
 """Options of `idinit_ref.plan` that a manifest or a rule may state."""
 
@@ -30,7 +30,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Asked(NamedTuple):
-    """One tensor of a source: its shape, and what the source itself says of it.
+    """One tensor of a source: its shape, and what the source states.
 
     ``role`` and ``options`` (of `idinit_ref.plan`) come from a manifest, ``dtype`` from a
     checkpoint. ``axes``, ``parted`` and ``value`` are those of `idinit_ref.roles.report.Entry`.
@@ -47,10 +47,10 @@ class Asked(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Tensors by name, the files they were read from, and of a preset where it comes from.
+    """Tensors by name, the files they were read from, and the origin of a preset.
 
-    ``model_type`` is what Hugging Face's ``config.json`` beside a checkpoint says, "" without one;
-    of a model of several, as of text and images, all their types with "+" between.
+    ``model_type`` is that of Hugging Face's ``config.json`` beside a checkpoint, "" without one. If
+    a model has several parts, such as text and images, it is all their types, joined by "+".
     """
 
     tensors: dict[str, Asked]
@@ -65,7 +65,7 @@ def read(
     manifest: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> Source:
-    """Return the tensors of one source: names, shapes, and roles where it states them.
+    """Return the tensors of one source: names, shapes, and roles if it states them.
 
     Parameters
     ----------
@@ -73,11 +73,11 @@ def read(
         A model of `idinit_ref.files.presets`.
     manifest : path, optional
         A JSON file: ``{name: shape}``, or ``{name: {"shape": ..., "role": ..., ...}}`` with options
-        of `idinit_ref.plan` beside them or in ``"plan"``, as `idinit_ref.Report.to_dict` returns
-        it; alone, or as the value of ``"tensors"``. ``"axes"`` beside them is a letter for each
-        axis, where several axes of inputs or of outputs count as one.
+        of `idinit_ref.plan` beside them or in ``"plan"``, as in `idinit_ref.Report.to_dict`. This
+        mapping may also be the value of ``"tensors"``. ``"axes"`` beside the role is a letter for
+        each axis, if several axes of inputs or of outputs count as one.
     checkpoint : path, optional
-        What `idinit_ref.files.open_checkpoint` reads; of it the header alone.
+        A checkpoint for `idinit_ref.files.open_checkpoint`; only its header is read.
 
     Returns
     -------
@@ -87,9 +87,10 @@ def read(
     Raises
     ------
     OptionError, OptionTypeError, ShapeError
-        If not exactly one source is given, or the manifest is none; the tensor is named.
+        If not exactly one source is given, or the manifest is not valid; the message names the
+        tensor.
     CheckpointError
-        If the checkpoint is none.
+        If the checkpoint is not valid.
     OSError
         If a file cannot be read.
 
@@ -116,7 +117,7 @@ def read(
 
 
 def _model_type(folder: Path) -> str:
-    """Return the type of the model that a folder holds, as its configuration has it."""
+    """Return the model type in a folder's configuration."""
     config: Any = None
     with suppress(OptionError, OSError):
         config = _json(folder / "config.json")
@@ -124,7 +125,7 @@ def _model_type(folder: Path) -> str:
 
 
 def _types(config: Any) -> Iterator[str]:
-    """Yield the type that a configuration states, and those of the configurations in it."""
+    """Yield the model types in a configuration and in its nested configurations."""
     if isinstance(config, dict):
         if isinstance(config.get("model_type"), str):
             yield config["model_type"]
@@ -133,13 +134,13 @@ def _types(config: Any) -> Iterator[str]:
 
 
 def _empty(path: object) -> OptionError:
-    return OptionError(message("source", str(path), "it holds no tensor", "choose another"))
+    return OptionError(message("source", str(path), "it should hold a tensor", "choose another"))
 
 
 def _read_manifest(path: Path) -> dict[str, Asked]:
-    """Return what a JSON manifest asks for."""
+    """Return the tensors of a JSON manifest."""
     content = _json(path)
-    if isinstance(content, dict) and "tensors" in content:  # with or without what a preset adds
+    if isinstance(content, dict) and "tensors" in content:  # with or without a preset's other keys
         inner = content["tensors"]
         if isinstance(inner, dict) and not isinstance(inner.get("shape"), list):
             for key in content:
@@ -155,7 +156,7 @@ def _read_manifest(path: Path) -> dict[str, Asked]:
 
 
 def _json(path: Path) -> Any:
-    """Return what a JSON file holds; raise for what is not exactly JSON, or is twice in it."""
+    """Parse a JSON file; raise if it is not strict JSON, or a key repeats."""
     try:
         with open(path, "rb") as file:
             return loads(file.read(_CAP + 1), cap=_CAP)
@@ -163,13 +164,13 @@ def _json(path: Path) -> Any:
         raise OptionError(
             message("manifest", str(path), problem.should, "correct the file")
         ) from None
-    except ValueError as problem:  # of the name
+    except ValueError as problem:  # a NUL in the name
         should = f"it should be the name of a file ({problem})"
         raise OptionError(message("manifest", str(path), should, "correct it")) from None
 
 
 def _asked(name: str, given: object, file: str) -> Asked:
-    """Return what a manifest says of one tensor."""
+    """Return one tensor of a manifest."""
     label = f"tensor {name!r}"
     if isinstance(given, list):
         given = {"shape": given}
@@ -185,7 +186,7 @@ def _asked(name: str, given: object, file: str) -> Asked:
     role = more.pop("role", None)
     axes, parted = more.pop("axes", None), more.pop("parted", None)
     value = real(f"value of {label}", more.pop("value")) if "value" in more else 0.0
-    why = more.pop("why", "" if role is None else f"as {file} says")
+    why = more.pop("why", "" if role is None else f"stated in {file}")
     if role is not None:
         choice(f"role of {label}", role, get_args(Kind))
     if not isinstance(why, str):
@@ -194,20 +195,20 @@ def _asked(name: str, given: object, file: str) -> Asked:
     for key in options:
         choice(f"option of {label}", key, OPTIONS)
     if (role in ("bias", "keep") or value) and (options or axes):
-        should = f"in role {role!r} it has no options"
+        should = f"in role {role!r} it should have no options"
         raise OptionError(message(label, short(options or axes), should, "leave them out"))
     asked = Asked(shape, cast("Kind | None", role), options, why, value=value)
     return asked if axes is parted is None else _with_axes(label, asked, axes, parted)
 
 
 def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
-    """Return what a manifest says of a tensor whose axes are not those of its plan."""
+    """Return a tensor whose stored axes differ from the axes of its plan."""
     shape = asked.shape if parted is None else _sizes(label, parted)
     if not isinstance(axes, str) or re.fullmatch(f"[A-Z]{{{len(shape)}}}", axes) is None:
         should = f"it should be a capital letter for each axis of {shape}"
         raise OptionError(message(f"axes of {label}", short(axes), should, "e.g. 'IOO'"))
     if joins(asked.shape, shape) is None:
-        should = f"they should cut the axes of the shape {asked.shape}"
+        should = f"they should split the axes of the shape {asked.shape}"
         cure = "give the sizes of all axes, in order"
         raise ShapeError(message(f"parted axes of {label}", shape, should, cure))
     _, joined = merge_axes(shape, axes)
@@ -220,7 +221,7 @@ def _with_axes(label: str, asked: Asked, axes: object, parted: object) -> Asked:
 
 
 def joins(shape: Sequence[int], parted: Sequence[int]) -> list[int] | None:
-    """Return how many of the parted axes make each stored one, or None if they do not."""
+    """Return how many parted axes each stored axis joins, or None if they do not match."""
     counts, left = [], list(parted)
     for size in shape:
         parts = [left.pop(0)] if left else []

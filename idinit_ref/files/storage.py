@@ -1,7 +1,7 @@
-"""Tensors on their way into a file or out of one, block by block.
+"""Tensors that are read block by block, from a file or for one.
 
-A `Tensor` is whatever has a shape and can be read in blocks: a plan, an array, noise, a tensor of
-a file, or a rearranged view of one of them. Nothing here knows a file format or an axis order.
+A `Tensor` has a shape and can be read in blocks: a plan, an array, noise, a tensor of a file, or a
+rearranged view of one of them. File formats and axis orders are not known here.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .stored import Index, StoredTensor
 
 _AXES = 32
 BLOCK = 2**19
-"""Elements that are read at once: 4 MiB in float64."""
+"""The elements of one block: 4 MiB in float64."""
 
 
 def check_axes(label: str, shape: tuple[int, ...]) -> None:
-    """Raise for more axes than an array of every NumPy has."""
+    """Raise if a shape has more axes than every version of NumPy supports."""
     if len(shape) > _AXES:
-        should = f"it should have at most {_AXES} axes, as an array of every NumPy has"
+        should = f"it should have at most {_AXES} axes, which every version of NumPy supports"
         raise ShapeError(message(f"shape of {label}", shape, should, "reshape it"))
 
 
 def index_of(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the index of a row-major place.
+    """Return the index of a row-major position.
 
     >>> index_of(4, (2, 3))
     (1, 1)
@@ -47,13 +47,13 @@ Tell = Callable[[int, int], object]
 
 
 class Progress:
-    """Counts what is done, and tells it as ``tell(done, in_all)``."""
+    """Counts progress, and calls ``tell(done, total)``."""
 
     def __init__(self, tell: Tell | None, total: int) -> None:
         self.tell, self.done, self.total = tell, 0, total
 
     def add(self, count: int) -> None:
-        """Count that much more."""
+        """Add to the count, and report it."""
         self.done += count
         if self.tell is not None:
             self.tell(self.done, self.total)
@@ -61,23 +61,23 @@ class Progress:
 
 @runtime_checkable
 class Tensor(Protocol):
-    """What can be written to a file: a shape, a dtype, and blocks.
+    """A tensor for a file: a shape, a dtype, and blocks.
 
-    ``dtype`` is of DTYPES, or None for what is made in any dtype (a plan); of a `StoredTensor` it
-    may be another. ``read(index, dtype)`` returns the block ``[index]``, one slice of step 1 for
-    each axis, as an array of ``carrier(dtype)``; it raises as `convert` does.
+    ``dtype`` is one of DTYPES, or None if any dtype is possible (a plan); a `StoredTensor` may have
+    another. ``read(index, dtype)`` returns the block ``[index]`` as an array of ``carrier(dtype)``;
+    the index has one slice of step 1 for each axis. It raises the errors of `convert`.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its axes."""
+        """The sizes of its axes."""
 
     @property
     def dtype(self) -> str | None:
-        """Its dtype, or None for any."""
+        """Its dtype, or None if any is possible."""
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Return a block of it."""
+        """Return a block."""
 
 
 def obstacle(tensor: Tensor) -> str:
@@ -90,7 +90,7 @@ def obstacle(tensor: Tensor) -> str:
 
 
 def nbytes_of(tensor: Tensor, dtype: str) -> int:
-    """Return the size of a tensor in bytes, in a dtype; if it is not decoded, as it is stored.
+    """Return the bytes of a tensor in a dtype; if it is not decoded, its stored bytes.
 
     >>> nbytes_of(NoiseTensor((2, 3), 1.0), "bfloat16")
     12
@@ -109,11 +109,11 @@ class PlanTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The plan's."""
+        """The shape of the plan."""
         return self.plan.shape
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Make the block."""
+        """Build a block."""
         if carrier(dtype).name == dtype:
             block: NDArray[Any] = self.plan.block(index, dtype=dtype)
             return block
@@ -126,24 +126,24 @@ class PlanTensor:
 
 @dataclass(frozen=True, eq=False)
 class ArrayTensor:
-    """An array as a tensor: in its own dtype, of any strides and byte order."""
+    """An array as a tensor, with any strides and byte order."""
 
     array: NDArray[Any]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The array's."""
+        """The shape of the array."""
         return self.array.shape
 
     @property
     def dtype(self) -> str:
-        """The array's, by name."""
+        """The name of the array's dtype."""
         return self.array.dtype.name
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Cut the block out."""
+        """Return a block."""
         block = np.asarray(self.array[index])
-        if carrier(self.dtype).name != self.dtype:  # of ml_dtypes
+        if carrier(self.dtype).name != self.dtype:  # a dtype of ml_dtypes
             own = carrier(self.dtype)
             block = block.view(own.newbyteorder(block.dtype.byteorder)).astype(own, copy=False)
         return convert(block, self.dtype, dtype, "array")
@@ -151,9 +151,9 @@ class ArrayTensor:
 
 @dataclass(frozen=True)
 class NoiseTensor:
-    """Normal noise N(0, std^2) that is the same everywhere: row r by Philox of [seed, r].
+    """Reproducible normal noise N(0, std^2): row r is drawn by Philox with the key [seed, r].
 
-    Rows are along the first axis, as in the loosening of spec section 5; a vector is one row.
+    Rows are along the first axis, as in the loosening of spec section 5. A vector is one row.
     """
 
     shape: tuple[int, ...]
@@ -162,7 +162,7 @@ class NoiseTensor:
     dtype: None = None
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Draw the rows of the block, of each what lies between its first and last entry."""
+        """Draw the rows of a block, each from the block's first to its last column."""
         first, inner = (index[:1], index[1:]) if len(self.shape) > 1 else ((slice(0, 1),), index)
         rows, *axes = self.shape if len(self.shape) > 1 else (1, *self.shape)
         spans = [range(*span.indices(size)) for span, size in zip(inner, axes, strict=True)]
@@ -180,11 +180,11 @@ class NoiseTensor:
 
 
 def as_tensor(name: str, value: object) -> Tensor:
-    """Return a plan, an array or a tensor as a tensor; raise for anything else."""
+    """Return a plan, an array or a tensor as a tensor; raise for any other type."""
     if isinstance(value, Plan):
         return PlanTensor(value)
     if isinstance(value, np.ma.MaskedArray):
-        should = "it should have no mask, which a file cannot hold"
+        should = "it should have no mask: a file cannot hold one"
         raise OptionTypeError(message(name, "MaskedArray", should, "fill it: value.filled(0)"))
     if isinstance(value, np.ndarray):
         value = ArrayTensor(value)
@@ -194,14 +194,14 @@ def as_tensor(name: str, value: object) -> Tensor:
         raise OptionTypeError(message(name, type(value).__name__, should, cure))
     is_open = value.dtype is None or isinstance(value, StoredTensor)
     if not is_open and value.dtype not in DTYPES:
-        should = f"a checkpoint holds {', '.join(DTYPES)}"
+        should = f"a checkpoint can hold {', '.join(DTYPES)}"
         cure = "convert the array first"
         raise DTypeError(message(f"dtype of {name}", value.dtype, should, cure))
     return value
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[Index]:
-    """Yield indices that cut an array, in its row-major order, into blocks of bounded size."""
+    """Yield the indices of blocks of bounded size that cover an array in row-major order."""
     if 0 in shape or not shape:
         yield (slice(None),) * len(shape)
         return
@@ -215,9 +215,9 @@ def blocks(shape: tuple[int, ...]) -> Iterator[Index]:
 
 
 def stream(tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
-    """Yield a tensor's numbers in row-major order, contiguous and little-endian, by blocks.
+    """Yield a tensor's numbers by blocks: row-major, contiguous and little-endian.
 
-    If its numbers cannot be read, yield its bytes.
+    If its numbers cannot be decoded, yield its bytes.
     """
     if isinstance(tensor, StoredTensor) and tensor.obstacle:
         for start in range(0, tensor.nbytes, 8 * BLOCK):

@@ -1,4 +1,4 @@
-"""Tensors of checkpoint files: a header's entry in memory, and numbers block by block."""
+"""Tensors of checkpoint files: only the header's entry is in memory; numbers are read in blocks."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from .disk import Bytes, Packed, Plain, Spans, read_block
 
 Index = tuple[slice, ...]
 
-_CODES = {  # of libraries, for bytes that mean the same in safetensors
+_CODES = {  # safetensors' names for dtypes of other libraries with the same bytes
     "float8_e8m0fnu": "F8_E8M0",
     "float8_e4m3fnuz": "F8_E4M3FNUZ",
     "float8_e5m2fnuz": "F8_E5M2FNUZ",
 }
-_MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's, less one for the bytes
+_MOST = 63 if int(np.__version__.partition(".")[0]) > 1 else 31  # NumPy's axes; one is for bytes
 
 
-@dataclass(slots=True, eq=False)  # not frozen: a file may have a million, and that costs twice
+@dataclass(slots=True, eq=False)  # not frozen, which doubles the time: a file may have a million
 class StoredTensor:
-    """A tensor of a checkpoint, of which nothing is read until a block is asked for.
+    """A tensor of a checkpoint. Nothing is read before its first block.
 
     Parameters
     ----------
     name : str
-        Its name there, whatever that is: of any characters.
+        Its name in the checkpoint; any characters are possible.
     dtype : str
-        Its dtype there, of `idinit_ref.files.bits.DTYPES`; or another one, as the file calls it,
+        Its stored dtype: one of `idinit_ref.files.bits.DTYPES`, or the file's name of another one,
         whose numbers cannot be read.
     shape : tuple of int
-        Its axes.
+        The sizes of its axes.
     path : pathlib.Path
         The file that holds its numbers.
 
@@ -54,7 +54,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Its bytes, unpacked.
+        """Its size in bytes, uncompressed.
 
         Examples
         --------
@@ -78,31 +78,32 @@ class StoredTensor:
         return "no array has its shape" if len(self.shape) > _MOST or some >= 2**63 else ""
 
     def read(self, index: Index, dtype: str) -> NDArray[Any]:
-        """Return a block, of which alone the bytes are read, as an array of its own.
+        """Return a block as a new array; only the bytes of the block are read.
 
         Parameters
         ----------
         index : tuple of slice
             One of step 1 for each axis.
         dtype : str
-            Of `idinit_ref.files.bits.DTYPES`; rounded once if it is not the tensor's own.
+            One of `idinit_ref.files.bits.DTYPES`; numbers are rounded once if it is not the stored
+            dtype.
 
         Returns
         -------
         numpy.ndarray
-            Of the block's shape and that dtype; of one that NumPy lacks (bfloat16, float8), its
-            bits as unsigned integers.
+            The block, in this dtype; if NumPy lacks it (bfloat16, float8), its bits as unsigned
+            integers.
 
         Raises
         ------
         IndexingError
-            If the index is not of that form.
+            If the index has another form.
         CheckpointError
             If the file has changed, or its numbers are broken.
         DTypeError, RoundingError
             If its numbers are not decoded, or the dtype cannot hold them.
         ShapeError
-            If no array has its shape.
+            If no NumPy array can have its shape.
         OSError
             If the file cannot be read.
 
@@ -126,21 +127,21 @@ class StoredTensor:
         return convert(self._block(box_of(index, self.shape)), self.dtype, dtype, self.name)
 
     def _block(self, spans: Spans) -> NDArray[Any]:
-        """Return a block of the stored numbers; how, each kind of file says."""
-        raise NotImplementedError  # a class for each kind of file has it
+        """Return a block of the stored numbers; each kind of file has its own way."""
+        raise NotImplementedError
 
     def read_bytes(self, start: int, stop: int) -> Bytes:
-        """Return bytes of it, as they are stored.
+        """Return a range of its stored bytes.
 
         Parameters
         ----------
         start, stop : int
-            Bytes, from 0 to `nbytes`.
+            The range, from 0 to `nbytes`.
 
         Returns
         -------
         bytes-like
-            ``stop - start`` of them, in row-major order.
+            ``stop - start`` bytes, in row-major order.
 
         Raises
         ------
@@ -163,7 +164,7 @@ class StoredTensor:
 
 
 def known_dtype(name: str) -> str:
-    """Return what a dtype of a library is called here.
+    """Return the name used here for a library's dtype.
 
     >>> known_dtype("float8_e8m0fnu"), known_dtype("float32")
     ('F8_E8M0', 'float32')
@@ -173,13 +174,13 @@ def known_dtype(name: str) -> str:
 
 @dataclass(slots=True, eq=False)
 class Foreign(StoredTensor):
-    """A tensor that a library reads, in blocks; if it is not decoded, in their bytes."""
+    """A tensor whose blocks a library reads; if it is not decoded, their bytes."""
 
     width: int  # bytes of an entry
 
     @property
     def nbytes(self) -> int:
-        """Its bytes, unpacked."""
+        """Its size in bytes, uncompressed."""
         return prod(self.shape) * self.width
 
     @property
@@ -188,7 +189,7 @@ class Foreign(StoredTensor):
         return carrier(self.dtype) if self.dtype in DTYPES else np.dtype(f"V{self.width}")
 
     def read_bytes(self, start: int, stop: int) -> Bytes:
-        """Return bytes of it, in row-major order."""
+        """Return a range of its bytes, in row-major order."""
         rows, *rest = self.shape or (1,)
         step = self.nbytes // rows
         low, high = start // step, -(-stop // step)
@@ -198,7 +199,7 @@ class Foreign(StoredTensor):
 
 
 def form_of(tensor: StoredTensor) -> str:
-    """Return the suffix of files in which a tensor's bytes mean the same."""
+    """Return the suffix of the format in which a tensor's bytes keep their meaning."""
     alike = isinstance(tensor, Foreign) and tensor.dtype in _CODES.values()
     return ".safetensors" if alike else tensor.path.suffix.lower()
 
@@ -215,11 +216,11 @@ class Raw(StoredTensor):
 
     @property
     def nbytes(self) -> int:
-        """Its bytes, unpacked."""
+        """Its size in bytes, uncompressed."""
         return self.size
 
     def read_bytes(self, start: int, stop: int) -> Bytes:
-        """Return bytes of it, as they are stored."""
+        """Return a range of its stored bytes."""
         content = np.empty(stop - start, np.uint8)
         with self.data.reading() as get:
             get(self.skip + start, content)
@@ -237,7 +238,7 @@ class Raw(StoredTensor):
         own = carrier(self.dtype)
         block: NDArray[Any]
         if self.dtype == "bool":
-            block = raw[..., 0] != 0  # another byte than 0 or 1 would be no bool to NumPy
+            block = raw[..., 0] != 0  # NumPy's bools allow only the bytes 0 and 1
         else:
             stored = raw.reshape(-1).view(own.newbyteorder(self.order))
             block = stored.astype(own, copy=False).reshape(raw.shape[:-1])

@@ -1,4 +1,4 @@
-"""One pass over the numbers of a tensor: statistics, and where its few non-zeros lie."""
+"""One pass over the numbers of a tensor: statistics, and the positions of few non-zeros."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .bits import FLOATS, carrier, convert, decode, itemsize, little, unsigned
 from .storage import BLOCK
 
 LEVELS = 64
-"""Different numbers of a plan without noise, at most."""
+"""The most distinct numbers of a plan without noise."""
 
-_KEPT = 3 * 2**23  # bytes of non-zeros that are kept
+_KEPT = 3 * 2**23  # the most bytes of recorded non-zeros
 
 
 class Numbers(NamedTuple):
-    """What can be said of any numbers.
+    """Statistics of any numbers.
 
-    ``low``, ``high``, ``mean`` and ``std`` (of the whole population) are those of the finite
-    numbers, None where there are none; of complex ones, of real and imaginary parts together.
+    ``low``, ``high``, ``mean`` and ``std`` (of the whole population) cover the finite numbers; None
+    if there are none. Real and imaginary parts of complex numbers are pooled.
 
     Parameters
     ----------
     size, nonzero, nan, infinite : int
-        How many there are.
+        Counts.
     low, high, mean, std : float, optional
-        Of the finite ones.
+        Of the finite numbers.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class Numbers(NamedTuple):
 
 
 def values_of(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return the numbers that bits mean."""
+    """Return the numbers of some bits."""
     return decode(bits.view(carrier(dtype).newbyteorder("<")), dtype)
 
 
@@ -67,7 +67,7 @@ def bits_of(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
 
 
 def nonzero(bits: NDArray[Any]) -> NDArray[np.intp]:
-    """Return where bits are not 0; eight bytes are tested at a time, since most are 0."""
+    """Return the positions of non-zero bits. Most are 0, so eight bytes are tested at a time."""
     per = 8 // bits.itemsize
     whole = bits.size // per * per
     words = np.flatnonzero(bits[:whole].view(np.uint64) != 0)
@@ -79,7 +79,7 @@ def nonzero(bits: NDArray[Any]) -> NDArray[np.intp]:
 
 
 class _Tally:
-    """Numbers of an array that is seen in parts: exact counts, merged means and deviations."""
+    """Statistics of an array that comes in parts: exact counts, merged means and deviations."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
@@ -87,7 +87,7 @@ class _Tally:
         self.low: Any = None
         self.high: Any = None
         self.mean = self.squares = 0.0
-        few = itemsize(dtype) <= 2  # all numbers of the dtype are counted, each
+        few = itemsize(dtype) <= 2  # then each number of the dtype has its own count
         self.counts = np.zeros(2 ** (8 * itemsize(dtype)), np.int64) if few else None
 
     def add(self, bits: NDArray[Any]) -> None:
@@ -105,21 +105,21 @@ class _Tally:
             values = values_of(seen.astype(unsigned(self.dtype)), self.dtype)
             self._merge(values, self.counts[seen])
             self.counts = None
-        some = (self.mean, sqrt(self.squares / self.finite)) if self.finite else (None, None)
+        moments = (self.mean, sqrt(self.squares / self.finite)) if self.finite else (None, None)
         counts = self.size, self.nonzero, self.nan, self.infinite
-        return Numbers(*counts, self.low, self.high, *some)
+        return Numbers(*counts, self.low, self.high, *moments)
 
     def _merge(self, values: NDArray[Any], times: NDArray[np.int64] | None) -> None:
-        def many(mask: NDArray[np.bool_]) -> int:
+        def count_of(mask: NDArray[np.bool_]) -> int:
             return int(np.count_nonzero(mask) if times is None else times[mask].sum())
 
         self.size += values.size if times is None else int(times.sum())
-        self.nonzero += many(values != 0)
+        self.nonzero += count_of(values != 0)
         values = values.view(np.uint8) if values.dtype.kind == "b" else values
         finite = np.isfinite(values)
         if not finite.all():
-            self.nan += many(np.isnan(values))
-            self.infinite += many(np.isinf(values) & ~np.isnan(values))
+            self.nan += count_of(np.isnan(values))
+            self.infinite += count_of(np.isinf(values) & ~np.isnan(values))
             values, times = values[finite], None if times is None else times[finite]
         if values.dtype.kind == "c":
             values = np.ascontiguousarray(values).view(np.float32)
@@ -146,7 +146,7 @@ class _Tally:
 
 
 class TensorContent:
-    """What is kept of a tensor while it is read: its non-zeros, or a tally if they are many."""
+    """A record of a tensor while it is read: its non-zeros, or statistics if they are many."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         self.shape, self.dtype = shape, dtype
@@ -159,26 +159,26 @@ class TensorContent:
 
     @property
     def places(self) -> NDArray[Any]:
-        """Flat positions of the non-zeros that are kept."""
+        """The flat positions of the recorded non-zeros."""
         return np.frombuffer(self._places, self.place)
 
     @property
     def bits(self) -> NDArray[Any]:
-        """Their bits."""
+        """The bits of the recorded non-zeros."""
         return np.frombuffer(self._bits, unsigned(self.dtype))
 
     def add(self, bits: NDArray[Any], where: NDArray[np.intp] | None) -> None:
-        """Take in the next part: its bits, and where they are not 0 if that is known."""
+        """Add the next part: its bits, and the positions of its non-zeros if known."""
         if bits.size and self.first is None:
             self.first = bits[:1].copy()
         self.same = self.same and bool((bits == self.first).all())
         if self.sparse and where is not None:
-            some = bits[where]
+            values = bits[where]
             kept = len(self._places) + len(self._bits)
-            kept += some.size * (self.place.itemsize + some.itemsize)
-            if kept <= _KEPT and np.unique(some[:4096]).size <= LEVELS:
+            kept += values.size * (self.place.itemsize + values.itemsize)
+            if kept <= _KEPT and np.unique(values[:4096]).size <= LEVELS:
                 self._places += (where + self.size).astype(self.place).data.cast("B")
-                self._bits += some.data.cast("B")
+                self._bits += values.data.cast("B")
             else:
                 self.give_up()
         self.size += bits.size
@@ -186,7 +186,7 @@ class TensorContent:
             self.tally.add(bits)
 
     def give_up(self) -> None:
-        """Keep no non-zeros any more, only their tally."""
+        """Replace the recorded non-zeros by their statistics."""
         if self.sparse:
             self.tally.add_zeros(self.size - self.bits.size)
             for start in range(0, self.bits.size, BLOCK):

@@ -1,6 +1,6 @@
-"""A PyTorch checkpoint said in the words of another framework.
+"""Translates a PyTorch checkpoint into the names and axes of another framework.
 
-Nothing is made here: a plan becomes a plan of other axes, any other tensor a `View` of itself.
+A plan becomes a plan with other axes, any other tensor a lazy view of itself.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .kinds import (
     AS_IT_IS,
     Model,
     NamedTensor,
+    axes_rule,
     kernel_kind,
     kind_of,
     letters_of,
-    says,
     stored_before,
 )
 from .metadata import table
@@ -43,19 +43,19 @@ def translate(
     tables: Collection[str] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, Plan | Tensor]:
-    """Say a PyTorch checkpoint in the words of another framework.
+    """Translate a PyTorch checkpoint into another framework's names and axes.
 
     Parameters
     ----------
     tensors : mapping of str to Plan, numpy.ndarray, Tensor or None
-        By PyTorch or Hugging Face names. None is one that the model has, but that is left out.
+        By PyTorch or Hugging Face names. None is a tensor of the model that is left out.
     dialect : str or Dialect
         As in `load`.
     tables : collection of str, optional
-        Names of embedding tables, where that is known otherwise (as a traced report knows it).
+        Names of embedding tables, if known, for example from a traced report.
     metadata : mapping of str to str, optional
-        Of the file that the tensors are from (``open_checkpoint(...).metadata``): what its
-        ``idinit_ref.plans`` says of a tensor, a plan of its shape, is believed.
+        Metadata of the tensors' file (``open_checkpoint(...).metadata``). A plan in its
+        ``idinit_ref.plans`` is used if it has the tensor's shape.
 
     Returns
     -------
@@ -65,16 +65,16 @@ def translate(
     Raises
     ------
     OptionError, OptionTypeError, LayoutError, ShapeError, OSError
-        If a tensor's kind is not known, two get one name, a Keras layer lacks its first tensors,
-        a rule fits nothing or contradicts a plan, or as in `load`.
+        If a tensor's kind is unknown, two tensors get one name, a Keras layer lacks its first
+        tensors, or a rule matches nothing or contradicts a plan; also as in `load`.
 
     Examples
     --------
     >>> import numpy as np
     >>> import idinit_ref as ir
     >>> model = {"fc.weight": ir.plan((6, 4)), "fc.bias": np.zeros(6, "float32")}
-    >>> made = translate(model, "keras")
-    >>> list(made), made["fc/vars/0"].layout, made["fc/vars/0"].shape
+    >>> tensors = translate(model, "keras")
+    >>> list(tensors), tensors["fc/vars/0"].layout, tensors["fc/vars/0"].shape
     (['fc/vars/0', 'fc/vars/1'], 'IO', (4, 6))
     """
     if not isinstance(dialect, Dialect):
@@ -88,46 +88,49 @@ def translate(
         value = given if given is None or isinstance(given, Plan) else as_tensor(own, given)
         item = NamedTensor(own, own, PlanTensor(Plan((0, 0))) if value is None else value)
         if value is not None:
-            item = replace(item, said=_said(value, claims.get(own)), table=own in tables)
-        renamed = _renamed(item, dialect, used, value is None)
+            item = replace(
+                item, known_plan=_known_plan(value, claims.get(own)), table=own in tables
+            )
+        renamed = _rename(item, dialect, used, value is None)
         if renamed is None:
             continue
         if renamed.name in items:
-            raise _twice(renamed.name, [items[renamed.name].own, own])
+            raise _same_name(renamed.name, [items[renamed.name].own, own])
         present.add(renamed.name)
         if value is not None:
-            items[renamed.name] = _agreed(renamed)
+            _check_axes(renamed)
+            items[renamed.name] = renamed
     model = Model(_consistent(items, tensors.keys()), present, tensors.keys(), dialect)
     _check_rules(model, used)
     sources_of: dict[str, list[tuple[str, Plan | Tensor, str]]] = {}
     for item in model.items.values():
-        for name, part, join in _translated(item, model):
+        for name, part, join in _translate(item, model):
             sources = sources_of.setdefault(check_name(name), [])
-            # The bias of the input comes first, whatever the order of the file.
+            # The input's bias comes first, in any order of the file.
             first = join and "_ih" in item.leaf
             sources.insert(0 if first else len(sources), (item.own, part, join))
-    translated = {name: _joined(name, sources) for name, sources in sources_of.items()}
+    translated = {name: _join(name, sources) for name, sources in sources_of.items()}
     if dialect.separator == "/":
-        _check_numbers({name: [own for own, _, _ in each] for name, each in sources_of.items()})
+        _check_numbers({name: [own for own, _, _ in srcs] for name, srcs in sources_of.items()})
     return translated
 
 
-def _said(value: Plan | Tensor, claim: object) -> Plan | None:
-    """Return the plan that says what the axes are."""
+def _known_plan(value: Plan | Tensor, claim: object) -> Plan | None:
+    """Return a tensor's plan: itself, or the one in the metadata."""
     if isinstance(value, Plan):
         return value
     if not isinstance(claim, dict):
         return None
     try:
         return Plan(value.shape, **claim)
-    except (IDInitError, TypeError):  # of another shape, or no plan's options
+    except (IDInitError, TypeError):  # another shape, or unknown options
         return None
 
 
-def _renamed(
+def _rename(
     item: NamedTensor, dialect: Dialect, used: set[int], left_out: bool
 ) -> NamedTensor | None:
-    """Return a tensor with all that the rules say of it, or None if one drops it."""
+    """Apply all rules to a tensor; None if a rule drops it. `used` collects the matching rules."""
     for k, rule in enumerate(dialect.rules):
         if isinstance(rule, Items) or not re.search(rule.pattern, item.name):
             continue
@@ -147,19 +150,18 @@ def _renamed(
     return item
 
 
-def _agreed(item: NamedTensor) -> NamedTensor:
-    """Return a tensor, unless a rule says other axes than what is known of it."""
+def _check_axes(item: NamedTensor) -> None:
+    """Raise if a rule contradicts the known axes of a tensor."""
     before = item.axes.partition("->")[0]
-    layout = item.said.layout if item.said else ""
+    layout = item.known_plan.layout if item.known_plan else ""
     if layout and item.moved and not re.fullmatch("[A-Z]+", before):
-        return item  # axes that are split or dropped
-    if item.table and not item.said and not item.moved and item.layer != "Embedding":
+        return  # axes that are split or dropped
+    if item.table and not item.known_plan and not item.moved and item.layer != "Embedding":
         layout = "IO"
     if item.axes and layout and before != layout:
-        what = "its plan says" if item.said else "it is an embedding table:"
-        should = f"{what} {layout} of {item.own}, shape {item.value.shape}"
+        what = "plan" if item.known_plan else "embedding table"
+        should = f"the {what} {item.own}, shape {item.value.shape}, has axes {layout}"
         raise LayoutError(message("axes", item.axes, should, "correct the rule, or its pattern"))
-    return item
 
 
 def _consistent(items: Mapping[str, NamedTensor], names: Collection[str]) -> dict[str, NamedTensor]:
@@ -172,33 +174,33 @@ def _consistent(items: Mapping[str, NamedTensor], names: Collection[str]) -> dic
     if not any(item.axes.startswith("OI") and by_name(item) for item in items.values()):
         return dict(items)
     return {
-        name: replace(item, doubted=item.said is None and not item.axes and by_name(item))
+        name: replace(item, doubted=item.known_plan is None and not item.axes and by_name(item))
         for name, item in items.items()
     }
 
 
 def _check_rules(model: Model, used: Collection[int]) -> None:
-    """Raise if a rule fits nothing."""
+    """Raise if a rule matches nothing."""
     dialect = model.dialect
     for k, rule in enumerate(dialect.rules):
         if isinstance(rule, Items):
             if dialect.leaves and any(fits(rule, name) for name in model.present):
                 continue
             label, got, kind = "list", rule.list, "a list's entry"
-            should = f"it fits no entry of a list that {dialect.name} names"
+            should = f"it matches no list entry that {dialect.name} names by its class"
         elif k in used:
             continue
         else:
             label, got, kind = "pattern", rule.pattern, "a tensor"
             of = f" of {ndim_of(rule)} axes ({rule.axes})" if rule.axes else ""
-            should = f"it fits no tensor{of}"
+            should = f"it matches no tensor{of}"
         near = ", ".join(get_close_matches(got, model.names, 3, 0.0)) or "none"
         cure = f"name {kind}, or leave the rule out"
         raise OptionError(message(label, got, f"{should}; the nearest names are {near}", cure))
 
 
 def _check_numbers(sources: Mapping[str, list[str]]) -> None:
-    """Raise if a Keras layer would have a tensor, but not the ones before it."""
+    """Raise if a Keras layer has a tensor, but lacks one before it."""
     layers: dict[str, dict[int, list[str]]] = {}
     for name, own in sources.items():
         if match := re.fullmatch(r"(?:(.*)/)?vars/(\d+)", name):
@@ -210,12 +212,12 @@ def _check_numbers(sources: Mapping[str, list[str]]) -> None:
                 f"before vars/{last} ({', '.join(numbers[last])}) it should have "
                 f"vars/{', vars/'.join(missing)}"
             )
-            cure = "copy or fill what is missing, or leave out the whole layer"
+            cure = "copy or fill the missing tensors, or leave out the whole layer"
             raise OptionError(message("layer", layer, should, cure))
 
 
-def _translated(item: NamedTensor, model: Model) -> list[tuple[str, Plan | Tensor, str]]:
-    """Return what becomes of one tensor: names, tensors, and how they join others of the name."""
+def _translate(item: NamedTensor, model: Model) -> list[tuple[str, Plan | Tensor, str]]:
+    """Translate one tensor: names, tensors, and how each is joined to others of its name."""
     value, dialect = item.value, model.dialect
     if not dialect.leaves:
         moved = rearrange(value, item.moved, item.sizes) if item.moved else value
@@ -224,8 +226,8 @@ def _translated(item: NamedTensor, model: Model) -> list[tuple[str, Plan | Tenso
     letters = letters_of(item, kind, model) if item.ndim > 1 else ""
     if kind == "kernel" and not item.moved:
         kind = kernel_kind(item, letters, model) if letters else "other"
-    own = Leaf(item.leaf) if re.fullmatch(dialect.others, item.leaf) else Leaf("")
-    leaf = own if kind == "other" else dialect.leaves.get(kind, Leaf(""))
+    unchanged = Leaf(item.leaf) if re.fullmatch(dialect.others, item.leaf) else Leaf("")
+    leaf = unchanged if kind == "other" else dialect.leaves.get(kind, Leaf(""))
     if leaf is None:
         return []
     stays = item.moved or leaf.axes or kind == "embedding" or AS_IT_IS.search(item.own)
@@ -266,7 +268,7 @@ def _placed(
         kernel = "".join(mark + c for c in SPATIAL if c in letters)
         return rearrange(value, f"{letters}->{batch}{kernel}{leaf.axes[-2:]}")
     if "N" not in item.sizes:
-        should = f"attention in {dialect.name} has an axis of heads"
+        should = f"attention in {dialect.name} should have an axis of heads"
         cure = (
             "give their number by a rule, e.g. "
             f"{{'pattern': '^{re.escape(item.own.rpartition('.')[0])}', 'sizes': {{'N': 12}}}}"
@@ -289,7 +291,7 @@ def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
         rules = [r for r in dialect.rules if isinstance(r, Items) and fnmatchcase(before, r.list)]
         entry = next(filter(None, (entry_of(rule, int(part)) for rule in rules)), None)
         if entry is None and dialect.index is None:
-            should = f"{dialect.name} calls the entries of the list {before!r} by their class"
+            should = f"{dialect.name} names the entries of the list {before!r} by their class"
             cure = f"add a rule, e.g. {{'list': '{before}', 'class': 'MyBlock'}}"
             raise OptionError(message("name", item.own, should, cure))
         if entry is None and dialect.index != dialect.separator and words:
@@ -299,8 +301,8 @@ def _path(item: NamedTensor, path: str, dialect: Dialect) -> list[str]:
     return words
 
 
-def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | Tensor:
-    """Return the one tensor that several become, or raise if they may not."""
+def _join(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | Tensor:
+    """Join the tensors of one name; raise if they should not be joined."""
     own = [source for source, _, _ in sources]
     values = [value for _, value, _ in sources]
     joins = {join for _, _, join in sources}
@@ -312,7 +314,7 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
         return values[0]
     tensors = tuple(PlanTensor(value) if isinstance(value, Plan) else value for value in values)
     if not join or len(tensors) > 2 or tensors[0].shape != tensors[-1].shape:
-        raise _twice(name, own)
+        raise _same_name(name, own)
     if join == "sum but last":
         size = tensors[-1].shape[0]
         if tensors[-1].read((slice(size - size // 3, size),), "float64").any():
@@ -323,8 +325,8 @@ def _joined(name: str, sources: list[tuple[str, Plan | Tensor, str]]) -> Plan | 
     return stacked(tensors) if join == "stack" else added(tensors)
 
 
-def _twice(name: str, own: list[str]) -> OptionError:
-    should = f"it should be one tensor, not each of {', '.join(own)}"
+def _same_name(name: str, own: list[str]) -> OptionError:
+    should = f"it should be the name of only one of {', '.join(own)}"
     return OptionError(message("name", name, should, "rename or drop one of them by a rule"))
 
 
@@ -334,6 +336,6 @@ def _unknown(item: NamedTensor, model: Model) -> OptionError:
     if not re.fullmatch(model.dialect.others, name):
         beside = [other.leaf for other in model.items.values() if other.path == item.path]
         name = f"vars/{beside.index(item.leaf)}"
-    rule = {**says(item, f"{letters}->{letters}"), "name": item.sibling(name)}
-    should = f"what it is in {model.dialect.name} cannot be told (shape {item.value.shape})"
-    return OptionError(message("name", item.own, should, f"say it by a rule, e.g. {rule}"))
+    rule = {**axes_rule(item, f"{letters}->{letters}"), "name": item.sibling(name)}
+    should = f"its form in {model.dialect.name} is unknown (shape {item.value.shape})"
+    return OptionError(message("name", item.own, should, f"state it by a rule, e.g. {rule}"))

@@ -1,6 +1,6 @@
-"""Tensors computed from tensors: axes cut, split, joined, permuted and flipped, sums and stacks.
+"""Tensors computed from tensors: axes cut, split, joined, permuted and flipped; sums and stacks.
 
-A block of such a tensor is computed when it is read, from the parts of the others that it needs.
+A block is computed when it is read, from only the parts of the sources that it needs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _tensor(value: Plan | Tensor) -> Tensor:
 
 
 def added(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of tensors of one shape: in float64, rounded once (an LSTM's two biases)."""
+    """Return the sum of tensors, in float64, rounded once (the two biases of an LSTM)."""
 
     def block(spans: Spans, dtype: str) -> NDArray[Any]:
         total = sum(_read(tensor, spans, "float64") for tensor in tensors)
@@ -60,7 +60,7 @@ def added(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors of one shape along a new first axis (a Keras GRU's biases)."""
+    """Stack tensors along a new first axis (the biases of a Keras GRU)."""
 
     def block(spans: Spans, dtype: str) -> NDArray[Any]:
         return np.stack([_read(tensors[k], spans[1:], dtype) for k in spans[0]])
@@ -69,14 +69,14 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def joined(tensor: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return a tensor whose neighbouring axes are joined, so many of them to each new axis."""
+    """Join neighbouring axes of a tensor: ``counts[k]`` of them into new axis k."""
     sizes = iter(tensor.shape)
     groups = [tuple(islice(sizes, count)) for count in counts]
 
     def block(spans: Spans, dtype: str) -> NDArray[Any]:
-        """Read whole steps along the outermost of the joined axes, and cut the block out."""
-        hull: list[range] = []  # of the source
-        shape, inner = [], []  # of what is read, joined; of what of it is wanted
+        """Read whole steps along the outermost of the joined axes, and return the block in them."""
+        hull: list[range] = []  # the ranges to read from the source
+        shape, inner = [], []  # the joined shape of these, and the block's slices in it
         for span, parts in zip(spans, groups, strict=True):
             step = max(prod(parts[1:]), 1)
             first, last = span.start // step, -(-span.stop // step)
@@ -89,7 +89,7 @@ def joined(tensor: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def take(value: Plan | Tensor, axis: int, pieces: Sequence[tuple[int, int]]) -> Tensor:
-    """Return some pieces (start, stop) of one axis, one after the other; else ShapeError.
+    """Concatenate pieces (start, stop) of one axis; raise a ShapeError if one lies outside.
 
     >>> gates = take(Plan((6, 2)), 0, [(2, 4), (0, 2)])
     >>> gates.shape, gates.read((slice(0, 4), slice(0, 2)), "float32")[:, 0].tolist()
@@ -125,16 +125,16 @@ _AXIS = re.compile(r"\([A-Z]+\)|~?[A-Z]|1")
 def rearrange(
     value: Plan | Tensor, axes: str, sizes: Mapping[str, int] | None = None
 ) -> Plan | Tensor:
-    """Return a tensor with its axes in another order, split, or flipped.
+    """Return a tensor with its axes permuted, split, or flipped.
 
     `axes` has a capital letter for each axis, before and after: ``"OI->IO"``. Before the arrow,
-    letters in brackets split one axis, whose `sizes` are given for all but one of them, and ``1``
-    drops one of size 1: ``"(CM)1HW->HWCM"``. After it, ``~`` reads an axis backwards, and ``1`` is
-    a new one of size 1. OptionError if the text is not of that form, LayoutError if it does not
-    fit the shape. A plan that is only permuted is again a plan, with the same numbers.
+    letters in brackets split one axis; `sizes` gives the sizes of all but one of them. ``1`` drops
+    an axis of size 1: ``"(CM)1HW->HWCM"``. After the arrow, ``~`` flips an axis, and ``1`` is a new
+    one of size 1. Raises an OptionError if the text has another form, a LayoutError if it does not
+    fit the shape. A plan that is only permuted stays a plan, with the same numbers.
 
-    >>> made = rearrange(Plan((8, 6, 3, 3)), "OIHW->HWIO")
-    >>> made.shape, made.layout
+    >>> kernel = rearrange(Plan((8, 6, 3, 3)), "OIHW->HWIO")
+    >>> kernel.shape, kernel.layout
     ((3, 3, 6, 8), 'HWIO')
     >>> rearrange(Plan((8, 6)), "(ND)I->IND", {"N": 2}).shape
     (6, 2, 4)
@@ -169,7 +169,7 @@ def rearrange(
         places = cast("tuple[int, ...]", order)
         layout = "".join(value.layout[k] for k in places)
         batch = [c for c in value.layout if c not in "OI" + SPATIAL]
-        if [c for c in layout if c in batch] == batch:  # noise is drawn in their order
+        if [c for c in layout if c in batch] == batch:  # noise depends on the order of batch axes
             return replace(value, shape=tuple(shape[k] for k in places), layout=layout)
     return _moved(_tensor(value), split, order, flip)
 
@@ -180,9 +180,9 @@ def _moved(
     order: Sequence[int | None],
     flip: Sequence[int],
 ) -> Tensor:
-    """Return a tensor with each axis split into sizes, put in an order, and some flipped.
+    """Return a tensor with its axes split into sizes, then permuted, then flipped.
 
-    A size-1 axis that is split into () is dropped; None in the order is a new axis of size 1.
+    An axis of size 1 that is split into () is dropped; None in the order is a new axis of size 1.
     """
     flat = [size for sizes in split for size in sizes]
     shape = tuple(1 if place is None else flat[place] for place in order)
@@ -195,8 +195,8 @@ def _moved(
             span, size = spans[axis], shape[axis]
             spans[axis] = range(size - span.stop, size - span.start)
         wanted = {place: spans[axis] for axis, place in enumerate(order)}
-        box: list[range] = []  # of the source
-        read, inner = [], []  # sizes of what is read, split; what of it is wanted
+        box: list[range] = []  # the ranges to read from the source
+        read, inner = [], []  # the split sizes of these, and the block's slices in them
         first = 0
         for sizes in split:
             parts = [wanted[first + k] for k in range(len(sizes))]
@@ -205,7 +205,7 @@ def _moved(
             for k, (span, size) in enumerate(zip(parts, sizes, strict=True)):
                 run //= size
                 at += span.start * run
-                if len(span) > 1:  # the axes after it are read whole
+                if len(span) > 1:  # the axes after this one are read whole
                     hull[k + 1 :] = map(range, sizes[k + 1 :])
                     run *= len(span)
                     break
@@ -220,7 +220,7 @@ def _moved(
 
 
 def axes_of(axes: str) -> tuple[list[str], list[str]]:
-    """Return the axes before and after the arrow, or raise."""
+    """Return the axes before and after the arrow; raise if they do not match."""
     match = _MOVES.fullmatch(axes)
     before, after = (_AXIS.findall(text) for text in match.groups()) if match else ([], [])
     old = sorted(c for text in before for c in text if c.isalpha())

@@ -20,7 +20,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     Parameters
     ----------
     target : Path
-        Its name; what is there is replaced.
+        Its name; an old file of this name is replaced.
 
     Yields
     ------
@@ -30,7 +30,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If it cannot be written; nothing is left then, nor after any other exception.
+        If it cannot be written. After any exception no new file is left.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
 def together(
     stale: Callable[[], Sequence[Path]],
 ) -> Iterator[Callable[[Path], AbstractContextManager[BinaryIO]]]:
-    """Yield what opens new files; they appear under their names together, and `stale` goes."""
+    """Yield a function that opens new files. All get their names together; `stale` is removed."""
     parts: list[tuple[Path, Path]] = []
 
     @contextmanager
@@ -61,7 +61,7 @@ def together(
         part = _beside(target, "part")
         parts.append((part, target))
         with open(part, "xb") as file:
-            with suppress(OSError, AttributeError):  # there is none yet, or no rights are known
+            with suppress(OSError, AttributeError):  # no old file, or a system without fchmod
                 os.fchmod(file.fileno(), os.stat(target).st_mode & 0o777)
             yield file
             file.flush()
@@ -76,7 +76,7 @@ def together(
 
 
 def _beside(path: Path, what: str) -> Path:
-    """Return a new name in the same folder, of the bytes that a name may have."""
+    """Return a new name in the same folder, of at most 255 bytes."""
     end = f".{what}-{secrets.token_hex(8)}"
     return path.with_name(os.fsdecode(os.fsencode(path.name)[: 255 - len(end)]) + end)
 
@@ -88,10 +88,10 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def _rename(parts: list[tuple[Path, Path]], stale: Sequence[Path]) -> None:
-    """Give new files their names and take away the old ones: all of it, or on an error nothing.
+    """Give new files their names and remove the old ones; on an error undo everything.
 
-    The last new file (the index of shards) comes last, and the old one of its name goes first, so
-    that even a machine that stops here leaves no mixture that loads.
+    The old index of shards is removed first and the new one comes last. So even after a crash no
+    mixture of files can be loaded.
     """
     if len(parts) == 1 and not stale:
         os.replace(*parts[0])
@@ -112,17 +112,17 @@ def _rename(parts: list[tuple[Path, Path]], stale: Sequence[Path]) -> None:
         raise
     try:
         _remove(path for _, path in aside)
-    except BaseException:  # stopped: the new files are there, so go on
+    except BaseException:  # interrupted: the new files have their names, so finish
         _remove(path for _, path in aside)
         raise
 
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield the name of a folder to make; it gets its own name when it is complete.
+    """Yield a temporary name for a new folder; a complete folder gets its own name.
 
-    What was there goes then; on an error nothing is left, and what was there stays. What a library
-    makes beside the folder until it is done, under a longer name, goes too.
+    Then the old folder is removed. After an error the old folder stays, and nothing new. Files that
+    a library leaves beside the folder under a longer name are removed, too.
     """
     part, old = _beside(target, "part"), _beside(target, "old")
     try:

@@ -1,4 +1,4 @@
-"""Weights into a folder of `torch.distributed.checkpoint`, piece by piece, by PyTorch itself."""
+"""Writes a folder of `torch.distributed.checkpoint`, piece by piece, with PyTorch itself."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .bits import itemsize
 from .containers import FileTensor
 from .read_torch import the_torch
 
-_PIECE = 2**26  # bytes that are made at once, and lie together
+_PIECE = 2**26  # the bytes of a piece
 
 
 def write_distributed(
     folder: Path, items: Sequence[FileTensor], count: Callable[[int], object]
 ) -> None:
-    """Write tensors into a folder that is not there yet, as one process would.
+    """Write tensors into a new folder, as one process would.
 
-    A tensor is cut along its first axis, so that no more than a piece is in memory. Any number of
-    processes loads it, each what it needs. ``count(bytes)`` is called after each piece.
+    A tensor is split along its first axis, so only one piece is in memory. Any number of processes
+    can load the folder, each its own parts. ``count(bytes)`` is called after each piece.
     """
     torch = the_torch()
     from torch.distributed.checkpoint.api import CheckpointException
@@ -36,7 +36,7 @@ def write_distributed(
 
     class Planner(SavePlanner):
         def set_up_planner(self, *_: Any, **__: Any) -> None:
-            """Take no state: the items are it."""
+            """Ignore the state: the items replace it."""
 
         def create_local_plan(self) -> Any:
             return SavePlan([write for item in items for write in _writes(item)])
@@ -59,15 +59,15 @@ def write_distributed(
 
     writer = FileSystemWriter(folder, thread_count=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it is one process
+        warnings.simplefilter("ignore", UserWarning)  # about a single process
         try:
             save({}, storage_writer=writer, planner=Planner(), no_dist=True)
-        except CheckpointException as problem:  # it has what went wrong in it
+        except CheckpointException as problem:  # it wraps the original error
             raise next(iter(problem.failures.values()))[0] from problem
 
 
 def _writes(item: FileTensor) -> list[Any]:
-    """Return what PyTorch is to write of a tensor: its pieces, or the whole of a small one."""
+    """Return PyTorch's write items for the pieces of a tensor."""
     torch = the_torch()
     from torch.distributed.checkpoint.metadata import (
         ChunkStorageMetadata,

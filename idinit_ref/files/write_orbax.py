@@ -1,4 +1,4 @@
-"""Weights into a folder of Orbax, chunk by chunk, by Orbax itself: what JAX restores."""
+"""Writes a folder of Orbax, chunk by chunk, with Orbax itself, for JAX."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from .bits import carrier
 from .containers import FileTensor
-from .disk import needed
+from .disk import library
 
-_CHUNK = 2**26  # bytes that are made at once, and lie together
+_CHUNK = 2**26  # the bytes of a chunk
 
 
 class _LazyArray:
-    """A tensor as Orbax sees it: an array whose numbers are made when they are written."""
+    """An array for Orbax whose numbers are built during the write."""
 
     def __init__(self, item: FileTensor) -> None:
         self.item, self.shape, self.dtype = item, item.tensor.shape, carrier(item.dtype)
@@ -30,10 +30,10 @@ class _LazyArray:
         self.size, self.nbytes = prod(self.shape), item.nbytes
 
     def __deepcopy__(self, _: object) -> _LazyArray:
-        return self  # Orbax copies arrays, which may change while it writes
+        return self  # Orbax copies arrays that may change during its write; this one cannot
 
     def chunks(self, sizes: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], Any]]:
-        """Yield an index and its numbers, for each chunk of those sizes."""
+        """Yield the index and the numbers of each chunk with these sizes."""
         starts = (range(0, size, step) for size, step in zip(self.shape, sizes, strict=True))
         for at in product(*starts):
             ends = map(min, map(sum, zip(at, sizes, strict=True)), self.shape)
@@ -43,24 +43,24 @@ class _LazyArray:
 
 
 def write_orbax(folder: Path, items: Sequence[FileTensor], count: Callable[[int], object]) -> None:
-    """Write tensors into a folder that is not there yet, as one process would.
+    """Write tensors into a new folder, as one process would.
 
-    The tree is of dicts, by the parts of the names between dots. Any number of processes restores
-    it, each what it needs. ``count(bytes)`` is called after each chunk.
+    The tree consists of dicts, by the parts of the names between dots. Any number of processes can
+    restore it, each its own parts. ``count(bytes)`` is called after each chunk.
     """
-    ocp: Any = needed("orbax.checkpoint", "checkpoints of Orbax", "orbax")
-    tensorstore = needed("tensorstore", "checkpoints of Orbax", "orbax")
+    ocp: Any = library("orbax.checkpoint", "checkpoints of Orbax", "orbax")
+    tensorstore = library("tensorstore", "checkpoints of Orbax", "orbax")
 
     base: Any = ocp.type_handlers.NumpyHandler
 
     class Handler(base):  # type: ignore[misc]  # Orbax has no types
         async def _open_and_write(self, leaf: _LazyArray, spec: Any, context: Any) -> None:
-            """Write one array, which Orbax's own handler would take as a whole."""
+            """Write one array in chunks; Orbax's own handler would need it whole."""
             spec = tensorstore.Spec(spec)
             array = await tensorstore.open(spec, create=True, open=True, context=context)
             sizes: Any = array.chunk_layout.write_chunk.shape or ()
             for index, block in leaf.chunks(sizes):
-                array[index].write(block).result()  # so that no two chunks are in memory
+                array[index].write(block).result()  # wait: only one chunk is in memory
                 count(block.nbytes)
 
     tree: dict[str, Any] = {}
@@ -71,20 +71,20 @@ def write_orbax(folder: Path, items: Sequence[FileTensor], count: Callable[[int]
             at = at.setdefault(key, {})
         at[last] = _LazyArray(item)
     registry = ocp.type_handlers.create_type_handler_registry((_LazyArray, Handler()))
-    args = _like(tree, ocp.SaveArgs(chunk_byte_size=_CHUNK))
-    with _quietly():
+    args = _filled(tree, ocp.SaveArgs(chunk_byte_size=_CHUNK))
+    with _warnings_off():
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         with ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(folder.absolute(), ocp.args.PyTreeSave(tree, save_args=args))
 
 
-def _like(tree: dict[str, Any], value: Any) -> dict[str, Any]:
-    return {k: _like(v, value) if isinstance(v, dict) else value for k, v in tree.items()}
+def _filled(tree: dict[str, Any], value: Any) -> dict[str, Any]:
+    return {k: _filled(v, value) if isinstance(v, dict) else value for k, v in tree.items()}
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Drop Orbax's warnings: that it keeps no shardings, and that its API has changed."""
+def _warnings_off() -> Iterator[None]:
+    """Drop Orbax's warnings about shardings and its changed API."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

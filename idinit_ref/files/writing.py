@@ -1,7 +1,7 @@
-"""Plans to checkpoint files: streamed, complete or not there, readable by every framework.
+"""Writes checkpoint files: streamed, whole or not at all, readable by every framework.
 
-What is written is decided and checked first; then all files of a checkpoint are written beside
-their names, and get them together.
+Everything is decided and validated first. Then all files of a checkpoint are written under
+temporary names, and get their own names together.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from .whole import together, whole_folder
 from .write_distributed import write_distributed
 from .write_orbax import write_orbax
 
-_SHARDS = 99_999  # that names of five digits tell apart
+_SHARDS = 99_999  # the most shards with names of five digits
 _FOLDERS = {".distcp": write_distributed, ".orbax": write_orbax}
-_VARIABLE = re.compile(r"(.*/)?vars/\d+")  # in Keras' files
+_VARIABLE = re.compile(r"(.*/)?vars/\d+")  # a name in Keras' files
 
 
 class FilePlan(NamedTuple):
-    """A file that would be written: its bytes, header included, and its tensors in their order.
+    """A file that `save` would write: its bytes, with the header, and its tensors in order.
 
-    The index of a checkpoint in shards is one of them, without tensors.
+    The index of shards is also one of them, without tensors.
 
     Parameters
     ----------
     path : Path
-        Where it would be.
+        Its path.
     nbytes : int
         Its size in bytes.
     names : tuple of str
-        Its tensors, in the order of the file.
+        The names of its tensors, in the order of the file.
 
     Examples
     --------
@@ -77,39 +77,39 @@ def save(
 ) -> None:
     """Write weights into files of any of five formats, whole or not at all.
 
-    Memory is bounded whatever the size, and the same input gives the same bytes. Weights that
-    IDInit does not define (embeddings, normalisation) are for you to add as arrays or as tensors
-    of another checkpoint; without them load with ``strict=False``, or with ``from_pretrained``,
-    which fills them in by the model's own initialisation.
+    Memory is bounded at any size, and the same input gives the same bytes. Weights that IDInit does
+    not define (embeddings, normalisation) have to be added as arrays, or as tensors of another
+    checkpoint. Without them load with ``strict=False``, or with ``from_pretrained``, which fills
+    them by the model's own initialisation.
 
     Parameters
     ----------
     path : path
-        Its suffix says the format: ``.safetensors``, ``.npz``, ``.h5`` and ``.weights.h5``,
-        ``.distcp`` or ``.orbax``. A file of that name is replaced, once the new one is complete
-        (of a symbolic link, the file that it names); until then it is ``NAME.part-<hex>`` there.
-        ``.distcp`` is a folder of `torch.distributed.checkpoint`, which PyTorch writes in pieces,
-        and ``.orbax`` one of Orbax, which it writes in chunks: a tree of dicts, by the parts of
-        the names between dots. They hold no metadata and no digests. ``.h5`` needs
-        h5py; a tensor's name is the path of its dataset, and bfloat16 is stored as Keras stores
-        it, which reads ``.weights.h5``.
+        Its suffix names the format: ``.safetensors``, ``.npz``, ``.h5`` and ``.weights.h5``,
+        ``.distcp`` or ``.orbax``. A file of this name is replaced once the new one is complete; a
+        symbolic link is followed. Until then the new file is ``NAME.part-<hex>``. ``.distcp`` is a
+        folder of `torch.distributed.checkpoint`, which PyTorch writes in pieces. ``.orbax`` is a
+        folder of Orbax, which it writes in chunks: a tree of dicts, by the parts of the names
+        between dots. These two hold no metadata and no digests. ``.h5`` needs h5py; a tensor's name
+        is the path of its dataset, and bfloat16 is stored in Keras' way. Keras reads
+        ``.weights.h5``.
     plans_or_arrays : mapping of str to Plan, numpy.ndarray or idinit_ref.files.storage.Tensor
-        Every tensor by its name. An array may have any strides, and NaN and infinities where the
-        file's dtype has them.
+        Every tensor by its name. An array may have any strides; NaN and infinities are possible if
+        the file's dtype has them.
     dtype : dtype, optional
-        Of all plans and of all real arrays, rounded once to nearest even: float64, float32,
-        float16, bfloat16, float8_e4m3fn, float8_e5m2, or complex64. If left out, plans are
-        float32 and arrays as they are; integers and bools are always as they are. ``.npz`` holds
-        no bfloat16, and neither it nor ``.h5`` holds float8.
+        The dtype of all plans and real arrays, rounded once to nearest even: float64, float32,
+        float16, bfloat16, float8_e4m3fn, float8_e5m2, or complex64. By default plans are float32,
+        and arrays keep their dtype; integers and bools always keep it. ``.npz`` holds no bfloat16,
+        and neither ``.npz`` nor ``.h5`` holds float8.
     shard_bytes : int, optional
-        For ``.safetensors``: the most bytes of tensors in a file, as Hugging Face counts and
-        splits them. ``model.safetensors`` is then written as ``model-00001-of-00003.safetensors``
-        and so on, with ``model.safetensors.index.json``, unless one file holds it all. Whatever
-        else of that checkpoint is there, whole or in shards, is removed when the new files are in
-        place: a loader would take it for a part of them, or for all.
+        For ``.safetensors``: the most bytes of tensors in a file; tensors are counted and split as
+        by Hugging Face. ``model.safetensors`` is then written as
+        ``model-00001-of-00003.safetensors`` and so on, with ``model.safetensors.index.json``, if
+        one file cannot hold it all. Other files of the same checkpoint, whole or in shards, are
+        removed once the new ones are complete: a loader could read them instead.
     metadata : mapping of str to str, optional
-        More entries for the file's metadata: of ``.npz`` the archive's comment, as JSON, and of
-        ``.h5`` the root's attributes. It has the version as ``idinit_ref``.
+        More entries for the file's metadata: in ``.npz`` the archive's comment, as JSON; in ``.h5``
+        the root's attributes. The key ``idinit_ref`` holds the version.
     digests : bool
         Whether to store the SHA-256 of each tensor's bytes.
     progress : callable, optional
@@ -120,19 +120,19 @@ def save(
     OptionError, OptionTypeError, ShapeError
         If the suffix, a name, a value or another option does not fit.
     DTypeError, RoundingError
-        If a dtype is not one of those, or cannot hold a value (spec section 5).
+        If a dtype is not one of these, or cannot hold a value (spec section 5).
     OSError
-        If the files cannot be written. On any error there is no new file, and an old one is whole.
+        If the files cannot be written. After any error there is no new file; old ones are whole.
     ImportError
         If h5py, PyTorch or Orbax is needed and not installed.
 
     Notes
     -----
-    The options of every plan and the digests are stored as ``idinit_ref.plans`` and
-    ``idinit_ref.sha256``, JSON objects by name, in a ``.safetensors`` file's metadata; and of each
-    tensor as ``idinit_ref.plan`` and ``idinit_ref.sha256``, in its attributes in an ``.h5`` file
-    and in its member's comment, a JSON object, in an ``.npz`` file (65,535 bytes at most: options
-    that are longer are left out).
+    The options of every plan and the digests are stored, too. In a ``.safetensors`` file they are
+    ``idinit_ref.plans`` and ``idinit_ref.sha256`` in the metadata, JSON objects by name. Elsewhere
+    each tensor has its ``idinit_ref.plan`` and ``idinit_ref.sha256``: in ``.h5`` as attributes, in
+    ``.npz`` in its member's comment, a JSON object of at most 65,535 bytes; longer options are left
+    out.
 
     Examples
     --------
@@ -167,15 +167,15 @@ def save(
                     file.write(job.index.content)
     except OSError as problem:
         if problem.filename is not None and not _is_ours(problem.filename, job):
-            raise  # of what was to be read
+            raise  # from reading an input
         size = sum(file.nbytes for file in job.layout(digests))
-        raise OSError(  # of the same class: Python chooses it by the number
+        raise OSError(  # Python chooses the class by the number
             problem.errno or errno.EIO,
             message(
                 "path",
                 str(path),
                 f"it could not be written ({problem.strerror or problem})",
-                f"check that the folder exists and takes files, with {size:,} bytes free; "
+                f"check that the folder exists and is writable, with {size:,} bytes free; "
                 "nothing was changed",
             ),
         ) from problem
@@ -196,7 +196,7 @@ def file_plans(
     metadata: Mapping[str, str] | None = None,
     digests: bool = False,
 ) -> tuple[FilePlan, ...]:
-    """Return the files that `save` would write, and make nothing.
+    """Return the files that `save` would write, and write nothing.
 
     Parameters
     ----------
@@ -211,13 +211,13 @@ def file_plans(
     Raises
     ------
     OptionError, OptionTypeError, DTypeError, RoundingError, ImportError
-        As in :func:`idinit_ref.save`, but for the values of arrays, which are not looked at.
+        As in :func:`idinit_ref.save`, except that the values of arrays are not checked.
 
     Examples
     --------
     >>> import idinit_ref as ir
-    >>> made = {"fc1.weight": ir.plan((4, 3)), "fc2.weight": ir.plan((3, 4), "zero")}
-    >>> for file in file_plans("model.safetensors", made, shard_bytes=50):
+    >>> plans = {"fc1.weight": ir.plan((4, 3)), "fc2.weight": ir.plan((3, 4), "zero")}
+    >>> for file in file_plans("model.safetensors", plans, shard_bytes=50):
     ...     print(file.path, file.names)
     model-00001-of-00002.safetensors ('fc1.weight',)
     model-00002-of-00002.safetensors ('fc2.weight',)
@@ -226,11 +226,11 @@ def file_plans(
     return _decide(path, tensors, dtype, shard_bytes, metadata).layout(digests)
 
 
-# What is to be written ----------------------------------------------------------------------------
+# Decisions before writing -------------------------------------------------------------------------
 
 
 class _Index(NamedTuple):
-    """The file that says which tensor is in which shard."""
+    """The file that maps tensors to shards."""
 
     path: Path
     content: bytes
@@ -238,21 +238,21 @@ class _Index(NamedTuple):
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be written, with every name and option checked."""
+    """The files to write, with every name and option validated."""
 
     form: Form
     path: Path
     files: list[tuple[Path, list[FileTensor]]]
     index: _Index | None
     about: dict[str, str]
-    tidy: bool  # whether other forms of this checkpoint are to go
+    tidy: bool  # whether to remove other files of this checkpoint
 
     @property
     def items(self) -> list[FileTensor]:
         return [item for _, items in self.files for item in items]
 
     def digests(self, wanted: bool) -> dict[str, str]:
-        """Return what stands in the places of all digests at first."""
+        """Return the placeholders of all digests."""
         return {item.name: NO_DIGEST for item in self.items} if wanted else {}
 
     def layout(self, digests: bool) -> tuple[FilePlan, ...]:
@@ -266,13 +266,13 @@ class _Job:
         return tuple(files)
 
     def target(self, path: Path) -> Path:
-        """Return where a file is to be: of a single one that is a link, where that leads."""
+        """Return the real path of a file; a link is followed unless there are shards."""
         if self.index is None:
             return Path(os.path.realpath(path))
         return Path(os.path.realpath(path.parent), path.name)
 
     def stale(self) -> list[Path]:
-        """Return what else is there of this checkpoint, the index first."""
+        """Return the other files of this checkpoint, the index first."""
         if not self.tidy:
             return []
         names = {path.name for path, _ in self.files}
@@ -283,13 +283,13 @@ class _Job:
 
 
 def forms_of(path: Path) -> list[Path]:
-    """Return what is there of a .safetensors checkpoint, whole or in shards, the index first."""
+    """Return all existing files of a .safetensors checkpoint, whole or sharded, the index first."""
     stem = re.escape(path.stem)
     form = re.compile(
         rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{stem}\.safetensors\.index\.json"
     )
-    there = (each for each in path.parent.iterdir() if form.fullmatch(each.name))
-    return sorted(there, key=lambda each: (each.suffix != ".json", each.name))
+    files = (file for file in path.parent.iterdir() if form.fullmatch(file.name))
+    return sorted(files, key=lambda file: (file.suffix != ".json", file.name))
 
 
 def _decide(
@@ -307,13 +307,13 @@ def _decide(
         raise DTypeError(message("dtype", to, should, "choose one"))
     limit = None if shard_bytes is None else integer("shard_bytes", shard_bytes, low=1)
     if limit is not None and path.suffix != ".safetensors":
-        should = f"only a .safetensors checkpoint has shards, and {path.name} is none"
+        should = f"only a .safetensors checkpoint has shards, not {path.name}"
         raise OptionError(message("shard_bytes", limit, should, "leave it out"))
     about = _about(metadata)
     items = [file_tensor(*pair, to, form) for pair in _mapping("plans_or_arrays", tensors).items()]
     odd = [item.name for item in items if keras and not _VARIABLE.fullmatch(item.name)]
     if odd:
-        should = "in a .weights.h5 file, Keras finds what is named LAYER/vars/NUMBER alone"
+        should = "in a .weights.h5 file Keras finds only names LAYER/vars/NUMBER"
         cure = "translate PyTorch's names (--dialect keras), or name the file .h5"
         raise OptionError(message("name", odd[0], should, cure))
     shards = [items] if limit is None else _shards(items, limit)
@@ -323,14 +323,14 @@ def _decide(
         count = len(shards)
         if count > _SHARDS:
             should = f"there should be at most {_SHARDS:,} shards, not {count:,}"
-            raise OptionError(message("shard_bytes", limit, should, "let a shard hold more"))
+            raise OptionError(message("shard_bytes", limit, should, "give more bytes"))
         files = [
             (path.with_name(f"{path.stem}-{k:05d}-of-{count:05d}.safetensors"), form.order(shard))
             for k, shard in enumerate(shards, 1)
         ]
         index = _index(path, files)
-    for _, some in files:
-        form.check(some, about)
+    for _, group in files:
+        form.check(group, about)
     return _Job(form, path, files, index, about, tidy=limit is not None)
 
 
@@ -342,8 +342,8 @@ def _mapping(name: str, value: object) -> Mapping[Any, Any]:
 
 
 def _about(metadata: object) -> dict[str, str]:
-    """Return a file's own entries: the version, and the caller's."""
-    from .. import __version__  # here, so that the package may import this module
+    """Return the entries of a file's metadata: the version, and the caller's."""
+    from .. import __version__  # not at the top: the package imports this module
 
     more = {} if metadata is None else _mapping("metadata", metadata)
     for key, value in more.items():
@@ -352,19 +352,19 @@ def _about(metadata: object) -> dict[str, str]:
             cure = "use json.dumps for anything else"
             raise OptionTypeError(message("metadata", {key: value}, should, cure))
         if not is_text(key + value):
-            should = "it should be text that UTF-8 holds, without lone surrogates"
+            should = "it should be valid UTF-8, without lone surrogates"
             cure = "decode it with errors='replace'"
             raise OptionError(message("metadata", value if is_text(key) else key, should, cure))
     return {"idinit_ref": __version__, **more}
 
 
 def _shards(items: list[FileTensor], limit: int) -> list[list[FileTensor]]:
-    """Cut a model as Hugging Face does: in order, as much in each as it may hold."""
+    """Split a model as Hugging Face does: in order, each shard as full as possible."""
     shards: list[list[FileTensor]] = []
     current: list[FileTensor] = []
     size = 0
     for item in items:
-        if item.nbytes > limit:  # alone, and those around it stay together
+        if item.nbytes > limit:  # a shard of its own, within the current one
             shards.append([item])
             continue
         if size + item.nbytes > limit:

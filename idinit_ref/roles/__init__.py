@@ -1,6 +1,6 @@
-"""Which weight has which role: found in a computation, or, where there is none, by its name.
+"""The role of every weight: from a computation, or by its name if there is none.
 
-The names here are public, and so is `idinit_ref.roles.names`; the other modules are inside.
+The names here and `idinit_ref.roles.names` are public; the other modules are internal.
 """
 
 from . import names

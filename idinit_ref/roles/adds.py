@@ -1,4 +1,4 @@
-"""Inside: the residual adds of a graph, and the weights that end their branches (section 6)."""
+"""Internal: the residual adds of a graph, and the weights that end their branches (section 6)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _THROUGH = {"move", "scale", "shift", "map", "norm"}
 
 
 class Branch(NamedTuple):
-    """One operand of a residual add, that a skip is added to.
+    """The branch of a residual add, the operand to which the skip is added.
 
     Parameters
     ----------
     add, skip, branch : int
-        The nodes.
+        The nodes of the add and of its operands.
     sources : tuple of int
-        What both operands come from.
+        The nodes from which both operands are computed.
     ends : Ends
-        Of the branch.
+        The ends of the branch.
     how : {"", "gated", "pyramid"}
-        Why the branch is not zero although it may have ends.
+        Why the ends are not "zero", if they are not.
     """
 
     add: int
@@ -41,21 +41,21 @@ class Branch(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How one operand of an add reaches a node."""
+    """The paths from one operand of an add back to a node."""
 
-    over: bool = False  # over at least one weight
-    free: bool = False  # over none
-    gates: frozenset[int] | None = None  # by what it is multiplied on free ways; None: not on all
-    spatial: bool = False  # freely, and through nothing but moves and changes of space
-    cut: bool = False  # as a part of it: no skip, but perhaps a branch, over weights before it
+    over: bool = False  # a path over at least one weight
+    free: bool = False  # a path over none
+    gates: frozenset[int] | None = None  # the factors on free paths; None: not on all of them
+    spatial: bool = False  # a free path with only moves and changes of space
+    cut: bool = False  # a path of only a part: no skip, but a branch if weights come before it
 
     @property
     def is_open(self) -> bool:
-        """Whether there is such a way."""
+        """Whether there is a path."""
         return self.over or self.free or self.cut
 
     def join(self, other: _Way) -> _Way:
-        """Return what two sets of ways give together."""
+        """Return the union of two sets of paths."""
         gates = other.gates if not self.free else self.gates
         if self.free and other.free:
             both = self.gates is not None and other.gates is not None
@@ -75,17 +75,17 @@ _NONE, _HERE = _Way(), _Way(False, True, None, True)
 class _Frontier:
     """The nodes that the two operands of an add reach, the latest in the computation first.
 
-    What is known of a node is complete when it is popped.
+    The paths to a node are complete when it is popped.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, list[_Way]] = {}
         self._heap: list[int] = []
-        self._open = [0, 0, 0]  # nodes ahead that the left, the right operand reaches; any freely
+        self._open = [0, 0, 0]  # nodes ahead: reached by the left, by the right operand, freely
 
     @property
     def may_meet(self) -> bool:
-        """Whether ways of both operands are left, and one that is free."""
+        """Whether both operands still have paths, and one of these is free."""
         return all(self._open)
 
     def _count(self, ways: list[_Way], by: int) -> None:
@@ -94,7 +94,7 @@ class _Frontier:
         self._open[2] += by * (ways[0].free or ways[1].free)
 
     def push(self, node: int, side: int, way: _Way) -> None:
-        """Add a way of one operand to a node."""
+        """Add a path of one operand to a node."""
         ways = self._seen.get(node)
         if ways is None:
             ways = self._seen[node] = [_NONE, _NONE]
@@ -105,7 +105,7 @@ class _Frontier:
         self._count(ways, 1)
 
     def pop(self) -> tuple[int, list[_Way]]:
-        """Return the latest node, and how each operand reaches it."""
+        """Return the latest node, and the paths of each operand to it."""
         node = -heappop(self._heap)
         ways = self._seen.pop(node)
         self._count(ways, -1)
@@ -113,19 +113,19 @@ class _Frontier:
 
 
 class Adds:
-    """All residual adds of a graph, judged in the order of the computation.
+    """All residual adds of a graph, found in the order of the computation.
 
     Parameters
     ----------
     flow : Flow
-        Of the graph.
+        The flow of the graph.
 
     Attributes
     ----------
     branches : list of Branch
-        Of all residual adds, whether or not their ends are zero.
+        The branches of all residual adds, also those whose ends are not zero.
     ties : dict of int to int
-        The adds of two branches neither of which is a skip, and their sources.
+        The adds of two branches without a skip, and their sources.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -134,7 +134,7 @@ class Adds:
         self.branches: list[Branch] = []
         self.ties: dict[int, int] = {}
         self.residual: set[int] = set()
-        self._stream: list[int] = []  # where the stream of residual adds began that a node is of
+        self._stream: list[int] = []  # for each node, the start of its stream of residual adds
         for number, node in enumerate(flow.nodes):
             source = self._judge(number) if node.kind == "add" else None
             inputs = flow.inputs[number]
@@ -153,7 +153,7 @@ class Adds:
         return node in self.residual
 
     def _judge(self, add: int) -> int | None:
-        """Judge an add, and return a source of it if it is a residual one."""
+        """Classify an add; return its latest source if it is residual."""
         flow = self._flow
         left, right = flow.args[add]
         if left == right or not flow.starts[left] & flow.starts[right] or flow.spent[add]:
@@ -161,7 +161,7 @@ class Adds:
         if not (flow.weighted[left] or flow.weighted[right]) or not flow.is_even(add):
             return None
         if self._vanishing.void[left] or self._vanishing.void[right]:
-            return None  # a stream of zeros has its start in what is added first
+            return None  # a stream of zeros starts with the first term that is added
         found = self._plain(add, (left, right))
         if not found:
             found = self._projection(add, (left, right))
@@ -171,7 +171,7 @@ class Adds:
     # A skip without weights -----------------------------------------------------------------
 
     def _plain(self, add: int, sides: tuple[int, int]) -> list[Branch]:
-        """Return the branches of an add one operand of which comes over no weight."""
+        """Return the branches of an add with an operand that passes no weight."""
         met = self._meet(add, sides)
         found = []
         for skip in (0, 1):
@@ -192,11 +192,11 @@ class Adds:
         return found
 
     def _is_query(self, add: int, branch: int) -> bool:
-        """Whether a stream, which goes on by itself, is added to positions for a query alone."""
+        """Whether a stream that continues past the add is added to positions only for a query."""
         return self._flow.asks[add] and self._flow.users[branch] != [add]
 
     def _may_skip(self, skip: int, branch: int) -> bool:
-        """Whether it is worth a search that a source of the skip lies before the branch."""
+        """Whether a source of the skip may lie before the branch, so a search is needed."""
         flow = self._flow
         if not flow.weighted[branch] or flow.least[skip] > flow.most[branch]:
             return False
@@ -214,7 +214,7 @@ class Adds:
         found: tuple[dict[int, _Way], dict[int, _Way]] = ({}, {})
         for side, skip in enumerate(
             sides
-        ):  # the usual block: all of the branch is made of the skip
+        ):  # the usual block: the whole branch is computed from the skip
             branch = sides[1 - side]
             if flow.depth[skip] < flow.depth[branch] and flow.before.is_above(skip, branch):
                 found[side][skip] = _HERE
@@ -238,7 +238,7 @@ class Adds:
                     if met[side]:
                         found[side][node] = ways[side]
                 if any(met) or (ways[0].free and ways[1].free):
-                    continue  # what lies further back is no nearer
+                    continue  # nodes further back are not nearer
             for side in (0, 1):
                 if ways[side].is_open:
                     self._go_back(ahead, node, side, ways[side])
@@ -249,7 +249,7 @@ class Adds:
         return shape in (bare_shape(self._flow.nodes[at].shape) for at in (add, side))
 
     def _go_back(self, ahead: _Frontier, node: int, side: int, way: _Way) -> None:
-        """Go from a node to all that it is computed from."""
+        """Go from a node back to all its inputs."""
         flow, this = self._flow, self._flow.nodes[node]
         for to in flow.inputs[node]:
             if this.kind == "weight":
@@ -266,7 +266,7 @@ class Adds:
                 ahead.push(flow.hop[to], side, _Way(False, True, gates, spatial))
 
     def _is_source(self, node: int, branch: int) -> bool:
-        """Whether a branch is no stream of another source that only took this node in."""
+        """Whether a node is a source of a branch, not a term added to another source's stream."""
         if not self._is_sum(branch):
             return True
         flow, stream = self._flow, self._stream[branch]
@@ -278,13 +278,13 @@ class Adds:
         return bool(ends.weights) and ends.blocker is None
 
     def _is_gated(self, source: int, way: _Way) -> bool:
-        """Whether the skip is multiplied by what is computed from its source over weights."""
+        """Whether the skip is multiplied by a result of weights on its own source."""
         return any(self._flow.longest(by, (source,)) > 0 for by in way.gates or ())
 
     # A skip with weights --------------------------------------------------------------------
 
     def _projection(self, add: int, sides: tuple[int, int]) -> list[Branch]:
-        """Return the branch of an add both of whose operands hold weights; or note a tie."""
+        """Return the branch of an add with weights in both operands, or record a tie."""
         flow = self._flow
         if flow.source[sides[0]] is None or flow.source[sides[1]] is None:
             return []
@@ -306,7 +306,7 @@ class Adds:
         return []
 
     def _branch(self, add: int, skip: int, branch: int, source: int) -> list[Branch]:
-        """Return the branch, unless what ends it is of the skip too."""
+        """Return the branch, unless the skip depends on its ends, too."""
         ends = self._vanishing.ends(branch, (source,))
         flow, known = self._flow, dict[int, bool]()
         own = flow.users[branch] == [add]
@@ -318,7 +318,7 @@ class Adds:
         return [Branch(add, skip, branch, (source,), ends, how)]
 
     def _closed_source(self, add: int, skip: int, branch: int) -> int | None:
-        """Return the nearest node from which nothing leads on but by way of the add."""
+        """Return the nearest node from which all paths lead through the add."""
         flow = self._flow
         source = flow.source[skip]
         near = flow.before.common(skip, branch)
@@ -335,7 +335,7 @@ class Adds:
         return None
 
     def _is_over(self, branch: int, source: int) -> bool:
-        """Whether a branch comes from a source over weights."""
+        """Whether a path over weights leads from a source to a branch."""
         flow, nearest = self._flow, self._flow.source[branch]
         assert nearest is not None
         if flow.before.is_above(source, nearest):
@@ -345,7 +345,7 @@ class Adds:
         return flow.longest(branch, (source,)) > 0
 
     def _most(self, side: int, source: int) -> int:
-        """Return the most weights on a way from a source to an operand that holds weights."""
+        """Return the most weights on a path from a source to an operand with weights."""
         flow, nearest = self._flow, self._flow.source[side]
         if nearest is not None and flow.before.is_above(source, nearest):
             return flow.depth[side] - flow.depth[source]
@@ -369,7 +369,7 @@ class Adds:
         return False
 
     def _unshuffled(self, node: int) -> int | None:
-        """Return what moves made a result of whose channels they laid out in space, if they did."""
+        """Return the node whose channels moves laid out in space (a pixel shuffle), or None."""
         flow, base = self._flow, node
         while flow.nodes[base].does == "move" and len(flow.inputs[base]) == 1:
             (base,) = flow.inputs[base]
@@ -387,7 +387,7 @@ class Adds:
         return bool(options.get("transposed")) and prod(options.get("stride") or (1,)) != 1
 
     def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:
-        """Whether a tensor has fewer places than others, along axes that an operation stretches."""
+        """Whether a tensor is smaller than others along an axis that an operation enlarges."""
         nodes = self._flow.nodes
         before, after = nodes[small].shape or (), nodes[large].shape or ()
         if len(before) != len(after):
@@ -400,6 +400,6 @@ class Adds:
         )
 
     def _channels(self, node: int) -> set[int]:
-        """Return the axes of a result that may hold its outputs, or are no space."""
+        """Return the axes of a weight operation's result that may be batch or channels."""
         this = self._flow.nodes[node]
         return {0, 1, len(this.shape or ()) - 1} if this.kind == "weight" else set()

@@ -1,6 +1,7 @@
-"""A whole model: what becomes of each of its parameters, decided from its graph (spec section 6).
+"""Decides every parameter of a whole model from its graph (spec section 6).
 
-No framework is known here: the adapters trace, ask `decide`, and write what the `Report` says.
+This module uses no framework: an adapter traces a model, calls `decide`, and writes the values of
+the `Report`.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ __all__ = ["decide"]
 
 _STORED = ("layout", "groups", "transposed", "stride", "blocks", "tap")
 _CHOSEN = ("role", "gain", "eps", "wide", "form", "taps", "loosen", "loosen_at", "seed")
-_REASONS = 2  # that are told of a weight that is used often
+_REASONS = 2  # the most reasons that are given for a weight with many uses
 _Given = list[tuple[str, Mapping[str, Any]]]
 """The overrides of a parameter: each with its pattern."""
 
 
 def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOptions]) -> Report:
-    """Decide what becomes of every parameter of a traced model (spec section 6).
+    """Decide the role and value of every parameter of a traced model (spec section 6).
 
     Parameters
     ----------
     graph : Graph
-        Of the model, from an adapter's `trace`.
+        The model's graph, from an adapter's `trace`.
     held : Held, optional
-        The model's present values, for its biases and for zeros that may be meant; without it the
-        form decides alone.
+        The model's present values, to keep biases and zeros that are set on purpose. Without it
+        only the graph decides.
     **options : ModelOptions
         As :class:`idinit_ref.roles.ModelOptions` lists them.
 
@@ -56,9 +57,9 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
     Raises
     ------
     GraphError
-        If the model has no parameters, or `strict` forbids what is kept.
+        If the model has no parameters, or `strict` is set and a used matrix would be kept.
     OptionError, OptionTypeError, ShapeError, LayoutError
-        If an option is unknown or does not fit, or an override fits no parameter.
+        If an option is unknown or does not fit, or an override matches no parameter.
 
     Examples
     --------
@@ -105,14 +106,14 @@ def _plans(entries: Collection[Entry]) -> dict[str, Plan]:
 
 
 def _fold(entry: Entry) -> Entry:
-    """Return what becomes of a weight that reads all parts of a concatenation alike."""
+    """Return the entry of a weight that reads all parts of a concatenation, by fold_mean."""
     assert entry.plan is not None
     why = f"{entry.why}; wide='fold_mean', as it reads a concatenation"
     return replace(entry, plan=replace(entry.plan, wide="fold_mean"), why=why)
 
 
 def _unbiased(graph: Graph, values: Values) -> Graph:
-    """Return a graph in which sums with biases vanish that its tracer took for other vectors."""
+    """Return a graph in which sums with biases vanish, also biases unknown to the tracer."""
     found = [name for name in graph.parameters if values.is_bias(name) and not values.meant(name)]
     sums = {at for name in found for at in graph.by_name[name].options["adds_to"]}
     if not sums:
@@ -131,10 +132,10 @@ class _Scales(NamedTuple):
 def _scaled(
     graph: Graph, ends: Mapping[str, tuple[str, ...]], general: Mapping[str, Any]
 ) -> _Scales:
-    """Return what norms="zero" changes.
+    """Return the changes of norms="zero".
 
-    A tracer says of a scale which nodes it scales (``options["scales"]``), and what they add to it
-    (``options["offset"]``: 1 where it is used as 1 + w).
+    The tracer records which nodes a scale multiplies (``options["scales"]``), and the number added
+    to it (``options["offset"]``: 1 if it is used as 1 + w).
     """
     if general["norms"] == "keep":
         return _Scales({}, ())
@@ -152,18 +153,18 @@ _OWN = {"transit": ("eps", "form"), "zero": ("gain", "wide", "loosen", "loosen_a
 
 
 def _check_own(role: str, own: Mapping[str, Any]) -> None:
-    """Refuse an option of the other role that is meant for one weight alone."""
+    """Raise if an override names one weight and gives it an option of the other role."""
     for key in _OWN[role]:
         if key in own:
             should = f"its role is {role}, which has no {key}"
-            cure = f"leave it out, or give the role too: {{'role': ..., {key!r}: {own[key]!r}}}"
+            cure = f"leave it out, or also give the role: {{'role': ..., {key!r}: {own[key]!r}}}"
             if "role" in own:
                 cure = "leave it out, or choose the other role"
             raise OptionError(message(key, own[key], should, cure))
 
 
 class _Model(NamedTuple):
-    """All that the role of a parameter depends on."""
+    """All data on which the role of a parameter depends."""
 
     graph: Graph
     inferred: Found
@@ -173,7 +174,7 @@ class _Model(NamedTuple):
     silent: Collection[str]
 
     def entry(self, name: str, given: _Given) -> Entry:
-        """Return what becomes of a parameter."""
+        """Return the entry of a parameter."""
         node = self.graph.by_name[name]
         role, why = self._role(node)
         value = self.scales.values.get(name) if role == "zero" else None
@@ -195,7 +196,7 @@ class _Model(NamedTuple):
         if role in ("transit", "zero") and value is None:
             why += "".join(used)
             options.pop("role", None)
-            with prefixed(f"of parameter {name!r}"):
+            with prefixed(f"parameter {name!r}"):
                 _check_own(role, dict(given).get(name, {}))
                 plan = _plan(node, role, options)
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
@@ -207,9 +208,9 @@ class _Model(NamedTuple):
         ends: Collection[str],
         lost: Collection[Note],
     ) -> Iterator[Note]:
-        """Yield what to warn of, given whose role the user chose and which weights norms follow.
+        """Yield the warnings, given the user's choices and the weights before norms.
 
-        `lost` are the notes of concatenations that are not read whole.
+        `lost` are the notes on concatenations that are not read whole.
         """
         roles = {entry.name: entry.role for entry in entries}
         heads = [name for name, found in self.inferred.items() if found.head]
@@ -226,7 +227,7 @@ class _Model(NamedTuple):
         yield from overwritten(entries, chosen, self.values)
 
     def _role(self, node: Node) -> tuple[Kind, str]:
-        """Return the role of a parameter where no override speaks, and the reason."""
+        """Return the role of a parameter without overrides, and the reason."""
         inferred = self.inferred.get(node.name)
         if inferred and self._is_magnitude(node):
             return "zero", f"a weight that is computed vanishes with it: {inferred.why[0]}"
@@ -254,7 +255,7 @@ class _Model(NamedTuple):
         return inferred.role, why or "weight; no residual branch ends with it"
 
     def _is_magnitude(self, node: Node) -> bool:
-        """Whether a weight that is computed, and that is to be zero, vanishes with it alone."""
+        """Whether a computed weight that should be zero vanishes with this parameter alone."""
         is_zero = node.name in self.inferred and self.inferred[node.name].role == "zero"
         return is_zero and node.note == node.options.get("magnitude")
 
@@ -266,7 +267,7 @@ class _Model(NamedTuple):
 
 
 def _chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[str, _Given]:
-    """Return the overrides of every parameter, or raise for one that is none or fits nothing."""
+    """Return the overrides of every parameter; raise if one is not valid or matches nothing."""
     if not isinstance(overrides, Mapping):
         raise OptionTypeError(
             message("overrides", overrides, "it should be a dict by name patterns", "e.g. {'*': …}")

@@ -1,4 +1,4 @@
-"""Inside: which nodes lie on every way to a node, or on every way on from it."""
+"""Internal: dominators, the nodes on every path to a node, or on every path onward from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 __all__ = ["ROOT", "Tree", "dominators"]
 
 ROOT = -1
-"""Stands before all nodes (or behind all, where ways are followed forwards)."""
+"""The virtual node before all others (or after all others, for post-dominators)."""
 
 
 class Tree:
@@ -19,7 +19,7 @@ class Tree:
     Parameters
     ----------
     count : int
-        How many nodes there will be, numbered from 0; `ROOT` is there from the start.
+        The number of nodes, which are numbered from 0; `ROOT` exists from the start.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class Tree:
         self._jump = [ROOT] * (count + 1)
 
     def grow(self, node: int, parent: int) -> None:
-        """Add a node below a parent that is in the tree already."""
+        """Add a node below a parent in the tree."""
         depth, jump = self.depth, self._jump
         self.parent[node] = parent
         depth[node] = depth[parent] + 1
@@ -52,7 +52,7 @@ class Tree:
         return node
 
     def is_above(self, node: int, other: int) -> bool:
-        """Whether a node is another one, or an ancestor of it."""
+        """Whether a node is an ancestor of another one, or the same."""
         return self.up_to(other, self.depth[node]) == node
 
     def common(self, one: int, other: int) -> int:
@@ -67,14 +67,14 @@ class Tree:
 
 
 def dominators(before: Sequence[Sequence[int]], order: Iterable[int]) -> Tree:
-    """Return the tree in which a node hangs below the nearest one that every way to it passes.
+    """Return the dominator tree: a node's parent is the nearest node on every path to it.
 
     Parameters
     ----------
     before : sequence of sequences of int
-        For every node those that it directly comes from; a node of none comes from `ROOT`.
+        The direct predecessors of every node; a node without any has the predecessor `ROOT`.
     order : iterable of int
-        All nodes, each after those that it comes from. There are no cycles.
+        All nodes, each after its predecessors. There are no cycles.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Inside: the ends of a signal, the weights with which it vanishes to first order (section 6)."""
+"""Internal: the ends of a signal, the weights with which it vanishes to first order (section 6)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["Ends", "Vanishing", "find_void"]
 
 
 class Ends(NamedTuple):
-    """The weight operations that end a signal, or the node because of which it has none.
+    """The weight operations that end a signal, or the node that prevents ends.
 
     Parameters
     ----------
     weights : tuple of int
         In the order of the graph; () if the signal has no ends.
     blocker : int, optional
-        What does not vanish with any weight: an operation, a start, or the source itself. None
-        too if all its ends are elsewhere, not after the source.
+        The node that vanishes with no weight: an operation, a start, or the source itself. Also
+        None if the signal has ends, but none of them comes after the source.
     norms : tuple of int
-        Normalisations between these weights and the signal.
+        The normalisations between these weights and the signal.
     """
 
     weights: tuple[int, ...] = ()
@@ -32,9 +32,9 @@ class Ends(NamedTuple):
 
 
 def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
-    """Find what is zero whatever the other weights are, where some weight operations are.
+    """Find the nodes that are zero, for any other weights, if some weight operations are zero.
 
-    Constant zeros are, and what is made of them.
+    Constant zeros count too, and what is computed from them.
     """
     found: list[bool] = []
     for number, (node, args) in enumerate(zip(flow.nodes, flow.args, strict=True)):
@@ -49,33 +49,34 @@ def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
 
 _ELSEWHERE, _ENDS = "elsewhere", "ends"
 _State = str | int
-"""Of a node: ends in weights that do not count, or in some that do; else what is in the way."""
+"""The state of a node: it ends only in weights before the source, or also in later ones; or the
+blocker."""
 
 
 class Vanishing:
-    """Which signals vanish, and with which weights.
+    """The signals that vanish, and the weights with which they do.
 
     Parameters
     ----------
     flow : Flow
-        Of a graph.
+        The flow of a graph.
 
     Attributes
     ----------
     void : list of bool
-        Of each node whether it is zero whatever the weights are.
+        For each node, whether it is zero for any weights.
     """
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self.void = find_void(flow)
         known: dict[int, _State] = {}
-        for number in range(len(flow.nodes)):  # ends in some weights, whatever the source is
+        for number in range(len(flow.nodes)):  # ends in weights, for any source
             known[number] = self._state(number, known, None, {})
         self._anywhere = known
 
     def ends(self, signal: int, sources: Collection[int]) -> Ends:
-        """Return the ends of a signal, as far as they come after its sources.
+        """Return the ends of a signal that come after its sources.
 
         Parameters
         ----------
@@ -106,7 +107,7 @@ class Vanishing:
         return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
 
     def _reach(self, signal: int, sources: Collection[int], lowest: int) -> set[int]:
-        """Return the nodes on the ways back from a signal to weights and sources."""
+        """Return the nodes on the paths back from a signal to weights and sources."""
         seen, stack = {signal}, [signal]
         while stack:
             top = stack.pop()
@@ -118,7 +119,7 @@ class Vanishing:
         return seen
 
     def _needed(self, number: int) -> Iterable[int]:
-        """Return the inputs on which it depends whether a node vanishes."""
+        """Return the inputs that decide whether a node vanishes."""
         vanishes, args = self._flow.nodes[number].vanishes, self._flow.args[number]
         if vanishes == "never":
             return ()
@@ -155,7 +156,7 @@ class Vanishing:
         return _ENDS if _ENDS in states else _ELSEWHERE
 
     def _is_shift(self, operand: int, start: int, number: int) -> bool:
-        """Whether an input of the model shifts a signal, as a running mean that it is given."""
+        """Whether an input of the model only shifts a signal, such as a running mean."""
         nodes = self._flow.nodes
         vector = sum(size != 1 for size in nodes[operand].shape or (0, 0)) < 2
         is_given = nodes[start].kind == "input" and entries(nodes[operand]) < entries(nodes[number])
@@ -188,14 +189,14 @@ class Vanishing:
             and not any(to != other and self._dies(other, ends[to]) for other in places)
         ]
         if not alone:
-            return number  # they vanish together: nothing of first order is left
+            return number  # they vanish together: no first-order term is left
         if len(alone) > 1:
             alone.sort(key=lambda to: self._rank(ends[to], sources))
         chosen[number] = alone[0]
         return _ENDS
 
     def _rank(self, ends: Collection[int], sources: Collection[int]) -> tuple[int, int, int, int]:
-        """Return by what one factor is preferred to another: the smaller comes first."""
+        """Return the sort key of a factor: the smallest is chosen."""
         flow = self._flow
         names = [name for end in ends for name in flow.nodes[end].weights]
         size = max(prod(flow.nodes[flow.at[name]].shape or ()) for name in names)
@@ -205,7 +206,7 @@ class Vanishing:
     def _collect(
         self, signal: int, known: dict[int, _State], chosen: dict[int, int]
     ) -> tuple[set[int], set[int]]:
-        """Return the ends of a signal that has some, and the norms before them."""
+        """Return the ends of a signal that has ends, and the norms after them."""
         nodes = self._flow.nodes
         weights, norms = set(), set()
         seen, stack = {signal}, [signal]
@@ -225,7 +226,7 @@ class Vanishing:
         return weights, norms
 
     def _is_norm(self, product: int, factor: int) -> bool:
-        """Whether a factor is divided by a root of what is pooled from it: a norm, written out."""
+        """Whether a product divides a factor by a root of its pooled values: a norm written out."""
         flow = self._flow
         size = entries(flow.nodes[product])
         return any(
@@ -237,7 +238,7 @@ class Vanishing:
         )
 
     def _has_root(self, signal: int, source: int) -> bool:
-        """Whether a root is taken on some way from a source to a signal."""
+        """Whether a path from a source to a signal takes a root."""
         seen, stack = {signal}, [signal]
         while stack:
             top = stack.pop()
@@ -249,7 +250,7 @@ class Vanishing:
         return False
 
     def _dies(self, signal: int, zero: Collection[int]) -> bool:
-        """Whether a signal vanishes where some weights do, their inputs and biases aside."""
+        """Whether a signal vanishes if some weights do, apart from their inputs and biases."""
         flow, lowest = self._flow, min(zero)
         known: dict[int, bool] = {}
         stack = [signal]

@@ -1,4 +1,4 @@
-"""Inside: what the search asks of a graph, computed once, in the order of the computation."""
+"""Internal: properties of a graph for the search, computed once, in the order of computation."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def bare_shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 def entries(node: Node) -> int:
-    """Return the number of entries of a node; 0 if its shape is not known."""
+    """Return the number of entries of a node; 0 if its shape is unknown."""
     return 0 if node.shape is None else prod(node.shape)
 
 
 class Flow:
-    """The signals of a graph: nodes by number, and where they come from and go.
+    """The signals of a graph: nodes by number, with their predecessors and successors.
 
     Attributes
     ----------
     args, inputs, users : list of tuple of int
-        Of each node what it is computed from, by position; the signals among them; the nodes that
-        are computed from it.
+        For each node: its arguments by position, the signals among them, and the nodes computed
+        from it.
     weighted : list of bool
-        Whether a node comes over a weight operation.
+        Whether a path to a node passes a weight operation.
     starts : list of int
-        The signals that a node comes from, a bit each.
+        The inputs from which a node is computed, one bit each.
     depth : list of int
-        The most weight operations on a way to a node, itself included.
+        The most weight operations on a path to a node, including the node.
     before, behind : Tree
-        Dominators, and post-dominators as far as weight operations and adds lie ahead.
+        The dominators; and the post-dominators, on paths to weight operations and adds.
     source : list of int
-        The nearest node that dominates all weight operations that a node reaches over no other.
+        The nearest node that dominates all nearest weight operations before a node.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -93,7 +93,7 @@ class Flow:
             self.weighted[number] = self.depth[number] > 0
 
     def _without_masks(self, number: int) -> tuple[int, ...]:
-        """Return what a node comes from, but for masks: they part no two ways."""
+        """Return the inputs of a node without masks, which do not separate two paths."""
         node, inputs = self.nodes[number], self.inputs[number]
         if node.does not in _MASKED or len(inputs) < 2:
             return inputs
@@ -104,14 +104,14 @@ class Flow:
         return kept or inputs
 
     def _ahead(self) -> list[list[int]]:
-        """Return of each node the users from which a weight operation or an add is reached."""
+        """Return for each node the users from which a weight operation or an add is reached."""
         leads = [node.kind in ("weight", "add") for node in self.nodes]
         for number in reversed(range(len(leads))):
             leads[number] |= any(leads[user] for user in self.users[number])
         return [[user for user in users if leads[user]] for users in self.users]
 
     def _sources(self) -> None:
-        """Find for each node the dominator of its nearest weights, and how far it is closed."""
+        """Find for each node the dominator of its nearest weights, and its closure."""
         self.source: list[int | None] = []
         self._closed: list[int] = []
         before = self.before
@@ -142,9 +142,9 @@ class Flow:
             self._closed.append(top)
 
     def _passing(self) -> None:
-        """Find bounds of where a source may lie; chains of adds are passed at once."""
-        self.least: list[float] = []  # shared nodes reached over no weight: the earliest
-        self.most: list[int] = []  # nodes reached over a weight: the latest
+        """Find bounds of the possible sources; a chain of adds is passed in one hop."""
+        self.least: list[float] = []  # the earliest shared node reached over no weight
+        self.most: list[int] = []  # the latest node reached over a weight
         self.hop: list[int] = []
         for number, node in enumerate(self.nodes):
             own = number if len(self.users[number]) > 1 else inf
@@ -164,11 +164,11 @@ class Flow:
                 self.hop.append(number)
 
     def _spent(self) -> None:
-        """Find what only becomes a score of a softmax, or a query of a product."""
+        """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
         count = len(self.nodes)
         logit, self.spent = [False] * count, [False] * count
         self._feeds = [False] * count  # leads to a weight operation or softmax
-        self.asks = [False] * count  # likewise, over one weight: what a query or key is made of
+        self.asks = [False] * count  # serves only queries or keys, through one weight
         for number in reversed(range(count)):
             users = self.users[number]
             self._feeds[number] = any(
@@ -209,13 +209,13 @@ class Flow:
     # Questions ------------------------------------------------------------------------------
 
     def gates(self, node: int, to: int) -> tuple[int, ...]:
-        """Return what an operation multiplies one of its inputs by, if it comes over weights."""
+        """Return the factors with weights by which an operation multiplies one of its inputs."""
         if self.nodes[node].kind != "other" or self.nodes[node].does not in _GATES:
             return ()
         return tuple(by for by in self.inputs[node] if by != to and self.weighted[by])
 
     def is_dropping(self, node: int, to: int) -> bool:
-        """Whether an operation takes only some entries of one of its inputs."""
+        """Whether an operation selects only some entries of one of its inputs."""
         have, had = entries(self.nodes[node]), entries(self.nodes[to])
         return self.nodes[node].does == "select" and have < had
 
@@ -226,7 +226,7 @@ class Flow:
         return is_one and entries(this) == entries(self.nodes[to])
 
     def is_after(self, node: int, sources: Collection[int], known: dict[int, bool]) -> bool:
-        """Whether a node comes from one of some sources; `known` keeps what was found."""
+        """Whether a node is computed from one of the sources; `known` caches results."""
         if any(self.before.is_above(source, node) for source in sources):
             return True
         lowest, stack = min(sources), [node]
@@ -246,7 +246,7 @@ class Flow:
         return known[node]
 
     def longest(self, node: int, sources: Collection[int]) -> int:
-        """Return the most weights on a way from some sources to a node; -1 if there is none."""
+        """Return the most weights on a path from some sources to a node; -1 without a path."""
         lowest = min(sources)
         known: dict[int, int] = dict.fromkeys(sources, 0)
         if lowest == ROOT:
@@ -266,7 +266,7 @@ class Flow:
         return known[node]
 
     def is_closed(self, add: int, source: int) -> bool:
-        """Whether all between a source and an add leads on by way of the add alone."""
+        """Whether all paths from between a source and an add lead through the add."""
         if self.before.is_above(source, add):
             if self.before.depth[self._closed[add]] <= self.before.depth[source]:
                 return True
@@ -274,7 +274,7 @@ class Flow:
         return all(self._leads_to(add, to, source) for to in self.inputs[add])
 
     def _leads_to(self, add: int, node: int, source: int) -> bool:
-        """Whether what lies between is post-dominated by the add, as far as it is after source."""
+        """Whether the add post-dominates all nodes before `node` that come after the source."""
         seen, stack = {node}, [node]
         while stack:
             top = stack.pop()
@@ -289,7 +289,7 @@ class Flow:
         return True
 
     def comes_from(self, node: int, source: int) -> bool:
-        """Whether a node comes from a source: the latest nodes first, which are the nearest."""
+        """Whether a node is computed from a source; searches the latest, nearest nodes first."""
         bits = self.starts[source]
         if node < source:
             return False
@@ -308,7 +308,7 @@ class Flow:
         return False
 
     def nearest(self, node: int) -> Iterable[int]:
-        """Yield the weight operations that a node reaches over no other, the latest first."""
+        """Yield the nearest weight operations before a node, the latest first."""
         seen, stack = {node}, [node]
         while stack:
             top = stack.pop()
@@ -322,7 +322,7 @@ class Flow:
     def is_even(self, add: int) -> bool:
         """Whether a sum is of two signals of one shape, and more than one entry.
 
-        Leading axes of size 1 do not count, nor batch axes that the weights of one side have.
+        Leading axes of size 1 are ignored, and so are batch axes of the weights of one side.
         """
         left, right = (self.nodes[to] for to in self.args[add])
         shape = bare_shape(self.nodes[add].shape)

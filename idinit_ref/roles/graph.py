@@ -1,4 +1,4 @@
-"""A computation as a tiny graph: its nodes, checked, as every tracer draws them."""
+"""A computation as a small graph of validated nodes, which every tracer draws."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..errors import GraphError, OptionTypeError, ShapeError, message
 __all__ = ["ROOTS", "Does", "Graph", "Node", "NodeKind", "Use", "function_of"]
 
 NodeKind = Literal["input", "parameter", "weight", "add", "other"]
-"""What a node does: starts a signal, is a parameter, is a dense or convolution operation with
-parameters for a weight, adds two tensors elementwise, or anything else."""
+"""The kind of a node: the start of a signal; a parameter; a dense or convolution operation whose
+weight is a parameter; an elementwise sum of two tensors; anything else."""
 
 Use = Literal["weight", "bias", "embedding", "other"]
-"""What a parameter is for, as its tracer saw."""
+"""The use of a parameter, recorded by the tracer."""
 
 
 Does = Literal[
@@ -40,9 +40,9 @@ Does = Literal[
     "select",
     "join",
 ]
-"""What a node of kind "other" does, as far as roles depend on it. "" is any other.
+"""The operation of a node of kind "other", as far as roles depend on it. "" is any other one.
 
-"unknown" is an operation of which only the name is known, not what it is at 0;
+"unknown" is an operation whose value at 0 is not known;
 "move" keeps all entries (reshape, transpose, cast, broadcast); "map" is a function of each entry;
 "scale" multiplies by numbers, data or parameters (masks and dropout too), "shift" adds them;
 "product" multiplies signals entry by entry, "contract" sums products of signals; "select" drops
@@ -50,48 +50,48 @@ entries; "join" concatenates; "pad", "pool", "resize" and "crop" act on space.""
 
 
 ROOTS = frozenset({"sqrt", "rsqrt", "norm", "std", "linalg_vector_norm"})
-"""Functions by which a normalisation that is written out is known."""
+"""Functions that identify a normalisation written out in single operations."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One tensor of a computation, and where it comes from.
+    """One tensor of a computation, with its inputs.
 
     Parameters
     ----------
     name : str
-        Its own name in the graph; a parameter has its name in the model.
+        Its unique name in the graph; a parameter has its name in the model.
     kind : {"input", "parameter", "weight", "add", "other"}
-        "input" is where a signal starts: a floating input of the model, or a floating tensor made
-        of none (an embedding). "weight" is a dense layer or a convolution. Only its data are its
-        `inputs`; the parameters that its weight is made of are its `weights`. "add" adds its two
-        inputs elementwise.
+        "input" is the start of a signal: a floating input of the model, or a floating tensor that
+        is computed from none (an embedding). "weight" is a dense layer or a convolution; its
+        `inputs` are only its data, and the parameters of its weight are its `weights`. "add" adds
+        its two inputs elementwise.
     inputs : tuple of str
-        The names of the nodes that it is computed from.
+        The names of the nodes from which it is computed.
     shape : tuple of int, optional
-        Of the tensor. An add of tensors whose shapes are not known is no residual add.
+        The shape of the tensor. An add of tensors with unknown shapes is not a residual add.
     weights : tuple of str
-        Of a weight operation: the names of its parameters.
+        For a weight operation: the names of its parameters.
     use : {"weight", "bias", "embedding", "other"}
-        Of a parameter.
+        For a parameter: its use.
     options : mapping
-        Of a parameter that is a weight: how it is stored and used, as options of
-        :func:`idinit_ref.plan`: layout, groups, transposed, blocks, and of a kernel `tap`, the
+        For a parameter that is a weight: its storage and use, as options of
+        :func:`idinit_ref.plan`: layout, groups, transposed, blocks; for a kernel also `tap`, the
         identity tap of its convolution, and `stride`, that of a transposed convolution, whose taps
-        fall apart into phases (spec section 3). Other keys are the tracer's own.
+        form phases (spec section 3). Other keys belong to the tracer.
     note : str
-        Of a parameter that is to be left as it is: why (it is frozen, say); "" for any other.
+        For a parameter that should be kept: the reason (for example, it is frozen); else "".
     does : str
-        Of a node of kind "other": what it does, a word of `Does`.
+        For a node of kind "other": its operation, a word of `Does`.
     vanishes : {"all", "never"} or tuple of int
-        Of a node of kind "other": its result is zero if all inputs are ("all"), whatever they are
-        not ("never": f(0) is not 0), or if one input at these positions is: the factors of a
+        For a node of kind "other", when its result is zero: if all inputs are ("all"); for no
+        inputs ("never": f(0) is not 0); or if one input at these positions is: the factors of a
         product, the values of an attention (spec section 6). A square, or a product of a signal
         with itself, has the word "product" and vanishes with "all": it is zero to second order,
         so no weight before it ends a branch.
     sums : tuple of int
-        The positions of the inputs whose output axis (the axis of the units) is summed away, by
-        this node or by a later one: queries and keys in a product of them. None is in `vanishes`.
+        The positions of the inputs whose output axis (the axis of the units) is summed over, by
+        this node or by a later one: queries and keys in their product. None is in `vanishes`.
 
     Examples
     --------
@@ -124,7 +124,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A computation, checked: every node after those that it is computed from.
+    """A validated computation: every node comes after its inputs.
 
     Parameters
     ----------
@@ -136,10 +136,10 @@ class Graph:
     Raises
     ------
     GraphError
-        If a name stands twice, a node is used before it is computed, an add has not two inputs,
-        or a weight operation has no parameter for its weight.
+        If a name repeats, a node is used before it is computed, an add does not have two inputs, or
+        a weight operation has no parameter for its weight.
     OptionTypeError
-        If something else than nodes is given.
+        If `nodes` holds anything but nodes.
 
     Examples
     --------
@@ -245,12 +245,12 @@ class Graph:
         return tuple(name for name in self.parameters if name in used)
 
 
-def _wrong(node: Node, should: str, cure: str = "mend the tracer") -> GraphError:
+def _wrong(node: Node, should: str, cure: str = "correct the tracer") -> GraphError:
     return GraphError(message("node", node.name, should, cure))
 
 
 def function_of(node: Node) -> str:
-    """Return what a node's name says that it computes.
+    """Return the function in a node's name.
 
     >>> function_of(Node("layers.0: softplus (2)")), function_of(Node("dt/Exp_1"))
     ('softplus', 'exp')

@@ -1,7 +1,7 @@
-"""Names to roles: which weight of a checkpoint is which (spec section 6), when no graph is there.
+"""Roles by names, for the weights of a checkpoint without a graph (spec section 6).
 
-The names are those of the Hugging Face transformers library, and of checkpoints stored by it.
-A name that no rule knows is an error, never a guess. Imports nothing heavy, and no framework.
+The names are those of the Hugging Face transformers library and its checkpoints. A name that no
+rule knows is an error, never a guess. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from ..errors import OptionError, message
 __all__ = ["RULES", "Decision", "Kind", "Rule", "decide", "find"]
 
 Kind = Literal["transit", "zero", "bias", "keep"]
-"""What becomes of a tensor: IDI, IDIZ, zeros, or left as it is (IDInit does not define it)."""
+"""The role of a tensor: IDI, IDIZ, zeros, or kept (IDInit does not define it)."""
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Rule(NamedTuple):
-    """One name rule; in an ordered sequence of rules the first that fits decides.
+    """One rule by names; in a sequence of rules the first match decides.
 
     Parameters
     ----------
     pattern : str
         A regular expression, searched for in the name.
     role : {"transit", "zero", "bias", "keep"}
-        What becomes of such a tensor.
+        The role of a matching tensor.
     options : mapping
-        Options of `idinit_ref.plan`. Besides, ``parts=k`` cuts the outputs into k square blocks
-        (packed q, k, v); a shape that is not so packed is an error.
+        Options of `idinit_ref.plan`. In addition ``parts=k`` splits the outputs into k square
+        blocks (packed q, k, v); a shape that is not packed like this is an error.
     why : str
         The reason, in words.
     unless : str, optional
-        What the pattern is to be replaced by to name a sibling: where the model has that tensor
-        too, this rule does not apply (a convolution is a branch's last if none follows it).
+        A replacement for the pattern, which gives the name of a sibling. If the model has this
+        tensor, the rule does not apply (a convolution ends a branch if none follows it).
 
     Examples
     --------
@@ -55,14 +55,14 @@ class Rule(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What becomes of one tensor: its role, the options of its plan, and the reason.
+    """The decision on one tensor: its role, the options of its plan, and the reason.
 
     Parameters
     ----------
     role : {"transit", "zero", "bias", "keep"}
-        What it is.
+        Its role.
     options : dict
-        Of :func:`idinit_ref.plan`: layout, blocks, and what else the rule knows.
+        Options of :func:`idinit_ref.plan`, such as layout and blocks.
     why : str
         The rule, in words.
 
@@ -92,7 +92,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(r"(^|\.)(wpe\.weight|position_embeddings(\.weight)?)$", "keep", why="position embedding"),
     Rule(r"(^|\.)(cls|mask|distillation)_token$", "keep", why="learned token"),
-    # Buffers that older checkpoints hold: a mask of ones is no bias.
+    # Buffers of older checkpoints: a mask of ones is not a bias.
     Rule(r"\.(attn|attention)\.(masked_)?bias$", "keep", why="attention mask"),
     Rule(r"(^|\.)position_ids$", "keep", why="position indices"),
     Rule(r"\.rotary_emb\.inv_freq$", "keep", why="rotary frequencies"),
@@ -137,7 +137,7 @@ RULES: tuple[Rule, ...] = (
 def find(
     name: str, rules: Sequence[Rule] = RULES, *, names: Collection[str] | None = None
 ) -> Rule | None:
-    """Return the first rule that fits a name, or None.
+    """Return the first rule that matches a name, or None.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def find(
     Returns
     -------
     Rule or None
-        The first that fits; None if none does.
+        The first match; None if there is none.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def find(
                     message(
                         "name",
                         name,
-                        "whether it is the last of its branch depends on the model's other names",
+                        "its role depends on the model's other names",
                         "pass them as names=",
                     )
                 )
@@ -203,9 +203,9 @@ def decide(
     shape : sequence of int
         Its stored shape.
     rules : sequence of Rule
-        Tried in order. Put your own before: ``(Rule(...), *RULES)``.
+        Tried in order. Put your own first: ``(Rule(...), *RULES)``.
     names : collection of str, optional
-        All names of the model, for the rules that look at a tensor's siblings.
+        All names of the model, for rules that depend on a tensor's siblings.
 
     Returns
     -------
@@ -215,8 +215,8 @@ def decide(
     Raises
     ------
     OptionError
-        If no rule fits the name, a rule's role is unknown, a rule needs the sibling names, or the
-        shape is not packed as the rule says.
+        If no rule matches the name, a rule's role is unknown, a rule needs the sibling names, or
+        the shape is not packed as the rule demands.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a report says of a model beside the roles of its parameters: one warning each."""
+"""The warnings of a report."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ __all__ = ["Note"]
 
 
 class Note(NamedTuple):
-    """One warning: something that a user would want to know before training.
+    """One warning: a fact to know before training.
 
     Parameters
     ----------
     kind : str
-        Which sort of warning, a word of lower-case letters: "kept", "copies", "tie", ...
+        The kind of warning, a word of lower-case letters: "kept", "copies", "tie", ...
     names : tuple of str
-        The parameters or nodes that it is about, in the order of the graph.
+        The parameters or nodes concerned, in the order of the graph.
     text : str
-        One sentence: what is so, and what to do about it.
+        One sentence: the fact, and the cure.
 
     Examples
     --------

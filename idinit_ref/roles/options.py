@@ -1,4 +1,4 @@
-"""The options of a whole model, for `decide` and every adapter's `init`: said and checked once."""
+"""The options of a whole model, for `decide` and every adapter's `init`, with their validation."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ Override = Kind | Mapping[str, Any]
 
 
 class ModelOptions(TypedDict, total=False):
-    """Keyword options of a whole model; each may be left out (spec section 6).
+    """Keyword options of a whole model; all are optional (spec section 6).
 
     Attributes
     ----------
     gain : float
-        tau of the weights in role "transit"; 1.0 if left out.
+        tau of the weights in role "transit"; 1.0 by default.
     eps : float
-        Of the weights in role "zero"; 1e-6 if left out.
+        eps of the weights in role "zero"; 1e-6 by default.
     wide : {"truncate", "fold_rms", "fold_mean"}
-        What is done where a transit weight has more columns than rows. None, the default, is
-        "truncate", and "fold_mean" for a weight that would so leave a part of a concatenation
-        without gradient: T4 holds of both.
+        How a transit weight with more columns than rows is filled. The default None is
+        "truncate", but "fold_mean" for a weight that would leave a part of a concatenation without
+        gradient; T4 holds for both.
     form : {"pair", "shifted"}
         How the entries of a wide zero weight are spread.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How a kernel becomes a matrix (section 3). The first three start at the layer's identity
-        tap, and in each phase of a transposed convolution. None is "outward".
+        How a kernel is flattened into a matrix (section 3). The first three start at the layer's
+        identity tap, in each phase of a transposed convolution. None is "outward".
     head : {"transit", "zero", "keep"}
-        What becomes of the weights whose result the model returns, unless they end a branch.
+        The role of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
-        What becomes of embedding tables, and of heads that are tied to them.
+        The role of embedding tables, and of heads that are tied to them.
     norms : {"keep", "zero"}
         With "zero" the scale of a normalisation that ends a residual branch becomes eps, and the
         weight before it is transit: the normalisation would undo that weight's eps.
     biases : {"auto", "zero", "keep"}
-        "auto" sets a bias to 0 unless its values say something: several equal ones in a row that
-        are not 0 (forget gates, priors), any beside a weight that is exactly 0 (sampling
-        offsets), any whose sum enters softplus, exp or log (time steps), or `_no_reinit` on it.
+        "auto" sets a bias to 0 unless its values are set on purpose: runs of equal values that are
+        not 0 (forget gates, priors), values beside a weight that is exactly 0 (sampling offsets),
+        values whose sum enters softplus, exp or log (time steps), or a bias marked `_no_reinit`.
         "zero" sets all of them to 0, "keep" none.
     overrides : mapping of str to role or options, optional
-        Patterns of names as the shell has them (``"*.gate.weight"``), each with a role
-        ("transit", "zero", "bias" for zeros, "keep") or with options of `idinit_ref.plan`
-        (``{"role": "transit", "gain": 0.5}``). All that fit apply, a later one over an earlier.
+        Shell patterns of names (``"*.gate.weight"``), each with a role ("transit", "zero", "bias"
+        for zeros, "keep") or with options of `idinit_ref.plan`
+        (``{"role": "transit", "gain": 0.5}``). All matches apply; a later one wins.
     strict : bool
-        Whether a matrix that the computation uses and that is kept without an override is an
-        error; else it is a warning of the report.
+        Whether a used matrix that would be kept without an override is an error; by default it is
+        a warning of the report.
 
     Examples
     --------
@@ -93,9 +93,9 @@ _DEFAULTS: ModelOptions = {
 
 
 def settled(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options, with the defaults of those left out; raise for one that does not fit.
+    """Return all options, completed by the defaults; raise if one is not valid.
 
-    The patterns of `overrides` are looked at by `decide`, which knows the names.
+    `decide`, which knows the names, validates the patterns of `overrides`.
 
     >>> settled({"taps": None})["taps"], settled({})["eps"]
     ('outward', 1e-06)
@@ -103,7 +103,7 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in _DEFAULTS:
             known = ", ".join(_DEFAULTS)
-            should = f"there is no such option of a whole model; there are {known}"
+            should = f"{name} is not an option of a whole model; the options are {known}"
             raise OptionTypeError(message(name, value, should, "leave it out, or name one of them"))
     found: dict[str, Any] = {**_DEFAULTS, **options}
     found["taps"] = "outward" if found["taps"] is None else found["taps"]

@@ -1,4 +1,4 @@
-"""What becomes of every parameter of a model, said in full: a table, and numbers."""
+"""The report on a model: the role and value of every parameter."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _STYLES = {"transit": "green", "zero": "bold yellow", "bias": "cyan", "keep": "d
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter of a model, and what becomes of it.
+    """One parameter of a model, with its role and value.
 
     Parameters
     ----------
     name : str
         Its name in the model.
     shape : tuple of int
-        As it is stored; what `decide` alone returns has the graph's, that of the matrix.
+        The stored shape; in a result of `decide` alone, the shape of the matrix in the graph.
     role : {"transit", "zero", "bias", "keep"}
-        IDI, IDIZ, zeros, or left as it is; "zero" with no plan is the scale of a normalisation.
+        IDI, IDIZ, zeros, or kept. "zero" without a plan is the scale of a normalisation.
     why : str
         The reason.
     plan : Plan, optional
-        Of a weight in role "transit" or "zero".
+        The plan of a weight in role "transit" or "zero".
     axes : str
-        Where a weight has several axes of inputs, or of outputs: a letter for each stored axis.
-        Those of one letter count as one axis of the plan, in row-major order, so that the plan has
-        the shape of the matrix; "" where it has the stored shape.
+        If a weight has several axes of inputs, or of outputs: a letter for each stored axis. Axes
+        of one letter count as one axis of the plan, in row-major order; the plan has the shape of
+        the matrix. "" if the plan has the stored shape.
     parted : tuple of int, optional
-        The sizes of these axes where a stored axis holds several of them: a reshape of it gives
-        the stored shape.
+        The sizes of these axes, if a stored axis holds several of them; a reshape gives the stored
+        shape.
     value : float
-        What every entry becomes where there is neither a plan nor "keep".
+        The value of every entry, without a plan and unless it is kept.
     """
 
     name: str
@@ -66,8 +66,7 @@ class Entry:
         shape : sequence of int
             The stored shape.
         letters : str
-            A letter for each axis, as `idinit_ref.core.layout.merge_axes` joins them for the plan;
-            "" if they are not known.
+            A letter for each axis, as for `idinit_ref.core.layout.merge_axes`; "" if unknown.
         parted : sequence of int, optional
             The sizes of these axes, if not those of the stored ones.
 
@@ -90,9 +89,9 @@ class Entry:
         return replace(self, shape=shape, axes=axes, parted=None if parts == shape else parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the name in numbers, strings and lists, for JSON.
+        """Return the entry without its name as numbers, strings and lists, for JSON.
 
-        ``axes``, ``parted`` and ``value`` are there only if they say something.
+        ``axes``, ``parted`` and ``value`` are left out if they are empty.
 
         >>> Entry("b", (2,), "bias", "bias").to_dict()
         {'shape': [2], 'role': 'bias', 'why': 'bias', 'plan': None}
@@ -113,14 +112,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Report:
-    """What becomes of every parameter of a model; nothing is skipped in silence.
+    """The role and value of every parameter of a model, with warnings.
 
     Parameters
     ----------
     entries : tuple of Entry
         One for each parameter, in the model's order.
     warnings : tuple of Note
-        What to know before training: each has a kind, the names that it is about, and a sentence.
+        Facts to know before training: each has a kind, the names concerned, and a sentence.
 
     Examples
     --------
@@ -160,7 +159,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One line: how many parameters have which role.
+        """One line with the number of parameters in each role.
 
         Examples
         --------
@@ -199,16 +198,16 @@ class Report:
         return Group(*warned, table)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report in numbers, strings, lists and dicts, for JSON.
+        """Return the report as numbers, strings, lists and dicts, for JSON.
 
-        It is a manifest for ``idinit export``, too.
+        It is also a manifest for ``idinit export``.
 
         Returns
         -------
         dict
-            ``"tensors"``: of every parameter, by name, its shape, role, reason, and the layout of
-            its plan with what options are not the default, or None. ``"warnings"``: of each its
-            kind, names and text.
+            ``"tensors"``: for every parameter, by name, its shape, role and reason, and its plan's
+            layout and other options that are not defaults, or None. ``"warnings"``: the kind, names
+            and text of each.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""From a computation the role of every weight: the ends of residual branches (spec section 6)."""
+"""The role of every weight in a computation, from the ends of residual branches (section 6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Found", "Inferred", "explain_roles", "infer_roles"]
 
 
 class Inferred(NamedTuple):
-    """The role of a weight, why it has it, and whether it is the last before an output."""
+    """The role of a weight, the reasons, and whether it is the last before an output."""
 
     role: Role
     why: tuple[str, ...]
@@ -26,12 +26,12 @@ class Inferred(NamedTuple):
 
 
 class Found(dict[str, Inferred]):
-    """The role of every weight by its name, and what a user should know beside.
+    """The role of every weight by its name, with notes for the user.
 
     Attributes
     ----------
     notes : tuple of Note
-        Of kind "tie", "gate", "endless", "pyramid" or "norm", in the order of the graph.
+        Notes of kind "tie", "gate", "endless", "pyramid" or "norm", in the order of the graph.
 
     Examples
     --------
@@ -43,15 +43,15 @@ class Found(dict[str, Inferred]):
 
 
 def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) -> dict[str, Role]:
-    """Find the role of every weight from the computation itself (spec section 6).
+    """Find the role of every weight from the computation (spec section 6).
 
     A residual add is an elementwise sum of a skip and a branch that come from one source. The ends
     of the branch, the weights with which it vanishes to first order, are "zero". All other weights
     are "transit".
 
-    The skip either holds no weight, or it is a projection: then nothing between source and add may
-    lead elsewhere, and the skip is a residual sum itself or has fewer weights on its longest path.
-    A tie is left "transit", and so are a branch without ends, one whose skip is gated, and a level
+    The skip either holds no weight, or it is a projection. Then all paths between source and add
+    lead to the add, and the skip is a residual sum itself or has fewer weights on its longest path.
+    A tie stays "transit", and so do a branch without ends, a branch with a gated skip, and a level
     of a pyramid.
 
     The cost is nearly linear in the nodes of the graph.
@@ -59,15 +59,15 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
     Parameters
     ----------
     graph : Graph
-        A computation; every adapter has a `trace` that makes one.
+        A computation, from an adapter's `trace`.
     overrides : mapping of str to {"transit", "zero"}, optional
-        Roles that are settled already, by the name of the weight.
+        Roles that replace the result, by the name of the weight.
 
     Returns
     -------
     dict of str to {"transit", "zero"}
-        Every weight, in the order of the graph. :func:`idinit_ref.roles.explain_roles` gives the
-        reasons too.
+        Every weight, in the order of the graph. :func:`idinit_ref.roles.explain_roles` also gives
+        the reasons.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def infer_roles(graph: Graph, *, overrides: Mapping[str, Role] | None = None) ->
 
 
 def explain_roles(graph: Graph) -> Found:
-    """Find the role of every weight, and the reasons for it.
+    """Find the role of every weight, with the reasons.
 
     Parameters
     ----------
@@ -121,8 +121,8 @@ def explain_roles(graph: Graph) -> Found:
     -------
     Found
         A dict of str to Inferred: every weight, in the order of the graph. A weight with several
-        uses is "zero" if it ends a branch in one of them, and has a reason for each. Its `notes`
-        say where a branch does not vanish, or several add up.
+        uses is "zero" if it ends a branch in one of them, and has a reason for each. The `notes`
+        name branches that do not vanish, and sums of several branches.
 
     Examples
     --------
@@ -156,12 +156,12 @@ def explain_roles(graph: Graph) -> Found:
 
 
 class _Search:
-    """What a graph's residual adds say of its weight operations."""
+    """The roles of a graph's weight operations, from its residual adds."""
 
     def __init__(self, graph: Graph) -> None:
         self.flow = Flow(graph)
         self.adds = Adds(self.flow)
-        self.claims: dict[int, list[Branch]] = {}  # of weight operations: the branches they end
+        self.claims: dict[int, list[Branch]] = {}  # by weight operation: the branches it ends
         for branch in self.adds.branches:
             if not branch.how:
                 for end in branch.ends.weights:
@@ -173,7 +173,7 @@ class _Search:
         self.heads = self._find_heads()
 
     def _free_idle(self) -> None:
-        """Drop weights of zeros: where others end what feeds them, they are zero in vain (R2)."""
+        """Drop weights whose inputs are zero already: they need not be zero, too (R2)."""
         flow = self.flow
         uses: dict[str, set[int]] = {}
         for at, node in enumerate(flow.nodes):
@@ -202,7 +202,7 @@ class _Search:
             yield text + (f" (depth {depth}: inside another branch)" if depth > 1 else "")
 
     def _depths(self) -> tuple[list[int], list[int]]:
-        """Return how many zero weights a node passes at least: to an output, and from a start."""
+        """Return the least number of zero weights from a node to an output, and before it."""
         flow, zero = self.flow, self.claims
         count = len(flow.nodes)
         ahead, order = [0] * count, [0] * count
@@ -223,9 +223,9 @@ class _Search:
     # Ties -----------------------------------------------------------------------------------
 
     def _find_ties(self) -> Iterator[Note]:
-        """Yield a note of each sum of branches that no enclosing residual add settles."""
+        """Yield a note for each sum of branches that no enclosing residual add resolves."""
         flow, ties = self.flow, self.adds.ties
-        within: dict[int, int] = {}  # of a tie: the branches that it adds up
+        within: dict[int, int] = {}  # by tie: the number of branches it adds up
         inner: set[int] = set()
         for add in ties:
             within[add] = 2
@@ -262,7 +262,7 @@ class _Search:
     # Notes ----------------------------------------------------------------------------------
 
     def notes(self) -> Iterator[Note]:
-        """Yield what a user should know of the residual adds."""
+        """Yield the notes on the residual adds."""
         for branch in self.adds.branches:
             yield from self._note(branch)
         yield from self._ties
@@ -309,12 +309,12 @@ class _Search:
     # Heads ----------------------------------------------------------------------------------
 
     def _find_heads(self) -> set[int]:
-        """Find the weights whose result is returned, over no weight and no residual add.
+        """Find the heads: weights with a returned result, without a weight or residual add between.
 
-        Not those that feed another one: a hidden state that is returned besides makes no head.
+        A weight that also feeds another weight is not a head: its result is a hidden state.
         """
         flow = self.flow
-        feeds: set[int] = set()  # what some weight operation is computed from
+        feeds: set[int] = set()  # nodes from which a weight operation is computed
         for number in reversed(range(len(flow.nodes))):
             if flow.nodes[number].kind == "weight" or number in feeds:
                 feeds.update(flow.args[number])

@@ -1,4 +1,4 @@
-"""Inside: parts of concatenations that a truncated weight does not read."""
+"""Internal: parts of concatenations that a truncated weight does not read."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def unread(
     """Find the weights that read only the first part of a concatenation.
 
     With ``wide="truncate"`` a transit weight of m outputs reads the first m of its inputs (spec
-    section 1). What comes later starts with gradient 0, unless something else reads it.
+    section 1). Later inputs start with gradient 0, unless another operation reads them.
 
     Parameters
     ----------
     graph : Graph
         A computation.
     plans : mapping of str to Plan
-        Of its weights, by name.
+        The plans of its weights, by name.
     folded : set of str, optional
-        Those that `decide` may fold instead: the note of such weights alone says that it does.
+        Weights that `decide` may fold instead; a note on only such weights says that it does.
 
     Returns
     -------
     tuple of Note
-        Of kind "unread", in the order of the graph.
+        Notes of kind "unread", in the order of the graph.
 
     Examples
     --------
@@ -90,9 +90,9 @@ def _of(
 
 
 def _only_here(graph: Graph, join: Node, parts: Sequence[str]) -> list[str]:
-    """Return the parts for which a weight or a start works that nothing else reads.
+    """Return the parts that depend on a weight or a start that nothing else reads.
 
-    The crop of a skip is made for one concatenation alone, but what it crops is read elsewhere.
+    A cropped skip may be computed for one concatenation only, but its source is read elsewhere.
     """
     read: set[str] = set()
     stack = [*graph.outputs]
@@ -117,7 +117,7 @@ def _starts_here(graph: Graph, part: str, read: Set[str]) -> bool:
 
 
 def _readers(graph: Graph, join: Node, users: Mapping[str, list[Node]]) -> list[Node]:
-    """Return the nodes that read a concatenation, past those that keep its channels in place."""
+    """Return the nodes that read a concatenation, through nodes that keep its channels in place."""
     readers: list[Node] = []
     stack = [join]
     while stack:
@@ -135,7 +135,7 @@ def _is_alone(node: Node) -> bool:
 
 
 def _rows(plan: Plan | None) -> int:
-    """Return how many inputs a truncated weight reads; 0 if it reads all, or is another."""
+    """Return the number of inputs that a truncated weight reads; 0 for any other weight."""
     if plan is None or plan.role != "transit" or plan.wide != "truncate" or plan.loosen:
         return 0
     rows = max((piece.m for piece in plan.axes.pieces), default=0)
@@ -143,7 +143,7 @@ def _rows(plan: Plan | None) -> int:
 
 
 def _sizes(graph: Graph, join: Node, channels: int) -> list[int]:
-    """Return the sizes of what a concatenation joins along the axis of the channels, else []."""
+    """Return the sizes of a concatenation's parts along the axis of the channels, else []."""
     shapes = [graph.by_name[name].shape for name in join.inputs]
     whole = join.shape
     if whole is None or any(shape is None or len(shape) != len(whole) for shape in shapes):

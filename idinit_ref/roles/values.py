@@ -1,6 +1,6 @@
-"""What the present values of a model say: which biases are meant, which matrices are 0 on purpose.
+"""Conclusions from a model's present values: biases and zero matrices that are set on purpose.
 
-An adapter reads numbers, and all that is concluded from them is here (spec section 6, "Biases").
+An adapter only reads the numbers; all conclusions are drawn here (spec section 6, "Biases").
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ __all__ = ["Held", "Values", "function_of"]
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
 _SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join", "product")
-"""Aggregations: sums of rows, weighted ones too, as by the gates of experts."""
+"""Aggregations: sums of rows, also weighted ones, as by the gates of experts."""
 
 
 class Held(Protocol):
-    """The parameters of a model, as its framework holds them."""
+    """The parameters of a model in its framework."""
 
     @property
     def held(self) -> Mapping[str, Any]:
         """The framework's own objects, by name."""
 
     def read(self, name: str, whole: bool = True) -> NDArray[Any] | None:
-        """Return a parameter's numbers, or one row; None where this process has them not."""
+        """Return a parameter's numbers, or one row; None if this process does not have them."""
 
 
 class Values:
-    """What the values of a model's parameters say.
+    """Conclusions from the values of a model's parameters.
 
     Parameters
     ----------
     graph : Graph
-        Of the model. Its nodes that are biases or other vectors say in ``options["adds_to"]`` to
-        which nodes they are added.
+        The graph of the model. ``options["adds_to"]`` of biases and other vectors names the nodes
+        to which they are added.
     held : Held, optional
-        The values; without it the form decides alone.
+        The values; without it only the graph decides.
     """
 
     def __init__(self, graph: Graph, held: Held | None = None) -> None:
@@ -58,7 +58,7 @@ class Values:
         return not self._unset and self._is_zero(name)
 
     def _is_zero(self, name: str) -> bool:
-        if name not in self._zero:  # one row tells of nearly all that they are not
+        if name not in self._zero:  # one row is enough to exclude nearly all
             self._zero[name] = self._is_read_as_zero(name, False) and self._is_read_as_zero(name)
         return self._zero[name]
 
@@ -68,10 +68,10 @@ class Values:
 
     @cached_property
     def _unset(self) -> bool:
-        """Whether values say nothing: this process lacks some, or never wrote them (to_empty).
+        """Whether the values are unusable: this process lacks some, or they are not set (to_empty).
 
-        Processes that share a model so have one answer, though each holds other parts of it. All
-        of several matrices are 0 where memory was made and not written.
+        So processes that share a model have the same answer, though each holds different parts.
+        Values are not set if all of several matrices are 0.
         """
         held = self._held
         if held is None or any(held.read(name, False) is None for name in self._graph.parameters):
@@ -85,10 +85,9 @@ class Values:
     # Scales ---------------------------------------------------------------------------------
 
     def is_silent(self, name: str) -> bool:
-        """Whether all that is computed with a weight is multiplied by parameters that are 0.
+        """Whether every result of a weight is multiplied by parameters that are 0, before any add.
 
-        As the scale of a residual branch's last norm, or a gate, that a model's authors start at 0.
-        The first add comes after it.
+        Examples are the scale of a residual branch's last norm, or a gate, that starts at 0.
         """
         ops = self._operations.get(name, []) if self._zeros else []
         stack, seen = [*ops], {op.name for op in ops}
@@ -116,7 +115,7 @@ class Values:
 
     @cached_property
     def _zeros(self) -> set[str]:
-        """The nodes that a parameter scales which is exactly 0, with what is added to it."""
+        """The nodes that are scaled by a parameter whose value, with its offset, is exactly 0."""
         found: set[str] = set()
         for name in () if self._unset or self._held is None else self._graph.parameters:
             scaled = self._graph.by_name[name].options.get("scales", ())
@@ -129,7 +128,7 @@ class Values:
     # Biases ---------------------------------------------------------------------------------
 
     def meant(self, name: str) -> str:
-        """Return why a bias is not to be set to 0, or "" if it is.
+        """Return why a bias should not be set to 0, or "" if it should.
 
         >>> from .graph import Graph, Node, function_of
         >>> Values(Graph([Node("b", "parameter", shape=(3,), use="bias")])).meant("b")
@@ -155,9 +154,10 @@ class Values:
         return ""
 
     def is_bias(self, name: str) -> bool:
-        """Whether a parameter is added to the outputs of one weight, after they are aggregated.
+        """Whether a parameter is a bias that the tracer did not recognise.
 
-        Of what the tracer has not called a bias; it is one if it varies along the outputs alone.
+        It is one if it is added to the aggregated outputs of one weight, and varies along these
+        outputs only.
         """
         node = self._graph.by_name[name]
         sums = self._sums(name)
@@ -181,7 +181,7 @@ class Values:
             for user in self._users.get(stack.pop().name, ()):
                 if user.kind == "other" and function_of(user) in _SET_BY:
                     return function_of(user)
-                moved = user.does in ("", *_MOVES) or function_of(user) == "abs"  # of a softplus
+                moved = user.does in ("", *_MOVES) or function_of(user) == "abs"  # in a softplus
                 moved = moved and len(user.inputs) == 1
                 if user.kind == "other" and moved and user.name not in seen:
                     seen.add(user.name)
@@ -198,26 +198,26 @@ class Values:
 
     @cached_property
     def _scaled(self) -> set[str]:
-        """What is scaled by a parameter: a shift after it is the other half of a norm."""
+        """The nodes that a parameter scales: a shift after one is the other half of a norm."""
         given = (node.options.get("scales", ()) for node in self._graph.nodes)
         return {name for names in given for name in names}
 
     def _is_norm(self, node: Node) -> bool:
-        """Whether a node is scaled by a parameter, or by what is computed from itself."""
+        """Whether a node is scaled by a parameter, or by a result of its own input."""
         if node.does != "product":
             return node.name in self._scaled
         pairs = list(permutations(node.inputs, 2))
         return not pairs or any(self._base(one) in self._all_before(two) for one, two in pairs)
 
     def _base(self, name: str) -> str:
-        """Return what a value is a part or a mean of."""
+        """Return the node of which a value is a part or a mean."""
         node = self._graph.by_name[name]
         while node.kind == "other" and node.does in (*_MOVES, "pool") and len(node.inputs) == 1:
             node = self._graph.by_name[node.inputs[0]]
         return node.name
 
     def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
-        """Return the weights whose operations a node is made of, by what keeps their outputs."""
+        """Return the weights of the operations before a node, through nodes that keep outputs."""
         found: dict[str, Node] = {}
         stack, seen = [node], {node.name}
         while stack:
@@ -231,9 +231,9 @@ class Values:
         return found
 
     def _last(self, node: Node) -> set[str]:
-        """Return the weights of the one operation that a sum is made of, or none.
+        """Return the weights of the one operation in a sum, or none.
 
-        Behind a residual add those count that no other one comes after.
+        After a residual add only the latest operations count.
         """
         found = self._back(node, _SPREADS)
         for end in list(found.values()):
@@ -250,7 +250,7 @@ class Values:
         return seen
 
     def _outputs(self, name: str) -> int:
-        """Return how many outputs a weight has."""
+        """Return the number of a weight's outputs."""
         node = self._graph.by_name[name]
         shape = node.shape or ()
         letters = node.options.get("layout") or DEFAULT_LAYOUTS.get(len(shape), "")

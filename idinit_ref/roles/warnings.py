@@ -1,4 +1,4 @@
-"""What a report warns of: what is kept, what stays a copy, what is magnified or overwritten."""
+"""The warnings on kept matrices, copied units, magnified branches and overwritten zeros."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .values import Values
 
 __all__ = ["copies", "kept", "magnified", "norm_ends", "overwritten"]
 
-_REACH = 64  # nodes that a norm is looked for in
+_REACH = 64  # the most nodes in which a norm is searched for
 
 
 def kept(
@@ -25,30 +25,30 @@ def kept(
     strict: bool,
     last: Collection[str] = (),
 ) -> tuple[Note, ...]:
-    """Warn of used matrices that are kept though nobody said so, or raise for them.
+    """Warn of used matrices that are kept without an override; with `strict` raise.
 
     Parameters
     ----------
     graph : Graph
-        Of the model.
+        The graph of the model.
     entries : collection of Entry
-        What becomes of every parameter.
+        The entries of all parameters.
     chosen : collection of str
         The parameters whose role the user chose.
     strict : bool
-        Whether they are an error.
+        Whether such matrices are an error.
     last : collection of str
-        The parameters that would be zero, as the last ones of residual branches.
+        The weights that end residual branches and would be zero.
 
     Returns
     -------
     tuple of Note
-        One, of kind "kept", or none.
+        One note of kind "kept", or none.
 
     Raises
     ------
     GraphError
-        If there are some, and `strict`.
+        If there are such matrices and `strict` is set.
     """
     found = [
         entry
@@ -74,13 +74,13 @@ def kept(
 
 
 def _is_used(node: Node) -> bool:
-    """Whether a kept parameter is a weight, or goes where nothing is known of."""
-    frozen = node.note.startswith("frozen")  # which its owner has said
+    """Whether a kept parameter is a weight, or enters an unknown operation."""
+    frozen = node.note.startswith("frozen")  # by its owner's choice
     return not frozen and (node.use == "weight" or node.note.startswith("it is not known"))
 
 
 def overwritten(entries: Collection[Entry], chosen: Collection[str], values: Values) -> list[Note]:
-    """Warn of matrices that are exactly 0 now, perhaps on purpose, and become transit."""
+    """Warn of matrices that are exactly 0, perhaps on purpose, and become transit."""
     names = tuple(
         entry.name
         for entry in entries
@@ -94,9 +94,9 @@ def overwritten(entries: Collection[Entry], chosen: Collection[str], values: Val
 
 
 def copies(graph: Graph, plans: Mapping[str, Plan]) -> list[Note]:
-    """Warn of hidden units with equal rows before and equal columns behind them, once.
+    """Warn, once, of hidden units whose rows before and columns after them are equal.
 
-    They have equal gradients, and so stay equal (T11).
+    They have equal gradients, so they stay equal (T11).
     """
     found: dict[str, tuple[int, int]] = {}
     for node in graph.nodes:
@@ -123,9 +123,9 @@ def copies(graph: Graph, plans: Mapping[str, Plan]) -> list[Note]:
 
 
 def _feeding(graph: Graph, node: Node, plans: Mapping[str, Plan]) -> dict[str, Plan]:
-    """Return the weights that a weight reads over functions and products of entries.
+    """Return the weights before a weight, through elementwise functions and products.
 
-    None if there is any that is not transit, or something else comes first.
+    Empty if one of them is not transit, or another operation comes between.
     """
     found: dict[str, Plan] = {}
     stack, seen = list(node.inputs), set(node.inputs)
@@ -150,7 +150,9 @@ def _matrix(plan: Plan) -> tuple[int, int] | None:
 
 
 def _equal(after: Plan, m: int, n: int, rows: int) -> int:
-    """Return how many of n units repeat another: rows that are equal if rows apart, and columns.
+    """Return the number of n units that repeat another one, in their rows and columns.
+
+    Two units have equal rows if their distance is a multiple of `rows`.
 
     >>> from ..core.weights import plan
     >>> _equal(plan((4, 16), "zero"), 4, 16, 4)  # 3m of n = 4m differ
@@ -168,20 +170,20 @@ def _equal(after: Plan, m: int, n: int, rows: int) -> int:
 
 
 def norm_ends(graph: Graph, zero: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return the norms that end a residual branch behind zero weights, by weight.
+    """Return the norms that end a residual branch after zero weights, by weight.
 
     Parameters
     ----------
     graph : Graph
-        Of the model, whose nodes say which of them are norms (`does`).
+        The graph of the model; norms are known by their `does`.
     zero : collection of str
         The weights in role "zero".
 
     Returns
     -------
     dict of str to tuple of str
-        Of a weight the names of these nodes; a weight is left out if an operation with it does
-        not go into a norm, and then to an add.
+        The names of these nodes by weight. A weight is left out if one of its operations is not
+        followed by a norm and then an add.
 
     Examples
     --------
@@ -211,11 +213,11 @@ def norm_ends(graph: Graph, zero: Collection[str]) -> dict[str, tuple[str, ...]]
 
 
 def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
-    """Return the nodes from a norm of a weight's result to the add; none if it is added as is.
+    """Return the nodes from a norm of a weight's result to the add; none without a norm.
 
-    A norm that is written out is what is computed from the result alone, a square root with it.
+    A norm that is written out is computed from the result alone, with a square root.
     """
-    alone: dict[str, bool] = {node.name: False}  # what comes from the result alone: is it normed?
+    alone: dict[str, bool] = {node.name: False}  # nodes computed from the result alone: normed?
     stack, normed = [node.name], False
     while stack and len(alone) < _REACH:
         for user in users.get(stack.pop(), ()):
@@ -234,7 +236,7 @@ def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
 
 
 def magnified(names: Sequence[str], eps: float) -> list[Note]:
-    """Warn, once, of zero weights behind which a norm makes more of their eps."""
+    """Warn, once, of zero weights whose eps a norm magnifies."""
     text = (
         f"a norm ends these branches and divides by the size of their eps = {eps:g}: they add "
         "up to eps/sqrt(e), e the norm's own epsilon (1e-3 of 1e-6); norms='zero' scales it by eps"

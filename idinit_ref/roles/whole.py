@@ -1,4 +1,4 @@
-"""A whole model: decided, checked in full, and only then written; the same in every framework."""
+"""Initialises a whole model in any framework: decides and validates all, and only then writes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .report import Entry, Report
 __all__ = ["Parted", "Weights", "initialise"]
 
 Parted = tuple[tuple[int, ...], str] | None
-"""The sizes of a weight's axes and a letter for each, where several of them count as one."""
+"""The sizes of a weight's axes and a letter for each, if several axes count as one."""
 
 
 class Weights(ABC):
-    """The parameters of a model, as an adapter reads and writes them.
+    """The parameters of a model, for an adapter to read and write.
 
     Parameters
     ----------
@@ -36,21 +36,21 @@ class Weights(ABC):
 
     @abstractmethod
     def read(self, name: str, whole: bool = True) -> NDArray[Any] | None:
-        """Return a parameter's numbers, or one row of them; None where this process has them not.
+        """Return a parameter's numbers, or one row; None if this process does not have them.
 
-        Processes that hold parts of one model are to have the same answer, each on its own.
+        Processes that hold parts of one model should each return the same answer.
         """
 
     @abstractmethod
     def write(self, name: str, what: Plan | float, parted: Parted) -> None:
-        """Write the weight of a plan, or one number everywhere; nothing may fail here."""
+        """Write the weight of a plan, or one number everywhere; this must not fail."""
 
     def dtype(self, name: str) -> Any:
-        """Return the dtype that is stored."""
+        """Return the stored dtype."""
         return self.held[name].dtype
 
     def check(self, name: str, what: Plan | float) -> None:
-        """Raise if a parameter cannot hold what is to be written."""
+        """Raise if a parameter cannot hold its new value."""
         if isinstance(what, Plan):
             what.check(self.dtype(name))
         elif what:
@@ -59,19 +59,19 @@ class Weights(ABC):
             format_of(self.dtype(name))
 
     def check_all(self, whats: Mapping[str, Plan | float]) -> None:
-        """Raise if anything that is to be written does not fit."""
+        """Raise if any parameter cannot hold its new value."""
         for name, what in whats.items():
-            with prefixed(f"of parameter {name!r}"):
+            with prefixed(f"parameter {name!r}"):
                 self.check(name, what)
 
 
 def initialise(graph: Graph, weights: Weights, **options: Unpack[ModelOptions]) -> Report:
-    """Give every parameter of a traced model what `decide` decides: all of them, or none.
+    """Write the decisions of `decide` into every parameter of a traced model, or into none.
 
     Parameters
     ----------
     graph : Graph
-        Of the model.
+        The graph of the model.
     weights : Weights
         Its parameters, by the names of the graph.
     **options : ModelOptions
@@ -80,12 +80,12 @@ def initialise(graph: Graph, weights: Weights, **options: Unpack[ModelOptions]) 
     Returns
     -------
     Report
-        With the shapes that are stored.
+        The report, with the stored shapes.
 
     Raises
     ------
     GraphError, OptionError, OptionTypeError, ShapeError, LayoutError
-        As `decide` raises them.
+        As in `decide`.
     DTypeError, RoundingError
         If a parameter cannot hold its values; nothing is written then.
     """
@@ -100,7 +100,7 @@ def initialise(graph: Graph, weights: Weights, **options: Unpack[ModelOptions]) 
 
 
 def _stored(graph: Graph, weights: Weights, entry: Entry) -> Entry:
-    """Return an entry with the shape that is stored, and how its axes make the matrix."""
+    """Return an entry with the stored shape, and the axes that form the matrix."""
     shape = tuple(map(int, weights.held[entry.name].shape))
     plain = (shape, "" if entry.plan is None else entry.plan.layout)
     parted, letters = graph.by_name[entry.name].options.get("parted", plain)

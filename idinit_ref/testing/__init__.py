@@ -1,7 +1,7 @@
-"""The oracle: the reference's properties, run against anyone's implementation.
+"""The oracle: tests any implementation for the properties of the reference.
 
-Needs the extra ``testing`` (Hypothesis). `make_oracle` binds all properties to a callable; each
-check is also a function of an implementation and a plan; the strategies draw weights.
+Needs the extra ``testing`` (Hypothesis). `make_oracle` binds all properties to a callable. Each
+check is also a function of an implementation and a plan. The strategies draw weights.
 
 Examples
 --------

@@ -1,8 +1,8 @@
-"""One function a property: what the specification says of a weight, asked of anyone's.
+"""The properties of a weight in the specification, one check each.
 
-Each takes an implementation and a plan, calls the one for the other, and raises a `Violation`, an
-AssertionError ``what = got, but should be expected  [call]`` with three lines that repeat it.
-Those of a layer, which acts on a signal, are in `_signals`.
+A check takes an implementation and a plan, and calls the implementation for the plan's weight. If
+the property fails, it raises a `Violation`, an AssertionError ``what = got, but should be expected
+[call]`` with three lines that reproduce it. Properties of a layer are in `_signals`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._weights import dense, matrices
 
 @stated()
 def check_exact(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Every entry is the reference's, to the bit, in the dtype that came back (sections 1 to 5)."""
+    """Every entry equals the reference's, bit for bit, in the returned dtype (sections 1 to 5)."""
     weight = subject.make(plan, dtype)
     should = dense(plan, weight.dtype if weight.dtype in FORMATS else "float64")
     got = weight.values
@@ -33,7 +33,7 @@ def check_exact(subject: Subject, plan: Plan, dtype: str | None) -> None:
     if len(bad):
         place = tuple(bad[0].tolist())
         short = both(got[place], should[place])
-        if short[0] == short[1]:  # but for the sign of a zero
+        if short[0] == short[1]:  # zeros of different signs
             short = repr(got[place].item()), repr(should[place].item())
         twice = float(np.float32(dense(plan, "float64")[place]))
         if weight.format.precision < 24 and got[place] == number(weight, twice):
@@ -61,9 +61,9 @@ def check_row_norm(subject: Subject, plan: Plan, dtype: str | None) -> None:
 
 @stated(("zero",), still)
 def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Every row of IDIZ with n >= 2 sums to 0, so equal means leave the mean at 0.
+    """Every row of IDIZ with n >= 2 sums to 0, so inputs of equal means give outputs of mean 0.
 
-    Exactly, but for ``form="shifted"``, whose entries are rounded each on its own.
+    The sum is exactly 0, except for ``form="shifted"``, whose entries are rounded separately.
     """
     weight = subject.make(plan, dtype)
     for name, matrix in matrices(plan, weight.values):
@@ -79,9 +79,9 @@ def check_zero_sums(subject: Subject, plan: Plan, dtype: str | None) -> None:
 def check_rank(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """IDI has full rank; IDIZ has rank m for m < n, n - 1 for m >= n >= 2, and 1 for n = 1.
 
-    Singular values are taken in float64 and compared with the largest. Where all entries have one
-    size, what float64 tells from 0 counts, in any dtype. Rounded entries of several sizes may also
-    leave a singular value of the size of their own rounding in the place of a 0.
+    Singular values are computed in float64, relative to the largest. If all entries have one size,
+    every value that float64 distinguishes from 0 counts, in any dtype. Rounded entries of several
+    sizes may turn a singular value 0 into one as small as their rounding.
     """
     weight = subject.make(plan, dtype)
     for name, matrix in matrices(plan, weight.values):
@@ -100,10 +100,10 @@ def check_rank(subject: Subject, plan: Plan, dtype: str | None) -> None:
 
 @stated(fit=still)
 def check_reach(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Which columns have an entry: all that should, so their inputs reach an output (section 2).
+    """Count the columns with an entry: their inputs reach an output (section 2).
 
-    All of a tall matrix, of a fold, and of a shifted IDIZ; the first m of a truncated IDI, and the
-    first 2m of a wide IDIZ.
+    All columns of a tall matrix, of a fold, and of a shifted IDIZ have one; the first m of a
+    truncated IDI; and the first 2m of a wide IDIZ.
     """
     weight = subject.make(plan, dtype)
     for name, matrix in matrices(plan, weight.values):
@@ -119,10 +119,11 @@ def check_reach(subject: Subject, plan: Plan, dtype: str | None) -> None:
 
 @stated(("zero",), still)
 def check_units(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """T11: how many hidden units of a branch differ, W1 the reference's IDI and W2 under test.
+    """T11: the number of distinct hidden units of a branch, with W1 the reference's IDI.
 
-    Of n hidden units, n >= 2m, "pair" leaves 2m + min(m, n - 2m) different ones. "shifted" leaves
-    all n where n <= m lcm(2, m). The others are copies, which no elementwise optimiser parts.
+    W2 is under test. Of n hidden units, n >= 2m, "pair" makes 2m + min(m, n - 2m) distinct, and
+    "shifted" makes all n distinct if n <= m lcm(2, m). The others are copies, which no elementwise
+    optimiser separates.
     """
     weight = subject.make(plan, dtype)
     for name, matrix in matrices(plan, weight.values):
@@ -154,7 +155,7 @@ def check_isometry(subject: Subject, plan: Plan, dtype: str | None) -> None:
 
 @stated()
 def check_dtype(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Keep the dtype that was asked for; without one, any floating dtype will do."""
+    """Return the requested dtype; without a request, any real floating dtype."""
     weight = subject.make(plan, dtype)
     if dtype is not None and weight.dtype != dtype:
         raise Violation("its dtype", weight.dtype, dtype, weight.call)
@@ -173,7 +174,7 @@ def _device_needs(subject: Subject) -> str | None:
 
 @stated(needs=_device_needs)
 def check_device(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Lie on the device that was asked for."""
+    """Return an array on the requested device."""
     for device in subject.framework.devices():
         weight = subject.make(plan, dtype, device)
         got = subject.framework.device_of(weight.raw)
@@ -183,7 +184,7 @@ def check_device(subject: Subject, plan: Plan, dtype: str | None) -> None:
 
 @stated()
 def check_determinism(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Two calls give the same bits, whatever the key, in arrays of their own."""
+    """Two calls give the same bits, for any key, in separate arrays."""
     first = subject.make(plan, dtype)
     before = first.values.copy()
     second = subject.make(plan, dtype, key=1)
@@ -193,9 +194,9 @@ def check_determinism(subject: Subject, plan: Plan, dtype: str | None) -> None:
         try:
             raw[(0,) * len(plan.shape)] = 7 if before.flat[0] != 7 else 8
         except (TypeError, ValueError, RuntimeError, AttributeError):
-            return  # it cannot be written to
+            return  # the array is read-only
         again = subject.framework.numpy(second.raw).flat[0]
-        raw[(0,) * len(plan.shape)] = before.flat[0].item()  # it may be kept for later calls
+        raw[(0,) * len(plan.shape)] = before.flat[0].item()  # later calls may return it again
         if again != before.flat[0]:
             what, got = "the array of a second call", "the same memory as that of the first"
             raise Violation(what, got, "an array of its own", first.call)
@@ -213,20 +214,20 @@ def _grouped(plan: Plan) -> Plan:
 
 @stated(fit=_grouped, needs=lambda s: None if s.takes("groups") else "it takes no groups=")
 def check_groups(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Each group is initialised on its own, alike: it is the weight of one group alone."""
+    """Each group equals the weight of one group alone."""
     weight = subject.make(plan, dtype)
     axis = plan.axes.i_axis if plan.transposed else plan.axes.o_axis
     parts = np.split(weight.values, plan.groups, axis)
     alone = subject.make(replace(plan, shape=parts[0].shape, groups=1), dtype)
-    said = "{right}, as in " + alone.call.replace("{", "{{").replace("}", "}}")
+    should = "{right}, as in " + alone.call.replace("{", "{{").replace("}", "}}")
     for group, part in enumerate(parts):
-        compare(weight.call, f"W[{{at}}] of group {group}", part, alone.values, 0.0, said)
+        compare(weight.call, f"W[{{at}}] of group {group}", part, alone.values, 0.0, should)
 
 
 def _tiny(
     subject: Subject, role: str, dtype: str | None = None
 ) -> Iterator[tuple[Any, str, float]]:
-    """Yield (dtype to ask for, option, a value of it that rounds to 0 there)."""
+    """Yield (requested dtype, option, a value of the option that rounds to 0 in the dtype)."""
     option = "eps" if role == "zero" else "gain"
     names = subject.framework.small_dtypes() if subject.has_dtype else (None,)
     for name in names if dtype is None else (dtype,):
@@ -245,7 +246,7 @@ def _underflow_needs(subject: Subject) -> str | None:
 
 @stated(needs=_underflow_needs)
 def check_underflow(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """Refuse an entry that rounds to 0 in the dtype: the neurons would be dead (section 5)."""
+    """Refuse an entry that rounds to 0 in the dtype: its neurons would be dead (section 5)."""
     plain: dict[str, Any] = {"wide": "truncate", "gain": 1.0, "eps": 1e-6, "form": "pair"}
     plan, at = replace(still(plan), **plain), subject.framework
     for name, option, value in _tiny(subject, plan.role, dtype) if prod(plan.shape) else ():

@@ -1,6 +1,6 @@
-"""``idinit check``: the oracle from a shell, with the implementation in a process of its own.
+"""``idinit check``: the oracle from a shell, with the implementation in a separate process.
 
-So a crash, or a call that never comes back, is a finding like any other.
+So a crash, or a call that never returns, is a finding like any other.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _IMPORT = 60.0  # seconds for the import of the implementation's module
-_FIRST_CALL = 60.0  # seconds; it may load a framework
-_GRACE = 5.0  # seconds beyond the budget, for what is not the implementation's
-_SILENT = 2  # so often a child that no longer answers is replaced by another
+_FIRST_CALL = 60.0  # seconds; the call may load a framework
+_GRACE = 5.0  # seconds beyond the budget, for work outside the implementation
+_SILENT = 2  # the most children that are replaced because they do not answer
 _OPTIONS = ("conv", "taps", "wide", "form", "stride", "examples", "seed", "budget")
 _LIKE = {"idi": ("transit",), "idiz": ("zero",), "both": ("transit", "zero"), None: None}
 _STYLE = {"held": "green", "broken": "bold red", "untested": "dim"}
@@ -48,7 +48,7 @@ class _Silent(_Failed):
 
 
 class _Request(NamedTuple):
-    """What the child needs to make the oracle."""
+    """The data with which the child makes the oracle."""
 
     target: str
     options: Mapping[str, Any]
@@ -56,19 +56,20 @@ class _Request(NamedTuple):
 
 
 def check(args: Namespace, console: Console) -> int:
-    """Run the oracle on what the arguments name, print the verdicts, and write the files.
+    """Run the oracle on the named implementation, print the verdicts, and write the files.
 
-    Return 0 if all properties held, 1 if one is broken. OptionError if there is no such
-    implementation, or the oracle cannot call it; OSError if a file cannot be written.
+    Return 0 if all properties held, 1 if one is broken. Raises an OptionError if the implementation
+    does not exist or cannot be called, an OSError if a file cannot be written.
     """
     for path in (args.junit, args.json):
         if path is not None and not Path(path).resolve().parent.is_dir():
-            should = "its folder should be there"
+            should = "its folder should exist"
             raise OptionError(message("file", path, should, "make the folder first"))
         if path is not None and Path(path).is_dir():
-            raise OptionError(message("file", path, "it is a folder", "name a file in it"))
+            should = "it should not be a folder"
+            raise OptionError(message("file", path, should, "name a file in it"))
     if args.json is not None and args.json == args.junit:
-        should = "it should not be the file of the JUnit XML too"
+        should = "it should not be the file of --junit"
         raise OptionError(message("--json", args.json, should, "name two files"))
     layout = None if args.layout == "none" else args.layout
     names = None if args.expect is None else [name.strip() for name in args.expect.split(",")]
@@ -91,8 +92,8 @@ def check(args: Namespace, console: Console) -> int:
 def _print(report: OracleReport, about: str, seconds: float, console: Console) -> None:
     from rich.text import Text
 
-    told, _, rest = str(report).partition("\n")
-    counts = told.removeprefix(f"{report.name}: ")
+    first, _, rest = str(report).partition("\n")
+    counts = first.removeprefix(f"{report.name}: ")
     text = f"{report.name}: {about}\n\n{rest}\n\n{counts} in {seconds:.1f} s"
     safe = Text(text.encode(console.encoding, "backslashreplace").decode(console.encoding))
     for verdict, style in _STYLE.items():
@@ -104,7 +105,7 @@ def _print(report: OracleReport, about: str, seconds: float, console: Console) -
 
 
 def _watch(request: _Request) -> tuple[str, OracleReport]:
-    """Run the child, and again for the rest where it died; return what it is, and the report."""
+    """Run the child, and another for the rest if it dies; return a description and the report."""
     done: dict[str, Outcome] = {}
     name, about = request.target, ""
     order: tuple[str, ...] = ()
@@ -132,53 +133,52 @@ def _watch(request: _Request) -> tuple[str, OracleReport]:
             except _Failed as problem:
                 if not order:
                     cure = "try to import it in Python"
-                    should = f"importing it and looking at it should work, but {problem}"
+                    should = f"its import and inspection should work, but {problem}"
                     raise OptionError(
                         message("implementation", request.target, should, cure)
                     ) from None
                 if len(done) == len(order):
-                    break  # all is known but the diagnosis
+                    break  # only the diagnosis is missing
                 text = f"{call} = {problem}, but should be an array  [{call}]"
                 seconds = time.monotonic() - since
-                for each in (current,) if current else order:  # the first call was the last
-                    done[each] = Outcome(each, "broken", 1, seconds, text, call)
+                for prop in (current,) if current else order:  # the first call was the last
+                    done[prop] = Outcome(prop, "broken", 1, seconds, text, call)
                 silent += isinstance(problem, _Silent)
                 if silent >= _SILENT:
                     why = f"not tried, after {silent} calls without an answer"
-                    for each in order:
-                        done.setdefault(each, Outcome(each, "untested", message=why))
-    return about or f"called as {call}", OracleReport(
-        name, tuple(done[each] for each in order), diagnosis
-    )
+                    for prop in order:
+                        done.setdefault(prop, Outcome(prop, "untested", message=why))
+    outcomes = tuple(done[prop] for prop in order)
+    return about or f"called as {call}", OracleReport(name, outcomes, diagnosis)
 
 
 def _events(request: _Request, done: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Start a child, and yield what it tells.
+    """Start a child, and yield its events.
 
-    `_Failed` if it ends before it is done, or falls silent; its own error if it sends one.
+    Raises `_Failed` if the child ends early or no longer answers, or the error that it sends.
     """
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    # No daemon: the implementation may have processes of its own.
+    # Not a daemon: the implementation may start processes.
     child = context.Process(target=_child, args=(theirs, request, done), daemon=False)
     child.start()
     theirs.close()
-    budget, limit, said, event = request.options["budget"], _IMPORT, _IMPORT, ""
+    budget, limit, stated, event = request.options["budget"], _IMPORT, _IMPORT, ""
     try:
         while event != "done":
             if not waits(pipe, limit):
-                raise _Silent(f"no answer in {said:g} s")
+                raise _Silent(f"no answer in {stated:g} s")
             try:
                 event, what = pipe.recv()
             except EOFError:
                 child.join(_GRACE)
-                raise _Failed(_ended(child.exitcode)) from None
+                raise _Failed(_exit_text(child.exitcode)) from None
             if event == "error":
                 raise what
             if event == "ready":
-                limit = said = max(_FIRST_CALL, budget)
+                limit = stated = max(_FIRST_CALL, budget)
             elif event == "about":
-                limit, said = budget + _GRACE, budget
+                limit, stated = budget + _GRACE, budget
             yield event, what
     finally:
         child.kill()
@@ -186,12 +186,12 @@ def _events(request: _Request, done: tuple[str, ...]) -> Iterator[tuple[str, Any
 
 
 def waits(pipe: Connection, seconds: float) -> bool:
-    """Wait for what a child tells, and return whether it came in time."""
+    """Wait for an event of a child, and return whether it came in time."""
     return pipe.poll(seconds)
 
 
-def _ended(code: int | None) -> str:
-    """Return what an exit code says."""
+def _exit_text(code: int | None) -> str:
+    """Return an exit code in words."""
     if code is not None and code < 0:
         with suppress(ValueError):
             return f"the process was ended by {signal.Signals(-code).name}"
@@ -200,7 +200,7 @@ def _ended(code: int | None) -> str:
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being checked, if somebody looks."""
+    """Show on stderr what is being checked, if stderr is a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -215,9 +215,9 @@ def _status() -> Iterator[Callable[[str], None]]:
 
 
 def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
-    """Make the oracle, and tell the parent of everything."""
+    """Run the oracle, and send all events to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    os.dup2(2, 1)  # what the implementation prints does not belong into the table
+    os.dup2(2, 1)  # prints of the implementation go to stderr, not into the table
 
     def tell(event: str, what: Any) -> None:
         with suppress(BrokenPipeError):
@@ -233,11 +233,11 @@ def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
     except (IDInitError, ImportError) as problem:
         tell("error", problem)
     pipe.close()
-    os._exit(0)  # threads of the implementation may still be at work
+    os._exit(0)  # threads of the implementation may still run
 
 
 def _find(target: str) -> tuple[Any, tuple[str, str]]:
-    """Return what ``package.module:function`` names, and both its parts."""
+    """Return the object of ``package.module:function``, and both parts of the name."""
     name, colon, path = target.partition(":")
     if not name or not colon or not path:
         cure = "write the module, a colon, and the function, e.g. torch.nn.init:eye_"
@@ -249,17 +249,17 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
         named: Any = importlib.import_module(name)
     except (Exception, SystemExit) as problem:
         if isinstance(problem, ModuleNotFoundError) and f"{name}.".startswith(f"{problem.name}."):
-            cure = "look at its name and at the current directory, or install it"
+            cure = "check its name and the current directory, or install it"
             raise _unknown(target, f"module {name} is not found", cure) from problem
-        said = f"importing {name} raised {type(problem).__name__}: {problem}"
-        raise _unknown(target, said, "it should import without an error") from problem
+        should = f"importing {name} should not raise {type(problem).__name__}: {problem}"
+        raise _unknown(target, should, "correct the module, or name another") from problem
     for part in path.split("."):
         try:
             named = getattr(named, part)
         except AttributeError:
             names = [n for n, v in vars(named).items() if n[0] != "_" and callable(v)]
-            own = [n for n in names if getattr(vars(named)[n], "__module__", name) == name]
-            near = get_close_matches(part, own or names) or (own or names)[:8]
+            defined = [n for n in names if getattr(vars(named)[n], "__module__", name) == name]
+            near = get_close_matches(part, defined or names) or (defined or names)[:8]
             kind = "object"
             if isinstance(named, ModuleType):
                 kind = f"module ({getattr(named, '__file__', None) or 'built in'})"

@@ -1,7 +1,7 @@
-"""Why it is wrong: known mistakes, each tried on a few weights of every form.
+"""Finds the cause of wrong weights: known mistakes, each tried on a few weights of every form.
 
-A mistake is named only where it gives exactly what the implementation gives, on all weights of a
-form (square, tall, wide; matrices and kernels) on which that differs from the reference.
+A mistake is named only if it reproduces the implementation exactly, on all weights of a form
+(square, tall, wide; matrices and kernels) for which the implementation is wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ._weights import dense
 
 Values = NDArray[Any]
 _SHAPES = ((4, 4), (3, 3), (7, 3), (6, 2), (5, 4), (3, 7), (2, 6), (4, 5), (5, 1), (1, 5), (2, 1))
-_KERNEL = (2, 3, 4)  # one axis is even, and none is like another
+_KERNEL = (2, 3, 4)  # even and odd axes, all of different sizes
 _OPTIONS = (
     "gain", "eps", "wide", "form", "groups", "blocks", "taps", "tap", "stride", "loosen",
     "loosen_at", "layout",
@@ -38,7 +38,7 @@ _OPTIONS = (
 
 
 class _Case(NamedTuple):
-    """A weight, what the implementation makes of it, and what it should."""
+    """A weight: its plan, the implementation's values, and the right values."""
 
     plan: Plan
     got: Values
@@ -55,7 +55,7 @@ class _Case(NamedTuple):
 
 
 def diagnose(weights: WeightCases) -> Iterator[str]:
-    """Yield a line for what is wrong in all weights, or else in each form of them."""
+    """Yield a line for a mistake in all weights, or else one for each form."""
     subject, fixed, only = weights.subject, weights.fixed, weights.only
     for role, layout in product(subject.roles, weights.letters):
         kernel = any(c in SPATIAL for c in layout)
@@ -63,8 +63,8 @@ def diagnose(weights: WeightCases) -> Iterator[str]:
             what = {"transit": "IDI", "zero": "IDIZ"}[role]
             what += f" kernel {layout}" if kernel else ""
             what += f", {groups} groups" if groups > 1 else ""
-            every = [_plan(layout, m, n, role, fixed, groups) for m, n in _SHAPES]
-            plans = [plan for plan in every if only is None or only(plan)]
+            plans = [_plan(layout, m, n, role, fixed, groups) for m, n in _SHAPES]
+            plans = [plan for plan in plans if only is None or only(plan)]
             try:
                 cases = [_case(subject, plan) for plan in plans]
             except Violation as finding:
@@ -103,7 +103,7 @@ def _plan(layout: str, m: int, n: int, role: Role, fixed: Mapping[str, Any], gro
 
 
 def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
-    """Yield what is wrong with one weight: an option that is not used, or where it shows."""
+    """Yield the mistake of one weight: an option that is ignored, or its wrong entries."""
     try:
         case = _case(subject, plan, dtype)
         if not case.wrong:
@@ -133,7 +133,7 @@ def explain(subject: Subject, plan: Plan, dtype: str | None) -> Iterator[str]:
 
 
 def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for a number that it takes, and does not use as it should."""
+    """Yield a line for a gain or eps that the implementation takes but uses wrongly."""
     name, value = ("gain", -2.5) if role == "transit" else ("eps", -0.5)
     if not subject.takes(name):
         return
@@ -167,20 +167,20 @@ def _ignored(subject: Subject, role: Role, layout: str, fixed: Mapping[str, Any]
 
 
 def _known(cases: Sequence[_Case], whole: bool = True) -> str:
-    """Return the mistake that gives all of them, "" if none does."""
+    """Return the mistake that reproduces all cases, "" if none does."""
     for text, mistake in _mistakes(cases[0].plan):
-        if not whole and "exchanged" in text:  # the other forms are right
+        if not whole and "exchanged" in text:  # then other forms would be wrong, too
             continue
         try:
             if all(np.array_equal(case.got, mistake(case.plan)) for case in cases):
                 return text
-        except ValueError:  # it has no such weight
+        except ValueError:  # the mistake cannot make this weight
             continue
     return ""
 
 
 def _numbers(wrong: Sequence[_Case]) -> str:
-    """Return what is wrong with the numbers where the places are right."""
+    """Return the mistake in the numbers, if their positions are right."""
     if not any(case.got.any() for case in wrong):
         return "all zeros"
     if not all(np.array_equal(case.got != 0, case.should != 0) for case in wrong):
@@ -195,7 +195,7 @@ def _numbers(wrong: Sequence[_Case]) -> str:
 
 
 def _unknown(cases: Sequence[_Case]) -> str:
-    """Return how many entries of a weight are wrong, and the first of them."""
+    """Return the number of wrong entries in a weight, and the first of them."""
     case = next(case for case in cases if case.wrong)
     places = np.argwhere(case.got != case.should)
     first = tuple(places[0].tolist())
@@ -212,14 +212,14 @@ def _random(subject: Subject, case: _Case) -> str:
 
 
 def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
-    """Yield mistakes that people make, as texts and as what they give."""
+    """Yield common mistakes: a text, and a function from a plan to the wrong weight."""
 
     def reference(**changes: Any) -> Callable[[Plan], Values]:
         return lambda p: dense(replace(p, **changes), "float64")
 
     swap = plan.layout.translate(str.maketrans("OI", "IO"))
     if plan.groups == 1:
-        # W[i, j] of the swapped layout is that of the transposed matrix
+        # The swapped layout gives the transposed matrix.
         text = f"right in layout {swap}: its axes O and I are exchanged"
         yield text, reference(layout=swap)
     else:
@@ -263,11 +263,11 @@ def _mistakes(plan: Plan) -> Iterator[tuple[str, Callable[[Plan], Values]]]:
         yield "IDIZ, not IDI", reference(**plain)
 
 
-Rule = Callable[[int, int, int, int], float]  # of (i, j, m, n)
+Rule = Callable[[int, int, int, int], float]  # (i, j, m, n) -> W[i, j]
 
 
 def _filled(plan: Plan, rule: Rule) -> Values:
-    """Fill each matrix of a weight by a rule, times eps for IDIZ, as the plan lays it out."""
+    """Fill each matrix of a weight by a rule, times eps for IDIZ, in the plan's layout."""
     out = np.zeros(plan.shape)
     unit = plan.eps if plan.role == "zero" else 1.0
     box = tuple(range(size) for size in plan.shape)
@@ -281,12 +281,12 @@ def _filled(plan: Plan, rule: Rule) -> Values:
 
 
 def _first(i: int, j: int, m: int, n: int) -> float:
-    """Return an entry of IDI, or of the first of the two of IDIZ."""
+    """Return an entry of IDI, which is also the first of the two entries of IDIZ."""
     return float(j == i % n)
 
 
 def _padded(i: int, j: int, m: int, n: int) -> float:
-    """Return an entry of IDIZ whose rows are 0 below the first n, where it is tall."""
+    """Return an entry of IDIZ with zeros below the first n rows."""
     return 1.0 - 2 * (i % 2) if n == 1 else (i < n) * (_first(i, j, m, n) - (j == (i + 1) % n))
 
 
@@ -320,10 +320,10 @@ _IDI: dict[str, Rule] = {
 
 
 def _unshifted(i: int, j: int, m: int, n: int) -> float:
-    """Return an entry of a shifted IDIZ, over eps, whose blocks are left where they are."""
+    """Return an entry of a shifted IDIZ, over eps, without the shift of its blocks."""
     if n == 1:
         return -1.0 if i % 2 else 1.0
-    if n < 2 * m:  # no other than a pair
+    if n < 2 * m:  # the same as a pair
         minus = m + i % (n - m) if m < n else (i + 1) % n
         return (j == i % n) - (j == minus)
     k = len(range(i, n, m))
@@ -334,7 +334,7 @@ def _unshifted(i: int, j: int, m: int, n: int) -> float:
 
 
 def _one_diagonal(plan: Plan, tap: tuple[int, ...]) -> Values:
-    """Return ones where output = input of one group at a tap, as torch.nn.init.dirac_ has them."""
+    """Return ones where output = input in a group, at one tap, as torch.nn.init.dirac_ does."""
     full = dense(replace(plan, taps="center", tap=tap), "float64")
     channels = plan.axes.channels
     rows = np.arange(plan.shape[plan.axes.o_axis]) % (plan.axes.outputs // plan.groups)

@@ -1,4 +1,4 @@
-"""Which weights an implementation is asked for, and why not for a property."""
+"""The weights that an implementation is called for, and the reasons to skip a property."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ._property import Property
 from ._strategies import plans
 from ._subject import Raised, Subject, Violation
 
-Case = tuple[Plan, str | None]  # a weight, and the dtype to ask for
+Case = tuple[Plan, str | None]  # a weight, and the dtype to request
 
-_GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last shows two roundings
+_GAINS = (1.0, -0.75, 2.5, 1 / 3, 1 + 2**-8 + 2**-30)  # the last reveals a double rounding
 _EPSILONS = (1e-6, 0.5, -1e-3)
-_LARGE = ((300, 3), (3, 300), (24, 17))  # outputs and inputs beyond what is drawn
+_LARGE = ((300, 3), (3, 300), (24, 17))  # outputs and inputs, larger than drawn ones
 _OF_LARGE = ("exact", "transit", "row_norm", "layout")
 _NOT_FOLDED = {("variance", "fold_mean"), ("composition", "fold_rms")}
 _OF_KERNELS = ("groups", "image")
@@ -31,12 +31,12 @@ _OF_KERNELS = ("groups", "image")
 
 @dataclass
 class WeightCases:
-    """The weights that one implementation can be asked for."""
+    """The weights that one implementation can be called for."""
 
     subject: Subject
     letters: Sequence[str]  # the layouts of its matrices and kernels
-    fixed: Mapping[str, Any]  # its taps, wide, form and stride, where it has no such parameter
-    only: Callable[[Plan], bool] | None  # whether it is meant for a weight; None for all
+    fixed: Mapping[str, Any]  # its taps, wide, form and stride, if it has no such parameters
+    only: Callable[[Plan], bool] | None  # whether it supports a weight; None for all
 
     @property
     def smallest(self) -> Plan:
@@ -45,7 +45,7 @@ class WeightCases:
         return Plan((1,) * len(letters), self.subject.roles[0], layout=letters, taps=taps)
 
     def why_not(self, each: Property) -> str | None:
-        """Return why the implementation cannot be asked for a property; None if it can."""
+        """Return why a property cannot be tested; None if it can."""
         takes, taps = self.subject.takes, self.fixed["taps"]
         if not set(each.roles) & set(self.subject.roles):
             return f"it is about {'IDI' if each.roles == ('transit',) else 'IDIZ'}"
@@ -61,7 +61,7 @@ class WeightCases:
         return each.needs(self.subject)
 
     def cases(self, each: Property) -> st.SearchStrategy[Case]:
-        """Return a strategy of weights, and dtypes to ask for, that a property is about."""
+        """Return a strategy of weights, and dtypes to request, for a property."""
         names: list[str | None] = [None]
         if each.name in ("exact", "dtype") and self.subject.has_dtype:
             has_complex = self._has_complex()
@@ -74,7 +74,7 @@ class WeightCases:
         return st.tuples(weights, st.sampled_from(names))
 
     def large(self, each: Property) -> list[Plan]:
-        """Return a few weights larger than those that are drawn."""
+        """Return a few weights that are larger than drawn ones."""
         plans = []
         for (role, letters), (m, n) in product(product(*self._asked(each)), _LARGE):
             names = ["taps", "stride"] if set(letters) & set(SPATIAL) else []
@@ -88,7 +88,7 @@ class WeightCases:
         return plans if each.name in _OF_LARGE else []
 
     def _asked(self, each: Property) -> tuple[list[Role], list[str]]:
-        """Return the roles and the layouts that a property is asked of."""
+        """Return the roles and the layouts for which a property is tested."""
         return [role for role in self.subject.roles if role in each.roles], self._letters(each)
 
     def _letters(self, each: Property) -> list[str]:
@@ -96,7 +96,7 @@ class WeightCases:
         return [a for a in self.letters if not kernels or set(a) & set(SPATIAL)]
 
     def _has_complex(self) -> bool:
-        """Whether complex dtypes are asked for: only if they are not refused."""
+        """Whether complex dtypes are requested: only if they are not refused."""
         names = [name for name in self.subject.framework.dtypes() if FORMATS[name].is_complex]
         try:
             for name in names:
@@ -108,7 +108,7 @@ class WeightCases:
         return True
 
     def _drawn(self, role: Role, letters: str) -> st.SearchStrategy[Plan]:
-        """Draw the weights of a layout that this implementation can be asked for."""
+        """Draw the weights of a layout that this implementation supports."""
         takes, fixed = self.subject.takes, self.fixed
 
         def any_of(name: str, words: Any) -> Any:

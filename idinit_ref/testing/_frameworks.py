@@ -1,7 +1,7 @@
-"""The frameworks whose arrays an implementation may return, behind one face.
+"""The frameworks whose arrays an implementation may return, behind one interface.
 
-Each knows how to read an array exactly, and the real dense layer and convolution that a weight of
-it is for. Nothing is imported before it is asked for.
+Each reads its arrays exactly, and applies weights through its real dense layer and convolution. A
+framework is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FP8 = tuple(name for name in FORMATS if name.startswith("float8_"))
 
 
 class Framework:
-    """Arrays of one namespace; this base serves any of the array API standard."""
+    """Arrays of one namespace. This base supports any namespace of the array API standard."""
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
@@ -35,9 +35,9 @@ class Framework:
     # Arrays -----------------------------------------------------------------------------------
 
     def owns(self, raw: Any) -> bool:
-        """Whether it is an array of this framework."""
-        own = framework_of(raw)
-        return own is not None and own.name == self.name
+        """Whether an object is an array of this framework."""
+        known = framework_of(raw)
+        return known is not None and known.name == self.name
 
     def dtype_of(self, raw: Any) -> str:
         """Return the name of an array's dtype."""
@@ -61,11 +61,11 @@ class Framework:
         return _wide(array_api_compat.to_device(raw, default))
 
     def empty(self, shape: tuple[int, ...], dtype: str | None = None, device: Any = None) -> Any:
-        """Return an array full of NaN, to be written to."""
+        """Return an array of NaN, for an implementation that works in place."""
         return self.xp.full(shape, np.nan, dtype=self.dtype(dtype), device=device)
 
     def dtype(self, name: str | None) -> Any:
-        """Return the dtype of a name; None where there is none."""
+        """Return the dtype of a name; None if the framework lacks it."""
         return None if name is None else getattr(self.xp, name, None)
 
     def dtypes(self) -> tuple[str, ...]:
@@ -74,11 +74,11 @@ class Framework:
         return (default, *(n for n in _FLOATS if n != default and self.dtype(n) is not None))
 
     def small_dtypes(self) -> tuple[str, ...]:
-        """Return the dtypes in which small entries are lost."""
+        """Return the dtypes in which small entries round to 0."""
         return tuple(name for name in ("float16", "float32", *_FP8) if self.dtype(name) is not None)
 
     def devices(self) -> tuple[Any, ...]:
-        """Return the devices to ask for, other than the default one."""
+        """Return the devices to request, without the default one."""
         if not hasattr(self.xp, "__array_namespace_info__"):
             return ()
         info = self.xp.__array_namespace_info__()
@@ -94,12 +94,11 @@ class Framework:
         groups: int = 1,
         stride: Sequence[int] | None = None,
     ) -> Values:
-        """Let a stored weight act on a signal (samples, inputs, *space).
+        """Apply a stored weight to a signal (samples, inputs, *space).
 
         A matrix is a dense layer. A kernel is a correlation without padding or, with a stride, a
-        transposed convolution, whose outputs are ``(size - 1) * stride + k`` long. The stride is
-        negative where the kernel is stored flipped: it is turned over there, as the layers do that
-        store it so.
+        transposed convolution, whose outputs have the size ``(size - 1) * stride + k``. A negative
+        stride means a kernel that is stored flipped; it is flipped back.
         """
         if np.iscomplexobj(w):
             parts = (self.layer(x, part, letters, groups, stride) for part in (w.real, w.imag))
@@ -110,7 +109,7 @@ class Framework:
         if stride is not None:
             kernel = np.flip(kernel, tuple(2 + a for a, step in enumerate(stride) if step < 0))
             stride = tuple(map(abs, stride))
-        kernel = kernel.copy()  # in order, and without negative strides
+        kernel = kernel.copy()  # contiguous, without negative strides
         if not x.size or not w.size:
             step = stride or [0] * len(space)
             sizes = zip(x.shape[2:], kernel.shape[2:], step, strict=True)
@@ -130,7 +129,7 @@ class Framework:
         return self.xp.matmul(self.xp.asarray(x), self.xp.matrix_transpose(self.xp.asarray(w)))
 
     def _convolve(self, x: Values, w: Values) -> Any:
-        """Sum over the taps: there is no convolution in NumPy or in the standard."""
+        """Sum over the taps: NumPy and the standard have no convolution."""
         sizes = [n - k + 1 for n, k in zip(x.shape[2:], w.shape[2:], strict=True)]
         out = np.zeros((len(x), len(w), *sizes))
         for tap in np.ndindex(w.shape[2:]):
@@ -139,7 +138,7 @@ class Framework:
         return out
 
     def _upsample(self, x: Values, w: Values, steps: tuple[int, ...]) -> Any:
-        """Add every input into the outputs, tap by tap."""
+        """Add every input to the outputs, tap by tap."""
         long = zip(x.shape[2:], w.shape[2:], steps, strict=True)
         out = np.zeros((len(x), len(w), *((size - 1) * step + k for size, k, step in long)))
         for tap in np.ndindex(w.shape[2:]):
@@ -224,7 +223,7 @@ class _JAX(Framework):
         space = SPATIAL[len(SPATIAL) - len(steps) :]
         return self.jax.lax.conv_transpose(
             self.xp.asarray(x),
-            self.xp.asarray(w.swapaxes(0, 1)),  # I and O are named the other way round
+            self.xp.asarray(w.swapaxes(0, 1)),  # JAX exchanges the names I and O here
             strides=steps,
             padding=[(k - 1, k - 1) for k in w.shape[2:]],
             dimension_numbers=("NC" + space, "OI" + space, "NC" + space),
@@ -276,7 +275,7 @@ _KNOWN: dict[str, type[Framework]] = {
 
 
 def framework(xp: Any) -> Framework:
-    """Return the framework of a module, of its name, or of an array; OptionError if it is none."""
+    """Return the framework of a module, of its name, or of an array; else raise an OptionError."""
     name = xp if isinstance(xp, str) else getattr(xp, "__name__", None)
     if not isinstance(name, str):
         known = framework_of(xp)
@@ -314,7 +313,7 @@ def _keras_backend() -> str:
 
 
 def framework_of(raw: Any) -> Framework | None:
-    """Return the framework that an array belongs to; None if it is none."""
+    """Return the framework of an array; None for any other object."""
     raw = _value(raw)
     for kind in type(raw).__mro__:
         top = kind.__module__.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Bind the properties to an implementation: what it is told, and what is wrong with that."""
+"""Binds the properties to an implementation, and validates all options."""
 
 from __future__ import annotations
 
@@ -44,57 +44,57 @@ def make_oracle(
     Parameters
     ----------
     implementation : callable
-        ``f(shape)``, which returns an array with gain 1 or eps 1e-6; or ``f(key, shape, dtype)``
-        as in JAX, ``f_(tensor)`` in place as in ``torch.nn.init`` (its first parameter is then
-        called tensor, weight, array, ...), or a class or factory of one of these, as Keras'
-        initializers. Of its other parameters those that have the names of :func:`idinit_ref.plan`
-        (also tau and epsilon), xp, dtype and device are passed, and tested too.
+        One of these: ``f(shape)``, which returns an array with gain 1 or eps 1e-6;
+        ``f(key, shape, dtype)`` as in JAX; ``f_(tensor)`` in place as in ``torch.nn.init``, whose
+        first parameter is named tensor, weight, array and so on; or a class or factory of one of
+        these, such as Keras' initializers. Other parameters are passed and tested if they have the
+        names of :func:`idinit_ref.plan` (also tau and epsilon), or are xp, dtype or device.
     xp : module or str, optional
-        The namespace of its arrays: numpy, torch, jax.numpy, tensorflow, ...; found from what
-        it returns if left out.
+        The namespace of its arrays: numpy, torch, jax.numpy, tensorflow, ... By default it is
+        derived from the result.
     layout : str or None
-        The axis letters of its matrices (spec section 4), or None if it makes no matrices. One
-        with a parameter `layout` is asked for every order of these letters.
+        The axis letters of its matrices (spec section 4), or None if it makes no matrices. An
+        implementation with a parameter `layout` is tested with every order of these letters.
     roles : sequence of {"transit", "zero"}, optional
-        IDI, IDIZ, or both where it has a parameter `role`. If left out: both where it has one,
-        "zero" where it has eps and no gain, and else "transit".
+        IDI, IDIZ, or both if it has a parameter `role`. By default both if it has this parameter,
+        "zero" if it has eps and no gain, and else "transit".
     conv : str, optional
-        The axis letters of its kernels, "OIHW" or "HWIO", say: kernels are tested too, through the
-        framework's own convolution.
+        The axis letters of its kernels, for example "OIHW" or "HWIO". Then kernels are tested too,
+        through the framework's own convolution.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
-        How it makes a matrix of a kernel, if it has no parameter `taps`.
+        How it flattens a kernel into a matrix, if it has no parameter `taps`.
     wide : {"truncate", "fold_rms", "fold_mean"}
-        What its IDI does with a wide matrix, if it has no parameter `wide`.
+        How its IDI fills a wide matrix, if it has no parameter `wide`.
     form : {"pair", "shifted"}
-        What its IDIZ does with a wide matrix, if it has no parameter `form`.
+        How its IDIZ fills a wide matrix, if it has no parameter `form`.
     stride : sequence of int, optional
-        The stride of the transposed convolutions that its kernels are for, in the order D, H, W,
-        if it has no parameter `stride`.
+        The stride of the transposed convolutions of its kernels, in the order D, H, W, if it has no
+        parameter `stride`.
     expect : sequence of str, optional
-        The properties to check, of `PROPERTIES`; all that can be asked of it if left out.
+        The properties to check, of `PROPERTIES`; by default all that can be tested.
     examples : int
-        How many weights to try for each property.
+        The number of weights to try for each property.
     seed : int
-        Of the examples: the same seed gives the same ones.
+        The seed of the examples.
     budget : float
-        Seconds for each property: no further call is made when they are over. A call that hangs
-        is not ended here, but by `idinit check`, which runs it in a process of its own, or by
+        Seconds for each property; after these no further call is made. A call that hangs is not
+        ended here, but by `idinit check`, which runs it in a separate process, or by
         pytest-timeout.
     only : callable, optional
-        Whether the implementation is meant for a weight, as ``only(plan)``; others are not tried.
+        ``only(plan)`` tells whether the implementation supports a weight; others are not tried.
     name : str, optional
-        What to call the implementation; its own name if left out.
+        The name of the implementation in reports; by default its own.
     source : tuple of str, optional
-        The module and attribute to import it from, for the snippets.
+        The module and attribute from which the snippets import it.
     clock : callable
-        What tells the seconds. ``lambda: 0.0`` stands still: then `examples` alone is the bound,
-        and the verdicts do not depend on the speed of the machine.
+        Returns the time in seconds. ``lambda: 0.0`` stands still: then only `examples` limits the
+        search, and the verdicts do not depend on the speed of the machine.
 
     Returns
     -------
     Oracle
-        Its `run()` gives an `OracleReport`, its `tests()` a class for pytest. Oracles share
-        nothing.
+        Its `run()` returns an `OracleReport`, its `tests()` a class for pytest. Oracles share no
+        state.
 
     Raises
     ------
@@ -120,14 +120,14 @@ def make_oracle(
         roles = cast("list[Role]", _words("roles", roles, get_args(Role)))
     subject = Subject(implementation, xp, name, tuple(roles or ()), source)
     if len(subject.roles) > 1 and not subject.takes("role"):
-        should = f"{subject.name} has no parameter role, so it makes one of them"
+        should = f"{subject.name} has no parameter role, so there should be only one"
         raise OptionError(message("roles", subject.roles, should, "test one role at a time"))
     for option, value, words in (("taps", taps, Taps), ("wide", wide, Wide), ("form", form, Form)):
         choice(option, value, get_args(words))
     letters = _layouts(layout, conv)
     if stride is not None:
         if conv is None:
-            should = "it is that of kernels, and there are none to test"
+            should = "it applies only to kernels, and none are tested"
             raise OptionError(message("stride", stride, should, "give conv=..., too"))
         stride = Plan((1,) * len(conv), layout=conv, stride=cast("Any", stride)).stride
     integer("examples", examples, low=1)
@@ -141,9 +141,9 @@ def make_oracle(
     if chooser is not None and not callable(chooser):
         should = "it should be a function of a plan, or None"
         raise OptionTypeError(message("only", only, should, "e.g. lambda plan: plan.groups == 1"))
-    told: object = clock
-    if not callable(told):
-        should = "it should be a function of nothing that returns seconds"
+    ticker: object = clock
+    if not callable(ticker):
+        should = "it should be a function without parameters that returns seconds"
         raise OptionTypeError(message("clock", clock, should, "e.g. time.monotonic"))
     fixed = {"taps": taps, "wide": wide, "form": form, "stride": stride}
     weights = WeightCases(subject, letters, fixed, only)
@@ -151,7 +151,7 @@ def make_oracle(
 
 
 def _layouts(layout: object, conv: object) -> list[str]:
-    """Return the layouts of matrices and kernels that are to be tested."""
+    """Return the layouts of the matrices and kernels to test."""
     if layout is None and conv is None:
         should = "there should be matrices or kernels to test"
         raise OptionError(message("layout", None, should, "give conv=..."))
@@ -171,11 +171,11 @@ def _layouts(layout: object, conv: object) -> list[str]:
 
 
 def _words(name: str, given: object, options: Sequence[str]) -> list[str]:
-    """Return one word or several of some as a list that is not empty."""
+    """Return one or several of the given options as a list that is not empty."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         given = [given]
     if not given:
-        raise OptionError(message(name, given, "it should name one at least", "or leave it out"))
-    for each in given:
-        choice(name, each, options)
+        raise OptionError(message(name, given, "it should name at least one", "or leave it out"))
+    for word in given:
+        choice(name, word, options)
     return list(given)

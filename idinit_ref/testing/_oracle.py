@@ -1,4 +1,4 @@
-"""The oracle: all properties against one implementation, and what came out."""
+"""The oracle: runs all properties against one implementation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ._report import OracleReport, Outcome
 from ._subject import HOW, Subject, Violation
 
 PROPERTIES = tuple(ALL)
-"""The names of all properties, in the order in which they are checked."""
+"""The names of all properties, in the order of the checks."""
 
-_SEARCH = 0.75  # of the budget; the rest is for the large ones
+_SEARCH = 0.75  # the share of the budget for drawn weights; the rest is for large ones
 
 
 class _Over(BaseException):
-    """The time is over. Hypothesis lets it through."""
+    """The time is over. A BaseException, which Hypothesis does not catch."""
 
 
 @dataclass
@@ -41,25 +41,25 @@ class _Failure:
 
     @property
     def size(self) -> tuple[Any, ...]:
-        """An order: the fewest entries, then the squarest, then the fewest options."""
+        """The sort key: fewest entries, then squarest, then fewest options."""
         p = self.plan
         options = [p.gain != 1, p.eps != 1e-6, p.groups, p.blocks is not None, p.loosen != 0]
         options += [self.dtype is not None, p.tap is not None, p.stride is not None]
         options += [p.form != "pair"]
-        entries = prod(p.shape) or 2**62  # an empty weight tells little
+        entries = prod(p.shape) or 2**62  # an empty weight comes last: it shows little
         return entries, max(p.shape), sum(options), p.shape
 
 
 @dataclass(eq=False)
 class Oracle:
-    """The properties bound to one implementation; made by :func:`make_oracle`.
+    """The properties bound to one implementation; see :func:`make_oracle`.
 
     Parameters
     ----------
     weights : WeightCases
-        The implementation, and what it can be asked for.
+        The implementation, and the weights that it supports.
     expect, examples, seed, budget, clock
-        As :func:`make_oracle` understood them.
+        As in :func:`make_oracle`, validated.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class Oracle:
     seed: int
     budget: float
     clock: Callable[[], float]
-    _first: str | None = field(default=None, init=False)  # what was wrong with the first call
+    _first: str | None = field(default=None, init=False)  # the error of the first call
     _settled: bool = field(default=False, init=False)
 
     @property
@@ -90,7 +90,7 @@ class Oracle:
 
     @property
     def name(self) -> str:
-        """What the implementation is called.
+        """The name of the implementation.
 
         Examples
         --------
@@ -102,7 +102,7 @@ class Oracle:
         return str(self._subject.name)
 
     def _about(self) -> str:
-        """Say what is tested, in one line: roles, layouts, framework, and how it is called."""
+        """Describe the test in one line: roles, layouts, framework, and the form of a call."""
         roles = " and ".join({"transit": "IDI", "zero": "IDIZ"}[r] for r in self._subject.roles)
         call = self._subject.call(self.weights.smallest)
         where = "" if self._first else f", {self._subject.framework.name}"
@@ -110,7 +110,7 @@ class Oracle:
 
     @property
     def properties(self) -> tuple[str, ...]:
-        """The names of the properties that `run` goes through.
+        """The names of the properties that `run` checks.
 
         Examples
         --------
@@ -122,7 +122,7 @@ class Oracle:
         return tuple(name for name in PROPERTIES if self.expect is None or name in self.expect)
 
     def _settle(self) -> None:
-        """Make the first call, once: it finds the framework, and whether it answers at all."""
+        """Make the first call, once: it determines the framework, and shows whether calls work."""
         if not self._settled:
             self._settled = True
             try:
@@ -133,27 +133,27 @@ class Oracle:
     def run(
         self, listen: Callable[[str, Any], None] | None = None, *, skip: Collection[str] = ()
     ) -> OracleReport:
-        """Check every property, each in about the budget, and say what is wrong.
+        """Check every property, each in about the budget, and diagnose failures.
 
         Parameters
         ----------
         listen : callable, optional
-            Told as ``listen(event, what)`` of what goes on: ("call", the call that is about to be
-            made, as text), ("about", a line on what is tested), ("property", its name),
-            ("outcome", the `Outcome` of a property).
+            Called as ``listen(event, what)`` with ("call", the next call as text), ("about", a
+            line that describes the test), ("property", its name) or ("outcome", the `Outcome` of a
+            property).
         skip : collection of str
-            Properties that are left out.
+            Properties to leave out.
 
         Returns
         -------
         OracleReport
-            An outcome for each of `properties`; where one is broken, the diagnosis too: known
-            mistakes that give just what the implementation gives.
+            An outcome for each of `properties`. If one is broken, also the diagnosis: known
+            mistakes that reproduce the implementation exactly.
 
         Raises
         ------
         OptionError
-            If a property of `expect` cannot be asked of this implementation.
+            If a property of `expect` cannot be tested with this implementation.
 
         Examples
         --------
@@ -181,11 +181,10 @@ class Oracle:
         return OracleReport(self.name, tuple(outcomes), self._diagnosis(broken) if broken else ())
 
     def _diagnosis(self, broken: Sequence[Outcome]) -> tuple[str, ...]:
-        """Return the known mistakes that give just what the implementation gives."""
+        """Return the known mistakes that reproduce the implementation exactly."""
         if self._first is not None:
             call = self._subject.call(self.weights.smallest)
-            said = f"already the first call went wrong: {call}; if that is no way to call it, {HOW}"
-            return (said,)
+            return (f"the first call failed: {call}; if it should be called otherwise, {HOW}",)
         lines = list(diagnose(self.weights))
         shown = [o for o in broken if o.plan is not None]
         if shown and not lines:
@@ -193,12 +192,12 @@ class Oracle:
         return tuple(lines)
 
     def _outcome(self, name: str) -> Outcome:
-        """Check one property; of a broken one, find the smallest counterexample."""
+        """Check one property; if it is broken, find the smallest counterexample."""
         each, start = ALL[name], self.clock()
         why = self.weights.why_not(each)
         if why is not None:
             if self.expect is not None:
-                should = f"{self.name} cannot be asked for it: {why}"
+                should = f"{self.name} cannot be tested for it: {why}"
                 raise OptionError(message("expect", name, should, "leave it out"))
             return Outcome(name, "untested", message=why)
         if self._first is not None:
@@ -209,13 +208,13 @@ class Oracle:
         if not failures:
             return Outcome(name, "held", tried, seconds)
         worst = min(failures, key=lambda failure: failure.size)
-        said, plan, dtype = str(worst.finding), worst.plan, worst.dtype
+        finding, plan, dtype = str(worst.finding), worst.plan, worst.dtype
         code = snippet(self._subject, name, plan, dtype)
-        text, call = f"{said}\n\n{code}", _call_in(said)
+        text, call = f"{finding}\n\n{code}", _call_in(finding)
         return Outcome(name, "broken", tried, seconds, text, call, code, plan, dtype)
 
     def _search(self, each: Property, start: float) -> tuple[int, list[_Failure]]:
-        """Try examples until the time is over, and return how many, and all that failed."""
+        """Try examples until the time is over; return their number and all failures."""
         end, tried = start + _SEARCH * self.budget, 0
         failures: list[_Failure] = []
 
@@ -246,9 +245,9 @@ class Oracle:
         except (Violation, _Over):
             pass
         except hypothesis.errors.Unsatisfiable:
-            should = f"no weight that {each.name} is about should be left out by all"
+            should = f"it should accept a weight for the property {each.name}"
             raise OptionError(message("only", self.weights.only, should, "widen it")) from None
-        except hypothesis.errors.Flaky:  # it is not deterministic
+        except hypothesis.errors.Flaky:  # the implementation is not deterministic
             if not failures:
                 raise
         end += (1 - _SEARCH) * self.budget
@@ -258,15 +257,15 @@ class Oracle:
         return tried, failures
 
     def tests(self) -> type:
-        """Return a class for pytest with one test for each property that can be asked.
+        """Return a class for pytest with one test for each property that can be tested.
 
         A test raises the AssertionError of the smallest counterexample.
 
         Returns
         -------
         type
-            The class; its tests take no fixtures. An implementation that needs some is asked in a
-            test of one's own: ``report = make_oracle(mine).run(); assert report.ok, str(report)``.
+            The class; its tests take no fixtures. For an implementation that needs fixtures write a
+            test: ``report = make_oracle(mine).run(); assert report.ok, str(report)``.
 
         Examples
         --------

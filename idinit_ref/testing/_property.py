@@ -1,4 +1,4 @@
-"""What a property is: a check, and the weights that it says something of."""
+"""A property: a check, and the weights to which it applies."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Check = Callable[..., None]
 
 
 class Property(NamedTuple):
-    """A check, and the weights that it says something of."""
+    """A check, and the weights to which it applies."""
 
     name: str
     check: Check  # the public function
     body: Callable[[Subject, Plan, str | None], None]
     roles: tuple[str, ...]
-    fit: Callable[[Plan], Plan]  # the nearest plan that the property says something of
-    needs: Callable[[Subject], str | None]  # why an implementation cannot be asked, or None
+    fit: Callable[[Plan], Plan]  # the nearest plan to which the property applies
+    needs: Callable[[Subject], str | None]  # why it cannot be tested, or None
 
 
 ALL: dict[str, Property] = {}
-"""All properties by name; each check enters itself, in the order of the modules."""
+"""All properties by name; each check adds itself, in the order of the modules."""
 
 _BOTH = ("transit", "zero")
 
 
 def _about(name: str, roles: tuple[str, ...]) -> str:
-    """Return what the docstrings of all checks say alike, and an example."""
+    """Return the common part of all checks' docstrings, and an example."""
     call = "ir.idi, ir.plan((3, 2))"
     if roles == ("zero",):
         call = 'ir.idiz, ir.plan((2, 4), "zero")'
@@ -54,20 +54,20 @@ def _about(name: str, roles: tuple[str, ...]) -> str:
     Parameters
     ----------
     implementation : callable
-        Anyone's initialiser, as :func:`idinit_ref.testing.make_oracle` takes it.
+        Any initialiser, as for :func:`idinit_ref.testing.make_oracle`.
     plan : Plan
-        The weight to ask for.
+        The weight to request.
     xp : array namespace, optional
-        The framework that it is to use, where its signature does not tell.
+        The framework to use, if the signature does not show it.
     dtype : str, optional
-        The dtype to ask for; its own default if left out.
+        The dtype to request; by default the implementation's own.
 
     Raises
     ------
     Violation
         An AssertionError, if the property does not hold.
     OptionError, OptionTypeError
-        If the property says nothing of such a weight, or cannot be asked.
+        If the property does not apply to the weight, or cannot be tested.
 
     Examples
     --------
@@ -81,9 +81,9 @@ def stated(
     fit: Callable[[Plan], Plan] = lambda plan: plan,
     needs: Callable[[Subject], str | None] = lambda _: None,
 ) -> Callable[[Callable[[Subject, Plan, str | None], None]], Check]:
-    """Make the public check of a body, which gets the snippet, and list it."""
+    """Return a decorator that makes a public check of a body, and adds it to `ALL`."""
 
-    def listed(body: Callable[[Subject, Plan, str | None], None]) -> Check:
+    def decorate(body: Callable[[Subject, Plan, str | None], None]) -> Check:
         name = body.__name__.removeprefix("check_")
 
         @wraps(body)
@@ -98,7 +98,7 @@ def stated(
             if not isinstance(subject, Subject):
                 subject = Subject(implementation, xp)
             if plan.role not in roles or fit(plan) != plan:
-                should = f"{name} says nothing of such a weight"
+                should = f"the property {name} does not apply to this weight"
                 cure = f"try {fit(_in_role(plan, roles))}"
                 raise OptionError(message("plan", plan, should, cure))
             why = needs(subject)
@@ -113,12 +113,12 @@ def stated(
                 finding.args = (text,)
                 raise
 
-        vars(check).pop("__wrapped__")  # whose signature is another
+        vars(check).pop("__wrapped__")  # it has another signature
         check.__doc__ = f"{body.__doc__}{_about(name, roles)}"
         ALL[name] = Property(name, check, body, roles, fit, needs)
         return check
 
-    return listed
+    return decorate
 
 
 def _named(subject: Subject, dtype: Any) -> str:
@@ -127,13 +127,13 @@ def _named(subject: Subject, dtype: Any) -> str:
     name = str(getattr(dtype, "__name__", dtype) if name is None else name).rpartition(".")[2]
     if name not in FORMATS or subject.framework.dtype(name) is None:
         should = f"it should be a floating dtype of {subject.framework.name}"
-        cure = "name one, 'float32' say"
+        cure = "name one, for example 'float32'"
         raise OptionError(message("dtype", dtype, should, cure))
     return name
 
 
 def _in_role(plan: Plan, roles: tuple[Any, ...]) -> Plan:
-    """Return a plan in one of some roles, without the options of the other."""
+    """Return a plan in one of the given roles, without options of the other role."""
     if plan.role in roles:
         return plan
     plain: dict[str, Any] = {"gain": 1.0, "eps": 1e-6, "wide": "truncate", "form": "pair"}
@@ -161,19 +161,19 @@ def options_of(plan: Plan) -> str:
 
 
 def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:
-    """Return the three lines that repeat a check."""
+    """Return the three lines that reproduce a check."""
     module = getattr(subject.implementation, "__module__", None)
-    own = getattr(subject.implementation, "__qualname__", "<")
+    path = getattr(subject.implementation, "__qualname__", "<")
     if subject.source:
-        module, own = subject.source
-    top, dot, rest = own.partition(".")
+        module, path = subject.source
+    top, dot, rest = path.partition(".")
     source = f"from {module} import {top}"
     if top in ("ir", f"check_{name}"):
-        source, own = f"{source} as mine", f"mine{dot}{rest}"
+        source, path = f"{source} as mine", f"mine{dot}{rest}"
     bound = getattr(subject.implementation, "__self__", None)
     is_method = subject.source is None and bound is not None and not isinstance(bound, type)
-    if "<" in own or module in (None, "__main__") or is_method:
-        own, source = "f", "f = ...  # your implementation"
+    if "<" in path or module in (None, "__main__") or is_method:
+        path, source = "f", "f = ...  # your implementation"
     role = "" if plan.role == "transit" else ', "zero"'
     more = "" if dtype is None else f", dtype={dtype!r}"
     if subject.xp is not None:
@@ -181,7 +181,7 @@ def snippet(subject: Subject, name: str, plan: Plan, dtype: str | None) -> str:
     return (
         f"import idinit_ref as ir; from idinit_ref.testing import check_{name}\n"
         f"{source}\n"
-        f"check_{name}({own}, ir.plan({plan.shape}{role}{options_of(plan)}){more})"
+        f"check_{name}({path}, ir.plan({plan.shape}{role}{options_of(plan)}){more})"
     )
 
 
@@ -201,18 +201,18 @@ def tall(plan: Plan) -> Plan:
 
 
 def unit(weight: MadeWeight) -> float:
-    """Return a bound of the relative error of few operations, at most in float32."""
+    """Return a bound of the relative error of a few operations, in float32 at most."""
     return float(2.0 ** (3 - min(weight.format.precision, 24)))
 
 
 def coarse(weight: MadeWeight, plan: Plan, m: int, n: int) -> float:
-    """Return how far an entry of ``form="shifted"`` may be off, however small it is; else 0."""
+    """Return the absolute tolerance of an entry of ``form="shifted"``; 0 for other forms."""
     shifted = plan.role == "zero" and plan.form == "shifted" and n >= 2 * m
     return weight.format.smallest * shifted
 
 
 def number(weight: MadeWeight, value: float) -> float:
-    """Return an entry as the dtype holds it."""
+    """Return an entry, rounded into the dtype."""
     return float(round_array(np.asarray([value]), weight.format, "an entry")[0])
 
 
@@ -223,7 +223,7 @@ def shown(x: Any, digits: int = 9) -> str:
 
 
 def both(got: Any, should: Any) -> tuple[str, str]:
-    """Return two numbers in the shortest form that tells them apart."""
+    """Return two numbers in the shortest form in which they differ."""
     short = shown(got), shown(should)
     return short if short[0] != short[1] else (shown(got, 17), shown(should, 17))
 
@@ -234,16 +234,17 @@ def compare(
     got: Values,
     should: Values,
     tolerance: float | Values = 0.0,
-    said: str = "{right}",
+    expected: str = "{right}",
 ) -> None:
     """Raise a `Violation` for the first number that differs by more than the tolerance.
 
-    In `what` and `said`, {at} is its place, {0}, {1}, ... are its coordinates, and {right} is the
-    right number.
+    In `what` and `expected`, {at} is its index, {0}, {1}, ... are its coordinates, and {right} is
+    the right number.
     """
     off = np.argwhere(~(np.abs(got - should) <= tolerance))
     if len(off):
         place = tuple(off[0].tolist())
         number, right = both(got[place], np.broadcast_to(should, got.shape)[place])
         at = ", ".join(map(str, place))
-        raise Violation(what.format(*place, at=at), number, said.format(*place, right=right), call)
+        should_be = expected.format(*place, right=right)
+        raise Violation(what.format(*place, at=at), number, should_be, call)

@@ -1,4 +1,4 @@
-"""The verdicts of an oracle: as a table, as a dictionary for JSON, and as JUnit XML."""
+"""The verdicts of an oracle: a table, a dictionary for JSON, or JUnit XML."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ..core.plan import Plan
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one property.
+    """The verdict on one property.
 
     Parameters
     ----------
     property : str
-        Its name.
+        The name of the property.
     verdict : {"held", "broken", "untested"}
-        "untested" where the implementation cannot be asked.
+        "untested" if the property cannot be tested with the implementation.
     examples : int
-        How many weights were tried, those of the shrinking included.
+        The number of weights tried, including those of shrinking.
     seconds : float
-        How long that took.
+        The time that this took.
     message : str
-        Where broken, ``what = got, but should be expected  [call]`` and the snippet; where
-        untested, the reason.
+        If broken, ``what = got, but should be expected  [call]`` and the snippet; if untested, the
+        reason.
     call : str
         The call of the smallest counterexample.
     snippet : str
-        Three lines of Python that repeat it.
+        Three lines of Python that reproduce it.
     plan : Plan, optional
         The weight of the smallest counterexample.
     dtype : str, optional
-        The dtype that was asked for in it.
+        The dtype that it requests.
 
     Examples
     --------
@@ -55,16 +55,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class OracleReport:
-    """What became of all properties of one implementation.
+    """The verdicts on all properties of one implementation.
 
     Parameters
     ----------
     name : str
-        What the implementation is called.
+        The name of the implementation.
     outcomes : tuple of Outcome
         One for each property.
     diagnosis : tuple of str
-        Known mistakes that give just what the implementation gives.
+        Known mistakes that reproduce the implementation exactly.
 
     Examples
     --------
@@ -101,12 +101,12 @@ class OracleReport:
         return tuple(o for o in self.outcomes if o.verdict == "broken")
 
     def count(self, verdict: str) -> int:
-        """Return how many outcomes have a verdict.
+        """Return the number of outcomes with a verdict.
 
         Parameters
         ----------
         verdict : {"held", "broken", "untested"}
-            The verdict; any other word is that of none.
+            The verdict; for any other word the number is 0.
 
         Returns
         -------
@@ -127,8 +127,8 @@ class OracleReport:
         alike: dict[str, list[Outcome]] = {}
         for o in self.outcomes:
             tried = f"{o.examples:5} examples {o.seconds:5.1f} s  {o.call}"
-            told = o.message if o.verdict == "untested" else tried.rstrip()
-            lines.append(f"  {o.property:12} {o.verdict:9} {told}")
+            detail = o.message if o.verdict == "untested" else tried.rstrip()
+            lines.append(f"  {o.property:12} {o.verdict:9} {detail}")
             if o.verdict == "broken":
                 alike.setdefault(o.message.partition("\n\n")[0], []).append(o)
         for first, outcomes in alike.items():
@@ -139,13 +139,13 @@ class OracleReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report in numbers, strings and lists, for JSON.
+        """Return the report as numbers, strings and lists, for JSON.
 
         Returns
         -------
         dict
-            ``name``, ``ok``, ``diagnosis`` and ``outcomes``: of each outcome a dict of its fields,
-            with the plan's shape for the plan, and seconds to the microsecond.
+            ``name``, ``ok``, ``diagnosis`` and ``outcomes``: for each outcome a dict of its fields,
+            with the plan's shape instead of the plan, and seconds to the microsecond.
 
         Examples
         --------
@@ -197,5 +197,5 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
 
 
 def _legal(text: str) -> str:
-    """Replace what XML cannot hold."""
+    """Replace characters that XML cannot hold."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)

@@ -1,4 +1,4 @@
-"""The properties of a layer: a weight acts on a signal, through the framework's own layer."""
+"""The properties of a layer: a weight is applied to a signal by the framework's own layer."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def check_transit(subject: Subject, plan: Plan, dtype: str | None) -> None:
             j = i % seen.shape[2]
             here: Any = (slice(None), output, *where)
             outputs = y[here]
-            what, said = f"output {output} of the layer", f"input {j} of what it sees, {{right}}"
-            compare(weight.call, what, outputs, seen[:, group_of(plan, output), j], 0.0, said)
+            what, should = f"output {output} of the layer", f"input {j} of what it sees, {{right}}"
+            compare(weight.call, what, outputs, seen[:, group_of(plan, output), j], 0.0, should)
 
 
 def _upright(plan: Plan) -> Plan:
-    """Return a plan whose first outputs are the image: tau = 1, and an identity tap."""
+    """Return a plan whose first outputs equal the image: tau = 1, and an identity tap."""
     plan = replace(still(plan), gain=1.0, wide="truncate")
     if not plan.axes.kernel:
         letters = "OIW" if len(plan.shape) == 2 else f"{plan.layout}W"
@@ -47,21 +47,21 @@ def _upright(plan: Plan) -> Plan:
 
 
 def _enlarged(plan: Plan, tap: Sizes, stride: Sizes) -> Iterator[Sizes]:
-    """Yield the first output on each axis of each copy of the image; one for each phase."""
+    """Yield the index of the first output of each copy of the image, one for each phase."""
     kernel = plan.axes.kernel
     for r in np.ndindex(*map(abs, stride)):
-        near = [p + d * (1 if s > 0 else -1) for p, d, s in zip(tap, r, stride, strict=True)]
-        if all(0 <= t < k for t, k in zip(near, kernel, strict=True)):
-            turned = zip(near, kernel, stride, strict=True)
-            yield tuple(t if s > 0 else k - 1 - t for t, k, s in turned)
+        taps = [p + d * (1 if s > 0 else -1) for p, d, s in zip(tap, r, stride, strict=True)]
+        if all(0 <= t < k for t, k in zip(taps, kernel, strict=True)):
+            axes = zip(taps, kernel, stride, strict=True)
+            yield tuple(t if s > 0 else k - 1 - t for t, k, s in axes)
 
 
 @stated(("transit",), _upright)
 def check_image(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """T14, T15: the first outputs of a kernel are the image, unshifted, at every place of it.
+    """T14, T15: the first outputs of a kernel equal the image, unshifted, at every position.
 
-    Padded such that the identity tap passes it. With a stride each place is there s times: for
-    outputs whose identity tap is in the kernel.
+    The padding is that of the identity tap. With a stride s each position appears s times, for
+    outputs whose identity tap lies in the kernel.
     """
     weight = subject.make(plan, dtype)
     image, kernel = signal(plan), plan.axes.kernel
@@ -83,12 +83,12 @@ def check_image(subject: Subject, plan: Plan, dtype: str | None) -> None:
             here: Any = (slice(None), output, *where)
             outputs = y[here]
             what = f"output {output} of the layer (sample and place: {{at}})"
-            said = f"channel {channel} of the image there, {{right}}"
-            compare(weight.call, what, outputs, image[:, channel], 0.0, said)
+            should = f"channel {channel} of the image there, {{right}}"
+            compare(weight.call, what, outputs, image[:, channel], 0.0, should)
 
 
 def _varies(plan: Plan) -> Plan:
-    """Return a plan whose variance is known: without noise, and not averaged."""
+    """Return a plan whose variance is known: without noise, and without fold_mean."""
     plan = still(plan)
     return replace(plan, wide="truncate") if plan.wide == "fold_mean" else plan
 
@@ -97,17 +97,17 @@ def _varies(plan: Plan) -> Plan:
 def check_variance(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """T2: output i has variance tau^2 Var(x[i mod n]) for any covariance of x.
 
-    T3 for a folded wide weight: tau^2 sigma^2 where the inputs are uncorrelated with equal
-    variance sigma^2. IDIZ, likewise: 2 eps^2 sigma^2, and eps^2 sigma^2 for n = 1 (section 2).
+    T3 for a folded wide weight: tau^2 sigma^2 if the inputs are uncorrelated with equal variance
+    sigma^2. Likewise for IDIZ: 2 eps^2 sigma^2, and eps^2 sigma^2 for n = 1 (section 2).
     """
     weight = subject.make(plan, dtype)
     folded = any(m < n for _, _, m in rows(plan) for n in plan.axes.widths)
     white = plan.role == "zero" or folded * (plan.wide != "truncate")
-    if white:  # every coordinate +1 and -1 once, alone
+    if white:  # each coordinate is +1 and -1 once, the others 0
         size = inputs(plan) * prod(plan.axes.kernel)
         ones = np.eye(size).reshape(size, inputs(plan), *plan.axes.kernel)
         x = np.concatenate([ones, -ones]) * sqrt(size)
-    else:  # correlated, and each coordinate with a variance of its own
+    else:  # correlated, and of different variances
         x = signal(plan, 8, 0)
         x += np.cumsum(x, axis=1) + 3 * x[:, :1]
     zero, kind = plan.role == "zero", "uncorrelated inputs" if white else "correlated inputs"
@@ -120,13 +120,13 @@ def check_variance(subject: Subject, plan: Plan, dtype: str | None) -> None:
             each = part[group_of(plan, output), i % n]
             should = (1 + (zero and n > 1)) * value**2 * (np.ones_like(each) if white else each)
             what = f"the variance of output {output} for {kind}"
-            said, off = f"{factor} times that of its input, {{right}}", coarse(weight, plan, m, n)
+            text, off = f"{factor} times that of its input, {{right}}", coarse(weight, plan, m, n)
             tolerance = 4 * unit(weight) * should + (2 * np.sqrt(should * n) + off * n) * off
-            compare(weight.call, what, variance[output], should, tolerance, said)
+            compare(weight.call, what, variance[output], should, tolerance, text)
 
 
 def _pair(plan: Plan) -> Plan:
-    """Return the tall matrix, m >= n, of the two that are composed: no groups, a kernel of 1."""
+    """Return the tall one of two composed matrices, m >= n: no groups, a kernel of size 1."""
     at = plan.axes
     sizes = {"O": max(at.outputs, at.inputs), "I": min(at.outputs, at.inputs)}
     sizes |= dict.fromkeys("DHW", 1)
@@ -139,7 +139,7 @@ def _pair(plan: Plan) -> Plan:
 
 @stated(("transit",), _pair)
 def check_composition(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """T4: a wide(n, m) weight after a tall(m, n) one gives x back, for truncate and fold_mean."""
+    """T4: a wide(n, m) weight after a tall(m, n) one returns x, for truncate and fold_mean."""
     tall = subject.make(plan, dtype)
     o, i = plan.layout.index("O"), plan.layout.index("I")
     shape = list(plan.shape)
@@ -147,18 +147,18 @@ def check_composition(subject: Subject, plan: Plan, dtype: str | None) -> None:
     back = replace(plan, shape=tuple(shape))
     wide = subject.make(back, dtype)
     x = signal(plan)
-    tolerance = plan.shape[o] * unit(tall) * 64  # fold_mean adds k shares of 1/k, each rounded
-    what, said = "output {1} of a wide layer after a tall one", "input {1}, {right}"
+    tolerance = plan.shape[o] * unit(tall) * 64  # fold_mean adds k rounded shares of 1/k
+    what, should = "output {1} of a wide layer after a tall one", "input {1}, {right}"
     for copy, h in enumerate(apply(subject.framework, plan, tall.values, x)):
         y = apply(subject.framework, back, wide.values, h)[copy]
-        compare(f"{wide.call} after {tall.call}", what, y, x, tolerance, said)
+        compare(f"{wide.call} after {tall.call}", what, y, x, tolerance, should)
 
 
 @stated(("zero",), still)
 def check_residual(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """T7: x + W2 f(W1 x) is x up to 2 eps max|f|, W1 the reference's IDI and W2 under test.
+    """T7: x + W2 f(W1 x) equals x up to 2 eps max|f|, W1 the reference's IDI and W2 under test.
 
-    Up to sqrt(2 k) eps max|f| for ``form="shifted"``, of k entries in a row.
+    For ``form="shifted"`` with k entries in a row, up to sqrt(2 k) eps max|f|.
     """
     weight = subject.make(plan, dtype)
     hidden, outputs = inputs(plan), max((o for o, _, _ in rows(plan)), default=-1) + 1
@@ -174,20 +174,20 @@ def check_residual(subject: Subject, plan: Plan, dtype: str | None) -> None:
     bound = sqrt(2 * entries) * abs(number(weight, plan.eps)) * np.abs(f).max(initial=0)
     bound *= 1 + unit(weight)
     bound += hidden * coarse(weight, plan, 1, hidden) * np.abs(f).max(initial=0)
-    what, said = "what the branch adds to output {1}", f"at most {name} = {shown(bound)} in size"
+    what, limit = "the branch's part of output {1}", f"at most {name} = {shown(bound)} in size"
     for y in apply(subject.framework, plan, weight.values, f):
-        compare(weight.call, what, y, np.zeros_like(y), bound, said)
+        compare(weight.call, what, y, np.zeros_like(y), bound, limit)
 
 
 @stated()
 def check_layout(subject: Subject, plan: Plan, dtype: str | None) -> None:
-    """As a layer of the framework, in its stored axis order, it does what the matrix should."""
+    """In a layer of the framework, with its stored axis order, it acts as its matrix should."""
     weight = subject.make(plan, dtype)
     x = signal(plan)
     stored = dense(plan, weight.dtype if weight.dtype in FORMATS else "float64")
     acts = apply(subject.framework, plan, weight.values, x)
     for y, of_phases in zip(acts, whole(plan, stored), strict=True):
-        # A kernel of size 0 has a matrix without columns, and no patch.
+        # A kernel of size 0 has a matrix without columns, and no patches.
         for (seen, where), matrix in zip(patches(plan, x), of_phases, strict=False):
             for output, row in enumerate(matrix):
                 part = seen[:, group_of(plan, output)]

@@ -18,7 +18,7 @@ from ._frameworks import framework
 
 _KERNEL = 3  # the longest side of a kernel
 _COPIES = 2  # the longest batch axis
-_STRIDES = (1, 2, 3, -2)  # negative where the kernel is stored flipped
+_STRIDES = (1, 2, 3, -2)  # negative for a kernel that is stored flipped
 _OPTIONS = tuple(name for name in Plan.__dataclass_fields__ if name not in ("shape", "axes"))
 
 
@@ -36,15 +36,15 @@ def weight_shapes(
     Parameters
     ----------
     layout : str or strategy of str
-        The axis letters. Kernel axes are 1 to 3 long, batch axes 1 or 2.
+        The axis letters. Kernel axes have sizes 1 to 3, batch axes 1 or 2.
     largest, smallest : int
         Bounds of the axes O and I.
 
     Returns
     -------
     strategy of tuple of int
-        Shrinks to the smallest square weight: (smallest, smallest) with kernel and batch axes
-        of 1. What fails for no square weight shrinks to sides that differ by 1.
+        Shrinks to the smallest square weight: (smallest, smallest), with kernel and batch axes
+        of 1. A failure of only non-square weights shrinks to sides that differ by 1.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def layouts(
     Parameters
     ----------
     dims : int or strategy of int, optional
-        How many spatial axes, 0 to 3; any of these if left out.
+        The number of spatial axes, 0 to 3; by default any of these.
     batch : str
         Letters of batch axes.
 
@@ -114,7 +114,7 @@ def conv_specs(**options: Any) -> st.SearchStrategy[dict[str, Any]]:
     Parameters
     ----------
     **options
-        As in :func:`plans`. If no layout is given, it is one of any order with 1 to 3 spatial axes.
+        As in :func:`plans`. The default layout has 1 to 3 spatial axes, in any order.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def conv_specs(**options: Any) -> st.SearchStrategy[dict[str, Any]]:
     Raises
     ------
     OptionError
-        If the layout has no spatial axis, or as in :func:`plans`.
+        If the layout has no spatial axis; also as in :func:`plans`.
 
     Examples
     --------
@@ -154,9 +154,9 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
         Bounds of the axes O and I of one group.
     **options
         Any of role, gain, eps, wide, form, layout, groups, transposed, blocks, taps, tap, stride,
-        loosen, loosen_at and seed, as a value or as a strategy of values. What is left out is
-        drawn from all that it can be. What does not concern the weight (gain with role "zero",
-        tap with taps that start at the first one) is ignored.
+        loosen, loosen_at and seed, as a value or as a strategy of values. Other options are drawn
+        from all their values. Options that do not apply to a weight are ignored: gain with role
+        "zero", tap with an order of taps that starts at the first one.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
     Raises
     ------
     OptionError
-        If there is no such option.
+        If an option is unknown.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
         drawn["taps"] = pick("taps", lambda: st.sampled_from(get_args(Taps)))
         sizes = [shape[letters.index(c)] for c in kernel]
         anywhere = st.tuples(*(st.integers(0, size - 1) for size in sizes))
-        tap = pick("tap", lambda: st.none() | anywhere)  # of all orders, which then shrink alike
+        tap = pick("tap", lambda: st.none() | anywhere)  # drawn for all orders: they shrink alike
         drawn["tap"] = None if drawn["taps"] in CORNER else tap
         steps = st.tuples(*(st.sampled_from(_STRIDES) for _ in kernel))
         drawn["stride"] = pick("stride", lambda: st.none() | steps)
@@ -221,7 +221,7 @@ def plans(draw: st.DrawFn, /, *, largest: int = 8, smallest: int = 1, **options:
 
 def _check(name: str, value: object, holds: object, should: str) -> None:
     if not holds:
-        raise OptionError(message(name, value, f"it should have {should}", "mend the call"))
+        raise OptionError(message(name, value, f"it should have {should}", "correct the call"))
 
 
 def _any_layout(batch: str) -> st.SearchStrategy[str]:
@@ -236,7 +236,7 @@ def _cuts(draw: st.DrawFn, /, size: int) -> tuple[int, ...]:
 
 
 def dtypes(xp: Any) -> st.SearchStrategy[Any]:
-    """Draw the dtypes of a namespace for weights: real floats of 16 bits and more, and complex64.
+    """Draw a namespace's dtypes for weights: real floats of 16 bits and more, and complex64.
 
     Parameters
     ----------

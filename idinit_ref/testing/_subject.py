@@ -1,7 +1,7 @@
-"""An implementation under test: how it wants to be called, and one call of it, made safe.
+"""An implementation under test: the form of its calls, and one call, made safe.
 
-Its signature says how it is called. Whatever it does, raise, return a list, leave NaN,
-becomes a `Violation`; what is wrong with the question itself is an `OptionError`.
+The form follows from its signature. Any fault of a call (it raises, returns a list, leaves NaN)
+becomes a `Violation`; a fault of the request is an `OptionError`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIRST: dict[str, Literal["key", "array"]] = {
 }
 _SPELLINGS = {"tau": "gain", "epsilon": "eps"}
 _DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("shape", "axes", "layout")}
-_FIXED = (  # may be its only way
+_FIXED = (  # options that an implementation may fix
     "role", "wide", "form", "layout", "transposed", "taps", "tap", "stride",
 )  # fmt: skip
 _OPTIONS = (*_DEFAULTS, "layout", "xp", "dtype", "device")
@@ -44,7 +44,7 @@ _WORDS = {
     "loosen_at": get_args(LoosenAt),
 }
 FIXTURE = (
-    "ask in a test that takes the fixture: def test_mine(mine): "
+    "write a test that takes the fixture: def test_mine(mine): "
     "report = make_oracle(mine).run(); assert report.ok, str(report)"
 )
 HOW = (
@@ -54,14 +54,14 @@ HOW = (
 
 
 class Violation(AssertionError):  # noqa: N818
-    """What an implementation got wrong: ``what = got, but should be expected  [call]``.
+    """A fault of an implementation: ``what = got, but should be expected  [call]``.
 
     Parameters
     ----------
     what : str
-        The entry, norm, output, ... in question.
+        The wrong entry, norm, output, ...
     got, should : object
-        What it is, and what it should be.
+        Its value, and the right value.
     call : object
         The call that made the weight.
 
@@ -76,11 +76,11 @@ class Violation(AssertionError):  # noqa: N818
 
 
 class Raised(Violation):
-    """It raised."""
+    """The implementation raised an error."""
 
 
 class Call(NamedTuple):
-    """A call that is about to be made, as text and as a function."""
+    """A call, as text and as a function."""
 
     text: str
     run: Callable[[], Any]
@@ -90,7 +90,7 @@ class Call(NamedTuple):
 
 
 class MadeWeight(NamedTuple):
-    """What a call returned: the thing itself, its exact numbers, its dtype and its call."""
+    """The result of a call: the object, its exact numbers, its dtype and the call."""
 
     raw: Any
     values: NDArray[Any]
@@ -99,18 +99,18 @@ class MadeWeight(NamedTuple):
 
     @property
     def format(self) -> Format:
-        """The numbers that its dtype holds."""
+        """The number format of its dtype."""
         return FORMATS.get(self.dtype, FORMATS["float64"])
 
 
 @dataclass
 class Subject:
-    """An implementation and how it is called."""
+    """An implementation and the form of its calls."""
 
     implementation: Any
-    xp: Any = None  # its namespace; that of what it returns if None
-    name: str | None = None  # its own if None
-    roles: tuple[Role, ...] = ()  # those of its signature if none
+    xp: Any = None  # its namespace; by default that of its results
+    name: str | None = None  # by default its own
+    roles: tuple[Role, ...] = ()  # by default those of its signature
     source: tuple[str, str] | None = None  # the module and the attribute, for the snippets
 
     def __post_init__(self) -> None:
@@ -119,11 +119,11 @@ class Subject:
         if type(self.implementation).__module__ == "_pytest.fixtures" or hasattr(
             self.implementation, "_pytestfixturefunction"
         ):
-            should = "it is a pytest fixture, which has a value in a test alone"
+            should = "it is a pytest fixture, which has a value only in a test"
             raise self._refused(should, FIXTURE)
         if self.name is None:
-            own = getattr(self.implementation, "__name__", type(self.implementation).__name__)
-            self.name = "f" if own == "<lambda>" else own
+            name = getattr(self.implementation, "__name__", type(self.implementation).__name__)
+            self.name = "f" if name == "<lambda>" else name
         self.listen: Callable[[str], None] = lambda _: None
         self._framework = None if self.xp is None else framework(self.xp)
         self.outer: Mapping[str, inspect.Parameter] = {}
@@ -144,7 +144,7 @@ class Subject:
             if not callable(sample):
                 kind = type(sample).__name__
                 raise self._refused(
-                    f"it takes no shape, and {self.name}() returned no callable but {kind}"
+                    f"it takes no shape, and {self.name}() returned {kind}, not a callable"
                 )
             signature = self._signature(sample)
         self._read(signature)
@@ -157,7 +157,7 @@ class Subject:
     def _signature(self, function: Any) -> list[inspect.Parameter]:
         try:
             return list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):  # of builtins
+        except (TypeError, ValueError):  # builtins have no signature
             return [inspect.Parameter("shape", inspect.Parameter.POSITIONAL_ONLY)]
 
     def _options(self, signature: list[inspect.Parameter]) -> dict[str, inspect.Parameter]:
@@ -171,7 +171,7 @@ class Subject:
         }
 
     def _read(self, signature: list[inspect.Parameter]) -> None:
-        """Find the style and the options of what takes the shape."""
+        """Derive the style and the options of the function that takes the shape."""
         if not signature:
             raise self._refused("it should take a shape")
         first, rest = signature[0], signature[1:]
@@ -194,35 +194,35 @@ class Subject:
         return OptionTypeError(message("implementation", given, should, cure or HOW))
 
     def takes(self, option: str) -> bool:
-        """Whether its signature has this option."""
+        """Whether its signature has an option."""
         return option in self.inner or option in self.outer
 
     @property
     def has_dtype(self) -> bool:
-        """Whether it can be asked for a dtype."""
+        """Whether a dtype can be requested."""
         return self.takes("dtype") or self.style == "array"
 
     @property
     def framework(self) -> Framework:
-        """The framework of its arrays; asked of its result where nothing else tells."""
+        """The framework of its arrays; derived from its result if nothing else shows it."""
         if self._framework is None and self.style == "array":
             module = getattr(self.implementation, "__module__", None) or ""
             source = vars(sys.modules.get(module, np)).values()
             loaded = {getattr(v, "__name__", "") for v in source if inspect.ismodule(v)}
             names = [module.partition(".")[0], *(n.partition(".")[0] for n in loaded)]
-            own = [n for n in names if n in ("torch", "jax", "tensorflow", "keras")]
-            self._framework = framework(own[0] if own else "numpy")
+            known = [n for n in names if n in ("torch", "jax", "tensorflow", "keras")]
+            self._framework = framework(known[0] if known else "numpy")
         return self._framework or framework(np)
 
     def settle(self, plan: Plan) -> None:
-        """Call it once, to find its framework and to load what it loads at first."""
+        """Call it once, to determine its framework and to let it load its modules."""
         if self._framework is None and self.style == "shape":
             self._framework = framework_of(self.run(self.call(plan)))
 
     # One call -------------------------------------------------------------------------------
 
     def call(self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0) -> Call:
-        """Return the call that should make a plan's weight; OptionError if it asks for too much."""
+        """Return the call for a plan's weight; raise an OptionError if it lacks an option."""
         values = dict(self._arguments(plan, dtype, device))
         outer = {self.outer[k].name: v for k, v in values.items() if k in self.outer}
         inner = {
@@ -230,7 +230,7 @@ class Subject:
             for k, v in values.items()
             if k in self.inner and (k not in self.outer or self._bare(k))
         }
-        # What stands before `*` may be positional only.
+        # The first parameters may be positional only.
         first: list[Any] = [plan.shape]
         shown = [repr(plan.shape)]
         if self.style == "key":
@@ -257,7 +257,7 @@ class Subject:
         return isinstance(self.implementation, type) or bool(self.outer)
 
     def _arguments(self, plan: Plan, dtype: str | None, device: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the options to pass: what differs from the defaults, and what has none."""
+        """Yield the options to pass: those that differ from defaults or have none."""
         for name, default in _DEFAULTS.items():
             value = getattr(plan, name)
             if not self.takes(name):
@@ -265,12 +265,12 @@ class Subject:
                     should = f"{self.name} takes no {name}="
                     raise OptionError(message(name, value, should, "leave it out of the plan"))
                 continue
-            own = self.parameter(name).default
-            if value != (own if name in ("role", "wide", "form", "taps") else default) or (
-                own is inspect.Parameter.empty
+            its_default = self.parameter(name).default
+            if value != (its_default if name in ("role", "wide", "form", "taps") else default) or (
+                its_default is inspect.Parameter.empty
             ):
                 yield name, value
-        # None may mean any framework's own order, so it is named.
+        # The default None may mean a framework's own order, so the layout is passed.
         if self.takes("layout") and plan.layout != self.parameter("layout").default:
             yield "layout", plan.layout
         if self.takes("xp") and (self.xp is not None or self._bare("xp")):
@@ -296,21 +296,21 @@ class Subject:
         return self.parameter(option).default is inspect.Parameter.empty
 
     def run(self, call: Call) -> Any:
-        """Make a call and return what it returns; `Raised` if it raises."""
+        """Make a call and return its result; raise `Raised` if it raises."""
         self.listen(call.text)
         try:
             return call.run()
         except BaseException as problem:
             ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as in `idinit check`
-            if isinstance(problem, KeyboardInterrupt) and not ignored:  # somebody's at the keyboard
+            if isinstance(problem, KeyboardInterrupt) and not ignored:  # from the user
                 raise
-            said = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
-            raise Raised(call.text, said, "an array", call) from problem
+            got = f"raised {type(problem).__name__}: {problem}".rstrip(": ")
+            raise Raised(call.text, got, "an array", call) from problem
 
     def make(
         self, plan: Plan, dtype: str | None = None, device: Any = None, key: int = 0
     ) -> MadeWeight:
-        """Make a weight and read it: the right type and shape, and no NaN, or a `Violation`."""
+        """Make and read a weight; raise a `Violation` for a wrong type or shape, or for NaN."""
         call = self.call(plan, dtype, device, key)
         raw, at = self.run(call), self.framework
         if not at.owns(raw):
@@ -333,18 +333,18 @@ class Subject:
         if len(bad):
             place = tuple(bad[0].tolist())
             untouched = self.style == "array" and len(bad) == values.size
-            should = "written: the array that was passed in is as it was" if untouched else "finite"
+            should = "written: the array passed in is unchanged" if untouched else "finite"
             raise Violation(f"W{list(place)}", values[place], should, call)
         return MadeWeight(raw, values, dtype, call.text)
 
 
 def _is_needed(p: inspect.Parameter) -> bool:
-    """Whether a parameter has no default, and a name."""
+    """Whether a parameter has to be passed."""
     return p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
 
 
 def _is_ours(name: str, default: object) -> bool:
-    """Whether a parameter of an option's name has a value that the option can have, or none."""
+    """Whether a parameter with an option's name has a default that fits the option, or none."""
     if name == "layout" and isinstance(default, str):
         return bool({"O", "I"} <= set(default))
     if name in _WORDS and isinstance(default, str):

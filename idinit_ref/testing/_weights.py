@@ -1,4 +1,4 @@
-"""A weight seen as its matrices (spec sections 3 and 4), and as the layer that it is for."""
+"""A weight as its matrices (spec sections 3 and 4), and as the layer that uses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Values = NDArray[Any]
 
 
 def dense(plan: Plan, dtype: str) -> Values:
-    """Return the reference's weight, as float64 numbers that the dtype holds."""
+    """Return the reference's weight, rounded into a dtype, as float64."""
     plan.check(np.float64)
     positions, values = plan.entries()
     out = np.zeros(prod(plan.shape))
@@ -37,7 +37,7 @@ def _copies(plan: Plan, values: Values) -> Iterator[tuple[str, Values]]:
     moved = np.moveaxis(values, batch, range(len(batch)))
     for place in np.ndindex(moved.shape[: len(batch)]):
         copy = moved[place]
-        if plan.transposed:  # as an ordinary one: all outputs, and the inputs of a group
+        if plan.transposed:  # as an ordinary layout: all outputs, and the inputs of one group
             parts = np.split(copy, plan.groups, letters.index("I"))
             copy = np.concatenate(parts, letters.index("O"))
         yield letters, copy
@@ -56,7 +56,7 @@ def _segments(plan: Plan) -> list[range]:
 
 
 def rows(plan: Plan) -> Iterator[tuple[int, int, int]]:
-    """Yield (output, its row i, the rows m of its matrix)."""
+    """Yield (output, its row i, the number m of rows in its matrix)."""
     for segment in _segments(plan):
         for i, output in enumerate(segment):
             yield output, i, len(segment)
@@ -78,7 +78,7 @@ def _columns(plan: Plan, phase: int) -> NDArray[np.intp]:
 
 
 def whole(plan: Plan, values: Values) -> Iterator[list[Values]]:
-    """Yield every batch copy of a weight, as all rows of its matrices of each phase."""
+    """Yield every batch copy of a weight: for each phase, all rows of its matrices."""
     for letters, copy in _copies(plan, values):
         kernel = np.transpose(copy, [letters.index(c) for c in "OIDHW" if c in letters])
         flat = kernel.reshape(len(kernel), prod(kernel.shape[1:]))
@@ -86,7 +86,7 @@ def whole(plan: Plan, values: Values) -> Iterator[list[Values]]:
 
 
 def matrices(plan: Plan, values: Values) -> Iterator[tuple[str, Values]]:
-    """Yield the matrices of a weight, each with its name and a colon if it is one of several."""
+    """Yield the matrices of a weight; if there are several, each with its name and a colon."""
     parts, phases = _segments(plan), len(plan.axes.widths)
     many = len(parts) > 1 or any(c not in "OIDHW" for c in plan.layout)
     for number, of_phases in enumerate(whole(plan, values)):
@@ -102,26 +102,26 @@ def matrices(plan: Plan, values: Values) -> Iterator[tuple[str, Values]]:
 
 
 def apply(at: Framework, plan: Plan, values: Values, x: Values) -> list[Values]:
-    """Let every batch copy act on a signal (samples, inputs, *space), as a real layer does.
+    """Apply every batch copy to a signal (samples, inputs, *space), through a real layer.
 
-    With a stride that is a transposed convolution.
+    With a stride the layer is a transposed convolution.
     """
     stride = stride_of(plan)
     return [at.layer(x, w, letters, plan.groups, stride) for letters, w in _copies(plan, values)]
 
 
 def stride_of(plan: Plan) -> tuple[int, ...] | None:
-    """Return the stride of the transposed convolution that a kernel is for; None for no such."""
+    """Return the stride of a kernel's transposed convolution; None for other weights."""
     return None if plan.taps in CORNER or not plan.axes.kernel else plan.stride
 
 
 def inputs(plan: Plan) -> int:
-    """Return how many inputs a layer has, of all groups."""
+    """Return the number of inputs of a layer, in all groups."""
     return plan.axes.channels * plan.groups
 
 
 def signal(plan: Plan, samples: int = 4, more: int = 1) -> Values:
-    """Return small integers (samples, inputs, *space), no two alike nearby: products are exact."""
+    """Return random small integers (samples, inputs, *space): their products are exact."""
     space = tuple(k + more for k in plan.axes.kernel)
     draw = np.random.default_rng(prod(plan.shape) + samples)
     out = draw.integers(1, 64, (samples, inputs(plan), *space)).astype(float)
@@ -135,10 +135,10 @@ def group_of(plan: Plan, output: int) -> int:
 
 
 def patches(plan: Plan, x: Values) -> Iterator[tuple[Values, tuple[slice, ...]]]:
-    """Yield what each group sees of a signal, and which places of the layer's output those are.
+    """Yield the patches that each group sees, and their positions in the layer's output.
 
-    One for each phase: (samples, groups, n, *places), n the columns of its matrix. Places whose
-    patch reaches beyond the signal are left out.
+    One for each phase: (samples, groups, n, *positions), n the columns of its matrix. Positions
+    whose patch reaches beyond the signal are left out.
     """
     samples, groups, channels = len(x), plan.groups, plan.axes.channels
     kernel, space, stride = plan.axes.kernel, x.shape[2:], stride_of(plan)
@@ -153,7 +153,7 @@ def patches(plan: Plan, x: Values) -> Iterator[tuple[Values, tuple[slice, ...]]]
                 last, reach = t // step, (k - 1 - t % step) // step
                 if stride is not None and stride[axis] > 0:  # output s*q + r sees x[q - last]
                     first, begin = reach - last, step * reach + t % step
-                else:  # a correlation, or a kernel that is stored flipped
+                else:  # a correlation, or a flipped kernel
                     first, begin = last, 0 if stride is None else k - 1 - t % step
                 count = size - reach
                 spans.append(slice(first, first + count))

@@ -1,8 +1,8 @@
-"""The tracing room, inside: what every adapter's tracer does, and no framework.
+"""Internal: the part of tracing that all adapters share and that needs no framework.
 
-A tracer reads its framework's operations in their order and says of each what it is: one call of
-`Drawing`, in names, shapes and axis numbers. The drawing follows where the axes of every parameter
-go, and writes down the core's graph.
+A tracer reads its framework's operations in order and makes one call of `Drawing` for each, with
+names, shapes and axis numbers. The drawing tracks the axes of every parameter and builds the
+core's graph.
 
 Examples
 --------

@@ -1,4 +1,4 @@
-"""Who asks: the layer in whose method an initialiser is called, which is shown a mere shape."""
+"""Internal: finds the layer that calls an initialiser, which gets only a shape."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ __all__ = ["asking"]
 def asking(
     kinds: tuple[type, ...], names: Sequence[str] = (), inside: str = ""
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the innermost object of some kinds whose method is running, None if there is none.
+    """Return the innermost object of some types with a running method, or None.
 
-    With it, those of the named local variables that its methods hold, and the functions that they
-    have called meanwhile (not those of the module `inside`): a layer may know its equation only
-    as an argument.
+    Return also the named local variables of its methods and of the functions that they called (but
+    not of the module `inside`), since a layer may hold its equation only as an argument.
 
     >>> class Layer:
     ...     def build(self, equation):

@@ -1,4 +1,4 @@
-"""Inside: where the axes of a parameter go, through moves of every kind, to an operation."""
+"""Internal: the axes of a parameter, tracked through moves to an operation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Atom", "Axis", "View"]
 
 
 class Atom(NamedTuple):
-    """A digit of an axis: it counts to `radix`, and places of one axis of a source lie along it.
+    """A digit of an axis with `radix` values, along which indices of one source axis lie.
 
-    There are `size` of them, from the digit `low` on; the first is place `start` of the source's
-    axis, and the others follow `step` apart. In the rest lies something else, which was joined
-    to the source. Axis -1 is none of the source's: one that broadcasting made, say.
+    There are `size` indices, from the value `low` on. The first is index `start` of the source's
+    axis, and the next ones are `step` apart. The other values hold entries that were concatenated
+    with the source. Axis -1 is not an axis of the source, for example a broadcast axis.
     """
 
     axis: int
@@ -27,22 +27,22 @@ class Atom(NamedTuple):
 
     @classmethod
     def of(cls, axis: int, size: int) -> Atom:
-        """Return the digit that is a whole axis."""
+        """Return the digit of a whole axis."""
         return cls(axis, 1, size, 0, 0, size)
 
     @property
     def is_source(self) -> bool:
-        """Whether places of the source lie along it, and not copies of one."""
+        """Whether different indices of the source lie along it, not copies of one."""
         return self.axis >= 0 and self.size > 1
 
     def flip(self) -> Atom:
-        """Return it counted from its end."""
+        """Return the digit reversed."""
         last = self.start + (self.size - 1) * self.step
         low = self.radix - self.low - self.size
         return Atom(self.axis, -self.step, self.size, last, low, self.radix)
 
     def slice(self, start: int, stop: int, step: int) -> Atom:
-        """Return every step-th digit of a part; of size 0 if no place of the source is there."""
+        """Return every step-th value of a part; its size is 0 if the source is not in it."""
         radix = len(range(start, stop, step))
         first = max(0, -((start - self.low) // step))
         last = min(radix, -((start - self.low - self.size) // step))
@@ -50,7 +50,7 @@ class Atom(NamedTuple):
         return Atom(self.axis, self.step * step, max(last - first, 0), at, first, radix)
 
     def cut(self, inner: int) -> tuple[Atom, Atom] | None:
-        """Return it as two digits, the second of radix `inner`; None where that cannot be said."""
+        """Return it as two digits, the second of radix `inner`; None if that is impossible."""
         axis, step, size, start, low, radix = self
         if low % inner == size % inner == 0:
             outer = Atom(axis, step * inner, size // inner, start, low // inner, radix // inner)
@@ -64,19 +64,19 @@ class Atom(NamedTuple):
 
 
 Axis = tuple[Atom, ...]
-"""The digits of an axis from the slowest to the fastest; none if it has one place only."""
+"""The digits of an axis from the slowest to the fastest; empty if the axis has size 1."""
 
 
 @dataclass(frozen=True)
 class View:
-    """An array whose axes are made of those of a source.
+    """An array whose axes consist of digits of a source's axes.
 
     Parameters
     ----------
     axes : tuple of tuple of Atom
-        For each axis its digits.
+        The digits of each axis.
     fixed : tuple of Atom
-        Digits at one place of which the array stands, as a layer of a stack.
+        Digits at one value, which select the array, such as the index of a layer in a stack.
     """
 
     axes: tuple[Axis, ...]
@@ -100,24 +100,24 @@ class View:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of the source is left in it."""
+        """Whether it holds no entry of the source."""
         return any(atom.size == 0 < atom.radix for atom in self.atoms)
 
     @property
     def weight(self) -> int:
-        """How many axes of the source it shows."""
+        """The number of the source's axes in it."""
         return len({atom.axis for atom in self.atoms if atom.axis >= 0})
 
     @property
     def rank(self) -> int:
-        """How many of its axes have more than one place of the source."""
+        """The number of its axes with more than one index of the source."""
         return sum(map(self.varies, range(len(self.axes))))
 
     def varies(self, axis: int) -> bool:
-        """Whether places of the source lie along an axis."""
+        """Whether different indices of the source lie along an axis."""
         return any(atom.is_source for atom in self.axes[axis])
 
-    # Moves; None says that an axis cannot be followed ---------------------------------------
+    # Moves; None means that an axis cannot be tracked ---------------------------------------
 
     def transpose(self, order: Iterable[int]) -> View:
         """Return the view with its axes in another order."""
@@ -152,7 +152,7 @@ class View:
         return View(self._with(axis, tuple(atoms)), tuple(fixed))
 
     def take(self, axis: int, place: int = 0) -> View | None:
-        """Return the view of one place along an axis, which vanishes."""
+        """Return the view at one index of an axis, without that axis."""
         part = self.slice(axis, place, place + 1)
         if part is None:
             return None
@@ -160,11 +160,11 @@ class View:
         return View(rest, (*part.fixed, *part.axes[axis]))
 
     def expand(self, axis: int) -> View:
-        """Return the view with an axis of size 1 more, before another."""
+        """Return the view with a new axis of size 1 before another."""
         return replace(self, axes=(*self.axes[:axis], (), *self.axes[axis:]))
 
     def join(self, axis: int, low: int, whole: int) -> View | None:
-        """Return the view where its axis is a part of a longer one, from `low` on."""
+        """Return the view with an axis embedded in a longer one, from `low` on."""
         first, *inner = self.axes[axis] or (Atom.of(-1, 1),)
         run = prod(atom.radix for atom in inner)
         if low % run or whole % run:
@@ -173,7 +173,7 @@ class View:
         return replace(self, axes=self._with(axis, (first, *inner)))
 
     def broadcast(self, shape: Sequence[int], places: Sequence[int], old: Sequence[int]) -> View:
-        """Return the view spread to a shape, in which its axes have the given places."""
+        """Return the view broadcast to a shape, with its axes at the given positions."""
         axes: list[Axis] = [(Atom.of(-1, size),) if size != 1 else () for size in shape]
         fixed = list(self.fixed)
         for axis, place in enumerate(places):
@@ -210,7 +210,7 @@ class View:
 
 
 def _regroup(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield which axes of one shape become which of another by a reshape, in smallest groups.
+    """Yield the smallest groups of axes that a reshape turns into each other.
 
     >>> list(_regroup((2, 6, 1, 4), (12, 2, 2)))
     [([0, 1], [0]), ([2], []), ([3], [1, 2])]
@@ -238,7 +238,7 @@ def _regroup(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int]
 
 
 def _deal(left: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
-    """Deal digits out to axes of some sizes, and cut them where need be."""
+    """Distribute digits to axes of some sizes, and split digits where needed."""
     dealt = []
     for need in sizes:
         axis = []

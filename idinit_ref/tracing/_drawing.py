@@ -1,4 +1,4 @@
-"""Inside: the drawing that a tracer makes, call by call, of the operations it meets."""
+"""Internal: the drawing, to which a tracer adds each operation with one call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Drawing"]
 
 
 class Drawing(Layers):
-    """The graph of a computation while it is drawn, by names, shapes and numbers of axes.
+    """The graph of a computation under construction, from names, shapes and axis numbers.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class Drawing(Layers):
     def constant(
         self, shape: Shape | None, number: bool = False, value: float | None = None
     ) -> Made:
-        """Return a constant, perhaps of one number everywhere, and which if that is known."""
+        """Return a constant: whether all its entries are equal, and their number if known."""
         return Made(shape, (), number, None if value != value else value)
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
@@ -54,7 +54,7 @@ class Drawing(Layers):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
-        if b.shape == shape and self.is_data(b):  # a class token, say, which the other one has read
+        if b.shape == shape and self.is_data(b):  # such as a class token
             return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
@@ -68,9 +68,9 @@ class Drawing(Layers):
         return self.sum_of(name, (a, b), shape, "subtracted with")
 
     def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
-        """Whether what is added to the result of a weight varies along its outputs alone.
+        """Whether a term added to a weight's result varies along the outputs only (a bias).
 
-        A matrix of which only a vector is left, as after a product with zeros, is none.
+        A matrix of which only a vector remains, as after a product with zeros, is not a bias.
         """
         given = [self.parameters[part.name] for part in made.parts]
         if all(parameter.is_bias for parameter in given):
@@ -91,8 +91,8 @@ class Drawing(Layers):
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
         """Draw an operation whose results are sums of its operands.
 
-        What is added to the result of a weight operation or norm, and varies along one axis, shifts
-        it; a sum with any other constant never vanishes.
+        A term that varies along one axis shifts the result of a weight operation or norm. A sum
+        with any other constant never vanishes.
         """
         signals = [value for value in values if isinstance(value, Signal)]
         made = [value for value in values if isinstance(value, Made) and not value.zero]
@@ -162,7 +162,7 @@ class Drawing(Layers):
         return value
 
     def stop(self, name: str, value: Value, floating: bool = True) -> Value:
-        """Draw what lets no gradient through."""
+        """Draw an operation that stops gradients."""
         if isinstance(value, Made):
             parts = tuple(part._replace(stopped=True) for part in value.parts)
             return value._replace(parts=parts)
@@ -178,7 +178,7 @@ class Drawing(Layers):
     def either(
         self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
     ) -> Value:
-        """Draw a choice between values: nothing, if they are the same."""
+        """Draw a choice between values; equal values need no node."""
         if all(value == values[0] for value in values):
             return values[0]
         return self.result(name, values, shape, floating, Fact("select", "sum"))
@@ -190,11 +190,12 @@ class Drawing(Layers):
         shapes: Sequence[Shape | None],
         turn: Callable[[list[Value]], list[Value]],
     ) -> list[Value]:
-        """Draw the body of a loop once, as it is after the first turn.
+        """Draw the body of a loop once, as it runs after the first turn.
 
-        What becomes a signal in it is one from the start: one of zeros in which a sum adds up
-        vanishes with its terms, and one that goes into a weight starts a signal. `turn` draws the
-        body, given the values of its states, and returns their next ones, and perhaps more.
+        A state that becomes a signal in the body is a signal from the start. If it starts at zero
+        and accumulates a sum, it vanishes with the terms; if a weight is applied to it, it starts a
+        signal. `turn` draws the body, given the values of the states, and returns their next values
+        and any further results.
         """
         states: list[Value | _State] = list(carry)
         while True:
@@ -208,7 +209,7 @@ class Drawing(Layers):
             states = new
 
     def _entering(self, name: str, state: Value | _State, shape: Shape | None) -> Value:
-        """Return a state before every turn, in which it is not what it was after one."""
+        """Return a state before every turn, if a turn changes its kind of value."""
         if state == "signal":
             return self.start(name, shape)
         if state == "zeros":
@@ -222,11 +223,11 @@ class Drawing(Layers):
 
 
 _State = Literal["signal", "zeros"]
-_ADDED = Part("", None, added=True)  # what a constant is in a sum
+_ADDED = Part("", None, added=True)  # the value of a constant in a sum
 
 
 def _carried(old: Value | _State, new: Value) -> Value | _State:
-    """Return what a state is before every turn of a loop that made `new` of `old`."""
+    """Return a state's value before every turn of a loop that turns `old` into `new`."""
     if isinstance(old, (str, Signal)):
         return old
     if isinstance(new, Signal):
@@ -240,7 +241,7 @@ def _carried(old: Value | _State, new: Value) -> Value | _State:
 
 
 def _offset(values: Sequence[Value], doing: str) -> float:
-    """Return the number that a sum adds to what is made of parameters; 0 if it adds another."""
+    """Return the number that a sum adds to a value of parameters; 0 if it adds another value."""
     terms = [value for value in values if isinstance(value, Made)]
     numbers = [term.value for term in terms if not term.parts]
     if len(numbers) != 1 or len(terms) != 2 or numbers[0] is None:
@@ -251,7 +252,7 @@ def _offset(values: Sequence[Value], doing: str) -> float:
 
 
 def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:
-    """Whether a signal was copied for every member of a map over weights that gave the other."""
+    """Whether a signal was copied for every member of a map over weights that returned `other`."""
     if one.shape is None or other.shape != shape or not other.tracks:
         return False
     more = len(shape) - len(one.shape)
@@ -270,5 +271,5 @@ def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:
 
 
 def _is_stacked(signal: Signal) -> bool:
-    """Whether a signal is the result of matrices of a stack, chosen as experts are."""
+    """Whether a signal is the result of matrices chosen from a stack, as experts are."""
     return any(track.operation.each for track in signal.fresh)

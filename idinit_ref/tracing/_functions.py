@@ -1,4 +1,4 @@
-"""Inside: what operations are to roles, by plain names: which functions are 0 at 0 (section 6)."""
+"""Internal: the facts on operations that roles need, such as which functions are 0 at 0."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["Fact", "clamped", "fact_of", "power"]
 
 
 class Fact(NamedTuple):
-    """What an operation does, and when its result is zero.
+    """The kind of an operation, and when its result is zero.
 
     Parameters
     ----------
     does : str
         A word of :data:`idinit_ref.roles.graph.Does`.
     vanishes : {"all", "sum", "max", "min", "each", "never"} or tuple of int
-        When its result is zero: if all signals are ("all"), whatever else it takes; if all that it
-        takes is, constants too ("sum"), or is not above ("max") or below ("min"); if any one signal
-        is ("each"), or any at these positions.
+        When its result is zero: if all signals are zero, whatever the other operands ("all"); if
+        all operands are zero, constants too ("sum"), or are not positive ("max") or not negative
+        ("min"); if any one signal is zero ("each"), or any signal at these positions.
     of : int, optional
-        How many of its first operands count; the rest chooses, or is in its weight.
+        The number of leading operands that matter; the others choose, or belong to its weight.
     """
 
     does: Does = ""
@@ -30,7 +30,7 @@ class Fact(NamedTuple):
 
 
 _WORDS: dict[Fact, str] = {
-    # f(0) = 0, and what is zero with all its operands
+    # f(0) = 0, and operations that are zero if all their operands are
     Fact("map"): """
         abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
         cbrt ceil celu complex conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
@@ -39,7 +39,7 @@ _WORDS: dict[Fact, str] = {
         rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
         tanhshrink trunc
     """,
-    # f(0) = 0, and f'(0) = 0 too, as of a product of a signal with itself
+    # f(0) = 0 and f'(0) = 0, as for a product of a signal with itself
     Fact("product"): "square",
     Fact("product", "sum"): "squared_difference",
     Fact("product", "all", 1): "prod var",
@@ -86,10 +86,10 @@ _FACTS[""] = Fact()
 
 
 def fact_of(word: str) -> Fact:
-    """Return what is known of an operation by its plain name.
+    """Return the facts on an operation by its plain name.
 
-    Of "" that it is zero with all its operands, of a name that is not known nothing: that it is
-    zero anywhere is never said. Underscores do not count: soft_sign is softsign.
+    An operation named "" is zero if all its operands are. An unknown operation is never zero.
+    Underscores are ignored: soft_sign is softsign.
 
     >>> fact_of("relu").vanishes, fact_of("sigmoid").vanishes, fact_of("mul").vanishes
     ('all', 'never', 'each')
@@ -100,9 +100,9 @@ def fact_of(word: str) -> Fact:
 
 
 def power(exponent: float | None) -> str:
-    """Return the plain name of a function that is to roles as x to this power is.
+    """Return the plain name of a function with the facts of x to this power.
 
-    None is an exponent that is not known.
+    An exponent of None is unknown.
 
     >>> power(2), power(0.5), power(-0.5)
     ('square', 'sqrt', 'rsqrt')
@@ -113,7 +113,7 @@ def power(exponent: float | None) -> str:
 
 
 def clamped(low: float | None, high: float | None) -> str:
-    """Return the plain name of a function that is to roles as a clamp to this range is.
+    """Return the plain name of a function with the facts of a clamp to this range.
 
     >>> clamped(0, 6), clamped(1e-6, None)
     ('relu', 'exp')

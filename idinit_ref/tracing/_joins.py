@@ -1,4 +1,4 @@
-"""Inside: what puts values together and computes none: concatenations, padding, writes, rolls."""
+"""Internal: operations that combine values without arithmetic: concatenation, padding, writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Joins"]
 
 
 class Joins(Moves):
-    """A drawing that knows what joins values."""
+    """A drawing with the operations that combine values."""
 
     def join(
         self,
@@ -27,7 +27,7 @@ class Joins(Moves):
         shape: Shape | None,
         floating: bool = True,
     ) -> Value:
-        """Draw a concatenation. Parts that are put together again, as in rotary, were no blocks."""
+        """Draw a concatenation. Parts that it rejoins, as rotary embedding does, are not blocks."""
         halves = {half for value in values if isinstance(value, Signal) for half in value.halves}
         for operation, half in halves:
             if any(operation is of and half != rest for of, rest in halves):
@@ -78,9 +78,9 @@ class Joins(Moves):
         others: Sequence[Value] = (),
         does: Does = "pad",
     ) -> Value:
-        """Draw a padding: what it adds before every axis, and between entries; less is a crop.
+        """Draw a padding, by its sizes before each axis and between entries; negative ones crop.
 
-        `others` are what it puts there; `does` is "move" where that is entries of the value.
+        `others` are the values that fill it; `does` is "move" if entries of the value fill it.
         """
         out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         old, gaps = value.shape, gaps or (0,) * len(low)
@@ -110,9 +110,9 @@ class Joins(Moves):
     def write(
         self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
     ) -> Value:
-        """Draw that a part of a value is written over, from `low` on along every axis.
+        """Draw a write to a part of a value, from `low` on along every axis.
 
-        Over a constant that is a padding. Over a signal, what is a part of it itself pads it.
+        A write to a constant is a padding. A write to a signal pads a part that was cut from it.
         """
         if isinstance(value, Made) and not value.parts:
             return self.pad(name, part, low, shape)
@@ -130,7 +130,7 @@ class Joins(Moves):
         return out
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
-        """Draw a shift along axes, in which what leaves at one end enters at the other."""
+        """Draw a circular shift along axes."""
         if value.shape is None or isinstance(value, Data):
             return self.move(name, value, value.shape, lose)
         if isinstance(value, Signal):
@@ -153,7 +153,7 @@ class Joins(Moves):
 
 
 def _merged(parts: Sequence[Part], axis: int) -> tuple[Part, ...]:
-    """Put parts of a parameter together that follow one another as they are stored."""
+    """Merge parts of a parameter that are adjacent in storage."""
     found: list[Part] = []
     for part in parts:
         last = found[-1] if found else None
@@ -183,9 +183,9 @@ def _following(one: View, two: View, axis: int) -> View | None:
 def _padded(
     values: Sequence[Value], axis: int, starts: Sequence[int], sizes: Sequence[int | None]
 ) -> tuple[int, ...]:
-    """Return how far a concatenation moves the signal that it pads.
+    """Return how far a concatenation shifts the signal that it pads.
 
-    That is one of which all others are parts, or else the longest of all.
+    This is a signal of which all others are parts, or else the longest one.
     """
     places = zip(values, starts, sizes, strict=False)
     signals = [(v, start, size or 0) for v, start, size in places if isinstance(v, Signal)]

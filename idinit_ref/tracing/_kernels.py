@@ -1,4 +1,4 @@
-"""Inside: the tap through which a convolution passes its input unshifted, and its phases."""
+"""Internal: the identity tap of a convolution, which passes its input unshifted, and its phases."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def identity(
     Parameters
     ----------
     left, dilation, kernel : sequence of int
-        Its padding before the start, and its kernel's dilation and size, in the order D, H, W.
+        The left padding and the kernel's dilation and size, in the order D, H, W.
     spread : sequence of int
-        By how much it spreads its input: the strides of a transposed convolution.
+        The dilation of its input: the strides of a transposed convolution.
     flipped : sequence of bool
-        Whether the parameter holds the kernel reversed.
+        Whether the parameter stores the kernel reversed.
     forward : bool
         Whether output s*j + r meets input j at tap left + r, as deep learning frameworks define a
         transposed convolution; in `jax.lax` it does at left - r.
@@ -36,7 +36,7 @@ def identity(
     Returns
     -------
     dict
-        `tap`, and `stride` where there is more than one phase: negative if a phase's taps go back.
+        `tap`, and `stride` if there are several phases; it is negative if their taps are reversed.
 
     >>> identity((1,), (1,), (4,), (2,))
     {'tap': (1,), 'stride': (2,)}

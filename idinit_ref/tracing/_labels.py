@@ -1,4 +1,4 @@
-"""Inside: labels of the axes of a product, as the letters of an einsum."""
+"""Internal: the labels of a product's axes, as the letters of an einsum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Sides = tuple[list[list[Hashable]], list[Hashable]]
 
 
 def of_einsum(equation: str, ranks: Sequence[int]) -> Sides:
-    """Return the labels that an equation writes, its ellipses written out.
+    """Return the labels of an equation, with its ellipses expanded.
 
     >>> of_einsum("...a,ab->...b", (3, 2))
     ([['.2', '.1', 'a'], ['a', 'b']], ['.2', '.1', 'b'])
@@ -88,9 +88,9 @@ def kinds_of(own: Labels, rest: Labels, out: Labels, grouped: Labels) -> str:
 def parted(
     made: Made, own: Labels, kinds: str
 ) -> tuple[Made, Labels, str, Mapping[Hashable, list[Hashable]]]:
-    """Return a weight with an axis for each of those that its axes of outputs are joined of.
+    """Return a weight with its output axes split into the axes that were merged into them.
 
-    With it its labels, what its axes are, and the new labels by the old ones.
+    Return also its labels, the kinds of its axes, and the new labels by the old ones.
     """
     sizes: list[int] = []
     labels: list[Hashable] = []
@@ -116,7 +116,7 @@ def parted(
 
 
 def axis_of(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at: int) -> Axis:
-    """Return what of a weight's axes lies along an axis of the result."""
+    """Return the digits of a weight's axes that lie along an axis of the result."""
     if label in own:
         axis = list(own).index(label)
         return (Atom.of(axis, sizes[axis]),)

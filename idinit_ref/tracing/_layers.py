@@ -1,4 +1,4 @@
-"""Inside: convolutions, whose kernels have taps, and lookups in a table."""
+"""Internal: convolutions and lookups in a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Layers"]
 
 
 class Layers(Products):
-    """A drawing that knows convolutions and lookups too."""
+    """A drawing with convolutions and lookups."""
 
     # Convolutions ---------------------------------------------------------------------------
 
@@ -51,18 +51,18 @@ class Layers(Products):
         shape : tuple of int, optional
             Of the result.
         channels, space : int, sequence of int
-            The axes of the result that hold the outputs, and those that the kernel moves along, in
-            the order D, H, W.
+            The axis of the result that holds the outputs, and its spatial axes in the order D, H,
+            W.
         left, dilation, spread : sequence of int
-            The padding before the start, if it is known, the kernel's dilation, and by how much
-            the input is spread (the stride of a transposed convolution).
+            The left padding, if known, the kernel's dilation, and the dilation of the input (the
+            stride of a transposed convolution).
         crops : bool
             Whether the result of a transposed convolution is cropped by `left`, as deep learning
-            frameworks define it; else the spread input is padded by it, as `jax.lax` does.
+            frameworks define it. If not, `left` pads the dilated input, as in `jax.lax`.
         before : sequence of int, optional
-            The spatial axes of the signal, if not those of the result.
+            The spatial axes of the signal, if they differ from those of the result.
         sized : bool
-            Whether `left` follows from the size of the signal, as that of a strided convolution.
+            Whether `left` depends on the signal's size, as with "same" padding and a stride.
         options : mapping, optional
             How the kernel is used, as options of :func:`idinit_ref.plan`: groups, transposed.
         """
@@ -110,7 +110,7 @@ class Layers(Products):
         shape: Shape | None,
         channels: int,
     ) -> Value:
-        """Draw a convolution whose kernel is no weight: made of data, or constant."""
+        """Draw a convolution whose kernel is data or constant."""
         if not isinstance(signal, Signal) or not isinstance(kernel, Signal) or not letters:
             return self.result(name, [signal, kernel], shape)
         rank = len(signal.shape or ())
@@ -132,21 +132,21 @@ class Layers(Products):
         kept: Sequence[int | None] | None = None,
         floating: bool = True,
     ) -> Value:
-        """Draw a lookup: of a table it takes rows; of a stack a matrix, which may be a weight.
+        """Draw a lookup of rows in a table, or of a matrix in a stack (it may be a weight).
 
         Parameters
         ----------
         name : str
             Of the operation.
         values : sequence of Value
-            The table, and what chooses in it.
+            The table and the indices.
         shape : tuple of int, optional
             Of the result.
         kept : sequence of (int or None), optional
-            For each axis of the result the table's axis that it shows in full, or None for one
-            of the chosen places. Of all other axes it takes one place. None if not known.
+            For each axis of the result, the table's axis that it keeps whole, or None for an axis
+            of the indices. The lookup takes one index of every other axis. None if unknown.
         floating : bool
-            Whether the result is a floating tensor.
+            Whether the result is a floating-point tensor.
         """
         table, *rest = values
         if not isinstance(table, Made) or not table.parts:
@@ -173,7 +173,7 @@ class Layers(Products):
         shape: Shape | None,
         floating: bool = True,
     ) -> Value:
-        """Draw a lookup of places along one axis; the axes of these stand where that was."""
+        """Draw a lookup along one axis, which the axes of the indices replace."""
         kept: list[int | None] | None = None
         if table.shape is not None and shape is not None:
             rank = len(table.shape)
@@ -183,7 +183,7 @@ class Layers(Products):
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:
-    """Return the view of what a lookup takes at some place: it is not known at which."""
+    """Return the view of a lookup at an unknown index."""
     axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
     fixed = list(view.fixed)
     for axis, atoms in enumerate(view.axes):

@@ -1,4 +1,4 @@
-"""Inside: what moves the entries of one value and computes none: reshapes, slices, flips."""
+"""Internal: operations that only move one value's entries: reshapes, slices, flips."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
 __all__ = ["Moves", "Span", "lose", "shift_of", "spans_of"]
 
 Span = tuple[int, int, int]
-"""From where to where a slice goes along an axis, and in which steps."""
+"""The start, stop and step of a slice along an axis."""
 _Move = Callable[[View], View | None]
 _DEPTH = 4  # of parts of parts that are known
 
 
 class Moves(Results):
-    """A drawing that knows the moves."""
+    """A drawing with moves."""
 
     def move(
         self,
@@ -34,9 +34,9 @@ class Moves(Results):
         spreads: bool = False,
         does: Does = "move",
     ) -> Value:
-        """Draw a move, given what it does to a view.
+        """Draw a move, given its effect on a view.
 
-        A quiet one leaves a signal's node; `spreads` says that it may copy along axes.
+        A quiet move adds no node to a signal. `spreads` means that it may copy along axes.
         """
         if value.shape is None or shape is None:
             move = lose
@@ -71,7 +71,7 @@ class Moves(Results):
         )
 
     def reshape(self, name: str, value: Value, shape: Shape | None) -> Value:
-        """Draw a reshape: also a squeeze, and axes of size 1 more."""
+        """Draw a reshape, which may add or drop axes of size 1."""
         old = value.shape or ()
         if value.shape == shape is not None:
             return value
@@ -98,7 +98,7 @@ class Moves(Results):
         return out
 
     def turn(self, name: str, value: Value, turns: int, plane: Sequence[int]) -> Value:
-        """Draw quarter turns from one axis to another: a flip, and if they are odd a transpose."""
+        """Draw quarter turns in a plane: a flip, and a transpose if their number is odd."""
         first, second = plane
         flipped: Sequence[int] = ([], [second], [first, second], [first])[turns % 4]
         order = list(range(len(value.shape or ())))
@@ -147,9 +147,9 @@ class Moves(Results):
         gone: Sequence[int] = (),
         shape: Shape | None = None,
     ) -> Value:
-        """Draw a slice: what it takes of every axis, and which axes vanish.
+        """Draw a slice, given its span along every axis and the axes that it drops.
 
-        Where the spans are not known, `shape` is that of the result.
+        If the spans are unknown, `shape` is the shape of the result.
         """
         old = value.shape
         if spans is None or old is None:
@@ -222,7 +222,7 @@ class Moves(Results):
         )
 
     def split(self, name: str, value: Value, axis: int, sizes: Sequence[int | None]) -> list[Value]:
-        """Draw a cut into parts of some sizes along an axis."""
+        """Draw a split into parts of some sizes along an axis."""
         if value.shape is None or None in sizes:
             return [self.part(name, value, None) for _ in sizes]
         whole = [(0, size, 1) for size in value.shape]
@@ -232,7 +232,7 @@ class Moves(Results):
         ]
 
     def unstack(self, name: str, value: Value, axis: int, count: int) -> list[Value]:
-        """Draw a cut into its places along an axis, which vanishes."""
+        """Draw a split into the slices at every index of an axis, without that axis."""
         if value.shape is None:
             return [self.part(name, value, None) for _ in range(count)]
         whole = [(0, size, 1) for size in value.shape]
@@ -243,9 +243,9 @@ class Moves(Results):
 
 
 def spans_of(sizes: Sequence[int | None], index: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
-    """Return what an index, as NumPy's, takes of every axis, and which vanish; None if not known.
+    """Return the span of a NumPy index along every axis, and the axes it drops; None if unknown.
 
-    Axes of size 1 that it puts in do not count.
+    New axes of size 1 are ignored.
 
     >>> spans_of((4, 5, 6), (..., None, 2))
     ([(0, 4, 1), (0, 5, 1), (2, 3, 1)], (2,))
@@ -281,10 +281,7 @@ def shift_of(shift: tuple[int, ...]) -> tuple[int, ...]:
 def _moved(
     value: Signal, shape: Shape | None, move: _Move, spreads: bool
 ) -> tuple[tuple[int, ...], frozenset[int], tuple[Unit, ...]]:
-    """Return by how much padding has moved a signal, and which axes are copies, after a move.
-
-    And which hold units.
-    """
+    """Return a signal's shift by padding, its copied axes and its units, after a move."""
     if not value.shift and not value.spread and not spreads and not value.units:
         return (), frozenset(), ()
     probe = None if shape is None or value.shape is None else move(View.of(value.shape))
@@ -305,7 +302,7 @@ def _moved(
 
 
 def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | None:
-    """Return which part of the outputs a slice takes, or None where it is no block."""
+    """Return the part of the outputs that a slice takes, or None if it is not a block."""
     if len(touched) != 1 or not old.axes[touched[0]]:
         return None
     (axis,) = touched
@@ -323,7 +320,7 @@ def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | No
 
 
 def _folding(fold: Fold, old: Sequence[int], new: Sequence[int]) -> Fold | None:
-    """Return the fold of a reshape that cuts one axis at a period."""
+    """Return the fold of a reshape that splits one axis at a period."""
     for axis in fold.track.operation.space:
         if (*old[:axis], *old[axis + 1 :]) == (*new[:axis], *new[axis + 2 :]):
             return fold._replace(axis=axis)

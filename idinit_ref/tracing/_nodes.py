@@ -1,4 +1,4 @@
-"""Inside: the nodes of a graph so far, and what its parameters were seen to be for."""
+"""Internal: the nodes of a graph under construction, and the uses of its parameters."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _THROUGH_0 = {
 
 
 class Nodes:
-    """A graph that is being drawn.
+    """A graph under construction.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        All of the model.
+        All parameters of the model.
     stops : str
-        What stops gradients in this framework, for messages.
+        The framework's function that stops gradients, for messages.
     prefixed : bool
-        Whether the name of a node begins with that of the last weight operation before it.
+        Whether a node's name begins with that of the last weight operation before it.
     batch : str
-        The letters of the layout that batch axes get first.
+        The preferred layout letters for batch axes.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Nodes:
         self._biases: set[str] = set()  # and those that chose the bias of a weight
 
     def mark(self) -> Any:
-        """Return all that was drawn so far, for `back_to`.
+        """Return the current state, for `back_to`.
 
         >>> draw = Nodes([])
         >>> mark = draw.mark()
@@ -80,7 +80,7 @@ class Nodes:
         return {name: copy(value) for name, value in vars(self).items()}
 
     def back_to(self, mark: Any) -> None:
-        """Take back all that was drawn since a mark."""
+        """Remove everything that was drawn after a mark."""
         vars(self).update(mark)
 
     # What is drawn --------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Nodes:
         return Signal(self.draw("input", base, (), shape), shape)
 
     def use(self, made: Made, use: Use, node: str | None = None) -> None:
-        """Note what parameters are for, and which node takes them."""
+        """Record the use of parameters, and the node that uses them."""
         for part in made.parts:
             seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
             if part.offset and node is not None:
@@ -137,7 +137,7 @@ class Nodes:
     def weigh(
         self, base: str, made: Made, signal: Signal, operation: Operation, out: Signal
     ) -> Signal:
-        """Draw a weight operation; `out` says all of its result but the node."""
+        """Draw a weight operation; `out` is its result without the node."""
         names = names_of([made])
         floating = [name for name in names if self.parameters[name].is_floating] or names
         whole = [name for name in names if self.parameters[name].is_integer]
@@ -179,7 +179,7 @@ class Nodes:
         return f"{weight}: {base}" if self._prefixed else base
 
     def _layer(self, base: str, weight: str) -> str:
-        """Return the layer that has a weight, if an operation by its name is in it; else ""."""
+        """Return the layer that owns a weight if the operation is in that layer, else ""."""
         rest, _, tail = weight.rpartition("/")
         while rest and tail in _SELF_NAMED and not self._prefixed:
             if f"{base}/".startswith(f"{rest}/"):
@@ -188,20 +188,20 @@ class Nodes:
         return ""
 
     def applies(self, base: str, weight: Made) -> bool:
-        """Whether an operation is that of a layer on its own weight."""
+        """Whether an operation applies a layer's own weight."""
         names = names_of([weight])
         return bool(names) and all(self._layer(base, name) for name in names)
 
     def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
-        """Note of factors of products that a node sums all of their units away."""
+        """Record the factors of products whose units a node sums completely."""
         left = {factor for unit in kept for factor in unit.factors}
         for factor in {factor for unit in lost for factor in unit.factors} - left:
             self._struck[factor] = self._struck.get(factor, frozenset()) | {by}
 
     def _keep_copies(self, outputs: Collection[str]) -> None:
-        """Let a sum take copies of a signal that are read elsewhere too: they were not made for it.
+        """Keep the copies of a signal in a sum if another operation also reads them.
 
-        So the streams of hyper-connections start as copies, each of which is a skip.
+        The streams of hyper-connections start as such copies, and each is a skip.
         """
         used = {*outputs, *(name for node in self.nodes for name in node.inputs)}
         for name, wide in self._wide.items():
@@ -211,9 +211,9 @@ class Nodes:
             self.nodes[place] = replace(self.nodes[place], inputs=inputs)
 
     def _with_struck(self) -> list[Node]:
-        """Return the nodes: a factor is struck out if all that comes of it is summed away.
+        """Return the nodes, without the factors of products that all their uses sum over.
 
-        A mean of squares, as of a norm, sums one use of a product alone.
+        A mean of squares, as in a norm, sums only one use of a product.
         """
         users: dict[str, list[Node]] = {}
         for node in self.nodes:
@@ -238,7 +238,7 @@ class Nodes:
     # The graph ------------------------------------------------------------------------------
 
     def graph(self, outputs: Sequence[Value], also: Sequence[Value] = ()) -> Graph:
-        """Return the graph, the parameters first; `also` is returned besides the outputs."""
+        """Return the graph, parameters first; `also` are results other than the outputs."""
         ends = []
         for value in outputs:
             if isinstance(value, Signal):
@@ -283,7 +283,7 @@ class Nodes:
         return Graph([*nodes, *self._with_struck()], tuple(dict.fromkeys(ends)))
 
     def uses(self) -> dict[str, tuple[str, ...]]:
-        """Return the nodes that take each parameter which is used, as far as they are known.
+        """Return the known nodes that use each parameter; unused parameters are absent.
 
         >>> from ._values import Part
         >>> draw = Nodes([Parameter("b", (3,)), Parameter("unused", (3,))])
@@ -297,7 +297,7 @@ class Nodes:
         return {name: tuple(nodes) for name, nodes in found.items()}
 
     def _feeds_weight(self, name: str) -> bool:
-        """Whether a weight operation takes what is computed from a node."""
+        """Whether a weight operation depends on a node."""
         after = {name}
         for node in self.nodes[self._place[name] :]:
             if not after.isdisjoint(node.inputs):
@@ -307,7 +307,7 @@ class Nodes:
         return False
 
     def _frozen(self, outputs: Iterable[str]) -> set[str]:
-        """Return the parameters that reach the outputs, but only by way of what stops gradients."""
+        """Return the parameters that reach the outputs only through stopped gradients."""
         if not self._stops and not any(stopped for *_, stopped in self._uses):
             return set()
         reached, free = set(outputs), set(outputs)

@@ -1,4 +1,4 @@
-"""Inside: all uses of one parameter, and the node that they make of it."""
+"""Internal: all uses of one parameter, and its node."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Parameter", "Seen", "node_of"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a model: its name, its shape, and its dtype by name.
+    """A parameter of a model: its name, its shape, and the name of its dtype.
 
-    `note` says why it is to be left as it is, where its framework says so; "" where it does not.
-    `is_bias` says that its layer calls it one.
+    `note` is the framework's reason to keep it, or "". `is_bias` means that its layer calls it a
+    bias.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Parameter:
 
     @property
     def is_vector(self) -> bool:
-        """Whether it has at most one axis that is longer than 1."""
+        """Whether at most one of its axes is longer than 1."""
         return sum(size > 1 for size in self.shape) < 2
 
     @property
@@ -47,7 +47,7 @@ class Parameter:
 
 @dataclass
 class Seen:
-    """What a tracer has seen of a parameter."""
+    """The observed uses of a parameter."""
 
     uses: set[Use | Literal["sum"]] = field(default_factory=set)
     ways: list[tuple[Operation, Stored | str]] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Seen:
 
 
 def node_of(given: Parameter, seen: Seen) -> Node:
-    """Write a parameter down.
+    """Return the node of a parameter.
 
     >>> node_of(Parameter("b", (3,)), Seen({"bias"})).use
     'bias'
@@ -108,7 +108,7 @@ def node_of(given: Parameter, seen: Seen) -> Node:
 def _storage(
     given: Parameter, seen: Sequence[tuple[Operation, Stored | str]]
 ) -> tuple[tuple[int, ...], dict[str, Any], str]:
-    """Return the shape of the matrix, how it is stored, and what is wrong with it."""
+    """Return the shape of the matrix, its storage options, and the reason why it has none."""
     ways: dict[str, tuple[Operation, Stored, dict[str, Any]]] = {}
     for operation, how in seen:
         if isinstance(how, Stored):
@@ -143,7 +143,7 @@ def _storage(
 
 
 def _blocks(parts: Sequence[set[tuple[int, int]]], outputs: int) -> tuple[int, ...] | None:
-    """Return the sizes of a packed weight's blocks, or None if it is no packed one."""
+    """Return the sizes of a packed weight's blocks, or None if the weight is not packed."""
     ranges = sorted(set().union(*parts))
     if not all(parts) or len(ranges) < 2 or any(a[1] > b[0] for a, b in pairwise(ranges)):
         return None

@@ -1,4 +1,4 @@
-"""Inside: what has a weight: products, convolutions, and lookups in a table."""
+"""Internal: products, sums after products, and lookups by data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Products"]
 
 
 class Products(Joins):
-    """A drawing that knows the operations with weights."""
+    """A drawing with products."""
 
     def product(
         self,
@@ -40,7 +40,7 @@ class Products(Joins):
         shape: Shape | None,
         grouped: Labels = (),
     ) -> Value:
-        """Draw a product that sums over some axes, as an einsum writes it.
+        """Draw a product that sums over some axes, given as an einsum.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class Products(Joins):
         shape : tuple of int, optional
             Of the result.
         grouped : labels
-            Those of a stack of matrices, each for a part of the rows of the other operand.
+            The labels of a stack of matrices, each applied to a part of the other operand's rows.
         """
         given = Einsum(name, values, labels, out, shape, grouped)
         if len(values) == 1:
@@ -84,7 +84,7 @@ class Products(Joins):
         return self._mixed(pair)
 
     def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
-        """Draw a product of two signals, which vanishes with those whose units it does not sum."""
+        """Draw a product of two signals; it vanishes with a signal whose units it does not sum."""
         _, _, labels, out, shape, _ = of
         for signal in signals:
             signal.spend()
@@ -157,7 +157,7 @@ class Products(Joins):
         return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
 
     def _chosen(self, of: Einsum) -> tuple[Value, Value]:
-        """Return two operands, with a matrix that an input chose of a stack as what it is."""
+        """Return two operands, with a matrix that an input chose from a stack as that matrix."""
         found, labels = list(of.values), of.labels
         for at in (0, 1):
             value, rest = found[at], found[1 - at]
@@ -177,7 +177,7 @@ class Products(Joins):
         return found[0], found[1]
 
     def _several(self, of: Einsum) -> Value:
-        """Draw a product of many as products of two, the signals first, then every weight."""
+        """Draw a product of many operands as products of two, signals before weights."""
         name, values, labels, out, shape, _ = of
         sizes: dict[Hashable, int] = {}
         for value, own in zip(values, labels, strict=True):
@@ -196,7 +196,7 @@ class Products(Joins):
         return value
 
     def _of_weights(self, of: Einsum) -> Value:
-        """Return a product of what is made of parameters, each with the axes that it keeps."""
+        """Return a product of values of parameters, each with its remaining axes."""
         name, values, labels, out, shape, _ = of
         found = []
         for at in (0, 1):
@@ -217,7 +217,7 @@ class Products(Joins):
         return joined(shape, found)
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
-        """Note that a weight has a batch axis where the result of an earlier one has an axis."""
+        """Record that a weight has a batch axis at an axis of an earlier weight's result."""
         for axis, label in enumerate(rest):
             if label not in own or label not in out:
                 continue
@@ -227,7 +227,7 @@ class Products(Joins):
                         operation.batched.add((atom.axis, atom.step, atom.size))
 
     def multiply(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
-        """Draw a product entry by entry: a scaling, a gate, or half of one of matrices."""
+        """Draw an elementwise product: a scaling, a gate, or half of a matrix product."""
         if isinstance(a, Signal) and isinstance(b, Signal):
             for operation, half in a.halves:
                 if any(operation is of and half != rest for of, rest in b.halves):
@@ -242,7 +242,7 @@ class Products(Joins):
         return out
 
     def _is_standard(self, signal: Value, by: Value) -> bool:
-        """Whether a product with a signal is a norm's: by a running variance, and a scale."""
+        """Whether a product with a signal is a norm's, with a running variance and a scale."""
         if not isinstance(signal, Signal) or not isinstance(by, Made) or not by.rooted:
             return False
         return not all(self.parameters[part.name].note for part in by.parts)
@@ -257,7 +257,7 @@ class Products(Joins):
     ) -> Value:
         """Draw a product with numbers, a quotient by them, or a change of sign.
 
-        By a number it leaves a weight, or its result, what it is; by anything else it does not.
+        Only a number keeps a weight a weight, and a weight's result such a result.
         """
         word = "scale" if len(values) == 1 else word
         rest = [value for value in values if not is_number(value)]
@@ -281,10 +281,9 @@ class Products(Joins):
         return out
 
     def sum(self, name: str, value: Value, axes: Sequence[int], shape: Shape | None) -> Value:
-        """Draw a sum along axes: after a product entry by entry it may be one of matrices.
+        """Draw a sum along axes; after an elementwise product it may be a matrix product.
 
-        Of the periods of a circle, in which the result of a convolution is laid, it moves where
-        that began.
+        A sum over the periods of a folded convolution result shifts its origin.
         """
         signal = value if isinstance(value, Signal) else None
         if signal is not None and signal.fold and tuple(axes) == (signal.fold.axis,) and shape:
@@ -303,7 +302,7 @@ class Products(Joins):
     def _units_after(
         self, signal: Signal, axes: Sequence[int], shape: Shape | None, by: str
     ) -> tuple[Unit, ...]:
-        """Return the units of a sum along axes; of factors that are summed away it has none."""
+        """Return the units of a sum along axes, without those of factors that it sums over."""
         left = [unit for unit in signal.units if unit.axes.isdisjoint(axes)]
         self.strike([unit for unit in signal.units if unit not in left], left, by)
         rank = len(signal.shape or ())
@@ -315,7 +314,7 @@ class Products(Joins):
     def _summed(
         self, name: str, term: Term, axes: Sequence[int], whole: Shape, shape: Shape | None
     ) -> Value | None:
-        """Draw a product entry by entry and its sum as the product that they are; None if none."""
+        """Draw an elementwise product and its sum as a matrix product; None if they are not one."""
         signal, made = term
         rank, lost = len(whole), any(part.view is None for part in made.parts)
         if signal.shape is None or made.shape is None or lost:
@@ -349,10 +348,10 @@ class Products(Joins):
 
 
 def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
-    """Return the signal that is a matrix or kernel, of one weight; an empty one if none is.
+    """Return the signal that is a computed matrix or kernel of one weight, or an empty signal.
 
-    The outputs of that weight lie along what is summed, and along an axis that it alone has; it has
-    no rows of its own, as the queries of grouped heads have.
+    The outputs of that weight lie along the summed axes and along an axis that the other signal
+    lacks. It has no rows of its own, unlike the queries of grouped heads.
     """
     for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
         for unit in signal.units:
@@ -363,14 +362,14 @@ def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Label
 
 
 def _picked_axes(signal: Signal, axes: Sequence[int]) -> Signal:
-    """Return a signal with some of its axes alone; it is only copied along the others."""
+    """Return a signal with only some of its axes; along the others it was copied."""
     shape = tuple((signal.shape or ())[axis] for axis in axes)
     tracks = tuple(track._replace(view=track.view.transpose(axes)) for track in signal.tracks)
     return Signal(signal.narrow or signal.node, shape, tracks)
 
 
 def _folded(out: Signal, fold: Fold, shape: Shape) -> Signal:
-    """Return a convolution's result of whose periods the sum was taken."""
+    """Return a folded convolution result after the sum over its periods."""
     operation, view = fold.track.operation, fold.track.view
     period, where = shape[fold.axis], operation.space.index(fold.axis)
     left = list(operation.left or ())

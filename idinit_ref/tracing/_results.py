@@ -1,4 +1,4 @@
-"""Inside: operations of any kind: what comes of values of which nothing but a word is known."""
+"""Internal: operations of any kind, of which only the plain name is known."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Results", "done_by", "spread"]
 _MOST = 4  # as many results are followed at once
 _ROOT = 2  # of a node: a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
-"""Of an operation on entries the operands each of which is a factor of the result."""
+"""The positions of an elementwise operation's operands that are factors of the result."""
 _ON_DATA = {"attention", "join", "select"}
-"""What makes a signal of a learned tensor that it is applied to."""
+"""Operations that turn a learned operand into a signal."""
 
 
 class Results(Nodes):
-    """A drawing that knows operations by their words."""
+    """A drawing with operations by their plain names."""
 
     def result(
         self,
@@ -34,10 +34,10 @@ class Results(Nodes):
         floating: bool = True,
         word: str | Fact = "",
     ) -> Value:
-        """Draw what depends on some values, however it does.
+        """Draw an operation that depends on some values in any way.
 
-        `word` is the plain name of what it does, as :func:`fact_of` knows it, or says it itself;
-        "" of what is zero with all these values.
+        `word` is its plain name, as :func:`fact_of` lists it, or its facts; "" means that the
+        result is zero if all these values are.
         """
         fact = fact_of(word) if isinstance(word, str) else word
         if fact.does in _ON_DATA and floating:
@@ -113,9 +113,10 @@ class Results(Nodes):
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
     def _note_root(self, node: str, word: str) -> None:
-        """Note that a node is a root of statistics, as a norm divides by, or a variance.
+        """Record that a node is a root of statistics, as the divisor of a norm, or a variance.
 
-        Behind no weight it is taken for one too: a running variance that is given as an input.
+        A root that depends on no weight also counts: it may be of a running variance among the
+        inputs.
         """
         is_given = self._after[node][0] < 0
         if word in ROOTS and (self._pooled[node] or word == "std" or is_given):
@@ -126,7 +127,7 @@ class Results(Nodes):
     # Learned tensors that are data ----------------------------------------------------------
 
     def data(self, value: Made) -> Signal:
-        """Return learned tensors, as tokens and places are, as the signal that starts there."""
+        """Return the signal that starts at learned tensors, such as tokens and positions."""
         if value not in self._tables:
             names = names_of([value])
             for name in names:
@@ -147,16 +148,16 @@ class Results(Nodes):
         return signal
 
     def is_data(self, value: Made) -> bool:
-        """Whether a value is made of learned tensors that were used as data before."""
+        """Whether a value consists of learned tensors that were used as data before."""
         names = names_of([value])
         return bool(names) and all(name in self._starts for name in names)
 
     def _floats(self, value: Made) -> bool:
-        """Whether a value is made of floating parameters."""
+        """Whether a value consists of floating-point parameters."""
         return any(self.parameters[part.name].is_floating for part in value.parts)
 
     def _as_data(self, values: Sequence[Value], fact: Fact) -> list[Value]:
-        """Return operands with those that are learned tensors as signals."""
+        """Return operands, with learned tensors turned into signals."""
         count = 3 if fact.does == "attention" else fact.of
         found = list(values)
         if not any(isinstance(value, (Signal, Data)) for value in values):
@@ -174,7 +175,7 @@ class Results(Nodes):
         floating: bool = True,
         word: str | Fact = "",
     ) -> Value:
-        """Draw an operation of which it is not known where the axes of what it takes go."""
+        """Draw an operation that maps its operands' axes to its result's in an unknown way."""
         out = self.result(name, values, shape, floating, word)
         if isinstance(out, Made):
             return out.noted(done_by("", name, []))
@@ -192,10 +193,10 @@ class Results(Nodes):
         doing: str = "",
         word: str | Fact = "",
     ) -> Value:
-        """Draw an operation on entries, which broadcasts its operands.
+        """Draw an elementwise operation, which broadcasts its operands.
 
-        `doing` says in words what it does to one operand with another: "multiplied by". `word` is
-        its plain name, if that is not the first one.
+        `doing` describes its effect on an operand: "multiplied by". `word` is its plain name, if
+        that differs from `name`.
         """
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
@@ -213,7 +214,7 @@ class Results(Nodes):
     def _of_parameters(
         self, name: str, values: Sequence[Value], shape: Shape | None, doing: str, word: str | Fact
     ) -> Made:
-        """Return what an operation on entries makes of parameters."""
+        """Return the result of an elementwise operation on parameters."""
         found, factors = [], set()
         places = _FACTORS.get(word, ())  # type: ignore[arg-type]  # of words
         for at, value in enumerate(values):
@@ -222,16 +223,16 @@ class Results(Nodes):
             rest = [operand for operand in values if operand is not value]
             made = spread(value, shape)
             if at in places:  # 0 / (0 + e) is 0, and 0 / 0 is not
-                others = [*values[:at], *values[at + 1 :]]  # v * v is no factor v of another
+                others = [*values[:at], *values[at + 1 :]]  # in v * v, v is no factor
                 by = [p for v in others if isinstance(v, Made) for p in v.parts if not p.added]
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, name, rest)))
-        return joined(shape, found).factored(factors if places else ())  # a square is no factor
+        return joined(shape, found).factored(factors if places else ())  # a square is not a factor
 
 
 def spread(value: Made, shape: Shape | None) -> Made:
-    """Return what is made of parameters as an operation on entries broadcasts it."""
+    """Return a value of parameters, broadcast by an elementwise operation."""
     old = value.shape
     if old is None or shape is None or len(old) > len(shape):
         return value.lost(shape)
@@ -242,7 +243,7 @@ def spread(value: Made, shape: Shape | None) -> Made:
 
 
 def done_by(doing: str, name: str, rest: Sequence[Value]) -> Callable[[str], str]:
-    """Return what an operation does to a parameter of one operand, given the other operands."""
+    """Describe the effect of an operation on an operand, given the other operands."""
     names = names_of(rest)
 
     def done(own: str) -> str:
@@ -258,7 +259,7 @@ def done_by(doing: str, name: str, rest: Sequence[Value]) -> Callable[[str], str
 
 
 def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Signal:
-    """Return a result with the axes that it still has of its operands."""
+    """Return a result with the operands' axes that it keeps."""
     tracks = [track._replace(is_faded=True) for signal in alike for track in signal.tracks]
     if not tracks and not halves:
         return out

@@ -1,4 +1,4 @@
-"""Inside: how a parameter is stored, from where its axes are in an operation's weight."""
+"""Internal: the stored form of a parameter, from its axes in an operation's weight."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _BATCH = "LENKPQRSTUVXYZABCFGJM"
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight as its operation sees it.
+    """The stored form of an operation's weight.
 
     Parameters
     ----------
     shape : tuple of int
-        The stored shape, with axes parted that serve two ends.
+        The stored shape, with an axis split if it serves as several axes of the weight.
     letters : str
-        A letter for each of these axes; those of one letter count as one.
+        A letter for each of these axes; axes with the same letter count as one.
     outs : tuple of int
-        For each O among them, which axis of the operation's weight it is in, or -1.
+        For each O axis, its axis of the operation's weight, or -1.
     cut : tuple of int, optional
-        Which part of the first O axis the operation uses, if not all.
+        The part of the first O axis that the operation uses, if not all of it.
     spans : mapping of int to (int, int)
-        Where along an axis of the operation's weight it begins, and for how long it fills it.
+        Its start and length along an axis of the operation's weight.
     flipped : str
-        The letters of axes that the operation sees reversed.
+        The letters of axes that the operation uses reversed.
     narrow : bool
-        Whether only a part of its inputs goes into the operation.
+        Whether the operation uses only a part of its inputs.
     """
 
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class Stored:
 
 
 class _Run(NamedTuple):
-    """A digit along a stored axis, and the letter and place of the operand's axis that has it."""
+    """A digit along a stored axis, and the letter and position of its axis in the operand."""
 
     atom: Atom
     letter: str
@@ -70,10 +70,10 @@ def stored(
     batched: Collection[tuple[int, int, int]] = (),
     batch: str = "",
 ) -> Stored | str:
-    """Return how a parameter is stored, given the letter of every axis of the operand.
+    """Return the stored form of a parameter, given the letter of every axis of the operand.
 
-    The letter "B" is a batch axis; each gets a letter of its own, those of `batch` first. `batched`
-    are more of them: digits of axes, by axis, step and size. A string says what is wrong.
+    The letter "B" is a batch axis. Each gets its own letter, those in `batch` first. `batched` are
+    further batch axes: digits by axis, step and size. A string is the reason why there is no form.
 
     >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
     'OI'
@@ -81,7 +81,7 @@ def stored(
     if view is None:
         return "its axes cannot be followed to"
     axes: list[_Axis] = []
-    whole: list[_Run] = []  # the O axes that are stored in one piece
+    whole: list[_Run] = []  # the O axes that are stored contiguously
     flipped, narrow = "", False
     for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
         kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
@@ -117,7 +117,7 @@ def stored(
 
 
 def _spans(view: View, outs: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Return where a parameter fills an axis without gaps, and for how long."""
+    """Return the start and length of a parameter along each axis that it fills without gaps."""
     found = {}
     for place in set(outs) - {-1}:
         first, *inner = view.axes[place] or (Atom.of(-1, 1),)
@@ -148,7 +148,7 @@ def _runs(
 
 
 def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
-    """Part a stored axis that serves several ends; None if its digits do not make it up."""
+    """Split a stored axis by its digits; None if they do not cover it."""
     inner, parts = 1, []
     for number, run in reversed(list(enumerate(runs))):
         if abs(run.atom.step) != inner:
@@ -160,7 +160,7 @@ def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
 
 
 def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) -> list[_Axis]:
-    """Give every batch axis a letter, and an operation the axis of size 1 that it lacks."""
+    """Give every batch axis a letter, and add the missing axis of size 1."""
     new = list(axes)
     for at, axis in enumerate(new):
         if axis.letter == "?":  # of size 1: what is missing, or a batch axis
@@ -175,14 +175,14 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) 
 
 
 def blocks_of(found: Stored, cuts: Iterable[tuple[int, int, int]]) -> set[tuple[int, int]]:
-    """Return where the parts of a weight's outputs begin and end; none if they are no blocks.
+    """Return the ranges of the parts of a weight's outputs; none if they are not blocks.
 
     Parameters
     ----------
     found : Stored
         The weight.
     cuts : iterable of (int, int, int)
-        Parts of the operation's result: the axis of its weight, and from where to where.
+        Parts of the operation's result: the axis of its weight, the start and the stop.
     """
     lengths = [n for n, letter in zip(found.shape, found.letters, strict=True) if letter == "O"]
     first, last = found.cut or (0, lengths[0])

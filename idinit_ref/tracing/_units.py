@@ -1,4 +1,4 @@
-"""Inside: which axes of a signal hold the units (the outputs) of the weights that it came from."""
+"""Internal: the axes of a signal that hold units, the outputs of earlier weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _MOST = 4  # as many are followed at once, and as many factors of each
 
 
 class Unit(NamedTuple):
-    """Axes with units, and the factors that the signal went into on its way."""
+    """Axes with units, and the products of which the signal was a factor on its way."""
 
     axes: frozenset[int]
     factors: tuple[Factor, ...] = ()
 
     def within(self, factor: Factor) -> Unit:
-        """Return it as a factor of a product."""
+        """Return it with one more product of which it is a factor."""
         return self._replace(factors=(*self.factors, factor)[-_MOST:])
 
 
 def merged(units: Iterable[Unit]) -> tuple[Unit, ...]:
-    """Return units that meet in one signal: those that came the same way as one.
+    """Return units that meet in one signal, merged if their factors are equal.
 
     >>> merged([Unit(frozenset({0})), Unit(frozenset({1}))])
     (Unit(axes=frozenset({0, 1}), factors=()),)
@@ -39,7 +39,7 @@ def merged(units: Iterable[Unit]) -> tuple[Unit, ...]:
 
 
 def renumbered(units: Sequence[Unit], places: Mapping[int, int]) -> tuple[Unit, ...]:
-    """Return units whose axes have new places; an axis without one is gone."""
+    """Return units with renumbered axes; an axis without a new number is dropped."""
     moved = (
         unit._replace(axes=frozenset(places[axis] for axis in unit.axes if axis in places))
         for unit in units
@@ -48,7 +48,7 @@ def renumbered(units: Sequence[Unit], places: Mapping[int, int]) -> tuple[Unit, 
 
 
 def seen_by(probe: View, units: Sequence[Unit]) -> tuple[Unit, ...]:
-    """Return units after a move, given what it makes of a view of the whole signal."""
+    """Return units after a move, given the moved view of the whole signal."""
     sources = [{atom.axis for atom in atoms} for atoms in probe.axes]
     moved = (
         unit._replace(axes=frozenset(at for at, held in enumerate(sources) if held & unit.axes))
@@ -60,7 +60,7 @@ def seen_by(probe: View, units: Sequence[Unit]) -> tuple[Unit, ...]:
 def spread_to(
     units: Sequence[Unit], old: Sequence[int] | None, new: Sequence[int] | None
 ) -> tuple[Unit, ...]:
-    """Return the units of an operand as its operation on entries broadcasts it."""
+    """Return the units of an operand, broadcast by an elementwise operation."""
     if not units or old is None or new is None or len(old) > len(new):
         return ()
     more = len(new) - len(old)

@@ -1,4 +1,4 @@
-"""Inside: what a tensor of a computation is: a signal, made of parameters, or mere data."""
+"""Internal: the value of a tensor in a trace: a signal, made of parameters, or data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ._units import Unit
 
 Shape = tuple[int, ...]
 Cut = tuple[int, int, int]
-"""An axis of the weight of an operation, and from where to where."""
+"""An axis of an operation's weight, a start and a stop."""
 
 
 class Part(NamedTuple):
-    """How a parameter goes into something; no view where its axes are lost."""
+    """A parameter in a value; the view is None if its axes cannot be tracked."""
 
     name: str
     view: View | None
@@ -31,12 +31,12 @@ class Part(NamedTuple):
 
     @property
     def ends(self) -> bool:
-        """Whether all of a value vanishes with this part alone, to first order."""
+        """Whether the whole value vanishes with this part, to first order."""
         return self.factor or not (self.done or self.added)
 
 
 class Made(NamedTuple):
-    """A value made of parameters and constants alone: of no parts, a constant."""
+    """A value computed only from parameters and constants; without parts it is a constant."""
 
     shape: Shape | None
     parts: tuple[Part, ...] = ()
@@ -50,7 +50,7 @@ class Made(NamedTuple):
         return self.value == 0
 
     def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
-        """Return what becomes of it when the axes of all its parts are moved."""
+        """Return it with the axes of all its parts moved."""
         new = []
         for part in self.parts:
             view = None if part.view is None else move(part.view)
@@ -59,21 +59,21 @@ class Made(NamedTuple):
         return Made(shape, tuple(new), self.number, self.value, self.rooted)
 
     def lost(self, shape: Shape | None) -> Made:
-        """Return what is made of it in a way that nothing follows."""
+        """Return it with parts whose axes are no longer tracked."""
         return self.moved(shape, lambda view: None)
 
     def noted(self, done: Callable[[str], str]) -> Made:
-        """Return it with a note of what is done to each part, where there is none yet."""
+        """Return it with a note on each part that has none: the operation done to it."""
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
         return self._replace(parts=parts)
 
     def multiplied(self, by: Collection[str]) -> Made:
-        """Return it as a factor of a product with what is made of other parameters."""
+        """Return it as a factor of a product with a value of other parameters."""
         parts = (part._replace(factor=part.ends and part.name not in by) for part in self.parts)
         return self._replace(parts=tuple(parts))
 
     def factored(self, names: Collection[str]) -> Made:
-        """Return it as what vanishes with each of some parameters alone, and with no other."""
+        """Return it as a value that vanishes with each of some parameters, and with no other."""
         parts = (part._replace(factor=part.name in names) for part in self.parts)
         return self._replace(parts=tuple(parts))
 
@@ -83,13 +83,13 @@ class Made(NamedTuple):
 
     @property
     def is_table(self) -> bool:
-        """Whether it may vary along more than one axis, as tokens or places do, but no bias."""
+        """Whether it may vary along several axes, as tokens and positions do, unlike a bias."""
         views = [part.view for part in self.parts]
         return any(view is None or view.rank > 1 for view in views)
 
     @property
     def is_vector(self) -> bool:
-        """Whether it varies along one axis at most, wherever it has been spread to."""
+        """Whether it varies along at most one axis, also after broadcasting."""
         if self.is_table:
             return False
         views = [part.view for part in self.parts if part.view is not None]
@@ -99,12 +99,12 @@ class Made(NamedTuple):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether every part is followed, and shows more than one axis."""
+        """Whether every part is tracked and has more than one axis."""
         return all(part.view is not None and part.view.rank > 1 for part in self.parts)
 
 
 def joined(shape: Shape | None, values: Sequence[Made]) -> Made:
-    """Return what is made of several; of two ways to one parameter, those that show more."""
+    """Return a value of several; a parameter in two of them keeps the view with more axes."""
     ways: dict[str, list[Part]] = {}
     for value in values:
         here: dict[str, list[Part]] = {}
@@ -133,10 +133,10 @@ def _shown(parts: Sequence[Part]) -> int:
 
 @dataclass(eq=False)
 class Operation:
-    """A dense layer or convolution; what becomes of its result says whether it is packed.
+    """A dense layer or convolution; the uses of its result decide whether it is packed.
 
-    Of a convolution, `left` is its padding before the start, `spread` by how much it spreads its
-    input (more than 1 in a transposed one), and `space` the axes of its result that it moves along.
+    For a convolution, `left` is the left padding, `spread` the dilation of its input (more than 1
+    if transposed), and `space` the spatial axes of its result.
     """
 
     sizes: Shape  # of its weight
@@ -160,7 +160,7 @@ class Operation:
     # digits that a later weight has as batch axes
 
     def crop(self, spans: Sequence[tuple[int, int, int]]) -> None:
-        """Note that the result of a transposed convolution is cropped by hand, as padding does."""
+        """Record a slice that crops the result of a transposed convolution, as padding does."""
         if self.left is None or max(self.spread, default=1) == 1:
             return
         left = list(self.left)
@@ -172,7 +172,7 @@ class Operation:
         self.left = tuple(left)
 
     def stored(self, view: View | None, shape: Sequence[int], batch: str = "") -> Stored | str:
-        """Return how a parameter is stored that the weight is made of; `batch` as in `stored`."""
+        """Return the stored form of a parameter of the weight; `batch` is as in `stored`."""
         if self.kinds is None:
             return "no layout is known for the weight of"
         found = stored(view, self.kinds, shape, self.batched, batch)
@@ -182,7 +182,7 @@ class Operation:
         return found
 
     def identity(self, found: Stored) -> dict[str, Any]:
-        """Return the identity tap of a convolution, and its phases, on the axes that are stored."""
+        """Return the identity tap and the phases of a convolution, along the stored axes."""
         letters = SPATIAL[len(SPATIAL) - len(self.kernel) :]
         kept = [at for at, letter in enumerate(letters) if letter in found.letters]
         if self.left is None or not kept:
@@ -193,7 +193,7 @@ class Operation:
         return identity(left, dilation, kernel, spread, turned, self.forward)
 
     def parts(self, found: Stored) -> set[tuple[int, int]]:
-        """Return which parts of a weight's outputs are used each on its own; none if it is one."""
+        """Return the parts of a weight's outputs that are used separately; none if not packed."""
         if found.cut is None and self.whole:
             return set()
         ranges = blocks_of(found, () if self.whole else self.cuts)
@@ -203,7 +203,7 @@ class Operation:
 
 
 class Track(NamedTuple):
-    """That a signal is the result of an operation, perhaps after a bias, moves and cuts."""
+    """The operation of which a signal is the result, also after a bias, moves and slices."""
 
     operation: Operation
     view: View
@@ -212,7 +212,7 @@ class Track(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """That the result of a convolution is laid in circles: padded, cut at a period, and summed."""
+    """A convolution result that is wrapped around: padded, split at a period, and summed."""
 
     track: Track
     low: tuple[int, ...]  # how far padding has moved it, along each axis
@@ -220,13 +220,13 @@ class Fold(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of another signal: which, and how far it is moved along every axis, if it is."""
+    """A part of another signal, and its shift along every axis, if any."""
 
     node: str
     shift: tuple[int, ...] | None
 
     def cropped(self, starts: Sequence[int] | None) -> Piece:
-        """Return it without what a slice cuts off before it; None if that is no plain slice."""
+        """Return it after a slice that drops leading entries; None if the slice is not plain."""
         if starts is None or self.shift is None:
             return self._replace(shift=None)
         by = zip(self.shift, starts, strict=True)
@@ -234,7 +234,7 @@ class Piece(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A product, entry by entry, of a signal and what is made of parameters."""
+    """An elementwise product of a signal and a value of parameters."""
 
     signal: Signal
     made: Made
@@ -261,24 +261,24 @@ class Signal(NamedTuple):
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
 
     def spend(self) -> None:
-        """Note that the result of an operation is used in one piece."""
+        """Record that the result of an operation is used whole."""
         for track in self.tracks:
             if not (track.is_part or track.is_faded):
                 track.operation.whole = True
 
     @property
     def fresh(self) -> tuple[Track, ...]:
-        """Of what it is the result, with nothing but a bias added."""
+        """The operations of which it is the result, with at most a bias added."""
         return tuple(track for track in self.tracks if not track.is_faded)
 
     @property
     def moved(self) -> tuple[int, ...]:
-        """How far padding has moved it along each axis."""
+        """Its shift by padding along each axis."""
         return self.shift or (0,) * len(self.shape or ())
 
     @property
     def chain(self) -> tuple[Piece, ...]:
-        """What it is a part of, the nearest first: itself."""
+        """The signals that it is a part of, nearest first, starting with itself."""
         return (Piece(self.node, self.moved), *self.pieces)
 
 
@@ -304,6 +304,6 @@ def is_number(value: Value) -> bool:
 
 
 def names_of(values: Iterable[Value]) -> list[str]:
-    """Return the parameters that some values are made of."""
+    """Return the names of the parameters in some values."""
     parts = (part for value in values if isinstance(value, Made) for part in value.parts)
     return list(dict.fromkeys(part.name for part in parts))

@@ -81,7 +81,7 @@ def meshes(mesh, explicit, mixed):
     other = "the one that is set"
     refused(other, explicit, NamedSharding(mesh, P("x")), jit=True)
     refused(other, None, NamedSharding(explicit, P("x")), jit=True)
-    refused("find a mesh", None, abstract, jit=False)
+    refused("have a mesh", None, abstract, jit=False)
     refused("unreduced", None, NamedSharding(explicit, P("x", unreduced={"y"})), jit=False)
     refused("has 3 axes", None, NamedSharding(mesh, P("x", None, None)), jit=False)
     refused("name only axes of the mesh", explicit, P("z"), jit=True)

@@ -120,7 +120,7 @@ def test_what_happens_in_a_loop_is_said_not_to_be_seen():
 
     audit = irj.audit({"w": jnp.stack([jnp.eye(6)] * 3), "h": jnp.eye(6)}, X, deep)
     assert audit.healthy
-    assert "was not seen: w: product" in audit.limits[-1]
+    assert "were not measured: w: product" in audit.limits[-1]
 
 
 def test_tokens_alone_are_judged_by_samples_and_embeddings():

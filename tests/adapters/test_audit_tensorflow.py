@@ -163,7 +163,7 @@ STILL = keras.Sequential([keras.Input((6,)), keras.layers.ReLU()])
         (None, None, GraphError, "^inputs = None.*should have values"),
         (None, np.array([b"x"], object), GraphError, "^inputs = "),
         (Unbuilt(), None, GraphError, "^inputs = None.*pass an array"),
-        (None, np.ones((2, 7)), GraphError, "^inputs = .*should be able to take them"),
+        (None, np.ones((2, 7)), GraphError, "^inputs = .*should accept them"),
         (STILL, np.ones((2, 6)), GraphError, "trainable weights"),
         (3, np.ones((2, 6)), OptionTypeError, "keras.Model"),
     ],

@@ -992,7 +992,7 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("name", ROLES)
     def test_keras_own_graph_says_the_same(name):
         model, example, graph = traced(name)
-        arguments = _trace.prepared(model, example)
+        arguments = _trace.prepare(model, example)
         held = _trace._parameters(model)
         draw = _trace._drawing(held)
         names = {id(one.variable): one.parameter.name for one in held}
@@ -1172,7 +1172,9 @@ else:
             def call(self, x):
                 return x + ops.matmul(x, ops.transpose(self.w[0]))
 
-        with pytest.raises(errors.GraphError, match=r"not seen where.*TensorFlow backend"):
+        with pytest.raises(
+            errors.GraphError, match=r"origin of one of its operands.*TensorFlow backend"
+        ):
             init_(Hidden(), A)
 
 

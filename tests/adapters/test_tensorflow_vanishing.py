@@ -27,7 +27,7 @@ IMAGE = np.linspace(0.3, 1.7, 2 * 6 * 6 * 4, dtype=np.float32).reshape(2, 6, 6, 
 
 def walked(model):
     """The graph of Keras' own calls, whatever the backend."""
-    arguments = _trace.prepared(model, None)
+    arguments = _trace.prepare(model, None)
     held = _trace._parameters(model)
     draw = _trace._drawing(held)
     names = {id(one.variable): one.parameter.name for one in held}

@@ -498,7 +498,7 @@ def test_a_complex_view_that_negates_lazily(conjugated):
     assert signs.any()
     assert not signs.all()
     view = view.conj() if conjugated else view
-    refused(errors.OptionError, view, "tensor = 'lazily negated'", "is a view of")
+    refused(errors.OptionError, view, "tensor = 'lazily negated'", "base tensor of this view")
     assert (base == 0).all()
 
 

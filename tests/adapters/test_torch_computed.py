@@ -129,7 +129,7 @@ REFUSED = {
     "orthogonal without a base": (
         lambda: orthogonal(nn.Linear(4, 4), "weight", "cayley", use_trivialization=False),
         {},
-        "PyTorch said.*remove_parametrizations",
+        "PyTorch raised.*remove_parametrizations",
     ),
     "no right inverse": (lambda: changed(nn.Linear(4, 4), Exponential()), {}, "Exponential"),
     "pruned": (lambda: pruned(nn.Linear(4, 4), 1 - torch.eye(4)), {}, "prune.remove"),

@@ -512,9 +512,9 @@ def test_quantised_weights_are_named_and_no_override_can_write_them():
     assert found["scale"].role == "keep"
     assert found["last.weight"].role == "zero"
     before = state(model)
-    with pytest.raises(errors.DTypeError, match=r"of parameter 'weight'.*int8"):
+    with pytest.raises(errors.DTypeError, match=r"parameter 'weight'.*int8"):
         init_(model, image(2, 4), overrides={"weight": "transit"})
-    with pytest.raises(errors.DTypeError, match=r"of parameter 'weight'.*int8"):
+    with pytest.raises(errors.DTypeError, match=r"parameter 'weight'.*int8"):
         init_(model, image(2, 4), overrides={"weight": "bias"})
     assert state(model) == before
 
@@ -536,7 +536,7 @@ def test_a_dtype_that_cannot_hold_eps_leaves_the_model_untouched():
     assert state(model) == before
     model = Residual(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))).half()
     before = state(model)
-    with pytest.raises(errors.RoundingError, match=r"of parameter 'layer.1.weight'"):
+    with pytest.raises(errors.RoundingError, match=r"parameter 'layer.1.weight'"):
         init_(model, image(2, 4).half(), eps=1e-9)
     assert state(model) == before
 
@@ -674,7 +674,7 @@ def test_branches_on_values_are_followed_on_the_real_model():
     assert decide(trace(model, torch.ones(2, 4))).roles["layers.0.weight"] == "zero"
     assert entry(model, -torch.ones(2, 4), "layers.0.weight").why.startswith("not used")
     assert state(model) == before
-    with pytest.raises(errors.GraphError, match=r"_local_scalar_dense.*put it on a real device"):
+    with pytest.raises(errors.GraphError, match=r"_local_scalar_dense.*move it to a real device"):
         trace(model.to("meta"), torch.ones(2, 4, device="meta"))
 
 
@@ -764,8 +764,8 @@ def test_one_forward_pass_with_meta_parameters_checks_and_writes_nothing():
 @pytest.mark.parametrize(
     ("inputs", "options", "error", "says"),
     [
-        (torch.zeros(2, 7, dtype=torch.long), {}, errors.GraphError, r"int64\(2, 7\).*said: "),
-        (torch.zeros(2, 6), {}, errors.GraphError, r"float32\(2, 6\).*pass what model"),
+        (torch.zeros(2, 7, dtype=torch.long), {}, errors.GraphError, r"int64\(2, 7\).*raised: "),
+        (torch.zeros(2, 6), {}, errors.GraphError, r"float32\(2, 6\).*pass arguments that model"),
         ({"idz": IDS}, {}, errors.GraphError, r"idz.*unexpected keyword"),
         ("text", {}, errors.OptionTypeError, "example_inputs.*wrap it in a tuple"),
         (IDS, {"overrides": {"*.q.weight": "keep"}}, errors.OptionError, r"nearest are.*weight"),

@@ -151,7 +151,7 @@ def test_all_biases_can_be_kept(framework):
 @every
 def test_an_unknown_option_is_named(framework):
     net = framework(bias=RING)
-    with pytest.raises(OptionTypeError, match="scale = 2, but there is no such option of a whole"):
+    with pytest.raises(OptionTypeError, match="scale is not an option of a whole"):
         net.init(scale=2)
     with pytest.raises(OptionTypeError, match="tuas = 2"):
         net.init(tuas=2)

@@ -78,7 +78,7 @@ def test_a_width_that_cannot_be_is_40(columns, idinit, monkeypatch):
         ("show 3 3 --role zero --dtype float8_e4m3fn", "eps = 1e-06, but it rounds to 0"),
         ("show", "the following arguments are required: SIZE (see idinit show --help)"),
         ("show 3 x", "argument SIZE: invalid int value: 'x' (see idinit show --help)"),
-        ("show 3 3 --tap 1;1", "argument --tap: '1;1', but it should be whole numbers"),
+        ("show 3 3 --tap 1;1", "argument --tap: '1;1', but it should be integers"),
         ("export --preset gpt --out a.safetensors", "did you mean 'gpt2'?"),
         ("export --preset gpt2 --out a.bin", "path = 'a.bin', but its suffix should be"),
         (["export", "--preset", "gpt2", "--out", ""], "path = '', but its suffix should be .safet"),

@@ -108,7 +108,7 @@ def test_export_writes_the_file_and_says_what_is_in_it(idinit, tmp_path):
     assert table["left out: batch statistics"] == ["159", "53,173", "-"]
     flat = " ".join(out.split())
     assert f"{path}: {path.stat().st_size:,} bytes, float16, 55 tensors" in flat
-    assert "it keeps the model's own initialisation" in flat
+    assert "they keep the model's initialisation" in flat
     assert "ResNetForImageClassification(ResNetConfig(num_labels=1000))" in flat
 
 
@@ -119,7 +119,7 @@ def test_export_writes_the_file_and_says_what_is_in_it(idinit, tmp_path):
 @pytest.mark.parametrize("more", ["r.safetensors", "r.npz", "[r].safetensors --shard-size 30MB"])
 def test_a_preset_into_pytorch(more, done, here):
     out = done(f"export --preset resnet50 --out {more}")
-    assert "left out IDInit does not define" in out
+    assert "IDInit does not define the tensors left out" in out
     assert ("glob" in out) == ("shard" in more)
     names: dict[str, object] = {}
     exec(code(out), names)
@@ -355,7 +355,7 @@ def test_any_form_of_the_checkpoint_that_is_there_needs_force(name, more, idinit
     before = sorted(os.listdir(here))
     status, out, err = idinit(line)
     assert (status, out) == (2, "")
-    assert f"out = '{name}', but no such file should be there yet" in err
+    assert f"out = '{name}', but this file should not exist yet" in err
     assert sorted(os.listdir(here)) == before
     assert idinit(f"{line} --force")[0] == 0
 
@@ -419,7 +419,7 @@ def test_a_dry_run_says_what_then_comes_and_writes_nothing(more, done, here):
     dry = done(f"{line} --dry-run")
     assert sorted(os.listdir(here)) == before
     total = re.search(r"nothing was written; to write ([\d,]+) bytes would take about (.*) "
-                      r"\(.* MB/s, measured now\); [\d,]+ bytes are free there\n", dry)  # fmt: skip
+                      r"\(.* MB/s, measured now\); [\d,]+ bytes are free\n", dry)  # fmt: skip
     wet = done(line)
     said = dict(re.findall(r"^(a\S*): ([\d,]+) bytes", dry, re.MULTILINE))
     assert dict(re.findall(r"^(a\S*): ([\d,]+) bytes", wet, re.MULTILINE)) == said
@@ -436,7 +436,7 @@ def test_a_dry_run_of_a_large_model_is_quick_and_small(done, here, monkeypatch):
     out = done("export --preset llama-3-8b --dtype bfloat16 --shard-size 5GB --dry-run "
                "--out l.safetensors")  # fmt: skip
     assert len(re.findall(r"^l-0000\d-of-00004\.safetensors: ", out, re.MULTILINE)) == 4
-    assert "1,000,000,000 bytes are free there, WHICH IS NOT ENOUGH" in out
+    assert "1,000,000,000 bytes are free, WHICH IS NOT ENOUGH" in out
     assert sorted(os.listdir(here)) == ["layers.json", "m.json"]
 
 
@@ -506,11 +506,11 @@ RIGHT = "export --manifest m.json --out a.safetensors"
         (f"{RIGHT} --fill a", "fill = 'a', but it should be PATTERN=RULE"),
         (f"{RIGHT} --fill wte.weight=normal:x", "it should be PATTERN=RULE"),
         (f"{RIGHT} --fill wtf.weight=zeros", "it fits no tensor that IDInit does not define"),
-        (f"{RIGHT} --fill wte.weight=identity", "is no scale or shift"),
+        (f"{RIGHT} --fill wte.weight=identity", "is not a scale, shift"),
         (f"{RIGHT} --rule a", "rule = 'a', but it should be REGEX=ROLE"),
-        (f"{RIGHT} --rule a(=zero", "its pattern is no regular expression"),
+        (f"{RIGHT} --rule a(=zero", "its pattern should be a regular expression"),
         (f"{RIGHT} --rule nothing=zero", "it fits no tensor; the nearest names"),
-        (f"{RIGHT} --rule wte=zero,layout=OX", "of tensor 'wte.weight': layout = 'OX'"),
+        (f"{RIGHT} --rule wte=zero,layout=OX", "tensor 'wte.weight': layout = 'OX'"),
         (f"{RIGHT} --rule wte=transit,parts=3", "should hold 3 square matrices"),
         (f"{RIGHT} --rule ln_1=transit", "without a layout it should have 2 to 5 axes"),
         (f"{RIGHT} --dialect pytorch", "pytorch"),
@@ -528,7 +528,7 @@ RIGHT = "export --manifest m.json --out a.safetensors"
         ("export --manifest m.json --out gone/a.safetensors", "No such file or directory"),
         ("export --manifest m.json --out gone/a.safetensors --dry-run", "gone: No such file"),
         ("export --manifest m.json --out m.json/a.safetensors", "Not a directory"),
-        ("export --manifest m.json --out dir.safetensors --force", "a folder has it"),
+        ("export --manifest m.json --out dir.safetensors --force", "not of a folder"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(line, text, idinit, here):
@@ -560,7 +560,7 @@ def test_names_that_would_garble_a_terminal_are_written_out(idinit, here):
 @pytest.mark.parametrize(
     ("problem", "text"),
     [
-        (MemoryError(), "the memory is not enough for this"),
+        (MemoryError(), "there is not enough memory"),
         (RecursionError("deep"), "the input is nested too deeply"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), "'utf-8' codec can't encode"),
         (ImportError('it needs h5py: pip install "idinit-ref[export]"'), "idinit-ref[export]"),
@@ -622,7 +622,7 @@ def test_export_is_the_same_every_time_and_replaces_only_by_force(idinit, tmp_pa
     status, out, err = idinit(line)
     assert (status, out) == (2, "")
     assert err == (
-        f"idinit: out = '{path}', but no such file should be there yet; "
+        f"idinit: out = '{path}', but this file should not exist yet; "
         "choose another name, or add --force to replace it\n"
     )
     assert path.stat().st_ino == stamp
@@ -715,4 +715,4 @@ def test_a_folder_of_that_name_is_an_error_in_a_dry_run_too(idinit, here):
     os.mkdir("g.safetensors")
     status, _, err = idinit("export --preset gpt2 --dry-run --force --out g.safetensors")
     assert status == 2
-    assert "a folder has it" in err
+    assert "not of a folder" in err

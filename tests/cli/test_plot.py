@@ -170,7 +170,7 @@ def test_taps_stand_as_in_the_kernel(kernel, lines):
 def test_too_many_taps_are_not_drawn_apart_and_it_says_so(kernel, taps):
     figure = drawn((4, 3, *kernel), taps=taps)
     assert heats(figure, "tap") == {}
-    said = f"the {np.prod(kernel)} taps are too many to be drawn one by one"
+    said = f"the {np.prod(kernel)} taps are too many for panels of their own"
     assert said in texts(figure)
 
 
@@ -226,7 +226,7 @@ def test_titles_name_the_options():
 def test_many_sizes_of_blocks_are_not_all_drawn_and_it_says_so():
     figure = drawn((55, 4), blocks=tuple(range(1, 11)))
     assert list(heats(figure, "matrix")) == [f"matrix {m} x 4" for m in range(1, 7)]
-    assert "and 4 matrices of other sizes, which are not drawn" in texts(figure)
+    assert "4 matrices of other sizes are not drawn" in texts(figure)
 
 
 def test_an_empty_weight_is_drawn_as_such():
@@ -277,7 +277,7 @@ def test_a_weight_of_a_trillion_entries():
     assert h == w
     said = " ".join(texts(figure))
     assert f"each cell is up to {edge:,} x {edge:,} entries; it shows the largest entry" in said
-    assert "one in two colours has both signs" in said
+    assert "a cell in two colours has both signs" in said
     expected = np.diag(np.full(h, 1e-6))
     expected[-1, 0] = -1e-6  # j = (i + 1) mod n, of the last row
     # The entry after the diagonal falls into the next cell where a cell ends.
@@ -481,7 +481,7 @@ def test_an_older_picture_is_replaced_with_force_alone(idinit, tmp_path):
     status, out, err = idinit(f"show 2 2 --plot {path}")
     assert (status, out) == (2, "")
     assert err == (
-        f"idinit: plot = {str(path)!r}, but no such file should be there yet; "
+        f"idinit: plot = {str(path)!r}, but this file should not exist yet; "
         "choose another name, or add --force to replace it\n"
     )
     assert path.read_text() == "old"
@@ -495,12 +495,12 @@ def test_an_older_picture_is_replaced_with_force_alone(idinit, tmp_path):
         ("2 2 --plot {}/w.gif", "w.gif', but the name should end in .svg or .png; write "),
         ("2 2 --plot {}/weight", "weight', but the name should end in .svg or .png; write "),
         ("2 2 --plot {}/.svg", ".svg', but the name should end in .svg or .png; write "),
-        ("2 2 --plot {}/no/w.svg", "w.svg', but there is no folder {}/no; make it first"),
-        ("2 2 --plot {}/a.file/w.svg", "w.svg', but there is no folder {}/a.file; make it"),
-        ("2 2 --plot {}/folder.svg", "it should be the name of a file, and a folder has it"),
-        ("2 2 --plot {}/folder.svg --force", "it should be the name of a file, and a folder"),
-        ("2 2 --plot {}/link.svg", "no such file should be there yet"),
-        ("2 2 --force", "force = True, but it replaces the file of --plot, and there is none"),
+        ("2 2 --plot {}/no/w.svg", "w.svg', but the folder {}/no should exist; make it first"),
+        ("2 2 --plot {}/a.file/w.svg", "w.svg', but the folder {}/a.file should exist; make it"),
+        ("2 2 --plot {}/folder.svg", "it should be the name of a file, not of a folder"),
+        ("2 2 --plot {}/folder.svg --force", "it should be the name of a file, not of a folder"),
+        ("2 2 --plot {}/link.svg", "this file should not exist yet"),
+        ("2 2 --force", "force = True, but it applies only to the file of --plot"),
         ("2 -2 --plot {}/w.svg", "every axis should be an integer >= 0"),
         ("2 2 --role zero --dtype float8_e4m3 --plot {}/w.svg", "it rounds to 0 in float8_e4m3"),
         ("2 2 --plot", "expected one argument"),
@@ -578,8 +578,8 @@ def test_a_write_that_fails_leaves_what_was_there(idinit, tmp_path, monkeypatch)
     status, out, err = idinit(f"show 2 2 --plot {tmp_path}/w.svg --force")
     assert (status, out) == (2, "")
     assert err == (
-        f"idinit: plot = '{tmp_path}/w.svg', but there should be room for it (No space left on "
-        "device); make room there, or choose another folder\n"
+        f"idinit: plot = '{tmp_path}/w.svg', but the disk should have room for it (No space left "
+        "on device); make room, or choose another folder\n"
     )
     assert os.listdir(tmp_path) == ["w.svg"]
     assert (tmp_path / "w.svg").read_text() == "old"
@@ -596,7 +596,7 @@ def test_a_folder_that_takes_no_file_is_named_with_the_cure(folder, idinit, tmp_
         pytest.skip(f"this system has no {folder}, which is a folder of Linux")
     status, out, err = idinit(f"show 2 2 --plot {folder}/w.svg")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    start = f"idinit: plot = '{folder}/w.svg', but its folder should be one that takes new files ("
+    start = f"idinit: plot = '{folder}/w.svg', but its folder should be writable ("
     assert err.startswith(start)
     assert err.endswith("); choose a folder that you can write to\n")
     assert "part" not in err
@@ -606,7 +606,7 @@ def test_a_name_that_is_too_long(idinit, tmp_path):
     status, out, err = idinit(f"show 2 2 --plot {tmp_path}/{'x' * 300}.svg")
     assert (status, out) == (2, "")
     assert err.endswith(
-        "x.svg', but the system should take its name (File name too long); choose a shorter one\n"
+        "its name should be short enough for the system (File name too long); shorten it\n"
     )
     assert os.listdir(tmp_path) == []
 
@@ -633,7 +633,7 @@ def test_what_is_no_file_is_left_alone(kind, force, idinit, tmp_path):
     before = os.lstat(path)
     status, out, err = idinit(f"show 2 2 --plot {path}{force}")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "w.svg', but it should be the name of a file, and a device, a pipe or a dead" in err
+    assert "w.svg', but it should be the name of a file, not of a device, a pipe or a dead" in err
     assert os.lstat(path) == before
 
 

@@ -64,7 +64,7 @@ def test_what_no_rule_knows_comes_last_and_is_counted(idinit, manifest):
     found, last = rows(out)
     assert list(found) == ["h.0.attn.c_attn.weight", "said", "even.weight", "odd.weight"]
     assert found["odd.weight"] == ["(3, 3)", "-", "", "no rule knows it"]
-    assert found["said"] == ["(3, 3)", "zero", "eps=0.5", "as m.json says [manifest]"]
+    assert found["said"] == ["(3, 3)", "zero", "eps=0.5", "stated in m.json [manifest]"]
     assert found["h.0.attn.c_attn.weight"][1:3] == ["transit", "layout=IO blocks=(4, 4, 4)"]
     assert last == "4 tensors: 1 transit, 1 zero, 0 bias, 0 keep, 2 that no rule knows"
 
@@ -105,7 +105,7 @@ def test_of_a_checkpoint(idinit, manifest):
         ("rules --manifest m.json --rule x", "rule = 'x', but it should be REGEX=ROLE"),
         ("rules --manifest m.json --rule xy=zero", "rule = 'xy', but it fits no tensor"),
         ("rules --manifest m.json --rule odd=transit,parts=3", "odd.weight should hold 3 square"),
-        ("rules --manifest m.json --rule odd=zero,eps=0", "of tensor 'odd.weight': eps = 0.0"),
+        ("rules --manifest m.json --rule odd=zero,eps=0", "tensor 'odd.weight': eps = 0.0"),
         (
             "rules --manifest m.json --strict --rule odd|even=transit,gain=nan",
             "'even.weight': gain = nan",

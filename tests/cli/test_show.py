@@ -226,7 +226,7 @@ def test_noise_is_shown_as_it_is_stored(shown):
     out = shown("6 4 --groups 2 --loosen 0.5 --seed 3")
     first = by_hand.weight((6, 4), groups=2, loosen=0.5, seed=3)[:3]
     assert np.allclose(printed(out)[0], first, rtol=1e-3, atol=0)
-    assert facts(out)["copies"] == "2; each with noise of its own, the first is shown"
+    assert facts(out)["copies"] == "2; each has its own noise, the first is shown"
     assert facts(out)["exact transit (T1)"] == "no"
 
 
@@ -306,13 +306,13 @@ def test_facts_are_those_of_the_matrix(limit, m, n, options, shown, monkeypatch)
         listed = np.repeat([float(v) for v, _ in pairs], [int(c) for _, c in pairs])
         assert np.allclose(listed, values, rtol=1e-3)
     ones = np.allclose(values, 1, rtol=0, atol=1e-12)
-    side = "yes" if m >= n else "only of its rows (W W^T = I)"
+    side = "yes" if m >= n else "only for its rows (W W^T = I)"
     assert found["isometry"] == (side if ones else "no")
 
 
 def test_an_isometry_that_a_dtype_disturbs_says_by_how_much(shown):
     out = shown("3 7 --wide fold_rms --dtype float32")
-    assert facts(out)["isometry"] == "only of its rows (W W^T = I), to within 2e-08"
+    assert facts(out)["isometry"] == "only for its rows (W W^T = I), to within 2e-08"
     assert facts(shown("3 7 --wide fold_rms --dtype bfloat16"))["isometry"] == "no"
 
 

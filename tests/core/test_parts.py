@@ -65,7 +65,7 @@ def test_parts(shape, role, options):
     whole = by_hand.weight(shape, role, **options)
     for index in parts(shape):
         expected = whole[index]
-        np.testing.assert_array_equal(plan.block(index), expected, strict=True)
+        np.testing.assert_array_equal(plan.block(index), expected, str(index), strict=True)
         positions, values = plan.entries(index)
         assert np.array_equal(positions, np.flatnonzero(expected))
         assert np.array_equal(values, expected.reshape(-1)[positions])
@@ -79,4 +79,5 @@ def test_parts_by_comparison(shape, role, options):
     way = resolve(None, None, None)._replace(way="trace")
     for index in parts(shape, 50):
         box = tuple(range(span.start, span.stop) for span in index)
-        np.testing.assert_array_equal(plan._array(box, way), whole[index], strict=True)
+        result = plan._array(box, way)
+        np.testing.assert_array_equal(result, whole[index], str(index), strict=True)

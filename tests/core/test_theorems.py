@@ -218,7 +218,9 @@ def test_t6_kaimings_gain_is_right_for_one_relu_and_wrong_for_a_chain(n, depth, 
     y = x = np.concatenate([x, -x], axis=1)
     for layer in range(1, depth + 1):
         y = np.maximum(ir.idi((n, n), gain=math.sqrt(2)) @ y, 0)
-        np.testing.assert_allclose(np.mean(y**2), 2.0 ** (layer - 1) * np.mean(x**2))
+        np.testing.assert_allclose(
+            np.mean(y**2), 2.0 ** (layer - 1) * np.mean(x**2), err_msg=f"layer {layer}"
+        )
 
 
 def rounding(w, values):
@@ -406,7 +408,7 @@ def test_loosening_is_numpy_noise_row_by_row(size, seed):
     noise = ir.idi(size, loosen=0.5, seed=seed) - ir.idi(size)
     for r in range(m):
         drawn = np.random.Generator(np.random.Philox(key=[seed, r])).standard_normal(n)
-        np.testing.assert_allclose(noise[r], 0.5 * drawn, atol=1e-15)
+        np.testing.assert_allclose(noise[r], 0.5 * drawn, atol=1e-15, err_msg=f"row {r}")
 
 
 @given(matrices(), st.integers(0, 2**63 - 1))

@@ -12,7 +12,7 @@ from idinit_ref import Graph, Node
 from idinit_ref.diagnostics import Audit, Health
 from idinit_ref.diagnostics.audit import Layer
 from idinit_ref.diagnostics.facts import TensorFacts, facts_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, judged
+from idinit_ref.diagnostics.verdict import Record, judge
 from idinit_ref.errors import OptionError
 
 EPS = 2.0**-23
@@ -50,7 +50,7 @@ def record(facts=(), gradients=(), **options):
 
 
 def test_a_branch_of_the_size_of_eps_and_gradients_of_its_square_are_well():
-    audit = judged(record())
+    audit = judge(record())
     assert audit.healthy
     assert not audit.dead
     assert not audit.remarks
@@ -63,7 +63,7 @@ def test_a_branch_of_the_size_of_eps_and_gradients_of_its_square_are_well():
 
 def test_what_is_dead_hangs_behind_the_node_where_the_signal_ends():
     facts = {"relu": NONE, "down": NONE}
-    audit = judged(record(facts, {"up.w": NONE, "down.w": NONE}))
+    audit = judge(record(facts, {"up.w": NONE, "down.w": NONE}))
     assert not audit.healthy
     assert len(audit.healthy) == 2
     assert audit.healthy[0] == "the branch down, which add adds to x, is exactly 0"
@@ -73,21 +73,21 @@ def test_what_is_dead_hangs_behind_the_node_where_the_signal_ends():
 
 
 def test_a_branch_whose_terms_cancel_is_well_since_its_weight_moves():
-    audit = judged(record({"down": NONE}))
+    audit = judge(record({"down": NONE}))
     assert audit.healthy
     assert audit.branches[0].ratio == 0
 
 
 def test_a_weight_of_zeros_is_no_cancellation():
     values = {"up.w": SOME, "down.w": NONE, "head.w": SOME}
-    audit = judged(record({"down": NONE}, {"up.w": NONE}, values=values))
+    audit = judge(record({"down": NONE}, {"up.w": NONE}, values=values))
     assert audit.dead[0].behind == "down"
     assert not audit.dead[0].wakes
     assert len(audit.healthy) == 2
 
 
 def test_what_is_not_read_at_first_is_no_failure_if_its_reader_moves():
-    audit = judged(record(gradients={"up.w": NONE}))
+    audit = judge(record(gradients={"up.w": NONE}))
     assert audit.healthy
     assert audit.dead[0].wakes
     assert audit.dead[0].behind == "down"
@@ -99,7 +99,7 @@ def test_what_is_not_read_at_first_is_no_failure_if_its_reader_moves():
 )
 def test_an_output_that_says_nothing_of_the_input(end, said):
     gradients = dict.fromkeys(("up.w", "down.w", "head.w"), NONE)
-    audit = judged(record({"head": end}, gradients, input_gradients={"x": NONE}))
+    audit = judge(record({"head": end}, gradients, input_gradients={"x": NONE}))
     assert audit.output_varies is False
     assert audit.input_gradient == 0
     assert said in audit.healthy[0]
@@ -107,11 +107,11 @@ def test_an_output_that_says_nothing_of_the_input(end, said):
 
 
 def test_one_sample_and_equal_samples_are_limits():
-    audit = judged(record(batch=1, inputs={"x": SOME._replace(spread=None)}))
+    audit = judge(record(batch=1, inputs={"x": SOME._replace(spread=None)}))
     assert audit.healthy
     assert audit.output_varies is None
     assert "one sample" in audit.limits[0]
-    audit = judged(record({"head": STILL}, inputs={"x": SOME._replace(spread=0.0)}))
+    audit = judge(record({"head": STILL}, inputs={"x": SOME._replace(spread=0.0)}))
     assert audit.healthy
     assert audit.output_varies is None
     assert "equal" in audit.limits[0]
@@ -119,14 +119,14 @@ def test_one_sample_and_equal_samples_are_limits():
 
 def test_what_is_not_finite_comes_first_and_alone():
     bad = SOME._replace(finite=False, peak=float("nan"))
-    audit = judged(record({"up": bad, "relu": bad}, {"up.w": bad}))
+    audit = judge(record({"up": bad, "relu": bad}, {"up.w": bad}))
     assert audit.not_finite == ("up", "relu", "the gradient of up.w")
     assert audit.healthy == ("not finite: up, relu, the gradient of up.w",)
 
 
 def test_a_large_branch_and_a_parameter_that_nothing_uses_are_remarks():
     uses = {"up.w": ("up",), "down.w": ("down",)}
-    audit = judged(record({"down": SOME}, {"head.w": NONE}, uses=uses))
+    audit = judge(record({"down": SOME}, {"head.w": NONE}, uses=uses))
     assert audit.healthy
     assert audit.unused == ("head.w",)
     assert "1 of 1 branches are not small" in audit.remarks[0]
@@ -138,7 +138,7 @@ def test_a_bias_that_moves_nothing_is_no_failure():
     gradients = {**record().gradients, "up.b": NONE}
     uses = {**record().uses, "up.b": ("up",)}
     options = {"graph": Graph(nodes, ["head"]), "gradients": gradients, "uses": uses}
-    audit = judged(record(**options))
+    audit = judge(record(**options))
     assert audit.healthy
     assert [one.name for one in audit.dead] == ["up.b"]
 
@@ -146,7 +146,7 @@ def test_a_bias_that_moves_nothing_is_no_failure():
 def test_what_lies_in_a_loop_is_named_as_unseen():
     given = record()
     del given.facts["up"]
-    assert "was not seen: up" in judged(given).limits[-1]
+    assert "were not measured: up" in judge(given).limits[-1]
 
 
 # One look at a tensor -----------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_cotangents_are_signs_the_same_every_time():
 def test_an_audit_is_text_a_table_in_colour_and_json():
     from rich.console import Console
 
-    audit = judged(record({"relu": NONE, "down": NONE}, {"up.w": NONE, "down.w": NONE}))
+    audit = judge(record({"relu": NONE, "down": NONE}, {"up.w": NONE, "down.w": NONE}))
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(audit)
     text = console.export_text()
@@ -220,13 +220,13 @@ def test_health_is_true_if_nothing_failed():
 
 @pytest.mark.parametrize("ending", ["svg", "png"])
 def test_the_picture_is_a_file(tmp_path, ending):
-    audit = judged(record({"relu": NONE, "down": NONE}))
+    audit = judge(record({"relu": NONE, "down": NONE}))
     audit.plot(tmp_path / f"audit.{ending}")
     assert (tmp_path / f"audit.{ending}").stat().st_size > 1000
 
 
 def test_a_picture_of_nothing_is_an_error():
-    with pytest.raises(OptionError, match="nothing to draw"):
+    with pytest.raises(OptionError, match="a weight operation to draw"):
         Audit(Health()).plot("never.svg")
 
 

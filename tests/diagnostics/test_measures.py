@@ -603,7 +603,7 @@ def test_the_warning_says_how_a_chain_of_identities_grows(a):
         sizes.append(np.max(np.abs(y)))
     growth = (sizes[-1] / sizes[19]) ** (1 / 60)
     assert growth != pytest.approx(1, rel=1e-6)
-    assert float(text.split("what passes by ")[1].split("^L")[0]) == pytest.approx(growth, rel=1e-5)
+    assert float(text.split("a signal by ")[1].split("^L")[0]) == pytest.approx(growth, rel=1e-5)
     tau = float(text.split("use tau = ")[1].split(",")[0])
     assert tau == pytest.approx(gain / growth, rel=1e-5)
     assert caught[0].filename == __file__

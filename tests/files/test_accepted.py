@@ -223,7 +223,7 @@ def test_export_copies_bytes(deep, idinit):
     for out in ("new.npz", "new.h5"):
         status, _, err = idinit(f"{line} {out}")
         assert status == 2
-        assert "mean nothing in" in err
+        assert "cannot hold its bytes" in err
     out = idinit("rules --from deep.safetensors")[1]
     assert "F8_E8M0: not decoded" in out
     assert out.count("not decoded") == len(UNDECODED)
@@ -233,7 +233,7 @@ def test_a_fill_cannot_make_what_is_not_decoded(deep, idinit):
     line = "export --from deep.safetensors --out new.safetensors --fill"
     status, _, err = idinit([*line.split(), "*.scale=ones"])
     assert status == 2
-    assert "is F8_E8M0, which holds no such number" in err
+    assert "has the dtype F8_E8M0, which cannot hold this value" in err
 
 
 def test_arrays_of_numpy_that_are_not_decoded(tmp_path):
@@ -316,7 +316,7 @@ def test_what_an_index_leaves_out_is_not_of_the_model(shards, idinit):
     assert set(found.tensors) == {"h.10.weight", "h.2.weight", "b.weight"}
     assert [tensor.name for tensor in found.outside] == ["lm_head.weight"]
     out = idinit("inspect .")[1]
-    assert "lm_head.weight: in a shard and not in the index, so not of the model" in out
+    assert "lm_head.weight: in a shard but not in the index, so not part of the model" in out
     assert out.splitlines()[-1].startswith("3 tensors, 192 bytes")
 
 

@@ -263,7 +263,7 @@ def test_embedding_and_its_exceptions(tmp_path):
 def test_a_matrix_without_a_bias_may_be_an_embedding(name, tmp_path):
     model, x = Torch(nn.Embedding(7, 5)), np.array([[0, 6], [3, 1]])
     state = {f"{name}.weight": arrays(model)["it.weight"]}
-    with pytest.raises(OptionError, match="dense or an embedding cannot be told") as raised:
+    with pytest.raises(OptionError, match="may be dense or an embedding") as raised:
         translate(state, "flax")
     dense, table = map(ast.literal_eval, re.findall("{.*?}", str(raised.value)))
     assert translate(state, FLAX.extended([dense]))[f"{name}.kernel"].shape == (5, 7)
@@ -275,7 +275,7 @@ def test_a_matrix_without_a_bias_may_be_an_embedding(name, tmp_path):
     assert np.array_equal(array(made[f"{name}.embedding"]), state[f"{name}.weight"])
     tied = {f"{name}.weight": ir.plan((7, 5))}  # a head's axes, but Flax holds it as a table
     assert translate(tied, FLAX, tables=tied)[f"{name}.embedding"] is tied[f"{name}.weight"]
-    with pytest.raises(LayoutError, match="embedding table: IO"):
+    with pytest.raises(LayoutError, match=r"embedding table .* has axes IO"):
         translate(state, FLAX.extended([Change("", axes="OI")]), tables=state)
     both = FLAX.extended([Change("", axes="OI"), Change(name, layer="Embedding")])
     assert list(translate(state, both, tables=state)) == [f"{name}.embedding"]
@@ -342,7 +342,7 @@ def test_a_file_says_what_its_axes_are(tmp_path):
     ir.save(tmp_path / "a.safetensors", plans)
     opened = open_checkpoint(tmp_path / "a.safetensors")
     for dialect in ("flax", "keras"):
-        with pytest.raises(OptionError, match="cannot be told"):
+        with pytest.raises(OptionError, match="may be"):
             translate(opened.tensors, dialect)
         made = translate(opened.tensors, dialect, metadata=opened.metadata)
         wanted = translate(plans, dialect)
@@ -363,7 +363,7 @@ def test_a_file_says_what_its_axes_are(tmp_path):
 )  # fmt: skip
 def test_what_is_no_claim_says_nothing(claims):
     given = {"a.weight": np.zeros((6, 4))}
-    with pytest.raises(OptionError, match="cannot be told"):
+    with pytest.raises(OptionError, match="may be"):
         translate(given, "flax", metadata={"idinit_ref.plans": claims})
 
 
@@ -579,7 +579,7 @@ def test_linen(tmp_path):
     shapes = jax.eval_shape(Net().init, jax.random.key(0), last(x))
     assert jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, shapes)
     close(Net().apply(loaded, last(x)), last(run(same, x)))
-    with pytest.raises(OptionError, match="cannot be told"):
+    with pytest.raises(OptionError, match="is unknown"):
         translate({"rnn.weight_hh_l0": np.zeros((8, 2))}, "linen")
 
 
@@ -687,7 +687,7 @@ def test_parameters_of_their_own():
     token = {"vit.embeddings.cls_token": np.zeros((1, 1, 4)), "scale": np.zeros(3)}
     assert list(translate(token, "flax")) == list(token)
     for name in token:
-        with pytest.raises(OptionError, match="what it is in keras cannot be told"):
+        with pytest.raises(OptionError, match="its form in keras is unknown"):
             translate({name: token[name]}, "keras")
     rules = [Change("cls_token$", "vars/0"), Change("^scale", "scaling.vars/0")]
     assert list(translate(token, KERAS.extended(rules))) == [
@@ -714,7 +714,7 @@ def test_a_keras_layer_with_a_gap_is_an_error():
     assert list(translate({"a.bias": np.zeros(2), "a.weight": None}, "torch")) == ["a.bias"]
 
 
-# What cannot be told is an error ------------------------------------------------------------------
+# Unknown kinds are errors -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -766,9 +766,9 @@ def test_the_cure_of_an_unknown_name_is_a_cure():
 def test_two_tensors_on_one_name_are_an_error_that_names_both():
     two = {"a.bias": np.zeros(2), "b.bias": np.zeros(2)}
     for dialect in ("torch", "flax", "keras"):
-        with pytest.raises(OptionError, match=r"not each of a\.bias, b\.bias"):
+        with pytest.raises(OptionError, match=r"only one of a\.bias, b\.bias"):
             translate(two, load(dialect).extended([Change("^b", "a")]))
-    with pytest.raises(OptionError, match=r"not each of b\.bias, a\.x"):
+    with pytest.raises(OptionError, match=r"only one of b\.bias, a\.x"):
         translate(two | {"a.x": np.zeros(2)}, KERAS.extended([
             Change("a.bias", None), Change("a.x", "c.vars/0"), Change("^b", "c"),
         ]))  # fmt: skip
@@ -860,7 +860,7 @@ def test_a_file_that_is_none_is_an_error(text, words, tmp_path):
         (Change("gone", layer="Embedding"), "pattern = 'gone'"),
         (Change("fc", axes="OIHW"), r"no tensor of 4 axes \(OIHW\)"),
         (Change("fc", axes="ABC->CAB"), r"no tensor of 3 axes"),
-        (Items("h", "MyBlock"), "list = 'h'.*no entry of a list"),
+        (Items("h", "MyBlock"), "list = 'h'.*no list entry"),
         (Items("l", "MyBlock", (3,)), "list = 'l'"),
     ],
 )
@@ -893,9 +893,9 @@ def test_a_rule_that_contradicts_a_plan_is_an_error(plan, axes, tmp_path):
     opened = open_checkpoint(tmp_path / "a.safetensors")
     for dialect in ("torch", "flax", "keras"):
         extended = load(dialect).extended([Change("a", axes=axes)])
-        with pytest.raises(LayoutError, match=f"its plan says {plan.layout} of a.weight"):
+        with pytest.raises(LayoutError, match=f"the plan a.weight.*axes {plan.layout}"):
             translate({"a.weight": plan}, extended)
-        with pytest.raises(LayoutError, match=f"its plan says {plan.layout} of a.weight"):
+        with pytest.raises(LayoutError, match=f"the plan a.weight.*axes {plan.layout}"):
             translate(opened.tensors, extended, metadata=opened.metadata)
     agrees = FLAX.extended([Change("a", axes=plan.layout)])
     as_told, as_known = (translate({"a.weight": plan}, which) for which in (agrees, "flax"))
@@ -943,7 +943,7 @@ def test_the_cure_of_a_recurrent_layer_at_the_top_is_one():
 def test_there_is_no_such_dialect(tmp_path):
     with pytest.raises(OptionError, match="did you mean keras"):
         load("kras")
-    with pytest.raises(FileNotFoundError, match=r"no\.json.*could not be read"):
+    with pytest.raises(FileNotFoundError, match=r"no\.json.*should be a readable file"):
         load(str(tmp_path / "no.json"))
     with pytest.raises(OptionTypeError, match="a pattern of names"):
         KERAS.extended([3])
@@ -1239,7 +1239,7 @@ def test_what_is_made_without_a_plan_of_its_own_axes_is_not_guessed():
     asked = {"k.weight": sources._asked("k.weight", given, "m.json")}
     value = assemble(asked).values["k.weight"]
     assert value.dtype is None
-    with pytest.raises(OptionError, match=r"k\.weight.*say it by a rule"):
+    with pytest.raises(OptionError, match=r"k\.weight.*state it by a rule"):
         translate({"k.weight": value, "k.bias": np.zeros(8, "f")}, "flax")
     made = translate({"k.weight": value}, FLAX.extended([Change("k.weight", axes="IO")]))
     assert made["k.kernel"].shape == (8, 8)
@@ -1255,7 +1255,7 @@ def test_the_cure_for_a_norm_of_two_axes_touches_nothing_else(dialect):
     }
     table = DIALECTS[dialect]
     for _ in range(2):
-        with pytest.raises(OptionError, match="say it by a rule") as caught:
+        with pytest.raises(OptionError, match="state it by a rule") as caught:
             translate(tensors, table)
         rule = ast.literal_eval(re.search(r"e\.g\. (\{.*\})", str(caught.value))[1])
         table = table.extended([rule])
@@ -1264,7 +1264,7 @@ def test_the_cure_for_a_norm_of_two_axes_touches_nothing_else(dialect):
     assert {made[name].shape for name in made if "norm" in name} == {(4, 8)}
     assert [plan.shape for plan in made.values() if isinstance(plan, Plan)] == [(4, 8)]
     assert [plan.layout for plan in made.values() if isinstance(plan, Plan)] == ["IO"]
-    with pytest.raises(LayoutError, match="its plan says OI"):
+    with pytest.raises(LayoutError, match="has axes OI"):
         translate(tensors, DIALECTS[dialect].extended([Change("weight$", axes="AB->AB")]))
 
 
@@ -1279,7 +1279,7 @@ def test_one_weight_that_is_said_otherwise_makes_its_family_doubtful():
     with pytest.raises(LayoutError, match="'axes': 'OI'") as caught:
         translate(tensors, "flax")
     rule = ast.literal_eval(re.search(r"e\.g\. (\{.*\})", str(caught.value))[1])
-    with pytest.raises(OptionError, match=r"h\.0\.attn\.c_proj\.weight.*say it by a rule"):
+    with pytest.raises(OptionError, match=r"h\.0\.attn\.c_proj\.weight.*state it by a rule"):
         translate(tensors, FLAX.extended([rule]))
     made = translate(tensors, FLAX.extended([Change(r"c_\w+\.weight", axes="OI")]))
     assert made["h.0.mlp.c_fc.kernel"].shape == (8, 32)
@@ -1287,7 +1287,7 @@ def test_one_weight_that_is_said_otherwise_makes_its_family_doubtful():
 
 def test_packed_weights_that_are_not_packed_have_a_cure_that_works():
     tensors = {"h.0.attn.c_attn.weight": np.ones((24, 8), "f"), "h.0.attn.c_attn.bias": np.ones(24)}
-    with pytest.raises(OptionError, match="say its axes by a rule") as caught:
+    with pytest.raises(OptionError, match="state its axes by a rule") as caught:
         translate(tensors, "flax")
     rule = ast.literal_eval(re.search(r"e\.g\. (\{.*\})", str(caught.value))[1])
     assert translate(tensors, FLAX.extended([rule]))["h.0.attn.c_attn.kernel"].shape == (8, 24)

@@ -68,7 +68,7 @@ def test_it_holds_what_a_safetensors_file_holds(tmp_path):
 @pytest.mark.parametrize(
     ("values", "error", "text"),
     [
-        ({"w": np.zeros((0, 3))}, ShapeError, "refuses an array without"),
+        ({"w": np.zeros((0, 3))}, ShapeError, "refuses empty arrays"),
         ({"a": np.zeros(3), "a.b": np.ones(3)}, OptionError, "'a' cannot be a tensor and a dict"),
         ({"": np.zeros(3), ".b": np.ones(3)}, OptionError, "'' cannot be a tensor and a dict"),
     ],
@@ -121,7 +121,7 @@ def test_the_command_replaces_a_folder_that_holds_no_input(tmp_path, capsys, mon
     words = ["export", "--from", "old.safetensors", "--rule", ".=transit", "--out", out]
     assert cli.main(words) == 0
     assert cli.main(words) == 2
-    assert "should be there yet" in capsys.readouterr().err
+    assert "should not exist yet" in capsys.readouterr().err
     assert cli.main([*words, "--force"]) == 0
     assert cli.main(["diff", "old.safetensors", out]) == 0
     words[2] = out
@@ -144,7 +144,7 @@ def test_a_checkpoint_is_found_in_step_and_item(tmp_path):
         assert np.array_equal(whole(found.tensors["w"]), np.eye(3))
         assert all(file.is_file() for file in found.files)
     saved(tmp_path / "run" / "8" / "default", {"w": np.eye(3)})
-    with pytest.raises(CheckpointError, match=r"it holds '7.default', '8.default'; name"):
+    with pytest.raises(CheckpointError, match=r"files: '7.default', '8.default'; name"):
         open_checkpoint(tmp_path / "run")
 
 
@@ -226,7 +226,7 @@ def test_name_shape_and_bytes_are_known_in_every_format(tmp_path, make, dtype):
         again = open_checkpoint(tmp_path / "new.safetensors")
         assert {each.way for each in diff(found.tensors, again.tensors)} == {"equal"}
     else:
-        with pytest.raises(DTypeError, match="mean nothing in"):
+        with pytest.raises(DTypeError, match="cannot hold its bytes"):
             ir.save(tmp_path / "new.safetensors", found.tensors)
 
 

@@ -259,12 +259,12 @@ def test_a_rule_may_need_the_other_names():
         ({"role": "zero"}, "claimed IDIZ OI, eps 1e-06, but [0, 0] is 1.0, not 1e-06"),
         ({"blocks": [2, 2]}, "blocks (2, 2), but [2, 0] is 0.0, not 1.0"),
         ({"loosen": 0.1, "seed": 3}, "loosen 0.1, seed 3, but [0, 0] is 1.0, not "),
-        ({"layout": "II"}, "the claim cannot be: layout = 'II', but"),
-        ({"gain": "1"}, "the claim cannot be: gain = '1', but it should be a real number"),
-        ({"colour\x1b[0m": 1}, "the claim is no plan: unknown options 'colour\\x1b[0m'"),
-        ({"shape": [4, 3]}, "the claim is no plan: unknown options 'shape'"),
-        (["gain"], "the claim is no plan: ['gain']"),
-        ({"role": []}, "the claim cannot be: role = [], but"),
+        ({"layout": "II"}, "the claim is impossible: layout = 'II', but"),
+        ({"gain": "1"}, "the claim is impossible: gain = '1', but it should be a real number"),
+        ({"colour\x1b[0m": 1}, "the claim is not a plan: unknown options 'colour\\x1b[0m'"),
+        ({"shape": [4, 3]}, "the claim is not a plan: unknown options 'shape'"),
+        (["gain"], "the claim is not a plan: ['gain']"),
+        ({"role": []}, "the claim is impossible: role = [], but"),
     ],
 )  # fmt: skip
 def test_a_wrong_claim_is_said_in_detail(claim, text):
@@ -572,7 +572,7 @@ def test_names_and_shapes():
     assert (first.shapes, last.dtypes) == (((2, 3), None), (None, "float64"))
     assert (t.way, t.transposed, s.way, s.transposed) == ("shape", True, "shape", False)
     assert str(t) == (
-        "t: shape (2, 3) in a, (3, 2) in b; the shape is that of the transposed: try --dialect"
+        "t: shape (2, 3) in a, (3, 2) in b; only the order of axes differs: try --dialect"
     )
     assert str(s) == "s: shape (2,) in a, (3,) in b"
     assert str(last) == "layers.0.fc.weight: only in b; like model.layers.0.fc.weight"

@@ -79,8 +79,8 @@ def test_an_overflow_names_the_tensor():
 
 @pytest.mark.parametrize(
     ("own", "to", "text"),
-    [("int32", "float32", "as float32 it stays as it is"), ("float32", "int8", "as int8 it stays"),
-     ("complex64", "float32", "would lose its imaginary part")],
+    [("int32", "float32", "float32 is not done here"), ("float32", "int8", "to int8 is not done"),
+     ("complex64", "float32", "would lose the imaginary part")],
 )  # fmt: skip
 def test_what_cannot_be_converted(own, to, text):
     with pytest.raises(ir.errors.DTypeError, match=text):

@@ -731,7 +731,7 @@ class Broken:
     [
         (OSError(errno.EIO, "gone"), OSError, "it could not be written (gone)"),
         (ir.errors.RoundingError("too large"), ir.errors.RoundingError, "too large"),
-        (None, ir.errors.OptionError, "has 4,194,304 bytes; return all of a block from read()"),
+        (None, ir.errors.OptionError, "has 4,194,304 bytes; let read() return whole blocks"),
     ],
 )
 def test_a_tensor_that_fails_leaves_the_old_file(problem, error, text, name, tmp_path):
@@ -792,7 +792,7 @@ def test_a_disk_that_is_really_full_leaves_the_old_files(name, shard, small_disk
     made = {"a": ir.plan((400, 400)), "b": ir.plan((600, 700)), "c": ir.plan((400, 400))}
     with pytest.raises(OSError, match=r"No space left|File too large") as caught:
         save(path, made, digests=True, shard_bytes=shard)
-    assert "check that the folder exists and takes files, with 2," in str(caught.value)
+    assert "check that the folder exists and is writable, with 2," in str(caught.value)
     assert snapshot(small_disk) == old
     save(path, {"a": ir.plan((400, 500))}, shard_bytes=shard)  # there is room, as before
 
@@ -1011,12 +1011,12 @@ def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
         ({"__metadata__": MADE["tall"]}, {}, ir.errors.OptionError, "'__metadata__'; rename it"),
         ({"a": [1.0]}, {}, ir.errors.OptionTypeError, "a = 'list', but it should be a Plan or a"),
         ({"a": np.array(["x"])}, {}, ir.errors.DTypeError, "dtype of a = 'str32'"),
-        ({"a": np.zeros(2, np.longdouble)}, {}, ir.errors.DTypeError, "a checkpoint holds bool"),
+        ({"a": np.zeros(2, np.longdouble)}, {}, ir.errors.DTypeError, "a checkpoint can hold bool"),
         (
             {"a": np.zeros(2, np.complex64)},
             {"dtype": "float32"},
             ir.errors.DTypeError,
-            "dtype of a = 'complex64', but as float32 it would lose its imaginary part",
+            "dtype of a = 'complex64', but a conversion to float32 would lose the imaginary part",
         ),
         ({}, {"shard_bytes": 0}, ir.errors.OptionError, "shard_bytes = 0, but it should be an int"),
         ({}, {"shard_bytes": 5e9}, ir.errors.OptionTypeError, "shard_bytes = 5000000000.0, but"),
@@ -1034,11 +1034,11 @@ def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
             {"a\udc80": MADE["tall"]},
             {},
             ir.errors.OptionError,
-            "name = 'a\\udc80', but it should be text that UTF-8 holds",
+            "name = 'a\\udc80', but it should be valid UTF-8",
         ),
         ({"a\nb": MADE["tall"]}, {}, ir.errors.OptionError, "name = 'a\\nb', but it should"),
         ({"a\\b": MADE["tall"]}, {}, ir.errors.OptionError, "should hold no backslash"),
-        ({"a/../b": MADE["tall"]}, {}, ir.errors.OptionError, "no part between slashes be . or"),
+        ({"a/../b": MADE["tall"]}, {}, ir.errors.OptionError, "no part between slashes should be"),
         (
             {"good": MADE["tall"], "a": ir.plan((3, 3), "zero")},
             {"dtype": "float8_e4m3fn"},
@@ -1073,7 +1073,7 @@ def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
             {},
             {"metadata": {"by": "\ud800"}},
             ir.errors.OptionError,
-            "metadata = '\\ud800', but it should be text that UTF-8 holds",
+            "metadata = '\\ud800', but it should be valid UTF-8",
         ),
         (
             {},
@@ -1135,7 +1135,7 @@ def test_a_path_of_the_wrong_type_is_refused(path):
             {"a/b/c": MADE["tall"], "a/b": MADE["tall"]},
             {},
             ir.errors.OptionError,
-            "name = 'a/b/c', but 'a/b' cannot be a tensor and a folder of others in an .h5 file",
+            "'a/b' cannot be a tensor and a group of other tensors in an .h5 file",
         ),
         ("a.npz", {"a.npy": MADE["tall"]}, {}, ir.errors.OptionError, "name = 'a.npy', but numpy"),
         (
@@ -1143,7 +1143,7 @@ def test_a_path_of_the_wrong_type_is_refused(path):
             {},
             {"metadata": {"long": "x" * 70_000}},
             ir.errors.OptionError,
-            "metadata = ['idinit_ref', 'long'], but 70,035 bytes are more than the 65,535 that an",
+            "metadata = ['idinit_ref', 'long'], but it has 70,035 bytes; an",
         ),
         (
             "a.h5",
@@ -1192,7 +1192,7 @@ def test_more_axes_than_every_numpy_has_are_refused(suffix, tmp_path):
 
 def test_a_name_too_long_for_a_zip_file_is_refused(tmp_path):
     for long in ("n" * 65_532, "é" * 32_766):
-        with pytest.raises(ir.errors.OptionError, match=r"an \.npz file holds 65,535 of it"):
+        with pytest.raises(ir.errors.OptionError, match=r"an \.npz file holds names of 65,535"):
             save(tmp_path / "a.npz", {long: np.zeros(1)})
     save(tmp_path / "a.npz", {"n" * 65_531: np.zeros(1)})
     assert list(np.load(tmp_path / "a.npz")) == ["n" * 65_531]
@@ -1200,7 +1200,7 @@ def test_a_name_too_long_for_a_zip_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["up/kernel", "fc.weight", "vars/a", "vars/0/a", "myvars/0"])
 def test_keras_would_not_find_such_a_name(name, tmp_path):
-    with pytest.raises(ir.errors.OptionError, match="LAYER/vars/NUMBER alone"):
+    with pytest.raises(ir.errors.OptionError, match="only names LAYER/vars/NUMBER"):
         save(tmp_path / "a.weights.h5", {"dense/vars/0": np.zeros(2), name: np.zeros(2)})
     save(tmp_path / "a.h5", {name: np.zeros(2)})
     assert list(open_checkpoint(tmp_path / "a.h5").tensors) == [name]
@@ -1233,7 +1233,7 @@ def test_what_cannot_be_read_is_named_and_not_the_output(tmp_path):
 
 
 def test_a_dtype_that_loses_an_entry_names_the_tensor(file):
-    with pytest.raises(ir.errors.RoundingError, match=r"of tensor 'b': eps = 1e-60"):
+    with pytest.raises(ir.errors.RoundingError, match=r"tensor 'b': eps = 1e-60"):
         save(file, {"a": ir.plan((2, 2)), "b": ir.plan((2, 2), "zero", eps=1e-60)})
 
 

@@ -166,12 +166,12 @@ def test_an_override_is_named_with_what_it_replaces():
         (
             {"overrides": {"conv": {"taps": "channel_major", "tap": (1, 1)}}},
             OptionError,
-            "of parameter 'conv': tap = \\(1, 1\\)",
+            "parameter 'conv': tap = \\(1, 1\\)",
         ),
         (
             {"overrides": {"head": {"loosen_at": "entries"}}},
             OptionError,
-            "of parameter 'head': loosen_at = 'entries'",
+            "parameter 'head': loosen_at = 'entries'",
         ),
         ({"gain": 0}, OptionError, "gain = 0"),
         ({"eps": float("nan")}, OptionError, "eps = nan"),
@@ -182,11 +182,11 @@ def test_an_override_is_named_with_what_it_replaces():
         ({"overrides": {"proj*": "none"}}, OptionError, "overrides\\['proj\\*'\\] = 'none'"),
         ({"overrides": {"proj*": 3}}, OptionTypeError, "a role or a dict of options"),
         ({"overrides": {"proj*": {"scale": 3}}}, OptionError, "'scale', but it should be one of"),
-        ({"overrides": {"norm": "zero"}}, ShapeError, "of parameter 'norm'"),
+        ({"overrides": {"norm": "zero"}}, ShapeError, "parameter 'norm'"),
         (
             {"overrides": {"qkv.weight": {"blocks": (8, 4)}}},
             LayoutError,
-            "of parameter 'qkv.weight': blocks = \\(8, 4\\)",
+            "parameter 'qkv.weight': blocks = \\(8, 4\\)",
         ),
     ],
 )
@@ -284,5 +284,5 @@ def test_an_option_of_the_other_role_is_refused_for_one_weight_and_not_for_a_pat
     graph = ir.Graph(nodes, ["sum"])
     assert decide(graph, overrides={"*": own}).roles == decide(graph).roles
     [key] = own
-    with pytest.raises(OptionError, match=rf"'{weight}': {key} = .*give the role too"):
+    with pytest.raises(OptionError, match=rf"'{weight}': {key} = .*also give the role"):
         decide(graph, overrides={weight: own})

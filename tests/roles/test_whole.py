@@ -286,7 +286,7 @@ def test_the_scale_of_such_a_norm_can_be_eps(offset):
 
 def test_a_scale_that_cannot_hold_eps():
     arrays = Arrays({"up.w": np.ones((8, 8), "f2"), "post.scale": np.ones(8, "f2")})
-    with pytest.raises(RoundingError, match=r"of parameter 'post\.scale': eps = 1e-09"):
+    with pytest.raises(RoundingError, match=r"parameter 'post\.scale': eps = 1e-09"):
         initialise(sandwich(), arrays, norms="zero", eps=1e-9)
     assert arrays.held["up.w"].all()
 
@@ -425,7 +425,7 @@ def test_the_options_are_said_once():
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"heads": 3}, OptionTypeError, "heads = 3, but there is no such option of a whole model"),
+        ({"heads": 3}, OptionTypeError, "heads = 3, but heads is not an option of a whole model"),
         ({"biases": "none"}, OptionError, "biases = 'none', but it should be one of 'auto'"),
         ({"norms": True}, OptionError, "norms = True, but it should be one of 'keep', 'zero'"),
         ({"strict": "yes"}, OptionTypeError, "strict = 'yes', but it should be True or False"),
@@ -441,6 +441,6 @@ def test_nothing_is_written_if_one_does_not_fit():
     arrays = held(0.0)
     arrays.held["z.w"] = np.ones((8, 8), int)
     before = {name: value.copy() for name, value in arrays.held.items()}
-    with pytest.raises(TypeError, match=r"of parameter 'z\.w': dtype"):
+    with pytest.raises(TypeError, match=r"parameter 'z\.w': dtype"):
         initialise(BIAS, arrays)
     assert all(np.array_equal(arrays.held[name], before[name]) for name in before)
