@@ -129,7 +129,7 @@ class Flow:
                 elif this.weights:
                     ends.append(over and self._is_score(reader))
                 elif name in _PRODUCTS and axis == self._summed(reader, here):
-                    ends.append(True)
+                    ends.append(self._leads_on(reader))
                 elif reader not in seen and (this.name != "written" or self.readers[reader]):
                     seen.add(reader)
                     place = self._moved(reader, here, axis)
@@ -139,6 +139,19 @@ class Flow:
                     if not self.readers[reader] or not (place or is_pooled):
                         ends.append(False)  # it is returned, or not followed
         return bool(ends) and all(ends)
+
+    def _leads_on(self, node: int) -> bool:
+        """Whether a softmax or a weight follows: not where a product compares two towers."""
+        seen, stack = {node}, [node]
+        while stack:
+            for reader in self.readers[stack.pop()]:
+                this = self.nodes[reader]
+                if this.weights or _base(this.name) in _SOFTMAX:
+                    return True
+                if reader not in seen:
+                    seen.add(reader)
+                    stack.append(reader)
+        return False
 
     def _is_byproduct(self, node: int) -> bool:
         """Whether other results of the same operation are read, as maxima beside their places."""
