@@ -162,6 +162,17 @@ def _pad(call: Call) -> Value:
     return call.draw.pad(call.name, call.values[0], low, call.shape, None, others, does)
 
 
+def _write(call: Call) -> Value:
+    """Draw a write over a part of a value; over zeros it is a padding."""
+    low = call.args[1]
+    if is_array(low) or any(map(is_array, low)):
+        return _other(call, word="scatter")
+    whole, part = call.values
+    if is_constant(whole) and not np.any(keras.ops.convert_to_numpy(call.args[0])):
+        whole = call.draw.constant(whole.shape, value=0)
+    return call.draw.write(call.name, whole, part, [int(at) for at in low], call.shape)
+
+
 def _add(call: Call) -> Value:
     draw, name, shape = call.draw, call.name, call.shape
     value, *rest = call.operands
@@ -273,6 +284,7 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
+    "SliceUpdate": _write,
     **dict.fromkeys(("Add", "Average"), _add),
     "Subtract": _subtract,
     "Multiply": _multiply,

@@ -88,6 +88,8 @@ ONE = {
     "outside": lambda x: jax.pure_callback(np.cos, x, x),
     "accumulated on ones": lambda x: jnp.ones((4, 6)).at[np.arange(4)].add(x[0]),
     "set": lambda x: jnp.zeros((5, 6)).at[1:].set(x[0]),
+    "set in ones": lambda x: jnp.ones((5, 6)).at[1:].set(x[0]),
+    "written over ones": lambda x: lax.dynamic_update_slice(jnp.ones((5, 6)), x[0], (1, 0)),
     "where": lambda x: jnp.where(np.eye(4, 6) > 0, x, 0.0),
     "where or 1": lambda x: jnp.where(np.eye(4, 6) > 0, x, 1.0),
     "take": lambda x: jnp.take(x, np.array([0, 2]), 1),

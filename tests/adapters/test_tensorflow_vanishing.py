@@ -86,6 +86,8 @@ ONE = {
     "flip": lambda x: ops.flip(x, 1),
     "stack": lambda x: ops.stack([x, ops.abs(x)], 1),
     "slice": lambda x: x[:, 1:3],
+    "written on zeros": lambda x: ops.slice_update(ops.zeros((2, 5, 6)), (0, 1, 0), x),
+    "written on ones": lambda x: ops.slice_update(ops.ones((2, 5, 6)), (0, 1, 0), x),
     "where": lambda x: ops.where(x > 1, x, ops.zeros_like(x)),
     "maximum with 0": lambda x: ops.maximum(x, 0.0),
     "maximum with 1": lambda x: ops.maximum(x, 1.0),
@@ -120,6 +122,7 @@ TWO = {
     "concatenate": lambda a, b: ops.concatenate([a, b], 1),
     "a @ b": lambda a, b: a @ ops.transpose(b, (0, 2, 1)),
     "einsum": lambda a, b: ops.einsum("bti,bsi->bts", a, b),
+    "written": lambda a, b: ops.slice_update(a, (0, 1, 0), b[:, :2]),
 }
 THREE = {
     "attention": lambda q, k, v: ops.dot_product_attention(

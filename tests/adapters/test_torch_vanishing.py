@@ -32,6 +32,11 @@ def zeros_of(function, inputs, **parameters):
         yield len(at) == len(inputs), said, bool((out == 0).all())
 
 
+def over(whole, part):
+    whole[1:] = part
+    return whole
+
+
 FUNCTIONS = """
 abs asin asinh atan ceil cos cosh digamma erf erfc erfinv exp exp2 expm1 floor frac i0 lgamma log
 log1p logit neg positive reciprocal round rsqrt sigmoid sign sin sinc sinh sqrt square tan tanh
@@ -94,6 +99,8 @@ ONE = {
     "accumulated": lambda x: torch.zeros(2, 6).index_add(0, torch.tensor([0, 1, 1, 0]), x[0]),
     "accumulated on ones": lambda x: torch.ones(2, 6).index_add(0, torch.arange(2), x[0, :2]),
     "written": lambda x: torch.zeros(3, 4, 6).index_put((torch.tensor([0, 2]),), x),
+    "written over ones": lambda x: over(torch.ones(3, 4, 6), x),
+    "written over zeros": lambda x: over(torch.zeros(3, 4, 6), x),
     "scattered": lambda x: x.scatter(1, torch.zeros(2, 1, 6, dtype=torch.long), 0.0),
     "scattered ones": lambda x: x.scatter(1, torch.zeros(2, 1, 6, dtype=torch.long), 1.0),
     "gather": lambda x: x.gather(1, torch.zeros(2, 1, 6, dtype=torch.long)),
