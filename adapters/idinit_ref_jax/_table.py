@@ -34,7 +34,8 @@ REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
        ("max", "min", "sum")}, "reduce_and": "", "reduce_or": "", "reduce_xor": "",
     **{f"scatter-{what}": "scatter" for what in ("add", "sub", "mul", "max", "min")},
-    "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
+    "argmax": "", "argmin": "", "reduce": "reduce", "reduce_window": "reduce",
+    "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
     "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
     "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
