@@ -85,7 +85,7 @@ def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, .
     weight = call.of(b)
     data = call.of(a) if len(out) < 2 else _data(call, a, weight)
     grouped = "".join(c for c in right if c == "g")
-    what = _SUMS.get(call.name, call.what)
+    what = _SUMS.get(call.name, (call.what,))[0]
     return call.draw.product(what, [data, weight], [left, right], out, shape, grouped)
 
 
@@ -101,8 +101,8 @@ def _dense(call: Call) -> Value:
 
 def _dense_sum(call: Call) -> Value:
     base, a, b = call.args[:3]
-    made = _product(call, a, b, _LETTERS["aten::" + _SUMS[call.name]], call.shape)
-    return _plus(call, made, base)
+    made = _product(call, a, b, _SUMS[call.name][1], call.shape)
+    return made if call.kwargs.get("beta") == 0 else _plus(call, made, base)
 
 
 def _linear(call: Call) -> Value:
@@ -280,7 +280,13 @@ _LETTERS = {
     "aten::dot": "i,i->",
     "aten::bmm": "bti,bio->bto",
 }
-_SUMS = {"aten::addmm": "mm", "aten::addmv": "mv", "aten::baddbmm": "bmm"}
+_SUMS = {
+    "aten::addmm": ("mm", "ti,io->to"),
+    "aten::addmv": ("mv", "ti,i->t"),
+    "aten::baddbmm": ("bmm", "bti,bio->bto"),
+    "aten::addbmm": ("bmm", "bti,bio->to"),
+    "aten::addr": ("outer", "t,o->to"),
+}
 ATTENTIONS = {"flex_attention", "flex_attention_backward"}
 """The known operations that take functions as arguments."""
 
@@ -360,7 +366,7 @@ TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
     **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_dense, "mm mv dot bmm"),
-    **_aten(_dense_sum, "addmm addmv baddbmm"),
+    **dict.fromkeys(_SUMS, _dense_sum),
     **_aten(_linear, "linear"),
     **_aten(_grouped, "_grouped_mm"),
     "transformers::grouped_mm_fallback": _grouped,

@@ -158,6 +158,9 @@ THREE = {
     "by hand": lambda q, k, v: torch.softmax(q @ k.mT, -1) @ v,
     "linear attention": lambda q, k, v: q @ (k.mT @ v),
     "addmm": lambda a, b, c: torch.baddbmm(a[:, :, :4], b, c.mT),
+    "addbmm": lambda a, b, c: torch.addbmm(a[0, :, :4], b, c.mT),
+    "addmv": lambda a, b, c: torch.addmv(a[0, :, 0], b[0], c[0, 0]),
+    "addr": lambda a, b, c: torch.addr(a[0], b[0, :, 0], c[0, 0]),
 }
 
 
