@@ -343,8 +343,8 @@ def _word(op: Any, kind: str, args: Any) -> str:
         bounds = (op.x_min, op.x_max)
         return clamped(*(x if isinstance(x, (int, float)) else None for x in bounds))
     if kind == "Power" and len(args) == 2:
-        known = [x if isinstance(x, (int, float)) else None for x in args]
-        return "exp" if known[0] is not None else "pow" if known[1] is None else power(known[1])
+        is_known = isinstance(args[1], (int, float)) or _is_offset(args[1])
+        return power(keras.ops.convert_to_numpy(args[1]).min() if is_known else None)
     if kind == "Threshold":  # x above the threshold, else the default value
         return "relu" if op.threshold < 0 or op.default_value == 0 else "exp"
     if kind in _OFFSETS and any(map(_is_offset, args[_OFFSETS[kind] :][:1])):

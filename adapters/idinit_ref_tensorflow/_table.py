@@ -180,7 +180,9 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     """Draw a power, a clamp, a select or a scatter; numbers decide whether the first two vanish."""
     numbers = [value.value if isinstance(value, Made) else None for value in inputs]
     if op.type == "Pow":
-        word = power(numbers[1]) if numbers[0] is None and numbers[1] is not None else "pow"
+        exponents = static(op.inputs[1])
+        is_real = exponents is not None and exponents.dtype.kind in "fiu" and exponents.size
+        word = power(float(exponents.min()) if is_real else None)
         return draw.entrywise(name, inputs, shape, word=word)
     if op.type == "ClipByValue":
         return draw.entrywise(name, inputs, shape, word=clamped(*numbers[1:]))

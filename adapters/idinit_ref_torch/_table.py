@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Data, Made, Signal, Value, clamped, power
+from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, power
 
 from . import _moves
 from ._call import Call, axis_of, other, result
@@ -214,10 +215,14 @@ def _bounded(call: Call) -> Value:
 
 
 def _power(call: Call) -> Value:
-    base, exponent = call.args[:2]
-    if not isinstance(base, Tensor):
-        return _entrywise(call, "exp")
-    return _entrywise(call, "pow" if isinstance(exponent, Tensor) else power(exponent))
+    exponent = call.args[1]
+    if isinstance(exponent, FakeTensor):
+        exponent = exponent.constant  # of a literal, else None
+    if isinstance(exponent, Tensor):
+        is_real = not (exponent.is_meta or exponent.is_complex()) and exponent.numel()
+        is_known = is_real and is_constant(call.of(exponent))
+        exponent = exponent.min().item() if is_known else None
+    return _entrywise(call, power(exponent))
 
 
 def _chosen(call: Call) -> Value:
