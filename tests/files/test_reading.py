@@ -519,7 +519,7 @@ def with_raw(shape):
 
 LONG = "x" * 5000
 HOSTILE = {
-    "empty": (b"", ["size", "0", "not empty"]),
+    "empty": (b"", ["size", "0", "not be empty"]),
     "under 8 bytes": (b"\x01\x02\x03", ["size", "= 3", "at least 8 bytes"]),
     "short text": (b"hello", ["'hello'", "begins with a length"]),
     "text": (b"<!DOCTYPE html><title>404", ["'<!DOCTYP'", "download the file again"]),
@@ -614,19 +614,22 @@ HOSTILE = {
         ["data_offsets of 'b'", "0 bytes apart"],
     ),
     "size": (with_field("shape", [3]), ["data_offsets of 'b'", "(2, 6)", "3 bytes apart"]),
-    "one offset": (with_field("data_offsets", [2]), ["data_offsets of 'b'", "two places"]),
-    "three offsets": (with_field("data_offsets", [2, 6, 6]), ["data_offsets of 'b'", "two places"]),
+    "one offset": (with_field("data_offsets", [2]), ["data_offsets of 'b'", "two integers"]),
+    "three offsets": (
+        with_field("data_offsets", [2, 6, 6]),
+        ["data_offsets of 'b'", "two integers"],
+    ),
     "backwards": (with_field("data_offsets", [6, 2]), ["(6, 2)", "4 bytes apart"]),
     "outside": (with_field("data_offsets", [4, 8]), ["(4, 8)", "at most 6"]),
     "far outside": (with_field("data_offsets", [2**64 - 5, 2**64 - 1]), ["at most 6"]),
-    "overlap": (pack({"a": entry(0, 3), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "at 3"]),
-    "twice the same": (pack({"a": entry(0, 6), "b": entry(0, 6)}, DATA), ["'b'", "at 6"]),
-    "gap": (pack({"a": entry(0, 1), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "at 1"]),
-    "gap before": (pack({"b": entry(2, 6)}, DATA), ["'b'", "at 0"]),
-    "more data": (pack(GOOD, DATA + b"g"), ["bytes of data", "= 7", "not 6"]),
+    "overlap": (pack({"a": entry(0, 3), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "before, 3"]),
+    "twice the same": (pack({"a": entry(0, 6), "b": entry(0, 6)}, DATA), ["'b'", "before, 6"]),
+    "gap": (pack({"a": entry(0, 1), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "before, 1"]),
+    "gap before": (pack({"b": entry(2, 6)}, DATA), ["'b'", "before, 0"]),
+    "more data": (pack(GOOD, DATA + b"g"), ["bytes of data", "= 7", "have 6"]),
     "less data": (pack(GOOD, DATA[:-1]), ["data_offsets of 'b'", "at most 5"]),
     "surrogate name": (pack(b'{"\\udc80":{}}'), ["keys of '\\udc80'"]),
-    "long name, wrong": (changed(**{LONG: entry(5, 6)}), ["xxx...'", "at 6"]),
+    "long name, wrong": (changed(**{LONG: entry(5, 6)}), ["xxx...'", "before, 6"]),
 }
 
 
@@ -833,7 +836,7 @@ def test_a_name_in_two_shards(shards):
         {name: state[name] for name in state if name > "layer.2"} | {"layer.0": state["layer.0"]},
         folder / "model-00002-of-00002.safetensors",
     )
-    refused(folder, "'layer.0'", "one of them")
+    refused(folder, "'layer.0'", "only in the shard")
 
 
 def test_a_broken_shard_is_named(shards):
@@ -850,7 +853,7 @@ def test_a_broken_shard_is_named(shards):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["not empty"]),
+        (b"", ["not be empty"]),
         (b"[]", ["an object"]),
         (b'{"weight_map": {}', ["JSON at character 17"]),
         (b'{"weight_map": {}} {}', ["JSON at character 19"]),
@@ -941,7 +944,7 @@ def twice():
 X = archive({"x.npy": npy_bytes(ONES)})
 PACKED = archive({"x.npy": npy_bytes(np.zeros(10_000))}, zipfile.ZIP_DEFLATED)
 ARCHIVES = {
-    "empty": (b"", ["not empty"]),
+    "empty": (b"", ["not be empty"]),
     "text": (b"hello, this is no archive", ["a ZIP archive that can be read", "BadZipFile"]),
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
     "cut": (X[:-30], ["BadZipFile"]),
@@ -949,7 +952,7 @@ ARCHIVES = {
     "objects": (object_archive(), ["dtype of 'x'", "'object'", "can run code"]),
     "not an array": (archive({"x.txt": b"hi"}), ["'x.txt'", "end in .npy"]),
     "folder": (archive({"x/": b""}), ["member", "'x/'", "end in .npy"]),
-    "same place": (twice(), ["member", "fit before place 0"]),
+    "same place": (twice(), ["member", "before byte 0"]),
     "encrypted": (with_bytes(X, 8, b"\x01"), ["encrypted", "decrypt"]),
     "bzip2": (archive({"x.npy": npy_bytes(ONES)}, zipfile.ZIP_BZIP2), ["compression", "= 12"]),
     "unknown packing": (with_bytes(X, 10, b"\x63"), ["compression", "= 99"]),
@@ -990,7 +993,7 @@ def test_a_hostile_archive(file, what):
 
 
 SINGLE = {
-    "empty": (b"", ["not empty"]),
+    "empty": (b"", ["not be empty"]),
     "an archive": (X, ["a ZIP archive", "name it .npz"]),
     "text": (b"hello, this is no array", ["in 'x' an array of NumPy"]),
     "objects": (npy_bytes(ONES).replace(b"'<f4'", b"'|O' "), ["dtype of 'x'", "can run code"]),
@@ -1230,7 +1233,7 @@ def test_what_is_not_decoded_of_hdf5_is_listed(h5, make):
 
 def test_broken_hdf5_files(file, h5):
     whole_file = h5(put(np.ones((40, 40)))).read_bytes()
-    refused(file(b"", "x.h5"), "not empty")
+    refused(file(b"", "x.h5"), "not be empty")
     refused(file(b"hello", "x.h5"), "an HDF5 file that can be read")
     refused(file(b"version https://git-lfs.github.com/spec/v1\n", "x.h5"), "git lfs pull")
     refused(file(X, "x.h5"), "a ZIP archive")
