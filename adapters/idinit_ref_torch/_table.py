@@ -216,10 +216,9 @@ def _bounded(call: Call) -> Value:
 
 def _power(call: Call) -> Value:
     exponent = call.args[1]
-    if isinstance(exponent, FakeTensor):
-        exponent = exponent.constant  # of a literal, else None
     if isinstance(exponent, Tensor):
-        is_real = not (exponent.is_meta or exponent.is_complex()) and exponent.numel()
+        has_values = not (isinstance(exponent, FakeTensor) or exponent.is_meta)
+        is_real = has_values and not exponent.is_complex() and exponent.numel()
         is_known = is_real and is_constant(call.of(exponent))
         exponent = exponent.min().item() if is_known else None
     return _entrywise(call, power(exponent))

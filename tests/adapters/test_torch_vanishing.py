@@ -32,6 +32,9 @@ def zeros_of(function, inputs, **parameters):
         yield len(at) == len(inputs), said, bool((out == 0).all())
 
 
+POWERS = torch.tensor([1.0, 2, 3, 1, 2, 3])
+
+
 def over(whole, part):
     whole[1:] = part
     return whole
@@ -56,7 +59,7 @@ ONE = {
     "x ** 0.5": lambda x: x**0.5,
     "x ** -1": lambda x: (x + 1) ** -1,
     "2 ** x": lambda x: 2**x,
-    "to powers above 0": lambda x: x ** torch.tensor([1.0, 2, 3, 1, 2, 3]),
+    "to powers above 0": lambda x: x**POWERS,
     "to powers, one of them 0": lambda x: x ** torch.tensor([0.0, 2, 3, 1, 2, 3]),
     "to the power of an arange": lambda x: x ** torch.arange(6),
     "vander": lambda x: torch.vander(x[0, 0]),
