@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Drawing, Signal, Value, clamped, is_number, power
+from idinit_ref.tracing import Drawing, Signal, Value, clamped, is_constant, is_number, power
 
 ENTRYWISE = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
@@ -34,7 +34,8 @@ REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
        ("max", "min", "sum")}, "reduce_and": "", "reduce_or": "", "reduce_xor": "",
     **{f"scatter-{what}": "scatter" for what in ("add", "sub", "mul", "max", "min")},
-    "argmax": "", "argmin": "", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
+    "argmax": "", "argmin": "", "reduce": "reduce", "reduce_window": "reduce",
+    "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
     "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
     "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
@@ -161,8 +162,7 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     if kind == "integer_pow":
         word = power(eqn.params["y"])
     elif kind == "pow":
-        base, exponent = map(number_of, eqn.invars)
-        word = power(exponent) if base is None and exponent is not None else "pow"
+        word = power(given[1].value if is_constant(given[1]) else None)
     elif kind == "clamp":
         word = clamped(number_of(eqn.invars[0]), number_of(eqn.invars[2]))
     else:

@@ -121,7 +121,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     if kind in ENTRYWISE:
         word = PLAIN.get(kind, kind)
         return [draw.entrywise(kind, given, shape_of(var), floats(var), "", word)]
-    for key in _BODIES if kind not in _OPAQUE else ():
+    for key in _BODIES if kind not in _OPAQUE and kind not in REDUCES else ():
         if isinstance(eqn.params.get(key), (Jaxpr, ClosedJaxpr)):
             return _walk(draw, eqn.params[key], given)
     if kind in _OPAQUE:

@@ -162,6 +162,17 @@ def _pad(call: Call) -> Value:
     return call.draw.pad(call.name, call.values[0], low, call.shape, None, others, does)
 
 
+def _write(call: Call) -> Value:
+    """Draw a write over a part of a value; over zeros it is a padding."""
+    low = call.args[1]
+    if is_array(low) or any(map(is_array, low)):
+        return _other(call, word="scatter")
+    whole, part = call.values
+    if is_constant(whole) and not np.any(keras.ops.convert_to_numpy(call.args[0])):
+        whole = call.draw.constant(whole.shape, value=0)
+    return call.draw.write(call.name, whole, part, [int(at) for at in low], call.shape)
+
+
 def _add(call: Call) -> Value:
     draw, name, shape = call.draw, call.name, call.shape
     value, *rest = call.operands
@@ -273,6 +284,7 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
+    "SliceUpdate": _write,
     **dict.fromkeys(("Add", "Average"), _add),
     "Subtract": _subtract,
     "Multiply": _multiply,
@@ -331,8 +343,8 @@ def _word(op: Any, kind: str, args: Any) -> str:
         bounds = (op.x_min, op.x_max)
         return clamped(*(x if isinstance(x, (int, float)) else None for x in bounds))
     if kind == "Power" and len(args) == 2:
-        known = [x if isinstance(x, (int, float)) else None for x in args]
-        return "exp" if known[0] is not None else "pow" if known[1] is None else power(known[1])
+        is_known = isinstance(args[1], (int, float)) or _is_offset(args[1])
+        return power(keras.ops.convert_to_numpy(args[1]).min() if is_known else None)
     if kind == "Threshold":  # x above the threshold, else the default value
         return "relu" if op.threshold < 0 or op.default_value == 0 else "exp"
     if kind in _OFFSETS and any(map(_is_offset, args[_OFFSETS[kind] :][:1])):

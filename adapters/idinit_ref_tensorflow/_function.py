@@ -71,7 +71,8 @@ class Reader:
             return self.draw.loop(state, inputs, shapes, body)
         runs = any("func" in attribute.type for attribute in op.op_def.attr)
         only_parameters = all(isinstance(value, Made) for value in inputs)
-        if not only_parameters and (runs or any(name in op.type for name in _UNREADABLE)):
+        hidden = op.type not in TABLE and any(name in op.type for name in _UNREADABLE)
+        if not only_parameters and (runs or hidden):
             raise _cannot(op, "its computation with the weights is unknown")
         name = self.rename(op.name)
         if op.type in ("Split", "SplitV"):

@@ -122,6 +122,14 @@ def _pad(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     return draw.pad(name, inputs[0], low, shape, None, inputs[2:], "move" if is_mirror else "pad")
 
 
+def _write(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw a write over a part of a value; over zeros it is a padding."""
+    low = static(op.inputs[2])
+    if low is None:
+        return draw.result(name, inputs[:2], shape, word="scatter")
+    return draw.write(name, inputs[0], inputs[1], [int(at) for at in low], shape)
+
+
 def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw the pieces of a dilated convolution's input; its padding has shifted them equally."""
     value = inputs[0]
@@ -172,7 +180,9 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     """Draw a power, a clamp, a select or a scatter; numbers decide whether the first two vanish."""
     numbers = [value.value if isinstance(value, Made) else None for value in inputs]
     if op.type == "Pow":
-        word = power(numbers[1]) if numbers[0] is None and numbers[1] is not None else "pow"
+        exponents = static(op.inputs[1])
+        is_real = exponents is not None and exponents.dtype.kind in "fiu" and exponents.size
+        word = power(float(exponents.min()) if is_real else None)
         return draw.entrywise(name, inputs, shape, word=word)
     if op.type == "ClipByValue":
         return draw.entrywise(name, inputs, shape, word=clamped(*numbers[1:]))
@@ -271,6 +281,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("GatherV2", "ResourceGather"), _lookup),
     **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
     **dict.fromkeys(_SUMS, _add),
+    "XlaDynamicUpdateSlice": _write,
     "SpaceToBatchND": _pieces,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
     "Sub": _subtract,

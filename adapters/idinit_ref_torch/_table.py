@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Data, Made, Signal, Value, clamped, power
+from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, power
 
 from . import _moves
 from ._call import Call, axis_of, other, result
@@ -85,7 +86,7 @@ def _product(call: Call, a: Tensor, b: Tensor, letters: str, shape: tuple[int, .
     weight = call.of(b)
     data = call.of(a) if len(out) < 2 else _data(call, a, weight)
     grouped = "".join(c for c in right if c == "g")
-    what = _SUMS.get(call.name, call.what)
+    what = _SUMS.get(call.name, (call.what,))[0]
     return call.draw.product(what, [data, weight], [left, right], out, shape, grouped)
 
 
@@ -101,8 +102,8 @@ def _dense(call: Call) -> Value:
 
 def _dense_sum(call: Call) -> Value:
     base, a, b = call.args[:3]
-    made = _product(call, a, b, _LETTERS["aten::" + _SUMS[call.name]], call.shape)
-    return _plus(call, made, base)
+    made = _product(call, a, b, _SUMS[call.name][1], call.shape)
+    return made if call.kwargs.get("beta") == 0 else _plus(call, made, base)
 
 
 def _linear(call: Call) -> Value:
@@ -214,10 +215,13 @@ def _bounded(call: Call) -> Value:
 
 
 def _power(call: Call) -> Value:
-    base, exponent = call.args[:2]
-    if not isinstance(base, Tensor):
-        return _entrywise(call, "exp")
-    return _entrywise(call, "pow" if isinstance(exponent, Tensor) else power(exponent))
+    exponent = call.args[1]
+    if isinstance(exponent, Tensor):
+        has_values = not (isinstance(exponent, FakeTensor) or exponent.is_meta)
+        is_real = has_values and not exponent.is_complex() and exponent.numel()
+        is_known = is_real and is_constant(call.of(exponent))
+        exponent = exponent.min().item() if is_known else None
+    return _entrywise(call, power(exponent))
 
 
 def _chosen(call: Call) -> Value:
@@ -280,7 +284,13 @@ _LETTERS = {
     "aten::dot": "i,i->",
     "aten::bmm": "bti,bio->bto",
 }
-_SUMS = {"aten::addmm": "mm", "aten::addmv": "mv", "aten::baddbmm": "bmm"}
+_SUMS = {
+    "aten::addmm": ("mm", "ti,io->to"),
+    "aten::addmv": ("mv", "ti,i->t"),
+    "aten::baddbmm": ("bmm", "bti,bio->bto"),
+    "aten::addbmm": ("bmm", "bti,bio->to"),
+    "aten::addr": ("outer", "t,o->to"),
+}
 ATTENTIONS = {"flex_attention", "flex_attention_backward"}
 """The known operations that take functions as arguments."""
 
@@ -360,7 +370,7 @@ TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
     **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_dense, "mm mv dot bmm"),
-    **_aten(_dense_sum, "addmm addmv baddbmm"),
+    **dict.fromkeys(_SUMS, _dense_sum),
     **_aten(_linear, "linear"),
     **_aten(_grouped, "_grouped_mm"),
     "transformers::grouped_mm_fallback": _grouped,

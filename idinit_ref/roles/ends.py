@@ -177,8 +177,10 @@ class Vanishing:
             blocked = [state for to in factors if isinstance(state := known[to], int)]
             if not blocked:
                 return _ELSEWHERE if factors else number
-            never = [at for at in blocked if self._flow.nodes[at].vanishes == "never"]
-            return (never or blocked)[0]
+            nodes = self._flow.nodes
+            squares = [at for at in blocked if nodes[at].does == "product"]
+            never = [at for at in blocked if nodes[at].vanishes == "never"]
+            return (squares or never or blocked)[0]
         sources, chosen = source
         ends = {to: self._collect(to, known, chosen)[0] for to in may}
         places = list(self._needed(number))

@@ -300,11 +300,17 @@ class _Search:
         head = f"no weight makes the branch {what} of {add} vanish, so none is zero: "
         if blocker in branch.sources:
             return head + "it holds its source itself, besides what it computes from it"
-        if self.flow.nodes[blocker].kind in ("input", "parameter"):
-            return head + f"{self.name(blocker)} enters it over no weight"
-        if self.flow.nodes[blocker].does == "unknown":
-            return head + f"it is not known what {self.name(blocker)} is at 0"
-        return head + f"{self.name(blocker)} is not 0 where its inputs are"
+        node = self.flow.nodes[blocker]
+        if node.kind in ("input", "parameter"):
+            return head + f"{node.name} enters it over no weight"
+        if node.does == "unknown":
+            return head + f"it is not known what {node.name} is at 0"
+        if node.vanishes == "never":
+            return head + f"{node.name} is not 0 where its inputs are"
+        squares = node.does == "product" if node.vanishes == "all" else bool(node.vanishes)
+        if node.sums and not squares:
+            return head + f"{node.name} sums over the outputs of the weights before it"
+        return head + f"{node.name} vanishes to second order only, as its factors vanish together"
 
     # Heads ----------------------------------------------------------------------------------
 

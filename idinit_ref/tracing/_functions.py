@@ -48,7 +48,7 @@ _WORDS: dict[Fact, str] = {
         acos acosh airy_ai arccos arccosh bessel_j0 bessel_y0 bessel_y1 cos cosh digamma erfc
         erfcx exp exp2 hardsigmoid i0 i0e igammac lgamma log log10 log2 log_ndtr log_sigmoid
         logaddexp logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0
-        modified_bessel_k1 ndtr ndtri polygamma reciprocal rsqrt scaled_modified_bessel_k0
+        modified_bessel_k1 ndtr ndtri polygamma pow reciprocal rsqrt scaled_modified_bessel_k0
         scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
         spherical_bessel_j0 squareplus zeta
     """,
@@ -56,7 +56,7 @@ _WORDS: dict[Fact, str] = {
     Fact("map", "max"): "clamp_min fmax max maximum",
     Fact("map", "min"): "clamp_max fmin min minimum",
     Fact("map", (0,)): """
-        arctan2 atan2 copysign floor_divide fmod ldexp mod pow rem remainder xlog1py xlogy
+        arctan2 atan2 copysign floor_divide fmod ldexp mod rem remainder xlog1py xlogy
     """,
     Fact("map", (1,)): "igamma weight_norm",
     Fact("", "sum", 2): "add lerp sub subtract",
@@ -102,12 +102,14 @@ def fact_of(word: str) -> Fact:
 def power(exponent: float | None) -> str:
     """Return the plain name of a function with the facts of x to this power.
 
-    An exponent of None is unknown.
+    Of several exponents, the smallest decides. An exponent of None is unknown: it may be 0.
 
-    >>> power(2), power(0.5), power(-0.5)
-    ('square', 'sqrt', 'rsqrt')
+    >>> power(2), power(0.5), power(-0.5), power(None)
+    ('square', 'sqrt', 'rsqrt', 'pow')
     """
-    if exponent is None or exponent == 1:
+    if exponent is None:
+        return "pow"
+    if exponent == 1:
         return "identity"
     return "square" if exponent > 1 else "sqrt" if exponent > 0 else "rsqrt"
 

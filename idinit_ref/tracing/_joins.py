@@ -112,10 +112,12 @@ class Joins(Moves):
     ) -> Value:
         """Draw a write to a part of a value, from `low` on along every axis.
 
-        A write to a constant is a padding. A write to a signal pads a part that was cut from it.
+        A write to a constant is a padding with it. A write to a signal pads a part that was cut
+        from it.
         """
         if isinstance(value, Made) and not value.parts:
-            return self.pad(name, part, low, shape)
+            others = () if part.shape == shape else (value,)
+            return self.pad(name, part, low, shape, None, others)
         if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
             spans = [(at, at + size, 1) for at, size in zip(low, part.shape, strict=True)]
             under, new = self.part(name, value, spans), self.pad(name, part, low, shape)

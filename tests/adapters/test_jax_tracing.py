@@ -202,6 +202,25 @@ def test_an_operation_that_is_not_known_is_named():
     assert (entry.role, entry.why) == ("keep", "it is not known what triangular_solve does with it")
 
 
+REDUCES = {
+    "reduce": lambda x: x + lax.reduce(x, jnp.float32(1), lambda a, b: a * b + b, (0,)),
+    "reduce_window": lambda x: lax.reduce_window(
+        x, jnp.float32(1), lambda a, b: a * b + b, (1, 1, 2), (1, 1, 1), "SAME"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REDUCES)
+def test_a_reduction_by_a_function_of_the_user_is_no_call_of_it(name):
+    def apply(p, x):
+        return x + REDUCES[name](jax.nn.relu(x @ p["a"]) @ p["b"])
+
+    report = decide(ij.trace(W, X, apply))
+    assert report.roles == {"a": "transit", "b": "transit"}
+    (note,) = report.warnings
+    assert note.text.endswith(f"it is not known what b: product: {name} is at 0")
+
+
 class Box:
     """A mutable holder of an array, which JAX does not open."""
 

@@ -67,6 +67,10 @@ ONE = {
     "2 * x": lambda x: 2 * x,
     "x ** 2": lambda x: x**2,
     "x ** 0.5": lambda x: x**0.5,
+    "2 ** x": lambda x: 2**x,
+    "to powers above 0": lambda x: x ** np.float32([1, 2, 3, 1, 2, 3]),
+    "to powers, one of them 0": lambda x: x ** np.float32([0, 2, 3, 1, 2, 3]),
+    "vander": lambda x: ops.vander(x[0, 0]),
     "x ** -2": lambda x: (x + 1) ** -2,
     "clip": lambda x: ops.clip(x, -1, 1),
     "clip above 0": lambda x: ops.clip(x, 0.1, 1),
@@ -86,6 +90,8 @@ ONE = {
     "flip": lambda x: ops.flip(x, 1),
     "stack": lambda x: ops.stack([x, ops.abs(x)], 1),
     "slice": lambda x: x[:, 1:3],
+    "written on zeros": lambda x: ops.slice_update(ops.zeros((2, 5, 6)), (0, 1, 0), x),
+    "written on ones": lambda x: ops.slice_update(ops.ones((2, 5, 6)), (0, 1, 0), x),
     "where": lambda x: ops.where(x > 1, x, ops.zeros_like(x)),
     "maximum with 0": lambda x: ops.maximum(x, 0.0),
     "maximum with 1": lambda x: ops.maximum(x, 1.0),
@@ -115,11 +121,13 @@ TWO = {
     "a * b": lambda a, b: a * b,
     "a / b": lambda a, b: a / (b + 1),
     "maximum": ops.maximum,
+    "a ** b": lambda a, b: a**b,
     "where": lambda a, b: ops.where(a > 1, a, b),
     "gated": lambda a, b: a * ops.sigmoid(b),
     "concatenate": lambda a, b: ops.concatenate([a, b], 1),
     "a @ b": lambda a, b: a @ ops.transpose(b, (0, 2, 1)),
     "einsum": lambda a, b: ops.einsum("bti,bsi->bts", a, b),
+    "written": lambda a, b: ops.slice_update(a, (0, 1, 0), b[:, :2]),
 }
 THREE = {
     "attention": lambda q, k, v: ops.dot_product_attention(

@@ -575,6 +575,26 @@ def by_addmm(model, x):
     return torch.addmm(x, x, model.w)
 
 
+def by_addbmm(model, x):
+    return torch.addbmm(x, x[None], model.w[None])
+
+
+def by_baddbmm(model, x):
+    return torch.baddbmm(x[None], x[None], model.w[None])
+
+
+def by_addmv(model, x):
+    return torch.addmv(x, model.w, x)
+
+
+def by_addr(model, x):
+    return torch.addr(x, model.layers[0](x)[0], x[1].relu())
+
+
+def without_base(model, x):
+    return torch.addmm(x, x, model.w, beta=0)
+
+
 def by_alpha(model, x):
     return torch.add(x, model.layers[0](x), alpha=0.5)
 
@@ -604,6 +624,11 @@ def joined(model, x):
         (buffered, image(2, 3, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
         (in_place, image(2, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
         (by_addmm, image(2, 4), {"w": "zero"}),
+        (by_addbmm, image(2, 4), {"w": "zero"}),
+        (by_baddbmm, image(2, 4), {"w": "zero"}),
+        (by_addmv, image(4), {"w": "zero"}),
+        (by_addr, image(4, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
+        (without_base, image(2, 4), {"w": "transit"}),
         (by_alpha, image(2, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
         (twice, image(2, 4), {"layers.0.weight": "zero", "layers.0.bias": "bias"}),
         (by_einsum, image(2, 4), {"w": "zero"}),
