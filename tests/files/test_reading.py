@@ -519,7 +519,7 @@ def with_raw(shape):
 
 LONG = "x" * 5000
 HOSTILE = {
-    "empty": (b"", ["size", "0", "not empty"]),
+    "empty": (b"", ["size", "0", "not be empty"]),
     "under 8 bytes": (b"\x01\x02\x03", ["size", "= 3", "at least 8 bytes"]),
     "short text": (b"hello", ["'hello'", "begins with a length"]),
     "text": (b"<!DOCTYPE html><title>404", ["'<!DOCTYP'", "download the file again"]),
@@ -614,19 +614,19 @@ HOSTILE = {
         ["data_offsets of 'b'", "0 bytes apart"],
     ),
     "size": (with_field("shape", [3]), ["data_offsets of 'b'", "(2, 6)", "3 bytes apart"]),
-    "one offset": (with_field("data_offsets", [2]), ["data_offsets of 'b'", "two places"]),
-    "three offsets": (with_field("data_offsets", [2, 6, 6]), ["data_offsets of 'b'", "two places"]),
+    "one offset": (with_field("data_offsets", [2]), ["data_offsets of 'b'", "two integers"]),
+    "three offsets": (with_field("data_offsets", [2, 6, 6]), ["data_offsets of 'b'", "two integers"]),
     "backwards": (with_field("data_offsets", [6, 2]), ["(6, 2)", "4 bytes apart"]),
     "outside": (with_field("data_offsets", [4, 8]), ["(4, 8)", "at most 6"]),
     "far outside": (with_field("data_offsets", [2**64 - 5, 2**64 - 1]), ["at most 6"]),
-    "overlap": (pack({"a": entry(0, 3), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "at 3"]),
-    "twice the same": (pack({"a": entry(0, 6), "b": entry(0, 6)}, DATA), ["'b'", "at 6"]),
-    "gap": (pack({"a": entry(0, 1), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "at 1"]),
-    "gap before": (pack({"b": entry(2, 6)}, DATA), ["'b'", "at 0"]),
-    "more data": (pack(GOOD, DATA + b"g"), ["bytes of data", "= 7", "not 6"]),
+    "overlap": (pack({"a": entry(0, 3), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "before, 3"]),
+    "twice the same": (pack({"a": entry(0, 6), "b": entry(0, 6)}, DATA), ["'b'", "before, 6"]),
+    "gap": (pack({"a": entry(0, 1), "b": entry(2, 6)}, DATA), ["'b'", "(2, 6)", "before, 1"]),
+    "gap before": (pack({"b": entry(2, 6)}, DATA), ["'b'", "before, 0"]),
+    "more data": (pack(GOOD, DATA + b"g"), ["bytes of data", "= 7", "tensors have 6"]),
     "less data": (pack(GOOD, DATA[:-1]), ["data_offsets of 'b'", "at most 5"]),
     "surrogate name": (pack(b'{"\\udc80":{}}'), ["keys of '\\udc80'"]),
-    "long name, wrong": (changed(**{LONG: entry(5, 6)}), ["xxx...'", "at 6"]),
+    "long name, wrong": (changed(**{LONG: entry(5, 6)}), ["xxx...'", "before, 6"]),
 }
 
 
@@ -757,14 +757,15 @@ def test_an_index_of_another_name(shards):
     index = index.rename(folder / "unet.safetensors.index.json")
     assert set(open_checkpoint(folder).tensors) == set(state)
     (folder / "vae.safetensors.index.json").write_text("{}")
-    refused(folder, "'unet.safetensors.index.json', 'vae.safetensors.index.json'", "name the file")
+    refused(folder, "'unet.safetensors.index.json', 'vae.safetensors.index.json'", "name one")
 
 
 def test_a_folder_without(tmp_path):
-    refused(tmp_path, "model.safetensors", "files: none")
+    kinds = ("model.safetensors", "pytorch_model.bin", "*.index.json", "torch.distributed", "Orbax")
+    refused(tmp_path, *kinds, "checkpoints: none; name another folder, or a file of weights")
     for i in range(7):
         (tmp_path / f"{i}.safetensors").touch()
-    refused(tmp_path, "files: '0.safetensors', ", "and 2 more")
+    refused(tmp_path, "checkpoints: '0.safetensors', ", "and 2 more; name one of them")
 
 
 def test_metadata_of_shards_is_merged(tmp_path):
@@ -850,7 +851,7 @@ def test_a_broken_shard_is_named(shards):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["not empty"]),
+        (b"", ["not be empty"]),
         (b"[]", ["an object"]),
         (b'{"weight_map": {}', ["JSON at character 17"]),
         (b'{"weight_map": {}} {}', ["JSON at character 19"]),
@@ -941,7 +942,7 @@ def twice():
 X = archive({"x.npy": npy_bytes(ONES)})
 PACKED = archive({"x.npy": npy_bytes(np.zeros(10_000))}, zipfile.ZIP_DEFLATED)
 ARCHIVES = {
-    "empty": (b"", ["not empty"]),
+    "empty": (b"", ["not be empty"]),
     "text": (b"hello, this is no archive", ["a ZIP archive that can be read", "BadZipFile"]),
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
     "cut": (X[:-30], ["BadZipFile"]),
@@ -949,7 +950,7 @@ ARCHIVES = {
     "objects": (object_archive(), ["dtype of 'x'", "'object'", "can run code"]),
     "not an array": (archive({"x.txt": b"hi"}), ["'x.txt'", "end in .npy"]),
     "folder": (archive({"x/": b""}), ["member", "'x/'", "end in .npy"]),
-    "same place": (twice(), ["member", "fit before place 0"]),
+    "same place": (twice(), ["member", "end before byte 0"]),
     "encrypted": (with_bytes(X, 8, b"\x01"), ["encrypted", "decrypt"]),
     "bzip2": (archive({"x.npy": npy_bytes(ONES)}, zipfile.ZIP_BZIP2), ["compression", "= 12"]),
     "unknown packing": (with_bytes(X, 10, b"\x63"), ["compression", "= 99"]),
@@ -990,7 +991,7 @@ def test_a_hostile_archive(file, what):
 
 
 SINGLE = {
-    "empty": (b"", ["not empty"]),
+    "empty": (b"", ["not be empty"]),
     "an archive": (X, ["a ZIP archive", "name it .npz"]),
     "text": (b"hello, this is no array", ["in 'x' an array of NumPy"]),
     "objects": (npy_bytes(ONES).replace(b"'<f4'", b"'|O' "), ["dtype of 'x'", "can run code"]),
@@ -1230,7 +1231,7 @@ def test_what_is_not_decoded_of_hdf5_is_listed(h5, make):
 
 def test_broken_hdf5_files(file, h5):
     whole_file = h5(put(np.ones((40, 40)))).read_bytes()
-    refused(file(b"", "x.h5"), "not empty")
+    refused(file(b"", "x.h5"), "not be empty")
     refused(file(b"hello", "x.h5"), "an HDF5 file that can be read")
     refused(file(b"version https://git-lfs.github.com/spec/v1\n", "x.h5"), "git lfs pull")
     refused(file(X, "x.h5"), "a ZIP archive")
@@ -1514,4 +1515,7 @@ def test_what_is_not_there_is_said_so_whatever_its_suffix(tmp_path):
     for name in ("gone", "gone.bin", "gone.safetensors", "gone.npz"):
         with pytest.raises(FileNotFoundError) as caught:
             open_checkpoint(tmp_path / name)
-        assert caught.value.filename in (tmp_path / name, str(tmp_path / name))
+        assert caught.value.errno == errno.ENOENT
+        assert f"path = {str(tmp_path / name)!r}, but it cannot be read" in str(caught.value)
+        assert "No such file" in str(caught.value)
+        assert "; name one that exists" in str(caught.value)
