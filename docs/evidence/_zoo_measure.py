@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,15 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
         }
         missed, true = [], []
         for add in flow.adds:
-            if add.plain and _vanishes(tape, add, values, learns):
+            if add.plain and _vanishes(tape, add, values, add.weights):
                 true.append(add)
-                if not vanished[add.step][add.branch]:
-                    missed.append(_told(tape, add))
+                learned = [k for k in add.weights if tape.nodes[k].weights & learns]
+                if vanished[add.step][add.branch] or (
+                    # Weights that never learn are kept as they are, as frozen ones.
+                    learned and not _vanishes(tape, add, values, learned)
+                ):
+                    continue
+                missed.append(_told(tape, add))
     projections = [
         add
         for add in flow.adds
@@ -154,10 +159,8 @@ def _is_shift(name: str, tensor: Tensor) -> bool:
     return name.endswith(("bias", "beta")) and tensor.dim() == 1
 
 
-def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], learns: set[str]) -> bool:
-    """Whether the branch is zero once all of its weight operations after the source are.
-
-    Not those that never learn beside others: they are kept as they are, as frozen ones.
+def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], nodes: Iterable[int]) -> bool:
+    """Whether the branch is zero once these weight operations after the source are.
 
     A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
     """
@@ -168,8 +171,7 @@ def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], learns: set[str])
         if step == add.step:
             held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
 
-    learned = {k for k in add.weights if tape.nodes[k].weights & learns}
-    zeroed = {tape.nodes[k].step for k in learned or add.weights}
+    zeroed = {tape.nodes[k].step for k in nodes}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
     branch, skip = held

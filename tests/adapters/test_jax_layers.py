@@ -626,7 +626,7 @@ def test_a_kernel_that_is_none_of_its_layer_is_refused(shape):
     """Too few axes; a stack along another axis than the first; another layer's."""
     layer = linear(3, 5)
     layer.kernel.set_value(jnp.asarray(np.full(shape, 7), jnp.float32))
-    text = rf"kernel = \({shape[0]},.*Linear's should be \(3, 5\).*leading axes: nnx.vmap"
+    text = rf"kernel = \({shape[0]},.*Linear's kernel should be \(3, 5\).*leading axes: nnx.vmap"
     with pytest.raises(errors.ShapeError, match=text):
         ij.idi_layer_(layer)
     assert np.all(np.asarray(layer.kernel[...]) == 7)

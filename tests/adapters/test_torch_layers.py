@@ -803,7 +803,7 @@ def test_a_weight_that_is_no_parameter():
     with pytest.raises(errors.OptionTypeError) as caught:
         idi_layer_(layer)
     assert "its 'weight' should be a torch.nn.Parameter" in str(caught.value)
-    assert "initialise it before" in str(caught.value)
+    assert "initialise the layer before" in str(caught.value)
     assert torch.equal(layer.weight, torch.ones(3, 3))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import sys
 
 import pytest
@@ -45,6 +47,26 @@ def test_every_page_has_its_data():
     pages = {path.stem for path in FOLDER.glob("*.md")}
     assert pages == {*index.STUDIES, *OTHERS, "performance", "index", "gpu"}
     assert {path.stem for path in FOLDER.glob("*.json")} == pages - {"index"}
+
+
+def test_every_template_is_filled_somewhere():
+    tests = FOLDER.parents[1] / "tests"
+    paths = [*FOLDER.glob("*.py"), *tests.glob("benchmarks/*.py"), *tests.glob("gpu/*.py")]
+    named = {n for path in paths for n in re.findall(r'filled\(\s*"(\w+)"', path.read_text())}
+    assert named == {path.name.removesuffix(".md.in") for path in _data.TEMPLATES.iterdir()}
+
+
+def test_the_words_of_a_page_stand_in_its_template():
+    """And not in an f-string."""
+    strings = [
+        (path.name, node)
+        for path in FOLDER.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr)
+    ]
+    parts = [(name, part) for name, node in strings for part in node.values]
+    words = [(name, part) for name, part in parts if isinstance(part, ast.Constant)]
+    assert not [f"{name}:{part.lineno}" for name, part in words if len(part.value) > 200]
 
 
 def test_what_was_not_run_has_no_page(tmp_path, monkeypatch):
