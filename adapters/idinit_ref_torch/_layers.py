@@ -148,12 +148,15 @@ def _parts(module: Any) -> _Parts:
     if _is_gpt2s(module):
         return _gpt2(module)
     known = ", ".join(kind.__name__ for kind in _KINDS)
+    cure = "pass its layers one by one, or its weights to idi_ or idiz_ with layout=..."
+    if not isinstance(module, nn.Module):
+        cure = "pass such a layer itself, e.g. torch.nn.Linear(4, 3), or a weight to idi_ or idiz_"
     raise OptionTypeError(
         message(
             "module",
             type(module),
             f"it should be one of {known}, or transformers' Conv1D",
-            "pass its layers one by one, or its weights to idi_ or idiz_ with layout=...",
+            cure,
         )
     )
 

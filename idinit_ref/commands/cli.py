@@ -20,7 +20,7 @@ from .. import __version__
 from ..core.kernel import Taps
 from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
-from ..errors import IDInitError
+from ..errors import IDInitError, message
 from ._terminal import say
 
 _WIDTH = 40  # the least width; a narrower terminal breaks lines itself
@@ -57,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(problem))
     except OSError as problem:
-        where = f"{problem.filename}: " if problem.filename else ""
-        return _fail(where + (problem.strerror or str(problem)))
+        said = problem.strerror or str(problem)
+        if problem.filename:  # from Python itself
+            cure = "name one that exists and that you may read or write"
+            said = message("path", problem.filename, f"it cannot be used ({said})", cure)
+        return _fail(said)
     except (IDInitError, UnicodeError) as problem:
         return _fail(str(problem))
-    except MemoryError:
-        return _fail("there is not enough memory")
+    except MemoryError as problem:
+        return _fail(str(problem) or "there is not enough memory")
     except RecursionError:
         return _fail("the input is nested too deeply")
     return status
@@ -189,6 +192,22 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="print JSON")
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        should = f"{text!r}, but it should be an integer; write a whole number, e.g. 8"
+        raise argparse.ArgumentTypeError(should) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        should = f"{text!r}, but it should be a number; write a decimal, e.g. 0.5 or 1e-6"
+        raise argparse.ArgumentTypeError(should) from None
+
+
 def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -202,22 +221,22 @@ def _show(commands: Any) -> None:
         "show", help="print a weight and its properties", argument_default=argparse.SUPPRESS
     )
     add = show.add_argument
-    add("size", type=int, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
+    add("size", type=_integer, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
     add("--role", choices=get_args(Role), help="transit (the default) or zero")
     add("--layout", help="a letter for each axis: O, I, D H W; others are batches")
-    add("--gain", type=float, help="tau of IDI (default 1)")
-    add("--eps", type=float, help="eps of IDIZ (default 1e-06)")
+    add("--gain", type=_number, help="tau of IDI (default 1)")
+    add("--eps", type=_number, help="eps of IDIZ (default 1e-06)")
     add("--wide", choices=get_args(Wide), help="how IDI fills a wide matrix")
     add("--form", choices=get_args(Form), help="how IDIZ fills a wide matrix")
     add("--taps", choices=get_args(Taps), help="how a kernel becomes a matrix (default outward)")
     add("--tap", type=_integers, metavar="I,J", help="the identity tap (default (k - 1) // 2)")
     add("--stride", type=_integers, metavar="S,S", help="of a transposed kernel: it has phases")
-    add("--groups", type=int, metavar="N", help="the number of groups")
+    add("--groups", type=_integer, metavar="N", help="the number of groups")
     add("--transposed", action="store_true", help="axis I has the inputs of all groups")
     add("--blocks", type=_integers, metavar="M,M", help="the sizes of blocks of outputs")
-    add("--loosen", type=float, metavar="S", help="add noise with this standard deviation")
+    add("--loosen", type=_number, metavar="S", help="add noise with this standard deviation")
     add("--loosen-at", choices=get_args(LoosenAt), help="the entries that get noise")
-    add("--seed", type=int, metavar="K", help="the seed of the noise")
+    add("--seed", type=_integer, metavar="K", help="the seed of the noise")
     add("--dtype", default="float64", help="round into this dtype (default float64)")
     add("--plot", metavar="FILE", help="also draw it into FILE.svg or FILE.png (needs matplotlib)")
     add("--force", action="store_true", default=False, help="replace an existing FILE")
@@ -270,8 +289,8 @@ def _export(commands: Any) -> None:
         help=".safetensors, .npz, .weights.h5, .distcp or .orbax",
     )
     add("--dtype", choices=FLOATS, default="float32", help="default float32")
-    add("--gain", type=float, default=1.0, help="tau of IDI (default 1)")
-    add("--eps", type=float, default=1e-6, help="eps of IDIZ (default 1e-06)")
+    add("--gain", type=_number, default=1.0, help="tau of IDI (default 1)")
+    add("--eps", type=_number, default=1e-6, help="eps of IDIZ (default 1e-06)")
     add("--wide", choices=get_args(Wide), default="truncate", help="how IDI fills wide matrices")
     add("--keep-from", metavar="CHECKPOINT", help="copy tensors that IDInit does not define")
     add(
@@ -334,11 +353,11 @@ def _check(commands: Any) -> None:
     add("--stride", type=_integers, metavar="S,S", help="test kernels of transposed convolutions")
     add("--framework", metavar="NAME", help="numpy, torch, jax, tensorflow, ...")
     add("--expect", metavar="A,B", help="test only these properties, e.g. transit,rank")
-    add("--examples", type=int, default=50, metavar="N", help="for each property (default 50)")
-    add("--seed", type=int, default=0, metavar="K", help="the seed of the examples")
+    add("--examples", type=_integer, default=50, metavar="N", help="for each property (default 50)")
+    add("--seed", type=_integer, default=0, metavar="K", help="the seed of the examples")
     add(
         "--budget",
-        type=float,
+        type=_number,
         default=3.0,
         metavar="SECONDS",
         help="the limit for each property, and for one call (default 3)",

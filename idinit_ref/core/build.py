@@ -142,7 +142,14 @@ def like(array: Any, values: NDArray[np.float64]) -> Any:
 def zeros(target: Target, shape: tuple[int, ...]) -> Any:
     """Return zeros where a target says."""
     device = {} if target.device is None else {"device": target.device}
-    return target.xp.zeros(shape, dtype=target.dtype, **device)
+    # NumPy's ValueError here means more bytes than there are addresses.
+    too_large = (MemoryError, ValueError) if target.xp is np else (MemoryError,)
+    try:
+        return target.xp.zeros(shape, dtype=target.dtype, **device)
+    except too_large as problem:
+        size = f"{prod(shape):,} entries of {target.dtype}"
+        cure = "make a part with plan(...).block(index), or write all to a file with save"
+        raise MemoryError(message("size", size, "it should fit into memory", cure)) from problem
 
 
 def slices(runs: Iterable[Run]) -> Iterator[tuple[slice, float]]:

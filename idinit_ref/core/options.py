@@ -93,6 +93,8 @@ def sizes(
         cure = f"write {name}=({values},)" if isinstance(values, int) else "pass a tuple"
         if isinstance(values, int) and name in ("stride", "tap"):
             cure = f"write one for each kernel axis, as {name}=({values},) or ({values}, {values})"
+        elif isinstance(values, int) and name == "shape":  # one axis alone is no weight
+            cure = f"write one for each axis, as shape=({abs(values)}, {abs(values)})"
         raise OptionTypeError(message(name, values, should, cure))
     out = []
     for axis, size in enumerate(values):

@@ -5,6 +5,7 @@ No size in a file is trusted beyond the size of the file itself.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -112,17 +113,31 @@ class SourceFile:
             raise self.wrong(problem.what, problem.got, problem.should) from None
 
 
+@contextmanager
+def reachable(path: Path, name: str = "path") -> Iterator[None]:
+    """Give an OSError that is raised inside the form of all messages; it stays of its class."""
+    try:
+        yield
+    except OSError as problem:
+        should = f"it cannot be read ({problem.strerror or problem})"
+        cure = "name one that exists and that you may read"
+        raise OSError(  # Python chooses the class by the number
+            problem.errno or errno.EIO, message(name, str(path), should, cure)
+        ) from problem
+
+
 def source_of(path: Path, kind: str, magic: bytes = b"") -> SourceFile:
     """Return a file; raise if it cannot be of this kind, which begins with the bytes `magic`."""
     try:
-        status = os.stat(path)
+        with reachable(path):
+            status = os.stat(path)
     except ValueError:  # a NUL or a surrogate in the name
         should = "it should be a valid file name"
         raise CheckpointError(message("path", short(path), should, "correct it")) from None
     source = SourceFile(path, status.st_size, status.st_mtime_ns)
     if not stat.S_ISREG(status.st_mode):
         raise source.wrong("kind", "not a regular file", f"it should be {kind}", "name a file")
-    with source.open() as file:
+    with reachable(path), source.open() as file:
         first = bytes(source.take(file, 0, 32))
     if not first:
         raise source.wrong("size", 0, f"{kind} should not be empty")

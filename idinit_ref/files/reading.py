@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.text import short
 from ..errors import CheckpointError, OptionError, message
-from .disk import Faults, SourceFile, source_of
+from .disk import Faults, SourceFile, reachable, source_of
 from .metadata import CAP, TABLES, table
 from .naming import check_name, path_of
 from .others import by_name
@@ -145,7 +145,8 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     """
     given, faults = path_of(path), Faults(lenient=lenient)
     tensors: Sequence[StoredTensor]
-    file = _in_folder(given) if os.path.isdir(given) else given
+    with reachable(given):
+        file = _in_folder(given) if os.path.isdir(given) else given
     files = [file]
     if mark := _mark(file):
         tensors, metadata = _FOLDERS[mark](file, faults)
@@ -191,10 +192,12 @@ def _in_folder(folder: Path) -> Path:
     shown = ", ".join(repr(short(name)) for name in named[:5]) or "none"
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     should = (
-        "it should hold model.safetensors, or one *.index.json; "
-        f"its {'index files' if indices else 'checkpoint files'}: {shown}{more}"
+        "it should hold model.safetensors, pytorch_model.bin, one *.index.json, or one checkpoint "
+        "of torch.distributed or Orbax; "
+        f"its {'index files' if indices else 'checkpoints'}: {shown}{more}"
     )
-    raise CheckpointError(message("folder", short(str(folder)), should, "name the file itself"))
+    cure = "name one of them" if named else "name another folder, or a file of weights"
+    raise CheckpointError(message("folder", short(str(folder)), should, cure))
 
 
 def _other(file: Path) -> CheckpointError:
@@ -207,7 +210,8 @@ def _other(file: Path) -> CheckpointError:
         source_of(file, "a checkpoint")  # raises if it is missing, or known by its content
         cure = "save it in one of these formats"
         return CheckpointError(message("path", short(file.name), should, cure))
-    os.stat(file)
+    with reachable(file):
+        os.stat(file)
     should = f"it is {known.what}; {should}"
     return CheckpointError(message("path", short(file.name), should, known.cure))
 

@@ -17,6 +17,7 @@ from ..core.text import short
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from ..roles.names import Kind
 from . import presets
+from .disk import reachable
 from .metadata import MalformedError, loads
 from .naming import check_name
 from .reading import open_checkpoint
@@ -158,7 +159,7 @@ def _read_manifest(path: Path) -> dict[str, Asked]:
 def _json(path: Path) -> Any:
     """Parse a JSON file; raise if it is not strict JSON, or a key repeats."""
     try:
-        with open(path, "rb") as file:
+        with reachable(path, "manifest"), open(path, "rb") as file:
             return loads(file.read(_CAP + 1), cap=_CAP)
     except MalformedError as problem:
         raise OptionError(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +54,7 @@ class _Request(NamedTuple):
     target: str
     options: Mapping[str, Any]
     path: str
+    scratch: str
 
 
 def check(args: Namespace, console: Console) -> int:
@@ -76,7 +78,8 @@ def check(args: Namespace, console: Console) -> int:
     options = {"xp": args.framework, "layout": layout, "roles": _LIKE[args.like], "expect": names}
     options |= {name: getattr(args, name) for name in _OPTIONS}
     start = time.monotonic()
-    about, report = _watch(_Request(args.target, options, os.getcwd()))
+    with TemporaryDirectory() as scratch:
+        about, report = _watch(_Request(args.target, options, os.getcwd(), scratch))
     seconds = time.monotonic() - start
     _print(report, about, seconds, console)
     if args.json is not None:
@@ -218,6 +221,7 @@ def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
     """Run the oracle, and send all events to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     os.dup2(2, 1)  # prints of the implementation go to stderr, not into the table
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", request.scratch)  # not this folder
 
     def tell(event: str, what: Any) -> None:
         with suppress(BrokenPipeError):

@@ -137,9 +137,11 @@ def check(capfd):
     return run
 
 
-def test_a_right_one(check):
+def test_a_right_one(check, here, monkeypatch):
+    monkeypatch.delenv("HYPOTHESIS_STORAGE_DIRECTORY", raising=False)
     status, out, _ = check("mine:good --examples 5")
     assert status == 0
+    assert {path.name for path in here.iterdir()} <= {"mine.py", "broken.py", "__pycache__"}
     assert "broken" not in out.replace("0 broken", "")
     assert "printed" not in out
 

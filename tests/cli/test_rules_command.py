@@ -101,7 +101,7 @@ def test_of_a_checkpoint(idinit, manifest):
     [
         ("rules", "one of the arguments --preset --manifest --from is required"),
         ("rules --preset gpt", "did you mean 'gpt2'?"),
-        ("rules --manifest gone.json", "gone.json: No such file or directory"),
+        ("rules --manifest gone.json", "manifest = 'gone.json', but it cannot be read (No such"),
         ("rules --manifest m.json --rule x", "rule = 'x', but it should be REGEX=ROLE"),
         ("rules --manifest m.json --rule xy=zero", "rule = 'xy', but it fits no tensor"),
         ("rules --manifest m.json --rule odd=transit,parts=3", "odd.weight should hold 3 square"),

@@ -20,7 +20,8 @@ def torch():
 
 ROWS = [
     # call, error, what the message must say: the value, the expectation, the cure
-    (lambda: ir.idi(5), errors.OptionTypeError, ["shape = 5", "tuple", "shape=(5,)"]),
+    (lambda: ir.idi(5), errors.OptionTypeError, ["shape = 5", "tuple", "shape=(5, 5)"]),
+    (lambda: ir.idiz(-3), errors.OptionTypeError, ["shape = -3", "tuple", "shape=(3, 3)"]),
     (lambda: ir.idi("44"), errors.OptionTypeError, ["shape = '44'", "tuple"]),
     (lambda: ir.idi((4, -3)), errors.ShapeError, ["(4, -3)", ">= 0", "axis 1 is -3", "length"]),
     (lambda: ir.idi((4, True)), errors.OptionTypeError, ["(4, True)", "integer", "a bool"]),
@@ -245,6 +246,17 @@ def test_write_refuses_what_cannot_be_written_to():
     whole.flags.writeable = False
     with pytest.raises(errors.OptionTypeError, match="written to"):
         ir.plan((3, 3)).write(whole)
+
+
+@pytest.mark.parametrize("make", [ir.idi, ir.idiz])
+@pytest.mark.parametrize("size", [2**29, 2**31 - 1], ids=["past memory", "past addresses"])
+def test_more_than_memory_holds_names_the_ways_that_do(make, size):
+    with pytest.raises(MemoryError) as caught:
+        make((size, size))
+    assert f"size = '{size**2:,} entries of float64', but it should fit" in str(caught.value)
+    assert "plan(...).block(index), or write all to a file with save" in str(caught.value)
+    corner = ir.plan((size, size)).block((slice(size - 1, size), slice(size - 1, size)))
+    assert corner.tolist() == [[1.0]]
 
 
 def test_of_what_a_namespace_says_the_first_line_is_enough(monkeypatch):

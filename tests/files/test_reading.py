@@ -760,14 +760,15 @@ def test_an_index_of_another_name(shards):
     index = index.rename(folder / "unet.safetensors.index.json")
     assert set(open_checkpoint(folder).tensors) == set(state)
     (folder / "vae.safetensors.index.json").write_text("{}")
-    refused(folder, "'unet.safetensors.index.json', 'vae.safetensors.index.json'", "name the file")
+    refused(folder, "'unet.safetensors.index.json', 'vae.safetensors.index.json'", "name one")
 
 
 def test_a_folder_without(tmp_path):
-    refused(tmp_path, "model.safetensors", "files: none")
+    kinds = ("model.safetensors", "pytorch_model.bin", "*.index.json", "torch.distributed", "Orbax")
+    refused(tmp_path, *kinds, "checkpoints: none; name another folder, or a file of weights")
     for i in range(7):
         (tmp_path / f"{i}.safetensors").touch()
-    refused(tmp_path, "files: '0.safetensors', ", "and 2 more")
+    refused(tmp_path, "checkpoints: '0.safetensors', ", "and 2 more; name one of them")
 
 
 def test_metadata_of_shards_is_merged(tmp_path):
@@ -1517,4 +1518,7 @@ def test_what_is_not_there_is_said_so_whatever_its_suffix(tmp_path):
     for name in ("gone", "gone.bin", "gone.safetensors", "gone.npz"):
         with pytest.raises(FileNotFoundError) as caught:
             open_checkpoint(tmp_path / name)
-        assert caught.value.filename in (tmp_path / name, str(tmp_path / name))
+        assert caught.value.errno == errno.ENOENT
+        assert f"path = {str(tmp_path / name)!r}, but it cannot be read" in str(caught.value)
+        assert "No such file" in str(caught.value)
+        assert "; name one that exists" in str(caught.value)

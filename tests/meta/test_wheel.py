@@ -8,6 +8,8 @@ from pathlib import Path
 
 from hatchling.build import build_wheel
 
+from idinit_ref.files import presets
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,8 +28,7 @@ def test_the_wheel(tmp_path):
     tops = {file.split("/")[0] for file in files if ".dist-info" not in file}
     assert sorted(tops) == packages
     assert {f"{package}/py.typed" for package in packages} <= files
-    presets = ["bert-base", "gpt2", "llama-3-8b", "resnet50", "vit-b-16"]
-    assert {f"idinit_ref/files/presets/{preset}.json" for preset in presets} <= files
+    assert {f"idinit_ref/files/presets/{preset}.json" for preset in presets.names()} <= files
     always = [line for line in about.splitlines() if line.startswith("Requires-Dist")]
     always = sorted(line.split()[1].split(">")[0] for line in always if "extra ==" not in line)
     assert always == ["array-api-compat", "numpy"]
