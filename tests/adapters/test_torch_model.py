@@ -912,6 +912,7 @@ def test_an_object_among_the_inputs_is_restored():
 
 
 def test_old_spectral_norm():
+    torch.manual_seed(0)  # else one start in 256 is dead behind ReLU
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         last = nn.utils.spectral_norm(nn.Linear(4, 4))

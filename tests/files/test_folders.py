@@ -144,7 +144,7 @@ def test_a_checkpoint_is_found_in_step_and_item(tmp_path):
         assert np.array_equal(whole(found.tensors["w"]), np.eye(3))
         assert all(file.is_file() for file in found.files)
     saved(tmp_path / "run" / "8" / "default", {"w": np.eye(3)})
-    with pytest.raises(CheckpointError, match=r"files: '7.default', '8.default'; name"):
+    with pytest.raises(CheckpointError, match=r"checkpoints: '7.default', '8.default'; name"):
         open_checkpoint(tmp_path / "run")
 
 
