@@ -26,6 +26,7 @@ import math
 import os
 import platform
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Sequence
@@ -259,15 +260,27 @@ def _share(rows: Sequence[Row]) -> str:
     return f"{100 * right / len(ran):.1f} %" if ran else ""
 
 
-def _part(measured: int, of: int) -> str:
-    """Say what a page of a part is."""
+def _part(measured: int, of: int, note: str = "") -> str:
+    """Say what a page of a part is, and of which runs."""
     if measured == of:
         return ""
-    return f"\n**This page is of {measured:,} models of {of:,}; the others were not asked.**\n"
+    text = f"**This page is of {measured:,} models of {of:,}; the others were not asked.** {note}"
+    return f"\n{textwrap.fill(text, 100)}\n"
+
+
+REASONS = {
+    "transformers/gemma3n_text": ": a weight that only makes a table of factors is kept",
+    "transformers/pp_ocrv5_mobile_det": ": most wait behind hard sigmoids that are saturated",
+    "transformers/sam": ": at this size the heads that make masks are two wide, behind ReLU",
+    "transformers/vits": ": the predictor of durations never learns in evaluation mode",
+    "transformers/yoso": ": the arc cosine of a token's query and key, equal under identities, and"
+    " so of a number rounded above 1",
+}
+"""What is known of models that are wrong, beside what was measured."""
 
 
 def _reason(row: Row) -> str:
-    text = row["why"].replace("|", "\\|").replace("`", "'")
+    text = f"{row['why']}{REASONS.get(row['model'], '')}".replace("|", "\\|").replace("`", "'")
     return text if len(text) < 240 else f"{text[:236]} ..."
 
 
@@ -301,7 +314,7 @@ def page(data: Row) -> str:
     return filled(
         "zoo",
         seconds=SECONDS,
-        part=_part(len(rows), data["of"]),
+        part=_part(len(rows), data["of"], data.get("note", "")),
         families=table(("family", "asked", *VERDICTS, "right of those that ran"), counts),
         adds=adds,
         zeros=zeros,
