@@ -108,7 +108,8 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
 
 def _deferred(x: Any, batch: int, units: Any) -> Any:
     """Return a pytree that holds an array and measures it outside the compiled function."""
-    return Partial(partial(_measure, batch, units), x)  # type: ignore[no-untyped-call]  # jax's own
+    measure = partial(_measure, batch, units)
+    return Partial(measure, x)  # type: ignore[no-untyped-call]  # Partial is untyped
 
 
 def _measure(batch: int, units: Any, x: jax.Array) -> Any:

@@ -104,7 +104,7 @@ def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[in
     return tuple(1 if c in letters[:k] else sizes.get(c, 0) for k, c in enumerate(letters))
 
 
-class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has no types
+class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Keras is untyped
     """An initializer of one role, with the options of `idinit_ref.plan`."""
 
     role: Role

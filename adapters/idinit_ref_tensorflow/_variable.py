@@ -59,7 +59,7 @@ def _assign(variable: Variable, role: Role, **options: Any) -> Variable:
     if decided.shape != shape:
         array = split_axes(xp, array, shape, letters)
     # `shape_and_dtype` has raised if it has no assign().
-    variable.assign(array)  # type: ignore[attr-defined]  # Keras has no types
+    variable.assign(array)  # type: ignore[attr-defined]  # Keras is untyped
     return variable
 
 

@@ -102,7 +102,7 @@ def _differentiable(tensor: Tensor) -> Tensor:
     return tensor.requires_grad_() if tensor.is_floating_point() else tensor
 
 
-class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # torch has no types here
+class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # TorchDispatchMode is untyped
     """Records a run and measures the results of its operations."""
 
     def __init__(self, leaves: Mapping[int, Tensor], parameters: Any, *about: Any) -> None:

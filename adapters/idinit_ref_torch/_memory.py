@@ -123,13 +123,14 @@ class Memory:
         at = storage_of(tensor)
         if at:
             # the reference keeps the identifier of a storage from being reused
-            held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch has no types here
+            storage = tensor.untyped_storage()
+            held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # the class is untyped
             writes, _ = self._writes.setdefault(at, ([], held))
             writes.append(_Write(self._now, value, Place.of(tensor)))
 
     def value(self, tensor: Tensor) -> Value:
         """Return the value of a tensor after all writes to its memory."""
-        found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # torch has no types here
+        found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # it is untyped
         if found is None and is_wrapper(tensor):
             return self._wrapped(tensor)
         since, value = found or (0, None)
@@ -144,7 +145,7 @@ class Memory:
 
     def _wrapped(self, tensor: Tensor) -> Value:
         """Return the value of a wrapper, such as a quantised tensor."""
-        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]  # a wrapper has it
+        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]  # wrappers have it
         inner = [getattr(tensor, name) for name in names]
         for part in inner:
             value = self.value(part)

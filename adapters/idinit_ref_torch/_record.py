@@ -50,7 +50,7 @@ def _schema(func: Any) -> _Schema:
     )
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDispatchMode is untyped
     """Draws the operations that run under it.
 
     `parameters` holds all parameters by name, `owners` the names of all modules, and `notes` the
@@ -65,7 +65,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         owners: Mapping[nn.Module, str],
         notes: Mapping[str, str],
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        super().__init__()  # type: ignore[no-untyped-call]  # TorchDispatchMode is untyped
         self.drawing = ModuleDrawing(parameters, owners, notes)
         self.memory = Memory(self.drawing)
         self._protected = {storage_of(tensor) for tensor in parameters.values()}

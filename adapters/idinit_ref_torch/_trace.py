@@ -265,7 +265,8 @@ def _without_communication(module: nn.Module) -> None:
 def _unrounded(module: nn.Module) -> None:
     """Make a float8 training layer compute with its unrounded weight."""
     if type(module).__module__.startswith("torchao.float8") and isinstance(module, nn.Linear):
-        module.forward = partial(nn.Linear.forward, module)  # type: ignore[method-assign]  # undone later
+        plain = partial(nn.Linear.forward, module)
+        module.forward = plain  # type: ignore[method-assign]  # `state_kept` undoes it
 
 
 def _faked(mode: FakeTensorMode, tensor: Tensor, label: str) -> Tensor:

@@ -189,3 +189,14 @@ def learn(
         "first": losses[0] if losses else None,
         "diverged": int(diverged),
     }
+
+
+def scale(width: int, layers: int, steps: int, tokens: int) -> dict[str, int]:
+    """Return the size of a transformer and of its training, for the template of a page."""
+    return {
+        "width": width,
+        "layers": layers,
+        "hidden": 4 * width,
+        "steps": steps,
+        "tokens": tokens,
+    }

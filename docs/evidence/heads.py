@@ -119,11 +119,7 @@ def page(rows: Sequence[Row]) -> str:
     return filled(
         "heads",
         characters=_decoder.VOCAB,
-        width=WIDTH,
-        layers=LAYERS,
-        hidden=4 * WIDTH,
-        steps=STEPS,
-        tokens=BATCH * CONTEXT,
+        **_decoder.scale(WIDTH, LAYERS, STEPS, BATCH * CONTEXT),
         seeds=_study.listed(SEEDS),
         results=table([*head, "first loss", "final loss"], lines),
         changes=table(["change", "of the final loss"], changes),

@@ -176,11 +176,7 @@ def page(rows: Sequence[Row]) -> str:
     stays = "" if better else ", so the paper's form stays the default"
     return filled(
         "symmetry",
-        width=WIDTH,
-        layers=LAYERS,
-        hidden=4 * WIDTH,
-        steps=STEPS,
-        tokens=BATCH * CONTEXT,
+        **_decoder.scale(WIDTH, LAYERS, STEPS, BATCH * CONTEXT),
         seeds=_study.listed(SEEDS),
         ways=table(["way", "what it is"], WAYS.items()),
         results="\n".join(f"## {name}\n\n{_ends(rows, name)}" for name in _known(rows)),

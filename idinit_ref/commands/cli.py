@@ -12,9 +12,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from .. import __version__
 from ..core.kernel import Taps
@@ -22,6 +22,8 @@ from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
 from ..errors import IDInitError, message
 from ._terminal import say
+
+_Number = TypeVar("_Number", int, float)
 
 _WIDTH = 40  # the least width; a narrower terminal breaks lines itself
 
@@ -192,20 +194,20 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="print JSON")
 
 
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        should = f"{text!r}, but it should be an integer; write a whole number, e.g. 8"
-        raise argparse.ArgumentTypeError(should) from None
+def _reader(kind: type[_Number], should: str) -> Callable[[str], _Number]:
+    """Return a reader of numbers whose error says what a number should be."""
+
+    def read(text: str) -> _Number:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}, but it should be {should}") from None
+
+    return read
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        should = f"{text!r}, but it should be a number; write a decimal, e.g. 0.5 or 1e-6"
-        raise argparse.ArgumentTypeError(should) from None
+_integer = _reader(int, "an integer; write a whole number, e.g. 8")
+_number = _reader(float, "a number; write a decimal, e.g. 0.5 or 1e-6")
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -212,9 +212,8 @@ class Adds:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
         flow, ahead = self._flow, _Frontier()
         found: tuple[dict[int, _Way], dict[int, _Way]] = ({}, {})
-        for side, skip in enumerate(
-            sides
-        ):  # the usual block: the whole branch is computed from the skip
+        for side, skip in enumerate(sides):
+            # The usual block: the whole branch is computed from the skip.
             branch = sides[1 - side]
             if flow.depth[skip] < flow.depth[branch] and flow.before.is_above(skip, branch):
                 found[side][skip] = _HERE
