@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from docs.evidence import _zoo_build, _zoo_measure, _zoo_serve, zoo
+from docs.evidence import _zoo_build, _zoo_measure, _zoo_others, _zoo_serve, zoo
 from docs.evidence._data import load
 
 
@@ -354,6 +354,26 @@ def test_worse_is_told_and_better_is_not(key):
     assert zoo.worse(bad, good)
     assert not zoo.worse(good, bad)
     assert not zoo.worse(good, good)
+
+
+def test_every_mask_of_a_detector_has_both_classes():
+    """Of one class alone a step learns all: the loss is 0, and so are all gradients."""
+    _, targets = _zoo_others._images("torchvision", "maskrcnn_resnet50_fpn", nn.Identity(), 64)
+    for target in targets:
+        boxes = target["boxes"].int()
+        for mask, (left, top, right, bottom) in zip(target["masks"], boxes, strict=True):
+            assert mask[top:bottom, left:right].unique().tolist() == [0, 1]
+
+
+def test_a_model_that_reads_its_widths_from_a_tensor_is_counted_without_memory(monkeypatch):
+    def made(family, name, options):
+        width = torch.tensor(options["width"]).tolist()
+        return nn.Linear(width, width, bias=False)
+
+    monkeypatch.setattr(_zoo_others, "_made", made)
+    assert _zoo_others._size("timm", "huge", {"width": 20_000}) == 4 * 10**8
+    assert _zoo_others._size("timm", "wrong", {}) == 0
+    assert nn.Linear(2, 2).weight.device.type == "cpu"  # nothing is left of it
 
 
 def test_a_type_that_cannot_be_built_says_why(monkeypatch, quiet):
