@@ -20,6 +20,7 @@ from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value
 
+from ._table import number_of
 from ._trace import open_model
 from ._walk import shape_of, start_drawing, step
 
@@ -174,7 +175,7 @@ class _Run:
 
         def read(var: Any) -> tuple[Value, Any]:
             if isinstance(var, Literal):
-                return self.draw.constant(shape_of(var), True), var.val
+                return self.draw.constant(shape_of(var), True, number_of(var)), var.val
             return known[var]
 
         for eqn in jaxpr.eqns:

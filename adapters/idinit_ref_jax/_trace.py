@@ -83,7 +83,7 @@ class Prepared:
     """The computation of a model, the meaning of each argument, and the input arrays."""
 
     jaxpr: ClosedJaxpr
-    arguments: tuple[Parameter | str, ...]
+    arguments: tuple[Any, ...]
     inputs: tuple[Any, ...]
 
 
@@ -161,8 +161,8 @@ class Opened:
 
         named = dict(zip(names, inputs, strict=True))
         jaxpr = _make_jaxpr(run, list(self.arrays), named, (label, example_inputs))
-        given: list[Parameter | str] = [
-            Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
+        given = [
+            Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else array
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
         return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))

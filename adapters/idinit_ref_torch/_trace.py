@@ -182,8 +182,9 @@ def record(
     maps the id of the second copy to the first.
     """
     original, notes = dict(model.named_parameters()), _notes(model)
+    buffers = dict(model.named_buffers())
     labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
-    labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
+    labels |= {id(tensor): f"buffer {name!r}" for name, tensor in buffers.items()}
     labels |= {id(tensor): f"input {name!r}" for name, tensor in named_inputs(model, args, kwargs)}
     instead = _Copies(labels, fake, gradients, leaves)
     owners = {module: name for name, module in model.named_modules()}
@@ -199,6 +200,8 @@ def record(
             unnormed(model)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = start(parameters, owners, notes)
+        for name, tensor in model.named_buffers():
+            recorder.constant(tensor, buffers[name])
         known = set(map(id, parameters.values()))
         for name, tensor in named_inputs(model, args, kwargs):
             if id(tensor) not in known:
