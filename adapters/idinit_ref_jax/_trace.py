@@ -26,7 +26,8 @@ __all__ = ["Opened", "open_model", "trace"]
 def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Graph:
     """Return the graph of a model's computation, and compute nothing.
 
-    Only shapes and dtypes are used. So the model may be abstract (``nnx.eval_shape``,
+    Only shapes and dtypes are used, and the least and the largest entry of arrays that are no
+    parameters, if they have values. So the model may be abstract (``nnx.eval_shape``,
     ``jax.eval_shape``), and so may the inputs (``jax.ShapeDtypeStruct``). The body of a scan is
     traced once; a weight with an axis of layers has a batch axis there.
 
