@@ -92,7 +92,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     if not any(opened.names):
         cure = "pass the parameters as the model, or a module that holds them"
         raise GraphError(message("model", type(model), "it should have parameters", cure))
-    names = [a if isinstance(a, str) else a.name for a in prepared.arguments]
+    names = [a if isinstance(a, str) else getattr(a, "name", "") for a in prepared.arguments]
     count = len(opened.arrays)
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
