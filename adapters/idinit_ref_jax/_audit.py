@@ -20,6 +20,7 @@ from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value
 
+from ._table import number_of
 from ._trace import open_model
 from ._walk import shape_of, start_drawing, step
 
@@ -91,7 +92,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     if not any(opened.names):
         cure = "pass the parameters as the model, or a module that holds them"
         raise GraphError(message("model", type(model), "it should have parameters", cure))
-    names = [a if isinstance(a, str) else a.name for a in prepared.arguments]
+    names = [a if isinstance(a, str) else getattr(a, "name", "") for a in prepared.arguments]
     count = len(opened.arrays)
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
@@ -174,7 +175,7 @@ class _Run:
 
         def read(var: Any) -> tuple[Value, Any]:
             if isinstance(var, Literal):
-                return self.draw.constant(shape_of(var), True), var.val
+                return self.draw.constant(shape_of(var), True, number_of(var)), var.val
             return known[var]
 
         for eqn in jaxpr.eqns:

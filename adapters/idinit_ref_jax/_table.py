@@ -147,7 +147,7 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)
-    return draw.result("scatter-add", given[::2] + given[1:2], shape, word="scatter")
+    return draw.scatter_add("scatter-add", whole, update, given[1:2], shape)
 
 
 def number_of(var: Any) -> float | None:
@@ -162,9 +162,10 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     if kind == "integer_pow":
         word = power(eqn.params["y"])
     elif kind == "pow":
-        word = power(given[1].value if is_constant(given[1]) else None)
+        extent = given[1].extent if is_constant(given[1]) else None
+        word = power(extent and extent[0])
     elif kind == "clamp":
-        word = clamped(number_of(eqn.invars[0]), number_of(eqn.invars[2]))
+        word, given = clamped(given[0], given[2]), given[1:2] + given[::2]
     else:
         given = [*given[1:], given[0]]
     doing = "masked by" if word == "where" else ""

@@ -26,7 +26,8 @@ __all__ = ["Opened", "open_model", "trace"]
 def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Graph:
     """Return the graph of a model's computation, and compute nothing.
 
-    Only shapes and dtypes are used. So the model may be abstract (``nnx.eval_shape``,
+    Only shapes and dtypes are used, and the least and the largest entry of arrays that are no
+    parameters, if they have values. So the model may be abstract (``nnx.eval_shape``,
     ``jax.eval_shape``), and so may the inputs (``jax.ShapeDtypeStruct``). The body of a scan is
     traced once; a weight with an axis of layers has a batch axis there.
 
@@ -83,7 +84,7 @@ class Prepared:
     """The computation of a model, the meaning of each argument, and the input arrays."""
 
     jaxpr: ClosedJaxpr
-    arguments: tuple[Parameter | str, ...]
+    arguments: tuple[Any, ...]
     inputs: tuple[Any, ...]
 
 
@@ -161,8 +162,8 @@ class Opened:
 
         named = dict(zip(names, inputs, strict=True))
         jaxpr = _make_jaxpr(run, list(self.arrays), named, (label, example_inputs))
-        given: list[Parameter | str] = [
-            Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else ""
+        given = [
+            Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else array
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
         return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from idinit_ref import Graph
@@ -41,15 +43,15 @@ _OPAQUE = {
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
+def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Any]) -> Graph:
     """Return the graph of a jaxpr.
 
     Parameters
     ----------
     jaxpr : jax.extend.core.ClosedJaxpr
         The model's computation.
-    arguments : sequence of Parameter or str
-        The meaning of each argument: a parameter, the name of an input, or "" for a constant.
+    arguments : sequence of Parameter, str or array
+        The meaning of each argument: a parameter, the name of an input, or a constant.
 
     Returns
     -------
@@ -65,9 +67,7 @@ def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]) -> Graph:
     return draw.graph(_walk(draw, jaxpr, values))
 
 
-def start_drawing(
-    jaxpr: ClosedJaxpr, arguments: Sequence[Parameter | str]
-) -> tuple[Drawing, list[Value]]:
+def start_drawing(jaxpr: ClosedJaxpr, arguments: Sequence[Any]) -> tuple[Drawing, list[Value]]:
     """Return a drawing and its values of a jaxpr's arguments: see :func:`graph_of`."""
     parameters = [argument for argument in arguments if isinstance(argument, Parameter)]
     draw = Drawing(parameters, "jax.lax.stop_gradient")
@@ -75,17 +75,21 @@ def start_drawing(
     for argument, var in zip(arguments, jaxpr.jaxpr.invars, strict=True):
         if isinstance(argument, Parameter):
             values.append(draw.parameter(argument.name))
-        elif not argument:
-            values.append(draw.constant(shape_of(var)))
-        else:
+        elif isinstance(argument, str):
             values.append(draw.input(argument, shape_of(var), floats(var)))
+        else:
+            values.append(draw.constant(shape_of(var), numbers=held(argument)))
     return draw, values
 
 
 def _walk(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
     """Draw a jaxpr with the given arguments, and return its results."""
     jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-    known: dict[Any, Value] = {var: draw.constant(shape_of(var)) for var in jaxpr.constvars}
+    consts = inner.consts if isinstance(inner, ClosedJaxpr) else [None] * len(jaxpr.constvars)
+    pairs = zip(jaxpr.constvars, consts, strict=True)
+    known: dict[Any, Value] = {
+        var: draw.constant(shape_of(var), numbers=held(const)) for var, const in pairs
+    }
     known |= dict(zip(jaxpr.invars, given, strict=True))
 
     def read(var: Any) -> Value:
@@ -94,9 +98,18 @@ def _walk(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> 
         return draw.constant(shape_of(var), True, number_of(var))
 
     for eqn in jaxpr.eqns:
-        outputs = step(draw, eqn, [read(var) for var in eqn.invars])
-        known |= dict(zip(eqn.outvars, outputs, strict=True))
+        args = [read(var) for var in eqn.invars]
+        known |= dict(zip(eqn.outvars, _step_once(draw, eqn, args), strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+def _step_once(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
+    """Draw one equation; the same computation of indices is drawn once."""
+    has_body = any(isinstance(value, (Jaxpr, ClosedJaxpr)) for value in eqn.params.values())
+    if has_body or len(eqn.outvars) != 1 or floats(eqn.outvars[0]):
+        return step(draw, eqn, given)
+    key = (eqn.primitive.name, str(eqn.params), shape_of(eqn.outvars[0]))
+    return [draw.once(key, given, lambda: step(draw, eqn, given)[0])]
 
 
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
@@ -105,8 +118,9 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
         keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
         first = given[0] if keeps else draw.constant(None)
-        one, number = is_number(first), first.value if is_constant(first) else None
-        return [draw.constant(shape_of(var), one, number) for var in eqn.outvars]
+        assert isinstance(first, Made)
+        one = is_number(first)
+        return [first._replace(shape=shape_of(var), number=one) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
     draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
     if draws is not None and more == [None]:
@@ -134,6 +148,13 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     return [
         draw.result(kind, given, shape_of(var), floats(var), REDUCES[kind]) for var in eqn.outvars
     ]
+
+
+def held(array: Any) -> Any:
+    """Return the numbers of an array, or None if it has only a shape, or numbers of no kind."""
+    has = hasattr(array, "dtype") and not isinstance(array, (jax.ShapeDtypeStruct, jax.core.Tracer))
+    is_real = has and not jnp.issubdtype(array.dtype, jax.dtypes.extended)
+    return np.asarray(array, dtype=float) if is_real and jnp.isrealobj(array) else None
 
 
 def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:

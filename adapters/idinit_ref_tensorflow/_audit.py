@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
 from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
@@ -17,6 +16,7 @@ from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Signal
 
+from ._calls import to_numpy
 from ._restore import restored_on_error
 from ._trace import (
     Arguments,
@@ -92,10 +92,10 @@ def audit(model: Any, inputs: Any) -> Audit:
             cure = "pass the whole model, with its layers as attributes"
             raise GraphError(message("model", model.name, "it should have trainable weights", cure))
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
-        arrays = [_numpy(leaf) for leaf in leaves]
+        arrays = [to_numpy(leaf) for leaf in leaves]
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
         with _states_kept(model), blame_inputs(arguments, "inputs"):
-            recording = Recording(partial(look, keras.ops), _numpy, given)
+            recording = Recording(partial(look, keras.ops), to_numpy, given)
             run = _by_function
             if keras.backend.backend() != "tensorflow":
                 from ._audit_calls import run
@@ -109,23 +109,14 @@ def _states_kept(model: Any) -> Iterator[None]:
     layers = model._flatten_layers()
     states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
     variables = [*model.non_trainable_variables, *states]
-    held = [(v, _numpy(v).copy()) for v in variables if isinstance(v, keras.Variable)]
+    held = [(v, to_numpy(v).copy()) for v in variables if isinstance(v, keras.Variable)]
     try:
         yield
     finally:
         for variable, value in held:
-            now = _numpy(variable)
+            now = to_numpy(variable)
             if now.shape == value.shape and now.tobytes() != value.tobytes():
                 variable.assign(value)
-
-
-def _numpy(x: Any) -> Any:
-    """Return an array on the host. Some versions of Keras' `convert_to_numpy` warn here."""
-    x = x.value if isinstance(x, keras.Variable) else x
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
-    return x.numpy() if hasattr(x, "numpy") else np.asarray(x)
 
 
 def trained(held: Sequence[Held]) -> dict[str, Any]:

@@ -315,6 +315,24 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (keras.KerasTensor, keras.Variable)) or hasattr(leaf, "__array__")
 
 
+def numbers_of(leaf: Any) -> Any:
+    """Return the entries of a floating array or variable, or None if it has no values."""
+    value = getattr(leaf, "_value", leaf) if isinstance(leaf, keras.Variable) else leaf
+    has_values = value is not None and getattr(value, "is_fully_addressable", True)
+    if isinstance(leaf, keras.KerasTensor) or not has_values or not is_floating(leaf):
+        return None
+    return np.asarray(to_numpy(leaf), dtype=float)
+
+
+def to_numpy(x: Any) -> Any:
+    """Return an array on the host. Some versions of Keras' `convert_to_numpy` warn here."""
+    x = x.value if isinstance(x, keras.Variable) else x
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
+    return x.numpy() if hasattr(x, "numpy") else np.asarray(x)
+
+
 def shape_of(tensor: Any) -> Shape | None:
     return None if None in tensor.shape else tuple(tensor.shape)
 

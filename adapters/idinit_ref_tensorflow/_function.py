@@ -43,7 +43,10 @@ class Reader:
         values: dict[str, Value] = {}
         for outside, inside in graph.captures:
             name = self.names.get(id(outside))
-            constant = self.draw.constant(shape_of(inside))
+            numbers = (
+                outside.numpy() if is_floating(outside) and hasattr(outside, "numpy") else None
+            )
+            constant = self.draw.constant(shape_of(inside), numbers=numbers)
             values[inside.name] = constant if name is None else self.draw.parameter(name)
         return values
 
@@ -55,9 +58,16 @@ class Reader:
                     raise _cannot(op, "it is an input without a value")
                 continue
             inputs = [values[tensor.name] for tensor in _operands(op)]
-            for tensor, value in zip(op.outputs, self._values(op, inputs), strict=True):
+            for tensor, value in zip(op.outputs, self._once(op, inputs), strict=True):
                 values[tensor.name] = value
         return [values[tensor.name] for tensor in graph.outputs]
+
+    def _once(self, op: Any, inputs: list[Value]) -> Sequence[Value]:
+        """Return the values of an operation's outputs; indices are computed once."""
+        if len(op.outputs) != 1 or is_floating(op.outputs[0]) or op.type in _CALLS:
+            return self._values(op, inputs)
+        key = (op.type, str(sorted(op.node_def.attr.items(), key=str)), shape_of(op.outputs[0]))
+        return [self.draw.once(key, inputs, lambda: self._values(op, inputs)[0])]
 
     def _values(self, op: Any, inputs: list[Value]) -> Sequence[Value]:
         """Return the values of an operation's outputs."""

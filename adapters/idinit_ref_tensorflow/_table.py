@@ -178,17 +178,18 @@ def _subtract(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
 
 def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw a power, a clamp, a select or a scatter; numbers decide whether the first two vanish."""
-    numbers = [value.value if isinstance(value, Made) else None for value in inputs]
     if op.type == "Pow":
-        exponents = static(op.inputs[1])
-        is_real = exponents is not None and exponents.dtype.kind in "fiu" and exponents.size
-        word = power(float(exponents.min()) if is_real else None)
-        return draw.entrywise(name, inputs, shape, word=word)
+        by = draw.constant(None, numbers=static(op.inputs[1])).extent
+        by = inputs[1].extent if by is None and isinstance(inputs[1], Made) else by
+        return draw.entrywise(name, inputs, shape, word=power(by and by[0]))
     if op.type == "ClipByValue":
-        return draw.entrywise(name, inputs, shape, word=clamped(*numbers[1:]))
+        return draw.entrywise(name, inputs, shape, word=clamped(*inputs[1:]))
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
-    return draw.other(name, [inputs[0], inputs[2], inputs[1]], shape, word="scatter")
+    whole, places, update = inputs
+    if op.type == "TensorScatterAdd" and isinstance(update, Signal):
+        return draw.scatter_add(name, whole, update, [places], shape)
+    return draw.other(name, [whole, update, places], shape, word="scatter")
 
 
 def _constant(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -196,9 +197,9 @@ def _constant(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     if op.type == "Fill" and isinstance(inputs[1], Made):
         return draw.constant(shape, value=inputs[1].value)
     array = np.zeros(1) if op.type == "ZerosLike" else static(op.outputs[0])
-    is_one = array is not None and array.size and array.dtype.kind in "fiu"
-    is_one = is_one and bool((array == array.flat[0]).all())
-    return draw.constant(shape, value=float(array.flat[0]) if is_one else None)
+    made = draw.constant(shape, numbers=array)
+    least, most = made.extent or (None, 0)
+    return made._replace(value=least) if least == most else made
 
 
 def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:

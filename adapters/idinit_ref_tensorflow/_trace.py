@@ -17,8 +17,9 @@ import numpy as np
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, OptionTypeError, message
-from idinit_ref.tracing import Drawing, Parameter, Value
+from idinit_ref.tracing import Drawing, Parameter, Value, span_of
 
+from ._calls import numbers_of
 from ._layers import is_changed, known_weights, quantised_parts
 from ._restore import restored_on_error
 
@@ -280,7 +281,8 @@ def _parameters(model: Any, more: Any = ()) -> list[Held]:
             note = note or "spectrally normalised in training, which overwrites it"
         dtype = keras.backend.standardize_dtype(variable.dtype)
         is_bias = id(variable) in biases
-        parameter = Parameter(name, tuple(variable.shape), dtype, note, is_bias)
+        span = span_of(numbers_of(variable)) if state else None
+        parameter = Parameter(name, tuple(variable.shape), dtype, note, is_bias, span)
         held.append(Held(parameter, variable, state))
     return held
 

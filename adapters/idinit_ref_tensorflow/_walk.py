@@ -25,6 +25,7 @@ from ._calls import (
     is_array,
     is_floating,
     kind_of,
+    numbers_of,
     shape_of,
 )
 from ._layers import Weight, known_weights
@@ -63,7 +64,7 @@ class Walker:
         name = self.names.get(id(leaf))
         if name is not None:
             return self.draw.parameter(name)
-        return self.draw.constant(tuple(np.shape(leaf)))
+        return self.draw.constant(tuple(np.shape(leaf)), numbers=numbers_of(leaf))
 
     def _name(self, op: Any) -> str:
         return "".join(self.scopes) + str(op.name)

@@ -12,7 +12,7 @@ from idinit_ref.tracing import Drawing, Signal, Value, is_constant
 
 from ._sharded import PLAIN
 
-__all__ = ["Memory", "is_floating", "shape_of", "storage_of"]
+__all__ = ["Memory", "is_floating", "is_wrapper", "shape_of", "storage_of"]
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
@@ -141,7 +141,10 @@ class Memory:
                 if write.time > since:
                     value = self._after(Place.of(tensor), value, write)
             self.set(tensor, value)
-        return value or self._draw.constant(shape_of(tensor))
+        if value is None:
+            value = self._draw.constant(shape_of(tensor))
+            self._values[tensor] = (since, value)  # one object for each tensor
+        return value
 
     def _wrapped(self, tensor: Tensor) -> Value:
         """Return the value of a wrapper, such as a quantised tensor."""

@@ -18,8 +18,9 @@ from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Data, is_constant
 
 from ._drawing import ModuleDrawing
-from ._memory import Memory, is_floating, shape_of, storage_of
-from ._table import ATTENTIONS, FRESH, ZEROS, Call, draw_call
+from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of
+from ._sharded import is_sharded
+from ._table import ATTENTIONS, FRESH, Call, draw_call
 
 __all__ = ["Recorder"]
 
@@ -77,6 +78,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         floating = is_floating(tensor) and tensor.layout is torch.strided
         self.memory.set(tensor, self.drawing.input(name, shape_of(tensor), floating))
 
+    def constant(self, tensor: Tensor, held: Tensor) -> None:
+        """Record a tensor that the model holds, as a buffer, with its numbers if it has any."""
+        is_odd = isinstance(held, FakeTensor) or is_sharded(held) or is_wrapper(held)
+        is_real = held.is_floating_point() and held.layout is torch.strided and held.numel()
+        if is_real and not (is_odd or held.is_meta):
+            ends = torch.stack(held.detach().aminmax()).double().cpu().numpy()
+            self.memory.set(tensor, self.drawing.constant(shape_of(tensor), numbers=ends))
+
     def graph(self, results: Iterable[Tensor], also: Iterable[Tensor] = ()) -> Graph:
         """Return the graph, given the model's main results and all others that it returns."""
         outputs, more = ([self.memory.value(one) for one in given] for given in (results, also))
@@ -112,8 +121,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         out = _run(schema.name, func, args, kwargs)
         results = _tensors(out)
         results += [target for target in targets if not _in(target, results)]
-        is_plain = all(is_constant(value) and not value.zero for value in values)
-        if not results or (not targets and is_plain and schema.name not in ZEROS):
+        is_plain = all(is_constant(value) and value.extent is None for value in values)
+        if not results or (not targets and is_plain and schema.name not in FRESH):
             return out
         call = Call(
             self.drawing,

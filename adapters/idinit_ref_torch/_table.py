@@ -57,7 +57,10 @@ def _known(call: Call) -> Value:
 
 
 def _fresh(call: Call) -> list[Value]:
-    value = 0 if call.name in ZEROS else None
+    value: float | None = 0 if call.name in ZEROS else 1 if "ones" in call.what else None
+    if call.name in _FILLS:
+        filling = call.of(call.args[_FILLS[call.name]])
+        value = filling.value if is_constant(filling) else None
     return [call.draw.constant(shape_of(tensor), value=value) for tensor in call.results]
 
 
@@ -197,12 +200,11 @@ def _scale(call: Call) -> Value:
 
 
 def _clamp(call: Call) -> Value:
-    bounds = [call.arg(1, "min"), call.arg(2, "max")]
-    if any(isinstance(bound, Tensor) for bound in bounds):
-        return _entrywise(call, "maximum")
-    values, word = call.operands(1), clamped(*bounds)
-    if isinstance(values[0], Signal) and word == "relu":
-        return call.draw.scale(call.what, values, call.shape)  # a result's axes stay known
+    value, low, high = (call.of(given) for given in (call.args[0], *map(call.arg, (1, 2), _BOUNDS)))
+    word = clamped(low, high)
+    if isinstance(value, Signal) and word == "relu" and is_constant(low) and is_constant(high):
+        return call.draw.scale(call.what, [value], call.shape)  # a result's axes stay known
+    values = [value, low, high]
     return call.draw.entrywise(call.what, values, call.shape, call.floating, "", word)
 
 
@@ -217,10 +219,13 @@ def _bounded(call: Call) -> Value:
 def _power(call: Call) -> Value:
     exponent = call.args[1]
     if isinstance(exponent, Tensor):
+        extent = value.extent if is_constant(value := call.of(exponent)) else None
         has_values = not (isinstance(exponent, FakeTensor) or exponent.is_meta)
         is_real = has_values and not exponent.is_complex() and exponent.numel()
-        is_known = is_real and is_constant(call.of(exponent))
-        exponent = exponent.min().item() if is_known else None
+        if is_constant(value) and extent is None and is_real:
+            exponent = exponent.min().item()
+        else:
+            exponent = extent and extent[0]
     return _entrywise(call, power(exponent))
 
 
@@ -236,6 +241,14 @@ def _scatter(call: Call) -> Value:
     """Draw an operation that writes values into a tensor, at indices or by a mask."""
     last = call.args[2] if call.name == "aten::index_put" else call.args[-1]
     source = call.args[1] if call.name in _SOURCES else last
+    is_sum = {
+        "aten::index_put": call.arg(3, "accumulate", False) is True,
+        "aten::scatter_reduce": call.arg(4, "reduce") == "sum",
+    }.get(call.name, call.name in ("aten::index_add", "aten::scatter_add"))
+    if is_sum:
+        whole, update = call.of(call.args[0]), call.of(source)
+        places = [v for v in call.values if v is not whole and v is not update]
+        return call.draw.scatter_add(call.what, whole, update, places, call.shape)
     return result(call, "scatter", [call.of(call.args[0]), call.of(source)])
 
 
@@ -302,8 +315,8 @@ def _names(names: Iterable[str]) -> frozenset[str]:
 FRESH = _names(
     (
         "zeros empty zeros_like ones_like full_like empty_like rand_like randn_like randint_like",
-        "zero fill new_zeros new_ones new_full new_empty new_empty_strided normal uniform random",
-        "bernoulli exponential cauchy geometric log_normal",
+        "ones full scalar_tensor zero fill new_zeros new_ones new_full new_empty new_empty_strided",
+        "normal uniform random bernoulli exponential cauchy geometric log_normal",
     )
 )
 """Operations that use only the shape, dtype or device of their arguments."""
@@ -311,6 +324,12 @@ FRESH = _names(
 ZEROS = _names(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
 """Operations that return zeros, or memory that is written later."""
 
+_FILLS = {"aten::scalar_tensor": 0} | {
+    name: 2 if "new" in name else 1 for name in _names(("full full_like new_full fill",))
+}
+"""The position of the number that fills a tensor."""
+
+_BOUNDS = ("min", "max")
 _SOURCES = _names(("slice_scatter select_scatter diagonal_scatter",))
 _WORDS = {
     name: word

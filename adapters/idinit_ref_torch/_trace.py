@@ -40,8 +40,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """Return the graph of a model's computation, from one forward pass in evaluation mode.
 
     The pass runs on fake tensors, which have shapes but no memory. So models of any size, and on
-    the meta device, can be traced. If the control flow depends on values, the pass runs once more
-    on the real parameters. No gradients are taken, except those that the forward pass itself takes.
+    the meta device, can be traced. Of a buffer with values, the least and the largest entry are
+    used: they decide whether a clamp to them is 0 at 0. If the control flow depends on values, the
+    pass runs once more on the real parameters. No gradients are taken, except those that the
+    forward pass itself takes.
     The model does not change; its training flags, buffers, attributes and random states are
     restored.
 
@@ -182,8 +184,9 @@ def record(
     maps the id of the second copy to the first.
     """
     original, notes = dict(model.named_parameters()), _notes(model)
+    buffers = dict(model.named_buffers())
     labels = {id(tensor): f"parameter {name!r}" for name, tensor in original.items()}
-    labels |= {id(tensor): f"buffer {name!r}" for name, tensor in model.named_buffers()}
+    labels |= {id(tensor): f"buffer {name!r}" for name, tensor in buffers.items()}
     labels |= {id(tensor): f"input {name!r}" for name, tensor in named_inputs(model, args, kwargs)}
     instead = _Copies(labels, fake, gradients, leaves)
     owners = {module: name for name, module in model.named_modules()}
@@ -199,6 +202,8 @@ def record(
             unnormed(model)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = start(parameters, owners, notes)
+        for name, tensor in model.named_buffers():
+            recorder.constant(tensor, buffers[name])
         known = set(map(id, parameters.values()))
         for name, tensor in named_inputs(model, args, kwargs):
             if id(tensor) not in known:

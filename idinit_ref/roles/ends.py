@@ -184,12 +184,12 @@ class Vanishing:
         sources, chosen = source
         ends = {to: self._collect(to, known, chosen)[0] for to in may}
         places = list(self._needed(number))
-        alone = [
-            to
-            for to in may
-            if places.count(to) == 1
-            and not any(to != other and self._dies(other, ends[to]) for other in places)
-        ]
+        alone = []
+        for to in may:
+            zero = self._flow.alike(ends[to])  # a layer that is called twice vanishes in both
+            is_alone = places.count(to) == 1
+            if is_alone and not any(to != by and self._dies(by, zero) for by in places):
+                alone.append(to)
         if not alone:
             return number  # they vanish together: no first-order term is left
         if len(alone) > 1:

@@ -46,6 +46,8 @@ class Flow:
         Whether a path to a node passes a weight operation.
     starts : list of int
         The inputs from which a node is computed, one bit each.
+    uses : dict of str to list of int
+        For each weight, its operations.
     depth : list of int
         The most weight operations on a path to a node, including the node.
     before, behind : Tree
@@ -59,6 +61,10 @@ class Flow:
         self.at = {node.name: number for number, node in enumerate(graph.nodes)}
         self.outputs = {self.at[name] for name in graph.outputs}
         self.args = [tuple(self.at[name] for name in node.inputs) for node in graph.nodes]
+        self.uses: dict[str, list[int]] = {}
+        for number, node in enumerate(graph.nodes):
+            for name in node.weights:
+                self.uses.setdefault(name, []).append(number)
         self._signals()
         count = len(self.nodes)
         self._trunk = [self._without_masks(number) for number in range(count)]
@@ -207,6 +213,11 @@ class Flow:
         return is_query or self.spent[user]
 
     # Questions ------------------------------------------------------------------------------
+
+    def alike(self, operations: Collection[int]) -> set[int]:
+        """Return all operations that have a weight of some operations."""
+        names = {name for at in operations for name in self.nodes[at].weights}
+        return {at for name in names for at in self.uses[name]}
 
     def gates(self, node: int, to: int) -> tuple[int, ...]:
         """Return the factors with weights by which an operation multiplies one of its inputs."""

@@ -136,11 +136,7 @@ def explain_roles(graph: Graph) -> Found:
     ('last of the branch h, which y adds to x',)
     """
     search = _Search(graph)
-    uses: dict[str, list[int]] = {}
-    for at, node in enumerate(graph.nodes):
-        for name in node.weights:
-            uses.setdefault(name, []).append(at)
-    found = Found()
+    uses, found = search.flow.uses, Found()
     for name in graph.weights:
         why = [text for at in uses[name] for text in search.why(at)]
         zero = bool(why)
@@ -175,15 +171,10 @@ class _Search:
     def _free_idle(self) -> None:
         """Drop weights whose inputs are zero already: they need not be zero, too (R2)."""
         flow = self.flow
-        uses: dict[str, set[int]] = {}
-        for at, node in enumerate(flow.nodes):
-            for name in node.weights:
-                uses.setdefault(name, set()).add(at)
-        names = {name for at in self.claims for name in flow.nodes[at].weights}
-        zero = {at for name in names for at in uses[name]}
+        zero = flow.alike(self.claims)
         void = find_void(flow, zero)
         for at in [at for at in self.claims if all(void[to] for to in flow.args[at])]:
-            own = {use for name in flow.nodes[at].weights for use in uses[name]}
+            own = flow.alike([at])
             others = void if own == {at} else find_void(flow, zero - own)
             if all(others[to] for to in flow.args[at]):
                 del self.claims[at]

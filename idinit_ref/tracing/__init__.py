@@ -22,7 +22,7 @@ from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._moves import Span, spans_of
 from ._parameter import Parameter
-from ._values import Data, Made, Part, Signal, Value, is_constant, is_number
+from ._values import Data, Made, Part, Signal, Value, is_constant, is_number, span_of
 
 __all__ = [
     "Data",
@@ -44,5 +44,6 @@ __all__ = [
     "of_matmul",
     "of_tensordot",
     "power",
+    "span_of",
     "spans_of",
 ]

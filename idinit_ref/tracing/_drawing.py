@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from math import prod
+from typing import Any, Literal
 
 from ._axes import View
 from ._functions import Fact
 from ._layers import Layers
 from ._units import merged, spread_to
-from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined
+from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined, span_of
 
 __all__ = ["Drawing"]
 
@@ -31,14 +32,24 @@ class Drawing(Layers):
 
     def parameter(self, name: str) -> Made:
         """Return a parameter as it is stored."""
-        shape = self.parameters[name].shape
-        return Made(shape, (Part(name, View.of(shape)),))
+        given = self.parameters[name]
+        return Made(given.shape, (Part(name, View.of(given.shape)),), span=given.span)
 
     def constant(
-        self, shape: Shape | None, number: bool = False, value: float | None = None
+        self,
+        shape: Shape | None,
+        number: bool = False,
+        value: float | None = None,
+        numbers: Any = None,
     ) -> Made:
-        """Return a constant: whether all its entries are equal, and their number if known."""
-        return Made(shape, (), number, None if value != value else value)
+        """Return a constant: whether all its entries are equal, and their number if known.
+
+        `numbers` are the entries of an array that the model holds, if there are any.
+        """
+        span = None if numbers is None else span_of(numbers)
+        if span is not None and prod(shape or ()) == 1:
+            value = span[0]
+        return Made(shape, (), number, None if value != value else value, span=span)
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""
@@ -49,6 +60,10 @@ class Drawing(Layers):
     def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a sum of two values, entry by entry."""
         if isinstance(a, Signal) and isinstance(b, Signal):
+            one, other = (self.selections.get(signal.node) for signal in (a, b))
+            if one and other and one.is_like(other):  # the same entries of a sum
+                whole = self._add(name, one.table, other.table, one.table.shape)
+                return self.select(name, whole, one.places, one.shape, one.kept)
             return self._add(name, a, b, shape)
         if isinstance(a, Made):
             a, b = b, a
@@ -151,6 +166,22 @@ class Drawing(Layers):
         is_direct = a.is_direct and b.is_direct
         return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
 
+    def scatter_add(
+        self, name: str, whole: Value, update: Value, places: Sequence[Value], shape: Shape | None
+    ) -> Value:
+        """Draw a sum with values at some places: a stream, and zeros but for these values.
+
+        Sums that start at zeros, as of experts, stay one scatter.
+        """
+        adds = isinstance(update, Signal)
+        if isinstance(whole, Signal) and adds and whole.node not in self._filled:
+            part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))
+            return self.add("add", whole, part, shape)
+        out = self.result(name, [whole, update, *places], shape, word="scatter")
+        if isinstance(out, Signal):
+            self._filled.add(out.node)
+        return out
+
     # What changes no number -----------------------------------------------------------------
 
     def cast(self, name: str, value: Value, floating: bool = True, mask: bool = False) -> Value:
@@ -219,7 +250,11 @@ class Drawing(Layers):
         if isinstance(state, Signal):
             state.spend()
             return Signal(state.node, state.shape)
-        return state._replace(number=False, value=None) if isinstance(state, Made) else state
+        return (
+            state._replace(number=False, value=None, span=None)
+            if isinstance(state, Made)
+            else state
+        )
 
 
 _State = Literal["signal", "zeros"]

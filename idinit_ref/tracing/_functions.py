@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ..roles.graph import Does
+from ._values import Made, Value
 
 __all__ = ["Fact", "clamped", "fact_of", "power"]
 
@@ -114,11 +115,22 @@ def power(exponent: float | None) -> str:
     return "square" if exponent > 1 else "sqrt" if exponent > 0 else "rsqrt"
 
 
-def clamped(low: float | None, high: float | None) -> str:
+def clamped(low: Value | float | None, high: Value | float | None) -> str:
     """Return the plain name of a function with the facts of a clamp to this range.
+
+    A bound that is not known (None, or an array without values) counts as one beyond 0.
 
     >>> clamped(0, 6), clamped(1e-6, None)
     ('relu', 'exp')
+    >>> clamped(Made((3,), span=(-2, -1)), Made((3,)))
+    'relu'
     """
-    holds = (low is None or low <= 0) and (high is None or high >= 0)
+
+    def extent(bound: Value | float | None) -> tuple[float, float] | None:
+        if isinstance(bound, (int, float)):
+            return bound, bound
+        return bound.extent if isinstance(bound, Made) else None
+
+    least, most = extent(low), extent(high)
+    holds = (least is None or least[1] <= 0) and (most is None or most[0] >= 0)
     return "relu" if holds else "exp"

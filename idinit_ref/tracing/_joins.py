@@ -9,7 +9,7 @@ from itertools import accumulate
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
-from ._moves import Moves, lose, shift_of
+from ._moves import Joined, Moves, lose, shift_of
 from ._units import merged, renumbered
 from ._values import Data, Fold, Made, Part, Shape, Signal, Value
 
@@ -49,6 +49,8 @@ class Joins(Moves):
             return Made(shape, _merged(parts, axis))
         if isinstance(out, Signal):
             shift = () if starts is None else _padded(values, axis, starts, sizes)
+            if starts is not None:
+                self.joins[out.node] = Joined(axis, tuple(starts), tuple(values))
             return out._replace(halves=frozenset(halves), shift=shift)
         return out
 
@@ -65,6 +67,7 @@ class Joins(Moves):
         if isinstance(out, Signal) and shape is not None:
             units = [value.units for value in values if isinstance(value, Signal)]
             places = {old: old + (old >= axis) for old in range(len(shape) - 1)}
+            self.joins[out.node] = Joined(axis, tuple(range(shape[axis] + 1)), tuple(values), True)
             return out._replace(units=merged(renumbered(sum(units, ()), places)))
         return out
 
@@ -96,7 +99,8 @@ class Joins(Moves):
                         new = new.join(axis, max(by, 0), shape[axis])
                 return new
 
-            return value.moved(shape, move)
+            is_zero = value.zero and all(isinstance(by, Made) and by.zero for by in others)
+            return value.moved(shape, move)._replace(value=0 if is_zero else None, span=None)
         if not isinstance(value, Signal) or not isinstance(out, Signal):
             return out
         places = zip(low, value.moved, gaps, strict=True)

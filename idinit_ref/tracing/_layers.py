@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
@@ -13,6 +13,24 @@ from ._products import Products
 from ._values import Data, Made, Operation, Shape, Signal, Track, Value, names_of
 
 __all__ = ["Layers"]
+
+
+class Selection(NamedTuple):
+    """Entries of a signal that indices or a mask select."""
+
+    table: Signal
+    places: tuple[Value, ...]
+    shape: Shape | None
+    kept: tuple[int | None, ...] | None
+
+    def is_like(self, other: Selection) -> bool:
+        """Whether the same entries are selected of a signal of the same shape."""
+        if len(self.places) != len(other.places):
+            return False
+        pairs = zip(self.places, other.places, strict=True)
+        is_alike = self.shape == other.shape and self.kept == other.kept
+        is_alike &= self.table.shape == other.table.shape is not None
+        return is_alike and all(a is b for a, b in pairs)
 
 
 class Layers(Products):
@@ -149,6 +167,8 @@ class Layers(Products):
             Whether the result is a floating-point tensor.
         """
         table, *rest = values
+        if isinstance(table, Signal) and floating:
+            return self.select(name, table, rest, shape, kept)
         if not isinstance(table, Made) or not table.parts:
             return self.result(name, values, shape, floating, "select")
         chosen = table.lost(shape)
@@ -163,6 +183,25 @@ class Layers(Products):
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
         return found._replace(member=chosen, chosen=found.node)
+
+    def select(
+        self,
+        name: str,
+        table: Signal,
+        places: Sequence[Value],
+        shape: Shape | None,
+        kept: Sequence[int | None] | None,
+    ) -> Value:
+        """Draw a selection of a signal's entries; the same selection is drawn once."""
+        whole = None if kept is None else tuple(kept)
+
+        def draw() -> Value:
+            out = self.result(name, [table, *places], shape, word="select")
+            if isinstance(out, Signal):
+                self.selections[out.node] = Selection(table, tuple(places), shape, whole)
+            return out
+
+        return self.once((table.node, shape, whole), places, draw)
 
     def take(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
@@ -13,12 +14,21 @@ from ._results import Results
 from ._units import Unit, renumbered, seen_by
 from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
 
-__all__ = ["Moves", "Span", "lose", "shift_of", "spans_of"]
+__all__ = ["Joined", "Moves", "Span", "lose", "shift_of", "spans_of"]
 
 Span = tuple[int, int, int]
 """The start, stop and step of a slice along an axis."""
 _Move = Callable[[View], View | None]
 _DEPTH = 4  # of parts of parts that are known
+
+
+class Joined(NamedTuple):
+    """The operands of a concatenation or stack: along an axis, each from a start to the next."""
+
+    axis: int
+    starts: tuple[int, ...]
+    operands: tuple[Value, ...]
+    is_new: bool = False  # a stack's axis, which its operands lack
 
 
 class Moves(Results):
@@ -169,7 +179,29 @@ class Moves(Results):
 
         if not isinstance(value, Signal):
             return self.move(name, value, shape, move)
+        within = self._within(value, spans, gone)
+        if within is not None:
+            return self.reshape(name, self.part(name, *within), shape)
+        if not cut and not gone:
+            return value
         return self._part(name, value, move, spans, cut, gone, shape)
+
+    def _within(
+        self, value: Signal, spans: Sequence[Span], gone: Sequence[int]
+    ) -> tuple[Value, Sequence[Span], Sequence[int]] | None:
+        """Return the operand of a concatenation that holds a whole slice, and the slice of it."""
+        joined = self.joins.get(value.node)
+        if joined is None:
+            return None
+        axis, starts, operands, is_new = joined
+        start, stop, step = spans[axis]
+        first = bisect_right(starts, start) - 1
+        if step != 1 or start == stop or stop > starts[first + 1]:
+            return None
+        low = starts[first]
+        own = [] if is_new else [(start - low, stop - low, 1)]
+        left = [at - (is_new and at > axis) for at in gone if not (is_new and at == axis)]
+        return operands[first], [*spans[:axis], *own, *spans[axis + 1 :]], left
 
     def _part(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
@@ -56,6 +56,10 @@ class Nodes:
         self._changed: set[tuple[str, str | None]] = set()  # of which a node takes a function
         self._starts: dict[str, str] = {}  # where parameters that are data begin
         self._tables: dict[Made, Signal] = {}  # and what was made of them
+        self._filled: set[str] = set()  # sums of values that are written to zeros
+        self.joins: dict[str, Any] = {}  # the operands of concatenations, by node
+        self.selections: dict[str, Any] = {}  # and of selections by indices
+        self._drawn_once: dict[Hashable, tuple[Sequence[Value], Value]] = {}
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
@@ -191,6 +195,19 @@ class Nodes:
         """Whether an operation applies a layer's own weight."""
         names = names_of([weight])
         return bool(names) and all(self._layer(base, name) for name in names)
+
+    def once(self, key: Hashable, values: Sequence[Value], draw: Callable[[], Value]) -> Value:
+        """Draw an operation, or return its result if it was drawn with the same values.
+
+        Numbers are the same if they are equal, and all other values if they are one object.
+        """
+        own = tuple(
+            value if isinstance(value, Made) and value.extent and not value.parts else id(value)
+            for value in values
+        )
+        if (key, own) not in self._drawn_once:
+            self._drawn_once[key, own] = values, draw()  # the values keep their ids
+        return self._drawn_once[key, own][1]
 
     def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
         """Record the factors of products whose units a node sums completely."""

@@ -20,7 +20,7 @@ class Parameter:
     """A parameter of a model: its name, its shape, and the name of its dtype.
 
     `note` is the framework's reason to keep it, or "". `is_bias` means that its layer calls it a
-    bias.
+    bias. `span` is the least and the largest entry of a state, which is constant in evaluation.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Parameter:
     dtype: str = "float32"
     note: str = ""
     is_bias: bool = False
+    span: tuple[float, float] | None = None
 
     @property
     def is_vector(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any, Literal
 
 from ..roles.graph import ROOTS, NodeKind
@@ -79,9 +79,10 @@ class Results(Nodes):
         vanishes: Literal["all", "never"] | tuple[int, ...] = "all"
         sums: tuple[int, ...] = ()
         if when in ("sum", "max", "min"):
-            rest = [value.value for value in counted if isinstance(value, Made)]
-            sign = {"sum": 0, "max": -1, "min": 1}[when]
-            is_zero = all(c is not None and (c == 0 or c * sign > 0) for c in rest)
+            rest = [value.extent for value in counted if isinstance(value, Made)]
+            least = 0 if when != "max" else -inf
+            largest = 0 if when != "min" else inf
+            is_zero = all(c is not None and least <= c[0] <= c[1] <= largest for c in rest)
             vanishes = "all" if is_zero else "never"
         elif when == "never":
             vanishes = "never"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
+
 from ..core.layout import SPATIAL
 from ._axes import View
 from ._kernels import identity
@@ -43,6 +45,12 @@ class Made(NamedTuple):
     number: bool = False  # a constant that is one number everywhere
     value: float | None = None  # the number that a constant is everywhere, if it is known
     rooted: bool = False  # a root of several numbers is in it, as of a norm's running variance
+    span: tuple[float, float] | None = None  # its least and largest entry, as the model holds it
+
+    @property
+    def extent(self) -> tuple[float, float] | None:
+        """Its least and largest entry, if they are known."""
+        return self.span if self.value is None else (self.value, self.value)
 
     @property
     def zero(self) -> bool:
@@ -56,7 +64,7 @@ class Made(NamedTuple):
             view = None if part.view is None else move(part.view)
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
-        return Made(shape, tuple(new), self.number, self.value, self.rooted)
+        return self._replace(shape=shape, parts=tuple(new))
 
     def lost(self, shape: Shape | None) -> Made:
         """Return it with parts whose axes are no longer tracked."""
@@ -289,6 +297,19 @@ class Data(NamedTuple):
 
 
 Value = Signal | Made | Data
+
+
+def span_of(numbers: Any) -> tuple[float, float] | None:
+    """Return the least and the largest of some real numbers; None if they have none.
+
+    >>> span_of([-1, 0.5]), span_of([]), span_of([float("nan")])
+    ((-1.0, 0.5), None, None)
+    """
+    array = np.asarray(numbers)
+    if not array.size or array.dtype.kind not in "biuf":
+        return None
+    least, largest = float(array.min()), float(array.max())
+    return (least, largest) if least <= largest else None
 
 
 def is_constant(value: Value) -> TypeGuard[Made]:

@@ -1,0 +1,259 @@
+"""Kinds of branches, each written in three frameworks: which weights are zero."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import tensorflow as tf
+import torch
+from flax import nnx
+from torch import nn
+
+import idinit_ref_jax as irj
+import idinit_ref_tensorflow as irk
+import idinit_ref_torch as irt
+from idinit_ref.roles import infer_roles
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
+)
+X = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+ROWS = np.array([0, 2])
+
+
+def torch_add_at(x, rows, y):
+    return x.index_add(1, rows, y)
+
+
+def torch_put(x, rows, y):
+    out = x.clone()
+    out[:, rows] = y
+    return out
+
+
+def keras_add_at(x, rows, y):
+    return ops.transpose(
+        tf.tensor_scatter_nd_add(
+            ops.transpose(x, (1, 0, 2)), rows[:, None], ops.transpose(y, (1, 0, 2))
+        ),
+        (1, 0, 2),
+    )
+
+
+def keras_put(x, rows, y):
+    out = tf.tensor_scatter_nd_update(
+        ops.transpose(x, (1, 0, 2)), rows[:, None], ops.transpose(y, (1, 0, 2))
+    )
+    return ops.transpose(out, (1, 0, 2))
+
+
+ops = keras.ops
+TORCH = SimpleNamespace(
+    relu=torch.relu, tanh=torch.tanh, abs=torch.abs, power=torch.pow, flip=lambda x: x.flip(1),
+    cat=lambda xs: torch.cat(xs, -1), stack=torch.stack, halves=lambda x: x.chunk(2, -1),
+    rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
+    clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
+)  # fmt: skip
+JAX = SimpleNamespace(
+    relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
+    cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
+    halves=lambda x: jnp.split(x, 2, -1), rows=lambda x: jnp.argsort(x[0, :, 0])[:2],
+    pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
+    add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
+)  # fmt: skip
+KERAS = SimpleNamespace(
+    relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
+    cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
+    halves=lambda x: ops.split(x, 2, -1), rows=lambda x: ops.argsort(x[0, :, 0])[:2],
+    pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
+    add_at=keras_add_at, put=keras_put,
+)  # fmt: skip
+
+
+# The models ---------------------------------------------------------------------------------------
+
+
+def torch_roles(function, count, held, device=None):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(count)])
+            for name, numbers in held.items():
+                self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32))
+
+        def forward(self, x):
+            buffers = SimpleNamespace(**dict(self.named_buffers()))
+            return function(TORCH, self.layers, buffers, self.first(x))
+
+    model = Model().to(device)
+    return irt.trace(model, torch.tensor(X, device=device))
+
+
+def jax_roles(function, count, held):
+    class Model(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.first = nnx.Linear(4, 4, rngs=rngs)
+            self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in range(count)])
+            for name, numbers in held.items():
+                setattr(self, name, nnx.BatchStat(jnp.asarray(numbers, "float32")))
+
+        def __call__(self, x):
+            buffers = SimpleNamespace(**{name: getattr(self, name)[...] for name in held})
+            return function(JAX, self.layers, buffers, self.first(x))
+
+    return irj.trace(Model(), (jnp.asarray(X),))
+
+
+class KerasModel(keras.layers.Layer):
+    def __init__(self, function, count, held):
+        super().__init__()
+        self.function, self.held = function, held
+        self.first = keras.layers.Dense(4, name="first")
+        self.layers = [keras.layers.Dense(4, name=f"layers.{k}") for k in range(count)]
+
+    def build(self, shape):
+        for layer in (self.first, *self.layers):
+            layer.build(shape)
+        self.states = {
+            name: self.add_weight(
+                shape=np.shape(numbers),
+                initializer=keras.initializers.Constant(np.asarray(numbers, "float32")),
+                trainable=False,
+                name=name,
+            )
+            for name, numbers in self.held.items()
+        }
+
+    def call(self, x):
+        return self.function(KERAS, self.layers, SimpleNamespace(**self.states), self.first(x))
+
+
+def keras_roles(function, count, held):
+    return irk.trace(KerasModel(function, count, held), X)
+
+
+def zeros(graph):
+    """The numbers of the layers that are zero."""
+    names = [name for name, role in infer_roles(graph).items() if role == "zero"]
+    return {int(name.split("layers.")[1][0]) for name in names}
+
+
+# The kinds ----------------------------------------------------------------------------------------
+
+
+def mlp(np_, layers, x, first=0):
+    return layers[first + 1](np_.relu(layers[first](x)))
+
+
+def clipped(np_, layers, b, x):
+    return x + np_.clip(layers[0](x), b.low, b.high)
+
+
+def powered(np_, layers, b, x):
+    return x + np_.power(np_.abs(layers[0](x)), b.by)
+
+
+def dual_path(np_, layers, b, x):
+    """A sum on the first channels, and new channels behind them, in one concatenation."""
+    x, dense = np_.halves(x)
+    z = np_.cat([x, dense])
+    for layer in layers:
+        first, new = np_.halves(layer(np_.relu(z[..., :4])))
+        z = np_.cat([z[..., :2] + first, z[..., 2:], new])
+    return z
+
+
+def reversible(join, part):
+    def function(np_, layers, b, x):
+        z = join(np_)([x, np_.flip(x)])
+        for k in (0, 2):
+            one, two = part(np_, z)
+            one = one + np_.tanh(layers[k](two))
+            two = two + np_.tanh(layers[k + 1](one))
+            z = join(np_)([one, two])
+        return z
+
+    return function
+
+
+def chosen(how):
+    """A branch of some rows."""
+
+    def function(np_, layers, b, x):
+        rows = np_.rows(x)
+        if how == "written back":
+            return np_.put(x, rows, np_.pick(x, rows) + mlp(np_, layers, np_.pick(x, rows)))
+        if how == "added in place":
+            return np_.add_at(x, rows, mlp(np_, layers, np_.pick(x, rows)))
+        others = rows if how == "chosen afterwards" else np_.rows(-x)
+        return np_.pick(x, rows) + np_.pick(mlp(np_, layers, x), others)
+
+    return function
+
+
+LOW, HIGH = [-1.0, -2, -0.5, -1], [1.0, 2, 0.5, 1]
+INF = float("inf")
+KINDS = {
+    "a clamp to all": (clipped, 1, {"low": -INF, "high": INF}, {0}),
+    "a clamp around 0": (clipped, 1, {"low": LOW, "high": HIGH}, {0}),
+    "a clamp above 0": (clipped, 1, {"low": HIGH, "high": [3.0] * 4}, set()),
+    "a clamp below 0": (clipped, 1, {"low": [-3.0] * 4, "high": LOW}, set()),
+    "a positive power": (powered, 1, {"by": [1.0, 2, 1, 3]}, {0}),
+    "a power that may be 0": (powered, 1, {"by": [1.0, 2, 0, 3]}, set()),
+    "a mask by a choice": (
+        lambda np_, layers, b, x: x + np_.where(x > 0, layers[0](x), 0.0), 1, {}, {0}),
+    "one layer called twice": (
+        lambda np_, layers, b, x: x + layers[0](x) * layers[0](np_.flip(x)), 1, {}, set()),
+    "and a layer after it": (
+        lambda np_, layers, b, x: x + layers[0](x) * layers[1](layers[0](x)), 2, {}, {1}),
+    "dual path": (dual_path, 3, {}, {0, 1, 2}),
+    "reversible halves": (
+        reversible(lambda np_: np_.cat, lambda np_, z: (z[..., :4], z[..., 4:])),
+        4, {}, {0, 1, 2, 3}),
+    "reversible, split": (
+        reversible(lambda np_: np_.cat, lambda np_, z: np_.halves(z)), 4, {}, {0, 1, 2, 3}),
+    "reversible, stacked": (
+        reversible(lambda np_: np_.stack, lambda np_, z: (z[0], z[1])), 4, {}, {0, 1, 2, 3}),
+    "rows written back": (chosen("written back"), 2, {}, {1}),
+    "rows added in place": (chosen("added in place"), 2, {}, {1}),
+    "rows chosen afterwards": (chosen("chosen afterwards"), 2, {}, {1}),
+    "other rows": (chosen("others"), 2, {}, set()),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_the_zero_weights_of_a_kind(roles, kind):
+    function, count, held, wanted = KINDS[kind]
+    assert zeros(roles(function, count, held)) == wanted
+
+
+def test_bounds_without_values_count_as_beyond_0():
+    function, count, held, wanted = KINDS["a clamp around 0"]
+    assert zeros(torch_roles(function, count, held, "meta")) == wanted
+
+
+def test_sums_of_experts_from_zeros_on_are_one_scatter():
+    """Each expert adds its rows: no one of them is the skip of another."""
+
+    def function(np_, layers, b, x):
+        out = torch.zeros_like(x)
+        for k in (0, 1):
+            out = out.index_add(1, torch.tensor(ROWS + k), layers[k](x[:, ROWS + k]))
+        return x + out
+
+    graph = torch_roles(function, 2, {})
+    assert zeros(graph) == {0, 1}
+    assert sum(node.kind == "add" for node in graph.nodes) == 1
