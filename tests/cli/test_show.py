@@ -167,7 +167,10 @@ def test_a_shifted_idiz_has_an_entry_in_every_column(shown):
         ("4 4 --stride 2", "stride = (2,), but a matrix (layout OI) has no phases; leave it out"),
         ("4 4 --form shifted", "form = 'shifted', but IDI (role 'transit') has no such option"),
         ("4 4 --loosen-at entries", "loosen_at = 'entries', but there is no noise to place"),
-        ("4 4 3 --taps spiral", "argument --taps: invalid choice: 'spiral' (choose from 'outward'"),
+        (
+            "4 4 3 --taps spiral",
+            "taps = 'spiral', but it should be one of outward, diagonal, center",
+        ),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(line, said, idinit):
