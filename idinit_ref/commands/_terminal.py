@@ -94,7 +94,7 @@ def rewrite(text: str) -> bool:
     if not is_terminal(sys.stderr):
         return False
     with suppress(OSError):
-        sys.stderr.write(f"\r\x1b[K{plain(text, sys.stderr.encoding)}")
+        sys.stderr.write(f"\r\x1b[K{plain(text, sys.stderr.encoding)[: width() - 1]}")
         sys.stderr.flush()
     return True
 

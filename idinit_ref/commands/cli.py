@@ -206,8 +206,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         prog="idinit", metavar="COMMAND", dest="command", help=argparse.SUPPRESS
     )
     everyone = {add.__name__[1:]: add for add in _COMMANDS}
-    asked = next((argument for argument in argv if argument in everyone), None)
-    for add in _COMMANDS if asked is None else (everyone[asked],):  # all of them take time
+    asked = next((argument for argument in argv if argument[:1] != "-"), "")
+    for add in (everyone[asked],) if asked in everyone else _COMMANDS:  # all of them take time
         add(commands)
     return parser
 

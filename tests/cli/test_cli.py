@@ -92,6 +92,7 @@ def test_a_width_that_cannot_be_is_40(columns, idinit, monkeypatch):
         ("presets gpt2", "arguments = 'gpt2', but idinit presets takes none such; see idinit pre"),
         ("--foo", "arguments = '--foo', but idinit takes none such; see idinit --help"),
         ("shw 3 3", "COMMAND = 'shw', but it should be one of show, presets, rules, export, insp"),
+        ("shw diff", "COMMAND = 'shw', but it should be one of show, presets, rules, export, insp"),
         ("diff a.npz", "B = None, but it is required; write it (see idinit diff --help)"),
         ("rules", "--preset --manifest --from = None, but one is required; write one (see idinit"),
         ("rules --preset gpt2 --from a", "--from and --preset are given, but only one should be"),

@@ -511,7 +511,7 @@ RIGHT = "export --manifest m.json --out a.safetensors"
         (f"{RIGHT} --rule a", "rule = 'a', but it should be REGEX=ROLE"),
         (f"{RIGHT} --rule a(=zero", "its pattern should be a regular expression"),
         (f"{RIGHT} --rule nothing=zero", "it fits no tensor; the nearest names"),
-        (f"{RIGHT} --rule wte=zero,layout=OX", "tensor 'wte.weight': layout = 'OX'"),
+        (f"{RIGHT} --rule wte=zero,layout=OX", "rule 'wte', tensor 'wte.weight': layout = 'OX'"),
         (f"{RIGHT} --rule wte=transit,parts=3", "should hold 3 square matrices"),
         (f"{RIGHT} --rule ln_1=transit", "without a layout it should have 2 to 5 axes"),
         (f"{RIGHT} --dialect pytorch", "pytorch"),
