@@ -73,7 +73,7 @@ def say(text: str) -> None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         with suppress(OSError):  # the terminal may be closed
             line = plain(" ".join(text.split()), encoding)
-            print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201
+            print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201 (a message)
 
 
 def natural(name: str) -> tuple[list[object], str]:
