@@ -141,6 +141,22 @@ def torch_tensors(shape: tuple[int, ...], groups: int = 1, **options: Any) -> Co
     }
 
 
+def torch_in_turn(shape: tuple[int, ...]) -> Contestants:
+    """Eight parameters, filled one after the other as in a model: caches do not hold them all."""
+    every = [torch_tensors(shape) for _ in range(8)]
+
+    def in_turn(name: str) -> Callable[[], None]:
+        runs = [contestants[name] for contestants in every]
+
+        def call() -> None:
+            for run in runs:
+                run()
+
+        return call
+
+    return {name: in_turn(name) for name in every[0]}
+
+
 def one_torch_thread(shape: tuple[int, ...]) -> Contestants:
     """Make the same contestants, each of which has one thread of PyTorch's while it runs."""
     import torch
@@ -269,6 +285,7 @@ def groups() -> Iterator[Group]:
     convs = peers("dirac_", "kaiming_normal_", ours=ours)
     floor = against("zero_", 1.25, *ours)
     yield Group("PyTorch", kernel, torch_tensors, floor + bare, convs)
+    yield Group("PyTorch, 8 in turn", kernel, torch_in_turn, floor + bare)
     yield Group("PyTorch, one thread", kernel, one_torch_thread, floor + bare)
     options = {"groups": depthwise[0]}
     floor += bare + against("zero_", None, "(nn.init.zeros_)")

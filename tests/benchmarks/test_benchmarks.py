@@ -99,7 +99,7 @@ def test_the_limits_are_those_that_were_set():
     assert limits == {
         *(("PyTorch", weight, "zero_", 1.10) for weight in linear),
         *(("PyTorch", weight, "zero_", 1.25) for weight in ("512x512x3x3", depthwise)),
-        ("PyTorch, one thread", "512x512x3x3", "zero_", 1.25),
+        *((f"PyTorch, {how}", "512x512x3x3", "zero_", 1.25) for how in ("8 in turn", "one thread")),
         ("PyTorch", "16x16", "eye_", 5.0),
         *(("NumPy", weight, "np.empty + fill", 1.10) for weight in (*linear, "512x512x3x3")),
         *(("JAX, jit", weight, "jnp.zeros", 1.25) for weight in linear),
