@@ -77,7 +77,8 @@ def _run(argv: Sequence[str] | None) -> int:
         cure = f"see {prog} --help"
         raise OptionError(message("arguments", " ".join(unknown), f"{prog} takes none such", cure))
     if args.command is None:
-        sys.stderr.write(_FIRST)
+        if sys.stderr is not None:  # None if the shell has closed it
+            sys.stderr.write(_FIRST)
         return 2
     command = importlib.import_module(f".{args.command}", __package__)
     status: int | None = command.run(args, Console())
@@ -120,7 +121,7 @@ class _Parser(argparse.ArgumentParser):
     """Says errors like the rest; reads -1e-6 and -inf as numbers, not options."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, formatter_class=_Formatter, allow_abbrev=False)
+        super().__init__(**options, formatter_class=_formatter, allow_abbrev=False)
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # more than argparse's
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -139,28 +140,17 @@ class _Parser(argparse.ArgumentParser):
 
 _ERRORS = (  # argparse's words, and ours
     (r"argument -*(\S+): (.*, but .*)", r"\1 = \2"),
-    (
-        r"argument (-*(\S+)): expected .*",
-        r"\2 = None, but it should have a value; write \1=VALUE",
-    ),
-    (
-        r"argument -*(\S+): ignored explicit argument (.*)",
-        r"\1 = \2, but it takes no value; leave the value out",
-    ),
-    (
-        r"argument (\S+): not allowed with argument (\S+)",
-        r"\1 and \2 are given, but only one should be; leave one out",
-    ),
-    (r"the following arguments are required: -*(.*)", r"\1 = None, but it is required; write it"),
+    (r"argument (-*(\S+)): expected .*", r"\2 = None, but it needs a value; write \1=VALUE"),
+    (r"argument -*(\S+): ignored .* ('.*')", r"\1 = \2, but it takes no value; leave it out"),
+    (r"argument (\S+): not .* (\S+)", r"\1 and \2 are given, but only one may be; leave one out"),
+    (r"the following .* required: -*(.*)", r"\1 = None, but it is required; write it"),
     (r"one of the arguments (.*) is required", r"\1 = None, but one is required; write one"),
 )
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps at the terminal's width; argparse would import shutil to learn it, which is slow."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=width() - 2)
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Wrap at the terminal's width, without argparse's import of shutil, which is slow."""
+    return argparse.RawDescriptionHelpFormatter(prog, width=width() - 2)
 
 
 _TASKS = """\

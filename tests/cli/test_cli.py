@@ -82,8 +82,8 @@ def test_a_width_that_cannot_be_is_40(columns, idinit, monkeypatch):
         ("show 3 x", "SIZE = 'x', but it should be an integer; write a whole number"),
         ("show 3 3 --gain x", "gain = 'x', but it should be a number; write a decimal"),
         ("show 3 3 --tap 1;1", "tap = '1;1', but it should be integers"),
-        ("show 3 3 --gain", "gain = None, but it should have a value; write --gain=VALUE"),
-        ("show 3 3 --json=1", "json = '1', but it takes no value; leave the value out"),
+        ("show 3 3 --gain", "gain = None, but it needs a value; write --gain=VALUE"),
+        ("show 3 3 --json=1", "json = '1', but it takes no value; leave it out"),
         (
             "show 3 3 --foo 1",
             "arguments = '--foo 1', but idinit show takes none such; see idinit s",
@@ -95,7 +95,7 @@ def test_a_width_that_cannot_be_is_40(columns, idinit, monkeypatch):
         ("shw diff", "COMMAND = 'shw', but it should be one of show, presets, rules, export, insp"),
         ("diff a.npz", "B = None, but it is required; write it (see idinit diff --help)"),
         ("rules", "--preset --manifest --from = None, but one is required; write one (see idinit"),
-        ("rules --preset gpt2 --from a", "--from and --preset are given, but only one should be"),
+        ("rules --preset gpt2 --from a", "--from and --preset are given, but only one may be"),
         ("export --preset gpt2", "out = None, but it is required; write it (see idinit export"),
         ("export --preset gpt --out a.safetensors", "did you mean 'gpt2'?"),
         ("export --preset gpt2 --out a.bin", "path = 'a.bin', but its suffix should be"),
@@ -283,6 +283,11 @@ def test_without_a_command_three_examples_are_shown(capsys):
     examples = [line for line in said.splitlines() if line.startswith("  idinit ")]
     assert len(examples) == 3
     assert {example.split()[1] for example in examples} == {"show", "export", "check"}
+
+
+def test_without_a_command_and_without_stderr_it_only_fails(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main([]) == 2
 
 
 def test_the_help_groups_all_commands_by_task(capsys):
