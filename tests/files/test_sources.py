@@ -529,7 +529,7 @@ def test_what_holds_no_real_numbers_is_left_as_it_is(name):
 
 
 def test_an_option_that_does_not_fit_names_the_tensor():
-    with pytest.raises(ir.errors.LayoutError, match=r"^tensor 'odd': layout = 'OX'"):
+    with pytest.raises(ir.errors.LayoutError, match=r"^rule 'odd', tensor 'odd': layout = 'OX'"):
         assemble({"odd": Asked((3, 3))}, own=[parse_rule("odd=zero,layout=OX")])
     with pytest.raises(OptionError, match=r"^tensor 'a': eps = 1\.0, but IDI"):
         assemble({"a": Asked((3, 3), "transit", {"eps": 1.0})})
