@@ -34,8 +34,6 @@ MOVES = (
     "div",
     "t.",
     "written",
-    "native_dropout",
-    "copy",
 )  # by how names begin
 _AXES = {
     "view", "_unsafe_view", "reshape", "transpose", "permute", "t", "expand", "unsqueeze",
@@ -56,7 +54,8 @@ class Add:
     step: int
     node: int
     skip: int
-    branch: int
+    branch: int  # of it the part that comes from the source
+    reader: int  # the step that reads the branch
     source: int
     weights: tuple[int, ...]  # the nodes of the branch's weight operations after the source
     plain: bool  # no weight operation lies between source and skip
@@ -67,7 +66,11 @@ class Flow:
     """What the dataflow of a tape says of its adds."""
 
     def __init__(self, tape: Tape) -> None:
-        self.tape, self.nodes, self.above = tape, tape.nodes, tape.above
+        self.tape, self.nodes = tape, tape.nodes
+        self.above: list[int] = []  # as the tape has it, but for what only makes masks and places
+        for number, node in enumerate(self.nodes):
+            before = [self.above[each] for each in node.inputs] if node.floating else []
+            self.above.append(_joined(before) | 1 << number)
         self.weights = [k for k, node in enumerate(self.nodes) if node.weights]
         self.data = {
             k: _joined(self.above[each] for each in self.nodes[k].data) for k in self.weights
@@ -77,8 +80,12 @@ class Flow:
             for each in node.inputs:
                 self.readers[each].append(number)
         is_add = {k for k, node in enumerate(self.nodes) if node.name in ADDS}
+        self.unread = [False] * len(self.nodes)  # an alias that a write has changed for nobody
         self.useful = [False] * len(self.nodes)  # leads to a weight operation or an add
         for number in reversed(range(len(self.nodes))):
+            self.unread[number] = self.nodes[number].name == "written" and all(
+                self.unread[each] for each in self.readers[number]
+            )
             self.useful[number] = (
                 bool(self.nodes[number].weights)
                 or number in is_add
@@ -130,7 +137,7 @@ class Flow:
                     ends.append(over and self._is_score(reader))
                 elif name in _PRODUCTS and axis == self._summed(reader, here):
                     ends.append(self._leads_on(reader))
-                elif reader not in seen and (this.name != "written" or self.readers[reader]):
+                elif reader not in seen and not self.unread[reader]:
                     seen.add(reader)
                     place = self._moved(reader, here, axis)
                     if place is not None:
@@ -232,24 +239,49 @@ class Flow:
             if weights and not (len(self.readers[branch]) > 1 and self._is_score(node, over=True)):
                 self.residual[node] = source
                 where = self.nodes[node].where
-                yield Add(step, node, skip, branch, source, weights, not is_stream, where)
+                own, reader = self._own(branch, step, source)
+                yield Add(step, node, skip, own, reader, source, weights, not is_stream, where)
                 return
             return  # both reach it over no weight: a mask, a position
 
     def _stream(self, node: int) -> set[int]:
-        """Return what a node reaches back over sums and functions of one signal: no gate, say."""
+        """Return what a node reaches back over sums, joins and functions of one signal: no gate."""
         seen, stack = {node}, [node]
         while stack:
             here = self.nodes[stack.pop()]
             new = {k for k in here.inputs if self.nodes[k].floating and not self.tape.made[k]}
-            if not here.weights and (here.name in ADDS or len(new) == 1):
+            if not here.weights and (here.name in {*ADDS, "aten::cat"} or len(new) == 1):
                 stack += new - seen
                 seen |= new
         return seen
 
+    def _own(self, branch: int, reader: int, source: int) -> tuple[int, int]:
+        """Return the part of a branch that comes from the source, and the step that reads it.
+
+        What the branch adds to it from elsewhere, over weights of its own, may remain (R1).
+        """
+        here = branch
+        while True:
+            node = self.nodes[here]
+            signals = [k for k in node.inputs if not self.tape.made[k]]
+            if node.name in ADDS and len(signals) == 2:
+                own = [k for k in signals if self.above[k] >> source & 1]
+                if len(own) != 1 or not self._is_elsewhere(sum(signals) - own[0], source):
+                    return branch, reader
+                here = branch = own[0]
+                reader = node.step
+            elif _is_move(node.name) and len(signals) == 1:
+                here = signals[0]
+            else:
+                return branch, reader
+
+    def _is_elsewhere(self, node: int, source: int) -> bool:
+        """Whether a signal comes over weights that the source does not."""
+        return any((self.above[node] & ~self.above[source]) >> k & 1 for k in self.weights)
+
     def _root(self, node: int) -> int:
         """Return what a node is a moved form of."""
-        while self.nodes[node].name.removeprefix("aten::").startswith(MOVES[:-2]):
+        while _is_move(self.nodes[node].name):
             node = self.nodes[node].inputs[0]
         return node
 
@@ -277,6 +309,7 @@ class Flow:
                     node,
                     skip,
                     branch,
+                    step,
                     source,
                     tuple(sorted(mine)),
                     False,
@@ -300,6 +333,10 @@ def _joined(masks: Iterable[int]) -> int:
     for mask in masks:
         found |= mask
     return found
+
+
+def _is_move(name: str) -> bool:
+    return name.removeprefix("aten::").startswith(MOVES)
 
 
 def _base(name: str) -> str:

@@ -7,6 +7,7 @@ order the add that it ends.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -30,22 +31,25 @@ Row = dict[str, Any]
 def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     """Measure R1 and R2 of the roles of a model's parameters."""
     learns = _learning(model, given)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # whose steps all have derivatives
+    with torch.no_grad(), _in_steps():
         tape = Tape(model, given)
         with tape:
             model(**given) if isinstance(given, dict) else model(*given)
     flow = Flow(tape)
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
     off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])}
-    by_step: dict[int, list[Add]] = {}
+    wanted: dict[int, set[int]] = {}
     for add in flow.adds:
-        by_step.setdefault(add.step, []).append(add)
-    branches: dict[int, dict[int, Tensor]] = {}
+        wanted.setdefault(add.step, set()).add(add.skip)
+        wanted.setdefault(add.reader, set()).add(add.branch)
+    vanished: dict[tuple[int, int], bool] = {}  # of a step and what it reads
+    finite: list[bool] = []
 
-    def seen(step: int, args: list[Any]) -> None:
-        if step in by_step:
-            inputs = tape.nodes[tape.steps[step].nodes[0]].inputs
-            branches[step] = dict(zip(inputs, (args[0], args[1]), strict=True))
+    def watch(step: int, args: list[Any]) -> None:
+        for node in wanted.get(step, ()):
+            operand = _operand(tape, step, node, args)
+            vanished[step, node] = not bool(operand.any())
+            finite.append(bool(operand.isfinite().all()))
 
     with torch.no_grad():
         for size in (1, 0.1, 0.01):  # a spline, say, is not defined for all that large weights give
@@ -53,19 +57,16 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
             at_zero = values | {
                 slot: torch.zeros_like(values[slot]) for slot in (zeros | off) & {*values}
             }
-            tape.run(at_zero, watch=lambda step, args: seen(step, _copied(step, args, by_step)))
-            if all(t.isfinite().all() for held in branches.values() for t in held.values()):
+            finite.clear()
+            tape.run(at_zero, watch=watch)
+            if all(finite):
                 break
-        vanished = {
-            step: {node: not bool(t.any()) for node, t in held.items()}
-            for step, held in branches.items()
-        }
         missed, true = [], []
         for add in flow.adds:
             if add.plain and _vanishes(tape, add, values, add.weights):
                 true.append(add)
                 learned = [k for k in add.weights if tape.nodes[k].weights & learns]
-                if vanished[add.step][add.branch] or (
+                if vanished[add.reader, add.branch] or (
                     # Weights that never learn are kept as they are, as frozen ones.
                     learned and not _vanishes(tape, add, values, learned)
                 ):
@@ -74,13 +75,15 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     projections = [
         add
         for add in flow.adds
-        if not add.plain and vanished[add.step][add.branch] and not vanished[add.step][add.skip]
+        if not add.plain and vanished[add.reader, add.branch] and not vanished[add.step, add.skip]
     ]
     untold = sorted(
         {
             _told(tape, add)
             for add in flow.adds
-            if not add.plain and not any(vanished[add.step].values())
+            if not add.plain
+            and not vanished[add.reader, add.branch]
+            and not vanished[add.step, add.skip]
         }
     )
     moved, idle = _moved(tape, [*true, *projections], at_zero, values, zeros)
@@ -103,12 +106,22 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     }
 
 
-def _copied(step: int, args: list[Any], wanted: Any) -> list[Any]:
-    return (
-        [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
-        if step in wanted
-        else args
-    )
+@contextlib.contextmanager
+def _in_steps() -> Iterator[None]:
+    """Let attention run in single steps, which all have derivatives, and not in one fused step."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _operand(tape: Tape, step: int, node: int, args: list[Any]) -> Tensor:
+    """Return what an add reads of one of the two nodes that it sums."""
+    operand: Tensor = args[tape.nodes[tape.steps[step].nodes[0]].inputs.index(node)]
+    return operand
 
 
 def _told(tape: Tape, add: Add) -> str:
@@ -164,18 +177,17 @@ def _vanishes(tape: Tape, add: Add, values: dict[int, Tensor], nodes: Iterable[i
 
     A skip that is zero itself, whatever the weights are, is none: the stream starts at the branch.
     """
-    held: list[Tensor] = []
-    inputs = tape.nodes[add.node].inputs
+    found = {}
 
     def watch(step: int, args: list[Any]) -> None:
-        if step == add.step:
-            held.extend(args[inputs.index(side)] for side in (add.branch, add.skip))
+        for reader, node in ((add.reader, add.branch), (add.step, add.skip)):
+            if step == reader:
+                found[node] = bool(_operand(tape, step, node, args).any())
 
     zeroed = {tape.nodes[k].step for k in nodes}
     needed = tape.above[add.node]
     tape.run(values, until=add.step, zeroed=zeroed, needed=needed, watch=watch)
-    branch, skip = held
-    return bool(skip.any()) and not bool(branch.any())
+    return found[add.skip] and not found[add.branch]
 
 
 def _moved(
@@ -200,12 +212,11 @@ def _moved(
         outs: dict[int, Tensor] = {}
         steps: dict[int, list[Add]] = {}
         for add in adds:
-            steps.setdefault(add.step, []).append(add)
+            steps.setdefault(add.reader, []).append(add)
 
         def watch(step: int, args: list[Any], outs: Any = outs, steps: Any = steps) -> None:
             for add in steps.get(step, ()):
-                inputs = tape.nodes[add.node].inputs
-                outs[id(add)] = args[inputs.index(add.branch)]
+                outs[id(add)] = _operand(tape, step, add.branch, args)
 
         with torch.enable_grad():
             tape.run(leaves, watch=watch)
@@ -245,13 +256,12 @@ def _bent(
     found = set()
     for name in names:
         slot = tape.parameters[name]
-        sums = {a.step: a for a in adds if any(name in tape.nodes[k].weights for k in a.weights)}
+        sums = {a.reader: a for a in adds if any(name in tape.nodes[k].weights for k in a.weights)}
         sizes: dict[int, list[float]] = {step: [] for step in sums}
 
         def watch(step: int, args: list[Any], sums: Any = sums, sizes: Any = sizes) -> None:
             if step in sums:
-                add = sums[step]
-                branch = args[tape.nodes[add.node].inputs.index(add.branch)]
+                branch = _operand(tape, step, sums[step].branch, args)
                 sizes[step].append(float(branch.detach().double().norm()))
 
         with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from docs.evidence import _zoo_build, _zoo_measure, _zoo_serve, zoo
+from docs.evidence import _zoo_build, _zoo_measure, _zoo_others, _zoo_serve, zoo
 from docs.evidence._data import load
 
 
@@ -67,6 +67,34 @@ class Rectified(Residual):
         return x + self.down(self.up(x).relu()).relu()
 
 
+class Joined(Residual):
+    """Behind a token, the skip is a sum of its own: both adds end in a zero weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.entry(x)
+        token, rest = x[:, :1], x[:, 1:]
+        rest = rest + self.first(rest)
+        branch = self.down(self.up(torch.cat((token.relu(), rest), 1)).relu())
+        return torch.cat((token, rest), 1) + branch
+
+
+class Streams(nn.Module):
+    """The branch adds what another stream gives, which may remain."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.other = nn.Linear(3, 4), nn.Linear(3, 4)
+        self.own, self.taken = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        a, b = self.entry(x), self.other(x)
+        return a + (self.own(a) + self.taken(b))
+
+
 class Normed(Residual):
     """Its last weight is under weight norm: 0 / 0 where its direction is 0."""
 
@@ -100,6 +128,20 @@ class Scores(nn.Module):
         scores = x @ x.mT
         scores = scores + self.one(x) @ x.mT
         return scores.softmax(-1) @ self.values(x)
+
+
+class WrittenScores(Attention):
+    """A sum of scores that is written into a part of them, of which there are views."""
+
+    def __init__(self):
+        super().__init__("scores")
+        self.places = nn.Parameter(torch.randn(4, 4, 4))
+
+    def forward(self, x):
+        q, k, v = (layer(x)[:, None] for layer in (self.q, self.k, self.v))
+        scores = q @ k.mT
+        scores[:, :, 1:, 1:] += torch.einsum("bhtc,tkc->bhtk", q[:, :, 1:], self.places)
+        return scores.softmax(-1) @ v
 
 
 def found(model, zero=(), given=None):
@@ -143,8 +185,34 @@ def test_a_zero_that_ends_no_branch_is_false():
     assert found(Residual(), ["entry.weight", "down.weight"], 3)["false"] == ["entry.weight"]
 
 
-def test_scores_are_no_residual_add():
-    assert found(Scores())["adds"] == 0
+def test_a_skip_joined_of_parts_has_a_branch_and_a_false_zero_is_still_found():
+    ends = ["first.weight", "down.weight"]
+    assert not any(found(Joined(), ends, 3)[key] for key in FAULTS)
+    assert "entry.weight" in found(Joined(), [*ends, "entry.weight"], 3)["false"]
+    assert found(Joined(), [*ends, "up.weight"], 3)["vain"] == ["up.weight", "down.weight"]
+
+
+@pytest.mark.parametrize(
+    ("zero", "fault"),
+    [
+        (["own.weight"], {}),
+        (["own.weight", "taken.weight"], {"false": ["taken.weight"]}),
+        (["own.weight", "other.weight"], {"false": ["other.weight"]}),
+        (["taken.weight"], {"false": ["taken.weight"], "missed": 1}),
+        ([], {"missed": 1}),
+    ],
+    ids=["right", "taken", "other", "taken alone", "none"],
+)
+def test_what_a_branch_takes_from_another_stream_may_remain(zero, fault):
+    row = found(Streams(), zero, 3)
+    assert row["false"] == fault.get("false", [])
+    assert len(row["missed"]) == fault.get("missed", 0)
+    assert row["vain"] == []
+
+
+@pytest.mark.parametrize("kind", [Scores, WrittenScores])
+def test_scores_are_no_residual_add(kind):
+    assert found(kind())["adds"] == 0
 
 
 def test_keys_are_no_residual_add_and_values_are():
@@ -162,6 +230,34 @@ def test_a_zero_weight_under_weight_norm_has_magnitude_0():
     assert (held[g], held[v]) == ("zero", "transit")
     assert row["adds"] == 1
     assert not any(row[key] for key in FAULTS)
+
+
+def test_an_attention_that_pytorch_fuses_without_gradients_is_seen():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return x + self.attention(x, x, x, need_weights=False)[0]
+
+    row = found(Fused().eval(), ["attention.out_proj.weight"])
+    assert row["adds"] == 1
+    assert not any(row[key] for key in FAULTS)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_mask_is_no_source_of_a_branch():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Linear(4, 4)
+
+        def forward(self, x):
+            places = x.sigmoid()
+            return places + self.weight(torch.ones(x.shape).masked_fill(places > 0.5, 0.0))
+
+    assert found(Masked())["adds"] == 0
 
 
 def test_a_bias_that_was_drawn_does_not_hide_that_a_branch_vanishes():
@@ -258,6 +354,26 @@ def test_worse_is_told_and_better_is_not(key):
     assert zoo.worse(bad, good)
     assert not zoo.worse(good, bad)
     assert not zoo.worse(good, good)
+
+
+def test_every_mask_of_a_detector_has_both_classes():
+    """Of one class alone a step learns all: the loss is 0, and so are all gradients."""
+    _, targets = _zoo_others._images("torchvision", "maskrcnn_resnet50_fpn", nn.Identity(), 64)
+    for target in targets:
+        boxes = target["boxes"].int()
+        for mask, (left, top, right, bottom) in zip(target["masks"], boxes, strict=True):
+            assert mask[top:bottom, left:right].unique().tolist() == [0, 1]
+
+
+def test_a_model_that_reads_its_widths_from_a_tensor_is_counted_without_memory(monkeypatch):
+    def made(family, name, options):
+        width = torch.tensor(options["width"]).tolist()
+        return nn.Linear(width, width, bias=False)
+
+    monkeypatch.setattr(_zoo_others, "_made", made)
+    assert _zoo_others._size("timm", "huge", {"width": 20_000}) == 4 * 10**8
+    assert _zoo_others._size("timm", "wrong", {}) == 0
+    assert nn.Linear(2, 2).weight.device.type == "cpu"  # nothing is left of it
 
 
 def test_a_type_that_cannot_be_built_says_why(monkeypatch, quiet):
