@@ -1,3 +1,3 @@
-"""The commands of ``idinit``, a module each with ``run(args, console)``; needs rich."""
+"""The commands of ``idinit``, a module each with ``run(args, console)``."""
 
 __all__: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from math import lcm, ldexp
 from typing import NamedTuple
 
@@ -197,6 +196,8 @@ def value_text(x: float, exponent: int = 0) -> str:
     try:
         return f"{ldexp(x, exponent):.4g}"
     except OverflowError:
+        from decimal import Decimal  # rarely needed, and slow to import
+
         return f"{Decimal(float(x)) * 2**exponent:.3e}"
 
 

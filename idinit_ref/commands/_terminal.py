@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import text
 from ..errors import printable
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+_LEAST = 40  # columns; a narrower terminal breaks lines itself
+_STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "cyan": 36, "on red": 41, "on cyan": 46}
 
 
-def is_utf(console: Console) -> bool:
-    """Whether the output can show any character."""
-    return console.encoding.lower().startswith("utf")
+class Console:
+    """Standard output: its width in columns, its encoding, and whether it shows colours."""
+
+    def __init__(self) -> None:
+        self.width = width()
+        self.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.is_utf = self.encoding.lower().startswith("utf")
+        wanted = os.environ.get("FORCE_COLOR") or is_terminal(sys.stdout)
+        self.colour = bool(wanted) and not os.environ.get("NO_COLOR") and os.name == "posix"
+
+    def style(self, text: str, *styles: str) -> str:
+        """Return a text in some styles; unchanged where there are no colours."""
+        codes = ";".join(str(_STYLES[style]) for style in styles)
+        return f"\x1b[{codes}m{text}\x1b[0m" if self.colour else text
+
+    def print(self, text: str = "") -> None:
+        """Print a text as it is."""
+        print(text)  # noqa: T201 (the output of a command)
+
+    def show(self, text: str) -> None:
+        """Print a text that may hold anything: what the output cannot show is escaped."""
+        self.print("\n".join(plain(line, self.encoding) for line in text.split("\n")))
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal that understands escape sequences."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Return the columns of the terminal; 80 without one."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal():
+        return max(int(given), _LEAST)
+    for number in (1, 2):  # the output may be a pipe or a file
+        with suppress(OSError):
+            return max(os.get_terminal_size(number).columns or 80, _LEAST)
+    return 80
 
 
 def plain(text: str, encoding: str = "utf-8") -> str:
@@ -39,7 +73,7 @@ def say(text: str) -> None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         with suppress(OSError):  # the terminal may be closed
             line = plain(" ".join(text.split()), encoding)
-            print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201
+            print("idinit:", line, file=sys.stderr, flush=True)  # noqa: T201 (a message)
 
 
 def natural(name: str) -> tuple[list[object], str]:
@@ -55,10 +89,14 @@ def natural(name: str) -> tuple[list[object], str]:
     return parts, name
 
 
-def show(console: Console, text: str) -> None:
-    """Print a text without markup, and without breaking lines at the terminal's width."""
-    lines = (plain(line, console.encoding) for line in text.split("\n"))
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+def rewrite(text: str) -> bool:
+    """Put a text in place of the last one on stderr; return False if that is no terminal."""
+    if not is_terminal(sys.stderr):
+        return False
+    with suppress(OSError):
+        sys.stderr.write(f"\r\x1b[K{plain(text, sys.stderr.encoding)[: width() - 1]}")
+        sys.stderr.flush()
+    return True
 
 
 def tensors(count: int) -> str:
@@ -70,55 +108,54 @@ def tensors(count: int) -> str:
     return f"{count:,} tensor{'s' * (count != 1)}"
 
 
-def table(console: Console, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Table:
-    """Return a table; columns of only numbers are aligned to the right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def columns(rows: Sequence[Sequence[str]], heads: Sequence[str], numbers: int = 0) -> str:
+    """Return rows below their headings as lines of text, with unprintable characters escaped.
 
-    grid = Table(box=box.SIMPLE_HEAD)
-    for head, column in zip(heads, zip(*rows, strict=True), strict=True):
-        words = any(any(map(str.isalpha, cell)) for cell in column)
-        grid.add_column(head, justify="left" if words else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(plain(cell, console.encoding)) for cell in row))
-    return grid
+    The last `numbers` columns end where their widest cells end.
+    """
+    return text.columns([[plain(cell) for cell in row] for row in (heads, *rows)], numbers)
 
 
-def columns(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
-    """Return rows below their headings as lines of text, with unprintable characters escaped."""
-    return text.columns([[plain(cell) for cell in row] for row in (heads, *rows)])
+def duration(seconds: float) -> str:
+    """Return a time in one unit.
+
+    >>> duration(0.5), duration(100), duration(300)
+    ('less than 1 s', '100 s', '5 min')
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
 
 
 @contextmanager
 def progress(what: str = "B") -> Iterator[Callable[[int, int], None]]:
     """Yield a function ``update(done, total)`` that shows progress on stderr after one second.
 
-    It shows a bar, or a line from time to time, in bytes or in the named unit.
+    It rewrites a line on a terminal and prints one every 5 seconds elsewhere, in bytes or in the
+    named unit.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    start = time.monotonic()
+    due = start + 1
 
-    columns = BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("")
-    due = time.monotonic() + 1
-    with ExitStack() as stack:
+    def update(done: int, total: int) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now < due:
+            return
+        unit, size = ("G", 1e9) if total >= 1e9 else ("M", 1e6)
+        text = f"{done / size:.1f} of {total / size:.1f} {unit}{what}"
+        left = duration((now - start) * (total / max(done, 1) - 1))
+        due = now + 0.1
+        if not rewrite(f"{text}, {left} left"):
+            due = now + 5
+            say(text)
 
-        def update(done: int, total: int) -> None:
-            nonlocal due
-            unit, size = ("G", 1e9) if total >= 1e9 else ("M", 1e6)
-            text = f"{done / size:.1f} of {total / size:.1f} {unit}{what}"
-            bar.update(task, completed=done, total=total, description=text)
-            if time.monotonic() < due:
-                return
-            if not bar.console.is_interactive:
-                due = time.monotonic() + 5
-                say(text)
-            elif not bar.live.is_started:
-                stack.enter_context(bar)
-
+    try:
         yield update
+    finally:
+        if due > start + 1:
+            rewrite("")
 
 
 def json_of(value: Any) -> Any:
@@ -140,5 +177,6 @@ def json_of(value: Any) -> Any:
 
 def print_json(console: Console, value: Any) -> None:
     """Print a value as JSON, in ASCII."""
-    text = json.dumps(json_of(value), indent=1, allow_nan=False)
-    console.print(text, markup=False, soft_wrap=True)
+    import json
+
+    console.print(json.dumps(json_of(value), indent=1, allow_nan=False))

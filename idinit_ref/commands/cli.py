@@ -1,4 +1,4 @@
-"""The command ``idinit``: look at weights, write checkpoints. Needs the extra ``cli`` (rich).
+"""The command ``idinit``: look at weights, write checkpoints, test initialisers.
 
 This module has its arguments, signals and errors; the other modules are its commands.
 """
@@ -20,12 +20,10 @@ from .. import __version__
 from ..core.kernel import Taps
 from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
-from ..errors import IDInitError, message
-from ._terminal import say
+from ..errors import IDInitError, OptionError, message
+from ._terminal import Console, say, width
 
 _Number = TypeVar("_Number", int, float)
-
-_WIDTH = 40  # the least width; a narrower terminal breaks lines itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _signals():
             try:
                 status = _run(argv)
-            except SystemExit as stop:  # from argparse, or from rich if the pipe is broken
+            except SystemExit as stop:  # from argparse, after --help
                 status = stop.code if isinstance(stop.code, int) else 1
             if sys.stdout is not None:  # None if the shell has closed it
                 sys.stdout.flush()
@@ -53,8 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
         return _fail(f"stopped by {number.name}; no unfinished file is left", 128 + number)
     except ImportError as problem:
-        if (problem.name or "").partition(".")[0] == "rich":
-            return _fail('it needs rich: pip install "idinit-ref[cli]"')
         if "idinit-ref[" not in str(problem):
             raise
         return _fail(str(problem))
@@ -75,26 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = _parser(argv).parse_args(argv)
+    args, unknown = _parser(argv).parse_known_args(argv)
+    if unknown:
+        prog = f"idinit {args.command}" if args.command else "idinit"
+        cure = f"see {prog} --help"
+        raise OptionError(message("arguments", " ".join(unknown), f"{prog} takes none such", cure))
     if args.command is None:
-        sys.stderr.write(_FIRST)
+        if sys.stderr is not None:  # None if the shell has closed it
+            sys.stderr.write(_FIRST)
         return 2
-    from rich.console import Console
-
-    console = Console(highlight=False, emoji=False)
-    if console.width < _WIDTH:
-        console.width = _WIDTH
-    status: int | None = _command(args.command)(args, console)
+    command = importlib.import_module(f".{args.command}", __package__)
+    status: int | None = command.run(args, Console())
     return status or 0
-
-
-def _command(name: str) -> Any:
-    """Return the function of a command; check is in the oracle, since it needs Hypothesis."""
-    if name == "check":
-        from ..testing._command import check
-
-        return check
-    return importlib.import_module(f".{name}", __package__).run
 
 
 def _fail(text: str, status: int = 2) -> int:
@@ -130,14 +118,39 @@ def _signals() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Prints errors in one line, like the rest; reads -1e-6 and -inf as numbers, not options."""
+    """Says errors like the rest; reads -1e-6 and -inf as numbers, not options."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=_formatter, allow_abbrev=False)
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # more than argparse's
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise for a value that is not one of an option's choices, or for an unknown command."""
+        if action.choices is not None and value not in action.choices:
+            should = f"it should be one of {', '.join(action.choices)}"
+            raise argparse.ArgumentError(action, f"{value!r}, but {should}; pick one")
+
     def error(self, message: str) -> NoReturn:
-        raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
+        ours = f"arguments = None, but {message}"
+        for words, form in _ERRORS:
+            if match := re.fullmatch(words, message):
+                ours = match.expand(form)
+        raise OptionError(f"{ours} (see {self.prog} --help)")
+
+
+_ERRORS = (  # argparse's words, and ours
+    (r"argument -*(\S+): (.*, but .*)", r"\1 = \2"),
+    (r"argument (-*(\S+)): expected .*", r"\2 = None, but it needs a value; write \1=VALUE"),
+    (r"argument -*(\S+): ignored .* ('.*')", r"\1 = \2, but it takes no value; leave it out"),
+    (r"argument (\S+): not .* (\S+)", r"\1 and \2 are given, but only one may be; leave one out"),
+    (r"the following .* required: -*(.*)", r"\1 = None, but it is required; write it"),
+    (r"one of the arguments (.*) is required", r"\1 = None, but one is required; write one"),
+)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Wrap at the terminal's width, without argparse's import of shutil, which is slow."""
+    return argparse.RawDescriptionHelpFormatter(prog, width=width() - 2)
 
 
 _TASKS = """\
@@ -177,15 +190,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         usage="idinit [-h] [--version] COMMAND ...",
         description="IDInit: look at its weights, write checkpoints, test initialisers.",
         epilog=_TASKS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"idinit {__version__}")
     commands = parser.add_subparsers(
         prog="idinit", metavar="COMMAND", dest="command", help=argparse.SUPPRESS
     )
     everyone = {add.__name__[1:]: add for add in _COMMANDS}
-    asked = next((argument for argument in argv if argument in everyone), None)
-    for add in _COMMANDS if asked is None else (everyone[asked],):  # all of them take time
+    asked = next((argument for argument in argv if argument[:1] != "-"), "")
+    for add in (everyone[asked],) if asked in everyone else _COMMANDS:  # all of them take time
         add(commands)
     return parser
 
@@ -364,8 +376,8 @@ def _check(commands: Any) -> None:
         metavar="SECONDS",
         help="the limit for each property, and for one call (default 3)",
     )
-    add("--junit", metavar="FILE", help="write JUnit XML")
-    add("--json", metavar="FILE", help="write JSON")
+    add("--junit", metavar="FILE", help="also write JUnit XML")
+    _add_json(check)
 
 
 _COMMANDS = (_show, _presets, _rules, _export, _inspect, _diff, _check)

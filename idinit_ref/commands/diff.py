@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-
 from ..files.dialects import load
 from ..files.difference import diff
 from ..files.reading import open_checkpoint
 from ..files.translating import translate
-from ._terminal import natural, print_json, progress, show, tensors
+from ._terminal import Console, natural, print_json, progress, tensors
 
 
 def run(args: Namespace, console: Console) -> int:
@@ -33,9 +31,9 @@ def run(args: Namespace, console: Console) -> int:
         print_json(console, {"equal": equal, "different": different})
         return int(bool(unequal))
     for result in unequal:
-        show(console, str(result))
+        console.show(str(result))
     if unequal:
-        show(console, f"{len(unequal)} of {tensors(len(results))} differ")
+        console.show(f"{len(unequal)} of {tensors(len(results))} differ")
     else:
-        show(console, f"{tensors(len(results))}, all equal")
+        console.show(f"{tensors(len(results))}, all equal")
     return int(bool(unequal))

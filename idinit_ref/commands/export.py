@@ -17,8 +17,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ..core.plan import Plan
 from ..core.text import some
 from ..errors import OptionError, message
@@ -31,7 +29,7 @@ from ..files.reading import Checkpoint, open_checkpoint
 from ..files.storage import Tensor, nbytes_of
 from ..files.translating import translate
 from ..files.writing import FilePlan, file_plans, forms_of, save
-from ._terminal import print_json, progress, show, table, tensors
+from ._terminal import Console, columns, duration, print_json, progress, tensors
 
 _TRIAL = 2**25  # bytes written to measure the speed of a folder
 _TABLE = re.compile("(position )?embedding(, and the head that is tied to it)?")  # reasons
@@ -81,14 +79,14 @@ def run(args: Namespace, console: Console) -> None:
     _print_roles(assembled, args.dtype, console)
     _print_files(args, assembled, files, console)
     if args.dry_run:
-        show(console, expected)
+        console.show(expected)
         return
     whole = all(item.value is not None for item in assembled.items)
     if not whole:
         left = "IDInit does not define the tensors left out; they keep the model's initialisation."
-        show(console, "\n" + left)
+        console.show("\n" + left)
     if lines := _loading(files, dialect.name, source.about, whole):
-        show(console, "\n  " + "\n  ".join(lines))
+        console.show("\n  " + "\n  ".join(lines))
 
 
 def _assemble(
@@ -120,9 +118,9 @@ def _print_files(
         count, text = len(file.names), f"{file.path}: {file.nbytes:,} bytes"
         if count:
             text += f", {args.dtype}, {tensors(count)}"
-        show(console, text)
+        console.show(text)
     if assembled.unused:
-        show(console, f"not used of {args.keep_from}: {some(assembled.unused)}")
+        console.show(f"not used of {args.keep_from}: {some(assembled.unused)}")
 
 
 def _to_dict(assembled: assembly.Assembly, files: Sequence[FilePlan], dtype: str) -> dict[str, Any]:
@@ -199,7 +197,7 @@ def _print_roles(assembled: assembly.Assembly, dtype: str, console: Console) -> 
         entries, nbytes = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
         written = "-" if group.startswith("left out") else f"{nbytes:,}"
         rows.append((group, f"{len(sizes):,}", f"{entries:,}", written))
-    console.print(table(console, rows, ["role", "tensors", "entries", "bytes"]))
+    console.show(columns(rows, ["role", "tensors", "entries", "bytes"], numbers=3) + "\n")
 
 
 def _nbytes(value: Plan | Tensor, dtype: str) -> int:
@@ -270,13 +268,6 @@ def _expected(out: Path, total: int) -> str:
     lacks = "" if free > total else ", WHICH IS NOT ENOUGH"
     return (
         f"nothing was written; to write {total:,} bytes would take about "
-        f"{_duration(total / rate)} ({rate / 1e6:,.0f} MB/s, measured now); "
+        f"{duration(total / rate)} ({rate / 1e6:,.0f} MB/s, measured now); "
         f"{free:,} bytes are free{lacks}"
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"

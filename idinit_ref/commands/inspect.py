@@ -7,13 +7,11 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
-from rich.console import Console
-
 from ..core.plan import Plan
 from ..files.reading import open_checkpoint
 from ..files.recognise import Finding, inspect
 from ..files.storage import Tensor
-from ._terminal import columns, natural, print_json, progress, show, tensors
+from ._terminal import Console, columns, natural, print_json, progress, tensors
 
 _KINDS = {"idi": "IDI", "idiz": "IDIZ"}
 
@@ -37,11 +35,11 @@ def run(args: Namespace, console: Console) -> int:
         kind = _KINDS.get(found.kind, found.kind)
         kind += f": {found.detail}" if found.detail else ""
         rows.append((name, str(tensor.shape), str(tensor.dtype), kind))
-    show(console, columns(rows, ["name", "shape", "dtype", "what"]))
+    console.show(columns(rows, ["name", "shape", "dtype", "what"]))
     for name in outside:
-        show(console, f"{name}: in a shard but not in the index, so not part of the model")
+        console.show(f"{name}: in a shard but not in the index, so not part of the model")
     for finding in opened.findings:
-        show(console, f"WRONG: {finding}")
+        console.show(f"WRONG: {finding}")
     counts = Counter(found.kind for _, _, found in findings)
     kinds = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in counts.items())
     text = f"{tensors(len(findings))}, {opened.nbytes:,} bytes: {kinds or 'none'}"
@@ -51,7 +49,7 @@ def run(args: Namespace, console: Console) -> int:
         text += f"; the file's claims: {claims} WRONG"
     if opened.findings:
         text += f"; {len(opened.findings)} more WRONG"
-    show(console, text)
+    console.show(text)
     return status
 
 

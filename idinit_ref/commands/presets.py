@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from rich.console import Console
-
 from ..files import presets
-from ._terminal import print_json, table
+from ._terminal import Console, columns, print_json
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -25,4 +23,4 @@ def run(args: Namespace, console: Console) -> None:
         print_json(console, each)
         return
     rows = [(p.name, p.source["class"], str(len(p.tensors)), f"{p.parameters:,}") for p in models]
-    console.print(table(console, rows, ["preset", "model", "tensors", "parameters"]))
+    console.show(columns(rows, ["preset", "model", "tensors", "parameters"], numbers=2))

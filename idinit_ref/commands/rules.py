@@ -6,13 +6,11 @@ from argparse import Namespace
 from collections import Counter
 from typing import Any, get_args
 
-from rich.console import Console
-
 from ..core.text import some
 from ..errors import OptionError, message
 from ..files import assembly, sources
 from ..roles.names import Kind
-from ._terminal import columns, natural, print_json, show, tensors
+from ._terminal import Console, columns, natural, print_json, tensors
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -42,7 +40,7 @@ def run(args: Namespace, console: Console) -> None:
     if args.json:
         print_json(console, by_name)
         return
-    show(console, columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))
+    console.show(columns(rows, ["name", "shape", "role", "options", "why [by which rule]"]))
     counts = Counter(choice.role for choice in chosen.values() if choice is not None)
     roles = ", ".join(f"{counts[role]} {role}" for role in get_args(Kind))
-    show(console, f"{tensors(len(chosen))}: {roles}, {len(unknown)} that no rule knows")
+    console.show(f"{tensors(len(chosen))}: {roles}, {len(unknown)} that no rule knows")

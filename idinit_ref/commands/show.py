@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.text import Text
 
 from ..core.dtypes import Format, format_of
 from ..core.lattice import nnz
@@ -38,7 +36,7 @@ from ._matrix import (
     title_text,
     value_text,
 )
-from ._terminal import is_utf, print_json, show
+from ._terminal import Console, print_json
 
 _ENTRIES = 2**21  # a matrix with more non-zeros, rows or columns is only drawn
 _SVD = 512  # the largest smaller side of a matrix that is decomposed
@@ -64,7 +62,7 @@ def run(args: Namespace, console: Console) -> None:
         print_json(console, _to_dict(p, format_of(args.dtype)))
         return
     name, _, rest = title_text(p).partition(" ")
-    console.print(f"[bold]{name}[/] {rest}  in {format_of(args.dtype).name}", soft_wrap=True)
+    console.print(f"{console.style(name, 'bold')} {rest}  in {format_of(args.dtype).name}")
     if prod(p.shape) == 0:
         console.print("\n  no entries")
     else:
@@ -72,7 +70,7 @@ def run(args: Namespace, console: Console) -> None:
             console.print()
             _show_matrix(p, alike, format_of(args.dtype), console)
     if path is not None:
-        show(console, f"\n  picture in {path}")
+        console.show(f"\n  picture in {path}")
 
 
 def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
@@ -123,19 +121,22 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
     width = console.width - 2
     few = matrix if m <= _ROWS and n <= width else None
     texts = _numbers(few, at, alike.phase, console) if few else []
-    if not texts or max(map(len, texts)) > width:
+    if not texts:
         texts = _picture(terms, m, n, console)
         if p.loosen:
             facts.append(("noise", f"{noise_text(p)}; not in the picture"))
     facts += _facts(matrix) if matrix else [("the rest", f"not computed (over {limit:,} entries)")]
     width = max(len(label) for label, _ in facts) + 2
-    texts += [Text(), *(Text.assemble((a.ljust(width), "cyan"), b) for a, b in facts)]
+    texts += ["", *(console.style(label.ljust(width), "cyan") + fact for label, fact in facts)]
     for text in texts:
-        console.print(Text("  ").append_text(text) if text else "", soft_wrap=True)
+        console.print(f"  {text}" if text else "")
 
 
-def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[Text]:
-    """Return the matrix as numbers, with dim dots for zeros; a kernel has headings for its taps."""
+def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[str]:
+    """Return the matrix as numbers, with dim dots for zeros; nothing if it is too wide.
+
+    A kernel has headings for its channels and taps.
+    """
     sizes = [*{abs(value) for value in matrix.values.tolist()}]
     unit = sizes[0] if len(sizes) == 1 and len(value_text(sizes[0])) > 3 else 1.0
     texts = {
@@ -144,20 +145,23 @@ def _numbers(matrix: Matrix, at: Layout, phase: int, console: Console) -> list[T
     }
     heads = _heads(at, phase) if at.kernel and at.taps != "center" else []
     width = max(map(len, [*texts.values(), *(cell for head in heads for cell in head)]), default=1)
-    dot = "·" if is_utf(console) else "."
+    margin = " " * 8 if heads else ""
+    if len(margin) + matrix.n * (width + 1) - 1 > console.width - 2:
+        return []
+    dot = console.style(("·" if console.is_utf else ".").rjust(width), "dim")
     out = []
     for title, head in zip(("channel", "tap"), heads, strict=False):
         cells = " ".join(cell.rjust(width) for cell in head)
-        out.append(Text(f"{title:8}{cells}", "dim"))
+        out.append(console.style(f"{title:8}{cells}", "dim"))
     for i in range(matrix.m):
-        line = Text(" " * 8 if heads else "")
+        line = []
         for j in range(matrix.n):
-            text = texts.get((i, j))
-            style = "dim" if text is None else "red" if text.startswith("-") else "bold cyan"
-            line.append((text or dot).rjust(width), style).append(" " * (j < matrix.n - 1))
-        out.append(line)
+            text = texts.get((i, j), "")
+            styles = ("red",) if text.startswith("-") else ("bold", "cyan")
+            line.append(console.style(text.rjust(width), *styles) if text else dot)
+        out.append(margin + " ".join(line))
     if unit != 1.0:
-        out.append(Text(f"in units of {value_text(unit)}", "dim"))
+        out.append(console.style(f"in units of {value_text(unit)}", "dim"))
     return out
 
 
@@ -177,37 +181,35 @@ def _heads(at: Layout, phase: int) -> list[list[str]]:
     return [channels, taps]
 
 
-def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[Text]:
+def _picture(terms: Sequence[Term], m: int, n: int, console: Console) -> list[str]:
     """Return a picture of the matrix in few cells, each with the sign of its largest entry."""
-    frame = "┌┐└┘─│" if is_utf(console) else "++++-|"
-    colour = is_utf(console) and console.color_system is not None and not console.no_color
+    frame = "┌┐└┘─│" if console.is_utf else "++++-|"
+    colour, style = console.is_utf and console.colour, console.style
     scale = max(m / _PIXELS, n / max(console.width - 6, 12))
     w = min(n, max(ceil(n / scale), 12))
     h = min(m, max(ceil(m / scale), 12))
     h = h if colour else ceil(h / 2)  # a character is twice as high as it is wide
     signs = np.sign(cells(terms, m, n, (h, w))).astype(int).tolist()
-    style = {0: "", 1: "cyan", -1: "red"}
-    drawn = []
     if colour:  # two cells in each character
-        for upper, lower in zip_longest(signs[::2], signs[1::2], fillvalue=[0] * w):
-            line = Text()
-            for a, b in zip(upper, lower, strict=True):
-                if a and b and a != b:
-                    line.append("▀", f"{style[a]} on {style[b]}")
-                else:
-                    line.append(" ▀▄█"[abs(a) + 2 * abs(b)], style[a or b])
-            drawn.append(line)
-        means = Text.assemble(("█", "cyan"), " positive, ", ("█", "red"), " negative")
+        cyan, red = style("█", "cyan"), style("█", "red")
+        cell = {(1, 1): cyan, (-1, -1): red, (0, 0): " "}
+        for sign, name, other in ((1, "cyan", "on red"), (-1, "red", "on cyan")):
+            cell[sign, 0], cell[0, sign] = style("▀", name), style("▄", name)
+            cell[sign, -sign] = style("▀", name, other)
+        pairs = zip_longest(signs[::2], signs[1::2], fillvalue=[0] * w)
+        drawn = ["".join(map(cell.__getitem__, zip(*pair, strict=True))) for pair in pairs]
+        means = f"{cyan} positive, {red} negative"
     else:
-        drawn = [Text("".join(" +-"[sign] for sign in row)) for row in signs]
-        means = Text("+ positive, - negative")
+        drawn = ["".join(" +-"[sign] for sign in row) for row in signs]
+        means = "+ positive, - negative"
     high, wide = ceil(m / h), ceil(n / w)
     size = "one entry" if high == wide == 1 else f"up to {high:,} x {wide:,} entries"
+    side = style(frame[5], "dim")
     return [
-        Text(frame[0] + frame[4] * w + frame[1], "dim"),
-        *(Text.assemble((frame[5], "dim"), line, (frame[5], "dim")) for line in drawn),
-        Text(frame[2] + frame[4] * w + frame[3], "dim"),
-        Text(f"a cell is {size}: ").append_text(means),
+        style(frame[0] + frame[4] * w + frame[1], "dim"),
+        *(side + line + side for line in drawn),
+        style(frame[2] + frame[4] * w + frame[3], "dim"),
+        f"a cell is {size}: {means}",
     ]
 
 

@@ -27,7 +27,9 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the validated fields of a plan, or raise for the first that does not fit."""
     shape = sizes("shape", given["shape"], ShapeError)
     for name, words in _WORDS.items():
-        choice(name, given[name], get_args(words))
+        model = ": only a whole model's own wide= may be None" if name == "wide" else ""
+        cure = f"leave it out{model}" if given[name] is None else "pick one"
+        choice(name, given[name], get_args(words), cure)
     transposed = given["transposed"]
     if not isinstance(transposed, (bool, np.bool_)):
         should = "it should be True or False"

@@ -53,12 +53,11 @@ def countable(shape: tuple[int, ...]) -> None:
         raise ShapeError(message("shape", shape, should, cure))
 
 
-def choice(name: str, value: object, options: Sequence[str]) -> None:
+def choice(name: str, value: object, options: Sequence[str], cure: str = "pick one") -> None:
     """Raise unless a value is one of some words."""
     if not isinstance(value, str) or value not in options:
-        raise OptionError(
-            message(name, value, f"it should be one of {', '.join(map(repr, options))}", "pick one")
-        )
+        should = f"it should be one of {', '.join(map(repr, options))}"
+        raise OptionError(message(name, value, should, cure))
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:

@@ -31,10 +31,10 @@ def short(value: object, most: int = 60) -> Any:
     return value if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+def columns(rows: Sequence[Sequence[str]], numbers: int = 0) -> str:
     """Return rows as lines of text, each column padded to one width.
 
-    With `numbers` all columns but the first end where the widest cell ends.
+    The last `numbers` columns end where their widest cells end.
 
     >>> print(columns([("name", "shape"), ("a", "1 x 2"), ("longer", "3")]))
     name    shape
@@ -42,6 +42,6 @@ def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
     longer  3
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rest = str.rjust if numbers else str.ljust
-    lines = ([row[0].ljust(widths[0]), *map(rest, row[1:], widths[1:])] for row in rows)
+    pads = [str.ljust] * (len(widths) - numbers) + [str.rjust] * numbers
+    lines = (map(lambda pad, *cell: pad(*cell), pads, row, widths) for row in rows)
     return "\n".join("  ".join(line).rstrip() for line in lines)

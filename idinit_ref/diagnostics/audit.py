@@ -241,7 +241,7 @@ class Audit:
 
     def __str__(self) -> str:
         lines = [f"  {kind}: {text}" for kind, text in self._sentences()]
-        tables = (columns([head, *rows], numbers=True) for head, rows in self._tables())
+        tables = (columns([head, *rows], numbers=len(head) - 1) for head, rows in self._tables())
         return "\n".join([self._verdict(), *lines, *tables])
 
     def __rich__(self) -> Group:

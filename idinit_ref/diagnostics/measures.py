@@ -51,7 +51,7 @@ class Moments:
             for name, row in zip(self.names, numbers, strict=True)
         ]
         heads = ("layer", "mean", "variance", "second moment")
-        return columns([heads, *rows], numbers=True)
+        return columns([heads, *rows], numbers=3)
 
 
 def moments(
@@ -228,7 +228,7 @@ class Coverage(NamedTuple):
         each = [*zip(self.names, self.zero, self.zero_rows, strict=True)]
         all_ = [*each, ("overall", self.overall, self.overall_rows)]
         rows = [(name, f"{x:.4g}", f"{y:.4g}") for name, x, y in all_]
-        return columns([("parameter", "zero", "rows of zeros"), *rows], numbers=True)
+        return columns([("parameter", "zero", "rows of zeros"), *rows], numbers=2)
 
 
 def gradient_coverage(

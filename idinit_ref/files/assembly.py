@@ -265,7 +265,8 @@ def weight_for(
     """
     parted = asked.parted or asked.shape
     shape = merge_axes(parted, asked.axes)[0] if asked.axes else parted
-    with prefixed(f"tensor {name!r}"):
+    rule = "" if choice.by == "manifest" else f"rule {choice.by!r}, "
+    with prefixed(f"{rule}tensor {name!r}"):
         decided = plan(shape, cast("Any", choice.role), **{**general, **choice.options})
     if not asked.axes:
         return decided

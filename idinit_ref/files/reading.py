@@ -110,8 +110,9 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     Parameters
     ----------
     path : path
-        A file, a folder with a checkpoint, or an index of shards, in a format of docs/export.md:
-        safetensors, NumPy, Keras, PyTorch or Orbax. No code of a file is run.
+        A file, a folder with a checkpoint, or an index of shards (also without its
+        ``.index.json``), in a format of docs/export.md: safetensors, NumPy, Keras, PyTorch or
+        Orbax. No code of a file is run.
     lenient : bool
         Whether to continue if a shard is missing, a file is truncated, or a part cannot be read.
         ``findings`` then lists these faults, and ``tensors`` the rest.
@@ -147,6 +148,9 @@ def open_checkpoint(path: str | os.PathLike[str], *, lenient: bool = False) -> C
     tensors: Sequence[StoredTensor]
     with reachable(given):
         file = _in_folder(given) if os.path.isdir(given) else given
+    index = Path(f"{given}.index.json")  # of a checkpoint in shards
+    if not os.path.lexists(given) and os.path.isfile(index):
+        file = index
     files = [file]
     if mark := _mark(file):
         tensors, metadata = _FOLDERS[mark](file, faults)

@@ -148,9 +148,10 @@ def _read_manifest(path: Path) -> dict[str, Asked]:
                 choice("manifest", key, ("tensors", "name", "source", "parameters", "warnings"))
             content = inner
     if not isinstance(content, dict):
-        should = "it should be an object: every tensor's name with its shape"
+        found = type(content).__name__
+        should = f"it should hold an object, every tensor's name with its shape, not {found}"
         cure = 'write {"fc.weight": [4, 3]}'
-        raise OptionTypeError(message("manifest", type(content).__name__, should, cure))
+        raise OptionTypeError(message("manifest", str(path), should, cure))
     if not content:
         raise _empty(path)
     return {check_name(name): _asked(name, given, path.name) for name, given in content.items()}

@@ -28,7 +28,7 @@ class ModelOptions(TypedDict, total=False):
         tau of the weights in role "transit"; 1.0 by default.
     eps : float
         eps of the weights in role "zero"; 1e-6 by default.
-    wide : {"truncate", "fold_rms", "fold_mean"}
+    wide : {"truncate", "fold_rms", "fold_mean"}, optional
         How a transit weight with more columns than rows is filled. The default None is
         "truncate", but "fold_mean" for a weight that would leave a part of a concatenation without
         gradient; T4 holds for both.
@@ -36,7 +36,7 @@ class ModelOptions(TypedDict, total=False):
         How the entries of a wide zero weight are spread.
     taps : {"outward", "diagonal", "center", "channel_major", "spatial_major"}
         How a kernel is flattened into a matrix (section 3). The first three start at the layer's
-        identity tap, in each phase of a transposed convolution. None is "outward".
+        identity tap, in each phase of a transposed convolution.
     head : {"transit", "zero", "keep"}
         The role of the weights whose result the model returns, unless they end a branch.
     embeddings : {"keep", "transit"}
@@ -68,7 +68,7 @@ class ModelOptions(TypedDict, total=False):
     eps: float
     wide: Wide | None
     form: Form
-    taps: Taps | None
+    taps: Taps
     head: Head
     embeddings: Literal["keep", "transit"]
     norms: Literal["keep", "zero"]
@@ -97,8 +97,8 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
 
     `decide`, which knows the names, validates the patterns of `overrides`.
 
-    >>> settled({"taps": None})["taps"], settled({})["eps"]
-    ('outward', 1e-06)
+    >>> settled({"gain": 2.0})["gain"], settled({})["eps"]
+    (2.0, 1e-06)
     """
     for name, value in options.items():
         if name not in _DEFAULTS:
@@ -106,7 +106,6 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
             should = f"{name} is not an option of a whole model; the options are {known}"
             raise OptionTypeError(message(name, value, should, "leave it out, or name one of them"))
     found: dict[str, Any] = {**_DEFAULTS, **options}
-    found["taps"] = "outward" if found["taps"] is None else found["taps"]
     hints = get_type_hints(ModelOptions)
     choice("taps", found["taps"], get_args(Taps))
     for name in ("head", "embeddings", "norms", "biases"):

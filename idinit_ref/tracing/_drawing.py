@@ -69,7 +69,7 @@ class Drawing(Layers):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
-        if b.shape == shape and self.is_data(b):  # such as a class token
+        if b.shape == shape and self.is_data(b):  # a class token, for example
             return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
@@ -117,13 +117,13 @@ class Drawing(Layers):
             is_shift = signals[0].is_direct and by.is_vector and not by.number
             fact = Fact("shift", "all" if is_shift and len(made) == 1 else "never")
         elif len(signals) == 1:
-            fact = Fact("move")  # zeros are added
+            fact = Fact("move")  # the other term is 0
         out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
             more = _offset(values, doing)
             own = {part.name for part in out.parts}
             if len(own) == 1 and all(p.ends for v in made for p in v.parts or (_ADDED,)):
-                return out.factored(own)  # a weight less its mean
+                return out.factored(own)  # w - mean(w)
             parts = tuple(
                 part._replace(added=True, offset=part.offset + more if more else 0.0)
                 for part in out.parts
@@ -141,10 +141,10 @@ class Drawing(Layers):
                 and bias.member
                 and self._is_bias(bias.member, signal.fresh, len(shape or ()))
             ):
-                self._biases.add(bias.chosen)  # one for each expert
+                self._biases.add(bias.chosen)  # each expert has its own bias
                 return signal._replace(tracks=signal.fresh, pieces=(), term=None)
         tracks: tuple[Track, ...] = ()
-        # Two results in one sum, as the gates of an LSTM.
+        # The sum of two results, as in the gates of an LSTM.
         if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:
             tracks = a.fresh + b.fresh
         else:
@@ -258,7 +258,7 @@ class Drawing(Layers):
 
 
 _State = Literal["signal", "zeros"]
-_ADDED = Part("", None, added=True)  # the value of a constant in a sum
+_ADDED = Part("", None, added=True)  # stands for a constant term
 
 
 def _carried(old: Value | _State, new: Value) -> Value | _State:

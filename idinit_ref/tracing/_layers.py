@@ -85,7 +85,7 @@ class Layers(Products):
             How the kernel is used, as options of :func:`idinit_ref.plan`: groups, transposed.
         """
         if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
-            kernel = kernel.member  # scaled by an input
+            kernel = kernel.member  # a kernel times an input
         weight = isinstance(kernel, Made) and bool(kernel.parts)
         if not isinstance(signal, Signal) or not weight or kernel.shape is None:
             return self._convolved(name, signal, kernel, letters, shape, channels)
@@ -113,7 +113,7 @@ class Layers(Products):
         outs, ins = letters.index("O"), letters.index("I")
         axes[channels] = (Atom.of(outs, sizes[outs]),)
         groups = shape[channels] // sizes[outs] if sizes[outs] else 1
-        if groups > 1:  # of a transposed one, whose groups lie along its inputs
+        if groups > 1:  # transposed: axis I holds the groups
             group = Atom(ins, sizes[ins] // groups, groups, 0, 0, groups)
             axes[channels] = (group, *axes[channels])
         track = Track(operation, View(tuple(axes)))
@@ -134,7 +134,7 @@ class Layers(Products):
         rank = len(signal.shape or ())
         is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
         own = [f"axis {k}" for k in range(rank)]
-        own[channels] = "O" if is_each else "I"  # depthwise: every channel is still there
+        own[channels] = "O" if is_each else "I"  # depthwise: the channels are not summed
         out = [*own[:channels], "O", *own[channels + 1 :]]
         ours = ["O" if letter == "O" or (is_each and letter == "I") else "I" for letter in letters]
         pair = (signal, kernel)

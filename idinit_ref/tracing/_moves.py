@@ -19,7 +19,7 @@ __all__ = ["Joined", "Moves", "Span", "lose", "shift_of", "spans_of"]
 Span = tuple[int, int, int]
 """The start, stop and step of a slice along an axis."""
 _Move = Callable[[View], View | None]
-_DEPTH = 4  # of parts of parts that are known
+_DEPTH = 4  # the most nested parts that are followed
 
 
 class Joined(NamedTuple):

@@ -20,7 +20,7 @@ _Use = Use | Literal["sum"]
 _THROUGH_0 = {
     "",
     "changed by tanh",
-}  # what may be done to a scale that is as small as it was before
+}  # changes of a scale that keep it small
 
 
 class Nodes:
@@ -47,32 +47,32 @@ class Nodes:
     ) -> None:
         self.parameters = {given.name: given for given in parameters}
         self.nodes: list[Node] = []
-        self._place: dict[str, int] = {}  # of nodes in that list
-        self._root: dict[str, str] = {}  # of which node one is the same, moved or scaled
-        self._pooled: dict[str, int] = {}  # 1 of a node made of statistics, 2 over a root of one
+        self._place: dict[str, int] = {}  # the index of each node in `nodes`
+        self._root: dict[str, str] = {}  # the node that it is a moved or scaled copy of
+        self._pooled: dict[str, int] = {}  # 1: a statistic; 2: a root of one
         self._sums: list[str] = []  # states of loops that start as zeros
-        self._wide: dict[str, tuple[str, ...]] = {}  # of sums of copies: their inputs as copied
-        self._offsets: dict[tuple[str, str], float] = {}  # what a node adds to a parameter
-        self._changed: set[tuple[str, str | None]] = set()  # of which a node takes a function
-        self._starts: dict[str, str] = {}  # where parameters that are data begin
-        self._tables: dict[Made, Signal] = {}  # and what was made of them
+        self._wide: dict[str, tuple[str, ...]] = {}  # per sum of copies: its copied inputs
+        self._offsets: dict[tuple[str, str], float] = {}  # the number that a node adds to one
+        self._changed: set[tuple[str, str | None]] = set()  # parameters that a node reads changed
+        self._starts: dict[str, str] = {}  # the input node of a parameter used as data
+        self._tables: dict[Made, Signal] = {}  # the signal of a value used as data
         self._filled: set[str] = set()  # sums of values that are written to zeros
-        self.joins: dict[str, Any] = {}  # the operands of concatenations, by node
-        self.selections: dict[str, Any] = {}  # and of selections by indices
+        self.joins: dict[str, Any] = {}  # the operands of each concatenation
+        self.selections: dict[str, Any] = {}  # the operands of each selection by indices
         self._drawn_once: dict[Hashable, tuple[Sequence[Value], Value]] = {}
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
-        self._taken = dict.fromkeys(self.parameters, 1)  # names, and how often they were asked for
+        self._taken = dict.fromkeys(self.parameters, 1)  # how often each name was asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
         self._uses: list[tuple[str, _Use, str | None, bool]] = []
         self._weights: list[tuple[str, Operation, View | None]] = []
         self._scales: dict[str, str] = {}
-        self._struck: dict[tuple[str, int], frozenset[str]] = {}  # factors, and what sums them
+        self._struck: dict[tuple[str, int], frozenset[str]] = {}  # the nodes that sum a factor
         self._done: dict[str, str] = {}
-        self._magnitudes: set[tuple[str, Operation]] = set()  # with which a weight vanishes
+        self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
-        self._members: set[str] = set()  # lookups that chose a weight, and are no embeddings
-        self._biases: set[str] = set()  # and those that chose the bias of a weight
+        self._members: set[str] = set()  # lookups of a weight in a stack
+        self._biases: set[str] = set()  # lookups of a bias in a stack
 
     def mark(self) -> Any:
         """Return the current state, for `back_to`.
@@ -174,7 +174,7 @@ class Nodes:
         """Name a weight operation after its weight.
 
         >>> draw = Nodes([], prefixed=False)
-        >>> draw.label("block/out/MatMul", "model/block/out/kernel")  # as it says where it is
+        >>> draw.label("block/out/MatMul", "model/block/out/kernel")  # the name holds the place
         'block/out'
         """
         head, _, tail = weight.replace("/", ".").rpartition(".")
@@ -188,7 +188,7 @@ class Nodes:
         while rest and tail in _SELF_NAMED and not self._prefixed:
             if f"{base}/".startswith(f"{rest}/"):
                 return rest
-            rest = rest.partition("/")[2]  # the names of operations may lack the model's
+            rest = rest.partition("/")[2]  # an operation's name may lack the model's
         return ""
 
     def applies(self, base: str, weight: Made) -> bool:
@@ -272,12 +272,12 @@ class Nodes:
             chosen: _Use = "weight" if node in self._members else use
             seen[name].uses.add("bias" if node in self._biases else chosen)
             seen[name].sums.append(node if use == "bias" or node in shifts else None)
-            if self.parameters[name].note or node in shifts:  # a running variance, or scaled mean
+            if self.parameters[name].note or node in shifts:  # not a scale
                 continue
             is_scale = use == "other" and node in scales and (name, node) not in self._changed
             seen[name].scaled.append(node if is_scale else None)
             seen[name].offsets.add(self._offsets.get((name, node or ""), 0.0))
-            scales -= {node} if node in norms else set()  # whose scale comes first
+            scales -= {node} if node in norms else set()  # a norm's first factor alone is its scale
         for name, operation, view in self._weights:
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))

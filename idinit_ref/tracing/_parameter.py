@@ -52,15 +52,15 @@ class Seen:
 
     uses: set[Use | Literal["sum"]] = field(default_factory=set)
     ways: list[tuple[Operation, Stored | str]] = field(default_factory=list)
-    done: str = ""  # why the weight of an operation is not the parameter
-    scales: str = ""  # the quantised weight that it is a part of
-    met: str = ""  # an operation that is not known, and takes it
-    makes: str = ""  # the product of signals whose kernel is made with it, and nothing else
-    magnitude: bool = False  # every weight that it makes vanishes with it, to first order
-    frozen: str = ""  # what stops every gradient to it
-    sums: list[str | None] = field(default_factory=list)  # by use: the node it is added to
-    scaled: list[str | None] = field(default_factory=list)  # by use: the node that it scales
-    offsets: set[float] = field(default_factory=set)  # by use: what is added to it before
+    done: str = ""  # how it was changed before its use as a weight
+    scales: str = ""  # the quantised weight that it belongs to
+    met: str = ""  # an unknown operation that reads it
+    makes: str = ""  # it only makes the kernel of this product of signals
+    magnitude: bool = False  # every weight made with it vanishes with it, to first order
+    frozen: str = ""  # the reason why no gradient reaches it
+    sums: list[str | None] = field(default_factory=list)  # for each use: the node that adds it
+    scaled: list[str | None] = field(default_factory=list)  # for each use: the node that it scales
+    offsets: set[float] = field(default_factory=set)  # the number added to it first, for each use
 
 
 def node_of(given: Parameter, seen: Seen) -> Node:
@@ -75,7 +75,7 @@ def node_of(given: Parameter, seen: Seen) -> Node:
         use = "embedding"
     elif "weight" in uses:
         use = "weight"
-    elif uses - {"sum"} == {"bias"}:  # a sum is where a state starts at a constant
+    elif uses - {"sum"} == {"bias"}:  # a state that starts at a constant is summed
         use = "bias"
     shape, options, note = _storage(given, seen.ways)
     if use == "other" and seen.met:
@@ -130,7 +130,7 @@ def _storage(
         note = f"{seen[0][1]} {seen[0][0].name}" if seen else ""
         return given.shape, {}, note
     narrow = [op.name for op, way in seen if isinstance(way, Stored) and way.narrow]
-    if len(set(narrow)) > 1:  # one matrix for both, or one for each: nobody can tell
+    if len(set(narrow)) > 1:  # it may be one matrix or two
         return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     shape, layout = merge_axes(how.shape, how.letters)

@@ -62,7 +62,7 @@ class Products(Joins):
             return self._several(given)
         data, weight = values
         if isinstance(data, Made) and isinstance(weight, Made) and self.applies(name, weight):
-            values = [self.data(data), weight]  # a layer that is applied to a learned table
+            values = [self.data(data), weight]  # the layer reads a learned table
         a, b = self._chosen(given._replace(values=values))
         pair = given._replace(values=(a, b))
         for made, signal, at in ((a, b, 0), (b, a, 1)):
@@ -275,7 +275,7 @@ class Products(Joins):
             for made, by in (values, values[::-1]):
                 single = isinstance(by, Signal) and (by.is_number or by.shape == ())
                 if single and isinstance(made, Made) and made.parts:
-                    # a norm by power iteration, say, from a state among the inputs
+                    # for example a spectral norm, whose state is an input
                     done = done_by(doing, name, [by])
                     return out._replace(member=spread(made, shape).noted(done))
         return out
@@ -319,7 +319,7 @@ class Products(Joins):
         rank, lost = len(whole), any(part.view is None for part in made.parts)
         if signal.shape is None or made.shape is None or lost:
             return None
-        if shape is not None and len(shape) == rank:  # summed axes stay, of size 1
+        if shape is not None and len(shape) == rank:  # the summed axes stay, with size 1
             return None
         first, second = rank - len(signal.shape), rank - len(made.shape)
         wide = [axis for axis in range(first, rank) if axis - first not in signal.spread]

@@ -15,8 +15,8 @@ from ._values import Data, Made, Part, Shape, Signal, Value, joined, names_of
 
 __all__ = ["Results", "done_by", "spread"]
 
-_MOST = 4  # as many results are followed at once
-_ROOT = 2  # of a node: a root of statistics
+_MOST = 4  # the most results that are followed at once
+_ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an elementwise operation's operands that are factors of the result."""
 _ON_DATA = {"attention", "join", "select"}
@@ -45,7 +45,7 @@ class Results(Nodes):
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
             made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
-            of = [v for v in values if isinstance(v, Made) and v.parts]  # not the axes
+            of = [v for v in values if isinstance(v, Made) and v.parts]  # constants do not count
             is_linear = len(of) == 1 and fact == Fact("pool") and word not in ROOTS
             return made.factored([p.name for p in made.parts if is_linear and p.ends])
         for signal in signals:
@@ -98,7 +98,7 @@ class Results(Nodes):
             elif (
                 when == "each" and len({self._root.get(inputs[k], inputs[k]) for k in places}) == 1
             ):
-                vanishes = "all"  # a product with itself
+                vanishes = "all"  # a square
         node = self.draw("other", name, inputs, shape, (), does, vanishes, sums)
         is_direct = does == "norm" or (
             does == "scale" and len(signals) == 1 and signals[0].is_direct
@@ -109,7 +109,7 @@ class Results(Nodes):
             if does == "product" and len(inputs) > 1:
                 place = inputs.index(signal.node)
                 own = tuple(unit.within((node, place)) for unit in own)
-                is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm, written out
+                is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm written as a division
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)
 
@@ -139,7 +139,7 @@ class Results(Nodes):
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
-                kind: NodeKind = "other" if value.zero else "input"  # zeros start no signal
+                kind: NodeKind = "other" if value.zero else "input"  # zeros are no input
                 node = self.draw(kind, "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")
@@ -229,7 +229,7 @@ class Results(Nodes):
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, name, rest)))
-        return joined(shape, found).factored(factors if places else ())  # a square is not a factor
+        return joined(shape, found).factored(factors if places else ())  # of a square: none
 
 
 def spread(value: Made, shape: Shape | None) -> Made:

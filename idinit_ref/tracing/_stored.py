@@ -81,7 +81,7 @@ def stored(
     if view is None:
         return "its axes cannot be followed to"
     axes: list[_Axis] = []
-    whole: list[_Run] = []  # the O axes that are stored contiguously
+    whole: list[_Run] = []  # the O axes that lie together in memory
     flipped, narrow = "", False
     for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
         kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
@@ -163,13 +163,13 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) 
     """Give every batch axis a letter, and add the missing axis of size 1."""
     new = list(axes)
     for at, axis in enumerate(new):
-        if axis.letter == "?":  # of size 1: what is missing, or a batch axis
+        if axis.letter == "?":  # size 1: a missing axis I or O, or a batch axis
             have = {other.letter for other in new}
             new[at] = axis._replace(letter=next((c for c in "IO" if c not in have), "B"))
     for place, letter in enumerate(kinds if len(axes) > 1 else ()):
         missing = letter in "IO" and all(axis.letter != letter for axis in new)
         if missing and prod(atom.radix for atom in view.axes[place]) == 1:
-            new.append(_Axis(1, letter, place))  # a depthwise kernel stored without it
+            new.append(_Axis(1, letter, place))  # a depthwise kernel is stored without it
     spare = iter(dict.fromkeys(batch + _BATCH))
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 

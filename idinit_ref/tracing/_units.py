@@ -11,7 +11,7 @@ __all__ = ["Factor", "Unit", "merged", "renumbered", "seen_by", "spread_to"]
 
 Factor = tuple[str, int]
 """A product of signals, and the position of one of its inputs."""
-_MOST = 4  # as many are followed at once, and as many factors of each
+_MOST = 4  # the most units that are followed, and factors of each
 
 
 class Unit(NamedTuple):

@@ -25,11 +25,11 @@ class Part(NamedTuple):
 
     name: str
     view: View | None
-    stopped: bool = False  # no gradient goes back to it
-    done: str = ""  # what was done to it besides moving, casting and scaling by a number
-    added: bool = False  # to other parameters or constants
-    factor: bool = False  # of all of it, so that it vanishes with this part alone
-    offset: float = 0.0  # to this number alone, if it is not 0
+    stopped: bool = False  # no gradient reaches it
+    done: str = ""  # its change, except moves, casts and scalings by a number
+    added: bool = False  # it is added to other parameters or constants
+    factor: bool = False  # the whole value vanishes with this part alone
+    offset: float = 0.0  # it is added to this number alone; 0: to none
 
     @property
     def ends(self) -> bool:
@@ -42,9 +42,9 @@ class Made(NamedTuple):
 
     shape: Shape | None
     parts: tuple[Part, ...] = ()
-    number: bool = False  # a constant that is one number everywhere
-    value: float | None = None  # the number that a constant is everywhere, if it is known
-    rooted: bool = False  # a root of several numbers is in it, as of a norm's running variance
+    number: bool = False  # a constant with one value everywhere
+    value: float | None = None  # that value, if it is known
+    rooted: bool = False  # contains a root of several numbers, as of a running variance
     span: tuple[float, float] | None = None  # its least and largest entry, as the model holds it
 
     @property
@@ -147,7 +147,7 @@ class Operation:
     if transposed), and `space` the spatial axes of its result.
     """
 
-    sizes: Shape  # of its weight
+    sizes: Shape  # the shape of its weight
     kinds: Sequence[str] | None = None  # the letter of each axis, B for batch; None: unknown
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -157,12 +157,12 @@ class Operation:
     kernel: tuple[int, ...] = ()
     space: tuple[int, ...] = ()
     forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
-    each: bool = False  # every row of its input has a matrix of a stack
-    sized: bool = False  # its padding follows from the size of its input: the first use counts
-    whole: bool = False  # used in one piece too
-    cropped: set[int] = field(default_factory=set)  # axes of its result; the first crop counts
-    makes: str = ""  # the product of signals whose kernel its result is
-    gated: bool = False  # two parts of it meet in a product
+    each: bool = False  # each row of its input has its own matrix of a stack
+    sized: bool = False  # its padding depends on the input's size: the first use counts
+    whole: bool = False  # its result is also used undivided
+    cropped: set[int] = field(default_factory=set)  # axes that a crop has shifted already
+    makes: str = ""  # its result is the kernel of this product of signals
+    gated: bool = False  # two parts of its result are multiplied
     cuts: set[Cut] = field(default_factory=set)
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
@@ -206,7 +206,7 @@ class Operation:
             return set()
         ranges = blocks_of(found, () if self.whole else self.cuts)
         if self.left is not None and not (self.gated and len({b - a for a, b in ranges}) == 1):
-            return set()  # channels that are split are not for that a packed weight
+            return set()  # split channels alone do not mean a packed weight
         return ranges
 
 
@@ -216,7 +216,7 @@ class Track(NamedTuple):
     operation: Operation
     view: View
     is_part: bool = False
-    is_faded: bool = False  # after other elementwise operations: only its axes are known
+    is_faded: bool = False  # after other elementwise operations: only axes are known
 
 
 class Fold(NamedTuple):
@@ -258,10 +258,10 @@ class Signal(NamedTuple):
     narrow: str | None = None  # the node that was broadcast to this one
     spread: frozenset[int] = frozenset()  # the axes along which broadcasting copied it
     picks: bool = False  # one-hot: a product with it looks up rows
-    pieces: tuple[Piece, ...] = ()  # of what it is a part, the nearest first
+    pieces: tuple[Piece, ...] = ()  # the signals that it is a part of, nearest first
     shift: tuple[int, ...] = ()  # how far padding has moved it, along each axis
-    member: Made | None = None  # one of a stack of matrices, chosen by an input,
-    chosen: str = ""  # and the node that chose it; "" if it is scaled by an input
+    member: Made | None = None  # one matrix of a stack, chosen by an input
+    chosen: str = ""  # the node that chose it; "" if an input scales it
     is_number: bool = False  # one number everywhere
     term: Term | None = None
     fold: Fold | None = None

@@ -115,17 +115,17 @@ class Block(nn.Module):
 def test_stacks_that_a_scan_and_a_vmap_make():
     scan = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
     params = scan().init(KEY, jnp.ones((1, 2, 8)), None)["params"]
-    for kernel in np.asarray(params["into"]["kernel"]):
-        np.testing.assert_array_equal(kernel.reshape(8, 6), np.eye(8, 6))
-    for kernel in np.asarray(params["out"]["kernel"]):
-        np.testing.assert_array_equal(kernel.reshape(6, 8), cycled(np.eye(6), 8))
+    for k, kernel in enumerate(np.asarray(params["into"]["kernel"])):
+        np.testing.assert_array_equal(kernel.reshape(8, 6), np.eye(8, 6), f"into {k}")
+    for k, kernel in enumerate(np.asarray(params["out"]["kernel"])):
+        np.testing.assert_array_equal(kernel.reshape(6, 8), cycled(np.eye(6), 8), f"out {k}")
 
     @nnx.vmap(in_axes=0, out_axes=0)
     def stacked(rngs):
         return nnx.Einsum("btd,dhe->bthe", (8, 2, 3), kernel_init=irj.idi(), rngs=rngs)
 
-    for kernel in np.asarray(stacked(nnx.Rngs(0).split(3)).kernel.get_value()):
-        np.testing.assert_array_equal(kernel.reshape(8, 6), np.eye(8, 6))
+    for k, kernel in enumerate(np.asarray(stacked(nnx.Rngs(0).split(3)).kernel.get_value())):
+        np.testing.assert_array_equal(kernel.reshape(8, 6), np.eye(8, 6), f"kernel {k}")
 
 
 def test_a_general_dense_layer_is_asked_for_its_copies():
@@ -204,7 +204,7 @@ def test_keras_variables_that_are_filled_later_know_their_layer():
     model(keras.Input((5, 6)))
     for part in ("query", "key", "value", "output"):
         kernel = np.asarray(getattr(model.attention, f"_{part}_dense").kernel)
-        np.testing.assert_array_equal(kernel.reshape(6, 6), np.eye(6))
+        np.testing.assert_array_equal(kernel.reshape(6, 6), np.eye(6), part)
     np.testing.assert_array_equal(np.asarray(model.convolution.kernel)[1], np.eye(6))
 
 
@@ -257,10 +257,11 @@ def test_letters_and_numbers_say_the_same(letters, shape, axes):
     ins = [c for c, letter in zip(names, letters, strict=True) if letter == "I"]
     outs = [c for c, letter in zip(names, letters, strict=True) if letter == "O"]
     into = x.reshape([n for n, letter in zip(shape, letters, strict=True) if letter == "I"])
-    for weight in made:
+    for k, weight in enumerate(made):
         got = np.einsum(f"{''.join(ins)},{''.join(names)}->{batch}{''.join(outs)}", into, weight)
         got = got.reshape(-1, np.prod([n for n, c in zip(shape, letters, strict=True) if c == "O"]))
-        np.testing.assert_array_equal(got, np.broadcast_to(cycled(x, got.shape[1]), got.shape))
+        want = np.broadcast_to(cycled(x, got.shape[1]), got.shape)
+        np.testing.assert_array_equal(got, want, f"weight {k} of those made")
 
 
 class Own(nn.Module):
@@ -329,9 +330,13 @@ def test_what_is_wrong_is_said(call, kind, text):
 
 def test_haikus_calling_convention():
     """It calls ``init(shape, dtype)``; the layers are told by their classes' module."""
-    for made in (irj.idi()((3, 5), jnp.float16), irj.idi()([3, 5], dtype=jnp.float16)):
-        assert made.dtype == jnp.float16
-        np.testing.assert_array_equal(np.asarray(made), np.take(np.eye(3), np.arange(5) % 3, 1))
+    want = np.take(np.eye(3), np.arange(5) % 3, 1)
+    for call, made in (
+        ("a tuple", irj.idi()((3, 5), jnp.float16)),
+        ("a list, dtype=", irj.idi()([3, 5], dtype=jnp.float16)),
+    ):
+        assert made.dtype == jnp.float16, call
+        np.testing.assert_array_equal(np.asarray(made), want, call)
     assert irj.idiz()((3, 5)).dtype == jnp.float32
     assert irj.idi()((1, 2), (3, 5)).shape == (3, 5)  # a key of whatever kind
 
@@ -364,8 +369,8 @@ def test_flaxs_weight_norm_gives_the_weight(options):
         x = x_of(1, 5, plain.in_features)
         want = np.asarray(irj.idi_layer_(plain, gain=3.0)(x))
         assert irj.idi_layer_(normed, gain=3.0) is normed
-        for _ in range(3):  # which writes the result where the kernel was
-            np.testing.assert_allclose(np.asarray(normed(x)), want, rtol=1e-6)
+        for call in range(3):  # which writes the result where the kernel was
+            np.testing.assert_allclose(np.asarray(normed(x)), want, 1e-6, err_msg=f"call {call}")
 
 
 def test_flaxs_weight_norm_of_attention_and_of_a_branchs_end():
@@ -389,12 +394,15 @@ def test_spectral_norm_leaves_the_weight_or_refuses_it():
         layer(x, **keyword)
         adapter = irk if keyword else irj
         adapter.idi_layer_(layer)
+        name = type(layer).__name__
         for _ in range(3):
-            np.testing.assert_allclose(np.asarray(layer(x, **keyword)), x[:, :4], rtol=1e-5)
+            result = np.asarray(layer(x, **keyword))
+            np.testing.assert_allclose(result, x[:, :4], rtol=1e-5, err_msg=name)
         for change, options in ((adapter.idiz_layer_, {}), (adapter.idi_layer_, {"gain": 2.0})):
             with pytest.raises(errors.OptionError, match="singular value 1"):
                 change(layer, **options)
-        np.testing.assert_allclose(np.asarray(layer(x, **keyword)), x[:, :4], rtol=1e-5)
+        result = np.asarray(layer(x, **keyword))
+        np.testing.assert_allclose(result, x[:, :4], rtol=1e-5, err_msg=f"{name}, refused")
 
 
 def test_weight_norm_that_cannot_give_the_weight_refuses_it():
@@ -403,7 +411,8 @@ def test_weight_norm_that_cannot_give_the_weight_refuses_it():
         before = np.asarray(layer(x_of(2, 4)))
         with pytest.raises(errors.OptionError, match=r"(?s)WeightNorm.*epsilon=0.0"):
             irj.idiz_layer_(layer)
-        np.testing.assert_allclose(np.asarray(layer(x_of(2, 4))), before, rtol=1e-5)
+        after = np.asarray(layer(x_of(2, 4)))
+        np.testing.assert_allclose(after, before, rtol=1e-5, err_msg=f"{options}")
 
 
 @pytest.mark.parametrize("letters", ["OOO", "III", "BOO"])

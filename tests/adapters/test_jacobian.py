@@ -93,7 +93,8 @@ def test_a_deep_torch_chain_has_theorem_t6s_jacobian():
         layers = [it.idi_layer_(nn.Linear(4, 4), gain=tau) for _ in range(depth)]
         net = nn.Sequential(*[m for layer in layers for m in (layer, nn.ReLU())])
         values = singular_values(it.jacobian(net, x))
-        np.testing.assert_allclose(values, [tau**depth] * 3 + [0], rtol=1e-4)
+        want = [tau**depth] * 3 + [0]
+        np.testing.assert_allclose(values, want, rtol=1e-4, err_msg=f"tau = {tau}")
 
 
 @pytest.mark.parametrize(("m", "n"), [(7, 3), (3, 7)])
@@ -106,10 +107,11 @@ def test_real_layers_of_other_widths_agree_in_all_frameworks(m, n):
     found.append(ij.jacobian(dense, jnp.ones(n)))
     found.append(itf.jacobian(keras.layers.Dense(m, kernel_initializer=itf.IDI()), tf.ones((1, n))))
     copies = [3, 2, 2] if m > n else [1, 1, 1]
-    for operator in found:
+    for name, operator in zip(("PyTorch", "Flax", "Keras"), found, strict=True):
         assert operator.shape == (m, n)
         assert operator.precision == 2.0**-23
-        np.testing.assert_allclose(singular_values(operator) ** 2, copies, rtol=1e-6)
+        squares = singular_values(operator) ** 2
+        np.testing.assert_allclose(squares, copies, rtol=1e-6, err_msg=name)
         assert chi(operator).value == pytest.approx(sum(copies) / n, rel=1e-6)
 
 

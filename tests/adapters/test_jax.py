@@ -307,7 +307,7 @@ def test_equinox_layers():
     for axes in ({"in_axis": 1, "out_axis": 0}, {"in_axis": -1, "out_axis": -2}):
         weight = ij.idi(**axes)(None, linear.weight.shape, linear.weight.dtype)
         new = eqx.tree_at(lambda module: module.weight, linear, weight)
-        np.testing.assert_array_equal(new(x), cycled(x, 7))
+        np.testing.assert_array_equal(new(x), cycled(x, 7), str(axes))
     conv = eqx.nn.Conv2d(3, 7, 3, padding=1, use_bias=False, key=jax.random.key(0))
     weight = ij.idi(layout="OIHW", taps="center")(None, conv.weight.shape)
     y = eqx.tree_at(lambda module: module.weight, conv, weight)(x_of(3, 5, 6))

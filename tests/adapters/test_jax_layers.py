@@ -260,17 +260,17 @@ def test_t7_a_residual_block_is_the_identity_up_to_eps(n, hidden, kernel, gain, 
 def test_linear_keeps_its_parameters_and_holds_the_by_hand_bits(dtype):
     layer = linear(7, 4, param_dtype=dtype, kernel_metadata={"note": "mine"})
     kernel_before, metadata = layer.kernel, layer.kernel.get_metadata()
-    for write, want in (
-        (lambda: ij.idi_layer_(layer, gain=0.3), by_hand.weight((7, 4), gain=0.3, layout="IO")),
-        (lambda: ij.idiz_layer_(layer, eps=1e-6), by_hand.weight((7, 4), "zero", layout="IO")),
+    for write, options, want in (
+        (ij.idi_layer_, {"gain": 0.3}, by_hand.weight((7, 4), gain=0.3, layout="IO")),
+        (ij.idiz_layer_, {"eps": 1e-6}, by_hand.weight((7, 4), "zero", layout="IO")),
     ):
-        assert write() is layer
+        assert write(layer, **options) is layer
         assert layer.kernel is kernel_before
         assert not layer.kernel[...].committed
         assert layer.kernel.get_metadata() == metadata
         assert metadata["note"] == "mine"
         assert layer.kernel[...].dtype == layer.bias[...].dtype == jnp.dtype(dtype)
-        np.testing.assert_array_equal(kernel(layer), rounded(want, dtype))
+        np.testing.assert_array_equal(kernel(layer), rounded(want, dtype), write.__name__)
         assert not np.any(np.asarray(layer.bias[...]))
 
 
@@ -446,7 +446,8 @@ def test_a_strided_transposed_kernel_is_the_by_hand_one():
     options = {"layout": "HWIO", "stride": (-2, -3), "tap": (2, 2)}
     for taps in ("outward", "diagonal", "center"):
         want = by_hand.weight(layer.kernel.shape, taps=taps, **options)
-        np.testing.assert_array_equal(kernel(ij.idi_layer_(layer, taps=taps)), rounded(want))
+        ij.idi_layer_(layer, taps=taps)
+        np.testing.assert_array_equal(kernel(layer), rounded(want), taps)
     want = by_hand.weight(layer.kernel.shape, loosen=0.5, loosen_at="entries", seed=3, **options)
     ij.idi_layer_(layer, loosen=0.5, loosen_at="entries", seed=3)
     np.testing.assert_array_equal(kernel(layer), rounded(want))
@@ -519,7 +520,8 @@ def test_loosened_attention_counts_its_seeds():
     shapes = {"query": (6, 8), "key": (6, 8), "value": (6, 8), "out": (8, 5)}
     for k, (name, shape) in enumerate(shapes.items()):
         want = by_hand.weight(shape, loosen=0.1, seed=40 + k, layout="IO")
-        np.testing.assert_array_equal(kernel(getattr(layer, name)).reshape(shape), rounded(want))
+        found = kernel(getattr(layer, name)).reshape(shape)
+        np.testing.assert_array_equal(found, rounded(want), name)
 
 
 # Stacks of layers ---------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_t14_channel_major_moves_the_image_out_of_sight():
         y = x
         for _ in range(layers):
             y = by_layer(nnx.Conv(1, 1, 3, **start()), y, taps=order)
-        np.testing.assert_array_equal(y[:, moved:], x[:, : 9 - moved])
+        np.testing.assert_array_equal(y[:, moved:], x[:, : 9 - moved], order)
         assert not np.any(y[:, :moved])
 
 
@@ -146,7 +146,8 @@ def test_t14_diagonal_moves_each_channel_its_own_way():
         found = [by for by in (-1, 0, 1)
                  if np.array_equal(once[0, :, c], np.roll(x[0, :, c], by))]  # fmt: skip
         assert len(found) == 1
-        np.testing.assert_array_equal(twice[0, :, c], np.roll(x[0, :, c], 2 * found[0]))
+        want = np.roll(x[0, :, c], 2 * found[0])
+        np.testing.assert_array_equal(twice[0, :, c], want, f"channel {c}")
         ways += found
     assert set(ways) == {-1, 0, 1}
 

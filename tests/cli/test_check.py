@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,8 +12,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from idinit_ref.commands import check as command
 from idinit_ref.commands import cli
-from idinit_ref.testing import PROPERTIES, _command
+from idinit_ref.testing import PROPERTIES
 
 MINE = """
 import numpy as np, os, pathlib, time
@@ -124,7 +126,7 @@ def waits(here, monkeypatch):
                 return False
         return True
 
-    monkeypatch.setattr(_command, "waits", wait)
+    monkeypatch.setattr(command, "waits", wait)
 
 
 @pytest.fixture
@@ -147,16 +149,13 @@ def test_a_right_one(check, here, monkeypatch):
 
 
 def test_a_wrong_one_and_its_files(check, here):
-    status, out, _ = check("mine:padded --examples 8 --json out.json --junit out.xml")
+    status, out, _ = check("mine:padded --examples 8 --junit out.xml")
     assert status == 1
     assert "printed" not in out
     assert "exact: W[1, 0] = 0, but should be 1  [padded((2, 1))]" in out
     assert "zeros instead of copies" in out
     assert "    check_exact(padded, ir.plan((2, 1)))\n" in out
-    found = json.loads((here / "out.json").read_text())
-    assert not found["ok"]
-    assert [o["property"] for o in found["outcomes"]] == list(PROPERTIES)
-    verdicts = [o["verdict"] for o in found["outcomes"]]
+    verdicts = re.findall(r"(?m)^  \w+ +(held|broken|untested)\b", out)
     [suite] = ElementTree.parse(here / "out.xml").getroot()
     assert suite.get("tests") == str(len(PROPERTIES))
     assert suite.get("failures") == str(verdicts.count("broken"))
@@ -164,7 +163,15 @@ def test_a_wrong_one_and_its_files(check, here):
     assert len(suite.findall("testcase/failure")) == verdicts.count("broken")
     summary = f"{verdicts.count('held')} held, {verdicts.count('broken')} broken"
     assert out.splitlines()[-1].startswith(summary)
-    assert sorted(p.name for p in here.glob("out*")) == ["out.json", "out.xml"]
+    assert [p.name for p in here.glob("out*")] == ["out.xml"]
+
+
+def test_json_holds_every_outcome(check):
+    status, out, _ = check("mine:padded --examples 8 --json")
+    found = json.loads(out)
+    assert (status, found["ok"], found["implementation"]) == (1, False, "mine:padded")
+    assert [o["property"] for o in found["outcomes"]] == list(PROPERTIES)
+    assert {o["property"] for o in found["outcomes"] if o["verdict"] == "broken"} >= {"exact"}
 
 
 def test_the_snippet_repeats_it(check, here):
@@ -226,10 +233,9 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine:good --framework json", "it should be an array namespace"),
         ("mine:good --budget 0", "it should be seconds > 0"),
         ("mine:good --examples 0", "it should be an integer >= 1"),
-        ("mine:good --json nowhere/out.json", "its folder should exist"),
-        ("mine:good --json /", "it should not be a folder; name a file"),
+        ("mine:good --junit nowhere/out.xml", "its folder should exist"),
+        ("mine:good --junit /", "it should not be a folder; name a file"),
         ("./mine.py:good", "in its folder, write mine:good"),
-        ("mine:good --json out --junit out", "name two files"),
         ("mine:good --budget inf", "from 0.01 to 100000"),
     ],
 )
@@ -256,7 +262,7 @@ def test_an_implementation_with_processes_of_its_own(check):
 
 def test_a_key_without_jax(here):
     code = (
-        "import sys; sys.modules['jax'] = None; from idinit_ref.testing import _command; "
+        "import sys; sys.modules['jax'] = None; "
         "from idinit_ref.testing import make_oracle; import mine; make_oracle(mine.keyed)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

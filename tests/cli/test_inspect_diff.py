@@ -220,13 +220,13 @@ def test_after_the_names_of_another_framework(dialect, file, idinit, here):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("inspect", "the following arguments are required: CHECKPOINT"),
+        ("inspect", "CHECKPOINT = None, but it is required"),
         ("inspect gone.safetensors", "path = 'gone.safetensors', but it cannot be read"),
         ("inspect bad.safetensors", "bad.safetensors"),
         ("inspect bad.npz", "bad.npz"),
         ("inspect bad.h5", "bad.h5"),
         ("inspect text.txt", "its suffix should be"),
-        ("diff a.safetensors", "the following arguments are required: B"),
+        ("diff a.safetensors", "B = None, but it is required"),
         ("diff a.safetensors gone.npz", "path = 'gone.npz', but it cannot be read (No such file"),
         ("diff bad.safetensors a.safetensors", "bad.safetensors"),
         ("diff a.safetensors bad.safetensors", "bad.safetensors"),

@@ -99,13 +99,13 @@ def test_of_a_checkpoint(idinit, manifest):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("rules", "one of the arguments --preset --manifest --from is required"),
+        ("rules", "--preset --manifest --from = None, but one is required"),
         ("rules --preset gpt", "did you mean 'gpt2'?"),
         ("rules --manifest gone.json", "manifest = 'gone.json', but it cannot be read (No such"),
         ("rules --manifest m.json --rule x", "rule = 'x', but it should be REGEX=ROLE"),
         ("rules --manifest m.json --rule xy=zero", "rule = 'xy', but it fits no tensor"),
         ("rules --manifest m.json --rule odd=transit,parts=3", "odd.weight should hold 3 square"),
-        ("rules --manifest m.json --rule odd=zero,eps=0", "tensor 'odd.weight': eps = 0.0"),
+        ("rules --manifest m.json --rule odd=zero,eps=0", "'odd', tensor 'odd.weight': eps = 0.0"),
         (
             "rules --manifest m.json --strict --rule odd|even=transit,gain=nan",
             "'even.weight': gain = nan",

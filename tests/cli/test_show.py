@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from rich.text import Text
 
 import by_hand
 import idinit_ref as ir
+from idinit_ref.commands import _terminal
 from idinit_ref.commands import show as show_command
 
 
@@ -167,7 +170,10 @@ def test_a_shifted_idiz_has_an_entry_in_every_column(shown):
         ("4 4 --stride 2", "stride = (2,), but a matrix (layout OI) has no phases; leave it out"),
         ("4 4 --form shifted", "form = 'shifted', but IDI (role 'transit') has no such option"),
         ("4 4 --loosen-at entries", "loosen_at = 'entries', but there is no noise to place"),
-        ("4 4 3 --taps spiral", "argument --taps: invalid choice: 'spiral' (choose from 'outward'"),
+        (
+            "4 4 3 --taps spiral",
+            "taps = 'spiral', but it should be one of outward, diagonal, center",
+        ),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line(line, said, idinit):
@@ -423,6 +429,32 @@ def test_no_color_is_honoured(idinit, monkeypatch):
     _, out, _ = idinit("show 100 100 --role zero")
     assert "+ positive, - negative" in out
     assert not re.search(r"\x1b\[[\d;]*3\dm", out)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "coloured"),
+    [("TERM", "xterm", True), ("TERM", "dumb", False), ("NO_COLOR", "1", False)],
+)
+def test_a_terminal_is_coloured_unless_it_cannot_or_should_not(
+    name, value, coloured, idinit, monkeypatch
+):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv(name, value)
+    _, out, _ = idinit("show 3 2")
+    assert ("\x1b" in out) == coloured
+    assert re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()[2:4] == ["  1 ·", "  · 1"]
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(None, 80), (0, 80), (30, 40), (100, 100)])
+def test_the_width_is_that_of_the_terminal(columns, expected, monkeypatch):
+    def size(_):
+        if columns is None:
+            raise OSError("no terminal")
+        return os.terminal_size((columns, 24))
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", size)
+    assert _terminal.width() == expected
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ ROWS = [
     (lambda: ir.idi((6, 4), blocks=3), errors.OptionTypeError, ["blocks = 3", "tuple"]),
     (lambda: ir.idi((6, 4), blocks=(3, 3.0)), errors.OptionTypeError, ["(3, 3.0)", "integer"]),
     (lambda: ir.idi((4, 4), wide="fold"), errors.OptionError, ["'fold'", "'truncate'"]),
+    (lambda: ir.idi((4, 4), wide=None), errors.OptionError, ["None", "'truncate'", "whole model"]),
+    (lambda: ir.idi((4, 4), taps=None), errors.OptionError, ["None", "'outward'", "leave it out"]),
     (lambda: ir.idi((4, 4), taps="middle"), errors.OptionError, ["'middle'", "'center'"]),
     (lambda: ir.plan((4, 4), "one"), errors.OptionError, ["'one'", "'transit', 'zero'"]),
     (

@@ -203,12 +203,13 @@ def test_t6_relu_chain(n, depth, tau, seed, dtype):
 def test_t6_the_second_moment(n, depth, tau, seed):
     """tau^(2 depth) that of relu(x): kept for tau = 1 alone, unless relu(x) is 0."""
     x = signal(n, seed, 5)
-    for y in (x, -np.abs(x)):
+    for name, y in (("x", x), ("-|x|", -np.abs(x))):
         start = np.mean(np.maximum(y, 0) ** 2)
         for _ in range(depth):
             y = np.maximum(ir.idi((n, n), gain=tau) @ y, 0)
-        np.testing.assert_allclose(np.mean(y**2), tau ** (2 * depth) * start, rtol=1e-13)
-        assert (np.mean(y**2) == start) == (tau == 1 or start == 0)
+        end = np.mean(y**2)
+        np.testing.assert_allclose(end, tau ** (2 * depth) * start, rtol=1e-13, err_msg=name)
+        assert (end == start) == (tau == 1 or start == 0), name
 
 
 @given(st.integers(1, 8), st.integers(1, 9), st.integers(0, 99))
@@ -381,7 +382,8 @@ def test_shifted_places(size, eps):
         assert len({*row[columns]}) == 2
         if len(columns) % 2 == 0:
             expected = abs(eps) * math.sqrt(2 / len(columns))
-            np.testing.assert_allclose(np.abs(row[columns]), expected, rtol=1e-15)
+            found = np.abs(row[columns])
+            np.testing.assert_allclose(found, expected, rtol=1e-15, err_msg=f"row {i}")
 
 
 @given(shifted_sizes(), gains)

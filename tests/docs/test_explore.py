@@ -215,9 +215,12 @@ def test_facts(page):
     for w, found in zip(asked, answers, strict=True):
         s = np.linalg.svd(w, compute_uv=False)
         assert found["rank"] == np.linalg.matrix_rank(w)
-        np.testing.assert_allclose(found["singular"], s, rtol=1e-12, atol=1e-14 * s[0])
-        np.testing.assert_allclose(found["norms"], np.linalg.norm(w, axis=1), rtol=1e-14)
-        np.testing.assert_allclose(found["sums"], w.sum(1), rtol=1e-13, atol=1e-9)
+        for fact, truth, options in (
+            ("singular", s, {"rtol": 1e-12, "atol": 1e-14 * s[0]}),
+            ("norms", np.linalg.norm(w, axis=1), {"rtol": 1e-14}),
+            ("sums", w.sum(1), {"rtol": 1e-13, "atol": 1e-9}),
+        ):
+            np.testing.assert_allclose(found[fact], truth, **options, err_msg=f"{fact} of {w}")
         assert found["nonzeros"] == np.count_nonzero(w)
         passes = w @ np.diag(np.arange(1.0, w.shape[1] + 1))  # output i is input i mod n
         want = np.resize(np.arange(1.0, w.shape[1] + 1), w.shape[0])
@@ -274,9 +277,10 @@ def test_depth(page):
     layers = np.arange(41)
     for run, gain in ((one, 1.0), (two, 2.0), (huge, 1e90)):
         gains = 2 * layers * np.log10(gain)
-        np.testing.assert_allclose(run["linear"], whole + gains, rtol=1e-12, atol=1e-12)
         relu = np.where(layers == 0, whole, half + gains)
-        np.testing.assert_allclose(run["relu"], relu, rtol=1e-12, atol=1e-12)
+        for kind, truth in (("linear", whole + gains), ("relu", relu)):
+            name = f"{kind}, gain {gain}"
+            np.testing.assert_allclose(run[kind], truth, rtol=1e-12, atol=1e-12, err_msg=name)
     assert minus["relu"][2:] == [None] * 39  # JSON has no -Infinity: all is 0
     np.testing.assert_allclose(orthogonal["linear"], whole, atol=1e-12)
     assert abs(orthogonal["relu"][40] - 40 * np.log10(0.5)) < 4

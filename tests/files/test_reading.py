@@ -754,6 +754,14 @@ def test_links_into_a_cache_are_followed(shards, tmp_path_factory):
     assert set(open_checkpoint(snapshot).tensors) == set(state)
 
 
+def test_shards_open_by_the_name_of_the_whole(shards):
+    folder, state = shards
+    opened = open_checkpoint(folder / "model.safetensors")
+    assert set(opened.tensors) == set(state)
+    (folder / "model.safetensors").touch()
+    refused(folder / "model.safetensors", "should not be empty")
+
+
 def test_an_index_of_another_name(shards):
     folder, state = shards
     index = folder / "model.safetensors.index.json"

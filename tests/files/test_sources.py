@@ -362,9 +362,9 @@ def test_exactly_one_source(given):
         (b'{"a": ' * 200_000, "nested too deeply"),
         (b'{"a": [' + b"9" * 5000 + b", 2]}", "it should hold no integer of 5,000 digits"),
         (b'{"a": [2, 2]}' + b" " * 2**25, "it should have at most 33,554,432 bytes"),
-        (b"[]", "manifest = 'list', but it should be an object"),
-        (b"3", "manifest = 'int', but it should be an object"),
-        (b"null", "manifest = 'NoneType', but it should be an object"),
+        (b"[]", "it should hold an object, every tensor's name with its shape, not list"),
+        (b"3", "every tensor's name with its shape, not int"),
+        (b"null", "every tensor's name with its shape, not NoneType"),
         (b"{}", "it should hold a tensor"),
         (b'{"tensors": {}}', "it should hold a tensor"),
         (b'{"tensors": {"a": [2, 2]}, "tensor": 3}', "manifest = 'tensor', but it should be one"),
@@ -529,7 +529,7 @@ def test_what_holds_no_real_numbers_is_left_as_it_is(name):
 
 
 def test_an_option_that_does_not_fit_names_the_tensor():
-    with pytest.raises(ir.errors.LayoutError, match=r"^tensor 'odd': layout = 'OX'"):
+    with pytest.raises(ir.errors.LayoutError, match=r"^rule 'odd', tensor 'odd': layout = 'OX'"):
         assemble({"odd": Asked((3, 3))}, own=[parse_rule("odd=zero,layout=OX")])
     with pytest.raises(OptionError, match=r"^tensor 'a': eps = 1\.0, but IDI"):
         assemble({"a": Asked((3, 3), "transit", {"eps": 1.0})})

@@ -71,7 +71,7 @@ def test_every_package_that_may_be_missing_is_known():
         re.match(r"[\w-]+", line)[0]
         for name, lines in project["optional-dependencies"].items()
         for line in lines
-        if name in ("torch", "jax", "tensorflow", "cli", "export", "orbax", "plot", "dev")
+        if name in ("torch", "jax", "tensorflow", "export", "orbax", "plot", "dev")
     }
     tools = {"idinit-ref", "tensorflow-cpu", "mypy", "pytest-xdist", "ruff"}
     other = {"dm-haiku": "haiku", "orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}

@@ -176,6 +176,8 @@ def test_an_override_is_named_with_what_it_replaces():
         ({"gain": 0}, OptionError, "gain = 0"),
         ({"eps": float("nan")}, OptionError, "eps = nan"),
         ({"wide": "fold"}, OptionError, "wide = 'fold'"),
+        ({"taps": None}, OptionError, "taps = None"),
+        ({"overrides": {"head": {"wide": None}}}, OptionError, "only a whole model's own wide="),
         ({"overrides": ["proj"]}, OptionTypeError, "it should be a dict by name patterns"),
         ({"overrides": {3: "zero"}}, OptionTypeError, "its keys should be names"),
         ({"overrides": {"proj.wieght": "zero"}}, OptionError, "the nearest are proj.weight"),

@@ -6,15 +6,15 @@ So a crash, or a call that never returns, is a finding like any other.
 from __future__ import annotations
 
 import importlib
-import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import IDInitError, OptionError, message
 from ..files.whole import whole_file
-from ._make import make_oracle
-from ._report import OracleReport, Outcome
+from ..testing import OracleReport, Outcome, make_oracle
+from ._terminal import Console, plain, print_json, rewrite
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-    from rich.console import Console
 
 _IMPORT = 60.0  # seconds for the import of the implementation's module
 _FIRST_CALL = 60.0  # seconds; the call may load a framework
@@ -37,7 +35,7 @@ _GRACE = 5.0  # seconds beyond the budget, for work outside the implementation
 _SILENT = 2  # the most children that are replaced because they do not answer
 _OPTIONS = ("conv", "taps", "wide", "form", "stride", "examples", "seed", "budget")
 _LIKE = {"idi": ("transit",), "idiz": ("zero",), "both": ("transit", "zero"), None: None}
-_STYLE = {"held": "green", "broken": "bold red", "untested": "dim"}
+_STYLE = {"held": ("green",), "broken": ("bold", "red"), "untested": ("dim",)}
 
 
 class _Failed(Exception):  # noqa: N818
@@ -57,22 +55,18 @@ class _Request(NamedTuple):
     scratch: str
 
 
-def check(args: Namespace, console: Console) -> int:
-    """Run the oracle on the named implementation, print the verdicts, and write the files.
+def run(args: Namespace, console: Console) -> int:
+    """Run the oracle on the named implementation, and print the verdicts.
 
     Return 0 if all properties held, 1 if one is broken. Raises an OptionError if the implementation
-    does not exist or cannot be called, an OSError if a file cannot be written.
+    does not exist or cannot be called, an OSError if the file of --junit cannot be written.
     """
-    for path in (args.junit, args.json):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            should = "its folder should exist"
-            raise OptionError(message("file", path, should, "make the folder first"))
-        if path is not None and Path(path).is_dir():
-            should = "it should not be a folder"
-            raise OptionError(message("file", path, should, "name a file in it"))
-    if args.json is not None and args.json == args.junit:
-        should = "it should not be the file of --junit"
-        raise OptionError(message("--json", args.json, should, "name two files"))
+    if args.junit is not None and not Path(args.junit).resolve().parent.is_dir():
+        should = "its folder should exist"
+        raise OptionError(message("junit", args.junit, should, "make the folder first"))
+    if args.junit is not None and Path(args.junit).is_dir():
+        should = "it should not be a folder"
+        raise OptionError(message("junit", args.junit, should, "name a file in it"))
     layout = None if args.layout == "none" else args.layout
     names = None if args.expect is None else [name.strip() for name in args.expect.split(",")]
     options = {"xp": args.framework, "layout": layout, "roles": _LIKE[args.like], "expect": names}
@@ -81,11 +75,11 @@ def check(args: Namespace, console: Console) -> int:
     with TemporaryDirectory() as scratch:
         about, report = _watch(_Request(args.target, options, os.getcwd(), scratch))
     seconds = time.monotonic() - start
-    _print(report, about, seconds, console)
-    if args.json is not None:
-        with whole_file(Path(os.path.realpath(args.json))) as file:
-            text = {**report.to_dict(), "implementation": args.target, "about": about}
-            file.write(json.dumps(text, indent=2).encode() + b"\n")
+    if args.json:
+        about_it = {"implementation": args.target, "about": about}
+        print_json(console, report.to_dict() | about_it)
+    else:
+        _print(report, about, seconds, console)
     if args.junit is not None:
         with whole_file(Path(os.path.realpath(args.junit))) as file:
             file.write(report.junit().encode())
@@ -93,15 +87,14 @@ def check(args: Namespace, console: Console) -> int:
 
 
 def _print(report: OracleReport, about: str, seconds: float, console: Console) -> None:
-    from rich.text import Text
-
     first, _, rest = str(report).partition("\n")
     counts = first.removeprefix(f"{report.name}: ")
     text = f"{report.name}: {about}\n\n{rest}\n\n{counts} in {seconds:.1f} s"
-    safe = Text(text.encode(console.encoding, "backslashreplace").decode(console.encoding))
-    for verdict, style in _STYLE.items():
-        safe.highlight_regex(rf"(?m)^  \w+ +{verdict}\b", style)
-    console.print(safe, soft_wrap=True)
+    for line in text.split("\n"):
+        safe = plain(line, console.encoding)
+        if match := re.match(r"  \w+ +(held|broken|untested)\b", safe):
+            safe = console.style(match[0], *_STYLE[match[1]]) + safe[match.end() :]
+        console.print(safe)
 
 
 # The parent ------------------------------------------------------------------------------------
@@ -114,7 +107,7 @@ def _watch(request: _Request) -> tuple[str, OracleReport]:
     order: tuple[str, ...] = ()
     diagnosis: tuple[str, ...] = ()
     silent = 0
-    with _status() as status:
+    try:
         while not order or len(done) < len(order):
             current = call = ""
             since = time.monotonic()
@@ -126,7 +119,7 @@ def _watch(request: _Request) -> tuple[str, OracleReport]:
                         about = what
                     elif event == "property":
                         current, call, since = what, "", time.monotonic()
-                        status(f"{name}: {what}")
+                        rewrite(f"{name}: {what}")
                     elif event == "call":
                         call = what
                     elif event == "outcome":
@@ -151,6 +144,8 @@ def _watch(request: _Request) -> tuple[str, OracleReport]:
                     why = f"not tried, after {silent} calls without an answer"
                     for prop in order:
                         done.setdefault(prop, Outcome(prop, "untested", message=why))
+    finally:
+        rewrite("")
     outcomes = tuple(done[prop] for prop in order)
     return about or f"called as {call}", OracleReport(name, outcomes, diagnosis)
 
@@ -199,19 +194,6 @@ def _exit_text(code: int | None) -> str:
         with suppress(ValueError):
             return f"the process was ended by {signal.Signals(-code).name}"
     return f"the process ended with exit status {code}"
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being checked, if stderr is a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("starting") as status:
-        yield status.update
 
 
 # The child -------------------------------------------------------------------------------------
