@@ -250,6 +250,9 @@ class Adds:
     def _go_back(self, ahead: _Frontier, node: int, side: int, way: _Way) -> None:
         """Go from a node back to all its inputs."""
         flow, this = self._flow, self._flow.nodes[node]
+        whole = flow.rejoined(node) if way.free else None
+        if whole is not None:
+            ahead.push(flow.hop[whole], side, way._replace(over=False, cut=False))
         for to in flow.inputs[node]:
             if this.kind == "weight":
                 ahead.push(to, side, _Way(over=True))
@@ -257,7 +260,7 @@ class Adds:
             drops = way.free and flow.is_dropping(node, to)
             if way.over or way.cut or drops:
                 ahead.push(to, side, _Way(way.over, cut=way.cut or drops))
-            if way.free and not drops:
+            if way.free and not drops and whole is None:
                 by = flow.gates(node, to)
                 gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
                 is_moving = this.does in _SPACE or flow.is_sorting(node, to)

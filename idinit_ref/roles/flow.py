@@ -15,6 +15,8 @@ __all__ = ["Flow", "bare_shape", "entries"]
 _LOGITS = {"move", "scale", "select", "shift"}
 _GATES = {"product", "contract", "attention"}
 _MASKED = {"product", "scale", "select", "attention"}
+_SPATIAL = {"move", "scale", "pool", "pad", "resize"}
+_CUTS = {"select", "crop"}
 
 
 def bare_shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -235,6 +237,24 @@ class Flow:
         this = self.nodes[node]
         is_one = this.does == "select" and self.inputs[node] == (to,)
         return is_one and entries(this) == entries(self.nodes[to])
+
+    def rejoined(self, node: int) -> int | None:
+        """Return what a concatenation puts together again: all parts of one node, in space.
+
+        In MViT a class token is cut off, the rest is pooled, and the two are joined again.
+        """
+        if self.nodes[node].does != "join":
+            return None
+        size, bases = 0, set[int]()
+        for part in self.args[node]:
+            while len(self.inputs[part]) == 1 and self.nodes[part].does in _SPATIAL:
+                (part,) = self.inputs[part]
+            if self.nodes[part].does not in _CUTS or len(self.inputs[part]) != 1:
+                return None
+            size += entries(self.nodes[part])
+            bases.update(self.inputs[part])
+        whole = min(bases)
+        return whole if len(bases) == 1 and size == entries(self.nodes[whole]) else None
 
     def is_after(self, node: int, sources: Collection[int], known: dict[int, bool]) -> bool:
         """Whether a node is computed from one of the sources; `known` caches results."""

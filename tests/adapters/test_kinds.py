@@ -62,6 +62,7 @@ TORCH = SimpleNamespace(
     cat=lambda xs: torch.cat(xs, -1), stack=torch.stack, halves=lambda x: x.chunk(2, -1),
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
+    under=lambda xs: torch.cat(xs, 1), pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2),
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -69,13 +70,15 @@ JAX = SimpleNamespace(
     halves=lambda x: jnp.split(x, 2, -1), rows=lambda x: jnp.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
+    under=lambda xs: jnp.concatenate(xs, 1), pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
     cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     halves=lambda x: ops.split(x, 2, -1), rows=lambda x: ops.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
-    add_at=keras_add_at, put=keras_put,
+    add_at=keras_add_at, put=keras_put, under=lambda xs: ops.concatenate(xs, 1),
+    pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2),
 )  # fmt: skip
 
 
@@ -202,6 +205,18 @@ def chosen(how):
     return function
 
 
+def pooled(first):
+    """As in MViT: the mean of each two rows, beside the first row as it is."""
+
+    def function(np_, layers, b, x):
+        def pool(x):
+            return np_.under([x[:, :1], np_.pairs(x[:, first:])])
+
+        return pool(x) + layers[1](np_.relu(pool(layers[0](x))))
+
+    return function
+
+
 LOW, HIGH = [-1.0, -2, -0.5, -1], [1.0, 2, 0.5, 1]
 INF = float("inf")
 KINDS = {
@@ -229,6 +244,8 @@ KINDS = {
     "rows added in place": (chosen("added in place"), 2, {}, {1}),
     "rows chosen afterwards": (chosen("chosen afterwards"), 2, {}, {1}),
     "other rows": (chosen("others"), 2, {}, set()),
+    "a token beside pooled rows": (pooled(1), 2, {}, {1}),
+    "not all rows": (pooled(3), 2, {}, set()),
 }  # fmt: skip
 
 
