@@ -269,9 +269,15 @@ def _part(measured: int, of: int, note: str = "") -> str:
 
 
 REASONS = {
+    "transformers/blt": ": of the patcher only places are read, integers, so it never learns",
     "transformers/gemma3n_text": ": a weight that only makes a table of factors is kept",
+    "transformers/mimi": ": its codebook is empty, so the tape of its decoder holds zeros alone",
     "transformers/pp_ocrv5_mobile_det": ": most wait behind hard sigmoids that are saturated",
+    "transformers/rf_detr": ": the boxes to which it adds scale the branch, too, and the tape's"
+    " search stops at them",
     "transformers/sam": ": at this size the heads that make masks are two wide, behind ReLU",
+    "transformers/superglue": ": it adds to a descriptor what it knows of the place, integers that"
+    " the tape does not follow",
     "transformers/vits": ": the predictor of durations never learns in evaluation mode",
     "transformers/yoso": ": the arc cosine of a token's query and key, equal under identities, and"
     " so of a number rounded above 1",
