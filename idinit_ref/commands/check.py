@@ -249,7 +249,7 @@ def _find(target: str) -> tuple[Any, tuple[str, str]]:
             kind = "object"
             if isinstance(named, ModuleType):
                 kind = f"module ({getattr(named, '__file__', None) or 'built in'})"
-            cure = f"it has {', '.join(near)}" if near else "it has no public names"
+            cure = f"name another, as {', '.join(near)}" if near else "name another module"
             raise _unknown(target, f"the {kind} has no {part!r}", cure) from None
     return named, (name, path)
 

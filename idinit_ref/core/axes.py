@@ -94,7 +94,8 @@ def places(name: str, axes: object, needed: bool) -> tuple[int, ...]:
         raise OptionTypeError(message(name, axes, should, "write -1 or (0, 1)"))
     if needed and not found:
         should = "a weight should have at least one such axis"
-        raise OptionError(message(name, axes, should, f"name it: {name}=-1"))
+        usual = -2 if name.startswith("in") else -1
+        raise OptionError(message(name, axes, should, f"name it: {name}={usual}"))
     return found
 
 

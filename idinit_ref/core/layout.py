@@ -205,7 +205,7 @@ class Layout:
                 f"it should have one place for each of the {len(kernel)} kernel axes "
                 f"(layout {self.letters}, kernel {kernel})"
             )
-            cure = "give them in the order D, H, W"
+            cure = "give them in the order D, H, W" if kernel else "leave it out of a matrix"
         elif any(not 0 <= place < size for place, size in zip(self.tap, kernel, strict=True)):
             should = f"it should lie inside the kernel {kernel}"
             cure = "count every axis from 0 to k - 1"

@@ -105,7 +105,7 @@ ONE = {
     "solved": lambda x: jnp.linalg.solve(jnp.eye(4), x),
     "solved by": lambda x: jnp.linalg.solve(x[0, :, :4] + jnp.eye(4), jnp.ones((4, 2))),
     "triangles": lambda x: lax.linalg.triangular_solve(jnp.eye(4), x[0], left_side=True),
-    "det": lambda x: jnp.linalg.det(x[:, :, :4]),
+    "factors": lambda x: lax.linalg.lu(x[:, :, :4])[0],
     "singular values": lambda x: jnp.linalg.svd(x, compute_uv=False),
     "singular vectors": lambda x: jnp.linalg.svd(x)[0],
     "eigenvalues": lambda x: jnp.linalg.eigvalsh(x[:, :, :4] @ x[:, :, :4].mT),

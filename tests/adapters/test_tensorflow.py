@@ -553,7 +553,7 @@ def test_a_wrong_eps_fails_at_construction():
     ("arguments", "error", "parts"),
     [
         (((3,),), errors.ShapeError, ["shape = (3,)", "a bias is not a weight"]),
-        ((3,), errors.OptionTypeError, ["shape = 3", "shape=(3,)"]),
+        ((3,), errors.OptionTypeError, ["shape = 3", "shape=(3, 3)"]),
         (((3, None),), errors.OptionTypeError, ["shape = (3, None)", "true length"]),
         (((3, 2), "int32"), errors.DTypeError, ["dtype = 'int32'", "choose float64"]),
         (((3, 2), "foo"), errors.DTypeError, ["dtype = 'foo'", "pass a name such as"]),

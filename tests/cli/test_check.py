@@ -221,7 +221,7 @@ def test_what_goes_wrong_is_a_finding(check, name, says):
         ("mine", "it should be package.module:function"),
         ("nowhere:idi", "module nowhere is not found"),
         ("broken:idi", "importing broken should not raise ZeroDivisionError"),
-        ("mine:goood", "has no 'goood'; it has good"),
+        ("mine:goood", "has no 'goood'; name another, as good"),
         ("mine:number", "it should be callable; give f(shape)"),
         ("mine:two", "does not know what to pass for 'n'"),
         ("mine:good --expect wrong", "it should be one of 'exact', 'row_norm'"),

@@ -74,6 +74,11 @@ ROWS = [
         ["(1, 1)", "1 kernel axes", "order D, H, W"],
     ),
     (
+        lambda: ir.idi((4, 4), tap=(1,)),
+        errors.OptionError,
+        ["tap = (1,)", "0 kernel axes", "leave it out of a matrix"],
+    ),
+    (
         lambda: ir.idi((4, 4, 3), taps="channel_major", tap=(1,)),
         errors.OptionError,
         ["(1,)", "first tap", "taps='outward'"],
