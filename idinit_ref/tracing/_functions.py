@@ -36,7 +36,7 @@ _WORDS: dict[Fact, str] = {
         abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
         cbrt ceil celu conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
         gelu hardshrink hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish
-        modified_bessel_i1 nan_to_num positive prelu prelu_kernel rad2deg real relu relu6 rint round
+        modified_bessel_i1 nan_to_num positive rad2deg real relu relu6 rint round
         rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
         tanhshrink trunc
     """,
@@ -57,7 +57,8 @@ _WORDS: dict[Fact, str] = {
     Fact("map", "max"): "clamp_min fmax max maximum",
     Fact("map", "min"): "clamp_max fmin min minimum",
     Fact("map", (0,)): """
-        arctan2 atan2 copysign floor_divide fmod ldexp mod polar rem remainder xlog1py xlogy
+        arctan2 atan2 copysign floor_divide fmod ldexp mod polar prelu prelu_kernel rem
+        remainder xlog1py xlogy
     """,
     Fact("map", (1,)): "igamma weight_norm",
     Fact("map", (2,)): "betainc regularized_incomplete_beta",

@@ -148,6 +148,7 @@ ONE = {
     ),
     "complex": lambda x: torch.complex(torch.ones_like(x), x),
     "polar": lambda x: torch.polar(x, torch.ones_like(x)),
+    "slopes": lambda x: F.prelu(torch.ones(2, 4, 6), x[0, :, 0]),
     "ones, clamped": lambda x: torch.ones(6).clamp(min=x),
     "solved": lambda x: torch.linalg.solve(torch.eye(4), x),
     "solved by": lambda x: torch.linalg.solve(x[:, :, :4] + torch.eye(4), torch.ones(2, 4, 1)),
