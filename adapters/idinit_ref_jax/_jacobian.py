@@ -34,7 +34,7 @@ def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> Operator:
     Raises
     ------
     OptionTypeError
-        If x or f(x) is not a real floating array.
+        If f cannot be called, or x or f(x) is not a real floating array.
     ShapeError
         If x or f(x) is empty.
 

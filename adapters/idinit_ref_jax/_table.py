@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Drawing, Signal, Value, clamped, is_constant, is_number, power
+from idinit_ref.tracing import Drawing, Fact, Signal, Value, clamped, is_constant, is_number, power
 
 ENTRYWISE = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
@@ -24,21 +24,24 @@ ENTRYWISE = {
     "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "xor", "zeta",
 }  # fmt: skip
 PLAIN = {
-    "logistic": "sigmoid", "bessel_i0e": "i0e", "approx_top_k": "topk",
-    **dict.fromkeys(("all_gather", "all_to_all", "ppermute", "pbroadcast"), "move"),
+    "logistic": "sigmoid", "bessel_i0e": "i0e", "approx_top_k": "topk", "lu": "",
+    "bitcast_convert_type": "move", "dot_product_attention_fwd_wrapper": "attention",
+}  # fmt: skip
+ALONE = {
+    **dict.fromkeys(
+        ("all_gather", "all_gather_invariant", "all_to_all", "ppermute", "pbroadcast"), "move"),
     "pmax": "pool", "pmin": "pool", "reduce_scatter": "sum",
-    "dot_product_attention_fwd_wrapper": "attention",
 }  # fmt: skip
 SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
        ("max", "min", "sum")}, "reduce_and": "", "reduce_or": "", "reduce_xor": "",
-    **{f"scatter-{what}": "scatter" for what in ("add", "sub", "mul", "max", "min")},
-    "argmax": "", "argmin": "", "reduce": "reduce", "reduce_window": "reduce",
-    "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
+    **{f"scatter-{what}": "scatter" for what in ("add", "sub", "max", "min")},
+    "scatter-mul": "select", "argmax": "", "argmin": "", "reduce": "reduce",
+    "reduce_window": "reduce", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
-    "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod", "select_and_gather_add": "",
-    "select_and_scatter_add": "", "sort": "sort", "top_k": "topk",
+    "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod",
+    "select_and_gather_add": "select", "select_and_scatter_add": "unpool", "top_k": "topk",
 }  # fmt: skip
 
 
@@ -158,17 +161,20 @@ def number_of(var: Any) -> float | None:
 
 def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a power, a clamp or a select; its numbers decide whether it is 0 at 0."""
-    kind, (var,), word = eqn.primitive.name, eqn.outvars, "where"
+    kind, (var,) = eqn.primitive.name, eqn.outvars
+    word: str | Fact
     if kind == "integer_pow":
         word = power(eqn.params["y"])
     elif kind == "pow":
         extent = given[1].extent if is_constant(given[1]) else None
         word = power(extent and extent[0])
     elif kind == "clamp":
-        word, given = clamped(given[0], given[2]), given[1:2] + given[::2]
+        word = clamped(*given[::2]) if isinstance(given[1], Signal) else "exp"
+        given = given[1:2] + given[::2]
     else:
         given = [*given[1:], given[0]]
-    doing = "masked by" if word == "where" else ""
+        word = Fact("select", "sum", len(given) - 1)
+    doing = "masked by" if kind == "select_n" else ""
     return draw.entrywise(kind, given, shape_of(var), True, doing, word)
 
 

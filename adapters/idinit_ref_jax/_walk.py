@@ -15,6 +15,7 @@ from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_constant, is_number
 
 from ._table import (
+    ALONE,
     ENTRYWISE,
     MOVES,
     PLAIN,
@@ -40,7 +41,7 @@ _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "custom_partitioning",
     "tpu_custom_call",
 }  # fmt: skip
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 
 
 def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Any]) -> Graph:
@@ -248,9 +249,41 @@ def _shard_map(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
     return out
 
 
+def _alone(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
+    """Draw an operation on each of its operands alone, such as a collective."""
+    kind, word = eqn.primitive.name, ALONE[eqn.primitive.name]
+    pairs = zip(given, eqn.outvars, strict=True)
+    return [draw.other(kind, [value], shape_of(var), floats(var), word) for value, var in pairs]
+
+
+def _spectrum(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
+    kind = eqn.primitive.name
+    return [draw.spectrum(kind, given[0], shape_of(v), floats(v)) for v in eqn.outvars]
+
+
+def _sort(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
+    """Draw a sort: its keys move every operand."""
+    found = []
+    for value, var in zip(given, eqn.outvars, strict=True):
+        values = [value, *(key for key in given if key is not value)]
+        found.append(draw.result("sort", values, shape_of(var), floats(var), "sort"))
+    return found
+
+
+def _solve(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
+    """Draw the solution of a linear system, which is computed by a function of its own."""
+    counts, body = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
+    first = counts.matvec + counts.vecmat
+    return _walk(draw, body, given[first : first + counts.solve] + given[-len(eqn.outvars) :])
+
+
 _SEVERAL: dict[str, Callable[[Drawing, JaxprEqn, list[Value]], Sequence[Value]]] = {
     "split": split,
     "unstack": unstack,
+    **dict.fromkeys(ALONE, _alone),
+    **dict.fromkeys(("svd", "eigh", "eig"), _spectrum),
+    "sort": _sort,
+    "custom_linear_solve": _solve,
     "scan": _scan,
     "while": _while,
     "cond": _cond,

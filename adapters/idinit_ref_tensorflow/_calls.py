@@ -26,7 +26,7 @@ from idinit_ref.tracing import (
 
 from ._table import along
 from ._window import convolved, sliding, spatial
-from ._words import plain
+from ._words import SPECTRA, plain
 
 Shape = tuple[int, ...]
 
@@ -78,6 +78,8 @@ class Call(NamedTuple):
 def draw_call(call: Call) -> Value:
     """Draw an operation."""
     kind = call.kind
+    if kind in SPECTRA:
+        return call.draw.spectrum(call.name, call.values[0], call.shape, call.floating)
     handler = (MOVES.get(kind) or (TABLE.get(kind) if call.floating else None)) or _other
     return handler(call) if call.values else _other(call)
 
@@ -122,7 +124,7 @@ def _tile(call: Call) -> Value:
 
 def _roll(call: Call) -> Value:
     if call.op.axis is None:
-        return _other(call)
+        return _other(call, word="move")
     pairs, rank = (
         np.broadcast(np.ravel(call.op.axis), np.ravel(call.op.shift)),
         len(call.shape or ()),
@@ -176,8 +178,8 @@ def _write(call: Call) -> Value:
 def _add(call: Call) -> Value:
     draw, name, shape = call.draw, call.name, call.shape
     value, *rest = call.operands
-    if not rest:
-        return _other(call, word="pool" if call.kind == "Average" else "")
+    if not rest or (call.kind == "Average" and not isinstance(call.op, keras.layers.Layer)):
+        return _other(call)  # a weighted mean is no sum with its weights
     for more in rest:
         value = draw.add(name, value, along(draw, name, more, shape), shape)
     return value
@@ -209,7 +211,7 @@ def _sum(call: Call) -> Value:
 def _one_hot(call: Call) -> Value:
     if call.kind != "OneHot" and call.op.output_mode != "one_hot":
         return _other(call)
-    result = call.draw.result(call.name, call.values, call.shape)
+    result = call.draw.result(call.name, call.values, call.shape, word="basis")
     return result._replace(picks=True) if isinstance(result, Signal) else result
 
 
@@ -358,8 +360,10 @@ def _word(op: Any, kind: str, args: Any) -> str:
     if kind == "Activation":
         return activation_of(op)
     if kind == "Clip":
-        bounds = (op.x_min, op.x_max)
-        return clamped(*(x if isinstance(x, (int, float)) else None for x in bounds))
+        bounds = (_extreme(op.x_min, np.max), _extreme(op.x_max, np.min))
+        return clamped(*bounds)
+    if np.any(getattr(op, "fill_value", 0) or 0) or getattr(op, "initial", None) is not None:
+        return "exp"  # another number fills what is outside an image, or starts a maximum
     if kind == "Power" and len(args) == 2:
         is_known = isinstance(args[1], (int, float)) or _is_offset(args[1])
         return power(keras.ops.convert_to_numpy(args[1]).min() if is_known else None)
@@ -370,6 +374,13 @@ def _word(op: Any, kind: str, args: Any) -> str:
     if kind == "Rescaling":
         return "exp" if np.any(op.offset) else "scale"
     return plain(kind)
+
+
+def _extreme(bound: Any, of: Callable[[Any], Any]) -> float | None:
+    """Return the number of a bound that decides whether a clamp vanishes, if it is known."""
+    if bound is None or isinstance(bound, (keras.KerasTensor, keras.Variable)):
+        return None
+    return float(of(to_numpy(bound)))
 
 
 def _is_offset(leaf: Any) -> bool:

@@ -10,7 +10,7 @@ from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Value
 
 from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of, static
-from ._words import plain
+from ._words import SPECTRA, plain
 
 _SAME = {"Identity", "IdentityN", "Snapshot", "EnsureShape", "ReadVariableOp", "Cast"}
 _SAME |= {"CheckNumerics", "StopGradient", "PreventGradient"}
@@ -107,10 +107,12 @@ class Reader:
         shape, floating = shape_of(out), is_floating(out)
         if op.type in ENTRYWISE:
             return self.draw.entrywise(name, inputs, shape, floating, "", plain(op.type))
+        if op.type in SPECTRA:
+            return self.draw.spectrum(name, inputs[0], shape, floating)
         only_parameters = all(isinstance(value, Made) for value in inputs)
         known = op.type in KNOWN and not only_parameters
         draws = self.draw.result if known else self.draw.other
-        return draws(name, inputs, shape, floating, plain(op.type))
+        return draws(name, inputs, shape, floating, _word(op))
 
     def _unchanged(self, op: Any, name: str, source: Any, out: Any, value: Value) -> Value:
         if op.type in ("StopGradient", "PreventGradient"):
@@ -132,6 +134,16 @@ class Reader:
             self.draw.either(name, pair, shape_of(out), is_floating(out))
             for *pair, out in zip(one, other, op.outputs, strict=True)
         ]
+
+
+def _word(op: Any) -> str:
+    """Return the plain name of an operation; a number that fills an image is a constant."""
+    fill: Any = 0
+    if op.type == "ImageProjectiveTransformV3":
+        fill = static(op.inputs[3])
+    elif op.type == "CropAndResize":
+        fill = op.get_attr("extrapolation_value")
+    return plain(op.type) if fill == 0 else "exp"
 
 
 def _cannot(op: Any, why: str) -> GraphError:

@@ -33,7 +33,7 @@ def jacobian(f: Callable[[Any], Any], x: Any) -> Operator:
     Raises
     ------
     OptionTypeError
-        If x or f(x) is not a real floating tensor.
+        If f cannot be called, or x or f(x) is not a real floating tensor.
     ShapeError
         If x or f(x) is empty.
     ImportError

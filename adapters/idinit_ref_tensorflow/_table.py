@@ -183,7 +183,8 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
         by = inputs[1].extent if by is None and isinstance(inputs[1], Made) else by
         return draw.entrywise(name, inputs, shape, word=power(by and by[0]))
     if op.type == "ClipByValue":
-        return draw.entrywise(name, inputs, shape, word=clamped(*inputs[1:]))
+        word = clamped(*inputs[1:]) if isinstance(inputs[0], Signal) else "exp"
+        return draw.entrywise(name, inputs, shape, word=word)
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
     whole, places, update = inputs
@@ -217,7 +218,7 @@ def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
 
 
 def _one_hot(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    result = draw.result(name, inputs, shape)
+    result = draw.result(name, inputs, shape, word="basis")
     return result._replace(picks=True) if isinstance(result, Signal) else result
 
 

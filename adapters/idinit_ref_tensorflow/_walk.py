@@ -30,7 +30,7 @@ from ._calls import (
 )
 from ._layers import Weight, known_weights
 from ._window import Window, convolved, spatial
-from ._words import plain
+from ._words import SPECTRA, plain
 
 _CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
 _CONTROL |= {"VectorizedMap"}
@@ -91,10 +91,18 @@ class Walker:
             axis = op.axis % len(results[0].shape)
             return draw.split(name, values[0], axis, [part.shape[axis] for part in results])
         if len(results) != 1:
-            word = plain(kind)
-            return [draw.other(name, values, shape_of(r), is_floating(r), word) for r in results]
+            apart = [[v] for v in values] if kind == "Meshgrid" else [values] * len(results)
+            pairs = zip(apart, results, strict=True)
+            return [self._one(name, kind, given, result) for given, result in pairs]
         operands = self._operands(args, values)
         return [draw_call(Call(draw, op, name, values, operands, args, results[0]))]
+
+    def _one(self, name: str, kind: str, values: list[Value], result: Any) -> Value:
+        """Draw one of several results."""
+        shape, floating = shape_of(result), is_floating(result)
+        if kind in SPECTRA:
+            return self.draw.spectrum(name, values[0], shape, floating)
+        return self.draw.other(name, values, shape, floating, plain(kind))
 
     def _operands(self, args: Any, values: list[Value]) -> list[Value]:
         """Return the values of an operation's arguments, also of numbers."""

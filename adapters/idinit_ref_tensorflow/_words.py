@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-__all__ = ["plain"]
+__all__ = ["SPECTRA", "plain"]
+
+SPECTRA = {"Eig", "Eigh", "SVD", "SelfAdjointEigV2", "Svd"}
+"""Operations whose results are the values of a matrix, and its vectors."""
 
 _NAMES = {
-    "linear": "Diff Fold MatrixBandPart Scatter ScatterNd Tril Triu ZerosLike",
+    "linear": """
+        Diff Fold HSVToRGB ISTFT MatrixBandPart RGBToGrayscale RGBToHSV STFT Scatter ScatterNd
+        Trapezoid Tril Triu ZerosLike
+    """,
     "abs": "Absolute ComplexAbs Fabs",
     "add": "BiasAdd",
+    "by_first": """
+        EluGrad FusedBatchNormGradV3 LRNGrad LeakyReluGrad Relu6Grad ReluGrad ResizeBicubicGrad
+        ResizeBilinearGrad ResizeNearestNeighborGrad SeluGrad SoftplusGrad SoftsignGrad
+    """,
+    "by_second": """
+        AvgPool3DGrad AvgPoolGrad InvGrad MaxPoolGradWithArgmax ReciprocalGrad RsqrtGrad SigmoidGrad
+        SqrtGrad TanhGrad
+    """,
+    "by_third": "MaxPool3DGrad MaxPool3DGradGrad MaxPoolGrad MaxPoolGradGrad MaxPoolGradV2",
     "attention": "DotProductAttention",
     "conj": "Conjugate",
     "crop": "CenterCrop",
+    "cumprod": "Nancumprod",
+    "cumsum": "Nancumsum",
+    "distance": "Cdist",
     "div": "DivideNoNan RealDiv Xdivy",
-    "fmod": "FloorMod Mod",
+    "floor_divide": "FloorDiv TruncateDiv",
+    "fmod": "FloorMod Mod TruncateMod",
     "hardswish": "HardSilu",
     "join": "Append DynamicStitch Dstack Hstack Vstack",
     "move": """
@@ -21,20 +40,37 @@ _NAMES = {
         ReverseSequence SpaceToDepth TensorListFromTensor TensorListStack Unfold View
         ViewAsComplex ViewAsReal
     """,
-    "mul": "Cross Kron MulNoNan Outer",
+    "mul": """
+        Conv2DBackpropFilter Conv3DBackpropFilterV2 Correlate Cross
+        DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput Kron MulNoNan Outer
+    """,
     "neg": "Negative",
     "norm": "LRN UnitNormalization",
     "pad": "SpaceToBatchND",
-    "pool": "Max Min Moments",
+    "pool": """
+        Max Min Moments Nanmax Nanmean Nanmin Nanpercentile Nanquantile Percentile Ptp Quantile
+    """,
+    "prod": "Det MatrixDeterminant Nanprod",
     "reciprocal": "Inv",
-    "resize": "ImageProjectiveTransformV3 Resizing",
+    "resize": """
+        AffineTransform CropAndResize ImageProjectiveTransformV3 MapCoordinates
+        PerspectiveTransform Resizing ScaleAndTranslate
+    """,
     "scatter": "ScatterUpdate SliceUpdate TensorListSetItem",
-    "select": "DynamicPartition GatherNd Hsplit Masking Slice TensorListGetItem Vsplit",
+    "select": """
+        Dsplit DynamicPartition GatherNd Hsplit Masking Slice TensorListGetItem Unique UniqueV2
+        Vsplit
+    """,
     "softmax": "Sparsemax",
+    "solve": """
+        BandedTriangularSolve MatrixSolve MatrixSolveLs MatrixTriangularSolve SolveTriangular
+        TridiagonalSolve
+    """,
     "square": "L2Loss",
-    "std": "Norm Std",
+    "std": "Nanstd Norm Std",
     "sum": "Trace",
     "topk": "TopKV2",
+    "var": "Nanvar",
     "where": "Select SelectV2",
 }
 _WORDS = {name: word for word, names in _NAMES.items() for name in names.split()}

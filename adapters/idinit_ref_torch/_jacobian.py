@@ -38,7 +38,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Operator:
     Raises
     ------
     OptionTypeError
-        If x or f(x) is not a real floating-point tensor.
+        If f cannot be called, or x or f(x) is not a real floating-point tensor.
     ShapeError
         If one of them is empty.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, 
 from . import _moves
 from ._call import Call, axis_of, other, result
 from ._memory import is_floating, shape_of
+from ._words import WORDS, names_in
 
 __all__ = ["ATTENTIONS", "FRESH", "ZEROS", "Call", "draw_call"]
 
@@ -24,6 +26,9 @@ Handler = Callable[[Call], "Value | Sequence[Value]"]
 
 def draw_call(call: Call) -> Sequence[Value]:
     """Draw an operation and return a value for each of its results."""
+    original = call.name.removesuffix("_copy")
+    if call.name not in TABLE and original in MOVES:  # a view that copies
+        call = replace(call, name=original)
     handler = MOVES.get(call.name) or (TABLE.get(call.name) if call.floating else None)
     handler = handler or (_entrywise if call.pointwise else _known)
     found = handler(call)
@@ -50,7 +55,7 @@ def _entrywise(call: Call, word: str = "") -> Value:
 
 
 def _known(call: Call) -> Value:
-    word = _WORDS.get(call.name)
+    word = WORDS.get(call.name)
     if word == "norm" and isinstance(first := call.of(call.args[0]), Made) and first.parts:
         return call.draw.entrywise(call.what, call.values, call.shape, call.floating, "", word)
     return other(call, call.what) if word is None else result(call, word)
@@ -201,7 +206,7 @@ def _scale(call: Call) -> Value:
 
 def _clamp(call: Call) -> Value:
     value, low, high = (call.of(given) for given in (call.args[0], *map(call.arg, (1, 2), _BOUNDS)))
-    word = clamped(low, high)
+    word = clamped(low, high) if isinstance(value, Signal) else "exp"
     if isinstance(value, Signal) and word == "relu" and is_constant(low) and is_constant(high):
         return call.draw.scale(call.what, [value], call.shape)  # a result's axes stay known
     values = [value, low, high]
@@ -239,11 +244,12 @@ def _chosen(call: Call) -> Value:
 
 def _scatter(call: Call) -> Value:
     """Draw an operation that writes values into a tensor, at indices or by a mask."""
-    last = call.args[2] if call.name == "aten::index_put" else call.args[-1]
-    source = call.args[1] if call.name in _SOURCES else last
+    source = call.args[_SOURCES.get(call.name, -1)]
     is_sum = {
         "aten::index_put": call.arg(3, "accumulate", False) is True,
-        "aten::scatter_reduce": call.arg(4, "reduce") == "sum",
+        "aten::put": call.arg(3, "accumulate", False) is True,
+        "aten::scatter_reduce": call.arg(4, "reduce") == "sum"
+        and call.kwargs.get("include_self", True),
     }.get(call.name, call.name in ("aten::index_add", "aten::scatter_add"))
     if is_sum:
         whole, update = call.of(call.args[0]), call.of(source)
@@ -284,6 +290,26 @@ def _rounded(call: Call) -> Value:
     return value if isinstance(value, Made) else _entrywise(call)
 
 
+def _by_first(call: Call) -> Value:
+    """Draw a derivative, which vanishes with the gradient that it is given."""
+    return other(call, "by_first")
+
+
+def _spectrum(call: Call) -> list[Value]:
+    value, draw = call.of(call.args[0]), call.draw
+    return [draw.spectrum(call.what, value, shape_of(t), is_floating(t)) for t in call.results]
+
+
+def _solve(call: Call) -> list[Value]:
+    """Draw a solution, and the factors of its matrix, which do not vanish with it."""
+    words = ["solve", *["basis"] * (len(call.results) - 1)]
+    pairs = zip(call.results, words, strict=True)
+    return [
+        call.draw.other(call.what, call.values, shape_of(out), is_floating(out), word)
+        for out, word in pairs
+    ]
+
+
 # The table --------------------------------------------------------------------------------------
 
 
@@ -308,11 +334,7 @@ ATTENTIONS = {"flex_attention", "flex_attention_backward"}
 """The known operations that take functions as arguments."""
 
 
-def _names(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(f"aten::{name}" for line in names for name in line.split())
-
-
-FRESH = _names(
+FRESH = names_in(
     (
         "zeros empty zeros_like ones_like full_like empty_like rand_like randn_like randint_like",
         "ones full scalar_tensor zero fill new_zeros new_ones new_full new_empty new_empty_strided",
@@ -321,47 +343,30 @@ FRESH = _names(
 )
 """Operations that use only the shape, dtype or device of their arguments."""
 
-ZEROS = _names(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
+ZEROS = names_in(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
 """Operations that return zeros, or memory that is written later."""
 
 _FILLS = {"aten::scalar_tensor": 0} | {
-    name: 2 if "new" in name else 1 for name in _names(("full full_like new_full fill",))
+    name: 2 if "new" in name else 1 for name in names_in(("full full_like new_full fill",))
 }
 """The position of the number that fills a tensor."""
 
 _BOUNDS = ("min", "max")
-_SOURCES = _names(("slice_scatter select_scatter diagonal_scatter",))
-_WORDS = {
-    name: word
-    for word, names in {
-        "norm": "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit "
-        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm _fused_rms_norm "
-        "batch_norm layer_norm group_norm",
-        "softmax": "_softmax _log_softmax _safe_softmax logsumexp",
-        "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
-        "max min amax amin argmax argmin mean sum trace median nanmedian nansum",
-        "std": "norm linalg_vector_norm std std_mean",
-        "var": "prod var var_mean",
-        "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im _cdist_forward "
-        "tril triu all any argsort nonzero _unique2 searchsorted bucketize",
-        "mul": "linalg_cross vdot",
-        "logsigmoid": "log_sigmoid_forward",
-        "logcumsumexp": "logcumsumexp",
-        "select": "topk",
-        "resize": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
-        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d "
-        "_upsample_nearest_exact2d upsample_trilinear3d grid_sampler_2d grid_sampler_3d",
-        "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave im2col "
-        "view_as_real view_as_complex diag diag_embed to_sparse to_sparse_csr to_dense",
-        "dropout": "native_dropout",
+_SOURCES = {
+    name: place
+    for place, names in {
+        1: "slice_scatter select_scatter diagonal_scatter as_strided_scatter",
+        2: "index_put put",
+        3: "scatter_reduce index_reduce",
     }.items()
-    for name in _names([names])
+    for name in names_in([names])
 }
+"""The position of the values that are written, if it is not the last."""
+
 _PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 MOVES: dict[str, Handler] = {
     **dict.fromkeys(FRESH, _fresh),
-    **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze view_copy"),
+    **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze"),
     **_aten(_moves.transpose, "t transpose permute numpy_T mT swapaxes"),
     **_aten(_moves.crop, "slice"),
     **_aten(_moves.select, "select"),
@@ -407,7 +412,8 @@ TABLE: dict[str, Handler] = {
     **_aten(
         _scatter,
         "index_add index_put index_copy index_fill scatter scatter_add scatter_reduce "
-        "slice_scatter select_scatter masked_scatter",
+        "slice_scatter select_scatter diagonal_scatter as_strided_scatter masked_scatter "
+        "index_reduce put",
     ),
     **dict.fromkeys(ATTENTIONS, _attention),
     **_aten(
@@ -418,6 +424,18 @@ TABLE: dict[str, Handler] = {
     ),
     **_aten(_sum, "sum mean"),
     **_aten(_glu, "glu"),
+    **_aten(_spectrum, "_linalg_svd _linalg_eigh linalg_eig _linalg_eigvals"),
+    **_aten(_solve, "_linalg_solve_ex linalg_solve_triangular"),
+    **_aten(
+        _by_first,
+        "avg_pool2d_backward avg_pool3d_backward _adaptive_avg_pool2d_backward elu_backward "
+        "gelu_backward hardsigmoid_backward hardswish_backward hardtanh_backward "
+        "leaky_relu_backward log_sigmoid_backward _log_softmax_backward_data "
+        "max_pool2d_with_indices_backward max_pool3d_with_indices_backward mish_backward "
+        "native_batch_norm_backward native_group_norm_backward native_layer_norm_backward "
+        "sigmoid_backward silu_backward _softmax_backward_data softplus_backward tanh_backward "
+        "threshold_backward upsample_bilinear2d_backward upsample_nearest2d_backward",
+    ),
     **_aten(_normed, "_weight_norm_interface _weight_norm"),
     **_aten(
         _rounded,

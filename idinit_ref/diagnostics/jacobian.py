@@ -57,8 +57,8 @@ def jacobian_of(
     """Return the Jacobian of f at x from a framework's two products; validates x and f(x).
 
     ``linearise(f, x)`` runs f once. The operator has the shape (entries of f(x), entries of x) and
-    the larger eps of their dtypes. Raises an OptionTypeError or ShapeError if x or f(x) is not a
-    real floating array, or is empty.
+    the larger eps of their dtypes. Raises an OptionTypeError or ShapeError if f is not callable, or
+    if x or f(x) is not a real floating array, or is empty.
 
     >>> import numpy as np
     >>> numpy = Arrays("array", np.ndarray, lambda x: x.dtype.kind == "f",
@@ -67,6 +67,10 @@ def jacobian_of(
     >>> jacobian_of(numpy, lambda x: x * x, np.array([1.0, 3.0]), square) @ np.ones(2)
     array([2., 6.])
     """
+    function: object = f
+    if not callable(function):
+        should, cure = "it should be callable", f"pass a function of one {arrays.word}, or a model"
+        raise OptionTypeError(message("f", function, should, cure))
     arrays.checked("x", x)
     y, push, pull = linearise(lambda v: arrays.checked("f(x)", f(v)), x)
     return Operator(

@@ -17,7 +17,7 @@ Examples
 from ._asking import asking
 from ._axes import View
 from ._drawing import Drawing
-from ._functions import clamped, power
+from ._functions import Fact, clamped, power
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._moves import Span, spans_of
@@ -27,6 +27,7 @@ from ._values import Data, Made, Part, Signal, Value, is_constant, is_number, sp
 __all__ = [
     "Data",
     "Drawing",
+    "Fact",
     "Made",
     "Parameter",
     "Part",

@@ -34,9 +34,9 @@ _WORDS: dict[Fact, str] = {
     # f(0) = 0, and operations that are zero if all their operands are
     Fact("map"): """
         abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
-        cbrt ceil celu complex conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
+        cbrt ceil celu conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
         gelu hardshrink hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish
-        modified_bessel_i1 nan_to_num positive prelu prelu_kernel rad2deg real relu relu6 rint round
+        modified_bessel_i1 nan_to_num positive rad2deg real relu relu6 rint round
         rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
         tanhshrink trunc
     """,
@@ -53,20 +53,23 @@ _WORDS: dict[Fact, str] = {
         scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
         spherical_bessel_j0 squareplus zeta
     """,
-    Fact("map", "sum"): "heaviside hypot nextafter",
+    Fact("map", "sum"): "complex heaviside hypot nextafter",
     Fact("map", "max"): "clamp_min fmax max maximum",
     Fact("map", "min"): "clamp_max fmin min minimum",
     Fact("map", (0,)): """
-        arctan2 atan2 copysign floor_divide fmod ldexp mod rem remainder xlog1py xlogy
+        arctan2 atan2 copysign floor_divide fmod ldexp mod polar prelu prelu_kernel rem
+        remainder xlog1py xlogy
     """,
     Fact("map", (1,)): "igamma weight_norm",
-    Fact("", "sum", 2): "add lerp sub subtract",
+    Fact("map", (2,)): "betainc regularized_incomplete_beta",
+    Fact("", "sum", 2): "add distance lerp sub subtract",
     Fact("product", "each"): "mul multiply",
     Fact("product", (0,)): "div divide true_divide div_no_nan",
     Fact("scale"): "dropout neg negative scale",
     Fact("select", "sum", 2): "masked_fill scatter where",
-    Fact("select"): "gather select topk",
-    Fact("move"): "move repeat sort",
+    Fact("select", (0,)): "gather select topk",
+    Fact("move"): "move repeat",
+    Fact("move", (0,)): "sort",  # by the other operands
     Fact("softmax", "never"): "log_softmax logsumexp softmax",
     Fact("norm"): "norm",
     Fact("pool"): """
@@ -74,13 +77,19 @@ _WORDS: dict[Fact, str] = {
         sparse_segment_mean sparse_segment_sqrt_n sparse_segment_sum std sum unsorted_segment_max
         unsorted_segment_min unsorted_segment_sum
     """,
+    Fact("pool", (0,)): "average",
     Fact("pad"): "pad",
-    Fact("resize"): "resize",
+    Fact("pad", (0,)): "unpool",
+    Fact("resize", (0,)): "resize",
     Fact("crop"): "crop",
     Fact("join", "sum"): "join",
     Fact("attention", (2,)): "attention",
     Fact(""): "cummax cummin cumprod cumsum fft glu linear",
-    Fact("", "never"): "logcumsumexp",
+    Fact("", (0,)): "by_first",
+    Fact("", (1,)): "by_second solve triangular_solve",
+    Fact("", (2,)): "by_third",
+    Fact("", (3,)): "tridiagonal_solve",
+    Fact("", "never"): "basis logcumsumexp",
 }
 _FACTS = {word.replace("_", ""): fact for fact, words in _WORDS.items() for word in words.split()}
 _FACTS[""] = Fact()

@@ -185,6 +185,16 @@ class Results(Nodes):
                 self._met.setdefault(part.name, name)
         return out
 
+    def spectrum(
+        self, name: str, value: Value, shape: Shape | None, floating: bool = True
+    ) -> Value:
+        """Draw the singular values or eigenvalues of a matrix, or its vectors: these are never 0.
+
+        The values have one axis less than the matrix.
+        """
+        is_values = len(shape or ()) < len(value.shape or ())
+        return self.other(name, [value], shape, floating, "pool" if is_values else "basis")
+
     def entrywise(
         self,
         name: str,

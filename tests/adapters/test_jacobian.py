@@ -193,6 +193,9 @@ def test_what_is_refused(jacobian, ones, integer):
     ):
         with pytest.raises(OptionTypeError, match="real floating"):
             jacobian(f, x)
+    for f in (3, None, [abs]):
+        with pytest.raises(OptionTypeError, match=r"f = .*, but it should be callable; pass a"):
+            jacobian(f, ones(3))
     with pytest.raises(ShapeError, match="empty"):
         jacobian(abs, ones(0))
     with pytest.raises(ShapeError, match="empty"):

@@ -221,6 +221,30 @@ def test_a_reduction_by_a_function_of_the_user_is_no_call_of_it(name):
     assert note.text.endswith(f"it is not known what b: product: {name} is at 0")
 
 
+def with_rule(product):
+    """A function whose derivative, or whose map over a batch, is given by another function."""
+    from jax.custom_batching import custom_vmap
+    from jax.custom_derivatives import linear_call
+
+    if product == "linear_call":
+        return lambda x, w: linear_call(lambda w, x: x @ w, lambda w, y: y @ w.T, w, x)
+    mapped = custom_vmap(lambda x, w: x @ w)
+    mapped.def_vmap(lambda size, batched, x, w: (x @ w, True))
+    return mapped
+
+
+@pytest.mark.parametrize("name", ["linear_call", "custom_vmap"])
+def test_the_body_of_a_call_with_a_rule_of_its_own_is_walked(name):
+    product = with_rule(name)
+
+    def apply(p, x):
+        return x + product(jax.nn.relu(product(x, p["a"])), p["b"])
+
+    report = decide(ij.trace(W, X, apply))
+    assert report.roles == {"a": "transit", "b": "zero"}
+    assert not report.warnings
+
+
 class Box:
     """A mutable holder of an array, which JAX does not open."""
 

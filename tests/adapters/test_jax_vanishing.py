@@ -33,6 +33,16 @@ def zeros_of(function, inputs):
         yield len(at) == len(inputs), said, bool((out == 0).all())
 
 
+def pooled(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 2), (1, 1, 2), "VALID")
+
+
+def largest(*given):
+    mesh, here = jax.make_mesh((1,), ("i",)), jax.sharding.PartitionSpec()
+    both = jax.shard_map(lambda *x: lax.pmax(x, "i"), mesh=mesh, in_specs=here, out_specs=here)
+    return both(*given)
+
+
 LAX = """
 abs acos acosh asin asinh atan atanh bessel_i0e bessel_i1e cbrt ceil cos cosh digamma erf erf_inv
 erfc exp exp2 expm1 floor lgamma log log1p logistic neg reciprocal round rsqrt sign sin sinh sqrt
@@ -81,6 +91,26 @@ ONE = {
     "concatenate": lambda x: jnp.concatenate([x, x[:, :1]], 1),
     "with zeros": lambda x: jnp.concatenate([x, jnp.zeros((2, 1, 6))], 1),
     "with ones": lambda x: jnp.concatenate([x, jnp.ones((2, 1, 6))], 1),
+    "clamp between a signal and a constant": lambda x: lax.clamp(x, X * 0 + 1, X * 0 + 5),
+    "complex": lambda x: lax.complex(jnp.ones_like(x), x),
+    "betainc": lambda x: jax.scipy.special.betainc(2.0, 3.0, x / 2),
+    "bitcast": lambda x: lax.bitcast_convert_type(x, jnp.float16),
+    "ones, where": lambda x: lax.select_n(jnp.full(x.shape, 2), x, x, jnp.ones_like(x)),
+    "ones, sorted by keys": lambda x: lax.sort_key_val(x, jnp.ones_like(x))[1],
+    "keys of a sort": lambda x: lax.sort_key_val(x, jnp.ones_like(x))[0],
+    "gradient of a max pool": lambda x: jax.grad(lambda v: pooled(v).sum())(x),
+    "tangent of a max pool": lambda x: jax.jvp(pooled, (x,), (jnp.ones_like(x),))[1],
+    "ones of a collective": lambda x: x + largest(x, jnp.ones_like(x))[1],
+    "of a collective": lambda x: largest(x, jnp.ones_like(x))[0],
+    "solved": lambda x: jnp.linalg.solve(jnp.eye(4), x),
+    "solved by": lambda x: jnp.linalg.solve(x[0, :, :4] + jnp.eye(4), jnp.ones((4, 2))),
+    "triangles": lambda x: lax.linalg.triangular_solve(jnp.eye(4), x[0], left_side=True),
+    "factors": lambda x: lax.linalg.lu(x[:, :, :4])[0],
+    "singular values": lambda x: jnp.linalg.svd(x, compute_uv=False),
+    "singular vectors": lambda x: jnp.linalg.svd(x)[0],
+    "eigenvalues": lambda x: jnp.linalg.eigvalsh(x[:, :, :4] @ x[:, :, :4].mT),
+    "eigenvectors": lambda x: jnp.linalg.eigh(x[:, :, :4] @ x[:, :, :4].mT)[1],
+    "three diagonals": lambda x: lax.linalg.tridiagonal_solve(*jnp.ones((3, 4)), x[0]),
     "accumulated": lambda x: jnp.zeros((3, 6)).at[np.array([0, 2, 2, 1])].add(x[0]),
     "largest, on ones": lambda x: jnp.ones((4, 6)).at[np.arange(4)].max(x[0]),
     "taken from ones": lambda x: jnp.ones((4, 6)).at[np.arange(4)].subtract(x[0]),
@@ -127,6 +157,10 @@ TWO = {
     "add at": lambda a, b: a.at[:, 1:3].add(b[:, :2]),
     "update": lambda a, b: lax.dynamic_update_slice(a, b[:, :2], (0, 1, 0)),
     "masked": lambda a, b: a * (b > 1),
+    "multiplied at": lambda a, b: a.at[:, 1:3].multiply(b[:, :2]),
+    "sorted by keys": lambda a, b: lax.sort_key_val(a, b)[1],
+    "backwards through a max pool": lambda a, b: jax.vjp(pooled, b)[1](a[..., :3])[0],
+    "along a max pool": lambda a, b: jax.jvp(pooled, (b,), (a,))[1],
     "conv": lambda a, b: lax.conv(a, b[:, :, :3], (1,), "SAME"),
 }
 THREE = {
@@ -160,7 +194,14 @@ NOT_IMPORTED = {"tpu_custom_call"}  # until Pallas for TPUs is
 def test_every_name_is_a_primitive():
     every = gc.get_objects()  # of which some warn when they are asked for their class
     primitives = {thing.name for thing in every if issubclass(type(thing), Primitive)}
-    tables = (_table.ENTRYWISE, _table.SPREAD, _table.REDUCES, _table.MOVES, _table.TABLE)
+    tables = (
+        _table.ENTRYWISE,
+        _table.ALONE,
+        _table.SPREAD,
+        _table.REDUCES,
+        _table.MOVES,
+        _table.TABLE,
+    )
     names = {*_table.PLAIN, *_walk._SAME, *_walk._OPAQUE, *_walk._SEVERAL}.union(*tables)
     assert names - primitives <= OTHER_VERSIONS | NOT_IMPORTED
 

@@ -13,6 +13,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
 from adapters.vanishing import vanishing
@@ -35,6 +36,7 @@ def walked(model):
     return draw.graph(_walk.walk(draw, names, model, *arguments, inputs))
 
 
+SHIFT = np.float32([[1, 0, 3, 0, 1, 0, 0, 0]] * 2)
 READERS = {"function": trace, "calls": walked}
 
 
@@ -87,6 +89,18 @@ ONE = {
     "pad with 1": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0]], constant_values=1.0),
     "reflect": lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0]], mode="reflect"),
     "roll": lambda x: ops.roll(x, 1, 1),
+    "roll all": lambda x: ops.roll(x, 1),
+    "range": lambda x: ops.ptp(x, -1),
+    "trapezoid": ops.trapezoid,
+    "det": lambda x: ops.det(x[:, :, :4]),
+    "x // 2": lambda x: x // 2,
+    "largest, from 1": lambda x: ops.max(x, -1, initial=1.0),
+    "weighted mean": lambda x: ops.average(x, -1, weights=np.float32([1, 2, 3, 1, 2, 3])),
+    "clip above arrays": lambda x: ops.clip(x, np.full(6, 0.1, "float32"), np.ones(6, "float32")),
+    "solved": lambda x: ops.solve(np.eye(4, dtype=np.float32) + ops.zeros((2, 4, 4)), x),
+    "singular values": lambda x: ops.svd(x, compute_uv=False),
+    "singular vectors": lambda x: ops.svd(x)[0],
+    "ones of a grid": lambda x: x[0, 0] + ops.meshgrid(x[0, 0], ops.ones_like(x[0, 0]))[1],
     "flip": lambda x: ops.flip(x, 1),
     "stack": lambda x: ops.stack([x, ops.abs(x)], 1),
     "slice": lambda x: x[:, 1:3],
@@ -112,6 +126,9 @@ PLANES = {
     "average pool": layers.AveragePooling2D(2),
     "up": layers.UpSampling2D(interpolation="bilinear"),
     "resize": lambda x: ops.image.resize(x, (12, 12)),
+    "colours": lambda x: ops.image.hsv_to_rgb(x[..., :3] / 2),
+    "shifted": lambda x: ops.image.affine_transform(x, SHIFT),
+    "shifted, with 1": lambda x: ops.image.affine_transform(x, SHIFT, fill_value=1.0),
 }
 TWO = {
     "a + b": lambda a, b: a + b,
@@ -143,6 +160,45 @@ def test_a_function_of_one_signal_vanishes_where_its_nodes_say(name, reader):
     function, x = {**ONE, **PLANES}[name], X if name in ONE else IMAGE
     for _, said, found in zeros_of(function, [x], READERS[reader]):
         assert said == found
+
+
+RAW = {
+    "complex": tf.complex,
+    "relu, backwards": lambda a, b: tf.raw_ops.ReluGrad(gradients=a, features=b),
+    "tanh, backwards": lambda a, b: tf.raw_ops.TanhGrad(y=b, dy=a),
+    "max pool, backwards": lambda a, b: tf.raw_ops.MaxPoolGrad(
+        orig_input=b[..., None], orig_output=tf.nn.max_pool2d(b[..., None], POOL, POOL, "VALID"),
+        grad=a[..., :3, None], ksize=POOL, strides=POOL, padding="VALID"),
+    "crops": lambda a, b: tf.image.crop_and_resize(a[..., None], b[0, :, :4], [0, 1, 0, 1], (2, 2)),
+    "clip": lambda a, b: tf.raw_ops.ClipByValue(
+        t=a, clip_value_min=-b, clip_value_max=b),
+}  # fmt: skip
+POOL = [1, 1, 2, 1]
+
+
+class Raw(layers.Layer):
+    """A function of TensorFlow's own operations."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, *given):
+        return self.function(*given)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's own")
+@pytest.mark.parametrize("name", RAW)
+def test_an_operation_of_tensorflow_vanishes_where_its_nodes_say(name):
+    def against_ones(x):
+        return Raw(lambda x: RAW[name](tf.ones_like(x), x))(x)
+
+    for is_all, said, found in zeros_of(Raw(RAW[name]), [X, X[::-1] + 0.1], trace):
+        assert found or not said
+        if is_all:
+            assert said == found
+    for _, said, found in zeros_of(against_ones, [X], trace):
+        assert found or not said
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -11,7 +11,7 @@ from torch import nn
 
 from adapters.test_torch_tracing import Function
 from adapters.vanishing import vanishing
-from idinit_ref_torch import _table, init_, trace
+from idinit_ref_torch import _table, _words, init_, trace
 
 X = torch.linspace(0.3, 1.7, 48).reshape(2, 4, 6)
 IMAGE = torch.linspace(0.3, 1.7, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6)
@@ -32,6 +32,7 @@ def zeros_of(function, inputs, **parameters):
         yield len(at) == len(inputs), said, bool((out == 0).all())
 
 
+ROWS = torch.tensor([0, 1, 1, 0])[:, None].expand(4, 6)
 POWERS = torch.tensor([1.0, 2, 3, 1, 2, 3])
 
 
@@ -121,6 +122,42 @@ ONE = {
     "maximum with 1": lambda x: torch.maximum(x, torch.ones(())),
     "swish by hand": lambda x: x * torch.sigmoid(x),
     "glu": lambda x: F.glu(x, -1),
+    "written on a diagonal": lambda x: torch.diagonal_scatter(torch.zeros(4, 4), x[0, 0, :4]),
+    "on a diagonal of ones": lambda x: torch.diagonal_scatter(torch.ones(4, 4), x[0, 0, :4]),
+    "as strided": lambda x: torch.as_strided_scatter(torch.zeros(40), x[0], (4, 6), (6, 1)),
+    "put": lambda x: torch.zeros(9).put(torch.arange(6), x[0, 0]),
+    "put on ones": lambda x: torch.ones(9).put(torch.arange(6), x[0, 0]),
+    "summed at": lambda x: torch.zeros(2, 6).scatter_reduce(0, ROWS, x[0], "sum"),
+    "largest at": lambda x: torch.zeros(2, 6).scatter_reduce(0, ROWS, x[0], "amax"),
+    "largest at, of ones": lambda x: torch.ones(2, 6).scatter_reduce(0, ROWS, x[0], "amax"),
+    "blocks": lambda x: torch.block_diag(x[0], x[1]),
+    "a block of ones": lambda x: torch.block_diag(x[0], torch.ones(2, 2)),
+    "aminmax": lambda x: x.aminmax(dim=-1).max,
+    "kthvalue": lambda x: x.kthvalue(2).values,
+    "mode": lambda x: x.mode().values,
+    "view_copy": lambda x: torch.permute_copy(torch.slice_copy(x, 1, 1), (1, 2, 0)),
+    "renorm": lambda x: x.renorm(2, 1, 1.0),
+    "pdist": lambda x: torch.pdist(x[0]),
+    "pinv": torch.linalg.pinv,
+    "det": lambda x: torch.linalg.det(x[:, :, :4]),
+    "masked_select": lambda x: x[0].masked_select(torch.eye(4, 6) > 0),
+    "unpool 1d": lambda x: F.max_unpool1d(*F.max_pool1d(x, 2, return_indices=True), 2),
+    "distance to ones": lambda x: torch.cdist(x, torch.ones(2, 4, 6)),
+    "sampled at": lambda x: F.grid_sample(
+        torch.ones(2, 1, 3, 3), x.unflatten(-1, (3, 2)) - 1, align_corners=True
+    ),
+    "complex": lambda x: torch.complex(torch.ones_like(x), x),
+    "polar": lambda x: torch.polar(x, torch.ones_like(x)),
+    "slopes": lambda x: F.prelu(torch.ones(2, 4, 6), x[0, :, 0]),
+    "ones, clamped": lambda x: torch.ones(6).clamp(min=x),
+    "solved": lambda x: torch.linalg.solve(torch.eye(4), x),
+    "solved by": lambda x: torch.linalg.solve(x[:, :, :4] + torch.eye(4), torch.ones(2, 4, 1)),
+    "triangles": lambda x: torch.linalg.solve_triangular(torch.eye(4), x, upper=True),
+    "singular values": torch.linalg.svdvals,
+    "singular vectors": lambda x: torch.linalg.svd(x)[0],
+    "eigenvalues": lambda x: torch.linalg.eigvalsh(x[:, :, :4] @ x[:, :, :4].mT),
+    "eigenvectors": lambda x: torch.linalg.eigh(x[:, :, :4] @ x[:, :, :4].mT)[1],
+    "gradient of gelu": lambda x: torch.ops.aten.gelu_backward(torch.ones_like(x), x),
     "diff": lambda x: x.diff(),
     "unfold": lambda x: x.unfold(2, 2, 1),
     "repeat": lambda x: x.repeat(1, 2, 1),
@@ -132,6 +169,9 @@ PLANES = {
     "nearest": lambda x: F.interpolate(x, scale_factor=2),
     "bilinear": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "channel shuffle": nn.ChannelShuffle(2),
+    "unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "unpool 3d": lambda x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2),
     "group norm": lambda x: F.group_norm(x, 2),
     "batch norm": lambda x: F.batch_norm(x, torch.zeros(4), torch.ones(4)),
     "instance norm": lambda x: F.instance_norm(x),
@@ -160,7 +200,12 @@ TWO = {
     "conv": lambda a, b: F.conv1d(a, b[:, :, :3], padding=1),
     "depthwise": lambda a, b: F.conv1d(a[:1], b[0, :, None, :3], groups=4),
     "cdist": torch.cdist,
-}
+    "grid": lambda a, b: F.grid_sample(a[:, None], b.unflatten(-1, (3, 2)), align_corners=True),
+    "gradient of relu": lambda a, b: torch.ops.aten.threshold_backward(a, b, 0),
+    "gradient of a max pool": lambda a, b: torch.ops.aten.max_pool2d_with_indices_backward(
+        a[..., :3], b, (1, 2), (1, 2), (0, 0), (1, 1), False,
+        F.max_pool2d(b, (1, 2), return_indices=True)[1]),
+}  # fmt: skip
 THREE = {
     "attention": F.scaled_dot_product_attention,
     "by hand": lambda q, k, v: torch.softmax(q @ k.mT, -1) @ v,
@@ -245,7 +290,7 @@ BY_OTHERS = {"transformers::grouped_mm_fallback"}  # registered once they are im
 
 def test_every_name_is_an_operation_of_pytorch():
     known = {full.partition(".")[0] for full in torch._C._dispatch_get_all_op_names()}
-    names = {*_table.MOVES, *_table.TABLE, *_table._WORDS, *_table.FRESH, *_table._SOURCES}
+    names = {*_table.MOVES, *_table.TABLE, *_words.WORDS, *_table.FRESH, *_table._SOURCES}
     assert HIGHER <= names - known <= HIGHER | BY_OTHERS
 
 
