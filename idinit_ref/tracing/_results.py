@@ -228,6 +228,7 @@ class Results(Nodes):
         """Return the result of an elementwise operation on parameters."""
         found, factors = [], set()
         places = _FACTORS.get(word, ())  # type: ignore[arg-type]  # of words
+        plain = word if isinstance(word, str) else name  # a name may begin with its scope
         for at, value in enumerate(values):
             if not isinstance(value, Made) or not value.parts:
                 continue
@@ -238,7 +239,7 @@ class Results(Nodes):
                 by = [p for v in others if isinstance(v, Made) for p in v.parts if not p.added]
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
-            found.append(made.noted(done_by(doing, name, rest)))
+            found.append(made.noted(done_by(doing, plain, rest)))
         return joined(shape, found).factored(factors if places else ())  # of a square: none
 
 
