@@ -56,7 +56,7 @@ def gaussian_gain(
         Accurate to about 1e-13, also for activations with kinks or jumps; bumps narrower than about
         0.01 may be missed. Intervals, one of which ends at 0, are halved until both halves agree
         with the whole. If the activation computes in float32 (JAX's default), the accuracy is about
-        1e-7. |z| above 13 is left out; an activation for which this would matter is an error.
+        1e-7. ``|z|`` above 13 is left out; an activation for which this would matter is an error.
 
     Raises
     ------

@@ -138,7 +138,9 @@ def test_the_readme_has_an_example():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_names_of_the_code_exist(page):
-    for dotted in re.findall(r"`(idinit_ref\w*(?:\.\w+)+)`", page.read_text()):
+    for dotted in re.findall(
+        r"(?:`|^\.\. auto\w+:: )(idinit_ref\w*(?:\.\w+)+)(?:`|$)", page.read_text(), re.M
+    ):
         parts = dotted.split(".")
         for split in range(len(parts), 0, -1):
             try:
@@ -146,6 +148,7 @@ def test_names_of_the_code_exist(page):
             except ModuleNotFoundError:
                 continue
             for name in parts[split:]:
+                assert hasattr(found, name), f"{dotted} is not there"
                 found = getattr(found, name)
             break
 
