@@ -269,6 +269,8 @@ def _part(measured: int, of: int, note: str = "") -> str:
 
 
 REASONS = {
+    "timm/hgnet_small": ": the model is alive; why was not looked at",
+    "timm/nasnetalarge": ": the model is alive; why was not looked at",
     "transformers/blt": ": of the patcher only places are read, integers, so it never learns",
     "transformers/gemma3n_text": ": a weight that only makes a table of factors is kept",
     "transformers/mimi": ": its codebook is empty, so the tape of its decoder holds zeros alone",
