@@ -121,12 +121,12 @@ def _value(node, given, weights):
         "norm": lambda: x / np.sqrt(1 + np.mean(x * x, axis=-1, keepdims=True)),
         "softmax": lambda: _softmax(x),
         "shift": lambda: x + 1,
-        "map": lambda: 1 / (1 + np.exp(-x)) if node.vanishes == "never" else np.tanh(x),
+        "map": lambda: (1 + np.tanh(x / 2)) / 2 if node.vanishes == "never" else np.tanh(x),
     }[node.does]()
 
 
 def _softmax(x):
-    e = np.exp(x)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
