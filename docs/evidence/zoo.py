@@ -269,7 +269,7 @@ def _part(measured: int, of: int, note: str = "") -> str:
 
 
 REASONS = {
-    "timm/hgnet_small": ": the model is alive; why was not looked at",
+    "timm/hgnet_small": ": a gate, whose sigmoid is saturated by activations of 2e4",
     "timm/nasnetalarge": ": the model is alive; why was not looked at",
     "transformers/blt": ": of the patcher only places are read, integers, so it never learns",
     "transformers/gemma3n_text": ": a weight that only makes a table of factors is kept",
