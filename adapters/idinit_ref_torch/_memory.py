@@ -130,7 +130,7 @@ class Memory:
 
     def value(self, tensor: Tensor) -> Value:
         """Return the value of a tensor after all writes to its memory."""
-        found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # it is untyped
+        found = self._values.get(tensor)  # type: ignore[no-untyped-call]  # untyped in PyTorch
         if found is None and is_wrapper(tensor):
             return self._wrapped(tensor)
         since, value = found or (0, None)

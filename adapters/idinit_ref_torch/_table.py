@@ -175,7 +175,7 @@ def _add_product(call: Call) -> Value:
     """Draw a product or quotient, and its sum with a base."""
     base, a, b = map(call.of, call.args[:3])
     draw, shapes = call.draw, (call.args[1].shape, call.args[2].shape)
-    shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]  # it is untyped
+    shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]  # untyped in PyTorch
     if call.name == "aten::addcmul":
         made = draw.multiply("mul", a, b, tuple(shape))
     else:
