@@ -375,7 +375,7 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
                 continue
             try:
                 torch.manual_seed(0)
-                model = cls(config).float().eval()
+                model = _with_codebooks(cls(config).float().eval())
             except Exception as problem:
                 first, told[-1] = first or said(problem), told[-1] or _bare(said(problem))
                 yield None, None, name, said(problem)
@@ -389,6 +389,14 @@ def attempts(kind: str) -> Iterator[tuple[Any, dict[str, Any] | None, str, str]]
                     return
                 first, told[-1] = first or problem, told[-1] or _bare(problem)
                 yield None, None, f"{name}, {', '.join(given)}", problem
+
+
+def _with_codebooks(model: Any) -> Any:
+    """Draw the tables that wait empty for numbers of their own, before anything is made of them."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.dim() > 1 and not buffer.any():
+            buffer.normal_()
+    return model
 
 
 def _bare(problem: str) -> str:

@@ -42,6 +42,7 @@ _AXES = {
 _PRODUCTS = {"mm", "bmm", "baddbmm", "addmm"}
 _SOFTMAX = {"_softmax", "_safe_softmax", "_log_softmax"}
 SPACE = re.compile(r"pool|pad|upsample|interpolate|slice")
+_LINEAR = re.compile(r"avg_pool|constant_pad|upsample")  # of two terms, the sum of what each gives
 
 
 # The adds of a run --------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ class Flow:
                 own, reader = self._own(branch, step, source)
                 yield Add(step, node, skip, own, reader, source, weights, not is_stream, where)
                 return
-            return  # both reach it over no weight: a mask, a position
+            # Else both reach it over no weight, as a mask or a position: nothing parts there.
 
     def _stream(self, node: int) -> set[int]:
         """Return what a node reaches back over sums, joins and functions of one signal: no gate."""
@@ -270,7 +271,7 @@ class Flow:
                     return branch, reader
                 here = branch = own[0]
                 reader = node.step
-            elif _is_move(node.name) and len(signals) == 1:
+            elif len(signals) == 1 and (_is_move(node.name) or _LINEAR.search(node.name)):
                 here = signals[0]
             else:
                 return branch, reader

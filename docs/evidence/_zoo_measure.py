@@ -66,10 +66,8 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
             if add.plain and _vanishes(tape, add, values, add.weights):
                 true.append(add)
                 learned = [k for k in add.weights if tape.nodes[k].weights & learns]
-                if vanished[add.reader, add.branch] or (
-                    # Weights that never learn are kept as they are, as frozen ones.
-                    learned and not _vanishes(tape, add, values, learned)
-                ):
+                # Weights that never learn are kept as they are, as frozen ones.
+                if vanished[add.reader, add.branch] or not _vanishes(tape, add, values, learned):
                     continue
                 missed.append(_told(tape, add))
     projections = [

@@ -95,6 +95,31 @@ class Streams(nn.Module):
         return a + (self.own(a) + self.taken(b))
 
 
+class PooledStreams(Streams):
+    """The same, averaged over neighbours."""
+
+    def forward(self, x):
+        a, b = self.entry(x), self.other(x)
+        return a + nn.functional.avg_pool1d(self.own(a) + self.taken(b), 3, 1, 1)
+
+
+class Scaled(Residual):
+    """Its skip scales the branch, too, over no weight."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        box = x.sigmoid()
+        return box + self.down(self.up(x).relu()) * box
+
+
+class Detached(Residual):
+    """A branch that never learns."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        return x + self.down(self.up(x).relu()).detach()
+
+
 class Normed(Residual):
     """Its last weight is under weight norm: 0 / 0 where its direction is 0."""
 
@@ -156,7 +181,7 @@ def found(model, zero=(), given=None):
 FAULTS = ("missed", "vain", "false")
 
 
-@pytest.mark.parametrize("kind", [Residual, InPlace, Projected, Gated, Rectified])
+@pytest.mark.parametrize("kind", [Residual, InPlace, Projected, Gated, Rectified, Scaled])
 def test_the_end_of_a_branch_is_right(kind):
     row = found(kind(), ["down.weight"], 3)
     assert not any(row[key] for key in FAULTS)
@@ -164,9 +189,15 @@ def test_the_end_of_a_branch_is_right(kind):
     assert row["projections"] == (kind is Projected)
 
 
-@pytest.mark.parametrize("kind", [Residual, InPlace, Gated])
+@pytest.mark.parametrize("kind", [Residual, InPlace, Gated, Scaled])
 def test_a_branch_without_a_zero_is_missed(kind):
     assert len(found(kind(), [], 3)["missed"]) == 1
+
+
+def test_a_branch_that_never_learns_may_stay_as_it_is():
+    row = found(Detached(), [], 3)
+    assert row["adds"] == 1
+    assert not any(row[key] for key in FAULTS)
 
 
 def test_two_zeros_in_a_row_are_in_vain():
@@ -192,6 +223,7 @@ def test_a_skip_joined_of_parts_has_a_branch_and_a_false_zero_is_still_found():
     assert found(Joined(), [*ends, "up.weight"], 3)["vain"] == ["up.weight", "down.weight"]
 
 
+@pytest.mark.parametrize("kind", [Streams, PooledStreams])
 @pytest.mark.parametrize(
     ("zero", "fault"),
     [
@@ -203,8 +235,8 @@ def test_a_skip_joined_of_parts_has_a_branch_and_a_false_zero_is_still_found():
     ],
     ids=["right", "taken", "other", "taken alone", "none"],
 )
-def test_what_a_branch_takes_from_another_stream_may_remain(zero, fault):
-    row = found(Streams(), zero, 3)
+def test_what_a_branch_takes_from_another_stream_may_remain(kind, zero, fault):
+    row = found(kind(), zero, 3)
     assert row["false"] == fault.get("false", [])
     assert len(row["missed"]) == fault.get("missed", 0)
     assert row["vain"] == []
@@ -374,6 +406,14 @@ def test_a_model_that_reads_its_widths_from_a_tensor_is_counted_without_memory(m
     assert _zoo_others._size("timm", "huge", {"width": 20_000}) == 4 * 10**8
     assert _zoo_others._size("timm", "wrong", {}) == 0
     assert nn.Linear(2, 2).weight.device.type == "cpu"  # nothing is left of it
+
+
+def test_an_empty_codebook_is_drawn_and_other_buffers_are_not():
+    model = nn.BatchNorm1d(2)
+    model.register_buffer("codes", torch.zeros(3, 2))
+    _zoo_build._with_codebooks(model)
+    assert model.codes.all()
+    assert not model.running_mean.any()
 
 
 def test_a_type_that_cannot_be_built_says_why(monkeypatch, quiet):
