@@ -203,6 +203,8 @@ def _made(family: str, name: str, options: dict[str, Any]) -> Any:
     if "rcnn" in name:  # fewer regions: thousands are no other model
         option |= {"rpn_post_nms_top_n_train": 16, "box_batch_size_per_image": 16}
         option["rpn_pre_nms_top_n_train"] = 64
+    if name.startswith("ssd"):
+        option["topk_candidates"] = 2
     if re.search(f"{DETECTORS}|deeplab|fcn|lraspp", name):
         option["weights_backbone"] = None
     return torchvision.models.get_model(name, weights=None, **option)

@@ -17,7 +17,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-SECONDS = 300  # for one model
+SECONDS = 180  # for one model
 MEMORY = 12 << 30  # bytes of address space
 
 

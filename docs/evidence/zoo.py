@@ -270,17 +270,13 @@ def _part(measured: int, of: int, note: str = "") -> str:
 
 REASONS = {
     "timm/hgnet_small": ": a gate, whose sigmoid is saturated by activations of 2e4",
-    "timm/nasnetalarge": ": the model is alive; why was not looked at",
-    "transformers/blt": ": of the patcher only places are read, integers, so it never learns",
+    "torchvision/ssdlite320_mobilenet_v3_large": ": its boxes match one place, where all that this"
+    " layer reads is 0 behind ReLU6",
     "transformers/gemma3n_text": ": a weight that only makes a table of factors is kept",
-    "transformers/mimi": ": its codebook is empty, so the tape of its decoder holds zeros alone",
     "transformers/pp_ocrv5_mobile_det": ": most wait behind hard sigmoids that are saturated",
-    "transformers/rf_detr": ": the boxes to which it adds scale the branch, too, and the tape's"
-    " search stops at them",
     "transformers/sam": ": at this size the heads that make masks are two wide, behind ReLU",
     "transformers/superglue": ": it adds to a descriptor what it knows of the place, integers that"
     " the tape does not follow",
-    "transformers/vits": ": the predictor of durations never learns in evaluation mode",
     "transformers/yoso": ": the arc cosine of a token's query and key, equal under identities, and"
     " so of a number rounded above 1",
 }
