@@ -115,7 +115,9 @@ def _step_once(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
 
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     """Draw one equation."""
-    if all(map(is_constant, given)):
+    is_plain = len(eqn.outvars) == 1 and floats(eqn.outvars[0])
+    zeros = is_plain and any(isinstance(value, Made) and value.zero for value in given)
+    if all(map(is_constant, given)) and not zeros:
         alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
         keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
         first = given[0] if keeps else draw.constant(None)
@@ -185,40 +187,46 @@ def _unchanged(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any
 
 
 def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Draw a scan: its body once, for all layers of a stack."""
+    """Draw a scan: its body stands for all layers of a stack."""
     few, carried = eqn.params["num_consts"], eqn.params["num_carry"]
     body, many = eqn.params["jaxpr"], few + carried
 
     def turn(states: list[Value]) -> list[Value]:
         pairs = zip(given[many:], body.jaxpr.invars[many:], strict=True)
-        layer = [_restack(draw, value, "one of a stack", var) for value, var in pairs]
+        layer = [_restack(draw, [value], "one of a stack", var) for value, var in pairs]
         return _walk(draw, body, [*given[:few], *states, *layer])
 
     shapes = list(map(shape_of, body.jaxpr.invars[few:many]))
-    out = draw.loop("loop carry", given[few:many], shapes, turn)
-    pairs = zip(out[carried:], eqn.outvars[carried:], strict=True)
-    return [*out[:carried], *(_restack(draw, value, "stack", var) for value, var in pairs)]
+    length, fixed = eqn.params["length"], given[:few]
+    turns = draw.loop("loop carry", given[few:many], shapes, turn, length, fixed)
+    rows = zip(*(out[carried:] for out in turns), strict=True)
+    pairs = zip(rows, eqn.outvars[carried:], strict=True)
+    return [*turns[-1][:carried], *(_restack(draw, row, "stack", var) for row, var in pairs)]
 
 
-def _restack(draw: Drawing, value: Value, name: str, var: Any) -> Value:
+def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Value:
     """Return one layer of a stack, or the stack of such layers."""
-    shape = shape_of(var)
+    shape, value = shape_of(var), values[-1]
     if isinstance(value, Made) and not value.parts:
-        return draw.constant(shape)
+        return draw.constant(shape, value=0 if value.zero else None)
     if isinstance(value, Made):
         return value.moved(shape, lambda view: view.take(0) if name != "stack" else None)
     word = "join" if name == "stack" else "select"
-    return draw.result(name, [value], shape, isinstance(value, Signal), word)
+    return draw.result(name, values, shape, isinstance(value, Signal), word)
 
 
 def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Draw a while loop: its body once."""
+    """Draw a while loop: its condition once."""
     test, few = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = given[test + few :]
     _walk(draw, eqn.params["cond_jaxpr"], [*given[:test], *carry])
     body, fixed = eqn.params["body_jaxpr"], given[test : test + few]
     shapes = list(map(shape_of, body.jaxpr.invars[few:]))
-    return draw.loop("loop carry", carry, shapes, lambda now: _walk(draw, body, [*fixed, *now]))
+
+    def turn(states: list[Value]) -> list[Value]:
+        return _walk(draw, body, [*fixed, *states])
+
+    return draw.loop("loop carry", carry, shapes, turn, fixed=fixed)[-1]
 
 
 def _cond(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:

@@ -78,7 +78,7 @@ class Reader:
         if op.type in _LOOPS:
             shapes = [shape_of(out) for out in op.outputs]
             state, body = f"{self.rename(op.name)}: state", partial(self._body, op, "body")
-            return self.draw.loop(state, inputs, shapes, body)
+            return self.draw.loop(state, inputs, shapes, body)[-1]
         runs = any("func" in attribute.type for attribute in op.op_def.attr)
         only_parameters = all(isinstance(value, Made) for value in inputs)
         hidden = op.type not in TABLE and any(name in op.type for name in _UNREADABLE)

@@ -46,6 +46,8 @@ KNOWN = {
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 _SCATTERS = {f"TensorScatter{what}" for what in ("Add", "Max", "Min", "Sub", "Update")}
+_SCATTERS |= {"TensorListSetItem"}
+_ZEROS = ("ZerosLike", "TensorListReserve", "EmptyTensorList")
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
 _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
 _MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
@@ -197,7 +199,7 @@ def _constant(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     """Draw a constant, with its number if all entries are equal."""
     if op.type == "Fill" and isinstance(inputs[1], Made):
         return draw.constant(shape, value=inputs[1].value)
-    array = np.zeros(1) if op.type == "ZerosLike" else static(op.outputs[0])
+    array = np.zeros(1) if op.type in _ZEROS else static(op.outputs[0])
     made = draw.constant(shape, numbers=array)
     least, most = made.extent or (None, 0)
     return made._replace(value=least) if least == most else made
@@ -290,7 +292,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
     **dict.fromkeys(_SCATTERS, _function),
-    **dict.fromkeys(("Const", "Fill", "ZerosLike"), _constant),
+    **dict.fromkeys(("Const", "Fill", *_ZEROS), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
     "OneHot": _one_hot,

@@ -299,14 +299,28 @@ class Walker:
     def _recurrent(
         self, layer: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
-        """Draw one step of a recurrent layer, not the first: its state is a signal."""
-        weights, name, draw = known_weights(layer.cell), self._name(layer), self.draw
-        if not weights:
+        """Draw the first steps of a recurrent layer, from zeros or from given states on."""
+        name, draw = self._name(layer), self.draw
+        if not known_weights(layer.cell):
             raise cannot(layer, f"its cell {type(layer.cell).__name__} is unknown")
+        size, shape = (2, layer.cell.units), values[0].shape
+        now = draw.result(f"{name}: step", values[:1], shape and (2, shape[-1]))
+        first: Value = draw.constant(size, value=0)
+        if len(values) > 1:
+            first = draw.result(f"{name}: start", values[1:], size)
+        turns = draw.loop(
+            f"{name}: state", [first], [size], lambda held: [self._step(layer, now, held[0])]
+        )
+        return [
+            draw.result(f"{name}: {at}" if at else name, turns[-1], shape_of(result))
+            for at, result in enumerate(results)
+        ]
+
+    def _step(self, layer: Any, now: Value, state: Value) -> Value:
+        """Draw one step of a recurrent layer; return its next state."""
+        weights, name, draw = known_weights(layer.cell), self._name(layer), self.draw
+        units, many, size = layer.cell.units, weights[0].parts, state.shape
         wide = (2, weights[0].variable.shape[-1])
-        state = draw.start(f"{name}: state", (2, layer.cell.units))
-        step = values[0].shape
-        now = draw.result(f"{name}: step", values[:1], step and (2, step[-1]))
         parts = [
             self._dense(name, value, self.value(weight.variable), wide)
             for weight, value in zip(weights, (now, state), strict=True)
@@ -318,21 +332,16 @@ class Walker:
                 bias = draw.part(f"{name}: bias", bias, [(0, 1, 1), (0, wide[1], 1)], (0,))
             bias = draw.broadcast(f"{name}: bias", bias, wide)
             value = draw.add(f"{name}: bias", value, bias, wide)
-        units, many = layer.cell.units, weights[0].parts
         gates = draw.split(f"{name}: gates", value, 1, (units,) * many) if many > 1 else [value]
-        if isinstance(layer.cell, keras.layers.GRUCell):  # z * state + (1 - z) * candidate
-            z = draw.result(f"{name}: z", gates[:1], state.shape, word="sigmoid")
-            kept = draw.result(f"{name}: kept", [z, state], state.shape, word="mul")
-            candidate = draw.result(f"{name}: candidate", gates[1:], state.shape)
-            rest = draw.result(f"{name}: 1 - z", [z], state.shape, word="sigmoid")
-            new = draw.result(f"{name}: new", [rest, candidate], state.shape, word="mul")
-            value = draw.add(f"{name}: update", kept, new, state.shape)
-        else:
-            value = draw.result(f"{name}: gated", gates, state.shape)
-        return [
-            draw.result(f"{name}: {at}" if at else name, [value], shape_of(result))
-            for at, result in enumerate(results)
-        ]
+        if not isinstance(layer.cell, keras.layers.GRUCell):
+            return draw.result(f"{name}: gated", gates, size)
+        # z * state + (1 - z) * candidate
+        z = draw.result(f"{name}: z", gates[:1], size, word="sigmoid")
+        kept = draw.result(f"{name}: kept", [z, state], size, word="mul")
+        candidate = draw.result(f"{name}: candidate", gates[1:], size)
+        rest = draw.result(f"{name}: 1 - z", [z], size, word="sigmoid")
+        new = draw.result(f"{name}: new", [rest, candidate], size, word="mul")
+        return draw.add(f"{name}: update", kept, new, size)
 
 
 def walk(

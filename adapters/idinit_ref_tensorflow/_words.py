@@ -56,7 +56,7 @@ _NAMES = {
         AffineTransform CropAndResize ImageProjectiveTransformV3 MapCoordinates
         PerspectiveTransform Resizing ScaleAndTranslate
     """,
-    "scatter": "ScatterUpdate SliceUpdate TensorListSetItem",
+    "scatter": "ScatterUpdate SliceUpdate",
     "select": """
         Dsplit DynamicPartition GatherNd Hsplit Masking Slice TensorListGetItem Unique UniqueV2
         Vsplit

@@ -134,8 +134,10 @@ class Vanishing:
     ) -> _State:
         """Return the state of a node, given those of its inputs."""
         node, args = self._flow.nodes[number], self._flow.args[number]
+        if self.void[number]:
+            return _ELSEWHERE
         if node.kind == "weight":
-            return _ELSEWHERE if self.void[number] else _ENDS
+            return _ENDS
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
         struck = {args[place] for place in node.sums}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..roles.graph import Does
 from ._values import Made, Value
 
-__all__ = ["Fact", "clamped", "fact_of", "power"]
+__all__ = ["Fact", "clamped", "fact_of", "is_zero", "power"]
 
 
 class Fact(NamedTuple):
@@ -107,6 +108,21 @@ def fact_of(word: str) -> Fact:
     Fact(does='unknown', vanishes='never', of=None)
     """
     return _FACTS.get(word.replace("_", ""), Fact("unknown", "never"))
+
+
+def is_zero(values: Sequence[Value], fact: Fact) -> bool:
+    """Whether an operation is 0 because some of its operands are constant zeros.
+
+    >>> zeros, x = Made((2,), value=0), Made((2,))
+    >>> is_zero([zeros, x], fact_of("mul")), is_zero([zeros, x], fact_of("add"))
+    (True, False)
+    """
+    zero = [isinstance(value, Made) and value.zero for value in values[: fact.of]]
+    if isinstance(fact.vanishes, tuple):
+        return any(zero[at] for at in fact.vanishes if at < len(zero))
+    if fact.vanishes == "each":
+        return any(zero)
+    return fact.vanishes in ("all", "sum") and bool(zero) and all(zero)
 
 
 def power(exponent: float | None) -> str:

@@ -86,6 +86,7 @@ class Layers(Products):
         """
         if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
             kernel = kernel.member  # a kernel times an input
+        signal, kernel = self._read([signal, kernel])
         weight = isinstance(kernel, Made) and bool(kernel.parts)
         if not isinstance(signal, Signal) or not weight or kernel.shape is None:
             return self._convolved(name, signal, kernel, letters, shape, channels)

@@ -50,7 +50,6 @@ class Nodes:
         self._place: dict[str, int] = {}  # the index of each node in `nodes`
         self._root: dict[str, str] = {}  # the node that it is a moved or scaled copy of
         self._pooled: dict[str, int] = {}  # 1: a statistic; 2: a root of one
-        self._sums: list[str] = []  # states of loops that start as zeros
         self._wide: dict[str, tuple[str, ...]] = {}  # per sum of copies: its copied inputs
         self._offsets: dict[tuple[str, str], float] = {}  # the number that a node adds to one
         self._changed: set[tuple[str, str | None]] = set()  # parameters that a node reads changed
@@ -292,10 +291,6 @@ class Nodes:
         more = [value.node for value in also if isinstance(value, Signal)]
         for name in self._frozen([*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
-        for name in self._sums:
-            if self._feeds_weight(name):
-                at = self._place[name]
-                self.nodes[at] = replace(self.nodes[at], kind="input")
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         return Graph([*nodes, *self._with_struck()], tuple(dict.fromkeys(ends)))
 
@@ -312,16 +307,6 @@ class Nodes:
         for name, _, node, _ in self._uses:
             found.setdefault(name, {}).update({} if node is None else {node: None})
         return {name: tuple(nodes) for name, nodes in found.items()}
-
-    def _feeds_weight(self, name: str) -> bool:
-        """Whether a weight operation depends on a node."""
-        after = {name}
-        for node in self.nodes[self._place[name] :]:
-            if not after.isdisjoint(node.inputs):
-                after.add(node.name)
-                if node.kind == "weight":
-                    return True
-        return False
 
     def _frozen(self, outputs: Iterable[str]) -> set[str]:
         """Return the parameters that reach the outputs only through stopped gradients."""

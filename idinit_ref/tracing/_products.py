@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from ._axes import Atom, Axis, View
+from ._functions import fact_of, is_zero
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
 from ._results import done_by, spread
@@ -55,6 +56,9 @@ class Products(Joins):
         grouped : labels
             The labels of a stack of matrices, each applied to a part of the other operand's rows.
         """
+        values = self._read(values)
+        if any(isinstance(value, Made) and value.zero for value in values):
+            return Made(shape, value=0)
         given = Einsum(name, values, labels, out, shape, grouped)
         if len(values) == 1:
             return self.other(name, values, shape)
@@ -82,6 +86,15 @@ class Products(Joins):
         if isinstance(a, Signal) and isinstance(b, Signal):
             return self._contract(pair, (a, b))
         return self._mixed(pair)
+
+    def _read(self, values: Sequence[Value]) -> list[Value]:
+        """Return operands; constant zeros that a weight reads, as a first state, are a signal."""
+        if not any(isinstance(value, Made) and value.parts for value in values):
+            return list(values)
+        return [
+            self.data(value) if isinstance(value, Made) and value.zero else value
+            for value in values
+        ]
 
     def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
         """Draw a product of two signals; it vanishes with a signal whose units it does not sum."""
@@ -260,6 +273,8 @@ class Products(Joins):
         Only a number keeps a weight a weight, and a weight's result such a result.
         """
         word = "scale" if len(values) == 1 else word
+        if is_zero(values, fact_of("div" if word == "div" else "mul")):
+            return Made(shape, value=0)
         rest = [value for value in values if not is_number(value)]
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..roles.graph import ROOTS, NodeKind
 from ._axes import View
-from ._functions import Fact, fact_of
+from ._functions import Fact, fact_of, is_zero
 from ._nodes import Nodes
 from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Value, joined, names_of
@@ -40,6 +40,8 @@ class Results(Nodes):
         result is zero if all these values are.
         """
         fact = fact_of(word) if isinstance(word, str) else word
+        if floating and is_zero(values, fact):
+            return Made(shape, value=0)
         if fact.does in _ON_DATA and floating:
             values = self._as_data(values, fact)
         signals = [value for value in values if isinstance(value, Signal)]

@@ -55,7 +55,7 @@ class Made(NamedTuple):
     @property
     def zero(self) -> bool:
         """Whether it is a constant that is 0 everywhere."""
-        return self.value == 0
+        return not self.parts and self.extent == (0, 0)
 
     def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
         """Return it with the axes of all its parts moved."""

@@ -285,21 +285,57 @@ def test_a_grouped_query_without_rows_of_its_own_keeps_its_weight():
     assert draw.graph([]).by_name["q"].note == ""
 
 
-@pytest.mark.parametrize("feeds", [False, True])
-def test_a_state_of_zeros_is_a_sum_unless_a_weight_takes_it(feeds):
-    draw = Drawing([Parameter("w", (4, 4)), Parameter("u", (4, 4))])
-    x, zeros = draw.input("x", (2, 4)), draw.constant((2, 4), value=0)
+def stepped(step, states, count=0, x=None):
+    """The roles of x + the first state, after a loop or after `count` turns drawn apart."""
+    draw = Drawing([Parameter(name, (4, 4)) for name in "wug"])
+    x = draw.input("x", (2, 4))
+    start = {"x": x, "zeros": draw.constant((2, 4), value=0)}
 
-    def turn(states):
-        (used,) = states
-        if feeds:
-            used = draw.product("u", [used, draw.parameter("u")], ["bi", "io"], "bo", (2, 4))
-        term = draw.product("w", [x, draw.parameter("w")], ["bi", "io"], "bo", (2, 4))
-        return [draw.add("add", used, term, (2, 4))]
+    def dense(name, value):
+        return draw.product(name, [value, draw.parameter(name)], ["bi", "io"], "bo", (2, 4))
 
-    graph = draw.graph(draw.loop("state", [zeros], [(2, 4)], turn))
-    assert graph.by_name["state"].kind == ("input" if feeds else "other")
-    assert [node.name for node in graph.nodes].count("state") == 1
+    def turn(now):
+        return step(draw, dense, x, *now)
+
+    now = [start.get(state) or draw.input(state, (2, 4)) for state in states]
+    if count:
+        for _ in range(count):
+            now = turn(now)
+    else:
+        now = draw.loop("state", now, [(2, 4)] * len(now), turn, fixed=[x])[-1]
+    graph = draw.graph([draw.add("out", x, now[0], (2, 4)), *now[1:]])
+    return {name for name, role in infer_roles(graph).items() if role == "zero"}
+
+
+def add(draw, a, b):
+    return draw.add("add", a, b, (2, 4))
+
+
+def gated(draw, dense, x, state):
+    gate = draw.entrywise("sigmoid", [dense("g", x)], (2, 4))
+    return [add(draw, draw.multiply("mul", gate, state, (2, 4)), dense("w", x))]
+
+
+STEPS = {
+    "a sum": (lambda draw, dense, x, s: [add(draw, s, dense("w", x))], ["zeros"], "w"),
+    "a gated sum": (gated, ["zeros"], "w"),
+    "a weight reads the state": (
+        lambda draw, dense, x, s: [add(draw, dense("w", x), dense("u", s))], ["zeros"], "w"),
+    "a delay of two turns": (
+        lambda draw, dense, x, s, d, e: [add(draw, dense("w", x), d), e, dense("u", x)],
+        ["zeros"] * 3, "wu"),
+    "two streams": (
+        lambda draw, dense, x, s, m: [add(draw, s, dense("w", m)), add(draw, m, dense("u", s))],
+        ["x", "m"], "wu"),
+    "a stream reads its start": (
+        lambda draw, dense, x, s: [add(draw, dense("w", s), dense("u", x))], ["x"], "wu"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_loop_is_judged_as_its_turns_one_after_the_other(kind):
+    step, states, wanted = STEPS[kind]
+    assert stepped(step, states) == set(wanted) == stepped(step, states, 4)
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["token last", "token first"])
