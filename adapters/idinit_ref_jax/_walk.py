@@ -211,6 +211,8 @@ def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Val
         return draw.constant(shape, value=0 if value.zero else None)
     if isinstance(value, Made):
         return value.moved(shape, lambda view: view.take(0) if name != "stack" else None)
+    if name != "stack" and isinstance(value, Signal):
+        return draw.layer(name, value, (), shape)
     word = "join" if name == "stack" else "select"
     return draw.result(name, values, shape, isinstance(value, Signal), word)
 

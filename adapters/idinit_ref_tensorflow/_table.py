@@ -150,6 +150,13 @@ def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     return draw.take(name, inputs[0], inputs[1], int(axis), shape)
 
 
+def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw an entry of a list of tensors; a list that was one tensor has its rows."""
+    if isinstance(inputs[0], Signal):
+        return draw.layer(name, inputs[0], inputs[1:2], shape)
+    return draw.other(name, inputs, shape, word="select")
+
+
 # Sums and products ------------------------------------------------------------------------------
 
 
@@ -287,6 +294,8 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(_SUMS, _add),
     "XlaDynamicUpdateSlice": _write,
     "SpaceToBatchND": _pieces,
+    "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
+    "TensorListGetItem": _row,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),

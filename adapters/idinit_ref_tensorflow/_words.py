@@ -37,7 +37,7 @@ _NAMES = {
     "move": """
         Array BatchToSpaceND ConvertToTensor DepthToSpace Diag Diagflat Diagonal DiagPart
         ExtractImagePatches ExtractPatches MatrixDiagPartV3 MatrixDiagV3 Meshgrid RepeatVector
-        ReverseSequence SpaceToDepth TensorListFromTensor TensorListStack Unfold View
+        ReverseSequence SpaceToDepth TensorListStack Unfold View
         ViewAsComplex ViewAsReal
     """,
     "mul": """
@@ -58,7 +58,7 @@ _NAMES = {
     """,
     "scatter": "ScatterUpdate SliceUpdate",
     "select": """
-        Dsplit DynamicPartition GatherNd Hsplit Masking Slice TensorListGetItem Unique UniqueV2
+        Dsplit DynamicPartition GatherNd Hsplit Masking Slice Unique UniqueV2
         Vsplit
     """,
     "softmax": "Sparsemax",

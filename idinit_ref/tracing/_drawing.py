@@ -162,7 +162,9 @@ class Drawing(Layers):
         node = self.draw("add", name, inputs, shape)
         if inputs != wide:
             self._wide[node] = tuple(wide)
-        units = merged(spread_to(a.units, a.shape, shape) + spread_to(b.units, b.shape, shape))
+        units = merged(
+            unit for one in (a, b) for unit in self.follow(node, one, spread_to(one.shape, shape))
+        )
         is_direct = a.is_direct and b.is_direct
         return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
 
@@ -298,7 +300,7 @@ def _again(old: Value, new: Value) -> Value:
     """Return a state before a turn, given it before and after the last one."""
     if isinstance(new, Signal):
         new.spend()
-        return Signal(new.node, new.shape, units=() if new is old else new.units)
+        return Signal(new.node, new.shape, units=new.units)
     return new if isinstance(old, Signal) else old
 
 

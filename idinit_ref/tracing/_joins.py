@@ -10,7 +10,6 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, lose, shift_of
-from ._units import merged, renumbered
 from ._values import Data, Fold, Made, Part, Shape, Signal, Value
 
 __all__ = ["Joins"]
@@ -65,11 +64,19 @@ class Joins(Moves):
             return self.join(name, rows, axis, shape)
         out = self.result(name, values, shape, word="join")
         if isinstance(out, Signal) and shape is not None:
-            units = [value.units for value in values if isinstance(value, Signal)]
-            places = {old: old + (old >= axis) for old in range(len(shape) - 1)}
+            places = {old: (old + (old >= axis),) for old in range(len(shape) - 1)}
             self.joins[out.node] = Joined(axis, tuple(range(shape[axis] + 1)), tuple(values), True)
-            return out._replace(units=merged(renumbered(sum(units, ()), places)))
+            return self.moved(out, [(one, places) for one in values if isinstance(one, Signal)])
         return out
+
+    def layer(
+        self, name: str, value: Signal, others: Sequence[Value], shape: Shape | None
+    ) -> Value:
+        """Draw one layer of a signal, its entries at one index of the first axis."""
+        out = self.result(name, [value, *others], shape, word="select")
+        if not isinstance(out, Signal) or value.shape is None or shape != value.shape[1:]:
+            return out
+        return self.moved(out, [(value, {axis + 1: (axis,) for axis in range(len(shape))})])
 
     def pad(
         self,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..roles.graph import Does
 from ._axes import View
 from ._results import Results
-from ._units import Unit, renumbered, seen_by
+from ._units import Places, seen_by
 from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
 
 __all__ = ["Joined", "Moves", "Span", "lose", "shift_of", "spans_of"]
@@ -63,7 +63,7 @@ class Moves(Results):
                 track.operation.whole = True
         node = value.node if quiet else self.draw("other", name, (value.node,), shape, (), does)
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
-        shift, copied, units = _moved(value, shape, move, spreads)
+        shift, copied, places = _moved(value, shape, move, spreads)
         return Signal(
             node,
             shape,
@@ -76,7 +76,7 @@ class Moves(Results):
             member=value.member.moved(shape, move) if value.member else None,
             chosen=value.chosen,
             is_number=value.is_number,
-            units=units,
+            units=self.follow(node, value, places),
             is_direct=value.is_direct,
         )
 
@@ -235,7 +235,7 @@ class Moves(Results):
         does: Does = "crop" if is_crop else "select" if cut else "move"
         node = self.draw("other", name, (value.node,), shape, (), does)
         kept = [axis for axis in range(len(spans)) if axis not in gone]
-        units = renumbered(value.units, {axis: at for at, axis in enumerate(kept)})
+        units = self.follow(node, value, {axis: (at,) for at, axis in enumerate(kept)})
         starts = None
         if not gone and all(step == 1 for *_, step in spans):
             starts = [start for start, *_ in spans]
@@ -312,16 +312,16 @@ def shift_of(shift: tuple[int, ...]) -> tuple[int, ...]:
 
 def _moved(
     value: Signal, shape: Shape | None, move: _Move, spreads: bool
-) -> tuple[tuple[int, ...], frozenset[int], tuple[Unit, ...]]:
-    """Return a signal's shift by padding, its copied axes and its units, after a move."""
+) -> tuple[tuple[int, ...], frozenset[int], Places]:
+    """Return a signal's shift by padding, its copied axes and where its axes go, for a move."""
     if not value.shift and not value.spread and not spreads and not value.units:
-        return (), frozenset(), ()
+        return (), frozenset(), {}
     probe = None if shape is None or value.shape is None else move(View.of(value.shape))
     if probe is None or shape is None:
-        return (), frozenset(), ()
-    units = seen_by(probe, value.units) if value.units else ()
+        return (), frozenset(), {}
+    places = seen_by(probe) if value.units else {}
     if not value.shift and not value.spread and not spreads:
-        return (), frozenset(), units
+        return (), frozenset(), places
     shift = [0] * len(shape)
     copied = set()
     for axis, atoms in enumerate(probe.axes):
@@ -330,7 +330,7 @@ def _moved(
             shift[axis] = value.shift[atoms[0].axis]
         if atoms and all(atom.axis < 0 or atom.axis in value.spread for atom in atoms):
             copied.add(axis)
-    return shift_of(tuple(shift)), frozenset(copied), units
+    return shift_of(tuple(shift)), frozenset(copied), places
 
 
 def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | None:

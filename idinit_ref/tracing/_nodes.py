@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
-from ._units import Unit, merged
+from ._units import Places, Unit, merged, placed
 from ._values import Made, Operation, Shape, Signal, Value, names_of
 
 __all__ = ["Nodes"]
@@ -65,7 +65,8 @@ class Nodes:
         self._uses: list[tuple[str, _Use, str | None, bool]] = []
         self._weights: list[tuple[str, Operation, View | None]] = []
         self._scales: dict[str, str] = {}
-        self._struck: dict[tuple[str, int], frozenset[str]] = {}  # the nodes that sum a factor
+        self._ways: dict[tuple[str, str], list[Places]] = {}  # of a node's input: where axes go
+        self._factors: dict[tuple[str, int], list[Unit]] = {}  # the units of a product's input
         self._done: dict[str, str] = {}
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
@@ -208,11 +209,24 @@ class Nodes:
             self._drawn_once[key, own] = values, draw()  # the values keep their ids
         return self._drawn_once[key, own][1]
 
-    def strike(self, lost: Iterable[Unit], kept: Iterable[Unit], by: str) -> None:
-        """Record the factors of products whose units a node sums completely."""
-        left = {factor for unit in kept for factor in unit.factors}
-        for factor in {factor for unit in lost for factor in unit.factors} - left:
-            self._struck[factor] = self._struck.get(factor, frozenset()) | {by}
+    def follow(self, node: str, signal: Signal, places: Places) -> tuple[Unit, ...]:
+        """Record where the axes of a node's input go, and return its units there."""
+        if signal.units and node != signal.node:
+            self._ways.setdefault((node, signal.node), []).append(places)
+        return placed(signal.units, places)
+
+    def moved(self, out: Signal, ways: Iterable[tuple[Signal, Places]]) -> Signal:
+        """Return the result of an operation with its units: where the axes of its inputs go."""
+        pairs = list(ways)
+        for signal, _ in pairs:
+            self._ways.pop((out.node, signal.node), None)
+        units = [unit for pair in pairs for unit in self.follow(out.node, *pair)]
+        return out._replace(units=merged(units))
+
+    def factor(self, node: str, place: int, units: Sequence[Unit]) -> tuple[Unit, ...]:
+        """Record the units of a factor of a product, and return them as such."""
+        self._factors.setdefault((node, place), []).extend(units)
+        return tuple(unit._replace(is_factor=True) for unit in units)
 
     def _keep_copies(self, outputs: Collection[str]) -> None:
         """Keep the copies of a signal in a sum if another operation also reads them.
@@ -226,26 +240,27 @@ class Nodes:
             inputs = tuple(copies if copies in used else own for own, copies in pairs)
             self.nodes[place] = replace(self.nodes[place], inputs=inputs)
 
-    def _with_struck(self) -> list[Node]:
-        """Return the nodes, without the factors of products that all their uses sum over.
+    def _with_struck(self, outputs: Collection[str]) -> list[Node]:
+        """Return the nodes, without the factors of products whose units all uses sum away.
 
-        A mean of squares, as in a norm, sums only one use of a product.
+        A mean of squares, as in a norm, sums only one use of a product. What no output needs, as
+        the last state of a loop, is no use.
         """
-        users: dict[str, list[Node]] = {}
-        for node in self.nodes:
-            for name in node.inputs:
-                users.setdefault(name, []).append(node)
+        lost: dict[str, set[int]] = {}  # the axes that every use of a node sums
+        needed = set(outputs)
         nodes = list(self.nodes)
-        for (name, at), strikers in self._struck.items():
-            seen, stack, is_lost = {name}, [name], True
-            while stack and is_lost:
-                ways = [node for node in users.get(stack.pop(), ()) if node.name not in strikers]
-                is_lost = all(node.kind != "weight" and node.name in users for node in ways)
-                new = {node.name for node in ways} - seen
-                seen |= new
-                stack += new
-            place = self._place[name]
-            node = nodes[place]
+        for node in reversed(self.nodes):
+            own = lost.setdefault(node.name, set())
+            if outputs and node.name not in needed:
+                continue
+            needed.update(node.inputs)
+            for to in dict.fromkeys(node.inputs):
+                for places in self._ways.get((node.name, to), [{}]):
+                    summed = {axis for axis, at in places.items() if not at or own & set(at)}
+                    lost[to] = lost[to] & summed if to in lost else summed
+        for (name, at), units in self._factors.items():
+            node = nodes[place := self._place[name]]
+            is_lost = bool(units) and all(unit.axes & lost[name] for unit in units)
             if is_lost and isinstance(node.vanishes, tuple) and at in node.vanishes:
                 rest = tuple(other for other in node.vanishes if other != at)
                 nodes[place] = replace(node, vanishes=rest, sums=tuple(sorted({*node.sums, at})))
@@ -292,7 +307,7 @@ class Nodes:
         for name in self._frozen([*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
-        return Graph([*nodes, *self._with_struck()], tuple(dict.fromkeys(ends)))
+        return Graph([*nodes, *self._with_struck({*ends, *more})], tuple(dict.fromkeys(ends)))
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.

@@ -11,7 +11,7 @@ from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
 from ._results import done_by, spread
 from ._stored import Stored
-from ._units import Unit, merged, renumbered
+from ._units import Places, merged, placed, spread_to
 from ._values import (
     Data,
     Fold,
@@ -104,18 +104,12 @@ class Products(Joins):
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
         places = [inputs.index(signal.node) for signal in signals]
         makers = [track.operation for track in _kernel(signals, labels, out).fresh]
-        kept: set[int] = set()
-        units: list[tuple[int, Unit]] = []
-        lost: list[Unit] = []
-        for signal, own, place in zip(signals, labels, places, strict=True):
-            for unit in signal.units:
-                along = [own[axis] for axis in unit.axes]
-                if all(label in out for label in along):
-                    kept.add(place)
-                    axes = frozenset(list(out).index(label) for label in along)
-                    units.append((place, unit._replace(axes=axes)))
-                else:
-                    lost.append(unit)
+        ways = [_summed_by(own, out) for own in labels]
+        kept = {
+            place
+            for signal, place, way in zip(signals, places, ways, strict=True)
+            if placed(signal.units, way)
+        }
         unknown = {p for p, signal in zip(places, signals, strict=True) if not signal.units}
         enough = kept or unknown
         node = self.draw(
@@ -129,20 +123,21 @@ class Products(Joins):
         )
         for operation in makers:
             operation.makes = node
-        self.strike(lost, [unit for _, unit in units], node)
-        held = merged(unit.within((node, place)) for place, unit in units)
-        return Signal(node, shape, units=held)
+        units = [
+            unit
+            for signal, place, way in zip(signals, places, ways, strict=True)
+            for unit in self.factor(node, place, self.follow(node, signal, way))
+        ]
+        return Signal(node, shape, units=merged(units))
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
         found = self.other(of.name, of.values, of.shape)
-        units: tuple[Unit, ...] = ()
-        for value, own in zip(of.values, of.labels, strict=True):
-            if isinstance(value, Signal):
-                out = list(of.out)
-                places = {k: out.index(label) for k, label in enumerate(own) if label in out}
-                units += renumbered(value.units, places)
-        return found._replace(units=merged(units)) if isinstance(found, Signal) else found
+        if not isinstance(found, Signal):
+            return found
+        pairs = zip(of.values, of.labels, strict=True)
+        ways = [(v, _summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
+        return self.moved(found, ways)
 
     def _dense(
         self,
@@ -282,9 +277,10 @@ class Products(Joins):
                 return value
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
-                return value._replace(
+                scaled = value._replace(
                     node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
                 )
+                return self.moved(scaled, [(value, spread_to(shape, shape))])
         out = self.entrywise(name, values, shape, doing=doing, word=word)
         if len(values) == 2 and isinstance(out, Signal):
             for made, by in (values, values[::-1]):
@@ -311,20 +307,9 @@ class Products(Joins):
                 return found
         out = self.result(name, [value], shape, word="sum")
         if isinstance(out, Signal) and signal is not None:
-            return out._replace(units=self._units_after(signal, axes, shape, out.node))
+            places = _left(len(signal.shape or ()), axes, shape)
+            return self.moved(out, [(signal, places)])
         return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
-
-    def _units_after(
-        self, signal: Signal, axes: Sequence[int], shape: Shape | None, by: str
-    ) -> tuple[Unit, ...]:
-        """Return the units of a sum along axes, without those of factors that it sums over."""
-        left = [unit for unit in signal.units if unit.axes.isdisjoint(axes)]
-        self.strike([unit for unit in signal.units if unit not in left], left, by)
-        rank = len(signal.shape or ())
-        if shape is not None and len(shape) == rank:
-            return tuple(left)
-        kept = [axis for axis in range(rank) if axis not in axes]
-        return renumbered(left, {axis: at for at, axis in enumerate(kept)})
 
     def _summed(
         self, name: str, term: Term, axes: Sequence[int], whole: Shape, shape: Shape | None
@@ -360,6 +345,19 @@ class Products(Joins):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
+
+
+def _summed_by(own: Labels, out: Labels) -> Places:
+    """Return where a product puts the axes of an operand, by their labels."""
+    to = list(out)
+    return {axis: (to.index(label),) if label in to else () for axis, label in enumerate(own)}
+
+
+def _left(rank: int, axes: Sequence[int], shape: Shape | None) -> Places:
+    """Return where a sum along axes leaves the other axes."""
+    is_kept = shape is not None and len(shape) == rank  # the summed axes stay, with size 1
+    left = [axis for axis in range(rank) if is_kept or axis not in axes]
+    return {axis: () if axis in axes else (left.index(axis),) for axis in range(rank)}
 
 
 def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:

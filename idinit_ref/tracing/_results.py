@@ -107,10 +107,9 @@ class Results(Nodes):
         )
         units: list[Unit] = []
         for signal in signals:
-            own = spread_to(signal.units, signal.shape, shape)
+            own = self.follow(node, signal, spread_to(signal.shape, shape))
             if does == "product" and len(inputs) > 1:
-                place = inputs.index(signal.node)
-                own = tuple(unit.within((node, place)) for unit in own)
+                own = self.factor(node, inputs.index(signal.node), own)
                 is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm written as a division
             units += own
         return Signal(node, shape, units=merged(units), is_direct=is_direct)

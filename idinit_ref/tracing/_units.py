@@ -2,66 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ._axes import View
 
-__all__ = ["Factor", "Unit", "merged", "renumbered", "seen_by", "spread_to"]
+__all__ = ["Places", "Unit", "merged", "placed", "seen_by", "spread_to"]
 
-Factor = tuple[str, int]
-"""A product of signals, and the position of one of its inputs."""
-_MOST = 4  # the most units that are followed, and factors of each
+Places = Mapping[int, Collection[int]]
+"""The axes of a result to which each axis of an operand goes: none if it is summed. Where an axis
+goes is unknown if it has no key."""
+_MOST = 4  # the most units that are followed
 
 
 class Unit(NamedTuple):
-    """Axes with units, and the products of which the signal was a factor on its way."""
+    """Axes with units, and whether they come from one factor of a product of signals."""
 
     axes: frozenset[int]
-    factors: tuple[Factor, ...] = ()
-
-    def within(self, factor: Factor) -> Unit:
-        """Return it with one more product of which it is a factor."""
-        return self._replace(factors=(*self.factors, factor)[-_MOST:])
+    is_factor: bool = False
 
 
 def merged(units: Iterable[Unit]) -> tuple[Unit, ...]:
-    """Return units that meet in one signal, merged if their factors are equal.
+    """Return units that meet in one signal; those of different factors stay apart.
 
     >>> merged([Unit(frozenset({0})), Unit(frozenset({1}))])
-    (Unit(axes=frozenset({0, 1}), factors=()),)
+    (Unit(axes=frozenset({0, 1}), is_factor=False),)
     """
-    found: dict[tuple[Factor, ...], frozenset[int]] = {}
-    for axes, factors in units:
-        found[factors] = found.get(factors, frozenset()) | axes
-    ways = list(found.items())[:_MOST]
-    return tuple(Unit(axes, factors) for factors, axes in ways if axes)
+    found: dict[frozenset[int] | None, Unit] = {}
+    for unit in units:
+        key = unit.axes if unit.is_factor else None
+        axes = found[key].axes if key in found else frozenset()
+        found[key] = unit._replace(axes=axes | unit.axes)
+    return tuple(unit for unit in list(found.values())[:_MOST] if unit.axes)
 
 
-def renumbered(units: Sequence[Unit], places: Mapping[int, int]) -> tuple[Unit, ...]:
-    """Return units with renumbered axes; an axis without a new number is dropped."""
+def placed(units: Sequence[Unit], places: Places) -> tuple[Unit, ...]:
+    """Return the units of a result, without those that have a summed axis.
+
+    >>> placed([Unit(frozenset({0})), Unit(frozenset({1}))], {0: (), 1: (0,)})
+    (Unit(axes=frozenset({0}), is_factor=False),)
+    """
+    left = (unit for unit in units if all(places.get(axis, (0,)) for axis in unit.axes))
     moved = (
-        unit._replace(axes=frozenset(places[axis] for axis in unit.axes if axis in places))
-        for unit in units
+        unit._replace(axes=frozenset(to for axis in unit.axes for to in places.get(axis, ())))
+        for unit in left
     )
     return tuple(unit for unit in moved if unit.axes)
 
 
-def seen_by(probe: View, units: Sequence[Unit]) -> tuple[Unit, ...]:
-    """Return units after a move, given the moved view of the whole signal."""
-    sources = [{atom.axis for atom in atoms} for atoms in probe.axes]
-    moved = (
-        unit._replace(axes=frozenset(at for at, held in enumerate(sources) if held & unit.axes))
-        for unit in units
-    )
-    return tuple(unit for unit in moved if unit.axes)
+def seen_by(probe: View) -> Places:
+    """Return where a move puts the axes of a signal, given the moved view of the whole signal."""
+    found: dict[int, set[int]] = {}
+    for at, atoms in enumerate(probe.axes):
+        for atom in atoms:
+            found.setdefault(atom.axis, set()).add(at)
+    return found
 
 
-def spread_to(
-    units: Sequence[Unit], old: Sequence[int] | None, new: Sequence[int] | None
-) -> tuple[Unit, ...]:
-    """Return the units of an operand, broadcast by an elementwise operation."""
-    if not units or old is None or new is None or len(old) > len(new):
-        return ()
+def spread_to(old: Sequence[int] | None, new: Sequence[int] | None) -> Places:
+    """Return where an elementwise operation, which broadcasts, puts the axes of an operand."""
+    if old is None or new is None or len(old) > len(new):
+        return {}
     more = len(new) - len(old)
-    return renumbered(units, {axis: axis + more for axis in range(len(old))}) if more else (*units,)
+    return {axis: (axis + more,) for axis in range(len(old))}

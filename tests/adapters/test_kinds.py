@@ -56,6 +56,18 @@ def keras_put(x, rows, y):
     return ops.transpose(out, (1, 0, 2))
 
 
+def unrolled(step, state, rows):
+    found = []
+    for at in range(5):
+        state, y = step(state, [row[at] for row in rows])
+        found.append(y)
+    return state, found
+
+
+def keras_scan(step, state, rows):
+    return tf.scan(lambda held, row: step(held[0], row), rows, (state, ops.zeros((3, 4))))
+
+
 ops = keras.ops
 TORCH = SimpleNamespace(
     relu=torch.relu, tanh=torch.tanh, abs=torch.abs, power=torch.pow, flip=lambda x: x.flip(1),
@@ -63,6 +75,8 @@ TORCH = SimpleNamespace(
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
     under=lambda xs: torch.cat(xs, 1), pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2),
+    sigmoid=torch.sigmoid, zeros=torch.zeros, total=lambda x: x.sum(1), scan=unrolled,
+    turn=lambda x: x.transpose(0, 1),
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -71,6 +85,8 @@ JAX = SimpleNamespace(
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
     under=lambda xs: jnp.concatenate(xs, 1), pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2),
+    sigmoid=jax.nn.sigmoid, zeros=jnp.zeros, total=lambda x: x.sum(1), scan=jax.lax.scan,
+    turn=lambda x: x.swapaxes(0, 1),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
@@ -79,6 +95,8 @@ KERAS = SimpleNamespace(
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
     add_at=keras_add_at, put=keras_put, under=lambda xs: ops.concatenate(xs, 1),
     pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2),
+    sigmoid=ops.sigmoid, zeros=ops.zeros, total=lambda x: ops.sum(x, 1), scan=keras_scan,
+    turn=lambda x: ops.transpose(x, (1, 0, 2)),
 )  # fmt: skip
 
 
@@ -217,6 +235,36 @@ def pooled(first):
     return function
 
 
+def over_time(step, *sizes, loops=False):
+    """A state that starts as zeros, over the rows of three layers: by a scan, or unrolled."""
+
+    def function(np_, layers, b, x):
+        rows = [np_.turn(layer(x)) for layer in layers]
+        state, scan = np_.zeros((3, *sizes)), np_.scan
+        if loops:
+            scan = unrolled
+        _, found = scan(lambda state, row: step(np_, state, *row), state, tuple(rows))
+        return x + np_.turn(np_.stack(found) if isinstance(found, list) else found)
+
+    return function
+
+
+def gated_sum(np_, state, q, k, v):
+    gate = np_.sigmoid(k)
+    state = (1 - gate) * state + gate * v
+    return state, state
+
+
+def outer_sum(np_, state, q, k, v):
+    """Linear attention with as many keys as values; the query sums the axis of the keys."""
+    state = 0.9 * state + k[:, :, None] * v[:, None, :]
+    return state, np_.total(q[:, :, None] * state)
+
+
+def read_before(np_, state, q, k, v):
+    return state + v[:, None, :] * k[:, :, None], np_.total(state * q[:, :, None])
+
+
 LOW, HIGH = [-1.0, -2, -0.5, -1], [1.0, 2, 0.5, 1]
 INF = float("inf")
 KINDS = {
@@ -246,6 +294,11 @@ KINDS = {
     "other rows": (chosen("others"), 2, {}, set()),
     "a token beside pooled rows": (pooled(1), 2, {}, {1}),
     "not all rows": (pooled(3), 2, {}, set()),
+    "a gated sum over time": (over_time(gated_sum, 4), 3, {}, {2}),
+    "a gated sum, unrolled": (over_time(gated_sum, 4, loops=True), 3, {}, {2}),
+    "a sum of outer products": (over_time(outer_sum, 4, 4), 3, {}, {2}),
+    "outer products, unrolled": (over_time(outer_sum, 4, 4, loops=True), 3, {}, {2}),
+    "read before the sum": (over_time(read_before, 4, 4), 3, {}, {2}),
 }  # fmt: skip
 
 
