@@ -286,10 +286,11 @@ class Products(Joins):
         A sum over the periods of a folded convolution result shifts its origin.
         """
         signal = value if isinstance(value, Signal) else None
-        if signal is not None and signal.fold and shape and len(axes) == 1 and axes[0] in signal.fold.axes:
+        fold = signal.fold if signal is not None and len(axes) == 1 else None
+        if fold and shape and axes[0] in fold.axes:
             out = self.result(name, [value], shape, word="sum")
             assert isinstance(out, Signal)
-            return _folded(out, signal.fold, axes[0], shape)
+            return _folded(out, fold, axes[0], shape)
         if signal is not None and signal.term is not None and value.shape:
             found = self._summed(name, signal.term, axes, value.shape, shape)
             if found is not None:
