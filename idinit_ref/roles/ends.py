@@ -184,8 +184,11 @@ class Vanishing:
             never = [at for at in blocked if nodes[at].vanishes == "never"]
             return (squares or never or blocked)[0]
         sources, chosen = source
+        places = [to for to in self._needed(number) if not self._is_never(to)]
+        if len(places) == 1:
+            chosen[number] = may[0]
+            return _ENDS
         ends = {to: self._collect(to, known, chosen)[0] for to in may}
-        places = list(self._needed(number))
         alone = []
         for to in may:
             zero = self._flow.alike(ends[to])  # a layer that is called twice vanishes in both
@@ -198,6 +201,15 @@ class Vanishing:
             alone.sort(key=lambda to: self._rank(ends[to], sources))
         chosen[number] = alone[0]
         return _ENDS
+
+    def _is_never(self, number: int) -> bool:
+        """Whether a node holds only what is never zero, such as rows of a sigmoid."""
+        nodes, args = self._flow.nodes, self._flow.args
+        while nodes[number].kind == "other" and nodes[number].vanishes == "all":
+            if len(args[number]) != 1:
+                return False
+            (number,) = args[number]
+        return nodes[number].vanishes == "never"
 
     def _rank(self, ends: Collection[int], sources: Collection[int]) -> tuple[int, int, int, int]:
         """Return the sort key of a factor: the smallest is chosen."""
