@@ -943,13 +943,21 @@ def test_the_bias_of_an_unrolled_cell():
     assert [r for n, r in report.roles.items() if n.endswith("bias")] == ["bias"]
 
 
-def test_a_recurrent_kernel_that_only_meets_zeros_is_no_bias():
+def test_a_recurrent_kernel_that_only_meets_zeros_is_a_weight():
     x = keras.Input((1, 8))
     model = keras.Model(x, kl.LSTM(8, unroll=True, name="lstm")(x))
     report = init_(model, np.ones((1, 1, 8), np.float32))
-    # Keras' own graph does not show the steps: there it is a weight as in any other LSTM.
-    role = "keep" if BACKEND == "tensorflow" else "transit"
-    assert report.roles["lstm/lstm_cell/recurrent_kernel"] == role
+    assert report.roles["lstm/lstm_cell/recurrent_kernel"] == "transit"
+
+
+@pytest.mark.parametrize("layer", [kl.SimpleRNN, kl.LSTM, kl.GRU])
+def test_a_recurrent_branch_ends_in_its_kernel(layer):
+    """Its state starts as zeros, and all of its steps vanish with the kernel."""
+    x = keras.Input((3, 4))
+    model = keras.Model(x, x + layer(4, return_sequences=True, name="r")(x))
+    roles = init_(model, np.ones((1, 3, 4), np.float32)).roles
+    zero = {name.rpartition("/")[2] for name, role in roles.items() if role == "zero"}
+    assert zero == {"kernel"}
 
 
 def test_int8_lists_every_weight():
