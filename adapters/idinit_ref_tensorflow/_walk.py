@@ -303,22 +303,26 @@ class Walker:
         name, draw = self._name(layer), self.draw
         if not known_weights(layer.cell):
             raise cannot(layer, f"its cell {type(layer.cell).__name__} is unknown")
-        size, shape = (2, layer.cell.units), values[0].shape
-        now = draw.result(f"{name}: step", values[:1], shape and (2, shape[-1]))
+        size = (2, layer.cell.units)
         first: Value = draw.constant(size, value=0)
         if len(values) > 1:
             first = draw.result(f"{name}: start", values[1:], size)
-        turns = draw.loop(
-            f"{name}: state", [first], [size], lambda held: [self._step(layer, now, held[0])]
-        )
+
+        def turn(held: list[Value]) -> list[Value]:
+            return [self._step(layer, values[0], *held)]
+
+        steps = None if values[0].shape is None else values[0].shape[1]
+        turns = draw.loop(f"{name}: state", [first], [size], turn, steps)
+        rows = [value for (value,) in turns]
         return [
-            draw.result(f"{name}: {at}" if at else name, turns[-1], shape_of(result))
+            draw.result(f"{name}: {at}" if at else name, rows, shape_of(result))
             for at, result in enumerate(results)
         ]
 
-    def _step(self, layer: Any, now: Value, state: Value) -> Value:
-        """Draw one step of a recurrent layer; return its next state."""
+    def _step(self, layer: Any, rows: Value, state: Value) -> Value:
+        """Draw one step of a recurrent layer, which reads one of some rows; return its state."""
         weights, name, draw = known_weights(layer.cell), self._name(layer), self.draw
+        now = draw.result(f"{name}: step", [rows], rows.shape and (2, rows.shape[-1]))
         units, many, size = layer.cell.units, weights[0].parts, state.shape
         wide = (2, weights[0].variable.shape[-1])
         parts = [
