@@ -22,6 +22,7 @@ from ._values import (
     Track,
     Value,
     is_number,
+    is_zero,
     joined,
 )
 
@@ -260,6 +261,8 @@ class Products(Joins):
         Only a number keeps a weight a weight, and a weight's result such a result.
         """
         word = "scale" if len(values) == 1 else word
+        if any(map(is_zero, values[: 1 if word == "div" else None])):
+            return self.zeros(name, values, shape)
         rest = [value for value in values if not is_number(value)]
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest

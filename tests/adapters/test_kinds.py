@@ -62,7 +62,8 @@ TORCH = SimpleNamespace(
     cat=lambda xs: torch.cat(xs, -1), stack=torch.stack, halves=lambda x: x.chunk(2, -1),
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
-    under=lambda xs: torch.cat(xs, 1), pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2),
+    zeros=torch.zeros_like, under=lambda xs: torch.cat(xs, 1),
+    pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2),
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -70,14 +71,16 @@ JAX = SimpleNamespace(
     halves=lambda x: jnp.split(x, 2, -1), rows=lambda x: jnp.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
-    under=lambda xs: jnp.concatenate(xs, 1), pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2),
+    zeros=jnp.zeros_like, under=lambda xs: jnp.concatenate(xs, 1),
+    pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
     cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     halves=lambda x: ops.split(x, 2, -1), rows=lambda x: ops.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
-    add_at=keras_add_at, put=keras_put, under=lambda xs: ops.concatenate(xs, 1),
+    zeros=ops.zeros_like, add_at=keras_add_at, put=keras_put,
+    under=lambda xs: ops.concatenate(xs, 1),
     pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2),
 )  # fmt: skip
 
@@ -205,6 +208,33 @@ def chosen(how):
     return function
 
 
+def accumulated(how):
+    """Experts that add to rows of zeros, read by index and written back."""
+
+    def function(np_, layers, b, x):
+        y = np_.zeros(x)
+        for k, rows in enumerate((np_.rows(x), np_.rows(-x), np_.rows(x))[: len(layers)]):
+            given = y if how == "one after the other" and k else x
+            new = layers[k](np_.relu(np_.pick(given, rows)))
+            if k and how == "in two ways":
+                y = np_.add_at(y, rows, new)
+            else:
+                y = np_.put(y, rows, np_.pick(y, rows) + new)
+        return y if how == "one after the other" else x + y
+
+    return function
+
+
+def widened(by):
+    """A skip of more channels than its source, as of a ResNet with option A or a PyramidNet."""
+
+    def function(np_, layers, b, x):
+        x, _ = np_.halves(x)
+        return by(np_, x) + mlp(np_, layers, np_.cat([x, x]))
+
+    return function
+
+
 def pooled(first):
     """As in MViT: the mean of each two rows, beside the first row as it is."""
 
@@ -246,6 +276,15 @@ KINDS = {
     "other rows": (chosen("others"), 2, {}, set()),
     "a token beside pooled rows": (pooled(1), 2, {}, {1}),
     "not all rows": (pooled(3), 2, {}, set()),
+    "experts read and written": (accumulated(""), 3, {}, {0, 1, 2}),
+    "experts added too": (accumulated("in two ways"), 3, {}, {0, 1, 2}),
+    "rows of rows": (accumulated("one after the other"), 2, {}, {1}),
+    "zeros behind": (widened(lambda np_, x: np_.cat([x, np_.zeros(x)])), 2, {}, {1}),
+    "a product with 0": (widened(lambda np_, x: np_.cat([x * 0, x])), 2, {}, {1}),
+    "two copies": (widened(lambda np_, x: np_.cat([x, x])), 2, {}, {1}),
+    "a copy flipped": (widened(lambda np_, x: np_.cat([np_.flip(x), x])), 2, {}, {1}),
+    "a branch times 0": (
+        lambda np_, layers, b, x: x + mlp(np_, layers, x) * 0, 2, {}, set()),
 }  # fmt: skip
 
 
