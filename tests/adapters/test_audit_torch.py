@@ -49,6 +49,22 @@ def test_a_fresh_residual_net_is_healthy_and_its_branches_are_tiny():
     assert all(branch.ratio < 1e-5 for branch in audit.branches)
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["beside a result", "alone"])
+def test_a_loss_of_one_number_may_be_returned(alone):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            y = self.net(x)
+            return y.square().mean() if alone else (y, y.square().mean())
+
+    model, x = Model(), samples(4, 6)
+    irt.init_(model, x)
+    assert irt.audit(model, x).healthy
+
+
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
 def test_the_numbers_are_those_of_plain_hooks_and_gradients(started):
     model, x = net(), samples(4, 6)
