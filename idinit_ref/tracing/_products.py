@@ -123,7 +123,7 @@ class Products(Joins):
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        found = self.other(of.name, of.values, of.shape)
+        found = self.other(of.name, of.values, of.shape, word="linear")
         units: tuple[Unit, ...] = ()
         for value, own in zip(of.values, of.labels, strict=True):
             if isinstance(value, Signal):
