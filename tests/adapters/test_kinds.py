@@ -67,6 +67,7 @@ TORCH = SimpleNamespace(
     zeros=torch.zeros_like, under=lambda xs: torch.cat(xs, 1),
     pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2), cumsum=lambda x: x.cumsum(1),
     mixed=lambda x: torch.tensor(MIX) @ x, fft=lambda x: torch.fft.fft(torch.fft.ifft(x)).real,
+    diag=lambda layer: torch.diag(layer.bias),
     moments=lambda x: torch.var_mean(x, -1, keepdim=True),
     resized=lambda x: nn.functional.interpolate(x[:, None, :3], (5, 4), mode="bilinear")[:, 0],
     blurred=lambda x: torch.conv1d(x.mT, torch.ones(4, 1, 3) / 3, padding=1, groups=4).mT,
@@ -80,6 +81,7 @@ JAX = SimpleNamespace(
     zeros=jnp.zeros_like, under=lambda xs: jnp.concatenate(xs, 1),
     pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2), cumsum=lambda x: jnp.cumsum(x, 1),
     mixed=lambda x: jnp.asarray(MIX) @ x, fft=lambda x: jnp.fft.fft(jnp.fft.ifft(x)).real,
+    diag=lambda layer: jnp.diag(layer.bias[...]),
     moments=lambda x: (jnp.var(x, -1, keepdims=True), jnp.mean(x, -1, keepdims=True)),
     resized=lambda x: jax.image.resize(x[:, :3], x.shape, "linear"),
     blurred=lambda x: jax.lax.conv_general_dilated(
@@ -95,6 +97,7 @@ KERAS = SimpleNamespace(
     under=lambda xs: ops.concatenate(xs, 1),
     pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2), cumsum=lambda x: ops.cumsum(x, 1),
     mixed=lambda x: ops.matmul(MIX, x), fft=lambda x: ops.fft(ops.fft((x, 0 * x)))[0],
+    diag=lambda layer: ops.diag(layer.bias),
     moments=lambda x: ops.moments(x, -1, keepdims=True)[::-1],
     resized=lambda x: ops.image.resize(x[:, :3, :, None], (5, 4))[..., 0],
     blurred=lambda x: ops.depthwise_conv(x, np.ones((3, 4, 1), "float32") / 3, 1, "same"),
@@ -306,6 +309,8 @@ KINDS = {
     "two copies": (widened(lambda np_, x: np_.cat([x, x])), 2, {}, {1}),
     "a copy flipped": (widened(lambda np_, x: np_.cat([np_.flip(x), x])), 2, {}, {1}),
     "a norm written out": (normed, 1, {}, {0}),
+    "a diagonal matrix": (
+        lambda np_, layers, b, x: x + layers[0](x) @ np_.diag(layers[1]), 2, {}, {0}),
     "a branch times 0": (
         lambda np_, layers, b, x: x + mlp(np_, layers, x) * 0, 2, {}, set()),
 }  # fmt: skip
