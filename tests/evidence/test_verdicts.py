@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from docs.evidence import (
@@ -44,8 +46,6 @@ def ours(row):
         (residual, lambda r: {"accuracy": 0.9 + r["seed"] / 1e4} if ours(r) else {},
          "holds when the net has 128 blocks"),
         (residual, lambda r: {}, "marginal: holds when the net has 128 blocks"),
-        (real, lambda r: {"healthy": 1}, "holds"),
-        (real, lambda r: {"healthy": 0}, "does not hold: the audit fails for GPT-2"),
         (linear, lambda r: {"loss": 1.0} if "momentum" in r["optimiser"] and r["seed"] else {},
          "holds when the optimiser is SGD or Adam"),
         (linear, lambda r: {"loss": 1e-12}, "does not hold"),
@@ -70,6 +70,50 @@ def ours(row):
 def test_the_verdict_follows_the_data(study, change, said):
     found = study.verdict(rows_of(study, change)).holds
     assert found == said if said == "holds" else found.startswith(said)
+
+
+GOOD = {"healthy": 1, "moments": [0.0, -1.0], "branches": [-6.0], "still": [0, 0]}
+REAL = {  # what a row is, and what is said of the parts of the claim, in their order
+    "good": ({}, ["holds"] * 5),
+    "sick": ({"healthy": 0, "why": "x"}, ["does not hold (12 of 12 models fail)", *["holds"] * 4]),
+    "fading": ({"moments": [0.0, -3.0]}, ["holds", "does not hold (12 of 12 models fail)",
+                                          *["holds"] * 3]),
+    "growing": ({"moments": [200.0, 0.0]}, ["holds", "does not hold (12 of 12 models fail)",
+                                            *["holds"] * 3]),
+    "lost": ({"moments": [0.0, None]}, ["holds", "does not hold (12 of 12 models fail)",
+                                        *["holds"] * 3]),
+    "large": ({"branches": [-1.0]}, ["holds"] * 2 + ["does not hold (12 of 12 models fail)"]
+              + ["holds"] * 2),
+    "late": ({"still": [3, 0]}, ["holds"] * 3 + ["does not hold (12 of 12 models fail)", "holds"]),
+    "stuck": ({"still": [0, 3]}, ["holds"] * 4 + ["does not hold (12 of 12 models fail)"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", REAL)
+def test_each_part_of_a_good_start_is_judged(way):
+    change, said = REAL[way]
+    rows = rows_of(real, lambda r: GOOD | (change if r["start"] == "init_" else {}))
+    lines = real.verdict(rows).holds.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == said
+    with pytest.raises(AssertionError) if change else contextlib.nullcontext():
+        real.check([row for row in rows if row["start"] == "init_"] + [
+            {**row, "branches": [0.0]} for row in rows if row["start"] == "default"
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"moments": [0.0, -3.0]}, "signals keep their size (second moments within 2 powers of "
+         "ten): holds when the model is not ViT (3.0 powers)"),
+        ({"still": [2, 0]}, "gradients reach every matrix at the start: "
+         "holds when the model is not ViT (2 of 28 get exactly 0)"),
+    ],
+    ids=["moments", "gradients"],
+)  # fmt: skip
+def test_the_models_that_start_badly_are_named(change, said):
+    rows = rows_of(real, lambda r: GOOD | (change if r["model"] == "ViT" else {}))
+    assert said in real.verdict(rows).holds.splitlines()
 
 
 @pytest.mark.parametrize(
