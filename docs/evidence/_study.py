@@ -182,6 +182,19 @@ def judged(rows: Iterable[Row], seeds: Sequence[int], **setting: Any) -> list[Ro
     return [row for row in pick(rows, **setting) if row["seed"] in seeds]
 
 
+def at_ends(rows: Sequence[Row], keys: Sequence[str], seeds: Sequence[int]) -> str:
+    """Return the settings whose best rate is the first or last that was tried, and that rate."""
+    found = []
+    for setting in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        mine = pick(rows, **dict(zip(keys, setting, strict=True)))
+        rates = sorted({row["rate"] for row in mine})
+        best = judged(mine, seeds)[0]["rate"]
+        if len(rates) > 1 and best in (rates[0], rates[-1]):
+            end = "lower" if best == rates[0] else "upper"
+            found.append(f"{', '.join(map(str, setting))} ({best:g}, the {end} end)")
+    return "; ".join(found) or "none"
+
+
 # Measuring ----------------------------------------------------------------------------------------
 
 
