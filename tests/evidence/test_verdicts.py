@@ -13,6 +13,7 @@ from docs.evidence import (
     epsilon,
     identity,
     linear,
+    parity,
     rank,
     real,
     residual,
@@ -70,6 +71,39 @@ def ours(row):
 def test_the_verdict_follows_the_data(study, change, said):
     found = study.verdict(rows_of(study, change)).holds
     assert found == said if said == "holds" else found.startswith(said)
+
+
+PARITY = {
+    "all learn": (lambda noise, count: True, "does not hold"),
+    "none learns": (lambda noise, count: False, "holds"),
+    "noise learns": (lambda noise, count: noise > 0, "holds when the identity is exact"),
+    "even counts learn": (lambda noise, count: count % 2 == 0, "holds when the count is odd"),
+    "even counts learn with noise": (
+        lambda noise, count: noise > 0 and count % 2 == 0,
+        "holds when the identity is exact or the count is odd",
+    ),
+    "noise or an even count learns": (
+        lambda noise, count: noise > 0 or count % 2 == 0,
+        "holds when the identity is exact and the count is odd",
+    ),
+    "the larger noise learns": (
+        lambda noise, count: noise > 0.001,
+        "holds when noise is 0, 1 negative or noise is 0, 2 negative or noise is 0, 3 negative",
+    ),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("way", PARITY)
+def test_the_verdict_on_negative_eigenvalues_says_which_fail(way):
+    learns, said = PARITY[way]
+    rows = rows_of(parity, lambda r: {"loss": 1e-9 if learns(r["noise"], r["count"]) else 0.5})
+    found = parity.verdict(rows).holds
+    assert found.startswith(said) if way == "the larger noise learns" else found == said
+    with contextlib.nullcontext() if way == "noise learns" else pytest.raises(AssertionError):
+        parity.check(rows)
+    decides = "The parity decides" in parity.page(rows)
+    assert decides == ("even counts" in way or "even count" in way)
 
 
 GOOD = {"healthy": 1, "moments": [0.0, -1.0], "branches": [-6.0], "still": [0, 0]}
