@@ -32,7 +32,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +103,29 @@ def stands(ours: Sequence[float], others: Sequence[float]) -> str:
     if abs(difference) <= 2 * math.sqrt(sum(errors)):
         return "level with"
     return "ahead of" if difference > 0 else "behind"
+
+
+def beside(stood: Mapping[str, str], what: str) -> str:
+    """Return the claims that `what` is better than other starts, from how it stands to each.
+
+    Ahead of one it holds, behind it does not, and level with it is not shown. Most cases come
+    first; of more than three that it is not ahead of, only the number is told.
+    """
+    words = {"ahead of": "holds", "level with": "not shown", "behind": "does not hold"}
+    names = {way: [name for name, how in stood.items() if how == way] for way in words}
+    lines = []
+    for way in sorted(words, key=lambda way: -len(names[way])):
+        if len(names[way]) == len(stood):
+            return f"{what}: {words[way]}"
+        others, last = ", ".join(names[way][:-1]), names[way][-1:]
+        others = " or ".join(filter(None, [others, *last]))
+        if way == "ahead of" and last:
+            lines.append(f"{what}: holds when the other start is {others}")
+        elif last:
+            number = f"{len(names[way])} of {len(stood)} starts"
+            others = number if len(names[way]) > 3 else others
+            lines.append(f"{what}, beside {others}: {words[way]}")
+    return "\n".join(lines)
 
 
 class Effect(NamedTuple):
