@@ -6,9 +6,11 @@ import pytest
 
 from docs.evidence import (
     _study,
+    chains,
     convolution,
     depth,
     epsilon,
+    heads,
     identity,
     linear,
     rank,
@@ -16,6 +18,7 @@ from docs.evidence import (
     residual,
     spread,
     stability,
+    symmetry,
     transformer,
     wider,
 )
@@ -39,7 +42,20 @@ def ours(row):
          "holds when nets are not too deep: relu up to 10 layers and tanh up to 10 layers"),
         (depth, lambda r: {"log_chi": 0.0, "near": 1.0} if ours(r) else {}, "holds"),
         (depth, lambda r: {"log_chi": 0.0, "near": 0.0} if ours(r) else {},
-         "holds for training; isometry itself does not hold"),
+         "training at any depth: holds; isometry: does not hold"),
+        (chains, lambda r: {"accuracy": 0.9}, "holds"),
+        (chains, lambda r: {"accuracy": 0.1}, "does not hold"),
+        (chains, lambda r: {"accuracy": 0.1} if r["way"] == "IDI, skips" else {},
+         "holds when the activation is tanh"),
+        (heads, lambda r: {"score": -2.0 if r["way"] in ("head transit", "norms keep") else -2.5},
+         "holds"),
+        (heads, lambda r: {"score": -2.0 - r["seed"] / 1e3}, "not shown"),
+        (heads, lambda r: {"score": -1.0 if r["way"] == "head keep" else -2.0},
+         "does not hold: pre-norm, head keep beats head transit"),
+        (symmetry, lambda r: {"score": -1.0 if r["way"] == "shifted" else -2.0},
+         "holds when the way is shifted"),
+        (symmetry, lambda r: {"score": -1.0 if r["way"] == r["optimiser"] else -2.0},
+         "not shown"),
         (residual, lambda r: {"accuracy": 0.1} if ours(r) else {}, "does not hold"),
         (residual, lambda r: {"accuracy": 0.9 + r["seed"] / 1e4} if ours(r) else {},
          "holds when the net has 128 blocks"),
@@ -87,6 +103,20 @@ def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
         lambda r: {"score": (-2.0 if r["start"].startswith(worst) else -1.0) - r["seed"] / 1e3},
     )
     assert identity.verdict(rows).holds.startswith(said)
+
+
+@pytest.mark.parametrize("study", [chains, heads, identity, symmetry])
+def test_a_page_shows_every_kind_of_row(study):
+    """Of runs to choose a rate, of runs that judge, and of starts: one that changes, is seen."""
+    name = study.__name__.rpartition(".")[2]
+    rows, seen = _study.load(name)["rows"], set()
+    text = study.page(rows)
+    for at, row in enumerate(rows):
+        kind = (row["seed"] in study.TUNE, row.get("kind"), row.get("net"), row.get("optimiser"))
+        if kind not in seen and not row.get("diverged"):
+            seen.add(kind)
+            values = {key: row[key] - 1 for key in ("score", "accuracy", "size") if key in row}
+            assert study.page([*rows[:at], {**row, **values}, *rows[at + 1 :]]) != text, row
 
 
 @pytest.mark.parametrize(
