@@ -237,7 +237,7 @@ def page(rows: Sequence[Row]) -> str:
         last=last,
         halvings=halving,
         beside="\n".join(beside),
-        ends=_at_ends(rows),
+        ends=_study.at_ends(pick(rows, kind="train"), ("act", "depth", "way"), SEEDS),
         sweep=table([*head, "rate x layers: accuracy when tuning"], sweep),
     )
 
@@ -263,17 +263,6 @@ def _beside(rows: Sequence[Row], act: str, depth: int) -> str:
             kind if fine[0] else "IDI")  # fmt: skip
     ours, others = (_scores(rows, act, depth, way) for way in ("IDI", "orthogonal"))
     return f"IDI ({mean(ours):.2f}) is {stands(ours, others)} {kind} ({mean(others):.2f})"
-
-
-def _at_ends(rows: Sequence[Row]) -> str:
-    """Return the settings whose best rate lies at an end of the grid, as lines."""
-    found = []
-    for act, depth in ((act, depth) for act in ACTIVATIONS for depth in _trained(rows)):
-        for way in _ways(act):
-            runs = _runs(rows, act, depth, way)
-            if runs and runs[0]["rate"] in (RATES[0], RATES[-1]):
-                found.append(f"* {act}, {depth} layers, {way}: {_said(runs)}")
-    return "\n".join(found) or "* none"
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

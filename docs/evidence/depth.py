@@ -245,7 +245,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         return Verdict("holds", figure)
     if steady := [a for a in acts if min(chis[a]) > 0.9 * max(chis[a]) > 0.1]:
         figure += f"; with {' and '.join(steady)} chi is the same at all depths"
-    return Verdict("training at any depth: holds; isometry: does not hold", figure)
+    return Verdict("training at any depth: holds\nisometry: does not hold", figure)
 
 
 def _chi(found: Sequence[Row]) -> str:

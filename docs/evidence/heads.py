@@ -93,16 +93,16 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     ]
     if better:
         words = " and ".join(name.replace("instead of", "beats") for name in better)
-        return Verdict(f"does not hold: {words}", figure)
+        return Verdict(f"does not hold ({words})", figure)
     options = [e for name, e in found.items() if "default" not in name]
     if all(e.shown for e in options):
         return Verdict("holds", figure)
-    return Verdict("not shown: no other value is better, and not all are worse", figure)
+    return Verdict("not shown (no other value is better, and not all are worse)", figure)
 
 
 def page(rows: Sequence[Row]) -> str:
     """Return set-up, tables and reading."""
-    lines, ends = [], []
+    lines = []
     for net, ways in NETS.items():
         for way in ways:
             if runs := judged(rows, SEEDS, net=net, way=way):
@@ -114,7 +114,6 @@ def page(rows: Sequence[Row]) -> str:
                 first = spread((row["first"] for row in runs), ".2f")
                 added = f"{mean(row['added'] for row in runs):.1g}"
                 rate = f"{runs[0]['rate']:g}"
-                ends += [f"{net}, {way}"] * (runs[0]["rate"] in (RATES[0], RATES[-1]))
                 final = spread(losses(rows, net, way))
                 lines.append([net, way, sweep, rate, added, first, final])
     head = ["net", "way", "rate: loss when tuning", "rate", "all branches / stream at first"]
@@ -128,7 +127,7 @@ def page(rows: Sequence[Row]) -> str:
         changes=table(["change", "of the final loss"], changes),
         chance=_decoder.CHANCE,
         largest=1 / math.sqrt(1e-5),
-        ends="; ".join(ends) or "none of them",
+        ends=_study.at_ends(rows, ("net", "way"), SEEDS),
         options=_options(rows),
     )
 

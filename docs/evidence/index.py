@@ -75,7 +75,7 @@ def page() -> str:
     for name in STUDIES:
         study, data = importlib.import_module(f"docs.evidence.{name}"), load(name)
         verdict, _ = study.verdict(data["rows"])
-        found = [f"**{verdict}**"]
+        found = [f"**{'; '.join(verdict.splitlines())}**"]
         for claim, (words, _) in wide.items():
             if claim.partition(",")[0] == name:
                 nets = wider.CLAIMS[claim]["nets"]

@@ -187,10 +187,11 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     figure = "; ".join(lines)
     better = _better(rows)
     if not better:
-        words = "not shown: no way beats the paper's pair under every optimiser"
         level = all(gap(rows, name) < LEVEL for name in known)
-        return Verdict(words + ", and exact zeros are as good" * level, figure)
-    return Verdict(f"holds when the way is {' or '.join(better)}: it beats pair", figure)
+        words = "no way beats the paper's pair under every optimiser"
+        words += ", and exact zeros are as good" * level
+        return Verdict(f"not shown ({words})", figure)
+    return Verdict(f"holds when the way is {' or '.join(better)}", figure)
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -209,7 +210,7 @@ def page(rows: Sequence[Row]) -> str:
         tolerance=TOLERANCES[1],
         zero=max(share(rows, name, "zero") for name in _known(rows)),
         alike=_alike(rows),
-        ends=_at_ends(rows),
+        ends=_study.at_ends(rows, ("optimiser", "way"), SEEDS),
     )
 
 
@@ -222,17 +223,6 @@ def _alike(rows: Sequence[Row]) -> str:
         and all(losses(rows, name, way) for name in _known(rows))
         and all(share(rows, name, way) <= share(rows, name, "zero") for name in _known(rows))
     ) or "no other way"  # fmt: skip
-
-
-def _at_ends(rows: Sequence[Row]) -> str:
-    """Return the optimisers and ways whose best rate lies at an end of the grid."""
-    return ", ".join(
-        f"{way} ({name})"
-        for name in _known(rows)
-        for way in WAYS
-        for row in _runs(rows, name, way)[:1]
-        if row["rate"] in (RATES[name][0], RATES[name][-1])
-    ) or "none of them"  # fmt: skip
 
 
 def _ends(rows: Sequence[Row], name: str) -> str:
