@@ -182,10 +182,13 @@ def test_the_models_that_start_badly_are_named(change, said):
 @pytest.mark.parametrize(
     ("worst", "said"),
     [
-        ("orthogonal", "identity inside: holds; IDIZ at the end: not shown"),
-        ("IDI, 0", "identity inside: does not hold (orthogonal is better in 6 of 6 nets); "
-         "IDIZ at the end: holds when the weights inside are IDI (transformer, width 128; "),
-        ("default", "identity inside: not shown; IDIZ at the end: not shown"),
+        ("orthogonal", "identity inside: holds\nIDIZ at the end, IDI inside: not shown\n"),
+        ("IDI", "identity inside: does not hold\nIDIZ at the end, IDI inside: not shown\n"),
+        ("IDI, 0", "identity inside: not shown\nIDIZ at the end, IDI inside: holds\n"
+         "IDIZ at the end, orthogonal inside: not shown"),
+        ("orthogonal, 0", "identity inside: not shown\nIDIZ at the end, IDI inside: not shown\n"
+         "IDIZ at the end, orthogonal inside: holds"),
+        ("default", "identity inside: not shown\nIDIZ at the end, IDI inside: not shown\n"),
     ],
 )  # fmt: skip
 def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
@@ -194,6 +197,29 @@ def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
         lambda r: {"score": (-2.0 if r["start"].startswith(worst) else -1.0) - r["seed"] / 1e3},
     )
     assert identity.verdict(rows).holds.startswith(said)
+
+
+def test_a_start_is_better_only_if_it_is_so_at_the_same_rate():
+    """Orthogonal weights are ahead at the best rates; at their rate IDI is level with them."""
+    net, rates = "resnet, width 32", {"IDI, IDIZ": 0.01, "orthogonal, IDIZ": 0.003}
+    rows = rows_of(
+        identity,
+        lambda r: (
+            {"score": (-1.0 if r["start"].startswith("orthogonal") else -2.0) - r["seed"] / 1e3}
+            | {"rate": rates.get(r["start"], r["rate"])}
+        ),
+    )
+    assert identity.judged_inside(rows, net) == "not shown"  # there is no run at the same rate
+    pair = _study.pick(rows, net=net, start="orthogonal, IDIZ")
+    at_ours = {"start": "orthogonal, IDIZ, rate of IDI", "rate": 0.01}
+    at_theirs = {"start": "IDI, IDIZ, rate of orthogonal", "rate": 0.003}
+    rows += [{**row, **at_ours} for row in pair]
+    assert identity.judged_inside(rows, net) == "better"
+    rows += [{**row, **at_theirs} for row in pair]
+    assert identity.judged_inside(rows, net) == "not shown"
+    assert (
+        identity.said(identity.effects(rows, net)["orthogonal inside instead of IDI"]) == "better"
+    )
 
 
 @pytest.mark.parametrize("study", [chains, heads, identity, symmetry])
