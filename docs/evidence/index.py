@@ -78,9 +78,7 @@ def page() -> str:
         found = [f"**{'; '.join(verdict.splitlines())}**"]
         for claim, (words, _) in wide.items():
             if claim.partition(",")[0] == name:
-                nets = wider.CLAIMS[claim]["nets"]
-                net = nets[0] if len(nets) == 1 else f"{len(nets)} nets"
-                found.append(f"[at width {wider.WIDTH}](wider.md), {net}: **{words}**")
+                found.append(f"[again](wider.md), **{'; '.join(words.splitlines())}**")
         lines.append([study.CLAIM, "; ".join(found), f"[{name}]({name}.md)"])
     return filled(
         "index",

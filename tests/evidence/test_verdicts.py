@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import pytest
 
@@ -79,9 +80,13 @@ def ours(row):
         (spread, lambda r: {"accuracy": 0.5 + r["seed"] % 5 / 10} if ours(r) else {"accuracy": 0.9},
          f"{OLD}: does not hold"),
         (spread, lambda r: {"accuracy": 0.9}, f"{OLD}: not shown"),
-        (epsilon, lambda r: {"frozen": 0.5}, "does not hold"),
+        (epsilon, lambda r: {"frozen": 0.5}, "fewer parameters never move: not shown\n"),
+        (epsilon, lambda r: {"frozen": 0.5 if r["eps"] else 0.1, "accuracy": r["eps"]},
+         "fewer parameters never move: does not hold\naccuracy is higher: holds\n"),
         (epsilon, lambda r: {"frozen": 0.0, "accuracy": 0.9 + r["seed"] / 1e4} if r["eps"] else
-         {"frozen": 0.5 + r["seed"] / 1e4, "accuracy": 0.1}, "holds"),
+         {"frozen": 0.5 + r["seed"] / 1e4, "accuracy": 0.1 if "A" in r["net"] else 0.99},
+         "fewer parameters never move: holds\naccuracy is higher: holds when the net is option A "
+         "or option A, gamma 1 or option A, gamma 0\n"),
         (convolution, lambda r: {"score": 0.999} if r["taps"] == "center" else {},
          "does not hold"),
         (convolution, lambda r: {"score": 0.9 if r["taps"] in convolution.FUSED else 0.1}, "holds"),
@@ -239,21 +244,28 @@ def test_a_page_shows_every_kind_of_row(study):
 @pytest.mark.parametrize(
     ("claim", "change", "said"),
     [
-        ("residual", {"xavier": 0.1, "kaiming": 0.1, "idinit": 0.9}, "holds"),
+        ("residual", {"xavier": 0.1, "kaiming": 0.1, "idinit": 0.9}, "width 64, 32 blocks: holds"),
         ("residual", {"xavier": 0.8, "kaiming": 0.1, "idinit": 0.9},
-         "holds when the other start is kaiming"),
-        ("residual", {"xavier": 0.1, "kaiming": 0.1, "idinit": 0.5}, "does not hold"),
+         "width 64, 32 blocks: holds when the other start is kaiming"),
+        ("residual", {"xavier": 0.1, "kaiming": 0.1, "idinit": 0.5},
+         "width 64, 32 blocks: does not hold"),
         ("epsilon", {"eps 0": 0.5, "eps 1e-6": 0.5},
-         "holds for gradients in 3 of 3 nets; accuracy is better in 0"),
-        ("stability", {"idinit": 0.9, "xavier": 0.1, "kaiming": 0.1, "rezero": 0.1}, "holds"),
+         "width 64, fewer parameters never move: holds\nwidth 64, accuracy is higher: not shown"),
+        ("epsilon", {"eps 0": 0.6, "eps 1e-6": 0.5},
+         "width 64, fewer parameters never move: holds\nwidth 64, accuracy is higher: "
+         "does not hold"),
+        ("stability", {"idinit": 0.9, "xavier": 0.1, "kaiming": 0.1, "rezero": 0.1},
+         "width 64, 4 blocks: holds"),
         ("stability", {"idinit": 0.1, "xavier": 0.9, "kaiming": 0.1, "rezero": 0.1},
-         "does not hold; behind xavier"),
+         "width 64, 4 blocks, beside kaiming or rezero: not shown\n"
+         "width 64, 4 blocks, beside xavier: does not hold"),
         ("stability, transformer", {"idinit": -2.0, "default": -2.0, "rezero": -3.0},
-         "holds when the other start is rezero"),
-        ("spread", {"idinit": 0.5, "xavier": 0.5, "fixup": 0.5}, "not shown"),
+         "width 64, transformer: holds when the other start is rezero\n"
+         "width 64, transformer, beside default: not shown"),
+        ("spread", {"idinit": 0.5, "xavier": 0.5, "fixup": 0.5}, "width 64, 4 blocks: not shown"),
     ],
 )  # fmt: skip
-def test_what_is_said_at_width_64_follows_the_data(claim, change, said):
+def test_what_is_said_at_other_widths_follows_the_data(claim, change, said):
     rows = [row for row in _study.load("wider")["rows"] if row["claim"] == claim]
     rows = [
         {**row, "score": change[row["start"]] + row["seed"] / 1e4,
@@ -261,6 +273,61 @@ def test_what_is_said_at_width_64_follows_the_data(claim, change, said):
         for row in rows
     ]  # fmt: skip
     assert wider.verdicts(rows)[claim][0] == said
+
+
+COPIES = "copies of hidden units in a wide MLP"
+WAYS = {  # of changing the data of symmetry: what is said of units at two tolerances, and of loss
+    "as measured": (lambda r: {}, ["holds", "not shown", "not shown"]),
+    "zeros part them too": (lambda r: {"units": [[200, 1.0, 1.0]]}, ["not shown"] * 3),
+    "eps parts them": (lambda r: {"units": [[200, 1.0, 1.0]] if r["way"] == "pair" else
+                                  [[200, 0.2, 0.2]]}, ["holds", "holds", "not shown"]),
+    "eps is worse": (lambda r: {"units": [[200, 0.1, 0.1]] if r["way"] == "pair" else
+                                [[200, 0.2, 0.2]], "score": -2.0 - (r["way"] == "pair")},
+                     ["does not hold"] * 3),
+    "eps is better": (lambda r: {"score": -2.0 + (r["way"] == "pair")},
+                      ["holds", "not shown", "holds"]),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("way", WAYS)
+def test_what_eps_does_in_a_wide_mlp_follows_the_data(way, monkeypatch):
+    change, said = WAYS[way]
+    data = _study.load("symmetry")
+    data["rows"] = [{**row, **change(row)} for row in data["rows"]]
+    monkeypatch.setattr(epsilon, "load", lambda name: data)
+    lines = epsilon.verdict(_study.load("epsilon")["rows"]).holds.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines if line.startswith(COPIES)] == said
+
+
+@pytest.mark.parametrize(
+    ("branch", "said"),
+    [
+        (0.01, "with eps 0.01 branches begin below 0.1 of their skip: holds"),
+        (0.5, "with eps 0.01 branches begin below 0.1 of their skip: holds when the net is same "
+         "width or option A or option A, gamma 0 (a norm undoes it in option A, gamma 1: 0.50)"),
+    ],
+    ids=["no", "yes"],
+)  # fmt: skip
+def test_a_norm_undoes_a_large_eps_if_the_data_say_so(branch, said):
+    def change(row):
+        return {"branch": branch if row["net"].endswith("gamma 1") else 0.001}
+
+    rows = [{**r, **({} if r["epochs"] else change(r))} for r in _study.load("epsilon")["rows"]]
+    assert epsilon.verdict(rows).holds.splitlines()[-1] == said
+
+
+FOUR = r"(?:.+: )?(?:holds|holds when [^:]+|does not hold|not shown)(?: \([^()]*\))?"
+
+
+@pytest.mark.every
+@pytest.mark.parametrize(
+    "study", [real, residual, stability, spread, epsilon, wider, parity, linear]
+)
+def test_a_verdict_has_one_of_four_words_for_each_claim(study):
+    rows = rows_of(study, lambda row: {})
+    for line in study.verdict(rows).holds.splitlines():
+        assert re.fullmatch(FOUR, line), line
 
 
 @pytest.mark.parametrize(
