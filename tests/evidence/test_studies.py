@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from docs.evidence import _data, _study, identity, index
+from idinit_ref import plan
+from idinit_ref.roles.options import settled
 
 FOLDER = _study.FOLDER
 
@@ -62,13 +65,15 @@ def test_the_advice_of_the_first_page_follows_the_data():
     assert max(deep["xavier"], deep["kaiming"]) < 0.3 < deep["idinit"] < deep["fixup"]
     for against in studies["transformer"].compared(rows["transformer"]).values():
         assert (against["gpt2"], against["rezero"]) == ("ahead of", "behind")
-    changes = {n: identity.effects(rows["identity"], n) for n in identity.NETS}
-    inside, default = (
-        {net for net, found in changes.items() if identity.said(found[name]) == "better"}
-        for name in ("orthogonal inside instead of IDI", "default instead of IDI, IDIZ")
-    )
-    assert inside == {*identity.NETS} - {"transformer, width 64"}
-    assert default >= {"resnet, width 64", "resnet, width 64, BN"}
+    for net in ("resnet, width 64, BN", "resnet, width 32, BN"):
+        found = identity.effects(rows["identity"], net)
+        assert identity.said(found["default instead of IDI, IDIZ"]) == "better", net
+    chains = studies["chains"]
+    ours, critical = (chains._scores(rows["chains"], "tanh", 100, w) for w in ("IDI", "orthogonal"))
+    assert _study.stands(critical, ours) == "ahead of"
+    for act in ("gelu", "silu"):
+        ways = {way for way in chains.WAYS if chains._learns(rows["chains"], act, way)}
+        assert ways == {"IDI, skips"}
     for act in ("relu", "tanh"):
         assert studies["depth"]._reached(rows["depth"], act) == 10000
     counts = studies["convolution"]._beside_center(rows["convolution"])
@@ -76,6 +81,28 @@ def test_the_advice_of_the_first_page_follows_the_data():
     assert all(counts[taps][1] > 0 for taps in ("channel_major", "spatial_major"))
     assert studies["spread"].verdict(rows["spread"]).holds.partition("\n")[0].endswith("not shown")
     assert {row["healthy"] for row in rows["real"] if row["start"] != "zeroed"} == {0, 1}
+
+
+def test_what_pages_say_of_orthogonal_weights_follows_the_data():
+    rows = _study.load("identity")["rows"]
+    assert identity.nets_where(rows, "better") == ["transformer, width 128"]
+    assert not identity.nets_where(rows, "worse")
+    for page in ("README.md", "docs/choices.md", "docs/evidence/index.md"):
+        assert "one net of six" in " ".join((FOLDER.parents[1] / page).read_text().split()), page
+
+
+def test_the_table_of_defaults_is_that_of_the_choices_and_of_the_code():
+    choices = (FOLDER.parent / "choices.md").read_text()
+    questions = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \| [^|]+ \|$", choices, re.MULTILINE)
+    told = {question for question, *_ in index.DEFAULTS}
+    assert {*questions[1:]} <= told
+    options = {name: each.default for name, each in inspect.signature(plan).parameters.items()}
+    options |= settled({}) | {"wide": options["wide"]}
+    values = [re.match(r"(\w+) = ([\w.-]+)", default) for _, default, *_ in index.DEFAULTS]
+    for found in filter(None, values):
+        value = options[found[1]]
+        assert found[2] == (format(value, "g") if isinstance(value, float) else value)
+    assert {"gain", "eps", "form", "taps", "head", "norms"} <= {v[1] for v in values if v}
 
 
 def test_what_is_said_of_the_large_transformer_follows_the_data():

@@ -9,9 +9,11 @@ import pytest
 
 from docs.evidence import (
     _study,
+    chains,
     convolution,
     depth,
     epsilon,
+    heads,
     identity,
     linear,
     parity,
@@ -20,6 +22,7 @@ from docs.evidence import (
     residual,
     spread,
     stability,
+    symmetry,
     transformer,
     wider,
 )
@@ -44,7 +47,20 @@ def ours(row):
          "holds when nets are not too deep: relu up to 10 layers and tanh up to 10 layers"),
         (depth, lambda r: {"log_chi": 0.0, "near": 1.0} if ours(r) else {}, "holds"),
         (depth, lambda r: {"log_chi": 0.0, "near": 0.0} if ours(r) else {},
-         "holds for training; isometry itself does not hold"),
+         "training at any depth: holds\nisometry: does not hold"),
+        (chains, lambda r: {"accuracy": 0.9}, "holds"),
+        (chains, lambda r: {"accuracy": 0.1}, "does not hold"),
+        (chains, lambda r: {"accuracy": 0.1} if r["way"] == "IDI, skips" else {},
+         "holds when the activation is tanh"),
+        (heads, lambda r: {"score": -2.0 if r["way"] in ("head transit", "norms keep") else -2.5},
+         "holds"),
+        (heads, lambda r: {"score": -2.0 - r["seed"] / 1e3}, "not shown"),
+        (heads, lambda r: {"score": -1.0 if r["way"] == "head keep" else -2.0},
+         "does not hold (pre-norm, head keep beats head transit"),
+        (symmetry, lambda r: {"score": -1.0 if r["way"] == "shifted" else -2.0},
+         "holds when the way is shifted"),
+        (symmetry, lambda r: {"score": -1.0 if r["way"] == r["optimiser"] else -2.0},
+         "not shown"),
         (residual, lambda r: {"accuracy": 0.1} if ours(r) else {}, f"{OLD}, 8, 32, 128 blocks: "
          "does not hold"),
         (residual, lambda r: {"accuracy": 0.9 + r["seed"] / 1e4} if ours(r) else {},
@@ -171,10 +187,13 @@ def test_the_models_that_start_badly_are_named(change, said):
 @pytest.mark.parametrize(
     ("worst", "said"),
     [
-        ("orthogonal", "identity inside: holds; IDIZ at the end: not shown"),
-        ("IDI, 0", "identity inside: does not hold (orthogonal is better in 6 of 6 nets); "
-         "IDIZ at the end: holds when the weights inside are IDI (transformer, width 128; "),
-        ("default", "identity inside: not shown; IDIZ at the end: not shown"),
+        ("orthogonal", "identity inside: holds\nIDIZ at the end, IDI inside: not shown\n"),
+        ("IDI", "identity inside: does not hold\nIDIZ at the end, IDI inside: not shown\n"),
+        ("IDI, 0", "identity inside: not shown\nIDIZ at the end, IDI inside: holds\n"
+         "IDIZ at the end, orthogonal inside: not shown"),
+        ("orthogonal, 0", "identity inside: not shown\nIDIZ at the end, IDI inside: not shown\n"
+         "IDIZ at the end, orthogonal inside: holds"),
+        ("default", "identity inside: not shown\nIDIZ at the end, IDI inside: not shown\n"),
     ],
 )  # fmt: skip
 def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
@@ -183,6 +202,43 @@ def test_the_inside_and_the_end_of_a_branch_are_judged_apart(worst, said):
         lambda r: {"score": (-2.0 if r["start"].startswith(worst) else -1.0) - r["seed"] / 1e3},
     )
     assert identity.verdict(rows).holds.startswith(said)
+
+
+def test_a_start_is_better_only_if_it_is_so_at_the_same_rate():
+    """Orthogonal weights are ahead at the best rates; at their rate IDI is level with them."""
+    net, rates = "resnet, width 32", {"IDI, IDIZ": 0.01, "orthogonal, IDIZ": 0.003}
+    rows = rows_of(
+        identity,
+        lambda r: (
+            {"score": (-1.0 if r["start"].startswith("orthogonal") else -2.0) - r["seed"] / 1e3}
+            | {"rate": rates.get(r["start"], r["rate"])}
+        ),
+    )
+    assert identity.judged_inside(rows, net) == "not shown"  # there is no run at the same rate
+    pair = _study.pick(rows, net=net, start="orthogonal, IDIZ")
+    at_ours = {"start": "orthogonal, IDIZ, rate of IDI", "rate": 0.01}
+    at_theirs = {"start": "IDI, IDIZ, rate of orthogonal", "rate": 0.003}
+    rows += [{**row, **at_ours} for row in pair]
+    assert identity.judged_inside(rows, net) == "better"
+    rows += [{**row, **at_theirs} for row in pair]
+    assert identity.judged_inside(rows, net) == "not shown"
+    assert (
+        identity.said(identity.effects(rows, net)["orthogonal inside instead of IDI"]) == "better"
+    )
+
+
+@pytest.mark.parametrize("study", [chains, heads, identity, symmetry])
+def test_a_page_shows_every_kind_of_row(study):
+    """Of runs to choose a rate, of runs that judge, and of starts: one that changes, is seen."""
+    name = study.__name__.rpartition(".")[2]
+    rows, seen = _study.load(name)["rows"], set()
+    text = study.page(rows)
+    for at, row in enumerate(rows):
+        kind = (row["seed"] in study.TUNE, row.get("kind"), row.get("net"), row.get("optimiser"))
+        if kind not in seen and not row.get("diverged"):
+            seen.add(kind)
+            values = {key: row[key] - 1 for key in ("score", "accuracy", "size") if key in row}
+            assert study.page([*rows[:at], {**row, **values}, *rows[at + 1 :]]) != text, row
 
 
 @pytest.mark.parametrize(
