@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..roles.graph import Does
 from ._values import Made, Value
 
-__all__ = ["Fact", "clamped", "fact_of", "is_zero", "power"]
+__all__ = ["Fact", "clamped", "fact_of", "power"]
 
 
 class Fact(NamedTuple):
@@ -36,8 +35,8 @@ _WORDS: dict[Fact, str] = {
     Fact("map"): """
         abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
         cbrt ceil celu conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
-        gelu hardshrink hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish
-        modified_bessel_i1 nan_to_num positive rad2deg real relu relu6 rint round
+        gelu hardshrink hardswish hardtanh i1 i1e identity leaky_relu log1p mish
+        modified_bessel_i1 nan_to_num positive rad2deg relu relu6 rint round
         rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
         tanhshrink trunc
     """,
@@ -54,7 +53,7 @@ _WORDS: dict[Fact, str] = {
         scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
         spherical_bessel_j0 squareplus zeta
     """,
-    Fact("map", "sum"): "complex heaviside hypot nextafter",
+    Fact("map", "sum"): "heaviside hypot nextafter",
     Fact("map", "max"): "clamp_min fmax max maximum",
     Fact("map", "min"): "clamp_max fmin min minimum",
     Fact("map", (0,)): """
@@ -85,7 +84,9 @@ _WORDS: dict[Fact, str] = {
     Fact("crop"): "crop",
     Fact("join", "sum"): "join",
     Fact("attention", (2,)): "attention",
-    Fact(""): "cummax cummin cumprod cumsum fft glu linear",
+    Fact("mix"): "cumsum fft imag linear real",
+    Fact("mix", "sum"): "complex",
+    Fact(""): "cummax cummin cumprod glu",
     Fact("", (0,)): "by_first",
     Fact("", (1,)): "by_second solve triangular_solve",
     Fact("", (2,)): "by_third",
@@ -108,21 +109,6 @@ def fact_of(word: str) -> Fact:
     Fact(does='unknown', vanishes='never', of=None)
     """
     return _FACTS.get(word.replace("_", ""), Fact("unknown", "never"))
-
-
-def is_zero(values: Sequence[Value], fact: Fact) -> bool:
-    """Whether an operation is 0 because some of its operands are constant zeros.
-
-    >>> zeros, x = Made((2,), value=0), Made((2,))
-    >>> is_zero([zeros, x], fact_of("mul")), is_zero([zeros, x], fact_of("add"))
-    (True, False)
-    """
-    zero = [isinstance(value, Made) and value.zero for value in values[: fact.of]]
-    if isinstance(fact.vanishes, tuple):
-        return any(zero[at] for at in fact.vanishes if at < len(zero))
-    if fact.vanishes == "each":
-        return any(zero)
-    return fact.vanishes in ("all", "sum") and bool(zero) and all(zero)
 
 
 def power(exponent: float | None) -> str:

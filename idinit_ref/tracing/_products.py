@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from ._axes import Atom, Axis, View
-from ._functions import fact_of, is_zero
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
 from ._results import done_by, spread
@@ -23,6 +22,7 @@ from ._values import (
     Track,
     Value,
     is_number,
+    is_zero,
     joined,
 )
 
@@ -57,8 +57,8 @@ class Products(Joins):
             The labels of a stack of matrices, each applied to a part of the other operand's rows.
         """
         values = self._read(values)
-        if any(isinstance(value, Made) and value.zero for value in values):
-            return Made(shape, value=0)
+        if any(map(is_zero, values)):
+            return self.zeros(name, values, shape)
         given = Einsum(name, values, labels, out, shape, grouped)
         if len(values) == 1:
             return self.other(name, values, shape)
@@ -76,6 +76,8 @@ class Products(Joins):
             kinds = kinds_of(own, rest, out, grouped)
             if signal.picks and "I" in kinds:
                 return self.find(name, made, shape)
+            if signal.shape == shape and self._is_diagonal(made):
+                return self.result(name, [signal, made], shape, word="mul")
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
@@ -95,6 +97,12 @@ class Products(Joins):
             self.data(value) if isinstance(value, Made) and value.zero else value
             for value in values
         ]
+
+    def _is_diagonal(self, made: Made) -> bool:
+        """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
+        alone = all(len(self.parameters[part.name].shape) == 1 for part in made.parts)
+        spread = (part.view is None or part.done.startswith("masked") for part in made.parts)
+        return alone and len(made.shape or ()) > 1 and all(spread)
 
     def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
         """Draw a product of two signals; it vanishes with a signal whose units it does not sum."""
@@ -132,7 +140,7 @@ class Products(Joins):
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        found = self.other(of.name, of.values, of.shape)
+        found = self.other(of.name, of.values, of.shape, word="linear")
         if not isinstance(found, Signal):
             return found
         pairs = zip(of.values, of.labels, strict=True)
@@ -268,8 +276,8 @@ class Products(Joins):
         Only a number keeps a weight a weight, and a weight's result such a result.
         """
         word = "scale" if len(values) == 1 else word
-        if is_zero(values, fact_of("div" if word == "div" else "mul")):
-            return Made(shape, value=0)
+        if any(map(is_zero, values[: 1 if word == "div" else None])):
+            return self.zeros(name, values, shape)
         rest = [value for value in values if not is_number(value)]
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest
