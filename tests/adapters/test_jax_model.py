@@ -355,7 +355,8 @@ STORED = {
         lstm, {"i": like(D, 4 * D), "h": like(D, 4 * D), "b": like(4 * D)}, X,
         {"i": ("transit", {"layout": "IO", "blocks": (D,) * 4}, ""),
          "h": ("transit", {"layout": "IO", "blocks": (D,) * 4}, ""),
-         "b": ("bias", {"adds_to": ("h: product: add",)}, "")},
+         "b": ("bias",
+               {"adds_to": ("h: product: add", "h: product (2): add", "h: product (3): add")}, "")},
     ),
     "qkv in four axes": (
         qkv_in_four_axes, {"w": like(3, D, 4, 4)}, X,
@@ -473,7 +474,8 @@ STORED = {
     ),
     "a sum of weights in a loop": (
         lambda p, x: x @ lax.fori_loop(0, 3, lambda _, w: w + p["w"], jnp.zeros((D, D))), W, X,
-        {"w": ("keep", {"layout": "IO"}, done("added to what is computed from it"))},
+        {"w": ("keep", {"layout": "IO", "magnitude": done("added to what is computed from it")},
+               done("added to what is computed from it"))},
     ),
     "a reshape across rows": (
         lambda p, x: x @ p["w"].reshape(4, 24), {"w": like(6, D)}, like(2, 8, 4),
