@@ -184,7 +184,12 @@ class Moves(Results):
             return self.reshape(name, self.part(name, *within), shape)
         if not cut and not gone:
             return value
-        return self._part(name, value, move, spans, cut, gone, shape)
+        signal = value
+        return self.once(  # the same part of a signal is one signal
+            ("part", *spans, *gone),
+            [signal],
+            lambda: self._part(name, signal, move, spans, cut, gone, shape),
+        )
 
     def _within(
         self, value: Signal, spans: Sequence[Span], gone: Sequence[int]

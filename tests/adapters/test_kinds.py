@@ -298,6 +298,10 @@ KINDS = {
     "rows written back": (chosen("written back"), 2, {}, {1}),
     "rows added in place": (chosen("added in place"), 2, {}, {1}),
     "rows chosen afterwards": (chosen("chosen afterwards"), 2, {}, {1}),
+    "a row cut twice": (
+        lambda np_, layers, b, x: x[:, 0] + mlp(np_, layers, x[:, 0]), 2, {}, {1}),
+    "samples cut twice": (
+        lambda np_, layers, b, x: x[1:] + mlp(np_, layers, x[1:]), 2, {}, {1}),
     "other rows": (chosen("others"), 2, {}, set()),
     "a token beside pooled rows": (pooled(1), 2, {}, {1}),
     "not all rows": (pooled(3), 2, {}, set()),
