@@ -6,8 +6,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from ._axes import Atom, Axis, View
+from ._functions import Fact
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
+from ._resolution import before_matrix
 from ._results import done_by, spread
 from ._stored import Stored
 from ._units import Unit, merged, renumbered
@@ -21,6 +23,7 @@ from ._values import (
     Term,
     Track,
     Value,
+    is_constant,
     is_number,
     joined,
 )
@@ -122,7 +125,15 @@ class Products(Joins):
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        found = self.other(of.name, of.values, of.shape)
+        values, fact = list(of.values), Fact()
+        for at, (value, own) in enumerate(zip(values, of.labels, strict=True)):
+            if not isinstance(value, Signal) or not is_constant(values[1 - at]):
+                continue
+            coarse = before_matrix(value, own, of.out, of.shape)
+            if coarse:
+                node = self.draw("other", of.name, (value.node,), coarse, (), "move")
+                values[at], fact = value._replace(node=node), Fact("resize")
+        found = self.other(of.name, values, of.shape, word=fact)
         units: tuple[Unit, ...] = ()
         for value, own in zip(of.values, of.labels, strict=True):
             if isinstance(value, Signal):

@@ -63,6 +63,11 @@ TORCH = SimpleNamespace(
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
     under=lambda xs: torch.cat(xs, 1), pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2),
+    reshape=torch.reshape, spread=torch.broadcast_to, tile=torch.tile,
+    repeat=torch.repeat_interleave, matrix=lambda m, x: torch.tensor(m) @ x,
+    enlarge=lambda x: nn.functional.interpolate(x.mT, scale_factor=2.0).mT,
+    unfold=lambda x, kernel: nn.functional.conv_transpose1d(
+        x.mT, kernel.permute(1, 2, 0), stride=2).mT,
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -71,6 +76,11 @@ JAX = SimpleNamespace(
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
     under=lambda xs: jnp.concatenate(xs, 1), pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2),
+    reshape=jnp.reshape, spread=jnp.broadcast_to, tile=jnp.tile,
+    repeat=jnp.repeat, matrix=jnp.matmul,
+    enlarge=lambda x: jax.image.resize(x, (3, 4, 4), "nearest"),
+    unfold=lambda x, kernel: jax.lax.conv_transpose(
+        x, kernel, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
@@ -79,6 +89,10 @@ KERAS = SimpleNamespace(
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
     add_at=keras_add_at, put=keras_put, under=lambda xs: ops.concatenate(xs, 1),
     pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2),
+    reshape=ops.reshape, spread=ops.broadcast_to, tile=ops.tile,
+    repeat=ops.repeat, matrix=ops.matmul,
+    enlarge=keras.layers.UpSampling1D(),
+    unfold=lambda x, kernel: ops.conv_transpose(x, kernel, 2, data_format="channels_last"),
 )  # fmt: skip
 
 
@@ -217,6 +231,33 @@ def pooled(first):
     return function
 
 
+def pyramid(up):
+    """A deep level, brought to the resolution of the finer one."""
+
+    def function(np_, layers, b, x):
+        fine = np_.relu(layers[0](x[:, :4]))
+        deep = np_.relu(layers[1](np_.pairs(fine)))
+        return layers[4](layers[3](fine) + up(np_, layers[2](deep), b))
+
+    return function
+
+
+def spread(np_, x):
+    """Repeat rows by a broadcast and a reshape."""
+    return np_.reshape(np_.spread(x[:, :, None], (3, 2, 2, 4)), (3, 4, 4))
+
+
+def repeated(axis):
+    """Channels that are repeated, or a head for many heads, change no resolution."""
+
+    def function(np_, layers, b, x):
+        y = np_.reshape(np_.relu(layers[0](x)), (3, 5, 1, 4))
+        y = np_.repeat(y[..., :2], 2, axis)
+        return layers[2](x) + layers[1](y[:, :, 0] if axis == 3 else np_.reshape(y, (3, 5, 4)))
+
+    return function
+
+
 LOW, HIGH = [-1.0, -2, -0.5, -1], [1.0, 2, 0.5, 1]
 INF = float("inf")
 KINDS = {
@@ -246,6 +287,21 @@ KINDS = {
     "other rows": (chosen("others"), 2, {}, set()),
     "a token beside pooled rows": (pooled(1), 2, {}, {1}),
     "not all rows": (pooled(3), 2, {}, set()),
+    "a level, interpolated": (pyramid(lambda np_, y, b: np_.enlarge(y)), 5, {}, set()),
+    "a level, repeated": (pyramid(lambda np_, y, b: np_.repeat(y, 2, 1)), 5, {}, set()),
+    "a level, spread": (pyramid(lambda np_, y, b: spread(np_, y)), 5, {}, set()),
+    "a level, tiled": (pyramid(lambda np_, y, b: np_.tile(y, (1, 2, 1))), 5, {}, set()),
+    "a level, indexed": (
+        pyramid(lambda np_, y, b: np_.pick(y, np.array([0, 0, 1, 1]))), 5, {}, set()),
+    "a level, by a matrix": (
+        pyramid(lambda np_, y, b: np_.matrix(np.ones((4, 2), "float32"), y)), 5, {}, set()),
+    "a level, stacked": (
+        pyramid(lambda np_, y, b: np_.reshape(np_.stack([y, y], 2), (3, 4, 4))), 5, {}, set()),
+    "a level, through a transposed convolution": (
+        pyramid(lambda np_, y, b: np_.unfold(y, b.kernel)), 5,
+        {"kernel": np.ones((2, 4, 4))}, set()),
+    "repeated channels": (repeated(3), 3, {}, {1}),
+    "repeated heads": (repeated(2), 3, {}, {1}),
 }  # fmt: skip
 
 
