@@ -330,3 +330,75 @@ def test_sums_of_experts_from_zeros_on_are_one_scatter():
     graph = torch_roles(function, 2, {})
     assert zeros(graph) == {0, 1}
     assert sum(node.kind == "add" for node in graph.nodes) == 1
+
+
+# Learned tensors, and norms -----------------------------------------------------------------------
+
+
+def latents(p, x, spread, softmax):
+    """Queries are made of a learned table, copied for a batch."""
+    z = spread(p["lat"], (3, 2, 4))
+    keys, values = x @ p["k"], x @ p["v"]
+    return z + softmax((z @ p["q"]) @ keys.swapaxes(1, 2), -1) @ values @ p["o"]
+
+
+LATENTS = {"lat": (2, 4), **dict.fromkeys("qkvo", (4, 4))}
+
+
+def torch_latents():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.ones(size) for k, size in LATENTS.items()})
+
+        def forward(self, x):
+            return latents(self.p, x, torch.broadcast_to, torch.softmax)
+
+    return irt.trace(Model(), torch.tensor(X))
+
+
+def jax_latents():
+    def function(p, x):
+        return latents(p, x, jnp.broadcast_to, jax.nn.softmax)
+
+    return irj.trace({k: jnp.ones(size) for k, size in LATENTS.items()}, (X,), function)
+
+
+def flax_latents():
+    class Model(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.lat = nnx.Param(jnp.ones((2, 4)))
+            self.q, self.k, self.v, self.o = (nnx.Linear(4, 4, rngs=rngs) for _ in range(4))
+
+        def __call__(self, x):
+            scores = self.q(self.lat[...]) @ self.k(x).swapaxes(1, 2)
+            z = jnp.broadcast_to(self.lat[...], (3, 2, 4))
+            return z + self.o(jax.nn.softmax(scores) @ self.v(x))
+
+    return irj.trace(Model(), (X,))
+
+
+def keras_latents():
+    class Model(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {k: self.add_weight(shape=size, name=k) for k, size in LATENTS.items()}
+
+        def call(self, x):
+            spread, softmax = ops.broadcast_to, ops.softmax
+            z = spread(self.p["lat"], (3, 2, 4))
+            keys, values = x @ self.p["k"], x @ self.p["v"]
+            scores = (z @ self.p["q"]) @ ops.swapaxes(keys, 1, 2)
+            return z + softmax(scores) @ values @ self.p["o"]
+
+    return irk.trace(Model(), X)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("traced", [torch_latents, jax_latents, flax_latents, keras_latents])
+def test_a_matrix_of_learned_queries_is_a_weight(traced):
+    roles = {
+        name.removesuffix("kernel").strip("./")[-1]: role
+        for name, role in infer_roles(traced()).items()
+    }
+    assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
