@@ -402,3 +402,38 @@ def test_a_matrix_of_learned_queries_is_a_weight(traced):
         for name, role in infer_roles(traced()).items()
     }
     assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize(
+    "norm",
+    [
+        keras.layers.GroupNormalization(2),
+        keras.layers.GroupNormalization(2, scale=False),
+        keras.layers.LayerNormalization(axis=(1, 2)),
+        keras.layers.LayerNormalization(axis=(1, 2), scale=False),
+    ],
+    ids=["groups", "groups without scale", "two axes", "two axes without scale"],
+)
+def test_the_offset_of_a_norm_is_a_shift_also_of_many_axes(norm):
+    """TensorFlow computes x r + (offset - mean r)."""
+    x = keras.Input((5, 4))
+    model = keras.Model(x, x + type(norm).from_config(norm.get_config())(keras.layers.Dense(4)(x)))
+    report = irk.init_(model, X)
+    assert sorted(report.roles.values()).count("zero") == 1
+    assert not {"endless", "tie"} & {note.kind for note in report.warnings}
+
+
+def test_positions_after_a_norm_are_data():
+    """They are no shift: they end no branch."""
+
+    class Add(keras.layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(5, 4), name="table")
+
+        def call(self, x):
+            return x + self.table
+
+    x = keras.Input((5, 4))
+    y = Add()(keras.layers.LayerNormalization()(keras.layers.Dense(4)(x)))
+    assert "zero" not in irk.init_(keras.Model(x, x + y), X).roles.values()
