@@ -10,7 +10,7 @@ from .notes import Note
 
 __all__ = ["unread"]
 
-_THROUGH = ("move", "map", "scale", "shift", "norm")
+_THROUGH = ("move", "map", "scale", "shift", "norm", "pool", "pad", "resize", "crop")
 
 
 def unread(

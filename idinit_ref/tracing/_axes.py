@@ -238,7 +238,12 @@ def regroup(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int],
 
 
 def _deal(left: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
-    """Distribute digits to axes of some sizes, and split digits where needed."""
+    """Distribute digits to axes of some sizes, and split digits where needed.
+
+    None if a digit does not fit, or if the sizes are not theirs, as after a padding.
+    """
+    if prod(atom.radix for atom in left) != prod(sizes):
+        return None
     dealt = []
     for need in sizes:
         axis = []

@@ -92,7 +92,7 @@ class Moves(Results):
             value = value._replace(node=self.draw("other", name, (value.node,), coarse, (), "move"))
         out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), does=does)
         if isinstance(value, Signal) and isinstance(out, Signal) and value.fold and shape:
-            return out._replace(fold=_folding(value.fold, old, shape))
+            return out._replace(fold=value.fold._replace(axes=_split(value.fold, old, shape)))
         return out
 
     def squeeze(self, name: str, value: Value, axes: Sequence[int]) -> Value:
@@ -357,9 +357,10 @@ def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | No
     return (part.axis, part.start, end) if plain and not slower else None
 
 
-def _folding(fold: Fold, old: Sequence[int], new: Sequence[int]) -> Fold | None:
-    """Return the fold of a reshape that splits one axis at a period."""
-    for axis in fold.track.operation.space:
-        if (*old[:axis], *old[axis + 1 :]) == (*new[:axis], *new[axis + 2 :]):
-            return fold._replace(axis=axis)
-    return None
+def _split(fold: Fold, old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes that a reshape may have split at a period; several where one is 1."""
+    return tuple(
+        axis
+        for axis in fold.track.operation.space
+        if (*old[:axis], *old[axis + 1 :]) == (*new[:axis], *new[axis + 2 :])
+    )

@@ -320,10 +320,11 @@ class Products(Joins):
         A sum over the periods of a folded convolution result shifts its origin.
         """
         signal = value if isinstance(value, Signal) else None
-        if signal is not None and signal.fold and tuple(axes) == (signal.fold.axis,) and shape:
+        fold = signal.fold if signal is not None and len(axes) == 1 else None
+        if fold and shape and axes[0] in fold.axes:
             out = self.result(name, [value], shape, word="sum")
             assert isinstance(out, Signal)
-            return _folded(out, signal.fold, shape)
+            return _folded(out, fold, axes[0], shape)
         if signal is not None and signal.term is not None and value.shape:
             found = self._summed(name, signal.term, axes, value.shape, shape)
             if found is not None:
@@ -402,14 +403,22 @@ def _picked_axes(signal: Signal, axes: Sequence[int]) -> Signal:
     return Signal(signal.narrow or signal.node, shape, tracks)
 
 
-def _folded(out: Signal, fold: Fold, shape: Shape) -> Signal:
-    """Return a folded convolution result after the sum over its periods."""
+def _folded(out: Signal, fold: Fold, axis: int, shape: Shape) -> Signal:
+    """Return a folded convolution result after the sum over its periods.
+
+    Origins that differ by a period are the same. The kernel may have taps for several of them, on
+    a short axis; its middle one is taken.
+    """
     operation, view = fold.track.operation, fold.track.view
-    period, where = shape[fold.axis], operation.space.index(fold.axis)
+    period, where = shape[axis], operation.space.index(axis)
     left = list(operation.left or ())
-    left[where] += (fold.low[fold.axis] + period // 2) % period - period // 2
+    dilation = operation.dilation[where]
+    reach = dilation * (operation.kernel[where] - 1)
+    first = (left[where] + fold.low[axis]) % period
+    origins = range(first - period, reach + period + 1, period)
+    left[where] = min(origins, key=lambda at: (at % dilation > 0, abs(2 * at - reach)))
     operation.left = tuple(left)
     axes = list(view.axes)
-    axes[fold.axis] = (Atom.of(-1, period),)
+    axes[axis] = (Atom.of(-1, period),)
     track = fold.track._replace(view=replace(view, axes=tuple(axes)))
     return out._replace(tracks=(track,), fold=Fold(track, fold.low))

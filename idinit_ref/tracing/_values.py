@@ -224,7 +224,7 @@ class Fold(NamedTuple):
 
     track: Track
     low: tuple[int, ...]  # how far padding has moved it, along each axis
-    axis: int = -1  # the axis that holds the periods
+    axes: tuple[int, ...] = ()  # those that may hold the periods
 
 
 class Piece(NamedTuple):

@@ -219,6 +219,31 @@ def test_t15_a_transposed_kernel_repeats_every_place(number, flipped):
 
 @pytest.mark.parametrize("flipped", [False, True], ids=["as it is", "transpose_kernel"])
 @pytest.mark.parametrize(
+    ("kernel", "strides", "dilation", "sizes"),
+    [
+        ((4,), 1, 1, (3,)),
+        ((7,), 2, 1, (2,)),
+        ((5,), 1, 2, (4,)),
+        ((3, 3), 1, 1, (4, 4)),
+        ((2, 3), (3, 1), 1, (3, 4)),
+        ((3, 2, 2), (2, 3, 1), (2, 2, 1), (3, 1, 3)),
+        ((3, 3, 3), (2, 3, 1), 1, (4, 5, 5)),
+    ],
+    ids=str,
+)
+def test_a_circle_shorter_than_its_kernel(kernel, strides, dilation, sizes, flipped):
+    """The layer knows its padding; a whole model sees that its results are wrapped around."""
+    given = {"strides": strides, "kernel_dilation": dilation, "transpose_kernel": flipped,
+             "use_bias": False}  # fmt: skip
+    make = partial(nnx.ConvTranspose, 2, 2, kernel, padding="CIRCULAR", **given)
+    x = image(1, *sizes, 2)
+    layer = ij.idi_layer_(make(**start()))
+    new, _ = ij.init(make(**start()), x)
+    np.testing.assert_array_equal(new(x), layer(x))
+
+
+@pytest.mark.parametrize("flipped", [False, True], ids=["as it is", "transpose_kernel"])
+@pytest.mark.parametrize(
     ("kernel", "strides"), [((4,), (2,)), ((3, 4), (2, 3)), ((2, 2, 3), (2, 1, 2))], ids=str
 )
 def test_t15_in_linen(kernel, strides, flipped):
