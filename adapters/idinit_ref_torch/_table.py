@@ -262,13 +262,17 @@ def _attention(call: Call) -> Value:
     return result(call, "attention", [call.of(arg) for arg in call.args[:3]])
 
 
-def _sum(call: Call) -> Value:
+def _sum(call: Call, what: str = "") -> Value:
     value, axes = call.of(call.args[0]), call.arg(1, "dim")
     rank = len(value.shape or ())
     if not isinstance(axes, (list, tuple)):
-        return result(call)
+        return result(call, what)
     axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
-    return call.draw.sum(call.what, value, tuple(axes), call.shape)
+    return call.draw.sum(what or call.what, value, tuple(axes), call.shape)
+
+
+def _var_mean(call: Call) -> list[Value]:
+    return [result(call, "var"), _sum(call, "mean")]
 
 
 def _glu(call: Call) -> Value:
@@ -424,6 +428,7 @@ TABLE: dict[str, Handler] = {
         "_scaled_dot_product_attention_math scaled_dot_product_attention",
     ),
     **_aten(_sum, "sum mean"),
+    **_aten(_var_mean, "var_mean"),
     **_aten(_glu, "glu"),
     **_aten(_spectrum, "_linalg_svd _linalg_eigh linalg_eig _linalg_eigvals"),
     **_aten(_solve, "_linalg_solve_ex linalg_solve_triangular"),

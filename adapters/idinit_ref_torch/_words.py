@@ -24,9 +24,9 @@ WORDS = {
         "max min amax amin aminmax argmax argmin mean sum trace median nanmedian nansum mode "
         "kthvalue",
         "std": "norm linalg_vector_norm std std_mean",
-        "var": "prod var var_mean linalg_det _linalg_det",
-        "fft": "_fft_r2c _fft_c2r _fft_c2c cumsum cumprod cummax cummin col2im "
-        "tril triu renorm frexp geqrf linalg_lu_factor_ex linalg_pinv "
+        "var": "prod var linalg_det _linalg_det",
+        "linear": "_fft_r2c _fft_c2r _fft_c2c cumsum col2im tril triu",
+        "cumprod": "cumprod cummax cummin renorm frexp geqrf linalg_lu_factor_ex linalg_pinv "
         "_pdist_forward all any argsort nonzero _unique2 searchsorted bucketize",
         "distance": "_cdist_forward",
         "mul": "linalg_cross vdot",

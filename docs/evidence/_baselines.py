@@ -13,7 +13,7 @@ import idinit_ref_torch as irt
 from docs.evidence._nets import Bias, Residual, weighted
 from docs.evidence._study import need
 
-__all__ = ["METHODS", "Method", "apply"]
+__all__ = ["METHODS", "OLD", "Method", "apply"]
 
 
 class Method(NamedTuple):
@@ -60,9 +60,12 @@ def branches(model: nn.Module) -> list[Residual]:
     return found
 
 
-@method("idinit", "[P]; `idinit_ref_torch.init_` with its defaults")
+OLD = "channel-major kernels (not today's default)"  # as in the data that were measured
+
+
+@method("idinit", '[P]; `idinit_ref_torch.init_` with `taps="channel_major"`, not its default')
 def _idinit(model: nn.Module, example: Tensor) -> None:
-    irt.init_(model, example, taps="channel_major")  # as in the data that were measured
+    irt.init_(model, example, taps="channel_major")
 
 
 @method("default", "what PyTorch's layers do by themselves")

@@ -17,11 +17,14 @@ from docs.evidence.depth import jacobian
 from idinit_ref.diagnostics import gaussian_gain
 
 TITLE = "Chains with tanh, GELU and SiLU"
-CLAIM = "Identities carry signals through plain nets of any depth [P, S]."
+CLAIM = (
+    "Identities carry signals through plain nets of any depth [P, S]: with tanh, GELU and SiLU, to "
+    "100 layers ([depth](depth.md) has ReLU, and 10,000 layers)."
+)
 HERE = (
     "Theorem T13 says that GELU and SiLU end this: the signal shrinks like 2^-L. The study asks "
-    "whether that is so, whether a gain or a skip repairs it, and how orthogonal weights of "
-    "critical scale compare with identities."
+    "whether that is so, whether a gain or a skip repairs it, and how orthogonal weights compare "
+    "with identities."
 )
 ACTIVATIONS: dict[str, Any] = {"tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 WAYS = {
@@ -29,10 +32,12 @@ WAYS = {
     "IDI, gain 2": "identities times 2, so that GELU's and SiLU's slope at 0 is 1",
     "IDI, skips": "blocks x + W2 f(W1 x) of the same number of layers; W1 is IDI, W2 IDIZ",
     "orthogonal": "random; tanh: variance 1.05 and biases of variance 2.01e-5 (Xiao et al. 2018), "
-    "which is critical; GELU and SiLU: the gain that keeps a Gaussian's second moment",
+    "which is critical; GELU and SiLU: the gain that keeps the second moment of a Gaussian of "
+    "variance 1, but not of other signals, so that it is not critical",
 }
 DEPTHS, TRAINED = (10, 100, 1000), (10, 100)
-RATES, TUNE, SEEDS = (0.03, 0.1, 0.3, 1.0, 3.0), (100,), (0, 1, 2)
+RATES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0)
+TUNE, SEEDS = (100,), (0, 1, 2)
 WIDTH, BATCH, EPOCHS, CHANCE, LEARNT = 64, 64, 3, 0.1, 0.3
 
 
@@ -55,7 +60,7 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
         for depth in (TRAINED[1:] if quick else TRAINED)
         for way in (("IDI", "IDI, skips") if quick else _ways(act))
     ]
-    rates, seeds = (RATES[2:3], SEEDS[:2]) if quick else (RATES, SEEDS)
+    rates, seeds = ((0.3,), SEEDS[:2]) if quick else (RATES, SEEDS)
     return found + _study.swept(settings, rates, rows, tune=TUNE, seeds=seeds, score="accuracy")
 
 
@@ -120,57 +125,66 @@ def _start(body: nn.Sequential, depth: int) -> Row:
     for number, layer in enumerate(body, 1):
         x = layer(x)
         if number % each == 0:
-            sizes.append(_log((x.square().mean() / images.square().mean()).sqrt()))
+            sizes.append(_log_rms(x) - _log_rms(images))
     with torch.enable_grad():
         matrix = torch.as_tensor(jacobian(body, images[0]))
-    chi = matrix.square().sum() / WIDTH
-    return {"sizes": sizes[:: max(1, len(sizes) // 50)], "size": sizes[-1], "chi": _log(chi)}
+    chi = 2 * _log_rms(matrix) + math.log10(WIDTH)  # the sum of squares, over the width
+    return {"sizes": sizes[:: max(1, len(sizes) // 50)], "size": sizes[-1], "chi": chi}
 
 
-def _log(value: Tensor) -> float:
-    """Return log10, cut off at 300 on both sides, where a number in float64 ends."""
-    return min(max(math.log10(max(float(value), 1e-300)), -300.0), 300.0)
+def _log_rms(x: Tensor) -> float:
+    """Return log10 of the root mean square, whose squares need not fit float64."""
+    largest = float(x.abs().max())
+    if not 1e-307 < largest < math.inf:
+        raise ValueError(f"a signal of size {largest} leaves float64; measure fewer layers")
+    return math.log10(largest) + math.log10((x / largest).square().mean().sqrt())
 
 
 # What came out ------------------------------------------------------------------------------------
 
 
+def _runs(rows: Sequence[Row], act: str, depth: int, way: str) -> list[Row]:
+    return judged(rows, SEEDS, kind="train", act=act, depth=depth, way=way)
+
+
 def _scores(rows: Sequence[Row], act: str, depth: int, way: str) -> list[float]:
-    found = judged(rows, SEEDS, kind="train", act=act, depth=depth, way=way)
-    return [row["accuracy"] for row in found]
+    return [row["accuracy"] for row in _runs(rows, act, depth, way)]
 
 
-def _size(rows: Sequence[Row], act: str, depth: int, way: str) -> float:
-    (row,) = pick(rows, kind="start", act=act, depth=depth, way=way)
-    return float(row["size"])
+def _said(runs: Sequence[Row], form: str = ".3f") -> str:
+    """Return the accuracy; of runs that all diverged there is none."""
+    if runs and all(row["diverged"] for row in runs):
+        return "diverged"
+    return spread((row["accuracy"] for row in runs), form) if runs else ""
 
 
 def _halvings(rows: Sequence[Row], act: str, depth: int) -> float:
-    """Return how often a layer halves the signal, from the tenth part of the chain to the half.
-
-    Not to its end: there the squares of the signal leave float64.
-    """
+    """Return how often a layer halves the signal, from the tenth part of the chain to its end."""
     (row,) = pick(rows, kind="start", act=act, depth=depth, way="IDI")
     sizes, each = row["sizes"], depth // len(row["sizes"])
-    first, last = len(sizes) // 10, len(sizes) // 2
+    first, last = len(sizes) // 10, len(sizes) - 1
     return float((sizes[first] - sizes[last]) / math.log10(2) / (last - first) / each)
 
 
-def _learns(rows: Sequence[Row], act: str, way: str) -> bool:
-    depth = max(row["depth"] for row in pick(rows, kind="train"))
-    return mean(_scores(rows, act, depth, way)) > LEARNT
+def _trained(rows: Sequence[Row]) -> list[int]:
+    return sorted({row["depth"] for row in pick(rows, kind="train")})
+
+
+def _learns(rows: Sequence[Row], act: str, way: str, depth: int | None = None) -> bool:
+    """Say whether a chain learns; without a depth the deepest that was trained."""
+    return mean(_scores(rows, act, depth or _trained(rows)[-1], way)) > LEARNT
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
     """Name the activations with which the deepest chain learns, and those that skips repair."""
-    depth = max(row["depth"] for row in pick(rows, kind="train"))
+    depth = _trained(rows)[-1]
     acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
-    figure = f"accuracy at {depth} layers, " + "; ".join(
-        f"{act}: "
+    figure = "; ".join(
+        f"{act}, {depth} layers, accuracy: "
         + ", ".join(
-            f"{mean(scores):.2f} ({way})"
+            f"{_said(runs, '.2f')} ({way})"
             for way in WAYS
-            if (scores := _scores(rows, act, depth, way))
+            if (runs := _runs(rows, act, depth, way))
         )
         for act in acts
     )
@@ -178,7 +192,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     cured = [act for act in acts if act not in fine and _learns(rows, act, "IDI, skips")]
     if len(fine) == len(acts):
         return Verdict("holds", figure)
-    repair = f"; skips repair {' and '.join(cured)}" if cured else ""
+    repair = f" (skips repair {' and '.join(cured)})" if cured else ""
     if fine:
         return Verdict(f"holds when the activation is {' or '.join(fine)}{repair}", figure)
     return Verdict(f"does not hold{repair}", figure)
@@ -186,31 +200,29 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 
 def page(rows: Sequence[Row]) -> str:
     """Return set-up, tables and reading."""
-    lines, beside = [], []
-    for act in ACTIVATIONS:
-        for depth in DEPTHS:
-            for way in _ways(act):
-                found = pick(rows, kind="start", act=act, depth=depth, way=way)
-                if not found:
-                    continue
-                scores = _scores(rows, act, depth, way)
-                runs = judged(rows, SEEDS, kind="train", act=act, depth=depth, way=way)
-                size, chi = (f"10^{found[0][key]:.1f}" for key in ("size", "chi"))
-                rate = f"{runs[0]['rate']:g}" if runs else ""
-                lines.append(
-                    [act, f"{depth:,}", way, size, chi, rate, spread(scores) if scores else ""]
-                )
-            ours, others = (_scores(rows, act, depth, way) for way in ("IDI", "orthogonal"))
-            if ours and others:
-                beside.append(
-                    f"* {act}, {depth} layers: IDI ({mean(ours):.2f}) is {stands(ours, others)} "
-                    f"critical orthogonal weights ({mean(others):.2f})"
-                )
+    lines, sweep, beside, learning = [], [], [], []
+    for act, depth in ((act, depth) for act in ACTIVATIONS for depth in DEPTHS):
+        for way in _ways(act):
+            found = pick(rows, kind="start", act=act, depth=depth, way=way)
+            if not found:
+                continue
+            runs = _runs(rows, act, depth, way)
+            rate = f"{runs[0]['rate']:g}" if runs else ""
+            where = [act, f"{depth:,}", way]
+            powers = [f"10^{found[0][key]:.1f}" for key in ("size", "chi")]
+            lines.append([*where, *powers, rate, _said(runs)])
+            if runs:
+                sweep.append([*where, _tried(rows, act, depth, way)])
+        if pick(rows, kind="train", act=act, depth=depth):
+            fine = [way for way in _ways(act) if _learns(rows, act, way, depth)]
+            learning.append(f"* {act}, {depth} layers: {' / '.join(fine) or 'none'}")
+        if _runs(rows, act, depth, "orthogonal"):
+            beside.append(f"* {act}, {depth} layers: {_beside(rows, act, depth)}")
     last = DEPTHS[-1]
     halving = ", ".join(
         f"{act} {_halvings(rows, act, last):.3f}" for act in ("gelu", "silu")
     ) if pick(rows, kind="start", act="silu", depth=last) else "not measured"  # fmt: skip
-    head = ["activation", "layers", "weights", "signal", "chi", "rate x layers", "accuracy"]
+    head = ["activation", "layers", "weights"]
     return filled(
         "chains",
         width=WIDTH,
@@ -219,11 +231,38 @@ def page(rows: Sequence[Row]) -> str:
         rates=_study.listed(RATES),
         seeds=_study.listed(SEEDS),
         ways=table(["weights", "what they are"], WAYS.items()),
-        results=table(head, lines),
+        results=table([*head, "signal", "chi", "rate x layers", "accuracy"], lines),
+        learnt=LEARNT,
+        learning="\n".join(learning),
         last=last,
         halvings=halving,
         beside="\n".join(beside),
+        ends=_study.at_ends(pick(rows, kind="train"), ("act", "depth", "way"), SEEDS),
+        sweep=table([*head, "rate x layers: accuracy when tuning"], sweep),
     )
+
+
+def _tried(rows: Sequence[Row], act: str, depth: int, way: str) -> str:
+    """Return the accuracy of each rate that was tried, or that it diverged."""
+    tuning = pick(rows, kind="train", act=act, depth=depth, way=way)
+    return ", ".join(
+        f"{row['rate']:g}: {'diverged' if row['diverged'] else format(row['accuracy'], '.2f')}"
+        for row in tuning
+        if row["seed"] in TUNE
+    )
+
+
+def _beside(rows: Sequence[Row], act: str, depth: int) -> str:
+    """Return how IDI stands to orthogonal weights; what does not learn is compared with nothing."""
+    kind = "critical orthogonal weights" if act == "tanh" else "orthogonal weights"
+    fine = [_learns(rows, act, way, depth) for way in ("IDI", "orthogonal")]
+    if not any(fine):
+        return f"neither IDI nor {kind} learn"
+    if not all(fine):
+        return f"{'IDI learns' if fine[0] else f'{kind} learn'} alone, beside " + (
+            kind if fine[0] else "IDI")  # fmt: skip
+    ours, others = (_scores(rows, act, depth, way) for way in ("IDI", "orthogonal"))
+    return f"IDI ({mean(ours):.2f}) is {stands(ours, others)} {kind} ({mean(others):.2f})"
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:
@@ -241,15 +280,21 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
 
 
 def check(rows: Sequence[Row]) -> None:
-    """Assert T13, and that skips keep the signal."""
+    """Assert T13, that skips keep the signal, and what the template says of the other ways."""
+    for row in pick(rows, kind="start"):
+        size, deep = row["size"], row["depth"] >= 100
+        if row["way"] == "IDI, skips":
+            assert abs(size) < 0.01, row
+        elif row["act"] != "tanh" and deep:
+            assert (size < -20) if row["way"] == "IDI" else (size > 1), row
+        if row["way"] == "IDI, gain 2" and deep:  # values above 0 double in every layer
+            assert abs(size / row["depth"] / math.log10(2) - 1) < 0.01, row
     for act in ("gelu", "silu"):
-        for row in pick(rows, kind="start", act=act):
-            if row["way"] == "IDI" and row["depth"] >= 100:
-                assert row["size"] < -20, row
-            if row["way"] == "IDI, skips":
-                assert abs(row["size"]) < 0.01, row
-    if pick(rows, kind="start", act="gelu", depth=1000):
-        assert abs(_halvings(rows, "gelu", 1000) - 1) < 1e-3
+        if pick(rows, kind="start", act=act, depth=1000):
+            assert abs(_halvings(rows, act, 1000) - 1) < 1e-3
+        if _runs(rows, act, 100, "IDI, gain 2"):
+            assert _learns(rows, act, "IDI, gain 2", 10)
+            assert not _learns(rows, act, "IDI, gain 2", 100)
     assert _learns(rows, "gelu", "IDI, skips")
     assert not _learns(rows, "gelu", "IDI")
 

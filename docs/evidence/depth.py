@@ -33,6 +33,10 @@ CLAIM = (
     "Isometry at any depth in plain nets: identities keep signals and gradients without skips and "
     "normalisation, so that nets of any depth train [P, S: dynamical isometry]."
 )
+HERE = (
+    "Orthogonal weights of critical scale are not among the other starts here; [chains](chains.md) "
+    "compares them with identities, at 10 and 100 layers."
+)
 DEPTHS = {  # batch, epochs, rates times layers, tuning seeds
     10: (64, 3, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (100, 101)),
     100: (64, 3, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (100, 101)),
@@ -226,8 +230,9 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     deepest = depths[-1]
     other = {a: _others(rows, a, deepest) for a in acts}
     figure = "; ".join(
-        f"{a}, {deepest:,} layers: accuracy {_score(rows, a, deepest, 'idinit'):.2f}, the best "
-        f"other ({other[a][1]}) {other[a][0]:.2f}, chi from {chis[a][0]:.2g} at {depths[0]} layers "
+        f"{a}, {deepest:,} layers: accuracy {_score(rows, a, deepest, 'idinit'):.2f}, the "
+        f"best other that was tried ({other[a][1]}) {other[a][0]:.2f}, "
+        f"chi from {chis[a][0]:.2g} at {depths[0]} layers "
         f"to {chis[a][-1]:.2g}, {near[a]:.0%} of singular values near 1 at least"
         for a in acts
     )
@@ -240,7 +245,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         return Verdict("holds", figure)
     if steady := [a for a in acts if min(chis[a]) > 0.9 * max(chis[a]) > 0.1]:
         figure += f"; with {' and '.join(steady)} chi is the same at all depths"
-    return Verdict("holds for training; isometry itself does not hold", figure)
+    return Verdict("training at any depth: holds\nisometry: does not hold", figure)
 
 
 def _chi(found: Sequence[Row]) -> str:

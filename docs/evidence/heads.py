@@ -93,11 +93,11 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     ]
     if better:
         words = " and ".join(name.replace("instead of", "beats") for name in better)
-        return Verdict(f"does not hold: {words}", figure)
+        return Verdict(f"does not hold ({words})", figure)
     options = [e for name, e in found.items() if "default" not in name]
     if all(e.shown for e in options):
         return Verdict("holds", figure)
-    return Verdict("not shown for all: no other value is better, and not all are worse", figure)
+    return Verdict("not shown (no other value is better, and not all are worse)", figure)
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -113,8 +113,10 @@ def page(rows: Sequence[Row]) -> str:
                 )
                 first = spread((row["first"] for row in runs), ".2f")
                 added = f"{mean(row['added'] for row in runs):.1g}"
-                lines.append([net, way, sweep, added, first, spread(losses(rows, net, way))])
-    head = ["net", "way", "rate: loss when tuning", "all branches / stream at first"]
+                rate = f"{runs[0]['rate']:g}"
+                final = spread(losses(rows, net, way))
+                lines.append([net, way, sweep, rate, added, first, final])
+    head = ["net", "way", "rate: loss when tuning", "rate", "all branches / stream at first"]
     changes = [[name, str(e)] for name, e in effects(rows).items()]
     return filled(
         "heads",
@@ -125,6 +127,17 @@ def page(rows: Sequence[Row]) -> str:
         changes=table(["change", "of the final loss"], changes),
         chance=_decoder.CHANCE,
         largest=1 / math.sqrt(1e-5),
+        ends=_study.at_ends(rows, ("net", "way"), SEEDS),
+        options=_options(rows),
+    )
+
+
+def _options(rows: Sequence[Row]) -> str:
+    """Return in a line for each option of ``init_`` what its other values do."""
+    return "\n".join(
+        f"* {name}: {'not shown' if not e.shown else 'better' if e.value < 0 else 'worse'}"
+        for name, e in effects(rows).items()
+        if "default" not in name
     )
 
 

@@ -31,9 +31,11 @@ TEXT: dict[int, dict[str, Any]] = {
          "rates": (1e-3, 3e-3, 1e-2, 3e-2)},
 }  # fmt: skip
 IMAGES: dict[int, dict[str, Any]] = {
-    64: {"blocks": 2, "batch": 32, "steps": 80, "tune": 40, "rates": (1e-3, 3e-3, 1e-2)},
-    32: {"blocks": 2, "batch": 16, "steps": 60, "tune": 30, "rates": (3e-4, 1e-3, 3e-3)},
-}
+    64: {"blocks": 2, "batch": 32, "steps": 80, "tune": 40,
+         "rates": (1e-3, 3e-3, 1e-2, 3e-2)},
+    32: {"blocks": 2, "batch": 16, "steps": 60, "tune": 30,
+         "rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)},
+}  # fmt: skip
 TUNE, SEEDS = (100,), (0, 1, 2)
 ALL = ("qk", "v", "up")
 CELLS: dict[str, tuple[tuple[str, ...], float]] = {  # the weights that are orthogonal; eps
@@ -48,17 +50,21 @@ PARTS = {f"orthogonal {name}, IDIZ": ((name,), 1e-6) for name in ALL}
 FIRST = (*CELLS, "default", "rezero")
 NETS = {  # kind, width, and what more; the large ones first
     "transformer, width 128": FIRST,
-    "resnet, width 64": FIRST,
-    "resnet, width 64, BN": FIRST,
+    "resnet, width 64": (*FIRST, "init_"),
+    "resnet, width 64, BN": (*FIRST, "init_"),
     "transformer, width 64": (*FIRST, "init_", *PARTS),
-    "resnet, width 32": (*FIRST, "fixup", "skipinit"),
-    "resnet, width 32, BN": FIRST,
+    "resnet, width 32": (*FIRST, "init_", "fixup", "skipinit"),
+    "resnet, width 32, BN": (*FIRST, "init_"),
 }
 
 
 SMALL = "transformer, width 64"
 LARGER = {"IDI, IDIZ, larger rate": ((), 1e-6)}
 UNTUNED = {"transformer, width 128": {"orthogonal qk, IDIZ": 1e-3, "IDI, IDIZ, larger rate": 3e-3}}
+CROSSED = {  # in ResNets: a start, and the one at whose rate it runs as well
+    "orthogonal, IDIZ, rate of IDI": ("orthogonal, IDIZ", "IDI, IDIZ"),
+    "IDI, IDIZ, rate of orthogonal": ("IDI, IDIZ", "orthogonal, IDIZ"),
+}
 
 
 def shape(net: str) -> tuple[str, int, dict[str, Any]]:
@@ -90,9 +96,34 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
             for start, rate in UNTUNED.get(net, {}).items()
             for seed in SEEDS
         ]
+        if net.startswith("resnet"):
+            found += _crossed(net, rows)
         if len(found) > len(rows):
             break  # this net is not complete
     return found
+
+
+def tuned(rows: Sequence[Row], net: str, start: str) -> dict[float, float]:
+    """Return the loss of each rate that was tried to choose one."""
+    found = pick(rows, net=net, start=start)
+    return {row["rate"]: -row["score"] for row in found if row["seed"] in TUNE}
+
+
+def _crossed(net: str, rows: Sequence[Row]) -> list[Row]:
+    """Return both starts at each other's rate, so that they can be compared at the same one."""
+    _, _, size = shape(net)
+    best: dict[str, float] = {}
+    for start, _ in CROSSED.values():
+        losses = tuned(rows, net, start)
+        if len(losses) < len(size["rates"]):
+            return []
+        best[start] = min(losses, key=lambda rate: (losses[rate], rate))
+    return [
+        {"net": net, "start": name, "steps": size["steps"], "rate": best[other], "seed": seed}
+        for name, (start, other) in CROSSED.items()
+        if best[start] != best[other]
+        for seed in SEEDS
+    ]
 
 
 # The starts ---------------------------------------------------------------------------------------
@@ -106,8 +137,8 @@ def orthogonal(weight: Tensor) -> None:
 
 def begin(net: str, model: Any, start: str, example: Tensor) -> None:
     """Write a start into a model whose head and embeddings are the same for all but ``init_``."""
-    if start in _baselines.METHODS and not net.startswith("transformer"):
-        return _baselines.apply(start, model, example)
+    if not net.startswith("transformer"):
+        return _begin_resnet(model, start, example)
     if start == "rezero":
         for block in model.blocks:
             nn.init.zeros_(block.scale)
@@ -118,26 +149,52 @@ def begin(net: str, model: Any, start: str, example: Tensor) -> None:
         return None
     which, eps = (CELLS | PARTS | LARGER)[start]
     irt.init_(model, example, head="keep", eps=eps or 1e-6)
-    if net.startswith("transformer"):
-        blocks = [block.branch for block in model.blocks]
-        inner = {
-            "qk": [w.weight for b in blocks[::2] for w in (b.q, b.k)],
-            "v": [b.v.weight for b in blocks[::2]],
-            "up": [b[0].weight for b in blocks[1::2]],
-        }
-        last = [layer.weight for layer in _decoder.ends(model)]
-    else:
-        layers = [[*_nets.weighted(b.branch)] for b in _baselines.branches(model)]
-        inner = {"up": [first.weight for first, _ in layers]}
-        last = [end.weight for _, end in layers]
-    with torch.no_grad():
-        for name in which:
-            for weight in inner.get(name, []):
-                orthogonal(weight)
-        if not eps:
-            for weight in last:
-                weight.zero_()
+    blocks = [block.branch for block in model.blocks]
+    inner = {
+        "qk": [w.weight for b in blocks[::2] for w in (b.q, b.k)],
+        "v": [b.v.weight for b in blocks[::2]],
+        "up": [b[0].weight for b in blocks[1::2]],
+    }
+    _exchange(
+        [weight for name in which for weight in inner[name]],
+        [] if eps else [layer.weight for layer in _decoder.ends(model)],
+    )
     return None
+
+
+def _exchange(inside: Sequence[Tensor], ends: Sequence[Tensor]) -> None:
+    """Put orthogonal weights inside branches, and exact zeros at ends."""
+    with torch.no_grad():
+        for weight in inside:
+            orthogonal(weight)
+        for weight in ends:
+            weight.zero_()
+
+
+def _begin_resnet(model: Any, start: str, example: Tensor) -> None:
+    """Write a start into the branches alone; only Fixup and ``init_`` do more."""
+    if start == "init_":
+        irt.init_(model, example)
+        return
+    stem, *_, head = _nets.weighted(model)
+    same = [*stem.parameters(), *(head.parameters() if start != "fixup" else ())]
+    drawn = [value.detach().clone() for value in same]
+    if start in ("rezero", "skipinit"):
+        for block in _baselines.branches(model):
+            block.scale = nn.Parameter(torch.zeros(()))
+    if start in ("fixup", "skipinit"):
+        _baselines.apply({"skipinit": "kaiming"}.get(start, start), model, example)
+    elif start not in ("default", "rezero"):
+        which, eps = CELLS[CROSSED[start][0] if start in CROSSED else start]
+        irt.init_(model, example, head="keep", eps=eps or 1e-6)
+        layers = [[*_nets.weighted(block.branch)] for block in _baselines.branches(model)]
+        _exchange(
+            [first.weight for first, _ in layers if which],
+            [end.weight for _, end in layers if not eps],
+        )
+    with torch.no_grad():
+        for value, before in zip(same, drawn, strict=True):
+            value.copy_(before)
 
 
 # Measuring ----------------------------------------------------------------------------------------
@@ -179,8 +236,8 @@ def _images(net: str, start: str, steps: int, rate: float, seed: int) -> Row:
     x, y, judge, labels = _training.digits()
     if seed in TUNE:
         x, y, judge, labels = x[360:], y[360:], x[:360], y[:360]
-    scalars = start in _baselines.METHODS and _baselines.METHODS[start].scalars
     _, width, size = shape(net)
+    scalars = start == "fixup"
     model = _nets.resnet(size["blocks"], width, norm=net.endswith("BN"), scalars=scalars)
     begin(net, model, start, x[:2])
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
@@ -235,6 +292,8 @@ def effects(rows: Sequence[Row], net: str) -> dict[str, Effect]:
             of("orthogonal, IDIZ 1e-3"), of("orthogonal, IDIZ")
         ),
     }
+    for rate, change in same_rate(rows, net).items():
+        found[f"orthogonal inside, both at {rate:g}, IDIZ"] = change
     for name in PARTS:
         if of(name):
             weights = name.partition(",")[0].removeprefix("orthogonal ")
@@ -248,9 +307,38 @@ def effects(rows: Sequence[Row], net: str) -> dict[str, Effect]:
     return found
 
 
+def same_rate(rows: Sequence[Row], net: str) -> dict[float, Effect]:
+    """Return orthogonal weights beside IDI at the rate of either, with IDIZ at the end."""
+    runs = {
+        start: judged(rows, SEEDS, net=net, start=start)
+        for start in ("IDI, IDIZ", "orthogonal, IDIZ", *CROSSED)
+    }
+    found = {}
+    for start, other in (("orthogonal, IDIZ", "IDI, IDIZ"), ("IDI, IDIZ", "orthogonal, IDIZ")):
+        crossed = next(name for name, both in CROSSED.items() if both == (start, other))
+        for name in (start, crossed):  # at the rate of the other one
+            pair = {start: runs[name], other: runs[other]}
+            if all(pair.values()) and runs[name][0]["rate"] == runs[other][0]["rate"]:
+                idi, orthogonal = ([-r["score"] for r in pair[s]] for s in sorted(pair))
+                found[runs[other][0]["rate"]] = effect(orthogonal, idi)
+    return dict(sorted(found.items()))
+
+
 def said(found: Effect) -> str:
     """Return in a word what a change does."""
     return "not shown" if not found.shown else "better" if found.value < 0 else "worse"
+
+
+def judged_inside(rows: Sequence[Row], net: str) -> str:
+    """Return what orthogonal weights do, if that is so at the best rates and at the same rates."""
+    own = effects(rows, net)["orthogonal inside instead of IDI"]
+    words = {said(change) for change in (own, *same_rate(rows, net).values())}
+    return words.pop() if same_rate(rows, net) and len(words) == 1 else "not shown"
+
+
+def nets_where(rows: Sequence[Row], word: str) -> list[str]:
+    """Return the nets in which orthogonal weights are better, worse, or not shown to be either."""
+    return [net for net in whole(rows) if judged_inside(rows, net) == word]
 
 
 def whole(rows: Sequence[Row]) -> list[str]:
@@ -264,23 +352,44 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     if not nets:  # the quick run
         zero, mine = (mean(losses(rows, SMALL, start)) for start in ("IDI, 0", "IDI, IDIZ"))
         return Verdict("holds in small for IDIZ", f"loss {mine:.2f}, with an exact 0 {zero:.2f}")
-    parts, words = [], []
+    lines = []
     for net in nets:
-        inside, end, other, *_ = effects(rows, net).values()
-        parts.append((said(inside), said(end), said(other)))
+        own, end, other, *_ = effects(rows, net).values()
         queries = effects(rows, net).get("orthogonal in qk alone, IDIZ")
-        words.append(
-            f"{net}, change of the loss: orthogonal inside {inside}, "
-            + (f"in queries and keys alone {queries}, " if queries else "")
-            + f"0 at the end {end} (IDI inside) and {other} (orthogonal inside)"
+        changes = {"orthogonal inside": own}
+        changes |= {f"both at {rate:g}": e for rate, e in same_rate(rows, net).items()}
+        changes |= {"orthogonal in queries and keys alone": queries} if queries else {}
+        changes |= {"0 at the end, IDI inside": end, "0 at the end, orthogonal inside": other}
+        lines.append(
+            f"{net}, change of the loss: "
+            + ", ".join(f"{name} {_brief(change)}" for name, change in changes.items())
         )
-    better = [net for net, part in zip(nets, parts, strict=True) if part[0] == "better"]
-    inner = "holds" if {part[0] for part in parts} == {"worse"} else "not shown"
-    if better:
-        inner = f"does not hold (orthogonal is better in {len(better)} of {len(nets)} nets)"
-    where = [net for net, part in zip(nets, parts, strict=True) if part[1] == "worse"]
-    ends = f"holds when the weights inside are IDI ({'; '.join(where)})" if where else "not shown"
-    return Verdict(f"identity inside: {inner}; IDIZ at the end: {ends}", "; ".join(words))
+    ends = "0 at the end instead of IDIZ, {} inside".format
+    claims = [_claim("identity inside", {net: judged_inside(rows, net) for net in nets})]
+    claims += [
+        _claim(f"IDIZ at the end, {inner} inside", {net: said(effects(rows, net)[ends(inner)])
+               for net in nets})
+        for inner in ("IDI", "orthogonal")
+    ]  # fmt: skip
+    return Verdict("\n".join(claims), "; ".join(lines))
+
+
+def _claim(what: str, words: dict[str, str]) -> str:
+    """Return the claim that a change is worse than IDInit, judged for each net, in lines."""
+    held = {"worse": "holds", "better": "does not hold", "not shown": "not shown"}
+    lines = []
+    for word, claim in held.items():
+        nets = [net for net in words if words[net] == word]
+        if len(nets) == len(words):
+            return f"{what}: {claim}"
+        if nets:
+            where = " / ".join(nets) if len(nets) < 4 else f"{len(nets)} of {len(words)} nets"
+            lines.append(f"{what}, {where}: {claim}")
+    return "\n".join(lines)
+
+
+def _brief(change: Effect) -> str:
+    return f"{change.value:+.3f} ± {change.half:.3f} ({said(change)})"
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -292,14 +401,33 @@ def page(rows: Sequence[Row]) -> str:
         resnets=_sizes("resnet", rows),
         noise=NOISE,
         seeds=", ".join(map(str, SEEDS)),
+        short=_short(rows),
+        better=" / ".join(nets_where(rows, "better")) or "none",
+        unclear=" / ".join(nets_where(rows, "not shown")) or "none",
         results="\n".join(_results(rows, net) for net in NETS if pick(rows, net=net)),
         widths=_widths(rows),
         parts=_each(rows, _part),
         others=_each(rows, _other),
-        edge=_edge(rows),
+        edge="\n".join(
+            f"* {net}: {_study.at_ends(pick(rows, net=net), ('start',), SEEDS)}" for net in NETS
+        ),
         diverged=diverged,
         runs=len(rows),
     )
+
+
+def _short(rows: Sequence[Row]) -> str:
+    """Return the table of what matters most, a line a net."""
+    lines = []
+    for net in whole(rows):
+        found = effects(rows, net)
+        same = [f"{_brief(e)} at {rate:g}" for rate, e in same_rate(rows, net).items()]
+        names = (f"{start} instead of IDI, IDIZ" for start in ("default", "rezero", "init_"))
+        starts = [_brief(found[name]) if name in found else "not run" for name in names]
+        own = _brief(found["orthogonal inside instead of IDI"])
+        lines.append([net, own, ", ".join(same) or "not measured", *starts])
+    head = ["net", "orthogonal inside, each at its best rate", "both at one rate"]
+    return table([*head, "default", "rezero", "init_"], lines)
 
 
 def _sizes(kind: str, rows: Sequence[Row]) -> str:
@@ -326,8 +454,9 @@ def _results(rows: Sequence[Row], net: str) -> str:
             if row["seed"] in TUNE
         )
         first = spread((row["first"] for row in runs), ".2f")
-        final = spread(losses(rows, net, start))
-        lines.append([start, sweep or "as IDI, IDIZ", f"{runs[0]['rate']:g}", first, final])
+        final, lost = spread(losses(rows, net, start)), sum(row["diverged"] for row in runs)
+        final += f" ({lost} at chance)" if lost else ""
+        lines.append([start, sweep or "not tuned", f"{runs[0]['rate']:g}", first, final])
     head = ["inside, at the end", "rate: loss when tuning", "rate", "first loss", "final loss"]
     text = f"## {net}\n\n{table(head, lines)}"
     if net in whole(rows):
@@ -354,7 +483,8 @@ def _widths(rows: Sequence[Row]) -> str:
                 for name in both[0].keys() & both[1].keys()
             ]
     order = list(effects(rows, whole(rows)[0])) if lines else []
-    lines.sort(key=lambda line: (order.index(line[1]) if line[1] in order else len(order), line[0]))
+    order += sorted({line[1] for line in lines} - {*order})
+    lines.sort(key=lambda line: (order.index(line[1]), line[0]))
     return table(["net", "change", "small (width)", "large (width)"], lines) if lines else ""
 
 
@@ -379,18 +509,6 @@ def _part(change: str) -> str:
 def _other(change: str) -> str:
     name, _, rest = change.partition(" instead of IDI, IDIZ")
     return "" if name == change else name + (" (IDI, IDIZ at the larger rate)" if rest else "")
-
-
-def _edge(rows: Sequence[Row]) -> str:
-    """Return the starts whose best rate lies at an end of what was tried."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        rates = shape(row["net"])[2]["rates"]
-        if row["start"] in UNTUNED.get(row["net"], ()):
-            continue
-        if row["seed"] == SEEDS[0] and row["rate"] in (rates[0], rates[-1]):
-            found.setdefault(row["net"], []).append(row["start"])
-    return "; ".join(f"{net}: {' / '.join(starts)}" for net, starts in found.items()) or "none"
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:

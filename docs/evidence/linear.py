@@ -170,6 +170,7 @@ def page(rows: Sequence[Row]) -> str:
         learnt=LEARNT,
         results=table([*keys, "best rate", "score", "loss (geometric mean)", "diverged"], best),
         sweep=table([*keys, *rates], sweep),
+        ends=_study.at_ends(rows, keys, SEEDS),
     )
 
 

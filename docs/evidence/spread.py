@@ -110,22 +110,15 @@ def verdict(rows: Sequence[Row]) -> Verdict:
         for start in _starts(rows)
     )
     figure += f"; least ratio that {len(SEEDS)} seeds show four times of five: {_least():.1f}"
-    if len(more) == len(_others(rows)):
-        return Verdict("holds", figure)
-    if more and not less and 2 * len(more) < len(_others(rows)):
-        return Verdict(f"not shown, except beside {'; '.join(more)}", figure)
-    if more and not less:
-        means = ", ".join(
-            f"{_label(*start)} {mean(_values(rows, start, 'both', 'accuracy')):.2f}"
-            for start in _starts(rows)
-            if _label(*start) in more or start == (False, "idinit")
-        )
-        names = "; ".join(more)
-        return Verdict(f"holds when the other start is {names} (mean accuracies: {means})", figure)
-    if more:
-        words = f"holds when the other start is {'; '.join(more)}, and the opposite does when it is"
-        return Verdict(f"{words} {'; '.join(less)}", figure)
-    return Verdict("does not hold" if less else "not shown", figure)
+    means = ", ".join(
+        f"{_label(*start)} {mean(_values(rows, start, 'both', 'accuracy')):.2f}"
+        for start in _starts(rows)
+        if _label(*start) in (*more, *less) or start[1] == "idinit"
+    )
+    figure += f"; mean accuracies of IDInit, and of those that differ: {means}"
+    names = [_label(*start) for start in _others(rows)]
+    stood = dict.fromkeys(names, "level with") | dict.fromkeys(more, "ahead of")
+    return Verdict(_study.beside(stood | dict.fromkeys(less, "behind"), _baselines.OLD), figure)
 
 
 def _least() -> float:
@@ -169,6 +162,7 @@ def page(rows: Sequence[Row]) -> str:
         rates=_study.listed(RATES),
         tune=_study.listed(TUNE),
         seeds=len(SEEDS),
+        least=_least(),
         methods=table(
             ["method", "what it is"], [[name, _baselines.METHODS[name].cite] for name in cites]
         ),

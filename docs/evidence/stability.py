@@ -114,13 +114,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     if normed := _stood(rows, True):
         strict = _counted(_stood(rows, True, LIMITS[-1]))
         figure += f"; with BN: {_counted(normed)}, at {LIMITS[-1]:g} {strict}"
-    wins = [name for name, how in stood.items() if how == "ahead of"]
-    if len(wins) == len(stood):
-        return Verdict("holds", figure)
-    if wins:
-        rest = _counted({name: how for name, how in stood.items() if how != "ahead of"})
-        return Verdict(f"holds beside {len(wins)} of {len(stood)} other starts; {rest}", figure)
-    return Verdict("does not hold", figure)
+    return Verdict(_study.beside(stood, _baselines.OLD), figure)
 
 
 def page(rows: Sequence[Row]) -> str:

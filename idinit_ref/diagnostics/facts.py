@@ -105,6 +105,9 @@ def signs(shapes: Iterable[tuple[int, ...]]) -> list[NDArray[np.float32]]:
     >>> [list(map(float, x)) for x in signs([(4,), (2,)])] == [
     ...     list(map(float, x)) for x in signs([(4,), (2,)])]
     True
+    >>> [x.shape for x in signs([()])]
+    [()]
     """
     bits = np.random.Generator(np.random.Philox(key=0))
-    return [(2 * bits.integers(0, 2, shape, np.int8) - 1).astype(np.float32) for shape in shapes]
+    drawn = (bits.integers(0, 2, shape, np.int8) for shape in shapes)
+    return [np.asarray(2 * one - 1, np.float32) for one in drawn]  # also of shape ()

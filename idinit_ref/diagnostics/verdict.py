@@ -9,7 +9,7 @@ from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.adds import Adds
 from ..roles.flow import Flow
-from ..roles.graph import Graph
+from ..roles.graph import Graph, Node
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import TensorFacts
 
@@ -241,7 +241,7 @@ class _Signals:
     """The nodes that vary with the input, and those where the input's signal dies.
 
     A node "varies", is "still" from the start (a table of positions), "dies" (it is constant,
-    though one of its inputs varies), or comes "after" a node that dies.
+    though one of its inputs varies), or comes "after" a node that dies: also a product with it.
     """
 
     def __init__(self, record: Record) -> None:
@@ -251,13 +251,21 @@ class _Signals:
         self._readers: dict[str, list[str]] = {}
         for node in record.graph.nodes:
             if node.kind != "parameter":
-                self.states[node.name] = self._state(node.name, node.inputs)
+                inputs = self._factors(node) or node.inputs
+                self.states[node.name] = self._state(node.name, inputs)
             for name in node.inputs:
                 self._readers.setdefault(name, []).append(node.name)
         self._ends = set(record.graph.outputs)  # and all nodes before them
         for node in reversed(record.graph.nodes):
             if node.name in self._ends:
                 self._ends.update(node.inputs)
+
+    def _factors(self, node: Node) -> list[str]:
+        """Return the factors that make a node 0, where a signal died before."""
+        places = node.vanishes if isinstance(node.vanishes, tuple) else ()
+        ways = [name for name in map(node.inputs.__getitem__, places) if name in self.record.facts]
+        zeros = [name for name in ways if not self.record.facts[name].peak]
+        return [name for name in zeros if self.states.get(name) in ("dies", "after")]
 
     def _state(self, name: str, inputs: Sequence[str]) -> str:
         fact = self.record.facts.get(name)

@@ -264,6 +264,7 @@ class Adds:
                 by = flow.gates(node, to)
                 gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
                 is_moving = this.does in _SPACE or flow.is_sorting(node, to)
+                is_moving = is_moving or flow.is_widening(node)
                 spatial = way.spatial and (this.kind == "add" or is_moving)
                 ahead.push(flow.hop[to], side, _Way(False, True, gates, spatial))
 

@@ -238,6 +238,15 @@ class Flow:
         is_one = this.does == "select" and self.inputs[node] == (to,)
         return is_one and entries(this) == entries(self.nodes[to])
 
+    def is_widening(self, node: int) -> bool:
+        """Whether an operation joins copies of one node only, changed in space, and zeros."""
+        bases = set()
+        for part in self.inputs[node] if self.nodes[node].does == "join" else ():
+            while len(self.inputs[part]) == 1 and self.nodes[part].does in _SPATIAL:
+                (part,) = self.inputs[part]
+            bases.add(part)
+        return len(bases) == 1
+
     def rejoined(self, node: int) -> int | None:
         """Return what a concatenation puts together again: all parts of one node, in space.
 

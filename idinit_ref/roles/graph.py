@@ -34,6 +34,7 @@ Does = Literal[
     "softmax",
     "norm",
     "pool",
+    "mix",
     "pad",
     "resize",
     "crop",
@@ -46,7 +47,8 @@ Does = Literal[
 "move" keeps all entries (reshape, transpose, cast, broadcast); "map" is a function of each entry;
 "scale" multiplies by numbers, data or parameters (masks and dropout too), "shift" adds them;
 "product" multiplies signals entry by entry, "contract" sums products of signals; "select" drops
-entries; "join" concatenates; "pad", "pool", "resize" and "crop" act on space."""
+entries; "mix" is any other linear map (a cumulative sum, a product with constants); "join"
+concatenates; "pad", "pool", "resize" and "crop" act on space."""
 
 
 ROOTS = frozenset({"sqrt", "rsqrt", "norm", "std", "linalg_vector_norm"})

@@ -20,8 +20,10 @@ __all__ = ["Held", "Values", "function_of"]
 
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
-_SPREADS = ("move", "scale", "contract", "pool", "select", "crop", "pad", "join", "product")
-"""Aggregations: sums of rows, also weighted ones, as by the gates of experts."""
+_SPREADS = (
+    "move", "scale", "contract", "pool", "mix", "resize", "select", "crop", "pad", "join", "product"
+)  # fmt: skip
+"""Aggregations: sums of rows, also weighted ones, as by the gates of experts or a blur."""
 
 
 class Held(Protocol):
@@ -181,8 +183,8 @@ class Values:
             for user in self._users.get(stack.pop().name, ()):
                 if user.kind == "other" and function_of(user) in _SET_BY:
                     return function_of(user)
-                moved = user.does in ("", *_MOVES) or function_of(user) == "abs"  # in a softplus
-                moved = moved and len(user.inputs) == 1
+                moved = user.does in ("", "mix", *_MOVES) and len(user.inputs) == 1
+                moved |= function_of(user) == "abs"  # in a softplus
                 if user.kind == "other" and moved and user.name not in seen:
                     seen.add(user.name)
                     stack.append(user)

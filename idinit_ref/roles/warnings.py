@@ -134,7 +134,7 @@ def _feeding(graph: Graph, node: Node, plans: Mapping[str, Plan]) -> dict[str, P
         found |= {name: plans[name] for name in at.weights if name in plans}
         if at.kind == "weight" and all(name in found for name in at.weights):
             continue
-        if at.kind != "other" or at.does not in ("", "map", "product", "scale", "move"):
+        if at.kind != "other" or at.does not in ("", "mix", "map", "product", "scale", "move"):
             return {}
         new = [name for name in at.inputs if name not in seen]
         seen.update(new)

@@ -194,14 +194,10 @@ class Drawing(Layers):
 
         Sums that start at zeros, as of experts, stay one scatter.
         """
-        adds = isinstance(update, Signal)
-        if isinstance(whole, Signal) and adds and whole.node not in self._filled:
-            part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))
-            return self.add("add", whole, part, shape)
-        out = self.result(name, [whole, update, *places], shape, word="scatter")
-        if isinstance(out, Signal):
-            self._filled.add(out.node)
-        return out
+        if self.accumulates(whole, update):
+            return self.result(name, [whole, update, *places], shape, word="scatter")
+        part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))
+        return self.add("add", whole, part, shape)
 
     # What changes no number -----------------------------------------------------------------
 

@@ -35,8 +35,8 @@ _WORDS: dict[Fact, str] = {
     Fact("map"): """
         abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
         cbrt ceil celu conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
-        gelu hardshrink hardswish hardtanh i1 i1e identity imag leaky_relu log1p mish
-        modified_bessel_i1 nan_to_num positive rad2deg real relu relu6 rint round
+        gelu hardshrink hardswish hardtanh i1 i1e identity leaky_relu log1p mish
+        modified_bessel_i1 nan_to_num positive rad2deg relu relu6 rint round
         rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
         tanhshrink trunc
     """,
@@ -53,7 +53,7 @@ _WORDS: dict[Fact, str] = {
         scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
         spherical_bessel_j0 squareplus zeta
     """,
-    Fact("map", "sum"): "complex heaviside hypot nextafter",
+    Fact("map", "sum"): "heaviside hypot nextafter",
     Fact("map", "max"): "clamp_min fmax max maximum",
     Fact("map", "min"): "clamp_max fmin min minimum",
     Fact("map", (0,)): """
@@ -83,7 +83,9 @@ _WORDS: dict[Fact, str] = {
     Fact("crop"): "crop",
     Fact("join", "sum"): "join",
     Fact("attention", (2,)): "attention",
-    Fact(""): "cummax cummin cumprod cumsum fft glu linear",
+    Fact("mix"): "cumsum fft imag linear real",
+    Fact("mix", "sum"): "complex",
+    Fact(""): "cummax cummin cumprod glu",
     Fact("", (0,)): "by_first",
     Fact("", (1,)): "by_second solve triangular_solve",
     Fact("", (2,)): "by_third",

@@ -36,7 +36,7 @@ class Joins(Moves):
         sizes = [None if value.shape is None else value.shape[axis] for value in values]
         starts = None if None in sizes else list(accumulate([n or 0 for n in sizes], initial=0))
         out = self.result(name, values, shape, floating, "join")
-        if isinstance(out, Made) and starts is not None:
+        if isinstance(out, Made) and starts is not None and not out.zero:
             made = [value for value in values if isinstance(value, Made)]
             pairs = zip(made, starts[:-1], strict=True)
             parts = [
@@ -127,7 +127,10 @@ class Joins(Moves):
         """
         if isinstance(value, Made) and not value.parts:
             others = () if part.shape == shape else (value,)
-            return self.pad(name, part, low, shape, None, others)
+            padded = self.pad(name, part, low, shape, None, others)
+            if isinstance(padded, Signal):
+                self.note_write(padded.node, value, part)
+            return padded
         if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
             spans = [(at, at + size, 1) for at, size in zip(low, part.shape, strict=True)]
             under, new = self.part(name, value, spans), self.pad(name, part, low, shape)

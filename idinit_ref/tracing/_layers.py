@@ -10,7 +10,7 @@ from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
 from ._labels import Einsum
 from ._products import Products
-from ._values import Data, Made, Operation, Shape, Signal, Track, Value, names_of
+from ._values import Data, Made, Operation, Shape, Signal, Track, Value, is_constant, names_of
 
 __all__ = ["Layers"]
 
@@ -144,7 +144,8 @@ class Layers(Products):
     ) -> Value:
         """Draw a convolution whose kernel is data or constant."""
         if not isinstance(signal, Signal) or not isinstance(kernel, Signal) or not letters:
-            return self.result(name, [signal, kernel], shape)
+            word = "linear" if is_constant(signal) or is_constant(kernel) else ""
+            return self.result(name, [signal, kernel], shape, word=word)
         rank = len(signal.shape or ())
         is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
         own = [f"axis {k}" for k in range(rank)]

@@ -56,7 +56,7 @@ class Nodes:
         self._changed: set[tuple[str, str | None]] = set()  # parameters that a node reads changed
         self._starts: dict[str, str] = {}  # the input node of a parameter used as data
         self._tables: dict[Made, Signal] = {}  # the signal of a value used as data
-        self._filled: set[str] = set()  # sums of values that are written to zeros
+        self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices
         self._drawn_once: dict[Hashable, tuple[Sequence[Value], Value]] = {}

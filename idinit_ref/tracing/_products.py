@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from ._axes import Atom, Axis, View
-from ._functions import Fact
+from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
 from ._resolution import before_matrix
@@ -26,6 +26,7 @@ from ._values import (
     Value,
     is_constant,
     is_number,
+    is_zero,
     joined,
 )
 
@@ -76,6 +77,8 @@ class Products(Joins):
             kinds = kinds_of(own, rest, out, grouped)
             if signal.picks and "I" in kinds:
                 return self.find(name, made, shape)
+            if signal.shape == shape and self._is_diagonal(made):
+                return self.result(name, [signal, made], shape, word="mul")
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
@@ -108,6 +111,12 @@ class Products(Joins):
         sizes = max(own, key=prod, default=())
         is_new = whole[-len(sizes) :] == sizes and len(whole) > len(sizes) > 1
         return is_new or 1 < prod(sizes) < prod(whole)
+
+    def _is_diagonal(self, made: Made) -> bool:
+        """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
+        alone = all(len(self.parameters[part.name].shape) == 1 for part in made.parts)
+        spread = (part.view is None or part.done.startswith("masked") for part in made.parts)
+        return alone and len(made.shape or ()) > 1 and all(spread)
 
     def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
         """Draw a product of two signals; it vanishes with a signal whose units it does not sum."""
@@ -148,7 +157,7 @@ class Products(Joins):
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        values, fact = list(of.values), Fact()
+        values, fact = list(of.values), fact_of("linear")
         for at, (value, own) in enumerate(zip(values, of.labels, strict=True)):
             if not isinstance(value, Signal) or not is_constant(values[1 - at]):
                 continue
@@ -294,6 +303,8 @@ class Products(Joins):
         Only a number keeps a weight a weight, and a weight's result such a result.
         """
         word = "scale" if len(values) == 1 else word
+        if any(map(is_zero, values[: 1 if word == "div" else None])):
+            return self.zeros(name, values, shape)
         rest = [value for value in values if not is_number(value)]
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from math import inf, prod
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from ._functions import Fact, fact_of
 from ._nodes import Nodes
 from ._resolution import copied_axes, is_finer
 from ._units import Unit, merged, spread_to
-from ._values import Data, Made, Part, Shape, Signal, Value, joined, names_of
+from ._values import Data, Made, Part, Shape, Signal, Value, is_zero, joined, names_of
 
 __all__ = ["Results", "done_by", "spread"]
 
@@ -20,6 +21,7 @@ _MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an elementwise operation's operands that are factors of the result."""
+_PARTS = {"move", "scale", "select", "crop", "pad"}
 _ON_DATA = {"attention", "join", "select"}
 """Operations that turn a learned operand into a signal."""
 
@@ -43,6 +45,8 @@ class Results(Nodes):
         fact = fact_of(word) if isinstance(word, str) else word
         if fact.does in _ON_DATA and floating:
             values = self._as_data(values, fact)
+        if floating and _makes_zero(values, fact):
+            return self.zeros(name, values, shape)
         signals = [value for value in values if isinstance(value, Signal)]
         if not signals and not any(isinstance(value, Data) for value in values):
             made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
@@ -56,12 +60,23 @@ class Results(Nodes):
             out = self._drawn(name, values, signals, shape, fact)
             if isinstance(word, str):
                 self._note_root(out.node, word.replace("_", ""))
+            if word == "scatter":
+                self.note_write(out.node, *values[:2])
         elif floating:
             out = Signal(self.draw("input", name, (), shape), shape)
         for value in values:
             if isinstance(value, Made):
                 self.use(value, "other", out.node if isinstance(out, Signal) else None)
         return out
+
+    def zeros(self, name: str, values: Sequence[Value], shape: Shape | None) -> Value:
+        """Draw the zeros that an operation makes of some values; without signals, a constant."""
+        signals = [value for value in values if isinstance(value, Signal)]
+        for signal in signals:
+            signal.spend()
+        if not signals:
+            return Made(shape, value=0)
+        return Signal(self.draw("other", name, (), shape), shape)
 
     def _drawn(
         self,
@@ -129,6 +144,62 @@ class Results(Nodes):
             self._pooled[node] = _ROOT
         elif word == "var":
             self._pooled[node] = max(self._pooled[node], 1)
+
+    # Accumulators ---------------------------------------------------------------------------
+
+    def note_write(self, node: str, whole: Value, update: Value) -> None:
+        """Record a write to an accumulator: to zeros, or to what was written to them before.
+
+        A sum of a term with what was read of an accumulator is no residual add.
+        """
+        terms = self._filled.get(whole.node) if isinstance(whole, Signal) else None
+        if not isinstance(update, Signal) or (terms is None and not is_zero(whole)):
+            return
+        adds, new = self._parted(update.node, whole.node if isinstance(whole, Signal) else "")
+        if terms and not self._comes_from(new, terms):
+            for at in (self._place[name] for name in adds):
+                self.nodes[at] = replace(self.nodes[at], kind="other")
+        self._filled[node] = (terms or frozenset()).union(self._base(name) for name in new)
+
+    def accumulates(self, whole: Value, update: Value) -> bool:
+        """Whether an update is no branch of a signal that it is added to."""
+        if not isinstance(whole, Signal) or not isinstance(update, Signal):
+            return True
+        terms = self._filled.get(whole.node)
+        return terms is not None and not self._comes_from([update.node], terms)
+
+    def _parted(self, name: str, whole: str) -> tuple[list[str], list[str]]:
+        """Return the adds of a sum with what was read of an accumulator, and the terms."""
+        adds, terms, at = list[str](), list[str](), name
+        while self._base(at, whole) != whole:
+            node = self.nodes[self._place[at]]
+            if node.kind != "add":
+                return [], [name]
+            one, two = node.inputs
+            if self._base(two, whole) == whole or self.nodes[self._place[one]].kind != "add":
+                one, two = (one, two) if self._base(one, whole) == whole else (two, one)
+            adds.append(at)
+            terms.append(two)
+            at = one
+        return adds, terms
+
+    def _base(self, name: str, stop: str = "") -> str:
+        """Return the node of which a node is a part, moved, scaled or padded; at last `stop`."""
+        node = self.nodes[self._place[name]]
+        while node.name != stop and node.does in _PARTS and len(node.inputs) == 1:
+            node = self.nodes[self._place[node.inputs[0]]]
+        return node.name
+
+    def _comes_from(self, names: Sequence[str], terms: Collection[str]) -> bool:
+        """Whether some nodes are computed from others."""
+        first = min((self._place[name] for name in terms), default=0)
+        seen, stack = {*names}, [*names]
+        while stack:
+            inputs = self.nodes[self._place[stack.pop()]].inputs
+            new = [to for to in inputs if self._place[to] >= first and to not in seen]
+            seen.update(new)
+            stack += new
+        return not seen.isdisjoint(terms)
 
     # Learned tensors that are data ----------------------------------------------------------
 
@@ -247,6 +318,18 @@ class Results(Nodes):
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
         return joined(shape, found).factored(factors if places else ())  # of a square: none
+
+
+def _makes_zero(values: Sequence[Value], fact: Fact) -> bool:
+    """Whether constant zeros among its operands make an operation's result zero."""
+    if not fact.does or any(isinstance(value, Made) and value.parts for value in values):
+        return False
+    zeros = [is_zero(value) for value in values[: fact.of]]
+    if isinstance(fact.vanishes, tuple):
+        return any(zeros[at] for at in fact.vanishes if at < len(zeros))
+    if fact.vanishes == "each":
+        return any(zeros)
+    return fact.vanishes != "never" and bool(zeros) and all(zeros)
 
 
 def spread(value: Made, shape: Shape | None) -> Made:

@@ -317,6 +317,11 @@ def is_constant(value: Value) -> TypeGuard[Made]:
     return isinstance(value, Made) and not value.parts
 
 
+def is_zero(value: Value) -> bool:
+    """Whether a value is a constant that is 0 everywhere."""
+    return isinstance(value, Made) and value.zero and not value.parts
+
+
 def is_number(value: Value) -> bool:
     """Whether a value is a constant of one number."""
     if not isinstance(value, Made) or value.parts:

@@ -49,6 +49,46 @@ def test_a_fresh_residual_net_is_healthy_and_its_branches_are_tiny():
     assert all(branch.ratio < 1e-5 for branch in audit.branches)
 
 
+@pytest.mark.parametrize("hidden", [6, 8, 16])
+def test_gated_branches_that_cancel_are_healthy_at_every_width(hidden):
+    """From hidden width 2m on, what IDIZ reads cancels (T10): the gates have no gradient yet."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(4, 2)
+            self.up = nn.ModuleList([nn.Linear(4, hidden) for _ in range(2)])
+            self.down = nn.ModuleList([nn.Linear(hidden, 4) for _ in range(2)])
+
+        def forward(self, x):
+            gates = self.gate(x).softmax(-1)
+            experts = [down(F.gelu(up(x))) for up, down in zip(self.up, self.down, strict=True)]
+            return x + sum(gates[:, k : k + 1] * expert for k, expert in enumerate(experts))
+
+    model, x = Model(), samples(6, 4)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy, audit.healthy
+    asleep = {dead.name.split(".")[0] for dead in audit.dead if dead.wakes}
+    assert asleep == ({"gate"} if hidden >= 8 else set())
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["beside a result", "alone"])
+def test_a_loss_of_one_number_may_be_returned(alone):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            y = self.net(x)
+            return y.square().mean() if alone else (y, y.square().mean())
+
+    model, x = Model(), samples(4, 6)
+    irt.init_(model, x)
+    assert irt.audit(model, x).healthy
+
+
 @pytest.mark.parametrize("started", [False, True], ids=["default", "idinit"])
 def test_the_numbers_are_those_of_plain_hooks_and_gradients(started):
     model, x = net(), samples(4, 6)

@@ -22,12 +22,14 @@ import idinit_ref_jax as irj
 import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
 from idinit_ref.roles import infer_roles
+from idinit_ref.roles.decide import decide
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
 )
 X = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
 ROWS = np.array([0, 2])
+MIX = np.tri(5, dtype="float32")
 
 
 def torch_add_at(x, rows, y):
@@ -62,12 +64,18 @@ TORCH = SimpleNamespace(
     cat=lambda xs: torch.cat(xs, -1), stack=torch.stack, halves=lambda x: x.chunk(2, -1),
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
-    under=lambda xs: torch.cat(xs, 1), pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2),
     reshape=torch.reshape, spread=torch.broadcast_to, tile=torch.tile,
     repeat=torch.repeat_interleave, matrix=lambda m, x: torch.tensor(m) @ x,
     enlarge=lambda x: nn.functional.interpolate(x.mT, scale_factor=2.0).mT,
     unfold=lambda x, kernel: nn.functional.conv_transpose1d(
         x.mT, kernel.permute(1, 2, 0), stride=2).mT,
+    zeros=torch.zeros_like, under=lambda xs: torch.cat(xs, 1),
+    pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2), cumsum=lambda x: x.cumsum(1),
+    mixed=lambda x: torch.tensor(MIX) @ x, fft=lambda x: torch.fft.fft(torch.fft.ifft(x)).real,
+    diag=lambda layer: torch.diag(layer.bias),
+    moments=lambda x: torch.var_mean(x, -1, keepdim=True),
+    resized=lambda x: nn.functional.interpolate(x[:, None, :3], (5, 4), mode="bilinear")[:, 0],
+    blurred=lambda x: torch.conv1d(x.mT, torch.ones(4, 1, 3) / 3, padding=1, groups=4).mT,
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -75,24 +83,38 @@ JAX = SimpleNamespace(
     halves=lambda x: jnp.split(x, 2, -1), rows=lambda x: jnp.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
-    under=lambda xs: jnp.concatenate(xs, 1), pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2),
     reshape=jnp.reshape, spread=jnp.broadcast_to, tile=jnp.tile,
     repeat=jnp.repeat, matrix=jnp.matmul,
     enlarge=lambda x: jax.image.resize(x, (3, 4, 4), "nearest"),
     unfold=lambda x, kernel: jax.lax.conv_transpose(
         x, kernel, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")),
+    zeros=jnp.zeros_like, under=lambda xs: jnp.concatenate(xs, 1),
+    pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2), cumsum=lambda x: jnp.cumsum(x, 1),
+    mixed=lambda x: jnp.asarray(MIX) @ x, fft=lambda x: jnp.fft.fft(jnp.fft.ifft(x)).real,
+    diag=lambda layer: jnp.diag(layer.bias[...]),
+    moments=lambda x: (jnp.var(x, -1, keepdims=True), jnp.mean(x, -1, keepdims=True)),
+    resized=lambda x: jax.image.resize(x[:, :3], x.shape, "linear"),
+    blurred=lambda x: jax.lax.conv_general_dilated(
+        x, jnp.ones((3, 1, 4)) / 3, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=4),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
     cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     halves=lambda x: ops.split(x, 2, -1), rows=lambda x: ops.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
-    add_at=keras_add_at, put=keras_put, under=lambda xs: ops.concatenate(xs, 1),
-    pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2),
     reshape=ops.reshape, spread=ops.broadcast_to, tile=ops.tile,
     repeat=ops.repeat, matrix=ops.matmul,
     enlarge=keras.layers.UpSampling1D(),
     unfold=lambda x, kernel: ops.conv_transpose(x, kernel, 2, data_format="channels_last"),
+    zeros=ops.zeros_like, add_at=keras_add_at, put=keras_put,
+    under=lambda xs: ops.concatenate(xs, 1),
+    pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2), cumsum=lambda x: ops.cumsum(x, 1),
+    mixed=lambda x: ops.matmul(MIX, x), fft=lambda x: ops.fft(ops.fft((x, 0 * x)))[0],
+    diag=lambda layer: ops.diag(layer.bias),
+    moments=lambda x: ops.moments(x, -1, keepdims=True)[::-1],
+    resized=lambda x: ops.image.resize(x[:, :3, :, None], (5, 4))[..., 0],
+    blurred=lambda x: ops.depthwise_conv(x, np.ones((3, 4, 1), "float32") / 3, 1, "same"),
 )  # fmt: skip
 
 
@@ -219,6 +241,39 @@ def chosen(how):
     return function
 
 
+def accumulated(how):
+    """Experts that add to rows of zeros, read by index and written back."""
+
+    def function(np_, layers, b, x):
+        y = np_.zeros(x)
+        for k, rows in enumerate((np_.rows(x), np_.rows(-x), np_.rows(x))[: len(layers)]):
+            given = y if how == "one after the other" and k else x
+            new = layers[k](np_.relu(np_.pick(given, rows)))
+            if k and how == "in two ways":
+                y = np_.add_at(y, rows, new)
+            else:
+                y = np_.put(y, rows, np_.pick(y, rows) + new)
+        return y if how == "one after the other" else x + y
+
+    return function
+
+
+def widened(by):
+    """A skip of more channels than its source, as of a ResNet with option A or a PyramidNet."""
+
+    def function(np_, layers, b, x):
+        x, _ = np_.halves(x)
+        return by(np_, x) + mlp(np_, layers, np_.cat([x, x]))
+
+    return function
+
+
+def normed(np_, layers, b, x):
+    y = layers[0](x)
+    var, mean = np_.moments(y)
+    return x + (y - mean) * (var + 1e-3) ** -0.5
+
+
 def pooled(first):
     """As in MViT: the mean of each two rows, beside the first row as it is."""
 
@@ -302,6 +357,18 @@ KINDS = {
         {"kernel": np.ones((2, 4, 4))}, set()),
     "repeated channels": (repeated(3), 3, {}, {1}),
     "repeated heads": (repeated(2), 3, {}, {1}),
+    "experts read and written": (accumulated(""), 3, {}, {0, 1, 2}),
+    "experts added too": (accumulated("in two ways"), 3, {}, {0, 1, 2}),
+    "rows of rows": (accumulated("one after the other"), 2, {}, {1}),
+    "zeros behind": (widened(lambda np_, x: np_.cat([x, np_.zeros(x)])), 2, {}, {1}),
+    "a product with 0": (widened(lambda np_, x: np_.cat([x * 0, x])), 2, {}, {1}),
+    "two copies": (widened(lambda np_, x: np_.cat([x, x])), 2, {}, {1}),
+    "a copy flipped": (widened(lambda np_, x: np_.cat([np_.flip(x), x])), 2, {}, {1}),
+    "a norm written out": (normed, 1, {}, {0}),
+    "a diagonal matrix": (
+        lambda np_, layers, b, x: x + layers[0](x) @ np_.diag(layers[1]), 2, {}, {0}),
+    "a branch times 0": (
+        lambda np_, layers, b, x: x + mlp(np_, layers, x) * 0, 2, {}, set()),
 }  # fmt: skip
 
 
@@ -437,3 +504,20 @@ def test_positions_after_a_norm_are_data():
     x = keras.Input((5, 4))
     y = Add()(keras.layers.LayerNormalization()(keras.layers.Dense(4)(x)))
     assert "zero" not in irk.init_(keras.Model(x, x + y), X).roles.values()
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("mix", ["cumsum", "mixed", "fft", "resized", "blurred"])
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_a_bias_may_follow_a_linear_map(roles, mix):
+    """As in StyleGAN2, which blurs what a convolution gives, and then adds its bias."""
+
+    def function(np_, layers, b, x):
+        y = getattr(np_, mix)(layers[0](np_.relu(x)))
+        return x + (y + (layers[1].bias[...] if roles is jax_roles else layers[1].bias))
+
+    graph = roles(function, 2, {})
+    found = {entry.name.replace("/", "."): entry.role for entry in decide(graph).entries}
+    (weight,) = (found[name] for name in found if "layers.0." in name and "bias" not in name)
+    (bias,) = (found[name] for name in found if name.endswith("layers.1.bias"))
+    assert (weight, bias) == ("zero", "bias")
