@@ -364,7 +364,8 @@ class Adds:
             if base is not None and self._is_coarse(base, top, (source, add)):
                 return True
             for to in flow.inputs[top]:
-                if self._grows(top) and self._is_coarse(to, top, (source, add)):
+                is_finer = flow.nodes[top].does == "resize"
+                if is_finer and self._is_coarse(to, top, (source, add)):
                     return True
                 if to > source and to not in seen:
                     seen.add(to)
@@ -381,14 +382,6 @@ class Adds:
         is_shuffle &= before[:1] == after[:1] and sorted(before) != sorted(after)
         return base if is_shuffle else None
 
-    def _grows(self, node: int) -> bool:
-        """Whether an operation raises the resolution."""
-        this = self._flow.nodes[node]
-        if this.kind != "weight":
-            return this.does == "resize"
-        options = self._flow.nodes[self._flow.at[this.weights[0]]].options
-        return bool(options.get("transposed")) and prod(options.get("stride") or (1,)) != 1
-
     def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:
         """Whether a tensor is smaller than others along an axis that an operation enlarges."""
         nodes = self._flow.nodes
@@ -399,10 +392,4 @@ class Adds:
         return any(
             had < have and all(len(s) != len(after) or had < s[axis] for s in shapes)
             for axis, (had, have) in enumerate(zip(before, after, strict=True))
-            if axis not in self._channels(large)
         )
-
-    def _channels(self, node: int) -> set[int]:
-        """Return the axes of a weight operation's result that may be batch or channels."""
-        this = self._flow.nodes[node]
-        return {0, 1, len(this.shape or ()) - 1} if this.kind == "weight" else set()

@@ -10,6 +10,7 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, lose, shift_of
+from ._resolution import is_repeated
 from ._units import merged, renumbered
 from ._values import Data, Fold, Made, Part, Shape, Signal, Value
 
@@ -51,6 +52,8 @@ class Joins(Moves):
             shift = () if starts is None else _padded(values, axis, starts, sizes)
             if starts is not None:
                 self.joins[out.node] = Joined(axis, tuple(starts), tuple(values))
+            if sizes[0] == 1 and is_repeated(values):
+                out = out._replace(spread=frozenset([axis]))
             return out._replace(halves=frozenset(halves), shift=shift)
         return out
 
@@ -67,6 +70,8 @@ class Joins(Moves):
         if isinstance(out, Signal) and shape is not None:
             units = [value.units for value in values if isinstance(value, Signal)]
             places = {old: old + (old >= axis) for old in range(len(shape) - 1)}
+            if is_repeated(values):
+                out = out._replace(spread=frozenset([axis]))
             self.joins[out.node] = Joined(axis, tuple(range(shape[axis] + 1)), tuple(values), True)
             return out._replace(units=merged(renumbered(sum(units, ()), places)))
         return out
@@ -85,8 +90,9 @@ class Joins(Moves):
 
         `others` are the values that fill it; `does` is "move" if entries of the value fill it.
         """
-        out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         old, gaps = value.shape, gaps or (0,) * len(low)
+        does = "resize" if any(gaps) else does
+        out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         if isinstance(value, Made) and isinstance(out, Made) and old and shape and not any(gaps):
 
             def move(view: View) -> View | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
+from ._resolution import copied_axes, without_copies
 from ._results import Results
 from ._units import Unit, renumbered, seen_by
 from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
@@ -85,7 +86,11 @@ class Moves(Results):
         old = value.shape or ()
         if value.shape == shape is not None:
             return value
-        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()))
+        coarse = without_copies(value, shape) if isinstance(value, Signal) else None
+        does: Does = "resize" if coarse else "move"
+        if isinstance(value, Signal) and coarse:
+            value = value._replace(node=self.draw("other", name, (value.node,), coarse, (), "move"))
+        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), does=does)
         if isinstance(value, Signal) and isinstance(out, Signal) and value.fold and shape:
             return out._replace(fold=value.fold._replace(axes=_split(value.fold, old, shape)))
         return out
@@ -135,14 +140,15 @@ class Moves(Results):
             )
         return out
 
-    def tile(
-        self, name: str, value: Value, times: Sequence[int], shape: Shape, floating: bool = True
-    ) -> Value:
-        """Draw copies side by side, so many along every axis; the first axes may be new."""
-        if not isinstance(value, Made) or value.shape is None:
-            return self.result(name, [value], shape, floating, "move")
-        old = (1,) * (len(times) - len(value.shape)) + value.shape
-        pairs = list(zip(times, old, strict=True))
+    def tile(self, name: str, value: Value, shape: Shape | None, floating: bool = True) -> Value:
+        """Draw copies side by side, along axes that become longer; the first axes may be new."""
+        if not isinstance(value, Made) or value.shape is None or shape is None:
+            out = self.result(name, [value], shape, floating, "move")
+            if isinstance(out, Signal):
+                out = out._replace(spread=copied_axes([value], shape))
+            return out
+        old = (1,) * (len(shape) - len(value.shape)) + value.shape
+        pairs = [(new // size if size else 1, size) for size, new in zip(old, shape, strict=True)]
         apart = self.reshape(name, value, tuple(n for size in old for n in (1, size)))
         spread = self.broadcast(name, apart, tuple(n for pair in pairs for n in pair))
         return self.reshape(name, spread, shape)
