@@ -57,7 +57,7 @@ class ModuleDrawing(Drawing):
         kept = {} if self.module is None else self.module._parameters
         return any(self._names.get(id(tensor)) == name for tensor in kept.values())
 
-    def applies(self, base: str, weight: Made) -> bool:
+    def applies(self, base: str, weight: Made, data: Made) -> bool:
         """Whether the running module is a known layer that applies its own weight."""
         is_used = bool(weight.parts) and is_layer(self.module)
         return is_used and all(self.owns(part.name) for part in weight.parts)

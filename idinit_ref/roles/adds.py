@@ -364,7 +364,8 @@ class Adds:
             if base is not None and self._is_coarse(base, top, (source, add)):
                 return True
             for to in flow.inputs[top]:
-                if self._grows(top) and self._is_coarse(to, top, (source, add)):
+                is_finer = flow.nodes[top].does == "resize"
+                if is_finer and self._is_coarse(to, top, (source, add)):
                     return True
                 if to not in seen and to > source and flow.is_after(to, (source,), known):
                     seen.add(to)
@@ -383,14 +384,6 @@ class Adds:
         is_shuffle &= sum(have < had for had, have in zip(before, after, strict=True)) == 1
         return base if is_shuffle else None
 
-    def _grows(self, node: int) -> bool:
-        """Whether an operation raises the resolution."""
-        this = self._flow.nodes[node]
-        if this.kind != "weight":
-            return this.does == "resize"
-        options = self._flow.nodes[self._flow.at[this.weights[0]]].options
-        return bool(options.get("transposed")) and prod(options.get("stride") or (1,)) != 1
-
     def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:
         """Whether a tensor is smaller than others along an axis that an operation enlarges."""
         nodes = self._flow.nodes
@@ -401,10 +394,4 @@ class Adds:
         return any(
             had < have and all(len(s) != len(after) or had < s[axis] for s in shapes)
             for axis, (had, have) in enumerate(zip(before, after, strict=True))
-            if axis not in self._channels(large)
         )
-
-    def _channels(self, node: int) -> set[int]:
-        """Return the axes of a weight operation's result that may be batch or channels."""
-        this = self._flow.nodes[node]
-        return {0, 1, len(this.shape or ()) - 1} if this.kind == "weight" else set()

@@ -12,6 +12,7 @@ from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, Spot, lose, shift_of
 from ._places import Move, assembled, embedded, outside, turned
+from ._resolution import is_repeated
 from ._units import merged, renumbered
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
@@ -55,6 +56,8 @@ class Joins(Moves):
             shift = () if starts is None else _padded(values, axis, starts, sizes)
             if starts is not None:
                 self.joins[out.node] = Joined(axis, tuple(starts), tuple(values))
+            if sizes[0] == 1 and is_repeated(values):
+                out = out._replace(spread=frozenset([axis]))
             return self.placed(out._replace(halves=halves, shift=shift), spot)
         return out
 
@@ -77,6 +80,8 @@ class Joins(Moves):
         if isinstance(out, Signal) and shape is not None:
             units = [value.units for value in values if isinstance(value, Signal)]
             places = {old: old + (old >= axis) for old in range(len(shape) - 1)}
+            if is_repeated(values):
+                out = out._replace(spread=frozenset([axis]))
             self.joins[out.node] = Joined(axis, tuple(range(shape[axis] + 1)), tuple(values), True)
             return self.placed(out._replace(units=merged(renumbered(sum(units, ()), places))), spot)
         return out
@@ -102,6 +107,7 @@ class Joins(Moves):
             spot = self._over(under._replace(shape=shape), value, low, shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
+        does = "resize" if any(gaps) else does
         out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         if isinstance(value, Made) and isinstance(out, Made) and old and shape and not any(gaps):
             is_zero = value.zero and all(isinstance(by, Made) and by.zero for by in others)

@@ -86,6 +86,8 @@ class Layers(Products):
         """
         if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
             kernel = kernel.member  # a kernel times an input
+        if isinstance(signal, Signal) and max(spread, default=1) > 1:
+            signal = self._apart(name, signal, before or space, spread)
         weight = isinstance(kernel, Made) and bool(kernel.parts)
         if not isinstance(signal, Signal) or not weight or kernel.shape is None:
             return self._convolved(name, signal, kernel, letters, shape, channels)
@@ -118,6 +120,18 @@ class Layers(Products):
             axes[channels] = (group, *axes[channels])
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
+
+    def _apart(
+        self, name: str, signal: Signal, space: Sequence[int], steps: Sequence[int]
+    ) -> Signal:
+        """Draw zeros between a signal's entries, as a transposed convolution does first."""
+        if signal.shape is None:
+            return signal
+        shape = list(signal.shape)
+        for axis, step in zip(space, steps, strict=True):
+            shape[axis] *= step
+        node = self.draw("other", f"{name}: apart", (signal.node,), tuple(shape), (), "resize")
+        return signal._replace(node=node)
 
     def _convolved(
         self,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..roles.graph import Does
 from ._axes import View
 from ._places import Runs, followed, runs_of, whole
+from ._resolution import copied_axes, without_copies
 from ._results import Results
 from ._units import Unit, renumbered, seen_by
 from ._values import Cut, Data, Fold, Made, Piece, Place, Shape, Signal, Value
@@ -116,10 +117,18 @@ class Moves(Results):
         old = value.shape or ()
         if value.shape == shape is not None:
             return value
+        coarse = without_copies(value, shape) if isinstance(value, Signal) else None
+        does: Does = "resize" if coarse else "move"
+        if isinstance(value, Signal) and coarse:
+            value = value._replace(node=self.draw("other", name, (value.node,), coarse, (), "move"))
         more: dict[str, Any] = {}
         if isinstance(value, Signal) and value.fold and shape:
             more["fold"] = value.fold._replace(axes=_split(value.fold, old, shape))
-        return self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), **more)
+
+        def move(view: View) -> View | None:
+            return view.reshape(old, shape or ())
+
+        return self.move(name, value, shape, move, does=does, **more)
 
     def squeeze(self, name: str, value: Value, axes: Sequence[int]) -> Value:
         """Draw a reshape without some axes of size 1."""
@@ -166,14 +175,15 @@ class Moves(Results):
 
         return self.move(name, value, shape, move, old == shape, True, **more)
 
-    def tile(
-        self, name: str, value: Value, times: Sequence[int], shape: Shape, floating: bool = True
-    ) -> Value:
-        """Draw copies side by side, so many along every axis; the first axes may be new."""
-        if not isinstance(value, Made) or value.shape is None:
-            return self.result(name, [value], shape, floating, "move")
-        old = (1,) * (len(times) - len(value.shape)) + value.shape
-        pairs = list(zip(times, old, strict=True))
+    def tile(self, name: str, value: Value, shape: Shape | None, floating: bool = True) -> Value:
+        """Draw copies side by side, along axes that become longer; the first axes may be new."""
+        if not isinstance(value, Made) or value.shape is None or shape is None:
+            out = self.result(name, [value], shape, floating, "move")
+            if isinstance(out, Signal):
+                out = out._replace(spread=copied_axes([value], shape))
+            return out
+        old = (1,) * (len(shape) - len(value.shape)) + value.shape
+        pairs = [(new // size if size else 1, size) for size, new in zip(old, shape, strict=True)]
         apart = self.reshape(name, value, tuple(n for size in old for n in (1, size)))
         spread = self.broadcast(name, apart, tuple(n for pair in pairs for n in pair))
         return self.reshape(name, spread, shape)

@@ -193,9 +193,19 @@ class Nodes:
             rest = rest.partition("/")[2]  # an operation's name may lack the model's
         return ""
 
-    def applies(self, base: str, weight: Made) -> bool:
-        """Whether an operation applies a layer's own weight."""
+    def applies(self, base: str, weight: Made, data: Made) -> bool:
+        """Whether an operation applies a layer's own weight to some data.
+
+        Where an operation does not name its layer, only a layer has a kernel, and it applies that
+        to parameters of any other name.
+        """
         names = names_of([weight])
+        if self._prefixed:
+            tails = [
+                {name.replace("/", ".").split(".")[-1] for name in names_of([made])}
+                for made in (weight, data)
+            ]
+            return tails[0] == {"kernel"} and bool(tails[1]) and "kernel" not in tails[1]
         return bool(names) and all(self._layer(base, name) for name in names)
 
     def once(self, key: Hashable, values: Sequence[Value], draw: Callable[[], Value]) -> Value:

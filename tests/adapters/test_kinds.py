@@ -86,6 +86,11 @@ TORCH = SimpleNamespace(
     cat=lambda xs: torch.cat(xs, -1), stack=torch.stack, halves=lambda x: x.chunk(2, -1),
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
+    reshape=torch.reshape, spread=torch.broadcast_to, tile=torch.tile,
+    repeat=torch.repeat_interleave, matrix=lambda m, x: torch.tensor(m) @ x,
+    enlarge=lambda x: nn.functional.interpolate(x.mT, scale_factor=2.0).mT,
+    unfold=lambda x, kernel: nn.functional.conv_transpose1d(
+        x.mT, kernel.permute(1, 2, 0), stride=2).mT,
     zeros=torch.zeros_like, under=lambda xs: torch.cat(xs, 1),
     pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2), cumsum=lambda x: x.cumsum(1),
     mixed=lambda x: torch.tensor(MIX) @ x, fft=lambda x: torch.fft.fft(torch.fft.ifft(x)).real,
@@ -93,7 +98,7 @@ TORCH = SimpleNamespace(
     moments=lambda x: torch.var_mean(x, -1, keepdim=True),
     resized=lambda x: nn.functional.interpolate(x[:, None, :3], (5, 4), mode="bilinear")[:, 0],
     blurred=lambda x: torch.conv1d(x.mT, torch.ones(4, 1, 3) / 3, padding=1, groups=4).mT,
-    write=torch_write, reshape=torch.reshape, unstack=torch.unbind, softmax=lambda x: x.softmax(-1),
+    write=torch_write, unstack=torch.unbind, softmax=lambda x: x.softmax(-1),
     turn=lambda x: x.mT, sigmoid=torch.sigmoid, softplus=nn.functional.softplus, exp=torch.exp,
 )  # fmt: skip
 JAX = SimpleNamespace(
@@ -102,6 +107,11 @@ JAX = SimpleNamespace(
     halves=lambda x: jnp.split(x, 2, -1), rows=lambda x: jnp.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
+    reshape=jnp.reshape, spread=jnp.broadcast_to, tile=jnp.tile,
+    repeat=jnp.repeat, matrix=jnp.matmul,
+    enlarge=lambda x: jax.image.resize(x, (3, 4, 4), "nearest"),
+    unfold=lambda x, kernel: jax.lax.conv_transpose(
+        x, kernel, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")),
     zeros=jnp.zeros_like, under=lambda xs: jnp.concatenate(xs, 1),
     pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2), cumsum=lambda x: jnp.cumsum(x, 1),
     mixed=lambda x: jnp.asarray(MIX) @ x, fft=lambda x: jnp.fft.fft(jnp.fft.ifft(x)).real,
@@ -111,7 +121,7 @@ JAX = SimpleNamespace(
     blurred=lambda x: jax.lax.conv_general_dilated(
         x, jnp.ones((3, 1, 4)) / 3, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=4),
-    write=jax_write, reshape=jnp.reshape, unstack=jnp.unstack, softmax=jax.nn.softmax,
+    write=jax_write, unstack=jnp.unstack, softmax=jax.nn.softmax,
     turn=lambda x: jnp.swapaxes(x, 1, 2), sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus,
     exp=jnp.exp,
 )  # fmt: skip
@@ -120,6 +130,10 @@ KERAS = SimpleNamespace(
     cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     halves=lambda x: ops.split(x, 2, -1), rows=lambda x: ops.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
+    reshape=ops.reshape, spread=ops.broadcast_to, tile=ops.tile,
+    repeat=ops.repeat, matrix=ops.matmul,
+    enlarge=keras.layers.UpSampling1D(),
+    unfold=lambda x, kernel: ops.conv_transpose(x, kernel, 2, data_format="channels_last"),
     zeros=ops.zeros_like, add_at=keras_add_at, put=keras_put,
     under=lambda xs: ops.concatenate(xs, 1),
     pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2), cumsum=lambda x: ops.cumsum(x, 1),
@@ -128,7 +142,7 @@ KERAS = SimpleNamespace(
     moments=lambda x: ops.moments(x, -1, keepdims=True)[::-1],
     resized=lambda x: ops.image.resize(x[:, :3, :, None], (5, 4))[..., 0],
     blurred=lambda x: ops.depthwise_conv(x, np.ones((3, 4, 1), "float32") / 3, 1, "same"),
-    write=keras_write, reshape=ops.reshape, unstack=ops.unstack, softmax=ops.softmax,
+    write=keras_write, unstack=ops.unstack, softmax=ops.softmax,
     turn=lambda x: ops.transpose(x, (0, 2, 1)), sigmoid=ops.sigmoid, softplus=ops.softplus,
     exp=ops.exp,
 )  # fmt: skip
@@ -302,6 +316,33 @@ def pooled(first):
     return function
 
 
+def pyramid(up):
+    """A deep level, brought to the resolution of the finer one."""
+
+    def function(np_, layers, b, x):
+        fine = np_.relu(layers[0](x[:, :4]))
+        deep = np_.relu(layers[1](np_.pairs(fine)))
+        return layers[4](layers[3](fine) + up(np_, layers[2](deep), b))
+
+    return function
+
+
+def spread(np_, x):
+    """Repeat rows by a broadcast and a reshape."""
+    return np_.reshape(np_.spread(x[:, :, None], (3, 2, 2, 4)), (3, 4, 4))
+
+
+def repeated(axis):
+    """Channels that are repeated, or a head for many heads, change no resolution."""
+
+    def function(np_, layers, b, x):
+        y = np_.reshape(np_.relu(layers[0](x)), (3, 5, 1, 4))
+        y = np_.repeat(y[..., :2], 2, axis)
+        return layers[2](x) + layers[1](y[:, :, 0] if axis == 3 else np_.reshape(y, (3, 5, 4)))
+
+    return function
+
+
 LOW, HIGH = [-1.0, -2, -0.5, -1], [1.0, 2, 0.5, 1]
 INF = float("inf")
 KINDS = {
@@ -328,9 +369,28 @@ KINDS = {
     "rows written back": (chosen("written back"), 2, {}, {1}),
     "rows added in place": (chosen("added in place"), 2, {}, {1}),
     "rows chosen afterwards": (chosen("chosen afterwards"), 2, {}, {1}),
+    "a row cut twice": (
+        lambda np_, layers, b, x: x[:, 0] + mlp(np_, layers, x[:, 0]), 2, {}, {1}),
+    "samples cut twice": (
+        lambda np_, layers, b, x: x[1:] + mlp(np_, layers, x[1:]), 2, {}, {1}),
     "other rows": (chosen("others"), 2, {}, set()),
     "a token beside pooled rows": (pooled(1), 2, {}, {1}),
     "not all rows": (pooled(3), 2, {}, set()),
+    "a level, interpolated": (pyramid(lambda np_, y, b: np_.enlarge(y)), 5, {}, set()),
+    "a level, repeated": (pyramid(lambda np_, y, b: np_.repeat(y, 2, 1)), 5, {}, set()),
+    "a level, spread": (pyramid(lambda np_, y, b: spread(np_, y)), 5, {}, set()),
+    "a level, tiled": (pyramid(lambda np_, y, b: np_.tile(y, (1, 2, 1))), 5, {}, set()),
+    "a level, indexed": (
+        pyramid(lambda np_, y, b: np_.pick(y, np.array([0, 0, 1, 1]))), 5, {}, set()),
+    "a level, by a matrix": (
+        pyramid(lambda np_, y, b: np_.matrix(np.ones((4, 2), "float32"), y)), 5, {}, set()),
+    "a level, stacked": (
+        pyramid(lambda np_, y, b: np_.reshape(np_.stack([y, y], 2), (3, 4, 4))), 5, {}, set()),
+    "a level, through a transposed convolution": (
+        pyramid(lambda np_, y, b: np_.unfold(y, b.kernel)), 5,
+        {"kernel": np.ones((2, 4, 4))}, set()),
+    "repeated channels": (repeated(3), 3, {}, {1}),
+    "repeated heads": (repeated(2), 3, {}, {1}),
     "experts read and written": (accumulated(""), 3, {}, {0, 1, 2}),
     "experts added too": (accumulated("in two ways"), 3, {}, {0, 1, 2}),
     "rows of rows": (accumulated("one after the other"), 2, {}, {1}),
@@ -465,6 +525,113 @@ def test_sums_of_experts_from_zeros_on_are_one_scatter():
     graph = torch_roles(function, 2, {})
     assert zeros(graph) == {0, 1}
     assert sum(node.kind == "add" for node in graph.nodes) == 1
+
+
+# Learned tensors, and norms -----------------------------------------------------------------------
+
+
+def latents(p, x, spread, softmax):
+    """Queries are made of a learned table, copied for a batch."""
+    z = spread(p["lat"], (3, 2, 4))
+    keys, values = x @ p["k"], x @ p["v"]
+    return z + softmax((z @ p["q"]) @ keys.swapaxes(1, 2), -1) @ values @ p["o"]
+
+
+LATENTS = {"lat": (2, 4), **dict.fromkeys("qkvo", (4, 4))}
+
+
+def torch_latents():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.ones(size) for k, size in LATENTS.items()})
+
+        def forward(self, x):
+            return latents(self.p, x, torch.broadcast_to, torch.softmax)
+
+    return irt.trace(Model(), torch.tensor(X))
+
+
+def jax_latents():
+    def function(p, x):
+        return latents(p, x, jnp.broadcast_to, jax.nn.softmax)
+
+    return irj.trace({k: jnp.ones(size) for k, size in LATENTS.items()}, (X,), function)
+
+
+def flax_latents():
+    class Model(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.lat = nnx.Param(jnp.ones((2, 4)))
+            self.q, self.k, self.v, self.o = (nnx.Linear(4, 4, rngs=rngs) for _ in range(4))
+
+        def __call__(self, x):
+            scores = self.q(self.lat[...]) @ self.k(x).swapaxes(1, 2)
+            z = jnp.broadcast_to(self.lat[...], (3, 2, 4))
+            return z + self.o(jax.nn.softmax(scores) @ self.v(x))
+
+    return irj.trace(Model(), (X,))
+
+
+def keras_latents():
+    class Model(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {k: self.add_weight(shape=size, name=k) for k, size in LATENTS.items()}
+
+        def call(self, x):
+            spread, softmax = ops.broadcast_to, ops.softmax
+            z = spread(self.p["lat"], (3, 2, 4))
+            keys, values = x @ self.p["k"], x @ self.p["v"]
+            scores = (z @ self.p["q"]) @ ops.swapaxes(keys, 1, 2)
+            return z + softmax(scores) @ values @ self.p["o"]
+
+    return irk.trace(Model(), X)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("traced", [torch_latents, jax_latents, flax_latents, keras_latents])
+def test_a_matrix_of_learned_queries_is_a_weight(traced):
+    roles = {
+        name.removesuffix("kernel").strip("./")[-1]: role
+        for name, role in infer_roles(traced()).items()
+    }
+    assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize(
+    "norm",
+    [
+        keras.layers.GroupNormalization(2),
+        keras.layers.GroupNormalization(2, scale=False),
+        keras.layers.LayerNormalization(axis=(1, 2)),
+        keras.layers.LayerNormalization(axis=(1, 2), scale=False),
+    ],
+    ids=["groups", "groups without scale", "two axes", "two axes without scale"],
+)
+def test_the_offset_of_a_norm_is_a_shift_also_of_many_axes(norm):
+    """TensorFlow computes x r + (offset - mean r)."""
+    x = keras.Input((5, 4))
+    model = keras.Model(x, x + type(norm).from_config(norm.get_config())(keras.layers.Dense(4)(x)))
+    report = irk.init_(model, X)
+    assert sorted(report.roles.values()).count("zero") == 1
+    assert not {"endless", "tie"} & {note.kind for note in report.warnings}
+
+
+def test_positions_after_a_norm_are_data():
+    """They are no shift: they end no branch."""
+
+    class Add(keras.layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(5, 4), name="table")
+
+        def call(self, x):
+            return x + self.table
+
+    x = keras.Input((5, 4))
+    y = Add()(keras.layers.LayerNormalization()(keras.layers.Dense(4)(x)))
+    assert "zero" not in irk.init_(keras.Model(x, x + y), X).roles.values()
 
 
 @pytest.mark.every
