@@ -356,30 +356,32 @@ class Adds:
 
     def _is_level(self, add: int, branch: int, source: int) -> bool:
         """Whether a branch leaves the resolution of source and add, and returns by upsampling."""
-        flow = self._flow
+        flow, known = self._flow, dict[int, bool]()
         seen, stack = {branch}, [branch]
         while stack:
             top = stack.pop()
-            base = self._unshuffled(top)
+            base = self._unshuffled(top, len(flow.nodes[add].shape or ()))
             if base is not None and self._is_coarse(base, top, (source, add)):
                 return True
             for to in flow.inputs[top]:
                 is_finer = flow.nodes[top].does == "resize"
                 if is_finer and self._is_coarse(to, top, (source, add)):
                     return True
-                if to > source and to not in seen:
+                if to not in seen and to > source and flow.is_after(to, (source,), known):
                     seen.add(to)
                     stack.append(to)
         return False
 
-    def _unshuffled(self, node: int) -> int | None:
+    def _unshuffled(self, node: int, rank: int) -> int | None:
         """Return the node whose channels moves laid out in space (a pixel shuffle), or None."""
         flow, base = self._flow, node
         while flow.nodes[base].does == "move" and len(flow.inputs[base]) == 1:
             (base,) = flow.inputs[base]
         before, after = flow.nodes[base].shape or (), flow.nodes[node].shape or ()
-        is_shuffle = len(before) == len(after) and prod(before) == prod(after)
-        is_shuffle &= before[:1] == after[:1] and sorted(before) != sorted(after)
+        if not len(before) == len(after) == rank or prod(before) != prod(after):
+            return None
+        is_shuffle = before[0] == after[0] and sorted(before) != sorted(after)
+        is_shuffle &= sum(have < had for had, have in zip(before, after, strict=True)) == 1
         return base if is_shuffle else None
 
     def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:

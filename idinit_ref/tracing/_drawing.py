@@ -75,7 +75,9 @@ class Drawing(Layers):
             return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
-            return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+            return a._replace(
+                tracks=a.fresh, pieces=(), picks=False, member=None, term=None, places=()
+            )
         if b.is_table and self._floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
@@ -163,7 +165,7 @@ class Drawing(Layers):
                 and self._is_bias(bias.member, signal.fresh, len(shape or ()))
             ):
                 self._biases.add(bias.chosen)  # each expert has its own bias
-                return signal._replace(tracks=signal.fresh, pieces=(), term=None)
+                return signal._replace(tracks=signal.fresh, pieces=(), term=None, places=())
         tracks: tuple[Track, ...] = ()
         # The sum of two results, as in the gates of an LSTM.
         if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:

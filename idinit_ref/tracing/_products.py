@@ -313,7 +313,7 @@ class Products(Joins):
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
                 return value._replace(
-                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
+                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None, places=()
                 )
         out = self.entrywise(name, values, shape, doing=doing, word=word)
         if len(values) == 2 and isinstance(out, Signal):

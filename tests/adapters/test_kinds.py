@@ -51,6 +51,28 @@ def keras_add_at(x, rows, y):
     )
 
 
+def torch_write(x, parts):
+    """All parts along the last axis, written to new memory one after another."""
+    out = torch.empty_like(x)
+    for start, part in parts:
+        out[..., start : start + part.shape[-1]] = part
+    return out
+
+
+def jax_write(x, parts):
+    out = jnp.zeros_like(x)
+    for start, part in parts:
+        out = out.at[..., start : start + part.shape[-1]].set(part)
+    return out
+
+
+def keras_write(x, parts):
+    out = ops.zeros_like(x)
+    for start, part in parts:
+        out = ops.slice_update(out, [0] * (len(x.shape) - 1) + [start], part)
+    return out
+
+
 def keras_put(x, rows, y):
     out = tf.tensor_scatter_nd_update(
         ops.transpose(x, (1, 0, 2)), rows[:, None], ops.transpose(y, (1, 0, 2))
@@ -76,6 +98,8 @@ TORCH = SimpleNamespace(
     moments=lambda x: torch.var_mean(x, -1, keepdim=True),
     resized=lambda x: nn.functional.interpolate(x[:, None, :3], (5, 4), mode="bilinear")[:, 0],
     blurred=lambda x: torch.conv1d(x.mT, torch.ones(4, 1, 3) / 3, padding=1, groups=4).mT,
+    write=torch_write, unstack=torch.unbind, softmax=lambda x: x.softmax(-1),
+    turn=lambda x: x.mT, sigmoid=torch.sigmoid, softplus=nn.functional.softplus, exp=torch.exp,
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -97,6 +121,9 @@ JAX = SimpleNamespace(
     blurred=lambda x: jax.lax.conv_general_dilated(
         x, jnp.ones((3, 1, 4)) / 3, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=4),
+    write=jax_write, unstack=jnp.unstack, softmax=jax.nn.softmax,
+    turn=lambda x: jnp.swapaxes(x, 1, 2), sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus,
+    exp=jnp.exp,
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
@@ -115,6 +142,9 @@ KERAS = SimpleNamespace(
     moments=lambda x: ops.moments(x, -1, keepdims=True)[::-1],
     resized=lambda x: ops.image.resize(x[:, :3, :, None], (5, 4))[..., 0],
     blurred=lambda x: ops.depthwise_conv(x, np.ones((3, 4, 1), "float32") / 3, 1, "same"),
+    write=keras_write, unstack=ops.unstack, softmax=ops.softmax,
+    turn=lambda x: ops.transpose(x, (0, 2, 1)), sigmoid=ops.sigmoid, softplus=ops.softplus,
+    exp=ops.exp,
 )  # fmt: skip
 
 
@@ -206,7 +236,7 @@ def powered(np_, layers, b, x):
 def dual_path(np_, layers, b, x):
     """A sum on the first channels, and new channels behind them, in one concatenation."""
     x, dense = np_.halves(x)
-    z = np_.cat([x, dense])
+    z = np_.cat([x, np_.tanh(dense)])
     for layer in layers:
         first, new = np_.halves(layer(np_.relu(z[..., :4])))
         z = np_.cat([z[..., :2] + first, z[..., 2:], new])
@@ -382,6 +412,100 @@ KINDS = {
 def test_the_zero_weights_of_a_kind(roles, kind):
     function, count, held, wanted = KINDS[kind]
     assert zeros(roles(function, count, held)) == wanted
+
+
+# What changes no number ---------------------------------------------------------------------------
+
+
+def interleaved(np_, x):
+    """The even and the odd entries, stacked and merged again."""
+    last = len(x.shape) - 1
+    pairs = np_.stack([x[..., 0::2], x[..., 1::2]], last + 1)
+    return np_.reshape(pairs, tuple(x.shape))
+
+
+def nested(np_, x):
+    return np_.cat([np_.cat(np_.halves(half)) for half in np_.halves(x)])
+
+
+def swapped(np_, x):
+    return np_.cat([x[..., 2:], x[..., :2]])
+
+
+IDENTITIES = {
+    "flattened": lambda np_, x: np_.reshape(np_.reshape(x, (-1,)), tuple(x.shape)),
+    "cut in three": lambda np_, x: np_.cat([x[..., :1], x[..., 1:3], x[..., 3:]]),
+    "split and split again": nested,
+    "stacked": lambda np_, x: np_.stack(np_.unstack(x)),
+    "interleaved": interleaved,
+    "written in two": lambda np_, x: np_.write(x, [(0, x[..., :2]), (2, x[..., 2:])]),
+    "swapped twice": lambda np_, x: swapped(np_, swapped(np_, x)),
+    "flat, cut and joined": lambda np_, x: np_.reshape(
+        np_.cat([np_.reshape(x, (-1,))[:7], np_.reshape(x, (-1,))[7:]]), tuple(x.shape)),
+    "reversed twice": lambda np_, x: np_.flip(np_.flip(x)),
+}  # fmt: skip
+
+
+def with_identities(same):
+    """Attention without an output projection, a crop in time, a gate, two halves, a time step."""
+
+    def function(np_, layers, b, x):
+        x = same(np_, x)
+        q, k, v = (same(np_, layer(x)) for layer in layers[:3])
+        x = same(np_, x + np_.softmax(q @ np_.turn(k)) @ v)
+        x = x[:, 1:] + same(np_, layers[3](np_.relu(x)))[:, 1:]
+        x = x + same(np_, layers[4](np_.relu(x))) * np_.sigmoid(layers[5](same(np_, x)))
+        two = same(np_, np_.stack([x, np_.flip(x)]))
+        one, two = np_.unstack(two)
+        one = one + same(np_, np_.tanh(layers[6](two)))
+        two = two + np_.tanh(layers[7](one))
+        x = same(np_, np_.stack([one, two]))
+        return x * np_.exp(-np_.softplus(same(np_, layers[8](x))))
+
+    return function
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("same", IDENTITIES)
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_what_changes_no_number_changes_no_role(roles, same):
+    plain, moved = (
+        decide(roles(with_identities(how), 9, {})) for how in (lambda np_, x: x, IDENTITIES[same])
+    )
+    ways = [[(entry.role, entry.plan) for entry in one.entries] for one in (plain, moved)]
+    assert ways[1] == ways[0]
+    assert sorted(plain.roles.values()).count("zero") == 5
+
+
+def steps(np_, layers, b, x):
+    """One layer for every step: its bias sets the decay, as of a time step."""
+    z = np_.stack([layers[0](x[:, t]) for t in range(5)], 1)
+    return layers[1](x) * np_.exp(-np_.softplus(z))
+
+
+def turned(np_, layers, b, x):
+    """A part of the channels is turned and written back, and a gate that is 0 follows."""
+    h = layers[0](np_.relu(x))
+    low = h[..., :2] * 0.3 + np_.cat([-h[..., 1:2], h[..., :1]])
+    return x + np_.write(h, [(0, low), (2, h[..., 2:])])
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_the_bias_of_every_step_is_kept(roles):
+    found = decide(roles(steps, 2, {})).roles
+    kept = [name for name, role in found.items() if role == "keep"]
+    assert len(kept) == 1
+    assert "layers.0" in kept[0]
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_what_is_turned_and_written_back_is_no_packed_weight(roles):
+    graph = roles(turned, 1, {})
+    assert zeros(graph) == {0}
+    plans = [entry.plan for entry in decide(graph).entries if entry.plan]
+    assert all(plan.blocks is None for plan in plans)
 
 
 def test_bounds_without_values_count_as_beyond_0():
