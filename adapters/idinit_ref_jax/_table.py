@@ -261,7 +261,7 @@ MOVES: dict[str, _Draw] = {
         "broadcast_in_dim", given[0], shape_of(eqn.outvars[0]), eqn.params["broadcast_dimensions"]
     ),
     "tile": lambda draw, eqn, given: draw.tile(
-        "tile", given[0], eqn.params["reps"], shape_of(eqn.outvars[0]), floats(eqn.outvars[0])
+        "tile", given[0], shape_of(eqn.outvars[0]), floats(eqn.outvars[0])
     ),
     "rev": lambda draw, eqn, given: draw.flip("rev", given[0], eqn.params["dimensions"]),
     "slice": _slice,

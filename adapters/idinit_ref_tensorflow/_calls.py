@@ -114,14 +114,6 @@ def _turn(call: Call) -> Value:
     return call.draw.turn(call.name, call.values[0], call.op.k, plane)
 
 
-def _tile(call: Call) -> Value:
-    times = np.ravel(call.op.repeats).tolist()
-    times = [1] * (len(call.args[0].shape) - len(times)) + times
-    if call.shape is None:
-        return _other(call, word="move")
-    return call.draw.tile(call.name, call.values[0], times, call.shape, call.floating)
-
-
 def _roll(call: Call) -> Value:
     if call.op.axis is None:
         return _other(call, word="move")
@@ -275,7 +267,7 @@ MOVES: dict[str, Handler] = {
     "Flipud": lambda call: call.draw.flip(call.name, call.values[0], [0]),
     "Fliplr": lambda call: call.draw.flip(call.name, call.values[0], [1]),
     "Rot90": _turn,
-    "Tile": _tile,
+    "Tile": lambda call: call.draw.tile(call.name, call.values[0], call.shape, call.floating),
     "Roll": _roll,
     "GetItem": _index,
     "Concatenate": _join,

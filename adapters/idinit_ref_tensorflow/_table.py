@@ -88,13 +88,6 @@ def _flip(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape |
     return draw.flip(name, inputs[0], [int(axis) % op.inputs[0].shape.rank for axis in axes])
 
 
-def _tile(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
-    times, floating = static(op.inputs[1]), is_floating(op.outputs[0])
-    if times is None or shape is None:
-        return draw.result(name, inputs[:1], shape, floating, "move")
-    return draw.tile(name, inputs[0], times.tolist(), shape, floating)
-
-
 def _roll(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     by, axes = static(op.inputs[1]), static(op.inputs[2])
     if by is None or axes is None:
@@ -281,7 +274,9 @@ MOVES: dict[str, _Draw] = {
     "Transpose": _transpose,
     "BroadcastTo": lambda draw, op, name, inputs, shape: draw.broadcast(name, inputs[0], shape),
     "ReverseV2": _flip,
-    "Tile": _tile,
+    "Tile": lambda draw, op, name, inputs, shape: draw.tile(
+        name, inputs[0], shape, is_floating(op.outputs[0])
+    ),
 }
 """Operations that move entries, of any dtype."""
 

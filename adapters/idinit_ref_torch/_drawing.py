@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from idinit_ref.roles.graph import NodeKind
+from idinit_ref.roles.graph import Node, NodeKind
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value
 
 from ._layers import is_layer
@@ -57,7 +57,7 @@ class ModuleDrawing(Drawing):
         kept = {} if self.module is None else self.module._parameters
         return any(self._names.get(id(tensor)) == name for tensor in kept.values())
 
-    def applies(self, base: str, weight: Made) -> bool:
+    def applies(self, base: str, weight: Made, data: Made) -> bool:
         """Whether the running module is a known layer that applies its own weight."""
         is_used = bool(weight.parts) and is_layer(self.module)
         return is_used and all(self.owns(part.name) for part in weight.parts)
@@ -95,10 +95,18 @@ class ModuleDrawing(Drawing):
         return self._labelled
 
     def reshape(self, name: str, value: Value, shape: tuple[int, ...] | None) -> Value:
-        """Draw a reshape; directly after a weight operation it is part of that operation."""
+        """Draw a reshape; a layer's own one, which gives the rows their axes back, is no node."""
         ended, self._ended = self._ended, ""
         if not (isinstance(value, Signal) and ended and value.node == ended):
             return super().reshape(name, value, shape)
+        rows = self._node(self.nodes[-1].inputs[0])
+        given = self._node(rows.inputs[0]).shape if rows.does == "move" else None
+        if shape is None or given is None or given[:-1] != shape[:-1]:
+            return super().reshape(name, value, shape)
         self.nodes[-1] = replace(self.nodes[-1], shape=shape)
         old = value.shape or ()
-        return self.move(name, value, shape, lambda view: view.reshape(old, shape or ()), True)
+        out = self.move(name, value, shape, lambda view: view.reshape(old, shape), True)
+        return out._replace(places=()) if isinstance(out, Signal) else out
+
+    def _node(self, name: str) -> Node:
+        return self.nodes[self._place[name]]

@@ -106,7 +106,7 @@ def roll(call: Call) -> Value:
 
 def repeat(call: Call) -> Value:
     value = call.of(call.args[0])
-    return call.draw.tile("repeat", value, call.args[1], call.shape, call.floating)
+    return call.draw.tile("repeat", value, call.shape, call.floating)
 
 
 def cast(call: Call) -> Value:

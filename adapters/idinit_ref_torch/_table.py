@@ -80,7 +80,7 @@ def _data(call: Call, given: Tensor, weight: Value) -> Value:
     value = call.of(given)
     if not isinstance(value, Made) or not isinstance(weight, Made):
         return value
-    if not call.draw.applies(call.what, weight):
+    if not call.draw.applies(call.what, weight, value):
         return value
     start = call.draw.data(value)
     call.memory.set(given, start)

@@ -356,38 +356,33 @@ class Adds:
 
     def _is_level(self, add: int, branch: int, source: int) -> bool:
         """Whether a branch leaves the resolution of source and add, and returns by upsampling."""
-        flow = self._flow
+        flow, known = self._flow, dict[int, bool]()
         seen, stack = {branch}, [branch]
         while stack:
             top = stack.pop()
-            base = self._unshuffled(top)
+            base = self._unshuffled(top, len(flow.nodes[add].shape or ()))
             if base is not None and self._is_coarse(base, top, (source, add)):
                 return True
             for to in flow.inputs[top]:
-                if self._grows(top) and self._is_coarse(to, top, (source, add)):
+                is_finer = flow.nodes[top].does == "resize"
+                if is_finer and self._is_coarse(to, top, (source, add)):
                     return True
-                if to > source and to not in seen:
+                if to not in seen and to > source and flow.is_after(to, (source,), known):
                     seen.add(to)
                     stack.append(to)
         return False
 
-    def _unshuffled(self, node: int) -> int | None:
+    def _unshuffled(self, node: int, rank: int) -> int | None:
         """Return the node whose channels moves laid out in space (a pixel shuffle), or None."""
         flow, base = self._flow, node
         while flow.nodes[base].does == "move" and len(flow.inputs[base]) == 1:
             (base,) = flow.inputs[base]
         before, after = flow.nodes[base].shape or (), flow.nodes[node].shape or ()
-        is_shuffle = len(before) == len(after) and prod(before) == prod(after)
-        is_shuffle &= before[:1] == after[:1] and sorted(before) != sorted(after)
+        if not len(before) == len(after) == rank or prod(before) != prod(after):
+            return None
+        is_shuffle = before[0] == after[0] and sorted(before) != sorted(after)
+        is_shuffle &= sum(have < had for had, have in zip(before, after, strict=True)) == 1
         return base if is_shuffle else None
-
-    def _grows(self, node: int) -> bool:
-        """Whether an operation raises the resolution."""
-        this = self._flow.nodes[node]
-        if this.kind != "weight":
-            return this.does == "resize"
-        options = self._flow.nodes[self._flow.at[this.weights[0]]].options
-        return bool(options.get("transposed")) and prod(options.get("stride") or (1,)) != 1
 
     def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:
         """Whether a tensor is smaller than others along an axis that an operation enlarges."""
@@ -399,10 +394,4 @@ class Adds:
         return any(
             had < have and all(len(s) != len(after) or had < s[axis] for s in shapes)
             for axis, (had, have) in enumerate(zip(before, after, strict=True))
-            if axis not in self._channels(large)
         )
-
-    def _channels(self, node: int) -> set[int]:
-        """Return the axes of a weight operation's result that may be batch or channels."""
-        this = self._flow.nodes[node]
-        return {0, 1, len(this.shape or ()) - 1} if this.kind == "weight" else set()

@@ -20,6 +20,7 @@ __all__ = ["Held", "Values", "function_of"]
 
 _SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
+_JOINS = ("select", "pad", "join")  # also writes, and a choice of entries
 _SPREADS = (
     "move", "scale", "contract", "pool", "mix", "resize", "select", "crop", "pad", "join", "product"
 )  # fmt: skip
@@ -87,12 +88,14 @@ class Values:
     # Scales ---------------------------------------------------------------------------------
 
     def is_silent(self, name: str) -> bool:
-        """Whether every result of a weight is multiplied by parameters that are 0, before any add.
+        """Whether every result of a weight is multiplied by parameters that are 0.
 
-        Examples are the scale of a residual branch's last norm, or a gate, that starts at 0.
+        Nothing else is added to it before. Examples are the scale of a residual branch's last
+        norm, or a gate, that starts at 0.
         """
         ops = self._operations.get(name, []) if self._zeros else []
         stack, seen = [*ops], {op.name for op in ops}
+        sums: dict[str, Node] = {}  # of two results of the weight, as a rotation has them
         while stack:
             node = stack.pop()
             users = self._users.get(node.name, ())
@@ -101,11 +104,14 @@ class Values:
             for user in users:
                 if user.name in self._zeros or user.name in seen:
                     continue
-                if user.kind != "other":
+                if user.kind == "add" and not seen.issuperset(user.inputs):
+                    sums[user.name] = user
+                elif user.kind == "weight":
                     return False
-                seen.add(user.name)
-                stack.append(user)
-        return bool(ops)
+                else:
+                    seen.add(user.name)
+                    stack.append(user)
+        return bool(ops) and seen.issuperset(sums)
 
     @cached_property
     def _operations(self) -> dict[str, list[Node]]:
@@ -184,7 +190,7 @@ class Values:
                 if user.kind == "other" and function_of(user) in _SET_BY:
                     return function_of(user)
                 moved = user.does in ("", "mix", *_MOVES) and len(user.inputs) == 1
-                moved |= function_of(user) == "abs"  # in a softplus
+                moved |= user.does in _JOINS or function_of(user) == "abs"  # in a softplus
                 if user.kind == "other" and moved and user.name not in seen:
                     seen.add(user.name)
                     stack.append(user)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["Atom", "Axis", "View"]
+__all__ = ["Atom", "Axis", "View", "regroup"]
 
 
 class Atom(NamedTuple):
@@ -189,7 +189,7 @@ class View:
             return None
         axes: list[Axis] = []
         fixed = list(self.fixed)
-        for before, after in _regroup(old, new):
+        for before, after in regroup(old, new):
             if len(before) == len(after) == 1:
                 axes.append(self.axes[before[0]])
             elif not before:
@@ -209,10 +209,10 @@ class View:
         return (*self.axes[:axis], atoms, *self.axes[axis + 1 :])
 
 
-def _regroup(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+def regroup(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the smallest groups of axes that a reshape turns into each other.
 
-    >>> list(_regroup((2, 6, 1, 4), (12, 2, 2)))
+    >>> list(regroup((2, 6, 1, 4), (12, 2, 2)))
     [([0, 1], [0]), ([2], []), ([3], [1, 2])]
     """
     i = j = 0

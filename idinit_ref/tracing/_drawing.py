@@ -69,11 +69,15 @@ class Drawing(Layers):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
             return self.sum_of(name, (a, b), shape, "added to")
+        if b.parts and self._shifts_statistics(a, b):
+            return self.sum_of(name, (a, b), shape, "added to")
         if b.shape == shape and self.is_data(b):  # a class token, for example
             return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
-            return a._replace(tracks=a.fresh, pieces=(), picks=False, member=None, term=None)
+            return a._replace(
+                tracks=a.fresh, pieces=(), picks=False, member=None, term=None, places=()
+            )
         if b.is_table and self._floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
@@ -81,6 +85,24 @@ class Drawing(Layers):
     def subtract(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a difference of two values, entry by entry."""
         return self.sum_of(name, (a, b), shape, "subtracted with")
+
+    def _shifts_statistics(self, signal: Signal, made: Made) -> bool:
+        """Whether a signal is made of a norm's statistics, fewer than the entries of its offset.
+
+        A norm may be written as x * r + (offset - mean * r). A table of positions is added to more.
+        """
+        stack, size = [signal.node], prod(made.shape or ())
+        if not signal.is_direct or not made.parts:
+            return False
+        while stack:
+            node = self.nodes[self._place[stack.pop()]]
+            if node.shape is None or node.does not in ("scale", "product", "move", "map"):
+                return False
+            if prod(node.shape) >= size:
+                if not node.inputs:
+                    return False
+                stack += node.inputs
+        return True
 
     def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
         """Whether a term added to a weight's result varies along the outputs only (a bias).
@@ -114,7 +136,8 @@ class Drawing(Layers):
         fact = Fact("", "sum")
         if len(signals) == 1 and made:
             by = made[0]
-            is_shift = signals[0].is_direct and by.is_vector and not by.number
+            is_bias = by.is_vector or self._shifts_statistics(signals[0], by)
+            is_shift = signals[0].is_direct and is_bias and not by.number
             fact = Fact("shift", "all" if is_shift and len(made) == 1 else "never")
         elif len(signals) == 1:
             fact = Fact("move")  # the other term is 0
@@ -142,7 +165,7 @@ class Drawing(Layers):
                 and self._is_bias(bias.member, signal.fresh, len(shape or ()))
             ):
                 self._biases.add(bias.chosen)  # each expert has its own bias
-                return signal._replace(tracks=signal.fresh, pieces=(), term=None)
+                return signal._replace(tracks=signal.fresh, pieces=(), term=None, places=())
         tracks: tuple[Track, ...] = ()
         # The sum of two results, as in the gates of an LSTM.
         if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:

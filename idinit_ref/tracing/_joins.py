@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
-from ._moves import Joined, Moves, lose, shift_of
-from ._values import Data, Fold, Made, Part, Shape, Signal, Value
+from ._moves import Joined, Moves, Spot, lose, shift_of
+from ._places import Move, assembled, embedded, outside, turned
+from ._resolution import is_repeated
+from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
 __all__ = ["Joins"]
 
@@ -27,12 +30,14 @@ class Joins(Moves):
         floating: bool = True,
     ) -> Value:
         """Draw a concatenation. Parts that it rejoins, as rotary embedding does, are not blocks."""
-        halves = {half for value in values if isinstance(value, Signal) for half in value.halves}
-        for operation, half in halves:
-            if any(operation is of and half != rest for of, rest in halves):
-                operation.whole = True
         sizes = [None if value.shape is None else value.shape[axis] for value in values]
         starts = None if None in sizes else list(accumulate([n or 0 for n in sizes], initial=0))
+        spot = Spot()
+        if starts is not None and floating and any(isinstance(v, Signal) for v in values):
+            spot = self.spot(assembled(_side_by_side(values, axis, starts)), shape)
+            if spot.value is not None:
+                return self.reshape(name, spot.value, shape)
+        halves = _rejoined(values)
         out = self.result(name, values, shape, floating, "join")
         if isinstance(out, Made) and starts is not None and not out.zero:
             made = [value for value in values if isinstance(value, Made)]
@@ -50,7 +55,9 @@ class Joins(Moves):
             shift = () if starts is None else _padded(values, axis, starts, sizes)
             if starts is not None:
                 self.joins[out.node] = Joined(axis, tuple(starts), tuple(values))
-            return out._replace(halves=frozenset(halves), shift=shift)
+            if sizes[0] == 1 and is_repeated(values):
+                out = out._replace(spread=frozenset([axis]))
+            return self.placed(out._replace(halves=halves, shift=shift), spot)
         return out
 
     def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
@@ -62,11 +69,20 @@ class Joins(Moves):
                 new = None if size is None else (*size[:axis], 1, *size[axis:])
                 rows.append(self.move(name, value, new, lambda view: view.expand(axis)))
             return self.join(name, rows, axis, shape)
+        spot = Spot()
+        if shape is not None:
+            starts = range(shape[axis] + 1)
+            spot = self.spot(assembled(_side_by_side(values, axis, starts, True)), shape)
+            if spot.value is not None:
+                return self.reshape(name, spot.value, shape)
         out = self.result(name, values, shape, word="join")
         if isinstance(out, Signal) and shape is not None:
+            if is_repeated(values):
+                out = out._replace(spread=frozenset([axis]))
             places = {old: (old + (old >= axis),) for old in range(len(shape) - 1)}
             self.joins[out.node] = Joined(axis, tuple(range(shape[axis] + 1)), tuple(values), True)
-            return self.moved(out, [(one, places) for one in values if isinstance(one, Signal)])
+            ways = [(value, places) for value in values if isinstance(value, Signal)]
+            return self.placed(self.moved(out, ways), spot)
         return out
 
     def layer(
@@ -92,31 +108,28 @@ class Joins(Moves):
 
         `others` are the values that fill it; `does` is "move" if entries of the value fill it.
         """
-        out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         old, gaps = value.shape, gaps or (0,) * len(low)
+        spot, fills = Spot(), [by for by in others if is_constant(by)]
+        if does == "pad" and not any(gaps) and len(fills) == len(others):
+            under = next((by for by in fills if not by.zero), Made(None, value=0))
+            spot = self._over(under._replace(shape=shape), value, low, shape)
+            if spot.value is not None:
+                return self.reshape(name, spot.value, shape)
+        does = "resize" if any(gaps) else does
+        out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
         if isinstance(value, Made) and isinstance(out, Made) and old and shape and not any(gaps):
-
-            def move(view: View) -> View | None:
-                new: View | None = view
-                for axis, by in enumerate(low):
-                    size = min(old[axis], shape[axis] - by)
-                    if new is not None and (by < 0 or size < old[axis]):
-                        new = new.slice(axis, max(-by, 0), size)
-                    if new is not None and shape[axis] != old[axis]:
-                        new = new.join(axis, max(by, 0), shape[axis])
-                return new
-
             is_zero = value.zero and all(isinstance(by, Made) and by.zero for by in others)
-            return value.moved(shape, move)._replace(value=0 if is_zero else None, span=None)
+            made = value.moved(shape, lambda view: embedded(view, low, old, shape))
+            return made._replace(value=0 if is_zero else None, span=None)
         if not isinstance(value, Signal) or not isinstance(out, Signal):
             return out
         places = zip(low, value.moved, gaps, strict=True)
         shift = tuple(by + at * (1 + gap) for by, at, gap in places)
         tracks = value.fresh
         is_circle = len(tracks) == 1 and tracks[0].operation.space
-        return out._replace(
-            shift=shift_of(shift), fold=Fold(tracks[0], shift) if is_circle else None
-        )
+        fold = Fold(tracks[0], shift) if is_circle else None
+        out = out._replace(shift=shift_of(shift), fold=fold, halves=value.halves)
+        return self.placed(out, spot)
 
     def write(
         self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
@@ -126,7 +139,7 @@ class Joins(Moves):
         A write to a constant is a padding with it. A write to a signal pads a part that was cut
         from it.
         """
-        if isinstance(value, Made) and not value.parts:
+        if is_constant(value):
             others = () if part.shape == shape else (value,)
             padded = self.pad(name, part, low, shape, None, others)
             if isinstance(padded, Signal):
@@ -137,23 +150,40 @@ class Joins(Moves):
             under, new = self.part(name, value, spans), self.pad(name, part, low, shape)
             if isinstance(under, Made) and isinstance(new, Made) and not under.parts:
                 return Made(shape, (*value.parts, *new.parts))
+        spot = self._over(value, part, low, shape)
+        if spot.value is not None:
+            return self.reshape(name, spot.value, shape)
         floating = any(isinstance(one, Signal) for one in (value, part))
         out = self.result(name, [value, part], shape, floating, "scatter")
+        if not isinstance(out, Signal):
+            return out
         own = part.pieces if isinstance(part, Signal) else ()
-        if isinstance(out, Signal) and isinstance(value, Signal):
-            is_own = any(piece.node == value.node for piece in own)
-            return out._replace(shift=value.shift) if is_own else out
-        return out
+        if isinstance(value, Signal) and any(piece.node == value.node for piece in own):
+            out = out._replace(shift=value.shift)
+        return self.placed(out._replace(halves=_rejoined([value, part])), spot)
+
+    def _over(self, under: Value, value: Value, low: Sequence[int], shape: Shape | None) -> Spot:
+        """Return the spot of a value written over another one, from `low` on."""
+        old = value.shape
+        if old is None or shape is None or not any(isinstance(v, Signal) for v in (under, value)):
+            return Spot()
+        over = (value, lambda view: embedded(view, low, old, shape))
+        rest = [(under, move) for move in outside(low, old, shape)]
+        return self.spot(assembled([*rest, over]), shape)
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
         """Draw a circular shift along axes."""
         if value.shape is None or isinstance(value, Data):
             return self.move(name, value, value.shape, lose)
         if isinstance(value, Signal):
+            moves = ((value, move) for move in turned(by, value.shape))
+            spot = self.spot(assembled(moves), value.shape)
+            if spot.value is not None:
+                return self.reshape(name, spot.value, value.shape)
             out = self.result(name, [value], value.shape, word="move")
             assert isinstance(out, Signal)
             shift = tuple(at + by.get(axis, 0) for axis, at in enumerate(value.moved))
-            return out._replace(shift=shift_of(shift))
+            return self.placed(out._replace(shift=shift_of(shift)), spot)
         new: Value = value
         for axis, step in by.items():
             size = value.shape[axis]
@@ -166,6 +196,32 @@ class Joins(Moves):
                     value.shape,
                 )
         return new
+
+
+def _rejoined(values: Sequence[Value]) -> frozenset[tuple[Operation, Cut]]:
+    """Return the parts of results in some values; a result that they rejoin is no packed one."""
+    each = [value.halves for value in values if isinstance(value, Signal)]
+    halves = frozenset[tuple[Operation, Cut]]().union(*each)
+    parts = Counter(operation for operation, _ in halves)
+    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
+        if count > 1 and parts[operation] > 1:
+            operation.whole = True
+    return halves
+
+
+def _side_by_side(
+    values: Sequence[Value], axis: int, starts: Sequence[int], is_new: bool = False
+) -> Iterator[tuple[Value, Move]]:
+    """Yield values of a concatenation or stack, with their moves into it."""
+
+    def into(low: int) -> Move:
+        def move(view: View) -> View | None:
+            return (view.expand(axis) if is_new else view).join(axis, low, starts[-1])
+
+        return move
+
+    for value, low in zip(values, starts[:-1], strict=True):
+        yield value, into(low)
 
 
 def _merged(parts: Sequence[Part], axis: int) -> tuple[Part, ...]:

@@ -86,7 +86,9 @@ class Layers(Products):
         """
         if isinstance(kernel, Signal) and kernel.member and not kernel.chosen:
             kernel = kernel.member  # a kernel times an input
-        signal, kernel = self._read([signal, kernel])
+        signal, kernel = self.with_states([signal, kernel])
+        if isinstance(signal, Signal) and max(spread, default=1) > 1:
+            signal = self._apart(name, signal, before or space, spread)
         weight = isinstance(kernel, Made) and bool(kernel.parts)
         if not isinstance(signal, Signal) or not weight or kernel.shape is None:
             return self._convolved(name, signal, kernel, letters, shape, channels)
@@ -119,6 +121,17 @@ class Layers(Products):
             axes[channels] = (group, *axes[channels])
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, kernel, signal, operation, Signal("", shape, (track,)))
+
+    def _apart(
+        self, name: str, signal: Signal, space: Sequence[int], steps: Sequence[int]
+    ) -> Signal:
+        """Draw zeros between a signal's entries, as a transposed convolution does first."""
+        if signal.shape is None:
+            return signal
+        shape = list(signal.shape)
+        for axis, step in zip(space, steps, strict=True):
+            shape[axis] *= step
+        return self.resized(f"{name}: apart", signal, tuple(shape), "resize")
 
     def _convolved(
         self,

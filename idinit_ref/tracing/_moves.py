@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
+from ._places import Runs, followed, runs_of, whole
+from ._resolution import copied_axes, without_copies
 from ._results import Results
-from ._units import Places, seen_by
-from ._values import Cut, Data, Fold, Made, Piece, Shape, Signal, Value
+from ._units import Places, seen_by, spread_to
+from ._values import Cut, Data, Fold, Made, Piece, Place, Shape, Signal, Value
 
-__all__ = ["Joined", "Moves", "Span", "lose", "shift_of", "spans_of"]
+__all__ = ["Joined", "Moves", "Span", "Spot", "lose", "shift_of", "spans_of"]
 
 Span = tuple[int, int, int]
 """The start, stop and step of a slice along an axis."""
 _Move = Callable[[View], View | None]
 _DEPTH = 4  # the most nested parts that are followed
+_MOST = 64  # the most places that are moved on
 
 
 class Joined(NamedTuple):
@@ -29,6 +32,14 @@ class Joined(NamedTuple):
     starts: tuple[int, ...]
     operands: tuple[Value, ...]
     is_new: bool = False  # a stack's axis, which its operands lack
+
+
+class Spot(NamedTuple):
+    """The places of a new signal's entries, their runs, and the value that has them already."""
+
+    places: tuple[Place, ...] = ()
+    key: tuple[Shape, Runs] = ((), ())
+    value: Value | None = None
 
 
 class Moves(Results):
@@ -43,10 +54,12 @@ class Moves(Results):
         quiet: bool = False,
         spreads: bool = False,
         does: Does = "move",
+        **more: Any,
     ) -> Value:
         """Draw a move, given its effect on a view.
 
-        A quiet move adds no node to a signal. `spreads` means that it may copy along axes.
+        A quiet move adds no node to a signal. `spreads` means that it may copy along axes. `more`
+        are further facts on a new signal. A move that undoes others has their operand as result.
         """
         if value.shape is None or shape is None:
             move = lose
@@ -54,6 +67,9 @@ class Moves(Results):
             return value.moved(shape, move)
         if isinstance(value, Data):
             return Data(shape)
+        spot = self.spot(followed(value, move), shape)
+        if spot.value is not None and (spot.value is not value or shape == value.shape):
+            return self.reshape(name, spot.value, shape)
         tracks = []
         for track in value.tracks:
             view = move(track.view)
@@ -64,7 +80,7 @@ class Moves(Results):
         node = value.node if quiet else self.draw("other", name, (value.node,), shape, (), does)
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
         shift, copied, places = _moved(value, shape, move, spreads)
-        return Signal(
+        out = Signal(
             node,
             shape,
             tuple(tracks),
@@ -79,16 +95,46 @@ class Moves(Results):
             units=self.follow(node, value, places),
             is_direct=value.is_direct,
         )
+        return self.placed(out._replace(**more), spot)
+
+    def spot(self, places: Sequence[Place] | None, shape: Shape | None) -> Spot:
+        """Return where the entries of a new signal come from, and the value that has them."""
+        if not places or shape is None or not prod(shape):
+            return Spot()
+        runs = runs_of(places, shape)
+        found = self._placed.get((shape, runs)) or whole(runs, places, shape)
+        return Spot(tuple(places) if len(places) <= _MOST else (), (shape, runs), found)
+
+    def placed(self, signal: Signal, spot: Spot) -> Signal:
+        """Return a new signal with the places of its entries, to be found again."""
+        out = signal._replace(places=spot.places)
+        if spot.places:
+            self._placed[spot.key] = out  # its places keep their sources' identities
+        return out
 
     def reshape(self, name: str, value: Value, shape: Shape | None) -> Value:
         """Draw a reshape, which may add or drop axes of size 1."""
         old = value.shape or ()
         if value.shape == shape is not None:
             return value
-        out = self.move(name, value, shape, lambda view: view.reshape(old, shape or ()))
-        if isinstance(value, Signal) and isinstance(out, Signal) and value.fold and shape:
-            return out._replace(fold=value.fold._replace(axes=_split(value.fold, old, shape)))
-        return out
+        coarse = without_copies(value, shape) if isinstance(value, Signal) else None
+        does: Does = "resize" if coarse else "move"
+        if isinstance(value, Signal) and coarse:
+            value = self.resized(name, value, coarse)
+        more: dict[str, Any] = {}
+        if isinstance(value, Signal) and value.fold and shape:
+            more["fold"] = value.fold._replace(axes=_split(value.fold, old, shape))
+
+        def move(view: View) -> View | None:
+            return view.reshape(old, shape or ())
+
+        return self.move(name, value, shape, move, does=does, **more)
+
+    def resized(self, name: str, value: Signal, shape: Shape, does: Does = "move") -> Signal:
+        """Draw a signal with another number of places; the facts on it stay as they are."""
+        node = self.draw("other", name, (value.node,), shape, (), does)
+        self.follow(node, value, spread_to(value.shape, value.shape))
+        return value._replace(node=node)
 
     def squeeze(self, name: str, value: Value, axes: Sequence[int]) -> Value:
         """Draw a reshape without some axes of size 1."""
@@ -102,10 +148,10 @@ class Moves(Results):
 
     def flip(self, name: str, value: Value, axes: Sequence[int]) -> Value:
         """Draw a reversal of axes."""
-        out = self.move(name, value, value.shape, lambda view: view.flip(axes))
-        if isinstance(out, Signal) and isinstance(value, Signal):
-            return out._replace(pieces=(Piece(value.node, None), *out.pieces))
-        return out
+        more: dict[str, Any] = {}
+        if isinstance(value, Signal):
+            more["pieces"] = tuple(Piece(piece.node, None) for piece in value.chain)
+        return self.move(name, value, value.shape, lambda view: view.flip(axes), **more)
 
     def turn(self, name: str, value: Value, turns: int, plane: Sequence[int]) -> Value:
         """Draw quarter turns in a plane: a flip, and a transpose if their number is odd."""
@@ -124,25 +170,26 @@ class Moves(Results):
         if old is None or shape is None:
             return self.move(name, value, shape, lose)
         at = range(len(shape) - len(old), len(shape)) if places is None else places
-        out = self.move(
-            name, value, shape, lambda view: view.broadcast(shape, at, old), old == shape, True
-        )
-        if isinstance(out, Signal) and isinstance(value, Signal):
+        more: dict[str, Any] = {}
+        if isinstance(value, Signal):
             copies = [size for size in old if size != 1] != [size for size in shape if size != 1]
-            return out._replace(
-                narrow=value.node if copies else value.narrow,
-                is_number=value.is_number or prod(old) == 1,
-            )
-        return out
+            more["narrow"] = value.node if copies else value.narrow
+            more["is_number"] = value.is_number or prod(old) == 1
 
-    def tile(
-        self, name: str, value: Value, times: Sequence[int], shape: Shape, floating: bool = True
-    ) -> Value:
-        """Draw copies side by side, so many along every axis; the first axes may be new."""
-        if not isinstance(value, Made) or value.shape is None:
-            return self.result(name, [value], shape, floating, "move")
-        old = (1,) * (len(times) - len(value.shape)) + value.shape
-        pairs = list(zip(times, old, strict=True))
+        def move(view: View) -> View:
+            return view.broadcast(shape, at, old)
+
+        return self.move(name, value, shape, move, old == shape, True, **more)
+
+    def tile(self, name: str, value: Value, shape: Shape | None, floating: bool = True) -> Value:
+        """Draw copies side by side, along axes that become longer; the first axes may be new."""
+        if not isinstance(value, Made) or value.shape is None or shape is None:
+            out = self.result(name, [value], shape, floating, "move")
+            if isinstance(out, Signal):
+                out = out._replace(spread=copied_axes([value], shape))
+            return out
+        old = (1,) * (len(shape) - len(value.shape)) + value.shape
+        pairs = [(new // size if size else 1, size) for size, new in zip(old, shape, strict=True)]
         apart = self.reshape(name, value, tuple(n for size in old for n in (1, size)))
         spread = self.broadcast(name, apart, tuple(n for pair in pairs for n in pair))
         return self.reshape(name, spread, shape)
@@ -184,7 +231,10 @@ class Moves(Results):
             return self.reshape(name, self.part(name, *within), shape)
         if not cut and not gone:
             return value
-        return self._part(name, value, move, spans, cut, gone, shape)
+        spot = self.spot(followed(value, move), shape)
+        if spot.value is not None:
+            return self.reshape(name, spot.value, shape)
+        return self.placed(self._part(name, value, move, spans, cut, gone, shape), spot)
 
     def _within(
         self, value: Signal, spans: Sequence[Span], gone: Sequence[int]
@@ -213,6 +263,10 @@ class Moves(Results):
         gone: Sequence[int],
         shape: Shape,
     ) -> Signal:
+        held = {axis for unit in value.units for axis in unit.axes}
+        is_crop = not gone and 0 not in cut and bool(held) and held.isdisjoint(cut)
+        does: Does = "crop" if is_crop else "select" if cut else "move"
+        node = self.draw("other", name, (value.node,), shape, (), does)
         tracks, halves = [], set(value.halves)
         for track in value.tracks:
             view, own = move(track.view), track.operation
@@ -221,19 +275,13 @@ class Moves(Results):
             ]
             if touched and not (track.is_part or track.is_faded):
                 place = None if view is None else _place(track.view, touched, spans)
-                if place is None:
-                    own.whole = True
-                else:
-                    own.cuts.add(place)
+                own.cuts[node] = place
+                if place is not None:
                     halves.add((own, place))
             elif cut and not track.is_faded and len(value.tracks) == 1:
                 own.crop(spans)
             if view is not None:
                 tracks.append(track._replace(view=view, is_part=track.is_part or bool(touched)))
-        held = {axis for unit in value.units for axis in unit.axes}
-        is_crop = not gone and 0 not in cut and bool(held) and held.isdisjoint(cut)
-        does: Does = "crop" if is_crop else "select" if cut else "move"
-        node = self.draw("other", name, (value.node,), shape, (), does)
         kept = [axis for axis in range(len(spans)) if axis not in gone]
         units = self.follow(node, value, {axis: (at,) for at, axis in enumerate(kept)})
         starts = None

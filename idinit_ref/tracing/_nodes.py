@@ -17,6 +17,7 @@ __all__ = ["Nodes"]
 
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_UNREAD = {"move", "select", "crop", "pad", "join"}  # are dropped if nothing reads them
 _THROUGH_0 = {
     "",
     "changed by tanh",
@@ -56,6 +57,7 @@ class Nodes:
         self._starts: dict[str, str] = {}  # the input node of a parameter used as data
         self._tables: dict[Made, Signal] = {}  # the signal of a value used as data
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
+        self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices
         self._drawn_once: dict[Hashable, tuple[Sequence[Value], Value]] = {}
@@ -191,9 +193,19 @@ class Nodes:
             rest = rest.partition("/")[2]  # an operation's name may lack the model's
         return ""
 
-    def applies(self, base: str, weight: Made) -> bool:
-        """Whether an operation applies a layer's own weight."""
+    def applies(self, base: str, weight: Made, data: Made) -> bool:
+        """Whether an operation applies a layer's own weight to some data.
+
+        Where an operation does not name its layer, only a layer has a kernel, and it applies that
+        to parameters of any other name.
+        """
         names = names_of([weight])
+        if self._prefixed:
+            tails = [
+                {name.replace("/", ".").split(".")[-1] for name in names_of([made])}
+                for made in (weight, data)
+            ]
+            return tails[0] == {"kernel"} and bool(tails[1]) and "kernel" not in tails[1]
         return bool(names) and all(self._layer(base, name) for name in names)
 
     def once(self, key: Hashable, values: Sequence[Value], draw: Callable[[], Value]) -> Value:
@@ -240,6 +252,19 @@ class Nodes:
             inputs = tuple(copies if copies in used else own for own, copies in pairs)
             self.nodes[place] = replace(self.nodes[place], inputs=inputs)
 
+    def _drop_moves(self, outputs: Collection[str]) -> None:
+        """Remove moves, slices and joins that nothing reads, as those that others undo."""
+        read, kept = {*outputs}, []
+        for node in reversed(self.nodes):
+            if node.does not in _UNREAD or node.name in read:
+                read.update(node.inputs)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self._place = {node.name: place for place, node in enumerate(self.nodes)}
+        self._uses = [use for use in self._uses if use[2] is None or use[2] in self._place]
+        for _, operation, _ in self._weights:
+            operation.cuts = {name: cut for name, cut in operation.cuts.items() if name in read}
+
     def _with_struck(self, outputs: Collection[str]) -> list[Node]:
         """Return the nodes, without the factors of products whose units all uses sum away.
 
@@ -278,6 +303,8 @@ class Nodes:
             elif isinstance(value, Made):
                 self.use(value, "other")
         self._keep_copies(ends)
+        more = [value.node for value in also if isinstance(value, Signal)]
+        self._drop_moves({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
         shifts = {node.name for node in self.nodes if node.does == "shift"}
         norms = {node.name for node in self.nodes if node.does == "norm"}
@@ -303,7 +330,6 @@ class Nodes:
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]
             seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
-        more = [value.node for value in also if isinstance(value, Signal)]
         for name in self._frozen([*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from math import prod
 
 from ._axes import Atom, Axis, View
+from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
+from ._resolution import before_matrix
 from ._results import done_by, spread
 from ._stored import Stored
 from ._units import Places, merged, placed, spread_to
@@ -21,6 +24,7 @@ from ._values import (
     Term,
     Track,
     Value,
+    is_constant,
     is_number,
     is_zero,
     joined,
@@ -56,7 +60,7 @@ class Products(Joins):
         grouped : labels
             The labels of a stack of matrices, each applied to a part of the other operand's rows.
         """
-        values = self._read(values)
+        values = self.with_states(values)
         if any(map(is_zero, values)):
             return self.zeros(name, values, shape)
         given = Einsum(name, values, labels, out, shape, grouped)
@@ -65,8 +69,8 @@ class Products(Joins):
         if len(values) > 2:
             return self._several(given)
         data, weight = values
-        if isinstance(data, Made) and isinstance(weight, Made) and self.applies(name, weight):
-            values = [self.data(data), weight]  # the layer reads a learned table
+        if isinstance(data, Made) and isinstance(weight, Made):
+            values = self._read(name, data, weight, labels)
         a, b = self._chosen(given._replace(values=values))
         pair = given._replace(values=(a, b))
         for made, signal, at in ((a, b, 0), (b, a, 1)):
@@ -89,7 +93,7 @@ class Products(Joins):
             return self._contract(pair, (a, b))
         return self._mixed(pair)
 
-    def _read(self, values: Sequence[Value]) -> list[Value]:
+    def with_states(self, values: Sequence[Value]) -> list[Value]:
         """Return operands; constant zeros that a weight reads, as a first state, are a signal."""
         if not any(isinstance(value, Made) and value.parts for value in values):
             return list(values)
@@ -97,6 +101,28 @@ class Products(Joins):
             self.data(value) if isinstance(value, Made) and value.zero else value
             for value in values
         ]
+
+    def _read(self, name: str, a: Made, b: Made, labels: Sequence[Labels]) -> list[Value]:
+        """Return two operands; a learned table that a layer or a matrix is applied to is data."""
+        if self.applies(name, b, a):
+            return [self.data(a), b]
+        found: list[Value] = [a, b]
+        is_last = [bool(own) and own[-1] in rest for own, rest in (labels, labels[::-1])]
+        for at, (table, by) in enumerate(((a, b), (b, a))):
+            is_data = self._is_batch(table) or self.is_data(table)
+            is_weight = by.is_matrix and not (is_last[1 - at] and self._is_batch(by))
+            if is_last[at] and is_data and is_weight:
+                found[at] = self.data(table)
+                break
+        return found
+
+    def _is_batch(self, table: Made) -> bool:
+        """Whether the values of a learned table are copied for a batch."""
+        own = [self.parameters[part.name].shape for part in table.parts]
+        whole = table.shape or ()
+        sizes = max(own, key=prod, default=())
+        is_new = whole[-len(sizes) :] == sizes and len(whole) > len(sizes) > 1
+        return is_new or 1 < prod(sizes) < prod(whole)
 
     def _is_diagonal(self, made: Made) -> bool:
         """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
@@ -140,10 +166,17 @@ class Products(Joins):
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        found = self.other(of.name, of.values, of.shape, word="linear")
+        values, fact = list(of.values), fact_of("linear")
+        for at, (value, own) in enumerate(zip(values, of.labels, strict=True)):
+            if not isinstance(value, Signal) or not is_constant(values[1 - at]):
+                continue
+            coarse = before_matrix(value, own, of.out, of.shape)
+            if coarse:
+                values[at], fact = self.resized(of.name, value, coarse), Fact("resize")
+        found = self.other(of.name, values, of.shape, word=fact)
         if not isinstance(found, Signal):
             return found
-        pairs = zip(of.values, of.labels, strict=True)
+        pairs = zip(values, of.labels, strict=True)
         ways = [(v, _summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
         return self.moved(found, ways)
 
@@ -286,7 +319,7 @@ class Products(Joins):
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
                 scaled = value._replace(
-                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None
+                    node=node, narrow=None, pieces=(), picks=False, term=None, fold=None, places=()
                 )
                 return self.moved(scaled, [(value, spread_to(shape, shape))])
         out = self.entrywise(name, values, shape, doing=doing, word=word)

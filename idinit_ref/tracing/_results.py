@@ -11,6 +11,7 @@ from ..roles.graph import ROOTS, NodeKind
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._nodes import Nodes
+from ._resolution import copied_axes, is_finer
 from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Value, is_zero, joined, names_of
 
@@ -114,6 +115,10 @@ class Results(Nodes):
                 when == "each" and len({self._root.get(inputs[k], inputs[k]) for k in places}) == 1
             ):
                 vanishes = "all"  # a square
+        gathers = fact == Fact("select", (0,))
+        repeats = gathers or does in ("move", "scale")
+        if len(signals) == 1 and repeats and is_finer(signals[0], shape, gathers):
+            does = "resize"
         node = self.draw("other", name, inputs, shape, (), does, vanishes, sums)
         is_direct = does == "norm" or (
             does == "scale" and len(signals) == 1 and signals[0].is_direct
@@ -289,7 +294,8 @@ class Results(Nodes):
         if isinstance(out, Signal):
             signals = [value for value in values if isinstance(value, Signal)]
             halves = frozenset().union(*(signal.halves for signal in signals))
-            return _faded(out, [s for s in signals if s.shape == shape], halves)
+            out = _faded(out, [s for s in signals if s.shape == shape], halves)
+            return out._replace(spread=copied_axes(values, shape))
         return out
 
     def _of_parameters(

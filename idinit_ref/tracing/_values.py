@@ -163,7 +163,7 @@ class Operation:
     cropped: set[int] = field(default_factory=set)  # axes that a crop has shifted already
     makes: str = ""  # its result is the kernel of this product of signals
     gated: bool = False  # two parts of its result are multiplied
-    cuts: set[Cut] = field(default_factory=set)
+    cuts: dict[str, Cut | None] = field(default_factory=dict)  # by node; None: no block
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
 
@@ -202,9 +202,11 @@ class Operation:
 
     def parts(self, found: Stored) -> set[tuple[int, int]]:
         """Return the parts of a weight's outputs that are used separately; none if not packed."""
-        if found.cut is None and self.whole:
+        cuts = self.cuts.values()
+        whole = self.whole or None in cuts
+        if found.cut is None and whole:
             return set()
-        ranges = blocks_of(found, () if self.whole else self.cuts)
+        ranges = blocks_of(found, () if whole else [cut for cut in cuts if cut is not None])
         if self.left is not None and not (self.gated and len({b - a for a, b in ranges}) == 1):
             return set()  # split channels alone do not mean a packed weight
         return ranges
@@ -241,6 +243,14 @@ class Piece(NamedTuple):
         return self._replace(shift=tuple(at - start for at, start in by))
 
 
+class Place(NamedTuple):
+    """Where entries of another value lie in a signal that moves and joins have made of it."""
+
+    of: Value
+    view: View  # of that value in the shape `seen`
+    seen: Shape
+
+
 class Term(NamedTuple):
     """An elementwise product of a signal and a value of parameters."""
 
@@ -267,6 +277,7 @@ class Signal(NamedTuple):
     fold: Fold | None = None
     units: tuple[Unit, ...] = ()  # the axes that hold the outputs of the weights before it
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
+    places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
 
     def spend(self) -> None:
         """Record that the result of an operation is used whole."""

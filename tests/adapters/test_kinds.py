@@ -51,6 +51,28 @@ def keras_add_at(x, rows, y):
     )
 
 
+def torch_write(x, parts):
+    """All parts along the last axis, written to new memory one after another."""
+    out = torch.empty_like(x)
+    for start, part in parts:
+        out[..., start : start + part.shape[-1]] = part
+    return out
+
+
+def jax_write(x, parts):
+    out = jnp.zeros_like(x)
+    for start, part in parts:
+        out = out.at[..., start : start + part.shape[-1]].set(part)
+    return out
+
+
+def keras_write(x, parts):
+    out = ops.zeros_like(x)
+    for start, part in parts:
+        out = ops.slice_update(out, [0] * (len(x.shape) - 1) + [start], part)
+    return out
+
+
 def keras_put(x, rows, y):
     out = tf.tensor_scatter_nd_update(
         ops.transpose(x, (1, 0, 2)), rows[:, None], ops.transpose(y, (1, 0, 2))
@@ -76,6 +98,11 @@ TORCH = SimpleNamespace(
     cat=lambda xs: torch.cat(xs, -1), stack=torch.stack, halves=lambda x: x.chunk(2, -1),
     rows=lambda x: x[0, :, 0].argsort()[:2], pick=lambda x, rows: x[:, rows],
     clip=torch.clamp, where=torch.where, add_at=torch_add_at, put=torch_put,
+    reshape=torch.reshape, spread=torch.broadcast_to, tile=torch.tile,
+    repeat=torch.repeat_interleave, matrix=lambda m, x: torch.tensor(m) @ x,
+    enlarge=lambda x: nn.functional.interpolate(x.mT, scale_factor=2.0).mT,
+    unfold=lambda x, kernel: nn.functional.conv_transpose1d(
+        x.mT, kernel.permute(1, 2, 0), stride=2).mT,
     zeros=torch.zeros_like, under=lambda xs: torch.cat(xs, 1),
     pairs=lambda x: x.unflatten(1, (-1, 2)).mean(2), cumsum=lambda x: x.cumsum(1),
     mixed=lambda x: torch.tensor(MIX) @ x, fft=lambda x: torch.fft.fft(torch.fft.ifft(x)).real,
@@ -83,8 +110,10 @@ TORCH = SimpleNamespace(
     moments=lambda x: torch.var_mean(x, -1, keepdim=True),
     resized=lambda x: nn.functional.interpolate(x[:, None, :3], (5, 4), mode="bilinear")[:, 0],
     blurred=lambda x: torch.conv1d(x.mT, torch.ones(4, 1, 3) / 3, padding=1, groups=4).mT,
-    sigmoid=torch.sigmoid, state=torch.zeros, total=lambda x: x.sum(1), scan=unrolled,
-    turn=lambda x: x.transpose(0, 1),
+    write=torch_write, unstack=torch.unbind, softmax=lambda x: x.softmax(-1),
+    turn=lambda x: x.mT, sigmoid=torch.sigmoid, softplus=nn.functional.softplus, exp=torch.exp,
+    state=torch.zeros, total=lambda x: x.sum(1), scan=unrolled,
+    by_time=lambda x: x.transpose(0, 1),
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -92,6 +121,11 @@ JAX = SimpleNamespace(
     halves=lambda x: jnp.split(x, 2, -1), rows=lambda x: jnp.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: x[:, rows], clip=jnp.clip, where=jnp.where,
     add_at=lambda x, rows, y: x.at[:, rows].add(y), put=lambda x, rows, y: x.at[:, rows].set(y),
+    reshape=jnp.reshape, spread=jnp.broadcast_to, tile=jnp.tile,
+    repeat=jnp.repeat, matrix=jnp.matmul,
+    enlarge=lambda x: jax.image.resize(x, (3, 4, 4), "nearest"),
+    unfold=lambda x, kernel: jax.lax.conv_transpose(
+        x, kernel, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")),
     zeros=jnp.zeros_like, under=lambda xs: jnp.concatenate(xs, 1),
     pairs=lambda x: x.reshape(3, -1, 2, 4).mean(2), cumsum=lambda x: jnp.cumsum(x, 1),
     mixed=lambda x: jnp.asarray(MIX) @ x, fft=lambda x: jnp.fft.fft(jnp.fft.ifft(x)).real,
@@ -101,14 +135,21 @@ JAX = SimpleNamespace(
     blurred=lambda x: jax.lax.conv_general_dilated(
         x, jnp.ones((3, 1, 4)) / 3, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=4),
-    sigmoid=jax.nn.sigmoid, state=jnp.zeros, total=lambda x: x.sum(1), scan=jax.lax.scan,
-    turn=lambda x: x.swapaxes(0, 1),
+    write=jax_write, unstack=jnp.unstack, softmax=jax.nn.softmax,
+    turn=lambda x: jnp.swapaxes(x, 1, 2), sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus,
+    exp=jnp.exp,
+    state=jnp.zeros, total=lambda x: x.sum(1), scan=jax.lax.scan,
+    by_time=lambda x: x.swapaxes(0, 1),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
     cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     halves=lambda x: ops.split(x, 2, -1), rows=lambda x: ops.argsort(x[0, :, 0])[:2],
     pick=lambda x, rows: ops.take(x, rows, 1), clip=tf.clip_by_value, where=ops.where,
+    reshape=ops.reshape, spread=ops.broadcast_to, tile=ops.tile,
+    repeat=ops.repeat, matrix=ops.matmul,
+    enlarge=keras.layers.UpSampling1D(),
+    unfold=lambda x, kernel: ops.conv_transpose(x, kernel, 2, data_format="channels_last"),
     zeros=ops.zeros_like, add_at=keras_add_at, put=keras_put,
     under=lambda xs: ops.concatenate(xs, 1),
     pairs=lambda x: ops.mean(ops.reshape(x, (3, -1, 2, 4)), 2), cumsum=lambda x: ops.cumsum(x, 1),
@@ -117,8 +158,11 @@ KERAS = SimpleNamespace(
     moments=lambda x: ops.moments(x, -1, keepdims=True)[::-1],
     resized=lambda x: ops.image.resize(x[:, :3, :, None], (5, 4))[..., 0],
     blurred=lambda x: ops.depthwise_conv(x, np.ones((3, 4, 1), "float32") / 3, 1, "same"),
-    sigmoid=ops.sigmoid, state=ops.zeros, total=lambda x: ops.sum(x, 1), scan=keras_scan,
-    turn=lambda x: ops.transpose(x, (1, 0, 2)),
+    write=keras_write, unstack=ops.unstack, softmax=ops.softmax,
+    turn=lambda x: ops.transpose(x, (0, 2, 1)), sigmoid=ops.sigmoid, softplus=ops.softplus,
+    exp=ops.exp,
+    state=ops.zeros, total=lambda x: ops.sum(x, 1), scan=keras_scan,
+    by_time=lambda x: ops.transpose(x, (1, 0, 2)),
 )  # fmt: skip
 
 
@@ -210,7 +254,7 @@ def powered(np_, layers, b, x):
 def dual_path(np_, layers, b, x):
     """A sum on the first channels, and new channels behind them, in one concatenation."""
     x, dense = np_.halves(x)
-    z = np_.cat([x, dense])
+    z = np_.cat([x, np_.tanh(dense)])
     for layer in layers:
         first, new = np_.halves(layer(np_.relu(z[..., :4])))
         z = np_.cat([z[..., :2] + first, z[..., 2:], new])
@@ -294,12 +338,23 @@ def over_time(step, *sizes, loops=False):
     """A state that starts as zeros, over the rows of three layers: by a scan, or unrolled."""
 
     def function(np_, layers, b, x):
-        rows = [np_.turn(layer(x)) for layer in layers]
+        rows = [np_.by_time(layer(x)) for layer in layers]
         state, scan = np_.state((3, *sizes)), np_.scan
         if loops:
             scan = unrolled
         _, found = scan(lambda state, row: step(np_, state, *row), state, tuple(rows))
-        return x + np_.turn(np_.stack(found) if isinstance(found, list) else found)
+        return x + np_.by_time(np_.stack(found) if isinstance(found, list) else found)
+
+    return function
+
+
+def pyramid(up):
+    """A deep level, brought to the resolution of the finer one."""
+
+    def function(np_, layers, b, x):
+        fine = np_.relu(layers[0](x[:, :4]))
+        deep = np_.relu(layers[1](np_.pairs(fine)))
+        return layers[4](layers[3](fine) + up(np_, layers[2](deep), b))
 
     return function
 
@@ -318,6 +373,22 @@ def outer_sum(np_, state, q, k, v):
 
 def read_before(np_, state, q, k, v):
     return state + v[:, None, :] * k[:, :, None], np_.total(state * q[:, :, None])
+
+
+def spread(np_, x):
+    """Repeat rows by a broadcast and a reshape."""
+    return np_.reshape(np_.spread(x[:, :, None], (3, 2, 2, 4)), (3, 4, 4))
+
+
+def repeated(axis):
+    """Channels that are repeated, or a head for many heads, change no resolution."""
+
+    def function(np_, layers, b, x):
+        y = np_.reshape(np_.relu(layers[0](x)), (3, 5, 1, 4))
+        y = np_.repeat(y[..., :2], 2, axis)
+        return layers[2](x) + layers[1](y[:, :, 0] if axis == 3 else np_.reshape(y, (3, 5, 4)))
+
+    return function
 
 
 LOW, HIGH = [-1.0, -2, -0.5, -1], [1.0, 2, 0.5, 1]
@@ -346,6 +417,10 @@ KINDS = {
     "rows written back": (chosen("written back"), 2, {}, {1}),
     "rows added in place": (chosen("added in place"), 2, {}, {1}),
     "rows chosen afterwards": (chosen("chosen afterwards"), 2, {}, {1}),
+    "a row cut twice": (
+        lambda np_, layers, b, x: x[:, 0] + mlp(np_, layers, x[:, 0]), 2, {}, {1}),
+    "samples cut twice": (
+        lambda np_, layers, b, x: x[1:] + mlp(np_, layers, x[1:]), 2, {}, {1}),
     "other rows": (chosen("others"), 2, {}, set()),
     "a token beside pooled rows": (pooled(1), 2, {}, {1}),
     "not all rows": (pooled(3), 2, {}, set()),
@@ -354,6 +429,21 @@ KINDS = {
     "a sum of outer products": (over_time(outer_sum, 4, 4), 3, {}, {2}),
     "outer products, unrolled": (over_time(outer_sum, 4, 4, loops=True), 3, {}, {2}),
     "read before the sum": (over_time(read_before, 4, 4), 3, {}, {2}),
+    "a level, interpolated": (pyramid(lambda np_, y, b: np_.enlarge(y)), 5, {}, set()),
+    "a level, repeated": (pyramid(lambda np_, y, b: np_.repeat(y, 2, 1)), 5, {}, set()),
+    "a level, spread": (pyramid(lambda np_, y, b: spread(np_, y)), 5, {}, set()),
+    "a level, tiled": (pyramid(lambda np_, y, b: np_.tile(y, (1, 2, 1))), 5, {}, set()),
+    "a level, indexed": (
+        pyramid(lambda np_, y, b: np_.pick(y, np.array([0, 0, 1, 1]))), 5, {}, set()),
+    "a level, by a matrix": (
+        pyramid(lambda np_, y, b: np_.matrix(np.ones((4, 2), "float32"), y)), 5, {}, set()),
+    "a level, stacked": (
+        pyramid(lambda np_, y, b: np_.reshape(np_.stack([y, y], 2), (3, 4, 4))), 5, {}, set()),
+    "a level, through a transposed convolution": (
+        pyramid(lambda np_, y, b: np_.unfold(y, b.kernel)), 5,
+        {"kernel": np.ones((2, 4, 4))}, set()),
+    "repeated channels": (repeated(3), 3, {}, {1}),
+    "repeated heads": (repeated(2), 3, {}, {1}),
     "experts read and written": (accumulated(""), 3, {}, {0, 1, 2}),
     "experts added too": (accumulated("in two ways"), 3, {}, {0, 1, 2}),
     "rows of rows": (accumulated("one after the other"), 2, {}, {1}),
@@ -377,6 +467,100 @@ def test_the_zero_weights_of_a_kind(roles, kind):
     assert zeros(roles(function, count, held)) == wanted
 
 
+# What changes no number ---------------------------------------------------------------------------
+
+
+def interleaved(np_, x):
+    """The even and the odd entries, stacked and merged again."""
+    last = len(x.shape) - 1
+    pairs = np_.stack([x[..., 0::2], x[..., 1::2]], last + 1)
+    return np_.reshape(pairs, tuple(x.shape))
+
+
+def nested(np_, x):
+    return np_.cat([np_.cat(np_.halves(half)) for half in np_.halves(x)])
+
+
+def swapped(np_, x):
+    return np_.cat([x[..., 2:], x[..., :2]])
+
+
+IDENTITIES = {
+    "flattened": lambda np_, x: np_.reshape(np_.reshape(x, (-1,)), tuple(x.shape)),
+    "cut in three": lambda np_, x: np_.cat([x[..., :1], x[..., 1:3], x[..., 3:]]),
+    "split and split again": nested,
+    "stacked": lambda np_, x: np_.stack(np_.unstack(x)),
+    "interleaved": interleaved,
+    "written in two": lambda np_, x: np_.write(x, [(0, x[..., :2]), (2, x[..., 2:])]),
+    "swapped twice": lambda np_, x: swapped(np_, swapped(np_, x)),
+    "flat, cut and joined": lambda np_, x: np_.reshape(
+        np_.cat([np_.reshape(x, (-1,))[:7], np_.reshape(x, (-1,))[7:]]), tuple(x.shape)),
+    "reversed twice": lambda np_, x: np_.flip(np_.flip(x)),
+}  # fmt: skip
+
+
+def with_identities(same):
+    """Attention without an output projection, a crop in time, a gate, two halves, a time step."""
+
+    def function(np_, layers, b, x):
+        x = same(np_, x)
+        q, k, v = (same(np_, layer(x)) for layer in layers[:3])
+        x = same(np_, x + np_.softmax(q @ np_.turn(k)) @ v)
+        x = x[:, 1:] + same(np_, layers[3](np_.relu(x)))[:, 1:]
+        x = x + same(np_, layers[4](np_.relu(x))) * np_.sigmoid(layers[5](same(np_, x)))
+        two = same(np_, np_.stack([x, np_.flip(x)]))
+        one, two = np_.unstack(two)
+        one = one + same(np_, np_.tanh(layers[6](two)))
+        two = two + np_.tanh(layers[7](one))
+        x = same(np_, np_.stack([one, two]))
+        return x * np_.exp(-np_.softplus(same(np_, layers[8](x))))
+
+    return function
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("same", IDENTITIES)
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_what_changes_no_number_changes_no_role(roles, same):
+    plain, moved = (
+        decide(roles(with_identities(how), 9, {})) for how in (lambda np_, x: x, IDENTITIES[same])
+    )
+    ways = [[(entry.role, entry.plan) for entry in one.entries] for one in (plain, moved)]
+    assert ways[1] == ways[0]
+    assert sorted(plain.roles.values()).count("zero") == 5
+
+
+def steps(np_, layers, b, x):
+    """One layer for every step: its bias sets the decay, as of a time step."""
+    z = np_.stack([layers[0](x[:, t]) for t in range(5)], 1)
+    return layers[1](x) * np_.exp(-np_.softplus(z))
+
+
+def turned(np_, layers, b, x):
+    """A part of the channels is turned and written back, and a gate that is 0 follows."""
+    h = layers[0](np_.relu(x))
+    low = h[..., :2] * 0.3 + np_.cat([-h[..., 1:2], h[..., :1]])
+    return x + np_.write(h, [(0, low), (2, h[..., 2:])])
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_the_bias_of_every_step_is_kept(roles):
+    found = decide(roles(steps, 2, {})).roles
+    kept = [name for name, role in found.items() if role == "keep"]
+    assert len(kept) == 1
+    assert "layers.0" in kept[0]
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_what_is_turned_and_written_back_is_no_packed_weight(roles):
+    graph = roles(turned, 1, {})
+    assert zeros(graph) == {0}
+    plans = [entry.plan for entry in decide(graph).entries if entry.plan]
+    assert all(plan.blocks is None for plan in plans)
+
+
 def test_bounds_without_values_count_as_beyond_0():
     function, count, held, wanted = KINDS["a clamp around 0"]
     assert zeros(torch_roles(function, count, held, "meta")) == wanted
@@ -394,6 +578,113 @@ def test_sums_of_experts_from_zeros_on_are_one_scatter():
     graph = torch_roles(function, 2, {})
     assert zeros(graph) == {0, 1}
     assert sum(node.kind == "add" for node in graph.nodes) == 1
+
+
+# Learned tensors, and norms -----------------------------------------------------------------------
+
+
+def latents(p, x, spread, softmax):
+    """Queries are made of a learned table, copied for a batch."""
+    z = spread(p["lat"], (3, 2, 4))
+    keys, values = x @ p["k"], x @ p["v"]
+    return z + softmax((z @ p["q"]) @ keys.swapaxes(1, 2), -1) @ values @ p["o"]
+
+
+LATENTS = {"lat": (2, 4), **dict.fromkeys("qkvo", (4, 4))}
+
+
+def torch_latents():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.ones(size) for k, size in LATENTS.items()})
+
+        def forward(self, x):
+            return latents(self.p, x, torch.broadcast_to, torch.softmax)
+
+    return irt.trace(Model(), torch.tensor(X))
+
+
+def jax_latents():
+    def function(p, x):
+        return latents(p, x, jnp.broadcast_to, jax.nn.softmax)
+
+    return irj.trace({k: jnp.ones(size) for k, size in LATENTS.items()}, (X,), function)
+
+
+def flax_latents():
+    class Model(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.lat = nnx.Param(jnp.ones((2, 4)))
+            self.q, self.k, self.v, self.o = (nnx.Linear(4, 4, rngs=rngs) for _ in range(4))
+
+        def __call__(self, x):
+            scores = self.q(self.lat[...]) @ self.k(x).swapaxes(1, 2)
+            z = jnp.broadcast_to(self.lat[...], (3, 2, 4))
+            return z + self.o(jax.nn.softmax(scores) @ self.v(x))
+
+    return irj.trace(Model(), (X,))
+
+
+def keras_latents():
+    class Model(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {k: self.add_weight(shape=size, name=k) for k, size in LATENTS.items()}
+
+        def call(self, x):
+            spread, softmax = ops.broadcast_to, ops.softmax
+            z = spread(self.p["lat"], (3, 2, 4))
+            keys, values = x @ self.p["k"], x @ self.p["v"]
+            scores = (z @ self.p["q"]) @ ops.swapaxes(keys, 1, 2)
+            return z + softmax(scores) @ values @ self.p["o"]
+
+    return irk.trace(Model(), X)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("traced", [torch_latents, jax_latents, flax_latents, keras_latents])
+def test_a_matrix_of_learned_queries_is_a_weight(traced):
+    roles = {
+        name.removesuffix("kernel").strip("./")[-1]: role
+        for name, role in infer_roles(traced()).items()
+    }
+    assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize(
+    "norm",
+    [
+        keras.layers.GroupNormalization(2),
+        keras.layers.GroupNormalization(2, scale=False),
+        keras.layers.LayerNormalization(axis=(1, 2)),
+        keras.layers.LayerNormalization(axis=(1, 2), scale=False),
+    ],
+    ids=["groups", "groups without scale", "two axes", "two axes without scale"],
+)
+def test_the_offset_of_a_norm_is_a_shift_also_of_many_axes(norm):
+    """TensorFlow computes x r + (offset - mean r)."""
+    x = keras.Input((5, 4))
+    model = keras.Model(x, x + type(norm).from_config(norm.get_config())(keras.layers.Dense(4)(x)))
+    report = irk.init_(model, X)
+    assert sorted(report.roles.values()).count("zero") == 1
+    assert not {"endless", "tie"} & {note.kind for note in report.warnings}
+
+
+def test_positions_after_a_norm_are_data():
+    """They are no shift: they end no branch."""
+
+    class Add(keras.layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(5, 4), name="table")
+
+        def call(self, x):
+            return x + self.table
+
+    x = keras.Input((5, 4))
+    y = Add()(keras.layers.LayerNormalization()(keras.layers.Dense(4)(x)))
+    assert "zero" not in irk.init_(keras.Model(x, x + y), X).roles.values()
 
 
 @pytest.mark.every

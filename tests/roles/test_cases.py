@@ -52,6 +52,19 @@ def test_channels_that_moves_lay_out_in_space_are_a_level(before, after, is_leve
     assert ("pyramid" in net.notes("out")) == is_level
 
 
+def test_a_vector_whose_channels_move_is_no_level():
+    """A condition, made of another input and added at every place."""
+    net = Net(LARGE)
+    low = net.f("low", net.w("c1", net.x()))
+    vector = net.w("t", net.x("time", shape=(1, 3)), shape=(1, 2, 4))
+    moved = net.f("moved", vector, shape=(1, 8, 1), does="move")
+    shift = net.f("spread", moved, shape=LARGE, does="move")
+    deep = net.f("relu", net.add("shifted", net.w("c2", low), shift))
+    net.w("out", net.add("y", net.w("s", low), net.w("c3", deep)))
+    assert net.zeros("out") == {"C3"}
+    assert "pyramid" not in net.notes("out")
+
+
 def test_levels_that_are_results_of_their_own():
     """The deeper level of a feature pyramid feeds a head too: no closed region, and no note."""
     net = Net(LARGE)

@@ -138,7 +138,7 @@ class Program:
         new = np.tile(both.array, times)
         if new.size > 2000:
             return both
-        return Both(self.draw.tile("tile", both.value, times, new.shape), new)
+        return Both(self.draw.tile("tile", both.value, new.shape), new)
 
     def other(self, both, axis):
         """What can be joined along an axis: a parameter, a constant, or the same once more."""

@@ -1,14 +1,15 @@
 """Random programs: what the drawing says lies along every axis is what NumPy's labels say."""
 
 from itertools import pairwise, product
+from math import prod
 
 import numpy as np
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from idinit_ref.tracing import Drawing, Parameter, View
-from tracing.programs import JOINS, MOVES, SIZES, Program, held
+from idinit_ref.tracing import Drawing, Parameter, Signal, View
+from tracing.programs import JOINS, MOVES, SIZES, Both, Program, held
 
 SHAPES = st.lists(SIZES, min_size=1, max_size=3)
 
@@ -71,6 +72,90 @@ def test_a_result_is_followed_like_a_weight(data, shape):
     for track in both.value.tracks:
         source = np.broadcast_to(np.arange(outputs), (inputs, outputs))
         assert np.array_equal(held(track.view, both.array.shape, source), both.array)
+
+
+@given(data=st.data(), shape=SHAPES)
+def test_one_signal_is_never_two_arrays(data, shape):
+    """Values that the drawing takes for one are equal: no undone chain is found by mistake."""
+    program = Program(data)
+    x = Both(program.draw.input("x", tuple(shape)), 1 + np.arange(prod(shape)).reshape(shape))
+    known, arrays = [x], {x.value.node: x.array}
+    for _ in range(data.draw(st.integers(1, 8))):
+        new = program.step(data.draw(st.sampled_from(known)), [*MOVES, *JOINS, "again", "again"])
+        if not isinstance(new.value, Signal):
+            continue
+        old = arrays.setdefault(new.value.node, new.array)
+        assert np.array_equal(old, new.array)
+        event(f"found again: {old is not new.array}")
+        known.append(new)
+
+
+def grid(draw, x):
+    """Its quarters, written to zeros."""
+    out = draw.constant((4, 6), value=0)
+    for i, j in ((0, 0), (0, 2), (1, 2), (1, 0)):
+        sizes = [(0, 1), (1, 4)][i], [(0, 2), (), (2, 6)][j]
+        part = draw.part("part", x, [(*span, 1) for span in sizes])
+        out = draw.write("write", out, part, [span[0] for span in sizes], (4, 6))
+    return out
+
+
+def halves(draw, x, axis, sizes):
+    return draw.join("join", draw.split("split", x, axis, sizes), axis, x.shape)
+
+
+def steps(draw, x):
+    spans = [[(0, 4, 1), (at, 6, 2)] for at in (0, 1)]
+    parts = [draw.part("part", x, span) for span in spans]
+    return draw.reshape("flatten", draw.stack("stack", parts, 2, (4, 3, 2)), (4, 6))
+
+
+def sheared(draw, x):
+    flat = draw.reshape("flatten", x, (24,))
+    return draw.reshape("view", halves(draw, flat, 0, [5, 12, 7]), (4, 6))
+
+
+def cropped(draw, x, fill):
+    more = draw.pad("pad", x, [1, 2], (7, 9), None, [draw.constant((), True, fill)])
+    return draw.part("crop", more, [(1, 5, 1), (2, 8, 1)])
+
+
+@pytest.mark.parametrize(
+    "undone",
+    {
+        "flattened": lambda draw, x: draw.reshape("view", draw.reshape("view", x, (24,)), (4, 6)),
+        "joined in threes": lambda draw, x: halves(draw, x, 1, [1, 3, 2]),
+        "joined twice": lambda draw, x: halves(draw, halves(draw, x, 0, [1, 3]), 1, [3, 3]),
+        "cut across rows": sheared,
+        "every other one": steps,
+        "quarters": grid,
+        "stacked rows": lambda draw, x: draw.stack(
+            "stack", draw.unstack("row", x, 0, 4), 0, (4, 6)
+        ),
+        "padded": lambda draw, x: cropped(draw, x, 0),
+        "padded with ones": lambda draw, x: cropped(draw, x, 1),
+        "rolled": lambda draw, x: draw.roll("roll", draw.roll("roll", x, {1: 2}), {1: -2}),
+        "reversed": lambda draw, x: draw.flip("flip", draw.flip("flip", x, [0]), [0]),
+        "copied": lambda draw, x: draw.part(
+            "copy", draw.broadcast("expand", x, (3, 4, 6)), [(1, 2, 1), (0, 4, 1), (0, 6, 1)], (0,)
+        ),
+    }.items(),
+    ids=lambda pair: pair[0],
+)
+def test_what_is_undone_is_the_signal_itself(undone):
+    draw = Drawing([])
+    x = draw.input("x", (4, 6))
+    out = undone[1](draw, x)
+    assert out is x
+    assert [node.name for node in draw.graph([out]).nodes] == ["x"]
+
+
+def test_a_chain_of_steps_costs_as_much_as_its_steps():
+    """All slices of many, stacked again, are the signal."""
+    draw = Drawing([])
+    x = draw.input("x", (1000, 2))
+    rows = draw.unstack("row", x, 0, 1000)
+    assert draw.stack("stack", rows, 0, (1000, 2)) is x
 
 
 def test_undone_reshapes_change_nothing():

@@ -1,0 +1,203 @@
+"""Internal: where the entries of a signal come from, so that what is undone is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+from ..core.layout import strides_of
+from ._axes import View
+from ._values import Data, Place, Shape, Signal, Value, is_constant
+
+__all__ = [
+    "Move",
+    "Runs",
+    "assembled",
+    "embedded",
+    "followed",
+    "outside",
+    "runs_of",
+    "turned",
+    "whole",
+]
+
+Move = Callable[[View], View | None]
+
+
+def followed(value: Value, move: Move) -> tuple[Place, ...] | None:
+    """Return the places of a value's entries after a move; None if they cannot be tracked.
+
+    Zeros have no places. A value whose sources cannot be tracked any more is its own source.
+    """
+    if is_constant(value) and value.zero:
+        return ()
+    if value.shape is None or isinstance(value, Data):
+        return None
+    own = value.places if isinstance(value, Signal) else ()
+    found = _moved(own, move) if own else None
+    if found is None:
+        root = whole(runs_of(own, value.shape), own, value.shape) or value  # of a reshape
+        found = _moved((Place(root, View.of(value.shape), value.shape),), move)
+    return found
+
+
+def _moved(places: Iterable[Place], move: Move) -> tuple[Place, ...] | None:
+    moved = [(place, move(place.view)) for place in places]
+    found = [place._replace(view=view) for place, view in moved if view is not None]
+    if len(found) < len(moved):
+        return None
+    return tuple(place for place in found if not place.view.is_empty)
+
+
+def embedded(view: View, low: Sequence[int], old: Shape, shape: Shape) -> View | None:
+    """Return a view padded to a shape, from `low` on along every axis; negative ones crop."""
+    new: View | None = view
+    for axis, by in enumerate(low):
+        size = min(old[axis], shape[axis] - by)
+        if new is not None and (by < 0 or size < old[axis]):
+            new = new.slice(axis, max(-by, 0), size)
+        if new is not None and shape[axis] != max(size + min(by, 0), 0):
+            new = new.join(axis, max(by, 0), shape[axis])
+    return new
+
+
+def assembled(moves: Iterable[tuple[Value, Move]]) -> tuple[Place, ...] | None:
+    """Return the places of several moved values that together are one; None if unknown."""
+    found: tuple[Place, ...] = ()
+    for value, move in moves:
+        places = followed(value, move)
+        if places is None:
+            return None
+        found += places
+    return found
+
+
+def outside(low: Sequence[int], part: Shape, shape: Shape) -> Iterator[Move]:
+    """Yield moves to the entries of an array outside a box, which stay where they are."""
+
+    def boxed(spans: Sequence[tuple[int, int]]) -> Move:
+        def move(view: View) -> View | None:
+            new: View | None = view
+            for axis, (start, stop) in enumerate(spans):
+                if new is not None and (start, stop) != (0, shape[axis]):
+                    new = new.slice(axis, start, stop)
+                    new = None if new is None else new.join(axis, start, shape[axis])
+            return new
+
+        return move
+
+    ends = zip(low, part, shape, strict=True)
+    inside = [(max(at, 0), min(at + size, whole)) for at, size, whole in ends]
+    for axis, (start, stop) in enumerate(inside):
+        rest = [(0, size) for size in shape[axis + 1 :]]
+        for span in ((0, start), (stop, shape[axis])):
+            if span[0] < span[1]:
+                yield boxed([*inside[:axis], span, *rest])
+
+
+def turned(by: Mapping[int, int], shape: Shape) -> Iterator[Move]:
+    """Yield the moves of all parts of a circular shift along axes."""
+
+    def part(spans: Iterable[tuple[int, int]]) -> Move:
+        def move(view: View) -> View | None:
+            new: View | None = view
+            for axis, (start, stop) in zip(by, spans, strict=True):
+                new = None if new is None else new.slice(axis, start, stop)
+                low = (start + by[axis]) % shape[axis]
+                new = None if new is None else new.join(axis, low, shape[axis])
+            return new
+
+        return move
+
+    firsts = [(-step % shape[axis] if shape[axis] else 0, shape[axis]) for axis, step in by.items()]
+    ways = [[(a, b) for a, b in ((0, first), (first, size)) if a < b] for first, size in firsts]
+    for spans in product(*ways):
+        yield part(spans)
+
+
+# Equal entries at equal places ------------------------------------------------------------------
+
+Loop = tuple[int, int, int]
+"""Entries at equal distances: their distance, their number, and their distance in the source."""
+
+
+class _Run(NamedTuple):
+    """Entries of one source, by their numbers in row-major order."""
+
+    at: int  # of the first one
+    of: int  # the identity of the source
+    start: int  # the number of the first one in the source
+    loops: tuple[Loop, ...]
+
+    def join(self, other: _Run) -> _Run | None:
+        """Return a run with another one that continues it, or None."""
+        if self.of != other.of:
+            return None
+        by, source = other.at - self.at, other.start - self.start
+        mine, theirs = set(self.loops) - set(other.loops), set(other.loops) - set(self.loops)
+        if len(mine) > 1 or len(theirs) > 1:
+            return None
+        step, count, run = next(iter(mine or theirs), (by, 1, source))
+        more = next(iter(theirs), (step, 1, run))
+        first = count if mine else 1
+        if (more[0], more[2]) != (step, run) or (by, source) != (first * step, first * run):
+            return None
+        loops = {*self.loops} - mine | {(step, first + more[1], run)}
+        return self._replace(loops=_coalesced(loops))
+
+
+Runs = tuple[_Run, ...]
+
+
+def runs_of(places: Iterable[Place], shape: Shape) -> Runs:
+    """Return the runs of a value's entries; equal entries at equal places have equal runs."""
+    found: list[_Run] = []
+    for run in sorted(_run_of(place, shape) for place in places):
+        new: _Run | None = run
+        while found and new is not None:
+            new = found[-1].join(run)
+            if new is not None:
+                found.pop()
+                run = new
+        found.append(run)
+    return tuple(found)
+
+
+def whole(runs: Runs, places: Sequence[Place], shape: Shape) -> Value | None:
+    """Return the one value whose entries, in its order, are all entries of a shape; or None."""
+    if not places or any(place.of is not places[0].of for place in places):
+        return None
+    of, size = places[0].of, prod(shape)
+    known = sum(prod(count for _, count, _ in run.loops) for run in runs)
+    in_order = all(
+        run.at == run.start and all(step == by for step, _, by in run.loops) for run in runs
+    )
+    return of if in_order and known == size == prod(of.shape or ()) else None
+
+
+def _run_of(place: Place, shape: Shape) -> _Run:
+    old, view = strides_of(place.seen), place.view
+    at = start = 0
+    loops: set[Loop] = set()
+    for step, atoms in [*zip(strides_of(shape), view.axes, strict=True), (0, view.fixed)]:
+        for atom in reversed(atoms):
+            by = old[atom.axis] if atom.axis >= 0 else 0
+            at, start = at + step * atom.low, start + by * atom.start
+            if atom.size > 1:
+                loops.add((step, atom.size, by * atom.step))
+            step *= atom.radix
+    return _Run(at, id(place.of), start, _coalesced(loops))
+
+
+def _coalesced(loops: Iterable[Loop]) -> tuple[Loop, ...]:
+    """Return loops from the shortest distance on, those that continue another merged with it."""
+    found: list[Loop] = []
+    for step, count, by in sorted(loops):
+        last = found[-1] if found else (0, 1, 0)
+        if found and (step, by) == (last[0] * last[1], last[2] * last[1]):
+            found[-1] = (last[0], last[1] * count, last[2])
+        else:
+            found.append((step, count, by))
+    return tuple(found)

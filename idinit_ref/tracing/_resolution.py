@@ -1,0 +1,114 @@
+"""Internal: the resolution of a signal, the number of its places along axes without units."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from math import prod
+
+from ._axes import regroup
+from ._values import Made, Shape, Signal, Value, is_constant
+
+__all__ = ["before_matrix", "copied_axes", "is_finer", "is_repeated", "without_copies"]
+
+
+def _held(signal: Signal) -> set[int]:
+    """Return the axes that hold units, such as channels and heads."""
+    return {axis for unit in signal.units for axis in unit.axes}
+
+
+def _is_one_place(signal: Signal) -> bool:
+    """Whether a signal has one place, as a picture of one pixel; axis 0 holds a batch."""
+    return all(
+        size == 1 for axis, size in enumerate(signal.shape or ()) if axis not in _held(signal) | {0}
+    )
+
+
+def is_finer(signal: Signal, shape: Shape | None, of_one: bool = True) -> bool:
+    """Whether a result has more places than a signal along an axis.
+
+    Copies of one place are a change of resolution only if it is the signal's one place, and not
+    if they may be a broadcast (`of_one` is False).
+
+    >>> is_finer(Signal("x", (1, 4, 8)), (1, 8, 8)), is_finer(Signal("x", (1, 4, 8)), (1, 4, 4))
+    (True, False)
+    """
+    old = signal.shape
+    if old is None or shape is None or len(old) != len(shape):
+        return False
+    least = 1 if of_one and _is_one_place(signal) else 2
+    free = set(range(len(old))) - _held(signal)
+    return any(least <= old[axis] < shape[axis] for axis in free)
+
+
+def without_copies(signal: Signal, shape: Shape | None) -> Shape | None:
+    """Return a reshape's result without the copies that it puts beside their places; None: none.
+
+    An axis of copies that follows channels or heads is no change of space.
+
+    >>> without_copies(Signal("x", (1, 4, 2, 8), spread=frozenset({2})), (1, 8, 8))
+    (1, 4, 8)
+    """
+    old = signal.shape
+    if old is None or shape is None or not signal.spread:
+        return None
+    new, held, spread = list(shape), _held(signal), signal.spread
+    groups = list(regroup(old, shape))
+    single = {before[0] for before, after in groups if not after}  # of size 1
+    is_one = all(axis in {0, *held, *spread} for axis, size in enumerate(old) if size > 1)
+    for before, after in groups:
+        copies = prod(old[axis] for axis in before if axis in spread)
+        places = {axis for axis in before if axis not in spread and old[axis] > 1}
+        if is_one and len(before) == 1:
+            places = single & {before[0] - 1, before[0] + 1}
+        if len(after) == 1 and copies > 1 and places and not places & held:
+            new[after[0]] //= copies
+    return tuple(new) if tuple(new) != shape else None
+
+
+def before_matrix(
+    signal: Signal, own: Sequence[Hashable], out: Sequence[Hashable], shape: Shape | None
+) -> Shape | None:
+    """Return the shape of a product with a constant before it puts more places along an axis.
+
+    Return None if it does not. `own` and `out` label the axes of the signal and of the product.
+
+    >>> before_matrix(Signal("x", (1, 4, 8)), "bhc", "bci", (1, 8, 12))
+    (1, 8, 4)
+    """
+    summed = [axis for axis, label in enumerate(own) if label not in out]
+    new = [axis for axis, label in enumerate(out) if label not in own]
+    if signal.shape is None or shape is None or not len(summed) == len(new) == 1:
+        return None
+    (at,), places = new, signal.shape[summed[0]]
+    is_one = places == 1 and not _is_one_place(signal)
+    if summed[0] in _held(signal) or places >= shape[at] or is_one:
+        return None
+    return (*shape[:at], places, *shape[at + 1 :])
+
+
+def copied_axes(values: Sequence[Value], shape: Shape | None) -> frozenset[int]:
+    """Return the axes along which an operation on one signal and constants copies that signal.
+
+    >>> copied_axes([Signal("x", (4, 1, 8))], (2, 4, 2, 8))
+    frozenset({0, 2})
+    """
+    signals = [value for value in values if isinstance(value, Signal)]
+    is_one = len(signals) == 1 and all(is_constant(v) for v in values if v is not signals[0])
+    if not is_one or shape is None or signals[0].shape is None:
+        return frozenset()
+    more = len(shape) - len(signals[0].shape)
+    old = (1,) * more + signals[0].shape
+    wide = {axis for axis, size in enumerate(old) if size == 1 < shape[axis]}
+    return frozenset(wide | {axis + more for axis in signals[0].spread})
+
+
+def is_repeated(values: Sequence[Value]) -> bool:
+    """Whether some values are one signal, and zeros between its copies.
+
+    >>> is_repeated([Signal("x"), Signal("x")]), is_repeated([Signal("x"), Signal("y")])
+    (True, False)
+    """
+    signals = [value for value in values if isinstance(value, Signal)]
+    rest = [value for value in values if not isinstance(value, Signal)]
+    is_one = len(values) > 1 and all(signal == signals[0] for signal in signals)
+    return is_one and all(isinstance(value, Made) and value.zero for value in rest)
