@@ -308,8 +308,30 @@ class Adds:
             self.ties[add] = tied
         return []
 
+    def _is_recurrent(self, skip: int, branch: int, source: int) -> bool:
+        """Whether a branch passes a weight of the skip before its own, as the last of some steps.
+
+        In `tanh(x[t] @ w + h @ u)` the state h holds what w made of the other steps. A zero u would
+        forget them all.
+        """
+        flow, seen, stack = self._flow, {skip}, [skip]
+        names: set[str] = set()
+        while stack:
+            top = stack.pop()
+            names.update(flow.nodes[top].weights)
+            new = {to for to in flow.inputs[top] if to > source} - seen
+            seen |= new
+            stack += new
+        return any(
+            source < use <= branch and use not in seen and flow.comes_from(branch, use)
+            for name in names
+            for use in reversed(flow.uses[name])
+        )
+
     def _branch(self, add: int, skip: int, branch: int, source: int) -> list[Branch]:
-        """Return the branch, unless the skip depends on its ends, too."""
+        """Return the branch, unless the skip depends on its ends, too, or holds its weights."""
+        if self._is_recurrent(skip, branch, source):
+            return []
         ends = self._vanishing.ends(branch, (source,))
         flow, known = self._flow, dict[int, bool]()
         own = flow.users[branch] == [add]

@@ -317,6 +317,20 @@ def test_what_is_zero_anyway_ends_nothing():
     assert not net.notes("q2", y)
 
 
+@pytest.mark.parametrize("is_tied", [True, False], ids=["recurrent", "weights of its own"])
+def test_the_kernel_of_a_recurrent_cell_ends_no_branch(is_tied):
+    """Its last state is used alone. A zero kernel would forget all steps before."""
+    net = Net()
+    x = net.x(shape=(2, 5, 4))
+    h = net.w("w", net.f("x0", x, shape=(2, 4), does="select"))
+    for t in range(1, 5):
+        row = net.f(f"x{t}", x, shape=(2, 4), does="select")
+        first = net.again(f"w{t}", "W", row) if is_tied else net.w(f"w{t}", row)
+        next_ = net.again(f"u{t}", "U", h) if t > 1 else net.w("u", h)
+        h = net.f(f"h{t}", net.add(f"a{t}", first, next_))
+    assert net.zeros(net.w("out", h)) == (set() if is_tied else {"U"})
+
+
 def test_a_branch_of_which_a_part_is_added():
     """Deformable DETR: two of a box's four numbers are relative to its reference."""
     net = Net()
