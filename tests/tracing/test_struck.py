@@ -6,6 +6,7 @@ import pytest
 
 from idinit_ref.tracing import Parameter
 from idinit_ref.tracing._drawing import Drawing
+from idinit_ref.tracing._values import Made
 
 
 @pytest.mark.parametrize("is_kept", [False, True])
@@ -24,3 +25,26 @@ def test_a_sum_of_one_use_strikes_nothing(is_kept):
     (node,) = (node for node in draw.graph(outputs).nodes if node.does == "product")
     assert node.vanishes == ((0, 1) if is_kept else ())
     assert node.sums == (() if is_kept else (0, 1))
+
+
+@pytest.mark.parametrize("by", ["copies", "a matrix"])
+def test_units_are_followed_through_a_change_of_resolution(by):
+    """The sum over the channels of a product strikes its factors, at four times its places too."""
+    draw = Drawing([Parameter(name, (3, 3)) for name in "wu"])
+    x = draw.input("x", (2, 5, 3))
+    q, k = (
+        draw.product(name, [x, draw.parameter(name)], ["bti", "io"], "bto", x.shape)
+        for name in "wu"
+    )
+    wide = draw.multiply("mul", q, k, x.shape)
+    if by == "copies":
+        wide = draw.reshape("apart", wide, (2, 5, 1, 3))
+        wide = draw.reshape("wide", draw.broadcast("copies", wide, (2, 5, 4, 3)), (2, 20, 3))
+    else:
+        wide = draw.product(
+            "wide", [Made((20, 5), value=1), wide], ["st", "bto"], "bso", (2, 20, 3)
+        )
+    graph = draw.graph([draw.sum("sum", wide, [2], (2, 20))])
+    does = {node.does: node for node in graph.nodes}
+    assert "resize" in does
+    assert does["product"].sums == (0, 1)
