@@ -98,10 +98,23 @@ def _walk(draw: Drawing, inner: Jaxpr | ClosedJaxpr, given: Sequence[Value]) -> 
             return known[var]
         return draw.constant(shape_of(var), True, number_of(var))
 
+    needed = _needed(jaxpr)
     for eqn in jaxpr.eqns:
         args = [read(var) for var in eqn.invars]
-        known |= dict(zip(eqn.outvars, _step_once(draw, eqn, args), strict=True))
+        if needed.isdisjoint(eqn.outvars) and not any(isinstance(arg, Signal) for arg in args):
+            known |= {var: draw.constant(shape_of(var)) for var in eqn.outvars}
+        else:
+            known |= dict(zip(eqn.outvars, _step_once(draw, eqn, args), strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+def _needed(jaxpr: Jaxpr) -> set[Any]:
+    """Return the variables that the results need; a gradient computes its function, too."""
+    needed = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+            needed.update(var for var in eqn.invars if not isinstance(var, Literal))
+    return needed
 
 
 def _step_once(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
