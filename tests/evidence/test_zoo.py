@@ -112,6 +112,15 @@ class Scaled(Residual):
         return box + self.down(self.up(x).relu()) * box
 
 
+class SelfGated(Residual):
+    """A signal times what its own weights make of it, as in a state space: no end is asked for."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        moved = x.view(x.shape)
+        return 2 * moved + self.down(self.up(x).relu()) * moved
+
+
 class Detached(Residual):
     """A branch that never learns."""
 
@@ -192,6 +201,10 @@ def test_the_end_of_a_branch_is_right(kind):
 @pytest.mark.parametrize("kind", [Residual, InPlace, Gated, Scaled])
 def test_a_branch_without_a_zero_is_missed(kind):
     assert len(found(kind(), [], 3)["missed"]) == 1
+
+
+def test_a_signal_that_its_own_weights_gate_is_no_residual_add():
+    assert found(SelfGated(), [], 3)["adds"] == 0
 
 
 def test_a_branch_that_never_learns_may_stay_as_it_is():
