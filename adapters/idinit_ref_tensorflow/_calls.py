@@ -278,7 +278,9 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
+    "ZerosLike": lambda call: call.draw.constant(call.shape, value=0),
     "SliceUpdate": _write,
+    "ScatterUpdate": lambda call: _other(call, [*call.values[::2], *call.values[1:2]]),
     **dict.fromkeys(("Add", "Average"), _add),
     "Subtract": _subtract,
     "Multiply": _multiply,

@@ -183,6 +183,7 @@ class Drawing(Layers):
                     inputs[at] = own.node
                 wide[at] = inputs[at]
         node = self.draw("add", name, inputs, shape)
+        self._sums[node] = a, b
         if inputs != wide:
             self._wide[node] = tuple(wide)
         units = merged(
@@ -202,6 +203,44 @@ class Drawing(Layers):
             return self.result(name, [whole, update, *places], shape, word="scatter")
         part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))
         return self.add("add", whole, part, shape)
+
+    def result(
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        word: str | Fact = "",
+    ) -> Value:
+        """Draw an operation that depends on some values in any way.
+
+        A sum with entries of a signal, written back to them, is a sum with the signal.
+        """
+        found = None
+        if word == "scatter" and floating and len(values) > 1:
+            found = self._written_back(name, values[0], values[1], values[2:], shape)
+        return found or super().result(name, values, shape, floating, word)
+
+    def _written_back(
+        self, name: str, whole: Value, update: Value, places: Sequence[Value], shape: Shape | None
+    ) -> Value | None:
+        """Draw a signal with sums of its own entries at some places; None if it holds others."""
+        if not isinstance(whole, Signal) or not isinstance(update, Signal):
+            return None
+        if whole.shape != shape or whole.node in self._filled:
+            return None
+        chosen = self.selections.get(update.node)
+        found = self._terms(update if chosen is None else chosen.table, whole.node)
+        out: Value = whole
+        for add, term, moves in found or []:
+            part: Value = term
+            for move in moves:
+                part = move(part)
+            if chosen is not None and isinstance(part, Signal):
+                part = self.select(name, part, *chosen[1:])
+            out = self.scatter_add(name, out, part, places, shape)
+            self._rewritten[add] = out.node if isinstance(out, Signal) and not chosen else ""
+        return out if found else None
 
     # What changes no number -----------------------------------------------------------------
 

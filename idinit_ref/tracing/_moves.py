@@ -77,7 +77,11 @@ class Moves(Results):
                 tracks.append(track._replace(view=view))
             elif not (track.is_part or track.is_faded):
                 track.operation.whole = True
-        node = value.node if quiet else self.draw("other", name, (value.node,), shape, (), does)
+        node = value.node
+        if not quiet:
+            node = self.draw("other", name, (value.node,), shape, (), does)
+        if node != value.node and does == "move" and move is not lose:
+            self._moves[node] = value, lambda by: self.move(name, by, shape, move, False, spreads)
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
         shift, copied, places = _moved(value, shape, move, spreads)
         out = Signal(

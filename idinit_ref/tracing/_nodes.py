@@ -56,6 +56,9 @@ class Nodes:
         self._changed: set[tuple[str, str | None]] = set()  # parameters that a node reads changed
         self._starts: dict[str, str] = {}  # the input node of a parameter used as data
         self._tables: dict[Made, Signal] = {}  # the signal of a value used as data
+        self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
+        self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
+        self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
@@ -253,10 +256,11 @@ class Nodes:
             self.nodes[place] = replace(self.nodes[place], inputs=inputs)
 
     def _drop_moves(self, outputs: Collection[str]) -> None:
-        """Remove moves, slices and joins that nothing reads, as those that others undo."""
+        """Remove moves, slices, joins and rewritten sums that nothing reads."""
         read, kept = {*outputs}, []
         for node in reversed(self.nodes):
-            if node.does not in _UNREAD or node.name in read:
+            is_dropped = node.does in _UNREAD or node.name in self._rewritten
+            if not is_dropped or node.name in read:
                 read.update(node.inputs)
                 kept.append(node)
         self.nodes = kept[::-1]

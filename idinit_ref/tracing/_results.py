@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from math import inf, prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..roles.graph import ROOTS, NodeKind
 from ._axes import View
@@ -24,6 +24,14 @@ _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 _PARTS = {"move", "scale", "select", "crop", "pad"}
 _ON_DATA = {"attention", "join", "select"}
 """Operations that turn a learned operand into a signal."""
+
+
+class _Term(NamedTuple):
+    """A term of a sum, its add, and the moves from there to the whole sum."""
+
+    add: str
+    signal: Signal
+    moves: tuple[Callable[[Value], Value], ...]
 
 
 class Results(Nodes):
@@ -154,9 +162,10 @@ class Results(Nodes):
         terms = self._filled.get(whole.node) if isinstance(whole, Signal) else None
         if not isinstance(update, Signal) or (terms is None and not is_zero(whole)):
             return
-        adds, new = self._parted(update.node, whole.node if isinstance(whole, Signal) else "")
+        found = self._terms(update, whole.node if isinstance(whole, Signal) else "") or []
+        new = [one.signal.node for one in found] or [update.node]
         if terms and not self._comes_from(new, terms):
-            for at in (self._place[name] for name in adds):
+            for at in (self._place[one.add] for one in found):
                 self.nodes[at] = replace(self.nodes[at], kind="other")
         self._filled[node] = (terms or frozenset()).union(self._base(name) for name in new)
 
@@ -167,25 +176,41 @@ class Results(Nodes):
         terms = self._filled.get(whole.node)
         return terms is not None and not self._comes_from([update.node], terms)
 
-    def _parted(self, name: str, whole: str) -> tuple[list[str], list[str]]:
-        """Return the adds of a sum with what was read of an accumulator, and the terms."""
-        adds, terms, at = list[str](), list[str](), name
-        while self._base(at, whole) != whole:
-            node = self.nodes[self._place[at]]
-            if node.kind != "add":
-                return [], [name]
-            one, two = node.inputs
-            if self._base(two, whole) == whole or self.nodes[self._place[one]].kind != "add":
-                one, two = (one, two) if self._base(one, whole) == whole else (two, one)
-            adds.append(at)
-            terms.append(two)
-            at = one
-        return adds, terms
+    def _terms(self, update: Signal, whole: str) -> list[_Term] | None:
+        """Return the terms, the first one first, of a sum with what was read of a signal, or None.
 
-    def _base(self, name: str, stop: str = "") -> str:
-        """Return the node of which a node is a part, moved, scaled or padded; at last `stop`."""
+        The signal, the sum and its parts may be moved.
+        """
+        wholes = self._unmoved(whole)
+        stack: list[tuple[Signal, Any]] = [(update, ())]  # with the adds and moves so far, linked
+        seen = set[str]()
+        while stack:
+            at, path = stack.pop()
+            base = self._base(at.node, wholes)
+            if base in wholes or self._rewritten.get(base) in wholes:
+                return _unlinked(path)
+            if at.node in seen:
+                continue
+            seen.add(at.node)
+            if at.node in self._sums:
+                a, b = self._sums[at.node]
+                stack += [(b, (at.node, a, path)), (a, (at.node, b, path))]
+            elif at.node in self._moves:
+                value, move = self._moves[at.node]
+                stack.append((value, ("", move, path)))
+        return None
+
+    def _unmoved(self, name: str) -> list[str]:
+        """Return a node and the nodes of which it is a move."""
+        found = [name] if name else []
+        while found and found[-1] in self._moves:
+            found.append(self._moves[found[-1]][0].node)
+        return found
+
+    def _base(self, name: str, stops: Collection[str] = ()) -> str:
+        """Return the node of which a node is a part, moved, scaled or padded; or one of `stops`."""
         node = self.nodes[self._place[name]]
-        while node.name != stop and node.does in _PARTS and len(node.inputs) == 1:
+        while node.name not in stops and node.does in _PARTS and len(node.inputs) == 1:
             node = self.nodes[self._place[node.inputs[0]]]
         return node.name
 
@@ -317,6 +342,18 @@ class Results(Nodes):
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
         return joined(shape, found).factored(factors if places else ())  # of a square: none
+
+
+def _unlinked(path: Any) -> list[_Term]:
+    """Return the terms of a linked list of adds and moves, the innermost first."""
+    found: list[_Term] = []
+    while path:
+        add, by, path = path
+        if add:
+            found.append(_Term(add, by, ()))
+        else:
+            found = [one._replace(moves=(*one.moves, by)) for one in found]
+    return found
 
 
 def _makes_zero(values: Sequence[Value], fact: Fact) -> bool:

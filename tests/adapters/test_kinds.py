@@ -59,6 +59,12 @@ def torch_write(x, parts):
     return out
 
 
+def torch_cover(x, start, part):
+    out = x.clone()
+    out[..., start : start + part.shape[-1]] = part
+    return out
+
+
 def jax_write(x, parts):
     out = jnp.zeros_like(x)
     for start, part in parts:
@@ -78,6 +84,12 @@ def keras_put(x, rows, y):
         ops.transpose(x, (1, 0, 2)), rows[:, None], ops.transpose(y, (1, 0, 2))
     )
     return ops.transpose(out, (1, 0, 2))
+
+
+def torch_tokens(x, rows, y):
+    out = x.clone()
+    out[rows] = y
+    return out
 
 
 def unrolled(step, state, rows):
@@ -112,6 +124,7 @@ TORCH = SimpleNamespace(
     blurred=lambda x: torch.conv1d(x.mT, torch.ones(4, 1, 3) / 3, padding=1, groups=4).mT,
     write=torch_write, unstack=torch.unbind, softmax=lambda x: x.softmax(-1),
     turn=lambda x: x.mT, sigmoid=torch.sigmoid, softplus=nn.functional.softplus, exp=torch.exp,
+    take=lambda x, rows: x[rows], tokens=torch_tokens, cover=torch_cover,
     state=torch.zeros, total=lambda x: x.sum(1), scan=unrolled,
     by_time=lambda x: x.transpose(0, 1),
 )  # fmt: skip
@@ -138,6 +151,8 @@ JAX = SimpleNamespace(
     write=jax_write, unstack=jnp.unstack, softmax=jax.nn.softmax,
     turn=lambda x: jnp.swapaxes(x, 1, 2), sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus,
     exp=jnp.exp,
+    take=lambda x, rows: x[rows], tokens=lambda x, rows, y: x.at[rows].set(y),
+    cover=lambda x, k, part: x.at[..., k : k + 2].set(part),
     state=jnp.zeros, total=lambda x: x.sum(1), scan=jax.lax.scan,
     by_time=lambda x: x.swapaxes(0, 1),
 )  # fmt: skip
@@ -161,6 +176,9 @@ KERAS = SimpleNamespace(
     write=keras_write, unstack=ops.unstack, softmax=ops.softmax,
     turn=lambda x: ops.transpose(x, (0, 2, 1)), sigmoid=ops.sigmoid, softplus=ops.softplus,
     exp=ops.exp,
+    take=lambda x, rows: ops.take(x, rows, 0),
+    tokens=lambda x, rows, y: ops.scatter_update(x, rows[:, None], y),
+    cover=lambda x, k, part: ops.slice_update(x, (0, 0, k), part),
     state=ops.zeros, total=lambda x: ops.sum(x, 1), scan=keras_scan,
     by_time=lambda x: ops.transpose(x, (1, 0, 2)),
 )  # fmt: skip
@@ -306,6 +324,34 @@ def accumulated(how):
     return function
 
 
+def on_a_copy(how):
+    """Experts that add to tokens of the stream itself."""
+
+    def function(np_, layers, b, x):
+        chosen = np_.rows(x), np_.rows(-x)[:1], np_.rows(x * x)
+        x = y = np_.reshape(x, (15, 4))
+        read = np_.tanh(x) if how == "of a function" else x
+        for layer, rows in zip(layers, chosen, strict=True):
+            if how == "all tokens":
+                new = np_.take(y + layer(np_.relu(read)), rows)
+            else:
+                given = y if how == "one after the other" else read
+                new = np_.take(y, rows) + layer(np_.relu(np_.take(given, rows)))
+            y = np_.tokens(y, rows, new)
+        return y
+
+    return function
+
+
+def windows(np_, layers, b, x):
+    """Overlapping parts of the stream, each with a sum written over it."""
+    y = x
+    for k, layer in enumerate(layers):
+        new = y[..., k : k + 2] + layer(np_.relu(x))[..., :2]
+        y = np_.cover(y, k, new)
+    return y
+
+
 def widened(by):
     """A skip of more channels than its source, as of a ResNet with option A or a PyramidNet."""
 
@@ -447,6 +493,9 @@ KINDS = {
     "experts read and written": (accumulated(""), 3, {}, {0, 1, 2}),
     "experts added too": (accumulated("in two ways"), 3, {}, {0, 1, 2}),
     "rows of rows": (accumulated("one after the other"), 2, {}, {1}),
+    **{f"experts on a copy {how}": (on_a_copy(how), 3, {}, {0, 1, 2})
+       for how in ("of the stream", "of a function", "one after the other", "all tokens")},
+    "overlapping windows": (windows, 3, {}, {0, 1, 2}),
     "zeros behind": (widened(lambda np_, x: np_.cat([x, np_.zeros(x)])), 2, {}, {1}),
     "a product with 0": (widened(lambda np_, x: np_.cat([x * 0, x])), 2, {}, {1}),
     "two copies": (widened(lambda np_, x: np_.cat([x, x])), 2, {}, {1}),
