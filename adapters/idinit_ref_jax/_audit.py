@@ -18,7 +18,7 @@ from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Made, Signal, Value
+from idinit_ref.tracing import Made, Signal, Value, redrawn
 
 from ._table import number_of
 from ._trace import open_model
@@ -97,14 +97,21 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     differ = [at for at, array in enumerate(arrays) if names[at] and _is_real(array)]
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
-    run = _Run(prepared.jaxpr, prepared.arguments, names, count, differ)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
-    deferred = jax.jit(run, compiler_options=_FAST)(arrays, [g.astype(o.dtype) for g, o in signed])
+    given = arrays, [g.astype(o.dtype) for g, o in signed]
+    run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
     looks = {
         group: {name: measure() for name, measure in measures.items()}
         for group, measures in deferred.items()
     }
     return run.recording.audit(jax.device_get(looks))
+
+
+@redrawn
+def _run(given: Sequence[Any], *about: Any) -> tuple[_Run, Any]:
+    """Run a computation, and return it with its deferred measurements."""
+    run = _Run(*about)
+    return run, jax.jit(run, compiler_options=_FAST)(*given)
 
 
 def _deferred(x: Any, batch: int, units: Any) -> Any:

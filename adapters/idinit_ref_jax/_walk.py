@@ -12,7 +12,16 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value, is_constant, is_number
+from idinit_ref.tracing import (
+    Drawing,
+    Made,
+    Parameter,
+    Signal,
+    Value,
+    is_constant,
+    is_number,
+    redrawn,
+)
 
 from ._table import (
     ALONE,
@@ -44,6 +53,7 @@ _OPAQUE = {
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 
 
+@redrawn
 def graph_of(jaxpr: ClosedJaxpr, arguments: Sequence[Any]) -> Graph:
     """Return the graph of a jaxpr.
 

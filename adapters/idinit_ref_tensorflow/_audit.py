@@ -14,7 +14,7 @@ from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Signal
+from idinit_ref.tracing import Signal, redrawn
 
 from ._calls import to_numpy
 from ._restore import restored_on_error
@@ -95,12 +95,17 @@ def audit(model: Any, inputs: Any) -> Audit:
         arrays = [to_numpy(leaf) for leaf in leaves]
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
         with _states_kept(model), blame_inputs(arguments, "inputs"):
-            recording = Recording(partial(look, keras.ops), to_numpy, given)
-            run = _by_function
-            if keras.backend.backend() != "tensorflow":
-                from ._audit_calls import run
-            looks = run(model, arguments, given, recording)
+            recording, looks = _recorded(model, arguments, given)
     return recording.audit(looks)
+
+
+@redrawn
+def _recorded(model: Any, arguments: Arguments, given: Sequence[Any]) -> tuple[Recording, Any]:
+    """Run a model, and return the recording and its measurements."""
+    recording, run = Recording(partial(look, keras.ops), to_numpy, given), _by_function
+    if keras.backend.backend() != "tensorflow":
+        from ._audit_calls import run
+    return recording, run(model, arguments, given, recording)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, OptionTypeError, message
-from idinit_ref.tracing import Drawing, Parameter, Value, span_of
+from idinit_ref.tracing import Drawing, Parameter, Value, redrawn, span_of
 
 from ._calls import numbers_of
 from ._layers import is_changed, known_weights, quantised_parts
@@ -91,6 +91,7 @@ def trace(model: Any, example_inputs: Any = None) -> Graph:
         return trace_model(model, example_inputs).graph
 
 
+@redrawn
 def trace_model(model: Any, example_inputs: Any) -> Traced:
     """Return a model's graph and its variables."""
     arguments = prepare(model, example_inputs)

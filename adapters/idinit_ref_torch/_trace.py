@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, IDInitError, OptionTypeError, message
+from idinit_ref.tracing import redrawn
 
 from ._absent import present
 from ._memory import is_floating
@@ -167,6 +168,7 @@ def _trace(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None
     return record(model, args, kwargs, fake, Recorder, graph, gradients=True)
 
 
+@redrawn
 def record(
     model: nn.Module,
     args: Any,

@@ -22,6 +22,7 @@ from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._moves import Span, spans_of
 from ._parameter import Parameter
+from ._tables import redrawn
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number, span_of
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "of_matmul",
     "of_tensordot",
     "power",
+    "redrawn",
     "span_of",
     "spans_of",
 ]

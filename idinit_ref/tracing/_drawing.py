@@ -78,7 +78,7 @@ class Drawing(Layers):
             return a._replace(
                 tracks=a.fresh, pieces=(), picks=False, member=None, term=None, places=()
             )
-        if b.is_table and self._floats(b):
+        if (b.is_table or self._tables_in(b)) and self._floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
 
@@ -176,9 +176,10 @@ class Drawing(Layers):
         inputs = [a.narrow or a.node, b.narrow or b.node]
         wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
-            if shape is not None and _is_for_all(own, rest, shape):
+            is_table = inputs[at] in self._learned and inputs[1 - at] not in self._learned
+            if shape is not None and (is_table or _is_for_all(own, rest, shape)):
                 if own.shape != shape:
-                    inputs[at] = self.draw("other", "members", (own.node,), shape, (), "move")
+                    inputs[at] = self.draw("other", "copies", (own.node,), shape, (), "move")
                 else:
                     inputs[at] = own.node
                 wide[at] = inputs[at]

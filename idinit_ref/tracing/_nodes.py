@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
+from ._tables import LateTablesError, known_tables
 from ._units import Places, Unit, merged, placed
 from ._values import Made, Operation, Shape, Signal, Value, names_of
 
@@ -56,6 +57,10 @@ class Nodes:
         self._changed: set[tuple[str, str | None]] = set()  # parameters that a node reads changed
         self._starts: dict[str, str] = {}  # the input node of a parameter used as data
         self._tables: dict[Made, Signal] = {}  # the signal of a value used as data
+        self._composed: dict[str, set[str]] = {}  # per learned table: the matrices applied to it
+        self._queries: dict[str, set[str]] = {}  # per weight operation: the tables in its weight
+        self._learned: set[str] = set()  # nodes computed from learned tables alone
+        self._late: set[str] = set()  # tables that were met as data after that
         self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
@@ -118,6 +123,8 @@ class Nodes:
         at = {"weight": len(self.nodes), "input": -1}.get(kind)
         self._after[name] = last if at is None else (at, name)
         self._place[name] = len(self.nodes)
+        if names and self._learned.issuperset(names):
+            self._learned.add(name)
         if kind != "weight":
             is_same = does in ("move", "scale") and vanishes == "all" and len(names) == 1
             self._root[name] = self._root.get(names[0], names[0]) if is_same else name
@@ -166,6 +173,7 @@ class Nodes:
         for part in vectors or ends[:1]:
             self._magnitudes.add((part.name, operation))
         self.use(made, "weight", operation.name)
+        self._queries[operation.name] = self._tables_in(made)
         kinds = operation.kinds or ()
         units = [
             Unit(frozenset([axis]))
@@ -174,6 +182,13 @@ class Nodes:
             if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
         ]
         return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
+
+    def _tables_in(self, made: Made) -> set[str]:
+        """Return the learned tables in a value, if all its matrices were applied to tables."""
+        matrices = {name for name in names_of([made]) if len(self.parameters[name].shape) > 1}
+        tables = matrices & self._composed.keys()
+        applied = {name for table in tables for name in self._composed[table]}
+        return tables if matrices <= tables | applied else set()
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -298,7 +313,16 @@ class Nodes:
     # The graph ------------------------------------------------------------------------------
 
     def graph(self, outputs: Sequence[Value], also: Sequence[Value] = ()) -> Graph:
-        """Return the graph, parameters first; `also` are results other than the outputs."""
+        """Return the graph, parameters first; `also` are results other than the outputs.
+
+        Raises
+        ------
+        LateTablesError
+            If learned tables turned out to be data: draw again (see `redrawn`).
+        """
+        late = (self._late | (self._composed.keys() & self._starts)) - known_tables()
+        if late:
+            raise LateTablesError(sorted(late))
         ends = []
         for value in outputs:
             if isinstance(value, Signal):

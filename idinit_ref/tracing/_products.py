@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from math import prod
 
+from ..roles.graph import function_of
 from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
@@ -28,6 +29,7 @@ from ._values import (
     is_number,
     is_zero,
     joined,
+    names_of,
 )
 
 __all__ = ["Products"]
@@ -144,6 +146,8 @@ class Products(Joins):
             for signal, place, way in zip(signals, places, ways, strict=True)
             if placed(signal.units, way)
         }
+        for signal, place in zip(signals, places, strict=True):
+            self._late |= self._asked(signal.node) if place in kept else set()
         unknown = {p for p, signal in zip(places, signals, strict=True) if not signal.units}
         enough = kept or unknown
         node = self.draw(
@@ -247,6 +251,7 @@ class Products(Joins):
     def _of_weights(self, of: Einsum) -> Value:
         """Return a product of values of parameters, each with its remaining axes."""
         name, values, labels, out, shape, _ = of
+        self._compose(values, labels)
         found = []
         for at in (0, 1):
             made, own = values[at], labels[at]
@@ -264,6 +269,27 @@ class Products(Joins):
 
             found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
         return joined(shape, found)
+
+    def _compose(self, values: Sequence[Value], labels: Sequence[Labels]) -> None:
+        """Record a matrix applied to the rows of a learned table: both may make a weight."""
+        for (table, by), (own, rest) in zip(
+            (values, values[::-1]), (labels, labels[::-1]), strict=True
+        ):
+            names, matrices = names_of([table]), names_of([by])
+            is_matrix = isinstance(by, Made) and by.is_matrix and bool(matrices)
+            if is_matrix and own and own[-1] in rest and not {*names} & {*matrices}:
+                first = [name for name in names if name in self._composed] or names
+                for name in first:
+                    self._composed.setdefault(name, set()).update(matrices)
+                return
+
+    def _asked(self, name: str) -> set[str]:
+        """Return the learned tables in the weight that made the scores of a softmax."""
+        node, is_soft = self.nodes[self._place[name]], False
+        while node.kind in ("add", "other") and node.inputs:
+            is_soft |= node.does == "softmax" or function_of(node) == "exp"
+            node = self.nodes[self._place[node.inputs[0]]]
+        return self._queries.get(node.name, set()) if is_soft else set()
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
         """Record that a weight has a batch axis at an axis of an earlier weight's result."""

@@ -12,6 +12,7 @@ from ._axes import View
 from ._functions import Fact, fact_of
 from ._nodes import Nodes
 from ._resolution import copied_axes, is_finer
+from ._tables import known_tables
 from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Value, is_zero, joined, names_of
 
@@ -229,12 +230,14 @@ class Results(Nodes):
 
     def data(self, value: Made) -> Signal:
         """Return the signal that starts at learned tensors, such as tokens and positions."""
+        self._late |= self._tables_in(value)
         if value not in self._tables:
             names = names_of([value])
             for name in names:
                 if name not in self._starts:
                     shape = self.parameters[name].shape
                     self._starts[name] = self.draw("input", f"{name}: data", (), shape)
+                    self._learned.add(self._starts[name])
             starts = [self._starts[name] for name in names]
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
@@ -249,9 +252,9 @@ class Results(Nodes):
         return signal
 
     def is_data(self, value: Made) -> bool:
-        """Whether a value consists of learned tensors that were used as data before."""
+        """Whether a value consists of learned tensors that are known to be used as data."""
         names = names_of([value])
-        return bool(names) and all(name in self._starts for name in names)
+        return bool(names) and known_tables().union(self._starts).issuperset(names)
 
     def _floats(self, value: Made) -> bool:
         """Whether a value consists of floating-point parameters."""

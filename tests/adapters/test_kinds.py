@@ -632,31 +632,35 @@ def test_sums_of_experts_from_zeros_on_are_one_scatter():
 # Learned tensors, and norms -----------------------------------------------------------------------
 
 
-def latents(p, x, spread, softmax):
-    """Queries are made of a learned table, copied for a batch."""
-    z = spread(p["lat"], (3, 2, 4))
+def latents(p, x, spread, softmax, turn, how="copied"):
+    """Queries are made of a learned table, which is copied for a batch, or broadcast."""
+    z = spread(p["lat"], (3, 2, 4)) if how == "copied" else p["lat"]
     keys, values = x @ p["k"], x @ p["v"]
-    return z + softmax((z @ p["q"]) @ keys.swapaxes(1, 2), -1) @ values @ p["o"]
+    y = softmax((z @ p["q"]) @ turn(keys, 1, 2), -1) @ values @ p["o"]
+    if how == "copied later":
+        z = spread(p["lat"], (3, 2, 4))
+    return y if how == "pooled" else z + y
 
 
 LATENTS = {"lat": (2, 4), **dict.fromkeys("qkvo", (4, 4))}
 
 
-def torch_latents():
+def torch_latents(how="copied"):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
             self.p = nn.ParameterDict({k: torch.ones(size) for k, size in LATENTS.items()})
 
         def forward(self, x):
-            return latents(self.p, x, torch.broadcast_to, torch.softmax)
+            turn = torch.transpose
+            return latents(self.p, x, torch.broadcast_to, torch.softmax, turn, how)
 
     return irt.trace(Model(), torch.tensor(X))
 
 
-def jax_latents():
+def jax_latents(how="copied"):
     def function(p, x):
-        return latents(p, x, jnp.broadcast_to, jax.nn.softmax)
+        return latents(p, x, jnp.broadcast_to, jax.nn.softmax, jnp.swapaxes, how)
 
     return irj.trace({k: jnp.ones(size) for k, size in LATENTS.items()}, (X,), function)
 
@@ -676,29 +680,52 @@ def flax_latents():
     return irj.trace(Model(), (X,))
 
 
-def keras_latents():
+def keras_latents(how="copied"):
     class Model(keras.layers.Layer):
         def build(self, shape):
             self.p = {k: self.add_weight(shape=size, name=k) for k, size in LATENTS.items()}
 
         def call(self, x):
-            spread, softmax = ops.broadcast_to, ops.softmax
-            z = spread(self.p["lat"], (3, 2, 4))
-            keys, values = x @ self.p["k"], x @ self.p["v"]
-            scores = (z @ self.p["q"]) @ ops.swapaxes(keys, 1, 2)
-            return z + softmax(scores) @ values @ self.p["o"]
+            return latents(self.p, x, ops.broadcast_to, ops.softmax, ops.swapaxes, how)
 
     return irk.trace(Model(), X)
+
+
+def named(roles):
+    return {name.removesuffix("kernel").strip("./")[-1]: role for name, role in roles.items()}
 
 
 @pytest.mark.every
 @pytest.mark.parametrize("traced", [torch_latents, jax_latents, flax_latents, keras_latents])
 def test_a_matrix_of_learned_queries_is_a_weight(traced):
-    roles = {
-        name.removesuffix("kernel").strip("./")[-1]: role
-        for name, role in infer_roles(traced()).items()
-    }
+    roles = named(infer_roles(traced()))
     assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", ["broadcast", "copied later", "pooled"])
+@pytest.mark.parametrize("traced", [torch_latents, jax_latents, keras_latents])
+def test_learned_queries_need_no_copies(traced, how):
+    """The queries are a product of two parameters, and attention shows that they are data."""
+    roles = named(decide(traced(how)).roles)
+    last = "transit" if how == "pooled" else "zero"
+    assert roles == {"t": "keep", **dict.fromkeys("qkv", "transit"), "o": last}
+
+
+@pytest.mark.parametrize("is_query", [False, True])
+def test_a_weight_made_of_two_factors_is_none_of_latents(is_query):
+    """As of LoRA, on queries or in front of an activation."""
+
+    def function(p, x):
+        made = x @ (p["b"] @ p["a"])
+        if is_query:
+            return x + jax.nn.softmax(made @ (x @ p["k"]).swapaxes(1, 2)) @ x @ p["o"]
+        return x + jax.nn.softmax(made) @ p["o"]
+
+    sizes = {"b": (4, 2), "a": (2, 4), "k": (4, 4), "o": (4, 4)}
+    graph = irj.trace({name: jnp.ones(size) for name, size in sizes.items()}, (X,), function)
+    found = decide(graph).roles
+    assert (found["a"], found["b"], found["o"]) == ("keep", "keep", "zero")
 
 
 @pytest.mark.every
