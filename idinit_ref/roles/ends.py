@@ -148,14 +148,33 @@ class Vanishing:
         states: list[_State] = [
             number if (to in struck or squares) and known[to] == _ENDS else known[to] for to in args
         ]
+        ended = [to for to, state in zip(args, states, strict=True) if state == _ENDS]
         blocked = [
             state
             for to, state in zip(args, states, strict=True)
-            if isinstance(state, int) and not self._is_shift(to, state, number)
+            if isinstance(state, int)
+            and not self._is_shift(to, state, number)
+            and not (ended and self._is_flat(to, state, ended, known, source))
         ]
         if blocked:
             return blocked[0]
         return _ENDS if _ENDS in states else _ELSEWHERE
+
+    def _is_flat(
+        self,
+        operand: int,
+        blocker: int,
+        ended: Collection[int],
+        known: dict[int, _State],
+        source: tuple[Collection[int], dict[int, int]] | None,
+    ) -> bool:
+        """Whether an operand vanishes, to second order, with the ends of others: h + sin(h)^2."""
+        if self._flow.nodes[blocker].does != "product":
+            return False
+        if source is None:
+            return True
+        zero = {end for to in ended for end in self._collect(to, known, source[1])[0]}
+        return self._dies(operand, self._flow.alike(zero))
 
     def _is_shift(self, operand: int, start: int, number: int) -> bool:
         """Whether an input of the model only shifts a signal, such as a running mean."""
@@ -184,7 +203,12 @@ class Vanishing:
             never = [at for at in blocked if nodes[at].vanishes == "never"]
             return (squares or never or blocked)[0]
         sources, chosen = source
-        places = [to for to in self._needed(number) if not self._is_never(to)]
+        may = [to for to in may if not self._is_sign(to)] or may
+        places = [
+            to
+            for to in self._needed(number)
+            if not self._is_never(to) and (to in may or not self._is_sign(to))
+        ]
         if len(places) == 1:
             chosen[number] = may[0]
             return _ENDS
@@ -201,6 +225,13 @@ class Vanishing:
             alone.sort(key=lambda to: self._rank(ends[to], sources))
         chosen[number] = alone[0]
         return _ENDS
+
+    def _is_sign(self, number: int) -> bool:
+        """Whether a node is a sign: no factor that makes a product small."""
+        nodes, args = self._flow.nodes, self._flow.args
+        while nodes[number].does in ("move", "scale") and len(args[number]) == 1:
+            (number,) = args[number]
+        return function_of(nodes[number]) in ("sign", "sgn")
 
     def _is_never(self, number: int) -> bool:
         """Whether a node holds only what is never zero, such as rows of a sigmoid."""

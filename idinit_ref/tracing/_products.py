@@ -313,8 +313,18 @@ class Products(Joins):
         for signal, made in ((a, b), (b, a)):
             is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
             if is_pair and isinstance(out, Signal) and not out.member:
-                return out._replace(term=Term(signal, made))  # type: ignore[arg-type]  # is_pair
+                is_direct = out.is_direct or self._is_normed(signal, made)  # type: ignore[arg-type]
+                return out._replace(term=Term(signal, made), is_direct=is_direct)  # type: ignore[arg-type]  # is_pair
         return out
+
+    def _is_normed(self, signal: Signal, made: Made) -> bool:
+        """Whether a function and a learned scale stand for a norm, as tanh(a * x) * w does."""
+        node = self.nodes[self._place[signal.node]]
+        if node.does != "map" or node.vanishes != "all" or prod(made.shape or ()) < 2:
+            return False
+        while node.does in ("map", "move", "scale") and len(node.inputs) == 1:
+            node = self.nodes[self._place[node.inputs[0]]]
+        return made.is_vector and (node.kind == "weight" or node.does == "norm")
 
     def _is_standard(self, signal: Value, by: Value) -> bool:
         """Whether a product with a signal is a norm's, with a running variance and a scale."""

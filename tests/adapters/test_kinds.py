@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -125,6 +126,7 @@ TORCH = SimpleNamespace(
     write=torch_write, unstack=torch.unbind, softmax=lambda x: x.softmax(-1),
     turn=lambda x: x.mT, sigmoid=torch.sigmoid, softplus=nn.functional.softplus, exp=torch.exp,
     take=lambda x, rows: x[rows], tokens=torch_tokens, cover=torch_cover,
+    sin=torch.sin, sign=torch.sign, log1p=torch.log1p,
     state=torch.zeros, total=lambda x: x.sum(1), scan=unrolled,
     by_time=lambda x: x.transpose(0, 1),
 )  # fmt: skip
@@ -153,6 +155,7 @@ JAX = SimpleNamespace(
     exp=jnp.exp,
     take=lambda x, rows: x[rows], tokens=lambda x, rows, y: x.at[rows].set(y),
     cover=lambda x, k, part: x.at[..., k : k + 2].set(part),
+    sin=jnp.sin, sign=jnp.sign, log1p=jnp.log1p,
     state=jnp.zeros, total=lambda x: x.sum(1), scan=jax.lax.scan,
     by_time=lambda x: x.swapaxes(0, 1),
 )  # fmt: skip
@@ -179,6 +182,7 @@ KERAS = SimpleNamespace(
     take=lambda x, rows: ops.take(x, rows, 0),
     tokens=lambda x, rows, y: ops.scatter_update(x, rows[:, None], y),
     cover=lambda x, k, part: ops.slice_update(x, (0, 0, k), part),
+    sin=ops.sin, sign=ops.sign, log1p=ops.log1p,
     state=ops.zeros, total=lambda x: ops.sum(x, 1), scan=keras_scan,
     by_time=lambda x: ops.transpose(x, (1, 0, 2)),
 )  # fmt: skip
@@ -267,6 +271,11 @@ def clipped(np_, layers, b, x):
 
 def powered(np_, layers, b, x):
     return x + np_.power(np_.abs(layers[0](x)), b.by)
+
+
+def after(function):
+    """A function at the end of a branch."""
+    return lambda np_, layers, b, x: x + function(np_, layers[0](x), layers[1:], b)
 
 
 def dual_path(np_, layers, b, x):
@@ -446,6 +455,14 @@ KINDS = {
     "a clamp below 0": (clipped, 1, {"low": [-3.0] * 4, "high": LOW}, set()),
     "a positive power": (powered, 1, {"by": [1.0, 2, 1, 3]}, {0}),
     "a power that may be 0": (powered, 1, {"by": [1.0, 2, 0, 3]}, set()),
+    "a sum with a square": (
+        after(lambda np_, y, _, b: y + np_.sin(b.by * y) ** 2 / b.by), 1,
+        {"by": [1.0, 2, 1, 3]}, {0}),
+    "a square alone": (after(lambda np_, y, _, b: np_.sin(y) ** 2), 1, {}, set()),
+    "a square of another": (
+        lambda np_, layers, b, x: x + (layers[0](x) + layers[1](x) ** 2), 2, {}, set()),
+    "a sign and a size": (
+        after(lambda np_, y, _, b: np_.sign(y) * np_.log1p(np_.abs(y))), 1, {}, {0}),
     "a mask by a choice": (
         lambda np_, layers, b, x: x + np_.where(x > 0, layers[0](x), 0.0), 1, {}, {0}),
     "one layer called twice": (
@@ -632,100 +649,116 @@ def test_sums_of_experts_from_zeros_on_are_one_scatter():
 # Learned tensors, and norms -----------------------------------------------------------------------
 
 
-def latents(p, x, spread, softmax, turn, how="copied"):
-    """Queries are made of a learned table, which is copied for a batch, or broadcast."""
-    z = spread(p["lat"], (3, 2, 4)) if how == "copied" else p["lat"]
-    keys, values = x @ p["k"], x @ p["v"]
-    y = softmax((z @ p["q"]) @ turn(keys, 1, 2), -1) @ values @ p["o"]
-    if how == "copied later":
-        z = spread(p["lat"], (3, 2, 4))
-    return y if how == "pooled" else z + y
+def torch_named(function, sizes):
+    """The roles of the parameters of a function, by name."""
 
-
-LATENTS = {"lat": (2, 4), **dict.fromkeys("qkvo", (4, 4))}
-
-
-def torch_latents(how="copied"):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.p = nn.ParameterDict({k: torch.ones(size) for k, size in LATENTS.items()})
+            self.p = nn.ParameterDict({k: torch.randn(size) for k, size in sizes.items()})
 
         def forward(self, x):
-            turn = torch.transpose
-            return latents(self.p, x, torch.broadcast_to, torch.softmax, turn, how)
+            return function(TORCH, self.p, x)
 
-    return irt.trace(Model(), torch.tensor(X))
-
-
-def jax_latents(how="copied"):
-    def function(p, x):
-        return latents(p, x, jnp.broadcast_to, jax.nn.softmax, jnp.swapaxes, how)
-
-    return irj.trace({k: jnp.ones(size) for k, size in LATENTS.items()}, (X,), function)
+    return decide(irt.trace(Model(), torch.tensor(X))).roles
 
 
-def flax_latents():
+def jax_named(function, sizes):
+    values = {k: jax.random.normal(jax.random.key(0), size) for k, size in sizes.items()}
+    return decide(irj.trace(values, (X,), lambda p, x: function(JAX, p, x))).roles
+
+
+def keras_named(function, sizes):
+    class Model(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {k: self.add_weight(shape=size, name=k) for k, size in sizes.items()}
+
+        def call(self, x):
+            return function(KERAS, self.p, x)
+
+    return decide(irk.trace(Model(), X)).roles
+
+
+def flax_named(function, sizes):
     class Model(nnx.Module):
         def __init__(self):
             rngs = nnx.Rngs(0)
-            self.lat = nnx.Param(jnp.ones((2, 4)))
+            self.t = nnx.Param(jnp.ones(sizes["t"]))
             self.q, self.k, self.v, self.o = (nnx.Linear(4, 4, rngs=rngs) for _ in range(4))
 
         def __call__(self, x):
-            scores = self.q(self.lat[...]) @ self.k(x).swapaxes(1, 2)
-            z = jnp.broadcast_to(self.lat[...], (3, 2, 4))
+            scores = self.q(self.t[...]) @ self.k(x).swapaxes(1, 2)
+            z = jnp.broadcast_to(self.t[...], (3, 2, 4))
             return z + self.o(jax.nn.softmax(scores) @ self.v(x))
 
-    return irj.trace(Model(), (X,))
+    roles = decide(irj.trace(Model(), (X,))).roles
+    return {name.removesuffix("kernel"): roles[name] for name in roles if "bias" not in name}
 
 
-def keras_latents(how="copied"):
-    class Model(keras.layers.Layer):
-        def build(self, shape):
-            self.p = {k: self.add_weight(shape=size, name=k) for k, size in LATENTS.items()}
-
-        def call(self, x):
-            return latents(self.p, x, ops.broadcast_to, ops.softmax, ops.swapaxes, how)
-
-    return irk.trace(Model(), X)
+FRAMEWORKS = [torch_named, jax_named, keras_named]
 
 
-def named(roles):
-    return {name.removesuffix("kernel").strip("./")[-1]: role for name, role in roles.items()}
+def short(roles):
+    """The roles by the last letter of each name."""
+    return {name.strip("./")[-1]: role for name, role in roles.items()}
+
+
+def latents(how):
+    """Attention whose queries are made of a learned table, copied for a batch or broadcast."""
+
+    def function(np_, p, x):
+        z = np_.spread(p["t"], (3, 2, 4)) if how == "copied" else p["t"]
+        y = np_.softmax((z @ p["q"]) @ np_.turn(x @ p["k"])) @ (x @ p["v"]) @ p["o"]
+        if how == "copied later":
+            z = np_.spread(p["t"], (3, 2, 4))
+        return y if how == "pooled" else z + y
+
+    return function
+
+
+LATENTS = {"t": (2, 4), **dict.fromkeys("qkvo", (4, 4))}
+
+
+WAYS = [*product(FRAMEWORKS, ["copied", "broadcast", "copied later", "pooled"])]
 
 
 @pytest.mark.every
-@pytest.mark.parametrize("traced", [torch_latents, jax_latents, flax_latents, keras_latents])
-def test_a_matrix_of_learned_queries_is_a_weight(traced):
-    roles = named(infer_roles(traced()))
-    assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
-
-
-@pytest.mark.every
-@pytest.mark.parametrize("how", ["broadcast", "copied later", "pooled"])
-@pytest.mark.parametrize("traced", [torch_latents, jax_latents, keras_latents])
-def test_learned_queries_need_no_copies(traced, how):
-    """The queries are a product of two parameters, and attention shows that they are data."""
-    roles = named(decide(traced(how)).roles)
+@pytest.mark.parametrize(("named", "how"), [*WAYS, (flax_named, "copied")])
+def test_a_matrix_of_learned_queries_is_a_weight(named, how):
+    """If they are not copied first, only the attention shows that they are data."""
     last = "transit" if how == "pooled" else "zero"
-    assert roles == {"t": "keep", **dict.fromkeys("qkv", "transit"), "o": last}
+    wanted = {"t": "keep", **dict.fromkeys("qkv", "transit"), "o": last}
+    assert short(named(latents(how), LATENTS)) == wanted
 
 
-@pytest.mark.parametrize("is_query", [False, True])
-def test_a_weight_made_of_two_factors_is_none_of_latents(is_query):
+@pytest.mark.every
+@pytest.mark.parametrize("where", ["queries", "activation"])
+@pytest.mark.parametrize("named", FRAMEWORKS)
+def test_a_weight_made_of_two_factors_is_none_of_latents(named, where):
     """As of LoRA, on queries or in front of an activation."""
 
-    def function(p, x):
-        made = x @ (p["b"] @ p["a"])
-        if is_query:
-            return x + jax.nn.softmax(made @ (x @ p["k"]).swapaxes(1, 2)) @ x @ p["o"]
-        return x + jax.nn.softmax(made) @ p["o"]
+    def function(np_, p, x):
+        y = np_.softmax(x @ (p["b"] @ p["a"]))
+        if where == "queries":
+            y = np_.softmax(x @ (p["b"] @ p["a"]) @ np_.turn(x @ p["k"])) @ x
+        return x + y @ p["o"]
 
-    sizes = {"b": (4, 2), "a": (2, 4), "k": (4, 4), "o": (4, 4)}
-    graph = irj.trace({name: jnp.ones(size) for name, size in sizes.items()}, (X,), function)
-    found = decide(graph).roles
+    found = short(named(function, {"b": (4, 2), "a": (2, 4), "k": (4, 4), "o": (4, 4)}))
     assert (found["a"], found["b"], found["o"]) == ("keep", "keep", "zero")
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", ["tanh", "relu"])
+@pytest.mark.parametrize("named", FRAMEWORKS)
+def test_a_function_with_a_learned_scale_and_shift_is_a_norm(named, how):
+    """Dynamic tanh: tanh(a x) w + b. Without the scale, the shift stays where x is 0."""
+
+    def function(np_, p, x):
+        y = np_.tanh(x @ p["o"] * p["a"]) * p["w"] if how == "tanh" else np_.relu(x @ p["o"])
+        return x + (y + p["b"])
+
+    found = short(named(function, {"o": (4, 4), "a": (1,), "w": (4,), "b": (4,)}))
+    assert found["o"] == ("zero" if how == "tanh" else "transit")
 
 
 @pytest.mark.every
