@@ -20,9 +20,9 @@ from ._drawing import Drawing
 from ._functions import Fact, clamped, power
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
+from ._late import redrawn
 from ._moves import Span, spans_of
 from ._parameter import Parameter
-from ._tables import redrawn
 from ._values import Data, Made, Part, Signal, Value, is_constant, is_number, span_of
 
 __all__ = [

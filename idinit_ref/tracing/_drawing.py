@@ -78,7 +78,7 @@ class Drawing(Layers):
             return a._replace(
                 tracks=a.fresh, pieces=(), picks=False, member=None, term=None, places=()
             )
-        if (b.is_table or self._tables_in(b)) and self._floats(b):
+        if (b.is_table or self.tables_in(b)) and self.floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
 

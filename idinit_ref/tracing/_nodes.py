@@ -10,7 +10,6 @@ from typing import Any, Literal
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
-from ._tables import LateTablesError, known_tables
 from ._units import Places, Unit, merged, placed
 from ._values import Made, Operation, Shape, Signal, Value, names_of
 
@@ -173,7 +172,6 @@ class Nodes:
         for part in vectors or ends[:1]:
             self._magnitudes.add((part.name, operation))
         self.use(made, "weight", operation.name)
-        self._queries[operation.name] = self._tables_in(made)
         kinds = operation.kinds or ()
         units = [
             Unit(frozenset([axis]))
@@ -182,13 +180,6 @@ class Nodes:
             if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
         ]
         return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
-
-    def _tables_in(self, made: Made) -> set[str]:
-        """Return the learned tables in a value, if all its matrices were applied to tables."""
-        matrices = {name for name in names_of([made]) if len(self.parameters[name].shape) > 1}
-        tables = matrices & self._composed.keys()
-        applied = {name for table in tables for name in self._composed[table]}
-        return tables if matrices <= tables | applied else set()
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -313,16 +304,7 @@ class Nodes:
     # The graph ------------------------------------------------------------------------------
 
     def graph(self, outputs: Sequence[Value], also: Sequence[Value] = ()) -> Graph:
-        """Return the graph, parameters first; `also` are results other than the outputs.
-
-        Raises
-        ------
-        LateTablesError
-            If learned tables turned out to be data: draw again (see `redrawn`).
-        """
-        late = (self._late | (self._composed.keys() & self._starts)) - known_tables()
-        if late:
-            raise LateTablesError(sorted(late))
+        """Return the graph, parameters first; `also` are results other than the outputs."""
         ends = []
         for value in outputs:
             if isinstance(value, Signal):

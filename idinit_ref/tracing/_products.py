@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from math import prod
 
-from ..roles.graph import function_of
 from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
@@ -29,7 +28,6 @@ from ._values import (
     is_number,
     is_zero,
     joined,
-    names_of,
 )
 
 __all__ = ["Products"]
@@ -72,7 +70,7 @@ class Products(Joins):
             return self._several(given)
         data, weight = values
         if isinstance(data, Made) and isinstance(weight, Made):
-            values = self._read(name, data, weight, labels)
+            values = self.read(name, data, weight, labels)
         a, b = self._chosen(given._replace(values=values))
         pair = given._replace(values=(a, b))
         for made, signal, at in ((a, b, 0), (b, a, 1)):
@@ -104,28 +102,6 @@ class Products(Joins):
             for value in values
         ]
 
-    def _read(self, name: str, a: Made, b: Made, labels: Sequence[Labels]) -> list[Value]:
-        """Return two operands; a learned table that a layer or a matrix is applied to is data."""
-        if self.applies(name, b, a):
-            return [self.data(a), b]
-        found: list[Value] = [a, b]
-        is_last = [bool(own) and own[-1] in rest for own, rest in (labels, labels[::-1])]
-        for at, (table, by) in enumerate(((a, b), (b, a))):
-            is_data = self._is_batch(table) or self.is_data(table)
-            is_weight = by.is_matrix and not (is_last[1 - at] and self._is_batch(by))
-            if is_last[at] and is_data and is_weight:
-                found[at] = self.data(table)
-                break
-        return found
-
-    def _is_batch(self, table: Made) -> bool:
-        """Whether the values of a learned table are copied for a batch."""
-        own = [self.parameters[part.name].shape for part in table.parts]
-        whole = table.shape or ()
-        sizes = max(own, key=prod, default=())
-        is_new = whole[-len(sizes) :] == sizes and len(whole) > len(sizes) > 1
-        return is_new or 1 < prod(sizes) < prod(whole)
-
     def _is_diagonal(self, made: Made) -> bool:
         """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
         alone = all(len(self.parameters[part.name].shape) == 1 for part in made.parts)
@@ -147,7 +123,7 @@ class Products(Joins):
             if placed(signal.units, way)
         }
         for signal, place in zip(signals, places, strict=True):
-            self._late |= self._asked(signal.node) if place in kept else set()
+            self._late |= self.asked(signal.node) if place in kept else set()
         unknown = {p for p, signal in zip(places, signals, strict=True) if not signal.units}
         enough = kept or unknown
         node = self.draw(
@@ -196,6 +172,7 @@ class Products(Joins):
     ) -> Signal:
         """Draw a product of a signal with a weight, whose labels are the first."""
         own, rest, out = labels
+        self._late |= self.tables_in(made) & self.asked(signal.node)  # keys and values of one
         self._batch(signal, rest, own, out)
         made, own, kinds, apart = parted(made, own, kinds)
         sizes = made.shape or ()
@@ -251,7 +228,7 @@ class Products(Joins):
     def _of_weights(self, of: Einsum) -> Value:
         """Return a product of values of parameters, each with its remaining axes."""
         name, values, labels, out, shape, _ = of
-        self._compose(values, labels)
+        self.compose(values, labels)
         found = []
         for at in (0, 1):
             made, own = values[at], labels[at]
@@ -269,27 +246,6 @@ class Products(Joins):
 
             found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
         return joined(shape, found)
-
-    def _compose(self, values: Sequence[Value], labels: Sequence[Labels]) -> None:
-        """Record a matrix applied to the rows of a learned table: both may make a weight."""
-        for (table, by), (own, rest) in zip(
-            (values, values[::-1]), (labels, labels[::-1]), strict=True
-        ):
-            names, matrices = names_of([table]), names_of([by])
-            is_matrix = isinstance(by, Made) and by.is_matrix and bool(matrices)
-            if is_matrix and own and own[-1] in rest and not {*names} & {*matrices}:
-                first = [name for name in names if name in self._composed] or names
-                for name in first:
-                    self._composed.setdefault(name, set()).update(matrices)
-                return
-
-    def _asked(self, name: str) -> set[str]:
-        """Return the learned tables in the weight that made the scores of a softmax."""
-        node, is_soft = self.nodes[self._place[name]], False
-        while node.kind in ("add", "other") and node.inputs:
-            is_soft |= node.does == "softmax" or function_of(node) == "exp"
-            node = self.nodes[self._place[node.inputs[0]]]
-        return self._queries.get(node.name, set()) if is_soft else set()
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
         """Record that a weight has a batch axis at an axis of an earlier weight's result."""

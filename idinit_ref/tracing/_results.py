@@ -7,14 +7,12 @@ from dataclasses import replace
 from math import inf, prod
 from typing import Any, Literal, NamedTuple
 
-from ..roles.graph import ROOTS, NodeKind
-from ._axes import View
+from ..roles.graph import ROOTS
 from ._functions import Fact, fact_of
-from ._nodes import Nodes
 from ._resolution import copied_axes, is_finer
-from ._tables import known_tables
+from ._tables import ON_DATA, Tables
 from ._units import Unit, merged, spread_to
-from ._values import Data, Made, Part, Shape, Signal, Value, is_zero, joined, names_of
+from ._values import Data, Made, Shape, Signal, Value, is_zero, joined, names_of
 
 __all__ = ["Results", "done_by", "spread"]
 
@@ -23,8 +21,6 @@ _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an elementwise operation's operands that are factors of the result."""
 _PARTS = {"move", "scale", "select", "crop", "pad"}
-_ON_DATA = {"attention", "join", "select"}
-"""Operations that turn a learned operand into a signal."""
 
 
 class _Term(NamedTuple):
@@ -35,7 +31,7 @@ class _Term(NamedTuple):
     moves: tuple[Callable[[Value], Value], ...]
 
 
-class Results(Nodes):
+class Results(Tables):
     """A drawing with operations by their plain names."""
 
     def result(
@@ -52,8 +48,8 @@ class Results(Nodes):
         result is zero if all these values are.
         """
         fact = fact_of(word) if isinstance(word, str) else word
-        if fact.does in _ON_DATA and floating:
-            values = self._as_data(values, fact)
+        if fact.does in ON_DATA and floating:
+            values = self.as_data(values, fact)
         if floating and _makes_zero(values, fact):
             return self.zeros(name, values, shape)
         signals = [value for value in values if isinstance(value, Signal)]
@@ -225,51 +221,6 @@ class Results(Nodes):
             seen.update(new)
             stack += new
         return not seen.isdisjoint(terms)
-
-    # Learned tensors that are data ----------------------------------------------------------
-
-    def data(self, value: Made) -> Signal:
-        """Return the signal that starts at learned tensors, such as tokens and positions."""
-        self._late |= self._tables_in(value)
-        if value not in self._tables:
-            names = names_of([value])
-            for name in names:
-                if name not in self._starts:
-                    shape = self.parameters[name].shape
-                    self._starts[name] = self.draw("input", f"{name}: data", (), shape)
-                    self._learned.add(self._starts[name])
-            starts = [self._starts[name] for name in names]
-            node = starts[0] if starts else ""
-            whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
-            if not starts:
-                kind: NodeKind = "other" if value.zero else "input"  # zeros are no input
-                node = self.draw(kind, "constant", (), value.shape)
-            elif value != whole:
-                node = self.draw("other", "learned", starts, value.shape, (), "move")
-            self._tables[value] = Signal(node, value.shape)
-        signal = self._tables[value]
-        self.use(value, "other", signal.node)
-        return signal
-
-    def is_data(self, value: Made) -> bool:
-        """Whether a value consists of learned tensors that are known to be used as data."""
-        names = names_of([value])
-        return bool(names) and known_tables().union(self._starts).issuperset(names)
-
-    def _floats(self, value: Made) -> bool:
-        """Whether a value consists of floating-point parameters."""
-        return any(self.parameters[part.name].is_floating for part in value.parts)
-
-    def _as_data(self, values: Sequence[Value], fact: Fact) -> list[Value]:
-        """Return operands, with learned tensors turned into signals."""
-        count = 3 if fact.does == "attention" else fact.of
-        found = list(values)
-        if not any(isinstance(value, (Signal, Data)) for value in values):
-            return found
-        for at, value in enumerate(found[:count]):
-            if isinstance(value, Made) and self._floats(value):
-                found[at] = self.data(value)
-        return found
 
     def other(
         self,
