@@ -125,6 +125,28 @@ def _write(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape 
     return draw.write(name, inputs[0], inputs[1], [int(at) for at in low], shape)
 
 
+def _write_slice(
+    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
+) -> Value:
+    """Draw a write over a slice, which may have steps."""
+    whole, *_, part = inputs
+    spans, _ = _spans(op)
+    if spans is None:
+        return draw.result(name, [whole, part], shape, word="scatter")
+    part = draw.reshape(name, part, tuple(len(range(*span)) for span in spans))
+    low, _, steps = zip(*spans, strict=True)
+    return draw.write(name, whole, part, low, shape, steps)
+
+
+def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw a write at indices of the first axes."""
+    whole, places, part = inputs
+    index = static(op.inputs[1])
+    if index is None:
+        return draw.other(name, [whole, part, places], shape, word="scatter")
+    return draw.scatter(name, whole, part, draw.constant(index.shape, numbers=index), shape)
+
+
 def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw the pieces of a dilated convolution's input; its padding has shifted them equally."""
     value = inputs[0]
@@ -288,6 +310,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
     **dict.fromkeys(_SUMS, _add),
     "XlaDynamicUpdateSlice": _write,
+    "TensorStridedSliceUpdate": _write_slice,
     "SpaceToBatchND": _pieces,
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
@@ -296,6 +319,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
     **dict.fromkeys(_SCATTERS, _function),
+    "TensorScatterUpdate": _scatter,
     **dict.fromkeys(("Const", "Fill", *_ZEROS), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
@@ -321,10 +345,11 @@ def static(tensor: Any) -> Any:
     from tensorflow import get_static_value
 
     numbers, op = get_static_value(tensor), tensor.op
-    if numbers is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
+    if numbers is not None or op.type not in (*_ARITHMETIC, *_SHAPES, "Pack", "StridedSlice"):
         return numbers
-    if op.type == "StridedSlice":
-        whole, (spans, _), shape = static(op.inputs[0]), _spans(op), shape_of(tensor)
+    if op.type in ("StridedSlice", *_SHAPES):
+        whole, shape = static(op.inputs[0]), shape_of(tensor)
+        spans = _spans(op)[0] if op.type == "StridedSlice" else []
         if whole is None or spans is None or shape is None:
             return None
         return whole[tuple(slice(*span) for span in spans)].reshape(shape)

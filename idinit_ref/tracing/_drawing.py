@@ -10,7 +10,7 @@ from ._axes import View
 from ._functions import Fact
 from ._layers import Layers
 from ._units import merged, spread_to
-from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined, span_of
+from ._values import Data, Made, Part, Shape, Signal, Track, Value, entries_of, joined, span_of
 
 __all__ = ["Drawing"]
 
@@ -49,7 +49,8 @@ class Drawing(Layers):
         span = None if numbers is None else span_of(numbers)
         if span is not None and prod(shape or ()) == 1:
             value = span[0]
-        return Made(shape, (), number, None if value != value else value, span=span)
+        value = None if value != value else value
+        return Made(shape, (), number, value, span=span, entries=entries_of(numbers))
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""

@@ -8,7 +8,14 @@ from math import prod
 from ._axes import regroup
 from ._values import Made, Shape, Signal, Value, is_constant
 
-__all__ = ["before_matrix", "copied_axes", "is_finer", "is_repeated", "without_copies"]
+__all__ = [
+    "before_matrix",
+    "copied_axes",
+    "is_apart",
+    "is_finer",
+    "is_repeated",
+    "without_copies",
+]
 
 
 def _held(signal: Signal) -> set[int]:
@@ -38,6 +45,16 @@ def is_finer(signal: Signal, shape: Shape | None, of_one: bool = True) -> bool:
     least = 1 if of_one and _is_one_place(signal) else 2
     free = set(range(len(old))) - _held(signal)
     return any(least <= old[axis] < shape[axis] for axis in free)
+
+
+def is_apart(value: Value, gaps: Sequence[int]) -> bool:
+    """Whether gaps between a value's entries move its places apart, and not channels alone.
+
+    >>> is_apart(Signal("x", (1, 4, 8)), (0, 1, 0))
+    True
+    """
+    held = _held(value) if isinstance(value, Signal) else set()
+    return any(gap and axis not in held for axis, gap in enumerate(gaps))
 
 
 def without_copies(signal: Signal, shape: Shape | None) -> Shape | None:

@@ -51,25 +51,30 @@ def keras_add_at(x, rows, y):
     )
 
 
-def torch_write(x, parts):
+def torch_write(x, parts, step=1):
     """All parts along the last axis, written to new memory one after another."""
     out = torch.empty_like(x)
     for start, part in parts:
-        out[..., start : start + part.shape[-1]] = part
+        out[..., start : start + step * part.shape[-1] : step] = part
     return out
 
 
-def jax_write(x, parts):
+def jax_write(x, parts, step=1):
     out = jnp.zeros_like(x)
     for start, part in parts:
-        out = out.at[..., start : start + part.shape[-1]].set(part)
+        out = out.at[..., start : start + step * part.shape[-1] : step].set(part)
     return out
 
 
-def keras_write(x, parts):
-    out = ops.zeros_like(x)
+def keras_write(x, parts, step=1):
+    out, write = ops.zeros_like(x), tf.raw_ops.TensorStridedSliceUpdate
     for start, part in parts:
-        out = ops.slice_update(out, [0] * (len(x.shape) - 1) + [start], part)
+        first = [0] * (len(x.shape) - 1) + [start]
+        if step == 1:
+            out = ops.slice_update(out, first, part)
+        else:
+            steps, end = [1] * (len(x.shape) - 1) + [step], (1 << len(x.shape)) - 1
+            out = write(input=out, begin=first, end=first, strides=steps, value=part, end_mask=end)
     return out
 
 
@@ -492,6 +497,7 @@ IDENTITIES = {
     "stacked": lambda np_, x: np_.stack(np_.unstack(x)),
     "interleaved": interleaved,
     "written in two": lambda np_, x: np_.write(x, [(0, x[..., :2]), (2, x[..., 2:])]),
+    "written in steps": lambda np_, x: np_.write(x, [(0, x[..., ::2]), (1, x[..., 1::2])], 2),
     "swapped twice": lambda np_, x: swapped(np_, swapped(np_, x)),
     "flat, cut and joined": lambda np_, x: np_.reshape(
         np_.cat([np_.reshape(x, (-1,))[:7], np_.reshape(x, (-1,))[7:]]), tuple(x.shape)),
