@@ -169,14 +169,14 @@ class Results(Nodes):
 
     def _parted(self, name: str, whole: str) -> tuple[list[str], list[str]]:
         """Return the adds of a sum with what was read of an accumulator, and the terms."""
-        adds, terms, at = list[str](), list[str](), name
-        while self._base(at, whole) != whole:
+        adds, terms, at = list[str](), list[str](), self._base(name, whole)
+        while at != whole:
             node = self.nodes[self._place[at]]
             if node.kind != "add":
                 return [], [name]
-            one, two = node.inputs
-            if self._base(two, whole) == whole or self.nodes[self._place[one]].kind != "add":
-                one, two = (one, two) if self._base(one, whole) == whole else (two, one)
+            one, two = (self._base(to, whole) for to in node.inputs)
+            if two == whole or self.nodes[self._place[one]].kind != "add":
+                one, two = (one, two) if one == whole else (two, one)
             adds.append(at)
             terms.append(two)
             at = one
