@@ -133,6 +133,10 @@ def sheared(draw, x):
     return draw.reshape("view", halves(draw, flat, 0, [5, 12, 7]), (4, 6))
 
 
+def turned(draw, x):
+    return draw.product("einsum", [x], ["ab"], "ba", x.shape[::-1])
+
+
 def cropped(draw, x, fill):
     more = draw.pad("pad", x, [1, 2], (7, 9), None, [draw.constant((), True, fill)])
     return draw.part("crop", more, [(1, 5, 1), (2, 8, 1)])
@@ -146,6 +150,7 @@ def cropped(draw, x, fill):
         "joined twice": lambda draw, x: halves(draw, halves(draw, x, 0, [1, 3]), 1, [3, 3]),
         "cut across rows": sheared,
         "every other one": steps,
+        "turned by an einsum": lambda draw, x: turned(draw, turned(draw, x)),
         "quarters": grid,
         "written in steps": lambda draw, x: written(draw, x, draw.constant((4, 6), value=0)),
         "and over another signal": lambda draw, x: written(draw, x, draw.input("y", (4, 6))),
