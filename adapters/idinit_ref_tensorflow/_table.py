@@ -133,9 +133,7 @@ def _write_slice(
     spans, _ = _spans(op)
     if spans is None:
         return draw.result(name, [whole, part], shape, word="scatter")
-    part = draw.reshape(name, part, tuple(len(range(*span)) for span in spans))
-    low, _, steps = zip(*spans, strict=True)
-    return draw.write(name, whole, part, low, shape, steps)
+    return draw.overwrite(name, whole, part, spans, shape)
 
 
 def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -145,6 +143,19 @@ def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shap
     if index is None:
         return draw.other(name, [whole, part, places], shape, word="scatter")
     return draw.scatter(name, whole, part, draw.constant(index.shape, numbers=index), shape)
+
+
+def _stitch(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw rows that are put together by their indices."""
+    count = len(inputs) // 2
+    rows = [static(tensor) for tensor in op.inputs[:count]]
+    if any(index is None for index in rows):
+        return draw.result(name, inputs[count:], shape, word="join")
+    whole: Value = draw.constant(shape, value=0)
+    for index, part in zip(rows, inputs[count:], strict=True):
+        places = draw.constant((*index.shape, 1), numbers=index)
+        whole = draw.scatter(name, whole, part, places, shape)
+    return whole
 
 
 def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -311,6 +322,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(_SUMS, _add),
     "XlaDynamicUpdateSlice": _write,
     "TensorStridedSliceUpdate": _write_slice,
+    "DynamicStitch": _stitch,
     "SpaceToBatchND": _pieces,
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,

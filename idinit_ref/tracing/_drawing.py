@@ -335,7 +335,7 @@ def _carried(old: Value | Literal["signal"], new: Value) -> Value | Literal["sig
     names = {part.name for part in old.parts}
     if any(part.name not in names for part in new.parts):
         return joined(old.shape, [old, new]).lost(old.shape)
-    return old if old.zero and new.zero else old._replace(number=False, value=None, span=None)
+    return old if old.zero and new.zero else Made(old.shape, old.parts, rooted=old.rooted)
 
 
 def _offset(values: Sequence[Value], doing: str) -> float:

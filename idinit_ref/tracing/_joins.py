@@ -10,7 +10,7 @@ from itertools import accumulate
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
-from ._moves import Joined, Moves, Spot, lose, shift_of
+from ._moves import Joined, Moves, Span, Spot, lose, shift_of
 from ._places import Move, assembled, box_at, embedded, outside, turned
 from ._resolution import is_apart, is_repeated
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
@@ -171,6 +171,14 @@ class Joins(Moves):
         if isinstance(value, Signal) and any(piece.node == value.node for piece in own):
             out = out._replace(shift=value.shift)
         return self.placed(out._replace(halves=_rejoined([value, part])), spot)
+
+    def overwrite(
+        self, name: str, value: Value, part: Value, spans: Sequence[Span], shape: Shape | None
+    ) -> Value:
+        """Draw a write over a slice, given its span along every axis."""
+        part = self.reshape(name, part, tuple(len(range(*span)) for span in spans))
+        low, _, steps = zip(*spans, strict=True)
+        return self.write(name, value, part, low, shape, steps)
 
     def scatter(
         self,

@@ -184,6 +184,18 @@ def test_a_chain_of_steps_costs_as_much_as_its_steps():
     assert draw.stack("stack", rows, 0, (1000, 2)) is x
 
 
+def test_indices_that_a_loop_changes_are_unknown():
+    draw, seen = Drawing([]), []
+
+    def turn(states):
+        seen.append(states[0].integers)
+        return [draw.constant((2,), numbers=np.array([1, 3]))]
+
+    draw.loop("loop", [draw.constant((2,), numbers=np.array([0, 2]))], [(2,)], turn)
+    assert seen[0].tolist() == [0, 2]
+    assert seen[-1] is None
+
+
 def test_undone_reshapes_change_nothing():
     view = View.of((4, 6))
     cut = view.reshape((4, 6), (2, 2, 3, 2))
