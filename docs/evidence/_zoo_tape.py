@@ -28,6 +28,7 @@ CONTRACTIONS = {  # the places of the operands that may be weights
     "aten::linear": (0, 1),
     "aten::mv": (0, 1),
     "aten::dot": (0, 1),
+    "aten::mkldnn_rnn_layer": (0, 1),  # its kernel; what it keeps of earlier steps came over it
 }
 
 

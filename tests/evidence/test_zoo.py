@@ -47,6 +47,17 @@ class Projected(Residual):
         return self.skip(x) + self.down(self.up(x).relu())
 
 
+class Recurrent(nn.Module):
+    """A branch in which PyTorch may run all steps at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return x + self.cell(x)[0]
+
+
 class Gated(Residual):
     """A branch that its gate multiplies: the gate never vanishes, the values do."""
 
@@ -181,7 +192,7 @@ class WrittenScores(Attention):
 def found(model, zero=(), given=None):
     """Measure a model whose parameters have these roles."""
     roles = {
-        name: "bias" if name.endswith("bias") else "zero" if name in zero else "transit"
+        name: "bias" if "bias" in name else "zero" if name in zero else "transit"
         for name, _ in model.named_parameters()
     }
     return _zoo_measure.roles(model, (torch.randn(2, 5, 4 if given is None else given),), roles)
@@ -201,6 +212,13 @@ def test_the_end_of_a_branch_is_right(kind):
 @pytest.mark.parametrize("kind", [Residual, InPlace, Gated, Scaled])
 def test_a_branch_without_a_zero_is_missed(kind):
     assert len(found(kind(), [], 3)["missed"]) == 1
+
+
+@pytest.mark.parametrize(("zero", "missed"), [(["cell.weight_ih_l0"], 0), ([], 1)])
+def test_a_recurrent_layer_ends_in_its_kernel(zero, missed):
+    row = found(Recurrent(), zero)
+    assert (row["adds"], len(row["missed"])) == (1, missed)
+    assert not row["vain"] + row["false"]
 
 
 def test_a_signal_that_its_own_weights_gate_is_no_residual_add():
