@@ -50,13 +50,16 @@ def is_finer(signal: Signal, shape: Shape | None, of_one: bool = True) -> bool:
 
 
 def is_apart(value: Value, gaps: Sequence[int]) -> bool:
-    """Whether gaps between a value's entries move its places apart, and not channels alone.
+    """Whether gaps between a value's entries move its places apart, and not its channels alone.
 
-    >>> is_apart(Signal("x", (1, 4, 8)), (0, 1, 0))
-    True
+    Channels that are not known may be moved, too, as in an encoding of positions.
+
+    >>> units = (Unit(frozenset({2})),)
+    >>> is_apart(Signal("x", (1, 4, 8), units=units), (0, 1, 0)), is_apart(Signal("x"), (1,))
+    (True, False)
     """
     held = _held(value) if isinstance(value, Signal) else set()
-    return any(gap and axis not in held for axis, gap in enumerate(gaps))
+    return bool(held) and any(gap and axis not in held for axis, gap in enumerate(gaps))
 
 
 def without_copies(signal: Signal, shape: Shape | None) -> Shape | None:
