@@ -160,16 +160,19 @@ def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 def _scatter(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a write at indices, as of x.at[:, ::2].set(y)."""
-    whole, places, part = given
-    numbers, shape = eqn.params["dimension_numbers"], shape_of(eqn.outvars[0])
-    rest = [axis for axis in range(len(shape)) if axis not in numbers.inserted_window_dims]
-    windows: list[int | None] = [None] * len(shape)
-    for axis, by in zip(rest, numbers.update_window_dims, strict=False):
+    (whole, places, part), at = given, _axes(eqn)
+    return draw.scatter("scatter", whole, part, places, shape_of(eqn.outvars[0]), at)
+
+
+def _axes(eqn: JaxprEqn) -> tuple[Sequence[int], Sequence[int | None]]:
+    """Return the axes of a scatter's indices, and for every axis that of the update, if any."""
+    numbers, rank = eqn.params["dimension_numbers"], len(shape_of(eqn.outvars[0]))
+    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    rest = [axis for axis in range(rank) if axis not in gone]
+    windows: list[int | None] = [None] * rank
+    for axis, by in zip(rest, numbers.update_window_dims, strict=True):
         windows[axis] = by
-    axes = numbers.scatter_dims_to_operand_dims
-    if numbers.operand_batching_dims:
-        places = draw.constant(None)
-    return draw.scatter("scatter", whole, part, places, shape, (axes, windows))
+    return numbers.scatter_dims_to_operand_dims, windows
 
 
 def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -208,7 +211,7 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)
-    return draw.scatter_add("scatter-add", whole, update, given[1:2], shape)
+    return draw.scatter_add("scatter-add", whole, update, given[1:2], shape, _axes(eqn))
 
 
 def number_of(var: Any) -> float | None:

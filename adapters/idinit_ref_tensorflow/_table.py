@@ -139,10 +139,14 @@ def _write_slice(
 def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw a write at indices of the first axes."""
     whole, places, part = inputs
-    index = static(op.inputs[1])
-    if index is None:
+    index, is_sum = static(op.inputs[1]), op.type == "TensorScatterAdd"
+    if index is not None:
+        places = draw.constant(index.shape, numbers=index)
+    if is_sum and isinstance(part, Signal):
+        return draw.scatter_add(name, whole, part, [places], shape)
+    if index is None or is_sum:
         return draw.other(name, [whole, part, places], shape, word="scatter")
-    return draw.scatter(name, whole, part, draw.constant(index.shape, numbers=index), shape)
+    return draw.scatter(name, whole, part, places, shape)
 
 
 def _stitch(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -223,8 +227,6 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
     whole, places, update = inputs
-    if op.type == "TensorScatterAdd" and isinstance(update, Signal):
-        return draw.scatter_add(name, whole, update, [places], shape)
     return draw.other(name, [whole, update, places], shape, word="scatter")
 
 
@@ -331,7 +333,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
     **dict.fromkeys(_SCATTERS, _function),
-    "TensorScatterUpdate": _scatter,
+    **dict.fromkeys(("TensorScatterUpdate", "TensorScatterAdd"), _scatter),
     **dict.fromkeys(("Const", "Fill", *_ZEROS), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,

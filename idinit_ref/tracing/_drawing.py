@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ._axes import View
 from ._functions import Fact
+from ._joins import At
 from ._layers import Layers
 from ._units import merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Track, Value, entries_of, joined, span_of
@@ -193,12 +194,20 @@ class Drawing(Layers):
         return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
 
     def scatter_add(
-        self, name: str, whole: Value, update: Value, places: Sequence[Value], shape: Shape | None
+        self,
+        name: str,
+        whole: Value,
+        update: Value,
+        places: Sequence[Value],
+        shape: Shape | None,
+        at: At | None = None,
     ) -> Value:
         """Draw a sum with values at some places: a stream, and zeros but for these values.
 
         Sums that start at zeros, as of experts, stay one scatter.
         """
+        if len(places) == 1 and self.fills(whole, update, places[0], at):
+            return self.scatter(name, whole, update, places[0], shape, at)
         if self.accumulates(whole, update):
             return self.result(name, [whole, update, *places], shape, word="scatter")
         part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))

@@ -11,11 +11,15 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, Span, Spot, lose, shift_of
-from ._places import Move, assembled, box_at, embedded, outside, turned
+from ._places import Box, Move, assembled, box_at, embedded, followed, outside, turned
 from ._resolution import is_apart, is_repeated
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
-__all__ = ["Joins"]
+__all__ = ["At", "Joins"]
+
+At = tuple[Sequence[int], Sequence[int | None]]
+"""The axes of the indices of a scatter, and for every axis that of its update, as in `box_at`. The
+indices belong to the first axes by default."""
 
 
 class Joins(Moves):
@@ -187,20 +191,10 @@ class Joins(Moves):
         part: Value,
         places: Value,
         shape: Shape | None,
-        at: tuple[Sequence[int], Sequence[int | None]] | None = None,
+        at: At | None = None,
     ) -> Value:
-        """Draw a write at indices; at known ones that form a box, it is a write to that box.
-
-        `at` are the axes of the indices, and for every axis that of the part, as in `box_at`. None:
-        the indices belong to the first axes.
-        """
-        index = places.integers if isinstance(places, Made) else None
-        found = None
-        if index is not None and part.shape is not None and shape is not None:
-            *rows, count = index.shape
-            rest = range(len(rows), len(rows) + len(shape) - count)
-            axes, windows = at or (range(count), [*[None] * count, *rest])
-            found = box_at(index, axes, windows, part.shape, shape)
+        """Draw a write at indices; at known ones that form a box, it is a write to that box."""
+        found = self._boxed(part, places, shape, at)
         if found is None:
             floating = any(isinstance(one, Signal) for one in (value, part))
             return self.result(name, [value, part, places], shape, floating, "scatter")
@@ -209,6 +203,33 @@ class Joins(Moves):
             part = self.transpose(name, part, order)
         part = self.reshape(name, part, tuple(box.sizes))
         return self.write(name, value, part, box.low, shape, box.steps)
+
+    def _boxed(
+        self, part: Value, places: Value, shape: Shape | None, at: At | None
+    ) -> tuple[Box, list[int]] | None:
+        """Return the box of some indices, if they are known, as `box_at` does."""
+        index = places.integers if isinstance(places, Made) else None
+        if index is None or part.shape is None or shape is None:
+            return None
+        *rows, count = index.shape
+        rest = range(len(rows), len(rows) + len(shape) - count)
+        axes, windows = at or (range(count), [*[None] * count, *rest])
+        return box_at(index, axes, windows, part.shape, shape)
+
+    def fills(self, value: Value, part: Value, places: Value, at: At | None) -> bool:
+        """Whether a part is added to a box of zeros: then it is written there."""
+        found = self._boxed(part, places, value.shape, at)
+        if found is None or value.shape is None:
+            return False
+        spans = [(axis, *span) for axis, span in enumerate(found[0].spans)]
+
+        def move(view: View) -> View | None:
+            new: View | None = view
+            for span in spans:
+                new = None if new is None else new.slice(*span)
+            return new
+
+        return followed(value, move) == ()
 
     def _over(
         self,

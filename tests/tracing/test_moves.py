@@ -118,13 +118,17 @@ def written(draw, x, under):
     return under
 
 
-def scattered(draw, x):
-    """Its columns, written to zeros at indices."""
+def scattered(draw, x, adds=False):
+    """Its columns, written or added to zeros at indices."""
     out = draw.constant((4, 6), value=0)
-    for at in (np.arange(1, 6, 2), np.arange(0, 6, 2)):
-        part = draw.part("part", x, [(0, 4, 1), (int(at[0]), 6, 2)])
-        index = draw.constant((3, 1), numbers=at[:, None])
-        out = draw.scatter("scatter", out, part, index, (4, 6), ([1], [0, None]))
+    for first in (1, 0):
+        part = draw.part("part", x, [(0, 4, 1), (first, 6, 2)])
+        index = draw.constant((3, 1), numbers=np.arange(first, 6, 2)[:, None])
+        at = [1], [0, None]
+        if adds:
+            out = draw.scatter_add("add", out, part, [index], (4, 6), at)
+        else:
+            out = draw.scatter("scatter", out, part, index, (4, 6), at)
     return out
 
 
@@ -155,6 +159,7 @@ def cropped(draw, x, fill):
         "written in steps": lambda draw, x: written(draw, x, draw.constant((4, 6), value=0)),
         "and over another signal": lambda draw, x: written(draw, x, draw.input("y", (4, 6))),
         "scattered": scattered,
+        "added at indices": lambda draw, x: scattered(draw, x, True),
         "stacked rows": lambda draw, x: draw.stack(
             "stack", draw.unstack("row", x, 0, 4), 0, (4, 6)
         ),
