@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,17 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Drawing, Fact, Signal, Value, clamped, is_constant, is_number, power
+from idinit_ref.tracing import (
+    Drawing,
+    Fact,
+    Made,
+    Signal,
+    Value,
+    clamped,
+    is_constant,
+    is_number,
+    power,
+)
 
 ENTRYWISE = {
     "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
@@ -60,6 +71,52 @@ def floats(var: Any) -> bool:
     return hasattr(var.aval, "dtype") and is_floating(var.aval.dtype)
 
 
+# Integers that are known, as indices are ---------------------------------------------------------
+
+
+def integers_of(eqn: JaxprEqn, given: list[Value]) -> Any:
+    """Return the integers that an operation on constants gives; None if they are unknown."""
+    (var, *_), compute = eqn.outvars, _INTEGERS.get(eqn.primitive.name)
+    if compute is None or floats(var) or prod(shape_of(var)) > _MOST:
+        return None
+    arrays = [_integers(value) for value in given]
+    if any(array is None for array in arrays):
+        return None
+    return np.broadcast_to(compute(eqn.params, *arrays), shape_of(var)).astype(np.int64)
+
+
+def _integers(value: Value) -> Any:
+    if not isinstance(value, Made) or value.shape is None:
+        return None
+    is_one = value.value is not None and float(value.value).is_integer()
+    return np.full(value.shape, int(value.value or 0)) if is_one else value.integers
+
+
+def _spread(shape: Sequence[int], places: Sequence[int], x: Any) -> Any:
+    sizes = [1] * len(shape)
+    for place, size in zip(places, x.shape, strict=True):
+        sizes[place] = size
+    return x.reshape(sizes)
+
+
+_MOST = 1 << 16  # the most integers that are computed
+_INTEGERS: dict[str, Callable[..., Any]] = {
+    "iota": lambda of: _spread(of["shape"], [of["dimension"]], np.arange(
+        of["shape"][of["dimension"]])),
+    "add": lambda of, a, b: a + b,
+    "sub": lambda of, a, b: a - b,
+    "mul": lambda of, a, b: a * b,
+    "lt": lambda of, a, b: a < b,
+    "select_n": lambda of, mask, no, yes: np.where(mask, yes, no),
+    "rev": lambda of, x: np.flip(x, of["dimensions"]),
+    "concatenate": lambda of, *xs: np.concatenate(xs, of["dimension"]),
+    "broadcast_in_dim": lambda of, x: _spread(of["shape"], of["broadcast_dimensions"], x),
+    "squeeze": lambda of, x: np.squeeze(x, of["dimensions"]),
+    "reshape": lambda of, x: x.reshape(of["new_sizes"]),
+    "convert_element_type": lambda of, x: x,
+}  # fmt: skip
+
+
 # Operations that move entries -------------------------------------------------------------------
 
 
@@ -102,16 +159,20 @@ def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _scatter(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Draw a write at computed indices; of one block, as in x.at[:, 2:].set(y), over a slice."""
-    (whole, places, part), shape = given, shape_of(eqn.outvars[0])
-    numbers, at = eqn.params["dimension_numbers"], getattr(places, "value", None)
-    if at is None or len(numbers.update_window_dims) < len(shape):
-        return draw.result(
-            "scatter", [whole, part, places], shape, floats(eqn.outvars[0]), "scatter"
-        )
-    axes = numbers.scatter_dims_to_operand_dims
-    low = [int(at) if axis in axes else 0 for axis in range(len(shape))]
-    return draw.write("scatter", whole, part, low, shape)
+    """Draw a write at indices, as of x.at[:, ::2].set(y)."""
+    (whole, places, part), at = given, _axes(eqn)
+    return draw.scatter("scatter", whole, part, places, shape_of(eqn.outvars[0]), at)
+
+
+def _axes(eqn: JaxprEqn) -> tuple[Sequence[int], Sequence[int | None]]:
+    """Return the axes of a scatter's indices, and for every axis that of the update, if any."""
+    numbers, rank = eqn.params["dimension_numbers"], len(shape_of(eqn.outvars[0]))
+    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    rest = [axis for axis in range(rank) if axis not in gone]
+    windows: list[int | None] = [None] * rank
+    for axis, by in zip(rest, numbers.update_window_dims, strict=True):
+        windows[axis] = by
+    return numbers.scatter_dims_to_operand_dims, windows
 
 
 def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -150,7 +211,7 @@ def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     is_full = shape == shape_of(eqn.invars[2]) and len(window) == len(shape)
     if is_full and isinstance(whole, Signal) and isinstance(update, Signal):
         return draw.add("add", whole, update, shape)
-    return draw.scatter_add("scatter-add", whole, update, given[1:2], shape)
+    return draw.scatter_add("scatter-add", whole, update, given[1:2], shape, _axes(eqn))
 
 
 def number_of(var: Any) -> float | None:

@@ -18,6 +18,7 @@ from idinit_ref.tracing import (
     Parameter,
     Signal,
     Value,
+    entries_of,
     is_constant,
     is_number,
     redrawn,
@@ -32,6 +33,7 @@ from ._table import (
     SPREAD,
     TABLE,
     floats,
+    integers_of,
     is_floating,
     number_of,
     shape_of,
@@ -146,7 +148,8 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         first = given[0] if keeps else draw.constant(None)
         assert isinstance(first, Made)
         one = is_number(first)
-        return [first._replace(shape=shape_of(var), number=one) for var in eqn.outvars]
+        first = first._replace(number=one, entries=entries_of(integers_of(eqn, given)))
+        return [first._replace(shape=shape_of(var)) for var in eqn.outvars]
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
     draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
     if draws is not None and more == [None]:
@@ -180,7 +183,9 @@ def held(array: Any) -> Any:
     """Return the numbers of an array, or None if it has only a shape, or numbers of no kind."""
     has = hasattr(array, "dtype") and not isinstance(array, (jax.ShapeDtypeStruct, jax.core.Tracer))
     is_real = has and not jnp.issubdtype(array.dtype, jax.dtypes.extended)
-    return np.asarray(array, dtype=float) if is_real and jnp.isrealobj(array) else None
+    if not is_real or not jnp.isrealobj(array):
+        return None
+    return np.asarray(array, dtype=float if is_floating(array.dtype) else None)
 
 
 def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:

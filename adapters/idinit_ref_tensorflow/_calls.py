@@ -162,9 +162,19 @@ def _write(call: Call) -> Value:
     if is_array(low) or any(map(is_array, low)):
         return _other(call, word="scatter")
     whole, part = call.values
-    if is_constant(whole) and not np.any(keras.ops.convert_to_numpy(call.args[0])):
-        whole = call.draw.constant(whole.shape, value=0)
     return call.draw.write(call.name, whole, part, [int(at) for at in low], call.shape)
+
+
+def _scatter(call: Call) -> Value:
+    """Draw a write at indices of the first axes."""
+    _, index, _ = call.args
+    is_write = getattr(call.op, "reduction", None) is None
+    if isinstance(index, keras.KerasTensor) or not is_write:
+        return _other(call, [*call.values[::2], *call.values[1:2]])
+    index = to_numpy(keras.ops.convert_to_tensor(index))
+    whole, *_, part = call.values
+    places = call.draw.constant(index.shape, numbers=index)
+    return call.draw.scatter(call.name, whole, part, places, call.shape)
 
 
 def _add(call: Call) -> Value:
@@ -280,7 +290,7 @@ TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"), _pad),
     "ZerosLike": lambda call: call.draw.constant(call.shape, value=0),
     "SliceUpdate": _write,
-    "ScatterUpdate": lambda call: _other(call, [*call.values[::2], *call.values[1:2]]),
+    "ScatterUpdate": _scatter,
     **dict.fromkeys(("Add", "Average"), _add),
     "Subtract": _subtract,
     "Multiply": _multiply,

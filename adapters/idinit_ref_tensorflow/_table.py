@@ -125,6 +125,43 @@ def _write(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape 
     return draw.write(name, inputs[0], inputs[1], [int(at) for at in low], shape)
 
 
+def _write_slice(
+    draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None
+) -> Value:
+    """Draw a write over a slice, which may have steps."""
+    whole, *_, part = inputs
+    spans, _ = _spans(op)
+    if spans is None:
+        return draw.result(name, [whole, part], shape, word="scatter")
+    return draw.overwrite(name, whole, part, spans, shape)
+
+
+def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw a write at indices of the first axes."""
+    whole, places, part = inputs
+    index, is_sum = static(op.inputs[1]), op.type == "TensorScatterAdd"
+    if index is not None:
+        places = draw.constant(index.shape, numbers=index)
+    if is_sum and isinstance(part, Signal):
+        return draw.scatter_add(name, whole, part, [places], shape)
+    if index is None or is_sum:
+        return draw.other(name, [whole, part, places], shape, word="scatter")
+    return draw.scatter(name, whole, part, places, shape)
+
+
+def _stitch(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw rows that are put together by their indices."""
+    count = len(inputs) // 2
+    rows = [static(tensor) for tensor in op.inputs[:count]]
+    if any(index is None for index in rows):
+        return draw.result(name, inputs[count:], shape, word="join")
+    whole: Value = draw.constant(shape, value=0)
+    for index, part in zip(rows, inputs[count:], strict=True):
+        places = draw.constant((*index.shape, 1), numbers=index)
+        whole = draw.scatter(name, whole, part, places, shape)
+    return whole
+
+
 def _pieces(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw the pieces of a dilated convolution's input; its padding has shifted them equally."""
     value = inputs[0]
@@ -190,8 +227,6 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
     whole, places, update = inputs
-    if op.type == "TensorScatterAdd" and isinstance(update, Signal):
-        return draw.scatter_add(name, whole, update, [places], shape)
     return draw.other(name, [whole, update, places], shape, word="scatter")
 
 
@@ -288,6 +323,8 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Pad", "PadV2", "MirrorPad"), _pad),
     **dict.fromkeys(_SUMS, _add),
     "XlaDynamicUpdateSlice": _write,
+    "TensorStridedSliceUpdate": _write_slice,
+    "DynamicStitch": _stitch,
     "SpaceToBatchND": _pieces,
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
@@ -296,6 +333,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
     **dict.fromkeys(_SCATTERS, _function),
+    **dict.fromkeys(("TensorScatterUpdate", "TensorScatterAdd"), _scatter),
     **dict.fromkeys(("Const", "Fill", *_ZEROS), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
@@ -321,10 +359,11 @@ def static(tensor: Any) -> Any:
     from tensorflow import get_static_value
 
     numbers, op = get_static_value(tensor), tensor.op
-    if numbers is not None or op.type not in (*_ARITHMETIC, "Pack", "StridedSlice"):
+    if numbers is not None or op.type not in (*_ARITHMETIC, *_SHAPES, "Pack", "StridedSlice"):
         return numbers
-    if op.type == "StridedSlice":
-        whole, (spans, _), shape = static(op.inputs[0]), _spans(op), shape_of(tensor)
+    if op.type in ("StridedSlice", *_SHAPES):
+        whole, shape = static(op.inputs[0]), shape_of(tensor)
+        spans = _spans(op)[0] if op.type == "StridedSlice" else []
         if whole is None or spans is None or shape is None:
             return None
         return whole[tuple(slice(*span) for span in spans)].reshape(shape)

@@ -10,7 +10,7 @@ SPECTRA = {"Eig", "Eigh", "SVD", "SelfAdjointEigV2", "Svd"}
 _NAMES = {
     "linear": """
         Diff Fold HSVToRGB ISTFT MatrixBandPart RGBToGrayscale RGBToHSV STFT Scatter ScatterNd
-        Trapezoid Tril Triu ZerosLike
+        Trapezoid Tril Triu
     """,
     "abs": "Absolute ComplexAbs Fabs",
     "add": "BiasAdd",

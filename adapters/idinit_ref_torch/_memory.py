@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import NamedTuple
 
 from torch import Tensor, strided
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from idinit_ref.tracing import Drawing, Signal, Value, is_constant
+from idinit_ref.tracing import Box, Drawing, Signal, Value, is_constant
 
 from ._sharded import PLAIN
 
@@ -58,7 +59,9 @@ class Place(NamedTuple):
     def misses(self, other: Place) -> bool:
         """Whether two tensors provably have no entry in common."""
         a, b = (self, other) if self.offset <= other.offset else (other, self)
-        if a.end <= b.offset:
+        axes = [*zip(a.shape, a.strides, strict=True), *zip(b.shape, b.strides, strict=True)]
+        step = gcd(*(stride for size, stride in axes if size > 1)) or 1
+        if a.end <= b.offset or (b.offset - a.offset) % step:
             return True
         if a.strides != b.strides or not all(a.strides):
             return False
@@ -71,8 +74,8 @@ class Place(NamedTuple):
             is_apart = is_apart or by >= a.shape[axis]
         return is_apart and not rest
 
-    def box(self, part: Place) -> tuple[list[int], list[int]] | None:
-        """Return the start and the length of another tensor along every axis of this one."""
+    def box(self, part: Place) -> Box | None:
+        """Return where another tensor lies in this one, if it is a box of some of its entries."""
         axes = sorted(
             (a for a, n in enumerate(self.shape) if n > 1), key=lambda a: -self.strides[a]
         )
@@ -83,16 +86,17 @@ class Place(NamedTuple):
                 return None
             low[axis], rest = divmod(rest, self.strides[axis])
             inner = self.strides[axis]
-        ways = {self.strides[axis]: axis for axis in axes}
-        last = -1
+        steps, last = [1] * len(self.shape), -1
         for size, stride in zip(part.shape, part.strides, strict=True):
-            axis = ways.get(stride, -1) if size > 1 else last
-            if axis < last or (size > 1 and (axis == last or sizes[axis] > 1)):
+            if size == 1:
+                continue
+            axis = next((a for a in axes if self.strides[a] and stride >= self.strides[a]), -1)
+            if axis <= last or stride % self.strides[axis]:
                 return None
-            if size > 1:
-                sizes[axis], last = size, axis
-        fits = all(a + n <= m for a, n, m in zip(low, sizes, self.shape, strict=True))
-        return (low, sizes) if fits and not rest else None
+            sizes[axis], steps[axis], last = size, stride // self.strides[axis], axis
+        ends = zip(low, sizes, steps, self.shape, strict=True)
+        fits = all(a + (n - 1) * step < whole for a, n, step, whole in ends)
+        return Box(low, sizes, steps) if fits and not rest else None
 
 
 class _Write(NamedTuple):
@@ -169,11 +173,10 @@ class Memory:
             return value
         box = place.box(write.place)
         if box is not None:
-            part = draw.reshape("view", new, tuple(box[1]))
-            return draw.write("write", value, part, box[0], shape)
+            part = draw.reshape("view", new, tuple(box.sizes))
+            return draw.write("write", value, part, box.low, shape, box.steps)
         box = write.place.box(place)
         if box is not None:
-            spans = [(low, low + size, 1) for low, size in zip(*box, strict=True)]
-            return draw.reshape("view", draw.part("slice", new, spans), shape)
+            return draw.reshape("view", draw.part("slice", new, box.spans), shape)
         floating = any(isinstance(one, Signal) for one in (value, new))
         return draw.result("write", [value, new], shape, floating)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from idinit_ref.tracing import Signal, Value
+from idinit_ref.tracing import Signal, Span, Value
 
 from ._call import Call, axis_of, other, result
 
@@ -31,25 +31,36 @@ def transpose(call: Call) -> Value:
     return call.draw.transpose(call.what, value, order)
 
 
-def _spans(value: Value) -> list[tuple[int, int, int]]:
-    return [(0, size, 1) for size in value.shape or ()]
+_BOUNDS = ((1, "start"), (2, "end"), (3, "step"))
+
+
+def _cut(call: Call, first: int) -> tuple[list[Span], int]:
+    """Return the spans of a slice or selection, and its axis; `first` is the position of `dim`."""
+    spans = [(0, size, 1) for size in call.of(call.args[0]).shape or ()]
+    axis = axis_of(call.arg(first, "dim", 0), len(spans))
+    size = spans[axis][1]
+    if "select" in call.name:
+        at = axis_of(int(call.arg(first + 1, "index")), size)
+        spans[axis] = (at, at + 1, 1)
+    else:
+        start, stop, step = (call.arg(first + k, key) for k, key in _BOUNDS)
+        start, stop, _ = slice(start, stop).indices(size)
+        spans[axis] = (start, stop, step or 1)
+    return spans, axis
 
 
 def crop(call: Call) -> Value:
-    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
-    axis = axis_of(call.arg(1, "dim", 0), len(spans))
-    start, stop, step = call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1)
-    start, stop, _ = slice(start, stop).indices(spans[axis][1])
-    spans[axis] = (start, stop, step)
-    return call.draw.part(call.what, value, spans)
+    return call.draw.part(call.what, call.of(call.args[0]), _cut(call, 1)[0])
 
 
 def select(call: Call) -> Value:
-    value, spans = call.of(call.args[0]), _spans(call.of(call.args[0]))
-    axis = axis_of(call.args[1], len(spans))
-    at = axis_of(int(call.args[2]), spans[axis][1])
-    spans[axis] = (at, at + 1, 1)
-    return call.draw.part(call.what, value, spans, (axis,))
+    spans, axis = _cut(call, 1)
+    return call.draw.part(call.what, call.of(call.args[0]), spans, (axis,))
+
+
+def overwrite(call: Call) -> Value:
+    value, part = (call.of(arg) for arg in call.args[:2])
+    return call.draw.overwrite(call.what, value, part, _cut(call, 2)[0], call.shape)
 
 
 def split(call: Call) -> list[Value]:

@@ -359,7 +359,7 @@ _BOUNDS = ("min", "max")
 _SOURCES = {
     name: place
     for place, names in {
-        1: "slice_scatter select_scatter diagonal_scatter as_strided_scatter",
+        1: "diagonal_scatter as_strided_scatter",
         2: "index_put put",
         3: "scatter_reduce index_reduce",
     }.items()
@@ -417,9 +417,9 @@ TABLE: dict[str, Handler] = {
     **_aten(
         _scatter,
         "index_add index_put index_copy index_fill scatter scatter_add scatter_reduce "
-        "slice_scatter select_scatter diagonal_scatter as_strided_scatter masked_scatter "
-        "index_reduce put",
+        "diagonal_scatter as_strided_scatter masked_scatter index_reduce put",
     ),
+    **_aten(_moves.overwrite, "slice_scatter select_scatter"),
     **dict.fromkeys(ATTENTIONS, _attention),
     **_aten(
         _attention,

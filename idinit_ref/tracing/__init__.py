@@ -23,9 +23,11 @@ from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._late import redrawn
 from ._moves import Span, spans_of
 from ._parameter import Parameter
-from ._values import Data, Made, Part, Signal, Value, is_constant, is_number, span_of
+from ._places import Box
+from ._values import Data, Made, Part, Signal, Value, entries_of, is_constant, is_number, span_of
 
 __all__ = [
+    "Box",
     "Data",
     "Drawing",
     "Fact",
@@ -39,6 +41,7 @@ __all__ = [
     "View",
     "asking",
     "clamped",
+    "entries_of",
     "identity",
     "is_constant",
     "is_number",

@@ -135,6 +135,13 @@ class View:
     def slice(self, axis: int, start: int, stop: int, step: int = 1) -> View | None:
         """Return the view of a part of one axis."""
         fixed, atoms = list(self.fixed), list(self.axes[axis])
+        count = len(range(start, stop, step))
+        while len(atoms) > 1 and step > 1 and step % atoms[-1].radix == 0:  # one value of a digit
+            last = atoms.pop()
+            start, at = divmod(start, last.radix)
+            step //= last.radix
+            stop = start + (count - 1) * step + 1
+            fixed.append(last.slice(at, at + 1, 1))
         while len(atoms) > 1:
             run = prod(atom.radix for atom in atoms[1:])
             if step == 1 and start % run == stop % run == 0:
@@ -163,14 +170,16 @@ class View:
         """Return the view with a new axis of size 1 before another."""
         return replace(self, axes=(*self.axes[:axis], (), *self.axes[axis:]))
 
-    def join(self, axis: int, low: int, whole: int) -> View | None:
-        """Return the view with an axis embedded in a longer one, from `low` on."""
+    def join(self, axis: int, low: int, whole: int, step: int = 1) -> View | None:
+        """Return the view with an axis embedded in a longer one: from `low` on, `step` apart."""
         first, *inner = self.axes[axis] or (Atom.of(-1, 1),)
         run = prod(atom.radix for atom in inner)
-        if low % run or whole % run:
+        low, at = divmod(low, step)
+        if low % run or whole % (run * step):
             return None
-        first = first._replace(low=first.low + low // run, radix=whole // run)
-        return replace(self, axes=self._with(axis, (first, *inner)))
+        first = first._replace(low=first.low + low // run, radix=whole // (run * step))
+        last = (Atom(-1, 1, 1, 0, at, step),) if step > 1 else ()
+        return replace(self, axes=self._with(axis, (first, *inner, *last)))
 
     def broadcast(self, shape: Sequence[int], places: Sequence[int], old: Sequence[int]) -> View:
         """Return the view broadcast to a shape, with its axes at the given positions."""

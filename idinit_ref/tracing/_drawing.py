@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from ._axes import View
 from ._functions import Fact
+from ._joins import At
 from ._layers import Layers
 from ._units import merged, spread_to
-from ._values import Data, Made, Part, Shape, Signal, Track, Value, joined, span_of
+from ._values import Data, Made, Part, Shape, Signal, Track, Value, entries_of, joined, span_of
 
 __all__ = ["Drawing"]
 
@@ -49,7 +50,8 @@ class Drawing(Layers):
         span = None if numbers is None else span_of(numbers)
         if span is not None and prod(shape or ()) == 1:
             value = span[0]
-        return Made(shape, (), number, None if value != value else value, span=span)
+        value = None if value != value else value
+        return Made(shape, (), number, value, span=span, entries=entries_of(numbers))
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""
@@ -194,12 +196,20 @@ class Drawing(Layers):
         return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
 
     def scatter_add(
-        self, name: str, whole: Value, update: Value, places: Sequence[Value], shape: Shape | None
+        self,
+        name: str,
+        whole: Value,
+        update: Value,
+        places: Sequence[Value],
+        shape: Shape | None,
+        at: At | None = None,
     ) -> Value:
         """Draw a sum with values at some places: a stream, and zeros but for these values.
 
         Sums that start at zeros, as of experts, stay one scatter.
         """
+        if len(places) == 1 and self.fills(whole, update, places[0], at):
+            return self.scatter(name, whole, update, places[0], shape, at)
         if self.accumulates(whole, update):
             return self.result(name, [whole, update, *places], shape, word="scatter")
         part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))
@@ -374,7 +384,7 @@ def _carried(old: Value | Literal["signal"], new: Value) -> Value | Literal["sig
     names = {part.name for part in old.parts}
     if any(part.name not in names for part in new.parts):
         return joined(old.shape, [old, new]).lost(old.shape)
-    return old if old.zero and new.zero else old._replace(number=False, value=None, span=None)
+    return old if old.zero and new.zero else Made(old.shape, old.parts, rooted=old.rooted)
 
 
 def _offset(values: Sequence[Value], doing: str) -> float:

@@ -10,12 +10,16 @@ from itertools import accumulate
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
-from ._moves import Joined, Moves, Spot, lose, shift_of
-from ._places import Move, assembled, embedded, outside, turned
-from ._resolution import is_repeated
+from ._moves import Joined, Moves, Span, Spot, lose, shift_of
+from ._places import Box, Move, assembled, box_at, embedded, followed, outside, turned
+from ._resolution import is_apart, is_repeated
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
-__all__ = ["Joins"]
+__all__ = ["At", "Joins"]
+
+At = tuple[Sequence[int], Sequence[int | None]]
+"""The axes of the indices of a scatter, and for every axis that of its update, as in `box_at`. The
+indices belong to the first axes by default."""
 
 
 class Joins(Moves):
@@ -109,17 +113,18 @@ class Joins(Moves):
         `others` are the values that fill it; `does` is "move" if entries of the value fill it.
         """
         old, gaps = value.shape, gaps or (0,) * len(low)
+        steps = [gap + 1 for gap in gaps]
         spot, fills = Spot(), [by for by in others if is_constant(by)]
-        if does == "pad" and not any(gaps) and len(fills) == len(others):
+        if does == "pad" and len(fills) == len(others):
             under = next((by for by in fills if not by.zero), Made(None, value=0))
-            spot = self._over(under._replace(shape=shape), value, low, shape)
+            spot = self._over(under._replace(shape=shape), value, low, shape, steps)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
-        does = "resize" if any(gaps) else does
+        does = "resize" if is_apart(value, gaps) else does
         out = self.result(name, [value, *others], shape, word=Fact(does, "sum"))
-        if isinstance(value, Made) and isinstance(out, Made) and old and shape and not any(gaps):
+        if isinstance(value, Made) and isinstance(out, Made) and old and shape:
             is_zero = value.zero and all(isinstance(by, Made) and by.zero for by in others)
-            made = value.moved(shape, lambda view: embedded(view, low, old, shape))
+            made = value.moved(shape, lambda view: embedded(view, low, old, shape, steps))
             return made._replace(value=0 if is_zero else None, span=None)
         if not isinstance(value, Signal) or not isinstance(out, Signal):
             return out
@@ -132,25 +137,34 @@ class Joins(Moves):
         return self.placed(out, spot)
 
     def write(
-        self, name: str, value: Value, part: Value, low: Sequence[int], shape: Shape | None
+        self,
+        name: str,
+        value: Value,
+        part: Value,
+        low: Sequence[int],
+        shape: Shape | None,
+        steps: Sequence[int] | None = None,
     ) -> Value:
-        """Draw a write to a part of a value, from `low` on along every axis.
+        """Draw a write to a part of a value, along every axis from `low` on, a step apart.
 
         A write to a constant is a padding with it. A write to a signal pads a part that was cut
         from it.
         """
+        steps = steps or (1,) * len(low)
+        gaps = [step - 1 for step in steps]
         if is_constant(value):
             others = () if part.shape == shape else (value,)
-            padded = self.pad(name, part, low, shape, None, others)
+            padded = self.pad(name, part, low, shape, gaps, others)
             if isinstance(padded, Signal):
                 self.note_write(padded.node, value, part)
             return padded
         if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
-            spans = [(at, at + size, 1) for at, size in zip(low, part.shape, strict=True)]
-            under, new = self.part(name, value, spans), self.pad(name, part, low, shape)
+            sizes = zip(low, part.shape, steps, strict=True)
+            spans = [(at, at + (size - 1) * step + 1, step) for at, size, step in sizes]
+            under, new = self.part(name, value, spans), self.pad(name, part, low, shape, gaps)
             if isinstance(under, Made) and isinstance(new, Made) and not under.parts:
                 return Made(shape, (*value.parts, *new.parts))
-        spot = self._over(value, part, low, shape)
+        spot = self._over(value, part, low, shape, steps)
         if spot.value is not None:
             return self.reshape(name, spot.value, shape)
         floating = any(isinstance(one, Signal) for one in (value, part))
@@ -162,13 +176,75 @@ class Joins(Moves):
             out = out._replace(shift=value.shift)
         return self.placed(out._replace(halves=_rejoined([value, part])), spot)
 
-    def _over(self, under: Value, value: Value, low: Sequence[int], shape: Shape | None) -> Spot:
-        """Return the spot of a value written over another one, from `low` on."""
+    def overwrite(
+        self, name: str, value: Value, part: Value, spans: Sequence[Span], shape: Shape | None
+    ) -> Value:
+        """Draw a write over a slice, given its span along every axis."""
+        part = self.reshape(name, part, tuple(len(range(*span)) for span in spans))
+        low, _, steps = zip(*spans, strict=True)
+        return self.write(name, value, part, low, shape, steps)
+
+    def scatter(
+        self,
+        name: str,
+        value: Value,
+        part: Value,
+        places: Value,
+        shape: Shape | None,
+        at: At | None = None,
+    ) -> Value:
+        """Draw a write at indices; at known ones that form a box, it is a write to that box."""
+        found = self._boxed(part, places, shape, at)
+        if found is None:
+            floating = any(isinstance(one, Signal) for one in (value, part))
+            return self.result(name, [value, part, places], shape, floating, "scatter")
+        box, order = found
+        if order != sorted(order):
+            part = self.transpose(name, part, order)
+        part = self.reshape(name, part, tuple(box.sizes))
+        return self.write(name, value, part, box.low, shape, box.steps)
+
+    def _boxed(
+        self, part: Value, places: Value, shape: Shape | None, at: At | None
+    ) -> tuple[Box, list[int]] | None:
+        """Return the box of some indices, if they are known, as `box_at` does."""
+        index = places.integers if isinstance(places, Made) else None
+        if index is None or part.shape is None or shape is None:
+            return None
+        *rows, count = index.shape
+        rest = range(len(rows), len(rows) + len(shape) - count)
+        axes, windows = at or (range(count), [*[None] * count, *rest])
+        return box_at(index, axes, windows, part.shape, shape)
+
+    def fills(self, value: Value, part: Value, places: Value, at: At | None) -> bool:
+        """Whether a part is added to a box of zeros: then it is written there."""
+        found = self._boxed(part, places, value.shape, at)
+        if found is None or value.shape is None:
+            return False
+        spans = [(axis, *span) for axis, span in enumerate(found[0].spans)]
+
+        def move(view: View) -> View | None:
+            new: View | None = view
+            for span in spans:
+                new = None if new is None else new.slice(*span)
+            return new
+
+        return followed(value, move) == ()
+
+    def _over(
+        self,
+        under: Value,
+        value: Value,
+        low: Sequence[int],
+        shape: Shape | None,
+        steps: Sequence[int],
+    ) -> Spot:
+        """Return the spot of a value written over another one, from `low` on, some steps apart."""
         old = value.shape
         if old is None or shape is None or not any(isinstance(v, Signal) for v in (under, value)):
             return Spot()
-        over = (value, lambda view: embedded(view, low, old, shape))
-        rest = [(under, move) for move in outside(low, old, shape)]
+        over = (value, lambda view: embedded(view, low, old, shape, steps))
+        rest = [(under, move) for move in outside(low, old, shape, steps)]
         return self.spot(assembled([*rest, over]), shape)
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..roles.graph import Does
 from ._axes import View
 from ._places import Runs, followed, runs_of, whole
-from ._resolution import copied_axes, without_copies
+from ._resolution import between, copied_axes, without_copies
 from ._results import Results
 from ._units import Places, seen_by, spread_to
 from ._values import Cut, Data, Fold, Made, Piece, Place, Shape, Signal, Value
@@ -121,7 +121,11 @@ class Moves(Results):
         old = value.shape or ()
         if value.shape == shape is not None:
             return value
-        coarse = without_copies(value, shape) if isinstance(value, Signal) else None
+        coarse: Shape | None = None
+        if isinstance(value, Signal):
+            coarse, joined = without_copies(value, shape), self.joins.get(value.node)
+            if coarse is None and joined and len(joined.operands) == old[joined.axis]:
+                coarse = between(value, joined.axis, shape)
         does: Does = "resize" if coarse else "move"
         if isinstance(value, Signal) and coarse:
             value = self.resized(name, value, coarse)

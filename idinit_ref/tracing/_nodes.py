@@ -17,7 +17,7 @@ __all__ = ["Nodes"]
 
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
-_UNREAD = {"move", "select", "crop", "pad", "join"}  # are dropped if nothing reads them
+_UNREAD = {"move", "select", "crop", "pad", "join", "resize"}  # are dropped if nothing reads them
 _THROUGH_0 = {
     "",
     "changed by tanh",

@@ -7,14 +7,19 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..core.layout import strides_of
 from ._axes import View
 from ._values import Data, Place, Shape, Signal, Value, is_constant
 
 __all__ = [
+    "Box",
     "Move",
     "Runs",
     "assembled",
+    "box_at",
     "embedded",
     "followed",
     "outside",
@@ -51,10 +56,20 @@ def _moved(places: Iterable[Place], move: Move) -> tuple[Place, ...] | None:
     return tuple(place for place in found if not place.view.is_empty)
 
 
-def embedded(view: View, low: Sequence[int], old: Shape, shape: Shape) -> View | None:
-    """Return a view padded to a shape, from `low` on along every axis; negative ones crop."""
+def embedded(
+    view: View, low: Sequence[int], old: Shape, shape: Shape, steps: Sequence[int] = ()
+) -> View | None:
+    """Return a view padded to a shape, from `low` on along every axis; negative ones crop.
+
+    Along an axis of a step greater than 1, its entries are so far apart.
+    """
     new: View | None = view
     for axis, by in enumerate(low):
+        step = steps[axis] if steps else 1
+        if step > 1:
+            fits = by >= 0 and by + (old[axis] - 1) * step < shape[axis]
+            new = new.join(axis, by, shape[axis], step) if new is not None and fits else None
+            continue
         size = min(old[axis], shape[axis] - by)
         if new is not None and (by < 0 or size < old[axis]):
             new = new.slice(axis, max(-by, 0), size)
@@ -74,27 +89,93 @@ def assembled(moves: Iterable[tuple[Value, Move]]) -> tuple[Place, ...] | None:
     return found
 
 
-def outside(low: Sequence[int], part: Shape, shape: Shape) -> Iterator[Move]:
-    """Yield moves to the entries of an array outside a box, which stay where they are."""
+def outside(low: Sequence[int], part: Shape, shape: Shape, steps: Sequence[int]) -> Iterator[Move]:
+    """Yield moves to the entries of an array outside a box, which stay where they are.
 
-    def boxed(spans: Sequence[tuple[int, int]]) -> Move:
+    Along every axis, the box has entries from `low` on, a step apart.
+    """
+
+    def boxed(spans: Mapping[int, range]) -> Move:
         def move(view: View) -> View | None:
             new: View | None = view
-            for axis, (start, stop) in enumerate(spans):
-                if new is not None and (start, stop) != (0, shape[axis]):
-                    new = new.slice(axis, start, stop)
-                    new = None if new is None else new.join(axis, start, shape[axis])
+            for axis, span in spans.items():
+                by = span.start, span.stop, span.step
+                new = None if new is None else new.slice(axis, *by)
+                new = None if new is None else new.join(axis, by[0], shape[axis], by[2])
             return new
 
         return move
 
-    ends = zip(low, part, shape, strict=True)
-    inside = [(max(at, 0), min(at + size, whole)) for at, size, whole in ends]
-    for axis, (start, stop) in enumerate(inside):
-        rest = [(0, size) for size in shape[axis + 1 :]]
-        for span in ((0, start), (stop, shape[axis])):
-            if span[0] < span[1]:
-                yield boxed([*inside[:axis], span, *rest])
+    inside: dict[int, range] = {}
+    for axis, (first, size, whole, step) in enumerate(zip(low, part, shape, steps, strict=True)):
+        own = range(whole)[max(first, 0) : max(first + size * step, 0) : step]
+        rests = [range(at, whole, step) for at in range(step) if at != first % step]
+        rests += [range(first % step, own.start, step), range(own.stop, whole, step)]
+        yield from (boxed({**inside, axis: rest}) for rest in rests if rest)
+        if len(own) < whole:
+            inside[axis] = own
+
+
+class Box(NamedTuple):
+    """Some entries of an array: along every axis their first index, number and distance."""
+
+    low: Sequence[int]
+    sizes: Sequence[int]
+    steps: Sequence[int]
+
+    @property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """The start, stop and step along every axis."""
+        axes = zip(*self, strict=True)
+        return [(low, low + (size - 1) * step + 1, step) for low, size, step in axes]
+
+
+def box_at(
+    index: NDArray[np.int64],
+    axes: Sequence[int],
+    windows: Sequence[int | None],
+    new: Shape,
+    shape: Shape,
+) -> tuple[Box, list[int]] | None:
+    """Return the box that a scatter writes to, and the axes of its update in the box's order.
+
+    Parameters
+    ----------
+    index : array of shape (*rows, len(axes))
+        Where each update starts.
+    axes : sequence of int
+        The axes that the indices belong to.
+    windows : sequence of (int or None)
+        For each axis of the array, the axis of the update that lies along it; None if an update
+        has one entry there.
+    new, shape : tuple of int
+        The shapes of the update, whose other axes are `rows`, and of the array.
+
+    Examples
+    --------
+    >>> box_at(np.array([[1], [3]]), [1], [0, None], (4, 2), (4, 6))
+    (Box(low=[0, 1], sizes=[4, 2], steps=[1, 2]), [0, 1])
+    """
+    rows = [axis for axis in range(len(new)) if axis not in windows]
+    low, steps, order = [0] * len(windows), [1] * len(windows), list(windows)
+    for axis, at in zip(axes, np.moveaxis(index, -1, 0), strict=True):
+        apart = {k: {*np.diff(at, axis=k).flat} for k in range(at.ndim)}
+        ways = [k for k, by in apart.items() if by - {0}]
+        if not at.size or len(ways) > (windows[axis] is None):
+            return None
+        low[axis] = int(at.flat[0])
+        for k in ways:
+            steps[axis], order[axis] = min(apart[k]), rows[k]
+            if len(apart[k]) > 1 or steps[axis] < 1:
+                return None
+    used = [axis for axis in order if axis is not None]
+    left = [axis for axis in range(len(new)) if axis not in used]
+    if len(set(used)) < len(used) or any(new[axis] > 1 for axis in left):
+        return None
+    box = Box(low, [1 if axis is None else new[axis] for axis in order], list(map(int, steps)))
+    ends = zip(box.spans, shape, strict=True)
+    is_inside = all(start >= 0 and stop <= size for (start, stop, _), size in ends)
+    return (box, [*used, *left]) if is_inside else None
 
 
 def turned(by: Mapping[int, int], shape: Shape) -> Iterator[Move]:

@@ -10,7 +10,7 @@ from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
-from ._resolution import before_matrix
+from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
 from ._units import Places, merged, placed, spread_to
@@ -65,7 +65,7 @@ class Products(Joins):
             return self.zeros(name, values, shape)
         given = Einsum(name, values, labels, out, shape, grouped)
         if len(values) == 1:
-            return self.other(name, values, shape)
+            return self._alone(given)
         if len(values) > 2:
             return self._several(given)
         data, weight = values
@@ -92,6 +92,18 @@ class Products(Joins):
         if isinstance(a, Signal) and isinstance(b, Signal):
             return self._contract(pair, (a, b))
         return self._mixed(pair)
+
+    def _alone(self, of: Einsum) -> Value:
+        """Draw an einsum of one operand: a sum over axes, and a permutation of the others."""
+        (value,), (own,), sizes = of.values, of.labels, of.values[0].shape
+        left = [label for label in own if label in of.out]
+        if len({*own}) < len(own) or sizes is None or len(left) < len(of.out):
+            return self.other(of.name, of.values, of.shape)
+        if len(left) < len(own):
+            summed = [axis for axis, label in enumerate(own) if label not in of.out]
+            rest = tuple(size for axis, size in enumerate(sizes) if axis not in summed)
+            value = self.sum(of.name, value, summed, rest)
+        return self.transpose(of.name, value, [left.index(label) for label in of.out])
 
     def with_states(self, values: Sequence[Value]) -> list[Value]:
         """Return operands; constant zeros that a weight reads, as a first state, are a signal."""
@@ -146,17 +158,24 @@ class Products(Joins):
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
-        values, fact = list(of.values), fact_of("linear")
-        for at, (value, own) in enumerate(zip(values, of.labels, strict=True)):
-            if not isinstance(value, Signal) or not is_constant(values[1 - at]):
+        for at, (value, own) in enumerate(zip(of.values, of.labels, strict=True)):
+            if not isinstance(value, Signal) or not is_constant(of.values[1 - at]):
                 continue
-            coarse = before_matrix(value, own, of.out, of.shape)
-            if coarse:
-                values[at], fact = self.resized(of.name, value, coarse), Fact("resize")
-        found = self.other(of.name, values, of.shape, word=fact)
+            axes = by_matrix(value, own, of.out, of.shape)
+            if axes and of.shape:
+                there = of._replace(
+                    out=[of.out[axis] for axis in axes], shape=tuple(of.shape[k] for k in axes)
+                )
+                found = self._linear(there, Fact("resize"))
+                return self.transpose(of.name, found, [axes.index(k) for k in range(len(axes))])
+        return self._linear(of, fact_of("linear"))
+
+    def _linear(self, of: Einsum, fact: Fact) -> Value:
+        """Draw a linear map of a signal, by constants or data."""
+        found = self.other(of.name, of.values, of.shape, word=fact)
         if not isinstance(found, Signal):
             return found
-        pairs = zip(values, of.labels, strict=True)
+        pairs = zip(of.values, of.labels, strict=True)
         ways = [(v, _summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
         return self.moved(found, ways)
 

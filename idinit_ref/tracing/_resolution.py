@@ -6,9 +6,18 @@ from collections.abc import Hashable, Sequence
 from math import prod
 
 from ._axes import regroup
+from ._units import Unit
 from ._values import Made, Shape, Signal, Value, is_constant
 
-__all__ = ["before_matrix", "copied_axes", "is_finer", "is_repeated", "without_copies"]
+__all__ = [
+    "between",
+    "by_matrix",
+    "copied_axes",
+    "is_apart",
+    "is_finer",
+    "is_repeated",
+    "without_copies",
+]
 
 
 def _held(signal: Signal) -> set[int]:
@@ -40,6 +49,19 @@ def is_finer(signal: Signal, shape: Shape | None, of_one: bool = True) -> bool:
     return any(least <= old[axis] < shape[axis] for axis in free)
 
 
+def is_apart(value: Value, gaps: Sequence[int]) -> bool:
+    """Whether gaps between a value's entries move its places apart, and not its channels alone.
+
+    Channels that are not known may be moved, too, as in an encoding of positions.
+
+    >>> units = (Unit(frozenset({2})),)
+    >>> is_apart(Signal("x", (1, 4, 8), units=units), (0, 1, 0)), is_apart(Signal("x"), (1,))
+    (True, False)
+    """
+    held = _held(value) if isinstance(value, Signal) else set()
+    return bool(held) and any(gap and axis not in held for axis, gap in enumerate(gaps))
+
+
 def without_copies(signal: Signal, shape: Shape | None) -> Shape | None:
     """Return a reshape's result without the copies that it puts beside their places; None: none.
 
@@ -65,25 +87,45 @@ def without_copies(signal: Signal, shape: Shape | None) -> Shape | None:
     return tuple(new) if tuple(new) != shape else None
 
 
-def before_matrix(
+def between(signal: Signal, axis: int, shape: Shape | None) -> Shape | None:
+    """Return the shape of a stack's operands, if a reshape puts them between each other's places.
+
+    As a reshape of them may share an axis with channels, these have to be known.
+
+    >>> units = (Unit(frozenset({3})),)
+    >>> between(Signal("x", (1, 4, 2, 8), units=units), 2, (1, 8, 8))
+    (1, 4, 8)
+    """
+    old, held = signal.shape or (), _held(signal)
+    if not held or axis in held or not old or shape is None:
+        return None
+    coarse = (*old[:axis], *old[axis + 1 :])
+    units = (Unit(frozenset(at - (at > axis) for at in held)),)
+    is_one = coarse[0] == shape[0] and is_finer(Signal("", coarse, units=units), shape)
+    return coarse if is_one else None
+
+
+def by_matrix(
     signal: Signal, own: Sequence[Hashable], out: Sequence[Hashable], shape: Shape | None
-) -> Shape | None:
-    """Return the shape of a product with a constant before it puts more places along an axis.
+) -> list[int] | None:
+    """Return the axes of a product with a constant in the signal's order, if it has more places.
 
-    Return None if it does not. `own` and `out` label the axes of the signal and of the product.
+    Return None if it has not. `own` and `out` label the axes of the signal and of the product.
 
-    >>> before_matrix(Signal("x", (1, 4, 8)), "bhc", "bci", (1, 8, 12))
-    (1, 8, 4)
+    >>> by_matrix(Signal("x", (1, 4, 8)), "bhc", "bci", (1, 8, 12))
+    [0, 2, 1]
+    >>> by_matrix(Signal("x", (3, 1, 1)), "bhw", "ijb", (4, 5, 3))  # one pixel
+    [2, 0, 1]
     """
     summed = [axis for axis, label in enumerate(own) if label not in out]
     new = [axis for axis, label in enumerate(out) if label not in own]
-    if signal.shape is None or shape is None or not len(summed) == len(new) == 1:
+    if signal.shape is None or shape is None or len(summed) != len(new):
         return None
-    (at,), places = new, signal.shape[summed[0]]
-    is_one = places == 1 and not _is_one_place(signal)
-    if summed[0] in _held(signal) or places >= shape[at] or is_one:
+    places, at = [signal.shape[axis] for axis in summed], dict(zip(summed, new, strict=True))
+    is_one = set(places) == {1} and not _is_one_place(signal)
+    if _held(signal) & {*summed} or is_one or prod(places) >= prod(shape[axis] for axis in new):
         return None
-    return (*shape[:at], places, *shape[at + 1 :])
+    return [at[axis] if axis in at else [*out].index(label) for axis, label in enumerate(own)]
 
 
 def copied_axes(values: Sequence[Value], shape: Shape | None) -> frozenset[int]:

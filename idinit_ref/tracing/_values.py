@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.layout import SPATIAL
 from ._axes import View
@@ -46,6 +47,7 @@ class Made(NamedTuple):
     value: float | None = None  # that value, if it is known
     rooted: bool = False  # contains a root of several numbers, as of a running variance
     span: tuple[float, float] | None = None  # its least and largest entry, as the model holds it
+    entries: bytes = b""  # a constant's int64 entries, in row-major order, if they are known
 
     @property
     def extent(self) -> tuple[float, float] | None:
@@ -57,6 +59,13 @@ class Made(NamedTuple):
         """Whether it is a constant that is 0 everywhere."""
         return not self.parts and self.extent == (0, 0)
 
+    @property
+    def integers(self) -> NDArray[np.int64] | None:
+        """Its entries, if it is a constant of known integers."""
+        if self.shape is None or len(self.entries) != 8 * prod(self.shape):
+            return None
+        return np.frombuffer(self.entries, np.int64).reshape(self.shape)
+
     def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
         """Return it with the axes of all its parts moved."""
         new = []
@@ -64,7 +73,7 @@ class Made(NamedTuple):
             view = None if part.view is None else move(part.view)
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
-        return self._replace(shape=shape, parts=tuple(new))
+        return self._replace(shape=shape, parts=tuple(new), entries=b"")
 
     def lost(self, shape: Shape | None) -> Made:
         """Return it with parts whose axes are no longer tracked."""
@@ -308,6 +317,7 @@ class Data(NamedTuple):
 
 
 Value = Signal | Made | Data
+_MOST = 1 << 16  # the most integers of a constant that are kept
 
 
 def span_of(numbers: Any) -> tuple[float, float] | None:
@@ -321,6 +331,17 @@ def span_of(numbers: Any) -> tuple[float, float] | None:
         return None
     least, largest = float(array.min()), float(array.max())
     return (least, largest) if least <= largest else None
+
+
+def entries_of(numbers: Any) -> bytes:
+    """Return the entries of an array of not too many integers, for `Made.entries`; else b"".
+
+    >>> len(entries_of(np.array([2, 4]))), entries_of(np.ones(2))
+    (16, b'')
+    """
+    array = np.asarray(numbers)
+    is_known = array.dtype.kind in "iu" and array.size <= _MOST
+    return array.astype(np.int64).tobytes() if is_known else b""
 
 
 def is_constant(value: Value) -> TypeGuard[Made]:

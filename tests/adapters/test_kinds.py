@@ -52,11 +52,11 @@ def keras_add_at(x, rows, y):
     )
 
 
-def torch_write(x, parts):
+def torch_write(x, parts, step=1):
     """All parts along the last axis, written to new memory one after another."""
     out = torch.empty_like(x)
     for start, part in parts:
-        out[..., start : start + part.shape[-1]] = part
+        out[..., start : start + step * part.shape[-1] : step] = part
     return out
 
 
@@ -66,17 +66,22 @@ def torch_cover(x, start, part):
     return out
 
 
-def jax_write(x, parts):
+def jax_write(x, parts, step=1):
     out = jnp.zeros_like(x)
     for start, part in parts:
-        out = out.at[..., start : start + part.shape[-1]].set(part)
+        out = out.at[..., start : start + step * part.shape[-1] : step].set(part)
     return out
 
 
-def keras_write(x, parts):
-    out = ops.zeros_like(x)
+def keras_write(x, parts, step=1):
+    out, write = ops.zeros_like(x), tf.raw_ops.TensorStridedSliceUpdate
     for start, part in parts:
-        out = ops.slice_update(out, [0] * (len(x.shape) - 1) + [start], part)
+        first = [0] * (len(x.shape) - 1) + [start]
+        if step == 1:
+            out = ops.slice_update(out, first, part)
+        else:
+            steps, end = [1] * (len(x.shape) - 1) + [step], (1 << len(x.shape)) - 1
+            out = write(input=out, begin=first, end=first, strides=steps, value=part, end_mask=end)
     return out
 
 
@@ -114,6 +119,8 @@ TORCH = SimpleNamespace(
     reshape=torch.reshape, spread=torch.broadcast_to, tile=torch.tile,
     repeat=torch.repeat_interleave, matrix=lambda m, x: torch.tensor(m) @ x,
     enlarge=lambda x: nn.functional.interpolate(x.mT, scale_factor=2.0).mT,
+    image=lambda x: nn.functional.interpolate(
+        x.permute(0, 3, 1, 2), (2, 2), mode="bilinear").permute(0, 2, 3, 1),
     unfold=lambda x, kernel: nn.functional.conv_transpose1d(
         x.mT, kernel.permute(1, 2, 0), stride=2).mT,
     zeros=torch.zeros_like, under=lambda xs: torch.cat(xs, 1),
@@ -139,6 +146,7 @@ JAX = SimpleNamespace(
     reshape=jnp.reshape, spread=jnp.broadcast_to, tile=jnp.tile,
     repeat=jnp.repeat, matrix=jnp.matmul,
     enlarge=lambda x: jax.image.resize(x, (3, 4, 4), "nearest"),
+    image=lambda x: jax.image.resize(x, (3, 2, 2, 4), "bilinear"),
     unfold=lambda x, kernel: jax.lax.conv_transpose(
         x, kernel, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")),
     zeros=jnp.zeros_like, under=lambda xs: jnp.concatenate(xs, 1),
@@ -167,6 +175,7 @@ KERAS = SimpleNamespace(
     reshape=ops.reshape, spread=ops.broadcast_to, tile=ops.tile,
     repeat=ops.repeat, matrix=ops.matmul,
     enlarge=keras.layers.UpSampling1D(),
+    image=lambda x: ops.image.resize(x, (2, 2)),
     unfold=lambda x, kernel: ops.conv_transpose(x, kernel, 2, data_format="channels_last"),
     zeros=ops.zeros_like, add_at=keras_add_at, put=keras_put,
     under=lambda xs: ops.concatenate(xs, 1),
@@ -328,7 +337,7 @@ def accumulated(how):
                 y = np_.add_at(y, rows, new)
             else:
                 y = np_.put(y, rows, np_.pick(y, rows) + new)
-        return y if how == "one after the other" else x + y
+        return y if how in ("one after the other", "alone") else x + y
 
     return function
 
@@ -414,6 +423,14 @@ def pyramid(up):
     return function
 
 
+def one_pixel(np_, layers, b, x):
+    """A level of one pixel, brought to two by two."""
+    fine = np_.relu(layers[0](x[:, :4]))
+    deep = layers[2](np_.relu(layers[1](np_.pairs(np_.pairs(fine)))))
+    up = np_.image(np_.reshape(deep, (3, 1, 1, 4)))
+    return layers[4](np_.reshape(layers[3](fine), (3, 2, 2, 4)) + up)
+
+
 def gated_sum(np_, state, q, k, v):
     gate = np_.sigmoid(k)
     state = (1 - gate) * state + gate * v
@@ -428,6 +445,16 @@ def outer_sum(np_, state, q, k, v):
 
 def read_before(np_, state, q, k, v):
     return state + v[:, None, :] * k[:, :, None], np_.total(state * q[:, :, None])
+
+
+def between(np_, x):
+    """Rows, and others in each place behind one of them."""
+    return np_.reshape(np_.stack([x, np_.tanh(x)], 2), (3, 4, 4))
+
+
+def written_between(np_, x):
+    rows, others, new = np_.turn(x), np_.turn(np_.tanh(x)), np_.turn(np_.tile(x, (1, 2, 1)))
+    return np_.turn(np_.write(new, [(0, rows), (1, others)], 2))
 
 
 def spread(np_, x):
@@ -502,6 +529,9 @@ KINDS = {
         pyramid(lambda np_, y, b: np_.matrix(np.ones((4, 2), "float32"), y)), 5, {}, set()),
     "a level, stacked": (
         pyramid(lambda np_, y, b: np_.reshape(np_.stack([y, y], 2), (3, 4, 4))), 5, {}, set()),
+    "a level between another": (pyramid(lambda np_, y, b: between(np_, y)), 5, {}, set()),
+    "a level, written": (pyramid(lambda np_, y, b: written_between(np_, y)), 5, {}, set()),
+    "a level of one pixel": (one_pixel, 5, {}, set()),
     "a level, through a transposed convolution": (
         pyramid(lambda np_, y, b: np_.unfold(y, b.kernel)), 5,
         {"kernel": np.ones((2, 4, 4))}, set()),
@@ -514,6 +544,7 @@ KINDS = {
        for how in ("of the stream", "of a function", "one after the other", "all tokens")},
     "overlapping windows": (windows, 3, {}, {0, 1, 2}),
     "zeros behind": (widened(lambda np_, x: np_.cat([x, np_.zeros(x)])), 2, {}, {1}),
+    "zeros in front": (widened(lambda np_, x: np_.cat([np_.zeros(x), x])), 2, {}, {1}),
     "a product with 0": (widened(lambda np_, x: np_.cat([x * 0, x])), 2, {}, {1}),
     "two copies": (widened(lambda np_, x: np_.cat([x, x])), 2, {}, {1}),
     "a copy flipped": (widened(lambda np_, x: np_.cat([np_.flip(x), x])), 2, {}, {1}),
@@ -558,6 +589,7 @@ IDENTITIES = {
     "stacked": lambda np_, x: np_.stack(np_.unstack(x)),
     "interleaved": interleaved,
     "written in two": lambda np_, x: np_.write(x, [(0, x[..., :2]), (2, x[..., 2:])]),
+    "written in steps": lambda np_, x: np_.write(x, [(0, x[..., ::2]), (1, x[..., 1::2])], 2),
     "swapped twice": lambda np_, x: swapped(np_, swapped(np_, x)),
     "flat, cut and joined": lambda np_, x: np_.reshape(
         np_.cat([np_.reshape(x, (-1,))[:7], np_.reshape(x, (-1,))[7:]]), tuple(x.shape)),
@@ -594,6 +626,14 @@ def test_what_changes_no_number_changes_no_role(roles, same):
     ways = [[(entry.role, entry.plan) for entry in one.entries] for one in (plain, moved)]
     assert ways[1] == ways[0]
     assert sorted(plain.roles.values()).count("zero") == 5
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("roles", [torch_roles, jax_roles, keras_roles])
+def test_experts_without_a_skip_choose_and_do_not_add_up(roles):
+    report = decide(roles(accumulated("alone"), 3, {}))
+    assert "zero" not in report.roles.values()
+    assert "tie" not in {note.kind for note in report.warnings}
 
 
 def steps(np_, layers, b, x):

@@ -147,6 +147,29 @@ def test_a_write_to_one_part_leaves_the_other_parts():
     assert not any("write" in name for name in nodes)
 
 
+def test_a_write_to_every_other_entry_leaves_the_others():
+    def function(model, x):
+        h = model.layers[0](x)
+        even, odd = h[..., ::2], h[..., 1::2]
+        even.relu_()
+        return x + model.layers[1](odd)
+
+    nodes = trace(Function(function, nn.Linear(4, 8), nn.Linear(4, 4)), torch.zeros(2, 4)).by_name
+    assert not any("relu" in name or "write" in name for name in nodes["layers.1"].inputs)
+
+
+def test_parts_that_are_scattered_back_are_the_whole():
+    def function(model, x):
+        h = model.layers[0](x)
+        out = torch.zeros_like(h).slice_scatter(h[..., ::2], -1, step=2)
+        out = out.slice_scatter(h[..., 1::2], -1, 1, 4, 2)
+        out = out.select_scatter(h[:, -1], 1, -1)
+        return x + out
+
+    nodes = trace(Function(function, nn.Linear(4, 4)), torch.zeros(2, 4)).by_name
+    assert nodes["add"].inputs[1] == "layers.0"
+
+
 def test_a_view_of_what_was_written_is_what_was_written():
     def function(model, x):
         h = model.layers[0](x)

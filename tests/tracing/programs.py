@@ -191,6 +191,22 @@ class Program:
         low = [width[0] for width in widths]
         return Both(self.draw.pad("pad", both.value, low, new.shape), new)
 
+    def write(self, both):
+        """Write to every entry, or to every other one, along one axis of a longer array."""
+        if not both.array.ndim:
+            return both
+        axis, step, more = self.axis(both), self.pick(st.sampled_from([1, 2])), self.pick(SIZES)
+        shape, low = list(both.array.shape), self.pick(st.integers(0, more * step - 1))
+        shape[axis] = (shape[axis] + more) * step
+        under = getattr(self, self.pick(st.sampled_from(["parameter", "constant"])))(shape)
+        new, at = under.array.copy(), [0] * len(shape)
+        at[axis] = low
+        stop = low + both.array.shape[axis] * step
+        new[(slice(None),) * axis + (slice(low, stop, step),)] = both.array
+        steps = [step if k == axis else 1 for k in range(len(shape))]
+        value = self.draw.write("write", under.value, both.value, at, new.shape, steps)
+        return Both(value, new) if new.size <= 2000 else both
+
     def roll(self, both):
         if not both.array.ndim:
             return both
@@ -199,4 +215,4 @@ class Program:
 
 
 MOVES = ["transpose", "flip", "reshape", "part", "broadcast", "tile"]
-JOINS = ["join", "stack", "again", "pad", "roll"]
+JOINS = ["join", "stack", "again", "pad", "write", "roll"]
