@@ -124,7 +124,7 @@ class Moves(Results):
         coarse: Shape | None = None
         if isinstance(value, Signal):
             coarse, joined = without_copies(value, shape), self.joins.get(value.node)
-            if coarse is None and joined and len(joined.operands) == old[joined.axis]:
+            if coarse is None and joined and old[joined.axis :][:1] == (len(joined.operands),):
                 coarse = between(value, joined.axis, shape)
         does: Does = "resize" if coarse else "move"
         if isinstance(value, Signal) and coarse:
