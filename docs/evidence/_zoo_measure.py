@@ -88,7 +88,9 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     ended = {
         name for add in (*true, *projections) for k in add.weights for name in tape.nodes[k].weights
     }
+    read = {name for node in tape.nodes if 0 not in node.shape for name in node.weights}
     names = [name for name, role in found.items() if role == "zero"]
+    empty = {name for node in tape.nodes for name in node.weights} - read  # of no rows, say
     return {
         "steps": len(tape.steps),
         "adds": len(true),
@@ -98,8 +100,8 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
         "vain": [
             name for name in names if name in ended and name not in moved and name not in idle
         ],
-        "false": [name for name in names if name not in ended],
-        "idle": len(idle),
+        "false": [name for name in names if name not in ended | empty],
+        "idle": len(idle | empty.intersection(names)),
         "untold": untold,
     }
 

@@ -242,8 +242,10 @@ class Drawing(Layers):
             return None
         chosen = self.selections.get(update.node)
         found = self._terms(update if chosen is None else chosen.table, whole.node)
+        if not found or not self._are_branches(found, whole.node):
+            return None
         out: Value = whole
-        for add, term, moves in found or []:
+        for add, term, moves in found:
             part: Value = term
             for move in moves:
                 part = move(part)
@@ -251,7 +253,7 @@ class Drawing(Layers):
                 part = self.select(name, part, *chosen[1:])
             out = self.scatter_add(name, out, part, places, shape)
             self._rewritten[add] = out.node if isinstance(out, Signal) and not chosen else ""
-        return out if found else None
+        return out
 
     # What changes no number -----------------------------------------------------------------
 

@@ -197,6 +197,21 @@ class Results(Tables):
                 stack.append((value, ("", move, path)))
         return None
 
+    def _are_branches(self, terms: Sequence[_Term], whole: str) -> bool:
+        """Whether terms have the shape of their sum, and come from a signal, or what is in it.
+
+        A box that a network shifts from its old place by writing a sum over it is no skip.
+        """
+        if any(self.nodes[self._place[t.add]].shape != t.signal.shape for t in terms):
+            return False
+        seen, stack = {whole}, [whole]  # what the signal is made of over no weight
+        while stack:
+            node = self.nodes[self._place[stack.pop()]]
+            new = {*node.inputs} - seen if node.kind in ("add", "other") else set()
+            seen |= new
+            stack += new
+        return self._comes_from([one.signal.node for one in terms], seen)
+
     def _unmoved(self, name: str) -> list[str]:
         """Return a node and the nodes of which it is a move."""
         found = [name] if name else []

@@ -370,6 +370,18 @@ def windows(np_, layers, b, x):
     return y
 
 
+def joined_rows(np_, layers, b, x):
+    """A branch to which the stream is added in some rows."""
+    rows, x = np_.rows(x), np_.reshape(x, (15, 4))
+    y = layers[0](np_.relu(x))
+    return np_.tokens(y, rows, np_.take(y, rows) + np_.take(x, rows))
+
+
+def one_for_two(np_, layers, b, x):
+    """One unit that is added to two of the stream: the shapes differ."""
+    return np_.cover(x, 1, x[..., 1:3] + layers[0](np_.relu(x))[..., :1])
+
+
 def widened(by):
     """A skip of more channels than its source, as of a ResNet with option A or a PyramidNet."""
 
@@ -543,6 +555,8 @@ KINDS = {
     **{f"experts on a copy {how}": (on_a_copy(how), 3, {}, {0, 1, 2})
        for how in ("of the stream", "of a function", "one after the other", "all tokens")},
     "overlapping windows": (windows, 3, {}, {0, 1, 2}),
+    "chosen rows of a branch": (joined_rows, 1, {}, {0}),
+    "a unit for two": (one_for_two, 1, {}, set()),
     "zeros behind": (widened(lambda np_, x: np_.cat([x, np_.zeros(x)])), 2, {}, {1}),
     "zeros in front": (widened(lambda np_, x: np_.cat([np_.zeros(x), x])), 2, {}, {1}),
     "a product with 0": (widened(lambda np_, x: np_.cat([x * 0, x])), 2, {}, {1}),

@@ -47,6 +47,18 @@ class Projected(Residual):
         return self.skip(x) + self.down(self.up(x).relu())
 
 
+class Unreached(Residual):
+    """An expert to which no row is sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = super().forward(x)
+        return torch.cat([x, x[:0] + self.other(x[:0])])
+
+
 class Recurrent(nn.Module):
     """A branch in which PyTorch may run all steps at once."""
 
@@ -241,6 +253,11 @@ def test_two_zeros_in_a_row_are_in_vain():
 def test_a_zero_gate_beside_zero_values_is_in_vain():
     row = found(Gated(), ["down.weight", "gate.weight"], 3)
     assert "gate.weight" in row["vain"]
+
+
+def test_a_zero_that_no_row_reaches_is_idle():
+    row = found(Unreached(), ["down.weight", "other.weight"], 3)
+    assert (row["idle"], row["false"], row["vain"]) == (1, [], [])
 
 
 def test_a_zero_that_ends_no_branch_is_false():
