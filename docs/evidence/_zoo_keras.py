@@ -109,8 +109,9 @@ def made(family: str, name: str) -> Any:
     keras.utils.set_random_seed(0)
     if family == "keras":
         side = 75 if name in ("InceptionV3", "InceptionResNetV2", "Xception") else 64
-        shape = (side, side, 3)
-        return getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10)
+        options = {"input_shape": (side, side, 3), "classes": 10}
+        kind = getattr(keras.applications, name)  # a saturated softmax would hide its gradients
+        return kind(weights=None, classifier_activation=None, **options)
     import keras_hub
 
     kind = getattr(keras_hub.models, f"{name}Backbone")

@@ -277,6 +277,8 @@ REASONS = {
     "transformers/sam": ": at this size the heads that make masks are two wide, behind ReLU",
     "transformers/superglue": ": it adds to a descriptor what it knows of the place, integers that"
     " the tape does not follow",
+    "transformers/videomt": ": it adds what the last frame gave to learned queries; the measurement"
+    " knows no skip that is not copied for the batch",
     "transformers/yoso": ": the arc cosine of a token's query and key, equal under identities, and"
     " so of a number rounded above 1",
 }
