@@ -51,6 +51,8 @@ _ELSEWHERE, _ENDS = "elsewhere", "ends"
 _State = str | int
 """The state of a node: it ends only in weights before the source, or also in later ones; or the
 blocker."""
+_Known = dict[int, _State] | list[_State]
+"""The states of nodes by number."""
 
 
 class Vanishing:
@@ -70,10 +72,9 @@ class Vanishing:
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self.void = find_void(flow)
-        known: dict[int, _State] = {}
-        for number in range(len(flow.nodes)):  # ends in weights, for any source
-            known[number] = self._state(number, known, None, {})
-        self._anywhere = known
+        self._anywhere: list[_State] = []  # of each node; ends in weights, for any source
+        for number in range(len(flow.nodes)):
+            self._anywhere.append(self._state(number, self._anywhere, None))
 
     def ends(self, signal: int, sources: Collection[int]) -> Ends:
         """Return the ends of a signal that come after its sources.
@@ -99,7 +100,7 @@ class Vanishing:
                 counts = not self.void[number] and flow.is_after(number, sources, after)
                 known[number] = _ENDS if counts else _ELSEWHERE
             else:
-                known[number] = self._state(number, known, (sources, chosen), after)
+                known[number] = self._state(number, known, (sources, chosen))
         state = known[signal]
         if state != _ENDS:
             return Ends(blocker=None if isinstance(state, str) else state)
@@ -128,9 +129,8 @@ class Vanishing:
     def _state(
         self,
         number: int,
-        known: dict[int, _State],
+        known: _Known,
         source: tuple[Collection[int], dict[int, int]] | None,
-        after: dict[int, bool],
     ) -> _State:
         """Return the state of a node, given those of its inputs."""
         node, args = self._flow.nodes[number], self._flow.args[number]
@@ -140,32 +140,34 @@ class Vanishing:
             return _ENDS
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
-        struck = {args[place] for place in node.sums}
+        struck = {args[place] for place in node.sums} if node.sums else ()
         if isinstance(node.vanishes, tuple):
             factors = dict.fromkeys(args[place] for place in node.vanishes)
             return self._factor(number, [to for to in factors if to not in struck], known, source)
-        squares = node.does == "product"  # a product with itself: nothing of first order
-        states: list[_State] = [
-            number if (to in struck or squares) and known[to] == _ENDS else known[to] for to in args
-        ]
+        states = [known[to] for to in args]
+        if node.does == "product":  # with itself: nothing of first order
+            states = [number if state == _ENDS else state for state in states]
+        elif struck:
+            states = [
+                number if to in struck and state == _ENDS else state
+                for to, state in zip(args, states, strict=True)
+            ]
         ended = [to for to, state in zip(args, states, strict=True) if state == _ENDS]
-        blocked = [
-            state
-            for to, state in zip(args, states, strict=True)
-            if isinstance(state, int)
-            and not self._is_shift(to, state, number)
-            and not (ended and self._is_flat(to, state, ended, known, source))
-        ]
-        if blocked:
-            return blocked[0]
-        return _ENDS if _ENDS in states else _ELSEWHERE
+        for to, state in zip(args, states, strict=True):
+            if (
+                isinstance(state, int)
+                and not self._is_shift(to, state, number)
+                and not (ended and self._is_flat(to, state, ended, known, source))
+            ):
+                return state
+        return _ENDS if ended else _ELSEWHERE
 
     def _is_flat(
         self,
         operand: int,
         blocker: int,
         ended: Collection[int],
-        known: dict[int, _State],
+        known: _Known,
         source: tuple[Collection[int], dict[int, int]] | None,
     ) -> bool:
         """Whether an operand vanishes, to second order, with the ends of others: h + sin(h)^2."""
@@ -187,7 +189,7 @@ class Vanishing:
         self,
         number: int,
         factors: list[int],
-        known: dict[int, _State],
+        known: _Known,
         source: tuple[Collection[int], dict[int, int]] | None,
     ) -> _State:
         """Choose the factor that ends a product."""
@@ -251,7 +253,7 @@ class Vanishing:
         return len(ends), -longest, -size, min(flow.at[name] for name in names)
 
     def _collect(
-        self, signal: int, known: dict[int, _State], chosen: dict[int, int]
+        self, signal: int, known: _Known, chosen: dict[int, int]
     ) -> tuple[set[int], set[int]]:
         """Return the ends of a signal that has ends, and the norms after them."""
         nodes = self._flow.nodes

@@ -114,9 +114,11 @@ class Flow:
     def _ahead(self) -> list[list[int]]:
         """Return for each node the users from which a weight operation or an add is reached."""
         leads = [node.kind in ("weight", "add") for node in self.nodes]
+        found: list[list[int]] = [[] for _ in self.nodes]
         for number in reversed(range(len(leads))):
-            leads[number] |= any(leads[user] for user in self.users[number])
-        return [[user for user in users if leads[user]] for users in self.users]
+            found[number] = [user for user in self.users[number] if leads[user]]
+            leads[number] |= bool(found[number])
+        return found
 
     def _sources(self) -> None:
         """Find for each node the dominator of its nearest weights, and its closure."""
@@ -173,34 +175,32 @@ class Flow:
 
     def _spent(self) -> None:
         """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
-        count = len(self.nodes)
+        count, nodes = len(self.nodes), self.nodes
         logit, self.spent = [False] * count, [False] * count
-        self._feeds = [False] * count  # leads to a weight operation or softmax
+        self._feeds = [False] * count  # is a weight operation or softmax, or leads to one
         self.asks = [False] * count  # serves only queries or keys, through one weight
         for number in reversed(range(count)):
-            users = self.users[number]
-            self._feeds[number] = any(
-                self._feeds[user]
-                or self.nodes[user].kind == "weight"
-                or self.nodes[user].does == "softmax"
-                for user in users
-            )
-            if not users or number in self.outputs:
+            users, this = self.users[number], nodes[number]
+            self._feeds[number] = this.kind == "weight" or this.does == "softmax"
+            if not users:
                 continue
-            ways = [(user, self.nodes[user]) for user in users]
+            for user in users:
+                self._feeds[number] |= self._feeds[user]
+            if number in self.outputs:
+                continue
             logit[number] = all(
-                node.does == "softmax"
-                or (logit[user] and (node.kind == "add" or node.does in _LOGITS))
-                for user, node in ways
+                nodes[user].does == "softmax"
+                or (logit[user] and (nodes[user].kind == "add" or nodes[user].does in _LOGITS))
+                for user in users
             )
             self.spent[number] = logit[number] or all(
                 self._is_summed(number, user) for user in users
             )
             self.asks[number] = all(
                 self.spent[user]
-                if node.kind == "weight"
-                else node.kind == "other" and self.asks[user]
-                for user, node in ways
+                if nodes[user].kind == "weight"
+                else nodes[user].kind == "other" and self.asks[user]
+                for user in users
             )
 
     def _is_summed(self, number: int, user: int) -> bool:
