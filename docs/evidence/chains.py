@@ -35,8 +35,12 @@ WAYS = {
     "which is critical; GELU and SiLU: the gain that keeps the second moment of a Gaussian of "
     "variance 1, but not of other signals, so that it is not critical",
 }
-DEPTHS, TRAINED = (10, 100, 1000), (10, 100)
+DEPTHS, TRAINED, JUDGED = (10, 100, 1000), (10, 100), 100
 RATES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0)
+DEEP = {  # with tanh, which alone learns so deep without skips; the rates of `depth`
+    1000: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    10000: (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+}
 TUNE, SEEDS = (100,), (0, 1, 2)
 WIDTH, BATCH, EPOCHS, CHANCE, LEARNT = 64, 64, 3, 0.1, 0.3
 
@@ -45,13 +49,17 @@ def _ways(act: str) -> list[str]:
     return [way for way in WAYS if act != "tanh" or way != "IDI, gain 2"]
 
 
+def _depths(act: str) -> list[int]:
+    return sorted({*DEPTHS, *(DEEP if act == "tanh" else ())})
+
+
 def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
     """Return the starts at all depths, and training at some."""
     acts = ("gelu",) if quick else tuple(ACTIVATIONS)
     found: list[Row] = [
         {"kind": "start", "act": act, "depth": depth, "way": way, "seed": 0}
         for act in acts
-        for depth in (DEPTHS[:2] if quick else DEPTHS)
+        for depth in (DEPTHS[:2] if quick else _depths(act))
         for way in _ways(act)
     ]
     settings = [
@@ -61,7 +69,15 @@ def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
         for way in (("IDI", "IDI, skips") if quick else _ways(act))
     ]
     rates, seeds = ((0.3,), SEEDS[:2]) if quick else (RATES, SEEDS)
-    return found + _study.swept(settings, rates, rows, tune=TUNE, seeds=seeds, score="accuracy")
+
+    def swept(settings: list[Row], rates: Sequence[float]) -> list[Row]:
+        return _study.swept(settings, rates, rows, tune=TUNE, seeds=seeds, score="accuracy")
+
+    found += swept(settings, rates)
+    for depth, fewer in {} if quick else DEEP.items():
+        deep = {"kind": "train", "act": "tanh", "depth": depth}
+        found += swept([{**deep, "way": way} for way in _ways("tanh")], fewer)
+    return found
 
 
 def made(act: str, depth: int, way: str, seed: int) -> nn.Sequential:
@@ -166,18 +182,14 @@ def _halvings(rows: Sequence[Row], act: str, depth: int) -> float:
     return float((sizes[first] - sizes[last]) / math.log10(2) / (last - first) / each)
 
 
-def _trained(rows: Sequence[Row]) -> list[int]:
-    return sorted({row["depth"] for row in pick(rows, kind="train")})
-
-
-def _learns(rows: Sequence[Row], act: str, way: str, depth: int | None = None) -> bool:
-    """Say whether a chain learns; without a depth the deepest that was trained."""
-    return mean(_scores(rows, act, depth or _trained(rows)[-1], way)) > LEARNT
+def _learns(rows: Sequence[Row], act: str, way: str, depth: int = JUDGED) -> bool:
+    """Say whether a chain learns."""
+    return mean(_scores(rows, act, depth, way)) > LEARNT
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """Name the activations with which the deepest chain learns, and those that skips repair."""
-    depth = _trained(rows)[-1]
+    """Name the activations with which a deep chain learns, and those that skips repair."""
+    depth = JUDGED
     acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
     figure = "; ".join(
         f"{act}, {depth} layers, accuracy: "
@@ -201,7 +213,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 def page(rows: Sequence[Row]) -> str:
     """Return set-up, tables and reading."""
     lines, sweep, beside, learning = [], [], [], []
-    for act, depth in ((act, depth) for act in ACTIVATIONS for depth in DEPTHS):
+    for act, depth in ((act, depth) for act in ACTIVATIONS for depth in _depths(act)):
         for way in _ways(act):
             found = pick(rows, kind="start", act=act, depth=depth, way=way)
             if not found:
@@ -215,9 +227,9 @@ def page(rows: Sequence[Row]) -> str:
                 sweep.append([*where, _tried(rows, act, depth, way)])
         if pick(rows, kind="train", act=act, depth=depth):
             fine = [way for way in _ways(act) if _learns(rows, act, way, depth)]
-            learning.append(f"* {act}, {depth} layers: {' / '.join(fine) or 'none'}")
+            learning.append(f"* {act}, {depth:,} layers: {' / '.join(fine) or 'none'}")
         if _runs(rows, act, depth, "orthogonal"):
-            beside.append(f"* {act}, {depth} layers: {_beside(rows, act, depth)}")
+            beside.append(f"* {act}, {depth:,} layers: {_beside(rows, act, depth)}")
     last = DEPTHS[-1]
     halving = ", ".join(
         f"{act} {_halvings(rows, act, last):.3f}" for act in ("gelu", "silu")
@@ -229,6 +241,7 @@ def page(rows: Sequence[Row]) -> str:
         epochs=EPOCHS,
         batch=BATCH,
         rates=_study.listed(RATES),
+        deep="; ".join(f"{depth:,} layers: {_study.listed(tried)}" for depth, tried in DEEP.items()),
         seeds=_study.listed(SEEDS),
         ways=table(["weights", "what they are"], WAYS.items()),
         results=table([*head, "signal", "chi", "rate x layers", "accuracy"], lines),
@@ -266,9 +279,9 @@ def _beside(rows: Sequence[Row], act: str, depth: int) -> str:
 
 
 def draw(rows: Sequence[Row], figure: Any) -> None:
-    """Draw the signal's size through the deepest chain, a panel an activation."""
+    """Draw the signal's size through a deep chain, a panel an activation."""
     acts = [act for act in ACTIVATIONS if pick(rows, act=act)]
-    depth = max(row["depth"] for row in pick(rows, kind="start"))
+    depth = max(row["depth"] for row in pick(rows, kind="start") if row["depth"] in DEPTHS)
     for axes, act in zip(figure.subplots(1, len(acts), squeeze=False)[0], acts, strict=True):
         for row in pick(rows, kind="start", act=act, depth=depth):
             places = [1 + i * depth / len(row["sizes"]) for i in range(len(row["sizes"]))]

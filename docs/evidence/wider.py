@@ -70,6 +70,7 @@ CLAIMS |= {
         ("epsilon", {"nets": epsilon.NETS, "seeds": 5}),
         ("spread", {"nets": ("8 blocks",)}),
         ("residual", {}),
+        ("stability", {"nets": ("8 blocks",)}),
     )
 }
 TEXT = {"layers": 2, "heads": 4, "context": 32}
