@@ -473,6 +473,34 @@ def test_norms_turn_the_gain_into_a_gradient_of_1_over_tau(norm, size, seed, tau
         torch.testing.assert_close(other, one, rtol=1e-7, atol=1e-9)
 
 
+def chain(x, layers, weight):
+    """Apply dense layers, each with batch norm in training mode and a ReLU."""
+    for _ in range(layers):
+        x = torch.relu(functional.batch_norm(x @ weight.T, None, None, training=True, eps=1e-12))
+    return x
+
+
+@given(size=st.integers(2, 24), width=st.integers(1, 4), seed=seeds)
+def test_batch_norms_and_relus_leave_the_largest_value(size, width, seed):
+    x = normal(size, width, seed=seed)
+    first = chain(x, 1, ir.idi((width, width), **FLOAT))
+    ratio = (first.sort(0).values[-2] / first.max(0).values).max()
+    layers = 2 + math.ceil(-math.log1p(-float(ratio)) / math.log1p(1 / (size - 1)))
+    left = chain(x, layers, ir.idi((width, width), **FLOAT))
+    expected = torch.where(x == x.max(0).values, math.sqrt(size - 1), 0.0).double()
+    torch.testing.assert_close(left, expected)
+
+
+def test_batch_norms_and_relus_thin_a_chain():
+    """Identities: about one value in L is left after L layers; random weights: half of them."""
+    x = normal(4096, 32)
+    w = torch.linalg.qr(normal(32, 32, seed=1)).Q
+    for layers, part in ((10, 0.1), (30, 0.036), (100, 0.011)):
+        left = (chain(x, layers, ir.idi((32, 32), **FLOAT)) > 0).double().mean()
+        assert math.isclose(float(left), part, rel_tol=0.1)
+        assert 0.4 < (chain(x, layers, w) > 0).double().mean() < 0.6
+
+
 def rms(x):
     return x / x.square().mean(-1, keepdim=True).sqrt()
 
