@@ -49,7 +49,7 @@ def weights(
     kernel = [size[c] for c in "DHW" if c in letters]
     if options["taps"] not in TAPS[-2:] and kernel and all(kernel) and draw(st.booleans()):
         options["tap"] = tuple(draw(st.integers(0, k - 1)) for k in kernel)
-    if draw(st.booleans()):
+    if kernel and draw(st.booleans()):
         options["stride"] = tuple(draw(st.sampled_from([1, 2, 3, -2, -3])) for _ in kernel)
     role = draw(st.sampled_from(["transit", "zero"]))
     if role == "zero":

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import IDInitError, OptionError, message
 from ..files.whole import whole_file
 from ..testing import OracleReport, Outcome, make_oracle
+from ..testing._frameworks import framework
 from ._terminal import Console, plain, print_json, rewrite
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ def _child(pipe: Connection, request: _Request, done: tuple[str, ...]) -> None:
         sys.path.insert(0, request.path)
         implementation, source = _find(request.target)
         options = dict(request.options)
+        if options["xp"] is not None:
+            framework(options["xp"], "framework")  # an error names the option of the command
         oracle = make_oracle(implementation, **options, source=source)
         tell("ready", (oracle.name, oracle.properties))
         tell("done", oracle.run(tell, skip=done).diagnosis)

@@ -217,19 +217,21 @@ class Layout:
         if self.stride is None:
             return
         kernel = self.kernel
-        if len(self.stride) != len(kernel):
+        if not kernel:
+            should = f"a matrix (layout {self.letters}) has no phases"
+            cure = "leave it out"
+        elif len(self.stride) != len(kernel):
             should = (
                 f"it should have one number for each of the {len(kernel)} kernel axes "
                 f"(layout {self.letters}, kernel {kernel})"
-                if kernel
-                else f"a matrix (layout {self.letters}) has no phases"
             )
-            cure = "give them in the order D, H, W" if kernel else "leave it out"
-            raise OptionError(message("stride", self.stride, should, cure))
-        if 0 in self.stride:
+            cure = "give them in the order D, H, W"
+        elif 0 in self.stride:
             should = "it should hold no 0"
             cure = "give the stride of the transposed convolution on each axis, 1 where it has none"
-            raise OptionError(message("stride", self.stride, should, cure))
+        else:
+            return
+        raise OptionError(message("stride", self.stride, should, cure))
 
     # Axes -----------------------------------------------------------------------------------
 

@@ -89,7 +89,8 @@ class _Places:
     def __init__(self, seen: TensorContent) -> None:
         self.shape = seen.shape
         self.at = np.unravel_index(seen.places[:_WINDOW].astype(np.int64), seen.shape)
-        self.negative = np.signbit(values_of(seen.bits[:_WINDOW], seen.dtype).real)
+        self.bits = seen.bits[:_WINDOW]
+        self.negative = np.signbit(values_of(self.bits, seen.dtype).real)
         self.all = seen.bits.size <= _WINDOW
         self.corner = int(seen.places[0]) == 0
 
@@ -125,7 +126,8 @@ class _Places:
                 first &= self.at[axis] == 0
         for sign in (False, True):
             here = first & (self.negative == sign)
-            taps = set(zip(*(self.at[axis][here].tolist() for axis in spatial), strict=True))
+            places = zip(*(self.at[axis][here].tolist() for axis in spatial), strict=True)
+            taps = dict(zip(places, self.bits[here].tolist(), strict=True))
             most = max(2, min(_SOME, _TAPS // prod(kernel)))
             for steps, tap in islice(_identities(kernel, taps), most):
                 more = {**plain, "tap": None if tap == usual else tap, "stride": steps}
@@ -182,12 +184,13 @@ class _Places:
 
 
 def _identities(
-    kernel: tuple[int, ...], taps: set[tuple[int, ...]]
+    kernel: tuple[int, ...], taps: Mapping[tuple[int, ...], int]
 ) -> Iterator[tuple[tuple[int, ...] | None, tuple[int, ...]]]:
     """Yield strides and identity taps whose phases all begin at one of the given taps.
 
-    The default comes first. Then come those with as many phases as taps, since IDI has one entry
-    for each phase in row 0.
+    `taps` are those of one sign in row 0 and channel 0, with the bits of their numbers. In each
+    phase these are equal. The default comes first. Then come those with as many phases as taps,
+    since IDI has one entry for each phase in row 0, and those with equal strides on all axes.
     """
     if not taps:
         return
@@ -208,14 +211,33 @@ def _identities(
     known = []
     for chosen in product(*by_axis):
         firsts = set(product(*(begins for begins, _ in chosen)))
-        if firsts <= taps:
+        if firsts <= taps.keys():
             steps, tap = zip(*(step for _, step in chosen), strict=True)
             whole = all(step == 1 for step in steps)
             more = len(taps) - len(firsts)
-            order = (not (whole and tap == usual), more > 0, not whole, more, tap != usual)
+            long = [
+                (s, p - u) for k, s, p, u in zip(kernel, steps, tap, usual, strict=True) if k > 1
+            ]
+            uneven = more > 0 and len(set(long)) > 1
+            order = (not (whole and tap == usual), more > 0, uneven, not whole, more, tap != usual)
             known.append(((*order, sum(step < 0 for step in steps)), None if whole else steps, tap))
     for _, stride, tap in sorted(known, key=lambda each: each[0]):
-        yield stride, tap
+        if _equal_in_phases(taps, stride):
+            yield stride, tap
+
+
+def _equal_in_phases(taps: Mapping[tuple[int, ...], int], stride: tuple[int, ...] | None) -> bool:
+    """Whether the numbers at the taps of each phase are equal."""
+    if len(set(taps.values())) == 1:
+        return True
+    if stride is None:
+        return False
+    numbers: dict[tuple[int, ...], int] = {}
+    phased = (tuple(t % s for t, s in zip(tap, stride, strict=True)) for tap in taps)
+    return all(
+        numbers.setdefault(phase, taps[tap]) == taps[tap]
+        for phase, tap in zip(phased, taps, strict=True)
+    )
 
 
 def _starts(

@@ -187,8 +187,10 @@ def recognise(
     claim comes first, then that of the name rules, then the one of fewest options. ``gain`` and
     ``eps`` are the shortest decimals that round to the stored numbers. Layouts that are tried
     without a claim have batch axes first, and kernel axes before or after O and I; kernels have up
-    to 4,096 taps, in every order and with the phases of any stride. A loosened weight is recognised
-    only by its claim: its noise has to be drawn again.
+    to 4,096 taps, in every order. At most 16 pairs of a stride and an identity tap are tried for
+    the entries of each sign, fewer for kernels of more than 256 taps: first those that explain
+    each entry of row 0 by a phase of its own, then those equal on all axes. A loosened weight is
+    recognised only by its claim: its noise has to be drawn again.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from ..core.dtypes import FORMATS
-from ..core.kernel import CORNER, Taps
+from ..core.kernel import Taps
 from ..core.layout import SPATIAL
 from ..core.noise import LoosenAt
 from ..core.pattern import Form, Role, Wide
@@ -26,6 +26,8 @@ _EPSILONS = (1e-6, 0.5, -1e-3)
 _LARGE = ((300, 3), (3, 300), (24, 17))  # outputs and inputs, larger than drawn ones
 _OF_LARGE = ("exact", "transit", "row_norm", "layout")
 _NOT_FOLDED = {("variance", "fold_mean"), ("composition", "fold_rms")}
+_NOT_FOLDED |= {("image", "fold_rms"), ("image", "fold_mean")}
+_UPRIGHT = ("outward", "center")  # the first outputs are the image: T14, T15
 _OF_KERNELS = ("groups", "image")
 
 
@@ -50,14 +52,14 @@ class WeightCases:
         if not set(each.roles) & set(self.subject.roles):
             return f"it is about {'IDI' if each.roles == ('transit',) else 'IDIZ'}"
         wide = "truncate" if takes("wide") else self.fixed["wide"]
-        if (each.name, wide) in _NOT_FOLDED:
-            return f"it does not hold for {wide}"
         if each.name == "groups" and takes("groups") and not self._letters(each):
             return "groups are of convolutions: ask with conv="
         if each.name == "image" and not self._letters(each):
             return "it is about kernels: ask with conv="
-        if each.name == "image" and taps in CORNER and not takes("taps"):
+        if each.name == "image" and taps not in _UPRIGHT and not takes("taps"):
             return f"it does not hold for {taps}"
+        if (each.name, wide) in _NOT_FOLDED:
+            return f"it does not hold for {wide}"
         return each.needs(self.subject)
 
     def cases(self, each: Property) -> st.SearchStrategy[Case]:

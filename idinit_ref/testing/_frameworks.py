@@ -274,13 +274,16 @@ _KNOWN: dict[str, type[Framework]] = {
 }
 
 
-def framework(xp: Any) -> Framework:
-    """Return the framework of a module, of its name, or of an array; else raise an OptionError."""
+def framework(xp: Any, option: str = "xp") -> Framework:
+    """Return the framework of a module, of its name, or of an array; else raise an OptionError.
+
+    The error names the option that `xp` was given to.
+    """
     name = xp if isinstance(xp, str) else getattr(xp, "__name__", None)
     if not isinstance(name, str):
         known = framework_of(xp)
         if known is None:
-            raise _unknown(xp)
+            raise _unknown(xp, option)
         return known
     top = name.removeprefix("array_api_compat.").partition(".")[0]
     if top in ("jaxlib", "keras"):
@@ -291,20 +294,20 @@ def framework(xp: Any) -> Framework:
         if problem.name and problem.name != top:
             raise
         if top not in _KNOWN:
-            raise _unknown(xp) from problem
+            raise _unknown(xp, option) from problem
         cure = f'{top} is not installed: pip install "idinit-ref[{top}]"'
         raise ImportError(cure, name=top) from problem
     if top in _KNOWN:
         return _KNOWN[top](module)
     if not hasattr(module, "__array_namespace_info__"):
-        raise _unknown(xp)
+        raise _unknown(xp, option)
     return Framework(module)
 
 
-def _unknown(xp: Any) -> OptionError:
+def _unknown(xp: Any, option: str) -> OptionError:
     should = "it should be an array namespace or the name of one"
     cure = "pass numpy, torch, jax.numpy, tensorflow or array_api_strict"
-    return OptionError(message("xp", xp, should, cure))
+    return OptionError(message(option, xp, should, cure))
 
 
 def _keras_backend() -> str:

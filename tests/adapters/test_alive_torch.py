@@ -123,13 +123,14 @@ def test_a_u_net_that_puts_the_skip_first():
 def test_a_u_net_trains():
     """Which of three classes a place has can be read off two channels of the picture there."""
     draw = torch.Generator().manual_seed(1)
-    x = torch.randn(8, 3, 16, 16, generator=draw)
+    x = torch.randn(8, 3, 32, 32, generator=draw)
     labels = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
     torch.manual_seed(0)
-    model = zoo.UNet((8, 16, 32, 64))
+    model = zoo.UNet()
     init_(model, x)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(50):
+    assert without_gradient(model, x) == []
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(100):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()

@@ -123,6 +123,8 @@ UP = {
     "k6-s3-p2-op1": {"kernel_size": 6, "stride": 3, "padding": 2, "output_padding": 1},
     "k5-s2": {"kernel_size": 5, "stride": 2},
     "k3-s1-p1": {"kernel_size": 3, "padding": 1},
+    "k2-s1-p1-cropped": {"kernel_size": 2, "padding": 1},  # the last place has no output
+    "k5-s2-p3-cropped": {"kernel_size": 5, "stride": 2, "padding": 3},
     "unequal": {"kernel_size": (4, 3, 2), "stride": (2, 3, 1), "padding": (1, 0, 0)},
 }
 NARROWING = [(5, 3, 1), (3, 3, 1), (6, 4, 2), (4, 4, 4)]

@@ -99,6 +99,11 @@ ROWS = [
         ["stride = (2,)", "a matrix (layout OI) has no phases", "leave it out"],
     ),
     (
+        lambda: ir.plan((4, 4, 4), layout="EIO", stride=()),
+        errors.OptionError,
+        ["stride = ()", "a matrix (layout EIO) has no phases", "leave it out"],
+    ),
+    (
         lambda: ir.idiz((4, 4, 3, 3), stride=(2, 0)),
         errors.OptionError,
         ["stride = (2, 0)", "no 0", "transposed convolution"],

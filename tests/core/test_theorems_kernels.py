@@ -92,6 +92,41 @@ def test_t14_outward_with_fewer_outputs_passes_the_first_channels(case, outputs,
     assert np.array_equal(convolve(x, w, case.left, case.size, case.dilation), x[:outputs])
 
 
+@given(cases(), st.integers(1, 3), seeds)
+def test_t14_the_next_outputs_are_the_image_one_tap_aside(case, channels, seed):
+    """By one step along one axis; a kernel of one tap has no neighbours, and repeats the image."""
+    x = normal(channels, *case.size, seed=seed)
+    w = ir.idi((2 * channels, channels, *case.kernel), tap=case.tap)
+    y = convolve(x, w, case.left, case.size, case.dilation)
+    around = np.pad(x, [(0, 0), *((d, d) for d in case.dilation)])
+    aside = []
+    for axis, sign in product(range(len(case.size)), (-1, 1)):
+        first = [d * (1 + sign * (a == axis)) for a, d in enumerate(case.dilation)]
+        spans = [slice(f, f + size) for f, size in zip(first, case.size, strict=True)]
+        aside.append(around[(slice(None), *spans)])
+    if math.prod(case.kernel) == 1:
+        aside = [x]
+    assert any(np.array_equal(y[channels:], image) for image in aside)
+
+
+@given(cases(), st.integers(1, 3), st.data(), IDENTITY, seeds)
+def test_t14_padding_behind_decides_which_places_have_an_output(case, channels, data, taps, seed):
+    """Any padding behind the image: its places with an output pass, and the others are lost."""
+    same = [(k - 1 - t) * d for k, t, d in zip(case.kernel, case.tap, case.dilation, strict=True)]
+    fewest = [max(0, s - n + 1) for s, n in zip(same, case.size, strict=True)]
+    behind = [data.draw(st.integers(f, s + 2)) for f, s in zip(fewest, same, strict=True)]
+    axes = zip(case.size, case.left, behind, case.dilation, case.kernel, strict=True)
+    count = [n + p + b - d * (k - 1) for n, p, b, d, k in axes]
+    x = normal(channels, *case.size, seed=seed)
+    w = ir.idi((channels, channels, *case.kernel), taps=taps, tap=case.tap)
+    y = convolve(x, w, case.left, count, case.dilation)
+    both = (slice(None), *(slice(min(n, m)) for n, m in zip(case.size, count, strict=True)))
+    assert np.array_equal(y[both], x[both])
+    assert np.count_nonzero(y) == x[both].size  # what lies beyond is 0
+    is_isometry = math.isclose(np.linalg.norm(y), np.linalg.norm(x))
+    assert is_isometry is all(b >= s for b, s in zip(behind, same, strict=True))
+
+
 @pytest.mark.parametrize("taps", ["outward", "center"])
 def test_t14_beyond_the_image_an_even_kernel_gives_zeros(taps):
     """Kernel 4 and padding 2 give a place more than the image has: it is not of the image."""
@@ -229,6 +264,26 @@ def test_t15_upsampling_by_phases(case, outputs, more, longer, taps, seed):
     assert np.array_equal(y[image], expected)
     y[image] = 0
     assert not y.any()
+
+
+@given(upsamplings(), st.integers(1, 2), st.data(), IDENTITY, seeds)
+def test_t15_padding_behind_crops_the_upsampled_image(case, channels, data, taps, seed):
+    """y[s j + r] = x[j] where there is an output: for all j if and only if p + b <= k - s."""
+    kernel, stride, left, size = case
+    wholes = [s * (n - 1) + k - p for s, n, k, p in zip(stride, size, kernel, left, strict=True)]
+    behind = [data.draw(st.integers(0, min(whole - 1, 6))) for whole in wholes]
+    places = tuple(whole - b for whole, b in zip(wholes, behind, strict=True))
+    x = normal(channels, *size, seed=seed)
+    layout = STORED[len(kernel)]
+    w = ir.idi((channels, channels, *kernel), layout=layout, stride=stride, tap=left, taps=taps)
+    y = transpose_convolve(x, w, left, places, stride)
+    for at in product(*map(range, places)):
+        j = [a // s for a, s in zip(at, stride, strict=True)]
+        inside = all(i < n for i, n in zip(j, size, strict=True))
+        assert np.array_equal(y[(..., *at)], x[(..., *j)] if inside else np.zeros(channels))
+    complete = all(m >= s * n for m, s, n in zip(places, stride, size, strict=True))
+    rooms = zip(left, behind, kernel, stride, strict=True)
+    assert complete is all(p + b <= k - s for p, b, k, s in rooms)
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), seeds)

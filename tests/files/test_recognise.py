@@ -105,6 +105,48 @@ def test_many_weights_are_recognised_from_their_numbers_alone(_):
     test_a_weight_is_recognised_from_its_numbers_alone()
 
 
+@st.composite
+def wide_upsamplings(draw):
+    """A wide weight of a transposed layer: equal strides and paddings, entries in all columns."""
+    axes, stride = draw(st.integers(1, 3)), draw(st.integers(2, 4))
+    k = draw(st.integers(stride, 4 if axes == 3 else 6))
+    layout = draw(st.sampled_from(["IO{}", "{}OI", "{}IO"])).format("DHW"[3 - axes :])
+    size = dict.fromkeys("DHW", k) | {"I": draw(st.integers(1, 8)), "O": draw(st.integers(1, 4))}
+    sign = -1 if layout.endswith("IO") else 1  # as Flax and lax.conv_transpose store them
+    options = {"stride": (sign * stride,) * axes, "tap": (draw(st.integers(0, k - 1)),) * axes}
+    options["taps"] = draw(st.sampled_from(["outward", "diagonal", "center"]))
+    role = draw(st.sampled_from(["transit", "zero"]))
+    options |= {"form": "shifted"} if role == "zero" else {}
+    if role == "transit":
+        options["wide"] = draw(st.sampled_from(["fold_rms", "fold_mean"]))
+    return by_hand.weight(tuple(size[c] for c in layout), role, layout=layout, **options)
+
+
+@settings(max_examples=examples(8))
+@given(wide_upsamplings())
+def test_a_wide_weight_of_phases_is_recognised_from_its_numbers_alone(exact):
+    array = exact.astype(np.float32)
+    found = recognise(ArrayTensor(array))
+    consistent(found, array)
+    assert found.kind != "other"
+
+
+@pytest.mark.parametrize(("shape", "layout", "role", "options", "text"), [
+    ((1, 2, 4, 4, 4), "IODHW", "zero", {"stride": (2, 2, 2), "tap": (1, 1, 1), "form": "shifted"},
+     "idiz: IODHW, eps 1e-06, form shifted, stride (2, 2, 2)"),
+    ((4, 1, 5, 5), "IOHW", "transit", {"stride": (2, 2), "tap": (2, 2), "wide": "fold_rms"},
+     "idi: IOHW, gain 1.0, wide fold_rms, stride (2, 2)"),
+    ((5, 5, 4, 1), "HWIO", "transit", {"stride": (-2, -2), "tap": (2, 2), "wide": "fold_rms"},
+     "idi: HWIO, gain 1.0, wide fold_rms, stride (2, 2)"),  # with one output it is the same
+    ((8, 3, 6, 6), "IOHW", "transit",
+     {"stride": (3, 3), "tap": (1, 1), "taps": "diagonal", "wide": "fold_mean"},
+     "idi: IOHW, gain 1.0, wide fold_mean, stride (3, 3), taps diagonal, tap (1, 1)"),
+])  # fmt: skip
+def test_wide_weights_of_transposed_layers(shape, layout, role, options, text):
+    exact = by_hand.weight(shape, role, layout=layout, **options)
+    assert str(found(exact.astype(np.float32))) == text
+
+
 @given(zoo())
 def test_a_claim_that_holds_is_the_plan(weight):
     claim, array = weight

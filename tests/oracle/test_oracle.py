@@ -29,7 +29,7 @@ from idinit_ref.testing import (
     make_oracle,
 )
 from oracle.wrong import idi, idiz, shifted_idiz
-from strategies import examples
+from strategies import TAPS, examples
 
 STILL = lambda: 0.0  # noqa: E731 (a clock by which no time passes)
 KERAS = {"layout": "IO", "conv": "HWIO"}
@@ -101,6 +101,25 @@ def test_the_reference_passes_all_in_every_framework(make, options, silent):
     report = make_oracle(make, examples=count, clock=STILL, **options).run()
     assert report.ok, str(report)
     assert untested(report) == silent
+
+
+@pytest.mark.hypothesis
+@pytest.mark.cases(5)
+@pytest.mark.parametrize("stride", [None, (2, 2)], ids=str)
+@pytest.mark.parametrize("wide", ["truncate", "fold_rms", "fold_mean"])
+@pytest.mark.parametrize("taps", TAPS)
+def test_a_right_function_of_a_shape_alone_is_not_broken(taps, wide, stride):
+    """It has no parameter for an option, so properties that need another value are not asked."""
+
+    def mine(shape):
+        kernel = {"taps": taps, "stride": stride} if len(shape) > 2 else {}
+        return ir.idi(shape, wide=wide, **kernel)
+
+    options = {"taps": taps, "wide": wide, "stride": stride}
+    report = make_oracle(mine, conv="OIHW", examples=examples(4), clock=STILL, **options).run()
+    assert report.ok, str(report)
+    is_image = taps in ("outward", "center") and wide == "truncate"
+    assert ("image" in untested(report)) is not is_image
 
 
 def both(shape, role="transit", tau=1.0, epsilon=1e-6):
