@@ -213,7 +213,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
 def page(rows: Sequence[Row]) -> str:
     """Return set-up, tables and reading."""
     lines, sweep, beside, learning = [], [], [], []
-    for act, depth in ((act, depth) for act in ACTIVATIONS for depth in _depths(act)):
+    for act, depth in [(one, depth) for one in ACTIVATIONS for depth in _depths(one)]:
         for way in _ways(act):
             found = pick(rows, kind="start", act=act, depth=depth, way=way)
             if not found:
@@ -241,7 +241,7 @@ def page(rows: Sequence[Row]) -> str:
         epochs=EPOCHS,
         batch=BATCH,
         rates=_study.listed(RATES),
-        deep="; ".join(f"{depth:,} layers: {_study.listed(tried)}" for depth, tried in DEEP.items()),
+        deep="; ".join(f"{depth:,} layers: {_study.listed(few)}" for depth, few in DEEP.items()),
         seeds=_study.listed(SEEDS),
         ways=table(["weights", "what they are"], WAYS.items()),
         results=table([*head, "signal", "chi", "rate x layers", "accuracy"], lines),
