@@ -25,7 +25,7 @@ _NAMES = {
     "by_third": "MaxPool3DGrad MaxPool3DGradGrad MaxPoolGrad MaxPoolGradGrad MaxPoolGradV2",
     "attention": "DotProductAttention",
     "conj": "Conjugate",
-    "crop": "CenterCrop",
+    "crop": "BatchToSpaceND CenterCrop",
     "cumprod": "Nancumprod",
     "cumsum": "Nancumsum",
     "distance": "Cdist",
@@ -35,7 +35,7 @@ _NAMES = {
     "hardswish": "HardSilu",
     "join": "Append DynamicStitch Dstack Hstack Vstack",
     "move": """
-        Array BatchToSpaceND ConvertToTensor DepthToSpace Diag Diagflat Diagonal DiagPart
+        Array ConvertToTensor DepthToSpace Diag Diagflat Diagonal DiagPart
         ExtractImagePatches ExtractPatches MatrixDiagPartV3 MatrixDiagV3 Meshgrid RepeatVector
         ReverseSequence SpaceToDepth TensorListStack Unfold View
         ViewAsComplex ViewAsReal

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import NamedTuple, cast
 
 from ..core.plan import Plan
+from ..core.text import some
+from .dominators import ROOT, dominators
 from .graph import Graph, Node
 from .notes import Note
 
@@ -53,67 +56,160 @@ def unread(
         for name in dict.fromkeys(node.inputs):
             users.setdefault(name, []).append(node)
     joins = (node for node in graph.nodes if node.does == "join")
-    return tuple(note for join in joins for note in _of(graph, join, plans, users, folded))
+    cuts = {cut.join: cut for join in joins if (cut := _cut(graph, join, plans, users)) is not None}
+    if not cuts:
+        return ()
+    lost = _Lost(graph, cuts, users)
+    alone = {join: parts for join, cut in cuts.items() if (parts := lost.alone(cut))}
+    # These are to be folded, and then read all their parts. What still only the others read:
+    rest = [cut for join, cut in cuts.items() if join not in alone]
+    found = alone | lost.together(rest)
+    by_weights: dict[tuple[str, ...], list[str]] = {}
+    for join in cuts:
+        parts = by_weights.setdefault(cuts[join].weights, []) if join in found else []
+        parts += [name for name in found.get(join, ()) if name not in parts]
+    first = {cut.weights: cut for cut in reversed(cuts.values())}
+    return tuple(_note(first[names], parts, folded) for names, parts in by_weights.items())
 
 
-def _of(
-    graph: Graph,
-    join: Node,
-    plans: Mapping[str, Plan],
-    users: Mapping[str, list[Node]],
-    folded: Set[str],
-) -> Iterator[Note]:
-    """Yield the note of one concatenation, if there is one."""
+class _Cut(NamedTuple):
+    """A concatenation whose later parts truncated weights do not read."""
+
+    join: str
+    late: frozenset[str]  # the parts that no reader reads
+    weights: tuple[str, ...]
+    read: int
+    channels: int
+
+
+def _note(cut: _Cut, parts: Sequence[str], folded: Set[str]) -> Note:
+    names, first = ", ".join(cut.weights), f"the first {cut.read} of {cut.channels} inputs"
+    lost = some(parts)
+    if folded >= {*cut.weights}:
+        text = (
+            f"{names}: wide='fold_mean' is used; truncated to {first}, {lost} would start "
+            "with gradient 0 (wide='truncate' gives that)"
+        )
+    else:
+        text = (
+            f"{names}: truncated to {first}, so {lost} starts with gradient 0; use "
+            "wide='fold_mean' for this weight, or join the parts in another order"
+        )
+    return Note("unread", cut.weights, text)
+
+
+def _cut(
+    graph: Graph, join: Node, plans: Mapping[str, Plan], users: Mapping[str, list[Node]]
+) -> _Cut | None:
+    """Return what the readers of a concatenation do not read; None if they read all."""
     readers = _readers(graph, join, users)
     rows = {name: _rows(plans.get(name)) for node in readers for name in node.weights}
     if not rows or not all(rows.values()) or any(not _is_alone(node) for node in readers):
-        return
+        return None
     read, channels = max(rows.values()), plans[next(iter(rows))].axes.channels
-    sizes = _sizes(graph, join, channels)
-    starts = [sum(sizes[:at]) for at in range(len(sizes))]
-    late = [name for name, at in zip(join.inputs, starts, strict=False) if at >= read]
-    lost = late and _only_here(graph, join, late)
-    if lost:
-        parts, names = ", ".join(lost), ", ".join(rows)
-        first = f"the first {read} of {channels} inputs"
-        if rows.keys() <= folded:
-            text = (
-                f"{names}: wide='fold_mean' is used; truncated to {first}, {parts} would start "
-                "with gradient 0 (wide='truncate' gives that)"
-            )
-        else:
-            text = (
-                f"{names}: truncated to {first}, so {parts} starts with gradient 0; use "
-                "wide='fold_mean' for this weight, or join the parts in another order"
-            )
-        yield Note("unread", tuple(rows), text)
+    parts = list(zip(join.inputs, _starts(graph, join, channels), strict=False))
+    late = {name for name, at in parts if at >= read} - {name for name, at in parts if at < read}
+    return _Cut(join.name, frozenset(late), tuple(rows), read, channels) if late else None
 
 
-def _only_here(graph: Graph, join: Node, parts: Sequence[str]) -> list[str]:
-    """Return the parts that depend on a weight or a start that nothing else reads.
+class _Lost:
+    """Finds the late parts that depend on a weight or a start that nothing else reads.
 
     A cropped skip may be computed for one concatenation only, but its source is read elsewhere.
+    The post-dominators say what only the late parts of one concatenation read: each such set of
+    parts leads to its concatenation over a node of its own.
     """
-    read: set[str] = set()
-    stack = [*graph.outputs]
-    while stack:
-        name = stack.pop()
-        if name not in read:
-            read.add(name)
-            inputs = graph.by_name[name].inputs
-            stack += {*inputs} - {*parts} if name == join.name else inputs
-    return [part for part in parts if _starts_here(graph, part, read)]
 
+    def __init__(
+        self, graph: Graph, cuts: Mapping[str, _Cut], users: Mapping[str, list[Node]]
+    ) -> None:
+        self._graph, self._users = graph, users
+        self._at = {node.name: number for number, node in enumerate(graph.nodes)}
+        self._alive = self._read(())
+        count = len(graph.nodes)
+        self._gates = {join: count + k for k, join in enumerate(cuts)}
+        ahead = [self._ahead(node, cuts) for node in graph.nodes]
+        ahead += [[self._at[join]] for join in cuts]
+        order = []
+        for number in reversed(range(count)):
+            name = graph.nodes[number].name
+            order += [number, self._gates[name]] if name in cuts else [number]
+        self._behind = dominators(ahead, order)
 
-def _starts_here(graph: Graph, part: str, read: Set[str]) -> bool:
-    stack, seen = [part], {part, *read}
-    while stack:
-        node = graph.by_name[stack.pop()]
-        if node.name not in read and (node.kind == "weight" or not node.inputs):
-            return True
-        stack += {*node.inputs} - seen
-        seen.update(node.inputs)
-    return False
+    def _ahead(self, node: Node, cuts: Mapping[str, _Cut]) -> list[int]:
+        """Return the nodes that read a node; over the gate of a concatenation if it is late."""
+        ends = [ROOT] if node.name in self._graph.outputs else []
+        return ends + [
+            self._gates[user.name]
+            if user.name in cuts and node.name in cuts[user.name].late
+            else self._at[user.name]
+            for user in self._users.get(node.name, ())
+            if user.name in self._alive
+        ]
+
+    def _read(self, cuts: Iterable[_Cut]) -> set[str]:
+        """Return the nodes from which a result is computed, but not over the parts that are cut."""
+        late = {cut.join: cut.late for cut in cuts}
+        ends = self._graph.outputs or [
+            node.name for node in self._graph.nodes if node.name not in self._users
+        ]
+        void = self._void(late) if late else set()
+        read = set(ends)
+        stack = list(ends)
+        while stack:
+            node = self._graph.by_name[stack.pop()]
+            new = {*node.inputs} - late.get(node.name, frozenset()) - read
+            if isinstance(node.vanishes, tuple):  # a gate learns nothing from a signal of zeros
+                zeros = {node.inputs[place] for place in node.vanishes} & void
+                new = new if not zeros else zeros & new if len(zeros) == 1 else set()
+            read |= new
+            stack += new
+        return read
+
+    def _void(self, late: Mapping[str, frozenset[str]]) -> set[str]:
+        """Return the nodes that are zero without the parts that are cut."""
+        found: set[str] = set()
+        for node in self._graph.nodes:
+            rest = {*node.inputs} - late.get(node.name, frozenset())
+            if node.kind in ("input", "parameter") or node.vanishes == "never":
+                continue
+            if isinstance(node.vanishes, tuple):
+                is_void = any(node.inputs[place] in found for place in node.vanishes)
+            else:
+                is_void = found.issuperset(rest)
+            if is_void:
+                found.add(node.name)
+        return found
+
+    def alone(self, cut: _Cut) -> list[str]:
+        """Return the parts with something that nothing but this concatenation reads."""
+        gate = self._gates[cut.join]
+        return self._parts(cut, lambda name: self._behind.is_above(gate, self._at[name]))
+
+    def together(self, cuts: Sequence[_Cut]) -> dict[str, list[str]]:
+        """Return the parts with something that nothing but such concatenations reads."""
+        read = self._read(cuts) if cuts else set()
+        found = {cut.join: self._parts(cut, lambda name: name not in read) for cut in cuts}
+        return {join: parts for join, parts in found.items() if parts}
+
+    def _parts(self, cut: _Cut, is_only_here: Callable[[str], bool]) -> list[str]:
+        if cut.join not in self._alive:
+            return []
+        late = [name for name in self._graph.by_name[cut.join].inputs if name in cut.late]
+        return [part for part in dict.fromkeys(late) if self._starts(part, is_only_here)]
+
+    def _starts(self, part: str, is_only_here: Callable[[str], bool]) -> bool:
+        """Whether a part depends on such a weight operation or start, or is one."""
+        stack, seen = [part], {part}
+        while stack:
+            node = self._graph.by_name[stack.pop()]
+            if is_only_here(node.name):
+                if node.kind == "weight" or not node.inputs:
+                    return True
+                new = [name for name in node.inputs if name not in seen]
+                seen.update(new)
+                stack += new
+        return False
 
 
 def _readers(graph: Graph, join: Node, users: Mapping[str, list[Node]]) -> list[Node]:
@@ -142,14 +238,20 @@ def _rows(plan: Plan | None) -> int:
     return rows if plan.groups == 1 and rows < plan.axes.channels else 0
 
 
-def _sizes(graph: Graph, join: Node, channels: int) -> list[int]:
-    """Return the sizes of a concatenation's parts along the axis of the channels, else []."""
+def _starts(graph: Graph, join: Node, channels: int) -> Sequence[int]:
+    """Return where a concatenation's inputs start along the axis of the channels, else ().
+
+    The tracer says it (``options["starts"]``, the axis first) where other parts are constants.
+    """
     shapes = [graph.by_name[name].shape for name in join.inputs]
     whole = join.shape
     if whole is None or any(shape is None or len(shape) != len(whole) for shape in shapes):
-        return []
+        return ()
+    if "starts" in join.options:
+        axis, starts = join.options["starts"]
+        return cast("Sequence[int]", starts) if whole[axis] == channels else ()
     for axis, size in enumerate(whole):
         sizes = [shape[axis] for shape in shapes if shape is not None]
         if size == channels == sum(sizes) and len(sizes) > 1:
-            return sizes
-    return []
+            return [sum(sizes[:at]) for at in range(len(sizes))]
+    return ()

@@ -5,8 +5,9 @@ An adapter only reads the numbers; all conclusions are drawn here (spec section 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from heapq import heappop, heappush
 from itertools import permutations
 from typing import Any, Protocol
 
@@ -38,6 +39,34 @@ class Held(Protocol):
         """Return a parameter's numbers, or one row; None if this process does not have them."""
 
 
+class _Ahead:
+    """Nodes to visit, each once, the latest in the computation first."""
+
+    def __init__(self, at: Mapping[str, int]) -> None:
+        self._at = at
+        self._heap: list[tuple[int, str]] = []
+        self.seen: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    @property
+    def latest(self) -> int:
+        """The number of the next node."""
+        return -self._heap[0][0]
+
+    def push(self, names: Iterable[str]) -> None:
+        """Add nodes that were not added before."""
+        for name in names:
+            if name not in self.seen:
+                self.seen.add(name)
+                heappush(self._heap, (-self._at[name], name))
+
+    def pop(self) -> str:
+        """Return the latest node."""
+        return heappop(self._heap)[1]
+
+
 class Values:
     """Conclusions from the values of a model's parameters.
 
@@ -53,6 +82,9 @@ class Values:
     def __init__(self, graph: Graph, held: Held | None = None) -> None:
         self._graph, self._held = graph, held
         self._zero: dict[str, bool] = {}
+        self._bias: dict[str, bool] = {}
+        self._normed: dict[str, bool] = {}
+        self._at = {node.name: number for number, node in enumerate(graph.nodes)}
 
     # Numbers --------------------------------------------------------------------------------
 
@@ -156,10 +188,19 @@ class Values:
             return f"{function} takes its sum"
         if flat.size > 1 and 2 * (1 + np.count_nonzero(flat[1:] != flat[:-1])) <= flat.size:
             return "its values are constant and not 0"
-        weights = {w for node in self._sums(name) for w in self._back(node, _MOVES)}
-        if weights and all(map(self.is_zero, weights)):
+        if self._is_after_zeros(name):
             return "it is not 0, and its weight is exactly 0"
         return ""
+
+    def _is_after_zeros(self, name: str) -> bool:
+        """Whether a parameter is only added to results of weights that are exactly 0."""
+        ops = (op for node in self._sums(name) for op in self._back(node, _MOVES))
+        found = False
+        for op in ops:
+            if not all(map(self.is_zero, op.weights)):
+                return False
+            found = True
+        return found
 
     def is_bias(self, name: str) -> bool:
         """Whether a parameter is a bias that the tracer did not recognise.
@@ -167,6 +208,11 @@ class Values:
         It is one if it is added to the aggregated outputs of one weight, and varies along these
         outputs only.
         """
+        if name not in self._bias:
+            self._bias[name] = self._is_bias(name)
+        return self._bias[name]
+
+    def _is_bias(self, name: str) -> bool:
         node = self._graph.by_name[name]
         sums = self._sums(name)
         sizes = [size for size in node.shape or () if size != 1]
@@ -214,8 +260,38 @@ class Values:
         """Whether a node is scaled by a parameter, or by a result of its own input."""
         if node.does != "product":
             return node.name in self._scaled
-        pairs = list(permutations(node.inputs, 2))
-        return not pairs or any(self._base(one) in self._all_before(two) for one, two in pairs)
+        if node.name not in self._normed:
+            pairs = list(permutations(node.inputs, 2))
+            found = not pairs or any(self._is_scale_of(two, one) for one, two in pairs)
+            self._normed[node.name] = found
+        return self._normed[node.name]
+
+    def _is_scale_of(self, scale: str, signal: str) -> bool:
+        """Whether a factor is computed from the outputs that it scales.
+
+        What is computed before the last weight operation of a factor scales its outputs from
+        outside: a mask, or a degree, that earlier blocks have read too.
+        """
+        base = self._base(signal)
+        lowest, by_name = self._at[base], self._graph.by_name
+        if self._at[scale] < lowest or next(self._back(by_name[signal], _SPREADS), None) is None:
+            return False
+        seen = {(scale, True)}
+        stack = [(scale, True)]  # a node, and whether only moves and sums lie behind it
+        while stack:
+            name, is_plain = stack.pop()
+            if name == base:
+                return True
+            node = by_name[name]
+            if is_plain and node.kind == "weight":
+                continue
+            is_plain &= node.kind == "add" or node.does in _SPREADS
+            for place, to in enumerate(node.inputs):
+                new = (to, is_plain and place not in node.sums)
+                if self._at[to] >= lowest and new not in seen:
+                    seen.add(new)
+                    stack.append(new)
+        return False
 
     def _base(self, name: str) -> str:
         """Return the node of which a value is a part or a mean."""
@@ -224,38 +300,48 @@ class Values:
             node = self._graph.by_name[node.inputs[0]]
         return node.name
 
-    def _back(self, node: Node, over: tuple[str, ...]) -> dict[str, Node]:
-        """Return the weights of the operations before a node, through nodes that keep outputs."""
-        found: dict[str, Node] = {}
+    def _back(self, node: Node, over: tuple[str, ...]) -> Iterator[Node]:
+        """Yield the weight operations before a node, through nodes that keep outputs."""
         stack, seen = [node], {node.name}
         while stack:
             at = stack.pop()
             if at.kind == "weight":
-                found |= dict.fromkeys(at.weights, at)
-            elif at is node or at.kind == "add" or (at.does in over and not self._is_norm(at)):
-                kept = [name for k, name in enumerate(at.inputs) if k not in at.sums]
-                stack += [self._graph.by_name[name] for name in kept if name not in seen]
-                seen.update(kept)
-        return found
+                yield at
+                continue
+            new = [name for name in self._passed(at, over, at is node) if name not in seen]
+            stack += [self._graph.by_name[name] for name in new]
+            seen.update(new)
+
+    def _passed(self, node: Node, over: tuple[str, ...], is_first: bool) -> list[str]:
+        """Return the inputs whose outputs a node keeps."""
+        is_kept = is_first or node.kind == "add"
+        if not is_kept and (node.does not in over or self._is_norm(node)):
+            return []
+        return [name for k, name in enumerate(node.inputs) if k not in node.sums]
 
     def _last(self, node: Node) -> set[str]:
         """Return the weights of the one operation in a sum, or none.
 
-        After a residual add only the latest operations count.
+        After a residual add only the latest operation counts. The search takes the latest nodes
+        first, so it ends where all that is left is computed before that operation.
         """
-        found = self._back(node, _SPREADS)
-        for end in list(found.values()):
-            before = {name for at in end.inputs for name in self._all_before(at)}
-            found = {name: op for name, op in found.items() if op.name not in before}
-        return set(found) if len({op.name for op in found.values()}) == 1 else set()
-
-    def _all_before(self, name: str) -> set[str]:
-        seen, stack = {name}, [name]
-        while stack:
-            new = set(self._graph.by_name[stack.pop()].inputs) - seen
-            seen |= new
-            stack += new
-        return seen
+        ahead, last = _Ahead(self._at), None
+        before = _Ahead(self._at)
+        ahead.push([node.name])
+        while ahead:
+            at = self._graph.by_name[ahead.pop()]
+            while before and before.latest > self._at[at.name]:
+                before.push(self._graph.by_name[before.pop()].inputs)
+            if at.name in before.seen:
+                continue
+            if at.kind != "weight":
+                ahead.push(self._passed(at, _SPREADS, at is node))
+            elif last is None:
+                last = at
+                before.push(at.inputs)
+            elif not set(at.weights) <= set(last.weights):
+                return set()
+        return set() if last is None else set(last.weights)
 
     def _outputs(self, name: str) -> int:
         """Return the number of a weight's outputs."""

@@ -59,10 +59,25 @@ class Joins(Moves):
             shift = () if starts is None else _padded(values, axis, starts, sizes)
             if starts is not None:
                 self.joins[out.node] = Joined(axis, tuple(starts), tuple(values))
+                self._note_starts(out.node, values, axis, starts)
             if sizes[0] == 1 and is_repeated(values):
                 out = out._replace(spread=frozenset([axis]))
             return self.placed(out._replace(halves=halves, shift=shift), spot)
         return out
+
+    def _note_starts(
+        self, name: str, values: Sequence[Value], axis: int, starts: Sequence[int]
+    ) -> None:
+        """Record where the parts of a concatenation stand, if its inputs are not all of it."""
+        first: dict[str, int] = {}
+        for value, start in zip(values, starts, strict=False):
+            if isinstance(value, Signal):
+                first.setdefault(value.node, start)
+        place = self._place[name]
+        node = self.nodes[place]
+        if len(first) < len(values) and set(first) == set(node.inputs):
+            found = axis, tuple(first[to] for to in node.inputs)
+            self.nodes[place] = replace(node, options={"starts": found})
 
     def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
         """Draw a stack along a new axis."""

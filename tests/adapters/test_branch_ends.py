@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 
@@ -351,3 +352,29 @@ def test_a_standardised_weight_that_ends_a_branch_is_zero(make):
     report, branch = make()
     assert [entry.role for entry in report.entries] == ["zero"], report
     assert 0 < np.abs(branch()).max() < 5e-3
+
+
+# Dilated convolutions -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kind", ["causal", "same", "image", "depthwise"])
+def test_a_dilated_convolution_of_keras_is_no_level_of_a_pyramid(kind, dilation):
+    """TensorFlow computes it in pieces, which it puts together again."""
+    layers, rows = keras.layers, np.random.default_rng(3).normal(size=(2, 8, 8, 4))
+    x = rows if kind in ("image", "depthwise") else rows[:, :, 0]
+    given = keras.Input(x.shape[1:])
+    one = layers.Conv2D if x.ndim == 4 else layers.Conv1D
+    of = layers.DepthwiseConv2D if kind == "depthwise" else partial(one, 6)
+    padding = "causal" if kind == "causal" else "same"
+    last = of(3, padding=padding, dilation_rate=dilation, name="last")
+    h = one(5, 1, name="stem")(given)
+    y = last(keras.ops.relu(one(6, 1, name="first")(h)))
+    shortcut = one(6, 1, name="skip")(h)
+    out = layers.Add()([shortcut, y])
+    report = irk.init_(keras.Model(given, out), x)
+    zero = {name.split("/")[0] for name, role in report.roles.items() if role == "zero"}
+    assert (zero, {note.kind for note in report.warnings} & {"pyramid", "tie"}) == ({"last"}, set())
+    total, skip = keras.Model(given, [out, shortcut])(x)
+    assert np.allclose(total, skip, atol=1e-4)
+    assert np.abs(skip).max() > 0.1

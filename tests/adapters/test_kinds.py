@@ -865,3 +865,45 @@ def test_a_bias_may_follow_a_linear_map(roles, mix):
     (weight,) = (found[name] for name in found if "layers.0." in name and "bias" not in name)
     (bias,) = (found[name] for name in found if name.endswith("layers.1.bias"))
     assert (weight, bias) == ("zero", "bias")
+
+
+def shared_factor(how):
+    """Blocks that multiply what their weight gives by a factor which is made once."""
+
+    def function(np_, p, x):
+        start, mask = x, np_.sigmoid(x[..., :1])
+        for weight, bias in ("ab", "cd", "ef"):
+            h = np_.relu(x) @ p[weight]
+            h = {"masked": h * mask, "divided": h / (1 + mask), "start": h * start}[how]
+            x = x + np_.relu(h + p[bias])
+        return x
+
+    return function
+
+
+@pytest.mark.parametrize("how", ["masked", "divided", "start"])
+@pytest.mark.parametrize("named", FRAMEWORKS)
+def test_a_bias_may_follow_a_factor_that_blocks_share(named, how):
+    """A mask, a degree: an ancestor of what it multiplies, by way of the earlier blocks."""
+    function = shared_factor(how)
+    roles = short(named(function, {c: (4,) if c in "bdf" else (4, 4) for c in "abcdef"}))
+    assert roles == dict(zip("abcdef", ["zero", "bias"] * 3, strict=True))
+    p = {c: torch.zeros(4, 4) if roles[c] == "zero" else torch.zeros(4) for c in roles}
+    assert torch.equal(function(TORCH, p, torch.tensor(X)), torch.tensor(X))
+
+
+@pytest.mark.parametrize("how", ["normed", "gated"])
+@pytest.mark.parametrize("named", FRAMEWORKS)
+def test_what_follows_a_scale_that_is_computed_from_the_outputs_is_no_bias(named, how):
+    def function(np_, p, x):
+        for weight, gate, shift in ("abc", "def"):
+            h = np_.relu(x) @ p[weight]
+            scales = {
+                "normed": lambda h=h: 1 / np_.exp(np_.log1p(np_.moments(h)[0])),
+                "gated": lambda h=h, gate=gate: np_.sigmoid(np_.relu(h) @ p[gate]),
+            }
+            x = x + np_.relu(h * scales[how]() + p[shift])
+        return x
+
+    roles = short(named(function, {c: (4,) if c in "cf" else (4, 4) for c in "abcdef"}))
+    assert {roles["c"], roles["f"]} == {"keep"}

@@ -118,3 +118,92 @@ def test_no_parameter_of_inception_blocks_starts_without_gradient():
     irt.init_(model, x)
     nn.functional.cross_entropy(model(x), torch.tensor([0, 1])).backward()
     assert [name for name, p in model.named_parameters() if not p.grad.any()] == []
+
+
+# Parts that several concatenations join ----------------------------------------------------------
+
+
+def conditioned(join, relu, p, x):
+    """A condition that is concatenated second in both of two layers."""
+    h, c = x[:, 0] @ p["i"], x[:, 1] @ p["c"]
+    for name in "fg":
+        h = relu(join([h, c]) @ p[name])
+    return h @ p["o"]
+
+
+def recurrent(join, relu, p, x):
+    """A cell whose state stands first and starts at 0; without a fold its result is constant."""
+    h = 0 * x[:, 0]
+    for t in range(x.shape[1]):
+        h = relu(join([h, x[:, t] @ p["i"]]) @ p["f"])
+    return h @ p["o"]
+
+
+def gated(join, relu, p, x):
+    """As `recurrent`, with a gate that reads all, but multiplies zeros: it has no gradient."""
+    h = 0 * x[:, 0]
+    for t in range(x.shape[1]):
+        e = x[:, t] @ p["i"]
+        gate = 1 / (1 + relu(join([h, e]) @ p["g"]))
+        new = relu(join([gate[:, 8:] * h, e]) @ p["f"])
+        h = (1 - gate[:, :8]) * h + gate[:, :8] * new
+    return h @ p["o"]
+
+
+CELLS = {
+    conditioned: {"i": (8, 8), "c": (8, 8), "f": (16, 8), "g": (16, 8), "o": (8, 3)},
+    recurrent: {"i": (8, 8), "f": (16, 8), "o": (8, 3)},
+    gated: {"i": (8, 8), "g": (16, 16), "f": (16, 8), "o": (8, 3)},
+}
+ROWS = np.random.default_rng(1).normal(size=(4, 3, 8)).astype("float32")
+
+
+def cell_of_torch(function):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.randn(s) for k, s in CELLS[function].items()})
+
+        def forward(self, x):
+            return function(lambda parts: torch.cat(parts, -1), torch.relu, self.p, x)
+
+    model, x = Model(), torch.tensor(ROWS)
+    report = irt.init_(model, x)
+    model(x).square().sum().backward()
+    return report, {name: p.grad for name, p in model.p.items()}
+
+
+def cell_of_jax(function):
+    def apply(p, x):
+        return function(lambda parts: jnp.concatenate(parts, -1), jax.nn.relu, p, x)
+
+    p = {k: jax.random.normal(jax.random.key(0), size) for k, size in CELLS[function].items()}
+    p, report = irj.init(p, ROWS, apply)
+    return report, jax.grad(lambda p: jnp.square(apply(p, ROWS)).sum())(p)
+
+
+def cell_of_keras(function):
+    class Model(keras.Model):
+        def build(self, shape):
+            self.p = {k: self.add_weight(shape=s, name=k) for k, s in CELLS[function].items()}
+
+        def call(self, x):
+            return function(lambda parts: tf.concat(parts, -1), tf.nn.relu, self.p, x)
+
+    model = Model()
+    model.build(ROWS.shape)
+    report = irk.init_(model, ROWS)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(model(ROWS)))
+    return report, tape.gradient(loss, model.p)
+
+
+@pytest.mark.parametrize("function", CELLS)
+@pytest.mark.parametrize("of", [cell_of_torch, cell_of_jax, cell_of_keras])
+def test_a_part_that_only_truncated_weights_read_is_read(of, function):
+    report, grads = of(function)
+    folds = {name[-1] for name, plan in report.plans.items() if plan.wide == "fold_mean"}
+    assert folds == ({"f", "g"} if function is conditioned else {"f"})
+    assert {note.kind for note in report.warnings} >= {"unread"}
+    for name in "if" if function is gated else grads:
+        assert np.abs(np.asarray(grads[name])).max() > 0, name

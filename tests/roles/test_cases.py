@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from computations import Net
+from cost import calls
 from idinit_ref.core.weights import plan
 from idinit_ref.roles.decide import decide
-from idinit_ref.roles.graph import Graph
+from idinit_ref.roles.graph import Graph, Node
 from idinit_ref.roles.search import explain_roles
 from idinit_ref.roles.unread import unread
 
@@ -475,6 +476,70 @@ def test_the_crop_of_a_skip_is_no_part_that_nothing_reads(part, kinds):
     head = net.w("join", cat, shape=(2, 8, 2, 2), size=(8, 16, 1, 1))
     graph = Graph(net.nodes, [head] if part == "own" else [head, own])
     assert [note.kind for note in unread(graph, {"JOIN": plan((8, 16, 1, 1))})] == kinds
+
+
+def decoder(readers):
+    """Two concatenations with one late part, and what else reads that part or its source."""
+    net = Net((2, 8))
+    x = net.x()
+    skip = net.f("relu", net.w("skip", x))
+    last = net.w("first", x)
+    for k in range(2):
+        cat = net.f(f"cat{k}", last, net.f(f"crop{k}", skip), shape=(2, 16), does="join")
+        last = net.f(f"relu{k}", net.w(f"join{k}", cat, size=(8, 16), shape=(2, 8)))
+    outs = {"none": [], "encoder": [net.w("down", skip)], "output": [skip]}[readers]
+    return Graph(net.nodes, [last, *outs])
+
+
+@pytest.mark.parametrize(
+    ("readers", "folds"), [("none", {"JOIN0", "JOIN1"}), ("encoder", set()), ("output", set())]
+)
+def test_a_part_that_two_concatenations_join_last(readers, folds):
+    """The skip of a U-Net is read by its encoder, too: then the weights stay truncated."""
+    report = decide(decoder(readers), overrides={"SKIP": {"gain": 2.0}})
+    folded = {name for name, plan in report.plans.items() if plan.wide == "fold_mean"}
+    assert folded == folds
+    assert {
+        name for note in report.warnings if note.kind == "unread" for name in note.names
+    } == folds
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_what_one_concatenation_alone_joins_is_folded_first(last):
+    """U-Net++: the second joins the late part of the first, too, and is folded for its own."""
+    net = Net((2, 8))
+    a, u = net.w("a", net.x()), net.w("u", net.x("y"))
+    m = net.w("one", net.f("cat", a, u, shape=(2, 16), does="join"), size=(8, 16), shape=(2, 8))
+    parts = [a, m, u][: 1 + last] if last == 2 else [a, m]
+    wide = 8 * len(parts)
+    cat = net.f("all", *parts, shape=(2, wide), does="join")
+    head = net.w("two", cat, size=(8, wide), shape=(2, 8))
+    plans = decide(net.graph(head)).plans
+    assert {name for name, plan in plans.items() if plan.wide == "fold_mean"} == (
+        {"TWO"} if last == 2 else {"ONE", "TWO"}
+    )
+
+
+def chain_of_joins(count):
+    """A recurrent cell: each step joins its state first, and a row of one input second."""
+    net = Net((2, 8))
+    x, last = net.x(), net.x("h")
+    for k in range(count):
+        cat = net.f(f"cat{k}", last, net.f(f"row{k}", x), shape=(2, 16), does="join")
+        name = f"step{k}"
+        if not k:
+            last = net.w("w", cat, size=(8, 16), shape=(2, 8))
+        else:
+            net.nodes.append(Node(name, "weight", (cat,), (2, 8), weights=("W",)))
+            last = name
+    return net.graph(last), {"W": plan((8, 16))}
+
+
+def test_the_cost_of_concatenations_is_linear():
+    cases = [chain_of_joins(k) for k in (50, 100, 200)]
+    costs = [calls(lambda case=case: unread(*case)) for case in cases]
+    assert costs[2] - costs[1] == pytest.approx(2 * (costs[1] - costs[0]), rel=0.2)
+    assert [note.names for note in unread(*cases[0])] == [("W",)]
 
 
 def test_a_running_mean_that_the_model_is_given():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import idinit_ref as ir
+from cost import calls
 from idinit_ref.errors import GraphError, OptionError, OptionTypeError, RoundingError
 from idinit_ref.files import assembly, sources
 from idinit_ref.roles import ModelOptions, Note
@@ -202,6 +203,33 @@ def test_what_is_added_behind_a_residual_add_is_the_bias_of_its_branch():
         ["sum"],
     )
     assert decide(graph).roles == {"u.w": "transit", "v.w": "zero", "b": "bias"}
+
+
+def shifted_blocks(count, behind):
+    """Residual blocks whose biases follow an aggregation, or the residual add."""
+    nodes, last = [node("x", kind="input")], "x"
+    for k in range(count):
+        at, h = f"sum{k}", f"h{k}"
+        nodes += [parameter(f"w{k}", (8, 8)), parameter(f"b{k}", (8,), "other", adds_to=(at,))]
+        nodes += [node(f"f{k}", last, does="map")]
+        nodes += [ir.Node(h, "weight", (f"f{k}",), (2, 8), weights=(f"w{k}",))]
+        if behind:
+            nodes += [ir.Node(f"y{k}", "add", (last, h), (2, 8)), node(at, f"y{k}", does="shift")]
+            last = at
+        else:
+            nodes += [node(f"m{k}", h, does="mix"), node(at, f"m{k}", does="shift")]
+            nodes += [ir.Node(f"y{k}", "add", (last, at), (2, 8))]
+            last = f"y{k}"
+    return ir.Graph(nodes, [last])
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_cost_of_biases_is_linear(behind):
+    graphs = [shifted_blocks(k, behind) for k in (50, 100, 200)]
+    costs = [calls(lambda graph=graph: decide(graph)) for graph in graphs]
+    assert costs[2] - costs[1] == pytest.approx(2 * (costs[1] - costs[0]), rel=0.1)
+    roles = decide(graphs[0]).roles
+    assert roles == {f"{c}{k}": {"w": "zero", "b": "bias"}[c] for k in range(50) for c in "wb"}
 
 
 def test_a_sum_with_a_bias_vanishes_with_its_weight():
