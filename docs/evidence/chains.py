@@ -37,10 +37,8 @@ WAYS = {
 }
 DEPTHS, TRAINED, JUDGED = (10, 100, 1000), (10, 100), 100
 RATES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0)
-DEEP = {  # with tanh, which alone learns so deep without skips; the rates of `depth`
-    1000: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    10000: (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
-}
+# With tanh, which alone learns so deep without skips; the rates of `depth`.
+DEEP = {1000: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
 TUNE, SEEDS = (100,), (0, 1, 2)
 WIDTH, BATCH, EPOCHS, CHANCE, LEARNT = 64, 64, 3, 0.1, 0.3
 
