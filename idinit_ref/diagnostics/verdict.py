@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from ..core.text import some
 from ..errors import GraphError, OptionError, message
@@ -33,7 +34,8 @@ class Record:
 def check_inputs(floating: Mapping[str, TensorFacts], integers: bool = False) -> None:
     """Raise an OptionError for inputs that can show nothing: only zeros, infinities or NaN."""
     for name, fact in floating.items():
-        if not fact.finite:
+        is_mask = fact.masked and (integers or len(floating) > 1)  # beside an input with signals
+        if not fact.finite and not is_mask:
             raise OptionError(
                 message("inputs", f"{name} with infinities or NaN", "it should be finite", _REAL)
             )
@@ -85,7 +87,7 @@ def judge(record: Record) -> Audit:
         Health(),
         limits=(*record.limits, *_limits(record)),
         output_varies=_varies(record),
-        input_gradient=max((fact.peak for fact in record.input_gradients.values()), default=None),
+        input_gradient=_largest(record.input_gradients.values()),
         layers=layers,
         branches=branches,
         dead=dead,
@@ -100,16 +102,39 @@ def judge(record: Record) -> Audit:
 # Failures -----------------------------------------------------------------------------------
 
 
-def _not_finite(record: Record) -> Iterator[str]:
-    """Yield nodes, outputs and gradients with infinities or NaN, in the order of computation."""
-    for node in record.graph.nodes:
-        if node.name in record.facts and not record.facts[node.name].finite:
-            yield node.name
-    if not all(fact.finite for fact in record.outputs):
-        yield "the output"
-    for name, fact in (*record.gradients.items(), *record.input_gradients.items()):
-        if not fact.finite:
-            yield f"the gradient of {name}"
+def _not_finite(record: Record) -> list[str]:
+    """Return the nodes, outputs, parameters and gradients that are not finite by a fault.
+
+    An infinity that later nodes make finite again is no fault: -inf under a softmax. Neither is
+    -inf beside finite entries of the output. But a gradient that is not finite may come from there.
+    """
+    faults, infinite = [], []
+    readers: dict[str, list[str]] = {}
+    spoilt = set[str]()  # nodes with a fault, and unmeasured ones before them
+    ends = set(record.graph.outputs)
+    for node in reversed(record.graph.nodes):
+        fact, name = record.facts.get(node.name), node.name
+        leads = not spoilt.isdisjoint(readers.get(name, ()))
+        if fact is not None:
+            is_output = name in ends and not fact.masked
+            leads = fact.has_nan or (not fact.finite and (is_output or leads))
+            infinite += [name] * (not fact.finite)
+            faults += [name] * leads
+        spoilt.update([name] * leads)
+        for before in node.inputs:
+            readers.setdefault(before, []).append(name)
+    found = faults[::-1]
+    if not all(fact.finite or fact.masked for fact in record.outputs):
+        found.append("the output")
+    found += [name for name, fact in record.values.items() if not fact.finite]
+    gradients = (*record.gradients.items(), *record.input_gradients.items())
+    bad = [f"the gradient of {name}" for name, fact in gradients if not fact.finite]
+    return [*(found or infinite[::-1] if bad else found), *bad]
+
+
+def _largest(facts: Iterable[TensorFacts]) -> float | None:
+    """Return the largest entry of some tensors, or None without tensors."""
+    return max((fact.peak if fact.finite or fact.has_nan else inf for fact in facts), default=None)
 
 
 def _varies(record: Record) -> bool | None:
@@ -169,6 +194,11 @@ def _is_shift(record: Record, name: str, audit: Audit) -> bool:
 def _remarks(record: Record, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         return
+    over = [name for name, fact in record.facts.items() if not fact.finite and not fact.masked]
+    if over:
+        yield f"infinite, and finite again behind: {some(over)}"
+    if any(fact.masked for fact in record.outputs):
+        yield "the output holds -inf beside finite entries, as under a mask"
     large = sorted((b for b in audit.branches if b.ratio > LARGE), key=lambda b: -b.ratio)
     if large:
         yield (

@@ -77,6 +77,31 @@ def test_a_stopped_layer_and_a_weight_of_zeros_are_found():
     assert "the signal dies at first: product" in audit.healthy[0]
 
 
+CAUSAL = jnp.tril(jnp.ones((5, 5), bool))
+MASKS = {
+    "where": lambda a: jnp.where(CAUSAL, a, -jnp.inf),
+    "add": lambda a: a + jnp.where(CAUSAL, 0.0, -jnp.inf),
+    "maximum": lambda a: (b := a + jnp.log(CAUSAL)) - b.max(-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("way", MASKS)
+@pytest.mark.cases(1)
+def test_a_mask_of_infinities_is_no_fault(way):
+    def attend(params, x):
+        q, k, v = jnp.split(x @ params["qkv"], 3, -1)
+        return x + jax.nn.softmax(MASKS[way](q @ k.mT / 8**0.5)) @ v @ params["out"]
+
+    params = {"qkv": jnp.ones((8, 24)), "out": jnp.ones((8, 8))}
+    x = jax.random.normal(KEYS[1], (3, 5, 8))
+    params = irj.init(params, x, attend)[0]
+    audit = irj.audit(params, x, attend)
+    assert audit.healthy, audit.healthy
+    assert len(audit.branches) == 1
+    audit = irj.audit({**params, "out": jnp.full((8, 8), jnp.nan)}, x, attend)
+    assert audit.not_finite[0].startswith("out")
+
+
 class Net(nnx.Module):
     def __init__(self, rngs):
         self.conv = nnx.Conv(2, 8, (3, 3), rngs=rngs)

@@ -78,6 +78,35 @@ def test_a_relu_that_is_never_on_and_a_weight_of_zeros_are_found():
     assert "the signal dies at first" in audit.healthy[0]
 
 
+class Masked(keras.Model):
+    def __init__(self, way):
+        super().__init__()
+        self.qkv, self.out = keras.layers.Dense(24), keras.layers.Dense(8, name="out")
+        self.way = way
+
+    def call(self, x):
+        q, k, v = keras.ops.split(self.qkv(x), 3, -1)
+        a, causal = q @ keras.ops.transpose(k, (0, 2, 1)) / 8**0.5, np.tri(5, dtype=bool)
+        if self.way == "where":
+            a = keras.ops.where(causal, a, -np.inf)
+        else:
+            a = a + np.where(causal, 0, -np.inf).astype(np.float32)
+        return x + self.out(keras.ops.softmax(a) @ v)
+
+
+@pytest.mark.parametrize("way", ["where", "add"])
+@pytest.mark.cases(1)
+def test_a_mask_of_infinities_is_no_fault(way):
+    model, x = Masked(way), samples(3, 5, 8)
+    irk.init_(model, x)
+    audit = irk.audit(model, x)
+    assert audit.healthy, audit.healthy
+    assert len(audit.branches) == 1
+    model.out.kernel.assign(np.full((8, 8), np.nan))
+    assert audit != irk.audit(model, x)
+    assert not irk.audit(model, x).healthy
+
+
 class Custom(keras.Model):
     def __init__(self):
         super().__init__()

@@ -186,6 +186,78 @@ def test_what_is_not_finite_is_named_where_it_begins(bad):
     assert not audit.healthy
 
 
+CAUSAL = torch.full((5, 5), -torch.inf).triu(1)
+MASKS = {
+    "add": lambda a: a + CAUSAL,
+    "iadd": lambda a: a.add_(CAUSAL),
+    "fill": lambda a: a.masked_fill(CAUSAL < 0, -torch.inf),
+    "where": lambda a: torch.where(CAUSAL < 0, -torch.inf, a),
+    "heads": lambda a: (a[:, None] + CAUSAL)[:, 0],
+    "maximum": lambda a: a + CAUSAL - (a + CAUSAL).amax(-1, keepdim=True),
+}
+
+
+class Masked(nn.Module):
+    def __init__(self, mask):
+        super().__init__()
+        self.qkv, self.out, self.mask = nn.Linear(8, 24), nn.Linear(8, 8), mask
+
+    def forward(self, x, *given):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return x + self.out(self.mask(q @ k.mT / 8**0.5, *given).softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("way", MASKS)
+def test_a_mask_of_infinities_is_no_fault(way):
+    model, x = Masked(MASKS[way]), samples(3, 5, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy, audit.healthy
+    assert not audit.not_finite
+    assert [branch.branch for branch in audit.branches] == ["out"]
+    with torch.no_grad():
+        model.out.weight[0, 0] = float("nan")
+    assert irt.audit(model, x).not_finite[0] == "out"
+
+
+def test_a_mask_among_the_inputs_is_no_fault_and_neither_are_masked_logits():
+    model, x = Masked(lambda a, mask: a + mask), samples(3, 5, 8)
+    irt.init_(model, (x, CAUSAL))
+    assert irt.audit(model, (x, CAUSAL)).healthy
+    with pytest.raises(OptionError, match="given with infinities"):
+        irt.audit(model, (x, -CAUSAL))
+
+    class Logits(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + CAUSAL[2]  # at the last two of five units
+
+    for result in (lambda y: y, lambda y: y.log_softmax(-1), lambda y: y.softmax(-1)):
+        model = Logits(8, 5)
+        model.register_forward_hook(lambda _, __, y, result=result: result(y))
+        irt.init_(model, x)
+        audit = irt.audit(model, x)
+        assert audit.healthy, audit.healthy
+        said = any("holds -inf" in remark for remark in audit.remarks)
+        assert said == (not model(x).isfinite().all())
+    irt.init_(model := nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 5)), x)
+    with torch.no_grad():
+        model[0].weight.mul_(1e30)
+        model[1].weight.mul_(1e30)
+    assert irt.audit(model, x).not_finite[:2] == ("1", "the output")
+
+
+def test_an_infinity_whose_gradient_is_no_number_is_named():
+    class Log(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            y = y.amax(-1, keepdim=True) - y
+            return torch.where(y > 0, y.log(), 0.0)
+
+    audit = irt.audit(Log(8, 8), samples(3, 8))
+    assert any(name.startswith("log") for name in audit.not_finite)
+    assert "the gradient of weight" in audit.not_finite
+
+
 def two(i, o):
     return nn.Sequential(
         nn.Conv2d(i, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(),

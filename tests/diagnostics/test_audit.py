@@ -124,6 +124,40 @@ def test_what_is_not_finite_comes_first_and_alone():
     assert audit.healthy == ("not finite: up, relu, the gradient of up.w",)
 
 
+BAD = {
+    "NaN": SOME._replace(finite=False, peak=float("nan")),
+    "inf": SOME._replace(finite=False),
+    "mask": SOME._replace(finite=False, masked=True),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("place", ["relu", "head", "gradient", "input", "value"])
+def test_only_an_infinity_that_reaches_a_result_is_a_fault(kind, place):
+    """relu stands for a mask before a softmax: down, behind it, is finite."""
+    bad = BAD[kind]
+    node = {"relu": bad} if place == "relu" else {"head": bad} if place == "head" else {}
+    options = {"input_gradients": {"x": bad}} if place == "input" else {}
+    if place == "value":
+        options = {"values": {**record().values, "up.w": bad}}
+    audit = judge(record(node, {"up.w": bad} if place == "gradient" else {}, **options))
+    passes = {"relu": ("inf", "mask"), "head": ("mask",)}
+    names = {
+        "relu": ("relu",),
+        "head": ("head", "the output"),
+        "gradient": ("the gradient of up.w",),
+        "input": ("the gradient of x",),
+        "value": ("up.w",),
+    }
+    assert audit.not_finite == (() if kind in passes.get(place, ()) else names[place])
+    assert bool(audit.healthy) == (not audit.not_finite)
+
+
+def test_an_infinity_is_to_blame_for_a_gradient_that_is_not_finite():
+    audit = judge(record({"relu": BAD["inf"]}, {"up.w": BAD["NaN"]}))
+    assert audit.not_finite == ("relu", "the gradient of up.w")
+
+
 def test_a_large_branch_and_a_parameter_that_nothing_uses_are_remarks():
     uses = {"up.w": ("up",), "down.w": ("down",)}
     audit = judge(record({"down": SOME}, {"head.w": NONE}, uses=uses))
@@ -182,6 +216,26 @@ def test_large_numbers_do_not_overflow():
 def test_what_is_not_finite_is_seen(bad):
     with np.errstate(invalid="ignore"):
         assert not facts_of(look(np, np.array([[1.0], [bad]]), 2), np.float64).finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_infinities_hide_no_other_number(bad):
+    x = np.arange(12.0).reshape(2, 6)
+    x[:, 3] = bad
+    seen = facts_of(look(np, x, 2), x.dtype)
+    assert seen.has_nan == np.isnan(bad)
+    assert seen.masked == (bad == -np.inf)
+    assert seen.spread == 6.0
+    if not np.isnan(bad):
+        assert seen.peak == 11.0
+        assert seen.second == pytest.approx(np.where(np.isinf(x), 0, x).__pow__(2).mean())
+    assert not facts_of(look(np, np.full((2, 6), bad), 2), x.dtype).masked
+
+
+def test_a_mask_that_differs_between_samples_is_no_constant():
+    x = np.where(np.tri(3, dtype=bool), 0.0, -np.inf)
+    assert not facts_of(look(np, x, 3), x.dtype).is_constant
+    assert facts_of(look(np, x[:1].repeat(3, 0), 3), x.dtype).is_constant
 
 
 def test_cotangents_are_signs_the_same_every_time():
