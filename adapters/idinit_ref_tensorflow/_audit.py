@@ -14,7 +14,7 @@ from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Signal, redrawn
+from idinit_ref.tracing import Signal, Value, redrawn
 
 from ._calls import to_numpy
 from ._restore import restored_on_error
@@ -155,9 +155,10 @@ def _by_function(
         names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
         reader = Reader(draw, names, _renamer(model))
         known = reader.captured(graph)
-        inputs = dict(zip(_input_names(arguments), values, strict=True))
-        for name, tensor in inputs.items():
+        inputs: dict[str, Any] = {}
+        for name, tensor in zip(_input_names(arguments), values, strict=True):
             known[tensor.name] = draw.input(name, tuple(tensor.shape), tensor.dtype.is_floating)
+            inputs[own_name(name, known[tensor.name], len(inputs))] = tensor
         graph.outputs, before = ends, graph.outputs  # the reader draws what these need
         recording.record.graph = draw.graph(reader.run(graph, known))
         recording.record.uses = draw.uses()
@@ -179,6 +180,11 @@ def _by_function(
     graph = tf.function(measured, autograph=False)
     specs = [tf.TensorSpec(one.shape, one.dtype) for one in given]
     return graph.get_concrete_function(*specs)(*given)
+
+
+def own_name(name: str, value: Value, at: int) -> str:
+    """Return the name of an input's node, or, of integers, a name that no other input has."""
+    return value.node if isinstance(value, Signal) else f"{name} {at}"
 
 
 def cotangents_of(ends: Sequence[Any]) -> list[Any]:

@@ -107,6 +107,38 @@ def test_a_mask_of_infinities_is_no_fault(way):
     assert not irk.audit(model, x).healthy
 
 
+class Two(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = keras.layers.Dense(16, name="up"), keras.layers.Dense(8, name="down")
+
+    def call(self, x, c):
+        c = c if keras.backend.is_float_dtype(c.dtype) else keras.ops.one_hot(c, 4)
+        return x + self.down(keras.ops.relu(self.up(c)))
+
+
+def functional_two():
+    a, b = keras.Input((8,), name="a"), keras.Input((4,), name="b")
+    h = keras.layers.Dense(16, activation="relu", name="up")(b)
+    return keras.Model([a, b], a + keras.layers.Dense(8, name="down")(h))
+
+
+@pytest.mark.parametrize("kind", ["two arguments", "integers beside", "a list", "a tuple"])
+@pytest.mark.cases(2)
+def test_a_model_of_several_inputs_is_audited(kind):
+    x, c = samples(3, 8), samples(3, 4)
+    given = (x, np.arange(3, dtype=np.int32)) if kind == "integers beside" else (x, c)
+    model = Two() if kind in ("two arguments", "integers beside") else functional_two()
+    given = [*given] if kind == "a list" else given
+    irk.init_(model, given)
+    audit = irk.audit(model, given)
+    assert audit.healthy, audit.healthy
+    assert audit.output_varies
+    if kind != "integers beside":  # a kernel that reads a one-hot is a table
+        up = c @ numpy(model.get_layer("up").kernel)
+        assert audit.second_moments["up"] == pytest.approx(np.mean(up**2), rel=1e-4)
+
+
 class Custom(keras.Model):
     def __init__(self):
         super().__init__()
