@@ -148,12 +148,45 @@ def _measure(recorder: _Measuring, out: Any) -> Audit:
     if live and wanted:
         given = signs(shape_of(tensor) for tensor in live)
         cotangents = [torch.from_numpy(g).to(t) for g, t in zip(given, live, strict=True)]
-        found = torch.autograd.grad(live, wanted, cotangents, allow_unused=True)
+        found = backward(live, wanted, cotangents)
     pairs = zip(wanted, found, strict=True)
     gradients = [torch.zeros_like(x) if one is None else _plain(one) for x, one in pairs]
     with torch.no_grad():
         inputs = {name: _plain(tensor) for name, tensor in recorder.inputs.items()}
         return recording.audit(recording.end(inputs, ends, values, [*starts], gradients))
+
+
+def backward(
+    ends: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the wanted leaves; None for those that no gradient reaches.
+
+    A reentrant checkpoint runs a backward pass of its own, which only fills ``grad``.
+    """
+    if not _is_reentrant(ends):
+        return torch.autograd.grad(ends, wanted, cotangents, allow_unused=True)
+    before = [leaf.grad for leaf in wanted]
+    for leaf in wanted:
+        leaf.grad = None
+    torch.autograd.backward(ends, cotangents)
+    found = [leaf.grad for leaf in wanted]
+    for leaf, old in zip(wanted, before, strict=True):
+        leaf.grad = old
+    return found
+
+
+def _is_reentrant(ends: Sequence[Tensor]) -> bool:
+    """Whether a reentrant checkpoint is part of a computation."""
+    stack: list[Any] = [end.grad_fn for end in ends]
+    seen = set(stack)
+    while stack:
+        step = stack.pop()
+        if "CheckpointFunction" in type(step).__name__:
+            return True
+        new = {one for one, _ in getattr(step, "next_functions", ())} - seen - {None}
+        seen |= new
+        stack += new
+    return False
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -382,6 +382,31 @@ def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
     assert torch.equal(x, given)
 
 
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning")  # without use_reentrant
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # a trace
+@pytest.mark.parametrize("how", [{}, {"use_reentrant": True}, {"use_reentrant": False}], ids=str)
+def test_checkpoints_of_each_kind_give_the_audit_of_the_plain_model(how):
+    class Model(nn.Sequential):
+        def forward(self, x):
+            x = self[0](x)
+            x = checkpoint(self[1], x, **how) if how is not None else self[1](x)
+            return self[2](checkpoint(self[1], x, **how) if how is not None else self[1](x))
+
+    model, x = Model(nn.Linear(6, 8), Block(), nn.Linear(8, 3)), samples(4, 6)
+    irt.init_(model, x)
+    before = [torch.full_like(p, 3.0) for p in model.parameters()]
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        parameter.grad = old
+    outer = torch.ones(8, requires_grad=True)
+    model[1].register_forward_hook(lambda _, __, y: y * outer)
+    audit = irt.audit(model, x)
+    assert all(p.grad is old and (old == 3).all() for p, old in zip(
+        model.parameters(), before, strict=True))  # fmt: skip
+    how = None
+    assert audit == irt.audit(model, x)
+    assert audit.healthy
+
+
 @pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", False)])
 def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
     """Unless what it scales is 0 too: then neither ever has a gradient."""
