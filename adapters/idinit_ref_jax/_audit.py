@@ -208,13 +208,24 @@ class _Run:
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*known.values())
         drawn = len(self.draw.nodes)
         outputs = step(self.draw, eqn, values)
-        weights = {node.name for node in self.draw.nodes[drawn:] if node.kind == "weight"}
+        new = self.draw.nodes[drawn:]
+        weights = {node.name for node in new if node.kind == "weight"}
+        if eqn.primitive.name.startswith("custom_"):
+            self.recording.record.own |= {node.name for node in new}
+        before = zip(map(_node, values), arrays, strict=True)
+        after = zip(map(_node, outputs), results, strict=True)
+        starts = [(node.name, None) for node in new if not node.inputs]
+        self.recording.link(before, [*after, *starts])
         is_sum = eqn.primitive.name in ("add", "add_any")
         for value, result in zip(outputs, results, strict=True):
             if isinstance(value, Signal) and _is_real(result):
                 units = _units(eqn, values) if value.node in weights else None
                 self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
         return list(zip(outputs, results, strict=True))
+
+
+def _node(value: Value) -> str | None:
+    return value.node if isinstance(value, Signal) else None
 
 
 def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:

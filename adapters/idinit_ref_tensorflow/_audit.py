@@ -182,6 +182,11 @@ def _by_function(
     return graph.get_concrete_function(*specs)(*given)
 
 
+def node_of(value: Value | None) -> str | None:
+    """Return the node of a signal; None for anything else."""
+    return value.node if isinstance(value, Signal) else None
+
+
 def own_name(name: str, value: Value, at: int) -> str:
     """Return the name of an input's node, or, of integers, a name that no other input has."""
     return value.node if isinstance(value, Signal) else f"{name} {at}"
@@ -194,8 +199,16 @@ def cotangents_of(ends: Sequence[Any]) -> list[Any]:
 
 def _measure_nodes(graph: Any, known: Mapping[str, Any], recording: Recording) -> None:
     """Measure every node, in a graph that is being built."""
-    weights = {node.name for node in recording.record.graph.nodes if node.kind == "weight"}
+    nodes = recording.record.graph.nodes
+    weights = {node.name for node in nodes if node.kind == "weight"}
+    if any("_gradient_op_type" in op.node_def.attr for op in graph.get_operations()):
+        recording.record.own |= {node.name for node in nodes}  # any may be under it
     for op in graph.get_operations():
+        if any(tensor.name in known for tensor in op.outputs):
+            recording.link(*(
+                [(node_of(known.get(tensor.name)), tensor.name) for tensor in tensors]
+                for tensors in (op.inputs, op.outputs)
+            ))  # fmt: skip
         for tensor in op.outputs:
             value = known.get(tensor.name)
             if not isinstance(value, Signal) or not tensor.dtype.is_floating:

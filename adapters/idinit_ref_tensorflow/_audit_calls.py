@@ -11,7 +11,7 @@ from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.tracing import Drawing, Made, Signal, Value
 
-from ._audit import cotangents_of, own_name, trained
+from ._audit import cotangents_of, node_of, own_name, trained
 from ._layers import known_weights
 from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
@@ -128,6 +128,7 @@ class _Runner(Walker):
         def real(leaf: Any) -> Any:
             return self.real[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
 
+        read = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         args, kwargs = keras.tree.map_structure(real, (args, kwargs))
         kwargs.pop("training", None)
         linear: Any = keras.activations.linear
@@ -150,6 +151,9 @@ class _Runner(Walker):
                 rank = len(flat[0].shape)
                 self._measure(new[-1].name, output, (1, 2) if first else (rank - 1, rank))
             output = activation(output) if split else output
+        before, after = ([(node_of(self.value(x)), x) for x in xs] for xs in (read, flat))
+        starts = [(node.name, None) for node in self.draw.nodes[drawn:] if not node.inputs]
+        self.recording.link(before, [*after, *starts])
         for symbol, result in zip(flat, keras.tree.flatten(output), strict=True):
             self.real[id(symbol)] = result
             value = self.value(symbol)

@@ -77,6 +77,37 @@ def test_a_stopped_layer_and_a_weight_of_zeros_are_found():
     assert "the signal dies at first: product" in audit.healthy[0]
 
 
+@jax.custom_vjp
+def through(x):
+    return jnp.round(x)
+
+
+through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+STEPS = {
+    "round": jnp.round,
+    "sign": jax.jit(jnp.sign),
+    "cast": lambda h: (h > 0).astype("float32"),
+    "select_n": lambda h: jnp.where(h > 0, 1.0, 0.0),
+    "through": through,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.cases(2)
+def test_what_lets_no_gradient_through_is_the_cause(step):
+    def stepped(params, x):
+        h = x @ params["first"]
+        return (h + STEPS[step](h @ params["up"]) @ params["down"]) @ params["head"]
+
+    audit = irj.audit(params := weights(), X, stepped)
+    gradients = jax.grad(lambda p: stepped(p, X).sum())(params)
+    assert bool(audit.healthy) == bool(gradients["up"].any()) == (step == "through")
+    if step != "through":
+        assert [one.name for one in audit.dead] == ["up"]
+        assert step in audit.dead[0].behind
+    assert not {"up"} & {*audit.unused}
+
+
 CAUSAL = jnp.tril(jnp.ones((5, 5), bool))
 MASKS = {
     "where": lambda a: jnp.where(CAUSAL, a, -jnp.inf),

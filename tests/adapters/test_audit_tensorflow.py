@@ -107,6 +107,43 @@ def test_a_mask_of_infinities_is_no_fault(way):
     assert not irk.audit(model, x).healthy
 
 
+class Custom(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = keras.layers.Dense(6, name="a"), keras.layers.Dense(6, name="b")
+
+    def call(self, x):
+        return x + self.b(keras.ops.stop_gradient(self.a(x)))
+
+
+STEPS = {
+    "round": keras.ops.round,
+    "cast": lambda h: keras.ops.cast(h > 0, "float32"),
+    "one_hot": lambda h: keras.ops.one_hot(keras.ops.argmax(h, -1), 16),
+}
+
+
+class Stepped(Custom):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def call(self, x):
+        return x + self.b(STEPS[self.step](self.a(x)))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.cases(1)
+def test_what_lets_no_gradient_through_is_the_cause(step):
+    model, x = Stepped(step), samples(4, 6)
+    irk.init_(model, x)
+    audit = irk.audit(model, x)
+    assert not audit.healthy
+    assert {one.name.split("/")[-2] for one in audit.dead} == {"a"}
+    assert step in audit.dead[0].behind.lower()
+    assert not audit.unused
+
+
 class Two(keras.Model):
     def __init__(self):
         super().__init__()
@@ -137,15 +174,6 @@ def test_a_model_of_several_inputs_is_audited(kind):
     if kind != "integers beside":  # a kernel that reads a one-hot is a table
         up = c @ numpy(model.get_layer("up").kernel)
         assert audit.second_moments["up"] == pytest.approx(np.mean(up**2), rel=1e-4)
-
-
-class Custom(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = keras.layers.Dense(6, name="a"), keras.layers.Dense(6, name="b")
-
-    def call(self, x):
-        return x + self.b(keras.ops.stop_gradient(self.a(x)))
 
 
 def test_adds_in_a_models_own_code_are_seen_and_a_stopped_layer_is_found():

@@ -165,6 +165,61 @@ def test_a_detached_layer_is_found():
     assert "gradient to the input is exactly 0" in audit.healthy[0]
 
 
+class Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+@torch.no_grad()
+def ungraded(h):
+    return h.relu() + 1
+
+
+STEPS = {
+    "round": torch.round,
+    "sign": torch.sign,
+    "cast": lambda h: (h > 0).float(),
+    "where": lambda h: torch.where(h > 0, 1.0, 0.0),
+    "argmax": lambda h: F.one_hot(h.argmax(-1), 8).float(),
+    "no_grad": ungraded,
+    "relu": torch.relu,
+    "straight through": lambda h: h + (h.round() - h).detach(),
+    "function": Through.apply,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_lets_no_gradient_through_is_the_cause(step):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + self.b(STEPS[step](self.a(x)))
+
+    model, x = Model(), samples(4, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    model(x).sum().backward()
+    with torch.no_grad():
+        model.b.weight += 1
+    model(x).square().sum().backward()
+    learns = model.a.weight.grad is not None and bool(model.a.weight.grad.any())
+    assert learns == (step in ("relu", "straight through", "function"))
+    assert bool(audit.healthy) == learns, audit.healthy
+    assert not audit.unused
+    if not learns:
+        assert [one.name for one in audit.dead] == ["a.weight", "a.bias"]
+        names = {"argmax": "cast", "no_grad": "add"}
+        assert audit.dead[0].behind == names.get(step, step)
+
+
 def test_a_parameter_that_is_not_used_or_not_trained_is_not_dead():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model.spare = nn.Linear(2, 2)
@@ -407,9 +462,9 @@ def test_checkpoints_of_each_kind_give_the_audit_of_the_plain_model(how):
     assert audit.healthy
 
 
-@pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", False)])
-def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
-    """Unless what it scales is 0 too: then neither ever has a gradient."""
+@pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", True)])
+def test_a_branch_whose_scale_or_end_is_0_wakes_with_the_first_step(zeros, is_healthy):
+    """Unless both are 0: then neither ever has a gradient."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -427,6 +482,12 @@ def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
     assert bool(found.healthy) == is_healthy
     assert found.branches[0].rms == 0
     assert {"a.weight"} <= {one.name for one in found.dead}
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(samples(3, 4)).square().sum().backward()
+        optimiser.step()
+    assert bool(model.a.weight.grad.any()) == is_healthy
 
 
 # What cannot be judged ----------------------------------------------------------------------

@@ -12,7 +12,8 @@ from idinit_ref import Graph, Node
 from idinit_ref.diagnostics import Audit, Health
 from idinit_ref.diagnostics.audit import Layer
 from idinit_ref.diagnostics.facts import TensorFacts, facts_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, judge
+from idinit_ref.diagnostics.signals import Record
+from idinit_ref.diagnostics.verdict import judge
 from idinit_ref.errors import OptionError
 
 EPS = 2.0**-23
@@ -78,12 +79,44 @@ def test_a_branch_whose_terms_cancel_is_well_since_its_weight_moves():
     assert audit.branches[0].ratio == 0
 
 
-def test_a_weight_of_zeros_is_no_cancellation():
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_weight_of_zeros_wakes_if_it_has_a_gradient(moves):
+    """x + 0 @ relu(up(x)): one step changes the 0, and then up has a gradient."""
     values = {"up.w": SOME, "down.w": NONE, "head.w": SOME}
-    audit = judge(record({"down": NONE}, {"up.w": NONE}, values=values))
+    gradients = {"up.w": NONE, "down.w": SOME if moves else NONE}
+    audit = judge(record({"down": NONE}, gradients, values=values))
     assert audit.dead[0].behind == "down"
-    assert not audit.dead[0].wakes
-    assert len(audit.healthy) == 2
+    assert audit.dead[0].wakes == moves
+    assert len(audit.healthy) == (0 if moves else 2)
+    assert ("branches that are exactly 0 until the first step: down" in audit.remarks) == moves
+
+
+@pytest.mark.parametrize("way", ["step", "custom", "no_grad", "integers", "beside"])
+def test_what_stops_every_gradient_is_named(way):
+    """relu stands for a step, a part without gradients, or a comparison; beside it is a detour."""
+    given = record(gradients={"up.w": NONE})
+    name = "1: round (2)" if way in ("step", "custom", "beside") else "relu"
+    nodes = [n for n in given.graph.nodes if n.name not in ("relu", "down")]
+    inputs = () if way == "integers" else ("up",)
+    reads = (name, "up") if way == "beside" else (name,)
+    nodes[-2:-2] = [
+        Node(name, "input" if way == "integers" else "other", inputs, (2, 4)),
+        Node("down", "weight", reads, (2, 4), weights=("down.w",)),
+    ]
+    options = {
+        "own": {name} if way == "custom" else set(),
+        "stopped": {name} if way == "no_grad" else set(),
+        "links": {name: {"a dropped move"}} if way == "integers" else {},
+        "reads": {"a dropped move": {"up"}},
+    }
+    graph = Graph(nodes, ["head"])
+    audit = judge(record({name: SOME}, {"up.w": NONE}, graph=graph, **options))
+    (dead,) = audit.dead
+    assert not audit.unused
+    assert (dead.behind, dead.wakes) == (
+        ("down", True) if way in ("custom", "beside") else (name, False)
+    )
+    assert bool(audit.healthy) == dead.wakes
 
 
 def test_what_is_not_read_at_first_is_no_failure_if_its_reader_moves():
