@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -62,8 +63,8 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     Raises
     ------
     GraphError
-        If the model cannot be run or traced, is abstract, has no parameters, or returns no
-        floating-point array.
+        If the model cannot be run or traced, is abstract, has no parameters, returns no
+        floating-point array, or has a loop without a backward pass (``while_loop``).
     OptionError, OptionTypeError
         If the inputs are all zeros or hold a NaN, or the model cannot be called.
 
@@ -99,12 +100,30 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
     given = arrays, [g.astype(o.dtype) for g, o in signed]
-    run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
+    with _blame_loops():
+        run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
     looks = {
         group: {name: measure() for name, measure in measures.items()}
         for group, measures in deferred.items()
     }
     return run.recording.audit(jax.device_get(looks))
+
+
+@contextmanager
+def _blame_loops() -> Iterator[None]:
+    """Turn JAX's error about a loop without a backward pass into a GraphError."""
+    try:
+        yield
+    except ValueError as problem:
+        if "Reverse-mode differentiation does not work" not in str(problem):
+            raise
+        loop = "a loop of unknown length: lax.while_loop, or lax.fori_loop with traced bounds"
+        should = "an audit runs its backward pass, which JAX has only for loops of known length"
+        cure = (
+            "audit it with lax.scan, or lax.fori_loop between Python integers; init and trace take "
+            "the loop as it is"
+        )
+        raise GraphError(message("model", loop, should, cure)) from problem
 
 
 @redrawn

@@ -179,6 +179,30 @@ def test_what_happens_in_a_loop_is_said_not_to_be_seen():
     assert "were not measured: w: product" in audit.limits[-1]
 
 
+@pytest.mark.parametrize("bounds", ["while", "traced", "known"])
+def test_a_loop_without_a_backward_pass_is_named(bounds):
+    def looped(params, x):
+        def turn(h):
+            return h + jnp.tanh(h @ params["u"]) @ params["d"]
+
+        if bounds == "while":
+            return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, turn(c[1])), (0, x))[
+                1
+            ]
+        last = 3 if bounds == "known" else 3 + (x.sum() > 1e9).astype(int)
+        return jax.lax.fori_loop(0, last, lambda _, h: turn(h), x)
+
+    params, _ = irj.init({"u": jnp.ones((6, 8)), "d": jnp.ones((8, 6))}, X, looped)
+    if bounds == "known":
+        assert irj.audit(params, X, looped).healthy
+        return
+    with pytest.raises(
+        GraphError, match=r"^model = .*a loop of unknown length.*lax\.scan"
+    ) as caught:
+        irj.audit(params, X, looped)
+    assert "\n" not in str(caught.value)
+
+
 def test_tokens_alone_are_judged_by_samples_and_embeddings():
     def tokens(params, ids):
         return params["table"][ids] @ params["head"]
