@@ -220,6 +220,26 @@ def test_what_lets_no_gradient_through_is_the_cause(step):
         assert audit.dead[0].behind == names.get(step, step)
 
 
+def test_a_weight_norm_whose_terms_cancel_wakes():
+    """Its length has no gradient yet, its direction has one."""
+
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            norm = torch.nn.utils.parametrizations.weight_norm
+            self.a, self.b = norm(nn.Linear(8, 16)), norm(nn.Linear(16, 8))
+
+        def forward(self, x):
+            return x + self.b(self.a(x).relu())
+
+    model, x = Normed(), samples(4, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy, audit.healthy
+    assert audit.branches[0].rms == 0
+    assert "exactly 0 until the first step" in audit.remarks[-2]
+
+
 def test_a_parameter_that_is_not_used_or_not_trained_is_not_dead():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model.spare = nn.Linear(2, 2)
