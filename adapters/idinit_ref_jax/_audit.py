@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -62,8 +63,8 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     Raises
     ------
     GraphError
-        If the model cannot be run or traced, is abstract, has no parameters, or returns no
-        floating-point array.
+        If the model cannot be run or traced, is abstract, has no parameters, returns no
+        floating-point array, or has a loop without a backward pass (``while_loop``).
     OptionError, OptionTypeError
         If the inputs are all zeros or hold a NaN, or the model cannot be called.
 
@@ -99,12 +100,30 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
     given = arrays, [g.astype(o.dtype) for g, o in signed]
-    run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
+    with _blame_loops():
+        run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
     looks = {
         group: {name: measure() for name, measure in measures.items()}
         for group, measures in deferred.items()
     }
     return run.recording.audit(jax.device_get(looks))
+
+
+@contextmanager
+def _blame_loops() -> Iterator[None]:
+    """Turn JAX's error about a loop without a backward pass into a GraphError."""
+    try:
+        yield
+    except ValueError as problem:
+        if "Reverse-mode differentiation does not work" not in str(problem):
+            raise
+        loop = "a loop of unknown length: lax.while_loop, or lax.fori_loop with traced bounds"
+        should = "an audit runs its backward pass, which JAX has only for loops of known length"
+        cure = (
+            "audit it with lax.scan, or lax.fori_loop between Python integers; init and trace take "
+            "the loop as it is"
+        )
+        raise GraphError(message("model", loop, should, cure)) from problem
 
 
 @redrawn
@@ -208,13 +227,24 @@ class _Run:
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*known.values())
         drawn = len(self.draw.nodes)
         outputs = step(self.draw, eqn, values)
-        weights = {node.name for node in self.draw.nodes[drawn:] if node.kind == "weight"}
+        new = self.draw.nodes[drawn:]
+        weights = {node.name for node in new if node.kind == "weight"}
+        if eqn.primitive.name.startswith("custom_"):
+            self.recording.record.own |= {node.name for node in new}
+        before = zip(map(_node, values), arrays, strict=True)
+        after = zip(map(_node, outputs), results, strict=True)
+        starts = [(node.name, None) for node in new if not node.inputs]
+        self.recording.link(before, [*after, *starts])
         is_sum = eqn.primitive.name in ("add", "add_any")
         for value, result in zip(outputs, results, strict=True):
             if isinstance(value, Signal) and _is_real(result):
                 units = _units(eqn, values) if value.node in weights else None
                 self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
         return list(zip(outputs, results, strict=True))
+
+
+def _node(value: Value) -> str | None:
+    return value.node if isinstance(value, Signal) else None
 
 
 def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:

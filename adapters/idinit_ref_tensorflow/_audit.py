@@ -14,7 +14,7 @@ from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Signal, redrawn
+from idinit_ref.tracing import Signal, Value, redrawn
 
 from ._calls import to_numpy
 from ._restore import restored_on_error
@@ -155,9 +155,10 @@ def _by_function(
         names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
         reader = Reader(draw, names, _renamer(model))
         known = reader.captured(graph)
-        inputs = dict(zip(_input_names(arguments), values, strict=True))
-        for name, tensor in inputs.items():
+        inputs: dict[str, Any] = {}
+        for name, tensor in zip(_input_names(arguments), values, strict=True):
             known[tensor.name] = draw.input(name, tuple(tensor.shape), tensor.dtype.is_floating)
+            inputs[own_name(name, known[tensor.name], len(inputs))] = tensor
         graph.outputs, before = ends, graph.outputs  # the reader draws what these need
         recording.record.graph = draw.graph(reader.run(graph, known))
         recording.record.uses = draw.uses()
@@ -181,6 +182,16 @@ def _by_function(
     return graph.get_concrete_function(*specs)(*given)
 
 
+def node_of(value: Value | None) -> str | None:
+    """Return the node of a signal; None for anything else."""
+    return value.node if isinstance(value, Signal) else None
+
+
+def own_name(name: str, value: Value, at: int) -> str:
+    """Return the name of an input's node, or, of integers, a name that no other input has."""
+    return value.node if isinstance(value, Signal) else f"{name} {at}"
+
+
 def cotangents_of(ends: Sequence[Any]) -> list[Any]:
     """Return the cotangents of some outputs: 1 or -1 for each entry."""
     return signs(tuple(map(int, end.shape)) for end in ends)
@@ -188,8 +199,16 @@ def cotangents_of(ends: Sequence[Any]) -> list[Any]:
 
 def _measure_nodes(graph: Any, known: Mapping[str, Any], recording: Recording) -> None:
     """Measure every node, in a graph that is being built."""
-    weights = {node.name for node in recording.record.graph.nodes if node.kind == "weight"}
+    nodes = recording.record.graph.nodes
+    weights = {node.name for node in nodes if node.kind == "weight"}
+    if any("_gradient_op_type" in op.node_def.attr for op in graph.get_operations()):
+        recording.record.own |= {node.name for node in nodes}  # any may be under it
     for op in graph.get_operations():
+        if any(tensor.name in known for tensor in op.outputs):
+            recording.link(*(
+                [(node_of(known.get(tensor.name)), tensor.name) for tensor in tensors]
+                for tensors in (op.inputs, op.outputs)
+            ))  # fmt: skip
         for tensor in op.outputs:
             value = known.get(tensor.name)
             if not isinstance(value, Signal) or not tensor.dtype.is_floating:

@@ -11,7 +11,7 @@ from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.tracing import Drawing, Made, Signal, Value
 
-from ._audit import cotangents_of, trained
+from ._audit import cotangents_of, node_of, own_name, trained
 from ._layers import known_weights
 from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
@@ -23,7 +23,7 @@ def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recor
     """Run a model forward and backward, and return the measurements."""
     held = _parameters(model)
     variables = trained(held)
-    names = list(_input_names(arguments))
+    names: list[str] = []  # of the nodes of the inputs
     floats = [at for at, x in enumerate(given) if keras.backend.is_float_dtype(_dtype(x))]
 
     def forward(values: Sequence[Any], starts: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -32,9 +32,13 @@ def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recor
             full[at] = start
         draw = _drawing(held)
         runner = _Runner(draw, held, dict(zip(variables, values, strict=True)), recording)
-        for leaf, name, real in zip(keras.tree.flatten(arguments), names, full, strict=True):
+        names.clear()
+        words = _input_names(arguments)
+        for leaf, name, real in zip(keras.tree.flatten(arguments), words, full, strict=True):
             is_float = keras.backend.is_float_dtype(leaf.dtype)
-            runner.note(leaf, draw.input(name, tuple(leaf.shape), is_float))
+            value = draw.input(name, tuple(leaf.shape), is_float)
+            names.append(own_name(name, value, len(names)))
+            runner.note(leaf, value)
             runner.real[id(leaf)] = real
         results = keras.tree.flatten(runner.call(model, *arguments.args, **arguments.kwargs))
         results = [one for one in results if isinstance(one, keras.KerasTensor)]
@@ -124,6 +128,7 @@ class _Runner(Walker):
         def real(leaf: Any) -> Any:
             return self.real[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
 
+        read = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         args, kwargs = keras.tree.map_structure(real, (args, kwargs))
         kwargs.pop("training", None)
         linear: Any = keras.activations.linear
@@ -146,6 +151,9 @@ class _Runner(Walker):
                 rank = len(flat[0].shape)
                 self._measure(new[-1].name, output, (1, 2) if first else (rank - 1, rank))
             output = activation(output) if split else output
+        before, after = ([(node_of(self.value(x)), x) for x in xs] for xs in (read, flat))
+        starts = [(node.name, None) for node in self.draw.nodes[drawn:] if not node.inputs]
+        self.recording.link(before, [*after, *starts])
         for symbol, result in zip(flat, keras.tree.flatten(output), strict=True):
             self.real[id(symbol)] = result
             value = self.value(symbol)

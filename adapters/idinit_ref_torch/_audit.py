@@ -16,7 +16,7 @@ from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.errors import IDInitError, OptionError, message
-from idinit_ref.tracing import Signal
+from idinit_ref.tracing import Signal, Value
 
 from ._call import Call
 from ._memory import shape_of
@@ -121,15 +121,29 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # TorchDispatchMod
         return Recording(partial(look, xp), _host, self.inputs.values())
 
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
-        drawn = len(self.drawing.nodes)
+        drawn, record = len(self.drawing.nodes), self.recording.record
+        read = [one for one in tree_leaves((call.args, call.kwargs)) if id(one) in call.known]
+        given = [(_node(call.known[id(one)]), one) for one in read]
         super()._note(call, targets)
-        weights = {node.name for node in self.drawing.nodes[drawn:] if node.kind == "weight"}
-        for tensor in call.results:
-            value = self.memory.value(tensor)
+        new = self.drawing.nodes[drawn:]
+        weights = {node.name for node in new if node.kind == "weight"}
+        if torch.is_grad_enabled():  # a function's own result has a gradient, one of no_grad none
+            record.stopped |= {n for n, x in given if n in record.own and not x.requires_grad}
+        else:
+            record.own |= {node.name for node in new}
+        values = [(self.memory.value(tensor), tensor) for tensor in call.results]
+        starts = [(node.name, None) for node in new if not node.inputs]
+        results = [(_node(value), tensor) for value, tensor in values]
+        self.recording.link(given, [*results, *starts])
+        for value, tensor in values:
             if isinstance(value, Signal) and tensor.is_floating_point():
                 axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
                 units = (axis, axis + 1) if value.node in weights else None
                 self.recording.see(value.node, _plain(tensor), units, call.name == "aten::add")
+
+
+def _node(value: Value) -> str | None:
+    return value.node if isinstance(value, Signal) else None
 
 
 def _measure(recorder: _Measuring, out: Any) -> Audit:
@@ -148,12 +162,45 @@ def _measure(recorder: _Measuring, out: Any) -> Audit:
     if live and wanted:
         given = signs(shape_of(tensor) for tensor in live)
         cotangents = [torch.from_numpy(g).to(t) for g, t in zip(given, live, strict=True)]
-        found = torch.autograd.grad(live, wanted, cotangents, allow_unused=True)
+        found = backward(live, wanted, cotangents)
     pairs = zip(wanted, found, strict=True)
     gradients = [torch.zeros_like(x) if one is None else _plain(one) for x, one in pairs]
     with torch.no_grad():
         inputs = {name: _plain(tensor) for name, tensor in recorder.inputs.items()}
         return recording.audit(recording.end(inputs, ends, values, [*starts], gradients))
+
+
+def backward(
+    ends: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the wanted leaves; None for those that no gradient reaches.
+
+    A reentrant checkpoint runs a backward pass of its own, which only fills ``grad``.
+    """
+    if not _is_reentrant(ends):
+        return torch.autograd.grad(ends, wanted, cotangents, allow_unused=True)
+    before = [leaf.grad for leaf in wanted]
+    for leaf in wanted:
+        leaf.grad = None
+    torch.autograd.backward(ends, cotangents)
+    found = [leaf.grad for leaf in wanted]
+    for leaf, old in zip(wanted, before, strict=True):
+        leaf.grad = old
+    return found
+
+
+def _is_reentrant(ends: Sequence[Tensor]) -> bool:
+    """Whether a reentrant checkpoint is part of a computation."""
+    stack: list[Any] = [end.grad_fn for end in ends]
+    seen = set(stack)
+    while stack:
+        step = stack.pop()
+        if "CheckpointFunction" in type(step).__name__:
+            return True
+        new = {one for one, _ in getattr(step, "next_functions", ())} - seen - {None}
+        seen |= new
+        stack += new
+    return False
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     name : str
         The name of its node in the graph of `trace`.
     second_moment : float
-        The mean of squares of its result.
+        The mean of squares of its result; an infinite entry counts as 0.
     units : int
         The units of its result: its channels, or the entries of the last axis.
     copies : int
@@ -168,7 +168,9 @@ class Audit:
     unused : tuple of str
         The parameters from which no path leads to the output.
     not_finite : tuple of str
-        The nodes, outputs and gradients with an infinity or a NaN, in the order of computation.
+        The nodes, outputs, parameters and gradients that are not finite, in the order of
+        computation. An infinity that later nodes make finite again is not listed: -inf under a
+        softmax, or beside finite entries of the output.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import inf, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +24,20 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, out of step with the 
 class TensorFacts(NamedTuple):
     """The measurements of a tensor."""
 
-    peak: float  # the largest absolute value
-    second: float  # the mean of squares
+    peak: float  # the largest absolute value of finite entries; NaN if it holds a NaN
+    second: float  # the mean of squares, where an infinity counts as 0
     spread: float | None  # the largest difference between samples; None if there are none
     eps: float  # of the dtype
     finite: bool = True
     units: int = 0  # of a weight operation's result
     copies: int = 0  # units that copy an earlier one exactly
     silent: int = 0  # units that are constant
+    masked: bool = False  # some entries are finite, and all others are -inf, as under a mask
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether it holds a NaN."""
+        return self.peak != self.peak
 
     @property
     def rms(self) -> float:
@@ -41,7 +48,7 @@ class TensorFacts(NamedTuple):
     def is_constant(self) -> bool:
         """Whether the tensor is zero, or the same for all samples."""
         is_still = self.spread is not None and self.spread <= CONSTANT * self.eps * self.peak
-        return self.finite and (self.peak == 0 or is_still)
+        return not self.has_nan and (self.peak == 0 or is_still) and self.spread != inf
 
 
 def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -54,12 +61,15 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
     shape = tuple(map(int, x.shape))
     if not str(x.dtype).endswith(("float32", "float64")):
         x = xp.cast(x, "float32") if hasattr(xp, "cast") else xp.astype(x, xp.float32)
-    size = xp.max(xp.abs(x))
-    numbers = {"peak": size, "finite": xp.all(xp.isfinite(x))}
+    numbers, whole = {"nan": xp.any(xp.isnan(x))}, xp.isfinite(x)
+    numbers |= {"finite": xp.all(whole), "some": xp.any(whole), "masked": xp.all(whole | (x < 0))}
+    x = xp.where(whole, x, xp.zeros_like(x))
+    numbers["peak"] = size = xp.max(xp.abs(x))
     numbers["mean"] = xp.mean(xp.square(x / xp.where(size > 0, size, xp.ones_like(size))))
     if batch > 1 and shape and shape[0] % batch == 0:  # the first axis may also hold times
-        rows = xp.reshape(x, (batch, -1))
+        rows, holes = xp.reshape(x, (batch, -1)), xp.reshape(whole, (batch, -1))
         numbers["spread"] = xp.max(xp.abs(rows - rows[:1]))
+        numbers["moved"] = xp.any(holes != holes[:1])  # the mask differs between samples
     if units is not None and shape:
         first, last = units
         count = int(np.prod(shape[first:last]))
@@ -76,8 +86,9 @@ def look(xp: Any, x: Any, batch: int, units: tuple[int, int] | None = None) -> d
 
 def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
     """Return the facts from the result of `look`, now on the host."""
-    peak = float(numbers["peak"])
-    spread = numbers.get("spread")
+    peak = nan if numbers["nan"] else float(numbers["peak"])
+    spread = inf if numbers.get("moved") else numbers.get("spread")
+    finite = bool(numbers["finite"])
     units = copies = silent = 0
     eps = eps_of(dtype)
     if "units" in numbers:
@@ -92,10 +103,11 @@ def facts_of(numbers: Mapping[str, Any], dtype: Any) -> TensorFacts:
         float(numbers["mean"]) * peak * peak,
         None if spread is None else float(spread),
         eps,
-        bool(numbers["finite"]),
+        finite,
         units,
         copies,
         silent,
+        not finite and bool(numbers["some"]) and bool(numbers["masked"]),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from .audit import Audit
 from .facts import TensorFacts, facts_of
-from .verdict import Record, check_inputs, judge
+from .signals import Record
+from .verdict import check_inputs, judge
 
 _NUMBERS = ("float", "int", "bool")
 
@@ -38,6 +39,7 @@ class Recording:
         self._dtypes: dict[str, dict[str, Any]] = {"nodes": {}}
         self._units: dict[str, tuple[int, int] | None] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._hidden: dict[Any, tuple[Any, set[str]]] = {}  # of integers: the nodes before them
 
     def see(
         self, node: str, x: Any, units: tuple[int, int] | None = None, is_sum: bool = False
@@ -54,6 +56,25 @@ class Recording:
         if is_new:
             self._shapes[node], self._units[node] = shape, units
         self._look("nodes", node, x, self.record.batch, self._units[node])
+
+    def link(
+        self, given: Iterable[tuple[str | None, Any]], results: Iterable[tuple[str | None, Any]]
+    ) -> None:
+        """Record the tensors of an operation, each with its node; integers and bools have none.
+
+        So an output is known to depend on a node also through indices and comparisons. A tensor may
+        be given by its name.
+        """
+        before, hidden = set[str](), set[str]()
+        for node, x in given:
+            before |= set() if node is None else {node}
+            hidden |= self._hidden.get(_key(x), (x, set()))[1] if node is None else set()
+        for node, x in results:
+            if node is None and before | hidden:
+                self._hidden[_key(x)] = (x, before | hidden)
+            elif node is not None:
+                self.record.links.setdefault(node, set()).update(hidden - {node})
+                self.record.reads.setdefault(node, set()).update(before - {node})
 
     def end(
         self,
@@ -108,3 +129,7 @@ class Recording:
         record.values, record.gradients = facts["values"], facts["gradients"]
         record.input_gradients = facts["starts"]
         return judge(record)
+
+
+def _key(x: Any) -> Any:
+    return x if isinstance(x, str) else id(x)

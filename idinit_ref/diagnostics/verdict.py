@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.adds import Adds
 from ..roles.flow import Flow
-from ..roles.graph import Graph, Node
-from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
+from .audit import LARGE, RANGE, Audit, Branch, Health, Layer
 from .facts import TensorFacts
-
-
-@dataclass
-class Record:
-    """An adapter's measurements of one forward and one backward pass."""
-
-    batch: int  # samples: the first axis of the first input
-    inputs: dict[str, TensorFacts] = field(default_factory=dict)  # also integers
-    graph: Graph = field(default_factory=lambda: Graph([]))
-    facts: dict[str, TensorFacts] = field(default_factory=dict)  # of measured nodes
-    outputs: list[TensorFacts] = field(default_factory=list)  # floating ones
-    values: dict[str, TensorFacts] = field(default_factory=dict)  # of trained parameters
-    gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of these
-    input_gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of floating inputs
-    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # nodes, by parameter
-    limits: list[str] = field(default_factory=list)  # facts that the framework could not show
+from .signals import Record, Signals
 
 
 def check_inputs(floating: Mapping[str, TensorFacts], integers: bool = False) -> None:
     """Raise an OptionError for inputs that can show nothing: only zeros, infinities or NaN."""
     for name, fact in floating.items():
-        if not fact.finite:
+        is_mask = fact.masked and (integers or len(floating) > 1)  # beside an input with signals
+        if not fact.finite and not is_mask:
             raise OptionError(
                 message("inputs", f"{name} with infinities or NaN", "it should be finite", _REAL)
             )
@@ -69,7 +54,7 @@ def judge(record: Record) -> Audit:
     >>> audit.healthy[0]
     'the output does not depend on the input: it is 0, and its gradient to the input is exactly 0; the signal dies at fc'
     """  # noqa: E501 - a sentence of the result
-    flow = _Signals(record)
+    flow = Signals(record)
     seen = [(node, record.facts[node.name]) for node in record.graph.nodes
             if node.name in record.facts]  # fmt: skip
     layers = tuple(
@@ -85,7 +70,7 @@ def judge(record: Record) -> Audit:
         Health(),
         limits=(*record.limits, *_limits(record)),
         output_varies=_varies(record),
-        input_gradient=max((fact.peak for fact in record.input_gradients.values()), default=None),
+        input_gradient=_largest(record.input_gradients.values()),
         layers=layers,
         branches=branches,
         dead=dead,
@@ -93,23 +78,46 @@ def judge(record: Record) -> Audit:
         not_finite=not_finite,
     )
     failures = Health(_failures(record, flow, audit))
-    remarks = tuple(_remarks(record, audit))
+    remarks = tuple(_remarks(record, flow, audit))
     return Audit(**{**vars(audit), "healthy": failures, "remarks": remarks})
 
 
 # Failures -----------------------------------------------------------------------------------
 
 
-def _not_finite(record: Record) -> Iterator[str]:
-    """Yield nodes, outputs and gradients with infinities or NaN, in the order of computation."""
-    for node in record.graph.nodes:
-        if node.name in record.facts and not record.facts[node.name].finite:
-            yield node.name
-    if not all(fact.finite for fact in record.outputs):
-        yield "the output"
-    for name, fact in (*record.gradients.items(), *record.input_gradients.items()):
-        if not fact.finite:
-            yield f"the gradient of {name}"
+def _not_finite(record: Record) -> list[str]:
+    """Return the nodes, outputs, parameters and gradients that are not finite by a fault.
+
+    An infinity that later nodes make finite again is no fault: -inf under a softmax. Neither is
+    -inf beside finite entries of the output. But a gradient that is not finite may come from there.
+    """
+    faults, infinite = [], []
+    readers: dict[str, list[str]] = {}
+    spoilt = set[str]()  # nodes with a fault, and unmeasured ones before them
+    ends = set(record.graph.outputs)
+    for node in reversed(record.graph.nodes):
+        fact, name = record.facts.get(node.name), node.name
+        leads = not spoilt.isdisjoint(readers.get(name, ()))
+        if fact is not None:
+            is_output = name in ends and not fact.masked
+            leads = fact.has_nan or (not fact.finite and (is_output or leads))
+            infinite += [name] * (not fact.finite)
+            faults += [name] * leads
+        spoilt.update([name] * leads)
+        for before in node.inputs:
+            readers.setdefault(before, []).append(name)
+    found = faults[::-1]
+    if not all(fact.finite or fact.masked for fact in record.outputs):
+        found.append("the output")
+    found += [name for name, fact in record.values.items() if not fact.finite]
+    gradients = (*record.gradients.items(), *record.input_gradients.items())
+    bad = [f"the gradient of {name}" for name, fact in gradients if not fact.finite]
+    return [*(found or infinite[::-1] if bad else found), *bad]
+
+
+def _largest(facts: Iterable[TensorFacts]) -> float | None:
+    """Return the largest entry of some tensors, or None without tensors."""
+    return max((fact.peak if fact.finite or fact.has_nan else inf for fact in facts), default=None)
 
 
 def _varies(record: Record) -> bool | None:
@@ -119,7 +127,7 @@ def _varies(record: Record) -> bool | None:
     return any(not fact.is_constant for fact in seen) if seen and samples else None
 
 
-def _failures(record: Record, flow: _Signals, audit: Audit) -> Iterator[str]:
+def _failures(record: Record, flow: Signals, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         yield f"not finite: {some(audit.not_finite)}"
         return  # zeros and constants mean nothing then
@@ -166,9 +174,14 @@ def _is_shift(record: Record, name: str, audit: Audit) -> bool:
 # Remarks ------------------------------------------------------------------------------------
 
 
-def _remarks(record: Record, audit: Audit) -> Iterator[str]:
+def _remarks(record: Record, flow: Signals, audit: Audit) -> Iterator[str]:
     if audit.not_finite:
         return
+    over = [name for name, fact in record.facts.items() if not fact.finite and not fact.masked]
+    if over:
+        yield f"infinite, and finite again behind: {some(over)}"
+    if any(fact.masked for fact in record.outputs):
+        yield "the output holds -inf beside finite entries, as under a mask"
     large = sorted((b for b in audit.branches if b.ratio > LARGE), key=lambda b: -b.ratio)
     if large:
         yield (
@@ -190,12 +203,16 @@ def _remarks(record: Record, audit: Audit) -> Iterator[str]:
     shifts = [dead.name for dead in audit.dead if _is_shift(record, dead.name, audit)]
     if shifts:
         yield f"biases without a gradient, whose weights have one: {some(shifts)}"
+    still = [b.branch for b in audit.branches if not b.rms and b.skip_rms and flow.wakes(b.branch)]
+    if still:
+        yield f"branches that are exactly 0 until the first step: {some(still)}"
     asleep = [dead for dead in audit.dead if dead.wakes and dead.name not in shifts]
     if asleep:
         readers = list(dict.fromkeys(dead.behind for dead in asleep))
         yield (
             f"no gradient at the first step for {some([dead.name for dead in asleep])}: "
-            f"{some(readers)} does not read them, or their gradient cancels there, until it moves"
+            f"{some(readers)} is 0, does not read them, or their gradient cancels there, until it "
+            "moves"
         )
     if audit.unused:
         yield f"the output does not use {some(audit.unused)}"
@@ -232,131 +249,3 @@ def _branches(record: Record) -> Iterator[Branch]:
         sizes = [fact.rms for fact in facts if fact is not None and fact.finite]
         if not residual.how and len(sizes) == 2:
             yield Branch(add, branch, skip, *sizes)
-
-
-# Signals that die ---------------------------------------------------------------------------
-
-
-class _Signals:
-    """The nodes that vary with the input, and those where the input's signal dies.
-
-    A node "varies", is "still" from the start (a table of positions), "dies" (it is constant,
-    though one of its inputs varies), or comes "after" a node that dies: also a product with it.
-    """
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.nodes = {node.name: node for node in record.graph.nodes}
-        self.states: dict[str, str] = {}
-        self._readers: dict[str, list[str]] = {}
-        for node in record.graph.nodes:
-            if node.kind != "parameter":
-                inputs = self._factors(node) or node.inputs
-                self.states[node.name] = self._state(node.name, inputs)
-            for name in node.inputs:
-                self._readers.setdefault(name, []).append(node.name)
-        self._ends = set(record.graph.outputs)  # and all nodes before them
-        for node in reversed(record.graph.nodes):
-            if node.name in self._ends:
-                self._ends.update(node.inputs)
-
-    def _factors(self, node: Node) -> list[str]:
-        """Return the factors that make a node 0, where a signal died before."""
-        places = node.vanishes if isinstance(node.vanishes, tuple) else ()
-        ways = [name for name in map(node.inputs.__getitem__, places) if name in self.record.facts]
-        zeros = [name for name in ways if not self.record.facts[name].peak]
-        return [name for name in zeros if self.states.get(name) in ("dies", "after")]
-
-    def _state(self, name: str, inputs: Sequence[str]) -> str:
-        fact = self.record.facts.get(name)
-        before = [self.states[node] for node in inputs if node in self.states]
-        if not before:
-            return "still" if fact is not None and fact.is_constant else "varies"
-        if fact is not None and not fact.is_constant:
-            return "varies"
-        facts = [self.record.facts.get(node) for node in inputs]
-        is_lost = fact is not None and not fact.peak and any(f and f.peak for f in facts)
-        if "varies" in before:
-            return "varies" if fact is None else "dies"
-        return "after" if {"dies", "after"} & set(before) else "dies" if is_lost else "still"
-
-    def reaches(self, parameter: str) -> bool:
-        """Whether a path leads from a parameter to an output, as far as is known."""
-        if parameter not in self.record.uses:
-            return False
-        nodes = self.record.uses[parameter]
-        return not nodes or any(node in self._ends for node in nodes)
-
-    def roots(self, names: Sequence[str]) -> list[str]:
-        """Return the nodes that die and so make the given ones constant."""
-        dying: dict[str, None] = {}
-        stack, seen = list(names), set(names)
-        while stack:
-            name = stack.pop(0)
-            if self.states.get(name) == "dies":
-                dying[name] = None
-            elif self.states.get(name) == "after":
-                new = [node for node in self.nodes[name].inputs if node not in seen]
-                seen.update(new)
-                stack += new
-        return list(dying)
-
-    def wakes(self, name: str) -> bool:
-        """Whether a node is constant only until the first step.
-
-        So it is if the terms of a weight's result cancel, and the weight is not zero and has a
-        gradient; or if a scale is 0 and has a gradient, as in a branch that starts at 0.
-        """
-        roots = self.roots([name])
-        return bool(roots) and all(map(self._moves, roots))
-
-    def _moves(self, root: str) -> bool:
-        weights, values, gradients = (
-            self.nodes[root].weights, self.record.values, self.record.gradients
-        )  # fmt: skip
-        if weights:
-            return all(w in values and values[w].peak and gradients[w].peak for w in weights)
-        scales = [p for p in gradients if root in self.nodes[p].options.get("scales", ())]
-        return any(gradients[scale].peak for scale in scales)
-
-    def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
-        """Yield the parameters without a gradient, each with the node that stops it."""
-        alive = {name for name, fact in self.record.gradients.items() if fact.peak}
-        for name, fact in self.record.gradients.items():
-            if fact.finite and not fact.peak and name not in unused:
-                yield self._blocked(name, alive)
-
-    def _blocked(self, name: str, alive: set[str]) -> Dead:
-        note = self.nodes[name].note
-        if note.startswith("frozen"):
-            return Dead(name, "", note)
-        start = [node for node in self.record.uses[name] if node in self._ends]
-        reader = ""
-        for node in self._behind(start, alive):
-            roots = self.roots([node])
-            if roots:
-                fact = self.record.facts[roots[0]]
-                state = "0" if not fact.peak else "the same for all samples"
-                return Dead(name, roots[0], f"{roots[0]} is {state}", self.wakes(node))
-            weights = self.nodes[node].weights
-            if not reader and node not in start and alive.intersection(weights):
-                reader = node
-        if reader:
-            return Dead(name, reader, f"{reader} passes no gradient back", True)
-        where = some(start) or "its use"
-        return Dead(name, start[0] if start else "", f"no gradient reaches {where}")
-
-    def _behind(self, start: Sequence[str], alive: set[str]) -> Iterator[str]:
-        """Yield the given nodes and those computed from them, in the order of computation.
-
-        A weight with a gradient ends a path: nodes after it stop no gradient before it.
-        """
-        order = {name: at for at, name in enumerate(self.nodes)}
-        reached, stack = set(start), list(start)
-        while stack:
-            for name in self._readers.get(stack.pop(), ()):
-                if name not in reached and name in self._ends:
-                    reached.add(name)
-                    if not alive.intersection(self.nodes[name].weights):
-                        stack.append(name)
-        yield from sorted(reached, key=order.__getitem__)

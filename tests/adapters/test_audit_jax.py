@@ -77,6 +77,62 @@ def test_a_stopped_layer_and_a_weight_of_zeros_are_found():
     assert "the signal dies at first: product" in audit.healthy[0]
 
 
+@jax.custom_vjp
+def through(x):
+    return jnp.round(x)
+
+
+through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+STEPS = {
+    "round": jnp.round,
+    "sign": jax.jit(jnp.sign),
+    "cast": lambda h: (h > 0).astype("float32"),
+    "select_n": lambda h: jnp.where(h > 0, 1.0, 0.0),
+    "through": through,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.cases(2)
+def test_what_lets_no_gradient_through_is_the_cause(step):
+    def stepped(params, x):
+        h = x @ params["first"]
+        return (h + STEPS[step](h @ params["up"]) @ params["down"]) @ params["head"]
+
+    audit = irj.audit(params := weights(), X, stepped)
+    gradients = jax.grad(lambda p: stepped(p, X).sum())(params)
+    assert bool(audit.healthy) == bool(gradients["up"].any()) == (step == "through")
+    if step != "through":
+        assert [one.name for one in audit.dead] == ["up"]
+        assert step in audit.dead[0].behind
+    assert not {"up"} & {*audit.unused}
+
+
+CAUSAL = jnp.tril(jnp.ones((5, 5), bool))
+MASKS = {
+    "where": lambda a: jnp.where(CAUSAL, a, -jnp.inf),
+    "add": lambda a: a + jnp.where(CAUSAL, 0.0, -jnp.inf),
+    "maximum": lambda a: (b := a + jnp.log(CAUSAL)) - b.max(-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("way", MASKS)
+@pytest.mark.cases(1)
+def test_a_mask_of_infinities_is_no_fault(way):
+    def attend(params, x):
+        q, k, v = jnp.split(x @ params["qkv"], 3, -1)
+        return x + jax.nn.softmax(MASKS[way](q @ k.mT / 8**0.5)) @ v @ params["out"]
+
+    params = {"qkv": jnp.ones((8, 24)), "out": jnp.ones((8, 8))}
+    x = jax.random.normal(KEYS[1], (3, 5, 8))
+    params = irj.init(params, x, attend)[0]
+    audit = irj.audit(params, x, attend)
+    assert audit.healthy, audit.healthy
+    assert len(audit.branches) == 1
+    audit = irj.audit({**params, "out": jnp.full((8, 8), jnp.nan)}, x, attend)
+    assert audit.not_finite[0].startswith("out")
+
+
 class Net(nnx.Module):
     def __init__(self, rngs):
         self.conv = nnx.Conv(2, 8, (3, 3), rngs=rngs)
@@ -121,6 +177,30 @@ def test_what_happens_in_a_loop_is_said_not_to_be_seen():
     audit = irj.audit({"w": jnp.stack([jnp.eye(6)] * 3), "h": jnp.eye(6)}, X, deep)
     assert audit.healthy
     assert "were not measured: w: product" in audit.limits[-1]
+
+
+@pytest.mark.parametrize("bounds", ["while", "traced", "known"])
+def test_a_loop_without_a_backward_pass_is_named(bounds):
+    def looped(params, x):
+        def turn(h):
+            return h + jnp.tanh(h @ params["u"]) @ params["d"]
+
+        if bounds == "while":
+            return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, turn(c[1])), (0, x))[
+                1
+            ]
+        last = 3 if bounds == "known" else 3 + (x.sum() > 1e9).astype(int)
+        return jax.lax.fori_loop(0, last, lambda _, h: turn(h), x)
+
+    params, _ = irj.init({"u": jnp.ones((6, 8)), "d": jnp.ones((8, 6))}, X, looped)
+    if bounds == "known":
+        assert irj.audit(params, X, looped).healthy
+        return
+    with pytest.raises(
+        GraphError, match=r"^model = .*a loop of unknown length.*lax\.scan"
+    ) as caught:
+        irj.audit(params, X, looped)
+    assert "\n" not in str(caught.value)
 
 
 def test_tokens_alone_are_judged_by_samples_and_embeddings():

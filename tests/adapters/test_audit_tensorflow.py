@@ -78,6 +78,35 @@ def test_a_relu_that_is_never_on_and_a_weight_of_zeros_are_found():
     assert "the signal dies at first" in audit.healthy[0]
 
 
+class Masked(keras.Model):
+    def __init__(self, way):
+        super().__init__()
+        self.qkv, self.out = keras.layers.Dense(24), keras.layers.Dense(8, name="out")
+        self.way = way
+
+    def call(self, x):
+        q, k, v = keras.ops.split(self.qkv(x), 3, -1)
+        a, causal = q @ keras.ops.transpose(k, (0, 2, 1)) / 8**0.5, np.tri(5, dtype=bool)
+        if self.way == "where":
+            a = keras.ops.where(causal, a, -np.inf)
+        else:
+            a = a + np.where(causal, 0, -np.inf).astype(np.float32)
+        return x + self.out(keras.ops.softmax(a) @ v)
+
+
+@pytest.mark.parametrize("way", ["where", "add"])
+@pytest.mark.cases(1)
+def test_a_mask_of_infinities_is_no_fault(way):
+    model, x = Masked(way), samples(3, 5, 8)
+    irk.init_(model, x)
+    audit = irk.audit(model, x)
+    assert audit.healthy, audit.healthy
+    assert len(audit.branches) == 1
+    model.out.kernel.assign(np.full((8, 8), np.nan))
+    assert audit != irk.audit(model, x)
+    assert not irk.audit(model, x).healthy
+
+
 class Custom(keras.Model):
     def __init__(self):
         super().__init__()
@@ -85,6 +114,66 @@ class Custom(keras.Model):
 
     def call(self, x):
         return x + self.b(keras.ops.stop_gradient(self.a(x)))
+
+
+STEPS = {
+    "round": keras.ops.round,
+    "cast": lambda h: keras.ops.cast(h > 0, "float32"),
+    "one_hot": lambda h: keras.ops.one_hot(keras.ops.argmax(h, -1), 16),
+}
+
+
+class Stepped(Custom):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def call(self, x):
+        return x + self.b(STEPS[self.step](self.a(x)))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.cases(1)
+def test_what_lets_no_gradient_through_is_the_cause(step):
+    model, x = Stepped(step), samples(4, 6)
+    irk.init_(model, x)
+    audit = irk.audit(model, x)
+    assert not audit.healthy
+    assert {one.name.split("/")[-2] for one in audit.dead} == {"a"}
+    assert step in audit.dead[0].behind.lower()
+    assert not audit.unused
+
+
+class Two(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = keras.layers.Dense(16, name="up"), keras.layers.Dense(8, name="down")
+
+    def call(self, x, c):
+        c = c if keras.backend.is_float_dtype(c.dtype) else keras.ops.one_hot(c, 4)
+        return x + self.down(keras.ops.relu(self.up(c)))
+
+
+def functional_two():
+    a, b = keras.Input((8,), name="a"), keras.Input((4,), name="b")
+    h = keras.layers.Dense(16, activation="relu", name="up")(b)
+    return keras.Model([a, b], a + keras.layers.Dense(8, name="down")(h))
+
+
+@pytest.mark.parametrize("kind", ["two arguments", "integers beside", "a list", "a tuple"])
+@pytest.mark.cases(2)
+def test_a_model_of_several_inputs_is_audited(kind):
+    x, c = samples(3, 8), samples(3, 4)
+    given = (x, np.arange(3, dtype=np.int32)) if kind == "integers beside" else (x, c)
+    model = Two() if kind in ("two arguments", "integers beside") else functional_two()
+    given = [*given] if kind == "a list" else given
+    irk.init_(model, given)
+    audit = irk.audit(model, given)
+    assert audit.healthy, audit.healthy
+    assert audit.output_varies
+    if kind != "integers beside":  # a kernel that reads a one-hot is a table
+        up = c @ numpy(model.get_layer("up").kernel)
+        assert audit.second_moments["up"] == pytest.approx(np.mean(up**2), rel=1e-4)
 
 
 def test_adds_in_a_models_own_code_are_seen_and_a_stopped_layer_is_found():

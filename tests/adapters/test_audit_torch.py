@@ -165,6 +165,81 @@ def test_a_detached_layer_is_found():
     assert "gradient to the input is exactly 0" in audit.healthy[0]
 
 
+class Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+@torch.no_grad()
+def ungraded(h):
+    return h.relu() + 1
+
+
+STEPS = {
+    "round": torch.round,
+    "sign": torch.sign,
+    "cast": lambda h: (h > 0).float(),
+    "where": lambda h: torch.where(h > 0, 1.0, 0.0),
+    "argmax": lambda h: F.one_hot(h.argmax(-1), 8).float(),
+    "no_grad": ungraded,
+    "relu": torch.relu,
+    "straight through": lambda h: h + (h.round() - h).detach(),
+    "function": Through.apply,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_lets_no_gradient_through_is_the_cause(step):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + self.b(STEPS[step](self.a(x)))
+
+    model, x = Model(), samples(4, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    model(x).sum().backward()
+    with torch.no_grad():
+        model.b.weight += 1
+    model(x).square().sum().backward()
+    learns = model.a.weight.grad is not None and bool(model.a.weight.grad.any())
+    assert learns == (step in ("relu", "straight through", "function"))
+    assert bool(audit.healthy) == learns, audit.healthy
+    assert not audit.unused
+    if not learns:
+        assert [one.name for one in audit.dead] == ["a.weight", "a.bias"]
+        names = {"argmax": "cast", "no_grad": "add"}
+        assert audit.dead[0].behind == names.get(step, step)
+
+
+def test_a_weight_norm_whose_terms_cancel_wakes():
+    """Its length has no gradient yet, its direction has one."""
+
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            norm = torch.nn.utils.parametrizations.weight_norm
+            self.a, self.b = norm(nn.Linear(8, 16)), norm(nn.Linear(16, 8))
+
+        def forward(self, x):
+            return x + self.b(self.a(x).relu())
+
+    model, x = Normed(), samples(4, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy, audit.healthy
+    assert audit.branches[0].rms == 0
+    assert "exactly 0 until the first step" in audit.remarks[-2]
+
+
 def test_a_parameter_that_is_not_used_or_not_trained_is_not_dead():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model.spare = nn.Linear(2, 2)
@@ -184,6 +259,78 @@ def test_what_is_not_finite_is_named_where_it_begins(bad):
     audit = irt.audit(model, x)
     assert audit.not_finite[0] == "3.up"
     assert not audit.healthy
+
+
+CAUSAL = torch.full((5, 5), -torch.inf).triu(1)
+MASKS = {
+    "add": lambda a: a + CAUSAL,
+    "iadd": lambda a: a.add_(CAUSAL),
+    "fill": lambda a: a.masked_fill(CAUSAL < 0, -torch.inf),
+    "where": lambda a: torch.where(CAUSAL < 0, -torch.inf, a),
+    "heads": lambda a: (a[:, None] + CAUSAL)[:, 0],
+    "maximum": lambda a: a + CAUSAL - (a + CAUSAL).amax(-1, keepdim=True),
+}
+
+
+class Masked(nn.Module):
+    def __init__(self, mask):
+        super().__init__()
+        self.qkv, self.out, self.mask = nn.Linear(8, 24), nn.Linear(8, 8), mask
+
+    def forward(self, x, *given):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return x + self.out(self.mask(q @ k.mT / 8**0.5, *given).softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("way", MASKS)
+def test_a_mask_of_infinities_is_no_fault(way):
+    model, x = Masked(MASKS[way]), samples(3, 5, 8)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy, audit.healthy
+    assert not audit.not_finite
+    assert [branch.branch for branch in audit.branches] == ["out"]
+    with torch.no_grad():
+        model.out.weight[0, 0] = float("nan")
+    assert irt.audit(model, x).not_finite[0] == "out"
+
+
+def test_a_mask_among_the_inputs_is_no_fault_and_neither_are_masked_logits():
+    model, x = Masked(lambda a, mask: a + mask), samples(3, 5, 8)
+    irt.init_(model, (x, CAUSAL))
+    assert irt.audit(model, (x, CAUSAL)).healthy
+    with pytest.raises(OptionError, match="given with infinities"):
+        irt.audit(model, (x, -CAUSAL))
+
+    class Logits(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + CAUSAL[2]  # at the last two of five units
+
+    for result in (lambda y: y, lambda y: y.log_softmax(-1), lambda y: y.softmax(-1)):
+        model = Logits(8, 5)
+        model.register_forward_hook(lambda _, __, y, result=result: result(y))
+        irt.init_(model, x)
+        audit = irt.audit(model, x)
+        assert audit.healthy, audit.healthy
+        said = any("holds -inf" in remark for remark in audit.remarks)
+        assert said == (not model(x).isfinite().all())
+    irt.init_(model := nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 5)), x)
+    with torch.no_grad():
+        model[0].weight.mul_(1e30)
+        model[1].weight.mul_(1e30)
+    assert irt.audit(model, x).not_finite[:2] == ("1", "the output")
+
+
+def test_an_infinity_whose_gradient_is_no_number_is_named():
+    class Log(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            y = y.amax(-1, keepdim=True) - y
+            return torch.where(y > 0, y.log(), 0.0)
+
+    audit = irt.audit(Log(8, 8), samples(3, 8))
+    assert any(name.startswith("log") for name in audit.not_finite)
+    assert "the gradient of weight" in audit.not_finite
 
 
 def two(i, o):
@@ -310,9 +457,34 @@ def test_an_input_may_be_written_to_and_a_part_run_again_in_the_backward_pass():
     assert torch.equal(x, given)
 
 
-@pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", False)])
-def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
-    """Unless what it scales is 0 too: then neither ever has a gradient."""
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning")  # without use_reentrant
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # a trace
+@pytest.mark.parametrize("how", [{}, {"use_reentrant": True}, {"use_reentrant": False}], ids=str)
+def test_checkpoints_of_each_kind_give_the_audit_of_the_plain_model(how):
+    class Model(nn.Sequential):
+        def forward(self, x):
+            x = self[0](x)
+            x = checkpoint(self[1], x, **how) if how is not None else self[1](x)
+            return self[2](checkpoint(self[1], x, **how) if how is not None else self[1](x))
+
+    model, x = Model(nn.Linear(6, 8), Block(), nn.Linear(8, 3)), samples(4, 6)
+    irt.init_(model, x)
+    before = [torch.full_like(p, 3.0) for p in model.parameters()]
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        parameter.grad = old
+    outer = torch.ones(8, requires_grad=True)
+    model[1].register_forward_hook(lambda _, __, y: y * outer)
+    audit = irt.audit(model, x)
+    assert all(p.grad is old and (old == 3).all() for p, old in zip(
+        model.parameters(), before, strict=True))  # fmt: skip
+    how = None
+    assert audit == irt.audit(model, x)
+    assert audit.healthy
+
+
+@pytest.mark.parametrize(("zeros", "is_healthy"), [("s", True), ("sz", False), ("z", True)])
+def test_a_branch_whose_scale_or_end_is_0_wakes_with_the_first_step(zeros, is_healthy):
+    """Unless both are 0: then neither ever has a gradient."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -330,6 +502,12 @@ def test_a_branch_whose_scale_is_0_wakes_with_the_first_step(zeros, is_healthy):
     assert bool(found.healthy) == is_healthy
     assert found.branches[0].rms == 0
     assert {"a.weight"} <= {one.name for one in found.dead}
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(samples(3, 4)).square().sum().backward()
+        optimiser.step()
+    assert bool(model.a.weight.grad.any()) == is_healthy
 
 
 # What cannot be judged ----------------------------------------------------------------------

@@ -12,7 +12,8 @@ from idinit_ref import Graph, Node
 from idinit_ref.diagnostics import Audit, Health
 from idinit_ref.diagnostics.audit import Layer
 from idinit_ref.diagnostics.facts import TensorFacts, facts_of, look, signs
-from idinit_ref.diagnostics.verdict import Record, judge
+from idinit_ref.diagnostics.signals import Record
+from idinit_ref.diagnostics.verdict import judge
 from idinit_ref.errors import OptionError
 
 EPS = 2.0**-23
@@ -78,12 +79,44 @@ def test_a_branch_whose_terms_cancel_is_well_since_its_weight_moves():
     assert audit.branches[0].ratio == 0
 
 
-def test_a_weight_of_zeros_is_no_cancellation():
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_weight_of_zeros_wakes_if_it_has_a_gradient(moves):
+    """x + 0 @ relu(up(x)): one step changes the 0, and then up has a gradient."""
     values = {"up.w": SOME, "down.w": NONE, "head.w": SOME}
-    audit = judge(record({"down": NONE}, {"up.w": NONE}, values=values))
+    gradients = {"up.w": NONE, "down.w": SOME if moves else NONE}
+    audit = judge(record({"down": NONE}, gradients, values=values))
     assert audit.dead[0].behind == "down"
-    assert not audit.dead[0].wakes
-    assert len(audit.healthy) == 2
+    assert audit.dead[0].wakes == moves
+    assert len(audit.healthy) == (0 if moves else 2)
+    assert ("branches that are exactly 0 until the first step: down" in audit.remarks) == moves
+
+
+@pytest.mark.parametrize("way", ["step", "custom", "no_grad", "integers", "beside"])
+def test_what_stops_every_gradient_is_named(way):
+    """relu stands for a step, a part without gradients, or a comparison; beside it is a detour."""
+    given = record(gradients={"up.w": NONE})
+    name = "1: round (2)" if way in ("step", "custom", "beside") else "relu"
+    nodes = [n for n in given.graph.nodes if n.name not in ("relu", "down")]
+    inputs = () if way == "integers" else ("up",)
+    reads = (name, "up") if way == "beside" else (name,)
+    nodes[-2:-2] = [
+        Node(name, "input" if way == "integers" else "other", inputs, (2, 4)),
+        Node("down", "weight", reads, (2, 4), weights=("down.w",)),
+    ]
+    options = {
+        "own": {name} if way == "custom" else set(),
+        "stopped": {name} if way == "no_grad" else set(),
+        "links": {name: {"a dropped move"}} if way == "integers" else {},
+        "reads": {"a dropped move": {"up"}},
+    }
+    graph = Graph(nodes, ["head"])
+    audit = judge(record({name: SOME}, {"up.w": NONE}, graph=graph, **options))
+    (dead,) = audit.dead
+    assert not audit.unused
+    assert (dead.behind, dead.wakes) == (
+        ("down", True) if way in ("custom", "beside") else (name, False)
+    )
+    assert bool(audit.healthy) == dead.wakes
 
 
 def test_what_is_not_read_at_first_is_no_failure_if_its_reader_moves():
@@ -122,6 +155,40 @@ def test_what_is_not_finite_comes_first_and_alone():
     audit = judge(record({"up": bad, "relu": bad}, {"up.w": bad}))
     assert audit.not_finite == ("up", "relu", "the gradient of up.w")
     assert audit.healthy == ("not finite: up, relu, the gradient of up.w",)
+
+
+BAD = {
+    "NaN": SOME._replace(finite=False, peak=float("nan")),
+    "inf": SOME._replace(finite=False),
+    "mask": SOME._replace(finite=False, masked=True),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("place", ["relu", "head", "gradient", "input", "value"])
+def test_only_an_infinity_that_reaches_a_result_is_a_fault(kind, place):
+    """relu stands for a mask before a softmax: down, behind it, is finite."""
+    bad = BAD[kind]
+    node = {"relu": bad} if place == "relu" else {"head": bad} if place == "head" else {}
+    options = {"input_gradients": {"x": bad}} if place == "input" else {}
+    if place == "value":
+        options = {"values": {**record().values, "up.w": bad}}
+    audit = judge(record(node, {"up.w": bad} if place == "gradient" else {}, **options))
+    passes = {"relu": ("inf", "mask"), "head": ("mask",)}
+    names = {
+        "relu": ("relu",),
+        "head": ("head", "the output"),
+        "gradient": ("the gradient of up.w",),
+        "input": ("the gradient of x",),
+        "value": ("up.w",),
+    }
+    assert audit.not_finite == (() if kind in passes.get(place, ()) else names[place])
+    assert bool(audit.healthy) == (not audit.not_finite)
+
+
+def test_an_infinity_is_to_blame_for_a_gradient_that_is_not_finite():
+    audit = judge(record({"relu": BAD["inf"]}, {"up.w": BAD["NaN"]}))
+    assert audit.not_finite == ("relu", "the gradient of up.w")
 
 
 def test_a_large_branch_and_a_parameter_that_nothing_uses_are_remarks():
@@ -182,6 +249,26 @@ def test_large_numbers_do_not_overflow():
 def test_what_is_not_finite_is_seen(bad):
     with np.errstate(invalid="ignore"):
         assert not facts_of(look(np, np.array([[1.0], [bad]]), 2), np.float64).finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_infinities_hide_no_other_number(bad):
+    x = np.arange(12.0).reshape(2, 6)
+    x[:, 3] = bad
+    seen = facts_of(look(np, x, 2), x.dtype)
+    assert seen.has_nan == np.isnan(bad)
+    assert seen.masked == (bad == -np.inf)
+    assert seen.spread == 6.0
+    if not np.isnan(bad):
+        assert seen.peak == 11.0
+        assert seen.second == pytest.approx(np.where(np.isinf(x), 0, x).__pow__(2).mean())
+    assert not facts_of(look(np, np.full((2, 6), bad), 2), x.dtype).masked
+
+
+def test_a_mask_that_differs_between_samples_is_no_constant():
+    x = np.where(np.tri(3, dtype=bool), 0.0, -np.inf)
+    assert not facts_of(look(np, x, 3), x.dtype).is_constant
+    assert facts_of(look(np, x[:1].repeat(3, 0), 3), x.dtype).is_constant
 
 
 def test_cotangents_are_signs_the_same_every_time():

@@ -1,0 +1,211 @@
+"""Internal: the record of one run, and where its signals and gradients end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..core.text import some
+from ..roles.graph import Graph, Node, function_of
+from .audit import Dead
+from .facts import TensorFacts
+
+
+@dataclass
+class Record:
+    """An adapter's measurements of one forward and one backward pass."""
+
+    batch: int  # samples: the first axis of the first input
+    inputs: dict[str, TensorFacts] = field(default_factory=dict)  # also integers
+    graph: Graph = field(default_factory=lambda: Graph([]))
+    facts: dict[str, TensorFacts] = field(default_factory=dict)  # of measured nodes
+    outputs: list[TensorFacts] = field(default_factory=list)  # floating ones
+    values: dict[str, TensorFacts] = field(default_factory=dict)  # of trained parameters
+    gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of these
+    input_gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of floating inputs
+    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # nodes, by parameter
+    limits: list[str] = field(default_factory=list)  # facts that the framework could not show
+    # by node: the nodes on which it depends through integers, bools or indices; and all others
+    links: dict[str, set[str]] = field(default_factory=dict)
+    reads: dict[str, set[str]] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)  # nodes in functions with gradients of their own
+    stopped: set[str] = field(default_factory=set)  # results of a part that runs without gradients
+
+
+_STEPS = {"ceil", "fix", "floor", "floor_divide", "floordiv", "heaviside", "rint", "round"}
+_STEPS |= {"sgn", "sign", "trunc"}
+"""Functions that are constant between their steps."""
+
+
+class Signals:
+    """The nodes that vary with the input, and those where the input's signal dies.
+
+    A node "varies", is "still" from the start (a table of positions), "dies" (it is constant,
+    though one of its inputs varies), or comes "after" a node that dies: also a product with it.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.nodes = {node.name: node for node in record.graph.nodes}
+        self.states: dict[str, str] = {}
+        self._readers: dict[str, list[str]] = {}
+        self._linked: dict[str, list[str]] = {}  # through integers
+        for node in record.graph.nodes:
+            if node.kind != "parameter":
+                inputs = self._factors(node) or node.inputs
+                self.states[node.name] = self._state(node.name, inputs)
+            for name in node.inputs:
+                self._readers.setdefault(name, []).append(node.name)
+            for name in self._links(node):
+                self._linked.setdefault(name, []).append(node.name)
+        self._ends = set(record.graph.outputs)  # and all nodes before them, also through integers
+        for node in reversed(record.graph.nodes):
+            if node.name in self._ends:
+                self._ends.update(node.inputs, self._links(node))
+
+    def _links(self, node: Node) -> list[str]:
+        """Return the nodes on which a node depends through integers, bools or indices.
+
+        A float of a bool, or a row that a float of a bool picks, starts a signal of its own.
+        """
+        links, reads = self.record.links, self.record.reads
+        found, stack = set[str](), [*links.get(node.name, ())]
+        if not node.inputs and node.kind != "parameter":
+            stack += reads.get(node.name, ())
+        seen = set(stack)
+        while stack:
+            name = stack.pop()
+            if name not in self.nodes:  # a move, which the graph leaves out
+                before = links.get(name, set()) | reads.get(name, set())
+                stack += before - seen
+                seen |= before
+            else:
+                found.add(name)
+        return sorted(found)
+
+    def _factors(self, node: Node) -> list[str]:
+        """Return the factors that make a node 0, where a signal died before."""
+        places = node.vanishes if isinstance(node.vanishes, tuple) else ()
+        ways = [name for name in map(node.inputs.__getitem__, places) if name in self.record.facts]
+        zeros = [name for name in ways if not self.record.facts[name].peak]
+        return [name for name in zeros if self.states.get(name) in ("dies", "after")]
+
+    def _state(self, name: str, inputs: Sequence[str]) -> str:
+        fact = self.record.facts.get(name)
+        before = [self.states[node] for node in inputs if node in self.states]
+        if not before:
+            return "still" if fact is not None and fact.is_constant else "varies"
+        if fact is not None and not fact.is_constant:
+            return "varies"
+        facts = [self.record.facts.get(node) for node in inputs]
+        is_lost = fact is not None and not fact.peak and any(f and f.peak for f in facts)
+        if "varies" in before:
+            return "varies" if fact is None else "dies"
+        return "after" if {"dies", "after"} & set(before) else "dies" if is_lost else "still"
+
+    def reaches(self, parameter: str) -> bool:
+        """Whether a path leads from a parameter to an output, as far as is known."""
+        if parameter not in self.record.uses:
+            return False
+        nodes = self.record.uses[parameter]
+        return not nodes or any(node in self._ends for node in nodes)
+
+    def roots(self, names: Sequence[str]) -> list[str]:
+        """Return the nodes that die and so make the given ones constant."""
+        dying: dict[str, None] = {}
+        stack, seen = list(names), set(names)
+        while stack:
+            name = stack.pop(0)
+            if self.states.get(name) == "dies":
+                dying[name] = None
+            elif self.states.get(name) == "after":
+                new = [node for node in self.nodes[name].inputs if node not in seen]
+                seen.update(new)
+                stack += new
+        return list(dying)
+
+    def wakes(self, name: str) -> bool:
+        """Whether a node is constant only until the first step.
+
+        So it is if its weight has a gradient: the weight is 0, or the terms of its result cancel;
+        or if a scale is 0 and has a gradient, as in a branch that starts at 0.
+        """
+        roots = self.roots([name])
+        return bool(roots) and all(map(self._moves, roots))
+
+    def _moves(self, root: str) -> bool:
+        weights, gradients = self.nodes[root].weights, self.record.gradients
+        if weights:  # of a weight of several parameters one that moves is enough
+            return any(gradients[w].peak for w in weights if w in gradients)
+        scales = [p for p in gradients if root in self.nodes[p].options.get("scales", ())]
+        return any(gradients[scale].peak for scale in scales)
+
+    def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
+        """Yield the parameters without a gradient, each with the node that stops it."""
+        alive = {name for name, fact in self.record.gradients.items() if fact.peak}
+        for name, fact in self.record.gradients.items():
+            if fact.finite and not fact.peak and name not in unused:
+                yield self._blocked(name, alive)
+
+    def _blocked(self, name: str, alive: set[str]) -> Dead:
+        note = self.nodes[name].note
+        if note.startswith("frozen"):
+            return Dead(name, "", note)
+        start = [node for node in self.record.uses[name] if node in self._ends]
+        walls = self._walls(start)
+        if walls:
+            whys = list(dict.fromkeys(walls.values()))
+            said = "; ".join(
+                f"{some([n for n in walls if walls[n] == why])}, {why}" for why in whys
+            )
+            return Dead(name, next(iter(walls)), f"no gradient passes {said}")
+        reader = ""
+        for node in self._behind(start, alive):
+            roots = self.roots([node])
+            if roots:
+                fact = self.record.facts[roots[0]]
+                state = "0" if not fact.peak else "the same for all samples"
+                return Dead(name, roots[0], f"{roots[0]} is {state}", self.wakes(node))
+            weights = self.nodes[node].weights
+            if not reader and node not in start and alive.intersection(weights):
+                reader = node
+        if reader:
+            return Dead(name, reader, f"{reader} passes no gradient back", True)
+        where = some(start) or "its use"
+        return Dead(name, start[0] if start else "", f"no gradient reaches {where}")
+
+    def _walls(self, start: Sequence[str]) -> dict[str, str]:
+        """Return the nodes that no gradient can pass, with reasons, if they stop every path."""
+        walls: dict[str, str] = {}
+        stack, seen = list(start), set(start)
+        while stack:
+            name = stack.pop(0)
+            if name in self.record.stopped:
+                walls[name] = "which runs without gradients"
+                continue
+            if function_of(self.nodes[name]) in _STEPS and name not in self.record.own:
+                walls[name] = "whose derivative is 0"
+                continue
+            if name in self.record.graph.outputs:
+                return {}
+            linked = [node for node in self._linked.get(name, ()) if node in self._ends]
+            walls |= dict.fromkeys(linked, "which reads only integers, bools or indices of it")
+            new = [n for n in self._readers.get(name, ()) if n in self._ends and n not in seen]
+            seen.update(new)
+            stack += new
+        return walls
+
+    def _behind(self, start: Sequence[str], alive: set[str]) -> Iterator[str]:
+        """Yield the given nodes and those computed from them, in the order of computation.
+
+        A weight with a gradient ends a path: nodes after it stop no gradient before it.
+        """
+        order = {name: at for at, name in enumerate(self.nodes)}
+        reached, stack = set(start), list(start)
+        while stack:
+            for name in self._readers.get(stack.pop(), ()):
+                if name not in reached and name in self._ends:
+                    reached.add(name)
+                    if not alive.intersection(self.nodes[name].weights):
+                        stack.append(name)
+        yield from sorted(reached, key=order.__getitem__)
