@@ -196,6 +196,9 @@ def record(
         stack.enter_context(_quiet(gradients))
         args, kwargs = tree_map_only(Tensor, instead, (args, kwargs))
         stack.enter_context(state_kept([model, args, kwargs], instead))
+        for tensor in original.values():
+            if fake is None and not _is_odd(tensor):
+                stack.callback(_restore, tensor, tensor.data)
         for module in owners:
             module.training = False
             _without_communication(module)
@@ -218,6 +221,12 @@ def record(
         with recorder:
             out = model(*args, **kwargs)
         return finish(recorder, out)
+
+
+def _restore(tensor: Tensor, data: Tensor) -> None:
+    """Give a parameter its own memory again, if the pass has set another (`p.data = ...`)."""
+    if tensor.data_ptr() != data.data_ptr():
+        tensor.data = data
 
 
 class _Copies:

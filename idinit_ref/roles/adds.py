@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from heapq import heappop, heappush
 from math import prod
 from typing import Literal, NamedTuple
@@ -73,14 +73,16 @@ _NONE, _HERE = _Way(), _Way(False, True, None, True)
 
 
 class _Frontier:
-    """The nodes that the two operands of an add reach, the latest in the computation first.
+    """The nodes that the two operands of an add reach, the latest possible meeting first.
 
-    The paths to a node are complete when it is popped.
+    The paths to a node are complete when it is popped. Nodes with the same latest shared node come
+    in their own order, so a chain of sums is followed only as far as the other operand reaches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peak: Sequence[int]) -> None:
+        self._peak = peak
         self._seen: dict[int, list[_Way]] = {}
-        self._heap: list[int] = []
+        self._heap: list[tuple[int, int]] = []
         self._open = [0, 0, 0]  # nodes ahead: reached by the left, by the right operand, freely
 
     @property
@@ -98,7 +100,7 @@ class _Frontier:
         ways = self._seen.get(node)
         if ways is None:
             ways = self._seen[node] = [_NONE, _NONE]
-            heappush(self._heap, -node)
+            heappush(self._heap, (-self._peak[node], -node))
         else:
             self._count(ways, -1)
         ways[side] = ways[side].join(way)
@@ -106,7 +108,7 @@ class _Frontier:
 
     def pop(self) -> tuple[int, list[_Way]]:
         """Return the latest node, and the paths of each operand to it."""
-        node = -heappop(self._heap)
+        node = -heappop(self._heap)[1]
         ways = self._seen.pop(node)
         self._count(ways, -1)
         return node, ways
@@ -210,7 +212,7 @@ class Adds:
 
     def _meet(self, add: int, sides: tuple[int, int]) -> tuple[dict[int, _Way], dict[int, _Way]]:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
-        flow, ahead = self._flow, _Frontier()
+        flow, ahead = self._flow, _Frontier(self._flow.peak)
         found: tuple[dict[int, _Way], dict[int, _Way]] = ({}, {})
         for side, skip in enumerate(sides):
             # The usual block: the whole branch is computed from the skip.

@@ -229,7 +229,7 @@ class _Model(NamedTuple):
     def _role(self, node: Node) -> tuple[Kind, str]:
         """Return the role of a parameter without overrides, and the reason."""
         inferred = self.inferred.get(node.name)
-        if inferred and self._is_magnitude(node):
+        if inferred and self._is_magnitude(node) and node.name not in self.silent:
             return "zero", f"a weight that is computed vanishes with it: {inferred.why[0]}"
         if node.note:
             return "keep", node.note

@@ -156,9 +156,12 @@ class Flow:
         self.least: list[float] = []  # the earliest shared node reached over no weight
         self.most: list[int] = []  # the latest node reached over a weight
         self.hop: list[int] = []
+        self.peak: list[int] = []  # the latest shared node before a node; a shared one is its own
         for number, node in enumerate(self.nodes):
             own = number if len(self.users[number]) > 1 else inf
             inputs = self.inputs[number]
+            before = [self.peak[to] for to in inputs] if own == inf else ()
+            self.peak.append(max(before, default=number))
             if node.kind == "weight":
                 self.least.append(own)
                 self.most.append(max(inputs, default=-1))

@@ -378,3 +378,30 @@ def test_a_dilated_convolution_of_keras_is_no_level_of_a_pyramid(kind, dilation)
     total, skip = keras.Model(given, [out, shortcut])(x)
     assert np.allclose(total, skip, atol=1e-4)
     assert np.abs(skip).max() > 0.1
+
+
+# A scale of 0 behind a computed weight ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "gain", "weight_norm"])
+def test_a_scale_of_0_ends_a_branch_whatever_its_last_weight_is(kind):
+    """SkipInit: with eps in the gain, too, the scale would have a gradient of about eps."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+            if kind == "weight_norm":
+                nn.utils.parametrizations.weight_norm(self.last)
+            self.gain, self.scale = nn.Parameter(torch.ones(8, 1)), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            weight = self.last.weight * self.gain if kind == "gain" else self.last.weight
+            h = nn.functional.linear(self.first(x).relu(), weight, self.last.bias)
+            return x + h * self.scale
+
+    model, x = Model(), torch.tensor(NODES)
+    assert "zero" not in irt.init_(model, x).roles.values()
+    model(x).square().sum().backward()
+    assert torch.equal(model(x), x)
+    assert model.scale.grad.abs() > 0.1

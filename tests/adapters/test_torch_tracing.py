@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from adapters.zoo_torch import CASES, image
 from idinit_ref import errors
-from idinit_ref_torch import idi_layer_, init_, trace
+from idinit_ref_torch import audit, idi_layer_, init_, plans, trace
 
 
 class Function(nn.Module):
@@ -356,3 +356,31 @@ def test_what_a_model_returns_besides_its_logits_learns(returned):
 
     roles = init_(Function(function, nn.Linear(4, 4), nn.Linear(4, 3)), image(2, 4)).roles
     assert roles["layers.0.weight"] == ("zero" if returned else "keep")
+
+
+class Momentum(nn.Module):
+    """Two encoders; the second follows the first, and a pointer is read as a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Linear(4, 4), nn.Linear(4, 4).requires_grad_(False)
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
+
+    def forward(self, x):
+        for own, other in zip(self.key.parameters(), self.query.parameters(), strict=True):
+            own.data = own.data * 0.9 + other.data * 0.1
+        self.pointer[0] = (int(self.pointer) + 2) % 12
+        return self.query(x), self.key(x)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("call", [trace, plans, init_, audit])
+def test_a_parameter_whose_memory_the_pass_sets_anew_is_as_before(call):
+    """The number needs a pass on real values; there, MoCo's momentum update stayed in the model."""
+    model = Momentum()
+    memory = [p.data_ptr() for p in model.parameters()]
+    before = [p.clone() for p in (*model.key.parameters(), model.pointer)]
+    call(model, torch.ones(2, 4))
+    after = (*model.key.parameters(), model.pointer)
+    assert all(map(torch.equal, before, after))
+    assert [p.data_ptr() for p in model.parameters()] == memory
