@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from docs.evidence._study import need
 
-__all__ = ["accuracy", "batches", "digits", "learn", "train"]
+__all__ = ["accuracy", "batches", "digits", "learn", "photographs", "train"]
 
 
 @cache
@@ -27,6 +28,29 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     labels = torch.as_tensor(data.target)[order]
     images = (images - images[360:].mean()) / images[360:].std()
     return images[360:], labels[360:], images[:360], labels[:360]
+
+
+@cache
+def photographs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return patches of scikit-learn's two photographs, and the order of each one's colours.
+
+    Patches to learn from, their labels, and patches of the right quarter of each photograph, which
+    is held out, with theirs. Patches are (N, 3, 16, 16) of mean 0 and variance 1 over all. The
+    classes are the six orders of red, green and blue; all is drawn once, the same always.
+    """
+    load, found = need("sklearn.datasets").load_sample_image, []
+    images = [torch.tensor(load(name)) for name in ("china.jpg", "flower.jpg")]
+    rows = torch.stack(images).permute(0, 3, 1, 2).float().unfold(2, 16, 16).unfold(3, 16, 16)
+    orders = torch.tensor(list(permutations(range(3))))
+    draw, cut = torch.Generator().manual_seed(0), rows.shape[3] * 3 // 4
+    for part in (rows[:, :, :, :cut], rows[:, :, :, cut:]):
+        patches = part.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        patches = patches[torch.randperm(len(patches), generator=draw)]
+        labels = torch.randint(len(orders), (len(patches),), generator=draw)
+        found += [patches[torch.arange(len(patches))[:, None], orders[labels]], labels]
+    x, y, judge, labels = found
+    mean, deviation = x.mean(), x.std()
+    return (x - mean) / deviation, y, (judge - mean) / deviation, labels
 
 
 def batches(x: Tensor, y: Tensor, size: int, epochs: int, seed: int) -> Iterator[tuple[Any, Any]]:

@@ -23,8 +23,10 @@ CLAIM = (
 )
 HERE = "Here each is changed on its own."
 NOISE = 0.5  # the standard deviation of what is added to the images to learn from
-# Two sizes of each net, by width; a rate is tried for `tune` steps.
+# The sizes of each net, by width; a rate is tried for `tune` steps.
 TEXT: dict[int, dict[str, Any]] = {
+    256: {"layers": 4, "heads": 4, "context": 64, "batch": 32, "steps": 800, "tune": 100,
+          "rates": (3e-4, 1e-3, 3e-3)},
     128: {"layers": 4, "heads": 4, "context": 64, "batch": 16, "steps": 300, "tune": 100,
           "rates": (1e-3, 3e-3, 1e-2)},
     64: {"layers": 2, "heads": 4, "context": 32, "batch": 8, "steps": 200, "tune": 100,
@@ -36,6 +38,9 @@ IMAGES: dict[int, dict[str, Any]] = {
     32: {"blocks": 2, "batch": 16, "steps": 60, "tune": 30,
          "rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)},
 }  # fmt: skip
+PHOTOGRAPHS: dict[int, dict[str, Any]] = {
+    32: {"blocks": 2, "batch": 32, "steps": 150, "tune": 50, "rates": IMAGES[64]["rates"]},
+}
 TUNE, SEEDS = (100,), (0, 1, 2)
 ALL = ("qk", "v", "up")
 CELLS: dict[str, tuple[tuple[str, ...], float]] = {  # the weights that are orthogonal; eps
@@ -49,18 +54,24 @@ CELLS: dict[str, tuple[tuple[str, ...], float]] = {  # the weights that are orth
 PARTS = {f"orthogonal {name}, IDIZ": ((name,), 1e-6) for name in ALL}
 FIRST = (*CELLS, "default", "rezero")
 NETS = {  # kind, width, and what more; the large ones first
+    "transformer, width 256": tuple(name for name in FIRST if "1e-3" not in name),
     "transformer, width 128": FIRST,
     "resnet, width 64": (*FIRST, "init_"),
     "resnet, width 64, BN": (*FIRST, "init_"),
     "transformer, width 64": (*FIRST, "init_", *PARTS),
     "resnet, width 32": (*FIRST, "init_", "fixup", "skipinit"),
     "resnet, width 32, BN": (*FIRST, "init_"),
+    "resnet, width 32, photographs": (*FIRST, "init_"),
+    "resnet, width 32, photographs, BN": (*FIRST, "init_"),
 }
 
 
 SMALL = "transformer, width 64"
 LARGER = {"IDI, IDIZ, larger rate": ((), 1e-6)}
-UNTUNED = {"transformer, width 128": {"orthogonal qk, IDIZ": 1e-3, "IDI, IDIZ, larger rate": 3e-3}}
+UNTUNED = {
+    "transformer, width 256": {"orthogonal qk, IDIZ": 1e-3},
+    "transformer, width 128": {"orthogonal qk, IDIZ": 1e-3, "IDI, IDIZ, larger rate": 3e-3},
+}
 CROSSED = {  # in ResNets: a start, and the one at whose rate it runs as well
     "orthogonal, IDIZ, rate of IDI": ("orthogonal, IDIZ", "IDI, IDIZ"),
     "IDI, IDIZ, rate of orthogonal": ("IDI, IDIZ", "orthogonal, IDIZ"),
@@ -69,9 +80,10 @@ CROSSED = {  # in ResNets: a start, and the one at whose rate it runs as well
 
 def shape(net: str) -> tuple[str, int, dict[str, Any]]:
     """Return the kind of a net, its width, and its other sizes."""
-    kind, width, *_ = net.split(", ")
+    kind, width, *more = net.split(", ")
     number = int(width.removeprefix("width "))
-    return kind, number, (TEXT if kind == "transformer" else IMAGES)[number]
+    images = PHOTOGRAPHS if "photographs" in more else IMAGES
+    return kind, number, (TEXT if kind == "transformer" else images)[number]
 
 
 def cells(quick: bool, rows: Sequence[Row]) -> list[Row]:
@@ -233,19 +245,24 @@ def measure(net: str, start: str, steps: int, rate: float, seed: int) -> Row:
 
 def _images(net: str, start: str, steps: int, rate: float, seed: int) -> Row:
     torch.manual_seed(seed)
-    x, y, judge, labels = _training.digits()
+    is_digits = "photographs" not in net
+    x, y, judge, labels = _training.digits() if is_digits else _training.photographs()
     if seed in TUNE:
         x, y, judge, labels = x[360:], y[360:], x[:360], y[:360]
     _, width, size = shape(net)
-    scalars = start == "fixup"
-    model = _nets.resnet(size["blocks"], width, norm=net.endswith("BN"), scalars=scalars)
+    classes = len(labels.unique())
+    model = _nets.resnet(
+        size["blocks"], width, norm=net.endswith("BN"), scalars=start == "fixup",
+        inputs=x.shape[1], classes=classes,
+    )  # fmt: skip
     begin(net, model, start, x[:2])
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     noise = torch.Generator().manual_seed(seed)
 
     def seen(images: Tensor) -> Tensor:
-        return images + NOISE * torch.randn(images.shape, generator=noise)
+        noisy = images + NOISE * torch.randn(images.shape, generator=noise)
+        return noisy if is_digits else images
 
     stream = _training.batches(x, y, size["batch"], 1000, seed)
     data = ((seen(images), labels) for images, labels in islice(stream, steps))
@@ -254,9 +271,9 @@ def _images(net: str, start: str, steps: int, rate: float, seed: int) -> Row:
     model.eval()
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(seen(judge)), labels).item()
-    diverged = len(losses) < steps or not loss < math.log(10)
+    diverged = len(losses) < steps or not loss < math.log(classes)
     return {
-        "score": -math.log(10) if diverged else -loss,
+        "score": -math.log(classes) if diverged else -loss,
         "first": losses[0] if losses else None,
         "diverged": int(diverged),
     }
@@ -287,11 +304,12 @@ def effects(rows: Sequence[Row], net: str) -> dict[str, Effect]:
         "0 at the end instead of IDIZ, orthogonal inside": effect(
             of("orthogonal, 0"), of("orthogonal, IDIZ")
         ),
-        "eps 1e-3 instead of 1e-6, IDI inside": effect(of("IDI, IDIZ 1e-3"), of("IDI, IDIZ")),
-        "eps 1e-3 instead of 1e-6, orthogonal inside": effect(
-            of("orthogonal, IDIZ 1e-3"), of("orthogonal, IDIZ")
-        ),
     }
+    for inner in ("IDI", "orthogonal"):
+        if of(f"{inner}, IDIZ 1e-3"):
+            found[f"eps 1e-3 instead of 1e-6, {inner} inside"] = effect(
+                of(f"{inner}, IDIZ 1e-3"), of(f"{inner}, IDIZ")
+            )
     for rate, change in same_rate(rows, net).items():
         found[f"orthogonal inside, both at {rate:g}, IDIZ"] = change
     for name in PARTS:
@@ -439,7 +457,8 @@ def _sizes(kind: str, rows: Sequence[Row]) -> str:
             deep = f"{size['layers']} layers" if "layers" in size else f"{size['blocks']} blocks"
             each = f"{size['batch'] * size['context']} tokens" if "context" in size else (
                 f"{size['batch']} images")  # fmt: skip
-            parts.append(f"width {width}, {deep}, {size['steps']} steps of {each}")
+            more = ", photographs" * net.endswith("photographs")
+            parts.append(f"width {width}{more}, {deep}, {size['steps']} steps of {each}")
     return "; ".join(parts) or "none"
 
 
@@ -470,11 +489,9 @@ def _widths(rows: Sequence[Row]) -> str:
     lines = []
     for net in whole(rows):
         kind, width, _ = shape(net)
-        twins = [other for other in whole(rows) if shape(other)[0] == kind and other != net]
-        twins = [other for other in twins if other.endswith("BN") == net.endswith("BN")]
-        for other in twins:
+        for other in whole(rows):
             small = shape(other)[1]
-            if small > width:
+            if small >= width or other != net.replace(f"width {width}", f"width {small}"):
                 continue
             both = effects(rows, other), effects(rows, net)
             label = f"{kind}{', BN' * net.endswith('BN')}"
@@ -518,9 +535,12 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
         starts = list(dict.fromkeys(row["start"] for row in rows))
         figure.subplots().bar(starts, [mean(losses(rows, SMALL, start)) for start in starts])
         return
-    figure.set_size_inches(8, 8)
-    panels = figure.subplots(2, (len(nets) + 1) // 2, squeeze=False).flat
-    for axes, net in zip(panels, nets, strict=True):
+    lines = -(-len(nets) // 3)
+    figure.set_size_inches(9, 4 * lines)
+    panels = figure.subplots(lines, 3).flat
+    for axes in panels[len(nets) :]:
+        axes.set_visible(False)
+    for axes, net in zip(panels, nets, strict=False):
         found = effects(rows, net)
         at = range(len(found), 0, -1)
         values, halves = [e.value for e in found.values()], [e.half for e in found.values()]

@@ -51,7 +51,7 @@ DEFAULTS = (
     ("norms that end a branch", "norms = keep", "the model's own scales stay; the study "
      "contradicts this: in it zero is better", "heads"),
     ("what stands inside a branch", "identities", "what the texts say; the study contradicts "
-     "this in one net of six: random orthogonal weights are better", "identity"),
+     "this in two nets of nine: random orthogonal weights are better", "identity"),
     ("heads", "head = transit", "the rule for roles; theorem T16; zero is worse, for keep no "
      "difference is shown", "heads"),
     ("embeddings", "embeddings = keep", "the texts do not define a start for them", ""),

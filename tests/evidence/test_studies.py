@@ -69,8 +69,10 @@ def test_the_advice_of_the_first_page_follows_the_data():
         found = identity.effects(rows["identity"], net)
         assert identity.said(found["default instead of IDI, IDIZ"]) == "better", net
     chains = studies["chains"]
-    ours, critical = (chains._scores(rows["chains"], "tanh", 100, w) for w in ("IDI", "orthogonal"))
-    assert _study.stands(critical, ours) == "ahead of"
+    for deep in (100, 1000):  # as depth.md says, too
+        ways = ("IDI", "orthogonal")
+        ours, critical = (chains._scores(rows["chains"], "tanh", deep, way) for way in ways)
+        assert _study.stands(critical, ours) == "ahead of"
     for act in ("gelu", "silu"):
         ways = {way for way in chains.WAYS if chains._learns(rows["chains"], act, way)}
         assert ways == {"IDI, skips"}
@@ -85,10 +87,14 @@ def test_the_advice_of_the_first_page_follows_the_data():
 
 def test_what_pages_say_of_orthogonal_weights_follows_the_data():
     rows = _study.load("identity")["rows"]
-    assert identity.nets_where(rows, "better") == ["transformer, width 128"]
+    larger = ["transformer, width 256", "transformer, width 128"]
+    assert identity.nets_where(rows, "better") == larger
+    for net in larger:
+        default = identity.effects(rows, net)["default instead of IDI, IDIZ"]
+        assert identity.said(default) == "better", net
     assert not identity.nets_where(rows, "worse")
     for page in ("README.md", "docs/choices.md", "docs/evidence/index.md"):
-        assert "one net of six" in " ".join((FOLDER.parents[1] / page).read_text().split()), page
+        assert "two nets of nine" in " ".join((FOLDER.parents[1] / page).read_text().split()), page
 
 
 def test_the_table_of_defaults_is_that_of_the_choices_and_of_the_code():
@@ -105,15 +111,18 @@ def test_the_table_of_defaults_is_that_of_the_choices_and_of_the_code():
     assert {"gain", "eps", "form", "taps", "head", "norms"} <= {v[1] for v in values if v}
 
 
-def test_what_is_said_of_the_large_transformer_follows_the_data():
+def test_what_is_said_of_the_larger_transformers_follows_the_data():
     """Nearly all comes from queries and keys; at the larger rate the default is no better."""
-    rows = _study.pick(_study.load("identity")["rows"], net="transformer, width 128")
-    found = identity.effects(rows, "transformer, width 128")
-    whole, queries = (
-        found[f"orthogonal in{name}"].value for name in ("side instead of IDI", " qk alone, IDIZ")
-    )
-    assert 0.9 * whole > queries
-    assert found["orthogonal in qk alone, IDIZ"].shown
+    every = _study.load("identity")["rows"]
+    for net in ("transformer, width 256", "transformer, width 128"):
+        found = identity.effects(every, net)
+        whole, queries = (
+            found[f"orthogonal in{name}"].value
+            for name in ("side instead of IDI", " qk alone, IDIZ")
+        )
+        assert 0.9 * whole > queries
+        assert found["orthogonal in qk alone, IDIZ"].shown
+    rows = _study.pick(every, net="transformer, width 128")
     tuned = {row["rate"]: row["score"] for row in rows
              if row["start"] == "IDI, IDIZ" and row["seed"] in identity.TUNE}  # fmt: skip
     assert tuned[0.001] == pytest.approx(tuned[0.003], abs=0.001)
