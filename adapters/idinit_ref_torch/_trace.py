@@ -196,9 +196,9 @@ def record(
         stack.enter_context(_quiet(gradients))
         args, kwargs = tree_map_only(Tensor, instead, (args, kwargs))
         stack.enter_context(state_kept([model, args, kwargs], instead))
-        for tensor in original.values():
-            if fake is None and not _is_odd(tensor):
-                stack.callback(_restore, tensor, tensor.data)
+        for own in original.values():
+            if fake is None and not _is_odd(own):
+                stack.callback(_restore, own, own.data)
         for module in owners:
             module.training = False
             _without_communication(module)

@@ -232,8 +232,8 @@ class _Search:
                 continue
             ends = vanishing.ends(add, (source,)).weights or tuple(flow.nearest(add))
             open_ = [end for end in ends if end not in self.claims]
-            if not open_:
-                continue
+            if len(self._weights(open_)) < 2:
+                continue  # no role of one weight alone makes one of the branches small
             count = "two" if within[add] == 2 else str(within[add])
             for end in open_:
                 text = f"a tie: {self.name(add)} adds {count} branches"

@@ -74,6 +74,14 @@ def test_a_tie_that_nothing_settles_is_transit_and_says_so():
     assert (tie.kind, tie.names) == ("tie", ("A", "B"))
 
 
+def test_a_sum_of_branches_of_one_weight_is_no_tie():
+    """Its roles could not make one of them small: two calls of one encoder, and their losses."""
+    net = Net()
+    x = net.x()
+    net.add("s", net.w("a", net.f("n", x)), net.again("b", "A", net.f("m", x)))
+    assert not explain_roles(Graph(net.nodes)).notes
+
+
 def test_a_projection_shortcut_of_another_shape():
     net = Net()
     x = net.x()
