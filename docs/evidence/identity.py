@@ -548,7 +548,7 @@ def draw(rows: Sequence[Row], figure: Any) -> None:
         axes.axvline(0, color="black", lw=0.7)
         names = [name.replace(" instead of ", "\nfor ") for name in found]
         axes.set_yticks(list(at), names, fontsize=5.5)
-        axes.set(title=net, xlabel="change of the loss")
+        axes.set(title=net.replace(", photographs", "\nphotographs"), xlabel="change of the loss")
 
 
 def check(rows: Sequence[Row]) -> None:

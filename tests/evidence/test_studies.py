@@ -112,7 +112,7 @@ def test_the_table_of_defaults_is_that_of_the_choices_and_of_the_code():
 
 
 def test_what_is_said_of_the_larger_transformers_follows_the_data():
-    """Nearly all comes from queries and keys; at the larger rate the default is no better."""
+    """Most comes from queries and keys; at the larger rate the default is no better."""
     every = _study.load("identity")["rows"]
     for net in ("transformer, width 256", "transformer, width 128"):
         found = identity.effects(every, net)
@@ -120,7 +120,7 @@ def test_what_is_said_of_the_larger_transformers_follows_the_data():
             found[f"orthogonal in{name}"].value
             for name in ("side instead of IDI", " qk alone, IDIZ")
         )
-        assert 0.9 * whole > queries
+        assert 0.8 * whole > queries
         assert found["orthogonal in qk alone, IDIZ"].shown
     rows = _study.pick(every, net="transformer, width 128")
     tuned = {row["rate"]: row["score"] for row in rows
