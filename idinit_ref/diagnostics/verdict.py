@@ -44,7 +44,7 @@ def check_outputs(count: int, given: object) -> None:
 def judge(record: Record) -> Audit:
     """Derive the failures, the remarks and the limits of a run.
 
-    >>> from ..roles.graph import Node
+    >>> from ..roles.graph import Graph, Node
     >>> graph = Graph([Node("x", "input", shape=(2, 3)),
     ...                Node("w", "parameter", shape=(3, 3), use="weight"),
     ...                Node("fc", "weight", ("x",), (2, 3), weights=("w",))], ["fc"])
