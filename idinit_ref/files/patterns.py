@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice, pairwise, product
-from math import gcd, inf, ldexp, nextafter, prod
+from math import frexp, gcd, inf, ldexp, nextafter, prod
 from typing import Any, cast
 
 import numpy as np
@@ -309,6 +309,18 @@ def _levels(plan: Plan, size: float) -> set[float]:
     return {term.value for each in terms for term in each if nnz_of(term) > 0}
 
 
+def _middle(
+    stored: list[float], shares: list[float], about: float, precision: int, least: float
+) -> float:
+    """Return the middle of the sizes whose shares all round to a stored number."""
+    low, high = 0.0, inf
+    for share in shares:
+        at = min(stored, key=lambda each: abs(each - share * about))
+        half = max(ldexp(0.5, frexp(at)[1] - precision), least)
+        low, high = max(low, (at - half) / share), min(high, (at + half) / share)
+    return (low + high) / 2
+
+
 def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan | None:
     """Return a plan with the shortest gain or eps that rounds to the stored numbers, or None.
 
@@ -321,6 +333,7 @@ def _shortest(plan: Plan, levels: list[float], dtype: str, sign: float) -> Plan 
         return None
     near = [stored[k] / shares[k] for k in (-1, 0)]
     close, least = ldexp(4.0, -to.precision), ldexp(2.0, to.emin - to.precision + 1)
+    near.append(_middle(stored, shares, near[0], to.precision, least / 4))
     for v in _levels(plan, sign * near[0]):
         if all(abs(v - w) > close * abs(w) + least for w in wanted):
             return None

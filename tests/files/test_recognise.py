@@ -105,6 +105,18 @@ def test_many_weights_are_recognised_from_their_numbers_alone(_):
     test_a_weight_is_recognised_from_its_numbers_alone()
 
 
+@pytest.mark.parametrize("gain", [0.25, 0.3, 1.0, 1.7])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
+def test_a_fold_of_blocks_whose_numbers_round_apart(dtype, gain):
+    """One gain explains all of them, though none of them alone gives it."""
+    options = {"blocks": (1, 3), "wide": "fold_rms", "layout": "DHWIO"}
+    plan = ir.plan((1, 3, 3, 1, 4), gain=gain, **options)
+    array = plan.build(dtype=dtype)
+    found = recognise(ArrayTensor(array))
+    assert found.kind == "idi"
+    consistent(found, array)
+
+
 @st.composite
 def wide_upsamplings(draw):
     """A wide weight of a transposed layer: equal strides and paddings, entries in all columns."""
