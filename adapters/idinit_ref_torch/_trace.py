@@ -144,7 +144,7 @@ def forward_error(
         message(
             label,
             given,
-            f"the model's forward pass should accept them, but raised: {raised}",
+            f"the model's forward pass should accept them; it raised: {raised}",
             "pass arguments that model(...) accepts; if the model is on the meta device and "
             "branches on values, move it to a real device first",
         )
