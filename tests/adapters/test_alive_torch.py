@@ -28,9 +28,11 @@ MODELS = {
     "unet-64": (wide_unet, (4, 3, 64, 64)),
     "unet-64-transposed": (lambda scale: wide_unet(scale, learned=True), (4, 3, 64, 64)),
     "unet-64-skip-first": (lambda scale: wide_unet(scale, skip_first=True), (4, 3, 64, 64)),
-    # Its last blocks see one place; batch norms and ReLUs thin out fewer values to none.
-    "inception": (zoo.inception, (16, 3, 96, 96)),
+    "inception": (zoo.inception, (4, 3, 96, 96)),
+    "inception-16": (zoo.inception, (16, 3, 96, 96)),
 }
+# Its last blocks see one place: batch norms and ReLUs thin 4 values out to none for some inputs.
+THIN = "inception"
 
 
 def step(model, x):
@@ -88,7 +90,7 @@ def test_no_model_is_dead(name):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(2, 10))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != THIN])
 def test_no_model_is_dead_for_other_inputs(name, seed):
     is_alive(name, 8, seed)
 
