@@ -227,15 +227,54 @@ def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int,
     return inner, [Match(fold(value), key(a), key(b)) for value, a, b in matches]
 
 
+def cropped(
+    shape: tuple[int, ...], matches: Sequence[Match]
+) -> tuple[tuple[int, ...], list[Match], tuple[int, int]]:
+    """Return shape and matches of the rows with entries, and how many rows lie before and after.
+
+    Rows are those of the first axis. If it is of no use, nothing is cut off.
+
+    >>> far = Match(1.0, np.asarray([[-1], [-1], [0], [1], [-1]]), np.arange(2).reshape(1, 2))
+    >>> shape, (match,), rest = cropped((5, 2), [far])
+    >>> shape, match.rows.tolist(), rest
+    ((2, 2), [[0], [1]], (2, 1))
+    """
+    used = np.zeros(shape[0], dtype=bool)
+    for match in matches:
+        one, other = sorted((match.rows, match.columns), key=len)
+        if len(one) > 1 or len(other) < shape[0] or other.size > shape[0]:
+            return shape, list(matches), (0, 0)
+        used |= np.isin(other.reshape(-1), one)
+    kept = used.nonzero()[0]
+    if not len(kept) or 2 * (kept[-1] + 1 - kept[0]) > shape[0]:
+        return shape, list(matches), (0, 0)
+    rows = slice(kept[0], kept[-1] + 1)
+
+    def cut(part: Any) -> Any:
+        return part[rows] if isinstance(part, np.ndarray) and len(part) > 1 else part
+
+    rest = int(rows.start), int(shape[0] - rows.stop)
+    return (shape[0] - sum(rest), *shape[1:]), [Match(*map(cut, match)) for match in matches], rest
+
+
 def select(target: Target, shape: tuple[int, ...], matches: Iterable[Match]) -> Any:
-    """Return zeros with the matches in them, as one expression that a compiler can fuse."""
+    """Return zeros with the matches in them, as one expression that a compiler can fuse.
+
+    A kernel's entries often lie in few of its rows. The others are zeros without a comparison.
+    """
     xp, kept, inner = target.xp, list(matches), shape
+    rest = (0, 0)
     if all(isinstance(match.columns, np.ndarray) for match in kept):
         inner, kept = merged(shape, kept)
+        if len(inner) < len(shape):
+            inner, kept, rest = cropped(inner, kept)
     out = zeros(target, inner)
     for value, rows, columns in kept:
         same = xp.asarray(rows) == xp.asarray(columns)
         out = xp.where(same, xp.asarray(value, dtype=target.dtype), out)
+    if any(rest):
+        before, after = (zeros(target, (count, *inner[1:])) for count in rest)
+        out = xp.concat([before, out, after])
     return xp.reshape(out, shape)
 
 
