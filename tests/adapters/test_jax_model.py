@@ -544,7 +544,7 @@ STORED = {
     ),
     "a sum in place, permuted": (
         lambda p, x: x.at[np.array([1, 0])].add(x @ p["w"]), W, X,
-        {"w": ("transit", {"layout": "IO"}, "")},
+        {"w": ("zero", {"layout": "IO"}, "")},  # without w it is x
     ),
     "weights in a stack": (
         lambda p, x: mixed(*jnp.einsum("btd,kde->kbte", x, jnp.stack([p["q"], p["k"], p["v"]]))),
