@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
+from idinit_ref.diagnostics.waking import Look, stepped, watched
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value, redrawn
 
@@ -99,14 +100,21 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
-    given = arrays, [g.astype(o.dtype) for g, o in signed]
+    cotangents = [g.astype(o.dtype) for g, o in signed]
+
+    def look(values: Mapping[str, Any]) -> Look:
+        given = [values.get(name, one) for name, one in zip(names, arrays, strict=True)]
+        about = prepared.jaxpr, prepared.arguments, names, count, differ
+        run, (deferred, gradients) = _run((given, cotangents), *about)
+        looks = {
+            group: {name: measure() for name, measure in measures.items()}
+            for group, measures in deferred.items()
+        }
+        own = {name: x for name, x in zip(names[:count], given, strict=False) if name in gradients}
+        return Look(run.recording.filled(jax.device_get(looks)), own, gradients)
+
     with _blame_loops():
-        run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
-    looks = {
-        group: {name: measure() for name, measure in measures.items()}
-        for group, measures in deferred.items()
-    }
-    return run.recording.audit(jax.device_get(looks))
+        return watched(look, jax.jit(partial(stepped, jnp)))
 
 
 @contextmanager

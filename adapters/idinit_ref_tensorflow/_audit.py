@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
+from idinit_ref.diagnostics.waking import Look, stepped, watched
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Signal, Value, redrawn
 
@@ -94,14 +95,23 @@ def audit(model: Any, inputs: Any) -> Audit:
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [to_numpy(leaf) for leaf in leaves]
         given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
-        with _states_kept(model), blame_inputs(arguments, "inputs"):
-            recording, looks = _recorded(model, arguments, given)
-    return recording.audit(looks)
+        variables = trained(_parameters(model))
+
+        def seen(values: Mapping[str, Any]) -> Look:
+            moved = {name: variables[name] for name in values}
+            with _kept(model, moved.values()), blame_inputs(arguments, "inputs"):
+                for name, variable in moved.items():
+                    variable.assign(values[name])
+                recording, (looks, gradients) = _recorded(model, arguments, given)
+            own = {name: variables[name].value for name in gradients}
+            return Look(recording.filled(looks), own, gradients)
+
+        return watched(seen, partial(stepped, keras.ops))
 
 
 @redrawn
 def _recorded(model: Any, arguments: Arguments, given: Sequence[Any]) -> tuple[Recording, Any]:
-    """Run a model, and return the recording and its measurements."""
+    """Run a model, and return the recording, and its measurements and gradients."""
     recording, run = Recording(partial(look, keras.ops), to_numpy, given), _by_function
     if keras.backend.backend() != "tensorflow":
         from ._audit_calls import run
@@ -109,11 +119,11 @@ def _recorded(model: Any, arguments: Arguments, given: Sequence[Any]) -> tuple[R
 
 
 @contextmanager
-def _states_kept(model: Any) -> Iterator[None]:
-    """Restore a model's states afterwards, such as those of recurrent layers."""
+def _kept(model: Any, moved: Iterable[Any]) -> Iterator[None]:
+    """Restore some variables and a model's states afterwards, such as those of recurrent layers."""
     layers = model._flatten_layers()
     states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
-    variables = [*model.non_trainable_variables, *states]
+    variables = [*model.non_trainable_variables, *states, *moved]
     held = [(v, to_numpy(v).copy()) for v in variables if isinstance(v, keras.Variable)]
     try:
         yield
@@ -139,7 +149,7 @@ def trained(held: Sequence[Held]) -> dict[str, Any]:
 def _by_function(
     model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
 ) -> Any:
-    """Run the function graph that computes a model, and return the measurements."""
+    """Run the function graph that computes a model; return measurements and gradients."""
     import tensorflow as tf
 
     from ._function import Reader

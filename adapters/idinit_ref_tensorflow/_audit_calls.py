@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 
 def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording) -> Any:
-    """Run a model forward and backward, and return the measurements."""
+    """Run a model forward and backward, and return measurements and gradients."""
     held = _parameters(model)
     variables = trained(held)
     names: list[str] = []  # of the nodes of the inputs

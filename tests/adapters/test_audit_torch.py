@@ -138,15 +138,19 @@ def test_a_relu_that_is_never_on_is_found_and_named():
     assert "the branch 1.down" in str(audit)
 
 
-def test_a_weight_of_zeros_is_found_and_named():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_weight_of_zeros_is_found_and_named(frozen):
     model, x = net(), samples(4, 6)
     irt.init_(model, x)
     with torch.no_grad():
         model[0].weight.zero_()
+    model[0].weight.requires_grad_(not frozen)
     audit = irt.audit(model, x)
     assert audit.output_varies is False
     assert audit.input_gradient == 0
-    assert audit.healthy[0].endswith("the signal dies at 0")
+    assert bool(audit.healthy) != frozen  # the zeros move at the first step
+    said = audit.healthy if frozen else audit.remarks
+    assert said[0].endswith("the signal dies at 0")
 
 
 def test_a_detached_layer_is_found():
@@ -380,7 +384,7 @@ def test_tokens_alone_are_judged_by_samples_and_embeddings():
     assert "integers" in audit.limits[0]
     with torch.no_grad():
         model[2].weight.zero_()
-    assert not irt.audit(model, x).healthy
+    assert not irt.audit(model.requires_grad_(False), x).healthy
 
 
 def test_one_sample_is_a_limit_and_a_dead_net_is_seen_all_the_same():
@@ -392,6 +396,8 @@ def test_one_sample_is_a_limit_and_a_dead_net_is_seen_all_the_same():
     assert "one sample" in audit.limits[0]
     with torch.no_grad():
         model[4].weight.zero_()
+    assert "gradient to the input is exactly 0" in irt.audit(model, x).remarks[0]
+    model[4].weight.requires_grad_(False)
     assert "gradient to the input is exactly 0" in irt.audit(model, x).healthy[0]
 
 
