@@ -101,11 +101,13 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
     cotangents = [g.astype(o.dtype) for g, o in signed]
+    about = prepared.jaxpr, prepared.arguments, names, count, differ
+    with _blame_loops():
+        run, compiled = _compiled((arrays, cotangents), *about)
 
     def look(values: Mapping[str, Any]) -> Look:
-        given = [values.get(name, one) for name, one in zip(names, arrays, strict=True)]
-        about = prepared.jaxpr, prepared.arguments, names, count, differ
-        run, (deferred, gradients) = _run((given, cotangents), *about)
+        given = [_placed(values.get(name), one) for name, one in zip(names, arrays, strict=True)]
+        deferred, gradients = compiled(given, cotangents)
         looks = {
             group: {name: measure() for name, measure in measures.items()}
             for group, measures in deferred.items()
@@ -113,8 +115,12 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         own = {name: x for name, x in zip(names[:count], given, strict=False) if name in gradients}
         return Look(run.recording.filled(jax.device_get(looks)), own, gradients)
 
-    with _blame_loops():
-        return watched(look, jax.jit(partial(stepped, jnp)))
+    return watched(look, jax.jit(partial(stepped, jnp)))
+
+
+def _placed(value: Any, instead: Any) -> Any:
+    """Return an array on the devices of another one, or that one if there is none."""
+    return instead if value is None else jax.device_put(value, getattr(instead, "sharding", None))
 
 
 @contextmanager
@@ -135,10 +141,10 @@ def _blame_loops() -> Iterator[None]:
 
 
 @redrawn
-def _run(given: Sequence[Any], *about: Any) -> tuple[_Run, Any]:
-    """Run a computation, and return it with its deferred measurements."""
+def _compiled(given: Sequence[Any], *about: Any) -> tuple[_Run, Callable[..., Any]]:
+    """Return a run, traced, and its compiled function."""
     run = _Run(*about)
-    return run, jax.jit(run, compiler_options=_FAST)(*given)
+    return run, jax.jit(run, compiler_options=_FAST).lower(*given).compile()
 
 
 def _deferred(x: Any, batch: int, units: Any) -> Any:

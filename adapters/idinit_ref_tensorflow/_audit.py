@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -94,15 +94,20 @@ def audit(model: Any, inputs: Any) -> Audit:
             raise GraphError(message("model", model.name, "it should have trainable weights", cure))
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [to_numpy(leaf) for leaf in leaves]
-        given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
+        with blame_inputs(arguments, "inputs"):  # not each backend knows text
+            given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
         variables = trained(_parameters(model))
+        made: list[Any] = []
 
         def seen(values: Mapping[str, Any]) -> Look:
             moved = {name: variables[name] for name in values}
             with _kept(model, moved.values()), blame_inputs(arguments, "inputs"):
                 for name, variable in moved.items():
                     variable.assign(values[name])
-                recording, (looks, gradients) = _recorded(model, arguments, given)
+                if not made or keras.backend.backend() == "torch":  # the others compile the run
+                    made[:] = _recorded(model, arguments, given)
+                recording, run = made
+                looks, gradients = run()
             own = {name: variables[name].value for name in gradients}
             return Look(recording.filled(looks), own, gradients)
 
@@ -110,12 +115,14 @@ def audit(model: Any, inputs: Any) -> Audit:
 
 
 @redrawn
-def _recorded(model: Any, arguments: Arguments, given: Sequence[Any]) -> tuple[Recording, Any]:
-    """Run a model, and return the recording, and its measurements and gradients."""
-    recording, run = Recording(partial(look, keras.ops), to_numpy, given), _by_function
+def _recorded(
+    model: Any, arguments: Arguments, given: Sequence[Any]
+) -> tuple[Recording, Callable[[], Any]]:
+    """Return a recording, and a function that runs it: for its measurements and gradients."""
+    recording, prepared = Recording(partial(look, keras.ops), to_numpy, given), _by_function
     if keras.backend.backend() != "tensorflow":
-        from ._audit_calls import run
-    return recording, run(model, arguments, given, recording)
+        from ._audit_calls import prepared
+    return recording, prepared(model, arguments, given, recording)
 
 
 @contextmanager
@@ -148,8 +155,8 @@ def trained(held: Sequence[Held]) -> dict[str, Any]:
 
 def _by_function(
     model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
-) -> Any:
-    """Run the function graph that computes a model; return measurements and gradients."""
+) -> Callable[[], Any]:
+    """Return a function that runs the graph of a model, for its measurements and gradients."""
     import tensorflow as tf
 
     from ._function import Reader
@@ -189,7 +196,7 @@ def _by_function(
 
     graph = tf.function(measured, autograph=False)
     specs = [tf.TensorSpec(one.shape, one.dtype) for one in given]
-    return graph.get_concrete_function(*specs)(*given)
+    return partial(graph.get_concrete_function(*specs), *given)
 
 
 def node_of(value: Value | None) -> str | None:

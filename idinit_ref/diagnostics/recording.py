@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -110,7 +111,7 @@ class Recording:
         self._dtypes[group][name] = x.dtype if "float" in str(x.dtype) else "float32"
 
     def filled(self, looks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Record:
-        """Return the record, filled with the measurements as arrays.
+        """Return a record of the measurements, as arrays.
 
         Raises an OptionError if the inputs cannot show anything.
         """
@@ -121,14 +122,18 @@ class Recording:
             }
             for group, dtypes in self._dtypes.items()
         }
-        record, inputs = self.record, facts["inputs"]
+        inputs, nodes = facts["inputs"], facts["nodes"]
         floating = {name: inputs[name] for name in facts["starts"] if name in inputs}
         check_inputs(floating, len(floating) < len(inputs))
-        record.inputs, record.facts = inputs, {**inputs, **facts["nodes"]}
-        record.outputs = list(facts["outputs"].values())
-        record.values, record.gradients = facts["values"], facts["gradients"]
-        record.input_gradients = facts["starts"]
-        return record
+        return replace(
+            self.record,
+            inputs=inputs,
+            facts={**inputs, **nodes},
+            outputs=list(facts["outputs"].values()),
+            values=facts["values"],
+            gradients=facts["gradients"],
+            input_gradients=facts["starts"],
+        )
 
 
 def _key(x: Any) -> Any:
