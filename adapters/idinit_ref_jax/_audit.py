@@ -40,6 +40,9 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
+    Only if something fails, up to three small steps of training follow on copies of the parameters,
+    and a run after each: what ends with them is a remark, not a failure.
+
     Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
     gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
     unchanged. Inside a loop (``scan``, ``while``), a ``cond`` or a function with its own

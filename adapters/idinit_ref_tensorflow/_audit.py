@@ -42,6 +42,9 @@ def audit(model: Any, inputs: Any) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
+    Only if something fails, up to three small steps of training follow, and a run after each: what
+    ends with them is a remark, not a failure. The parameters are given back to the bit.
+
     Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
     are left as they were; an unbuilt model is built. On Keras' TensorFlow backend every operation

@@ -36,13 +36,17 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
+    Only if something fails, up to three small steps of training follow on copies of the parameters,
+    and a run after each: what ends with them is a remark, not a failure.
+
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
     parameters, their ``grad``, buffers, training flags, hooks, attributes and random states are
     restored.
 
     Sharded parameters (DTensors of FSDP2 or tensor parallelism) are gathered for the pass. Every
-    rank must call `audit` and needs memory for all parameters. Each rank measures its own samples.
+    rank must call `audit` and needs memory for all parameters. Each rank measures its own samples,
+    and none takes steps of training: a failure then stays one, and a limit says so.
 
     Parameters
     ----------

@@ -588,8 +588,17 @@ def ranked(rank, store, folder):
         after = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
         whole = irt.audit(_whole(), x)
         said.append(audit == whole and all(map(torch.equal, before, after)))
+    audit = irt.audit(zero_headed(), samples(4, 8, seed=rank))
+    said.append(not audit.healthy and "ranks" in audit.limits[-1] and audit.steps == 0)
     (folder / f"{rank}.txt").write_text(str(said))
     dist.destroy_process_group()
+
+
+def zero_headed():
+    """A model that wakes at the first step."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    nn.init.zeros_(model[1].weight)
+    return model
 
 
 def _whole():
@@ -600,8 +609,9 @@ def _whole():
 @pytest.mark.nightly
 def test_parted_models_are_audited_as_whole_ones(tmp_path):
     torch.multiprocessing.spawn(ranked, (tmp_path / "store", tmp_path), nprocs=2)
+    assert irt.audit(zero_headed(), samples(4, 8)).healthy
     for rank in range(2):
-        assert (tmp_path / f"{rank}.txt").read_text() == "[True, True]"
+        assert (tmp_path / f"{rank}.txt").read_text() == "[True, True, True]"
 
 
 def test_an_empty_batch_is_named():
