@@ -14,10 +14,11 @@ from .verdict import Verdict
 STEPS = 3
 """The most steps of a second look. A zero inside a branch that itself ends in a zero takes two."""
 
-SIZE = 0.1
-"""The Frobenius norm of each tensor's first step. It bounds the spectral norm (1 for an identity):
-no layer's result moves by more than a tenth of its input. Later steps are shorter, so that none
-takes a weight back to 0."""
+ENTRY, NORM = 0.01, 0.1
+"""The first step moves an entry by the former, and less where the tensor's step would have a larger
+Frobenius norm than the latter. That bounds the spectral norm (1 for an identity): no layer's result
+moves by more than a tenth of its input. Later steps are shorter, so that none takes a weight back
+to 0."""
 
 
 class Look(NamedTuple):
@@ -59,8 +60,8 @@ def watched(
         return first.audit(limit=_said(still, why_not))
     values, woken, hidden, steps = run.values, dict[str, int](), list[Dead](), 0
     while (still or hidden) and steps < STEPS:
-        size = SIZE / (steps + 1)
-        values = {name: step(value, run.gradients[name], size) for name, value in values.items()}
+        part = 1 / (steps + 1)
+        values = {name: step(value, run.gradients[name], part) for name, value in values.items()}
         try:
             run = look(values)
             later = Verdict(run.record)
@@ -83,15 +84,15 @@ def _said(names: list[str], why: str) -> str:
     return f"whether training wakes {some(names)} is unknown: no look after one more step, {said}"
 
 
-def stepped(xp: Any, value: Any, gradient: Any, size: float) -> Any:
-    """Return a parameter after one step of sign descent, as Adam's first, of Frobenius norm `size`.
+def stepped(xp: Any, value: Any, gradient: Any, part: float) -> Any:
+    """Return a parameter after a part of one step of sign descent, which is Adam's first.
 
     `xp` is an array namespace or `keras.ops`. What has no gradient stays, and so does a dtype
     without arithmetic.
 
     >>> import numpy as np
-    >>> stepped(np, np.ones(4), np.array([1e-12, -1.0, 1.0, 0.0]), 3**0.5 / 2)
-    array([0.5, 1.5, 0.5, 1. ])
+    >>> stepped(np, np.ones(4), np.array([1e-12, -1.0, 1.0, 0.0]), 0.5).round(6)
+    array([0.995, 1.005, 0.995, 1.   ])
     """
     kind = str(value.dtype)
     if not any(name in kind for name in ("float16", "float32", "float64")):
@@ -99,7 +100,7 @@ def stepped(xp: Any, value: Any, gradient: Any, size: float) -> Any:
     signs = xp.sign(gradient)
     wide = xp.cast(signs, "float32") if hasattr(xp, "cast") else xp.astype(signs, xp.float32)
     moved = xp.sum(xp.abs(wide))
-    scale = size / xp.sqrt(xp.where(moved > 0, moved, xp.ones_like(moved)))
-    step = wide * scale
+    least = (NORM / ENTRY) ** 2  # entries: of fewer, each moves by `ENTRY`
+    step = wide * (part * NORM / xp.sqrt(xp.where(moved > least, moved, least)))
     dtype = value.dtype
     return value - (xp.cast(step, dtype) if hasattr(xp, "cast") else xp.astype(step, dtype))

@@ -60,8 +60,8 @@ def audited(start, **options):
         runs.append({**start, **values})
         return product(runs[-1])
 
-    def step(value, gradient, size):
-        return value - size * np.sign(gradient)
+    def step(value, gradient, part):
+        return value - 0.1 * part * np.sign(gradient)
 
     return watched(look, step, **options), runs
 
@@ -112,7 +112,7 @@ def test_what_was_hidden_behind_a_zero_that_moves_is_a_failure():
             record.facts["relu"] = TensorFacts(1.0, 1.0, 0.0, EPS)
         return record
 
-    audit = watched(look, lambda value, gradient, size: value - size * np.sign(gradient))
+    audit = watched(look, lambda value, gradient, part: value - part * np.sign(gradient))
     assert audit.woken == ("the output",)
     assert audit.steps == STEPS
     assert audit.healthy == (
@@ -129,8 +129,8 @@ def test_without_a_second_look_the_failure_stays_and_the_limit_says_so(way):
         bad = np.array([[np.nan], [1.0]]) if values else None
         return product({"a": 1.0, "b": 1.0, "c": 0.0, **values}, bad)
 
-    def step(value, gradient, size):
-        return value - size * np.sign(gradient)
+    def step(value, gradient, part):
+        return value - 0.1 * part * np.sign(gradient)
 
     audit = watched(look, step, "many ranks" if way == "refused" else "")
     assert not audit.healthy
@@ -147,15 +147,17 @@ def test_a_step_has_its_norm_in_every_dtype_and_moves_nothing_without_gradient(d
     gradient = np.zeros((300, 500), dtype)
     gradient[:, 10:300] = 1e-6 * np.sign(np.random.default_rng(0).standard_normal((300, 290)))
     value = np.zeros_like(gradient)
-    moved = stepped(np, value, gradient, 0.1)
+    moved = stepped(np, value, gradient, 1.0)
     assert moved.dtype == dtype
     wide = moved.astype(float)
     assert np.sqrt((wide**2).sum()) == pytest.approx(0.1, rel=0.01)
+    few = stepped(np, value[:2, :3], np.ones((2, 3), dtype), 0.5)
+    assert few.astype(float) == pytest.approx(-0.005, rel=0.01)
     assert (np.sign(wide) == -np.sign(gradient.astype(float))).all()
     assert not value.any()
-    assert not stepped(np, value, value, 0.1).any()
+    assert not stepped(np, value, value, 1.0).any()
 
 
 def test_a_dtype_without_arithmetic_stays():
     value = np.ones(3, ml_dtypes.float8_e4m3fn)
-    assert stepped(np, value, value, 0.1) is value
+    assert stepped(np, value, value, 1.0) is value
