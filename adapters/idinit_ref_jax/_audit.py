@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
+from idinit_ref.diagnostics.waking import Look, stepped, watched
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value, redrawn
 
@@ -38,6 +39,9 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     residual branch beside its skip, and the second moment from the first weight to the last. It
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
+
+    Only if something fails, up to three small steps of training follow on copies of the parameters,
+    and a run after each: what ends with them is a remark, not a failure.
 
     Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
     gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
@@ -99,14 +103,27 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     outs = [aval for aval in prepared.jaxpr.out_avals if _is_real(aval) and aval.size]
     check_outputs(len(outs), prepared.jaxpr.out_avals)
     signed = zip(signs(out.shape for out in outs), outs, strict=True)
-    given = arrays, [g.astype(o.dtype) for g, o in signed]
+    cotangents = [g.astype(o.dtype) for g, o in signed]
+    about = prepared.jaxpr, prepared.arguments, names, count, differ
     with _blame_loops():
-        run, deferred = _run(given, prepared.jaxpr, prepared.arguments, names, count, differ)
-    looks = {
-        group: {name: measure() for name, measure in measures.items()}
-        for group, measures in deferred.items()
-    }
-    return run.recording.audit(jax.device_get(looks))
+        run, compiled = _compiled((arrays, cotangents), *about)
+
+    def look(values: Mapping[str, Any]) -> Look:
+        given = [_placed(values.get(name), one) for name, one in zip(names, arrays, strict=True)]
+        deferred, gradients = compiled(given, cotangents)
+        looks = {
+            group: {name: measure() for name, measure in measures.items()}
+            for group, measures in deferred.items()
+        }
+        own = {name: x for name, x in zip(names[:count], given, strict=False) if name in gradients}
+        return Look(run.recording.filled(jax.device_get(looks)), own, gradients)
+
+    return watched(look, jax.jit(partial(stepped, jnp)))
+
+
+def _placed(value: Any, instead: Any) -> Any:
+    """Return an array on the devices of another one, or that one if there is none."""
+    return instead if value is None else jax.device_put(value, getattr(instead, "sharding", None))
 
 
 @contextmanager
@@ -127,10 +144,10 @@ def _blame_loops() -> Iterator[None]:
 
 
 @redrawn
-def _run(given: Sequence[Any], *about: Any) -> tuple[_Run, Any]:
-    """Run a computation, and return it with its deferred measurements."""
+def _compiled(given: Sequence[Any], *about: Any) -> tuple[_Run, Callable[..., Any]]:
+    """Return a run, traced, and its compiled function."""
     run = _Run(*about)
-    return run, jax.jit(run, compiler_options=_FAST)(*given)
+    return run, jax.jit(run, compiler_options=_FAST).lower(*given).compile()
 
 
 def _deferred(x: Any, batch: int, units: Any) -> Any:

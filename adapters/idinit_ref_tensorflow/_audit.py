@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
+from idinit_ref.diagnostics.waking import Look, stepped, watched
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Signal, Value, redrawn
 
@@ -40,6 +41,9 @@ def audit(model: Any, inputs: Any) -> Audit:
     residual branch beside its skip, and the second moment from the first weight to the last. It
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
+
+    Only if something fails, up to three small steps of training follow, and a run after each: what
+    ends with them is a remark, not a failure. The parameters are given back to the bit.
 
     Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
@@ -93,27 +97,43 @@ def audit(model: Any, inputs: Any) -> Audit:
             raise GraphError(message("model", model.name, "it should have trainable weights", cure))
         kinds = [leaf.dtype for leaf in keras.tree.flatten(arguments)]
         arrays = [to_numpy(leaf) for leaf in leaves]
-        given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
-        with _states_kept(model), blame_inputs(arguments, "inputs"):
-            recording, looks = _recorded(model, arguments, given)
-    return recording.audit(looks)
+        with blame_inputs(arguments, "inputs"):  # not each backend knows text
+            given = [keras.ops.convert_to_tensor(a, d) for a, d in zip(arrays, kinds, strict=True)]
+        variables = trained(_parameters(model))
+        made: list[Any] = []
+
+        def seen(values: Mapping[str, Any]) -> Look:
+            moved = {name: variables[name] for name in values}
+            with _kept(model, moved.values()), blame_inputs(arguments, "inputs"):
+                for name, variable in moved.items():
+                    variable.assign(values[name])
+                if not made or keras.backend.backend() == "torch":  # the others compile the run
+                    made[:] = _recorded(model, arguments, given)
+                recording, run = made
+                looks, gradients = run()
+            own = {name: variables[name].value for name in gradients}
+            return Look(recording.filled(looks), own, gradients)
+
+        return watched(seen, partial(stepped, keras.ops))
 
 
 @redrawn
-def _recorded(model: Any, arguments: Arguments, given: Sequence[Any]) -> tuple[Recording, Any]:
-    """Run a model, and return the recording and its measurements."""
-    recording, run = Recording(partial(look, keras.ops), to_numpy, given), _by_function
+def _recorded(
+    model: Any, arguments: Arguments, given: Sequence[Any]
+) -> tuple[Recording, Callable[[], Any]]:
+    """Return a recording, and a function that runs it: for its measurements and gradients."""
+    recording, prepared = Recording(partial(look, keras.ops), to_numpy, given), _by_function
     if keras.backend.backend() != "tensorflow":
-        from ._audit_calls import run
-    return recording, run(model, arguments, given, recording)
+        from ._audit_calls import prepared
+    return recording, prepared(model, arguments, given, recording)
 
 
 @contextmanager
-def _states_kept(model: Any) -> Iterator[None]:
-    """Restore a model's states afterwards, such as those of recurrent layers."""
+def _kept(model: Any, moved: Iterable[Any]) -> Iterator[None]:
+    """Restore some variables and a model's states afterwards, such as those of recurrent layers."""
     layers = model._flatten_layers()
     states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
-    variables = [*model.non_trainable_variables, *states]
+    variables = [*model.non_trainable_variables, *states, *moved]
     held = [(v, to_numpy(v).copy()) for v in variables if isinstance(v, keras.Variable)]
     try:
         yield
@@ -138,8 +158,8 @@ def trained(held: Sequence[Held]) -> dict[str, Any]:
 
 def _by_function(
     model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
-) -> Any:
-    """Run the function graph that computes a model, and return the measurements."""
+) -> Callable[[], Any]:
+    """Return a function that runs the graph of a model, for its measurements and gradients."""
     import tensorflow as tf
 
     from ._function import Reader
@@ -179,7 +199,7 @@ def _by_function(
 
     graph = tf.function(measured, autograph=False)
     specs = [tf.TensorSpec(one.shape, one.dtype) for one in given]
-    return graph.get_concrete_function(*specs)(*given)
+    return partial(graph.get_concrete_function(*specs), *given)
 
 
 def node_of(value: Value | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,11 +16,13 @@ from ._layers import known_weights
 from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
 
-__all__ = ["run"]
+__all__ = ["prepared"]
 
 
-def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording) -> Any:
-    """Run a model forward and backward, and return the measurements."""
+def prepared(
+    model: Any, arguments: Arguments, given: Sequence[Any], recording: Recording
+) -> Callable[[], Any]:
+    """Return a function that runs both passes, for their measurements and gradients."""
     held = _parameters(model)
     variables = trained(held)
     names: list[str] = []  # of the nodes of the inputs
@@ -62,13 +64,17 @@ def run(model: Any, arguments: Arguments, given: Sequence[Any], recording: Recor
         held_values = dict(zip(variables, values, strict=True))
         return recording.end(inputs, ends, held_values, [names[at] for at in floats], gradients)
 
-    values = [variable.value for variable in variables.values()]
+    def values() -> list[Any]:
+        return [variable.value for variable in variables.values()]
+
     starts = [given[at] for at in floats]
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(whole)(values, starts)
-    return whole([x.detach() for x in values], [x.detach() for x in starts])
+        compiled = jax.jit(whole).lower(values(), starts).compile()
+        return lambda: compiled(values(), starts)
+    seen = whole([x.detach() for x in values()], [x.detach() for x in starts])
+    return lambda: seen
 
 
 def _differentiate(

@@ -75,13 +75,17 @@ class Walker:
         self, op: Any, values: list[Value], results: list[Any], args: Any
     ) -> list[Value]:
         name, kind, draw = self._name(op), kind_of(op), self.draw
+        offset: Made | None = None  # of a norm with a scale
         for variable in getattr(op, "weights", ()):
             parameter = self.names.get(id(variable))
             value = self.value(variable)
             if parameter and isinstance(value, Made) and draw.parameters[parameter].is_bias:
                 draw.use(value, "bias")  # of a quantised layer
             elif parameter and isinstance(value, Made) and variable is getattr(op, "beta", None):
-                draw.use(value, "other")  # the offset of a norm, not its scale
+                if len(results) == 1 and getattr(op, "gamma", None) is not None:
+                    offset = value
+                else:
+                    draw.use(value, "other")  # the offset of a norm, not its scale
             elif parameter:
                 values = [*values, value]
         if kind == "Unstack":
@@ -95,7 +99,10 @@ class Walker:
             pairs = zip(apart, results, strict=True)
             return [self._one(name, kind, given, result) for given, result in pairs]
         operands = self._operands(args, values)
-        return [draw_call(Call(draw, op, name, values, operands, args, results[0]))]
+        result = draw_call(Call(draw, op, name, values, operands, args, results[0]))
+        if offset is not None:  # a norm's first factor counts as its scale, so this comes second
+            draw.use(offset, "other", result.node if isinstance(result, Signal) else None)
+        return [result]
 
     def _one(self, name: str, kind: str, values: list[Value], result: Any) -> Value:
         """Draw one of several results."""

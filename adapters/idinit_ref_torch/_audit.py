@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from array_api_compat import torch as xp
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
+from idinit_ref.diagnostics.waking import Look, stepped, watched
 from idinit_ref.errors import IDInitError, OptionError, message
 from idinit_ref.tracing import Signal, Value
 
@@ -34,13 +36,17 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
+    Only if something fails, up to three small steps of training follow on copies of the parameters,
+    and a run after each: what ends with them is a remark, not a failure.
+
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
     parameters, their ``grad``, buffers, training flags, hooks, attributes and random states are
     restored.
 
     Sharded parameters (DTensors of FSDP2 or tensor parallelism) are gathered for the pass. Every
-    rank must call `audit` and needs memory for all parameters. Each rank measures its own samples.
+    rank must call `audit` and needs memory for all parameters. Each rank measures its own samples,
+    and none takes steps of training: a failure then stays one, and a limit says so.
 
     Parameters
     ----------
@@ -82,15 +88,18 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     if any(tensor.is_meta for tensor in tensors):
         cure = "give it memory and values first: model.to_empty(device=...), then init_"
         raise OptionError(message("model", "on the meta device", "it should have values", cure))
-    leaves: dict[int, Tensor] = {}
+    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    why_not = "since the ranks of a process group may not agree to run it" if many else ""
 
-    def start(*about: Any) -> _Measuring:
-        return _Measuring(leaves, *about)
+    def run(values: Mapping[str, Any]) -> Look:
+        leaves: dict[int, Tensor] = {}
+        start = partial(_Measuring, leaves)
+        return record(model, args, kwargs, None, start, _measure, True, leaves, values)
 
     try:
         with torch.inference_mode(False):
             args, kwargs = tree_map_only(Tensor, _differentiable, (args, kwargs))
-            return record(model, args, kwargs, None, start, _measure, True, leaves)
+            return watched(run, partial(stepped, xp), why_not)
     except IDInitError:
         raise
     except Exception as problem:  # a forward or backward pass may raise any exception
@@ -146,8 +155,8 @@ def _node(value: Value) -> str | None:
     return value.node if isinstance(value, Signal) else None
 
 
-def _measure(recorder: _Measuring, out: Any) -> Audit:
-    """Run the backward pass of a recorded run, and return the audit."""
+def _measure(recorder: _Measuring, out: Any) -> Look:
+    """Run the backward pass of a recorded run, and return the measurements of both."""
     recording, facts = recorder.recording, recorder.recording.record
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
@@ -167,7 +176,9 @@ def _measure(recorder: _Measuring, out: Any) -> Audit:
     gradients = [torch.zeros_like(x) if one is None else _plain(one) for x, one in pairs]
     with torch.no_grad():
         inputs = {name: _plain(tensor) for name, tensor in recorder.inputs.items()}
-        return recording.audit(recording.end(inputs, ends, values, [*starts], gradients))
+        looks, by_value = recording.end(inputs, ends, values, [*starts], gradients)
+        plain = {name: one.detach() for name, one in values.items()}
+        return Look(recording.filled(looks), plain, by_value)
 
 
 def backward(

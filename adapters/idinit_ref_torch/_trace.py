@@ -178,12 +178,13 @@ def record(
     finish: Callable[[_R, Any], _T],
     gradients: bool = False,
     leaves: dict[int, Tensor] | None = None,
+    values: Mapping[str, Tensor] | None = None,
 ) -> _T:
     """Run the model once, and return the result of `finish` on the recorder and the output.
 
     During the run the model holds copies of its parameters, buffers and inputs. An input with a
     gradient is copied twice, so that the model may write to the second copy; `leaves`, if given,
-    maps the id of the second copy to the first.
+    maps the id of the second copy to the first. `values` replace those of some parameters.
     """
     original, notes = dict(model.named_parameters()), _notes(model)
     buffers = dict(model.named_buffers())
@@ -191,6 +192,8 @@ def record(
     labels |= {id(tensor): f"buffer {name!r}" for name, tensor in buffers.items()}
     labels |= {id(tensor): f"input {name!r}" for name, tensor in named_inputs(model, args, kwargs)}
     instead = _Copies(labels, fake, gradients, leaves)
+    for name, value in (values or {}).items():
+        instead.put(original[name], nn.Parameter(value))
     owners = {module: name for name, module in model.named_modules()}
     with ExitStack() as stack:
         stack.enter_context(_quiet(gradients))
@@ -247,9 +250,12 @@ class _Copies:
         if id(tensor) not in self.labels and self.fake is not None and _is_odd(tensor):
             return tensor  # an attribute's tensor may be unused or constant
         if id(tensor) not in self._made:
-            new = self._copy(tensor)
-            self._made[id(tensor)] = self._made[id(new)] = new
+            self.put(tensor, self._copy(tensor))
         return self._made[id(tensor)]
+
+    def put(self, tensor: Tensor, new: Tensor) -> None:
+        """Set the copy of a tensor."""
+        self._made[id(tensor)] = self._made[id(new)] = new
 
     def _copy(self, tensor: Tensor) -> Tensor:
         is_parameter = isinstance(tensor, nn.Parameter)

@@ -1,4 +1,4 @@
-"""The audit of an initialised model: results of one forward and one backward pass."""
+"""The audit of an initialised model: results of a forward and a backward pass."""
 
 from __future__ import annotations
 
@@ -103,9 +103,10 @@ class Dead(NamedTuple):
     why : str
         The reason as a sentence.
     wakes : bool
-        Whether the weight of this operation has a gradient. Then one step changes it, and it may
-        let gradients through: for example a truncated weight that does not read this part yet, or
-        gradients whose terms cancel.
+        Whether the parameter gets a gradient within the first steps. So it is if the weight of this
+        operation has a gradient: one step changes it, and it may let gradients through, for example
+        a truncated weight that does not read this part yet, or gradients whose terms cancel. So it
+        is, too, if the second look has measured a gradient.
 
     Examples
     --------
@@ -143,16 +144,19 @@ class Health(tuple[str, ...]):
 class Audit:
     """The results of one forward and one backward pass; ``str()`` is a report.
 
+    Only if something fails, a second look after a few small steps of training tells what ends by
+    itself; all measurements are those of the first look.
+
     Parameters
     ----------
     healthy : Health
         True, or the tuple of failures: something is not finite, the output does not depend on the
-        input, a branch is exactly zero, or a used parameter has a gradient of exactly 0 and does
-        not wake.
+        input, a branch is exactly zero, or a used parameter has a gradient of exactly 0; and it
+        does not end within the first steps.
     remarks : tuple of str
-        Observations that are not failures: branches that are not small, units that are copies, a
-        second moment that grows or shrinks too far, parameters that are unused, or whose gradient
-        comes later.
+        Observations that are not failures: what fails in the first steps only, branches that are
+        not small, units that are copies, a second moment that grows or shrinks too far, parameters
+        that are unused, or whose gradient comes later.
     limits : tuple of str
         Facts that these inputs, or this framework, could not show.
     output_varies : bool, optional
@@ -171,6 +175,11 @@ class Audit:
         The nodes, outputs, parameters and gradients that are not finite, in the order of
         computation. An infinity that later nodes make finite again is not listed: -inf under a
         softmax, or beside finite entries of the output.
+    steps : int
+        The steps of training before the last second look; 0 if there was none.
+    woken : tuple of str
+        What failed and no longer fails after these steps: "the output", nodes that end a branch,
+        and parameters.
 
     Examples
     --------
@@ -190,6 +199,8 @@ class Audit:
     dead: tuple[Dead, ...] = ()
     unused: tuple[str, ...] = ()
     not_finite: tuple[str, ...] = ()
+    steps: int = 0
+    woken: tuple[str, ...] = ()
 
     @property
     def second_moments(self) -> dict[str, float]:
@@ -214,11 +225,16 @@ class Audit:
         return {branch.branch: branch.ratio for branch in self.branches}
 
     def _verdict(self) -> str:
+        steps = f"{self.steps} step{'s' * (self.steps != 1)} of training"
+        if self.woken and self.healthy:
+            return f"healthy: what fails at the start ends within {steps}"
         if self.healthy:
             return (
                 "healthy: the output depends on the input, and gradients reach all its parameters"
             )
-        return f"not healthy: {len(self.healthy)} failure{'s' * (len(self.healthy) != 1)}"
+        lasting = f", also after {steps}" if self.steps else ""
+        count = len(self.healthy)
+        return f"not healthy: {count} failure{'s' * (count != 1)}{lasting}"
 
     def _sentences(self) -> Iterator[tuple[str, str]]:
         """Yield all sentences, each with its kind."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
-from .audit import Audit
 from .facts import TensorFacts, facts_of
 from .signals import Record
-from .verdict import check_inputs, judge
+from .verdict import check_inputs
 
 _NUMBERS = ("float", "int", "bool")
 
@@ -83,19 +83,20 @@ class Recording:
         values: Mapping[str, Any],
         starts: Sequence[str],
         gradients: Sequence[Any],
-    ) -> dict[str, dict[str, Any]]:
-        """Measure inputs, outputs, values and gradients, and return all measurements.
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Measure inputs, outputs, values and gradients.
 
-        Inputs without numbers are skipped. `outputs` are floating, `values` the trained parameters,
-        `starts` the floating inputs, and `gradients` those of `values`, then of `starts`.
+        Returns all measurements, and the gradients of `values` by name. Inputs without numbers are
+        skipped. `outputs` are floating, `values` the trained parameters, `starts` the floating
+        inputs, and `gradients` those of `values`, then of `starts`.
         """
-        batch = self.record.batch
+        batch, by_value = self.record.batch, dict(zip(values, gradients, strict=False))
         named = {name: x for name, x in inputs.items() if any(w in str(x.dtype) for w in _NUMBERS)}
         groups: dict[str, tuple[Mapping[str, Any], int]] = {
             "inputs": (named, batch),
             "outputs": ({str(at): x for at, x in enumerate(outputs)}, batch),
             "values": (values, 1),
-            "gradients": (dict(zip(values, gradients, strict=False)), 1),
+            "gradients": (by_value, 1),
             "starts": (dict(zip(starts, gradients[len(values) :], strict=True)), 1),
         }
         for group, (arrays, samples) in groups.items():
@@ -103,14 +104,14 @@ class Recording:
             for name, x in arrays.items():
                 if prod(map(int, x.shape)) and "complex" not in str(x.dtype):
                     self._look(group, name, x, samples)
-        return self.looks
+        return self.looks, by_value
 
     def _look(self, group: str, name: str, x: Any, batch: int, units: Any = None) -> None:
         self.looks[group][name] = self.look(x, batch, units)
         self._dtypes[group][name] = x.dtype if "float" in str(x.dtype) else "float32"
 
-    def audit(self, looks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Audit:
-        """Return the audit, from the measurements as arrays and the graph in the record.
+    def filled(self, looks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Record:
+        """Return a record of the measurements, as arrays.
 
         Raises an OptionError if the inputs cannot show anything.
         """
@@ -121,14 +122,18 @@ class Recording:
             }
             for group, dtypes in self._dtypes.items()
         }
-        record, inputs = self.record, facts["inputs"]
+        inputs, nodes = facts["inputs"], facts["nodes"]
         floating = {name: inputs[name] for name in facts["starts"] if name in inputs}
         check_inputs(floating, len(floating) < len(inputs))
-        record.inputs, record.facts = inputs, {**inputs, **facts["nodes"]}
-        record.outputs = list(facts["outputs"].values())
-        record.values, record.gradients = facts["values"], facts["gradients"]
-        record.input_gradients = facts["starts"]
-        return judge(record)
+        return replace(
+            self.record,
+            inputs=inputs,
+            facts={**inputs, **nodes},
+            outputs=list(facts["outputs"].values()),
+            values=facts["values"],
+            gradients=facts["gradients"],
+            input_gradients=facts["starts"],
+        )
 
 
 def _key(x: Any) -> Any:

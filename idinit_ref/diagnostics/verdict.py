@@ -1,17 +1,25 @@
-"""Internal: derives the audit from the record of one run."""
+"""Internal: what fails in a run, and the audit that says so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import inf
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.adds import Adds
 from ..roles.flow import Flow
-from .audit import LARGE, RANGE, Audit, Branch, Health, Layer
+from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import TensorFacts
 from .signals import Record, Signals
+
+OUTPUT = "the output"
+"""The name under which an output that does not depend on the input fails."""
+
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 def check_inputs(floating: Mapping[str, TensorFacts], integers: bool = False) -> None:
@@ -41,45 +49,101 @@ def check_outputs(count: int, given: object) -> None:
         raise GraphError(message("output", given, should, cure))
 
 
-def judge(record: Record) -> Audit:
-    """Derive the failures, the remarks and the limits of a run.
+class Fault(NamedTuple):
+    """One thing that fails in a run."""
+
+    name: str  # OUTPUT, the node that ends a branch, or a parameter
+    text: str  # a sentence, or, of a parameter, the reason
+    is_parameter: bool = False
+
+
+class Verdict:
+    """The faults of a run, and its audit, once it is known which of them end by themselves.
 
     >>> from ..roles.graph import Graph, Node
     >>> graph = Graph([Node("x", "input", shape=(2, 3)),
     ...                Node("w", "parameter", shape=(3, 3), use="weight"),
     ...                Node("fc", "weight", ("x",), (2, 3), weights=("w",))], ["fc"])
     >>> some, none = TensorFacts(1.0, 1.0, 1.0, 2.0**-23), TensorFacts(0.0, 0.0, 0.0, 2.0**-23)
-    >>> audit = judge(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
-    ...                      {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)}))
+    >>> audit = Verdict(Record(2, {"x": some}, graph, {"x": some, "fc": none}, [none],
+    ...                        {"w": some}, {"w": some}, {"x": none}, {"w": ("fc",)})).audit()
     >>> audit.healthy[0]
     'the output does not depend on the input: it is 0, and its gradient to the input is exactly 0; the signal dies at fc'
     """  # noqa: E501 - a sentence of the result
-    flow = Signals(record)
-    seen = [(node, record.facts[node.name]) for node in record.graph.nodes
-            if node.name in record.facts]  # fmt: skip
-    layers = tuple(
-        Layer(node.name, fact.second, fact.units, fact.copies, fact.silent, fact.is_constant)
-        for node, fact in seen
-        if node.kind == "weight"
-    )
-    branches = tuple(_branches(record))
-    unused = tuple(name for name in record.gradients if not flow.reaches(name))
-    dead = tuple(flow.dead(unused))
-    not_finite = tuple(_not_finite(record))
-    audit = Audit(
-        Health(),
-        limits=(*record.limits, *_limits(record)),
-        output_varies=_varies(record),
-        input_gradient=_largest(record.input_gradients.values()),
-        layers=layers,
-        branches=branches,
-        dead=dead,
-        unused=unused,
-        not_finite=not_finite,
-    )
-    failures = Health(_failures(record, flow, audit))
-    remarks = tuple(_remarks(record, flow, audit))
-    return Audit(**{**vars(audit), "healthy": failures, "remarks": remarks})
+
+    def __init__(self, record: Record) -> None:
+        flow = Signals(record)
+        seen = [(node, record.facts[node.name]) for node in record.graph.nodes
+                if node.name in record.facts]  # fmt: skip
+        layers = tuple(
+            Layer(node.name, fact.second, fact.units, fact.copies, fact.silent, fact.is_constant)
+            for node, fact in seen
+            if node.kind == "weight"
+        )
+        unused = tuple(name for name in record.gradients if not flow.reaches(name))
+        self.record, self.flow = record, flow
+        self.found = Audit(
+            Health(),
+            limits=(*record.limits, *_limits(record)),
+            output_varies=_varies(record),
+            input_gradient=_largest(record.input_gradients.values()),
+            layers=layers,
+            branches=tuple(_branches(record)),
+            dead=tuple(flow.dead(unused)),
+            unused=unused,
+            not_finite=tuple(_not_finite(record)),
+        )
+        self.faults = tuple(_faults(record, flow, self.found))
+
+    def is_alive(self, name: str) -> bool:
+        """Whether what failed under a name in an earlier run does not fail in this one.
+
+        A branch is then not 0 and depends on the input, and a parameter has a gradient.
+        """
+        if self.found.not_finite:
+            return False
+        if name == OUTPUT:
+            return not any(fault.name == OUTPUT for fault in self.faults)
+        fact = self.record.gradients.get(name) or self.record.facts.get(name)
+        is_still = self.flow.states.get(name) in ("dies", "after")  # the bias alone has moved
+        return fact is not None and fact.peak > 0 and not is_still
+
+    def audit(
+        self,
+        woken: Mapping[str, int] = _NOTHING,
+        steps: int = 0,
+        limit: str = "",
+        hidden: Iterable[Dead] = (),
+    ) -> Audit:
+        """Return the audit.
+
+        `woken` tells after how many of the `steps` each fault ended; `limit` is one more limit.
+        `hidden` are parameters that were to wake, but what stops them was hidden in this run.
+        """
+        found, lasting = self.found, [one for one in self.faults if one.name not in woken]
+        never = {one.name: one for one in hidden}
+        lasting += [Fault(one.name, one.why, True) for one in never.values()]
+        dead = [never.get(d.name, d._replace(wakes=d.wakes or d.name in woken)) for d in found.dead]
+        ended = [
+            f"ends after {step} step{'s' * (step > 1)} of training: {text}"
+            for step in sorted(set(woken.values()))
+            for text in _sentences(f for f in self.faults if woken.get(f.name) == step)
+        ]
+        shown = replace(found, dead=tuple(d for d in found.dead if d.name not in never))
+        new = {
+            "healthy": Health(_sentences(lasting)),
+            "remarks": (*ended, *_remarks(self.record, self.flow, shown)),
+            "limits": (*found.limits, *([limit] if limit else [])),
+            "dead": tuple(dead),
+            "steps": steps,
+            "woken": tuple(woken),
+        }
+        return Audit(**{**vars(found), **new})
+
+    def hidden(self, names: Container[str]) -> list[Dead]:
+        """Return the parameters among some that fail in this run."""
+        faults = {fault.name for fault in self.faults} - {OUTPUT}
+        return [one for one in self.found.dead if one.name in names and one.name in faults]
 
 
 # Failures -----------------------------------------------------------------------------------
@@ -108,7 +172,7 @@ def _not_finite(record: Record) -> list[str]:
             readers.setdefault(before, []).append(name)
     found = faults[::-1]
     if not all(fact.finite or fact.masked for fact in record.outputs):
-        found.append("the output")
+        found.append(OUTPUT)
     found += [name for name, fact in record.values.items() if not fact.finite]
     gradients = (*record.gradients.items(), *record.input_gradients.items())
     bad = [f"the gradient of {name}" for name, fact in gradients if not fact.finite]
@@ -127,9 +191,9 @@ def _varies(record: Record) -> bool | None:
     return any(not fact.is_constant for fact in seen) if seen and samples else None
 
 
-def _failures(record: Record, flow: Signals, audit: Audit) -> Iterator[str]:
+def _faults(record: Record, flow: Signals, audit: Audit) -> Iterator[Fault]:
     if audit.not_finite:
-        yield f"not finite: {some(audit.not_finite)}"
+        yield Fault("", f"not finite: {some(audit.not_finite)}")
         return  # zeros and constants mean nothing then
     signs = []
     if audit.output_varies is False:
@@ -141,14 +205,24 @@ def _failures(record: Record, flow: Signals, audit: Audit) -> Iterator[str]:
         ends = flow.roots(record.graph.outputs)
         where = f"; the signal dies at {some(ends)}" if ends else ""
         signs[0] = f"it {signs[0]}" if signs[0].startswith("is") else signs[0]
-        yield f"the output does not depend on the input: {', and '.join(signs)}{where}"
+        text = f"the output does not depend on the input: {', and '.join(signs)}{where}"
+        yield Fault(OUTPUT, text)
     for add, branch, skip, rms, skip_rms in audit.branches:
         if not rms and skip_rms and not flow.wakes(branch):
-            yield f"the branch {branch}, which {add} adds to {skip}, is exactly 0"
-    groups: dict[str, list[str]] = {}
+            yield Fault(branch, f"the branch {branch}, which {add} adds to {skip}, is exactly 0")
     for parameter in audit.dead:
         if not parameter.wakes and not _is_shift(record, parameter.name, audit):
-            groups.setdefault(parameter.why, []).append(parameter.name)
+            yield Fault(parameter.name, parameter.why, True)
+
+
+def _sentences(faults: Iterable[Fault]) -> Iterator[str]:
+    """Yield what fails, with one sentence for all parameters that share a reason."""
+    groups: dict[str, list[str]] = {}
+    for name, text, is_parameter in faults:
+        if is_parameter:
+            groups.setdefault(text, []).append(name)
+        else:
+            yield text
     for why, names in groups.items():
         many = f"{len(names)} parameters have" if len(names) > 1 else "1 parameter has"
         yield f"{many} a gradient of exactly 0 ({some(names)}): {why}"

@@ -75,7 +75,9 @@ def test_a_relu_that_is_never_on_and_a_weight_of_zeros_are_found():
     model.get_layer("first").kernel.assign(np.zeros((6, 8)))
     audit = irk.audit(model, x)
     assert audit.output_varies is False
-    assert "the signal dies at first" in audit.healthy[0]
+    assert audit.woken[0] == "the output"  # the zeros move at the first step
+    assert "the signal dies at first" in audit.remarks[0]
+    assert {one.name for one in audit.dead if not one.wakes} >= {"aup/kernel", "adown/kernel"}
 
 
 class Masked(keras.Model):

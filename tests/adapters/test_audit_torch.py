@@ -138,15 +138,19 @@ def test_a_relu_that_is_never_on_is_found_and_named():
     assert "the branch 1.down" in str(audit)
 
 
-def test_a_weight_of_zeros_is_found_and_named():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_weight_of_zeros_is_found_and_named(frozen):
     model, x = net(), samples(4, 6)
     irt.init_(model, x)
     with torch.no_grad():
         model[0].weight.zero_()
+    model[0].weight.requires_grad_(not frozen)
     audit = irt.audit(model, x)
     assert audit.output_varies is False
     assert audit.input_gradient == 0
-    assert audit.healthy[0].endswith("the signal dies at 0")
+    assert bool(audit.healthy) != frozen  # the zeros move at the first step
+    said = audit.healthy if frozen else audit.remarks
+    assert said[0].endswith("the signal dies at 0")
 
 
 def test_a_detached_layer_is_found():
@@ -380,7 +384,7 @@ def test_tokens_alone_are_judged_by_samples_and_embeddings():
     assert "integers" in audit.limits[0]
     with torch.no_grad():
         model[2].weight.zero_()
-    assert not irt.audit(model, x).healthy
+    assert not irt.audit(model.requires_grad_(False), x).healthy
 
 
 def test_one_sample_is_a_limit_and_a_dead_net_is_seen_all_the_same():
@@ -392,6 +396,8 @@ def test_one_sample_is_a_limit_and_a_dead_net_is_seen_all_the_same():
     assert "one sample" in audit.limits[0]
     with torch.no_grad():
         model[4].weight.zero_()
+    assert "gradient to the input is exactly 0" in irt.audit(model, x).remarks[0]
+    model[4].weight.requires_grad_(False)
     assert "gradient to the input is exactly 0" in irt.audit(model, x).healthy[0]
 
 
@@ -582,8 +588,17 @@ def ranked(rank, store, folder):
         after = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
         whole = irt.audit(_whole(), x)
         said.append(audit == whole and all(map(torch.equal, before, after)))
+    audit = irt.audit(zero_headed(), samples(4, 8, seed=rank))
+    said.append(not audit.healthy and "ranks" in audit.limits[-1] and audit.steps == 0)
     (folder / f"{rank}.txt").write_text(str(said))
     dist.destroy_process_group()
+
+
+def zero_headed():
+    """A model that wakes at the first step."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    nn.init.zeros_(model[1].weight)
+    return model
 
 
 def _whole():
@@ -594,8 +609,9 @@ def _whole():
 @pytest.mark.nightly
 def test_parted_models_are_audited_as_whole_ones(tmp_path):
     torch.multiprocessing.spawn(ranked, (tmp_path / "store", tmp_path), nprocs=2)
+    assert irt.audit(zero_headed(), samples(4, 8)).healthy
     for rank in range(2):
-        assert (tmp_path / f"{rank}.txt").read_text() == "[True, True]"
+        assert (tmp_path / f"{rank}.txt").read_text() == "[True, True, True]"
 
 
 def test_an_empty_batch_is_named():

@@ -12,8 +12,8 @@ import pytest
 
 HERE = Path(__file__).parent
 NAMES = ("tensorflow", "tensorflow_layers", "tensorflow_model", "transposed_tensorflow")
-ALSO = ("audit_tensorflow", "tensorflow_tracing", "tensorflow_vanishing")
-JAX, TORCH = [*NAMES, *ALSO], ["transposed_tensorflow", "audit_tensorflow"]
+ALSO = ("audit_tensorflow", "waking_tensorflow", "tensorflow_tracing", "tensorflow_vanishing")
+JAX, TORCH = [*NAMES, *ALSO], ["transposed_tensorflow", "audit_tensorflow", "waking_tensorflow"]
 
 
 def passed(backend, names, *options):

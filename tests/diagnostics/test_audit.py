@@ -13,13 +13,17 @@ from idinit_ref.diagnostics import Audit, Health
 from idinit_ref.diagnostics.audit import Layer
 from idinit_ref.diagnostics.facts import TensorFacts, facts_of, look, signs
 from idinit_ref.diagnostics.signals import Record
-from idinit_ref.diagnostics.verdict import judge
+from idinit_ref.diagnostics.verdict import Verdict
 from idinit_ref.errors import OptionError
 
 EPS = 2.0**-23
 SOME, NONE = TensorFacts(1.0, 0.25, 1.0, EPS), TensorFacts(0.0, 0.0, 0.0, EPS)
 STILL = TensorFacts(1.0, 1.0, 0.0, EPS)
 TINY = TensorFacts(1e-30, 1e-60, 1e-30, EPS)
+
+
+def judge(record):
+    return Verdict(record).audit()
 
 
 def record(facts=(), gradients=(), **options):

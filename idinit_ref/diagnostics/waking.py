@@ -1,0 +1,106 @@
+"""Internal: the second look of an audit, which tells what ends with the first steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from textwrap import shorten
+from typing import Any, NamedTuple
+
+from ..core.text import some
+from .audit import Audit, Dead
+from .signals import Record
+from .verdict import Verdict
+
+STEPS = 3
+"""The most steps of a second look. A zero inside a branch that itself ends in a zero takes two."""
+
+ENTRY, NORM = 0.01, 0.1
+"""The first step moves an entry by the former, and less where the tensor's step would have a larger
+Frobenius norm than the latter. That bounds the spectral norm (1 for an identity): no layer's result
+moves by more than a tenth of its input. Later steps are shorter, so that none takes a weight back
+to 0."""
+
+
+class Look(NamedTuple):
+    """One run: its record, and the trained parameters and their gradients, as arrays by name."""
+
+    record: Record
+    values: Mapping[str, Any]
+    gradients: Mapping[str, Any]
+
+
+def watched(
+    look: Callable[[Mapping[str, Any]], Look],
+    step: Callable[[Any, Any, float], Any],
+    why_not: str = "",
+) -> Audit:
+    """Audit a model: by one run, and only if something fails by more, each after one more step.
+
+    What fails at first and not after a step is a remark, and what goes on failing is a failure. So
+    is a parameter that was to wake, if what stops it only shows once the first fault has ended.
+
+    Parameters
+    ----------
+    look : callable
+        ``look(values)`` runs the model with other values of some parameters, by name, and changes
+        nothing in it.
+    step : callable
+        `stepped`, in the namespace of the values.
+    why_not : str
+        Why there can be no second look; "" if there can.
+    """
+    run = look({})
+    first = Verdict(run.record)
+    still = [fault.name for fault in first.faults]
+    asleep = {one.name for one in first.found.dead if one.wakes}
+    moves = any(fact.peak for fact in run.record.gradients.values())
+    if not still or not moves or first.found.not_finite:
+        return first.audit()
+    if why_not:
+        return first.audit(limit=_said(still, why_not))
+    values, woken, hidden, steps = run.values, dict[str, int](), list[Dead](), 0
+    while (still or hidden) and steps < STEPS:
+        part = 1 / (steps + 1)
+        values = {name: step(value, run.gradients[name], part) for name, value in values.items()}
+        try:
+            run = look(values)
+            later = Verdict(run.record)
+            why_not = "the results were not finite" if later.found.not_finite else ""
+        except Exception as problem:  # a model may raise any exception at other values
+            why_not = f"the model raised: {problem}"
+        if why_not:
+            names = [*still, *(one.name for one in hidden)]
+            return first.audit(woken, steps, _said(names, why_not), hidden)
+        steps += 1
+        woken |= {name: steps for name in still if later.is_alive(name)}
+        still = [name for name in still if name not in woken]
+        asleep = {name for name in asleep if not later.is_alive(name)}
+        hidden = later.hidden(asleep)
+    return first.audit(woken, steps, hidden=hidden)
+
+
+def _said(names: list[str], why: str) -> str:
+    said = shorten(why, 200)
+    return f"whether training wakes {some(names)} is unknown: no look after one more step, {said}"
+
+
+def stepped(xp: Any, value: Any, gradient: Any, part: float) -> Any:
+    """Return a parameter after a part of one step of sign descent, which is Adam's first.
+
+    `xp` is an array namespace or `keras.ops`. What has no gradient stays, and so does a dtype
+    without arithmetic.
+
+    >>> import numpy as np
+    >>> stepped(np, np.ones(4), np.array([1e-12, -1.0, 1.0, 0.0]), 0.5).round(6)
+    array([0.995, 1.005, 0.995, 1.   ])
+    """
+    kind = str(value.dtype)
+    if not any(name in kind for name in ("float16", "float32", "float64")):
+        return value
+    signs = xp.sign(gradient)
+    wide = xp.cast(signs, "float32") if hasattr(xp, "cast") else xp.astype(signs, xp.float32)
+    moved = xp.sum(xp.abs(wide))
+    least = (NORM / ENTRY) ** 2  # entries: of fewer, each moves by `ENTRY`
+    step = wide * (part * NORM / xp.sqrt(xp.where(moved > least, moved, least)))
+    dtype = value.dtype
+    return value - (xp.cast(step, dtype) if hasattr(xp, "cast") else xp.astype(step, dtype))
