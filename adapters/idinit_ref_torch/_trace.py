@@ -210,8 +210,11 @@ def record(
             unnormed(model)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = start(parameters, owners, notes)
+        recorder.constants.is_fake = fake is not None
         for name, tensor in model.named_buffers():
             recorder.constant(tensor, buffers[name])
+        for tensor, held in instead.attributes:
+            recorder.constant(tensor, held)
         known = set(map(id, parameters.values()))
         for name, tensor in named_inputs(model, args, kwargs):
             if id(tensor) not in known:
@@ -244,6 +247,7 @@ class _Copies:
     ) -> None:
         self.labels, self.fake, self.gradients, self.leaves = labels, fake, gradients, leaves
         self._made: dict[int, Tensor] = {}
+        self.attributes: list[tuple[Tensor, Tensor]] = []  # copies of integers or bools, and these
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the copy of a tensor."""
@@ -251,6 +255,8 @@ class _Copies:
             return tensor  # an attribute's tensor may be unused or constant
         if id(tensor) not in self._made:
             self.put(tensor, self._copy(tensor))
+            if id(tensor) not in self.labels and not is_floating(tensor):
+                self.attributes.append((self._made[id(tensor)], tensor))
         return self._made[id(tensor)]
 
     def put(self, tensor: Tensor, new: Tensor) -> None:

@@ -48,7 +48,7 @@ class Drawing(Layers):
         `numbers` are the entries of an array that the model holds, if there are any.
         """
         span = None if numbers is None else span_of(numbers)
-        if span is not None and prod(shape or ()) == 1:
+        if span is not None and span[0] == span[1]:
             value = span[0]
         value = None if value != value else value
         return Made(shape, (), number, value, span=span, entries=entries_of(numbers))

@@ -217,6 +217,8 @@ class Joins(Moves):
         if order != sorted(order):
             part = self.transpose(name, part, order)
         part = self.reshape(name, part, tuple(box.sizes))
+        if box.turned:
+            part = self.flip(name, part, box.turned)
         return self.write(name, value, part, box.low, shape, box.steps)
 
     def _boxed(

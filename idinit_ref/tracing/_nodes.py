@@ -220,10 +220,10 @@ class Nodes:
     def once(self, key: Hashable, values: Sequence[Value], draw: Callable[[], Value]) -> Value:
         """Draw an operation, or return its result if it was drawn with the same values.
 
-        Numbers are the same if they are equal, and all other values if they are one object.
+        Known numbers are the same if they are equal, and all other values if they are one object.
         """
         own = tuple(
-            value if isinstance(value, Made) and value.extent and not value.parts else id(value)
+            id(value) if not isinstance(value, Made) or value.numbers is None else value
             for value in values
         )
         if (key, own) not in self._drawn_once:

@@ -117,16 +117,20 @@ def outside(low: Sequence[int], part: Shape, shape: Shape, steps: Sequence[int])
 
 
 class Box(NamedTuple):
-    """Some entries of an array: along every axis their first index, number and distance."""
+    """Some entries of an array: along every axis their first index, number and distance.
+
+    Along the axes `turned` they come in reverse order.
+    """
 
     low: Sequence[int]
     sizes: Sequence[int]
     steps: Sequence[int]
+    turned: tuple[int, ...] = ()
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
         """The start, stop and step along every axis."""
-        axes = zip(*self, strict=True)
+        axes = zip(self.low, self.sizes, self.steps, strict=True)
         return [(low, low + (size - 1) * step + 1, step) for low, size, step in axes]
 
 
@@ -139,10 +143,12 @@ def box_at(
 ) -> tuple[Box, list[int]] | None:
     """Return the box that a scatter writes to, and the axes of its update in the box's order.
 
+    A lookup reads such a box; its result stands for the update.
+
     Parameters
     ----------
     index : array of shape (*rows, len(axes))
-        Where each update starts.
+        Where each update starts; negative indices count from the end.
     axes : sequence of int
         The axes that the indices belong to.
     windows : sequence of (int or None)
@@ -154,25 +160,33 @@ def box_at(
     Examples
     --------
     >>> box_at(np.array([[1], [3]]), [1], [0, None], (4, 2), (4, 6))
-    (Box(low=[0, 1], sizes=[4, 2], steps=[1, 2]), [0, 1])
+    (Box(low=[0, 1], sizes=[4, 2], steps=[1, 2], turned=()), [0, 1])
+    >>> box_at(np.array([[-1], [-2]]), [1], [0, None], (4, 2), (4, 6))
+    (Box(low=[0, 4], sizes=[4, 2], steps=[1, 1], turned=(1,)), [0, 1])
     """
     rows = [axis for axis in range(len(new)) if axis not in windows]
-    low, steps, order = [0] * len(windows), [1] * len(windows), list(windows)
+    low, steps, order, turned = [0] * len(windows), [1] * len(windows), list(windows), list[int]()
+    if len(rows) != index.ndim - 1:
+        return None
     for axis, at in zip(axes, np.moveaxis(index, -1, 0), strict=True):
+        at = np.where(at < 0, at + shape[axis], at)
         apart = {k: {*np.diff(at, axis=k).flat} for k in range(at.ndim)}
         ways = [k for k, by in apart.items() if by - {0}]
         if not at.size or len(ways) > (windows[axis] is None):
             return None
-        low[axis] = int(at.flat[0])
+        low[axis] = int(at.min())
         for k in ways:
-            steps[axis], order[axis] = min(apart[k]), rows[k]
-            if len(apart[k]) > 1 or steps[axis] < 1:
+            by, order[axis] = min(apart[k]), rows[k]
+            if len(apart[k]) > 1:
                 return None
+            steps[axis] = abs(by)
+            turned += [axis] if by < 0 else []
     used = [axis for axis in order if axis is not None]
     left = [axis for axis in range(len(new)) if axis not in used]
     if len(set(used)) < len(used) or any(new[axis] > 1 for axis in left):
         return None
-    box = Box(low, [1 if axis is None else new[axis] for axis in order], list(map(int, steps)))
+    sizes = [1 if axis is None else new[axis] for axis in order]
+    box = Box(low, sizes, list(map(int, steps)), tuple(turned))
     ends = zip(box.spans, shape, strict=True)
     is_inside = all(start >= 0 and stop <= size for (start, stop, _), size in ends)
     return (box, [*used, *left]) if is_inside else None
