@@ -113,6 +113,7 @@ class Layers(Products):
             space=tuple(space),
             forward=crops,
             sized=sized,
+            reads=frozenset({channels} - {*(before or space)}),
         )
         if shape is None or not letters:
             return self.weigh(name, kernel, signal, operation, Signal("", shape))

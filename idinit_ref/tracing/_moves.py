@@ -82,6 +82,9 @@ class Moves(Results):
             node = self.draw("other", name, (value.node,), shape, (), does)
         if node != value.node and does == "move" and move is not lose:
             self._moves[node] = value, lambda by: self.move(name, by, shape, move, False, spreads)
+        if node != value.node and not value.units and value.shape and shape:
+            probe = move(View.of(value.shape))
+            self._turns |= {} if probe is None else {node: seen_by(probe)}
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
         shift, copied, places = _moved(value, shape, move, spreads)
         out = Signal(
@@ -275,6 +278,8 @@ class Moves(Results):
         is_crop = not gone and 0 not in cut and bool(held) and held.isdisjoint(cut)
         does: Does = "crop" if is_crop else "select" if cut else "move"
         node = self.draw("other", name, (value.node,), shape, (), does)
+        if cut and not (gone or held or 0 in cut):
+            self._slices[node] = frozenset(cut)
         tracks, halves = [], set(value.halves)
         for track in value.tracks:
             view, own = move(track.view), track.operation

@@ -201,7 +201,8 @@ class Products(Joins):
             here = () if copied else own
             digits = [axis_of(part, here, sizes, shape, at) for part in apart.get(label, [label])]
             axes.append(tuple(atom for digit in digits for atom in digit))
-        operation = Operation(sizes, kinds, each=each)
+        reads = {k for k, label in enumerate(rest) if label in labels[0] and label not in out}
+        operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
 

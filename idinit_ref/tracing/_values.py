@@ -177,6 +177,7 @@ class Operation:
     kernel: tuple[int, ...] = ()
     space: tuple[int, ...] = ()
     forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
+    reads: frozenset[int] = frozenset()  # the axes of its input that it sums
     each: bool = False  # each row of its input has its own matrix of a stack
     sized: bool = False  # its padding depends on the input's size: the first use counts
     whole: bool = False  # its result is also used undivided
