@@ -281,7 +281,7 @@ def _run_of(place: Place, shape: Shape) -> _Run:
             by = old[atom.axis] if atom.axis >= 0 else 0
             at, start = at + step * atom.low, start + by * atom.start
             if atom.size > 1:
-                loops.add((step, atom.size, by * atom.step))
+                loops.add((step * atom.apart, atom.size, by * atom.step))
             step *= atom.radix
     return _Run(at, id(place.of), start, _coalesced(loops))
 

@@ -82,6 +82,7 @@ class Made(NamedTuple):
         new = []
         for part in self.parts:
             view = None if part.view is None else move(part.view)
+            view = view if view is not None and view.is_dense else None
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
         return self._replace(shape=shape, parts=tuple(new), entries=b"")
