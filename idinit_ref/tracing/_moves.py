@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
-from ._places import Runs, followed, runs_of, whole
+from ._places import Runs, followed, runs_of, spans_in, whole
 from ._resolution import between, copied_axes, without_copies
 from ._results import Results
 from ._units import Places, seen_by, spread_to
@@ -242,9 +242,14 @@ class Moves(Results):
             return self.reshape(name, self.part(name, *within), shape)
         if not cut and not gone:
             return value
-        spot = self.spot(followed(value, move), shape)
+        places = followed(value, move)
+        spot = self.spot(places, shape)
         if spot.value is not None:
             return self.reshape(name, spot.value, shape)
+        if len(value.places) > 1 and places and len(places) == 1:  # it lies in one of some sources
+            box, of = spans_in(places[0]), places[0].of
+            if box is not None and of is not value:
+                return self.reshape(name, self.part(name, of, box), shape)
         return self.placed(self._part(name, value, move, spans, cut, gone, shape), spot)
 
     def _within(

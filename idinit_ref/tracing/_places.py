@@ -24,6 +24,8 @@ __all__ = [
     "followed",
     "outside",
     "runs_of",
+    "spans_in",
+    "taken",
     "turned",
     "whole",
 ]
@@ -243,13 +245,25 @@ class _Run(NamedTuple):
         return self._replace(loops=_coalesced(loops))
 
 
+    def in_source(self) -> _Run:
+        """Return it as entries of the source alone, in the source's order."""
+        back = sum((count - 1) * by for _, count, by in self.loops if by < 0)
+        loops = _coalesced((abs(by), count, abs(by)) for _, count, by in self.loops)
+        return _Run(self.start + back, self.of, self.start + back, loops)
+
+
 Runs = tuple[_Run, ...]
 
 
 def runs_of(places: Iterable[Place], shape: Shape) -> Runs:
     """Return the runs of a value's entries; equal entries at equal places have equal runs."""
+    return _joined(_run_of(place, shape) for place in places)
+
+
+def _joined(runs: Iterable[_Run]) -> Runs:
+    """Return runs in order, those that continue another merged with it."""
     found: list[_Run] = []
-    for run in sorted(_run_of(place, shape) for place in places):
+    for run in sorted(runs):
         new: _Run | None = run
         while found and new is not None:
             new = found[-1].join(run)
@@ -258,6 +272,32 @@ def runs_of(places: Iterable[Place], shape: Shape) -> Runs:
                 run = new
         found.append(run)
     return tuple(found)
+
+
+def spans_in(place: Place) -> list[tuple[int, int, int]] | None:
+    """Return the slice of a source that a value is, but for axes of size 1; None if it is none."""
+    if place.of.shape != place.seen:
+        return None
+    spans = [(0, 1, 1) if size == 1 else None for size in place.seen]
+    last = -1
+    for axis in (*place.view.axes, *((atom,) for atom in place.view.fixed)):
+        for atom in axis:
+            if atom.radix == 1 and atom.axis < 0:
+                continue
+            is_full = len(axis) == 1 and atom.low == 0 and atom.size == atom.radix and atom.step > 0
+            is_next = atom.axis > last or (atom.size == 1 and atom.axis >= 0)
+            if not (is_full and is_next) or spans[atom.axis] is not None:
+                return None
+            last = atom.axis if atom.size > 1 else last
+            stop = atom.start + (atom.size - 1) * atom.step + 1
+            spans[atom.axis] = (atom.start, stop, atom.step)
+    known = [span for span in spans if span is not None]
+    return known if len(known) == len(spans) else None
+
+
+def taken(places: Iterable[Place], shape: Shape) -> Runs:
+    """Return which entries of its sources a value holds, in any order, as runs."""
+    return _joined(_run_of(place, shape).in_source() for place in places)
 
 
 def whole(runs: Runs, places: Sequence[Place], shape: Shape) -> Value | None:
