@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
@@ -24,6 +24,11 @@ from ._sharded import is_sharded
 from ._table import ATTENTIONS, FRESH, Call, draw_call
 
 __all__ = ["Recorder"]
+
+
+_PRODUCTS = {
+    f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear")
+}
 
 
 class _Schema(NamedTuple):
@@ -240,7 +245,7 @@ def _in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
 
 
 def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operation, also where its fake version is stricter than the real one."""
+    """Run an operation, also where its fake version is stricter or laxer than the real one."""
     if (
         name == "aten::_grouped_mm"
         and isinstance(args[0], FakeTensor)
@@ -248,4 +253,17 @@ def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     ):
         # the fake operation requires bfloat16
         return args[0].new_empty(args[0].shape[0], args[1].shape[-1])
+    if name in _PRODUCTS:
+        _check_kinds(func, args, kwargs)
     return func(*args, **kwargs)
+
+
+def _check_kinds(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise PyTorch's own error on a product of integers and floats, which fake ones allow."""
+    given = _tensors((args, kwargs))
+    if len({is_floating(tensor) for tensor in given}) > 1 and isinstance(given[0], FakeTensor):
+        with _disable_current_modes():
+            small = tree_map_only(
+                Tensor, lambda t: torch.zeros((1,) * t.dim(), dtype=t.dtype), (args, kwargs)
+            )
+            func(*small[0], **small[1])
