@@ -334,7 +334,7 @@ def _convolution(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
         left=[low for low, _ in params["padding"]],
         dilation=params["rhs_dilation"],
         spread=params["lhs_dilation"],
-        sized=max(params["window_strides"]) > 1,
+        sized=max(params["window_strides"], default=1) > 1,
         options={"groups": groups} if groups > 1 else {},
     )
 
