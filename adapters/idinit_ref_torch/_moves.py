@@ -164,6 +164,27 @@ def pad(call: Call) -> Value:
     return call.draw.pad("pad", value, low, call.shape, None, fill, does)
 
 
+def fold(call: Call) -> Value:
+    """Draw overlapping blocks that are laid out in space and added (col2im).
+
+    With a stride it is drawn as a transposed convolution is: first the places move apart.
+    """
+    value, draw = call.of(call.args[0]), call.draw
+    if not isinstance(value, Signal) or value.shape is None:
+        return result(call, "linear")
+    sizes, *window = call.args[1:6]
+    counts = [
+        (size + 2 * pad - by * (reach - 1) - 1) // step + 1
+        for size, reach, by, pad, step in zip(sizes, *window, strict=True)
+    ]
+    grid = draw.reshape("view", value, (*value.shape[:-1], *counts))
+    steps = window[-1]
+    if isinstance(grid, Signal) and max(steps) > 1:
+        wide = (n * step for n, step in zip(counts, steps, strict=True))
+        grid = draw.resized("apart", grid, (*value.shape[:-1], *wide), "resize")
+    return draw.result(call.what, [grid], call.shape, word="linear")
+
+
 # Lookups ----------------------------------------------------------------------------------------
 
 
