@@ -80,7 +80,7 @@ def numbers_of(eqn: JaxprEqn, given: list[Value]) -> Any:
     if compute is None or more or not _is_plain(var) or prod(shape_of(var)) > _MOST:
         return None
     arrays = [
-        value.numbers.astype(source.aval.dtype)
+        value.numbers.astype(_kind(source))
         for value, source in zip(given, eqn.invars, strict=True)
         if isinstance(value, Made) and value.numbers is not None and _is_plain(source)
     ]
@@ -88,13 +88,18 @@ def numbers_of(eqn: JaxprEqn, given: list[Value]) -> Any:
         return None
     with np.errstate(all="ignore"):
         found = np.broadcast_to(compute(eqn.params, *arrays), shape_of(var))
-    return found.astype(var.aval.dtype).astype(float if floats(var) else None)
+    return found.astype(_kind(var)).astype(float if floats(var) else None)
+
+
+def _kind(var: Any) -> Any:
+    """Return the dtype of a variable; that of any object if it has none."""
+    return getattr(var.aval, "dtype", object)
 
 
 def _is_plain(var: Any) -> bool:
     """Whether a variable holds real numbers or bools."""
-    kind = getattr(var.aval, "dtype", object)
-    return any(jnp.issubdtype(kind, plain) for plain in (jnp.floating, jnp.integer, jnp.bool_))
+    plain = (jnp.floating, jnp.integer, jnp.bool_)
+    return any(jnp.issubdtype(_kind(var), kind) for kind in plain)
 
 
 def _spread(shape: Sequence[int], places: Sequence[int], x: Any) -> Any:

@@ -182,9 +182,7 @@ def _body_of(eqn: JaxprEqn) -> Jaxpr | ClosedJaxpr | None:
     return next((body for body in bodies if isinstance(body, (Jaxpr, ClosedJaxpr))), None)
 
 
-def _constants(
-    draw: Drawing, eqn: JaxprEqn, given: list[Value], numbers: Any
-) -> Sequence[Value]:
+def _constants(draw: Drawing, eqn: JaxprEqn, given: list[Value], numbers: Any) -> Sequence[Value]:
     """Return what an operation makes of constants, with its numbers if they are known."""
     alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
     keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)

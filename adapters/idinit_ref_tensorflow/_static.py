@@ -38,7 +38,7 @@ def static(tensor: Any, depth: int = _DEPTH) -> Any:
 def _is_small(tensor: Any) -> bool:
     kind, shape = tensor.dtype, tensor.shape
     is_plain = kind.is_integer or kind.is_bool or kind.is_floating
-    return is_plain and shape.is_fully_defined() and shape.num_elements() <= _MOST
+    return bool(is_plain and shape.is_fully_defined() and shape.num_elements() <= _MOST)
 
 
 def _computed(tensor: Any, depth: int) -> Any:

@@ -146,10 +146,14 @@ class Walker:
             results = op.compute_output_spec(*args, **kwargs)
         flat = keras.tree.flatten(results)
         if kind_of(op) == "Reshape" and None in getattr(op, "newshape", ()):
-            given = f"{op.name}, a reshape to {op.newshape}"
-            should = "the shape should be known: Keras itself cannot run it"
-            cure = "write -1 for the size that is not known, or reshape in the call of a layer"
-            raise GraphError(message("model", given, should, cure))
+            raise GraphError(
+                message(
+                    "model",
+                    f"{op.name}, a reshape to {op.newshape}",
+                    "the shape should be known: Keras itself cannot run it",
+                    "write -1 for the size that is not known, or reshape in the call of a layer",
+                )
+            )
         given = (*args, *kwargs.values())
         values = draw(op, [self.value(leaf) for leaf in leaves], flat, given)
         for tensor, value in zip(flat, values, strict=True):

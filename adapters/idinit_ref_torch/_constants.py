@@ -66,7 +66,8 @@ class Constants:
         """Return the numbers of a constant, if they are known and have changed since last time."""
         real = self.of(tensor)
         version = -1 if real is None or real.is_inference() else real._version
-        if real is None or self._seen.get(tensor) == version >= 0:
+        is_seen = tensor in self._seen and self._seen[tensor] == version >= 0
+        if real is None or is_seen:
             return None
         self._seen[tensor] = version
         with _disable_current_modes():
@@ -92,10 +93,10 @@ class Constants:
 
         A fake tensor has no shape that depends on values. A constant has.
         """
-        given = next((t for t in tree_leaves(call) if isinstance(t, FakeTensor)), None)
         try:
             out = run(name, *call)
         except (DynamicOutputShapeException, DataDependentOutputException):
+            given = next((t for t in tree_leaves(call) if isinstance(t, FakeTensor)), None)
             known = None if real is None else _run_real(call, real)
             if known is None or given is None:
                 raise

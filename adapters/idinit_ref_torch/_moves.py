@@ -225,7 +225,7 @@ def placed(call: Call) -> tuple[Value, Value, At] | None:
     if call.name in ("aten::index_copy", "aten::index_add"):
         table, axis, places, source = call.args[:4]
         axis = axis_of(axis, table.dim())
-        at, kept = [axis], [k if k != axis else None for k in range(table.dim())]
+        at, kept = [axis], _kept(table, [None] * axis + [places])
     elif call.name == "aten::index_put":
         table, places, source = call.args[:3]
         at = [axis for axis, place in enumerate(places) if place is not None]

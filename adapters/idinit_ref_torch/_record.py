@@ -205,7 +205,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
                 self.memory.write(tensor, value)
                 continue
             self.memory.set(tensor, value)
-            if is_constant(value):
+            if is_constant(value) and call.name in FRESH:
                 self.constants.fill(tensor, value.value)
 
     def _write_error(self, func: Any) -> GraphError:

@@ -42,9 +42,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     The pass runs on fake tensors, which have shapes but no memory. So models of any size, and on
     the meta device, can be traced. Of a buffer with values, the least and the largest entry are
-    used: they decide whether a clamp to them is 0 at 0. If the control flow depends on values, the
-    pass runs once more on the real parameters. No gradients are taken, except those that the
-    forward pass itself takes.
+    used: they decide whether a clamp to them is 0 at 0. Small constants that the pass makes of no
+    input and no parameter, such as indices, are computed. If the control flow depends on other
+    values, the pass runs once more on the real parameters. No gradients are taken, except those
+    that the forward pass itself takes.
     The model does not change; its training flags, buffers, attributes and random states are
     restored.
 

@@ -15,7 +15,8 @@ class Atom(NamedTuple):
 
     There are `size` indices, from the value `low` on, `apart` values apart. The first is index
     `start` of the source's axis, and the next ones are `step` apart. The other values hold entries
-    that were joined with the source. Axis -1 is not an axis of the source, for example a broadcast axis.
+    that were joined with the source. Axis -1 is not an axis of the source, for example a broadcast
+    axis.
     """
 
     axis: int

@@ -11,7 +11,7 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, Span, Spot, lose, shift_of
-from ._places import Box, Move, assembled, box_at, embedded, followed, outside, taken, turned
+from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
 from ._resolution import is_apart, is_repeated
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
@@ -183,11 +183,11 @@ class Joins(Moves):
         if spot.value is not None:
             return self.reshape(name, spot.value, shape)
         floating = any(isinstance(one, Signal) for one in (value, part))
-        under = None
+        covered: Runs | None = None
         if part.shape is not None and 0 not in part.shape:
             places = followed(value, _within(Box(low, part.shape, steps)))
-            under = None if places is None else taken(places, part.shape)
-        out = self.result(name, [value, part], shape, floating, "scatter", under)
+            covered = None if places is None else taken(places, part.shape)
+        out = self.result(name, [value, part], shape, floating, "scatter", covered)
         if not isinstance(out, Signal):
             return out
         own = part.pieces if isinstance(part, Signal) else ()

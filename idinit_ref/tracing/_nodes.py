@@ -17,8 +17,19 @@ __all__ = ["Nodes"]
 
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
-_ALIKE = {"map", "scale", "shift", "product", "norm", "softmax", "pool", "pad", "resize", "crop",
-          "select"}  # keep the order of axes
+_ALIKE = {
+    "map",
+    "scale",
+    "shift",
+    "product",
+    "norm",
+    "softmax",
+    "pool",
+    "pad",
+    "resize",
+    "crop",
+    "select",
+}  # keep the order of axes
 _UNREAD = {"move", "select", "crop", "pad", "join", "resize"}  # are dropped if nothing reads them
 _THROUGH_0 = {
     "",
@@ -229,7 +240,11 @@ class Nodes:
         Known numbers are the same if they are equal, and all other values if they are one object.
         """
         own = tuple(
-            id(value) if not isinstance(value, Made) or value.numbers is None else value
+            value
+            if isinstance(value, Made)
+            and (value.entries or value.value is not None)
+            and not value.parts
+            else id(value)
             for value in values
         )
         if (key, own) not in self._drawn_once:

@@ -244,7 +244,6 @@ class _Run(NamedTuple):
         loops = {*self.loops} - mine | {(step, first + more[1], run)}
         return self._replace(loops=_coalesced(loops))
 
-
     def in_source(self) -> _Run:
         """Return it as entries of the source alone, in the source's order."""
         back = sum((count - 1) * by for _, count, by in self.loops if by < 0)

@@ -106,21 +106,15 @@ class Products(Joins):
         return self.transpose(of.name, value, [left.index(label) for label in of.out])
 
     def with_states(self, values: Sequence[Value]) -> list[Value]:
-        """Return operands; constant zeros that a weight reads, as a first state, are a signal.
-
-        So are integers, where the framework multiplies them with floats.
-        """
-        if not any(isinstance(value, Made) and self.floats(value) for value in values):
+        """Return operands; integers and zeros that a weight reads, as a state, are a signal."""
+        if not any(isinstance(value, Made) and value.parts for value in values):
             return list(values)
-        return [
-            self.data(value) if isinstance(value, Made) and value.zero
-            else self._as_floats(value) if isinstance(value, Data) else value
-            for value in values
-        ]  # fmt: skip
+        return [self._as_signal(value) for value in values]
 
-    def _as_floats(self, value: Data) -> Value:
-        """Return the signal that starts at integers; the same one each time."""
-        return self.once("floats", [value], lambda: self.start("floats", value.shape))
+    def _as_signal(self, value: Value) -> Value:
+        if isinstance(value, Data):  # some frameworks multiply integers with floats
+            return self.once("floats", [value], lambda: self.start("floats", value.shape))
+        return self.data(value) if isinstance(value, Made) and value.zero else value
 
     def _is_diagonal(self, made: Made) -> bool:
         """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""

@@ -175,9 +175,7 @@ class Results(Tables):
         terms = self._filled.get(whole.node)
         return terms is not None and not self._comes_from([update.node], terms)
 
-    def _terms(
-        self, update: Signal, whole: str, under: Runs | None = None
-    ) -> list[_Term] | None:
+    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[_Term] | None:
         """Return the terms, the first one first, of a sum with what was read of a signal, or None.
 
         The signal, the sum and its parts may be moved. What was read has to be what is `under` the
