@@ -71,25 +71,35 @@ def floats(var: Any) -> bool:
     return hasattr(var.aval, "dtype") and is_floating(var.aval.dtype)
 
 
-# Integers that are known, as indices are ---------------------------------------------------------
+# Numbers that are known, as indices are ----------------------------------------------------------
 
 
-def integers_of(eqn: JaxprEqn, given: list[Value]) -> Any:
-    """Return the integers that an operation on constants gives; None if they are unknown."""
-    (var, *_), compute = eqn.outvars, _INTEGERS.get(eqn.primitive.name)
-    if compute is None or floats(var) or prod(shape_of(var)) > _MOST:
+def numbers_of(eqn: JaxprEqn, given: list[Value]) -> Any:
+    """Return the numbers that an operation on constants gives; None if they are unknown."""
+    (var, *more), compute = eqn.outvars, _NUMBERS.get(eqn.primitive.name)
+    if compute is None or more or not _is_plain(var) or prod(shape_of(var)) > _MOST:
         return None
-    arrays = [_integers(value) for value in given]
-    if any(array is None for array in arrays):
+    arrays = [
+        value.numbers.astype(_kind(source))
+        for value, source in zip(given, eqn.invars, strict=True)
+        if isinstance(value, Made) and value.numbers is not None and _is_plain(source)
+    ]
+    if len(arrays) < len(given):
         return None
-    return np.broadcast_to(compute(eqn.params, *arrays), shape_of(var)).astype(np.int64)
+    with np.errstate(all="ignore"):
+        found = np.broadcast_to(compute(eqn.params, *arrays), shape_of(var))
+    return found.astype(_kind(var)).astype(float if floats(var) else None)
 
 
-def _integers(value: Value) -> Any:
-    if not isinstance(value, Made) or value.shape is None:
-        return None
-    is_one = value.value is not None and float(value.value).is_integer()
-    return np.full(value.shape, int(value.value or 0)) if is_one else value.integers
+def _kind(var: Any) -> Any:
+    """Return the dtype of a variable; that of any object if it has none."""
+    return getattr(var.aval, "dtype", object)
+
+
+def _is_plain(var: Any) -> bool:
+    """Whether a variable holds real numbers or bools."""
+    plain = (jnp.floating, jnp.integer, jnp.bool_)
+    return any(jnp.issubdtype(_kind(var), kind) for kind in plain)
 
 
 def _spread(shape: Sequence[int], places: Sequence[int], x: Any) -> Any:
@@ -99,21 +109,52 @@ def _spread(shape: Sequence[int], places: Sequence[int], x: Any) -> Any:
     return x.reshape(sizes)
 
 
-_MOST = 1 << 16  # the most integers that are computed
-_INTEGERS: dict[str, Callable[..., Any]] = {
+def _divided(of: Any, a: Any, b: Any) -> Any:
+    """Return a quotient; of integers, rounded towards 0."""
+    if np.issubdtype(a.dtype, np.integer):
+        return np.where(b, (a - np.fmod(a, b)) // np.where(b, b, 1), 0)
+    return a / b
+
+
+def _by(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the rule of an operation without parameters."""
+    return lambda of, *arrays: function(*arrays)
+
+
+def _along(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return the rule of an operation along the axes that one of its parameters names."""
+    return lambda of, x: function(x, axis=of[name])
+
+
+_MOST = 1 << 16  # the most numbers that are computed
+_NUMBERS: dict[str, Callable[..., Any]] = {
+    **{name: _by(getattr(np, alias)) for name, alias in {
+        "add": "add", "sub": "subtract", "mul": "multiply", "rem": "fmod", "neg": "negative",
+        "sign": "sign", "abs": "abs", "floor": "floor", "ceil": "ceil", "max": "maximum",
+        "min": "minimum", "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal",
+        "gt": "greater", "ge": "greater_equal", "and": "bitwise_and", "or": "bitwise_or",
+        "not": "invert", "sqrt": "sqrt", "square": "square",
+    }.items()},
+    **{f"reduce_{name}": _along(getattr(np, name), "axes") for name in ("sum", "max", "min")},
     "iota": lambda of: _spread(of["shape"], [of["dimension"]], np.arange(
         of["shape"][of["dimension"]])),
-    "add": lambda of, a, b: a + b,
-    "sub": lambda of, a, b: a - b,
-    "mul": lambda of, a, b: a * b,
-    "lt": lambda of, a, b: a < b,
-    "select_n": lambda of, mask, no, yes: np.where(mask, yes, no),
-    "rev": lambda of, x: np.flip(x, of["dimensions"]),
+    "div": _divided,
+    "integer_pow": lambda of, x: x ** of["y"] if of["y"] >= 0 else 1 / x ** -of["y"],
+    "clamp": lambda of, low, x, high: np.minimum(np.maximum(x, low), high),
+    "cumsum": lambda of, x: np.flip(np.cumsum(np.flip(x, of["axis"]), of["axis"]), of["axis"])
+    if of["reverse"] else np.cumsum(x, of["axis"]),
+    "select_n": lambda of, at, *cases: np.choose(at.astype(int), cases),
+    "rev": _along(np.flip, "dimensions"),
     "concatenate": lambda of, *xs: np.concatenate(xs, of["dimension"]),
     "broadcast_in_dim": lambda of, x: _spread(of["shape"], of["broadcast_dimensions"], x),
-    "squeeze": lambda of, x: np.squeeze(x, of["dimensions"]),
+    "squeeze": _along(np.squeeze, "dimensions"),
+    "expand_dims": _along(np.expand_dims, "dimensions"),
+    "transpose": lambda of, x: np.transpose(x, of["permutation"]),
+    "slice": lambda of, x: x[tuple(map(slice, of["start_indices"], of["limit_indices"],
+                                       of["strides"] or [1] * x.ndim))],
     "reshape": lambda of, x: x.reshape(of["new_sizes"]),
     "convert_element_type": lambda of, x: x,
+    "copy": lambda of, x: x,
 }  # fmt: skip
 
 
@@ -138,9 +179,8 @@ def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a slice at a computed start: often it takes one layer of a stack."""
     old, var = shape_of(eqn.invars[0]), eqn.outvars[0]
     new = shape_of(var)
-    at = [v.val for v in eqn.invars[1:] if isinstance(v, Literal)]
-    if len(at) == len(old):
-        first = [min(max(int(a), 0), n - m) for a, n, m in zip(at, old, new, strict=True)]
+    first = _start(given[1:], old, new)
+    if first is not None:
         spans = [(a, a + size, 1) for a, size in zip(first, new, strict=True)]
         return draw.part("dynamic_slice", given[0], spans)
     fits = all(size in (1, full) for size, full in zip(new, old, strict=True))
@@ -148,13 +188,21 @@ def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     return draw.lookup("dynamic_slice", given, new, kept, floats(var))
 
 
+def _start(given: list[Value], old: Sequence[int], new: Sequence[int]) -> list[int] | None:
+    """Return the known start of a slice, moved so that it fits; None if it is not known."""
+    at = [value.integers if isinstance(value, Made) else None for value in given]
+    known = [int(index) for index in at if index is not None]
+    if len(known) < len(old):
+        return None
+    return [min(max(a, 0), n - m) for a, n, m in zip(known, old, new, strict=True)]
+
+
 def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a write over a slice with a start that may be computed; over zeros it is a padding."""
     whole, part, shape = *map(shape_of, eqn.invars[:2]), shape_of(eqn.outvars[0])
-    at = [number_of(v) for v in eqn.invars[2:]]
-    if None in at:
+    low = _start(given[2:], whole, part)
+    if low is None:
         return draw.result("dynamic_update_slice", given, shape, floats(eqn.outvars[0]), "scatter")
-    low = [min(max(int(a or 0), 0), n - m) for a, n, m in zip(at, whole, part, strict=True)]
     return draw.write("dynamic_update_slice", given[0], given[1], low, shape)
 
 
@@ -185,7 +233,7 @@ def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     rest = [axis for axis in range(len(old)) if axis not in numbers.collapsed_slice_dims]
     for place, axis in zip(numbers.offset_dims, rest, strict=True):
         kept[place] = axis if sizes[axis] == old[axis] else None
-    return draw.lookup("gather", given, new, kept, floats(var))
+    return draw.lookup("gather", given, new, kept, floats(var), numbers.start_index_map)
 
 
 def _concatenate(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -291,7 +339,7 @@ def _convolution(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
         left=[low for low, _ in params["padding"]],
         dilation=params["rhs_dilation"],
         spread=params["lhs_dilation"],
-        sized=max(params["window_strides"]) > 1,
+        sized=max(params["window_strides"], default=1) > 1,
         options={"groups": groups} if groups > 1 else {},
     )
 

@@ -24,7 +24,7 @@ __all__ = ["Opened", "open_model", "trace"]
 
 
 def trace(model: Any, example_inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Graph:
-    """Return the graph of a model's computation, and compute nothing.
+    """Return the graph of a model's computation, and compute nothing but its small constants.
 
     Only shapes and dtypes are used, and the least and the largest entry of arrays that are no
     parameters, if they have values. So the model may be abstract (``nnx.eval_shape``,

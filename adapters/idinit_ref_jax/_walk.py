@@ -18,7 +18,6 @@ from idinit_ref.tracing import (
     Parameter,
     Signal,
     Value,
-    entries_of,
     is_constant,
     is_number,
     redrawn,
@@ -33,9 +32,9 @@ from ._table import (
     SPREAD,
     TABLE,
     floats,
-    integers_of,
     is_floating,
     number_of,
+    numbers_of,
     shape_of,
     split,
     unstack,
@@ -142,14 +141,11 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     """Draw one equation."""
     is_plain = len(eqn.outvars) == 1 and floats(eqn.outvars[0])
     zeros = is_plain and any(isinstance(value, Made) and value.zero for value in given)
-    if all(map(is_constant, given)) and not zeros:
-        alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
-        keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
-        first = given[0] if keeps else draw.constant(None)
-        assert isinstance(first, Made)
-        one = is_number(first)
-        first = first._replace(number=one, entries=entries_of(integers_of(eqn, given)))
-        return [first._replace(shape=shape_of(var)) for var in eqn.outvars]
+    body = _body_of(eqn)
+    if all(map(is_constant, given)) and body is None:
+        numbers = numbers_of(eqn, given)
+        if numbers is not None or not zeros:
+            return _constants(draw, eqn, given, numbers)
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
     draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
     if draws is not None and more == [None]:
@@ -164,9 +160,8 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     if kind in ENTRYWISE:
         word = PLAIN.get(kind, kind)
         return [draw.entrywise(kind, given, shape_of(var), floats(var), "", word)]
-    for key in _BODIES if kind not in _OPAQUE and kind not in REDUCES else ():
-        if isinstance(eqn.params.get(key), (Jaxpr, ClosedJaxpr)):
-            return _walk(draw, eqn.params[key], given)
+    if body is not None:
+        return _walk(draw, body, given)
     if kind in _OPAQUE:
         _refuse(eqn, given)
     if kind not in REDUCES:
@@ -177,6 +172,26 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     return [
         draw.result(kind, given, shape_of(var), floats(var), REDUCES[kind]) for var in eqn.outvars
     ]
+
+
+def _body_of(eqn: JaxprEqn) -> Jaxpr | ClosedJaxpr | None:
+    """Return the body of an operation that only calls it."""
+    if eqn.primitive.name in {*_SEVERAL, *_OPAQUE, *REDUCES}:
+        return None
+    bodies = (eqn.params.get(key) for key in _BODIES)
+    return next((body for body in bodies if isinstance(body, (Jaxpr, ClosedJaxpr))), None)
+
+
+def _constants(draw: Drawing, eqn: JaxprEqn, given: list[Value], numbers: Any) -> Sequence[Value]:
+    """Return what an operation makes of constants, with its numbers if they are known."""
+    alike = eqn.primitive.name == "concatenate" and len(set(given)) == 1
+    keeps = bool(given) and (alike or eqn.primitive.name in SPREAD)
+    first = given[0] if keeps else draw.constant(None)
+    assert isinstance(first, Made)
+    first = first._replace(number=is_number(first), entries=b"")
+    if numbers is not None:
+        return [draw.constant(numbers.shape, first.number, numbers=numbers)]
+    return [first._replace(shape=shape_of(var)) for var in eqn.outvars]
 
 
 def held(array: Any) -> Any:

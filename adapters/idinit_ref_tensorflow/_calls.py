@@ -322,12 +322,13 @@ def is_array(leaf: Any) -> bool:
 
 
 def numbers_of(leaf: Any) -> Any:
-    """Return the entries of a floating array or variable, or None if it has no values."""
+    """Return the entries of an array or variable of real numbers, or None if it has no values."""
     value = getattr(leaf, "_value", leaf) if isinstance(leaf, keras.Variable) else leaf
     has_values = value is not None and getattr(value, "is_fully_addressable", True)
-    if isinstance(leaf, keras.KerasTensor) or not has_values or not is_floating(leaf):
+    is_real = any(word in str(leaf.dtype) for word in ("float", "int", "bool"))
+    if isinstance(leaf, keras.KerasTensor) or not has_values or not is_real:
         return None
-    return np.asarray(to_numpy(leaf), dtype=float)
+    return np.asarray(to_numpy(leaf), dtype=float if is_floating(leaf) else None)
 
 
 def to_numpy(x: Any) -> Any:

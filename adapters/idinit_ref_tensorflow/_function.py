@@ -9,7 +9,8 @@ from typing import Any
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Value
 
-from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of, static
+from ._static import note_captures, static
+from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of
 from ._words import SPECTRA, plain
 
 _SAME = {"Identity", "IdentityN", "Snapshot", "EnsureShape", "ReadVariableOp", "Cast"}
@@ -41,6 +42,7 @@ class Reader:
     def captured(self, graph: Any) -> dict[str, Value]:
         """Return the values of a function's captures: variables and constants."""
         values: dict[str, Value] = {}
+        note_captures(graph)
         for outside, inside in graph.captures:
             name = self.names.get(id(outside))
             numbers = (

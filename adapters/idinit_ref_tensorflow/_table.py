@@ -21,9 +21,10 @@ from idinit_ref.tracing import (
     spans_of,
 )
 
+from ._static import static
 from ._window import Window, convolved, same, same_transposed, spatial
 
-__all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of", "static"]
+__all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of"]
 
 Shape = tuple[int, ...]
 
@@ -53,11 +54,6 @@ _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMi
 _MATMULS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
 _CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
 _TRANSPOSED = {"Conv2DBackpropInput", "Conv3DBackpropInputV2"}
-# Keras computes the padding of a strided and dilated depthwise convolution with these.
-_ARITHMETIC = {
-    "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "FloorDiv": np.floor_divide,
-    "Maximum": np.maximum,
-}  # fmt: skip
 _DOING = {"Mul": "multiplied by", "Div": "divided by", "RealDiv": "divided by"}
 
 
@@ -138,15 +134,19 @@ def _write_slice(
 
 def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw a write at indices of the first axes."""
-    whole, places, part = inputs
-    index, is_sum = static(op.inputs[1]), op.type == "TensorScatterAdd"
-    if index is not None:
-        places = draw.constant(index.shape, numbers=index)
+    whole, _, part = inputs
+    places, is_sum = _indices(draw, op, inputs), op.type == "TensorScatterAdd"
     if is_sum and isinstance(part, Signal):
         return draw.scatter_add(name, whole, part, [places], shape)
-    if index is None or is_sum:
+    if not is_constant(places) or is_sum:
         return draw.other(name, [whole, part, places], shape, word="scatter")
     return draw.scatter(name, whole, part, places, shape)
+
+
+def _indices(draw: Drawing, op: Any, inputs: list[Value]) -> Value:
+    """Return the second operand, an array of indices, with its numbers if they are known."""
+    index = static(op.inputs[1])
+    return inputs[1] if index is None else draw.constant(index.shape, numbers=index)
 
 
 def _stitch(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -177,7 +177,8 @@ def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     axis = static(op.inputs[2]) if op.type == "GatherV2" else 0
     if axis is None or op.get_attr("batch_dims"):
         return draw.lookup(name, inputs[:2], shape)
-    return draw.take(name, inputs[0], inputs[1], int(axis), shape)
+    places = _indices(draw, op, inputs) if isinstance(inputs[0], Signal) else inputs[1]
+    return draw.take(name, inputs[0], places, int(axis), shape)
 
 
 def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -235,9 +236,7 @@ def _constant(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
     if op.type == "Fill" and isinstance(inputs[1], Made):
         return draw.constant(shape, value=inputs[1].value)
     array = np.zeros(1) if op.type in _ZEROS else static(op.outputs[0])
-    made = draw.constant(shape, numbers=array)
-    least, most = made.extent or (None, 0)
-    return made._replace(value=least) if least == most else made
+    return draw.constant(shape, numbers=array)
 
 
 def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -352,29 +351,6 @@ def shape_of(tensor: Any) -> Shape | None:
 def is_floating(tensor: Any) -> bool:
     kind = tensor.dtype
     return bool(kind.is_floating or kind.is_complex or kind.name == "variant")
-
-
-def static(tensor: Any) -> Any:
-    """Return the numbers of a tensor that depends on constants and shapes alone, else None."""
-    from tensorflow import get_static_value
-
-    numbers, op = get_static_value(tensor), tensor.op
-    if numbers is not None or op.type not in (*_ARITHMETIC, *_SHAPES, "Pack", "StridedSlice"):
-        return numbers
-    if op.type in ("StridedSlice", *_SHAPES):
-        whole, shape = static(op.inputs[0]), shape_of(tensor)
-        spans = _spans(op)[0] if op.type == "StridedSlice" else []
-        if whole is None or spans is None or shape is None:
-            return None
-        return whole[tuple(slice(*span) for span in spans)].reshape(shape)
-    values = [static(value) for value in op.inputs]
-    if any(value is None for value in values):
-        return None
-    return (
-        np.stack(values, op.get_attr("axis"))
-        if op.type == "Pack"
-        else _ARITHMETIC[op.type](*values)
-    )
 
 
 def _channels_first(op: Any) -> bool:

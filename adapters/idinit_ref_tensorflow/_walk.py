@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Data, Drawing, Made, Signal, Value, of_einsum, of_matmul
 
 from ._calls import (
@@ -144,6 +145,15 @@ class Walker:
         else:
             results = op.compute_output_spec(*args, **kwargs)
         flat = keras.tree.flatten(results)
+        if kind_of(op) == "Reshape" and None in getattr(op, "newshape", ()):
+            raise GraphError(
+                message(
+                    "model",
+                    f"{op.name}, a reshape to {op.newshape}",
+                    "the shape should be known: Keras itself cannot run it",
+                    "write -1 for the size that is not known, or reshape in the call of a layer",
+                )
+            )
         given = (*args, *kwargs.values())
         values = draw(op, [self.value(leaf) for leaf in leaves], flat, given)
         for tensor, value in zip(flat, values, strict=True):
@@ -203,7 +213,8 @@ class Walker:
         args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
         with _calls_forgotten(layer), self._symbolic(layer) as variables, self._inside(layer):
             try:
-                results = layer.call(*args, **kwargs)
+                with _arrays_deferring():
+                    results = layer.call(*args, **kwargs)
             except Exception as problem:
                 text = " ".join(str(problem).split())[:300]
                 raise cannot(layer, f"called on symbolic tensors it raised: {text}") from problem
@@ -365,6 +376,20 @@ def walk(
     results = keras.tree.flatten(walker.call(model, *args, **kwargs))
     values = [walker.value(result) for result in results if is_array(result)]
     return [value for value in values if isinstance(value, Signal)]
+
+
+@contextmanager
+def _arrays_deferring() -> Iterator[None]:
+    """Let an array leave an operator to the symbolic tensor on its right, as that knows it."""
+    kind = keras.KerasTensor
+    held = kind.__jax_array__
+    try:
+        del kind.__jax_array__  # for arrays of JAX
+        kind.__array_ufunc__ = None  # for those of NumPy
+        yield
+    finally:
+        kind.__jax_array__ = held
+        del kind.__array_ufunc__
 
 
 @contextmanager

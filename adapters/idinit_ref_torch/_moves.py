@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from idinit_ref.tracing import Signal, Span, Value
+from idinit_ref.tracing import At, Signal, Span, Value, is_constant
 
 from ._call import Call, axis_of, other, result
 
@@ -161,6 +164,27 @@ def pad(call: Call) -> Value:
     return call.draw.pad("pad", value, low, call.shape, None, fill, does)
 
 
+def fold(call: Call) -> Value:
+    """Draw overlapping blocks that are laid out in space and added (col2im).
+
+    With a stride it is drawn as a transposed convolution is: first the places move apart.
+    """
+    value, draw = call.of(call.args[0]), call.draw
+    if not isinstance(value, Signal) or value.shape is None:
+        return result(call, "linear")
+    sizes, *window = call.args[1:6]
+    counts = [
+        (size + 2 * pad - by * (reach - 1) - 1) // step + 1
+        for size, reach, by, pad, step in zip(sizes, *window, strict=True)
+    ]
+    grid = draw.reshape("view", value, (*value.shape[:-1], *counts))
+    steps = window[-1]
+    if isinstance(grid, Signal) and max(steps) > 1:
+        wide = (n * step for n, step in zip(counts, steps, strict=True))
+        grid = draw.resized("apart", grid, (*value.shape[:-1], *wide), "resize")
+    return draw.result(call.what, [grid], call.shape, word="linear")
+
+
 # Lookups ----------------------------------------------------------------------------------------
 
 
@@ -176,18 +200,49 @@ def bag(call: Call) -> Value:
 
 def index(call: Call) -> Value:
     """Draw a lookup by index tensors along some axes."""
-    table, places = call.args[0], list(call.args[1])
-    places += [None] * (table.dim() - len(places))
+    table, places = call.args[:2]
+    given = [place for place in places if place is not None]
+    values = [call.of(table), *map(call.of, given)]
+    kept = _kept(table, places)
+    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
+
+
+def _kept(table: Tensor, places: Sequence[Tensor | None]) -> list[int | None] | None:
+    """Return for each axis of an indexing's result the table's axis that it keeps whole, if any."""
+    places = [*places, *[None] * (table.dim() - len(places))]
     given = [place for place in places if place is not None]
     at = [axis for axis, place in enumerate(places) if place is not None]
-    values = [call.of(table), *map(call.of, given)]
-    kept: list[int | None] | None = None
-    if all(place.dtype not in (torch.bool, torch.uint8) for place in given):
-        rank = max(place.dim() for place in given)
-        whole: list[int | None] = [a for a, place in enumerate(places) if place is None]
-        first = at[0] if at[-1] - at[0] == len(at) - 1 else 0
-        kept = [*whole[:first], *[None] * rank, *whole[first:]]
-    return call.draw.lookup("lookup", values, call.shape, kept, call.floating)
+    if any(place.dtype in (torch.bool, torch.uint8) for place in given):
+        return None
+    rank = max(place.dim() for place in given)
+    whole: list[int | None] = [a for a, place in enumerate(places) if place is None]
+    first = at[0] if at[-1] - at[0] == len(at) - 1 else 0
+    return [*whole[:first], *[None] * rank, *whole[first:]]
+
+
+def placed(call: Call) -> tuple[Value, Value, At] | None:
+    """Return the update of a write at known indices, these in one array, and their axes."""
+    if call.name in ("aten::index_copy", "aten::index_add"):
+        table, axis, places, source = call.args[:4]
+        axis = axis_of(axis, table.dim())
+        at, kept = [axis], _kept(table, [None] * axis + [places])
+    elif call.name == "aten::index_put":
+        table, places, source = call.args[:3]
+        at = [axis for axis, place in enumerate(places) if place is not None]
+        places, kept = [place for place in places if place is not None], _kept(table, places)
+    else:
+        return None
+    places = [places] if isinstance(places, Tensor) else places
+    given = [value.integers if is_constant(value := call.of(place)) else None for place in places]
+    known = [index for index in given if index is not None]
+    if kept is None or len(known) < len(given):
+        return None
+    index = np.stack(np.broadcast_arrays(*known), -1)
+    rows = iter(index.shape)
+    shape = tuple(next(rows) if axis is None else int(table.shape[axis]) for axis in kept)
+    windows = [kept.index(axis) if axis in kept else None for axis in range(table.dim())]
+    update = call.draw.broadcast("expand", call.of(source), shape)
+    return update, call.draw.constant(index.shape, numbers=index), (at, windows)
 
 
 def along(call: Call) -> Value:

@@ -10,19 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Data, is_constant
+from idinit_ref.tracing import Data, Value, is_constant
 
+from ._constants import Constants
 from ._drawing import ModuleDrawing
 from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of
 from ._sharded import is_sharded
 from ._table import ATTENTIONS, FRESH, Call, draw_call
 
 __all__ = ["Recorder"]
+
+
+_PRODUCTS = {
+    f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear")
+}
 
 
 class _Schema(NamedTuple):
@@ -33,6 +39,7 @@ class _Schema(NamedTuple):
     replaces: bool  # the old values of the written arguments do not matter
     turns: bool  # it only changes a tensor's axes, in place
     pointwise: bool
+    is_random: bool  # or its result is not set
 
 
 @cache
@@ -46,9 +53,9 @@ def _schema(func: Any) -> _Schema:
         name = name[:-1]
     replaces = name == "aten::copy" or name in FRESH or any(key == "out" for _, key in written)
     tags = func.tags
-    return _Schema(
-        name, written, replaces, torch.Tag.inplace_view in tags, torch.Tag.pointwise in tags
-    )
+    is_random = torch.Tag.nondeterministic_seeded in tags or "empty" in name
+    turns, pointwise = torch.Tag.inplace_view in tags, torch.Tag.pointwise in tags
+    return _Schema(name, written, replaces, turns, pointwise, is_random)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDispatchMode is untyped
@@ -69,6 +76,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         super().__init__()  # type: ignore[no-untyped-call]  # TorchDispatchMode is untyped
         self.drawing = ModuleDrawing(parameters, owners, notes)
         self.memory = Memory(self.drawing)
+        self.constants = Constants()
         self._protected = {storage_of(tensor) for tensor in parameters.values()}
         for name, tensor in parameters.items():
             self.memory.set(tensor, self.drawing.parameter(name))
@@ -81,10 +89,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
     def constant(self, tensor: Tensor, held: Tensor) -> None:
         """Record a tensor that the model holds, as a buffer, with its numbers if it has any."""
         is_odd = isinstance(held, FakeTensor) or is_sharded(held) or is_wrapper(held)
-        is_real = held.is_floating_point() and held.layout is torch.strided and held.numel()
-        if is_real and not (is_odd or held.is_meta):
+        if is_odd or held.is_meta or held.layout is not torch.strided or not held.numel():
+            return
+        if held.is_floating_point():
             ends = torch.stack(held.detach().aminmax()).double().cpu().numpy()
             self.memory.set(tensor, self.drawing.constant(shape_of(tensor), numbers=ends))
+        elif not held.is_complex():
+            self.constants.keep(tensor, held)
 
     def graph(self, results: Iterable[Tensor], also: Iterable[Tensor] = ()) -> Graph:
         """Return the graph, given the model's main results and all others that it returns."""
@@ -109,19 +120,33 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         if isinstance(func, HigherOrderOperator):
             return self._higher(func, args, kwargs)
         if torch._C._current_autograd_node() is not None:  # a backward pass is not drawn
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            self.constants.set(_tensors(out), None)
+            return out
         schema = _schema(func)
         targets = []
         for at, key in schema.written:
             targets += _tensors(args[at] if at < len(args) else kwargs.get(key))
         if any(storage_of(target) in self._protected for target in targets):
             raise self._write_error(func)
+        args = self._unmasked(schema.name, args)
         given = [t for t in _tensors((args, kwargs)) if not (schema.replaces and _in(t, targets))]
-        values = [self.memory.value(tensor) for tensor in given]
-        out = _run(schema.name, func, args, kwargs)
+        values = [self.value(tensor) for tensor in given]
+        is_known = all(map(is_constant, values)) and not schema.is_random
+        real = self.constants.all_of([*given, *targets]) if is_known else None
+        if schema.name == "aten::_local_scalar_dense" and real is not None:
+            return real[id(given[0])].item()
+        out, numbers = self.constants.run(_run, schema.name, (func, args, kwargs), real)
         results = _tensors(out)
-        results += [target for target in targets if not _in(target, results)]
+        rest = [target for target in targets if not _in(target, results)]
+        results += rest
+        if numbers is not None and real is not None:
+            numbers += [real[id(target)] for target in rest]
+        if numbers is None:
+            self.constants.lose(targets)
+        self.constants.set(results, numbers)
         is_plain = all(is_constant(value) and value.extent is None for value in values)
+        is_plain |= numbers is not None
         if not results or (not targets and is_plain and schema.name not in FRESH):
             return out
         call = Call(
@@ -137,6 +162,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         )
         self._note(call, [] if schema.turns else targets)
         return out
+
+    def value(self, tensor: Tensor) -> Value:
+        """Return the value of a tensor; of a constant, with its numbers if they are known."""
+        value = self.memory.value(tensor)
+        numbers = self.constants.numbers(tensor) if is_constant(value) else None
+        if numbers is not None:
+            value = self.drawing.constant(shape_of(tensor), numbers=numbers)
+            self.memory.set(tensor, value)
+        return value
+
+    def _unmasked(self, name: str, args: Sequence[Any]) -> Sequence[Any]:
+        """Return the arguments of an indexing, with known masks as the indices that they select."""
+        if name not in ("aten::index", "aten::index_put"):
+            return args
+        found: list[Any] = []
+        for place in args[1]:
+            is_mask = isinstance(place, Tensor) and place.dtype in (torch.bool, torch.uint8)
+            is_mask = is_mask and is_constant(self.memory.value(place))
+            found += (is_mask and self.constants.selected(place)) or [place]
+        return [args[0], found, *args[2:]]
 
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
         """Draw a call, and set the values of the tensors that it returned or wrote to."""
@@ -158,8 +203,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
                 value = Data(shape_of(tensor))
             if _in(tensor, targets):
                 self.memory.write(tensor, value)
-            else:
-                self.memory.set(tensor, value)
+                continue
+            self.memory.set(tensor, value)
+            if is_constant(value) and call.name in FRESH:
+                self.constants.fill(tensor, value.value)
 
     def _write_error(self, func: Any) -> GraphError:
         return GraphError(
@@ -179,8 +226,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
             cure = "write the branch or the loop in Python"
             raise GraphError(message("operation", self.drawing.says(name), should, cure))
         given = _tensors((args, kwargs))
-        values = [self.memory.value(tensor) for tensor in given]
+        values = [self.value(tensor) for tensor in given]
         out = func(*args, **kwargs)
+        self.constants.set(_tensors(out), None)
         known = {id(tensor): value for tensor, value in zip(given, values, strict=True)}
         results = _tensors(out)
         call = Call(self.drawing, name, "", args, kwargs, known, results, False, self.memory)
@@ -197,7 +245,7 @@ def _in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
 
 
 def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operation, also where its fake version is stricter than the real one."""
+    """Run an operation, also where its fake version is stricter or laxer than the real one."""
     if (
         name == "aten::_grouped_mm"
         and isinstance(args[0], FakeTensor)
@@ -205,4 +253,17 @@ def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     ):
         # the fake operation requires bfloat16
         return args[0].new_empty(args[0].shape[0], args[1].shape[-1])
+    if name in _PRODUCTS:
+        _check_kinds(func, args, kwargs)
     return func(*args, **kwargs)
+
+
+def _check_kinds(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise PyTorch's own error on a product of integers and floats, which fake ones allow."""
+    given = _tensors((args, kwargs))
+    if len({is_floating(tensor) for tensor in given}) > 1 and isinstance(given[0], FakeTensor):
+        with _disable_current_modes():
+            small = tree_map_only(
+                Tensor, lambda t: torch.zeros((1,) * t.dim(), dtype=t.dtype), (args, kwargs)
+            )
+            func(*small[0], **small[1])

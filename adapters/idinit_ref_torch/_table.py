@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
 from idinit_ref.core.layout import SPATIAL
 from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, power
@@ -225,12 +224,7 @@ def _power(call: Call) -> Value:
     exponent = call.args[1]
     if isinstance(exponent, Tensor):
         extent = value.extent if is_constant(value := call.of(exponent)) else None
-        has_values = not (isinstance(exponent, FakeTensor) or exponent.is_meta)
-        is_real = has_values and not exponent.is_complex() and exponent.numel()
-        if is_constant(value) and extent is None and is_real:
-            exponent = exponent.min().item()
-        else:
-            exponent = extent and extent[0]
+        exponent = extent and extent[0]
     return _entrywise(call, power(exponent))
 
 
@@ -244,18 +238,22 @@ def _chosen(call: Call) -> Value:
 
 def _scatter(call: Call) -> Value:
     """Draw an operation that writes values into a tensor, at indices or by a mask."""
-    source = call.args[_SOURCES.get(call.name, -1)]
+    source, placed = call.args[_SOURCES.get(call.name, -1)], _moves.placed(call)
     is_sum = {
         "aten::index_put": call.arg(3, "accumulate", False) is True,
         "aten::put": call.arg(3, "accumulate", False) is True,
         "aten::scatter_reduce": call.arg(4, "reduce") == "sum"
         and call.kwargs.get("include_self", True),
     }.get(call.name, call.name in ("aten::index_add", "aten::scatter_add"))
+    draw, whole, update = call.draw, call.of(call.args[0]), call.of(source)
+    if placed is not None and not is_sum:
+        return draw.scatter(call.what, whole, *placed[:2], call.shape, placed[2])
+    if placed is not None:
+        return draw.scatter_add(call.what, whole, placed[0], [placed[1]], call.shape, placed[2])
     if is_sum:
-        whole, update = call.of(call.args[0]), call.of(source)
-        places = [v for v in call.values if v is not whole and v is not update]
-        return call.draw.scatter_add(call.what, whole, update, places, call.shape)
-    return result(call, "scatter", [call.of(call.args[0]), call.of(source)])
+        rest = [v for v in call.values if v is not whole and v is not update]
+        return draw.scatter_add(call.what, whole, update, rest, call.shape)
+    return result(call, "scatter", [whole, update])
 
 
 def _attention(call: Call) -> Value:
@@ -397,6 +395,7 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
+    **_aten(_moves.fold, "col2im"),
     **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_dense, "mm mv dot bmm"),
     **dict.fromkeys(_SUMS, _dense_sum),

@@ -42,9 +42,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 
     The pass runs on fake tensors, which have shapes but no memory. So models of any size, and on
     the meta device, can be traced. Of a buffer with values, the least and the largest entry are
-    used: they decide whether a clamp to them is 0 at 0. If the control flow depends on values, the
-    pass runs once more on the real parameters. No gradients are taken, except those that the
-    forward pass itself takes.
+    used: they decide whether a clamp to them is 0 at 0. Small constants that the pass makes of no
+    input and no parameter, such as indices, are computed. If the control flow depends on other
+    values, the pass runs once more on the real parameters. No gradients are taken, except those
+    that the forward pass itself takes.
     The model does not change; its training flags, buffers, attributes and random states are
     restored.
 
@@ -210,8 +211,11 @@ def record(
             unnormed(model)
         parameters = {name: instead(tensor) for name, tensor in original.items()}
         recorder = start(parameters, owners, notes)
+        recorder.constants.is_fake = fake is not None
         for name, tensor in model.named_buffers():
             recorder.constant(tensor, buffers[name])
+        for tensor, held in instead.attributes:
+            recorder.constant(tensor, held)
         known = set(map(id, parameters.values()))
         for name, tensor in named_inputs(model, args, kwargs):
             if id(tensor) not in known:
@@ -244,6 +248,7 @@ class _Copies:
     ) -> None:
         self.labels, self.fake, self.gradients, self.leaves = labels, fake, gradients, leaves
         self._made: dict[int, Tensor] = {}
+        self.attributes: list[tuple[Tensor, Tensor]] = []  # copies of integers or bools, and these
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the copy of a tensor."""
@@ -251,6 +256,8 @@ class _Copies:
             return tensor  # an attribute's tensor may be unused or constant
         if id(tensor) not in self._made:
             self.put(tensor, self._copy(tensor))
+            if id(tensor) not in self.labels and not is_floating(tensor):
+                self.attributes.append((self._made[id(tensor)], tensor))
         return self._made[id(tensor)]
 
     def put(self, tensor: Tensor, new: Tensor) -> None:

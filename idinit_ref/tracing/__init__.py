@@ -18,6 +18,7 @@ from ._asking import asking
 from ._axes import View
 from ._drawing import Drawing
 from ._functions import Fact, clamped, power
+from ._joins import At
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._late import redrawn
@@ -27,6 +28,7 @@ from ._places import Box
 from ._values import Data, Made, Part, Signal, Value, entries_of, is_constant, is_number, span_of
 
 __all__ = [
+    "At",
     "Box",
     "Data",
     "Drawing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 from typing import NamedTuple
 
 __all__ = ["Atom", "Axis", "View", "regroup"]
@@ -13,9 +13,10 @@ __all__ = ["Atom", "Axis", "View", "regroup"]
 class Atom(NamedTuple):
     """A digit of an axis with `radix` values, along which indices of one source axis lie.
 
-    There are `size` indices, from the value `low` on. The first is index `start` of the source's
-    axis, and the next ones are `step` apart. The other values hold entries that were concatenated
-    with the source. Axis -1 is not an axis of the source, for example a broadcast axis.
+    There are `size` indices, from the value `low` on, `apart` values apart. The first is index
+    `start` of the source's axis, and the next ones are `step` apart. The other values hold entries
+    that were joined with the source. Axis -1 is not an axis of the source, for example a broadcast
+    axis.
     """
 
     axis: int
@@ -24,6 +25,7 @@ class Atom(NamedTuple):
     start: int
     low: int
     radix: int
+    apart: int = 1
 
     @classmethod
     def of(cls, axis: int, size: int) -> Atom:
@@ -38,20 +40,25 @@ class Atom(NamedTuple):
     def flip(self) -> Atom:
         """Return the digit reversed."""
         last = self.start + (self.size - 1) * self.step
-        low = self.radix - self.low - self.size
-        return Atom(self.axis, -self.step, self.size, last, low, self.radix)
+        low = self.radix - 1 - self.low - (self.size - 1) * self.apart
+        return self._replace(step=-self.step, start=last, low=low)
 
     def slice(self, start: int, stop: int, step: int) -> Atom:
         """Return every step-th value of a part; its size is 0 if the source is not in it."""
-        radix = len(range(start, stop, step))
-        first = max(0, -((start - self.low) // step))
-        last = min(radix, -((start - self.low - self.size) // step))
-        at = self.start + (start + first * step - self.low) * self.step
-        return Atom(self.axis, self.step * step, max(last - first, 0), at, first, radix)
+        radix, by = len(range(start, stop, step)), gcd(step, self.apart)
+        apart, ahead = self.apart // by, self.low - start
+        first = max(0, -(-ahead // step))
+        first += (ahead // by * pow(step // by, -1, apart) - first) % apart
+        last = min(radix, (ahead + (self.size - 1) * self.apart) // step + 1)
+        size = 0 if ahead % by else max(-((first - last) // apart), 0)
+        at = self.start + (first * step - ahead) // self.apart * self.step
+        return Atom(self.axis, self.step * (step // by), size, at, first, radix, apart)
 
     def cut(self, inner: int) -> tuple[Atom, Atom] | None:
         """Return it as two digits, the second of radix `inner`; None if that is impossible."""
-        axis, step, size, start, low, radix = self
+        axis, step, size, start, low, radix, apart = self
+        if apart > 1:
+            return None
         if low % inner == size % inner == 0:
             outer = Atom(axis, step * inner, size // inner, start, low // inner, radix // inner)
             return outer, Atom(axis, step, inner, 0, 0, inner)
@@ -102,6 +109,11 @@ class View:
     def is_empty(self) -> bool:
         """Whether it holds no entry of the source."""
         return any(atom.size == 0 < atom.radix for atom in self.atoms)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing lies between its entries along any digit."""
+        return all(atom.apart == 1 for atom in self.atoms)
 
     @property
     def weight(self) -> int:
@@ -174,6 +186,10 @@ class View:
         """Return the view with an axis embedded in a longer one: from `low` on, `step` apart."""
         first, *inner = self.axes[axis] or (Atom.of(-1, 1),)
         run = prod(atom.radix for atom in inner)
+        if whole % step and not inner:
+            by = first.apart * step
+            first = first._replace(low=first.low * step + low, radix=whole, apart=by)
+            return replace(self, axes=self._with(axis, (first,)))
         low, at = divmod(low, step)
         if low % run or whole % (run * step):
             return None

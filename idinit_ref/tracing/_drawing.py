@@ -10,6 +10,7 @@ from ._axes import View
 from ._functions import Fact
 from ._joins import At
 from ._layers import Layers
+from ._places import Runs
 from ._units import merged, spread_to
 from ._values import Data, Made, Part, Shape, Signal, Track, Value, entries_of, joined, span_of
 
@@ -48,7 +49,7 @@ class Drawing(Layers):
         `numbers` are the entries of an array that the model holds, if there are any.
         """
         span = None if numbers is None else span_of(numbers)
-        if span is not None and prod(shape or ()) == 1:
+        if span is not None and span[0] == span[1]:
             value = span[0]
         value = None if value != value else value
         return Made(shape, (), number, value, span=span, entries=entries_of(numbers))
@@ -222,6 +223,7 @@ class Drawing(Layers):
         shape: Shape | None,
         floating: bool = True,
         word: str | Fact = "",
+        under: Runs | None = None,
     ) -> Value:
         """Draw an operation that depends on some values in any way.
 
@@ -229,11 +231,17 @@ class Drawing(Layers):
         """
         found = None
         if word == "scatter" and floating and len(values) > 1:
-            found = self._written_back(name, values[0], values[1], values[2:], shape)
+            found = self._written_back(name, values[0], values[1], values[2:], shape, under)
         return found or super().result(name, values, shape, floating, word)
 
     def _written_back(
-        self, name: str, whole: Value, update: Value, places: Sequence[Value], shape: Shape | None
+        self,
+        name: str,
+        whole: Value,
+        update: Value,
+        places: Sequence[Value],
+        shape: Shape | None,
+        under: Runs | None,
     ) -> Value | None:
         """Draw a signal with sums of its own entries at some places; None if it holds others."""
         if not isinstance(whole, Signal) or not isinstance(update, Signal):
@@ -241,7 +249,8 @@ class Drawing(Layers):
         if whole.shape != shape or whole.node in self._filled:
             return None
         chosen = self.selections.get(update.node)
-        found = self._terms(update if chosen is None else chosen.table, whole.node)
+        read = update if chosen is None else chosen.table
+        found = self._terms(read, whole.node, under if chosen is None else None)
         if not found or not self._are_branches(found, whole.node):
             return None
         out: Value = whole

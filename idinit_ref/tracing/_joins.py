@@ -11,7 +11,7 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, Span, Spot, lose, shift_of
-from ._places import Box, Move, assembled, box_at, embedded, followed, outside, turned
+from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
 from ._resolution import is_apart, is_repeated
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
@@ -183,7 +183,11 @@ class Joins(Moves):
         if spot.value is not None:
             return self.reshape(name, spot.value, shape)
         floating = any(isinstance(one, Signal) for one in (value, part))
-        out = self.result(name, [value, part], shape, floating, "scatter")
+        covered: Runs | None = None
+        if part.shape is not None and 0 not in part.shape:
+            places = followed(value, _within(Box(low, part.shape, steps)))
+            covered = None if places is None else taken(places, part.shape)
+        out = self.result(name, [value, part], shape, floating, "scatter", covered)
         if not isinstance(out, Signal):
             return out
         own = part.pieces if isinstance(part, Signal) else ()
@@ -217,6 +221,8 @@ class Joins(Moves):
         if order != sorted(order):
             part = self.transpose(name, part, order)
         part = self.reshape(name, part, tuple(box.sizes))
+        if box.turned:
+            part = self.flip(name, part, box.turned)
         return self.write(name, value, part, box.low, shape, box.steps)
 
     def _boxed(
@@ -236,15 +242,7 @@ class Joins(Moves):
         found = self._boxed(part, places, value.shape, at)
         if found is None or value.shape is None:
             return False
-        spans = [(axis, *span) for axis, span in enumerate(found[0].spans)]
-
-        def move(view: View) -> View | None:
-            new: View | None = view
-            for span in spans:
-                new = None if new is None else new.slice(*span)
-            return new
-
-        return followed(value, move) == ()
+        return followed(value, _within(found[0])) == ()
 
     def _over(
         self,
@@ -287,6 +285,18 @@ class Joins(Moves):
                     value.shape,
                 )
         return new
+
+
+def _within(box: Box) -> Move:
+    """Return the slice that takes a box."""
+
+    def move(view: View) -> View | None:
+        new: View | None = view
+        for axis, span in enumerate(box.spans):
+            new = None if new is None else new.slice(axis, *span)
+        return new
+
+    return move
 
 
 def _rejoined(values: Sequence[Value]) -> frozenset[tuple[Operation, Cut]]:

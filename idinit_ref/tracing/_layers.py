@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
 from ._labels import Einsum
+from ._places import box_at
 from ._products import Products
 from ._values import Data, Made, Operation, Shape, Signal, Track, Value, is_constant, names_of
 
@@ -109,6 +113,7 @@ class Layers(Products):
             space=tuple(space),
             forward=crops,
             sized=sized,
+            reads=frozenset({channels} - {*(before or space)}),
         )
         if shape is None or not letters:
             return self.weigh(name, kernel, signal, operation, Signal("", shape))
@@ -164,8 +169,11 @@ class Layers(Products):
         shape: Shape | None,
         kept: Sequence[int | None] | None = None,
         floating: bool = True,
+        axes: Sequence[int] | None = None,
     ) -> Value:
         """Draw a lookup of rows in a table, or of a matrix in a stack (it may be a weight).
+
+        A lookup in a signal at known indices that form a box is a slice.
 
         Parameters
         ----------
@@ -180,10 +188,14 @@ class Layers(Products):
             of the indices. The lookup takes one index of every other axis. None if unknown.
         floating : bool
             Whether the result is a floating-point tensor.
+        axes : sequence of int, optional
+            The table's axes to which the indices belong, if one array holds the indices of all
+            along its last axis. By default there is one array for each axis that is not kept.
         """
         table, *rest = values
         if isinstance(table, Signal) and floating:
-            return self.select(name, table, rest, shape, kept)
+            found = self._at_box(name, table, rest, shape, kept, axes)
+            return found or self.select(name, table, rest, shape, kept)
         if not isinstance(table, Made) or not table.parts:
             return self.result(name, values, shape, floating, "select")
         chosen = table.lost(shape)
@@ -198,6 +210,34 @@ class Layers(Products):
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
         return found._replace(member=chosen, chosen=found.node)
+
+    def _at_box(
+        self,
+        name: str,
+        table: Signal,
+        places: Sequence[Value],
+        shape: Shape | None,
+        kept: Sequence[int | None] | None,
+        axes: Sequence[int] | None,
+    ) -> Value | None:
+        """Draw a lookup at known indices that form a box; None if they do not."""
+        if table.shape is None or shape is None or kept is None:
+            return None
+        windows = [kept.index(a) if a in kept else None for a in range(len(table.shape))]
+        own = [axis for axis, window in enumerate(windows) if window is None]
+        index = _index_of(places, len(own) if axes is None else None)
+        found = None if index is None else box_at(index, axes or own, windows, shape, table.shape)
+        if found is None:
+            return None
+        box, order = found
+        part = self.part(name, table, box.spans)
+        if box.turned:
+            part = self.flip(name, part, box.turned)
+        used = [axis for axis in order if shape[axis] != 1]  # in the order of the box
+        part = self.reshape(name, part, tuple(shape[axis] for axis in used))
+        if used != sorted(used):
+            part = self.transpose(name, part, [used.index(axis) for axis in sorted(used)])
+        return self.reshape(name, part, shape)
 
     def select(
         self,
@@ -234,6 +274,18 @@ class Layers(Products):
             at = axis % rank
             kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
         return self.lookup(name, [table, places], shape, kept, floating)
+
+
+def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] | None:
+    """Return known indices in one array, the last axis for their axes; None if some are unknown.
+
+    They are `count` arrays, which broadcast, or one array already (None).
+    """
+    given = [place.integers if isinstance(place, Made) else None for place in places]
+    known = [index for index in given if index is not None]
+    if len(known) < len(given) or len(given) != (count or 1):
+        return None
+    return known[0] if count is None else np.stack(np.broadcast_arrays(*known), -1)
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

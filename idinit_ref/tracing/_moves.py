@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
-from ._places import Runs, followed, runs_of, whole
+from ._places import Runs, followed, runs_of, spans_in, whole
 from ._resolution import between, copied_axes, without_copies
 from ._results import Results
 from ._units import Places, seen_by, spread_to
@@ -82,6 +82,9 @@ class Moves(Results):
             node = self.draw("other", name, (value.node,), shape, (), does)
         if node != value.node and does == "move" and move is not lose:
             self._moves[node] = value, lambda by: self.move(name, by, shape, move, False, spreads)
+        if node != value.node and not value.units and value.shape and shape:
+            probe = move(View.of(value.shape))
+            self._turns |= {} if probe is None else {node: seen_by(probe)}
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
         shift, copied, places = _moved(value, shape, move, spreads)
         out = Signal(
@@ -239,9 +242,14 @@ class Moves(Results):
             return self.reshape(name, self.part(name, *within), shape)
         if not cut and not gone:
             return value
-        spot = self.spot(followed(value, move), shape)
+        places = followed(value, move)
+        spot = self.spot(places, shape)
         if spot.value is not None:
             return self.reshape(name, spot.value, shape)
+        if len(value.places) > 1 and places and len(places) == 1:  # it lies in one of some sources
+            box, of = spans_in(places[0]), places[0].of
+            if box is not None and of is not value:
+                return self.reshape(name, self.part(name, of, box), shape)
         return self.placed(self._part(name, value, move, spans, cut, gone, shape), spot)
 
     def _within(
@@ -275,6 +283,8 @@ class Moves(Results):
         is_crop = not gone and 0 not in cut and bool(held) and held.isdisjoint(cut)
         does: Does = "crop" if is_crop else "select" if cut else "move"
         node = self.draw("other", name, (value.node,), shape, (), does)
+        if cut and not (gone or held or 0 in cut):
+            self._slices[node] = frozenset(cut)
         tracks, halves = [], set(value.halves)
         for track in value.tracks:
             view, own = move(track.view), track.operation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,6 +17,19 @@ __all__ = ["Nodes"]
 
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_ALIKE = {
+    "map",
+    "scale",
+    "shift",
+    "product",
+    "norm",
+    "softmax",
+    "pool",
+    "pad",
+    "resize",
+    "crop",
+    "select",
+}  # keep the order of axes
 _UNREAD = {"move", "select", "crop", "pad", "join", "resize"}  # are dropped if nothing reads them
 _THROUGH_0 = {
     "",
@@ -48,6 +61,9 @@ class Nodes:
     ) -> None:
         self.parameters = {given.name: given for given in parameters}
         self.nodes: list[Node] = []
+        self._reads: dict[str, frozenset[int]] = {}  # per weight operation: the axes that it sums
+        self._slices: dict[str, frozenset[int]] = {}  # of signals without units: the axes cut
+        self._turns: dict[str, Places] = {}  # per move of such a signal: where its axes go
         self._place: dict[str, int] = {}  # the index of each node in `nodes`
         self._root: dict[str, str] = {}  # the node that it is a moved or scaled copy of
         self._pooled: dict[str, int] = {}  # 1: a statistic; 2: a root of one
@@ -161,6 +177,7 @@ class Nodes:
         operation.name = self.draw("weight", label, (signal.node,), out.shape, floating)
         if whole:
             self._scales |= dict.fromkeys(floating, whole[0])
+        self._reads[operation.name] = operation.reads
         lost = {part.name for part in made.parts if part.view is None}
         for part in made.parts:
             if part.done:
@@ -220,10 +237,14 @@ class Nodes:
     def once(self, key: Hashable, values: Sequence[Value], draw: Callable[[], Value]) -> Value:
         """Draw an operation, or return its result if it was drawn with the same values.
 
-        Numbers are the same if they are equal, and all other values if they are one object.
+        Known numbers are the same if they are equal, and all other values if they are one object.
         """
         own = tuple(
-            value if isinstance(value, Made) and value.extent and not value.parts else id(value)
+            value
+            if isinstance(value, Made)
+            and (value.entries or value.value is not None)
+            and not value.parts
+            else id(value)
             for value in values
         )
         if (key, own) not in self._drawn_once:
@@ -260,6 +281,35 @@ class Nodes:
             pairs = zip(self.nodes[place].inputs, wide, strict=True)
             inputs = tuple(copies if copies in used else own for own, copies in pairs)
             self.nodes[place] = replace(self.nodes[place], inputs=inputs)
+
+    def _find_crops(self) -> None:
+        """Make slices in space of a signal without units crops: later weights read its channels."""
+        if not self._slices:
+            return
+        read: dict[str, set[int]] = {name: set() for name in self._place}  # axes that weights sum
+        for node in reversed(self.nodes):
+            for to, places in self._axes_before(node):
+                read[to].update(a for a, at in places.items() if read[node.name].intersection(at))
+            if node.kind == "weight":
+                read[node.inputs[0]].update(self._reads[node.name])
+        for node in self.nodes:
+            for to, places in self._axes_before(node):
+                read[node.name].update(at for a in read[to] for at in places.get(a, ()))
+        for name, cut in self._slices.items():
+            place = self._place[name]
+            channels = read[self.nodes[place].inputs[0]]
+            if channels and channels.isdisjoint(cut):
+                self.nodes[place] = replace(self.nodes[place], does="crop")
+
+    def _axes_before(self, node: Node) -> Iterator[tuple[str, Places]]:
+        """Yield the inputs of a node that keeps axes apart, and where their axes go."""
+        if node.name in self._turns:
+            yield node.inputs[0], self._turns[node.name]
+        elif node.kind == "add" or node.does in _ALIKE:
+            for to in node.inputs:
+                rank = len(self.nodes[self._place[to]].shape or ())
+                if rank == len(node.shape or ()):
+                    yield to, {axis: (axis,) for axis in range(rank)}
 
     def _drop_moves(self, outputs: Collection[str]) -> None:
         """Remove moves, slices, joins and rewritten sums that nothing reads."""
@@ -313,6 +363,7 @@ class Nodes:
             elif isinstance(value, Made):
                 self.use(value, "other")
         self._keep_copies(ends)
+        self._find_crops()
         more = [value.node for value in also if isinstance(value, Signal)]
         self._drop_moves({*ends, *more})
         seen = {name: Seen() for name in self.parameters}

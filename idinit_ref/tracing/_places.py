@@ -24,6 +24,8 @@ __all__ = [
     "followed",
     "outside",
     "runs_of",
+    "spans_in",
+    "taken",
     "turned",
     "whole",
 ]
@@ -117,16 +119,20 @@ def outside(low: Sequence[int], part: Shape, shape: Shape, steps: Sequence[int])
 
 
 class Box(NamedTuple):
-    """Some entries of an array: along every axis their first index, number and distance."""
+    """Some entries of an array: along every axis their first index, number and distance.
+
+    Along the axes `turned` they come in reverse order.
+    """
 
     low: Sequence[int]
     sizes: Sequence[int]
     steps: Sequence[int]
+    turned: tuple[int, ...] = ()
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
         """The start, stop and step along every axis."""
-        axes = zip(*self, strict=True)
+        axes = zip(self.low, self.sizes, self.steps, strict=True)
         return [(low, low + (size - 1) * step + 1, step) for low, size, step in axes]
 
 
@@ -139,10 +145,12 @@ def box_at(
 ) -> tuple[Box, list[int]] | None:
     """Return the box that a scatter writes to, and the axes of its update in the box's order.
 
+    A lookup reads such a box; its result stands for the update.
+
     Parameters
     ----------
     index : array of shape (*rows, len(axes))
-        Where each update starts.
+        Where each update starts; negative indices count from the end.
     axes : sequence of int
         The axes that the indices belong to.
     windows : sequence of (int or None)
@@ -154,25 +162,33 @@ def box_at(
     Examples
     --------
     >>> box_at(np.array([[1], [3]]), [1], [0, None], (4, 2), (4, 6))
-    (Box(low=[0, 1], sizes=[4, 2], steps=[1, 2]), [0, 1])
+    (Box(low=[0, 1], sizes=[4, 2], steps=[1, 2], turned=()), [0, 1])
+    >>> box_at(np.array([[-1], [-2]]), [1], [0, None], (4, 2), (4, 6))
+    (Box(low=[0, 4], sizes=[4, 2], steps=[1, 1], turned=(1,)), [0, 1])
     """
     rows = [axis for axis in range(len(new)) if axis not in windows]
-    low, steps, order = [0] * len(windows), [1] * len(windows), list(windows)
+    low, steps, order, turned = [0] * len(windows), [1] * len(windows), list(windows), list[int]()
+    if len(rows) != index.ndim - 1:
+        return None
     for axis, at in zip(axes, np.moveaxis(index, -1, 0), strict=True):
+        at = np.where(at < 0, at + shape[axis], at)
         apart = {k: {*np.diff(at, axis=k).flat} for k in range(at.ndim)}
         ways = [k for k, by in apart.items() if by - {0}]
         if not at.size or len(ways) > (windows[axis] is None):
             return None
-        low[axis] = int(at.flat[0])
+        low[axis] = int(at.min())
         for k in ways:
-            steps[axis], order[axis] = min(apart[k]), rows[k]
-            if len(apart[k]) > 1 or steps[axis] < 1:
+            by, order[axis] = min(apart[k]), rows[k]
+            if len(apart[k]) > 1:
                 return None
+            steps[axis] = abs(by)
+            turned += [axis] if by < 0 else []
     used = [axis for axis in order if axis is not None]
     left = [axis for axis in range(len(new)) if axis not in used]
     if len(set(used)) < len(used) or any(new[axis] > 1 for axis in left):
         return None
-    box = Box(low, [1 if axis is None else new[axis] for axis in order], list(map(int, steps)))
+    sizes = [1 if axis is None else new[axis] for axis in order]
+    box = Box(low, sizes, list(map(int, steps)), tuple(turned))
     ends = zip(box.spans, shape, strict=True)
     is_inside = all(start >= 0 and stop <= size for (start, stop, _), size in ends)
     return (box, [*used, *left]) if is_inside else None
@@ -228,14 +244,25 @@ class _Run(NamedTuple):
         loops = {*self.loops} - mine | {(step, first + more[1], run)}
         return self._replace(loops=_coalesced(loops))
 
+    def in_source(self) -> _Run:
+        """Return it as entries of the source alone, in the source's order."""
+        back = sum((count - 1) * by for _, count, by in self.loops if by < 0)
+        loops = _coalesced((abs(by), count, abs(by)) for _, count, by in self.loops)
+        return _Run(self.start + back, self.of, self.start + back, loops)
+
 
 Runs = tuple[_Run, ...]
 
 
 def runs_of(places: Iterable[Place], shape: Shape) -> Runs:
     """Return the runs of a value's entries; equal entries at equal places have equal runs."""
+    return _joined(_run_of(place, shape) for place in places)
+
+
+def _joined(runs: Iterable[_Run]) -> Runs:
+    """Return runs in order, those that continue another merged with it."""
     found: list[_Run] = []
-    for run in sorted(_run_of(place, shape) for place in places):
+    for run in sorted(runs):
         new: _Run | None = run
         while found and new is not None:
             new = found[-1].join(run)
@@ -244,6 +271,32 @@ def runs_of(places: Iterable[Place], shape: Shape) -> Runs:
                 run = new
         found.append(run)
     return tuple(found)
+
+
+def spans_in(place: Place) -> list[tuple[int, int, int]] | None:
+    """Return the slice of a source that a value is, but for axes of size 1; None if it is none."""
+    if place.of.shape != place.seen:
+        return None
+    spans = [(0, 1, 1) if size == 1 else None for size in place.seen]
+    last = -1
+    for axis in (*place.view.axes, *((atom,) for atom in place.view.fixed)):
+        for atom in axis:
+            if atom.radix == 1 and atom.axis < 0:
+                continue
+            is_full = len(axis) == 1 and atom.low == 0 and atom.size == atom.radix and atom.step > 0
+            is_next = atom.axis > last or (atom.size == 1 and atom.axis >= 0)
+            if not (is_full and is_next) or spans[atom.axis] is not None:
+                return None
+            last = atom.axis if atom.size > 1 else last
+            stop = atom.start + (atom.size - 1) * atom.step + 1
+            spans[atom.axis] = (atom.start, stop, atom.step)
+    known = [span for span in spans if span is not None]
+    return known if len(known) == len(spans) else None
+
+
+def taken(places: Iterable[Place], shape: Shape) -> Runs:
+    """Return which entries of its sources a value holds, in any order, as runs."""
+    return _joined(_run_of(place, shape).in_source() for place in places)
 
 
 def whole(runs: Runs, places: Sequence[Place], shape: Shape) -> Value | None:
@@ -267,7 +320,7 @@ def _run_of(place: Place, shape: Shape) -> _Run:
             by = old[atom.axis] if atom.axis >= 0 else 0
             at, start = at + step * atom.low, start + by * atom.start
             if atom.size > 1:
-                loops.add((step, atom.size, by * atom.step))
+                loops.add((step * atom.apart, atom.size, by * atom.step))
             step *= atom.radix
     return _Run(at, id(place.of), start, _coalesced(loops))
 

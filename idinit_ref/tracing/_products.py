@@ -106,13 +106,15 @@ class Products(Joins):
         return self.transpose(of.name, value, [left.index(label) for label in of.out])
 
     def with_states(self, values: Sequence[Value]) -> list[Value]:
-        """Return operands; constant zeros that a weight reads, as a first state, are a signal."""
+        """Return operands; integers and zeros that a weight reads, as a state, are a signal."""
         if not any(isinstance(value, Made) and value.parts for value in values):
             return list(values)
-        return [
-            self.data(value) if isinstance(value, Made) and value.zero else value
-            for value in values
-        ]
+        return [self._as_signal(value) for value in values]
+
+    def _as_signal(self, value: Value) -> Value:
+        if isinstance(value, Data):  # some frameworks multiply integers with floats
+            return self.once("floats", [value], lambda: self.start("floats", value.shape))
+        return self.data(value) if isinstance(value, Made) and value.zero else value
 
     def _is_diagonal(self, made: Made) -> bool:
         """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
@@ -201,7 +203,8 @@ class Products(Joins):
             here = () if copied else own
             digits = [axis_of(part, here, sizes, shape, at) for part in apart.get(label, [label])]
             axes.append(tuple(atom for digit in digits for atom in digit))
-        operation = Operation(sizes, kinds, each=each)
+        reads = {k for k, label in enumerate(rest) if label in labels[0] and label not in out}
+        operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))
         return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
 

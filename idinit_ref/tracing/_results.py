@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..roles.graph import ROOTS
 from ._functions import Fact, fact_of
+from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
 from ._tables import ON_DATA, Tables
 from ._units import Unit, merged, spread_to
@@ -41,11 +42,12 @@ class Results(Tables):
         shape: Shape | None,
         floating: bool = True,
         word: str | Fact = "",
+        under: Runs | None = None,
     ) -> Value:
         """Draw an operation that depends on some values in any way.
 
         `word` is its plain name, as :func:`fact_of` lists it, or its facts; "" means that the
-        result is zero if all these values are.
+        result is zero if all these values are. `under` are the entries that a write covers.
         """
         fact = fact_of(word) if isinstance(word, str) else word
         if fact.does in ON_DATA and floating:
@@ -173,10 +175,11 @@ class Results(Tables):
         terms = self._filled.get(whole.node)
         return terms is not None and not self._comes_from([update.node], terms)
 
-    def _terms(self, update: Signal, whole: str) -> list[_Term] | None:
+    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[_Term] | None:
         """Return the terms, the first one first, of a sum with what was read of a signal, or None.
 
-        The signal, the sum and its parts may be moved.
+        The signal, the sum and its parts may be moved. What was read has to be what is `under` the
+        update, if that is known.
         """
         wholes = self._unmoved(whole)
         stack: list[tuple[Signal, Any]] = [(update, ())]  # with the adds and moves so far, linked
@@ -184,6 +187,8 @@ class Results(Tables):
         while stack:
             at, path = stack.pop()
             base = self._base(at.node, wholes)
+            if base in wholes and not self._is_read_of(at, under):
+                continue
             if base in wholes or self._rewritten.get(base) in wholes:
                 return _unlinked(path)
             if at.node in seen:
@@ -196,6 +201,14 @@ class Results(Tables):
                 value, move = self._moves[at.node]
                 stack.append((value, ("", move, path)))
         return None
+
+    def _is_read_of(self, signal: Signal, under: Runs | None) -> bool:
+        """Whether a part of another signal, which may be moved, has its entries at some places."""
+        own = None if under is None else followed(signal, lambda view: view)
+        if own is None or under is None or signal.shape is None:
+            return True
+        is_scaled = own[0].of is signal and self.nodes[self._place[signal.node]].does == "scale"
+        return is_scaled or taken(own, signal.shape) == under
 
     def _are_branches(self, terms: Sequence[_Term], whole: str) -> bool:
         """Whether terms have the shape of their sum, and come from a signal, or what is in it.

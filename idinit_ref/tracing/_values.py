@@ -47,7 +47,7 @@ class Made(NamedTuple):
     value: float | None = None  # that value, if it is known
     rooted: bool = False  # contains a root of several numbers, as of a running variance
     span: tuple[float, float] | None = None  # its least and largest entry, as the model holds it
-    entries: bytes = b""  # a constant's int64 entries, in row-major order, if they are known
+    entries: bytes = b""  # a constant's float64 entries, in row-major order, if they are known
 
     @property
     def extent(self) -> tuple[float, float] | None:
@@ -60,17 +60,29 @@ class Made(NamedTuple):
         return not self.parts and self.extent == (0, 0)
 
     @property
+    def numbers(self) -> NDArray[np.float64] | None:
+        """Its entries, if it is a constant of known numbers."""
+        if self.parts or self.shape is None or prod(self.shape) > _MOST:
+            return None
+        if self.value is not None:
+            return np.full(self.shape, self.value)
+        is_known = len(self.entries) == 8 * prod(self.shape) > 0
+        return np.frombuffer(self.entries).reshape(self.shape) if is_known else None
+
+    @property
     def integers(self) -> NDArray[np.int64] | None:
         """Its entries, if it is a constant of known integers."""
-        if self.shape is None or len(self.entries) != 8 * prod(self.shape):
+        found = self.numbers
+        if found is None or not np.isfinite(found).all() or (found % 1).any():
             return None
-        return np.frombuffer(self.entries, np.int64).reshape(self.shape)
+        return found.astype(np.int64)
 
     def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Made:
         """Return it with the axes of all its parts moved."""
         new = []
         for part in self.parts:
             view = None if part.view is None else move(part.view)
+            view = view if view is not None and view.is_dense else None
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
         return self._replace(shape=shape, parts=tuple(new), entries=b"")
@@ -166,6 +178,7 @@ class Operation:
     kernel: tuple[int, ...] = ()
     space: tuple[int, ...] = ()
     forward: bool = True  # output s*j + r meets input j at tap left + r; else at left - r
+    reads: frozenset[int] = frozenset()  # the axes of its input that it sums
     each: bool = False  # each row of its input has its own matrix of a stack
     sized: bool = False  # its padding depends on the input's size: the first use counts
     whole: bool = False  # its result is also used undivided
@@ -317,7 +330,8 @@ class Data(NamedTuple):
 
 
 Value = Signal | Made | Data
-_MOST = 1 << 16  # the most integers of a constant that are kept
+_MOST = 1 << 16  # the most numbers of a constant that are kept
+_EXACT = 1 << 53  # integers beyond are no floats
 
 
 def span_of(numbers: Any) -> tuple[float, float] | None:
@@ -334,14 +348,16 @@ def span_of(numbers: Any) -> tuple[float, float] | None:
 
 
 def entries_of(numbers: Any) -> bytes:
-    """Return the entries of an array of not too many integers, for `Made.entries`; else b"".
+    """Return the entries of an array of not too many real numbers, for `Made.entries`; else b"".
 
-    >>> len(entries_of(np.array([2, 4]))), entries_of(np.ones(2))
+    >>> len(entries_of(np.array([2, 4]))), entries_of(np.array([2j]))
     (16, b'')
     """
     array = np.asarray(numbers)
-    is_known = array.dtype.kind in "iu" and array.size <= _MOST
-    return array.astype(np.int64).tobytes() if is_known else b""
+    if array.dtype.kind not in "biuf" or not 0 < array.size <= _MOST:
+        return b""
+    is_exact = array.dtype.kind not in "iu" or max(abs(int(array.min())), int(array.max())) < _EXACT
+    return array.astype(np.float64).tobytes() if is_exact else b""
 
 
 def is_constant(value: Value) -> TypeGuard[Made]:

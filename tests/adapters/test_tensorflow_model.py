@@ -1186,6 +1186,62 @@ else:
             init_(Hidden(), A)
 
 
+class Flat(kl.Layer):
+    """A dense layer on all entries of a sample; its batch is read from the input."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.start, self.fc = start, kl.Dense(32, name="fc")
+
+    def build(self, shape):
+        self.fc.build((None, 32))
+
+    def call(self, x):
+        batch = ops.shape(x)[0]
+        y = self.fc(ops.relu(ops.reshape(x, (batch, -1))))
+        return self.start(batch) + ops.reshape(y, (batch, 4, 8))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize(
+    "start",
+    [lambda batch: 0.0, lambda batch: ops.zeros((batch, 4, 8)), lambda batch: np.zeros((1, 4, 8))],
+    ids=["nothing", "zeros", "an array of NumPy"],
+)
+def test_a_batch_that_is_not_known_before(start):
+    """An array may stand to the left of a symbolic tensor."""
+    x = keras.Input((4, 8))
+    model = keras.Model(x, x + Flat(start)(x))
+    roles = init_(model).roles
+    assert [role for name, role in roles.items() if name.endswith("kernel")] == ["zero"]
+    (flat,) = (layer for layer in model.layers if isinstance(layer, Flat))
+    flat.fc.kernel.assign(np.zeros((32, 32)))
+    data = np.ones((3, 4, 8), "float32")
+    assert np.array_equal(ops.convert_to_numpy(model(data)), data)
+
+
+def test_a_reshape_that_keras_cannot_run_is_refused():
+    x = keras.Input((4, 8))
+    y = ops.reshape(x, (ops.shape(x)[0], 32))
+    model = keras.Model(x, kl.Dense(32)(y))
+    before = [np.array(ops.convert_to_numpy(weight)) for weight in model.weights]
+    with pytest.raises(errors.GraphError, match=r"\(None, 32\)"):
+        init_(model)
+    assert all(
+        np.array_equal(a, ops.convert_to_numpy(b))
+        for a, b in zip(before, model.weights, strict=True)
+    )
+
+
+def test_integers_that_a_dense_layer_accepts():
+    model = keras.Sequential([kl.Dense(8), kl.ReLU(), kl.Dense(8)])
+    x = np.arange(16, dtype="int32").reshape(2, 8)
+    assert sorted(init_(model, x).roles.values()) == ["bias", "bias", "transit", "transit"]
+    assert np.array_equal(ops.convert_to_numpy(model(x)), x)
+
+
 @pytest.mark.parametrize("again", [None, "saved", "cloned"])
 def test_no_name_is_a_path_that_several_variables_have(again, tmp_path):
     """A layer of one name in two nested models and outside, and one whose name ends as if."""

@@ -197,7 +197,7 @@ class Program:
             return both
         axis, step, more = self.axis(both), self.pick(st.sampled_from([1, 2])), self.pick(SIZES)
         shape, low = list(both.array.shape), self.pick(st.integers(0, more * step - 1))
-        shape[axis] = (shape[axis] + more) * step
+        shape[axis] = (shape[axis] + more) * step + self.pick(st.integers(0, step - 1))
         under = getattr(self, self.pick(st.sampled_from(["parameter", "constant"])))(shape)
         new, at = under.array.copy(), [0] * len(shape)
         at[axis] = low
@@ -212,6 +212,21 @@ class Program:
             return both
         axis, by = self.axis(both), self.pick(st.integers(-3, 3))
         return Both(self.draw.roll("roll", both.value, {axis: by}), np.roll(both.array, by, axis))
+
+    def take(self, both):
+        """Look up entries along an axis at known indices, which may form a box."""
+        if not both.array.ndim:
+            return both
+        axis = self.axis(both)
+        size = both.array.shape[axis]
+        at = list(range(-size, size))[:: self.pick(st.sampled_from([1, -1, 2, -2]))]
+        first = self.pick(st.integers(0, len(at) - 1))
+        at = at[first : first + self.pick(st.integers(1, size))]
+        if self.pick(st.booleans()):
+            at = self.pick(st.lists(st.integers(-size, size - 1), min_size=1, max_size=3))
+        index, new = np.array(at), np.take(both.array, at, axis)
+        places = self.draw.constant(index.shape, numbers=index)
+        return Both(self.draw.take("take", both.value, places, axis, new.shape), new)
 
 
 MOVES = ["transpose", "flip", "reshape", "part", "broadcast", "tile"]

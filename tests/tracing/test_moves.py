@@ -9,6 +9,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from idinit_ref.tracing import Drawing, Parameter, Signal, View
+from idinit_ref.tracing._axes import Atom
 from tracing.programs import JOINS, MOVES, SIZES, Both, Program, held
 
 SHAPES = st.lists(SIZES, min_size=1, max_size=3)
@@ -81,13 +82,30 @@ def test_one_signal_is_never_two_arrays(data, shape):
     x = Both(program.draw.input("x", tuple(shape)), 1 + np.arange(prod(shape)).reshape(shape))
     known, arrays = [x], {x.value.node: x.array}
     for _ in range(data.draw(st.integers(1, 8))):
-        new = program.step(data.draw(st.sampled_from(known)), [*MOVES, *JOINS, "again", "again"])
+        words = [*MOVES, *JOINS, "take", "again", "again"]
+        new = program.step(data.draw(st.sampled_from(known)), words)
         if not isinstance(new.value, Signal):
             continue
         old = arrays.setdefault(new.value.node, new.array)
         assert np.array_equal(old, new.array)
         event(f"found again: {old is not new.array}")
         known.append(new)
+
+
+@given(data=st.data(), apart=SIZES, size=SIZES, low=SIZES)
+def test_a_digit_whose_entries_lie_apart_is_sliced_and_flipped_as_they_are(data, apart, size, low):
+    def entries(digit):
+        found = [None] * digit.radix
+        for k in range(digit.size):
+            found[digit.low + k * digit.apart] = digit.start + k * digit.step
+        return found
+
+    radix = low + (size - 1) * apart + 1 + data.draw(st.integers(0, 3))
+    digit = Atom(0, data.draw(st.sampled_from([-2, 1, 3])), size, 9, low, radix, apart)
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, radix)] * 2)))
+    step = data.draw(st.integers(1, 4))
+    assert entries(digit.slice(start, stop, step)) == entries(digit)[start:stop:step]
+    assert entries(digit.flip()) == entries(digit)[::-1]
 
 
 def grid(draw, x):

@@ -1,0 +1,439 @@
+"""One computation in several spellings has one set of roles, which running the model confirms.
+
+R1: with the zero weights at 0 and all others random, each branch leaves its skip. R2: a small
+change of one zero weight changes the result in proportion.
+"""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import tensorflow as tf
+import torch
+from flax import nnx
+from torch import nn
+from torch.nn import functional
+
+import idinit_ref_jax as irj
+import idinit_ref_tensorflow as irk
+import idinit_ref_torch as irt
+from adapters.test_kinds import jax_write, keras_write, torch_write
+from idinit_ref import errors
+from idinit_ref.roles.decide import decide
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
+)
+ops = keras.ops
+X = np.random.default_rng(0).normal(size=(3, 5, 8)).astype("float32")
+HELD = np.arange(8)[::2]
+
+
+def torch_put(x, parts):
+    out = torch.zeros_like(x)
+    for places, part in parts:
+        out[..., places] = part
+    return out
+
+
+def jax_put(x, parts):
+    out = jnp.zeros_like(x)
+    for places, part in parts:
+        out = out.at[..., places].set(part)
+    return out
+
+
+def keras_put(x, parts):
+    axes = [len(x.shape) - 1, *range(len(x.shape) - 1)]
+    back = [*range(1, len(x.shape)), 0]
+    out = ops.transpose(ops.zeros_like(x), axes)
+    for places, part in parts:
+        out = ops.scatter_update(out, ops.expand_dims(places, 1), ops.transpose(part, axes))
+    return ops.transpose(out, back)
+
+
+def torch_step(x, t, row):
+    out = x.clone()
+    out[:, t] = row
+    return out
+
+
+TORCH = SimpleNamespace(
+    relu=torch.relu, tanh=torch.tanh, cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
+    count=torch.arange, array=torch.tensor, line=torch.linspace, whole=lambda x: x.long(),
+    where=torch.where, reshape=torch.reshape, at=lambda x, places: x[..., places],
+    put=torch_put, write=torch_write, zeros=torch.zeros_like, step=torch_step,
+    widen=lambda x, by: functional.pad(x, (by, by)), join=lambda x, c: torch.cat(
+        [torch.zeros(*x.shape[:-1], c), x, torch.zeros(*x.shape[:-1], c)], -1),
+)  # fmt: skip
+JAX = SimpleNamespace(
+    relu=jax.nn.relu, tanh=jnp.tanh, cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
+    count=jnp.arange, array=jnp.array, line=jnp.linspace, whole=lambda x: x.astype(int),
+    where=jnp.where, reshape=jnp.reshape, at=lambda x, places: x[..., places],
+    put=jax_put, write=jax_write, zeros=jnp.zeros_like, step=lambda x, t, row: x.at[:, t].set(row),
+    widen=lambda x, by: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(by, by)]), join=lambda x, c:
+    jnp.concatenate([jnp.zeros((*x.shape[:-1], c)), x, jnp.zeros((*x.shape[:-1], c))], -1),
+)  # fmt: skip
+KERAS = SimpleNamespace(
+    relu=ops.relu, tanh=ops.tanh, cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
+    count=ops.arange, array=ops.array, line=ops.linspace, whole=lambda x: ops.cast(x, "int32"),
+    where=ops.where, reshape=ops.reshape, at=lambda x, places: ops.take(x, places, -1),
+    put=keras_put, write=keras_write, zeros=ops.zeros_like,
+    step=lambda x, t, row: ops.slice_update(x, (0, t, 0), row[:, None]),
+    widen=lambda x, by: ops.pad(x, [(0, 0)] * (len(x.shape) - 1) + [(by, by)]), join=lambda x, c:
+    ops.concatenate([ops.zeros_like(x)[..., :c], x, ops.zeros_like(x)[..., :c]], -1),
+)  # fmt: skip
+
+
+def in_torch(function, sizes, x):
+    """The roles of a function's parameters, and the function itself, of arrays."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.randn(size) for k, size in sizes.items()})
+            self.register_buffer("held", torch.tensor(HELD))
+
+        def forward(self, x):
+            return function(TORCH, {**self.p, "held": self.held}, x)
+
+    def run(p, x):
+        given = {k: torch.tensor(v) for k, v in {**p, "held": HELD}.items()}
+        return function(TORCH, given, torch.tensor(x)).numpy()
+
+    return decide(irt.trace(Model(), torch.tensor(x))).roles, run
+
+
+def in_jax(function, sizes, x):
+    values = {k: jax.random.normal(jax.random.key(0), size) for k, size in sizes.items()}
+
+    def apply(p, x):
+        return function(JAX, {**p, "held": jnp.asarray(HELD)}, x)
+
+    return decide(irj.trace(values, (x,), apply)).roles, lambda p, x: np.asarray(apply(p, x))
+
+
+def in_keras(function, sizes, x):
+    class Model(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {k: self.add_weight(shape=size, name=k) for k, size in sizes.items()}
+
+        def call(self, x):
+            return function(KERAS, {**self.p, "held": HELD}, x)
+
+    def run(p, x):
+        given = {k: tf.constant(v) for k, v in p.items()}
+        return np.asarray(function(KERAS, {**given, "held": HELD}, tf.constant(x)))
+
+    return decide(irk.trace(Model(), x)).roles, run
+
+
+FRAMEWORKS = [in_torch, in_jax, in_keras]
+
+
+def judged(framework, function, sizes, x, skip):
+    """The roles of a function's parameters by their last letter; R1 and R2 hold for the zero ones.
+
+    `skip` is what the function has to give if all zero weights are 0.
+    """
+    roles, run = framework(function, sizes, x)
+    roles = {name.strip("./")[-1]: role for name, role in roles.items() if "held" not in name}
+    rng, zero = np.random.default_rng(1), {name for name in roles if roles[name] == "zero"}
+    draw = {name: rng.normal(size=size).astype("float32") for name, size in sizes.items()}
+    silent = {name: draw[name] * (name not in zero) for name in sizes}
+    np.testing.assert_allclose(run(silent, x), skip, atol=1e-5)
+    for name in zero:
+        one, two = (run(silent | {name: by * draw[name]}, x) - skip for by in (1e-2, 2e-2))
+        assert np.abs(one).max() > 1e-4, name
+        np.testing.assert_allclose(two, 2 * one, atol=0.1 * np.abs(one).max())
+    return roles
+
+
+# Indices that forward computes --------------------------------------------------------------------
+
+
+INDICES = {
+    "counted": lambda np_, p: (np_.count(0, 8, 2), np_.count(1, 8, 2)),
+    "computed": lambda np_, p: (2 * np_.count(4), 2 * np_.count(4) + 1),
+    "listed": lambda np_, p: (np_.array([0, 2, 4, 6]), np_.array([1, 3, 5, 7])),
+    "held": lambda np_, p: (p["held"], p["held"] + 1),
+    "reversed": lambda np_, p: (np_.count(6, -1, -2), np_.count(7, 0, -2)),
+    "on a line": lambda np_, p: tuple(
+        np_.whole(np_.line(a, a + 6.0, 4) + 0.5) for a in (0.0, 1.0)),
+    "reshaped": lambda np_, p: (np_.reshape(np_.count(8), (4, 2))[:, 0],
+                                np_.reshape(np_.count(8), (4, 2))[:, 1]),
+    "chosen": lambda np_, p: (np_.where(np_.count(4) > 9, 0, 2 * np_.count(4)),
+                              np_.where(np_.count(4) > 9, 0, 2 * np_.count(4) + 1)),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", INDICES)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_indices_are_known_that_forward_computes(framework, how):
+    def function(np_, p, x):
+        even, odd = INDICES[how](np_, p)
+        a, b = np_.tanh(np_.at(x, even)), np_.at(x, odd)
+        z = np_.put(x, [(even, a), (odd, b)])
+        a = np_.at(z, even) + np_.relu(a) @ p["a"]
+        b = z[..., 1::2] + np_.relu(z[..., 1::2] @ p["c"]) @ p["b"]
+        return np_.put(x, [(even, a), (np_.count(1, 8, 2), b)])
+
+    skip = np.where(np.arange(8) % 2, X, np.tanh(X))
+    roles = judged(framework, function, dict.fromkeys("abc", (4, 4)), X, skip)
+    assert roles == {"a": "zero", "b": "zero", "c": "transit"}
+
+
+def test_masks_are_known_that_forward_computes():
+    """The shape of what a mask selects depends on its values, which fake tensors lack."""
+
+    def function(np_, p, x):
+        mask = torch.arange(8) % 2 == 0
+        odd = x[..., ~mask].tanh()
+        z = torch.zeros_like(x)
+        z[..., mask], z[..., torch.nonzero(~mask)[:, 0]] = x[..., mask], odd
+        assert int(mask.sum()) == 4
+        return z[..., 1::2] + torch.relu(odd @ p["a"]) @ p["b"]
+
+    skip = np.tanh(X[..., 1::2])
+    roles = judged(in_torch, function, dict.fromkeys("ab", (4, 4)), X, skip)
+    assert roles == {"a": "transit", "b": "zero"}
+
+
+@pytest.mark.parametrize("what", ["a number", "the input"])
+def test_a_constant_that_is_written_over_is_no_longer_0(what):
+    """The branch never vanishes."""
+
+    def function(np_, p, x):
+        shift = torch.zeros(5, 4)
+        rest = shift[1:]
+        rest += 1 if what == "a number" else x[0, 1:, :4]
+        return x[..., :4] + (x[..., :4] @ p["a"] + shift)
+
+    assert in_torch(function, {"a": (4, 4)}, X)[0]["p.a"] == "transit"
+
+
+# Shortcuts of a ResNet's option A -----------------------------------------------------------------
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("how", ["widen", "join"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_shortcut_may_drop_rows_of_an_input_and_add_channels(framework, how, axes):
+    steps = (slice(None), *[slice(None, None, 2)] * axes)
+
+    def function(np_, p, x):
+        return getattr(np_, how)(x[steps], 2) + np_.relu(x @ p["a"])[steps] @ p["b"]
+
+    x = np.random.default_rng(0).normal(size=(2, *[6] * axes, 4)).astype("float32")
+    skip = np.pad(x[steps], [(0, 0)] * (axes + 1) + [(2, 2)])
+    roles = judged(framework, function, {"a": (4, 8), "b": (8, 8)}, x, skip)
+    assert roles == {"a": "transit", "b": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_channels_of_an_input_are_no_rows_that_a_shortcut_drops(framework):
+    """Slices of what a weight sums part the skip from a branch that reads all, as in Res2Net."""
+
+    def function(np_, p, x):
+        return x[..., ::2] + np_.relu(x @ p["a"]) @ p["b"]
+
+    roles, _ = framework(function, {"a": (8, 4), "b": (4, 4)}, X)
+    assert set(roles.values()) == {"transit"}
+
+
+# Writes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("size", [4, 5, 7])
+def test_a_write_in_steps_that_do_not_divide_the_axis(framework, size):
+    def function(np_, p, x):
+        even, odd = np_.tanh(x[..., ::2]), x[..., 1::2]
+        z = np_.write(x, [(0, even), (1, odd)], 2)
+        even = z[..., ::2] + np_.relu(even) @ p["a"]
+        odd = z[..., 1::2] + np_.relu(odd) @ p["b"]
+        return np_.write(x, [(0, even), (1, odd)], 2)
+
+    x = X[..., :size]
+    skip = np.where(np.arange(size) % 2, x, np.tanh(x))
+    sizes = {"a": (-(-size // 2),) * 2, "b": (size // 2,) * 2}
+    assert judged(framework, function, sizes, x, skip) == {"a": "zero", "b": "zero"}
+
+
+STEPS = {
+    "of the last state": lambda np_, p, y, x: np_.relu(y) @ p["a"],
+    "of the input": lambda np_, p, y, x: np_.relu(x) @ p["a"],
+    "of both": lambda np_, p, y, x: np_.relu(y) @ p["a"] + np_.relu(x) @ p["b"],
+    "gated by the input": lambda np_, p, y, x: (np_.relu(y) @ p["a"]) * np_.tanh(x @ p["b"]),
+}
+
+
+def stepwise(branch, how):
+    """A state that each step adds to, in a list or written over a copy of the inputs."""
+
+    def function(np_, p, x):
+        x = np_.tanh(x)
+        rows = [x[:, 0]]
+        y = x if how == "over the inputs" else np_.step(np_.zeros(x), 0, x[:, 0])
+        for t in range(1, 4):
+            if how == "in a list":
+                rows.append(rows[-1] + branch(np_, p, rows[-1], x[:, t]))
+            else:
+                last = y[:, t - 1]
+                now = y[:, t] if how == "over the inputs" else x[:, t]
+                y = np_.step(y, t, last + branch(np_, p, last, now))
+        return np_.stack(rows, 1) if how == "in a list" else y
+
+    return function
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("branch", STEPS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_steps_in_a_list_or_written_over_a_copy(framework, branch):
+    ways = ("in a list", "over the inputs", "over zeros")
+    sizes, x = dict.fromkeys("ab", (8, 8)), X[:, :4]
+    found = [framework(stepwise(STEPS[branch], how), sizes, x) for how in ways]
+    draw = {k: np.full(size, 0.1, "float32") for k, size in sizes.items()}
+    results = [run(draw, x) for _, run in found]
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-5)
+    short = [{k[-1]: role for k, role in roles.items() if "held" not in k} for roles, _ in found]
+    assert short[1:] == short[:1] * 2
+    if branch == "of the last state":
+        assert short[0]["a"] == "zero"
+
+
+# Kinds of one framework ---------------------------------------------------------------------------
+
+
+class Level(nn.Module):
+    """A level at half the resolution that returns to the finer one."""
+
+    def __init__(self, up, skip):
+        super().__init__()
+        self.up, self.skip = up, skip
+        self.stem, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 2, 2)
+        self.side, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.last = nn.ConvTranspose2d(8, 4, 2, 2) if up == "transposed" else nn.Conv2d(8, 16, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        y = self.last(torch.relu(self.down(x)))
+        if self.up == "folded":
+            y = functional.fold(y.flatten(2), (8, 8), 2, stride=2)
+        elif self.up == "shuffled":
+            y = functional.pixel_shuffle(y, 2)
+        return self.head(torch.relu((x if self.skip == "plain" else self.side(x)) + y))
+
+
+@pytest.mark.parametrize("up", ["transposed", "folded", "shuffled"])
+def test_blocks_that_are_folded_are_a_transposed_convolution(up):
+    x = torch.randn(2, 3, 8, 8)
+    plain, level = (decide(irt.trace(Level(up, skip), x)) for skip in ("plain", "projected"))
+    assert plain.roles["last.weight"] == "zero"
+    assert level.roles["last.weight"] == "transit"
+    assert "pyramid" in {note.kind for note in level.warnings}
+
+
+def test_a_fold_is_the_transposed_convolution_of_its_weight():
+    one, other = Level("transposed", "plain"), Level("folded", "plain")
+    other.load_state_dict(one.state_dict() | {
+        "last.weight": one.last.weight.permute(1, 2, 3, 0).reshape(16, 8, 1, 1),
+        "last.bias": one.last.bias.repeat_interleave(4)})  # fmt: skip
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(one(x), other(x))
+
+
+def test_blocks_of_stride_1_that_are_folded_are_no_level():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.side = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.first, self.last = nn.Linear(36, 36), nn.Linear(36, 36)
+
+        def forward(self, x):
+            x = torch.relu(self.stem(x))
+            y = functional.unfold(x, 3, padding=1).mT
+            y = self.last(torch.relu(self.first(y))).mT
+            return self.side(x) + functional.fold(y, (8, 8), 3, padding=1)
+
+    roles = decide(irt.trace(Net(), torch.randn(2, 3, 8, 8))).roles
+    assert [name for name in roles if roles[name] == "zero"] == ["last.weight"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_values_of_a_learned_table_end_no_branch(framework):
+    """With all weights after x at 0, the branch is the mean of the values: no identity."""
+
+    def function(np_, p, x):
+        scores = (x @ p["q"]) @ (p["t"] @ p["k"]).T if np_ is not KERAS else ops.matmul(
+            x @ p["q"], ops.transpose(p["t"] @ p["k"]))  # fmt: skip
+        soft = {id(TORCH): lambda s: s.softmax(-1), id(JAX): jax.nn.softmax, id(KERAS): ops.softmax}
+        return x + soft[id(np_)](scores) @ (p["t"] @ p["v"])
+
+    sizes = {"t": (6, 8), **dict.fromkeys("qkv", (8, 8))}
+    roles, run = framework(function, sizes, X)
+    assert {k[-1]: role for k, role in roles.items() if "held" not in k} == {
+        "t": "keep", **dict.fromkeys("qkv", "transit")}  # fmt: skip
+    draw = {k: np.random.default_rng(1).normal(size=v).astype("float32") for k, v in sizes.items()}
+    mean = (draw["t"] @ draw["v"]).mean(0)
+    np.testing.assert_allclose(run(draw | {"q": 0 * draw["q"]}, X), X + mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("how", ["linear", "plain", "stacked"])
+def test_integers_that_a_model_refuses_are_blamed(how, device):
+    """A product of integers and floats is an error, though not of fake tensors."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.w = nn.Linear(8, 8), nn.Parameter(torch.randn(3, 8, 8))
+
+        def forward(self, x):
+            by = {"linear": lambda: self.fc(x), "plain": lambda: x[0] @ self.w[0]}
+            return by.get(how, lambda: x @ self.w)()
+
+    model = Model().to(device)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(errors.GraphError, match=r"'int64\(3, 5, 8\)'.*(dtype|scalar type)"):
+        irt.init_(model, torch.zeros(3, 5, 8, dtype=torch.int64, device=device))
+    if device == "cpu":
+        assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+
+
+def test_integers_that_a_model_accepts_start_a_signal():
+    """JAX multiplies integers with floats: all uses of them are of one input."""
+    x = np.arange(40).reshape(5, 8)
+    p = {name: jnp.ones((8, 8)) for name in "abc"}
+
+    def apply(p, x):
+        return x @ p["a"] + jax.nn.relu(x @ p["b"]) @ p["c"]
+
+    new, report = irj.init(p, (x,), apply)
+    assert report.roles == {"a": "transit", "b": "transit", "c": "zero"}
+    np.testing.assert_array_equal(apply(new | {"c": 0 * new["c"]}, x), x)
+
+
+@pytest.mark.parametrize("kind", [nnx.Conv, nnx.ConvTranspose])
+def test_a_convolution_without_axes_is_a_matrix(kind):
+    layer = kind(4, 6, kernel_size=(), rngs=nnx.Rngs(0))
+    x = jnp.arange(8.0).reshape(2, 4)
+    new, report = irj.init(layer, (x,))
+    assert report.roles == {"bias": "bias", "kernel": "transit"}
+    np.testing.assert_array_equal(new(x), np.asarray(x)[:, np.arange(6) % 4])
+    np.testing.assert_array_equal(irj.idi_layer_(layer)(x), new(x))
+    made = kind(4, 6, kernel_size=(), kernel_init=irj.idi(), rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(made(x), new(x))
