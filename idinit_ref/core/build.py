@@ -26,6 +26,7 @@ __all__ = [
     "Target",
     "check_memory",
     "chunks",
+    "cropped",
     "is_writable",
     "like",
     "merged",
