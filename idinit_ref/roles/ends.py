@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .flow import Flow, entries
 from .graph import ROOTS, function_of
 
-__all__ = ["Ends", "Vanishing", "find_void"]
+__all__ = ["Ends", "Vanishing", "find_alive", "find_void"]
 
 
 class Ends(NamedTuple):

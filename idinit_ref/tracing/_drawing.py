@@ -155,6 +155,8 @@ class Drawing(Layers):
                 for part in out.parts
             )
             return Made(shape, parts, value=None if made or parts else 0)
+        if isinstance(out, Signal):
+            self.expand(out, "sub" if doing == "subtracted with" else "add", values)
         if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
             return out._replace(is_direct=signals[0].is_direct)
         return out
@@ -194,7 +196,11 @@ class Drawing(Layers):
             unit for one in (a, b) for unit in self.follow(node, one, spread_to(one.shape, shape))
         )
         is_direct = a.is_direct and b.is_direct
-        return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
+        out = Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
+        given = [self._near_zero(one, shape) for one in (a, b)]
+        if len({name for term in given for name in getattr(term, "slopes", (0, 1))}) == 1:
+            self.expand(out, "add", (a, b))  # of one signal: no skip, to which a branch is added
+        return out
 
     def scatter_add(
         self,

@@ -322,7 +322,7 @@ class Products(Joins):
 
         Only a number keeps a weight a weight, and a weight's result such a result.
         """
-        word = "scale" if len(values) == 1 else word
+        word = "scale" if len(values) == 1 and word != "neg" else word
         if any(map(is_zero, values[: 1 if word == "div" else None])):
             return self.zeros(name, values, shape)
         rest = [value for value in values if not is_number(value)]
@@ -335,6 +335,7 @@ class Products(Joins):
                 scaled = value._replace(
                     node=node, narrow=None, pieces=(), picks=False, term=None, fold=None, places=()
                 )
+                self.expand(scaled, word, values)
                 return self.moved(scaled, [(value, spread_to(shape, shape))])
         out = self.entrywise(name, values, shape, doing=doing, word=word)
         if len(values) == 2 and isinstance(out, Signal):

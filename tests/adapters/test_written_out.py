@@ -8,6 +8,9 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import math
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -29,6 +32,27 @@ X = np.random.default_rng(0).normal(size=(3, N)).astype("float32")
 # A model in three frameworks: a function of an input and of parameters ----------------------------
 
 
+def library(module, *others):
+    """The functions of a framework that the models use, by one name each."""
+    names = "cos cosh einsum erf erfc exp exp2 expm1 log log1p matmul relu rsqrt sigmoid sin "
+    names += "softplus sqrt square tanh where"
+    found = {}
+    for name in names.split():
+        of = next(each for each in (module, *others) if hasattr(each, name))
+        found[name] = getattr(of, name)
+    return SimpleNamespace(**found)
+
+
+TORCH = library(torch, nn.functional)
+JAX = library(jnp, jax.nn, jax.lax, jax.scipy.special)
+KERAS = library(
+    keras.ops,
+    SimpleNamespace(
+        cosh=keras.ops.cosh, erfc=lambda x: 1 - keras.ops.erf(x), exp2=keras.ops.exp2
+    ),
+)  # fmt: skip
+
+
 class Torch(nn.Module):
     """A model of PyTorch, of a function f(m, x, p): m is its library of functions."""
 
@@ -38,7 +62,7 @@ class Torch(nn.Module):
         self.held = nn.ParameterDict({k: nn.Parameter(torch.tensor(v)) for k, v in values.items()})
 
     def forward(self, x):
-        return self.function(torch, x, self.held)
+        return self.function(TORCH, x, self.held)
 
     def init(self, **options):
         report = irt.init_(self, torch.tensor(X), **options)
@@ -50,7 +74,7 @@ class Torch(nn.Module):
     def run(self, x=X, **values):
         with torch.no_grad():
             held = self.held | {name: torch.tensor(value) for name, value in values.items()}
-            return self.function(torch, torch.tensor(x), held).numpy()
+            return self.function(TORCH, torch.tensor(x), held).numpy()
 
 
 class Jax:
@@ -58,7 +82,7 @@ class Jax:
 
     def __init__(self, function, **values):
         self.held = {name: jnp.asarray(value) for name, value in values.items()}
-        self.function = lambda p, x: function(jnp, x, p)
+        self.function = lambda p, x: function(JAX, x, p)
 
     def init(self, **options):
         self.held, report = irj.init(self.held, jnp.asarray(X), apply_fn=self.function, **options)
@@ -86,7 +110,7 @@ class Keras(keras.layers.Layer):
         self.built = True
 
     def call(self, x):
-        return self.function(keras.ops, x, self.held)
+        return self.function(KERAS, x, self.held)
 
     def init(self, **options):
         report = irk.init_(self, X, **options)
@@ -97,7 +121,7 @@ class Keras(keras.layers.Layer):
 
     def run(self, x=X, **values):
         held = self.held | {k: keras.ops.convert_to_tensor(v) for k, v in values.items()}
-        return np.asarray(self.function(keras.ops, keras.ops.convert_to_tensor(x), held))
+        return np.asarray(self.function(KERAS, keras.ops.convert_to_tensor(x), held))
 
 
 FRAMEWORKS = [Torch, Jax, Keras]
@@ -137,7 +161,7 @@ def chain(*names):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(("names", "zero"), [("aa", ""), ("aba", "b"), ("baa", "b"), ("abab", "")])
 def test_a_weight_that_is_used_again_ends_a_branch_to_first_order(framework, names, zero):
-    """In x + A tanh(A tanh(x)) a zero A is in vain: its gradient is 0, as that of a zero product."""
+    """In x + A tanh(A tanh(x)) a zero A is in vain: its gradient is 0."""
     model = framework(chain(*names), **{n: matrix(N, N, seed=ord(n)) for n in sorted({*names})})
     firsts = {name: change_of(model, name) > 0.01 for name in {*names}}
     assert firsts == {name: name == zero for name in {*names}}  # so R2 leaves no choice
@@ -160,3 +184,72 @@ def test_tied_weights_of_two_names_are_one_weight():
     report = irt.init_(Tied(), torch.tensor(X))
     assert report.roles["one.weight"] == "transit"
     assert "endless" in [note.kind for note in report.warnings]
+
+
+# Functions that vanish at 0, though their parts do not --------------------------------------------
+
+A, LOG2 = 0.7, math.log(2)
+FUNCTIONS = {
+    "snake, by a cosine": lambda m, h: h + (1 - m.cos(2 * A * h)) / (2 * A),
+    "only the cosine": lambda m, h: (1 - m.cos(2 * A * h)) / (2 * A),
+    "1 - exp(-h)": lambda m, h: 1 - m.exp(-h),
+    "exp(h) - 1": lambda m, h: m.exp(h) - 1,
+    "exp(h) - 1.0001": lambda m, h: m.exp(h) - 1.0001,
+    "ELU": lambda m, h: m.where(h > 0, h, A * (m.exp(h) - 1)),
+    "2 sigmoid(h) - 1": lambda m, h: 2 * m.sigmoid(h) - 1,
+    "2 / (1 + exp(-2 h)) - 1": lambda m, h: 2 / (1 + m.exp(-2 * h)) - 1,
+    "sinh by exp, over cosh": lambda m, h: (m.exp(h) - m.exp(-h)) / (m.exp(h) + m.exp(-h)),
+    "cosh(h) - 1": lambda m, h: (m.exp(h) + m.exp(-h)) / 2 - 1,
+    "log of cosh": lambda m, h: m.log((m.exp(h) + m.exp(-h)) / 2),
+    "softplus(h) - log 2": lambda m, h: m.softplus(h) - LOG2,
+    "log(1 + exp(h)) - log 2": lambda m, h: m.log(1 + m.exp(h)) - LOG2,
+    "sqrt(1 + h) - 1": lambda m, h: m.sqrt(1 + h) - 1,
+    "GELU": lambda m, h: 0.5 * (1 + m.erf(h * 2**-0.5)) * h,
+    "erf by erfc": lambda m, h: 1 - m.erfc(h),
+    "SiLU": lambda m, h: h / (1 + m.exp(-h)),
+    "mish": lambda m, h: h * m.tanh(m.log(1 + m.exp(h))),
+    "ISRU": lambda m, h: h / m.sqrt(1 + A * h**2),
+    "ISRU, by rsqrt": lambda m, h: h * m.rsqrt(1 + A * (h * h)),
+    "exp - cos": lambda m, h: m.exp(h) - m.cos(h),
+    "exp - sin": lambda m, h: m.exp(h) - m.sin(h),
+    "exp - sin - 1": lambda m, h: m.exp(h) - m.sin(h) - 1,
+    "powers": lambda m, h: (1 + h) ** 2 - (1 + h) ** 3,
+    "a number of no entry": lambda m, h: 1.5 * m.cos(h) - 1.5 * m.exp(h),
+}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.every
+def test_a_function_is_judged_as_a_whole(framework, name):
+    """Its value and its slope at 0 decide, however it is written."""
+
+    def function(m, x, p):
+        return x + FUNCTIONS[name](m, m.matmul(x, p["w"]))
+
+    model = framework(function, w=matrix(N, N))
+    is_identity = np.abs(model.run(w=np.zeros((N, N), "float32")) - X).max() < 1e-6
+    is_zero = is_identity and change_of(model, "w") > 0.01
+    roles, report = model.init()
+    assert roles["w"] == ("zero" if is_zero else "transit")
+    assert ("endless" in [note.kind for note in report.warnings]) == (not is_zero)
+    assert not is_zero or np.abs(model.run() - X).max() < 1e-4
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("by", ["numbers", "parameters"])
+def test_a_shift_after_a_function_and_a_scale_is_one(framework, by):
+    """As of dynamic tanh: h / sqrt(1 + a h^2) * w + b stands for a norm."""
+
+    def function(m, x, p):
+        h = m.matmul(x, p["v"])
+        a = A if by == "numbers" else p["a"]
+        return x + (h / m.sqrt(1 + a * h**2) * p["w"] + p["b"])
+
+    values = {"v": matrix(N, N), "w": matrix(N), "b": matrix(N, seed=1)}
+    values |= {"a": np.float32([A])} if by == "parameters" else {}
+    model = framework(function, **values)
+    roles, report = model.init()
+    assert roles == {"v": "zero"} | dict.fromkeys(values.keys() - "v", "keep")
+    assert not report.warnings
+    assert np.abs(model.run(b=np.zeros(N, "float32")) - X).max() < 1e-4
