@@ -49,8 +49,8 @@ _WORDS: dict[Fact, str] = {
         erfcx exp exp2 hardsigmoid i0 i0e igammac lgamma log log10 log2 log_ndtr log_sigmoid
         logaddexp logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0
         modified_bessel_k1 ndtr ndtri offset polygamma pow reciprocal rsqrt
-        scaled_modified_bessel_k0 scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
-        spherical_bessel_j0 squareplus zeta
+        scaled_modified_bessel_k0 scaled_modified_bessel_k1 sigmoid sinc softplus
+        sparse_plus sparse_sigmoid spherical_bessel_j0 squareplus zeta
     """,
     Fact("map", "sum"): "heaviside hypot nextafter",
     Fact("map", "max"): "clamp_min fmax max maximum",

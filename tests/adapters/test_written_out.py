@@ -35,7 +35,7 @@ X = np.random.default_rng(0).normal(size=(3, N)).astype("float32")
 def library(module, *others):
     """The functions of a framework that the models use, by one name each."""
     names = "cos cosh einsum erf erfc exp exp2 expm1 log log1p matmul relu rsqrt sigmoid sin "
-    names += "softplus sqrt square tanh where"
+    names += "softplus sqrt square sum tanh where"
     found = {}
     for name in names.split():
         of = next(each for each in (module, *others) if hasattr(each, name))
@@ -253,3 +253,43 @@ def test_a_shift_after_a_function_and_a_scale_is_one(framework, by):
     assert roles == {"v": "zero"} | dict.fromkeys(values.keys() - "v", "keep")
     assert not report.warnings
     assert np.abs(model.run(b=np.zeros(N, "float32")) - X).max() < 1e-4
+
+
+# The scale of a norm, before or after its division ------------------------------------------------
+
+SCALED = {
+    "(g h) / |h|": lambda h, size, g: g * h / size,
+    "g (h / |h|)": lambda h, size, g: g * (h / size),
+    "(h / |h|) g": lambda h, size, g: h / size * g,
+    "h (g / |h|)": lambda h, size, g: h * (g / size),
+    "(2 h g) / |h|": lambda h, size, g: 2 * h * g / size,
+}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("shape", [(), (1,), (N,)], ids=["a number", "one entry", "a vector"])
+@pytest.mark.parametrize("name", SCALED)
+def test_the_scale_of_a_norm_is_eps_wherever_it_stands(framework, shape, name):
+    """ScaleNorm's is one number; norms="zero" makes the branch that it ends small."""
+
+    def function(m, x, p):
+        h = m.matmul(x, p["w"])
+        return x + SCALED[name](h, m.sqrt(m.sum(h * h, -1)[:, None] + 1e-6), p["g"])
+
+    model = framework(function, w=matrix(N, N), g=np.full(shape, 2.0, "float32"))
+    roles, report = model.init(norms="zero")
+    assert roles == {"w": "transit", "g": "zero"}
+    assert 0 < np.abs(model.run() - X).max() < 1e-5
+    assert "norm" not in [note.kind for note in report.warnings]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_scale_that_a_norm_undoes_is_none_of_its_own(framework):
+    """In g h / |g h| no g makes the branch small."""
+
+    def function(m, x, p):
+        h = m.matmul(x, p["w"]) * p["g"]
+        return x + h / m.sqrt(m.sum(h * h, -1)[:, None] + 1e-6)
+
+    model = framework(function, w=matrix(N, N), g=np.full(N, 2.0, "float32"))
+    assert model.init(norms="zero")[0] == {"w": "zero", "g": "keep"}
