@@ -10,6 +10,7 @@ from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
+from ._recipes import factors_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
@@ -267,7 +268,12 @@ class Products(Joins):
                 return View(tuple(axes), view.fixed)
 
             found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
-        return joined(shape, found)
+        a, b = values
+        if not isinstance(a, Made) or not isinstance(b, Made) or not (a.parts and b.parts):
+            return joined(shape, found)
+        is_known = shape is not None and a.shape is not None and b.shape is not None
+        recipe = factors_of((a, b), (labels[0], labels[1]), out) if is_known else None
+        return joined(shape, found)._replace(recipe=recipe)
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
         """Record that a weight has a batch axis at an axis of an earlier weight's result."""

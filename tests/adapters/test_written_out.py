@@ -35,7 +35,7 @@ X = np.random.default_rng(0).normal(size=(3, N)).astype("float32")
 def library(module, *others):
     """The functions of a framework that the models use, by one name each."""
     names = "cos cosh einsum erf erfc exp exp2 expm1 log log1p matmul relu rsqrt sigmoid sin "
-    names += "softplus sqrt square sum tanh where"
+    names += "softplus sqrt square sum swapaxes tanh where"
     found = {}
     for name in names.split():
         of = next(each for each in (module, *others) if hasattr(each, name))
@@ -293,3 +293,104 @@ def test_a_scale_that_a_norm_undoes_is_none_of_its_own(framework):
 
     model = framework(function, w=matrix(N, N), g=np.full(N, 2.0, "float32"))
     assert model.init(norms="zero")[0] == {"w": "zero", "g": "keep"}
+
+
+# Weights that are products of parameters ----------------------------------------------------------
+
+PRODUCTS = {  # the last spelling of each applies the factors one after the other
+    "two factors": (
+        {"v": (N, 3), "u": (3, N)},
+        [
+            lambda m, x, p: m.matmul(x, m.matmul(p["v"], p["u"])),
+            lambda m, x, p: m.matmul(
+                x, m.swapaxes(m.matmul(turn(m, p["u"]), turn(m, p["v"])), 0, 1)
+            ),
+            lambda m, x, p: m.einsum("bi,io->bo", x, m.einsum("ir,ro->io", p["v"], p["u"])),
+            lambda m, x, p: m.matmul(x, 0.5 * m.matmul(p["v"], p["u"])),
+            lambda m, x, p: m.matmul(m.matmul(x, p["v"]), p["u"]),
+        ],
+    ),
+    "rank 1": (
+        {"v": (N, 1), "u": (1, N)},
+        [
+            lambda m, x, p: m.matmul(x, m.matmul(p["v"], p["u"])),
+            lambda m, x, p: m.matmul(m.matmul(x, p["v"]), p["u"]),
+        ],
+    ),
+    "three factors": (
+        {"w": (N, 3), "v": (3, 5), "u": (5, N)},
+        [
+            lambda m, x, p: m.matmul(x, m.matmul(m.matmul(p["w"], p["v"]), p["u"])),
+            lambda m, x, p: m.matmul(x, m.matmul(p["w"], m.matmul(p["v"], p["u"]))),
+            lambda m, x, p: m.matmul(m.matmul(m.matmul(x, p["w"]), p["v"]), p["u"]),
+        ],
+    ),
+    "merged low rank": (
+        {"w": (N, N), "v": (N, 3), "u": (3, N)},
+        [
+            lambda m, x, p: m.matmul(x, p["w"] + m.matmul(p["v"], p["u"])),
+            lambda m, x, p: m.matmul(x, 2 * m.matmul(p["v"], p["u"]) + p["w"]),
+            lambda m, x, p: m.matmul(
+                x, turn(m, turn(m, m.matmul(p["v"], p["u"])) + turn(m, p["w"]))
+            ),
+            lambda m, x, p: m.matmul(x, p["w"]) + m.matmul(m.matmul(x, p["v"]), p["u"]),
+        ],
+    ),
+}
+CHAINS = [(name, way) for name, (_, ways) in PRODUCTS.items() for way in range(len(ways) - 1)]
+
+
+def turn(m, matrix):
+    return m.swapaxes(matrix, 0, 1)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(("name", "way"), CHAINS)
+@pytest.mark.every
+def test_a_product_of_parameters_is_applied_as_its_factors(framework, residual, name, way):
+    """By associativity x (V U) = (x V) U: the same roles, plans and values."""
+    shapes, ways = PRODUCTS[name]
+
+    def spelled(way):
+        def function(m, x, p):
+            return (x if residual else 0.0) + ways[way](m, x, p)
+
+        model = framework(function, **{k: matrix(*shape) for k, shape in shapes.items()})
+        return model, *model.init()
+
+    (model, roles, report), (other, wanted, apart) = spelled(way), spelled(-1)
+    assert roles == wanted
+    assert [(entry.plan, entry.role) for entry in report.entries] == [
+        (entry.plan, entry.role) for entry in apart.entries
+    ]
+    assert [note.kind for note in report.warnings] == [note.kind for note in apart.warnings]
+    for k, value in other.values().items():
+        assert np.array_equal(model.values()[k], value), k
+    if residual:  # R1, whatever the other weights are
+        zeros = {k: np.zeros(shapes[k], "float32") for k, role in roles.items() if role == "zero"}
+        assert zeros
+        rest = {k: matrix(*shapes[k], seed=5) for k in shapes if k not in zeros}
+        assert np.array_equal(model.run(**zeros, **rest), X)
+        assert all(change_of(model, k, others=zeros.keys() - {k}) > 0.01 for k in zeros)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("kind", ["a part", "a mask", "a function"])
+def test_a_product_that_is_changed_keeps_its_factors(framework, kind):
+    """These are no chains of products: a role would describe the result."""
+
+    def function(m, x, p):
+        made = m.matmul(p["v"], p["u"])
+        made = {
+            "a part": lambda: made[:, :N],
+            "a mask": lambda: made * p["m"],
+            "a function": lambda: m.tanh(made),
+        }[kind]()
+        return x + m.matmul(x, made)
+
+    values = {"v": matrix(N, 3), "u": matrix(3, N + (kind == "a part"))}
+    values |= {"m": matrix(N, N)} if kind == "a mask" else {}
+    roles, report = framework(function, **values).init()
+    assert roles["u"] == roles["v"] == "keep"
+    assert "kept" in [note.kind for note in report.warnings]
