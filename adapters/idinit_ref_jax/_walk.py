@@ -200,7 +200,7 @@ def _constants(draw: Drawing, eqn: JaxprEqn, given: list[Value], numbers: Any) -
 def _is_softplus(eqn: JaxprEqn, given: Sequence[Value]) -> bool:
     """Whether an equation is JAX's log(exp(x) + exp(0)), written so that nothing overflows."""
     steps = [inner.primitive.name for inner in eqn.params["call_jaxpr"].jaxpr.eqns]
-    return steps == _LOGADDEXP and is_constant(given[1]) and given[1].zero
+    return steps == _LOGADDEXP and is_constant(given[-1]) and given[-1].zero
 
 
 def held(array: Any) -> Any:

@@ -236,6 +236,23 @@ def test_a_function_is_judged_as_a_whole(framework, name):
     assert not is_zero or np.abs(model.run() - X).max() < 1e-4
 
 
+SUMS = {  # with PyTorch's factor of the second term
+    "exp - exp": lambda h: torch.add(torch.exp(h), torch.exp(-h), alpha=-1),
+    "exp - 2": lambda h: torch.add(torch.exp(h), torch.ones_like(h), alpha=-2),
+    "2 - 2 exp": lambda h: torch.sub(torch.full_like(h, 2.0), torch.exp(h), alpha=2),
+    "1 - 2 exp": lambda h: torch.sub(torch.ones_like(h), torch.exp(h), alpha=2),
+    "floors": lambda h: torch.div(torch.exp(h), 0.6, rounding_mode="floor") - 1 / 0.6,
+    "softplus of 2 h": lambda h: nn.functional.softplus(h, 2.0) - LOG2,
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_the_numbers_of_a_call_of_pytorch_count(name):
+    model = Torch(lambda m, x, p: x + SUMS[name](x @ p["w"]), w=matrix(N, N))
+    is_identity = np.abs(model.run(w=np.zeros((N, N), "float32")) - X).max() < 1e-6
+    assert model.init()[0]["w"] == ("zero" if is_identity else "transit")
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("by", ["numbers", "parameters"])
 def test_a_shift_after_a_function_and_a_scale_is_one(framework, by):
@@ -373,6 +390,30 @@ def test_a_product_of_parameters_is_applied_as_its_factors(framework, residual, 
         rest = {k: matrix(*shapes[k], seed=5) for k in shapes if k not in zeros}
         assert np.array_equal(model.run(**zeros, **rest), X)
         assert all(change_of(model, k, others=zeros.keys() - {k}) > 0.01 for k in zeros)
+
+
+MERGED = {
+    "addmm": lambda p: torch.addmm(p["w"], p["u"], p["v"], alpha=2.0),
+    "alpha": lambda p: torch.add(p["w"], p["u"] @ p["v"], alpha=0.5),
+    "a difference": lambda p: p["w"] - p["u"] @ p["v"],
+    "a cast": lambda p: (p["w"].double() + (p["u"] @ p["v"]).double()).float(),
+}
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_a_merged_low_rank_weight_of_pytorch(name):
+    """As PEFT's LoRA: the bias of the layer is one, and the second factor is zero."""
+
+    def function(m, x, p):
+        return nn.functional.linear(x, MERGED[name](p), p["b"])
+
+    shapes = {"w": (4, N), "u": (4, 2), "v": (2, N), "b": (4,)}
+    model = Torch(function, **{k: matrix(*shape) for k, shape in shapes.items()})
+    roles, report = model.init()
+    assert roles == {"w": "transit", "u": "zero", "v": "transit", "b": "bias"}
+    plans = {entry.name: entry.plan.layout for entry in report.entries if entry.plan}
+    assert set(plans.values()) == {"OI"}
+    assert np.abs(model.run() - X[:, :4]).max() < 1e-4
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
