@@ -273,12 +273,12 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     kind, (var,) = eqn.primitive.name, eqn.outvars
     word: str | Fact
     if kind == "integer_pow":
-        word = power(eqn.params["y"])
+        word, given = power(eqn.params["y"]), [*given, draw.constant((), True, eqn.params["y"])]
     elif kind == "pow":
         extent = given[1].extent if is_constant(given[1]) else None
         word = power(extent and extent[0])
     elif kind == "clamp":
-        word = clamped(*given[::2]) if isinstance(given[1], Signal) else "exp"
+        word = clamped(*given[::2]) if isinstance(given[1], Signal) else "offset"
         given = given[1:2] + given[::2]
     else:
         given = [*given[1:], given[0]]
@@ -292,7 +292,7 @@ def _scale(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     kind, shape = eqn.primitive.name, shape_of(eqn.outvars[0])
     if is_number(given[0]):  # a number divided by a value
         return draw.entrywise(kind, given, shape, doing="divided by")
-    return draw.scale(kind, given, shape, "divided by" if kind == "div" else "")
+    return draw.scale(kind, given, shape, "divided by" if kind == "div" else "", kind)
 
 
 def _dot(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:

@@ -51,6 +51,7 @@ _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "custom_partitioning",
     "tpu_custom_call",
 }  # fmt: skip
+_LOGADDEXP = ["max", "sub", "ne", "add", "abs", "neg", "exp", "log1p", "add", "select_n"]
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 
 
@@ -160,6 +161,8 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     if kind in ENTRYWISE:
         word = PLAIN.get(kind, kind)
         return [draw.entrywise(kind, given, shape_of(var), floats(var), "", word)]
+    if kind == "custom_jvp_call" and _is_softplus(eqn, given):
+        return [draw.entrywise("softplus", given[:1], shape_of(var))]
     if body is not None:
         return _walk(draw, body, given)
     if kind in _OPAQUE:
@@ -192,6 +195,12 @@ def _constants(draw: Drawing, eqn: JaxprEqn, given: list[Value], numbers: Any) -
     if numbers is not None:
         return [draw.constant(numbers.shape, first.number, numbers=numbers)]
     return [first._replace(shape=shape_of(var)) for var in eqn.outvars]
+
+
+def _is_softplus(eqn: JaxprEqn, given: Sequence[Value]) -> bool:
+    """Whether an equation is JAX's log(exp(x) + exp(0)), written so that nothing overflows."""
+    steps = [inner.primitive.name for inner in eqn.params["call_jaxpr"].jaxpr.eqns]
+    return steps == _LOGADDEXP and is_constant(given[-1]) and given[-1].zero
 
 
 def held(array: Any) -> Any:

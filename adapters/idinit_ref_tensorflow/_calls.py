@@ -203,7 +203,8 @@ def _multiply(call: Call) -> Value:
 def _scale(call: Call) -> Value:
     if "Div" in call.kind and not is_array(call.args[0]):  # a number divided by a tensor
         return _other(call)
-    return call.draw.scale(call.name, call.values, call.shape, _DOING.get(call.kind, ""))
+    doing, word = _DOING.get(call.kind, ""), "neg" if call.kind == "Negative" else "div"
+    return call.draw.scale(call.name, call.values, call.shape, doing, word)
 
 
 def _sum(call: Call) -> Value:
@@ -368,16 +369,16 @@ def _word(op: Any, kind: str, args: Any) -> str:
         bounds = (_extreme(op.x_min, np.max), _extreme(op.x_max, np.min))
         return clamped(*bounds)
     if np.any(getattr(op, "fill_value", 0) or 0) or getattr(op, "initial", None) is not None:
-        return "exp"  # another number fills what is outside an image, or starts a maximum
+        return "offset"  # another number fills what is outside an image, or starts a maximum
     if kind == "Power" and len(args) == 2:
         is_known = isinstance(args[1], (int, float)) or _is_offset(args[1])
         return power(keras.ops.convert_to_numpy(args[1]).min() if is_known else None)
     if kind == "Threshold":  # x above the threshold, else the default value
-        return "relu" if op.threshold < 0 or op.default_value == 0 else "exp"
+        return "relu" if op.threshold < 0 or op.default_value == 0 else "offset"
     if kind in _OFFSETS and any(map(_is_offset, args[_OFFSETS[kind] :][:1])):
-        return "exp"  # a norm that adds a constant
+        return "offset"  # a norm that adds a constant
     if kind == "Rescaling":
-        return "exp" if np.any(op.offset) else "scale"
+        return "offset" if np.any(op.offset) else "scale"
     return plain(kind)
 
 

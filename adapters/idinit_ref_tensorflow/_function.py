@@ -145,7 +145,7 @@ def _word(op: Any) -> str:
         fill = static(op.inputs[3])
     elif op.type == "CropAndResize":
         fill = op.get_attr("extrapolation_value")
-    return plain(op.type) if fill == 0 else "exp"
+    return plain(op.type) if fill == 0 else "offset"
 
 
 def _cannot(op: Any, why: str) -> GraphError:

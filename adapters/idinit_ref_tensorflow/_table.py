@@ -208,7 +208,8 @@ def along(draw: Drawing, name: str, value: Value, shape: Shape | None) -> Value:
 def _scale(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     if len(inputs) == 2 and is_constant(inputs[0]):  # a constant divided by a value
         return draw.entrywise(name, inputs, shape, word="div")
-    return draw.scale(name, inputs, shape, _DOING.get(op.type, ""))
+    word = "neg" if op.type == "Neg" else "div"
+    return draw.scale(name, inputs, shape, _DOING.get(op.type, ""), word)
 
 
 def _subtract(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -223,7 +224,7 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
         by = inputs[1].extent if by is None and isinstance(inputs[1], Made) else by
         return draw.entrywise(name, inputs, shape, word=power(by and by[0]))
     if op.type == "ClipByValue":
-        word = clamped(*inputs[1:]) if isinstance(inputs[0], Signal) else "exp"
+        word = clamped(*inputs[1:]) if isinstance(inputs[0], Signal) else "offset"
         return draw.entrywise(name, inputs, shape, word=word)
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")

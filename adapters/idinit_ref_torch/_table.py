@@ -157,8 +157,18 @@ def _convolution(call: Call) -> Value:
 
 
 def _add(call: Call) -> Value:
-    a, b = map(call.of, call.args[:2])
+    a, b = call.of(call.args[0]), _scaled(call, 1)
     return call.draw.add("add", a, b, call.shape)
+
+
+def _scaled(call: Call, at: int) -> Value:
+    """Return an operand, times the number `alpha` of a sum if there is one."""
+    value, alpha = call.of(call.args[at]), call.kwargs.get("alpha", 1)
+    if alpha == 1:
+        return value
+    if isinstance(value, Signal):
+        return call.draw.multiply("mul", value, call.of(alpha), value.shape)
+    return value._replace(value=None, span=None) if is_constant(value) else value
 
 
 def _adds(call: Call) -> list[Value]:
@@ -188,8 +198,8 @@ def _multiply(call: Call) -> Value:
 
 
 def _subtract(call: Call) -> Value:
-    a, b = map(call.of, call.args[:2])
-    a, b = (b, a) if call.name == "aten::rsub" else (a, b)
+    first, second = (1, 0) if call.name == "aten::rsub" else (0, 1)
+    a, b = call.of(call.args[first]), _scaled(call, second)
     return call.draw.subtract(call.what, a, b, call.shape)
 
 
@@ -198,14 +208,15 @@ def _scale(call: Call) -> Value:
     values = call.operands(2 if call.name == "aten::div" else 1)
     first, doing = values[0], "divided by" if call.name == "aten::div" else ""
     is_number = isinstance(first, Made) and not first.parts  # a number divided by a tensor
-    if is_number or not call.floating or call.kwargs.get("rounding_mode"):
-        return call.draw.entrywise(call.what, values, call.shape, call.floating, doing)
-    return call.draw.scale(call.what, values, call.shape, doing)
+    word = "floor_divide" if call.kwargs.get("rounding_mode") else call.what
+    if is_number or not call.floating or word == "floor_divide":
+        return call.draw.entrywise(call.what, values, call.shape, call.floating, doing, word)
+    return call.draw.scale(call.what, values, call.shape, doing, word)
 
 
 def _clamp(call: Call) -> Value:
     value, low, high = (call.of(given) for given in (call.args[0], *map(call.arg, (1, 2), _BOUNDS)))
-    word = clamped(low, high) if isinstance(value, Signal) else "exp"
+    word = clamped(low, high) if isinstance(value, Signal) else "offset"
     if isinstance(value, Signal) and word == "relu" and is_constant(low) and is_constant(high):
         return call.draw.scale(call.what, [value], call.shape)  # a result's axes stay known
     values = [value, low, high]

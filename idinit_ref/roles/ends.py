@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from math import prod
 from typing import NamedTuple
 
 from .flow import Flow, entries
 from .graph import ROOTS, function_of
 
-__all__ = ["Ends", "Vanishing", "find_void"]
+__all__ = ["Ends", "Vanishing", "find_alive", "find_void"]
 
 
 class Ends(NamedTuple):
@@ -47,12 +47,38 @@ def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
     return found
 
 
+def find_alive(flow: Flow) -> list[bool]:
+    """Find the nodes that are not zero if any weight operations are zero."""
+    found: list[bool] = []
+    for node, args in zip(flow.nodes, flow.args, strict=True):
+        if node.kind in ("input", "parameter") or node.vanishes == "never":
+            found.append(True)
+        elif isinstance(node.vanishes, tuple):
+            found.append(all(found[args[place]] for place in node.vanishes))
+        else:
+            found.append(node.kind != "weight" and any(found[to] for to in args))
+    return found
+
+
 _ELSEWHERE, _ENDS = "elsewhere", "ends"
 _State = str | int
 """The state of a node: it ends only in weights before the source, or also in later ones; or the
 blocker."""
 _Known = dict[int, _State] | list[_State]
 """The states of nodes by number."""
+_TRIES = 8  # the most weights that are passed as of second order
+
+
+class _Walk(NamedTuple):
+    """A search back from a signal to the weights after its sources.
+
+    `chosen` holds the factor of each product that ends it. A weight operation with a weight in
+    `passed` is no end.
+    """
+
+    sources: Collection[int]
+    passed: Set[str]
+    chosen: dict[int, int]
 
 
 class Vanishing:
@@ -72,11 +98,12 @@ class Vanishing:
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self.void = find_void(flow)
+        self._alive = find_alive(flow)
         self._anywhere: list[_State] = []  # of each node; ends in weights, for any source
         for number in range(len(flow.nodes)):
             self._anywhere.append(self._state(number, self._anywhere, None))
 
-    def ends(self, signal: int, sources: Collection[int]) -> Ends:
+    def ends(self, signal: int, sources: Collection[int], passed: Set[str] = frozenset()) -> Ends:
         """Return the ends of a signal that come after its sources.
 
         Parameters
@@ -85,39 +112,52 @@ class Vanishing:
             A node.
         sources : collection of int
             Nodes before it.
+        passed : set of str
+            Weights that are no ends, since the signal is of second order in them.
         """
         flow, lowest = self._flow, min(sources)
         known: dict[int, _State] = {}
-        chosen: dict[int, int] = {}
+        walk = _Walk(sources, passed, {})
         after: dict[int, bool] = {}
-        for number in sorted(self._reach(signal, sources, lowest)):
+        for number in sorted(self._reach(signal, walk)):
             if number in sources:
                 known[number] = number
             elif number < lowest:
                 state = self._anywhere[number]
                 known[number] = _ELSEWHERE if state == _ENDS else state
-            elif flow.nodes[number].kind == "weight":
+            elif self._is_end(number, passed):
                 counts = not self.void[number] and flow.is_after(number, sources, after)
                 known[number] = _ENDS if counts else _ELSEWHERE
+                if counts and self._is_again(number, sources):
+                    known[number] = number
             else:
-                known[number] = self._state(number, known, (sources, chosen))
+                known[number] = self._state(number, known, walk)
         state = known[signal]
+        if isinstance(state, int) and self._is_end(state, passed) and len(passed) < _TRIES:
+            other = self.ends(signal, sources, passed | flow.names([state]))
+            return other if other.weights else Ends(blocker=state)
         if state != _ENDS:
             return Ends(blocker=None if isinstance(state, str) else state)
-        weights, norms = self._collect(signal, known, chosen)
+        weights, norms = self._collect(signal, known, walk)
         return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
 
-    def _reach(self, signal: int, sources: Collection[int], lowest: int) -> set[int]:
+    def _reach(self, signal: int, walk: _Walk) -> set[int]:
         """Return the nodes on the paths back from a signal to weights and sources."""
+        sources, lowest = walk.sources, min(walk.sources)
         seen, stack = {signal}, [signal]
         while stack:
             top = stack.pop()
-            if top < lowest or top in sources or self._flow.nodes[top].kind == "weight":
+            if top < lowest or top in sources or self._is_end(top, walk.passed):
                 continue
             new = [to for to in self._needed(top) if to not in seen]
             seen.update(new)
             stack += new
         return seen
+
+    def _is_end(self, number: int, passed: Set[str]) -> bool:
+        """Whether a node is a weight operation that is not passed."""
+        node = self._flow.nodes[number]
+        return node.kind == "weight" and passed.isdisjoint(node.weights)
 
     def _needed(self, number: int) -> Iterable[int]:
         """Return the inputs that decide whether a node vanishes."""
@@ -126,24 +166,29 @@ class Vanishing:
             return ()
         return args if vanishes == "all" else [args[place] for place in vanishes]
 
-    def _state(
-        self,
-        number: int,
-        known: _Known,
-        source: tuple[Collection[int], dict[int, int]] | None,
-    ) -> _State:
+    def _is_again(self, number: int, sources: Collection[int]) -> bool:
+        """Whether what a weight operation reads vanishes with its own weight, as in l(tanh(l(x))).
+
+        Then a small change of the weight has no first-order effect. What a source holds remains.
+        """
+        flow, own = self._flow, self._flow.names([number])
+        is_shared = any(len(flow.uses[name]) > 1 for name in own)
+        inputs = flow.args[number] if is_shared else ()
+        return len(inputs) == 1 and self._dies(inputs[0], own, sources)
+
+    def _state(self, number: int, known: _Known, walk: _Walk | None) -> _State:
         """Return the state of a node, given those of its inputs."""
         node, args = self._flow.nodes[number], self._flow.args[number]
         if self.void[number]:
             return _ELSEWHERE
-        if node.kind == "weight":
+        if self._is_end(number, walk.passed if walk else frozenset()):
             return _ENDS
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
         struck = {args[place] for place in node.sums} if node.sums else ()
         if isinstance(node.vanishes, tuple):
             factors = dict.fromkeys(args[place] for place in node.vanishes)
-            return self._factor(number, [to for to in factors if to not in struck], known, source)
+            return self._factor(number, [to for to in factors if to not in struck], known, walk)
         states = [known[to] for to in args]
         if node.does == "product":  # with itself: nothing of first order
             states = [number if state == _ENDS else state for state in states]
@@ -157,7 +202,7 @@ class Vanishing:
             if (
                 isinstance(state, int)
                 and not self._is_shift(to, state, number)
-                and not (ended and self._is_flat(to, state, ended, known, source))
+                and not (ended and self._is_flat(to, state, ended, known, walk))
             ):
                 return state
         return _ENDS if ended else _ELSEWHERE
@@ -168,15 +213,16 @@ class Vanishing:
         blocker: int,
         ended: Collection[int],
         known: _Known,
-        source: tuple[Collection[int], dict[int, int]] | None,
+        walk: _Walk | None,
     ) -> bool:
         """Whether an operand vanishes, to second order, with the ends of others: h + sin(h)^2."""
-        if self._flow.nodes[blocker].does != "product":
+        at = self._flow.nodes[blocker]
+        if at.does != "product" and at.kind != "weight":
             return False
-        if source is None:
+        if walk is None:
             return True
-        zero = {end for to in ended for end in self._collect(to, known, source[1])[0]}
-        return self._dies(operand, self._flow.alike(zero))
+        zero = {end for to in ended for end in self._collect(to, known, walk)[0]}
+        return self._dies(operand, self._flow.names(zero))
 
     def _is_shift(self, operand: int, start: int, number: int) -> bool:
         """Whether an input of the model only shifts a signal, such as a running mean."""
@@ -190,11 +236,11 @@ class Vanishing:
         number: int,
         factors: list[int],
         known: _Known,
-        source: tuple[Collection[int], dict[int, int]] | None,
+        walk: _Walk | None,
     ) -> _State:
         """Choose the factor that ends a product."""
         may = [to for to in factors if known[to] == _ENDS]
-        if source is None:
+        if walk is None:
             return _ENDS if may else number if not factors else known[factors[0]]
         if not may:
             blocked = [state for to in factors if isinstance(state := known[to], int)]
@@ -204,7 +250,7 @@ class Vanishing:
             squares = [at for at in blocked if nodes[at].does == "product"]
             never = [at for at in blocked if nodes[at].vanishes == "never"]
             return (squares or never or blocked)[0]
-        sources, chosen = source
+        sources, _, chosen = walk
         may = [to for to in may if not self._is_sign(to)] or may
         places = [
             to
@@ -214,10 +260,10 @@ class Vanishing:
         if len(places) == 1:
             chosen[number] = may[0]
             return _ENDS
-        ends = {to: self._collect(to, known, chosen)[0] for to in may}
+        ends = {to: self._collect(to, known, walk)[0] for to in may}
         alone = []
         for to in may:
-            zero = self._flow.alike(ends[to])  # a layer that is called twice vanishes in both
+            zero = self._flow.names(ends[to])  # a layer that is called twice vanishes in both
             is_alone = places.count(to) == 1
             if is_alone and not any(to != by and self._dies(by, zero) for by in places):
                 alone.append(to)
@@ -252,18 +298,16 @@ class Vanishing:
         longest = max(flow.longest(end, sources) for end in ends)
         return len(ends), -longest, -size, min(flow.at[name] for name in names)
 
-    def _collect(
-        self, signal: int, known: _Known, chosen: dict[int, int]
-    ) -> tuple[set[int], set[int]]:
+    def _collect(self, signal: int, known: _Known, walk: _Walk) -> tuple[set[int], set[int]]:
         """Return the ends of a signal that has ends, and the norms after them."""
-        nodes = self._flow.nodes
+        nodes, chosen = self._flow.nodes, walk.chosen
         weights, norms = set(), set()
         seen, stack = {signal}, [signal]
         while stack:
             top = stack.pop()
             if known[top] != _ENDS:
                 continue
-            if nodes[top].kind == "weight":
+            if self._is_end(top, walk.passed):
                 weights.add(top)
                 continue
             if nodes[top].does == "norm" or (top in chosen and self._is_norm(top, chosen[top])):
@@ -298,9 +342,12 @@ class Vanishing:
             stack += new
         return False
 
-    def _dies(self, signal: int, zero: Collection[int]) -> bool:
-        """Whether a signal vanishes if some weights do, apart from their inputs and biases."""
-        flow, lowest = self._flow, min(zero)
+    def _dies(self, signal: int, zero: Set[str], given: Collection[int] = ()) -> bool:
+        """Whether a signal vanishes if some weights do, apart from their inputs and biases.
+
+        Some nodes are given: they do not vanish.
+        """
+        flow, lowest = self._flow, min(self._flow.uses[name][0] for name in zero)
         known: dict[int, bool] = {}
         stack = [signal]
         while stack:
@@ -308,10 +355,10 @@ class Vanishing:
             node = flow.nodes[top]
             if top in known:
                 stack.pop()
-            elif top in zero:
-                known[top] = True
-            elif node.kind in ("input", "parameter") or node.vanishes == "never":
+            elif top in given or self._alive[top]:
                 known[top] = False
+            elif not zero.isdisjoint(node.weights):
+                known[top] = True
             elif not flow.args[top]:
                 known[top] = True  # constant zeros
             elif top < lowest:

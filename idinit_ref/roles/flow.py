@@ -221,8 +221,11 @@ class Flow:
 
     def alike(self, operations: Collection[int]) -> set[int]:
         """Return all operations that have a weight of some operations."""
-        names = {name for at in operations for name in self.nodes[at].weights}
-        return {at for name in names for at in self.uses[name]}
+        return {at for name in self.names(operations) for at in self.uses[name]}
+
+    def names(self, operations: Iterable[int]) -> set[str]:
+        """Return the weights of some operations."""
+        return {name for at in operations for name in self.nodes[at].weights}
 
     def gates(self, node: int, to: int) -> tuple[int, ...]:
         """Return the factors with weights by which an operation multiplies one of its inputs."""

@@ -298,6 +298,8 @@ class _Search:
             return head + f"it is not known what {node.name} is at 0"
         if node.vanishes == "never":
             return head + f"{node.name} is not 0 where its inputs are"
+        if node.kind == "weight":
+            return head + f"{node.name} reads what vanishes with its own weight: nothing is linear"
         squares = node.does == "product" if node.vanishes == "all" else bool(node.vanishes)
         if node.sums and not squares:
             return head + f"{node.name} sums over the outputs of the weights before it"

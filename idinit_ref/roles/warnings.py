@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import lcm
 
 from ..core.plan import Plan
@@ -218,21 +218,49 @@ def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
     A norm that is written out is computed from the result alone, with a square root.
     """
     alone: dict[str, bool] = {node.name: False}  # nodes computed from the result alone: normed?
-    stack, normed = [node.name], False
+    order, last = [node], dict[str, None]()
+    stack = [node.name]
     while stack and len(alone) < _REACH:
         for user in users.get(stack.pop(), ()):
             if user.name in alone or user.kind == "weight":
                 continue
             if all(name in alone for name in user.inputs):
-                root = user.does == "norm" or function_of(user) in ROOTS
-                alone[user.name] = root or any(alone[name] for name in user.inputs)
+                alone[user.name] = _is_root(user) or any(alone[name] for name in user.inputs)
+                order.append(user)
                 stack.append(user.name)
             elif user.kind == "add":
-                ends = [alone[name] for name in user.inputs if name in alone]
-                if not all(ends):
+                ends = [name for name in user.inputs if name in alone]
+                if not all(alone[name] for name in ends):
                     return []
-                normed = True
-    return [name for name, is_normed in alone.items() if is_normed] if normed else []
+                last |= dict.fromkeys(ends)
+    first = (at for at in order if not alone[at.name] and at.does == "scale")
+    before = [at.name for at in first if last and _is_passed(at, order, last)]
+    return [*before, *(name for name in alone if alone[name])] if last else []
+
+
+def _is_root(node: Node) -> bool:
+    return node.does == "norm" or function_of(node) in ROOTS
+
+
+def _is_passed(scale: Node, order: Iterable[Node], last: Collection[str]) -> bool:
+    """Whether a branch vanishes with what is scaled before a norm, as g * h / norm(h) does.
+
+    No root of the norm is computed from that, or the norm would undo the scale.
+    """
+    after, zero = {scale.name}, {scale.name}
+    for node in order:
+        if after.isdisjoint(node.inputs):
+            continue
+        after.add(node.name)
+        here = [name in zero for name in node.inputs]
+        if _is_root(node):
+            return False
+        if isinstance(node.vanishes, tuple):
+            is_zero = any(here[place] for place in node.vanishes)
+        else:
+            is_zero = node.vanishes == "all" and all(here)
+        zero |= {node.name} if is_zero else set()
+    return zero.issuperset(last)
 
 
 def magnified(names: Sequence[str], eps: float) -> list[Note]:

@@ -9,10 +9,24 @@ from typing import Any, Literal
 from ._axes import View
 from ._functions import Fact
 from ._joins import At
+from ._labels import Labels
 from ._layers import Layers
 from ._places import Runs
+from ._recipes import steps_of, terms_of
 from ._units import merged, spread_to
-from ._values import Data, Made, Part, Shape, Signal, Track, Value, entries_of, joined, span_of
+from ._values import (
+    Data,
+    Made,
+    Part,
+    Shape,
+    Signal,
+    Terms,
+    Track,
+    Value,
+    entries_of,
+    joined,
+    span_of,
+)
 
 __all__ = ["Drawing"]
 
@@ -57,6 +71,52 @@ class Drawing(Layers):
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""
         return self.start(name, shape) if floating else Data(shape)
+
+    def product(
+        self,
+        name: str,
+        values: Sequence[Value],
+        labels: Sequence[Labels],
+        out: Labels,
+        shape: Shape | None,
+        grouped: Labels = (),
+    ) -> Value:
+        """Draw a product that sums over some axes, given as an einsum: see :class:`Products`.
+
+        A weight that is a product or a sum of parameters is applied as these, one after the other.
+        """
+        for at in (0, 1) if len(values) == 2 and not grouped else ():
+            made, signal = values[at], values[1 - at]
+            if isinstance(made, Made) and made.recipe and isinstance(signal, Signal):
+                own, rest = labels[at], labels[1 - at]
+                found = self._applied(name, made, signal, (own, rest, out), shape)
+                if found is not None:
+                    return found
+        return super().product(name, values, labels, out, shape, grouped)
+
+    def _applied(
+        self,
+        name: str,
+        made: Made,
+        signal: Signal,
+        labels: tuple[Labels, Labels, Labels],
+        shape: Shape | None,
+    ) -> Value | None:
+        """Draw a product with a weight by its recipe; None if that does not fit."""
+        own, rest, out = labels
+        if isinstance(made.recipe, Terms):
+            one, *more = made.recipe.values
+            value: Value = self.product(name, [signal, one], [rest, own], out, shape)
+            for term in more:
+                by = self.product(name, [signal, term], [rest, own], out, shape)
+                value = self.add(name, value, by, shape)
+            return value
+        value = signal
+        pair: list[Value]
+        for step in steps_of(made, signal, own, rest, out):
+            pair = [value, step.made]
+            value = self.product(name, pair, [step.rest, step.own], step.out, step.shape)
+        return None if value is signal else value
 
     # Sums -----------------------------------------------------------------------------------
 
@@ -154,7 +214,10 @@ class Drawing(Layers):
                 part._replace(added=True, offset=part.offset + more if more else 0.0)
                 for part in out.parts
             )
-            return Made(shape, parts, value=None if made or parts else 0)
+            recipe = terms_of(*made) if len(made) == len(values) == 2 else None
+            return Made(shape, parts, value=None if made or parts else 0, recipe=recipe)
+        if isinstance(out, Signal):
+            self.expand(out, "sub" if doing == "subtracted with" else "add", values)
         if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
             return out._replace(is_direct=signals[0].is_direct)
         return out
@@ -194,7 +257,11 @@ class Drawing(Layers):
             unit for one in (a, b) for unit in self.follow(node, one, spread_to(one.shape, shape))
         )
         is_direct = a.is_direct and b.is_direct
-        return Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
+        out = Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
+        given = [self._near_zero(one, shape) for one in (a, b)]
+        if len({name for term in given for name in getattr(term, "slopes", (0, 1))}) == 1:
+            self.expand(out, "add", (a, b))  # of one signal: no skip, to which a branch is added
+        return out
 
     def scatter_add(
         self,
@@ -278,7 +345,7 @@ class Drawing(Layers):
         """Draw an operation that stops gradients."""
         if isinstance(value, Made):
             parts = tuple(part._replace(stopped=True) for part in value.parts)
-            return value._replace(parts=parts)
+            return value._replace(parts=parts, recipe=None)
         if not isinstance(value, Signal):
             return value
         out = self.result(name, [value], value.shape, floating, "move")

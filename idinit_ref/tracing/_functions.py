@@ -35,13 +35,12 @@ _WORDS: dict[Fact, str] = {
     Fact("map"): """
         abs angle arcsin arcsinh arctan arctanh asin asinh atan atanh bessel_i1 bessel_i1e bessel_j1
         cbrt ceil celu conj conj_physical deg2rad elu entr erf erfinv expm1 fix floor frac
-        gelu hardshrink hardswish hardtanh i1 i1e identity leaky_relu log1p mish
+        gelu hardswish hardtanh i1 i1e identity leaky_relu log1p mish
         modified_bessel_i1 nan_to_num positive rad2deg relu relu6 rint round
-        rrelu rrelu_with_noise selu sgn sign silu sin sinh softshrink softsign sqrt swish tan tanh
-        tanhshrink trunc
+        rrelu rrelu_with_noise selu sgn sign silu sin sinh softsign sqrt swish tan tanh trunc
     """,
     # f(0) = 0 and f'(0) = 0, as for a product of a signal with itself
-    Fact("product"): "square",
+    Fact("product"): "hardshrink softshrink square tanhshrink",
     Fact("product", "sum"): "squared_difference",
     Fact("product", "all", 1): "prod var",
     # f(0) is not 0
@@ -49,9 +48,9 @@ _WORDS: dict[Fact, str] = {
         acos acosh airy_ai arccos arccosh bessel_j0 bessel_y0 bessel_y1 cos cosh digamma erfc
         erfcx exp exp2 hardsigmoid i0 i0e igammac lgamma log log10 log2 log_ndtr log_sigmoid
         logaddexp logaddexp2 logit logsigmoid modified_bessel_i0 modified_bessel_k0
-        modified_bessel_k1 ndtr ndtri polygamma pow reciprocal rsqrt scaled_modified_bessel_k0
-        scaled_modified_bessel_k1 sigmoid sinc softplus sparse_plus sparse_sigmoid
-        spherical_bessel_j0 squareplus zeta
+        modified_bessel_k1 ndtr ndtri offset polygamma pow reciprocal rsqrt
+        scaled_modified_bessel_k0 scaled_modified_bessel_k1 sigmoid sinc softplus
+        sparse_plus sparse_sigmoid spherical_bessel_j0 squareplus zeta
     """,
     Fact("map", "sum"): "heaviside hypot nextafter",
     Fact("map", "max"): "clamp_min fmax max maximum",
@@ -131,7 +130,7 @@ def clamped(low: Value | float | None, high: Value | float | None) -> str:
     A bound that is not known (None, or an array without values) counts as one beyond 0.
 
     >>> clamped(0, 6), clamped(1e-6, None)
-    ('relu', 'exp')
+    ('relu', 'offset')
     >>> clamped(Made((3,), span=(-2, -1)), Made((3,)))
     'relu'
     """
@@ -143,4 +142,4 @@ def clamped(low: Value | float | None, high: Value | float | None) -> str:
 
     least, most = extent(low), extent(high)
     holds = (least is None or least[1] <= 0) and (most is None or most[0] >= 0)
-    return "relu" if holds else "exp"
+    return "relu" if holds else "offset"

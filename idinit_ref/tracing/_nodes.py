@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
+from ._at_zero import AtZero
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
 from ._units import Places, Unit, merged, placed
@@ -80,6 +81,8 @@ class Nodes:
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
+        self._at_zero: dict[str, AtZero] = {}  # per function of signals: where these are zero
+        self._passed: dict[str, str] = {}  # what a function was written with, and its node
         self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices
@@ -312,18 +315,27 @@ class Nodes:
                     yield to, {axis: (axis,) for axis in range(rank)}
 
     def _drop_moves(self, outputs: Collection[str]) -> None:
-        """Remove moves, slices, joins and rewritten sums that nothing reads."""
+        """Remove moves, slices, joins, rewritten sums and functions that nothing reads."""
         read, kept = {*outputs}, []
         for node in reversed(self.nodes):
             is_dropped = node.does in _UNREAD or node.name in self._rewritten
+            is_dropped |= node.name in self._passed
             if not is_dropped or node.name in read:
                 read.update(node.inputs)
                 kept.append(node)
         self.nodes = kept[::-1]
         self._place = {node.name: place for place, node in enumerate(self.nodes)}
-        self._uses = [use for use in self._uses if use[2] is None or use[2] in self._place]
+        uses = ((name, use, self._kept(node), stopped) for name, use, node, stopped in self._uses)
+        self._uses = [use for use in uses if use[2] is None or use[2] in self._place]
+        self._factors = {at: own for at, own in self._factors.items() if at[0] in self._place}
         for _, operation, _ in self._weights:
             operation.cuts = {name: cut for name, cut in operation.cuts.items() if name in read}
+
+    def _kept(self, node: str | None) -> str | None:
+        """Return a node, or the function in which it was dropped."""
+        while node in self._passed and node not in self._place:
+            node = self._passed[node]
+        return node
 
     def _with_struck(self, outputs: Collection[str]) -> list[Node]:
         """Return the nodes, without the factors of products whose units all uses sum away.

@@ -10,6 +10,7 @@ from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
+from ._recipes import factors_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
@@ -267,7 +268,12 @@ class Products(Joins):
                 return View(tuple(axes), view.fixed)
 
             found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
-        return joined(shape, found)
+        a, b = values
+        if not isinstance(a, Made) or not isinstance(b, Made) or not (a.parts and b.parts):
+            return joined(shape, found)
+        is_known = shape is not None and a.shape is not None and b.shape is not None
+        recipe = factors_of((a, b), (labels[0], labels[1]), out) if is_known else None
+        return joined(shape, found)._replace(recipe=recipe)
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
         """Record that a weight has a batch axis at an axis of an earlier weight's result."""
@@ -322,7 +328,7 @@ class Products(Joins):
 
         Only a number keeps a weight a weight, and a weight's result such a result.
         """
-        word = "scale" if len(values) == 1 else word
+        word = "scale" if len(values) == 1 and word != "neg" else word
         if any(map(is_zero, values[: 1 if word == "div" else None])):
             return self.zeros(name, values, shape)
         rest = [value for value in values if not is_number(value)]
@@ -335,6 +341,7 @@ class Products(Joins):
                 scaled = value._replace(
                     node=node, narrow=None, pieces=(), picks=False, term=None, fold=None, places=()
                 )
+                self.expand(scaled, word, values)
                 return self.moved(scaled, [(value, spread_to(shape, shape))])
         out = self.entrywise(name, values, shape, doing=doing, word=word)
         if len(values) == 2 and isinstance(out, Signal):

@@ -11,7 +11,8 @@ from ._functions import Fact
 from ._labels import Labels
 from ._late import LateTablesError, known_tables
 from ._nodes import Nodes
-from ._values import Data, Made, Operation, Part, Signal, Value, names_of
+from ._recipes import thinned
+from ._values import Data, Factors, Made, Operation, Part, Signal, Value, names_of
 
 __all__ = ["ON_DATA", "Tables"]
 
@@ -74,9 +75,10 @@ class Tables(Nodes):
             return [self.data(a), b]
         found: list[Value] = [a, b]
         is_last = [bool(own) and own[-1] in rest for own, rest in (labels, labels[::-1])]
+        batch = [self._is_batch(made) for made in thinned((a, b), labels)]
         for at, (table, by) in enumerate(((a, b), (b, a))):
-            is_data = self._is_batch(table) or self.is_data(table)
-            is_weight = by.is_matrix and not (is_last[1 - at] and self._is_batch(by))
+            is_data = batch[at] or self.is_data(table)
+            is_weight = by.is_matrix and not (is_last[1 - at] and batch[1 - at])
             if is_last[at] and is_data and is_weight:
                 found[at] = self.data(table)
                 break
@@ -84,6 +86,8 @@ class Tables(Nodes):
 
     def _is_batch(self, table: Made) -> bool:
         """Whether the values of a learned table are copied for a batch."""
+        if isinstance(table.recipe, Factors):  # a product may be larger than its factors
+            return any(atom.axis < 0 and atom.radix > 1 for atom in table.recipe.view.atoms)
         own = [self.parameters[part.name].shape for part in table.parts]
         whole = table.shape or ()
         sizes = max(own, key=prod, default=())

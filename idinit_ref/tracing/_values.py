@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
@@ -38,6 +38,32 @@ class Part(NamedTuple):
         return self.factor or not (self.done or self.added)
 
 
+class Factors(NamedTuple):
+    """A product of two values of parameters, given as an einsum; `view` says how it was moved."""
+
+    values: tuple[Made, Made]
+    labels: tuple[tuple[Hashable, ...], tuple[Hashable, ...]]
+    out: tuple[Hashable, ...]
+    view: View
+
+    def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Factors | None:
+        """Return it moved, or None if its axes are no longer tracked."""
+        view = move(self.view)
+        return None if view is None else self._replace(view=view)
+
+
+class Terms(NamedTuple):
+    """A sum of values of parameters, of which at least one is a product."""
+
+    values: tuple[Made, ...]
+
+    def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Terms | None:
+        """Return it moved, or None if the axes of a term are no longer tracked."""
+        values = tuple(value.moved(shape, move) for value in self.values)
+        is_lost = any(part.view is None for value in values for part in value.parts)
+        return None if is_lost else Terms(values)
+
+
 class Made(NamedTuple):
     """A value computed only from parameters and constants; without parts it is a constant."""
 
@@ -48,6 +74,7 @@ class Made(NamedTuple):
     rooted: bool = False  # contains a root of several numbers, as of a running variance
     span: tuple[float, float] | None = None  # its least and largest entry, as the model holds it
     entries: bytes = b""  # a constant's float64 entries, in row-major order, if they are known
+    recipe: Factors | Terms | None = None  # what it is applied as: one part after the other
 
     @property
     def extent(self) -> tuple[float, float] | None:
@@ -85,7 +112,8 @@ class Made(NamedTuple):
             view = view if view is not None and view.is_dense else None
             if view is None or not view.is_empty:
                 new.append(part._replace(view=view))
-        return self._replace(shape=shape, parts=tuple(new), entries=b"")
+        recipe = self.recipe and self.recipe.moved(shape, move)
+        return self._replace(shape=shape, parts=tuple(new), entries=b"", recipe=recipe)
 
     def lost(self, shape: Shape | None) -> Made:
         """Return it with parts whose axes are no longer tracked."""
@@ -94,7 +122,7 @@ class Made(NamedTuple):
     def noted(self, done: Callable[[str], str]) -> Made:
         """Return it with a note on each part that has none: the operation done to it."""
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
-        return self._replace(parts=parts)
+        return self._replace(parts=parts, recipe=None)
 
     def multiplied(self, by: Collection[str]) -> Made:
         """Return it as a factor of a product with a value of other parameters."""
@@ -125,6 +153,11 @@ class Made(NamedTuple):
         if not views:
             return sum(size != 1 for size in self.shape or ()) < 2
         return len({a for view in views for a in range(len(view.axes)) if view.varies(a)}) < 2
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one parameter, moved or scaled by a number at most."""
+        return len(self.parts) == 1 and self.parts[0].ends and self.parts[0].view is not None
 
     @property
     def is_matrix(self) -> bool:

@@ -528,9 +528,8 @@ STORED = {
     "low rank inside": (
         lambda p, x: x + x @ (p["w"] + p["a"] @ p["b"]),
         {**W, "a": like(D, 4), "b": like(4, D)}, X,
-        {"w": ("keep", {"layout": "IO"}, done("added to a, b")),
-         "a": ("keep", {}, done("multiplied as a matrix by b")),
-         "b": ("keep", {}, done("multiplied as a matrix by a"))},
+        {"w": ("zero", {"layout": "IO"}, ""), "a": ("transit", {"layout": "IO"}, ""),
+         "b": ("zero", {"layout": "IO"}, "")},
     ),
     "weight norm": (
         lambda p, x: x @ (p["v"] / jnp.linalg.norm(p["v"], axis=0, keepdims=True) * p["g"]),
@@ -614,7 +613,7 @@ STORED = {
     ),
     "used twice alike": (
         lambda p, x: x + jnp.tanh(x @ p["w"]) @ p["w"], W, X,
-        {"w": ("zero", {"layout": "IO"}, "")},
+        {"w": ("transit", {"layout": "IO"}, "")},  # of second order in w
     ),
     "used in two ways": (
         lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, W, X,

@@ -562,10 +562,30 @@ def test_a_residual_add_inside_a_branch_is_zero_unless_it_only_reads_zeros(after
     assert net.zeros("out") == ({"END"} if after else {"END", "CONV"})
 
 
-def test_a_weight_that_is_used_twice_in_a_branch_does_not_free_itself():
+def test_a_weight_that_reads_what_vanishes_with_it_ends_no_branch():
+    """l(tanh(l(x))) is of second order in l: a zero l would be in vain (R2)."""
     net = Net()
     net.w("first", net.x())
     net.w("out", net.add("y", "x", net.again("second", "FIRST", net.f("tanh", "first"))))
+    assert not net.zeros("out")
+    assert "second reads what vanishes with its own weight" in net.notes("out")["endless"].text
+
+
+@pytest.mark.parametrize("rest", ["plain", "other"])
+def test_a_weight_that_is_of_second_order_in_one_term_only(rest):
+    """l(tanh(l(x))) + tanh(l(x)) vanishes with l, to first order; with k(x) it needs two zeros."""
+    net = Net()
+    h = net.f("tanh", net.w("first", net.x()))
+    more = h if rest == "plain" else net.f("scale", net.w("k", "x"), does="scale")
+    net.w("out", net.add("y", "x", net.f("sum", net.again("second", "FIRST", h), more, does="")))
+    assert net.zeros("out") == ({"FIRST"} if rest == "plain" else set())
+
+
+def test_a_weight_behind_its_own_source_ends_a_branch():
+    """In h + l(tanh(h)) with h = l(x) it does not free itself: what the source holds remains."""
+    net = Net()
+    h = net.w("first", net.x())
+    net.w("out", net.add("y", h, net.again("second", "FIRST", net.f("tanh", h))))
     assert net.zeros("out") == {"FIRST"}
 
 

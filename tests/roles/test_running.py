@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from computations import draw_weights, programs, run
+from computations import SHAPE, Net, draw_weights, programs, run
 from idinit_ref.roles.search import explain_roles
 
 
@@ -95,6 +97,57 @@ def test_identity(net, seed):
 @given(programs(), SEEDS)
 def test_minimality(net, seed):
     check_minimality(net, seed)
+
+
+# Weights that are shared within a branch ----------------------------------------------------------
+
+
+@st.composite
+def shared(draw):
+    """x + f(x), f a chain of layers that have two or three weights between them."""
+    net = Net(SHAPE)
+    at, names = net.x(), draw(st.sampled_from(["AB", "ABC"]))
+    for name in names:  # their first uses are beside the branch
+        net.w(name.lower(), at)
+    for k in range(draw(st.integers(1, 6))):
+        name = draw(st.sampled_from(names))
+        at = net.again(f"w{k}", name, net.f(f"f{k}", at))
+    net.branch, net.ends = at, [net.add("y", "x", at)]
+    return net
+
+
+def is_right(net, zeros, seed):
+    """Whether some weights make the branch vanish, and each of them to first order."""
+    graph, step = net.graph(*net.ends), 1e-200
+    weights = draw_weights(graph, seed)
+    if not zeros or np.any(run(graph, zeroed(graph, weights, zeros), seed)[net.branch]):
+        return False
+    changes = [zeroed(graph, weights, zeros) | {name: 1j * step * weights[name]} for name in zeros]
+    return all(np.any(run(graph, some, seed)[net.branch].imag / step) for some in changes)
+
+
+def check_shared(net, seed):
+    """What the rule finds is right, and it finds something wherever a choice of weights is."""
+    found = {name for name, role in net.roles(*net.ends).items() if role == "zero"}
+    note("\n".join(f"{n.name} = {n.kind} {n.does} {n.inputs} {n.weights}" for n in net.nodes))
+    names = net.graph(*net.ends).weights
+    subsets = (set(some) for k in range(1, len(names) + 1) for some in combinations(names, k))
+    right = [some for some in subsets if is_right(net, some, seed)]
+    note(f"zeros: {found}, right: {right}")
+    assert found in right or not (found or right)
+
+
+@settings(max_examples=60)
+@given(shared(), SEEDS)
+def test_weights_that_are_shared_within_a_branch(net, seed):
+    check_shared(net, seed)
+
+
+@pytest.mark.nightly
+@settings(max_examples=2_000)
+@given(shared(), SEEDS)
+def test_many_weights_that_are_shared_within_a_branch(net, seed):
+    check_shared(net, seed)
 
 
 @pytest.mark.nightly

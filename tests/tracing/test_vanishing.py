@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import event, given
+from hypothesis import assume, event, given, note
 from hypothesis import strategies as st
 
 from idinit_ref.roles import infer_roles
@@ -377,3 +377,74 @@ def test_a_product_with_a_root_of_statistics_is_a_norm_and_one_with_a_gate_is_no
     bias = draw.broadcast("spread", draw.parameter("b"), (2, 3, 4))
     draw.graph([draw.add("add", draw.multiply("mul", x, by, (2, 3, 4)), bias, (2, 3, 4))])
     assert draw.nodes[-1].vanishes == ("all" if word == "rsqrt" else "never")
+
+
+# Functions that are written out -------------------------------------------------------------------
+
+SMOOTH = {
+    "exp": np.exp,
+    "cos": np.cos,
+    "sin": np.sin,
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "log": np.log,
+    "neg": np.negative,
+}
+SIGNS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
+
+
+class Written:
+    """A function of one weight's result, drawn, and as a function of NumPy."""
+
+    def __init__(self, data):
+        self.data, self.draw = data, Drawing([Parameter("w", (4, 4))])
+        self.x = self.draw.input("x", (2, 4))
+        h = self.draw.product("dot", [self.x, self.draw.parameter("w")], ["bi", "io"], "bo", (2, 4))
+        self.pool = [(h, lambda h: h)]
+
+    def number(self, value):
+        return self.draw.constant((), True, value), lambda h: value
+
+    def step(self):
+        pick, draw = lambda: self.data.draw(st.sampled_from(self.pool)), self.draw
+        value, f = pick()
+        name = self.data.draw(st.sampled_from([*SMOOTH, *SIGNS, *SIGNS]))
+        if name in SMOOTH:
+            way = draw.scale if name == "neg" else draw.entrywise
+            self.pool.append((way(name, [value], (2, 4), word=name), lambda h: SMOOTH[name](f(h))))
+            return
+        number = self.data.draw(st.sampled_from([-1.0, 0.5, 1.0, 2.0]))
+        other, g = pick() if self.data.draw(st.booleans()) else self.number(number)
+        if self.data.draw(st.booleans()):
+            value, f, other, g = other, g, value, f
+        if name == "divide":
+            scales = draw.scale if value.shape != () else draw.entrywise
+            new = scales("divide", [value, other], (2, 4), "divided by", "div")
+        else:
+            new = getattr(draw, name)(name, value, other, (2, 4))
+        self.pool.append((new, lambda h: SIGNS[name](f(h), g(h))))
+
+
+@given(st.data())
+def test_a_function_of_a_weight_is_judged_by_its_value_and_slope_at_0(data):
+    """Less its value at 0 it vanishes; the weight is its end if its slope is not 0."""
+    written = Written(data)
+    for _ in range(data.draw(st.integers(1, 7))):
+        written.step()
+    (value, f), draw = written.pool[-1], written.draw
+    step, h = 1e-4, np.array([-1e-4, 0.0, 1e-4])
+    try:
+        with np.errstate(all="raise", under="ignore"):
+            below, at, above = np.broadcast_to(f(h), 3)
+    except FloatingPointError:  # 1 / h, say
+        return
+    slope = (above - below) / (2 * step)
+    assume(abs(above + below - 2 * at) < 1e-3 and max(abs(at), abs(slope)) < 50)
+    assume(abs(slope) > 0.01 or abs(slope) < 1e-9)
+    if abs(at) > 1e-12:
+        value = draw.subtract("less", value, written.number(at)[0], (2, 4))
+    graph = draw.graph([draw.add("y", written.x, value, (2, 4))])
+    event(f"a slope: {abs(slope) > 0.01}, a number: {abs(at) > 1e-12}")
+    note("\n".join(f"{n.name} = {n.kind} {n.does} {n.inputs} {n.vanishes}" for n in graph.nodes))
+    assert infer_roles(graph)["w"] == ("zero" if abs(slope) > 0.01 else "transit")
