@@ -503,7 +503,7 @@ def test_an_older_picture_is_replaced_with_force_alone(idinit, tmp_path):
         ("2 2 --force", "force = True, but it applies only to the file of --plot"),
         ("2 -2 --plot {}/w.svg", "every axis should be an integer >= 0"),
         ("2 2 --role zero --dtype float8_e4m3 --plot {}/w.svg", "it rounds to 0 in float8_e4m3"),
-        ("2 2 --plot", "expected one argument"),
+        ("2 2 --plot", "plot = None, but it needs a value; write --plot=VALUE"),
         (["show", "2", "2", "--plot", ""], "plot = '', but the name should end in .svg or .png"),
     ],
 )
