@@ -13,7 +13,7 @@ from idinit_ref.core.layout import SPATIAL
 from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, power
 
 from . import _moves
-from ._call import Call, axis_of, other, result
+from ._call import Call, axis_of, other, result, scaled
 from ._memory import is_floating, shape_of
 from ._words import WORDS, names_in
 
@@ -157,18 +157,8 @@ def _convolution(call: Call) -> Value:
 
 
 def _add(call: Call) -> Value:
-    a, b = call.of(call.args[0]), _scaled(call, 1)
+    a, b = call.of(call.args[0]), scaled(call, 1)
     return call.draw.add("add", a, b, call.shape)
-
-
-def _scaled(call: Call, at: int) -> Value:
-    """Return an operand, times the number `alpha` of a sum if there is one."""
-    value, alpha = call.of(call.args[at]), call.kwargs.get("alpha", 1)
-    if alpha == 1:
-        return value
-    if isinstance(value, Signal):
-        return call.draw.multiply("mul", value, call.of(alpha), value.shape)
-    return value._replace(value=None, span=None) if is_constant(value) else value
 
 
 def _adds(call: Call) -> list[Value]:
@@ -199,7 +189,7 @@ def _multiply(call: Call) -> Value:
 
 def _subtract(call: Call) -> Value:
     first, second = (1, 0) if call.name == "aten::rsub" else (0, 1)
-    a, b = call.of(call.args[first]), _scaled(call, second)
+    a, b = call.of(call.args[first]), scaled(call, second)
     return call.draw.subtract(call.what, a, b, call.shape)
 
 

@@ -268,11 +268,7 @@ class Products(Joins):
                 return View(tuple(axes), view.fixed)
 
             found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
-        a, b = values
-        if not isinstance(a, Made) or not isinstance(b, Made) or not (a.parts and b.parts):
-            return joined(shape, found)
-        is_known = shape is not None and a.shape is not None and b.shape is not None
-        recipe = factors_of((a, b), (labels[0], labels[1]), out) if is_known else None
+        recipe = None if shape is None else factors_of(values, labels, out)
         return joined(shape, found)._replace(recipe=recipe)
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
