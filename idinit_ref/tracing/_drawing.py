@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from ._axes import View
 from ._functions import Fact
@@ -122,11 +123,7 @@ class Drawing(Loops):
     def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a sum of two values, entry by entry."""
         if isinstance(a, Signal) and isinstance(b, Signal):
-            one, other = (self.selections.get(signal.node) for signal in (a, b))
-            if one and other and one.is_like(other):  # the same entries of a sum
-                whole = self._add(name, one.table, other.table, one.table.shape)
-                return self.select(name, whole, one.places, one.shape, one.kept)
-            return self._add(name, a, b, shape)
+            return self._combined(name, a, b, shape, "add")
         if isinstance(a, Made):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
@@ -145,8 +142,23 @@ class Drawing(Loops):
         return self.sum_of(name, (a, b), shape, "added to")
 
     def subtract(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
-        """Draw a difference of two values, entry by entry."""
+        """Draw a difference of two values, entry by entry.
+
+        Of two signals it is a sum, unless :func:`distances` says otherwise.
+        """
+        if isinstance(a, Signal) and isinstance(b, Signal):
+            return self._combined(name, a, b, shape, "sub")
         return self.sum_of(name, (a, b), shape, "subtracted with")
+
+    def _combined(
+        self, name: str, a: Signal, b: Signal, shape: Shape | None, word: Literal["add", "sub"]
+    ) -> Value:
+        """Draw a sum or a difference of two signals; of the same entries of both, these of it."""
+        one, other = (self.selections.get(signal.node) for signal in (a, b))
+        if one and other and one.is_like(other):
+            whole = self._add(name, one.table, other.table, one.table.shape, word)
+            return self.select(name, whole, one.places, one.shape, one.kept)
+        return self._add(name, a, b, shape, word)
 
     def _shifts_statistics(self, signal: Signal, made: Made) -> bool:
         """Whether a signal is made of a norm's statistics, fewer than the entries of its offset.
@@ -221,7 +233,14 @@ class Drawing(Loops):
             return out._replace(is_direct=signals[0].is_direct)
         return out
 
-    def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
+    def _add(
+        self,
+        name: str,
+        a: Signal,
+        b: Signal,
+        shape: Shape | None,
+        word: Literal["add", "sub"] = "add",
+    ) -> Signal:
         for signal, bias in ((a, b), (b, a)):
             is_each = bias.chosen and signal.shape == shape and _is_stacked(signal)
             if (
@@ -238,6 +257,8 @@ class Drawing(Loops):
         else:
             a.spend()
             b.spend()
+        for own, rest in ((a, b), (b, a)):
+            self._interpolate(own.node, rest.node)
         inputs = [a.narrow or a.node, b.narrow or b.node]
         wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
@@ -255,12 +276,30 @@ class Drawing(Loops):
         units = merged(
             unit for one in (a, b) for unit in self.follow(node, one, spread_to(one.shape, shape))
         )
+        if word == "sub":
+            self._differences[node] = units
         is_direct = a.is_direct and b.is_direct
         out = Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
-        given = [self._near_zero(one, shape) for one in (a, b)]
-        if len({name for term in given for name in getattr(term, "slopes", (0, 1))}) == 1:
-            self.expand(out, "add", (a, b))  # of one signal: no skip, to which a branch is added
+        if self.is_function((a, b), shape):
+            self.expand(out, word, (a, b))
         return out
+
+    def _interpolate(self, term: str, part: str) -> None:
+        """Make a gated difference no add if it is added to one of its terms: a + g (b - a).
+
+        That is g b + (1 - g) a, where the gate g, computed by weights, is on the skip, too.
+        """
+        stack, seen, is_gated = [part], set[str](), False
+        while stack and self._differences:
+            node = self.nodes[self._place[stack.pop()]]
+            if node.name in self._differences and term in node.inputs and is_gated:
+                self._differences.pop(node.name)
+                self.nodes[self._place[node.name]] = replace(node, kind="other")
+            elif node.does in ("product", "scale"):
+                gates = [name for name in node.inputs if self._after[name][0] >= 0]
+                is_gated |= len(gates) > 1
+                stack += {*node.inputs} - seen
+                seen.update(node.inputs)
 
     def scatter_add(
         self,

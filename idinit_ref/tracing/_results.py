@@ -331,6 +331,16 @@ class Results(Tables):
             self._make_function(out, tuple(found.slopes), "product" if True in flat else "map")
         self._at_zero[out.node] = found
 
+    def is_function(self, terms: Sequence[Signal], shape: Shape | None) -> bool:
+        """Whether a sum is no skip and a branch that is added to it, but a function of signals.
+
+        Such is a sum of functions of one signal, or of functions none of which is zero at zero.
+        """
+        near = [self._near_zero(term, shape) for term in terms]
+        known = [term for term in near if isinstance(term, AtZero)]
+        names = {name for term in known for name in term.slopes}
+        return len(known) == len(near) and (len(names) == 1 or all(term.value for term in known))
+
     def _make_function(
         self, out: Signal, of: tuple[str, ...], does: Literal["map", "product"]
     ) -> None:
