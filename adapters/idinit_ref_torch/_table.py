@@ -14,10 +14,11 @@ from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, 
 
 from . import _moves
 from ._call import Call, axis_of, other, result, scaled
+from ._fresh import FRESH, fresh
 from ._memory import is_floating, shape_of
 from ._words import WORDS, names_in
 
-__all__ = ["ATTENTIONS", "FRESH", "ZEROS", "Call", "draw_call"]
+__all__ = ["ATTENTIONS", "draw_call"]
 
 
 Handler = Callable[[Call], "Value | Sequence[Value]"]
@@ -58,14 +59,6 @@ def _known(call: Call) -> Value:
     if word == "norm" and isinstance(first := call.of(call.args[0]), Made) and first.parts:
         return call.draw.entrywise(call.what, call.values, call.shape, call.floating, "", word)
     return other(call, call.what) if word is None else result(call, word)
-
-
-def _fresh(call: Call) -> list[Value]:
-    value: float | None = 0 if call.name in ZEROS else 1 if "ones" in call.what else None
-    if call.name in _FILLS:
-        filling = call.of(call.args[_FILLS[call.name]])
-        value = filling.value if is_constant(filling) else None
-    return [call.draw.constant(shape_of(tensor), value=value) for tensor in call.results]
 
 
 # Products ---------------------------------------------------------------------------------------
@@ -191,6 +184,13 @@ def _subtract(call: Call) -> Value:
     first, second = (1, 0) if call.name == "aten::rsub" else (0, 1)
     a, b = call.of(call.args[first]), scaled(call, second)
     return call.draw.subtract(call.what, a, b, call.shape)
+
+
+def _between(call: Call) -> Value:
+    """Draw an interpolation, as it is computed: a + w (b - a)."""
+    (a, b, by), draw, shape = map(call.of, call.args[:3]), call.draw, call.shape
+    step = draw.multiply("mul", draw.subtract("sub", b, a, shape), by, shape)
+    return draw.add("add", a, step, shape)
 
 
 def _scale(call: Call) -> Value:
@@ -336,24 +336,6 @@ _SUMS = {
 ATTENTIONS = {"flex_attention", "flex_attention_backward"}
 """The known operations that take functions as arguments."""
 
-
-FRESH = names_in(
-    (
-        "zeros empty zeros_like ones_like full_like empty_like rand_like randn_like randint_like",
-        "ones full scalar_tensor zero fill new_zeros new_ones new_full new_empty new_empty_strided",
-        "normal uniform random bernoulli exponential cauchy geometric log_normal",
-    )
-)
-"""Operations that use only the shape, dtype or device of their arguments."""
-
-ZEROS = names_in(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
-"""Operations that return zeros, or memory that is written later."""
-
-_FILLS = {"aten::scalar_tensor": 0} | {
-    name: 2 if "new" in name else 1 for name in names_in(("full full_like new_full fill",))
-}
-"""The position of the number that fills a tensor."""
-
 _BOUNDS = ("min", "max")
 _SOURCES = {
     name: place
@@ -368,7 +350,7 @@ _SOURCES = {
 
 _PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 MOVES: dict[str, Handler] = {
-    **dict.fromkeys(FRESH, _fresh),
+    **dict.fromkeys(FRESH, fresh),
     **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze"),
     **_aten(_moves.transpose, "t transpose permute numpy_T mT swapaxes"),
     **_aten(_moves.crop, "slice"),
@@ -409,6 +391,7 @@ TABLE: dict[str, Handler] = {
     **_aten(_add_product, "addcmul addcdiv"),
     **_aten(_multiply, "mul"),
     **_aten(_subtract, "sub rsub"),
+    **_aten(_between, "lerp"),
     **_aten(_scale, "div neg"),
     **_aten(_clamp, "clamp"),
     **_aten(_bounded, "hardtanh threshold"),

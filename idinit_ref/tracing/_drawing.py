@@ -147,22 +147,9 @@ class Drawing(Loops):
         Of two signals it is a sum, unless one is a function of the other, as a mean is, or
         :func:`distances` says otherwise.
         """
-        if isinstance(a, Signal) and isinstance(b, Signal) and not self._is_of_one(a, b):
+        if isinstance(a, Signal) and isinstance(b, Signal) and not self.is_of_one(a, b):
             return self._combined(name, a, b, shape, "sub")
         return self.sum_of(name, (a, b), shape, "subtracted with")
-
-    def _is_of_one(self, a: Signal, b: Signal) -> bool:
-        """Whether one of two signals is computed from the other alone, over no weight."""
-        first, last = sorted((self._place[a.node], self._place[b.node]))
-        seen, stack = {first, last}, [last] if first < last else []
-        while stack:
-            node = self.nodes[stack.pop()]
-            new = {self._place[name] for name in node.inputs} - seen
-            if node.kind == "weight" or not node.inputs or min(new, default=first) < first:
-                return False
-            seen |= new
-            stack += new
-        return True
 
     def _combined(
         self, name: str, a: Signal, b: Signal, shape: Shape | None, word: Literal["add", "sub"]

@@ -14,7 +14,7 @@ from ._recipes import factors_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
-from ._units import Places, merged, placed, spread_to
+from ._units import left_by, merged, placed, spread_to, summed_by
 from ._values import (
     Data,
     Fold,
@@ -131,7 +131,7 @@ class Products(Joins):
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
         places = [inputs.index(signal.node) for signal in signals]
         makers = [track.operation for track in _kernel(signals, labels, out).fresh]
-        ways = [_summed_by(own, out) for own in labels]
+        ways = [summed_by(own, out) for own in labels]
         kept = {
             place
             for signal, place, way in zip(signals, places, ways, strict=True)
@@ -179,7 +179,7 @@ class Products(Joins):
         if not isinstance(found, Signal):
             return found
         pairs = zip(of.values, of.labels, strict=True)
-        ways = [(v, _summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
+        ways = [(v, summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
         return self.moved(found, ways)
 
     def _dense(
@@ -366,7 +366,7 @@ class Products(Joins):
                 return found
         out = self.result(name, [value], shape, word="sum")
         if isinstance(out, Signal) and signal is not None:
-            places = _left(len(signal.shape or ()), axes, shape)
+            places = left_by(len(signal.shape or ()), axes, shape)
             return self.moved(out, [(signal, places)])
         return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
 
@@ -404,19 +404,6 @@ class Products(Joins):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
-
-
-def _summed_by(own: Labels, out: Labels) -> Places:
-    """Return where a product puts the axes of an operand, by their labels."""
-    to = list(out)
-    return {axis: (to.index(label),) if label in to else () for axis, label in enumerate(own)}
-
-
-def _left(rank: int, axes: Sequence[int], shape: Shape | None) -> Places:
-    """Return where a sum along axes leaves the other axes."""
-    is_kept = shape is not None and len(shape) == rank  # the summed axes stay, with size 1
-    left = [axis for axis in range(rank) if is_kept or axis not in axes]
-    return {axis: () if axis in axes else (left.index(axis),) for axis in range(rank)}
 
 
 def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:

@@ -240,6 +240,20 @@ def test_a_gate_between_two_states_is_on_the_skip_too(framework, start):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("by", ["a number", "a gate"])
+def test_an_interpolation_of_pytorch(by):
+    """By a number it is a difference with the skip; by a gate it is a highway."""
+
+    def function(np_, p, x):
+        return torch.lerp(x, f(np_, p, x), 0.25 if by == "a number" else (x @ p["c"]).sigmoid())
+
+    if by == "a number":
+        found = judged(in_torch, function, {k: SIZES[k] for k in "ab"}, X, 0.75 * X)
+        assert found == {"a": "transit", "b": "zero"}
+    else:
+        assert roles_of(in_torch, function) == dict.fromkeys("abc", "transit")
+
+
 class DnCNN(nn.Module):
     """Zhang et al. 2017: the network predicts the noise."""
 
