@@ -21,6 +21,7 @@ from torch import nn
 
 import idinit_ref_torch as irt
 from adapters.test_spellings import FRAMEWORKS, JAX, KERAS, TORCH, X, in_jax, in_torch, judged
+from adapters.test_tensorflow_vanishing import READERS
 from idinit_ref.roles.decide import decide
 
 pytestmark = pytest.mark.skipif(
@@ -288,3 +289,15 @@ def test_an_autoencoder_in_training_reconstructs():
 
     found = decide(irt.trace(Loss(), torch.randn(2, 3, 8, 8))).roles
     assert "zero" not in found.values()
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("is_loss", [False, True])
+def test_both_readers_of_keras_read_differences(reader, is_loss):
+    x = keras.Input(batch_shape=(3, 8))
+    dense = [keras.layers.Dense(8, name=name) for name in "ab"]
+    y = keras.layers.Subtract()([x, dense[1](keras.ops.tanh(dense[0](x)))])
+    y = keras.ops.mean(y * y, axis=-1) if is_loss else y
+    roles = decide(READERS[reader](keras.Model(x, y))).roles
+    last = next(role for name, role in roles.items() if "b/kernel" in name)
+    assert last == ("transit" if is_loss else "zero")
