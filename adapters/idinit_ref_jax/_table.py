@@ -47,7 +47,7 @@ SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 REDUCES = {
     **{f"{kind}_{what}": "pool" for kind in ("reduce", "reduce_window") for what in
        ("max", "min", "sum")}, "reduce_and": "", "reduce_or": "", "reduce_xor": "",
-    **{f"scatter-{what}": "scatter" for what in ("add", "sub", "max", "min")},
+    **{f"scatter-{what}": "scatter" for what in ("add", "max", "min")},
     "scatter-mul": "select", "argmax": "", "argmin": "", "reduce": "reduce",
     "reduce_window": "reduce", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
     "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
@@ -252,7 +252,7 @@ def _pad(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 
 def _scatter_add(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
-    """Draw a scatter-add; with one update of the operand's shape it is a sum."""
+    """Draw a sum or difference at some places; with an update of the operand's shape of all."""
     whole, _, update = given
     window = eqn.params["dimension_numbers"].update_window_dims
     shape = shape_of(eqn.invars[0])
@@ -398,6 +398,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(("integer_pow", "pow", "clamp", "select_n"), _function),
     **dict.fromkeys(("div", "neg"), _scale),
     "scatter-add": _scatter_add,
+    "scatter-sub": _scatter_add,
     "pad": _pad,
     "dot_general": _dot,
     "ragged_dot_general": _dot,

@@ -36,7 +36,7 @@ _SAME |= {"ActivityRegularization"}
 _DOING = {"Divide": "divided by", "TrueDivide": "divided by", "Where": "masked by"}
 _KNOWN = {
     "Absolute", "Argmax", "Argmin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
-    "Max", "MaxPooling1D", "MaxPooling2D", "Mean", "Min", "Prod", "Softmax", "Std", "Var",
+    "Max", "MaxPooling1D", "MaxPooling2D", "Min", "Prod", "Softmax", "Std", "Var",
 }  # fmt: skip
 
 _OFFSETS = {"LayerNorm": 2, "BatchNorm": 3}  # the position of a norm's offset among its arguments
@@ -297,6 +297,7 @@ TABLE: dict[str, Handler] = {
     "Multiply": _multiply,
     **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
     "Sum": _sum,
+    "Mean": _sum,
     **dict.fromkeys(("OneHot", "CategoryEncoding"), _one_hot),
     **dict.fromkeys(("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"), _product),
     **dict.fromkeys(("Conv", "DepthwiseConv"), _convolution),

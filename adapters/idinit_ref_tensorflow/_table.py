@@ -40,14 +40,13 @@ ENTRYWISE = {
 }  # fmt: skip
 KNOWN = {
     "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
-    "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Mean", "Min",
+    "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Min",
     "Prod", "Softmax", "TopKV2",
 }  # fmt: skip
 """Operations known only by their plain name (`_words.py`): ENTRYWISE act on each entry."""
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
-_SCATTERS = {f"TensorScatter{what}" for what in ("Add", "Max", "Min", "Sub", "Update")}
-_SCATTERS |= {"TensorListSetItem"}
+_EXTREMES = ("TensorScatterMax", "TensorScatterMin", "TensorListSetItem")
 _ZEROS = ("ZerosLike", "TensorListReserve", "EmptyTensorList")
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
 _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
@@ -135,7 +134,7 @@ def _write_slice(
 def _scatter(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw a write at indices of the first axes."""
     whole, _, part = inputs
-    places, is_sum = _indices(draw, op, inputs), op.type == "TensorScatterAdd"
+    places, is_sum = _indices(draw, op, inputs), op.type != "TensorScatterUpdate"
     if is_sum and isinstance(part, Signal):
         return draw.scatter_add(name, whole, part, [places], shape)
     if not is_constant(places) or is_sum:
@@ -332,11 +331,12 @@ TABLE: dict[str, _Draw] = {
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
-    **dict.fromkeys(_SCATTERS, _function),
-    **dict.fromkeys(("TensorScatterUpdate", "TensorScatterAdd"), _scatter),
+    **dict.fromkeys(_EXTREMES, _function),
+    **{f"TensorScatter{what}": _scatter for what in ("Update", "Add", "Sub")},
     **dict.fromkeys(("Const", "Fill", *_ZEROS), _constant),
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
+    "Mean": _sum,
     "OneHot": _one_hot,
     **dict.fromkeys(_MATMULS, _matmul),
     "Einsum": _einsum,

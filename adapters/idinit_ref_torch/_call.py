@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from idinit_ref.tracing import Signal, Value
+from idinit_ref.tracing import Signal, Value, is_constant
 
 from ._drawing import ModuleDrawing
 from ._memory import Memory, is_floating, shape_of
 
-__all__ = ["Call", "axis_of", "other", "result"]
+__all__ = ["Call", "axis_of", "other", "result", "scaled"]
 
 
 @dataclass
@@ -84,6 +84,16 @@ def result(call: Call, word: str = "", first: Sequence[Value] = ()) -> Value:
     """
     values = [*first, *(v for v in call.values if all(v is not one for one in first))]
     return call.draw.result(call.what, values, call.shape, call.floating, word)
+
+
+def scaled(call: Call, at: int) -> Value:
+    """Return an operand, times the number `alpha` of a sum if there is one."""
+    value, alpha = call.of(call.args[at]), call.kwargs.get("alpha", 1)
+    if alpha == 1:
+        return value
+    if isinstance(value, Signal):
+        return call.draw.multiply("mul", value, call.of(alpha), value.shape)
+    return value._replace(value=None, span=None) if is_constant(value) else value
 
 
 def other(call: Call, word: str = "") -> Value:

@@ -17,11 +17,13 @@ from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Data, Value, is_constant
 
+from ._call import Call
 from ._constants import Constants
 from ._drawing import ModuleDrawing
+from ._fresh import FRESH
 from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of
 from ._sharded import is_sharded
-from ._table import ATTENTIONS, FRESH, Call, draw_call
+from ._table import ATTENTIONS, draw_call
 
 __all__ = ["Recorder"]
 

@@ -13,11 +13,12 @@ from idinit_ref.core.layout import SPATIAL
 from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, power
 
 from . import _moves
-from ._call import Call, axis_of, other, result
+from ._call import Call, axis_of, other, result, scaled
+from ._fresh import FRESH, fresh
 from ._memory import is_floating, shape_of
 from ._words import WORDS, names_in
 
-__all__ = ["ATTENTIONS", "FRESH", "ZEROS", "Call", "draw_call"]
+__all__ = ["ATTENTIONS", "draw_call"]
 
 
 Handler = Callable[[Call], "Value | Sequence[Value]"]
@@ -58,14 +59,6 @@ def _known(call: Call) -> Value:
     if word == "norm" and isinstance(first := call.of(call.args[0]), Made) and first.parts:
         return call.draw.entrywise(call.what, call.values, call.shape, call.floating, "", word)
     return other(call, call.what) if word is None else result(call, word)
-
-
-def _fresh(call: Call) -> list[Value]:
-    value: float | None = 0 if call.name in ZEROS else 1 if "ones" in call.what else None
-    if call.name in _FILLS:
-        filling = call.of(call.args[_FILLS[call.name]])
-        value = filling.value if is_constant(filling) else None
-    return [call.draw.constant(shape_of(tensor), value=value) for tensor in call.results]
 
 
 # Products ---------------------------------------------------------------------------------------
@@ -157,18 +150,8 @@ def _convolution(call: Call) -> Value:
 
 
 def _add(call: Call) -> Value:
-    a, b = call.of(call.args[0]), _scaled(call, 1)
+    a, b = call.of(call.args[0]), scaled(call, 1)
     return call.draw.add("add", a, b, call.shape)
-
-
-def _scaled(call: Call, at: int) -> Value:
-    """Return an operand, times the number `alpha` of a sum if there is one."""
-    value, alpha = call.of(call.args[at]), call.kwargs.get("alpha", 1)
-    if alpha == 1:
-        return value
-    if isinstance(value, Signal):
-        return call.draw.multiply("mul", value, call.of(alpha), value.shape)
-    return value._replace(value=None, span=None) if is_constant(value) else value
 
 
 def _adds(call: Call) -> list[Value]:
@@ -199,8 +182,15 @@ def _multiply(call: Call) -> Value:
 
 def _subtract(call: Call) -> Value:
     first, second = (1, 0) if call.name == "aten::rsub" else (0, 1)
-    a, b = call.of(call.args[first]), _scaled(call, second)
+    a, b = call.of(call.args[first]), scaled(call, second)
     return call.draw.subtract(call.what, a, b, call.shape)
+
+
+def _between(call: Call) -> Value:
+    """Draw an interpolation, as it is computed: a + w (b - a)."""
+    (a, b, by), draw, shape = map(call.of, call.args[:3]), call.draw, call.shape
+    step = draw.multiply("mul", draw.subtract("sub", b, a, shape), by, shape)
+    return draw.add("add", a, step, shape)
 
 
 def _scale(call: Call) -> Value:
@@ -346,24 +336,6 @@ _SUMS = {
 ATTENTIONS = {"flex_attention", "flex_attention_backward"}
 """The known operations that take functions as arguments."""
 
-
-FRESH = names_in(
-    (
-        "zeros empty zeros_like ones_like full_like empty_like rand_like randn_like randint_like",
-        "ones full scalar_tensor zero fill new_zeros new_ones new_full new_empty new_empty_strided",
-        "normal uniform random bernoulli exponential cauchy geometric log_normal",
-    )
-)
-"""Operations that use only the shape, dtype or device of their arguments."""
-
-ZEROS = names_in(("zeros zeros_like new_zeros zero empty empty_like new_empty",))
-"""Operations that return zeros, or memory that is written later."""
-
-_FILLS = {"aten::scalar_tensor": 0} | {
-    name: 2 if "new" in name else 1 for name in names_in(("full full_like new_full fill",))
-}
-"""The position of the number that fills a tensor."""
-
 _BOUNDS = ("min", "max")
 _SOURCES = {
     name: place
@@ -378,7 +350,7 @@ _SOURCES = {
 
 _PADS = " ".join(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))
 MOVES: dict[str, Handler] = {
-    **dict.fromkeys(FRESH, _fresh),
+    **dict.fromkeys(FRESH, fresh),
     **_aten(_moves.reshape, "view _unsafe_view _reshape_alias reshape unsqueeze squeeze"),
     **_aten(_moves.transpose, "t transpose permute numpy_T mT swapaxes"),
     **_aten(_moves.crop, "slice"),
@@ -419,6 +391,7 @@ TABLE: dict[str, Handler] = {
     **_aten(_add_product, "addcmul addcdiv"),
     **_aten(_multiply, "mul"),
     **_aten(_subtract, "sub rsub"),
+    **_aten(_between, "lerp"),
     **_aten(_scale, "div neg"),
     **_aten(_clamp, "clamp"),
     **_aten(_bounded, "hardtanh threshold"),

@@ -67,7 +67,7 @@ class Node:
         "input" is the start of a signal: a floating input of the model, or a floating tensor that
         is computed from none (an embedding). "weight" is a dense layer or a convolution; its
         `inputs` are only its data, and the parameters of its weight are its `weights`. "add" adds
-        its two inputs elementwise.
+        its two inputs elementwise; a difference is one, too, unless it is a loss or a distance.
     inputs : tuple of str
         The names of the nodes from which it is computed.
     shape : tuple of int, optional

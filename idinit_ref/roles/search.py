@@ -173,11 +173,16 @@ class _Search:
         flow = self.flow
         zero = flow.alike(self.claims)
         void = find_void(flow, zero)
-        for at in [at for at in self.claims if all(void[to] for to in flow.args[at])]:
-            own = flow.alike([at])
-            others = void if own == {at} else find_void(flow, zero - own)
-            if all(others[to] for to in flow.args[at]):
-                del self.claims[at]
+        idle: dict[tuple[str, ...], list[int]] = {}  # by weights: their operations on zeros
+        for at in self.claims:
+            if all(void[to] for to in flow.args[at]):
+                idle.setdefault(flow.nodes[at].weights, []).append(at)
+        for operations in idle.values():
+            own = flow.alike(operations[:1])
+            others = void if len(own) == 1 else find_void(flow, zero - own)
+            for at in operations:
+                if all(others[to] for to in flow.args[at]):
+                    del self.claims[at]
 
     def name(self, node: int) -> str:
         """Return the name of a node."""

@@ -218,7 +218,7 @@ def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
     A norm that is written out is computed from the result alone, with a square root.
     """
     alone: dict[str, bool] = {node.name: False}  # nodes computed from the result alone: normed?
-    order, last = [node], dict[str, None]()
+    order, adds, last = [node], dict[str, Node](), dict[str, None]()
     stack = [node.name]
     while stack and len(alone) < _REACH:
         for user in users.get(stack.pop(), ()):
@@ -229,10 +229,12 @@ def _normed(node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
                 order.append(user)
                 stack.append(user.name)
             elif user.kind == "add":
-                ends = [name for name in user.inputs if name in alone]
-                if not all(alone[name] for name in ends):
-                    return []
-                last |= dict.fromkeys(ends)
+                adds[user.name] = user
+    for add in (add for name, add in adds.items() if name not in alone):
+        ends = [name for name in add.inputs if name in alone]
+        if not all(alone[name] for name in ends):
+            return []
+        last |= dict.fromkeys(ends)
     first = (at for at in order if not alone[at.name] and at.does == "scale")
     before = [at.name for at in first if last and _is_passed(at, order, last)]
     return [*before, *(name for name in alone if alone[name])] if last else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from ._axes import View
 from ._functions import Fact
 from ._joins import At
 from ._labels import Labels
-from ._layers import Layers
+from ._loops import Loops
 from ._places import Runs
 from ._recipes import steps_of, terms_of
 from ._units import merged, spread_to
@@ -24,14 +25,13 @@ from ._values import (
     Track,
     Value,
     entries_of,
-    joined,
     span_of,
 )
 
 __all__ = ["Drawing"]
 
 
-class Drawing(Layers):
+class Drawing(Loops):
     """The graph of a computation under construction, from names, shapes and axis numbers.
 
     Examples
@@ -123,11 +123,7 @@ class Drawing(Layers):
     def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a sum of two values, entry by entry."""
         if isinstance(a, Signal) and isinstance(b, Signal):
-            one, other = (self.selections.get(signal.node) for signal in (a, b))
-            if one and other and one.is_like(other):  # the same entries of a sum
-                whole = self._add(name, one.table, other.table, one.table.shape)
-                return self.select(name, whole, one.places, one.shape, one.kept)
-            return self._add(name, a, b, shape)
+            return self._combined(name, a, b, shape, "add")
         if isinstance(a, Made):
             a, b = b, a
         if not isinstance(a, Signal) or not isinstance(b, Made):
@@ -146,8 +142,24 @@ class Drawing(Layers):
         return self.sum_of(name, (a, b), shape, "added to")
 
     def subtract(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
-        """Draw a difference of two values, entry by entry."""
+        """Draw a difference of two values, entry by entry.
+
+        Of two signals it is a sum, unless one is a function of the other, as a mean is, or
+        :func:`distances` says otherwise.
+        """
+        if isinstance(a, Signal) and isinstance(b, Signal) and not self.is_of_one(a, b):
+            return self._combined(name, a, b, shape, "sub")
         return self.sum_of(name, (a, b), shape, "subtracted with")
+
+    def _combined(
+        self, name: str, a: Signal, b: Signal, shape: Shape | None, word: Literal["add", "sub"]
+    ) -> Value:
+        """Draw a sum or a difference of two signals; of the same entries of both, these of it."""
+        one, other = (self.selections.get(signal.node) for signal in (a, b))
+        if one and other and one.is_like(other):
+            whole = self._add(name, one.table, other.table, one.table.shape, word)
+            return self.select(name, whole, one.places, one.shape, one.kept)
+        return self._add(name, a, b, shape, word)
 
     def _shifts_statistics(self, signal: Signal, made: Made) -> bool:
         """Whether a signal is made of a norm's statistics, fewer than the entries of its offset.
@@ -222,7 +234,14 @@ class Drawing(Layers):
             return out._replace(is_direct=signals[0].is_direct)
         return out
 
-    def _add(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Signal:
+    def _add(
+        self,
+        name: str,
+        a: Signal,
+        b: Signal,
+        shape: Shape | None,
+        word: Literal["add", "sub"] = "add",
+    ) -> Signal:
         for signal, bias in ((a, b), (b, a)):
             is_each = bias.chosen and signal.shape == shape and _is_stacked(signal)
             if (
@@ -239,6 +258,8 @@ class Drawing(Layers):
         else:
             a.spend()
             b.spend()
+        for own, rest in ((a, b), (b, a)):
+            self._interpolate(own.node, rest.node)
         inputs = [a.narrow or a.node, b.narrow or b.node]
         wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
@@ -256,12 +277,30 @@ class Drawing(Layers):
         units = merged(
             unit for one in (a, b) for unit in self.follow(node, one, spread_to(one.shape, shape))
         )
+        if word == "sub":
+            self._differences[node] = units
         is_direct = a.is_direct and b.is_direct
         out = Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
-        given = [self._near_zero(one, shape) for one in (a, b)]
-        if len({name for term in given for name in getattr(term, "slopes", (0, 1))}) == 1:
-            self.expand(out, "add", (a, b))  # of one signal: no skip, to which a branch is added
+        if self.is_function((a, b), shape):
+            self.expand(out, word, (a, b))
         return out
+
+    def _interpolate(self, term: str, part: str) -> None:
+        """Make a gated difference no add if it is added to one of its terms: a + g (b - a).
+
+        That is g b + (1 - g) a, where the gate g, computed by weights, is on the skip, too.
+        """
+        stack, seen, is_gated = [part], set[str](), False
+        while stack and self._differences:
+            node = self.nodes[self._place[stack.pop()]]
+            if node.name in self._differences and term in node.inputs and is_gated:
+                self._differences.pop(node.name)
+                self.nodes[self._place[node.name]] = replace(node, kind="other")
+            elif node.does in ("product", "scale"):
+                gates = [name for name in node.inputs if self._after[name][0] >= 0]
+                is_gated |= len(gates) > 1
+                stack += {*node.inputs} - seen
+                seen.update(node.inputs)
 
     def scatter_add(
         self,
@@ -353,116 +392,8 @@ class Drawing(Layers):
             self._stops.add(out.node)
         return out
 
-    # Branches and loops ---------------------------------------------------------------------
 
-    def either(
-        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
-    ) -> Value:
-        """Draw a choice between values; equal values need no node."""
-        if all(value == values[0] for value in values):
-            return values[0]
-        return self.result(name, values, shape, floating, Fact("select", "sum"))
-
-    def loop(
-        self,
-        name: str,
-        carry: Sequence[Value],
-        shapes: Sequence[Shape | None],
-        turn: Callable[[list[Value]], list[Value]],
-        most: int | None = None,
-        fixed: Sequence[Value] = (),
-    ) -> list[list[Value]]:
-        """Draw the first turns of a loop, one after the other, and return the results of each.
-
-        A further turn is drawn while it brings something new: a state depends on more states, or
-        zeros have become a signal. So the last turn stands for all that follow. `turn` draws the
-        body, given the values of the states, and returns their next values and any further
-        results; `most` is the number of turns, if it is known, and `fixed` are values that every
-        turn reads. Another constant that becomes a signal is one from the start, and one that a
-        turn changes is unknown.
-        """
-        states: list[Value | Literal["signal"]] = list(carry)
-        while True:
-            mark, start = self.mark(), len(self.nodes)
-            pairs = zip(states, shapes, strict=True)
-            given = [self._entering(name, state, shape) for state, shape in pairs]
-            out = turn(given)
-            new = [_carried(old, value) for old, value in zip(states, out, strict=False)]
-            if new == states:
-                break
-            self.back_to(mark)
-            states = new
-        turns = [out]
-        seen = [isinstance(value, Signal) << at for at, value in enumerate(given)]
-        while len(turns) < min(_TURNS, _TURNS if most is None else most):
-            found = self._dependence(given, seen, out, start, fixed)
-            if not any(bits & ~old for bits, old in zip(found, seen, strict=True)):
-                break
-            seen = [bits | old for bits, old in zip(found, seen, strict=True)]
-            given = [_again(*pair) for pair in zip(given, out, strict=False)]
-            start = len(self.nodes)
-            out = turn(given)
-            turns.append(out)
-        return turns
-
-    def _entering(self, name: str, state: Value | Literal["signal"], shape: Shape | None) -> Value:
-        """Return a state before the first turn."""
-        if isinstance(state, str):
-            return self.start(name, shape)
-        return _again(state, state)
-
-    def _dependence(
-        self,
-        given: Sequence[Value],
-        bits: Sequence[int],
-        out: Sequence[Value],
-        start: int,
-        fixed: Sequence[Value],
-    ) -> list[int]:
-        """Return for each state after a turn the states on which it depends, as bits.
-
-        `bits` are those of the states before it; the highest bit stands for any other signal.
-        """
-        known: dict[str, int] = {}
-        other = 1 << len(given)
-        for value, own in (*zip(given, bits, strict=True), *((value, other) for value in fixed)):
-            if isinstance(value, Signal):
-                known[value.node] = known.get(value.node, 0) | own
-        for node in self.nodes[start:]:
-            found = known.get(node.name, other if node.kind == "input" else 0)
-            for to in node.inputs:
-                found |= known.get(to, other)
-            known[node.name] = found
-        return [
-            1 << at | known.get(value.node, other) if isinstance(value, Signal) else 0
-            for at, value in enumerate(out[: len(given)])
-        ]
-
-
-_TURNS = 8  # the most turns of a loop that are drawn
 _ADDED = Part("", None, added=True)  # stands for a constant term
-
-
-def _again(old: Value, new: Value) -> Value:
-    """Return a state before a turn, given it before and after the last one."""
-    if isinstance(new, Signal):
-        new.spend()
-        return Signal(new.node, new.shape, units=new.units)
-    return new if isinstance(old, Signal) else old
-
-
-def _carried(old: Value | Literal["signal"], new: Value) -> Value | Literal["signal"]:
-    """Return a state's value before every turn of a loop whose first one turns `old` into `new`."""
-    if isinstance(old, (str, Signal)):
-        return old
-    if isinstance(new, Signal):
-        return old if isinstance(old, Made) and old.zero else "signal"
-    if isinstance(old, Data) or isinstance(new, Data):
-        return Data(old.shape)
-    names = {part.name for part in old.parts}
-    if any(part.name not in names for part in new.parts):
-        return joined(old.shape, [old, new]).lost(old.shape)
-    return old if old.zero and new.zero else Made(old.shape, old.parts, rooted=old.rooted)
 
 
 def _offset(values: Sequence[Value], doing: str) -> float:

@@ -11,6 +11,7 @@ from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
 from ._axes import View
 from ._parameter import Parameter, Seen, node_of
+from ._struck import distances, struck
 from ._units import Places, Unit, merged, placed
 from ._values import Made, Operation, Shape, Signal, Value, names_of
 
@@ -78,6 +79,7 @@ class Nodes:
         self._learned: set[str] = set()  # nodes computed from learned tables alone
         self._late: set[str] = set()  # tables that were met as data after that
         self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
+        self._differences: dict[str, tuple[Unit, ...]] = {}  # the units of each
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
@@ -331,37 +333,19 @@ class Nodes:
         for _, operation, _ in self._weights:
             operation.cuts = {name: cut for name, cut in operation.cuts.items() if name in read}
 
+    def _part_distances(self, outputs: Collection[str]) -> None:
+        """Make differences that are losses or distances no adds: they have no skip."""
+        own = {name: units for name, units in self._differences.items() if name in self._place}
+        for name in distances(self.nodes, own, self._ways, outputs):
+            node = self.nodes[self._place[name]]
+            inputs = tuple(dict.fromkeys(node.inputs))
+            self.nodes[self._place[name]] = replace(node, kind="other", inputs=inputs)
+
     def _kept(self, node: str | None) -> str | None:
         """Return a node, or the function in which it was dropped."""
         while node in self._passed and node not in self._place:
             node = self._passed[node]
         return node
-
-    def _with_struck(self, outputs: Collection[str]) -> list[Node]:
-        """Return the nodes, without the factors of products whose units all uses sum away.
-
-        A mean of squares, as in a norm, sums only one use of a product. What no output needs, as
-        the last state of a loop, is no use.
-        """
-        lost: dict[str, set[int]] = {}  # the axes that every use of a node sums
-        needed = set(outputs)
-        nodes = list(self.nodes)
-        for node in reversed(self.nodes):
-            own = lost.setdefault(node.name, set())
-            if outputs and node.name not in needed:
-                continue
-            needed.update(node.inputs)
-            for to in dict.fromkeys(node.inputs):
-                for places in self._ways.get((node.name, to), [{}]):
-                    summed = {axis for axis, at in places.items() if not at or own & set(at)}
-                    lost[to] = lost[to] & summed if to in lost else summed
-        for (name, at), units in self._factors.items():
-            node = nodes[place := self._place[name]]
-            is_lost = bool(units) and all(unit.axes & lost[name] for unit in units)
-            if is_lost and isinstance(node.vanishes, tuple) and at in node.vanishes:
-                rest = tuple(other for other in node.vanishes if other != at)
-                nodes[place] = replace(node, vanishes=rest, sums=tuple(sorted({*node.sums, at})))
-        return nodes
 
     # The graph ------------------------------------------------------------------------------
 
@@ -378,6 +362,7 @@ class Nodes:
         self._find_crops()
         more = [value.node for value in also if isinstance(value, Signal)]
         self._drop_moves({*ends, *more})
+        self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
         shifts = {node.name for node in self.nodes if node.does == "shift"}
         norms = {node.name for node in self.nodes if node.does == "norm"}
@@ -406,7 +391,8 @@ class Nodes:
         for name in self._frozen([*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
-        return Graph([*nodes, *self._with_struck({*ends, *more})], tuple(dict.fromkeys(ends)))
+        drawn = struck(self.nodes, self._factors, self._ways, {*ends, *more})
+        return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.

@@ -14,7 +14,7 @@ from ._recipes import factors_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
-from ._units import Places, merged, placed, spread_to
+from ._units import left_by, merged, placed, spread_to, summed_by
 from ._values import (
     Data,
     Fold,
@@ -131,7 +131,7 @@ class Products(Joins):
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
         places = [inputs.index(signal.node) for signal in signals]
         makers = [track.operation for track in _kernel(signals, labels, out).fresh]
-        ways = [_summed_by(own, out) for own in labels]
+        ways = [summed_by(own, out) for own in labels]
         kept = {
             place
             for signal, place, way in zip(signals, places, ways, strict=True)
@@ -179,7 +179,7 @@ class Products(Joins):
         if not isinstance(found, Signal):
             return found
         pairs = zip(of.values, of.labels, strict=True)
-        ways = [(v, _summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
+        ways = [(v, summed_by(own, of.out)) for v, own in pairs if isinstance(v, Signal)]
         return self.moved(found, ways)
 
     def _dense(
@@ -268,11 +268,7 @@ class Products(Joins):
                 return View(tuple(axes), view.fixed)
 
             found.append(noted.lost(shape) if shape is None else noted.moved(shape, moved))
-        a, b = values
-        if not isinstance(a, Made) or not isinstance(b, Made) or not (a.parts and b.parts):
-            return joined(shape, found)
-        is_known = shape is not None and a.shape is not None and b.shape is not None
-        recipe = factors_of((a, b), (labels[0], labels[1]), out) if is_known else None
+        recipe = None if shape is None else factors_of(values, labels, out)
         return joined(shape, found)._replace(recipe=recipe)
 
     def _batch(self, signal: Signal, rest: Labels, own: Labels, out: Labels) -> None:
@@ -370,7 +366,7 @@ class Products(Joins):
                 return found
         out = self.result(name, [value], shape, word="sum")
         if isinstance(out, Signal) and signal is not None:
-            places = _left(len(signal.shape or ()), axes, shape)
+            places = left_by(len(signal.shape or ()), axes, shape)
             return self.moved(out, [(signal, places)])
         return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
 
@@ -408,19 +404,6 @@ class Products(Joins):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
-
-
-def _summed_by(own: Labels, out: Labels) -> Places:
-    """Return where a product puts the axes of an operand, by their labels."""
-    to = list(out)
-    return {axis: (to.index(label),) if label in to else () for axis, label in enumerate(own)}
-
-
-def _left(rank: int, axes: Sequence[int], shape: Shape | None) -> Places:
-    """Return where a sum along axes leaves the other axes."""
-    is_kept = shape is not None and len(shape) == rank  # the summed axes stay, with size 1
-    left = [axis for axis in range(rank) if is_kept or axis not in axes]
-    return {axis: () if axis in axes else (left.index(axis),) for axis in range(rank)}
 
 
 def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ._axes import Atom, View
 from ._labels import Labels
-from ._values import Factors, Made, Shape, Signal, Terms
+from ._values import Factors, Made, Shape, Signal, Terms, Value
 
 __all__ = ["Step", "factors_of", "steps_of", "terms_of", "thinned"]
 
@@ -22,20 +22,25 @@ class Step(NamedTuple):
     shape: Shape
 
 
-def factors_of(values: tuple[Made, Made], labels: tuple[Labels, Labels], out: Labels) -> Factors:
-    """Return the recipe of a product of two values of parameters.
+def factors_of(values: Sequence[Value], labels: Sequence[Labels], out: Labels) -> Factors | None:
+    """Return the recipe of a product of two values of parameters; None if one is a constant.
 
     Batch axes of size 1, which some frameworks add, are left out.
     """
-    gone = {label for label in _ones(values, labels) if label in out}
+    a, b = values
+    if not isinstance(a, Made) or not isinstance(b, Made) or not a.parts or not b.parts:
+        return None
+    if a.shape is None or b.shape is None:
+        return None
+    gone = {label for label in _ones((a, b), labels) if label in out}
     kept = [label for label in out if label not in gone]
     sizes: dict[Hashable, int] = {}
-    for made, own in zip(values, labels, strict=True):
+    for made, own in zip((a, b), labels, strict=True):
         sizes |= dict(zip(own, made.shape or (), strict=True))
     axes = (() if c in gone else (Atom.of(kept.index(c), sizes[c]),) for c in out)
     both = tuple(tuple(label for label in own if label not in gone) for own in labels)
-    parts = tuple(_thin(made, own, gone) for made, own in zip(values, labels, strict=True))
-    return Factors((parts[0], parts[1]), (both[0], both[1]), tuple(kept), View(tuple(axes)))
+    first, second = (_thin(made, own, gone) for made, own in zip((a, b), labels, strict=True))
+    return Factors((first, second), (both[0], both[1]), tuple(kept), View(tuple(axes)))
 
 
 def thinned(values: tuple[Made, Made], labels: Sequence[Labels]) -> list[Made]:

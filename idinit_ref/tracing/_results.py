@@ -8,13 +8,13 @@ from math import inf, prod
 from typing import Any, Literal, NamedTuple
 
 from ..roles.graph import ROOTS
-from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
-from ._tables import ON_DATA, Tables
+from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Shape, Signal, Value, is_zero, joined, names_of
+from ._written import Functions
 
 __all__ = ["Results", "done_by", "spread"]
 
@@ -22,8 +22,6 @@ _MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an elementwise operation's operands that are factors of the result."""
-_SCALES = {("mul", True, False), ("mul", False, True), ("div", True, False)}
-"""Products and quotients of one signal, and the position of that."""
 _PARTS = {"move", "scale", "select", "crop", "pad"}
 
 
@@ -35,7 +33,7 @@ class _Term(NamedTuple):
     moves: tuple[Callable[[Value], Value], ...]
 
 
-class Results(Tables):
+class Results(Functions):
     """A drawing with operations by their plain names."""
 
     def result(
@@ -309,57 +307,6 @@ class Results(Tables):
             return out._replace(spread=copied_axes(values, shape))
         return out
 
-    def expand(self, out: Signal, word: str | Fact, values: Sequence[Value]) -> None:
-        """Record the value of an elementwise operation where its signals are zero.
-
-        Where it is 0, but what it is computed from is not, the node is made a function of the
-        signals. It is one of second order where its slopes are 0.
-        """
-        terms = [self._near_zero(value, out.shape) for value in values]
-        known = [term for term in terms if term is not None]
-        if isinstance(word, str) and known == terms:
-            found = at_zero(word, known)
-        else:
-            found = _scaled(word, values, known)
-        if found is None:
-            return
-        flat = {is_flat(slope) for slope in found.slopes.values()}
-        cancels = flat == {True} and len(found.slopes) == 1  # tanh(h) - h
-        if not found.value and (cancels or any(getattr(term, "value", 0) for term in known)):
-            if len(flat) != 1:
-                return  # of first order in one signal, and of second order in another
-            self._make_function(out, tuple(found.slopes), "product" if True in flat else "map")
-        self._at_zero[out.node] = found
-
-    def _make_function(
-        self, out: Signal, of: tuple[str, ...], does: Literal["map", "product"]
-    ) -> None:
-        """Make a node a function of some nodes from which it is computed, 0 where they are."""
-        node = self.nodes[self._place[out.node]]
-        new = replace(node, kind="other", inputs=of, does=does, vanishes="all", sums=())
-        self.nodes[self._place[out.node]] = new
-        self._sums.pop(out.node, None)
-        for name in of if out.units else ():
-            self._ways.setdefault((out.node, name), []).append(spread_to(out.shape, out.shape))
-        stack = [*node.inputs]
-        while stack:
-            name = stack.pop()
-            if name not in of and name not in self._passed:
-                self._passed[name] = out.node
-                stack += self.nodes[self._place[name]].inputs
-
-    def _near_zero(self, value: Value, shape: Shape | None) -> AtZero | float | None:
-        """Return a number, or a signal of a shape as a function of signals that may be zero."""
-        if isinstance(value, Made):
-            least, most = value.extent or (0, 1)
-            return least if least == most and not value.parts else None
-        if not isinstance(value, Signal) or value.shape != shape:
-            return None
-        if value.node in self._at_zero:
-            return self._at_zero[value.node]
-        is_never = self.nodes[self._place[value.node]].vanishes == "never"
-        return None if is_never else AtZero(0.0, {value.node: 1.0})
-
     def _of_parameters(
         self, name: str, values: Sequence[Value], shape: Shape | None, doing: str, word: str | Fact
     ) -> Made:
@@ -379,17 +326,6 @@ class Results(Tables):
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
         return joined(shape, found).factored(factors if places else ())  # of a square: none
-
-
-def _scaled(
-    word: str | Fact, values: Sequence[Value], known: Sequence[AtZero | float]
-) -> AtZero | None:
-    """Return a function of second order times a parameter, which is one too; else None."""
-    signals = [isinstance(value, Signal) for value in values]
-    if len(known) != 1 or (word, *signals) not in _SCALES or not isinstance(known[0], AtZero):
-        return None
-    is_second = not known[0].value and all(map(is_flat, known[0].slopes.values()))
-    return known[0] if is_second else None
 
 
 def _unlinked(path: Any) -> list[_Term]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ._axes import View
 
-__all__ = ["Places", "Unit", "merged", "placed", "seen_by", "spread_to"]
+__all__ = ["Places", "Unit", "left_by", "merged", "placed", "seen_by", "spread_to", "summed_by"]
 
 Places = Mapping[int, Collection[int]]
 """The axes of a result to which each axis of an operand goes: none if it is summed. Where an axis
@@ -65,3 +65,16 @@ def spread_to(old: Sequence[int] | None, new: Sequence[int] | None) -> Places:
         return {}
     more = len(new) - len(old)
     return {axis: (axis + more,) for axis in range(len(old))}
+
+
+def summed_by(own: Sequence[Hashable], out: Sequence[Hashable]) -> Places:
+    """Return where a product puts the axes of an operand, by their labels."""
+    to = list(out)
+    return {axis: (to.index(label),) if label in to else () for axis, label in enumerate(own)}
+
+
+def left_by(rank: int, axes: Sequence[int], shape: Sequence[int] | None) -> Places:
+    """Return where a sum along axes leaves the other axes."""
+    is_kept = shape is not None and len(shape) == rank  # the summed axes stay, with size 1
+    left = [axis for axis in range(rank) if is_kept or axis not in axes]
+    return {axis: () if axis in axes else (left.index(axis),) for axis in range(rank)}

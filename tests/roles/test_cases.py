@@ -589,6 +589,33 @@ def test_a_weight_behind_its_own_source_ends_a_branch():
     assert net.zeros("out") == {"FIRST"}
 
 
+@pytest.mark.parametrize("needed", [True, False], ids=["it ends a branch elsewhere", "in vain"])
+def test_a_shared_weight_that_reads_zeros_in_several_blocks(needed):
+    """One convolution behind the end of each block is free, unless it also ends a branch itself."""
+    net = Net()
+    x = net.x()
+    net.w("c", x, shape=(1, 4))
+    for k in range(3):
+        h = net.w(f"end{k}", net.f(f"norm{k}", x, does="norm"))
+        h = net.add(f"inner{k}", h, net.again(f"c{k}", "C", h))
+        x = net.add(f"y{k}", x, h)
+    if needed:
+        x = net.add("y", x, net.again("last", "C", net.f("tanh", x)))
+    net.w("out", x)
+    ends = {f"END{k}" for k in range(3)}
+    assert net.zeros("out") == (ends | {"C"} if needed else ends)
+
+
+def test_a_stream_of_one_weight_that_also_makes_its_start():
+    """h = l(x), and then h + l(tanh(h)) many times: no block's l reads what l alone makes zero."""
+    net = Net()
+    h = net.w("first", net.x())
+    for k in range(20):
+        h = net.add(f"y{k}", h, net.again(f"l{k}", "FIRST", net.f(f"tanh{k}", h)))
+    net.w("out", h)
+    assert net.zeros("out") == {"FIRST"}
+
+
 def test_the_last_block_of_a_tower_ends_in_a_residual_add():
     """CLIP without projections: two towers are compared by a product, and neither is a query."""
     net = Net()

@@ -1,0 +1,109 @@
+"""Internal: factors and differences of a finished drawing whose units all later uses sum away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+
+from ..roles.flow import entries
+from ..roles.graph import Node
+from ._units import Places, Unit
+
+__all__ = ["distances", "struck"]
+
+_Ways = Mapping[tuple[str, str], Sequence[Places]]
+
+
+def struck(
+    nodes: Sequence[Node],
+    factors: Mapping[tuple[str, int], Sequence[Unit]],
+    ways: _Ways,
+    outputs: Collection[str],
+) -> list[Node]:
+    """Return the nodes, without the factors of products whose units all uses sum away.
+
+    A mean of squares, as in a norm, sums only one use of a product. What no output needs, as
+    the last state of a loop, is no use.
+    """
+    lost: dict[str, set[int]] = {}  # the axes that every use of a node sums
+    needed = set(outputs)
+    for node in reversed(nodes):
+        own = lost.setdefault(node.name, set())
+        if outputs and node.name not in needed:
+            continue
+        needed.update(node.inputs)
+        for to in dict.fromkeys(node.inputs):
+            for places in ways.get((node.name, to), [{}]):
+                summed = {axis for axis, at in places.items() if not at or own & set(at)}
+                lost[to] = lost[to] & summed if to in lost else summed
+    found, place_of = list(nodes), {node.name: place for place, node in enumerate(nodes)}
+    for (name, at), units in factors.items():
+        node = found[place := place_of[name]]
+        is_lost = bool(units) and all(unit.axes & lost[name] for unit in units)
+        if is_lost and isinstance(node.vanishes, tuple) and at in node.vanishes:
+            rest = tuple(other for other in node.vanishes if other != at)
+            found[place] = replace(node, vanishes=rest, sums=tuple(sorted({*node.sums, at})))
+    return found
+
+
+class _Reach:
+    """What reads a node over no weight: for each axis, on ways that do not sum it.
+
+    A weight operation counts as infinite, an output by its entries, and nothing as 0.
+    """
+
+    def __init__(self, node: Node, size: float) -> None:
+        self.any = size  # on any way
+        self._axes = dict.fromkeys(range(len(node.shape or ())), size)
+
+    def along(self, axis: int) -> float:
+        """Return what reads an axis; of an unknown axis, what reads the node."""
+        return self._axes.get(axis, self.any)
+
+    def read_by(self, size: float) -> None:
+        """Add a reader of all axes."""
+        self.any = max(self.any, size)
+        self._axes = {axis: max(old, size) for axis, old in self._axes.items()}
+
+    def lead_to(self, user: _Reach, places: Places) -> None:
+        """Add what reads a user, given where the axes go there."""
+        self.any = max(self.any, user.any)
+        for axis, old in self._axes.items():
+            at = places.get(axis)
+            new = user.any if at is None else max(map(user.along, at), default=0)
+            self._axes[axis] = max(old, new)
+
+
+def distances(
+    nodes: Sequence[Node],
+    differences: Mapping[str, Sequence[Unit]],
+    ways: _Ways,
+    outputs: Collection[str],
+) -> set[str]:
+    """Return the differences that serve only as losses or distances, given the units of each.
+
+    All others keep their units until a weight operation reads them, or in an output that has as
+    many entries.
+    """
+    reaches: dict[str, _Reach] = {}
+    found: set[str] = set()
+    by_name = {node.name: node for node in nodes}
+    used = {to for node in nodes for to in node.inputs}
+    last = outputs or {node.name for node in nodes if node.name not in used}
+    for node in reversed(nodes) if differences else ():
+        reach = reaches.pop(node.name, None) or _Reach(node, 0)
+        if node.name in last:
+            reach.read_by(entries(node))
+        if node.name in differences:
+            axes = {axis for unit in differences[node.name] for axis in unit.axes}
+            if max(map(reach.along, axes), default=reach.any) < entries(node):
+                found.add(node.name)
+        for to in node.inputs:
+            before = reaches.setdefault(to, _Reach(by_name[to], 0))
+            if node.kind == "weight" and reach.any:
+                before.read_by(inf)
+            else:
+                for places in ways.get((node.name, to), [{}]):
+                    before.lead_to(reach, places)
+    return found
