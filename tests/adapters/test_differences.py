@@ -82,6 +82,19 @@ def test_a_difference_is_a_residual_add(framework, name):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_functions_of_two_signals_cancel_where_these_are_zero(framework, sign):
+    """exp(a(x)) - exp(b(x)) vanishes with both, also as exp(a(x)) + (-exp(b(x)))."""
+
+    def function(np_, p, x):
+        one, other = (MORE[id(np_)][2](0.1 * (x @ p[name])) for name in "ab")
+        return x + (one - other if sign < 0 else one + (-other))
+
+    sizes = {k: SIZES[k] for k in "ab"}
+    assert judged(framework, function, sizes, X, X) == {"a": "zero", "b": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_differences_follow_each_other(framework):
     """As in a diffusion on a graph: each step takes something from the state."""
 
