@@ -29,8 +29,12 @@ FUSED = ("outward", "diagonal", "channel_major", "spatial_major")
 ORDERS = ("outward", "diagonal", "center", "channel_major", "spatial_major")
 STARTS = ("default", *ORDERS)
 NETS = ("plain", "strided", "average BN", "average", "flattened", "flattened BN", "U-Net")
-WIDTHS = (16, 64)
-RATES = {16: (0.001, 0.003, 0.01), 64: (0.0003, 0.001, 0.003)}
+WIDTHS = (16, 64, 128)
+RATES = {
+    16: (0.0003, 0.001, 0.003, 0.01, 0.03),
+    64: (0.0001, 0.0003, 0.001, 0.003, 0.01),
+    128: (0.0001, 0.0003, 0.001, 0.003, 0.01),
+}
 TUNE, SEEDS = (100,), (0, 1, 2, 3, 4)
 STEPS, SIZE = 120, 16
 NOISE = {"U-Net": 0.5}
@@ -40,6 +44,9 @@ PARTS = (  # nets, width, starts: in this order, each net complete before the ne
     (NETS[:-1], 64, ("default", "center")),
     (NETS[:-1], 64, ("channel_major", "spatial_major")),
     (NETS[-1:], 64, STARTS),
+    (NETS, 128, ("outward", "diagonal")),
+    (NETS, 128, ("default", "center")),
+    (NETS, 128, ("channel_major", "spatial_major")),
 )
 QUICK = ((("plain", "strided"), 16, ("outward", "channel_major")),)
 
@@ -49,7 +56,7 @@ def cells(quick: bool, rows: list[Row]) -> list[Row]:
     for nets, width, starts in QUICK if quick else PARTS:
         for net in nets:
             steps = 60 if quick else STEPS
-            rates, seeds = (RATES[width][1:2], SEEDS[:2]) if quick else (RATES[width], SEEDS)
+            rates, seeds = (RATES[width][2:3], SEEDS[:2]) if quick else (RATES[width], SEEDS)
             settings = [{"net": net, "width": width, "taps": t, "steps": steps} for t in starts]
             found += _study.swept(settings, rates, rows, tune=TUNE, seeds=seeds, score="score")
             known = sum(len(_study.pick(rows, **setting)) for setting in settings)
@@ -449,9 +456,9 @@ def check(rows: list[Row]) -> None:
         won, lost, size = _beside_center(rows)["outward"]
         assert (won, lost) == (size, 0)
         assert _default(rows) == "diagonal"
-        assert not _ahead(rows, "outward", "diagonal")
-        skips = ("BN", "U-Net")
-        assert all(any(s in net for s in skips) for net, _ in _ahead(rows, "diagonal", "outward"))
+        chains = {net: net in ("plain", "strided") for net in NETS}  # nets without skips
+        assert all(chains[net] for net, _ in _ahead(rows, "outward", "diagonal"))
+        assert not any(chains[net] for net, _ in _ahead(rows, "diagonal", "outward"))
         assert _stays(rows) == ("diagonal" in get_args(Taps))
 
 
