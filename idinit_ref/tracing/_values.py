@@ -253,7 +253,8 @@ class Operation:
         turned = [letters[at] in found.flipped for at in kept]
         facts = (self.left, self.dilation, self.kernel, self.spread)
         left, dilation, kernel, spread = ([fact[at] for at in kept] for fact in facts)
-        return identity(left, dilation, kernel, spread, turned, self.forward)
+        own = [found.taps[letters[at]] for at in kept]
+        return identity(left, dilation, kernel, spread, turned, self.forward, own)
 
     def parts(self, found: Stored) -> set[tuple[int, int]]:
         """Return the parts of a weight's outputs that are used separately; none if not packed."""
