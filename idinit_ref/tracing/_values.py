@@ -335,6 +335,12 @@ class Signal(NamedTuple):
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
     places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
 
+    def along(self, axes: Sequence[int]) -> Signal:
+        """Return it with only some of its axes; along the others it was copied."""
+        shape = tuple((self.shape or ())[axis] for axis in axes)
+        tracks = tuple(track._replace(view=track.view.transpose(axes)) for track in self.tracks)
+        return Signal(self.narrow or self.node, shape, tracks)
+
     def spend(self) -> None:
         """Record that the result of an operation is used whole."""
         for track in self.tracks:
