@@ -208,7 +208,8 @@ def _scale(call: Call) -> Value:
 
 
 def _sum(call: Call) -> Value:
-    return call.draw.sum(call.name, call.values[0], call.axes, call.shape)
+    is_mean = call.kind == "Mean"
+    return call.draw.sum(call.name, call.values[0], call.axes, call.shape, is_mean)
 
 
 def _one_hot(call: Call) -> Value:

@@ -250,7 +250,8 @@ def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     axes, rank = static(op.inputs[1]), op.inputs[0].shape.rank
     if axes is None or rank is None:
         return draw.result(name, inputs, shape, word="sum")
-    return draw.sum(name, inputs[0], [int(axis) % rank for axis in axes.reshape(-1)], shape)
+    along = [int(axis) % rank for axis in axes.reshape(-1)]
+    return draw.sum(name, inputs[0], along, shape, op.type == "Mean")
 
 
 def _one_hot(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:

@@ -267,7 +267,8 @@ def _sum(call: Call, what: str = "") -> Value:
     if not isinstance(axes, (list, tuple)):
         return result(call, what)
     axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
-    return call.draw.sum(what or call.what, value, tuple(axes), call.shape)
+    name = what or call.what
+    return call.draw.sum(name, value, tuple(axes), call.shape, name.startswith("mean"))
 
 
 def _var_mean(call: Call) -> list[Value]:

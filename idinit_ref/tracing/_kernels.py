@@ -18,6 +18,7 @@ def identity(
     spread: Sequence[int] = (),
     flipped: Sequence[bool] = (),
     forward: bool = True,
+    stored: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
     """Return the identity tap of a convolution and its phases, as options of a plan (section 3).
 
@@ -32,6 +33,9 @@ def identity(
     forward : bool
         Whether output s*j + r meets input j at tap left + r, as deep learning frameworks define a
         transposed convolution; in `jax.lax` it does at left - r.
+    stored : sequence of sequence of int
+        For each tap of an axis of the kernel, the nearest one of the parameter, if it is not that
+        kernel, perhaps reversed.
 
     Returns
     -------
@@ -45,8 +49,8 @@ def identity(
     """
     turned = flipped or (False,) * len(kernel)
     tap = identity_tap(left, dilation, kernel)
-    places = zip(tap, kernel, turned, strict=True)
-    found = {"tap": tuple(k - 1 - at if turn else at for at, k, turn in places)}
+    own = stored or [range(k)[:: -1 if t else 1] for k, t in zip(kernel, turned, strict=True)]
+    found = {"tap": tuple(taps[at] for at, taps in zip(tap, own, strict=True))}
     phases = [s // gcd(s, d) for s, d in zip(spread, dilation, strict=bool(spread))]
     if any(phase > 1 for phase in phases):
         signs = [1 if turn != forward else -1 for turn in turned]

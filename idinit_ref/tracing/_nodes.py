@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
-from ._axes import View
 from ._parameter import Parameter, Seen, node_of
 from ._struck import distances, struck
+from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
 from ._values import Made, Operation, Shape, Signal, Value, names_of
 
@@ -93,7 +93,10 @@ class Nodes:
         self._taken = dict.fromkeys(self.parameters, 1)  # how often each name was asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
         self._uses: list[tuple[str, _Use, str | None, bool]] = []
-        self._weights: list[tuple[str, Operation, View | None]] = []
+        self._weights: list[Weighed] = []
+        self._data: dict[str, Signal] = {}  # the signal that each weight operation reads
+        self._gathered: dict[str, Gathered] = {}  # the sums over batch axes of a weight
+        self._shrunk: dict[str, float] = {}  # the number by which a node multiplies
         self._scales: dict[str, str] = {}
         self._ways: dict[tuple[str, str], list[Places]] = {}  # of a node's input: where axes go
         self._factors: dict[tuple[str, int], list[Unit]] = {}  # the units of a product's input
@@ -176,13 +179,14 @@ class Nodes:
         """Draw a weight operation; `out` is its result without the node."""
         names = names_of([made])
         floating = [name for name in names if self.parameters[name].is_floating] or names
-        whole = [name for name in names if self.parameters[name].is_integer]
+        coded = [name for name in names if self.parameters[name].is_integer]
         signal.spend()
         label = self.label(base, floating[0])
         operation.name = self.draw("weight", label, (signal.node,), out.shape, floating)
-        if whole:
-            self._scales |= dict.fromkeys(floating, whole[0])
+        if coded:
+            self._scales |= dict.fromkeys(floating, coded[0])
         self._reads[operation.name] = operation.reads
+        self._data[operation.name] = signal
         lost = {part.name for part in made.parts if part.view is None}
         for part in made.parts:
             if part.done:
@@ -377,7 +381,7 @@ class Nodes:
             seen[name].scaled.append(node if is_scale else None)
             seen[name].offsets.add(self._offsets.get((name, node or ""), 0.0))
             scales -= {node} if node in norms else set()  # a norm's first factor alone is its scale
-        for name, operation, view in self._weights:
+        for name, operation, view in self._joint({*ends, *more}):
             way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
             seen[name].ways.append((operation, way))
             made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
@@ -393,6 +397,17 @@ class Nodes:
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = struck(self.nodes, self._factors, self._ways, {*ends, *more})
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
+
+    def _joint(self, outputs: Collection[str]) -> list[Weighed]:
+        """Return the uses of weights; products with parts of one, and their sum, are one use."""
+        readers: dict[str, list[Node | None]] = {name: [None] for name in outputs}
+        for node in self.nodes:
+            for name in node.inputs:
+                readers.setdefault(name, []).append(node)
+        shapes = {name: given.shape for name, given in self.parameters.items()}
+        members = members_in(self._weights, self._data, shapes)
+        gather(self._gathered, members, self._shrunk, readers)
+        return whole(self._weights, self._data, members, self._shrunk, readers)
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.

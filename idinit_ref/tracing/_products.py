@@ -14,6 +14,7 @@ from ._recipes import factors_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
+from ._summed import factor_of, gathered
 from ._units import left_by, merged, placed, spread_to, summed_by
 from ._values import (
     Data,
@@ -220,10 +221,8 @@ class Products(Joins):
                 continue
             kinds = kinds_of(labels[at], labels[1 - at], of.out, of.grouped)
             operation = Operation(value.shape or (), kinds)
-            ways = [
-                operation.stored(p.view, self.parameters[p.name].shape) for p in value.member.parts
-            ]
-            if all(isinstance(way, Stored) for way in ways):
+            given = [(part.view, self.parameters[part.name].shape) for part in value.member.parts]
+            if all(isinstance(operation.stored(*each), Stored) for each in given):
                 self._members.add(value.chosen)
                 found[at] = value.member
                 break
@@ -334,6 +333,7 @@ class Products(Joins):
                 return value
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
+                self._shrunk[node] = factor_of(values, word == "div")
                 scaled = value._replace(
                     node=node, narrow=None, pieces=(), picks=False, term=None, fold=None, places=()
                 )
@@ -349,8 +349,15 @@ class Products(Joins):
                     return out._replace(member=spread(made, shape).noted(done))
         return out
 
-    def sum(self, name: str, value: Value, axes: Sequence[int], shape: Shape | None) -> Value:
-        """Draw a sum along axes; after an elementwise product it may be a matrix product.
+    def sum(
+        self,
+        name: str,
+        value: Value,
+        axes: Sequence[int],
+        shape: Shape | None,
+        mean: bool = False,
+    ) -> Value:
+        """Draw a sum or mean along axes; after an elementwise product it may be a matrix product.
 
         A sum over the periods of a folded convolution result shifts its origin.
         """
@@ -366,6 +373,7 @@ class Products(Joins):
                 return found
         out = self.result(name, [value], shape, word="sum")
         if isinstance(out, Signal) and signal is not None:
+            self._gathered |= {} if mean else gathered(out.node, signal, axes)
             places = left_by(len(signal.shape or ()), axes, shape)
             return self.moved(out, [(signal, places)])
         return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
@@ -392,7 +400,7 @@ class Products(Joins):
             return View(tuple(view.axes[axis - second] for axis in theirs), view.fixed)
 
         weight = made.moved(tuple(whole[axis] for axis in theirs), chosen)
-        data = _picked_axes(signal, [axis - first for axis in ours])
+        data = signal.along([axis - first for axis in ours])
         kept = [axis for axis in range(rank) if axis not in axes]
         return self.product(name, [data, weight], [ours, theirs], kept, shape)
 
@@ -418,13 +426,6 @@ def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Label
             if held - {*out} and (held & {*out}) - {*rest} and {*own} - held <= {*rest}:
                 return signal
     return Signal("")
-
-
-def _picked_axes(signal: Signal, axes: Sequence[int]) -> Signal:
-    """Return a signal with only some of its axes; along the others it was copied."""
-    shape = tuple((signal.shape or ())[axis] for axis in axes)
-    tracks = tuple(track._replace(view=track.view.transpose(axes)) for track in signal.tracks)
-    return Signal(signal.narrow or signal.node, shape, tracks)
 
 
 def _folded(out: Signal, fold: Fold, axis: int, shape: Shape) -> Signal:

@@ -36,6 +36,9 @@ class Stored:
         The letters of axes that the operation uses reversed.
     narrow : bool
         Whether the operation uses only a part of its inputs.
+    taps : mapping of str to tuple of int
+        For each letter of space: the stored index that is nearest to each tap of the operation,
+        whose kernel may be a part of the stored one, or padded with zeros.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +48,7 @@ class Stored:
     spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     flipped: str = ""
     narrow: bool = False
+    taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class _Run(NamedTuple):
@@ -113,7 +117,32 @@ def stored(
         if atom.step == 1 and atom.size < full:
             cut = (atom.start, atom.start + atom.size)
     sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
-    return Stored(sizes, letters_of, outs, cut, _spans(view, outs), flipped, narrow)
+    spans, taps = _spans(view, outs), _taps(view, kinds, axes)
+    return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps)
+
+
+def _taps(view: View, kinds: Sequence[str], axes: Sequence[_Axis]) -> dict[str, tuple[int, ...]]:
+    """Return the stored index nearest to each tap, for every letter of space."""
+    found = {}
+    for place, letter in enumerate(kinds):
+        if letter not in SPATIAL:
+            continue
+        atoms = [atom for atom in view.axes[place] if atom.axis >= 0 or atom.radix > 1]
+        count = prod(atom.radix for atom in atoms)
+        sizes = [axis.size for axis in axes if axis.letter == letter]
+        if len(atoms) == len(sizes) == 1:
+            (atom,), (size,) = atoms, sizes
+            digits = [min(max(tap - atom.low, 0), atom.size - 1) for tap in range(count)]
+            first = atom.start // abs(atom.step) % size if atom.size < size else 0
+            places = [first + digit for digit in digits]
+            if atom.step < 0:
+                last = first if atom.size < size else size - 1
+                places = [last - digit for digit in digits]
+        else:
+            is_turned = any(atom.step < 0 for atom in atoms)
+            places = [*range(count)[:: -1 if is_turned else 1]]
+        found[letter] = tuple(places)
+    return found
 
 
 def _spans(view: View, outs: Iterable[int]) -> dict[int, tuple[int, int]]:

@@ -253,7 +253,8 @@ class Operation:
         turned = [letters[at] in found.flipped for at in kept]
         facts = (self.left, self.dilation, self.kernel, self.spread)
         left, dilation, kernel, spread = ([fact[at] for at in kept] for fact in facts)
-        return identity(left, dilation, kernel, spread, turned, self.forward)
+        own = [found.taps[letters[at]] for at in kept]
+        return identity(left, dilation, kernel, spread, turned, self.forward, own)
 
     def parts(self, found: Stored) -> set[tuple[int, int]]:
         """Return the parts of a weight's outputs that are used separately; none if not packed."""
@@ -333,6 +334,12 @@ class Signal(NamedTuple):
     units: tuple[Unit, ...] = ()  # the axes that hold the outputs of the weights before it
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
     places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
+
+    def along(self, axes: Sequence[int]) -> Signal:
+        """Return it with only some of its axes; along the others it was copied."""
+        shape = tuple((self.shape or ())[axis] for axis in axes)
+        tracks = tuple(track._replace(view=track.view.transpose(axes)) for track in self.tracks)
+        return Signal(self.narrow or self.node, shape, tracks)
 
     def spend(self) -> None:
         """Record that the result of an operation is used whole."""
