@@ -223,8 +223,8 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
         by = inputs[1].extent if by is None and isinstance(inputs[1], Made) else by
         return draw.entrywise(name, inputs, shape, word=power(by and by[0]))
     if op.type == "ClipByValue":
-        word = clamped(*inputs[1:]) if isinstance(inputs[0], Signal) else "offset"
-        return draw.entrywise(name, inputs, shape, word=word)
+        value, low, high = inputs
+        return draw.entrywise(name, inputs, shape, word=clamped(low, high, value))
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
     whole, places, update = inputs
@@ -328,6 +328,7 @@ TABLE: dict[str, _Draw] = {
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
+    "MatrixBandPart": lambda draw, op, name, inputs, shape: draw.masked(name, inputs[0], shape),
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),

@@ -206,8 +206,8 @@ def _scale(call: Call) -> Value:
 
 def _clamp(call: Call) -> Value:
     value, low, high = (call.of(given) for given in (call.args[0], *map(call.arg, (1, 2), _BOUNDS)))
-    word = clamped(low, high) if isinstance(value, Signal) else "offset"
-    if isinstance(value, Signal) and word == "relu" and is_constant(low) and is_constant(high):
+    word = clamped(low, high, value)
+    if isinstance(value, Signal) and word != "offset" and is_constant(low) and is_constant(high):
         return call.draw.scale(call.what, [value], call.shape)  # a result's axes stay known
     values = [value, low, high]
     return call.draw.entrywise(call.what, values, call.shape, call.floating, "", word)
@@ -235,6 +235,10 @@ def _chosen(call: Call) -> Value:
     mask = call.args[0 if call.name == "aten::where" else 1]
     values = [*map(call.of, given), call.of(mask)]
     return call.draw.entrywise(call.what, values, call.shape, call.floating, "masked by", "where")
+
+
+def _triangle(call: Call) -> Value:
+    return call.draw.masked(call.what, call.of(call.args[0]), call.shape)
 
 
 def _scatter(call: Call) -> Value:
@@ -397,6 +401,7 @@ TABLE: dict[str, Handler] = {
     **_aten(_bounded, "hardtanh threshold"),
     **_aten(_power, "pow"),
     **_aten(_chosen, "where masked_fill"),
+    **_aten(_triangle, "tril triu"),
     **_aten(
         _scatter,
         "index_add index_put index_copy index_fill scatter scatter_add scatter_reduce "

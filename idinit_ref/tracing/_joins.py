@@ -151,6 +151,11 @@ class Joins(Moves):
         out = out._replace(shift=shift_of(shift), fold=fold, halves=value.halves)
         return self.placed(out, spot)
 
+    def masked(self, name: str, value: Value, shape: Shape | None) -> Value:
+        """Draw a value of which some entries become 0, such as those beside a diagonal."""
+        by = Made(shape)  # of zeros and ones
+        return self.entrywise(name, [value, by], shape, doing="masked by", word="mul")
+
     def write(
         self,
         name: str,

@@ -33,10 +33,6 @@ _ALIKE = {
     "select",
 }  # keep the order of axes
 _UNREAD = {"move", "select", "crop", "pad", "join", "resize"}  # are dropped if nothing reads them
-_THROUGH_0 = {
-    "",
-    "changed by tanh",
-}  # changes of a scale that keep it small
 
 
 class Nodes:
@@ -166,7 +162,7 @@ class Nodes:
             seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
             if part.offset and node is not None:
                 self._offsets[part.name, node] = part.offset
-            if not (part.factor or part.done.lower() in _THROUGH_0 or part.offset):
+            if part.done and not (part.factor or part.offset):
                 self._changed.add((part.name, node))
             self._uses.append((part.name, seen, node, part.stopped))
 
