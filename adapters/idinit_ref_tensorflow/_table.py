@@ -176,8 +176,7 @@ def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     axis = static(op.inputs[2]) if op.type == "GatherV2" else 0
     if axis is None or op.get_attr("batch_dims"):
         return draw.lookup(name, inputs[:2], shape)
-    places = _indices(draw, op, inputs) if isinstance(inputs[0], Signal) else inputs[1]
-    return draw.take(name, inputs[0], places, int(axis), shape)
+    return draw.take(name, inputs[0], _indices(draw, op, inputs), int(axis), shape)
 
 
 def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:

@@ -110,6 +110,74 @@ def test_a_weight_that_does_not_vanish_so_is_kept(name):
     assert sorted(roles[k] for k in roles if "held" not in k) == ["keep", "transit"]
 
 
+ORDER = np.array([3, 1, 0, 2, 7, 6, 5, 4])
+ORDERS = {
+    "PyTorch, index": (in_torch, lambda w: w[torch.tensor(ORDER)]),
+    "PyTorch, negative": (in_torch, lambda w: w[torch.tensor(ORDER) - 8]),
+    "PyTorch, columns": (in_torch, lambda w: w[:, torch.arange(8).flip(0)]),
+    "PyTorch, index_select": (in_torch, lambda w: w.index_select(1, torch.tensor(ORDER))),
+    "JAX, index": (in_jax, lambda w: w[ORDER]),
+    "JAX, take": (in_jax, lambda w: jnp.take(w, ORDER, axis=0)),
+    "JAX, columns": (in_jax, lambda w: jnp.take(w, jnp.array(ORDER), axis=1)),
+    "Keras, take": (in_keras, lambda w: ops.take(w, ORDER, axis=0)),
+    "Keras, columns": (in_keras, lambda w: ops.take(w, ORDER, axis=1)),
+    "TensorFlow, gather": (in_keras, lambda w: tf.gather(w, ORDER)),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_weight_whose_rows_are_reordered_is_no_embedding(name):
+    framework, of = ORDERS[name]
+    assert judged(framework, branch(of), SIZES, X, X) == {"a": "transit", "b": "zero"}
+
+
+TABLES = {
+    "PyTorch": (in_torch, lambda w: w[torch.arange(5)]),
+    "JAX": (in_jax, lambda w: w[jnp.arange(5)]),
+    "Keras": (in_keras, lambda w: ops.take(w, ops.arange(5), axis=0)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_all_rows_of_a_table_of_positions_are_an_embedding(name):
+    framework, of = TABLES[name]
+
+    def function(np_, p, x):
+        return np_.relu((x + of(p["b"])) @ p["a"])
+
+    roles, _ = framework(function, {"a": (8, 8), "b": (5, 8)}, X)
+    assert {k.strip("./")[-1]: v for k, v in roles.items() if "held" not in k} == {
+        "a": "transit",
+        "b": "keep",
+    }
+
+
+DIAGONALS = {
+    "PyTorch": (in_torch, torch.diag),
+    "PyTorch, embedded": (in_torch, torch.diag_embed),
+    "JAX": (in_jax, jnp.diag),
+    "Keras": (in_keras, ops.diag),
+    "TensorFlow": (in_keras, tf.linalg.diag),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("side", ["left", "right", "transposed"])
+@pytest.mark.parametrize("name", DIAGONALS)
+def test_a_product_with_a_diagonal_is_a_scale(name, side):
+    framework, diag = DIAGONALS[name]
+
+    def function(np_, p, x):
+        g, b = diag(p["g"]), p["b"]
+        if side == "transposed":
+            b = ops.transpose(b) if framework is in_keras else b.T
+        return x + np_.relu(x @ p["a"]) @ (b @ g if side == "right" else g @ b)
+
+    roles = judged(framework, function, SIZES | {"g": (8,)}, X, X)
+    assert roles == {"a": "transit", "b": "zero", "g": "keep"}
+
+
 class Masked(keras.layers.Layer):
     """A branch that ends in a weight without the entries above its diagonal."""
 
