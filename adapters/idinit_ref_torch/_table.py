@@ -268,8 +268,10 @@ def _attention(call: Call) -> Value:
 def _sum(call: Call, what: str = "") -> Value:
     value, axes = call.of(call.args[0]), call.arg(1, "dim")
     rank = len(value.shape or ())
-    if not isinstance(axes, (list, tuple)):
-        return result(call, what)
+    if not isinstance(axes, (list, tuple)):  # along all
+        if not isinstance(value, Made):
+            return result(call, what)
+        axes = []
     axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
     return call.draw.sum(what or call.what, value, tuple(axes), call.shape)
 

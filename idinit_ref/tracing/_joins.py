@@ -47,7 +47,7 @@ class Joins(Moves):
             made = [value for value in values if isinstance(value, Made)]
             pairs = zip(made, starts[:-1], strict=True)
             parts = [
-                part._replace(factor=False)
+                part._replace(factor=False, still=False)
                 for value, start in pairs
                 for part in value.moved(
                     shape,

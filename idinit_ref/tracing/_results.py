@@ -61,7 +61,9 @@ class Results(Functions):
             made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
             of = [v for v in values if isinstance(v, Made) and v.parts]  # constants do not count
             is_linear = len(of) == 1 and fact == Fact("pool") and word not in ROOTS
-            made = made.factored([p.name for p in made.parts if is_linear and p.ends])
+            linear = made.parts if is_linear else ()
+            ends = [part.name for part in linear if part.ends]
+            made = made.factored(ends, [part.name for part in linear if part.vanishes])
             return made.noted(done_by("", name, [])) if fact.vanishes == "never" else made
         for signal in signals:
             signal.spend()
@@ -313,21 +315,27 @@ class Results(Functions):
         self, name: str, values: Sequence[Value], shape: Shape | None, doing: str, word: str | Fact
     ) -> Made:
         """Return the result of an elementwise operation on parameters."""
-        found, factors = [], set()
+        found, factors, still = [], set(), set()
         places = _factors(word, values)
+        zeros = places or _zeros(word, values)
         plain = word if isinstance(word, str) else name  # a name may begin with its scope
         for at, value in enumerate(values):
             if not isinstance(value, Made) or not value.parts:
                 continue
             rest = [operand for operand in values if operand is not value]
             made = spread(value, shape)
+            others = [*values[:at], *values[at + 1 :]]  # in v * v, v is no factor
+            by = [
+                p for v in others if isinstance(v, Made) for p in v.parts if p.still or not p.added
+            ]
+            names = {part.name for part in by if word != "mul" or not part.vanishes}
+            new = {part.name for part in made.parts if part.vanishes and part.name not in names}
+            still |= new if at in zeros else set()
             if at in places:  # 0 / (0 + e) is 0, and 0 / 0 is not
-                others = [*values[:at], *values[at + 1 :]]  # in v * v, v is no factor
-                by = [p for v in others if isinstance(v, Made) for p in v.parts if not p.added]
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
-        return joined(shape, found).factored(factors if places else ())  # of a square: none
+        return joined(shape, found).factored(factors if places else (), still)  # of a square: none
 
 
 def _unlinked(path: Any) -> list[_Term]:
@@ -363,6 +371,13 @@ def _factors(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
         return own if all(by and (by[1] < 0 if is_max else by[0] > 0) for by in rest) else ()
     near = at_zero(word, [AtZero(0.0, {"": 1.0})]) if own == [0] else None
     return own if near and not near.value and not is_flat(near.slopes[""]) else ()
+
+
+def _zeros(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
+    """Return the position of an operand with which a function of it vanishes, to any order."""
+    fact = fact_of(word) if isinstance(word, str) else word
+    own = [at for at, value in enumerate(values) if isinstance(value, Made) and value.parts]
+    return own if own == [0] and (fact.does, fact.vanishes) == ("map", "all") else ()
 
 
 def _makes_zero(values: Sequence[Value], fact: Fact) -> bool:

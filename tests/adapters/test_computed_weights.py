@@ -110,6 +110,60 @@ def test_a_weight_that_does_not_vanish_so_is_kept(name):
     assert sorted(roles[k] for k in roles if "held" not in k) == ["keep", "transit"]
 
 
+STEP = 2.0**-14  # far below the changes by which R2 is measured
+ROUNDED = {
+    "PyTorch": (in_torch, torch.round, torch.detach),
+    "JAX": (in_jax, jnp.round, jax.lax.stop_gradient),
+    "Keras": (in_keras, ops.round, ops.stop_gradient),
+    "TensorFlow": (in_keras, tf.round, tf.stop_gradient),
+}
+SCALES = {  # the step of a quantisation, from a weight and its absolute values
+    "fixed": lambda w, size: STEP,
+    "by the largest": lambda w, size: size(w) * STEP + 1e-8,
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("order", ["weight first", "weight last", "three terms"])
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_straight_through_weight_ends_a_branch(name, order, scale):
+    framework, rounded, stop = ROUNDED[name]
+    size = {in_torch: torch.amax, in_jax: jnp.max, in_keras: ops.amax}[framework]
+
+    def of(w):
+        step = SCALES[scale](w, lambda w: size(abs(w)))
+        q = rounded(w / step) * step
+        if order == "three terms":
+            return stop(q) + w - stop(w)
+        return w + stop(q - w) if order == "weight first" else stop(q - w) + w
+
+    assert judged(framework, branch(of), SIZES, X, X) == {"a": "transit", "b": "zero"}
+
+
+STRAIGHT = {  # each with whether the weight vanishes with w, and its gradient is that of w
+    "of signs": (lambda w: w + (w.sign() - w).detach(), True),
+    "of ternary numbers": (
+        lambda w: w + ((w - w.mean()).sign() * w.abs().mean() - w).detach(), True),
+    "of a shifted weight": (lambda w: w + ((w + 1).round() - w).detach(), False),
+    "of a reciprocal": (lambda w: w + (1 / w - w).detach(), False),
+    "without a stop": (lambda w: w + (w.sign() - w), False),
+    "signs": (torch.sign, False),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_straight_through_weights_by_their_gradients(name):
+    of, ends = STRAIGHT[name]
+    w = torch.zeros(8, 8, requires_grad=True)
+    weight = of(w)
+    weight.sum().backward()
+    is_alive = w.grad is not None and torch.equal(w.grad, torch.ones(8, 8))
+    assert (not weight.any() and is_alive) == ends
+    assert in_torch(branch(of), SIZES, X)[0]["p.b"] == ("zero" if ends else "keep")
+
+
 ORDER = np.array([3, 1, 0, 2, 7, 6, 5, 4])
 ORDERS = {
     "PyTorch, index": (in_torch, lambda w: w[torch.tensor(ORDER)]),
