@@ -278,8 +278,8 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
         extent = given[1].extent if is_constant(given[1]) else None
         word = power(extent and extent[0])
     elif kind == "clamp":
-        word = clamped(*given[::2]) if isinstance(given[1], Signal) else "offset"
-        given = given[1:2] + given[::2]
+        low, value, high = given
+        word, given = clamped(low, high, value), [value, low, high]
     else:
         given = [*given[1:], given[0]]
         word = Fact("select", "sum", len(given) - 1)

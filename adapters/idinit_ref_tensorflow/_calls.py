@@ -295,6 +295,9 @@ TABLE: dict[str, Handler] = {
     "ScatterUpdate": _scatter,
     **dict.fromkeys(("Add", "Average"), _add),
     "Subtract": _subtract,
+    **dict.fromkeys(
+        ("Tril", "Triu"), lambda call: call.draw.masked(call.name, call.values[0], call.shape)
+    ),
     "Multiply": _multiply,
     **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
     "Sum": _sum,

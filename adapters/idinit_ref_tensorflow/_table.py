@@ -176,8 +176,7 @@ def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
     axis = static(op.inputs[2]) if op.type == "GatherV2" else 0
     if axis is None or op.get_attr("batch_dims"):
         return draw.lookup(name, inputs[:2], shape)
-    places = _indices(draw, op, inputs) if isinstance(inputs[0], Signal) else inputs[1]
-    return draw.take(name, inputs[0], places, int(axis), shape)
+    return draw.take(name, inputs[0], _indices(draw, op, inputs), int(axis), shape)
 
 
 def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
@@ -223,8 +222,8 @@ def _function(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Sha
         by = inputs[1].extent if by is None and isinstance(inputs[1], Made) else by
         return draw.entrywise(name, inputs, shape, word=power(by and by[0]))
     if op.type == "ClipByValue":
-        word = clamped(*inputs[1:]) if isinstance(inputs[0], Signal) else "offset"
-        return draw.entrywise(name, inputs, shape, word=word)
+        value, low, high = inputs
+        return draw.entrywise(name, inputs, shape, word=clamped(low, high, value))
     if op.type in ("Select", "SelectV2"):
         return draw.entrywise(name, inputs[1:] + inputs[:1], shape, True, "masked by", "where")
     whole, places, update = inputs
@@ -329,6 +328,7 @@ TABLE: dict[str, _Draw] = {
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
+    "MatrixBandPart": lambda draw, op, name, inputs, shape: draw.masked(name, inputs[0], shape),
     "Sub": _subtract,
     **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),

@@ -9,8 +9,7 @@ SPECTRA = {"Eig", "Eigh", "SVD", "SelfAdjointEigV2", "Svd"}
 
 _NAMES = {
     "linear": """
-        Diff Fold HSVToRGB ISTFT MatrixBandPart RGBToGrayscale RGBToHSV STFT Scatter ScatterNd
-        Trapezoid Tril Triu
+        Diff Fold HSVToRGB ISTFT RGBToGrayscale RGBToHSV STFT Scatter ScatterNd Trapezoid
     """,
     "abs": "Absolute ComplexAbs Fabs",
     "add": "BiasAdd",

@@ -206,8 +206,8 @@ def _scale(call: Call) -> Value:
 
 def _clamp(call: Call) -> Value:
     value, low, high = (call.of(given) for given in (call.args[0], *map(call.arg, (1, 2), _BOUNDS)))
-    word = clamped(low, high) if isinstance(value, Signal) else "offset"
-    if isinstance(value, Signal) and word == "relu" and is_constant(low) and is_constant(high):
+    word = clamped(low, high, value)
+    if isinstance(value, Signal) and word != "offset" and is_constant(low) and is_constant(high):
         return call.draw.scale(call.what, [value], call.shape)  # a result's axes stay known
     values = [value, low, high]
     return call.draw.entrywise(call.what, values, call.shape, call.floating, "", word)
@@ -237,6 +237,10 @@ def _chosen(call: Call) -> Value:
     return call.draw.entrywise(call.what, values, call.shape, call.floating, "masked by", "where")
 
 
+def _triangle(call: Call) -> Value:
+    return call.draw.masked(call.what, call.of(call.args[0]), call.shape)
+
+
 def _scatter(call: Call) -> Value:
     """Draw an operation that writes values into a tensor, at indices or by a mask."""
     source, placed = call.args[_SOURCES.get(call.name, -1)], _moves.placed(call)
@@ -264,8 +268,10 @@ def _attention(call: Call) -> Value:
 def _sum(call: Call, what: str = "") -> Value:
     value, axes = call.of(call.args[0]), call.arg(1, "dim")
     rank = len(value.shape or ())
-    if not isinstance(axes, (list, tuple)):
-        return result(call, what)
+    if not isinstance(axes, (list, tuple)):  # along all
+        if not isinstance(value, Made):
+            return result(call, what)
+        axes = []
     axes = sorted(axis_of(axis, rank) for axis in axes) or range(rank)
     name = what or call.what
     return call.draw.sum(name, value, tuple(axes), call.shape, name.startswith("mean"))
@@ -398,6 +404,7 @@ TABLE: dict[str, Handler] = {
     **_aten(_bounded, "hardtanh threshold"),
     **_aten(_power, "pow"),
     **_aten(_chosen, "where masked_fill"),
+    **_aten(_triangle, "tril triu"),
     **_aten(
         _scatter,
         "index_add index_put index_copy index_fill scatter scatter_add scatter_reduce "

@@ -25,7 +25,7 @@ WORDS = {
         "kthvalue",
         "std": "norm linalg_vector_norm std std_mean",
         "var": "prod var linalg_det _linalg_det",
-        "linear": "_fft_r2c _fft_c2r _fft_c2c cumsum tril triu",
+        "linear": "_fft_r2c _fft_c2r _fft_c2c cumsum",
         "cumprod": "cumprod cummax cummin renorm frexp geqrf linalg_lu_factor_ex linalg_pinv "
         "_pdist_forward all any argsort nonzero _unique2 searchsorted bucketize",
         "distance": "_cdist_forward",

@@ -48,6 +48,18 @@ _FUNCTIONS: dict[str, Callable[[float], float]] = {
     "softplus": lambda x: math.log1p(math.exp(x)),
     "tanh": math.tanh,
 }
+_SLOPES = {
+    "arcsin": 1.0,
+    "arcsinh": 1.0,
+    "asin": 1.0,
+    "asinh": 1.0,
+    "hardtanh": 1.0,
+    "softsign": 1.0,
+    "square": 0.0,
+    "tan": 1.0,
+}
+"""The slopes of functions with f(0) = 0 that are known at 0 alone; square is any power above 1."""
+
 _POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "pow": 0.0}
 """Names of powers; of another exponent, too, if no other operand says which."""
 
@@ -91,8 +103,8 @@ def _partial(word: str, values: Sequence[float], is_number: bool) -> tuple[float
         (x,) = values
         if word in _POWERS and x == 1:  # whatever the exponent
             return 1.0, [_POWERS[word]]
-        if word == "square" and not x:  # or any exponent above 1
-            return 0.0, [0.0]
+        if word in _SLOPES and not x:
+            return 0.0, [_SLOPES[word]]
         function = _FUNCTIONS.get(word)
         if function is None:
             return 0.0, []

@@ -220,8 +220,12 @@ class Drawing(Loops):
         if isinstance(out, Made):
             more = _offset(values, doing)
             own = {part.name for part in out.parts}
-            if len(own) == 1 and all(p.ends for v in made for p in v.parts or (_ADDED,)):
-                return out.factored(own)  # w - mean(w)
+            terms = [part for value in made for part in value.parts or (_ADDED,)]
+            if len(own) == 1 and all(part.vanishes for part in terms):
+                free = [part for part in terms if not part.stopped] or terms
+                if all(part.ends for part in free):  # w - mean(w), or w + stop(round(w) - w)
+                    return out.factored(own, own)
+                out = out.factored((), own)
             parts = tuple(
                 part._replace(added=True, offset=part.offset + more if more else 0.0)
                 for part in out.parts

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal, NamedTuple
 
 from ..roles.graph import Does
-from ._values import Made, Value
+from ._values import Data, Made, Signal, Value
 
 __all__ = ["Fact", "clamped", "fact_of", "power"]
 
@@ -124,13 +125,16 @@ def power(exponent: float | None) -> str:
     return "square" if exponent > 1 else "sqrt" if exponent > 0 else "rsqrt"
 
 
-def clamped(low: Value | float | None, high: Value | float | None) -> str:
-    """Return the plain name of a function with the facts of a clamp to this range.
+def clamped(
+    low: Value | float | None, high: Value | float | None, value: Value | None = None
+) -> str:
+    """Return the plain name of a function with the facts of a clamp of a value to this range.
 
-    A bound that is not known (None, or an array without values) counts as one beyond 0.
+    A bound that is not known (None, or an array without values) counts as one beyond 0. No bound
+    that is computed from the inputs makes any other value a function of these that vanishes.
 
-    >>> clamped(0, 6), clamped(1e-6, None)
-    ('relu', 'offset')
+    >>> clamped(0, 6), clamped(1e-6, None), clamped(-1, 1)
+    ('relu', 'offset', 'hardtanh')
     >>> clamped(Made((3,), span=(-2, -1)), Made((3,)))
     'relu'
     """
@@ -140,6 +144,10 @@ def clamped(low: Value | float | None, high: Value | float | None) -> str:
             return bound, bound
         return bound.extent if isinstance(bound, Made) else None
 
-    least, most = extent(low), extent(high)
-    holds = (least is None or least[1] <= 0) and (most is None or most[0] >= 0)
-    return "relu" if holds else "offset"
+    is_signal = value is None or isinstance(value, Signal)
+    if not is_signal and any(isinstance(bound, (Signal, Data)) for bound in (low, high)):
+        return "offset"
+    below, above = extent(low) or (-inf, -inf), extent(high) or (inf, inf)
+    if below[1] < 0 < above[0]:
+        return "hardtanh"
+    return "relu" if below[1] <= 0 <= above[0] else "offset"

@@ -47,7 +47,7 @@ class Joins(Moves):
             made = [value for value in values if isinstance(value, Made)]
             pairs = zip(made, starts[:-1], strict=True)
             parts = [
-                part._replace(factor=False)
+                part._replace(factor=False, still=False)
                 for value, start in pairs
                 for part in value.moved(
                     shape,
@@ -150,6 +150,11 @@ class Joins(Moves):
         fold = Fold(tracks[0], shift) if is_circle else None
         out = out._replace(shift=shift_of(shift), fold=fold, halves=value.halves)
         return self.placed(out, spot)
+
+    def masked(self, name: str, value: Value, shape: Shape | None) -> Value:
+        """Draw a value of which some entries become 0, such as those beside a diagonal."""
+        by = Made(shape)  # of zeros and ones
+        return self.entrywise(name, [value, by], shape, doing="masked by", word="mul")
 
     def write(
         self,

@@ -204,6 +204,9 @@ class Layers(Products):
         if not any(isinstance(value, (Signal, Data)) for value in rest):
             if not names_of(rest) and chosen.is_matrix:
                 return chosen
+            if floating and table.is_plain and _reorders(table, rest, shape, kept):
+                self.use(table, "rows")
+                return table.multiplied(()).noted(lambda own: "reordered")
             self.use(table, "embedding" if floating else "other")
             return self.other(name, values, shape, floating)
         if not floating:
@@ -286,6 +289,20 @@ def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] |
     if len(known) < len(given) or len(given) != (count or 1):
         return None
     return known[0] if count is None else np.stack(np.broadcast_arrays(*known), -1)
+
+
+def _reorders(
+    table: Made, places: Sequence[Value], shape: Shape | None, kept: Sequence[int | None] | None
+) -> bool:
+    """Whether a lookup along one axis takes every row of a table once."""
+    if shape is None or shape != table.shape or kept is None or len(places) != 1:
+        return False
+    index = places[0].integers if isinstance(places[0], Made) else None
+    axes = [axis for axis, old in enumerate(kept) if old != axis]
+    if index is None or len(axes) != 1 or kept[axes[0]] is not None:
+        return False
+    size = shape[axes[0]]
+    return sorted(index.ravel() % size) == list(range(size))
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

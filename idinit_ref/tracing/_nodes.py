@@ -19,6 +19,7 @@ __all__ = ["Nodes"]
 
 _SELF_NAMED = {"kernel", "weight", "embedding"}
 _Use = Use | Literal["sum"]
+_Met = _Use | Literal["rows"]  # all rows in some order: of a weight, or of an embedding
 _ALIKE = {
     "map",
     "scale",
@@ -33,10 +34,6 @@ _ALIKE = {
     "select",
 }  # keep the order of axes
 _UNREAD = {"move", "select", "crop", "pad", "join", "resize"}  # are dropped if nothing reads them
-_THROUGH_0 = {
-    "",
-    "changed by tanh",
-}  # changes of a scale that keep it small
 
 
 class Nodes:
@@ -92,7 +89,7 @@ class Nodes:
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # how often each name was asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
-        self._uses: list[tuple[str, _Use, str | None, bool]] = []
+        self._uses: list[tuple[str, _Met, str | None, bool]] = []
         self._weights: list[Weighed] = []
         self._data: dict[str, Signal] = {}  # the signal that each weight operation reads
         self._gathered: dict[str, Gathered] = {}  # the sums over batch axes of a weight
@@ -163,13 +160,13 @@ class Nodes:
         """Start a signal."""
         return Signal(self.draw("input", base, (), shape), shape)
 
-    def use(self, made: Made, use: Use, node: str | None = None) -> None:
+    def use(self, made: Made, use: _Met, node: str | None = None) -> None:
         """Record the use of parameters, and the node that uses them."""
         for part in made.parts:
-            seen: _Use = "sum" if part.added and not part.offset and use == "other" else use
+            seen: _Met = "sum" if part.added and not part.offset and use == "other" else use
             if part.offset and node is not None:
                 self._offsets[part.name, node] = part.offset
-            if not (part.factor or part.done.lower() in _THROUGH_0 or part.offset):
+            if part.done and not (part.factor or part.offset):
                 self._changed.add((part.name, node))
             self._uses.append((part.name, seen, node, part.stopped))
 
@@ -371,8 +368,11 @@ class Nodes:
         shifts = {node.name for node in self.nodes if node.does == "shift"}
         norms = {node.name for node in self.nodes if node.does == "norm"}
         scales = norms | {node.name for node in self.nodes if node.does == "scale"}
+        weights = {name for name, *_ in self._weights}
         for name, use, node, _ in self._uses:
-            chosen: _Use = "weight" if node in self._members else use
+            chosen: _Use = "embedding" if use == "rows" else use
+            if node in self._members or (use == "rows" and name in weights):
+                chosen = "weight"
             seen[name].uses.add("bias" if node in self._biases else chosen)
             seen[name].sums.append(node if use == "bias" or node in shifts else None)
             if self.parameters[name].note or node in shifts:  # not a scale

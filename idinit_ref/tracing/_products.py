@@ -82,7 +82,7 @@ class Products(Joins):
             kinds = kinds_of(own, rest, out, grouped)
             if signal.picks and "I" in kinds:
                 return self.find(name, made, shape)
-            if signal.shape == shape and self._is_diagonal(made):
+            if signal.shape == shape and self.is_diagonal(made):
                 return self.result(name, [signal, made], shape, word="mul")
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
@@ -117,12 +117,6 @@ class Products(Joins):
         if isinstance(value, Data):  # some frameworks multiply integers with floats
             return self.once("floats", [value], lambda: self.start("floats", value.shape))
         return self.data(value) if isinstance(value, Made) and value.zero else value
-
-    def _is_diagonal(self, made: Made) -> bool:
-        """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
-        alone = all(len(self.parameters[part.name].shape) == 1 for part in made.parts)
-        spread = (part.view is None or part.done.startswith("masked") for part in made.parts)
-        return alone and len(made.shape or ()) > 1 and all(spread)
 
     def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
         """Draw a product of two signals; it vanishes with a signal whose units it does not sum."""

@@ -8,12 +8,13 @@ from math import inf, prod
 from typing import Any, Literal, NamedTuple
 
 from ..roles.graph import ROOTS
+from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
-from ._values import Data, Made, Shape, Signal, Value, is_zero, joined, names_of
+from ._values import Data, Made, Shape, Signal, Value, is_constant, is_zero, joined, names_of
 from ._written import Functions
 
 __all__ = ["Results", "done_by", "spread"]
@@ -21,7 +22,7 @@ __all__ = ["Results", "done_by", "spread"]
 _MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
-"""The positions of an elementwise operation's operands that are factors of the result."""
+"""The positions of an operation's operands that are factors of the result."""
 _PARTS = {"move", "scale", "select", "crop", "pad"}
 
 
@@ -60,7 +61,10 @@ class Results(Functions):
             made = joined(shape, [v for v in values if isinstance(v, Made)]).lost(shape)
             of = [v for v in values if isinstance(v, Made) and v.parts]  # constants do not count
             is_linear = len(of) == 1 and fact == Fact("pool") and word not in ROOTS
-            return made.factored([p.name for p in made.parts if is_linear and p.ends])
+            linear = made.parts if is_linear else ()
+            ends = [part.name for part in linear if part.ends]
+            made = made.factored(ends, [part.name for part in linear if part.vanishes])
+            return made.noted(done_by("", name, [])) if fact.vanishes == "never" else made
         for signal in signals:
             signal.spend()
         out: Data | Signal = Data(shape)
@@ -311,21 +315,27 @@ class Results(Functions):
         self, name: str, values: Sequence[Value], shape: Shape | None, doing: str, word: str | Fact
     ) -> Made:
         """Return the result of an elementwise operation on parameters."""
-        found, factors = [], set()
-        places = _FACTORS.get(word, ())  # type: ignore[arg-type]  # of words
+        found, factors, still = [], set(), set()
+        places = _factors(word, values)
+        zeros = places or _zeros(word, values)
         plain = word if isinstance(word, str) else name  # a name may begin with its scope
         for at, value in enumerate(values):
             if not isinstance(value, Made) or not value.parts:
                 continue
             rest = [operand for operand in values if operand is not value]
             made = spread(value, shape)
+            others = [*values[:at], *values[at + 1 :]]  # in v * v, v is no factor
+            by = [
+                p for v in others if isinstance(v, Made) for p in v.parts if p.still or not p.added
+            ]
+            names = {part.name for part in by if word != "mul" or not part.vanishes}
+            new = {part.name for part in made.parts if part.vanishes and part.name not in names}
+            still |= new if at in zeros else set()
             if at in places:  # 0 / (0 + e) is 0, and 0 / 0 is not
-                others = [*values[:at], *values[at + 1 :]]  # in v * v, v is no factor
-                by = [p for v in others if isinstance(v, Made) for p in v.parts if not p.added]
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
-        return joined(shape, found).factored(factors if places else ())  # of a square: none
+        return joined(shape, found).factored(factors if places else (), still)  # of a square: none
 
 
 def _unlinked(path: Any) -> list[_Term]:
@@ -338,6 +348,36 @@ def _unlinked(path: Any) -> list[_Term]:
         else:
             found = [one._replace(moves=(*one.moves, by)) for one in found]
     return found
+
+
+def _factors(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
+    """Return the positions of an elementwise operation's operands that are factors of the result.
+
+    One such operand is 0, and so is the result, to first order: in a choice between a value and
+    zeros, too, and in a function of one value with a slope at 0.
+    """
+    fact = fact_of(word) if isinstance(word, str) else word
+    if isinstance(word, str) and word in _FACTORS:
+        return _FACTORS[word]
+    if (fact.does, fact.vanishes) == ("select", "sum"):
+        chosen = [at for at, value in enumerate(values[: fact.of]) if not is_zero(value)]
+        return chosen if len(chosen) == 1 else ()
+    own = [at for at, value in enumerate(values) if isinstance(value, Made) and value.parts]
+    if len(own) != 1 or not isinstance(word, str):
+        return ()
+    rest = [value.extent for value in values if is_constant(value)]
+    if fact.vanishes in ("max", "min"):  # to a bound beyond 0
+        is_max = fact.vanishes == "max"
+        return own if all(by and (by[1] < 0 if is_max else by[0] > 0) for by in rest) else ()
+    near = at_zero(word, [AtZero(0.0, {"": 1.0})]) if own == [0] else None
+    return own if near and not near.value and not is_flat(near.slopes[""]) else ()
+
+
+def _zeros(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
+    """Return the position of an operand with which a function of it vanishes, to any order."""
+    fact = fact_of(word) if isinstance(word, str) else word
+    own = [at for at, value in enumerate(values) if isinstance(value, Made) and value.parts]
+    return own if own == [0] and (fact.does, fact.vanishes) == ("map", "all") else ()
 
 
 def _makes_zero(values: Sequence[Value], fact: Fact) -> bool:

@@ -77,12 +77,18 @@ class Tables(Nodes):
         is_last = [bool(own) and own[-1] in rest for own, rest in (labels, labels[::-1])]
         batch = [self._is_batch(made) for made in thinned((a, b), labels)]
         for at, (table, by) in enumerate(((a, b), (b, a))):
-            is_data = batch[at] or self.is_data(table)
+            is_data = self.is_data(table) or (batch[at] and not self.is_diagonal(table))
             is_weight = by.is_matrix and not (is_last[1 - at] and batch[1 - at])
             if is_last[at] and is_data and is_weight:
                 found[at] = self.data(table)
                 break
         return found
+
+    def is_diagonal(self, made: Made) -> bool:
+        """Whether a matrix is made of vectors alone, as by diag: a product with it is a scale."""
+        alone = all(len(self.parameters[part.name].shape) == 1 for part in made.parts)
+        spread = (part.view is None or part.done.startswith("masked") for part in made.parts)
+        return alone and len(made.shape or ()) > 1 and all(spread)
 
     def _is_batch(self, table: Made) -> bool:
         """Whether the values of a learned table are copied for a batch."""

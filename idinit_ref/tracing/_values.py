@@ -29,13 +29,19 @@ class Part(NamedTuple):
     stopped: bool = False  # no gradient reaches it
     done: str = ""  # its change, except moves, casts and scalings by a number
     added: bool = False  # it is added to other parameters or constants
-    factor: bool = False  # the whole value vanishes with this part alone
+    factor: bool = False  # the whole value vanishes with this part alone, to first order
+    still: bool = False  # the same, to any order
     offset: float = 0.0  # it is added to this number alone; 0: to none
 
     @property
     def ends(self) -> bool:
         """Whether the whole value vanishes with this part, to first order."""
         return self.factor or not (self.done or self.added)
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether the whole value vanishes with this part, to any order."""
+        return self.still or self.ends
 
 
 class Factors(NamedTuple):
@@ -129,9 +135,15 @@ class Made(NamedTuple):
         parts = (part._replace(factor=part.ends and part.name not in by) for part in self.parts)
         return self._replace(parts=tuple(parts))
 
-    def factored(self, names: Collection[str]) -> Made:
-        """Return it as a value that vanishes with each of some parameters, and with no other."""
-        parts = (part._replace(factor=part.name in names) for part in self.parts)
+    def factored(self, names: Collection[str], still: Collection[str] = ()) -> Made:
+        """Return it as a value that vanishes with each of some parameters, and with no other.
+
+        It vanishes to first order with some of them, and to any order with those in `still`.
+        """
+        parts = (
+            part._replace(factor=part.name in names, still=part.name in still)
+            for part in self.parts
+        )
         return self._replace(parts=tuple(parts))
 
     def varies(self, axis: int) -> bool:

@@ -395,7 +395,7 @@ class Residual(nn.Module):
     ("wrap", "names", "what"),
     [
         (parametrizations.spectral_norm, ["weight.original"], "divided by what is computed from"),
-        (parametrizations.orthogonal, ["weight.original"], "subtracted with what is computed from"),
+        (parametrizations.orthogonal, ["weight.original"], "masked by a constant array"),
     ],
 )
 def test_weights_that_are_computed_are_named_and_left_alone(wrap, names, what):
