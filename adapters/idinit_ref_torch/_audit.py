@@ -145,7 +145,9 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # TorchDispatchMod
         results = [(_node(value), tensor) for value, tensor in values]
         self.recording.link(given, [*results, *starts])
         for value, tensor in values:
-            if isinstance(value, Signal) and tensor.is_floating_point():
+            if not isinstance(value, Signal) or tensor.is_meta:  # forward AD asks for its shapes
+                continue
+            if tensor.is_floating_point():
                 axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
                 units = (axis, axis + 1) if value.node in weights else None
                 self.recording.see(value.node, _plain(tensor), units, call.name == "aten::add")
