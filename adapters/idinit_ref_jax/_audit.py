@@ -40,8 +40,9 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
-    Only if something fails, up to three small steps of training follow on copies of the parameters,
-    and a run after each: what ends with them is a remark, not a failure.
+    Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
+    to three small steps of training follow on copies of the parameters, and a run after each: what
+    ends with them is a remark, not a failure.
 
     Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
     gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
@@ -118,7 +119,11 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         own = {name: x for name, x in zip(names[:count], given, strict=False) if name in gradients}
         return Look(run.recording.filled(jax.device_get(looks)), own, gradients)
 
-    return watched(look, jax.jit(partial(stepped, jnp)))
+    return watched(look, jax.jit(partial(stepped, jnp)), host=_host)
+
+
+def _host(x: Any) -> Any:
+    return np.asarray(x) if getattr(x, "is_fully_addressable", True) else None
 
 
 def _placed(value: Any, instead: Any) -> Any:

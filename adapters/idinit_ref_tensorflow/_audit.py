@@ -42,8 +42,9 @@ def audit(model: Any, inputs: Any) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
-    Only if something fails, up to three small steps of training follow, and a run after each: what
-    ends with them is a remark, not a failure. The parameters are given back to the bit.
+    Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
+    to three small steps of training follow, and a run after each: what ends with them is a remark,
+    not a failure. The parameters are given back to the bit.
 
     Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
@@ -114,7 +115,7 @@ def audit(model: Any, inputs: Any) -> Audit:
             own = {name: variables[name].value for name in gradients}
             return Look(recording.filled(looks), own, gradients)
 
-        return watched(seen, partial(stepped, keras.ops))
+        return watched(seen, partial(stepped, keras.ops), host=to_numpy)
 
 
 @redrawn

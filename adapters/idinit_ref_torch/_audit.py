@@ -36,8 +36,9 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
-    Only if something fails, up to three small steps of training follow on copies of the parameters,
-    and a run after each: what ends with them is a remark, not a failure.
+    Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
+    to three small steps of training follow on copies of the parameters, and a run after each: what
+    ends with them is a remark, not a failure.
 
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
@@ -99,7 +100,7 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     try:
         with torch.inference_mode(False):
             args, kwargs = tree_map_only(Tensor, _differentiable, (args, kwargs))
-            return watched(run, partial(stepped, xp), why_not)
+            return watched(run, partial(stepped, xp), why_not, lambda x: _host(x.float()))
     except IDInitError:
         raise
     except Exception as problem:  # a forward or backward pass may raise any exception
@@ -145,7 +146,9 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # TorchDispatchMod
         results = [(_node(value), tensor) for value, tensor in values]
         self.recording.link(given, [*results, *starts])
         for value, tensor in values:
-            if isinstance(value, Signal) and tensor.is_floating_point():
+            if not isinstance(value, Signal) or tensor.is_meta:  # forward AD asks for its shapes
+                continue
+            if tensor.is_floating_point():
                 axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
                 units = (axis, axis + 1) if value.node in weights else None
                 self.recording.see(value.node, _plain(tensor), units, call.name == "aten::add")

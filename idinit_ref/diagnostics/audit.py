@@ -144,8 +144,8 @@ class Health(tuple[str, ...]):
 class Audit:
     """The results of one forward and one backward pass; ``str()`` is a report.
 
-    Only if something fails, a second look after a few small steps of training tells what ends by
-    itself; all measurements are those of the first look.
+    Only if something fails, or a weight has no gradient for no known reason, a second look after a
+    few small steps of training tells what ends by itself; all measurements are those of the first.
 
     Parameters
     ----------

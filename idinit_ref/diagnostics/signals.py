@@ -140,6 +140,23 @@ class Signals:
         scales = [p for p in gradients if root in self.nodes[p].options.get("scales", ())]
         return any(gradients[scale].peak for scale in scales)
 
+    def way(self, parameter: str) -> tuple[list[str], list[str], list[str]]:
+        """Return the operations of a weight, the nodes between, and the next with a gradient.
+
+        All are empty if it is no weight, or if a node between was not measured, as in a loop.
+        """
+        record = self.record
+        alive = {name for name, fact in record.gradients.items() if fact.peak}
+        start = [node for node in record.uses[parameter] if node in self._ends]
+        after = [node for node in self._behind(start, alive) if node not in start]
+        readers = [node for node in after if alive.intersection(self.nodes[node].weights)]
+        between = [node for node in after if node not in readers]
+        seen = record.facts.keys() | record.own
+        is_weight = any(self.nodes[node].kind == "weight" for node in start)
+        if not is_weight or not readers or not seen.issuperset(start + between):
+            return [], [], []
+        return start, between, readers
+
     def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
         """Yield the parameters without a gradient, each with the node that stops it."""
         alive = {name for name, fact in self.record.gradients.items() if fact.peak}

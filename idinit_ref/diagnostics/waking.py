@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from textwrap import shorten
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..core.text import some
 from .audit import Audit, Dead
 from .signals import Record
+from .suspects import suspects
 from .verdict import Verdict
 
 STEPS = 3
@@ -33,11 +36,13 @@ def watched(
     look: Callable[[Mapping[str, Any]], Look],
     step: Callable[[Any, Any, float], Any],
     why_not: str = "",
+    host: Callable[[Any], Any] = np.asarray,
 ) -> Audit:
     """Audit a model: by one run, and only if something fails by more, each after one more step.
 
     What fails at first and not after a step is a remark, and what goes on failing is a failure. So
     is a parameter that was to wake, if what stops it only shows once the first fault has ended.
+    There are more runs, too, for weights without a gradient, though one is sent back to them.
 
     Parameters
     ----------
@@ -48,18 +53,23 @@ def watched(
         `stepped`, in the namespace of the values.
     why_not : str
         Why there can be no second look; "" if there can.
+    host : callable
+        Turns an array into NumPy's, or into None where this process does not hold it.
     """
     run = look({})
     first = Verdict(run.record)
     still = [fault.name for fault in first.faults]
     asleep = {one.name for one in first.found.dead if one.wakes}
     moves = any(fact.peak for fact in run.record.gradients.values())
-    if not still or not moves or first.found.not_finite:
+    if not moves or first.found.not_finite:
+        return first.audit()
+    stopped = suspects(first.flow, first.found.dead, run.values, run.gradients, host)
+    if not still and not stopped:
         return first.audit()
     if why_not:
-        return first.audit(limit=_said(still, why_not))
+        return first.audit(limit=_said([*still, *stopped], why_not))
     values, woken, hidden, steps = run.values, dict[str, int](), list[Dead](), 0
-    while (still or hidden) and steps < STEPS:
+    while (still or hidden or stopped) and steps < STEPS:
         part = 1 / (steps + 1)
         values = {name: step(value, run.gradients[name], part) for name, value in values.items()}
         try:
@@ -69,14 +79,16 @@ def watched(
         except Exception as problem:  # a model may raise any exception at other values
             why_not = f"the model raised: {problem}"
         if why_not:
-            names = [*still, *(one.name for one in hidden)]
-            return first.audit(woken, steps, _said(names, why_not), hidden)
+            names = dict.fromkeys([*still, *(one.name for one in hidden), *stopped])
+            return first.audit(woken, steps, _said([*names], why_not), hidden)
         steps += 1
         woken |= {name: steps for name in still if later.is_alive(name)}
         still = [name for name in still if name not in woken]
         asleep = {name for name in asleep if not later.is_alive(name)}
         hidden = later.hidden(asleep)
-    return first.audit(woken, steps, hidden=hidden)
+        stopped = {name: one for name, one in stopped.items() if name in asleep}
+    lasting = {**stopped, **{one.name: one for one in hidden}}
+    return first.audit(woken, steps, hidden=lasting.values())
 
 
 def _said(names: list[str], why: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Set
 from math import prod
 from typing import NamedTuple
 
+from ..core.layout import SPATIAL
 from .flow import Flow, entries
 from .graph import ROOTS, function_of
 
@@ -50,14 +51,32 @@ def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
 def find_alive(flow: Flow) -> list[bool]:
     """Find the nodes that are not zero if any weight operations are zero."""
     found: list[bool] = []
-    for node, args in zip(flow.nodes, flow.args, strict=True):
+    for number, (node, args) in enumerate(zip(flow.nodes, flow.args, strict=True)):
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             found.append(True)
         elif isinstance(node.vanishes, tuple):
-            found.append(all(found[args[place]] for place in node.vanishes))
+            found.append(all(found[to] for to in _factors(flow, number)))
         else:
             found.append(node.kind != "weight" and any(found[to] for to in args))
     return found
+
+
+def _needed(flow: Flow, number: int) -> Collection[int]:
+    """Return the inputs that decide whether a node vanishes."""
+    vanishes, args = flow.nodes[number].vanishes, flow.args[number]
+    if vanishes == "never":
+        return ()
+    return args if vanishes == "all" else [args[place] for place in vanishes]
+
+
+def _factors(flow: Flow, number: int) -> Collection[int]:
+    """Return the inputs that decide so, and factors that are struck out: they, too, make it 0."""
+    node, args = flow.nodes[number], flow.args[number]
+    if node.does == "contract":
+        return args
+    is_product = node.does == "product" and isinstance(node.vanishes, tuple)
+    struck = [args[place] for place in node.sums] if is_product else []
+    return [*_needed(flow, number), *struck]
 
 
 _ELSEWHERE, _ENDS = "elsewhere", "ends"
@@ -99,6 +118,7 @@ class Vanishing:
         self._flow = flow
         self.void = find_void(flow)
         self._alive = find_alive(flow)
+        self._dead: dict[frozenset[str], dict[int, bool]] = {}  # by zero weights: what vanishes
         self._anywhere: list[_State] = []  # of each node; ends in weights, for any source
         for number in range(len(flow.nodes)):
             self._anywhere.append(self._state(number, self._anywhere, None))
@@ -149,7 +169,7 @@ class Vanishing:
             top = stack.pop()
             if top < lowest or top in sources or self._is_end(top, walk.passed):
                 continue
-            new = [to for to in self._needed(top) if to not in seen]
+            new = [to for to in _needed(self._flow, top) if to not in seen]
             seen.update(new)
             stack += new
         return seen
@@ -159,12 +179,15 @@ class Vanishing:
         node = self._flow.nodes[number]
         return node.kind == "weight" and passed.isdisjoint(node.weights)
 
-    def _needed(self, number: int) -> Iterable[int]:
-        """Return the inputs that decide whether a node vanishes."""
-        vanishes, args = self._flow.nodes[number].vanishes, self._flow.args[number]
-        if vanishes == "never":
-            return ()
-        return args if vanishes == "all" else [args[place] for place in vanishes]
+    def _is_whole(self, zero: Set[str]) -> bool:
+        """Whether no weight is packed. Of q, k and v in one, the block of v ends a branch."""
+        nodes, at, letters = self._flow.nodes, self._flow.at, {"O", "I", *SPATIAL}
+        for name in zero:
+            options = nodes[at[name]].options
+            is_one = len(nodes[self._flow.uses[name][0]].weights) == 1
+            if not is_one or options.get("blocks") or {*(options.get("layout") or "")} - letters:
+                return False
+        return True
 
     def _is_again(self, number: int, sources: Collection[int]) -> bool:
         """Whether what a weight operation reads vanishes with its own weight, as in l(tanh(l(x))).
@@ -217,7 +240,7 @@ class Vanishing:
     ) -> bool:
         """Whether an operand vanishes, to second order, with the ends of others: h + sin(h)^2."""
         at = self._flow.nodes[blocker]
-        if at.does != "product" and at.kind != "weight":
+        if at.does not in ("product", "contract") and at.kind != "weight":
             return False
         if walk is None:
             return True
@@ -250,13 +273,17 @@ class Vanishing:
             squares = [at for at in blocked if nodes[at].does == "product"]
             never = [at for at in blocked if nodes[at].vanishes == "never"]
             return (squares or never or blocked)[0]
+        node, args = self._flow.nodes[number], self._flow.args[number]
+        if node.does == "contract" and len(args) == 1:
+            return number  # a sum of squares
         sources, _, chosen = walk
         may = [to for to in may if not self._is_sign(to)] or may
         places = [
             to
-            for to in self._needed(number)
+            for to in _factors(self._flow, number)
             if not self._is_never(to) and (to in may or not self._is_sign(to))
         ]
+        needed = set(_needed(self._flow, number))
         if len(places) == 1:
             chosen[number] = may[0]
             return _ENDS
@@ -264,8 +291,8 @@ class Vanishing:
         alone = []
         for to in may:
             zero = self._flow.names(ends[to])  # a layer that is called twice vanishes in both
-            is_alone = places.count(to) == 1
-            if is_alone and not any(to != by and self._dies(by, zero) for by in places):
+            others = [by for by in places if by != to and (by in needed or self._is_whole(zero))]
+            if places.count(to) == 1 and not any(self._dies(by, zero) for by in others):
                 alone.append(to)
         if not alone:
             return number  # they vanish together: no first-order term is left
@@ -312,7 +339,7 @@ class Vanishing:
                 continue
             if nodes[top].does == "norm" or (top in chosen and self._is_norm(top, chosen[top])):
                 norms.add(top)
-            ways = [chosen[top]] if top in chosen else self._needed(top)
+            ways = [chosen[top]] if top in chosen else _needed(self._flow, top)
             new = [to for to in ways if to not in seen]
             seen.update(new)
             stack += new
@@ -348,7 +375,8 @@ class Vanishing:
         Some nodes are given: they do not vanish.
         """
         flow, lowest = self._flow, min(self._flow.uses[name][0] for name in zero)
-        known: dict[int, bool] = {}
+        is_whole = self._is_whole(zero)
+        known = {} if given else self._dead.setdefault(frozenset(zero), {})
         stack = [signal]
         while stack:
             top = stack[-1]
@@ -364,7 +392,7 @@ class Vanishing:
             elif top < lowest:
                 known[top] = False
             else:
-                ways = list(self._needed(top))
+                ways = list(_factors(flow, top) if is_whole else _needed(flow, top))
                 missing = [to for to in ways if to not in known]
                 stack += missing
                 if not missing:

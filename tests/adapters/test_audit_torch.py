@@ -649,3 +649,40 @@ def test_a_constant_behind_a_weight_that_moves_is_not_to_blame():
         model(x).square().sum().backward()
         optimiser.step()
     assert model.norm.weight.grad.any()
+
+
+class Forward(nn.Module):
+    """A residual block, with its own derivative in forward mode, or the one it has in reverse."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.up, self.down = nn.Linear(5, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.how = how
+
+    def block(self, x):
+        return x + self.down(self.up(x).tanh())
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.how == "jvp":
+            return torch.func.jvp(self.block, (x,), (x,))[1]
+        rows = torch.func.jacrev if self.how == "reverse" else torch.func.jacfwd
+        return (torch.func.vmap(rows(self.block))(x) @ x[..., None])[..., 0]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch.func.jvp
+@pytest.mark.parametrize("how", ["jvp", "jacfwd"])
+def test_forward_mode_derivatives_inside_a_model_are_audited(how):
+    """One function in two modes of differentiation: the same output, and the same verdict."""
+    x, found = samples(6, 5), []
+    for mode in (how, "reverse"):
+        torch.manual_seed(0)
+        model = Forward(mode)
+        irt.init_(model, x)
+        audit = irt.audit(model, x)
+        dead = {one.name for one in audit.dead if not one.wakes}
+        found.append((audit.healthy, audit.input_gradient, dead, model(x)))
+    (*mine, y), (*other, z) = found
+    assert mine == other
+    assert mine[0]
+    assert torch.allclose(y, z)

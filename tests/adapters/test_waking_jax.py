@@ -61,6 +61,19 @@ def res(params, x):
     return (x + jax.nn.relu(x @ params["up"] + params["bias"]) @ params["down"]) @ params["head"]
 
 
+@jax.custom_vjp
+def stop(x):
+    return jax.nn.relu(x)
+
+
+stop.defvjp(lambda x: (jax.nn.relu(x), None), lambda _, gradient: (0 * gradient,))
+
+
+def stopped(params, x):
+    x = x @ params["first"]
+    return (x + stop(x @ params["up"] + params["bias"]) @ params["down"]) @ params["head"]
+
+
 RES = ones(first=(8, 8), up=(8, 16), down=(16, 8), head=(8, 3)) | {"bias": jnp.zeros(16)}
 KINDS = {
     "select": (select, selecting(5), (4, 8, 8, 3), {}, True),
@@ -68,6 +81,7 @@ KINDS = {
     "perceiver": (perceiver, perceiving(), (4, 5, 8), {}, True),
     "blind perceiver": (lambda p, x: perceiver(p, x * 0 + 1), perceiving(), (4, 5, 8), {}, False),
     "zero head": (res, RES, (6, 8), {"head": 0}, True),
+    "gradient of 0": (stopped, RES, (6, 8), {}, False),
     "zero entry and head": (res, RES, (6, 8), {"first": 0, "head": 0}, False),
     "dead ReLU": (res, RES, (6, 8), {"bias": -100}, False),
     "dead ReLU behind 0": (res, RES, (6, 8), {"bias": -100, "first": 0}, False),

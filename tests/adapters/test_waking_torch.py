@@ -87,6 +87,26 @@ class Nested(nn.Module):
         return x + h
 
 
+class Stop(torch.autograd.Function):
+    """A function whose backward pass gives 0, or nothing."""
+
+    @staticmethod
+    def forward(ctx, x, nothing):
+        ctx.nothing = nothing
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None if ctx.nothing else grad * 0, None
+
+
+def hooked(x):
+    x = x.relu()
+    if x.requires_grad:
+        x.register_hook(torch.zeros_like)
+    return x
+
+
 def filled(model, **values):
     with torch.no_grad():
         for name, value in values.items():
@@ -110,6 +130,9 @@ KINDS = {
     "dead ReLU behind 0": (Res, (6, 8), {"up__bias": -100, "first__weight": 0}, False),
     "detached": (lambda: Res(torch.detach), (6, 8), {}, False),
     "rounded": (lambda: Res(torch.round), (6, 8), {}, False),
+    "gradient of 0": (lambda: Res(lambda h: Stop.apply(h, False)), (6, 8), {}, False),
+    "no gradient": (lambda: Res(lambda h: Stop.apply(h, True)), (6, 8), {}, False),
+    "gradient of 0 by a hook": (lambda: Res(hooked), (6, 8), {}, False),
 }
 
 
@@ -155,6 +178,48 @@ def test_what_wakes_in_training_is_a_remark_and_what_never_does_a_failure(kind, 
     if audit.healthy:
         assert audit.woken
         assert any(said.startswith("ends after ") for said in audit.remarks)
+
+
+@pytest.mark.parametrize("steps", [0, 6])
+@pytest.mark.parametrize("kind", ["gradient of 0", "no gradient", "gradient of 0 by a hook"])
+def test_what_stops_a_gradient_is_named_also_in_a_trained_model(kind, steps):
+    model, x = started(kind)
+    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        optimiser.step()
+    audit = irt.audit(model, x)
+    (said,) = audit.healthy
+    assert "up.weight, up.bias" in said
+    own = "" if "hook" in kind else ", a function with a gradient of its own"
+    assert f"no gradient passes relu{own}: down sends one back" in said
+
+
+class Alone(nn.Module):
+    """A block whose first weight has no gradient at first: the terms of the second cancel."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mid, self.up, self.down = (
+            nn.Linear(n, m) for n, m in ((8, 8), (8, 8), (8, 16), (16, 8))
+        )
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.down(self.up(self.mid(x)).relu())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_terms_that_cancel_need_no_second_look(dtype):
+    """Theorem T10: the gradient that the second weight sends back is exactly 0."""
+    model, x = Alone().to(dtype), samples(6, 8).to(dtype)
+    irt.init_(model, x)
+    audit = irt.audit(model, x)
+    assert audit.healthy
+    assert audit.steps == 0
+    assert {one.name for one in audit.dead} == {"mid.weight", "mid.bias"}
+    assert "mid.weight" not in trained(model.float(), x.float(), lambda p: torch.optim.SGD(p, 1))[0]
 
 
 @pytest.mark.parametrize("kind", ["select", "zeros one inside the other"])

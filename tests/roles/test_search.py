@@ -371,10 +371,30 @@ def all_layers(count):
     return net.graph(total)
 
 
-@pytest.mark.parametrize("make", [stack, fan, on_a_stream, conditioned, all_layers])
+def linear_attentions(count):
+    """Blocks of linear attention that share their weights."""
+    net = Net()
+    x = net.x()
+    for k in range(count):
+        h = net.f(f"n{k}", x, does="norm")
+        if k:
+            q, key, v = (net.again(f"{name}{k}", f"{name.upper()}0", h) for name in "qkv")
+        else:
+            q, key, v = (net.w(f"{name}{k}", h) for name in "qkv")
+        scores = net.f(f"s{k}", q, key, does="contract", vanishes=(), sums=(0, 1))
+        x = net.add(f"y{k}", x, net.f(f"z{k}", scores, v, does="contract", vanishes=(1,)))
+    return net.graph(x)
+
+
+MAKERS = [stack, fan, on_a_stream, conditioned, all_layers, linear_attentions]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_the_cost_is_linear(make):
     one, two, four = (make(k) for k in (50, 100, 200))
     costs = [calls(lambda graph=graph: explain_roles(graph)) for graph in (one, two, four)]
     assert costs[2] - costs[1] == pytest.approx(2 * (costs[1] - costs[0]), rel=0.1)
     zeros = {name for name, role in infer_roles(four).items() if role == "zero"}
-    assert zeros == {fan: set(), all_layers: {"B1"}}.get(make, {f"B{k}" for k in range(200)})
+    assert zeros == {fan: set(), all_layers: {"B1"}, linear_attentions: {"V0"}}.get(
+        make, {f"B{k}" for k in range(200)}
+    )
