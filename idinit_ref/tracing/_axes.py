@@ -94,7 +94,7 @@ class View:
         """Return the view of a whole source.
 
         >>> View.of((2, 3)).transpose([1, 0]).axes[1]
-        (Atom(axis=0, step=1, size=2, start=0, low=0, radix=2),)
+        (Atom(axis=0, step=1, size=2, start=0, low=0, radix=2, apart=1),)
         """
         return cls(tuple((Atom.of(axis, size),) for axis, size in enumerate(shape)))
 

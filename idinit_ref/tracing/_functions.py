@@ -136,7 +136,7 @@ def clamped(
     >>> clamped(0, 6), clamped(1e-6, None), clamped(-1, 1)
     ('relu', 'offset', 'hardtanh')
     >>> clamped(Made((3,), span=(-2, -1)), Made((3,)))
-    'relu'
+    'hardtanh'
     """
 
     def extent(bound: Value | float | None) -> tuple[float, float] | None:
