@@ -246,7 +246,9 @@ class Moves(Results):
         spot = self.spot(places, shape)
         if spot.value is not None:
             return self.reshape(name, spot.value, shape)
-        if len(value.places) > 1 and places and len(places) == 1:  # it lies in one of some sources
+        # It lies in one of some sources; circular padding has one source, and keeps its shift.
+        several = any(place.of != value.places[0].of for place in value.places[1:])
+        if several and places and len(places) == 1:
             box, of = spans_in(places[0]), places[0].of
             if box is not None and of is not value:
                 return self.reshape(name, self.part(name, of, box), shape)

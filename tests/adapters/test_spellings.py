@@ -437,3 +437,18 @@ def test_a_convolution_without_axes_is_a_matrix(kind):
     np.testing.assert_array_equal(irj.idi_layer_(layer)(x), new(x))
     made = kind(4, 6, kernel_size=(), kernel_init=irj.idi(), rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(made(x), new(x))
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_kernel_passes_the_signal_under_each_padding_mode_of_each_rank(mode, rank):
+    if (mode, rank) == ("reflect", 3):
+        mode = "replicate"  # PyTorch pads no volume by reflection
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    model, x = (
+        nn.Sequential(kind(4, 4, 3, padding=1, padding_mode=mode)),
+        torch.randn(2, 4, *[6] * rank),
+    )
+    irt.init_(model, x)
+    assert torch.equal(model(x), x)
