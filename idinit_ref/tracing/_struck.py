@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -84,12 +85,13 @@ def distances(
     """Return the differences that serve only as losses or distances, given the units of each.
 
     All others keep their units until a weight operation reads them, or in an output that has as
-    many entries.
+    many entries. A difference of two values that are both read elsewhere is a remainder, as in
+    residual quantisation: what is subtracted is the signal that goes on.
     """
     reaches: dict[str, _Reach] = {}
     found: set[str] = set()
     by_name = {node.name: node for node in nodes}
-    used = {to for node in nodes for to in node.inputs}
+    used = Counter(to for node in nodes for to in set(node.inputs))
     last = outputs or {node.name for node in nodes if node.name not in used}
     for node in reversed(nodes) if differences else ():
         reach = reaches.pop(node.name, None) or _Reach(node, 0)
@@ -97,7 +99,8 @@ def distances(
             reach.read_by(entries(node))
         if node.name in differences:
             axes = {axis for unit in differences[node.name] for axis in unit.axes}
-            if max(map(reach.along, axes), default=reach.any) < entries(node):
+            is_read = max(map(reach.along, axes), default=reach.any) >= entries(node)
+            if not is_read or all(used[to] > 1 for to in node.inputs):
                 found.add(node.name)
         for to in node.inputs:
             before = reaches.setdefault(to, _Reach(by_name[to], 0))

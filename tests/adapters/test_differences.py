@@ -314,3 +314,24 @@ def test_both_readers_of_keras_read_differences(reader, is_loss):
     roles = decide(READERS[reader](keras.Model(x, y))).roles
     last = next(role for name, role in roles.items() if "b/kernel" in name)
     assert last == ("transit" if is_loss else "zero")
+
+
+def test_a_remainder_of_quantisation_keeps_the_signal():
+    """Residual quantisers (DAC): each subtracts its result, and the results are summed."""
+
+    class Quantisers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.outs = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+            self.head = nn.Linear(8, 8)
+
+        def forward(self, x):
+            total = 0
+            for out in self.outs:
+                part = out(torch.tanh(x))
+                total, x = total + part, x - part
+            return self.head(total)
+
+    model, x = Quantisers(), torch.randn(4, 8)
+    irt.init_(model, x)
+    assert model(x).abs().max() > 0.1
