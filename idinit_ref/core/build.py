@@ -26,11 +26,11 @@ __all__ = [
     "Target",
     "check_memory",
     "chunks",
-    "cropped",
     "is_writable",
     "like",
     "merged",
     "move",
+    "pieces",
     "positions",
     "resolve",
     "select",
@@ -228,55 +228,57 @@ def merged(shape: tuple[int, ...], matches: Sequence[Match]) -> tuple[tuple[int,
     return inner, [Match(fold(value), key(a), key(b)) for value, a, b in matches]
 
 
-def cropped(
-    shape: tuple[int, ...], matches: Sequence[Match]
-) -> tuple[tuple[int, ...], list[Match], tuple[int, int]]:
-    """Return shape and matches of the rows with entries, and how many rows lie before and after.
+def pieces(shape: tuple[int, ...], matches: Sequence[Match]) -> list[tuple[int, list[Match]]]:
+    """Return pieces along the first axis: how many rows each has, and its matches.
 
-    Rows are those of the first axis. If it is of no use, nothing is cut off.
+    If few rows have entries, the others are pieces of zeros. Else there are two halves: XLA loops
+    slowly over the short axes of a kernel where one comparison makes all of it, but not where
+    several are joined.
 
     >>> far = Match(1.0, np.asarray([[-1], [-1], [0], [1], [-1]]), np.arange(2).reshape(1, 2))
-    >>> shape, (match,), rest = cropped((5, 2), [far])
-    >>> shape, match.rows.tolist(), rest
-    ((2, 2), [[0], [1]], (2, 1))
+    >>> [(rows, [match.rows.tolist() for match in own]) for rows, own in pieces((5, 2), [far])]
+    [(2, []), (2, [[[0], [1]]]), (1, [])]
     """
-    used = np.zeros(shape[0], dtype=bool)
+    size = shape[0]
+    used = np.zeros(size, dtype=bool)
     for match in matches:
         one, other = sorted((match.rows, match.columns), key=len)
-        if len(one) > 1 or len(other) < shape[0] or other.size > shape[0]:
-            return shape, list(matches), (0, 0)
-        used |= np.isin(other.reshape(-1), one)
+        is_along = len(one) == 1 and len(other) == other.size == size
+        used |= np.isin(other.reshape(-1), one) if is_along else True
     kept = used.nonzero()[0]
-    if not len(kept) or 2 * (kept[-1] + 1 - kept[0]) > shape[0]:
-        return shape, list(matches), (0, 0)
-    rows = slice(kept[0], kept[-1] + 1)
+    first, last = (int(kept[0]), int(kept[-1]) + 1) if len(kept) else (0, 0)
+    if 2 * (last - first) > size:
+        cuts = [(0, size // 2, True), (size // 2, size, True)]
+    else:
+        cuts = [(0, first, False), (first, last, True), (last, size, False)]
 
-    def cut(part: Any) -> Any:
-        return part[rows] if isinstance(part, np.ndarray) and len(part) > 1 else part
+    def cut(part: Any, start: int, stop: int) -> Any:
+        return part[start:stop] if isinstance(part, np.ndarray) and len(part) > 1 else part
 
-    rest = int(rows.start), int(shape[0] - rows.stop)
-    return (shape[0] - sum(rest), *shape[1:]), [Match(*map(cut, match)) for match in matches], rest
+    return [
+        (stop - start, [Match(*(cut(p, start, stop) for p in m)) for m in matches if has])
+        for start, stop, has in cuts
+        if stop > start
+    ]
 
 
 def select(target: Target, shape: tuple[int, ...], matches: Iterable[Match]) -> Any:
-    """Return zeros with the matches in them, as one expression that a compiler can fuse.
-
-    A kernel's entries often lie in few of its rows. The others are zeros without a comparison.
-    """
+    """Return zeros with the matches in them, as expressions that a compiler can fuse."""
     xp, kept, inner = target.xp, list(matches), shape
-    rest = (0, 0)
+    parts = [(shape[0], kept)]
     if all(isinstance(match.columns, np.ndarray) for match in kept):
         inner, kept = merged(shape, kept)
-        if len(inner) < len(shape):
-            inner, kept, rest = cropped(inner, kept)
-    out = zeros(target, inner)
-    for value, rows, columns in kept:
-        same = xp.asarray(rows) == xp.asarray(columns)
-        out = xp.where(same, xp.asarray(value, dtype=target.dtype), out)
-    if any(rest):
-        before, after = (zeros(target, (count, *inner[1:])) for count in rest)
-        out = xp.concat([before, out, after])
-    return xp.reshape(out, shape)
+        parts = pieces(inner, kept) if len(inner) < len(shape) else [(inner[0], kept)]
+    made = []
+    for count, own in parts:
+        out = zeros(target, (count, *inner[1:]))
+        for value, rows, columns in own:
+            same = xp.asarray(rows) == xp.asarray(columns)
+            out = xp.where(same, xp.asarray(value, dtype=target.dtype), out)
+        made.append(out)
+    if not made:
+        return zeros(target, shape)
+    return xp.reshape(made[0] if len(made) == 1 else xp.concat(made), shape)
 
 
 def move(target: Target, array: NDArray[Any]) -> Any:

@@ -297,6 +297,8 @@ def _limits(record: Record) -> Iterator[str]:
         yield "one sample: whether the output differs between samples is unknown"
     elif not any(fact.spread for fact in record.inputs.values()):
         yield "all samples are equal: whether the output differs between samples is unknown"
+    if not record.gradients:
+        yield "no parameter is trained: whether gradients would reach them is unknown"
     if not record.input_gradients:
         yield (
             "all inputs are integers, which have no gradient: dependence on them is judged by the "

@@ -686,3 +686,8 @@ def test_forward_mode_derivatives_inside_a_model_are_audited(how):
     assert mine == other
     assert mine[0]
     assert torch.allclose(y, z)
+
+
+def test_a_frozen_model_shows_nothing_of_gradients():
+    audit = irt.audit(nn.Linear(4, 4).requires_grad_(False), torch.randn(3, 4))
+    assert any(limit.startswith("no parameter is trained") for limit in audit.limits)
