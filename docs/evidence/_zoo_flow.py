@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
-from docs.evidence._zoo_tape import ADDS, Slot, Tape, bits
+from docs.evidence._zoo_tape import ADDS, DIFFERENCES, Slot, Tape, bits
 
 MOVES = (
     "view",
@@ -50,7 +50,7 @@ _LINEAR = re.compile(r"avg_pool|constant_pad|upsample")  # of two terms, the sum
 
 @dataclass
 class Add:
-    """An elementwise sum in which one operand may be the skip of the other."""
+    """An elementwise sum or difference in which one operand may be the skip of the other."""
 
     step: int
     node: int
@@ -94,9 +94,12 @@ class Flow:
             )
         self.residual: dict[int, int] = {}  # of a plain add, its source
         self.adds: list[Add] = []
+        self.differences: list[Add] = []  # whose skip holds no weight
         for number, step in enumerate(tape.steps):
             if step.name in ADDS and step.nodes:
                 self.adds += self._add(number)
+            elif step.name in DIFFERENCES and step.nodes:
+                self.differences += [add for add in self._add(number) if add.plain]
 
     def _add(self, step: int) -> list[Add]:
         node = self.tape.steps[step].nodes[0]
@@ -238,7 +241,8 @@ class Flow:
                 return
             weights = self._after(source, branch)
             if weights and not (len(self.readers[branch]) > 1 and self._is_score(node, over=True)):
-                self.residual[node] = source
+                if self.nodes[node].name in ADDS:
+                    self.residual[node] = source
                 where = self.nodes[node].where
                 own, reader = self._own(branch, step, source)
                 yield Add(step, node, skip, own, reader, source, weights, not is_stream, where)

@@ -39,7 +39,7 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
     off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])}
     wanted: dict[int, set[int]] = {}
-    for add in flow.adds:
+    for add in (*flow.adds, *flow.differences):
         wanted.setdefault(add.step, set()).add(add.skip)
         wanted.setdefault(add.reader, set()).add(add.branch)
     vanished: dict[tuple[int, int], bool] = {}  # of a step and what it reads
@@ -70,6 +70,7 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
                 if vanished[add.reader, add.branch] or not _vanishes(tape, add, values, learned):
                     continue
                 missed.append(_told(tape, add))
+        differences = [a for a in flow.differences if _vanishes(tape, a, values, a.weights)]
     projections = [
         add
         for add in flow.adds
@@ -84,10 +85,9 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
             and not vanished[add.step, add.skip]
         }
     )
-    moved, idle = _moved(tape, [*true, *projections], at_zero, values, zeros)
-    ended = {
-        name for add in (*true, *projections) for k in add.weights for name in tape.nodes[k].weights
-    }
+    ending = [*true, *projections, *differences]
+    moved, idle = _moved(tape, ending, at_zero, values, zeros)
+    ended = {name for add in ending for k in add.weights for name in tape.nodes[k].weights}
     read = {name for node in tape.nodes if 0 not in node.shape for name in node.weights}
     names = [name for name, role in found.items() if role == "zero"]
     empty = {name for node in tape.nodes for name in node.weights} - read  # of no rows, say

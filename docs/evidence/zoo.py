@@ -269,8 +269,6 @@ def _part(measured: int, of: int, note: str = "") -> str:
 
 
 REASONS = {
-    "timm/efficientvim_m2": ": x + a (f(x) - x) has the roles of (1 - a) x + a f(x), whose add"
-    " ends in f; the measurement knows sums alone, and no differences",
     "timm/hgnet_small": ": a gate, whose sigmoid is saturated by activations of 2e4",
     "torchvision/ssdlite320_mobilenet_v3_large": ": its boxes match one place, where all that this"
     " layer reads is 0 behind ReLU6",

@@ -24,6 +24,14 @@ class Residual(nn.Module):
         return x + self.down(self.up(x).relu())
 
 
+class Interpolated(Residual):
+    """x + a (down(relu(up(x))) - x), behind an entry."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        return x + 0.5 * (self.down(self.up(x).relu()) - x)
+
+
 class InPlace(Residual):
     """The same, written into the skip."""
 
@@ -262,6 +270,13 @@ def test_a_zero_that_no_row_reaches_is_idle():
 
 def test_a_zero_that_ends_no_branch_is_false():
     assert found(Residual(), ["entry.weight", "down.weight"], 3)["false"] == ["entry.weight"]
+
+
+def test_a_zero_may_end_a_difference():
+    assert not found(Interpolated(), ["down.weight"], 3)["false"]
+    row = found(Interpolated(), ["entry.weight", "up.weight", "down.weight"], 3)
+    assert row["false"] == ["entry.weight"]
+    assert row["vain"] == ["up.weight", "down.weight"]
 
 
 def test_a_skip_joined_of_parts_has_a_branch_and_a_false_zero_is_still_found():
