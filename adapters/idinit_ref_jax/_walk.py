@@ -148,7 +148,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         if numbers is not None or not zeros:
             return _constants(draw, eqn, given, numbers)
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
-    draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
+    draws = MOVES.get(kind) or (TABLE.get(kind) if var is not None and floats(var) else None)
     if draws is not None and more == [None]:
         return [draws(draw, eqn, given)]
     if kind in _SEVERAL:

@@ -105,7 +105,7 @@ class Layers(Products):
         operation = Operation(
             sizes,
             letters or None,
-            options=options or {},
+            options=_own(options or {}, kernel, letters),
             left=None if left is None else tuple(a + b for a, b in zip(left, more, strict=True)),
             spread=steps,
             dilation=tuple(dilation) or (1,) * len(space),
@@ -277,6 +277,24 @@ class Layers(Products):
             at = axis % rank
             kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
         return self.lookup(name, [table, places], shape, kept, floating)
+
+
+def _own(options: Mapping[str, Any], kernel: Made, letters: str) -> Mapping[str, Any]:
+    """Return options with the groups of the parameter alone, if the kernel is copies of it.
+
+    Samples that are groups of one convolution have a copy each.
+    """
+    groups = options.get("groups", 1)
+    views = [part.view for part in kernel.parts if part.view is not None]
+    for view in views if "O" in letters and groups > 1 else ():
+        copies = 1
+        for atom in view.axes[letters.index("O")]:
+            if atom.axis >= 0:
+                break
+            copies *= atom.radix
+        if groups % copies == 0:
+            return {**options, "groups": groups // copies}
+    return options
 
 
 def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] | None:
