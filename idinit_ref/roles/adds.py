@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from .dominators import ROOT
 from .ends import Ends, Vanishing
-from .flow import Flow, bare_shape
+from .flow import Flow, bare_shape, entries
 
 __all__ = ["Adds", "Branch"]
 
@@ -246,8 +246,12 @@ class Adds:
         return found
 
     def _is_alike(self, node: int, add: int, side: int) -> bool:
-        shape = bare_shape(self._flow.nodes[node].shape)
-        return shape in (bare_shape(self._flow.nodes[at].shape) for at in (add, side))
+        """Whether a node has the shape of an add or of its operand, or as many entries."""
+        nodes = self._flow.nodes
+        if 0 < entries(nodes[node]) == entries(nodes[add]):
+            return True
+        shape = bare_shape(nodes[node].shape)
+        return shape in (bare_shape(nodes[at].shape) for at in (add, side))
 
     def _go_back(self, ahead: _Frontier, node: int, side: int, way: _Way) -> None:
         """Go from a node back to all its inputs."""
