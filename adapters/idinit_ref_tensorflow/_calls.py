@@ -212,6 +212,12 @@ def _sum(call: Call) -> Value:
     return call.draw.sum(call.name, call.values[0], call.axes, call.shape, is_mean)
 
 
+def _cumsum(call: Call) -> Value:
+    if call.op.axis is None:
+        return _other(call)
+    return call.draw.cumsum(call.name, call.values[0], call.axes[0], call.shape)
+
+
 def _one_hot(call: Call) -> Value:
     if call.kind != "OneHot" and call.op.output_mode != "one_hot":
         return _other(call)
@@ -302,6 +308,8 @@ TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
     "Sum": _sum,
     "Mean": _sum,
+    "Nansum": _sum,
+    "Cumsum": _cumsum,
     **dict.fromkeys(("OneHot", "CategoryEncoding"), _one_hot),
     **dict.fromkeys(("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"), _product),
     **dict.fromkeys(("Conv", "DepthwiseConv"), _convolution),

@@ -39,7 +39,7 @@ ENTRYWISE = {
     "SquaredDifference", "Sub", "Tan", "Tanh", "Xdivy", "Xlogy", "AddV2", "Add",
 }  # fmt: skip
 KNOWN = {
-    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
+    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod",
     "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Min",
     "Prod", "Softmax", "TopKV2",
 }  # fmt: skip
@@ -253,6 +253,13 @@ def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     return draw.sum(name, inputs[0], along, shape, op.type == "Mean")
 
 
+def _cumsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    axis = static(op.inputs[1])
+    if axis is None or shape is None or op.get_attr("exclusive"):
+        return draw.result(name, inputs, shape, word="cumsum")
+    return draw.cumsum(name, inputs[0], int(axis) % len(shape), shape, op.get_attr("reverse"))
+
+
 def _one_hot(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     result = draw.result(name, inputs, shape, word="basis")
     return result._replace(picks=True) if isinstance(result, Signal) else result
@@ -338,6 +345,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
     "Mean": _sum,
+    "Cumsum": _cumsum,
     "OneHot": _one_hot,
     **dict.fromkeys(_MATMULS, _matmul),
     "Einsum": _einsum,

@@ -11,7 +11,19 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._moves import Joined, Moves, Span, Spot, lose, shift_of
-from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
+from ._places import (
+    Box,
+    Move,
+    Runs,
+    assembled,
+    box_at,
+    embedded,
+    followed,
+    outside,
+    sliced,
+    taken,
+    turned,
+)
 from ._resolution import is_apart, is_repeated
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
@@ -294,14 +306,7 @@ class Joins(Moves):
 
 def _within(box: Box) -> Move:
     """Return the slice that takes a box."""
-
-    def move(view: View) -> View | None:
-        new: View | None = view
-        for axis, span in enumerate(box.spans):
-            new = None if new is None else new.slice(axis, *span)
-        return new
-
-    return move
+    return sliced(box.spans, range(len(box.spans)))
 
 
 def _rejoined(values: Sequence[Value]) -> frozenset[tuple[Operation, Cut]]:

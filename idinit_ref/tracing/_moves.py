@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
-from ._places import Runs, followed, runs_of, spans_in, whole
+from ._places import Runs, followed, runs_of, sliced, spans_in, whole
 from ._resolution import between, copied_axes, without_copies
 from ._results import Results
 from ._units import Places, seen_by, spread_to
-from ._values import Cut, Data, Fold, Made, Piece, Place, Shape, Signal, Value
+from ._values import Cut, Data, Fold, Made, Piece, Place, Shape, Signal, Value, is_constant
 
 __all__ = ["Joined", "Moves", "Span", "Spot", "lose", "shift_of", "spans_of"]
 
@@ -124,6 +124,8 @@ class Moves(Results):
         old = value.shape or ()
         if value.shape == shape is not None:
             return value
+        if is_constant(value) and shape is not None:
+            return value._replace(shape=shape)  # its entries keep their order
         coarse: Shape | None = None
         if isinstance(value, Signal):
             coarse, joined = without_copies(value, shape), self.joins.get(value.node)
@@ -227,14 +229,7 @@ class Moves(Results):
         shape = tuple(size for axis, size in enumerate(sizes) if axis not in gone)
         cut = [axis for axis, size in enumerate(old) if spans[axis] != (0, size, 1)]
 
-        def move(view: View) -> View | None:
-            new: View | None = view
-            for axis in cut:
-                new = None if new is None else new.slice(axis, *spans[axis])
-            for axis in sorted(gone, reverse=True):
-                new = None if new is None else new.take(axis)
-            return new
-
+        move = sliced(spans, cut, gone)
         if not isinstance(value, Signal):
             return self.move(name, value, shape, move)
         within = self._within(value, spans, gone)
@@ -270,6 +265,22 @@ class Moves(Results):
         own = [] if is_new else [(start - low, stop - low, 1)]
         left = [at - (is_new and at > axis) for at in gone if not (is_new and at == axis)]
         return operands[first], [*spans[:axis], *own, *spans[axis + 1 :]], left
+
+    def known_part(self, value: Value, spans: Sequence[Span], gone: Sequence[int]) -> Value | None:
+        """Return the value that is a slice of another value, up to a reshape; None if none is."""
+        if not isinstance(value, Signal) or value.shape is None:
+            return None
+        cut = [axis for axis, size in enumerate(value.shape) if spans[axis] != (0, size, 1)]
+        if not cut:
+            return value
+        within = self._within(value, spans, gone)
+        if within is not None:
+            whole = [(0, size, 1) for size in within[0].shape or ()]
+            return within[0] if within[1] == whole else self.known_part(*within)
+        if len({id(place.of) for place in value.places}) < 2:
+            return None
+        kept = [len(range(*span)) for axis, span in enumerate(spans) if axis not in gone]
+        return self.spot(followed(value, sliced(spans, cut, gone)), tuple(kept)).value
 
     def _part(
         self,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
+from ._forms import Form
 from ._parameter import Parameter, Seen, node_of
 from ._struck import distances, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
@@ -76,12 +77,13 @@ class Nodes:
         self._learned: set[str] = set()  # nodes computed from learned tables alone
         self._late: set[str] = set()  # tables that were met as data after that
         self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
+        self._forms: dict[str, Form] = {}  # the terms of a sum, difference, scale or shift
         self._differences: dict[str, tuple[Unit, ...]] = {}  # the units of each
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self._at_zero: dict[str, AtZero] = {}  # per function of signals: where these are zero
-        self._passed: dict[str, str] = {}  # what a function was written with, and its node
+        self._passed: dict[str, str] = {}  # what was drawn otherwise; of a function, with its node
         self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices

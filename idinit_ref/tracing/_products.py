@@ -284,16 +284,18 @@ class Products(Joins):
         word = "norm" if is_norm else "mul"
         out = self.scale(name, (a, b), shape, "multiplied by", word)
         for signal, made in ((a, b), (b, a)):
-            is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
-            if is_pair and isinstance(out, Signal) and not out.member:
-                is_direct = out.is_direct or self._is_normed(signal, made)  # type: ignore[arg-type]
-                return out._replace(term=Term(signal, made), is_direct=is_direct)  # type: ignore[arg-type]  # is_pair
+            if not isinstance(signal, Signal) or not isinstance(made, Made):
+                continue
+            if (made.parts or made.entries) and isinstance(out, Signal) and not out.member:
+                is_direct = out.is_direct or self._is_normed(signal, made)
+                return out._replace(term=Term(signal, made), is_direct=is_direct)
         return out
 
     def _is_normed(self, signal: Signal, made: Made) -> bool:
         """Whether a function and a learned scale stand for a norm, as tanh(a * x) * w does."""
         node = self.nodes[self._place[signal.node]]
-        if node.does != "map" or node.vanishes != "all" or prod(made.shape or ()) < 2:
+        is_scale = bool(made.parts) and prod(made.shape or ()) > 1
+        if node.does != "map" or node.vanishes != "all" or not is_scale:
             return False
         while node.does in ("map", "move", "scale") and len(node.inputs) == 1:
             node = self.nodes[self._place[node.inputs[0]]]
