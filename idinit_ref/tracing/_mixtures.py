@@ -54,6 +54,10 @@ class Mixtures(Sums):
         sums = accumulate(parts[::turn], lambda a, b: self.add(name, a, b, a.shape))
         return self.stack(name, [*sums][::turn], axis, shape)
 
+    def is_stack(self, value: Value) -> bool:
+        """Whether a signal was made of values that are stacked along its first axis."""
+        return isinstance(value, Signal) and bool(value.shape) and bool(self._parts(value, [0]))
+
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants; with numbers, it may be a sum of its parts."""
         for (value, made), (own, rest) in zip(
