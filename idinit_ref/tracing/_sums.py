@@ -11,6 +11,7 @@ from ._at_zero import AtZero, at_zero
 from ._forms import Form, Share
 from ._functions import Fact
 from ._loops import Loops
+from ._places import spans_in
 from ._recipes import terms_of
 from ._units import merged, spread_to
 from ._values import Made, Part, Shape, Signal, Track, Value, is_zero
@@ -226,7 +227,32 @@ class Sums(Loops):
         if one and other and one.is_like(other):
             whole = self._add(name, one.table, other.table, one.table.shape, word)
             return self.select(name, whole, one.places, one.shape, one.kept)
-        return self._add(name, a, b, shape, word)
+        return self._of_slices(name, a, b, word) or self._add(name, a, b, shape, word)
+
+    def _of_slices(self, name: str, a: Signal, b: Signal, word: _Word) -> Value | None:
+        """Draw a sum of the same rows of two signals as these rows of their sum; None if no such.
+
+        Slices of units, as the gates of an LSTM, stay apart.
+        """
+        if len(a.places) != 1 or len(b.places) != 1 or a.shape != b.shape:
+            return None
+        (one,), (other,) = a.places, b.places
+        spans = spans_in(one)
+        if spans is None or spans_in(other) != spans or one.view != other.view:
+            return None
+        left, right = one.of, other.of
+        if not isinstance(left, Signal) or not isinstance(right, Signal):
+            return None
+        held = {axis for unit in (*left.units, *right.units) for axis in unit.axes}
+        cut = {axis for axis, size in enumerate(one.seen) if spans[axis] != (0, size, 1)}
+        if not cut or cut & held:
+            return None
+        whole = self.once(
+            ("sum", word),
+            (left, right),
+            lambda: self._combined(name, left, right, one.seen, word),
+        )
+        return self.reshape(name, self.part(name, whole, spans), a.shape)
 
     def _shifts_statistics(self, signal: Signal, made: Made) -> bool:
         """Whether a signal is made of a norm's statistics, fewer than the entries of its offset.

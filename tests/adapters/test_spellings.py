@@ -396,6 +396,10 @@ SUMS = {
     "less a negative": lambda np_, m, p, x: -(-x - f(np_, p, x)),
     "less a difference": lambda np_, m, p, x: 2 * x - (x - f(np_, p, x)),
     "of parts": lambda np_, m, p, x: sum([0.5 * x, f(np_, p, x), 0.5 * x]),
+    "row by row": lambda np_, m, p, x: np_.stack(
+        (lambda h: [x[k] + h[k] for k in range(3)])(f(np_, p, x)), 0),
+    "step by step": lambda np_, m, p, x: np_.stack(
+        (lambda h: [x[:, t] + h[:, t] for t in range(5)])(f(np_, p, x)), 1),
     "with numbers that cancel": lambda np_, m, p, x: (x - 1) + (f(np_, p, x) + 1),
 }  # fmt: skip
 
@@ -413,9 +417,11 @@ def test_a_sum_is_one_in_every_spelling(framework, how):
     assert not notes
 
 
-def accumulated(m, p, x):
-    array = tf.TensorArray(tf.float32, 2).write(0, x).write(1, f(m, p, x))
-    return tf.reduce_sum(array.stack(), 0)
+def looped(parts):
+    def body(at, total):
+        return total + parts[at]
+
+    return jax.lax.fori_loop(0, len(parts), body, jnp.zeros_like(parts[0]))
 
 
 IDIOMS = {
@@ -441,6 +447,11 @@ IDIOMS = {
     "tree.map": (in_jax, lambda m, p, x: jax.tree.map(jnp.add, {"h": x}, {"h": f(m, p, x)})["h"]),
     "lax.reduce": (in_jax, lambda m, p, x: jax.lax.reduce(
         both(m, p, x), np.float32(0), jax.lax.add, (0,))),
+    "a loop over a stack": (in_jax, lambda m, p, x: looped(both(m, p, x))),
+    "a scan over a stack": (in_jax, lambda m, p, x: jax.lax.scan(
+        lambda total, part: (total + part, None), jnp.zeros_like(x), both(m, p, x))[0]),
+    "the last of a scan": (in_jax, lambda m, p, x: jax.lax.scan(
+        lambda total, part: (total + part,) * 2, 0 * x, both(m, p, x), reverse=True)[1][0]),
     "at[...].add": (in_jax, lambda m, p, x: jnp.asarray(x).at[...].add(f(m, p, x))),
     "layers.Average": (in_keras, lambda m, p, x: 2 * keras.layers.Average()([x, f(m, p, x)])),
     "ops.average": (in_keras, lambda m, p, x: 2 * ops.average(both(m, p, x), 0)),
