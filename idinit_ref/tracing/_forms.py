@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from ._values import Signal, Value
 
-__all__ = ["Form", "Share"]
+__all__ = ["Form", "Share", "opened", "within"]
 
 _MOST = 8  # the most terms of a sum that are followed
+_DEPTH = 6  # the most sums within each other
 
 
 class Share(NamedTuple):
@@ -24,11 +26,6 @@ class Form(NamedTuple):
 
     shares: tuple[Share, ...] = ()
     number: float = 0.0
-
-    @property
-    def is_short(self) -> bool:
-        """Whether it has so few terms that it is worth to be followed."""
-        return len(self.shares) <= _MOST
 
     def times(self, by: float, *gates: Value) -> Form:
         """Return it times a number; times gates, if it has no number."""
@@ -70,3 +67,37 @@ class Form(NamedTuple):
             for one in self.shares
             for two in other.shares
         )
+
+
+def within(signal: Signal, forms: Mapping[str, Form], depth: int = _DEPTH) -> set[str]:
+    """Return the nodes of a signal, of its terms, and of theirs."""
+    found, form = {signal.node}, forms.get(signal.node)
+    for share in form.shares if form and depth else ():
+        found |= within(share.signal, forms, depth - 1)
+    return found
+
+
+def opened(
+    signal: Signal,
+    forms: Mapping[str, Form],
+    stops: Collection[str],
+    is_odd: Callable[[Signal], bool],
+    depth: int = _DEPTH,
+) -> Form | None:
+    """Return a signal as its terms, as far as numbers, odd terms or `stops` are among them.
+
+    Return None if none is: the signal is a term itself.
+    """
+    form = forms.get(signal.node)
+    if form is not None and depth and signal.node not in stops:
+        total, is_open = Form((), form.number), bool(form.number)
+        for share in form.shares:
+            part = opened(share.signal, forms, stops, is_odd, depth - 1)
+            if part is not None and part.number and share.gates:
+                return None
+            is_open |= part is not None
+            part = part or Form((Share(share.signal),))
+            total = total.plus(part.times(share.by, *share.gates))
+        if is_open and len(total.shares) <= _MOST:
+            return total
+    return Form((Share(signal),)) if signal.node in stops or is_odd(signal) else None

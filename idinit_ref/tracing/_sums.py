@@ -8,7 +8,7 @@ from math import prod
 from typing import Literal
 
 from ._at_zero import AtZero, at_zero
-from ._forms import Form, Share
+from ._forms import Form, Share, opened, within
 from ._functions import Fact
 from ._loops import Loops
 from ._places import spans_in
@@ -26,10 +26,13 @@ class Sums(Loops):
 
     # Terms ----------------------------------------------------------------------------------
 
-    def _form(self, signal: Signal) -> Form:
-        """Return a signal as a sum of terms; it may be one itself."""
-        form = self._forms.get(signal.node)
-        return form if form and form.is_short else Form((Share(signal),))
+    def _opened(self, signal: Signal, stops: Collection[str] = ()) -> Form:
+        """Return a signal as a sum of terms, if numbers, odd terms or `stops` are among them."""
+
+        def is_odd(one: Signal) -> bool:
+            return self._at_0(Share(one), one.shape) != 0
+
+        return opened(signal, self._forms, stops, is_odd) or Form((Share(signal),))
 
     def _shifted(self, values: Sequence[Value], doing: str) -> Form | None:
         """Return a sum or difference of a signal and a known number as its terms, or None."""
@@ -38,26 +41,30 @@ class Sums(Loops):
         found = Form()
         for value, by in zip(values, (1, -1 if doing == "subtracted with" else 1), strict=True):
             if isinstance(value, Signal):
-                found = found.plus(self._form(value).times(by))
+                found = found.plus(Form((Share(value, by),)))
             elif isinstance(value, Made) and not value.parts and value.value:
                 found = found.plus(Form((), value.value * by))
             else:
                 return None
-        return found if found.shares else None
+        return found
 
     def _simplified(
-        self, name: str, a: Form, b: Form, values: Sequence[Value], shape: Shape | None
+        self, name: str, form: Form, values: Sequence[Value], shape: Shape | None
     ) -> Value | None:
         """Draw a sum by its terms if some of these cancel; None if they do not.
 
         x + c (f - x) is (1 - c) x + c f, and x + exp(f) - 1 is x + (exp(f) - 1).
         """
-        whole = a.plus(b)
+        trees = [within(share.signal, self._forms) for share in form.shares]
+        stops = trees[0] & trees[1] if len(trees) > 1 else ()
+        parts = [self._opened(s.signal, stops).times(s.by) for s in form.shares]
+        a, b = (*parts, Form())[:2]
+        whole = a.plus(b).plus(Form((), form.number))
         values_at_0 = [self._at_0(share, shape) for share in whole.shares]
         group = [share for share, at in zip(whole.shares, values_at_0, strict=True) if at]
         near = at_zero("add", [sum(values_at_0), whole.number]) if group and whole.number else None
         is_function = near is not None and not near.value and len(group) < len(whole.shares)
-        is_gone = not whole.number and bool(a.number or b.number)
+        is_gone = not whole.number and any(part.number for part in (a, b, form))
         if not (is_function or is_gone or a.takes(b)):
             return None
         if any(share.signal.shape != shape for share in whole.shares):
@@ -150,7 +157,7 @@ class Sums(Loops):
         by = _factor(values, word)
         if isinstance(out, Signal) and by and self.nodes[self._place[out.node]].does == "scale":
             (signal,) = (value for value in values if isinstance(value, Signal))
-            self._forms.setdefault(out.node, self._form(signal).times(by))
+            self._forms.setdefault(out.node, Form((Share(signal, by),)))
         return out
 
     def multiply(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
@@ -162,7 +169,7 @@ class Sums(Loops):
         for factor, by in ((a, b), (b, a)):
             if isinstance(factor, Signal) and isinstance(by, Signal) and factor.shape == shape:
                 gate, move = self._moves.get(by.node, (by, lambda value: value))  # a broadcast
-                form = self._form(gate)
+                form = self._opened(gate)
                 if form.number and self._is_of_factor(form, factor):
                     self._pass([by], {share.signal.node for share in form.shares})
                     rest = move(self._total(name, form.shares, gate.shape))
@@ -172,9 +179,11 @@ class Sums(Loops):
         for signal, gate in ((a, b), (b, a)):
             if not isinstance(out, Signal) or not isinstance(signal, Signal):
                 continue
-            form = self._form(signal)
-            if len(form.shares) > 1 and not form.number and signal.shape == shape:
-                self._forms.setdefault(out.node, form.times(1, gate))
+            inner = self._forms.get(signal.node)
+            while inner is not None and len(inner.shares) == 1 and not inner.number:
+                inner = self._forms.get(inner.shares[0].signal.node)
+            if inner is not None and len(inner.shares) > 1 and signal.shape == shape:
+                self._forms.setdefault(out.node, Form((Share(signal, 1.0, (gate,)),)))
         return out
 
     def _is_of_factor(self, form: Form, factor: Signal) -> bool:
@@ -183,14 +192,18 @@ class Sums(Loops):
             name, near = share.signal.node, self._near_zero(share.signal, share.signal.shape)
             is_gone = isinstance(near, AtZero) and not near.value and not share.gates
             is_after = self._after[name][0] > self._place[factor.node]
-            if not is_gone or not is_after or not self._comes_from([name], [factor.node]):
+            inner = self._forms.get(name, Form()).shares
+            sign = inner[0].by if len(inner) == 1 else 1.0  # of -f
+            if not is_gone or not is_after or share.by * sign * form.number < 0:
                 return False
-        return all(share.by * form.number > 0 for share in form.shares)
+            if not self._comes_from([name], [factor.node]):
+                return False
+        return True
 
     def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a sum of two values, entry by entry."""
         if isinstance(a, Signal) and isinstance(b, Signal):
-            found = self._simplified(name, self._form(a), self._form(b), (a, b), shape)
+            found = self._simplified(name, Form((Share(a), Share(b))), (a, b), shape)
             return found or self._combined(name, a, b, shape, "add")
         if isinstance(a, Made):
             a, b = b, a
@@ -216,8 +229,7 @@ class Sums(Loops):
         :func:`distances` says otherwise.
         """
         if isinstance(a, Signal) and isinstance(b, Signal) and not self.is_of_one(a, b):
-            terms = self._form(a), self._form(b).times(-1)
-            found = self._simplified(name, *terms, (a, b), shape)
+            found = self._simplified(name, Form((Share(a), Share(b, -1.0))), (a, b), shape)
             return found or self._combined(name, a, b, shape, "sub")
         return self.sum_of(name, (a, b), shape, "subtracted with")
 
@@ -227,9 +239,10 @@ class Sums(Loops):
         if one and other and one.is_like(other):
             whole = self._add(name, one.table, other.table, one.table.shape, word)
             return self.select(name, whole, one.places, one.shape, one.kept)
-        return self._of_slices(name, a, b, word) or self._add(name, a, b, shape, word)
+        rows = self._of_slices(name, a, b) if word == "add" else None
+        return rows or self._add(name, a, b, shape, word)
 
-    def _of_slices(self, name: str, a: Signal, b: Signal, word: _Word) -> Value | None:
+    def _of_slices(self, name: str, a: Signal, b: Signal) -> Value | None:
         """Draw a sum of the same rows of two signals as these rows of their sum; None if no such.
 
         Slices of units, as the gates of an LSTM, stay apart.
@@ -247,11 +260,7 @@ class Sums(Loops):
         cut = {axis for axis, size in enumerate(one.seen) if spans[axis] != (0, size, 1)}
         if not cut or cut & held:
             return None
-        whole = self.once(
-            ("sum", word),
-            (left, right),
-            lambda: self._combined(name, left, right, one.seen, word),
-        )
+        whole = self.once("sum", (left, right), lambda: self.add(name, left, right, one.seen))
         return self.reshape(name, self.part(name, whole, spans), a.shape)
 
     def _shifts_statistics(self, signal: Signal, made: Made) -> bool:
@@ -303,7 +312,7 @@ class Sums(Loops):
         made = [value for value in values if isinstance(value, Made) and not value.zero]
         fact, form = Fact("", "sum"), self._shifted(values, doing)
         if form is not None:
-            found = self._simplified(name, form, Form(), values, shape)
+            found = self._simplified(name, form, values, shape)
             if found is not None:
                 return found
         if len(signals) == 1 and made:
@@ -385,7 +394,7 @@ class Sums(Loops):
         if self.is_function((a, b), shape):
             self.expand(out, word, (a, b))
         if a.shape == b.shape == shape and self.nodes[self._place[node]].kind == "add":
-            self._forms[node] = self._form(a).plus(self._form(b).times(1 if word == "add" else -1))
+            self._forms[node] = Form((Share(a), Share(b, 1.0 if word == "add" else -1.0)))
         return out
 
 
