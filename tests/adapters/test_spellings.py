@@ -552,6 +552,25 @@ def test_an_interpolation_is_one_in_every_spelling(framework, by, how):
     assert entries["b"][0] == ("transit" if notes else "zero")
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_interpolations_in_a_row_keep_the_stream(framework):
+    """Each block reads, and interpolates with, what the last one gave."""
+
+    def spelled(between):
+        def function(np_, p, x):
+            for name in "abc":
+                x = between(x, np_.tanh(x @ p[name]))
+            return x
+
+        return function
+
+    written, stepped = (lambda x, h: 0.75 * x + 0.25 * h), (lambda x, h: x + 0.25 * (h - x))
+    sizes = dict.fromkeys("abc", (8, 8))
+    entries, _ = same(framework, spelled(written), spelled(stepped), sizes)
+    assert {role for role, *_ in entries.values()} == {"zero"}
+    judged(framework, spelled(stepped), sizes, X, 0.75**3 * X)
+
+
 PRODUCTS = {  # with the same without brackets
     "x (1 + f)": (lambda m, x, h: x * (1 + h), lambda m, x, h: x + x * h),
     "(f + 1) x": (lambda m, x, h: (h + 1) * x, lambda m, x, h: x + h * x),
