@@ -10,7 +10,8 @@ from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kinds_of, parted
-from ._recipes import factors_of
+from ._moves import shift_of
+from ._recipes import chosen, factors_of, is_eye, scaled_of, summed_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
@@ -84,6 +85,8 @@ class Products(Joins):
                 return self.find(name, made, shape)
             if signal.shape == shape and self.is_diagonal(made):
                 return self.result(name, [signal, made], shape, word="mul")
+            if {*own} <= {*rest} == {*out} and len(rest) == len(out):  # a scale
+                return self._scaled(name, signal, made, (rest, own, out))
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
@@ -159,6 +162,12 @@ class Products(Joins):
         for at, (value, own) in enumerate(zip(of.values, of.labels, strict=True)):
             if not isinstance(value, Signal) or not is_constant(of.values[1 - at]):
                 continue
+            made, rest = of.values[1 - at], of.labels[1 - at]
+            to = ["I" if c in own else "O" for c in rest if c not in own or c not in of.out]
+            if isinstance(made, Made) and len(to) == len(rest) and is_eye(made, to, {}):
+                (new,) = {*rest} - {*own}
+                turned = [new if c in rest else c for c in own]
+                return self.transpose(of.name, value, [turned.index(c) for c in of.out])
             axes = by_matrix(value, own, of.out, of.shape)
             if axes and of.shape:
                 there = of._replace(
@@ -202,7 +211,20 @@ class Products(Joins):
         reads = {k for k, label in enumerate(rest) if label in labels[0] and label not in out}
         operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))
-        return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+        found = self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+        moved = dict(zip(rest, signal.moved, strict=False))
+        return found._replace(shift=shift_of(tuple(moved.get(label, 0) for label in out)))
+
+    def _scaled(
+        self, name: str, signal: Signal, made: Made, labels: tuple[Labels, Labels, Labels]
+    ) -> Value:
+        """Draw a product that sums over no axis: the value scales the signal along its axes."""
+        rest, own, out = map(list, labels)
+        by = self.transpose(name, made, [own.index(label) for label in rest if label in own])
+        pairs = zip(rest, signal.shape or (), strict=True)
+        by = self.reshape(name, by, tuple(size if label in own else 1 for label, size in pairs))
+        value = self.multiply(name, signal, by, signal.shape)
+        return value if rest == out else self.transpose(name, value, [*map(rest.index, out)])
 
     def _chosen(self, of: Einsum) -> tuple[Value, Value]:
         """Return two operands, with a matrix that an input chose from a stack as that matrix."""
@@ -244,6 +266,9 @@ class Products(Joins):
     def _of_weights(self, of: Einsum) -> Value:
         """Return a product of values of parameters, each with its remaining axes."""
         name, values, labels, out, shape, _ = of
+        part = chosen(values, labels, out)
+        if part is not None:
+            return part
         self.compose(values, labels)
         found = []
         for at in (0, 1):
@@ -283,6 +308,8 @@ class Products(Joins):
         is_norm = self._is_standard(a, b) or self._is_standard(b, a)
         word = "norm" if is_norm else "mul"
         out = self.scale(name, (a, b), shape, "multiplied by", word)
+        if isinstance(out, Made) and out.parts and not out.recipe:
+            return out._replace(recipe=scaled_of((a, b), shape))
         for signal, made in ((a, b), (b, a)):
             is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
             if is_pair and isinstance(out, Signal) and not out.member:
@@ -370,7 +397,16 @@ class Products(Joins):
             self._gathered |= {} if mean else gathered(out.node, signal, axes)
             places = left_by(len(signal.shape or ()), axes, shape)
             return self.moved(out, [(signal, places)])
-        return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
+        return self._sum_of_weights(name, value, out, axes) if isinstance(out, Made) else out
+
+    def _sum_of_weights(self, name: str, value: Value, out: Made, axes: Sequence[int]) -> Value:
+        """Return a sum of a value of parameters, which may be one of a product."""
+        made = value if isinstance(value, Made) and value.recipe and out.shape is not None else None
+        keeps = made is not None and len(made.shape or ()) == len(out.shape or ())
+        found = None if made is None else summed_of(made, axes, keeps)
+        if isinstance(found, Made):
+            return self.reshape(name, found, out.shape)
+        return out.noted(done_by("", name, []))._replace(recipe=found)
 
     def _summed(
         self, name: str, term: Term, axes: Sequence[int], whole: Shape, shape: Shape | None

@@ -1,0 +1,265 @@
+"""One weight in several spellings has one role and one start: those of the plain spelling.
+
+Each spelling is the plain computation in other words. So a chain of four such layers has to start
+as that of the plain ones does, as a branch's end its weights have to have the same roles, and R1
+and R2 are measured by running it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import tensorflow as tf
+import torch
+from torch import nn
+
+import idinit_ref_jax as irj
+import idinit_ref_tensorflow as irk
+import idinit_ref_torch as irt
+from adapters import test_made_kernels as kernels
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
+)
+D, HEADS, EXPERTS = 8, 2, 4
+K = D // HEADS
+X = np.random.default_rng(0).normal(size=(3, 5, D)).astype("float32")
+IMAGE = np.random.default_rng(0).normal(size=(2, 6, 6, D)).astype("float32")
+ORDER = np.array([3, 1, 0, 2, 7, 6, 5, 4])
+UNIT = np.eye(D, dtype="float32")
+TURN = UNIT[ORDER]  # a permutation
+MIX = np.random.default_rng(2).normal(size=(D, D)).astype("float32")
+TAP = np.zeros((3, 3, D, D), "float32")  # the kernel that passes its input
+TAP[1, 1] = UNIT
+
+TORCH = SimpleNamespace(
+    **vars(kernels.TORCH), array=torch.tensor, diag=torch.diag, t=lambda w: w.mT,
+    softmax=lambda x: torch.softmax(x, -1), sigmoid=torch.sigmoid, take=lambda w, at: w[:, at],
+)  # fmt: skip
+JAX = SimpleNamespace(
+    **vars(kernels.JAX), array=jnp.array, diag=jnp.diag, t=lambda w: jnp.swapaxes(w, -1, -2),
+    softmax=jax.nn.softmax, sigmoid=jax.nn.sigmoid, take=lambda w, at: w[:, at],
+)  # fmt: skip
+KERAS = SimpleNamespace(
+    **vars(kernels.KERAS), array=tf.constant, diag=tf.linalg.diag, t=tf.linalg.matrix_transpose,
+    softmax=tf.nn.softmax, sigmoid=tf.sigmoid, take=lambda w, at: tf.gather(w, at, axis=1),
+)  # fmt: skip
+
+
+def in_torch(function, sizes, x):
+    """Initialise a function of parameters and an input; return its roles and values, and it."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.ParameterDict({k: torch.tensor(v) for k, v in drawn(sizes).items()})
+
+        def forward(self, x):
+            return function(TORCH, dict(self.p.items()), x)
+
+    def run(p, x):
+        p = {k: torch.tensor(v) for k, v in p.items()}
+        return function(TORCH, p, torch.tensor(x)).numpy()
+
+    model = Model()
+    report = irt.init_(model, torch.tensor(x))
+    values = {k: v.detach().numpy().copy() for k, v in model.p.items()}
+    return report, values, run
+
+
+def in_jax(function, sizes, x):
+    new, report = irj.init(drawn(sizes), jnp.asarray(x), lambda p, x: function(JAX, p, x))
+    values = {k: np.asarray(v) for k, v in new.items()}
+    return report, values, lambda p, x: np.asarray(function(JAX, p, jnp.asarray(x)))
+
+
+def in_keras(function, sizes, x):
+    class Model(keras.layers.Layer):
+        def build(self, shape):
+            self.p = {
+                k: self.add_weight(shape=v.shape, name=k, initializer=lambda *a, v=v, **_: v)
+                for k, v in drawn(sizes).items()
+            }
+
+        def call(self, x):
+            return function(KERAS, self.p, x)
+
+    def run(p, x):
+        p = {k: tf.constant(v) for k, v in p.items()}
+        return np.asarray(function(KERAS, p, tf.constant(x)))
+
+    model = Model()
+    report = irk.init_(model, x)
+    return report, {k: np.asarray(v) for k, v in model.p.items()}, run
+
+
+FRAMEWORKS = [in_torch, in_jax, in_keras]
+
+
+def drawn(sizes):
+    rng = np.random.default_rng(1)
+    return {k: (rng.normal(size=size) / 2).astype("float32") for k, size in sizes.items()}
+
+
+def heads(m, p, names="uv"):
+    """The matrices of the heads: of u they follow the inputs, of v they precede the outputs."""
+    u, v = (p[name] for name in names)
+    return m.reshape(u, (D, HEADS, K)), m.reshape(v, (HEADS, K, D))
+
+
+def tall(m, w):
+    return m.reshape(w, (1, 1, D, D))
+
+
+PAIR, SCALED = {"u": (D, D), "v": (D, D)}, {"u": (D, D), "s": (D,), "v": (D, D)}
+ONE = {"w": (D, D)}
+STACK = {"w": (4, D, D)}
+HOT = np.eye(4, dtype="float32")
+
+
+def layers(get):
+    """A chain of the matrices of a stack."""
+
+    def use(m, x, p):
+        for at in range(4):
+            x = m.relu(x @ get(m, p["w"], at))
+        return x
+
+    return use
+
+
+CASES = {  # the sizes, the input, the plain spelling, and others
+    "a product of two": (PAIR, X, lambda m, x, p: (x @ p["u"]) @ p["v"], {
+        "merged": lambda m, x, p: x @ (p["u"] @ p["v"]),
+        "of heads": lambda m, x, p: x @ m.einsum("dhk,hke->de", *heads(m, p)),
+        "heads, then summed": lambda m, x, p: m.sum(
+            m.einsum("btd,hde->bthe", x, m.einsum("dhk,hke->hde", *heads(m, p))), 2),
+        "a matrix per head": lambda m, x, p: m.einsum(
+            "btd,hde->bte", x, m.einsum("dhk,hke->hde", *heads(m, p))),
+    }),
+    "a product with a scale": (SCALED, X, lambda m, x, p: ((x @ p["u"]) * p["s"]) @ p["v"], {
+        "of a diagonal": lambda m, x, p: x @ (p["u"] @ m.diag(p["s"]) @ p["v"]),
+        "of columns": lambda m, x, p: x @ ((p["u"] * p["s"]) @ p["v"]),
+        "of rows": lambda m, x, p: x @ (p["u"] @ (p["s"][:, None] * p["v"])),
+        "einsum": lambda m, x, p: x @ m.einsum("dr,r,re->de", p["u"], p["s"], p["v"]),
+    }),
+    "a scale of outputs": (
+        {"w": (D, D), "s": (D,)}, X, lambda m, x, p: (x @ p["w"]) * p["s"],
+        {"merged": lambda m, x, p: x @ (p["w"] * p["s"])}),
+    "a scale of inputs": (
+        {"w": (D, D), "s": (D,)}, X, lambda m, x, p: (x * p["s"]) @ p["w"],
+        {"merged": lambda m, x, p: x @ (p["s"][:, None] * p["w"])}),
+    "a kernel of two": (
+        {"v": (3, 3, D, D), "u": (D, D)}, IMAGE, lambda m, x, p: m.conv(x, p["v"], 1) @ p["u"], {
+            "merged": lambda m, x, p: m.conv(
+                x, m.reshape(m.reshape(p["v"], (9 * D, D)) @ p["u"], (3, 3, D, D)), 1),
+            "einsum": lambda m, x, p: m.conv(
+                x, m.einsum("hwir,ro->hwio", p["v"], p["u"]), 1),
+        }),
+    "a kernel behind a matrix": (
+        {"u": (D, D), "v": (3, 3, D, D)}, IMAGE, lambda m, x, p: m.conv(x @ p["u"], p["v"], 1), {
+            "einsum": lambda m, x, p: m.conv(
+                x, m.einsum("ir,hwro->hwio", p["u"], p["v"]), 1),
+        }),
+    "a scaled kernel": (
+        {"w": (3, 3, D, D), "s": (D,)}, IMAGE, lambda m, x, p: m.conv(x, p["w"], 1) * p["s"],
+        {"merged": lambda m, x, p: m.conv(x, p["w"] * p["s"], 1)}),
+    "two kernels": (
+        {"v": (3, 3, D, D), "w": (1, 1, D, D)}, IMAGE,
+        lambda m, x, p: m.conv(x, p["v"], 1) + m.conv(x, p["w"], 0),
+        {"merged": lambda m, x, p: m.conv(x, p["v"] + m.pad(p["w"], kernels.ROUND), 1)}),
+    "two kernels and the input": (
+        {"v": (3, 3, D, D), "w": (1, 1, D, D)}, IMAGE,
+        lambda m, x, p: m.conv(x, p["v"], 1) + m.conv(x, p["w"], 0) + x,
+        {"merged": lambda m, x, p: m.conv(
+            x, p["v"] + m.pad(p["w"], kernels.ROUND) + m.array(TAP), 1)}),
+    "a kernel and the input": (
+        {"w": (3, 3, D, D)}, IMAGE, lambda m, x, p: m.conv(x, p["w"], 1) + x,
+        {"merged": lambda m, x, p: m.conv(x, p["w"] + m.array(TAP), 1)}),
+    "two matrices": (PAIR, X, lambda m, x, p: x @ p["u"] + x @ p["v"],
+        {"merged": lambda m, x, p: x @ (p["u"] + p["v"])}),
+    "a matrix and the input": (ONE, X, lambda m, x, p: x @ p["w"] + x, {
+        "merged": lambda m, x, p: x @ (p["w"] + m.array(UNIT)),
+        "a unit matrix": lambda m, x, p: x @ p["w"] + x @ m.array(UNIT),
+    }),
+    "a constant behind": (ONE, X, lambda m, x, p: (x @ p["w"]) @ m.array(MIX), {
+        "merged": lambda m, x, p: x @ (p["w"] @ m.array(MIX)),
+        "einsum": lambda m, x, p: m.einsum("bti,io,oe->bte", x, p["w"], m.array(MIX)),
+    }),
+    "a constant before": (ONE, X, lambda m, x, p: (x @ m.array(TURN)) @ p["w"],
+        {"merged": lambda m, x, p: x @ (m.array(TURN) @ p["w"])}),
+    "a stack": (STACK, np.abs(X), layers(lambda m, w, at: w[at]), {
+        "one-hot": layers(lambda m, w, at: m.einsum("l,lio->io", m.array(HOT[at]), w)),
+        "one-hot product": layers(
+            lambda m, w, at: m.sum(m.array(HOT[at])[:, None, None] * w, 0)),
+        "one-hot rows": layers(lambda m, w, at: m.reshape(
+            m.array(HOT[at:at + 1]) @ m.reshape(w, (4, D * D)), (D, D))),
+    }),
+}  # fmt: skip
+SPELT = [(name, way) for name, (*_, ways) in CASES.items() for way in ways]
+
+
+def chain(use, sizes):
+    names = [f"{k}{at}" for at in range(4) for k in sizes]
+
+    def function(m, p, x):
+        for at in range(4):
+            x = use(m, x, {k: p[f"{k}{at}"] for k in sizes})
+        return x
+
+    return function, {name: sizes[name[:-1]] for name in names}
+
+
+def branch(use, sizes, x):
+    def function(m, p, x):
+        return x + use(m, m.relu(x @ p["a"]), p)
+
+    return function, {"a": (x.shape[-1],) * 2, **sizes}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("name", "way"), SPELT)
+@pytest.mark.every
+def test_a_chain_starts_as_the_plain_one(framework, name, way):
+    sizes, x, plain, ways = CASES[name]
+    found = [framework(*chain(use, sizes), x) for use in (plain, ways[way])]
+    (one, values, run), (other, ours, spelt) = found
+    result = run(values, x)
+    np.testing.assert_allclose(spelt(values, x), result, atol=1e-5 * np.abs(result).max())
+    assert list(other.roles.values()) == list(one.roles.values())
+    assert {note.kind for note in other.warnings} == {note.kind for note in one.warnings}
+    for k, value in values.items():
+        np.testing.assert_array_equal(ours[k], value, k)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("name", "way"), SPELT)
+@pytest.mark.every
+def test_a_branch_ends_as_the_plain_one(framework, name, way):
+    sizes, x, plain, ways = CASES[name]
+    one, *_ = framework(*branch(plain, sizes, x), x)
+    other, values, run = framework(*branch(ways[way], sizes, x), x)
+    assert list(other.roles.values()) == list(one.roles.values())
+    names = dict(zip(sorted(values), sorted(other.roles), strict=True))
+    zero = {k for k, name in names.items() if other.roles[name] == "zero"}
+    assert zero
+    random = drawn({k: v.shape for k, v in values.items()})
+    silent = {k: v * (k not in zero) for k, v in random.items()}
+    skip = run(silent, x)
+    np.testing.assert_allclose(
+        skip, run(dict.fromkeys(values, 0) | {k: 0 * v for k, v in values.items()}, x), atol=1e-5
+    )
+    for k in zero:
+        a, b = (run(silent | {k: by * random[k]}, x) - skip for by in (1e-2, 2e-2))
+        assert np.abs(a).max() > 1e-4, k
+        np.testing.assert_allclose(b, 2 * a, atol=0.1 * np.abs(a).max())
