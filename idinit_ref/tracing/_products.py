@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from math import prod
 
 from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
-from ._labels import Einsum, Labels, axis_of, kinds_of, parted
+from ._labels import Einsum, Labels, axis_of, kernel_among, kinds_of, parted
 from ._moves import shift_of
 from ._recipes import chosen, factors_of, is_eye, scaled_of, summed_of
-from ._resolution import by_matrix
+from ._resolution import by_matrix, folded
 from ._results import done_by, spread
 from ._stored import Stored
 from ._summed import factor_of, gathered
 from ._units import left_by, merged, placed, spread_to, summed_by
 from ._values import (
     Data,
-    Fold,
     Made,
     Operation,
     Shape,
@@ -128,7 +126,7 @@ class Products(Joins):
             signal.spend()
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
         places = [inputs.index(signal.node) for signal in signals]
-        makers = [track.operation for track in _kernel(signals, labels, out).fresh]
+        makers = [track.operation for track in kernel_among(signals, labels, out).fresh]
         ways = [summed_by(own, out) for own in labels]
         kept = {
             place
@@ -351,7 +349,7 @@ class Products(Joins):
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest
             if isinstance(value, Made):
-                return value
+                return value.sloped(-1.0 if word == "neg" else factor_of(values, word == "div"))
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
                 self._shrunk[node] = factor_of(values, word == "div")
@@ -387,7 +385,7 @@ class Products(Joins):
         if fold and shape and axes[0] in fold.axes:
             out = self.result(name, [value], shape, word="sum")
             assert isinstance(out, Signal)
-            return _folded(out, fold, axes[0], shape)
+            return folded(out, fold, axes[0], shape)
         if signal is not None and signal.term is not None and value.shape:
             found = self._summed(name, signal.term, axes, value.shape, shape)
             if found is not None:
@@ -442,38 +440,3 @@ class Products(Joins):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
-
-
-def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
-    """Return the signal that is a computed matrix or kernel of one weight, or an empty signal.
-
-    The outputs of that weight lie along the summed axes and along an axis that the other signal
-    lacks. It has no rows of its own, unlike the queries of grouped heads.
-    """
-    for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
-        for unit in signal.units:
-            held = {own[axis] for axis in unit.axes}
-            if held - {*out} and (held & {*out}) - {*rest} and {*own} - held <= {*rest}:
-                return signal
-    return Signal("")
-
-
-def _folded(out: Signal, fold: Fold, axis: int, shape: Shape) -> Signal:
-    """Return a folded convolution result after the sum over its periods.
-
-    Origins that differ by a period are the same. The kernel may have taps for several of them, on
-    a short axis; its middle one is taken.
-    """
-    operation, view = fold.track.operation, fold.track.view
-    period, where = shape[axis], operation.space.index(axis)
-    left = list(operation.left or ())
-    dilation = operation.dilation[where]
-    reach = dilation * (operation.kernel[where] - 1)
-    first = (left[where] + fold.low[axis]) % period
-    origins = range(first - period, reach + period + 1, period)
-    left[where] = min(origins, key=lambda at: (at % dilation > 0, abs(2 * at - reach)))
-    operation.left = tuple(left)
-    axes = list(view.axes)
-    axes[axis] = (Atom.of(-1, period),)
-    track = fold.track._replace(view=replace(view, axes=tuple(axes)))
-    return out._replace(tracks=(track,), fold=Fold(track, fold.low))

@@ -335,7 +335,10 @@ class Results(Functions):
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
-        return joined(shape, found).factored(factors if places else (), still)  # of a square: none
+        out = joined(shape, found).factored(factors if places else (), still)  # of a square: none
+        if _is_beyond(word, values):
+            out = out._replace(parts=tuple(part._replace(added=True) for part in out.parts))
+        return out.sloped(_slope(word) if places == [0] else None)
 
 
 def _unlinked(path: Any) -> list[_Term]:
@@ -369,8 +372,22 @@ def _factors(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
     if fact.vanishes in ("max", "min"):  # to a bound beyond 0
         is_max = fact.vanishes == "max"
         return own if all(by and (by[1] < 0 if is_max else by[0] > 0) for by in rest) else ()
-    near = at_zero(word, [AtZero(0.0, {"": 1.0})]) if own == [0] else None
-    return own if near and not near.value and not is_flat(near.slopes[""]) else ()
+    slope = _slope(word) if own == [0] else None
+    return own if slope is not None and not is_flat(slope) else ()
+
+
+def _slope(word: str | Fact) -> float | None:
+    """Return the slope of a function at 0, if it is 0 there; None if that is unknown."""
+    near = at_zero(word, [AtZero(0.0, {"": 1.0})]) if isinstance(word, str) else None
+    return None if near is None or near.value else near.slopes[""]
+
+
+def _is_beyond(word: str | Fact, values: Sequence[Value]) -> bool:
+    """Whether a result is bounded to numbers beyond 0, as a sum with such a number is."""
+    fact = fact_of(word) if isinstance(word, str) else word
+    bounds = [value.extent for value in values if is_constant(value)]
+    is_bounded = word == "offset" or fact.vanishes in ("max", "min")
+    return is_bounded and any(by and (by[0] > 0 or by[1] < 0) for by in bounds)
 
 
 def _zeros(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:

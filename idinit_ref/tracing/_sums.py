@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import Literal
 
+from ._at_zero import is_flat
 from ._functions import Fact
 from ._joins import At
 from ._loops import Loops
@@ -124,8 +125,10 @@ class Sums(Loops):
             terms = [part for value in made for part in value.parts or (_ADDED,)]
             if len(own) == 1 and all(part.vanishes for part in terms):
                 free = [part for part in terms if not part.stopped] or terms
-                if all(part.ends for part in free):  # w - mean(w), or w + stop(round(w) - w)
-                    return out.factored(own, own)
+                slope = _slope_of(made, doing)
+                flat = slope is not None and is_flat(slope)  # w - tanh(w)
+                if all(part.ends for part in free) and not flat:
+                    return out.factored(own, own)  # w - mean(w), or w + stop(round(w) - w)
                 out = out.factored((), own)
             parts = tuple(
                 part._replace(added=True, offset=part.offset + more if more else 0.0)
@@ -277,6 +280,16 @@ class Sums(Loops):
 
 
 _ADDED = Part("", None, added=True)  # stands for a constant term
+
+
+def _slope_of(terms: Sequence[Made], doing: str) -> float | None:
+    """Return the slope at 0 of a sum of functions of one parameter; None if that is unknown."""
+    signs = [1.0, -1.0 if doing == "subtracted with" else 1.0]
+    pairs = zip(signs, terms, strict=False)
+    parts = [(by, part) for by, term in pairs for part in term.parts if not part.stopped]
+    slopes = [by * part.slope for by, part in parts if part.slope is not None and part.view]
+    is_known = len(slopes) == len(parts) and len({part.view for _, part in parts}) == 1
+    return sum(slopes) if is_known else None
 
 
 def _offset(values: Sequence[Value], doing: str) -> float:

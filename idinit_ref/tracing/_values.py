@@ -32,6 +32,7 @@ class Part(NamedTuple):
     factor: bool = False  # the whole value vanishes with this part alone, to first order
     still: bool = False  # the same, to any order
     offset: float = 0.0  # it is added to this number alone; 0: to none
+    slope: float | None = 1.0  # of the value's entries along those of the part, where it is 0
 
     @property
     def ends(self) -> bool:
@@ -130,6 +131,14 @@ class Made(NamedTuple):
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
         return self._replace(parts=parts, recipe=None)
 
+    def sloped(self, by: float | None) -> Made:
+        """Return it as a function of it, or its product with a number, of some slope at 0."""
+        parts = (
+            p._replace(slope=None if by is None or p.slope is None else p.slope * by)
+            for p in self.parts
+        )
+        return self._replace(parts=tuple(parts))
+
     def multiplied(self, by: Collection[str]) -> Made:
         """Return it as a factor of a product with a value of other parameters."""
         parts = (part._replace(factor=part.ends and part.name not in by) for part in self.parts)
@@ -195,7 +204,8 @@ def joined(shape: Shape | None, values: Sequence[Made]) -> Made:
             offset = old[0].offset if old[0].offset == new[0].offset else 0.0
             done = next((part.done for part in (*first, *second) if part.done), "")
             ways[name] = [
-                Part(name, part.view, stopped, done, added, offset=offset) for part in first
+                Part(name, part.view, stopped, done, added, offset=offset, slope=None)
+                for part in first
             ]
     parts = tuple(part for parts in ways.values() for part in parts)
     return Made(shape, parts, rooted=any(value.rooted for value in values))
