@@ -276,7 +276,7 @@ class Nodes:
         self._factors.setdefault((node, place), []).extend(units)
         return tuple(unit._replace(is_factor=True) for unit in units)
 
-    def _keep_copies(self, outputs: Collection[str]) -> None:
+    def _settle_sums(self, outputs: Collection[str]) -> None:
         """Keep the copies of a signal in a sum if another operation also reads them.
 
         The streams of hyper-connections start as such copies, and each is a skip.
@@ -359,9 +359,9 @@ class Nodes:
                 ends.append(value.node)
             elif isinstance(value, Made):
                 self.use(value, "other")
-        self._keep_copies(ends)
-        self._find_crops()
         more = [value.node for value in also if isinstance(value, Signal)]
+        self._settle_sums({*ends, *more})
+        self._find_crops()
         self._drop_moves({*ends, *more})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
@@ -400,14 +400,22 @@ class Nodes:
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:
         """Return the uses of weights; products with parts of one, and their sum, are one use."""
+        readers, shapes = self._readers(outputs), self._shapes
+        members = members_in(self._weights, self._data, shapes)
+        gather(self._gathered, members, self._shrunk, readers)
+        return whole(self._weights, self._data, members, self._shrunk, readers)
+
+    def _readers(self, outputs: Collection[str]) -> dict[str, list[Node | None]]:
+        """Return the readers of each node; None stands for the model's outputs."""
         readers: dict[str, list[Node | None]] = {name: [None] for name in outputs}
         for node in self.nodes:
             for name in node.inputs:
                 readers.setdefault(name, []).append(node)
-        shapes = {name: given.shape for name, given in self.parameters.items()}
-        members = members_in(self._weights, self._data, shapes)
-        gather(self._gathered, members, self._shrunk, readers)
-        return whole(self._weights, self._data, members, self._shrunk, readers)
+        return readers
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: given.shape for name, given in self.parameters.items()}
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from math import isclose, prod
@@ -11,16 +12,18 @@ from ..core.layout import SPATIAL
 from ..roles.graph import Node
 from ._axes import Atom, View
 from ._stored import Stored
-from ._values import Made, Operation, Signal, Value
+from ._values import Cut, Made, Operation, Signal, Value
 
 __all__ = [
     "Gathered",
     "Readers",
     "Weighed",
+    "after",
     "factor_of",
     "gather",
     "gathered",
     "members_in",
+    "rejoined",
     "whole",
 ]
 
@@ -90,7 +93,7 @@ def gather(
     `shrunk` are the nodes that multiply by a number: a mean of members has a matrix for each.
     """
     for name, (operation, axes) in sums.items():
-        path = _after(operation.name, readers, name)
+        path = after(operation.name, readers, name)
         is_mean = _is_mean(name, sums[name].terms, shrunk, readers)
         if path[-1] == name and operation.name not in members and not is_mean:
             kinds = operation.kinds or ()
@@ -99,12 +102,12 @@ def gather(
 
 def _is_mean(name: str, count: int, shrunk: Mapping[str, float], readers: Readers) -> bool:
     """Whether a sum of some terms is divided by their number."""
-    path = _after(name, readers)
+    path = after(name, readers)
     behind = [node.name for node in readers.get(path[-1], ()) if node is not None]
     return len(behind) == 1 and isclose(shrunk.get(behind[0], 1) * count, 1, rel_tol=1e-3)
 
 
-def _after(name: str, readers: Readers, end: str = "") -> list[str]:
+def after(name: str, readers: Readers, end: str = "") -> list[str]:
     """Return a node and those behind it, as long as one node alone reads it: a move or a sum."""
     path = [name]
     while path[-1] != end and len(readers.get(path[-1], ())) == 1:
@@ -132,7 +135,7 @@ def whole(
     """
     own: dict[tuple[str, str], list[tuple[Operation, View | None]]] = {}
     for name, operation, view in uses:
-        last = _after(operation.name, readers)[-1]  # of all terms of one sum the same
+        last = after(operation.name, readers)[-1]  # of all terms of one sum the same
         own.setdefault((name, last), []).append((operation, view))
     found: list[Weighed] = []
     for (name, last), each in own.items():
@@ -228,3 +231,14 @@ def _digits(view: View) -> dict[_Digit, tuple[int, int, int]]:
         for place, atom in held
         if atom.axis >= 0
     }
+
+
+def rejoined(values: Sequence[Value]) -> frozenset[tuple[Operation, Cut]]:
+    """Return the parts of results in some values; a result that they rejoin is no packed one."""
+    each = [value.halves for value in values if isinstance(value, Signal)]
+    halves = frozenset[tuple[Operation, Cut]]().union(*each)
+    parts = Counter(operation for operation, _ in halves)
+    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
+        if count > 1 and parts[operation] > 1:
+            operation.whole = True
+    return halves
