@@ -8,19 +8,10 @@ from typing import Any
 from ..core.layout import SPATIAL
 from ._axes import View
 from ._labels import Labels
+from ._made import Made, Part, Shape, Terms, entries_of, span_of
 from ._recipes import is_eye, kernel_of, opened, ordered
 from ._sums import Sums
-from ._values import (
-    Data,
-    Made,
-    Part,
-    Shape,
-    Signal,
-    Terms,
-    Value,
-    entries_of,
-    span_of,
-)
+from ._values import Data, Signal, Value
 
 __all__ = ["Drawing"]
 

@@ -6,7 +6,8 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from ..roles.graph import Does
-from ._values import Data, Made, Signal, Value
+from ._made import Made
+from ._values import Data, Signal, Value
 
 __all__ = ["Fact", "clamped", "fact_of", "power"]
 

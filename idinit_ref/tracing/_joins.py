@@ -9,11 +9,12 @@ from itertools import accumulate
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
+from ._made import Made, Part, Shape
 from ._moves import Joined, Moves, Span, Spot, lose, shift_of
 from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
 from ._resolution import is_apart, is_repeated
 from ._summed import rejoined
-from ._values import Data, Fold, Made, Part, Shape, Signal, Value, is_constant
+from ._values import Data, Fold, Signal, Value, is_constant
 
 __all__ = ["At", "Joins"]
 

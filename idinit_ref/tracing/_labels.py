@@ -6,7 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from ._axes import Atom, Axis
-from ._values import Made, Shape, Signal, Value
+from ._made import Made, Shape
+from ._values import Signal, Value
 
 Labels = Sequence[Hashable]
 """A label for each axis of an operand, as the letters of an einsum."""

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
 from ._labels import Einsum
+from ._made import Made, Shape, names_of
 from ._places import box_at
 from ._products import Products
-from ._values import Data, Made, Operation, Shape, Signal, Track, Value, is_constant, names_of
+from ._values import Data, Operation, Signal, Track, Value, is_constant
 
 __all__ = ["Layers"]
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
+from ._made import Made, Shape
 from ._places import Runs, followed, runs_of, spans_in, whole
 from ._resolution import between, copied_axes, without_copies
 from ._results import Results
 from ._units import Places, seen_by, spread_to
-from ._values import Cut, Data, Fold, Made, Piece, Place, Shape, Signal, Value
+from ._values import Cut, Data, Fold, Piece, Place, Signal, Value
 
 __all__ = ["Joined", "Moves", "Span", "Spot", "lose", "shift_of", "spans_of"]
 

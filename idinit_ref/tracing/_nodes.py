@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
+from ._made import Made, Shape, names_of
 from ._parameter import Parameter, Seen, node_of
 from ._struck import distances, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
-from ._values import Made, Operation, Shape, Signal, Value, names_of
+from ._values import Operation, Signal, Value
 
 __all__ = ["Nodes"]
 

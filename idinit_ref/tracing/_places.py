@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..core.layout import strides_of
 from ._axes import View
-from ._values import Data, Place, Shape, Signal, Value, is_constant
+from ._made import Shape
+from ._values import Data, Place, Signal, Value, is_constant
 
 __all__ = [
     "Box",

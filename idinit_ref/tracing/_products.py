@@ -9,6 +9,7 @@ from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kernel_among, kinds_of, parted
+from ._made import Made, Shape, joined
 from ._moves import shift_of
 from ._recipes import chosen, factors_of, is_eye, scaled_of, summed_of
 from ._resolution import by_matrix, folded
@@ -16,20 +17,7 @@ from ._results import done_by, spread
 from ._stored import Stored
 from ._summed import factor_of, gathered
 from ._units import left_by, merged, placed, spread_to, summed_by
-from ._values import (
-    Data,
-    Made,
-    Operation,
-    Shape,
-    Signal,
-    Term,
-    Track,
-    Value,
-    is_constant,
-    is_number,
-    is_zero,
-    joined,
-)
+from ._values import Data, Operation, Signal, Term, Track, Value, is_constant, is_number, is_zero
 
 __all__ = ["Products"]
 

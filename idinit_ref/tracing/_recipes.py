@@ -10,18 +10,8 @@ import numpy as np
 
 from ._axes import Atom, View
 from ._labels import Labels
-from ._values import (
-    Factors,
-    Made,
-    Shape,
-    Terms,
-    Value,
-    entries_of,
-    is_constant,
-    is_number,
-    names_of,
-    span_of,
-)
+from ._made import Factors, Made, Shape, Terms, entries_of, names_of, span_of
+from ._values import Value, is_constant, is_number
 
 __all__ = [
     "Factor",

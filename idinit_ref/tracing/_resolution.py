@@ -7,8 +7,9 @@ from dataclasses import replace
 from math import prod
 
 from ._axes import Atom, regroup
+from ._made import Made, Shape
 from ._units import Unit
-from ._values import Fold, Made, Shape, Signal, Value, is_constant
+from ._values import Fold, Signal, Value, is_constant
 
 __all__ = [
     "between",

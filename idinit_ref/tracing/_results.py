@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 from ..roles.graph import ROOTS
 from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
+from ._made import Made, Shape, joined, names_of
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
-from ._values import Data, Made, Shape, Signal, Value, is_constant, is_zero, joined, names_of
+from ._values import Data, Signal, Value, is_constant, is_zero
 from ._written import Functions
 
 __all__ = ["Results", "done_by", "spread"]

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from ..core.layout import SPATIAL
 from ..roles.graph import Node
 from ._axes import Atom, View
+from ._made import Made
 from ._stored import Stored
-from ._values import Cut, Made, Operation, Signal, Value
+from ._values import Cut, Operation, Signal, Value
 
 __all__ = [
     "Gathered",

@@ -11,10 +11,11 @@ from ._at_zero import is_flat
 from ._functions import Fact
 from ._joins import At
 from ._loops import Loops
+from ._made import Made, Part, Shape
 from ._places import Runs
 from ._recipes import terms_of
 from ._units import merged, spread_to
-from ._values import Made, Part, Shape, Signal, Track, Value
+from ._values import Signal, Track, Value
 
 __all__ = ["Sums"]
 

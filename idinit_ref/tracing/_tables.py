@@ -10,9 +10,10 @@ from ._axes import View
 from ._functions import Fact
 from ._labels import Labels
 from ._late import LateTablesError, known_tables
+from ._made import Factors, Made, Part, names_of
 from ._recipes import thinned
 from ._slices import Slices
-from ._values import Data, Factors, Made, Operation, Part, Signal, Value, names_of
+from ._values import Data, Operation, Signal, Value
 
 __all__ = ["ON_DATA", "Tables"]
 
