@@ -22,7 +22,7 @@ from idinit_ref.tracing import (
 )
 
 from ._static import static
-from ._window import Window, convolved, same, same_transposed, spatial
+from ._window import Window, convolved, same, same_transposed, sliding, spatial, windows
 
 __all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of"]
 
@@ -298,6 +298,14 @@ def _convolution(
     return convolved(draw, name, both, letters, shape, window, first, is_strided, options)
 
 
+def _patches(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw the windows of an image with the channels last."""
+    kernel, strides, dilation = (op.get_attr(k)[1:3] for k in ("ksizes", "strides", "rates"))
+    sizes = tuple(op.inputs[0].shape[1:3])
+    window = sliding(kernel, strides, dilation, op.get_attr("padding").decode().lower(), sizes)
+    return windows(draw, name, inputs[0], shape, window, False)
+
+
 _Draw = Callable[[Drawing, Any, str, list[Value], Shape | None], Value]
 MOVES: dict[str, _Draw] = {
     **dict.fromkeys(
@@ -325,6 +333,7 @@ TABLE: dict[str, _Draw] = {
     "TensorStridedSliceUpdate": _write_slice,
     "DynamicStitch": _stitch,
     "SpaceToBatchND": _pieces,
+    "ExtractImagePatches": _patches,
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),

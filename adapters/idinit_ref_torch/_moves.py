@@ -185,6 +185,27 @@ def fold(call: Call) -> Value:
     return draw.result(call.what, [grid], call.shape, word="linear")
 
 
+def unfold(call: Call) -> Value:
+    """Draw the windows of an image, flattened, one for each place (im2col)."""
+    kernel, dilation, padding, strides = call.args[1:5]
+    size, rank = call.args[0].shape, call.args[0].dim()
+    window = zip(size[-2:], kernel, dilation, padding, strides, strict=True)
+    places = [(n + 2 * pad - by * (k - 1) - 1) // step + 1 for n, k, by, pad, step in window]
+    return call.draw.windows(
+        call.what,
+        call.of(call.args[0]),
+        call.shape,
+        kernel,
+        places,
+        [[0], [1, 2, 3], [4, 5]][4 - rank :],
+        channels=rank - 3,
+        space=(rank - 2, rank - 1),
+        left=padding,
+        dilation=dilation,
+        word="move",
+    )
+
+
 # Lookups ----------------------------------------------------------------------------------------
 
 

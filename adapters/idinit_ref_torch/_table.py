@@ -386,6 +386,7 @@ MOVES: dict[str, Handler] = {
 TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
     **_aten(_moves.fold, "col2im"),
+    **_aten(_moves.unfold, "im2col"),
     **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_dense, "mm mv dot bmm"),
     **dict.fromkeys(_SUMS, _dense_sum),

@@ -38,7 +38,7 @@ WORDS = {
         "resize": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
         "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d "
         "_upsample_nearest_exact2d upsample_trilinear3d grid_sampler_2d grid_sampler_3d",
-        "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave im2col "
+        "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave "
         "channel_shuffle native_channel_shuffle "
         "view_as_real view_as_complex diag diag_embed to_sparse to_sparse_csr to_dense",
         "dropout": "native_dropout",

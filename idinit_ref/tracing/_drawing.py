@@ -9,14 +9,14 @@ from ..core.layout import SPATIAL
 from ._axes import View
 from ._labels import Labels
 from ._made import Made, Part, Shape, Terms, entries_of, span_of
-from ._recipes import is_eye, kernel_of, opened, ordered
-from ._sums import Sums
+from ._patches import Windows
+from ._recipes import is_eye, kernel_of, opened, ordered, uncopied
 from ._values import Data, Signal, Value
 
 __all__ = ["Drawing"]
 
 
-class Drawing(Sums):
+class Drawing(Windows):
     """The graph of a computation under construction, from names, shapes and axis numbers.
 
     Examples
@@ -72,11 +72,18 @@ class Drawing(Sums):
         """
         for at in (0, 1) if len(values) == 2 and not grouped else ():
             made, signal = values[at], values[1 - at]
-            if isinstance(made, Made) and made.recipe and isinstance(signal, Signal):
-                own, rest = labels[at], labels[1 - at]
-                found = self._applied(name, made, signal, (own, rest, out), shape)
-                if found is not None:
-                    return found
+            if not isinstance(made, Made) or not isinstance(signal, Signal):
+                continue
+            if not made.recipe and not (signal.patches and made.parts):
+                continue
+            rest = labels[1 - at]
+            one, own = uncopied(made, labels[at], rest)
+            if made.recipe:
+                found = self._applied(name, one, signal, (own, rest, out), shape)
+            else:
+                found = self.by_windows(name, signal, one, (own, rest, out), shape)
+            if found is not None:
+                return found
         return super().product(name, values, labels, out, shape, grouped)
 
     def convolution(
@@ -96,6 +103,8 @@ class Drawing(Sums):
                 found = self._in_two(name, signal, kernel, letters, shape, how)
             elif signal.shape == shape and _passes(kernel, letters, how):
                 found = signal
+            elif not kernel.parts:
+                found = self.chosen_by(name, signal, kernel, letters, shape, how)
             if found is not None:
                 return found
         return super().convolution(name, signal, kernel, letters, shape, **how)

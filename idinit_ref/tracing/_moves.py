@@ -102,6 +102,7 @@ class Moves(Results):
             is_number=value.is_number,
             units=self.follow(node, value, places),
             is_direct=value.is_direct,
+            patches=value.patches and value.patches.moved(move),
         )
         return self.placed(out._replace(**more), spot)
 

@@ -83,6 +83,7 @@ class Nodes:
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self._at_zero: dict[str, AtZero] = {}  # per function of signals: where these are zero
         self._passed: dict[str, str] = {}  # what a function was written with, and its node
+        self._lazy: set[str] = set()  # nodes that later ones may be drawn without
         self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices
@@ -323,7 +324,7 @@ class Nodes:
         read, kept = {*outputs}, []
         for node in reversed(self.nodes):
             is_dropped = node.does in _UNREAD or node.name in self._rewritten
-            is_dropped |= node.name in self._passed
+            is_dropped |= node.name in self._passed or node.name in self._lazy
             if not is_dropped or node.name in read:
                 read.update(node.inputs)
                 kept.append(node)

@@ -26,6 +26,7 @@ __all__ = [
     "summed_of",
     "terms_of",
     "thinned",
+    "uncopied",
 ]
 
 
@@ -274,6 +275,30 @@ def _parted(made: Made, ways: Sequence[list[_Digit] | None], labels: Labels) -> 
     shape = tuple(digit.size for digit in kept)
     found = _moved(made, shape, move, tuple(spans), tuple(split))
     return Factor(found, tuple(digit.label for digit in kept))
+
+
+def uncopied(made: Made, own: Labels, rest: Labels) -> tuple[Made, Labels]:
+    """Return a weight, and its labels, without the axes along which it was copied for a signal."""
+    pairs = list(enumerate(own))
+    copied = [at for at, c in pairs if c in rest and made.shape and not _may_vary(made, at)]
+
+    def move(view: View) -> View | None:
+        new: View | None = view
+        for at in reversed(copied):
+            new = None if new is None else new.take(at)
+        return new
+
+    shape = tuple(size for at, size in enumerate(made.shape or ()) if at not in copied)
+    return (made.moved(shape, move) if copied else made), [c for at, c in pairs if at not in copied]
+
+
+def _may_vary(made: Made, axis: int) -> bool:
+    """Whether a value, which may be a product or a sum, may vary along an axis."""
+    if isinstance(made.recipe, Factors):
+        return any(atom.axis >= 0 and atom.radix > 1 for atom in made.recipe.view.axes[axis])
+    if isinstance(made.recipe, Terms):
+        return any(_may_vary(value, axis) for value in made.recipe.values)
+    return _varies(made, axis)
 
 
 def ordered(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
@@ -139,6 +139,20 @@ class Term(NamedTuple):
     made: Made
 
 
+class Patches(NamedTuple):
+    """Windows of a signal at all places where a kernel meets it."""
+
+    signal: Signal
+    view: View  # of the batch, the channels, the kernel's axes and the places
+    sizes: Shape  # of these
+    how: Mapping[str, Any]  # how the kernel moves, as options of `Layers.convolution`
+
+    def moved(self, move: Callable[[View], View | None]) -> Patches | None:
+        """Return them moved; None if their axes are no longer tracked."""
+        view = move(self.view)
+        return None if view is None else self._replace(view=view)
+
+
 class Signal(NamedTuple):
     """A floating tensor that depends on the inputs of the model."""
 
@@ -159,6 +173,7 @@ class Signal(NamedTuple):
     units: tuple[Unit, ...] = ()  # the axes that hold the outputs of the weights before it
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
     places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
+    patches: Patches | None = None  # the windows that it consists of
 
     def along(self, axes: Sequence[int]) -> Signal:
         """Return it with only some of its axes; along the others it was copied."""

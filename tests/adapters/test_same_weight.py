@@ -42,17 +42,48 @@ MIX = np.random.default_rng(2).normal(size=(D, D)).astype("float32")
 TAP = np.zeros((3, 3, D, D), "float32")  # the kernel that passes its input
 TAP[1, 1] = UNIT
 
+
+def torch_windows(x, k, pad, step=1):
+    """The windows of an image, (..., k * k * channels): as the kernels of `conv` are stored."""
+    found = nn.functional.unfold(x.movedim(-1, 1), k, padding=pad, stride=step)
+    places = [(n + 2 * pad - k) // step + 1 for n in x.shape[1:3]]
+    found = found.view(x.shape[0], x.shape[-1], k, k, *places)
+    return found.permute(0, 4, 5, 2, 3, 1).reshape(x.shape[0], *places, -1)
+
+
+def jax_windows(x, k, pad, step=1):
+    kinds = ("NHWC", "HWIO", "NHWC")
+    found = jax.lax.conv_general_dilated_patches(
+        x, (k, k), (step, step), [(pad, pad)] * 2, dimension_numbers=kinds
+    )
+    found = found.reshape(*found.shape[:3], x.shape[-1], k, k)
+    return found.transpose(0, 1, 2, 4, 5, 3).reshape(*found.shape[:3], -1)
+
+
+def keras_windows(x, k, pad, step=1):
+    x = tf.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    return keras.ops.image.extract_patches(x, k, step, padding="valid")
+
+
+def tf_windows(x, k, pad, step=1):
+    x = tf.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    return tf.image.extract_patches(x, [1, k, k, 1], [1, step, step, 1], [1, 1, 1, 1], "VALID")
+
+
 TORCH = SimpleNamespace(
     **vars(kernels.TORCH), array=torch.tensor, diag=torch.diag, t=lambda w: w.mT,
     softmax=lambda x: torch.softmax(x, -1), sigmoid=torch.sigmoid, take=lambda w, at: w[:, at],
+    windows=[torch_windows],
 )  # fmt: skip
 JAX = SimpleNamespace(
     **vars(kernels.JAX), array=jnp.array, diag=jnp.diag, t=lambda w: jnp.swapaxes(w, -1, -2),
     softmax=jax.nn.softmax, sigmoid=jax.nn.sigmoid, take=lambda w, at: w[:, at],
+    windows=[jax_windows],
 )  # fmt: skip
 KERAS = SimpleNamespace(
     **vars(kernels.KERAS), array=tf.constant, diag=tf.linalg.diag, t=tf.linalg.matrix_transpose,
     softmax=tf.nn.softmax, sigmoid=tf.sigmoid, take=lambda w, at: tf.gather(w, at, axis=1),
+    windows=[keras_windows, tf_windows],
 )  # fmt: skip
 
 
@@ -186,6 +217,26 @@ CASES = {  # the sizes, the input, the plain spelling, and others
     "a kernel and the input": (
         {"w": (3, 3, D, D)}, IMAGE, lambda m, x, p: m.conv(x, p["w"], 1) + x,
         {"merged": lambda m, x, p: m.conv(x, p["w"] + m.array(TAP), 1)}),
+    "a convolution": (
+        {"w": (3, 3, D, D)}, IMAGE, lambda m, x, p: m.conv(x, p["w"], 1), {
+            "of windows": lambda m, x, p: m.windows[0](x, 3, 1) @ m.reshape(p["w"], (9 * D, D)),
+            "other windows": lambda m, x, p: m.einsum(
+                "bhwk,ko->bhwo", m.windows[-1](x, 3, 1), m.reshape(p["w"], (9 * D, D))),
+            "windows in order": lambda m, x, p: m.einsum(
+                "bhwyxi,yxio->bhwo", m.reshape(m.windows[0](x, 3, 1), (2, 6, 6, 3, 3, D)), p["w"]),
+        }),
+    "a concatenation": (
+        ONE, X, lambda m, x, p: m.cat([m.relu(x[..., :K]), x[..., K:] ** 2], -1) @ p["w"], {
+            "in slices": lambda m, x, p: (
+                m.relu(x[..., :K]) @ p["w"][:K] + x[..., K:] ** 2 @ p["w"][K:]),
+            "in other slices": lambda m, x, p: (
+                x[..., K:] ** 2 @ p["w"][K:] + m.relu(x[..., :K]) @ p["w"][:K]),
+        }),
+    "slices of one source": (ONE, X, lambda m, x, p: x @ p["w"], {
+        "two": lambda m, x, p: x[..., :K] @ p["w"][:K] + x[..., K:] @ p["w"][K:],
+        "three": lambda m, x, p: (
+            x[..., :2] @ p["w"][:2] + x[..., 2:3] @ p["w"][2:3] + x[..., 3:] @ p["w"][3:]),
+    }),
     "two matrices": (PAIR, X, lambda m, x, p: x @ p["u"] + x @ p["v"],
         {"merged": lambda m, x, p: x @ (p["u"] + p["v"])}),
     "a matrix and the input": (ONE, X, lambda m, x, p: x @ p["w"] + x, {
@@ -263,3 +314,35 @@ def test_a_branch_ends_as_the_plain_one(framework, name, way):
         a, b = (run(silent | {k: by * random[k]}, x) - skip for by in (1e-2, 2e-2))
         assert np.abs(a).max() > 1e-4, k
         np.testing.assert_allclose(b, 2 * a, atol=0.1 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("at", [0, -1])
+def test_windows_without_overlap_are_a_convolution_with_strides(framework, at):
+    def use(m, p, x):
+        return m.windows[at](x, 2, 0, 2) @ m.reshape(p["w"], (4 * D, D))
+
+    report, values, run = framework(use, {"w": (2, 2, D, D)}, IMAGE)
+    assert list(report.roles.values()) == ["transit"]
+    np.testing.assert_array_equal(run(values, IMAGE), IMAGE[:, ::2, ::2])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("outputs", [D, K])
+def test_slices_that_read_two_inputs_are_one_matrix(framework, outputs):
+    """Also where the matrix has fewer outputs than inputs: it is folded, as after a `cat`."""
+
+    def joined(m, x, p):
+        return m.cat([x[..., :K] @ p["a"], x[..., K:] @ p["b"]], -1) @ p["w"]
+
+    def sliced(m, x, p):
+        return (x[..., :K] @ p["a"]) @ p["w"][:K] + (x[..., K:] @ p["b"]) @ p["w"][K:]
+
+    sizes = {"a": (K, K), "b": (K, K), "w": (D, outputs)}
+    found = [framework(lambda m, p, x, use=use: use(m, x, p), sizes, X) for use in (joined, sliced)]
+    (one, values, run), (other, ours, spelt) = found
+    assert list(other.roles.values()) == list(one.roles.values())
+    assert [plan.wide for plan in other.plans.values()] == [
+        plan.wide for plan in one.plans.values()
+    ]
+    np.testing.assert_allclose(spelt(ours, X), run(values, X), atol=1e-6)
