@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._axes import View
+
+if TYPE_CHECKING:
+    from ._values import Signal
 
 __all__ = [
     "Factors",
@@ -81,7 +84,7 @@ class Part(NamedTuple):
 class Factors(NamedTuple):
     """A product of two values of parameters, given as an einsum; `view` says how it was moved."""
 
-    values: tuple[Made, Made]
+    values: tuple[Made | Signal, Made | Signal]  # of a mixture, one is its router
     labels: tuple[tuple[Hashable, ...], tuple[Hashable, ...]]
     out: tuple[Hashable, ...]
     view: View

@@ -103,6 +103,7 @@ class Moves(Results):
             units=self.follow(node, value, places),
             is_direct=value.is_direct,
             patches=value.patches and value.patches.moved(move),
+            mixture=value.mixture and value.mixture.moved(shape, move),
         )
         return self.placed(out._replace(**more), spot)
 

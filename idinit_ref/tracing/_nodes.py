@@ -292,8 +292,6 @@ class Nodes:
 
     def _find_crops(self) -> None:
         """Make slices in space of a signal without units crops: later weights read its channels."""
-        if not self._slices:
-            return
         read: dict[str, set[int]] = {name: set() for name in self._place}  # axes that weights sum
         for node in reversed(self.nodes):
             for to, places in self._axes_before(node):
@@ -330,9 +328,10 @@ class Nodes:
                 kept.append(node)
         self.nodes = kept[::-1]
         self._place = {node.name: place for place, node in enumerate(self.nodes)}
-        uses = ((name, use, self._kept(node), stopped) for name, use, node, stopped in self._uses)
+        uses = [(name, use, self._kept(node), stopped) for name, use, node, stopped in self._uses]
         self._uses = [use for use in uses if use[2] is None or use[2] in self._place]
         self._factors = {at: own for at, own in self._factors.items() if at[0] in self._place}
+        self._weights = [use for use in self._weights if use[1].name in self._place]
         for _, operation, _ in self._weights:
             operation.cuts = {name: cut for name, cut in operation.cuts.items() if name in read}
 

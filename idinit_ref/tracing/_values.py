@@ -174,6 +174,7 @@ class Signal(NamedTuple):
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
     places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
     patches: Patches | None = None  # the windows that it consists of
+    mixture: Made | None = None  # the recipe of a weight that a router mixes
 
     def along(self, axes: Sequence[int]) -> Signal:
         """Return it with only some of its axes; along the others it was copied."""

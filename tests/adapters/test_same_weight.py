@@ -158,6 +158,11 @@ STACK = {"w": (4, D, D)}
 HOT = np.eye(4, dtype="float32")
 
 
+def routed(m, x, p):
+    """The weight of each expert for each sample."""
+    return m.softmax(m.mean(x, 1) @ p["r"])
+
+
 def layers(get):
     """A chain of the matrices of a stack."""
 
@@ -249,6 +254,18 @@ CASES = {  # the sizes, the input, the plain spelling, and others
     }),
     "a constant before": (ONE, X, lambda m, x, p: (x @ m.array(TURN)) @ p["w"],
         {"merged": lambda m, x, p: x @ (m.array(TURN) @ p["w"])}),
+    "a mixture of matrices": (
+        {"r": (D, EXPERTS), "w": (EXPERTS, D, D)}, X,
+        lambda m, x, p: sum(
+            routed(m, x, p)[:, e, None, None] * (x @ p["w"][e]) for e in range(EXPERTS)), {
+            "mixed first": lambda m, x, p: x @ m.einsum("be,eio->bio", routed(m, x, p), p["w"]),
+            "mixed as rows": lambda m, x, p: x @ m.reshape(
+                routed(m, x, p) @ m.reshape(p["w"], (EXPERTS, D * D)), (3, D, D)),
+            "mixed last": lambda m, x, p: m.einsum(
+                "be,beto->bto", routed(m, x, p), m.einsum("bti,eio->beto", x, p["w"])),
+            "gated and summed": lambda m, x, p: m.sum(
+                routed(m, x, p)[:, :, None, None] * m.einsum("bti,eio->beto", x, p["w"]), 1),
+        }),
     "a stack": (STACK, np.abs(X), layers(lambda m, w, at: w[at]), {
         "one-hot": layers(lambda m, w, at: m.einsum("l,lio->io", m.array(HOT[at]), w)),
         "one-hot product": layers(
@@ -346,3 +363,52 @@ def test_slices_that_read_two_inputs_are_one_matrix(framework, outputs):
         plan.wide for plan in one.plans.values()
     ]
     np.testing.assert_allclose(spelt(ours, X), run(values, X), atol=1e-6)
+
+
+def torch_samples(x, w):
+    """A convolution of images with a kernel each, (N, k, k, inputs, outputs), as one of groups."""
+    n, k, _, inputs, outputs = w.shape
+    kernel = w.permute(0, 4, 3, 1, 2).reshape(n * outputs, inputs, k, k)
+    x = x.movedim(-1, 1).reshape(1, n * inputs, *x.shape[1:3])
+    found = nn.functional.conv2d(x, kernel, padding=k // 2, groups=n)
+    return found.view(n, outputs, *x.shape[2:]).movedim(1, -1)
+
+
+SAMPLES = {
+    "PyTorch": (in_torch, torch_samples),
+    "JAX": (in_jax, lambda x, w: jax.vmap(lambda x, w: kernels.jax_conv(x[None], w, 1)[0])(x, w)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("squash", ["softmax", "sigmoid"])
+def test_kernels_that_a_router_mixes_are_a_kernel_of_each_expert(name, squash):
+    """CondConv: the sum of the experts' results, and of their kernels first."""
+    framework, convolved = SAMPLES[name]
+
+    def router(m, x, p):
+        return getattr(m, squash)(m.mean(m.mean(x, 1), 1) @ p["r"])
+
+    def plain(m, x, p):
+        g = router(m, x, p)
+        return sum(g[:, e, None, None, None] * m.conv(x, p["w"][e], 1) for e in range(EXPERTS))
+
+    def mixed(m, x, p):
+        return convolved(x, m.einsum("be,ehwio->bhwio", router(m, x, p), p["w"]))
+
+    sizes = {"r": (D, EXPERTS), "w": (EXPERTS, 3, 3, D, D)}
+    for build in (lambda use: branch(use, sizes, IMAGE), lambda use: chain(use, sizes)):
+        (one, values, run), (other, ours, spelt) = (
+            framework(*build(use), IMAGE) for use in (plain, mixed)
+        )
+        assert list(other.roles.values()) == list(one.roles.values())
+        result = run(values, IMAGE)
+        np.testing.assert_allclose(spelt(ours, IMAGE), result, atol=1e-5 * np.abs(result).max())
+    assert {*one.roles.values()} == {"transit"}
+    assert (
+        sum(
+            role == "zero"
+            for role in framework(*branch(mixed, sizes, IMAGE), IMAGE)[0].roles.values()
+        )
+        == 1
+    )
