@@ -43,6 +43,7 @@ class Joins(Moves):
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
         halves = rejoined(values)
+        self._rejoin_slices(values)
         out = self.result(name, values, shape, floating, "join")
         if isinstance(out, Made) and starts is not None and not out.zero:
             made = [value for value in values if isinstance(value, Made)]
@@ -79,6 +80,21 @@ class Joins(Moves):
         if len(first) < len(values) and set(first) == set(node.inputs):
             found = axis, tuple(first[to] for to in node.inputs)
             self.nodes[place] = replace(node, options={"starts": found})
+
+    def _rejoin_slices(self, values: Sequence[Value]) -> None:
+        """Record that products of a signal with slices of a matrix are joined: they are no blocks.
+
+        One product with all of the matrix is the same.
+        """
+        uses: dict[tuple[str, ...], set[str]] = {}
+        tracks = [track for v in values if isinstance(v, Signal) for track in v.fresh]
+        for track in tracks:
+            name = track.operation.name
+            key = (self._data[name].node, *self.nodes[self._place[name]].weights)
+            uses.setdefault(key, set()).add(name)
+        several = set[str]().union(*(names for names in uses.values() if len(names) > 1))
+        for track in tracks:
+            track.operation.rejoined |= track.operation.name in several
 
     def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
         """Draw a stack along a new axis."""

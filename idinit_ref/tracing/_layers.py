@@ -15,6 +15,7 @@ from ._labels import Einsum
 from ._made import Made, Shape, names_of
 from ._places import box_at
 from ._products import Products
+from ._recipes import reordered
 from ._values import Data, Operation, Signal, Track, Value, is_constant
 
 __all__ = ["Layers"]
@@ -205,9 +206,12 @@ class Layers(Products):
         if not any(isinstance(value, (Signal, Data)) for value in rest):
             if not names_of(rest) and chosen.is_matrix:
                 return chosen
-            if floating and table.is_plain and _reorders(table, rest, shape, kept):
+            order = _order_of(table, rest, shape, kept) if floating and table.is_plain else None
+            if order is not None:
                 self.use(table, "rows")
-                return table.multiplied(()).noted(lambda own: "reordered")
+                recipe = reordered(table, *order)
+                found = table.multiplied(()).noted(lambda own: "reordered")
+                return found._replace(recipe=recipe) if recipe else table
             self.use(table, "embedding" if floating else "other")
             return self.other(name, values, shape, floating)
         if not floating:
@@ -292,18 +296,18 @@ def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] |
     return known[0] if count is None else np.stack(np.broadcast_arrays(*known), -1)
 
 
-def _reorders(
+def _order_of(
     table: Made, places: Sequence[Value], shape: Shape | None, kept: Sequence[int | None] | None
-) -> bool:
-    """Whether a lookup along one axis takes every row of a table once."""
+) -> tuple[int, NDArray[np.int64]] | None:
+    """Return the axis of a table along which a lookup takes every row once, and their order."""
     if shape is None or shape != table.shape or kept is None or len(places) != 1:
-        return False
+        return None
     index = places[0].integers if isinstance(places[0], Made) else None
     axes = [axis for axis, old in enumerate(kept) if old != axis]
     if index is None or len(axes) != 1 or kept[axes[0]] is not None:
-        return False
-    size = shape[axes[0]]
-    return sorted(index.ravel() % size) == list(range(size))
+        return None
+    order = index.ravel() % shape[axes[0]]
+    return (axes[0], order) if sorted(order) == list(range(shape[axes[0]])) else None
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

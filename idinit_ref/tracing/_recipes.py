@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._axes import Atom, View
 from ._labels import Labels
@@ -22,6 +23,7 @@ __all__ = [
     "kernel_of",
     "opened",
     "ordered",
+    "reordered",
     "scaled_of",
     "summed_of",
     "terms_of",
@@ -115,6 +117,17 @@ def _moved(
         return found
     numbers = numbers.reshape(old or numbers.shape)[index].reshape(shape)
     return found._replace(span=span_of(numbers), entries=entries_of(numbers))
+
+
+def reordered(made: Made, axis: int, order: NDArray[np.int64]) -> Factors | None:
+    """Return the recipe of a weight with its rows along an axis in another order, if it is one."""
+    if (order == np.arange(len(order))).all():
+        return None
+    numbers = np.eye(len(order))[order]
+    turn = Made(numbers.shape, span=span_of(numbers), entries=entries_of(numbers))
+    every: list[Hashable] = [*range(len(made.shape or ()))]
+    out = [*every[:axis], "row", *every[axis + 1 :]]
+    return factors_of([turn, made], [["row", axis], every], out)
 
 
 def summed_of(made: Made, axes: Sequence[int], keeps: bool) -> Made | Factors | None:

@@ -297,6 +297,8 @@ class Results(Functions):
         `doing` describes its effect on an operand: "multiplied by". `word` is its plain name, if
         that differs from `name`.
         """
+        if word == "identity" and isinstance(values[0], Made) and all(map(is_constant, values[1:])):
+            return values[0]
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             out = self._of_parameters(name, values, shape, doing, word or name)

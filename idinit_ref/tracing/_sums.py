@@ -111,6 +111,9 @@ class Sums(Loops):
         """
         signals = [value for value in values if isinstance(value, Signal)]
         made = [value for value in values if isinstance(value, Made) and not value.zero]
+        is_made = len(values) > 1 and all(isinstance(value, Made) for value in values)
+        if is_made and len(made) == 1 and made[0].shape == shape:
+            return made[0]  # the other term is 0
         fact = Fact("", "sum")
         if len(signals) == 1 and made:
             by = made[0]

@@ -40,6 +40,7 @@ class Operation:
     each: bool = False  # each row of its input has its own matrix of a stack
     sized: bool = False  # its padding depends on the input's size: the first use counts
     whole: bool = False  # its result is also used undivided
+    rejoined: bool = False  # its result is joined with those of other slices of its weight
     cropped: set[int] = field(default_factory=set)  # axes that a crop has shifted already
     makes: str = ""  # its result is the kernel of this product of signals
     gated: bool = False  # two parts of its result are multiplied
@@ -85,7 +86,7 @@ class Operation:
         """Return the parts of a weight's outputs that are used separately; none if not packed."""
         cuts = self.cuts.values()
         whole = self.whole or None in cuts
-        if found.cut is None and whole:
+        if self.rejoined or (found.cut is None and whole):
             return set()
         ranges = blocks_of(found, () if whole else [cut for cut in cuts if cut is not None])
         if self.left is not None and not (self.gated and len({b - a for a, b in ranges}) == 1):
@@ -227,4 +228,6 @@ def is_number(value: Value) -> bool:
     """Whether a value is a constant of one number."""
     if not isinstance(value, Made) or value.parts:
         return False
+    if value.value is not None:
+        return True
     return value.number or (value.shape is not None and prod(value.shape) == 1)

@@ -451,7 +451,7 @@ def test_a_learned_token_starts_a_signal(how):
 
 
 def dynamic(how):
-    """A table, mixed by any numbers for each image, makes the kernel of a convolution or product."""
+    """A table, mixed for every image by any numbers, makes the kernel of an operation."""
 
     def function(model, x):
         kernel = torch.tanh(model.layers[0](x.mean((2, 3)))) @ model.table
