@@ -151,6 +151,18 @@ def stack(call: Call) -> Value:
     return call.draw.stack("stack", values, axis, call.shape)
 
 
+def block_diagonal(call: Call) -> Value:
+    """Draw matrices that are written along the diagonal of zeros."""
+    made: Value = call.draw.constant(call.shape, value=0)
+    row = column = 0
+    for tensor in call.args[0]:
+        rows, columns = torch.atleast_2d(tensor).shape  # type: ignore[no-untyped-call]  # untyped in PyTorch
+        block = call.draw.reshape("view", call.of(tensor), (rows, columns))
+        made = call.draw.write("block_diag", made, block, [row, column], call.shape)
+        row, column = row + rows, column + columns
+    return made
+
+
 def pad(call: Call) -> Value:
     value = call.of(call.args[0])
     is_constant = call.name == "aten::constant_pad_nd"

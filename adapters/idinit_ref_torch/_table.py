@@ -385,6 +385,7 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
+    **_aten(_moves.block_diagonal, "block_diag"),
     **_aten(_moves.fold, "col2im"),
     **_aten(_moves.unfold, "im2col"),
     **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),

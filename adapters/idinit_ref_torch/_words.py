@@ -30,7 +30,6 @@ WORDS = {
         "_pdist_forward all any argsort nonzero _unique2 searchsorted bucketize",
         "distance": "_cdist_forward",
         "mul": "linalg_cross vdot",
-        "join": "block_diag",
         "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
         "select": "topk masked_select unique_consecutive",

@@ -13,7 +13,7 @@ from ._made import Made, Part, Shape
 from ._moves import Joined, Moves, Span, Spot, lose, shift_of
 from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
 from ._resolution import is_apart, is_repeated
-from ._summed import rejoined
+from ._summed import rebound, rejoined
 from ._values import Data, Fold, Signal, Value, is_constant
 
 __all__ = ["At", "Joins"]
@@ -99,6 +99,9 @@ class Joins(Moves):
     def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
         """Draw a stack along a new axis."""
         if all(isinstance(value, Made) for value in values):
+            whole = rebound(values, axis)
+            if whole is not None:
+                return whole
             rows = []
             for value in values:
                 size = value.shape

@@ -24,6 +24,7 @@ __all__ = [
     "gather",
     "gathered",
     "members_in",
+    "rebound",
     "rejoined",
     "whole",
 ]
@@ -180,6 +181,33 @@ def _joint(
         operation.spread = operation.dilation = (1,) * len(known)
     rest = tuple(atom for at, atom in enumerate(view.fixed) if at not in places)
     return operation, View((*view.axes, *((digit,) for digit in known)), rest)
+
+
+def rebound(values: Sequence[Value], axis: int) -> Made | None:
+    """Return a stack of the rows of one parameter, in their order, as a part of it; else None."""
+    made = [value for value in values if isinstance(value, Made) and value.is_plain]
+    views = [part.view for value in made for part in value.parts if part.view is not None]
+    if len(views) < len(values) or len({value.parts[0]._replace(view=None) for value in made}) > 1:
+        return None
+    first = views[0]
+    places = [
+        at
+        for at, atoms in enumerate(zip(*(v.fixed for v in views), strict=False))
+        if len({*atoms}) > 1
+    ]
+    if len(places) != 1 or len({len(view.fixed) for view in views}) > 1:
+        return None
+    (at,) = places
+    starts = [view.fixed[at].start for view in views]
+    digit = _digit(first.fixed[at], starts)
+    rests = {replace(v, fixed=(*v.fixed[:at], *v.fixed[at + 1 :])) for v in views}
+    if digit is None or starts != sorted(starts) or len(rests) > 1:
+        return None
+    (rest,) = rests
+    view = replace(rest, axes=(*rest.axes[:axis], (digit,), *rest.axes[axis:]))
+    size = made[0].shape or ()
+    shape = (*size[:axis], len(views), *size[axis:])
+    return Made(shape, (made[0].parts[0]._replace(view=view),))
 
 
 def _digit(atom: Atom, starts: Collection[int]) -> Atom | None:
