@@ -15,7 +15,7 @@ from ._made import Made, Part, Shape
 from ._places import Runs
 from ._recipes import terms_of
 from ._units import merged, spread_to
-from ._values import Signal, Track, Value
+from ._values import Data, Signal, Track, Value
 
 __all__ = ["Sums"]
 
@@ -111,9 +111,10 @@ class Sums(Loops):
         """
         signals = [value for value in values if isinstance(value, Signal)]
         made = [value for value in values if isinstance(value, Made) and not value.zero]
-        is_made = len(values) > 1 and all(isinstance(value, Made) for value in values)
-        if is_made and len(made) == 1 and made[0].shape == shape:
-            return made[0]  # the other term is 0
+        left: list[Value] = [*signals, *made]
+        is_plain = len(values) > 1 and not any(isinstance(value, Data) for value in values)
+        if is_plain and len(left) == 1 and left[0].shape == shape:
+            return left[0]  # the other term is 0
         fact = Fact("", "sum")
         if len(signals) == 1 and made:
             by = made[0]

@@ -73,17 +73,19 @@ def tf_windows(x, k, pad, step=1):
 TORCH = SimpleNamespace(
     **vars(kernels.TORCH), array=torch.tensor, diag=torch.diag, t=lambda w: w.mT,
     softmax=lambda x: torch.softmax(x, -1), sigmoid=torch.sigmoid, take=lambda w, at: w[:, at],
-    windows=[torch_windows],
+    windows=[torch_windows], stack=torch.stack, blocks=torch.block_diag,
 )  # fmt: skip
 JAX = SimpleNamespace(
     **vars(kernels.JAX), array=jnp.array, diag=jnp.diag, t=lambda w: jnp.swapaxes(w, -1, -2),
     softmax=jax.nn.softmax, sigmoid=jax.nn.sigmoid, take=lambda w, at: w[:, at],
-    windows=[jax_windows],
+    windows=[jax_windows], stack=jnp.stack, blocks=jax.scipy.linalg.block_diag,
 )  # fmt: skip
 KERAS = SimpleNamespace(
     **vars(kernels.KERAS), array=tf.constant, diag=tf.linalg.diag, t=tf.linalg.matrix_transpose,
     softmax=tf.nn.softmax, sigmoid=tf.sigmoid, take=lambda w, at: tf.gather(w, at, axis=1),
-    windows=[keras_windows, tf_windows],
+    windows=[keras_windows, tf_windows], stack=tf.stack,
+    blocks=lambda c, d: tf.linalg.LinearOperatorBlockDiag(
+        [tf.linalg.LinearOperatorFullMatrix(c), tf.linalg.LinearOperatorFullMatrix(d)]).to_dense(),
 )  # fmt: skip
 
 
@@ -183,6 +185,9 @@ CASES = {  # the sizes, the input, the plain spelling, and others
         "a matrix per head": lambda m, x, p: m.einsum(
             "btd,hde->bte", x, m.einsum("dhk,hke->hde", *heads(m, p))),
     }),
+    "a part of a product": (
+        {"u": (D, D), "v": (D, D + 2)}, X, lambda m, x, p: (x @ p["u"]) @ p["v"][:, 1:-1],
+        {"cut": lambda m, x, p: x @ (p["u"] @ p["v"])[:, 1:-1]}),
     "a product with a scale": (SCALED, X, lambda m, x, p: ((x @ p["u"]) * p["s"]) @ p["v"], {
         "of a diagonal": lambda m, x, p: x @ (p["u"] @ m.diag(p["s"]) @ p["v"]),
         "of columns": lambda m, x, p: x @ ((p["u"] * p["s"]) @ p["v"]),
@@ -237,6 +242,31 @@ CASES = {  # the sizes, the input, the plain spelling, and others
             "in other slices": lambda m, x, p: (
                 x[..., K:] ** 2 @ p["w"][K:] + m.relu(x[..., :K]) @ p["w"][:K]),
         }),
+    "blocks": (
+        {"c": (K, K), "d": (K, K)}, X,
+        lambda m, x, p: m.cat([x[..., :K] @ p["c"], x[..., K:] @ p["d"]], -1), {
+            "on a diagonal": lambda m, x, p: x @ m.blocks(p["c"], p["d"]),
+            "padded": lambda m, x, p: x @ m.cat(
+                [m.pad(p["c"], ((0, 0), (0, K))), m.pad(p["d"], ((0, 0), (K, 0)))], 0),
+        }),
+    "a matrix": (ONE, X, lambda m, x, p: x @ p["w"], {
+        "in rows": lambda m, x, p: x @ m.stack([p["w"][k] for k in range(D)]),
+        "in columns": lambda m, x, p: m.cat([x @ p["w"][:, :K], x @ p["w"][:, K:]], -1),
+        "in four": lambda m, x, p: m.cat([
+            sum(x[..., K * i:K * i + K] @ p["w"][K * i:K * i + K, K * o:K * o + K] for i in (0, 1))
+            for o in (0, 1)], -1),
+        "plus 0": lambda m, x, p: x @ (p["w"] + 0.0),
+        "to the power 1": lambda m, x, p: x @ p["w"] ** 1,
+        "times ones": lambda m, x, p: x @ (p["w"] * m.array(np.ones(D, "float32"))),
+        "all rows": lambda m, x, p: x @ m.t(m.take(m.t(p["w"]), np.arange(D))),
+        "flattened": lambda m, x, p: x @ m.reshape(m.reshape(p["w"], (-1,)), (D, D)),
+        "copied": lambda m, x, p: m.einsum(
+            "bti,bio->bto", x, m.cat([p["w"][None]] * 3, 0)),
+        "one-hot rows": lambda m, x, p: x @ (m.array(UNIT) @ p["w"]),
+    }),
+    "columns in another order": (
+        ONE, X, lambda m, x, p: (x @ p["w"]) @ m.array(TURN.T),
+        {"of the weight": lambda m, x, p: x @ m.take(p["w"], ORDER)}),
     "slices of one source": (ONE, X, lambda m, x, p: x @ p["w"], {
         "two": lambda m, x, p: x[..., :K] @ p["w"][:K] + x[..., K:] @ p["w"][K:],
         "three": lambda m, x, p: (
