@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.layout import SPATIAL
 from ._labels import Labels
-from ._made import Made, Shape, Terms
+from ._made import Made, Shape, Terms, names_of
 from ._patches import Windows
 from ._recipes import is_eye, kernel_of, opened, ordered, uncopied
 from ._values import Signal, Value
@@ -104,8 +104,12 @@ class Applied(Windows):
         signal: Signal,
         labels: tuple[Labels, Labels, Labels],
         shape: Shape | None,
+        router: Signal | None = None,
     ) -> Value | None:
-        """Draw a product with a weight by its recipe; None if that does not fit."""
+        """Draw a product with a weight by its recipe; None if that does not fit.
+
+        A router stands for the constant in the recipe of a mixture.
+        """
         own, rest, out = labels
         if isinstance(made.recipe, Terms):
             terms = made.recipe.values
@@ -135,6 +139,8 @@ class Applied(Windows):
             left = {*factors[1].labels, *dict(ends)}
             new = dict(ends) if number else {c: n for c, n in every.items() if c in left}
             pair = [value, factor.made]
+            if router is not None and not names_of([factor.made]):
+                pair = [value, self.reshape(name, router, factor.made.shape)]
             value = self.product(name, pair, [[*have], factor.labels], [*new], tuple(new.values()))
             have = new
         return self.reshape(name, value, shape)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._axes import View
-
-if TYPE_CHECKING:
-    from ._values import Signal
 
 __all__ = [
     "Factors",
@@ -84,7 +81,7 @@ class Part(NamedTuple):
 class Factors(NamedTuple):
     """A product of two values of parameters, given as an einsum; `view` says how it was moved."""
 
-    values: tuple[Made | Signal, Made | Signal]  # of a mixture, one is its router
+    values: tuple[Made, Made]
     labels: tuple[tuple[Hashable, ...], tuple[Hashable, ...]]
     out: tuple[Hashable, ...]
     view: View

@@ -10,10 +10,10 @@ from typing import Any
 from ..core.layout import SPATIAL
 from ._applied import Applied
 from ._labels import Einsum, Labels, kernel_among
-from ._made import Made, Shape
+from ._made import Made, Shape, names_of
 from ._recipes import factors_of, opened
 from ._units import merged
-from ._values import Operation, Signal, Value
+from ._values import Mixture, Operation, Signal, Value
 
 __all__ = ["Mixtures"]
 
@@ -49,15 +49,16 @@ class Mixtures(Applied):
             own, rest = labels[at], labels[1 - at]
             if kernel_among((mixed, signal), (own, rest), out) is not mixed:
                 continue
-            found = self.applied(name, mixed.mixture, signal, (own, rest, out), shape)
+            made, router = mixed.mixture
+            found = self.applied(name, made, signal, (own, rest, out), shape, router)
             if found is not None:
                 self._lazy.add(self._base(mixed.node))
                 return found
         result = super().product(name, values, labels, out, shape, grouped)
         for at in (0, 1) if len(values) == 2 and not grouped else ():
-            made, router = values[at], values[1 - at]
-            if isinstance(made, Made) and isinstance(router, Signal) and self._routes(router):
-                return self._mixture(result, (router, made), (labels[1 - at], labels[at]), out)
+            weight, by = values[at], values[1 - at]
+            if isinstance(weight, Made) and isinstance(by, Signal) and self._routes(by):
+                return self._mixture(result, (by, weight), (labels[1 - at], labels[at]), out)
         return result
 
     def _routes(self, signal: Signal) -> bool:
@@ -82,10 +83,7 @@ class Mixtures(Applied):
         recipe = factors_of([Made(router.shape), made], labels, out)
         if not isinstance(result, Signal) or not made.parts or recipe is None:
             return result
-        by = self.reshape("view", router, recipe.values[0].shape)
-        assert isinstance(by, Signal)
-        recipe = recipe._replace(values=(by, recipe.values[1]))
-        return result._replace(mixture=Made(result.shape, recipe=recipe))
+        return result._replace(mixture=Mixture(Made(result.shape, recipe=recipe), router))
 
     def convolution(
         self, name: str, signal: Value, kernel: Value, letters: str, shape: Shape | None, **how: Any
@@ -99,16 +97,16 @@ class Mixtures(Applied):
         return super().convolution(name, signal, kernel, letters, shape, **how)
 
     def _of_samples(
-        self, name: str, signal: Signal, mixture: Made, letters: str, shape: Shape, how: Any
+        self, name: str, signal: Signal, mixture: Mixture, letters: str, shape: Shape, how: Any
     ) -> Value | None:
         """Draw a convolution in which each sample is a group with a kernel of its own."""
-        found, at, space = opened(mixture), how["channels"], [*how["space"]]
+        found, at, space = opened(mixture.made), how["channels"], [*how["space"]]
         old = signal.shape or ()
         rest = [axis for axis in range(len(shape)) if axis not in (at, *space)]
         if found is None or len(rest) != 1 or [*(how.get("before") or space)] != space:
             return None
         stack, by = found.factors
-        if isinstance(stack.made, Signal):
+        if not names_of([stack.made]):
             stack, by = by, stack
         axes = dict(zip(letters, found.axes, strict=True))
         own = [label for label, _ in axes["O"]]
@@ -135,7 +133,8 @@ class Mixtures(Applied):
         names: list[Hashable] = [*range(len(shape))]
         names[rest[0]], names[at : at + 1] = own[0], [mixed[0], at]
         out = [label for label in names if label != mixed[0]]
-        pair, labels = [value, by.made], [names, by.labels]
+        router = self.reshape(name, mixture.router, by.made.shape)
+        pair, labels = [value, router], [names, by.labels]
         value = self.product(name, pair, labels, out, _with(wide, {at: outs}))
         return self._ungrouped(name, value, at, rest[0], shape)
 

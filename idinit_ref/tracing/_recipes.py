@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ._axes import Atom, View
 from ._labels import Labels
 from ._made import Factors, Made, Shape, Terms, entries_of, names_of, span_of
-from ._values import Signal, Value, is_constant, is_number
+from ._values import Value, is_constant, is_number
 
 __all__ = [
     "Factor",
@@ -33,9 +33,9 @@ __all__ = [
 
 
 class Factor(NamedTuple):
-    """A value of parameters, a constant or a router, and a label for each of its axes."""
+    """A value of parameters or a constant, and a label for each of its axes."""
 
-    made: Made | Signal
+    made: Made
     labels: Labels
 
 
@@ -255,9 +255,7 @@ def opened(made: Made) -> Opened | None:
     return Opened((factors[0], factors[1]), tuple(axes[:-1]))
 
 
-def _parted(
-    made: Made | Signal, ways: Sequence[list[_Digit] | None], labels: Labels
-) -> Factor | None:
+def _parted(made: Made, ways: Sequence[list[_Digit] | None], labels: Labels) -> Factor | None:
     """Return a factor with its axes split into digits, and its labels; None keeps an axis."""
     old = made.shape or ()
     parts: list[tuple[int, _Digit]] = []  # each with the number of its values in the factor
@@ -277,9 +275,6 @@ def _parted(
     if any(span.stop > count for span, count in zip(spans, split, strict=True)):
         return None
     kept = [digit for _, digit in parts if digit.label is not None]
-    if isinstance(made, Signal):
-        is_same = tuple(digit.size for digit in kept) == tuple(split) == old
-        return Factor(made, tuple(digit.label for digit in kept)) if is_same else None
 
     def move(view: View) -> View | None:
         new = view.reshape(old, split)
@@ -362,8 +357,7 @@ def kernel_of(made: Made, letters: str) -> Kernel | None:
         at = next((c for c in own if c), "")
         whole = [place.get(label, at) for label in kernel.labels]
         is_matrix = own in ([at], [at, ""], ["", at]) and at in ("I", "O")
-        is_matrix &= at in whole and len({*whole}) == len(whole)
-        if is_matrix and isinstance(kernel.made, Made):
+        if is_matrix and at in whole and len({*whole}) == len(whole):
             return Kernel(_with_axes(kernel.made, whole, letters), Factor(matrix.made, own), at)
     return None
 

@@ -154,6 +154,17 @@ class Patches(NamedTuple):
         return None if view is None else self._replace(view=view)
 
 
+class Mixture(NamedTuple):
+    """A weight that a router mixes from a stack, as a product in which a constant stands for it."""
+
+    made: Made
+    router: Signal
+
+    def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Mixture:
+        """Return it moved."""
+        return self._replace(made=self.made.moved(shape, move))
+
+
 class Signal(NamedTuple):
     """A floating tensor that depends on the inputs of the model."""
 
@@ -175,7 +186,7 @@ class Signal(NamedTuple):
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
     places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
     patches: Patches | None = None  # the windows that it consists of
-    mixture: Made | None = None  # the recipe of a weight that a router mixes
+    mixture: Mixture | None = None  # it is a weight that a router mixes
 
     def along(self, axes: Sequence[int]) -> Signal:
         """Return it with only some of its axes; along the others it was copied."""
