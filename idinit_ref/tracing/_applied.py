@@ -64,6 +64,8 @@ class Applied(Windows):
                 found = self._in_two(name, signal, kernel, letters, shape, how)
             elif signal.shape == shape and _passes(kernel, letters, how):
                 found = signal
+            elif kernel.parts and signal.patches:
+                found = self.at_places(name, signal, kernel, letters, shape, how)
             elif not kernel.parts:
                 found = self.chosen_by(name, signal, kernel, letters, shape, how)
             if found is not None:

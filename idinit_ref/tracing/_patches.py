@@ -12,6 +12,7 @@ from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
 from ._labels import Labels
 from ._made import Made, Shape
+from ._recipes import thin
 from ._sums import Sums
 from ._values import Patches, Signal, Value
 
@@ -104,6 +105,23 @@ class Windows(Sums):
         places = [shape[axis] for axis in space]
         return self.windows(name, signal, shape, sizes, places, layout, **how)
 
+    def at_places(
+        self, name: str, signal: Signal, kernel: Made, letters: str, shape: Shape, how: Any
+    ) -> Value | None:
+        """Draw a convolution of windows with a kernel of one tap as a product with a matrix."""
+        sizes, at = dict(zip(letters, kernel.shape or (), strict=True)), how["channels"]
+        taps = prod(size for letter, size in sizes.items() if letter in SPATIAL)
+        same = [size for axis, size in enumerate(signal.shape or ()) if axis != at]
+        if taps > 1 or same != [size for axis, size in enumerate(shape) if axis != at]:
+            return None
+        if how.get("options") or (signal.shape or ())[at] != sizes["I"]:
+            return None
+        own = [letter for letter in letters if letter in "OI"]
+        matrix = self.reshape(name, kernel, tuple(sizes[letter] for letter in own))
+        names: list[Hashable] = [*range(len(shape))]
+        rest, out = ([*names[:at], letter, *names[at + 1 :]] for letter in "IO")
+        return self.product(name, [signal, matrix], [rest, own], out, shape)
+
     def by_windows(
         self,
         name: str,
@@ -118,16 +136,21 @@ class Windows(Sums):
         if patches is None:
             return None
         x, sizes = patches.signal, patches.sizes
+        wide = [label for label, n in zip(own, made.shape or (), strict=True) if n > 1]
+        made = thin(made, own, {*own} - {*wide} - {*rest})
+        own = [label for label in own if label in wide or label in rest]
         ways = [_axes_of(axis, sizes) for axis in (*patches.view.axes, patches.view.fixed)]
         along = {label: way or [] for label, way in zip(rest, ways, strict=False)}
         ends = [label for label in own if label in out]
-        rank, x_shape = (len(sizes) - 2) // 2, x.shape or ()
-        read = [axis for label in own if label not in ends for axis in along.get(label, [-1])]
+        rank = (len(sizes) - 2) // 2
+        is_each = len(ends) == 1 and along.get(ends[0]) == [1]  # a kernel of each channel
+        read = [1] * (is_each and sizes[1] > 1)
+        read += [axis for label in own if label not in ends for axis in along.get(label, [-1])]
         is_whole = sorted(read) == [at for at in range(1, rank + 2) if sizes[at] > 1]
         first = [*out].index(ends[0]) if ends else 0
         if not is_whole or None in ways or ways[-1] or shape is None or made.shape is None:
             return None
-        if [*out[first : first + len(ends)]] != ends or not {*ends}.isdisjoint(rest):
+        if [*out[first : first + len(ends)]] != ends or not ({*ends}.isdisjoint(rest) or is_each):
             return None
         parts = zip(own, made.shape, strict=True)
         digits: list[tuple[Hashable, int]] = []
@@ -136,7 +159,8 @@ class Windows(Sums):
             digits += here or [(("", label), size)]
         order = sorted(range(len(digits)), key=lambda at: _rank_of(digits[at][0]))
         outputs = prod(size for label, size in digits if not isinstance(label, int))
-        new = (outputs, *sizes[1 : rank + 2])
+        new = (outputs, 1 if is_each else sizes[1], *sizes[2 : rank + 2])
+        groups = {"options": {"groups": sizes[1]}} if is_each and sizes[1] > 1 else {}
         old, split = made.shape, tuple(size for _, size in digits)
 
         def move(view: View) -> View | None:
@@ -144,20 +168,29 @@ class Windows(Sums):
             turned = None if found is None else found.transpose(order)
             return turned and turned.reshape([split[at] for at in order], new)
 
-        channels, space = patches.how["channels"], [*patches.how["space"]]
-        names: list[Hashable] = [0] * len(x_shape)  # what lies along each axis of the result
-        names[channels] = "O"
-        for at, axis in enumerate(space):
-            names[axis] = rank + 2 + at
+        how = {**patches.how, **groups}
+        to: list[Hashable] = []
+        for label in out:
+            to += along.get(label, []) if label not in ends else ["O"] * (label == ends[0])
+        names = _along(patches)
         there = {0: sizes[0], "O": outputs} | {at: sizes[at] for at in range(rank + 2, len(sizes))}
         whole = tuple(there[what] for what in names)
         letters = "OI" + SPATIAL[len(SPATIAL) - rank :]
-        value = self.convolution(name, x, made.moved(new, move), letters, whole, **patches.how)
-        to = [what for c in out for what in (["O"] * (c == ends[0]) if c in ends else along[c])]
+        value = self.convolution(name, x, made.moved(new, move), letters, whole, **how)
         turn = [names.index(what) for what in to]
         turn += [at for at in range(len(names)) if at not in turn]
         value = value if turn == sorted(turn) else self.transpose(name, value, turn)
         return self.reshape(name, value, shape)
+
+
+def _along(patches: Patches) -> list[Hashable]:
+    """Return what lies along each axis of a convolution: "O", or an axis of the windows."""
+    rank, space = (len(patches.sizes) - 2) // 2, [*patches.how["space"]]
+    names: list[Hashable] = [0] * len(patches.signal.shape or ())
+    names[patches.how["channels"]] = "O"
+    for at, axis in enumerate(space):
+        names[axis] = rank + 2 + at
+    return names
 
 
 def _rank_of(label: Hashable) -> int:

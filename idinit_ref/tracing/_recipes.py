@@ -27,6 +27,7 @@ __all__ = [
     "scaled_of",
     "summed_of",
     "terms_of",
+    "thin",
     "thinned",
     "uncopied",
 ]
@@ -46,6 +47,8 @@ class _Digit(NamedTuple):
     size: int
     start: int
     label: Hashable
+    low: int = 0  # where it starts among `radix` values, of which the others are zeros
+    radix: int = 0
 
 
 # Recipes ----------------------------------------------------------------------------------------
@@ -66,7 +69,7 @@ def factors_of(values: Sequence[Value], labels: Sequence[Labels], out: Labels) -
         sizes |= dict(zip(own, made.shape or (), strict=True))
     axes = (() if c in gone else (Atom.of(kept.index(c), sizes[c]),) for c in out)
     both = tuple(tuple(label for label in own if label not in gone) for own in labels)
-    first, second = (_thin(made, own, gone) for made, own in zip((a, b), labels, strict=True))
+    first, second = (thin(made, own, gone) for made, own in zip((a, b), labels, strict=True))
     return Factors((first, second), (both[0], both[1]), tuple(kept), View(tuple(axes)))
 
 
@@ -197,7 +200,7 @@ def _taken(table: Made, own: Labels, out: Labels, axis: int, place: int) -> Made
 def thinned(values: tuple[Made, Made], labels: Sequence[Labels]) -> list[Made]:
     """Return two operands without their shared axes of size 1."""
     gone = _ones(values, labels)
-    return [_thin(made, own, gone) for made, own in zip(values, labels, strict=True)]
+    return [thin(made, own, gone) for made, own in zip(values, labels, strict=True)]
 
 
 def _ones(values: tuple[Made, Made], labels: Sequence[Labels]) -> set[Hashable]:
@@ -209,7 +212,7 @@ def _ones(values: tuple[Made, Made], labels: Sequence[Labels]) -> set[Hashable]:
     return ones[0] & ones[1]
 
 
-def _thin(made: Made, own: Labels, gone: set[Hashable]) -> Made:
+def thin(made: Made, own: Labels, gone: set[Hashable]) -> Made:
     """Return a value without some axes of size 1."""
     old = made.shape or ()
     new = tuple(size for label, size in zip(own, old, strict=False) if label not in gone)
@@ -237,13 +240,12 @@ def opened(made: Made) -> Opened | None:
         own: list[tuple[Hashable, int]] = []
         for atom in atoms:
             is_one = atom.size == atom.radix == 1
-            is_whole = atom.low == 0 and atom.size == atom.radix and atom.apart == 1
-            if not is_whole or (atom.axis < 0 and not is_one) or atom.step < 0:
+            if (atom.axis < 0 and not is_one) or atom.step < 0 or atom.apart > 1:
                 return None
             label = None if is_one else (atom.axis, atom.step)
-            own += [] if label is None else [(label, atom.size)]
+            own += [] if label is None else [(label, atom.radix)]
             if atom.axis >= 0:
-                digits[atom.axis].append(_Digit(atom.step, atom.size, atom.start, label))
+                digits[atom.axis].append(_Digit(*atom[1:4], label, *atom[4:6]))
         axes.append(tuple(own))
     factors = []
     for value, labels in zip(recipe.values, recipe.labels, strict=True):
@@ -275,6 +277,9 @@ def _parted(made: Made, ways: Sequence[list[_Digit] | None], labels: Labels) -> 
     if any(span.stop > count for span, count in zip(spans, split, strict=True)):
         return None
     kept = [digit for _, digit in parts if digit.label is not None]
+    shape = tuple(digit.radix or digit.size for digit in kept)
+    if is_constant(made) and shape != tuple(digit.size for digit in kept):
+        return None
 
     def move(view: View) -> View | None:
         new = view.reshape(old, split)
@@ -283,9 +288,10 @@ def _parted(made: Made, ways: Sequence[list[_Digit] | None], labels: Labels) -> 
                 new = new.take(at, starts[at])
             elif new is not None:
                 new = new.slice(at, spans[at].start, spans[at].stop)
+                low, whole = parts[at][1].low, parts[at][1].radix
+                new = new if new is None or not whole else new.join(at, low, whole)
         return new
 
-    shape = tuple(digit.size for digit in kept)
     found = _moved(made, shape, move, tuple(spans), tuple(split))
     return Factor(found, tuple(digit.label for digit in kept))
 

@@ -235,6 +235,15 @@ CASES = {  # the sizes, the input, the plain spelling, and others
             "windows in order": lambda m, x, p: m.einsum(
                 "bhwyxi,yxio->bhwo", m.reshape(m.windows[0](x, 3, 1), (2, 6, 6, 3, 3, D)), p["w"]),
         }),
+    "two scaled kernels": (
+        {"v": (3, 3, D, D), "w": (1, 1, D, D), "g": (D,), "h": (D,)}, IMAGE,
+        lambda m, x, p: m.conv(x, p["v"], 1) * p["g"] + m.conv(x, p["w"], 0) * p["h"], {
+            "merged": lambda m, x, p: m.conv(
+                x, p["v"] * p["g"] + m.pad(p["w"] * p["h"], kernels.ROUND), 1)}),
+    "a convolution at windows": (
+        {"w": (9 * D, D)}, IMAGE,
+        lambda m, x, p: m.conv(x, m.reshape(p["w"], (3, 3, D, D)), 1), {
+            "of one tap": lambda m, x, p: m.conv(m.windows[0](x, 3, 1), p["w"][None, None], 0)}),
     "a concatenation": (
         ONE, X, lambda m, x, p: m.cat([m.relu(x[..., :K]), x[..., K:] ** 2], -1) @ p["w"], {
             "in slices": lambda m, x, p: (
@@ -372,6 +381,17 @@ def test_windows_without_overlap_are_a_convolution_with_strides(framework, at):
     report, values, run = framework(use, {"w": (2, 2, D, D)}, IMAGE)
     assert list(report.roles.values()) == ["transit"]
     np.testing.assert_array_equal(run(values, IMAGE), IMAGE[:, ::2, ::2])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_windows_of_each_channel_are_a_depthwise_convolution(framework):
+    def use(m, x, p):
+        found = m.reshape(m.windows[0](x, 3, 1), (2, 6, 6, 9, D))
+        return m.einsum("bhwki,ki->bhwi", found, m.reshape(p["w"], (9, D)))
+
+    report, values, run = framework(*chain(use, {"w": (3, 3, D)}), IMAGE)
+    assert {*report.roles.values()} == {"transit"}
+    np.testing.assert_array_equal(run(values, IMAGE), IMAGE)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
