@@ -35,7 +35,8 @@ class Applied(Windows):
             made, signal = values[at], values[1 - at]
             if not isinstance(made, Made) or not isinstance(signal, Signal):
                 continue
-            if not made.recipe and not (signal.patches and made.parts):
+            is_windowed = bool(signal.patches and made.parts)
+            if not (made.recipe or is_windowed) or len(labels[at]) != len(made.shape or ()):
                 continue
             rest = labels[1 - at]
             one, own = uncopied(made, labels[at], rest)

@@ -62,6 +62,8 @@ def factors_of(values: Sequence[Value], labels: Sequence[Labels], out: Labels) -
     a, b = values
     if not isinstance(a, Made) or not isinstance(b, Made) or a.shape is None or b.shape is None:
         return None
+    if any(len(own) != len(v.shape or ()) for own, v in zip(labels, (a, b), strict=True)):
+        return None  # a constant's shape may lack its axes of size 1
     gone = {label for label in _ones((a, b), labels) if label in out}
     kept = [label for label in out if label not in gone]
     sizes: dict[Hashable, int] = {}
@@ -177,7 +179,9 @@ def chosen(values: Sequence[Value], labels: Sequence[Labels], out: Labels) -> Ma
         if not isinstance(table, Made) or not isinstance(by, Made) or len(rest) != 1:
             continue
         numbers = by.numbers
-        if numbers is None or rest[0] not in own or rest[0] in out or len(own) != len(out) + 1:
+        if numbers is None or numbers.ndim != 1 or len(own) != len(table.shape or ()):
+            continue
+        if rest[0] not in own or rest[0] in out or len(own) != len(out) + 1:
             continue
         if not table.parts or sorted(numbers)[-1] != 1 or np.count_nonzero(numbers) != 1:
             continue
@@ -381,7 +385,9 @@ def _with_axes(made: Made, own: Labels, letters: str) -> Made:
 def is_eye(made: Made, letters: Sequence[str], taps: Mapping[str, int]) -> bool:
     """Whether a constant passes a signal: a unit matrix, at some taps of a kernel."""
     numbers = made.numbers
-    if numbers is None or sorted({*letters} - {*taps}, key=str) != ["I", "O"]:
+    if numbers is None or numbers.ndim != len(letters):
+        return False
+    if sorted({*letters} - {*taps}, key=str) != ["I", "O"]:
         return False
     index = tuple(taps.get(letter, slice(None)) for letter in letters)
     size, matrix = numbers.shape[list(letters).index("O")], numbers[index]
