@@ -25,7 +25,7 @@ from idinit_ref.tracing import (
 )
 
 from ._table import along
-from ._window import convolved, sliding, spatial
+from ._window import convolved, sliding, spatial, windows
 from ._words import SPECTRA, plain
 
 Shape = tuple[int, ...]
@@ -241,6 +241,15 @@ def _attention(call: Call) -> Value:
     return _other(call, [query, key[-1] if key else value, value], "attention")
 
 
+def _patches(call: Call) -> Value:
+    op, (image, *_) = call.op, call.values
+    first, rank = op.data_format == "channels_first", len(op.size)
+    sizes = tuple((image.shape or (None,) * 5)[axis] for axis in spatial(rank, first))
+    strides, dilation = (np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate))
+    window = sliding(op.size, strides, dilation, op.padding, sizes)
+    return windows(call.draw, call.name, image, call.shape, window, first)
+
+
 def _convolution(call: Call) -> Value:
     op, values, shape = call.op, call.values, call.shape
     if len(values) != 2:
@@ -305,6 +314,7 @@ TABLE: dict[str, Handler] = {
     **dict.fromkeys(("OneHot", "CategoryEncoding"), _one_hot),
     **dict.fromkeys(("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"), _product),
     **dict.fromkeys(("Conv", "DepthwiseConv"), _convolution),
+    "ExtractPatches": _patches,
     "Where": _choice,
     **dict.fromkeys(("Attention", "AdditiveAttention"), _attention),
 }

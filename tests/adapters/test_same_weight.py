@@ -27,6 +27,8 @@ import idinit_ref_jax as irj
 import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
 from adapters import test_made_kernels as kernels
+from adapters.test_tensorflow_vanishing import READERS
+from idinit_ref.roles.decide import decide
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
@@ -381,6 +383,18 @@ def test_windows_without_overlap_are_a_convolution_with_strides(framework, at):
     report, values, run = framework(use, {"w": (2, 2, D, D)}, IMAGE)
     assert list(report.roles.values()) == ["transit"]
     np.testing.assert_array_equal(run(values, IMAGE), IMAGE[:, ::2, ::2])
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_both_readers_of_keras_see_windows(reader, padding):
+    """A dense layer behind them is a kernel, whose tap is that of a convolution."""
+    given = keras.Input((6, 6, D), batch_size=2)
+    found = keras.ops.image.extract_patches(given, 3, 1, padding=padding)
+    model = keras.Model(given, keras.layers.Dense(D)(found))
+    (plan,) = decide(READERS[reader](model)).plans.values()
+    assert plan.layout == "HWIO"
+    assert plan.tap == ((1, 1) if padding == "same" else (0, 0))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
