@@ -148,7 +148,7 @@ class Moves(Results):
         """Draw a signal with another number of places; the facts on it stay as they are."""
         node = self.draw("other", name, (value.node,), shape, (), does)
         self.follow(node, value, spread_to(value.shape, value.shape))
-        return value._replace(node=node)
+        return value._replace(node=node, patches=None, mixture=None)
 
     def squeeze(self, name: str, value: Value, axes: Sequence[int]) -> Value:
         """Draw a reshape without some axes of size 1."""

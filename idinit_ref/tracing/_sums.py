@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from ._at_zero import is_flat
 from ._functions import Fact
@@ -37,9 +37,7 @@ class Sums(Loops):
             return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
-            return a._replace(
-                tracks=a.fresh, pieces=(), picks=False, member=None, term=None, places=()
-            )
+            return a._replace(tracks=a.fresh, picks=False, member=None, **_SHIFTED)
         if (b.is_table or self.tables_in(b)) and self.floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
@@ -163,7 +161,7 @@ class Sums(Loops):
                 and self._is_bias(bias.member, signal.fresh, len(shape or ()))
             ):
                 self._biases.add(bias.chosen)  # each expert has its own bias
-                return signal._replace(tracks=signal.fresh, pieces=(), term=None, places=())
+                return signal._replace(tracks=signal.fresh, **_SHIFTED)
         tracks: tuple[Track, ...] = ()
         # The sum of two results, as in the gates of an LSTM.
         if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:
@@ -284,6 +282,13 @@ class Sums(Loops):
         return out
 
 
+_SHIFTED: dict[str, Any] = {
+    "pieces": (),
+    "term": None,
+    "places": (),
+    "patches": None,
+    "mixture": None,
+}  # facts on a signal that no longer hold once a bias is added
 _ADDED = Part("", None, added=True)  # stands for a constant term
 
 

@@ -476,3 +476,17 @@ def test_kernels_that_a_router_mixes_are_a_kernel_of_each_expert(name, squash):
         )
         == 1
     )
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_matrix_that_a_router_makes_with_a_bias_is_no_mixture(framework):
+    """The bias is a matrix of its own, which no router weighs."""
+
+    def function(m, p, x):
+        made = m.sigmoid(m.mean(x, 1) @ p["r"]) @ p["w"] + p["b"]
+        return x + m.einsum("bti,bio->bto", x, m.reshape(made, (3, D, D)))
+
+    sizes = {"b": (D * D,), "r": (D, EXPERTS), "w": (EXPERTS, D * D)}
+    report, *_ = framework(function, sizes, X)
+    assert list(report.roles.values()) == ["bias", "transit", "keep"]
+    assert "endless" in {note.kind for note in report.warnings}
