@@ -22,9 +22,9 @@ from ._joins import At
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._late import redrawn
-from ._moves import Span, spans_of
 from ._parameter import Parameter
 from ._places import Box
+from ._slices import Span, spans_of
 from ._values import Data, Made, Part, Signal, Value, entries_of, is_constant, is_number, span_of
 
 __all__ = [

@@ -10,9 +10,10 @@ from itertools import accumulate
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
-from ._moves import Joined, Moves, Span, Spot, lose, shift_of
-from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
+from ._moves import Spot, lose, shift_of
+from ._places import Box, Move, Runs, box_at, embedded, followed, outside, taken, turned
 from ._resolution import is_apart, is_repeated
+from ._slices import Joined, Slices, Span
 from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
 
 __all__ = ["At", "Joins"]
@@ -22,7 +23,7 @@ At = tuple[Sequence[int], Sequence[int | None]]
 indices belong to the first axes by default."""
 
 
-class Joins(Moves):
+class Joins(Slices):
     """A drawing with the operations that combine values."""
 
     def join(
@@ -38,7 +39,7 @@ class Joins(Moves):
         starts = None if None in sizes else list(accumulate([n or 0 for n in sizes], initial=0))
         spot = Spot()
         if starts is not None and floating and any(isinstance(v, Signal) for v in values):
-            spot = self.spot(assembled(_side_by_side(values, axis, starts)), shape)
+            spot = self.assembly(_side_by_side(values, axis, starts), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
         halves = _rejoined(values)
@@ -91,7 +92,7 @@ class Joins(Moves):
         spot = Spot()
         if shape is not None:
             starts = range(shape[axis] + 1)
-            spot = self.spot(assembled(_side_by_side(values, axis, starts, True)), shape)
+            spot = self.assembly(_side_by_side(values, axis, starts, True), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
         out = self.result(name, values, shape, word="join")
@@ -263,7 +264,7 @@ class Joins(Moves):
             return Spot()
         over = (value, lambda view: embedded(view, low, old, shape, steps))
         rest = [(under, move) for move in outside(low, old, shape, steps)]
-        return self.spot(assembled([*rest, over]), shape)
+        return self.assembly([*rest, over], shape)
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
         """Draw a circular shift along axes."""
@@ -271,7 +272,7 @@ class Joins(Moves):
             return self.move(name, value, value.shape, lose)
         if isinstance(value, Signal):
             moves = ((value, move) for move in turned(by, value.shape))
-            spot = self.spot(assembled(moves), value.shape)
+            spot = self.assembly(moves, value.shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, value.shape)
             out = self.result(name, [value], value.shape, word="move")

@@ -78,6 +78,7 @@ class Nodes:
         self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
         self._differences: dict[str, tuple[Unit, ...]] = {}  # the units of each
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
+        self._parts: dict[str, Any] = {}  # the signals that a node puts together, and their moves
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self._at_zero: dict[str, AtZero] = {}  # per function of signals: where these are zero
@@ -85,6 +86,7 @@ class Nodes:
         self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices
+        self.rows: dict[str, Any] = {}  # each slice that cuts no units
         self._drawn_once: dict[Hashable, tuple[Sequence[Value], Value]] = {}
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # how often each name was asked for

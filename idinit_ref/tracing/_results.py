@@ -17,7 +17,7 @@ from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Shape, Signal, Value, is_constant, is_zero, joined, names_of
 from ._written import Functions
 
-__all__ = ["Results", "done_by", "spread"]
+__all__ = ["Results", "Sum", "done_by", "spread", "unlinked"]
 
 _MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
@@ -26,7 +26,7 @@ _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 _PARTS = {"move", "scale", "select", "crop", "pad"}
 
 
-class _Term(NamedTuple):
+class Sum(NamedTuple):
     """A term of a sum, its add, and the moves from there to the whole sum."""
 
     add: str
@@ -180,7 +180,7 @@ class Results(Functions):
         terms = self._filled.get(whole.node)
         return terms is not None and not self._comes_from([update.node], terms)
 
-    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[_Term] | None:
+    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[Sum] | None:
         """Return the terms, the first one first, of a sum with what was read of a signal, or None.
 
         The signal, the sum and its parts may be moved. What was read has to be what is `under` the
@@ -195,7 +195,7 @@ class Results(Functions):
             if base in wholes and not self._is_read_of(at, under):
                 continue
             if base in wholes or self._rewritten.get(base) in wholes:
-                return _unlinked(path)
+                return unlinked(path)
             if at.node in seen:
                 continue
             seen.add(at.node)
@@ -215,7 +215,7 @@ class Results(Functions):
         is_scaled = own[0].of is signal and self.nodes[self._place[signal.node]].does == "scale"
         return is_scaled or taken(own, signal.shape) == under
 
-    def _are_branches(self, terms: Sequence[_Term], whole: str) -> bool:
+    def _are_branches(self, terms: Sequence[Sum], whole: str) -> bool:
         """Whether terms have the shape of their sum, and come from a signal, or what is in it.
 
         A box that a network shifts from its old place by writing a sum over it is no skip.
@@ -338,13 +338,13 @@ class Results(Functions):
         return joined(shape, found).factored(factors if places else (), still)  # of a square: none
 
 
-def _unlinked(path: Any) -> list[_Term]:
+def unlinked(path: Any) -> list[Sum]:
     """Return the terms of a linked list of adds and moves, the innermost first."""
-    found: list[_Term] = []
+    found: list[Sum] = []
     while path:
         add, by, path = path
         if add:
-            found.append(_Term(add, by, ()))
+            found.append(Sum(add, by, ()))
         else:
             found = [one._replace(moves=(*one.moves, by)) for one in found]
     return found

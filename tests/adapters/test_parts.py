@@ -1,0 +1,155 @@
+"""A residual sum that is written in parts has the roles of the whole sum.
+
+R1 and R2 are measured by running: see `judged`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import keras
+import pytest
+import torch
+from keras import ops
+
+from adapters.test_spellings import FRAMEWORKS, JAX, KERAS, TORCH, X, judged
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
+)
+TORCH.split, TORCH.rows, TORCH.joined = torch.chunk, torch.unbind, torch.cat
+TORCH.piled, TORCH.turn = torch.stack, torch.permute
+JAX.split, JAX.joined, JAX.piled, JAX.turn = (
+    jnp.split, jnp.concatenate, jnp.stack, jnp.transpose)  # fmt: skip
+JAX.rows = lambda x, axis: [jnp.take(x, k, axis) for k in range(x.shape[axis])]
+KERAS.split, KERAS.joined, KERAS.piled = ops.split, ops.concatenate, ops.stack
+KERAS.turn = ops.transpose
+KERAS.rows = lambda x, axis: ops.unstack(x, axis=axis)
+
+
+def heads(np_, x):
+    return np_.turn(np_.reshape(x, (3, 5, 2, 4)), (0, 2, 1, 3))
+
+
+def unheaded(np_, x):
+    return np_.reshape(np_.turn(x, (0, 2, 1, 3)), (3, 5, 8))
+
+
+def summed(one, other):
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+PARTS = {
+    "slices": lambda np_, x, y: np_.cat([x[..., :3] + y[..., :3], y[..., 3:] + x[..., 3:]]),
+    "differences": lambda np_, x, y: np_.cat([x[..., :3] - y[..., :3], x[..., 3:] - y[..., 3:]]),
+    "chunks": lambda np_, x, y: np_.joined(summed(np_.split(x, 2, -1), np_.split(y, 2, -1)), -1),
+    "channels": lambda np_, x, y: np_.piled(summed(np_.rows(x, -1), np_.rows(y, -1)), -1),
+    "steps": lambda np_, x, y: np_.piled(summed(np_.rows(x, 1), np_.rows(y, 1)), 1),
+    "members": lambda np_, x, y: np_.piled(summed(np_.rows(x, 0), np_.rows(y, 0)), 0),
+    "heads": lambda np_, x, y: unheaded(np_, np_.piled(
+        summed(np_.rows(heads(np_, x), 1), np_.rows(heads(np_, y), 1)), 1)),
+    "written": lambda np_, x, y: np_.write(x, [
+        (0, x[..., ::2] + y[..., ::2]), (1, x[..., 1::2] + y[..., 1::2])], 2),
+    "ragged": lambda np_, x, y: np_.joined([
+        x[:, :2] + y[:, :2],
+        np_.cat([x[:, 2:, :3] + y[:, 2:, :3], x[:, 2:, 3:] + y[:, 2:, 3:]])], 1),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_sum_in_parts_is_a_sum(framework, part):
+    def function(np_, p, x):
+        for first, last in ("ab", "cd"):
+            x = PARTS[part](np_, x, np_.relu(x @ p[first]) @ p[last])
+        return x
+
+    sizes = {"a": (8, 12), "b": (12, 8), "c": (8, 12), "d": (12, 8)}
+    roles = judged(framework, function, sizes, X, X)
+    assert roles == {"a": "transit", "b": "zero", "c": "transit", "d": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_sum_of_the_same_rows_is_rows_of_a_sum(framework):
+    def function(np_, p, x):
+        return x[:, -1] + (np_.relu(x @ p["a"]) @ p["b"])[:, -1]
+
+    roles = judged(framework, function, dict.fromkeys("ab", (8, 8)), X, X[:, -1])
+    assert roles == {"a": "transit", "b": "zero"}
+
+
+def branches(np_, p, x):
+    return np_.relu(x @ p["a"]) @ p["b"], np_.relu(x @ p["c"]) @ p["d"]
+
+
+OWN = {
+    "joined": lambda np_, x, one, two: np_.cat([x[..., :4] + one, x[..., 4:] + two]),
+    "written": lambda np_, x, one, two: np_.write(
+        x, [(0, x[..., :4] + one), (4, two + x[..., 4:])]),
+    "piled": lambda np_, x, one, two: unheaded(np_, np_.piled(
+        [heads(np_, x)[:, 0] + one, heads(np_, x)[:, 1] + two], 1)),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", OWN)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_every_part_may_have_a_branch_of_its_own(framework, how):
+    def function(np_, p, x):
+        return OWN[how](np_, x, *branches(np_, p, x))
+
+    roles = judged(framework, function, {k: (8, 8) if k in "ac" else (8, 4) for k in "abcd"}, X, X)
+    assert roles == {"a": "transit", "b": "zero", "c": "transit", "d": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_part_alone_may_have_a_branch(framework):
+    def function(np_, p, x):
+        return np_.cat([x[..., :4] + branches(np_, p, x)[0], x[..., 4:]])
+
+    sizes = {k: (8, 8) if k in "ac" else (8, 4) for k in "abcd"}
+    assert judged(framework, function, sizes, X, X)["b"] == "zero"
+
+
+SPLITS = {
+    "slices": lambda np_, x: (x[..., :4], x[..., 4:]),
+    "chunks": lambda np_, x: np_.split(x, 2, -1),
+    "rows": lambda np_, x: np_.rows(np_.reshape(x, (3, 5, 2, 4)), 2),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("joins", ["in every block", "at last"])
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_halves_that_are_added_to_each_other_are_a_stream_in_the_first_block_too(
+    framework, split, joins
+):
+    """Of a reversible network: y1 = x1 + f(x2), y2 = x2 + g(y1)."""
+
+    def function(np_, p, x):
+        one, two = SPLITS[split](np_, x)
+        for a, b, c, d in ("abcd", "efgh"):
+            one = one + np_.relu(two @ p[a]) @ p[b]
+            two = two + np_.relu(one @ p[c]) @ p[d]
+            if joins == "in every block":
+                one, two = SPLITS[split](np_, np_.cat([one, two]))
+        return np_.cat([one, two])
+
+    sizes = {k: (4, 6) if k in "aceg" else (6, 4) for k in "abcdefgh"}
+    roles = judged(framework, function, sizes, X, X)
+    assert {k for k in roles if roles[k] == "zero"} == {*"bdfh"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_half_that_is_only_read_is_no_stream(framework):
+    """In a Res2Net the sum of two halves feeds the next matrix; no half goes on as it is."""
+
+    def function(np_, p, x):
+        one, two = np_.split(x @ p["s"], 2, -1)
+        one = one @ p["a"]
+        return x + np_.cat([one, (two + one) @ p["b"]]) @ p["t"]
+
+    sizes = {"s": (8, 8), "a": (4, 4), "b": (4, 4), "t": (8, 8)}
+    roles = judged(framework, function, sizes, X, X)
+    assert {k for k in roles if roles[k] == "zero"} == {"t"}
