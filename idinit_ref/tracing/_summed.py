@@ -126,9 +126,9 @@ def whole(
 ) -> list[Weighed]:
     """Return uses of parameters, with products of parts as one product, if they are summed.
 
-    `data` are the signals that the operations read. If their parts are parts of one signal, the
-    parameter's parts are blocks of the inputs of one matrix. If they are shifts of one signal, the
-    parts are taps of a kernel.
+    `data` are the signals that the operations read. If these are parts of one signal, or if the
+    parameter's parts lie along its inputs, these are blocks of the inputs of one matrix. If they
+    are shifts of one signal, the parts are taps of a kernel.
     """
     own: dict[tuple[str, str], list[tuple[Operation, View | None]]] = {}
     for name, operation, view in uses:
@@ -150,7 +150,10 @@ def _joint(
     operations: Sequence[Operation], views: Sequence[View], signals: Sequence[Signal]
 ) -> tuple[Operation, View] | None:
     """Return the operation and view of a sum of products; None if it is no product."""
-    first, view = operations[0], views[0]
+    first = operations[0]
+    for axis, kind in enumerate(first.kinds or ()):
+        views = _parted(views, axis) if kind == "I" else views
+    view = views[0]
     starts = [tuple(atom.start for atom in each.fixed) for each in views]
     bare = {replace(v, fixed=tuple(a._replace(start=0) for a in v.fixed)) for v in views}
     kinds = {None if each.kinds is None else "".join(each.kinds) for each in operations}
@@ -163,7 +166,11 @@ def _joint(
         return None
     order = sorted(range(len(known)), key=lambda at: (known[at].axis, -known[at].step))
     known, places = [known[at] for at in order], [places[at] for at in order]
+    summed = [axis for axis, kind in zip(view.axes, first.kinds, strict=True) if kind == "I"]
+    inputs = {atom.axis for axis in summed for atom in axis}
     shifts = _shifts(signals, first.reads)
+    if shifts is None and all(digit.axis in inputs for digit in known):
+        shifts = []  # the terms read signals of their own, as heads, side by side
     if shifts is None or (shifts and len(known) > len(SPATIAL)):
         return None
     letters = SPATIAL[-len(known) :] if shifts else "I" * len(known)
@@ -176,6 +183,22 @@ def _joint(
         operation.spread = operation.dilation = (1,) * len(known)
     rest = tuple(atom for at, atom in enumerate(view.fixed) if at not in places)
     return operation, View((*view.axes, *((digit,) for digit in known)), rest)
+
+
+def _parted(views: Sequence[View], axis: int) -> Sequence[View]:
+    """Return views with their parts of one axis, if these are as long, as digits at one value."""
+    atoms = [view.axes[axis][0] for view in views if len(view.axes[axis]) == 1]
+    if len(atoms) < len(views) or len({atom._replace(start=0) for atom in atoms}) > 1:
+        return views
+    if len({atom.start for atom in atoms}) == 1 or atoms[0].size != atoms[0].radix:
+        return views
+    found = []
+    for view, atom in zip(views, atoms, strict=True):
+        outer = atom._replace(step=atom.step * atom.size, size=1, radix=1)
+        inner = (atom._replace(start=0),)
+        axes = (*view.axes[:axis], inner, *view.axes[axis + 1 :])
+        found.append(View(axes, (*view.fixed, outer)))
+    return found
 
 
 def _digit(atom: Atom, starts: Collection[int]) -> Atom | None:

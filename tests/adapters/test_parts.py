@@ -1,10 +1,13 @@
-"""A residual sum that is written in parts has the roles of the whole sum.
+"""A residual sum, or an attention, that is written in parts has the roles of the whole.
 
 R1 and R2 are measured by running: see `judged`.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import keras
 import pytest
@@ -20,6 +23,8 @@ TORCH.split, TORCH.rows, TORCH.joined = torch.chunk, torch.unbind, torch.cat
 TORCH.piled, TORCH.turn = torch.stack, torch.permute
 JAX.split, JAX.joined, JAX.piled, JAX.turn = (
     jnp.split, jnp.concatenate, jnp.stack, jnp.transpose)  # fmt: skip
+TORCH.einsum, JAX.einsum, KERAS.einsum = torch.einsum, jnp.einsum, ops.einsum
+TORCH.soft, JAX.soft, KERAS.soft = partial(torch.softmax, dim=-1), jax.nn.softmax, ops.softmax
 JAX.rows = lambda x, axis: [jnp.take(x, k, axis) for k in range(x.shape[axis])]
 KERAS.split, KERAS.joined, KERAS.piled = ops.split, ops.concatenate, ops.stack
 KERAS.turn = ops.transpose
@@ -153,3 +158,74 @@ def test_a_half_that_is_only_read_is_no_stream(framework):
     sizes = {"s": (8, 8), "a": (4, 4), "b": (4, 4), "t": (8, 8)}
     roles = judged(framework, function, sizes, X, X)
     assert {k for k in roles if roles[k] == "zero"} == {"t"}
+
+
+# Heads one after the other -----------------------------------------------------------------------
+
+
+def attended(np_, q, k, v, how):
+    scores = np_.einsum("bqd,bkd->bqk", q, k)
+    return np_.einsum("bqk,bkd->bqd", np_.soft(scores) if how == "softmax" else scores, v)
+
+
+OUTPUTS = {
+    "joined": lambda np_, x, each, o: x + np_.cat(each) @ o,
+    "piled": lambda np_, x, each, o: x + np_.reshape(np_.piled(each, 2), (3, 5, 8)) @ o,
+    "summed": lambda np_, x, each, o: x + (each[0] @ o[:4] + each[1] @ o[4:]),
+    "one by one": lambda np_, x, each, o: (x + each[0] @ o[:4]) + each[1] @ o[4:],
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("kind", ["softmax", "linear"])
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_heads_one_after_the_other_have_one_output_matrix(framework, output, kind):
+    def function(np_, p, x):
+        parts = [np_.split(x @ p[name], 2, -1) for name in "qkv"]
+        each = [attended(np_, *of_head, kind) for of_head in zip(*parts, strict=True)]
+        return OUTPUTS[output](np_, x, each, p["o"])
+
+    roles = judged(framework, function, dict.fromkeys("qkvo", (8, 8)), X, X)
+    assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
+
+
+# Products with what the skip holds ----------------------------------------------------------------
+
+
+def unfolded(np_, x):
+    """Each step beside its neighbours: (3, 5, 3, 8)."""
+    none = np_.zeros(x)[:, :1]
+    x = np_.joined([none, x, none], 1)
+    return np_.piled([x[:, k : k + 5] for k in range(3)], 2)
+
+
+SUMMED = {
+    "tokens are mixed": (
+        lambda np_, p, x: np_.einsum("bqk,bkd->bqd", np_.tanh(x @ p["a"]) @ p["b"], x), (4, 5)),
+    "involution": (lambda np_, p, x: np_.einsum(
+        "btk,btkd->btd", np_.tanh(x @ p["a"]) @ p["b"], unfolded(np_, x)), (4, 3)),
+    "involution of channels": (lambda np_, p, x: (unfolded(np_, x) * np_.reshape(
+        np_.tanh(x @ p["a"]) @ p["b"], (3, 5, 3, 8))).sum(2) if np_ is not KERAS else ops.sum(
+        unfolded(np_, x) * ops.reshape(np_.tanh(x @ p["a"]) @ p["b"], (3, 5, 3, 8)), 2), (4, 24)),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", SUMMED)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_factor_whose_units_are_summed_ends_a_branch_if_no_other_does(framework, how):
+    branch, size = SUMMED[how]
+    roles = judged(
+        framework, lambda np_, p, x: x + branch(np_, p, x), {"a": (8, 4), "b": size}, X, X
+    )
+    assert roles == {"a": "transit", "b": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_attention_without_values_ends_in_a_query_or_key(framework):
+    def function(np_, p, x):
+        return x + attended(np_, x @ p["q"], x @ p["k"], x, "linear")
+
+    roles = judged(framework, function, dict.fromkeys("qk", (8, 4)), X, X)
+    assert sorted(roles.values()) == ["transit", "zero"]
