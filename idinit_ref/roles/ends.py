@@ -75,10 +75,12 @@ def _factors(flow: Flow, number: int) -> Collection[int]:
 
 
 def _struck(flow: Flow, number: int) -> Collection[int]:
-    """Return the factors of a product that are struck out."""
+    """Return the factors of a product that do not decide whether it vanishes."""
     node, args = flow.nodes[number], flow.args[number]
-    is_product = node.does in _PRODUCTS and isinstance(node.vanishes, tuple)
-    return [args[place] for place in node.sums] if is_product else []
+    if node.does not in _PRODUCTS or not isinstance(node.vanishes, tuple):
+        return []
+    places = range(len(args)) if node.does == "contract" else node.sums
+    return [args[place] for place in places if place not in node.vanishes]
 
 
 _PRODUCTS = {"product", "contract"}
@@ -229,13 +231,12 @@ class Vanishing:
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
         struck = dict.fromkeys(args[place] for place in node.sums)
+        other = _struck(self._flow, number) if walk and walk.summed else ()
         if isinstance(node.vanishes, tuple):
             factors = dict.fromkeys(args[place] for place in node.vanishes)
             state = self._factor(number, [to for to in factors if to not in struck], known, walk)
-            if state != _ENDS and struck and walk and walk.summed and node.does in _PRODUCTS:
-                summed = self._factor(number, list(struck), known, walk)
-                return summed if summed == _ENDS else state
-            return state
+            rest = self._factor(number, list(other), known, walk) if state != _ENDS else state
+            return _ENDS if rest == _ENDS else state
         states = [known[to] for to in args]
         if node.does == "product":  # with itself: nothing of first order
             states = [number if state == _ENDS else state for state in states]
