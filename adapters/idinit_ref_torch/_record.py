@@ -18,7 +18,7 @@ from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Data, Value, is_constant
 
 from ._call import Call
-from ._constants import Constants
+from ._constants import Constants, is_small
 from ._drawing import ModuleDrawing
 from ._fresh import FRESH
 from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of
@@ -94,8 +94,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         if is_odd or held.is_meta or held.layout is not torch.strided or not held.numel():
             return
         if held.is_floating_point():
-            ends = torch.stack(held.detach().aminmax()).double().cpu().numpy()
-            self.memory.set(tensor, self.drawing.constant(shape_of(tensor), numbers=ends))
+            own = held.detach()
+            own = own if is_small(held) else torch.stack(own.aminmax())
+            numbers = own.double().cpu().numpy()
+            self.memory.set(tensor, self.drawing.constant(shape_of(tensor), numbers=numbers))
         elif not held.is_complex():
             self.constants.keep(tensor, held)
 

@@ -150,6 +150,8 @@ class Layers(Products):
         """Draw a convolution whose kernel is data or constant."""
         if not isinstance(signal, Signal) or not isinstance(kernel, Signal) or not letters:
             word = "linear" if is_constant(signal) or is_constant(kernel) else ""
+            if _is_blur(signal, kernel, letters, shape, channels):
+                word = "pool"
             return self.result(name, [signal, kernel], shape, word=word)
         rank = len(signal.shape or ())
         is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
@@ -277,6 +279,18 @@ class Layers(Products):
             at = axis % rank
             kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
         return self.lookup(name, [table, places], shape, kept, floating)
+
+
+def _is_blur(
+    signal: Value, kernel: Value, letters: str, shape: Shape | None, channels: int
+) -> bool:
+    """Whether a constant kernel takes means in space of each channel alone."""
+    numbers = kernel.numbers if isinstance(kernel, Made) else None
+    if numbers is None or numbers.min() < 0 or signal.shape is None or shape is None:
+        return False
+    sums = numbers.sum(tuple(axis for axis, letter in enumerate(letters) if letter in SPATIAL))
+    is_each = sums.size == signal.shape[channels] == shape[channels]
+    return is_each and bool(np.allclose(sums, 1, rtol=1e-3))
 
 
 def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] | None:

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 import pytest
 import torch
 from keras import ops
@@ -229,3 +230,53 @@ def test_an_attention_without_values_ends_in_a_query_or_key(framework):
 
     roles = judged(framework, function, dict.fromkeys("qk", (8, 4)), X, X)
     assert sorted(roles.values()) == ["transit", "zero"]
+
+
+# A shortcut over a blur ---------------------------------------------------------------------------
+
+TAPS = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], "float32") / 16
+IMAGES = np.random.default_rng(0).normal(size=(2, 5, 5, 4)).astype("float32")
+
+
+def torch_blur(x, taps):
+    kernel = torch.tensor(taps).expand(4, 1, 3, 3)
+    return torch.conv2d(x.permute(0, 3, 1, 2), kernel, stride=2, groups=4).permute(0, 2, 3, 1)
+
+
+def jax_blur(x, taps):
+    kernel, layout = (
+        jnp.broadcast_to(taps[:, :, None, None], (3, 3, 1, 4)),
+        ("NHWC", "HWIO", "NHWC"),
+    )
+    return jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "VALID", dimension_numbers=layout, feature_group_count=4
+    )
+
+
+def keras_blur(x, taps):
+    return ops.depthwise_conv(x, np.repeat(taps[:, :, None, None], 4, 2), 2)
+
+
+TORCH.blur, JAX.blur, KERAS.blur = torch_blur, jax_blur, keras_blur
+
+
+def blurred(np_, p, x, taps):
+    return np_.blur(x, taps) + np_.tanh(x @ p["a"])[:, 1:4:2, 1:4:2] @ p["b"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_blur_is_a_mean(framework):
+    """As the anti-aliased pooling of a shortcut, by a depthwise kernel of constants."""
+    windows = np.lib.stride_tricks.sliding_window_view(IMAGES, (3, 3), (1, 2))[:, ::2, ::2]
+    roles = judged(
+        framework, lambda np_, p, x: blurred(np_, p, x, TAPS), dict.fromkeys("ab", (4, 4)), IMAGES,
+        (windows * TAPS).sum((-2, -1)))  # fmt: skip
+    assert roles == {"a": "transit", "b": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_filter_is_no_mean(framework):
+    roles, _ = framework(
+        lambda np_, p, x: blurred(np_, p, x, TAPS - 0.1), dict.fromkeys("ab", (4, 4)), IMAGES
+    )
+    assert "zero" not in roles.values()
