@@ -409,7 +409,10 @@ class Nodes:
         shapes = {name: given.shape for name, given in self.parameters.items()}
         members = members_in(self._weights, self._data, shapes)
         gather(self._gathered, members, self._shrunk, readers)
-        return whole(self._weights, self._data, members, self._shrunk, readers)
+        roots = {name: self._root.get(one.node, one.node) for name, one in self._data.items()}
+        does = {node.name: node.does for node in self.nodes}
+        heads = {name for name, to in roots.items() if does.get(to) in ("contract", "attention")}
+        return whole(self._weights, self._data, members, heads, self._shrunk, readers)
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.

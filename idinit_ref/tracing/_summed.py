@@ -121,14 +121,16 @@ def whole(
     uses: Iterable[Weighed],
     data: Mapping[str, Signal],
     members: Set[str],
+    heads: Set[str],
     shrunk: Mapping[str, float],
     readers: Readers,
 ) -> list[Weighed]:
     """Return uses of parameters, with products of parts as one product, if they are summed.
 
-    `data` are the signals that the operations read. If these are parts of one signal, or if the
-    parameter's parts lie along its inputs, these are blocks of the inputs of one matrix. If they
-    are shifts of one signal, the parts are taps of a kernel.
+    `data` are the signals that the operations read. If these are parts of one signal, the
+    parameter's parts are blocks of the inputs of one matrix; so they are if its parts lie along its
+    inputs, and all operations are among those that read `heads`, products of signals. If they are
+    shifts of one signal, the parts are taps of a kernel.
     """
     own: dict[tuple[str, str], list[tuple[Operation, View | None]]] = {}
     for name, operation, view in uses:
@@ -141,13 +143,18 @@ def whole(
         joint = None
         is_sum = len(views) == len(each) > 1 and not _is_mean(last, len(each), shrunk, readers)
         if is_sum and members.isdisjoint(operation.name for operation in operations):
-            joint = _joint(operations, views, [data[of.name] for of in operations])
+            signals = [data[of.name] for of in operations]
+            are_heads = heads >= {operation.name for operation in operations}
+            joint = _joint(operations, views, signals, are_heads)
         found += [(name, *one) for one in ([joint] if joint else each)]
     return found
 
 
 def _joint(
-    operations: Sequence[Operation], views: Sequence[View], signals: Sequence[Signal]
+    operations: Sequence[Operation],
+    views: Sequence[View],
+    signals: Sequence[Signal],
+    are_heads: bool,
 ) -> tuple[Operation, View] | None:
     """Return the operation and view of a sum of products; None if it is no product."""
     first = operations[0]
@@ -169,8 +176,8 @@ def _joint(
     summed = [axis for axis, kind in zip(view.axes, first.kinds, strict=True) if kind == "I"]
     inputs = {atom.axis for axis in summed for atom in axis}
     shifts = _shifts(signals, first.reads)
-    if shifts is None and all(digit.axis in inputs for digit in known):
-        shifts = []  # the terms read signals of their own, as heads, side by side
+    if shifts is None and are_heads and all(digit.axis in inputs for digit in known):
+        shifts = []  # the terms read signals side by side
     if shifts is None or (shifts and len(known) > len(SPATIAL)):
         return None
     letters = SPATIAL[-len(known) :] if shifts else "I" * len(known)

@@ -280,3 +280,39 @@ def test_a_filter_is_no_mean(framework):
         lambda np_, p, x: blurred(np_, p, x, TAPS - 0.1), dict.fromkeys("ab", (4, 4)), IMAGES
     )
     assert "zero" not in roles.values()
+
+
+# A batch of masks ---------------------------------------------------------------------------------
+
+MASKS = (np.random.default_rng(2).uniform(size=(4, 3, 5, 8)) > 0.5).astype("float32")
+MASKED = {
+    "beside the branch": lambda np_, m, f, x: x[None] + m * f(x),
+    "mapped": lambda np_, m, f, x: np_.map(lambda one: x + one * f(x), m),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", MASKED)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_batch_that_masks_bring_does_not_count(framework, how):
+    TORCH.map = lambda function, m: torch.vmap(function)(m)
+    JAX.map, KERAS.map = lambda function, m: jax.vmap(function)(m), ops.vectorized_map
+
+    def function(np_, p, x):
+        masks = np_.array(MASKS)
+        return MASKED[how](np_, masks, lambda y: np_.tanh(y @ p["a"]) @ p["b"], x)
+
+    skip = np.broadcast_to(X, MASKS.shape)
+    roles = judged(framework, function, dict.fromkeys("ab", (8, 8)), X, skip)
+    assert roles == {"a": "transit", "b": "zero"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_batch_of_another_input_counts(framework):
+    """Two axes of tokens are no batch: the sum of x and f(x) for all pairs has no skip."""
+
+    def function(np_, p, x):
+        return x + (x[:, None] @ p["a"]) * x[None]
+
+    roles, _ = framework(function, {"a": (8, 8)}, X)
+    assert "zero" not in roles.values()
