@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
 from ._parameter import Parameter, Seen, node_of
-from ._struck import distances, struck
+from ._struck import distances, frozen, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
 from ._values import Made, Operation, Shape, Signal, Value, names_of
@@ -103,6 +103,7 @@ class Nodes:
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
+        self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
         self._biases: set[str] = set()  # lookups of a bias in a stack
 
@@ -205,6 +206,11 @@ class Nodes:
             if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
         ]
         return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
+
+    def leave(self, value: Value, by: str) -> None:
+        """Record that a signal's numbers leave the tensors: no gradient comes back."""
+        if isinstance(value, Signal):
+            self._exits[value.node] = by
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -364,7 +370,7 @@ class Nodes:
         self._keep_copies(ends)
         self._find_crops()
         more = [value.node for value in also if isinstance(value, Signal)]
-        self._drop_moves({*ends, *more})
+        self._drop_moves({*ends, *more, *self._exits})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
         shifts = {node.name for node in self.nodes if node.does == "shift"}
@@ -394,8 +400,10 @@ class Nodes:
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]
             seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
-        for name in self._frozen([*ends, *more]):
-            seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
+        by = [self._stop_name] * bool(self._stops) + list(self._exits.values())
+        reason = " or ".join(dict.fromkeys(by or [self._stop_name]))
+        for name in frozen(self.nodes, self._uses, self._stops, self._exits, [*ends, *more]):
+            seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = struck(self.nodes, self._factors, self._ways, {*ends, *more})
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
@@ -427,19 +435,3 @@ class Nodes:
         for name, _, node, _ in self._uses:
             found.setdefault(name, {}).update({} if node is None else {node: None})
         return {name: tuple(nodes) for name, nodes in found.items()}
-
-    def _frozen(self, outputs: Iterable[str]) -> set[str]:
-        """Return the parameters that reach the outputs only through stopped gradients."""
-        if not self._stops and not any(stopped for *_, stopped in self._uses):
-            return set()
-        reached, free = set(outputs), set(outputs)
-        for node in reversed(self.nodes):
-            if node.name in reached:
-                reached.update(node.inputs)
-                if node.name in free and node.name not in self._stops:
-                    free.update(node.inputs)
-        free -= self._stops
-        seen = [(name, node, stopped) for name, _, node, stopped in self._uses if node in reached]
-        learns = {name for name, node, stopped in seen if node in free and not stopped}
-        learns |= {name for name, _, node, stopped in self._uses if node is None and not stopped}
-        return {name for name, *_ in seen} - learns
