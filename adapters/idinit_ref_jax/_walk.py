@@ -18,6 +18,7 @@ from idinit_ref.tracing import (
     Parameter,
     Signal,
     Value,
+    View,
     is_constant,
     is_number,
     redrawn,
@@ -239,30 +240,46 @@ def _unchanged(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any
 
 
 def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Draw a scan: its body stands for all layers of a stack."""
+    """Draw a scan: its body stands for all layers of a stack, but for those that forward stacks."""
     few, carried = eqn.params["num_consts"], eqn.params["num_carry"]
-    body, many = eqn.params["jaxpr"], few + carried
+    body, many, length = eqn.params["jaxpr"], few + carried, eqn.params["length"]
 
-    def turn(states: list[Value]) -> list[Value]:
+    def turn(states: list[Value], at: int = 0) -> list[Value]:
         pairs = zip(given[many:], body.jaxpr.invars[many:], strict=True)
-        layer = [_restack(draw, [value], "one of a stack", var) for value, var in pairs]
+        layer = [_restack(draw, [value], "one of a stack", var, at) for value, var in pairs]
         return _walk(draw, body, [*given[:few], *states, *layer])
 
     shapes = list(map(shape_of, body.jaxpr.invars[few:many]))
-    length, fixed = eqn.params["length"], given[:few]
-    turns = draw.loop("loop carry", given[few:many], shapes, turn, length, fixed)
+    if _is_mixed(given[many:], length):
+        turns = [turn(given[few:many])]
+        for at in range(1, length):
+            turns.append(turn(turns[-1][:carried], at))
+    else:
+        turns = draw.loop("loop carry", given[few:many], shapes, turn, length, given[:few])
     rows = zip(*(out[carried:] for out in turns), strict=True)
     pairs = zip(rows, eqn.outvars[carried:], strict=True)
     return [*turns[-1][:carried], *(_restack(draw, row, "stack", var) for row, var in pairs)]
 
 
-def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Value:
+def _is_mixed(stacks: Sequence[Value], length: int) -> bool:
+    """Whether the layers of some stacks are different parameters."""
+    first = [value.moved(None, _layer(0)) for value in stacks if isinstance(value, Made)]
+    names = {part.name for value in first for part in value.parts}
+    all_ = {part.name for value in stacks if isinstance(value, Made) for part in value.parts}
+    return length > 1 and names != all_
+
+
+def _layer(at: int) -> Callable[[View], View | None]:
+    return lambda view: view.take(0, at)
+
+
+def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any, at: int = 0) -> Value:
     """Return one layer of a stack, or the stack of such layers."""
     shape, value = shape_of(var), values[-1]
     if isinstance(value, Made) and not value.parts:
         return draw.constant(shape, value=0 if value.zero else None)
     if isinstance(value, Made):
-        return value.moved(shape, lambda view: view.take(0) if name != "stack" else None)
+        return value.lost(shape) if name == "stack" else value.moved(shape, _layer(at))
     if name != "stack" and isinstance(value, Signal):
         return draw.layer(name, value, (), shape)
     word = "join" if name == "stack" else "select"

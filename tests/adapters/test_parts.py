@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from keras import ops
 
@@ -26,6 +27,8 @@ JAX.split, JAX.joined, JAX.piled, JAX.turn = (
     jnp.split, jnp.concatenate, jnp.stack, jnp.transpose)  # fmt: skip
 TORCH.einsum, JAX.einsum, KERAS.einsum = torch.einsum, jnp.einsum, ops.einsum
 TORCH.soft, JAX.soft, KERAS.soft = partial(torch.softmax, dim=-1), jax.nn.softmax, ops.softmax
+TORCH.sum, JAX.sum, KERAS.sum = torch.sum, jnp.sum, ops.sum
+TORCH.complex, JAX.complex, KERAS.complex = torch.complex, jax.lax.complex, tf.complex
 JAX.rows = lambda x, axis: [jnp.take(x, k, axis) for k in range(x.shape[axis])]
 KERAS.split, KERAS.joined, KERAS.piled = ops.split, ops.concatenate, ops.stack
 KERAS.turn = ops.transpose
@@ -38,6 +41,13 @@ def heads(np_, x):
 
 def unheaded(np_, x):
     return np_.reshape(np_.turn(x, (0, 2, 1, 3)), (3, 5, 8))
+
+
+def pairs(np_, z):
+    real, imag = (
+        (tf.math.real, tf.math.imag) if np_ is KERAS else (lambda z: z.real, lambda z: z.imag)
+    )
+    return np_.cat([real(z), imag(z)])
 
 
 def summed(one, other):
@@ -55,6 +65,9 @@ PARTS = {
         summed(np_.rows(heads(np_, x), 1), np_.rows(heads(np_, y), 1)), 1)),
     "written": lambda np_, x, y: np_.write(x, [
         (0, x[..., ::2] + y[..., ::2]), (1, x[..., 1::2] + y[..., 1::2])], 2),
+    "a stack": lambda np_, x, y: np_.sum(np_.piled([x, y], 1), 1),
+    "complex pairs": lambda np_, x, y: pairs(np_, np_.complex(*np_.split(x, 2, -1))
+                                             + np_.complex(*np_.split(y, 2, -1))),
     "ragged": lambda np_, x, y: np_.joined([
         x[:, :2] + y[:, :2],
         np_.cat([x[:, 2:, :3] + y[:, 2:, :3], x[:, 2:, 3:] + y[:, 2:, 3:]])], 1),
