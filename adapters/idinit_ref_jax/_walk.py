@@ -251,9 +251,9 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
 
     shapes = list(map(shape_of, body.jaxpr.invars[few:many]))
     if _is_mixed(given[many:], length):
-        turns = [turn(given[few:many])]
-        for at in range(1, length):
-            turns.append(turn(turns[-1][:carried], at))
+        turns = list[list[Value]]()
+        for at in range(length)[:: -1 if eqn.params["reverse"] else 1]:
+            turns.append(turn(turns[-1][:carried] if turns else given[few:many], at))
     else:
         turns = draw.loop("loop carry", given[few:many], shapes, turn, length, given[:few])
     rows = zip(*(out[carried:] for out in turns), strict=True)

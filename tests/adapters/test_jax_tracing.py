@@ -299,5 +299,5 @@ def test_a_scan_over_layers_that_forward_stacks_reads_all_of_them(reverse):
         return jax.lax.scan(block, x, stacked, reverse=reverse)
 
     roles = decide(ij.trace(layers, (jnp.ones((2, 4)),), apply)).roles
-    assert {name for name in roles if roles[name] == "zero"} == {f"[{k}]['down']" for k in range(3)}
+    assert {name for name in roles if roles[name] == "zero"} == {f"{k}.down" for k in range(3)}
     assert list(roles.values()).count("transit") == 3
