@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -14,7 +13,8 @@ from ._moves import Spot, lose, shift_of
 from ._places import Box, Move, Runs, box_at, embedded, followed, outside, taken, turned
 from ._resolution import is_apart, is_repeated
 from ._slices import Joined, Slices, Span
-from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
+from ._summed import rejoined
+from ._values import Data, Fold, Made, Part, Shape, Signal, Value, is_constant
 
 __all__ = ["At", "Joins"]
 
@@ -42,7 +42,7 @@ class Joins(Slices):
             spot = self.assembly(_side_by_side(values, axis, starts), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
-        halves = _rejoined(values)
+        halves = rejoined(values)
         out = self.result(name, values, shape, floating, "join")
         if isinstance(out, Made) and starts is not None and not out.zero:
             made = [value for value in values if isinstance(value, Made)]
@@ -95,8 +95,10 @@ class Joins(Slices):
             spot = self.assembly(_side_by_side(values, axis, starts, True), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
+        halves = rejoined(values)
         out = self.result(name, values, shape, word="join")
         if isinstance(out, Signal) and shape is not None:
+            out = out._replace(halves=halves)
             if is_repeated(values):
                 out = out._replace(spread=frozenset([axis]))
             places = {old: (old + (old >= axis),) for old in range(len(shape) - 1)}
@@ -199,7 +201,7 @@ class Joins(Slices):
         own = part.pieces if isinstance(part, Signal) else ()
         if isinstance(value, Signal) and any(piece.node == value.node for piece in own):
             out = out._replace(shift=value.shift)
-        return self.placed(out._replace(halves=_rejoined([value, part])), spot)
+        return self.placed(out._replace(halves=rejoined([value, part])), spot)
 
     def overwrite(
         self, name: str, value: Value, part: Value, spans: Sequence[Span], shape: Shape | None
@@ -303,17 +305,6 @@ def _within(box: Box) -> Move:
         return new
 
     return move
-
-
-def _rejoined(values: Sequence[Value]) -> frozenset[tuple[Operation, Cut]]:
-    """Return the parts of results in some values; a result that they rejoin is no packed one."""
-    each = [value.halves for value in values if isinstance(value, Signal)]
-    halves = frozenset[tuple[Operation, Cut]]().union(*each)
-    parts = Counter(operation for operation, _ in halves)
-    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
-        if count > 1 and parts[operation] > 1:
-            operation.whole = True
-    return halves
 
 
 def _side_by_side(

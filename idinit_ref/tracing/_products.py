@@ -14,7 +14,7 @@ from ._recipes import factors_of
 from ._resolution import by_matrix
 from ._results import done_by, spread
 from ._stored import Stored
-from ._summed import factor_of, gathered
+from ._summed import factor_of, gathered, multiplied
 from ._units import left_by, merged, placed, spread_to, summed_by
 from ._values import (
     Data,
@@ -152,7 +152,7 @@ class Products(Joins):
             for signal, place, way in zip(signals, places, ways, strict=True)
             for unit in self.factor(node, place, self.follow(node, signal, way))
         ]
-        return Signal(node, shape, units=merged(units))
+        return Signal(node, shape, halves=multiplied(signals), units=merged(units))
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""

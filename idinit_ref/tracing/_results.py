@@ -12,6 +12,7 @@ from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
+from ._summed import multiplied
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
 from ._values import Data, Made, Shape, Signal, Value, is_constant, is_zero, joined, names_of
@@ -24,6 +25,7 @@ _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an operation's operands that are factors of the result."""
 _PARTS = {"move", "scale", "select", "crop", "pad"}
+_KEEPS = {"softmax", "norm", "attention"}  # a part of a packed result, such as a head
 
 
 class Sum(NamedTuple):
@@ -142,7 +144,8 @@ class Results(Functions):
                 own = self.factor(node, inputs.index(signal.node), own)
                 is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm written as a division
             units += own
-        return Signal(node, shape, units=merged(units), is_direct=is_direct)
+        halves = multiplied(signals) if does in _KEEPS else frozenset()
+        return Signal(node, shape, halves=halves, units=merged(units), is_direct=is_direct)
 
     def _note_root(self, node: str, word: str) -> None:
         """Record that a node is a root of statistics, as the divisor of a norm, or a variance.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from math import isclose, prod
@@ -11,7 +12,7 @@ from ..core.layout import SPATIAL
 from ..roles.graph import Node
 from ._axes import Atom, View
 from ._stored import Stored
-from ._values import Made, Operation, Signal, Value
+from ._values import Cut, Made, Operation, Signal, Value
 
 __all__ = [
     "Gathered",
@@ -21,6 +22,8 @@ __all__ = [
     "gather",
     "gathered",
     "members_in",
+    "multiplied",
+    "rejoined",
     "whole",
 ]
 
@@ -61,6 +64,29 @@ def factor_of(values: Iterable[Value], divides: bool) -> float:
     numbers = [value.value for value in values if isinstance(value, Made) and value.value]
     by = numbers[0] if numbers else 1.0
     return 1 / by if divides else by
+
+
+Halves = frozenset[tuple[Operation, Cut]]
+"""Parts of the results of operations."""
+_MET: Cut = (-1, 0, 0)  # stands for parts of one result that a product has multiplied
+
+
+def rejoined(values: Iterable[Value]) -> Halves:
+    """Return the parts of results in some values; a result that they rejoin is no packed one."""
+    each = [value.halves for value in values if isinstance(value, Signal)]
+    halves = Halves().union(*each)
+    parts = Counter(operation for operation, _ in halves)
+    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
+        if count > 1 and parts[operation] > 1 and (operation, _MET) not in halves:
+            operation.whole = True
+    return halves
+
+
+def multiplied(signals: Iterable[Signal]) -> Halves:
+    """Return the parts of results in a product of signals, as of a head."""
+    halves = Halves().union(*(signal.halves for signal in signals))
+    parts = Counter(operation for operation, _ in halves)
+    return Halves((of, cut if parts[of] == 1 else _MET) for of, cut in halves)
 
 
 def members_in(
@@ -146,6 +172,8 @@ def whole(
             signals = [data[of.name] for of in operations]
             are_heads = heads >= {operation.name for operation in operations}
             joint = _joint(operations, views, signals, are_heads)
+            if joint and are_heads:
+                rejoined(signals)
         found += [(name, *one) for one in ([joint] if joint else each)]
     return found
 

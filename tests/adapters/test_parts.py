@@ -17,6 +17,7 @@ import torch
 from keras import ops
 
 from adapters.test_spellings import FRAMEWORKS, JAX, KERAS, TORCH, X, judged
+from idinit_ref_torch import plans
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
@@ -202,6 +203,38 @@ def test_heads_one_after_the_other_have_one_output_matrix(framework, output, kin
 
     roles = judged(framework, function, dict.fromkeys("qkvo", (8, 8)), X, X)
     assert roles == {"q": "transit", "k": "transit", "v": "transit", "o": "zero"}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_heads_in_a_loop_have_the_plans_of_all_heads_at_once(packed, fused):
+    """Heads are no blocks: each shows its own part of the stream. Packed queries and keys are."""
+
+    class Model(torch.nn.Module):
+        def __init__(self, loops):
+            super().__init__()
+            self.loops, self.o = loops, torch.nn.Linear(8, 8)
+            sizes = {"qkv": 24} if packed else dict.fromkeys("qkv", 8)
+            self.layers = torch.nn.ModuleDict({k: torch.nn.Linear(8, n) for k, n in sizes.items()})
+
+        def forward(self, x):
+            y = torch.cat([layer(x) for layer in self.layers.values()], -1) if not packed else (
+                self.layers["qkv"](x))  # fmt: skip
+            each = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in y.chunk(3, -1)]
+            if self.loops:
+                rows = [self.attend(*(part[:, k] for part in each)) for k in range(2)]
+                return x + self.o(torch.cat(rows, -1))
+            return x + self.o(self.attend(*each).transpose(1, 2).flatten(2))
+
+        def attend(self, q, k, v):
+            if fused:
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+            return (q @ k.mT).softmax(-1) @ v
+
+    one, other = (plans(Model(loops), torch.tensor(X)) for loops in (False, True))
+    assert one == other
+    assert len(one) == (2 if packed else 4)
 
 
 # Products with what the skip holds ----------------------------------------------------------------
