@@ -93,6 +93,7 @@ class Nodes:
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
         self._uses: list[tuple[str, _Met, str | None, bool]] = []
         self._weights: list[Weighed] = []
+        self._weighed: dict[Hashable, Signal] = {}  # the results of operations
         self._data: dict[str, Signal] = {}  # the signal that each weight operation reads
         self._gathered: dict[str, Gathered] = {}  # the sums over batch axes of a weight
         self._shrunk: dict[str, float] = {}  # the number by which a node multiplies
@@ -176,7 +177,15 @@ class Nodes:
     def weigh(
         self, base: str, made: Made, signal: Signal, operation: Operation, out: Signal
     ) -> Signal:
-        """Draw a weight operation; `out` is its result without the node."""
+        """Draw a weight operation, once; `out` is its result without the node."""
+        key = made, signal.node, signal.shape, operation.key, out.shape
+        if key not in self._weighed:
+            self._weighed[key] = self._weigh(base, made, signal, operation, out)
+        return self._weighed[key]
+
+    def _weigh(
+        self, base: str, made: Made, signal: Signal, operation: Operation, out: Signal
+    ) -> Signal:
         names = names_of([made])
         floating = [name for name in names if self.parameters[name].is_floating] or names
         coded = [name for name in names if self.parameters[name].is_integer]

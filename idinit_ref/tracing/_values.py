@@ -234,6 +234,12 @@ class Operation:
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
 
+    @property
+    def key(self) -> Hashable:
+        """What it computes of a signal and a parameter, as it is made."""
+        facts = (self.left, self.spread, self.dilation, self.space, self.forward, self.reads)
+        return tuple(self.kinds or ()), repr(self.options), facts, self.each
+
     def crop(self, spans: Sequence[tuple[int, int, int]]) -> None:
         """Record a slice that crops the result of a transposed convolution, as padding does."""
         if self.left is None or max(self.spread, default=1) == 1:

@@ -362,3 +362,16 @@ def test_a_batch_of_another_input_counts(framework):
 
     roles, _ = framework(function, {"a": (8, 8)}, X)
     assert "zero" not in roles.values()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_layer_that_reads_a_signal_twice_has_one_result(framework):
+    """As when forward computes the skip anew behind its branch."""
+
+    def function(np_, p, x):
+        branch = np_.relu((x @ p["e"]) @ p["a"]) @ p["b"]
+        return x @ p["e"] + branch
+
+    skip = X @ np.random.default_rng(1).normal(size=(8, 8)).astype("float32")  # as `judged` draws e
+    roles = judged(framework, function, dict.fromkeys("eab", (8, 8)), X, skip)
+    assert roles == {"e": "transit", "a": "transit", "b": "zero"}
