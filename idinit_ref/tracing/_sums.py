@@ -101,7 +101,8 @@ class Sums(Loops):
     def _whole_sum(self, spot: Spot, shape: Shape | None) -> Signal | None:
         """Draw sums of the parts of a signal, put together, as a sum with the signal; else None.
 
-        Where each term is computed from its own part alone, the sums stay as they are.
+        Where each term is computed from its own part alone, the sums stay as they are, unless the
+        terms are parts of one signal, too.
         """
         moves = [move for _, move in spot.parts]
         for paths in self._common_terms([part for part, _ in spot.parts]):
@@ -109,13 +110,7 @@ class Sums(Loops):
             skip = self.spot(assembled(zip(parts, moves, strict=True)), shape).value
             if not isinstance(skip, Signal):
                 continue
-            of = [(one.signal.node, part.node) for part, terms in paths for one in terms]
-            starts = {
-                skip.node,
-                *(node for one in parts for node in (one.node, self._base(one.node))),
-            }
-            is_apart = not all(self._comes_from([term], [part]) for term, part in of)
-            if not is_apart or not self._comes_from([term for term, _ in of], starts):
+            if not self._are_of(skip, paths, moves, shape):
                 return None
             value = self.reshape("add", skip, shape)
             zeros = [Made(part.shape, value=0) for part in parts]
@@ -128,6 +123,23 @@ class Sums(Loops):
             self._rewritten |= dict.fromkeys(adds, value.node)
             return value
         return None
+
+    def _are_of(
+        self,
+        skip: Signal,
+        paths: Sequence[tuple[Signal, list[Sum]]],
+        moves: Sequence[Move],
+        shape: Shape | None,
+    ) -> bool:
+        """Whether terms beside the parts of a signal are parts of one too, or read other parts."""
+        if all(len(terms) == 1 for _, terms in paths):
+            pairs = zip((terms[0].signal for _, terms in paths), moves, strict=True)
+            if self.spot(assembled(pairs), shape).value is not None:
+                return True
+        of = [(one.signal.node, part.node) for part, terms in paths for one in terms]
+        starts = {skip.node, *(part for _, part in of), *(self._base(part) for _, part in of)}
+        is_apart = not all(self._comes_from([term], [part]) for term, part in of)
+        return is_apart and self._comes_from([term for term, _ in of], starts)
 
     def _common_terms(self, sums: Sequence[Signal]) -> Iterator[list[tuple[Signal, list[Sum]]]]:
         """Yield ways to part sums: of each a term, such that all are of one signal, and the rest.

@@ -89,6 +89,18 @@ def test_a_sum_in_parts_is_a_sum(framework, part):
     assert roles == {"a": "transit", "b": "zero", "c": "transit", "d": "zero"}
 
 
+@pytest.mark.every
+@pytest.mark.parametrize("part", sorted(PARTS.keys() - {"ragged"}))
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_projected_shortcut_in_parts_is_one(framework, part):
+    def function(np_, p, x):
+        return PARTS[part](np_, x @ p["s"], np_.tanh(x @ p["a"]) @ p["b"])
+
+    skip = X @ np.random.default_rng(1).normal(size=(8, 8)).astype("float32")  # as `judged` draws s
+    roles = judged(framework, function, dict.fromkeys("sab", (8, 8)), X, skip)
+    assert roles == {"s": "transit", "a": "transit", "b": "zero"}
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_sum_of_the_same_rows_is_rows_of_a_sum(framework):
     def function(np_, p, x):
