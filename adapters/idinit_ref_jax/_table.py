@@ -50,7 +50,7 @@ REDUCES = {
     **{f"scatter-{what}": "scatter" for what in ("add", "max", "min")},
     "scatter-mul": "select", "argmax": "", "argmin": "", "reduce": "reduce",
     "reduce_window": "reduce", "cumlogsumexp": "logcumsumexp", "cummax": "cummax",
-    "cummin": "cummin", "cumprod": "cumprod", "cumsum": "cumsum",
+    "cummin": "cummin", "cumprod": "cumprod",
     "fft": "fft", "iota": "", "pad": "pad", "reduce_prod": "prod",
     "select_and_gather_add": "select", "select_and_scatter_add": "unpool", "top_k": "topk",
 }  # fmt: skip
@@ -394,6 +394,9 @@ TABLE: dict[str, _Draw] = {
     ),
     "reduce_sum": lambda draw, eqn, given: draw.sum(
         "reduce_sum", given[0], eqn.params["axes"], shape_of(eqn.outvars[0])
+    ),
+    "cumsum": lambda draw, eqn, given: draw.cumsum(
+        "cumsum", given[0], eqn.params["axis"], shape_of(eqn.outvars[0]), eqn.params["reverse"]
     ),
     **dict.fromkeys(("integer_pow", "pow", "clamp", "select_n"), _function),
     **dict.fromkeys(("div", "neg"), _scale),

@@ -18,6 +18,7 @@ from idinit_ref.tracing import (
     Parameter,
     Signal,
     Value,
+    View,
     is_constant,
     is_number,
     redrawn,
@@ -148,7 +149,7 @@ def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         if numbers is not None or not zeros:
             return _constants(draw, eqn, given, numbers)
     kind, (var, *more) = eqn.primitive.name, (*eqn.outvars, None)
-    draws = MOVES.get(kind) or (TABLE.get(kind) if floats(var) else None)
+    draws = MOVES.get(kind) or (TABLE.get(kind) if var is not None and floats(var) else None)
     if draws is not None and more == [None]:
         return [draws(draw, eqn, given)]
     if kind in _SEVERAL:
@@ -239,9 +240,15 @@ def _unchanged(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any
 
 
 def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Draw a scan: its body stands for all layers of a stack."""
+    """Draw a scan: its body stands for all layers of a stack, but for values that were stacked."""
     few, carried = eqn.params["num_consts"], eqn.params["num_carry"]
     body, many = eqn.params["jaxpr"], few + carried
+    length, rows = eqn.params["length"], given[many:]
+    is_layers = any(isinstance(value, Made) and value.parts for value in rows)
+    fixed = [value for value in given[:few] if value.shape and value.shape[0] == length]
+    is_stacked = not is_layers and any(map(draw.is_stack, [*fixed, *rows]))
+    if is_stacked or _is_mixed(rows, length):
+        return _unrolled(draw, eqn, given)
 
     def turn(states: list[Value]) -> list[Value]:
         pairs = zip(given[many:], body.jaxpr.invars[many:], strict=True)
@@ -249,11 +256,38 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         return _walk(draw, body, [*given[:few], *states, *layer])
 
     shapes = list(map(shape_of, body.jaxpr.invars[few:many]))
-    length, fixed = eqn.params["length"], given[:few]
-    turns = draw.loop("loop carry", given[few:many], shapes, turn, length, fixed)
-    rows = zip(*(out[carried:] for out in turns), strict=True)
-    pairs = zip(rows, eqn.outvars[carried:], strict=True)
+    turns = draw.loop("loop carry", given[few:many], shapes, turn, length, given[:few])
+    stacks = zip(*(out[carried:] for out in turns), strict=True)
+    pairs = zip(stacks, eqn.outvars[carried:], strict=True)
     return [*turns[-1][:carried], *(_restack(draw, row, "stack", var) for row, var in pairs)]
+
+
+def _is_mixed(stacks: Sequence[Value], length: int) -> bool:
+    """Whether the layers of some stacks are different parameters."""
+    first = [value.moved(None, _first) for value in stacks if isinstance(value, Made)]
+    names = {part.name for value in first for part in value.parts}
+    all_ = {part.name for value in stacks if isinstance(value, Made) for part in value.parts}
+    return length > 1 and names != all_
+
+
+def _first(view: View) -> View | None:
+    return view.take(0)
+
+
+def _unrolled(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
+    """Draw a scan turn by turn."""
+    few, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    many, turns = few + carried, range(eqn.params["length"])
+    states, rows = given[few:many], list[Sequence[Value]]()
+    rows_of = [draw.unstack("row", value, 0, len(turns)) for value in given[many:]]
+    for at in turns[:: -1 if eqn.params["reverse"] else 1]:
+        layer = [row[at] for row in rows_of]
+        out = _walk(draw, eqn.params["jaxpr"], [*given[:few], *states, *layer])
+        states, rows = out[:carried], [*rows, out[carried:]]
+    if eqn.params["reverse"]:
+        rows.reverse()
+    pairs = zip(zip(*rows, strict=True), eqn.outvars[carried:], strict=True)
+    return [*states, *(draw.stack("stack", row, 0, shape_of(var)) for row, var in pairs)]
 
 
 def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Value:
@@ -262,7 +296,7 @@ def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Val
     if isinstance(value, Made) and not value.parts:
         return draw.constant(shape, value=0 if value.zero else None)
     if isinstance(value, Made):
-        return value.moved(shape, lambda view: view.take(0) if name != "stack" else None)
+        return value.lost(shape) if name == "stack" else value.moved(shape, _first)
     if name != "stack" and isinstance(value, Signal):
         return draw.layer(name, value, (), shape)
     word = "join" if name == "stack" else "select"

@@ -25,7 +25,7 @@ from idinit_ref.tracing import (
 )
 
 from ._table import along
-from ._window import convolved, sliding, spatial
+from ._window import convolved, sliding, spatial, windows
 from ._words import SPECTRA, plain
 
 Shape = tuple[int, ...]
@@ -212,6 +212,12 @@ def _sum(call: Call) -> Value:
     return call.draw.sum(call.name, call.values[0], call.axes, call.shape, is_mean)
 
 
+def _cumsum(call: Call) -> Value:
+    if call.op.axis is None:
+        return _other(call)
+    return call.draw.cumsum(call.name, call.values[0], call.axes[0], call.shape)
+
+
 def _one_hot(call: Call) -> Value:
     if call.kind != "OneHot" and call.op.output_mode != "one_hot":
         return _other(call)
@@ -239,6 +245,15 @@ def _attention(call: Call) -> Value:
     """Draw attention; its arguments are queries, values, and perhaps keys."""
     query, value, *key = call.values
     return _other(call, [query, key[-1] if key else value, value], "attention")
+
+
+def _patches(call: Call) -> Value:
+    op, (image, *_) = call.op, call.values
+    first, rank = op.data_format == "channels_first", len(op.size)
+    sizes = tuple((image.shape or (None,) * 5)[axis] for axis in spatial(rank, first))
+    strides, dilation = (np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate))
+    window = sliding(op.size, strides, dilation, op.padding, sizes)
+    return windows(call.draw, call.name, image, call.shape, window, first)
 
 
 def _convolution(call: Call) -> Value:
@@ -302,9 +317,12 @@ TABLE: dict[str, Handler] = {
     **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
     "Sum": _sum,
     "Mean": _sum,
+    "Nansum": _sum,
+    "Cumsum": _cumsum,
     **dict.fromkeys(("OneHot", "CategoryEncoding"), _one_hot),
     **dict.fromkeys(("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"), _product),
     **dict.fromkeys(("Conv", "DepthwiseConv"), _convolution),
+    "ExtractPatches": _patches,
     "Where": _choice,
     **dict.fromkeys(("Attention", "AdditiveAttention"), _attention),
 }

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Value
+from idinit_ref.tracing import Drawing, Made, Value, is_constant
 
 from ._static import note_captures, static
 from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of
@@ -61,8 +61,15 @@ class Reader:
                 continue
             inputs = [values[tensor.name] for tensor in _operands(op)]
             for tensor, value in zip(op.outputs, self._once(op, inputs), strict=True):
-                values[tensor.name] = value
+                values[tensor.name] = self._computed(tensor, value)
         return [values[tensor.name] for tensor in graph.outputs]
+
+    def _computed(self, tensor: Any, value: Value) -> Value:
+        """Return a value; a constant that is made of constants, such as tf.eye, is computed."""
+        if not is_constant(value) or value.numbers is not None:
+            return value
+        array = static(tensor)
+        return value if array is None else self.draw.constant(value.shape, numbers=array)
 
     def _once(self, op: Any, inputs: list[Value]) -> Sequence[Value]:
         """Return the values of an operation's outputs; indices are computed once."""

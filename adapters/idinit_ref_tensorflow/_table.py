@@ -22,7 +22,7 @@ from idinit_ref.tracing import (
 )
 
 from ._static import static
-from ._window import Window, convolved, same, same_transposed, spatial
+from ._window import Window, convolved, same, same_transposed, sliding, spatial, windows
 
 __all__ = ["ENTRYWISE", "KNOWN", "MOVES", "TABLE", "along", "is_floating", "shape_of"]
 
@@ -39,7 +39,7 @@ ENTRYWISE = {
     "SquaredDifference", "Sub", "Tan", "Tanh", "Xdivy", "Xlogy", "AddV2", "Add",
 }  # fmt: skip
 KNOWN = {
-    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod", "Cumsum",
+    "All", "Any", "ArgMax", "ArgMin", "AvgPool", "AvgPool3D", "BatchToSpaceND", "Cumprod",
     "FusedBatchNormV3", "L2Loss", "LogSoftmax", "Max", "MaxPool", "MaxPool3D", "Min",
     "Prod", "Softmax", "TopKV2",
 }  # fmt: skip
@@ -253,6 +253,13 @@ def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     return draw.sum(name, inputs[0], along, shape, op.type == "Mean")
 
 
+def _cumsum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    axis = static(op.inputs[1])
+    if axis is None or shape is None or op.get_attr("exclusive"):
+        return draw.result(name, inputs, shape, word="cumsum")
+    return draw.cumsum(name, inputs[0], int(axis) % len(shape), shape, op.get_attr("reverse"))
+
+
 def _one_hot(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     result = draw.result(name, inputs, shape, word="basis")
     return result._replace(picks=True) if isinstance(result, Signal) else result
@@ -298,6 +305,14 @@ def _convolution(
     return convolved(draw, name, both, letters, shape, window, first, is_strided, options)
 
 
+def _patches(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw the windows of an image with the channels last."""
+    kernel, strides, dilation = (op.get_attr(k)[1:3] for k in ("ksizes", "strides", "rates"))
+    sizes = tuple(op.inputs[0].shape[1:3])
+    window = sliding(kernel, strides, dilation, op.get_attr("padding").decode().lower(), sizes)
+    return windows(draw, name, inputs[0], shape, window, False)
+
+
 _Draw = Callable[[Drawing, Any, str, list[Value], Shape | None], Value]
 MOVES: dict[str, _Draw] = {
     **dict.fromkeys(
@@ -325,6 +340,7 @@ TABLE: dict[str, _Draw] = {
     "TensorStridedSliceUpdate": _write_slice,
     "DynamicStitch": _stitch,
     "SpaceToBatchND": _pieces,
+    "ExtractImagePatches": _patches,
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
@@ -338,6 +354,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
     "Mean": _sum,
+    "Cumsum": _cumsum,
     "OneHot": _one_hot,
     **dict.fromkeys(_MATMULS, _matmul),
     "Einsum": _einsum,

@@ -82,6 +82,34 @@ def convolved(
     )
 
 
+def windows(
+    draw: Drawing,
+    name: str,
+    image: Value,
+    shape: tuple[int, ...] | None,
+    window: Window,
+    is_first: bool,
+) -> Value:
+    """Draw the windows of an image, with the channels first or last and the kernel before them."""
+    rank = len(window.kernel)
+    space = spatial(rank, is_first)
+    inner = [*range(2, rank + 2), 1]
+    places = [[rank + 2 + axis] for axis in range(rank)]
+    return draw.windows(
+        name,
+        image,
+        shape,
+        window.kernel,
+        () if shape is None else [shape[axis] for axis in space],
+        [[0], inner, *places] if is_first else [[0], *places, inner],
+        channels=1 if is_first else rank + 1,
+        space=space,
+        left=window.left,
+        dilation=window.dilation,
+        word="move",
+    )
+
+
 def spatial(rank: int, is_first: bool) -> list[int]:
     """Return the spatial axes of an image, with the channels first or last."""
     return [axis + 1 + is_first for axis in range(rank)]

@@ -35,7 +35,7 @@ _NAMES = {
     "join": "Append DynamicStitch Dstack Hstack Vstack",
     "move": """
         Array ConvertToTensor DepthToSpace Diag Diagflat Diagonal DiagPart
-        ExtractImagePatches ExtractPatches MatrixDiagPartV3 MatrixDiagV3 Meshgrid RepeatVector
+        ExtractPatches MatrixDiagPartV3 MatrixDiagV3 Meshgrid RepeatVector
         ReverseSequence SpaceToDepth TensorListStack Unfold View
         ViewAsComplex ViewAsReal
     """,

@@ -25,7 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ._memory import storage_of
 from ._sharded import PLAIN
 
-__all__ = ["Constants"]
+__all__ = ["Constants", "is_small"]
 
 _MOST = 1 << 16  # the most entries of a constant that is computed
 
@@ -41,7 +41,7 @@ class Constants:
 
     def keep(self, tensor: Tensor, held: Tensor) -> None:
         """Keep the numbers of a tensor that the model holds; `tensor` stands for it."""
-        if _is_small(held):
+        if is_small(held):
             with _disable_current_modes():
                 self._real[tensor] = held.detach().clone().cpu() if self.is_fake else tensor
 
@@ -51,7 +51,7 @@ class Constants:
             real = self._real[tensor]
         else:  # a tensor from before the pass, of a closure say
             real = None
-            if not isinstance(tensor, FakeTensor) and _is_small(tensor):
+            if not isinstance(tensor, FakeTensor) and is_small(tensor):
                 self.keep(tensor, tensor)
                 real = self._real[tensor]
         return None if real is None or storage_of(real) in self._lost else real
@@ -102,7 +102,7 @@ class Constants:
                 raise
             return tree_map_only(Tensor, lambda t: self._stand_in(t, given), known), _leaves(known)
         results = _leaves(out)
-        if real is None or not all(map(_is_small, results)):
+        if real is None or not all(map(is_small, results)):
             return out, None
         if not self.is_fake:
             return out, results
@@ -117,11 +117,11 @@ class Constants:
         """Set the real tensors of the results of an operation, if they are known."""
         for at, tensor in enumerate(results):
             found = None if real is None or at >= len(real) else real[at]
-            self._real[tensor] = found if found is not None and _is_small(found) else None
+            self._real[tensor] = found if found is not None and is_small(found) else None
 
     def fill(self, tensor: Tensor, value: float | None) -> None:
         """Set the real tensor of a result with one number everywhere."""
-        if value is None or not _is_small(tensor):
+        if value is None or not is_small(tensor):
             return
         if not self.is_fake:
             self._real[tensor] = tensor.zero_() if value == 0 else tensor  # it may be unset
@@ -154,7 +154,7 @@ def _leaves(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _is_small(tensor: Tensor) -> bool:
+def is_small(tensor: Tensor) -> bool:
     """Whether a tensor is a plain one of a few real numbers or bools."""
     is_plain = type(tensor) in PLAIN or isinstance(tensor, FakeTensor)
     is_dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta

@@ -151,6 +151,18 @@ def stack(call: Call) -> Value:
     return call.draw.stack("stack", values, axis, call.shape)
 
 
+def block_diagonal(call: Call) -> Value:
+    """Draw matrices that are written along the diagonal of zeros."""
+    made: Value = call.draw.constant(call.shape, value=0)
+    row = column = 0
+    for tensor in call.args[0]:
+        rows, columns = torch.atleast_2d(tensor).shape  # type: ignore[no-untyped-call]  # untyped in PyTorch
+        block = call.draw.reshape("view", call.of(tensor), (rows, columns))
+        made = call.draw.write("block_diag", made, block, [row, column], call.shape)
+        row, column = row + rows, column + columns
+    return made
+
+
 def pad(call: Call) -> Value:
     value = call.of(call.args[0])
     is_constant = call.name == "aten::constant_pad_nd"
@@ -183,6 +195,27 @@ def fold(call: Call) -> Value:
         wide = (n * step for n, step in zip(counts, steps, strict=True))
         grid = draw.resized("apart", grid, (*value.shape[:-1], *wide), "resize")
     return draw.result(call.what, [grid], call.shape, word="linear")
+
+
+def unfold(call: Call) -> Value:
+    """Draw the windows of an image, flattened, one for each place (im2col)."""
+    kernel, dilation, padding, strides = call.args[1:5]
+    size, rank = call.args[0].shape, call.args[0].dim()
+    window = zip(size[-2:], kernel, dilation, padding, strides, strict=True)
+    places = [(n + 2 * pad - by * (k - 1) - 1) // step + 1 for n, k, by, pad, step in window]
+    return call.draw.windows(
+        call.what,
+        call.of(call.args[0]),
+        call.shape,
+        kernel,
+        places,
+        [[0], [1, 2, 3], [4, 5]][4 - rank :],
+        channels=rank - 3,
+        space=(rank - 2, rank - 1),
+        left=padding,
+        dilation=dilation,
+        word="move",
+    )
 
 
 # Lookups ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses import FakeTensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -18,15 +19,16 @@ from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Data, Value, is_constant
 
 from ._call import Call
-from ._constants import Constants
+from ._constants import Constants, is_small
 from ._drawing import ModuleDrawing
 from ._fresh import FRESH
 from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of
 from ._sharded import is_sharded
 from ._table import ATTENTIONS, draw_call
 
-__all__ = ["Recorder"]
+__all__ = ["Leaving", "Recorder"]
 
+_EXITS = {Tensor.numpy: "numpy", Tensor.__array__: "numpy", Tensor.tolist: "tolist"}
 
 _PRODUCTS = {
     f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear")
@@ -58,6 +60,24 @@ def _schema(func: Any) -> _Schema:
     is_random = torch.Tag.nondeterministic_seeded in tags or "empty" in name
     turns, pointwise = torch.Tag.inplace_view in tags, torch.Tag.pointwise in tags
     return _Schema(name, written, replaces, turns, pointwise, is_random)
+
+
+class Leaving(TorchFunctionMode):
+    """Tells a recorder of the tensors whose numbers go to NumPy or a list."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function."""
+        if func in _EXITS:
+            self.recorder.drawing.leave(
+                self.recorder.value(args[0]), f"torch.Tensor.{_EXITS[func]}"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDispatchMode is untyped
@@ -94,8 +114,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         if is_odd or held.is_meta or held.layout is not torch.strided or not held.numel():
             return
         if held.is_floating_point():
-            ends = torch.stack(held.detach().aminmax()).double().cpu().numpy()
-            self.memory.set(tensor, self.drawing.constant(shape_of(tensor), numbers=ends))
+            own = held.detach()
+            own = own if is_small(held) else torch.stack(own.aminmax())
+            numbers = own.double().cpu().numpy()
+            self.memory.set(tensor, self.drawing.constant(shape_of(tensor), numbers=numbers))
         elif not held.is_complex():
             self.constants.keep(tensor, held)
 
@@ -138,6 +160,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         real = self.constants.all_of([*given, *targets]) if is_known else None
         if schema.name == "aten::_local_scalar_dense" and real is not None:
             return real[id(given[0])].item()
+        if schema.name == "aten::_local_scalar_dense":
+            self.drawing.leave(values[0], "torch.Tensor.item")
         out, numbers = self.constants.run(_run, schema.name, (func, args, kwargs), real)
         results = _tensors(out)
         rest = [target for target in targets if not _in(target, results)]

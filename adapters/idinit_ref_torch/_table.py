@@ -277,6 +277,11 @@ def _sum(call: Call, what: str = "") -> Value:
     return call.draw.sum(name, value, tuple(axes), call.shape, name.startswith("mean"))
 
 
+def _cumsum(call: Call) -> Value:
+    value, axis = call.of(call.args[0]), axis_of(call.arg(1, "dim"), len(call.shape))
+    return call.draw.cumsum(call.what, value, axis, call.shape)
+
+
 def _var_mean(call: Call) -> list[Value]:
     return [result(call, "var"), _sum(call, "mean")]
 
@@ -385,7 +390,9 @@ MOVES: dict[str, Handler] = {
 
 TABLE: dict[str, Handler] = {
     **_aten(_moves.stack, "stack"),
+    **_aten(_moves.block_diagonal, "block_diag"),
     **_aten(_moves.fold, "col2im"),
+    **_aten(_moves.unfold, "im2col"),
     **_aten(_moves.pad, f"constant_pad_nd {_PADS}"),
     **_aten(_dense, "mm mv dot bmm"),
     **dict.fromkeys(_SUMS, _dense_sum),
@@ -418,7 +425,8 @@ TABLE: dict[str, Handler] = {
         "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
         "_scaled_dot_product_attention_math scaled_dot_product_attention",
     ),
-    **_aten(_sum, "sum mean"),
+    **_aten(_sum, "sum mean nansum"),
+    **_aten(_cumsum, "cumsum"),
     **_aten(_var_mean, "var_mean"),
     **_aten(_glu, "glu"),
     **_aten(_spectrum, "_linalg_svd _linalg_eigh linalg_eig _linalg_eigvals"),

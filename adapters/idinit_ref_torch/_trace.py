@@ -27,7 +27,7 @@ from idinit_ref.tracing import redrawn
 from ._absent import present
 from ._memory import is_floating
 from ._parametrized import norms, unnormed
-from ._record import Recorder
+from ._record import Leaving, Recorder
 from ._sharded import is_sharded
 from ._state import state_kept
 
@@ -225,6 +225,8 @@ def record(
             module.register_forward_hook(recorder.leave, always_call=True)
         if fake is not None:
             stack.enter_context(fake)
+        if fake is None and leaves is None:  # a trace on real tensors
+            stack.enter_context(Leaving(recorder))
         with recorder:
             out = model(*args, **kwargs)
         return finish(recorder, out)

@@ -21,16 +21,15 @@ WORDS = {
         "softmax": "_softmax _log_softmax _safe_softmax logsumexp",
         "pool": "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
         "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
-        "max min amax amin aminmax argmax argmin mean sum trace median nanmedian nansum mode "
+        "max min amax amin aminmax argmax argmin mean sum trace median nanmedian mode "
         "kthvalue",
         "std": "norm linalg_vector_norm std std_mean",
         "var": "prod var linalg_det _linalg_det",
-        "linear": "_fft_r2c _fft_c2r _fft_c2c cumsum",
+        "linear": "_fft_r2c _fft_c2r _fft_c2c",
         "cumprod": "cumprod cummax cummin renorm frexp geqrf linalg_lu_factor_ex linalg_pinv "
         "_pdist_forward all any argsort nonzero _unique2 searchsorted bucketize",
         "distance": "_cdist_forward",
         "mul": "linalg_cross vdot",
-        "join": "block_diag",
         "logsigmoid": "log_sigmoid_forward",
         "logcumsumexp": "logcumsumexp",
         "select": "topk masked_select unique_consecutive",
@@ -38,7 +37,7 @@ WORDS = {
         "resize": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
         "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d "
         "_upsample_nearest_exact2d upsample_trilinear3d grid_sampler_2d grid_sampler_3d",
-        "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave im2col "
+        "move": "pixel_shuffle pixel_unshuffle sort repeat roll repeat_interleave "
         "channel_shuffle native_channel_shuffle "
         "view_as_real view_as_complex diag diag_embed to_sparse to_sparse_csr to_dense",
         "dropout": "native_dropout",

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from .dominators import ROOT
 from .ends import Ends, Vanishing
-from .flow import Flow, bare_shape
+from .flow import Flow, bare_shape, entries
 
 __all__ = ["Adds", "Branch"]
 
@@ -136,6 +136,7 @@ class Adds:
         self.branches: list[Branch] = []
         self.ties: dict[int, int] = {}
         self.residual: set[int] = set()
+        self._recurrent: set[str] = set()  # weights that read the states of a recurrence
         self._stream: list[int] = []  # for each node, the start of its stream of residual adds
         for number, node in enumerate(flow.nodes):
             source = self._judge(number) if node.kind == "add" else None
@@ -184,6 +185,8 @@ class Adds:
             }
             if not sources or self._is_query(add, sides[1 - skip]):
                 continue
+            if self._is_state(sides[1 - skip], sources):
+                continue
             how: Literal["", "gated"] = (
                 "gated" if all(self._is_gated(*item) for item in sources.items()) else ""
             )
@@ -196,6 +199,35 @@ class Adds:
     def _is_query(self, add: int, branch: int) -> bool:
         """Whether a stream that continues past the add is added to positions only for a query."""
         return self._flow.asks[add] and self._flow.users[branch] != [add]
+
+    def _is_state(self, branch: int, sources: Collection[int]) -> bool:
+        """Whether a branch is a state that a recurrence computes from its source, the last one.
+
+        One weight reads both states, and the branch also reads what does not come from the source:
+        h[t] = tanh(x[t] @ w + h[t - 1] @ u). So a sum of states, as a mean over time, has no skip.
+        """
+        own = self._read_by(branch) or self._recurrent
+        common = own.intersection(*(self._read_by(source) for source in sources)) if own else own
+        if not common:
+            return False
+        known = dict[int, bool]()
+        rest = (not self._flow.is_after(at, sources, known) for at in self._flow.nearest(branch))
+        if any(rest):
+            self._recurrent |= common
+            return True
+        return False
+
+    def _read_by(self, node: int) -> set[str]:
+        """Return the weights that are applied to a node, or to what moves or scales it."""
+        flow = self._flow
+        while flow.nodes[node].does in ("move", "scale") and len(flow.inputs[node]) == 1:
+            (node,) = flow.inputs[node]
+        names, stack = set[str](), [node]
+        while stack:
+            for user in flow.users[stack.pop()]:
+                names.update(flow.nodes[user].weights)
+                stack += [user] if flow.nodes[user].does in ("move", "scale") else []
+        return names
 
     def _may_skip(self, skip: int, branch: int) -> bool:
         """Whether a source of the skip may lie before the branch, so a search is needed."""
@@ -246,8 +278,12 @@ class Adds:
         return found
 
     def _is_alike(self, node: int, add: int, side: int) -> bool:
-        shape = bare_shape(self._flow.nodes[node].shape)
-        return shape in (bare_shape(self._flow.nodes[at].shape) for at in (add, side))
+        """Whether a node has the shape of an add or of its operand, or as many entries."""
+        nodes = self._flow.nodes
+        if 0 < entries(nodes[node]) == entries(nodes[add]):
+            return True
+        shape = bare_shape(nodes[node].shape)
+        return shape in (bare_shape(nodes[at].shape) for at in (add, side))
 
     def _go_back(self, ahead: _Frontier, node: int, side: int, way: _Way) -> None:
         """Go from a node back to all its inputs."""

@@ -71,14 +71,19 @@ def _needed(flow: Flow, number: int) -> Collection[int]:
 
 def _factors(flow: Flow, number: int) -> Collection[int]:
     """Return the inputs that decide so, and factors that are struck out: they, too, make it 0."""
+    return [*_needed(flow, number), *_struck(flow, number)]
+
+
+def _struck(flow: Flow, number: int) -> Collection[int]:
+    """Return the factors of a product that do not decide whether it vanishes."""
     node, args = flow.nodes[number], flow.args[number]
-    if node.does == "contract":
-        return args
-    is_product = node.does == "product" and isinstance(node.vanishes, tuple)
-    struck = [args[place] for place in node.sums] if is_product else []
-    return [*_needed(flow, number), *struck]
+    if node.does not in _PRODUCTS or not isinstance(node.vanishes, tuple):
+        return []
+    places = range(len(args)) if node.does == "contract" else node.sums
+    return [args[place] for place in places if place not in node.vanishes]
 
 
+_PRODUCTS = {"product", "contract"}
 _ELSEWHERE, _ENDS = "elsewhere", "ends"
 _State = str | int
 """The state of a node: it ends only in weights before the source, or also in later ones; or the
@@ -92,12 +97,14 @@ class _Walk(NamedTuple):
     """A search back from a signal to the weights after its sources.
 
     `chosen` holds the factor of each product that ends it. A weight operation with a weight in
-    `passed` is no end.
+    `passed` is no end. Where `summed`, a factor that is struck out may end a product if no other
+    factor does.
     """
 
     sources: Collection[int]
     passed: Set[str]
     chosen: dict[int, int]
+    summed: bool
 
 
 class Vanishing:
@@ -123,8 +130,16 @@ class Vanishing:
         for number in range(len(flow.nodes)):
             self._anywhere.append(self._state(number, self._anywhere, None))
 
-    def ends(self, signal: int, sources: Collection[int], passed: Set[str] = frozenset()) -> Ends:
+    def ends(
+        self,
+        signal: int,
+        sources: Collection[int],
+        passed: Set[str] = frozenset(),
+        summed: bool = False,
+    ) -> Ends:
         """Return the ends of a signal that come after its sources.
+
+        Factors whose axis is summed are ends only if there are no others.
 
         Parameters
         ----------
@@ -134,12 +149,15 @@ class Vanishing:
             Nodes before it.
         passed : set of str
             Weights that are no ends, since the signal is of second order in them.
+        summed : bool
+            Whether factors that are struck out are ends.
         """
         flow, lowest = self._flow, min(sources)
         known: dict[int, _State] = {}
-        walk = _Walk(sources, passed, {})
+        walk = _Walk(sources, passed, {}, summed)
         after: dict[int, bool] = {}
-        for number in sorted(self._reach(signal, walk)):
+        reach = sorted(self._reach(signal, walk))
+        for number in reach:
             if number in sources:
                 known[number] = number
             elif number < lowest:
@@ -154,10 +172,13 @@ class Vanishing:
                 known[number] = self._state(number, known, walk)
         state = known[signal]
         if isinstance(state, int) and self._is_end(state, passed) and len(passed) < _TRIES:
-            other = self.ends(signal, sources, passed | flow.names([state]))
+            other = self.ends(signal, sources, passed | flow.names([state]), summed)
             return other if other.weights else Ends(blocker=state)
         if state != _ENDS:
-            return Ends(blocker=None if isinstance(state, str) else state)
+            none = Ends(blocker=None if isinstance(state, str) else state)
+            may = not summed and any(_struck(flow, number) for number in reach)
+            other = self.ends(signal, sources, passed, True) if may else none
+            return other if other.weights else none
         weights, norms = self._collect(signal, known, walk)
         return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
 
@@ -169,8 +190,9 @@ class Vanishing:
             top = stack.pop()
             if top < lowest or top in sources or self._is_end(top, walk.passed):
                 continue
-            new = [to for to in _needed(self._flow, top) if to not in seen]
-            seen.update(new)
+            new = {*_needed(self._flow, top)} - seen
+            new |= {*_struck(self._flow, top)} - seen if walk.summed else set()
+            seen |= new
             stack += new
         return seen
 
@@ -208,10 +230,13 @@ class Vanishing:
             return _ENDS
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
-        struck = {args[place] for place in node.sums} if node.sums else ()
+        struck = dict.fromkeys(args[place] for place in node.sums)
+        other = _struck(self._flow, number) if walk and walk.summed else ()
         if isinstance(node.vanishes, tuple):
             factors = dict.fromkeys(args[place] for place in node.vanishes)
-            return self._factor(number, [to for to in factors if to not in struck], known, walk)
+            state = self._factor(number, [to for to in factors if to not in struck], known, walk)
+            rest = self._factor(number, list(other), known, walk) if state != _ENDS else state
+            return _ENDS if rest == _ENDS else state
         states = [known[to] for to in args]
         if node.does == "product":  # with itself: nothing of first order
             states = [number if state == _ENDS else state for state in states]
@@ -276,7 +301,7 @@ class Vanishing:
         node, args = self._flow.nodes[number], self._flow.args[number]
         if node.does == "contract" and len(args) == 1:
             return number  # a sum of squares
-        sources, _, chosen = walk
+        sources, chosen = walk.sources, walk.chosen
         may = [to for to in may if not self._is_sign(to)] or may
         places = [
             to

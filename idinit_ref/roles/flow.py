@@ -368,7 +368,8 @@ class Flow:
     def is_even(self, add: int) -> bool:
         """Whether a sum is of two signals of one shape, and more than one entry.
 
-        Leading axes of size 1 are ignored, and so are batch axes of the weights of one side.
+        Leading axes of size 1 are ignored, and so are batch axes of the weights of one side, and
+        those that constants have brought to it.
         """
         left, right = (self.nodes[to] for to in self.args[add])
         shape = bare_shape(self.nodes[add].shape)
@@ -382,7 +383,23 @@ class Flow:
             return False
         wide = self.args[add][bare_shape(left.shape) != shape]
         first = next(iter(self.nearest(wide)), None)
-        return first is not None and list(shape[:more]) == self._batch(self.nodes[first])
+        is_own = first is not None and list(shape[:more]) == self._batch(self.nodes[first])
+        return is_own or self._is_copied(wide, shape[:more])
+
+    def _is_copied(self, node: int, batch: tuple[int, ...]) -> bool:
+        """Whether constants brought the leading axes of a node, as a batch of masks does."""
+        seen, stack, is_masked = {node}, [node], False
+        while stack:
+            top = stack.pop()
+            this, args = self.nodes[top], self.args[top]
+            wide = {to for to in args if bare_shape(self.nodes[to].shape)[: len(batch)] == batch}
+            is_masked |= this.does in _MASKED
+            is_new = this.does in ("move", *_MASKED) and len(args) == 1
+            if not wide and not (is_new and 0 < entries(self.nodes[args[0]]) < entries(this)):
+                return False
+            stack += wide - seen
+            seen |= wide
+        return is_masked
 
     def _batch(self, operation: Node) -> list[int]:
         """Return the sizes of the batch axes of an operation's weight."""

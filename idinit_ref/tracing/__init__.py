@@ -22,10 +22,11 @@ from ._joins import At
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._late import redrawn
-from ._moves import Span, spans_of
+from ._made import Made, Part, entries_of, span_of
 from ._parameter import Parameter
 from ._places import Box
-from ._values import Data, Made, Part, Signal, Value, entries_of, is_constant, is_number, span_of
+from ._slices import Span, spans_of
+from ._values import Data, Signal, Value, is_constant, is_number
 
 __all__ = [
     "At",

@@ -6,7 +6,8 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from ..roles.graph import Does
-from ._values import Data, Made, Signal, Value
+from ._made import Made
+from ._values import Data, Signal, Value
 
 __all__ = ["Fact", "clamped", "fact_of", "power"]
 
@@ -81,10 +82,9 @@ _WORDS: dict[Fact, str] = {
     Fact("pad"): "pad",
     Fact("resize", (0,)): "resize unpool",
     Fact("crop"): "crop",
-    Fact("join", "sum"): "join",
+    Fact("join", "sum"): "complex join",
     Fact("attention", (2,)): "attention",
     Fact("mix"): "cumsum fft imag linear real",
-    Fact("mix", "sum"): "complex",
     Fact(""): "cummax cummin cumprod glu",
     Fact("", (0,)): "by_first",
     Fact("", (1,)): "by_second solve triangular_solve",

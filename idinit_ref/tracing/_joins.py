@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -10,10 +9,13 @@ from itertools import accumulate
 from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
-from ._moves import Joined, Moves, Span, Spot, lose, shift_of
-from ._places import Box, Move, Runs, assembled, box_at, embedded, followed, outside, taken, turned
+from ._made import Made, Part, Shape
+from ._moves import Spot, lose, shift_of
+from ._places import Box, Move, Runs, box_at, embedded, followed, outside, sliced, taken, turned
 from ._resolution import is_apart, is_repeated
-from ._values import Cut, Data, Fold, Made, Operation, Part, Shape, Signal, Value, is_constant
+from ._slices import Joined, Slices, Span
+from ._summed import rebound, rejoined
+from ._values import Data, Fold, Signal, Value, is_constant
 
 __all__ = ["At", "Joins"]
 
@@ -22,7 +24,7 @@ At = tuple[Sequence[int], Sequence[int | None]]
 indices belong to the first axes by default."""
 
 
-class Joins(Moves):
+class Joins(Slices):
     """A drawing with the operations that combine values."""
 
     def join(
@@ -38,10 +40,11 @@ class Joins(Moves):
         starts = None if None in sizes else list(accumulate([n or 0 for n in sizes], initial=0))
         spot = Spot()
         if starts is not None and floating and any(isinstance(v, Signal) for v in values):
-            spot = self.spot(assembled(_side_by_side(values, axis, starts)), shape)
+            spot = self.assembly(_side_by_side(values, axis, starts), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
-        halves = _rejoined(values)
+        halves = rejoined(values)
+        self._rejoin_slices(values)
         out = self.result(name, values, shape, floating, "join")
         if isinstance(out, Made) and starts is not None and not out.zero:
             made = [value for value in values if isinstance(value, Made)]
@@ -79,9 +82,27 @@ class Joins(Moves):
             found = axis, tuple(first[to] for to in node.inputs)
             self.nodes[place] = replace(node, options={"starts": found})
 
+    def _rejoin_slices(self, values: Sequence[Value]) -> None:
+        """Record that products of a signal with slices of a matrix are joined: they are no blocks.
+
+        One product with all of the matrix is the same.
+        """
+        uses: dict[tuple[str, ...], set[str]] = {}
+        tracks = [track for v in values if isinstance(v, Signal) for track in v.fresh]
+        for track in tracks:
+            name = track.operation.name
+            key = (self._data[name].node, *self.nodes[self._place[name]].weights)
+            uses.setdefault(key, set()).add(name)
+        several = set[str]().union(*(names for names in uses.values() if len(names) > 1))
+        for track in tracks:
+            track.operation.rejoined |= track.operation.name in several
+
     def stack(self, name: str, values: Sequence[Value], axis: int, shape: Shape | None) -> Value:
         """Draw a stack along a new axis."""
         if all(isinstance(value, Made) for value in values):
+            whole = rebound(values, axis)
+            if whole is not None:
+                return whole
             rows = []
             for value in values:
                 size = value.shape
@@ -91,11 +112,13 @@ class Joins(Moves):
         spot = Spot()
         if shape is not None:
             starts = range(shape[axis] + 1)
-            spot = self.spot(assembled(_side_by_side(values, axis, starts, True)), shape)
+            spot = self.assembly(_side_by_side(values, axis, starts, True), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
+        halves = rejoined(values)
         out = self.result(name, values, shape, word="join")
         if isinstance(out, Signal) and shape is not None:
+            out = out._replace(halves=halves)
             if is_repeated(values):
                 out = out._replace(spread=frozenset([axis]))
             places = {old: (old + (old >= axis),) for old in range(len(shape) - 1)}
@@ -198,7 +221,7 @@ class Joins(Moves):
         own = part.pieces if isinstance(part, Signal) else ()
         if isinstance(value, Signal) and any(piece.node == value.node for piece in own):
             out = out._replace(shift=value.shift)
-        return self.placed(out._replace(halves=_rejoined([value, part])), spot)
+        return self.placed(out._replace(halves=rejoined([value, part])), spot)
 
     def overwrite(
         self, name: str, value: Value, part: Value, spans: Sequence[Span], shape: Shape | None
@@ -263,7 +286,7 @@ class Joins(Moves):
             return Spot()
         over = (value, lambda view: embedded(view, low, old, shape, steps))
         rest = [(under, move) for move in outside(low, old, shape, steps)]
-        return self.spot(assembled([*rest, over]), shape)
+        return self.assembly([*rest, over], shape)
 
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
         """Draw a circular shift along axes."""
@@ -271,7 +294,7 @@ class Joins(Moves):
             return self.move(name, value, value.shape, lose)
         if isinstance(value, Signal):
             moves = ((value, move) for move in turned(by, value.shape))
-            spot = self.spot(assembled(moves), value.shape)
+            spot = self.assembly(moves, value.shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, value.shape)
             out = self.result(name, [value], value.shape, word="move")
@@ -294,25 +317,7 @@ class Joins(Moves):
 
 def _within(box: Box) -> Move:
     """Return the slice that takes a box."""
-
-    def move(view: View) -> View | None:
-        new: View | None = view
-        for axis, span in enumerate(box.spans):
-            new = None if new is None else new.slice(axis, *span)
-        return new
-
-    return move
-
-
-def _rejoined(values: Sequence[Value]) -> frozenset[tuple[Operation, Cut]]:
-    """Return the parts of results in some values; a result that they rejoin is no packed one."""
-    each = [value.halves for value in values if isinstance(value, Signal)]
-    halves = frozenset[tuple[Operation, Cut]]().union(*each)
-    parts = Counter(operation for operation, _ in halves)
-    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
-        if count > 1 and parts[operation] > 1:
-            operation.whole = True
-    return halves
+    return sliced(box.spans, range(len(box.spans)))
 
 
 def _side_by_side(

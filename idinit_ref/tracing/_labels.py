@@ -6,7 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from ._axes import Atom, Axis
-from ._values import Made, Shape, Value
+from ._made import Made, Shape
+from ._values import Signal, Value
 
 Labels = Sequence[Hashable]
 """A label for each axis of an operand, as the letters of an einsum."""
@@ -121,3 +122,17 @@ def axis_of(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at:
         axis = list(own).index(label)
         return (Atom.of(axis, sizes[axis]),)
     return (Atom.of(-1, 1 if shape is None else shape[at]),)
+
+
+def kernel_among(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
+    """Return the signal that is a computed matrix or kernel of one weight, or an empty signal.
+
+    The outputs of that weight lie along the summed axes and along an axis that the other signal
+    lacks. It has no rows of its own, unlike the queries of grouped heads.
+    """
+    for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
+        for unit in signal.units:
+            held = {own[axis] for axis in unit.axes}
+            if held - {*out} and (held & {*out}) - {*rest} and {*own} - held <= {*rest}:
+                return signal
+    return Signal("")

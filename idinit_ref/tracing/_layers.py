@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
 from ._labels import Einsum
+from ._made import Made, Shape, names_of
 from ._places import box_at
 from ._products import Products
-from ._values import Data, Made, Operation, Shape, Signal, Track, Value, is_constant, names_of
+from ._recipes import reordered
+from ._values import Data, Operation, Signal, Track, Value, is_constant
 
 __all__ = ["Layers"]
 
@@ -105,7 +107,7 @@ class Layers(Products):
         operation = Operation(
             sizes,
             letters or None,
-            options=options or {},
+            options=_own(options or {}, kernel, letters),
             left=None if left is None else tuple(a + b for a, b in zip(left, more, strict=True)),
             spread=steps,
             dilation=tuple(dilation) or (1,) * len(space),
@@ -150,6 +152,8 @@ class Layers(Products):
         """Draw a convolution whose kernel is data or constant."""
         if not isinstance(signal, Signal) or not isinstance(kernel, Signal) or not letters:
             word = "linear" if is_constant(signal) or is_constant(kernel) else ""
+            if _is_blur(signal, kernel, letters, shape, channels):
+                word = "pool"
             return self.result(name, [signal, kernel], shape, word=word)
         rank = len(signal.shape or ())
         is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
@@ -204,9 +208,12 @@ class Layers(Products):
         if not any(isinstance(value, (Signal, Data)) for value in rest):
             if not names_of(rest) and chosen.is_matrix:
                 return chosen
-            if floating and table.is_plain and _reorders(table, rest, shape, kept):
+            order = _order_of(table, rest, shape, kept) if floating and table.is_plain else None
+            if order is not None:
                 self.use(table, "rows")
-                return table.multiplied(()).noted(lambda own: "reordered")
+                recipe = reordered(table, *order)
+                found = table.multiplied(()).noted(lambda own: "reordered")
+                return found._replace(recipe=recipe) if recipe else table
             self.use(table, "embedding" if floating else "other")
             return self.other(name, values, shape, floating)
         if not floating:
@@ -279,6 +286,36 @@ class Layers(Products):
         return self.lookup(name, [table, places], shape, kept, floating)
 
 
+def _is_blur(
+    signal: Value, kernel: Value, letters: str, shape: Shape | None, channels: int
+) -> bool:
+    """Whether a constant kernel takes means in space of each channel alone."""
+    numbers = kernel.numbers if isinstance(kernel, Made) else None
+    if numbers is None or numbers.min() < 0 or signal.shape is None or shape is None:
+        return False
+    sums = numbers.sum(tuple(axis for axis, letter in enumerate(letters) if letter in SPATIAL))
+    is_each = sums.size == signal.shape[channels] == shape[channels]
+    return is_each and bool(np.allclose(sums, 1, rtol=1e-3))
+
+
+def _own(options: Mapping[str, Any], kernel: Made, letters: str) -> Mapping[str, Any]:
+    """Return options with the groups of the parameter alone, if the kernel is copies of it.
+
+    Samples that are groups of one convolution have a copy each.
+    """
+    groups = options.get("groups", 1)
+    views = [part.view for part in kernel.parts if part.view is not None]
+    for view in views if "O" in letters and groups > 1 else ():
+        copies = 1
+        for atom in view.axes[letters.index("O")]:
+            if atom.axis >= 0:
+                break
+            copies *= atom.radix
+        if groups % copies == 0:
+            return {**options, "groups": groups // copies}
+    return options
+
+
 def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] | None:
     """Return known indices in one array, the last axis for their axes; None if some are unknown.
 
@@ -291,18 +328,18 @@ def _index_of(places: Sequence[Value], count: int | None) -> NDArray[np.int64] |
     return known[0] if count is None else np.stack(np.broadcast_arrays(*known), -1)
 
 
-def _reorders(
+def _order_of(
     table: Made, places: Sequence[Value], shape: Shape | None, kept: Sequence[int | None] | None
-) -> bool:
-    """Whether a lookup along one axis takes every row of a table once."""
+) -> tuple[int, NDArray[np.int64]] | None:
+    """Return the axis of a table along which a lookup takes every row once, and their order."""
     if shape is None or shape != table.shape or kept is None or len(places) != 1:
-        return False
+        return None
     index = places[0].integers if isinstance(places[0], Made) else None
     axes = [axis for axis, old in enumerate(kept) if old != axis]
     if index is None or len(axes) != 1 or kept[axes[0]] is not None:
-        return False
-    size = shape[axes[0]]
-    return sorted(index.ravel() % size) == list(range(size))
+        return None
+    order = index.ravel() % shape[axes[0]]
+    return (axes[0], order) if sorted(order) == list(range(shape[axes[0]])) else None
 
 
 def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:

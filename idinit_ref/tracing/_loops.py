@@ -7,7 +7,8 @@ from typing import Literal
 
 from ._functions import Fact
 from ._layers import Layers
-from ._values import Data, Made, Shape, Signal, Value, joined
+from ._made import Made, Shape, joined
+from ._values import Data, Signal, Value
 
 __all__ = ["Loops"]
 

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
+from ._forms import Form
+from ._made import Made, Shape, names_of
 from ._parameter import Parameter, Seen, node_of
-from ._struck import distances, struck
+from ._struck import distances, frozen, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
-from ._values import Made, Operation, Shape, Signal, Value, names_of
+from ._values import Operation, Signal, Value
 
 __all__ = ["Nodes"]
 
@@ -76,21 +78,26 @@ class Nodes:
         self._learned: set[str] = set()  # nodes computed from learned tables alone
         self._late: set[str] = set()  # tables that were met as data after that
         self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
+        self._forms: dict[str, Form] = {}  # the terms of a sum, difference, scale or shift
         self._differences: dict[str, tuple[Unit, ...]] = {}  # the units of each
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
+        self._parts: dict[str, Any] = {}  # the signals that a node puts together, and their moves
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self._at_zero: dict[str, AtZero] = {}  # per function of signals: where these are zero
-        self._passed: dict[str, str] = {}  # what a function was written with, and its node
+        self._passed: dict[str, str] = {}  # what was drawn otherwise; of a function, with its node
+        self._lazy: set[str] = set()  # nodes that later ones may be drawn without
         self._placed: dict[Hashable, Value] = {}  # the value with entries at some places
         self.joins: dict[str, Any] = {}  # the operands of each concatenation
         self.selections: dict[str, Any] = {}  # the operands of each selection by indices
+        self.rows: dict[str, Any] = {}  # each slice that cuts no units
         self._drawn_once: dict[Hashable, tuple[Sequence[Value], Value]] = {}
         self._stop_name, self._prefixed, self._batch_letters = stops, prefixed, batch
         self._taken = dict.fromkeys(self.parameters, 1)  # how often each name was asked for
         self._after: dict[str, tuple[int, str]] = {}  # the last weight or input before a node
         self._uses: list[tuple[str, _Met, str | None, bool]] = []
         self._weights: list[Weighed] = []
+        self._weighed: dict[Hashable, Signal] = {}  # the results of operations
         self._data: dict[str, Signal] = {}  # the signal that each weight operation reads
         self._gathered: dict[str, Gathered] = {}  # the sums over batch axes of a weight
         self._shrunk: dict[str, float] = {}  # the number by which a node multiplies
@@ -101,6 +108,7 @@ class Nodes:
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
         self._stops: set[str] = set()
+        self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
         self._biases: set[str] = set()  # lookups of a bias in a stack
 
@@ -173,7 +181,15 @@ class Nodes:
     def weigh(
         self, base: str, made: Made, signal: Signal, operation: Operation, out: Signal
     ) -> Signal:
-        """Draw a weight operation; `out` is its result without the node."""
+        """Draw a weight operation, once; `out` is its result without the node."""
+        key = made, signal.node, signal.shape, operation.key, out.shape
+        if key not in self._weighed:
+            self._weighed[key] = self._weigh(base, made, signal, operation, out)
+        return self._weighed[key]
+
+    def _weigh(
+        self, base: str, made: Made, signal: Signal, operation: Operation, out: Signal
+    ) -> Signal:
         names = names_of([made])
         floating = [name for name in names if self.parameters[name].is_floating] or names
         coded = [name for name in names if self.parameters[name].is_integer]
@@ -203,6 +219,11 @@ class Nodes:
             if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
         ]
         return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
+
+    def leave(self, value: Value, by: str) -> None:
+        """Record that a signal's numbers leave the tensors: no gradient comes back."""
+        if isinstance(value, Signal):
+            self._exits[value.node] = by
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -276,7 +297,7 @@ class Nodes:
         self._factors.setdefault((node, place), []).extend(units)
         return tuple(unit._replace(is_factor=True) for unit in units)
 
-    def _keep_copies(self, outputs: Collection[str]) -> None:
+    def _settle_sums(self, outputs: Collection[str]) -> None:
         """Keep the copies of a signal in a sum if another operation also reads them.
 
         The streams of hyper-connections start as such copies, and each is a skip.
@@ -290,8 +311,6 @@ class Nodes:
 
     def _find_crops(self) -> None:
         """Make slices in space of a signal without units crops: later weights read its channels."""
-        if not self._slices:
-            return
         read: dict[str, set[int]] = {name: set() for name in self._place}  # axes that weights sum
         for node in reversed(self.nodes):
             for to, places in self._axes_before(node):
@@ -322,15 +341,16 @@ class Nodes:
         read, kept = {*outputs}, []
         for node in reversed(self.nodes):
             is_dropped = node.does in _UNREAD or node.name in self._rewritten
-            is_dropped |= node.name in self._passed
+            is_dropped |= node.name in self._passed or node.name in self._lazy
             if not is_dropped or node.name in read:
                 read.update(node.inputs)
                 kept.append(node)
         self.nodes = kept[::-1]
         self._place = {node.name: place for place, node in enumerate(self.nodes)}
-        uses = ((name, use, self._kept(node), stopped) for name, use, node, stopped in self._uses)
+        uses = [(name, use, self._kept(node), stopped) for name, use, node, stopped in self._uses]
         self._uses = [use for use in uses if use[2] is None or use[2] in self._place]
         self._factors = {at: own for at, own in self._factors.items() if at[0] in self._place}
+        self._weights = [use for use in self._weights if use[1].name in self._place]
         for _, operation, _ in self._weights:
             operation.cuts = {name: cut for name, cut in operation.cuts.items() if name in read}
 
@@ -359,10 +379,10 @@ class Nodes:
                 ends.append(value.node)
             elif isinstance(value, Made):
                 self.use(value, "other")
-        self._keep_copies(ends)
-        self._find_crops()
         more = [value.node for value in also if isinstance(value, Signal)]
-        self._drop_moves({*ends, *more})
+        self._settle_sums({*ends, *more})
+        self._find_crops()
+        self._drop_moves({*ends, *more, *self._exits})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
         shifts = {node.name for node in self.nodes if node.does == "shift"}
@@ -392,27 +412,40 @@ class Nodes:
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]
             seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
-        for name in self._frozen([*ends, *more]):
-            seen[name].frozen = f"frozen: every use of it is behind {self._stop_name}"
+        by = [self._stop_name] * bool(self._stops) + list(self._exits.values())
+        reason = " or ".join(dict.fromkeys(by or [self._stop_name]))
+        for name in frozen(self.nodes, self._uses, self._stops, self._exits, [*ends, *more]):
+            seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = struck(self.nodes, self._factors, self._ways, {*ends, *more})
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:
         """Return the uses of weights; products with parts of one, and their sum, are one use."""
+        readers, shapes = self._readers(outputs), self._shapes
+        members = members_in(self._weights, self._data, shapes)
+        gather(self._gathered, members, self._shrunk, readers)
+        roots = {name: self._root.get(one.node, one.node) for name, one in self._data.items()}
+        does = {node.name: node.does for node in self.nodes}
+        heads = {name for name, to in roots.items() if does.get(to) in ("contract", "attention")}
+        return whole(self._weights, self._data, members, heads, self._shrunk, readers)
+
+    def _readers(self, outputs: Collection[str]) -> dict[str, list[Node | None]]:
+        """Return the readers of each node; None stands for the model's outputs."""
         readers: dict[str, list[Node | None]] = {name: [None] for name in outputs}
         for node in self.nodes:
             for name in node.inputs:
                 readers.setdefault(name, []).append(node)
-        shapes = {name: given.shape for name, given in self.parameters.items()}
-        members = members_in(self._weights, self._data, shapes)
-        gather(self._gathered, members, self._shrunk, readers)
-        return whole(self._weights, self._data, members, self._shrunk, readers)
+        return readers
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: given.shape for name, given in self.parameters.items()}
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.
 
-        >>> from ._values import Part
+        >>> from ._made import Part
         >>> draw = Nodes([Parameter("b", (3,)), Parameter("unused", (3,))])
         >>> draw.use(Made((3,), (Part("b", None),)), "bias", "fc")
         >>> draw.uses()
@@ -422,19 +455,3 @@ class Nodes:
         for name, _, node, _ in self._uses:
             found.setdefault(name, {}).update({} if node is None else {node: None})
         return {name: tuple(nodes) for name, nodes in found.items()}
-
-    def _frozen(self, outputs: Iterable[str]) -> set[str]:
-        """Return the parameters that reach the outputs only through stopped gradients."""
-        if not self._stops and not any(stopped for *_, stopped in self._uses):
-            return set()
-        reached, free = set(outputs), set(outputs)
-        for node in reversed(self.nodes):
-            if node.name in reached:
-                reached.update(node.inputs)
-                if node.name in free and node.name not in self._stops:
-                    free.update(node.inputs)
-        free -= self._stops
-        seen = [(name, node, stopped) for name, _, node, stopped in self._uses if node in reached]
-        learns = {name for name, node, stopped in seen if node in free and not stopped}
-        learns |= {name for name, _, node, stopped in self._uses if node is None and not stopped}
-        return {name for name, *_ in seen} - learns

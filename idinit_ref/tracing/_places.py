@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..core.layout import strides_of
 from ._axes import View
-from ._values import Data, Place, Shape, Signal, Value, is_constant
+from ._made import Shape
+from ._values import Data, Place, Signal, Value, is_constant
 
 __all__ = [
     "Box",
@@ -24,6 +25,7 @@ __all__ = [
     "followed",
     "outside",
     "runs_of",
+    "sliced",
     "spans_in",
     "taken",
     "turned",
@@ -116,6 +118,22 @@ def outside(low: Sequence[int], part: Shape, shape: Shape, steps: Sequence[int])
         yield from (boxed({**inside, axis: rest}) for rest in rests if rest)
         if len(own) < whole:
             inside[axis] = own
+
+
+def sliced(
+    spans: Sequence[tuple[int, int, int]], cut: Iterable[int], gone: Iterable[int] = ()
+) -> Move:
+    """Return a slice along the axes `cut`, which drops the axes `gone`."""
+
+    def move(view: View) -> View | None:
+        new: View | None = view
+        for axis in cut:
+            new = None if new is None else new.slice(axis, *spans[axis])
+        for axis in sorted(gone, reverse=True):
+            new = None if new is None else new.take(axis)
+        return new
+
+    return move
 
 
 class Box(NamedTuple):

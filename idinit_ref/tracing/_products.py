@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from math import prod
 
 from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
 from ._joins import Joins
-from ._labels import Einsum, Labels, axis_of, kinds_of, parted
-from ._recipes import factors_of
-from ._resolution import by_matrix
+from ._labels import Einsum, Labels, axis_of, kernel_among, kinds_of, parted
+from ._made import Made, Shape, joined
+from ._moves import shift_of
+from ._recipes import chosen, factors_of, is_eye, scaled_of, summed_of
+from ._resolution import by_matrix, folded
 from ._results import done_by, spread
 from ._stored import Stored
-from ._summed import factor_of, gathered
+from ._summed import factor_of, gathered, multiplied
 from ._units import left_by, merged, placed, spread_to, summed_by
-from ._values import (
-    Data,
-    Fold,
-    Made,
-    Operation,
-    Shape,
-    Signal,
-    Term,
-    Track,
-    Value,
-    is_constant,
-    is_number,
-    is_zero,
-    joined,
-)
+from ._values import Data, Operation, Signal, Term, Track, Value, is_constant, is_number, is_zero
 
 __all__ = ["Products"]
 
@@ -84,6 +71,8 @@ class Products(Joins):
                 return self.find(name, made, shape)
             if signal.shape == shape and self.is_diagonal(made):
                 return self.result(name, [signal, made], shape, word="mul")
+            if {*own} <= {*rest} == {*out} and len(rest) == len(out):  # a scale
+                return self._scaled(name, signal, made, (rest, own, out))
             if len(set(own)) < len(own) or made.shape is None:
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
@@ -125,7 +114,7 @@ class Products(Joins):
             signal.spend()
         inputs = tuple(dict.fromkeys(signal.node for signal in signals))
         places = [inputs.index(signal.node) for signal in signals]
-        makers = [track.operation for track in _kernel(signals, labels, out).fresh]
+        makers = [track.operation for track in kernel_among(signals, labels, out).fresh]
         ways = [summed_by(own, out) for own in labels]
         kept = {
             place
@@ -152,13 +141,19 @@ class Products(Joins):
             for signal, place, way in zip(signals, places, ways, strict=True)
             for unit in self.factor(node, place, self.follow(node, signal, way))
         ]
-        return Signal(node, shape, units=merged(units))
+        return Signal(node, shape, halves=multiplied(signals), units=merged(units))
 
     def _mixed(self, of: Einsum) -> Value:
         """Draw a product of a signal with constants or data: a linear map of it."""
         for at, (value, own) in enumerate(zip(of.values, of.labels, strict=True)):
             if not isinstance(value, Signal) or not is_constant(of.values[1 - at]):
                 continue
+            made, rest = of.values[1 - at], of.labels[1 - at]
+            to = ["I" if c in own else "O" for c in rest if c not in own or c not in of.out]
+            if isinstance(made, Made) and len(to) == len(rest) and is_eye(made, to, {}):
+                (new,) = {*rest} - {*own}
+                turned = [new if c in rest else c for c in own]
+                return self.transpose(of.name, value, [turned.index(c) for c in of.out])
             axes = by_matrix(value, own, of.out, of.shape)
             if axes and of.shape:
                 there = of._replace(
@@ -202,7 +197,20 @@ class Products(Joins):
         reads = {k for k, label in enumerate(rest) if label in labels[0] and label not in out}
         operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))
-        return self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+        found = self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+        moved = dict(zip(rest, signal.moved, strict=False))
+        return found._replace(shift=shift_of(tuple(moved.get(label, 0) for label in out)))
+
+    def _scaled(
+        self, name: str, signal: Signal, made: Made, labels: tuple[Labels, Labels, Labels]
+    ) -> Value:
+        """Draw a product that sums over no axis: the value scales the signal along its axes."""
+        rest, own, out = map(list, labels)
+        by = self.transpose(name, made, [own.index(label) for label in rest if label in own])
+        pairs = zip(rest, signal.shape or (), strict=True)
+        by = self.reshape(name, by, tuple(size if label in own else 1 for label, size in pairs))
+        value = self.multiply(name, signal, by, signal.shape)
+        return value if rest == out else self.transpose(name, value, [*map(rest.index, out)])
 
     def _chosen(self, of: Einsum) -> tuple[Value, Value]:
         """Return two operands, with a matrix that an input chose from a stack as that matrix."""
@@ -244,6 +252,9 @@ class Products(Joins):
     def _of_weights(self, of: Einsum) -> Value:
         """Return a product of values of parameters, each with its remaining axes."""
         name, values, labels, out, shape, _ = of
+        part = chosen(values, labels, out)
+        if part is not None:
+            return part
         self.compose(values, labels)
         found = []
         for at in (0, 1):
@@ -283,17 +294,21 @@ class Products(Joins):
         is_norm = self._is_standard(a, b) or self._is_standard(b, a)
         word = "norm" if is_norm else "mul"
         out = self.scale(name, (a, b), shape, "multiplied by", word)
+        if isinstance(out, Made) and out.parts and not out.recipe:
+            return out._replace(recipe=scaled_of((a, b), shape))
         for signal, made in ((a, b), (b, a)):
-            is_pair = isinstance(signal, Signal) and isinstance(made, Made) and made.parts
-            if is_pair and isinstance(out, Signal) and not out.member:
-                is_direct = out.is_direct or self._is_normed(signal, made)  # type: ignore[arg-type]
-                return out._replace(term=Term(signal, made), is_direct=is_direct)  # type: ignore[arg-type]  # is_pair
+            if not isinstance(signal, Signal) or not isinstance(made, Made):
+                continue
+            if (made.parts or made.entries) and isinstance(out, Signal) and not out.member:
+                is_direct = out.is_direct or self._is_normed(signal, made)
+                return out._replace(term=Term(signal, made), is_direct=is_direct)
         return out
 
     def _is_normed(self, signal: Signal, made: Made) -> bool:
         """Whether a function and a learned scale stand for a norm, as tanh(a * x) * w does."""
         node = self.nodes[self._place[signal.node]]
-        if node.does != "map" or node.vanishes != "all" or prod(made.shape or ()) < 2:
+        is_scale = bool(made.parts) and prod(made.shape or ()) > 1
+        if node.does != "map" or node.vanishes != "all" or not is_scale:
             return False
         while node.does in ("map", "move", "scale") and len(node.inputs) == 1:
             node = self.nodes[self._place[node.inputs[0]]]
@@ -324,7 +339,7 @@ class Products(Joins):
         if len(rest) == 1 and rest[0].shape == shape and len(rest) + len(values) > 1:
             (value,) = rest
             if isinstance(value, Made):
-                return value
+                return value.sloped(-1.0 if word == "neg" else factor_of(values, word == "div"))
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
                 self._shrunk[node] = factor_of(values, word == "div")
@@ -360,7 +375,7 @@ class Products(Joins):
         if fold and shape and axes[0] in fold.axes:
             out = self.result(name, [value], shape, word="sum")
             assert isinstance(out, Signal)
-            return _folded(out, fold, axes[0], shape)
+            return folded(out, fold, axes[0], shape)
         if signal is not None and signal.term is not None and value.shape:
             found = self._summed(name, signal.term, axes, value.shape, shape)
             if found is not None:
@@ -370,7 +385,16 @@ class Products(Joins):
             self._gathered |= {} if mean else gathered(out.node, signal, axes)
             places = left_by(len(signal.shape or ()), axes, shape)
             return self.moved(out, [(signal, places)])
-        return out.noted(done_by("", name, [])) if isinstance(out, Made) else out
+        return self._sum_of_weights(name, value, out, axes) if isinstance(out, Made) else out
+
+    def _sum_of_weights(self, name: str, value: Value, out: Made, axes: Sequence[int]) -> Value:
+        """Return a sum of a value of parameters, which may be one of a product."""
+        made = value if isinstance(value, Made) and value.recipe and out.shape is not None else None
+        keeps = made is not None and len(made.shape or ()) == len(out.shape or ())
+        found = None if made is None else summed_of(made, axes, keeps)
+        if isinstance(found, Made):
+            return self.reshape(name, found, out.shape)
+        return out.noted(done_by("", name, []))._replace(recipe=found)
 
     def _summed(
         self, name: str, term: Term, axes: Sequence[int], whole: Shape, shape: Shape | None
@@ -406,38 +430,3 @@ class Products(Joins):
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal
-
-
-def _kernel(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:
-    """Return the signal that is a computed matrix or kernel of one weight, or an empty signal.
-
-    The outputs of that weight lie along the summed axes and along an axis that the other signal
-    lacks. It has no rows of its own, unlike the queries of grouped heads.
-    """
-    for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
-        for unit in signal.units:
-            held = {own[axis] for axis in unit.axes}
-            if held - {*out} and (held & {*out}) - {*rest} and {*own} - held <= {*rest}:
-                return signal
-    return Signal("")
-
-
-def _folded(out: Signal, fold: Fold, axis: int, shape: Shape) -> Signal:
-    """Return a folded convolution result after the sum over its periods.
-
-    Origins that differ by a period are the same. The kernel may have taps for several of them, on
-    a short axis; its middle one is taken.
-    """
-    operation, view = fold.track.operation, fold.track.view
-    period, where = shape[axis], operation.space.index(axis)
-    left = list(operation.left or ())
-    dilation = operation.dilation[where]
-    reach = dilation * (operation.kernel[where] - 1)
-    first = (left[where] + fold.low[axis]) % period
-    origins = range(first - period, reach + period + 1, period)
-    left[where] = min(origins, key=lambda at: (at % dilation > 0, abs(2 * at - reach)))
-    operation.left = tuple(left)
-    axes = list(view.axes)
-    axes[axis] = (Atom.of(-1, period),)
-    track = fold.track._replace(view=replace(view, axes=tuple(axes)))
-    return out._replace(tracks=(track,), fold=Fold(track, fold.low))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from math import prod
 
-from ._axes import regroup
+from ._axes import Atom, regroup
+from ._made import Made, Shape
 from ._units import Unit
-from ._values import Made, Shape, Signal, Value, is_constant
+from ._values import Fold, Signal, Value, is_constant
 
 __all__ = [
     "between",
     "by_matrix",
     "copied_axes",
+    "folded",
     "is_apart",
     "is_finer",
     "is_repeated",
@@ -154,3 +157,24 @@ def is_repeated(values: Sequence[Value]) -> bool:
     rest = [value for value in values if not isinstance(value, Signal)]
     is_one = len(values) > 1 and all(signal == signals[0] for signal in signals)
     return is_one and all(isinstance(value, Made) and value.zero for value in rest)
+
+
+def folded(out: Signal, fold: Fold, axis: int, shape: Shape) -> Signal:
+    """Return a folded convolution result after the sum over its periods.
+
+    Origins that differ by a period are the same. The kernel may have taps for several of them, on
+    a short axis; its middle one is taken.
+    """
+    operation, view = fold.track.operation, fold.track.view
+    period, where = shape[axis], operation.space.index(axis)
+    left = list(operation.left or ())
+    dilation = operation.dilation[where]
+    reach = dilation * (operation.kernel[where] - 1)
+    first = (left[where] + fold.low[axis]) % period
+    origins = range(first - period, reach + period + 1, period)
+    left[where] = min(origins, key=lambda at: (at % dilation > 0, abs(2 * at - reach)))
+    operation.left = tuple(left)
+    axes = list(view.axes)
+    axes[axis] = (Atom.of(-1, period),)
+    track = fold.track._replace(view=replace(view, axes=tuple(axes)))
+    return out._replace(tracks=(track,), fold=Fold(track, fold.low))

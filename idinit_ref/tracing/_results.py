@@ -10,23 +10,26 @@ from typing import Any, Literal, NamedTuple
 from ..roles.graph import ROOTS
 from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
+from ._made import Made, Shape, joined, names_of
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
+from ._summed import multiplied
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
-from ._values import Data, Made, Shape, Signal, Value, is_constant, is_zero, joined, names_of
+from ._values import Data, Signal, Value, is_constant, is_zero
 from ._written import Functions
 
-__all__ = ["Results", "done_by", "spread"]
+__all__ = ["Results", "Sum", "done_by", "spread", "unlinked"]
 
 _MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an operation's operands that are factors of the result."""
 _PARTS = {"move", "scale", "select", "crop", "pad"}
+_KEEPS = {"softmax", "norm", "attention"}  # a part of a packed result, such as a head
 
 
-class _Term(NamedTuple):
+class Sum(NamedTuple):
     """A term of a sum, its add, and the moves from there to the whole sum."""
 
     add: str
@@ -142,7 +145,8 @@ class Results(Functions):
                 own = self.factor(node, inputs.index(signal.node), own)
                 is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm written as a division
             units += own
-        return Signal(node, shape, units=merged(units), is_direct=is_direct)
+        halves = multiplied(signals) if does in _KEEPS else frozenset()
+        return Signal(node, shape, halves=halves, units=merged(units), is_direct=is_direct)
 
     def _note_root(self, node: str, word: str) -> None:
         """Record that a node is a root of statistics, as the divisor of a norm, or a variance.
@@ -180,7 +184,7 @@ class Results(Functions):
         terms = self._filled.get(whole.node)
         return terms is not None and not self._comes_from([update.node], terms)
 
-    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[_Term] | None:
+    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[Sum] | None:
         """Return the terms, the first one first, of a sum with what was read of a signal, or None.
 
         The signal, the sum and its parts may be moved. What was read has to be what is `under` the
@@ -195,7 +199,7 @@ class Results(Functions):
             if base in wholes and not self._is_read_of(at, under):
                 continue
             if base in wholes or self._rewritten.get(base) in wholes:
-                return _unlinked(path)
+                return unlinked(path)
             if at.node in seen:
                 continue
             seen.add(at.node)
@@ -215,7 +219,7 @@ class Results(Functions):
         is_scaled = own[0].of is signal and self.nodes[self._place[signal.node]].does == "scale"
         return is_scaled or taken(own, signal.shape) == under
 
-    def _are_branches(self, terms: Sequence[_Term], whole: str) -> bool:
+    def _are_branches(self, terms: Sequence[Sum], whole: str) -> bool:
         """Whether terms have the shape of their sum, and come from a signal, or what is in it.
 
         A box that a network shifts from its old place by writing a sum over it is no skip.
@@ -296,6 +300,8 @@ class Results(Functions):
         `doing` describes its effect on an operand: "multiplied by". `word` is its plain name, if
         that differs from `name`.
         """
+        if word == "identity" and isinstance(values[0], Made) and all(map(is_constant, values[1:])):
+            return values[0]
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             out = self._of_parameters(name, values, shape, doing, word or name)
@@ -335,16 +341,19 @@ class Results(Functions):
                 made = made.multiplied({part.name for part in by})
             factors |= {part.name for part in made.parts if part.factor}
             found.append(made.noted(done_by(doing, plain, rest)))
-        return joined(shape, found).factored(factors if places else (), still)  # of a square: none
+        out = joined(shape, found).factored(factors if places else (), still)  # of a square: none
+        if _is_beyond(word, values):
+            out = out._replace(parts=tuple(part._replace(added=True) for part in out.parts))
+        return out.sloped(_slope(word) if places == [0] else None)
 
 
-def _unlinked(path: Any) -> list[_Term]:
+def unlinked(path: Any) -> list[Sum]:
     """Return the terms of a linked list of adds and moves, the innermost first."""
-    found: list[_Term] = []
+    found: list[Sum] = []
     while path:
         add, by, path = path
         if add:
-            found.append(_Term(add, by, ()))
+            found.append(Sum(add, by, ()))
         else:
             found = [one._replace(moves=(*one.moves, by)) for one in found]
     return found
@@ -369,8 +378,22 @@ def _factors(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
     if fact.vanishes in ("max", "min"):  # to a bound beyond 0
         is_max = fact.vanishes == "max"
         return own if all(by and (by[1] < 0 if is_max else by[0] > 0) for by in rest) else ()
-    near = at_zero(word, [AtZero(0.0, {"": 1.0})]) if own == [0] else None
-    return own if near and not near.value and not is_flat(near.slopes[""]) else ()
+    slope = _slope(word) if own == [0] else None
+    return own if slope is not None and not is_flat(slope) else ()
+
+
+def _slope(word: str | Fact) -> float | None:
+    """Return the slope of a function at 0, if it is 0 there; None if that is unknown."""
+    near = at_zero(word, [AtZero(0.0, {"": 1.0})]) if isinstance(word, str) else None
+    return None if near is None or near.value else near.slopes[""]
+
+
+def _is_beyond(word: str | Fact, values: Sequence[Value]) -> bool:
+    """Whether a result is bounded to numbers beyond 0, as a sum with such a number is."""
+    fact = fact_of(word) if isinstance(word, str) else word
+    bounds = [value.extent for value in values if is_constant(value)]
+    is_bounded = word == "offset" or fact.vanishes in ("max", "min")
+    return is_bounded and any(by and (by[0] > 0 or by[1] < 0) for by in bounds)
 
 
 def _zeros(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Internal: factors and differences of a finished drawing whose units all later uses sum away."""
+"""Internal: what a finished drawing sums away later, and what no gradient reaches in it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 from ..roles.flow import entries
 from ..roles.graph import Node
 from ._units import Places, Unit
 
-__all__ = ["distances", "struck"]
+__all__ = ["distances", "frozen", "struck"]
 
 _Ways = Mapping[tuple[str, str], Sequence[Places]]
 
@@ -110,3 +111,29 @@ def distances(
                 for places in ways.get((node.name, to), [{}]):
                     before.lead_to(reach, places)
     return found
+
+
+def frozen(
+    nodes: Sequence[Node],
+    uses: Sequence[tuple[str, Any, str | None, bool]],
+    stops: Collection[str],
+    exits: Collection[str],
+    outputs: Collection[str],
+) -> set[str]:
+    """Return the parameters that reach the outputs only through stopped gradients.
+
+    `exits` are nodes whose numbers leave the tensors: they may come back in as constants.
+    """
+    if not stops and not exits and not any(stopped for *_, stopped in uses):
+        return set()
+    reached, free = {*outputs, *exits}, set(outputs)
+    for node in reversed(nodes):
+        if node.name in reached:
+            reached.update(node.inputs)
+            if node.name in free and node.name not in stops:
+                free.update(node.inputs)
+    free.difference_update(stops)
+    seen = [(name, node, stopped) for name, _, node, stopped in uses if node in reached]
+    learns = {name for name, node, stopped in seen if node in free and not stopped}
+    learns |= {name for name, _, node, stopped in uses if node is None and not stopped}
+    return {name for name, *_ in seen} - learns

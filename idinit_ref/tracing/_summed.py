@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from math import isclose, prod
@@ -10,17 +11,22 @@ from typing import NamedTuple
 from ..core.layout import SPATIAL
 from ..roles.graph import Node
 from ._axes import Atom, View
+from ._made import Made
 from ._stored import Stored
-from ._values import Made, Operation, Signal, Value
+from ._values import Cut, Operation, Signal, Value
 
 __all__ = [
     "Gathered",
     "Readers",
     "Weighed",
+    "after",
     "factor_of",
     "gather",
     "gathered",
     "members_in",
+    "multiplied",
+    "rebound",
+    "rejoined",
     "whole",
 ]
 
@@ -63,6 +69,29 @@ def factor_of(values: Iterable[Value], divides: bool) -> float:
     return 1 / by if divides else by
 
 
+Halves = frozenset[tuple[Operation, Cut]]
+"""Parts of the results of operations."""
+_MET: Cut = (-1, 0, 0)  # stands for parts of one result that a product has multiplied
+
+
+def rejoined(values: Iterable[Value]) -> Halves:
+    """Return the parts of results in some values; a result that they rejoin is no packed one."""
+    each = [value.halves for value in values if isinstance(value, Signal)]
+    halves = Halves().union(*each)
+    parts = Counter(operation for operation, _ in halves)
+    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
+        if count > 1 and parts[operation] > 1 and (operation, _MET) not in halves:
+            operation.whole = True
+    return halves
+
+
+def multiplied(signals: Iterable[Signal]) -> Halves:
+    """Return the parts of results in a product of signals, as of a head."""
+    halves = Halves().union(*(signal.halves for signal in signals))
+    parts = Counter(operation for operation, _ in halves)
+    return Halves((of, cut if parts[of] == 1 else _MET) for of, cut in halves)
+
+
 def members_in(
     uses: Iterable[Weighed], data: Mapping[str, Signal], shapes: Mapping[str, Sequence[int]]
 ) -> set[str]:
@@ -90,7 +119,7 @@ def gather(
     `shrunk` are the nodes that multiply by a number: a mean of members has a matrix for each.
     """
     for name, (operation, axes) in sums.items():
-        path = _after(operation.name, readers, name)
+        path = after(operation.name, readers, name)
         is_mean = _is_mean(name, sums[name].terms, shrunk, readers)
         if path[-1] == name and operation.name not in members and not is_mean:
             kinds = operation.kinds or ()
@@ -99,12 +128,12 @@ def gather(
 
 def _is_mean(name: str, count: int, shrunk: Mapping[str, float], readers: Readers) -> bool:
     """Whether a sum of some terms is divided by their number."""
-    path = _after(name, readers)
+    path = after(name, readers)
     behind = [node.name for node in readers.get(path[-1], ()) if node is not None]
     return len(behind) == 1 and isclose(shrunk.get(behind[0], 1) * count, 1, rel_tol=1e-3)
 
 
-def _after(name: str, readers: Readers, end: str = "") -> list[str]:
+def after(name: str, readers: Readers, end: str = "") -> list[str]:
     """Return a node and those behind it, as long as one node alone reads it: a move or a sum."""
     path = [name]
     while path[-1] != end and len(readers.get(path[-1], ())) == 1:
@@ -121,18 +150,20 @@ def whole(
     uses: Iterable[Weighed],
     data: Mapping[str, Signal],
     members: Set[str],
+    heads: Set[str],
     shrunk: Mapping[str, float],
     readers: Readers,
 ) -> list[Weighed]:
     """Return uses of parameters, with products of parts as one product, if they are summed.
 
-    `data` are the signals that the operations read. If their parts are parts of one signal, the
-    parameter's parts are blocks of the inputs of one matrix. If they are shifts of one signal, the
-    parts are taps of a kernel.
+    `data` are the signals that the operations read. If these are parts of one signal, the
+    parameter's parts are blocks of the inputs of one matrix; so they are if its parts lie along its
+    inputs, and all operations are among those that read `heads`, products of signals. If they are
+    shifts of one signal, the parts are taps of a kernel.
     """
     own: dict[tuple[str, str], list[tuple[Operation, View | None]]] = {}
     for name, operation, view in uses:
-        last = _after(operation.name, readers)[-1]  # of all terms of one sum the same
+        last = after(operation.name, readers)[-1]  # of all terms of one sum the same
         own.setdefault((name, last), []).append((operation, view))
     found: list[Weighed] = []
     for (name, last), each in own.items():
@@ -141,16 +172,26 @@ def whole(
         joint = None
         is_sum = len(views) == len(each) > 1 and not _is_mean(last, len(each), shrunk, readers)
         if is_sum and members.isdisjoint(operation.name for operation in operations):
-            joint = _joint(operations, views, [data[of.name] for of in operations])
+            signals = [data[of.name] for of in operations]
+            are_heads = heads >= {operation.name for operation in operations}
+            joint = _joint(operations, views, signals, are_heads)
+            if joint and are_heads:
+                rejoined(signals)
         found += [(name, *one) for one in ([joint] if joint else each)]
     return found
 
 
 def _joint(
-    operations: Sequence[Operation], views: Sequence[View], signals: Sequence[Signal]
+    operations: Sequence[Operation],
+    views: Sequence[View],
+    signals: Sequence[Signal],
+    are_heads: bool,
 ) -> tuple[Operation, View] | None:
     """Return the operation and view of a sum of products; None if it is no product."""
-    first, view = operations[0], views[0]
+    first = operations[0]
+    for axis, kind in enumerate(first.kinds or ()):
+        views = _parted(views, axis) if kind == "I" else views
+    view = views[0]
     starts = [tuple(atom.start for atom in each.fixed) for each in views]
     bare = {replace(v, fixed=tuple(a._replace(start=0) for a in v.fixed)) for v in views}
     kinds = {None if each.kinds is None else "".join(each.kinds) for each in operations}
@@ -163,7 +204,11 @@ def _joint(
         return None
     order = sorted(range(len(known)), key=lambda at: (known[at].axis, -known[at].step))
     known, places = [known[at] for at in order], [places[at] for at in order]
+    summed = [axis for axis, kind in zip(view.axes, first.kinds, strict=True) if kind == "I"]
+    inputs = {atom.axis for axis in summed for atom in axis}
     shifts = _shifts(signals, first.reads)
+    if shifts is None and are_heads and all(digit.axis in inputs for digit in known):
+        shifts = []  # the terms read signals side by side
     if shifts is None or (shifts and len(known) > len(SPATIAL)):
         return None
     letters = SPATIAL[-len(known) :] if shifts else "I" * len(known)
@@ -176,6 +221,49 @@ def _joint(
         operation.spread = operation.dilation = (1,) * len(known)
     rest = tuple(atom for at, atom in enumerate(view.fixed) if at not in places)
     return operation, View((*view.axes, *((digit,) for digit in known)), rest)
+
+
+def rebound(values: Sequence[Value], axis: int) -> Made | None:
+    """Return a stack of the rows of one parameter, in their order, as a part of it; else None."""
+    made = [value for value in values if isinstance(value, Made) and value.is_plain]
+    views = [part.view for value in made for part in value.parts if part.view is not None]
+    if len(views) < len(values) or len({value.parts[0]._replace(view=None) for value in made}) > 1:
+        return None
+    first = views[0]
+    places = [
+        at
+        for at, atoms in enumerate(zip(*(v.fixed for v in views), strict=False))
+        if len({*atoms}) > 1
+    ]
+    if len(places) != 1 or len({len(view.fixed) for view in views}) > 1:
+        return None
+    (at,) = places
+    starts = [view.fixed[at].start for view in views]
+    digit = _digit(first.fixed[at], starts)
+    rests = {replace(v, fixed=(*v.fixed[:at], *v.fixed[at + 1 :])) for v in views}
+    if digit is None or starts != sorted(starts) or len(rests) > 1:
+        return None
+    (rest,) = rests
+    view = replace(rest, axes=(*rest.axes[:axis], (digit,), *rest.axes[axis:]))
+    size = made[0].shape or ()
+    shape = (*size[:axis], len(views), *size[axis:])
+    return Made(shape, (made[0].parts[0]._replace(view=view),))
+
+
+def _parted(views: Sequence[View], axis: int) -> Sequence[View]:
+    """Return views with their parts of one axis, if these are as long, as digits at one value."""
+    atoms = [view.axes[axis][0] for view in views if len(view.axes[axis]) == 1]
+    if len(atoms) < len(views) or len({atom._replace(start=0) for atom in atoms}) > 1:
+        return views
+    if len({atom.start for atom in atoms}) == 1 or atoms[0].size != atoms[0].radix:
+        return views
+    found = []
+    for view, atom in zip(views, atoms, strict=True):
+        outer = atom._replace(step=atom.step * atom.size, size=1, radix=1)
+        inner = (atom._replace(start=0),)
+        axes = (*view.axes[:axis], inner, *view.axes[axis + 1 :])
+        found.append(View(axes, (*view.fixed, outer)))
+    return found
 
 
 def _digit(atom: Atom, starts: Collection[int]) -> Atom | None:

@@ -10,9 +10,10 @@ from ._axes import View
 from ._functions import Fact
 from ._labels import Labels
 from ._late import LateTablesError, known_tables
-from ._nodes import Nodes
+from ._made import Factors, Made, Part, names_of
 from ._recipes import thinned
-from ._values import Data, Factors, Made, Operation, Part, Signal, Value, names_of
+from ._rejoined import Rejoined
+from ._values import Data, Operation, Signal, Value
 
 __all__ = ["ON_DATA", "Tables"]
 
@@ -20,7 +21,7 @@ ON_DATA = {"attention", "join", "select"}
 """Operations that turn a learned operand into a signal."""
 
 
-class Tables(Nodes):
+class Tables(Rejoined):
     """A drawing with learned tables, which may be data."""
 
     def data(self, value: Made) -> Signal:

@@ -8,9 +8,10 @@ from typing import Literal
 
 from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact
+from ._made import Made, Shape
 from ._tables import Tables
 from ._units import spread_to
-from ._values import Made, Shape, Signal, Value
+from ._values import Signal, Value
 
 __all__ = ["Functions"]
 

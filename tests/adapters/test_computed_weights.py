@@ -141,6 +141,63 @@ def test_a_straight_through_weight_ends_a_branch(name, order, scale):
     assert judged(framework, branch(of), SIZES, X, X) == {"a": "transit", "b": "zero"}
 
 
+TERNARY = {  # BitNet's rounding to -1, 0 and 1, whose scale is bounded below
+    "PyTorch": (in_torch, lambda w: 1 / w.abs().mean().clamp(min=1e-5), torch.round,
+                lambda w: w.clamp(-1, 1), torch.detach),
+    "JAX": (in_jax, lambda w: 1 / jnp.maximum(jnp.mean(jnp.abs(w)), 1e-5), jnp.round,
+            lambda w: jnp.clip(w, -1, 1), jax.lax.stop_gradient),
+    "Keras": (in_keras, lambda w: 1 / ops.maximum(ops.mean(ops.abs(w)), 1e-5), ops.round,
+              lambda w: ops.clip(w, -1, 1), ops.stop_gradient),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TERNARY)
+def test_a_ternary_weight_ends_a_branch(name):
+    """R2 holds of its straight-through gradient; the rounded weight itself jumps."""
+    framework, scale, rounded, cut, stop = TERNARY[name]
+
+    def of(w):
+        s = scale(w)
+        return w + stop(cut(rounded(w * s)) / s - w)
+
+    roles, run = framework(branch(of), SIZES, X)
+    assert {k.strip("./")[-1]: v for k, v in roles.items() if "held" not in k} == {
+        "a": "transit",
+        "b": "zero",
+    }
+    a = np.random.default_rng(1).normal(size=SIZES["a"]).astype("float32")
+    np.testing.assert_array_equal(run({"a": a, "b": np.zeros((8, 8), "float32")}, X), X)
+
+
+SECOND = {  # differences whose slopes cancel where the weight is 0, and others
+    "w - tanh w": (lambda np_, w: w - np_.tanh(w), "keep"),
+    "tanh w - w": (lambda np_, w: np_.tanh(w) - w, "keep"),
+    "2 w - 2 tanh w": (lambda np_, w: 2 * w - 2 * np_.tanh(w), "keep"),
+    "w - tanh(w) / 2": (lambda np_, w: w - np_.tanh(w) / 2, "zero"),
+    "w + tanh w": (lambda np_, w: w + np_.tanh(w), "zero"),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("name", SECOND)
+@pytest.mark.parametrize("framework", [in_torch, in_jax, in_keras])
+def test_a_difference_of_second_order_ends_no_branch(framework, name):
+    """Where it is zero, R2 holds: a small change of the weight changes the sum in proportion."""
+    of, role = SECOND[name]
+
+    def function(np_, p, x):
+        return x + np_.relu(x @ p["a"]) @ of(np_, p["b"])
+
+    roles, run = framework(function, SIZES, X)
+    assert {k.strip("./")[-1]: v for k, v in roles.items() if "held" not in k}["b"] == role
+    if role == "zero":
+        assert judged(framework, function, SIZES, X, X)["b"] == "zero"
+    else:
+        a, b = (np.random.default_rng(k).normal(size=(8, 8)).astype("float32") for k in (1, 2))
+        small = run({"a": a, "b": 1e-2 * b}, X) - X
+        assert np.abs(small).max() < 1e-3  # a zero weight would learn in vain
+
+
 STRAIGHT = {  # each with whether the weight vanishes with w, and its gradient is that of w
     "of signs": (lambda w: w + (w.sign() - w).detach(), True),
     "of ternary numbers": (

@@ -284,3 +284,20 @@ def test_the_body_of_a_shard_map_is_walked(devices):
     graph = ij.trace({"up": like(D, 4 * D), "down": like(4 * D, D)}, like(2, D), apply)
     assert decide(graph).roles == {"up": "transit", "down": "zero"}
     assert dict(graph.by_name["up"].options) == {"layout": "IO"}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_over_layers_that_forward_stacks_reads_all_of_them(reverse):
+    draw = np.random.default_rng(0)
+    layers = [{"up": draw.normal(size=(4, 6)), "down": draw.normal(size=(6, 4))} for _ in range(3)]
+
+    def block(x, layer):
+        return x + jax.nn.relu(x @ layer["up"]) @ layer["down"], x.mean()
+
+    def apply(layers, x):
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *layers)
+        return jax.lax.scan(block, x, stacked, reverse=reverse)
+
+    roles = decide(ij.trace(layers, (jnp.ones((2, 4)),), apply)).roles
+    assert {name for name in roles if roles[name] == "zero"} == {f"{k}.down" for k in range(3)}
+    assert list(roles.values()).count("transit") == 3

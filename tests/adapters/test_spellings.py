@@ -94,8 +94,19 @@ KERAS = SimpleNamespace(
 )  # fmt: skip
 
 
-def in_torch(function, sizes, x):
-    """The roles of a function's parameters, and the function itself, of arrays."""
+def roles_of(found):
+    return found.roles
+
+
+def facts(found):
+    """All that a user sees of a function's parameters, by their last letter."""
+    own = [entry for entry in found.entries if "held" not in entry.name]
+    entries = {entry.name.strip("./")[-1]: (entry.role, entry.plan, entry.value) for entry in own}
+    return entries, sorted(note.kind for note in found.warnings)
+
+
+def in_torch(function, sizes, x, of=roles_of):
+    """The roles of a function's parameters, or other facts, and the function itself, of arrays."""
 
     class Model(nn.Module):
         def __init__(self):
@@ -110,19 +121,19 @@ def in_torch(function, sizes, x):
         given = {k: torch.tensor(v) for k, v in {**p, "held": HELD}.items()}
         return function(TORCH, given, torch.tensor(x)).numpy()
 
-    return decide(irt.trace(Model(), torch.tensor(x))).roles, run
+    return of(decide(irt.trace(Model(), torch.tensor(x)))), run
 
 
-def in_jax(function, sizes, x):
+def in_jax(function, sizes, x, of=roles_of):
     values = {k: jax.random.normal(jax.random.key(0), size) for k, size in sizes.items()}
 
     def apply(p, x):
         return function(JAX, {**p, "held": jnp.asarray(HELD)}, x)
 
-    return decide(irj.trace(values, (x,), apply)).roles, lambda p, x: np.asarray(apply(p, x))
+    return of(decide(irj.trace(values, (x,), apply))), lambda p, x: np.asarray(apply(p, x))
 
 
-def in_keras(function, sizes, x):
+def in_keras(function, sizes, x, of=roles_of):
     class Model(keras.layers.Layer):
         def build(self, shape):
             self.p = {k: self.add_weight(shape=size, name=k) for k, size in sizes.items()}
@@ -134,7 +145,7 @@ def in_keras(function, sizes, x):
         given = {k: tf.constant(v) for k, v in p.items()}
         return np.asarray(function(KERAS, {**given, "held": HELD}, tf.constant(x)))
 
-    return decide(irk.trace(Model(), x)).roles, run
+    return of(decide(irk.trace(Model(), x))), run
 
 
 FRAMEWORKS = [in_torch, in_jax, in_keras]
@@ -243,7 +254,7 @@ def test_a_shortcut_may_drop_rows_of_an_input_and_add_channels(framework, how, a
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_channels_of_an_input_are_no_rows_that_a_shortcut_drops(framework):
-    """Slices of what a weight sums part the skip from a branch that reads all, as in Res2Net."""
+    """Rejoined of what a weight sums part the skip from a branch that reads all, as in Res2Net."""
 
     def function(np_, p, x):
         return x[..., ::2] + np_.relu(x @ p["a"]) @ p["b"]
@@ -313,6 +324,345 @@ def test_steps_in_a_list_or_written_over_a_copy(framework, branch):
     assert short[1:] == short[:1] * 2
     if branch == "of the last state":
         assert short[0]["a"] == "zero"
+
+
+# Sums ---------------------------------------------------------------------------------------------
+
+
+MORE = {  # functions that sums need, by the namespace of each framework
+    id(TORCH): SimpleNamespace(
+        sum=torch.sum, mean=torch.mean, cumsum=torch.cumsum, einsum=torch.einsum, exp=torch.exp,
+        sigmoid=torch.sigmoid, softplus=functional.softplus, ones=torch.ones, moved=torch.movedim,
+        concatenate=torch.cat, tensordot=torch.tensordot,
+    ),
+    id(JAX): SimpleNamespace(
+        sum=jnp.sum, mean=jnp.mean, cumsum=jnp.cumsum, einsum=jnp.einsum, exp=jnp.exp,
+        sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus, ones=jnp.ones, moved=jnp.moveaxis,
+        concatenate=jnp.concatenate, tensordot=jnp.tensordot,
+    ),
+    id(KERAS): SimpleNamespace(
+        sum=ops.sum, mean=ops.mean, cumsum=ops.cumsum, einsum=ops.einsum, exp=ops.exp,
+        sigmoid=ops.sigmoid, softplus=ops.softplus, ones=ops.ones, moved=ops.moveaxis,
+        concatenate=ops.concatenate, tensordot=ops.tensordot,
+    ),
+}  # fmt: skip
+AB = dict.fromkeys("ab", (8, 8))
+
+
+def f(np_, p, x):
+    return np_.tanh(x @ p["a"]) @ p["b"]
+
+
+def both(np_, p, x, axis=0):
+    return np_.stack([x, f(np_, p, x)], axis)
+
+
+def same(framework, one, other, sizes):
+    """Two spellings give the same numbers, and their parameters have the same facts."""
+    (left, run), (right, run_other) = (framework(each, sizes, X, facts) for each in (one, other))
+    rng = np.random.default_rng(2)
+    draw = {k: 0.3 * rng.normal(size=size).astype("float32") for k, size in sizes.items()}
+    np.testing.assert_allclose(run_other(draw, X), run(draw, X), atol=1e-4)
+    assert right == left
+    return left
+
+
+def plain(np_, p, x):
+    return x + f(np_, p, x)
+
+
+SUMS = {
+    "of a stack": lambda np_, m, p, x: m.sum(both(np_, p, x), 0),
+    "of a stack along channels": lambda np_, m, p, x: m.sum(both(np_, p, x, -1), -1),
+    "of a stack, the branch first": lambda np_, m, p, x: m.sum(
+        np_.stack([f(np_, p, x), x], 2), 2),
+    "that keeps its axis": lambda np_, m, p, x: m.sum(both(np_, p, x, 1), 1, keepdims=True)[:, 0],
+    "of a stack, moved": lambda np_, m, p, x: m.sum(m.moved(both(np_, p, x), 0, 2), 2),
+    "of rows": lambda np_, m, p, x: m.sum(m.concatenate([x[None], f(np_, p, x)[None]], 0), 0),
+    "of halves": lambda np_, m, p, x: m.sum(
+        np_.reshape(np_.cat([x, f(np_, p, x)]), (3, 5, 2, 8)), 2),
+    "of a batch": lambda np_, m, p, x: m.sum(
+        np_.reshape(m.concatenate([x, f(np_, p, x)], 0), (2, 3, 5, 8)), 0),
+    "of three": lambda np_, m, p, x: m.sum(
+        np_.stack([x, 0.5 * f(np_, p, x), 0.5 * f(np_, p, x)], 0), 0),
+    "twice the mean": lambda np_, m, p, x: 2 * m.mean(both(np_, p, x), 0),
+    "by einsum": lambda np_, m, p, x: m.einsum("nbtc->btc", both(np_, p, x)),
+    "by ones": lambda np_, m, p, x: m.einsum("nbtc,n->btc", both(np_, p, x), m.ones(2)),
+    "by numbers": lambda np_, m, p, x: m.tensordot(
+        np_.array([1.0, 2.0]), np_.stack([x, 0.5 * f(np_, p, x)], 0), 1),
+    "by a matrix of ones": lambda np_, m, p, x: (both(np_, p, x, -1) @ m.ones((2, 1)))[..., 0],
+    "a running sum": lambda np_, m, p, x: m.cumsum(both(np_, p, x), 0)[-1],
+    "of one more axis": lambda np_, m, p, x: (x[None] + f(np_, p, x)[None])[0],
+    "less a negative": lambda np_, m, p, x: -(-x - f(np_, p, x)),
+    "less a difference": lambda np_, m, p, x: 2 * x - (x - f(np_, p, x)),
+    "of parts": lambda np_, m, p, x: sum([0.5 * x, f(np_, p, x), 0.5 * x]),
+    "row by row": lambda np_, m, p, x: np_.stack(
+        (lambda h: [x[k] + h[k] for k in range(3)])(f(np_, p, x)), 0),
+    "step by step": lambda np_, m, p, x: np_.stack(
+        (lambda h: [x[:, t] + h[:, t] for t in range(5)])(f(np_, p, x)), 1),
+    "with numbers that cancel": lambda np_, m, p, x: (x - 1) + (f(np_, p, x) + 1),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", SUMS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_sum_is_one_in_every_spelling(framework, how):
+    def function(np_, p, x):
+        return SUMS[how](np_, MORE[id(np_)], p, x)
+
+    entries, notes = same(framework, plain, function, AB)
+    assert judged(framework, function, AB, X, X) == {"a": "transit", "b": "zero"}
+    assert {name: role for name, (role, *_) in entries.items()} == {"a": "transit", "b": "zero"}
+    assert not notes
+
+
+def looped(parts):
+    def body(at, total):
+        return total + parts[at]
+
+    return jax.lax.fori_loop(0, len(parts), body, jnp.zeros_like(parts[0]))
+
+
+IDIOMS = {
+    "torch.add with alpha": (in_torch, lambda m, p, x: torch.add(x, f(m, p, x) / 2, alpha=2)),
+    "torch.sub with alpha": (in_torch, lambda m, p, x: torch.sub(x, f(m, p, x) / 2, alpha=-2)),
+    "add_": (in_torch, lambda m, p, x: x.clone().add_(f(m, p, x))),
+    "addcmul": (in_torch, lambda m, p, x: torch.addcmul(x, f(m, p, x), torch.ones(8))),
+    "addcdiv": (in_torch, lambda m, p, x: torch.addcdiv(x, f(m, p, x), torch.ones(8))),
+    "baddbmm": (in_torch, lambda m, p, x: torch.baddbmm(
+        x, torch.tanh(x @ p["a"]), p["b"].expand(3, 8, 8))),
+    "index_add": (in_torch, lambda m, p, x: x.index_add(1, torch.arange(5), f(m, p, x))),
+    "nansum": (in_torch, lambda m, p, x: torch.nansum(both(m, p, x), 0)),
+    "unflatten": (in_torch, lambda m, p, x: torch.cat(
+        [x, f(m, p, x)], -1).unflatten(-1, (2, 8)).sum(-2)),
+    "vmap": (in_torch, lambda m, p, x: torch.vmap(torch.add)(x, f(m, p, x))),
+    "jnp.array of a list": (in_jax, lambda m, p, x: jnp.array([x, f(m, p, x)]).sum(0)),
+    "add.reduce": (in_jax, lambda m, p, x: jnp.add.reduce(both(m, p, x), axis=0)),
+    "add.accumulate": (in_jax, lambda m, p, x: jnp.add.accumulate(both(m, p, x), axis=0)[-1]),
+    "a reversed running sum": (in_jax, lambda m, p, x: jax.lax.cumsum(
+        both(m, p, x), 0, reverse=True)[0]),
+    "a weighted average": (in_jax, lambda m, p, x: 2 * jnp.average(
+        both(m, p, x), 0, weights=jnp.array([1.0, 1.0]))),
+    "tree.map": (in_jax, lambda m, p, x: jax.tree.map(jnp.add, {"h": x}, {"h": f(m, p, x)})["h"]),
+    "lax.reduce": (in_jax, lambda m, p, x: jax.lax.reduce(
+        both(m, p, x), np.float32(0), jax.lax.add, (0,))),
+    "a loop over a stack": (in_jax, lambda m, p, x: looped(both(m, p, x))),
+    "a scan over a stack": (in_jax, lambda m, p, x: jax.lax.scan(
+        lambda total, part: (total + part, None), jnp.zeros_like(x), both(m, p, x))[0]),
+    "the last of a scan": (in_jax, lambda m, p, x: jax.lax.scan(
+        lambda total, part: (total + part,) * 2, 0 * x, both(m, p, x), reverse=True)[1][0]),
+    "at[...].add": (in_jax, lambda m, p, x: jnp.asarray(x).at[...].add(f(m, p, x))),
+    "layers.Average": (in_keras, lambda m, p, x: 2 * keras.layers.Average()([x, f(m, p, x)])),
+    "ops.average": (in_keras, lambda m, p, x: 2 * ops.average(both(m, p, x), 0)),
+    "add_n": (in_keras, lambda m, p, x: tf.add_n([x, f(m, p, x)])),
+    "reduce_sum of a list": (in_keras, lambda m, p, x: tf.reduce_sum([x, f(m, p, x)], 0)),
+    "tf.cumsum": (in_keras, lambda m, p, x: tf.cumsum(both(m, p, x))[-1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", IDIOMS)
+def test_a_sum_in_the_idioms_of_each_framework(how):
+    framework, function = IDIOMS[how]
+    same(framework, plain, function, AB)
+    assert judged(framework, function, AB, X, X) == {"a": "transit", "b": "zero"}
+
+
+CHAINS = {  # the first spelling of each has brackets around what vanishes
+    "exp": [
+        lambda e, s, p, x, h: x + (e(h) - 1),
+        lambda e, s, p, x, h: x + e(h) - 1,
+        lambda e, s, p, x, h: x - 1 + e(h),
+        lambda e, s, p, x, h: e(h) - (1 - x),
+        lambda e, s, p, x, h: x - 0.5 + e(h) - 0.5,
+        lambda e, s, p, x, h: (2 * x - 2 + 2 * e(h)) / 2,
+    ],
+    "sigmoid": [
+        lambda e, s, p, x, h: x + (2 * s(h) - 1),
+        lambda e, s, p, x, h: x + 2 * s(h) - 1,
+        lambda e, s, p, x, h: x - 1 + 2 * s(h),
+    ],
+    "two": [
+        lambda e, s, p, x, h: x + (e(h) - 1) + (e(x @ p["c"]) - 1),
+        lambda e, s, p, x, h: x + e(h) + e(x @ p["c"]) - 2,
+        lambda e, s, p, x, h: x - 2 + e(h) + e(x @ p["c"]),
+    ],
+    "no number that cancels": [
+        lambda e, s, p, x, h: x + (s(h) - 1),
+        lambda e, s, p, x, h: x + s(h) - 1,
+        lambda e, s, p, x, h: x - 1 + s(h),
+    ],
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize(
+    ("name", "way"), [(k, n) for k in CHAINS for n in range(1, len(CHAINS[k]))]
+)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_sum_is_judged_without_its_brackets(framework, name, way):
+    def spelled(way):
+        def function(np_, p, x):
+            m = MORE[id(np_)]
+            return CHAINS[name][way](m.exp, m.sigmoid, p, x, f(np_, p, x))
+
+        return function
+
+    sizes = AB | ({"c": (8, 8)} if name == "two" else {})
+    entries, _ = same(framework, spelled(0), spelled(way), sizes)
+    if name != "no number that cancels":
+        zero = {name for name, (role, *_) in entries.items() if role == "zero"}
+        assert zero == {*sizes} - {"a"}
+        judged(framework, spelled(way), sizes, X, X)
+
+
+BETWEEN = {  # x and h, by c; the first one is written out
+    "as a step": lambda c, x, h: x + c * (h - x),
+    "as a step back": lambda c, x, h: x - c * (x - h),
+    "from the other end": lambda c, x, h: h + (1 - c) * (x - h),
+    "in two steps": lambda c, x, h: x + (0.5 * c) * (2 * (h - x)),
+}
+BY = {
+    "a number": lambda m, p, x: 0.25,
+    "a parameter": lambda m, p, x: p["c"],
+    "a gate": lambda m, p, x: m.sigmoid(p["c"]),
+    "a gate of the signal": lambda m, p, x: m.sigmoid(x @ p["c"]),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", BETWEEN)
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_interpolation_is_one_in_every_spelling(framework, by, how):
+    def spelled(between):
+        def function(np_, p, x):
+            c = BY[by](MORE[id(np_)], p, x)
+            return between(c, x, f(np_, p, x))
+
+        return function
+
+    sizes = AB | {
+        "a number": {}, "a parameter": {"c": (8,)}, "a gate": {"c": (8,)},
+        "a gate of the signal": {"c": (8, 8)},
+    }[by]  # fmt: skip
+    written = spelled(lambda c, x, h: (1 - c) * x + c * h)
+    entries, notes = same(framework, written, spelled(BETWEEN[how]), sizes)
+    assert notes == (["gate"] if by == "a gate of the signal" else [])
+    assert entries["b"][0] == ("transit" if notes else "zero")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_interpolations_in_a_row_keep_the_stream(framework):
+    """Each block reads, and interpolates with, what the last one gave."""
+
+    def spelled(between):
+        def function(np_, p, x):
+            for name in "abc":
+                x = between(x, np_.tanh(x @ p[name]))
+            return x
+
+        return function
+
+    written, stepped = (lambda x, h: 0.75 * x + 0.25 * h), (lambda x, h: x + 0.25 * (h - x))
+    sizes = dict.fromkeys("abc", (8, 8))
+    entries, _ = same(framework, spelled(written), spelled(stepped), sizes)
+    assert {role for role, *_ in entries.values()} == {"zero"}
+    judged(framework, spelled(stepped), sizes, X, 0.75**3 * X)
+
+
+PRODUCTS = {  # with the same without brackets
+    "x (1 + f)": (lambda m, x, h: x * (1 + h), lambda m, x, h: x + x * h),
+    "(f + 1) x": (lambda m, x, h: (h + 1) * x, lambda m, x, h: x + h * x),
+    "x (1 - (-f))": (lambda m, x, h: x * (1 - (-h)), lambda m, x, h: x + x * h),
+    "of means": (
+        lambda m, x, h: x * (1 + m.mean(h, 1, keepdims=True)),
+        lambda m, x, h: x + x * m.mean(h, 1, keepdims=True),
+    ),
+    "and a shift": (lambda m, x, h: x * (1 + h) + h, lambda m, x, h: x + x * h + h),
+}
+
+
+@pytest.mark.parametrize("how", PRODUCTS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_product_with_1_and_a_function_of_its_factor_is_a_residual_add(framework, how):
+    def spelled(way):
+        return lambda np_, p, x: PRODUCTS[how][way](MORE[id(np_)], x, f(np_, p, x))
+
+    same(framework, spelled(1), spelled(0), AB)
+    assert judged(framework, spelled(0), AB, X, X) == {"a": "transit", "b": "zero"}
+
+
+def normed(m, x):
+    return x / (m.mean(x * x, -1, keepdims=True) + 1e-6) ** 0.5
+
+
+SCALES = {  # 1 + s, where s does not come from the other factor
+    "of two halves": (lambda np_, m, p, x: x + ((x @ p["a"] + 1) * np_.tanh(x @ p["b"])) @ p["c"],
+                      "c"),
+    "of a norm": (lambda np_, m, p, x: x + (normed(m, x) * (1 + p["d"])) @ p["a"], "a"),
+    "of another input": (
+        lambda np_, m, p, x: x[:, 1:] + np_.tanh(
+            (normed(m, x[:, 1:]) * (1 + x[:, :1] @ p["a"]) + x[:, :1] @ p["b"]) @ p["c"]) @ p["e"],
+        "e"),
+    "of a channel": (lambda np_, m, p, x: x + (x @ p["a"]) * (
+        1 + m.sigmoid(m.mean(np_.tanh(x @ p["a"]), 1, keepdims=True) @ p["b"])), "a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SCALES)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_other_products_with_1_and_a_signal_are_none(framework, how):
+    """As in gpt-oss, Gemma, DiT, and squeeze and excitation: the branch ends where it ended."""
+    function, last = SCALES[how]
+
+    def spelled(np_, p, x):
+        return function(np_, MORE[id(np_)], p, x)
+
+    sizes = dict.fromkeys("abce", (8, 8)) | {"d": (8,)}
+    roles, run = framework(spelled, sizes, X)
+    assert [name.strip("./")[-1] for name, role in roles.items() if role == "zero"] == [last]
+    draw = {k: np.random.default_rng(1).normal(size=v).astype("float32") for k, v in sizes.items()}
+    skip = X[:, 1:] if how == "of another input" else X
+    np.testing.assert_allclose(run(draw | {last: 0 * draw[last]}, X), skip, atol=1e-6)
+
+
+def states(np_, p, x):
+    h = np_.tanh(x[:, 0] @ p["w"])
+    rows = [h]
+    for t in range(1, 5):
+        h = np_.tanh(x[:, t] @ p["w"] + h @ p["u"])
+        rows.append(h)
+    return rows
+
+
+POOLED = {
+    "of a list": lambda np_, m, p, x: sum(states(np_, p, x)[1:], states(np_, p, x)[0]),
+    "of a stack": lambda np_, m, p, x: m.sum(np_.stack(states(np_, p, x), 1), 1),
+    "5 means": lambda np_, m, p, x: 5 * m.mean(np_.stack(states(np_, p, x), 0), 0),
+}
+
+
+@pytest.mark.parametrize("how", POOLED)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_sum_over_time_of_the_states_of_a_recurrence_has_no_skip(framework, how):
+    """With a zero u each state would forget all steps before it, and the sum be no state."""
+    sizes = dict.fromkeys("wuo", (8, 8))
+    roles, _ = framework(lambda np_, p, x: POOLED[how](np_, MORE[id(np_)], p, x) @ p["o"], sizes, X)
+    assert {role for name, role in roles.items() if "held" not in name} == {"transit"}
+
+
+def test_a_sum_over_time_in_a_scan_has_no_skip_either():
+    def apply(p, x):
+        def step(carry, now):
+            h = jnp.tanh(now @ p["w"] + carry[0] @ p["u"])
+            return (h, carry[1] + h), h
+
+        (_, total), rows = jax.lax.scan(step, (jnp.zeros((3, 8)),) * 2, jnp.swapaxes(x, 0, 1))
+        return total @ p["o"], rows.mean(0) @ p["o"]
+
+    p = {name: jnp.ones((8, 8)) for name in "wuo"}
+    assert set(decide(irj.trace(p, (X,), apply)).roles.values()) == {"transit"}
 
 
 # Kinds of one framework ---------------------------------------------------------------------------

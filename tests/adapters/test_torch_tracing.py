@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -384,3 +385,30 @@ def test_a_parameter_whose_memory_the_pass_sets_anew_is_as_before(call):
     after = (*model.key.parameters(), model.pointer)
     assert all(map(torch.equal, before, after))
     assert [p.data_ptr() for p in model.parameters()] == memory
+
+
+@pytest.mark.parametrize("how", ["numpy", "array", "tolist", "item", "a branch"])
+def test_numbers_that_leave_the_tensors_are_told(how):
+    """No gradient comes back, as behind `detach`. What else reads the signal still learns."""
+    ways = {
+        "numpy": lambda h: torch.from_numpy(np.tanh(h.detach().numpy())),
+        "array": lambda h: torch.as_tensor(np.asarray(h.detach())),
+        "tolist": lambda h: torch.tensor(h.tolist()),
+        "item": lambda h: torch.ones(2, 4) * h.mean().item(),
+        "a branch": lambda h: h if h.mean() > 0 else -h,
+    }
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.after = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.after(ways[how](self.before(x)))
+
+    model, x = Model(), torch.randn(2, 4)
+    model(x).sum().backward()
+    note = trace(model, x).by_name["before.weight"].note
+    by = {"array": "numpy", "a branch": ""}.get(how, how)
+    assert (model.before.weight.grad is None) == bool(by) == bool(note)
+    assert f"torch.Tensor.{by}" in note or not by

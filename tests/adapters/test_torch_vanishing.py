@@ -451,10 +451,10 @@ def test_a_learned_token_starts_a_signal(how):
 
 
 def dynamic(how):
-    """A table of experts, mixed for every image, makes the kernel of a convolution or product."""
+    """A table, mixed for every image by any numbers, makes the kernel of an operation."""
 
     def function(model, x):
-        kernel = torch.sigmoid(model.layers[0](x.mean((2, 3)))) @ model.table
+        kernel = torch.tanh(model.layers[0](x.mean((2, 3)))) @ model.table
         if how == "product":
             return x + torch.einsum("bihw,boi->bohw", x, kernel.view(2, 4, 4))
         kernel = kernel.view(8, 4, 1, 1)

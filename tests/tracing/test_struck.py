@@ -6,7 +6,7 @@ import pytest
 
 from idinit_ref.tracing import Parameter
 from idinit_ref.tracing._drawing import Drawing
-from idinit_ref.tracing._values import Made
+from idinit_ref.tracing._made import Made
 
 
 @pytest.mark.parametrize("is_kept", [False, True])
