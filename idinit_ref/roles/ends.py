@@ -125,7 +125,9 @@ class Vanishing:
         self._flow = flow
         self.void = find_void(flow)
         self._alive = find_alive(flow)
-        self._dead: dict[frozenset[str], dict[int, bool]] = {}  # by zero weights: what vanishes
+        self._dead: dict[
+            tuple[frozenset[str], bool], dict[int, bool]
+        ] = {}  # by zero weights: what vanishes
         self._anywhere: list[_State] = []  # of each node; ends in weights, for any source
         for number in range(len(flow.nodes)):
             self._anywhere.append(self._state(number, self._anywhere, None))
@@ -219,7 +221,7 @@ class Vanishing:
         flow, own = self._flow, self._flow.names([number])
         is_shared = any(len(flow.uses[name]) > 1 for name in own)
         inputs = flow.args[number] if is_shared else ()
-        return len(inputs) == 1 and self._dies(inputs[0], own, sources)
+        return len(inputs) == 1 and self._dies(inputs[0], own, given=sources)
 
     def _state(self, number: int, known: _Known, walk: _Walk | None) -> _State:
         """Return the state of a node, given those of its inputs."""
@@ -316,8 +318,9 @@ class Vanishing:
         alone = []
         for to in may:
             zero = self._flow.names(ends[to])  # a layer that is called twice vanishes in both
-            others = [by for by in places if by != to and (by in needed or self._is_whole(zero))]
-            if places.count(to) == 1 and not any(self._dies(by, zero) for by in others):
+            counts = walk.summed or self._is_whole(zero)
+            others = [by for by in places if by != to and (by in needed or counts)]
+            if places.count(to) == 1 and not any(self._dies(by, zero, counts) for by in others):
                 alone.append(to)
         if not alone:
             return number  # they vanish together: no first-order term is left
@@ -394,14 +397,17 @@ class Vanishing:
             stack += new
         return False
 
-    def _dies(self, signal: int, zero: Set[str], given: Collection[int] = ()) -> bool:
+    def _dies(
+        self, signal: int, zero: Set[str], is_whole: bool | None = None, given: Collection[int] = ()
+    ) -> bool:
         """Whether a signal vanishes if some weights do, apart from their inputs and biases.
 
-        Some nodes are given: they do not vanish.
+        Some nodes are given: they do not vanish. Factors that are struck out count where the
+        weights vanish as a whole, by default where none is packed.
         """
         flow, lowest = self._flow, min(self._flow.uses[name][0] for name in zero)
-        is_whole = self._is_whole(zero)
-        known = {} if given else self._dead.setdefault(frozenset(zero), {})
+        is_whole = self._is_whole(zero) if is_whole is None else is_whole
+        known = {} if given else self._dead.setdefault((frozenset(zero), is_whole), {})
         stack = [signal]
         while stack:
             top = stack[-1]

@@ -20,6 +20,8 @@ __all__ = [
     "entries_of",
     "joined",
     "names_of",
+    "offset_of",
+    "slope_of",
     "span_of",
 ]
 
@@ -252,3 +254,24 @@ def names_of(values: Iterable[object]) -> list[str]:
     """Return the names of the parameters in some values."""
     parts = (part for value in values if isinstance(value, Made) for part in value.parts)
     return list(dict.fromkeys(part.name for part in parts))
+
+
+def slope_of(terms: Sequence[Made], doing: str) -> float | None:
+    """Return the slope at 0 of a sum of functions of one parameter; None if that is unknown."""
+    signs = [1.0, -1.0 if doing == "subtracted with" else 1.0]
+    pairs = zip(signs, terms, strict=False)
+    parts = [(by, part) for by, term in pairs for part in term.parts if not part.stopped]
+    slopes = [by * part.slope for by, part in parts if part.slope is not None and part.view]
+    is_known = len(slopes) == len(parts) and len({part.view for _, part in parts}) == 1
+    return sum(slopes) if is_known else None
+
+
+def offset_of(values: Sequence[object], doing: str) -> float:
+    """Return the number that a sum adds to a value of parameters; 0 if it adds another value."""
+    terms = [value for value in values if isinstance(value, Made)]
+    numbers = [term.value for term in terms if not term.parts]
+    if len(numbers) != 1 or len(terms) != 2 or numbers[0] is None:
+        return 0.0
+    if doing == "subtracted with":
+        return -numbers[0] if terms[0].parts else 0.0
+    return numbers[0]

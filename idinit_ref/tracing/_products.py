@@ -294,6 +294,8 @@ class Products(Joins):
         is_norm = self._is_standard(a, b) or self._is_standard(b, a)
         word = "norm" if is_norm else "mul"
         out = self.scale(name, (a, b), shape, "multiplied by", word)
+        if isinstance(out, Signal) and isinstance(a, Signal) and isinstance(b, Signal):
+            out = out._replace(halves=multiplied((a, b)))
         if isinstance(out, Made) and out.parts and not out.recipe:
             return out._replace(recipe=scaled_of((a, b), shape))
         for signal, made in ((a, b), (b, a)):

@@ -40,6 +40,8 @@ class Reduced(Writes):
             numbers = _along(made, axes, len(value.shape or ()))
             if numbers is not None and signal.shape == value.shape:
                 found = self._reduced(name, signal, axes, by * numbers)
+            elif made.parts and signal.shape == value.shape and not mean:
+                found = self._weighted(name, signal, axes, made)
         if found is None:
             return super().sum(name, value, axes, shape, mean)
         return self.reshape(name, found, shape)
@@ -89,6 +91,21 @@ class Reduced(Writes):
         terms = [self._times(name, *pair) for pair in zip(parts, np.divide(by, same), strict=True)]
         return self._times(name, reduce(lambda a, b: self.add(name, a, b, a.shape), terms), same)
 
+    def _weighted(self, name: str, value: Signal, axes: Sequence[int], made: Made) -> Value | None:
+        """Draw the sum of values that are stacked along axes, each times a parameter; or None."""
+        by, rest = self.broadcast(name, made, value.shape), reversed(made.shape or ())
+        last = len(value.shape or ()) - 1
+        if any(size > 1 and last - at not in axes for at, size in enumerate(rest)):
+            return None  # it is more than one number for each
+        parts, factors = self._stacked(value, axes), self._stacked(by, axes)
+        if parts is None or factors is None:
+            return None
+        terms: list[Value] = [
+            self.scale(name, [*pair], pair[0].shape, "multiplied by", "mul")
+            for pair in zip(parts, factors, strict=True)
+        ]
+        return reduce(lambda a, b: self.add(name, a, b, a.shape), terms)
+
     def _stacked(self, value: Value, axes: Sequence[int]) -> list[Value] | None:
         """Return the values that are stacked along axes of a signal; None if it is no stack."""
         sizes = [(value.shape or ())[axis] for axis in axes]
@@ -101,6 +118,8 @@ class Reduced(Writes):
             for axis, place in zip(axes, at, strict=True):
                 spans[axis] = place, place + 1, 1
             part = self.known_part(value, spans, axes)
+            if isinstance(value, Made):
+                part = self.part("part", value, spans, axes)
             if part is None:
                 return None
             found.append(part)

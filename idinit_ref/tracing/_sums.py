@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
-from itertools import zip_longest
 from math import prod
 from typing import Any, Literal
 
 from ._at_zero import AtZero, at_zero, is_flat
-from ._axes import View
 from ._forms import Form, Share, opened, within
 from ._functions import Fact
 from ._loops import Loops
-from ._made import Made, Part, Shape
-from ._moves import Spot, unmoved
-from ._places import Move, assembled, followed
+from ._made import Made, Part, Shape, offset_of, slope_of
 from ._recipes import terms_of
-from ._results import Sum, unlinked
-from ._units import merged, seen_by, spread_to
+from ._units import merged, spread_to
 from ._values import Data, Signal, Track, Value, is_zero
 
 __all__ = ["Sums"]
@@ -266,109 +261,6 @@ class Sums(Loops):
             return self.part(name, total, rows.spans, rows.gone)
         return self._add(name, a, b, shape, word)
 
-    # Sums of parts --------------------------------------------------------------------------
-
-    def placed(self, signal: Signal, spot: Spot) -> Signal:
-        """Return a new signal with the places of its entries; sums side by side are one sum."""
-        nodes = {part.node for part, _ in spot.parts}
-        found = None
-        if len(nodes) > 1 and not nodes.isdisjoint(self._sums):
-            found = self._whole_sum(spot, signal.shape)
-        return super().placed(found or signal, spot)
-
-    def _whole_sum(self, spot: Spot, shape: Shape | None) -> Signal | None:
-        """Draw sums of the parts of a signal, put together, as a sum with the signal; else None.
-
-        Where each term is computed from its own part alone, the sums stay as they are, unless the
-        terms are parts of one signal, too.
-        """
-        moves = [move for _, move in spot.parts]
-        for paths in self._common_terms([part for part, _ in spot.parts]):
-            parts = [part for part, _ in paths]
-            skip = self.spot(assembled(zip(parts, moves, strict=True)), shape).value
-            if not isinstance(skip, Signal):
-                continue
-            if not self._are_of(skip, paths, moves, shape):
-                return None
-            value = self.reshape("add", skip, shape)
-            zeros = [Made(part.shape, value=0) for part in parts]
-            for level in zip_longest(*(terms for _, terms in paths)):
-                each = [one.signal if one else zero for one, zero in zip(level, zeros, strict=True)]
-                branch = self._assembled(zip(each, moves, strict=True), shape)
-                value = self.add("add", value, branch, shape)
-            assert isinstance(value, Signal)
-            adds = (one.add for _, terms in paths for one in terms)
-            self._rewritten |= dict.fromkeys(adds, value.node)
-            return value
-        return None
-
-    def _are_of(
-        self,
-        skip: Signal,
-        paths: Sequence[tuple[Signal, list[Sum]]],
-        moves: Sequence[Move],
-        shape: Shape | None,
-    ) -> bool:
-        """Whether terms beside the parts of a signal are parts of one too, or read other parts."""
-        if all(len(terms) == 1 for _, terms in paths):
-            pairs = zip((terms[0].signal for _, terms in paths), moves, strict=True)
-            if self.spot(assembled(pairs), shape).value is not None:
-                return True
-        of = [(one.signal.node, part.node) for part, terms in paths for one in terms]
-        starts = {skip.node, *(part for _, part in of), *(self._base(part) for _, part in of)}
-        is_apart = not all(self._comes_from([term], [part]) for term, part in of)
-        return is_apart and self._comes_from([term for term, _ in of], starts)
-
-    def _common_terms(self, sums: Sequence[Signal]) -> Iterator[list[tuple[Signal, list[Sum]]]]:
-        """Yield ways to part sums: of each a term, such that all are of one signal, and the rest.
-
-        A signal that is no sum is such a term itself.
-        """
-        for at in (0, 1):
-            way = []
-            for one in sums:
-                pair = self._even_terms(one)
-                rest = [Sum(one.node, pair[1 - at], ())] if pair else []
-                way.append((pair[at] if pair else one, rest))
-            yield way
-        found: list[dict[int, tuple[Signal, list[Sum]]]] = []
-        for one in sums:
-            here: dict[int, tuple[Signal, list[Sum]]] = {}
-            seen, stack = set[str](), list[tuple[Signal, Any]]([(one, ())])
-            while stack:
-                signal, path = stack.pop()
-                if signal.node in seen:
-                    continue
-                seen.add(signal.node)
-                places = followed(signal, unmoved) or ()
-                if len(places) == 1:
-                    here.setdefault(id(places[0].of), (signal, unlinked(path)))
-                if pair := self._even_terms(signal):
-                    a, b = pair
-                    stack += [(b, (signal.node, a, path)), (a, (signal.node, b, path))]
-            found.append(here)
-        for key in found[0]:
-            if all(key in here for here in found):
-                yield [here[key] for here in found]
-
-    def _even_terms(self, signal: Signal) -> tuple[()] | tuple[Signal, Signal]:
-        """Return the terms of a sum, if both have its shape."""
-        pair = self._sums.get(signal.node, ())
-        return pair if all(one.shape == signal.shape for one in pair) else ()
-
-    def _assembled(self, pairs: Iterable[tuple[Value, Move]], shape: Shape | None) -> Value:
-        """Draw several moved values that together are one."""
-        given = list(pairs)
-        spot = self.assembly(given, shape)
-        if spot.value is not None:
-            return self.reshape("parts", spot.value, shape)
-        out = self.result("parts", [value for value, _ in given], shape, word="join")
-        if not isinstance(out, Signal):
-            return out
-        probes = [(one, move(View.of(one.shape or ()))) for one, move in given]
-        ways = [(one, seen_by(p)) for one, p in probes if isinstance(one, Signal) and p]
-        return self.placed(self.moved(out, ways), spot)
-
     def _shifts_statistics(self, signal: Signal, made: Made) -> bool:
         """Whether a signal is made of a norm's statistics, fewer than the entries of its offset.
 
@@ -434,12 +326,12 @@ class Sums(Loops):
             fact = Fact("move")  # the other term is 0
         out = self.entrywise(name, values, shape, doing=doing, word=fact)
         if isinstance(out, Made):
-            more = _offset(values, doing)
+            more = offset_of(values, doing)
             own = {part.name for part in out.parts}
             terms = [part for value in made for part in value.parts or (_ADDED,)]
             if len(own) == 1 and all(part.vanishes for part in terms):
                 free = [part for part in terms if not part.stopped] or terms
-                slope = _slope_of(made, doing)
+                slope = slope_of(made, doing)
                 flat = slope is not None and is_flat(slope)  # w - tanh(w)
                 if all(part.ends for part in free) and not flat:
                     return out.factored(own, own)  # w - mean(w), or w + stop(round(w) - w)
@@ -520,16 +412,6 @@ _SHIFTED: dict[str, Any] = {
 _ADDED = Part("", None, added=True)  # stands for a constant term
 
 
-def _slope_of(terms: Sequence[Made], doing: str) -> float | None:
-    """Return the slope at 0 of a sum of functions of one parameter; None if that is unknown."""
-    signs = [1.0, -1.0 if doing == "subtracted with" else 1.0]
-    pairs = zip(signs, terms, strict=False)
-    parts = [(by, part) for by, term in pairs for part in term.parts if not part.stopped]
-    slopes = [by * part.slope for by, part in parts if part.slope is not None and part.view]
-    is_known = len(slopes) == len(parts) and len({part.view for _, part in parts}) == 1
-    return sum(slopes) if is_known else None
-
-
 def _factor(values: Sequence[Value], word: str) -> float | None:
     """Return the number by which an operation multiplies a signal, if it is known."""
     if len(values) == 1:
@@ -539,17 +421,6 @@ def _factor(values: Sequence[Value], word: str) -> float | None:
     if not is_pair or not numbers[0] or not any(isinstance(value, Signal) for value in values):
         return None
     return 1 / numbers[0] if word == "div" else numbers[0]
-
-
-def _offset(values: Sequence[Value], doing: str) -> float:
-    """Return the number that a sum adds to a value of parameters; 0 if it adds another value."""
-    terms = [value for value in values if isinstance(value, Made)]
-    numbers = [term.value for term in terms if not term.parts]
-    if len(numbers) != 1 or len(terms) != 2 or numbers[0] is None:
-        return 0.0
-    if doing == "subtracted with":
-        return -numbers[0] if terms[0].parts else 0.0
-    return numbers[0]
 
 
 def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:

@@ -16,6 +16,7 @@ import tensorflow as tf
 import torch
 from keras import ops
 
+import idinit_ref_jax as irj
 from adapters.test_spellings import FRAMEWORKS, JAX, KERAS, TORCH, X, judged
 from idinit_ref_torch import plans
 
@@ -387,3 +388,39 @@ def test_a_layer_that_reads_a_signal_twice_has_one_result(framework):
     skip = X @ np.random.default_rng(1).normal(size=(8, 8)).astype("float32")  # as `judged` draws e
     roles = judged(framework, function, dict.fromkeys("eab", (8, 8)), X, skip)
     assert roles == {"e": "transit", "a": "transit", "b": "zero"}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+def test_gates_are_blocks_for_any_number_of_steps(kind, steps):
+    """The states of all steps are stacked; that puts no gates together."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = kind(8, 8, 2, batch_first=True), torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.cell(x)[0])
+
+    found = plans(Model(), torch.randn(2, steps, 8))
+    gates = 4 if kind is torch.nn.LSTM else 3
+    blocks = {found[name].blocks for name in found if name.startswith("cell.weight")}
+    assert blocks == {(8,) * gates}
+
+
+def test_gates_that_are_written_out_are_blocks():
+    def network(p, x):
+        h = c = jnp.zeros((len(x), 8))
+        states = []
+        for t in range(x.shape[1]):
+            i, f, g, o = jnp.split(x[:, t] @ p["w"] + h @ p["u"] + p["b"], 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            states.append(h)
+        return jnp.stack(states, 1) @ p["z"]
+
+    sizes = {"w": (8, 32), "u": (8, 32), "b": (32,), "z": (8, 3)}
+    values = {name: jnp.ones(size) for name, size in sizes.items()}
+    found = irj.plans(values, (X,), network)
+    assert {found[name].blocks for name in ("w", "u")} == {(8, 8, 8, 8)}

@@ -489,4 +489,5 @@ def test_a_matrix_that_a_router_makes_with_a_bias_is_no_mixture(framework):
     sizes = {"b": (D * D,), "r": (D, EXPERTS), "w": (EXPERTS, D * D)}
     report, *_ = framework(function, sizes, X)
     assert list(report.roles.values()) == ["bias", "transit", "keep"]
-    assert "endless" in {note.kind for note in report.warnings}
+    (note,) = (note for note in report.warnings if note.kind == "kept")
+    assert "do not start small" in note.text
