@@ -304,7 +304,7 @@ def _filled(tensor: Tensor, role: Role, *values: Any) -> Tensor:
 def _in_numpy(tensor: Tensor, extent: int) -> Any:
     """Return a tensor's memory as a NumPy array, or None if that is impossible.
 
-    Rejoined of the array cost a sixth of a tensor's. The array does not keep the memory alive.
+    Slices of the array cost a sixth of a tensor's. The array does not keep the memory alive.
     """
     dtype = _IN_NUMPY.get(tensor.dtype)
     if dtype is None or type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():

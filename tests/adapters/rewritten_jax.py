@@ -125,7 +125,6 @@ SUM = {
     "parts": lambda a, b: jnp.concatenate(
         [u + v for u, v in zip(jnp.split(a, 2, -1), jnp.split(b, 2, -1), strict=True)], -1
     ),
-    "parts in place": lambda a, b: a.at[..., :4].add(b[..., :4]).at[..., 4:].add(b[..., 4:]),
     "times": lambda a, b: jnp.stack([a[:, t] + b[:, t] for t in range(LENGTH)], 1),
 }
 MOVE = {

@@ -254,7 +254,7 @@ def test_a_shortcut_may_drop_rows_of_an_input_and_add_channels(framework, how, a
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_channels_of_an_input_are_no_rows_that_a_shortcut_drops(framework):
-    """Rejoined of what a weight sums part the skip from a branch that reads all, as in Res2Net."""
+    """Slices of what a weight sums part the skip from a branch that reads all, as in Res2Net."""
 
     def function(np_, p, x):
         return x[..., ::2] + np_.relu(x @ p["a"]) @ p["b"]
