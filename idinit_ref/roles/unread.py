@@ -102,6 +102,8 @@ def _cut(
     graph: Graph, join: Node, plans: Mapping[str, Plan], users: Mapping[str, list[Node]]
 ) -> _Cut | None:
     """Return what the readers of a concatenation do not read; None if they read all."""
+    if _is_one(graph, join):
+        return None
     readers = _readers(graph, join, users)
     rows = {name: _rows(plans.get(name)) for node in readers for name in node.weights}
     if not rows or not all(rows.values()) or any(not _is_alone(node) for node in readers):
@@ -110,6 +112,17 @@ def _cut(
     parts = list(zip(join.inputs, _starts(graph, join, channels), strict=False))
     late = {name for name, at in parts if at >= read} - {name for name, at in parts if at < read}
     return _Cut(join.name, frozenset(late), tuple(rows), read, channels) if late else None
+
+
+def _is_one(graph: Graph, join: Node) -> bool:
+    """Whether slices of one weight, which read one signal, give all parts of a concatenation."""
+    found = set()
+    for name in join.inputs:
+        node = graph.by_name[name]
+        while node.does in ("move", "shift") and len(node.inputs) == 1:
+            node = graph.by_name[node.inputs[0]]
+        found.add((node.weights, node.inputs))
+    return len(found) == 1 < len(join.inputs) and all(weights for weights, _ in found)
 
 
 class _Lost:

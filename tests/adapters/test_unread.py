@@ -198,7 +198,7 @@ def cell_of_keras(function):
     return report, tape.gradient(loss, model.p)
 
 
-@pytest.mark.parametrize("function", CELLS)
+@pytest.mark.parametrize("function", [conditioned, recurrent, gated])
 @pytest.mark.parametrize("of", [cell_of_torch, cell_of_jax, cell_of_keras])
 def test_a_part_that_only_truncated_weights_read_is_read(of, function):
     report, grads = of(function)
@@ -207,3 +207,18 @@ def test_a_part_that_only_truncated_weights_read_is_read(of, function):
     assert {note.kind for note in report.warnings} >= {"unread"}
     for name in "if" if function is gated else grads:
         assert np.abs(np.asarray(grads[name])).max() > 0, name
+
+
+def sliced(join, relu, p, x):
+    """Slices of one matrix, whose results are joined: they are one result, and no parts of it."""
+    return relu(join([x[:, 0] @ p["w"][:, :6], x[:, 0] @ p["w"][:, 6:]])) @ p["o"]
+
+
+CELLS[sliced] = {"w": (8, 12), "o": (12, 3)}
+
+
+@pytest.mark.parametrize("of", [cell_of_torch, cell_of_jax, cell_of_keras])
+def test_slices_of_a_weight_that_are_joined_are_no_parts(of):
+    report, _ = of(sliced)
+    assert "unread" not in {note.kind for note in report.warnings}
+    assert {(plan.wide, plan.blocks) for plan in report.plans.values()} == {("truncate", None)}
