@@ -269,6 +269,10 @@ def _part(measured: int, of: int, note: str = "") -> str:
 
 
 REASONS = {
+    **dict.fromkeys(
+        ("timm/efficientvim_m1", "timm/efficientvim_m2"),
+        ": the results of four heads are stacked and summed; the measurement knows no such sums",
+    ),
     "timm/hgnet_small": ": a gate, whose sigmoid is saturated by activations of 2e4",
     "torchvision/ssdlite320_mobilenet_v3_large": ": its boxes match one place, where all that this"
     " layer reads is 0 behind ReLU6",

@@ -86,7 +86,7 @@ def node_of(given: Parameter, seen: Seen) -> Node:
         note = f"it makes the kernel of {seen.makes}: a role is the kernel's"
     if use == "embedding" or len(given.shape) < 2:
         note = ""
-    if seen.magnitude and not seen.scales:
+    if (seen.magnitude or seen.makes) and not seen.scales:
         options = {**options, "magnitude": note}
     if seen.scales:
         note = f"a part of the quantised weight {seen.scales}"

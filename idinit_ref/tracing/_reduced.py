@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import accumulate, product
 from math import prod
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ._labels import Einsum
 from ._made import Made, Shape
+from ._slices import Span
 from ._values import Signal, Value
 from ._writes import Writes
 
@@ -97,9 +98,10 @@ class Reduced(Writes):
         last = len(value.shape or ()) - 1
         if any(size > 1 and last - at not in axes for at, size in enumerate(rest)):
             return None  # it is more than one number for each
-        parts, factors = self._stacked(value, axes), self._stacked(by, axes)
-        if parts is None or factors is None:
+        parts = self._stacked(value, axes)
+        if parts is None:
             return None
+        factors = [self.part(name, by, spans, axes) for spans in _each(value.shape or (), axes)]
         terms: list[Value] = [
             self.scale(name, [*pair], pair[0].shape, "multiplied by", "mul")
             for pair in zip(parts, factors, strict=True)
@@ -108,22 +110,24 @@ class Reduced(Writes):
 
     def _stacked(self, value: Value, axes: Sequence[int]) -> list[Value] | None:
         """Return the values that are stacked along axes of a signal; None if it is no stack."""
-        sizes = [(value.shape or ())[axis] for axis in axes]
-        if value.shape is None or not axes or not 0 < prod(sizes) <= _MOST:
-            return None
-        own = tuple(size for axis, size in enumerate(value.shape) if axis not in axes)
         found = list[Value]()
-        for at in product(*map(range, sizes)):
-            spans = [(0, size, 1) for size in value.shape]
-            for axis, place in zip(axes, at, strict=True):
-                spans[axis] = place, place + 1, 1
+        for spans in _each(value.shape or (), axes):
             part = self.known_part(value, spans, axes)
-            if isinstance(value, Made):
-                part = self.part("part", value, spans, axes)
             if part is None:
                 return None
             found.append(part)
-        return [self.reshape("part", part, own) for part in found]
+        own = tuple(size for axis, size in enumerate(value.shape or ()) if axis not in axes)
+        return [self.reshape("part", part, own) for part in found] or None
+
+
+def _each(shape: Shape, axes: Sequence[int]) -> Iterator[list[Span]]:
+    """Yield the slices at every place of some axes; none if there are too many."""
+    sizes = [shape[axis] for axis in axes if shape]
+    for at in product(*map(range, sizes)) if 0 < prod(sizes) <= _MOST and sizes else ():
+        spans = [(0, size, 1) for size in shape]
+        for axis, place in zip(axes, at, strict=True):
+            spans[axis] = place, place + 1, 1
+        yield spans
 
 
 def _along(made: Made, axes: Sequence[int], rank: int) -> NDArray[np.float64] | None:

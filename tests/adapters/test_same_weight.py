@@ -479,15 +479,19 @@ def test_kernels_that_a_router_mixes_are_a_kernel_of_each_expert(name, squash):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_matrix_that_a_router_makes_with_a_bias_is_no_mixture(framework):
-    """The bias is a matrix of its own, which no router weighs."""
+def test_a_matrix_that_a_router_makes_with_a_bias_ends_in_its_table(framework):
+    """It is no mixture: the bias is a matrix of its own, which no router weighs."""
 
     def function(m, p, x):
         made = m.sigmoid(m.mean(x, 1) @ p["r"]) @ p["w"] + p["b"]
         return x + m.einsum("bti,bio->bto", x, m.reshape(made, (3, D, D)))
 
     sizes = {"b": (D * D,), "r": (D, EXPERTS), "w": (EXPERTS, D * D)}
-    report, *_ = framework(function, sizes, X)
-    assert list(report.roles.values()) == ["bias", "transit", "keep"]
-    (note,) = (note for note in report.warnings if note.kind == "kept")
-    assert "do not start small" in note.text
+    report, values, run = framework(function, sizes, X)
+    assert list(report.roles.values()) == ["bias", "transit", "zero"]
+    silent = values | {name: 0 * values[name] for name in "bw"}
+    np.testing.assert_allclose(run(silent, X), X, atol=1e-6)
+    draw = np.random.default_rng(3).normal(size=sizes["w"]).astype("float32")
+    one, two = (run(silent | {"w": by * draw}, X) - X for by in (1e-3, 2e-3))
+    assert np.abs(one).max() > 1e-5
+    np.testing.assert_allclose(two, 2 * one, atol=0.1 * np.abs(one).max())
