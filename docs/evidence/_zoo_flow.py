@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
-from docs.evidence._zoo_tape import ADDS, DIFFERENCES, Slot, Tape, bits
+from docs.evidence._zoo_tape import ADDS, DIFFERENCES, SUMS, Slot, Tape, bits
 
 MOVES = (
     "view",
@@ -94,12 +95,14 @@ class Flow:
             )
         self.residual: dict[int, int] = {}  # of a plain add, its source
         self.adds: list[Add] = []
-        self.differences: list[Add] = []  # whose skip holds no weight
+        self.others: list[Add] = []  # differences, and sums of what was stacked
         for number, step in enumerate(tape.steps):
             if step.name in ADDS and step.nodes:
                 self.adds += self._add(number)
             elif step.name in DIFFERENCES and step.nodes:
-                self.differences += [add for add in self._add(number) if add.plain]
+                self.others += [add for add in self._add(number) if add.plain]
+            elif step.name in SUMS and step.nodes:
+                self.others += self._stacked(step.nodes[0])
 
     def _add(self, step: int) -> list[Add]:
         node = self.tape.steps[step].nodes[0]
@@ -117,6 +120,20 @@ class Flow:
             for found in self._plain(step, node, skip, branch)
         ]
         return plain or self._projection(step, node, *inputs)
+
+    def _stacked(self, node: int) -> list[Add]:
+        """Return the terms of a sum over a stack, two by two."""
+        (stack,) = self.nodes[node].inputs
+        parts = self.nodes[stack].inputs
+        is_stack = self.nodes[stack].name == "aten::stack" and len(parts) <= 8
+        if not is_stack or len(self.nodes[node].shape) != len(self.nodes[parts[0]].shape):
+            return []
+        step, found = self.nodes[stack].step, list[Add]()
+        for first, second in combinations(dict.fromkeys(parts), 2):
+            pairs = ((first, second), (second, first))
+            plain = [add for pair in pairs for add in self._plain(step, node, *pair)]
+            found += plain or self._projection(step, node, first, second)
+        return found
 
     def _learned(self, node: int) -> bool:
         return len(self.nodes[node].shape) > 1

@@ -39,7 +39,7 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
     zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
     off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])}
     wanted: dict[int, set[int]] = {}
-    for add in (*flow.adds, *flow.differences):
+    for add in (*flow.adds, *flow.others):
         wanted.setdefault(add.step, set()).add(add.skip)
         wanted.setdefault(add.reader, set()).add(add.branch)
     vanished: dict[tuple[int, int], bool] = {}  # of a step and what it reads
@@ -70,7 +70,14 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
                 if vanished[add.reader, add.branch] or not _vanishes(tape, add, values, learned):
                     continue
                 missed.append(_told(tape, add))
-        differences = [a for a in flow.differences if _vanishes(tape, a, values, a.weights)]
+        others = [
+            add
+            for add in flow.others
+            if (add.plain and _vanishes(tape, add, values, add.weights))
+            or (
+                vanished[add.reader, add.branch] and not (add.plain or vanished[add.step, add.skip])
+            )
+        ]
     projections = [
         add
         for add in flow.adds
@@ -85,7 +92,7 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
             and not vanished[add.step, add.skip]
         }
     )
-    ending = [*true, *projections, *differences]
+    ending = [*true, *projections, *others]
     moved, idle = _moved(tape, ending, at_zero, values, zeros)
     ended = {name for add in ending for k in add.weights for name in tape.nodes[k].weights}
     read = {name for node in tape.nodes if 0 not in node.shape for name in node.weights}
@@ -120,7 +127,8 @@ def _in_steps() -> Iterator[None]:
 
 def _operand(tape: Tape, step: int, node: int, args: list[Any]) -> Tensor:
     """Return what an add reads of one of the two nodes that it sums."""
-    operand: Tensor = args[tape.nodes[tape.steps[step].nodes[0]].inputs.index(node)]
+    given = args[0] if isinstance(args[0], list) else args  # a stack has one list
+    operand: Tensor = given[tape.nodes[tape.steps[step].nodes[0]].inputs.index(node)]
     return operand
 
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 ADDS = {"aten::add.Tensor", "aten::add_.Tensor"}
 DIFFERENCES = {"aten::sub.Tensor", "aten::sub_.Tensor"}
+SUMS = {"aten::sum.dim_IntList", "aten::mean.dim"}
 CONTRACTIONS = {  # the places of the operands that may be weights
     "aten::mm": (0, 1),
     "aten::bmm": (0, 1),

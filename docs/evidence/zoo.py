@@ -271,12 +271,14 @@ def _part(measured: int, of: int, note: str = "") -> str:
 REASONS = {
     **dict.fromkeys(
         ("timm/efficientvim_m1", "timm/efficientvim_m2"),
-        ": the results of four heads are stacked and summed; the measurement knows no such sums",
+        ": in a sum of heads of four depths the last is the branch of the others; the measurement"
+        " asks for operands without a common weight",
     ),
     "timm/hgnet_small": ": a gate, whose sigmoid is saturated by activations of 2e4",
     "torchvision/ssdlite320_mobilenet_v3_large": ": its boxes match one place, where all that this"
     " layer reads is 0 behind ReLU6",
-    "transformers/gemma3n_text": ": a weight that only makes a table of factors is kept",
+    "transformers/gemma3n_text": ": a weight that only makes a table of factors, for streams that"
+    " are stacked, is kept",
     "transformers/pp_ocrv5_mobile_det": ": most wait behind hard sigmoids that are saturated",
     "transformers/sam": ": at this size the heads that make masks are two wide, behind ReLU",
     "transformers/superglue": ": it adds to a descriptor what it knows of the place, integers that"
@@ -291,7 +293,7 @@ REASONS = {
 
 def _reason(row: Row) -> str:
     text = f"{row['why']}{REASONS.get(row['model'], '')}".replace("|", "\\|").replace("`", "'")
-    return text if len(text) < 240 else f"{text[:236]} ..."
+    return text if len(text) < 340 else f"{text[:336]} ..."
 
 
 def page(data: Row) -> str:

@@ -32,6 +32,14 @@ class Interpolated(Residual):
         return x + 0.5 * (self.down(self.up(x).relu()) - x)
 
 
+class Stacked(Residual):
+    """The mean of x and down(relu(up(x))), stacked, behind an entry."""
+
+    def forward(self, x):
+        x = self.entry(x)
+        return torch.stack([x, self.down(self.up(x).relu())]).mean(0)
+
+
 class InPlace(Residual):
     """The same, written into the skip."""
 
@@ -272,9 +280,10 @@ def test_a_zero_that_ends_no_branch_is_false():
     assert found(Residual(), ["entry.weight", "down.weight"], 3)["false"] == ["entry.weight"]
 
 
-def test_a_zero_may_end_a_difference():
-    assert not found(Interpolated(), ["down.weight"], 3)["false"]
-    row = found(Interpolated(), ["entry.weight", "up.weight", "down.weight"], 3)
+@pytest.mark.parametrize("kind", [Interpolated, Stacked])
+def test_a_zero_may_end_a_difference_or_a_stack(kind):
+    assert not found(kind(), ["down.weight"], 3)["false"]
+    row = found(kind(), ["entry.weight", "up.weight", "down.weight"], 3)
     assert row["false"] == ["entry.weight"]
     assert row["vain"] == ["up.weight", "down.weight"]
 
