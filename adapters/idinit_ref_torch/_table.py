@@ -339,7 +339,7 @@ _LETTERS = {
     "aten::bmm": "bti,bio->bto",
 }
 _SUMS = {
-    "aten::addmm": ("mm", "ti,io->to"),
+    **dict.fromkeys(("aten::addmm", "aten::_sparse_addmm"), ("mm", "ti,io->to")),
     "aten::addmv": ("mv", "ti,i->t"),
     "aten::baddbmm": ("bmm", "bti,bio->bto"),
     "aten::addbmm": ("bmm", "bti,bio->to"),

@@ -25,7 +25,7 @@ from .report import Entry, Report
 from .search import Found, explain_roles
 from .unread import unread
 from .values import Held, Values
-from .warnings import copies, kept, magnified, norm_ends, overwritten
+from .warnings import copies, faint, kept, magnified, norm_ends, overwritten
 
 __all__ = ["decide"]
 
@@ -222,6 +222,9 @@ class _Model(NamedTuple):
         yield from kept(self.graph, entries, said, self.options["strict"], last)
         yield from (note for note in notes if note.kind != "norm")
         yield from magnified(zero, self.options["eps"])
+        yield from faint(
+            self.graph, {name for name in roles.keys() - chosen if roles[name] == "zero"}
+        )
         yield from lost
         yield from copies(self.graph, _plans(entries))
         yield from overwritten(entries, chosen, self.values)

@@ -1,8 +1,9 @@
-"""The warnings on kept matrices, copied units, magnified branches and overwritten zeros."""
+"""The warnings on kept matrices, copied units, magnified branches, faint outputs and old zeros."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from math import lcm
 
 from ..core.plan import Plan
@@ -13,9 +14,10 @@ from .notes import Note
 from .report import Entry
 from .values import Values
 
-__all__ = ["copies", "kept", "magnified", "norm_ends", "overwritten"]
+__all__ = ["copies", "faint", "kept", "magnified", "norm_ends", "overwritten"]
 
 _REACH = 64  # the most nodes in which a norm is searched for
+_MOST = 64  # the most weights of an output that are told
 
 
 def kept(
@@ -88,6 +90,40 @@ def overwritten(entries: Collection[Entry], chosen: Collection[str], values: Val
     )
     text = "exactly 0 before, and transit now; if the zeros are meant, override with 'keep'"
     return [Note("overwritten", names, text)] if names else []
+
+
+def faint(graph: Graph, zero: Collection[str]) -> list[Note]:
+    """Warn, once, of outputs of the model that vanish with the weights in role zero.
+
+    A weight may end a branch and be the only way to an output, too, as where one matrix makes the
+    next residual and a skip to the output.
+    """
+    ends: dict[str, dict[str, None]] = {}  # of each node that vanishes: the zero weights behind it
+    void = set[str]()  # vanishes for any weights
+    for node in graph.nodes:
+        if node.kind in ("input", "parameter") or node.vanishes == "never":
+            continue
+        own = dict.fromkeys(name for name in node.weights if name in zero)
+        if own:
+            ends[node.name] = own
+            continue
+        args, few = node.inputs, node.vanishes
+        factors = args if isinstance(few, str) else [args[at] for at in few]
+        gone = [name for name in factors if name in ends or name in void]
+        if len(gone) == len(factors) or (gone and not isinstance(few, str)):
+            weights = (name for to in gone for name in ends.get(to, ()))
+            behind = dict.fromkeys(islice(weights, _MOST))
+            if behind:
+                ends[node.name] = behind
+            else:
+                void.add(node.name)
+    found = [name for name in graph.outputs if name in ends]
+    names = tuple(dict.fromkeys(name for to in found for name in ends[to]))
+    text = (
+        f"all that {some(found)} gives passes weights in role zero ({some(names)}), so it starts "
+        "at almost 0; override these with 'transit' if it should not"
+    )
+    return [Note("faint", names, text)] if found else []
 
 
 # Hidden units that stay copies (T11) ------------------------------------------------------------

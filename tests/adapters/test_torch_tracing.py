@@ -250,6 +250,24 @@ def test_a_sparse_tensor_is_data(convert, held, in_place):
     }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+@pytest.mark.parametrize("sparse", ["mm", "addmm"])
+def test_a_sparse_product_is_one(sparse):
+    """The usual graph convolution, whose bias follows the aggregation."""
+
+    def function(model, x):
+        near, h = torch.eye(6).to_sparse(), x @ model.layers[0].weight.T
+        by = {
+            "mm": lambda: torch.sparse.mm(near, h) + model.layers[0].bias,
+            "addmm": lambda: torch.sparse.addmm(model.layers[0].bias.expand(6, -1), near, h),
+        }
+        return x + torch.tanh(by[sparse]())
+
+    report = init_(Function(function, nn.Linear(4, 4)), torch.ones(6, 4))
+    assert report.roles == {"layers.0.weight": "zero", "layers.0.bias": "bias"}
+    assert not report.warnings
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_input_is_blamed_and_a_way_round_told():
     ragged = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(4, 8)])

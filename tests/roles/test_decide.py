@@ -288,3 +288,23 @@ def test_an_option_of_the_other_role_is_refused_for_one_weight_and_not_for_a_pat
     [key] = own
     with pytest.raises(OptionError, match=rf"'{weight}': {key} = .*also give the role"):
         decide(graph, overrides={weight: own})
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_output_that_only_zero_weights_reach_is_told(packed):
+    """As in WaveNet, whose next residual and skip may be the results of one matrix."""
+    nodes = [
+        parameter("r", (8, 8), layout="OI"),
+        parameter("s", (8, 8), layout="OI"),
+        ir.Node("x", "input", shape=(2, 8)),
+        ir.Node("h", "other", ("x",), (2, 8), does="map"),
+        ir.Node("a", "weight", ("h",), (2, 8), weights=("r",)),
+        ir.Node("b", "weight", ("h",), (2, 8), weights=("s",)),
+        ir.Node("y", "add", ("x", "a"), (2, 8)),
+        ir.Node("skip", "other", ("a" if packed else "b",), (2, 8), does="map"),
+    ]
+    report = decide(ir.Graph(nodes, ["y", "skip"]))
+    faint = [note for note in report.warnings if note.kind == "faint"]
+    assert report.roles["r"] == "zero"
+    assert [note.names for note in faint] == ([("r",)] if packed else [])
+    assert not packed or "skip" in faint[0].text
