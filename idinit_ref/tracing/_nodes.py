@@ -12,7 +12,7 @@ from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
 from ._parameter import Parameter, Seen, node_of
-from ._struck import distances, frozen, struck
+from ._struck import distances, frozen, live, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
 from ._values import Operation, Signal, Value
@@ -421,7 +421,15 @@ class Nodes:
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:
-        """Return the uses of weights; products with parts of one, and their sum, are one use."""
+        """Return the uses of weights; products with parts of one, and their sum, are one use.
+
+        A use that no output reads counts only if there is no other.
+        """
+        read = live(self.nodes, outputs)
+        needed = {name for name, of, _ in self._weights if of.name in read}
+        self._weights = [
+            use for use in self._weights if use[1].name in read or use[0] not in needed
+        ]
         readers, shapes = self._readers(outputs), self._shapes
         members = members_in(self._weights, self._data, shapes)
         gather(self._gathered, members, self._shrunk, readers)

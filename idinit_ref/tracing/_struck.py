@@ -12,7 +12,7 @@ from ..roles.flow import entries
 from ..roles.graph import Node
 from ._units import Places, Unit
 
-__all__ = ["distances", "frozen", "struck"]
+__all__ = ["distances", "frozen", "live", "struck"]
 
 _Ways = Mapping[tuple[str, str], Sequence[Places]]
 
@@ -110,6 +110,15 @@ def distances(
             else:
                 for places in ways.get((node.name, to), [{}]):
                     before.lead_to(reach, places)
+    return found
+
+
+def live(nodes: Sequence[Node], outputs: Collection[str]) -> set[str]:
+    """Return the nodes from which outputs are computed."""
+    found = set(outputs)
+    for node in reversed(nodes):
+        if node.name in found:
+            found.update(node.inputs)
     return found
 
 

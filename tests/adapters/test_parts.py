@@ -424,3 +424,20 @@ def test_gates_that_are_written_out_are_blocks():
     values = {name: jnp.ones(size) for name, size in sizes.items()}
     found = irj.plans(values, (X,), network)
     assert {found[name].blocks for name in ("w", "u")} == {(8, 8, 8, 8)}
+
+
+def test_a_use_that_nothing_reads_changes_no_plan():
+    class Model(torch.nn.Module):
+        def __init__(self, dead):
+            super().__init__()
+            self.qkv, self.out, self.dead = torch.nn.Linear(8, 24), torch.nn.Linear(8, 8), dead
+
+        def forward(self, x):
+            if self.dead:
+                self.qkv(x)
+            q, k, v = (x @ w.T for w in self.qkv.weight.chunk(3))
+            return x + self.out((q @ k.mT).softmax(-1) @ v)
+
+    one, other = (plans(Model(dead), torch.randn(2, 5, 8)) for dead in (False, True))
+    assert one == other
+    assert one["qkv.weight"].blocks == (8, 8, 8)
