@@ -78,7 +78,8 @@ def kept(
 def _is_used(node: Node) -> bool:
     """Whether a kept parameter is a weight, or enters an unknown operation."""
     frozen = node.note.startswith("frozen")  # by its owner's choice
-    return not frozen and (node.use == "weight" or node.note.startswith("it is not known"))
+    is_told = node.note.startswith(("it is not known", "it makes the kernel"))
+    return not frozen and (node.use == "weight" or is_told)
 
 
 def overwritten(entries: Collection[Entry], chosen: Collection[str], values: Values) -> list[Note]:

@@ -107,6 +107,7 @@ class Nodes:
         self._done: dict[str, str] = {}
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
+        self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
         self._stops: set[str] = set()
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
@@ -408,6 +409,7 @@ class Nodes:
             seen[name].makes = made and operation.makes
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
+            about.makes = about.makes or self._kernels.get(name, "") * (about.uses == {"other"})
             about.scales = self._scales.get(name, "")
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]

@@ -18,7 +18,8 @@ from keras import ops
 
 import idinit_ref_jax as irj
 from adapters.test_spellings import FRAMEWORKS, JAX, KERAS, TORCH, X, judged
-from idinit_ref_torch import plans
+from idinit_ref.errors import GraphError
+from idinit_ref_torch import init_, plans
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
@@ -441,3 +442,26 @@ def test_a_use_that_nothing_reads_changes_no_plan():
     one, other = (plans(Model(dead), torch.randn(2, 5, 8)) for dead in (False, True))
     assert one == other
     assert one["qkv.weight"].blocks == (8, 8, 8)
+
+
+def test_a_kernel_that_a_style_modulates_is_named():
+    """As StyleGAN2 fuses it: the kernel of each sample is a signal; strict refuses to keep it."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.style = torch.nn.Parameter(torch.randn(8, 8, 3, 3)), torch.nn.Linear(6, 8)
+
+        def forward(self, x, z):
+            w = self.w[None] * self.style(z)[:, None, :, None, None]
+            w = w * torch.rsqrt((w**2).sum((2, 3, 4), keepdim=True) + 1e-8)
+            shape = x.shape[0] * 8, 8, 3, 3
+            flat = x.reshape(1, -1, 4, 4)
+            y = torch.nn.functional.conv2d(flat, w.reshape(shape), padding=1, groups=len(x))
+            return x + y.view(x.shape)
+
+    inputs = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+    kept = [note.names for note in init_(Model(), inputs).warnings if note.kind == "kept"]
+    assert kept == [("w",)]
+    with pytest.raises(GraphError, match="makes the kernel"):
+        init_(Model(), inputs, strict=True)
