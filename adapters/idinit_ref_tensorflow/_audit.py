@@ -19,6 +19,7 @@ from idinit_ref.tracing import Signal, Value, redrawn
 
 from ._calls import to_numpy
 from ._restore import restored_on_error
+from ._stale import check_reads
 from ._trace import (
     Arguments,
     Held,
@@ -28,6 +29,7 @@ from ._trace import (
     _raw,
     _renamer,
     blame_inputs,
+    called,
     prepare,
 )
 
@@ -168,12 +170,12 @@ def _by_function(
     held = _parameters(model)
 
     def measured(*values: Any) -> Any:
-        args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
-        out = model(*args, **kwargs, training=False)
+        out = called(model, arguments, *values)
         graph, draw = tf.compat.v1.get_default_graph(), _drawing(held)
         ends = [tensor for tensor in keras.tree.flatten(out) if tensor.dtype.is_floating]
         check_outputs(len(ends), type(out))
         names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
+        check_reads(graph, partial(called, model, arguments), specs, names)
         reader = Reader(draw, names, _renamer(model))
         known = reader.captured(graph)
         inputs: dict[str, Any] = {}
@@ -198,8 +200,8 @@ def _by_function(
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return recording.end(inputs, ends, raw, [*starts], gradients)
 
-    graph = tf.function(measured, autograph=False)
     specs = [tf.TensorSpec(one.shape, one.dtype) for one in given]
+    graph = tf.function(measured, autograph=False)
     return partial(graph.get_concrete_function(*specs), *given)
 
 

@@ -134,7 +134,8 @@ class Reader:
 
     def _body(self, op: Any, attribute: str, inputs: Sequence[Value]) -> list[Value]:
         body = op.graph._get_function(op.get_attr(attribute).name).graph
-        return self.run(body, dict(zip((t.name for t in body.inputs), inputs, strict=True)))
+        results = self.run(body, dict(zip((t.name for t in body.inputs), inputs, strict=True)))
+        return results[: len(op.outputs)]  # a gradient that was taken has added what it needs
 
     def _branches(self, op: Any, inputs: list[Value]) -> list[Value]:
         one, other = (self._body(op, f"{b}_branch", inputs[1:]) for b in ("then", "else"))

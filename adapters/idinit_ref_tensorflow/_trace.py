@@ -22,6 +22,7 @@ from idinit_ref.tracing import Drawing, Parameter, Value, redrawn, span_of
 from ._calls import numbers_of
 from ._layers import is_changed, known_weights, quantised_parts
 from ._restore import restored_on_error
+from ._stale import check_reads, inline
 
 __all__ = ["trace"]
 
@@ -227,7 +228,8 @@ def _build(model: Any, arguments: Arguments, label: str) -> None:
         return
     with blame_inputs(arguments, label), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of layers that stay unbuilt
-        model(*arguments.args, **arguments.kwargs)
+        run = partial(model, *arguments.args, **arguments.kwargs)
+        inline(run, otherwise=run)
 
 
 @contextmanager
@@ -324,11 +326,7 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
 
     flat = keras.tree.flatten(arguments)
     specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in flat]
-
-    def call(*values: Any) -> Any:
-        args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
-        return model(*args, **kwargs, training=False)
-
+    call = partial(called, model, arguments)
     with blame_inputs(arguments):
         graph = tf.function(call, autograph=False).get_concrete_function(*specs).graph
     held = _parameters(model)
@@ -337,12 +335,19 @@ def _by_function(model: Any, arguments: Arguments) -> tuple[list[Held], Graph]:
     more = [variable for variable in graph.variables if id(variable.handle) not in handles | known]
     held = _parameters(model, more) if more else held
     names = {id(_raw(one.variable).handle): one.parameter.name for one in held}
+    check_reads(graph, call, specs, names)
     draw = _drawing(held)
     reader = Reader(draw, names, _renamer(model))
     values: dict[str, Value] = reader.captured(graph)
     for tensor, name in zip(graph.inputs, _input_names(arguments), strict=False):
         values[tensor.name] = draw.input(name, tuple(tensor.shape), is_floating(tensor))
     return held, draw.graph(reader.run(graph, values))
+
+
+def called(model: Any, arguments: Arguments, *values: Any) -> Any:
+    """Return a model's output for the values of its arguments, without training."""
+    args, kwargs = keras.tree.pack_sequence_as(arguments, list(values))
+    return model(*args, **kwargs, training=False)
 
 
 def _raw(variable: Any) -> Any:

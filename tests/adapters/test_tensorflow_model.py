@@ -34,7 +34,7 @@ import idinit_ref as ir
 from idinit_ref import errors
 from idinit_ref.files import assembly, sources
 from idinit_ref.files.storage import as_tensor
-from idinit_ref_tensorflow import init_, plans, trace
+from idinit_ref_tensorflow import audit, init_, plans, trace
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.filterwarnings(  # Keras (3.15) converts its variables with np.array()
@@ -815,9 +815,8 @@ def test_an_error_leaves_an_unbuilt_model_unbuilt(example, options, error):
         (lambda s: s.w / ops.sqrt(ops.sum(s.w * s.w, axis=0, keepdims=True)), {}),
         (lambda s: (s.w - ops.mean(s.w)) / ops.std(s.w), {}),
         (lambda s: 1 / s.w, {}),
-        (lambda s: ops.tanh(s.w), {}),
     ],
-    ids=["product", "norm", "standard", "inverse", "tanh"],
+    ids=["product", "norm", "standard", "inverse"],
 )
 def test_a_weight_computed_of_its_parameter_is_left_alone(change, others):
     layer = Own(lambda s, x: x + ops.matmul(x, change(s)), w=(8, 8), **others)
@@ -832,8 +831,9 @@ def test_a_weight_computed_of_its_parameter_is_left_alone(change, others):
     [
         (lambda s: s.w * s.other, {"other": (8, 8)}),
         (lambda s: s.w * np.tri(8, dtype=np.float32), {}),
+        (lambda s: ops.tanh(s.w), {}),
     ],
-    ids=["mask", "constant"],
+    ids=["mask", "constant", "tanh"],
 )
 def test_a_weight_that_vanishes_with_its_parameter_ends_its_branch(change, others):
     layer = Own(lambda s, x: x + ops.matmul(x, change(s)), w=(8, 8), **others)
@@ -1265,3 +1265,84 @@ def test_no_name_is_a_path_that_several_variables_have(again, tmp_path):
         "d/kernel (1)", "d/bias (1)", "d/kernel (3)", "d/bias (2)",
         "d/kernel (4)", "d/bias (3)", "d/kernel (2)",
     ]  # fmt: skip
+
+
+# Functions of TensorFlow inside a model ----------------------------------------------------------
+
+
+class Compiled(keras.Model):
+    """A residual net; its call, its branch or neither of them is a ``tf.function``."""
+
+    def __init__(self, part, **options):
+        super().__init__(name="m")
+        self.start, self.end = kl.Dense(8, name="start"), kl.Dense(3, name="end")
+        self.up, self.down = kl.Dense(12, activation="relu", name="up"), kl.Dense(8, name="down")
+        if part:
+            setattr(self, part, tf.function(getattr(self, part), **options))
+
+    def branch(self, x):
+        return self.down(self.up(x))
+
+    def call(self, x):
+        x = self.start(x)
+        return self.end(x + self.branch(x))
+
+
+class Choosing(Compiled):
+    """It needs autograph."""
+
+    def branch(self, x):
+        return self.down(self.up(x)) if tf.reduce_sum(x) < 1e9 else tf.zeros_like(x)
+
+
+BATCH = np.random.default_rng(5).normal(size=(4, 6)).astype("float32")
+COMPILED = [("call", {}), ("branch", {}), ("branch", {"jit_compile": True})]
+ONLY_TF = pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function is TensorFlow's")
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+
+def is_trained(model):
+    """Whether each of a model's parameters has a gradient for BATCH."""
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(BATCH) ** 2)
+    return all(g is not None for g in tape.gradient(loss, [v.value for v in model.weights]))
+
+
+@ONLY_TF
+@pytest.mark.parametrize("before", ["nothing", "a call", "gradients", "another shape"])
+@pytest.mark.parametrize(("part", "options"), COMPILED)
+def test_a_function_inside_a_model(part, options, before):
+    model, plain = Compiled(part, **options), Compiled(None)
+    if before != "nothing":
+        model(BATCH[:1])  # builds it
+    if before == "a call":
+        model(BATCH)
+    elif before == "gradients":
+        assert is_trained(model)
+    was = tf.config.functions_run_eagerly()
+    report = init_(model, BATCH)
+    assert report.roles == init_(plain, BATCH).roles
+    assert report.roles["m/down/kernel"] == "zero"
+    assert tf.config.functions_run_eagerly() == was
+    assert audit(model, BATCH).healthy
+    assert np.allclose(model(BATCH), plain(BATCH), atol=1e-5)
+    assert is_trained(model)
+
+
+@ONLY_TF
+@pytest.mark.parametrize(
+    ("kind", "part", "options"), [*((Compiled, *one) for one in COMPILED), (Choosing, "branch", {})]
+)
+def test_a_function_that_was_traced_when_keras_built_the_model(kind, part, options):
+    """It holds constants in the place of its variables: of this shape nothing is trained."""
+    model = kind(part, **options)
+    model(BATCH)
+    assert not is_trained(model)
+    weights = model.get_weights()
+    for asked in (init_, trace, plans, audit):
+        with pytest.raises(errors.GraphError, match=r"m/up/kernel.* a tf.function in the model"):
+            asked(model, BATCH)
+    assert all(map(np.array_equal, weights, model.get_weights()))
+    assert init_(model, BATCH[:2]).roles["m/down/kernel"] == "zero"  # of another shape it is
+    assert audit(model, BATCH[:2]).healthy
