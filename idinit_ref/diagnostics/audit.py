@@ -99,7 +99,7 @@ class Dead(NamedTuple):
         The name of the parameter.
     behind : str
         The node that stops the gradient: where the signal dies, or the first later weight operation
-        that has a gradient.
+        that has a gradient. It is "" for a bias whose weight has a gradient: its own cancels.
     why : str
         The reason as a sentence.
     wakes : bool

@@ -157,6 +157,21 @@ class Signals:
             return [], [], []
         return start, between, readers
 
+    def is_shift(self, name: str) -> bool:
+        """Whether a parameter is a bias, and a gradient reaches the sum that adds it to a result.
+
+        So it is if the weight has a gradient, and each of its uses adds this bias. If the bias has
+        none, the terms of its gradient cancel, as in a difference, or its owner has stopped it.
+        """
+        own = set(self.record.uses.get(name, ()))
+        if self.nodes[name].use != "bias" or not own.isdisjoint(self.record.own):
+            return False  # a function with a gradient of its own may give the bias none
+        weights = {weight for node in own for weight in self.nodes[node].weights}
+        return any(
+            self.record.gradients[weight].peak > 0 and own.issuperset(self.record.uses[weight])
+            for weight in weights & self.record.gradients.keys() & self.record.uses.keys()
+        )
+
     def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
         """Yield the parameters without a gradient, each with the node that stops it."""
         alive = {name for name, fact in self.record.gradients.items() if fact.peak}
@@ -168,6 +183,8 @@ class Signals:
         note = self.nodes[name].note
         if note.startswith("frozen"):
             return Dead(name, "", note)
+        if self.is_shift(name):
+            return Dead(name, "", "cancels: its weight has a gradient, and its own sums up to 0")
         start = [node for node in self.record.uses[name] if node in self._ends]
         walls = self._walls(start)
         if walls:

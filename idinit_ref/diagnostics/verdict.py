@@ -211,7 +211,7 @@ def _faults(record: Record, flow: Signals, audit: Audit) -> Iterator[Fault]:
         if not rms and skip_rms and not flow.wakes(branch):
             yield Fault(branch, f"the branch {branch}, which {add} adds to {skip}, is exactly 0")
     for parameter in audit.dead:
-        if not parameter.wakes and not _is_shift(record, parameter.name, audit):
+        if not parameter.wakes and not flow.is_shift(parameter.name):
             yield Fault(parameter.name, parameter.why, True)
 
 
@@ -226,23 +226,6 @@ def _sentences(faults: Iterable[Fault]) -> Iterator[str]:
     for why, names in groups.items():
         many = f"{len(names)} parameters have" if len(names) > 1 else "1 parameter has"
         yield f"{many} a gradient of exactly 0 ({some(names)}): {why}"
-
-
-def _is_shift(record: Record, name: str, audit: Audit) -> bool:
-    """Whether a parameter is a bias of a weight that has a gradient.
-
-    A bias of the keys of attention, or before a norm, may change nothing.
-    """
-    if record.graph.by_name[name].use != "bias":
-        return False
-    dead = {parameter.name for parameter in audit.dead}
-    weights = [
-        weight
-        for node in record.uses.get(name, ())
-        for weight in record.graph.by_name[node].weights
-        if weight in record.gradients
-    ]
-    return bool(weights) and not dead.intersection(weights)
 
 
 # Remarks ------------------------------------------------------------------------------------
@@ -274,9 +257,13 @@ def _remarks(record: Record, flow: Signals, audit: Audit) -> Iterator[str]:
             f"the second moment goes from {moments[0]:.2g} to {moments[-1]:.2g} between the "
             "first and the last weight operation"
         )
-    shifts = [dead.name for dead in audit.dead if _is_shift(record, dead.name, audit)]
-    if shifts:
-        yield f"biases without a gradient, whose weights have one: {some(shifts)}"
+    shifts = {dead.name: dead.why for dead in audit.dead if flow.is_shift(dead.name)}
+    cancelled = [name for name, why in shifts.items() if why.startswith("cancels")]
+    if cancelled:
+        yield f"cancels: the gradient of {some(cancelled)}, a bias whose weight has one"
+    stopped = [name for name in shifts if name not in cancelled]
+    if stopped:
+        yield f"biases without a gradient, whose weights have one: {some(stopped)}"
     still = [b.branch for b in audit.branches if not b.rms and b.skip_rms and flow.wakes(b.branch)]
     if still:
         yield f"branches that are exactly 0 until the first step: {some(still)}"

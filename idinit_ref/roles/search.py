@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import NamedTuple, get_args
 
 from ..core.options import choice
@@ -11,8 +11,8 @@ from ..errors import GraphError, OptionTypeError, message
 from .adds import Adds, Branch
 from .ends import Vanishing, find_void
 from .flow import Flow
-from .graph import Graph
-from .notes import Note
+from .graph import Graph, Node, function_of
+from .notes import Note, merged
 
 __all__ = ["Found", "Inferred", "explain_roles", "infer_roles"]
 
@@ -147,7 +147,7 @@ def explain_roles(graph: Graph) -> Found:
         head = any(at in search.heads for at in uses[name])
         role: Role = "zero" if zero else "transit"
         found[name] = Inferred(role, tuple(dict.fromkeys(why)), head)
-    found.notes = tuple(search.notes())
+    found.notes = merged(search.notes())
     return found
 
 
@@ -218,7 +218,7 @@ class _Search:
 
     # Ties -----------------------------------------------------------------------------------
 
-    def _find_ties(self) -> Iterator[Note]:
+    def _find_ties(self) -> Iterator[tuple[Note, str, Hashable]]:
         """Yield a note for each sum of branches that no enclosing residual add resolves."""
         flow, ties = self.flow, self.adds.ties
         within: dict[int, int] = {}  # by tie: the number of branches it adds up
@@ -243,13 +243,15 @@ class _Search:
             for end in open_:
                 text = f"a tie: {self.name(add)} adds {count} branches"
                 self.tied.setdefault(end, []).append(text)
-            yield Note(
+            weights = self._weights(open_)
+            note = Note(
                 "tie",
-                self._weights(open_),
+                weights,
                 f"{self.name(add)} adds {count} branches of {self.name(source)}, and none of them "
                 f"is a skip: all are transit, so the signal grows up to {within[add]}-fold; give "
                 "all but one the role zero by overrides if it should not",
             )
+            yield note, self.name(add), (weights, count)
 
     def _weights(self, operations: tuple[int, ...] | list[int]) -> tuple[str, ...]:
         names = (name for at in operations for name in self.flow.nodes[at].weights)
@@ -257,58 +259,64 @@ class _Search:
 
     # Notes ----------------------------------------------------------------------------------
 
-    def notes(self) -> Iterator[Note]:
-        """Yield the notes on the residual adds."""
+    def notes(self) -> Iterator[tuple[Note, str, Hashable]]:
+        """Yield the notes on the residual adds, each with its add and what it says of any add."""
         for branch in self.adds.branches:
             yield from self._note(branch)
         yield from self._ties
 
-    def _note(self, branch: Branch) -> Iterator[Note]:
+    def _note(self, branch: Branch) -> Iterator[tuple[Note, str, Hashable]]:
         add, what = self.name(branch.add), self.name(branch.branch)
         weights = self._weights(branch.ends.weights)
+        names, says = weights or (add,), weights
         if branch.how == "gated":
+            kind = "gate"
             text = (
                 f"{add} adds {what} to {self.name(branch.skip)}, a skip that is multiplied by what "
                 "is computed from its own source: no weight alone makes the sum the skip, so none "
                 "is zero"
             )
-            yield Note("gate", weights or (add,), text)
         elif branch.how == "pyramid":
+            kind = "pyramid"
             text = (
                 f"{add} adds {what}, which leaves the resolution and returns by upsampling: a "
                 "level of a pyramid, transit; give it the role zero by overrides if it is a branch"
             )
-            yield Note("pyramid", weights or (add,), text)
         elif branch.ends.blocker is not None:
-            yield Note("endless", (add,), self._blocked(branch))
+            blocker = self.flow.nodes[branch.ends.blocker]
+            why = self._blocked(branch, blocker)
+            kind, names = "endless", (add,)
+            text = f"no weight makes the branch {what} of {add} vanish, so none is zero: "
+            text += why.format(blocker.name)
+            is_given = blocker.kind in ("input", "parameter")
+            says = (why, *blocker.weights, blocker.name if is_given else function_of(blocker))
         elif branch.ends.norms:
             norms = ", ".join(self.name(at) for at in branch.ends.norms)
+            kind = "norm"
             text = (
                 f"the branch {what} of {add} ends in a normalisation ({norms}), which magnifies "
                 "what its zero weight gives: eps becomes up to eps / sqrt(e), e that of the norm"
             )
-            yield Note("norm", weights, text)
+        else:
+            return
+        yield Note(kind, names, text), add, says
 
-    def _blocked(self, branch: Branch) -> str:
-        add, what = self.name(branch.add), self.name(branch.branch)
-        blocker = branch.ends.blocker
-        assert blocker is not None
-        head = f"no weight makes the branch {what} of {add} vanish, so none is zero: "
-        if blocker in branch.sources:
-            return head + "it holds its source itself, besides what it computes from it"
-        node = self.flow.nodes[blocker]
+    def _blocked(self, branch: Branch, node: Node) -> str:
+        """Return why a node ends the search for the ends of a branch, with {} for its name."""
+        if branch.ends.blocker in branch.sources:
+            return "it holds its source itself, besides what it computes from it"
         if node.kind in ("input", "parameter"):
-            return head + f"{node.name} enters it over no weight"
+            return "{} enters it over no weight"
         if node.does == "unknown":
-            return head + f"it is not known what {node.name} is at 0"
+            return "it is not known what {} is at 0"
         if node.vanishes == "never":
-            return head + f"{node.name} is not 0 where its inputs are"
+            return "{} is not 0 where its inputs are"
         if node.kind == "weight":
-            return head + f"{node.name} reads what vanishes with its own weight: nothing is linear"
+            return "{} reads what vanishes with its own weight: nothing is linear"
         squares = node.does == "product" if node.vanishes == "all" else bool(node.vanishes)
         if node.sums and not squares:
-            return head + f"{node.name} sums over the outputs of the weights before it"
-        return head + f"{node.name} vanishes to second order only, as its factors vanish together"
+            return "{} sums over the outputs of the weights before it"
+        return "{} vanishes to second order only, as its factors vanish together"
 
     # Heads ----------------------------------------------------------------------------------
 

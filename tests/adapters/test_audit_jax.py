@@ -78,6 +78,26 @@ def test_a_stopped_layer_and_a_weight_of_zeros_are_found():
     assert "the signal dies at first: product" in audit.remarks[0]
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_bias_that_cancels_is_a_remark_and_one_behind_a_stop_a_failure(stop):
+    def apply_pair(params, a, b):
+        a, b = (x @ params["e"] + params["b"] for x in (a, b))
+        a, b = (jax.lax.stop_gradient(x) if stop else x for x in (a, b))
+        return jnp.abs(a - b) @ params["c"]
+
+    rng = np.random.default_rng(3)
+    params = {"e": rng.standard_normal((6, 4), "f4"), "c": rng.standard_normal((4, 2), "f4")}
+    params, pair = {**params, "b": np.zeros(4, "f4")}, (X, X[::-1] + 1)
+    gradient = jax.grad(lambda p: apply_pair(p, *pair).sum())(params)
+    assert bool(gradient["e"].any()) != stop
+    moved = apply_pair({**params, "b": np.ones(4, "f4")}, *pair)
+    np.testing.assert_allclose(moved, apply_pair(params, *pair), rtol=1e-4, atol=1e-5)
+    audit = irj.audit(params, pair, apply_pair)
+    assert bool(audit.healthy) != stop, audit.healthy
+    assert "b" in [one.name for one in audit.dead]
+    assert any(text.startswith("cancels: ") for text in audit.remarks) != stop
+
+
 @jax.custom_vjp
 def through(x):
     return jnp.round(x)

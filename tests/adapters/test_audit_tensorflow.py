@@ -156,6 +156,30 @@ class Two(keras.Model):
         return x + self.down(keras.ops.relu(self.up(c)))
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_bias_that_cancels_is_a_remark_and_one_behind_a_stop_a_failure(stop):
+    class Siamese(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.e, self.c = keras.layers.Dense(4, name="e"), keras.layers.Dense(2, name="c")
+
+        def call(self, a, b):
+            a, b = self.e(a), self.e(b)
+            if stop:
+                a, b = keras.ops.stop_gradient(a), keras.ops.stop_gradient(b)
+            return self.c(keras.ops.abs(a - b))
+
+    keras.utils.set_random_seed(0)
+    model, pair = Siamese(), (samples(5, 6), samples(5, 6)[::-1] + 1)
+    before = numpy(model(*pair))
+    audit = irk.audit(model, pair)
+    model.e.bias.assign_add(np.ones(4))
+    np.testing.assert_allclose(numpy(model(*pair)), before, rtol=1e-4, atol=1e-5)
+    assert bool(audit.healthy) != stop, audit.healthy
+    assert any(one.name.endswith("e/bias") for one in audit.dead)
+    assert any(text.startswith("cancels: ") for text in audit.remarks) != stop
+
+
 def functional_two():
     a, b = keras.Input((8,), name="a"), keras.Input((4,), name="b")
     h = keras.layers.Dense(16, activation="relu", name="up")(b)

@@ -169,6 +169,45 @@ def test_a_detached_layer_is_found():
     assert "gradient to the input is exactly 0" in audit.healthy[0]
 
 
+class Siamese(nn.Module):
+    def __init__(self, end, how):
+        super().__init__()
+        self.e = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.c, self.end, self.how = nn.Linear(4, 2), end, how
+
+    def forward(self, a, b):
+        if self.how == "linear":
+            a, b = self.e(a), self.e(b)
+        else:  # a product and a sum
+            h = self.e[:2]
+            a, b = (h(x) @ self.e[2].weight.T + self.e[2].bias for x in (a, b))
+        a, b = (x.detach() if self.how == "stopped" else x for x in (a, b))
+        return self.c(self.end(a - b))
+
+
+@pytest.mark.parametrize("end", [torch.abs, torch.square])
+@pytest.mark.parametrize("how", ["linear", "written out", "stopped"])
+def test_a_bias_that_cancels_is_a_remark_and_one_behind_a_stop_a_failure(how, end):
+    torch.manual_seed(0)
+    model, pair = Siamese(end, how), (samples(5, 6), samples(5, 6, seed=2))
+    before = model(*pair)
+    before.sum().backward()
+    gradient = model.e[2].weight.grad
+    assert (gradient is not None and bool(gradient.any())) == (how != "stopped")
+    audit = irt.audit(model, pair)
+    with torch.no_grad():
+        model.e[2].bias += 1
+    torch.testing.assert_close(model(*pair), before)  # the bias is in vain, not cut off
+    assert bool(audit.healthy) == (how != "stopped"), audit.healthy
+    if how == "stopped":
+        assert "e.2.bias" in str(audit.healthy)
+        assert "cancels" not in str(audit)
+    else:
+        assert [one.name for one in audit.dead] == ["e.2.bias"]
+        assert [text for text in audit.remarks if text.startswith("cancels: ")]
+        assert "e.2.bias" in str(audit.remarks)
+
+
 class Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

@@ -212,6 +212,14 @@ def test_a_bias_that_moves_nothing_is_no_failure():
     audit = judge(record(**options))
     assert audit.healthy
     assert [one.name for one in audit.dead] == ["up.b"]
+    assert [text[:9] for text in audit.remarks] == ["cancels: "]
+    # No weight tells it of a bias that is added to one of two results of the weight alone,
+    nodes.append(Node("again", "weight", ("add",), (2, 4), weights=("up.w",)))
+    uses["up.w"] = ("up", "again")
+    assert "cancels:" not in str(judge(record(**{**options, "graph": Graph(nodes, ["head"])})))
+    # or in a function with a gradient of its own.
+    uses["up.w"] = ("up",)
+    assert "cancels:" not in str(judge(record(**options, own={"up"})))
 
 
 def test_what_lies_in_a_loop_is_named_as_unseen():

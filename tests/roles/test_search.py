@@ -131,6 +131,41 @@ def test_a_gate_on_the_skip(kept):
     assert "a skip that is multiplied" in net.notes()["gate"].text
 
 
+def test_notes_that_say_the_same_of_the_same_weights_are_one():
+    """Of a cell there is one fact to know, however many steps it takes; of two cells, two."""
+    net = Net()
+    adds = {}
+    for cell in "ab":
+        h, adds[cell] = net.x(f"x{cell}"), []
+        for t in range(20):
+            name = f"{cell}{t}"
+            for gate in "zn":
+                shared = f"{gate}{cell}".upper()
+                net.again(f"{gate}{name}", shared, h) if t else net.w(shared.lower(), h)
+            z, n = (f"{gate}{name if t else cell}" for gate in "zn")
+            z, n = net.sigmoid(f"s{name}", z), net.f(f"t{name}", n)
+            rest = net.f(f"r{name}", z, does="shift", vanishes="never")
+            h = net.add(f"h{name}", net.mul(f"k{name}", z, h), net.mul(f"m{name}", rest, n))
+            adds[cell].append(h)
+    notes = [note for note in explain_roles(net.graph()).notes if note.kind == "gate"]
+    assert [note.names for note in notes] == [("NA",), ("NB",)]
+    for note, own in zip(notes, adds.values(), strict=True):
+        first, *others = own
+        assert note.text.startswith(f"{first} adds ")
+        assert note.text.endswith(f"the same at {', '.join(others[:5])} and 14 more")
+
+
+def test_notes_on_nodes_that_differ_in_their_names_alone_are_one():
+    net = Net()
+    x = net.x()
+    for k, kind in enumerate(["sigmoid", "sigmoid", "exp"]):
+        x = net.add(f"y{k}", x, net.sigmoid(f"{k}: {kind}", net.w(f"w{k}", x)))
+    one, other = explain_roles(net.graph(x)).notes
+    assert (one.names, other.names) == (("y0", "y1"), ("y2",))
+    assert one.text.endswith("0: sigmoid is not 0 where its inputs are; the same at y1")
+    assert other.text.endswith("2: exp is not 0 where its inputs are")
+
+
 def test_a_gate_on_the_skip_that_another_input_computes_is_none():
     """Whatever it is, the sum is the skip where the branch is zero."""
     net = Net()
