@@ -31,6 +31,25 @@ KINDS = {
 X = np.random.default_rng(0).normal(size=(3, LENGTH, WIDTH)).astype("float32")
 
 
+OPERATIONS = (
+    "LINEAR",
+    "SUM",
+    "MOVE",
+    "RELU",
+    "SILU",
+    "GELU",
+    "TANH",
+    "NORM",
+    "SOFTMAX",
+    "ATTENTION",
+)
+
+
+def table_of(names):
+    """A framework's spellings by the kind of operation, of the names in its module."""
+    return {name.lower(): names[name] for name in OPERATIONS}
+
+
 class Network:
     """Residual branches of some kinds; `given` are the spellings of some kinds of operations."""
 

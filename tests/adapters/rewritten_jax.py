@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax, nn
 
 import idinit_ref_jax as irj
-from adapters.rewritten import HEADS, LENGTH, WIDTH, X
+from adapters.rewritten import HEADS, LENGTH, WIDTH, X, table_of
 
 EACH = WIDTH // HEADS
 MASK = jnp.arange(WIDTH) % 2 == 0
@@ -253,15 +253,4 @@ ATTENTION = {
     "map": mapped,
     "in a loop": in_a_loop,
 }
-TABLE = {
-    "linear": LINEAR,
-    "sum": SUM,
-    "move": MOVE,
-    "relu": RELU,
-    "silu": SILU,
-    "gelu": GELU,
-    "tanh": TANH,
-    "norm": NORM,
-    "softmax": SOFTMAX,
-    "attention": ATTENTION,
-}
+TABLE = table_of(globals())

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import idinit_ref_tensorflow as irk
-from adapters.rewritten import HEADS, LENGTH, WIDTH
+from adapters.rewritten import HEADS, LENGTH, WIDTH, table_of
 
 EACH = WIDTH // HEADS
 MASK = np.arange(WIDTH) % 2 == 0
@@ -214,15 +214,4 @@ ATTENTION = {
     "matmul": in_turn,
     "in a loop": in_a_loop,
 }
-TABLE = {
-    "linear": LINEAR,
-    "sum": SUM,
-    "move": MOVE,
-    "relu": RELU,
-    "silu": SILU,
-    "gelu": GELU,
-    "tanh": TANH,
-    "norm": NORM,
-    "softmax": SOFTMAX,
-    "attention": ATTENTION,
-}
+TABLE = table_of(globals())

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import idinit_ref_torch as irt
-from adapters.rewritten import HEADS, LENGTH, WIDTH
+from adapters.rewritten import HEADS, LENGTH, WIDTH, table_of
 
 EACH = WIDTH // HEADS
 MASK = torch.arange(WIDTH) % 2 == 0
@@ -286,15 +286,4 @@ def halves_in_place(a, b):
     return a
 
 
-TABLE = {
-    "linear": LINEAR,
-    "sum": SUM,
-    "move": MOVE,
-    "relu": RELU,
-    "silu": SILU,
-    "gelu": GELU,
-    "tanh": TANH,
-    "norm": NORM,
-    "softmax": SOFTMAX,
-    "attention": ATTENTION,
-}
+TABLE = table_of(globals())
