@@ -105,6 +105,10 @@ def _plans(entries: Collection[Entry]) -> dict[str, Plan]:
     return {entry.name: entry.plan for entry in entries if entry.plan is not None}
 
 
+def _is_whole(entry: Entry) -> bool:
+    return entry.plan is None or isinstance(entry.plan.role, str)
+
+
 def _fold(entry: Entry) -> Entry:
     """Return the entry of a weight that reads all parts of a concatenation, by fold_mean."""
     assert entry.plan is not None
@@ -197,9 +201,18 @@ class _Model(NamedTuple):
             why += "".join(used)
             options.pop("role", None)
             with prefixed(f"parameter {name!r}"):
-                _check_own(role, dict(given).get(name, {}))
-                plan = _plan(node, role, options)
+                parts = self._parts(name, role, given)
+                _check_own(role, {} if parts else dict(given).get(name, {}))
+                plan = _plan(node, role, options, parts)
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
+
+    def _parts(self, name: str, role: Kind, given: _Given) -> dict[str, Any]:
+        """Return the roles and sizes of the blocks of a weight, if these differ in their roles."""
+        found = self.inferred.get(name)
+        is_chosen = any("role" in own or "blocks" in own for _, own in given)
+        if found is None or role != "zero" or not found.roles or is_chosen:
+            return {}
+        return {"role": found.roles, "blocks": found.blocks}
 
     def warnings(
         self,
@@ -222,9 +235,8 @@ class _Model(NamedTuple):
         yield from kept(self.graph, entries, said, self.options["strict"], last)
         yield from (note for note in notes if note.kind != "norm")
         yield from magnified(zero, self.options["eps"])
-        yield from faint(
-            self.graph, {name for name in roles.keys() - chosen if roles[name] == "zero"}
-        )
+        whole = {entry.name for entry in entries if entry.role == "zero" and _is_whole(entry)}
+        yield from faint(self.graph, whole - set(chosen))
         yield from lost
         yield from copies(self.graph, _plans(entries))
         yield from overwritten(entries, chosen, self.values)
@@ -307,7 +319,9 @@ def _chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[s
     return chosen
 
 
-def _plan(node: Node, role: Kind, options: Mapping[str, Any]) -> Plan:
+def _plan(
+    node: Node, role: Kind, options: Mapping[str, Any], parts: Mapping[str, Any]
+) -> Plan:
     stored = {key: value for key, value in node.options.items() if key in _STORED}
     if node.use == "embedding" and not stored:
         stored = {"layout": "IO"}  # a row for each input

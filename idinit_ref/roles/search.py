@@ -13,16 +13,23 @@ from .ends import Vanishing, find_void
 from .flow import Flow
 from .graph import Graph, Node, function_of
 from .notes import Note, merged
+from .packed import Rows, unpacked
 
 __all__ = ["Found", "Inferred", "explain_roles", "infer_roles"]
 
 
 class Inferred(NamedTuple):
-    """The role of a weight, the reasons, and whether it is the last before an output."""
+    """The role of a weight, the reasons, and whether it is the last before an output.
+
+    The role of a packed weight is "zero" if that of any block is. Where they differ, `roles` and
+    `blocks` are the role and the size of each.
+    """
 
     role: Role
     why: tuple[str, ...]
     head: bool = False
+    roles: tuple[Role, ...] = ()
+    blocks: tuple[int, ...] = ()
 
 
 class Found(dict[str, Inferred]):
@@ -135,8 +142,24 @@ def explain_roles(graph: Graph) -> Found:
     ... ]))["w"].why
     ('last of the branch h, which y adds to x',)
     """
-    search = _Search(graph)
-    uses, found = search.flow.uses, Found()
+    parts = unpacked(graph)
+    each, notes = _explained(parts.graph)
+    found = Found()
+    for name in graph.weights:
+        blocks = parts.blocks.get(name)
+        found[name] = each[name] if blocks is None else _joined(blocks, each)
+    of = {part: name for name, blocks in parts.blocks.items() for part in blocks.values() if part}
+    found.notes = tuple(
+        note._replace(names=tuple(dict.fromkeys(of.get(name, name) for name in note.names)))
+        for note in notes
+    )
+    return found
+
+
+def _explained(graph: Graph) -> tuple[dict[str, Inferred], tuple[Note, ...]]:
+    """Return the role of every weight of a graph without packed weights, and the notes."""
+    search, found = _Search(graph), dict[str, Inferred]()
+    uses = search.flow.uses
     for name in graph.weights:
         why = [text for at in uses[name] for text in search.why(at)]
         zero = bool(why)
@@ -147,8 +170,20 @@ def explain_roles(graph: Graph) -> Found:
         head = any(at in search.heads for at in uses[name])
         role: Role = "zero" if zero else "transit"
         found[name] = Inferred(role, tuple(dict.fromkeys(why)), head)
-    found.notes = merged(search.notes())
-    return found
+    return found, merged(search.notes())
+
+
+def _joined(blocks: Mapping[Rows, str | None], each: Mapping[str, Inferred]) -> Inferred:
+    """Return the role of a packed weight. A block that nothing uses is transit beside others."""
+    found = {rows: each[name] for rows, name in blocks.items() if name is not None}
+    head = all(one.head for one in found.values())
+    if len({one.role for one in found.values()}) == 1:
+        why = dict.fromkeys(text for one in found.values() for text in one.why)
+        return Inferred(*{one.role for one in found.values()}, tuple(why), head)
+    roles = tuple(found[rows].role if rows in found else "transit" for rows in blocks)
+    ends = ((rows, text) for rows, one in found.items() if one.role == "zero" for text in one.why)
+    why = dict.fromkeys(f"outputs {a} to {b - 1} alone: {text}" for (a, b), text in ends)
+    return Inferred("zero", tuple(why), head, roles, tuple(b - a for a, b in blocks))
 
 
 class _Search:

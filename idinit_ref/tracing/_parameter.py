@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 from ..core.layout import merge_axes
@@ -12,7 +12,7 @@ from ..roles.graph import Node, Use
 from ._stored import Stored
 from ._values import Operation
 
-__all__ = ["Parameter", "Seen", "node_of"]
+__all__ = ["Parameter", "Seen", "node_of", "parts_of"]
 
 
 @dataclass(frozen=True)
@@ -134,19 +134,22 @@ def _storage(
         return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     shape, layout = merge_axes(how.shape, how.letters)
-    parts = [op.parts(way) for op, way in seen if isinstance(way, Stored)]
-    blocks = _blocks(parts, shape[layout.index("O")])
-    if blocks:
-        options["blocks"] = blocks
+    parts = parts_of(seen)
+    if parts and all(op.is_packed(parts.values()) for op, _ in seen):
+        ends = sorted({0, shape[layout.index("O")], *chain.from_iterable(parts.values())})
+        options["blocks"] = tuple(b - a for a, b in pairwise(ends))
     if (shape, layout) != (given.shape, how.letters):
         options["parted"] = how.shape, how.letters
     return shape, options, ""
 
 
-def _blocks(parts: Sequence[set[tuple[int, int]]], outputs: int) -> tuple[int, ...] | None:
-    """Return the sizes of a packed weight's blocks, or None if the weight is not packed."""
-    ranges = sorted(set().union(*parts))
-    if not all(parts) or len(ranges) < 2 or any(a[1] > b[0] for a, b in pairwise(ranges)):
-        return None
-    ends = sorted({0, outputs, *(end for span in ranges for end in span)})
-    return tuple(b - a for a, b in pairwise(ends))
+def parts_of(seen: Iterable[tuple[Operation, Stored | str]]) -> dict[str, tuple[int, int]]:
+    """Return the rows of a weight that each part of its results holds, by node.
+
+    None unless all of its operations are cut into such parts, two at least, that are apart.
+    """
+    parts = [op.parts(way) for op, way in seen if isinstance(way, Stored)]
+    rows = sorted({rows for own in parts for rows in own.values()})
+    if not all(parts) or len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
+        return {}
+    return {node: rows for own in parts for node, rows in own.items()}

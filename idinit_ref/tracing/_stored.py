@@ -203,31 +203,35 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) 
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 
 
-def blocks_of(found: Stored, cuts: Iterable[tuple[int, int, int]]) -> set[tuple[int, int]]:
-    """Return the ranges of the parts of a weight's outputs; none if they are not blocks.
+def blocks_of(
+    found: Stored, cuts: Mapping[str, tuple[int, int, int]], name: str
+) -> dict[str, tuple[int, int]]:
+    """Return the rows of a weight that each part holds; none if these are not blocks.
 
     Parameters
     ----------
     found : Stored
         The weight.
-    cuts : iterable of (int, int, int)
-        Parts of the operation's result: the axis of its weight, the start and the stop.
+    cuts : mapping of str to (int, int, int)
+        Parts of the operation's result, by node: the axis of its weight, the start and the stop.
+    name : str
+        The operation, whose whole result is one part if it has no cuts, but reads a slice.
     """
     lengths = [n for n, letter in zip(found.shape, found.letters, strict=True) if letter == "O"]
     first, last = found.cut or (0, lengths[0])
     used, inner = [last - first, *lengths[1:]], prod(lengths[1:])
-    ranges = set()
-    for axis, start, stop in cuts:
+    parts = {}
+    for node, (axis, start, stop) in cuts.items():
         depth = 0
         while depth < len(found.outs) and found.outs[depth] == axis:
             depth += 1
         begin, own = found.spans.get(axis, (0, 0))
         if axis in found.outs[depth:] or prod(used[:depth]) != own or not depth:
-            return set()
+            return {}
         low, high = max(start - begin, 0), min(stop - begin, own)
         if low < high:
             rest = prod(lengths[depth:])
-            ranges.add((first * inner + low * rest, first * inner + high * rest))
-    if not ranges and found.cut is not None:
-        return {(first * inner, last * inner)}
-    return ranges
+            parts[node] = (first * inner + low * rest, first * inner + high * rest)
+    if not parts and found.cut is not None:
+        return {name: (first * inner, last * inner)}
+    return parts

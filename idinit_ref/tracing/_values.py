@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
@@ -88,16 +88,23 @@ class Operation:
         own = [found.taps[letters[at]] for at in kept]
         return identity(left, dilation, kernel, spread, turned, self.forward, own)
 
-    def parts(self, found: Stored) -> set[tuple[int, int]]:
-        """Return the parts of a weight's outputs that are used separately; none if not packed."""
-        cuts = self.cuts.values()
-        whole = self.whole or None in cuts
+    def parts(self, found: Stored) -> dict[str, tuple[int, int]]:
+        """Return the parts of a weight's outputs that are used separately; none if not packed.
+
+        By the node that holds the result of each: a part of this operation's result, or all of it.
+        """
+        cuts = {node: cut for node, cut in self.cuts.items() if cut is not None}
+        whole = self.whole or len(cuts) < len(self.cuts)
         if self.rejoined or (found.cut is None and whole):
-            return set()
-        ranges = blocks_of(found, () if whole else [cut for cut in cuts if cut is not None])
-        if self.left is not None and not (self.gated and len({b - a for a, b in ranges}) == 1):
-            return set()  # split channels alone do not mean a packed weight
-        return ranges
+            return {}
+        return blocks_of(found, {} if whole else cuts, self.name)
+
+    def is_packed(self, parts: Collection[tuple[int, int]]) -> bool:
+        """Whether parts of its result are those of several matrices.
+
+        Split channels of a convolution alone do not say so.
+        """
+        return self.left is None or (self.gated and len({b - a for a, b in parts}) == 1)
 
 
 class Track(NamedTuple):
