@@ -136,7 +136,7 @@ def weight(
     loosen_at="all",
     seed=0,
 ):
-    """Sections 3 to 5 for one weight, as a float64 NumPy array."""
+    """Sections 3 to 5 for one weight, as a float64 NumPy array; `role` may be one of each block."""
     layout = layout or {2: "OI", 3: "OIW", 4: "OIHW", 5: "OIDHW"}[len(shape)]
     size = dict(zip(layout, shape, strict=True))
     spatial = [c for c in "DHW" if c in layout]
@@ -151,6 +151,20 @@ def weight(
         kernel, channels, "outward" if phased and taps == "center" else taps, tap, None
     )
     draws = len(plain)
+
+    if not isinstance(role, str):  # a role for each block: the rows of two weights of one role each
+        pick = [each for each, count in zip(role, blocks, strict=True) for _ in range(count)]
+        stored = {
+            "layout": layout, "groups": groups, "transposed": transposed, "stride": stride,
+            "blocks": blocks, "taps": taps, "tap": tap,
+        }  # fmt: skip
+        noise = {"loosen": loosen, "loosen_at": loosen_at, "seed": seed}
+        rows = [-1 if letter == "O" else 1 for letter in layout]
+        return np.where(
+            np.reshape([each == "zero" for each in pick], rows),
+            weight(shape, "zero", eps=eps, form=form, **stored),
+            weight(shape, "transit", gain=gain, wide=wide, **noise, **stored),
+        )
 
     # The matrix, and the row in it, of every place along the O axis.
     edges = {0, size["O"]}

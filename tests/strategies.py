@@ -23,8 +23,11 @@ def examples(count: int) -> int:
 @st.composite
 def weights(
     draw: st.DrawFn, loosened: bool = True, longest: int = 8
-) -> tuple[tuple[int, ...], str, dict[str, Any]]:
-    """Any weight of the specification: `(shape, role, options)` for `plan` and for `by_hand`."""
+) -> tuple[tuple[int, ...], Any, dict[str, Any]]:
+    """Any weight of the specification: `(shape, role, options)` for `plan` and for `by_hand`.
+
+    The role is a word, or a tuple of one for each block.
+    """
     dims = draw(st.integers(0, 3))
     letters = "OI" + "DHW"[3 - dims :] + draw(st.sampled_from(["", "E", "EX"]))
     letters = "".join(draw(st.permutations(letters)))
@@ -51,11 +54,14 @@ def weights(
         options["tap"] = tuple(draw(st.integers(0, k - 1)) for k in kernel)
     if kernel and draw(st.booleans()):
         options["stride"] = tuple(draw(st.sampled_from([1, 2, 3, -2, -3])) for _ in kernel)
-    role = draw(st.sampled_from(["transit", "zero"]))
-    if role == "zero":
+    role: Any = draw(st.sampled_from(["transit", "zero"]))
+    if blocks is not None and draw(st.booleans()):
+        role = tuple(draw(st.sampled_from(["transit", "zero"])) for _ in blocks)
+    roles = {role} if isinstance(role, str) else set(role)
+    if "zero" in roles:
         options["eps"] = draw(st.sampled_from([1e-6, 0.5, -1e-3]))
         options["form"] = draw(st.sampled_from(["pair", "shifted"]))
-    else:
+    if "transit" in roles:
         options["gain"] = draw(st.sampled_from(GAINS))
         options["wide"] = draw(st.sampled_from(["truncate", "fold_rms", "fold_mean"]))
         if loosened and draw(st.booleans()):

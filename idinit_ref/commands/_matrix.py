@@ -13,7 +13,7 @@ from ..core.dtypes import Format, round_array
 from ..core.kernel import CORNER
 from ..core.lattice import lines
 from ..core.layout import Layout, Piece
-from ..core.pattern import Term
+from ..core.pattern import Role, Term, called
 from ..core.plan import Plan
 from ..core.sheets import Strip, column_grid
 
@@ -39,35 +39,45 @@ class Matrix(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Matrices of one size: the place of the first, and their number."""
+    """Matrices of one size and role: the place of the first, and their number."""
 
     piece: Piece
     phase: int
     n: int
     copies: int
+    role: Role
 
     @property
     def m(self) -> int:
         """The number of rows."""
         return self.piece.m
 
+    def terms(self, p: Plan) -> tuple[Term, ...]:
+        """Return their closed form in the weight, without noise."""
+        return p.terms(self.m, self.n, self.piece.block)
+
+    def is_noisy(self, p: Plan) -> bool:
+        """Whether they are loosened in the weight."""
+        return p.loosen > 0 and self.role == "transit"
+
 
 def different(p: Plan) -> list[Alike]:
-    """Return the first matrix of each size in a weight, with the number of its copies.
+    """Return the first matrix of each size and role in a weight, with the number of its copies.
 
     >>> from idinit_ref import plan
     >>> different(plan((6, 2), blocks=(2, 3, 1)))[1]
-    Alike(piece=Piece(start=2, m=3, copies=1), phase=0, n=2, copies=1)
+    Alike(piece=Piece(start=2, m=3, copies=1, block=1), phase=0, n=2, copies=1, role='transit')
     >>> [(a.m, a.n, a.copies) for a in different(plan((4, 2, 3, 3), stride=(2, 2)))]
     [(4, 8, 1), (4, 4, 2), (4, 2, 1)]
     """
-    by_size: dict[tuple[int, int], Alike] = {}
+    alike: dict[tuple[int, int, Role], Alike] = {}
+    roles = p.roles
     for piece in p.axes.pieces:
         for phase, n in enumerate(p.axes.widths):
-            copies = piece.copies * p.axes.copies
-            first = by_size.setdefault((piece.m, n), Alike(piece, phase, n, 0))
-            by_size[piece.m, n] = first._replace(copies=first.copies + copies)
-    return list(by_size.values())
+            role, copies = roles[piece.block], piece.copies * p.axes.copies
+            first = alike.setdefault((piece.m, n, role), Alike(piece, phase, n, 0, role))
+            alike[piece.m, n, role] = first._replace(copies=first.copies + copies)
+    return list(alike.values())
 
 
 def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
@@ -183,8 +193,7 @@ def title_text(p: Plan) -> str:
     >>> title_text(plan((2, 3), "zero"))
     'IDIZ  2 x 3  layout OI'
     """
-    name = "IDI" if p.role == "transit" else "IDIZ"
-    return f"{name}  {' x '.join(map(str, p.shape))}  layout {p.layout}"
+    return f"{called(p.role)}  {' x '.join(map(str, p.shape))}  layout {p.layout}"
 
 
 def value_text(x: float, exponent: int = 0) -> str:

@@ -59,10 +59,9 @@ class DrawnMatrix(NamedTuple):
 
 def part_of(p: Plan, alike: Alike, to: Format) -> DrawnMatrix:
     terms = tuple(
-        term._replace(value=round_value(term.value, to, "an entry"))
-        for term in p.terms(alike.m, alike.n)
+        term._replace(value=round_value(term.value, to, "an entry")) for term in alike.terms(p)
     )
-    few = p.loosen and alike.m * alike.n <= NOISY
+    few = alike.is_noisy(p) and alike.m * alike.n <= NOISY
     return DrawnMatrix(alike, terms, extract(p, alike, to).dense() if few else None)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.dtypes import format_of, round_value
+from ..core.pattern import Role
 from ..core.plan import Plan
-from ._matrix import Floats, value_text
+from ._matrix import Floats, different, value_text
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
@@ -49,10 +50,10 @@ class Scale(NamedTuple):
         """
         to, names = format_of(dtype), {}
         for p in plans:
-            for m, n in dict.fromkeys((m, n) for m, n, copies in p.matrices if m * n * copies):
-                for term in p.terms(m, n):
+            for alike in different(p):
+                for term in alike.terms(p) if alike.copies else ():
                     value = round_value(term.value, to, "an entry")
-                    names[value] = f"{_name(p, term.value)} = {value_text(value)}"
+                    names[value] = f"{_name(p, alike.role, term.value)} = {value_text(value)}"
         sizes = [abs(value) for value in names]
         return cls(min(sizes), max(sizes), names if len(names) <= _LEGEND else {})
 
@@ -101,9 +102,9 @@ class Scale(NamedTuple):
         return FuncNorm(both, vmin=-self.largest, vmax=self.largest), colours
 
 
-def _name(p: Plan, value: float) -> str:
+def _name(p: Plan, role: Role, value: float) -> str:
     """Return the name of an entry in the formulas."""
-    if p.role == "zero":
+    if role == "zero":
         sign = "+" if (value > 0) == (p.eps > 0) else "-"
         square = (value / p.eps) ** 2
         named = Fraction(square).limit_denominator(_SQUARE)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from .. import __version__
 from ..core.kernel import Taps
 from ..core.noise import LoosenAt
-from ..core.pattern import Form, Role, Wide
+from ..core.pattern import Form, Wide
 from ..errors import IDInitError, OptionError, message
 from ._terminal import Console, say, width
 
@@ -230,13 +230,18 @@ def _integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(should) from None
 
 
+def _roles(text: str) -> str | tuple[str, ...]:
+    roles = tuple(text.split(","))
+    return roles if len(roles) > 1 else text
+
+
 def _show(commands: Any) -> None:
     show = commands.add_parser(
         "show", help="print a weight and its properties", argument_default=argparse.SUPPRESS
     )
     add = show.add_argument
     add("size", type=_integer, nargs="+", metavar="SIZE", help="the shape, e.g. 8 2 3 3")
-    add("--role", choices=get_args(Role), help="transit (the default) or zero")
+    add("--role", type=_roles, help="transit (the default) or zero; of blocks: transit,zero")
     add("--layout", help="a letter for each axis: O, I, D H W; others are batches")
     add("--gain", type=_number, help="tau of IDI (default 1)")
     add("--eps", type=_number, help="eps of IDIZ (default 1e-06)")

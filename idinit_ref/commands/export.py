@@ -187,7 +187,7 @@ def _print_roles(assembled: assembly.Assembly, dtype: str, console: Console) -> 
     groups: dict[str, list[tuple[int, int]]] = {role: [] for role in ("transit", "zero", "bias")}
     for item in assembled.items:
         group: str = item.role
-        if item.origin not in ("IDI", "IDIZ", "zeros"):
+        if item.origin not in ("IDI", "IDIZ", "IDI+IDIZ", "zeros"):
             group = f"{item.origin}: {item.why}"
         entries = prod(item.shape)
         nbytes = _nbytes(item.value, dtype) if item.value is not None else 0

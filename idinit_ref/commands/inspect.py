@@ -13,7 +13,7 @@ from ..files.recognise import Finding, inspect
 from ..files.storage import Tensor
 from ._terminal import Console, columns, natural, print_json, progress, tensors
 
-_KINDS = {"idi": "IDI", "idiz": "IDIZ"}
+_KINDS = {"idi": "IDI", "idiz": "IDIZ", "idi+idiz": "IDI+IDIZ"}
 
 
 def run(args: Namespace, console: Console) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.dtypes import Format, format_of
+from ..core.pattern import called
 from ..core.plan import Plan
 from ..core.sheets import Strip
 from ._matrix import Floats, column_text, different, noise_text, title_text, value_text
@@ -154,7 +155,9 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     rows: list[tuple[DrawnMatrix, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
         rows.append((part, False))
-        if panels and not any(later.m == part.m for later in parts[k + 1 :]):  # the last phase
+        if panels and part.alike.piece not in [
+            x.alike.piece for x in parts[k + 1 :]
+        ]:  # the last phase
             rows.append((part, True))
     down = 1 + max((panel.row for panel in panels), default=0)
     across = 1 + max((panel.column for panel in panels), default=0)
@@ -189,10 +192,12 @@ def _ratio(m: int, n: int) -> float:
 
 def _about(p: Plan, to: Format, parts: Sequence[DrawnMatrix]) -> str:
     """Return the options that change the picture."""
-    options = [f"tau = {p.gain:g}" if p.role == "transit" else f"eps = {p.eps:g}"]
-    if p.role == "transit" and any(part.m < part.n for part in parts):
+    names = {"transit": f"tau = {p.gain:g}", "zero": f"eps = {p.eps:g}"}
+    options = [text for role, text in names.items() if role in p.roles]
+    transit, zero = ([x for x in parts if x.alike.role == role] for role in names)
+    if any(part.m < part.n for part in transit):
         options.append(f"wide: {p.wide}")
-    if p.role == "zero" and any(2 * part.m <= part.n for part in parts) and p.form != "pair":
+    if any(2 * part.m <= part.n for part in zero) and p.form != "pair":
         options.append(f"form: {p.form}")
     if p.axes.kernel:
         options.append(f"taps: {p.taps}")
@@ -201,7 +206,9 @@ def _about(p: Plan, to: Format, parts: Sequence[DrawnMatrix]) -> str:
     if p.groups > 1:
         options.append(f"{p.groups} groups" + " (transposed)" * p.transposed)
     if p.blocks is not None:
-        options.append(f"blocks: {', '.join(map(str, p.blocks))}")
+        roles = [f" {role}" * (not isinstance(p.role, str)) for role in p.roles]
+        texts = [f"{size}{role}" for size, role in zip(p.blocks, roles, strict=True)]
+        options.append(f"blocks: {', '.join(texts)}")
     if p.loosen:
         options.append(f"noise of {noise_text(p)}, seed {p.seed}")
     return "; ".join([*options, f"in {to.name}"])
@@ -229,15 +236,16 @@ def _name_colours(figure: Figure, scale: Scale) -> None:
 
 
 def _draw_matrix(axes: Axes, p: Plan, part: DrawnMatrix, scale: Scale) -> None:
-    label = f"matrix {part.m:,} x {part.n:,}"
+    name = "" if isinstance(p.role, str) else f", {called(part.alike.role)}"
+    label = f"matrix {part.m:,} x {part.n:,}{name}"
     drawn, lowest = part.sampled(part.n, [Strip(0, 1, part.n, 0, 1, part.n)])
     copies = f", {part.alike.copies:,} copies" if part.alike.copies > 1 else ""
-    if copies and p.loosen:
+    if copies and part.alike.is_noisy(p):
         copies += "; each has its own noise, the first is drawn"
     columns = column_text(p.axes, part.alike.phase)
     beside = columns.startswith("column =") and len(columns) <= _LETTERS  # below the picture
     notes = [f"{label}{copies}", "" if beside else columns]
-    if p.loosen and part.noisy is None:
+    if part.alike.is_noisy(p) and part.noisy is None:
         notes.append(f"noise of {noise_text(p)}; not in the picture")
     notes.append(_coarseness(part.m, part.n, drawn.shape, bool((drawn != lowest).any())))
     ratio = _ratio(part.m, part.n)

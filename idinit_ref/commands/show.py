@@ -78,6 +78,7 @@ def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
     matrices = []
     for alike in different(p) if prod(p.shape) else ():
         about: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
+        about |= {"role": alike.role}
         count, matrix, _ = _few(p, alike, to)
         about |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
         if matrix:
@@ -92,9 +93,10 @@ def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
 def _few(p: Plan, alike: Alike, to: Format) -> tuple[int, Matrix | None, int]:
     """Return the number of a matrix's non-zeros, the matrix if they are few, and the limit."""
     count = alike.m * alike.n
-    if not p.loosen or p.loosen_at != "all":
-        count = sum(map(nnz, p.terms(alike.m, alike.n)))
-    limit = NOISY if p.loosen else _ENTRIES
+    noisy = alike.is_noisy(p)
+    if not noisy or p.loosen_at != "all":
+        count = sum(map(nnz, alike.terms(p)))
+    limit = NOISY if noisy else _ENTRIES
     few = max(alike.m, alike.n, count) <= limit
     return count, extract(p, alike, to) if few else None, limit
 
@@ -103,7 +105,7 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
     """Print the first of several alike matrices, and its properties."""
     at, m, n = p.axes, alike.m, alike.n
     kernel = column_text(at, alike.phase)
-    terms = p.terms(m, n)
+    terms, noisy = alike.terms(p), alike.is_noisy(p)
     count, matrix, limit = _few(p, alike, to)
     size = f"{m:,} x {n:,}"
     beside = console.width - 22 - len(size) - 2  # the rest of the line
@@ -112,18 +114,20 @@ def _show_matrix(p: Plan, alike: Alike, to: Format, console: Console) -> None:
         lines = textwrap.wrap(kernel.removeprefix("column = "), console.width - 22)
         facts += [("" if k else "columns", line) for k, line in enumerate(lines)]
     if alike.copies > 1:
-        note = "; each has its own noise, the first is shown" if p.loosen else ""
+        note = "; each has its own noise, the first is shown" if noisy else ""
         phases = at.widths.count(n)
         if phases > 1:
             note = f", in {phases} phases of this size; the first is shown{note and '; '}{note[2:]}"
         facts.append(("copies", f"{alike.copies}{note}"))
+    if not isinstance(p.role, str):
+        facts.append(("role", alike.role))
     facts.append(("non-zeros", f"{count:,} of {m * n:,}"))
     width = console.width - 2
     few = matrix if m <= _ROWS and n <= width else None
     texts = _numbers(few, at, alike.phase, console) if few else []
     if not texts:
         texts = _picture(terms, m, n, console)
-        if p.loosen:
+        if noisy:
             facts.append(("noise", f"{noise_text(p)}; not in the picture"))
     facts += _facts(matrix) if matrix else [("the rest", f"not computed (over {limit:,} entries)")]
     width = max(len(label) for label, _ in facts) + 2

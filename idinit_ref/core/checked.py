@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..errors import OptionError, OptionTypeError, ShapeError, message
 from .kernel import Taps
 from .noise import LoosenAt
 from .options import choice, integer, letters, real, sizes
-from .pattern import Form, Role, Wide
+from .pattern import Form, Role, Wide, called
 
 __all__ = ["checked"]
 
@@ -19,22 +19,24 @@ _OPTIONS: dict[str, dict[str, object]] = {  # of one role, with their defaults
     "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
     "zero": {"eps": 1e-6, "form": "pair"},
 }
-_NAMES = {"transit": "IDI", "zero": "IDIZ"}
 _WORDS = {"role": Role, "wide": Wide, "form": Form, "taps": Taps, "loosen_at": LoosenAt}
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the validated fields of a plan, or raise for the first that does not fit."""
     shape = sizes("shape", given["shape"], ShapeError)
+    role = given["role"]
+    packed = isinstance(role, Sequence) and not isinstance(role, (str, bytes))
     for name, words in _WORDS.items():
         model = ": only a whole model's own wide= may be None" if name == "wide" else ""
         cure = f"leave it out{model}" if given[name] is None else "pick one"
-        choice(name, given[name], get_args(words), cure)
+        for word in role if packed and name == "role" else (given[name],):
+            choice(name, word, get_args(words), cure)
     transposed = given["transposed"]
     if not isinstance(transposed, (bool, np.bool_)):
         should = "it should be True or False"
         raise OptionTypeError(message("transposed", transposed, should, "write one"))
-    values = {
+    values: dict[str, Any] = {
         "shape": shape,
         "gain": real("gain", given["gain"]),
         "eps": real("eps", given["eps"]),
@@ -51,18 +53,30 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         cure = "write the strides of the layer as integers"
         values["stride"] = sizes("stride", given["stride"], OptionError, cure, low=None)
     values["layout"] = letters(given["layout"], shape)
+    if packed:
+        values["role"] = _role_of_blocks(role, values.get("blocks"))
     _check_role({**given, **values})
     return values
 
 
+def _role_of_blocks(roles: Sequence[Role], blocks: Sequence[int] | None) -> Role | tuple[Role, ...]:
+    """Return a role for each block, or one if they are equal; raise if they are not as many."""
+    if not blocks or len(roles) != len(blocks):
+        should = f"it should have as many roles as there are blocks, {len(blocks or ())}"
+        cure = "write one role as a string, or the sizes of all blocks with blocks="
+        raise OptionError(message("role", roles, should, cure))
+    return roles[0] if len(set(roles)) == 1 else tuple(roles)
+
+
 def _check_role(given: Mapping[str, Any]) -> None:
-    """Raise for an option of the other role, or of noise where there is none."""
-    role, other = given["role"], "transit" if given["role"] == "zero" else "zero"
-    for name, default in _OPTIONS[other].items():
-        if given[name] != default:
-            should = f"{_NAMES[role]} (role {role!r}) has no such option"
-            cure = f"leave it out, or use role={other!r}"
-            raise OptionError(message(name, given[name], should, cure))
+    """Raise for an option of another role, or of noise where there is none."""
+    role = given["role"]
+    for other in _OPTIONS.keys() - ({role} if isinstance(role, str) else {*role}):
+        for name, default in _OPTIONS[other].items():
+            if given[name] != default:
+                should = f"{called(role)} (role {role!r}) has no such option"
+                cure = f"leave it out, or use role={other!r}"
+                raise OptionError(message(name, given[name], should, cure))
     if given["loosen_at"] != "all" and not given["loosen"]:
         should = "there is no noise to place: loosen is 0"
         cure = "give a standard deviation with loosen=, or leave it out"

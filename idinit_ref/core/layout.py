@@ -36,11 +36,12 @@ SPATIAL = "DHW"
 
 
 class Piece(NamedTuple):
-    """`copies` equal matrices of m rows, one after the other along the O axis."""
+    """`copies` equal matrices of m rows, one after the other along the O axis, in one block."""
 
     start: int
     m: int
     copies: int
+    block: int
 
 
 class Cut(NamedTuple):
@@ -304,10 +305,10 @@ class Layout:
         """The matrices along the O axis: cut at every group and at every block."""
         per_group = self.outputs if self.transposed else self.outputs // self.groups
         pieces, start = [], 0
-        for size in (self.outputs,) if self.blocks is None else self.blocks:
+        for block, size in enumerate((self.outputs,) if self.blocks is None else self.blocks):
             for part in cut(start, start + size, per_group):
                 first = part.first * per_group + part.start
-                pieces.append(Piece(first, part.stop - part.start, part.copies))
+                pieces.append(Piece(first, part.stop - part.start, part.copies, block))
             start += size
         return tuple(pieces)
 

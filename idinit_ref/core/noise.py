@@ -86,22 +86,23 @@ def _copies(sheet: Sheet) -> Iterator[tuple[int, int]]:
 
 
 class Noise(NamedTuple):
-    """The noise N(0, s^2) on IDI: its size, its place and its seed."""
+    """The noise N(0, s^2) on IDI: its size, its place, its seed, and the blocks without it."""
 
     size: float
     at: LoosenAt
     seed: int
+    still: frozenset[int]
 
     def rows(
         self,
         axes: Layout,
-        terms: Callable[[int, int], Sequence[Term]],
+        terms: Callable[[int, int, int], Sequence[Term]],
         box: Box,
         strides: Sequence[int],
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Yield the rows of a box with their noise (spec section 5), strip by strip.
 
-        `terms` gives the entries of an m x n matrix.
+        `terms` gives the entries of an m x n matrix in a block.
         """
         whole = _whole_kernel(axes)
         pairs = zip(sheets(axes, box, strides), sheets(whole, box, strides), strict=True)
@@ -111,19 +112,22 @@ class Noise(NamedTuple):
                 continue
             low = min(int(min(draws)) for _, draws in strips)
             high = max(int(max(draws)) for _, draws in strips) + 1
+            still = sheet.block in self.still
             for offset, first_row in _copies(sheet):
                 for i in sheet.rows:
                     r = first_row + i - sheet.rows.start
-                    row = self.size * standard_normal(self.seed, r, whole.columns, low, high)
+                    row = np.zeros(high - low)
+                    if not still:
+                        row = self.size * standard_normal(self.seed, r, whole.columns, low, high)
                     entries = []
                     for strip, draws in strips:
-                        for term in terms(sheet.m, strip.n):
+                        for term in terms(sheet.m, strip.n, sheet.block):
                             for line in lines(term, range(i, i + 1), *strip[:3]):
                                 step = line.item_step or 1
                                 at = _at(draws[line.item :: step][: line.length], low)
                                 row[at] += term.value
                                 entries.append((strip, line.item, line.length, step, at))
-                    if self.at == "all":
+                    if self.at == "all" and not still:
                         entries = [(s, 0, s.length, 1, _at(draws, low)) for s, draws in strips]
                     start = offset + (i - sheet.rows.start) * sheet.row_stride
                     for strip, item, length, step, at in entries:

@@ -5,16 +5,28 @@ Nothing here has the size of a weight, knows an axis order or a framework.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from math import lcm, sqrt
 from typing import Literal, NamedTuple
 
-__all__ = ["Form", "Role", "Term", "Wide", "idi_terms", "idiz_terms"]
+__all__ = ["Form", "Role", "Term", "Wide", "called", "idi_terms", "idiz_terms"]
 
 Role = Literal["transit", "zero"]
 Wide = Literal["truncate", "fold_rms", "fold_mean"]
 Form = Literal["pair", "shifted"]
+
+
+def called(role: Role | Sequence[Role]) -> str:
+    """Return the name of a weight of one role, or of one for each block.
+
+    >>> called("zero"), called(("zero", "transit", "zero"))
+    ('IDIZ', 'IDI+IDIZ')
+    """
+    roles = (role,) if isinstance(role, str) else role
+    names = {"transit": "IDI", "zero": "IDIZ"}
+    return "+".join(name for each, name in names.items() if each in roles)
 
 
 class Term(NamedTuple):

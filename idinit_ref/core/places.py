@@ -16,7 +16,7 @@ from .sheets import column_grid, row_grid, sheets
 
 __all__ = ["matches", "runs"]
 
-Terms = Callable[[int, int], Sequence[Term]]  # of an m x n matrix
+Terms = Callable[[int, int, int], Sequence[Term]]  # of an m x n matrix in a block
 _KEYS = 2**16  # places that a traced program holds as constants
 
 
@@ -31,7 +31,7 @@ def runs(
     for sheet in sheets(at, box, strides):
         repeats = tuple((repeat.times, repeat.stride) for repeat in sheet.repeats)
         for strip in sheet.strips:
-            for term in terms(sheet.m, strip.n):
+            for term in terms(sheet.m, strip.n, sheet.block):
                 value = term.value if rounded is None else rounded[term.value]
                 for line in lines(term, sheet.rows, strip.first, strip.step, strip.length):
                     row = line.row - sheet.rows.start
@@ -59,6 +59,6 @@ def matches(
         own = [
             Match(rounded[term.value], *keys(term, xp, row, column))
             for n, column in columns
-            for term in terms(piece.m, n)
+            for term in terms(piece.m, n, piece.block)
         ]
         yield from united(own) if xp is np else own

@@ -40,7 +40,7 @@ class Plan:
     ----------
     shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap, \
 loosen, loosen_at, seed
-        As in :func:`plan`.
+        As in :func:`plan`. Roles of blocks are a tuple if they differ, else one word.
 
     Raises
     ------
@@ -59,7 +59,7 @@ loosen, loosen_at, seed
     """
 
     shape: tuple[int, ...]
-    role: Role = "transit"
+    role: Role | tuple[Role, ...] = "transit"
     gain: float = 1.0
     eps: float = 1e-6
     wide: Wide = "truncate"
@@ -116,8 +116,7 @@ loosen, loosen_at, seed
         >>> ir.plan((12, 2, 3, 3), groups=4).matrices
         ((3, 18, 4),)
         """
-        at = self.axes
-        return tuple((p.m, n, p.copies * at.copies) for p in at.pieces for n in at.widths)
+        return tuple((m, n, copies) for m, n, copies, _ in self._matrices())
 
     @property
     def nnz(self) -> int:
@@ -129,13 +128,28 @@ loosen, loosen_at, seed
         >>> ir.plan((6, 3)).nnz, ir.plan((6, 3), loosen=0.01).nnz
         (6, 18)
         """
-        noisy = self.loosen and self.loosen_at == "all"
+        full = self.loosen and self.loosen_at == "all"
+        noisy = {k for k, role in enumerate(self.roles) if role == "transit"} if full else ()
         return sum(
-            copies * (m * n if noisy else sum(map(nnz, self.terms(m, n))))
-            for m, n, copies in self.matrices
+            copies * (m * n if block in noisy else sum(map(nnz, self.terms(m, n, block))))
+            for m, n, copies, block in self._matrices()
         )
 
-    def terms(self, m: int, n: int | None = None) -> tuple[Term, ...]:
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The role of each of `blocks`; of the whole weight, if it has none.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> ir.plan((6, 3), blocks=(2, 4)).roles, ir.plan((6, 3), "zero").roles
+        (('transit', 'transit'), ('zero',))
+        """
+        if isinstance(self.role, tuple):
+            return self.role
+        return (self.role,) * (1 if self.blocks is None else len(self.blocks))
+
+    def terms(self, m: int, n: int | None = None, block: int = 0) -> tuple[Term, ...]:
         """Return the closed form of this weight's m x n matrices.
 
         Parameters
@@ -144,6 +158,8 @@ loosen, loosen_at, seed
             The rows of one of `matrices`.
         n : int, optional
             Its columns; those of the first of `matrices` if left out.
+        block : int
+            The number of its block, where each has a role.
 
         Returns
         -------
@@ -157,7 +173,8 @@ loosen, loosen_at, seed
         (Term(value=1.0, rows=range(0, 3), columns=range(0, 2), shift=0, period=2),)
         """
         n = self.axes.widths[0] if n is None else n
-        if self.role == "transit":
+        role = self.role if isinstance(self.role, str) else self.role[block]
+        if role == "transit":
             return idi_terms(m, n, self.gain, self.wide)
         return idiz_terms(m, n, self.eps, self.form)
 
@@ -370,6 +387,12 @@ loosen, loosen_at, seed
 
     # Inside ---------------------------------------------------------------------------------
 
+    def _matrices(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (m, n, copies, block) for each of `matrices`."""
+        at = self.axes
+        for p in at.pieces:
+            yield from ((p.m, n, p.copies * at.copies, p.block) for n in at.widths)
+
     def _array(self, box: Box, target: _build.Target) -> Any:
         shape = tuple(len(span) for span in box)
         countable(shape)
@@ -393,7 +416,8 @@ loosen, loosen_at, seed
 
     @property
     def _noise(self) -> Noise:
-        return Noise(self.loosen, self.loosen_at, self.seed)
+        still = frozenset(k for k, role in enumerate(self.roles) if role == "zero")
+        return Noise(self.loosen, self.loosen_at, self.seed, still)
 
     def _fill(self, flat: Any, box: Box, strides: Sequence[int], to: Format) -> None:
         if not self.loosen:
@@ -442,9 +466,14 @@ def _slices(
 
 @lru_cache(maxsize=4096)
 def _rounded(plan: Plan, to: Format) -> dict[float, float]:
-    folded = plan.wide != "truncate" and any(m < n for m, n, _ in plan.matrices)
-    what = "eps" if plan.role == "zero" else f"gain after {plan.wide}" if folded else "gain"
-    values = dict.fromkeys(term.value for m, n, _ in plan.matrices for term in plan.terms(m, n))
-    if plan.loosen and values:
-        round_value(plan.loosen, to, "loosen")
-    return {value: round_value(value, to, what) for value in values}
+    rounded: dict[float, float] = {}
+    roles = plan.roles
+    for role in dict.fromkeys(roles):
+        own = [(m, n, block) for m, n, _, block in plan._matrices() if roles[block] == role]
+        folded = plan.wide != "truncate" and any(m < n for m, n, _ in own)
+        what = "eps" if role == "zero" else f"gain after {plan.wide}" if folded else "gain"
+        values = dict.fromkeys(term.value for each in own for term in plan.terms(*each))
+        if plan.loosen and role == "transit" and values:
+            round_value(plan.loosen, to, "loosen")
+        rounded |= {value: round_value(value, to, what) for value in values}
+    return rounded

@@ -40,6 +40,7 @@ class Sheet(NamedTuple):
     """Rows of one m-row matrix and their equal copies, and where they lie in memory."""
 
     m: int
+    block: int
     rows: range
     first_row: int
     offset: int
@@ -72,6 +73,7 @@ def sheets(at: Layout, box: Box, strides: Sequence[int]) -> Iterator[Sheet]:
                 row = piece.start + part.first * piece.m + part.start
                 yield Sheet(
                     m=piece.m,
+                    block=piece.block,
                     rows=range(part.start, part.stop),
                     first_row=batch_row + i_cut.first * at.outputs + row,
                     offset=(row - o_span.start) * o_stride + i_first * i_stride,

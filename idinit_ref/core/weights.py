@@ -17,7 +17,7 @@ __all__ = ["either", "idi", "idiz", "plan"]
 
 def plan(
     shape: Sequence[int],
-    role: Role = "transit",
+    role: Role | Sequence[Role] = "transit",
     *,
     gain: float = 1.0,
     eps: float = 1e-6,
@@ -40,8 +40,11 @@ def plan(
     ----------
     shape : sequence of int
         The stored shape; zero-size axes are allowed.
-    role : {"transit", "zero"}
-        IDI_tau [P, Eq. 3], or IDIZ_eps for the last weight of a residual branch.
+    role : {"transit", "zero"}, or a sequence of them
+        IDI_tau [P, Eq. 3], or IDIZ_eps for the last weight of a residual branch. With `blocks` also
+        a role for each block: a block is what a plan of it alone would be, except that its noise
+        counts the rows of the whole weight. Then the options of both roles are allowed. Equal
+        roles are kept as one.
     gain : float
         tau, for ``role="transit"``; any finite non-zero real.
     eps : float
@@ -97,6 +100,16 @@ def plan(
     array([[1., 0.],
            [0., 1.],
            [1., 0.]])
+
+    Packed queries, keys and values, of which only the values end the branch:
+
+    >>> ir.plan((6, 2), ("transit", "transit", "zero"), blocks=(2, 2, 2), eps=0.5).build()
+    array([[ 1. ,  0. ],
+           [ 0. ,  1. ],
+           [ 1. ,  0. ],
+           [ 0. ,  1. ],
+           [ 0.5, -0.5],
+           [-0.5,  0.5]])
     """
     given: Any = (
         shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap,

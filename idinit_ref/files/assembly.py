@@ -17,6 +17,7 @@ import numpy as np
 
 from ..core.layout import merge_axes
 from ..core.options import choice
+from ..core.pattern import called
 from ..core.plan import Plan
 from ..core.text import some
 from ..core.weights import plan
@@ -128,14 +129,15 @@ def _choose(
     if asked.options and role in ("bias", "keep"):
         should = f"a rule gives {name} the role {role!r} ({why}), which has no options"
         raise OptionError(message("options", dict(asked.options), should, "state its role, too"))
-    return Choice(role, {**options, **asked.options}, why, rule.pattern)
+    stated = {key: value for key, value in asked.options.items() if key != "role"}
+    return Choice(role, {**options, **stated}, why, rule.pattern)
 
 
 class Assembled(NamedTuple):
     """One tensor of the source, with its value in the file.
 
-    ``origin`` is "IDI", "IDIZ", "zeros", "all 1e-06", "copied from FILE", "filled by RULE" or
-    "left out"; ``value`` is a Plan or a Tensor, or None if it is left out.
+    ``origin`` is "IDI", "IDIZ", "IDI+IDIZ", "zeros", "all 1e-06", "copied from FILE", "filled by
+    RULE" or "left out"; ``value`` is a Plan or a Tensor, or None if it is left out.
     """
 
     name: str
@@ -244,20 +246,20 @@ def assemble(
             if keep_from is not None:
                 value, origin = keep_from.tensors[name], f"copied from {keep_from.path.name}"
         else:
-            value = weight_for(name, asked, chosen_role, general[chosen_role.role])
-            origin = "IDI" if chosen_role.role == "transit" else "IDIZ"
+            value = weight_for(name, asked, chosen_role, general)
+            origin = called(chosen_role.options.get("role", chosen_role.role))
         items.append(Assembled(name, asked.shape, chosen_role.role, chosen_role.why, origin, value))
     there = () if keep_from is None else keep_from.tensors
     return Assembly(tuple(items), tuple(name for name in there if name not in tensors))
 
 
 def weight_for(
-    name: str, asked: Asked, choice: Choice, general: Mapping[str, Any] = _NONE
+    name: str, asked: Asked, choice: Choice, general: Mapping[str, Mapping[str, Any]] = _NONE
 ) -> Plan | Tensor:
     """Return the plan of a tensor in role "transit" or "zero"; errors name the tensor.
 
-    `general` holds the default options of `idinit_ref.plan`. The result is a Tensor if several
-    axes of the stored shape count as one axis of the plan.
+    `general` holds the default options of `idinit_ref.plan` by role. The result is a Tensor if
+    several axes of the stored shape count as one axis of the plan.
 
     >>> key = Asked((8, 2, 4), "transit", {"layout": "IO"}, axes="IOO")
     >>> weight_for("key", key, Choice("transit", key.options, "", "manifest")).shape
@@ -266,8 +268,12 @@ def weight_for(
     parted = asked.parted or asked.shape
     shape = merge_axes(parted, asked.axes)[0] if asked.axes else parted
     rule = "" if choice.by == "manifest" else f"rule {choice.by!r}, "
+    options = {"role": choice.role, **choice.options}
+    usual = {
+        k: v for role, own in general.items() if role in options["role"] for k, v in own.items()
+    }
     with prefixed(f"{rule}tensor {name!r}"):
-        decided = plan(shape, cast("Any", choice.role), **{**general, **choice.options})
+        decided = plan(shape, **cast("Any", {**usual, **options}))
     if not asked.axes:
         return decided
     letters = {axis: chr(ord("A") + axis) for axis in range(len(parted))}

@@ -41,12 +41,12 @@ def words(plan: Plan) -> str:
     >>> words(Plan((4, 3), "zero", blocks=(2, 2)))
     'OI, eps 1e-06, blocks (2, 2)'
     """
-    number = f"gain {plan.gain}" if plan.role == "transit" else f"eps {plan.eps}"
-    parts = [plan.layout, number]
+    numbers = {"transit": f"gain {plan.gain}", "zero": f"eps {plan.eps}"}
+    parts = [plan.layout, *(text for role, text in numbers.items() if role in plan.roles)]
     for name, value in plan.options().items():
-        if name in ("role", "gain", "eps", "layout"):
+        if name in ("gain", "eps", "layout") or (name == "role" and isinstance(value, str)):
             continue
-        if name == "blocks" and len(value) > _PACKED:
+        if name in ("blocks", "role") and len(value) > _PACKED:
             value = f"({', '.join(map(str, value[:3]))}, ... {len(value)} in all)"
         parts.append("transposed" if value is True else f"{name} {value}")
     return ", ".join(parts)

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.pattern import called
 from ..core.plan import Plan
 from ..core.text import short
 from ..errors import IDInitError, RoundingError, printable
@@ -41,7 +42,7 @@ from .storage import (
 from .stored import Index
 from .tally import Numbers, TensorContent, nonzero, values_of
 
-Content = Literal["idi", "idiz", "zero", "constant", "other", "not decoded"]
+Content = Literal["idi", "idiz", "idi+idiz", "zero", "constant", "other", "not decoded"]
 Origin = Literal["claim", "rules", "pattern"]
 
 _NOISE = 2**21  # the most columns of a loosened matrix whose noise is drawn again
@@ -53,11 +54,11 @@ class Finding:
 
     Parameters
     ----------
-    kind : {"idi", "idiz", "zero", "constant", "other", "not decoded"}
-        An IDI or IDIZ weight; only zeros of either sign, or empty; one number everywhere; other
-        numbers; or a dtype that cannot be decoded.
+    kind : {"idi", "idiz", "idi+idiz", "zero", "constant", "other", "not decoded"}
+        An IDI or IDIZ weight, or one with blocks of both; only zeros of either sign, or empty; one
+        number everywhere; other numbers; or a dtype that cannot be decoded.
     plan : Plan, optional
-        For "idi" and "idiz": a plan whose entries, in the stored dtype, are the stored bits.
+        For the first three kinds: a plan whose entries, in the stored dtype, are the stored bits.
     source : {"claim", "rules", "pattern"}, optional
         The origin of its options: the file's metadata, the name rules, or the numbers alone.
     value : number, optional
@@ -143,8 +144,8 @@ class _Claim:
             numbers = values_of(np.stack([bits[place], planned]).astype(bits.dtype), self.dtype)
             stored, planned = numbers.tolist()
             entry = list(index_of(place + self.done, plan.shape))
-            role = "IDI" if plan.role == "transit" else "IDIZ"
-            self._fail(f"claimed {role} {words(plan)}, but {entry} is {stored!r}, not {planned!r}")
+            claimed = f"{called(plan.role)} {words(plan)}"
+            self._fail(f"claimed {claimed}, but {entry} is {stored!r}, not {planned!r}")
         self.done += bits.size
 
 
@@ -190,7 +191,8 @@ def recognise(
     to 4,096 taps, in every order. At most 16 pairs of a stride and an identity tap are tried for
     the entries of each sign, fewer for kernels of more than 256 taps: first those that explain
     each entry of row 0 by a phase of its own, then those equal on all axes. A loosened weight is
-    recognised only by its claim: its noise has to be drawn again.
+    recognised only by its claim: its noise has to be drawn again. So is one whose blocks have
+    several roles.
 
     Parameters
     ----------
@@ -271,7 +273,8 @@ def _check_digest(sha: hashlib._Hash | None, digest: str | None) -> tuple[bool |
 
 def _planned(finding: Callable[..., Finding], plan: Plan, source: Origin, note: str) -> Finding:
     detail = "; ".join(filter(None, [words(plan), note]))
-    return finding("idi" if plan.role == "transit" else "idiz", detail, plan=plan, source=source)
+    kind = cast("Content", called(plan.role).lower())
+    return finding(kind, detail, plan=plan, source=source)
 
 
 def _numeric(finding: Callable[..., Finding], seen: TensorContent) -> Finding:

@@ -76,7 +76,8 @@ def read(
         A JSON file: ``{name: shape}``, or ``{name: {"shape": ..., "role": ..., ...}}`` with options
         of `idinit_ref.plan` beside them or in ``"plan"``, as in `idinit_ref.Report.to_dict`. This
         mapping may also be the value of ``"tensors"``. ``"axes"`` beside the role is a letter for
-        each axis, if several axes of inputs or of outputs count as one.
+        each axis, if several axes of inputs or of outputs count as one. ``"role"`` in the plan is a
+        list, a role for each block; the tensor's own is then "zero".
     checkpoint : path, optional
         A checkpoint for `idinit_ref.files.open_checkpoint`; only its header is read.
 
@@ -194,8 +195,11 @@ def _asked(name: str, given: object, file: str) -> Asked:
     if not isinstance(why, str):
         raise OptionTypeError(message(label, short(why), "its 'why' should be text", "quote it"))
     options = more | (plan or {})
-    for key in options:
-        choice(f"option of {label}", key, OPTIONS)
+    for key, value_of in options.items():
+        if key == "role" and isinstance(value_of, list):
+            choice(f"role of {label}, whose plan has one for each block,", role, ("zero",))
+        else:
+            choice(f"option of {label}", key, OPTIONS)
     if (role in ("bias", "keep") or value) and (options or axes):
         should = f"in role {role!r} it should have no options"
         raise OptionError(message(label, short(options or axes), should, "leave them out"))

@@ -106,7 +106,8 @@ class Entry:
         if self.plan is None:
             return found | {"plan": None}
         plan = {k: list(v) if isinstance(v, tuple) else v for k, v in self.plan.options().items()}
-        del plan["role"]
+        if isinstance(self.plan.role, str):  # else "role" is a list, one for each block
+            del plan["role"]
         return found | {"plan": plan}
 
 

@@ -249,7 +249,7 @@ def check_underflow(subject: Subject, plan: Plan, dtype: str | None) -> None:
     """Refuse an entry that rounds to 0 in the dtype: its neurons would be dead (section 5)."""
     plain: dict[str, Any] = {"wide": "truncate", "gain": 1.0, "eps": 1e-6, "form": "pair"}
     plan, at = replace(still(plan), **plain), subject.framework
-    for name, option, value in _tiny(subject, plan.role, dtype) if prod(plan.shape) else ():
+    for name, option, value in _tiny(subject, str(plan.role), dtype) if prod(plan.shape) else ():
         case = replace(plan, eps=value) if option == "eps" else replace(plan, gain=value)
         call = subject.call(case, name)
         try:

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 import by_hand
 from idinit_ref import errors, plan
 from idinit_ref_torch import idi_, idiz_
+from idinit_ref_torch._tensor import fill_
 from strategies import TAPS, weights
 
 FORMATS = {
@@ -46,6 +47,8 @@ def expected(shape, role, dtype, options):
 
 
 def fill(tensor, role, options):
+    if isinstance(role, tuple):  # one for each block: only a whole model decides them
+        return fill_(tensor, plan(tuple(tensor.shape), role, **options))
     return {"transit": idi_, "zero": idiz_}[role](tensor, **options)
 
 

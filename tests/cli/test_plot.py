@@ -76,6 +76,11 @@ def coarse(w, h, across):
         ((4, 10), {"layout": "IO"}, [by_hand.idi_matrix(10, 4, 1.0)]),
         ((5, 2, 3), {"layout": "EOI"}, [by_hand.idi_matrix(2, 3, 1.0)]),
         ((7, 3), {"blocks": (3, 3, 1)}, [by_hand.idi_matrix(m, 3, 1.0) for m in (3, 1)]),
+        (
+            (6, 3),
+            {"role": ("transit", "zero"), "blocks": (3, 3), "eps": 0.5},
+            [by_hand.idi_matrix(3, 3, 1.0), by_hand.idiz_matrix(3, 3, 0.5)],
+        ),
         ((6, 4), {"gain": 1.7e308}, [by_hand.idi_matrix(6, 4, 1.7e308)]),
         ((6, 4), {"gain": 5e-324}, [by_hand.idi_matrix(6, 4, 5e-324)]),
         ((3, 2), {"gain": 0.1, "dtype": "bfloat16"}, [by_hand.idi_matrix(3, 2, 0.10009765625)]),
@@ -221,6 +226,23 @@ def test_titles_name_the_options():
     found = " ".join(texts(drawn((4, 3, 3, 3), taps="diagonal", tap=(0, 0))))
     assert "input j = t: channel t mod 3, rank (t + t // 9) mod 9" in found
     assert "at the tap (1, 1); 0 at the others" in texts(drawn((4, 3, 3, 3), taps="center"))
+
+
+def test_roles_of_blocks_are_named():
+    """Two kernels of one size: each has its panels, and the legend has the values of both."""
+    roles = {"role": ("zero", "transit"), "blocks": (2, 2), "form": "shifted", "gain": 2.0}
+    figure = drawn((4, 2, 3), **roles)
+    said = texts(figure)
+    about = "tau = 2; eps = 1e-06; wide: truncate; form: shifted; taps: outward; "
+    about += "blocks: 2 zero, 2 transit; in float64"
+    assert f"IDI+IDIZ  4 x 2 x 3  layout OIW {about}" in said
+    assert list(heats(figure, "matrix")) == ["matrix 2 x 6, IDIZ", "matrix 2 x 6, IDI"]
+    panels = [np.asarray(a.images[0].get_array()) for a in figure.axes if "tap" in a.get_label()]
+    w = by_hand.weight((4, 2, 3), **roles)
+    expected = [w[rows, :, tap] for rows in (slice(2), slice(2, 4)) for tap in range(3)]
+    assert [panel.tolist() for panel in panels] == [part.tolist() for part in expected]
+    named = [text.split(" = ")[0] for text in said if " = " in text and ";" not in text]
+    assert {"tau", "+eps*sqrt(1/3)", "-eps*sqrt(4/3)"} <= {*named}
 
 
 def test_many_sizes_of_blocks_are_not_all_drawn_and_it_says_so():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import by_hand
 from idinit_ref.files import presets
 from idinit_ref.roles.names import RULES, decide
 
@@ -56,6 +57,24 @@ def manifest(tmp_path, monkeypatch):
         "even.weight": [3, 3],
     }
     (tmp_path / "m.json").write_text(json.dumps(tensors))
+
+
+def test_a_role_for_each_block_is_an_option(idinit, manifest, tmp_path):
+    plan = {"layout": "OI", "role": ["transit", "zero"], "blocks": [2, 4]}
+    tensors = {"w": {"shape": [6, 3], "role": "zero", "plan": plan}}
+    (tmp_path / "r.json").write_text(json.dumps(tensors))
+    status, out, err = idinit("rules --manifest r.json --json")
+    assert (status, err) == (0, "")
+    assert (found := json.loads(out)["w"])["role"] == "zero"
+    assert found["options"] == plan
+    assert "role=['transit', 'zero']" in idinit("rules --manifest r.json")[1]
+    status, out, _ = idinit("export --manifest r.json --out r.npz --gain 2 --eps 0.5")
+    assert status == 0
+    assert "IDI" not in out.split("r.npz")[0]  # in role zero, and not left out
+    with np.load("r.npz") as loaded:
+        parts = by_hand.idi_matrix(2, 3, 2.0), by_hand.idiz_matrix(4, 3, 0.5)
+        assert np.array_equal(loaded["w"], np.vstack(parts))
+    assert "IDI+IDIZ: OI, gain 2.0, eps 0.5" in idinit("inspect r.npz")[1]
 
 
 def test_what_no_rule_knows_comes_last_and_is_counted(idinit, manifest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -169,6 +170,9 @@ def test_a_shifted_idiz_has_an_entry_in_every_column(shown):
         ("4 4 3 3 --stride 2,0", "stride = (2, 0), but it should hold no 0; give the stride"),
         ("4 4 --stride 2", "stride = (2,), but a matrix (layout OI) has no phases; leave it out"),
         ("4 4 --form shifted", "form = 'shifted', but IDI (role 'transit') has no such option"),
+        ("4 4 --role zeros", "role = 'zeros', but it should be one of 'transit', 'zero'; pick one"),
+        ("4 4 --role zero,", "role = '', but it should be one of 'transit', 'zero'; pick one"),
+        ("4 4 --role zero,transit", "role = ('zero', 'transit'), but it should have as many roles"),
         ("4 4 --loosen-at entries", "loosen_at = 'entries', but there is no noise to place"),
         (
             "4 4 3 --taps spiral",
@@ -193,6 +197,14 @@ def test_an_option_that_does_not_fit_is_one_line(line, said, idinit):
         ("2 4 --wide fold_mean", [by_hand.idi_matrix(2, 4, 1.0, "fold_mean")]),
         ("5 3 --role zero --eps .5", [by_hand.idiz_matrix(5, 3, 0.5)]),
         ("4 1 --role zero --eps .5", [by_hand.idiz_matrix(4, 1, 0.5)]),
+        (
+            "7 3 --blocks 3,3,1 --role zero,transit,transit --eps .5 --gain 2",
+            [
+                by_hand.idiz_matrix(3, 3, 0.5),
+                by_hand.idi_matrix(3, 3, 2.0),
+                by_hand.idi_matrix(1, 3, 2.0),
+            ],
+        ),
         ("7 3 --blocks 3,3,1", [by_hand.idi_matrix(3, 3, 1.0), by_hand.idi_matrix(1, 3, 1.0)]),
         ("3 7 --layout IO --blocks 3,4", [by_hand.idi_matrix(m, 3, 1.0) for m in (3, 4)]),
         ("6 2 3 --groups 3 --role zero --eps 2", [by_hand.idiz_matrix(2, 6, 2.0)]),
@@ -234,6 +246,24 @@ def test_noise_is_shown_as_it_is_stored(shown):
     assert np.allclose(printed(out)[0], first, rtol=1e-3, atol=0)
     assert facts(out)["copies"] == "2; each has its own noise, the first is shown"
     assert facts(out)["exact transit (T1)"] == "no"
+
+
+def test_blocks_of_two_roles_are_told_apart(shown, idinit):
+    line = "8 4 --blocks 2,2,2,2 --role transit,zero,zero,transit --loosen 0.5"
+    out = shown(line)
+    assert out.startswith("IDI+IDIZ  8 x 4  layout OI  in float64\n")
+    expected = by_hand.weight((8, 4), blocks=(2,) * 4, loosen=0.5)[:2]
+    assert np.allclose(printed(out)[0], expected, rtol=1e-3, atol=0)
+    assert printed(out)[1].tolist() == by_hand.idiz_matrix(2, 4, 1e-6)
+    tables = [facts(f"  matrix m x n{table}") for table in out.split("  matrix m x n")[1:]]
+    assert [table["role"] for table in tables] == ["transit", "zero"]
+    assert [table["non-zeros"] for table in tables] == ["8 of 8", "4 of 8"]
+    assert tables[0]["copies"] == "2; each has its own noise, the first is shown"
+    assert tables[1]["copies"] == "2"
+    told = json.loads(idinit(f"show {line} --json")[1])
+    assert told["role"] == ["transit", "zero", "zero", "transit"]
+    roles = [(each["role"], each["copies"], each["non_zeros"]) for each in told["matrices"]]
+    assert roles == [("transit", 2, 8), ("zero", 2, 4)]
 
 
 def test_noise_in_the_entries_alone_is_shown_as_it_is_stored(shown):

@@ -43,6 +43,9 @@ WEIGHTS = [
     ((3, 1, 3, 3), "transit", {"groups": 3, "taps": "center"}),
     ((5, 3, 2, 3, 3), "transit", {"taps": "center"}),
     ((5, 3, 2, 3, 3), "zero", {"layout": "OIWDH"}),
+    ((9, 4), ("transit", "zero"), {"blocks": (4, 5), "groups": 3}),
+    ((3, 9), ("zero", "transit", "zero"), {"blocks": (2, 4, 3), "layout": "IO", **NOISE}),
+    ((6, 9, 3), ("zero", "transit"), {"blocks": (5, 4), "layout": "IOW", "stride": (2,)}),
 ]
 
 

@@ -486,6 +486,20 @@ def test_other_large_tensors_take_little_memory(dtype):
         assert most < 50e6
 
 
+def test_a_claim_has_a_role_for_each_block():
+    claim = {"role": ["transit", "zero"], "blocks": [2, 3], "eps": 0.5}
+    array = np.vstack([by_hand.idi_matrix(2, 4, 1.0), by_hand.idiz_matrix(3, 4, 0.5)])
+    found = recognise(ArrayTensor(array), claim=claim)
+    assert (found.kind, found.source, found.claim) == ("idi+idiz", "claim", True)
+    assert found.plan.roles == ("transit", "zero")
+    assert "gain 1.0, eps 0.5, role ('transit', 'zero')" in str(found)
+    array[4, 0] = 3.0
+    found = recognise(ArrayTensor(array), claim=claim)
+    assert (found.kind, found.claim) == ("other", False)
+    assert "claimed IDI+IDIZ OI, gain 1.0, eps 0.5" in found.detail
+    assert "[4, 0] is 3.0, not 0.0" in found.detail
+
+
 # Checkpoints --------------------------------------------------------------------------------------
 
 

@@ -140,13 +140,45 @@ def test_a_manifest_says_roles_and_options(manifest):
         ir.plan((4, 3, 3), taps="channel_major"),
         ir.plan((2, 8), "zero", form="shifted", eps=0.5),
         ir.plan((4, 3), loosen=0.5, loosen_at="entries", seed=7),
+        ir.plan((6, 3), ("zero", "transit"), blocks=(4, 2), eps=0.5, gain=2.0, loosen=0.5),
     ],
-    ids=["phases", "diagonal", "channel_major", "shifted", "loosened"],
+    ids=["phases", "diagonal", "channel_major", "shifted", "loosened", "roles"],
 )
+@pytest.mark.every
 def test_every_option_of_a_plan_travels_by_the_manifest(plan, manifest):
-    entry = Report((Entry("w", plan.shape, plan.role, "why", plan),)).to_dict()
+    role = plan.role if isinstance(plan.role, str) else "zero"
+    entry = Report((Entry("w", plan.shape, role, "why", plan),)).to_dict()
     found = manifest(entry).tensors
     assert assemble(found).items[0].value == plan
+
+
+ROLES = {"layout": "OI", "role": ["transit", "zero"], "blocks": [2, 4]}
+
+
+def test_a_manifest_has_a_role_for_each_block(manifest):
+    found = manifest({"w": {"shape": [6, 3], "role": "zero", "plan": ROLES}}).tensors
+    (item,) = assemble(found, gain=2.0, eps=0.5, wide="fold_rms").items
+    options = {"blocks": (2, 4), "gain": 2.0, "eps": 0.5, "wide": "fold_rms"}
+    assert item.value == ir.plan((6, 3), ("transit", "zero"), **options)
+    assert (item.role, item.origin) == ("zero", "IDI+IDIZ")
+    (item,) = assemble(found, own=[parse_rule("w=transit")], gain=2.0).items
+    assert item.value == ir.plan((6, 3), blocks=(2, 4), gain=2.0)
+    assert item.origin == "IDI"
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"role": "transit"}, "role of tensor 'w'.* should be one of 'zero'"),
+        ({}, "role of tensor 'w'.* should be one of 'zero'"),
+        ({"role": "zero", "plan": ROLES | {"blocks": [6]}}, "tensor 'w'.*as there are blocks, 1"),
+        ({"role": "zero", "plan": ROLES | {"role": ["zero", "x"]}}, "tensor 'w'.*role = 'x'"),
+        ({"role": "zero", "plan": ROLES | {"role": "zero"}}, "option of tensor 'w' = 'role'"),
+    ],
+)
+def test_roles_of_blocks_that_do_not_fit(more, text, manifest):
+    with pytest.raises(ir.errors.OptionError, match=text):
+        assemble(manifest({"w": {"shape": [6, 3], "plan": ROLES, **more}}).tensors)
 
 
 def test_a_tensor_named_tensors_with_a_role(manifest):

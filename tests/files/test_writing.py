@@ -48,6 +48,7 @@ PLANS = {
     "wide": ((3, 8), "transit", {"wide": "fold_rms"}),
     "zero": ((4, 9), "zero", {"eps": 0.3}),
     "packed": ((4, 12), "transit", {"layout": "IO", "blocks": (4, 4, 4)}),
+    "roles": ((6, 3), ("transit", "zero", "zero"), {"blocks": (3, 1, 2), "eps": 0.3, "gain": 0.3}),
     "conv": ((6, 2, 3, 3), "zero", {"eps": 0.1, "groups": 2}),
     "centre": ((4, 4, 3), "transit", {"taps": "center", "tap": (2,)}),
     "diagonal": ((7, 2, 3, 3), "transit", {"taps": "diagonal", "tap": (0, 1)}),
