@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from array_api_compat import numpy as np_namespace
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from docs.evidence._zoo_flow import Add, Flow
 from docs.evidence._zoo_tape import Tape
+from idinit_ref.core.layout import split_axes
 
 Row = dict[str, Any]
 
@@ -28,15 +30,24 @@ Row = dict[str, Any]
 # Roles --------------------------------------------------------------------------------------------
 
 
-def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
-    """Measure R1 and R2 of the roles of a model's parameters."""
+def roles(
+    model: nn.Module, given: Any, found: dict[str, str], parts: dict[str, Tensor] | None = None
+) -> Row:
+    """Measure R1 and R2 of the roles of a model's parameters.
+
+    `parts` are the entries that have the role zero, as 1, for weights of which only some have.
+    """
     learns = _learning(model, given)
     with torch.no_grad(), _in_steps():
         tape = Tape(model, given)
         with tape:
             model(**given) if isinstance(given, dict) else model(*given)
     flow = Flow(tape)
-    zeros = {tape.parameters[name] for name, role in found.items() if role == "zero"}
+    zeros = {
+        tape.parameters[name]: (parts or {}).get(name, torch.ones(()))
+        for name, role in found.items()
+        if role == "zero"
+    }
     off = {slot for slot in tape.parameters.values() if _is_off(tape.leaves[slot])}
     wanted: dict[int, set[int]] = {}
     for add in (*flow.adds, *flow.others):
@@ -55,7 +66,8 @@ def roles(model: nn.Module, given: Any, found: dict[str, str]) -> Row:
         for size in (1, 0.1, 0.01):  # a spline, say, is not defined for all that large weights give
             values = _random(tape, found, size)
             at_zero = values | {
-                slot: torch.zeros_like(values[slot]) for slot in (zeros | off) & {*values}
+                slot: values[slot] * (1 - zeros.get(slot, torch.ones(()))).to(values[slot].dtype)
+                for slot in {*zeros, *off} & {*values}
             }
             finite.clear()
             tape.run(at_zero, watch=watch)
@@ -203,7 +215,7 @@ def _moved(
     adds: list[Add],
     at_zero: dict[int, Tensor],
     values: dict[int, Tensor],
-    zeros: set[int],
+    zeros: dict[int, Tensor],
 ) -> tuple[set[str], set[str]]:
     """Return the zero weights that change an add to first order, and those that never could."""
     by_slot = {slot: name for name, slot in tape.parameters.items() if slot in zeros}
@@ -246,7 +258,7 @@ def _moved(
                 moved |= {
                     by_slot[s]
                     for s, g in zip(slots, grads, strict=True)
-                    if g is not None and g.any()
+                    if g is not None and (g * zeros[s]).any()
                 }
         found.append(moved)
     found[0] |= _bent(tape, adds, at_zero, values, set(by_slot.values()) & ends - found[0])
@@ -274,7 +286,8 @@ def _bent(
 
         with torch.no_grad():
             for by in (0, 1e-4, 2e-4):
-                tape.run(at_zero | {slot: by * values[slot]}, watch=watch, double=True)
+                moved = at_zero[slot] + by * (values[slot] - at_zero[slot])
+                tape.run(at_zero | {slot: moved}, watch=watch, double=True)
         if any(zero == 0 < one and 1.5 < two / one < 2.5 for zero, one, two in sizes.values()):
             found.add(name)
     return found
@@ -421,7 +434,7 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
     row["constant"] = int(constant(model, given))
     ours = steps(model, given)
     fresh, given = make()
-    row |= roles(fresh, given, _as_held(fresh, report.roles))
+    row |= roles(fresh, given, _as_held(fresh, report.roles), _parts(report))
     if row["constant"]:
         row["constant"] = int(not constant(fresh, given))
     theirs = steps(fresh, given)
@@ -456,6 +469,21 @@ def _explained(model: nn.Module, given: Any) -> set[str]:
 def is_alive(row: Row, tensors: int) -> int:
     """Whether the output depends on the input, and nearly all parameters have a gradient."""
     return int(bool(row["finite"]) and not row["constant"] and len(row["dead"]) < tensors / 10)
+
+
+def _parts(report: Any) -> dict[str, Tensor]:
+    """Return which entries have the role zero, as 1, in weights with a role for each block."""
+    found = {}
+    for entry in report.entries:
+        if entry.plan is not None and not isinstance(entry.plan.role, str):
+            plan = entry.plan
+            of = [float(role == "zero") for role in plan.role]
+            shape = [-1 if letter == "O" else 1 for letter in plan.layout]
+            held = np.broadcast_to(np.repeat(of, plan.blocks).reshape(shape), plan.shape)
+            axes = entry.axes or plan.layout
+            held = split_axes(np_namespace, held, entry.parted or entry.shape, axes)
+            found[entry.name] = torch.from_numpy(held.reshape(entry.shape).copy())
+    return found
 
 
 def _as_held(model: nn.Module, found: dict[str, str]) -> dict[str, str]:

@@ -128,7 +128,7 @@ _remembered = lru_cache(maxsize=1024, typed=True)(Plan)
 
 def either(
     shape: Sequence[int],
-    role: Role,
+    role: Role | Sequence[Role],
     number: int = 0,
     *,
     gain: float = 1.0,
@@ -154,10 +154,12 @@ def either(
     zero = plan((0, 0), "zero", eps=eps, form=form)
     if stored.get("taps", "outward") in CORNER:
         stored = stored | {"tap": None}
+    ends: dict[str, Any] = {"eps": zero.eps, "form": form}
     if role == "zero":
-        return plan(shape, role, eps=zero.eps, form=form, **stored)
+        return plan(shape, role, **ends, **stored)
     noise["seed"] = noisy.seed + number if noisy.loosen else noisy.seed
-    return plan(shape, role, gain=gain, wide=wide, **noise, **stored)
+    ends = {} if isinstance(role, str) else ends
+    return plan(shape, role, gain=gain, wide=wide, **noise, **ends, **stored)
 
 
 def idi(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple, Unpack, cast, get_args
+from typing import Any, NamedTuple, Unpack, cast, get_args
 
 from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
 from ..core.options import choice
@@ -319,9 +319,7 @@ def _chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[s
     return chosen
 
 
-def _plan(
-    node: Node, role: Kind, options: Mapping[str, Any], parts: Mapping[str, Any]
-) -> Plan:
+def _plan(node: Node, role: Kind, options: Mapping[str, Any], parts: Mapping[str, Any]) -> Plan:
     stored = {key: value for key, value in node.options.items() if key in _STORED}
     if node.use == "embedding" and not stored:
         stored = {"layout": "IO"}  # a row for each input
@@ -331,5 +329,6 @@ def _plan(
         stored = {key: value for key, value in stored.items() if key not in ("tap", "stride")}
         options = {key: value for key, value in options.items() if key != "taps"}
     tap = options.get("tap")
-    plan = either(shape, cast("Literal['transit', 'zero']", role), **{**stored, **options})
+    chosen = {"role": role, **stored, **options, **parts}
+    plan = either(shape, **cast("Any", chosen))
     return plan if tap is None else replace(plan, tap=tap)  # a corner order refuses one

@@ -177,13 +177,14 @@ def _joined(blocks: Mapping[Rows, str | None], each: Mapping[str, Inferred]) -> 
     """Return the role of a packed weight. A block that nothing uses is transit beside others."""
     found = {rows: each[name] for rows, name in blocks.items() if name is not None}
     head = all(one.head for one in found.values())
-    if len({one.role for one in found.values()}) == 1:
+    first = next(iter(found.values()))
+    if all(one.role == first.role for one in found.values()):
         why = dict.fromkeys(text for one in found.values() for text in one.why)
-        return Inferred(*{one.role for one in found.values()}, tuple(why), head)
-    roles = tuple(found[rows].role if rows in found else "transit" for rows in blocks)
+        return Inferred(first.role, tuple(why), head)
+    roles: list[Role] = [found[rows].role if rows in found else "transit" for rows in blocks]
     ends = ((rows, text) for rows, one in found.items() if one.role == "zero" for text in one.why)
     why = dict.fromkeys(f"outputs {a} to {b - 1} alone: {text}" for (a, b), text in ends)
-    return Inferred("zero", tuple(why), head, roles, tuple(b - a for a, b in blocks))
+    return Inferred("zero", tuple(why), head, tuple(roles), tuple(b - a for a, b in blocks))
 
 
 class _Search:
