@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
@@ -14,8 +14,18 @@ from ._made import Made, Shape
 from ._stored import Stored, blocks_of, stored
 from ._units import Unit
 
-Cut = tuple[int, int, int]
-"""An axis of an operation's weight, a start and a stop."""
+
+class Cut(NamedTuple):
+    """A part of an operation's result: the outputs o with start <= o % period < stop.
+
+    They lie along one axis of its weight. If the period is that axis's size, they are one range;
+    else every head, say, has such a range.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    period: int
 
 
 @dataclass(eq=False)
@@ -72,9 +82,37 @@ class Operation:
             return "no layout is known for the weight of"
         found = stored(view, self.kinds, shape, self.batched, batch)
         # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
-        if self.batched and (isinstance(found, str) or found.letters[0] in "IO"):
-            return stored(view, self.kinds, shape, (), batch)
-        return found
+        if self.batched and not isinstance(found, str) and found.letters[0] not in "IO":
+            return found
+        if self.batched:
+            found = stored(view, self.kinds, shape, (), batch)
+        return self._apart(found, view, shape, batch)
+
+    def _apart(
+        self, found: Stored | str, view: View | None, shape: Sequence[int], batch: str
+    ) -> Stored | str:
+        """Return the stored form with the interleaved matrices of a packed weight as a stack.
+
+        Heads may have a query, a key and a value each, one behind the other. The digit of the
+        outputs that numbers these three is then a batch axis.
+        """
+        cuts = self._cuts
+        if isinstance(found, str) or view is None or not cuts or not self.kinds:
+            return found
+        axis, start, stop, period = min(cuts)
+        size, count = stop - start, period // (stop - start)
+        is_all = cuts == {Cut(axis, at * size, (at + 1) * size, period) for at in range(count)}
+        is_one = self.kinds[axis] == "O" and self.options.get("groups", 1) == 1
+        is_packed = found.cut is None and self._packs({size})
+        if not (is_all and is_one and is_packed) or period % size or self.parts(found):
+            return found
+        digits = self.sizes[axis] // period, count, size
+        sizes = (*self.sizes[:axis], *digits, *self.sizes[axis + 1 :])
+        kinds = (*self.kinds[:axis], "O", "B", "O", *self.kinds[axis + 1 :])
+        stack = stored(view.reshape(self.sizes, sizes), kinds, shape, (), batch)
+        if isinstance(stack, str):
+            return found
+        return replace(stack, outs=(-1,) * len(stack.outs), spans={})
 
     def identity(self, found: Stored) -> dict[str, Any]:
         """Return the identity tap and the phases of a convolution, along the stored axes."""
@@ -90,14 +128,24 @@ class Operation:
 
     def parts(self, found: Stored) -> set[tuple[int, int]]:
         """Return the parts of a weight's outputs that are used separately; none if not packed."""
-        cuts = self.cuts.values()
-        whole = self.whole or None in cuts
-        if self.rejoined or (found.cut is None and whole):
+        cuts = self._cuts
+        if any(cut.period < self.sizes[cut.axis] for cut in cuts):
+            cuts = set()
+        if self.rejoined or (found.cut is None and not cuts):
             return set()
-        ranges = blocks_of(found, () if whole else [cut for cut in cuts if cut is not None])
-        if self.left is not None and not (self.gated and len({b - a for a, b in ranges}) == 1):
-            return set()  # split channels alone do not mean a packed weight
-        return ranges
+        ranges = blocks_of(found, [(axis, start, stop) for axis, start, stop, _ in cuts])
+        return ranges if self._packs({b - a for a, b in ranges}) else set()
+
+    @property
+    def _cuts(self) -> set[Cut]:
+        """The parts of its result, if it is used in parts alone."""
+        cuts = {cut for cut in self.cuts.values() if cut is not None}
+        is_whole = self.whole or self.rejoined or None in self.cuts.values()
+        return set() if is_whole else cuts
+
+    def _packs(self, sizes: Set[int]) -> bool:
+        """Whether parts of some sizes mean a packed weight: split channels alone do not."""
+        return self.left is None or (self.gated and len(sizes) == 1)
 
 
 class Track(NamedTuple):
