@@ -135,7 +135,8 @@ def _storage(
     _, how, options = next(iter(ways.values()))
     shape, layout = merge_axes(how.shape, how.letters)
     parts = parts_of(seen)
-    if parts and all(op.is_packed(parts.values()) for op, _ in seen):
+    sizes = {stop - start for start, stop in parts.values()}
+    if parts and all(op.is_packed(sizes) for op, _ in seen):
         ends = sorted({0, shape[layout.index("O")], *chain.from_iterable(parts.values())})
         options["blocks"] = tuple(b - a for a, b in pairwise(ends))
     if (shape, layout) != (given.shape, how.letters):

@@ -225,14 +225,17 @@ def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | No
     if len(touched) != 1 or not old.axes[touched[0]]:
         return None
     (axis,) = touched
-    first, *inner = old.axes[axis]
-    start, stop, step = spans[axis]
+    digits, (start, stop, step) = old.axes[axis], spans[axis]
+    whole = prod(atom.radix for atom in digits)
+    last = digits[-1].cut(step) if step > 1 and digits[-1].radix % step == 0 else None
+    if last is not None and start < step and len(range(start, stop, step)) * step == whole:
+        digits, (start, stop, step) = last[1:], (start, start + 1, 1)  # one value of a digit
+    first, *inner = digits
     run = prod(atom.radix for atom in inner)
     if step != 1 or start % run or stop % run or start == stop or first.size != first.radix:
         return None
     part = first.slice(start // run, stop // run, 1)
-    others = [atom for at, atoms in enumerate(old.axes) for atom in atoms if at != axis]
-    slower = any(a.axis == part.axis and abs(a.step) > part.step for a in (*inner, *others))
-    plain = part.step > 0 and all(atom.axis == part.axis for atom in inner)
+    if part.step < 0 or any(atom.axis != part.axis for atom in inner):
+        return None
     end = part.start + part.size * part.step
-    return (part.axis, part.start, end) if plain and not slower else None
+    return Cut(part.axis, part.start, end, first.step * first.radix)

@@ -71,7 +71,7 @@ def factor_of(values: Iterable[Value], divides: bool) -> float:
 
 Halves = frozenset[tuple[Operation, Cut]]
 """Parts of the results of operations."""
-_MET: Cut = (-1, 0, 0)  # stands for parts of one result that a product has multiplied
+_MET = Cut(-1, 0, 0, 0)  # stands for parts of one result that a product has multiplied
 
 
 def rejoined(values: Iterable[Value]) -> Halves:

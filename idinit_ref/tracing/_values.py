@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
@@ -14,8 +14,18 @@ from ._made import Made, Shape
 from ._stored import Stored, blocks_of, stored
 from ._units import Unit
 
-Cut = tuple[int, int, int]
-"""An axis of an operation's weight, a start and a stop."""
+
+class Cut(NamedTuple):
+    """A part of an operation's result: the outputs o with start <= o % period < stop.
+
+    They lie along one axis of its weight. If the period is that axis's size, they are one range;
+    else every head, say, has such a range.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    period: int
 
 
 @dataclass(eq=False)
@@ -72,9 +82,37 @@ class Operation:
             return "no layout is known for the weight of"
         found = stored(view, self.kinds, shape, self.batched, batch)
         # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
-        if self.batched and (isinstance(found, str) or found.letters[0] in "IO"):
-            return stored(view, self.kinds, shape, (), batch)
-        return found
+        if self.batched and not isinstance(found, str) and found.letters[0] not in "IO":
+            return found
+        if self.batched:
+            found = stored(view, self.kinds, shape, (), batch)
+        return self._apart(found, view, shape, batch)
+
+    def _apart(
+        self, found: Stored | str, view: View | None, shape: Sequence[int], batch: str
+    ) -> Stored | str:
+        """Return the stored form with the interleaved matrices of a packed weight as a stack.
+
+        Heads may have a query, a key and a value each, one behind the other. The digit of the
+        outputs that numbers these three is then a batch axis.
+        """
+        cuts = set(self._cuts.values())
+        if isinstance(found, str) or view is None or not cuts or not self.kinds:
+            return found
+        axis, start, stop, period = min(cuts)
+        size, count = stop - start, period // (stop - start)
+        is_all = cuts == {Cut(axis, at * size, (at + 1) * size, period) for at in range(count)}
+        is_one = self.kinds[axis] == "O" and self.options.get("groups", 1) == 1
+        is_packed = found.cut is None and self.is_packed({size})
+        if not (is_all and is_one and is_packed) or period % size or self.parts(found):
+            return found
+        digits = self.sizes[axis] // period, count, size
+        sizes = (*self.sizes[:axis], *digits, *self.sizes[axis + 1 :])
+        kinds = (*self.kinds[:axis], "O", "B", "O", *self.kinds[axis + 1 :])
+        stack = stored(view.reshape(self.sizes, sizes), kinds, shape, (), batch)
+        if isinstance(stack, str):
+            return found
+        return replace(stack, outs=(-1,) * len(stack.outs), spans={})
 
     def identity(self, found: Stored) -> dict[str, Any]:
         """Return the identity tap and the phases of a convolution, along the stored axes."""
@@ -93,18 +131,24 @@ class Operation:
 
         By the node that holds the result of each: a part of this operation's result, or all of it.
         """
-        cuts = {node: cut for node, cut in self.cuts.items() if cut is not None}
-        whole = self.whole or len(cuts) < len(self.cuts)
-        if self.rejoined or (found.cut is None and whole):
+        cuts = self._cuts
+        if any(cut.period < self.sizes[cut.axis] for cut in cuts.values()):
+            cuts = {}
+        if self.rejoined or (found.cut is None and not cuts):
             return {}
-        return blocks_of(found, {} if whole else cuts, self.name)
+        spans = {node: (cut.axis, cut.start, cut.stop) for node, cut in cuts.items()}
+        return blocks_of(found, spans, self.name)
 
-    def is_packed(self, parts: Collection[tuple[int, int]]) -> bool:
-        """Whether parts of its result are those of several matrices.
+    @property
+    def _cuts(self) -> dict[str, Cut]:
+        """The parts of its result by node, if it is used in parts alone."""
+        cuts = {node: cut for node, cut in self.cuts.items() if cut is not None}
+        is_whole = self.whole or self.rejoined or len(cuts) < len(self.cuts)
+        return {} if is_whole else cuts
 
-        Split channels of a convolution alone do not say so.
-        """
-        return self.left is None or (self.gated and len({b - a for a, b in parts}) == 1)
+    def is_packed(self, sizes: Set[int]) -> bool:
+        """Whether parts of some sizes mean a packed weight: split channels alone do not."""
+        return self.left is None or (self.gated and len(sizes) == 1)
 
 
 class Track(NamedTuple):

@@ -87,6 +87,60 @@ class Network:
         return linear(say[kind](linear(h, p["u"])), p["d"])
 
 
+FLAT, HEADED = (WIDTH, 3 * WIDTH), (WIDTH, HEADS, 3, WIDTH // HEADS)
+STORED = {
+    "parts of heads": FLAT,
+    "slices of heads": FLAT,
+    "one of three": FLAT,
+    "three in front": FLAT,
+    "every third": FLAT,
+    "three last": FLAT,
+    "einsum": FLAT,
+    "four axes": HEADED,
+}
+"""For each way to cut queries, keys and values from one matrix: its shape as it is stored."""
+
+
+def packed(how, q, k, v):
+    """Queries, keys and values, interleaved in one weight as PACKED of a framework cuts them."""
+    heads = np.stack([one.reshape(WIDTH, HEADS, -1) for one in (q, k, v)], 2)
+    if how in ("every third", "three last"):
+        heads = np.moveaxis(heads, 2, 3)
+    return heads.reshape(STORED[how])
+
+
+class Apart:
+    """An attention whose queries, keys and values have a matrix each; `turn` is applied to some."""
+
+    def __init__(self, table, turn):
+        self.attend, self.softmax = (
+            next(iter(table[k].values())) for k in ("attention", "softmax")
+        )
+        self.turn = turn
+        rng = np.random.default_rng(2)
+        self.values = {name: rng.normal(size=(WIDTH, WIDTH)) for name in "qkvo"}
+
+    def parts(self, p, x):
+        return (x @ p[name] for name in "qkv")
+
+    def __call__(self, p, x):
+        q, k, v = self.parts(p, x)
+        return x + self.attend(self.turn(q), self.turn(k), v, self.softmax) @ p["o"]
+
+
+class Packed(Apart):
+    """The same with one weight for the three."""
+
+    def __init__(self, framework, how, turn):
+        super().__init__(framework.TABLE, turn)
+        self.cut = framework.PACKED[how]
+        q, k, v, o = self.values.values()
+        self.values = {"w": packed(how, q, k, v), "o": o}
+
+    def parts(self, p, x):
+        return self.cut(x, p["w"])
+
+
 def single(table):
     """Every other spelling of every kind of operation, alone."""
     return [(kind, name) for kind in table for name in itertools.islice(table[kind], 1, None)]

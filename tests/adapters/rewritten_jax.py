@@ -254,3 +254,44 @@ ATTENTION = {
     "in a loop": in_a_loop,
 }
 TABLE = table_of(globals())
+
+
+def per_head(x, w, *sizes):
+    return (x @ w).reshape(*x.shape[:2], *sizes)
+
+
+def flat_heads(parts):
+    return [part.reshape(*part.shape[:2], WIDTH) for part in parts]
+
+
+PACKED = {
+    "parts of heads": lambda x, w: flat_heads(jnp.split(per_head(x, w, HEADS, -1), 3, -1)),
+    "slices of heads": lambda x, w: flat_heads(
+        lax.slice_in_dim(per_head(x, w, HEADS, -1), at * EACH, (at + 1) * EACH, axis=3)
+        for at in range(3)
+    ),
+    "one of three": lambda x, w: flat_heads(
+        per_head(x, w, HEADS, 3, EACH)[..., at, :] for at in range(3)
+    ),
+    "three in front": lambda x, w: flat_heads(jnp.moveaxis(per_head(x, w, HEADS, 3, EACH), 3, 0)),
+    "every third": lambda x, w: [(x @ w)[..., at::3] for at in range(3)],
+    "three last": lambda x, w: flat_heads(jnp.split(per_head(x, w, HEADS, EACH, 3), 3, -1)),
+    "einsum": lambda x, w: flat_heads(
+        jnp.einsum("bti,ihkd->kbthd", x, w.reshape(WIDTH, HEADS, 3, EACH))
+    ),
+    "four axes": lambda x, w: flat_heads(jnp.einsum("bti,ihkd->kbthd", x, w)),
+}
+
+
+def halves_turned(h):
+    one, two = jnp.split(heads(h), 2, -1)
+    both = jnp.concatenate([one * 0.8 - two * 0.6, two * 0.8 + one * 0.6], -1)
+    return both.reshape(h.shape)
+
+
+def pairs_turned(h):
+    turned = jnp.stack([-heads(h)[..., 1::2], heads(h)[..., ::2]], -1)
+    return h * 0.8 + turned.reshape(h.shape) * 0.6
+
+
+TURNS = [lambda h: h, halves_turned, pairs_turned]

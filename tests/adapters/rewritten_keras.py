@@ -215,3 +215,41 @@ ATTENTION = {
     "in a loop": in_a_loop,
 }
 TABLE = table_of(globals())
+
+
+def per_head(x, w, *sizes):
+    return ops.reshape(x @ w, (-1, LENGTH, *sizes))
+
+
+PACKED = {
+    "parts of heads": lambda x, w: map(joined, ops.split(per_head(x, w, HEADS, 3 * EACH), 3, -1)),
+    "slices of heads": lambda x, w: [
+        joined(per_head(x, w, HEADS, 3 * EACH)[..., at * EACH : (at + 1) * EACH]) for at in range(3)
+    ],
+    "one of three": lambda x, w: [
+        joined(per_head(x, w, HEADS, 3, EACH)[..., at, :]) for at in range(3)
+    ],
+    "three in front": lambda x, w: map(
+        joined, ops.unstack(ops.moveaxis(per_head(x, w, HEADS, 3, EACH), 3, 0), 3)
+    ),
+    "every third": lambda x, w: [(x @ w)[..., at::3] for at in range(3)],
+    "three last": lambda x, w: map(joined, tf.unstack(per_head(x, w, HEADS, EACH, 3), axis=-1)),
+    "einsum": lambda x, w: map(
+        joined,
+        ops.unstack(ops.einsum("bti,ihkd->kbthd", x, ops.reshape(w, (WIDTH, HEADS, 3, EACH))), 3),
+    ),
+    "four axes": lambda x, w: map(joined, tf.unstack(ops.einsum("bti,ihkd->kbthd", x, w))),
+}
+
+
+def halves_turned(h):
+    one, two = ops.split(heads(h), 2, -1)
+    return joined(ops.concatenate([one * 0.8 - two * 0.6, two * 0.8 + one * 0.6], -1))
+
+
+def pairs_turned(h):
+    turned = ops.stack([-heads(h)[..., 1::2], heads(h)[..., ::2]], -1)
+    return h * 0.8 + joined(turned) * 0.6
+
+
+TURNS = [lambda h: h, halves_turned, pairs_turned]

@@ -287,3 +287,47 @@ def halves_in_place(a, b):
 
 
 TABLE = table_of(globals())
+
+
+def per_head(x, w, *sizes):
+    return (x @ w).view(*x.shape[:2], *sizes)
+
+
+def flat_heads(parts):
+    return [part.reshape(*part.shape[:2], WIDTH) for part in parts]
+
+
+PACKED = {
+    "parts of heads": lambda x, w: [
+        joined(part) for part in per_head(x, w, HEADS, -1).transpose(1, 2).chunk(3, -1)
+    ],
+    "slices of heads": lambda x, w: flat_heads(
+        per_head(x, w, HEADS, -1)[..., at * EACH : (at + 1) * EACH] for at in range(3)
+    ),
+    "one of three": lambda x, w: flat_heads(
+        per_head(x, w, HEADS, 3, EACH)[..., at, :] for at in range(3)
+    ),
+    "three in front": lambda x, w: flat_heads(
+        per_head(x, w, HEADS, 3, EACH).permute(3, 0, 1, 2, 4).unbind()
+    ),
+    "every third": lambda x, w: [(x @ w)[..., at::3] for at in range(3)],
+    "three last": lambda x, w: flat_heads(per_head(x, w, HEADS, EACH, 3).unbind(-1)),
+    "einsum": lambda x, w: flat_heads(
+        torch.einsum("bti,ihkd->kbthd", x, w.view(WIDTH, HEADS, 3, EACH))
+    ),
+    "four axes": lambda x, w: flat_heads(torch.einsum("bti,ihkd->kbthd", x, w)),
+}
+
+
+def halves_turned(h):
+    one, two = h.unflatten(-1, (HEADS, -1)).chunk(2, -1)
+    return torch.cat([one * 0.8 - two * 0.6, two * 0.8 + one * 0.6], -1).flatten(2)
+
+
+def pairs_turned(h):
+    h = h.unflatten(-1, (HEADS, -1))
+    turned = torch.stack([-h[..., 1::2], h[..., ::2]], -1).flatten(-2)
+    return (h * 0.8 + turned * 0.6).flatten(2)
+
+
+TURNS = [lambda h: h, halves_turned, pairs_turned]

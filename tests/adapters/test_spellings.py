@@ -23,6 +23,7 @@ from flax import nnx
 from torch import nn
 from torch.nn import functional
 
+import idinit_ref as ir
 import idinit_ref_jax as irj
 import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
@@ -802,3 +803,33 @@ def test_a_kernel_passes_the_signal_under_each_padding_mode_of_each_rank(mode, r
     )
     irt.init_(model, x)
     assert torch.equal(model(x), x)
+
+
+# Parts that are no matrices -----------------------------------------------------------------------
+
+SOLID = {
+    "joined again": lambda np_, h: np_.cat([-h[..., 1::2], h[..., ::2]]),
+    "also whole": lambda np_, h: np_.relu(h) * np_.cat([h[..., ::2] * h[..., 1::2]] * 2),
+    "one part alone": lambda np_, h: np_.cat([np_.relu(h[..., ::2]), np_.tanh(h[..., ::2])]),
+    "of two periods": lambda np_, h: np_.cat([np_.relu(h[..., ::2]), np_.tanh(h[..., 8:])]),
+    "unequal": lambda np_, h: np_.cat(
+        [
+            np_.tanh(np_.reshape(h, (3, 5, 4, 4))[..., 0]),
+            np_.relu(np_.reshape(np_.reshape(h, (3, 5, 4, 4))[..., 1:], (3, 5, 12))),
+        ]
+    ),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", SOLID)
+@pytest.mark.parametrize("framework", [in_torch, in_jax, in_keras])
+def test_parts_of_heads_that_are_no_matrices(framework, how):
+    """They start as one matrix."""
+
+    def function(np_, p, x):
+        return x + SOLID[how](np_, x @ p["w"]) @ p["o"]
+
+    (entries, _), _ = framework(function, {"w": (8, 16), "o": (16, 8)}, X, facts)
+    assert entries["w"][1] == ir.plan((8, 16), layout="IO")
+    assert entries["o"][0] == "zero"

@@ -826,6 +826,36 @@ def test_gpt2_at_full_size_has_the_plans_of_its_small_form():
     assert found[0] == found[1]
 
 
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+OF_HEADS = {
+    "GPTNeoX": SMALL,
+    "GPTNeoXJapanese": {**SMALL, "bos_token_id": 1, "eos_token_id": 2},
+    "Bloom": {"vocab_size": 50, "hidden_size": 32, "n_layer": 1, "n_head": 4},
+    "Falcon": {**SMALL, "multi_query": False},
+    "Persimmon": SMALL,
+    "CodeGen": {"vocab_size": 50, "n_embd": 64, "n_layer": 1, "n_head": 8, "rotary_dim": 4,
+                "bos_token_id": 1, "eos_token_id": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_HEADS)
+def test_queries_keys_and_values_of_each_head_are_three_identities(name):
+    """CodeGen interleaves them for four devices, the others for each of four heads."""
+    import transformers
+
+    config = getattr(transformers, f"{name}Config")(**OF_HEADS[name])
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    init_(model, IDS)
+    weights = {
+        k: v for k, v in model.state_dict().items() if "query_key_value.w" in k or "qkv" in k
+    }
+    (weight,) = weights.values()
+    size = weight.shape[1]
+    three = weight.unflatten(0, (4, 3, -1)).transpose(0, 1).reshape(3, size, size)
+    assert torch.equal(three, torch.eye(size).expand(3, -1, -1))
+    assert audit(model, IDS).healthy
+
+
 def test_inference_tensors_are_refused():
     with torch.inference_mode():
         model = nn.Linear(4, 4)

@@ -226,6 +226,8 @@ def test_the_plans_of_a_traced_model_travel(manifest):
          lambda m: m.reshape(2, 4, 8).transpose(0, 2, 1).reshape(16, 4)),
         ({"shape": [64], "axes": "OIO", "parted": [2, 8, 4]},
          lambda m: m.reshape(2, 4, 8).transpose(0, 2, 1).reshape(64)),
+        ({"shape": [24, 4], "axes": "OEOI", "parted": [2, 3, 4, 4]},  # three of each head
+         lambda m: np.stack([m.reshape(2, 4, 4)] * 3, 1).reshape(24, 4)),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("role", ["transit", "zero"])
@@ -233,7 +235,7 @@ def test_axes_of_one_letter_count_as_one(said, back, role, manifest):
     """The expected weight is a matrix by hand, cut and turned by NumPy."""
     source = manifest({"w": {**said, "role": role, "plan": {"eps": 0.5} if role == "zero" else {}}})
     found = assemble(source.tensors).values["w"]
-    sizes = dict.fromkeys("OI", 1)
+    sizes = dict.fromkeys("OIE", 1)
     for letter, size in zip(said["axes"], said.get("parted", said["shape"]), strict=True):
         sizes[letter] *= size
     options = {"eps": 0.5} if role == "zero" else {}
