@@ -69,7 +69,7 @@ def torch_step(x, t, row):
 
 
 TORCH = SimpleNamespace(
-    relu=torch.relu, tanh=torch.tanh, cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
+    relu=torch.relu, tanh=torch.tanh, swap=lambda x: x.mT, cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
     count=torch.arange, array=torch.tensor, line=torch.linspace, whole=lambda x: x.long(),
     where=torch.where, reshape=torch.reshape, at=lambda x, places: x[..., places],
     put=torch_put, write=torch_write, zeros=torch.zeros_like, step=torch_step,
@@ -77,7 +77,7 @@ TORCH = SimpleNamespace(
         [torch.zeros(*x.shape[:-1], c), x, torch.zeros(*x.shape[:-1], c)], -1),
 )  # fmt: skip
 JAX = SimpleNamespace(
-    relu=jax.nn.relu, tanh=jnp.tanh, cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
+    relu=jax.nn.relu, tanh=jnp.tanh, swap=lambda x: x.mT, cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
     count=jnp.arange, array=jnp.array, line=jnp.linspace, whole=lambda x: x.astype(int),
     where=jnp.where, reshape=jnp.reshape, at=lambda x, places: x[..., places],
     put=jax_put, write=jax_write, zeros=jnp.zeros_like, step=lambda x, t, row: x.at[:, t].set(row),
@@ -85,7 +85,7 @@ JAX = SimpleNamespace(
     jnp.concatenate([jnp.zeros((*x.shape[:-1], c)), x, jnp.zeros((*x.shape[:-1], c))], -1),
 )  # fmt: skip
 KERAS = SimpleNamespace(
-    relu=ops.relu, tanh=ops.tanh, cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
+    relu=ops.relu, tanh=ops.tanh, swap=lambda x: ops.swapaxes(x, 1, 2), cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     count=ops.arange, array=ops.array, line=ops.linspace, whole=lambda x: ops.cast(x, "int32"),
     where=ops.where, reshape=ops.reshape, at=lambda x, places: ops.take(x, places, -1),
     put=keras_put, write=keras_write, zeros=ops.zeros_like,
