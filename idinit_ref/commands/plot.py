@@ -155,9 +155,8 @@ def draw(plan: Plan, figure: Figure, *, dtype: Any = "float64") -> None:
     rows: list[tuple[DrawnMatrix, bool]] = []  # a matrix, and whether it is drawn tap by tap
     for k, part in enumerate(parts):
         rows.append((part, False))
-        if panels and part.alike.piece not in [
-            x.alike.piece for x in parts[k + 1 :]
-        ]:  # the last phase
+        later = [other.alike.piece for other in parts[k + 1 :]]
+        if panels and part.alike.piece not in later:  # the last phase
             rows.append((part, True))
     down = 1 + max((panel.row for panel in panels), default=0)
     across = 1 + max((panel.column for panel in panels), default=0)

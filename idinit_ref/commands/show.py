@@ -78,9 +78,9 @@ def _to_dict(p: Plan, to: Format) -> dict[str, Any]:
     matrices = []
     for alike in different(p) if prod(p.shape) else ():
         about: dict[str, Any] = {"m": alike.m, "n": alike.n, "copies": alike.copies}
-        about |= {"role": alike.role}
         count, matrix, _ = _few(p, alike, to)
-        about |= {"non_zeros": count, "facts": dict(_facts(matrix)) if matrix else None}
+        known = dict(_facts(matrix)) if matrix else None
+        about |= {"role": alike.role, "non_zeros": count, "facts": known}
         if matrix:
             entries = zip(matrix.rows, matrix.columns, matrix.values, strict=True)
             about["entries"] = [(int(i), int(j), float(value)) for i, j, value in entries]

@@ -12,11 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+import idinit_ref as ir
 import idinit_ref_jax as irj
 import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
 from idinit_ref.errors import GraphError, OptionTypeError
 from idinit_ref.roles.options import settled
+from idinit_ref_jax._model import _Arrays
+from idinit_ref_tensorflow._model import _Variables
+from idinit_ref_torch._model import _Tensors
 
 D = 8
 STEPS = np.linspace(0.001, 0.1, D)  # of a state space: softplus(bias) is the step
@@ -265,3 +269,44 @@ def test_a_weight_behind_which_a_scale_is_0_is_not_zero_in_vain(run, add, scale,
     }
     assert found["z"] == role
     assert (found["a"], found["s"]) == ("transit", "keep")
+
+
+# A role for each block ----------------------------------------------------------------------------
+
+
+def written_by_torch(old, plan, parted):
+    model = nn.ParameterDict({"w": nn.Parameter(torch.from_numpy(old))})
+    with torch.no_grad():
+        _Tensors(model).write("w", plan, parted)
+    return model["w"].detach().numpy()
+
+
+def written_by_jax(old, plan, parted):
+    def write(array):
+        arrays = _Arrays({"w": array})
+        arrays.write("w", plan, parted)
+        return arrays.new["w"]
+
+    array = jnp.asarray(old)
+    whole, traced = write(array), jax.jit(write)(array)
+    np.testing.assert_array_equal(traced, whole)
+    return np.asarray(whole)
+
+
+def written_by_keras(old, plan, parted):
+    variable = keras.Variable(old)
+    _Variables({"w": variable}).write("w", plan, parted)
+    return keras.ops.convert_to_numpy(variable)
+
+
+@pytest.mark.parametrize("write", [written_by_torch, written_by_jax, written_by_keras])
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.every
+def test_a_role_for_each_block_is_written(write, heads):
+    """A packed (inputs, outputs), or (inputs, heads, size): what a whole model may decide."""
+    roles = ("transit", "zero", "transit")
+    plan = ir.plan((4, 12), roles, layout="IO", blocks=(4, 4, 4), gain=2.0, eps=0.5)
+    shape, parted = ((4, 3, 4), ((4, 3, 4), "IOO")) if heads else ((4, 12), None)
+    found = write(np.full(shape, 7, np.float32), plan, parted).reshape(4, 12)
+    pairs = np.eye(4) - np.roll(np.eye(4), 1, 0)  # stored (inputs, outputs)
+    np.testing.assert_array_equal(found, np.hstack([2 * np.eye(4), 0.5 * pairs, 2 * np.eye(4)]))

@@ -245,10 +245,19 @@ def test_axes_of_one_letter_count_as_one(said, back, role, manifest):
 
 
 def test_blocks_along_axes_of_one_letter(manifest):
+    stored = {"shape": [4, 3, 4], "axes": "IOO"}
     plan = {"layout": "IO", "blocks": [4, 8]}
-    source = manifest({"w": {"shape": [4, 3, 4], "role": "transit", "axes": "IOO", "plan": plan}})
-    expected = by_hand.weight((4, 12), "transit", layout="IO", blocks=(4, 8)).reshape(4, 3, 4)
-    assert np.array_equal(numbers(assemble(source.tensors).values["w"]), expected)
+    mixed = ["zero", "transit"]
+    source = manifest(
+        {
+            "one": {**stored, "role": "transit", "plan": plan},
+            "two": {**stored, "role": "zero", "plan": plan | {"role": mixed}},
+        }
+    )
+    made = assemble(source.tensors).values
+    for name, role in (("one", "transit"), ("two", tuple(mixed))):
+        expected = by_hand.weight((4, 12), role, layout="IO", blocks=(4, 8)).reshape(4, 3, 4)
+        assert np.array_equal(numbers(made[name]), expected)
 
 
 @given(st.data())
