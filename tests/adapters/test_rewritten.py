@@ -8,8 +8,17 @@ import pytest
 
 from adapters import rewritten_jax, rewritten_keras, rewritten_torch
 from adapters.rewritten import (
-    KINDS, STORED, WIDTH, Apart, Packed, X, differing, packed, several, single,
-)  # fmt: skip
+    KINDS,
+    STORED,
+    WIDTH,
+    Apart,
+    Packed,
+    X,
+    differing,
+    packed,
+    several,
+    single,
+)
 
 FRAMEWORKS = [rewritten_torch, rewritten_jax]
 if keras.backend.backend() == "tensorflow":

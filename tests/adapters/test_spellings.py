@@ -807,14 +807,18 @@ def test_a_kernel_passes_the_signal_under_each_padding_mode_of_each_rank(mode, r
 
 # Parts that are no matrices -----------------------------------------------------------------------
 
+
+def three_of_four(np_, h):
+    return np_.reshape(np_.reshape(h, (3, 5, 4, 4))[..., 1:], (3, 5, 12))
+
+
 SOLID = {
     "joined again": lambda np_, h: np_.cat([-h[..., 1::2], h[..., ::2]]),
     "also whole": lambda np_, h: np_.relu(h) * np_.cat([h[..., ::2] * h[..., 1::2]] * 2),
     "one part alone": lambda np_, h: np_.cat([np_.relu(h[..., ::2]), np_.tanh(h[..., ::2])]),
     "of two periods": lambda np_, h: np_.cat([np_.relu(h[..., ::2]), np_.tanh(h[..., 8:])]),
     "unequal": lambda np_, h: np_.cat(
-        [np_.tanh(np_.reshape(h, (3, 5, 4, 4))[..., 0])]
-        + [np_.relu(np_.reshape(np_.reshape(h, (3, 5, 4, 4))[..., 1:], (3, 5, 12)))]
+        [np_.relu(np_.reshape(h, (3, 5, 4, 4))[..., 0]), np_.tanh(three_of_four(np_, h))]
     ),
 }
 
