@@ -80,7 +80,8 @@ def in_parts(np_, name, p, x, count):
 def test_each_block_has_the_role_of_a_matrix_of_its_own(framework, kind, how):
     model, roles, left = MODELS[kind]
     count = len(roles)
-    more = dict.fromkeys("ioh", (8, 8)) if kind.startswith("two") else {"b": (8,)} if kind == "moved" else {}
+    more = {"b": (8,)} if kind == "moved" else {}
+    more |= dict.fromkeys("ioh", (8, 8)) if kind.startswith("two") else {}
 
     def packed(np_, p, x):
         return model(np_, p, x, lambda x: in_parts(np_, how, p, x, count))

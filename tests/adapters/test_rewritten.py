@@ -18,7 +18,7 @@ from adapters.rewritten import (
     packed,
     several,
     single,
-)  # fmt: skip
+)
 
 FRAMEWORKS = [rewritten_torch, rewritten_jax]
 if keras.backend.backend() == "tensorflow":
