@@ -11,7 +11,7 @@ from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
-from ._parameter import Parameter, Seen, node_of, parts_of
+from ._parameter import Parameter, Seen, node_of, with_rows
 from ._struck import distances, frozen, live, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
@@ -419,14 +419,7 @@ class Nodes:
         for name in frozen(self.nodes, self._uses, self._stops, self._exits, [*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
-        drawn = struck(self.nodes, self._factors, self._ways, {*ends, *more})
-        rows: dict[str, dict[str, tuple[int, int]]] = {}
-        for name, about in seen.items():
-            for node, own in parts_of(about.ways).items():
-                rows.setdefault(node, {})[name] = own
-        parts = ((node, rows.get(node.name)) for node in drawn)
-        drawn = [node if own is None else replace(node, options={**node.options, "rows": own})
-                 for node, own in parts]  # fmt: skip
+        drawn = with_rows(struck(self.nodes, self._factors, self._ways, {*ends, *more}), seen)
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from ..roles.graph import Node, Use
 from ._stored import Stored
 from ._values import Operation
 
-__all__ = ["Parameter", "Seen", "node_of", "parts_of"]
+__all__ = ["Parameter", "Seen", "node_of", "with_rows"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _storage(
         return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     shape, layout = merge_axes(how.shape, how.letters)
-    parts = parts_of(seen)
+    parts = _parts(seen)
     sizes = {stop - start for start, stop in parts.values()}
     if parts and all(op.is_packed(sizes) for op, _ in seen):
         ends = sorted({0, shape[layout.index("O")], *chain.from_iterable(parts.values())})
@@ -144,7 +144,7 @@ def _storage(
     return shape, options, ""
 
 
-def parts_of(seen: Iterable[tuple[Operation, Stored | str]]) -> dict[str, tuple[int, int]]:
+def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> dict[str, tuple[int, int]]:
     """Return the rows of a weight that each part of its results holds, by node.
 
     None unless all of its operations are cut into such parts, two at least, that are apart.
@@ -154,3 +154,17 @@ def parts_of(seen: Iterable[tuple[Operation, Stored | str]]) -> dict[str, tuple[
     if not all(parts) or len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
         return {}
     return {node: rows for own in parts for node, rows in own.items()}
+
+
+def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:
+    """Return nodes that say which rows of which weights give them, if they are parts of results."""
+    rows: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, about in seen.items():
+        for node, own in _parts(about.ways).items():
+            rows.setdefault(node, {})[name] = own
+    return [
+        replace(node, options={**node.options, "rows": rows[node.name]})
+        if node.name in rows
+        else node
+        for node in nodes
+    ]
