@@ -56,14 +56,17 @@ def unpacked(graph: Graph) -> Unpacked:
         return Unpacked(graph, {})
     packed = {name for rows in cuts.values() for name in rows}
     inside = _inside(graph, cuts, packed)
+    used: dict[str, set[Rows]] = {}
+    for of in cuts.values():
+        for name, own in of.items():
+            used.setdefault(name, set()).add(own)
     nodes: dict[str, Node] = {}
     blocks: dict[str, dict[Rows, str | None]] = {}
     for node in graph.nodes:
         rows = {name: own for name, own in cuts.get(node.name, {}).items() if name in packed}
         if node.name in packed:
-            used = {of[node.name] for of in cuts.values() if node.name in of}
-            blocks[node.name] = _blocks(node, used)
-            new = _matrices(node, used)
+            blocks[node.name] = _blocks(node, used[node.name])
+            new = _matrices(node, used[node.name])
         elif rows and node.kind == "weight":
             new = [replace(node, weights=tuple(_label(*own) for own in rows.items()))]
         elif rows:
@@ -80,9 +83,10 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
     A weight with a result that is used in any other way is taken out of `packed`.
     """
     inside: dict[str, str] = {}
+    outputs = {*graph.outputs}
     for node in graph.nodes:
         own, ends = packed.intersection(node.weights), node.name in cuts
-        is_returned = node.name in graph.outputs and not ends
+        is_returned = node.name in outputs and not ends
         if own and (is_returned or len(node.weights) > 1):
             packed -= own
         elif own and not ends:
