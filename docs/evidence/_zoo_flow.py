@@ -264,8 +264,6 @@ class Flow:
                 own, reader = self._own(branch, step, source)
                 yield Add(step, node, skip, own, reader, source, weights, not is_stream, where)
                 return
-            if self._after(self._root(source), branch):
-                return  # a form of a signal that its own weights gate, as in a state space
             # Else both reach it over no weight, as a mask or a position: nothing parts there.
 
     def _stream(self, node: int) -> set[int]:

@@ -434,7 +434,7 @@ def judge(make: Callable[[], tuple[nn.Module, Any]]) -> Row:
     row["constant"] = int(constant(model, given))
     ours = steps(model, given)
     fresh, given = make()
-    row |= roles(fresh, given, _as_held(fresh, report.roles), _parts(report))
+    row |= roles(fresh, given, *_as_held(fresh, report.roles, _parts(report)))
     if row["constant"]:
         row["constant"] = int(not constant(fresh, given))
     theirs = steps(fresh, given)
@@ -486,9 +486,15 @@ def _parts(report: Any) -> dict[str, Tensor]:
     return found
 
 
-def _as_held(model: nn.Module, found: dict[str, str]) -> dict[str, str]:
-    """Return roles in which a zero weight under weight norm has magnitude 0, as it is written."""
+def _as_held(
+    model: nn.Module, found: dict[str, str], parts: dict[str, Tensor]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return roles in which a zero weight under weight norm has magnitude 0, as it is written.
+
+    So have the entries of a weight of which only parts are zero.
+    """
     names, held = {id(p): name for name, p in model.named_parameters()}, dict(found)
+    parts = dict(parts)
     for module in model.modules():
         own, steps_of = module._parameters, getattr(module, "parametrizations", {})
         pairs = [(own.get(f"{key[:-2]}_g"), v) for key, v in own.items() if key.endswith("_v")]
@@ -500,7 +506,10 @@ def _as_held(model: nn.Module, found: dict[str, str]) -> dict[str, str]:
         for g, v in pairs:
             if g is not None and held.get(names.get(id(v), "")) == "zero":
                 held |= {names[id(g)]: "zero", names[id(v)]: "transit"}
-    return held
+                if names[id(v)] in parts:
+                    summed = [axis for axis, size in enumerate(g.shape) if size == 1]
+                    parts[names[id(g)]] = parts.pop(names[id(v)]).amax(summed, keepdim=True)
+    return held, parts
 
 
 def irt_errors() -> tuple[type[Exception], ...]:

@@ -329,11 +329,41 @@ def test_a_zero_weight_under_weight_norm_has_magnitude_0():
     model = Normed()
     g, v = (f"down.parametrizations.weight.original{k}" for k in (0, 1))
     roles = {name: "bias" if name.endswith("bias") else "transit" for name in model.state_dict()}
-    held = _zoo_measure._as_held(model, roles | {g: "keep", v: "zero"})
+    held, _ = _zoo_measure._as_held(model, roles | {g: "keep", v: "zero"}, {})
     row = _zoo_measure.roles(model, (torch.randn(2, 5, 3),), held)
     assert (held[g], held[v]) == ("zero", "transit")
     assert row["adds"] == 1
     assert not any(row[key] for key in FAULTS)
+
+
+class Packed(nn.Module):
+    """The next residual and another output, as in WaveNet, of one weight."""
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.inner, self.after = nn.Linear(3, 3), nn.Linear(3, 3)
+        own = nn.Linear(3, 6)
+        self.packed = nn.utils.parametrizations.weight_norm(own) if norm else own
+
+    def forward(self, x):
+        inner, outer = self.packed(self.inner(x).tanh()).chunk(2, -1)
+        return x + inner + self.after(x), self.after(outer)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_zero_block_of_a_weight_is_judged_alone(norm):
+    """Zero as a whole, it would leave the other output dead; without a zero block R1 fails."""
+    row = _zoo_measure.judge(lambda: (Packed(norm), (torch.randn(2, 5, 3),)))
+    assert row["zeros"] == 2
+    assert row["verdict"] == "right", row
+    model = Packed()
+    roles = {name: "bias" if name.endswith("bias") else "transit" for name in model.state_dict()}
+    given = (torch.randn(2, 5, 3),)
+    for rows, missed in (([1.0, 0.0], 0), ([0.0, 1.0], 1)):
+        part = torch.tensor(rows).repeat_interleave(3)[:, None]
+        zero = roles | {"packed.weight": "zero", "after.weight": "zero"}
+        row = _zoo_measure.roles(model, given, zero, {"packed.weight": part})
+        assert len(row["missed"]) == missed
 
 
 def test_an_attention_that_pytorch_fuses_without_gradients_is_seen():
