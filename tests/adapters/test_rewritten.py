@@ -40,7 +40,7 @@ def test_spellings_together_start_alike(framework, seed):
 
 
 @pytest.mark.cases(24)
-@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("how", STORED)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_matrices_that_heads_interleave_start_as_those_apart(framework, how, turn):
