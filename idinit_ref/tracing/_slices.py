@@ -13,7 +13,8 @@ from ._axes import View
 from ._made import Shape
 from ._moves import Moves, lose, shift_of
 from ._places import Move, followed, sliced, spans_in
-from ._values import Cut, Signal, Value
+from ._stored import Cut
+from ._values import Signal, Value
 
 __all__ = ["Joined", "Slices", "Span", "spans_of"]
 

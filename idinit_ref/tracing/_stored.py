@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
 from ..core.layout import SPATIAL
 from ._axes import Atom, View
 
-__all__ = ["Stored", "blocks_of", "stored"]
+__all__ = ["Cut", "Stored", "blocks_of", "stacked", "stored"]
 
 _SUMMED = "I" + SPATIAL
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
+
+
+class Cut(NamedTuple):
+    """A part of an operation's result: the outputs o with start <= o % period < stop.
+
+    They lie along one axis of its weight. If the period is that axis's size, they are one range;
+    else every head, say, has such a range.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    period: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,32 @@ def stored(
     return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps)
 
 
+def stacked(
+    view: View,
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+    cuts: Set[Cut],
+    shape: Sequence[int],
+    batch: str = "",
+) -> Stored | None:
+    """Return the stored form of a packed weight as a stack of the matrices that it interleaves.
+
+    The digit of the outputs that numbers these matrices, as the query, key and value of each head,
+    is then a batch axis. None if the cuts are not all the equal parts of such a digit.
+    """
+    axis, start, stop, period = min(cuts)
+    size, count = stop - start, period // (stop - start)
+    is_all = cuts == {Cut(axis, at * size, (at + 1) * size, period) for at in range(count)}
+    if not is_all or period % size or kinds[axis] != "O":
+        return None
+    digits = sizes[axis] // period, count, size
+    opened = view.reshape(sizes, (*sizes[:axis], *digits, *sizes[axis + 1 :]))
+    found = stored(opened, [*kinds[:axis], *"OBO", *kinds[axis + 1 :]], shape, (), batch)
+    if isinstance(found, str):
+        return None
+    return replace(found, outs=(-1,) * len(found.outs), spans={})
+
+
 def _taps(view: View, kinds: Sequence[str], axes: Sequence[_Axis]) -> dict[str, tuple[int, ...]]:
     """Return the stored index nearest to each tap, for every letter of space."""
     found = {}
@@ -203,21 +242,21 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) 
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 
 
-def blocks_of(found: Stored, cuts: Iterable[tuple[int, int, int]]) -> set[tuple[int, int]]:
+def blocks_of(found: Stored, cuts: Iterable[Cut]) -> set[tuple[int, int]]:
     """Return the ranges of the parts of a weight's outputs; none if they are not blocks.
 
     Parameters
     ----------
     found : Stored
         The weight.
-    cuts : iterable of (int, int, int)
-        Parts of the operation's result: the axis of its weight, the start and the stop.
+    cuts : iterable of Cut
+        Parts of the operation's result, each one range.
     """
     lengths = [n for n, letter in zip(found.shape, found.letters, strict=True) if letter == "O"]
     first, last = found.cut or (0, lengths[0])
     used, inner = [last - first, *lengths[1:]], prod(lengths[1:])
     ranges = set()
-    for axis, start, stop in cuts:
+    for axis, start, stop, _ in cuts:
         depth = 0
         while depth < len(found.outs) and found.outs[depth] == axis:
             depth += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
@@ -11,21 +11,8 @@ from ..core.layout import SPATIAL
 from ._axes import View
 from ._kernels import identity
 from ._made import Made, Shape
-from ._stored import Stored, blocks_of, stored
+from ._stored import Cut, Stored, blocks_of, stacked, stored
 from ._units import Unit
-
-
-class Cut(NamedTuple):
-    """A part of an operation's result: the outputs o with start <= o % period < stop.
-
-    They lie along one axis of its weight. If the period is that axis's size, they are one range;
-    else every head, say, has such a range.
-    """
-
-    axis: int
-    start: int
-    stop: int
-    period: int
 
 
 @dataclass(eq=False)
@@ -96,23 +83,13 @@ class Operation:
         Heads may have a query, a key and a value each, one behind the other. The digit of the
         outputs that numbers these three is then a batch axis.
         """
-        cuts = self._cuts
-        if isinstance(found, str) or view is None or not cuts or not self.kinds:
+        cuts, is_grouped = self._cuts, self.options.get("groups", 1) > 1
+        if isinstance(found, str) or view is None or not cuts or is_grouped or self.kinds is None:
             return found
-        axis, start, stop, period = min(cuts)
-        size, count = stop - start, period // (stop - start)
-        is_all = cuts == {Cut(axis, at * size, (at + 1) * size, period) for at in range(count)}
-        is_one = self.kinds[axis] == "O" and self.options.get("groups", 1) == 1
-        is_packed = found.cut is None and self._packs({size})
-        if not (is_all and is_one and is_packed) or period % size or self.parts(found):
+        packs = found.cut is None and self._packs({cut.stop - cut.start for cut in cuts})
+        if not packs or self.parts(found):
             return found
-        digits = self.sizes[axis] // period, count, size
-        sizes = (*self.sizes[:axis], *digits, *self.sizes[axis + 1 :])
-        kinds = (*self.kinds[:axis], "O", "B", "O", *self.kinds[axis + 1 :])
-        stack = stored(view.reshape(self.sizes, sizes), kinds, shape, (), batch)
-        if isinstance(stack, str):
-            return found
-        return replace(stack, outs=(-1,) * len(stack.outs), spans={})
+        return stacked(view, self.kinds, self.sizes, cuts, shape, batch) or found
 
     def identity(self, found: Stored) -> dict[str, Any]:
         """Return the identity tap and the phases of a convolution, along the stored axes."""
@@ -133,7 +110,7 @@ class Operation:
             cuts = set()
         if self.rejoined or (found.cut is None and not cuts):
             return set()
-        ranges = blocks_of(found, [(axis, start, stop) for axis, start, stop, _ in cuts])
+        ranges = blocks_of(found, cuts)
         return ranges if self._packs({b - a for a, b in ranges}) else set()
 
     @property
