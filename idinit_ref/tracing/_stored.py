@@ -52,6 +52,8 @@ class Stored:
     taps : mapping of str to tuple of int
         For each letter of space: the stored index that is nearest to each tap of the operation,
         whose kernel may be a part of the stored one, or padded with zeros.
+    solid : Stored, optional
+        Of a stack of interleaved matrices: the form as one matrix, for other uses of the parameter.
     """
 
     shape: tuple[int, ...]
@@ -62,6 +64,7 @@ class Stored:
     flipped: str = ""
     narrow: bool = False
     taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    solid: Stored | None = None
 
 
 class _Run(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
@@ -78,18 +78,15 @@ class Operation:
     def _apart(
         self, found: Stored | str, view: View | None, shape: Sequence[int], batch: str
     ) -> Stored | str:
-        """Return the stored form with the interleaved matrices of a packed weight as a stack.
-
-        Heads may have a query, a key and a value each, one behind the other. The digit of the
-        outputs that numbers these three is then a batch axis.
-        """
+        """Return the stored form with the matrices that a packed weight interleaves as a stack."""
         cuts, is_grouped = self._cuts, self.options.get("groups", 1) > 1
         if isinstance(found, str) or view is None or not cuts or is_grouped or self.kinds is None:
             return found
         packs = found.cut is None and self._packs({cut.stop - cut.start for cut in cuts})
         if not packs or self.parts(found):
             return found
-        return stacked(view, self.kinds, self.sizes, cuts, shape, batch) or found
+        stack = stacked(view, self.kinds, self.sizes, cuts, shape, batch)
+        return replace(stack, solid=found) if stack else found
 
     def identity(self, found: Stored) -> dict[str, Any]:
         """Return the identity tap and the phases of a convolution, along the stored axes."""
