@@ -43,7 +43,6 @@ class Joins(Slices):
             spot = self.assembly(_side_by_side(values, axis, starts), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
-        halves = rejoined(values)
         self._rejoin_slices(values)
         out = self.result(name, values, shape, floating, "join")
         if isinstance(out, Made) and starts is not None and not out.zero:
@@ -65,7 +64,7 @@ class Joins(Slices):
                 self._note_starts(out.node, values, axis, starts)
             if sizes[0] == 1 and is_repeated(values):
                 out = out._replace(spread=frozenset([axis]))
-            return self.placed(out._replace(halves=halves, shift=shift), spot)
+            return self.placed(out._replace(shift=shift), spot)
         return out
 
     def _note_starts(
@@ -115,10 +114,8 @@ class Joins(Slices):
             spot = self.assembly(_side_by_side(values, axis, starts, True), shape)
             if spot.value is not None:
                 return self.reshape(name, spot.value, shape)
-        halves = rejoined(values)
         out = self.result(name, values, shape, word="join")
         if isinstance(out, Signal) and shape is not None:
-            out = out._replace(halves=halves)
             if is_repeated(values):
                 out = out._replace(spread=frozenset([axis]))
             places = {old: (old + (old >= axis),) for old in range(len(shape) - 1)}

@@ -110,6 +110,8 @@ def _storage(
     given: Parameter, seen: Sequence[tuple[Operation, Stored | str]]
 ) -> tuple[tuple[int, ...], dict[str, Any], str]:
     """Return the shape of the matrix, its storage options, and the reason why it has none."""
+    if len({(how.shape, how.letters) for _, how in seen if isinstance(how, Stored)}) > 1:
+        seen = [(of, how if isinstance(how, str) else how.solid or how) for of, how in seen]
     ways: dict[str, tuple[Operation, Stored, dict[str, Any]]] = {}
     for operation, how in seen:
         if isinstance(how, Stored):

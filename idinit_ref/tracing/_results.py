@@ -13,7 +13,7 @@ from ._functions import Fact, fact_of
 from ._made import Made, Shape, joined, names_of
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
-from ._summed import multiplied
+from ._summed import multiplied, rejoined
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
 from ._values import Data, Signal, Value, is_constant, is_zero
@@ -146,6 +146,8 @@ class Results(Functions):
                 is_direct |= self._pooled.get(signal.node) == _ROOT  # a norm written as a division
             units += own
         halves = multiplied(signals) if does in _KEEPS else frozenset()
+        if does == "join":
+            halves = rejoined(signals)
         return Signal(node, shape, halves=halves, units=merged(units), is_direct=is_direct)
 
     def _note_root(self, node: str, word: str) -> None:

@@ -13,7 +13,8 @@ from ._axes import View
 from ._made import Shape
 from ._moves import Moves, lose, shift_of
 from ._places import Move, followed, sliced, spans_in
-from ._values import Cut, Signal, Value
+from ._stored import Cut
+from ._values import Signal, Value
 
 __all__ = ["Joined", "Slices", "Span", "spans_of"]
 
@@ -235,7 +236,7 @@ def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | No
     if step != 1 or start % run or stop % run or start == stop or first.size != first.radix:
         return None
     part = first.slice(start // run, stop // run, 1)
-    if part.step < 0 or any(atom.axis != part.axis for atom in inner):
+    if part.axis < 0 or part.step < 0 or any(atom.axis != part.axis for atom in inner):
         return None
     end = part.start + part.size * part.step
     return Cut(part.axis, part.start, end, first.step * first.radix)

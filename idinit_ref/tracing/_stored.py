@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
 from ..core.layout import SPATIAL
 from ._axes import Atom, View
 
-__all__ = ["Stored", "blocks_of", "stored"]
+__all__ = ["Cut", "Stored", "blocks_of", "stacked", "stored"]
 
 _SUMMED = "I" + SPATIAL
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
+
+
+class Cut(NamedTuple):
+    """A part of an operation's result: the outputs o with start <= o % period < stop.
+
+    They lie along one axis of its weight. If the period is that axis's size, they are one range;
+    else every head, say, has such a range.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    period: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class Stored:
     taps : mapping of str to tuple of int
         For each letter of space: the stored index that is nearest to each tap of the operation,
         whose kernel may be a part of the stored one, or padded with zeros.
+    solid : Stored, optional
+        Of a stack of interleaved matrices: the form as one matrix, for other uses of the parameter.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +64,7 @@ class Stored:
     flipped: str = ""
     narrow: bool = False
     taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    solid: Stored | None = None
 
 
 class _Run(NamedTuple):
@@ -119,6 +135,32 @@ def stored(
     sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
     spans, taps = _spans(view, outs), _taps(view, kinds, axes)
     return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps)
+
+
+def stacked(
+    view: View,
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+    cuts: Set[Cut],
+    shape: Sequence[int],
+    batch: str = "",
+) -> Stored | None:
+    """Return the stored form of a packed weight as a stack of the matrices that it interleaves.
+
+    The digit of the outputs that numbers these matrices, as the query, key and value of each head,
+    is then a batch axis. None if the cuts are not all the equal parts of such a digit.
+    """
+    axis, start, stop, period = min(cuts)
+    size, count = stop - start, period // (stop - start)
+    is_all = cuts == {Cut(axis, at * size, (at + 1) * size, period) for at in range(count)}
+    if not is_all or period % size or kinds[axis] != "O":
+        return None
+    digits = sizes[axis] // period, count, size
+    opened = view.reshape(sizes, (*sizes[:axis], *digits, *sizes[axis + 1 :]))
+    found = stored(opened, [*kinds[:axis], *"OBO", *kinds[axis + 1 :]], shape, (), batch)
+    return (
+        None if isinstance(found, str) else replace(found, outs=(-1,) * len(found.outs), spans={})
+    )
 
 
 def _taps(view: View, kinds: Sequence[str], axes: Sequence[_Axis]) -> dict[str, tuple[int, ...]]:
@@ -203,17 +245,15 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) 
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 
 
-def blocks_of(
-    found: Stored, cuts: Mapping[str, tuple[int, int, int]], name: str
-) -> dict[str, tuple[int, int]]:
+def blocks_of(found: Stored, cuts: Mapping[str, Cut], name: str) -> dict[str, tuple[int, int]]:
     """Return the rows of a weight that each part holds; none if these are not blocks.
 
     Parameters
     ----------
     found : Stored
         The weight.
-    cuts : mapping of str to (int, int, int)
-        Parts of the operation's result, by node: the axis of its weight, the start and the stop.
+    cuts : mapping of str to Cut
+        Parts of the operation's result, by node; each is one range.
     name : str
         The operation, whose whole result is one part if it has no cuts, but reads a slice.
     """
@@ -221,7 +261,7 @@ def blocks_of(
     first, last = found.cut or (0, lengths[0])
     used, inner = [last - first, *lengths[1:]], prod(lengths[1:])
     parts = {}
-    for node, (axis, start, stop) in cuts.items():
+    for node, (axis, start, stop, _) in cuts.items():
         depth = 0
         while depth < len(found.outs) and found.outs[depth] == axis:
             depth += 1

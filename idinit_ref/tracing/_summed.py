@@ -12,8 +12,8 @@ from ..core.layout import SPATIAL
 from ..roles.graph import Node
 from ._axes import Atom, View
 from ._made import Made
-from ._stored import Stored
-from ._values import Cut, Operation, Signal, Value
+from ._stored import Cut, Stored
+from ._values import Operation, Signal, Value
 
 __all__ = [
     "Gathered",

@@ -11,21 +11,8 @@ from ..core.layout import SPATIAL
 from ._axes import View
 from ._kernels import identity
 from ._made import Made, Shape
-from ._stored import Stored, blocks_of, stored
+from ._stored import Cut, Stored, blocks_of, stacked, stored
 from ._units import Unit
-
-
-class Cut(NamedTuple):
-    """A part of an operation's result: the outputs o with start <= o % period < stop.
-
-    They lie along one axis of its weight. If the period is that axis's size, they are one range;
-    else every head, say, has such a range.
-    """
-
-    axis: int
-    start: int
-    stop: int
-    period: int
 
 
 @dataclass(eq=False)
@@ -91,28 +78,15 @@ class Operation:
     def _apart(
         self, found: Stored | str, view: View | None, shape: Sequence[int], batch: str
     ) -> Stored | str:
-        """Return the stored form with the interleaved matrices of a packed weight as a stack.
-
-        Heads may have a query, a key and a value each, one behind the other. The digit of the
-        outputs that numbers these three is then a batch axis.
-        """
-        cuts = set(self._cuts.values())
-        if isinstance(found, str) or view is None or not cuts or not self.kinds:
+        """Return the stored form with the matrices that a packed weight interleaves as a stack."""
+        cuts, is_grouped = set(self._cuts.values()), self.options.get("groups", 1) > 1
+        if isinstance(found, str) or view is None or not cuts or is_grouped or self.kinds is None:
             return found
-        axis, start, stop, period = min(cuts)
-        size, count = stop - start, period // (stop - start)
-        is_all = cuts == {Cut(axis, at * size, (at + 1) * size, period) for at in range(count)}
-        is_one = self.kinds[axis] == "O" and self.options.get("groups", 1) == 1
-        is_packed = found.cut is None and self.is_packed({size})
-        if not (is_all and is_one and is_packed) or period % size or self.parts(found):
+        packs = found.cut is None and self.is_packed({cut.stop - cut.start for cut in cuts})
+        if not packs or self.parts(found):
             return found
-        digits = self.sizes[axis] // period, count, size
-        sizes = (*self.sizes[:axis], *digits, *self.sizes[axis + 1 :])
-        kinds = (*self.kinds[:axis], "O", "B", "O", *self.kinds[axis + 1 :])
-        stack = stored(view.reshape(self.sizes, sizes), kinds, shape, (), batch)
-        if isinstance(stack, str):
-            return found
-        return replace(stack, outs=(-1,) * len(stack.outs), spans={})
+        stack = stacked(view, self.kinds, self.sizes, cuts, shape, batch)
+        return replace(stack, solid=found) if stack else found
 
     def identity(self, found: Stored) -> dict[str, Any]:
         """Return the identity tap and the phases of a convolution, along the stored axes."""
@@ -136,8 +110,7 @@ class Operation:
             cuts = {}
         if self.rejoined or (found.cut is None and not cuts):
             return {}
-        spans = {node: (cut.axis, cut.start, cut.stop) for node, cut in cuts.items()}
-        return blocks_of(found, spans, self.name)
+        return blocks_of(found, cuts, self.name)
 
     @property
     def _cuts(self) -> dict[str, Cut]:

@@ -87,7 +87,7 @@ class Network:
         return linear(say[kind](linear(h, p["u"])), p["d"])
 
 
-FLAT, HEADED = (WIDTH, 3 * WIDTH), (WIDTH, HEADS, 3, WIDTH // HEADS)
+FLAT = WIDTH, 3 * WIDTH
 STORED = {
     "parts of heads": FLAT,
     "slices of heads": FLAT,
@@ -96,7 +96,8 @@ STORED = {
     "every third": FLAT,
     "three last": FLAT,
     "einsum": FLAT,
-    "four axes": HEADED,
+    "three axes": (WIDTH, HEADS, 3 * WIDTH // HEADS),
+    "four axes": (WIDTH, HEADS, 3, WIDTH // HEADS),
 }
 """For each way to cut queries, keys and values from one matrix: its shape as it is stored."""
 

@@ -279,6 +279,7 @@ PACKED = {
     "einsum": lambda x, w: flat_heads(
         jnp.einsum("bti,ihkd->kbthd", x, w.reshape(WIDTH, HEADS, 3, EACH))
     ),
+    "three axes": lambda x, w: flat_heads(jnp.split(jnp.einsum("bti,ihk->bthk", x, w), 3, -1)),
     "four axes": lambda x, w: flat_heads(jnp.einsum("bti,ihkd->kbthd", x, w)),
 }
 
@@ -294,4 +295,9 @@ def pairs_turned(h):
     return h * 0.8 + turned.reshape(h.shape) * 0.6
 
 
-TURNS = [lambda h: h, halves_turned, pairs_turned]
+def complex_turned(h):
+    turned = lax.complex(*jnp.split(heads(h), 2, -1)) * (0.8 + 0.6j)
+    return jnp.stack([turned.real, turned.imag], -2).reshape(h.shape)
+
+
+TURNS = [lambda h: h, halves_turned, pairs_turned, complex_turned]

@@ -238,6 +238,7 @@ PACKED = {
         joined,
         ops.unstack(ops.einsum("bti,ihkd->kbthd", x, ops.reshape(w, (WIDTH, HEADS, 3, EACH))), 3),
     ),
+    "three axes": lambda x, w: map(joined, ops.split(ops.einsum("bti,ihk->bthk", x, w), 3, -1)),
     "four axes": lambda x, w: map(joined, tf.unstack(ops.einsum("bti,ihkd->kbthd", x, w))),
 }
 
@@ -252,4 +253,9 @@ def pairs_turned(h):
     return h * 0.8 + joined(turned) * 0.6
 
 
-TURNS = [lambda h: h, halves_turned, pairs_turned]
+def complex_turned(h):
+    turned = tf.complex(*ops.split(heads(h), 2, -1)) * (0.8 + 0.6j)
+    return joined(ops.stack([ops.real(turned), ops.imag(turned)], -2))
+
+
+TURNS = [lambda h: h, halves_turned, pairs_turned, complex_turned]

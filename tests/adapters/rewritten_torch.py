@@ -315,6 +315,7 @@ PACKED = {
     "einsum": lambda x, w: flat_heads(
         torch.einsum("bti,ihkd->kbthd", x, w.view(WIDTH, HEADS, 3, EACH))
     ),
+    "three axes": lambda x, w: flat_heads(torch.einsum("bti,ihk->bthk", x, w).chunk(3, -1)),
     "four axes": lambda x, w: flat_heads(torch.einsum("bti,ihkd->kbthd", x, w)),
 }
 
@@ -330,4 +331,10 @@ def pairs_turned(h):
     return (h * 0.8 + turned * 0.6).flatten(2)
 
 
-TURNS = [lambda h: h, halves_turned, pairs_turned]
+def complex_turned(h):
+    one, two = h.unflatten(-1, (HEADS, -1)).chunk(2, -1)
+    turned = torch.complex(one, two) * torch.tensor(0.8 + 0.6j)
+    return torch.cat([turned.real, turned.imag], -1).flatten(2)
+
+
+TURNS = [lambda h: h, halves_turned, pairs_turned, complex_turned]

@@ -40,7 +40,7 @@ def test_spellings_together_start_alike(framework, seed):
 
 
 @pytest.mark.cases(24)
-@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("how", STORED)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_matrices_that_heads_interleave_start_as_those_apart(framework, how, turn):
@@ -92,3 +92,18 @@ def test_interleaved_gates_start_as_two_matrices(framework, linear):
     np.testing.assert_allclose(same, before, rtol=1e-3, atol=1e-3 * np.abs(before).max())
     np.testing.assert_array_equal(found["w"], interleaved(plain["a"], plain["b"]))
     np.testing.assert_array_equal(found["d"], plain["d"])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_weight_that_is_also_used_whole_is_one_matrix(framework):
+    """In one call of a layer, its result is cut; in another it is not."""
+
+    def network(p, x):
+        h = x @ p["w"]
+        return x + (relu(h[..., ::2]) * h[..., 1::2]) @ p["d"] + relu((2 * x) @ p["w"]) @ p["e"]
+
+    relu = next(iter(framework.TABLE["relu"].values()))
+    rng = np.random.default_rng(4)
+    sizes = {"w": (WIDTH, 2 * WIDTH), "d": (WIDTH, WIDTH), "e": (2 * WIDTH, WIDTH)}
+    _, found = framework.run(network, {k: rng.normal(size=size) for k, size in sizes.items()}, X)
+    np.testing.assert_array_equal(found["w"], np.tile(np.eye(WIDTH), 2))
