@@ -206,9 +206,13 @@ def write_parted_(tensor: Tensor, how: Plan, parted: tuple[tuple[int, ...], str]
         return
     whole = torch.empty(how.shape, dtype=tensor.dtype, device=tensor.device)
     write_(whole, how)
-    new = split_axes(namespace, whole, *parted).reshape(tuple(tensor.shape))
-    everything = [(tensor, (slice(None),) * tensor.ndim)]
-    for part, index in parts(tensor) if is_sharded(tensor) else everything:
+    new = split_axes(namespace, whole, *parted)
+    if not is_sharded(tensor):
+        to = tensor.view(parted[0]) if tensor.is_contiguous() else tensor
+        to.copy_(new.reshape(to.shape))  # a view, where it may be: a copy takes long
+        return
+    new = new.reshape(tuple(tensor.shape))
+    for part, index in parts(tensor):
         part.copy_(new[index])
 
 
