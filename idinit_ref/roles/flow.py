@@ -8,14 +8,15 @@ from math import inf, prod
 
 from ..core.layout import SPATIAL
 from .dominators import ROOT, dominators
-from .graph import Graph, Node
+from .graph import Graph, Node, without_repeats
 
-__all__ = ["Flow", "bare_shape", "entries"]
+__all__ = ["SPACE", "Flow", "bare_shape", "entries"]
 
 _LOGITS = {"move", "scale", "select", "shift"}
 _GATES = {"product", "contract", "attention"}
+SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
 _MASKED = {"product", "scale", "select", "attention"}
-_SPATIAL = {"move", "scale", "pool", "pad", "resize"}
+_SPATIAL = SPACE - {"crop"}
 _CUTS = {"select", "crop"}
 
 
@@ -56,9 +57,12 @@ class Flow:
         The dominators; and the post-dominators, on paths to weight operations and adds.
     source : list of int
         The nearest node that dominates all nearest weight operations before a node.
+
+    A sum that is computed anew is the sum that was there: its nodes are left out.
     """
 
     def __init__(self, graph: Graph) -> None:
+        graph = without_repeats(graph)
         self.graph, self.nodes = graph, graph.nodes
         self.at = {node.name: number for number, node in enumerate(graph.nodes)}
         self.outputs = {self.at[name] for name in graph.outputs}
@@ -74,6 +78,7 @@ class Flow:
         self.behind = dominators(self._ahead(), reversed(range(count)))
         self._sources()
         self._passing()
+        self._spots()
         self._spent()
 
     def _signals(self) -> None:
@@ -175,6 +180,37 @@ class Flow:
                 self.hop.append(self.hop[open_[0]])
             else:
                 self.hop.append(number)
+
+    def _spots(self) -> None:
+        """Find the start of each chain of sums, past terms that reach no source of such a sum.
+
+        A source has the sum's size, or is reached through space alone.
+        """
+        self.start: list[int] = []
+        spots: list[int] = []  # the sizes of the shared nodes reached over no weight, one bit each
+        spatial: list[bool] = []  # whether one is reached through space alone
+        bits: dict[int, int] = {}
+        for number, node in enumerate(self.nodes):
+            bit = bits.setdefault(entries(node), 1 << len(bits))
+            is_shared, inputs = len(self.users[number]) > 1, self.inputs[number]
+            size, is_spatial, start = bit if is_shared else 0, is_shared, number
+            if node.kind != "weight":
+                whole = self.rejoined(number)
+                inputs = inputs if whole is None else (*inputs, whole)
+                for to in inputs:
+                    size |= spots[to]
+                is_way = node.kind == "add" or node.does in SPACE or self.is_widening(number)
+                is_spatial |= any(
+                    spatial[to] and (is_way or to == whole or self.is_sorting(number, to))
+                    for to in inputs
+                )
+            if node.kind == "add" and not is_shared:
+                open_ = [to for to in inputs if spatial[to] or spots[to] & bit]
+                if len(open_) == 1 and self.nodes[open_[0]].shape == node.shape:
+                    start = self.start[open_[0]]
+            self.start.append(start)
+            spots.append(size)
+            spatial.append(is_spatial)
 
     def _spent(self) -> None:
         """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
