@@ -11,7 +11,17 @@ from typing import Any, Literal, get_args
 from ..core.options import sizes
 from ..errors import GraphError, OptionTypeError, ShapeError, message
 
-__all__ = ["ROOTS", "Does", "Graph", "Node", "NodeKind", "Use", "function_of", "without_repeats"]
+__all__ = [
+    "ROOTS",
+    "STEPS",
+    "Does",
+    "Graph",
+    "Node",
+    "NodeKind",
+    "Use",
+    "function_of",
+    "without_repeats",
+]
 
 NodeKind = Literal["input", "parameter", "weight", "add", "other"]
 """The kind of a node: the start of a signal; a parameter; a dense or convolution operation whose
@@ -53,6 +63,10 @@ concatenates; "pad", "pool", "resize" and "crop" act on space."""
 
 ROOTS = frozenset({"sqrt", "rsqrt", "norm", "std", "linalg_vector_norm"})
 """Functions that identify a normalisation written out in single operations."""
+
+STEPS = {"ceil", "fix", "floor", "floor_divide", "floordiv", "heaviside", "rint", "round"}
+STEPS |= {"sgn", "sign", "trunc"}
+"""Functions that are constant between their steps, so that no gradient passes them."""
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,33 @@ def test_a_bias_that_cancels_is_a_remark_and_one_behind_a_stop_a_failure(how, en
         assert "e.2.bias" in str(audit.remarks)
 
 
+@pytest.mark.parametrize("how", ["round", "sign", "cast", "plain"])
+def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(how):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = nn.Parameter(samples(4, 4)), nn.Parameter(samples(4))
+
+        def forward(self, x):
+            ways = {"plain": lambda b: b, "cast": lambda b: (2 * b).long().float()}
+            return x @ self.w + ways.get(how, getattr(torch, how, None))(self.b)
+
+    torch.manual_seed(0)
+    model, x = Net(), samples(3, 4, seed=2)
+    before = model(x)
+    before.sum().backward()
+    is_cut = model.b.grad is None or not model.b.grad.any()
+    assert is_cut == (how != "plain")
+    audit = irt.audit(model, x)
+    with torch.no_grad():
+        model.b -= 9
+    assert not torch.equal(model(x), before)  # it counts, so it does not cancel
+    assert bool(audit.healthy) == (how == "plain")
+    assert "cancels" not in str(audit)
+    if is_cut:
+        assert f"(b): no gradient passes {how}" in audit.healthy[0]
+
+
 class Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
