@@ -275,7 +275,7 @@ class Adds:
                 tied = source
             elif sums[skip] or most[skip] < most[1 - skip]:
                 return self._branch(add, sides[skip], sides[1 - skip], source)
-        if tied is not None:
+        if tied is not None and not flow.scores[add]:
             self.ties[add] = tied
         return []
 

@@ -13,6 +13,7 @@ from .graph import Graph, Node, without_repeats
 __all__ = ["SPACE", "Flow", "bare_shape", "entries"]
 
 _LOGITS = {"move", "scale", "select", "shift"}
+_MIXING = {"unknown", "product", "contract", "attention", "norm", "join"}
 _GATES = {"product", "contract", "attention"}
 SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
 _MASKED = {"product", "scale", "select", "attention"}
@@ -217,6 +218,7 @@ class Flow:
         count, nodes = len(self.nodes), self.nodes
         logit, self.spent = [False] * count, [False] * count
         self._feeds = [False] * count  # is a weight operation or softmax, or leads to one
+        self.scores = [False] * count  # serves only what is never 0: a softmax, an exp, a gate
         self.asks = [False] * count  # serves only queries or keys, through one weight
         for number in reversed(range(count)):
             users, this = self.users[number], nodes[number]
@@ -232,6 +234,7 @@ class Flow:
                 or (logit[user] and (nodes[user].kind == "add" or nodes[user].does in _LOGITS))
                 for user in users
             )
+            self.scores[number] = all(self._is_score(user) for user in users)
             self.spent[number] = logit[number] or all(
                 self._is_summed(number, user) for user in users
             )
@@ -241,6 +244,13 @@ class Flow:
                 else nodes[user].kind == "other" and self.asks[user]
                 for user in users
             )
+
+    def _is_score(self, user: int) -> bool:
+        """Whether a node makes scores or gates of what it reads, over functions of each entry."""
+        node = self.nodes[user]
+        if node.vanishes == "never" and node.does in ("map", "softmax"):
+            return user not in self.outputs
+        return self.scores[user] and node.kind != "weight" and node.does not in _MIXING
 
     def _is_summed(self, number: int, user: int) -> bool:
         node = self.nodes[user]

@@ -68,7 +68,8 @@ def torch_step(x, t, row):
 
 
 TORCH = SimpleNamespace(
-    relu=torch.relu, tanh=torch.tanh, cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
+    relu=torch.relu, tanh=torch.tanh, exp=torch.exp,
+    cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
     count=torch.arange, array=torch.tensor, line=torch.linspace, whole=lambda x: x.long(),
     where=torch.where, reshape=torch.reshape, at=lambda x, places: x[..., places],
     put=torch_put, write=torch_write, zeros=torch.zeros_like, step=torch_step,
@@ -76,7 +77,8 @@ TORCH = SimpleNamespace(
         [torch.zeros(*x.shape[:-1], c), x, torch.zeros(*x.shape[:-1], c)], -1),
 )  # fmt: skip
 JAX = SimpleNamespace(
-    relu=jax.nn.relu, tanh=jnp.tanh, cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
+    relu=jax.nn.relu, tanh=jnp.tanh, exp=jnp.exp,
+    cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
     count=jnp.arange, array=jnp.array, line=jnp.linspace, whole=lambda x: x.astype(int),
     where=jnp.where, reshape=jnp.reshape, at=lambda x, places: x[..., places],
     put=jax_put, write=jax_write, zeros=jnp.zeros_like, step=lambda x, t, row: x.at[:, t].set(row),
@@ -84,7 +86,8 @@ JAX = SimpleNamespace(
     jnp.concatenate([jnp.zeros((*x.shape[:-1], c)), x, jnp.zeros((*x.shape[:-1], c))], -1),
 )  # fmt: skip
 KERAS = SimpleNamespace(
-    relu=ops.relu, tanh=ops.tanh, cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
+    relu=ops.relu, tanh=ops.tanh, exp=ops.exp,
+    cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     count=ops.arange, array=ops.array, line=ops.linspace, whole=lambda x: ops.cast(x, "int32"),
     where=ops.where, reshape=ops.reshape, at=lambda x, places: ops.take(x, places, -1),
     put=keras_put, write=keras_write, zeros=ops.zeros_like,
@@ -802,3 +805,42 @@ def test_a_kernel_passes_the_signal_under_each_padding_mode_of_each_rank(mode, r
     )
     irt.init_(model, x)
     assert torch.equal(model(x), x)
+
+
+# Sums that are no ties ----------------------------------------------------------------------------
+
+
+def scored(np_, h, b, c):
+    e = np_.exp(np_.relu(b + c))
+    return h * (e / (1 + e))
+
+
+SUMS_OF_TWO = {
+    "a tie": (lambda np_, h, b, c: b + c, "the signal grows up to 2-fold"),
+    "noise": (lambda np_, h, b, c: b + 0.3 * np_.exp(c / 2), "no role makes the branch of"),
+    "scores": (scored, ""),
+}
+
+
+@pytest.mark.parametrize("kind", SUMS_OF_TWO)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_tie_says_what_is_so_and_scores_are_none(framework, kind):
+    """The mean and the noise of a VAE; the scores of GAT, whose softmax is written out."""
+    function, said = SUMS_OF_TWO[kind]
+
+    def forward(np_, p, x):
+        h = x @ p["a"]
+        return function(np_, h, h @ p["b"], h @ p["c"]) @ p["d"]
+
+    sizes = dict.fromkeys("abcd", (8, 8))
+    notes, run = framework(forward, sizes, X, lambda found: found.warnings)
+    texts = [note.text for note in notes if note.kind == "tie"]
+    assert (len(texts) == 1 and said in texts[0]) if said else not texts
+    eye = dict.fromkeys("abcd", np.eye(8, dtype="float32"))
+    whole, alone = run(eye, X), run(eye | {"c": 0 * eye["c"]}, X)
+    if kind == "a tie":
+        np.testing.assert_allclose(whole, 2 * alone, rtol=1e-6)
+    elif kind == "noise":
+        assert abs(alone - X).min() > 0.1  # the second term is not small without its weight
+    else:
+        assert (abs(whole) <= abs(X)).all()  # two terms multiply no signal
