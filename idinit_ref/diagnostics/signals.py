@@ -179,6 +179,8 @@ class Signals:
         note = self.nodes[name].note
         if note.startswith("frozen"):
             return Dead(name, "", note)
+        if self.is_shift(name) and self.nodes[name].options.get("stopped"):
+            return Dead(name, "", "its weight has a gradient, and some of its uses are stopped")
         if self.is_shift(name):
             return Dead(name, "", "cancels: its weight has a gradient, and its own sums up to 0")
         steps = self.nodes[name].options.get("steps")

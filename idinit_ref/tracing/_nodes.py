@@ -392,7 +392,8 @@ class Nodes:
         norms = {node.name for node in self.nodes if node.does == "norm"}
         scales = norms | {node.name for node in self.nodes if node.does == "scale"}
         weights = {name for name, *_ in self._weights}
-        for name, use, node, _ in self._uses:
+        for name, use, node, stopped in self._uses:
+            seen[name].stopped.add(stopped)
             chosen: _Use = "embedding" if use == "rows" else use
             if node in self._members or (use == "rows" and name in weights):
                 chosen = "weight"

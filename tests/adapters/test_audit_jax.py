@@ -72,6 +72,19 @@ def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(step):
     assert "cancels" not in str(audit)
 
 
+def test_a_bias_that_one_of_two_equal_calls_stops_is_not_said_to_cancel():
+    params, stop = {"w": jnp.eye(6), "b": jnp.arange(6.0), "c": jnp.eye(6)}, jax.lax.stop_gradient
+
+    def calls(params, x):
+        learnt, given = x @ params["w"] + params["b"], x @ params["w"] + stop(params["b"])
+        return (stop(jax.nn.sigmoid(learnt)) * given) @ params["c"]
+
+    assert not jax.grad(lambda params: calls(params, X).sum())(params)["b"].any()
+    audit = irj.audit(params, X, calls)
+    assert "cancels" not in str(audit)
+    assert "biases without a gradient, whose weights have one: b" in audit.remarks
+
+
 def test_a_relu_that_is_never_on_is_found_though_its_derivative_is_its_own():
     params = {**weights(), "b": jnp.full(16, -100.0)}
     audit = irj.audit(params, X, apply)

@@ -82,6 +82,25 @@ def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(step):
     assert "cancels" not in str(audit)
 
 
+def test_a_bias_that_one_of_two_equal_calls_stops_is_not_said_to_cancel():
+    ops = keras.ops
+
+    class Calls(keras.layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(6, 6), initializer="identity", name="w")
+            self.b = self.add_weight(shape=(6,), initializer="zeros", name="b")
+
+        def call(self, x):
+            learnt = ops.matmul(x, self.w) + self.b
+            given = ops.matmul(x, self.w) + ops.stop_gradient(self.b)
+            return ops.stop_gradient(ops.sigmoid(learnt)) * given
+
+    model = keras.Sequential([keras.Input((6,)), Calls(), keras.layers.Dense(2)])
+    audit = irk.audit(model, samples(4, 6))
+    assert [one.name.rpartition("/")[2] for one in audit.dead] == ["b"]
+    assert "cancels" not in str(audit)
+
+
 def test_a_relu_that_is_never_on_and_a_weight_of_zeros_are_found():
     model, x = net(), samples(4, 6)
     irk.init_(model)

@@ -235,6 +235,27 @@ def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(how):
         assert f"(b): no gradient passes {how}" in audit.healthy[0]
 
 
+def test_a_bias_that_one_of_two_equal_calls_stops_is_not_said_to_cancel():
+    """Both calls are one product of the graph; the other's result is read behind a stop."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            learnt, given = self.a(x), F.linear(x, self.a.weight, self.a.bias.detach())
+            return self.c(torch.sigmoid(learnt).detach() * given)
+
+    torch.manual_seed(0)
+    model, x = Net(), samples(3, 4)
+    model(x).sum().backward()
+    assert model.a.bias.grad is None
+    audit = irt.audit(model, x)
+    assert "cancels" not in str(audit)
+    assert "biases without a gradient, whose weights have one: a.bias" in audit.remarks
+
+
 class Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
