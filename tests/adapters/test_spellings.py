@@ -7,6 +7,7 @@ change of one zero weight changes the result in proportion.
 from __future__ import annotations
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -805,6 +806,32 @@ def test_a_kernel_passes_the_signal_under_each_padding_mode_of_each_rank(mode, r
     )
     irt.init_(model, x)
     assert torch.equal(model(x), x)
+
+
+# A recurrent cell ---------------------------------------------------------------------------------
+
+
+def cell(np_, p, x, joined):
+    h, rows = np_.zeros(x[:, 0]), []
+    for t in range(3):
+        if joined:
+            both = np_.reshape(np_.stack([p["w"][:], p["u"][:]]), (16, 8))
+            h = np_.tanh(np_.cat([x[:, t], h]) @ both)
+        else:
+            h = np_.tanh(x[:, t] @ p["w"] + h @ p["u"])
+        rows.append(h)
+    return x + np_.stack(rows, 1)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_matrices_of_a_cell_may_be_joined(framework, joined):
+    """With w at 0 the state stays 0, so that a zero u would be in vain (R2)."""
+    sizes = {"w": (8, 8), "u": (8, 8)}
+    x = X[:, :3] / 10  # tanh is nearly linear
+    roles = judged(framework, partial(cell, joined=joined), sizes, x, x)
+    assert roles == {"w": "zero", "u": "transit"}
 
 
 # Sums that are no ties ----------------------------------------------------------------------------
