@@ -45,8 +45,8 @@ def audit(model: Any, inputs: Any) -> Audit:
     that are not finite.
 
     Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
-    to three small steps of training follow, and a run after each: what ends with them is a remark,
-    not a failure. The parameters are given back to the bit.
+    to three small steps of training follow, either way, and a run after each: what ends with them
+    is a remark, not a failure. The parameters are given back to the bit.
 
     Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states

@@ -314,7 +314,7 @@ TABLE: dict[str, Handler] = {
         ("Tril", "Triu"), lambda call: call.draw.masked(call.name, call.values[0], call.shape)
     ),
     "Multiply": _multiply,
-    **dict.fromkeys(("Divide", "TrueDivide", "Negative", "Round"), _scale),
+    **dict.fromkeys(("Divide", "TrueDivide", "Negative"), _scale),
     "Sum": _sum,
     "Mean": _sum,
     "Nansum": _sum,

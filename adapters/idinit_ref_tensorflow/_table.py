@@ -346,7 +346,7 @@ TABLE: dict[str, _Draw] = {
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
     "MatrixBandPart": lambda draw, op, name, inputs, shape: draw.masked(name, inputs[0], shape),
     "Sub": _subtract,
-    **dict.fromkeys(("Div", "RealDiv", "Neg", "Round"), _scale),
+    **dict.fromkeys(("Div", "RealDiv", "Neg"), _scale),
     **dict.fromkeys(("Pow", "ClipByValue", "Select", "SelectV2"), _function),
     **dict.fromkeys(_EXTREMES, _function),
     **{f"TensorScatter{what}": _scatter for what in ("Update", "Add", "Sub")},

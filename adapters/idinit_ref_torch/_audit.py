@@ -37,8 +37,8 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     that are not finite.
 
     Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
-    to three small steps of training follow on copies of the parameters, and a run after each: what
-    ends with them is a remark, not a failure.
+    to three small steps of training follow on copies of the parameters, either way, and a run after
+    each: what ends with them is a remark, not a failure.
 
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..core.text import some
-from ..roles.graph import Graph, Node, function_of
+from ..roles.graph import STEPS, Graph, Node, function_of
 from .audit import Dead
 from .facts import TensorFacts
 
@@ -30,11 +30,6 @@ class Record:
     reads: dict[str, set[str]] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)  # nodes in functions with gradients of their own
     stopped: set[str] = field(default_factory=set)  # results of a part that runs without gradients
-
-
-_STEPS = {"ceil", "fix", "floor", "floor_divide", "floordiv", "heaviside", "rint", "round"}
-_STEPS |= {"sgn", "sign", "trunc"}
-"""Functions that are constant between their steps."""
 
 
 class Signals:
@@ -164,7 +159,8 @@ class Signals:
         none, the terms of its gradient cancel, as in a difference, or its owner has stopped it.
         """
         own = set(self.record.uses.get(name, ()))
-        if self.nodes[name].use != "bias" or not own.isdisjoint(self.record.own):
+        node = self.nodes[name]
+        if node.use != "bias" or "steps" in node.options or not own.isdisjoint(self.record.own):
             return False  # a function with a gradient of its own may give the bias none
         weights = {weight for node in own for weight in self.nodes[node].weights}
         return any(
@@ -183,8 +179,13 @@ class Signals:
         note = self.nodes[name].note
         if note.startswith("frozen"):
             return Dead(name, "", note)
+        if self.is_shift(name) and self.nodes[name].options.get("stopped"):
+            return Dead(name, "", "its weight has a gradient, and some of its uses are stopped")
         if self.is_shift(name):
             return Dead(name, "", "cancels: its weight has a gradient, and its own sums up to 0")
+        steps = self.nodes[name].options.get("steps")
+        if steps and self.nodes[name].use == "bias":
+            return Dead(name, "", f"no gradient passes {steps}, whose derivative is 0")
         start = [node for node in self.record.uses[name] if node in self._ends]
         walls = self._walls(start)
         if walls:
@@ -217,7 +218,7 @@ class Signals:
             if name in self.record.stopped:
                 walls[name] = "which runs without gradients"
                 continue
-            if function_of(self.nodes[name]) in _STEPS and name not in self.record.own:
+            if function_of(self.nodes[name]) in STEPS and name not in self.record.own:
                 walls[name] = "whose derivative is 0"
                 continue
             if name in self.record.graph.outputs:

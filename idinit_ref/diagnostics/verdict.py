@@ -305,9 +305,9 @@ def _limits(record: Record) -> Iterator[str]:
 
 def _branches(record: Record) -> Iterator[Branch]:
     """Yield the branches of the residual adds, by the rule of roles."""
-    nodes = record.graph.nodes
-    for residual in Adds(Flow(record.graph)).branches:
-        add, skip, branch = (nodes[at].name for at in residual[:3])
+    flow = Flow(record.graph)
+    for residual in Adds(flow).branches:
+        add, skip, branch = (flow.nodes[at].name for at in residual[:3])
         facts = [record.facts.get(name) for name in (branch, skip)]
         sizes = [fact.rms for fact in facts if fact is not None and fact.finite]
         if not residual.how and len(sizes) == 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from textwrap import shorten
 from typing import Any, NamedTuple
 
@@ -22,6 +22,11 @@ ENTRY, NORM = 0.01, 0.1
 Frobenius norm than the latter. That bounds the spectral norm (1 for an identity): no layer's result
 moves by more than a tenth of its input. Later steps are shorter, so that none takes a weight back
 to 0."""
+
+WAYS = (1.0, -1.0)
+"""What still fails after steps down is looked at after steps up, which are down for the opposite
+gradients of the output; those are drawn. On a few samples one way may turn off a ReLU. What is cut
+off has no gradient after any step."""
 
 
 class Look(NamedTuple):
@@ -68,9 +73,48 @@ def watched(
         return first.audit()
     if why_not:
         return first.audit(limit=_said([*still, *stopped], why_not))
-    values, woken, hidden, steps = run.values, dict[str, int](), list[Dead](), 0
-    while (still or hidden or stopped) and steps < STEPS:
-        part = 1 / (steps + 1)
+    now = _Faults({}, still, asleep, stopped)
+    for way in WAYS:
+        later = _after_steps(look, step, run, now, way)
+        if later.why_not and now.steps:
+            break  # the steps down have told
+        now = later
+        if now.why_not:
+            said = _said([*now.still, *now.lasting], now.why_not)
+            return first.audit(now.woken, now.steps, said, now.hidden)
+        if not now.still and not now.lasting:
+            break
+    return first.audit(now.woken, now.steps, hidden=now.lasting.values())
+
+
+class _Faults(NamedTuple):
+    """What failed in the first run: what has ended after some steps, and what goes on."""
+
+    woken: Mapping[str, int]  # by fault: the steps after which it ended
+    still: Sequence[str]  # the other faults
+    asleep: Set[str]  # the parameters that were to wake, and have no gradient yet
+    stopped: Mapping[str, Dead]  # of these: a gradient is sent back to them
+    hidden: Sequence[Dead] = ()  # of these: what stops them was hidden in the first run
+    steps: int = 0
+    why_not: str = ""  # why there was no look after one more step
+
+    @property
+    def lasting(self) -> dict[str, Dead]:
+        """The parameters that were to wake and fail."""
+        return {**self.stopped, **{one.name: one for one in self.hidden}}
+
+
+def _after_steps(
+    look: Callable[[Mapping[str, Any]], Look],
+    step: Callable[[Any, Any, float], Any],
+    run: Look,
+    now: _Faults,
+    way: float,
+) -> _Faults:
+    """Return the faults after steps one way from the first run on, while there are any."""
+    values, old, steps = run.values, now, 0
+    while (now.still or now.lasting) and steps < STEPS:
+        part = way / (steps + 1)
         values = {name: step(value, run.gradients[name], part) for name, value in values.items()}
         try:
             run = look(values)
@@ -79,16 +123,19 @@ def watched(
         except Exception as problem:  # a model may raise any exception at other values
             why_not = f"the model raised: {problem}"
         if why_not:
-            names = dict.fromkeys([*still, *(one.name for one in hidden), *stopped])
-            return first.audit(woken, steps, _said([*names], why_not), hidden)
+            return now._replace(why_not=why_not)
         steps += 1
-        woken |= {name: steps for name in still if later.is_alive(name)}
-        still = [name for name in still if name not in woken]
-        asleep = {name for name in asleep if not later.is_alive(name)}
-        hidden = later.hidden(asleep)
-        stopped = {name: one for name, one in stopped.items() if name in asleep}
-    lasting = {**stopped, **{one.name: one for one in hidden}}
-    return first.audit(woken, steps, hidden=lasting.values())
+        asleep = {name for name in now.asleep if not later.is_alive(name)}
+        alive = {name: steps for name in now.still if later.is_alive(name)}
+        now = _Faults(
+            {**now.woken, **alive},
+            [name for name in now.still if name not in alive],
+            asleep,
+            {name: one for name, one in now.stopped.items() if name in asleep},
+            [one for one in old.hidden if one.name in asleep] or later.hidden(asleep),
+            max(steps, old.steps),
+        )
+    return now
 
 
 def _said(names: list[str], why: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from heapq import heappop, heappush
+from collections.abc import Collection
 from math import prod
 from typing import Literal, NamedTuple
 
 from .dominators import ROOT
 from .ends import Ends, Vanishing
-from .flow import Flow, bare_shape, entries
+from .flow import SPACE, Flow, bare_shape, entries
+from .ways import HERE, Frontier, Way
 
 __all__ = ["Adds", "Branch"]
 
-_SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
 _THROUGH = {"move", "scale", "shift", "map", "norm"}
 
 
@@ -38,80 +37,6 @@ class Branch(NamedTuple):
     sources: tuple[int, ...]
     ends: Ends = Ends()
     how: Literal["", "gated", "pyramid"] = ""
-
-
-class _Way(NamedTuple):
-    """The paths from one operand of an add back to a node."""
-
-    over: bool = False  # a path over at least one weight
-    free: bool = False  # a path over none
-    gates: frozenset[int] | None = None  # the factors on free paths; None: not on all of them
-    spatial: bool = False  # a free path with only moves and changes of space
-    cut: bool = False  # a path of only a part: no skip, but a branch if weights come before it
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a path."""
-        return self.over or self.free or self.cut
-
-    def join(self, other: _Way) -> _Way:
-        """Return the union of two sets of paths."""
-        gates = other.gates if not self.free else self.gates
-        if self.free and other.free:
-            both = self.gates is not None and other.gates is not None
-            gates = (self.gates or frozenset()) | (other.gates or frozenset()) if both else None
-        return _Way(
-            self.over or other.over,
-            self.free or other.free,
-            gates,
-            self.spatial or other.spatial,
-            self.cut or other.cut,
-        )
-
-
-_NONE, _HERE = _Way(), _Way(False, True, None, True)
-
-
-class _Frontier:
-    """The nodes that the two operands of an add reach, the latest possible meeting first.
-
-    The paths to a node are complete when it is popped. Nodes with the same latest shared node come
-    in their own order, so a chain of sums is followed only as far as the other operand reaches.
-    """
-
-    def __init__(self, peak: Sequence[int]) -> None:
-        self._peak = peak
-        self._seen: dict[int, list[_Way]] = {}
-        self._heap: list[tuple[int, int]] = []
-        self._open = [0, 0, 0]  # nodes ahead: reached by the left, by the right operand, freely
-
-    @property
-    def may_meet(self) -> bool:
-        """Whether both operands still have paths, and one of these is free."""
-        return all(self._open)
-
-    def _count(self, ways: list[_Way], by: int) -> None:
-        for side in (0, 1):
-            self._open[side] += by * ways[side].is_open
-        self._open[2] += by * (ways[0].free or ways[1].free)
-
-    def push(self, node: int, side: int, way: _Way) -> None:
-        """Add a path of one operand to a node."""
-        ways = self._seen.get(node)
-        if ways is None:
-            ways = self._seen[node] = [_NONE, _NONE]
-            heappush(self._heap, (-self._peak[node], -node))
-        else:
-            self._count(ways, -1)
-        ways[side] = ways[side].join(way)
-        self._count(ways, 1)
-
-    def pop(self) -> tuple[int, list[_Way]]:
-        """Return the latest node, and the paths of each operand to it."""
-        node = -heappop(self._heap)[1]
-        ways = self._seen.pop(node)
-        self._count(ways, -1)
-        return node, ways
 
 
 class Adds:
@@ -242,21 +167,23 @@ class Adds:
                 return self._is_source(start, branch)
         return True
 
-    def _meet(self, add: int, sides: tuple[int, int]) -> tuple[dict[int, _Way], dict[int, _Way]]:
+    def _meet(self, add: int, sides: tuple[int, int]) -> tuple[dict[int, Way], dict[int, Way]]:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
-        flow, ahead = self._flow, _Frontier(self._flow.peak)
-        found: tuple[dict[int, _Way], dict[int, _Way]] = ({}, {})
+        flow, ahead = self._flow, Frontier(self._flow.peak)
+        found: tuple[dict[int, Way], dict[int, Way]] = ({}, {})
         for side, skip in enumerate(sides):
-            # The usual block: the whole branch is computed from the skip.
-            branch = sides[1 - side]
-            if flow.depth[skip] < flow.depth[branch] and flow.before.is_above(skip, branch):
-                found[side][skip] = _HERE
-                return found
+            # The usual block: the whole branch is computed from the skip, or from its start.
+            branch, start = sides[1 - side], flow.start[skip]
+            for source in (skip, start) if self._is_lone(add, skip, branch) else (skip,):
+                is_above = flow.depth[source] < flow.depth[branch]
+                if is_above and flow.before.is_above(source, branch):
+                    found[side][source] = HERE
+                    return found
         may = [self._may_skip(sides[side], sides[1 - side]) for side in (0, 1)]
         if not any(may):
             return found
         for side in (0, 1):
-            ahead.push(flow.hop[sides[side]], side, _HERE)
+            ahead.push(flow.hop[sides[side]], side, HERE)
         while ahead.may_meet:
             node, ways = ahead.pop()
             if all(way.over or way.free for way in ways):
@@ -277,6 +204,12 @@ class Adds:
                     self._go_back(ahead, node, side, ways[side])
         return found
 
+    def _is_lone(self, add: int, skip: int, branch: int) -> bool:
+        """Whether the start of a skip alone may be a source, as the branch is no skip."""
+        nodes = self._flow.nodes
+        is_sum = self._flow.start[skip] != skip and entries(nodes[skip]) == entries(nodes[add])
+        return is_sum and not self._may_skip(branch, skip)
+
     def _is_alike(self, node: int, add: int, side: int) -> bool:
         """Whether a node has the shape of an add or of its operand, or as many entries."""
         nodes = self._flow.nodes
@@ -285,7 +218,7 @@ class Adds:
         shape = bare_shape(nodes[node].shape)
         return shape in (bare_shape(nodes[at].shape) for at in (add, side))
 
-    def _go_back(self, ahead: _Frontier, node: int, side: int, way: _Way) -> None:
+    def _go_back(self, ahead: Frontier, node: int, side: int, way: Way) -> None:
         """Go from a node back to all its inputs."""
         flow, this = self._flow, self._flow.nodes[node]
         whole = flow.rejoined(node) if way.free else None
@@ -293,18 +226,18 @@ class Adds:
             ahead.push(flow.hop[whole], side, way._replace(over=False, cut=False))
         for to in flow.inputs[node]:
             if this.kind == "weight":
-                ahead.push(to, side, _Way(over=True))
+                ahead.push(to, side, Way(over=True))
                 continue
             drops = way.free and flow.is_dropping(node, to)
             if way.over or way.cut or drops:
-                ahead.push(to, side, _Way(way.over, cut=way.cut or drops))
+                ahead.push(to, side, Way(way.over, cut=way.cut or drops))
             if way.free and not drops and whole is None:
                 by = flow.gates(node, to)
                 gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
-                is_moving = this.does in _SPACE or flow.is_sorting(node, to)
+                is_moving = this.does in SPACE or flow.is_sorting(node, to)
                 is_moving = is_moving or flow.is_widening(node)
                 spatial = way.spatial and (this.kind == "add" or is_moving)
-                ahead.push(flow.hop[to], side, _Way(False, True, gates, spatial))
+                ahead.push(flow.hop[to], side, Way(False, True, gates, spatial))
 
     def _is_source(self, node: int, branch: int) -> bool:
         """Whether a node is a source of a branch, not a term added to another source's stream."""
@@ -318,7 +251,7 @@ class Adds:
         ends = self._vanishing.ends(stream, (node,))  # if it has some, the stream is the branch
         return bool(ends.weights) and ends.blocker is None
 
-    def _is_gated(self, source: int, way: _Way) -> bool:
+    def _is_gated(self, source: int, way: Way) -> bool:
         """Whether the skip is multiplied by a result of weights on its own source."""
         return any(self._flow.longest(by, (source,)) > 0 for by in way.gates or ())
 
@@ -342,7 +275,7 @@ class Adds:
                 tied = source
             elif sums[skip] or most[skip] < most[1 - skip]:
                 return self._branch(add, sides[skip], sides[1 - skip], source)
-        if tied is not None:
+        if tied is not None and not flow.scores[add]:
             self.ties[add] = tied
         return []
 

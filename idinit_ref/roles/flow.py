@@ -8,14 +8,16 @@ from math import inf, prod
 
 from ..core.layout import SPATIAL
 from .dominators import ROOT, dominators
-from .graph import Graph, Node
+from .graph import Graph, Node, without_repeats
 
-__all__ = ["Flow", "bare_shape", "entries"]
+__all__ = ["SPACE", "Flow", "bare_shape", "entries"]
 
 _LOGITS = {"move", "scale", "select", "shift"}
+_MIXING = {"unknown", "product", "contract", "attention", "norm", "join"}
 _GATES = {"product", "contract", "attention"}
+SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
 _MASKED = {"product", "scale", "select", "attention"}
-_SPATIAL = {"move", "scale", "pool", "pad", "resize"}
+_SPATIAL = SPACE - {"crop"}
 _CUTS = {"select", "crop"}
 
 
@@ -56,9 +58,12 @@ class Flow:
         The dominators; and the post-dominators, on paths to weight operations and adds.
     source : list of int
         The nearest node that dominates all nearest weight operations before a node.
+
+    A sum that is computed anew is the sum that was there: its nodes are left out.
     """
 
     def __init__(self, graph: Graph) -> None:
+        graph = without_repeats(graph)
         self.graph, self.nodes = graph, graph.nodes
         self.at = {node.name: number for number, node in enumerate(graph.nodes)}
         self.outputs = {self.at[name] for name in graph.outputs}
@@ -74,6 +79,7 @@ class Flow:
         self.behind = dominators(self._ahead(), reversed(range(count)))
         self._sources()
         self._passing()
+        self._spots()
         self._spent()
 
     def _signals(self) -> None:
@@ -176,11 +182,43 @@ class Flow:
             else:
                 self.hop.append(number)
 
+    def _spots(self) -> None:
+        """Find the start of each chain of sums, past terms that reach no source of such a sum.
+
+        A source has the sum's size, or is reached through space alone.
+        """
+        self.start: list[int] = []
+        spots: list[int] = []  # the sizes of the shared nodes reached over no weight, one bit each
+        spatial: list[bool] = []  # whether one is reached through space alone
+        bits: dict[int, int] = {}
+        for number, node in enumerate(self.nodes):
+            bit = bits.setdefault(entries(node), 1 << len(bits))
+            is_shared, inputs = len(self.users[number]) > 1, self.inputs[number]
+            size, is_spatial, start = bit if is_shared else 0, is_shared, number
+            if node.kind != "weight":
+                whole = self.rejoined(number)
+                inputs = inputs if whole is None else (*inputs, whole)
+                for to in inputs:
+                    size |= spots[to]
+                is_way = node.kind == "add" or node.does in SPACE or self.is_widening(number)
+                is_spatial |= any(
+                    spatial[to] and (is_way or to == whole or self.is_sorting(number, to))
+                    for to in inputs
+                )
+            if node.kind == "add" and not is_shared:
+                open_ = [to for to in inputs if spatial[to] or spots[to] & bit]
+                if len(open_) == 1 and self.nodes[open_[0]].shape == node.shape:
+                    start = self.start[open_[0]]
+            self.start.append(start)
+            spots.append(size)
+            spatial.append(is_spatial)
+
     def _spent(self) -> None:
         """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
         count, nodes = len(self.nodes), self.nodes
         logit, self.spent = [False] * count, [False] * count
         self._feeds = [False] * count  # is a weight operation or softmax, or leads to one
+        self.scores = [False] * count  # serves only what is never 0: a softmax, an exp, a gate
         self.asks = [False] * count  # serves only queries or keys, through one weight
         for number in reversed(range(count)):
             users, this = self.users[number], nodes[number]
@@ -196,6 +234,7 @@ class Flow:
                 or (logit[user] and (nodes[user].kind == "add" or nodes[user].does in _LOGITS))
                 for user in users
             )
+            self.scores[number] = all(self._is_score(user) for user in users)
             self.spent[number] = logit[number] or all(
                 self._is_summed(number, user) for user in users
             )
@@ -205,6 +244,13 @@ class Flow:
                 else nodes[user].kind == "other" and self.asks[user]
                 for user in users
             )
+
+    def _is_score(self, user: int) -> bool:
+        """Whether a node makes scores or gates of what it reads, over functions of each entry."""
+        node = self.nodes[user]
+        if node.vanishes == "never" and node.does in ("map", "softmax"):
+            return user not in self.outputs
+        return self.scores[user] and node.kind != "weight" and node.does not in _MIXING
 
     def _is_summed(self, number: int, user: int) -> bool:
         node = self.nodes[user]

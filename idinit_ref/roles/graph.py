@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from ..core.options import sizes
 from ..errors import GraphError, OptionTypeError, ShapeError, message
 
-__all__ = ["ROOTS", "Does", "Graph", "Node", "NodeKind", "Use", "function_of"]
+__all__ = [
+    "ROOTS",
+    "STEPS",
+    "Does",
+    "Graph",
+    "Node",
+    "NodeKind",
+    "Use",
+    "function_of",
+    "without_repeats",
+]
 
 NodeKind = Literal["input", "parameter", "weight", "add", "other"]
 """The kind of a node: the start of a signal; a parameter; a dense or convolution operation whose
@@ -53,6 +63,10 @@ concatenates; "pad", "pool", "resize" and "crop" act on space."""
 
 ROOTS = frozenset({"sqrt", "rsqrt", "norm", "std", "linalg_vector_norm"})
 """Functions that identify a normalisation written out in single operations."""
+
+STEPS = {"ceil", "fix", "floor", "floor_divide", "floordiv", "heaviside", "rint", "round"}
+STEPS |= {"sgn", "sign", "trunc"}
+"""Functions that are constant between their steps, so that no gradient passes them."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +259,32 @@ class Graph:
         """
         used = {name for node in self.nodes for name in node.weights}
         return tuple(name for name in self.parameters if name in used)
+
+
+def without_repeats(graph: Graph) -> Graph:
+    """Return a graph without sums of the same two nodes as an earlier one.
+
+    So a sum of all earlier results, made anew in each layer, is the running sum.
+
+    >>> net = Graph([Node(name, "input", shape=(2, 4)) for name in "ab"]
+    ...             + [Node("y", "add", ("a", "b")), Node("z", "add", ("b", "a"))], ["z"])
+    >>> without_repeats(net).outputs
+    ('y',)
+    """
+    nodes: list[Node] = []
+    sums: dict[Hashable, str] = {}
+    now: dict[str, str] = {}  # by repeated sum: the first one
+    for node in graph.nodes:
+        if not now.keys().isdisjoint(node.inputs):
+            node = replace(node, inputs=tuple(now.get(name, name) for name in node.inputs))
+        if node.kind == "add":
+            key = frozenset(node.inputs), node.shape, node.vanishes
+            first = sums.setdefault(key, node.name)
+            if first != node.name:
+                now[node.name] = first
+                continue
+        nodes.append(node)
+    return Graph(nodes, [now.get(name, name) for name in graph.outputs]) if now else graph
 
 
 def _wrong(node: Node, should: str, cure: str = "correct the tracer") -> GraphError:

@@ -280,13 +280,17 @@ class _Search:
                 text = f"a tie: {self.name(add)} adds {count} branches"
                 self.tied.setdefault(end, []).append(text)
             weights = self._weights(open_)
-            note = Note(
-                "tie",
-                weights,
-                f"{self.name(add)} adds {count} branches of {self.name(source)}, and none of them "
-                f"is a skip: all are transit, so the signal grows up to {within[add]}-fold; give "
-                "all but one the role zero by overrides if it should not",
+            says = (
+                f"so the signal grows up to {within[add]}-fold; give all but one the role zero by "
             )
+            says += "overrides if it should not"
+            for blocker in (vanishing.ends(side, (source,)).blocker for side in flow.args[add]):
+                if blocker is not None:  # as the noise of a VAE
+                    says = f"and no role makes the branch of {self.name(blocker)} small"
+            text = (
+                f"{self.name(add)} adds {count} branches of {self.name(source)}, and none of them "
+            )
+            note = Note("tie", weights, f"{text}is a skip: all are transit, {says}")
             yield note, self.name(add), (weights, count)
 
     def _weights(self, operations: tuple[int, ...] | list[int]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..core.layout import SPATIAL
@@ -10,7 +11,7 @@ from ._labels import Labels
 from ._made import Made, Shape, Terms, names_of
 from ._patches import Windows
 from ._recipes import is_eye, kernel_of, opened, ordered, uncopied
-from ._values import Signal, Value
+from ._values import Signal, Value, is_zero
 
 __all__ = ["Applied"]
 
@@ -30,11 +31,16 @@ class Applied(Windows):
         """Draw a product that sums over some axes, given as an einsum: see :class:`Products`.
 
         A weight that is a product or a sum of parameters is applied as these, one after the other.
+        Matrices that are joined read the parts of a joined signal each on its own.
         """
         for at in (0, 1) if len(values) == 2 and not grouped else ():
             made, signal = values[at], values[1 - at]
             if not isinstance(made, Made) or not isinstance(signal, Signal):
                 continue
+            if apart := self._in_parts(signal, made, labels[1 - at], labels[at], out):
+                ours, here = labels[1 - at], labels[at]
+                parts = [self.product(name, pair, [ours, here], out, shape) for pair in apart]
+                return self._summed_up(name, shape, parts)
             is_windowed = bool(signal.patches and made.parts)
             if not (made.recipe or is_windowed) or len(labels[at]) != len(made.shape or ()):
                 continue
@@ -47,6 +53,30 @@ class Applied(Windows):
             if found is not None:
                 return found
         return super().product(name, values, labels, out, shape, grouped)
+
+    def _in_parts(
+        self, signal: Signal, made: Made, rest: Labels, own: Labels, out: Labels
+    ) -> list[list[Value]] | None:
+        """Return the parts of a concatenation, each with the matrix that reads it alone.
+
+        [x, h] [w, u] is x w + h u, as a recurrent cell may have it.
+        """
+        joined, names = self.joins.get(signal.node), names_of([made])
+        if joined is None or joined.is_new or len(names) < 2 or made.shape is None:
+            return None
+        label = rest[joined.axis]
+        if label in out or label not in own:
+            return None
+        at, pairs = [*own].index(label), list[list[Value]]()
+        for operand, (start, stop) in zip(joined.operands, pairwise(joined.starts), strict=True):
+            spans = [(0, size, 1) for size in made.shape]
+            spans[at] = (start, stop, 1)
+            read = self.part("slice", made, spans)
+            is_data = isinstance(operand, Signal) or is_zero(operand)
+            if not is_data or not isinstance(read, Made) or not read.is_plain:
+                return None
+            pairs.append([operand, read])
+        return pairs if names == names_of(read for _, read in pairs) else None
 
     def convolution(
         self, name: str, signal: Value, kernel: Value, letters: str, shape: Shape | None, **how: Any

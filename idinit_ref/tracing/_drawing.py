@@ -61,7 +61,7 @@ class Drawing(Mixtures):
             return self.result(name, [value], value.shape, floating, "move")
         if isinstance(value, Data) and floating:
             return self.start(name, value.shape)._replace(picks=mask)
-        return value
+        return value.stepped(name) if isinstance(value, Made) and not floating else value
 
     def stop(self, name: str, value: Value, floating: bool = True) -> Value:
         """Draw an operation that stops gradients."""

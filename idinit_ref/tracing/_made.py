@@ -67,6 +67,7 @@ class Part(NamedTuple):
     factor: bool = False  # the whole value vanishes with this part alone, to first order
     still: bool = False  # the same, to any order
     offset: float = 0.0  # it is added to this number alone; 0: to none
+    steps: str = ""  # a function of it that is constant between its steps
     slope: float | None = 1.0  # of the value's entries along those of the part, where it is 0
 
     @property
@@ -166,6 +167,10 @@ class Made(NamedTuple):
         parts = tuple(part._replace(done=part.done or done(part.name)) for part in self.parts)
         return self._replace(parts=parts, recipe=None)
 
+    def stepped(self, by: str) -> Made:
+        """Return it as a function of it that is constant between its steps."""
+        return self._replace(parts=tuple(p._replace(steps=p.steps or by) for p in self.parts))
+
     def sloped(self, by: float | None) -> Made:
         """Return it as a function of it, or its product with a number, of some slope at 0."""
         parts = (
@@ -238,8 +243,9 @@ def joined(shape: Shape | None, values: Sequence[Made]) -> Made:
             added = any(part.added for part in (*old, *new))
             offset = old[0].offset if old[0].offset == new[0].offset else 0.0
             done = next((part.done for part in (*first, *second) if part.done), "")
+            steps = first[0].steps if all(part.steps for part in (*old, *new)) else ""
             ways[name] = [
-                Part(name, part.view, stopped, done, added, offset=offset, slope=None)
+                Part(name, part.view, stopped, done, added, offset=offset, steps=steps, slope=None)
                 for part in first
             ]
     parts = tuple(part for parts in ways.values() for part in parts)

@@ -70,6 +70,7 @@ class Nodes:
         self._pooled: dict[str, int] = {}  # 1: a statistic; 2: a root of one
         self._wide: dict[str, tuple[str, ...]] = {}  # per sum of copies: its copied inputs
         self._offsets: dict[tuple[str, str], float] = {}  # the number that a node adds to one
+        self._steps: dict[str, set[str]] = {}  # by parameter: what rounds it before each use
         self._changed: set[tuple[str, str | None]] = set()  # parameters that a node reads changed
         self._starts: dict[str, str] = {}  # the input node of a parameter used as data
         self._tables: dict[Made, Signal] = {}  # the signal of a value used as data
@@ -177,6 +178,7 @@ class Nodes:
                 self._offsets[part.name, node] = part.offset
             if part.done and not (part.factor or part.offset):
                 self._changed.add((part.name, node))
+            self._steps.setdefault(part.name, set()).add(part.steps)
             self._uses.append((part.name, seen, node, part.stopped))
 
     def weigh(
@@ -390,7 +392,8 @@ class Nodes:
         norms = {node.name for node in self.nodes if node.does == "norm"}
         scales = norms | {node.name for node in self.nodes if node.does == "scale"}
         weights = {name for name, *_ in self._weights}
-        for name, use, node, _ in self._uses:
+        for name, use, node, stopped in self._uses:
+            seen[name].stopped.add(stopped)
             chosen: _Use = "embedding" if use == "rows" else use
             if node in self._members or (use == "rows" and name in weights):
                 chosen = "weight"
@@ -410,6 +413,7 @@ class Nodes:
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             about.makes = about.makes or self._kernels.get(name, "") * (about.uses == {"other"})
+            about.steps = self._steps.get(name, set())
             about.scales = self._scales.get(name, "")
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]

@@ -58,6 +58,8 @@ class Seen:
     makes: str = ""  # it only makes the kernel of this product of signals
     magnitude: bool = False  # every weight made with it vanishes with it, to first order
     frozen: str = ""  # the reason why no gradient reaches it
+    steps: set[str] = field(default_factory=set)  # for each use: what rounds it before, or ""
+    stopped: set[bool] = field(default_factory=set)  # for each use: whether gradients are stopped
     sums: list[str | None] = field(default_factory=list)  # for each use: the node that adds it
     scaled: list[str | None] = field(default_factory=list)  # for each use: the node that it scales
     offsets: set[float] = field(default_factory=set)  # the number added to it first, for each use
@@ -103,6 +105,10 @@ def node_of(given: Parameter, seen: Seen) -> Node:
         offset, *more = seen.offsets
         scales = () if more else options["scales"]
         options = {**options, "scales": scales, "offset": offset}
+    if use == "bias" and len(seen.stopped) > 1:
+        options = {**options, "stopped": "in part"}
+    if seen.steps and "" not in seen.steps:
+        options = {**options, "steps": min(seen.steps)}
     return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf, prod
 from typing import Any, Literal, NamedTuple
 
-from ..roles.graph import ROOTS
+from ..roles.graph import ROOTS, STEPS
 from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
 from ._made import Made, Shape, joined, names_of
@@ -307,6 +307,8 @@ class Results(Functions):
         out = self.result(name, values, shape, floating, word or name)
         if isinstance(out, Made) and out.parts:
             out = self._of_parameters(name, values, shape, doing, word or name)
+            plain = word if word and isinstance(word, str) else name
+            out = out.stepped(plain) if not floating or plain in STEPS else out
         if isinstance(out, Made):
             rooted = any(value.rooted for value in values if isinstance(value, Made))
             rooted |= (word or name) in ROOTS and prod(shape or ()) > 1

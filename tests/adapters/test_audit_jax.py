@@ -56,6 +56,35 @@ def test_the_numbers_are_those_of_plain_jax(started):
     assert {one.name for one in audit.dead} == {n for n, g in gradients.items() if not g.any()}
 
 
+@pytest.mark.parametrize("step", [jnp.round, jnp.sign])
+def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(step):
+    params = {"w": jnp.eye(6), "b": jnp.arange(6.0)}
+
+    def rounded(params, x):
+        return x @ params["w"] + step(params["b"] / 2)
+
+    gradients = jax.grad(lambda params: rounded(params, X).sum())(params)
+    assert not gradients["b"].any()
+    other = {**params, "b": params["b"] - 9}
+    assert not jnp.array_equal(rounded(other, X), rounded(params, X))
+    audit = irj.audit(params, X, rounded)
+    assert f"(b): no gradient passes {step.__name__}" in audit.healthy[0]
+    assert "cancels" not in str(audit)
+
+
+def test_a_bias_that_one_of_two_equal_calls_stops_is_not_said_to_cancel():
+    params, stop = {"w": jnp.eye(6), "b": jnp.arange(6.0), "c": jnp.eye(6)}, jax.lax.stop_gradient
+
+    def calls(params, x):
+        learnt, given = x @ params["w"] + params["b"], x @ params["w"] + stop(params["b"])
+        return (stop(jax.nn.sigmoid(learnt)) * given) @ params["c"]
+
+    assert not jax.grad(lambda params: calls(params, X).sum())(params)["b"].any()
+    audit = irj.audit(params, X, calls)
+    assert "cancels" not in str(audit)
+    assert "biases without a gradient, whose weights have one: b" in audit.remarks
+
+
 def test_a_relu_that_is_never_on_is_found_though_its_derivative_is_its_own():
     params = {**weights(), "b": jnp.full(16, -100.0)}
     audit = irj.audit(params, X, apply)

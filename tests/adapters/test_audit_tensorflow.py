@@ -63,6 +63,44 @@ def test_the_numbers_are_those_of_the_layers(started):
     assert len(audit.branches) == 2
 
 
+@pytest.mark.parametrize("step", [keras.ops.round, keras.ops.sign])
+def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(step):
+    class Rounded(keras.layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(6, 6), initializer="identity", name="w")
+            self.b = self.add_weight(shape=(6,), initializer="zeros", name="b")
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.w) + step(self.b)
+
+    model, x = keras.Sequential([keras.Input((6,)), Rounded()]), samples(4, 6)
+    before = numpy(model(x))
+    audit = irk.audit(model, x)
+    model.layers[0].b.assign(np.arange(6))
+    assert (numpy(model(x)) != before)[:, 1:].all()
+    assert f"b): no gradient passes {step.__name__}" in audit.healthy[0].lower()
+    assert "cancels" not in str(audit)
+
+
+def test_a_bias_that_one_of_two_equal_calls_stops_is_not_said_to_cancel():
+    ops = keras.ops
+
+    class Calls(keras.layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(6, 6), initializer="identity", name="w")
+            self.b = self.add_weight(shape=(6,), initializer="zeros", name="b")
+
+        def call(self, x):
+            learnt = ops.matmul(x, self.w) + self.b
+            given = ops.matmul(x, self.w) + ops.stop_gradient(self.b)
+            return ops.stop_gradient(ops.sigmoid(learnt)) * given
+
+    model = keras.Sequential([keras.Input((6,)), Calls(), keras.layers.Dense(2)])
+    audit = irk.audit(model, samples(4, 6))
+    assert [one.name.rpartition("/")[2] for one in audit.dead] == ["b"]
+    assert "cancels" not in str(audit)
+
+
 def test_a_relu_that_is_never_on_and_a_weight_of_zeros_are_found():
     model, x = net(), samples(4, 6)
     irk.init_(model)

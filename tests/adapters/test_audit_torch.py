@@ -208,6 +208,54 @@ def test_a_bias_that_cancels_is_a_remark_and_one_behind_a_stop_a_failure(how, en
         assert "e.2.bias" in str(audit.remarks)
 
 
+@pytest.mark.parametrize("how", ["round", "sign", "cast", "plain"])
+def test_a_bias_that_is_rounded_is_named_so_and_does_not_cancel(how):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = nn.Parameter(samples(4, 4)), nn.Parameter(samples(4))
+
+        def forward(self, x):
+            ways = {"plain": lambda b: b, "cast": lambda b: (2 * b).long().float()}
+            return x @ self.w + ways.get(how, getattr(torch, how, None))(self.b)
+
+    torch.manual_seed(0)
+    model, x = Net(), samples(3, 4, seed=2)
+    before = model(x)
+    before.sum().backward()
+    is_cut = model.b.grad is None or not model.b.grad.any()
+    assert is_cut == (how != "plain")
+    audit = irt.audit(model, x)
+    with torch.no_grad():
+        model.b -= 9
+    assert not torch.equal(model(x), before)  # it counts, so it does not cancel
+    assert bool(audit.healthy) == (how == "plain")
+    assert "cancels" not in str(audit)
+    if is_cut:
+        assert f"(b): no gradient passes {how}" in audit.healthy[0]
+
+
+def test_a_bias_that_one_of_two_equal_calls_stops_is_not_said_to_cancel():
+    """Both calls are one product of the graph; the other's result is read behind a stop."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            learnt, given = self.a(x), F.linear(x, self.a.weight, self.a.bias.detach())
+            return self.c(torch.sigmoid(learnt).detach() * given)
+
+    torch.manual_seed(0)
+    model, x = Net(), samples(3, 4)
+    model(x).sum().backward()
+    assert model.a.bias.grad is None
+    audit = irt.audit(model, x)
+    assert "cancels" not in str(audit)
+    assert "biases without a gradient, whose weights have one: a.bias" in audit.remarks
+
+
 class Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

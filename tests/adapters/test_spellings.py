@@ -7,6 +7,7 @@ change of one zero weight changes the result in proportion.
 from __future__ import annotations
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -70,7 +71,8 @@ def torch_step(x, t, row):
 
 TORCH = SimpleNamespace(
     swap=lambda x: x.mT,
-    relu=torch.relu, tanh=torch.tanh, cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
+    relu=torch.relu, tanh=torch.tanh, exp=torch.exp,
+    cat=lambda xs: torch.cat(xs, -1), stack=torch.stack,
     count=torch.arange, array=torch.tensor, line=torch.linspace, whole=lambda x: x.long(),
     where=torch.where, reshape=torch.reshape, at=lambda x, places: x[..., places],
     put=torch_put, write=torch_write, zeros=torch.zeros_like, step=torch_step,
@@ -79,7 +81,8 @@ TORCH = SimpleNamespace(
 )  # fmt: skip
 JAX = SimpleNamespace(
     swap=lambda x: x.mT,
-    relu=jax.nn.relu, tanh=jnp.tanh, cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
+    relu=jax.nn.relu, tanh=jnp.tanh, exp=jnp.exp,
+    cat=lambda xs: jnp.concatenate(xs, -1), stack=jnp.stack,
     count=jnp.arange, array=jnp.array, line=jnp.linspace, whole=lambda x: x.astype(int),
     where=jnp.where, reshape=jnp.reshape, at=lambda x, places: x[..., places],
     put=jax_put, write=jax_write, zeros=jnp.zeros_like, step=lambda x, t, row: x.at[:, t].set(row),
@@ -88,7 +91,8 @@ JAX = SimpleNamespace(
 )  # fmt: skip
 KERAS = SimpleNamespace(
     swap=lambda x: ops.swapaxes(x, -1, -2),
-    relu=ops.relu, tanh=ops.tanh, cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
+    relu=ops.relu, tanh=ops.tanh, exp=ops.exp,
+    cat=lambda xs: ops.concatenate(xs, -1), stack=ops.stack,
     count=ops.arange, array=ops.array, line=ops.linspace, whole=lambda x: ops.cast(x, "int32"),
     where=ops.where, reshape=ops.reshape, at=lambda x, places: ops.take(x, places, -1),
     put=keras_put, write=keras_write, zeros=ops.zeros_like,
@@ -838,3 +842,68 @@ def test_parts_of_heads_that_are_no_matrices(framework, how):
     (entries, _), _ = framework(function, {"w": (8, 16), "o": (16, 8)}, X, facts)
     assert entries["w"][1] == ir.plan((8, 16), layout="IO")
     assert entries["o"][0] == "zero"
+
+
+# A recurrent cell ---------------------------------------------------------------------------------
+
+
+def cell(np_, p, x, joined):
+    h, rows = np_.zeros(x[:, 0]), []
+    for t in range(3):
+        if joined:
+            both = np_.reshape(np_.stack([p["w"][:], p["u"][:]]), (16, 8))
+            h = np_.tanh(np_.cat([x[:, t], h]) @ both)
+        else:
+            h = np_.tanh(x[:, t] @ p["w"] + h @ p["u"])
+        rows.append(h)
+    return x + np_.stack(rows, 1)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_matrices_of_a_cell_may_be_joined(framework, joined):
+    """With w at 0 the state stays 0, so that a zero u would be in vain (R2)."""
+    sizes = {"w": (8, 8), "u": (8, 8)}
+    x = X[:, :3] / 10  # tanh is nearly linear
+    roles = judged(framework, partial(cell, joined=joined), sizes, x, x)
+    assert roles == {"w": "zero", "u": "transit"}
+
+
+# Sums that are no ties ----------------------------------------------------------------------------
+
+
+def scored(np_, h, b, c):
+    e = np_.exp(np_.relu(b + c))
+    return h * (e / (1 + e))
+
+
+SUMS_OF_TWO = {
+    "a tie": (lambda np_, h, b, c: b + c, "the signal grows up to 2-fold"),
+    "noise": (lambda np_, h, b, c: b + 0.3 * np_.exp(c / 2), "no role makes the branch of"),
+    "scores": (scored, ""),
+}
+
+
+@pytest.mark.parametrize("kind", SUMS_OF_TWO)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_tie_says_what_is_so_and_scores_are_none(framework, kind):
+    """The mean and the noise of a VAE; the scores of GAT, whose softmax is written out."""
+    function, said = SUMS_OF_TWO[kind]
+
+    def forward(np_, p, x):
+        h = x @ p["a"]
+        return function(np_, h, h @ p["b"], h @ p["c"]) @ p["d"]
+
+    sizes = dict.fromkeys("abcd", (8, 8))
+    notes, run = framework(forward, sizes, X, lambda found: found.warnings)
+    texts = [note.text for note in notes if note.kind == "tie"]
+    assert (len(texts) == 1 and said in texts[0]) if said else not texts
+    eye = dict.fromkeys("abcd", np.eye(8, dtype="float32"))
+    whole, alone = run(eye, X), run(eye | {"c": 0 * eye["c"]}, X)
+    if kind == "a tie":
+        np.testing.assert_allclose(whole, 2 * alone, rtol=1e-6)
+    elif kind == "noise":
+        assert abs(alone - X).min() > 0.1  # the second term is not small without its weight
+    else:
+        assert (abs(whole) <= abs(X)).all()  # two terms multiply no signal

@@ -33,6 +33,25 @@ class Select(nn.Module):
         return self.head((a * w[:, 0] + b * w[:, 1]).mean((2, 3)))
 
 
+class Beside(nn.Module):
+    """Selective kernels inside residual branches: all that they select from is of size eps."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 1)
+        self.blocks = nn.ModuleList([Select(5) for _ in range(2)])
+        for block in self.blocks:
+            del block.first, block.head
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            both = torch.stack([block.a(x), block.b(x)], 1)
+            z = block.squeeze(both.sum(1).mean((2, 3))).relu()
+            x = x + (both * block.logits(z).view(-1, 2, 8, 1, 1).softmax(1)).sum(1)
+        return self.head(x)
+
+
 class Attend(nn.Module):
     def __init__(self):
         super().__init__()
@@ -116,6 +135,7 @@ def filled(model, **values):
 
 KINDS = {
     "select": (lambda: Select(5), (4, 3, 8, 8), {}, True),
+    "select of two samples": (Beside, (2, 3, 16, 16), {}, True),
     "twins": (lambda: Select(3), (4, 3, 8, 8), {}, False),
     "perceiver": (Perceiver, (4, 5, 8), {}, True),
     "blind perceiver": (lambda: Perceiver(reads=False), (4, 5, 8), {}, False),

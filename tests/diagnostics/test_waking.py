@@ -94,6 +94,25 @@ def test_there_is_no_second_look_where_it_could_tell_nothing(start):
     assert (audit.steps, audit.limits) == (0, ())
 
 
+@pytest.mark.parametrize("way", [-1, 1, 0])
+def test_what_ends_one_way_is_a_remark(way):
+    """A ReLU that steps down turn off may be on after steps up, for the opposite loss."""
+
+    def look(values):
+        run = product({"a": 1.0, "b": 1.0, "c": 1.0, **values})
+        moved = run.values["a"] - 1
+        if way * moved <= 0:
+            none = TensorFacts(0.0, 0.0, None, EPS)
+            run.record.gradients |= {"b": none, "c": none}
+            run.gradients.update(b=0.0, c=0.0)
+        return run
+
+    audit = watched(look, step)
+    assert bool(audit.healthy) == (way != 0)
+    assert {*audit.woken} == ({"b", "c"} if way else set())
+    assert audit.steps == (1 if way < 0 else STEPS)
+
+
 def test_what_was_hidden_behind_a_zero_that_moves_is_a_failure():
     """The output wakes with c. A ReLU never lets a gradient through to a; c = 0 had hidden it."""
 

@@ -363,6 +363,24 @@ def test_a_tie_of_many_branches_multiplies_the_signal():
     assert "up to 4-fold" in tie.text
 
 
+@pytest.mark.parametrize("kind", ["scores", "noise"])
+def test_a_sum_that_no_role_makes_small_says_so_or_is_no_tie(kind):
+    net = Net()
+    x = net.w("entry", net.x())
+    one, other = net.w("a", x), net.w("b", x)
+    if kind == "noise":
+        other = net.f("times", net.f("exp", other, vanishes="never"), does="scale")
+    y = net.add("sum", one, other)
+    if kind == "scores":
+        y = net.mul("mix", x, net.f("exp", net.f("leaky", y), vanishes="never"))
+    net.w("out", y)
+    assert net.zeros("out") == set()
+    notes = net.notes("out")
+    assert ("tie" in notes) == (kind == "noise")
+    if notes:
+        assert notes["tie"].text.endswith("no role makes the branch of exp small")
+
+
 def test_a_tie_inside_a_branch_is_not_reported():
     net = Net()
     x = net.x()

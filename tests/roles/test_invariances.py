@@ -59,6 +59,27 @@ def with_identities(graph, draw):
 
 
 @change
+def with_sums_anew(graph, draw):
+    """Sums that each reader computes for itself, as a sum of all earlier results in every layer."""
+    nodes, sums = [], {}
+
+    def own(name, reader):
+        if name not in sums or not draw(st.booleans()):
+            return name
+        node = sums[name]
+        inputs = tuple(own(to, f"{reader} of {place}") for place, to in enumerate(node.inputs))
+        nodes.append(replace(node, name=f"{name} for {reader}", inputs=inputs))
+        return nodes[-1].name
+
+    for node in graph.nodes:
+        inputs = tuple(own(to, f"{node.name} at {k}") for k, to in enumerate(node.inputs))
+        nodes.append(replace(node, inputs=inputs))
+        if node.kind == "add":
+            sums[node.name] = node
+    return Graph(nodes, graph.outputs)
+
+
+@change
 def with_leading_axes(graph, draw):
     """Axes of size 1 before those of some nodes."""
     nodes = [
