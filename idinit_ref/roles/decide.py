@@ -8,32 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, Unpack, cast, get_args
+from typing import Any, NamedTuple, Unpack, cast
 
-from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
-from ..core.options import choice
 from ..core.plan import Plan
-from ..core.weights import either
-from ..errors import GraphError, OptionError, OptionTypeError, message, prefixed
+from ..errors import GraphError, message, prefixed
+from .blocks import Known, listed, loud, plan_of, rejoined
 from .graph import Graph, Node
 from .names import Kind
 from .notes import Note
-from .options import ModelOptions, Override, settled
+from .options import ModelOptions, settled
+from .overrides import Given, check_own, chosen, spread, stated
+from .packed import Unpacked, unpacked
 from .report import Entry, Report
-from .search import Found, explain_roles
+from .search import explain_parts
 from .unread import unread
 from .values import Held, Values
 from .warnings import copies, faint, kept, magnified, norm_ends, overwritten
 
 __all__ = ["decide"]
 
-_STORED = ("layout", "groups", "transposed", "stride", "blocks", "tap")
-_CHOSEN = ("role", "gain", "eps", "wide", "form", "taps", "loosen", "loosen_at", "seed")
 _REASONS = 2  # the most reasons that are given for a weight with many uses
-_Given = list[tuple[str, Mapping[str, Any]]]
-"""The overrides of a parameter: each with its pattern."""
 
 
 def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOptions]) -> Report:
@@ -84,29 +78,17 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
         raise GraphError(
             message("parameters", (), "the model should have some", "pass the whole model")
         )
-    given = _chosen(graph.parameters, general["overrides"] or {})
+    given = chosen(graph.parameters, general["overrides"] or {})
     values = Values(graph, held)
-    graph = _unbiased(graph, values) if general["biases"] != "keep" else graph
-    inferred = explain_roles(graph)
-    zero = [name for name, found in inferred.items() if found.role == "zero"]
-    ends, silent = norm_ends(graph, zero), frozenset(filter(values.is_silent, zero))
-    model = _Model(graph, inferred, general, values, _scaled(graph, ends, general), silent)
-    entries = [model.entry(name, given[name]) for name in graph.parameters]
-    free = {name for name in given if not any("wide" in own for _, own in given[name])}
-    free = free if general["wide"] is None else set()
-    lost = unread(graph, _plans(entries), free)
-    folds = {name for note in lost if free.issuperset(note.names) for name in note.names}
-    entries = [_fold(each) if each.name in folds else each for each in entries]
-    chosen = {name for name, own in given.items() if any("role" in each for _, each in own)}
-    return Report(tuple(entries), tuple(model.warnings(entries, chosen, ends, lost)))
+    whole = _unbiased(graph, values) if general["biases"] != "keep" else graph
+    parts = unpacked(whole)
+    apart = stated(given, parts)
+    parts = unpacked(whole, apart) if apart else parts
+    return _Model(whole, parts, general, Known.of(values, held, parts)).report(given)
 
 
 def _plans(entries: Collection[Entry]) -> dict[str, Plan]:
     return {entry.name: entry.plan for entry in entries if entry.plan is not None}
-
-
-def _is_whole(entry: Entry) -> bool:
-    return entry.plan is None or isinstance(entry.plan.role, str)
 
 
 def _fold(entry: Entry) -> Entry:
@@ -153,32 +135,37 @@ def _scaled(
     return _Scales({name: general["eps"] - by for name, by in offsets.items()}, weights)
 
 
-_OWN = {"transit": ("eps", "form"), "zero": ("gain", "wide", "loosen", "loosen_at", "seed")}
+class _Model:
+    """All data on which roles depend. In its graph, packed parameters are in their blocks."""
 
+    def __init__(
+        self, whole: Graph, parts: Unpacked, options: Mapping[str, Any], values: Known
+    ) -> None:
+        self.whole, self.parts, self.options, self.values = whole, parts, options, values
+        is_kept = options["biases"] == "keep" or not parts.blocks
+        self.graph = parts.graph if is_kept else _unbiased(parts.graph, values.parts)
+        self.inferred = explain_parts(self.graph)
+        zero = [name for name, found in self.inferred.items() if found.role == "zero"]
+        self.ends = norm_ends(self.graph, zero)
+        self.scales = _scaled(self.graph, self.ends, options)
+        self.silent = frozenset(name for name in zero if values.is_silent(name))
 
-def _check_own(role: str, own: Mapping[str, Any]) -> None:
-    """Raise if an override names one weight and gives it an option of the other role."""
-    for key in _OWN[role]:
-        if key in own:
-            should = f"its role is {role}, which has no {key}"
-            cure = f"leave it out, or also give the role: {{'role': ..., {key!r}: {own[key]!r}}}"
-            if "role" in own:
-                cure = "leave it out, or choose the other role"
-            raise OptionError(message(key, own[key], should, cure))
+    def report(self, given: Mapping[str, Given]) -> Report:
+        """Return the report, given the overrides of every parameter."""
+        own = spread(given, self.parts)
+        entries = [self.entry(name, own[name]) for name in self.graph.parameters]
+        free = {name for name in own if not any("wide" in each for _, each in own[name])}
+        free = free if self.options["wide"] is None else set()
+        lost = unread(self.graph, _plans(entries), free)
+        folds = {name for note in lost if free.issuperset(note.names) for name in note.names}
+        entries = [_fold(each) if each.name in folds else each for each in entries]
+        found = {entry.name: entry for entry in entries}
+        joined = [self._joined(name, found, given[name]) for name in self.whole.parameters]
+        said = {name for name, each in own.items() if any("role" in one for _, one in each)}
+        return Report(tuple(joined), tuple(self.warnings(joined, entries, said, lost)))
 
-
-class _Model(NamedTuple):
-    """All data on which the role of a parameter depends."""
-
-    graph: Graph
-    inferred: Found
-    options: Mapping[str, Any]
-    values: Values
-    scales: _Scales
-    silent: Collection[str]
-
-    def entry(self, name: str, given: _Given) -> Entry:
-        """Return the entry of a parameter."""
+    def entry(self, name: str, given: Given) -> Entry:
+        """Return the entry of a parameter, or of a block."""
         node = self.graph.by_name[name]
         role, why = self._role(node)
         value = self.scales.values.get(name) if role == "zero" else None
@@ -188,58 +175,63 @@ class _Model(NamedTuple):
         names = ("gain", "eps", "form", "taps")
         options: dict[str, Any] = {key: self.options[key] for key in names}
         options["wide"] = self.options["wide"] or "truncate"
-        used = []
+        used, roles = [], [role]
         for pattern, own in given:
             if "role" in own:
                 why = f"override {pattern!r} (it would be {role}: {why})"
-                role, value = own["role"], None
+                roles, value = list(listed(own["role"])), None
             else:
                 used.append(f"; options of override {pattern!r}")
             options |= own
-        plan = None
+        role, plan = ("zero" if "zero" in roles else roles[0]), None
         if role in ("transit", "zero") and value is None:
             why += "".join(used)
-            options.pop("role", None)
-            with prefixed(f"parameter {name!r}"):
-                parts = self._parts(name, role, given)
-                _check_own(role, {} if parts else dict(given).get(name, {}))
-                plan = _plan(node, role, options, parts)
+            options["role"] = roles if len(roles) > 1 else role
+            with prefixed(f"parameter {self.parts.origins.get(name, name)!r}"):
+                if len(roles) == 1:
+                    check_own(role, dict(given).get(name, {}))
+                plan = plan_of(node, options)
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
 
-    def _parts(self, name: str, role: Kind, given: _Given) -> dict[str, Any]:
-        """Return the roles and sizes of the blocks of a weight, if these differ in their roles."""
-        found = self.inferred.get(name)
-        is_chosen = any("role" in own or "blocks" in own for _, own in given)
-        if found is None or role != "zero" or not found.roles or is_chosen:
-            return {}
-        return {"role": found.roles, "blocks": found.blocks}
+    def _joined(self, name: str, found: Mapping[str, Entry], given: Given) -> Entry:
+        """Return the entry of a parameter, from those of its blocks."""
+        rows = self.parts.blocks.get(name)
+        if rows is None:
+            return found[name]
+        blocks = {own: None if part is None else found[part] for own, part in rows.items()}
+        return rejoined(self.whole.by_name[name], blocks, given)
 
     def warnings(
         self,
+        joined: Collection[Entry],
         entries: Collection[Entry],
-        chosen: Collection[str],
-        ends: Collection[str],
+        said: Collection[str],
         lost: Collection[Note],
     ) -> Iterator[Note]:
-        """Yield the warnings, given the user's choices and the weights before norms.
+        """Yield the warnings, given the entries, those in blocks, and what the user gave a role.
 
         `lost` are the notes on concatenations that are not read whole.
         """
+        of = self.parts.origins
         roles = {entry.name: entry.role for entry in entries}
         heads = [name for name, found in self.inferred.items() if found.head]
-        said = {*chosen, *heads} if self.options["head"] == "keep" else chosen
+        kept_by = {*said, *heads} if self.options["head"] == "keep" else said
         notes = self.inferred.notes
-        normed = [*ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
+        normed = [*self.ends, *(n for note in notes if note.kind == "norm" for n in note.names)]
         zero = [name for name in dict.fromkeys(normed) if roles[name] == "zero"]
-        last = {name for name, found in self.inferred.items() if found.role == "zero"}
-        yield from kept(self.graph, entries, said, self.options["strict"], last)
-        yield from (note for note in notes if note.kind != "norm")
-        yield from magnified(zero, self.options["eps"])
-        whole = {entry.name for entry in entries if entry.role == "zero" and _is_whole(entry)}
-        yield from faint(self.graph, whole - set(chosen))
-        yield from lost
-        yield from copies(self.graph, _plans(entries))
-        yield from overwritten(entries, chosen, self.values)
+        last = {of.get(name, name) for name in self.inferred if self.inferred[name].role == "zero"}
+        kept_by = {of.get(name, name) for name in kept_by}
+        yield from kept(self.whole, joined, kept_by, self.options["strict"], last)
+        found = [
+            *(note for note in notes if note.kind != "norm"),
+            *magnified(zero, self.options["eps"]),
+            *faint(self.graph, {name for name in roles if roles[name] == "zero"} - {*said}),
+            *lost,
+            *copies(self.graph, _plans(entries)),
+            *overwritten(entries, said, self.values.parts),
+            *loud(self.parts, {entry.name: entry for entry in entries}, self.values.parts),
+        ]
+        yield from self.parts.named(found)
 
     def _role(self, node: Node) -> tuple[Kind, str]:
         """Return the role of a parameter without overrides, and the reason."""
@@ -279,56 +271,3 @@ class _Model(NamedTuple):
             return "keep", "bias; biases='keep'"
         meant = self.values.meant(node.name) if self.options["biases"] == "auto" else ""
         return ("keep", f"bias; kept, as {meant}") if meant else ("bias", "bias")
-
-
-def _chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[str, _Given]:
-    """Return the overrides of every parameter; raise if one is not valid or matches nothing."""
-    if not isinstance(overrides, Mapping):
-        raise OptionTypeError(
-            message("overrides", overrides, "it should be a dict by name patterns", "e.g. {'*': …}")
-        )
-    chosen: dict[str, _Given] = {name: [] for name in names}
-    for pattern, given in overrides.items():
-        label = f"overrides[{pattern!r}]"
-        key: object = pattern
-        if not isinstance(key, str):
-            should = "its keys should be names or patterns of names"
-            raise OptionTypeError(message("overrides", key, should, "write them as strings"))
-        options = {"role": given} if isinstance(given, str) else given
-        if not isinstance(options, Mapping):
-            raise OptionTypeError(
-                message(label, given, "it should be a role or a dict of options", "e.g. 'keep'")
-            )
-        for key in options:
-            choice(label, key, (*_CHOSEN, *_STORED))
-        if "role" in options:
-            choice(label, options["role"], get_args(Kind))
-        fit = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
-        if not fit:
-            near = get_close_matches(pattern, names, 3, 0.0)
-            raise OptionError(
-                message(
-                    "overrides",
-                    pattern,
-                    f"it fits no parameter; the nearest are {', '.join(near)}",
-                    "name a parameter, or write a pattern with * for any letters",
-                )
-            )
-        for name in fit:
-            chosen[name].append((pattern, options))
-    return chosen
-
-
-def _plan(node: Node, role: Kind, options: Mapping[str, Any], parts: Mapping[str, Any]) -> Plan:
-    stored = {key: value for key, value in node.options.items() if key in _STORED}
-    if node.use == "embedding" and not stored:
-        stored = {"layout": "IO"}  # a row for each input
-    shape = tuple(node.shape or ())
-    letters = options.get("layout") or stored.get("layout") or DEFAULT_LAYOUTS.get(len(shape), "")
-    if not any(c in SPATIAL for c in letters):  # a matrix has no taps
-        stored = {key: value for key, value in stored.items() if key not in ("tap", "stride")}
-        options = {key: value for key, value in options.items() if key != "taps"}
-    tap = options.get("tap")
-    chosen = {"role": role, **stored, **options, **parts}
-    plan = either(shape, **cast("Any", chosen))
-    return plan if tap is None else replace(plan, tap=tap)  # a corner order refuses one

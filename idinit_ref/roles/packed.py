@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, pairwise
-from typing import NamedTuple
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .flow import entries
 from .graph import Graph, Node
+from .notes import Note
+from .values import Held
 
-__all__ = ["Rows", "Unpacked", "unpacked"]
+__all__ = ["HeldParts", "Rows", "Unpacked", "unpacked"]
 
 _KEEPS = {"move", "scale", "shift"}
 """The operations between a packed result and its parts: each part passes them alone."""
@@ -22,21 +28,35 @@ _Cuts = Mapping[str, Mapping[str, Rows]]
 
 
 class Unpacked(NamedTuple):
-    """A graph in which each used block of a packed weight is a weight.
+    """A graph in which each used block of a packed weight, and of its bias, is a parameter.
 
-    `blocks` holds, for each packed weight, the rows and the new name of each block; None if no part
-    of a result is that block.
+    `blocks` holds, for each such parameter, the rows and the new name of each block; None if no
+    part of a result is that block.
     """
 
     graph: Graph
     blocks: Mapping[str, Mapping[Rows, str | None]]
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """The packed parameter of each block, by the block's name."""
+        pairs = ((name, own.values()) for name, own in self.blocks.items())
+        return {part: name for name, parts in pairs for part in parts if part is not None}
 
-def unpacked(graph: Graph) -> Unpacked:
+    def named(self, notes: Iterable[Note]) -> tuple[Note, ...]:
+        """Return notes that name packed parameters in place of their blocks."""
+        of = self.origins
+        return tuple(
+            note._replace(names=tuple(dict.fromkeys(of.get(name, name) for name in note.names)))
+            for note in notes
+        )
+
+
+def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     """Return a graph without packed weights, as far as all of their results are cut into parts.
 
     A tracer says in ``options["rows"]`` of a node, for each packed weight, which rows of it give
-    the node: the result of one of its operations, or a part of it.
+    the node: the result of one of its operations, or a part of it. Some weights may stay whole.
 
     >>> graph = Graph([
     ...     Node("x", "input", shape=(2, 4)),
@@ -54,25 +74,32 @@ def unpacked(graph: Graph) -> Unpacked:
     cuts = {node.name: node.options["rows"] for node in graph.nodes if "rows" in node.options}
     if not cuts:
         return Unpacked(graph, {})
-    packed = {name for rows in cuts.values() for name in rows}
-    inside = _inside(graph, cuts, packed)
     used: dict[str, set[Rows]] = {}
     for of in cuts.values():
         for name, own in of.items():
             used.setdefault(name, set()).add(own)
+    packed = used.keys() - set(whole)
+    inside = _inside(graph, cuts, packed)
+    biases = _biases(graph, inside)
     nodes: dict[str, Node] = {}
     blocks: dict[str, dict[Rows, str | None]] = {}
     for node in graph.nodes:
-        rows = {name: own for name, own in cuts.get(node.name, {}).items() if name in packed}
-        if node.name in packed:
-            blocks[node.name] = _blocks(node, used[node.name])
-            new = _matrices(node, used[node.name])
+        name = node.name
+        rows = {of: own for of, own in cuts.get(name, {}).items() if of in packed}
+        new = [] if name in inside else [node]
+        if name in packed or name in biases:
+            own_rows = used[biases.get(name, name)]
+            blocks[name] = _blocks(node, own_rows)
+            new = _parameters(node, own_rows)
         elif rows and node.kind == "weight":
-            new = [replace(node, weights=tuple(_label(*own) for own in rows.items()))]
+            new = [replace(node, options={}, weights=tuple(_label(*own) for own in rows.items()))]
+        elif name not in inside and not packed.isdisjoint(node.weights):  # nothing reads it
+            (of,) = node.weights
+            new = [replace(node, weights=(_label(of, min(used[of])),))]
         elif rows:
             new = list(_way(graph, node, inside, *rows.values()))
-        else:
-            new = [] if node.name in inside else [node]
+        elif node.kind == "parameter":
+            new = [_told(node, inside, used)]
         nodes |= {each.name: each for each in new}
     return Unpacked(Graph(list(nodes.values()), graph.outputs), blocks)
 
@@ -83,13 +110,15 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
     A weight with a result that is used in any other way is taken out of `packed`.
     """
     inside: dict[str, str] = {}
-    outputs = {*graph.outputs}
+    outputs, live = {*graph.outputs}, {*graph.outputs}
+    for node in reversed(graph.nodes):
+        live.update(node.inputs if node.name in live else ())
     for node in graph.nodes:
         own, ends = packed.intersection(node.weights), node.name in cuts
         is_returned = node.name in outputs and not ends
         if own and (is_returned or len(node.weights) > 1):
             packed -= own
-        elif own and not ends:
+        elif own and not ends and node.name in live:
             inside[node.name] = node.weights[0]
         held = {inside[to] for to in node.inputs if to in inside}
         if held and ends and node.kind != "weight":
@@ -111,6 +140,19 @@ def _held(graph: Graph, part: Node, rows: Mapping[str, Rows]) -> set[str]:
     }
 
 
+def _biases(graph: Graph, inside: Mapping[str, str]) -> dict[str, str]:
+    """Return the packed weight of each parameter that is only added to its result before cuts."""
+    found = {}
+    for name in graph.parameters:
+        node = graph.by_name[name]
+        weights = {inside.get(at) for at in node.options.get("adds_to", ())}
+        if len(weights) == 1 and None not in weights:
+            (weight,) = weights
+            if weight and prod(node.shape or ()) == _outputs(graph.by_name[weight]):
+                found[name] = weight
+    return found
+
+
 def _way(graph: Graph, part: Node, inside: Mapping[str, str], rows: Rows) -> Iterator[Node]:
     """Yield copies of the nodes from a packed weight to one part of its result, and the part."""
     way = [part]
@@ -121,23 +163,44 @@ def _way(graph: Graph, part: Node, inside: Mapping[str, str], rows: Rows) -> Ite
         weights = tuple(_label(name, rows) for name in node.weights)
         name = _label(node.name, rows)
         yield replace(node, name=name, inputs=inputs, weights=weights, shape=part.shape)
-    yield replace(part, inputs=(_label(way[1].name, rows),), does="move")
+    yield replace(part, inputs=(_label(way[1].name, rows),), does="move", options={})
 
 
-def _matrices(weight: Node, used: Collection[Rows]) -> list[Node]:
-    """Return the blocks of a weight that are used."""
-    options = {k: v for k, v in weight.options.items() if k not in ("blocks", "parted")}
-    found, shape, at = [], list(weight.shape or ()), _axis(weight)
+def _told(node: Node, inside: Mapping[str, str], used: Mapping[str, Collection[Rows]]) -> Node:
+    """Return a parameter that says which copies of nodes it is added to, or scales."""
+    options = dict(node.options)
+    for key in ("adds_to", "scales"):
+        if key in options:
+            options[key] = tuple(
+                new
+                for at in options[key]
+                for new in ([_label(at, r) for r in sorted(used[inside[at]])] if at in inside
+                            else [at])
+            )  # fmt: skip
+    return node if options == node.options else replace(node, options=options)
+
+
+def _parameters(node: Node, used: Collection[Rows]) -> list[Node]:
+    """Return the blocks of a weight or bias that are used."""
+    options = {k: v for k, v in node.options.items() if k not in ("blocks", "parted")}
+    found, shape = [], list(node.shape or ())
     for rows in sorted(used):
-        shape[at] = rows[1] - rows[0]
-        new = replace(weight, name=_label(weight.name, rows), shape=tuple(shape), options=options)
-        found.append(new)
+        own, size = dict(options), rows[1] - rows[0]
+        if "adds_to" in own:
+            own["adds_to"] = tuple(_label(at, rows) for at in own["adds_to"])
+        if "layout" in own:
+            shape[_axis(node)] = size
+        if size % own.get("groups", 1):
+            del own["groups"]
+        new = tuple(shape) if "layout" in own else (size,)
+        found.append(replace(node, name=_label(node.name, rows), shape=new, options=own))
     return found
 
 
-def _blocks(weight: Node, used: Collection[Rows]) -> dict[Rows, str | None]:
-    ends = sorted({0, _outputs(weight), *chain.from_iterable(used)})
-    return {rows: _label(weight.name, rows) if rows in used else None for rows in pairwise(ends)}
+def _blocks(node: Node, used: Collection[Rows]) -> dict[Rows, str | None]:
+    size = _outputs(node) if "layout" in node.options else prod(node.shape or ())
+    ends = sorted({0, size, *chain.from_iterable(used)})
+    return {rows: _label(node.name, rows) if rows in used else None for rows in pairwise(ends)}
 
 
 def _axis(weight: Node) -> int:
@@ -150,3 +213,46 @@ def _outputs(weight: Node) -> int:
 
 def _label(name: str, rows: Rows) -> str:
     return f"{name}[{rows[0]}:{rows[1]}]"
+
+
+class HeldParts:
+    """The values of a model whose packed parameters are unpacked.
+
+    Parameters
+    ----------
+    held : Held
+        The values of the model.
+    parts : Unpacked
+        Its graph.
+    """
+
+    def __init__(self, held: Held, parts: Unpacked) -> None:
+        self._held, self._nodes = held, parts.graph.by_name
+        self._rows = {
+            part: (name, rows)
+            for name, own in parts.blocks.items()
+            for rows, part in own.items()
+            if part is not None
+        }
+        whole = {part: held.held[name] for part, (name, _) in self._rows.items()
+                 if name in held.held}  # fmt: skip
+        self.held: Mapping[str, Any] = {**held.held, **whole}
+
+    def read(self, name: str, whole: bool = True) -> NDArray[Any] | None:
+        """Return a parameter's numbers; for "one row" of a block, one of the packed parameter."""
+        if name not in self._rows:
+            return self._held.read(name, whole)
+        of, (start, stop) = self._rows[name]
+        node = self._nodes[name]
+        found = self._held.read(of, whole or "layout" not in node.options)
+        if found is None or not whole:
+            return found
+        if "layout" not in node.options:
+            return np.asarray(found).reshape(-1)[start:stop]
+        axis = _axis(node)
+        is_plain = len(found.shape) == len(node.shape or ()) and all(
+            size == own
+            for at, (size, own) in enumerate(zip(found.shape, node.shape or (), strict=True))
+            if at != axis
+        )
+        return np.take(found, range(start, stop), axis) if is_plain else found

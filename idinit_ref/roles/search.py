@@ -15,21 +15,18 @@ from .graph import Graph, Node, function_of
 from .notes import Note, merged
 from .packed import Rows, unpacked
 
-__all__ = ["Found", "Inferred", "explain_roles", "infer_roles"]
+__all__ = ["Found", "Inferred", "explain_parts", "explain_roles", "infer_roles"]
 
 
 class Inferred(NamedTuple):
     """The role of a weight, the reasons, and whether it is the last before an output.
 
-    The role of a packed weight is "zero" if that of any block is. Where they differ, `roles` and
-    `blocks` are the role and the size of each.
+    The role of a packed weight is "zero" if that of any block is; `decide` has that of each block.
     """
 
     role: Role
     why: tuple[str, ...]
     head: bool = False
-    roles: tuple[Role, ...] = ()
-    blocks: tuple[int, ...] = ()
 
 
 class Found(dict[str, Inferred]):
@@ -143,22 +140,18 @@ def explain_roles(graph: Graph) -> Found:
     ('last of the branch h, which y adds to x',)
     """
     parts = unpacked(graph)
-    each, notes = _explained(parts.graph)
+    each = explain_parts(parts.graph)
     found = Found()
     for name in graph.weights:
         blocks = parts.blocks.get(name)
         found[name] = each[name] if blocks is None else _joined(blocks, each)
-    of = {part: name for name, blocks in parts.blocks.items() for part in blocks.values() if part}
-    found.notes = tuple(
-        note._replace(names=tuple(dict.fromkeys(of.get(name, name) for name in note.names)))
-        for note in notes
-    )
+    found.notes = parts.named(each.notes)
     return found
 
 
-def _explained(graph: Graph) -> tuple[dict[str, Inferred], tuple[Note, ...]]:
-    """Return the role of every weight of a graph without packed weights, and the notes."""
-    search, found = _Search(graph), dict[str, Inferred]()
+def explain_parts(graph: Graph) -> Found:
+    """Return the role of every weight as a whole, as in a graph without packed weights."""
+    search, found = _Search(graph), Found()
     uses = search.flow.uses
     for name in graph.weights:
         why = [text for at in uses[name] for text in search.why(at)]
@@ -170,21 +163,16 @@ def _explained(graph: Graph) -> tuple[dict[str, Inferred], tuple[Note, ...]]:
         head = any(at in search.heads for at in uses[name])
         role: Role = "zero" if zero else "transit"
         found[name] = Inferred(role, tuple(dict.fromkeys(why)), head)
-    return found, merged(search.notes())
+    found.notes = merged(search.notes())
+    return found
 
 
 def _joined(blocks: Mapping[Rows, str | None], each: Mapping[str, Inferred]) -> Inferred:
-    """Return the role of a packed weight. A block that nothing uses is transit beside others."""
-    found = {rows: each[name] for rows, name in blocks.items() if name is not None}
-    head = all(one.head for one in found.values())
-    first = next(iter(found.values()))
-    if all(one.role == first.role for one in found.values()):
-        why = dict.fromkeys(text for one in found.values() for text in one.why)
-        return Inferred(first.role, tuple(why), head)
-    roles: list[Role] = [found[rows].role if rows in found else "transit" for rows in blocks]
-    ends = ((rows, text) for rows, one in found.items() if one.role == "zero" for text in one.why)
-    why = dict.fromkeys(f"outputs {a} to {b - 1} alone: {text}" for (a, b), text in ends)
-    return Inferred("zero", tuple(why), head, tuple(roles), tuple(b - a for a, b in blocks))
+    """Return the role of a packed weight: "zero" if it is that of any block."""
+    found = [each[name] for name in blocks.values() if name is not None]
+    ends = [one for one in found if one.role == "zero"]
+    why = dict.fromkeys(text for one in ends or found for text in one.why)
+    return Inferred("zero" if ends else "transit", tuple(why), all(one.head for one in found))
 
 
 class _Search:

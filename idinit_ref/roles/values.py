@@ -92,6 +92,10 @@ class Values:
         """Whether a matrix is known to be exactly 0, and others of the model are not."""
         return not self._unset and self._is_zero(name)
 
+    def holds_zeros(self, name: str) -> bool:
+        """Whether a parameter is known to be exactly 0."""
+        return not self._unset and self._is_read_as_zero(name)
+
     def _is_zero(self, name: str) -> bool:
         if name not in self._zero:  # one row is enough to exclude nearly all
             self._zero[name] = self._is_read_as_zero(name, False) and self._is_read_as_zero(name)

@@ -9,9 +9,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import idinit_ref as ir
+import idinit_ref_torch as irt
 from adapters.test_spellings import FRAMEWORKS, X, facts
+from idinit_ref import errors
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
@@ -134,3 +138,139 @@ def test_a_sum_of_packed_results_has_one_role(framework):
     (found, _), _ = framework(function, sizes, X, facts)
     assert [found[k][0] for k in "wab"] == [T, T, Z]
     assert found["b"][1] == ir.plan((4, 16), "zero", layout="IO", blocks=(8, 8))
+
+
+# What is decided besides roles --------------------------------------------------------------------
+
+
+class Branch(nn.Module):
+    """x + s a(x) norm(g(x)), with a and g in one matrix or in two; or a and g of two outputs."""
+
+    def __init__(self, packed, scale=1.0, act=torch.sigmoid, norm=False, two=False):
+        super().__init__()
+        self.act, self.two = act, two
+        sizes = (16,) if packed else (8, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, size) for size in sizes)
+        self.norm = nn.LayerNorm(8) if norm else nn.Identity()
+        self.scale = nn.Parameter(torch.full((8,), float(scale)))
+
+    def forward(self, x):
+        parts = [layer(x) for layer in self.layers]
+        a, g = parts if len(parts) == 2 else parts[0].chunk(2, -1)
+        return (x + a, g) if self.two else x + self.scale * a * self.act(self.norm(g))
+
+
+def starts(packed, options, **how):
+    """The values after init_ of one matrix, and of the two side by side."""
+    torch.manual_seed(0)
+    model = Branch(packed, **how)
+    report = irt.init_(model, torch.tensor(X), **options)
+    weights = torch.cat([layer.weight for layer in model.layers]).detach()
+    return weights, sorted(note.kind for note in report.warnings), model
+
+
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        ({"norm": True}, {"norms": "zero"}),
+        ({"norm": True}, {}),
+        ({"scale": 0}, {}),
+        ({"two": True}, {"head": "zero"}),
+        ({"two": True}, {}),
+        ({}, {"overrides": {"layers.*.weight": {"gain": 2.0, "eps": 0.5}}}),
+    ],
+)
+def test_a_block_is_decided_as_a_matrix_of_its_own(how, options):
+    """By norms, scales that are 0, heads and overrides."""
+    one, notes, model = starts(True, options, **how)
+    two, words, apart = starts(False, options, **how)
+    assert torch.equal(one, two)
+    assert notes == words
+    outs = [net(torch.tensor(X)) for net in (model, apart)]
+    torch.testing.assert_close(*(out if isinstance(out, tuple) else (out,) for out in outs))
+
+
+@pytest.mark.parametrize("given", [("transit", "zero"), ["zero", "zero"]])
+def test_the_roles_of_blocks_may_be_stated(given):
+    model = Branch(True)
+    name = "layers.0.weight"
+    report = irt.init_(model, torch.tensor(X), overrides={name: {"role": given, "eps": 0.5}})
+    plan = ir.plan((16, 8), given, blocks=(8, 8), eps=0.5)
+    np.testing.assert_array_equal(model.layers[0].weight.detach().numpy(), plan.build())
+    assert "override" in report.entries[1].why
+
+
+def test_the_found_blocks_may_be_stated_and_others_have_one_role():
+    name = "layers.0.weight"
+    found = irt.init_(Branch(True), torch.tensor(X), overrides={name: {"blocks": (8, 8)}})
+    assert found.plans[name].role == ("zero", "transit")
+    other = irt.init_(Branch(True), torch.tensor(X), overrides={name: {"blocks": (4, 12)}})
+    assert other.plans[name] == ir.plan((16, 8), "zero", blocks=(4, 12))
+    with pytest.raises(errors.OptionError, match="as many roles as there are blocks"):
+        irt.init_(Branch(True), torch.tensor(X), overrides={name: {"role": [T] * 3}})
+    with pytest.raises(errors.OptionError, match="'transit', 'zero'"):
+        irt.init_(Branch(True), torch.tensor(X), overrides={name: {"role": [T, "keep"]}})
+
+
+def test_a_block_that_ends_a_branch_is_written_beside_a_head_that_should_be_kept():
+    model = Branch(True, two=True)
+    report = irt.init_(model, torch.tensor(X), head="keep")
+    assert "cannot be kept alone" in report.entries[1].why
+    assert report.plans["layers.0.weight"].role == (Z, T)
+
+
+def test_a_bias_that_one_block_keeps_is_told():
+    """The time step of a state space, say: the whole bias is kept, and with it that of a branch."""
+    model = Branch(True, act=torch.nn.functional.softplus)
+    (bias,) = (layer.bias for layer in model.layers)
+    report = irt.init_(model, torch.tensor(X))
+    assert report.roles["layers.0.bias"] == "keep"
+    assert [note.names for note in report.warnings if note.kind == "bias"] == [("layers.0.bias",)]
+    assert (model(torch.tensor(X)) - torch.tensor(X)).abs().max() > 1e-2
+    with torch.no_grad():
+        bias[:8] = 0
+    kept = bias.clone()
+    report = irt.init_(model, torch.tensor(X))
+    assert not report.warnings
+    assert torch.equal(bias, kept)
+    assert (model(torch.tensor(X)) - torch.tensor(X)).abs().max() < 1e-4
+
+
+def test_the_bias_of_a_forget_gate_is_kept_in_a_packed_bias():
+    layer = nn.Linear(8, 32)
+    with torch.no_grad():
+        layer.bias[:] = torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(8)
+
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            i, f, g, o = self.layer(x).chunk(4, -1)
+            c = f.sigmoid() * x.tanh() + i.sigmoid() * g.tanh()
+            return o.sigmoid() * c.tanh()
+
+    report = irt.init_(Cell(), torch.tensor(X))
+    assert report.roles["layer.bias"] == "keep"
+    assert layer.bias.unique().tolist() == [0, 1]
+
+
+def test_a_slice_of_a_weight_that_nothing_reads_changes_no_role():
+    """As the forget gate at the first step, which multiplies a state of zeros."""
+
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(24, 8))
+
+        def forward(self, x):
+            c, out = torch.zeros_like(x[:, 0]), []
+            for t in range(x.shape[1]):
+                i, f, g = (torch.nn.functional.linear(x[:, t], w) for w in self.weight.chunk(3))
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                out.append(c)
+            return x + torch.stack(out, 1)
+
+    report = irt.init_(Cell(), torch.tensor(X))
+    assert report.plans["weight"].role == (T, T, Z)

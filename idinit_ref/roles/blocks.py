@@ -1,0 +1,146 @@
+"""Internal: a packed parameter's entry and plan, from those of its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
+from ..core.plan import Plan
+from ..core.text import some
+from ..core.weights import either
+from ..errors import prefixed
+from .graph import Node
+from .names import Kind
+from .notes import Note
+from .overrides import STORED, Given, check_own
+from .packed import HeldParts, Rows, Unpacked
+from .report import Entry
+from .values import Held, Values
+
+__all__ = ["Known", "listed", "loud", "plan_of", "rejoined"]
+
+_OF_ROLE = {
+    "transit": ("gain", "wide", "taps", "loosen", "loosen_at", "seed"),
+    "zero": ("eps", "form", "taps"),
+}
+
+
+class Known(NamedTuple):
+    """Conclusions from a model's values: of its parameters, and of their blocks."""
+
+    whole: Values
+    parts: Values
+    names: Collection[str]
+
+    @classmethod
+    def of(cls, values: Values, held: Held | None, parts: Unpacked) -> Known:
+        """Return them for a graph that is unpacked."""
+        if not parts.blocks:
+            return cls(values, values, ())
+        own = None if held is None else HeldParts(held, parts)
+        return cls(values, Values(parts.graph, own), parts.origins)
+
+    def is_bias(self, name: str) -> bool:
+        """Whether a parameter or block is a bias, as `Values.is_bias` has it."""
+        return self._by(name).is_bias(name)
+
+    def is_silent(self, name: str) -> bool:
+        """Whether a weight or block is silent, as `Values.is_silent` has it."""
+        return self._by(name).is_silent(name)
+
+    def meant(self, name: str) -> str:
+        """Return why a bias or block should not be set to 0, as `Values.meant` has it."""
+        return self._by(name).meant(name)
+
+    def _by(self, name: str) -> Values:
+        return self.parts if name in self.names else self.whole
+
+
+def listed(role: Kind | Sequence[Kind]) -> Sequence[Kind]:
+    """Return the roles of blocks, or the one role."""
+    return [role] if isinstance(role, str) else role
+
+
+def plan_of(node: Node, options: Mapping[str, Any]) -> Plan:
+    """Return the plan of a weight, from how it is stored and from what is chosen.
+
+    >>> plan_of(Node("w", "parameter", shape=(2, 2), options={"layout": "IO"}), {"role": "zero"})
+    Plan(shape=(2, 2), role='zero', gain=1.0, eps=1e-06, wide='truncate', form='pair', layout='IO',
+         groups=1, transposed=False, stride=None, blocks=None, taps='outward', tap=None,
+         loosen=0.0, loosen_at='all', seed=0)
+    """
+    stored = {key: value for key, value in node.options.items() if key in STORED}
+    if node.use == "embedding" and not stored:
+        stored = {"layout": "IO"}  # a row for each input
+    shape = tuple(node.shape or ())
+    letters = options.get("layout") or stored.get("layout") or DEFAULT_LAYOUTS.get(len(shape), "")
+    if not any(c in SPATIAL for c in letters):  # a matrix has no taps
+        stored = {key: value for key, value in stored.items() if key not in ("tap", "stride")}
+        options = {key: value for key, value in options.items() if key != "taps"}
+    tap = options.get("tap")
+    plan = either(shape, **{**stored, **options})
+    return plan if tap is None else replace(plan, tap=tap)  # a corner order refuses one
+
+
+def rejoined(node: Node, blocks: Mapping[Rows, Entry | None], given: Given) -> Entry:
+    """Return the entry of a packed parameter, from those of its blocks.
+
+    A block that nothing uses is as all others, or transit beside others. A bias is kept if any of
+    its blocks is. A head that should be kept is transit if other blocks are not kept.
+    """
+    found = {rows: entry for rows, entry in blocks.items() if entry is not None}
+    name, shape, first = node.name, tuple(node.shape or ()), next(iter(found.values()))
+    plans = {rows: entry.plan for rows, entry in found.items() if entry.plan is not None}
+    if not plans:
+        kept = {rows: entry for rows, entry in found.items() if entry.role == "keep"}
+        entry = next(iter(kept.values()), first)
+        return replace(entry, name=name, shape=shape, why=_why(kept or found, len(blocks), True))
+    used = {rows: plans[rows].role if rows in plans else "transit" for rows in found}
+    is_one = len({*used.values()}) == 1
+    of = [options for _, options in given]
+    chosen = {key: own[key] for own in of for key in STORED if key in own}
+    for plan in sorted(plans.values(), key=lambda plan: plan.wide != "truncate"):
+        assert isinstance(plan.role, str)
+        chosen |= {key: getattr(plan, key) for key in _OF_ROLE[plan.role]}
+    first = found[next(iter(plans))]
+    ends = found
+    if is_one:
+        chosen["role"] = first.role
+    else:
+        chosen["role"] = [used.get(rows, "transit") for rows in blocks]
+        chosen["blocks"] = [stop - start for start, stop in blocks]
+        ends = {rows: entry for rows, entry in found.items() if entry.role != "transit"}
+    with prefixed(f"parameter {name!r}"):
+        if is_one:
+            check_own(first.role, dict(given).get(name, {}))
+        plan = plan_of(node, chosen)
+    role: Kind = "zero" if "zero" in used.values() else "transit"
+    return Entry(name, shape, role, _why(ends, len(blocks), False), plan)
+
+
+def _why(found: Mapping[Rows, Entry], count: int, is_kept: bool) -> str:
+    """Return the reasons of some blocks of a parameter."""
+    reasons: dict[str, list[str]] = {}
+    for (start, stop), entry in found.items():
+        alone = ", which cannot be kept alone" if entry.role == "keep" and not is_kept else ""
+        reasons.setdefault(entry.why + alone, []).append(f"{start} to {stop - 1}")
+    if len(found) == count or (len(reasons) < 2 and len(found) == 1 == count):
+        return "; ".join(reasons)
+    return "; ".join(f"outputs {some(rows)} alone: {why}" for why, rows in reasons.items())
+
+
+def loud(parts: Unpacked, entries: Mapping[str, Entry], values: Values) -> Iterator[Note]:
+    """Yield a note on biases that are kept with a block of theirs, and so behind zero blocks."""
+    for name, blocks in parts.blocks.items():
+        own = [entries[part] for part in blocks.values() if part is not None]
+        roles = {entry.role for entry in own}
+        not_zero = [e.name for e in own if e.role == "bias" and not values.holds_zeros(e.name)]
+        if roles == {"bias", "keep"} and not_zero:
+            text = (
+                f"{name} is kept whole for some of its outputs; {some(not_zero)} would be 0, and "
+                "is not: a branch that ends there does not start small; set it to 0, or override "
+                "it with 'bias'"
+            )
+            yield Note("bias", (name,), text)
