@@ -96,7 +96,8 @@ def rejoined(node: Node, blocks: Mapping[Rows, Entry | None], given: Given) -> E
     if not plans:
         kept = {rows: entry for rows, entry in found.items() if entry.role == "keep"}
         entry = next(iter(kept.values()), first)
-        return replace(entry, name=name, shape=shape, why=_why(kept or found, len(blocks), True))
+        why = _why(kept or found, 0 < len(kept) < len(found))
+        return replace(entry, name=name, shape=shape, why=why)
     used = {rows: plans[rows].role if rows in plans else "transit" for rows in found}
     is_one = len({*used.values()}) == 1
     of = [options for _, options in given]
@@ -117,16 +118,18 @@ def rejoined(node: Node, blocks: Mapping[Rows, Entry | None], given: Given) -> E
             check_own(first.role, dict(given).get(name, {}))
         plan = plan_of(node, chosen)
     role: Kind = "zero" if "zero" in used.values() else "transit"
-    return Entry(name, shape, role, _why(ends, len(blocks), False), plan)
+    for rows, entry in found.items():
+        if entry.role == "keep":
+            ends = {**ends, rows: replace(entry, why=f"{entry.why}, which cannot be kept alone")}
+    return Entry(name, shape, role, _why(ends, not is_one), plan)
 
 
-def _why(found: Mapping[Rows, Entry], count: int, is_kept: bool) -> str:
-    """Return the reasons of some blocks of a parameter."""
+def _why(found: Mapping[Rows, Entry], is_part: bool) -> str:
+    """Return the reasons of some blocks of a parameter; they are parts, or all that is used."""
     reasons: dict[str, list[str]] = {}
     for (start, stop), entry in found.items():
-        alone = ", which cannot be kept alone" if entry.role == "keep" and not is_kept else ""
-        reasons.setdefault(entry.why + alone, []).append(f"{start} to {stop - 1}")
-    if len(found) == count or (len(reasons) < 2 and len(found) == 1 == count):
+        reasons.setdefault(entry.why, []).append(f"{start} to {stop - 1}")
+    if not is_part:
         return "; ".join(reasons)
     return "; ".join(f"outputs {some(rows)} alone: {why}" for why, rows in reasons.items())
 

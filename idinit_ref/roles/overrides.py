@@ -47,7 +47,7 @@ def chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[st
             )
         for key in options:
             choice(label, key, (*_CHOSEN, *STORED))
-        if is_of_blocks(options.get("role")):
+        if _is_of_blocks(options.get("role")):
             for role in options["role"]:
                 choice(label, role, get_args(Role))
         elif "role" in options:
@@ -68,7 +68,7 @@ def chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[st
     return dict(found)
 
 
-def is_of_blocks(role: object) -> bool:
+def _is_of_blocks(role: object) -> bool:
     """Whether a role is a sequence, with one for each block."""
     return isinstance(role, Sequence) and not isinstance(role, (str, bytes))
 
@@ -92,7 +92,7 @@ def stated(given: Mapping[str, Given], parts: Unpacked) -> set[str]:
         for _, options in own if sizes else ():
             blocks, role = options.get("blocks"), options.get("role")
             is_other = blocks is not None and tuple(blocks) != sizes
-            if is_other or (is_of_blocks(role) and len(options["role"]) != len(sizes)):
+            if is_other or (_is_of_blocks(role) and len(options["role"]) != len(sizes)):
                 found.add(name)
     return found
 
@@ -110,4 +110,4 @@ def spread(given: Mapping[str, Given], parts: Unpacked) -> dict[str, Given]:
 def _at(options: Mapping[str, Any], place: int) -> dict[str, Any]:
     """Return the options of one block."""
     own = {key: value for key, value in options.items() if key != "blocks"}
-    return own | ({"role": own["role"][place]} if is_of_blocks(own.get("role")) else {})
+    return own | ({"role": own["role"][place]} if _is_of_blocks(own.get("role")) else {})
