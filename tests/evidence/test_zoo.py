@@ -152,7 +152,7 @@ class Scaled(Residual):
 
 
 class SelfGated(Residual):
-    """A signal times what its own weights make of it, as in a state space: no end is asked for."""
+    """A signal times what its own weights make of it, beside itself, as in a state space."""
 
     def forward(self, x):
         x = self.entry(x)
@@ -249,8 +249,11 @@ def test_a_recurrent_layer_ends_in_its_kernel(zero, missed):
     assert not row["vain"] + row["false"]
 
 
-def test_a_signal_that_its_own_weights_gate_is_no_residual_add():
-    assert found(SelfGated(), [], 3)["adds"] == 0
+@pytest.mark.parametrize(("zero", "missed"), [([], 1), (["down.weight"], 0)])
+def test_a_signal_that_its_own_weights_gate_is_a_branch_beside_itself(zero, missed):
+    row = found(SelfGated(), zero, 3)
+    assert (row["adds"], len(row["missed"])) == (1, missed)
+    assert not row["vain"] + row["false"]
 
 
 def test_a_branch_that_never_learns_may_stay_as_it_is():
