@@ -74,45 +74,48 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     cuts = {node.name: node.options["rows"] for node in graph.nodes if "rows" in node.options}
     if not cuts:
         return Unpacked(graph, {})
+    packed = {name for rows in cuts.values() for name in rows} - set(whole)
+    live = _live(graph)
+    inside = _inside(graph, cuts, packed, live)
+    parts = _parts(graph, cuts, inside, packed & live)
     used: dict[str, set[Rows]] = {}
-    for of in cuts.values():
-        for name, own in of.items():
+    for held in parts.values():
+        for name, own in held.items():
             used.setdefault(name, set()).add(own)
-    packed = used.keys() - set(whole)
-    inside = _inside(graph, cuts, packed)
     biases = _biases(graph, inside)
     nodes: dict[str, Node] = {}
     blocks: dict[str, dict[Rows, str | None]] = {}
     for node in graph.nodes:
-        name = node.name
-        rows = {of: own for of, own in cuts.get(name, {}).items() if of in packed}
+        name, rows = node.name, parts.get(node.name, {})
         new = [] if name in inside else [node]
-        if name in packed or name in biases:
-            own_rows = used[biases.get(name, name)]
-            blocks[name] = _blocks(node, own_rows)
-            new = _parameters(node, own_rows)
-        elif rows and node.kind == "weight":
-            new = [replace(node, options={}, weights=tuple(_label(*own) for own in rows.items()))]
-        elif name not in inside and not packed.isdisjoint(node.weights):  # nothing reads it
-            (of,) = node.weights
-            new = [replace(node, weights=(_label(of, min(used[of])),))]
+        if name in used or name in biases:
+            blocks[name] = _blocks(node, used[biases.get(name, name)])
+            new = _parameters(node, used[biases.get(name, name)])
+        elif node.kind == "weight" and name not in inside:
+            new = [_operation(node, rows, used)]
         elif rows:
             new = list(_way(graph, node, inside, *rows.values()))
         elif node.kind == "parameter":
             new = [_told(node, inside, used)]
         nodes |= {each.name: each for each in new}
-    return Unpacked(Graph(list(nodes.values()), graph.outputs), blocks)
+    return Unpacked(Graph([_known(n, nodes) for n in nodes.values()], graph.outputs), blocks)
 
 
-def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
+def _live(graph: Graph) -> set[str]:
+    """Return the nodes from which outputs are computed, and their weights; all without outputs."""
+    live = set(graph.outputs or graph.by_name)
+    for node in reversed(graph.nodes):
+        live.update((*node.inputs, *node.weights) if node.name in live else ())
+    return live
+
+
+def _inside(graph: Graph, cuts: _Cuts, packed: set[str], live: Collection[str]) -> dict[str, str]:
     """Return the packed weight of each node between a packed result and its parts.
 
     A weight with a result that is used in any other way is taken out of `packed`.
     """
     inside: dict[str, str] = {}
-    outputs, live = {*graph.outputs}, {*graph.outputs}
-    for node in reversed(graph.nodes):
-        live.update(node.inputs if node.name in live else ())
+    outputs = {*graph.outputs}
     for node in graph.nodes:
         own, ends = packed.intersection(node.weights), node.name in cuts
         is_returned = node.name in outputs and not ends
@@ -128,6 +131,36 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
         else:
             packed -= held
     return {name: weight for name, weight in inside.items() if weight in packed}
+
+
+def _parts(
+    graph: Graph, cuts: _Cuts, inside: Mapping[str, str], packed: Collection[str]
+) -> dict[str, dict[str, Rows]]:
+    """Return the rows of packed weights that each part of a result holds, where it is known."""
+    found = {}
+    for name, rows in cuts.items():
+        node = graph.by_name[name]
+        of = node.weights if node.kind == "weight" else [inside.get(to, "") for to in node.inputs]
+        own = {weight: rows[weight] for weight in of if weight in packed and weight in rows}
+        if own:
+            found[name] = own
+    return found
+
+
+def _operation(node: Node, rows: Mapping[str, Rows], used: Mapping[str, Collection[Rows]]) -> Node:
+    """Return an operation with blocks of its weights: any block where no output reads it."""
+    weights = tuple(
+        _label(name, rows.get(name, min(used[name]))) if name in used else name
+        for name in node.weights
+    )
+    return node if weights == node.weights else replace(node, options={}, weights=weights)
+
+
+def _known(node: Node, nodes: Collection[str]) -> Node:
+    """Return a parameter that names no copies of nodes that no part needs."""
+    own = {k: v for k, v in node.options.items() if k in ("adds_to", "scales")}
+    new = {key: tuple(at for at in held if at in nodes) for key, held in own.items()}
+    return node if own == new else replace(node, options={**node.options, **new})
 
 
 def _held(graph: Graph, part: Node, rows: Mapping[str, Rows]) -> set[str]:

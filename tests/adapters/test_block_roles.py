@@ -274,3 +274,24 @@ def test_a_slice_of_a_weight_that_nothing_reads_changes_no_role():
 
     report = irt.init_(Cell(), torch.tensor(X))
     assert report.plans["weight"].role == (T, T, Z)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_parts_in_code_that_no_output_reads_change_nothing(framework):
+    """One weight is used there alone, another one also, and two are summed there before the cut."""
+
+    def function(np_, p, x, dead=True):
+        value, gate = cut(x @ p["w"], 2)
+        y = x + value * np_.tanh(gate)
+        if dead:
+            a, b = cut(np_.tanh(y) @ p["d"] + y @ p["e"], 2)
+            c, _ = cut(y @ p["w"], 2)
+            np_.tanh(y + a * b) + np_.tanh(c)
+        return y @ p["z"]
+
+    sizes = dict.fromkeys("wde", (8, 16)) | {"z": (8, 8)}
+    (found, _), _ = framework(function, sizes, X, facts)
+    (alone, _), _ = framework(lambda *args: function(*args, dead=False), sizes, X, facts)
+    assert found["w"] == alone["w"]
+    assert found["w"][1].role == (Z, T)
+    assert found["z"] == alone["z"]
