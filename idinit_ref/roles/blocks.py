@@ -135,15 +135,20 @@ def _why(found: Mapping[Rows, Entry], is_part: bool) -> str:
 
 
 def loud(parts: Unpacked, entries: Mapping[str, Entry], values: Values) -> Iterator[Note]:
-    """Yield a note on biases that are kept with a block of theirs, and so behind zero blocks."""
-    for name, blocks in parts.blocks.items():
-        own = [entries[part] for part in blocks.values() if part is not None]
-        roles = {entry.role for entry in own}
-        not_zero = [e.name for e in own if e.role == "bias" and not values.holds_zeros(e.name)]
-        if roles == {"bias", "keep"} and not_zero:
-            text = (
-                f"{name} is kept whole for some of its outputs; {some(not_zero)} would be 0, and "
-                "is not: a branch that ends there does not start small; set it to 0, or override "
-                "it with 'bias'"
-            )
-            yield Note("bias", (name,), text)
+    """Yield a note on biases that are kept for some outputs, and so for those of a zero block."""
+    for name, weight in parts.biases.items():
+        blocks = parts.blocks[weight]
+        own = {part: entries[part] for part in parts.blocks[name].values() if part is not None}
+        if all(entry.role != "keep" for entry in own.values()):
+            continue
+        for rows, part in parts.blocks[name].items():
+            block = blocks.get(rows)
+            if part is None or block is None or entries[block].role != "zero":
+                continue
+            if own[part].role == "bias" and not values.holds_zeros(part):
+                text = (
+                    f"{name} is kept for some of its outputs, and so for outputs {rows[0]} to "
+                    f"{rows[1] - 1}, which end a branch: it does not start small; set these to 0, "
+                    "or override the bias with 'bias'"
+                )
+                yield Note("bias", (name,), text)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Unpack, cast
 
 from ..core.plan import Plan
-from ..errors import GraphError, message, prefixed
+from ..errors import GraphError, IDInitError, message, prefixed
 from .blocks import Known, listed, loud, plan_of, rejoined
 from .graph import Graph, Node
 from .names import Kind
@@ -142,6 +142,7 @@ class _Model:
         self, whole: Graph, parts: Unpacked, options: Mapping[str, Any], values: Known
     ) -> None:
         self.whole, self.parts, self.options, self.values = whole, parts, options, values
+        self.origins = parts.origins
         is_kept = options["biases"] == "keep" or not parts.blocks
         self.graph = parts.graph if is_kept else _unbiased(parts.graph, values.parts)
         self.inferred = explain_parts(self.graph)
@@ -187,10 +188,15 @@ class _Model:
         if role in ("transit", "zero") and value is None:
             why += "".join(used)
             options["role"] = roles if len(roles) > 1 else role
-            with prefixed(f"parameter {self.parts.origins.get(name, name)!r}"):
+            of = self.origins.get(name, name)
+            with prefixed(f"parameter {of!r}"):
                 if len(roles) == 1:
                     check_own(role, dict(given).get(name, {}))
-                plan = plan_of(node, options)
+                try:
+                    plan = plan_of(node, options)
+                except IDInitError:
+                    plan_of(self.whole.by_name[of], options)  # with the shape that the user knows
+                    raise
         return Entry(name, tuple(node.shape or ()), role, why, plan, value=value or 0.0)
 
     def _joined(self, name: str, found: Mapping[str, Entry], given: Given) -> Entry:
@@ -212,7 +218,7 @@ class _Model:
 
         `lost` are the notes on concatenations that are not read whole.
         """
-        of = self.parts.origins
+        of = self.origins
         roles = {entry.name: entry.role for entry in entries}
         heads = [name for name, found in self.inferred.items() if found.head]
         kept_by = {*said, *heads} if self.options["head"] == "keep" else said
@@ -224,7 +230,7 @@ class _Model:
         yield from kept(self.whole, joined, kept_by, self.options["strict"], last)
         found = [
             *(note for note in notes if note.kind != "norm"),
-            *magnified(zero, self.options["eps"]),
+            *magnified(zero, self.options["eps"], self.options["norms"]),
             *faint(self.graph, {name for name in roles if roles[name] == "zero"} - {*said}),
             *lost,
             *copies(self.graph, _plans(entries)),

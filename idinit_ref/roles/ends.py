@@ -132,6 +132,10 @@ class Vanishing:
         for number in range(len(flow.nodes)):
             self._anywhere.append(self._state(number, self._anywhere, None))
 
+    def is_ended(self, signal: int) -> bool:
+        """Whether some weights, also before any source, make a signal vanish."""
+        return self._anywhere[signal] == _ENDS
+
     def ends(
         self,
         signal: int,

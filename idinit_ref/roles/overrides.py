@@ -48,6 +48,9 @@ def chosen(names: tuple[str, ...], overrides: Mapping[str, Override]) -> dict[st
         for key in options:
             choice(label, key, (*_CHOSEN, *STORED))
         if _is_of_blocks(options.get("role")):
+            if not options["role"]:
+                should = "it should have a role for each block"
+                raise OptionError(message(label, options["role"], should, "e.g. 'zero'"))
             for role in options["role"]:
                 choice(label, role, get_args(Role))
         elif "role" in options:
@@ -90,9 +93,10 @@ def stated(given: Mapping[str, Given], parts: Unpacked) -> set[str]:
     for name, own in given.items():
         sizes = tuple(stop - start for start, stop in parts.blocks.get(name, ()))
         for _, options in own if sizes else ():
-            blocks, role = options.get("blocks"), options.get("role")
-            is_other = blocks is not None and tuple(blocks) != sizes
-            if is_other or (_is_of_blocks(role) and len(options["role"]) != len(sizes)):
+            blocks = options.get("blocks", sizes)
+            is_same = isinstance(blocks, Sequence) and tuple(blocks) == sizes
+            roles = options["role"] if _is_of_blocks(options.get("role")) else sizes
+            if not is_same or len(roles) != len(sizes):
                 found.add(name)
     return found
 

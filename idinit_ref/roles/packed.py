@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, pairwise
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +32,12 @@ class Unpacked(NamedTuple):
     """A graph in which each used block of a packed weight, and of its bias, is a parameter.
 
     `blocks` holds, for each such parameter, the rows and the new name of each block; None if no
-    part of a result is that block.
+    part of a result is that block. `biases` holds the weight of each packed bias.
     """
 
     graph: Graph
     blocks: Mapping[str, Mapping[Rows, str | None]]
+    biases: Mapping[str, str] = MappingProxyType({})
 
     @property
     def origins(self) -> dict[str, str]:
@@ -45,11 +47,13 @@ class Unpacked(NamedTuple):
 
     def named(self, notes: Iterable[Note]) -> tuple[Note, ...]:
         """Return notes that name packed parameters in place of their blocks."""
-        of = self.origins
-        return tuple(
-            note._replace(names=tuple(dict.fromkeys(of.get(name, name) for name in note.names)))
-            for note in notes
-        )
+        of, found = self.origins, []
+        for note in notes:
+            names, text = dict.fromkeys(of.get(name, name) for name in note.names), note.text
+            for part in (part for part in of if part in text):
+                text = text.replace(part, of[part]).replace(f"{of[part]}, {of[part]}", of[part])
+            found.append(note._replace(names=tuple(names), text=text))
+        return tuple(found)
 
 
 def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
@@ -77,28 +81,30 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     packed = {name for rows in cuts.values() for name in rows} - set(whole)
     live = _live(graph)
     inside = _inside(graph, cuts, packed, live)
-    parts = _parts(graph, cuts, inside, packed & live)
+    parts = _parts(graph, {name: cuts[name] for name in cuts if name in live}, inside, packed)
     used: dict[str, set[Rows]] = {}
     for held in parts.values():
         for name, own in held.items():
             used.setdefault(name, set()).add(own)
-    biases = _biases(graph, inside)
+    biases = {name: of for name, of in _biases(graph, inside).items() if name not in whole}
     nodes: dict[str, Node] = {}
     blocks: dict[str, dict[Rows, str | None]] = {}
     for node in graph.nodes:
         name, rows = node.name, parts.get(node.name, {})
-        new = [] if name in inside else [node]
+        new = [] if name in inside else [_past(graph, node, inside)]
         if name in used or name in biases:
             blocks[name] = _blocks(node, used[biases.get(name, name)])
             new = _parameters(node, used[biases.get(name, name)])
         elif node.kind == "weight" and name not in inside:
-            new = [_operation(node, rows, used)]
+            new = [_operation(new[0], rows, used)]
         elif rows:
             new = list(_way(graph, node, inside, *rows.values()))
         elif node.kind == "parameter":
             new = [_told(node, inside, used)]
         nodes |= {each.name: each for each in new}
-    return Unpacked(Graph([_known(n, nodes) for n in nodes.values()], graph.outputs), blocks)
+    return Unpacked(
+        Graph([_known(n, nodes) for n in nodes.values()], graph.outputs), blocks, biases
+    )
 
 
 def _live(graph: Graph) -> set[str]:
@@ -117,11 +123,13 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str], live: Collection[str]) 
     inside: dict[str, str] = {}
     outputs = {*graph.outputs}
     for node in graph.nodes:
+        if node.name not in live:
+            continue
         own, ends = packed.intersection(node.weights), node.name in cuts
         is_returned = node.name in outputs and not ends
         if own and (is_returned or len(node.weights) > 1):
             packed -= own
-        elif own and not ends and node.name in live:
+        elif own and not ends:
             inside[node.name] = node.weights[0]
         held = {inside[to] for to in node.inputs if to in inside}
         if held and ends and node.kind != "weight":
@@ -145,6 +153,20 @@ def _parts(
         if own:
             found[name] = own
     return found
+
+
+def _past(graph: Graph, node: Node, inside: Mapping[str, str]) -> Node:
+    """Return a node that no output reads, so that it reads what a packed weight reads."""
+    if inside.keys().isdisjoint(node.inputs):
+        return node
+    inputs = []
+    for to in node.inputs:
+        at = graph.by_name[to]
+        while at.name in inside:
+            to = next((name for name in at.inputs if name in inside), at.inputs[0])
+            at = graph.by_name[to]
+        inputs.append(to)
+    return replace(node, inputs=tuple(inputs))
 
 
 def _operation(node: Node, rows: Mapping[str, Rows], used: Mapping[str, Collection[Rows]]) -> Node:

@@ -272,8 +272,9 @@ class _Search:
                 f"so the signal grows up to {within[add]}-fold; give all but one the role zero by "
             )
             says += "overrides if it should not"
-            for blocker in (vanishing.ends(side, (source,)).blocker for side in flow.args[add]):
-                if blocker is not None:  # as the noise of a VAE
+            for side in flow.args[add]:
+                blocker = vanishing.ends(side, (source,)).blocker
+                if blocker is not None and not vanishing.is_ended(side):  # as the noise of a VAE
                     says = f"and no role makes the branch of {self.name(blocker)} small"
             text = (
                 f"{self.name(add)} adds {count} branches of {self.name(source)}, and none of them "

@@ -302,10 +302,13 @@ def _is_passed(scale: Node, order: Iterable[Node], last: Collection[str]) -> boo
     return zero.issuperset(last)
 
 
-def magnified(names: Sequence[str], eps: float) -> list[Note]:
+def magnified(names: Sequence[str], eps: float, norms: str) -> list[Note]:
     """Warn, once, of zero weights whose eps a norm magnifies."""
+    cure = "norms='zero' scales it by eps"
+    if norms == "zero":
+        cure = "norms='zero' finds no scale of it that the branch ends in"
     text = (
         f"a norm ends these branches and divides by the size of their eps = {eps:g}: they add "
-        "up to eps/sqrt(e), e the norm's own epsilon (1e-3 of 1e-6); norms='zero' scales it by eps"
+        f"up to eps/sqrt(e), e the norm's own epsilon (1e-3 of 1e-6); {cure}"
     )
     return [Note("norm", tuple(names), text)] if names else []

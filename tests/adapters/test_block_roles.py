@@ -212,6 +212,46 @@ def test_the_found_blocks_may_be_stated_and_others_have_one_role():
         irt.init_(Branch(True), torch.tensor(X), overrides={name: {"role": [T, "keep"]}})
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "expected"),
+    [
+        ("layers.0.weight", {"blocks": 3}, "blocks = 3, but it should be a tuple of integers"),
+        ("layers.0.weight", {"role": []}, "a role for each block"),
+        ("layers.0.weight", {"groups": 5}, r"shape \(16, 8\)"),
+        ("layers.0.bias", {"role": [T, Z, Z]}, r"shape = \(16,\)"),
+        ("layers.0.bias", "zero", r"shape = \(16,\)"),
+    ],
+)
+def test_a_wrong_override_of_a_packed_parameter_shows_the_parameter(name, own, expected):
+    model = Branch(True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises((ValueError, TypeError), match=expected):
+        irt.init_(model, torch.tensor(X), overrides={name: own})
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_no_blocks_are_one_matrix():
+    name = "layers.0.weight"
+    found = irt.init_(Branch(True), torch.tensor(X), overrides={name: {"blocks": None}})
+    assert found.plans[name].role == "zero"
+    assert found.plans[name].blocks is None
+
+
+def test_a_note_names_the_packed_parameter():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.w = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(16, 16)
+
+        def forward(self, x):
+            u, v = self.w(torch.cat([self.a(x).tanh(), self.b(x).tanh()], -1)).chunk(2, -1)
+            return u * v
+
+    (note,) = irt.init_(Net(), torch.tensor(X)).warnings
+    assert (note.kind, note.names) == ("unread", ("w.weight",))
+    assert note.text.startswith("w.weight: ")
+
+
 def test_a_block_that_ends_a_branch_is_written_beside_a_head_that_should_be_kept():
     model = Branch(True, two=True)
     report = irt.init_(model, torch.tensor(X), head="keep")
