@@ -261,8 +261,11 @@ class Graph:
         return tuple(name for name in self.parameters if name in used)
 
 
+_PLAIN = {"abs", "cos", "exp", "relu", "sigmoid", "silu", "sin", "tanh"}  # without options
+
+
 def without_repeats(graph: Graph) -> Graph:
-    """Return a graph without sums of the same two nodes as an earlier one.
+    """Return a graph without sums of the same two nodes as an earlier one, or functions of one.
 
     So a sum of all earlier results, made anew in each layer, is the running sum.
 
@@ -277,8 +280,9 @@ def without_repeats(graph: Graph) -> Graph:
     for node in graph.nodes:
         if not now.keys().isdisjoint(node.inputs):
             node = replace(node, inputs=tuple(now.get(name, name) for name in node.inputs))
-        if node.kind == "add":
-            key = frozenset(node.inputs), node.shape, node.vanishes
+        function = function_of(node) if node.does == "map" and len(node.inputs) == 1 else ""
+        if node.kind == "add" or function in _PLAIN:
+            key = function, frozenset(node.inputs), node.shape, node.vanishes
             first = sums.setdefault(key, node.name)
             if first != node.name:
                 now[node.name] = first

@@ -62,7 +62,7 @@ class Network:
             sizes |= {f"{name}{place}": size for name, size in SIZES[kind].items()}
         sizes["z"] = (WIDTH, 3)
         rng = np.random.default_rng(1)
-        self.values = {name: rng.normal(size=size) for name, size in sizes.items()}
+        self.values = {k: rng.normal(size=size) / size[0] ** 0.5 for k, size in sizes.items()}
 
     def __call__(self, p, x):
         say = self.spelling

@@ -651,6 +651,7 @@ POOLED = {
 }
 
 
+@pytest.mark.every
 @pytest.mark.parametrize("how", POOLED)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_sum_over_time_of_the_states_of_a_recurrence_has_no_skip(framework, how):
