@@ -132,7 +132,12 @@ def _after_steps(
             [name for name in now.still if name not in alive],
             asleep,
             {name: one for name, one in now.stopped.items() if name in asleep},
-            [one for one in old.hidden if one.name in asleep] or later.hidden(asleep),
+            # What the steps up turn off, the steps down had left on.
+            [
+                one
+                for one in (old.hidden if old.steps else later.hidden(asleep))
+                if one.name in asleep
+            ],
             max(steps, old.steps),
         )
     return now
