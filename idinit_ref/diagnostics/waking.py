@@ -69,6 +69,7 @@ def watched(
     if not moves or first.found.not_finite:
         return first.audit()
     stopped = suspects(first.flow, first.found.dead, run.values, run.gradients, host)
+    stopped = {**_guessed(first), **stopped}
     if not still and not stopped:
         return first.audit()
     if why_not:
@@ -85,6 +86,20 @@ def watched(
         if not now.still and not now.lasting:
             break
     return first.audit(now.woken, now.steps, hidden=now.lasting.values())
+
+
+def _guessed(first: Verdict) -> dict[str, Dead]:
+    """Return the parameters that are no weights, and are to wake: for these no theorem says so.
+
+    The logits that mix two branches, say, get no gradient while the branches are equal.
+    """
+    nodes = first.record.graph.by_name
+    why = f", nor has it one after {STEPS} steps of training"
+    return {
+        one.name: one._replace(why=one.why + why, wakes=False)
+        for one in first.found.dead
+        if one.wakes and nodes[one.name].use == "other"
+    }
 
 
 class _Faults(NamedTuple):

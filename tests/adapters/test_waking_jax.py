@@ -70,6 +70,12 @@ def res(params, x):
     return (x + jax.nn.relu(x @ params["up"] + params["bias"]) @ params["down"]) @ params["head"]
 
 
+def mixed(params, x):
+    """Two equal branches, mixed by a learned softmax whose logits never get a gradient."""
+    w = jax.nn.softmax(params["logits"])
+    return (x + w[0] * (x @ params["up"]) + w[1] * (x @ params["down"])) @ params["head"]
+
+
 @jax.custom_vjp
 def stop(x):
     return jax.nn.relu(x)
@@ -84,7 +90,9 @@ def stopped(params, x):
 
 
 RES = ones(first=(8, 8), up=(8, 16), down=(16, 8), head=(8, 3)) | {"bias": jnp.zeros(16)}
+MIXED = ones(up=(8, 8), down=(8, 8), head=(8, 3)) | {"logits": jnp.zeros(2)}
 KINDS = {
+    "twins that logits mix": (mixed, MIXED, (6, 8), {}, False),
     "select": (select, selecting(5), (4, 8, 8, 3), {}, True),
     "select of two samples": (beside, selecting(5), (2, 16, 16, 3), {}, True),
     "twins": (select, selecting(3), (4, 8, 8, 3), {}, False),

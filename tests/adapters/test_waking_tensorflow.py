@@ -117,7 +117,25 @@ def beside():
     return keras.Model(x, keras.layers.Conv2D(3, 1, name="head")(h + (parts[0] + parts[1])))
 
 
+class Mix(keras.layers.Layer):
+    """A sum that a learned softmax weighs: its logits have no gradient while terms are equal."""
+
+    def build(self, shapes):
+        self.logits = self.add_weight(shape=(2,), initializer="zeros", name="logits")
+
+    def call(self, parts):
+        w = ops.softmax(self.logits)
+        return w[0] * parts[0] + w[1] * parts[1]
+
+
+def mixed():
+    x = keras.Input((8,))
+    mix = Mix()([keras.layers.Dense(8, name=name)(x) for name in "ab"])
+    return keras.Model(x, keras.layers.Dense(3, name="head")(x + mix))
+
+
 KINDS = {
+    "twins that logits mix": (mixed, (6, 8), {}, False),
     "select of two samples": (beside, (2, 16, 16, 3), {}, True),
     "select": (lambda: select(5), (4, 8, 8, 3), {}, True),
     "twins": (lambda: select(3), (4, 8, 8, 3), {}, False),

@@ -106,6 +106,19 @@ class Nested(nn.Module):
         return x + h
 
 
+class Mixed(nn.Module):
+    """Two equal branches, mixed by a learned softmax whose logits never get a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.logits = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        w = self.logits.softmax(0)
+        return self.head(x + w[0] * self.a(x) + w[1] * self.b(x))
+
+
 class Stop(torch.autograd.Function):
     """A function whose backward pass gives 0, or nothing."""
 
@@ -137,6 +150,7 @@ KINDS = {
     "select": (lambda: Select(5), (4, 3, 8, 8), {}, True),
     "select of two samples": (Beside, (2, 3, 16, 16), {}, True),
     "twins": (lambda: Select(3), (4, 3, 8, 8), {}, False),
+    "twins that logits mix": (Mixed, (6, 8), {}, False),
     "perceiver": (Perceiver, (4, 5, 8), {}, True),
     "blind perceiver": (lambda: Perceiver(reads=False), (4, 5, 8), {}, False),
     "zero head": (Res, (6, 8), {"head__weight": 0}, True),
