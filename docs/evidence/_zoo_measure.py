@@ -472,14 +472,21 @@ def is_alive(row: Row, tensors: int) -> int:
 
 
 def _parts(report: Any) -> dict[str, Tensor]:
-    """Return which entries have the role zero, as 1, in weights with a role for each block."""
+    """Return which entries have the role zero, as 1, in weights with several roles."""
     found = {}
     for entry in report.entries:
         if entry.plan is not None and not isinstance(entry.plan.role, str):
             plan = entry.plan
-            of = [float(role == "zero") for role in plan.role]
-            shape = [-1 if letter == "O" else 1 for letter in plan.layout]
-            held = np.broadcast_to(np.repeat(of, plan.blocks).reshape(shape), plan.shape)
+            held, blocks = np.zeros(plan.shape), plan.blocks or (plan.axes.outputs,)
+            for number, role in enumerate(plan.role):
+                stack, block = divmod(number, len(blocks))
+                spans = [slice(None)] * held.ndim
+                places = zip(plan.axes.batch_axes, plan.axes.stacks[stack].place, strict=True)
+                for axis, at in places if plan.axes.apart else ():
+                    spans[axis] = slice(at, at + 1)
+                start = sum(blocks[:block])
+                spans[plan.axes.o_axis] = slice(start, start + blocks[block])
+                held[tuple(spans)] = role == "zero"
             axes = entry.axes or plan.layout
             held = split_axes(np_namespace, held, entry.parted or entry.shape, axes)
             found[entry.name] = torch.from_numpy(held.reshape(entry.shape).copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import lcm, ldexp
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.dtypes import Format, round_array
 from ..core.kernel import CORNER
 from ..core.lattice import lines
-from ..core.layout import Layout, Piece
+from ..core.layout import Layout, Piece, Stack
 from ..core.pattern import Role, Term, called
 from ..core.plan import Plan
 from ..core.sheets import Strip, column_grid
@@ -42,6 +43,7 @@ class Alike(NamedTuple):
     """Matrices of one size and role: the place of the first, and their number."""
 
     piece: Piece
+    stack: Stack
     phase: int
     n: int
     copies: int
@@ -54,7 +56,7 @@ class Alike(NamedTuple):
 
     def terms(self, p: Plan) -> tuple[Term, ...]:
         """Return their closed form in the weight, without noise."""
-        return p.terms(self.m, self.n, self.piece.block)
+        return p.terms(self.m, self.n, self.stack.first + self.piece.block)
 
     def is_noisy(self, p: Plan) -> bool:
         """Whether they are loosened in the weight."""
@@ -66,16 +68,18 @@ def different(p: Plan) -> list[Alike]:
 
     >>> from idinit_ref import plan
     >>> different(plan((6, 2), blocks=(2, 3, 1)))[1]
-    Alike(piece=Piece(start=2, m=3, copies=1, block=1), phase=0, n=2, copies=1, role='transit')
+    Alike(piece=Piece(start=2, m=3, copies=1, block=1), stack=Stack(first=0, copies=1, place=()),
+          phase=0, n=2, copies=1, role='transit')
     >>> [(a.m, a.n, a.copies) for a in different(plan((4, 2, 3, 3), stride=(2, 2)))]
     [(4, 8, 1), (4, 4, 2), (4, 2, 1)]
     """
     alike: dict[tuple[int, int, Role], Alike] = {}
     roles = p.roles
-    for piece in p.axes.pieces:
+    for stack, piece in product(p.axes.stacks, p.axes.pieces):
         for phase, n in enumerate(p.axes.widths):
-            role, copies = roles[piece.block], piece.copies * p.axes.copies
-            first = alike.setdefault((piece.m, n, role), Alike(piece, phase, n, 0, role))
+            role = roles[stack.first + piece.block]
+            copies = piece.copies * stack.copies * p.axes.repeats
+            first = alike.setdefault((piece.m, n, role), Alike(piece, stack, phase, n, 0, role))
             alike[piece.m, n, role] = first._replace(copies=first.copies + copies)
     return list(alike.values())
 
@@ -91,7 +95,9 @@ def extract(p: Plan, alike: Alike, to: Format) -> Matrix:
            [ 0. ,  0.5,  0. , -0.5]])
     """
     at, piece = p.axes, alike.piece
-    box = [range(1) if axis in at.batch_axes else range(size) for axis, size in enumerate(p.shape)]
+    box = [range(size) for size in p.shape]
+    for axis, place in zip(at.batch_axes, alike.stack.place, strict=True):
+        box[axis] = range(place, place + 1)
     box[at.o_axis] = range(piece.start, piece.start + piece.m)
     box[at.i_axis] = range(at.channels)
     if at.taps == "center":

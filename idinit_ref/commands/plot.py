@@ -205,7 +205,8 @@ def _about(p: Plan, to: Format, parts: Sequence[DrawnMatrix]) -> str:
     if p.groups > 1:
         options.append(f"{p.groups} groups" + " (transposed)" * p.transposed)
     if p.blocks is not None:
-        roles = [f" {role}" * (not isinstance(p.role, str)) for role in p.roles]
+        is_one = isinstance(p.role, str) or p.axes.apart
+        roles = [""] * len(p.blocks) if is_one else [f" {role}" for role in p.roles]
         texts = [f"{size}{role}" for size, role in zip(p.blocks, roles, strict=True)]
         options.append(f"blocks: {', '.join(texts)}")
     if p.loosen:

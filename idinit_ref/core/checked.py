@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, get_args
 
 import numpy as np
 
 from ..errors import OptionError, OptionTypeError, ShapeError, message
 from .kernel import Taps
+from .layout import SPATIAL
 from .noise import LoosenAt
 from .options import choice, integer, letters, real, sizes
 from .pattern import Form, Role, Wide, called
@@ -19,6 +21,7 @@ _OPTIONS: dict[str, dict[str, object]] = {  # of one role, with their defaults
     "transit": {"gain": 1.0, "wide": "truncate", "loosen": 0.0, "loosen_at": "all", "seed": 0},
     "zero": {"eps": 1e-6, "form": "pair"},
 }
+_MATRIX = "OI" + SPATIAL
 _WORDS = {"role": Role, "wide": Wide, "form": Form, "taps": Taps, "loosen_at": LoosenAt}
 
 
@@ -54,18 +57,30 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         values["stride"] = sizes("stride", given["stride"], OptionError, cure, low=None)
     values["layout"] = letters(given["layout"], shape)
     if packed:
-        values["role"] = _role_of_blocks(role, values.get("blocks"))
+        batch = prod(n for n, c in zip(shape, values["layout"], strict=False) if c not in _MATRIX)
+        values["role"] = _role_of_each(role, values.get("blocks"), batch)
     _check_role({**given, **values})
     return values
 
 
-def _role_of_blocks(roles: Sequence[Role], blocks: Sequence[int] | None) -> Role | tuple[Role, ...]:
-    """Return a role for each block, or one if they are equal; raise if they are not as many."""
-    if not blocks or len(roles) != len(blocks):
+def _role_of_each(
+    given: Sequence[Role], blocks: Sequence[int] | None, batch: int
+) -> Role | tuple[Role, ...]:
+    """Return a role for each block or matrix, in the fewest words; raise if they are not as many.
+
+    `batch` is the number of matrices along the batch axes.
+    """
+    roles, count = tuple(given), len(blocks or (0,))
+    own, others = roles[:count], {roles[at : at + count] for at in range(0, len(roles), count)}
+    if len(roles) not in (count, count * batch) or not roles or (not blocks and batch == 1):
         should = f"it should have as many roles as there are blocks, {len(blocks or ())}"
+        if batch > 1:
+            should = f"{should}, or as all matrices along the batch axes have, {batch * count}"
         cure = "write one role as a string, or the sizes of all blocks with blocks="
-        raise OptionError(message("role", roles, should, cure))
-    return roles[0] if len(set(roles)) == 1 else tuple(roles)
+        raise OptionError(message("role", given, should, cure))
+    if len(others) > 1:
+        return roles
+    return own[0] if len({*own}) == 1 else own
 
 
 def _check_role(given: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ __all__ = [
     "Cut",
     "Layout",
     "Piece",
+    "Stack",
     "cut",
     "merge_axes",
     "split_axes",
@@ -42,6 +44,17 @@ class Piece(NamedTuple):
     m: int
     copies: int
     block: int
+
+
+class Stack(NamedTuple):
+    """`copies` equal stacks of all pieces, from a place along the batch axes on.
+
+    `first` is the number of the matrix of the first block, among all that have a role.
+    """
+
+    first: int
+    copies: int
+    place: tuple[int, ...]
 
 
 class Cut(NamedTuple):
@@ -129,6 +142,8 @@ class Layout:
     stride
         The strides of a transposed convolution, in the order D, H, W: each phase of the kernel is
         a matrix of its own. Negative where the kernel is stored flipped; None for no phases.
+    apart
+        Whether the matrices along the batch axes differ in their roles.
 
     Raises
     ------
@@ -146,6 +161,7 @@ class Layout:
     taps: Taps
     tap: tuple[int, ...] | None
     stride: tuple[int, ...] | None = None
+    apart: bool = False
 
     def __post_init__(self) -> None:
         self._check_letters()
@@ -313,7 +329,21 @@ class Layout:
         return tuple(pieces)
 
     @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The matrices along the batch axes: one stack of copies, or all apart."""
+        batch = [self.shape[axis] for axis in self.batch_axes]
+        if not self.apart:
+            return (Stack(0, prod(batch), (0,) * len(batch)),)
+        count = len(self.blocks or (0,))
+        places = product(*map(range, batch))
+        return tuple(Stack(at * count, 1, place) for at, place in enumerate(places))
+
+    @property
+    def repeats(self) -> int:
+        """The number of copies of every piece along the I axis: of groups, if transposed."""
+        return self.groups if self.transposed else 1
+
+    @property
     def copies(self) -> int:
-        """The number of copies of every piece: batch copies, and groups along the I axis."""
-        batch = prod(self.shape[axis] for axis in self.batch_axes)
-        return batch * (self.groups if self.transposed else 1)
+        """The number of copies of every piece along the batch axes and the I axis."""
+        return sum(stack.copies for stack in self.stacks) * self.repeats

@@ -10,9 +10,9 @@ import numpy as np
 
 from .build import Match, Run, Target, united
 from .lattice import keys, lines, remainder
-from .layout import Box, Layout
+from .layout import Box, Layout, Stack
 from .pattern import Term
-from .sheets import column_grid, row_grid, sheets
+from .sheets import column_grid, row_grid, sheets, stack_grid
 
 __all__ = ["matches", "runs"]
 
@@ -55,10 +55,16 @@ def matches(
         row = output - piece.start
         ours = (row >= 0) & (row < piece.m * piece.copies)
         row = remainder(xp, row, range(piece.m * piece.copies), max(piece.m, 1))
-        row = xp.where(ours, row, -1)
-        own = [
-            Match(rounded[term.value], *keys(term, xp, row, column))
-            for n, column in columns
-            for term in terms(piece.m, n, piece.block)
-        ]
-        yield from united(own) if xp is np else own
+        alike: dict[Any, list[Stack]] = {}
+        for stack in at.stacks:
+            each = [(*terms(piece.m, n, stack.first + piece.block),) for n, _ in columns]
+            alike.setdefault((*each,), []).append(stack)
+        for found, stacks in alike.items():
+            here = stack_grid(at, xp, box, stacks)
+            mine = xp.where(ours if here is None else ours & here, row, -1)
+            own = [
+                Match(rounded[term.value], *keys(term, xp, mine, column))
+                for (_, column), each in zip(columns, found, strict=True)
+                for term in each
+            ]
+            yield from united(own) if xp is np else own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, product
 from math import prod
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ class Plan:
     ----------
     shape, role, gain, eps, wide, form, layout, groups, transposed, stride, blocks, taps, tap, \
 loosen, loosen_at, seed
-        As in :func:`plan`. Roles of blocks are a tuple if they differ, else one word.
+        As in :func:`plan`. Roles of matrices are a tuple if they differ, else one word.
 
     Raises
     ------
@@ -79,7 +79,8 @@ loosen, loosen_at, seed
     def __post_init__(self) -> None:
         for name, value in checked(vars(self)).items():
             object.__setattr__(self, name, value)
-        axes = (self.groups, self.transposed, self.blocks, self.taps, self.tap, self.stride)
+        apart = isinstance(self.role, tuple) and len(self.role) > len(self.blocks or (0,))
+        axes = (self.groups, self.transposed, self.blocks, self.taps, self.tap, self.stride, apart)
         object.__setattr__(self, "axes", Layout(self.shape, self.layout, *axes))
 
     def options(self) -> dict[str, Any]:
@@ -116,7 +117,8 @@ loosen, loosen_at, seed
         >>> ir.plan((12, 2, 3, 3), groups=4).matrices
         ((3, 18, 4),)
         """
-        return tuple((m, n, copies) for m, n, copies, _ in self._matrices())
+        at = self.axes
+        return tuple((p.m, n, p.copies * at.copies) for p in at.pieces for n in at.widths)
 
     @property
     def nnz(self) -> int:
@@ -137,13 +139,15 @@ loosen, loosen_at, seed
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The role of each of `blocks`; of the whole weight, if it has none.
+        """The role of each block; where matrices along batch axes differ, of each matrix of these.
 
         Examples
         --------
         >>> import idinit_ref as ir
         >>> ir.plan((6, 3), blocks=(2, 4)).roles, ir.plan((6, 3), "zero").roles
         (('transit', 'transit'), ('zero',))
+        >>> ir.plan((2, 4, 4), ("transit", "zero"), layout="LOI").roles
+        ('transit', 'zero')
         """
         if isinstance(self.role, tuple):
             return self.role
@@ -159,7 +163,7 @@ loosen, loosen_at, seed
         n : int, optional
             Its columns; those of the first of `matrices` if left out.
         block : int
-            The number of its block, where each has a role.
+            Its number in `roles`.
 
         Returns
         -------
@@ -388,10 +392,10 @@ loosen, loosen_at, seed
     # Inside ---------------------------------------------------------------------------------
 
     def _matrices(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (m, n, copies, block) for each of `matrices`."""
+        """Yield (m, n, copies, number in `roles`) for each of `matrices`."""
         at = self.axes
-        for p in at.pieces:
-            yield from ((p.m, n, p.copies * at.copies, p.block) for n in at.widths)
+        for stack, p, n in product(at.stacks, at.pieces, at.widths):
+            yield p.m, n, p.copies * stack.copies * at.repeats, stack.first + p.block
 
     def _array(self, box: Box, target: _build.Target) -> Any:
         shape = tuple(len(span) for span in box)

@@ -5,16 +5,17 @@ Each matrix is a `Sheet`: rows, and columns in strips that lie evenly spaced in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .kernel import CORNER, Phase, diagonal_column, diagonal_runs
-from .layout import Box, Layout, cut
+from .layout import Box, Layout, Stack, cut
 
-__all__ = ["Repeat", "Sheet", "Strip", "column_grid", "row_grid", "sheets"]
+__all__ = ["Repeat", "Sheet", "Strip", "column_grid", "row_grid", "sheets", "stack_grid"]
 
 
 class Strip(NamedTuple):
@@ -36,8 +37,18 @@ class Repeat(NamedTuple):
     rows: int
 
 
+class _Stack(NamedTuple):
+    first: int
+    row: int
+    offset: int
+    repeats: tuple[Repeat, ...]
+
+
 class Sheet(NamedTuple):
-    """Rows of one m-row matrix and their equal copies, and where they lie in memory."""
+    """Rows of one m-row matrix and their equal copies, and where they lie in memory.
+
+    `block` is the number of the matrix among those that have a role.
+    """
 
     m: int
     block: int
@@ -55,36 +66,47 @@ def sheets(at: Layout, box: Box, strides: Sequence[int]) -> Iterator[Sheet]:
         return
     o_span, i_span = box[at.o_axis], box[at.i_axis]
     o_stride, i_stride = strides[at.o_axis], strides[at.i_axis]
-    all_rows = at.outputs * (at.groups if at.transposed else 1)
-    batch, batch_row, rows = [], 0, all_rows
-    for axis in reversed(at.batch_axes):
-        batch.append(Repeat(len(box[axis]), strides[axis], rows))
-        batch_row += box[axis].start * rows
-        rows *= at.shape[axis]
+    stacks = [*_stacks(at, box, strides)]
     for i_cut in cut(i_span.start, i_span.stop, at.channels):
         i_first = i_cut.first * at.channels + i_cut.start - i_span.start
         channels = range(i_cut.start, i_cut.stop)
         strips = tuple(_strips(at, box, strides, channels))
         i_repeat = Repeat(i_cut.copies, at.channels * i_stride, at.outputs)
-        for piece in at.pieces:
+        for stack, piece in product(stacks, at.pieces):
             low = max(o_span.start, piece.start) - piece.start
             high = min(o_span.stop, piece.start + piece.m * piece.copies) - piece.start
             for part in cut(low, high, piece.m):
                 row = piece.start + part.first * piece.m + part.start
                 yield Sheet(
                     m=piece.m,
-                    block=piece.block,
+                    block=stack.first + piece.block,
                     rows=range(part.start, part.stop),
-                    first_row=batch_row + i_cut.first * at.outputs + row,
-                    offset=(row - o_span.start) * o_stride + i_first * i_stride,
+                    first_row=stack.row + i_cut.first * at.outputs + row,
+                    offset=stack.offset + (row - o_span.start) * o_stride + i_first * i_stride,
                     row_stride=o_stride,
                     strips=strips,
                     repeats=(
                         Repeat(part.copies, piece.m * o_stride, piece.m),
                         i_repeat,
-                        *batch,
+                        *stack.repeats,
                     ),
                 )
+
+
+def _stacks(at: Layout, box: Box, strides: Sequence[int]) -> Iterator[_Stack]:
+    """Yield the parts of a box along the batch axes in which all matrices have one role."""
+    for stack in at.stacks:
+        repeats, row, offset = [], 0, 0
+        rows = at.outputs * at.repeats
+        for axis, place in zip(at.batch_axes[::-1], stack.place[::-1], strict=True):
+            span = box[axis]
+            own = range(max(place, span.start), min(place + 1, span.stop)) if at.apart else span
+            repeats.append(Repeat(len(own), strides[axis], rows))
+            row += own.start * rows
+            offset += (own.start - span.start) * strides[axis]
+            rows *= at.shape[axis]
+        if all(repeat.times > 0 for repeat in repeats):
+            yield _Stack(stack.first, row, offset, tuple(repeats))
 
 
 def _strips(at: Layout, box: Box, strides: Sequence[int], channels: range) -> Iterator[Strip]:
@@ -148,6 +170,17 @@ def _offset(at: Layout, place: Sequence[int], box: Box, strides: Sequence[int]) 
 def row_grid(at: Layout, xp: Any, box: Box) -> Any:
     """Return the O index at every place of a box, broadcastable to its shape."""
     return _along(at, xp, box, at.o_axis)
+
+
+def stack_grid(at: Layout, xp: Any, box: Box, stacks: Collection[Stack]) -> Any:
+    """Return whether every place of a box is in one of some stacks; None if all places are."""
+    if len(stacks) == len(at.stacks):
+        return None
+    table = np.zeros([at.shape[axis] for axis in at.batch_axes], bool)
+    table[tuple(np.asarray([stack.place for stack in stacks]).T)] = True
+    table = table[tuple(slice(box[a].start, box[a].stop) for a in at.batch_axes)]
+    shape = [len(span) if a in at.batch_axes else 1 for a, span in enumerate(box)]
+    return xp.asarray(table.reshape(shape))
 
 
 def column_grid(at: Layout, xp: Any, box: Box, phase: int = 0) -> Any:

@@ -43,8 +43,9 @@ def plan(
     role : {"transit", "zero"}, or a sequence of them
         IDI_tau [P, Eq. 3], or IDIZ_eps for the last weight of a residual branch. With `blocks` also
         a role for each block: a block is what a plan of it alone would be, except that its noise
-        counts the rows of the whole weight. Then the options of both roles are allowed. Equal
-        roles are kept as one.
+        counts the rows of the whole weight. With batch axes also a role for each matrix along
+        them, in row-major order, or for each block of each. Then the options of both roles are
+        allowed. Equal roles are kept as one.
     gain : float
         tau, for ``role="transit"``; any finite non-zero real.
     eps : float

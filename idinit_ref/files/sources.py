@@ -76,8 +76,8 @@ def read(
         A JSON file: ``{name: shape}``, or ``{name: {"shape": ..., "role": ..., ...}}`` with options
         of `idinit_ref.plan` beside them or in ``"plan"``, as in `idinit_ref.Report.to_dict`. This
         mapping may also be the value of ``"tensors"``. ``"axes"`` beside the role is a letter for
-        each axis, if several axes of inputs or of outputs count as one. ``"role"`` in the plan is a
-        list, a role for each block; the tensor's own is then "zero".
+        each axis, if several axes of inputs or of outputs count as one. ``"role"`` in the plan may
+        be a list, a role for each block or matrix; the tensor's own is then "zero".
     checkpoint : path, optional
         A checkpoint for `idinit_ref.files.open_checkpoint`; only its header is read.
 

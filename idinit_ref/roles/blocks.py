@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..core.layout import DEFAULT_LAYOUTS, SPATIAL
 from ..core.plan import Plan
@@ -15,7 +18,7 @@ from .graph import Node
 from .names import Kind
 from .notes import Note
 from .overrides import STORED, Given, check_own
-from .packed import HeldParts, Rows, Unpacked
+from .packed import HeldParts, Rows, Unpacked, letters_of, spans_of
 from .report import Entry
 from .values import Held, Values
 
@@ -25,6 +28,7 @@ _OF_ROLE = {
     "transit": ("gain", "wide", "taps", "loosen", "loosen_at", "seed"),
     "zero": ("eps", "form", "taps"),
 }
+_MOST = 8  # the most reasons that are given for a parameter's parts
 
 
 class Known(NamedTuple):
@@ -96,9 +100,11 @@ def rejoined(node: Node, blocks: Mapping[Rows, Entry | None], given: Given) -> E
     if not plans:
         kept = {rows: entry for rows, entry in found.items() if entry.role == "keep"}
         entry = next(iter(kept.values()), first)
-        why = _why(kept or found, 0 < len(kept) < len(found))
+        why = _why(kept or found, "outputs" if 0 < len(kept) < len(found) else "")
         return replace(entry, name=name, shape=shape, why=why)
-    used = {rows: plans[rows].role if rows in plans else "transit" for rows in found}
+    used: dict[Rows, Kind] = {
+        rows: entry.role if rows in plans else "transit" for rows, entry in found.items()
+    }
     is_one = len({*used.values()}) == 1
     of = [options for _, options in given]
     chosen = {key: own[key] for own in of for key in STORED if key in own}
@@ -110,28 +116,53 @@ def rejoined(node: Node, blocks: Mapping[Rows, Entry | None], given: Given) -> E
     if is_one:
         chosen["role"] = first.role
     else:
-        chosen["role"] = [used.get(rows, "transit") for rows in blocks]
-        chosen["blocks"] = [stop - start for start, stop in blocks]
+        chosen |= _in_parts(node, {rows: used.get(rows, "transit") for rows in blocks})
         ends = {rows: entry for rows, entry in found.items() if entry.role != "transit"}
     with prefixed(f"parameter {name!r}"):
         if is_one:
             check_own(first.role, dict(given).get(name, {}))
         plan = plan_of(node, chosen)
     role: Kind = "zero" if "zero" in used.values() else "transit"
+    what = {"O": "outputs"}.get(letters_of(node), "matrices")
+    what = "rows" if len(letters_of(node)) > 1 and "O" in letters_of(node) else what
     for rows, entry in found.items():
         if entry.role == "keep":
             ends = {**ends, rows: replace(entry, why=f"{entry.why}, which cannot be kept alone")}
-    return Entry(name, shape, role, _why(ends, not is_one), plan)
+    return Entry(name, shape, role, _why(ends, "" if is_one else what), plan)
 
 
-def _why(found: Mapping[Rows, Entry], is_part: bool) -> str:
-    """Return the reasons of some blocks of a parameter; they are parts, or all that is used."""
+def _in_parts(node: Node, roles: Mapping[Rows, Kind]) -> dict[str, Any]:
+    """Return the options of a weight's plan that give each of its parts a role."""
+    layout, shape = str(node.options["layout"]), node.shape or ()
+    letters = "".join(c for c in layout if c not in "OI" + SPATIAL) + "O"
+    sizes = [shape[layout.index(letter)] for letter in letters]
+    table, cuts = np.zeros(sizes, bool), {0, sizes[-1]}
+    for rows, role in roles.items():
+        spans = {letters.index(layout[axis]): span for axis, span in spans_of(node, rows).items()}
+        every = [spans.get(at, range(size)) for at, size in enumerate(sizes)]
+        table[np.ix_(*every)] = role == "zero"
+        cuts |= {every[-1].start, every[-1].stop}
+    each = table[..., sorted(cuts)[:-1]].reshape(-1)
+    blocks = [stop - start for start, stop in pairwise(sorted(cuts))]
+    return {
+        "role": ["zero" if is_zero else "transit" for is_zero in each],
+        "blocks": blocks if len(blocks) > 1 else None,
+    }
+
+
+def _why(found: Mapping[Rows, Entry], parts: str) -> str:
+    """Return the reasons of some parts of a parameter, which are called so; "" for all of it."""
     reasons: dict[str, list[str]] = {}
     for (start, stop), entry in found.items():
-        reasons.setdefault(entry.why, []).append(f"{start} to {stop - 1}")
-    if not is_part:
-        return "; ".join(reasons)
-    return "; ".join(f"outputs {some(rows)} alone: {why}" for why, rows in reasons.items())
+        last = stop - 1
+        rows = f"{start} to {last}" if last > start else f"{start}"
+        reasons.setdefault(entry.why, []).append(rows)
+    more = len(reasons) - _MOST
+    texts = [
+        f"{parts} {some(rows)} alone: {why}" if parts else why
+        for why, rows in [*reasons.items()][:_MOST]
+    ]
+    return "; ".join([*texts, f"and {more} more"] if more > 0 else texts)
 
 
 def loud(parts: Unpacked, entries: Mapping[str, Entry], values: Values) -> Iterator[Note]:

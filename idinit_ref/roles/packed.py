@@ -1,4 +1,4 @@
-"""Internal: packed weights as matrices of their own, so that each block has a role (section 6)."""
+"""Internal: packed and stacked weights as matrices of their own, each with a role (section 6)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from .graph import Graph, Node
 from .notes import Note
 from .values import Held
 
-__all__ = ["HeldParts", "Rows", "Unpacked", "unpacked"]
+__all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"]
 
+_OF_PARTS = {"blocks", "parted", "parts", "members"}
 _KEEPS = {"move", "scale", "shift"}
 """The operations between a packed result and its parts: each part passes them alone."""
 
 Rows = tuple[int, int]
-"""The first row of a block, and the one behind it."""
+"""The first row of a block, and the one behind it; in a stack, the indices of its matrices."""
 _Cuts = Mapping[str, Mapping[str, Rows]]
 """For each part of a result, the rows of each weight that it holds."""
 
@@ -31,11 +32,13 @@ _Cuts = Mapping[str, Mapping[str, Rows]]
 class Unpacked(NamedTuple):
     """A graph in which each used block of a packed weight, and of its bias, is a parameter.
 
-    `blocks` holds, for each such parameter, the rows and the new name of each block; None if no
-    part of a result is that block. `biases` holds the weight of each packed bias.
+    `whole` is the graph with packed weights. `blocks` holds, for each such parameter, the rows and
+    the new name of each block; None if no part of a result is that block. `biases` holds the weight
+    of each packed bias.
     """
 
     graph: Graph
+    whole: Graph
     blocks: Mapping[str, Mapping[Rows, str | None]]
     biases: Mapping[str, str] = MappingProxyType({})
 
@@ -60,7 +63,9 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     """Return a graph without packed weights, as far as all of their results are cut into parts.
 
     A tracer says in ``options["rows"]`` of a node, for each packed weight, which rows of it give
-    the node: the result of one of its operations, or a part of it. Some weights may stay whole.
+    the node: the result of one of its operations, or a part of it. Of a stack the rows are counted
+    along all axes whose letters are the weight's ``options["parts"]``, the last one fastest, and an
+    operation reads one of ``options["members"]``. Some weights may stay whole.
 
     >>> graph = Graph([
     ...     Node("x", "input", shape=(2, 4)),
@@ -77,7 +82,7 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     """
     cuts = {node.name: node.options["rows"] for node in graph.nodes if "rows" in node.options}
     if not cuts:
-        return Unpacked(graph, {})
+        return Unpacked(graph, graph, {})
     packed = {name for rows in cuts.values() for name in rows} - set(whole)
     live = _live(graph)
     inside = _inside(graph, cuts, packed, live)
@@ -102,9 +107,8 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
         elif node.kind == "parameter":
             new = [_told(node, inside, used)]
         nodes |= {each.name: each for each in new}
-    return Unpacked(
-        Graph([_known(n, nodes) for n in nodes.values()], graph.outputs), blocks, biases
-    )
+    new_graph = Graph([_known(node, nodes) for node in nodes.values()], graph.outputs)
+    return Unpacked(new_graph, graph, blocks, biases)
 
 
 def _live(graph: Graph) -> set[str]:
@@ -191,7 +195,7 @@ def _held(graph: Graph, part: Node, rows: Mapping[str, Rows]) -> set[str]:
     return {
         name
         for name, (start, stop) in rows.items()
-        if entries(part) * _outputs(graph.by_name[name]) == before * (stop - start)
+        if entries(part) * _reads(graph.by_name[name]) == before * (stop - start)
     }
 
 
@@ -203,7 +207,8 @@ def _biases(graph: Graph, inside: Mapping[str, str]) -> dict[str, str]:
         weights = {inside.get(at) for at in node.options.get("adds_to", ())}
         if len(weights) == 1 and None not in weights:
             (weight,) = weights
-            if weight and prod(node.shape or ()) == _outputs(graph.by_name[weight]):
+            of = graph.by_name[weight or name]
+            if weight and "parts" not in of.options and prod(node.shape or ()) == _size(of):
                 found[name] = weight
     return found
 
@@ -237,15 +242,16 @@ def _told(node: Node, inside: Mapping[str, str], used: Mapping[str, Collection[R
 
 def _parameters(node: Node, used: Collection[Rows]) -> list[Node]:
     """Return the blocks of a weight or bias that are used."""
-    options = {k: v for k, v in node.options.items() if k not in ("blocks", "parted")}
+    options = {k: v for k, v in node.options.items() if k not in _OF_PARTS}
     found, shape = [], list(node.shape or ())
     for rows in sorted(used):
         own, size = dict(options), rows[1] - rows[0]
         if "adds_to" in own:
             own["adds_to"] = tuple(_label(at, rows) for at in own["adds_to"])
         if "layout" in own:
-            shape[_axis(node)] = size
-        if size % own.get("groups", 1):
+            for axis, span in spans_of(node, rows).items():
+                shape[axis] = len(span)
+        if "O" in letters_of(node) and size % own.get("groups", 1):
             del own["groups"]
         new = tuple(shape) if "layout" in own else (size,)
         found.append(replace(node, name=_label(node.name, rows), shape=new, options=own))
@@ -253,17 +259,38 @@ def _parameters(node: Node, used: Collection[Rows]) -> list[Node]:
 
 
 def _blocks(node: Node, used: Collection[Rows]) -> dict[Rows, str | None]:
-    size = _outputs(node) if "layout" in node.options else prod(node.shape or ())
-    ends = sorted({0, size, *chain.from_iterable(used)})
+    size, each = prod(node.shape or ()), prod(node.shape or ())
+    if "layout" in node.options:
+        size, each = _size(node), _reads(node) if "O" in letters_of(node) else 1
+    ends = sorted({*range(0, size, each), size, *chain.from_iterable(used)})
     return {rows: _label(node.name, rows) if rows in used else None for rows in pairwise(ends)}
 
 
-def _axis(weight: Node) -> int:
-    return str(weight.options["layout"]).index("O")
+def letters_of(weight: Node) -> str:
+    """Return the letters of the axes along which a weight's parts lie."""
+    return str(weight.options.get("parts", "O"))
 
 
-def _outputs(weight: Node) -> int:
-    return (weight.shape or ())[_axis(weight)]
+def spans_of(weight: Node, rows: Rows) -> dict[int, range]:
+    """Return the span of a part along each of these axes."""
+    found, (start, stop) = {}, rows
+    for letter in reversed(letters_of(weight)):
+        axis = str(weight.options["layout"]).index(letter)
+        size = (weight.shape or ())[axis]
+        found[axis] = range(start % size, start % size + stop - start)
+        start, stop = start // size, start // size + 1
+    return found
+
+
+def _size(weight: Node) -> int:
+    """Return the number of rows along these axes."""
+    layout, shape = str(weight.options["layout"]), weight.shape or ()
+    return prod(shape[layout.index(letter)] for letter in letters_of(weight))
+
+
+def _reads(weight: Node) -> int:
+    """Return how many of these one operation reads."""
+    return _size(weight) // int(weight.options.get("members", 1))
 
 
 def _label(name: str, rows: Rows) -> str:
@@ -282,7 +309,7 @@ class HeldParts:
     """
 
     def __init__(self, held: Held, parts: Unpacked) -> None:
-        self._held, self._nodes = held, parts.graph.by_name
+        self._held, self._whole, self._nodes = held, parts.whole.by_name, parts.graph.by_name
         self._rows = {
             part: (name, rows)
             for name, own in parts.blocks.items()
@@ -304,10 +331,9 @@ class HeldParts:
             return found
         if "layout" not in node.options:
             return np.asarray(found).reshape(-1)[start:stop]
-        axis = _axis(node)
-        is_plain = len(found.shape) == len(node.shape or ()) and all(
-            size == own
-            for at, (size, own) in enumerate(zip(found.shape, node.shape or (), strict=True))
-            if at != axis
-        )
-        return np.take(found, range(start, stop), axis) if is_plain else found
+        weight = self._whole[of]
+        if found.shape != weight.shape:
+            return found
+        for axis, span in spans_of(weight, (start, stop)).items():
+            found = np.take(found, span, axis)
+        return found

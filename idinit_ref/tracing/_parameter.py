@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
-from typing import Any, Literal
+from math import prod
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from ..core.layout import merge_axes
 from ..roles.graph import Node, Use
-from ._stored import Stored
+from ._stored import Rows, Stored
 from ._values import Operation
 
 __all__ = ["Parameter", "Seen", "node_of", "with_rows"]
@@ -142,9 +144,11 @@ def _storage(
         return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     shape, layout = merge_axes(how.shape, how.letters)
-    parts = _parts(seen)
+    letters, parts, members = _parts(seen)
     sizes = {stop - start for start, stop in parts.values()}
-    if parts and all(op.is_packed(sizes) for op, _ in seen):
+    if parts and letters != "O":
+        options |= {"parts": letters, "members": members}
+    elif parts and all(op.is_packed(sizes) for op, _ in seen):
         ends = sorted({0, shape[layout.index("O")], *chain.from_iterable(parts.values())})
         options["blocks"] = tuple(b - a for a, b in pairwise(ends))
     if (shape, layout) != (given.shape, how.letters):
@@ -152,23 +156,56 @@ def _storage(
     return shape, options, ""
 
 
-def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> dict[str, tuple[int, int]]:
-    """Return the rows of a weight that each part of its results holds, by node.
+class _Parts(NamedTuple):
+    """The parts of a weight that are used separately.
 
-    None unless all of its operations are cut into such parts, two at least, that are apart.
+    `letters` are those of their axes: batch axes along which an operation reads one of so many
+    `members`, and one axis that the parts of a result cut. `rows` are counted along all of these,
+    the last axis fastest, by the node that holds the result.
     """
-    parts = [op.parts(way) for op, way in seen if isinstance(way, Stored)]
-    rows = sorted({rows for own in parts for rows in own.values()})
-    if not all(parts) or len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
-        return {}
-    return {node: rows for own in parts for node, rows in own.items()}
+
+    letters: str = "O"
+    rows: Mapping[str, Rows] = MappingProxyType({})
+    members: int = 1
+
+
+def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
+    """Return the parts of a weight.
+
+    None unless all of its operations read such parts, two at least, that are apart.
+    """
+    ways = [(op, way) for op, way in seen if isinstance(way, Stored)]
+    if len({(way.shape, way.letters) for _, way in ways}) != 1:
+        return _Parts()
+    shape, letters = merge_axes(ways[0][1].shape, ways[0][1].letters)
+    sizes = dict(zip(letters, shape, strict=True))
+    found = [op.parts(way) for op, way in ways]
+    cuts = {letter for letter, own in found if own}
+    along = [c for c in sizes if len({way.member.get(c) for _, way in ways}) > 1]
+    if len(cuts) > 1 or any(c not in way.member for c in along for _, way in ways):
+        return _Parts()
+    count = prod(sizes[c] for c in cuts)
+    parts: dict[str, Rows] = {}
+    for (op, way), (_, own) in zip(ways, found, strict=True):
+        at = 0
+        for letter in along:
+            at = at * sizes[letter] + way.member[letter]
+        of = own or ({op.name: (0, count)} if along else {})
+        if not of:
+            return _Parts()
+        first = at * count
+        parts |= {node: (first + start, first + stop) for node, (start, stop) in of.items()}
+    rows = sorted({*parts.values()})
+    if len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
+        return _Parts()
+    return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along))
 
 
 def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:
     """Return nodes that say which rows of which weights give them, if they are parts of results."""
-    rows: dict[str, dict[str, tuple[int, int]]] = {}
+    rows: dict[str, dict[str, Rows]] = {}
     for name, about in seen.items():
-        for node, own in _parts(about.ways).items():
+        for node, own in _parts(about.ways).rows.items():
             rows.setdefault(node, {})[name] = own
     return [
         replace(node, options={**node.options, "rows": rows[node.name]})

@@ -10,10 +10,14 @@ from typing import NamedTuple
 from ..core.layout import SPATIAL
 from ._axes import Atom, View
 
-__all__ = ["Cut", "Stored", "blocks_of", "stacked", "stored"]
+__all__ = ["Cut", "Rows", "Stored", "blocks_of", "stacked", "stored"]
 
 _SUMMED = "I" + SPATIAL
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
+
+
+Rows = tuple[int, int]
+"""The first index of a part along an axis, and the one behind it."""
 
 
 class Cut(NamedTuple):
@@ -52,6 +56,10 @@ class Stored:
     taps : mapping of str to tuple of int
         For each letter of space: the stored index that is nearest to each tap of the operation,
         whose kernel may be a part of the stored one, or padded with zeros.
+    batch : mapping of int to str
+        The letter of each batch axis, by its axis of the operation's weight.
+    member : mapping of str to int
+        The indices of the matrix that the operation uses, by the letter of a batch axis.
     solid : Stored, optional
         Of a stack of interleaved matrices: the form as one matrix, for other uses of the parameter.
     """
@@ -64,6 +72,8 @@ class Stored:
     flipped: str = ""
     narrow: bool = False
     taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    batch: Mapping[int, str] = field(default_factory=dict)
+    member: Mapping[str, int] = field(default_factory=dict)
     solid: Stored | None = None
 
 
@@ -81,6 +91,7 @@ class _Axis(NamedTuple):
     size: int
     letter: str
     place: int = -1
+    at: int | None = None  # the index, if the operand has one place along it
 
 
 def stored(
@@ -114,7 +125,9 @@ def stored(
         elif len(letters) == 1:
             letter, place = kept[0].letter, kept[0].place
             narrow |= letter in _SUMMED and prod(run.atom.size for run in kept) < size
-            axes.append(_Axis(size, letter, place if len({r.place for r in kept}) == 1 else -1))
+            is_one = len({run.place for run in kept}) == 1
+            at = kept[0].atom.start if len(kept) == 1 and place < 0 else None
+            axes.append(_Axis(size, letter, place if is_one else -1, at))
             whole += kept if letter == "O" else []
         else:
             parts = _parted(kept, size)
@@ -134,7 +147,9 @@ def stored(
             cut = (atom.start, atom.start + atom.size)
     sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
     spans, taps = _spans(view, outs), _taps(view, kinds, axes)
-    return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps)
+    along = {axis.place: axis.letter for axis in axes if axis.letter not in _SUMMED + "O"}
+    member = {axis.letter: axis.at for axis in axes if axis.at is not None}
+    return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps, along, member)
 
 
 def stacked(
@@ -158,9 +173,10 @@ def stacked(
     digits = sizes[axis] // period, count, size
     opened = view.reshape(sizes, (*sizes[:axis], *digits, *sizes[axis + 1 :]))
     found = stored(opened, [*kinds[:axis], *"OBO", *kinds[axis + 1 :]], shape, (), batch)
-    return (
-        None if isinstance(found, str) else replace(found, outs=(-1,) * len(found.outs), spans={})
-    )
+    if isinstance(found, str):
+        return None
+    own = {axis + 1: found.batch[axis + 1]}  # that of the digit alone
+    return replace(found, outs=(-1,) * len(found.outs), spans={}, batch=own)
 
 
 def _taps(view: View, kinds: Sequence[str], axes: Sequence[_Axis]) -> dict[str, tuple[int, ...]]:
@@ -225,7 +241,8 @@ def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
         if abs(run.atom.step) != inner:
             return None
         length = run.atom.size if number else size // inner
-        parts.append(_Axis(length, run.letter, run.place))
+        at = run.atom.start // inner if run.place < 0 else None
+        parts.append(_Axis(length, run.letter, run.place, at))
         inner *= length
     return parts[::-1] if inner == size else None
 
@@ -245,7 +262,7 @@ def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) 
     return [a._replace(letter=next(spare)) if a.letter == "B" else a for a in new]
 
 
-def blocks_of(found: Stored, cuts: Mapping[str, Cut], name: str) -> dict[str, tuple[int, int]]:
+def blocks_of(found: Stored, cuts: Mapping[str, Cut], name: str) -> dict[str, Rows]:
     """Return the rows of a weight that each part holds; none if these are not blocks.
 
     Parameters

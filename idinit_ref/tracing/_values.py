@@ -11,7 +11,7 @@ from ..core.layout import SPATIAL
 from ._axes import View
 from ._kernels import identity
 from ._made import Made, Shape
-from ._stored import Cut, Stored, blocks_of, stacked, stored
+from ._stored import Cut, Rows, Stored, blocks_of, stacked, stored
 from ._units import Unit
 
 
@@ -83,7 +83,7 @@ class Operation:
         if isinstance(found, str) or view is None or not cuts or is_grouped or self.kinds is None:
             return found
         packs = found.cut is None and self.is_packed({cut.stop - cut.start for cut in cuts})
-        if not packs or self.parts(found):
+        if not packs or self.parts(found)[1]:
             return found
         stack = stacked(view, self.kinds, self.sizes, cuts, shape, batch)
         return replace(stack, solid=found) if stack else found
@@ -100,17 +100,22 @@ class Operation:
         own = [found.taps[letters[at]] for at in kept]
         return identity(left, dilation, kernel, spread, turned, self.forward, own)
 
-    def parts(self, found: Stored) -> dict[str, tuple[int, int]]:
-        """Return the parts of a weight's outputs that are used separately; none if not packed.
+    def parts(self, found: Stored) -> tuple[str, dict[str, Rows]]:
+        """Return the parts of a matrix that are used separately, and the letter of their axis.
 
         By the node that holds the result of each: a part of this operation's result, or all of it.
+        They are blocks of the outputs, or interleaved matrices. None if it is not packed.
         """
         cuts = self._cuts
+        if found.solid is not None:  # a stack of interleaved matrices
+            (letter,) = found.batch.values()
+            at = {node: cut.start // (cut.stop - cut.start) for node, cut in cuts.items()}
+            return letter, {node: (index, index + 1) for node, index in at.items()}
         if any(cut.period < self.sizes[cut.axis] for cut in cuts.values()):
             cuts = {}
         if self.rejoined or (found.cut is None and not cuts):
-            return {}
-        return blocks_of(found, cuts, self.name)
+            return "O", {}
+        return "O", blocks_of(found, cuts, self.name)
 
     @property
     def _cuts(self) -> dict[str, Cut]:

@@ -115,6 +115,69 @@ def test_each_block_has_the_role_of_a_matrix_of_its_own(framework, kind, how):
     np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
 
 
+def from_stack(np_, how, w, x, count):
+    """Return the heads of matrices that lie in one weight in other ways."""
+    if how == "stack":
+        return [x @ w[k] for k in range(count)]
+    if how == "of two axes":
+        return [x @ w[0, k] for k in range(count)]
+    if how == "packed in a stack":
+        return cut(x @ w[0], count)
+    packed = np_.reshape(x @ w, (3, 5, 2, count, 4))  # of two heads
+    return [np_.reshape(packed[:, :, :, k], (3, 5, 8)) for k in range(count)]
+
+
+STACKS = {  # the shape of a weight of n heads
+    "stack": lambda n: (n, 8, 8),
+    "of two axes": lambda n: (2, n, 8, 8),
+    "packed in a stack": lambda n: (2, 8, 8 * n),
+    "heads": lambda n: (8, 8 * n),
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", STACKS)
+@pytest.mark.parametrize("kind", ["gate", "linear attention", "two ways"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_each_matrix_of_a_stack_has_a_role_of_its_own(framework, kind, how):
+    """In a stack of two axes, or of packed matrices, the second ones end no branch."""
+    model, roles, left = MODELS[kind]
+    count, is_double = len(roles), how in ("of two axes", "packed in a stack")
+    more = dict.fromkeys("ioh" if kind == "two ways" else "", (8, 8))
+    size = STACKS[how](count)
+
+    def function(np_, p, x):
+        last = [p["w"][1, k] for k in range(count)] if how == "of two axes" else []
+        last = cut(p["w"][1], count) if how == "packed in a stack" else last
+        y = model(np_, p, x, lambda x: from_stack(np_, how, p["w"], x, count))
+        return np_.cat([y, *(np_.tanh(x @ each) for each in last)])
+
+    (found, _), run = framework(function, more | {"w": size}, X, facts)
+    role, plan, _ = found["w"]
+    assert (role, plan.role) == (Z, (*roles, *[T] * count * is_double))
+    of = np.array(plan.role) == Z
+
+    if how == "heads":  # outputs (head, which, entry)
+        zero = np.broadcast_to(of.reshape(1, 1, count, 1), (8, 2, count, 4)).reshape(size)
+    elif how == "packed in a stack":
+        zero = np.repeat(of.reshape(2, 1, count), 8, -1)
+    else:
+        zero = of.reshape(*size[:-2], 1, 1)
+    rng = np.random.default_rng(1)
+    draw = {k: rng.normal(size=shape).astype("float32") for k, shape in more.items()}
+    w = rng.normal(size=size).astype("float32")
+
+    def rest(by):
+        out = run(draw | {"w": (w * np.where(zero, by, 1)).astype("float32")}, X)
+        own = 16 if kind == "two ways" else 8
+        return left(out[..., :own], X, draw)
+
+    np.testing.assert_allclose(rest(0), 0, atol=1e-5)
+    one, two = rest(1e-3), rest(2e-3)
+    assert np.abs(one).max() > 1e-4
+    np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_result_that_is_also_used_whole_has_one_role(framework):
     def function(np_, p, x):

@@ -1,4 +1,4 @@
-"""A role for each block: every block is what a plan of that block alone would be."""
+"""A role for each block or matrix: each is what a plan of it alone would be."""
 
 from __future__ import annotations
 
@@ -157,3 +157,69 @@ def test_an_entry_that_is_lost_is_one_of_its_block(options, said):
     plan.check("float32")
     with pytest.raises(ir.errors.RoundingError, match=said):
         plan.check("float8_e4m3fn")
+
+
+IN_STACKS = [  # with L and E as the batch axes
+    ("LOI", (3, 5, 2), None),
+    ("OIL", (4, 3, 2), None),
+    ("LOEIW", (2, 6, 3, 2, 3), (4, 2)),
+    ("HEWOIL", (3, 2, 1, 3, 5, 2), (1, 2)),
+]
+
+
+def _in_stacks(letters, shape, blocks):
+    """Return all roles, and the place, role and own plan of each matrix."""
+    sizes = dict(zip(letters, shape, strict=True))
+    batch = [letter for letter in letters if letter in "LE"]
+    own = blocks or (sizes["O"],)
+    places = [*itertools.product(*(range(sizes[letter]) for letter in batch))]
+    roles = [("zero", "transit", "transit")[k % 3] for k in range(len(places) * len(own))]
+    rest = "".join(letter for letter in letters if letter not in batch)
+    parts = []
+    for k, (place, b) in enumerate(itertools.product(places, range(len(own)))):
+        start, role = sum(own[:b]), roles[k]
+        spans = dict(zip(batch, place, strict=True), O=slice(start, start + own[b]))
+        plan = ir.plan([own[b] if c == "O" else sizes[c] for c in rest], role, layout=rest)
+        parts.append((tuple(spans.get(c, slice(None)) for c in letters), role, plan))
+    return roles, parts
+
+
+@pytest.mark.parametrize(("letters", "shape", "blocks"), IN_STACKS)
+def test_matrices_of_a_stack_are_their_own_plans(letters, shape, blocks, backend, x64):
+    roles, parts = _in_stacks(letters, shape, blocks)
+    plan = ir.plan(shape, roles, layout=letters, blocks=blocks)
+    assert plan.role == plan.roles == tuple(roles)
+    expected = np.zeros(shape)
+    for place, _, own in parts:
+        expected[place] = own.build()
+    assert plan.nnz == sum(own.nnz for *_, own in parts)
+    array = backend.call(lambda: plan.build(backend.xp, backend.dtype("float32"), backend.at()))
+    assert np.array_equal(backend.numpy(array), expected.astype("float32"))
+    middle = tuple(slice(size // 3, size) for size in shape)
+    assert np.array_equal(plan.block(middle), expected[middle])
+    places, values = plan.entries(middle)
+    assert np.array_equal(places, np.flatnonzero(expected[middle]))
+    assert np.array_equal(values, expected[middle].reshape(-1)[places])
+    assert ir.plan(shape, **plan.options()) == plan
+
+
+@pytest.mark.parametrize(("letters", "shape", "blocks"), IN_STACKS)
+@pytest.mark.parametrize("where", ["all", "entries"])
+def test_noise_is_in_the_transit_matrices_of_a_stack(letters, shape, blocks, where):
+    roles, parts = _in_stacks(letters, shape, blocks)
+    stored = {"layout": letters, "blocks": blocks}
+    noise = {"loosen": 0.5, "loosen_at": where, "seed": 4}
+    expected = ir.plan(shape, **stored, **noise).build()  # as if all were transit
+    for place, role, own in parts:
+        if role == "zero":
+            expected[place] = own.build()
+    assert np.array_equal(ir.plan(shape, roles, **stored, **noise).build(), expected)
+
+
+def test_equal_matrices_of_a_stack_have_the_fewest_words():
+    packed = {"layout": "LOI", "blocks": (2, 2)}
+    assert ir.plan((3, 4, 2), ("zero", "transit") * 3, **packed).role == ("zero", "transit")
+    assert ir.plan((3, 4, 2), ("zero",) * 6, **packed).role == "zero"
+    assert ir.plan((3, 4, 2), ("zero",) * 3, layout="LOI").role == "zero"
+    with pytest.raises(ir.errors.OptionError, match=r"blocks, 2, or as all matrices .* have, 6;"):
+        ir.plan((3, 4, 2), ("zero",) * 3, **packed)
