@@ -477,16 +477,9 @@ def _parts(report: Any) -> dict[str, Tensor]:
     for entry in report.entries:
         if entry.plan is not None and not isinstance(entry.plan.role, str):
             plan = entry.plan
-            held, blocks = np.zeros(plan.shape), plan.blocks or (plan.axes.outputs,)
-            for number, role in enumerate(plan.role):
-                stack, block = divmod(number, len(blocks))
-                spans = [slice(None)] * held.ndim
-                places = zip(plan.axes.batch_axes, plan.axes.stacks[stack].place, strict=True)
-                for axis, at in places if plan.axes.apart else ():
-                    spans[axis] = slice(at, at + 1)
-                start = sum(blocks[:block])
-                spans[plan.axes.o_axis] = slice(start, start + blocks[block])
-                held[tuple(spans)] = role == "zero"
+            held = np.zeros(plan.shape)
+            for place, role in plan.parts:
+                held[place] = role == "zero"
             axes = entry.axes or plan.layout
             held = split_axes(np_namespace, held, entry.parted or entry.shape, axes)
             found[entry.name] = torch.from_numpy(held.reshape(entry.shape).copy())

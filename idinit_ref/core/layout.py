@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -337,6 +337,20 @@ class Layout:
         count = len(self.blocks or (0,))
         places = product(*map(range, batch))
         return tuple(Stack(at * count, 1, place) for at, place in enumerate(places))
+
+    @property
+    def places(self) -> Iterator[tuple[slice, ...]]:
+        """The place in the weight of each block of each stack."""
+        blocks = (self.outputs,) if self.blocks is None else self.blocks
+        spans = [
+            slice(stop - size, stop) for size, stop in zip(blocks, accumulate(blocks), strict=True)
+        ]
+        for stack, span in product(self.stacks, spans):
+            index = [slice(None)] * len(self.shape)
+            for axis, at in zip(self.batch_axes, stack.place, strict=True):
+                index[axis] = slice(at, at + 1) if self.apart else slice(None)
+            index[self.o_axis] = slice(None) if self.blocks is None else span
+            yield tuple(index)
 
     @property
     def repeats(self) -> int:

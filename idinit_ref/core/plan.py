@@ -153,6 +153,19 @@ loosen, loosen_at, seed
             return self.role
         return (self.role,) * (1 if self.blocks is None else len(self.blocks))
 
+    @property
+    def parts(self) -> tuple[tuple[tuple[slice, ...], Role], ...]:
+        """The place of each of `roles` in the weight, beside the role.
+
+        Examples
+        --------
+        >>> import idinit_ref as ir
+        >>> (place, role), _ = ir.plan((4, 3), ("transit", "zero"), blocks=(1, 3)).parts
+        >>> place, role
+        ((slice(0, 1, None), slice(None, None, None)), 'transit')
+        """
+        return tuple(zip(self.axes.places, self.roles, strict=True))
+
     def terms(self, m: int, n: int | None = None, block: int = 0) -> tuple[Term, ...]:
         """Return the closed form of this weight's m x n matrices.
 

@@ -176,29 +176,35 @@ def _is_array(value: Made) -> bool:
 def chosen(values: Sequence[Value], labels: Sequence[Labels], out: Labels) -> Made | None:
     """Return the part of a stack that a product with a constant one-hot vector chooses."""
     for table, by, own, rest in zip(values, values[::-1], labels, labels[::-1], strict=True):
-        if not isinstance(table, Made) or not isinstance(by, Made) or len(rest) != 1:
+        if not isinstance(table, Made) or not isinstance(by, Made):
             continue
         numbers = by.numbers
-        if numbers is None or numbers.ndim != 1 or len(own) != len(table.shape or ()):
+        if numbers is None or not table.parts or len(own) != len(table.shape or ()):
             continue
-        if rest[0] not in own or rest[0] in out or len(own) != len(out) + 1:
+        long = [label for label, n in zip(rest, numbers.shape, strict=True) if n > 1]
+        if len(long) != 1 or long[0] not in own or long[0] in out or len({*own}) < len(own):
             continue
-        if not table.parts or sorted(numbers)[-1] != 1 or np.count_nonzero(numbers) != 1:
+        if numbers.max() != 1 or np.count_nonzero(numbers) != 1:
             continue
-        return _taken(table, own, out, list(own).index(rest[0]), int(numbers.argmax()))
+        if {*out} != {*own, *rest} - {*long}:
+            continue
+        return _taken(table, own, out, list(own).index(long[0]), int(numbers.argmax()))
     return None
 
 
 def _taken(table: Made, own: Labels, out: Labels, axis: int, place: int) -> Made:
-    """Return a value at one index of an axis, with its other axes in an order."""
-    left = [(label, n) for label, n in zip(own, table.shape or (), strict=True) if label in out]
-    order = [[label for label, _ in left].index(label) for label in out]
+    """Return a value at one index of an axis, with its other axes in an order, and axes of 1."""
+    sizes = dict(zip(own, table.shape or (), strict=True))
+    left = [label for at, label in enumerate(own) if at != axis]
+    kept = [label for label in out if label in sizes]
+    moved, shape = [sizes[label] for label in kept], [sizes.get(label, 1) for label in out]
 
     def move(view: View) -> View | None:
         new = view.take(axis, place)
-        return None if new is None else new.transpose(order)
+        new = None if new is None else new.transpose([left.index(label) for label in kept])
+        return None if new is None else new.reshape(moved, shape)
 
-    return table.moved(tuple(left[at][1] for at in order), move)
+    return table.moved(tuple(shape), move)
 
 
 def thinned(values: tuple[Made, Made], labels: Sequence[Labels]) -> list[Made]:

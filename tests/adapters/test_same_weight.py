@@ -346,9 +346,21 @@ def test_a_chain_starts_as_the_plain_one(framework, name, way):
     result = run(values, x)
     np.testing.assert_allclose(spelt(values, x), result, atol=1e-5 * np.abs(result).max())
     assert list(other.roles.values()) == list(one.roles.values())
-    assert {note.kind for note in other.warnings} == {note.kind for note in one.warnings}
+    kinds = [{note.kind for note in report.warnings} for report in (one, other)]
+    if name == "a mixture of matrices":  # its plain sum of experts is told as one of k branches
+        kinds[0] -= {"tie"}
+    assert kinds[0] == kinds[1]
     for k, value in values.items():
         np.testing.assert_array_equal(ours[k], value, k)
+
+
+def held(report, name, shape):
+    """Return the entries of a parameter that are to be zero: of a stack, those of some matrices."""
+    found = np.full(shape, report.roles[name] == "zero")
+    plan = report.plans.get(name)
+    for place, role in plan.parts if plan and not isinstance(plan.role, str) else ():
+        found[place] = role == "zero"
+    return found
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -360,16 +372,18 @@ def test_a_branch_ends_as_the_plain_one(framework, name, way):
     other, values, run = framework(*branch(ways[way], sizes, x), x)
     assert list(other.roles.values()) == list(one.roles.values())
     names = dict(zip(sorted(values), sorted(other.roles), strict=True))
-    zero = {k for k, name in names.items() if other.roles[name] == "zero"}
+    zero = {k: held(other, names[k], v.shape) for k, v in values.items()}
+    zero = {k: part for k, part in zero.items() if part.any()}
     assert zero
     random = drawn({k: v.shape for k, v in values.items()})
-    silent = {k: v * (k not in zero) for k, v in random.items()}
+    silent = {k: v * ~zero.get(k, np.array(False)) for k, v in random.items()}
     skip = run(silent, x)
     np.testing.assert_allclose(
         skip, run(dict.fromkeys(values, 0) | {k: 0 * v for k, v in values.items()}, x), atol=1e-5
     )
     for k in zero:
-        a, b = (run(silent | {k: by * random[k]}, x) - skip for by in (1e-2, 2e-2))
+        steps = (np.where(zero[k], by, 1).astype("float32") for by in (1e-2, 2e-2))
+        a, b = (run(silent | {k: random[k] * step}, x) - skip for step in steps)
         assert np.abs(a).max() > 1e-4, k
         np.testing.assert_allclose(b, 2 * a, atol=0.1 * np.abs(a).max())
 
