@@ -28,7 +28,7 @@ _OF_ROLE = {
     "transit": ("gain", "wide", "taps", "loosen", "loosen_at", "seed"),
     "zero": ("eps", "form", "taps"),
 }
-_MOST = 8  # the most reasons that are given for a parameter's parts
+_MOST = 4  # the most reasons that are given for a parameter's parts
 
 
 class Known(NamedTuple):

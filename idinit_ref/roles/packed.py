@@ -176,7 +176,7 @@ def _past(graph: Graph, node: Node, inside: Mapping[str, str]) -> Node:
 def _operation(node: Node, rows: Mapping[str, Rows], used: Mapping[str, Collection[Rows]]) -> Node:
     """Return an operation with blocks of its weights: any block where no output reads it."""
     weights = tuple(
-        _label(name, rows.get(name, min(used[name]))) if name in used else name
+        _label(name, rows[name] if name in rows else min(used[name])) if name in used else name
         for name in node.weights
     )
     return node if weights == node.weights else replace(node, options={}, weights=weights)
