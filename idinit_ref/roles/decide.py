@@ -125,9 +125,11 @@ def _scaled(
     """
     if general["norms"] == "keep":
         return _Scales({}, ())
+    ended = {norm for norms in ends.values() for norm in norms}
     of: dict[str, list[str]] = {}
     for name in graph.parameters:
-        for norm in graph.by_name[name].options.get("scales", ()):
+        scaled = graph.by_name[name].options.get("scales", ())
+        for norm in scaled if ended.issuperset(scaled) else ():  # others would vanish in vain
             of.setdefault(norm, []).append(name)
     weights = [weight for weight, norms in ends.items() if any(norm in of for norm in norms)]
     names = [name for weight in weights for norm in ends[weight] for name in of.get(norm, ())]

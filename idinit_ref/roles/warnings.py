@@ -306,7 +306,7 @@ def magnified(names: Sequence[str], eps: float, norms: str) -> list[Note]:
     """Warn, once, of zero weights whose eps a norm magnifies."""
     cure = "norms='zero' scales it by eps"
     if norms == "zero":
-        cure = "norms='zero' finds no scale of it that the branch ends in"
+        cure = "norms='zero' finds no scale of it in which branches alone end"
     text = (
         f"a norm ends these branches and divides by the size of their eps = {eps:g}: they add "
         f"up to eps/sqrt(e), e the norm's own epsilon (1e-3 of 1e-6); {cure}"

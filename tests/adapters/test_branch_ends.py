@@ -176,6 +176,53 @@ def test_a_branch_that_a_norm_ends_is_named_or_its_scale_is_eps(sandwich, kind):
     assert 0 < size < 1e-5
 
 
+def sides_in_torch():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+            self.norm = nn.LayerNorm(8)
+
+        def forward(self, x):
+            return x + self.norm(self.down(torch.relu(self.up(self.norm(x)))))
+
+    model = Model()
+    report = irt.init_(model, torch.tensor(NODES), norms="zero")
+    return report, model(torch.tensor(NODES)).detach().numpy()
+
+
+def sides_in_jax():
+    params = {"g": jnp.ones(8), "up": jnp.ones((8, 12)), "down": jnp.ones((12, 8))}
+
+    def norm(p, x):
+        return jax.nn.standardize(x, epsilon=1e-5) * p["g"]
+
+    def apply(p, x):
+        return x + norm(p, jax.nn.relu(norm(p, x) @ p["up"]) @ p["down"])
+
+    new, report = irj.init(params, (NODES,), apply, norms="zero")
+    return report, np.asarray(apply(new, NODES))
+
+
+def sides_in_keras():
+    x, norm = keras.Input((8,)), keras.layers.LayerNormalization(epsilon=1e-5)
+    up, down = (keras.layers.Dense(n, name=s) for n, s in ((12, "up"), (8, "down")))
+    model = keras.Model(x, x + norm(down(keras.ops.relu(up(norm(x))))))
+    report = irk.init_(model, norms="zero")
+    return report, model(NODES).numpy()
+
+
+@pytest.mark.parametrize("sides", [sides_in_torch, sides_in_jax, sides_in_keras])
+def test_a_norm_that_also_begins_the_branch_keeps_its_scale(sides):
+    """With eps as its scale the weights behind it would read eps, and the branch would be dead."""
+    report, y = sides()
+    assert [name for name, role in report.roles.items() if role == "zero"] == [
+        next(name for name in report.roles if "down" in name)
+    ]
+    assert [note.kind for note in report.warnings] == ["norm"]
+    assert 1e-5 < np.abs(y - NODES).max() < 1e-2  # eps / sqrt(e)
+
+
 def test_a_batch_norm_that_is_frozen_magnifies_nothing():
     """Its moments stay what they are: the weight before it is zero, and nothing is warned of."""
     x = keras.Input((4, 4, 8))
