@@ -20,7 +20,7 @@ from .values import Held
 __all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"]
 
 _OF_PARTS = {"blocks", "parted", "parts", "members"}
-_KEEPS = {"move", "scale", "shift"}
+_KEEPS = {"move", "scale", "shift", "map"}
 """The operations between a packed result and its parts: each part passes them alone."""
 
 Rows = tuple[int, int]

@@ -65,7 +65,7 @@ class Moves(Results):
             view = move(track.view)
             if view is not None:
                 tracks.append(track._replace(view=view))
-            elif not (track.is_part or track.is_faded):
+            elif not track.is_part:
                 track.operation.whole = True
         node = value.node
         if not quiet:

@@ -48,11 +48,13 @@ class Results(Functions):
         floating: bool = True,
         word: str | Fact = "",
         under: Runs | None = None,
+        passes: bool = False,
     ) -> Value:
         """Draw an operation that depends on some values in any way.
 
         `word` is its plain name, as :func:`fact_of` lists it, or its facts; "" means that the
-        result is zero if all these values are. `under` are the entries that a write covers.
+        result is zero if all these values are. `under` are the entries that a write covers. An
+        operation that `passes` entries on does not use a packed result as a whole.
         """
         fact = fact_of(word) if isinstance(word, str) else word
         if fact.does in ON_DATA and floating:
@@ -69,7 +71,8 @@ class Results(Functions):
             made = made.factored(ends, [part.name for part in linear if part.vanishes])
             return made.noted(done_by("", name, [])) if fact.vanishes == "never" else made
         for signal in signals:
-            signal.spend()
+            if not passes or not floating or signal.shape != shape:
+                signal.spend()
         out: Data | Signal = Data(shape)
         if floating and signals:
             out = self._drawn(name, values, signals, shape, fact)
@@ -304,7 +307,7 @@ class Results(Functions):
         """
         if word == "identity" and isinstance(values[0], Made) and all(map(is_constant, values[1:])):
             return values[0]
-        out = self.result(name, values, shape, floating, word or name)
+        out = self.result(name, values, shape, floating, word or name, passes=True)
         if isinstance(out, Made) and out.parts:
             out = self._of_parameters(name, values, shape, doing, word or name)
             plain = word if word and isinstance(word, str) else name
@@ -451,5 +454,8 @@ def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Sign
     tracks = [track._replace(is_faded=True) for signal in alike for track in signal.tracks]
     if not tracks and not halves:
         return out
+    if len(tracks) > _MOST:
+        for signal in alike:
+            signal.spend()
     kept = tuple(tracks) if len(tracks) <= _MOST else ()
     return out._replace(tracks=kept, halves=halves)

@@ -144,7 +144,7 @@ class Slices(Moves):
             touched = [
                 axis for axis in cut if any(atom.axis >= 0 for atom in track.view.axes[axis])
             ]
-            if touched and not (track.is_part or track.is_faded):
+            if touched and not track.is_part:
                 place = None if view is None else _place(track.view, touched, spans)
                 own.cuts[node] = place
                 if place is not None:

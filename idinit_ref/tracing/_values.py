@@ -232,7 +232,7 @@ class Signal(NamedTuple):
     def spend(self) -> None:
         """Record that the result of an operation is used whole."""
         for track in self.tracks:
-            if not (track.is_part or track.is_faded):
+            if not track.is_part:
                 track.operation.whole = True
 
     @property

@@ -51,6 +51,7 @@ class Writes(Sums):
         floating: bool = True,
         word: str | Fact = "",
         under: Runs | None = None,
+        passes: bool = False,
     ) -> Value:
         """Draw an operation that depends on some values in any way.
 
@@ -59,7 +60,7 @@ class Writes(Sums):
         found = None
         if word == "scatter" and floating and len(values) > 1:
             found = self._written_back(name, values[0], values[1], values[2:], shape, under)
-        return found or super().result(name, values, shape, floating, word)
+        return found or super().result(name, values, shape, floating, word, passes=passes)
 
     def _written_back(
         self,
