@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from math import prod
 from typing import Literal, NamedTuple
 
 from .dominators import ROOT
 from .ends import Ends, Vanishing
-from .flow import SPACE, Flow, bare_shape, entries
+from .flow import SPACE, Flow
+from .graph import bare_shape, entries
 from .ways import HERE, Frontier, Way
 
 __all__ = ["Adds", "Branch"]
@@ -62,6 +63,7 @@ class Adds:
         self.ties: dict[int, int] = {}
         self.residual: set[int] = set()
         self._recurrent: set[str] = set()  # weights that read the states of a recurrence
+        self._finer = self._find_finer()
         self._stream: list[int] = []  # for each node, the start of its stream of residual adds
         for number, node in enumerate(flow.nodes):
             source = self._judge(number) if node.kind == "add" else None
@@ -135,9 +137,8 @@ class Adds:
         common = own.intersection(*(self._read_by(source) for source in sources)) if own else own
         if not common:
             return False
-        known = dict[int, bool]()
-        rest = (not self._flow.is_after(at, sources, known) for at in self._flow.nearest(branch))
-        if any(rest):
+        after = self._flow.after(sources)
+        if not all(map(after, self._flow.nearest(branch))):
             self._recurrent |= common
             return True
         return False
@@ -169,7 +170,7 @@ class Adds:
 
     def _meet(self, add: int, sides: tuple[int, int]) -> tuple[dict[int, Way], dict[int, Way]]:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
-        flow, ahead = self._flow, Frontier(self._flow.peak)
+        flow = self._flow
         found: tuple[dict[int, Way], dict[int, Way]] = ({}, {})
         for side, skip in enumerate(sides):
             # The usual block: the whole branch is computed from the skip, or from its start.
@@ -182,27 +183,53 @@ class Adds:
         may = [self._may_skip(sides[side], sides[1 - side]) for side in (0, 1)]
         if not any(may):
             return found
+
+        def is_met(node: int, side: int, way: Way) -> bool:
+            return may[side] and (way.spatial or self._is_alike(node, add, sides[side]))
+
+        ahead = Frontier(flow.peak, is_met)
         for side in (0, 1):
-            ahead.push(flow.hop[sides[side]], side, HERE)
+            node, way = self._enter(sides[side])
+            if way.free or may[1 - side]:
+                ahead.push(node, side, way, True)
+        has_stopped = False
         while ahead.may_meet:
+            for side in (0, 1):
+                lone = None if has_stopped else ahead.lone(side)
+                if lone and self._is_led(sides[1 - side], *lone) and is_met(lone[0], side, lone[1]):
+                    return ({}, dict([lone])) if side else (dict([lone]), {})
+                if settled := ahead.settled(side):
+                    found[side].update(settled)
+                    return found
             node, ways = ahead.pop()
             if all(way.over or way.free for way in ways):
                 met = [
-                    may[side]
-                    and ways[side].free
-                    and ways[1 - side].over
-                    and (ways[side].spatial or self._is_alike(node, add, sides[side]))
+                    ways[side].free and ways[1 - side].over and is_met(node, side, ways[side])
                     for side in (0, 1)
                 ]
                 for side in (0, 1):
                     if met[side]:
                         found[side][node] = ways[side]
                 if any(met) or (ways[0].free and ways[1].free):
+                    has_stopped = True
                     continue  # nodes further back are not nearer
             for side in (0, 1):
-                if ways[side].is_open:
-                    self._go_back(ahead, node, side, ways[side])
+                for to, way in self._back(node, ways[side]) if ways[side].is_open else ():
+                    if way.free or may[1 - side]:  # else the other operand is no skip
+                        ahead.push(to, side, way, not ways[1 - side].is_open)
         return found
+
+    def _is_led(self, side: int, node: int, way: Way) -> bool:
+        """Whether an operand surely reaches a node over weights that the other reaches freely.
+
+        This needs no search if all ways of the other operand lead over that node, and none of its
+        own ways has ended at a nearer one.
+        """
+        flow = self._flow
+        lead = flow.lead[flow.hop[side]]
+        if lead < 0 or way.over or not way.free:
+            return False
+        return any(flow.paths.is_above(node, to) for to in flow.inputs[lead])
 
     def _is_lone(self, add: int, skip: int, branch: int) -> bool:
         """Whether the start of a skip alone may be a source, as the branch is no skip."""
@@ -218,26 +245,35 @@ class Adds:
         shape = bare_shape(nodes[node].shape)
         return shape in (bare_shape(nodes[at].shape) for at in (add, side))
 
-    def _go_back(self, ahead: Frontier, node: int, side: int, way: Way) -> None:
-        """Go from a node back to all its inputs."""
+    def _enter(self, side: int) -> tuple[int, Way]:
+        """Return the node at which the ways back from an operand part, and the way to it."""
+        flow, node, way = self._flow, self._flow.hop[side], HERE
+        while flow.nodes[node].kind != "weight" and len(flow.users[node]) == 1:
+            if len(flow.inputs[node]) != 1:
+                break
+            ((node, way),) = self._back(node, way)
+        return node, way
+
+    def _back(self, node: int, way: Way) -> Iterator[tuple[int, Way]]:
+        """Yield the ways from a node back to all its inputs."""
         flow, this = self._flow, self._flow.nodes[node]
         whole = flow.rejoined(node) if way.free else None
         if whole is not None:
-            ahead.push(flow.hop[whole], side, way._replace(over=False, cut=False))
+            yield flow.hop[whole], way._replace(over=False, cut=False)
         for to in flow.inputs[node]:
             if this.kind == "weight":
-                ahead.push(to, side, Way(over=True))
+                yield to, Way(over=True)
                 continue
             drops = way.free and flow.is_dropping(node, to)
             if way.over or way.cut or drops:
-                ahead.push(to, side, Way(way.over, cut=way.cut or drops))
+                yield to, Way(way.over, cut=way.cut or drops)
             if way.free and not drops and whole is None:
                 by = flow.gates(node, to)
                 gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
                 is_moving = this.does in SPACE or flow.is_sorting(node, to)
                 is_moving = is_moving or flow.is_widening(node)
                 spatial = way.spatial and (this.kind == "add" or is_moving)
-                ahead.push(flow.hop[to], side, Way(False, True, gates, spatial))
+                yield flow.hop[to], Way(False, True, gates, spatial)
 
     def _is_source(self, node: int, branch: int) -> bool:
         """Whether a node is a source of a branch, not a term added to another source's stream."""
@@ -304,12 +340,11 @@ class Adds:
         if self._is_recurrent(skip, branch, source):
             return []
         ends = self._vanishing.ends(branch, (source,))
-        flow, known = self._flow, dict[int, bool]()
+        flow = self._flow
         own = flow.users[branch] == [add]
-        for end in ends.weights:
-            is_apart = own and flow.behind.is_above(branch, end)
-            if not is_apart and flow.is_after(skip, ends.weights, known):
-                return []
+        is_apart = all(own and flow.behind.is_above(branch, end) for end in ends.weights)
+        if not is_apart and flow.after(ends.weights)(skip):
+            return []
         how: Literal["", "pyramid"] = "pyramid" if self._is_level(add, branch, source) else ""
         return [Branch(add, skip, branch, (source,), ends, how)]
 
@@ -349,8 +384,8 @@ class Adds:
 
     def _is_level(self, add: int, branch: int, source: int) -> bool:
         """Whether a branch leaves the resolution of source and add, and returns by upsampling."""
-        flow, known = self._flow, dict[int, bool]()
-        seen, stack = {branch}, [branch]
+        flow, after = self._flow, self._flow.after((source,))
+        seen, stack = {branch}, [branch] if self._finer[branch] > source else []
         while stack:
             top = stack.pop()
             base = self._unshuffled(top, len(flow.nodes[add].shape or ()))
@@ -360,10 +395,22 @@ class Adds:
                 is_finer = flow.nodes[top].does == "resize"
                 if is_finer and self._is_coarse(to, top, (source, add)):
                     return True
-                if to not in seen and to > source and flow.is_after(to, (source,), known):
+                if to not in seen and self._finer[to] > source and after(to):
                     seen.add(to)
                     stack.append(to)
         return False
+
+    def _find_finer(self) -> list[int]:
+        """Find for each node the latest one up to it that may leave a resolution."""
+        flow, found = self._flow, list[int]()
+        for number, node in enumerate(flow.nodes):
+            if node.does == "move":
+                is_finer = self._unshuffled(number, len(node.shape or ())) is not None
+            else:
+                is_finer = node.does == "resize"
+            before = [found[to] for to in flow.inputs[number]]
+            found.append(number if is_finer else max(before, default=ROOT))
+        return found
 
     def _unshuffled(self, node: int, rank: int) -> int | None:
         """Return the node whose channels moves laid out in space (a pixel shuffle), or None."""

@@ -7,10 +7,12 @@ from math import prod
 from typing import NamedTuple
 
 from ..core.layout import SPATIAL
-from .flow import Flow, entries
-from .graph import ROOTS, function_of
+from .after import After
+from .flow import Flow
+from .graph import ROOTS, entries, function_of
+from .void import factors_of, find_alive, find_void, needed_of, struck_of
 
-__all__ = ["Ends", "Vanishing", "find_alive", "find_void"]
+__all__ = ["Ends", "Vanishing"]
 
 
 class Ends(NamedTuple):
@@ -32,58 +34,6 @@ class Ends(NamedTuple):
     norms: tuple[int, ...] = ()
 
 
-def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
-    """Find the nodes that are zero, for any other weights, if some weight operations are zero.
-
-    Constant zeros count too, and what is computed from them.
-    """
-    found: list[bool] = []
-    for number, (node, args) in enumerate(zip(flow.nodes, flow.args, strict=True)):
-        if node.kind in ("input", "parameter") or node.vanishes == "never":
-            found.append(False)
-        elif isinstance(node.vanishes, tuple):
-            found.append(any(found[args[place]] for place in node.vanishes))
-        else:
-            found.append(number in zero or all(found[to] for to in args))
-    return found
-
-
-def find_alive(flow: Flow) -> list[bool]:
-    """Find the nodes that are not zero if any weight operations are zero."""
-    found: list[bool] = []
-    for number, (node, args) in enumerate(zip(flow.nodes, flow.args, strict=True)):
-        if node.kind in ("input", "parameter") or node.vanishes == "never":
-            found.append(True)
-        elif isinstance(node.vanishes, tuple):
-            found.append(all(found[to] for to in _factors(flow, number)))
-        else:
-            found.append(node.kind != "weight" and any(found[to] for to in args))
-    return found
-
-
-def _needed(flow: Flow, number: int) -> Collection[int]:
-    """Return the inputs that decide whether a node vanishes."""
-    vanishes, args = flow.nodes[number].vanishes, flow.args[number]
-    if vanishes == "never":
-        return ()
-    return args if vanishes == "all" else [args[place] for place in vanishes]
-
-
-def _factors(flow: Flow, number: int) -> Collection[int]:
-    """Return the inputs that decide so, and factors that are struck out: they, too, make it 0."""
-    return [*_needed(flow, number), *_struck(flow, number)]
-
-
-def _struck(flow: Flow, number: int) -> Collection[int]:
-    """Return the factors of a product that do not decide whether it vanishes."""
-    node, args = flow.nodes[number], flow.args[number]
-    if node.does not in _PRODUCTS or not isinstance(node.vanishes, tuple):
-        return []
-    places = range(len(args)) if node.does == "contract" else node.sums
-    return [args[place] for place in places if place not in node.vanishes]
-
-
-_PRODUCTS = {"product", "contract"}
 _ELSEWHERE, _ENDS = "elsewhere", "ends"
 _State = str | int
 """The state of a node: it ends only in weights before the source, or also in later ones; or the
@@ -91,20 +41,25 @@ blocker."""
 _Known = dict[int, _State] | list[_State]
 """The states of nodes by number."""
 _TRIES = 8  # the most weights that are passed as of second order
+_MOST = 2**19  # the most states that are kept, of all walks
 
 
 class _Walk(NamedTuple):
     """A search back from a signal to the weights after its sources.
 
-    `chosen` holds the factor of each product that ends it. A weight operation with a weight in
-    `passed` is no end. Where `summed`, a factor that is struck out may end a product if no other
-    factor does.
+    A weight operation with a weight in `passed` is no end. Where `summed`, a factor that is struck
+    out may end a product if no other factor does. What is known of nodes holds for all signals:
+    their states in `known`, in `chosen` the factor of each product that ends it, and in `struck`
+    the nodes on whose paths back a factor is struck out.
     """
 
     sources: Collection[int]
     passed: Set[str]
-    chosen: dict[int, int]
     summed: bool
+    after: After
+    known: dict[int, _State]
+    chosen: dict[int, int]
+    struck: set[int]
 
 
 class Vanishing:
@@ -128,6 +83,8 @@ class Vanishing:
         self._dead: dict[
             tuple[frozenset[str], bool], dict[int, bool]
         ] = {}  # by zero weights: what vanishes
+        self._walks: dict[tuple[Set[int], Set[str], bool], _Walk] = {}
+        self._kept = 0
         self._anywhere: list[_State] = []  # of each node; ends in weights, for any source
         for number in range(len(flow.nodes)):
             self._anywhere.append(self._state(number, self._anywhere, None))
@@ -159,48 +116,65 @@ class Vanishing:
             Whether factors that are struck out are ends.
         """
         flow, lowest = self._flow, min(sources)
-        known: dict[int, _State] = {}
-        walk = _Walk(sources, passed, {}, summed)
-        after: dict[int, bool] = {}
-        reach = sorted(self._reach(signal, walk))
+        walk = self._walk(sources, passed, summed)
+        known, reach, before = walk.known, sorted(self._reach(signal, walk)), len(walk.after)
         for number in reach:
+            if struck_of(flow, number):
+                walk.struck.add(number)
             if number in sources:
                 known[number] = number
             elif number < lowest:
                 state = self._anywhere[number]
                 known[number] = _ELSEWHERE if state == _ENDS else state
             elif self._is_end(number, passed):
-                counts = not self.void[number] and flow.is_after(number, sources, after)
+                counts = not self.void[number] and walk.after(number)
                 known[number] = _ENDS if counts else _ELSEWHERE
                 if counts and self._is_again(number, sources):
                     known[number] = number
             else:
                 known[number] = self._state(number, known, walk)
+                if walk.struck and not walk.struck.isdisjoint(needed_of(flow, number)):
+                    walk.struck.add(number)
+        self._kept += len(reach) + len(walk.after) - before
         state = known[signal]
         if isinstance(state, int) and self._is_end(state, passed) and len(passed) < _TRIES:
             other = self.ends(signal, sources, passed | flow.names([state]), summed)
             return other if other.weights else Ends(blocker=state)
         if state != _ENDS:
             none = Ends(blocker=None if isinstance(state, str) else state)
-            may = not summed and any(_struck(flow, number) for number in reach)
+            may = not summed and signal in walk.struck
             other = self.ends(signal, sources, passed, True) if may else none
             return other if other.weights else none
         weights, norms = self._collect(signal, known, walk)
         return Ends(tuple(sorted(weights)), None, tuple(sorted(norms)))
 
     def _reach(self, signal: int, walk: _Walk) -> set[int]:
-        """Return the nodes on the paths back from a signal to weights and sources."""
-        sources, lowest = walk.sources, min(walk.sources)
-        seen, stack = {signal}, [signal]
+        """Return the unknown nodes on the paths back from a signal to weights and sources."""
+        sources, lowest, known = walk.sources, min(walk.sources), walk.known
+        seen, stack = set[int](), [signal]
         while stack:
             top = stack.pop()
+            if top in seen or top in known:
+                continue
+            seen.add(top)
             if top < lowest or top in sources or self._is_end(top, walk.passed):
                 continue
-            new = {*_needed(self._flow, top)} - seen
-            new |= {*_struck(self._flow, top)} - seen if walk.summed else set()
-            seen |= new
-            stack += new
+            stack += needed_of(self._flow, top)
+            if walk.summed:
+                stack += struck_of(self._flow, top)
         return seen
+
+    def _walk(self, sources: Collection[int], passed: Set[str], summed: bool) -> _Walk:
+        """Return the walk to some sources, with what is known of it from other signals."""
+        key = frozenset(sources), frozenset(passed), summed
+        walk = self._walks.get(key)
+        if walk is None:
+            if self._kept > _MOST:
+                self._walks.clear()
+                self._kept = 0
+            walk = _Walk(sources, passed, summed, self._flow.after(sources), {}, {}, set())
+            self._walks[key] = walk
+        return walk
 
     def _is_end(self, number: int, passed: Set[str]) -> bool:
         """Whether a node is a weight operation that is not passed."""
@@ -237,7 +211,7 @@ class Vanishing:
         if node.kind in ("input", "parameter") or node.vanishes == "never":
             return number
         struck = dict.fromkeys(args[place] for place in node.sums)
-        other = _struck(self._flow, number) if walk and walk.summed else ()
+        other = struck_of(self._flow, number) if walk and walk.summed else ()
         if isinstance(node.vanishes, tuple):
             factors = dict.fromkeys(args[place] for place in node.vanishes)
             state = self._factor(number, [to for to in factors if to not in struck], known, walk)
@@ -311,10 +285,10 @@ class Vanishing:
         may = [to for to in may if not self._is_sign(to)] or may
         places = [
             to
-            for to in _factors(self._flow, number)
+            for to in factors_of(self._flow, number)
             if not self._is_never(to) and (to in may or not self._is_sign(to))
         ]
-        needed = set(_needed(self._flow, number))
+        needed = set(needed_of(self._flow, number))
         if len(places) == 1:
             chosen[number] = may[0]
             return _ENDS
@@ -371,7 +345,7 @@ class Vanishing:
                 continue
             if nodes[top].does == "norm" or (top in chosen and self._is_norm(top, chosen[top])):
                 norms.add(top)
-            ways = [chosen[top]] if top in chosen else _needed(self._flow, top)
+            ways = [chosen[top]] if top in chosen else needed_of(self._flow, top)
             new = [to for to in ways if to not in seen]
             seen.update(new)
             stack += new
@@ -427,7 +401,7 @@ class Vanishing:
             elif top < lowest:
                 known[top] = False
             else:
-                ways = list(_factors(flow, top) if is_whole else _needed(flow, top))
+                ways = list(factors_of(flow, top) if is_whole else needed_of(flow, top))
                 missing = [to for to in ways if to not in known]
                 stack += missing
                 if not missing:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from heapq import heappop, heappush
-from math import inf, prod
+from math import inf
 
 from ..core.layout import SPATIAL
+from .after import After, Paths
 from .dominators import ROOT, dominators
-from .graph import Graph, Node, without_repeats
+from .graph import Graph, Node, bare_shape, entries, without_repeats
 
-__all__ = ["SPACE", "Flow", "bare_shape", "entries"]
+__all__ = ["SPACE", "Flow"]
 
 _LOGITS = {"move", "scale", "select", "shift"}
 _MIXING = {"unknown", "product", "contract", "attention", "norm", "join"}
@@ -19,23 +20,6 @@ SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
 _MASKED = {"product", "scale", "select", "attention"}
 _SPATIAL = SPACE - {"crop"}
 _CUTS = {"select", "crop"}
-
-
-def bare_shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return a shape without its leading axes of size 1.
-
-    >>> bare_shape((1, 1, 5, 8))
-    (5, 8)
-    """
-    sizes = list(shape or ())
-    while sizes and sizes[0] == 1:
-        del sizes[0]
-    return tuple(sizes)
-
-
-def entries(node: Node) -> int:
-    """Return the number of entries of a node; 0 if its shape is unknown."""
-    return 0 if node.shape is None else prod(node.shape)
 
 
 class Flow:
@@ -73,6 +57,7 @@ class Flow:
             for name in node.weights:
                 self.uses.setdefault(name, []).append(number)
         self._signals()
+        self.paths = Paths(self.inputs)
         count = len(self.nodes)
         self._trunk = [self._without_masks(number) for number in range(count)]
         self.before = dominators(self._trunk, range(count))
@@ -159,9 +144,11 @@ class Flow:
 
     def _passing(self) -> None:
         """Find bounds of the possible sources; a chain of adds is passed in one hop."""
-        self.least: list[float] = []  # the earliest shared node reached over no weight
+        self.least: list[float] = []  # the earliest shared node reached freely, as a whole
+        self.lead: list[int] = []  # the latest weight operation reached so; -1 if none is
         self.most: list[int] = []  # the latest node reached over a weight
         self.hop: list[int] = []
+        is_open: list[bool] = []  # whether a shared node is reached over no weight, or a part of it
         self.peak: list[int] = []  # the latest shared node before a node; a shared one is its own
         for number, node in enumerate(self.nodes):
             own = number if len(self.users[number]) > 1 else inf
@@ -169,18 +156,32 @@ class Flow:
             before = [self.peak[to] for to in inputs] if own == inf else ()
             self.peak.append(max(before, default=number))
             if node.kind == "weight":
+                is_open.append(own < inf)
+                self.lead.append(number)
                 self.least.append(own)
                 self.most.append(max(inputs, default=-1))
                 self.hop.append(number)
                 continue
-            open_ = [to for to in inputs if self.least[to] < inf]
-            self.least.append(min([own, *(self.least[to] for to in open_)]))
-            self.most.append(max((self.most[to] for to in inputs), default=-1))
+            free = self._wholes(number)
+            self.least.append(min([own, *[self.least[to] for to in free]]))
+            self.lead.append(max([self.lead[self.hop[to]] for to in free], default=-1))
+            open_ = [to for to in inputs if is_open[to]]
+            is_open.append(own < inf or len(open_) > 0)
+            self.most.append(max([self.most[to] for to in inputs], default=-1))
             is_chain = node.kind == "add" and own == inf and len(open_) == 1
             if is_chain and self.nodes[open_[0]].shape == node.shape:
                 self.hop.append(self.hop[open_[0]])
             else:
                 self.hop.append(number)
+
+    def _wholes(self, number: int) -> Sequence[int]:
+        """Return the nodes of which a node holds all entries, over no weight."""
+        if self.nodes[number].does == "join":
+            whole = self.rejoined(number)
+            return self.inputs[number] if whole is None else (whole,)
+        if self.nodes[number].does == "select":
+            return [to for to in self.inputs[number] if not self.is_dropping(number, to)]
+        return self.inputs[number]
 
     def _spots(self) -> None:
         """Find the start of each chain of sums, past terms that reach no source of such a sum.
@@ -317,25 +318,9 @@ class Flow:
         whole = min(bases)
         return whole if len(bases) == 1 and size == entries(self.nodes[whole]) else None
 
-    def is_after(self, node: int, sources: Collection[int], known: dict[int, bool]) -> bool:
-        """Whether a node is computed from one of the sources; `known` caches results."""
-        if any(self.before.is_above(source, node) for source in sources):
-            return True
-        lowest, stack = min(sources), [node]
-        while stack:
-            top = stack[-1]
-            if top in known:
-                stack.pop()
-                continue
-            if top in sources:
-                known[top] = True
-                continue
-            new = [to for to in self.inputs[top] if to >= lowest]
-            missing = [to for to in new if to not in known]
-            stack += missing
-            if not missing:
-                known[top] = any(known[to] for to in new)
-        return known[node]
+    def after(self, sources: Collection[int]) -> After:
+        """Return what knows whether a node is computed from one of some sources."""
+        return After(self.inputs, self.before, self.paths, sources)
 
     def longest(self, node: int, sources: Collection[int]) -> int:
         """Return the most weights on a path from some sources to a node; -1 without a path."""
@@ -387,7 +372,7 @@ class Flow:
             return False
         if self.nodes[source].kind == "input" or not self.starts[node] & bits:
             return bool(self.starts[node] & bits)
-        if self.before.is_above(source, node):
+        if self.paths.is_above(source, node) or self.before.is_above(source, node):
             return True
         seen, heap = {node}, [-node]
         while heap:

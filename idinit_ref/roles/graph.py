@@ -6,6 +6,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Literal, get_args
 
 from ..core.options import sizes
@@ -19,6 +20,8 @@ __all__ = [
     "Node",
     "NodeKind",
     "Use",
+    "bare_shape",
+    "entries",
     "function_of",
     "without_repeats",
 ]
@@ -303,3 +306,20 @@ def function_of(node: Node) -> str:
     """
     last = re.split(r"[:/.] ?", node.name)[-1]
     return re.sub(r"(_\d*| \(\d+\))$", "", last).lower()
+
+
+def bare_shape(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return a shape without its leading axes of size 1.
+
+    >>> bare_shape((1, 1, 5, 8))
+    (5, 8)
+    """
+    sizes = list(shape or ())
+    while sizes and sizes[0] == 1:
+        del sizes[0]
+    return tuple(sizes)
+
+
+def entries(node: Node) -> int:
+    """Return the number of entries of a node; 0 if its shape is unknown."""
+    return 0 if node.shape is None else prod(node.shape)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .flow import entries
-from .graph import Graph, Node
+from .graph import Graph, Node, entries
 from .notes import Note
 from .values import Held
 

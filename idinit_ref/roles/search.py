@@ -9,11 +9,12 @@ from ..core.options import choice
 from ..core.pattern import Role
 from ..errors import GraphError, OptionTypeError, message
 from .adds import Adds, Branch
-from .ends import Vanishing, find_void
+from .ends import Vanishing
 from .flow import Flow
 from .graph import Graph, Node, function_of
 from .notes import Note, merged
 from .packed import Rows, unpacked
+from .void import find_void
 
 __all__ = ["Found", "Inferred", "explain_parts", "explain_roles", "infer_roles"]
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from ..roles.flow import entries
-from ..roles.graph import Node
+from ..roles.graph import Node, entries
 from ._units import Places, Unit
 
 __all__ = ["distances", "frozen", "live", "struck"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import performance
+from benchmarks import performance, roles
 from benchmarks.performance import GROUPS, TINY, Claim, Ratio
 
 ALWAYS = [group for group in GROUPS if group.needs is None]
@@ -206,3 +206,29 @@ def test_the_command_prints_the_page(tmp_path):
     assert rows(run.stdout) == expected()
     performance.plot(CURVES, tmp_path / "figure.svg")
     assert "elements" in (tmp_path / "figure.svg").read_text()
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("name", roles.SHAPES)
+def test_every_shape_of_a_graph_grows(name):
+    small, large = (roles.SHAPES[name](n) for n in (64, 128))
+    assert len(small.nodes) < len(large.nodes)
+    assert roles.explain_roles(small).keys() == set(small.weights)
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", roles.TORCH)
+def test_every_dense_model_is_traced(how):
+    edges, took = roles.by_torch(6, roles.traced(how))
+    assert edges > 6
+    assert took.keys() == {"trace", "rule", "init_"}
+
+
+def test_sizes_double_until_one_takes_too_long():
+    measure = {64: 0.25, 128: 1.0, 256: 4.0}
+    found = list(roles.measured(lambda n: (n, {"rule": measure[n]}), 512, 3.0))
+    assert [line.split() for line in found] == [
+        ["64", "64", "rule", "0.250", "s"],
+        ["128", "128", "rule", "1.000", "s", "(2.00)"],
+        ["256", "256", "rule", "4.000", "s", "(2.00)"],
+    ]

@@ -99,6 +99,39 @@ def test_minimality(net, seed):
     check_minimality(net, seed)
 
 
+# Layers that each read the sum of all earlier results ---------------------------------------------
+
+ORDERS = {
+    "oldest first": lambda terms: terms,
+    "newest first": lambda terms: terms[::-1],
+    "at random": lambda terms: list(np.random.default_rng(len(terms)).permutation(terms)),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("by", ["themselves", "multiples"])
+def test_sums_of_all_earlier_results(order, by):
+    """Whatever the order of the terms is, each sum starts as the input that all of them hold."""
+    net, sums = Net(SHAPE), []
+    results = [net.x()]
+    for k in range(60):
+        terms = [str(name) for name in ORDERS[order](results)]
+        if by == "multiples" and k > 1:
+            terms = [net.f(f"m{k}.{at}", name, does="scale") for at, name in enumerate(terms)]
+        total = terms[0]
+        for at, term in enumerate(terms[1:]):
+            total = net.add(f"y{k}.{at}", total, term)
+        sums.append(total)
+        results.append(net.f(f"f{k}", net.w(f"w{k}", total)))
+    graph = net.graph(results[-1])
+    zeros = {name for name, role in explain_roles(graph).items() if role.role == "zero"}
+    assert zeros == {f"W{k}" for k in range(59)}  # no sum holds what the last layer gives
+    values = run(graph, zeroed(graph, draw_weights(graph, 0), zeros), 0)
+    factor = 2 if by == "multiples" else 1
+    for k, name in enumerate(sums):
+        assert np.array_equal(values[name], values["x"] * (factor if k > 1 else 1))
+
+
 # Weights that are shared within a branch ----------------------------------------------------------
 
 
