@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -148,9 +148,11 @@ def _storage(
     sizes = {stop - start for start, stop in parts.values()}
     if parts and letters != "O":
         options |= {"parts": letters, "members": members}
-    elif parts and all(op.is_packed(sizes) for op, _ in seen):
-        ends = sorted({0, shape[layout.index("O")], *chain.from_iterable(parts.values())})
-        options["blocks"] = tuple(b - a for a, b in pairwise(ends))
+    if "O" in letters and parts and all(op.is_packed(sizes) for op, _ in seen):
+        outs = shape[layout.index("O")]
+        starts = {start % outs for rows in parts.values() for start in rows}
+        blocks = tuple(b - a for a, b in pairwise(sorted({0, *starts, outs})))
+        options |= {"blocks": blocks} if len(blocks) > 1 else {}
     if (shape, layout) != (given.shape, how.letters):
         options["parted"] = how.shape, how.letters
     return shape, options, ""

@@ -188,6 +188,19 @@ def test_each_matrix_of_a_stack_has_a_role_of_its_own(framework, kind, how):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_packed_matrices_in_a_stack_that_end_no_branch_are_blocks(framework):
+    """Each half of each matrix starts with an identity of its own."""
+
+    def function(np_, p, x):
+        parts = [x @ p["w"][k] for k in range(2)]
+        return np_.cat([np_.tanh(z[..., :6]) * np_.tanh(z[..., 6:]) for z in parts])
+
+    (found, _), _ = framework(function, {"w": (2, 8, 12)}, X, facts)
+    role, plan, _ = found["w"]
+    assert (role, plan.role, plan.blocks) == (T, T, (6, 6))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_result_that_is_also_used_whole_has_one_role(framework):
     def function(np_, p, x):
         packed = x @ p["w"]
