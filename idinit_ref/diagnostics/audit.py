@@ -146,6 +146,7 @@ class Audit:
 
     Only if something fails, or a weight has no gradient for no known reason, a second look after a
     few small steps of training tells what ends by itself; all measurements are those of the first.
+    With ``steps=0`` there is no second look.
 
     Parameters
     ----------
