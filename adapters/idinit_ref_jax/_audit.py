@@ -210,8 +210,7 @@ class _Run:
             for at, start in zip(self.differ, starts, strict=True):
                 full[at] = start
             ends = self.walk(self.jaxpr, self.values, full)
-            recording.record.graph = self.draw.graph([value for value, _ in ends])
-            recording.record.uses = self.draw.uses()
+            recording.drew(self.draw, self.draw.graph([value for value, _ in ends]))
             return [out for _, out in ends if _is_real(out) and out.size], recording.looks["nodes"]
 
         primals = [jnp.asarray(arrays[at]) for at in self.differ]

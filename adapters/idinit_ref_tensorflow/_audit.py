@@ -190,8 +190,7 @@ def _by_function(
             known[tensor.name] = draw.input(name, tuple(tensor.shape), tensor.dtype.is_floating)
             inputs[own_name(name, known[tensor.name], len(inputs))] = tensor
         graph.outputs, before = ends, graph.outputs  # the reader draws what these need
-        recording.record.graph = draw.graph(reader.run(graph, known))
-        recording.record.uses = draw.uses()
+        recording.drew(draw, draw.graph(reader.run(graph, known)))
         graph.outputs = before
         pairs = zip(cotangents_of(ends), ends, strict=True)
         cotangents = [tf.cast(sign, end.dtype) for sign, end in pairs]

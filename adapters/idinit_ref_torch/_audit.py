@@ -170,7 +170,7 @@ def _measure(recorder: _Measuring, out: Any) -> Look:
     recording, facts = recorder.recording, recorder.recording.record
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
-    facts.graph, facts.uses = recorder.graph(ends), recorder.drawing.uses()
+    recording.drew(recorder.drawing, recorder.graph(ends))
     values = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
     leaves = {name: recorder.leaves.get(id(one)) for name, one in recorder.inputs.items()}
     starts = {name: leaf for name, leaf in leaves.items() if leaf is not None}

@@ -91,12 +91,13 @@ class Branch(NamedTuple):
 
 
 class Dead(NamedTuple):
-    """A parameter whose gradient is exactly 0.
+    """A parameter, or a block of one, whose gradient is exactly 0.
 
     Parameters
     ----------
     name : str
-        The name of the parameter.
+        The name of the parameter. Of a packed weight that has a gradient, a block may have none: it
+        is named as one would index the array, ``qkv.weight[0:64]``.
     behind : str
         The node that stops the gradient: where the signal dies, or the first later weight operation
         that has a gradient. It is "" for a bias whose weight has a gradient: its own cancels.

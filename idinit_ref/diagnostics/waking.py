@@ -79,10 +79,15 @@ def watched(
     first = Verdict(run.record)
     still = [fault.name for fault in first.faults]
     asleep = {one.name for one in first.found.dead if one.wakes}
+    whole = {one.name for one in first.found.dead}
+    asleep |= {name for name, block in run.record.blocks.items() if block.of in whole}
     moves = any(fact.peak for fact in run.record.gradients.values())
     if not moves or first.found.not_finite:
         return first.audit()
     stopped = suspects(first.flow, first.found.dead, run.values, run.gradients, host)
+    parts = {name: one for name, one in stopped.items() if name in run.record.blocks}
+    first.tell(parts)
+    stopped = {name: one for name, one in stopped.items() if name not in parts}
     stopped = {**_guessed(first, steps), **stopped}
     if not still and not stopped:
         return first.audit()
@@ -110,7 +115,7 @@ def _guessed(first: Verdict, steps: int) -> dict[str, Dead]:
 
     The logits that mix two branches, say, get no gradient while the branches are equal.
     """
-    nodes = first.record.graph.by_name
+    nodes = first.flow.nodes
     why = f", nor has it one after {steps} step{'s' * (steps != 1)} of training"
     return {
         one.name: one._replace(why=one.why + why, wakes=False)

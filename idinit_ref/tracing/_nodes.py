@@ -109,7 +109,7 @@ class Nodes:
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
         self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
-        self._stops: set[str] = set()
+        self.stops: set[str] = set()
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
         self._biases: set[str] = set()  # lookups of a bias in a stack
@@ -418,9 +418,9 @@ class Nodes:
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]
             seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
-        by = [self._stop_name] * bool(self._stops) + list(self._exits.values())
+        by = [self._stop_name] * bool(self.stops) + list(self._exits.values())
         reason = " or ".join(dict.fromkeys(by or [self._stop_name]))
-        for name in frozen(self.nodes, self._uses, self._stops, self._exits, [*ends, *more]):
+        for name in frozen(self.nodes, self._uses, self.stops, self._exits, [*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = with_rows(struck(self.nodes, self._factors, self._ways, {*ends, *more}), seen)
