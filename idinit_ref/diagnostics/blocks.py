@@ -41,6 +41,8 @@ def blocks_of(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
             weight = graph.by_name[name]
             if "layout" not in weight.options or name not in shapes:
                 continue
+            if weight.options.get("parts", "O") != "O":
+                continue  # members of a stack: of experts some may read nothing
             span = _span(weight, shapes[name], *rows)
             if span is not None:
                 axis, start, stop = span

@@ -12,6 +12,7 @@ from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.adds import Adds
 from ..roles.flow import Flow
+from ..roles.graph import without_unread
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import TensorFacts
 from .signals import Record, Signals
@@ -320,7 +321,7 @@ def _limits(record: Record) -> Iterator[str]:
 
 def _branches(record: Record) -> Iterator[Branch]:
     """Yield the branches of the residual adds, by the rule of roles."""
-    flow = Flow(record.graph)
+    flow = Flow(without_unread(record.graph))
     for residual in Adds(flow).branches:
         add, skip, branch = (flow.nodes[at].name for at in residual[:3])
         facts = [record.facts.get(name) for name in (branch, skip)]

@@ -12,7 +12,7 @@ from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
 from ._parameter import Parameter, Seen, node_of, with_rows
-from ._struck import distances, frozen, live, struck
+from ._struck import distances, frozen, live, returned, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
 from ._values import Operation, Signal, Value
@@ -424,6 +424,7 @@ class Nodes:
             seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = with_rows(struck(self.nodes, self._factors, self._ways, {*ends, *more}), seen)
+        drawn = returned(drawn, {*more, *self._exits} - {*ends})
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:

@@ -122,6 +122,14 @@ def live(nodes: Sequence[Node], outputs: Collection[str]) -> set[str]:
     return found
 
 
+def returned(nodes: Sequence[Node], names: Collection[str]) -> list[Node]:
+    """Return nodes of which some say that they are read besides the outputs."""
+    return [
+        replace(node, options={**node.options, "returned": True}) if node.name in names else node
+        for node in nodes
+    ]
+
+
 def frozen(
     nodes: Sequence[Node],
     uses: Sequence[tuple[str, Any, str | None, bool]],

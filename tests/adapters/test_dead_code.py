@@ -1,0 +1,146 @@
+"""Code that no output reads gives no weight a role, in three frameworks.
+
+R2: a weight that would be zero by dead code alone changes the output in proportion as it stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import idinit_ref_torch as irt
+from adapters.test_spellings import FRAMEWORKS, X, facts
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
+)
+SIZES = {"a": (8, 8), "w": (8, 8), "o": (8, 8), "h": (8, 4)}
+
+
+def plain(np_, p, x, dead):
+    if dead:
+        _ = x + x @ p["w"]
+    return np_.tanh(x @ p["w"]) @ p["h"]
+
+
+def inner(np_, p, x, dead):
+    """A weight inside a branch; its result is also added to the skip, and that is not read."""
+    x = x @ p["a"]
+    inner = np_.tanh(x) @ p["w"]
+    if dead:
+        _ = np_.tanh(x + inner) @ p["h"]
+    return (x + np_.tanh(inner) @ p["o"]) @ p["h"]
+
+
+def chain(np_, p, x, dead):
+    """Two blocks that nothing reads, with weights that the output reads otherwise."""
+    if dead:
+        y = x
+        for name in "wo":
+            y = y + np_.relu(y @ p["a"]) @ p[name]
+    return np_.tanh(np_.tanh(x @ p["a"]) @ p["w"] @ p["o"]) @ p["h"]
+
+
+FUNCTIONS = {"plain": plain, "inner": inner, "chain": chain}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_roles_are_those_of_the_code_that_is_read(name, framework):
+    function = FUNCTIONS[name]
+    used = {key: size for key, size in SIZES.items() if name != "plain" or key in "wh"}
+    found, run = framework(lambda *args: function(*args, True), used, X, facts)
+    assert found == framework(lambda *args: function(*args, False), used, X, facts)[0]
+    zero = [key for key, (role, *_) in found[0].items() if role == "zero"]
+    assert zero == (["o"] if name == "inner" else [])
+    rng = np.random.default_rng(1)
+    p = {key: (rng.normal(size=size) / 3).astype("float32") for key, size in used.items()}
+    without = {key: np.zeros_like(value) if key in zero else value for key, value in p.items()}
+    if zero:  # R1
+        left = X @ p["a"] @ p["h"]
+        assert np.allclose(run(without, X), left, atol=1e-5)
+    for key in "w" if not zero else zero:  # R2
+        moved = without | {key: without[key] + 1e-2 * rng.normal(size=(8, 8)).astype("float32")}
+        assert abs(run(moved, X) - run(without, X)).max() > 1e-4
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_weight_of_dead_code_alone_is_as_any_other(framework):
+    """Where the framework's own trace keeps that code; a weight that it drops is not used."""
+
+    def function(np_, p, x):
+        _ = x + np_.tanh(x @ p["a"]) @ p["w"]
+        return x @ p["h"]
+
+    (found, notes), _ = framework(function, {k: SIZES[k] for k in "awh"}, X, facts)
+    roles = {key: role for key, (role, *_) in found.items()}
+    assert roles in ({"a": "transit", "w": "transit", "h": "transit"},
+                     {"a": "keep", "w": "keep", "h": "transit"})  # fmt: skip
+    assert not notes
+
+
+def test_what_is_returned_beside_the_logits_is_read():
+    """A branch of a state that transformers' outputs hold: no logit reads it, but a user may."""
+    outputs = pytest.importorskip("transformers.utils").ModelOutput
+
+    @dataclass
+    class Out(outputs):
+        logits: torch.Tensor | None = None
+        state: torch.Tensor | None = None
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.branch, self.head = (nn.Linear(8, n) for n in (8, 8, 3))
+
+        def forward(self, x):
+            x = self.first(x)
+            return Out(logits=self.head(x), state=x + self.branch(x))
+
+    model, x = Model(), torch.tensor(X)
+    report = irt.init_(model, x)
+    assert report.roles["branch.weight"] == "zero"
+    assert torch.allclose(model(x).state, model.first(x), atol=1e-4)
+
+
+def test_a_branch_that_leads_to_a_number_is_read():
+    """Its number leaves the tensors, and decides what is computed."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.branch, self.head = (nn.Linear(8, n) for n in (8, 8, 3))
+
+        def forward(self, x):
+            x = self.first(x)
+            large = (x + self.branch(x)).sum().item() > 0
+            return self.head(x if large else -x)
+
+    report = irt.init_(Model(), torch.tensor(X))
+    assert report.roles["branch.weight"] in ("zero", "keep")
+
+
+def test_a_dead_bias_and_scale_keep_their_kind():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dead, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            _ = x + self.norm(self.dead(x))
+            return self.head(x)
+
+    model = Model()
+    report = irt.init_(model, torch.tensor(X), norms="zero")
+    assert report.roles["dead.weight"] == "transit"
+    assert report.roles["dead.bias"] == "bias"
+    assert report.roles["norm.weight"] == "keep"
+    assert torch.equal(model.norm.weight, torch.ones(8))
+    assert irt.audit(model, torch.tensor(X)).unused == (
+        "dead.weight", "dead.bias", "norm.weight", "norm.bias",
+    )  # fmt: skip
