@@ -64,7 +64,7 @@ def test_roles_are_those_of_the_code_that_is_read(name, framework):
     if zero:  # R1
         left = X @ p["a"] @ p["h"]
         assert np.allclose(run(without, X), left, atol=1e-5)
-    for key in "w" if not zero else zero:  # R2
+    for key in zero or "w":  # R2
         moved = without | {key: without[key] + 1e-2 * rng.normal(size=(8, 8)).astype("float32")}
         assert abs(run(moved, X) - run(without, X)).max() > 1e-4
 
