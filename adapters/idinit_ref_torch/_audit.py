@@ -23,7 +23,7 @@ from idinit_ref.tracing import Signal, Value
 from ._call import Call
 from ._memory import shape_of
 from ._record import Recorder
-from ._trace import arguments, check, forward_error, record, results
+from ._trace import arguments, check, forward_error, record, results, tensors_in
 
 __all__ = ["audit"]
 
@@ -170,7 +170,7 @@ def _measure(recorder: _Measuring, out: Any) -> Look:
     recording, facts = recorder.recording, recorder.recording.record
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
-    recording.drew(recorder.drawing, recorder.graph(ends))
+    recording.drew(recorder.drawing, recorder.graph(ends, tensors_in(out)))
     values = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
     leaves = {name: recorder.leaves.get(id(one)) for name, one in recorder.inputs.items()}
     starts = {name: leaf for name, leaf in leaves.items() if leaf is not None}

@@ -224,6 +224,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
                     "with idi_layer_ and idiz_layer_",
                 )
             ) from problem
+        if not all(map(is_floating, call.results)):
+            self.drawing.hide(call.signals)
         for tensor, value in zip(call.results, found, strict=True):
             if tensor.layout is not torch.strided and not call.signals:
                 value = Data(shape_of(tensor))

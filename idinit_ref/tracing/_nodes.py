@@ -110,6 +110,7 @@ class Nodes:
         self._met: dict[str, str] = {}
         self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
         self.stops: set[str] = set()
+        self._hidden: set[str] = set()  # signals from which integers or bools are computed
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
         self._biases: set[str] = set()  # lookups of a bias in a stack
@@ -227,6 +228,10 @@ class Nodes:
         """Record that a signal's numbers leave the tensors: no gradient comes back."""
         if isinstance(value, Signal):
             self._exits[value.node] = by
+
+    def hide(self, values: Iterable[Value]) -> None:
+        """Record signals from which integers or bools are computed, whose readers are no nodes."""
+        self._hidden.update(value.node for value in values if isinstance(value, Signal))
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -385,6 +390,7 @@ class Nodes:
         more = [value.node for value in also if isinstance(value, Signal)]
         self._settle_sums({*ends, *more})
         self._find_crops()
+        before = {node.name: node.inputs for node in self.nodes}
         self._drop_moves({*ends, *more, *self._exits})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
@@ -424,7 +430,7 @@ class Nodes:
             seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = with_rows(struck(self.nodes, self._factors, self._ways, {*ends, *more}), seen)
-        drawn = returned(drawn, {*more, *self._exits} - {*ends})
+        drawn = returned(drawn, {*more, *self._exits, *self._hidden}, before, ends)
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:

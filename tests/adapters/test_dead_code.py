@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import idinit_ref_torch as irt
-from adapters.test_spellings import FRAMEWORKS, X, facts
+from adapters.test_spellings import FRAMEWORKS, KERAS, X, facts
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
@@ -69,6 +69,37 @@ def test_roles_are_those_of_the_code_that_is_read(name, framework):
         assert abs(run(moved, X) - run(without, X)).max() > 1e-4
 
 
+def largest(np_, x):
+    return keras.ops.argmax(x, -1) if np_ is KERAS else x.argmax(-1)
+
+
+def chosen(np_, p, k):
+    return keras.ops.take(p["c"], k, 0) if np_ is KERAS else p["c"][k]
+
+
+@pytest.mark.parametrize("how", ["index", "comparison", "rounded"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_is_read_as_integers_is_read(framework, how):
+    """As the code of a quantiser: the output depends on the encoder's branch."""
+
+    def function(np_, p, x):
+        z = x + np_.tanh(x @ p["a"]) @ p["w"]
+        if how != "index":
+            of = np_.whole(z) if how == "rounded" else z
+            return np_.where(of > 0, x, -x) @ p["o"]
+        return chosen(np_, p, largest(np_, (z * 2)[..., ::2])) @ p["o"]
+
+    used = SIZES | {"c": (4, 8)}
+    used = {key: used[key] for key in ("awoc" if how == "index" else "awo")}
+    (found, _), run = framework(function, used, X, facts)
+    assert {key for key, (role, *_) in found.items() if role == "zero"} == {"w"}
+    rng = np.random.default_rng(1)
+    p = {key: rng.normal(size=size).astype("float32") for key, size in used.items()}
+    still = run(p | {"w": 0 * p["w"]}, X)
+    assert np.allclose(still, run(p | {"w": 0 * p["w"], "a": 0 * p["a"]}, X))  # R1
+    assert not np.allclose(still, run(p, X))
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_weight_of_dead_code_alone_is_as_any_other(framework):
     """Where the framework's own trace keeps that code; a weight that it drops is not used."""
@@ -106,6 +137,7 @@ def test_what_is_returned_beside_the_logits_is_read():
     report = irt.init_(model, x)
     assert report.roles["branch.weight"] == "zero"
     assert torch.allclose(model(x).state, model.first(x), atol=1e-4)
+    assert [one.branch for one in irt.audit(model, x).branches] == ["branch"]
 
 
 def test_a_branch_that_leads_to_a_number_is_read():
@@ -141,6 +173,8 @@ def test_a_dead_bias_and_scale_keep_their_kind():
     assert report.roles["dead.bias"] == "bias"
     assert report.roles["norm.weight"] == "keep"
     assert torch.equal(model.norm.weight, torch.ones(8))
-    assert irt.audit(model, torch.tensor(X)).unused == (
+    audit = irt.audit(model, torch.tensor(X))
+    assert not audit.branches
+    assert audit.unused == (
         "dead.weight", "dead.bias", "norm.weight", "norm.bias",
     )  # fmt: skip
