@@ -159,6 +159,7 @@ def _trace(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None
     """Record the model without gradients, or with them if its forward pass takes some (forces)."""
 
     def graph(recorder: Recorder, out: Any) -> Graph:
+        recorder.is_derived |= torch.is_grad_enabled()
         return recorder.graph(results(out), tensors_in(out))
 
     try:

@@ -110,7 +110,7 @@ class Nodes:
         self._met: dict[str, str] = {}
         self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
         self.stops: set[str] = set()
-        self._hidden: set[str] = set()  # signals from which integers or bools are computed
+        self._hidden: set[str] = set()  # signals that are read without a node
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
         self._biases: set[str] = set()  # lookups of a bias in a stack
@@ -230,8 +230,12 @@ class Nodes:
             self._exits[value.node] = by
 
     def hide(self, values: Iterable[Value]) -> None:
-        """Record signals from which integers or bools are computed, whose readers are no nodes."""
+        """Record signals that are read without a node: as by integers or bools."""
         self._hidden.update(value.node for value in values if isinstance(value, Signal))
+
+    def derive(self) -> None:
+        """Record that derivatives of what is drawn may be results: all of it is read."""
+        self._hidden.update(node.name for node in self.nodes)
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.

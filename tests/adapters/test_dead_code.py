@@ -178,3 +178,30 @@ def test_a_dead_bias_and_scale_keep_their_kind():
     assert audit.unused == (
         "dead.weight", "dead.bias", "norm.weight", "norm.bias",
     )  # fmt: skip
+
+
+class Energy(nn.Module):
+    """A residual net of which only a derivative is returned."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.w, self.h = (nn.Linear(8, n, bias=False) for n in (8, 8, 1))
+        self.how = how
+
+    def energy(self, x):
+        return self.h(x + self.w(torch.tanh(self.a(x)))).sum()
+
+    def forward(self, x):
+        if self.how == "autograd":
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x), x, create_graph=True)[0]
+        return getattr(torch.func, self.how)(self.energy)(x)
+
+
+@pytest.mark.parametrize("how", ["grad", "jacrev", "autograd"])
+def test_a_net_of_which_a_derivative_is_returned_is_read(how):
+    """Forces: with the zero weight at 0 they are those of the skip alone."""
+    model, x = Energy(how), torch.tensor(X[0])
+    assert irt.init_(model, x).roles["w.weight"] == "zero"
+    left = model.h.weight.expand(5, 8)
+    assert torch.allclose(model(x), left, atol=1e-4)
