@@ -317,7 +317,7 @@ def without_unread(graph: Graph) -> Graph:
             nodes.append(node)
         elif lone:
             nodes.append(replace(node, inputs=(), weights=lone, vanishes="all", sums=()))
-    if not graph.outputs or len(nodes) == len(graph.nodes):
+    if not graph.outputs or nodes == [*graph.nodes]:
         return graph
     kept = {node.name for node in nodes}
     return Graph([_naming(node, kept) for node in nodes], graph.outputs)
