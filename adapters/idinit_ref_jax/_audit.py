@@ -18,7 +18,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
-from idinit_ref.diagnostics.waking import Look, stepped, watched
+from idinit_ref.diagnostics.waking import STEPS, Look, stepped, steps_of, watched
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Made, Signal, Value, redrawn
 
@@ -32,7 +32,13 @@ _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "rem
 _FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -> Audit:
+def audit(
+    model: Any,
+    inputs: Any,
+    apply_fn: Callable[..., Any] | None = None,
+    *,
+    steps: int = STEPS,
+) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
     Call it after `init`. It measures whether the output depends on the input, the size of every
@@ -42,7 +48,8 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
 
     Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
     to three small steps of training follow on copies of the parameters, either way, and a run after
-    each: what ends with them is a remark, not a failure.
+    each: what ends with them is a remark, not a failure. With ``steps=0`` there is one pass each
+    way and no more.
 
     Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
     gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
@@ -58,6 +65,10 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         noticed. For integers alone (tokens) no gradient is taken.
     apply_fn : callable, optional
         ``apply_fn(model, *inputs)`` computes the output; left out, the model is called.
+    steps : int, optional
+        The most steps of training, either way, where something fails: 3 by default. With 0 there is
+        exactly one forward and one backward pass. What fails then stays a failure, and a limit
+        names what steps might wake.
 
     Returns
     -------
@@ -71,7 +82,8 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         If the model cannot be run or traced, is abstract, has no parameters, returns no
         floating-point array, or has a loop without a backward pass (``while_loop``).
     OptionError, OptionTypeError
-        If the inputs are all zeros or hold a NaN, or the model cannot be called.
+        If the inputs are all zeros or hold a NaN, the model cannot be called, or `steps` is no
+        integer >= 0.
 
     Examples
     --------
@@ -86,6 +98,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
     >>> bool(result.healthy), [branch.add for branch in result.branches]
     (True, ['down: product: add'])
     """
+    steps = steps_of(steps)
     opened = open_model(model, apply_fn)
     opened.check_values()
     prepared = opened.prepared(inputs, "inputs")
@@ -119,7 +132,7 @@ def audit(model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None) -
         own = {name: x for name, x in zip(names[:count], given, strict=False) if name in gradients}
         return Look(run.recording.filled(jax.device_get(looks)), own, gradients)
 
-    return watched(look, jax.jit(partial(stepped, jnp)), host=_host)
+    return watched(look, jax.jit(partial(stepped, jnp)), host=_host, steps=steps)
 
 
 def _host(x: Any) -> Any:
@@ -197,8 +210,7 @@ class _Run:
             for at, start in zip(self.differ, starts, strict=True):
                 full[at] = start
             ends = self.walk(self.jaxpr, self.values, full)
-            recording.record.graph = self.draw.graph([value for value, _ in ends])
-            recording.record.uses = self.draw.uses()
+            recording.drew(self.draw, self.draw.graph([value for value, _ in ends]))
             return [out for _, out in ends if _is_real(out) and out.size], recording.looks["nodes"]
 
         primals = [jnp.asarray(arrays[at]) for at in self.differ]

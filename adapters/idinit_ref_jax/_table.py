@@ -76,8 +76,11 @@ def floats(var: Any) -> bool:
 
 def numbers_of(eqn: JaxprEqn, given: list[Value]) -> Any:
     """Return the numbers that an operation on constants gives; None if they are unknown."""
-    (var, *more), compute = eqn.outvars, _NUMBERS.get(eqn.primitive.name)
-    if compute is None or more or not _is_plain(var) or prod(shape_of(var)) > _MOST:
+    compute = _NUMBERS.get(eqn.primitive.name)
+    if compute is None or len(eqn.outvars) != 1:  # a callback may have no results
+        return None
+    (var,) = eqn.outvars
+    if not _is_plain(var) or prod(shape_of(var)) > _MOST:
         return None
     arrays = [
         value.numbers.astype(_kind(source))

@@ -141,6 +141,8 @@ def _step_once(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
 
 def step(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     """Draw one equation."""
+    if not all(map(floats, eqn.outvars)):
+        draw.hide(given)
     is_plain = len(eqn.outvars) == 1 and floats(eqn.outvars[0])
     zeros = is_plain and any(isinstance(value, Made) and value.zero for value in given)
     body = _body_of(eqn)

@@ -13,7 +13,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
-from idinit_ref.diagnostics.waking import Look, stepped, watched
+from idinit_ref.diagnostics.waking import STEPS, Look, stepped, steps_of, watched
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Signal, Value, redrawn
 
@@ -36,7 +36,7 @@ from ._trace import (
 __all__ = ["audit"]
 
 
-def audit(model: Any, inputs: Any) -> Audit:
+def audit(model: Any, inputs: Any, *, steps: int = STEPS) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
     Call it after `init_`. It measures whether the output depends on the input, the size of every
@@ -46,7 +46,8 @@ def audit(model: Any, inputs: Any) -> Audit:
 
     Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
     to three small steps of training follow, either way, and a run after each: what ends with them
-    is a remark, not a failure. The parameters are given back to the bit.
+    is a remark, not a failure. The parameters are given back to the bit. With ``steps=0`` there is
+    one pass each way and no more.
 
     Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
@@ -62,6 +63,10 @@ def audit(model: Any, inputs: Any) -> Audit:
     inputs : array or tensor, or a list or dict of them
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
+    steps : int, optional
+        The most steps of training, either way, where something fails: 3 by default. With 0 there is
+        exactly one forward and one backward pass. What fails then stays a failure, and a limit
+        names what steps might wake.
 
     Returns
     -------
@@ -75,7 +80,8 @@ def audit(model: Any, inputs: Any) -> Audit:
         If the model cannot take these inputs or be traced, has no trainable weights, or returns
         no floating-point tensor.
     OptionError, OptionTypeError
-        If the inputs are all zeros or hold a NaN, or `model` is not a Keras model or layer.
+        If the inputs are all zeros or hold a NaN, `model` is not a Keras model or layer, or `steps`
+        is no integer >= 0.
 
     Examples
     --------
@@ -89,6 +95,7 @@ def audit(model: Any, inputs: Any) -> Audit:
     >>> bool(result.healthy), [layer.name for layer in result.layers]
     (True, ['proj'])
     """
+    steps = steps_of(steps)
     with restored_on_error(model):
         arguments = prepare(model, inputs, "inputs")
         leaves = keras.tree.flatten(inputs)
@@ -117,7 +124,7 @@ def audit(model: Any, inputs: Any) -> Audit:
             own = {name: variables[name].value for name in gradients}
             return Look(recording.filled(looks), own, gradients)
 
-        return watched(seen, partial(stepped, keras.ops), host=to_numpy)
+        return watched(seen, partial(stepped, keras.ops), host=to_numpy, steps=steps)
 
 
 @redrawn
@@ -183,8 +190,7 @@ def _by_function(
             known[tensor.name] = draw.input(name, tuple(tensor.shape), tensor.dtype.is_floating)
             inputs[own_name(name, known[tensor.name], len(inputs))] = tensor
         graph.outputs, before = ends, graph.outputs  # the reader draws what these need
-        recording.record.graph = draw.graph(reader.run(graph, known))
-        recording.record.uses = draw.uses()
+        recording.drew(draw, draw.graph(reader.run(graph, known)))
         graph.outputs = before
         pairs = zip(cotangents_of(ends), ends, strict=True)
         cotangents = [tf.cast(sign, end.dtype) for sign, end in pairs]

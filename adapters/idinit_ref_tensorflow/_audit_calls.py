@@ -46,8 +46,7 @@ def prepared(
         results = [one for one in results if isinstance(one, keras.KerasTensor)]
         results = [one for one in results if keras.backend.is_float_dtype(one.dtype)]
         check_outputs(len(results), type(model))
-        recording.record.graph = draw.graph([runner.value(one) for one in results])
-        recording.record.uses = draw.uses()
+        recording.drew(draw, draw.graph([runner.value(one) for one in results]))
         return [runner.real[id(one)] for one in results], recording.looks["nodes"]
 
     def cotangents(ends: Sequence[Any]) -> list[Any]:

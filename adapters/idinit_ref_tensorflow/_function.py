@@ -60,6 +60,8 @@ class Reader:
                     raise _cannot(op, "it is an input without a value")
                 continue
             inputs = [values[tensor.name] for tensor in _operands(op)]
+            if not all(map(is_floating, op.outputs)):
+                self.draw.hide(inputs)
             for tensor, value in zip(op.outputs, self._once(op, inputs), strict=True):
                 values[tensor.name] = self._computed(tensor, value)
         return [values[tensor.name] for tensor in graph.outputs]

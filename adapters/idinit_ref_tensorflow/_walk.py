@@ -155,6 +155,8 @@ class Walker:
                 )
             )
         given = (*args, *kwargs.values())
+        if not all(keras.backend.is_float_dtype(x.dtype) for x in flat):
+            self.draw.hide(self.value(leaf) for leaf in leaves)
         values = draw(op, [self.value(leaf) for leaf in leaves], flat, given)
         for tensor, value in zip(flat, values, strict=True):
             self.note(tensor, value)

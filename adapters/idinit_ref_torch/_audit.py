@@ -16,19 +16,19 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
-from idinit_ref.diagnostics.waking import Look, stepped, watched
+from idinit_ref.diagnostics.waking import STEPS, Look, stepped, steps_of, watched
 from idinit_ref.errors import IDInitError, OptionError, message
 from idinit_ref.tracing import Signal, Value
 
 from ._call import Call
 from ._memory import shape_of
 from ._record import Recorder
-from ._trace import arguments, check, forward_error, record, results
+from ._trace import arguments, check, forward_error, record, results, tensors_in
 
 __all__ = ["audit"]
 
 
-def audit(model: nn.Module, inputs: Any) -> Audit:
+def audit(model: nn.Module, inputs: Any, *, steps: int = STEPS) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
     Call it after `init_`. It measures whether the output depends on the input, the size of every
@@ -38,7 +38,8 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
 
     Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
     to three small steps of training follow on copies of the parameters, either way, and a run after
-    each: what ends with them is a remark, not a failure.
+    each: what ends with them is a remark, not a failure. With ``steps=0`` there is one pass each
+    way and no more.
 
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
@@ -56,6 +57,10 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     inputs : torch.Tensor, tuple or mapping
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
+    steps : int, optional
+        The most steps of training, either way, where something fails: 3 by default. With 0 there is
+        exactly one forward and one backward pass. What fails then stays a failure, and a limit
+        names what steps might wake.
 
     Returns
     -------
@@ -69,7 +74,8 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
         If the model cannot be run or traced, has no parameters, or returns no floating-point
         tensor.
     OptionError, OptionTypeError
-        If the inputs are all zeros, hold a NaN, or are on the meta device.
+        If the inputs are all zeros, hold a NaN, or are on the meta device, or `steps` is no integer
+        >= 0.
 
     Examples
     --------
@@ -82,6 +88,7 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     >>> bool(result.healthy), round(result.second_moments["0"], 4)
     (True, 2.5313)
     """
+    steps = steps_of(steps)
     check(model)
     args, kwargs = arguments(inputs, "inputs")
     given = tree_leaves((args, kwargs))
@@ -100,7 +107,7 @@ def audit(model: nn.Module, inputs: Any) -> Audit:
     try:
         with torch.inference_mode(False):
             args, kwargs = tree_map_only(Tensor, _differentiable, (args, kwargs))
-            return watched(run, partial(stepped, xp), why_not, lambda x: _host(x.float()))
+            return watched(run, partial(stepped, xp), why_not, lambda x: _host(x.float()), steps)
     except IDInitError:
         raise
     except Exception as problem:  # a forward or backward pass may raise any exception
@@ -163,7 +170,7 @@ def _measure(recorder: _Measuring, out: Any) -> Look:
     recording, facts = recorder.recording, recorder.recording.record
     ends = [tensor for tensor in results(out) if tensor.is_floating_point() and tensor.numel()]
     check_outputs(len(ends), type(out))
-    facts.graph, facts.uses = recorder.graph(ends), recorder.drawing.uses()
+    recording.drew(recorder.drawing, recorder.graph(ends, tensors_in(out)))
     values = {name: one for name, one in recorder.parameters.items() if one.requires_grad}
     leaves = {name: recorder.leaves.get(id(one)) for name, one in recorder.inputs.items()}
     starts = {name: leaf for name, leaf in leaves.items() if leaf is not None}

@@ -99,6 +99,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         self.drawing = ModuleDrawing(parameters, owners, notes)
         self.memory = Memory(self.drawing)
         self.constants = Constants()
+        self.is_derived = False  # whether forward takes derivatives, which hold what it computes
         self._protected = {storage_of(tensor) for tensor in parameters.values()}
         for name, tensor in parameters.items():
             self.memory.set(tensor, self.drawing.parameter(name))
@@ -123,11 +124,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
 
     def graph(self, results: Iterable[Tensor], also: Iterable[Tensor] = ()) -> Graph:
         """Return the graph, given the model's main results and all others that it returns."""
+        if self.is_derived:
+            self.drawing.derive()
         outputs, more = ([self.memory.value(one) for one in given] for given in (results, also))
         return self.drawing.graph(outputs, more)
 
     def enter(self, module: nn.Module, _: Any) -> None:
         """Record the start of a module."""
+        self.is_derived |= torch._C._functorch.maybe_current_level() is not None
         self.drawing.running.append(module)
 
     def leave(self, module: nn.Module, *_: Any) -> None:
@@ -224,6 +228,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
                     "with idi_layer_ and idiz_layer_",
                 )
             ) from problem
+        if not all(map(is_floating, call.results)):
+            self.drawing.hide(call.signals)
         for tensor, value in zip(call.results, found, strict=True):
             if tensor.layout is not torch.strided and not call.signals:
                 value = Data(shape_of(tensor))

@@ -82,7 +82,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """
     check(model)
     args, kwargs = arguments(example_inputs)
-    tensors = [*model.parameters(), *model.buffers(), *_tensors((args, kwargs))]
+    tensors = [*model.parameters(), *model.buffers(), *tensors_in((args, kwargs))]
     is_real = not any(t.is_meta or isinstance(t, FakeTensor) or is_sharded(t) for t in tensors)
     try:
         return _trace(model, args, kwargs, FakeTensorMode(allow_non_fake_inputs=True))
@@ -159,7 +159,8 @@ def _trace(model: nn.Module, args: Any, kwargs: Any, fake: FakeTensorMode | None
     """Record the model without gradients, or with them if its forward pass takes some (forces)."""
 
     def graph(recorder: Recorder, out: Any) -> Graph:
-        return recorder.graph(results(out), _tensors(out))
+        recorder.is_derived |= torch.is_grad_enabled()
+        return recorder.graph(results(out), tensors_in(out))
 
     try:
         return record(model, args, kwargs, fake, Recorder, graph)
@@ -360,12 +361,12 @@ def named_inputs(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str
     except (TypeError, ValueError):
         bound = {**{f"input {k}": value for k, value in enumerate(args)}, **kwargs}
     for name, value in bound.items():
-        tensors = list(_tensors(value))
+        tensors = list(tensors_in(value))
         for k, tensor in enumerate(tensors):
             yield (name if len(tensors) == 1 else f"{name}.{k}"), tensor
 
 
-def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
+def tensors_in(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
     """Yield all tensors in a value, including those in containers and other objects."""
     if isinstance(value, Tensor):
         yield value
@@ -380,7 +381,7 @@ def _tensors(value: Any, seen: tuple[int, ...] = ()) -> Iterator[Tensor]:
     elif hasattr(value, "__dict__"):
         inner = vars(value).values()
     for item in inner:
-        yield from _tensors(item, (*seen, id(value)))
+        yield from tensors_in(item, (*seen, id(value)))
 
 
 def results(out: Any) -> list[Tensor]:
@@ -393,7 +394,7 @@ def results(out: Any) -> list[Tensor]:
         direct = [value for value in logits or out.values() if isinstance(value, Tensor)]
         if direct:
             return direct if logits else list(filter(is_floating, direct))[:1]
-    return list(_tensors(out))
+    return list(tensors_in(out))
 
 
 # Notes on the parameters ------------------------------------------------------------------------

@@ -91,12 +91,13 @@ class Branch(NamedTuple):
 
 
 class Dead(NamedTuple):
-    """A parameter whose gradient is exactly 0.
+    """A parameter, or a block of one, whose gradient is exactly 0.
 
     Parameters
     ----------
     name : str
-        The name of the parameter.
+        The name of the parameter. Of a packed weight that has a gradient, a block may have none: it
+        is named as one would index the array, ``qkv.weight[0:64]``.
     behind : str
         The node that stops the gradient: where the signal dies, or the first later weight operation
         that has a gradient. It is "" for a bias whose weight has a gradient: its own cancels.
@@ -146,6 +147,7 @@ class Audit:
 
     Only if something fails, or a weight has no gradient for no known reason, a second look after a
     few small steps of training tells what ends by itself; all measurements are those of the first.
+    With ``steps=0`` there is no second look.
 
     Parameters
     ----------

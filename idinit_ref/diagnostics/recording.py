@@ -7,6 +7,8 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ..roles.graph import Graph
+from .blocks import blocks_of
 from .facts import TensorFacts, facts_of
 from .signals import Record
 from .verdict import check_inputs
@@ -76,6 +78,11 @@ class Recording:
                 self.record.links.setdefault(node, set()).update(hidden - {node})
                 self.record.reads.setdefault(node, set()).update(before - {node})
 
+    def drew(self, drawing: Any, graph: Graph) -> None:
+        """Record the graph of a drawing, the uses of parameters, and where gradients stop."""
+        self.record.graph, self.record.uses = graph, drawing.uses()
+        self.record.stops = drawing.stops
+
     def end(
         self,
         inputs: Mapping[str, Any],
@@ -92,11 +99,14 @@ class Recording:
         """
         batch, by_value = self.record.batch, dict(zip(values, gradients, strict=False))
         named = {name: x for name, x in inputs.items() if any(w in str(x.dtype) for w in _NUMBERS)}
+        shapes = {name: tuple(map(int, x.shape)) for name, x in by_value.items()}
+        self.record.blocks = blocks = blocks_of(self.record.graph, shapes)
         groups: dict[str, tuple[Mapping[str, Any], int]] = {
             "inputs": (named, batch),
             "outputs": ({str(at): x for at, x in enumerate(outputs)}, batch),
             "values": (values, 1),
             "gradients": (by_value, 1),
+            "blocks": ({name: by_value[one.of][one.places] for name, one in blocks.items()}, 1),
             "starts": (dict(zip(starts, gradients[len(values) :], strict=True)), 1),
         }
         for group, (arrays, samples) in groups.items():
@@ -123,6 +133,10 @@ class Recording:
             for group, dtypes in self._dtypes.items()
         }
         inputs, nodes = facts["inputs"], facts["nodes"]
+        blocks = {
+            name: self.record.blocks[name]._replace(gradient=fact)
+            for name, fact in facts["blocks"].items()
+        }
         floating = {name: inputs[name] for name in facts["starts"] if name in inputs}
         check_inputs(floating, len(floating) < len(inputs))
         return replace(
@@ -132,6 +146,7 @@ class Recording:
             outputs=list(facts["outputs"].values()),
             values=facts["values"],
             gradients=facts["gradients"],
+            blocks=blocks,
             input_gradients=facts["starts"],
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..core.text import some
 from ..roles.graph import STEPS, Graph, Node, function_of
 from .audit import Dead
+from .blocks import Block
 from .facts import TensorFacts
 
 
@@ -24,11 +25,13 @@ class Record:
     gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of these
     input_gradients: dict[str, TensorFacts] = field(default_factory=dict)  # of floating inputs
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # nodes, by parameter
+    blocks: Mapping[str, Block] = field(default_factory=dict)  # of packed, trained parameters
     limits: list[str] = field(default_factory=list)  # facts that the framework could not show
     # by node: the nodes on which it depends through integers, bools or indices; and all others
     links: dict[str, set[str]] = field(default_factory=dict)
     reads: dict[str, set[str]] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)  # nodes in functions with gradients of their own
+    stops: set[str] = field(default_factory=set)  # nodes that stop gradients
     stopped: set[str] = field(default_factory=set)  # results of a part that runs without gradients
 
 
@@ -42,6 +45,9 @@ class Signals:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.nodes = {node.name: node for node in record.graph.nodes}
+        self.uses = {**record.uses, **{name: one.nodes for name, one in record.blocks.items()}}
+        for name, one in record.blocks.items():
+            self.nodes[name] = replace(self.nodes[one.of], name=name)
         self.states: dict[str, str] = {}
         self._readers: dict[str, list[str]] = {}
         self._linked: dict[str, list[str]] = {}  # through integers
@@ -100,9 +106,9 @@ class Signals:
 
     def reaches(self, parameter: str) -> bool:
         """Whether a path leads from a parameter to an output, as far as is known."""
-        if parameter not in self.record.uses:
+        if parameter not in self.uses:
             return False
-        nodes = self.record.uses[parameter]
+        nodes = self.uses[parameter]
         return not nodes or any(node in self._ends for node in nodes)
 
     def roots(self, names: Sequence[str]) -> list[str]:
@@ -142,15 +148,26 @@ class Signals:
         """
         record = self.record
         alive = {name for name, fact in record.gradients.items() if fact.peak}
-        start = [node for node in record.uses[parameter] if node in self._ends]
+        start = [node for node in self.uses[parameter] if node in self._ends]
         after = [node for node in self._behind(start, alive) if node not in start]
         readers = [node for node in after if alive.intersection(self.nodes[node].weights)]
         between = [node for node in after if node not in readers]
         seen = record.facts.keys() | record.own
         is_weight = any(self.nodes[node].kind == "weight" for node in start)
+        is_weight |= parameter in record.blocks
         if not is_weight or not readers or not seen.issuperset(start + between):
             return [], [], []
         return start, between, readers
+
+    def may_learn(self, name: str) -> bool:
+        """Whether a block without a gradient may have one for other inputs.
+
+        So it is unless an operation stops it, whatever the numbers are. Data may choose among the
+        blocks of a weight, as among segments; a softmax of one token, or a state of zeros at the
+        first step of a recurrence, has no gradient for some blocks.
+        """
+        start = [node for node in self.uses[name] if node in self._ends]
+        return name in self.record.blocks and not self._walls(start)
 
     def is_shift(self, name: str) -> bool:
         """Whether a parameter is a bias, and a gradient reaches the sum that adds it to a result.
@@ -158,7 +175,7 @@ class Signals:
         So it is if the weight has a gradient, and each of its uses adds this bias. If the bias has
         none, the terms of its gradient cancel, as in a difference, or its owner has stopped it.
         """
-        own = set(self.record.uses.get(name, ()))
+        own = set(self.uses.get(name, ()))
         node = self.nodes[name]
         if node.use != "bias" or "steps" in node.options or not own.isdisjoint(self.record.own):
             return False  # a function with a gradient of its own may give the bias none
@@ -168,11 +185,19 @@ class Signals:
             for weight in weights & self.record.gradients.keys() & self.record.uses.keys()
         )
 
-    def dead(self, unused: Sequence[str]) -> Iterator[Dead]:
-        """Yield the parameters without a gradient, each with the node that stops it."""
+    def dead(self) -> Iterator[Dead]:
+        """Yield the used parameters without a gradient, each with the node that stops it.
+
+        Of a parameter that has one, the blocks without.
+        """
         alive = {name for name, fact in self.record.gradients.items() if fact.peak}
-        for name, fact in self.record.gradients.items():
-            if fact.finite and not fact.peak and name not in unused:
+        blocks = {
+            name: block.gradient
+            for name, block in self.record.blocks.items()
+            if block.of in alive and block.gradient is not None
+        }
+        for name, fact in {**self.record.gradients, **blocks}.items():
+            if fact.finite and not fact.peak and self.reaches(name):
                 yield self._blocked(name, alive)
 
     def _blocked(self, name: str, alive: set[str]) -> Dead:
@@ -186,7 +211,7 @@ class Signals:
         steps = self.nodes[name].options.get("steps")
         if steps and self.nodes[name].use == "bias":
             return Dead(name, "", f"no gradient passes {steps}, whose derivative is 0")
-        start = [node for node in self.record.uses[name] if node in self._ends]
+        start = [node for node in self.uses[name] if node in self._ends]
         walls = self._walls(start)
         if walls:
             whys = list(dict.fromkeys(walls.values()))
@@ -215,6 +240,9 @@ class Signals:
         stack, seen = list(start), set(start)
         while stack:
             name = stack.pop(0)
+            if name in self.record.stops:
+                walls[name] = "which stops gradients"
+                continue
             if name in self.record.stopped:
                 walls[name] = "which runs without gradients"
                 continue

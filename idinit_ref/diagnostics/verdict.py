@@ -12,6 +12,7 @@ from ..core.text import some
 from ..errors import GraphError, OptionError, message
 from ..roles.adds import Adds
 from ..roles.flow import Flow
+from ..roles.graph import without_unread
 from .audit import LARGE, RANGE, Audit, Branch, Dead, Health, Layer
 from .facts import TensorFacts
 from .signals import Record, Signals
@@ -89,11 +90,16 @@ class Verdict:
             input_gradient=_largest(record.input_gradients.values()),
             layers=layers,
             branches=tuple(_branches(record)),
-            dead=tuple(flow.dead(unused)),
+            dead=tuple(flow.dead()),
             unused=unused,
             not_finite=tuple(_not_finite(record)),
         )
         self.faults = tuple(_faults(record, flow, self.found))
+
+    def tell(self, dead: Mapping[str, Dead]) -> None:
+        """Say something else of some parameters without a gradient, which are no faults."""
+        found = tuple(dead.get(one.name, one) for one in self.found.dead)
+        self.found = replace(self.found, dead=found)
 
     def is_alive(self, name: str) -> bool:
         """Whether what failed under a name in an earlier run does not fail in this one.
@@ -104,7 +110,9 @@ class Verdict:
             return False
         if name == OUTPUT:
             return not any(fault.name == OUTPUT for fault in self.faults)
+        block = self.record.blocks.get(name)
         fact = self.record.gradients.get(name) or self.record.facts.get(name)
+        fact = fact if block is None else block.gradient
         is_still = self.flow.states.get(name) in ("dies", "after")  # the bias alone has moved
         return fact is not None and fact.peak > 0 and not is_still
 
@@ -211,7 +219,8 @@ def _faults(record: Record, flow: Signals, audit: Audit) -> Iterator[Fault]:
         if not rms and skip_rms and not flow.wakes(branch):
             yield Fault(branch, f"the branch {branch}, which {add} adds to {skip}, is exactly 0")
     for parameter in audit.dead:
-        if not parameter.wakes and not flow.is_shift(parameter.name):
+        name = parameter.name
+        if not parameter.wakes and not flow.is_shift(name) and not flow.may_learn(name):
             yield Fault(parameter.name, parameter.why, True)
 
 
@@ -275,6 +284,13 @@ def _remarks(record: Record, flow: Signals, audit: Audit) -> Iterator[str]:
             f"{some(readers)} is 0, does not read them, or their gradient cancels there, until it "
             "moves"
         )
+    part = [dead for dead in audit.dead if not dead.wakes and flow.may_learn(dead.name)]
+    if part:
+        more = len({dead.why for dead in part}) - 1
+        alike = f" ({more} more alike)" if more else ""
+        names = some([dead.name for dead in part])
+        text = f"no gradient from these inputs for blocks of packed weights, {names}"
+        yield f"{text}: {part[0].why}{alike}"
     if audit.unused:
         yield f"the output does not use {some(audit.unused)}"
 
@@ -305,7 +321,7 @@ def _limits(record: Record) -> Iterator[str]:
 
 def _branches(record: Record) -> Iterator[Branch]:
     """Yield the branches of the residual adds, by the rule of roles."""
-    flow = Flow(record.graph)
+    flow = Flow(without_unread(record.graph))
     for residual in Adds(flow).branches:
         add, skip, branch = (flow.nodes[at].name for at in residual[:3])
         facts = [record.facts.get(name) for name in (branch, skip)]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core.options import integer
 from ..core.text import some
 from .audit import Audit, Dead
 from .signals import Record
@@ -15,7 +16,8 @@ from .suspects import suspects
 from .verdict import Verdict
 
 STEPS = 3
-"""The most steps of a second look. A zero inside a branch that itself ends in a zero takes two."""
+"""The most steps of a second look, if the user does not say another number. A zero inside a branch
+that itself ends in a zero takes two."""
 
 ENTRY, NORM = 0.01, 0.1
 """The first step moves an entry by the former, and less where the tensor's step would have a larger
@@ -37,11 +39,21 @@ class Look(NamedTuple):
     gradients: Mapping[str, Any]
 
 
+def steps_of(steps: object) -> int:
+    """Return the most steps of a second look; or raise.
+
+    >>> steps_of(0)
+    0
+    """
+    return integer("steps", steps, 0)
+
+
 def watched(
     look: Callable[[Mapping[str, Any]], Look],
     step: Callable[[Any, Any, float], Any],
     why_not: str = "",
     host: Callable[[Any], Any] = np.asarray,
+    steps: int = STEPS,
 ) -> Audit:
     """Audit a model: by one run, and only if something fails by more, each after one more step.
 
@@ -60,41 +72,51 @@ def watched(
         Why there can be no second look; "" if there can.
     host : callable
         Turns an array into NumPy's, or into None where this process does not hold it.
+    steps : int
+        The most steps of training, each way. With 0 there is one run, and no more.
     """
     run = look({})
     first = Verdict(run.record)
     still = [fault.name for fault in first.faults]
     asleep = {one.name for one in first.found.dead if one.wakes}
+    whole = {one.name for one in first.found.dead}
+    asleep |= {name for name, block in run.record.blocks.items() if block.of in whole}
     moves = any(fact.peak for fact in run.record.gradients.values())
     if not moves or first.found.not_finite:
         return first.audit()
     stopped = suspects(first.flow, first.found.dead, run.values, run.gradients, host)
-    stopped = {**_guessed(first), **stopped}
+    parts = {name: one for name, one in stopped.items() if name in run.record.blocks}
+    first.tell(parts)
+    stopped = {name: one for name, one in stopped.items() if name not in parts}
+    stopped = {**_guessed(first, steps), **stopped}
     if not still and not stopped:
         return first.audit()
+    why_not = why_not and f"no look after one more step, {why_not}"
+    why_not = why_not if steps else "steps=0"
     if why_not:
         return first.audit(limit=_said([*still, *stopped], why_not))
     now = _Faults({}, still, asleep, stopped)
     for way in WAYS:
-        later = _after_steps(look, step, run, now, way)
+        later = _after_steps(look, step, run, now, way, steps)
         if later.why_not and now.steps:
             break  # the steps down have told
         now = later
         if now.why_not:
-            said = _said([*now.still, *now.lasting], now.why_not)
+            said = f"no look after one more step, {now.why_not}"
+            said = _said([*now.still, *now.lasting], said)
             return first.audit(now.woken, now.steps, said, now.hidden)
         if not now.still and not now.lasting:
             break
     return first.audit(now.woken, now.steps, hidden=now.lasting.values())
 
 
-def _guessed(first: Verdict) -> dict[str, Dead]:
+def _guessed(first: Verdict, steps: int) -> dict[str, Dead]:
     """Return the parameters that are no weights, and are to wake: for these no theorem says so.
 
     The logits that mix two branches, say, get no gradient while the branches are equal.
     """
-    nodes = first.record.graph.by_name
-    why = f", nor has it one after {STEPS} steps of training"
+    nodes = first.flow.nodes
+    why = f", nor has it one after {steps} step{'s' * (steps != 1)} of training"
     return {
         one.name: one._replace(why=one.why + why, wakes=False)
         for one in first.found.dead
@@ -125,10 +147,11 @@ def _after_steps(
     run: Look,
     now: _Faults,
     way: float,
+    most: int,
 ) -> _Faults:
     """Return the faults after steps one way from the first run on, while there are any."""
     values, old, steps = run.values, now, 0
-    while (now.still or now.lasting) and steps < STEPS:
+    while (now.still or now.lasting) and steps < most:
         part = way / (steps + 1)
         values = {name: step(value, run.gradients[name], part) for name, value in values.items()}
         try:
@@ -159,8 +182,7 @@ def _after_steps(
 
 
 def _said(names: list[str], why: str) -> str:
-    said = shorten(why, 200)
-    return f"whether training wakes {some(names)} is unknown: no look after one more step, {said}"
+    return f"whether training wakes {some(names)} is unknown: {shorten(why, 200)}"
 
 
 def stepped(xp: Any, value: Any, gradient: Any, part: float) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Unpack, cast
 from ..core.plan import Plan
 from ..errors import GraphError, IDInitError, message, prefixed
 from .blocks import Known, listed, loud, plan_of, rejoined
-from .graph import Graph, Node
+from .graph import Graph, Node, without_unread
 from .names import Kind
 from .notes import Note
 from .options import ModelOptions, settled
@@ -78,6 +78,7 @@ def decide(graph: Graph, held: Held | None = None, **options: Unpack[ModelOption
         raise GraphError(
             message("parameters", (), "the model should have some", "pass the whole model")
         )
+    graph = without_unread(graph)
     given = chosen(graph.parameters, general["overrides"] or {})
     values = Values(graph, held)
     whole = _unbiased(graph, values) if general["biases"] != "keep" else graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -24,6 +24,7 @@ __all__ = [
     "entries",
     "function_of",
     "without_repeats",
+    "without_unread",
 ]
 
 NodeKind = Literal["input", "parameter", "weight", "add", "other"]
@@ -292,6 +293,44 @@ def without_repeats(graph: Graph) -> Graph:
                 continue
         nodes.append(node)
     return Graph(nodes, [now.get(name, name) for name in graph.outputs]) if now else graph
+
+
+def without_unread(graph: Graph) -> Graph:
+    """Return a graph without what no output reads; the same graph if it names no outputs.
+
+    Parameters stay, and so do operations of weights that nothing else reads, without inputs: such a
+    weight ends no branch. ``options["returned"]`` marks nodes that are read besides the outputs.
+
+    >>> net = Graph([
+    ...     Node("x", "input", shape=(2, 4)),
+    ...     Node("w", "parameter", shape=(4, 4), use="weight"),
+    ...     Node("h", "weight", ("x",), (2, 4), weights=("w",)),
+    ...     Node("y", "add", ("x", "h"), (2, 4)),
+    ... ], ["h"])
+    >>> [node.name for node in without_unread(net).nodes]
+    ['x', 'w', 'h']
+    """
+    read = {*graph.outputs, *(n.name for n in graph.nodes if n.options.get("returned"))}
+    for node in reversed(graph.nodes):
+        read.update((*node.inputs, *node.weights) if node.name in read else ())
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        lone = tuple(name for name in node.weights if name not in read)
+        if node.name in read or node.kind in ("input", "parameter"):
+            nodes.append(node)
+        elif lone:
+            nodes.append(replace(node, inputs=(), weights=lone, vanishes="all", sums=()))
+    if not graph.outputs or nodes == [*graph.nodes]:
+        return graph
+    kept = {node.name for node in nodes}
+    return Graph([_naming(node, kept) for node in nodes], graph.outputs)
+
+
+def _naming(node: Node, kept: Container[str]) -> Node:
+    """Return a parameter that says of these nodes only that it is added to them or scales them."""
+    own = {key: node.options[key] for key in ("adds_to", "scales") if key in node.options}
+    new = {key: tuple(name for name in names if name in kept) for key, names in own.items()}
+    return node if own == new else replace(node, options={**node.options, **new})
 
 
 def _wrong(node: Node, should: str, cure: str = "correct the tracer") -> GraphError:

@@ -83,9 +83,8 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     if not cuts:
         return Unpacked(graph, graph, {})
     packed = {name for rows in cuts.values() for name in rows} - set(whole)
-    live = _live(graph)
-    inside = _inside(graph, cuts, packed, live)
-    parts = _parts(graph, {name: cuts[name] for name in cuts if name in live}, inside, packed)
+    inside = _inside(graph, cuts, packed)
+    parts = _parts(graph, cuts, inside, packed)
     used: dict[str, set[Rows]] = {}
     for held in parts.values():
         for name, own in held.items():
@@ -95,7 +94,7 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     blocks: dict[str, dict[Rows, str | None]] = {}
     for node in graph.nodes:
         name, rows = node.name, parts.get(node.name, {})
-        new = [] if name in inside else [_past(graph, node, inside)]
+        new = [] if name in inside else [node]
         if name in used or name in biases:
             blocks[name] = _blocks(node, used[biases.get(name, name)])
             new = _parameters(node, used[biases.get(name, name)])
@@ -110,15 +109,7 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     return Unpacked(new_graph, graph, blocks, biases)
 
 
-def _live(graph: Graph) -> set[str]:
-    """Return the nodes from which outputs are computed, and their weights; all without outputs."""
-    live = set(graph.outputs or graph.by_name)
-    for node in reversed(graph.nodes):
-        live.update((*node.inputs, *node.weights) if node.name in live else ())
-    return live
-
-
-def _inside(graph: Graph, cuts: _Cuts, packed: set[str], live: Collection[str]) -> dict[str, str]:
+def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
     """Return the packed weight of each node between a packed result and its parts.
 
     A weight with a result that is used in any other way is taken out of `packed`.
@@ -126,8 +117,6 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str], live: Collection[str]) 
     inside: dict[str, str] = {}
     outputs = {*graph.outputs}
     for node in graph.nodes:
-        if node.name not in live:
-            continue
         own, ends = packed.intersection(node.weights), node.name in cuts
         is_returned = node.name in outputs and not ends
         if own and (is_returned or len(node.weights) > 1):
@@ -158,22 +147,8 @@ def _parts(
     return found
 
 
-def _past(graph: Graph, node: Node, inside: Mapping[str, str]) -> Node:
-    """Return a node that no output reads, so that it reads what a packed weight reads."""
-    if inside.keys().isdisjoint(node.inputs):
-        return node
-    inputs = []
-    for to in node.inputs:
-        at = graph.by_name[to]
-        while at.name in inside:
-            to = next((name for name in at.inputs if name in inside), at.inputs[0])
-            at = graph.by_name[to]
-        inputs.append(to)
-    return replace(node, inputs=tuple(inputs))
-
-
 def _operation(node: Node, rows: Mapping[str, Rows], used: Mapping[str, Collection[Rows]]) -> Node:
-    """Return an operation with blocks of its weights: any block where no output reads it."""
+    """Return an operation with blocks of its weights."""
     weights = tuple(
         _label(name, rows[name] if name in rows else min(used[name])) if name in used else name
         for name in node.weights

@@ -11,7 +11,7 @@ from ..errors import GraphError, OptionTypeError, message
 from .adds import Adds, Branch
 from .ends import Vanishing
 from .flow import Flow
-from .graph import Graph, Node, function_of
+from .graph import Graph, Node, function_of, without_unread
 from .notes import Note, merged
 from .packed import Rows, unpacked
 from .void import find_void
@@ -140,6 +140,7 @@ def explain_roles(graph: Graph) -> Found:
     ... ]))["w"].why
     ('last of the branch h, which y adds to x',)
     """
+    graph = without_unread(graph)
     parts = unpacked(graph)
     each = explain_parts(parts.graph)
     found = Found()

@@ -72,5 +72,5 @@ class Drawing(Mixtures):
             return value
         out = self.result(name, [value], value.shape, floating, "move")
         if isinstance(out, Signal):
-            self._stops.add(out.node)
+            self.stops.add(out.node)
         return out

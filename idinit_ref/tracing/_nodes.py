@@ -12,7 +12,7 @@ from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
 from ._parameter import Parameter, Seen, node_of, with_rows
-from ._struck import distances, frozen, live, struck
+from ._struck import distances, frozen, live, returned, struck
 from ._summed import Gathered, Weighed, gather, members_in, whole
 from ._units import Places, Unit, merged, placed
 from ._values import Operation, Signal, Value
@@ -109,7 +109,8 @@ class Nodes:
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
         self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
-        self._stops: set[str] = set()
+        self.stops: set[str] = set()
+        self._hidden: set[str] = set()  # signals that are read without a node
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
         self._biases: set[str] = set()  # lookups of a bias in a stack
@@ -227,6 +228,14 @@ class Nodes:
         """Record that a signal's numbers leave the tensors: no gradient comes back."""
         if isinstance(value, Signal):
             self._exits[value.node] = by
+
+    def hide(self, values: Iterable[Value]) -> None:
+        """Record signals that are read without a node: as by integers or bools."""
+        self._hidden.update(value.node for value in values if isinstance(value, Signal))
+
+    def derive(self) -> None:
+        """Record that derivatives of what is drawn may be results: all of it is read."""
+        self._hidden.update(node.name for node in self.nodes)
 
     def label(self, base: str, weight: str) -> str:
         """Name a weight operation after its weight.
@@ -385,6 +394,7 @@ class Nodes:
         more = [value.node for value in also if isinstance(value, Signal)]
         self._settle_sums({*ends, *more})
         self._find_crops()
+        before = {node.name: node.inputs for node in self.nodes}
         self._drop_moves({*ends, *more, *self._exits})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
@@ -418,12 +428,13 @@ class Nodes:
         for name in dict.fromkeys(name for name, _ in self._magnitudes):
             uses = [operation for operation, _ in seen[name].ways]
             seen[name].magnitude = all((name, use) in self._magnitudes for use in uses)
-        by = [self._stop_name] * bool(self._stops) + list(self._exits.values())
+        by = [self._stop_name] * bool(self.stops) + list(self._exits.values())
         reason = " or ".join(dict.fromkeys(by or [self._stop_name]))
-        for name in frozen(self.nodes, self._uses, self._stops, self._exits, [*ends, *more]):
+        for name in frozen(self.nodes, self._uses, self.stops, self._exits, [*ends, *more]):
             seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = with_rows(struck(self.nodes, self._factors, self._ways, {*ends, *more}), seen)
+        drawn = returned(drawn, {*more, *self._exits, *self._hidden}, before, ends)
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:

@@ -121,6 +121,30 @@ def live(nodes: Sequence[Node], outputs: Collection[str]) -> set[str]:
     return found
 
 
+def returned(
+    nodes: Sequence[Node],
+    names: Collection[str],
+    before: Mapping[str, Sequence[str]],
+    outputs: Collection[str],
+) -> list[Node]:
+    """Return nodes of which some say that they are read, as from `names`, besides the outputs.
+
+    Of a node that was dropped the nodes `before` it are read.
+    """
+    kept, stack, seen = {node.name for node in nodes}, [*names], {*names}
+    while stack:
+        name = stack.pop()
+        new = () if name in kept else set(before.get(name, ())) - seen
+        seen.update(new)
+        stack += new
+    return [
+        replace(node, options={**node.options, "returned": True})
+        if node.name in seen and node.name not in outputs
+        else node
+        for node in nodes
+    ]
+
+
 def frozen(
     nodes: Sequence[Node],
     uses: Sequence[tuple[str, Any, str | None, bool]],

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import idinit_ref_jax as irj
+from idinit_ref.errors import OptionTypeError
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 
@@ -171,3 +172,32 @@ def test_sharded_parameters_move_where_they_are():
     audit = irj.audit(params | {"head": jax.device_put(jnp.zeros((8, 3)), place)}, x, res)
     assert audit.healthy
     assert "the output" in audit.woken
+
+
+@pytest.mark.parametrize("head", ["random", "zero"])
+def test_without_steps_the_model_runs_once(head):
+    """The contract of steps=0: one forward pass. So it is by default where nothing fails."""
+    runs = []
+
+    def told(params, x):
+        jax.debug.callback(lambda: runs.append(1))
+        return jax.nn.relu(x @ params["first"]) @ params["head"]
+
+    x = jax.random.normal(KEYS[1], (6, 8))
+    params, _ = irj.init(ones(first=(8, 8), head=(8, 3)), x, told)
+    if head == "zero":
+        params |= {"head": jnp.zeros((8, 3))}
+    runs.clear()
+    audit = irj.audit(params, x, told, steps=0)
+    jax.effects_barrier()
+    assert len(runs) == 1
+    assert (audit.steps, audit.woken) == (0, ())
+    assert bool(audit.healthy) == (head == "random")
+    unknown = [said for said in audit.limits if said.endswith(" is unknown: steps=0")]
+    assert len(unknown) == (head == "zero")
+    after = irj.audit(params, x, told)
+    jax.effects_barrier()
+    assert after.healthy
+    assert len(runs) == (2 if head == "random" else 3)
+    with pytest.raises(OptionTypeError, match=r"steps = 0\.5"):
+        irj.audit(params, x, told, steps=0.5)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import idinit_ref_tensorflow as irk
+from idinit_ref.errors import OptionTypeError
 
 ops = keras.ops
 
@@ -246,3 +247,37 @@ def test_frozen_and_stateful_layers_stay():
     assert audit.healthy
     assert audit.woken[0] == "the output"
     assert not any(numpy(v).any() for v in model.layers[1].states)
+
+
+@pytest.mark.parametrize("head", ["random", "zero"])
+def test_without_steps_the_model_runs_once(head):
+    """The contract of steps=0: one forward pass. So it is by default where nothing fails."""
+    runs = []
+
+    class Told(keras.layers.Layer):
+        def call(self, x):
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                tf.py_function(lambda: runs.append(1), [], [])
+            return x * 1
+
+    x = keras.Input((8,))
+    y = Told()(keras.layers.Dense(8)(x))
+    model = keras.Model(x, keras.layers.Dense(3, name="head")(y))
+    irk.init_(model)
+    if head == "zero":
+        model.get_layer("head").kernel.assign(np.zeros((8, 3)))
+    runs.clear()
+    audit = irk.audit(model, samples(6, 8), steps=0)
+    once = keras.backend.backend() == "tensorflow"  # the others also call it on symbols
+    assert len(runs) == once
+    assert (audit.steps, audit.woken) == (0, ())
+    assert bool(audit.healthy) == (head == "random")
+    unknown = [said for said in audit.limits if said.endswith(" is unknown: steps=0")]
+    assert len(unknown) == (head == "zero")
+    after = irk.audit(model, samples(6, 8))
+    assert after.healthy
+    assert len(runs) == once * (2 if head == "random" else 3)
+    with pytest.raises(OptionTypeError, match="steps = '1'"):
+        irk.audit(model, samples(6, 8), steps="1")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import idinit_ref_torch as irt
+from idinit_ref.errors import OptionError
 
 
 def samples(*shape, seed=1):
@@ -359,3 +360,31 @@ def test_half_precision_moves_too(dtype):
     audit = irt.audit(model.to(dtype), x.to(dtype))
     assert audit.healthy
     assert {name.split(".")[0] for name in audit.woken} == {"squeeze", "logits"}
+
+
+@pytest.mark.parametrize("head", ["random", "zero"])
+def test_without_steps_the_model_runs_once(head):
+    """The contract of steps=0: one forward pass. So it is by default where nothing fails."""
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), samples(6, 8)
+    irt.init_(model, x)
+    if head == "zero":
+        nn.init.zeros_(model[2].weight)
+    runs = []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    audit = irt.audit(model, x, steps=0)
+    assert len(runs) == 1
+    assert (audit.steps, audit.woken) == (0, ())
+    assert bool(audit.healthy) == (head == "random")
+    unknown = [said for said in audit.limits if said.endswith(" is unknown: steps=0")]
+    assert len(unknown) == (head == "zero")
+    after = irt.audit(model, x)
+    assert after.healthy
+    assert len(runs) == (2 if head == "random" else 3)
+    assert after.steps == (head == "zero")
+
+
+def test_a_wrong_number_of_steps_is_an_error_before_the_model_runs():
+    model = Res()
+    model.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+    with pytest.raises(OptionError, match="steps = -1, but it should be an integer"):
+        irt.audit(model, samples(6, 8), steps=-1)

@@ -9,7 +9,8 @@ import pytest
 from idinit_ref import Graph, Node
 from idinit_ref.diagnostics.facts import TensorFacts
 from idinit_ref.diagnostics.signals import Record
-from idinit_ref.diagnostics.waking import STEPS, Look, stepped, watched
+from idinit_ref.diagnostics.waking import STEPS, Look, stepped, steps_of, watched
+from idinit_ref.errors import OptionError, OptionTypeError
 
 EPS = 2.0**-23
 
@@ -152,6 +153,49 @@ def test_without_a_second_look_the_failure_stays_and_the_limit_says_so(way):
     said = {"refused": "many ranks", "raises": "no such value", "not finite": "not finite"}
     assert audit.limits[-1].startswith("whether training wakes the output is unknown")
     assert said[way] in audit.limits[-1]
+
+
+@pytest.mark.parametrize("start", [(1, 1, 1), (1, 1, 0), (1, 0, 0), (-1, 1, 1)], ids=str)
+def test_without_steps_there_is_one_run_and_a_limit_names_what_is_unknown(start):
+    runs = []
+
+    def look(values):
+        runs.append(values)
+        return product(dict(zip("abc", start, strict=True)))
+
+    audit = watched(look, step, steps=0)
+    assert runs == [{}]
+    assert (audit.steps, audit.woken) == (0, ())
+    assert bool(audit.healthy) == (start == (1, 1, 1))
+    said = ("whether training wakes the output is unknown: steps=0",)
+    assert audit.limits == (said if start == (1, 1, 0) else ())  # else no gradient moves anything
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_there_are_no_more_steps_than_asked_for(steps):
+    """A ReLU that is never on, behind a weight that always has a gradient."""
+    runs = []
+
+    def look(values):
+        runs.append(values)
+        run = product({"a": 1.0, "b": 1.0, "c": 1.0, **values})
+        run.record.gradients["b"] = TensorFacts(0.0, 0.0, None, EPS)
+        run.record.facts["m"] = TensorFacts(1.0, 1.0, 0.0, EPS)
+        return run
+
+    audit = watched(look, step, steps=steps)
+    assert not audit.healthy
+    assert audit.steps == steps
+    assert len(runs) == 1 + 2 * steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [(-1, OptionError), (1.0, OptionTypeError), (True, OptionTypeError), (None, OptionTypeError)],
+)
+def test_a_wrong_number_of_steps_is_an_error(steps, error):
+    with pytest.raises(error, match=f"steps = {steps!r}, but it should be an integer"):
+        steps_of(steps)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -80,6 +80,21 @@ def with_sums_anew(graph, draw):
 
 
 @change
+def with_unread_code(graph, draw):
+    """Sums with results of its weights that no output reads."""
+    nodes = list(graph.nodes)
+    weights = [node for node in nodes if node.kind == "weight"]
+    signals = [node for node in nodes if node.kind != "parameter" and node.shape is not None]
+    for k in range(draw(st.integers(1, 4)) if weights and signals else 0):
+        x, by = draw(st.sampled_from(signals)), draw(st.sampled_from(weights))
+        h = replace(by, name=f"unread {k}", inputs=(x.name,), shape=x.shape)
+        y = Node(f"unread sum {k}", "add", (x.name, h.name), x.shape)
+        nodes += [h, y]
+        signals += [h, y]
+    return Graph(nodes, graph.outputs)
+
+
+@change
 def with_leading_axes(graph, draw):
     """Axes of size 1 before those of some nodes."""
     nodes = [

@@ -433,3 +433,19 @@ def test_the_cost_is_linear(make):
     assert zeros == {fan: set(), all_layers: {"B1"}, linear_attentions: {"V0"}}.get(
         make, {f"B{k}" for k in range(200)}
     )
+
+
+def test_a_weight_that_no_output_reads_opens_no_region():
+    """A projection: the unread product of what lies between changes nothing."""
+
+    def zeros(dead):
+        net = Net()
+        source = net.w("a", net.x())
+        inner = net.f("tanh", net.w("b", source))
+        if dead:
+            net.w("dead", inner)
+        net.w("out", net.add("y", net.w("short", source), net.w("c", inner)))
+        return net.zeros("out"), net.roles("out").get("DEAD")
+
+    assert zeros(False) == ({"C"}, None)
+    assert zeros(True) == ({"C"}, "transit")
