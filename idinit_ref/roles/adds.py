@@ -214,9 +214,10 @@ class Adds:
                     has_stopped = True
                     continue  # nodes further back are not nearer
             for side in (0, 1):
+                is_alone = not ways[1 - side].is_open and flow.rejoined(node) is None
                 for to, way in self._back(node, ways[side]) if ways[side].is_open else ():
                     if way.free or may[1 - side]:  # else the other operand is no skip
-                        ahead.push(to, side, way, not ways[1 - side].is_open)
+                        ahead.push(to, side, way, is_alone)
         return found
 
     def _is_led(self, side: int, node: int, way: Way) -> bool:

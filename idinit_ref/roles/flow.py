@@ -163,7 +163,8 @@ class Flow:
                 self.hop.append(number)
                 continue
             free = self._wholes(number)
-            self.least.append(min([own, *[self.least[to] for to in free]]))
+            parted = [to for to in free if to not in inputs]  # read by more than one of its parts
+            self.least.append(min([own, *parted, *[self.least[to] for to in free]]))
             self.lead.append(max([self.lead[self.hop[to]] for to in free], default=-1))
             open_ = [to for to in inputs if is_open[to]]
             is_open.append(own < inf or len(open_) > 0)
