@@ -298,7 +298,9 @@ def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Val
     if isinstance(value, Made) and not value.parts:
         return draw.constant(shape, value=0 if value.zero else None)
     if isinstance(value, Made):
-        return value.lost(shape) if name == "stack" else value.moved(shape, _first)
+        return (
+            value.lost(shape) if name == "stack" else value.moved(shape, lambda view: view.each(0))
+        )
     if name != "stack" and isinstance(value, Signal):
         return draw.layer(name, value, (), shape)
     word = "join" if name == "stack" else "select"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from idinit_ref.core.layout import SPATIAL
-from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, power
+from idinit_ref.tracing import Data, Made, Signal, Value, clamped, is_constant, is_entrywise, power
 
 from . import _moves
 from ._call import Call, axis_of, other, result, scaled
@@ -58,6 +58,8 @@ def _known(call: Call) -> Value:
     word = WORDS.get(call.name)
     if word == "norm" and isinstance(first := call.of(call.args[0]), Made) and first.parts:
         return call.draw.entrywise(call.what, call.values, call.shape, call.floating, "", word)
+    if is_entrywise(word or call.what):
+        return _entrywise(call, word or call.what)
     return other(call, call.what) if word is None else result(call, word)
 
 

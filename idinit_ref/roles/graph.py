@@ -343,7 +343,8 @@ def function_of(node: Node) -> str:
     >>> function_of(Node("layers.0: softplus (2)")), function_of(Node("dt/Exp_1"))
     ('softplus', 'exp')
     """
-    last = re.split(r"[:/.] ?", node.name)[-1]
+    name = re.sub(r"\[\d+:\d+\]$", "", node.name)  # of a part of a result
+    last = re.split(r"[:/.] ?", name)[-1]
     return re.sub(r"(_\d*| \(\d+\))$", "", last).lower()
 
 

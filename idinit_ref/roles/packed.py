@@ -21,6 +21,8 @@ __all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"
 _OF_PARTS = {"blocks", "parted", "parts", "members"}
 _KEEPS = {"move", "scale", "shift", "map"}
 """The operations between a packed result and its parts: each part passes them alone."""
+_MEETS = {"product", "select"}
+"""The same, if all operands are computed from the packed result: as `y * sigmoid(y)`."""
 
 Rows = tuple[int, int]
 """The first row of a block, and the one behind it; in a stack, the indices of its matrices."""
@@ -90,6 +92,7 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
         for name, own in held.items():
             used.setdefault(name, set()).add(own)
     biases = {name: of for name, of in _biases(graph, inside).items() if name not in whole}
+    place = {node.name: at for at, node in enumerate(graph.nodes)}
     nodes: dict[str, Node] = {}
     blocks: dict[str, dict[Rows, str | None]] = {}
     for node in graph.nodes:
@@ -101,7 +104,7 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
         elif node.kind == "weight" and name not in inside:
             new = [_operation(new[0], rows, used)]
         elif rows:
-            new = list(_way(graph, node, inside, *rows.values()))
+            new = list(_way(graph, node, inside, next(iter(rows.values())), place))
         elif node.kind == "parameter":
             new = [_told(node, inside, used)]
         nodes |= {each.name: each for each in new}
@@ -126,11 +129,20 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
         held = {inside[to] for to in node.inputs if to in inside}
         if held and ends and node.kind != "weight":
             packed -= held if len(held) > 1 else held - _held(graph, node, cuts[node.name])
-        elif len(held) == 1 and node.does in _KEEPS and not is_returned:
+        elif len(held) == 1 and not is_returned and _passes(graph, node, inside):
             inside[node.name] = held.pop()
         else:
             packed -= held
     return {name: weight for name, weight in inside.items() if weight in packed}
+
+
+def _passes(graph: Graph, node: Node, inside: Collection[str]) -> bool:
+    """Whether the parts of a packed result pass an operation alone: as a function of each entry."""
+    rest = [graph.by_name[to] for to in node.inputs if to not in inside]
+    if node.does in _KEEPS and all(entries(other) < entries(node) for other in rest):
+        return True
+    shapes = {graph.by_name[to].shape for to in node.inputs}
+    return not rest and shapes == {node.shape} and (node.kind == "add" or node.does in _MEETS)
 
 
 def _parts(
@@ -187,17 +199,23 @@ def _biases(graph: Graph, inside: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _way(graph: Graph, part: Node, inside: Mapping[str, str], rows: Rows) -> Iterator[Node]:
+def _way(
+    graph: Graph, part: Node, inside: Collection[str], rows: Rows, place: Mapping[str, int]
+) -> Iterator[Node]:
     """Yield copies of the nodes from a packed weight to one part of its result, and the part."""
-    way = [part]
-    while way[-1].kind != "weight":
-        way.append(graph.by_name[next(to for to in way[-1].inputs if to in inside)])
-    for node in reversed(way[1:]):
-        inputs = tuple(_label(to, rows) if to in inside else to for to in node.inputs)
+    way, stack = {part.name}, [part]
+    while stack:
+        new = {to for to in stack.pop().inputs if to in inside} - way
+        way |= new
+        stack += [graph.by_name[to] for to in new]
+    for node in (graph.by_name[name] for name in sorted(way, key=place.__getitem__)):
+        inputs = tuple(_label(to, rows) if to in way else to for to in node.inputs)
+        if node is part:
+            yield replace(part, inputs=inputs, does="move", options={})
+            return
         weights = tuple(_label(name, rows) for name in node.weights)
         name = _label(node.name, rows)
         yield replace(node, name=name, inputs=inputs, weights=weights, shape=part.shape)
-    yield replace(part, inputs=(_label(way[1].name, rows),), does="move", options={})
 
 
 def _told(node: Node, inside: Mapping[str, str], used: Mapping[str, Collection[Rows]]) -> Node:
@@ -225,8 +243,10 @@ def _parameters(node: Node, used: Collection[Rows]) -> list[Node]:
         if "layout" in own:
             for axis, span in spans_of(node, rows).items():
                 shape[axis] = len(span)
-        if "O" in letters_of(node) and size % own.get("groups", 1):
-            del own["groups"]
+        if "groups" in own and "O" in letters_of(node):
+            outs = (node.shape or ())[str(node.options["layout"]).index("O")]
+            groups, rest = divmod(own.pop("groups") * size, outs)
+            own |= {} if rest or size % max(groups, 1) else {"groups": groups}
         new = tuple(shape) if "layout" in own else (size,)
         found.append(replace(node, name=_label(node.name, rows), shape=new, options=own))
     return found
@@ -235,7 +255,8 @@ def _parameters(node: Node, used: Collection[Rows]) -> list[Node]:
 def _blocks(node: Node, used: Collection[Rows]) -> dict[Rows, str | None]:
     size, each = prod(node.shape or ()), prod(node.shape or ())
     if "layout" in node.options:
-        size, each = _size(node), _reads(node) if "O" in letters_of(node) else 1
+        last = str(node.options["layout"]).index(letters_of(node)[-1])
+        size, each = _size(node), (node.shape or ())[last]
     ends = sorted({*range(0, size, each), size, *chain.from_iterable(used)})
     return {rows: _label(node.name, rows) if rows in used else None for rows in pairwise(ends)}
 

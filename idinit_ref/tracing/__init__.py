@@ -17,7 +17,7 @@ Examples
 from ._asking import asking
 from ._axes import View
 from ._drawing import Drawing
-from ._functions import Fact, clamped, power
+from ._functions import Fact, clamped, is_entrywise, power
 from ._joins import At
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
@@ -47,6 +47,7 @@ __all__ = [
     "entries_of",
     "identity",
     "is_constant",
+    "is_entrywise",
     "is_number",
     "of_einsum",
     "of_matmul",

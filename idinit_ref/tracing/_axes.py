@@ -178,6 +178,11 @@ class View:
         rest = (*part.axes[:axis], *part.axes[axis + 1 :])
         return View(rest, (*part.fixed, *part.axes[axis]))
 
+    def each(self, axis: int) -> View:
+        """Return the view at any one index of an axis, without that axis: a turn of a loop."""
+        rest = (*self.axes[:axis], *self.axes[axis + 1 :])
+        return View(rest, (*self.fixed, *self.axes[axis]))
+
     def expand(self, axis: int) -> View:
         """Return the view with a new axis of size 1 before another."""
         return replace(self, axes=(*self.axes[:axis], (), *self.axes[axis:]))

@@ -9,7 +9,7 @@ from ..roles.graph import Does
 from ._made import Made
 from ._values import Data, Signal, Value
 
-__all__ = ["Fact", "clamped", "fact_of", "power"]
+__all__ = ["Fact", "clamped", "fact_of", "is_entrywise", "power"]
 
 
 class Fact(NamedTuple):
@@ -94,6 +94,15 @@ _WORDS: dict[Fact, str] = {
 }
 _FACTS = {word.replace("_", ""): fact for fact, words in _WORDS.items() for word in words.split()}
 _FACTS[""] = Fact()
+
+
+def is_entrywise(word: str) -> bool:
+    """Whether an operation is a function of each entry, by its plain name.
+
+    >>> is_entrywise("relu"), is_entrywise("softmax")
+    (True, False)
+    """
+    return fact_of(word).does == "map"
 
 
 def fact_of(word: str) -> Fact:

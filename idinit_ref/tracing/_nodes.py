@@ -434,7 +434,8 @@ class Nodes:
             seen[name].frozen = f"frozen: every use of it is behind {reason}"
         nodes = [node_of(given, seen[name]) for name, given in self.parameters.items()]
         drawn = with_rows(struck(self.nodes, self._factors, self._ways, {*ends, *more}), seen)
-        drawn = returned(drawn, {*more, *self._exits, *self._hidden}, before, ends)
+        wholes = {whole for add, whole in self._rewritten.items() if add in self._place}
+        drawn = returned(drawn, {*more, *self._exits, *self._hidden, *wholes}, before, ends)
         return Graph([*nodes, *drawn], tuple(dict.fromkeys(ends)))
 
     def _joint(self, outputs: Collection[str]) -> list[Weighed]:

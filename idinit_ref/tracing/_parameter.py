@@ -143,12 +143,18 @@ def _storage(
     if len(set(narrow)) > 1:  # it may be one matrix or two
         return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
+    groups = {_groups(op, way) for op, way in seen if isinstance(way, Stored)}
+    if groups != {options.get("groups", 1)}:
+        if len(groups) > 1 or 0 in groups:
+            return given.shape, {}, f"its rows are kernels with other groups in {seen[0][0].name}"
+        options["groups"] = groups.pop()
     shape, layout = merge_axes(how.shape, how.letters)
     letters, parts, members = _parts(seen)
     sizes = {stop - start for start, stop in parts.values()}
     if parts and letters != "O":
         options |= {"parts": letters, "members": members}
-    if "O" in letters and parts and all(op.is_packed(sizes) for op, _ in seen):
+    packs = (op.is_packed(sizes) or (isinstance(way, Stored) and way.cut) for op, way in seen)
+    if "O" in letters and parts and all(packs):
         outs = shape[layout.index("O")]
         starts = {start % outs for rows in parts.values() for start in rows}
         blocks = tuple(b - a for a, b in pairwise(sorted({0, *starts, outs})))
@@ -156,6 +162,17 @@ def _storage(
     if (shape, layout) != (given.shape, how.letters):
         options["parted"] = how.shape, how.letters
     return shape, options, ""
+
+
+def _groups(operation: Operation, way: Stored) -> int:
+    """Return the groups of all rows, if an operation has groups of some; 0 if they do not fit."""
+    groups = int(operation.options.get("groups", 1))
+    if groups == 1 or way.cut is None:
+        return groups
+    outs = next(n for n, letter in zip(way.shape, way.letters, strict=True) if letter == "O")
+    start, stop = way.cut
+    fits = not outs % (stop - start) and not start % (stop - start)
+    return groups * outs // (stop - start) if fits else 0
 
 
 class _Parts(NamedTuple):
@@ -183,24 +200,40 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
     sizes = dict(zip(letters, shape, strict=True))
     found = [op.parts(way) for op, way in ways]
     cuts = {letter for letter, own in found if own}
-    along = [c for c in sizes if len({way.member.get(c) for _, way in ways}) > 1]
-    if len(cuts) > 1 or any(c not in way.member for c in along for _, way in ways):
-        return _Parts()
+    along = _along([way.member for _, way in ways], sizes, bool(cuts))
     count = prod(sizes[c] for c in cuts)
     parts: dict[str, Rows] = {}
     for (op, way), (_, own) in zip(ways, found, strict=True):
-        at = 0
+        first, last = 0, 0
         for letter in along:
-            at = at * sizes[letter] + way.member[letter]
-        of = own or ({op.name: (0, count)} if along else {})
-        if not of:
+            start, stop = way.member[letter]
+            first, last = first * sizes[letter] + start, last * sizes[letter] + stop - 1
+        whole = {op.name: (0, count * (last + 1 - first))} if along else {}
+        if len(cuts) > 1 or not (own or whole):
             return _Parts()
-        first = at * count
-        parts |= {node: (first + start, first + stop) for node, (start, stop) in of.items()}
+        at = first * count
+        parts |= {node: (at + start, at + stop) for node, (start, stop) in (own or whole).items()}
     rows = sorted({*parts.values()})
     if len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
         return _Parts()
     return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along))
+
+
+def _along(
+    members: Sequence[Mapping[str, Rows]], sizes: Mapping[str, int], has_cuts: bool
+) -> list[str]:
+    """Return the letters of batch axes along which operations read parts of a stack.
+
+    None if these do not lie one behind another, as every second matrix. An axis of which some read
+    several matrices comes last: then these are so.
+    """
+    found = [c for c in sizes if len({own.get(c) for own in members}) > 1]
+    if any(c not in own for c in found for own in members):
+        return []
+    wide = [c for c in found if any(own[c][1] - own[c][0] > 1 for own in members)]
+    if len(wide) > 1 or (wide and has_cuts):
+        return []
+    return [*(c for c in found if c not in wide), *wide]
 
 
 def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:

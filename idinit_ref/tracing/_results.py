@@ -16,10 +16,10 @@ from ._resolution import copied_axes, is_finer
 from ._summed import multiplied, rejoined
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
-from ._values import Data, Signal, Value, is_constant, is_zero
+from ._values import Data, Signal, Track, Value, is_constant, is_zero
 from ._written import Functions
 
-__all__ = ["Results", "Sum", "done_by", "spread", "unlinked"]
+__all__ = ["Results", "Sum", "done_by", "faded", "spread", "unlinked"]
 
 _MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
@@ -71,7 +71,7 @@ class Results(Functions):
             made = made.factored(ends, [part.name for part in linear if part.vanishes])
             return made.noted(done_by("", name, [])) if fact.vanishes == "never" else made
         for signal in signals:
-            if not passes or not floating or signal.shape != shape:
+            if not passes or signal.shape != shape:
                 signal.spend()
         out: Data | Signal = Data(shape)
         if floating and signals:
@@ -451,11 +451,15 @@ def done_by(doing: str, name: str, rest: Sequence[Value]) -> Callable[[str], str
 
 def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Signal:
     """Return a result with the operands' axes that it keeps."""
-    tracks = [track._replace(is_faded=True) for signal in alike for track in signal.tracks]
-    if not tracks and not halves:
-        return out
-    if len(tracks) > _MOST:
-        for signal in alike:
-            signal.spend()
-    kept = tuple(tracks) if len(tracks) <= _MOST else ()
-    return out._replace(tracks=kept, halves=halves)
+    return out._replace(tracks=faded(alike), halves=halves)
+
+
+def faded(signals: Sequence[Signal]) -> tuple[Track, ...]:
+    """Return the operations of which functions of each entry are the result; none if too many."""
+    each = (track._replace(is_faded=True) for signal in signals for track in signal.tracks)
+    tracks = tuple(dict.fromkeys(each))
+    if len(tracks) <= _MOST:
+        return tracks
+    for signal in signals:
+        signal.spend()
+    return ()

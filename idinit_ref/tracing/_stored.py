@@ -58,8 +58,9 @@ class Stored:
         whose kernel may be a part of the stored one, or padded with zeros.
     batch : mapping of int to str
         The letter of each batch axis, by its axis of the operation's weight.
-    member : mapping of str to int
-        The indices of the matrix that the operation uses, by the letter of a batch axis.
+    member : mapping of str to (int, int)
+        By the letter of a batch axis, the first index of the matrices that the operation uses, at
+        once or one in each turn of a loop, and the one behind them; absent if some are skipped.
     solid : Stored, optional
         Of a stack of interleaved matrices: the form as one matrix, for other uses of the parameter.
     """
@@ -73,7 +74,7 @@ class Stored:
     narrow: bool = False
     taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     batch: Mapping[int, str] = field(default_factory=dict)
-    member: Mapping[str, int] = field(default_factory=dict)
+    member: Mapping[str, Rows] = field(default_factory=dict)
     solid: Stored | None = None
 
 
@@ -91,7 +92,7 @@ class _Axis(NamedTuple):
     size: int
     letter: str
     place: int = -1
-    at: int | None = None  # the index, if the operand has one place along it
+    at: Rows | None = None  # the indices that the operand has
 
 
 def stored(
@@ -126,13 +127,14 @@ def stored(
             letter, place = kept[0].letter, kept[0].place
             narrow |= letter in _SUMMED and prod(run.atom.size for run in kept) < size
             is_one = len({run.place for run in kept}) == 1
-            at = kept[0].atom.start if len(kept) == 1 and place < 0 else None
+            at = _indices(kept[0].atom, 1) if len(kept) == 1 else None
             axes.append(_Axis(size, letter, place if is_one else -1, at))
             whole += kept if letter == "O" else []
         else:
             parts = _parted(kept, size)
             if parts is None:
                 return "it is used in parts by"
+            narrow |= parts[0].letter in _SUMMED and kept[0].atom.size < parts[0].size
             axes += parts
     axes = _named(axes, view, kinds, batch)
     for need, meaning in (("O", "outputs"), ("I", "inputs")):
@@ -148,7 +150,8 @@ def stored(
     sizes, letters_of = tuple(axis.size for axis in axes), "".join(axis.letter for axis in axes)
     spans, taps = _spans(view, outs), _taps(view, kinds, axes)
     along = {axis.place: axis.letter for axis in axes if axis.letter not in _SUMMED + "O"}
-    member = {axis.letter: axis.at for axis in axes if axis.at is not None}
+    every = ((axis.letter, axis.at) for axis in axes if axis.letter not in _SUMMED + "O")
+    member = {letter: at for letter, at in every if at is not None}
     return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps, along, member)
 
 
@@ -234,6 +237,12 @@ def _runs(
     return found
 
 
+def _indices(atom: Atom, step: int) -> Rows | None:
+    """Return the first index of an operand along an axis of some step, and the one behind it."""
+    first = atom.start // step
+    return (first, first + atom.size) if atom.size == 1 or atom.step == step else None
+
+
 def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
     """Split a stored axis by its digits; None if they do not cover it."""
     inner, parts = 1, []
@@ -241,8 +250,7 @@ def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
         if abs(run.atom.step) != inner:
             return None
         length = run.atom.size if number else size // inner
-        at = run.atom.start // inner if run.place < 0 else None
-        parts.append(_Axis(length, run.letter, run.place, at))
+        parts.append(_Axis(length, run.letter, run.place, _indices(run.atom, inner)))
         inner *= length
     return parts[::-1] if inner == size else None
 

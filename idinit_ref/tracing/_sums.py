@@ -13,6 +13,7 @@ from ._functions import Fact
 from ._loops import Loops
 from ._made import Made, Part, Shape, offset_of, slope_of
 from ._recipes import terms_of
+from ._results import faded
 from ._units import merged, spread_to
 from ._values import Data, Signal, Track, Value, is_zero
 
@@ -371,6 +372,10 @@ class Sums(Loops):
         # The sum of two results, as in the gates of an LSTM.
         if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:
             tracks = a.fresh + b.fresh
+        elif a.shape == b.shape and {t.operation for t in a.tracks} == {
+            t.operation for t in b.tracks
+        }:  # a function of each entry, as y + tanh(y)
+            tracks = faded((a, b))
         else:
             a.spend()
             b.spend()

@@ -115,6 +115,11 @@ class Operation:
             cuts = {}
         if self.rejoined or (found.cut is None and not cuts):
             return "O", {}
+        axes = {cut.axis for cut in cuts.values()}
+        member = found.batch.get(*axes) if len(axes) == 1 else None
+        if member:  # matrices of a stack, applied side by side
+            first, _ = found.member.get(member, (0, 0))
+            return member, {n: (first + cut.start, first + cut.stop) for n, cut in cuts.items()}
         return "O", blocks_of(found, cuts, self.name)
 
     @property
