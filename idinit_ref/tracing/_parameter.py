@@ -214,6 +214,9 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
         at = first * count
         parts |= {node: (at + start, at + stop) for node, (start, stop) in (own or whole).items()}
     rows = sorted({*parts.values()})
+    inner = {stop - start for _, own in found for start, stop in own.values()}
+    if cuts == {"O"} and any(op.is_narrow(inner) for op, _ in ways):
+        return _Parts()
     if len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
         return _Parts()
     return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along))

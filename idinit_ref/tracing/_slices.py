@@ -147,6 +147,7 @@ class Slices(Moves):
             if touched and not track.is_part:
                 place = None if view is None else _place(track.view, touched, spans)
                 own.cuts[node] = place
+                own.behind |= track.is_faded
                 if place is not None:
                     halves.add((own, place))
             elif cut and not track.is_faded and len(value.tracks) == 1:

@@ -41,6 +41,7 @@ class Operation:
     cropped: set[int] = field(default_factory=set)  # axes that a crop has shifted already
     makes: str = ""  # its result is the kernel of this product of signals
     gated: bool = False  # two parts of its result are multiplied
+    behind: bool = False  # functions of each entry stand before cuts of its result
     cuts: dict[str, Cut | None] = field(default_factory=dict)  # by node; None: no block
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
@@ -83,7 +84,8 @@ class Operation:
         if isinstance(found, str) or view is None or not cuts or is_grouped or self.kinds is None:
             return found
         packs = found.cut is None and self.is_packed({cut.stop - cut.start for cut in cuts})
-        if not packs or self.parts(found)[1]:
+        each = {(c.stop - c.start) * self.sizes[c.axis] // c.period for c in cuts}
+        if not packs or self.is_narrow(each) or self.parts(found)[1]:
             return found
         stack = stacked(view, self.kinds, self.sizes, cuts, shape, batch)
         return replace(stack, solid=found) if stack else found
@@ -128,6 +130,15 @@ class Operation:
         cuts = {node: cut for node, cut in self.cuts.items() if cut is not None}
         is_whole = self.whole or self.rejoined or len(cuts) < len(self.cuts)
         return {} if is_whole else cuts
+
+    def is_narrow(self, sizes: Set[int]) -> bool:
+        """Whether parts behind functions of each entry are too narrow for all inputs: no matrices.
+
+        So are the gates of a router, each of which is read alone.
+        """
+        pairs = zip(self.kinds or (), self.sizes, strict=False)
+        inputs = prod(size for kind, size in pairs if kind == "I")
+        return self.behind and min(sizes) < inputs
 
     def is_packed(self, sizes: Set[int]) -> bool:
         """Whether parts of some sizes mean a packed weight: split channels alone do not."""
