@@ -6,6 +6,8 @@ the zero blocks alone changes the result in proportion.
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import torch
 from torch import nn
 
 import idinit_ref as ir
+import idinit_ref_jax as irj
+import idinit_ref_tensorflow as irk
 import idinit_ref_torch as irt
 from adapters.test_spellings import FRAMEWORKS, X, facts
 from idinit_ref import errors
@@ -420,3 +424,199 @@ def test_parts_in_code_that_no_output_reads_change_nothing(framework):
     assert found["w"] == alone["w"]
     assert found["w"][1].role == (Z, T)
     assert found["z"] == alone["z"]
+
+
+# Stacks in loops and side by side --------------------------------------------------------------
+
+
+def block(x, w):
+    return x + jnp.tanh(x @ w[0]) @ w[1]
+
+
+def in_scan(x, pairs):
+    return jax.lax.scan(lambda x, w: (block(x, w), None), x, pairs)[0]
+
+
+SCANS = {
+    "all": in_scan,
+    "first apart": lambda x, w: in_scan(in_scan(x, w[:1]), w[1:]),
+    "last apart": lambda x, w: block(in_scan(x, w[:-1]), w[-1]),
+    "halves": lambda x, w: in_scan(in_scan(x, w[:2]), w[2:]),
+    "every second": lambda x, w: in_scan(in_scan(x, w[::2]), w[1::2]),
+}
+
+
+@pytest.mark.parametrize("how", SCANS)
+def test_scans_over_parts_of_a_stack_are_as_one_over_all(how):
+    def apply(p, x):
+        return SCANS[how](x, p["w"])
+
+    x = jnp.asarray(X)
+    new, report = irj.init({"w": jnp.ones((4, 2, 8, 8))}, (x,), apply)
+    assert report.plans["w"].role == (T, Z) * 4
+    assert float(jnp.abs(apply(new, x) - x).max()) < 1e-4
+
+
+def test_a_stem_before_a_scan_over_the_rest_of_its_stack():
+    def apply(p, x):
+        def body(x, w):
+            return x + jnp.tanh(x) @ w, None
+
+        return jax.lax.scan(body, jnp.tanh(x @ p["w"][0]), p["w"][1:])[0]
+
+    _, report = irj.init({"w": jnp.ones((4, 8, 8))}, (jnp.asarray(X),), apply)
+    assert report.plans["w"].role == (T, Z, Z, Z)
+
+
+def attention(x, heads):
+    q, k, v = heads
+    return x + (q @ k.mT) @ v / 5
+
+
+MEMBERS = {
+    "bmm": lambda x, w: torch.bmm(x.reshape(-1, 8).expand(3, -1, 8), w).view(3, *x.shape),
+    "func.vmap": lambda x, w: torch.func.vmap(lambda m: x @ m)(w),
+}
+IN_AXES = {"of the weights": (0, None), "of both": (0, 0)}
+
+
+@pytest.mark.parametrize("how", [*MEMBERS, *IN_AXES])
+def test_members_side_by_side_are_as_in_a_loop(how):
+    """Queries, keys and values of one stack: the last ends a linear attention."""
+    if how in MEMBERS:
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = nn.Parameter(torch.randn(3, 8, 8))
+
+            def forward(self, x):
+                return attention(x, MEMBERS[how](x, self.w))
+
+        report = irt.init_(Model(), torch.tensor(X))
+    else:
+
+        def apply(p, x):
+            given = jnp.stack([x] * 3) if how == "of both" else x
+            return attention(x, jax.vmap(lambda w, x: x @ w, IN_AXES[how])(p["w"], given))
+
+        _, report = irj.init({"w": jnp.ones((3, 8, 8))}, (jnp.asarray(X),), apply)
+    assert report.plans["w"].role == (T, T, Z)
+
+
+# Functions of each entry before a cut ------------------------------------------------------------
+
+ENTRYWISE = {
+    "maximum": lambda z: torch.maximum(z, 0.2 * z),
+    "minimum": lambda z: torch.minimum(z, 2 * z),
+    "where": lambda z: torch.where(z > 0, z, 0.2 * z),
+    "sum": lambda z: z + torch.tanh(z),
+    "gate": lambda z: z * torch.sigmoid(1.7 * z),
+    "hardswish": nn.functional.hardswish,
+    "prelu": lambda z: nn.functional.prelu(z, torch.tensor([0.25])),
+    "jax.gelu": jax.nn.gelu,
+    "jax.elu": jax.nn.elu,
+    "jax.leaky_relu": jax.nn.leaky_relu,
+    "keras.gelu": keras.ops.gelu,
+    "keras.hard_silu": keras.ops.hard_silu,
+}
+
+
+@pytest.mark.parametrize("name", ENTRYWISE)
+def test_parts_pass_a_function_that_reads_the_packed_result_twice(name):
+    act = ENTRYWISE[name]
+
+    def gate(x, z):
+        return x + z[..., :8] * z[..., 8:]
+
+    if name.startswith("jax"):
+        _, report = irj.init(
+            {"w": jnp.ones((8, 16))}, (jnp.asarray(X),), lambda p, x: gate(x, act(x @ p["w"]))
+        )
+    elif name.startswith("keras"):
+        x = keras.Input(X.shape[1:])
+        model = keras.Model(x, gate(x, act(keras.layers.Dense(16, use_bias=False)(x))))
+        report = irk.init_(model)
+    else:
+        layer = nn.Linear(8, 16, bias=False)
+        model = type("Model", (nn.Module,), {"forward": lambda self, x: gate(x, act(self.w(x)))})()
+        model.w = layer
+        report = irt.init_(model, torch.tensor(X))
+    (plan,) = report.plans.values()
+    assert (plan.role, plan.blocks) == ((Z, T), (8, 8))
+
+
+def test_a_router_behind_a_sigmoid_is_one_matrix():
+    """Its gates are read alone, and one row each cannot read all inputs."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.router = nn.Linear(8, 4)
+            self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x):
+            gates = torch.sigmoid(self.router(x))
+            return sum(gates[..., k : k + 1] * each(x) for k, each in enumerate(self.experts))
+
+    plan = irt.init_(Model(), torch.tensor(X)).plans["router.weight"]
+    assert (plan.role, plan.blocks) == (T, None)
+    assert np.array_equal(plan.build(), np.eye(4, 8))
+
+
+@pytest.mark.parametrize("cut_first", [True, False])
+def test_a_bias_before_softplus_is_kept_wherever_the_result_is_cut(cut_first):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 16)
+
+        def forward(self, x):
+            z = self.layer(x)
+            a, b = z.chunk(2, -1) if cut_first else nn.functional.softplus(z).chunk(2, -1)
+            a, b = (nn.functional.softplus(a), nn.functional.softplus(b)) if cut_first else (a, b)
+            return torch.tanh(a) * b
+
+    assert irt.init_(Model(), torch.tensor(X)).roles["layer.bias"] == "keep"
+
+
+# Parts that are stored together ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_kernels_with_groups_in_one_weight_are_kernels_apart(groups, stacked):
+    """The first ends the branch, and the second starts as the identity."""
+    size = (8, 8 // groups, 3, 3)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn((2, *size) if stacked else (16, *size[1:])))
+
+        def forward(self, x):
+            a, b = self.w if stacked else (self.w[:8], self.w[8:])
+            gate = nn.functional.conv2d(x, b, padding=1, groups=groups)
+            return x + nn.functional.conv2d(x, a, padding=1, groups=groups) * torch.sigmoid(gate)
+
+    model, x = Model(), torch.randn(2, 8, 6, 6)
+    assert irt.init_(model, x).plans["w"].role == (Z, T)
+    gate = (model.w[1] if stacked else model.w[8:]).detach()
+    assert torch.equal(nn.functional.conv2d(x, gate, padding=1, groups=groups), x)
+
+
+def test_matrices_that_are_cut_from_one_vector_are_kept_and_named():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(128))
+
+        def forward(self, x):
+            return torch.tanh(x @ self.w[:64].view(8, 8)) @ self.w[64:].view(8, 8)
+
+    model = Model()
+    before = model.w.detach().clone()
+    report = irt.init_(model, torch.tensor(X))
+    assert report.roles == {"w": "keep"}
+    assert [(note.kind, note.names) for note in report.warnings] == [("kept", ("w",))]
+    assert torch.equal(model.w, before)
