@@ -57,7 +57,7 @@ def kept(
         for entry in entries
         if entry.role == "keep"
         and entry.name not in chosen
-        and len(entry.shape) > 1
+        and (len(entry.shape) > 1 or "flat" in graph.by_name[entry.name].options)
         and _is_used(graph.by_name[entry.name])
     ]
     if not found:

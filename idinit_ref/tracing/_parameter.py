@@ -88,7 +88,7 @@ def node_of(given: Parameter, seen: Seen) -> Node:
         note = f"{seen.done} before its use as a weight: a role is the result's"
     if seen.makes:
         note = f"it makes the kernel of {seen.makes}: a role is the kernel's"
-    if use == "embedding" or len(given.shape) < 2:
+    if use == "embedding" or (len(given.shape) < 2 and "flat" not in options):
         note = ""
     if (seen.magnitude or seen.makes) and not seen.scales:
         options = {**options, "magnitude": note}
@@ -141,7 +141,8 @@ def _storage(
         return given.shape, {}, note
     narrow = [op.name for op, way in seen if isinstance(way, Stored) and way.narrow]
     if len(set(narrow)) > 1:  # it may be one matrix or two
-        return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
+        own = {"flat": True} if given.is_vector else {}  # matrices that lie in a vector
+        return given.shape, own, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     groups = {_groups(op, way) for op, way in seen if isinstance(way, Stored)}
     if groups != {options.get("groups", 1)}:
