@@ -10,7 +10,7 @@ from .dominators import ROOT
 from .ends import Ends, Vanishing
 from .flow import SPACE, Flow
 from .graph import bare_shape, entries
-from .ways import HERE, Frontier, Way
+from .ways import HERE, Frontier, Met, Way
 
 __all__ = ["Adds", "Branch"]
 
@@ -168,10 +168,10 @@ class Adds:
                 return self._is_source(start, branch)
         return True
 
-    def _meet(self, add: int, sides: tuple[int, int]) -> tuple[dict[int, Way], dict[int, Way]]:
+    def _meet(self, add: int, sides: tuple[int, int]) -> Met:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
         flow = self._flow
-        found: tuple[dict[int, Way], dict[int, Way]] = ({}, {})
+        found: Met = ({}, {})
         for side, skip in enumerate(sides):
             # The usual block: the whole branch is computed from the skip, or from its start.
             branch, start = sides[1 - side], flow.start[skip]
@@ -192,15 +192,19 @@ class Adds:
             node, way = self._enter(sides[side])
             if way.free or may[1 - side]:
                 ahead.push(node, side, way, True)
-        has_stopped = False
+        stop, over = ROOT, [ROOT, ROOT]  # the latest node where ways ended, or passed over weights
+
+        def is_fed(node: int, side: int, least: int) -> bool:
+            use = flow.last_use(node, over[side])
+            return use > max(stop, least) and flow.comes_from(over[side], use)
+
         while ahead.may_meet:
             for side in (0, 1):
-                lone = None if has_stopped else ahead.lone(side)
+                lone = ahead.lone(side) if stop == ROOT else None
                 if lone and self._is_led(sides[1 - side], *lone) and is_met(lone[0], side, lone[1]):
                     return ({}, dict([lone])) if side else (dict([lone]), {})
-                if settled := ahead.settled(side):
-                    found[side].update(settled)
-                    return found
+            if ahead.is_due and (sure := ahead.sure(is_fed)):
+                return found[0] | sure[0], found[1] | sure[1]
             node, ways = ahead.pop()
             if all(way.over or way.free for way in ways):
                 met = [
@@ -211,10 +215,11 @@ class Adds:
                     if met[side]:
                         found[side][node] = ways[side]
                 if any(met) or (ways[0].free and ways[1].free):
-                    has_stopped = True
+                    stop = max(stop, node)
                     continue  # nodes further back are not nearer
             for side in (0, 1):
                 is_alone = not ways[1 - side].is_open and flow.rejoined(node) is None
+                over[side] = max(over[side], node) if ways[side].over else over[side]
                 for to, way in self._back(node, ways[side]) if ways[side].is_open else ():
                     if way.free or may[1 - side]:  # else the other operand is no skip
                         ahead.push(to, side, way, is_alone)
@@ -290,7 +295,9 @@ class Adds:
 
     def _is_gated(self, source: int, way: Way) -> bool:
         """Whether the skip is multiplied by a result of weights on its own source."""
-        return any(self._flow.longest(by, (source,)) > 0 for by in way.gates or ())
+        flow = self._flow
+        weights = (at for by in way.gates or () for at in flow.nearest(by))
+        return any(at > source and flow.comes_from(at, source) for at in weights)
 
     # A skip with weights --------------------------------------------------------------------
 

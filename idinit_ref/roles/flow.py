@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
@@ -87,7 +88,8 @@ class Flow:
                     self.users[to].append(number)
                     depth = max(depth, self.depth[to])
             self.starts[number] = starts
-            self.inputs[number] = tuple(inputs)
+            args = self.args[number]  # kept once, if all are signals
+            self.inputs[number] = args if len(inputs) == len(args) else tuple(inputs)
             self.depth[number] = depth + (node.kind == "weight")
             self.weighted[number] = self.depth[number] > 0
 
@@ -105,9 +107,10 @@ class Flow:
     def _ahead(self) -> list[list[int]]:
         """Return for each node the users from which a weight operation or an add is reached."""
         leads = [node.kind in ("weight", "add") for node in self.nodes]
-        found: list[list[int]] = [[] for _ in self.nodes]
+        found = [*self.users]
         for number in reversed(range(len(leads))):
-            found[number] = [user for user in self.users[number] if leads[user]]
+            if not all(map(leads.__getitem__, found[number])):
+                found[number] = [user for user in found[number] if leads[user]]
             leads[number] |= bool(found[number])
         return found
 
@@ -218,34 +221,27 @@ class Flow:
     def _spent(self) -> None:
         """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
         count, nodes = len(self.nodes), self.nodes
-        logit, self.spent = [False] * count, [False] * count
+        self.spent = [False] * count
         self._feeds = [False] * count  # is a weight operation or softmax, or leads to one
         self.scores = [False] * count  # serves only what is never 0: a softmax, an exp, a gate
         self.asks = [False] * count  # serves only queries or keys, through one weight
+        logits, scores, queries = [False] * count, [False] * count, [False] * count  # as a user
         for number in reversed(range(count)):
-            users, this = self.users[number], nodes[number]
-            self._feeds[number] = this.kind == "weight" or this.does == "softmax"
-            if not users:
-                continue
-            for user in users:
-                self._feeds[number] |= self._feeds[user]
-            if number in self.outputs:
-                continue
-            logit[number] = all(
-                nodes[user].does == "softmax"
-                or (logit[user] and (nodes[user].kind == "add" or nodes[user].does in _LOGITS))
-                for user in users
-            )
-            self.scores[number] = all(self._is_score(user) for user in users)
-            self.spent[number] = logit[number] or all(
-                self._is_summed(number, user) for user in users
-            )
-            self.asks[number] = all(
-                self.spent[user]
-                if nodes[user].kind == "weight"
-                else nodes[user].kind == "other" and self.asks[user]
-                for user in users
-            )
+            users, this, is_logit = self.users[number], nodes[number], False
+            is_first = this.kind == "weight" or this.does == "softmax"
+            self._feeds[number] = is_first or any(map(self._feeds.__getitem__, users))
+            if users and number not in self.outputs:
+                is_logit = all(map(logits.__getitem__, users))
+                self.scores[number] = all(map(scores.__getitem__, users))
+                self.spent[number] = is_logit or all(
+                    self._is_summed(number, user) for user in users
+                )
+                self.asks[number] = all(map(queries.__getitem__, users))
+            may = this.kind == "add" or this.does in _LOGITS
+            logits[number] = this.does == "softmax" or (is_logit and may)
+            scores[number] = self._is_score(number)
+            is_query = self.spent if this.kind == "weight" else self.asks
+            queries[number] = is_query[number] and this.kind != "add"
 
     def _is_score(self, user: int) -> bool:
         """Whether a node makes scores or gates of what it reads, over functions of each entry."""
@@ -377,13 +373,23 @@ class Flow:
             return True
         seen, heap = {node}, [-node]
         while heap:
-            for to in self.inputs[-heappop(heap)]:
-                if to == source or source in self.inputs[to]:
+            top = -heappop(heap)
+            use = self.last_use(source, top)
+            if use != ROOT and self.behind.is_above(top, use):
+                return True
+            for to in self.inputs[top]:
+                if source in self.inputs[to]:
                     return True
                 if to > source and to not in seen and self.starts[to] & bits:
                     seen.add(to)
                     heappush(heap, -to)
         return False
+
+    def last_use(self, source: int, node: int) -> int:
+        """Return the latest user of a source up to a node; ROOT if there is none."""
+        users = self.users[source]
+        at = bisect_right(users, node)
+        return users[at - 1] if at else ROOT
 
     def nearest(self, node: int) -> Iterable[int]:
         """Yield the nearest weight operations before a node, the latest first."""

@@ -231,15 +231,15 @@ class _Search:
         for number in range(count):
             node, inputs = flow.nodes[number], flow.inputs[number]
             if node.kind == "weight":
-                order[number] = max(order[to] for to in inputs) if inputs else 0
+                order[number] = max([order[to] for to in inputs]) if inputs else 0
                 order[number] += number in zero
             elif isinstance(node.vanishes, tuple):
                 order[number] = sum(order[flow.args[number][at]] for at in node.vanishes)
             elif node.vanishes == "all":
-                order[number] = min((order[to] for to in inputs), default=0)
+                order[number] = min([order[to] for to in inputs], default=0)
         for number in reversed(range(count)):
             if flow.users[number] and number not in flow.outputs:
-                ahead[number] = min(ahead[user] + (user in zero) for user in flow.users[number])
+                ahead[number] = min([ahead[user] + (user in zero) for user in flow.users[number]])
         return ahead, order
 
     # Ties -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def find_void(flow: Flow, zero: Collection[int] = ()) -> list[bool]:
         elif isinstance(node.vanishes, tuple):
             found.append(any(found[args[place]] for place in node.vanishes))
         else:
-            found.append(number in zero or all(found[to] for to in args))
+            found.append(number in zero or all(map(found.__getitem__, args)))
     return found
 
 
@@ -36,7 +36,7 @@ def find_alive(flow: Flow) -> list[bool]:
         elif isinstance(node.vanishes, tuple):
             found.append(all(found[to] for to in factors_of(flow, number)))
         else:
-            found.append(node.kind != "weight" and any(found[to] for to in args))
+            found.append(node.kind != "weight" and any(map(found.__getitem__, args)))
     return found
 
 

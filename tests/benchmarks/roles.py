@@ -70,6 +70,11 @@ class Program:
         """Add a multiple."""
         return self.new("other", (x,), (2, SIZE), does="scale")
 
+    def gated(self, x: str, by: str) -> str:
+        """Add a product with a gate, a sigmoid of a dense layer of another signal."""
+        gate = self.new("other", (self.weight(by),), (2, SIZE), does="map", vanishes="never")
+        return self.new("other", (x, gate), (2, SIZE), does="product", vanishes=(0, 1))
+
     def join(self, parts: Sequence[str]) -> str:
         """Add a concatenation."""
         return self.new("other", tuple(parts), (2, SIZE * len(parts)), does="join")
@@ -99,15 +104,27 @@ def _weighted(net: Program, terms: list[str]) -> str:
     return net.sum([net.scale(term) for term in terms])
 
 
-def dense(pick: Pick, branch: bool = False) -> Callable[[int], Graph]:
-    """Return networks of about n adds whose layers each read a sum of all earlier results."""
+def _gated(net: Program, terms: list[str]) -> str:
+    return net.sum([net.gated(term, terms[-1]) for term in terms])
+
+
+def _gated_shuffled(net: Program, terms: list[str]) -> str:
+    return _shuffled(net, [net.gated(term, terms[-1]) for term in terms])
+
+
+def dense(pick: Pick, branch: bool = False, onto: bool = False) -> Callable[[int], Graph]:
+    """Return networks of about n adds whose layers each read a sum of all earlier results.
+
+    A layer is a branch, or is added onto the last result.
+    """
 
     def make(n: int) -> Graph:
         net = Program()
         results = ["x"]
         for _ in range(max(math.isqrt(2 * n), 2)):
             h = pick(net, list(results)) if len(results) > 1 else results[0]
-            results.append(net.branch(h) if branch else net.layer(h))
+            new = net.branch(h) if branch or onto else net.layer(h)
+            results.append(net.add(results[-1], new) if onto else new)
         return net.graph(net.weight(results[-1]))
 
     return make
@@ -182,6 +199,15 @@ def dense_net(n: int) -> Graph:
     return net.graph(net.join(results))
 
 
+def halves(n: int) -> Graph:
+    """Return layers that are added to a sum, each with the layer half as far from the start."""
+    net, total, layers = Program(), "x", ["x"]
+    for _ in range(n // 2):
+        layers.append(net.weight(net.scale(total)))
+        total = net.add(net.add(layers[-1], total), layers[len(layers) // 2])
+    return net.graph(total)
+
+
 def projections(n: int) -> Graph:
     """Return blocks with a weight on the skip."""
     net, x = Program(), "x"
@@ -236,6 +262,11 @@ SHAPES: dict[str, Callable[[int], Graph]] = {
     "dense, multiples, oldest first": dense(_weighted),
     "dense, branches, newest first": dense(lambda net, terms: net.sum(terms[::-1]), True),
     "dense, branches, in random order": dense(_shuffled, True),
+    "dense, multiples, onto the stream": dense(_weighted, onto=True),
+    "dense, gated": dense(_gated),
+    "dense, gated, onto the stream": dense(_gated, onto=True),
+    "dense, gated, onto the stream, in random order": dense(_gated_shuffled, onto=True),
+    "layers twice in one sum": halves,
     "concatenations": dense_net,
     "the input again behind each block": first_again,
     "the input again inside each block": first_inside,

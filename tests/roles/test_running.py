@@ -132,6 +132,30 @@ def test_sums_of_all_earlier_results(order, by):
         assert np.array_equal(values[name], values["x"] * (factor if k > 1 else 1))
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_gated_sums_of_all_earlier_results(order):
+    """As in MUDD: each gate is computed from its own term, so only the stream has skips."""
+    net = Net(SHAPE)
+    results = [net.x()]
+    for k in range(20):
+        terms = []
+        for at, name in enumerate(ORDERS[order](results)):
+            gate = net.sigmoid(f"s{k}.{at}", net.w(f"g{k}.{at}", results[-1]))
+            terms.append(net.mul(f"m{k}.{at}", str(name), gate))
+        total = terms[0]
+        for at, term in enumerate(terms[1:]):
+            total = net.add(f"y{k}.{at}", total, term)
+        branch = net.w(f"b{k}", net.f(f"f{k}", net.w(f"a{k}", total)))
+        results.append(net.add(f"r{k}", results[-1], branch))
+    graph = net.graph(results[-1])
+    found = explain_roles(graph)
+    zeros = {name for name, role in found.items() if role.role == "zero"}
+    assert zeros == {f"B{k}" for k in range(20)}
+    assert {note.kind for note in found.notes} == {"gate"}
+    values = run(graph, zeroed(graph, draw_weights(graph, 0), zeros), 0)
+    assert all(np.array_equal(values[name], values["x"]) for name in results)
+
+
 # Weights that are shared within a branch ----------------------------------------------------------
 
 
