@@ -52,6 +52,7 @@ _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "custom_partitioning",
     "tpu_custom_call",
 }  # fmt: skip
+_MEMBERS = 16  # the most members of a map that are drawn one by one
 _LOGADDEXP = ["max", "sub", "ne", "add", "abs", "neg", "exp", "log1p", "add", "select_n"]
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 
@@ -249,7 +250,8 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     is_layers = any(isinstance(value, Made) and value.parts for value in rows)
     fixed = [value for value in given[:few] if value.shape and value.shape[0] == length]
     is_stacked = not is_layers and any(map(draw.is_stack, [*fixed, *rows]))
-    if is_stacked or _is_mixed(rows, length):
+    is_map = is_layers and not carried and length <= _MEMBERS
+    if is_stacked or is_map or _is_mixed(rows, length):
         return _unrolled(draw, eqn, given)
 
     def turn(states: list[Value]) -> list[Value]:

@@ -220,7 +220,7 @@ class Layers(Products):
             chosen = table.moved(shape, lambda view: _chosen(view, kept, shape))
         if not any(isinstance(value, (Signal, Data)) for value in rest):
             if not names_of(rest) and chosen.is_matrix:
-                return chosen
+                return self._at_box(name, table, rest, shape, kept, axes) or chosen
             order = _order_of(table, rest, shape, kept) if floating and table.is_plain else None
             if order is not None:
                 self.use(table, "rows")
@@ -237,7 +237,7 @@ class Layers(Products):
     def _at_box(
         self,
         name: str,
-        table: Signal,
+        table: Value,
         places: Sequence[Value],
         shape: Shape | None,
         kept: Sequence[int | None] | None,

@@ -119,8 +119,8 @@ class Operation:
             return "O", {}
         axes = {cut.axis for cut in cuts.values()}
         member = found.batch.get(*axes) if len(axes) == 1 else None
-        if member:  # matrices of a stack, applied side by side
-            first, _ = found.member.get(member, (0, 0))
+        first, last = found.member.get(member or "", (0, 0))
+        if member and last - first == self.sizes[min(axes)]:  # of a stack, applied side by side
             return member, {n: (first + cut.start, first + cut.stop) for n, cut in cuts.items()}
         return "O", blocks_of(found, cuts, self.name)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from torch import nn
 
@@ -474,13 +475,24 @@ def attention(x, heads):
 
 
 MEMBERS = {
+    "index_select": lambda x, w: [x @ w.index_select(0, torch.tensor([k]))[0] for k in range(3)],
+    "a list": lambda x, w: [x @ m for m in w[[0, 1, 2]]],
     "bmm": lambda x, w: torch.bmm(x.reshape(-1, 8).expand(3, -1, 8), w).view(3, *x.shape),
     "func.vmap": lambda x, w: torch.func.vmap(lambda m: x @ m)(w),
 }
-IN_AXES = {"of the weights": (0, None), "of both": (0, 0)}
+JAX_MEMBERS = {
+    "vmap of the weights": lambda x, w: jax.vmap(lambda m: x @ m)(w),
+    "vmap of both": lambda x, w: jax.vmap(lambda m, x: x @ m)(w, jnp.stack([x] * 3)),
+    "lax.map": lambda x, w: jax.lax.map(lambda m: x @ m, w),
+    "jnp.take": lambda x, w: [x @ jnp.take(w, k, 0) for k in range(3)],
+}
+KERAS_MEMBERS = {
+    "keras.ops.take": lambda x, w: [x @ keras.ops.take(w, k, 0) for k in range(3)],
+    "tf.gather": lambda x, w: [x @ tf.gather(w, k) for k in range(3)],
+}
 
 
-@pytest.mark.parametrize("how", [*MEMBERS, *IN_AXES])
+@pytest.mark.parametrize("how", [*MEMBERS, *JAX_MEMBERS, *KERAS_MEMBERS])
 def test_members_side_by_side_are_as_in_a_loop(how):
     """Queries, keys and values of one stack: the last ends a linear attention."""
     if how in MEMBERS:
@@ -494,14 +506,26 @@ def test_members_side_by_side_are_as_in_a_loop(how):
                 return attention(x, MEMBERS[how](x, self.w))
 
         report = irt.init_(Model(), torch.tensor(X))
-    else:
+    elif how in JAX_MEMBERS:
 
         def apply(p, x):
-            given = jnp.stack([x] * 3) if how == "of both" else x
-            return attention(x, jax.vmap(lambda w, x: x @ w, IN_AXES[how])(p["w"], given))
+            return attention(x, JAX_MEMBERS[how](x, p["w"]))
 
         _, report = irj.init({"w": jnp.ones((3, 8, 8))}, (jnp.asarray(X),), apply)
-    assert report.plans["w"].role == (T, T, Z)
+    else:
+
+        class Layer(keras.layers.Layer):
+            def build(self, shape):
+                self.w = self.add_weight(shape=(3, 8, 8), name="w")
+
+            def call(self, x):
+                q, k, v = KERAS_MEMBERS[how](x, self.w)
+                return x + (q @ tf.linalg.matrix_transpose(k)) @ v / 5
+
+        layer = Layer()
+        layer(X)
+        report = irk.init_(layer, X)
+    assert [plan.role for plan in report.plans.values()] == [(T, T, Z)]
 
 
 # Functions of each entry before a cut ------------------------------------------------------------
