@@ -76,6 +76,8 @@ def _role_of_each(
         should = f"it should have as many roles as there are blocks, {len(blocks or ())}"
         if batch > 1:
             should = f"{should}, or as all matrices along the batch axes have, {batch * count}"
+            if not blocks:
+                should = f"it should have a role for each matrix along the batch axes, {batch}"
         cure = "write one role as a string, or the sizes of all blocks with blocks="
         raise OptionError(message("role", given, should, cure))
     if len(others) > 1:

@@ -123,8 +123,8 @@ def rejoined(node: Node, blocks: Mapping[Rows, Entry | None], given: Given) -> E
             check_own(first.role, dict(given).get(name, {}))
         plan = plan_of(node, chosen)
     role: Kind = "zero" if "zero" in used.values() else "transit"
-    what = {"O": "outputs"}.get(letters_of(node), "matrices")
-    what = "rows" if len(letters_of(node)) > 1 and "O" in letters_of(node) else what
+    letters = letters_of(node)
+    what = "outputs" if letters == "O" else "rows" if "O" in letters else "matrices"
     for rows, entry in found.items():
         if entry.role == "keep":
             ends = {**ends, rows: replace(entry, why=f"{entry.why}, which cannot be kept alone")}

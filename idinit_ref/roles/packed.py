@@ -253,8 +253,8 @@ def _parameters(node: Node, used: Collection[Rows]) -> list[Node]:
 
 
 def _blocks(node: Node, used: Collection[Rows]) -> dict[Rows, str | None]:
-    size, each = prod(node.shape or ()), prod(node.shape or ())
-    if "layout" in node.options:
+    size = each = prod(node.shape or ())
+    if "layout" in node.options:  # a part lies at one place of all axes but the last
         last = str(node.options["layout"]).index(letters_of(node)[-1])
         size, each = _size(node), (node.shape or ())[last]
     ends = sorted({*range(0, size, each), size, *chain.from_iterable(used)})

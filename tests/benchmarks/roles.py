@@ -385,6 +385,10 @@ def main() -> None:
     rows = {name: partial(direct, make=make) for name, make in SHAPES.items()}
     if args.torch:
         rows |= {f"PyTorch, {how}": partial(by_torch, make=traced(how)) for how in TORCH}
+    if not any(args.only in name for name in rows):
+        parser.error(
+            f"--only {args.only!r} names nothing; it should be a part of {', '.join(rows)}"
+        )
     for name, measure in rows.items():
         if args.only in name:
             print(name)
