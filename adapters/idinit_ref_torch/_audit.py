@@ -16,7 +16,7 @@ from idinit_ref.diagnostics.audit import Audit
 from idinit_ref.diagnostics.facts import look, signs
 from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
-from idinit_ref.diagnostics.waking import STEPS, Look, stepped, steps_of, watched
+from idinit_ref.diagnostics.waking import Look, stepped, steps_of, watched
 from idinit_ref.errors import IDInitError, OptionError, message
 from idinit_ref.tracing import Signal, Value
 
@@ -28,7 +28,7 @@ from ._trace import arguments, check, forward_error, record, results, tensors_in
 __all__ = ["audit"]
 
 
-def audit(model: nn.Module, inputs: Any, *, steps: int = STEPS) -> Audit:
+def audit(model: nn.Module, inputs: Any, *, steps: int = 0) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
     Call it after `init_`. It measures whether the output depends on the input, the size of every
@@ -36,10 +36,10 @@ def audit(model: nn.Module, inputs: Any, *, steps: int = STEPS) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
-    Only if something fails, or a weight has no gradient and what is behind it does not tell why, up
-    to three small steps of training follow on copies of the parameters, either way, and a run after
-    each: what ends with them is a remark, not a failure. With ``steps=0`` there is one pass each
-    way and no more.
+    Some faults end by themselves when training begins. With ``steps=3`` up to three small steps of
+    training follow where something fails, or where a weight has no gradient and what is behind it
+    does not tell why, either way, on copies of the parameters, with a run after each: what ends
+    with them is a remark, not a failure.
 
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
@@ -58,9 +58,9 @@ def audit(model: nn.Module, inputs: Any, *, steps: int = STEPS) -> Audit:
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
     steps : int, optional
-        The most steps of training, either way, where something fails: 3 by default. With 0 there is
-        exactly one forward and one backward pass. What fails then stays a failure, and a limit
-        names what steps might wake.
+        The most steps of training, either way, where something fails. With 0, the default, there is
+        exactly one forward and one backward pass: what fails stays a failure, and a limit names
+        what steps might wake.
 
     Returns
     -------

@@ -461,7 +461,7 @@ def _explained(model: nn.Module, given: Any) -> set[str]:
     import idinit_ref_torch as irt
 
     try:
-        return {one.name for one in irt.audit(model, given).dead if one.wakes}
+        return {one.name for one in irt.audit(model, given, steps=3).dead if one.wakes}
     except irt_errors():  # of what runs in training alone
         return set()
 

@@ -60,7 +60,7 @@ def measure(model: str, start: str, seed: int) -> Row:
                 if bias is not None:
                     bias.zero_()
     _normed(net, inputs)
-    audit = irt.audit(net, inputs)
+    audit = irt.audit(net, inputs, steps=3)
     moments = [each.second_moment for each in audit.layers if _weight(net, each.name) not in ends]
     said = " ".join(entry.why for entry in report.entries if entry.role == "zero")
     branches = [branch for branch in audit.branches if f"which {branch.add} adds" in said]

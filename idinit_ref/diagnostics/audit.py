@@ -145,9 +145,9 @@ class Health(tuple[str, ...]):
 class Audit:
     """The results of one forward and one backward pass; ``str()`` is a report.
 
-    Only if something fails, or a weight has no gradient for no known reason, a second look after a
-    few small steps of training tells what ends by itself; all measurements are those of the first.
-    With ``steps=0`` there is no second look.
+    With ``steps``, and only if something fails, or a weight has no gradient for no known reason, a
+    second look after a few small steps of training tells what ends by itself; all measurements are
+    those of the first.
 
     Parameters
     ----------

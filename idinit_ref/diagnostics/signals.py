@@ -142,9 +142,9 @@ class Signals:
         return any(gradients[scale].peak for scale in scales)
 
     def way(self, parameter: str) -> tuple[list[str], list[str], list[str]]:
-        """Return the operations of a weight, the nodes between, and the next with a gradient.
+        """Return the operations of a parameter, the nodes between, and the next with a gradient.
 
-        All are empty if it is no weight, or if a node between was not measured, as in a loop.
+        All are empty if there is no next one, or if a node between was not measured, as in a loop.
         """
         record = self.record
         alive = {name for name, fact in record.gradients.items() if fact.peak}
@@ -153,9 +153,7 @@ class Signals:
         readers = [node for node in after if alive.intersection(self.nodes[node].weights)]
         between = [node for node in after if node not in readers]
         seen = record.facts.keys() | record.own
-        is_weight = any(self.nodes[node].kind == "weight" for node in start)
-        is_weight |= parameter in record.blocks
-        if not is_weight or not readers or not seen.issuperset(start + between):
+        if not readers or not seen.issuperset(start + between):
             return [], [], []
         return start, between, readers
 

@@ -24,35 +24,41 @@ def suspects(
     values: Mapping[str, Any],
     gradients: Mapping[str, Any],
     host: Callable[[Any], Any],
-) -> dict[str, Dead]:
+) -> tuple[dict[str, Dead], set[str]]:
     """Return the weights whose gradient is stopped on the way to a weight that sends one back.
+
+    Returns also the names of those to which the weights behind them send none.
 
     A weight W with gradient G, of results y = W x, gives its input the gradient g = W' dy. Here
     G = dy x', so that W' G u = g (x' u) for a vector u: it is 0 if g is, as where W is 0 or its
-    terms cancel. Such weights are no suspects. For the others it may also be that W does not read
-    the suspects; then they wake after a step.
+    terms cancel. What is before it is no suspect. Else it may also be that W does not read the
+    suspects; then they wake after a step.
 
     `values` and `gradients` are the trained parameters, which `host` turns to arrays of NumPy.
     """
     sent: dict[str, tuple[_Vector, _Vector] | None] = {}
-    found = {}
+    found, hidden = {}, set[str]()
     for one in dead:
         start, between, readers = flow.way(one.name) if one.wakes else ([], [], [])
         groups: dict[Any, list[tuple[_Vector, _Vector]]] = {}
-        for reader in readers if start else ():
+        for reader in readers:
             if reader not in sent:
                 sent[reader] = _sent(flow, reader, values, gradients, host)
             if (terms := sent[reader]) is not None:
                 key = flow.nodes[reader].inputs, len(terms[0])
                 groups.setdefault(key, []).append(terms)
-        if any(_is_more(group) for group in groups.values()):
+        is_more = any(_is_more(group) for group in groups.values())
+        is_weight = any(flow.nodes[node].kind == "weight" for node in start)
+        if not is_more and readers and all(sent[reader] for reader in readers):
+            hidden.add(one.name)
+        elif is_more and (is_weight or one.name in flow.record.blocks):
             own = flow.record.own if flow.record.own.isdisjoint(start) else set[str]()
             by = [name for name in between if name in own]
             kind = ", a function with a gradient of its own" if by else ""
             by = by or between or start
             why = f"no gradient passes {some(by)}{kind}: {some(readers)} sends one back"
             found[one.name] = one._replace(behind=by[-1], why=why, wakes=False)
-    return found
+    return found, hidden
 
 
 def _sent(

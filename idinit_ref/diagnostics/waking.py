@@ -15,15 +15,14 @@ from .signals import Record
 from .suspects import suspects
 from .verdict import Verdict
 
-STEPS = 3
-"""The most steps of a second look, if the user does not say another number. A zero inside a branch
-that itself ends in a zero takes two."""
-
 ENTRY, NORM = 0.01, 0.1
 """The first step moves an entry by the former, and less where the tensor's step would have a larger
 Frobenius norm than the latter. That bounds the spectral norm (1 for an identity): no layer's result
 moves by more than a tenth of its input. Later steps are shorter, so that none takes a weight back
 to 0."""
+
+ONE = "steps=0; steps=3 takes up to three small steps of training, and looks again"
+"""Why one run does not tell. A zero inside a branch that itself ends in a zero takes two steps."""
 
 WAYS = (1.0, -1.0)
 """What still fails after steps down is looked at after steps up, which are down for the opposite
@@ -53,9 +52,9 @@ def watched(
     step: Callable[[Any, Any, float], Any],
     why_not: str = "",
     host: Callable[[Any], Any] = np.asarray,
-    steps: int = STEPS,
+    steps: int = 0,
 ) -> Audit:
-    """Audit a model: by one run, and only if something fails by more, each after one more step.
+    """Audit a model: by one run; with steps, and only if something fails, by one more after each.
 
     What fails at first and not after a step is a remark, and what goes on failing is a failure. So
     is a parameter that was to wake, if what stops it only shows once the first fault has ended.
@@ -84,15 +83,15 @@ def watched(
     moves = any(fact.peak for fact in run.record.gradients.values())
     if not moves or first.found.not_finite:
         return first.audit()
-    stopped = suspects(first.flow, first.found.dead, run.values, run.gradients, host)
+    stopped, hidden = suspects(first.flow, first.found.dead, run.values, run.gradients, host)
     parts = {name: one for name, one in stopped.items() if name in run.record.blocks}
     first.tell(parts)
     stopped = {name: one for name, one in stopped.items() if name not in parts}
-    stopped = {**_guessed(first, steps), **stopped}
+    stopped = {**_guessed(first, steps, hidden), **stopped}
     if not still and not stopped:
         return first.audit()
     why_not = why_not and f"no look after one more step, {why_not}"
-    why_not = why_not if steps else "steps=0"
+    why_not = why_not if steps else ONE
     if why_not:
         return first.audit(limit=_said([*still, *stopped], why_not))
     now = _Faults({}, still, asleep, stopped)
@@ -110,17 +109,18 @@ def watched(
     return first.audit(now.woken, now.steps, hidden=now.lasting.values())
 
 
-def _guessed(first: Verdict, steps: int) -> dict[str, Dead]:
+def _guessed(first: Verdict, steps: int, hidden: Set[str]) -> dict[str, Dead]:
     """Return the parameters that are no weights, and are to wake: for these no theorem says so.
 
-    The logits that mix two branches, say, get no gradient while the branches are equal.
+    The logits that mix two branches, say, get no gradient while the branches are equal. Of those
+    that are hidden the weights behind them tell it: the scale of a norm.
     """
     nodes = first.flow.nodes
     why = f", nor has it one after {steps} step{'s' * (steps != 1)} of training"
     return {
         one.name: one._replace(why=one.why + why, wakes=False)
         for one in first.found.dead
-        if one.wakes and nodes[one.name].use == "other"
+        if one.wakes and nodes[one.name].use == "other" and one.name not in hidden
     }
 
 

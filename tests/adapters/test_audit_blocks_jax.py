@@ -48,7 +48,7 @@ def test_a_block_without_a_gradient_is_named(how, shape):
     spans = ["0:8", "8:16", "16:24"] if shape == "plain" else ["0:1", "1:2", "2:3"]
     named = {f"qkv[:, {span}]" for at, span in enumerate(spans) if not slope[:, at].any()}
     assert (f"qkv[:, {spans[0]}]" in named) == (how != "plain")
-    audit = irj.audit(params, x, apply)
+    audit = irj.audit(params, x, apply, steps=3)
     assert {one.name for one in audit.dead} == named
     assert bool(audit.healthy) == (how not in CERTAIN)
     assert audit.steps == (0 if how not in CERTAIN else 3)

@@ -53,7 +53,7 @@ def test_a_block_without_a_gradient_is_named(how):
     name, spans = model.qkv.kernel.path, [(0, 8), (8, 16), (16, 24)]
     named = {f"{name}[:, {a}:{b}]" for a, b in spans if not slope[:, a:b].any()}
     assert (f"{name}[:, 0:8]" in named) == (how != "plain")
-    audit = irk.audit(model, x)
+    audit = irk.audit(model, x, steps=3)
     assert {one.name for one in audit.dead} == named
     assert bool(audit.healthy) == (how not in CERTAIN)
     assert audit.steps == (0 if how not in CERTAIN else 3)

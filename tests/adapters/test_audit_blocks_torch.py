@@ -58,7 +58,7 @@ def test_a_block_without_a_gradient_is_named(how):
     irt.init_(model, x)
     named = without_gradient(model, x)
     assert ("qkv.weight[0:8]" in named) == (how != "plain")
-    audit = irt.audit(model, x)
+    audit = irt.audit(model, x, steps=3)
     assert {one.name for one in audit.dead} == named
     assert bool(audit.healthy) == (how not in CERTAIN)
     said = audit.healthy if how in CERTAIN else audit.remarks
@@ -83,7 +83,7 @@ def test_a_block_of_a_dead_weight_is_told_once_its_weight_wakes():
     model, x = Attention(CERTAIN["round"]), samples(4, 5, 8)
     irt.init_(model, x)
     nn.init.zeros_(model.head.weight)
-    audit = irt.audit(model, x)
+    audit = irt.audit(model, x, steps=3)
     assert "the output" in audit.woken
     assert audit.healthy == (
         "1 parameter has a gradient of exactly 0 (qkv.weight[0:8]): no gradient passes round, "
