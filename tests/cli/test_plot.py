@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -685,3 +687,16 @@ def test_the_gallery_is_drawn_and_has_captions(tmp_path):
         assert len(captions[path.stem]) > 100
         root = ElementTree.parse(path).getroot()
         assert any(True for _ in root.iter(f"{SVG}text"))
+
+
+@pytest.mark.parametrize("name", ["start", "audit"])
+def test_the_pictures_of_the_readme_are_those_of_the_gallery(name, tmp_path):
+    title = gallery_figures.captions()[name].partition("\n")[0]
+    with page(tmp_path / "now.svg", title=title) as figure:
+        gallery_figures.FIGURES[name](figure)
+    number = re.compile(r"-?\d+\.\d+")  # a place on the page: sums in float32 may move it
+    stored = Path(gallery_figures.__file__).with_name(f"{name}.svg").read_text()
+    now = (tmp_path / "now.svg").read_text()
+    assert number.sub("", now) == number.sub("", stored)
+    places = [[float(at) for at in number.findall(text)] for text in (now, stored)]
+    np.testing.assert_allclose(*places, atol=0.01)
