@@ -52,6 +52,7 @@ _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "custom_partitioning",
     "tpu_custom_call",
 }  # fmt: skip
+_LAYERS = 128  # the most turns that are drawn one by one, where they read stacks by their number
 _MEMBERS = 16  # the most members of a map that are drawn one by one
 _LOGADDEXP = ["max", "sub", "ne", "add", "abs", "neg", "exp", "log1p", "add", "select_n"]
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
@@ -251,7 +252,8 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     fixed = [value for value in given[:few] if value.shape and value.shape[0] == length]
     is_stacked = not is_layers and any(map(draw.is_stack, [*fixed, *rows]))
     is_map = is_layers and not carried and length <= _MEMBERS
-    if is_stacked or is_map or _is_mixed(rows, length):
+    is_read = length <= _LAYERS and _is_read_by_turn(body.jaxpr, given, few)
+    if is_stacked or is_map or is_read or _is_mixed(rows, length):
         return _unrolled(draw, eqn, given)
 
     def turn(states: list[Value]) -> list[Value]:
@@ -264,6 +266,27 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     stacks = zip(*(out[carried:] for out in turns), strict=True)
     pairs = zip(stacks, eqn.outvars[carried:], strict=True)
     return [*turns[-1][:carried], *(_restack(draw, row, "stack", var) for row, var in pairs)]
+
+
+def _is_read_by_turn(body: Jaxpr, given: Sequence[Value], few: int) -> bool:
+    """Whether a loop may read stacks of parameters at the number of the turn, as `fori_loop` does.
+
+    The number is a constant of each turn, or a state that starts from a known one. The first `few`
+    of the given values are the same in each turn.
+    """
+    before = zip(given[few:], body.invars[few:], strict=True)
+    start = [var for value, var in before if is_constant(value) and value.integers is not None]
+    start = [var for var in start if not floats(var)]
+    pairs = zip(given[:few], body.invars[:few], strict=True)
+    made = {var for value, var in pairs if isinstance(value, Made) and value.parts}
+    numbers = set(start)
+    for inner in body.eqns if made else ():
+        read = {var for var in inner.invars if not isinstance(var, Literal)}
+        if read & made and read & numbers:
+            return True
+        if read <= numbers:
+            numbers.update(inner.outvars)
+    return False
 
 
 def _is_mixed(stacks: Sequence[Value], length: int) -> bool:
@@ -310,7 +333,7 @@ def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Val
 
 
 def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
-    """Draw a while loop: its condition once."""
+    """Draw a while loop: its condition once; all its turns, where they read stacks by number."""
     test, few = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = given[test + few :]
     _walk(draw, eqn.params["cond_jaxpr"], [*given[:test], *carry])
@@ -320,6 +343,16 @@ def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     def turn(states: list[Value]) -> list[Value]:
         return _walk(draw, body, [*fixed, *states])
 
+    mark, states = draw.mark(), carry
+    turns = _LAYERS if _is_read_by_turn(body.jaxpr, [*fixed, *carry], few) else 0
+    for _ in range(turns):
+        (goes,) = _walk(draw, eqn.params["cond_jaxpr"], [*given[:test], *states])
+        if not is_constant(goes) or goes.numbers is None:
+            break
+        if not goes.numbers:
+            return states
+        states = turn(states)
+    draw.back_to(mark)
     return draw.loop("loop carry", carry, shapes, turn, fixed=fixed)[-1]
 
 

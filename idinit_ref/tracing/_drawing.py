@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ._axes import View
-from ._made import Made, Part, Shape, entries_of, span_of
+from ._made import Made, Part, Shape
 from ._mixtures import Mixtures
 from ._values import Data, Signal, Value
 
@@ -31,23 +29,6 @@ class Drawing(Mixtures):
         """Return a parameter as it is stored."""
         given = self.parameters[name]
         return Made(given.shape, (Part(name, View.of(given.shape)),), span=given.span)
-
-    def constant(
-        self,
-        shape: Shape | None,
-        number: bool = False,
-        value: float | None = None,
-        numbers: Any = None,
-    ) -> Made:
-        """Return a constant: whether all its entries are equal, and their number if known.
-
-        `numbers` are the entries of an array that the model holds, if there are any.
-        """
-        span = None if numbers is None else span_of(numbers)
-        if span is not None and span[0] == span[1]:
-            value = span[0]
-        value = None if value != value else value
-        return Made(shape, (), number, value, span=span, entries=entries_of(numbers))
 
     def input(self, name: str, shape: Shape | None, floating: bool = True) -> Signal | Data:
         """Return an input of the model."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..roles.graph import Does
 from ._axes import View
-from ._made import Made, Shape
+from ._made import Made, Shape, entries_of, span_of
 from ._places import Move, Runs, assembled, followed, runs_of, whole
 from ._resolution import between, copied_axes, without_copies
 from ._results import Results
@@ -34,6 +34,23 @@ class Spot(NamedTuple):
 
 class Moves(Results):
     """A drawing with moves."""
+
+    def constant(
+        self,
+        shape: Shape | None,
+        number: bool = False,
+        value: float | None = None,
+        numbers: Any = None,
+    ) -> Made:
+        """Return a constant: whether all its entries are equal, and their number if known.
+
+        `numbers` are the entries of an array that the model holds, if there are any.
+        """
+        span = None if numbers is None else span_of(numbers)
+        if span is not None and span[0] == span[1]:
+            value = span[0]
+        value = None if value != value else value
+        return Made(shape, (), number, value, span=span, entries=entries_of(numbers))
 
     def move(
         self,

@@ -14,7 +14,7 @@ from ._made import Shape
 from ._moves import Moves, lose, shift_of
 from ._places import Move, followed, sliced, spans_in
 from ._stored import Cut
-from ._values import Signal, Value
+from ._values import Signal, Value, is_constant
 
 __all__ = ["Joined", "Slices", "Span", "spans_of"]
 
@@ -68,6 +68,9 @@ class Slices(Moves):
         cut = [axis for axis, size in enumerate(old) if spans[axis] != (0, size, 1)]
 
         move = sliced(spans, cut, gone)
+        if is_constant(value) and value.numbers is not None:
+            numbers = value.numbers[tuple(slice(*span) for span in spans)].reshape(shape)
+            return self.constant(shape, value.number, numbers=numbers)
         if not isinstance(value, Signal):
             return self.move(name, value, shape, move)
         within = self._within(value, spans, gone)
