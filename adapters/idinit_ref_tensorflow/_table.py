@@ -181,7 +181,7 @@ def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
 
 def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw an entry of a list of tensors; a list that was one tensor has its rows."""
-    if isinstance(inputs[0], Signal):
+    if isinstance(inputs[0], Signal) or inputs[0].shape:
         return draw.layer(name, inputs[0], inputs[1:2], shape)
     return draw.other(name, inputs, shape, word="select")
 
