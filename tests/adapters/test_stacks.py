@@ -241,9 +241,63 @@ GATED = {
 }
 
 
-@pytest.mark.every
+@pytest.mark.cases(9)
 @pytest.mark.parametrize(("kind", "how"), GATED)
 def test_matrices_of_a_layer_that_are_applied_side_by_side_have_a_role_each(kind, how):
     """The first one of each layer ends its branch, and the second one is its gate."""
     shape, function = GATED[kind, how]
     check(kind, shape, function, range(3) if how.startswith("transposed") else range(0, 6, 2))
+
+
+# Products that broadcast -------------------------------------------------------------------------
+
+TWO = (2, 8, 8)
+
+
+def different(stack, tanh, x, w):
+    """Each matrix has an input of its own."""
+    return stack([x, tanh(x)]) @ w[:, None]
+
+
+BROADCAST = {
+    ("torch", "stack"): lambda w, x: x[None] @ w[:, None],
+    ("torch", "stack alone"): lambda w, x: x @ w[:, None],
+    ("torch", "matmul"): lambda w, x: torch.matmul(x.unsqueeze(0), w.unsqueeze(1)),
+    ("torch", "expand"): lambda w, x: x.expand(2, *x.shape) @ w[:, None],
+    ("torch", "inner"): lambda w, x: (x[:, None] @ w).transpose(0, 1),
+    ("torch", "different"): lambda w, x: different(torch.stack, torch.tanh, x, w),
+    ("torch", "transposed"): lambda w, x: (w.mT[:, None] @ x.mT).mT,
+    ("torch", "vectors"): lambda w, x: (w.mT[:, None, None] @ x[None, ..., None])[..., 0],
+    ("jax", "stack"): lambda w, x: x[None] @ w[:, None],
+    ("jax", "stack alone"): lambda w, x: x @ w[:, None],
+    ("jax", "inner"): lambda w, x: jnp.moveaxis(x[:, None] @ w, 1, 0),
+    ("jax", "different"): lambda w, x: different(jnp.stack, jnp.tanh, x, w),
+    ("jax", "transposed"): lambda w, x: (w.mT[:, None] @ x.mT).mT,
+    ("tf", "stack"): lambda w, x: x[None] @ w[:, None],
+    ("tf", "stack alone"): lambda w, x: x @ w[:, None],
+    ("tf", "matmul"): lambda w, x: tf.matmul(x[None], w[:, None]),
+    ("tf", "keras.ops.matmul"): lambda w, x: keras.ops.matmul(x, w[:, None]),
+    ("tf", "inner"): lambda w, x: tf.unstack(x[:, None] @ w, axis=1),
+    ("tf", "different"): lambda w, x: different(tf.stack, tf.tanh, x, w),
+    ("tf", "vectorized_map"): lambda w, x: tf.vectorized_map(lambda m: x @ m, w),
+}
+
+
+@pytest.mark.cases(9)
+@pytest.mark.parametrize(("kind", "how"), BROADCAST)
+def test_matrices_that_a_product_broadcasts_have_a_role_each(kind, how):
+    check(kind, TWO, lambda w, x: gated(kind, x, BROADCAST[kind, how](w, x)), [0])
+
+
+@pytest.mark.parametrize("shape", [DEEP, FLAT])
+@pytest.mark.parametrize(("kind", "how"), [key for key in BROADCAST if key[1] != "vectorized_map"])
+def test_so_have_those_of_layers(kind, how, shape):
+    def function(w, x):
+        w = tf.reshape(w, DEEP) if kind == "tf" else w.reshape(DEEP)
+        if kind == "jax":
+            return scan(lambda x, w: gated(kind, x, BROADCAST[kind, how](w, x)), w, x)
+        for at in range(3):
+            x = gated(kind, x, BROADCAST[kind, how](w[at], x))
+        return x
+
+    check(kind, shape, function, range(0, 6, 2))
