@@ -249,7 +249,7 @@ def test_matrices_of_a_layer_that_are_applied_side_by_side_have_a_role_each(kind
     check(kind, shape, function, range(3) if how.startswith("transposed") else range(0, 6, 2))
 
 
-# Products that broadcast -------------------------------------------------------------------------
+# Products that broadcast, and maps ---------------------------------------------------------------
 
 TWO = (2, 8, 8)
 
@@ -259,7 +259,20 @@ def different(stack, tanh, x, w):
     return stack([x, tanh(x)]) @ w[:, None]
 
 
-BROADCAST = {
+def map_of_both(w, x):
+    """Each matrix has an input of its own."""
+    pair = tf.stack([x, tf.tanh(x)]), w
+    return tf.map_fn(lambda each: each[0] @ each[1], pair, fn_output_signature=tf.float32)
+
+
+def map_of_two(w, x):
+    first, second = tf.map_fn(
+        lambda m: (x @ m, tf.tanh(x @ m)), w, fn_output_signature=(tf.float32, tf.float32)
+    )
+    return first[0], second[1]
+
+
+SIDE_BY_SIDE = {
     ("torch", "stack"): lambda w, x: x[None] @ w[:, None],
     ("torch", "stack alone"): lambda w, x: x @ w[:, None],
     ("torch", "matmul"): lambda w, x: torch.matmul(x.unsqueeze(0), w.unsqueeze(1)),
@@ -279,25 +292,39 @@ BROADCAST = {
     ("tf", "keras.ops.matmul"): lambda w, x: keras.ops.matmul(x, w[:, None]),
     ("tf", "inner"): lambda w, x: tf.unstack(x[:, None] @ w, axis=1),
     ("tf", "different"): lambda w, x: different(tf.stack, tf.tanh, x, w),
+    ("jax", "lax.map"): lambda w, x: jax.lax.map(lambda m: x @ m, w),
     ("tf", "vectorized_map"): lambda w, x: tf.vectorized_map(lambda m: x @ m, w),
+    ("tf", "map_fn"): lambda w, x: tf.map_fn(lambda m: x @ m, w),
+    ("tf", "map_fn, different"): map_of_both,
+    ("tf", "map_fn, two results"): map_of_two,
+    ("tf", "keras.ops.map"): lambda w, x: keras.ops.map(lambda m: x @ m, w),
 }
 
 
 @pytest.mark.cases(9)
-@pytest.mark.parametrize(("kind", "how"), BROADCAST)
-def test_matrices_that_a_product_broadcasts_have_a_role_each(kind, how):
-    check(kind, TWO, lambda w, x: gated(kind, x, BROADCAST[kind, how](w, x)), [0])
+@pytest.mark.parametrize(("kind", "how"), SIDE_BY_SIDE)
+def test_matrices_that_a_product_broadcasts_or_a_map_applies_have_a_role_each(kind, how):
+    check(kind, TWO, lambda w, x: gated(kind, x, SIDE_BY_SIDE[kind, how](w, x)), [0])
+
+
+def test_a_map_over_rows_applies_one_matrix():
+    """It has weights, but maps none."""
+
+    def function(w, x):
+        return x + tf.map_fn(lambda row: tf.tanh(row) @ w[0], x)
+
+    check("tf", (1, 8, 8), function, [0])
 
 
 @pytest.mark.parametrize("shape", [DEEP, FLAT])
-@pytest.mark.parametrize(("kind", "how"), [key for key in BROADCAST if key[1] != "vectorized_map"])
+@pytest.mark.parametrize(("kind", "how"), SIDE_BY_SIDE)
 def test_so_have_those_of_layers(kind, how, shape):
     def function(w, x):
         w = tf.reshape(w, DEEP) if kind == "tf" else w.reshape(DEEP)
         if kind == "jax":
-            return scan(lambda x, w: gated(kind, x, BROADCAST[kind, how](w, x)), w, x)
+            return scan(lambda x, w: gated(kind, x, SIDE_BY_SIDE[kind, how](w, x)), w, x)
         for at in range(3):
-            x = gated(kind, x, BROADCAST[kind, how](w[at], x))
+            x = gated(kind, x, SIDE_BY_SIDE[kind, how](w[at], x))
         return x
 
     check(kind, shape, function, range(0, 6, 2))
