@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import (
+    Data,
     Drawing,
     Made,
     Parameter,
@@ -322,12 +323,10 @@ def _restack(draw: Drawing, values: Sequence[Value], name: str, var: Any) -> Val
     shape, value = shape_of(var), values[-1]
     if isinstance(value, Made) and not value.parts:
         return draw.constant(shape, value=0 if value.zero else None)
-    if isinstance(value, Made):
-        return (
-            value.lost(shape) if name == "stack" else value.moved(shape, lambda view: view.each(0))
-        )
-    if name != "stack" and isinstance(value, Signal):
+    if name != "stack" and not isinstance(value, Data):
         return draw.layer(name, value, (), shape)
+    if isinstance(value, Made):
+        return value.lost(shape)
     word = "join" if name == "stack" else "select"
     return draw.result(name, values, shape, isinstance(value, Signal), word)
 

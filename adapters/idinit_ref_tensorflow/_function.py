@@ -9,7 +9,7 @@ from typing import Any
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Value, is_constant
 
-from ._static import note_captures, static
+from ._static import counts_of, knowing, note_captures, static, writes_of
 from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of
 from ._words import SPECTRA, plain
 
@@ -18,6 +18,7 @@ _SAME |= {"CheckNumerics", "StopGradient", "PreventGradient"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
+_MEMBERS = 16  # the most members of a stack that a loop applies each on its own
 _UNREADABLE = ("CudnnRNN", "SparseTensorDenseMatMul", "SparseMatMul", "Xla", "TPU", "PyFunc")
 
 
@@ -52,9 +53,12 @@ class Reader:
             values[inside.name] = constant if name is None else self.draw.parameter(name)
         return values
 
-    def run(self, graph: Any, values: dict[str, Value]) -> list[Value]:
+    def run(
+        self, graph: Any, values: dict[str, Value], outputs: Sequence[Any] | None = None
+    ) -> list[Value]:
         """Draw all operations that the outputs of a graph need; `values` holds its inputs."""
-        for op in _needed(graph):
+        outputs = graph.outputs if outputs is None else outputs
+        for op in _needed(graph, outputs):
             if op.type == "Placeholder":
                 if op.outputs[0].name not in values:
                     raise _cannot(op, "it is an input without a value")
@@ -64,7 +68,7 @@ class Reader:
                 self.draw.hide(inputs)
             for tensor, value in zip(op.outputs, self._once(op, inputs), strict=True):
                 values[tensor.name] = self._computed(tensor, value)
-        return [values[tensor.name] for tensor in graph.outputs]
+        return [values[tensor.name] for tensor in outputs]
 
     def _computed(self, tensor: Any, value: Value) -> Value:
         """Return a value; a constant that is made of constants, such as tf.eye, is computed."""
@@ -87,9 +91,7 @@ class Reader:
         if op.type in _BRANCHES:
             return self._branches(op, inputs)
         if op.type in _LOOPS:
-            shapes = [shape_of(out) for out in op.outputs]
-            state, body = f"{self.rename(op.name)}: state", partial(self._body, op, "body")
-            return self.draw.loop(state, inputs, shapes, body)[-1]
+            return self._members(op, inputs) or self._loop(op, inputs)
         runs = any("func" in attribute.type for attribute in op.op_def.attr)
         only_parameters = all(isinstance(value, Made) for value in inputs)
         hidden = op.type not in TABLE and any(name in op.type for name in _UNREADABLE)
@@ -135,9 +137,40 @@ class Reader:
     # Functions ------------------------------------------------------------------------------
 
     def _body(self, op: Any, attribute: str, inputs: Sequence[Value]) -> list[Value]:
-        body = op.graph._get_function(op.get_attr(attribute).name).graph
+        body = _function(op, attribute)
         results = self.run(body, dict(zip((t.name for t in body.inputs), inputs, strict=True)))
         return results[: len(op.outputs)]  # a gradient that was taken has added what it needs
+
+    def _loop(self, op: Any, inputs: list[Value]) -> Sequence[Value]:
+        shapes = [shape_of(out) for out in op.outputs]
+        state, body = f"{self.rename(op.name)}: state", partial(self._body, op, "body")
+        return self.draw.loop(state, inputs, shapes, body)[-1]
+
+    def _members(self, op: Any, inputs: list[Value]) -> list[Value]:
+        """Draw a map over the matrices of a stack, one after the other; nothing for other loops."""
+        test, body = (_function(op, attribute) for attribute in ("cond", "body"))
+        lists = [v for v, t in zip(inputs, op.inputs, strict=True) if t.dtype.name == "variant"]
+        writes = writes_of(body)
+        if not writes or not any(isinstance(value, Made) and value.parts for value in lists):
+            return []
+        *turns, last = counts_of(op, test, body, writes.values(), _MEMBERS) or [{}]
+        constant, names = self.draw.constant, [tensor.name for tensor in body.inputs]
+        rows: list[list[Value]] = []
+        for counts in turns:
+            given = dict(zip(names, inputs, strict=True))
+            given |= {names[at]: constant((), numbers=count) for at, count in counts.items()}
+            with knowing(body, counts):
+                rows.append(self.run(body, given, [write.inputs[2] for write in writes.values()]))
+        if not rows:
+            return []
+        states, name = [*inputs], self.rename(op.name)
+        for at, count in last.items():
+            states[at] = constant((), numbers=count)
+        for at, values in zip(writes, zip(*rows, strict=True), strict=True):
+            size = values[0].shape
+            shape = None if size is None else (len(values), *size)
+            states[at] = self.draw.stack(name, values, 0, shape)
+        return states
 
     def _branches(self, op: Any, inputs: list[Value]) -> list[Value]:
         one, other = (self._body(op, f"{b}_branch", inputs[1:]) for b in ("then", "else"))
@@ -146,6 +179,11 @@ class Reader:
             self.draw.either(name, pair, shape_of(out), is_floating(out))
             for *pair, out in zip(one, other, op.outputs, strict=True)
         ]
+
+
+def _function(op: Any, attribute: str) -> Any:
+    """Return the graph of a function that an operation runs."""
+    return op.graph._get_function(op.get_attr(attribute).name).graph
 
 
 def _word(op: Any) -> str:
@@ -169,10 +207,10 @@ def _cannot(op: Any, why: str) -> GraphError:
     )
 
 
-def _needed(graph: Any) -> list[Any]:
+def _needed(graph: Any, outputs: Sequence[Any]) -> list[Any]:
     """Return the operations that a graph's outputs depend on, in the order of the graph."""
     seen: set[str] = set()
-    stack = [tensor.op for tensor in graph.outputs]
+    stack = [tensor.op for tensor in outputs]
     while stack:
         op = stack.pop()
         if op.name not in seen:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-__all__ = ["note_captures", "static"]
+__all__ = ["counts_of", "knowing", "note_captures", "static", "writes_of"]
 
 _MOST = 1 << 16  # the most numbers that are computed
 _DEPTH = 64  # the most operations in a row that are computed
@@ -33,6 +35,65 @@ def static(tensor: Any, depth: int = _DEPTH) -> Any:
             return None
         known[tensor.name] = _computed(tensor, depth - 1) if found is None else found
     return known[tensor.name]
+
+
+@contextmanager
+def knowing(graph: Any, numbers: Mapping[int, Any]) -> Iterator[None]:
+    """Let the inputs of a loop's function have some numbers, as in one turn."""
+    held = _KNOWN.pop(graph, {})
+    _KNOWN[graph] = {graph.inputs[at].name: number for at, number in numbers.items()}
+    try:
+        yield
+    finally:
+        _KNOWN[graph] = held
+
+
+def counts_of(
+    op: Any, test: Any, body: Any, writes: Iterable[Any], most: int
+) -> list[dict[int, Any]]:
+    """Return the numbers of a loop's counters in each of its turns, and behind the last one.
+
+    They are given by their positions among the states. Nothing if the number of turns is unknown,
+    or greater than `most`, or if each turn does not write the next entry of the lists.
+    """
+    pairs = [(at, static(t)) for at, t in enumerate(op.inputs) if _is_counter(t)]
+    found = [{at: number for at, number in pairs if number is not None}]
+    while len(found) <= most + 1:
+        with knowing(test, found[-1]):
+            goes_on = static(test.outputs[0])
+        if goes_on is not None and not goes_on:
+            return found
+        with knowing(body, found[-1]):
+            is_next = all(static(write.inputs[1]) == len(found) - 1 for write in writes)
+            found.append({at: static(body.outputs[at]) for at in found[-1]})
+        if goes_on is None or None in found[-1].values() or not is_next:
+            break
+    return []
+
+
+def writes_of(body: Any) -> dict[int, Any] | None:
+    """Return the writes by which a loop collects the results of its turns, by their states.
+
+    None if it carries more than these, counters and what stays the same.
+    """
+    found = {}
+    for at, (given, out) in enumerate(zip(body.inputs, body.outputs, strict=False)):
+        source = _origin(out)
+        if source.op.type == "TensorListSetItem" and _origin(source.op.inputs[0]) is given:
+            found[at] = source.op
+        elif source is not given and not _is_counter(given):
+            return None
+    return found
+
+
+def _origin(tensor: Any) -> Any:
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _is_counter(tensor: Any) -> bool:
+    return bool(tensor.dtype.is_integer and tensor.shape.rank == 0)
 
 
 def _is_small(tensor: Any) -> bool:

@@ -181,9 +181,20 @@ def _lookup(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape
 
 def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     """Draw an entry of a list of tensors; a list that was one tensor has its rows."""
-    if isinstance(inputs[0], Signal):
-        return draw.layer(name, inputs[0], inputs[1:2], shape)
+    value, index = inputs[0], static(op.inputs[1])
+    if index is not None and shape is not None and value.shape and value.shape[1:] == shape:
+        spans = [(int(index), int(index) + 1, 1), *((0, size, 1) for size in shape)]
+        return draw.part(name, value, spans, (0,))
+    if isinstance(value, Signal) or value.shape:
+        return draw.layer(name, value, inputs[1:2], shape)
     return draw.other(name, inputs, shape, word="select")
+
+
+def _rows(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
+    """Draw a tensor of all entries of a list, unless these were put together already."""
+    value = inputs[0]
+    is_whole = value.shape is not None and value.shape == shape
+    return value if is_whole else draw.result(name, inputs, shape, word="move")
 
 
 # Sums and products ------------------------------------------------------------------------------
@@ -343,6 +354,7 @@ TABLE: dict[str, _Draw] = {
     "ExtractImagePatches": _patches,
     "TensorListFromTensor": lambda draw, op, name, inputs, shape: inputs[0],
     "TensorListGetItem": _row,
+    "TensorListStack": _rows,
     "Mul": lambda draw, op, name, inputs, shape: draw.multiply(name, inputs[0], inputs[1], shape),
     "MatrixBandPart": lambda draw, op, name, inputs, shape: draw.masked(name, inputs[0], shape),
     "Sub": _subtract,

@@ -124,13 +124,15 @@ class Joins(Slices):
             return self.placed(self.moved(out, ways), spot)
         return out
 
-    def layer(
-        self, name: str, value: Signal, others: Sequence[Value], shape: Shape | None
-    ) -> Value:
-        """Draw one layer of a signal, its entries at one index of the first axis."""
+    def layer(self, name: str, value: Value, others: Sequence[Value], shape: Shape | None) -> Value:
+        """Draw one layer of a value, its entries at any one index of the first axis."""
+        if isinstance(value, Made) and value.parts and value.shape:
+            is_row = shape == value.shape[1:]
+            return value.moved(shape, lambda view: view.each(0) if is_row else None)
         out = self.result(name, [value, *others], shape, word="select")
         if not isinstance(out, Signal) or value.shape is None or shape != value.shape[1:]:
             return out
+        assert isinstance(value, Signal)
         return self.moved(out, [(value, {axis + 1: (axis,) for axis in range(len(shape))})])
 
     def pad(

@@ -91,7 +91,8 @@ def parted(
 ) -> tuple[Made, Labels, str, Mapping[Hashable, list[Hashable]]]:
     """Return a weight with its output axes split into the axes that were merged into them.
 
-    Return also its labels, the kinds of its axes, and the new labels by the old ones.
+    So are batch axes that hold copies, as a product that broadcasts has them. Return also its
+    labels, the kinds of its axes, and the new labels by the old ones.
     """
     sizes: list[int] = []
     labels: list[Hashable] = []
@@ -99,12 +100,11 @@ def parted(
     apart: dict[Hashable, list[Hashable]] = {}
     whole = made.shape or ()
     for axis, (label, kind, size) in enumerate(zip(own, kinds, whole, strict=True)):
-        ways = {
-            tuple(atom.radix for atom in part.view.axes[axis] if atom.radix > 1)
-            for part in made.parts
-            if part.view is not None
-        }
-        found = next(iter(ways)) if len(ways) == 1 and kind == "O" else ()
+        views = [part.view for part in made.parts if part.view is not None]
+        digits = [[atom for atom in view.axes[axis] if atom.radix > 1] for view in views]
+        ways = {tuple(atom.radix for atom in atoms) for atoms in digits}
+        copies = kind == "B" and any(atom.axis < 0 for atoms in digits for atom in atoms)
+        found = next(iter(ways)) if len(ways) == 1 and (kind == "O" or copies) else ()
         if len(found) > 1:
             apart[label] = [(label, digit) for digit in range(len(found))]
         sizes += found if len(found) > 1 else [size]
@@ -116,12 +116,18 @@ def parted(
     return made.moved(new, lambda view: view.reshape(whole, new)), labels, letters, apart
 
 
-def axis_of(label: Hashable, own: Labels, sizes: Shape, shape: Shape | None, at: int) -> Axis:
-    """Return the digits of a weight's axes that lie along an axis of the result."""
-    if label in own:
-        axis = list(own).index(label)
-        return (Atom.of(axis, sizes[axis]),)
-    return (Atom.of(-1, 1 if shape is None else shape[at]),)
+def axis_of(labels: Labels, made: Made, own: Labels, size: int, is_shared: bool) -> Axis:
+    """Return the digits of a weight's axes that lie along an axis of the result, of some size.
+
+    Those that the signal shares may be copies.
+    """
+    axis, sizes = [], made.shape or ()
+    for label in labels:
+        at = [*own].index(label) if label in own else -1
+        is_copied = at < 0 or (is_shared and not made.varies(at))
+        length = size if at < 0 or (is_copied and len(labels) == 1) else sizes[at]
+        axis.append(Atom.of(-1 if is_copied else at, length))
+    return tuple(axis)
 
 
 def kernel_among(signals: tuple[Signal, Signal], labels: Sequence[Labels], out: Labels) -> Signal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -355,7 +354,7 @@ def _order_of(
     return (axes[0], order) if sorted(order) == list(range(shape[axes[0]])) else None
 
 
-def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None:
+def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View:
     """Return the view of a lookup at an unknown index."""
     axes: list[Axis] = [(Atom.of(-1, size),) for size in shape]
     fixed = list(view.fixed)
@@ -363,8 +362,5 @@ def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View | None
         if axis in kept:
             axes[kept.index(axis)] = atoms
         else:
-            place = replace(view, fixed=()).take(axis)
-            if place is None:
-                return None
-            fixed += place.fixed
+            fixed += atoms
     return View(tuple(axes), tuple(fixed))

@@ -13,7 +13,7 @@ from ._forms import Form
 from ._made import Made, Shape, names_of
 from ._parameter import Parameter, Seen, node_of, with_rows
 from ._struck import distances, frozen, live, returned, struck
-from ._summed import Gathered, Weighed, gather, members_in, whole
+from ._summed import Gathered, Weighed, gather, loops_of, members_in, whole
 from ._units import Places, Unit, merged, placed
 from ._values import Operation, Signal, Value
 
@@ -415,8 +415,11 @@ class Nodes:
             seen[name].scaled.append(node if is_scale else None)
             seen[name].offsets.add(self._offsets.get((name, node or ""), 0.0))
             scales -= {node} if node in norms else set()  # a norm's first factor alone is its scale
-        for name, operation, view in self._joint({*ends, *more}):
-            way = operation.stored(view, self.parameters[name].shape, self._batch_letters)
+        joint = self._joint({*ends, *more})
+        steps = loops_of(joint, self._shapes)
+        for name, operation, view in joint:
+            shape = self.parameters[name].shape
+            way = operation.stored(view, shape, self._batch_letters, steps[name])
             seen[name].ways.append((operation, way))
             made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
             seen[name].makes = made and operation.makes

@@ -201,7 +201,8 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
     sizes = dict(zip(letters, shape, strict=True))
     found = [op.parts(way) for op, way in ways]
     cuts = {letter for letter, own in found if own}
-    along = _along([way.member for _, way in ways], sizes, bool(cuts))
+    members = [{c: at for c, at in way.member.items() if c not in cuts} for _, way in ways]
+    along = _along(members, sizes, bool(cuts))
     count = prod(sizes[c] for c in cuts)
     parts: dict[str, Rows] = {}
     for (op, way), (_, own) in zip(ways, found, strict=True):
@@ -209,18 +210,25 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
         for letter in along:
             start, stop = way.member[letter]
             first, last = first * sizes[letter] + start, last * sizes[letter] + stop - 1
-        whole = {op.name: (0, count * (last + 1 - first))} if along else {}
-        if len(cuts) > 1 or not (own or whole):
+        read = [way.member[c] for c in cuts if c in way.member]
+        read += [(0, count * (last + 1 - first))] if along else []
+        rows = own or ({op.name: read[0]} if read else {})
+        if len(cuts) > 1 or not rows:
             return _Parts()
         at = first * count
-        parts |= {node: (at + start, at + stop) for node, (start, stop) in (own or whole).items()}
-    rows = sorted({*parts.values()})
+        parts |= {node: (at + start, at + stop) for node, (start, stop) in rows.items()}
+    every = sorted({*parts.values()})
     inner = {stop - start for _, own in found for start, stop in own.values()}
     if cuts == {"O"} and any(op.is_narrow(inner) for op, _ in ways):
         return _Parts()
-    if len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
+    if len(every) < 2 or any(a[1] > b[0] for a, b in pairwise(every)):
         return _Parts()
-    return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along))
+    turns = prod(sizes[c] for c in along)
+    for c in cuts:
+        pairs = zip(ways, found, strict=True)
+        spans = [way.member[c] for (_, way), (_, own) in pairs if own and c in way.member]
+        turns *= sizes[c] // max((stop - start for start, stop in spans), default=sizes[c])
+    return _Parts("".join([*along, *cuts]), parts, turns)
 
 
 def _along(

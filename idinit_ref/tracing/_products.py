@@ -190,10 +190,9 @@ class Products(Joins):
         sizes = made.shape or ()
         axes: list[Axis] = []
         for at, label in enumerate(out):
-            copied = label in own and label in rest and not made.varies(list(own).index(label))
-            here = () if copied else own
-            digits = [axis_of(part, here, sizes, shape, at) for part in apart.get(label, [label])]
-            axes.append(tuple(atom for digit in digits for atom in digit))
+            size = 1 if shape is None else shape[at]
+            parts = apart.get(label, [label])
+            axes.append(axis_of(parts, made, own, size, label in rest))
         reads = {k for k, label in enumerate(rest) if label in labels[0] and label not in out}
         operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))

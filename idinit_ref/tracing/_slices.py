@@ -240,7 +240,7 @@ def _place(old: View, touched: Sequence[int], spans: Sequence[Span]) -> Cut | No
     if step != 1 or start % run or stop % run or start == stop or first.size != first.radix:
         return None
     part = first.slice(start // run, stop // run, 1)
-    if part.axis < 0 or part.step < 0 or any(atom.axis != part.axis for atom in inner):
+    if part.axis < 0 or part.step < 0 or any(a.axis not in (part.axis, -1) for a in inner):
         return None
     end = part.start + part.size * part.step
     return Cut(part.axis, part.start, end, first.step * first.radix)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..core.layout import SPATIAL
 from ._axes import Atom, View
 
-__all__ = ["Cut", "Rows", "Stored", "blocks_of", "stacked", "stored"]
+__all__ = ["Cut", "Rows", "Steps", "Stored", "blocks_of", "stacked", "steps_of", "stored"]
 
 _SUMMED = "I" + SPATIAL
 _BATCH = "LENKPQRSTUVXYZABCFGJM"
@@ -18,6 +20,8 @@ _BATCH = "LENKPQRSTUVXYZABCFGJM"
 
 Rows = tuple[int, int]
 """The first index of a part along an axis, and the one behind it."""
+Steps = Mapping[int, tuple[int, ...]]
+"""By stored axis: the steps of the digits into which it is parted, the largest first."""
 
 
 class Cut(NamedTuple):
@@ -101,11 +105,14 @@ def stored(
     shape: Sequence[int],
     batched: Collection[tuple[int, int, int]] = (),
     batch: str = "",
+    steps: Steps = MappingProxyType({}),
 ) -> Stored | str:
     """Return the stored form of a parameter, given the letter of every axis of the operand.
 
     The letter "B" is a batch axis. Each gets its own letter, those in `batch` first. `batched` are
-    further batch axes: digits by axis, step and size. A string is the reason why there is no form.
+    further batch axes: digits by axis, step and size. `steps` are those of the digits into which
+    each stored axis is parted that only numbers matrices. A string is the reason why there is no
+    form.
 
     >>> stored(View.of((4, 3)).transpose([1, 0]), "IO", (4, 3)).letters
     'OI'
@@ -115,7 +122,8 @@ def stored(
     axes: list[_Axis] = []
     whole: list[_Run] = []  # the O axes that lie together in memory
     flipped, narrow = "", False
-    for runs, size in zip(_runs(view, kinds, len(shape), batched), shape, strict=True):
+    digits = enumerate(_runs(view, kinds, len(shape), batched))
+    for (number, runs), size in zip(digits, shape, strict=True):
         kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
         flipped += "".join(run.letter for run in kept if run.atom.step < 0)
         letters = {run.letter for run in kept}
@@ -123,12 +131,13 @@ def stored(
             if size != 1:
                 return "it is only a factor of the weight of"
             axes.append(_Axis(1, "?"))
+        elif letters == {"B"}:
+            axes += _numbered(kept, size, steps.get(number, (1,)))
         elif len(letters) == 1:
             letter, place = kept[0].letter, kept[0].place
             narrow |= letter in _SUMMED and prod(run.atom.size for run in kept) < size
             is_one = len({run.place for run in kept}) == 1
-            at = _indices(kept[0].atom, 1) if len(kept) == 1 else None
-            axes.append(_Axis(size, letter, place if is_one else -1, at))
+            axes.append(_Axis(size, letter, place if is_one else -1))
             whole += kept if letter == "O" else []
         else:
             parts = _parted(kept, size)
@@ -162,6 +171,7 @@ def stacked(
     cuts: Set[Cut],
     shape: Sequence[int],
     batch: str = "",
+    steps: Steps = MappingProxyType({}),
 ) -> Stored | None:
     """Return the stored form of a packed weight as a stack of the matrices that it interleaves.
 
@@ -175,7 +185,7 @@ def stacked(
         return None
     digits = sizes[axis] // period, count, size
     opened = view.reshape(sizes, (*sizes[:axis], *digits, *sizes[axis + 1 :]))
-    found = stored(opened, [*kinds[:axis], *"OBO", *kinds[axis + 1 :]], shape, (), batch)
+    found = stored(opened, [*kinds[:axis], *"OBO", *kinds[axis + 1 :]], shape, (), batch, steps)
     if isinstance(found, str):
         return None
     own = {axis + 1: found.batch[axis + 1]}  # that of the digit alone
@@ -235,6 +245,59 @@ def _runs(
     for runs in found:
         runs.sort(key=lambda run: -abs(run.atom.step))
     return found
+
+
+def steps_of(
+    ways: Iterable[tuple[View, Sequence[str], Collection[tuple[int, int, int]]]],
+    shape: Sequence[int],
+) -> Steps:
+    """Return how the uses of a parameter number the matrices of a stack, where one axis has all.
+
+    A loop over one of two digits reads matrices that lie apart, so these digits are axes of their
+    own. `ways` are, for each use, the view, and the kinds and batch digits as in :func:`stored`.
+    """
+    found: dict[int, set[int]] = {}
+    for view, kinds, batched in ways:
+        for axis, runs in enumerate(_runs(view, kinds, len(shape), batched)):
+            kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"]
+            own = {abs(run.atom.step) for run in kept}
+            wide = {abs(run.atom.step) for run in kept if run.atom.size > 1}
+            if {run.letter for run in kept} == {"B"} and wide and own != {1}:
+                found.setdefault(axis, {1}).update(own)
+    parted = {axis: tuple(sorted(own, reverse=True)) for axis, own in found.items()}
+    return {
+        axis: own
+        for axis, own in parted.items()
+        if all(a % b == 0 for a, b in pairwise((shape[axis], *own)))
+    }
+
+
+def _numbered(runs: Sequence[_Run], size: int, steps: Sequence[int]) -> list[_Axis]:
+    """Return the parts of an axis that only numbers matrices, one for each step."""
+    lengths = [a // b for a, b in pairwise((size, *steps))]
+    first = sum(atom.start + min((atom.size - 1) * atom.step, 0) for atom, *_ in runs)
+    spans = [(first // b % n, 1) for b, n in zip(steps, lengths, strict=True)]
+    places = [-1] * len(steps)
+    is_known = True
+    for run in runs:
+        step, left = abs(run.atom.step), run.atom.size
+        if left == 1 and run.place < 0:
+            continue
+        is_known &= step in steps and (run.atom.step > 0 or run.place < 0)
+        at = steps.index(step) if step in steps else 0
+        places[at] = run.place
+        while left > 1 and is_known:
+            (begin, _), length = spans[at], lengths[at]
+            if begin + left <= length:
+                spans[at], left = (begin, left), 1
+            else:  # whole values of the next digit
+                is_known = at > 0 and begin == 0 and left % length == 0
+                spans[at], places[at], left, at = (0, length), -1, left // length, at - 1
+    parts = zip(lengths, places, spans, strict=True)
+    return [
+        _Axis(length, "B", place, (begin, begin + many) if is_known else None)
+        for length, place, (begin, many) in parts
+    ]
 
 
 def _indices(atom: Atom, step: int) -> Rows | None:

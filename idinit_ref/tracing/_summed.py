@@ -12,7 +12,7 @@ from ..core.layout import SPATIAL
 from ..roles.graph import Node
 from ._axes import Atom, View
 from ._made import Made
-from ._stored import Cut, Stored
+from ._stored import Cut, Steps, Stored, steps_of
 from ._values import Operation, Signal, Value
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "factor_of",
     "gather",
     "gathered",
+    "loops_of",
     "members_in",
     "multiplied",
     "rebound",
@@ -106,6 +107,16 @@ def members_in(
         for name, signal in data.items()
         if any(track.operation in stacked for track in signal.tracks)
     }
+
+
+def loops_of(uses: Sequence[Weighed], shapes: Mapping[str, Sequence[int]]) -> dict[str, Steps]:
+    """Return how the uses of each parameter number the matrices of a stack: see `steps_of`."""
+    ways: dict[str, list[tuple[View, Sequence[str], Collection[tuple[int, int, int]]]]] = {}
+    for name, of, view in uses:
+        own = ways.setdefault(name, [])
+        if view is not None and of.kinds is not None:
+            own.append((view, of.kinds, of.batched))
+    return {name: steps_of(own, shapes[name]) for name, own in ways.items()}
 
 
 def gather(

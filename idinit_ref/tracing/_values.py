@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
 from ..core.layout import SPATIAL
 from ._axes import View
 from ._kernels import identity
 from ._made import Made, Shape
-from ._stored import Cut, Rows, Stored, blocks_of, stacked, stored
+from ._stored import Cut, Rows, Steps, Stored, blocks_of, stacked, stored
 from ._units import Unit
 
 
@@ -64,20 +65,31 @@ class Operation:
                 self.cropped.add(axis)
         self.left = tuple(left)
 
-    def stored(self, view: View | None, shape: Sequence[int], batch: str = "") -> Stored | str:
-        """Return the stored form of a parameter of the weight; `batch` is as in `stored`."""
+    def stored(
+        self,
+        view: View | None,
+        shape: Sequence[int],
+        batch: str = "",
+        steps: Steps = MappingProxyType({}),
+    ) -> Stored | str:
+        """Return the stored form of a parameter; `batch` and `steps` are as in `stored`."""
         if self.kinds is None:
             return "no layout is known for the weight of"
-        found = stored(view, self.kinds, shape, self.batched, batch)
+        found = stored(view, self.kinds, shape, self.batched, batch, steps)
         # Experts: stacked before the inputs. Heads, after them, are outputs of one matrix.
         if self.batched and not isinstance(found, str) and found.letters[0] not in "IO":
             return found
         if self.batched:
-            found = stored(view, self.kinds, shape, (), batch)
-        return self._apart(found, view, shape, batch)
+            found = stored(view, self.kinds, shape, (), batch, steps)
+        return self._apart(found, view, shape, batch, steps)
 
     def _apart(
-        self, found: Stored | str, view: View | None, shape: Sequence[int], batch: str
+        self,
+        found: Stored | str,
+        view: View | None,
+        shape: Sequence[int],
+        batch: str,
+        steps: Steps,
     ) -> Stored | str:
         """Return the stored form with the matrices that a packed weight interleaves as a stack."""
         cuts, is_grouped = set(self._cuts.values()), self.options.get("groups", 1) > 1
@@ -87,7 +99,7 @@ class Operation:
         each = {(c.stop - c.start) * self.sizes[c.axis] // c.period for c in cuts}
         if not packs or self.is_narrow(each) or self.parts(found)[1]:
             return found
-        stack = stacked(view, self.kinds, self.sizes, cuts, shape, batch)
+        stack = stacked(view, self.kinds, self.sizes, cuts, shape, batch, steps)
         return replace(stack, solid=found) if stack else found
 
     def identity(self, found: Stored) -> dict[str, Any]:
