@@ -232,13 +232,6 @@ def _gather(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     fits = all(size in (1, full) for size, full in zip(sizes, old, strict=True))
     if not fits or bool(getattr(numbers, "operand_batching_dims", None)):
         return draw.lookup("gather", given, new, None, floats(var))
-    at = given[1].integers if isinstance(given[1], Made) else None
-    if at is not None and at.size == len(numbers.start_index_map):  # one row
-        first = dict(zip(numbers.start_index_map, map(int, at.flat), strict=True))
-        spans = [(first.get(k, 0), first.get(k, 0) + size, 1) for k, size in enumerate(sizes)]
-        if all(a >= 0 and b <= full for (a, b, _), full in zip(spans, old, strict=True)):
-            row = draw.part("gather", given[0], spans, numbers.collapsed_slice_dims)
-            return draw.reshape("gather", row, new)
     kept: list[int | None] = [None] * len(new)
     rest = [axis for axis in range(len(old)) if axis not in numbers.collapsed_slice_dims]
     for place, axis in zip(numbers.offset_dims, rest, strict=True):

@@ -280,13 +280,13 @@ def _is_read_by_turn(body: Jaxpr, given: Sequence[Value], few: int) -> bool:
     start = [var for var in start if not floats(var)]
     pairs = zip(given[:few], body.invars[:few], strict=True)
     made = {var for value, var in pairs if isinstance(value, Made) and value.parts}
-    numbers = set(start)
+    numbers, constants = set(start), set(body.constvars)
     for inner in body.eqns if made else ():
-        read = {var for var in inner.invars if not isinstance(var, Literal)}
+        read = {var for var in inner.invars if not isinstance(var, Literal)} - constants
         if read & made and read & numbers:
             return True
-        if read <= numbers:
-            numbers.update(inner.outvars)
+        alike = next((one for one in (constants, numbers, made) if read <= one), set[Any]())
+        alike.update(inner.outvars)
     return False
 
 

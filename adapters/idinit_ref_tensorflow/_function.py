@@ -9,7 +9,15 @@ from typing import Any
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import Drawing, Made, Value, is_constant
 
-from ._static import counts_of, knowing, note_captures, static, writes_of
+from ._static import (
+    counts_of,
+    is_map,
+    knowing,
+    note_captures,
+    reads_by_turn,
+    static,
+    writes_of,
+)
 from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of
 from ._words import SPECTRA, plain
 
@@ -18,7 +26,8 @@ _SAME |= {"CheckNumerics", "StopGradient", "PreventGradient"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
-_MEMBERS = 16  # the most members of a stack that a loop applies each on its own
+_MEMBERS = 16  # the most members of a stack that a map applies each on its own
+_LAYERS = 128  # the most turns of another loop that are drawn one by one
 _UNREADABLE = ("CudnnRNN", "SparseTensorDenseMatMul", "SparseMatMul", "Xla", "TPU", "PyFunc")
 
 
@@ -91,7 +100,7 @@ class Reader:
         if op.type in _BRANCHES:
             return self._branches(op, inputs)
         if op.type in _LOOPS:
-            return self._members(op, inputs) or self._loop(op, inputs)
+            return self._turns(op, inputs) or self._loop(op, inputs)
         runs = any("func" in attribute.type for attribute in op.op_def.attr)
         only_parameters = all(isinstance(value, Made) for value in inputs)
         hidden = op.type not in TABLE and any(name in op.type for name in _UNREADABLE)
@@ -146,30 +155,34 @@ class Reader:
         state, body = f"{self.rename(op.name)}: state", partial(self._body, op, "body")
         return self.draw.loop(state, inputs, shapes, body)[-1]
 
-    def _members(self, op: Any, inputs: list[Value]) -> list[Value]:
-        """Draw a map over the matrices of a stack, one after the other; nothing for other loops."""
+    def _turns(self, op: Any, inputs: list[Value]) -> list[Value]:
+        """Draw a loop that reads stacks by the number of its turn, turn by turn; else nothing."""
         test, body = (_function(op, attribute) for attribute in ("cond", "body"))
-        lists = [v for v, t in zip(inputs, op.inputs, strict=True) if t.dtype.name == "variant"]
-        writes = writes_of(body)
-        if not writes or not any(isinstance(value, Made) and value.parts for value in lists):
+        made = {at for at, one in enumerate(inputs) if isinstance(one, Made) and one.parts}
+        if not reads_by_turn(body, made):
             return []
-        *turns, last = counts_of(op, test, body, writes.values(), _MEMBERS) or [{}]
+        writes, most = writes_of(body), _MEMBERS if is_map(body) else _LAYERS
+        *turns, last = counts_of(op, test, body, writes.values(), most) or [{}]
         constant, names = self.draw.constant, [tensor.name for tensor in body.inputs]
-        rows: list[list[Value]] = []
+        outputs = [*body.outputs[: len(inputs)]]
+        for at, write in writes.items():
+            outputs[at] = write.inputs[2]
+        states, rows = [*inputs], list[list[Value]]()
         for counts in turns:
-            given = dict(zip(names, inputs, strict=True))
+            given = dict(zip(names, states, strict=True))
             given |= {names[at]: constant((), numbers=count) for at, count in counts.items()}
             with knowing(body, counts):
-                rows.append(self.run(body, given, [write.inputs[2] for write in writes.values()]))
-        if not rows:
+                out = self.run(body, given, outputs)
+            rows.append([out[at] for at in writes])
+            states = [old if at in writes else out[at] for at, old in enumerate(states)]
+        if not turns:
             return []
-        states, name = [*inputs], self.rename(op.name)
         for at, count in last.items():
             states[at] = constant((), numbers=count)
-        for at, values in zip(writes, zip(*rows, strict=True), strict=True):
+        for at, values in zip(writes, zip(*rows, strict=True), strict=False):
             size = values[0].shape
             shape = None if size is None else (len(values), *size)
-            states[at] = self.draw.stack(name, values, 0, shape)
+            states[at] = self.draw.stack(self.rename(op.name), values, 0, shape)
         return states
 
     def _branches(self, op: Any, inputs: list[Value]) -> list[Value]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-__all__ = ["counts_of", "knowing", "note_captures", "static", "writes_of"]
+__all__ = [
+    "counts_of",
+    "is_map",
+    "knowing",
+    "note_captures",
+    "reads_by_turn",
+    "static",
+    "writes_of",
+]
 
 _MOST = 1 << 16  # the most numbers that are computed
 _DEPTH = 64  # the most operations in a row that are computed
@@ -71,19 +79,36 @@ def counts_of(
     return []
 
 
-def writes_of(body: Any) -> dict[int, Any] | None:
-    """Return the writes by which a loop collects the results of its turns, by their states.
+def writes_of(body: Any) -> dict[int, Any]:
+    """Return the writes by which a loop collects the results of its turns, by their states."""
+    pairs = enumerate(zip(body.inputs, map(_origin, body.outputs), strict=False))
+    return {
+        at: out.op
+        for at, (given, out) in pairs
+        if out.op.type == "TensorListSetItem" and _origin(out.op.inputs[0]) is given
+    }
 
-    None if it carries more than these, counters and what stays the same.
-    """
-    found = {}
-    for at, (given, out) in enumerate(zip(body.inputs, body.outputs, strict=False)):
-        source = _origin(out)
-        if source.op.type == "TensorListSetItem" and _origin(source.op.inputs[0]) is given:
-            found[at] = source.op
-        elif source is not given and not _is_counter(given):
-            return None
-    return found
+
+def is_map(body: Any) -> bool:
+    """Whether a loop carries no more than counters and the results of its turns."""
+    pairs = enumerate(zip(body.inputs, map(_origin, body.outputs), strict=False))
+    changed = {at for at, (given, out) in pairs if out is not given and not _is_counter(given)}
+    return changed == writes_of(body).keys()
+
+
+def reads_by_turn(body: Any, made: Set[int]) -> bool:
+    """Whether a loop may read one of its inputs `made`, which are stacks, by its counters."""
+    numbers = {tensor.name for tensor in body.inputs if _is_counter(tensor)}
+    stacks = {body.inputs[at].name for at in made}
+    constants = set[str]()
+    for op in body.get_operations():
+        read = {tensor.name for tensor in op.inputs} - constants
+        if read & stacks and read & numbers:
+            return True
+        if op.type != "Placeholder":
+            alike = next((one for one in (constants, numbers, stacks) if read <= one), set[str]())
+            alike |= {tensor.name for tensor in op.outputs}
+    return False
 
 
 def _origin(tensor: Any) -> Any:

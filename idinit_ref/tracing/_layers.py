@@ -218,7 +218,8 @@ class Layers(Products):
         if kept is not None and shape is not None:
             chosen = table.moved(shape, lambda view: _chosen(view, kept, shape))
         if not any(isinstance(value, (Signal, Data)) for value in rest):
-            if not names_of(rest) and chosen.is_matrix:
+            is_row = kept is not None and None not in kept  # at one index of each other axis
+            if not names_of(rest) and (chosen.is_matrix or is_row):
                 return self._at_box(name, table, rest, shape, kept, axes) or chosen
             order = _order_of(table, rest, shape, kept) if floating and table.is_plain else None
             if order is not None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import idinit_ref_jax as irj
+import idinit_ref_tensorflow as irk
 
 LAYERS, SHAPES = 4, {"first": (8, 8), "w": (4, 8, 8), "b": (4, 8), "o": (4, 8, 8)}
 X = np.random.default_rng(0).standard_normal((3, 8), dtype="float32")
@@ -75,8 +78,82 @@ def in_jax(how):
     return report.roles, values, lambda p, x: np.asarray(run(jax.tree.map(jnp.asarray, p), x))
 
 
-MAKES = {"jax": (in_jax, IN_JAX)}
-CASES = [(make, how) for make, hows in MAKES.values() for how in hows]
+class Counted(keras.Model):
+    """The same model in Keras."""
+
+    def __init__(self, how):
+        super().__init__(name="counted")
+        self.how = how
+        for name, shape in SHAPES.items():
+            start = "zeros" if name == "b" else "glorot_uniform"
+            setattr(self, name, self.add_weight(shape=shape, initializer=start, name=name))
+
+    def layer(self, at, h):
+        return h + keras.ops.tanh(h @ self.w[at] + self.b[at]) @ self.o[at]
+
+    def taken(self, at, h):
+        w, b, o = (keras.ops.take(one, at, axis=0) for one in (self.w, self.b, self.o))
+        return h + keras.ops.tanh(h @ w + b) @ o
+
+    def rows(self, h, row):
+        w, b, o = row
+        return h + keras.ops.tanh(h @ w + b) @ o
+
+    def call(self, x):
+        return IN_KERAS[self.how](self, x @ self.first)
+
+
+def plain(m, h):
+    for at in range(LAYERS):
+        h = m.layer(at, h)
+    return h
+
+
+def stacks(m):
+    return m.w.value, m.b.value, m.o.value
+
+
+def below(at, h):
+    return at < LAYERS
+
+
+IN_KERAS = {
+    "Python": plain,
+    "fori": lambda m, h: keras.ops.fori_loop(0, LAYERS, m.layer, h),
+    "fori, taken": lambda m, h: keras.ops.fori_loop(0, LAYERS, m.taken, h),
+    "while": lambda m, h: keras.ops.while_loop(
+        below, lambda at, h: (at + 1, m.layer(at, h)), (0, h)
+    )[1],
+    "tf.while_loop": lambda m, h: tf.while_loop(
+        below, lambda at, h: (at + 1, m.layer(at, h)), (tf.constant(0), h)
+    )[1],
+    "scan": lambda m, h: keras.ops.scan(lambda h, row: (m.rows(h, row), h), h, stacks(m))[0],
+    "scan over numbers": lambda m, h: keras.ops.scan(
+        lambda h, at: (m.layer(at, h), h), h, keras.ops.arange(LAYERS)
+    )[0],
+    "foldl": lambda m, h: tf.foldl(m.rows, stacks(m), initializer=h),
+    "tf.scan": lambda m, h: tf.scan(m.rows, stacks(m), initializer=h)[-1],
+}
+
+
+def in_keras(how):
+    model = Counted(how)
+    model(X)
+    report = irk.init_(model, X)
+    names = {variable.path: variable.name for variable in model.variables}
+    roles = {names[path]: role for path, role in report.roles.items()}
+
+    def run(p, x):
+        for variable in model.variables:
+            variable.assign(p[variable.name])
+        return np.asarray(model(x))
+
+    return roles, {variable.name: variable.numpy() for variable in model.variables}, run
+
+
+CASES = [(in_jax, how) for how in IN_JAX]
+if keras.backend.backend() == "tensorflow":
+    CASES += [(in_keras, how) for how in IN_KERAS]
 
 
 @pytest.mark.parametrize(("make", "how"), CASES, ids=lambda x: getattr(x, "__name__", x))
