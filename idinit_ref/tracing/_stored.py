@@ -307,15 +307,19 @@ def _indices(atom: Atom, step: int) -> Rows | None:
 
 
 def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
-    """Split a stored axis by its digits; None if they do not cover it."""
-    inner, parts = 1, []
-    for number, run in reversed(list(enumerate(runs))):
-        if abs(run.atom.step) != inner:
+    """Split a stored axis by its digits; None if they do not cover it.
+
+    Each digit that numbers matrices may be at some of its values, and the first digit.
+    """
+    before, parts = size, list[_Axis]()
+    for run in runs:
+        step = abs(run.atom.step)
+        length, rest = divmod(before, step)
+        if rest or (parts and run.letter != "B" and run.atom.size < length):
             return None
-        length = run.atom.size if number else size // inner
-        parts.append(_Axis(length, run.letter, run.place, _indices(run.atom, inner)))
-        inner *= length
-    return parts[::-1] if inner == size else None
+        parts.append(_Axis(length, run.letter, run.place, _indices(run.atom, step)))
+        before = step
+    return parts if before == 1 else None
 
 
 def _named(axes: Sequence[_Axis], view: View, kinds: Sequence[str], batch: str) -> list[_Axis]:

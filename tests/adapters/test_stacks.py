@@ -24,7 +24,7 @@ from adapters.test_spellings import X
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the functions of TensorFlow are read"
 )
-DEEP, FLAT = (3, 2, 8, 8), (6, 8, 8)
+DEEP, FLAT, ROWS = (3, 2, 8, 8), (6, 8, 8), (48, 8)
 tanh = {"torch": torch.tanh, "jax": jnp.tanh, "tf": tf.tanh}
 gate = {"torch": torch.sigmoid, "jax": jax.nn.sigmoid, "tf": tf.sigmoid}
 
@@ -71,7 +71,7 @@ MAKES = {"torch": in_torch, "jax": in_jax, "tf": in_tf}
 def check(framework, shape, function, ends):
     """Whether exactly the matrices of the indices `ends` end branches, of the stack in order."""
     start, run = MAKES[framework](shape, function)
-    count = np.prod(shape[:-2])
+    count = np.prod(shape) // 64
     one = np.eye(8, dtype="float32")
     zero = np.float32(1e-6) * (one - np.roll(one, 1, 0))  # (inputs, outputs)
     expected = [zero if at in ends else one for at in range(count)]
@@ -149,8 +149,14 @@ LAYERS = {
         (2, *DEEP),
         lambda w, x: scan(block_jax, w.reshape(6, 2, 8, 8), x),
     ),
+    ("jax", "rows, scan"): (ROWS, lambda w, x: scan(block_jax, w.reshape(DEEP), x)),
+    ("jax", "strided, scan"): (
+        FLAT,
+        lambda w, x: scan(block_jax, (w[0::2], w[1::2]), x),
+    ),
     ("jax", "flipped, scan"): (FLAT, lambda w, x: scan(block_jax, w.reshape(DEEP)[::-1], x)),
     ("torch", "view, index"): (FLAT, lambda w, x: loop("torch", w.view(DEEP), x)),
+    ("torch", "rows, view"): (ROWS, lambda w, x: loop("torch", w.view(DEEP), x)),
     ("torch", "unflatten, unbind"): (
         FLAT,
         lambda w, x: loop("torch", [m.unbind(0) for m in w.unflatten(0, (3, 2)).unbind(0)], x),
@@ -161,6 +167,7 @@ LAYERS = {
     ),
     ("torch", "deep, flatten"): (DEEP, lambda w, x: pairs("torch", w.flatten(0, 1), x)),
     ("tf", "reshape, index"): (FLAT, lambda w, x: loop("tf", tf.reshape(w, DEEP), x)),
+    ("tf", "rows, reshape"): (ROWS, lambda w, x: loop("tf", tf.reshape(w, DEEP), x)),
     ("tf", "reshape, unstack"): (
         FLAT,
         lambda w, x: loop("tf", [tf.unstack(m) for m in tf.unstack(tf.reshape(w, DEEP))], x),
@@ -200,7 +207,7 @@ LAYERS = {
 @pytest.mark.parametrize(("kind", "how"), LAYERS)
 def test_each_matrix_of_a_layer_has_a_role_however_a_reshape_numbers_them(kind, how):
     shape, function = LAYERS[kind, how]
-    check(kind, shape, function, range(1, int(np.prod(shape[:-2])), 2))
+    check(kind, shape, function, range(1, np.prod(shape) // 64, 2))
 
 
 def side_by_side(x, w):
