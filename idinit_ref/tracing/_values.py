@@ -148,13 +148,22 @@ class Operation:
 
         So are the gates of a router, each of which is read alone.
         """
-        pairs = zip(self.kinds or (), self.sizes, strict=False)
-        inputs = prod(size for kind, size in pairs if kind == "I")
-        return self.behind and min(sizes) < inputs
+        return self.behind and min(sizes) < self._inputs
 
     def is_packed(self, sizes: Set[int]) -> bool:
-        """Whether parts of some sizes mean a packed weight: split channels alone do not."""
-        return self.left is None or (self.gated and len(sizes) == 1)
+        """Whether parts of some sizes mean a packed weight.
+
+        Split channels alone do not, if the parts are too narrow for all inputs: each goes on with
+        some of the channels.
+        """
+        is_dense = self.left is None or (self.gated and len(sizes) == 1)
+        return is_dense or min(sizes) >= self._inputs
+
+    @property
+    def _inputs(self) -> int:
+        pairs = zip(self.kinds or (), self.sizes, strict=False)
+        own = prod(size for kind, size in pairs if kind == "I")
+        return own * int(self.options.get("groups", 1))
 
 
 class Track(NamedTuple):

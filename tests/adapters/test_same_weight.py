@@ -509,3 +509,27 @@ def test_a_matrix_that_a_router_makes_with_a_bias_ends_in_its_table(framework):
     one, two = (run(silent | {"w": by * draw}, X) - X for by in (1e-3, 2e-3))
     assert np.abs(one).max() > 1e-5
     np.testing.assert_allclose(two, 2 * one, atol=0.1 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("size", [1, 3])
+def test_channels_that_are_cut_into_whole_parts_are_packed_as_columns_are(framework, size):
+    """Queries, keys and values of an image, as a matrix and as a convolution."""
+
+    def attended(m, x, z, o):
+        q, k, v = (m.reshape(z[..., at : at + D], (2, 36, D)) for at in (0, D, 2 * D))
+        a = m.softmax(m.einsum("btd,bsd->bts", q, k) / 3)
+        return x + m.reshape(m.einsum("bts,bsd->btd", a, v) @ o, (2, 6, 6, D))
+
+    def dense(m, p, x):
+        return attended(m, x, x @ p["w"], p["o"])
+
+    def convolved(m, p, x):
+        return attended(m, x, m.conv(x, p["w"], size // 2), p["o"])
+
+    _, plain, run = framework(dense, {"w": (D, 3 * D), "o": (D, D)}, IMAGE)
+    report, values, other = framework(convolved, {"w": (size, size, D, 3 * D), "o": (D, D)}, IMAGE)
+    assert {name[-1]: role for name, role in report.roles.items()} == {"w": "transit", "o": "zero"}
+    np.testing.assert_array_equal(values["w"][size // 2, size // 2], plain["w"])
+    values["o"] = plain["o"] = UNIT
+    np.testing.assert_allclose(other(values, IMAGE), run(plain, IMAGE), atol=1e-6)
