@@ -187,8 +187,11 @@ def _dynamic_slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
         spans = [(a, a + size, 1) for a, size in zip(first, new, strict=True)]
         return draw.part("dynamic_slice", given[0], spans)
     fits = all(size in (1, full) for size, full in zip(new, old, strict=True))
-    kept = [axis if new[axis] == full else None for axis, full in enumerate(old)] if fits else None
-    return draw.lookup("dynamic_slice", given, new, kept, floats(var))
+    if not fits:
+        return draw.lookup("dynamic_slice", given, new, None, floats(var))
+    kept = [axis for axis, full in enumerate(old) if new[axis] == full]
+    row = draw.lookup("dynamic_slice", given, tuple(old[a] for a in kept), kept, floats(var))
+    return draw.reshape("dynamic_slice", row, new)
 
 
 def _start(given: list[Value], old: Sequence[int], new: Sequence[int]) -> list[int] | None:

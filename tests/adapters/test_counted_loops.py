@@ -58,21 +58,22 @@ IN_JAX = {
         lambda h, at: (layer(p, at, h), None), h, jnp.arange(4)
     )[0],
     "while": counted,
+    "many": lambda p, h: jax.lax.fori_loop(0, 300, lambda at, h: layer(p, at, h), h),
 }
 
 
-def in_jax(how):
+def in_jax(how, shapes=SHAPES):
     """The roles, the starting values, and the function of a model."""
 
     def run(p, x):
         return IN_JAX[how](p, x @ p["first"])
 
-    keys = jax.random.split(jax.random.key(0), len(SHAPES))
+    keys = jax.random.split(jax.random.key(0), len(shapes))
     start = {
         name: jax.random.normal(key, shape)
-        for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
-    start["b"] = jnp.zeros(SHAPES["b"])
+    start["b"] = jnp.zeros(shapes["b"])
     new, report = irj.init(start, (jnp.asarray(X),), run)
     values = {name: np.asarray(value) for name, value in new.items()}
     return report.roles, values, lambda p, x: np.asarray(run(jax.tree.map(jnp.asarray, p), x))
@@ -81,10 +82,10 @@ def in_jax(how):
 class Counted(keras.Model):
     """The same model in Keras."""
 
-    def __init__(self, how):
+    def __init__(self, how, shapes):
         super().__init__(name="counted")
         self.how = how
-        for name, shape in SHAPES.items():
+        for name, shape in shapes.items():
             start = "zeros" if name == "b" else "glorot_uniform"
             setattr(self, name, self.add_weight(shape=shape, initializer=start, name=name))
 
@@ -132,12 +133,13 @@ IN_KERAS = {
         lambda h, at: (m.layer(at, h), h), h, keras.ops.arange(LAYERS)
     )[0],
     "foldl": lambda m, h: tf.foldl(m.rows, stacks(m), initializer=h),
+    "many": lambda m, h: keras.ops.fori_loop(0, 300, m.layer, h),
     "tf.scan": lambda m, h: tf.scan(m.rows, stacks(m), initializer=h)[-1],
 }
 
 
-def in_keras(how):
-    model = Counted(how)
+def in_keras(how, shapes=SHAPES):
+    model = Counted(how, shapes)
     model(X)
     report = irk.init_(model, X)
     names = {variable.path: variable.name for variable in model.variables}
@@ -154,13 +156,16 @@ def in_keras(how):
 CASES = [(in_jax, how) for how in IN_JAX]
 if keras.backend.backend() == "tensorflow":
     CASES += [(in_keras, how) for how in IN_KERAS]
+MANY = [case for case in CASES if case[1] == "many"]
+CASES = [case for case in CASES if case[1] != "many"]
+ROLES = {"first": "transit", "w": "transit", "b": "bias", "o": "zero"}
 
 
 @pytest.mark.parametrize(("make", "how"), CASES, ids=lambda x: getattr(x, "__name__", x))
 def test_a_loop_by_number_has_the_roles_and_values_of_the_loop_in_python(make, how):
     roles, values, run = make(how)
     plain, expected, _ = make("Python")
-    assert roles == plain == {"first": "transit", "w": "transit", "b": "bias", "o": "zero"}
+    assert roles == plain == ROLES
     for name, value in values.items():
         np.testing.assert_array_equal(value, expected[name])
 
@@ -177,3 +182,12 @@ def test_a_loop_by_number_has_the_roles_and_values_of_the_loop_in_python(make, h
         first, second = rest(by), rest(2 * by)
         assert np.abs(first).max() > 1e-4
         np.testing.assert_allclose(second, 2 * first, rtol=0, atol=0.05 * np.abs(first).max())
+
+
+@pytest.mark.parametrize(("make", "how"), MANY, ids=lambda x: getattr(x, "__name__", x))
+def test_so_it_has_with_more_turns_than_are_drawn(make, how):
+    shapes = {name: (300, *shape[1:]) if name in "wbo" else shape for name, shape in SHAPES.items()}
+    roles, values, run = make(how, shapes)
+    assert roles == ROLES
+    zero = {**values, "o": np.zeros_like(values["o"])}
+    np.testing.assert_array_equal(run(zero, X), X)
