@@ -135,6 +135,11 @@ def halves(w, x):
     return block_jax(scan(block_jax, w[:2], x), w[2])
 
 
+def twice(w, x):
+    w = w.reshape(3, 2, 2, 8, 8).reshape(6, 2, 8, 8)
+    return block_jax(scan(block_jax, w[:5], x), w[5])
+
+
 LAYERS = {
     ("jax", "flat, scan"): (FLAT, lambda w, x: scan(block_jax, w.reshape(DEEP), x)),
     ("jax", "flat, scan of parts"): (FLAT, halves),
@@ -149,6 +154,7 @@ LAYERS = {
         (2, *DEEP),
         lambda w, x: scan(block_jax, w.reshape(6, 2, 8, 8), x),
     ),
+    ("jax", "numbered twice, scan of parts"): ((12, 8, 8), twice),
     ("jax", "rows, scan"): (ROWS, lambda w, x: scan(block_jax, w.reshape(DEEP), x)),
     ("jax", "strided, scan"): (
         FLAT,
