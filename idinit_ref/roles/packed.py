@@ -18,7 +18,7 @@ from .values import Held
 
 __all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"]
 
-_OF_PARTS = {"blocks", "parted", "parts", "members"}
+_OF_PARTS = {"blocks", "parted", "parts"}
 _KEEPS = {"move", "scale", "shift", "map"}
 """The operations between a packed result and its parts: each part passes them alone."""
 _MEETS = {"product", "select"}
@@ -64,9 +64,10 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     """Return a graph without packed weights, as far as all of their results are cut into parts.
 
     A tracer says in ``options["rows"]`` of a node, for each packed weight, which rows of it give
-    the node: the result of one of its operations, or a part of it. Of a stack the rows are counted
-    along all axes whose letters are the weight's ``options["parts"]``, the last one fastest, and an
-    operation reads one of ``options["members"]``. Some weights may stay whole.
+    the node: the result of one of its operations, or a part of it. ``options["reads"]`` is how many
+    rows that operation reads, if not all. Of a stack the rows are counted along all axes whose
+    letters are the weight's ``options["parts"]``, the last one fastest. Some weights may stay
+    whole.
 
     >>> graph = Graph([
     ...     Node("x", "input", shape=(2, 4)),
@@ -177,11 +178,11 @@ def _known(node: Node, nodes: Collection[str]) -> Node:
 
 def _held(graph: Graph, part: Node, rows: Mapping[str, Rows]) -> set[str]:
     """Return the weight of which a part of a result holds rows, and all entries of these."""
-    before = entries(graph.by_name[part.inputs[0]])
+    before, reads = entries(graph.by_name[part.inputs[0]]), part.options.get("reads", {})
     return {
         name
         for name, (start, stop) in rows.items()
-        if entries(part) * _reads(graph.by_name[name]) == before * (stop - start)
+        if entries(part) * reads.get(name, _size(graph.by_name[name])) == before * (stop - start)
     }
 
 
@@ -281,11 +282,6 @@ def _size(weight: Node) -> int:
     """Return the number of rows along these axes."""
     layout, shape = str(weight.options["layout"]), weight.shape or ()
     return prod(shape[layout.index(letter)] for letter in letters_of(weight))
-
-
-def _reads(weight: Node) -> int:
-    """Return how many of these one operation reads."""
-    return _size(weight) // int(weight.options.get("members", 1))
 
 
 def _label(name: str, rows: Rows) -> str:

@@ -54,6 +54,15 @@ class Atom(NamedTuple):
         at = self.start + (first * step - ahead) // self.apart * self.step
         return Atom(self.axis, self.step * (step // by), size, at, first, radix, apart)
 
+    def joined(self, inner: Atom) -> Atom | None:
+        """Return it and the digit behind it as one digit; None if they are not two parts of one."""
+        axis, step, size, start, low, radix = inner[:6]
+        is_whole = size == radix > 1 and low == 0 and inner.apart == self.apart == 1
+        if axis != self.axis or axis < 0 or not is_whole or self.step != step * radix:
+            return None
+        outer = self._replace(step=step, size=self.size * radix, start=self.start + start)
+        return outer._replace(low=self.low * radix, radix=self.radix * radix)
+
     def cut(self, inner: int) -> tuple[Atom, Atom] | None:
         """Return it as two digits, the second of radix `inner`; None if that is impossible."""
         axis, step, size, start, low, radix, apart = self
@@ -276,7 +285,7 @@ def _deal(left: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
         return None
     dealt = []
     for need in sizes:
-        axis = []
+        axis = list[Atom]()
         while need > 1:
             atom = left.pop(0)
             if atom.radix > need:
@@ -287,7 +296,8 @@ def _deal(left: list[Atom], sizes: Sequence[int]) -> list[Axis] | None:
                 left.insert(0, rest)
             elif need % atom.radix:
                 return None
-            axis.append(atom)
+            one = axis[-1].joined(atom) if axis else None
+            axis[len(axis) - (one is not None) :] = [one or atom]
             need //= atom.radix
         dealt.append(tuple(axis))
     return dealt

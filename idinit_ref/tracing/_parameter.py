@@ -150,10 +150,10 @@ def _storage(
             return given.shape, {}, f"its rows are kernels with other groups in {seen[0][0].name}"
         options["groups"] = groups.pop()
     shape, layout = merge_axes(how.shape, how.letters)
-    letters, parts, members = _parts(seen)
+    letters, parts, _ = _parts(seen)
     sizes = {stop - start for start, stop in parts.values()}
     if parts and letters != "O":
-        options |= {"parts": letters, "members": members}
+        options["parts"] = letters
     packs = (op.is_packed(sizes) or (isinstance(way, Stored) and way.cut) for op, way in seen)
     if "O" in letters and parts and all(packs):
         outs = shape[layout.index("O")]
@@ -179,14 +179,15 @@ def _groups(operation: Operation, way: Stored) -> int:
 class _Parts(NamedTuple):
     """The parts of a weight that are used separately.
 
-    `letters` are those of their axes: batch axes along which an operation reads one of so many
-    `members`, and one axis that the parts of a result cut. `rows` are counted along all of these,
-    the last axis fastest, by the node that holds the result.
+    `letters` are those of their axes: batch axes along which operations read parts of a stack, and
+    one axis that the parts of a result cut. `rows` are counted along all of these, the last axis
+    fastest, by the node that holds the result. `reads` is, by such a node, the number of rows that
+    its operation reads.
     """
 
     letters: str = "O"
     rows: Mapping[str, Rows] = MappingProxyType({})
-    members: int = 1
+    reads: Mapping[str, int] = MappingProxyType({})
 
 
 def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
@@ -205,6 +206,7 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
     along = _along(members, sizes, bool(cuts))
     count = prod(sizes[c] for c in cuts)
     parts: dict[str, Rows] = {}
+    reads: dict[str, int] = {}
     for (op, way), (_, own) in zip(ways, found, strict=True):
         first, last = 0, 0
         for letter in along:
@@ -217,18 +219,23 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
             return _Parts()
         at = first * count
         parts |= {node: (at + start, at + stop) for node, (start, stop) in rows.items()}
+        reads |= dict.fromkeys(rows, prod(_count(way, c, sizes) for c in cuts))
     every = sorted({*parts.values()})
     inner = {stop - start for _, own in found for start, stop in own.values()}
     if cuts == {"O"} and any(op.is_narrow(inner) for op, _ in ways):
         return _Parts()
     if len(every) < 2 or any(a[1] > b[0] for a, b in pairwise(every)):
         return _Parts()
-    turns = prod(sizes[c] for c in along)
-    for c in cuts:
-        pairs = zip(ways, found, strict=True)
-        spans = [way.member[c] for (_, way), (_, own) in pairs if own and c in way.member]
-        turns *= sizes[c] // max((stop - start for start, stop in spans), default=sizes[c])
-    return _Parts("".join([*along, *cuts]), parts, turns)
+    return _Parts("".join([*along, *cuts]), parts, reads)
+
+
+def _count(way: Stored, letter: str, sizes: Mapping[str, int]) -> int:
+    """Return the number of indices along an axis that an operation reads."""
+    start, stop = way.member.get(letter, (0, sizes[letter]))
+    if letter == "O" and way.cut:
+        lengths = [n for n, c in zip(way.shape, way.letters, strict=True) if c == "O"]
+        return (way.cut[1] - way.cut[0]) * prod(lengths[1:])
+    return stop - start
 
 
 def _along(
@@ -251,11 +258,17 @@ def _along(
 def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:
     """Return nodes that say which rows of which weights give them, if they are parts of results."""
     rows: dict[str, dict[str, Rows]] = {}
+    reads: dict[str, dict[str, int]] = {}
     for name, about in seen.items():
-        for node, own in _parts(about.ways).rows.items():
+        parts = _parts(about.ways)
+        for node, own in parts.rows.items():
             rows.setdefault(node, {})[name] = own
+            reads.setdefault(node, {})[name] = parts.reads[node]
     return [
-        replace(node, options={**node.options, "rows": rows[node.name]})
+        replace(
+            node,
+            options={**node.options, "rows": rows[node.name], "reads": reads[node.name]},
+        )
         if node.name in rows
         else node
         for node in nodes

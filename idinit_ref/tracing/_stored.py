@@ -143,7 +143,9 @@ def stored(
             parts = _parted(kept, size)
             if parts is None:
                 return "it is used in parts by"
-            narrow |= parts[0].letter in _SUMMED and kept[0].atom.size < parts[0].size
+            pairs = zip(kept, parts, strict=True)
+            narrow |= any(run.atom.size < of.size for run, of in pairs if run.letter in _SUMMED)
+            whole += [run for run in kept if run.letter == "O"]
             axes += parts
     axes = _named(axes, view, kinds, batch)
     for need, meaning in (("O", "outputs"), ("I", "inputs")):
@@ -309,13 +311,15 @@ def _indices(atom: Atom, step: int) -> Rows | None:
 def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
     """Split a stored axis by its digits; None if they do not cover it.
 
-    Each digit that numbers matrices may be at some of its values, and the first digit.
+    The first digit may be at some of its values, each that numbers matrices, and one among these.
     """
     before, parts = size, list[_Axis]()
+    is_alone = sum(run.letter != "B" for run in runs) == 1
     for run in runs:
         step = abs(run.atom.step)
         length, rest = divmod(before, step)
-        if rest or (parts and run.letter != "B" and run.atom.size < length):
+        is_part = bool(parts) and run.letter != "B" and run.atom.size < length
+        if rest or (is_part and not is_alone):
             return None
         parts.append(_Axis(length, run.letter, run.place, _indices(run.atom, step)))
         before = step

@@ -68,12 +68,15 @@ def in_tf(shape, function):
 MAKES = {"torch": in_torch, "jax": in_jax, "tf": in_tf}
 
 
-def check(framework, shape, function, ends):
-    """Whether exactly the matrices of the indices `ends` end branches, of the stack in order."""
+def check(framework, shape, function, ends, turned=False):
+    """Whether exactly the matrices of the indices `ends` end branches, of the stack in order.
+
+    They are (inputs, outputs), or the reverse if turned.
+    """
     start, run = MAKES[framework](shape, function)
     count = np.prod(shape) // 64
     one = np.eye(8, dtype="float32")
-    zero = np.float32(1e-6) * (one - np.roll(one, 1, 0))  # (inputs, outputs)
+    zero = np.float32(1e-6) * (one - np.roll(one, 1, turned))
     expected = [zero if at in ends else one for at in range(count)]
     np.testing.assert_array_equal(start.reshape(-1, 8, 8), expected)
 
@@ -125,6 +128,16 @@ def scan(body, w, x):
     return jax.lax.scan(lambda x, w: (body(x, w), None), x, w)[0]
 
 
+def layers(kind, step, w, x, shape):
+    """Layers in a scan of JAX, or in a loop of the others."""
+    w = tf.reshape(w, shape) if kind == "tf" else w.reshape(shape)
+    if kind == "jax":
+        return scan(step, w, x)
+    for at in range(shape[0]):
+        x = step(x, w[at])
+    return x
+
+
 def block_jax(x, w):
     return block("jax", x, w)
 
@@ -133,6 +146,11 @@ def halves(w, x):
     """Two layers in a scan, and one apart."""
     w = w.reshape(DEEP)
     return block_jax(scan(block_jax, w[:2], x), w[2])
+
+
+def twice(w, x):
+    w = w.reshape(3, 2, 2, 8, 8).reshape(6, 2, 8, 8)
+    return block_jax(scan(block_jax, w[:5], x), w[5])
 
 
 LAYERS = {
@@ -149,6 +167,7 @@ LAYERS = {
         (2, *DEEP),
         lambda w, x: scan(block_jax, w.reshape(6, 2, 8, 8), x),
     ),
+    ("jax", "numbered twice, scan of parts"): ((12, 8, 8), twice),
     ("jax", "rows, scan"): (ROWS, lambda w, x: scan(block_jax, w.reshape(DEEP), x)),
     ("jax", "strided, scan"): (
         FLAT,
@@ -327,11 +346,48 @@ def test_a_map_over_rows_applies_one_matrix():
 @pytest.mark.parametrize(("kind", "how"), SIDE_BY_SIDE)
 def test_so_have_those_of_layers(kind, how, shape):
     def function(w, x):
-        w = tf.reshape(w, DEEP) if kind == "tf" else w.reshape(DEEP)
-        if kind == "jax":
-            return scan(lambda x, w: gated(kind, x, SIDE_BY_SIDE[kind, how](w, x)), w, x)
-        for at in range(3):
-            x = gated(kind, x, SIDE_BY_SIDE[kind, how](w[at], x))
-        return x
+        def step(x, w):
+            return gated(kind, x, SIDE_BY_SIDE[kind, how](w, x))
+
+        return layers(kind, step, w, x, DEEP)
 
     check(kind, shape, function, range(0, 6, 2))
+
+
+# Some matrices of a layer together ---------------------------------------------------------------
+
+
+SOME = [key for key in SIDE_BY_SIDE if key[1] not in ("transposed", "vectors")]
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 8), (9, 8, 8)])
+@pytest.mark.parametrize(("kind", "how"), SOME)
+def test_two_matrices_side_by_side_and_one_apart_have_a_role_each(kind, how, shape):
+    """The one apart ends the branch; how the other two are applied changes nothing."""
+
+    def step(x, w):
+        parts = SIDE_BY_SIDE[kind, how](w[:2], x)
+        return x + (parts[0] * gate[kind](parts[1])) @ w[2]
+
+    def function(w, x):
+        return layers(kind, step, w, x, (3, 3, 8, 8))
+
+    check(kind, shape, function, range(2, 9, 3))
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("shape", [(3, 16, 8), ROWS])
+@pytest.mark.parametrize("kind", MAKES)
+def test_blocks_of_layers_in_one_weight_have_a_role_each(kind, shape):
+    """The outputs of two matrices, one behind the other."""
+
+    def turn(m):
+        return tf.transpose(m) if kind == "tf" else m.T
+
+    def step(x, w):
+        return x + tanh[kind](x @ turn(w[:8])) @ turn(w[8:])
+
+    def function(w, x):
+        return layers(kind, step, w, x, (3, 16, 8))
+
+    check(kind, shape, function, range(1, 6, 2), turned=True)
