@@ -13,7 +13,7 @@ from ._functions import Fact
 from ._loops import Loops
 from ._made import Made, Part, Shape, offset_of, slope_of
 from ._recipes import terms_of
-from ._results import faded
+from ._results import MOST, faded
 from ._units import merged, spread_to
 from ._values import Data, Signal, Track, Value, is_zero
 
@@ -368,15 +368,8 @@ class Sums(Loops):
             ):
                 self._biases.add(bias.chosen)  # each expert has its own bias
                 return signal._replace(tracks=signal.fresh, **_SHIFTED)
-        tracks: tuple[Track, ...] = ()
-        # The sum of two results, as in the gates of an LSTM.
-        if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:
-            tracks = a.fresh + b.fresh
-        elif a.shape == b.shape and {t.operation for t in a.tracks} == {
-            t.operation for t in b.tracks
-        }:  # a function of each entry, as y + tanh(y)
-            tracks = faded((a, b))
-        else:
+        tracks = self._terms_in(a, b) if a.shape == b.shape else ()
+        if not tracks:
             a.spend()
             b.spend()
         inputs = [a.narrow or a.node, b.narrow or b.node]
@@ -405,6 +398,34 @@ class Sums(Loops):
         if a.shape == b.shape == shape and self.nodes[self._place[node]].kind == "add":
             self._forms[node] = Form((Share(a), Share(b, 1.0 if word == "add" else -1.0)))
         return out
+
+    def _terms_in(self, a: Signal, b: Signal) -> tuple[Track, ...]:
+        """Return the operations whose results a sum adds, as in the gates of an LSTM.
+
+        None if one term is computed from the other: that is a stream, whose parts are no blocks.
+        """
+        if len(a.fresh) == len(b.fresh) == 1:
+            return a.fresh + b.fresh
+        if {t.operation for t in a.tracks} == {t.operation for t in b.tracks}:
+            return faded((a, b))  # a function of each entry, as y + tanh(y)
+        if not (a.tracks or b.tracks) or self._is_stream(a, b):
+            return ()
+        both = a.fresh + b.fresh
+        is_direct = len(both) == len(a.tracks + b.tracks) <= MOST and a.tracks and b.tracks
+        return both if is_direct else faded((a, b))
+
+    def _is_stream(self, a: Signal, b: Signal) -> bool:
+        """Whether one term of a sum comes from the other one, or from what that is made of."""
+        for one, other in ((a, b), (b, a)):
+            if other.tracks:
+                tops = [other.node]
+            elif self._after[other.node][0] < 0:
+                tops = self._starts_before(other.node)
+            else:
+                return True
+            if self._comes_from([one.node], tops):
+                return True
+        return False
 
 
 _SHIFTED: dict[str, Any] = {

@@ -192,6 +192,84 @@ def test_each_matrix_of_a_stack_has_a_role_of_its_own(framework, kind, how):
     np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
 
 
+# What a packed result is added to, or multiplied with, before it is cut; `s` is another signal.
+MIXED = {
+    "a sum": ("uw", lambda np_, x, m, s: x @ m["w"] + np_.tanh(x) @ m["u"]),
+    "a difference": ("uw", lambda np_, x, m, s: 2 * (np_.tanh(x) @ m["u"] - x @ m["w"])),
+    "three terms": (
+        "uvw", lambda np_, x, m, s: x @ m["w"] + np_.tanh(x) @ m["u"] + np_.relu(x) @ m["v"]),
+    "a tie": ("uvw", lambda np_, x, m, s: x @ m["w"] + (x @ m["u"] + x @ m["v"])),
+    "functions": ("uw", lambda np_, x, m, s: np_.tanh(x @ m["w"]) + np_.tanh(x) @ m["u"]),
+    "a function": ("uw", lambda np_, x, m, s: np_.tanh(x @ m["w"] + np_.tanh(x) @ m["u"])),
+    "a bias": ("uwb", lambda np_, x, m, s: x @ m["w"] + np_.tanh(x) @ m["u"] + m["b"]),
+    "biases": (
+        "uwbc", lambda np_, x, m, s: (x @ m["w"] + m["b"]) + (np_.tanh(x) @ m["u"] + m["c"])),
+    "a signal": ("w", lambda np_, x, m, s: (x @ m["w"]) * s),
+    "a gate": ("w", lambda np_, x, m, s: (x @ m["w"]) * np_.tanh(x[..., :1])),
+    "a product": ("uw", lambda np_, x, m, s: (x @ m["w"]) * (np_.tanh(x) @ m["u"])),
+    "a choice": ("uw", lambda np_, x, m, s: np_.where(s > 0, x @ m["w"], np_.tanh(x) @ m["u"])),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", MIXED)
+@pytest.mark.parametrize("kind", ["gate", "linear attention", "two ways"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_parts_of_a_sum_or_product_are_those_of_matrices_apart(framework, kind, how):
+    """(p + q).chunk(k) is p.chunk(k) + q.chunk(k), and of a product another signal is cut, too."""
+    model, roles, left = MODELS[kind]
+    names, mix = MIXED[how]
+    count, more = len(roles), dict.fromkeys("ioh" if kind == "two ways" else "", (8, 8))
+    sizes = {k: (8 * count,) if k in "bc" else (8, 8 * count) for k in names}
+    every = {f"{n}{k}": (*size[:-1], 8) for k, size in sizes.items() for n in range(count)}
+
+    def signals(np_, x):
+        return [np_.tanh(x), np_.relu(x), np_.tanh(2 * x)][:count]
+
+    def packed(np_, p, x):
+        def heads(x):
+            return cut(mix(np_, x, p, np_.cat(signals(np_, x))), count)
+
+        return model(np_, p, x, heads)
+
+    def apart(np_, p, x):
+        def heads(x):
+            each = enumerate(signals(np_, x))
+            return [mix(np_, x, {k: p[f"{n}{k}"] for k in names}, s) for n, s in each]
+
+        return model(np_, p, x, heads)
+
+    (found, notes), run = framework(packed, more | sizes, X, facts)
+    report, _ = framework(apart, more | every, X, lambda found: found)
+    alone = {
+        entry.name.strip("./").split(".")[-1].split("/")[-1]: entry for entry in report.entries
+    }
+    assert notes == sorted(note.kind for note in report.warnings)
+    zero = {}
+    for name in {*sizes} - {*"bc"}:
+        own = tuple(alone[f"{n}{name}"].role for n in range(count))
+        plan = found[name][1]
+        assert (plan.role, plan.blocks) == (own if len({*own}) > 1 else own[0], (8,) * count)
+        zero[name] = np.repeat([role == Z for role in own], 8)
+    assert all(found[name][0] == "bias" for name in sizes if name in "bc")
+
+    rng = np.random.default_rng(1)
+    draw = {k: rng.normal(size=size).astype("float32") for k, size in (more | sizes).items()}
+    draw |= {name: np.zeros(8 * count, "float32") for name in sizes if name in "bc"}
+
+    def rest(by, of=""):
+        given = {k: draw[k] * np.where(zero[k], by * (k == of), 1) for k in zero}
+        given = {k: value.astype("float32") for k, value in given.items()}
+        return left(run(draw | given, X), X, draw)
+
+    np.testing.assert_allclose(rest(0), 0, atol=1e-5)
+    assert any(each.any() for each in zero.values())
+    for name in (name for name in zero if zero[name].any()):
+        one, two = rest(1e-3, name), rest(2e-3, name)
+        assert np.abs(one).max() > 1e-4
+        np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_packed_matrices_in_a_stack_that_end_no_branch_are_blocks(framework):
     """Each half of each matrix starts with an identity of its own."""
