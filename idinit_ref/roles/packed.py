@@ -21,10 +21,12 @@ from .values import Held
 __all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"]
 
 _OF_PARTS = {"blocks", "parted", "parts", "members"}
-_KEEPS = {"move", "scale", "shift", "map"}
-"""The operations between a packed result and its parts: each part passes them alone."""
-_MEETS = {"product", "select"}
-"""The same, if all large operands have one shape: `y * sigmoid(y)`; another signal is cut, too."""
+_KEEPS = {"move", "scale", "shift", "map", "select", "crop"}
+"""The operations between a packed result and its parts: each part passes them alone. A slice here
+cuts other axes than the outputs'."""
+_MEETS = {"", "product", "select"}
+"""The same, also of sums that are no adds, if all large operands have one shape: `y * sigmoid(y)`.
+Another signal is cut, too."""
 
 Rows = tuple[int, int]
 """The first row of a block, and the one behind it; in a stack, the indices of its matrices."""
@@ -169,8 +171,9 @@ def _passes(graph: Graph, node: Node, inside: Collection[str]) -> bool:
     rest = [graph.by_name[to] for to in node.inputs if to not in inside]
     if node.does in _KEEPS and all(entries(other) < entries(node) for other in rest):
         return True
+    is_met = node.kind == "add" or (node.does in _MEETS and len(node.inputs) > 1)
     may = all(other.shape == node.shape or entries(other) < entries(node) for other in rest)
-    return may and shapes == {node.shape} and (node.kind == "add" or node.does in _MEETS)
+    return is_met and may and shapes == {node.shape} and node.kind != "weight"
 
 
 def _is_mixed(node: Node, inside: _Inside) -> bool:
@@ -261,13 +264,24 @@ def _way(
             inputs = tuple(names[to] for to in node.inputs)
             yield replace(part, inputs=inputs, does="move", options={})
             return
+        first = inside[node.name][0]
+        shape = _shape(node, part, _reads(graph.by_name[first]), rows[first])
         for to in node.inputs if node.kind != "weight" else ():
             if to not in way and graph.by_name[to].shape == node.shape:  # another signal
-                names[to] = _label(to, rows[inside[node.name][0]])
-                yield Node(names[to], inputs=(to,), shape=part.shape, does="select")
+                names[to] = _label(to, rows[first])
+                yield Node(names[to], inputs=(to,), shape=shape, does="select")
         inputs = tuple(names.get(to, to) for to in node.inputs)
         weights = tuple(_label(name, rows[name]) for name in node.weights)
-        yield replace(node, name=label(node.name), inputs=inputs, weights=weights, shape=part.shape)
+        yield replace(node, name=label(node.name), inputs=inputs, weights=weights, shape=shape)
+
+
+def _shape(node: Node, part: Node, outs: int, rows: Rows) -> tuple[int, ...] | None:
+    """Return the shape of the copy of a node for a part of its outputs."""
+    size, shape = rows[1] - rows[0], list(node.shape or ())
+    if outs in shape and entries(part) * outs != entries(node) * size:  # sliced before it is cut
+        at = max(axis for axis, length in enumerate(shape) if length == outs)
+        return (*shape[:at], size, *shape[at + 1 :])
+    return part.shape
 
 
 def _told(node: Node, inside: _Inside, used: Mapping[str, Collection[Rows]]) -> Node:

@@ -368,10 +368,10 @@ class Sums(Loops):
             ):
                 self._biases.add(bias.chosen)  # each expert has its own bias
                 return signal._replace(tracks=signal.fresh, **_SHIFTED)
-        tracks = self._terms_in(a, b) if a.shape == b.shape else ()
-        if not tracks:
-            a.spend()
-            b.spend()
+        tracks = self._terms_in(a, b, shape)
+        for signal in (a, b):
+            if not tracks or signal.shape != shape:
+                signal.spend()
         inputs = [a.narrow or a.node, b.narrow or b.node]
         wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
@@ -399,20 +399,21 @@ class Sums(Loops):
             self._forms[node] = Form((Share(a), Share(b, 1.0 if word == "add" else -1.0)))
         return out
 
-    def _terms_in(self, a: Signal, b: Signal) -> tuple[Track, ...]:
+    def _terms_in(self, a: Signal, b: Signal, shape: Shape | None) -> tuple[Track, ...]:
         """Return the operations whose results a sum adds, as in the gates of an LSTM.
 
         None if one term is computed from the other: that is a stream, whose parts are no blocks.
         """
-        if len(a.fresh) == len(b.fresh) == 1:
-            return a.fresh + b.fresh
-        if {t.operation for t in a.tracks} == {t.operation for t in b.tracks}:
-            return faded((a, b))  # a function of each entry, as y + tanh(y)
-        if not (a.tracks or b.tracks) or self._is_stream(a, b):
+        own = [signal for signal in (a, b) if signal.shape == shape]
+        both = tuple(track for signal in own for track in signal.tracks)
+        is_direct = all(signal.fresh for signal in own) and not any(t.is_faded for t in both)
+        if len(own) == 2 and len(both) == 2 and is_direct:
+            return both
+        if len(own) == 2 and len({*(frozenset(t.operation for t in s.tracks) for s in own)}) == 1:
+            return faded(own)  # a function of each entry, as y + tanh(y)
+        if not both or self._is_stream(a, b):
             return ()
-        both = a.fresh + b.fresh
-        is_direct = len(both) == len(a.tracks + b.tracks) <= MOST and a.tracks and b.tracks
-        return both if is_direct else faded((a, b))
+        return both if len(own) == 2 and is_direct and len(both) <= MOST else faded(own)
 
     def _is_stream(self, a: Signal, b: Signal) -> bool:
         """Whether one term of a sum comes from the other one, or from what that is made of."""

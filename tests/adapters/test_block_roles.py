@@ -308,6 +308,87 @@ def test_a_sum_of_packed_results_has_one_role(framework):
     assert found["b"][1] == ir.plan((4, 16), "zero", layout="IO", blocks=(8, 8))
 
 
+@pytest.mark.parametrize("kind", ["layer", "cell", "apart"])
+def test_the_gates_of_a_recurrent_cell_have_roles_of_their_own(kind):
+    """Of x + h only the candidate's matrix of x is zero: the state is 0 with it."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(8, 8, batch_first=True)
+            sizes = (8,) * 4 if kind == "apart" else (32,)
+            self.w, self.u = (nn.ModuleList(nn.Linear(8, n) for n in sizes) for _ in "wu")
+
+        def gates(self, x, h):
+            each = [w(x) + u(h) for w, u in zip(self.w, self.u, strict=True)]
+            return each if kind == "apart" else each[0].chunk(4, -1)
+
+        def forward(self, x):
+            if kind == "layer":
+                return x + self.lstm(x)[0]
+            h = c = torch.zeros_like(x[:, 0])
+            states = []
+            for t in range(x.shape[1]):
+                i, f, g, o = self.gates(x[:, t], h)
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                h = o.sigmoid() * c.tanh()
+                states.append(h)
+            return x + torch.stack(states, 1)
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.tensor(X)
+    found = irt.init_(model, x, overrides={"lstm.*" if kind != "layer" else "[wu].*": "keep"}).plans
+    names = {
+        "layer": ("lstm.weight_ih_l0", "lstm.weight_hh_l0"),
+        "cell": ("w.0.weight", "u.0.weight"),
+    }
+    if kind == "apart":
+        assert [found[f"w.{k}.weight"].role for k in range(4)] == [T, T, Z, T]
+        assert {found[f"u.{k}.weight"].role for k in range(4)} == {T}
+        return
+    one, other = names[kind]
+    assert (found[one].role, found[other].role) == ((T, T, Z, T), T)
+    weight = dict(model.named_parameters())[one]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * ("bias" not in name))
+        own = weight[16:24].clone()
+        outs = []
+        for by in (0, 1e-3, 2e-3):
+            weight[16:24] = by * own
+            outs.append(model(x) - x)
+    assert outs[0].abs().max() == 0
+    assert outs[1].abs().max() > 1e-4
+    torch.testing.assert_close(outs[2], 2 * outs[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["input", "table"])
+def test_another_signal_in_a_sum_is_cut_beside_the_packed_result(how):
+    """As projections that are computed before; each half is added to its half of these."""
+
+    class Model(nn.Module):
+        def __init__(self, packed):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(8, n) for n in ((16,) if packed else (8, 8)))
+            self.table, self.out = nn.Parameter(torch.randn(5, 16)), nn.Linear(8, 8)
+
+        def forward(self, x, c):
+            c = c if how == "input" else self.table
+            if len(self.layers) == 1:
+                a, b = (c + self.layers[0](x)).chunk(2, -1)
+            else:
+                a, b = c[..., :8] + self.layers[0](x), c[..., 8:] + self.layers[1](x)
+            return x + self.out(a.tanh() * b.sigmoid()) * b
+
+    inputs = torch.tensor(X), torch.randn(3, 5, 16)
+    one, two = (irt.init_(Model(packed), inputs) for packed in (True, False))
+    assert one.plans["out.weight"] == two.plans["out.weight"]
+    plan = one.plans["layers.0.weight"]
+    roles = [two.plans[f"layers.{k}.weight"].role for k in range(2)]
+    assert (plan.role, plan.blocks) == (roles[0] if len({*roles}) == 1 else tuple(roles), (8, 8))
+    assert [note.kind for note in one.warnings] == [note.kind for note in two.warnings]
+
+
 # What is decided besides roles --------------------------------------------------------------------
 
 
