@@ -155,7 +155,8 @@ def _storage(
     if parts and letters != "O":
         options |= {"parts": letters, "members": members}
     packs = (op.is_packed(sizes) or (isinstance(way, Stored) and way.cut) for op, way in seen)
-    if "O" in letters and parts and all(packs):
+    is_loose = any(op.loose for op, _ in seen)
+    if "O" in letters and parts and all(packs) and not is_loose:
         outs = shape[layout.index("O")]
         starts = {start % outs for rows in parts.values() for start in rows}
         blocks = tuple(b - a for a, b in pairwise(sorted({0, *starts, outs})))

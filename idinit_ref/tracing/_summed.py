@@ -17,8 +17,10 @@ from ._values import Operation, Signal, Value
 
 __all__ = [
     "Gathered",
+    "Halves",
     "Readers",
     "Weighed",
+    "added",
     "after",
     "factor_of",
     "gather",
@@ -72,6 +74,7 @@ def factor_of(values: Iterable[Value], divides: bool) -> float:
 Halves = frozenset[tuple[Operation, Cut]]
 """Parts of the results of operations."""
 _MET = Cut(-1, 0, 0, 0)  # stands for parts of one result that a product has multiplied
+_ADDED = Cut(-2, 0, 0, 0)  # stands for one part of a result, added to a signal before it
 
 
 def rejoined(values: Iterable[Value]) -> Halves:
@@ -82,7 +85,18 @@ def rejoined(values: Iterable[Value]) -> Halves:
     for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
         if count > 1 and parts[operation] > 1 and (operation, _MET) not in halves:
             operation.whole = True
+        operation.loose |= count > 1 and (operation, _ADDED) in halves
     return halves
+
+
+def added(halves: Halves, of: Collection[Operation] | None = None) -> Halves:
+    """Return parts of results after a sum with a signal from which some, or all, are computed.
+
+    A concatenation of such sums joins no parts of a result: each may be a branch of its own.
+    """
+    parts = Counter(operation for operation, _ in halves)
+    chosen = {op for op, count in parts.items() if count == 1 and (of is None or op in of)}
+    return Halves((op, _ADDED if op in chosen else cut) for op, cut in halves)
 
 
 def multiplied(signals: Iterable[Signal]) -> Halves:

@@ -14,6 +14,7 @@ from ._loops import Loops
 from ._made import Made, Part, Shape, offset_of, slope_of
 from ._recipes import terms_of
 from ._results import MOST, faded
+from ._summed import Halves, added
 from ._units import merged, spread_to
 from ._values import Data, Signal, Track, Value, is_zero
 
@@ -392,7 +393,8 @@ class Sums(Loops):
         if word == "sub":
             self._differences[node] = units
         is_direct = a.is_direct and b.is_direct
-        out = Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
+        halves = self._halves_in(a, b) | self._halves_in(b, a)
+        out = Signal(node, shape, tracks, halves, units=units, is_direct=is_direct)
         if self.is_function((a, b), shape):
             self.expand(out, word, (a, b))
         if a.shape == b.shape == shape and self.nodes[self._place[node]].kind == "add":
@@ -414,6 +416,14 @@ class Sums(Loops):
         if not both or self._is_stream(a, b):
             return ()
         return both if len(own) == 2 and is_direct and len(both) <= MOST else faded(own)
+
+    def _halves_in(self, one: Signal, other: Signal) -> Halves:
+        """Return the parts of results that a term brings to a sum with another one."""
+        if not one.halves:
+            return one.halves
+        base, met = self._base(other.node), {operation for operation, _ in other.halves}
+        of = {operation for operation, _ in one.halves} - met
+        return added(one.halves, [op for op in of if self._comes_from([op.name], [base])])
 
     def _is_stream(self, a: Signal, b: Signal) -> bool:
         """Whether one term of a sum comes from the other one, or from what that is made of."""

@@ -40,6 +40,7 @@ class Operation:
     rejoined: bool = False  # its result is joined with those of other slices of its weight
     cropped: set[int] = field(default_factory=set)  # axes that a crop has shifted already
     makes: str = ""  # its result is the kernel of this product of signals
+    loose: bool = False  # sums with parts of its result are joined: one role means one matrix
     gated: bool = False  # two parts of its result are multiplied
     behind: bool = False  # functions of each entry stand before cuts of its result
     cuts: dict[str, Cut | None] = field(default_factory=dict)  # by node; None: no block

@@ -257,17 +257,84 @@ def test_parts_of_a_sum_or_product_are_those_of_matrices_apart(framework, kind, 
     draw = {k: rng.normal(size=size).astype("float32") for k, size in (more | sizes).items()}
     draw |= {name: np.zeros(8 * count, "float32") for name in sizes if name in "bc"}
 
+    confirm(run, draw, zero, lambda out: left(out, X, draw))
+
+
+def confirm(run, draw, zero, left):
+    """R1 and R2 for zero entries, by weight: together they leave the skip, and each has a slope."""
+
     def rest(by, of=""):
         given = {k: draw[k] * np.where(zero[k], by * (k == of), 1) for k in zero}
-        given = {k: value.astype("float32") for k, value in given.items()}
-        return left(run(draw | given, X), X, draw)
+        return left(run(draw | {k: value.astype("float32") for k, value in given.items()}, X))
 
     np.testing.assert_allclose(rest(0), 0, atol=1e-5)
-    assert any(each.any() for each in zero.values())
-    for name in (name for name in zero if zero[name].any()):
+    ends = [name for name in zero if np.any(zero[name])]
+    assert ends
+    for name in ends:
         one, two = rest(1e-3, name), rest(2e-3, name)
         assert np.abs(one).max() > 1e-4
         np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
+
+
+COUPLINGS = {  # of a signal x of 8 channels, and of what a network makes of it
+    "wide": lambda np_, x, a, f: np_.cat([x + a[0], x + f(x) * a[1]]),
+    "halves": lambda np_, x, a, f: np_.cat(
+        [x[..., :4] + a[0][..., :4], x[..., 4:] + f(x[..., :4]) * a[1][..., :4]]),
+    "written": lambda np_, x, a, f: np_.write(
+        x, [(0, x[..., :4] + a[0][..., :4]), (4, x[..., 4:] + f(x[..., :4]) * a[1][..., :4])]),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", COUPLINGS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_halves_whose_sums_are_joined_are_branches_of_their_own(framework, how):
+    """As in a coupling net: the second half is a factor of a longer branch, which ends in o."""
+    size = 8 if how == "wide" else 4
+
+    def packed(np_, p, x):
+        z = np_.tanh(x @ p["c"]) @ p["w"]
+        return coupled(np_, p, x, (z[..., :size], z[..., size:]))
+
+    def apart(np_, p, x):
+        z = np_.tanh(x @ p["c"])
+        return coupled(np_, p, x, (z @ p["u"], z @ p["v"]))
+
+    def coupled(np_, p, x, parts):
+        def long(y):
+            return np_.tanh(np_.tanh(y @ p["k"]) @ p["l"]) @ p["o"]
+
+        return COUPLINGS[how](np_, x, parts, long)
+
+    sizes = {"c": (8, 8), "k": (size, 8), "l": (8, 8), "o": (8, size)}
+    (found, notes), run = framework(packed, sizes | {"w": (8, 2 * size)}, X, facts)
+    alone, words = framework(apart, sizes | dict.fromkeys("uv", (8, size)), X, facts)[0]
+    assert notes == words
+    assert {k: own for k, own in alone.items() if k in sizes} == {k: found[k] for k in sizes}
+    assert (alone["u"][0], alone["v"][0], alone["o"][0]) == (Z, T, Z)
+    assert found["w"][1] == ir.plan((8, 2 * size), (Z, T), layout="IO", blocks=(size, size))
+
+    rng = np.random.default_rng(1)
+    sizes["w"] = (8, 2 * size)
+    draw = {k: rng.normal(size=shape).astype("float32") for k, shape in sizes.items()}
+    zero = {"w": np.repeat([True, False], size), "o": True}
+    skip = np.concatenate([X, X], -1) if how == "wide" else X
+    confirm(run, draw, zero, lambda out: out - skip)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_heads_that_are_added_one_by_one_are_one_matrix(framework):
+    """Their sums with parts of the stream are joined, too, but they have one role."""
+
+    def function(np_, p, x):
+        parts = [[y[..., :4], y[..., 4:]] for y in (x @ p[name] for name in "qkv")]
+        each = [(q @ np_.swap(k)) @ v for q, k, v in zip(*parts, strict=True)]
+        return np_.cat([x[..., :4] + each[0], x[..., 4:] + each[1]])
+
+    (found, _), _ = framework(function, dict.fromkeys("qkv", (8, 8)), X, facts)
+    assert {k: own[1] for k, own in found.items()} == {
+        k: ir.plan((8, 8), role, layout="IO") for k, role in zip("qkv", (T, T, Z), strict=True)
+    }
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
