@@ -32,8 +32,9 @@ Rows = tuple[int, int]
 """The first row of a block, and the one behind it; in a stack, the indices of its matrices."""
 _Cuts = Mapping[str, Mapping[str, Rows]]
 """For each part of a result, the rows of each weight that it holds."""
-_Inside = Mapping[str, tuple[str, ...]]
-"""The packed weights of each node between packed results and their parts; several of a sum."""
+_Inside = Mapping[str, Mapping[str, int]]
+"""The packed weights of each node between packed results and their parts, several of a sum; of each
+the number of rows that the result holds."""
 
 
 class Unpacked(NamedTuple):
@@ -72,7 +73,8 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     A tracer says in ``options["rows"]`` of a node, for each packed weight, which rows of it give
     the node: the result of one of its operations, or a part of it. Of a stack the rows are counted
     along all axes whose letters are the weight's ``options["parts"]``, the last one fastest, and an
-    operation reads one of ``options["members"]``. Some weights may stay whole.
+    operation reads one of ``options["members"]``; one that reads a slice of a weight says its rows
+    in ``options["reads"]``. Some weights may stay whole.
 
     The parts of a sum are the sums of the parts. But a residual add stays whole, and so do the
     weights of its operands: of ``(x @ w + (x @ a) @ b).chunk(2)``, b is the branch.
@@ -139,12 +141,12 @@ def _apart(graph: Graph, cuts: _Cuts, whole: Collection[str], stops: Collection[
 
 def _inside(
     graph: Graph, cuts: _Cuts, packed: set[str], stops: Collection[str]
-) -> dict[str, tuple[str, ...]]:
+) -> dict[str, dict[str, int]]:
     """Return the packed weights of each node between packed results and their parts.
 
     A weight with a result that is used in any other way is taken out of `packed`.
     """
-    inside: dict[str, tuple[str, ...]] = {}
+    inside: dict[str, dict[str, int]] = {}
     outputs = {*graph.outputs}
     for node in graph.nodes:
         own, ends = packed.intersection(node.weights), node.name in cuts
@@ -152,16 +154,17 @@ def _inside(
         if own and (is_returned or len(node.weights) > 1):
             packed -= own
         elif own and not ends:
-            inside[node.name] = node.weights
-        held = tuple(dict.fromkeys(name for to in node.inputs for name in inside.get(to, ())))
+            (name,) = node.weights
+            inside[node.name] = {name: node.options.get("reads", _reads(graph.by_name[name]))}
+        held = {name: n for to in node.inputs for name, n in inside.get(to, {}).items()}
         is_passed = not is_returned and node.name not in stops
         if held and ends and node.kind != "weight":
-            packed -= {*held} - _held(graph, node, cuts[node.name])
+            packed -= {*held} - _held(graph, node, cuts[node.name], held)
         elif held and is_passed and _passes(graph, node, inside):
             inside[node.name] = held
         else:
             packed -= {*held}
-    left = {node: tuple(name for name in own if name in packed) for node, own in inside.items()}
+    left = {at: {w: n for w, n in own.items() if w in packed} for at, own in inside.items()}
     return {node: own for node, own in left.items() if own}
 
 
@@ -215,13 +218,13 @@ def _known(node: Node, nodes: Collection[str]) -> Node:
     return node if own == new else replace(node, options={**node.options, **new})
 
 
-def _held(graph: Graph, part: Node, rows: Mapping[str, Rows]) -> set[str]:
+def _held(graph: Graph, part: Node, rows: Mapping[str, Rows], reads: Mapping[str, int]) -> set[str]:
     """Return the weight of which a part of a result holds rows, and all entries of these."""
     before = entries(graph.by_name[part.inputs[0]])
     return {
         name
         for name, (start, stop) in rows.items()
-        if entries(part) * _reads(graph.by_name[name]) == before * (stop - start)
+        if entries(part) * reads.get(name, 0) == before * (stop - start)
     }
 
 
@@ -230,7 +233,7 @@ def _biases(graph: Graph, inside: _Inside, used: Mapping[str, Collection[Rows]])
     found = {}
     for name in graph.parameters:
         node = graph.by_name[name]
-        firsts = {inside.get(at, ("",))[0] for at in node.options.get("adds_to", ())}
+        firsts = {min(inside.get(at, {"": 0})) for at in node.options.get("adds_to", ())}
         if not firsts or "" in firsts:
             continue
         weight = min(firsts)
@@ -256,7 +259,7 @@ def _way(
         stack += [graph.by_name[to] for to in new]
 
     def label(name: str) -> str:
-        return _label(name, rows[inside[name][0]])
+        return _label(name, rows[min(inside[name])])
 
     for node in (graph.by_name[name] for name in sorted(way, key=place.__getitem__)):
         names = {to: label(to) for to in node.inputs if to in way}
@@ -264,8 +267,8 @@ def _way(
             inputs = tuple(names[to] for to in node.inputs)
             yield replace(part, inputs=inputs, does="move", options={})
             return
-        first = inside[node.name][0]
-        shape = _shape(node, part, _reads(graph.by_name[first]), rows[first])
+        first, reads = min(inside[node.name].items())
+        shape = _shape(node, part, reads, rows[first])
         for to in node.inputs if node.kind != "weight" else ():
             if to not in way and graph.by_name[to].shape == node.shape:  # another signal
                 names[to] = _label(to, rows[first])
@@ -293,7 +296,7 @@ def _told(node: Node, inside: _Inside, used: Mapping[str, Collection[Rows]]) -> 
                 new
                 for at in options[key]
                 for new in (
-                    [_label(at, r) for r in sorted(used[inside[at][0]])] if at in inside else [at]
+                    [_label(at, r) for r in sorted(used[min(inside[at])])] if at in inside else [at]
                 )
             )
     return node if options == node.options else replace(node, options=options)

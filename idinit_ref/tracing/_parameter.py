@@ -150,7 +150,7 @@ def _storage(
             return given.shape, {}, f"its rows are kernels with other groups in {seen[0][0].name}"
         options["groups"] = groups.pop()
     shape, layout = merge_axes(how.shape, how.letters)
-    letters, parts, members = _parts(seen)
+    letters, parts, members, _ = _parts(seen)
     sizes = {stop - start for start, stop in parts.values()}
     if parts and letters != "O":
         options |= {"parts": letters, "members": members}
@@ -188,6 +188,9 @@ class _Parts(NamedTuple):
     letters: str = "O"
     rows: Mapping[str, Rows] = MappingProxyType({})
     members: int = 1
+    reads: Mapping[str, int] = MappingProxyType(
+        {}
+    )  # of operations that read only some of a cut axis
 
 
 def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
@@ -202,10 +205,13 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
     sizes = dict(zip(letters, shape, strict=True))
     found = [op.parts(way) for op, way in ways]
     cuts = {letter for letter, own in found if own}
-    along = _along([way.member for _, way in ways], sizes, bool(cuts))
+    rest = {letter: size for letter, size in sizes.items() if letter not in cuts}
+    along = _along([way.member for _, way in ways], rest, bool(cuts))
     count = prod(sizes[c] for c in cuts)
     parts: dict[str, Rows] = {}
     for (op, way), (_, own) in zip(ways, found, strict=True):
+        if not own and cuts and cuts <= way.member.keys():  # it reads these matrices alone
+            own = {op.name: way.member[min(cuts)]}
         first, last = 0, 0
         for letter in along:
             start, stop = way.member[letter]
@@ -221,7 +227,16 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
         return _Parts()
     if len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
         return _Parts()
-    return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along))
+    reads = {op.name: _rows_in(way, c) for op, way in ways for c in cuts}
+    reads = {name: n for name, n in reads.items() if n < count}
+    return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along), reads)
+
+
+def _rows_in(way: Stored, letter: str) -> int:
+    """Return how many rows along an axis an operation reads."""
+    first, *rest = (n for n, c in zip(way.shape, way.letters, strict=True) if c == letter)
+    start, stop = (way.cut if letter == "O" else way.member.get(letter)) or (0, first)
+    return (stop - start) * prod(rest)
 
 
 def _along(
@@ -243,13 +258,14 @@ def _along(
 
 def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:
     """Return nodes that say which rows of which weights give them, if they are parts of results."""
-    rows: dict[str, dict[str, Rows]] = {}
+    more: dict[str, dict[str, Any]] = {}
     for name, about in seen.items():
-        for node, own in _parts(about.ways).rows.items():
-            rows.setdefault(node, {})[name] = own
+        found = _parts(about.ways)
+        for node, own in found.rows.items():
+            more.setdefault(node, {}).setdefault("rows", {})[name] = own
+        for node, count in found.reads.items():
+            more.setdefault(node, {})["reads"] = count
     return [
-        replace(node, options={**node.options, "rows": rows[node.name]})
-        if node.name in rows
-        else node
+        replace(node, options={**node.options, **more[node.name]}) if node.name in more else node
         for node in nodes
     ]

@@ -244,12 +244,15 @@ def _indices(atom: Atom, step: int) -> Rows | None:
 
 
 def _parted(runs: Sequence[_Run], size: int) -> list[_Axis] | None:
-    """Split a stored axis by its digits; None if they do not cover it."""
+    """Split a stored axis by its digits; None if they do not cover it, but for batch axes."""
     inner, parts = 1, []
-    for number, run in reversed(list(enumerate(runs))):
-        if abs(run.atom.step) != inner:
+    ends = [size, *(abs(run.atom.step) for run in runs)]  # where the next slower digit steps
+    for end, run in reversed([*zip(ends, runs, strict=False)]):
+        if abs(run.atom.step) != inner or end % inner:
             return None
-        length = run.atom.size if number else size // inner
+        length = end // inner
+        if length != run.atom.size and run.letter != "B" and run is not runs[0]:
+            return None
         parts.append(_Axis(length, run.letter, run.place, _indices(run.atom, inner)))
         inner *= length
     return parts[::-1] if inner == size else None

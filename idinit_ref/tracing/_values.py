@@ -112,7 +112,8 @@ class Operation:
         cuts = self._cuts
         if found.solid is not None:  # a stack of interleaved matrices
             (letter,) = found.batch.values()
-            at = {node: cut.start // (cut.stop - cut.start) for node, cut in cuts.items()}
+            first, _ = found.member.get(letter, (0, 0))  # if it reads only some of these matrices
+            at = {node: first + c.start // (c.stop - c.start) for node, c in cuts.items()}
             return letter, {node: (index, index + 1) for node, index in at.items()}
         if any(cut.period < self.sizes[cut.axis] for cut in cuts.values()):
             cuts = {}

@@ -73,7 +73,7 @@ MODELS = {
 CUT = [
     (kind, how)
     for kind in MODELS
-    for how in ("cut", "scaled", "tanh", "reshaped", "sliced")
+    for how in ("cut", "scaled", "tanh", "reshaped", "sliced", "first sliced")
     if (kind, how) != ("moved", "tanh")  # a parameter that is added to a tanh is no bias
 ]
 
@@ -89,6 +89,8 @@ def in_parts(np_, name, p, x, count):
     if name == "reshaped":
         packed = np_.reshape(x @ p["w"], (3, 5, count, 8))
         return [packed[:, :, k] for k in range(count)]
+    if name == "first sliced":
+        return [x @ p["w"][:, :8], *cut(x @ p["w"][:, 8:], count - 1)]
     return [x @ part for part in cut(p["w"], count)]
 
 
@@ -137,6 +139,14 @@ def from_stack(np_, how, w, x, count):
         return [x @ w[0, k] for k in range(count)]
     if how == "packed in a stack":
         return cut(x @ w[0], count)
+    if how == "sliced heads":
+        w = np_.reshape(w, (8, 2, count, 4))
+        return [x @ np_.reshape(w[:, :, k], (8, 8)) for k in range(count)]
+    if how == "heads, the first sliced":
+        w = np_.reshape(w, (8, 2, count, 4))
+        rest = np_.reshape(x @ np_.reshape(w[:, :, 1:], (8, -1)), (3, 5, 2, count - 1, 4))
+        rest = [np_.reshape(rest[:, :, :, k], (3, 5, 8)) for k in range(count - 1)]
+        return [x @ np_.reshape(w[:, :, 0], (8, 8)), *rest]
     packed = np_.reshape(x @ w, (3, 5, 2, count, 4))  # of two heads
     return [np_.reshape(packed[:, :, :, k], (3, 5, 8)) for k in range(count)]
 
@@ -146,6 +156,8 @@ STACKS = {  # the shape of a weight of n heads
     "of two axes": lambda n: (2, n, 8, 8),
     "packed in a stack": lambda n: (2, 8, 8 * n),
     "heads": lambda n: (8, 8 * n),
+    "sliced heads": lambda n: (8, 8 * n),
+    "heads, the first sliced": lambda n: (8, 8 * n),
 }
 
 
@@ -171,7 +183,7 @@ def test_each_matrix_of_a_stack_has_a_role_of_its_own(framework, kind, how):
     assert (role, plan.role) == (Z, (*roles, *[T] * count * is_double))
     of = np.array(plan.role) == Z
 
-    if how == "heads":  # outputs (head, which, entry)
+    if "heads" in how:  # outputs (head, which, entry)
         zero = np.broadcast_to(of.reshape(1, 1, count, 1), (8, 2, count, 4)).reshape(size)
     elif how == "packed in a stack":
         zero = np.repeat(of.reshape(2, 1, count), 8, -1)
