@@ -73,8 +73,9 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     A tracer says in ``options["rows"]`` of a node, for each packed weight, which rows of it give
     the node: the result of one of its operations, or a part of it. Of a stack the rows are counted
     along all axes whose letters are the weight's ``options["parts"]``, the last one fastest, and an
-    operation reads one of ``options["members"]``; one that reads a slice of a weight says its rows
-    in ``options["reads"]``. Some weights may stay whole.
+    operation reads one of ``options["members"]``. An operation on a slice of a weight, and a part
+    that is cut again, say how many rows they hold in ``options["reads"]``. Some weights may stay
+    whole.
 
     The parts of a sum are the sums of the parts. But a residual add stays whole, and so do the
     weights of its operands: of ``(x @ w + (x @ a) @ b).chunk(2)``, b is the branch.
@@ -155,13 +156,13 @@ def _inside(
             packed -= own
         elif own and not ends:
             (name,) = node.weights
-            inside[node.name] = {name: node.options.get("reads", _reads(graph.by_name[name]))}
+            inside[node.name] = _reads(node, {name: _read(graph.by_name[name])})
         held = {name: n for to in node.inputs for name, n in inside.get(to, {}).items()}
         is_passed = not is_returned and node.name not in stops
         if held and ends and node.kind != "weight":
             packed -= {*held} - _held(graph, node, cuts[node.name], held)
         elif held and is_passed and _passes(graph, node, inside):
-            inside[node.name] = held
+            inside[node.name] = _reads(node, held)
         else:
             packed -= {*held}
     left = {at: {w: n for w, n in own.items() if w in packed} for at, own in inside.items()}
@@ -275,7 +276,9 @@ def _way(
                 yield Node(names[to], inputs=(to,), shape=shape, does="select")
         inputs = tuple(names.get(to, to) for to in node.inputs)
         weights = tuple(_label(name, rows[name]) for name in node.weights)
-        yield replace(node, name=label(node.name), inputs=inputs, weights=weights, shape=shape)
+        is_cut = "reads" in node.options and node.kind != "weight"
+        copy = replace(node, name=label(node.name), inputs=inputs, weights=weights, shape=shape)
+        yield replace(copy, does="move", options={}) if is_cut else copy
 
 
 def _shape(node: Node, part: Node, outs: int, rows: Rows) -> tuple[int, ...] | None:
@@ -353,7 +356,12 @@ def _size(weight: Node) -> int:
     return prod(shape[layout.index(letter)] for letter in letters_of(weight))
 
 
-def _reads(weight: Node) -> int:
+def _reads(node: Node, rows: Mapping[str, int]) -> dict[str, int]:
+    """Return how many rows of each weight a node holds, given those of its inputs."""
+    return {**rows, **{w: n for w, n in node.options.get("reads", {}).items() if w in rows}}
+
+
+def _read(weight: Node) -> int:
     """Return how many of these one operation reads."""
     return _size(weight) // int(weight.options.get("members", 1))
 

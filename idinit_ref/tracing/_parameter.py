@@ -155,7 +155,7 @@ def _storage(
     if parts and letters != "O":
         options |= {"parts": letters, "members": members}
     packs = (op.is_packed(sizes) or (isinstance(way, Stored) and way.cut) for op, way in seen)
-    is_loose = any(op.loose for op, _ in seen)
+    is_loose = any(op.is_loose for op, _ in seen)
     if "O" in letters and parts and all(packs) and not is_loose:
         outs = shape[layout.index("O")]
         starts = {start % outs for rows in parts.values() for start in rows}
@@ -182,15 +182,14 @@ class _Parts(NamedTuple):
 
     `letters` are those of their axes: batch axes along which an operation reads one of so many
     `members`, and one axis that the parts of a result cut. `rows` are counted along all of these,
-    the last axis fastest, by the node that holds the result.
+    the last axis fastest, by the node that holds the result. `reads` are the numbers of rows of
+    results that hold only some of the cut axis, and of parts that are cut again.
     """
 
     letters: str = "O"
     rows: Mapping[str, Rows] = MappingProxyType({})
     members: int = 1
-    reads: Mapping[str, int] = MappingProxyType(
-        {}
-    )  # of operations that read only some of a cut axis
+    reads: Mapping[str, int] = MappingProxyType({})
 
 
 def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
@@ -228,6 +227,8 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
     if len(rows) < 2 or any(a[1] > b[0] for a, b in pairwise(rows)):
         return _Parts()
     reads = {op.name: _rows_in(way, c) for op, way in ways for c in cuts}
+    for op, way in ways:
+        reads |= {node: stop - start for node, (start, stop) in op.cut_again(way).items()}
     reads = {name: n for name, n in reads.items() if n < count}
     return _Parts("".join([*along, *cuts]), parts, prod(sizes[c] for c in along), reads)
 
@@ -264,7 +265,7 @@ def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:
         for node, own in found.rows.items():
             more.setdefault(node, {}).setdefault("rows", {})[name] = own
         for node, count in found.reads.items():
-            more.setdefault(node, {})["reads"] = count
+            more.setdefault(node, {}).setdefault("reads", {})[name] = count
     return [
         replace(node, options={**node.options, **more[node.name]}) if node.name in more else node
         for node in nodes

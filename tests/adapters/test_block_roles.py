@@ -73,7 +73,7 @@ MODELS = {
 CUT = [
     (kind, how)
     for kind in MODELS
-    for how in ("cut", "scaled", "tanh", "reshaped", "sliced", "first sliced")
+    for how in ("cut", "scaled", "tanh", "reshaped", "sliced", "first sliced", "twice")
     if (kind, how) != ("moved", "tanh")  # a parameter that is added to a tanh is no bias
 ]
 
@@ -91,6 +91,9 @@ def in_parts(np_, name, p, x, count):
         return [packed[:, :, k] for k in range(count)]
     if name == "first sliced":
         return [x @ p["w"][:, :8], *cut(x @ p["w"][:, 8:], count - 1)]
+    if name == "twice":
+        packed = x @ p["w"]
+        return [packed[..., :8], *cut(packed[..., 8:], count - 1)]
     return [x @ part for part in cut(p["w"], count)]
 
 
