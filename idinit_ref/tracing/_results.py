@@ -264,15 +264,6 @@ class Results(Functions):
             stack += names
         return not ends.isdisjoint(seen)
 
-    def _starts_before(self, name: str) -> list[str]:
-        """Return the inputs from which a node is computed."""
-        seen, stack = {name}, [name]
-        while stack:
-            new = {*self.nodes[self._place[stack.pop()]].inputs} - seen
-            seen |= new
-            stack += new
-        return [at for at in seen if not self.nodes[self._place[at]].inputs]
-
     def other(
         self,
         name: str,

@@ -10,11 +10,9 @@ from typing import Any, Literal
 from ._at_zero import AtZero, at_zero, is_flat
 from ._forms import Form, Share, opened, within
 from ._functions import Fact
-from ._loops import Loops
 from ._made import Made, Part, Shape, offset_of, slope_of
 from ._recipes import terms_of
-from ._results import MOST, faded
-from ._summed import Halves, added
+from ._terms import Terms
 from ._units import merged, spread_to
 from ._values import Data, Signal, Track, Value, is_zero
 
@@ -23,7 +21,7 @@ __all__ = ["Sums"]
 _Word = Literal["add", "sub"]
 
 
-class Sums(Loops):
+class Sums(Terms):
     """A drawing with sums."""
 
     # Terms ----------------------------------------------------------------------------------
@@ -400,43 +398,6 @@ class Sums(Loops):
         if a.shape == b.shape == shape and self.nodes[self._place[node]].kind == "add":
             self._forms[node] = Form((Share(a), Share(b, 1.0 if word == "add" else -1.0)))
         return out
-
-    def _terms_in(self, a: Signal, b: Signal, shape: Shape | None) -> tuple[Track, ...]:
-        """Return the operations whose results a sum adds, as in the gates of an LSTM.
-
-        None if one term is computed from the other: that is a stream, whose parts are no blocks.
-        """
-        own = [signal for signal in (a, b) if signal.shape == shape]
-        both = tuple(track for signal in own for track in signal.tracks)
-        is_direct = all(signal.fresh for signal in own) and not any(t.is_faded for t in both)
-        if len(own) == 2 and len(both) == 2 and is_direct:
-            return both
-        if len(own) == 2 and len({*(frozenset(t.operation for t in s.tracks) for s in own)}) == 1:
-            return faded(own)  # a function of each entry, as y + tanh(y)
-        if not both or self._is_stream(a, b):
-            return ()
-        return both if len(own) == 2 and is_direct and len(both) <= MOST else faded(own)
-
-    def _halves_in(self, one: Signal, other: Signal) -> Halves:
-        """Return the parts of results that a term brings to a sum with another one."""
-        if not one.halves:
-            return one.halves
-        base, met = self._base(other.node), {operation for operation, _ in other.halves}
-        of = {operation for operation, _ in one.halves} - met
-        return added(one.halves, [op for op in of if self._comes_from([op.name], [base])])
-
-    def _is_stream(self, a: Signal, b: Signal) -> bool:
-        """Whether one term of a sum comes from the other one, or from what that is made of."""
-        for one, other in ((a, b), (b, a)):
-            if other.tracks:
-                tops = [other.node]
-            elif self._after[other.node][0] < 0:
-                tops = self._starts_before(other.node)
-            else:
-                return True
-            if self._comes_from([one.node], tops):
-                return True
-        return False
 
 
 _SHIFTED: dict[str, Any] = {
