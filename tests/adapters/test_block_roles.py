@@ -444,6 +444,31 @@ def test_the_gates_of_a_recurrent_cell_have_roles_of_their_own(kind):
     torch.testing.assert_close(outs[2], 2 * outs[1], rtol=0, atol=1e-4)
 
 
+def test_the_gates_of_recurrent_layers_in_a_scan_or_of_keras_have_roles_of_their_own():
+    def network(p, x):
+        def step(state, x):
+            h, c = state
+            i, f, g, o = jnp.split(x @ p["w"] + h @ p["u"] + p["b"], 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        start = jnp.zeros((len(x), 8))
+        states = jax.lax.scan(step, (start, start), jnp.swapaxes(x, 0, 1))[1]
+        return x + jnp.swapaxes(states, 0, 1)
+
+    sizes = {"w": (8, 32), "u": (8, 32), "b": (32,)}
+    values = {name: jnp.ones(size) for name, size in sizes.items()}
+    found = irj.init(values, (jnp.asarray(X),), network)[1].plans
+    assert (found["w"].role, found["u"].role) == ((T, T, Z, T), T)
+
+    x = keras.Input(X.shape[1:])
+    for kind, gates in ((keras.layers.LSTM, (T, T, Z, T)), (keras.layers.GRU, (T, T, Z))):
+        model = keras.Model(x, x + kind(8, return_sequences=True)(x))
+        one, other = irk.init_(model).plans.values()
+        assert (one.role, other.role) == (gates, T)
+
+
 @pytest.mark.parametrize("how", ["input", "table"])
 def test_another_signal_in_a_sum_is_cut_beside_the_packed_result(how):
     """As projections that are computed before; each half is added to its half of these."""
