@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .adds import Adds
+from .flow import Flow
 from .graph import Graph, Node, entries
 from .notes import Note
 from .values import Held
@@ -19,15 +21,20 @@ from .values import Held
 __all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"]
 
 _OF_PARTS = {"blocks", "parted", "parts"}
-_KEEPS = {"move", "scale", "shift", "map"}
-"""The operations between a packed result and its parts: each part passes them alone."""
-_MEETS = {"product", "select"}
-"""The same, if all operands are computed from the packed result: as `y * sigmoid(y)`."""
+_KEEPS = {"move", "scale", "shift", "map", "select", "crop"}
+"""The operations between a packed result and its parts: each part passes them alone. A slice here
+cuts other axes than the outputs'."""
+_MEETS = {"", "product", "select"}
+"""The same, also of sums that are no adds, if all large operands have one shape: `y * sigmoid(y)`.
+Another signal is cut, too."""
 
 Rows = tuple[int, int]
 """The first row of a block, and the one behind it; in a stack, the indices of its matrices."""
 _Cuts = Mapping[str, Mapping[str, Rows]]
 """For each part of a result, the rows of each weight that it holds."""
+_Inside = Mapping[str, Mapping[str, int]]
+"""The packed weights of each node between packed results and their parts, several of a sum; of each
+the number of rows that the result holds."""
 
 
 class Unpacked(NamedTuple):
@@ -64,10 +71,13 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     """Return a graph without packed weights, as far as all of their results are cut into parts.
 
     A tracer says in ``options["rows"]`` of a node, for each packed weight, which rows of it give
-    the node: the result of one of its operations, or a part of it. ``options["reads"]`` is how many
-    rows that operation reads, if not all. Of a stack the rows are counted along all axes whose
-    letters are the weight's ``options["parts"]``, the last one fastest. Some weights may stay
-    whole.
+    the node: the result of one of its operations, or a part of it. Of a stack the rows are counted
+    along all axes whose letters are the weight's ``options["parts"]``, the last one fastest. An
+    operation on some rows of a weight, and a part that is cut again, say how many rows they hold in
+    ``options["reads"]``. Some weights may stay whole.
+
+    The parts of a sum are the sums of the parts. But a residual add stays whole, and so do the
+    weights of its operands: of ``(x @ w + (x @ a) @ b).chunk(2)``, b is the branch.
 
     >>> graph = Graph([
     ...     Node("x", "input", shape=(2, 4)),
@@ -85,14 +95,30 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     cuts = {node.name: node.options["rows"] for node in graph.nodes if "rows" in node.options}
     if not cuts:
         return Unpacked(graph, graph, {})
-    packed = {name for rows in cuts.values() for name in rows} - set(whole)
-    inside = _inside(graph, cuts, packed)
+    sums = [node.name for node in graph.nodes if node.kind == "add"]
+    inside = _inside(graph, cuts, _packed(cuts, whole), ())
+    sums = [name for name in sums if name in inside and _is_mixed(graph.by_name[name], inside)]
+    if sums:
+        flow = Flow(_apart(graph, cuts, whole, sums).graph)
+        residual = {flow.nodes[at].name for at in Adds(flow).residual}
+        sums = [name for name in sums if name in residual]
+    return _apart(graph, cuts, whole, sums)
+
+
+def _packed(cuts: _Cuts, whole: Collection[str]) -> set[str]:
+    return {name for rows in cuts.values() for name in rows} - set(whole)
+
+
+def _apart(graph: Graph, cuts: _Cuts, whole: Collection[str], stops: Collection[str]) -> Unpacked:
+    """Return a graph without packed weights; no part passes `stops`."""
+    packed = _packed(cuts, whole)
+    inside = _inside(graph, cuts, packed, stops)
     parts = _parts(graph, cuts, inside, packed)
     used: dict[str, set[Rows]] = {}
     for held in parts.values():
         for name, own in held.items():
             used.setdefault(name, set()).add(own)
-    biases = {name: of for name, of in _biases(graph, inside).items() if name not in whole}
+    biases = {n: of for n, of in _biases(graph, inside, used).items() if n not in whole}
     place = {node.name: at for at, node in enumerate(graph.nodes)}
     nodes: dict[str, Node] = {}
     blocks: dict[str, dict[Rows, str | None]] = {}
@@ -105,7 +131,7 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
         elif node.kind == "weight" and name not in inside:
             new = [_operation(new[0], rows, used)]
         elif rows:
-            new = list(_way(graph, node, inside, next(iter(rows.values())), place))
+            new = list(_way(graph, node, inside, rows, place))
         elif node.kind == "parameter":
             new = [_told(node, inside, used)]
         nodes |= {each.name: each for each in new}
@@ -113,12 +139,14 @@ def unpacked(graph: Graph, whole: Collection[str] = ()) -> Unpacked:
     return Unpacked(new_graph, graph, blocks, biases)
 
 
-def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
-    """Return the packed weight of each node between a packed result and its parts.
+def _inside(
+    graph: Graph, cuts: _Cuts, packed: set[str], stops: Collection[str]
+) -> dict[str, dict[str, int]]:
+    """Return the packed weights of each node between packed results and their parts.
 
     A weight with a result that is used in any other way is taken out of `packed`.
     """
-    inside: dict[str, str] = {}
+    inside: dict[str, dict[str, int]] = {}
     outputs = {*graph.outputs}
     for node in graph.nodes:
         own, ends = packed.intersection(node.weights), node.name in cuts
@@ -126,34 +154,48 @@ def _inside(graph: Graph, cuts: _Cuts, packed: set[str]) -> dict[str, str]:
         if own and (is_returned or len(node.weights) > 1):
             packed -= own
         elif own and not ends:
-            inside[node.name] = node.weights[0]
-        held = {inside[to] for to in node.inputs if to in inside}
+            (name,) = node.weights
+            inside[node.name] = _reads(node, {name: _size(graph.by_name[name])})
+        held = {name: n for to in node.inputs for name, n in inside.get(to, {}).items()}
+        is_passed = not is_returned and node.name not in stops
         if held and ends and node.kind != "weight":
-            packed -= held if len(held) > 1 else held - _held(graph, node, cuts[node.name])
-        elif len(held) == 1 and not is_returned and _passes(graph, node, inside):
-            inside[node.name] = held.pop()
+            packed -= {*held} - _held(graph, node, cuts[node.name], held)
+        elif held and is_passed and _passes(graph, node, inside):
+            inside[node.name] = _reads(node, held)
         else:
-            packed -= held
-    return {name: weight for name, weight in inside.items() if weight in packed}
+            packed -= {*held}
+    left = {at: {w: n for w, n in own.items() if w in packed} for at, own in inside.items()}
+    return {node: own for node, own in left.items() if own}
 
 
 def _passes(graph: Graph, node: Node, inside: Collection[str]) -> bool:
     """Whether the parts of a packed result pass an operation alone: as a function of each entry."""
+    shapes = {graph.by_name[to].shape for to in node.inputs if to in inside}
     rest = [graph.by_name[to] for to in node.inputs if to not in inside]
     if node.does in _KEEPS and all(entries(other) < entries(node) for other in rest):
         return True
-    shapes = {graph.by_name[to].shape for to in node.inputs}
-    return not rest and shapes == {node.shape} and (node.kind == "add" or node.does in _MEETS)
+    is_met = node.kind == "add" or (node.does in _MEETS and len(node.inputs) > 1)
+    may = all(other.shape == node.shape or entries(other) < entries(node) for other in rest)
+    return is_met and may and shapes == {node.shape} and node.kind != "weight"
+
+
+def _is_mixed(node: Node, inside: _Inside) -> bool:
+    """Whether a sum adds results of several weights, or a packed result to another signal."""
+    return len(inside[node.name]) > 1 or any(to not in inside for to in node.inputs)
 
 
 def _parts(
-    graph: Graph, cuts: _Cuts, inside: Mapping[str, str], packed: Collection[str]
+    graph: Graph, cuts: _Cuts, inside: _Inside, packed: Collection[str]
 ) -> dict[str, dict[str, Rows]]:
     """Return the rows of packed weights that each part of a result holds, where it is known."""
     found = {}
     for name, rows in cuts.items():
         node = graph.by_name[name]
-        of = node.weights if node.kind == "weight" else [inside.get(to, "") for to in node.inputs]
+        of = (
+            node.weights
+            if node.kind == "weight"
+            else [w for to in node.inputs for w in inside.get(to, ())]
+        )
         own = {weight: rows[weight] for weight in of if weight in packed and weight in rows}
         if own:
             found[name] = own
@@ -176,50 +218,78 @@ def _known(node: Node, nodes: Collection[str]) -> Node:
     return node if own == new else replace(node, options={**node.options, **new})
 
 
-def _held(graph: Graph, part: Node, rows: Mapping[str, Rows]) -> set[str]:
+def _held(graph: Graph, part: Node, rows: Mapping[str, Rows], reads: Mapping[str, int]) -> set[str]:
     """Return the weight of which a part of a result holds rows, and all entries of these."""
-    before, reads = entries(graph.by_name[part.inputs[0]]), part.options.get("reads", {})
+    before = entries(graph.by_name[part.inputs[0]])
     return {
         name
         for name, (start, stop) in rows.items()
-        if entries(part) * reads.get(name, _size(graph.by_name[name])) == before * (stop - start)
+        if entries(part) * reads.get(name, 0) == before * (stop - start)
     }
 
 
-def _biases(graph: Graph, inside: Mapping[str, str]) -> dict[str, str]:
+def _biases(graph: Graph, inside: _Inside, used: Mapping[str, Collection[Rows]]) -> dict[str, str]:
     """Return the packed weight of each parameter that is only added to its result before cuts."""
     found = {}
     for name in graph.parameters:
         node = graph.by_name[name]
-        weights = {inside.get(at) for at in node.options.get("adds_to", ())}
-        if len(weights) == 1 and None not in weights:
-            (weight,) = weights
-            of = graph.by_name[weight or name]
-            if weight and "parts" not in of.options and prod(node.shape or ()) == _size(of):
-                found[name] = weight
+        firsts = {min(inside.get(at, {"": 0})) for at in node.options.get("adds_to", ())}
+        if not firsts or "" in firsts:
+            continue
+        weight = min(firsts)
+        of = graph.by_name[weight]
+        is_one = all(used[other] == used[weight] for other in firsts)
+        if is_one and "parts" not in of.options and prod(node.shape or ()) == _size(of):
+            found[name] = weight
     return found
 
 
 def _way(
-    graph: Graph, part: Node, inside: Collection[str], rows: Rows, place: Mapping[str, int]
+    graph: Graph,
+    part: Node,
+    inside: _Inside,
+    rows: Mapping[str, Rows],
+    place: Mapping[str, int],
 ) -> Iterator[Node]:
-    """Yield copies of the nodes from a packed weight to one part of its result, and the part."""
+    """Yield copies of the nodes from packed weights to one part of their result, and the part."""
     way, stack = {part.name}, [part]
     while stack:
         new = {to for to in stack.pop().inputs if to in inside} - way
         way |= new
         stack += [graph.by_name[to] for to in new]
+
+    def label(name: str) -> str:
+        return _label(name, rows[min(inside[name])])
+
     for node in (graph.by_name[name] for name in sorted(way, key=place.__getitem__)):
-        inputs = tuple(_label(to, rows) if to in way else to for to in node.inputs)
+        names = {to: label(to) for to in node.inputs if to in way}
         if node is part:
+            inputs = tuple(names[to] for to in node.inputs)
             yield replace(part, inputs=inputs, does="move", options={})
             return
-        weights = tuple(_label(name, rows) for name in node.weights)
-        name = _label(node.name, rows)
-        yield replace(node, name=name, inputs=inputs, weights=weights, shape=part.shape)
+        first, reads = min(inside[node.name].items())
+        shape = _shape(node, part, reads, rows[first])
+        for to in node.inputs if node.kind != "weight" else ():
+            if to not in way and graph.by_name[to].shape == node.shape:  # another signal
+                names[to] = _label(to, rows[first])
+                yield Node(names[to], inputs=(to,), shape=shape, does="select")
+        inputs = tuple(names.get(to, to) for to in node.inputs)
+        weights = tuple(_label(name, rows[name]) for name in node.weights)
+        is_cut = "reads" in node.options and node.kind != "weight"
+        copy = replace(node, name=label(node.name), inputs=inputs, weights=weights, shape=shape)
+        yield replace(copy, does="move", options={}) if is_cut else copy
 
 
-def _told(node: Node, inside: Mapping[str, str], used: Mapping[str, Collection[Rows]]) -> Node:
+def _shape(node: Node, part: Node, outs: int, rows: Rows) -> tuple[int, ...] | None:
+    """Return the shape of the copy of a node for a part of its outputs."""
+    size, shape = rows[1] - rows[0], list(node.shape or ())
+    if outs in shape and entries(part) * outs != entries(node) * size:  # sliced before it is cut
+        at = max(axis for axis, length in enumerate(shape) if length == outs)
+        return (*shape[:at], size, *shape[at + 1 :])
+    return part.shape
+
+
+def _told(node: Node, inside: _Inside, used: Mapping[str, Collection[Rows]]) -> Node:
     """Return a parameter that says which copies of nodes it is added to, or scales."""
     options = dict(node.options)
     for key in ("adds_to", "scales"):
@@ -227,9 +297,10 @@ def _told(node: Node, inside: Mapping[str, str], used: Mapping[str, Collection[R
             options[key] = tuple(
                 new
                 for at in options[key]
-                for new in ([_label(at, r) for r in sorted(used[inside[at]])] if at in inside
-                            else [at])
-            )  # fmt: skip
+                for new in (
+                    [_label(at, r) for r in sorted(used[min(inside[at])])] if at in inside else [at]
+                )
+            )
     return node if options == node.options else replace(node, options=options)
 
 
@@ -282,6 +353,11 @@ def _size(weight: Node) -> int:
     """Return the number of rows along these axes."""
     layout, shape = str(weight.options["layout"]), weight.shape or ()
     return prod(shape[layout.index(letter)] for letter in letters_of(weight))
+
+
+def _reads(node: Node, rows: Mapping[str, int]) -> dict[str, int]:
+    """Return how many rows of each weight a node holds, given those of its inputs."""
+    return {**rows, **{w: n for w, n in node.options.get("reads", {}).items() if w in rows}}
 
 
 def _label(name: str, rows: Rows) -> str:

@@ -82,8 +82,8 @@ class Moves(Results):
             view = move(track.view)
             if view is not None:
                 tracks.append(track._replace(view=view))
-            elif not track.is_part:
-                track.operation.whole = True
+            else:
+                track.spend()
         node = value.node
         if not quiet:
             node = self.draw("other", name, (value.node,), shape, (), does)

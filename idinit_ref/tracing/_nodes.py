@@ -364,7 +364,7 @@ class Nodes:
         self._factors = {at: own for at, own in self._factors.items() if at[0] in self._place}
         self._weights = [use for use in self._weights if use[1].name in self._place]
         for _, operation, _ in self._weights:
-            operation.cuts = {name: cut for name, cut in operation.cuts.items() if name in read}
+            operation.keep(read)
 
     def _part_distances(self, outputs: Collection[str]) -> None:
         """Make differences that are losses or distances no adds: they have no skip."""

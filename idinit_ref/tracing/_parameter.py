@@ -155,7 +155,8 @@ def _storage(
     if parts and letters != "O":
         options["parts"] = letters
     packs = (op.is_packed(sizes) or (isinstance(way, Stored) and way.cut) for op, way in seen)
-    if "O" in letters and parts and all(packs):
+    is_loose = any(op.is_loose for op, _ in seen)
+    if "O" in letters and parts and all(packs) and not is_loose:
         outs = shape[layout.index("O")]
         starts = {start % outs for rows in parts.values() for start in rows}
         blocks = tuple(b - a for a, b in pairwise(sorted({0, *starts, outs})))
@@ -181,8 +182,8 @@ class _Parts(NamedTuple):
 
     `letters` are those of their axes: batch axes along which operations read parts of a stack, and
     one axis that the parts of a result cut. `rows` are counted along all of these, the last axis
-    fastest, by the node that holds the result. `reads` is, by such a node, the number of rows that
-    its operation reads.
+    fastest, by the node that holds the result. `reads` are the numbers of rows of results that hold
+    only some, and of parts that are cut again.
     """
 
     letters: str = "O"
@@ -202,40 +203,41 @@ def _parts(seen: Iterable[tuple[Operation, Stored | str]]) -> _Parts:
     sizes = dict(zip(letters, shape, strict=True))
     found = [op.parts(way) for op, way in ways]
     cuts = {letter for letter, own in found if own}
-    members = [{c: at for c, at in way.member.items() if c not in cuts} for _, way in ways]
-    along = _along(members, sizes, bool(cuts))
+    rest = {letter: size for letter, size in sizes.items() if letter not in cuts}
+    along = _along([way.member for _, way in ways], rest, bool(cuts))
     count = prod(sizes[c] for c in cuts)
     parts: dict[str, Rows] = {}
-    reads: dict[str, int] = {}
     for (op, way), (_, own) in zip(ways, found, strict=True):
+        if not own and cuts and cuts <= way.member.keys():  # it reads these matrices alone
+            own = {op.name: way.member[min(cuts)]}
         first, last = 0, 0
         for letter in along:
             start, stop = way.member[letter]
             first, last = first * sizes[letter] + start, last * sizes[letter] + stop - 1
-        read = [way.member[c] for c in cuts if c in way.member]
-        read += [(0, count * (last + 1 - first))] if along else []
-        rows = own or ({op.name: read[0]} if read else {})
-        if len(cuts) > 1 or not rows:
+        whole = {op.name: (0, count * (last + 1 - first))} if along else {}
+        if len(cuts) > 1 or not (own or whole):
             return _Parts()
         at = first * count
-        parts |= {node: (at + start, at + stop) for node, (start, stop) in rows.items()}
-        reads |= dict.fromkeys(rows, prod(_count(way, c, sizes) for c in cuts))
+        parts |= {node: (at + start, at + stop) for node, (start, stop) in (own or whole).items()}
     every = sorted({*parts.values()})
     inner = {stop - start for _, own in found for start, stop in own.values()}
     if cuts == {"O"} and any(op.is_narrow(inner) for op, _ in ways):
         return _Parts()
     if len(every) < 2 or any(a[1] > b[0] for a, b in pairwise(every)):
         return _Parts()
+    reads = {op.name: _rows_in(way, c) for op, way in ways for c in cuts}
+    for op, way in ways:
+        reads |= {node: stop - start for node, (start, stop) in op.cut_again(way).items()}
+    count *= prod(sizes[c] for c in along)
+    reads = {name: n for name, n in reads.items() if n < count}
     return _Parts("".join([*along, *cuts]), parts, reads)
 
 
-def _count(way: Stored, letter: str, sizes: Mapping[str, int]) -> int:
-    """Return the number of indices along an axis that an operation reads."""
-    start, stop = way.member.get(letter, (0, sizes[letter]))
-    if letter == "O" and way.cut:
-        lengths = [n for n, c in zip(way.shape, way.letters, strict=True) if c == "O"]
-        return (way.cut[1] - way.cut[0]) * prod(lengths[1:])
-    return stop - start
+def _rows_in(way: Stored, letter: str) -> int:
+    """Return how many rows along an axis an operation reads."""
+    first, *rest = (n for n, c in zip(way.shape, way.letters, strict=True) if c == letter)
+    start, stop = (way.cut if letter == "O" else way.member.get(letter)) or (0, first)
+    return (stop - start) * prod(rest)
 
 
 def _along(
@@ -257,19 +259,14 @@ def _along(
 
 def with_rows(nodes: Sequence[Node], seen: Mapping[str, Seen]) -> list[Node]:
     """Return nodes that say which rows of which weights give them, if they are parts of results."""
-    rows: dict[str, dict[str, Rows]] = {}
-    reads: dict[str, dict[str, int]] = {}
+    more: dict[str, dict[str, Any]] = {}
     for name, about in seen.items():
-        parts = _parts(about.ways)
-        for node, own in parts.rows.items():
-            rows.setdefault(node, {})[name] = own
-            reads.setdefault(node, {})[name] = parts.reads[node]
+        found = _parts(about.ways)
+        for node, own in found.rows.items():
+            more.setdefault(node, {}).setdefault("rows", {})[name] = own
+        for node, count in found.reads.items():
+            more.setdefault(node, {}).setdefault("reads", {})[name] = count
     return [
-        replace(
-            node,
-            options={**node.options, "rows": rows[node.name], "reads": reads[node.name]},
-        )
-        if node.name in rows
-        else node
+        replace(node, options={**node.options, **more[node.name]}) if node.name in more else node
         for node in nodes
     ]

@@ -19,9 +19,9 @@ from ._units import Unit, merged, spread_to
 from ._values import Data, Signal, Track, Value, is_constant, is_zero
 from ._written import Functions
 
-__all__ = ["Results", "Sum", "done_by", "faded", "spread", "unlinked"]
+__all__ = ["MOST", "Results", "Sum", "done_by", "faded", "spread", "unlinked"]
 
-_MOST = 4  # the most results that are followed at once
+MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an operation's operands that are factors of the result."""
@@ -255,14 +255,14 @@ class Results(Functions):
 
     def _comes_from(self, names: Sequence[str], terms: Collection[str]) -> bool:
         """Whether some nodes are computed from others."""
-        first = min((self._place[name] for name in terms), default=0)
+        first, ends = min((self._place[name] for name in terms), default=0), {*terms}
         seen, stack = {*names}, [*names]
-        while stack:
+        while stack and ends.isdisjoint(names):
             inputs = self.nodes[self._place[stack.pop()]].inputs
-            new = [to for to in inputs if self._place[to] >= first and to not in seen]
-            seen.update(new)
-            stack += new
-        return not seen.isdisjoint(terms)
+            names = [to for to in inputs if self._place[to] >= first and to not in seen]
+            seen.update(names)
+            stack += names
+        return not ends.isdisjoint(seen)
 
     def other(
         self,
@@ -458,7 +458,7 @@ def faded(signals: Sequence[Signal]) -> tuple[Track, ...]:
     """Return the operations of which functions of each entry are the result; none if too many."""
     each = (track._replace(is_faded=True) for signal in signals for track in signal.tracks)
     tracks = tuple(dict.fromkeys(each))
-    if len(tracks) <= _MOST:
+    if len(tracks) <= MOST:
         return tracks
     for signal in signals:
         signal.spend()

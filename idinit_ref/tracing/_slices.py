@@ -147,16 +147,18 @@ class Slices(Moves):
             touched = [
                 axis for axis in cut if any(atom.axis >= 0 for atom in track.view.axes[axis])
             ]
-            if touched and not track.is_part:
+            of, part = track.part if track.is_part else own, track.part
+            if touched and of is not None:
                 place = None if view is None else _place(track.view, touched, spans)
-                own.cuts[node] = place
+                part = of.cut(node, place)
                 own.behind |= track.is_faded
                 if place is not None:
-                    halves.add((own, place))
+                    halves.add((of, place))
             elif cut and not track.is_faded and len(value.tracks) == 1:
                 own.crop(spans)
             if view is not None:
-                tracks.append(track._replace(view=view, is_part=track.is_part or bool(touched)))
+                is_part = track.is_part or bool(touched)
+                tracks.append(track._replace(view=view, is_part=is_part, part=part))
         kept = [axis for axis in range(len(spans)) if axis not in gone]
         units = self.follow(node, value, {axis: (at,) for at, axis in enumerate(kept)})
         starts = None

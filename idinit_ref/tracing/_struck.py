@@ -67,13 +67,13 @@ class _Reach:
         self.any = max(self.any, size)
         self._axes = {axis: max(old, size) for axis, old in self._axes.items()}
 
-    def lead_to(self, user: _Reach, places: Places) -> None:
-        """Add what reads a user, given where the axes go there."""
-        self.any = max(self.any, user.any)
+    def lead_to(self, user: _Reach, places: Places, had: int, have: int) -> None:
+        """Add what reads a user, given where the axes go there, and how many entries it cuts."""
+        self.any = max(self.any, user.any * had / have)
         for axis, old in self._axes.items():
             at = places.get(axis)
             new = user.any if at is None else max(map(user.along, at), default=0)
-            self._axes[axis] = max(old, new)
+            self._axes[axis] = max(old, new * had / have)
 
 
 def distances(
@@ -85,8 +85,8 @@ def distances(
     """Return the differences that serve only as losses or distances, given the units of each.
 
     All others keep their units until a weight operation reads them, or in an output that has as
-    many entries. A difference of two values that are both read elsewhere is a remainder, as in
-    residual quantisation: what is subtracted is the signal that goes on.
+    many entries, or a part of them. A difference of two values that are both read elsewhere is a
+    remainder, as in residual quantisation: what is subtracted is the signal that goes on.
     """
     reaches: dict[str, _Reach] = {}
     found: set[str] = set()
@@ -104,11 +104,13 @@ def distances(
                 found.add(node.name)
         for to in node.inputs:
             before = reaches.setdefault(to, _Reach(by_name[to], 0))
+            sizes = entries(by_name[to]), entries(node)
+            cut = sizes if node.does in ("select", "crop") and min(sizes) else (1, 1)
             if node.kind == "weight" and reach.any:
                 before.read_by(inf)
             else:
                 for places in ways.get((node.name, to), [{}]):
-                    before.lead_to(reach, places)
+                    before.lead_to(reach, places, *cut)
     return found
 
 

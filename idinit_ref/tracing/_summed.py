@@ -17,8 +17,10 @@ from ._values import Operation, Signal, Value
 
 __all__ = [
     "Gathered",
+    "Halves",
     "Readers",
     "Weighed",
+    "added",
     "after",
     "factor_of",
     "gather",
@@ -73,17 +75,37 @@ def factor_of(values: Iterable[Value], divides: bool) -> float:
 Halves = frozenset[tuple[Operation, Cut]]
 """Parts of the results of operations."""
 _MET = Cut(-1, 0, 0, 0)  # stands for parts of one result that a product has multiplied
+_ADDED = -1  # the period of a part that was added to a signal before it
 
 
 def rejoined(values: Iterable[Value]) -> Halves:
     """Return the parts of results in some values; a result that they rejoin is no packed one."""
     each = [value.halves for value in values if isinstance(value, Signal)]
     halves = Halves().union(*each)
-    parts = Counter(operation for operation, _ in halves)
-    for operation, count in Counter(of for held in each for of in {op for op, _ in held}).items():
-        if count > 1 and parts[operation] > 1 and (operation, _MET) not in halves:
-            operation.whole = True
+    cuts: dict[Operation, set[Cut]] = {}
+    for operation, cut in halves:
+        cuts.setdefault(operation, set()).add(cut)
+    counts = Counter(of for held in each for of in {op for op, _ in held})
+    for operation, own in cuts.items():
+        is_several = counts[operation] > 1 and len({cut[:3] for cut in own}) > 1
+        if is_several and _MET not in own:
+            is_loose = all(cut.period == _ADDED for cut in own)
+            operation.loose |= is_loose
+            operation.whole |= not is_loose
     return halves
+
+
+def added(halves: Halves, of: Collection[Operation] | None = None) -> Halves:
+    """Return parts of results after a sum with a signal from which some, or all, are computed.
+
+    A concatenation of such sums joins no parts of a result: each may be a branch of its own.
+    """
+    parts = Counter(operation for operation, _ in halves)
+    chosen = {op for op, count in parts.items() if count == 1 and (of is None or op in of)}
+    return Halves(
+        (op, cut._replace(period=_ADDED) if op in chosen and cut != _MET else cut)
+        for op, cut in halves
+    )
 
 
 def multiplied(signals: Iterable[Signal]) -> Halves:

@@ -10,10 +10,9 @@ from typing import Any, Literal
 from ._at_zero import AtZero, at_zero, is_flat
 from ._forms import Form, Share, opened, within
 from ._functions import Fact
-from ._loops import Loops
 from ._made import Made, Part, Shape, offset_of, slope_of
 from ._recipes import terms_of
-from ._results import faded
+from ._terms import Terms
 from ._units import merged, spread_to
 from ._values import Data, Signal, Track, Value, is_zero
 
@@ -22,7 +21,7 @@ __all__ = ["Sums"]
 _Word = Literal["add", "sub"]
 
 
-class Sums(Loops):
+class Sums(Terms):
     """A drawing with sums."""
 
     # Terms ----------------------------------------------------------------------------------
@@ -368,17 +367,10 @@ class Sums(Loops):
             ):
                 self._biases.add(bias.chosen)  # each expert has its own bias
                 return signal._replace(tracks=signal.fresh, **_SHIFTED)
-        tracks: tuple[Track, ...] = ()
-        # The sum of two results, as in the gates of an LSTM.
-        if a.shape == b.shape and len(a.fresh) == len(b.fresh) == 1:
-            tracks = a.fresh + b.fresh
-        elif a.shape == b.shape and {t.operation for t in a.tracks} == {
-            t.operation for t in b.tracks
-        }:  # a function of each entry, as y + tanh(y)
-            tracks = faded((a, b))
-        else:
-            a.spend()
-            b.spend()
+        tracks = self._terms_in(a, b, shape)
+        for signal in (a, b):
+            if not tracks or signal.shape != shape:
+                signal.spend()
         inputs = [a.narrow or a.node, b.narrow or b.node]
         wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
@@ -399,7 +391,8 @@ class Sums(Loops):
         if word == "sub":
             self._differences[node] = units
         is_direct = a.is_direct and b.is_direct
-        out = Signal(node, shape, tracks, a.halves | b.halves, units=units, is_direct=is_direct)
+        halves = self._halves_in(a, b) | self._halves_in(b, a)
+        out = Signal(node, shape, tracks, halves, units=units, is_direct=is_direct)
         if self.is_function((a, b), shape):
             self.expand(out, word, (a, b))
         if a.shape == b.shape == shape and self.nodes[self._place[node]].kind == "add":

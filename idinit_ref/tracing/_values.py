@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from math import prod
 from types import MappingProxyType
@@ -41,9 +41,11 @@ class Operation:
     rejoined: bool = False  # its result is joined with those of other slices of its weight
     cropped: set[int] = field(default_factory=set)  # axes that a crop has shifted already
     makes: str = ""  # its result is the kernel of this product of signals
+    loose: bool = False  # sums with parts of its result are joined: one role means one matrix
     gated: bool = False  # two parts of its result are multiplied
     behind: bool = False  # functions of each entry stand before cuts of its result
     cuts: dict[str, Cut | None] = field(default_factory=dict)  # by node; None: no block
+    inner: dict[str, Operation] = field(default_factory=dict)  # by node: that part, which is cut
     batched: set[tuple[int, int, int]] = field(default_factory=set)  # axis, step and size of
     # digits that a later weight has as batch axes
 
@@ -52,6 +54,25 @@ class Operation:
         """What it computes of a signal and a parameter, as it is made."""
         facts = (self.left, self.spread, self.dilation, self.space, self.forward, self.reads)
         return tuple(self.kinds or ()), repr(self.options), facts, self.each
+
+    def cut(self, node: str, place: Cut | None) -> Operation | None:
+        """Record a part of its result, and return what gives this part; None if it is no block."""
+        self.cuts[node] = place
+        if place is None or self.left is not None:
+            return None
+        self.inner[node] = replace(self, whole=False, loose=False, cuts={}, inner={})
+        return self.inner[node]
+
+    def keep(self, nodes: Container[str]) -> None:
+        """Forget all other parts of its result."""
+        self.cuts = {node: cut for node, cut in self.cuts.items() if node in nodes}
+        for part in self.inner.values():
+            part.keep(nodes)
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether it, or a part of it, is loose."""
+        return self.loose or any(part.is_loose for part in self.inner.values())
 
     def crop(self, spans: Sequence[tuple[int, int, int]]) -> None:
         """Record a slice that crops the result of a transposed convolution, as padding does."""
@@ -123,7 +144,8 @@ class Operation:
         cuts = self._cuts
         if found.solid is not None:  # a stack of interleaved matrices
             (letter,) = found.batch.values()
-            at = {node: cut.start // (cut.stop - cut.start) for node, cut in cuts.items()}
+            first, _ = found.member.get(letter, (0, 0))  # if it reads only some of these matrices
+            at = {node: first + c.start // (c.stop - c.start) for node, c in cuts.items()}
             return letter, {node: (index, index + 1) for node, index in at.items()}
         if any(cut.period < self.sizes[cut.axis] for cut in cuts.values()):
             cuts = {}
@@ -139,9 +161,31 @@ class Operation:
     @property
     def _cuts(self) -> dict[str, Cut]:
         """The parts of its result by node, if it is used in parts alone."""
+        return self._cuts_in(None)[0]
+
+    def _cuts_in(self, size: int | None) -> tuple[dict[str, Cut], dict[str, Cut]]:
+        """Return its parts by node, and those that are cut again; `size` is that of a part."""
+        found: dict[str, Cut] = {}
+        again: dict[str, Cut] = {}
         cuts = {node: cut for node, cut in self.cuts.items() if cut is not None}
-        is_whole = self.whole or self.rejoined or len(cuts) < len(self.cuts)
-        return {} if is_whole else cuts
+        if self.whole or self.rejoined or len(cuts) < len(self.cuts):
+            return found, again
+        for node, cut in cuts.items():
+            own = cut.stop - cut.start
+            of = self.inner.get(node) if cut.period == (size or self.sizes[cut.axis]) else None
+            parts, more = of._cuts_in(own) if of else ({}, {})
+            if not parts or any(part.period != own for part in parts.values()):
+                found[node] = cut
+                continue
+            again[node] = cut
+            found |= {at: part._replace(period=cut.period) for at, part in parts.items()}
+            again |= {at: part._replace(period=cut.period) for at, part in more.items()}
+        return found, again
+
+    def cut_again(self, found: Stored) -> dict[str, Rows]:
+        """Return the rows of the parts that are cut into further parts, by node."""
+        again = self._cuts_in(None)[1]
+        return blocks_of(found, again, self.name) if again else {}
 
     def is_narrow(self, sizes: Set[int]) -> bool:
         """Whether parts behind functions of each entry are too narrow for all inputs: no matrices.
@@ -173,6 +217,13 @@ class Track(NamedTuple):
     view: View
     is_part: bool = False
     is_faded: bool = False  # after other elementwise operations: only axes are known
+    part: Operation | None = None  # the operation that stands for this part
+
+    def spend(self) -> None:
+        """Record that the result, or this part of it, is used whole."""
+        of = self.part if self.is_part else self.operation
+        if of is not None:
+            of.whole = True
 
 
 class Fold(NamedTuple):
@@ -267,10 +318,9 @@ class Signal(NamedTuple):
         return Signal(self.narrow or self.node, shape, tracks)
 
     def spend(self) -> None:
-        """Record that the result of an operation is used whole."""
+        """Record that the results of operations are used whole."""
         for track in self.tracks:
-            if not track.is_part:
-                track.operation.whole = True
+            track.spend()
 
     @property
     def fresh(self) -> tuple[Track, ...]:

@@ -13,6 +13,7 @@ from ._made import Made, Shape
 from ._moves import Spot, unmoved
 from ._places import Move, Runs, assembled, followed
 from ._results import Sum, unlinked
+from ._summed import added
 from ._sums import Sums
 from ._units import seen_by
 from ._values import Signal, Value
@@ -188,7 +189,11 @@ class Writes(Sums):
         spot = self.assembly(given, shape)
         if spot.value is not None:
             return self.reshape("parts", spot.value, shape)
-        out = self.result("parts", [value for value, _ in given], shape, word="join")
+        terms = [
+            one._replace(halves=added(one.halves)) if isinstance(one, Signal) else one
+            for one, _ in given
+        ]
+        out = self.result("parts", terms, shape, word="join")
         if not isinstance(out, Signal):
             return out
         probes = [(one, move(View.of(one.shape or ()))) for one, move in given]

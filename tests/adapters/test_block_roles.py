@@ -73,7 +73,7 @@ MODELS = {
 CUT = [
     (kind, how)
     for kind in MODELS
-    for how in ("cut", "scaled", "tanh", "reshaped", "sliced")
+    for how in ("cut", "scaled", "tanh", "reshaped", "sliced", "first sliced", "twice")
     if (kind, how) != ("moved", "tanh")  # a parameter that is added to a tanh is no bias
 ]
 
@@ -89,6 +89,11 @@ def in_parts(np_, name, p, x, count):
     if name == "reshaped":
         packed = np_.reshape(x @ p["w"], (3, 5, count, 8))
         return [packed[:, :, k] for k in range(count)]
+    if name == "first sliced":
+        return [x @ p["w"][:, :8], *cut(x @ p["w"][:, 8:], count - 1)]
+    if name == "twice":
+        packed = x @ p["w"]
+        return [packed[..., :8], *cut(packed[..., 8:], count - 1)]
     return [x @ part for part in cut(p["w"], count)]
 
 
@@ -137,6 +142,14 @@ def from_stack(np_, how, w, x, count):
         return [x @ w[0, k] for k in range(count)]
     if how == "packed in a stack":
         return cut(x @ w[0], count)
+    if how == "sliced heads":
+        w = np_.reshape(w, (8, 2, count, 4))
+        return [x @ np_.reshape(w[:, :, k], (8, 8)) for k in range(count)]
+    if how == "heads, the first sliced":
+        w = np_.reshape(w, (8, 2, count, 4))
+        rest = np_.reshape(x @ np_.reshape(w[:, :, 1:], (8, -1)), (3, 5, 2, count - 1, 4))
+        rest = [np_.reshape(rest[:, :, :, k], (3, 5, 8)) for k in range(count - 1)]
+        return [x @ np_.reshape(w[:, :, 0], (8, 8)), *rest]
     packed = np_.reshape(x @ w, (3, 5, 2, count, 4))  # of two heads
     return [np_.reshape(packed[:, :, :, k], (3, 5, 8)) for k in range(count)]
 
@@ -146,6 +159,8 @@ STACKS = {  # the shape of a weight of n heads
     "of two axes": lambda n: (2, n, 8, 8),
     "packed in a stack": lambda n: (2, 8, 8 * n),
     "heads": lambda n: (8, 8 * n),
+    "sliced heads": lambda n: (8, 8 * n),
+    "heads, the first sliced": lambda n: (8, 8 * n),
 }
 
 
@@ -171,7 +186,7 @@ def test_each_matrix_of_a_stack_has_a_role_of_its_own(framework, kind, how):
     assert (role, plan.role) == (Z, (*roles, *[T] * count * is_double))
     of = np.array(plan.role) == Z
 
-    if how == "heads":  # outputs (head, which, entry)
+    if "heads" in how:  # outputs (head, which, entry)
         zero = np.broadcast_to(of.reshape(1, 1, count, 1), (8, 2, count, 4)).reshape(size)
     elif how == "packed in a stack":
         zero = np.repeat(of.reshape(2, 1, count), 8, -1)
@@ -190,6 +205,151 @@ def test_each_matrix_of_a_stack_has_a_role_of_its_own(framework, kind, how):
     one, two = rest(1e-3), rest(2e-3)
     assert np.abs(one).max() > 1e-4
     np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
+
+
+# What a packed result is added to, or multiplied with, before it is cut; `s` is another signal.
+MIXED = {
+    "a sum": ("uw", lambda np_, x, m, s: x @ m["w"] + np_.tanh(x) @ m["u"]),
+    "a difference": ("uw", lambda np_, x, m, s: 2 * (np_.tanh(x) @ m["u"] - x @ m["w"])),
+    "three terms": (
+        "uvw", lambda np_, x, m, s: x @ m["w"] + np_.tanh(x) @ m["u"] + np_.relu(x) @ m["v"]),
+    "a tie": ("uvw", lambda np_, x, m, s: x @ m["w"] + (x @ m["u"] + x @ m["v"])),
+    "functions": ("uw", lambda np_, x, m, s: np_.tanh(x @ m["w"]) + np_.tanh(x) @ m["u"]),
+    "a function": ("uw", lambda np_, x, m, s: np_.tanh(x @ m["w"] + np_.tanh(x) @ m["u"])),
+    "a bias": ("uwb", lambda np_, x, m, s: x @ m["w"] + np_.tanh(x) @ m["u"] + m["b"]),
+    "biases": (
+        "uwbc", lambda np_, x, m, s: (x @ m["w"] + m["b"]) + (np_.tanh(x) @ m["u"] + m["c"])),
+    "a signal": ("w", lambda np_, x, m, s: (x @ m["w"]) * s),
+    "a gate": ("w", lambda np_, x, m, s: (x @ m["w"]) * np_.tanh(x[..., :1])),
+    "a product": ("uw", lambda np_, x, m, s: (x @ m["w"]) * (np_.tanh(x) @ m["u"])),
+    "a choice": ("uw", lambda np_, x, m, s: np_.where(s > 0, x @ m["w"], np_.tanh(x) @ m["u"])),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", MIXED)
+@pytest.mark.parametrize("kind", ["gate", "linear attention", "two ways"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_parts_of_a_sum_or_product_are_those_of_matrices_apart(framework, kind, how):
+    """(p + q).chunk(k) is p.chunk(k) + q.chunk(k), and of a product another signal is cut, too."""
+    model, roles, left = MODELS[kind]
+    names, mix = MIXED[how]
+    count, more = len(roles), dict.fromkeys("ioh" if kind == "two ways" else "", (8, 8))
+    sizes = {k: (8 * count,) if k in "bc" else (8, 8 * count) for k in names}
+    every = {f"{n}{k}": (*size[:-1], 8) for k, size in sizes.items() for n in range(count)}
+
+    def signals(np_, x):
+        return [np_.tanh(x), np_.relu(x), np_.tanh(2 * x)][:count]
+
+    def packed(np_, p, x):
+        def heads(x):
+            return cut(mix(np_, x, p, np_.cat(signals(np_, x))), count)
+
+        return model(np_, p, x, heads)
+
+    def apart(np_, p, x):
+        def heads(x):
+            each = enumerate(signals(np_, x))
+            return [mix(np_, x, {k: p[f"{n}{k}"] for k in names}, s) for n, s in each]
+
+        return model(np_, p, x, heads)
+
+    (found, notes), run = framework(packed, more | sizes, X, facts)
+    report, _ = framework(apart, more | every, X, lambda found: found)
+    alone = {
+        entry.name.strip("./").split(".")[-1].split("/")[-1]: entry for entry in report.entries
+    }
+    assert notes == sorted(note.kind for note in report.warnings)
+    zero = {}
+    for name in {*sizes} - {*"bc"}:
+        own = tuple(alone[f"{n}{name}"].role for n in range(count))
+        plan = found[name][1]
+        assert (plan.role, plan.blocks) == (own if len({*own}) > 1 else own[0], (8,) * count)
+        zero[name] = np.repeat([role == Z for role in own], 8)
+    assert all(found[name][0] == "bias" for name in sizes if name in "bc")
+
+    rng = np.random.default_rng(1)
+    draw = {k: rng.normal(size=size).astype("float32") for k, size in (more | sizes).items()}
+    draw |= {name: np.zeros(8 * count, "float32") for name in sizes if name in "bc"}
+
+    confirm(run, draw, zero, lambda out: left(out, X, draw))
+
+
+def confirm(run, draw, zero, left):
+    """R1 and R2 for zero entries, by weight: together they leave the skip, and each has a slope."""
+
+    def rest(by, of=""):
+        given = {k: draw[k] * np.where(zero[k], by * (k == of), 1) for k in zero}
+        return left(run(draw | {k: value.astype("float32") for k, value in given.items()}, X))
+
+    np.testing.assert_allclose(rest(0), 0, atol=1e-5)
+    ends = [name for name in zero if np.any(zero[name])]
+    assert ends
+    for name in ends:
+        one, two = rest(1e-3, name), rest(2e-3, name)
+        assert np.abs(one).max() > 1e-4
+        np.testing.assert_allclose(two, 2 * one, rtol=0, atol=0.02 * np.abs(one).max())
+
+
+COUPLINGS = {  # of a signal x of 8 channels, and of what a network makes of it
+    "wide": lambda np_, x, a, f: np_.cat([x + a[0], x + f(x) * a[1]]),
+    "halves": lambda np_, x, a, f: np_.cat(
+        [x[..., :4] + a[0][..., :4], x[..., 4:] + f(x[..., :4]) * a[1][..., :4]]),
+    "written": lambda np_, x, a, f: np_.write(
+        x, [(0, x[..., :4] + a[0][..., :4]), (4, x[..., 4:] + f(x[..., :4]) * a[1][..., :4])]),
+}  # fmt: skip
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("how", COUPLINGS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_halves_whose_sums_are_joined_are_branches_of_their_own(framework, how):
+    """As in a coupling net: the second half is a factor of a longer branch, which ends in o."""
+    size = 8 if how == "wide" else 4
+
+    def packed(np_, p, x):
+        z = np_.tanh(x @ p["c"]) @ p["w"]
+        return coupled(np_, p, x, (z[..., :size], z[..., size:]))
+
+    def apart(np_, p, x):
+        z = np_.tanh(x @ p["c"])
+        return coupled(np_, p, x, (z @ p["u"], z @ p["v"]))
+
+    def coupled(np_, p, x, parts):
+        def long(y):
+            return np_.tanh(np_.tanh(y @ p["k"]) @ p["l"]) @ p["o"]
+
+        return COUPLINGS[how](np_, x, parts, long)
+
+    sizes = {"c": (8, 8), "k": (size, 8), "l": (8, 8), "o": (8, size)}
+    (found, notes), run = framework(packed, sizes | {"w": (8, 2 * size)}, X, facts)
+    alone, words = framework(apart, sizes | dict.fromkeys("uv", (8, size)), X, facts)[0]
+    assert notes == words
+    assert {k: own for k, own in alone.items() if k in sizes} == {k: found[k] for k in sizes}
+    assert (alone["u"][0], alone["v"][0], alone["o"][0]) == (Z, T, Z)
+    assert found["w"][1] == ir.plan((8, 2 * size), (Z, T), layout="IO", blocks=(size, size))
+
+    rng = np.random.default_rng(1)
+    sizes["w"] = (8, 2 * size)
+    draw = {k: rng.normal(size=shape).astype("float32") for k, shape in sizes.items()}
+    zero = {"w": np.repeat([True, False], size), "o": True}
+    skip = np.concatenate([X, X], -1) if how == "wide" else X
+    confirm(run, draw, zero, lambda out: out - skip)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_heads_that_are_added_one_by_one_are_one_matrix(framework):
+    """Their sums with parts of the stream are joined, too, but they have one role."""
+
+    def function(np_, p, x):
+        parts = [[y[..., :4], y[..., 4:]] for y in (x @ p[name] for name in "qkv")]
+        each = [(q @ np_.swap(k)) @ v for q, k, v in zip(*parts, strict=True)]
+        return np_.cat([x[..., :4] + each[0], x[..., 4:] + each[1]])
+
+    (found, _), _ = framework(function, dict.fromkeys("qkv", (8, 8)), X, facts)
+    assert {k: own[1] for k, own in found.items()} == {
+        k: ir.plan((8, 8), role, layout="IO") for k, role in zip("qkv", (T, T, Z), strict=True)
+    }
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -228,6 +388,112 @@ def test_a_sum_of_packed_results_has_one_role(framework):
     (found, _), _ = framework(function, sizes, X, facts)
     assert [found[k][0] for k in "wab"] == [T, T, Z]
     assert found["b"][1] == ir.plan((4, 16), "zero", layout="IO", blocks=(8, 8))
+
+
+@pytest.mark.parametrize("kind", ["layer", "cell", "apart"])
+def test_the_gates_of_a_recurrent_cell_have_roles_of_their_own(kind):
+    """Of x + h only the candidate's matrix of x is zero: the state is 0 with it."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(8, 8, batch_first=True)
+            sizes = (8,) * 4 if kind == "apart" else (32,)
+            self.w, self.u = (nn.ModuleList(nn.Linear(8, n) for n in sizes) for _ in "wu")
+
+        def gates(self, x, h):
+            each = [w(x) + u(h) for w, u in zip(self.w, self.u, strict=True)]
+            return each if kind == "apart" else each[0].chunk(4, -1)
+
+        def forward(self, x):
+            if kind == "layer":
+                return x + self.lstm(x)[0]
+            h = c = torch.zeros_like(x[:, 0])
+            states = []
+            for t in range(x.shape[1]):
+                i, f, g, o = self.gates(x[:, t], h)
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                h = o.sigmoid() * c.tanh()
+                states.append(h)
+            return x + torch.stack(states, 1)
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.tensor(X)
+    found = irt.init_(model, x, overrides={"lstm.*" if kind != "layer" else "[wu].*": "keep"}).plans
+    names = {
+        "layer": ("lstm.weight_ih_l0", "lstm.weight_hh_l0"),
+        "cell": ("w.0.weight", "u.0.weight"),
+    }
+    if kind == "apart":
+        assert [found[f"w.{k}.weight"].role for k in range(4)] == [T, T, Z, T]
+        assert {found[f"u.{k}.weight"].role for k in range(4)} == {T}
+        return
+    one, other = names[kind]
+    assert (found[one].role, found[other].role) == ((T, T, Z, T), T)
+    weight = dict(model.named_parameters())[one]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * ("bias" not in name))
+        own = weight[16:24].clone()
+        outs = []
+        for by in (0, 1e-3, 2e-3):
+            weight[16:24] = by * own
+            outs.append(model(x) - x)
+    assert outs[0].abs().max() == 0
+    assert outs[1].abs().max() > 1e-4
+    torch.testing.assert_close(outs[2], 2 * outs[1], rtol=0, atol=1e-4)
+
+
+def test_the_gates_of_recurrent_layers_in_a_scan_or_of_keras_have_roles_of_their_own():
+    def network(p, x):
+        def step(state, x):
+            h, c = state
+            i, f, g, o = jnp.split(x @ p["w"] + h @ p["u"] + p["b"], 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        start = jnp.zeros((len(x), 8))
+        states = jax.lax.scan(step, (start, start), jnp.swapaxes(x, 0, 1))[1]
+        return x + jnp.swapaxes(states, 0, 1)
+
+    sizes = {"w": (8, 32), "u": (8, 32), "b": (32,)}
+    values = {name: jnp.ones(size) for name, size in sizes.items()}
+    found = irj.init(values, (jnp.asarray(X),), network)[1].plans
+    assert (found["w"].role, found["u"].role) == ((T, T, Z, T), T)
+
+    x = keras.Input(X.shape[1:])
+    for kind, gates in ((keras.layers.LSTM, (T, T, Z, T)), (keras.layers.GRU, (T, T, Z))):
+        model = keras.Model(x, x + kind(8, return_sequences=True)(x))
+        one, other = irk.init_(model).plans.values()
+        assert (one.role, other.role) == (gates, T)
+
+
+@pytest.mark.parametrize("how", ["input", "table"])
+def test_another_signal_in_a_sum_is_cut_beside_the_packed_result(how):
+    """As projections that are computed before; each half is added to its half of these."""
+
+    class Model(nn.Module):
+        def __init__(self, packed):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(8, n) for n in ((16,) if packed else (8, 8)))
+            self.table, self.out = nn.Parameter(torch.randn(5, 16)), nn.Linear(8, 8)
+
+        def forward(self, x, c):
+            c = c if how == "input" else self.table
+            if len(self.layers) == 1:
+                a, b = (c + self.layers[0](x)).chunk(2, -1)
+            else:
+                a, b = c[..., :8] + self.layers[0](x), c[..., 8:] + self.layers[1](x)
+            return x + self.out(a.tanh() * b.sigmoid()) * b
+
+    inputs = torch.tensor(X), torch.randn(3, 5, 16)
+    one, two = (irt.init_(Model(packed), inputs) for packed in (True, False))
+    assert one.plans["out.weight"] == two.plans["out.weight"]
+    plan = one.plans["layers.0.weight"]
+    roles = [two.plans[f"layers.{k}.weight"].role for k in range(2)]
+    assert (plan.role, plan.blocks) == (roles[0] if len({*roles}) == 1 else tuple(roles), (8, 8))
+    assert [note.kind for note in one.warnings] == [note.kind for note in two.warnings]
 
 
 # What is decided besides roles --------------------------------------------------------------------

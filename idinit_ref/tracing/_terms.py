@@ -1,0 +1,61 @@
+"""Internal: what the terms of a sum say of its parts: of which results, and whether as a stream."""
+
+from __future__ import annotations
+
+from ._loops import Loops
+from ._made import Shape
+from ._results import MOST, faded
+from ._summed import Halves, added
+from ._values import Signal, Track
+
+__all__ = ["Terms"]
+
+
+class Terms(Loops):
+    """A drawing that follows the terms of sums."""
+
+    def _terms_in(self, a: Signal, b: Signal, shape: Shape | None) -> tuple[Track, ...]:
+        """Return the operations whose results a sum adds, as in the gates of an LSTM.
+
+        None if one term is computed from the other: that is a stream, whose parts are no blocks.
+        """
+        own = [signal for signal in (a, b) if signal.shape == shape]
+        both = tuple(track for signal in own for track in signal.tracks)
+        is_direct = all(signal.fresh for signal in own) and not any(t.is_faded for t in both)
+        if len(own) == 2 and len(both) == 2 and is_direct:
+            return both
+        if len(own) == 2 and len({*(frozenset(t.operation for t in s.tracks) for s in own)}) == 1:
+            return faded(own)  # a function of each entry, as y + tanh(y)
+        if not both or self._is_stream(a, b):
+            return ()
+        return both if len(own) == 2 and is_direct and len(both) <= MOST else faded(own)
+
+    def _halves_in(self, one: Signal, other: Signal) -> Halves:
+        """Return the parts of results that a term brings to a sum with another one."""
+        if not one.halves:
+            return one.halves
+        base, met = self._base(other.node), {operation for operation, _ in other.halves}
+        of = {operation for operation, _ in one.halves} - met
+        return added(one.halves, [op for op in of if self._comes_from([op.name], [base])])
+
+    def _is_stream(self, a: Signal, b: Signal) -> bool:
+        """Whether one term of a sum comes from the other one, or from what that is made of."""
+        for one, other in ((a, b), (b, a)):
+            if other.tracks:
+                tops = [other.node]
+            elif self._after[other.node][0] < 0:
+                tops = self._starts_before(other.node)
+            else:
+                return True
+            if self._comes_from([one.node], tops):
+                return True
+        return False
+
+    def _starts_before(self, name: str) -> list[str]:
+        """Return the inputs from which a node is computed."""
+        seen, stack = {name}, [name]
+        while stack:
+            new = {*self.nodes[self._place[stack.pop()]].inputs} - seen
+            seen |= new
+            stack += new
+        return [at for at in seen if not self.nodes[self._place[at]].inputs]
