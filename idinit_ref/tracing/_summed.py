@@ -89,7 +89,7 @@ def rejoined(values: Iterable[Value]) -> Halves:
     for operation, own in cuts.items():
         is_several = counts[operation] > 1 and len({cut[:3] for cut in own}) > 1
         if is_several and _MET not in own:
-            is_loose = all(cut.period == _ADDED for cut in own)
+            is_loose = any(cut.period == _ADDED for cut in own)
             operation.loose |= is_loose
             operation.whole |= not is_loose
     return halves

@@ -338,6 +338,21 @@ def test_halves_whose_sums_are_joined_are_branches_of_their_own(framework, how):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_half_that_is_joined_to_the_sum_with_the_other_half_ends_no_branch(framework):
+    def function(np_, p, x):
+        a, b = cut(np_.tanh(x @ p["c"]) @ p["w"], 2)
+        return np_.cat([x + a, np_.tanh(b)])
+
+    sizes = {"c": (8, 8), "w": (8, 16)}
+    (found, _), run = framework(function, sizes, X, facts)
+    assert found["w"][1] == ir.plan((8, 16), (Z, T), layout="IO", blocks=(8, 8))
+    rng = np.random.default_rng(1)
+    draw = {k: rng.normal(size=size).astype("float32") for k, size in sizes.items()}
+    zero = {"w": np.repeat([True, False], 8)}
+    confirm(run, draw, zero, lambda out: out[..., :8] - X)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_heads_that_are_added_one_by_one_are_one_matrix(framework):
     """Their sums with parts of the stream are joined, too, but they have one role."""
 
