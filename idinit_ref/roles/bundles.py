@@ -34,7 +34,7 @@ class Bundle(Collection[int]):
 
     def __init__(self, low: int, path: int, parts: tuple[Bundle, ...] = ()) -> None:
         self.low, self.path, self._parts = low, path, parts
-        self.most: int = sum(part.most for part in parts) or 1  # how many these are at most
+        self.most: int = parts[0].most + parts[1].most if parts else 1  # how many at most
         self._mask = 0 if parts else 1
 
     def joined(self, other: Bundle) -> Bundle:
@@ -102,15 +102,18 @@ class Bundles:
         for number in range(len(flow.nodes)):
             bundle, held = self._find(number)
             self.of.append(bundle)
-            self._holds.grow(number, held)
+            if held != ROOT:
+                if not self._holds.depth[held]:
+                    self._holds.grow(held, ROOT)
+                self._holds.grow(number, held)
 
     def _find(self, number: int) -> tuple[Bundle | None, int]:
         """Return the bundle of a node; if it has none, the first such input of a sum, or ROOT."""
         flow, node = self._flow, self._flow.nodes[number]
-        if self._void[number]:
+        if not flow.starts[number] or self._void[number]:
             return None, ROOT
         if node.kind == "weight":
-            is_one = flow.starts[number] and all(len(flow.uses[name]) == 1 for name in node.weights)
+            is_one = max([len(flow.uses[name]) for name in node.weights]) == 1
             return (Bundle(number, flow.paths.of[number]) if is_one else None), ROOT
         found: Bundle | None = None
         if node.vanishes == "all" and node.does != "product" and not node.sums:
@@ -135,7 +138,9 @@ class Bundles:
 
         Such a signal has no ends, whatever comes beside the source.
         """
-        held = max((at for at in sources if self._holds.is_above(at, signal)), default=ROOT)
+        holds, held = self._holds, ROOT
+        for at in sources if holds.depth[signal] else ():
+            held = max(held, at) if holds.depth[at] and holds.is_above(at, signal) else held
         node = self._flow.nodes[held]
         is_plain = node.kind in ("add", "other") and node.does not in ("product", "contract")
         return held if is_plain and not any(self.of[at] for at in sources) else ROOT

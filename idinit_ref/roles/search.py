@@ -262,6 +262,8 @@ class _Search:
         ahead, order = [0] * count, [0] * count
         for number in range(count):
             node, inputs = flow.nodes[number], flow.inputs[number]
+            if node.kind == "parameter":
+                continue
             if node.kind == "weight":
                 order[number] = max([order[to] for to in inputs]) if inputs else 0
                 order[number] += number in zero
