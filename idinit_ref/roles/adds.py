@@ -366,7 +366,8 @@ class Adds:
             if near != source and flow.before.is_above(source, near):
                 return None  # both operands are computed from a nearer node
             is_own = flow.users[skip] == [add] and flow.behind.is_above(skip, source)
-            if not is_own and self._is_over(branch, source) and flow.is_closed(add, source):
+            may = not is_own and source <= flow.most[branch]  # where weights before it read
+            if may and flow.is_closed(add, source) and self._is_over(branch, source):
                 return source
             if not flow.behind.is_above(add, source):
                 return None
@@ -379,10 +380,9 @@ class Adds:
         assert nearest is not None
         if flow.before.is_above(source, nearest):
             return True
-        if source > flow.most[branch] or not flow.starts[source] & flow.starts[branch]:
+        if not self._flow.starts[source] & self._flow.starts[branch]:
             return False
-        after = flow.after((source,))
-        return any(at > source and after(at) for at in flow.nearest(branch))
+        return flow.longest(branch, (source,)) > 0
 
     def _most(self, side: int, source: int) -> int:
         """Return the most weights on a path from a source to an operand with weights."""
