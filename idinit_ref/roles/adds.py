@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -63,7 +64,6 @@ class Adds:
         self.ties: dict[int, int] = {}
         self.residual: set[int] = set()
         self._recurrent: set[str] = set()  # weights that read the states of a recurrence
-        self._finer = self._find_finer()
         self._stream: list[int] = []  # for each node, the start of its stream of residual adds
         for number, node in enumerate(flow.nodes):
             source = self._judge(number) if node.kind == "add" else None
@@ -366,7 +366,8 @@ class Adds:
             if near != source and flow.before.is_above(source, near):
                 return None  # both operands are computed from a nearer node
             is_own = flow.users[skip] == [add] and flow.behind.is_above(skip, source)
-            if not is_own and flow.is_closed(add, source) and self._is_over(branch, source):
+            may = not is_own and source <= flow.most[branch]  # where weights before it read
+            if may and flow.is_closed(add, source) and self._is_over(branch, source):
                 return source
             if not flow.behind.is_above(add, source):
                 return None
@@ -408,8 +409,9 @@ class Adds:
                     stack.append(to)
         return False
 
-    def _find_finer(self) -> list[int]:
-        """Find for each node the latest one up to it that may leave a resolution."""
+    @cached_property
+    def _finer(self) -> list[int]:
+        """For each node the latest one up to it that may leave a resolution."""
         flow, found = self._flow, list[int]()
         for number, node in enumerate(flow.nodes):
             if node.does == "move":

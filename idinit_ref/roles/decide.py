@@ -260,7 +260,7 @@ class _Model:
             return "keep", "neither weight nor bias: IDInit does not define it"
         if node.shape is not None and len(node.shape) < 2:
             return "keep", "a vector, which is no matrix of a layer"
-        more = len(inferred.why) - _REASONS
+        more = len(inferred.why) + inferred.more - _REASONS
         why = "; ".join(inferred.why[:_REASONS]) + (f"; and {more} more" if more > 0 else "")
         if node.name in self.scales.weights:
             return "transit", f"a norm behind it is scaled by eps instead (it would be zero: {why})"

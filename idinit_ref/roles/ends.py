@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from ..core.layout import SPATIAL
 from .after import After
+from .bundles import Bundles
+from .dominators import ROOT
 from .flow import Flow
 from .graph import ROOTS, entries, function_of
 from .void import factors_of, find_alive, find_void, needed_of, struck_of
@@ -20,7 +22,7 @@ class Ends(NamedTuple):
 
     Parameters
     ----------
-    weights : tuple of int
+    weights : collection of int
         In the order of the graph; () if the signal has no ends.
     blocker : int, optional
         The node that vanishes with no weight: an operation, a start, or the source itself. Also
@@ -29,7 +31,7 @@ class Ends(NamedTuple):
         The normalisations between these weights and the signal.
     """
 
-    weights: tuple[int, ...] = ()
+    weights: Collection[int] = ()
     blocker: int | None = None
     norms: tuple[int, ...] = ()
 
@@ -40,6 +42,7 @@ _State = str | int
 blocker."""
 _Known = dict[int, _State] | list[_State]
 """The states of nodes by number."""
+_FEW = 8  # the most weights of a bundle that are listed
 _TRIES = 8  # the most weights that are passed as of second order
 _MOST = 2**19  # the most states that are kept, of all walks
 
@@ -86,8 +89,10 @@ class Vanishing:
         self._walks: dict[tuple[Set[int], Set[str], bool], _Walk] = {}
         self._kept = 0
         self._anywhere: list[_State] = []  # of each node; ends in weights, for any source
-        for number in range(len(flow.nodes)):
-            self._anywhere.append(self._state(number, self._anywhere, None))
+        self._bundles = Bundles(flow, self.void)
+        for number, bundle in enumerate(self._bundles.of):
+            state = _ENDS if bundle else self._state(number, self._anywhere, None)
+            self._anywhere.append(state)
 
     def is_ended(self, signal: int) -> bool:
         """Whether some weights, also before any source, make a signal vanish."""
@@ -115,6 +120,12 @@ class Vanishing:
         summed : bool
             Whether factors that are struck out are ends.
         """
+        if not (passed or summed):  # what is known without a walk
+            bundle, held = self._bundles.after(signal, sources), self._bundles.held(signal, sources)
+            if bundle:
+                return Ends(tuple(bundle) if bundle.most <= _FEW else bundle)
+            if held != ROOT:
+                return Ends(blocker=held)
         flow, lowest = self._flow, min(sources)
         walk = self._walk(sources, passed, summed)
         known, reach, before = walk.known, sorted(self._reach(signal, walk)), len(walk.after)

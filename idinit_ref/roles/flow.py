@@ -52,7 +52,7 @@ class Flow:
         self.graph, self.nodes = graph, graph.nodes
         self.at = {node.name: number for number, node in enumerate(graph.nodes)}
         self.outputs = {self.at[name] for name in graph.outputs}
-        self.args = [tuple(self.at[name] for name in node.inputs) for node in graph.nodes]
+        self.args = [tuple([self.at[name] for name in node.inputs]) for node in graph.nodes]
         self.uses: dict[str, list[int]] = {}
         for number, node in enumerate(graph.nodes):
             for name in node.weights:
@@ -76,19 +76,20 @@ class Flow:
         self.users: list[list[int]] = [[] for _ in self.nodes]
         self.weighted = [False] * count
         self.depth = [0] * count
-        for number, node in enumerate(self.nodes):
+        for number, (node, args) in enumerate(zip(self.nodes, self.args, strict=True)):
+            if node.kind == "parameter":
+                continue
             starts = depth = 0
             if node.kind == "input":
                 starts, bits = 1 << bits, bits + 1
             inputs = []
-            for to in dict.fromkeys(self.args[number]):
+            for to in args if len(args) < 2 else dict.fromkeys(args):
                 if self.starts[to]:
                     inputs.append(to)
                     starts |= self.starts[to]
                     self.users[to].append(number)
                     depth = max(depth, self.depth[to])
-            self.starts[number] = starts
-            args = self.args[number]  # kept once, if all are signals
+            self.starts[number] = starts  # and what is read is kept once, if all are signals
             self.inputs[number] = args if len(inputs) == len(args) else tuple(inputs)
             self.depth[number] = depth + (node.kind == "weight")
             self.weighted[number] = self.depth[number] > 0
@@ -116,11 +117,13 @@ class Flow:
 
     def _sources(self) -> None:
         """Find for each node the dominator of its nearest weights, and its closure."""
-        self.source: list[int | None] = []
-        self._closed: list[int] = []
+        self.source: list[int | None] = [None] * len(self.nodes)
+        self._closed = list(range(len(self.nodes)))
         before = self.before
         for number, node in enumerate(self.nodes):
             found: int | None = None
+            if node.kind == "parameter":
+                continue
             if node.kind == "weight":
                 found = before.parent[number]
             else:
@@ -128,7 +131,7 @@ class Flow:
                     other = self.source[to]
                     if other is not None:
                         found = other if found is None else before.common(found, other)
-            self.source.append(found)
+            self.source[number] = found
             # Everything between this dominator and the node leads to the node alone.
             top, over = before.parent[number], self._trunk[number]
             is_closed = all(
@@ -139,11 +142,9 @@ class Flow:
                 )
                 for to in over
             )
-            if not is_closed or top == ROOT:
-                top = number
-            elif self.behind.is_above(number, top):
-                top = self._closed[top]
-            self._closed.append(top)
+            if is_closed and top != ROOT:
+                is_above = self.behind.is_above(number, top)
+                self._closed[number] = self._closed[top] if is_above else top
 
     def _passing(self) -> None:
         """Find bounds of the possible sources; a chain of adds is passed in one hop."""
@@ -157,15 +158,15 @@ class Flow:
             own = number if len(self.users[number]) > 1 else inf
             inputs = self.inputs[number]
             before = [self.peak[to] for to in inputs] if own == inf else ()
-            self.peak.append(max(before, default=number))
-            if node.kind == "weight":
+            self.peak.append(max(before) if before else number)
+            if node.kind in ("weight", "parameter"):
                 is_open.append(own < inf)
-                self.lead.append(number)
+                self.lead.append(number if node.kind == "weight" else -1)
                 self.least.append(own)
                 self.most.append(max(inputs, default=-1))
                 self.hop.append(number)
                 continue
-            free = self._wholes(number)
+            free = self._wholes(number) if node.does in ("join", "select") else inputs
             parted = [to for to in free if to not in inputs]  # read by more than one of its parts
             self.least.append(min([own, *parted, *[self.least[to] for to in free]]))
             self.lead.append(max([self.lead[self.hop[to]] for to in free], default=-1))
@@ -179,44 +180,38 @@ class Flow:
                 self.hop.append(number)
 
     def _wholes(self, number: int) -> Sequence[int]:
-        """Return the nodes of which a node holds all entries, over no weight."""
+        """Return the nodes of which a concatenation or selection holds all entries."""
         if self.nodes[number].does == "join":
             whole = self.rejoined(number)
             return self.inputs[number] if whole is None else (whole,)
-        if self.nodes[number].does == "select":
-            return [to for to in self.inputs[number] if not self.is_dropping(number, to)]
-        return self.inputs[number]
+        return [to for to in self.inputs[number] if not self.is_dropping(number, to)]
 
     def _spots(self) -> None:
         """Find the start of each chain of sums, past terms that reach no source of such a sum.
 
         A source has the sum's size, or is reached through space alone.
         """
-        self.start: list[int] = []
-        spots: list[int] = []  # the sizes of the shared nodes reached over no weight, one bit each
-        spatial: list[bool] = []  # whether one is reached through space alone
+        count = len(self.nodes)
+        self.start = list(range(count))
+        spots = [0] * count  # the sizes of the shared nodes reached over no weight, one bit each
+        spatial = [False] * count  # whether one is reached through space alone
         bits: dict[int, int] = {}
         for number, node in enumerate(self.nodes):
-            bit = bits.setdefault(entries(node), 1 << len(bits))
-            is_shared, inputs = len(self.users[number]) > 1, self.inputs[number]
-            size, is_spatial, start = bit if is_shared else 0, is_shared, number
-            if node.kind != "weight":
-                whole = self.rejoined(number)
-                inputs = inputs if whole is None else (*inputs, whole)
-                for to in inputs:
-                    size |= spots[to]
-                is_way = node.kind == "add" or node.does in SPACE or self.is_widening(number)
-                is_spatial |= any(
-                    spatial[to] and (is_way or to == whole or self.is_sorting(number, to))
-                    for to in inputs
-                )
-            if node.kind == "add" and not is_shared:
+            is_spatial, inputs = len(self.users[number]) > 1, self.inputs[number]
+            bit = bits.setdefault(entries(node), 1 << len(bits)) if inputs or is_spatial else 0
+            size = bit if is_spatial else 0
+            if node.kind == "add" and not is_spatial:
                 open_ = [to for to in inputs if spatial[to] or spots[to] & bit]
                 if len(open_) == 1 and self.nodes[open_[0]].shape == node.shape:
-                    start = self.start[open_[0]]
-            self.start.append(start)
-            spots.append(size)
-            spatial.append(is_spatial)
+                    self.start[number] = self.start[open_[0]]
+            if node.kind != "weight" and inputs:
+                whole = self.rejoined(number) if node.does == "join" else None
+                is_way = node.kind == "add" or node.does in SPACE or self.is_widening(number)
+                for to in inputs if whole is None else (*inputs, whole):
+                    size |= spots[to]
+                    if spatial[to] and not is_spatial:
+                        is_spatial = is_way or to == whole or self.is_sorting(number, to)
+            spots[number], spatial[number] = size, is_spatial
 
     def _spent(self) -> None:
         """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
@@ -228,6 +223,8 @@ class Flow:
         logits, scores, queries = [False] * count, [False] * count, [False] * count  # as a user
         for number in reversed(range(count)):
             users, this, is_logit = self.users[number], nodes[number], False
+            if this.kind == "parameter":
+                continue
             is_first = this.kind == "weight" or this.does == "softmax"
             self._feeds[number] = is_first or any(map(self._feeds.__getitem__, users))
             if users and number not in self.outputs:
@@ -290,8 +287,10 @@ class Flow:
 
     def is_widening(self, node: int) -> bool:
         """Whether an operation joins copies of one node only, changed in space, and zeros."""
+        if self.nodes[node].does != "join":
+            return False
         bases = set()
-        for part in self.inputs[node] if self.nodes[node].does == "join" else ():
+        for part in self.inputs[node]:
             while len(self.inputs[part]) == 1 and self.nodes[part].does in _SPATIAL:
                 (part,) = self.inputs[part]
             bases.add(part)

@@ -315,10 +315,9 @@ def without_unread(graph: Graph) -> Graph:
         read.update((*node.inputs, *node.weights) if node.name in read else ())
     nodes: list[Node] = []
     for node in graph.nodes:
-        lone = tuple(name for name in node.weights if name not in read)
         if node.name in read or node.kind in ("input", "parameter"):
             nodes.append(node)
-        elif lone:
+        elif lone := tuple(name for name in node.weights if name not in read):
             nodes.append(replace(node, inputs=(), weights=lone, vanishes="all", sums=()))
     if not graph.outputs or nodes == [*graph.nodes]:
         return graph

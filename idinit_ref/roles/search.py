@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import NamedTuple, get_args
 
 from ..core.options import choice
 from ..core.pattern import Role
 from ..errors import GraphError, OptionTypeError, message
 from .adds import Adds, Branch
+from .bundles import Bundle, bits
 from .ends import Vanishing
 from .flow import Flow
 from .graph import Graph, Node, function_of, without_unread
@@ -19,15 +20,20 @@ from .void import find_void
 __all__ = ["Found", "Inferred", "explain_parts", "explain_roles", "infer_roles"]
 
 
+_NAMED = 2  # the most reasons for a weight, of branches with many ends
+
+
 class Inferred(NamedTuple):
     """The role of a weight, the reasons, and whether it is the last before an output.
 
     The role of a packed weight is "zero" if that of any block is; `decide` has that of each block.
+    Of branches that end in many weights, `why` names two for each; `more` is the number of others.
     """
 
     role: Role
     why: tuple[str, ...]
     head: bool = False
+    more: int = 0
 
 
 class Found(dict[str, Inferred]):
@@ -164,7 +170,8 @@ def explain_parts(graph: Graph) -> Found:
             why = [text for at in uses[name] for text in search.tied.get(at, ())]
         head = any(at in search.heads for at in uses[name])
         role: Role = "zero" if zero else "transit"
-        found[name] = Inferred(role, tuple(dict.fromkeys(why)), head)
+        more = sum(search.more(at) for at in uses[name]) if zero else 0
+        found[name] = Inferred(role, tuple(dict.fromkeys(why)), head, more)
     found.notes = merged(search.notes())
     return found
 
@@ -174,7 +181,8 @@ def _joined(blocks: Mapping[Rows, str | None], each: Mapping[str, Inferred]) -> 
     found = [each[name] for name in blocks.values() if name is not None]
     ends = [one for one in found if one.role == "zero"]
     why = dict.fromkeys(text for one in ends or found for text in one.why)
-    return Inferred("zero" if ends else "transit", tuple(why), all(one.head for one in found))
+    head, more = all(one.head for one in found), sum(one.more for one in ends)
+    return Inferred("zero" if ends else "transit", tuple(why), head, more)
 
 
 class _Search:
@@ -184,15 +192,39 @@ class _Search:
         self.flow = Flow(graph)
         self.adds = Adds(self.flow)
         self.claims: dict[int, list[Branch]] = {}  # by weight operation: the branches it ends
+        self._full = 0  # a bit for each operation with as many branches as are named
+        self._more: list[int] = []  # a bit each, of the digits of how many are not named
         for branch in self.adds.branches:
             if not branch.how:
-                for end in branch.ends.weights:
-                    self.claims.setdefault(end, []).append(branch)
+                self._claim(branch)
         self._free_idle()
         self._ahead, self._order = self._depths()
         self.tied: dict[int, list[str]] = {}
         self._ties = list(self._find_ties())
         self.heads = self._find_heads()
+
+    def _claim(self, branch: Branch) -> None:
+        """Add a branch to the claims on its ends; of a bundle only the first ones are named."""
+        ends, rest = branch.ends.weights, 0
+        if isinstance(ends, Bundle):
+            every = ends.mask << ends.low
+            rest = every & self._full
+        for end in bits(every ^ rest) if isinstance(ends, Bundle) else ends:
+            claims = self.claims.setdefault(end, [])
+            claims.append(branch)
+            if len(claims) == _NAMED:
+                self._full |= 1 << end
+        for place, digit in enumerate(self._more):
+            self._more[place], rest = digit ^ rest, digit & rest
+            if not rest:
+                break
+        self._more += [rest] if rest else []
+
+    def more(self, operation: int) -> int:
+        """Return how many branches end in a weight operation besides those that are named."""
+        is_zero = operation in self.claims
+        digits = [digit >> operation & 1 for digit in self._more] if is_zero else []
+        return sum(digit << place for place, digit in enumerate(digits))
 
     def _free_idle(self) -> None:
         """Drop weights whose inputs are zero already: they need not be zero, too (R2)."""
@@ -230,6 +262,8 @@ class _Search:
         ahead, order = [0] * count, [0] * count
         for number in range(count):
             node, inputs = flow.nodes[number], flow.inputs[number]
+            if node.kind == "parameter":
+                continue
             if node.kind == "weight":
                 order[number] = max([order[to] for to in inputs]) if inputs else 0
                 order[number] += number in zero
@@ -284,7 +318,7 @@ class _Search:
             note = Note("tie", weights, f"{text}is a skip: all are transit, {says}")
             yield note, self.name(add), (weights, count)
 
-    def _weights(self, operations: tuple[int, ...] | list[int]) -> tuple[str, ...]:
+    def _weights(self, operations: Collection[int]) -> tuple[str, ...]:
         names = (name for at in operations for name in self.flow.nodes[at].weights)
         return tuple(dict.fromkeys(names))
 
@@ -297,6 +331,8 @@ class _Search:
         yield from self._ties
 
     def _note(self, branch: Branch) -> Iterator[tuple[Note, str, Hashable]]:
+        if not (branch.how or branch.ends.norms) and branch.ends.blocker is None:
+            return
         add, what = self.name(branch.add), self.name(branch.branch)
         weights = self._weights(branch.ends.weights)
         names, says = weights or (add,), weights
@@ -321,15 +357,13 @@ class _Search:
             text += why.format(blocker.name)
             is_given = blocker.kind in ("input", "parameter")
             says = (why, *blocker.weights, blocker.name if is_given else function_of(blocker))
-        elif branch.ends.norms:
+        else:
             norms = ", ".join(self.name(at) for at in branch.ends.norms)
             kind = "norm"
             text = (
                 f"the branch {what} of {add} ends in a normalisation ({norms}), which magnifies "
                 "what its zero weight gives: eps becomes up to eps / sqrt(e), e that of the norm"
             )
-        else:
-            return
         yield Note(kind, names, text), add, says
 
     def _blocked(self, branch: Branch, node: Node) -> str:

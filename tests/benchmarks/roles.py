@@ -237,6 +237,63 @@ def fused(n: int) -> Graph:
     return net.graph(net.join(streams))
 
 
+def all_layers(net: Program, count: int, residual: bool = True) -> list[str]:
+    """Add blocks, or plain layers, one after the other, and return the input and their results."""
+    results = ["x"]
+    for _ in range(count):
+        last = results[-1]
+        results.append(net.add(last, net.branch(last)) if residual else net.layer(last))
+    return results
+
+
+def knowledge(residual: bool) -> Callable[[int], Graph]:
+    """Return layers that are all summed behind the last one, the newest first."""
+
+    def make(n: int) -> Graph:
+        net = Program()
+        results = all_layers(net, n // 2, residual)
+        return net.graph(net.weight(net.sum(results[::-1])))
+
+    return make
+
+
+def long_skips(n: int) -> Graph:
+    """Return blocks, and as many that each add what was there, the newest first."""
+    net = Program()
+    results = all_layers(net, n // 3)
+    x = results[-1]
+    for result in reversed(results[1:]):
+        x = net.add(net.add(x, net.branch(x)), result)
+    return net.graph(x)
+
+
+def losses(n: int) -> Graph:
+    """Return blocks with a head each, whose results are summed."""
+    net = Program()
+    return net.graph(net.sum([net.weight(x) for x in all_layers(net, n // 2)]))
+
+
+def twice(n: int) -> Graph:
+    """Return layers that are added to one sum twice: at once, and when all are there."""
+    net, total, layers = Program(), "x", []
+    for _ in range(n // 2):
+        layers.append(net.layer(total))
+        total = net.add(total, layers[-1])
+    return net.graph(net.weight(net.sum([total, *layers])))
+
+
+def grid(n: int) -> Graph:
+    """Return rows of sums, each of the sum above and a layer of the one to the left."""
+    net, size = Program(), max(math.isqrt(n), 2)
+    row = all_layers(net, size, False)
+    for _ in range(size):
+        new = [net.layer(row[0])]
+        for above in row[1:]:
+            new.append(net.add(above, net.weight(new[-1])))
+        row = new
+    return net.graph(row[-1])
+
+
 def experts(n: int) -> Graph:
     """Return residual blocks whose branches are sums of 64 experts, each by its gate."""
     net, x = Program(), "x"
@@ -266,7 +323,13 @@ SHAPES: dict[str, Callable[[int], Graph]] = {
     "dense, gated": dense(_gated),
     "dense, gated, onto the stream": dense(_gated, onto=True),
     "dense, gated, onto the stream, in random order": dense(_gated_shuffled, onto=True),
+    "all layers, newest first": knowledge(False),
+    "all residual blocks, newest first": knowledge(True),
+    "blocks with long skips": long_skips,
+    "a sum of losses": losses,
     "layers twice in one sum": halves,
+    "layers twice in one sum, much later": twice,
+    "a grid of sums": grid,
     "concatenations": dense_net,
     "the input again behind each block": first_again,
     "the input again inside each block": first_inside,

@@ -421,7 +421,45 @@ def linear_attentions(count):
     return net.graph(x)
 
 
-MAKERS = [stack, fan, on_a_stream, conditioned, all_layers, linear_attentions]
+def newest_first(count):
+    """Residual blocks whose results are all summed behind the last one."""
+    net = Net()
+    results = [net.x()]
+    for k in range(count):
+        results.append(net.block(k, results[-1]))
+    total = results[-1]
+    for k, result in enumerate(results[-2::-1]):
+        total = net.add(f"z{k}", total, result)
+    return net.graph(total)
+
+
+def long_skips(count):
+    """Blocks, and then one for each of them that adds its result again, the newest first."""
+    net = Net()
+    results = [net.x()]
+    for k in range(count):
+        results.append(net.block(k, results[-1]))
+    total = results[-1]
+    for k, result in enumerate(results[:0:-1]):
+        total = net.add(f"z{k}", net.block(count + k, total), result)
+    return net.graph(total)
+
+
+def losses(count):
+    """Residual blocks with a head each, whose results are summed."""
+    net = Net()
+    x, heads = net.x(), []
+    for k in range(count):
+        x = net.block(k, x)
+        heads.append(net.w(f"h{k}", x))
+    total = heads[0]
+    for k, head in enumerate(heads[1:]):
+        total = net.add(f"z{k}", total, head)
+    return net.graph(total)
+
+
+SUMS = [newest_first, long_skips, losses]
+MAKERS = [stack, fan, on_a_stream, conditioned, all_layers, linear_attentions, *SUMS]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -430,9 +468,9 @@ def test_the_cost_is_linear(make):
     costs = [calls(lambda graph=graph: explain_roles(graph)) for graph in (one, two, four)]
     assert costs[2] - costs[1] == pytest.approx(2 * (costs[1] - costs[0]), rel=0.1)
     zeros = {name for name, role in infer_roles(four).items() if role == "zero"}
-    assert zeros == {fan: set(), all_layers: {"B1"}, linear_attentions: {"V0"}}.get(
-        make, {f"B{k}" for k in range(200)}
-    )
+    blocks = {f"B{k}" for k in range(400 if make == long_skips else 200)}
+    others = {fan: set(), all_layers: {"B1"}, linear_attentions: {"V0"}}
+    assert zeros == others.get(make, blocks | ({"H199"} if make == losses else set()))
 
 
 def test_a_weight_that_no_output_reads_opens_no_region():
