@@ -118,6 +118,11 @@ class _Runner(Walker):
             self.real[id(tensor)] = keras.ops.cast(reals[value.parts[0].name], tensor.dtype)
         return super().note(tensor, value)
 
+    def hold(self, tensor: Any, array: Any) -> Any:
+        """Keep the value of a symbolic tensor that stands for a constant array, and the array."""
+        self.real[id(tensor)] = array
+        return super().hold(tensor, array)
+
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Draw a call, and compute it if it was not entered."""
         drawn = len(self.draw.nodes)

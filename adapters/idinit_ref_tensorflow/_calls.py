@@ -348,7 +348,10 @@ def is_array(leaf: Any) -> bool:
 def numbers_of(leaf: Any) -> Any:
     """Return the entries of an array or variable of real numbers, or None if it has no values."""
     value = getattr(leaf, "_value", leaf) if isinstance(leaf, keras.Variable) else leaf
-    has_values = value is not None and getattr(value, "is_fully_addressable", True)
+    try:
+        has_values = value is not None and getattr(value, "is_fully_addressable", True)
+    except TypeError:  # a traced array of JAX
+        has_values = False
     is_real = any(word in str(leaf.dtype) for word in ("float", "int", "bool"))
     if isinstance(leaf, keras.KerasTensor) or not has_values or not is_real:
         return None

@@ -58,6 +58,10 @@ class Walker:
         self.values[id(tensor)] = tensor, value
         return tensor
 
+    def hold(self, tensor: Any, array: Any) -> Any:
+        """Keep the value of a symbolic tensor that stands for a constant array."""
+        return self.note(tensor, self.value(array))
+
     def value(self, leaf: Any) -> Value:
         """Return the value of an argument."""
         if isinstance(leaf, keras.KerasTensor):
@@ -215,12 +219,46 @@ class Walker:
         args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
         with _calls_forgotten(layer), self._symbolic(layer) as variables, self._inside(layer):
             try:
-                with _arrays_deferring():
+                with _arrays_deferring(), self._constants_followed(given):
                     results = layer.call(*args, **kwargs)
             except Exception as problem:
                 text = " ".join(str(problem).split())[:300]
                 raise cannot(layer, f"called on symbolic tensors it raised: {text}") from problem
             return self._replay(results, given + variables)
+
+    @contextmanager
+    def _constants_followed(self, given: list[tuple[Any, Any]]) -> Iterator[None]:
+        """Let layers with parameters take constants as symbolic tensors, added to `given`.
+
+        Keras would run such a layer at once, as one that is applied to positions, and record
+        nothing.
+        """
+        run = keras.layers.Layer.__call__
+
+        def symbol(leaf: Any) -> Any:
+            if not is_array(leaf):
+                return leaf
+            shape, dtype = tuple(np.shape(leaf)), keras.backend.standardize_dtype(leaf.dtype)
+            inner, outer = keras.KerasTensor(shape, dtype), keras.KerasTensor(shape, dtype)
+            given.append((inner, self.hold(outer, leaf)))
+            return inner
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            leaves = keras.tree.flatten((args, kwargs))
+            is_known = any(id(variable) in self.names for variable in layer.variables)
+            if is_known and not any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
+                args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
+            keras.layers.Layer.__call__ = run  # Keras may run the layer itself, to know its shapes
+            try:
+                return run(layer, *args, **kwargs)
+            finally:
+                keras.layers.Layer.__call__ = call
+
+        keras.layers.Layer.__call__ = call
+        try:
+            yield
+        finally:
+            keras.layers.Layer.__call__ = run
 
     @contextmanager
     def _symbolic(self, layer: Any) -> Iterator[list[tuple[Any, Any]]]:
@@ -382,15 +420,19 @@ def walk(
 
 @contextmanager
 def _arrays_deferring() -> Iterator[None]:
-    """Let an array leave an operator to the symbolic tensor on its right, as that knows it."""
+    """Let an array leave an operator to the symbolic tensor on its right, as that knows it.
+
+    Symbolic tensors also take `None` as an index, which Keras only takes in a tuple.
+    """
     kind = keras.KerasTensor
-    held = kind.__jax_array__
+    held, item = kind.__jax_array__, kind.__getitem__
+    kind.__getitem__ = lambda x, key: item(x, (key,) if key is None else key)
     try:
         del kind.__jax_array__  # for arrays of JAX
         kind.__array_ufunc__ = None  # for those of NumPy
         yield
     finally:
-        kind.__jax_array__ = held
+        kind.__jax_array__, kind.__getitem__ = held, item
         del kind.__array_ufunc__
 
 

@@ -326,3 +326,66 @@ def test_bad_inputs_are_errors_of_one_line(model, x, error, said):
     with pytest.raises(error, match=said) as caught:
         irk.audit(net() if model is None else model, x)
     assert "\n" not in str(caught.value)
+
+
+class Positions(keras.layers.Layer):
+    """A layer with parameters that reads constants alone, before a residual block."""
+
+    def __init__(self):
+        super().__init__(name="inner")
+        self.first, self.second, self.last = (keras.layers.Dense(8, name=n) for n in "abc")
+
+    def call(self, x):
+        waves = keras.ops.sin(keras.ops.reshape(keras.ops.arange(40, dtype="float32"), (5, 8)))
+        x = x + self.second(keras.ops.relu(self.first(waves)))[None]
+        return x + self.last(keras.ops.tanh(x))
+
+
+class Queries(keras.layers.Layer):
+    """Learned queries: rows of an embedding at constant ids."""
+
+    def __init__(self):
+        super().__init__(name="inner")
+        self.rows = keras.layers.Embedding(3, 8, name="rows")
+        self.first, self.second = (keras.layers.MultiHeadAttention(2, 4, name=n) for n in "ab")
+
+    def call(self, x):
+        z = keras.ops.repeat(self.rows(keras.ops.arange(3))[None], 2, 0)
+        z = z + self.first(z, x)
+        return z + self.second(z, x)
+
+
+class Outer(keras.Model):
+    def __init__(self, inner):
+        super().__init__(name="outer")
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [(Positions, {"c/kernel"}), (Queries, {f"{n}/attention_output/kernel" for n in "ab"})],
+)
+def test_layers_that_read_constants_are_followed(kind, ends):
+    model, x = Outer(kind()), samples(2, 5, 8)
+    model(x)
+    report = irk.init_(model, x, strict=True)
+    found = {name.split("inner/")[1]: role for name, role in report.roles.items()}
+    assert {name for name, role in found.items() if role == "zero"} == ends
+    assert {name for name, role in found.items() if role == "keep"} <= {"rows/embeddings"}
+    audit = irk.audit(model, x)
+    assert audit.healthy
+    assert audit.branches
+    for variable in model.variables:
+        if any(variable.path.endswith(end) for end in ends):
+            variable.assign(np.zeros(variable.shape))
+    inner = model.inner
+    if kind is Queries:
+        expected = numpy(inner.rows.embeddings)[None]
+    else:
+        waves = np.sin(np.arange(40, dtype="float32").reshape(5, 8))
+        expected = x + numpy(inner.second(keras.ops.relu(inner.first(waves))))
+    expected = np.broadcast_to(expected, (2, *expected.shape[1:]))
+    np.testing.assert_allclose(numpy(model(x)), expected, atol=1e-6)

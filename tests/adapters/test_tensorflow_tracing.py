@@ -65,6 +65,24 @@ def test_a_product_in_any_form_is_a_weight_operation(name):
     assert found == {"a": "transit", "b": "zero"}
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_a_layer_that_reads_constants_is_followed(reader):
+    """Keras' calls would compute it at once, and record nothing."""
+    rows, dense = keras.layers.Embedding(5, D, name="rows"), keras.layers.Dense(D, name="dense")
+
+    class Placed(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="placed")
+            self.rows, self.dense = rows, dense
+
+        def call(self, x):
+            return x + self.dense(self.rows(ops.arange(5)))[None]
+
+    x = keras.Input(batch_shape=(2, 5, D))
+    roles = decide(READERS[reader](keras.Model(x, Placed()(x)))).roles
+    assert [role for name, role in roles.items() if name.endswith("kernel")] == ["transit"]
+
+
 def test_attention_whose_last_product_has_three_operands():
     def attend(s, x):
         q, k, v = (ops.einsum("btd,dhk->bthk", x, s.qkv[i]) for i in range(3))
