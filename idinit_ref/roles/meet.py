@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
+from .bounds import Bounds, Reads, free_of, orders
 from .dominators import ROOT
 from .flow import SPACE, Flow
 from .graph import bare_shape, entries
 from .ways import HERE, Frontier, Met, Way
 
 __all__ = ["Meetings"]
+
+_LONG = 8  # the nodes that a search passes before what is surely not ahead is found out
 
 
 class Meetings:
@@ -25,6 +29,17 @@ class Meetings:
 
     def __init__(self, flow: Flow, may_skip: Callable[[int, int], bool]) -> None:
         self._flow, self._may = flow, may_skip
+        self._bounds: list[Bounds] = []  # in several orders, once a search has been long
+
+    @cached_property
+    def _reads(self) -> Reads:
+        """The paths back from all nodes."""
+        return Reads(self._flow.inputs)
+
+    @cached_property
+    def _terms(self) -> Reads:
+        """The paths back over no weights, to whole nodes."""
+        return Reads([free_of(self._flow, number) for number in range(len(self._flow.nodes))])
 
     def of(self, add: int, sides: tuple[int, int]) -> Met:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
@@ -54,15 +69,24 @@ class Meetings:
 
         def is_fed(node: int, side: int, least: int) -> bool:
             use = flow.last_use(node, over[side])
-            return use > max(stop, least) and flow.comes_from(over[side], use)
+            is_later = any(bounds.rank[use] > bounds.rank[over[side]] for bounds in self._bounds)
+            return use > max(stop, least) and not is_later and flow.comes_from(over[side], use)
 
         while ahead.may_meet:
             for side in (0, 1):
                 lone = ahead.lone(side) if stop == ROOT else None
-                if lone and self._is_led(sides[1 - side], *lone) and is_met(lone[0], side, lone[1]):
+                is_long = ahead.is_due and bool(self._bounds)
+                if (
+                    lone
+                    and self._is_led(sides[1 - side], *lone, is_long)
+                    and is_met(lone[0], side, lone[1])
+                ):
                     return ({}, dict([lone])) if side else (dict([lone]), {})
-            if ahead.is_due and (sure := ahead.sure(is_fed)):
-                return found[0] | sure[0], found[1] | sure[1]
+            if ahead.is_due:
+                if self._is_over(ahead, sides if stop == ROOT else (), may):
+                    return found
+                if sure := ahead.sure(is_fed):
+                    return found[0] | sure[0], found[1] | sure[1]
             node, ways = ahead.pop()
             if all(way.over or way.free for way in ways):
                 met = [
@@ -83,7 +107,29 @@ class Meetings:
                         ahead.push(to, side, way, is_alone)
         return found
 
-    def _is_led(self, side: int, node: int, way: Way) -> bool:
+    def _is_over(self, ahead: Frontier, sides: tuple[int, ...], may: list[bool]) -> bool:
+        """Whether a long search surely finds nothing more; forget skips that have no source ahead.
+
+        So it is if all ways of an operand lead to a node that is no source of it, and that the
+        other one holds. The `sides` are the operands, if none of their ways has ended.
+        """
+        if ahead.popped < _LONG:
+            return False
+        if not self._bounds:
+            ranks = range(len(self._flow.nodes)), *orders(self._flow)
+            self._bounds = [Bounds(self._flow, rank) for rank in ranks]
+        for side in (0, 1):
+            may[side] = may[side] and not any(
+                ahead.is_apart(side, bounds) for bounds in self._bounds
+            )
+        for side, other in enumerate(reversed(sides)):
+            node, way = ahead.lone(side) or (ROOT, Way())
+            is_whole = way.free and not way.over and len(self._flow.users[node]) > 1
+            if is_whole and not may[side] and self._terms.has(other, node):
+                return True
+        return not any(may)
+
+    def _is_led(self, side: int, node: int, way: Way, is_long: bool) -> bool:
         """Whether an operand surely reaches a node over weights that the other reaches freely.
 
         This needs no search if all ways of the other operand lead over that node, and none of its
@@ -93,7 +139,10 @@ class Meetings:
         lead = flow.lead[flow.hop[side]]
         if lead < 0 or way.over or not way.free:
             return False
-        return any(flow.paths.is_above(node, to) for to in flow.inputs[lead])
+        return any(
+            flow.paths.is_above(node, to) or (is_long and self._reads.has(to, node))
+            for to in flow.inputs[lead]
+        )
 
     def _is_lone(self, add: int, skip: int, branch: int) -> bool:
         """Whether the start of a skip alone may be a source, as the branch is no skip."""
