@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
 
 from .dominators import ROOT
 from .ends import Ends, Vanishing
-from .flow import SPACE, Flow
-from .graph import bare_shape, entries
-from .ways import HERE, Frontier, Met, Way
+from .flow import Flow
+from .meet import Meetings
+from .ways import Way
 
 __all__ = ["Adds", "Branch"]
 
@@ -64,6 +64,7 @@ class Adds:
         self.ties: dict[int, int] = {}
         self.residual: set[int] = set()
         self._recurrent: set[str] = set()  # weights that read the states of a recurrence
+        self._meetings = Meetings(flow, self._may_skip)
         self._stream: list[int] = []  # for each node, the start of its stream of residual adds
         for number, node in enumerate(flow.nodes):
             source = self._judge(number) if node.kind == "add" else None
@@ -102,7 +103,7 @@ class Adds:
 
     def _plain(self, add: int, sides: tuple[int, int]) -> list[Branch]:
         """Return the branches of an add with an operand that passes no weight."""
-        met = self._meet(add, sides)
+        met = self._meetings.of(add, sides)
         found = []
         for skip in (0, 1):
             sources = {
@@ -167,119 +168,6 @@ class Adds:
             if flow.nodes[start].kind in ("input", "weight"):
                 return self._is_source(start, branch)
         return True
-
-    def _meet(self, add: int, sides: tuple[int, int]) -> Met:
-        """Return the nearest nodes that one operand reaches freely, and the other over weights."""
-        flow = self._flow
-        found: Met = ({}, {})
-        for side, skip in enumerate(sides):
-            # The usual block: the whole branch is computed from the skip, or from its start.
-            branch, start = sides[1 - side], flow.start[skip]
-            for source in (skip, start) if self._is_lone(add, skip, branch) else (skip,):
-                is_above = flow.depth[source] < flow.depth[branch]
-                if is_above and flow.before.is_above(source, branch):
-                    found[side][source] = HERE
-                    return found
-        may = [self._may_skip(sides[side], sides[1 - side]) for side in (0, 1)]
-        if not any(may):
-            return found
-
-        def is_met(node: int, side: int, way: Way) -> bool:
-            return may[side] and (way.spatial or self._is_alike(node, add, sides[side]))
-
-        ahead = Frontier(flow.peak, is_met)
-        for side in (0, 1):
-            node, way = self._enter(sides[side])
-            if way.free or may[1 - side]:
-                ahead.push(node, side, way, True)
-        stop, over = ROOT, [ROOT, ROOT]  # the latest node where ways ended, or passed over weights
-
-        def is_fed(node: int, side: int, least: int) -> bool:
-            use = flow.last_use(node, over[side])
-            return use > max(stop, least) and flow.comes_from(over[side], use)
-
-        while ahead.may_meet:
-            for side in (0, 1):
-                lone = ahead.lone(side) if stop == ROOT else None
-                if lone and self._is_led(sides[1 - side], *lone) and is_met(lone[0], side, lone[1]):
-                    return ({}, dict([lone])) if side else (dict([lone]), {})
-            if ahead.is_due and (sure := ahead.sure(is_fed)):
-                return found[0] | sure[0], found[1] | sure[1]
-            node, ways = ahead.pop()
-            if all(way.over or way.free for way in ways):
-                met = [
-                    ways[side].free and ways[1 - side].over and is_met(node, side, ways[side])
-                    for side in (0, 1)
-                ]
-                for side in (0, 1):
-                    if met[side]:
-                        found[side][node] = ways[side]
-                if any(met) or (ways[0].free and ways[1].free):
-                    stop = max(stop, node)
-                    continue  # nodes further back are not nearer
-            for side in (0, 1):
-                is_alone = not ways[1 - side].is_open and flow.rejoined(node) is None
-                over[side] = max(over[side], node) if ways[side].over else over[side]
-                for to, way in self._back(node, ways[side]) if ways[side].is_open else ():
-                    if way.free or may[1 - side]:  # else the other operand is no skip
-                        ahead.push(to, side, way, is_alone)
-        return found
-
-    def _is_led(self, side: int, node: int, way: Way) -> bool:
-        """Whether an operand surely reaches a node over weights that the other reaches freely.
-
-        This needs no search if all ways of the other operand lead over that node, and none of its
-        own ways has ended at a nearer one.
-        """
-        flow = self._flow
-        lead = flow.lead[flow.hop[side]]
-        if lead < 0 or way.over or not way.free:
-            return False
-        return any(flow.paths.is_above(node, to) for to in flow.inputs[lead])
-
-    def _is_lone(self, add: int, skip: int, branch: int) -> bool:
-        """Whether the start of a skip alone may be a source, as the branch is no skip."""
-        nodes = self._flow.nodes
-        is_sum = self._flow.start[skip] != skip and entries(nodes[skip]) == entries(nodes[add])
-        return is_sum and not self._may_skip(branch, skip)
-
-    def _is_alike(self, node: int, add: int, side: int) -> bool:
-        """Whether a node has the shape of an add or of its operand, or as many entries."""
-        nodes = self._flow.nodes
-        if 0 < entries(nodes[node]) == entries(nodes[add]):
-            return True
-        shape = bare_shape(nodes[node].shape)
-        return shape in (bare_shape(nodes[at].shape) for at in (add, side))
-
-    def _enter(self, side: int) -> tuple[int, Way]:
-        """Return the node at which the ways back from an operand part, and the way to it."""
-        flow, node, way = self._flow, self._flow.hop[side], HERE
-        while flow.nodes[node].kind != "weight" and len(flow.users[node]) == 1:
-            if len(flow.inputs[node]) != 1:
-                break
-            ((node, way),) = self._back(node, way)
-        return node, way
-
-    def _back(self, node: int, way: Way) -> Iterator[tuple[int, Way]]:
-        """Yield the ways from a node back to all its inputs."""
-        flow, this = self._flow, self._flow.nodes[node]
-        whole = flow.rejoined(node) if way.free else None
-        if whole is not None:
-            yield flow.hop[whole], way._replace(over=False, cut=False)
-        for to in flow.inputs[node]:
-            if this.kind == "weight":
-                yield to, Way(over=True)
-                continue
-            drops = way.free and flow.is_dropping(node, to)
-            if way.over or way.cut or drops:
-                yield to, Way(way.over, cut=way.cut or drops)
-            if way.free and not drops and whole is None:
-                by = flow.gates(node, to)
-                gates = frozenset(by) | (way.gates or frozenset()) if by else way.gates
-                is_moving = this.does in SPACE or flow.is_sorting(node, to)
-                is_moving = is_moving or flow.is_widening(node)
-                spatial = way.spatial and (this.kind == "add" or is_moving)
-                yield flow.hop[to], Way(False, True, gates, spatial)
 
     def _is_source(self, node: int, branch: int) -> bool:
         """Whether a node is a source of a branch, not a term added to another source's stream."""

@@ -6,8 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 
 from .dominators import ROOT, Tree
 from .flow import Flow
+from .graph import entries
 
 __all__ = ["Bundle", "Bundles", "bits"]
+
+_FEW = 16  # the most users of sources that are looked at
 
 
 class Bundle(Collection[int]):
@@ -99,9 +102,11 @@ class Bundles:
         self._flow, self._void = flow, void
         self.of: list[Bundle | None] = []
         self._holds = Tree(len(flow.nodes))  # over each node, what blocks it if it is a source
+        self._first: list[int] = []  # of each node, the start that its first terms lead to, or ROOT
         for number in range(len(flow.nodes)):
             bundle, held = self._find(number)
             self.of.append(bundle)
+            self._first.append(self._start(number, held))
             if held != ROOT:
                 if not self._holds.depth[held]:
                     self._holds.grow(held, ROOT)
@@ -124,6 +129,15 @@ class Bundles:
                 found = bundle if found is None else found.joined(bundle)
         return (None if node.does == "norm" else found), ROOT
 
+    def _start(self, number: int, held: int) -> int:
+        """Return what never vanishes, and what a node holds; it has the number of entries."""
+        nodes = self._flow.nodes
+        if held != ROOT:
+            return self._first[held] if entries(nodes[held]) == entries(nodes[number]) else ROOT
+        is_alive = nodes[number].kind == "input" or nodes[number].vanishes == "never"
+        is_signal = self._flow.starts[number] and nodes[number].kind != "weight"
+        return number if is_alive and is_signal and not self._void[number] else ROOT
+
     def after(self, signal: int, sources: Collection[int]) -> Bundle | None:
         """Return the bundle of a signal, if one source surely comes before all of it."""
         flow, bundle, last = self._flow, self.of[signal], max(sources)
@@ -136,14 +150,29 @@ class Bundles:
     def held(self, signal: int, sources: Collection[int]) -> int:
         """Return the source that a signal holds besides what it computes; ROOT if unknown.
 
-        Such a signal has no ends, whatever comes beside the source.
+        Such a signal has no ends, whatever comes beside the source. Nor has one that holds what
+        never vanishes: without a source, this is returned.
         """
-        holds, held = self._holds, ROOT
+        holds, held, first = self._holds, ROOT, self._first[signal]
         for at in sources if holds.depth[signal] else ():
             held = max(held, at) if holds.depth[at] and holds.is_above(at, signal) else held
-        node = self._flow.nodes[held]
+        node, ended = self._flow.nodes[held], [at for at in sources if self.of[at]]
         is_plain = node.kind in ("add", "other") and node.does not in ("product", "contract")
-        return held if is_plain and not any(self.of[at] for at in sources) else ROOT
+        if first == ROOT:
+            return held if is_plain and not ended else ROOT
+        place, users = held, sum([len(self._flow.users[at]) for at in ended])
+        if users > _FEW:
+            return ROOT
+        for at in ended:  # a source that is itself a term before what the sum holds
+            for user in self._flow.users[at] if holds.depth[signal] else ():
+                if user <= place or user > signal or self._flow.nodes[user].kind == "weight":
+                    continue
+                is_on = holds.depth[user] > 0 and holds.is_above(user, signal)
+                if self.of[user] or (is_on and len(self._flow.args[user]) != 2):
+                    return ROOT  # perhaps it is in such a term
+                if is_on and self._flow.args[user] == (at, holds.parent[user]):
+                    place, held = user, at
+        return first if held == ROOT else held
 
 
 def bits(mask: int) -> Iterator[int]:

@@ -166,7 +166,7 @@ class Flow:
                 self.most.append(max(inputs, default=-1))
                 self.hop.append(number)
                 continue
-            free = self._wholes(number) if node.does in ("join", "select") else inputs
+            free = self.wholes(number) if node.does in ("join", "select") else inputs
             parted = [to for to in free if to not in inputs]  # read by more than one of its parts
             self.least.append(min([own, *parted, *[self.least[to] for to in free]]))
             self.lead.append(max([self.lead[self.hop[to]] for to in free], default=-1))
@@ -179,7 +179,7 @@ class Flow:
             else:
                 self.hop.append(number)
 
-    def _wholes(self, number: int) -> Sequence[int]:
+    def wholes(self, number: int) -> Sequence[int]:
         """Return the nodes of which a concatenation or selection holds all entries."""
         if self.nodes[number].does == "join":
             whole = self.rejoined(number)

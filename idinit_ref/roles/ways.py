@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from .bounds import Bounds
+
 __all__ = ["HERE", "Frontier", "Met", "Way"]
 
 
@@ -62,7 +64,7 @@ class Frontier:
         self._heap: list[tuple[int, int]] = []
         self._alone: deque[int] = deque()  # nodes that only one node reads, and one operand reaches
         self._turn = False
-        self._popped, self._due = 0, 1  # nodes popped, and when `sure` may be asked again
+        self.popped, self._due = 0, 1  # nodes popped, and when `sure` may be asked again
         self._open = [0, 0, 0]  # nodes ahead: reached by the left, by the right operand, freely
         self._latest = [-1, -1]  # the node that was pushed last
 
@@ -79,7 +81,19 @@ class Frontier:
     @property
     def is_due(self) -> bool:
         """Whether twice as many nodes were popped as when `sure` was asked last."""
-        return self._popped >= self._due
+        return self.popped >= self._due
+
+    def is_apart(self, side: int, bounds: Bounds) -> bool:
+        """Whether what an operand reaches freely surely comes behind all that the other reaches."""
+        least, most = len(bounds.rank), -1
+        for node, ways in self._seen.items():
+            own, other = ways[side], ways[1 - side]
+            least = min(least, bounds.least[node]) if own.free else least
+            if other.is_open:
+                most = max(most, (bounds.rank if other.over else bounds.most)[node])
+            if least <= most:
+                return False
+        return True
 
     def sure(self, is_fed: Callable[[int, int, int], bool]) -> Met | None:
         """Return where each operand ends from here on, if it is known without a search.
@@ -87,7 +101,7 @@ class Frontier:
         `is_fed` tells of a node whether an operand (0 or 1) surely reaches it over weights, by way
         of nodes later than another one.
         """
-        self._due = 2 * self._popped
+        self._due = 2 * self.popped
         found: Met = ({}, {})
 
         def is_sure(node: int, side: int, latest: int) -> bool:
@@ -141,7 +155,7 @@ class Frontier:
 
         In turn the latest one, and the first one that is reached by one path only.
         """
-        self._turn, self._popped = not self._turn, self._popped + 1
+        self._turn, self.popped = not self._turn, self.popped + 1
         node = -1
         while node not in self._seen:
             is_alone = self._turn and self._alone

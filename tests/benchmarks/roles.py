@@ -282,6 +282,21 @@ def twice(n: int) -> Graph:
     return net.graph(net.weight(net.sum([total, *layers])))
 
 
+def recurrent(n: int) -> Graph:
+    """Return the sum of the states of a recurrent layer, the first ones first."""
+    net = Program()
+    names = [net.new("parameter", shape=(SIZE, SIZE), use="weight") for _ in "wu"]
+    states: list[str] = []
+    for _ in range(n // 2):
+        reads = [net.new("other", ("x",), (2, SIZE), does="select"), *states[-1:]]
+        own = [
+            net.new("weight", (x,), (2, SIZE), weights=(name,))
+            for x, name in zip(reads, names, strict=False)
+        ]
+        states.append(net.new("other", (net.sum(own),), (2, SIZE), does="map"))
+    return net.graph(net.weight(net.scale(net.sum(states))))
+
+
 def grid(n: int) -> Graph:
     """Return rows of sums, each of the sum above and a layer of the one to the left."""
     net, size = Program(), max(math.isqrt(n), 2)
@@ -330,6 +345,7 @@ SHAPES: dict[str, Callable[[int], Graph]] = {
     "layers twice in one sum": halves,
     "layers twice in one sum, much later": twice,
     "a grid of sums": grid,
+    "a mean of recurrent states": recurrent,
     "concatenations": dense_net,
     "the input again behind each block": first_again,
     "the input again inside each block": first_inside,

@@ -38,7 +38,8 @@ def sums(rng):
         if how := pick("map", "norm", "scale", "move", "product", ""):
             both = [new, net.w(f"v{k}", total)] if how == "product" else [new]
             new = net.mul(f"f{k}", *both) if how == "product" else net.f(f"f{k}", new, does=how)
-        results.append(net.add(f"r{k}", results[-1], new) if pick(True, False) else new)
+        both = pick((results[-1], new), (new, results[-1]))
+        results.append(net.add(f"r{k}", *both) if pick(True, False) else new)
     total = results[-1]
     for at, term in enumerate(results[-2::-1] if pick(True, False) else results[:-1]):
         total = net.add(f"z{at}", total, term)

@@ -458,7 +458,66 @@ def losses(count):
     return net.graph(total)
 
 
+def at_once_and_later(count):
+    """Layers that are added to a sum twice: at once, and when all are there."""
+    net = Net()
+    total, layers = net.x(), []
+    for k in range(count):
+        layers.append(net.f(f"f{k}", net.w(f"b{k}", total)))
+        total = net.add(f"y{k}", total, layers[-1])
+    for k, layer in enumerate(layers):
+        total = net.add(f"z{k}", total, layer)
+    return net.graph(net.w("out", total))
+
+
+def half_as_far(count):
+    """Layers that are added to a sum, each with the layer half as far from the start."""
+    net = Net()
+    total, layers = net.x(), ["x"]
+    for k in range(count):
+        layers.append(net.w(f"b{k}", net.f(f"f{k}", total, does="scale")))
+        total = net.add(f"y{k}", layers[-1], total)
+        total = net.add(f"z{k}", total, layers[len(layers) // 2])
+    return net.graph(total)
+
+
+def grid(count):
+    """Rows of five sums, each of the sum above and of a layer of the one to the left."""
+    net = Net()
+    row = [net.x()]
+    for k in range(5):
+        row.append(net.w(f"r{k}", row[-1]))
+    for k in range(count):
+        new = [net.w(f"c{k}", row[0])]
+        for at, above in enumerate(row[1:]):
+            new.append(net.add(f"y{k}.{at}", above, net.w(f"b{k}.{at}", new[-1])))
+        row = new
+    return net.graph(row[-1])
+
+
+def states(count):
+    """The states of a recurrent layer, which are summed behind the last one, the first ones first.
+
+    A sum over states has no skip (section 6).
+    """
+    net = Net()
+    x = net.x("x", (9, 2, 4))
+    h = net.f("h0", net.w("w", net.f("x0", x, shape=net.usual, does="select")))
+    results = [h]
+    for k in range(1, count):
+        x_k = net.again(f"w{k}", "W", net.f(f"x{k}", x, shape=net.usual, does="select"))
+        h = net.f(
+            f"h{k}", net.add(f"p{k}", x_k, net.again(f"u{k}", "U", h) if k > 1 else net.w("u", h))
+        )
+        results.append(h)
+    total = results[0]
+    for k, result in enumerate(results[1:]):
+        total = net.add(f"y{k}", total, result)
+    return net.graph(total)
+
+
 SUMS = [newest_first, long_skips, losses]
+AGAIN = [at_once_and_later, half_as_far, grid, states]
 MAKERS = [stack, fan, on_a_stream, conditioned, all_layers, linear_attentions, *SUMS]
 
 
@@ -471,6 +530,13 @@ def test_the_cost_is_linear(make):
     blocks = {f"B{k}" for k in range(400 if make == long_skips else 200)}
     others = {fan: set(), all_layers: {"B1"}, linear_attentions: {"V0"}}
     assert zeros == others.get(make, blocks | ({"H199"} if make == losses else set()))
+
+
+@pytest.mark.parametrize("make", AGAIN)
+def test_the_cost_of_sums_of_what_was_summed_before_is_linear(make):
+    one, two, four = (make(k) for k in (50, 100, 200))
+    costs = [calls(lambda graph=graph: explain_roles(graph)) for graph in (one, two, four)]
+    assert costs[2] - costs[1] == pytest.approx(2 * (costs[1] - costs[0]), rel=0.1)
 
 
 def test_a_weight_that_no_output_reads_opens_no_region():
