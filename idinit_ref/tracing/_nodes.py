@@ -110,6 +110,7 @@ class Nodes:
         self._met: dict[str, str] = {}
         self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
         self.stops: set[str] = set()
+        self._stopped: dict[int, tuple[Value, Value]] = {}  # per copy that stops gradients, its id
         self._hidden: set[str] = set()  # signals that are read without a node
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
