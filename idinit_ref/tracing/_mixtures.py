@@ -55,22 +55,8 @@ class Mixtures(Applied):
             mixed, signal = values[at], values[1 - at]
             if not isinstance(mixed, Signal) or not isinstance(signal, Signal) or not mixed.mixture:
                 continue
-            own, rest = labels[at], labels[1 - at]
-            found: Value | None = None
-            if isinstance(mixed.mixture, Blend):
-                pairs = [rest, own]
-                found = self._blended(
-                    name,
-                    mixed.mixture,
-                    shape,
-                    lambda made: self.product(name, [signal, made], pairs, out, shape),
-                )
-            elif kernel_among((mixed, signal), (own, rest), out) is mixed:
-                made, router = mixed.mixture
-                found = self.applied(name, made, signal, (own, rest, out), shape, router)
-                found = found._replace(is_direct=True) if isinstance(found, Signal) else found
+            found = self._by_mixture(name, mixed, signal, (labels[at], labels[1 - at], out), shape)
             if found is not None:
-                self._lazy.add(self._base(mixed.node))
                 return found
         result = super().product(name, values, labels, out, shape, grouped)
         for at in (0, 1) if len(values) == 2 and not grouped else ():
@@ -78,6 +64,30 @@ class Mixtures(Applied):
             if isinstance(weight, Made) and isinstance(by, Signal) and self._routes(by):
                 return self._mixture(result, (by, weight), (labels[1 - at], labels[at]), out)
         return result
+
+    def _by_mixture(
+        self,
+        name: str,
+        mixed: Signal,
+        signal: Signal,
+        labels: tuple[Labels, Labels, Labels],
+        shape: Shape | None,
+    ) -> Value | None:
+        """Draw a product of a signal with a mixture; None if that is not its matrix or kernel."""
+        own, rest, out = labels
+        found: Value | None = None
+        if isinstance(mixed.mixture, Blend):
+
+            def apply(made: Made) -> Value:
+                return self.product(name, [signal, made], [rest, own], out, shape)
+
+            found = self._blended(name, mixed.mixture, shape, apply)
+        elif mixed.mixture and kernel_among((mixed, signal), (own, rest), out) is mixed:
+            made, router = mixed.mixture
+            found = self.applied(name, made, signal, labels, shape, router)
+        if found is not None:
+            self._lazy.add(self._base(mixed.node))
+        return found._replace(is_direct=True) if isinstance(found, Signal) else found
 
     def _routes(self, signal: Signal) -> bool:
         """Whether a signal is never 0, as a softmax or sigmoid is: it may weigh experts."""
@@ -110,12 +120,11 @@ class Mixtures(Applied):
         if isinstance(kernel, Signal) and kernel.mixture and isinstance(signal, Signal) and shape:
             found: Value | None = None
             if isinstance(kernel.mixture, Blend):
-                found = self._blended(
-                    name,
-                    kernel.mixture,
-                    shape,
-                    lambda made: self.convolution(name, signal, made, letters, shape, **how),
-                )
+
+                def apply(made: Made) -> Value:
+                    return self.convolution(name, signal, made, letters, shape, **how)
+
+                found = self._blended(name, kernel.mixture, shape, apply)
             else:
                 found = self._of_samples(name, signal, kernel.mixture, letters, shape, how)
             if found is not None:

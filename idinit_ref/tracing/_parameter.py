@@ -82,7 +82,8 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     elif uses - {"sum"} == {"bias"}:  # a state that starts at a constant is summed
         use = "bias"
     shape, options, note = _storage(given, seen.ways)
-    if given.is_vector and any(_is_matrix(op.sizes, given) for op, _ in seen.ways):
+    is_flat = bool(seen.makes) or any(_is_matrix(op.sizes, given) for op, _ in seen.ways)
+    if given.is_vector and is_flat:
         options = {**options, "flat": True}  # matrices that lie in a vector
     if use == "other" and seen.met:
         note = f"it is not known what {seen.met} does with it"
