@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
+
 from ._axes import View
+from ._functions import Fact, fact_of
 from ._made import Made, Part, Shape
 from ._mixtures import Mixtures
 from ._values import Data, Signal, Value
@@ -46,12 +50,48 @@ class Drawing(Mixtures):
 
     def stop(self, name: str, value: Value, floating: bool = True) -> Value:
         """Draw an operation that stops gradients."""
+        if isinstance(value, Data):
+            return value
+        out: Value
         if isinstance(value, Made):
             parts = tuple(part._replace(stopped=True) for part in value.parts)
-            return value._replace(parts=parts, recipe=None)
-        if not isinstance(value, Signal):
-            return value
-        out = self.result(name, [value], value.shape, floating, "move")
-        if isinstance(out, Signal):
-            self.stops.add(out.node)
+            out = value._replace(parts=parts, recipe=None)
+        else:
+            out = self.result(name, [value], value.shape, floating, "move")
+            self.stops |= {out.node} if isinstance(out, Signal) else set()
+        self._stopped[id(out)] = out, value
         return out
+
+    def entrywise(
+        self,
+        name: str,
+        values: Sequence[Value],
+        shape: Shape | None,
+        floating: bool = True,
+        doing: str = "",
+        word: str | Fact = "",
+    ) -> Value:
+        """Draw an elementwise operation: see :class:`Results`.
+
+        A choice between a value and its own copy that stops gradients is the value: JAX writes
+        such a choice for every operand of a `cond` under `vmap`.
+        """
+        fact = fact_of(word) if isinstance(word, str) else word
+        if (fact.does, fact.vanishes) == ("select", "sum"):
+            whole = self._of_one(values[: fact.of])
+            if whole is not None and whole.shape == shape:
+                return whole
+        return super().entrywise(name, values, shape, floating, doing, word)
+
+    def either(
+        self, name: str, values: Sequence[Value], shape: Shape | None, floating: bool = True
+    ) -> Value:
+        """Draw a choice between values: see :class:`Loops`."""
+        whole = self._of_one(values)
+        return whole if whole is not None else super().either(name, values, shape, floating)
+
+    def _of_one(self, values: Sequence[Value]) -> Value | None:
+        """Return the value of which some values are copies that stop gradients, if one does not."""
+        origins = [self._stopped.get(id(value), (value, value))[1] for value in values]
+        is_one = len({id(origin) for origin in origins}) == 1 < len(values)
+        return origins[0] if is_one and any(map(operator.is_, origins, values)) else None

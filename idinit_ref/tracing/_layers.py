@@ -154,7 +154,7 @@ class Layers(Products):
             if _is_blur(signal, kernel, letters, shape, channels):
                 word = "pool"
             return self.result(name, [signal, kernel], shape, word=word)
-        self._note_makers(name, kernel.node)
+        self.kernel(name, kernel.node, True)
         rank = len(signal.shape or ())
         is_each = kernel.shape is not None and kernel.shape[letters.index("I")] == 1
         own = [f"axis {k}" for k in range(rank)]
@@ -163,18 +163,6 @@ class Layers(Products):
         ours = ["O" if letter == "O" or (is_each and letter == "I") else "I" for letter in letters]
         pair = (signal, kernel)
         return self._contract(Einsum(name, pair, (own, ours), out, shape), pair)
-
-    def _note_makers(self, name: str, kernel: str) -> None:
-        """Record the parameters of several axes that a kernel of signals is a product with."""
-        seen, stack = {kernel}, [kernel]
-        while stack:
-            node = self.nodes[self._place[stack.pop()]]
-            if node.kind == "other" and node.does in ("product", "scale", "move", "norm"):
-                stack += {*node.inputs} - seen
-                seen.update(node.inputs)
-        for own, use, node_name, _ in self._uses:
-            if use == "other" and node_name in seen and len(self.parameters[own].shape) > 2:
-                self._kernels.setdefault(own, name)
 
     # Lookups --------------------------------------------------------------------------------
 

@@ -180,8 +180,14 @@ class Made(NamedTuple):
         return self._replace(parts=tuple(parts))
 
     def multiplied(self, by: Collection[str]) -> Made:
-        """Return it as a factor of a product with a value of other parameters."""
-        parts = (part._replace(factor=part.ends and part.name not in by) for part in self.parts)
+        """Return it as a factor of a product with a value of other parameters.
+
+        What is constant between its steps has slope 0: nothing vanishes with it to first order.
+        """
+        parts = (
+            part._replace(factor=part.ends and not part.steps and part.name not in by)
+            for part in self.parts
+        )
         return self._replace(parts=tuple(parts))
 
     def factored(self, names: Collection[str], still: Collection[str] = ()) -> Made:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from math import prod
 from typing import Any
 
@@ -13,7 +13,7 @@ from ._labels import Einsum, Labels, kernel_among
 from ._made import Made, Shape, names_of
 from ._recipes import factors_of, opened
 from ._units import merged
-from ._values import Mixture, Operation, Signal, Value
+from ._values import Blend, Mixture, Operation, Signal, Value
 
 __all__ = ["Mixtures"]
 
@@ -24,6 +24,15 @@ _STEPS = 16  # the most nodes that are followed
 def _with(shape: Sequence[int], sizes: Mapping[int, int]) -> Shape:
     """Return a shape with other sizes of some axes."""
     return tuple(sizes.get(axis, size) for axis, size in enumerate(shape))
+
+
+def _blend_of(value: Value) -> Blend | None:
+    """Return a sum of weights as such; a weight alone is one."""
+    if isinstance(value, Made):
+        one = Made((), number=True, value=1.0)
+        return Blend(((one, value),), ()) if value.is_plain else None
+    found = value.mixture if isinstance(value, Signal) else None
+    return found if isinstance(found, Blend) else None
 
 
 class Mixtures(Applied):
@@ -46,13 +55,8 @@ class Mixtures(Applied):
             mixed, signal = values[at], values[1 - at]
             if not isinstance(mixed, Signal) or not isinstance(signal, Signal) or not mixed.mixture:
                 continue
-            own, rest = labels[at], labels[1 - at]
-            if kernel_among((mixed, signal), (own, rest), out) is not mixed:
-                continue
-            made, router = mixed.mixture
-            found = self.applied(name, made, signal, (own, rest, out), shape, router)
+            found = self._by_mixture(name, mixed, signal, (labels[at], labels[1 - at], out), shape)
             if found is not None:
-                self._lazy.add(self._base(mixed.node))
                 return found
         result = super().product(name, values, labels, out, shape, grouped)
         for at in (0, 1) if len(values) == 2 and not grouped else ():
@@ -60,6 +64,30 @@ class Mixtures(Applied):
             if isinstance(weight, Made) and isinstance(by, Signal) and self._routes(by):
                 return self._mixture(result, (by, weight), (labels[1 - at], labels[at]), out)
         return result
+
+    def _by_mixture(
+        self,
+        name: str,
+        mixed: Signal,
+        signal: Signal,
+        labels: tuple[Labels, Labels, Labels],
+        shape: Shape | None,
+    ) -> Value | None:
+        """Draw a product of a signal with a mixture; None if that is not its matrix or kernel."""
+        own, rest, out = labels
+        found: Value | None = None
+        if isinstance(mixed.mixture, Blend):
+
+            def apply(made: Made) -> Value:
+                return self.product(name, [signal, made], [rest, own], out, shape)
+
+            found = self._blended(name, mixed.mixture, shape, apply)
+        elif mixed.mixture and kernel_among((mixed, signal), (own, rest), out) is mixed:
+            made, router = mixed.mixture
+            found = self.applied(name, made, signal, labels, shape, router)
+        if found is not None:
+            self._lazy.add(self._base(mixed.node))
+        return found._replace(is_direct=True) if isinstance(found, Signal) else found
 
     def _routes(self, signal: Signal) -> bool:
         """Whether a signal is never 0, as a softmax or sigmoid is: it may weigh experts."""
@@ -90,7 +118,15 @@ class Mixtures(Applied):
     ) -> Value:
         """Draw a convolution: see :class:`Layers`; its groups may have a mixture each."""
         if isinstance(kernel, Signal) and kernel.mixture and isinstance(signal, Signal) and shape:
-            found = self._of_samples(name, signal, kernel.mixture, letters, shape, how)
+            found: Value | None = None
+            if isinstance(kernel.mixture, Blend):
+
+                def apply(made: Made) -> Value:
+                    return self.convolution(name, signal, made, letters, shape, **how)
+
+                found = self._blended(name, kernel.mixture, shape, apply)
+            else:
+                found = self._of_samples(name, signal, kernel.mixture, letters, shape, how)
             if found is not None:
                 self._lazy.add(self._base(kernel.node))
                 return found
@@ -159,7 +195,45 @@ class Mixtures(Applied):
     def multiply(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw an elementwise product; it may weigh the results of experts."""
         one, two = (self._experts(v) if isinstance(v, Signal) else v for v in (a, b))
-        return super().multiply(name, one, two, shape)
+        result = super().multiply(name, one, two, shape)
+        for made, by in ((a, b), (b, a)):
+            if not isinstance(made, Made) or not made.is_plain or made.shape != shape:
+                continue
+            if isinstance(by, Signal) and isinstance(result, Signal) and self._is_share(by):
+                by = self.part(name, by, [(0, 1, 1)] * len(by.shape or ()))
+                share = self.reshape(name, by, ())
+                return result._replace(mixture=Blend(((share, made),), (result.node,)))
+        return result
+
+    def _is_share(self, by: Signal) -> bool:
+        """Whether a signal is one number, of a router or of the inputs alone, as a time is."""
+        is_given = self._after[by.node][0] < 0 and by.node not in self._learned
+        return (by.is_number or by.shape == ()) and (is_given or self._routes(by))
+
+    def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
+        """Draw a sum of two values, entry by entry; it may mix weights, one after the other."""
+        result = super().add(name, a, b, shape)
+        one, two = map(_blend_of, (a, b))
+        if one is None or two is None or a.shape != b.shape:
+            return result
+        parts = [made.parts[0] for _, made in (*one.terms, *two.terms)]
+        if not isinstance(result, Signal) or len({*parts}) < len(parts):
+            return result
+        nodes = (*one.nodes, *two.nodes, result.node)
+        return result._replace(mixture=Blend((*one.terms, *two.terms), nodes))
+
+    def _blended(
+        self, name: str, blend: Blend, shape: Shape | None, apply: Callable[[Made], Value]
+    ) -> Value | None:
+        """Draw a product with a sum of weights: each is applied, and a router sums the results."""
+        if len(blend.terms) < 2 or shape is None:
+            return None
+        size, every = len(blend.terms), range(len(shape))
+        parts = self.stack(name, [apply(made) for _, made in blend.terms], 0, (size, *shape))
+        router = self.stack(name, [by for by, _ in blend.terms], 0, (size,))
+        self._lazy.update(blend.nodes)
+        found = self.product(name, [parts, router], [["", *every], [""]], every, shape)
+        return found._replace(is_direct=True) if isinstance(found, Signal) else found
 
     def _contract(self, of: Einsum, signals: tuple[Signal, Signal]) -> Signal:
         """Draw a product of two signals; experts that it mixes are matrices of a stack."""

@@ -11,6 +11,7 @@ from ..roles.graph import Does, Graph, Node, NodeKind, Use
 from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
+from ._makers import Kernel, makers
 from ._parameter import Parameter, Seen, node_of, with_rows
 from ._struck import distances, frozen, live, returned, struck
 from ._summed import Gathered, Weighed, gather, loops_of, members_in, whole
@@ -108,8 +109,10 @@ class Nodes:
         self._done: dict[str, str] = {}
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
         self._met: dict[str, str] = {}
-        self._kernels: dict[str, str] = {}  # per factor of a kernel of signals: the convolution
+        self._kernels: dict[str, Kernel] = {}  # per signal that may be a matrix or a kernel
+        self._narrow: set[tuple[str, str]] = set()  # parameters that narrower signals change there
         self.stops: set[str] = set()
+        self._stopped: dict[int, tuple[Value, Value]] = {}  # per copy that stops gradients, its id
         self._hidden: set[str] = set()  # signals that are read without a node
         self._exits: dict[str, str] = {}  # signals whose numbers leave the tensors, and by what
         self._members: set[str] = set()  # lookups of a weight in a stack
@@ -228,6 +231,15 @@ class Nodes:
         """Record that a signal's numbers leave the tensors: no gradient comes back."""
         if isinstance(value, Signal):
             self._exits[value.node] = by
+
+    def kernel(self, by: str, node: str, is_whole: bool) -> None:
+        """Record a signal that a product reads as a matrix or a kernel.
+
+        `is_whole` means that it is one matrix for all rows of the other operand.
+        """
+        old = self._kernels.get(node)
+        if old is None or (is_whole and not old.is_whole):
+            self._kernels[node] = Kernel(by, is_whole)
 
     def hide(self, values: Iterable[Value]) -> None:
         """Record signals that are read without a node: as by integers or bools."""
@@ -423,9 +435,12 @@ class Nodes:
             seen[name].ways.append((operation, way))
             made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
             seen[name].makes = made and operation.makes
+        matrices = {name for name, given in self.parameters.items() if not given.is_vector}
+        makes = makers(self.nodes, self._kernels, self._uses, self._narrow, matrices)
         for name, about in seen.items():
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
-            about.makes = about.makes or self._kernels.get(name, "") * (about.uses == {"other"})
+            is_other = about.uses <= {"other", "sum"}
+            about.makes = about.makes or makes.get(name, "") * is_other
             about.steps = self._steps.get(name, set())
             about.scales = self._scales.get(name, "")
         for name in dict.fromkeys(name for name, _ in self._magnitudes):

@@ -82,6 +82,9 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     elif uses - {"sum"} == {"bias"}:  # a state that starts at a constant is summed
         use = "bias"
     shape, options, note = _storage(given, seen.ways)
+    is_flat = bool(seen.makes) or any(_is_matrix(op.sizes, given) for op, _ in seen.ways)
+    if given.is_vector and is_flat:
+        options = {**options, "flat": True}  # matrices that lie in a vector
     if use == "other" and seen.met:
         note = f"it is not known what {seen.met} does with it"
     if seen.done:
@@ -114,6 +117,11 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     return Node(given.name, "parameter", (), shape, use=use, options=options, note=note)
 
 
+def _is_matrix(sizes: Sequence[int], given: Parameter) -> bool:
+    """Whether a weight of some sizes has rows and columns, and no more entries than a parameter."""
+    return sum(size > 1 for size in sizes) > 1 and prod(sizes) <= prod(given.shape)
+
+
 def _storage(
     given: Parameter, seen: Sequence[tuple[Operation, Stored | str]]
 ) -> tuple[tuple[int, ...], dict[str, Any], str]:
@@ -141,8 +149,7 @@ def _storage(
         return given.shape, {}, note
     narrow = [op.name for op, way in seen if isinstance(way, Stored) and way.narrow]
     if len(set(narrow)) > 1:  # it may be one matrix or two
-        own = {"flat": True} if given.is_vector else {}  # matrices that lie in a vector
-        return given.shape, own, f"only a part of its inputs goes into {narrow[0]}"
+        return given.shape, {}, f"only a part of its inputs goes into {narrow[0]}"
     _, how, options = next(iter(ways.values()))
     groups = {_groups(op, way) for op, way in seen if isinstance(way, Stored)}
     if groups != {options.get("groups", 1)}:

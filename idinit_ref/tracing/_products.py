@@ -136,6 +136,10 @@ class Products(Joins):
         )
         for operation in makers:
             operation.makes = node
+        for signal, own, rest in zip(signals, labels, labels[::-1], strict=True):
+            left = {*own} & {*out}
+            if left - {*rest} and {*own} - left:  # it may be a matrix
+                self.kernel(node, signal.node, not left & {*rest})
         units = [
             unit
             for signal, place, way in zip(signals, places, ways, strict=True)

@@ -11,6 +11,7 @@ from ..roles.graph import ROOTS, STEPS
 from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
 from ._made import Made, Shape, joined, names_of
+from ._makers import matrices_in
 from ._places import Runs, followed, taken
 from ._resolution import copied_axes, is_finer
 from ._summed import multiplied, rejoined
@@ -321,6 +322,7 @@ class Results(Functions):
             halves = frozenset().union(*(signal.halves for signal in signals))
             out = _faded(out, [s for s in signals if s.shape == shape], halves)
             self.expand(out, word or name, values)
+            self._narrow |= {(made, out.node) for made in matrices_in(values, shape)}
             return out._replace(spread=copied_axes(values, shape))
         return out
 

@@ -288,6 +288,18 @@ class Mixture(NamedTuple):
         return self._replace(made=self.made.moved(shape, move))
 
 
+class Blend(NamedTuple):
+    """A weight that is a sum of several, each times one number that the inputs give."""
+
+    terms: tuple[tuple[Value, Made], ...]  # each number and its weight
+    nodes: tuple[str, ...]  # of the sum and of its terms
+
+    def moved(self, shape: Shape | None, move: Callable[[View], View | None]) -> Blend:
+        """Return it moved."""
+        terms = tuple((by, made.moved(shape, move)) for by, made in self.terms)
+        return self._replace(terms=terms)
+
+
 class Signal(NamedTuple):
     """A floating tensor that depends on the inputs of the model."""
 
@@ -309,7 +321,7 @@ class Signal(NamedTuple):
     is_direct: bool = False  # the result of a weight operation or norm, moved, scaled or shifted
     places: tuple[Place, ...] = ()  # of its entries in other values; () if it is none of them
     patches: Patches | None = None  # the windows that it consists of
-    mixture: Mixture | None = None  # it is a weight that a router mixes
+    mixture: Mixture | Blend | None = None  # it is a weight that a router mixes
 
     def along(self, axes: Sequence[int]) -> Signal:
         """Return it with only some of its axes; along the others it was copied."""
