@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from ..core.layout import strides_of
@@ -11,7 +12,7 @@ from ._axes import View
 from ._made import Made, Shape
 from ._units import Places
 
-__all__ = ["Addend", "Steps", "addends_of", "lying_along", "pieces_in", "shifted_alone"]
+__all__ = ["Addend", "Drawn", "Steps", "addends_of", "lying_along", "pieces_in", "shifted_alone"]
 
 Steps = Mapping[str, Sequence[tuple[str, Places]]]
 """For each node: its inputs, and where their axes go in it."""
@@ -46,51 +47,68 @@ def _piece_of(view: View, shape: Shape) -> Hashable:
     return start, tuple(loops)
 
 
-def lying_along(
-    node: str, axes: Iterable[int], steps: Steps, outputs: Mapping[str, Collection[int]]
-) -> set[str]:
-    """Return the weight operations before a node whose outputs lie along all of some axes.
+class Drawn(NamedTuple):
+    """A drawing: its nodes and their numbers, where their axes go, and the weights' outputs.
 
-    `outputs` are the axes of each operation that hold its outputs, or count its matrices.
+    `outputs` are the axes of each weight operation that hold its outputs, or count its matrices.
     """
-    found: list[set[str]] = []
-    for axis in axes:
-        own, seen, stack = set[str](), {(node, axis)}, [(node, axis)]
-        while stack:
-            at, place = stack.pop()
-            if at in outputs:
-                own |= {at} if place in outputs[at] else set()
-                continue
-            new = {
-                (to, old)
-                for to, places in steps.get(at, ())
-                for old, goes in places.items()
-                if place in goes
-            }
-            stack += new - seen
-            seen |= new
-        found.append(own)
+
+    nodes: Sequence[Node]
+    place: Mapping[str, int]
+    steps: Steps
+    outputs: Mapping[str, Collection[int]]
+
+
+def lying_along(node: str, axes: Iterable[int], drawn: Drawn) -> set[str]:
+    """Return the last weight operations before a node whose outputs lie along all of some axes."""
+    found = [_along(node, axis, drawn) for axis in axes]
     return set.intersection(*found) if found else set()
 
 
+def _along(node: str, axis: int, drawn: Drawn) -> set[str]:
+    """Return those for one axis; what is computed before one of them is not searched."""
+    nodes, place, steps, outputs = drawn
+    found, seen = set[str](), {(node, axis)}
+    ahead, before, behind = [(-place[node], node, axis)], list[int](), set[int]()
+    while ahead:
+        number, at, axis = heappop(ahead)
+        while before and before[0] < number:
+            _push(before, behind, (place[to] for to in nodes[-heappop(before)].inputs))
+        if -number in behind:
+            continue
+        if at in outputs:
+            found |= {at} if axis in outputs[at] else set()
+            _push(before, behind, (place[to] for to in nodes[-number].inputs))
+            continue
+        for to, places in steps.get(at, ()):
+            for old in (old for old, goes in places.items() if axis in goes):
+                if (to, old) not in seen:
+                    seen.add((to, old))
+                    heappush(ahead, (-place[to], to, old))
+    return found
+
+
+def _push(heap: list[int], seen: set[int], numbers: Iterable[int]) -> None:
+    """Add the numbers of nodes to visit, the latest first."""
+    for number in numbers:
+        if number not in seen:
+            seen.add(number)
+            heappush(heap, -number)
+
+
 def pieces_in(
-    addends: Mapping[str, Sequence[Addend]],
-    nodes: Sequence[Node],
-    steps: Steps,
-    outputs: Mapping[str, Collection[int]],
+    addends: Mapping[str, Sequence[Addend]], drawn: Drawn
 ) -> dict[str, list[dict[str, tuple[str, ...]]]]:
     """Return, for each piece of each parameter, the nodes to which it is added.
 
-    With each node go the weights along whose outputs the piece lies. `addends` are those of nodes,
-    which may be gone.
+    With each node go the weights along whose outputs the piece lies.
     """
-    weights = {node.name: node.weights for node in nodes}
     found: dict[str, dict[Hashable, dict[str, tuple[str, ...]]]] = {}
     for node, added in addends.items():
-        for name, piece, axes in added if node in weights else ():
-            ops = lying_along(node, axes, steps, outputs)
-            own = tuple(dict.fromkeys(w for op in sorted(ops) for w in weights.get(op, ())))
-            found.setdefault(name, {}).setdefault(piece, {})[node] = own
+        for name, piece, axes in added:
+            ops = sorted(lying_along(node, axes, drawn))
+            own = (weight for op in ops for weight in drawn.nodes[drawn.place[op]].weights)
+            found.setdefault(name, {}).setdefault(piece, {})[node] = tuple(dict.fromkeys(own))
     return {name: [*pieces.values()] for name, pieces in found.items()}
 
 

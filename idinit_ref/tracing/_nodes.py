@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
-from ._added import Addend, addends_of, pieces_in, shifted_alone
+from ._added import Addend, Drawn, addends_of, pieces_in, shifted_alone
 from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
@@ -239,6 +239,10 @@ class Nodes:
         """Record what a node adds to a signal, or what is added to the node."""
         self._addends.setdefault(node, []).extend(addends_of(made, shape, self._shapes))
 
+    @property
+    def _so_far(self) -> Drawn:
+        return Drawn(self.nodes, self._place, self._steps_to, self._outputs)
+
     def leave(self, value: Value, by: str) -> None:
         """Record that a signal's numbers leave the tensors: no gradient comes back."""
         if isinstance(value, Signal):
@@ -413,6 +417,7 @@ class Nodes:
         self._settle_sums({*ends, *more})
         self._find_crops()
         before = {node.name: node.inputs for node in self.nodes}
+        added = pieces_in(self._addends, self._so_far)
         self._drop_moves({*ends, *more, *self._exits})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
@@ -444,7 +449,6 @@ class Nodes:
             seen[name].ways.append((operation, way))
             made = seen[name].makes if len(seen[name].ways) > 1 else operation.makes
             seen[name].makes = made and operation.makes
-        added = pieces_in(self._addends, self.nodes, self._steps_to, self._outputs)
         for name, about in seen.items():
             about.added = added.get(name, [])
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")

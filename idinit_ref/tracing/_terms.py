@@ -87,5 +87,5 @@ class Terms(Loops):
     def _lies_along(self, signal: Signal, made: Made, shape: Shape | None) -> bool:
         """Whether a term varies along outputs alone, as the biases of several members do."""
         addends = addends_of(made, shape, self._shapes) if signal.shape == shape else []
-        each = (lying_along(signal.node, a.axes, self._steps_to, self._outputs) for a in addends)
+        each = (lying_along(signal.node, addend.axes, self._so_far) for addend in addends)
         return bool(addends) and all(each)
