@@ -401,6 +401,12 @@ TABLE: dict[str, _Draw] = {
     "reduce_sum": lambda draw, eqn, given: draw.sum(
         "reduce_sum", given[0], eqn.params["axes"], shape_of(eqn.outvars[0])
     ),
+    **dict.fromkeys(
+        ("reduce_max", "reduce_min"),
+        lambda draw, eqn, given: draw.extreme(
+            eqn.primitive.name[7:], given[0], eqn.params["axes"], shape_of(eqn.outvars[0]), "pool"
+        ),
+    ),
     "cumsum": lambda draw, eqn, given: draw.cumsum(
         "cumsum", given[0], eqn.params["axis"], shape_of(eqn.outvars[0]), eqn.params["reverse"]
     ),

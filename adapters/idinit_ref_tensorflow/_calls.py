@@ -212,6 +212,10 @@ def _sum(call: Call) -> Value:
     return call.draw.sum(call.name, call.values[0], call.axes, call.shape, is_mean)
 
 
+def _bound(call: Call) -> Value:
+    return call.draw.extreme(call.name, call.values[0], call.axes, call.shape, "pool")
+
+
 def _cumsum(call: Call) -> Value:
     if call.op.axis is None:
         return _other(call)
@@ -318,6 +322,7 @@ TABLE: dict[str, Handler] = {
     "Sum": _sum,
     "Mean": _sum,
     "Nansum": _sum,
+    **dict.fromkeys(("Max", "Min"), _bound),
     "Cumsum": _cumsum,
     **dict.fromkeys(("OneHot", "CategoryEncoding"), _one_hot),
     **dict.fromkeys(("Matmul", "Dot", "Einsum", "Tensordot", "Inner", "Vdot"), _product),

@@ -47,6 +47,7 @@ KNOWN = {
 
 _SHAPES = {"Reshape", "Squeeze", "ExpandDims"}
 _EXTREMES = ("TensorScatterMax", "TensorScatterMin", "TensorListSetItem")
+_BOUNDS = ("Max", "Min")
 _ZEROS = ("ZerosLike", "TensorListReserve", "EmptyTensorList")
 _SUMS = {"Add", "AddV2", "AddN", "BiasAdd"}
 _ROUND = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"}
@@ -259,8 +260,10 @@ def _round(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape 
 def _sum(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:
     axes, rank = static(op.inputs[1]), op.inputs[0].shape.rank
     if axes is None or rank is None:
-        return draw.result(name, inputs, shape, word="sum")
+        return draw.result(name, inputs, shape, word="pool" if op.type in _BOUNDS else "sum")
     along = [int(axis) % rank for axis in axes.reshape(-1)]
+    if op.type in _BOUNDS:
+        return draw.extreme(name, inputs[0], along, shape, "pool")
     return draw.sum(name, inputs[0], along, shape, op.type == "Mean")
 
 
@@ -366,6 +369,7 @@ TABLE: dict[str, _Draw] = {
     **dict.fromkeys(_ROUND, _round),
     "Sum": _sum,
     "Mean": _sum,
+    **dict.fromkeys(_BOUNDS, _sum),
     "Cumsum": _cumsum,
     "OneHot": _one_hot,
     **dict.fromkeys(_MATMULS, _matmul),

@@ -279,6 +279,14 @@ def _sum(call: Call, what: str = "") -> Value:
     return call.draw.sum(name, value, tuple(axes), call.shape, name.startswith("mean"))
 
 
+def _extreme(call: Call) -> Value:
+    value, axes = call.of(call.args[0]), call.arg(1, "dim")
+    rank = len(value.shape or ())
+    own = axes if isinstance(axes, (list, tuple)) else [] if axes is None else [axes]
+    along = [axis_of(axis, rank) for axis in own] or [*range(rank)]
+    return call.draw.extreme(call.what, value, along, call.shape, "pool")
+
+
 def _cumsum(call: Call) -> Value:
     value, axis = call.of(call.args[0]), axis_of(call.arg(1, "dim"), len(call.shape))
     return call.draw.cumsum(call.what, value, axis, call.shape)
@@ -428,6 +436,7 @@ TABLE: dict[str, Handler] = {
         "_scaled_dot_product_attention_math scaled_dot_product_attention",
     ),
     **_aten(_sum, "sum mean nansum"),
+    **_aten(_extreme, "amax amin"),
     **_aten(_cumsum, "cumsum"),
     **_aten(_var_mean, "var_mean"),
     **_aten(_glu, "glu"),

@@ -20,7 +20,7 @@ from .values import Held
 
 __all__ = ["HeldParts", "Rows", "Unpacked", "letters_of", "spans_of", "unpacked"]
 
-_OF_PARTS = {"blocks", "parted", "parts"}
+_OF_PARTS = {"added", "blocks", "parted", "parts"}
 _KEEPS = {"move", "scale", "shift", "map", "select", "crop"}
 """The operations between a packed result and its parts: each part passes them alone. A slice here
 cuts other axes than the outputs'."""

@@ -5,7 +5,7 @@ An adapter only reads the numbers; all conclusions are drawn here (spec section 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from heapq import heappop, heappush
 from itertools import permutations
@@ -19,7 +19,10 @@ from .graph import Graph, Node, function_of
 
 __all__ = ["Held", "Values", "function_of"]
 
-_SET_BY = {"softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"}  # a time step, a rate
+_SET_BY = {
+    *("softplus", "logaddexp", "exp", "exp2", "log", "log1p", "log2"),
+    *("logsigmoid", "log_sigmoid", "log_sigmoid_forward"),  # a softplus
+}  # of a time step or a rate
 _MOVES = ("move", "shift", "scale", "select", "crop", "pad", "join")
 _JOINS = ("select", "pad", "join")  # also writes, and a choice of entries
 _SPREADS = (
@@ -219,13 +222,38 @@ class Values:
     def _is_bias(self, name: str) -> bool:
         node = self._graph.by_name[name]
         sums = self._sums(name)
+        if node.use != "other" or node.note or not sums:
+            return False
+        along: dict[str, set[str]] = {}
+        for piece in node.options.get("added", ()):
+            for at, weights in piece.items():
+                along.setdefault(at, set()).update(weights)
+        ends = {sum_.name: self._last(sum_, along.get(sum_.name)) for sum_ in sums}
+        if not all(ends.values()):
+            return False
+        if self._lies_along(node, ends):
+            return True
         sizes = [size for size in node.shape or () if size != 1]
-        if node.use != "other" or node.note or not sums or len(sizes) != 1:
-            return False
-        ends = [self._last(sum_) for sum_ in sums]
-        if not ends[0] or any(found != ends[0] for found in ends):
-            return False
-        return all(self._outputs(weight) == sizes[0] for weight in ends[0])
+        first, *rest = ends.values()
+        is_one = len(sizes) == 1 and all(found == first for found in rest)
+        return is_one and all(self._outputs(weight) == sizes[0] for weight in first)
+
+    def _lies_along(self, node: Node, ends: Mapping[str, set[str]]) -> bool:
+        """Whether each piece of a parameter lies along the outputs of one weight before its sums.
+
+        A tracer says in ``options["added"]``, for each piece, the nodes to which it is added, and
+        with each node the weights along whose outputs it lies. A matrix may be a bias for each
+        layer; a vector may be that of some layers one behind another.
+        """
+        found = set[str]()
+        for piece in node.options.get("added", ()):
+            own = {at: weights for at, weights in piece.items() if at in ends}
+            if any(not ends[at] <= {*weights} for at, weights in own.items()):
+                return False
+            if len({frozenset(ends[at]) for at in own}) > 1:
+                return False
+            found |= own.keys()
+        return found >= ends.keys()
 
     def _sums(self, name: str) -> list[Node]:
         by_name = self._graph.by_name
@@ -323,11 +351,12 @@ class Values:
             return []
         return [name for k, name in enumerate(node.inputs) if k not in node.sums]
 
-    def _last(self, node: Node) -> set[str]:
-        """Return the weights of the one operation in a sum, or none.
+    def _last(self, node: Node, among: Collection[str] | None = None) -> set[str]:
+        """Return the weights of the one operation in a sum, or none; `among` some, if there are.
 
-        After a residual add only the latest operation counts. The search takes the latest nodes
-        first, so it ends where all that is left is computed before that operation.
+        So gates that weigh results are no part of the sum. After a residual add only the latest
+        operation counts. The search takes the latest nodes first, so it ends where all that is
+        left is computed before that operation.
         """
         ahead, last = _Ahead(self._at), None
         before = _Ahead(self._at)
@@ -340,6 +369,8 @@ class Values:
                 continue
             if at.kind != "weight":
                 ahead.push(self._passed(at, _SPREADS, at is node))
+            elif among and not set(at.weights) & {*among}:
+                continue
             elif last is None:
                 last = at
                 before.push(at.inputs)

@@ -135,8 +135,9 @@ class View:
         return sum(map(self.varies, range(len(self.axes))))
 
     def varies(self, axis: int) -> bool:
-        """Whether different indices of the source lie along an axis."""
-        return any(atom.is_source for atom in self.axes[axis])
+        """Whether different indices of the source lie along an axis, or one among zeros."""
+        own = (atom for atom in self.axes[axis] if atom.axis >= 0)
+        return any(atom.is_source or atom.radix > 1 for atom in own)
 
     # Moves; None means that an axis cannot be tracked ---------------------------------------
 

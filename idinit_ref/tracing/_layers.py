@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from ._recipes import reordered
 from ._values import Data, Operation, Signal, Track, Value, is_constant
 
 __all__ = ["Layers"]
+
+_MOST = 64  # the most rows that are joined one by one
 
 
 class Selection(NamedTuple):
@@ -215,12 +218,41 @@ class Layers(Products):
                 recipe = reordered(table, *order)
                 found = table.multiplied(()).noted(lambda own: "reordered")
                 return found._replace(recipe=recipe) if recipe else table
-            self.use(table, "embedding" if floating else "other")
-            return self.other(name, values, shape, floating)
+            is_known = floating and all(map(is_constant, rest))
+            self.use(table, "rows" if is_known else "embedding" if floating else "other")
+            found = self._rows(name, table, rest, shape, kept, axes) if is_known else None
+            return found or self.other(name, values, shape, floating)
         if not floating:
             return self.result(name, values, shape, floating)
         found = self.find(name, table, shape)
         return found._replace(member=chosen, chosen=found.node)
+
+    def _rows(
+        self,
+        name: str,
+        table: Made,
+        places: Sequence[Value],
+        shape: Shape | None,
+        kept: Sequence[int | None] | None,
+        axes: Sequence[int] | None,
+    ) -> Value | None:
+        """Draw a lookup of several rows at known indices: a slice, or rows that are joined."""
+        if table.shape is None or shape is None or kept is None or not table.is_plain:
+            return None
+        found = self._at_box(name, table, places, shape, kept, axes)
+        new = [axis for axis, old in enumerate(kept) if old is None]
+        if found is not None or len(shape) != len(table.shape) or len(new) != 1:
+            return found if found is not None and prod(shape[axis] for axis in new) > 1 else None
+        index, (axis,) = _index_of(places, 1), new
+        order = [] if index is None else [int(at) % table.shape[axis] for at in index.ravel()]
+        if not 1 < len({*order}) == len(order) <= _MOST:
+            return None
+        every = [(0, size, 1) for size in table.shape]
+        rows = [
+            self.part(name, table, [*every[:axis], (at, at + 1, 1), *every[axis + 1 :]])
+            for at in order
+        ]
+        return self.join(name, rows, axis, shape)
 
     def _at_box(
         self,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind, Use
+from ._added import Addend, Drawn, addends_of, pieces_in, shifted_alone
 from ._at_zero import AtZero
 from ._forms import Form
 from ._made import Made, Shape, names_of
@@ -81,6 +82,7 @@ class Nodes:
         self._late: set[str] = set()  # tables that were met as data after that
         self._sums: dict[str, tuple[Signal, Signal]] = {}  # the terms of each add
         self._forms: dict[str, Form] = {}  # the terms of a sum, difference, scale or shift
+        self._shifts: dict[str, tuple[Signal, Made]] = {}  # of each sum with a constant: its terms
         self._differences: dict[str, tuple[Unit, ...]] = {}  # the units of each
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
         self._parts: dict[str, Any] = {}  # the signals that a node puts together, and their moves
@@ -105,6 +107,9 @@ class Nodes:
         self._shrunk: dict[str, float] = {}  # the number by which a node multiplies
         self._scales: dict[str, str] = {}
         self._ways: dict[tuple[str, str], list[Places]] = {}  # of a node's input: where axes go
+        self._steps_to: dict[str, list[tuple[str, Places]]] = {}  # the same, of all signals
+        self._outputs: dict[str, frozenset[int]] = {}  # per weight operation: axes of its outputs
+        self._addends: dict[str, list[Addend]] = {}  # per node: what is added there
         self._factors: dict[tuple[str, int], list[Unit]] = {}  # the units of a product's input
         self._done: dict[str, str] = {}
         self._magnitudes: set[tuple[str, Operation]] = set()  # the weight vanishes with it
@@ -225,7 +230,21 @@ class Nodes:
             for axis, atoms in enumerate(track.view.axes)
             if any(atom.axis >= 0 and kinds[atom.axis] == "O" for atom in atoms)
         ]
+        self._outputs[operation.name] = frozenset(
+            axis
+            for track in out.tracks
+            for axis, atoms in enumerate(track.view.axes)
+            if any(atom.axis >= 0 and kinds[atom.axis] in "OB" for atom in atoms)
+        )
         return Signal(operation.name, out.shape, out.tracks, units=merged(units), is_direct=True)
+
+    def note_addends(self, node: str, made: Made, shape: Shape | None) -> None:
+        """Record what a node adds to a signal, or what is added to the node."""
+        self._addends.setdefault(node, []).extend(addends_of(made, shape, self._shapes))
+
+    @property
+    def _so_far(self) -> Drawn:
+        return Drawn(self.nodes, self._place, self._steps_to, self._outputs)
 
     def leave(self, value: Value, by: str) -> None:
         """Record that a signal's numbers leave the tensors: no gradient comes back."""
@@ -304,6 +323,8 @@ class Nodes:
 
     def follow(self, node: str, signal: Signal, places: Places) -> tuple[Unit, ...]:
         """Record where the axes of a node's input go, and return its units there."""
+        if node != signal.node:
+            self._steps_to.setdefault(node, []).append((signal.node, places))
         if signal.units and node != signal.node:
             self._ways.setdefault((node, signal.node), []).append(places)
         return placed(signal.units, places)
@@ -311,6 +332,7 @@ class Nodes:
     def moved(self, out: Signal, ways: Iterable[tuple[Signal, Places]]) -> Signal:
         """Return the result of an operation with its units: where the axes of its inputs go."""
         pairs = list(ways)
+        self._steps_to.pop(out.node, None)
         for signal, _ in pairs:
             self._ways.pop((out.node, signal.node), None)
         units = [unit for pair in pairs for unit in self.follow(out.node, *pair)]
@@ -407,6 +429,7 @@ class Nodes:
         self._settle_sums({*ends, *more})
         self._find_crops()
         before = {node.name: node.inputs for node in self.nodes}
+        added = pieces_in(self._addends, self._so_far)
         self._drop_moves({*ends, *more, *self._exits})
         self._part_distances({*ends, *more})
         seen = {name: Seen() for name in self.parameters}
@@ -414,7 +437,10 @@ class Nodes:
         norms = {node.name for node in self.nodes if node.does == "norm"}
         scales = norms | {node.name for node in self.nodes if node.does == "scale"}
         weights = {name for name, *_ in self._weights}
+        shifted = shifted_alone(self._uses, shifts)
         for name, use, node, stopped in self._uses:
+            if use == "rows" and name in shifted:
+                continue
             seen[name].stopped.add(stopped)
             chosen: _Use = "embedding" if use == "rows" else use
             if node in self._members or (use == "rows" and name in weights):
@@ -438,6 +464,7 @@ class Nodes:
         matrices = {name for name, given in self.parameters.items() if not given.is_vector}
         makes = makers(self.nodes, self._kernels, self._uses, self._narrow, matrices)
         for name, about in seen.items():
+            about.added = added.get(name, [])
             about.done, about.met = self._done.get(name, ""), self._met.get(name, "")
             is_other = about.uses <= {"other", "sum"}
             about.makes = about.makes or makes.get(name, "") * is_other

@@ -63,6 +63,7 @@ class Seen:
     steps: set[str] = field(default_factory=set)  # for each use: what rounds it before, or ""
     stopped: set[bool] = field(default_factory=set)  # for each use: whether gradients are stopped
     sums: list[str | None] = field(default_factory=list)  # for each use: the node that adds it
+    added: list[dict[str, tuple[str, ...]]] = field(default_factory=list)  # see `pieces_in`
     scaled: list[str | None] = field(default_factory=list)  # for each use: the node that it scales
     offsets: set[float] = field(default_factory=set)  # the number added to it first, for each use
 
@@ -106,6 +107,8 @@ def node_of(given: Parameter, seen: Seen) -> Node:
     for key, nodes in (("adds_to", seen.sums), ("scales", seen.scaled)):
         if nodes and None not in nodes:
             options = {**options, key: tuple(dict.fromkeys(nodes))}
+    if "adds_to" in options and use == "other" and seen.added:
+        options = {**options, "added": tuple(seen.added)}
     if "scales" in options and seen.offsets != {0.0}:
         offset, *more = seen.offsets
         scales = () if more else options["scales"]

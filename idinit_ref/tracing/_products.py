@@ -392,6 +392,17 @@ class Products(Joins):
             return self.moved(out, [(signal, places)])
         return self._sum_of_weights(name, value, out, axes) if isinstance(out, Made) else out
 
+    def extreme(
+        self, name: str, value: Value, axes: Sequence[int], shape: Shape | None, word: str = "max"
+    ) -> Value:
+        """Draw a maximum or minimum along axes."""
+        out = self.result(name, [value], shape, word=word)
+        if isinstance(out, Signal) and isinstance(value, Signal):
+            self._steps_to[out.node] = [
+                (value.node, left_by(len(value.shape or ()), axes, shape)),
+            ]
+        return out
+
     def _sum_of_weights(self, name: str, value: Value, out: Made, axes: Sequence[int]) -> Value:
         """Return a sum of a value of parameters, which may be one of a product."""
         made = value if isinstance(value, Made) and value.recipe and out.shape is not None else None

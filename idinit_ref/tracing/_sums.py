@@ -204,6 +204,9 @@ class Sums(Terms):
         """Draw a sum of two values, entry by entry."""
         if isinstance(a, Signal) and isinstance(b, Signal):
             found = self._simplified(name, Form((Share(a), Share(b))), (a, b), shape)
+            found = (
+                found or self._reordered(name, a, b, shape) or self._reordered(name, b, a, shape)
+            )
             return found or self._combined(name, a, b, shape, "add")
         if isinstance(a, Made):
             a, b = b, a
@@ -215,8 +218,10 @@ class Sums(Terms):
             return self._add(name, a, self.data(b), shape)
         if b.parts and a.shape == shape and self._is_bias(b, a.fresh, len(shape or ())):
             self.use(b, "bias", a.node)
+            self.note_addends(a.node, b, shape)
             return a._replace(tracks=a.fresh, picks=False, member=None, **_SHIFTED)
-        if (b.is_table or self.tables_in(b)) and self.floats(b):
+        is_table = (b.is_table and not self._lies_along(a, b, shape)) or self.tables_in(b)
+        if is_table and self.floats(b):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
 
@@ -279,26 +284,16 @@ class Sums(Terms):
                 stack += node.inputs
         return True
 
-    def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
-        """Whether a term added to a weight's result varies along the outputs only (a bias).
-
-        A matrix of which only a vector remains, as after a product with zeros, is not a bias.
-        """
-        given = [self.parameters[part.name] for part in made.parts]
-        if all(parameter.is_bias for parameter in given):
-            return True
-        first = rank - len(made.shape or ())
-        for part, parameter in zip(made.parts, given, strict=True):
-            if part.view is None or (part.done and len(parameter.shape) > 1):
-                return False
-            for axis in range(len(part.view.axes)):
-                if part.view.varies(axis) and not all(
-                    track.view.axes[first + axis]
-                    and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
-                    for track in tracks
-                ):
-                    return False
-        return bool(tracks)
+    def _reordered(self, name: str, a: Signal, b: Signal, shape: Shape | None) -> Value | None:
+        """Draw (x + c) + y as x + (y + c), if c is a bias of y, and y does not read x + c."""
+        if a.node not in self._shifts or not a.shape == b.shape == shape:
+            return None
+        signal, made = self._shifts[a.node]
+        is_bias = signal.shape == shape and self._is_bias(made, b.fresh, len(shape or ()))
+        if not is_bias or self._comes_from([b.node], [a.node]):
+            return None
+        self._pass([a], {signal.node})
+        return self.add(name, signal, self.add(name, b, made, shape), shape)
 
     def sum_of(self, name: str, values: Sequence[Value], shape: Shape | None, doing: str) -> Value:
         """Draw an operation whose results are sums of its operands.
@@ -343,6 +338,10 @@ class Sums(Terms):
             recipe = terms_of(*made) if len(made) == len(values) == 2 else None
             return Made(shape, parts, value=None if made or parts else 0, recipe=recipe)
         if isinstance(out, Signal):
+            if fact.does == "shift" and len(made) == 1:
+                self.note_addends(out.node, made[0], shape)
+                if fact.vanishes == "never" and doing == "added to" and made[0].parts:
+                    self._shifts[out.node] = signals[0], made[0]
             self.expand(out, "sub" if doing == "subtracted with" else "add", values)
             if form is not None and self.nodes[self._place[out.node]].does == "shift":
                 self._forms[out.node] = form

@@ -1,9 +1,12 @@
-"""Internal: what the terms of a sum say of its parts: of which results, and whether as a stream."""
+"""Internal: what the terms of a sum say of its parts: biases, results of weights, a stream."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ._added import addends_of, lying_along
 from ._loops import Loops
-from ._made import Shape
+from ._made import Made, Shape
 from ._results import MOST, faded
 from ._summed import Halves, added
 from ._values import Signal, Track
@@ -59,3 +62,30 @@ class Terms(Loops):
             seen |= new
             stack += new
         return [at for at in seen if not self.nodes[self._place[at]].inputs]
+
+    def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
+        """Whether a term added to a weight's result varies along the outputs only (a bias).
+
+        A matrix of which only a vector remains, as after a product with zeros, is not a bias.
+        """
+        given = [self.parameters[part.name] for part in made.parts]
+        if all(parameter.is_bias for parameter in given):
+            return True
+        first = rank - len(made.shape or ())
+        for part, parameter in zip(made.parts, given, strict=True):
+            if part.view is None or (part.done and len(parameter.shape) > 1):
+                return False
+            for axis in range(len(part.view.axes)):
+                if part.view.varies(axis) and not all(
+                    track.view.axes[first + axis]
+                    and all(atom.axis >= 0 for atom in track.view.axes[first + axis])
+                    for track in tracks
+                ):
+                    return False
+        return bool(tracks)
+
+    def _lies_along(self, signal: Signal, made: Made, shape: Shape | None) -> bool:
+        """Whether a term varies along outputs alone, as the biases of several members do."""
+        addends = addends_of(made, shape, self._shapes) if signal.shape == shape else []
+        each = (lying_along(signal.node, addend.axes, self._so_far) for addend in addends)
+        return bool(addends) and all(each)

@@ -1009,7 +1009,7 @@ if BACKEND == "tensorflow":
         walked = ir.Graph([n for n in walked.nodes if n.name not in states], walked.outputs)
         for parameter in graph.parameters:
             one, other = (dict(each.by_name[parameter].options) for each in (walked, graph))
-            for key in ("adds_to", "scales"):  # nodes, whose names are their own
+            for key in ("adds_to", "added", "scales"):  # nodes, whose names are their own
                 one.pop(key, ()), other.pop(key, ())
             assert one == other
             same = [replace(each.by_name[parameter], options={}) for each in (walked, graph)]

@@ -188,6 +188,35 @@ def test_what_is_added_to_the_aggregated_outputs_of_one_weight_is_a_bias(graph, 
     assert decide(graph).roles["b"] == role
 
 
+def stacked(*pieces, size=2):
+    """Two weights one behind the other, each result shifted by a piece of one stack."""
+    nodes = [
+        parameter("v", (8, 8)),
+        parameter("w", (8, 8)),
+        parameter("b", (size, 8), "other", adds_to=("a", "c"), added=pieces),
+        node("x", kind="input", shape=(6, 8)),
+        ir.Node("h", "weight", ("x",), (6, 8), weights=("v",)),
+        node("a", "h", does="shift", vanishes="never"),
+        ir.Node("k", "weight", ("a",), (6, 8), weights=("w",)),
+        node("c", "k", does="shift", vanishes="never"),
+    ]
+    return ir.Graph(nodes, ["c"])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "role"),
+    [
+        (({"a": ("v",)}, {"c": ("w",)}), "bias"),
+        (({"a": ("v",), "c": ("w",)},), "keep"),
+        (({"a": ("v",)}, {"c": ()}), "keep"),
+        (({"a": ("v",)},), "keep"),
+    ],
+    ids=["each of one", "one of two", "along other axes", "an unknown piece"],
+)
+def test_each_piece_of_a_stack_is_the_bias_of_one_weight(pieces, role):
+    assert decide(stacked(*pieces)).roles["b"] == role
+
+
 def test_what_is_added_behind_a_residual_add_is_the_bias_of_its_branch():
     graph = ir.Graph(
         [
