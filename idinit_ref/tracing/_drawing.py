@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from ._axes import View
 from ._functions import Fact, fact_of
 from ._made import Made, Part, Shape
-from ._mixtures import Mixtures
+from ._seams import Seams
 from ._values import Data, Signal, Value
 
 __all__ = ["Drawing"]
 
 
-class Drawing(Mixtures):
+class Drawing(Seams):
     """The graph of a computation under construction, from names, shapes and axis numbers.
 
     Examples

@@ -21,6 +21,7 @@ from ._values import Data, Operation, Signal, Track, Value, is_constant
 __all__ = ["Layers"]
 
 _MOST = 64  # the most rows that are joined one by one
+_SLICES = 16  # the most slices of one signal that indices take
 
 
 class Selection(NamedTuple):
@@ -180,7 +181,8 @@ class Layers(Products):
     ) -> Value:
         """Draw a lookup of rows in a table, or of a matrix in a stack (it may be a weight).
 
-        A lookup in a signal at known indices that form a box is a slice.
+        A lookup in a signal at known indices that form a box is a slice, and one that repeats
+        entries at the border of the signal, as padding does, a concatenation of slices.
 
         Parameters
         ----------
@@ -202,6 +204,7 @@ class Layers(Products):
         table, *rest = values
         if isinstance(table, Signal) and floating:
             found = self._at_box(name, table, rest, shape, kept, axes)
+            found = found or self._in_runs(name, table, rest, shape, kept, axes)
             return found or self.select(name, table, rest, shape, kept)
         if not isinstance(table, Made) or not table.parts:
             return self.result(name, values, shape, floating, "select")
@@ -281,6 +284,49 @@ class Layers(Products):
         if used != sorted(used):
             part = self.transpose(name, part, [used.index(axis) for axis in sorted(used)])
         return self.reshape(name, part, shape)
+
+    def _in_runs(
+        self,
+        name: str,
+        table: Signal,
+        places: Sequence[Value],
+        shape: Shape | None,
+        kept: Sequence[int | None] | None,
+        axes: Sequence[int] | None,
+    ) -> Value | None:
+        """Draw a lookup along some axes, of a few runs of indices, as slices side by side, or None.
+
+        Padding by an index is such a lookup.
+        """
+        if table.shape is None or shape is None or kept is None or len(kept) != len(table.shape):
+            return None
+        own = [axis for axis, old in enumerate(kept) if old != axis]
+        index = _index_of(places, len(own) if axes is None else None)
+        if index is None or index.shape != (*(shape[axis] for axis in own), len(own)):
+            return None
+        along: list[tuple[int, list[range]]] = []
+        for k, axis in enumerate(own):
+            size, at = table.shape[axis], np.moveaxis(index[..., k], k, 0).reshape(shape[axis], -1)
+            is_own = kept[axis] is None and (axes or own)[k] == axis and (at == at[:, :1]).all()
+            runs = _runs_of([int(k + size if k < 0 else k) for k in at[:, 0]]) if is_own else []
+            if not runs or any(min(run) < 0 or max(run) >= size for run in runs):
+                return None
+            along.append((axis, runs))
+        found: Value = table
+        for axis, runs in along:
+            found = self._by_runs(name, found, axis, runs)
+        return found
+
+    def _by_runs(self, name: str, value: Value, axis: int, runs: Sequence[range]) -> Value:
+        """Draw slices of a value side by side; those of falling indices are reversed."""
+        whole, parts = [(0, size, 1) for size in value.shape or ()], []
+        for run in runs:
+            span = (min(run), max(run) + 1, 1)
+            part = self.part(name, value, [*whole[:axis], span, *whole[axis + 1 :]])
+            parts.append(self.flip(name, part, [axis]) if run.step < 0 else part)
+        sizes = [size for _, size, _ in whole]
+        shape = (*sizes[:axis], sum(map(len, runs)), *sizes[axis + 1 :])
+        return self.join(name, parts, axis, shape)
 
     def select(
         self,
@@ -385,3 +431,21 @@ def _chosen(view: View, kept: Sequence[int | None], shape: Shape) -> View:
         else:
             fixed += atoms
     return View(tuple(axes), tuple(fixed))
+
+
+def _runs_of(indices: Sequence[int]) -> list[range]:
+    """Return the runs of neighbours in a list of indices; none if no run is most of the list.
+
+    >>> _runs_of([3, 0, 1, 2, 3, 0]), _runs_of([3, 0, 2, 1])
+    ([range(3, 4), range(0, 4), range(0, 1)], [])
+    """
+    found: list[range] = []
+    for at in indices:
+        last = found[-1] if found else range(0)
+        step = at - last[-1] if last else 0
+        if abs(step) == 1 and (len(last) == 1 or step == last.step):
+            found[-1] = range(last[0], at + step, step)
+        else:
+            found.append(range(at, at + 1))
+    longest = max(map(len, found), default=0)
+    return found if 2 * longest > len(indices) and len(found) <= _SLICES else []

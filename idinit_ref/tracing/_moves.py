@@ -15,7 +15,7 @@ from ._results import Results
 from ._units import Places, seen_by, spread_to
 from ._values import Data, Fold, Piece, Place, Signal, Value, is_constant
 
-__all__ = ["Moves", "Spot", "lose", "shift_of", "unmoved"]
+__all__ = ["Moves", "Spot", "chained", "lose", "shift_of", "unmoved"]
 
 _MOST = 64  # the most places that are moved on
 
@@ -133,7 +133,7 @@ class Moves(Results):
             for part, first in own or ((value, unmoved),):
                 if not isinstance(part, Signal):
                     continue
-                both = _both(first, move)
+                both = chained(first, move)
                 after = followed(part, both)
                 if after:
                     parts.append((part, first if after == followed(part, first) else both))
@@ -245,7 +245,7 @@ def unmoved(view: View) -> View:
     return view
 
 
-def _both(first: Move, then: Move) -> Move:
+def chained(first: Move, then: Move) -> Move:
     """Return a move after another one."""
 
     def move(view: View) -> View | None:

@@ -86,6 +86,9 @@ class Nodes:
         self._differences: dict[str, tuple[Unit, ...]] = {}  # the units of each
         self._moves: dict[str, tuple[Signal, Callable[[Value], Value]]] = {}  # each move, to repeat
         self._parts: dict[str, Any] = {}  # the signals that a node puts together, and their moves
+        self._laid: dict[str, Any] = {}  # the same of a stack, concatenation, or move of one
+        self._seams: dict[Hashable, Any] = {}  # the results of joined weights, to draw them apart
+        self._begun: set[str] = set()  # writes to constants, or to what was written to them
         self._rewritten: dict[str, str] = {}  # per add of some entries: the add of all of them
         self._filled: dict[str, frozenset[str]] = {}  # per accumulator: the terms written to zeros
         self._at_zero: dict[str, AtZero] = {}  # per function of signals: where these are zero

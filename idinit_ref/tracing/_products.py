@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from math import prod
 
+from ._aligned import Aligned
 from ._axes import Atom, Axis, View
 from ._functions import Fact, fact_of
-from ._joins import Joins
 from ._labels import Einsum, Labels, axis_of, kernel_among, kinds_of, parted
 from ._made import Made, Shape, joined
 from ._moves import shift_of
@@ -22,7 +22,7 @@ from ._values import Data, Operation, Signal, Term, Track, Value, is_constant, i
 __all__ = ["Products"]
 
 
-class Products(Joins):
+class Products(Aligned):
     """A drawing with products."""
 
     def product(

@@ -427,16 +427,17 @@ def _is_for_all(one: Signal, other: Signal, shape: Shape) -> bool:
     more = len(shape) - len(one.shape)
     lacking = {*range(more), *(axis + more for axis in one.spread)}
     lacking |= {k + more for k, size in enumerate(one.shape) if size != shape[k + more]}
-    if not lacking or lacking != {*range(len(lacking))}:
-        return False
 
-    def is_member(track: Track, axis: int) -> bool:
-        kinds, atoms = track.operation.kinds or (), track.view.axes[axis]
-        axes = {atom.axis for atom in atoms}
-        firsts = {k for k, kind in enumerate(kinds) if kind == "B" or "O" in kinds[k + 1 :]}
-        return bool(axes) and axes <= firsts
+    def is_over_members(track: Track) -> bool:
+        kinds = track.operation.kinds or ()
+        own = [{atom.axis for atom in atoms} for atoms in track.view.axes]
+        members = set[int]().union(*(own[axis] for axis in lacking))
+        kept = {k for axis, axes in enumerate(own) if axis not in lacking for k in axes if k >= 0}
+        is_apart = all(own[axis] and min(own[axis]) >= 0 for axis in lacking)
+        is_matrix = any(kinds[k] == "O" for k in kept - members)
+        return is_apart and is_matrix and all(kinds[k] in "BO" for k in members)
 
-    return any(all(is_member(track, axis) for axis in lacking) for track in other.tracks)
+    return bool(lacking) and any(map(is_over_members, other.tracks))
 
 
 def _is_stacked(signal: Signal) -> bool:

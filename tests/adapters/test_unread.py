@@ -158,14 +158,14 @@ CELLS = {
 ROWS = np.random.default_rng(1).normal(size=(4, 3, 8)).astype("float32")
 
 
-def cell_of_torch(function):
+def cell_of_torch(function, join=lambda parts: torch.cat(parts, -1)):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
             self.p = nn.ParameterDict({k: torch.randn(s) for k, s in CELLS[function].items()})
 
         def forward(self, x):
-            return function(lambda parts: torch.cat(parts, -1), torch.relu, self.p, x)
+            return function(join, torch.relu, self.p, x)
 
     model, x = Model(), torch.tensor(ROWS)
     report = irt.init_(model, x)
@@ -173,22 +173,22 @@ def cell_of_torch(function):
     return report, {name: p.grad for name, p in model.p.items()}
 
 
-def cell_of_jax(function):
+def cell_of_jax(function, join=lambda parts: jnp.concatenate(parts, -1)):
     def apply(p, x):
-        return function(lambda parts: jnp.concatenate(parts, -1), jax.nn.relu, p, x)
+        return function(join, jax.nn.relu, p, x)
 
     p = {k: jax.random.normal(jax.random.key(0), size) for k, size in CELLS[function].items()}
     p, report = irj.init(p, ROWS, apply)
     return report, jax.grad(lambda p: jnp.square(apply(p, ROWS)).sum())(p)
 
 
-def cell_of_keras(function):
+def cell_of_keras(function, join=lambda parts: tf.concat(parts, -1)):
     class Model(keras.Model):
         def build(self, shape):
             self.p = {k: self.add_weight(shape=s, name=k) for k, s in CELLS[function].items()}
 
         def call(self, x):
-            return function(lambda parts: tf.concat(parts, -1), tf.nn.relu, self.p, x)
+            return function(join, tf.nn.relu, self.p, x)
 
     model = Model()
     model.build(ROWS.shape)
@@ -222,3 +222,93 @@ def test_slices_of_a_weight_that_are_joined_are_no_parts(of):
     report, _ = of(sliced)
     assert "unread" not in {note.kind for note in report.warnings}
     assert {(plan.wide, plan.blocks) for plan in report.plans.values()} == {("truncate", None)}
+
+
+# A concatenation in other spellings ---------------------------------------------------------------
+
+
+def torch_written(parts):
+    out = parts[0].new_zeros(len(parts[0]), 16)
+    for at, part in enumerate(parts):
+        out[:, 8 * at : 8 * at + 8] = part
+    return out
+
+
+def torch_scattered(parts):
+    out = parts[0].new_zeros(len(parts[0]), 16)
+    for at, part in enumerate(parts):
+        out = torch.slice_scatter(out, part, 1, 8 * at, 8 * at + 8)
+    return out
+
+
+def jax_written(parts):
+    out = jnp.zeros((len(parts[0]), 16))
+    for at, part in enumerate(parts):
+        out = out.at[:, 8 * at : 8 * at + 8].set(part)
+    return out
+
+
+def jax_updated(parts):
+    out = jnp.zeros((len(parts[0]), 16))
+    for at, part in enumerate(parts):
+        out = jax.lax.dynamic_update_slice(out, part, (0, 8 * at))
+    return out
+
+
+def keras_written(parts):
+    out = keras.ops.zeros((parts[0].shape[0], 16))
+    for at, part in enumerate(parts):
+        out = keras.ops.slice_update(out, (0, 8 * at), part)
+    return out
+
+
+JOINS = {
+    ("torch", "stack"): lambda parts: torch.stack(parts, 1).flatten(1),
+    ("torch", "new axis"): lambda parts: torch.cat([p[:, None] for p in parts], 1).view(-1, 16),
+    ("torch", "permuted"): lambda parts: torch.stack(parts).permute(1, 0, 2).reshape(-1, 16),
+    ("torch", "written"): torch_written,
+    ("torch", "scattered"): torch_scattered,
+    ("torch", "one by one"): lambda parts: torch.vmap(lambda *p: torch.stack(p).view(-1))(*parts),
+    ("torch", "in halves"): lambda parts: torch.stack(
+        [half for part in parts for half in part.chunk(2, 1)], 1).flatten(1),
+    ("jax", "stack"): lambda parts: jnp.stack(parts, 1).reshape(-1, 16),
+    ("jax", "permuted"): lambda parts: jnp.stack(parts).transpose(1, 0, 2).reshape(-1, 16),
+    ("jax", "written"): jax_written,
+    ("jax", "updated"): jax_updated,
+    ("jax", "one by one"): lambda parts: jax.vmap(lambda *p: jnp.stack(p).reshape(-1))(*parts),
+    ("keras", "stack"): lambda parts: keras.layers.Reshape((16,))(keras.ops.stack(parts, 1)),
+    ("keras", "permuted"): lambda parts: keras.ops.reshape(
+        keras.ops.transpose(keras.ops.stack(parts), (1, 0, 2)), (-1, 16)),
+    ("keras", "new axis"): lambda parts: keras.ops.reshape(
+        keras.ops.concatenate([keras.ops.expand_dims(p, 1) for p in parts], 1), (-1, 16)),
+    ("keras", "written"): keras_written,
+}  # fmt: skip
+CELL_OF = {"torch": cell_of_torch, "jax": cell_of_jax, "keras": cell_of_keras}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("join", JOINS)
+def test_a_concatenation_in_any_spelling_is_read_whole(join):
+    report, grads = CELL_OF[join[0]](conditioned, JOINS[join])
+    folds = {name[-1] for name, plan in report.plans.items() if plan.wide == "fold_mean"}
+    assert folds == {"f", "g"}
+    assert {note.kind for note in report.warnings} >= {"unread"}
+    for name, grad in grads.items():
+        assert np.abs(np.asarray(grad)).max() > 0, name
+
+
+INTERLEAVED = {
+    "torch": lambda parts: torch.stack(parts, -1).flatten(1),
+    "jax": lambda parts: jnp.stack(parts, -1).reshape(-1, 16),
+    "keras": lambda parts: keras.ops.reshape(keras.ops.stack(parts, -1), (-1, 16)),
+}
+
+
+@pytest.mark.parametrize("framework", INTERLEAVED)
+def test_parts_whose_entries_alternate_are_read_by_a_truncated_weight(framework):
+    """A weight that reads the first half of the entries reads half of each part."""
+    report, grads = CELL_OF[framework](conditioned, INTERLEAVED[framework])
+    assert {plan.wide for plan in report.plans.values()} == {"truncate"}
+    assert "unread" not in {note.kind for note in report.warnings}
+    for name, grad in grads.items():
+        assert np.abs(np.asarray(grad)).max() > 0, name
