@@ -66,11 +66,11 @@ class Seams(Mixtures):
                 continue
             (axis, spans), place = sewn, [*out].index(own[sewn[0]])
             if shape[place] == spans[-1].stop:
-                draw = self._of_one(name, values, labels, out, (at, axis))
+                draw = self._one_cut(name, values, labels, out, (at, axis))
                 self._note_seams(found, Seam(shape, place, spans, draw))
         return found
 
-    def _of_one(
+    def _one_cut(
         self,
         name: str,
         values: Sequence[Value],
