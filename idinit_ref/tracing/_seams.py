@@ -183,11 +183,18 @@ class Seams(Mixtures):
         if len(read) == len(own.spans):
             return None
         parts = [own.draw(span, own.with_size(len(span))) for span in read]
-        start, stop = read[0].start, read[-1].stop
-        value = parts[0]
-        if len(parts) > 1:
-            value = self.join(name, parts, own.axis, own.with_size(stop - start))
-        return own.axis, start, value
+        if len(parts) == 1:
+            return own.axis, read[0].start, parts[0]
+        if taken.step > 1:
+            return None
+        held = [range(max(taken[0], s.start) - s.start, min(taken.stop, s.stop) - s.start)
+                for s in read]  # fmt: skip
+        parts = [
+            self._span_along(name, part, own.axis, span)
+            for part, span in zip(parts, held, strict=True)
+        ]
+        value = self.join(name, parts, own.axis, own.with_size(len(taken)))
+        return own.axis, taken[0], value
 
     def _moved_there(self, name: str, seam: Seam, shape: Shape) -> Seam | None:
         """Return a moved result as one whose weights' results are moved; None if they mix."""

@@ -255,13 +255,6 @@ def jax_updated(parts):
     return out
 
 
-def keras_written(parts):
-    out = keras.ops.zeros((parts[0].shape[0], 16))
-    for at, part in enumerate(parts):
-        out = keras.ops.slice_update(out, (0, 8 * at), part)
-    return out
-
-
 JOINS = {
     ("torch", "stack"): lambda parts: torch.stack(parts, 1).flatten(1),
     ("torch", "new axis"): lambda parts: torch.cat([p[:, None] for p in parts], 1).view(-1, 16),
@@ -281,7 +274,6 @@ JOINS = {
         keras.ops.transpose(keras.ops.stack(parts), (1, 0, 2)), (-1, 16)),
     ("keras", "new axis"): lambda parts: keras.ops.reshape(
         keras.ops.concatenate([keras.ops.expand_dims(p, 1) for p in parts], 1), (-1, 16)),
-    ("keras", "written"): keras_written,
 }  # fmt: skip
 CELL_OF = {"torch": cell_of_torch, "jax": cell_of_jax, "keras": cell_of_keras}
 
