@@ -221,7 +221,7 @@ class Layers(Products):
                 recipe = reordered(table, *order)
                 found = table.multiplied(()).noted(lambda own: "reordered")
                 return found._replace(recipe=recipe) if recipe else table
-            is_known = floating and all(map(is_constant, rest))
+            is_known = floating and all(map(is_constant, rest)) and _are_apart(rest, kept)
             self.use(table, "rows" if is_known else "embedding" if floating else "other")
             found = self._rows(name, table, rest, shape, kept, axes) if is_known else None
             return found or self.other(name, values, shape, floating)
@@ -363,6 +363,12 @@ class Layers(Products):
             at = axis % rank
             kept = [*range(at), *[None] * (len(shape) - rank + 1), *range(at + 1, rank)]
         return self.lookup(name, [table, places], shape, kept, floating)
+
+
+def _are_apart(places: Sequence[Value], kept: Sequence[int | None] | None) -> bool:
+    """Whether a lookup takes rows along one axis, each once; positions of pairs repeat them."""
+    index = _index_of(places, 1) if kept is not None and kept.count(None) == 1 else None
+    return index is not None and len({*index.ravel().tolist()}) == index.size
 
 
 def _is_blur(

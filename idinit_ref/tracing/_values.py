@@ -174,7 +174,8 @@ class Operation:
             own = cut.stop - cut.start
             of = self.inner.get(node) if cut.period == (size or self.sizes[cut.axis]) else None
             parts, more = of._cuts_in(own) if of else ({}, {})
-            if not parts or any(part.period != own for part in parts.values()):
+            is_single = any(part.stop - part.start == 1 for part in parts.values())  # no matrices
+            if not parts or is_single or any(part.period != own for part in parts.values()):
                 found[node] = cut
                 continue
             again[node] = cut
